@@ -1,0 +1,225 @@
+"""What is known about NanoGPT's embedding models, as a packaged table.
+
+The table is a snapshot that works offline. NanoGPT's live list (``GET /embedding-models``) is newer, and a reply's own
+width is the last word: see :func:`ModelInfo.allows_width`. Sources: "reference" is NanoGPT's reference page for
+``POST /v1/embeddings`` (price, listed dimension, reducible models); "card" is the vendor's model card or API page (true
+dimension, token limit, tokenizer, query instruction); "field" is what hosts of that model were seen to accept.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+__all__ = ["MAX_ITEMS", "MODELS", "ModelInfo", "get_model", "near_names"]
+
+MAX_ITEMS = 2048
+"""Most texts in one request (reference page)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """One embedding model. What is not known is None, never a guess.
+
+    Attributes:
+        id: The name that goes on the wire.
+        dimensions: Width of a vector, in floats.
+        listed_dimensions: Width that NanoGPT's reference page lists, where it differs from ``dimensions``; else None.
+        min_dimensions: Least value of the ``dimensions`` option, or None where the model does not reduce.
+        max_dimensions: Greatest value of the ``dimensions`` option, or None where the model does not reduce.
+        usd_per_million_tokens: Price, in US dollars per 1,000,000 input tokens.
+        max_tokens: Most tokens of one text, in the model's own tokenizer.
+        tokenizer: ``"cl100k_base"``, ``"bert"``, ``"xlm-roberta"``, ``"qwen"``, ``"bpe"``, or None.
+        batch_size: Texts in a request to begin with.
+        max_request_tokens: Most tokens of all texts of one request together.
+        query_instruction: What the model card puts around a query, with ``{query}`` in the query's place.
+        languages: ISO 639-1 codes, or ``"multilingual"`` or ``"code"``.
+        unit_length: Whether vectors have Euclidean length 1.
+        source: Where the row comes from.
+    """
+
+    id: str
+    dimensions: int | None = None
+    listed_dimensions: int | None = None
+    min_dimensions: int | None = None
+    max_dimensions: int | None = None
+    usd_per_million_tokens: float | None = None
+    max_tokens: int | None = None
+    tokenizer: str | None = None
+    batch_size: int = 32
+    max_request_tokens: int | None = None
+    query_instruction: str | None = None
+    languages: tuple[str, ...] = ()
+    unit_length: bool | None = None
+    source: str = "unknown model: not in the packaged table"
+
+    @property
+    def reduces(self) -> bool:
+        """Whether the model takes the ``dimensions`` option."""
+        return self.max_dimensions is not None
+
+    @property
+    def widths(self) -> frozenset[int]:
+        """The widths that sources give for a vector without ``dimensions``; empty where none is known."""
+        return frozenset(d for d in (self.dimensions, self.listed_dimensions) if d is not None)
+
+    def allows_width(self, width: int) -> bool:
+        """Whether a full vector of ``width`` floats agrees with a source, or no source speaks of it."""
+        return not self.widths or width in self.widths
+
+
+def _openai(name: str, width: int, price: float, *, reduces: bool) -> ModelInfo:
+    return ModelInfo(
+        id=name,
+        dimensions=width,
+        min_dimensions=1 if reduces else None,
+        max_dimensions=width if reduces else None,
+        usd_per_million_tokens=price,
+        max_tokens=8191,
+        tokenizer="cl100k_base",
+        batch_size=512,
+        max_request_tokens=300_000,
+        languages=("multilingual",),
+        unit_length=True,
+        source="reference; limits: OpenAI's API reference (8,192 tokens a text, 300,000 a request)",
+    )
+
+
+def _jina_v2(suffix: str, tokenizer: str, languages: tuple[str, ...], *, unit_length: bool | None = None) -> ModelInfo:
+    return ModelInfo(
+        id=f"jina-embeddings-v2-base-{suffix}",
+        dimensions=768,
+        usd_per_million_tokens=0.05,
+        max_tokens=8192,
+        tokenizer=tokenizer,
+        batch_size=128,
+        languages=languages,
+        unit_length=unit_length,
+        source="reference; card: jinaai/jina-embeddings-v2-base-" + suffix,
+    )
+
+
+_TABLE = (
+    _openai("text-embedding-3-small", 1536, 0.02, reduces=True),
+    _openai("text-embedding-3-large", 3072, 0.13, reduces=True),
+    _openai("text-embedding-ada-002", 1536, 0.10, reduces=False),
+    ModelInfo(
+        id="BAAI/bge-m3",
+        dimensions=1024,
+        usd_per_million_tokens=0.01,
+        max_tokens=8192,
+        tokenizer="xlm-roberta",
+        batch_size=32,
+        max_request_tokens=8192,
+        languages=("multilingual",),
+        unit_length=True,
+        source="reference; card: BAAI/bge-m3; field: 64 or 32 items and about 8k tokens a request",
+    ),
+    ModelInfo(
+        id="jina-clip-v1",
+        dimensions=768,
+        usd_per_million_tokens=0.04,
+        max_tokens=8192,
+        tokenizer="bert",
+        batch_size=128,
+        languages=("en",),
+        unit_length=True,
+        source="reference; card: jinaai/jina-clip-v1",
+    ),
+    ModelInfo(
+        id="BAAI/bge-large-en-v1.5",
+        dimensions=1024,
+        listed_dimensions=768,
+        usd_per_million_tokens=0.01,
+        max_tokens=512,
+        tokenizer="bert",
+        batch_size=32,
+        query_instruction="Represent this sentence for searching relevant passages: {query}",
+        languages=("en",),
+        unit_length=True,
+        source="reference (lists 768); card: BAAI/bge-large-en-v1.5 (1024); field: 64 or 32 items a request",
+    ),
+    ModelInfo(
+        id="BAAI/bge-large-zh-v1.5",
+        dimensions=1024,
+        usd_per_million_tokens=0.01,
+        max_tokens=512,
+        tokenizer="bert",
+        batch_size=32,
+        query_instruction="为这个句子生成表示以用于检索相关文章：{query}",
+        languages=("zh",),
+        unit_length=True,
+        source="reference; card: BAAI/bge-large-zh-v1.5; field: 64 or 32 items a request",
+    ),
+    _jina_v2("en", "bert", ("en",), unit_length=False),
+    _jina_v2("de", "bpe", ("de", "en")),
+    _jina_v2("zh", "bpe", ("zh", "en")),
+    _jina_v2("es", "bpe", ("es", "en")),
+    _jina_v2("code", "bpe", ("code", "en")),
+    ModelInfo(
+        id="Baichuan-Text-Embedding",
+        dimensions=1024,
+        usd_per_million_tokens=0.088,
+        max_tokens=512,
+        batch_size=16,
+        languages=("zh",),
+        source="reference; card: Baichuan's API page (16 items a request)",
+    ),
+    ModelInfo(
+        id="netease-youdao/bce-embedding-base_v1",
+        dimensions=768,
+        listed_dimensions=1024,
+        usd_per_million_tokens=0.02,
+        max_tokens=512,
+        tokenizer="xlm-roberta",
+        batch_size=32,
+        languages=("zh", "en"),
+        unit_length=True,
+        source="reference (lists 1024); card: maidalun1020/bce-embedding-base_v1 (768); field: 64 or 32 items a request",
+    ),
+    ModelInfo(
+        id="zhipu-embedding-2",
+        dimensions=1024,
+        usd_per_million_tokens=0.07,
+        max_tokens=512,
+        batch_size=16,
+        max_request_tokens=8000,
+        languages=("zh", "en"),
+        source="reference; card: Zhipu's API page (512 tokens a text, about 8k a request)",
+    ),
+    ModelInfo(
+        id="Qwen/Qwen3-Embedding-0.6B",
+        dimensions=1024,
+        min_dimensions=32,
+        max_dimensions=1024,
+        usd_per_million_tokens=0.01,
+        max_tokens=32768,
+        tokenizer="qwen",
+        batch_size=32,
+        query_instruction=(
+            "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:{query}"
+        ),
+        languages=("multilingual",),
+        unit_length=True,
+        source="reference; card: Qwen/Qwen3-Embedding-0.6B; field: 32 or 64 items a request",
+    ),
+)
+
+MODELS: Mapping[str, ModelInfo] = MappingProxyType({row.id: row for row in _TABLE})
+"""The sixteen models of the reference page, by name."""
+
+
+def get_model(name: str) -> ModelInfo:
+    """Return what is known about ``name``; for an unknown name, a row that holds the name alone."""
+    return MODELS.get(name) or ModelInfo(id=name)
+
+
+def near_names(name: str) -> list[str]:
+    """Return the names of known models that ``name`` may be a slip of, nearest first, at most three."""
+    folded = {known.lower(): known for known in MODELS}
+    tails = {known.lower().rsplit("/", 1)[-1]: known for known in MODELS}
+    candidates = {**tails, **folded}
+    hits = difflib.get_close_matches(name.lower(), candidates, n=6, cutoff=0.6)
+    return list(dict.fromkeys(candidates[hit] for hit in hits))[:3]

@@ -1,0 +1,181 @@
+"""Every error that this project raises.
+
+::
+
+    NanoGPTError                      root; what the SDK or the network said is kept as __cause__
+    ├── ConfigurationError            also ValueError: a key, URL or option that cannot be right
+    ├── InvalidInputError             also ValueError: an argument's value; .positions
+    │   └── TextTooLongError          a text is over the model's token limit
+    ├── InvalidTypeError              also TypeError: an argument of the wrong type; .positions
+    ├── ReplyError                    the service answered, but not with the right vectors
+    ├── ConnectionFailedError         no answer: refused, DNS, TLS, reset
+    │   └── RequestTimeoutError       no answer in time
+    └── StatusError                   the service said no; .status .code .request_id
+        ├── BadRequestError           400 and other 4xx
+        │   └── RequestTooLargeError  400 or 413 that speaks of size
+        ├── AuthenticationError       401
+        ├── InsufficientBalanceError  402
+        ├── PermissionDeniedError     403
+        ├── ModelNotFoundError        404
+        ├── RateLimitError            429
+        │   └── QuotaExceededError    429 that waiting a moment does not cure
+        └── ServerError               5xx and 408
+
+A message says what is wrong, where, and what to do about it. No message holds an API key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = [
+    "AuthenticationError",
+    "BadRequestError",
+    "ConfigurationError",
+    "ConnectionFailedError",
+    "InsufficientBalanceError",
+    "InvalidInputError",
+    "InvalidTypeError",
+    "ModelNotFoundError",
+    "NanoGPTError",
+    "PermissionDeniedError",
+    "QuotaExceededError",
+    "RateLimitError",
+    "ReplyError",
+    "RequestTimeoutError",
+    "RequestTooLargeError",
+    "ServerError",
+    "StatusError",
+    "TextTooLongError",
+]
+
+
+class NanoGPTError(Exception):
+    """The root of all errors of this project.
+
+    Attributes:
+        message: What is wrong.
+        remedy: What to do about it, or an empty string where nothing general can be said.
+    """
+
+    def __init__(self, message: str, *, remedy: str = "") -> None:
+        super().__init__(message, remedy)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.remedy}" if self.remedy else self.message
+
+
+class ConfigurationError(NanoGPTError, ValueError):
+    """A key, a URL or an option that cannot be right."""
+
+
+class _PositionedError(NanoGPTError):
+    """An error about some of the given texts.
+
+    Attributes:
+        positions: Indices, counted from 0, into the list that the caller gave.
+    """
+
+    def __init__(self, message: str, *, remedy: str = "", positions: Sequence[int] = ()) -> None:
+        super().__init__(message, remedy=remedy)
+        self.positions = tuple(positions)
+
+
+class InvalidInputError(_PositionedError, ValueError):
+    """An argument whose value is not accepted."""
+
+
+class TextTooLongError(InvalidInputError):
+    """A text has more tokens than the model takes."""
+
+
+class InvalidTypeError(_PositionedError, TypeError):
+    """An argument of the wrong type."""
+
+
+class ReplyError(NanoGPTError):
+    """The service answered 200, but not with what was asked for.
+
+    Attributes:
+        request_id: The service's ``X-Request-ID``, or None.
+    """
+
+    def __init__(self, message: str, *, remedy: str = "", request_id: str | None = None) -> None:
+        super().__init__(message, remedy=remedy)
+        self.request_id = request_id
+
+
+class ConnectionFailedError(NanoGPTError):
+    """No answer came: refused, unknown host, TLS failure, or a connection reset."""
+
+
+class RequestTimeoutError(ConnectionFailedError):
+    """No complete answer came in time."""
+
+
+class StatusError(NanoGPTError):
+    """The service answered with an error status.
+
+    Attributes:
+        status: The HTTP status.
+        code: The service's error code, or None.
+        request_id: The service's ``X-Request-ID``, or None.
+        detail: The service's own words, shortened.
+        retry_after: Seconds after which the service says to come again, or None.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        remedy: str = "",
+        status: int,
+        code: str | None = None,
+        request_id: str | None = None,
+        detail: str = "",
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, remedy=remedy)
+        self.status = status
+        self.code = code
+        self.request_id = request_id
+        self.detail = detail
+        self.retry_after = retry_after
+
+
+class BadRequestError(StatusError):
+    """The service does not accept the request (400, or a 4xx without a class of its own)."""
+
+
+class RequestTooLargeError(BadRequestError):
+    """The request has too many items or tokens (400 or 413)."""
+
+
+class AuthenticationError(StatusError):
+    """The key is missing or wrong (401)."""
+
+
+class InsufficientBalanceError(StatusError):
+    """The account's balance does not cover the request (402)."""
+
+
+class PermissionDeniedError(StatusError):
+    """The key may not do this (403)."""
+
+
+class ModelNotFoundError(StatusError):
+    """The service has no such model, or no such path (404)."""
+
+
+class RateLimitError(StatusError):
+    """Too many requests (429)."""
+
+
+class QuotaExceededError(RateLimitError):
+    """A quota or daily cap is used up (429); trying again soon does not help."""
+
+
+class ServerError(StatusError):
+    """The service failed (5xx, 408)."""
