@@ -177,7 +177,7 @@ _TABLE = (
         batch_size=32,
         languages=("zh", "en"),
         unit_length=True,
-        source="reference (lists 1024); card: maidalun1020/bce-embedding-base_v1 (768); field: 64 or 32 items a request",
+        source="reference (lists 1024); card: maidalun1020/bce-embedding-base_v1 (768); field: 64 or 32 items",
     ),
     ModelInfo(
         id="zhipu-embedding-2",

@@ -1,0 +1,261 @@
+"""Everything about reaching NanoGPT: key, base URL, headers, time limit, and the environment variables behind them."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from multiprocessing import reduction
+from typing import Protocol, runtime_checkable
+from urllib.parse import urlsplit
+
+from nanogpt_core.errors import ConfigurationError, InvalidTypeError
+
+__all__ = [
+    "BASE_URL_VARIABLE",
+    "DEFAULT_BASE_URL",
+    "DEFAULT_TIMEOUT",
+    "KEY_VARIABLES",
+    "ApiKey",
+    "Connection",
+    "Secret",
+    "resolve_base_url",
+    "resolve_key",
+]
+
+DEFAULT_BASE_URL = "https://nano-gpt.com/api/v1"
+"""NanoGPT's API (reference page)."""
+
+KEY_VARIABLES = ("NANOGPT_API_KEY", "NANO_GPT_API_KEY")
+"""Environment variables that may hold the key, in the order in which they are read."""
+
+BASE_URL_VARIABLE = "NANOGPT_BASE_URL"
+"""Environment variable that may hold the base URL."""
+
+DEFAULT_TIMEOUT = 60.0
+"""Seconds that one request may take."""
+
+_KEY_REMEDY = "Pass api_key=... or set NANOGPT_API_KEY (see https://nano-gpt.com/api)."
+
+
+@runtime_checkable
+class SecretLike(Protocol):
+    """What holds a secret the way pydantic's ``SecretStr`` does."""
+
+    def get_secret_value(self) -> str:
+        """Return the secret itself."""
+
+
+ApiKey = str | SecretLike | None
+"""What is accepted as a key: the text, a ``SecretStr``, or None for the environment."""
+
+
+class Secret:
+    """An API key that no ``repr``, ``str``, dump or plain pickle shows.
+
+    A copy in this process carries the key. So does one that ``multiprocessing`` sends through its own pipe to a worker,
+    which is never written anywhere. Any other pickle leaves the key out, and reading it back takes the key from the
+    environment.
+    """
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def get_secret_value(self) -> str:
+        """Return the key.
+
+        Raises:
+            ConfigurationError: A pickle was read back where the environment holds no key.
+        """
+        if not self._value:
+            raise ConfigurationError("No API key: a pickled object does not carry its key.", remedy=_KEY_REMEDY)
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret('**********')"
+
+    __str__ = __repr__
+
+    def __eq__(self, other: object) -> bool:
+        return self._value == other._value if isinstance(other, Secret) else NotImplemented
+
+    # No hash: a hash of the key would be an output of the key.
+    __hash__ = None  # type: ignore[assignment]
+
+    def __copy__(self) -> Secret:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Secret:
+        return self
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _secret_from_environment, ()
+
+
+def _secret_from_environment() -> Secret:
+    value = _key_from_environment()
+    return Secret(value and _clean_key(value))
+
+
+def _send_to_worker(secret: Secret) -> tuple[type[Secret], tuple[str]]:
+    return Secret, (secret._value,)
+
+
+reduction.register(Secret, _send_to_worker)
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """How to reach the service. Safe to print: the key and the headers' values are not shown.
+
+    Attributes:
+        key: The API key; None for calls without one.
+        base_url: Where the API begins, without a slash at the end.
+        timeout: Seconds that one request may take, from sending it to the last byte of its reply.
+        headers: Headers to send beside the usual ones.
+    """
+
+    key: Secret | None
+    base_url: str = DEFAULT_BASE_URL
+    timeout: float = DEFAULT_TIMEOUT
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def resolve(
+        cls,
+        *,
+        api_key: ApiKey = None,
+        base_url: str | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+        headers: Mapping[str, str] | None = None,
+        allow_insecure_http: bool = False,
+        key_required: bool = True,
+    ) -> Connection:
+        """Check the arguments and fill the gaps from the environment.
+
+        Args:
+            api_key: The key. Default: ``NANOGPT_API_KEY``, then ``NANO_GPT_API_KEY``.
+            base_url: Where the API begins. Default: ``NANOGPT_BASE_URL``, then ``https://nano-gpt.com/api/v1``.
+            timeout: Seconds that one request may take.
+            headers: Headers to send beside the usual ones.
+            allow_insecure_http: Let texts and key travel unencrypted to a host that is not this machine.
+            key_required: False for calls that the service answers without a key.
+
+        Raises:
+            ConfigurationError: A value that cannot be right, or no key where one is needed.
+            InvalidTypeError: A value of the wrong type.
+        """
+        needs_key = key_required or api_key is not None or bool(_key_from_environment())
+        key = resolve_key(api_key) if needs_key else None
+        return cls(
+            key, resolve_base_url(base_url, allow_insecure_http), _check_timeout(timeout), _check_headers(headers)
+        )
+
+    @property
+    def host(self) -> str:
+        """The host and port that requests go to."""
+        return urlsplit(self.base_url).netloc
+
+
+def resolve_key(api_key: ApiKey) -> Secret:
+    """Return the key that the argument or the environment gives.
+
+    Raises:
+        ConfigurationError: There is none, or it holds characters that no header may hold. It is not shown.
+        InvalidTypeError: It is neither a string nor a ``SecretStr``.
+    """
+    if isinstance(api_key, Secret):
+        return api_key
+    if isinstance(api_key, SecretLike):
+        api_key = api_key.get_secret_value()
+    if api_key is None:
+        api_key = _key_from_environment()
+        if not api_key:
+            raise ConfigurationError(f"No API key: {' and '.join(KEY_VARIABLES)} are unset.", remedy=_KEY_REMEDY)
+    if not isinstance(api_key, str):
+        raise InvalidTypeError(f"api_key must be a str or a SecretStr, not {type(api_key).__name__}.")
+    return Secret(_clean_key(api_key))
+
+
+def _key_from_environment() -> str:
+    values = (os.environ.get(name, "").strip() for name in KEY_VARIABLES)
+    return next((value for value in values if value), "")
+
+
+def _clean_key(key: str) -> str:
+    key = key.strip()
+    if not key:
+        raise ConfigurationError("api_key is empty.", remedy=_KEY_REMEDY)
+    if not all("!" <= character <= "~" for character in key):
+        raise ConfigurationError(
+            "api_key holds a blank, a line break or a character outside ASCII (the key is not shown).",
+            remedy="Copy it again: a key looks like sk-nano-... or a bare UUID.",
+        )
+    return key
+
+
+def resolve_base_url(base_url: str | None, allow_insecure_http: bool = False) -> str:
+    """Return the base URL that the argument or the environment gives, without a slash at the end.
+
+    Raises:
+        ConfigurationError: It is not an http(s) URL that can be used, or is plain HTTP to another machine.
+        InvalidTypeError: It is not a string.
+    """
+    if base_url is None:
+        base_url = os.environ.get(BASE_URL_VARIABLE, "").strip() or DEFAULT_BASE_URL
+    if not isinstance(base_url, str):
+        raise InvalidTypeError(f"base_url must be a str, not {type(base_url).__name__}.")
+    url = base_url.strip().rstrip("/")
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise ConfigurationError("base_url is not a URL.", remedy=f"Use one like {DEFAULT_BASE_URL}.") from error
+    if parts.username or parts.password:
+        raise ConfigurationError("base_url must not hold a user or password.", remedy="Use api_key or default_headers.")
+    if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
+        raise ConfigurationError(f"base_url {url!r} is not an http(s) URL.", remedy=f"Use one like {DEFAULT_BASE_URL}.")
+    if parts.path.endswith(("/embeddings", "/chat/completions")):
+        raise ConfigurationError(f"base_url {url!r} names an endpoint.", remedy="Leave the endpoint's name out.")
+    if parts.scheme == "http" and not allow_insecure_http and not _is_loopback(host):
+        raise ConfigurationError(
+            f"base_url {url!r} would send the key and the texts unencrypted to another machine.",
+            remedy="Use https://, or pass allow_insecure_http=True if that is meant.",
+        )
+    return url
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _check_timeout(timeout: float) -> float:
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise InvalidTypeError(f"timeout must be a number of seconds, not {type(timeout).__name__}.")
+    if not (math.isfinite(timeout) and timeout > 0):
+        raise ConfigurationError(f"timeout must be a positive, finite number of seconds, not {timeout!r}.")
+    return float(timeout)
+
+
+def _check_headers(headers: Mapping[str, str] | None) -> Mapping[str, str]:
+    if headers is None:
+        return {}
+    if not isinstance(headers, Mapping):
+        raise InvalidTypeError(f"default_headers must be a mapping of str to str, not {type(headers).__name__}.")
+    for name, value in headers.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise InvalidTypeError(f"default_headers must map str to str; the entry {name!r} does not.")
+        if not name.isascii() or not name.strip() or any(c in "\r\n\0" for c in name + value):
+            raise ConfigurationError(
+                f"default_headers: the entry {name!r} is not a legal HTTP header (value not shown)."
+            )
+    return dict(headers)

@@ -1,0 +1,137 @@
+"""The options that :class:`~nanogpt_core.embedder.Embedder` and both plugins share, and the checks of them."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+
+from nanogpt_core.catalogue import MAX_ITEMS, ModelInfo
+from nanogpt_core.errors import ConfigurationError, InvalidTypeError
+from nanogpt_core.planning import OVERFLOW_MODES, Overflow
+
+if TYPE_CHECKING:
+    from typing_extensions import ParamSpec
+
+    P = ParamSpec("P")
+
+__all__ = ["EmbedderOptions", "Progress", "check_choices", "check_dimensions", "check_number", "clear_options"]
+
+R = TypeVar("R")
+Progress = bool | Callable[[int, int], None] | None
+"""None or False for silence, True for a bar, or a function of (texts done, texts in all)."""
+
+
+class EmbedderOptions(TypedDict, total=False):
+    """The options beside model, key and base URL; see :class:`~nanogpt_core.embedder.Embedder` for their meaning."""
+
+    dimensions: int | None
+    user: str | None
+    on_overflow: Overflow
+    query_instruction: str | None
+    batch_size: int | None
+    max_concurrency: int
+    max_retries: int
+    timeout: float
+    progress: Progress
+    default_headers: Mapping[str, str] | None
+    http_client: Any
+    http_async_client: Any
+    allow_insecure_http: bool
+
+
+def clear_options(init: Callable[P, R]) -> Callable[P, R]:
+    """Let a constructor answer an unknown option with our error, naming the option that may have been meant."""
+    known = [name for name in inspect.signature(init).parameters if name not in ("self", "options")]
+    known += [name for name in EmbedderOptions.__annotations__ if name not in known]
+
+    @functools.wraps(init)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        for name in kwargs:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                raise InvalidTypeError(
+                    f"Unknown option {name!r}.",
+                    remedy=f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(known)}.",
+                )
+        return init(*args, **kwargs)
+
+    return checked
+
+
+def check_number(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """Return ``value`` where it is a whole number from ``least`` to ``most``.
+
+    Raises:
+        InvalidTypeError: It is not a whole number.
+        ConfigurationError: It is out of range.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidTypeError(f"{name} must be a whole number, not {type(value).__name__}.")
+    if value < least or (most is not None and value > most):
+        span = f"from {least} to {most:,}" if most is not None else f"at least {least}"
+        raise ConfigurationError(f"{name} must be {span}, not {value:,}.")
+    return value
+
+
+def check_dimensions(model: ModelInfo, dimensions: int | None) -> None:
+    """Check ``dimensions`` against what the model takes; an unknown model takes any.
+
+    Raises:
+        InvalidTypeError: It is not a whole number.
+        ConfigurationError: The model does not take it.
+    """
+    if dimensions is None:
+        return
+    if model.dimensions is not None and not model.reduces:
+        check_number("dimensions", dimensions, 1)
+        raise ConfigurationError(
+            f"{model.id} does not take `dimensions`; its vectors have {model.dimensions}.", remedy="Leave it out."
+        )
+    try:
+        check_number("dimensions", dimensions, model.min_dimensions or 1, model.max_dimensions)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{model.id}: {error.message}") from None
+
+
+def check_batch_size(batch_size: int | None) -> None:
+    """Check ``batch_size``: None, or 1 to 2048.
+
+    Raises:
+        InvalidTypeError: It is not a whole number.
+        ConfigurationError: It is out of range.
+    """
+    if batch_size is not None:
+        check_number("batch_size", batch_size, 1, MAX_ITEMS)
+
+
+def check_choices(*, on_overflow: Any, query_instruction: Any, user: Any, progress: Any) -> None:
+    """Check the options that are neither numbers nor about the connection.
+
+    Raises:
+        InvalidTypeError: One is of the wrong type.
+        ConfigurationError: One has a value that does not exist.
+    """
+    if on_overflow not in OVERFLOW_MODES:
+        raise ConfigurationError(f"on_overflow must be one of {', '.join(OVERFLOW_MODES)}, not {on_overflow!r}.")
+    for name, value in (("query_instruction", query_instruction), ("user", user)):
+        if value is not None and not isinstance(value, str):
+            raise InvalidTypeError(f"{name} must be a str or None, not {type(value).__name__}.")
+    if not (progress is None or isinstance(progress, bool) or callable(progress)):
+        raise InvalidTypeError(f"progress must be a bool or a function of (done, total), not {progress!r}.")
+
+
+def check_model_name(model: Any) -> str:
+    """Return the model's name.
+
+    Raises:
+        InvalidTypeError: It is not a string.
+        ConfigurationError: It is empty.
+    """
+    if not isinstance(model, str):
+        raise InvalidTypeError(f"model must be a str, not {type(model).__name__}.")
+    if not model.strip():
+        raise ConfigurationError("model is empty.", remedy='Use one like "text-embedding-3-small".')
+    return model.strip()

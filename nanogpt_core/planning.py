@@ -1,0 +1,231 @@
+"""From the caller's texts to requests, and from the vectors that come back to the caller's order. Pure.
+
+A text goes on the wire as it is, cut down, or in several pieces; a *wire text* is any such string, and each distinct
+one is sent once, however often it was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Literal
+
+from nanogpt_core.errors import InvalidInputError, InvalidTypeError, TextTooLongError
+from nanogpt_core.tokens import TokenCounter
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["OVERFLOW_MODES", "Overflow", "Plan", "check_query", "check_texts", "make_plan", "pack"]
+
+Overflow = Literal["error", "truncate", "split"]
+OVERFLOW_MODES: tuple[Overflow, ...] = ("error", "truncate", "split")
+
+_SHOWN = 10
+
+
+def check_texts(texts: Iterable[str]) -> list[str]:
+    """Return ``texts`` as a list, after checking each of them.
+
+    Raises:
+        InvalidTypeError: It is not an iterable of strings.
+        InvalidInputError: A text is empty, holds only blanks, or holds half a surrogate pair.
+    """
+    if isinstance(texts, (str, bytes, bytearray)):
+        raise InvalidTypeError(
+            f"texts is a single {type(texts).__name__}, where a list of strings is meant.",
+            remedy="Put it in a list: [text].",
+        )
+    if isinstance(texts, Mapping) or not isinstance(texts, Iterable):
+        raise InvalidTypeError(f"texts must be a list of strings, not {type(texts).__name__}.")
+    checked = list(texts)
+    wrong = [i for i, text in enumerate(checked) if not isinstance(text, str)]
+    if wrong:
+        kinds = ", ".join(sorted({type(checked[i]).__name__ for i in wrong}))
+        raise InvalidTypeError(
+            f"texts must hold strings only; not so (but {kinds}) at {_positions(wrong)}.",
+            remedy="Convert or drop these entries.",
+            positions=wrong,
+        )
+    _check_contents(checked)
+    # A subclass of str may hash or encode in its own way; its plain characters are what is embedded.
+    return [text if type(text) is str else str.__str__(text) for text in checked]
+
+
+def check_query(text: str) -> str:
+    """Return the query ``text`` after checking it.
+
+    Raises:
+        InvalidTypeError: It is not a string.
+        InvalidInputError: It is empty, holds only blanks, or holds half a surrogate pair.
+    """
+    if not isinstance(text, str):
+        raise InvalidTypeError(f"The query must be a string, not {type(text).__name__}.")
+    _check_contents([text])
+    return str.__str__(text)
+
+
+def _check_contents(texts: Sequence[str]) -> None:
+    blank = [i for i, text in enumerate(texts) if not text or text.isspace()]
+    if blank:
+        raise InvalidInputError(
+            f"A text is empty or holds only blanks, and has no embedding: {_positions(blank)}.",
+            remedy="Drop these texts, or put something in their place.",
+            positions=blank,
+        )
+    broken = [i for i, text in enumerate(texts) if not (text.isascii() or _encodes(text))]
+    if broken:
+        raise InvalidInputError(
+            f"A text holds half a surrogate pair, which UTF-8 cannot carry: {_positions(broken)}.",
+            remedy='Clean it, for example with text.encode("utf-8", "replace").decode().',
+            positions=broken,
+        )
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _positions(indices: Sequence[int]) -> str:
+    shown = ", ".join(map(str, indices[:_SHOWN]))
+    more = f" and {len(indices) - _SHOWN} more" if len(indices) > _SHOWN else ""
+    return f"position {shown}{more} (counted from 0)" if len(indices) == 1 else f"positions {shown}{more} (from 0)"
+
+
+@dataclass(slots=True)
+class Plan:
+    """Which wire texts stand for which of the caller's texts.
+
+    Attributes:
+        texts: How many texts the caller gave.
+        wire: The distinct wire texts.
+        weights: For each wire text, its tokens as far as packing needs to know them.
+        positions: For each wire text, the first position in the caller's list that needs it.
+        unique: For each of the caller's texts, the number of its distinct text.
+        rows: For each distinct text, the wire text that stands for it; -1 where several pieces do.
+        pieces: For a distinct text that was split, its pieces: wire text and tokens.
+    """
+
+    texts: int
+    wire: list[str] = field(default_factory=list)
+    weights: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    unique: list[int] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    pieces: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
+
+    def assemble(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Put the wire texts' vectors into the caller's order.
+
+        Args:
+            vectors: ``(len(wire), d)`` float32, a row for each wire text.
+
+        Returns:
+            ``(texts, d)`` float32. The same array where nothing was repeated or split.
+        """
+        if self.texts == len(self.wire) and not self.pieces:
+            return vectors
+        import numpy as np  # planning itself needs no numpy
+
+        distinct = vectors[np.asarray(self.rows, dtype=np.intp)]
+        for number, pieces in self.pieces.items():
+            rows = vectors[[row for row, _ in pieces]].astype(np.float64)
+            mean = np.average(rows, axis=0, weights=[tokens for _, tokens in pieces])
+            # Pieces that point in opposite directions leave nothing to scale; the first then stands for the text.
+            norm = float(np.linalg.norm(mean))
+            distinct[number] = mean / norm if norm else rows[0]
+        return distinct[np.asarray(self.unique, dtype=np.intp)]
+
+    def counts(self) -> list[int]:
+        """Return for each wire text how many of the caller's texts are done with it; they add up to ``texts``."""
+        counts = [0] * len(self.wire)
+        last = [self.pieces[number][-1][0] if row < 0 else row for number, row in enumerate(self.rows)]
+        for number in self.unique:
+            counts[last[number]] += 1
+        return counts
+
+
+def make_plan(texts: Sequence[str], counter: TokenCounter, overflow: Overflow = "error") -> Plan:
+    """Plan what to send for ``texts``, which have been checked.
+
+    Raises:
+        TextTooLongError: ``overflow`` is ``"error"`` and a text has more tokens than the model takes.
+    """
+    plan = Plan(len(texts))
+    numbers: dict[str, int] = {}
+    wire_rows: dict[str, int] = {}
+    too_long: list[tuple[int, int]] = []
+
+    def send(text: str, weight: int, position: int) -> int:
+        row = wire_rows.setdefault(text, len(plan.wire))
+        if row == len(plan.wire):
+            plan.wire.append(text)
+            plan.weights.append(weight)
+            plan.positions.append(position)
+        return row
+
+    for position, text in enumerate(texts):
+        number = numbers.setdefault(text, len(numbers))
+        plan.unique.append(number)
+        if number < len(plan.rows):
+            continue
+        tokens = counter.count_if_long(text)
+        if tokens is None:
+            plan.rows.append(send(text, _weight(text, counter), position))
+        elif overflow == "error":
+            too_long.append((position, tokens))
+            plan.rows.append(-1)
+        elif overflow == "truncate":
+            plan.rows.append(send(*next(counter.cut(text)), position))
+        else:
+            plan.pieces[number] = [(send(piece, size, position), size) for piece, size in counter.cut(text)]
+            plan.rows.append(-1)
+    if too_long:
+        raise _too_long(too_long, counter)
+    return plan
+
+
+def _weight(text: str, counter: TokenCounter) -> int:
+    weight = counter.weight(text)
+    return weight if counter.limit is None else min(weight, counter.limit)
+
+
+def _too_long(found: Sequence[tuple[int, int]], counter: TokenCounter) -> TextTooLongError:
+    positions = [position for position, _ in found]
+    about = "" if counter.kind == "exact" else "about "
+    sizes = ", ".join(f"{about}{tokens:,}" for _, tokens in islice(found, _SHOWN))
+    return TextTooLongError(
+        f"Too many tokens for the model, which takes {counter.limit:,} a text: {sizes} at {_positions(positions)}.",
+        remedy='Split the texts, or pass on_overflow="truncate" or on_overflow="split".',
+        positions=positions,
+    )
+
+
+def pack(weights: Sequence[int], max_items: int, max_tokens: int | None) -> list[range]:
+    """Cut a row of texts into requests, each with at most so many items and tokens.
+
+    Args:
+        weights: Each text's tokens. A text that is over ``max_tokens`` by itself gets a request of its own.
+        max_items: Most texts a request.
+        max_tokens: Most tokens a request, or None for no limit.
+
+    Returns:
+        The texts' indices, a range for each request; together they are ``range(len(weights))``.
+    """
+    requests: list[range] = []
+    start = total = 0
+    for index, weight in enumerate(weights):
+        full = index - start >= max_items or (max_tokens is not None and total + weight > max_tokens)
+        if full and index > start:
+            requests.append(range(start, index))
+            start, total = index, 0
+        total += weight
+    if start < len(weights):
+        requests.append(range(start, len(weights)))
+    return requests

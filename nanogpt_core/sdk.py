@@ -1,0 +1,113 @@
+"""The OpenAI SDK as NanoGPT needs it. Imported at the first request, since the SDK takes most of a second to import.
+
+Works with openai 2.x, which stands on ``httpx``, and 3.x, which stands on ``httpx2``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import openai
+from openai._version import __version__ as sdk_version
+
+from nanogpt_core.connection import Connection
+
+__all__ = ["AsyncClient", "Client", "call", "http", "make_async_client", "make_client"]
+
+# The SDK re-exports names under its own; the class that its default client extends still tells the library.
+http: Any = importlib.import_module(openai.DefaultHttpxClient.__mro__[1].__module__.partition(".")[0])
+"""The HTTP library below the SDK: ``httpx`` or ``httpx2``."""
+
+# Vectors in base64 hardly shrink, and a compressed reply costs both ends more than it saves.
+_HEADERS = {
+    "Accept": "application/json",
+    "Accept-Encoding": "identity",
+    "Content-Type": "application/json",
+    "User-Agent": f"nanogpt-rag openai-python/{sdk_version}",
+}
+
+
+# Idle connections to keep; how many are open at once is for the caller to bound.
+_POOL = 32
+
+
+def _own_environment(client: Client | AsyncClient, headers: Mapping[str, str]) -> None:
+    # The SDK fills these from OPENAI_* variables, which are meant for another service.
+    client.organization = None
+    client.project = None
+    client.webhook_secret = None
+    client.admin_api_key = None
+    client._custom_headers = {**_HEADERS, **headers}
+
+
+class Client(openai.OpenAI):
+    """The SDK's client, sending our headers alone."""
+
+    @property
+    def default_headers(self) -> dict[str, Any]:
+        """The headers of every request, beside the key."""
+        return dict(self._custom_headers)
+
+
+class AsyncClient(openai.AsyncOpenAI):
+    """The SDK's async client, sending our headers alone."""
+
+    @property
+    def default_headers(self) -> dict[str, Any]:
+        """The headers of every request, beside the key."""
+        return dict(self._custom_headers)
+
+
+def call(client: Client | AsyncClient, connection: Connection, path: str, body: bytes | None) -> Any:
+    """POST ``body`` to ``path``, or GET it where there is no body.
+
+    Returns:
+        The HTTP response; from an async client, an awaitable of it.
+    """
+    options: Any = {"follow_redirects": False}
+    if connection.key is None:
+        options["headers"] = {"Authorization": openai.Omit()}
+    if body is None:
+        return client.get(path, cast_to=http.Response, options=options)
+    return client.post(path, cast_to=http.Response, content=body, options=options)
+
+
+def _arguments(connection: Connection, max_retries: int) -> dict[str, Any]:
+    timeout = connection.timeout
+    return {
+        "api_key": connection.key.get_secret_value() if connection.key else "none",
+        "base_url": connection.base_url,
+        "timeout": http.Timeout(timeout, connect=min(10.0, timeout)),
+        "max_retries": max_retries,
+    }
+
+
+def _limits() -> Any:
+    return http.Limits(max_connections=None, max_keepalive_connections=_POOL)
+
+
+def make_client(connection: Connection, http_client: Any = None, *, max_retries: int = 0) -> Client:
+    """Return a sync client that never follows a redirect.
+
+    Args:
+        connection: Where to and with which key.
+        http_client: The caller's own ``httpx`` client, or None.
+        max_retries: Attempts beyond the first that the SDK may make; 0 where our own retry layer does that.
+    """
+    connections = http_client or http.Client(limits=_limits(), follow_redirects=False)
+    client = Client(http_client=connections, **_arguments(connection, max_retries))
+    _own_environment(client, connection.headers)
+    if http_client is None:
+        weakref.finalize(client, connections.close)
+    return client
+
+
+def make_async_client(connection: Connection, http_client: Any = None, *, max_retries: int = 0) -> AsyncClient:
+    """Return an async client that never follows a redirect; see :func:`make_client`."""
+    connections = http_client or http.AsyncClient(limits=_limits(), follow_redirects=False)
+    client = AsyncClient(http_client=connections, **_arguments(connection, max_retries))
+    _own_environment(client, connection.headers)
+    return client

@@ -1,0 +1,109 @@
+"""Turns the SDK's errors into ours: status, code, request id, the service's own words, and what to do about it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import Any
+
+import openai
+
+from nanogpt_core import errors
+from nanogpt_core.connection import Connection
+from nanogpt_core.errors import NanoGPTError, StatusError
+from nanogpt_core.reply import excerpt, server_words
+
+__all__ = ["translate"]
+
+_BY_STATUS: dict[int, tuple[type[StatusError], str]] = {
+    401: (errors.AuthenticationError, "Check the key in api_key or NANOGPT_API_KEY."),
+    402: (errors.InsufficientBalanceError, "Add balance at https://nano-gpt.com/balance."),
+    403: (errors.PermissionDeniedError, "Check what the key in api_key or NANOGPT_API_KEY may do."),
+    404: (errors.ModelNotFoundError, "Check the model's name and base_url; list_models() tells what there is."),
+    408: (errors.ServerError, "Try again."),
+    413: (errors.RequestTooLargeError, "Send less at a time: a smaller batch_size."),
+    429: (errors.RateLimitError, "Send fewer requests at a time, or try again later."),
+}
+_SIZE_WORDS = (
+    "context_length",
+    "context length",
+    "too long",
+    "too large",
+    "too many",
+    "maximum",
+    "batch size",
+    "tokens",
+)
+_QUOTA_CODES = ("insufficient_quota", "daily_rpd_limit_exceeded", "daily_usd_limit_exceeded")
+
+
+def translate(error: Exception, connection: Connection) -> NanoGPTError:
+    """Return our error for ``error``, to be raised from it."""
+    if isinstance(error, NanoGPTError):
+        return error
+    if isinstance(error, openai.APIStatusError):
+        return _from_status(error)
+    cause = error.__cause__ or error
+    if isinstance(error, openai.APITimeoutError):
+        return errors.RequestTimeoutError(
+            f"No answer from {connection.host} within {connection.timeout:g} s ({type(cause).__name__}).",
+            remedy="Try again, or raise timeout.",
+        )
+    return errors.ConnectionFailedError(
+        f"No answer from {connection.host}: {excerpt(str(cause)) or 'no reason given'} ({type(cause).__name__}).",
+        remedy="Check base_url and the network.",
+    )
+
+
+def _from_status(error: openai.APIStatusError) -> StatusError:
+    response = error.response
+    status = response.status_code
+    text = response.text
+    document: Any = None
+    with contextlib.suppress(ValueError):
+        document = json.loads(text)
+    detail = server_words(document) or excerpt(text)
+    code = _code(document)
+    kind, remedy = _kind(status, code, detail)
+    if status == 402 and isinstance(document, dict) and "requiredBalance" in document:  # noqa: PLR2004
+        remedy = f"The request needs ${document['requiredBalance']}. {remedy}"
+    named = f"{status} ({code})" if code else f"{status}"
+    return kind(
+        f"The service answered {named}: {detail or 'no words with it'}.".replace("..", "."),
+        remedy=remedy,
+        status=status,
+        code=code,
+        request_id=response.headers.get("x-request-id"),
+        detail=detail,
+        retry_after=error_retry_after(response.headers),
+    )
+
+
+def error_retry_after(headers: Any) -> float | None:
+    """Return the seconds that ``Retry-After`` asks for, or None."""
+    with contextlib.suppress(TypeError, ValueError):
+        return float(headers.get("retry-after"))
+    return None
+
+
+def _code(document: Any) -> str | None:
+    if not isinstance(document, dict):
+        return None
+    error = document.get("error")
+    code = error.get("code") if isinstance(error, dict) else document.get("code")
+    return str(code) if code is not None else None
+
+
+def _kind(status: int, code: str | None, detail: str) -> tuple[type[StatusError], str]:
+    words = f"{code or ''} {detail}".lower()
+    if status == 429 and (code in _QUOTA_CODES or "quota" in words):  # noqa: PLR2004
+        return errors.QuotaExceededError, "Wait until the quota resets, or raise it."
+    if status == 400 and any(word in words for word in _SIZE_WORDS):  # noqa: PLR2004
+        return errors.RequestTooLargeError, "Send less at a time: a smaller batch_size, or shorter texts."
+    if status in _BY_STATUS:
+        return _BY_STATUS[status]
+    if status >= 500:  # noqa: PLR2004
+        return errors.ServerError, "The service failed; try again later."
+    if 300 <= status < 400:  # noqa: PLR2004
+        return errors.BadRequestError, "Redirects are not followed; set base_url to where the API is."
+    return errors.BadRequestError, "Check the arguments."

@@ -1,0 +1,100 @@
+"""What was spent, and what would be."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+__all__ = ["Estimate", "Usage", "UsageMeter", "price"]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """A snapshot of what one object has spent since it was made.
+
+    Attributes:
+        requests: Requests that the service answered with vectors.
+        retries: Attempts beyond the first of each request.
+        prompt_tokens: Tokens billed, as the service counts them; None when a reply did not say.
+        cost_usd: ``prompt_tokens`` at the catalogue's price, in US dollars; None when either is unknown.
+        texts_sent: Texts that were sent and answered, each repeated text counted once.
+        texts_cached: Texts whose vectors came from the cache.
+    """
+
+    requests: int = 0
+    retries: int = 0
+    prompt_tokens: int | None = 0
+    cost_usd: float | None = 0.0
+    texts_sent: int = 0
+    texts_cached: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What embedding some texts would take. Nothing is sent to learn it.
+
+    Attributes:
+        texts: Texts given.
+        unique: Texts left when repeated ones are counted once.
+        cached: Unique texts whose vectors are in the cache.
+        tokens: Tokens of the texts that would be sent.
+        cost_usd: ``tokens`` at the catalogue's price, in US dollars; None where the price is unknown.
+        requests: Requests that would be sent.
+        counting: How ``tokens`` was found: ``"exact"`` (the model's own tokenizer), ``"scaled"`` (another tokenizer's
+            count, scaled up to be on the safe side) or ``"bound"`` (from the texts' length, on the safe side).
+    """
+
+    texts: int
+    unique: int
+    cached: int
+    tokens: int
+    cost_usd: float | None
+    requests: int
+    counting: str
+
+
+def price(tokens: int | None, usd_per_million_tokens: float | None) -> float | None:
+    """Return what ``tokens`` cost in US dollars; None where the count or the price is unknown."""
+    if tokens is None or usd_per_million_tokens is None:
+        return None
+    return tokens * usd_per_million_tokens / 1_000_000
+
+
+class UsageMeter:
+    """Adds up usage; exact under threads. A copy or a pickle of it starts at nothing."""
+
+    def __init__(self, usd_per_million_tokens: float | None) -> None:
+        self._price = usd_per_million_tokens
+        self._lock = threading.Lock()
+        self._requests = self._retries = self._tokens = self._sent = self._cached = 0
+        self._unknown = False
+
+    def add_request(self, *, texts: int, prompt_tokens: int | None) -> None:
+        """Count one request that was answered with the vectors of ``texts`` texts."""
+        with self._lock:
+            self._requests += 1
+            self._sent += texts
+            if prompt_tokens is None:
+                self._unknown = True
+            else:
+                self._tokens += prompt_tokens
+
+    def add_retry(self) -> None:
+        """Count one attempt beyond a request's first."""
+        with self._lock:
+            self._retries += 1
+
+    def add_cached(self, texts: int) -> None:
+        """Count texts that the cache answered."""
+        with self._lock:
+            self._cached += texts
+
+    def snapshot(self) -> Usage:
+        """Return the sums so far."""
+        with self._lock:
+            tokens = None if self._unknown else self._tokens
+            cost = 0.0 if not self._requests else price(tokens, self._price)
+            return Usage(self._requests, self._retries, tokens, cost, self._sent, self._cached)
+
+    def __reduce__(self) -> tuple[type[UsageMeter], tuple[float | None]]:
+        return UsageMeter, (self._price,)

@@ -1,0 +1,49 @@
+"""What all tests share: a sandbox over real HTTP, a clean environment, and no other network."""
+
+import os
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+VARIABLES = ("NANOGPT_", "NANO_GPT_", "OPENAI_", "LANGSMITH_", "LANGCHAIN_", "TIKTOKEN_", "HTTP_PROXY", "HTTPS_PROXY")
+
+
+def _packaged_vocabulary() -> str | None:
+    # LlamaIndex ships tiktoken's cl100k_base; without it the counts of these tests are bounds.
+    spec = find_spec("llama_index.core") if find_spec("llama_index") else None
+    if spec is None or spec.origin is None:
+        return None
+    folder = Path(spec.origin).parent / "_static" / "tiktoken_cache"
+    return str(folder) if folder.is_dir() else None
+
+
+def pytest_configure() -> None:
+    for name in list(os.environ):
+        if name.upper().startswith(VARIABLES):
+            del os.environ[name]
+    vocabulary = _packaged_vocabulary()
+    if vocabulary:
+        os.environ["TIKTOKEN_CACHE_DIR"] = vocabulary
+
+
+@pytest.fixture(scope="session")
+def shared_sandbox() -> Iterator[object]:
+    """One sandbox for the whole run, for tests that do not look at what it recorded."""
+    sandbox = pytest.importorskip("nanogpt_core.sandbox", reason="the sandbox extra is not installed")
+    with sandbox.Sandbox() as running:
+        yield running
+
+
+@pytest.fixture
+def sandbox(shared_sandbox):
+    """The shared sandbox with an empty record of requests."""
+    shared_sandbox.clear()
+    return shared_sandbox
+
+
+@pytest.fixture
+def options(sandbox) -> dict[str, str]:
+    """Key and base URL of the sandbox, as every class takes them."""
+    return {"api_key": sandbox.api_key, "base_url": sandbox.base_url}
