@@ -1,6 +1,27 @@
-"""NanoGPT's embedding and chat models in LlamaIndex."""
+"""NanoGPT's embedding and chat models in LlamaIndex.
+
+The LLM is loaded when it is first used: its base class imports the whole of the OpenAI SDK.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from llama_index_nanogpt.embeddings import NanoGPTEmbedding
-from llama_index_nanogpt.llm import NanoGPT
+
+if TYPE_CHECKING:
+    from llama_index_nanogpt.llm import NanoGPT
 
 __all__ = ["NanoGPT", "NanoGPTEmbedding"]
+
+
+def __getattr__(name: str) -> object:
+    if name == "NanoGPT":
+        from llama_index_nanogpt.llm import NanoGPT
+
+        return NanoGPT
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

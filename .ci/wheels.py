@@ -1,0 +1,72 @@
+"""Builds the wheel, installs it with each extra alone into an empty environment, and embeds once in each.
+
+The sandbox that answers runs in this process's environment, not in the one that is tested.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+UV = Path(sys.executable).parent / "uv"
+
+CORE = """
+import sys
+import nanogpt_core
+from nanogpt_core import Embedder
+vectors = Embedder().embed(["one text", "and another"])
+assert vectors.shape == (2, 1536), vectors.shape
+"""
+LANGCHAIN = """
+from langchain_nanogpt import ChatNanoGPT, NanoGPTEmbeddings
+assert NanoGPTEmbeddings().embed_query("one text") == vectors[0].tolist()
+assert "sandbox" in ChatNanoGPT().invoke("Hello").content
+"""
+LLAMA_INDEX = """
+from llama_index_nanogpt import NanoGPT, NanoGPTEmbedding
+assert NanoGPTEmbedding().get_query_embedding("one text") == vectors[0].tolist()
+assert "sandbox" in str(NanoGPT().complete("Hello"))
+"""
+SANDBOX = """
+from nanogpt_core import Sandbox
+with Sandbox() as other:
+    again = Embedder(api_key=other.api_key, base_url=other.base_url).embed(["one text", "and another"])
+assert (again == vectors).all()
+"""
+CHECKS = {
+    "": CORE,
+    "[langchain]": CORE + LANGCHAIN,
+    "[llama-index]": CORE + LLAMA_INDEX,
+    "[sandbox]": CORE + SANDBOX,
+    "[all]": CORE + LANGCHAIN + LLAMA_INDEX + SANDBOX,
+}
+
+
+def main() -> None:
+    """Build, then check each extra; the first failure ends it."""
+    from nanogpt_core import Sandbox
+
+    with tempfile.TemporaryDirectory() as folder, Sandbox() as sandbox:
+        subprocess.run([UV, "build", "--quiet", "--out-dir", folder, ROOT], check=True)
+        wheel = next(Path(folder).glob("*.whl"))
+        environment = {**os.environ, "NANOGPT_API_KEY": sandbox.api_key, "NANOGPT_BASE_URL": sandbox.base_url}
+        for extra, code in CHECKS.items():
+            check(Path(folder), f"{wheel}{extra}", code, environment)
+            print(f"{wheel.name}{extra}: installs, imports and embeds", flush=True)
+
+
+def check(folder: Path, requirement: str, code: str, environment: dict[str, str]) -> None:
+    """Install ``requirement`` into an empty environment, and run ``code`` there, away from the checkout."""
+    venv = folder / "venv"
+    python = venv / "bin" / "python"
+    subprocess.run([UV, "venv", "--quiet", "--clear", "--python", sys.executable, venv], check=True)
+    subprocess.run([UV, "pip", "install", "--quiet", "--python", python, requirement], check=True)
+    subprocess.run([python, "-W", "error", "-c", code], check=True, cwd=folder, env=environment)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+# The two commands of the README are `make demo` and `make test`. Each sets itself up: an environment in .venv, with
+# what pyproject.toml names. `make help` lists the rest.
+
+PYTHON ?= python3
+Q ?=
+VENV := .venv
+RUN := $(VENV)/bin/python
+EXTRAS := all,dev
+
+.PHONY: help demo test lint types tests versions wheels clean
+
+help:
+	@echo "make demo [Q='...']  a RAG pipeline in LangChain, then in LlamaIndex, over Python's own documentation"
+	@echo "make test            lint, types and tests"
+	@echo "make versions        the tests with the lowest and the highest versions that pyproject.toml admits"
+	@echo "make wheels          the wheel, installed with each extra alone, against a sandbox elsewhere"
+	@echo "make clean           removes the environments"
+
+demo: $(VENV)/all
+	@$(RUN) examples/rag_langchain.py $(if $(Q),"$(Q)")
+	@echo
+	@$(RUN) examples/rag_llama_index.py $(if $(Q),"$(Q)")
+
+test: lint types tests
+
+lint: $(VENV)/dev
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+types: $(VENV)/dev
+	$(RUN) -m mypy
+
+tests: $(VENV)/dev
+	$(RUN) -m pytest
+
+versions: $(VENV)/dev
+	$(RUN) .ci/versions.py
+
+wheels: $(VENV)/dev
+	$(RUN) .ci/wheels.py
+
+# A Python without venv (as Debian's can be) still has pip, and so virtualenv.
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed; set PYTHON=...")'
+	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { rm -rf $(VENV); \
+	  $(PYTHON) -m pip install --quiet --target $(VENV).bootstrap virtualenv && \
+	  PYTHONPATH=$(VENV).bootstrap $(PYTHON) -m virtualenv --quiet $(VENV); }
+
+# uv installs in seconds what takes pip a minute.
+$(VENV)/bin/uv: $(VENV)/bin/python
+	@$(RUN) -m pip install --quiet --disable-pip-version-check uv
+	@touch $@
+
+$(VENV)/all: $(VENV)/bin/uv pyproject.toml
+	@echo "Setting up $(VENV) ..."
+	@$(VENV)/bin/uv pip install --quiet --python $(RUN) --editable ".[all]"
+	@touch $@
+
+$(VENV)/dev: $(VENV)/bin/uv pyproject.toml
+	@echo "Setting up $(VENV) ..."
+	@$(VENV)/bin/uv pip install --quiet --python $(RUN) --editable ".[$(EXTRAS)]"
+	@touch $@ $(VENV)/all
+
+clean:
+	rm -rf $(VENV) $(VENV).* build dist

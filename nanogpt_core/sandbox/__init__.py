@@ -1,0 +1,24 @@
+"""A local stand-in for the NanoGPT API, for demos and tests.
+
+It serves real HTTP on this machine: embeddings that find texts by their words, and a chat that quotes numbered passages
+and says of itself that it is not a language model. ``python -m nanogpt_core.sandbox`` runs it in the foreground;
+:class:`Sandbox` runs it in a thread::
+
+    with Sandbox() as sandbox:
+        client = OpenAI(base_url=sandbox.base_url, api_key=sandbox.api_key)
+"""
+
+from __future__ import annotations
+
+try:
+    from nanogpt_core.sandbox.server import Sandbox
+except ImportError as error:
+    if (error.name or "").split(".")[0] not in {"starlette", "uvicorn"}:
+        raise
+    message = f'The sandbox needs {error.name}, which is not installed. Run: pip install "nanogpt-rag[sandbox]"'
+    raise ImportError(message, name=error.name) from error
+
+from nanogpt_core.sandbox.config import DEFAULT_API_KEY, Fault, SandboxConfig
+from nanogpt_core.sandbox.records import RecordedRequest
+
+__all__ = ["DEFAULT_API_KEY", "Fault", "RecordedRequest", "Sandbox", "SandboxConfig"]

@@ -1,0 +1,206 @@
+"""The sandbox's HTTP application: paths, key check, rate limit, faults."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import uuid
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
+
+import orjson
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from nanogpt_core.sandbox.chat import answer_chat, chat_models
+from nanogpt_core.sandbox.config import Fault, SandboxConfig
+from nanogpt_core.sandbox.embeddings import answer_embeddings, model_list
+from nanogpt_core.sandbox.pacing import RateWindow
+from nanogpt_core.sandbox.problems import Problem
+from nanogpt_core.sandbox.records import RecordedRequest, RequestLog, describe
+
+__all__ = ["SandboxApp"]
+
+_BASES = ("/api/v1", "/api/subscription/v1", "/api/paid/v1")
+_SMALL_BODY = 8192  # bytes; below, handing the work to a thread costs more than it saves
+_Answer = Callable[[bytes], Awaitable[Response]]
+
+
+class SandboxApp:
+    """What the server serves.
+
+    Attributes:
+        log: The requests that came.
+        more_faults: Faults that go before those of the configuration; may grow while the server runs.
+        closing: Set, in the server's event loop, when the server wants to stop: no delay lasts longer.
+    """
+
+    def __init__(self, config: SandboxConfig) -> None:
+        self.config = config
+        self.log = RequestLog(config.keep_requests, config.keep_bytes)
+        self.more_faults: deque[Fault | None] = deque()
+        self.closing = asyncio.Event()
+        self._faults = iter(config.faults)
+        rate = config.requests_per_second
+        self._rate = None if rate is None else RateWindow(rate)
+
+    def starlette(self) -> Starlette:
+        """Return the ASGI application."""
+        routes = [Route("/api/check-balance", self._endpoint(self._balance), methods=["POST"])]
+        for base in _BASES:
+            routes += [
+                Route(f"{base}/embeddings", self._endpoint(self._embeddings, faulty=True), methods=["POST"]),
+                Route(f"{base}/chat/completions", self._endpoint(self._chat, faulty=True), methods=["POST"]),
+                # NanoGPT shows both lists to everybody.
+                Route(f"{base}/embedding-models", self._endpoint(self._embedding_models, open_to_all=True)),
+                Route(f"{base}/models", self._endpoint(self._models, open_to_all=True)),
+            ]
+        app = Starlette(routes=routes, exception_handlers={HTTPException: self._no_route, Exception: self._broken})
+        app.router.redirect_slashes = False
+        return app
+
+    def _endpoint(
+        self, answer: _Answer, *, faulty: bool = False, open_to_all: bool = False
+    ) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(request: Request) -> Response:
+            try:
+                body = await request.body()
+            except ClientDisconnect:
+                return Response(status_code=400)  # nobody is there to read it
+            try:
+                if not open_to_all:
+                    self._check_key(request.headers)
+                self._check_rate()
+                response = await self._fault() if faulty else None
+                await self._wait(self.config.latency)
+                response = response or await answer(body)
+            except Problem as problem:
+                response = _problem_response(problem)
+            return self._finish(request, response, body)
+
+        return endpoint
+
+    def _finish(self, request: Request, response: Response, body: bytes = b"") -> Response:
+        """Give the response its id, and remember the request before the client can see the answer."""
+        response.headers.setdefault("x-request-id", f"sandbox-{uuid.uuid4().hex}")
+        record = RecordedRequest(
+            method=request.method,
+            path=request.url.path,
+            status=response.status_code,
+            headers=dict(request.headers),
+            **describe(_json_or_empty(body)),
+        )
+        self.log.add(record, len(body))
+        return response
+
+    async def _embeddings(self, body: bytes) -> Response:
+        def work() -> bytes:
+            return answer_embeddings(_json_object(body), self.config)
+
+        reply = work() if len(body) < _SMALL_BODY else await run_in_threadpool(work)
+        return _json_response(reply)
+
+    async def _chat(self, body: bytes) -> Response:
+        answer = await run_in_threadpool(lambda: answer_chat(_json_object(body)))
+        if not answer.streamed:
+            return _json_response(answer.whole())
+        return StreamingResponse(_each(list(answer.events())), media_type="text/event-stream")
+
+    async def _embedding_models(self, _body: bytes) -> Response:
+        return _json_response(orjson.dumps(model_list(self.config)))
+
+    async def _models(self, _body: bytes) -> Response:
+        return _json_response(orjson.dumps(chat_models()))
+
+    async def _balance(self, _body: bytes) -> Response:
+        return _json_response(orjson.dumps({"usd_balance": "10.00000000", "nano_balance": "0.00000000"}))
+
+    async def _no_route(self, request: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        what = "does not take this method" if status == 405 else "does not exist"  # noqa: PLR2004
+        problem = Problem(
+            status,
+            f"{request.method} {request.url.path}: this path {what}.",
+            code="method_not_allowed" if status == 405 else "not_found",  # noqa: PLR2004
+            headers=getattr(error, "headers", None),
+        )
+        return self._finish(request, _problem_response(problem))
+
+    async def _broken(self, request: Request, error: Exception) -> Response:
+        problem = Problem(500, f"The sandbox failed: {error!r}", type="server_error")
+        return self._finish(request, _problem_response(problem))
+
+    def _check_key(self, headers: Mapping[str, str]) -> None:
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        given = key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        if not hmac.compare_digest(given.encode(), self.config.api_key.encode()):
+            raise Problem(401, "Invalid or missing API key.", type="authentication_error", code="invalid_api_key")
+
+    def _check_rate(self) -> None:
+        seconds = self._rate.admit() if self._rate else 0
+        if seconds:
+            body = {"code": "rate_limited", "message": "Too many requests; come again after Retry-After seconds."}
+            raise Problem(429, body["message"], body=body, headers={"Retry-After": str(seconds)})
+
+    async def _fault(self) -> Response | None:
+        fault = self.more_faults.popleft() if self.more_faults else next(self._faults, None)
+        if fault is None:
+            return None
+        await self._wait(fault.delay)
+        return None if fault.status is None else _fault_response(fault, fault.status)
+
+    async def _wait(self, seconds: float) -> None:
+        if seconds > 0:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self.closing.wait(), seconds)
+
+
+async def _each(events: list[bytes]) -> AsyncIterator[bytes]:
+    for event in events:
+        yield event
+
+
+def _json_response(content: bytes, status: int = 200) -> Response:
+    return Response(content, status_code=status, media_type="application/json")
+
+
+def _problem_response(problem: Problem) -> Response:
+    response = _json_response(orjson.dumps(problem.body), problem.status)
+    response.headers.update(problem.headers)
+    return response
+
+
+def _fault_response(fault: Fault, status: int) -> Response:
+    if isinstance(fault.body, bytes):
+        response = _json_response(fault.body, status)
+    elif isinstance(fault.body, str):
+        response = Response(fault.body, status_code=status, media_type="text/plain")
+    elif fault.body is None:
+        response = _problem_response(Problem(status, "A fault that this sandbox was told to have.", type="fault"))
+    else:
+        response = _json_response(orjson.dumps(fault.body, default=dict), status)
+    response.headers.update(fault.headers)
+    return response
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
+    try:
+        decoded = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise Problem(400, f"The body is not valid JSON: {error}", code="invalid_json") from None
+    if not isinstance(decoded, dict):
+        raise Problem(400, "The body must be a JSON object.", code="invalid_json")
+    return decoded
+
+
+def _json_or_empty(body: bytes) -> dict[str, Any]:
+    try:
+        return _json_object(body)
+    except Problem:
+        return {}

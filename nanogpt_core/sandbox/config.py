@@ -1,0 +1,139 @@
+"""The sandbox's options, and the models and limits that they give."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from nanogpt_core.catalogue import MAX_ITEMS, MODELS, ModelInfo
+from nanogpt_core.errors import ConfigurationError
+
+__all__ = ["DEFAULT_API_KEY", "NEWER_MODEL", "Fault", "SandboxConfig"]
+
+DEFAULT_API_KEY = "sk-nano-sandbox"
+"""The key that the sandbox takes unless told another; worthless elsewhere."""
+
+NEWER_MODEL = ModelInfo(
+    id="jina-embeddings-v3",
+    dimensions=1024,
+    min_dimensions=32,
+    max_dimensions=1024,
+    max_tokens=8192,
+    languages=("multilingual",),
+    unit_length=True,
+    source="NanoGPT's newer list; card: jinaai/jina-embeddings-v3",
+)
+"""A model that the live list has and the packaged table has not, so that clients can show that they cope."""
+
+_DEFAULT_WIDTH = 1024
+# Resellers' hosts refuse more items than NanoGPT's own 2048; the longest matching start of a model's name counts.
+_VENDOR_ITEMS = {
+    "BAAI/": 64,
+    "netease-youdao/": 64,
+    "Qwen/": 64,
+    "Baichuan": 16,
+    "zhipu-": 16,
+    "jina-embeddings-v4": 512,
+}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What one ``/embeddings`` or ``/chat/completions`` request gets instead of its answer.
+
+    Attributes:
+        status: HTTP status; None lets the request through to its normal answer, after ``delay``.
+        headers: Response headers, for example ``{"Retry-After": "1"}``.
+        body: Bytes and text go out as they are, anything else as JSON; None gives an error object.
+        delay: Seconds to wait before answering.
+    """
+
+    status: int | None = 429
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | str | Mapping[str, Any] | list[Any] | None = None
+    delay: float = 0.0
+
+
+@dataclass
+class SandboxConfig:
+    """The options of a sandbox.
+
+    Attributes:
+        host: Address to listen on.
+        port: Port to listen on; 0 takes a free one.
+        allow_remote: Whether ``host`` may be an address that other machines can reach.
+        api_key: The key that requests must carry.
+        latency: Seconds that every request takes at least.
+        requests_per_second: Requests over this rate get 429; None sets no limit. 0.5 means one request in two seconds.
+        refuse_base64: Answer 400 to ``encoding_format="base64"``, as some hosts do.
+        ignore_base64: Answer floats whatever ``encoding_format`` says, as some hosts do.
+        shuffle: Return embeddings out of order, with the right ``index``.
+        vendor_limits: Apply the item limits of resold models (64, 16) below the general 2048.
+        item_limits: Item limits of single models by name, before any other rule.
+        models: Embedding models to add, or to put in place of those of the same name.
+        width_source: Whether vectors are as wide as the model cards say (``"true"``), or as NanoGPT's reference page
+            lists (``"listed"``).
+        faults: Consumed in order, one for each embeddings or chat request with the right key; None means normal.
+        keep_requests: How many requests to remember.
+        keep_bytes: How many bytes of request bodies to remember.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    allow_remote: bool = False
+    api_key: str = DEFAULT_API_KEY
+    latency: float = 0.0
+    requests_per_second: float | None = None
+    refuse_base64: bool = False
+    ignore_base64: bool = False
+    shuffle: bool = False
+    vendor_limits: bool = True
+    item_limits: Mapping[str, int] = field(default_factory=dict)
+    models: Mapping[str, ModelInfo] = field(default_factory=dict)
+    width_source: Literal["true", "listed"] = "true"
+    faults: Iterable[Fault | None] = ()
+    keep_requests: int = 10_000
+    keep_bytes: int = 64 * 1024 * 1024
+
+    def __post_init__(self) -> None:
+        if not self.api_key:
+            raise ConfigurationError("api_key is empty.")
+        if self.latency < 0:
+            raise ConfigurationError(f"latency is {self.latency}; it must be 0 or more seconds.")
+        if self.requests_per_second is not None and self.requests_per_second <= 0:
+            raise ConfigurationError(f"requests_per_second is {self.requests_per_second}; it must be above 0, or None.")
+        if self.width_source not in {"true", "listed"}:
+            raise ConfigurationError(f'width_source is {self.width_source!r}; it must be "true" or "listed".')
+        if not self.allow_remote and not _is_loopback(self.host):
+            raise ConfigurationError(
+                f"host {self.host!r} can be reached from other machines, and the sandbox protects nothing.",
+                remedy="Use 127.0.0.1, or say allow_remote=True (--allow-remote).",
+            )
+
+    def all_models(self) -> dict[str, ModelInfo]:
+        """Return every embedding model that the sandbox serves, by name."""
+        return {**MODELS, NEWER_MODEL.id: NEWER_MODEL, **self.models}
+
+    def width(self, info: ModelInfo) -> int:
+        """Return how many floats a full vector of the model has."""
+        if self.width_source == "listed" and info.listed_dimensions is not None:
+            return info.listed_dimensions
+        return info.dimensions or _DEFAULT_WIDTH
+
+    def max_items(self, model: str) -> int:
+        """Return how many texts one request to the model may hold."""
+        if model in self.item_limits:
+            return self.item_limits[model]
+        starts = [start for start in _VENDOR_ITEMS if model.startswith(start)] if self.vendor_limits else []
+        return _VENDOR_ITEMS[max(starts, key=len)] if starts else MAX_ITEMS
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

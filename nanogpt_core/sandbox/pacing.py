@@ -1,0 +1,35 @@
+"""The sandbox's rate limit."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+
+__all__ = ["RateWindow"]
+
+
+class RateWindow:
+    """Admits so many requests in any stretch of one second; used from one event loop.
+
+    Args:
+        requests_per_second: The rate. Below 1, one request is admitted in ``1 / requests_per_second`` seconds.
+        clock: Returns seconds that only grow.
+    """
+
+    def __init__(self, requests_per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._most = max(1, int(requests_per_second))
+        self._seconds = self._most / requests_per_second
+        self._clock = clock
+        self._admitted: deque[float] = deque()
+
+    def admit(self) -> int:
+        """Count a request and return 0, or return after how many whole seconds to come again."""
+        now = self._clock()
+        while self._admitted and now - self._admitted[0] >= self._seconds:
+            self._admitted.popleft()
+        if len(self._admitted) < self._most:
+            self._admitted.append(now)
+            return 0
+        return math.ceil(self._admitted[0] + self._seconds - now)

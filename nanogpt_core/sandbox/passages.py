@@ -1,0 +1,90 @@
+"""Finding the numbered passages and the question in the messages of a chat."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["Message", "Passage", "read_context"]
+
+_START = re.compile(r"^[ \t]{0,3}\[(\d{1,4})\](?:[ \t:]+|$)")
+_QUESTION = re.compile(r"^[ \t#*]*(?:user )?(?:question|query)[ \t]*\**:\**[ \t]*", re.IGNORECASE)
+_END = re.compile(
+    r"^[ \t#*]*(?:(?:user )?(?:question|query)|(?:helpful |final )?answer|instructions?)[ \t]*\**:"
+    r"|^[ \t]*(?:-{3,}|={3,}|</)",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Message:
+    """One chat message, reduced to its text."""
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Passage:
+    """One numbered passage of the context."""
+
+    number: int
+    text: str
+
+
+def read_context(messages: Sequence[Message]) -> tuple[list[Passage], str]:
+    """Return the passages of the latest message that holds any, and the question of the latest user message.
+
+    What passages say is never read as anything but text to quote.
+    """
+    passages: list[Passage] = []
+    for message in reversed(messages):
+        if message.role != "assistant" and not passages:
+            passages = _split(message.text)[0]
+    asked = next((message.text for message in reversed(messages) if message.role == "user"), "")
+    _, before, after = _split(asked)
+    return passages, _question(before, after)
+
+
+def _split(text: str) -> tuple[list[Passage], str, str]:
+    """Return the passages of a text, and what stands before the first and after the last of them."""
+    lines = text.splitlines()
+    starts = [i for i, line in enumerate(lines) if _START.match(line)]
+    if not starts:
+        return [], text, ""
+    stop = _end_of_last(lines, starts[-1])
+    passages = []
+    for start, end in zip(starts, [*starts[1:], stop], strict=True):
+        match = _START.match(lines[start])
+        if match is not None:
+            body = [lines[start][match.end() :], *lines[start + 1 : end]]
+            passages.append(Passage(int(match[1]), "\n".join(body).strip()))
+    return passages, "\n".join(lines[: starts[0]]), "\n".join(lines[stop:])
+
+
+def _end_of_last(lines: Sequence[str], start: int) -> int:
+    # Up to the next number, a blank line is part of a passage; after the last number, prose may follow that is not.
+    for i in range(start + 1, len(lines)):
+        if not lines[i].strip() or _END.match(lines[i]):
+            return i
+    return len(lines)
+
+
+def _question(before: str, after: str) -> str:
+    # Text after the passages can be a passage's own: a question that stands before them is surer.
+    return _marked(before) or _marked(after) or f"{before}\n{after}".strip()
+
+
+def _marked(text: str) -> str:
+    lines = text.splitlines()
+    for i in range(len(lines) - 1, -1, -1):
+        match = _QUESTION.match(lines[i])
+        if match:
+            rest = [lines[i][match.end() :]]
+            for line in lines[i + 1 :]:
+                if _END.match(line):
+                    break
+                rest.append(line)
+            return "\n".join(rest).strip()
+    return ""

@@ -1,0 +1,78 @@
+"""What the sandbox remembers of the requests that it saw."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["RecordedRequest", "RequestLog"]
+
+
+@dataclass(frozen=True)
+class RecordedRequest:
+    """One request that the sandbox answered.
+
+    Attributes:
+        method: HTTP method.
+        path: Path of the URL, without the query.
+        status: HTTP status of the answer.
+        model: The requested model, or None where the body names none.
+        items: How many texts ``input`` held; 0 where there is none.
+        inputs: The texts of ``input``.
+        headers: Request headers, names in lower case. They hold the key, so they are not in the ``repr``.
+        body: The decoded JSON object; empty where the body is none.
+    """
+
+    method: str
+    path: str
+    status: int
+    model: str | None = None
+    items: int = 0
+    inputs: tuple[str, ...] = field(default=(), repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    body: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+class RequestLog:
+    """The latest requests, bounded in number and in bytes of their bodies; safe to use from any thread."""
+
+    def __init__(self, max_requests: int, max_bytes: int) -> None:
+        self._max_requests = max_requests
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._entries: deque[tuple[int, RecordedRequest]] = deque()
+        self._bytes = 0
+
+    def add(self, request: RecordedRequest, size: int) -> None:
+        """Remember a request whose body has ``size`` bytes, and forget the oldest ones where bounds are passed."""
+        with self._lock:
+            self._entries.append((size, request))
+            self._bytes += size
+            while self._entries and (len(self._entries) > self._max_requests or self._bytes > self._max_bytes):
+                self._bytes -= self._entries.popleft()[0]
+
+    def snapshot(self) -> list[RecordedRequest]:
+        """Return the requests, oldest first, as a list of the caller's own."""
+        with self._lock:
+            return [request for _, request in self._entries]
+
+    def clear(self) -> None:
+        """Forget all requests."""
+        with self._lock:
+            self._entries.clear()
+            self._bytes = 0
+
+
+def describe(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a record that come from a decoded body, whatever that body holds."""
+    model, texts = body.get("model"), body.get("input")
+    items = texts if isinstance(texts, list) else [] if texts is None else [texts]
+    return {
+        "model": model if isinstance(model, str) else None,
+        "items": len(items),
+        "inputs": tuple(text for text in items if isinstance(text, str)),
+        "body": body,
+    }

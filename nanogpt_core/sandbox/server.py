@@ -1,0 +1,149 @@
+"""The sandbox as a context manager: a real HTTP server in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+
+from nanogpt_core.errors import ConfigurationError
+from nanogpt_core.sandbox.app import SandboxApp
+from nanogpt_core.sandbox.config import Fault, SandboxConfig
+from nanogpt_core.sandbox.records import RecordedRequest
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Sandbox"]
+
+_BACKLOG = 2048
+_GRACE = 1  # seconds that requests under way get to end
+
+
+class Sandbox:
+    """A local NanoGPT API, served from entering to leaving the ``with`` block.
+
+    Args:
+        **options: The fields of :class:`SandboxConfig`.
+
+    Attributes:
+        config: The options.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self.config = SandboxConfig(**options)
+        self._app = SandboxApp(self.config)
+        self._thread: threading.Thread | None = None
+        self._server: uvicorn.Server | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._root = ""
+
+    def __repr__(self) -> str:
+        return f"<Sandbox {self._root or 'not started'}>"
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def base_url(self) -> str:
+        """The base URL for clients, such as ``http://127.0.0.1:49152/api/v1``."""
+        return f"{self.root_url}/api/v1"
+
+    @property
+    def root_url(self) -> str:
+        """The URL without a path, for the routes outside of ``/api/v1``."""
+        if not self._root:
+            raise ConfigurationError("The sandbox has no address before it is started.", remedy="Use it in `with`.")
+        return self._root
+
+    @property
+    def api_key(self) -> str:
+        """The key that requests must carry."""
+        return self.config.api_key
+
+    @property
+    def requests(self) -> list[RecordedRequest]:
+        """The latest requests, oldest first; a copy."""
+        return self._app.log.snapshot()
+
+    def clear(self) -> None:
+        """Forget the requests seen so far."""
+        self._app.log.clear()
+
+    def add_faults(self, *faults: Fault | None) -> None:
+        """Queue faults for the next embeddings and chat requests, before those of the option ``faults``."""
+        self._app.more_faults.extend(faults)
+
+    def start(self) -> None:
+        """Start to serve. Connections are taken from the moment that this returns.
+
+        Raises:
+            ConfigurationError: The sandbox runs already, or its address cannot be listened on.
+        """
+        if self._thread is not None:
+            raise ConfigurationError("The sandbox is running already.")
+        listener = self._listen()
+        self._server = uvicorn.Server(self._uvicorn_config())
+        ready = threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, args=(self._server, listener, ready), name="nanogpt-sandbox", daemon=True
+        )
+        self._thread.start()
+        ready.wait()
+
+    def close(self) -> None:
+        """Stop serving; does nothing where nothing runs. The recorded requests stay readable."""
+        if self._thread is None or self._server is None or self._loop is None:
+            return
+        self._server.should_exit = True
+        with contextlib.suppress(RuntimeError):  # the loop has ended by itself
+            self._loop.call_soon_threadsafe(self._app.closing.set)
+        self._thread.join()
+        self._thread = self._server = self._loop = None
+
+    def _listen(self) -> socket.socket:
+        host = self.config.host
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            # Bound here, not in the thread: the port is known, and connections queue, before the server runs.
+            listener = socket.create_server((host, self.config.port), family=family, backlog=_BACKLOG)
+        except OSError as error:
+            where = f"{host}:{self.config.port}"
+            raise ConfigurationError(f"Cannot listen on {where}: {error}", remedy="Is the port in use?") from error
+        shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - what to call it, not a bind
+        self._root = f"http://{f'[{shown}]' if ':' in shown else shown}:{listener.getsockname()[1]}"
+        return listener
+
+    def _uvicorn_config(self) -> uvicorn.Config:
+        return uvicorn.Config(
+            self._app.starlette(),
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=None,  # logging belongs to the program that the sandbox runs in
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            backlog=_BACKLOG,
+            timeout_keep_alive=60,
+            timeout_graceful_shutdown=_GRACE,
+        )
+
+    def _run(self, server: uvicorn.Server, listener: socket.socket, ready: threading.Event) -> None:
+        async def serve() -> None:
+            self._loop = asyncio.get_running_loop()
+            self._app.closing = asyncio.Event()
+            ready.set()
+            await server.serve(sockets=[listener])
+
+        with listener:
+            asyncio.run(serve())

@@ -1,0 +1,55 @@
+"""The README's snippets run as they stand, and its table of models is the catalogue's."""
+
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from nanogpt_core import MODELS, ModelInfo
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SNIPPETS = re.findall(r"^```python\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+NEEDS = {"langchain_nanogpt": "langchain_openai", "llama_index_nanogpt": "llama_index.llms.openai_like"}
+
+
+def installed(name: str) -> bool:
+    parent = name.rpartition(".")[0]
+    return (not parent or installed(parent)) and find_spec(name) is not None
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda snippet: snippet.splitlines()[-1][:40])
+def test_snippet_runs_in_a_process_of_its_own(snippet, sandbox, tmp_path):
+    for plugin, framework in NEEDS.items():
+        if plugin in snippet and not installed(framework):
+            pytest.skip(f"{framework} is not installed")
+    environment = {**os.environ, "NANOGPT_API_KEY": sandbox.api_key, "NANOGPT_BASE_URL": sandbox.base_url}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", snippet], env=environment, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_first_snippet_stands_early():
+    assert README.splitlines().index("```python") < 40
+
+
+def row(model: ModelInfo) -> str:
+    width = f"{model.dimensions}" + (f" ({model.listed_dimensions})" if model.listed_dimensions else "")
+    reduces = f"{model.min_dimensions} to {model.max_dimensions}" if model.reduces else "–"
+    price = f"{model.usd_per_million_tokens:.3f}".rstrip("0")
+    price += "0" * (2 - len(price.partition(".")[2]))
+    languages = ", ".join(model.languages)
+    return f"| `{model.id}` | {width} | {reduces} | {price} | {model.max_tokens:,} | {languages} |"
+
+
+def test_table_of_models_is_the_catalogue():
+    head = ["| model | width | reduces to | price | tokens a text | languages |", "|---|---|---|---|---|---|"]
+    expected = "\n".join([*head, *map(row, MODELS.values())])
+    table = README.split("<!-- models: begin -->")[1].split("<!-- models: end -->")[0].strip()
+    assert table == expected, f"the table should be:\n{expected}"
