@@ -13,9 +13,9 @@ ROOT = Path(__file__).resolve().parent.parent
 UV = Path(sys.executable).parent / "uv"
 
 RUNS = {
-    "lowest": ["--resolution", "lowest-direct", ".[all,dev]"],
-    "highest": ["--resolution", "highest", "--upgrade", ".[all,dev]"],
-    "openai-3": ["--resolution", "highest", "--upgrade", ".[langchain,sandbox,dev]", "llama-index-core", "openai>=3"],
+    "lowest": [".[all,dev]", "--resolution", "lowest-direct"],
+    "highest": [".[all,dev]", "--upgrade"],
+    "openai-3": [".[langchain,sandbox,dev]", "--upgrade", "llama-index-core", "openai>=3"],
 }
 
 

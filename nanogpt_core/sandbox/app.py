@@ -70,9 +70,9 @@ class SandboxApp:
     ) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
             try:
-                body = await request.body()
+                body = await self._body(request)
             except ClientDisconnect:
-                return Response(status_code=400)  # nobody is there to read it
+                return Response(status_code=408)  # nobody is there to read it
             try:
                 if not open_to_all:
                     self._check_key(request.headers)
@@ -85,6 +85,16 @@ class SandboxApp:
             return self._finish(request, response, body)
 
         return endpoint
+
+    async def _body(self, request: Request) -> bytes:
+        """Return the body; a client that sends half of one does not keep the server from stopping."""
+        reading, closing = asyncio.ensure_future(request.body()), asyncio.ensure_future(self.closing.wait())
+        await asyncio.wait({reading, closing}, return_when=asyncio.FIRST_COMPLETED)
+        closing.cancel()
+        if not reading.done():
+            reading.cancel()
+            raise ClientDisconnect
+        return reading.result()
 
     def _finish(self, request: Request, response: Response, body: bytes = b"") -> Response:
         """Give the response its id, and remember the request before the client can see the answer."""

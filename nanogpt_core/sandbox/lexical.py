@@ -23,7 +23,7 @@ __all__ = ["embed"]
 
 FloatArray = npt.NDArray[np.float64]
 
-_WORD_COORDINATES = 6
+_WORD_COORDINATES = 10
 _GRAM_COORDINATES = 2
 _GRAM_WEIGHT = 0.35
 _STOP_WEIGHT = 0.08
@@ -105,7 +105,7 @@ def _features(word: str, model: str, width: int) -> tuple[bytes, bytes]:
     digests = [_digest(word, model, _WORD_COORDINATES), *(_digest(gram, model, _GRAM_COORDINATES) for gram in grams)]
     numbers = np.frombuffer(b"".join(digests), dtype="<u4")
     # The square moves most words to the front, so that a short prefix of a vector still tells texts apart.
-    where = ((numbers >> 1) / 2.0**31) ** 2 * width
+    where = ((numbers >> 1) / 2.0**31) ** 1.5 * width
     values = np.full(len(numbers), weight / math.sqrt(_WORD_COORDINATES))
     values[_WORD_COORDINATES:] = weight * _GRAM_WEIGHT / math.sqrt(max(1, len(grams)) * _GRAM_COORDINATES)
     values[(numbers & 1).astype(bool)] *= -1.0

@@ -15,6 +15,11 @@ _END = re.compile(
     r"|^[ \t]*(?:-{3,}|={3,}|</)",
     re.IGNORECASE,
 )
+_FENCED = re.compile(r"context.*\n-{5,}\n(?P<context>.*?)\n-{5,}", re.IGNORECASE | re.DOTALL)
+_CONTEXT = re.compile(
+    r"^[ \t#*]*context[ \t]*\**:\**\s*(?P<context>.*?)(?=^[ \t#*]*(?:question|query|answer)\b|\Z)",
+    re.IGNORECASE | re.DOTALL | re.MULTILINE,
+)
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class Message:
 
 @dataclass(frozen=True)
 class Passage:
-    """One numbered passage of the context."""
+    """One passage of the context; the number is 0 where it bears none."""
 
     number: int
     text: str
@@ -42,6 +47,8 @@ def read_context(messages: Sequence[Message]) -> tuple[list[Passage], str]:
     for message in reversed(messages):
         if message.role != "assistant" and not passages:
             passages = _split(message.text)[0]
+    if not passages:
+        passages = _unnumbered([message.text for message in messages if message.role != "assistant"])
     asked = next((message.text for message in reversed(messages) if message.role == "user"), "")
     _, before, after = _split(asked)
     return passages, _question(before, after)
@@ -61,6 +68,16 @@ def _split(text: str) -> tuple[list[Passage], str, str]:
             body = [lines[start][match.end() :], *lines[start + 1 : end]]
             passages.append(Passage(int(match[1]), "\n".join(body).strip()))
     return passages, "\n".join(lines[: starts[0]]), "\n".join(lines[stop:])
+
+
+def _unnumbered(texts: Sequence[str]) -> list[Passage]:
+    """Return the paragraphs of the latest block of context, as frameworks' own prompts have them without numbers."""
+    for text in reversed(texts):
+        match = _FENCED.search(text) or _CONTEXT.search(text)
+        if match:
+            paragraphs = re.split(r"\n\s*\n", match["context"])
+            return [Passage(0, paragraph.strip()) for paragraph in paragraphs if paragraph.strip()]
+    return []
 
 
 def _end_of_last(lines: Sequence[str], start: int) -> int:

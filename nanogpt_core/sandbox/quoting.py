@@ -19,7 +19,7 @@ PREFIX = "[NanoGPT sandbox, not a language model]"
 """How every answer begins."""
 
 _NOTHING = "nothing in the given context answers this."
-_NO_PASSAGES = "nothing in the given context answers this: it has no passages numbered [1], [2] and so on."
+_NO_PASSAGES = 'nothing in the given context answers this: there is none, neither passages numbered [1] nor "Context:".'
 _MOST_QUOTES = 3
 _LONGEST_QUOTE = 600
 _NEAR_BEST = 0.6  # a further sentence is quoted only where it scores this part of the best one
@@ -45,7 +45,11 @@ def answer(messages: Sequence[Message]) -> str:
     quotes = _best(passages, terms(question))
     if not quotes:
         return f"{PREFIX} {_NOTHING}"
-    return " ".join([PREFIX, *(f'"{_short(quote.text)}" [{quote.passage}]' for quote in quotes)])
+    return " ".join([PREFIX, *map(_cited, quotes)])
+
+
+def _cited(quote: _Sentence) -> str:
+    return f'"{_short(quote.text)}"' + (f" [{quote.passage}]" if quote.passage else "")
 
 
 def _best(passages: Sequence[Passage], asked: set[str]) -> list[_Sentence]:
@@ -55,7 +59,9 @@ def _best(passages: Sequence[Passage], asked: set[str]) -> list[_Sentence]:
         for text in _sentences(passage.text)
     ]
     weights = _weights(passages, asked)
-    shared = {passage.number: asked & terms(passage.text) for passage in passages}
+    shared: dict[int, set[str]] = {}
+    for passage in passages:
+        shared.setdefault(passage.number, set()).update(asked & terms(passage.text))
     scored = []
     for position, sentence in enumerate(sentences):
         own = asked & sentence.terms
