@@ -1,50 +1,53 @@
-"""Gets one request's vectors: what to send, when to send it again, when to split it. No input or output of its own.
+"""Gets one request's vectors: when to send it, when to send it again, when to split it. No input or output of its own.
 
-:func:`deliver` is a generator that says what it needs done (:class:`Send`, :class:`Wait`) and is handed the result or
-the error; :func:`drive` and :func:`adrive` do these things, so that sync and async share every decision.
+:meth:`Delivery.deliver` is a generator that says what it needs done (:class:`Send`, :class:`Wait`, :class:`Do`) and is
+handed the result or the error; :func:`drive` and :func:`adrive` do these things, so that sync and async share every
+decision.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
-import time
+import threading
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
+from nanogpt_core import waiting
 from nanogpt_core.catalogue import near_names
 from nanogpt_core.errors import (
     BadRequestError,
-    ConnectionFailedError,
     ModelNotFoundError,
     NanoGPTError,
-    QuotaExceededError,
     RateLimitError,
+    RequestTimeoutError,
     RequestTooLargeError,
     ServerError,
     StatusError,
     TextTooLongError,
 )
-from nanogpt_core.reply import DamagedReplyError, Reply, WidthError, WidthGuard, read_reply
+from nanogpt_core.pacing import Pacer
+from nanogpt_core.reply import Reply, WidthError, WidthGuard, read_reply
+from nanogpt_core.retrying import pause_before
 from nanogpt_core.transport import Transport
-from nanogpt_core.usage import UsageMeter
+from nanogpt_core.usage import Budget, UsageMeter
 
-__all__ = ["Delivery", "Job", "Send", "Wait", "adrive", "drive"]
+__all__ = ["Call", "Delivery", "Do", "Host", "Job", "Send", "Wait", "adrive", "drive", "host_for"]
 
-Step = Generator["Send | Wait", bytes, None]
-
-_FIRST_BACKOFF = 0.5
-_LONGEST_BACKOFF = 20.0
-_LONGEST_RETRY_AFTER = 60.0
+# A reply's bytes: a number takes at most so many, in base64 or written out; and what is around the vectors.
+_BYTES_A_NUMBER = 32
+_WIDEST = 8192
+_BYTES_AROUND = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Have this sent: a POST of ``body``, or a GET where it is None."""
+    """Have this sent: a POST of ``body``, or a GET where it is None; the result is the reply's bytes."""
 
     path: str
-    body: bytes | None = None
+    body: bytes | None
+    seconds: float
+    most_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,122 +58,227 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
+class Do:
+    """Have this called, where it may block."""
+
+    work: Callable[[], None]
+
+
+Action = Send | Wait | Do
+Step = Generator[Action, bytes, None]
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
-    """One request to be: its texts, and for each its row in the result and its position in the caller's list."""
+    """One request to be: its texts, and for each its row in the result, its position in the caller's list, its tokens.
+
+    The tokens are left out where no budget asks for them.
+    """
 
     texts: Sequence[str]
     rows: Sequence[int]
     positions: Sequence[int]
+    tokens: Sequence[int]
 
-    def half(self, first: bool) -> Job:
-        """Return the first or the second half."""
+    def halves(self) -> tuple[Job, Job]:
+        """Return the job in two parts."""
         middle = len(self.texts) // 2
-        part = slice(None, middle) if first else slice(middle, None)
-        return Job(self.texts[part], self.rows[part], self.positions[part])
+        return self._part(slice(None, middle)), self._part(slice(middle, None))
+
+    def _part(self, part: slice) -> Job:
+        return Job(self.texts[part], self.rows[part], self.positions[part], self.tokens[part])
 
 
+class Receiver(Protocol):
+    """Where vectors go."""
+
+    def accept(self, job: Job, reply: Reply) -> None:
+        """Take the vectors of one request."""
+
+    def keep(self, job: Job, reply: Reply) -> None:
+        """Store them for later calls; may block."""
+
+
+class Call:
+    """What the requests of one call share.
+
+    Args:
+        receiver: Where vectors go.
+        deadline: When the call has to be over, in seconds of :func:`nanogpt_core.waiting.now`, or None.
+    """
+
+    def __init__(self, receiver: Receiver, deadline: float | None = None) -> None:
+        self.receiver = receiver
+        self.deadline = deadline
+        self.stop = threading.Event()
+
+    def seconds(self, at_most: float) -> float:
+        """Return the seconds that may still be taken.
+
+        Raises:
+            RequestTimeoutError: None may.
+        """
+        if self.stop.is_set():
+            raise RequestTimeoutError("Given up, because another request of the same call failed.")
+        left = at_most if self.deadline is None else min(at_most, self.deadline - waiting.now())
+        if left <= 0:
+            raise RequestTimeoutError(
+                "The call's deadline has passed.", remedy="Raise deadline, or embed fewer texts at a time."
+            )
+        return left
+
+    def allows(self, seconds: float) -> bool:
+        """Whether a further attempt after so many seconds makes sense."""
+        return not self.stop.is_set() and (self.deadline is None or waiting.now() + seconds < self.deadline)
+
+
+class Host:
+    """What this process has learned about the host behind one model at one address."""
+
+    def __init__(self) -> None:
+        self.encoding = "base64"
+        self.most_items: int | None = None
+
+
+_hosts: dict[tuple[str, str], Host] = {}
+
+
+def host_for(base_url: str, model: str) -> Host:
+    """Return what this process has learned about the host of ``model`` at ``base_url``."""
+    return _hosts.setdefault((base_url, model), Host())
+
+
+@dataclass(frozen=True)
 class Delivery:
     """How one object gets its requests answered.
 
-    Args:
-        model: The model's name on the wire.
-        dimensions: The ``dimensions`` to ask for, or None.
-        user: The ``user`` to name, or None.
+    Attributes:
+        parameters: What goes into each request beside texts and encoding: ``model``, ``dimensions``, ``user``.
+        host: What is known about the host.
         guard: Checks the width of each reply.
         meter: Counts requests and retries.
+        budget: Holds back what would cost too much.
+        pacer: Tells when a request may start; asked anew for each, since a fork gives a process its own.
         max_retries: Attempts beyond the first that one request may take.
+        timeout: Seconds that one attempt may take.
     """
 
-    def __init__(
-        self,
-        *,
-        model: str,
-        dimensions: int | None,
-        user: str | None,
-        guard: WidthGuard,
-        meter: UsageMeter,
-        max_retries: int,
-    ) -> None:
-        self._parameters: dict[str, Any] = {"model": model}
-        if dimensions is not None:
-            self._parameters["dimensions"] = dimensions
-        if user is not None:
-            self._parameters["user"] = user
-        self._model = model
-        self._guard = guard
-        self._meter = meter
-        self._max_retries = max_retries
-        self._encoding = "base64"
-        self._asked_live_list = False
+    parameters: dict[str, Any]
+    host: Host
+    guard: WidthGuard
+    meter: UsageMeter
+    budget: Budget
+    pacer: Callable[[], Pacer]
+    max_retries: int
+    timeout: float
 
-    def deliver(self, job: Job, accept: Callable[[Job, Reply], None]) -> Step:
-        """Have ``job`` sent until its vectors are there, and hand them to ``accept``.
+    @property
+    def _model(self) -> str:
+        model: str = self.parameters["model"]
+        return model
+
+    def deliver(self, job: Job, call: Call) -> Step:
+        """Have ``job`` sent, in parts where it must be, until all its vectors are with the call's receiver.
 
         Raises:
             NanoGPTError: It cannot be answered.
         """
-        try:
-            reply = yield from self._attempts(job)
-        except RequestTooLargeError as error:
-            if len(job.texts) == 1:
-                raise _too_long(error, job) from error
-            yield from self.deliver(job.half(first=True), accept)
-            yield from self.deliver(job.half(first=False), accept)
-            return
-        self._meter.add_request(texts=len(job.texts), prompt_tokens=reply.prompt_tokens)
-        accept(job, reply)
+        largest = yield from self._in_parts(job, call)
+        if largest < len(job.texts):
+            # Only now, since a refusal can also be about one text, which then ends the call.
+            self.host.most_items = min(largest, self.host.most_items or largest)
 
-    def _attempts(self, job: Job) -> Generator[Send | Wait, bytes, Reply]:
-        attempt = 0
-        while True:
-            encoding = self._encoding
+    def _in_parts(self, job: Job, call: Call) -> Generator[Action, bytes, int]:
+        if len(job.texts) <= (self.host.most_items or len(job.texts)):
             try:
-                reply = read_reply((yield Send("/embeddings", self._body(job, encoding))), len(job.texts))
-                yield from self._check_width(reply)
-            except ModelNotFoundError as error:
-                near = [name for name in near_names(self._model) if name != self._model]
-                if near:
-                    error.remedy = f"Did you mean {' or '.join(near)}? list_models() tells what there is."
-                raise
-            except BadRequestError as error:
-                if not _refuses_base64(error, encoding):
-                    raise
-                self._encoding = "float"
-            except (ServerError, RateLimitError, ConnectionFailedError, DamagedReplyError) as error:
-                if attempt >= self._max_retries or not _worth_retrying(error):
-                    raise
-                yield Wait(_backoff(attempt, error))
-                attempt += 1
+                reply = yield from self._attempts(job, call)
+            except RequestTooLargeError as error:
+                if len(job.texts) == 1:
+                    raise _too_long(error, job) from error
             else:
+                self.meter.add_request(texts=len(job.texts), prompt_tokens=reply.prompt_tokens)
+                call.receiver.accept(job, reply)
+                yield Do(lambda: call.receiver.keep(job, reply))
+                return len(job.texts)
+        first, second = job.halves()
+        return max((yield from self._in_parts(first, call)), (yield from self._in_parts(second, call)))
+
+    def _attempts(self, job: Job, call: Call) -> Generator[Action, bytes, Reply]:
+        failed = 0
+        while True:
+            encoding = self.host.encoding
+            yield from self._turn(call)
+            reserved = self.budget.reserve(sum(job.tokens)) if self.budget.limited else 0.0
+            try:
+                reply = read_reply((yield self._send(job, encoding, call)), len(job.texts))
+                yield from self._check_width(reply, call)
+            except NanoGPTError as error:
+                self.budget.settle(reserved, 0 if _never_billed(error) else None)
+                if isinstance(error, BadRequestError) and _refuses_base64(error, encoding):
+                    self.host.encoding = "float"
+                else:
+                    yield from self._before_next(error, failed, call)
+                    failed += 1
+                self.meter.add_retry()
+            else:
+                self.budget.settle(reserved, reply.prompt_tokens)
+                self.pacer().accepted()
                 return reply
-            self._meter.add_retry()
 
-    def _body(self, job: Job, encoding: str) -> bytes:
-        import orjson  # needed at the first request only
+    def _turn(self, call: Call) -> Generator[Action, bytes, None]:
+        pacer = self.pacer()
+        while True:
+            seconds = pacer.reserve() - waiting.now()
+            if seconds > 0:
+                yield Wait(min(seconds, call.seconds(seconds)))
+            call.seconds(self.timeout)
+            if pacer.may_start():
+                return
 
-        return orjson.dumps({"input": list(job.texts), "encoding_format": encoding, **self._parameters})
+    def _send(self, job: Job, encoding: str, call: Call) -> Send:
+        import orjson
 
-    def _check_width(self, reply: Reply) -> Step:
+        body = orjson.dumps({"input": list(job.texts), "encoding_format": encoding, **self.parameters})
+        numbers = len(job.texts) * max(self.guard.width or _WIDEST, 1)
+        return Send("/embeddings", body, call.seconds(self.timeout), _BYTES_AROUND + numbers * _BYTES_A_NUMBER)
+
+    def _before_next(self, error: NanoGPTError, failed: int, call: Call) -> Generator[Action, bytes, None]:
+        """Wait as the error asks for; raise it where no attempt should follow."""
+        if isinstance(error, ModelNotFoundError):
+            _suggest_names(error, self._model)
+        seconds = pause_before(failed, error)
+        if seconds is None or failed >= self.max_retries:
+            raise error
+        if isinstance(error, RateLimitError) or (isinstance(error, StatusError) and error.retry_after is not None):
+            # The others would be turned away too: all wait.
+            pacer = self.pacer()
+            if isinstance(error, RateLimitError):
+                pacer.refused()
+            pacer.pause(seconds)
+        if not call.allows(seconds):
+            raise error
+        yield Wait(seconds)
+
+    def _check_width(self, reply: Reply, call: Call) -> Generator[Action, bytes, None]:
         width = reply.vectors.shape[1]
         try:
-            self._guard.accept(width)
+            self.guard.accept(width)
         except WidthError:
-            if self._asked_live_list:
+            if not self.guard.ask_live_list():
                 raise
-            self._asked_live_list = True
             # The packaged table may be out of date; the live list is the service's own word.
-            self._guard.add_source((yield from self._live_width()))
-            self._guard.accept(width)
+            self.guard.add_source((yield from self._live_width(call)))
+            self.guard.accept(width)
 
-    def _live_width(self) -> Generator[Send, bytes, int | None]:
-        from nanogpt_core.live import read_live_list
+    def _live_width(self, call: Call) -> Generator[Action, bytes, int | None]:
+        from nanogpt_core.live import MOST_BYTES, read_live_list
 
         try:
-            body = yield Send("/embedding-models")
-            found = read_live_list(body).get(self._model)
+            found = read_live_list((yield Send("/embedding-models", None, call.seconds(self.timeout), MOST_BYTES)))
         except NanoGPTError:
             return None
-        return found.dimensions if found else None
+        row = found.get(self._model)
+        return row.dimensions if row else None
 
 
 def _refuses_base64(error: BadRequestError, encoding: str) -> bool:
@@ -178,17 +286,14 @@ def _refuses_base64(error: BadRequestError, encoding: str) -> bool:
     return encoding == "base64" and error.status in (400, 422) and ("encoding_format" in words or "base64" in words)
 
 
-def _worth_retrying(error: NanoGPTError) -> bool:
-    if isinstance(error, QuotaExceededError):
-        return False
-    return not (isinstance(error, StatusError) and (error.retry_after or 0) > _LONGEST_RETRY_AFTER)
+def _never_billed(error: NanoGPTError) -> bool:
+    return isinstance(error, StatusError) and not isinstance(error, ServerError)
 
 
-def _backoff(attempt: int, error: NanoGPTError) -> float:
-    if isinstance(error, StatusError) and error.retry_after is not None:
-        return max(0.0, error.retry_after)
-    # Full jitter spreads the workers that failed together.
-    return random.uniform(0.0, min(_LONGEST_BACKOFF, _FIRST_BACKOFF * 2**attempt))  # noqa: S311
+def _suggest_names(error: ModelNotFoundError, model: str) -> None:
+    near = [name for name in near_names(model) if name != model]
+    if near:
+        error.remedy = f"Did you mean {' or '.join(near)}? list_models() tells what there is."
 
 
 def _too_long(error: RequestTooLargeError, job: Job) -> TextTooLongError:
@@ -199,13 +304,13 @@ def _too_long(error: RequestTooLargeError, job: Job) -> TextTooLongError:
     )
 
 
-def drive(step: Step, transport: Transport) -> None:
-    """Do what ``step`` asks for until it is done."""
+def drive(step: Step, transport: Transport, stop: threading.Event) -> None:
+    """Do what ``step`` asks for until it is done; cut waits short when ``stop`` is set."""
     try:
         action = next(step)
         while True:
             try:
-                result = transport.send(action.path, action.body) if isinstance(action, Send) else _sleep(action)
+                result = _do(action, transport, stop)
             except NanoGPTError as error:
                 action = step.throw(error)
             else:
@@ -214,15 +319,23 @@ def drive(step: Step, transport: Transport) -> None:
         return
 
 
-async def adrive(step: Step, transport: Transport) -> None:
-    """Do what ``step`` asks for until it is done, without blocking the event loop."""
+def _do(action: Action, transport: Transport, stop: threading.Event) -> bytes:
+    if isinstance(action, Send):
+        return transport.send(action.path, action.body, action.seconds, action.most_bytes)
+    if isinstance(action, Wait):
+        waiting.wait_seconds(action.seconds, stop)
+    else:
+        action.work()
+    return b""
+
+
+async def adrive(step: Step, transport: Transport, stop: asyncio.Event) -> None:
+    """Do what ``step`` asks for until it is done, without blocking the event loop; as :func:`drive`."""
     try:
         action = next(step)
         while True:
             try:
-                result = await transport.asend(action.path, action.body) if isinstance(action, Send) else b""
-                if isinstance(action, Wait):
-                    await asyncio.sleep(action.seconds)
+                result = await _ado(action, transport, stop)
             except NanoGPTError as error:
                 action = step.throw(error)
             else:
@@ -231,6 +344,11 @@ async def adrive(step: Step, transport: Transport) -> None:
         return
 
 
-def _sleep(action: Wait) -> bytes:
-    time.sleep(action.seconds)
+async def _ado(action: Action, transport: Transport, stop: asyncio.Event) -> bytes:
+    if isinstance(action, Send):
+        return await transport.asend(action.path, action.body, action.seconds, action.most_bytes)
+    if isinstance(action, Wait):
+        await waiting.await_seconds(action.seconds, stop)
+    else:
+        await asyncio.to_thread(action.work)
     return b""

@@ -5,29 +5,38 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from typing import TYPE_CHECKING, Any
+import os
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nanogpt_core import options as checks
+from nanogpt_core import waiting
+from nanogpt_core.cache import EmbeddingCache, KeySpace
 from nanogpt_core.catalogue import ModelInfo, get_model
+from nanogpt_core.concurrency import in_tasks, in_threads
 from nanogpt_core.connection import DEFAULT_TIMEOUT, ApiKey, Connection, Secret
-from nanogpt_core.delivery import Delivery, Job, adrive, drive
-from nanogpt_core.errors import InvalidTypeError
+from nanogpt_core.delivery import Call, Delivery, Job, adrive, drive, host_for
+from nanogpt_core.errors import InvalidTypeError, NanoGPTError
+from nanogpt_core.gathering import Gathering, Store
 from nanogpt_core.options import Progress, clear_options
+from nanogpt_core.pacing import DEFAULT_RATE, Claim, Pacer, pacer_for
 from nanogpt_core.planning import Overflow, Plan, check_query, check_texts, make_plan, pack
 from nanogpt_core.progress import reporting
-from nanogpt_core.reply import Reply, WidthGuard
+from nanogpt_core.reply import WidthGuard
 from nanogpt_core.tokens import TokenCounter
 from nanogpt_core.transport import Transport
-from nanogpt_core.usage import Estimate, Usage, UsageMeter, price
+from nanogpt_core.usage import Budget, Estimate, Usage, UsageMeter, price
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from typing_extensions import ParamSpec
+
+    P = ParamSpec("P")
 
 __all__ = ["Embedder"]
+
+R = TypeVar("R")
 
 # Planning fewer texts than this takes less time than handing it to a thread.
 _PLAN_IN_LOOP = 200
@@ -50,8 +59,17 @@ class Embedder:
             goes; without that the query goes at its end.
         batch_size: Most texts a request, 1 to 2048. Default: what the model's hosts are known to accept.
         max_concurrency: Requests in flight at once, at least 1.
-        max_retries: Attempts beyond the first that one request may take, at least 0.
-        timeout: Seconds that one attempt may take.
+        requests_per_second: Most attempts to start in a second, over all objects of this process that use the same key
+            at the same address; the lowest value counts. When the service grants less, the rate follows it.
+        max_retries: Attempts beyond the first that one request may take, at least 0. An attempt that fails for a
+            passing reason is followed by another after a random, growing wait, or after the time that the service asks
+            for, up to 60 seconds; where it asks for more, the call fails at once.
+        timeout: Seconds that one attempt may take in all.
+        deadline: Seconds that one call may take in all, with all waits. Default: no limit beyond those of its requests.
+        cache: Where to keep vectors, so that no text is paid for twice: a file's path, or any
+            :class:`~nanogpt_core.cache.EmbeddingCache`. Default: nowhere.
+        budget_usd: US dollars that this object may spend; what would go past them is refused before it is sent. A
+            failed attempt that may have been billed counts. Default: no limit.
         progress: True for a progress bar, or a function called with (texts done, texts in all). Default: silence.
         default_headers: HTTP headers to send beside the usual ones.
         http_client: An ``httpx.Client`` (``httpx2`` with openai 3.x) to send sync requests with.
@@ -76,8 +94,12 @@ class Embedder:
         query_instruction: str | None = None,
         batch_size: int | None = None,
         max_concurrency: int = 8,
+        requests_per_second: float = DEFAULT_RATE,
         max_retries: int = 5,
         timeout: float = DEFAULT_TIMEOUT,
+        deadline: float | None = None,
+        cache: str | os.PathLike[str] | EmbeddingCache | None = None,
+        budget_usd: float | None = None,
         progress: Progress = None,
         default_headers: Mapping[str, str] | None = None,
         http_client: Any = None,
@@ -89,6 +111,9 @@ class Embedder:
         checks.check_batch_size(batch_size)
         checks.check_number("max_concurrency", max_concurrency, 1)
         checks.check_number("max_retries", max_retries, 0)
+        checks.check_positive("requests_per_second", requests_per_second)
+        checks.check_positive("deadline", deadline, optional=True)
+        checks.check_budget(budget_usd, self._model)
         checks.check_choices(on_overflow=on_overflow, query_instruction=query_instruction, user=user, progress=progress)
         self._connection = Connection.resolve(
             api_key=api_key,
@@ -103,25 +128,40 @@ class Embedder:
         self._query_instruction = query_instruction
         self._batch_size = batch_size
         self._max_concurrency = max_concurrency
+        self._requests_per_second = requests_per_second
         self._max_retries = max_retries
+        self._deadline = deadline
+        self._cache = checks.open_cache(cache)
         self._progress = progress
         self._http_clients = (http_client, http_async_client)
-        self._allow_insecure_http = allow_insecure_http
+        self._meter = UsageMeter(self._model.usd_per_million_tokens)
+        self._budget = Budget(budget_usd, self._model.usd_per_million_tokens)
         self._set_up(learned=None)
 
     def _set_up(self, learned: int | None) -> None:
         self._counter = TokenCounter(self._model)
         self._guard = WidthGuard(self._model, self._dimensions, learned)
-        self._meter = UsageMeter(self._model.usd_per_million_tokens)
         self._transport = Transport(self._connection, *self._http_clients)
+        self._claim = Claim(self._requests_per_second)
+        self._host = host_for(self.base_url, self.model)
+        space = KeySpace(self.base_url, self.model, self._dimensions)
+        self._store = None if self._cache is None else Store(self._cache, space)
+        parameters = {"model": self.model, "dimensions": self._dimensions, "user": self._user}
         self._delivery = Delivery(
-            model=self._model.id,
-            dimensions=self._dimensions,
-            user=self._user,
+            parameters={name: value for name, value in parameters.items() if value is not None},
+            host=self._host,
             guard=self._guard,
             meter=self._meter,
+            budget=self._budget,
+            pacer=self._pacer,
             max_retries=self._max_retries,
+            timeout=self._connection.timeout,
         )
+
+    def _pacer(self) -> Pacer:
+        pacer = pacer_for(self._connection)
+        pacer.join(self._claim)
+        return pacer
 
     @property
     def model(self) -> str:
@@ -206,14 +246,16 @@ class Embedder:
         """
         checked = check_texts(texts)
         plan = make_plan(checked, self._counter, self._on_overflow)
-        tokens = self._counter.count_all(plan.wire)
+        found = set(self._store.find(plan.wire)[0]) if self._store else set()
+        missing = [row for row in range(len(plan.wire)) if row not in found]
+        tokens = self._counter.count_all([plan.wire[row] for row in missing])
         return Estimate(
             texts=len(checked),
-            unique=len(set(checked)),
-            cached=0,
+            unique=len(plan.rows),
+            cached=plan.answered_by(found),
             tokens=tokens,
             cost_usd=price(tokens, self._model.usd_per_million_tokens),
-            requests=len(self._jobs(plan, None)),
+            requests=len(self._jobs(plan, missing, None)),
             counting=self._counter.kind,
         )
 
@@ -229,50 +271,64 @@ class Embedder:
     def _embed(self, texts: list[str], batch_size: int | None, *, show: bool = True) -> NDArray[np.float32]:
         checks.check_batch_size(batch_size)
         plan = make_plan(texts, self._counter, self._on_overflow)
-        with self._run(plan, show=show) as run:
-            jobs = self._jobs(plan, batch_size)
-            _in_threads([self._task(job, run) for job in jobs], self._max_concurrency)
-            return run.result()
+        with self._gathering(plan, show=show) as gathering:
+            call = self._call(gathering)
+            jobs = self._prepare(plan, gathering, batch_size)
+            in_threads([self._task(job, call) for job in jobs], self._max_concurrency, call.stop)
+            return gathering.result()
 
     async def _aembed(self, texts: list[str], batch_size: int | None, *, show: bool = True) -> NDArray[np.float32]:
         checks.check_batch_size(batch_size)
-        if len(texts) < _PLAN_IN_LOOP:
-            plan = make_plan(texts, self._counter, self._on_overflow)
-        else:
-            plan = await asyncio.to_thread(make_plan, texts, self._counter, self._on_overflow)
-        with self._run(plan, show=show) as run:
-            await self._in_tasks(self._jobs(plan, batch_size), run)
-            return run.result()
+        # Little work is done sooner here than handed to a thread; what may touch the disk is handed over.
+        hand_over = len(texts) > _PLAN_IN_LOOP
+        plan = await _maybe_in_thread(hand_over, make_plan, texts, self._counter, self._on_overflow)
+        with self._gathering(plan, show=show) as gathering:
+            call = self._call(gathering)
+            on_disk = hand_over or self._store is not None
+            jobs = await _maybe_in_thread(on_disk, self._prepare, plan, gathering, batch_size)
+            await in_tasks([self._coroutine(job, call) for job in jobs], self._max_concurrency, call.stop)
+            return await _maybe_in_thread(hand_over, gathering.result)
 
-    def _jobs(self, plan: Plan, batch_size: int | None) -> list[Job]:
+    def _prepare(self, plan: Plan, gathering: Gathering, batch_size: int | None) -> list[Job]:
+        found = gathering.look_up()
+        self._meter.add_cached(found)
+        jobs = self._jobs(plan, gathering.missing if found else range(len(plan.wire)), batch_size)
+        if self._budget.limited:
+            self._budget.check(sum(sum(job.tokens) for job in jobs))
+        return jobs
+
+    def _jobs(self, plan: Plan, rows: Sequence[int], batch_size: int | None) -> list[Job]:
         most = batch_size or self._batch_size or self._model.batch_size
-        return [
-            Job(plan.wire[part.start : part.stop], part, plan.positions[part.start : part.stop])
-            for part in pack(plan.weights, most, self._model.max_request_tokens)
-        ]
+        if self._host.most_items is not None:
+            most = min(most, self._host.most_items)
+        weights = [plan.weights[row] for row in rows]
+        parts = [rows[part.start : part.stop] for part in pack(weights, most, self._model.max_request_tokens)]
+        return [self._job(plan, part) for part in parts]
+
+    def _job(self, plan: Plan, rows: Sequence[int]) -> Job:
+        texts = [plan.wire[row] for row in rows]
+        # Only a budget needs to know the tokens well.
+        tokens = [self._counter.count(text) for text in texts] if self._budget.limited else []
+        return Job(texts, rows, [plan.positions[row] for row in rows], tokens)
+
+    def _call(self, gathering: Gathering) -> Call:
+        return Call(gathering, None if self._deadline is None else waiting.now() + self._deadline)
 
     @contextlib.contextmanager
-    def _run(self, plan: Plan, *, show: bool) -> Iterator[_Run]:
+    def _gathering(self, plan: Plan, *, show: bool) -> Iterator[Gathering]:
         with reporting(self._progress if show else None, plan.texts) as report:
-            yield _Run(plan, self._guard, report)
+            gathering = Gathering(plan, self._guard, self.model, self._store, report)
+            try:
+                yield gathering
+            except NanoGPTError as error:
+                gathering.add_to(error)
+                raise
 
-    def _task(self, job: Job, run: _Run) -> Callable[[], None]:
-        return lambda: drive(self._delivery.deliver(job, run.accept), self._transport)
+    def _task(self, job: Job, call: Call) -> Callable[[], None]:
+        return lambda: drive(self._delivery.deliver(job, call), self._transport, call.stop)
 
-    async def _in_tasks(self, jobs: Sequence[Job], run: _Run) -> None:
-        waiting = iter(jobs)
-
-        async def work() -> None:
-            for job in waiting:
-                await adrive(self._delivery.deliver(job, run.accept), self._transport)
-
-        tasks = [asyncio.ensure_future(work()) for _ in range(min(self._max_concurrency, len(jobs)))]
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+    def _coroutine(self, job: Job, call: Call) -> Callable[[asyncio.Event], Awaitable[None]]:
+        return lambda halt: adrive(self._delivery.deliver(job, call), self._transport, halt)
 
     def __repr__(self) -> str:
         reduced = f", dimensions={self._dimensions}" if self._dimensions is not None else ""
@@ -287,67 +343,28 @@ class Embedder:
         return self._settings()
 
     def _settings(self) -> dict[str, Any]:
-        made = ("_counter", "_guard", "_meter", "_transport", "_delivery")
+        made = ("_counter", "_guard", "_transport", "_claim", "_host", "_store", "_delivery")
         settings = {name: value for name, value in self.__dict__.items() if name not in made}
         return {**settings, "learned": self._guard.learned}
 
     def __copy__(self) -> Embedder:
         twin = type(self).__new__(type(self))
-        twin.__setstate__(self._settings())
+        # What is spent is counted for each object by itself.
+        fresh = {"_meter": copy.copy(self._meter), "_budget": copy.copy(self._budget)}
+        twin.__setstate__({**self._settings(), **fresh})
         return twin
 
     def __deepcopy__(self, memo: object) -> Embedder:
         return copy.copy(self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        learned = state.pop("learned")
-        self.__dict__.update(state)
+        settings = dict(state)
+        learned = settings.pop("learned")
+        self.__dict__.update(settings)
         self._set_up(learned)
 
 
-class _Run:
-    """What one call has got so far: the wire texts' vectors, and how many of the caller's texts they answer."""
-
-    def __init__(self, plan: Plan, guard: WidthGuard, report: Callable[[int], object]) -> None:
-        self._plan = plan
-        self._guard = guard
-        self._report = report
-        self._counts = plan.counts()
-        self._vectors: NDArray[np.float32] | None = None
-        self._lock = threading.Lock()
-
-    def accept(self, job: Job, reply: Reply) -> None:
-        """Take the vectors of one request."""
-        import numpy as np  # imported with the first reply
-
-        with self._lock:
-            if self._vectors is None:
-                self._vectors = np.empty((len(self._plan.wire), reply.vectors.shape[1]), dtype=np.float32)
-        first, last = job.rows[0], job.rows[-1]
-        self._vectors[first : last + 1] = reply.vectors
-        with self._lock:
-            self._report(sum(self._counts[first : last + 1]))
-
-    def result(self) -> NDArray[np.float32]:
-        """Return the vectors in the caller's order."""
-        import numpy as np  # see above
-
-        if self._vectors is None:
-            return np.empty((0, self._guard.width or 0), dtype=np.float32)
-        return self._plan.assemble(self._vectors)
-
-
-def _in_threads(tasks: Sequence[Callable[[], None]], most: int) -> None:
-    if len(tasks) < 2 or most == 1:  # noqa: PLR2004
-        for task in tasks:
-            task()
-        return
-    executor = ThreadPoolExecutor(min(most, len(tasks)), thread_name_prefix="nanogpt")
-    try:
-        futures = [executor.submit(task) for task in tasks]
-        wait(futures, return_when=FIRST_EXCEPTION)
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)
-    for future in futures:
-        if not future.cancelled():
-            future.result()
+async def _maybe_in_thread(in_thread: bool, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    if in_thread:
+        return await asyncio.to_thread(work, *args, **kwargs)
+    return work(*args, **kwargs)

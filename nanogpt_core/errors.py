@@ -7,6 +7,7 @@
     ├── InvalidInputError             also ValueError: an argument's value; .positions
     │   └── TextTooLongError          a text is over the model's token limit
     ├── InvalidTypeError              also TypeError: an argument of the wrong type; .positions
+    ├── BudgetExceededError           sending would go past budget_usd
     ├── ReplyError                    the service answered, but not with the right vectors
     ├── ConnectionFailedError         no answer: refused, DNS, TLS, reset
     │   └── RequestTimeoutError       no answer in time
@@ -26,11 +27,18 @@ A message says what is wrong, where, and what to do about it. No message holds a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = [
     "AuthenticationError",
     "BadRequestError",
+    "BudgetExceededError",
     "ConfigurationError",
     "ConnectionFailedError",
     "InsufficientBalanceError",
@@ -56,12 +64,24 @@ class NanoGPTError(Exception):
     Attributes:
         message: What is wrong.
         remedy: What to do about it, or an empty string where nothing general can be said.
+        transient: Whether the same request may well succeed a little later.
+        completed: Where a call failed in its middle: the vectors that were there by then, ``(d,)`` float32 each, by
+            position in the caller's list, counted from 0.
+        failed_positions: The positions that have no vector.
     """
+
+    transient = False
 
     def __init__(self, message: str, *, remedy: str = "") -> None:
         super().__init__(message, remedy)
         self.message = message
         self.remedy = remedy
+        self.completed: Mapping[int, NDArray[np.float32]] = MappingProxyType({})
+        self.failed_positions: tuple[int, ...] = ()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Keyword arguments are not in args, so that an error comes back from a worker process by its attributes.
+        return _restore, (type(self), self.args, {**self.__dict__, "completed": dict(self.completed)})
 
     def __str__(self) -> str:
         return f"{self.message} {self.remedy}" if self.remedy else self.message
@@ -95,6 +115,10 @@ class InvalidTypeError(_PositionedError, TypeError):
     """An argument of the wrong type."""
 
 
+class BudgetExceededError(NanoGPTError):
+    """Sending would go past ``budget_usd``; nothing of it was sent."""
+
+
 class ReplyError(NanoGPTError):
     """The service answered 200, but not with what was asked for.
 
@@ -109,6 +133,8 @@ class ReplyError(NanoGPTError):
 
 class ConnectionFailedError(NanoGPTError):
     """No answer came: refused, unknown host, TLS failure, or a connection reset."""
+
+    transient = True
 
 
 class RequestTimeoutError(ConnectionFailedError):
@@ -172,10 +198,22 @@ class ModelNotFoundError(StatusError):
 class RateLimitError(StatusError):
     """Too many requests (429)."""
 
+    transient = True
+
 
 class QuotaExceededError(RateLimitError):
     """A quota or daily cap is used up (429); trying again soon does not help."""
 
+    transient = False
+
 
 class ServerError(StatusError):
     """The service failed (5xx, 408)."""
+
+    transient = True
+
+
+def _restore(kind: type[NanoGPTError], args: tuple[object, ...], state: dict[str, object]) -> NanoGPTError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error

@@ -11,7 +11,10 @@ from nanogpt_core.connection import ApiKey, Connection
 from nanogpt_core.errors import ReplyError
 from nanogpt_core.reply import excerpt
 
-__all__ = ["list_models", "read_live_list"]
+__all__ = ["MOST_BYTES", "list_models", "read_live_list"]
+
+MOST_BYTES = 16 << 20
+"""Most bytes that the list may have."""
 
 
 def list_models(api_key: ApiKey = None, base_url: str | None = None) -> dict[str, ModelInfo]:
@@ -31,7 +34,7 @@ def list_models(api_key: ApiKey = None, base_url: str | None = None) -> dict[str
     from nanogpt_core.transport import Transport
 
     connection = Connection.resolve(api_key=api_key, base_url=base_url, key_required=False)
-    return read_live_list(Transport(connection).send("/embedding-models"))
+    return read_live_list(Transport(connection).send("/embedding-models", None, connection.timeout, MOST_BYTES))
 
 
 def read_live_list(body: bytes) -> dict[str, ModelInfo]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+import math
+import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
+from nanogpt_core.cache import EmbeddingCache
 from nanogpt_core.catalogue import MAX_ITEMS, ModelInfo
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.planning import OVERFLOW_MODES, Overflow
@@ -17,7 +20,19 @@ if TYPE_CHECKING:
 
     P = ParamSpec("P")
 
-__all__ = ["EmbedderOptions", "Progress", "check_choices", "check_dimensions", "check_number", "clear_options"]
+__all__ = [
+    "EmbedderOptions",
+    "Progress",
+    "check_batch_size",
+    "check_budget",
+    "check_choices",
+    "check_dimensions",
+    "check_model_name",
+    "check_number",
+    "check_positive",
+    "clear_options",
+    "open_cache",
+]
 
 R = TypeVar("R")
 Progress = bool | Callable[[int, int], None] | None
@@ -33,8 +48,12 @@ class EmbedderOptions(TypedDict, total=False):
     query_instruction: str | None
     batch_size: int | None
     max_concurrency: int
+    requests_per_second: float
     max_retries: int
     timeout: float
+    deadline: float | None
+    cache: str | os.PathLike[str] | EmbeddingCache | None
+    budget_usd: float | None
     progress: Progress
     default_headers: Mapping[str, str] | None
     http_client: Any
@@ -74,6 +93,55 @@ def check_number(name: str, value: Any, least: int, most: int | None = None) -> 
         span = f"from {least} to {most:,}" if most is not None else f"at least {least}"
         raise ConfigurationError(f"{name} must be {span}, not {value:,}.")
     return value
+
+
+def check_positive(name: str, value: Any, *, optional: bool = False) -> None:
+    """Check that ``value`` is a positive number.
+
+    Raises:
+        InvalidTypeError: It is not a number.
+        ConfigurationError: It is not positive, or not finite.
+    """
+    if value is None and optional:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InvalidTypeError(f"{name} must be a number, not {type(value).__name__}.")
+    if not (value > 0 and math.isfinite(value)):
+        raise ConfigurationError(f"{name} must be positive and finite, not {value!r}.")
+
+
+def check_budget(budget_usd: Any, model: ModelInfo) -> None:
+    """Check ``budget_usd``.
+
+    Raises:
+        InvalidTypeError: It is not a number.
+        ConfigurationError: It is not positive, or the model's price is not known.
+    """
+    check_positive("budget_usd", budget_usd, optional=True)
+    if budget_usd is not None and model.usd_per_million_tokens is None:
+        raise ConfigurationError(
+            f"budget_usd cannot be kept for {model.id!r}: its price is not in the catalogue.", remedy="Leave it out."
+        )
+
+
+def open_cache(cache: Any) -> EmbeddingCache | None:
+    """Return the cache that the option means: None, an object, or a file in SQLite.
+
+    Raises:
+        InvalidTypeError: It is neither a path nor an embedding cache.
+    """
+    if cache is None:
+        return None
+    if isinstance(cache, (str, os.PathLike)):
+        from nanogpt_core.sqlite_cache import SQLiteCache
+
+        return SQLiteCache(cache)
+    if isinstance(cache, EmbeddingCache) and not isinstance(cache, type):
+        return cache
+    raise InvalidTypeError(
+        f"cache must be a path or have get_many() and put_many(), not {type(cache).__name__}.",
+        remedy="See nanogpt_core.cache.EmbeddingCache.",
+    )
 
 
 def check_dimensions(model: ModelInfo, dimensions: int | None) -> None:

@@ -6,7 +6,7 @@ one is sent once, however often it was given.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
@@ -120,27 +120,47 @@ class Plan:
     rows: list[int] = field(default_factory=list)
     pieces: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
 
-    def assemble(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    def assemble(self, vectors: NDArray[np.float32], positions: Sequence[int] | None = None) -> NDArray[np.float32]:
         """Put the wire texts' vectors into the caller's order.
 
         Args:
             vectors: ``(len(wire), d)`` float32, a row for each wire text.
+            positions: The caller's texts that are wanted. Default: all.
 
         Returns:
-            ``(texts, d)`` float32. The same array where nothing was repeated or split.
+            ``(n, d)`` float32, a row for each text wanted. The same array where nothing was repeated or split.
         """
-        if self.texts == len(self.wire) and not self.pieces:
+        if positions is None and self.texts == len(self.wire) and not self.pieces:
             return vectors
         import numpy as np  # planning itself needs no numpy
 
-        distinct = vectors[np.asarray(self.rows, dtype=np.intp)]
-        for number, pieces in self.pieces.items():
-            rows = vectors[[row for row, _ in pieces]].astype(np.float64)
-            mean = np.average(rows, axis=0, weights=[tokens for _, tokens in pieces])
-            # Pieces that point in opposite directions leave nothing to scale; the first then stands for the text.
-            norm = float(np.linalg.norm(mean))
-            distinct[number] = mean / norm if norm else rows[0]
-        return distinct[np.asarray(self.unique, dtype=np.intp)]
+        numbers = np.asarray(self.unique, dtype=np.intp)
+        if positions is not None:
+            numbers = numbers[np.asarray(positions, dtype=np.intp)]
+        rows = np.asarray(self.rows, dtype=np.intp)
+        # A split text's row is -1 for now; it is filled in from the pieces below.
+        answer: NDArray[np.float32] = vectors[rows[numbers]]
+        if self.pieces:
+            for place in np.flatnonzero(rows[numbers] < 0).tolist():
+                answer[place] = self._mean(vectors, self.pieces[int(numbers[place])])
+        return answer
+
+    @staticmethod
+    def _mean(vectors: NDArray[np.float32], pieces: Sequence[tuple[int, int]]) -> NDArray[np.float64]:
+        import numpy as np
+
+        rows = vectors[[row for row, _ in pieces]].astype(np.float64)
+        mean: NDArray[np.float64] = np.average(rows, axis=0, weights=[tokens for _, tokens in pieces])
+        # Pieces that point in opposite directions leave nothing to scale; the first then stands for the text.
+        norm = float(np.linalg.norm(mean))
+        return mean / norm if norm else rows[0] / np.linalg.norm(rows[0])
+
+    def answered_by(self, rows: Collection[int]) -> int:
+        """Return how many distinct texts need no other wire texts than these."""
+        return sum(
+            row in rows if row >= 0 else all(piece in rows for piece, _ in self.pieces[number])
+            for number, row in enumerate(self.rows)
+        )
 
     def counts(self) -> list[int]:
         """Return for each wire text how many of the caller's texts are done with it; they add up to ``texts``."""

@@ -18,13 +18,24 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["DamagedReplyError", "Reply", "WidthError", "WidthGuard", "excerpt", "read_reply", "server_words"]
+__all__ = [
+    "DamagedReplyError",
+    "Reply",
+    "WidthError",
+    "WidthGuard",
+    "excerpt",
+    "names_same_model",
+    "read_reply",
+    "server_words",
+]
 
 _SHOWN = 300
 
 
 class DamagedReplyError(ReplyError):
     """The reply cannot be read at all, as when a proxy cuts it off; asking again may help."""
+
+    transient = True
 
 
 class WidthError(ReplyError):
@@ -70,6 +81,7 @@ class WidthGuard:
         self._model = model.id
         self._sources = frozenset((dimensions,)) if dimensions is not None else model.widths
         self._asked = dimensions is not None
+        self._listed = False
         self._width = learned
         self._lock = threading.Lock()
 
@@ -84,6 +96,13 @@ class WidthGuard:
     def learned(self) -> int | None:
         """The width that a reply settled, or None."""
         return self._width
+
+    def ask_live_list(self) -> bool:
+        """Whether the live list should be asked for a width: once, and only where sources speak of the full width."""
+        with self._lock:
+            ask = not (self._asked or self._listed) and self._width is None
+            self._listed = True
+            return ask
 
     def add_source(self, width: int | None) -> None:
         """Allow a width that a further source, the live list, gives for the model."""
@@ -218,6 +237,14 @@ def _check_numbers(vectors: NDArray[np.float32]) -> None:
 def _prompt_tokens(usage: object) -> int | None:
     tokens = usage.get("prompt_tokens") if isinstance(usage, dict) else None
     return tokens if type(tokens) is int and tokens >= 0 else None
+
+
+def names_same_model(asked: str, answered: str | None) -> bool:
+    """Whether the reply's model is the one asked for; vendor's prefix, letter case and version's suffix may differ."""
+    if answered is None:
+        return True
+    mine, theirs = (name.lower().rsplit("/", 1)[-1] for name in (asked, answered))
+    return mine.startswith(theirs) or theirs.startswith(mine)
 
 
 def server_words(document: object) -> str:

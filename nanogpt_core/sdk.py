@@ -5,6 +5,7 @@ Works with openai 2.x, which stands on ``httpx``, and 3.x, which stands on ``htt
 
 from __future__ import annotations
 
+import copy
 import importlib
 import weakref
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ import openai
 from openai._version import __version__ as sdk_version
 
 from nanogpt_core.connection import Connection
+from nanogpt_core.guard import protect, protect_async
 
 __all__ = ["AsyncClient", "Client", "call", "http", "make_async_client", "make_client"]
 
@@ -89,6 +91,9 @@ def _limits() -> Any:
     return http.Limits(max_connections=None, max_keepalive_connections=_POOL)
 
 
+# A caller's own client is copied: the copy shares its connections, and bounds are set on the copy alone.
+
+
 def make_client(connection: Connection, http_client: Any = None, *, max_retries: int = 0) -> Client:
     """Return a sync client that never follows a redirect.
 
@@ -97,7 +102,8 @@ def make_client(connection: Connection, http_client: Any = None, *, max_retries:
         http_client: The caller's own ``httpx`` client, or None.
         max_retries: Attempts beyond the first that the SDK may make; 0 where our own retry layer does that.
     """
-    connections = http_client or http.Client(limits=_limits(), follow_redirects=False)
+    connections = copy.copy(http_client) or http.Client(limits=_limits(), follow_redirects=False)
+    protect(connections)
     client = Client(http_client=connections, **_arguments(connection, max_retries))
     _own_environment(client, connection.headers)
     if http_client is None:
@@ -107,7 +113,8 @@ def make_client(connection: Connection, http_client: Any = None, *, max_retries:
 
 def make_async_client(connection: Connection, http_client: Any = None, *, max_retries: int = 0) -> AsyncClient:
     """Return an async client that never follows a redirect; see :func:`make_client`."""
-    connections = http_client or http.AsyncClient(limits=_limits(), follow_redirects=False)
+    connections = copy.copy(http_client) or http.AsyncClient(limits=_limits(), follow_redirects=False)
+    protect_async(connections)
     client = AsyncClient(http_client=connections, **_arguments(connection, max_retries))
     _own_environment(client, connection.headers)
     return client

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import ssl
+from collections.abc import Iterator
 from typing import Any
 
 import openai
 
 from nanogpt_core import errors
-from nanogpt_core.connection import Connection
 from nanogpt_core.errors import NanoGPTError, StatusError
 from nanogpt_core.reply import excerpt, server_words
+from nanogpt_core.retrying import LONGEST_WAIT, reset_words, retry_after
 
 __all__ = ["translate"]
 
@@ -37,22 +39,41 @@ _SIZE_WORDS = (
 _QUOTA_CODES = ("insufficient_quota", "daily_rpd_limit_exceeded", "daily_usd_limit_exceeded")
 
 
-def translate(error: Exception, connection: Connection) -> NanoGPTError:
-    """Return our error for ``error``, to be raised from it."""
-    if isinstance(error, NanoGPTError):
-        return error
+def translate(error: Exception, host: str, seconds: float) -> NanoGPTError:
+    """Return our error for ``error``, to be raised from it.
+
+    Args:
+        error: What the SDK, the HTTP client or the bounds on an attempt raised.
+        host: Who should have answered.
+        seconds: How long that might have taken.
+    """
+    chain = list(_causes(error))
+    ours = next((cause for cause in chain if isinstance(cause, NanoGPTError)), None)
+    if ours is not None:
+        return ours
     if isinstance(error, openai.APIStatusError):
         return _from_status(error)
     cause = error.__cause__ or error
-    if isinstance(error, openai.APITimeoutError):
+    if isinstance(error, (openai.APITimeoutError, TimeoutError)):
         return errors.RequestTimeoutError(
-            f"No answer from {connection.host} within {connection.timeout:g} s ({type(cause).__name__}).",
+            f"No complete answer from {host} within {seconds:.3g} s ({type(cause).__name__}).",
             remedy="Try again, or raise timeout.",
         )
-    return errors.ConnectionFailedError(
-        f"No answer from {connection.host}: {excerpt(str(cause)) or 'no reason given'} ({type(cause).__name__}).",
-        remedy="Check base_url and the network.",
-    )
+    what = f"{excerpt(str(cause)) or 'no reason given'} ({type(cause).__name__})"
+    if any(isinstance(cause, ssl.SSLError) for cause in chain):
+        refused = errors.ConnectionFailedError(
+            f"No secure connection to {host}: {what}.", remedy="Check the certificate, the clock and base_url."
+        )
+        refused.transient = False
+        return refused
+    return errors.ConnectionFailedError(f"No answer from {host}: {what}.", remedy="Check base_url and the network.")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__
 
 
 def _from_status(error: openai.APIStatusError) -> StatusError:
@@ -62,12 +83,15 @@ def _from_status(error: openai.APIStatusError) -> StatusError:
     document: Any = None
     with contextlib.suppress(ValueError):
         document = json.loads(text)
+    wait = retry_after(response.headers)
     detail = server_words(document) or excerpt(text)
     code = _code(document)
     kind, remedy = _kind(status, code, detail)
     if status == 402 and isinstance(document, dict) and "requiredBalance" in document:  # noqa: PLR2004
         remedy = f"The request needs ${document['requiredBalance']}. {remedy}"
     named = f"{status} ({code})" if code else f"{status}"
+    if kind is errors.QuotaExceededError or (wait or 0.0) > LONGEST_WAIT:
+        remedy = reset_words(wait) or remedy
     return kind(
         f"The service answered {named}: {detail or 'no words with it'}.".replace("..", "."),
         remedy=remedy,
@@ -75,15 +99,8 @@ def _from_status(error: openai.APIStatusError) -> StatusError:
         code=code,
         request_id=response.headers.get("x-request-id"),
         detail=detail,
-        retry_after=error_retry_after(response.headers),
+        retry_after=wait,
     )
-
-
-def error_retry_after(headers: Any) -> float | None:
-    """Return the seconds that ``Retry-After`` asks for, or None."""
-    with contextlib.suppress(TypeError, ValueError):
-        return float(headers.get("retry-after"))
-    return None
 
 
 def _code(document: Any) -> str | None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from nanogpt_core.connection import Connection
 from nanogpt_core.errors import NanoGPTError
+from nanogpt_core.guard import bounds
 
 if TYPE_CHECKING:
     from nanogpt_core.sdk import AsyncClient, Client
@@ -48,8 +49,14 @@ class Transport:
         if self._process != os.getpid():
             self._forget()
 
-    def send(self, path: str, body: bytes | None = None) -> bytes:
+    def send(self, path: str, body: bytes | None, seconds: float, most_bytes: int) -> bytes:
         """POST ``body`` to ``path``, or GET it where there is no body; return the reply's bytes.
+
+        Args:
+            path: Where to, below the base URL.
+            body: JSON, or None.
+            seconds: How long it may take, from the first byte sent to the last received.
+            most_bytes: How many bytes the reply may have.
 
         Raises:
             NanoGPTError: The one of its subclasses that fits.
@@ -58,24 +65,28 @@ class Transport:
 
         client = self._sync_client()
         try:
-            return _content(call(client, self.connection, path, body))
+            with bounds(seconds, most_bytes):
+                return _content(call(client, self.connection, path, body))
         except Exception as error:
-            raise self._translate(error) from error
+            raise self._translate(error, seconds) from error
 
-    async def asend(self, path: str, body: bytes | None = None) -> bytes:
+    async def asend(self, path: str, body: bytes | None, seconds: float, most_bytes: int) -> bytes:
         """Do what :meth:`send` does, without blocking the event loop."""
+        import anyio  # comes with the SDK
+
         from nanogpt_core.sdk import call  # see sdk
 
         client = await self._async_client()
         try:
-            return _content(await call(client, self.connection, path, body))
+            with bounds(seconds, most_bytes), anyio.fail_after(seconds):
+                return _content(await call(client, self.connection, path, body))
         except Exception as error:
-            raise self._translate(error) from error
+            raise self._translate(error, seconds) from error
 
-    def _translate(self, error: Exception) -> NanoGPTError:
+    def _translate(self, error: Exception, seconds: float) -> NanoGPTError:
         from nanogpt_core.translation import translate  # needs the SDK
 
-        return translate(error, self.connection)
+        return translate(error, self.connection.host, seconds)
 
     def _sync_client(self) -> Client:
         self._settle_in_process()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 
-__all__ = ["Estimate", "Usage", "UsageMeter", "price"]
+from nanogpt_core.errors import BudgetExceededError
+
+__all__ = ["Budget", "Estimate", "Usage", "UsageMeter", "price"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,65 @@ def price(tokens: int | None, usd_per_million_tokens: float | None) -> float | N
     if tokens is None or usd_per_million_tokens is None:
         return None
     return tokens * usd_per_million_tokens / 1_000_000
+
+
+class Budget:
+    """Keeps what is spent, and may have been, under a limit; exact under threads. A copy or pickle starts at nothing.
+
+    Args:
+        limit_usd: US dollars that may be spent; None for no limit.
+        usd_per_million_tokens: The model's price.
+    """
+
+    def __init__(self, limit_usd: float | None, usd_per_million_tokens: float | None) -> None:
+        self._limit = limit_usd
+        self._price = usd_per_million_tokens
+        self._committed = 0.0
+        self._lock = threading.Lock()
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is a limit."""
+        return self._limit is not None
+
+    def check(self, tokens: int) -> None:
+        """Make sure that ``tokens`` can be sent.
+
+        Raises:
+            BudgetExceededError: They would go past the limit.
+        """
+        with self._lock:
+            self._check(tokens)
+
+    def reserve(self, tokens: int) -> float:
+        """Set the price of ``tokens`` aside and return it, in US dollars.
+
+        Raises:
+            BudgetExceededError: They would go past the limit.
+        """
+        with self._lock:
+            self._check(tokens)
+            amount = price(tokens, self._price) or 0.0
+            self._committed += amount
+            return amount
+
+    def settle(self, reserved: float, tokens: int | None) -> None:
+        """Replace what was set aside by the price of the tokens that were billed; None keeps it set aside."""
+        if tokens is not None:
+            with self._lock:
+                self._committed += (price(tokens, self._price) or 0.0) - reserved
+
+    def _check(self, tokens: int) -> None:
+        cost = price(tokens, self._price) or 0.0
+        if self._limit is not None and self._committed + cost > self._limit:
+            raise BudgetExceededError(
+                f"Sending about {tokens:,} tokens (${cost:.6f}) would go past budget_usd={self._limit:g}; "
+                f"${self._committed:.6f} of it are spent or may have been billed for failed attempts.",
+                remedy="Send less, or raise budget_usd.",
+            )
+
+    def __reduce__(self) -> tuple[type[Budget], tuple[float | None, float | None]]:
+        return Budget, (self._limit, self._price)
 
 
 class UsageMeter:

@@ -1,0 +1,193 @@
+"""One call's vectors as they come in, from cache and replies: into one matrix, then into the caller's order."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from nanogpt_core.cache import EmbeddingCache, KeySpace, entry_of, is_width_note, width_note_of, width_of
+from nanogpt_core.delivery import Job
+from nanogpt_core.errors import NanoGPTError
+from nanogpt_core.planning import Plan
+from nanogpt_core.reply import Reply, WidthError, WidthGuard, names_same_model
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["Gathering", "Store"]
+
+
+class Store:
+    """A cache as one model uses it. Whatever the cache does, a call goes on: it is left out after its first failure.
+
+    Args:
+        cache: The cache.
+        space: Makes the keys.
+    """
+
+    def __init__(self, cache: EmbeddingCache, space: KeySpace) -> None:
+        self._cache = cache
+        self._space = space
+        self._failed = False
+        self._width_noted = False
+
+    def find(self, texts: Sequence[str]) -> tuple[dict[int, bytes], set[int]]:
+        """Return the sound entries by the text's row, and the widths that they and the space's note have."""
+        keys = self._space.keys(texts)
+        note_key = self._space.width_key
+        entries = self._get([note_key, *keys])
+        found: dict[int, bytes] = {}
+        widths: set[int] = set()
+        for row, key in enumerate(keys):
+            entry = entries.get(key)
+            if entry is not None and not is_width_note(entry) and (width := width_of(key, entry)) is not None:
+                found[row] = entry
+                widths.add(width)
+        noted = width_of(note_key, entries[note_key]) if note_key in entries else None
+        if noted is not None:
+            self._width_noted = True
+            widths.add(noted)
+        return found, widths
+
+    def put(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
+        """Store vectors, ``(n, d)`` float32."""
+        entries = {key: entry_of(key, row) for key, row in zip(self._space.keys(texts), vectors, strict=True)}
+        if not self._width_noted:
+            key = self._space.width_key
+            entries[key] = width_note_of(key, vectors.shape[1])
+        if self._attempt(lambda: self._cache.put_many(entries)):
+            self._width_noted = True
+
+    def _get(self, keys: Sequence[bytes]) -> Mapping[bytes, bytes]:
+        found: dict[bytes, bytes] = {}
+        self._attempt(lambda: found.update(self._cache.get_many(keys)))
+        return found
+
+    def _attempt(self, work: Callable[[], None]) -> bool:
+        if self._failed:
+            return False
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001 - a cache of the caller's own may raise anything
+            self._failed = True
+            warnings.warn(
+                f"The embedding cache {self._cache!r} failed ({type(error).__name__}: {error}); going on without it.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return False
+        return True
+
+
+class Gathering:
+    """What one call has got so far.
+
+    Args:
+        plan: What the call wants.
+        guard: Holds the width.
+        model: The model asked for.
+        store: The cache, or None.
+        report: Called with each number of the caller's texts that are newly done.
+    """
+
+    def __init__(
+        self, plan: Plan, guard: WidthGuard, model: str, store: Store | None, report: Callable[[int], object]
+    ) -> None:
+        self._plan = plan
+        self._guard = guard
+        self._model = model
+        self._store = store
+        self._report = report
+        self._counts = plan.counts()
+        self._done = bytearray(len(plan.wire))
+        self._vectors: NDArray[np.float32] | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def missing(self) -> list[int]:
+        """The rows that have no vector yet."""
+        return [row for row, done in enumerate(self._done) if not done]
+
+    def look_up(self) -> int:
+        """Take from the cache what it has, and return how many rows that were. May block.
+
+        Raises:
+            WidthError: What the cache holds is of another width than the model's vectors have.
+        """
+        if self._store is None or not self._plan.wire:
+            return 0
+        found, widths = self._store.find(self._plan.wire)
+        try:
+            for width in widths:
+                self._guard.accept(width)
+        except WidthError as error:
+            error.message = (
+                f"The cache's vectors have {' and '.join(map(str, sorted(widths)))} dimensions. {error.message}"
+            )
+            error.remedy = "Use another cache file, or clear this one with clear_cache()."
+            raise
+        if found:
+            import numpy as np
+
+            # All numbers at once: an entry is its head of 8 bytes and then numbers alone.
+            numbers = b"".join([memoryview(entry)[8:] for entry in found.values()])
+            self._take(list(found), np.frombuffer(numbers, dtype="<f4").reshape(len(found), -1))
+        return len(found)
+
+    def accept(self, job: Job, reply: Reply) -> None:
+        """Take the vectors of one request."""
+        self._take(job.rows, reply.vectors)
+
+    def keep(self, job: Job, reply: Reply) -> None:
+        """Store the vectors of one request in the cache. May block."""
+        trusted = names_same_model(self._model, reply.model)
+        if not trusted:
+            warnings.warn(
+                f"Asked for the model {self._model!r}, the service answered as {reply.model!r}; its vectors are "
+                "returned, but not cached.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        if self._store is not None and trusted:
+            self._store.put(job.texts, reply.vectors)
+
+    def _take(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> None:
+        import numpy as np
+
+        with self._lock:
+            if self._vectors is None:
+                self._vectors = np.empty((len(self._plan.wire), vectors.shape[1]), dtype=np.float32)
+        first, last = rows[0], rows[-1]
+        if last - first + 1 == len(rows):
+            self._vectors[first : last + 1] = vectors
+        else:
+            self._vectors[list(rows)] = vectors
+        with self._lock:
+            for row in rows:
+                self._done[row] = 1
+            self._report(sum(self._counts[row] for row in rows))
+
+    def result(self) -> NDArray[np.float32]:
+        """Return the vectors in the caller's order."""
+        import numpy as np
+
+        if self._vectors is None:
+            return np.empty((0, self._guard.width or 0), dtype=np.float32)
+        return self._plan.assemble(self._vectors)
+
+    def add_to(self, error: NanoGPTError) -> None:
+        """Put what is done into an error that ends the call."""
+        if error.failed_positions or not self._plan.texts:
+            return
+        whole = {number for number, row in enumerate(self._plan.rows) if self._is_done(number, row)}
+        positions = [position for position, number in enumerate(self._plan.unique) if number in whole]
+        error.failed_positions = tuple(p for p, number in enumerate(self._plan.unique) if number not in whole)
+        if positions and self._vectors is not None:
+            answered = self._plan.assemble(self._vectors, positions)
+            error.completed = dict(zip(positions, answered, strict=True))
+
+    def _is_done(self, number: int, row: int) -> bool:
+        return bool(self._done[row]) if row >= 0 else all(self._done[piece] for piece, _ in self._plan.pieces[number])
