@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
+import contextlib
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -21,6 +22,7 @@ __all__ = [
     "ApiKey",
     "Connection",
     "Secret",
+    "SecretLike",
     "resolve_base_url",
     "resolve_key",
 ]
@@ -36,6 +38,12 @@ BASE_URL_VARIABLE = "NANOGPT_BASE_URL"
 
 DEFAULT_TIMEOUT = 60.0
 """Seconds that one request may take."""
+
+_LONGEST_TIMEOUT = 86_400
+_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?\.?")
+_URL_CHARACTERS = re.compile(r"[\w.~!$&'()*+,;=:@%/-]*", re.ASCII)
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_HEADER_VALUE = re.compile(r"([!-~]([ \t!-~]*[!-~])?)?")
 
 _KEY_REMEDY = "Pass api_key=... or set NANOGPT_API_KEY (see https://nano-gpt.com/api)."
 
@@ -73,6 +81,10 @@ class Secret:
         """
         if not self._value:
             raise ConfigurationError("No API key: a pickled object does not carry its key.", remedy=_KEY_REMEDY)
+        return self._value
+
+    def reveal_or_empty(self) -> str:
+        """Return the key, or an empty string where a pickle has left it out."""
         return self._value
 
     def __repr__(self) -> str:
@@ -210,6 +222,9 @@ def resolve_base_url(base_url: str | None, allow_insecure_http: bool = False) ->
     if not isinstance(base_url, str):
         raise InvalidTypeError(f"base_url must be a str, not {type(base_url).__name__}.")
     url = base_url.strip().rstrip("/")
+    if not url.isprintable() or " " in url:
+        # Python's URL parser would leave out line breaks and go on.
+        raise ConfigurationError("base_url holds a blank or a control character.", remedy="Copy it again.")
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
@@ -217,8 +232,10 @@ def resolve_base_url(base_url: str | None, allow_insecure_http: bool = False) ->
         raise ConfigurationError("base_url is not a URL.", remedy=f"Use one like {DEFAULT_BASE_URL}.") from error
     if parts.username or parts.password:
         raise ConfigurationError("base_url must not hold a user or password.", remedy="Use api_key or default_headers.")
-    if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
-        raise ConfigurationError(f"base_url {url!r} is not an http(s) URL.", remedy=f"Use one like {DEFAULT_BASE_URL}.")
+    plain = not parts.query and not parts.fragment and _URL_CHARACTERS.fullmatch(parts.path)
+    if parts.scheme not in ("http", "https") or not host or not _is_host(host) or not plain:
+        # Not shown: what is no address may well be a key in the wrong place.
+        raise ConfigurationError("base_url is not an http(s) URL.", remedy=f"Use one like {DEFAULT_BASE_URL}.")
     if parts.path.endswith(("/embeddings", "/chat/completions")):
         raise ConfigurationError(f"base_url {url!r} names an endpoint.", remedy="Leave the endpoint's name out.")
     if parts.scheme == "http" and not allow_insecure_http and not _is_loopback(host):
@@ -227,6 +244,20 @@ def resolve_base_url(base_url: str | None, allow_insecure_http: bool = False) ->
             remedy="Use https://, or pass allow_insecure_http=True if that is meant.",
         )
     return url
+
+
+def _is_host(host: str) -> bool:
+    if ":" in host:
+        with contextlib.suppress(ValueError):
+            return bool(ip_address(host))
+        return False
+    if host.isascii():
+        return bool(_HOST.fullmatch(host))
+    import idna  # comes with the SDK's HTTP client, which asks the same
+
+    with contextlib.suppress(idna.IDNAError):
+        return bool(idna.encode(host))
+    return False
 
 
 def _is_loopback(host: str) -> bool:
@@ -241,8 +272,8 @@ def _is_loopback(host: str) -> bool:
 def _check_timeout(timeout: float) -> float:
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
         raise InvalidTypeError(f"timeout must be a number of seconds, not {type(timeout).__name__}.")
-    if not (math.isfinite(timeout) and timeout > 0):
-        raise ConfigurationError(f"timeout must be a positive, finite number of seconds, not {timeout!r}.")
+    if not 0 < timeout <= _LONGEST_TIMEOUT:
+        raise ConfigurationError(f"timeout must be above 0 and at most {_LONGEST_TIMEOUT:,} seconds.")
     return float(timeout)
 
 
@@ -254,7 +285,7 @@ def _check_headers(headers: Mapping[str, str] | None) -> Mapping[str, str]:
     for name, value in headers.items():
         if not isinstance(name, str) or not isinstance(value, str):
             raise InvalidTypeError(f"default_headers must map str to str; the entry {name!r} does not.")
-        if not name.isascii() or not name.strip() or any(c in "\r\n\0" for c in name + value):
+        if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
             raise ConfigurationError(
                 f"default_headers: the entry {name!r} is not a legal HTTP header (value not shown)."
             )

@@ -32,7 +32,7 @@ from nanogpt_core.retrying import pause_before
 from nanogpt_core.transport import Transport
 from nanogpt_core.usage import Budget, UsageMeter
 
-__all__ = ["Call", "Delivery", "Do", "Host", "Job", "Send", "Wait", "adrive", "drive", "host_for"]
+__all__ = ["Call", "Delivery", "Do", "Host", "Job", "Receiver", "Send", "Wait", "adrive", "drive", "host_for"]
 
 # A reply's bytes: a number takes at most so many, in base64 or written out; and what is around the vectors.
 _BYTES_A_NUMBER = 32
@@ -264,7 +264,7 @@ class Delivery:
         try:
             self.guard.accept(width)
         except WidthError:
-            if not self.guard.ask_live_list():
+            if self.guard.knows_live_list:
                 raise
             # The packaged table may be out of date; the live list is the service's own word.
             self.guard.add_source((yield from self._live_width(call)))
@@ -282,7 +282,7 @@ class Delivery:
 
 
 def _refuses_base64(error: BadRequestError, encoding: str) -> bool:
-    words = f"{error.detail} {error.code}".lower()
+    words = f"{error.detail} {error.code} {error.param}".lower()
     return encoding == "base64" and error.status in (400, 422) and ("encoding_format" in words or "base64" in words)
 
 

@@ -22,6 +22,7 @@ from nanogpt_core.options import Progress, clear_options
 from nanogpt_core.pacing import DEFAULT_RATE, Claim, Pacer, pacer_for
 from nanogpt_core.planning import Overflow, Plan, check_query, check_texts, make_plan, pack
 from nanogpt_core.progress import reporting
+from nanogpt_core.redaction import redacted
 from nanogpt_core.reply import WidthGuard
 from nanogpt_core.tokens import TokenCounter
 from nanogpt_core.transport import Transport
@@ -115,6 +116,8 @@ class Embedder:
         checks.check_positive("deadline", deadline, optional=True)
         checks.check_budget(budget_usd, self._model)
         checks.check_choices(on_overflow=on_overflow, query_instruction=query_instruction, user=user, progress=progress)
+        checks.check_http_client("http_client", http_client, "Client")
+        checks.check_http_client("http_async_client", http_async_client, "AsyncClient")
         self._connection = Connection.resolve(
             api_key=api_key,
             base_url=base_url,
@@ -316,7 +319,7 @@ class Embedder:
 
     @contextlib.contextmanager
     def _gathering(self, plan: Plan, *, show: bool) -> Iterator[Gathering]:
-        with reporting(self._progress if show else None, plan.texts) as report:
+        with redacted(self._connection), reporting(self._progress if show else None, plan.texts) as report:
             gathering = Gathering(plan, self._guard, self.model, self._store, report)
             try:
                 yield gathering

@@ -147,6 +147,7 @@ class StatusError(NanoGPTError):
     Attributes:
         status: The HTTP status.
         code: The service's error code, or None.
+        param: The parameter that the service names, or None.
         request_id: The service's ``X-Request-ID``, or None.
         detail: The service's own words, shortened.
         retry_after: Seconds after which the service says to come again, or None.
@@ -159,6 +160,7 @@ class StatusError(NanoGPTError):
         remedy: str = "",
         status: int,
         code: str | None = None,
+        param: str | None = None,
         request_id: str | None = None,
         detail: str = "",
         retry_after: float | None = None,
@@ -166,6 +168,7 @@ class StatusError(NanoGPTError):
         super().__init__(message, remedy=remedy)
         self.status = status
         self.code = code
+        self.param = param
         self.request_id = request_id
         self.detail = detail
         self.retry_after = retry_after

@@ -20,7 +20,7 @@ from typing import Any
 from nanogpt_core.errors import ReplyError
 from nanogpt_core.reply import DamagedReplyError
 
-__all__ = ["Bounds", "bounds", "protect", "protect_async"]
+__all__ = ["Bounds", "bounds", "protect", "protect_async", "too_large"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,12 @@ from typing import Any
 from nanogpt_core.catalogue import MODELS, ModelInfo, get_model
 from nanogpt_core.connection import ApiKey, Connection
 from nanogpt_core.errors import ReplyError
+from nanogpt_core.redaction import redacted
 from nanogpt_core.reply import excerpt
 
 __all__ = ["MOST_BYTES", "list_models", "read_live_list"]
 
+_HIGHEST_PRICE = 1e6
 MOST_BYTES = 16 << 20
 """Most bytes that the list may have."""
 
@@ -34,7 +36,8 @@ def list_models(api_key: ApiKey = None, base_url: str | None = None) -> dict[str
     from nanogpt_core.transport import Transport
 
     connection = Connection.resolve(api_key=api_key, base_url=base_url, key_required=False)
-    return read_live_list(Transport(connection).send("/embedding-models", None, connection.timeout, MOST_BYTES))
+    with redacted(connection):
+        return read_live_list(Transport(connection).send("/embedding-models", None, connection.timeout, MOST_BYTES))
 
 
 def read_live_list(body: bytes) -> dict[str, ModelInfo]:
@@ -85,4 +88,6 @@ def _usd(pricing: object) -> float | None:
     if not isinstance(pricing, dict) or str(pricing.get("currency", "USD")).upper() != "USD":
         return None
     price = pricing.get("per_million_tokens")
-    return float(price) if isinstance(price, (int, float)) and not isinstance(price, bool) and price >= 0 else None
+    if not isinstance(price, (int, float)) or isinstance(price, bool):
+        return None
+    return float(price) if 0 <= price <= _HIGHEST_PRICE else None

@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     P = ParamSpec("P")
 
 __all__ = [
+    "WIDEST",
     "EmbedderOptions",
     "Progress",
     "check_batch_size",
     "check_budget",
     "check_choices",
     "check_dimensions",
+    "check_http_client",
     "check_model_name",
     "check_number",
     "check_positive",
@@ -35,6 +37,10 @@ __all__ = [
 ]
 
 R = TypeVar("R")
+_MONSTROUS = 10**12
+WIDEST = 65_536
+"""Most ``dimensions`` of a model that the catalogue does not know."""
+
 Progress = bool | Callable[[int, int], None] | None
 """None or False for silence, True for a bar, or a function of (texts done, texts in all)."""
 
@@ -91,7 +97,8 @@ def check_number(name: str, value: Any, least: int, most: int | None = None) -> 
         raise InvalidTypeError(f"{name} must be a whole number, not {type(value).__name__}.")
     if value < least or (most is not None and value > most):
         span = f"from {least} to {most:,}" if most is not None else f"at least {least}"
-        raise ConfigurationError(f"{name} must be {span}, not {value:,}.")
+        given = f"{value:,}" if abs(value) < _MONSTROUS else "a number of more than 12 digits"
+        raise ConfigurationError(f"{name} must be {span}, not {given}.")
     return value
 
 
@@ -159,7 +166,7 @@ def check_dimensions(model: ModelInfo, dimensions: int | None) -> None:
             f"{model.id} does not take `dimensions`; its vectors have {model.dimensions}.", remedy="Leave it out."
         )
     try:
-        check_number("dimensions", dimensions, model.min_dimensions or 1, model.max_dimensions)
+        check_number("dimensions", dimensions, model.min_dimensions or 1, model.max_dimensions or WIDEST)
     except ConfigurationError as error:
         raise ConfigurationError(f"{model.id}: {error.message}") from None
 
@@ -187,6 +194,7 @@ def check_choices(*, on_overflow: Any, query_instruction: Any, user: Any, progre
     for name, value in (("query_instruction", query_instruction), ("user", user)):
         if value is not None and not isinstance(value, str):
             raise InvalidTypeError(f"{name} must be a str or None, not {type(value).__name__}.")
+        _check_encodes(name, value or "")
     if not (progress is None or isinstance(progress, bool) or callable(progress)):
         raise InvalidTypeError(f"progress must be a bool or a function of (done, total), not {progress!r}.")
 
@@ -202,4 +210,23 @@ def check_model_name(model: Any) -> str:
         raise InvalidTypeError(f"model must be a str, not {type(model).__name__}.")
     if not model.strip():
         raise ConfigurationError("model is empty.", remedy='Use one like "text-embedding-3-small".')
+    _check_encodes("model", model)
     return model.strip()
+
+
+def _check_encodes(name: str, value: str) -> None:
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigurationError(f"{name} holds half a surrogate pair, which UTF-8 cannot carry.") from error
+
+
+def check_http_client(name: str, client: Any, kind: str) -> None:
+    """Check that ``client`` is None or a client of ``httpx`` or ``httpx2``, without importing either.
+
+    Raises:
+        InvalidTypeError: It is something else.
+    """
+    homes = {(base.__module__.partition(".")[0], base.__name__) for base in type(client).__mro__}
+    if client is not None and not homes & {("httpx", kind), ("httpx2", kind)}:
+        raise InvalidTypeError(f"{name} must be an httpx.{kind}, not {type(client).__name__}.")

@@ -40,7 +40,11 @@ def check_texts(texts: Iterable[str]) -> list[str]:
         )
     if isinstance(texts, Mapping) or not isinstance(texts, Iterable):
         raise InvalidTypeError(f"texts must be a list of strings, not {type(texts).__name__}.")
-    checked = list(texts)
+    try:
+        items = iter(texts)
+    except TypeError as error:
+        raise InvalidTypeError(f"texts must be a list of strings, not {type(texts).__name__}.") from error
+    checked = list(items)
     wrong = [i for i, text in enumerate(checked) if not isinstance(text, str)]
     if wrong:
         kinds = ", ".join(sorted({type(checked[i]).__name__ for i in wrong}))
@@ -49,9 +53,10 @@ def check_texts(texts: Iterable[str]) -> list[str]:
             remedy="Convert or drop these entries.",
             positions=wrong,
         )
-    _check_contents(checked)
     # A subclass of str may hash or encode in its own way; its plain characters are what is embedded.
-    return [text if type(text) is str else str.__str__(text) for text in checked]
+    plain = [text if type(text) is str else str.__str__(text) for text in checked]
+    _check_contents(plain)
+    return plain
 
 
 def check_query(text: str) -> str:
@@ -63,8 +68,9 @@ def check_query(text: str) -> str:
     """
     if not isinstance(text, str):
         raise InvalidTypeError(f"The query must be a string, not {type(text).__name__}.")
-    _check_contents([text])
-    return str.__str__(text)
+    plain = str.__str__(text)
+    _check_contents([plain])
+    return plain
 
 
 def _check_contents(texts: Sequence[str]) -> None:

@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 _SHOWN = 300
+_MOST_TOKENS = 2**53  # beyond this a float, and so a price, is no longer exact
 
 
 class DamagedReplyError(ReplyError):
@@ -97,16 +98,15 @@ class WidthGuard:
         """The width that a reply settled, or None."""
         return self._width
 
-    def ask_live_list(self) -> bool:
-        """Whether the live list should be asked for a width: once, and only where sources speak of the full width."""
-        with self._lock:
-            ask = not (self._asked or self._listed) and self._width is None
-            self._listed = True
-            return ask
+    @property
+    def knows_live_list(self) -> bool:
+        """Whether there is nothing to learn from the live list: it was heard, or the width is settled without it."""
+        return self._asked or self._listed or self._width is not None
 
     def add_source(self, width: int | None) -> None:
-        """Allow a width that a further source, the live list, gives for the model."""
+        """Allow the width that the live list gives for the model; None where it gives none."""
         with self._lock:
+            self._listed = True
             if width is not None and not self._asked and self._sources:
                 self._sources |= {width}
 
@@ -213,7 +213,7 @@ def _from_floats(embeddings: list[list[Any]]) -> NDArray[np.float32]:
     # bool is a number to numpy, and null or a string would become NaN or be parsed.
     if not {type(number) for embedding in embeddings for number in embedding} <= {float, int}:
         raise ReplyError("A vector of the reply holds something that is not a number.")
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):
         try:
             return np.array(embeddings, dtype=np.float64).astype(np.float32)
         except OverflowError as error:
@@ -223,7 +223,7 @@ def _from_floats(embeddings: list[list[Any]]) -> NDArray[np.float32]:
 def _check_numbers(vectors: NDArray[np.float32]) -> None:
     import numpy as np
 
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
         squares = np.einsum("ij,ij->i", vectors, vectors)
     suspect = np.flatnonzero(~(np.isfinite(squares) & (squares > 0)))
     # A square may overflow or vanish where the number itself does not, so the few suspects are looked at closely.
@@ -236,7 +236,7 @@ def _check_numbers(vectors: NDArray[np.float32]) -> None:
 
 def _prompt_tokens(usage: object) -> int | None:
     tokens = usage.get("prompt_tokens") if isinstance(usage, dict) else None
-    return tokens if type(tokens) is int and tokens >= 0 else None
+    return tokens if type(tokens) is int and 0 <= tokens <= _MOST_TOKENS else None
 
 
 def names_same_model(asked: str, answered: str | None) -> bool:
@@ -261,5 +261,6 @@ def excerpt(text: bytes | str) -> str:
     """Return the beginning of ``text`` in one line, for an error message."""
     if isinstance(text, bytes):
         text = text[: _SHOWN * 4].decode(errors="replace")
-    line = " ".join(text.split())
+    # Half a surrogate pair can be said in JSON, but not written out.
+    line = " ".join(text[: _SHOWN * 4].encode(errors="replace").decode().split())
     return line if len(line) <= _SHOWN else line[:_SHOWN] + "…"

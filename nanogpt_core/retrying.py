@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import random
 import time
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from email.utils import parsedate_to_datetime
 
 from nanogpt_core.errors import NanoGPTError, RateLimitError, StatusError
 
-__all__ = ["LONGEST_WAIT", "pause_before", "reset_words", "retry_after"]
+__all__ = ["FIRST_BACKOFF", "LONGEST_BACKOFF", "LONGEST_WAIT", "pause_before", "reset_words", "retry_after"]
 
 FIRST_BACKOFF = 0.5
 """Seconds: the first wait is a random part of this, and each further one of twice as much as the one before."""
@@ -24,7 +23,7 @@ LONGEST_WAIT = 60.0
 """Seconds: a service that asks for a longer wait gets an error instead, which says when to come again."""
 
 _RATE_BACKOFF = 1.0
-_FOREVER = 10 * 366 * 86_400
+_FORETELLABLE = 366 * 86_400
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -50,7 +49,7 @@ def _number(value: str | None) -> float | None:
         number = float(value or "")
     except ValueError:
         return None
-    return min(number, _FOREVER) if math.isfinite(number) and number >= 0 else None
+    return number if number >= 0 else None  # not so for NaN
 
 
 def pause_before(attempt: int, error: NanoGPTError) -> float | None:
@@ -72,7 +71,7 @@ def pause_before(attempt: int, error: NanoGPTError) -> float | None:
 
 def reset_words(seconds: float | None) -> str:
     """Return when to come again, in words; empty where that is not known."""
-    if seconds is None:
+    if seconds is None or seconds > _FORETELLABLE:
         return ""
     moment = datetime.now(timezone.utc) + timedelta(seconds=seconds)
     hours, rest = divmod(round(seconds), 3600)

@@ -42,7 +42,10 @@ def _own_environment(client: Client | AsyncClient, headers: Mapping[str, str]) -
     client.project = None
     client.webhook_secret = None
     client.admin_api_key = None
-    client._custom_headers = {**_HEADERS, **headers}
+    # Header names do not depend on letter case, but the SDK's dictionaries do.
+    names = {name.lower(): name for name in (*_HEADERS, "Authorization")}
+    own = {names.get(name.lower(), name): value for name, value in headers.items()}
+    client._custom_headers = {**_HEADERS, **own}
 
 
 class Client(openai.OpenAI):

@@ -26,7 +26,7 @@ from nanogpt_core.catalogue import ModelInfo
 if TYPE_CHECKING:
     import tiktoken
 
-__all__ = ["TokenCounter", "load_encoding"]
+__all__ = ["LOAD_TIMEOUT", "TokenCounter", "load_encoding"]
 
 LOAD_TIMEOUT = 10.0
 """Seconds to wait for tiktoken's vocabulary file, which it may have to download."""
@@ -135,9 +135,13 @@ class TokenCounter:
             rest = rest[len(piece) :]
 
     def _longest_prefix(self, text: str) -> str:
-        if self.limit is None or self.count_if_long(text) is None:
+        if self.limit is None:
             return text
-        prefix = self._first_tokens(text[: self.limit * 8], int((self.limit - self._special) / self._factor))
+        # A token seldom covers more characters than this; looking no further keeps the work in step with the text.
+        window = text[: self.limit * 8]
+        if len(window) == len(text) and self.count_if_long(text) is None:
+            return text
+        prefix = self._first_tokens(window, int((self.limit - self._special) / self._factor))
         # A text cut within a token can have a few more tokens than the tokens it was made of.
         while self.count(prefix) > self.limit and len(prefix) > 1:
             prefix = prefix[: -max(1, len(prefix) // 64)]

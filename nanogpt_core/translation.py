@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import re
 import ssl
 from collections.abc import Iterator
 from typing import Any
 
 import openai
+from jiter import from_json
 
 from nanogpt_core import errors
 from nanogpt_core.errors import NanoGPTError, StatusError
@@ -26,15 +27,10 @@ _BY_STATUS: dict[int, tuple[type[StatusError], str]] = {
     413: (errors.RequestTooLargeError, "Send less at a time: a smaller batch_size."),
     429: (errors.RateLimitError, "Send fewer requests at a time, or try again later."),
 }
-_SIZE_WORDS = (
-    "context_length",
-    "context length",
-    "too long",
-    "too large",
-    "too many",
-    "maximum",
-    "batch size",
-    "tokens",
+_SIZE_CODES = ("context_length_exceeded", "array_above_max_length", "string_above_max_length", "request_too_large")
+_SIZE_WORDS = re.compile(
+    r"context.?length|too (long|large|many|big)|batch.?size|exceed|longer than|larger than|more than \d|at most \d"
+    r"|max(imum)?\b.{0,40}\b(tokens?|items?|inputs?|length|size|batch|texts?|characters)"
 )
 _QUOTA_CODES = ("insufficient_quota", "daily_rpd_limit_exceeded", "daily_usd_limit_exceeded")
 
@@ -82,11 +78,11 @@ def _from_status(error: openai.APIStatusError) -> StatusError:
     text = response.text
     document: Any = None
     with contextlib.suppress(ValueError):
-        document = json.loads(text)
+        document = from_json(response.content)
     wait = retry_after(response.headers)
     detail = server_words(document) or excerpt(text)
-    code = _code(document)
-    kind, remedy = _kind(status, code, detail)
+    code, param = _field(document, "code"), _field(document, "param")
+    kind, remedy = _kind(status, code, param, detail)
     if status == 402 and isinstance(document, dict) and "requiredBalance" in document:  # noqa: PLR2004
         remedy = f"The request needs ${document['requiredBalance']}. {remedy}"
     named = f"{status} ({code})" if code else f"{status}"
@@ -97,25 +93,27 @@ def _from_status(error: openai.APIStatusError) -> StatusError:
         remedy=remedy,
         status=status,
         code=code,
+        param=param,
         request_id=response.headers.get("x-request-id"),
         detail=detail,
         retry_after=wait,
     )
 
 
-def _code(document: Any) -> str | None:
+def _field(document: Any, name: str) -> str | None:
     if not isinstance(document, dict):
         return None
     error = document.get("error")
-    code = error.get("code") if isinstance(error, dict) else document.get("code")
-    return str(code) if code is not None else None
+    value = error.get(name) if isinstance(error, dict) else document.get(name)
+    return excerpt(str(value)) if value is not None else None
 
 
-def _kind(status: int, code: str | None, detail: str) -> tuple[type[StatusError], str]:
+def _kind(status: int, code: str | None, param: str | None, detail: str) -> tuple[type[StatusError], str]:
     words = f"{code or ''} {detail}".lower()
     if status == 429 and (code in _QUOTA_CODES or "quota" in words):  # noqa: PLR2004
         return errors.QuotaExceededError, "Wait until the quota resets, or raise it."
-    if status == 400 and any(word in words for word in _SIZE_WORDS):  # noqa: PLR2004
+    about_texts = param in (None, "", "input", "messages")
+    if status == 400 and about_texts and (code in _SIZE_CODES or _SIZE_WORDS.search(words)):  # noqa: PLR2004
         return errors.RequestTooLargeError, "Send less at a time: a smaller batch_size, or shorter texts."
     if status in _BY_STATUS:
         return _BY_STATUS[status]

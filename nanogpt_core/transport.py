@@ -9,7 +9,7 @@ import asyncio
 import os
 import threading
 import weakref
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING, Any
 
 from nanogpt_core.connection import Connection
@@ -78,7 +78,7 @@ class Transport:
 
         client = await self._async_client()
         try:
-            with bounds(seconds, most_bytes), anyio.fail_after(seconds):
+            with bounds(seconds, most_bytes), anyio.fail_after(_with_grace(seconds)):
                 return _content(await call(client, self.connection, path, body))
         except Exception as error:
             raise self._translate(error, seconds) from error
@@ -97,6 +97,18 @@ class Transport:
                 self._client = make_client(self.connection, self._http_client)
             return self._client
 
+    def _forgetting(self, loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
+        # The tables' values lead back to their keys, so that weak keys alone would never let an ended loop go.
+        clients, lifetimes, name = self._clients, self._lifetimes, weakref.ref(loop)
+
+        def forget() -> None:
+            ended = name()
+            if ended is not None:
+                clients.pop(ended, None)
+                lifetimes.pop(ended, None)
+
+        return forget
+
     async def _async_client(self) -> AsyncClient:
         self._settle_in_process()
         loop = asyncio.get_running_loop()
@@ -106,17 +118,23 @@ class Transport:
 
             client = self._clients[loop] = make_async_client(self.connection, self._http_async_client)
             if self._http_async_client is None:
-                lifetime = self._lifetimes[loop] = _lifetime(client)
+                lifetime = self._lifetimes[loop] = _lifetime(client, self._forgetting(loop))
                 await anext(lifetime)
         return client
 
 
-async def _lifetime(client: AsyncClient) -> AsyncGenerator[None, None]:
+async def _lifetime(client: AsyncClient, forget: Callable[[], None]) -> AsyncGenerator[None, None]:
     # An event loop that shuts down closes its async generators, and this one then closes the client's connections.
     try:
         yield
     finally:
+        forget()
         await client.close()
+
+
+def _with_grace(seconds: float) -> float:
+    # The HTTP client's own limits and the guard come first, since they say more; this one catches what they do not.
+    return seconds * 1.1 + 0.5
 
 
 def _content(response: Any) -> bytes:
