@@ -9,35 +9,63 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from nanogpt_core.cache import EmbeddingCache, MemoryCache
     from nanogpt_core.catalogue import MODELS, ModelInfo, get_model
     from nanogpt_core.embedder import Embedder
     from nanogpt_core.errors import NanoGPTError
     from nanogpt_core.live import list_models
     from nanogpt_core.sandbox import Sandbox
+    from nanogpt_core.sqlite_cache import (
+        CacheReport,
+        SQLiteCache,
+        clear_cache,
+        export_cache,
+        inspect_cache,
+        verify_cache,
+    )
+    from nanogpt_core.streaming import EmbeddedBatch
     from nanogpt_core.usage import Estimate, Usage
 
 __all__ = [
     "MODELS",
+    "CacheReport",
+    "EmbeddedBatch",
     "Embedder",
+    "EmbeddingCache",
     "Estimate",
+    "MemoryCache",
     "ModelInfo",
     "NanoGPTError",
+    "SQLiteCache",
     "Sandbox",
     "Usage",
+    "clear_cache",
+    "export_cache",
     "get_model",
+    "inspect_cache",
     "list_models",
+    "verify_cache",
 ]
 
 _HOMES = {
     "MODELS": "catalogue",
+    "CacheReport": "sqlite_cache",
+    "EmbeddedBatch": "streaming",
     "Embedder": "embedder",
+    "EmbeddingCache": "cache",
     "Estimate": "usage",
+    "MemoryCache": "cache",
     "ModelInfo": "catalogue",
     "NanoGPTError": "errors",
+    "SQLiteCache": "sqlite_cache",
     "Sandbox": "sandbox",
     "Usage": "usage",
+    "clear_cache": "sqlite_cache",
+    "export_cache": "sqlite_cache",
     "get_model": "catalogue",
+    "inspect_cache": "sqlite_cache",
     "list_models": "live",
+    "verify_cache": "sqlite_cache",
 }
 
 

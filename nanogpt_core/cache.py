@@ -8,8 +8,10 @@ it comes from. Keys are digests of everything that changes a vector, so that one
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
 import threading
+import weakref
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EmbeddingCache",
+    "ForkSafe",
     "KeySpace",
     "MemoryCache",
     "entry_of",
@@ -95,9 +98,10 @@ def width_note_of(key: bytes, width: int) -> bytes:
     return _HEAD.pack(width, zlib.crc32(_HEAD.pack(width, 0), zlib.crc32(key)))
 
 
-def width_of(key: bytes, entry: bytes) -> int | None:
+def width_of(key: object, entry: object) -> int | None:
     """Return the width of a sound entry or width note; None where the checksum or the length is wrong."""
-    if len(entry) < _HEAD.size:
+    # A cache of somebody's own, or a damaged file, may come up with anything.
+    if not isinstance(key, bytes) or not isinstance(entry, bytes) or len(entry) < _HEAD.size:
         return None
     width: int
     width, checksum = _HEAD.unpack_from(entry)
@@ -108,9 +112,9 @@ def width_of(key: bytes, entry: bytes) -> int | None:
     return width if sound else None
 
 
-def is_width_note(entry: bytes) -> bool:
+def is_width_note(entry: object) -> bool:
     """Whether an entry notes a width and holds no vector."""
-    return len(entry) == _HEAD.size
+    return isinstance(entry, bytes) and len(entry) == _HEAD.size
 
 
 def vector_of(entry: bytes) -> NDArray[np.float32]:
@@ -120,11 +124,56 @@ def vector_of(entry: bytes) -> NDArray[np.float32]:
     return np.frombuffer(entry, dtype="<f4", offset=_HEAD.size)
 
 
-class MemoryCache:
+class ForkSafe:
+    """An object with a lock, ``_lock``, that a fork finds free and leaves free, whatever other threads do."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        with _living_lock:
+            _living.add(self)
+
+    def _before_fork(self) -> None:
+        """Called with the lock held, before the fork."""
+
+    def _in_child(self) -> None:
+        """Called in the child, where no other thread is."""
+
+
+_living: weakref.WeakSet[ForkSafe] = weakref.WeakSet()
+_living_lock = threading.Lock()
+
+
+def _before_fork() -> None:
+    _living_lock.acquire()
+    for one in _living:
+        one._lock.acquire()
+        one._before_fork()
+
+
+def _after_in_parent() -> None:
+    for one in _living:
+        one._lock.release()
+    _living_lock.release()
+
+
+def _after_in_child() -> None:
+    # New locks, since a server that forks in C may not have told beforehand.
+    global _living_lock  # noqa: PLW0603
+    _living_lock = threading.Lock()
+    for one in _living:
+        one._lock = threading.RLock()
+        one._in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child)
+
+
+class MemoryCache(ForkSafe):
     """A cache in this process's memory. A copy or a pickle of it is empty.
 
     Args:
-        max_bytes: Most bytes of entries to keep; the least recently used go first. Default: no limit.
+        max_bytes: Most bytes of keys and entries to keep; the least recently used go first. Default: no limit.
     """
 
     def __init__(self, max_bytes: int | None = None) -> None:
@@ -133,7 +182,7 @@ class MemoryCache:
         self._max_bytes = max_bytes
         self._entries: OrderedDict[bytes, bytes] = OrderedDict()
         self._bytes = 0
-        self._lock = threading.Lock()
+        super().__init__()
 
     def get_many(self, keys: Sequence[bytes]) -> Mapping[bytes, bytes]:
         """Return the entries there are for ``keys``."""
@@ -148,10 +197,11 @@ class MemoryCache:
         """Store entries."""
         with self._lock:
             for key, entry in entries.items():
-                self._bytes += len(entry) - len(self._entries.pop(key, b""))
+                self._bytes += len(entry) - len(self._entries.pop(key)) if key in self._entries else len(key + entry)
                 self._entries[key] = entry
             while self._max_bytes is not None and self._bytes > self._max_bytes:
-                self._bytes -= len(self._entries.popitem(last=False)[1])
+                gone, entry = self._entries.popitem(last=False)
+                self._bytes -= len(gone) + len(entry)
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -105,12 +105,13 @@ class Call:
     Args:
         receiver: Where vectors go.
         deadline: When the call has to be over, in seconds of :func:`nanogpt_core.waiting.now`, or None.
+        stop: Set when no further attempt should be made. Default: an event of the call's own.
     """
 
-    def __init__(self, receiver: Receiver, deadline: float | None = None) -> None:
+    def __init__(self, receiver: Receiver, deadline: float | None = None, stop: threading.Event | None = None) -> None:
         self.receiver = receiver
         self.deadline = deadline
-        self.stop = threading.Event()
+        self.stop = stop or threading.Event()
 
     def seconds(self, at_most: float) -> float:
         """Return the seconds that may still be taken.

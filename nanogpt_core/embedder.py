@@ -6,7 +6,18 @@ import asyncio
 import contextlib
 import copy
 import os
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+    Sized,
+)
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nanogpt_core import options as checks
@@ -24,6 +35,7 @@ from nanogpt_core.planning import Overflow, Plan, check_query, check_texts, make
 from nanogpt_core.progress import reporting
 from nanogpt_core.redaction import redacted
 from nanogpt_core.reply import WidthGuard
+from nanogpt_core.streaming import EmbeddedBatch, ablocks, ain_order, blocks, in_order, iterator_of
 from nanogpt_core.tokens import TokenCounter
 from nanogpt_core.transport import Transport
 from nanogpt_core.usage import Budget, Estimate, Usage, UsageMeter, price
@@ -240,6 +252,56 @@ class Embedder:
         vector: NDArray[np.float32] = (await self._aembed([self._instructed(text)], None, show=False))[0]
         return vector
 
+    def stream(self, texts: Iterable[str], *, batch_size: int | None = None) -> Iterator[EmbeddedBatch]:
+        """Embed any number of documents, in constant memory.
+
+        Batches come in order, each as soon as it and those before it are there. ``max_concurrency`` of them are under
+        way at once, and ``texts`` is read no further than that. Repeated texts are sent once a batch; a cache
+        makes that once in all. ``deadline`` holds for each batch.
+
+        Args:
+            texts: Any iterable, endless ones too.
+            batch_size: Texts a batch, 1 to 2048. Default: as in :meth:`embed`.
+
+        Yields:
+            The batches.
+
+        Raises:
+            NanoGPTError: As :meth:`embed`; positions are those in the whole stream.
+        """
+        most, stop = self._most_items(batch_size), threading.Event()
+        row = blocks(iterator_of(texts), most)
+        return self._reported(in_order(row, lambda block: self._batch(block, stop), self._max_concurrency, stop), texts)
+
+    async def astream(
+        self, texts: Iterable[str] | AsyncIterable[str], *, batch_size: int | None = None
+    ) -> AsyncIterator[EmbeddedBatch]:
+        """Do what :meth:`stream` does, without blocking the event loop; ``texts`` may be asynchronous too."""
+        most = self._most_items(batch_size)
+        row = ablocks(texts if isinstance(texts, AsyncIterable) else iterator_of(texts), most)
+        batches = ain_order(row, self._abatch, self._max_concurrency)
+        with reporting(self._progress, _length(texts)) as report:
+            async with contextlib.aclosing(batches):
+                async for batch in batches:
+                    report(len(batch.texts))
+                    yield batch
+
+    def _reported(self, batches: Iterator[EmbeddedBatch], texts: Iterable[str]) -> Iterator[EmbeddedBatch]:
+        with reporting(self._progress, _length(texts)) as report:
+            for batch in batches:
+                report(len(batch.texts))
+                yield batch
+
+    def _batch(self, block: tuple[int, list[str]], stop: threading.Event) -> EmbeddedBatch:
+        first, texts = block
+        texts = check_texts(texts, first)
+        return EmbeddedBatch(first, texts, self._embed(texts, len(texts), show=False, first=first, stop=stop))
+
+    async def _abatch(self, block: tuple[int, list[str]]) -> EmbeddedBatch:
+        first, texts = block
+        texts = check_texts(texts, first)
+        return EmbeddedBatch(first, texts, await self._aembed(texts, len(texts), show=False, first=first))
+
     def estimate(self, texts: Iterable[str]) -> Estimate:
         """Say what embedding ``texts`` would take, without sending anything.
 
@@ -258,7 +320,7 @@ class Embedder:
             cached=plan.answered_by(found),
             tokens=tokens,
             cost_usd=price(tokens, self._model.usd_per_million_tokens),
-            requests=len(self._jobs(plan, missing, None)),
+            requests=len(self._jobs(plan, missing, self._most_items(None))),
             counting=self._counter.kind,
         )
 
@@ -271,39 +333,51 @@ class Embedder:
             return query
         return instruction.replace("{query}", query) if "{query}" in instruction else instruction + query
 
-    def _embed(self, texts: list[str], batch_size: int | None, *, show: bool = True) -> NDArray[np.float32]:
-        checks.check_batch_size(batch_size)
-        plan = make_plan(texts, self._counter, self._on_overflow)
+    def _embed(
+        self,
+        texts: list[str],
+        batch_size: int | None,
+        *,
+        show: bool = True,
+        first: int = 0,
+        stop: threading.Event | None = None,
+    ) -> NDArray[np.float32]:
+        most = self._most_items(batch_size)
+        plan = make_plan(texts, self._counter, self._on_overflow, first)
         with self._gathering(plan, show=show) as gathering:
-            call = self._call(gathering)
-            jobs = self._prepare(plan, gathering, batch_size)
+            call = self._call(gathering, stop)
+            jobs = self._prepare(plan, gathering, most)
             in_threads([self._task(job, call) for job in jobs], self._max_concurrency, call.stop)
             return gathering.result()
 
-    async def _aembed(self, texts: list[str], batch_size: int | None, *, show: bool = True) -> NDArray[np.float32]:
-        checks.check_batch_size(batch_size)
+    async def _aembed(
+        self, texts: list[str], batch_size: int | None, *, show: bool = True, first: int = 0
+    ) -> NDArray[np.float32]:
+        most = self._most_items(batch_size)
         # Little work is done sooner here than handed to a thread; what may touch the disk is handed over.
         hand_over = len(texts) > _PLAN_IN_LOOP
-        plan = await _maybe_in_thread(hand_over, make_plan, texts, self._counter, self._on_overflow)
+        plan = await _maybe_in_thread(hand_over, make_plan, texts, self._counter, self._on_overflow, first)
         with self._gathering(plan, show=show) as gathering:
             call = self._call(gathering)
             on_disk = hand_over or self._store is not None
-            jobs = await _maybe_in_thread(on_disk, self._prepare, plan, gathering, batch_size)
+            jobs = await _maybe_in_thread(on_disk, self._prepare, plan, gathering, most)
             await in_tasks([self._coroutine(job, call) for job in jobs], self._max_concurrency, call.stop)
             return await _maybe_in_thread(hand_over, gathering.result)
 
-    def _prepare(self, plan: Plan, gathering: Gathering, batch_size: int | None) -> list[Job]:
+    def _most_items(self, batch_size: int | None) -> int:
+        checks.check_batch_size(batch_size)
+        most = batch_size or self._batch_size or self._model.batch_size
+        return min(most, self._host.most_items or most)
+
+    def _prepare(self, plan: Plan, gathering: Gathering, most: int) -> list[Job]:
         found = gathering.look_up()
         self._meter.add_cached(found)
-        jobs = self._jobs(plan, gathering.missing if found else range(len(plan.wire)), batch_size)
+        jobs = self._jobs(plan, gathering.missing if found else range(len(plan.wire)), most)
         if self._budget.limited:
             self._budget.check(sum(sum(job.tokens) for job in jobs))
         return jobs
 
-    def _jobs(self, plan: Plan, rows: Sequence[int], batch_size: int | None) -> list[Job]:
-        most = batch_size or self._batch_size or self._model.batch_size
-        if self._host.most_items is not None:
-            most = min(most, self._host.most_items)
+    def _jobs(self, plan: Plan, rows: Sequence[int], most: int) -> list[Job]:
         weights = [plan.weights[row] for row in rows]
         parts = [rows[part.start : part.stop] for part in pack(weights, most, self._model.max_request_tokens)]
         return [self._job(plan, part) for part in parts]
@@ -314,8 +388,8 @@ class Embedder:
         tokens = [self._counter.count(text) for text in texts] if self._budget.limited else []
         return Job(texts, rows, [plan.positions[row] for row in rows], tokens)
 
-    def _call(self, gathering: Gathering) -> Call:
-        return Call(gathering, None if self._deadline is None else waiting.now() + self._deadline)
+    def _call(self, gathering: Gathering, stop: threading.Event | None = None) -> Call:
+        return Call(gathering, None if self._deadline is None else waiting.now() + self._deadline, stop)
 
     @contextlib.contextmanager
     def _gathering(self, plan: Plan, *, show: bool) -> Iterator[Gathering]:
@@ -371,3 +445,7 @@ async def _maybe_in_thread(in_thread: bool, work: Callable[P, R], *args: P.args,
     if in_thread:
         return await asyncio.to_thread(work, *args, **kwargs)
     return work(*args, **kwargs)
+
+
+def _length(texts: object) -> int | None:
+    return len(texts) if isinstance(texts, Sized) else None

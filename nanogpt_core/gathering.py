@@ -183,11 +183,12 @@ class Gathering:
         if error.failed_positions or not self._plan.texts:
             return
         whole = {number for number, row in enumerate(self._plan.rows) if self._is_done(number, row)}
-        positions = [position for position, number in enumerate(self._plan.unique) if number in whole]
-        error.failed_positions = tuple(p for p, number in enumerate(self._plan.unique) if number not in whole)
-        if positions and self._vectors is not None:
-            answered = self._plan.assemble(self._vectors, positions)
-            error.completed = dict(zip(positions, answered, strict=True))
+        first, unique = self._plan.first, self._plan.unique
+        answered = [index for index, number in enumerate(unique) if number in whole]
+        error.failed_positions = tuple(first + index for index, number in enumerate(unique) if number not in whole)
+        if answered and self._vectors is not None:
+            vectors = self._plan.assemble(self._vectors, answered)
+            error.completed = dict(zip((first + index for index in answered), vectors, strict=True))
 
     def _is_done(self, number: int, row: int) -> bool:
         return bool(self._done[row]) if row >= 0 else all(self._done[piece] for piece, _ in self._plan.pieces[number])

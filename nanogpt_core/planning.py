@@ -26,8 +26,12 @@ OVERFLOW_MODES: tuple[Overflow, ...] = ("error", "truncate", "split")
 _SHOWN = 10
 
 
-def check_texts(texts: Iterable[str]) -> list[str]:
+def check_texts(texts: Iterable[str], first: int = 0) -> list[str]:
     """Return ``texts`` as a list, after checking each of them.
+
+    Args:
+        texts: The texts.
+        first: The position of the first of them in the caller's row.
 
     Raises:
         InvalidTypeError: It is not an iterable of strings.
@@ -45,9 +49,9 @@ def check_texts(texts: Iterable[str]) -> list[str]:
     except TypeError as error:
         raise InvalidTypeError(f"texts must be a list of strings, not {type(texts).__name__}.") from error
     checked = list(items)
-    wrong = [i for i, text in enumerate(checked) if not isinstance(text, str)]
+    wrong = [i for i, text in enumerate(checked, first) if not isinstance(text, str)]
     if wrong:
-        kinds = ", ".join(sorted({type(checked[i]).__name__ for i in wrong}))
+        kinds = ", ".join(sorted({type(checked[i - first]).__name__ for i in wrong}))
         raise InvalidTypeError(
             f"texts must hold strings only; not so (but {kinds}) at {_positions(wrong)}.",
             remedy="Convert or drop these entries.",
@@ -55,7 +59,7 @@ def check_texts(texts: Iterable[str]) -> list[str]:
         )
     # A subclass of str may hash or encode in its own way; its plain characters are what is embedded.
     plain = [text if type(text) is str else str.__str__(text) for text in checked]
-    _check_contents(plain)
+    _check_contents(plain, first)
     return plain
 
 
@@ -73,15 +77,15 @@ def check_query(text: str) -> str:
     return plain
 
 
-def _check_contents(texts: Sequence[str]) -> None:
-    blank = [i for i, text in enumerate(texts) if not text or text.isspace()]
+def _check_contents(texts: Sequence[str], first: int = 0) -> None:
+    blank = [i for i, text in enumerate(texts, first) if not text or text.isspace()]
     if blank:
         raise InvalidInputError(
             f"A text is empty or holds only blanks, and has no embedding: {_positions(blank)}.",
             remedy="Drop these texts, or put something in their place.",
             positions=blank,
         )
-    broken = [i for i, text in enumerate(texts) if not (text.isascii() or _encodes(text))]
+    broken = [i for i, text in enumerate(texts, first) if not (text.isascii() or _encodes(text))]
     if broken:
         raise InvalidInputError(
             f"A text holds half a surrogate pair, which UTF-8 cannot carry: {_positions(broken)}.",
@@ -110,6 +114,7 @@ class Plan:
 
     Attributes:
         texts: How many texts the caller gave.
+        first: The position of the first of them in the caller's row.
         wire: The distinct wire texts.
         weights: For each wire text, its tokens as far as packing needs to know them.
         positions: For each wire text, the first position in the caller's list that needs it.
@@ -119,6 +124,7 @@ class Plan:
     """
 
     texts: int
+    first: int = 0
     wire: list[str] = field(default_factory=list)
     weights: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
@@ -177,13 +183,19 @@ class Plan:
         return counts
 
 
-def make_plan(texts: Sequence[str], counter: TokenCounter, overflow: Overflow = "error") -> Plan:
+def make_plan(texts: Sequence[str], counter: TokenCounter, overflow: Overflow = "error", first: int = 0) -> Plan:
     """Plan what to send for ``texts``, which have been checked.
+
+    Args:
+        texts: The texts.
+        counter: Counts their tokens.
+        overflow: What to do with texts over the model's limit.
+        first: The position of the first text in the caller's row.
 
     Raises:
         TextTooLongError: ``overflow`` is ``"error"`` and a text has more tokens than the model takes.
     """
-    plan = Plan(len(texts))
+    plan = Plan(len(texts), first)
     numbers: dict[str, int] = {}
     wire_rows: dict[str, int] = {}
     too_long: list[tuple[int, int]] = []
@@ -196,7 +208,7 @@ def make_plan(texts: Sequence[str], counter: TokenCounter, overflow: Overflow = 
             plan.positions.append(position)
         return row
 
-    for position, text in enumerate(texts):
+    for position, text in enumerate(texts, first):
         number = numbers.setdefault(text, len(numbers))
         plan.unique.append(number)
         if number < len(plan.rows):

@@ -11,12 +11,12 @@ __all__ = ["reporting"]
 
 
 @contextlib.contextmanager
-def reporting(progress: Progress, total: int) -> Iterator[Callable[[int], object]]:
+def reporting(progress: Progress, total: int | None) -> Iterator[Callable[[int], object]]:
     """Yield a function that is to be called with each number of texts newly done.
 
     Args:
         progress: True for a bar, a function of (texts done, texts in all), or None or False for nothing.
-        total: Texts in all.
+        total: Texts in all, or None where that is not known; a function is then given the texts done instead.
     """
     if progress is True:
         from tqdm.auto import tqdm  # only where a bar is wanted
@@ -33,12 +33,12 @@ def _silent(_: int) -> None:
     pass
 
 
-def _adding_up(function: Callable[[int, int], None], total: int) -> Callable[[int], None]:
+def _adding_up(function: Callable[[int, int], None], total: int | None) -> Callable[[int], None]:
     done = 0
 
     def report(count: int) -> None:
         nonlocal done
         done += count
-        function(done, total)
+        function(done, done if total is None else total)
 
     return report

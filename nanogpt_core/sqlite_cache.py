@@ -1,15 +1,15 @@
-"""The cache in SQLite: one file, safe for threads, processes and kills.
+"""The cache in SQLite: one file, safe for threads, processes, forks and kills.
 
 Write-ahead logging lets readers go on while one process writes; a commit that a kill interrupts is undone at the next
-opening. A file that SQLite finds corrupt is set aside and a new one begun.
+opening. A cache file that is damaged is set aside and a new one begun; another program's database is left alone.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import random
 import sqlite3
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nanogpt_core.cache import is_width_note, vector_of, width_of
+from nanogpt_core.cache import ForkSafe, is_width_note, vector_of, width_of
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 
 __all__ = ["CacheReport", "SQLiteCache", "clear_cache", "export_cache", "inspect_cache", "verify_cache"]
@@ -26,7 +26,13 @@ T = TypeVar("T")
 
 Work = Callable[[sqlite3.Connection], T]
 
-_SCHEMA = "CREATE TABLE IF NOT EXISTS entries (key BLOB PRIMARY KEY, entry BLOB NOT NULL, used INTEGER NOT NULL)"
+_SCHEMA = "CREATE TABLE nanogpt_entries (key BLOB PRIMARY KEY, entry BLOB NOT NULL, used INTEGER NOT NULL)"
+_MAGIC = b"SQLite format 3\0"
+_APPLICATION = 0x4E_61_6E_6F  # "Nano", in the file's header: tells a cache from another program's database
+_LAYOUT = 1
+# Five vectors of 1,536 numbers share a page; pages of SQLite's usual 4 KiB would spread each over a chain of three.
+_PAGE_BYTES = 32_768
+_LOG_BYTES = 64 * 1024 * 1024
 _BUSY_SECONDS = 60.0
 _KEYS_A_QUERY = 900  # SQLite before 3.32 takes at most 999 parameters
 _KEEP = 0.9
@@ -58,38 +64,47 @@ class CacheReport:
         return self.unsound == 0 and self.damage == ()
 
 
-class SQLiteCache:
-    """A cache in a SQLite file. Threads and processes may share it, and it may be killed at any moment.
+class SQLiteCache(ForkSafe):
+    """A cache in a SQLite file. Threads, processes and forks may share it, and it may be killed at any moment.
 
-    A file that cannot be written (read-only, full disk) is said once in a warning, and the call goes on; what the file
-    holds is still read. Pickles and copies open the same file.
+    A file that cannot be read or written (no rights, full disk, another program's database) is said once in a warning,
+    and the call goes on without it; what a read-only file holds is still read. A damaged file is renamed to
+    ``<name>.corrupt-<number>``, with a warning, and a new one begun. Pickles and copies open the same file.
 
     Args:
         path: The file. Its folder is made where it does not exist, for the owner alone (0700); so is the file (0600).
-        max_bytes: Most bytes of entries to keep; the least recently used go first. Default: no limit.
+        max_bytes: Most bytes of keys and entries to keep; the least recently used go first. What other processes add
+            in the meantime is noticed a little later. Default: no limit.
+
+    Raises:
+        ConfigurationError: An argument that cannot be right.
+        InvalidTypeError: An argument of the wrong type.
     """
 
+    _connection: sqlite3.Connection | None = None
+
     def __init__(self, path: str | os.PathLike[str], max_bytes: int | None = None) -> None:
-        if not isinstance(path, (str, os.PathLike)):
-            raise InvalidTypeError(f"A cache's path must be a str or a Path, not {type(path).__name__}.")
-        if not os.fspath(path):
-            raise ConfigurationError("A cache's path is empty.")
         if max_bytes is not None and max_bytes < 1:
             raise ConfigurationError(f"max_bytes must be at least 1, not {max_bytes}.")
-        self.path = Path(path).expanduser().absolute()
+        self.path = _place(path)
         self._max_bytes = max_bytes
-        self._forget()
-
-    def _forget(self) -> None:
-        self._process = os.getpid()
-        self._lock = threading.RLock()
-        self._connection: sqlite3.Connection | None = None
+        self._warned = False
         self._identity: tuple[int, int] | None = None
         self._size: int | None = None
-        self._warned = False
+        super().__init__()
+
+    # SQLite keeps a list of the locks that the process holds. A fork copies the list, but not the locks: a child that
+    # has the file open, or opens it anew, would believe to hold locks that it does not. So it is closed for the fork.
+    def _before_fork(self) -> None:
+        self.close()
+
+    def _in_child(self) -> None:
+        if self._connection is not None:
+            _strays.append(self._connection)
+            self._connection = None
 
     def get_many(self, keys: Sequence[bytes]) -> Mapping[bytes, bytes]:
-        """Return the sound entries there are for ``keys``."""
+        """Return the entries there are for ``keys``."""
         return self._do(lambda database: self._get(database, keys), {}, "read")
 
     def put_many(self, entries: Mapping[bytes, bytes]) -> None:
@@ -100,46 +115,46 @@ class SQLiteCache:
     def close(self) -> None:
         """Close the file; the next use opens it again."""
         with self._lock:
-            if self._connection is not None and self._process == os.getpid():
+            if self._connection is not None:
                 self._connection.close()
             self._connection = None
 
     def _do(self, work: Work[T], otherwise: T, verb: str) -> T:
-        if self._process != os.getpid():
-            # SQLite forbids carrying a connection over a fork, even to close it.
-            _strays.append(self._connection)
-            self._forget()
         with self._lock:
-            for _ in range(2):
+            for mended in (False, True):
                 try:
                     return work(self._open())
-                except sqlite3.DatabaseError as error:
-                    if not _is_corrupt(error):
-                        self._warn(f"cannot be {verb} ({error})")
-                        return otherwise
-                    self._set_aside(error)
-                except OSError as error:
-                    self._warn(f"cannot be {verb} ({error.strerror or error})")
-                    return otherwise
+                except (sqlite3.Error, OSError) as error:
+                    if mended or not self._mend(error):
+                        self._warn(f"cannot be {verb} ({getattr(error, 'strerror', None) or error})")
+                        break
             return otherwise
 
     def _open(self) -> sqlite3.Connection:
+        if self._connection is not None and self._identity != _identity(self.path):
+            # Somebody deleted the file, or another process set it aside: what is written to it now would be lost.
+            self.close()
         if self._connection is None:
             _make_private(self.path)
+            self._size = None
             self._identity = _identity(self.path)
-            self._connection = _connect(self.path)
+            self._connection = _connect_patiently(self.path)
         return self._connection
 
     def _get(self, database: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         found: dict[bytes, bytes] = {}
         for part in _parts(keys):
             marks = ",".join("?" * len(part))
-            found.update(database.execute(f"SELECT key, entry FROM entries WHERE key IN ({marks})", part))  # noqa: S608
+            # In a damaged file an entry may come up as a number or as text.
+            query = f"SELECT key, entry FROM nanogpt_entries WHERE key IN ({marks}) AND typeof(entry) = 'blob'"  # noqa: S608
+            found.update(database.execute(query, part))
         if self._max_bytes is not None and found:
             with contextlib.suppress(sqlite3.OperationalError), database:  # a read-only cache still reads
                 database.execute("BEGIN IMMEDIATE")
                 used = time.time_ns()
-                database.executemany("UPDATE entries SET used = ? WHERE key = ?", [(used, key) for key in found])
+                database.executemany(
+                    "UPDATE nanogpt_entries SET used = ? WHERE key = ?", [(used, key) for key in found]
+                )
         return found
 
     def _put(self, database: sqlite3.Connection, entries: Mapping[bytes, bytes]) -> None:
@@ -147,50 +162,63 @@ class SQLiteCache:
         with database:
             database.execute("BEGIN IMMEDIATE")
             database.executemany(
-                "INSERT OR REPLACE INTO entries VALUES (?, ?, ?)", [(k, e, used) for k, e in entries.items()]
+                "INSERT OR REPLACE INTO nanogpt_entries VALUES (?, ?, ?)", [(k, e, used) for k, e in entries.items()]
             )
+            size = self._size
             if self._max_bytes is not None:
                 added = sum(len(key) + len(entry) for key, entry in entries.items())
-                self._make_room(database, self._max_bytes, added)
+                size = self._make_room(database, self._max_bytes, added)
+        self._size = size
 
-    def _make_room(self, database: sqlite3.Connection, most: int, added: int) -> None:
+    def _make_room(self, database: sqlite3.Connection, most: int, added: int) -> int:
         # Adding up the whole table each time would cost more than storing; what others add is seen at the next count.
-        self._size = None if self._size is None else self._size + added
-        if self._size is not None and self._size <= most:
-            return
-        (self._size,) = database.execute("SELECT coalesce(sum(length(key) + length(entry)), 0) FROM entries").fetchone()
+        if self._size is not None and self._size + added <= most:
+            return self._size + added
+        size: int
+        (size,) = database.execute(
+            "SELECT coalesce(sum(length(key) + length(entry)), 0) FROM nanogpt_entries"
+        ).fetchone()
         # Down to nine tenths, so that not every further entry has to make room for itself.
-        excess, gone = self._size - int(most * _KEEP) if self._size > most else 0, []
-        for key, length in database.execute(
-            "SELECT key, length(key) + length(entry) FROM entries ORDER BY used, rowid"
+        excess, gone = size - int(most * _KEEP) if size > most else 0, []
+        for row, length in database.execute(
+            "SELECT rowid, length(key) + length(entry) FROM nanogpt_entries ORDER BY used, rowid"
         ):
             if excess <= 0:
                 break
-            gone.append((key,))
+            gone.append((row,))
             excess -= length
-            self._size -= length
-        database.executemany("DELETE FROM entries WHERE key = ?", gone)
+            size -= length
+        database.executemany("DELETE FROM nanogpt_entries WHERE rowid = ?", gone)
+        return size
 
-    def _set_aside(self, error: Exception) -> None:
-        mine = self._identity
+    def _mend(self, error: Exception) -> bool:
+        """Set the file aside if that is what the error asks for; return whether to try again."""
+        if not _tells_of_damage(error):
+            return False
         self.close()
-        if mine != _identity(self.path):
-            return  # another process set it aside already, and what is there now is new
-        aside = f"{self.path.name}.corrupt-{time.time_ns()}"
-        # The log goes first: once the file is gone, another process may begin a new one with a log of its own.
-        for suffix in ("-wal", "-shm", ""):
-            with contextlib.suppress(FileNotFoundError):
-                self.path.with_name(self.path.name + suffix).rename(self.path.with_name(aside + suffix))
-        warnings.warn(
-            f"The embedding cache {self.path} is corrupt ({error}). It was set aside as {aside}; a new one is begun.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        try:
+            with _locked(self.path) as identity:
+                if identity == self._identity:
+                    aside = _set_aside(self.path)
+                    warnings.warn(
+                        f"The embedding cache {self.path} is damaged ({error}). It was set aside as {aside}; a new one "
+                        "is begun.",
+                        RuntimeWarning,
+                        stacklevel=2,
+                    )
+        except OSError:
+            return False
+        # Where the identity is another, some other process was first, and what is there now is new.
+        return True
 
     def _warn(self, what: str) -> None:
         if not self._warned:
             self._warned = True
             warnings.warn(f"The embedding cache {self.path} {what}; going on without it.", RuntimeWarning, stacklevel=2)
+
+    def __del__(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
 
     def __reduce__(self) -> tuple[type[SQLiteCache], tuple[str, int | None]]:
         return SQLiteCache, (str(self.path), self._max_bytes)
@@ -199,8 +227,31 @@ class SQLiteCache:
         return f"SQLiteCache({str(self.path)!r})"
 
 
-# Connections that a fork carried over. SQLite allows neither their use nor their closing here.
-_strays: list[sqlite3.Connection | None] = []
+# Connections that a fork carried over untold. SQLite allows neither their use nor their closing.
+_strays: list[sqlite3.Connection] = []
+
+
+class _DamagedError(sqlite3.DatabaseError):
+    """What SQLite itself would not notice, or would call by another name."""
+
+
+class _ForeignError(sqlite3.DatabaseError):
+    """The file is another program's database, or that of a later version."""
+
+
+def _place(path: str | os.PathLike[str]) -> Path:
+    if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
+        raise InvalidTypeError(f"A cache's path must be a str or a Path, not {type(path).__name__}.")
+    if not os.fspath(path) or "\0" in os.fspath(path):
+        raise ConfigurationError("A cache's path is empty or holds a null character.")
+    try:
+        return Path(path).expanduser().absolute()
+    except (OSError, RuntimeError) as error:  # no such user, no current folder
+        raise ConfigurationError(f"The cache's path {os.fspath(path)!r} leads nowhere: {error}") from error
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
 
 
 def _make_private(path: Path) -> None:
@@ -219,23 +270,118 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
+def _connect_patiently(path: Path) -> sqlite3.Connection:
+    until = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            return _connect(path)
+        except sqlite3.OperationalError as error:
+            # While several processes begin a file or switch on its log, SQLite does not wait by itself.
+            if not ("locked" in str(error) or "locking" in str(error)) or time.monotonic() > until:
+                raise
+            time.sleep(random.uniform(0.001, 0.05))  # noqa: S311
+
+
 def _connect(path: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    _check_header(path)
     try:
-        if os.access(path, os.W_OK):
-            database.execute("PRAGMA journal_mode = WAL")
-            database.execute("PRAGMA synchronous = NORMAL")
-            database.execute(_SCHEMA)
-        database.execute("SELECT 1 FROM entries LIMIT 1")
+        return _prepared(path, "mode=rw", write=True)
+    except sqlite3.OperationalError as error:
+        if not _tells_of_rights(error):
+            raise
+        with contextlib.suppress(sqlite3.OperationalError):
+            return _prepared(path, "mode=ro", write=False)
+        # In a folder that cannot be written SQLite cannot make the log that it wants even for reading.
+        log = _beside(path, "-wal")
+        if log.exists() and log.stat().st_size:
+            raise
+        return _prepared(path, "immutable=1", write=False)
+
+
+def _prepared(path: Path, how: str, *, write: bool) -> sqlite3.Connection:
+    database = sqlite3.connect(
+        f"{path.as_uri()}?{how}", uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+    )
+    try:
+        database.text_factory = bytes  # in a damaged file a blob may come up as text, which need not be UTF-8
+        database.execute("PRAGMA trusted_schema = OFF")
+        database.execute("PRAGMA cell_size_check = ON")
+        if write:
+            _set_up(database)
+        if database.execute("PRAGMA application_id").fetchone() != (_APPLICATION,):
+            raise _DamagedError("its header is damaged")
+        if database.execute("PRAGMA user_version").fetchone() != (_LAYOUT,):
+            raise _ForeignError("it was made by another version of nanogpt-rag")
+        database.execute("SELECT key, entry, used FROM nanogpt_entries LIMIT 1")
     except BaseException:
         database.close()
         raise
     return database
 
 
-def _is_corrupt(error: sqlite3.DatabaseError) -> bool:
+def _set_up(database: sqlite3.Connection) -> None:
+    if database.execute("PRAGMA page_count").fetchone() == (0,):
+        database.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
+        with database:
+            database.execute("BEGIN IMMEDIATE")
+            if database.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):  # nobody else was quicker
+                # Before the log is switched on, so that the header in the file itself says whose it is.
+                database.execute(f"PRAGMA application_id = {_APPLICATION}")
+                database.execute(f"PRAGMA user_version = {_LAYOUT}")
+                database.execute(_SCHEMA)
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute("PRAGMA synchronous = NORMAL")
+    database.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
+
+
+def _check_header(path: Path) -> None:
+    """Look at the file before SQLite does, which would write its log beside another program's database."""
+    with path.open("rb") as file:
+        start = file.read(_PAGE_BYTES)
+    if not start:
+        return
+    if start[:16] != _MAGIC:
+        raise _DamagedError("it is not a SQLite database")
+    if start[68:72] != _APPLICATION.to_bytes(4, "big") and _SCHEMA[7:].encode() not in start:
+        raise _ForeignError("it is another program's database")
+    # Fields of the header that never differ: with other values SQLite reads the file differently, or as read-only.
+    fixed = {16: _PAGE_BYTES.to_bytes(2, "big"), 20: b"\0\x40\x20\x20", 56: (1).to_bytes(4, "big")}
+    if any(start[at : at + len(value)] != value for at, value in fixed.items()) or not set(start[18:20]) <= {1, 2}:
+        raise _DamagedError("its header is damaged")
+
+
+def _tells_of_damage(error: Exception) -> bool:
     # Python 3.10 does not tell SQLite's error code.
-    return any(words in str(error) for words in ("malformed", "not a database", "file is encrypted"))
+    words = ("malformed", "not a database", "no such table", "no such column", "unsupported file format")
+    return isinstance(error, _DamagedError) or (
+        isinstance(error, sqlite3.DatabaseError) and any(said in str(error) for said in words)
+    )
+
+
+def _tells_of_rights(error: Exception) -> bool:
+    return any(words in str(error) for words in ("readonly", "unable to open", "access permission"))
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[tuple[int, int]]:
+    """Hold a lock on the file that is at ``path``, and yield which one that is; no two processes set one aside."""
+    with path.open("rb") as file:
+        try:
+            import fcntl
+        except ImportError:  # Windows, where an open file cannot be renamed anyway
+            pass
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield _identity(path) or (0, 0)
+
+
+def _set_aside(path: Path) -> str:
+    aside = path.with_name(f"{path.name}.corrupt-{time.time_ns()}")
+    # The log goes first: once the file is gone, another process may begin a new one with a log of its own.
+    for suffix in ("-wal", "-shm", "-journal", ""):
+        with contextlib.suppress(FileNotFoundError):
+            _beside(path, suffix).rename(_beside(aside, suffix))
+    return aside.name
 
 
 def _parts(keys: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
@@ -245,21 +391,25 @@ def _parts(keys: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
 
 @contextlib.contextmanager
 def _existing(path: str | os.PathLike[str]) -> Iterator[tuple[Path, sqlite3.Connection]]:
-    place = Path(path).expanduser().absolute()
+    place = _place(path)
     if not place.is_file():
         raise ConfigurationError(f"There is no cache file at {place}.")
     try:
-        with contextlib.closing(_connect(place)) as database:
+        if not place.stat().st_size:
+            raise _ForeignError("it is empty")
+        with contextlib.closing(_connect_patiently(place)) as database:
             yield place, database
-    except sqlite3.DatabaseError as error:
-        raise ConfigurationError(f"The cache file {place} cannot be read: {error}.") from error
+    except (sqlite3.Error, OSError) as error:
+        raise ConfigurationError(f"The cache file {place} cannot be used: {error}.") from error
 
 
 def _report(place: Path, database: sqlite3.Connection, **checks: Any) -> CacheReport:
     # The entry's first four bytes are its width; a note of a width alone has eight bytes and is no vector.
-    heads = database.execute("SELECT substr(entry, 1, 4), count(*) FROM entries WHERE length(entry) > 8 GROUP BY 1")
+    heads = database.execute(
+        "SELECT substr(entry, 1, 4), count(*) FROM nanogpt_entries WHERE length(entry) > 8 GROUP BY 1"
+    )
     widths = {int.from_bytes(head, "little"): count for head, count in heads}
-    files = (place, place.with_name(place.name + "-wal"))
+    files = (place, _beside(place, "-wal"))
     size = sum(file.stat().st_size for file in files if file.exists())
     return CacheReport(place, sum(widths.values()), size, widths, **checks)
 
@@ -278,12 +428,23 @@ def verify_cache(path: str | os.PathLike[str]) -> CacheReport:
     """Check every entry of a cache file, and the file itself. A damaged entry is never returned as a vector anyway.
 
     Raises:
-        ConfigurationError: There is no such file, or it is no cache.
+        ConfigurationError: There is no such file, it is no cache, or it is damaged so that nothing can be read.
     """
     with _existing(path) as (place, database):
-        found = tuple(row[0] for row in database.execute("PRAGMA integrity_check") if row[0] != "ok")
-        unsound = sum(width_of(key, entry) is None for key, entry in database.execute("SELECT key, entry FROM entries"))
-        return _report(place, database, unsound=unsound, damage=found)
+        damage = []
+        unsound = 0
+        try:
+            found = (row[0].decode(errors="replace") for row in database.execute("PRAGMA integrity_check"))
+            damage += [words for words in found if words != "ok"]
+            for key, entry in database.execute("SELECT key, entry FROM nanogpt_entries"):
+                unsound += width_of(key, entry) is None
+        except sqlite3.DatabaseError as error:
+            damage.append(str(error))
+        try:
+            return _report(place, database, unsound=unsound, damage=tuple(damage))
+        except sqlite3.DatabaseError:
+            size = place.stat().st_size
+            return CacheReport(place, 0, size, {}, unsound=unsound, damage=tuple(damage))
 
 
 def export_cache(path: str | os.PathLike[str], target: str | os.PathLike[str]) -> int:
@@ -292,13 +453,13 @@ def export_cache(path: str | os.PathLike[str], target: str | os.PathLike[str]) -
     For each width d it holds ``keys_d``, ``(n, 32)`` uint8, and ``vectors_d``, ``(n, d)`` float32.
 
     Raises:
-        ConfigurationError: There is no such cache file, or it is no cache.
+        ConfigurationError: There is no such cache file, or it is no cache, or ``target`` cannot be written.
     """
     import numpy as np
 
     found: dict[int, tuple[list[bytes], list[bytes]]] = {}
     with _existing(path) as (_, database):
-        for key, entry in database.execute("SELECT key, entry FROM entries ORDER BY key"):
+        for key, entry in database.execute("SELECT key, entry FROM nanogpt_entries ORDER BY key"):
             width = width_of(key, entry)
             if width is not None and not is_width_note(entry):
                 keys, entries = found.setdefault(width, ([], []))
@@ -308,7 +469,10 @@ def export_cache(path: str | os.PathLike[str], target: str | os.PathLike[str]) -
     for width, (keys, entries) in found.items():
         arrays[f"keys_{width}"] = np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(len(keys), -1)
         arrays[f"vectors_{width}"] = np.stack([vector_of(entry) for entry in entries])
-    np.savez(target, **arrays)  # type: ignore[arg-type] # the stub takes a keyword of savez for any of ours
+    try:
+        np.savez(target, **arrays)  # type: ignore[arg-type] # the stub takes a keyword of savez for any of ours
+    except OSError as error:
+        raise ConfigurationError(f"Cannot write to {os.fspath(target)}: {error}.") from error
     return sum(len(keys) for keys, _ in found.values())
 
 
@@ -320,6 +484,6 @@ def clear_cache(path: str | os.PathLike[str]) -> int:
     """
     with _existing(path) as (place, database):
         count = _report(place, database).entries
-        database.execute("DELETE FROM entries")
+        database.execute("DELETE FROM nanogpt_entries")
         database.execute("VACUUM")
         return count
