@@ -174,9 +174,10 @@ class Embedder:
         )
 
     def _pacer(self) -> Pacer:
-        pacer = pacer_for(self._connection)
-        pacer.join(self._claim)
-        return pacer
+        # Asked for each time, since a fork gives a process its own; held, so that it lives as long as this object.
+        self._held_pacer = pacer_for(self._connection)
+        self._held_pacer.join(self._claim)
+        return self._held_pacer
 
     @property
     def model(self) -> str:
@@ -420,7 +421,7 @@ class Embedder:
         return self._settings()
 
     def _settings(self) -> dict[str, Any]:
-        made = ("_counter", "_guard", "_transport", "_claim", "_host", "_store", "_delivery")
+        made = ("_counter", "_guard", "_transport", "_claim", "_held_pacer", "_host", "_store", "_delivery")
         settings = {name: value for name, value in self.__dict__.items() if name not in made}
         return {**settings, "learned": self._guard.learned}
 

@@ -20,7 +20,7 @@ from typing import Any
 from nanogpt_core.errors import ReplyError
 from nanogpt_core.reply import DamagedReplyError
 
-__all__ = ["Bounds", "bounds", "protect", "protect_async", "too_large"]
+__all__ = ["Bounds", "bounds", "protect", "protect_async", "protect_pool", "too_large"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +55,18 @@ def bounds(seconds: float, most_bytes: int) -> Iterator[None]:
 
 
 def protect(client: Any) -> None:
-    """Make a sync ``httpx`` client keep to the bounds of the block that it is used in."""
+    """Make the replies of a sync ``httpx`` client keep to the bounds of the block that it is used in."""
     client.event_hooks = _with_hook(client, _guard_response)
+
+
+def protect_pool(client: Any) -> None:
+    """Make the connections of a sync ``httpx`` client keep to the deadline of the block that they are used in."""
     for transport in (client._transport, *client._mounts.values()):
         _set_deadlines(transport)
 
 
 def protect_async(client: Any) -> None:
-    """Make an async ``httpx`` client keep to the bounds of the block; its deadline is for the caller to keep."""
+    """Make the replies of an async ``httpx`` client keep to the bounds of the block that it is used in."""
     client.event_hooks = _with_hook(client, _guard_async_response)
 
 

@@ -6,8 +6,6 @@ Works with openai 2.x, which stands on ``httpx``, and 3.x, which stands on ``htt
 from __future__ import annotations
 
 import copy
-import importlib
-import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,12 +14,9 @@ from openai._version import __version__ as sdk_version
 
 from nanogpt_core.connection import Connection
 from nanogpt_core.guard import protect, protect_async
+from nanogpt_core.pools import AsyncSharedTransport, SharedTransport, http
 
-__all__ = ["AsyncClient", "Client", "call", "http", "make_async_client", "make_client"]
-
-# The SDK re-exports names under its own; the class that its default client extends still tells the library.
-http: Any = importlib.import_module(openai.DefaultHttpxClient.__mro__[1].__module__.partition(".")[0])
-"""The HTTP library below the SDK: ``httpx`` or ``httpx2``."""
+__all__ = ["AsyncClient", "Client", "call", "make_async_client", "make_client"]
 
 # Vectors in base64 hardly shrink, and a compressed reply costs both ends more than it saves.
 _HEADERS = {
@@ -30,10 +25,6 @@ _HEADERS = {
     "Content-Type": "application/json",
     "User-Agent": f"nanogpt-rag openai-python/{sdk_version}",
 }
-
-
-# Idle connections to keep; how many are open at once is for the caller to bound.
-_POOL = 32
 
 
 def _own_environment(client: Client | AsyncClient, headers: Mapping[str, str]) -> None:
@@ -90,34 +81,28 @@ def _arguments(connection: Connection, max_retries: int) -> dict[str, Any]:
     }
 
 
-def _limits() -> Any:
-    return http.Limits(max_connections=None, max_keepalive_connections=_POOL)
-
-
 # A caller's own client is copied: the copy shares its connections, and bounds are set on the copy alone.
 
 
 def make_client(connection: Connection, http_client: Any = None, *, max_retries: int = 0) -> Client:
-    """Return a sync client that never follows a redirect.
+    """Return a sync client that never follows a redirect. It may be used in any thread, and after a fork.
 
     Args:
         connection: Where to and with which key.
         http_client: The caller's own ``httpx`` client, or None.
         max_retries: Attempts beyond the first that the SDK may make; 0 where our own retry layer does that.
     """
-    connections = copy.copy(http_client) or http.Client(limits=_limits(), follow_redirects=False)
-    protect(connections)
-    client = Client(http_client=connections, **_arguments(connection, max_retries))
+    own = copy.copy(http_client) or http.Client(transport=SharedTransport(), follow_redirects=False)
+    protect(own)
+    client = Client(http_client=own, **_arguments(connection, max_retries))
     _own_environment(client, connection.headers)
-    if http_client is None:
-        weakref.finalize(client, connections.close)
     return client
 
 
 def make_async_client(connection: Connection, http_client: Any = None, *, max_retries: int = 0) -> AsyncClient:
-    """Return an async client that never follows a redirect; see :func:`make_client`."""
-    connections = copy.copy(http_client) or http.AsyncClient(limits=_limits(), follow_redirects=False)
-    protect_async(connections)
-    client = AsyncClient(http_client=connections, **_arguments(connection, max_retries))
+    """Return an async client that never follows a redirect; see :func:`make_client`. Any event loop may use it."""
+    own = copy.copy(http_client) or http.AsyncClient(transport=AsyncSharedTransport(), follow_redirects=False)
+    protect_async(own)
+    client = AsyncClient(http_client=own, **_arguments(connection, max_retries))
     _own_environment(client, connection.headers)
     return client

@@ -193,9 +193,12 @@ class SQLiteCache(ForkSafe):
 
     def _mend(self, error: Exception) -> bool:
         """Set the file aside if that is what the error asks for; return whether to try again."""
-        if not _tells_of_damage(error):
+        damaged = _tells_of_damage(error)
+        if not damaged and "disk I/O" not in str(error):
             return False
         self.close()
+        if not damaged:
+            return True  # the log may have been cut short under an open connection; a new one finds what is there
         try:
             with _locked(self.path) as identity:
                 if identity == self._identity:

@@ -1,15 +1,10 @@
-"""One request to the service through the OpenAI SDK: the right client for this process and event loop, one attempt.
+"""One request to the service through the OpenAI SDK: one attempt, within its bounds.
 
 Whatever goes wrong comes out as one of our errors, with the SDK's as its cause.
 """
 
 from __future__ import annotations
 
-import asyncio
-import os
-import threading
-import weakref
-from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING, Any
 
 from nanogpt_core.connection import Connection
@@ -35,19 +30,8 @@ class Transport:
         self.connection = connection
         self._http_client = http_client
         self._http_async_client = http_async_client
-        self._forget()
-
-    def _forget(self) -> None:
-        self._process = os.getpid()
-        self._lock = threading.Lock()
         self._client: Client | None = None
-        self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncClient] = weakref.WeakKeyDictionary()
-        self._lifetimes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = weakref.WeakKeyDictionary()
-
-    def _settle_in_process(self) -> None:
-        # A fork copies the parent's sockets; two processes that talk over one socket get each other's replies.
-        if self._process != os.getpid():
-            self._forget()
+        self._async_client: AsyncClient | None = None
 
     def send(self, path: str, body: bytes | None, seconds: float, most_bytes: int) -> bytes:
         """POST ``body`` to ``path``, or GET it where there is no body; return the reply's bytes.
@@ -61,12 +45,14 @@ class Transport:
         Raises:
             NanoGPTError: The one of its subclasses that fits.
         """
-        from nanogpt_core.sdk import call  # see sdk
+        from nanogpt_core.sdk import call, make_client  # takes most of a second, so not before it is needed
 
-        client = self._sync_client()
+        if self._client is None:
+            # Two threads may make one each; either will do.
+            self._client = make_client(self.connection, self._http_client)
         try:
             with bounds(seconds, most_bytes):
-                return _content(call(client, self.connection, path, body))
+                return _content(call(self._client, self.connection, path, body))
         except Exception as error:
             raise self._translate(error, seconds) from error
 
@@ -74,12 +60,13 @@ class Transport:
         """Do what :meth:`send` does, without blocking the event loop."""
         import anyio  # comes with the SDK
 
-        from nanogpt_core.sdk import call  # see sdk
+        from nanogpt_core.sdk import call, make_async_client  # see above
 
-        client = await self._async_client()
+        if self._async_client is None:
+            self._async_client = make_async_client(self.connection, self._http_async_client)
         try:
             with bounds(seconds, most_bytes), anyio.fail_after(_with_grace(seconds)):
-                return _content(await call(client, self.connection, path, body))
+                return _content(await call(self._async_client, self.connection, path, body))
         except Exception as error:
             raise self._translate(error, seconds) from error
 
@@ -87,49 +74,6 @@ class Transport:
         from nanogpt_core.translation import translate  # needs the SDK
 
         return translate(error, self.connection.host, seconds)
-
-    def _sync_client(self) -> Client:
-        self._settle_in_process()
-        with self._lock:
-            if self._client is None:
-                from nanogpt_core.sdk import make_client  # see sdk
-
-                self._client = make_client(self.connection, self._http_client)
-            return self._client
-
-    def _forgetting(self, loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
-        # The tables' values lead back to their keys, so that weak keys alone would never let an ended loop go.
-        clients, lifetimes, name = self._clients, self._lifetimes, weakref.ref(loop)
-
-        def forget() -> None:
-            ended = name()
-            if ended is not None:
-                clients.pop(ended, None)
-                lifetimes.pop(ended, None)
-
-        return forget
-
-    async def _async_client(self) -> AsyncClient:
-        self._settle_in_process()
-        loop = asyncio.get_running_loop()
-        client = self._clients.get(loop)
-        if client is None:
-            from nanogpt_core.sdk import make_async_client  # see sdk
-
-            client = self._clients[loop] = make_async_client(self.connection, self._http_async_client)
-            if self._http_async_client is None:
-                lifetime = self._lifetimes[loop] = _lifetime(client, self._forgetting(loop))
-                await anext(lifetime)
-        return client
-
-
-async def _lifetime(client: AsyncClient, forget: Callable[[], None]) -> AsyncGenerator[None, None]:
-    # An event loop that shuts down closes its async generators, and this one then closes the client's connections.
-    try:
-        yield
-    finally:
-        forget()
-        await client.close()
 
 
 def _with_grace(seconds: float) -> float:

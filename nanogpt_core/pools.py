@@ -1,0 +1,124 @@
+"""Connections that are shared by all objects of a process, and of an event loop: reused, and closed when it ends.
+
+A connection belongs to the process that opened it, and an async one to its event loop. The transports made here look up
+the right pool for each request, so that a client may be used after a fork and in one event loop after another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import threading
+import weakref
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Any
+
+import openai
+
+from nanogpt_core.guard import protect_pool
+
+__all__ = ["AsyncSharedTransport", "SharedTransport", "http"]
+
+# The SDK re-exports names under its own; the class that its default client extends still tells the library.
+http: Any = importlib.import_module(openai.DefaultHttpxClient.__mro__[1].__module__.partition(".")[0])
+"""The HTTP library below the SDK: ``httpx`` or ``httpx2``."""
+
+_KEPT = 64
+
+
+def _limits() -> Any:
+    # How many are open at once is for the callers to bound; so many are kept for the next request.
+    return http.Limits(max_connections=None, max_keepalive_connections=_KEPT)
+
+
+class _ProcessPool:
+    """The one pool of this process for sync requests. A fork starts without."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._client: Any = None
+        # A copied connection must not be closed here either: that would end a TLS session of the parent's.
+        self._strays: list[Any] = []
+
+    def transport_for(self, url: Any) -> Any:
+        with self._lock:
+            if self._client is None:
+                # A whole client, for its choice of proxies by the environment.
+                self._client = http.Client(limits=_limits(), follow_redirects=False)
+                protect_pool(self._client)
+                weakref.finalize(self, self._client.close)
+            return self._client._transport_for_url(url)
+
+    def forget(self) -> None:
+        self._lock = threading.Lock()
+        self._strays.append(self._client)
+        self._client = None
+
+
+_process_pool = _ProcessPool()
+
+
+class SharedTransport(http.BaseTransport):  # type: ignore[misc] # the library is known only when this runs
+    """Sends sync requests over the process's connections."""
+
+    def handle_request(self, request: Any) -> Any:
+        """Send one request."""
+        return _process_pool.transport_for(request.url).handle_request(request)
+
+
+@dataclass(frozen=True)
+class _LoopPool:
+    client: Any
+    lifetime: AsyncGenerator[None, None]
+
+
+_loop_pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopPool] = weakref.WeakKeyDictionary()
+
+
+class AsyncSharedTransport(http.AsyncBaseTransport):  # type: ignore[misc] # see above
+    """Sends async requests over the running event loop's connections."""
+
+    async def handle_async_request(self, request: Any) -> Any:
+        """Send one request."""
+        client = await _client_of_loop()
+        return await client._transport_for_url(request.url).handle_async_request(request)
+
+
+async def _client_of_loop() -> Any:
+    loop = asyncio.get_running_loop()
+    pool = _loop_pools.get(loop)
+    if pool is None:
+        client = http.AsyncClient(limits=_limits(), follow_redirects=False)
+        pool = _loop_pools[loop] = _LoopPool(client, _lifetime(client, weakref.ref(loop)))
+        _forget_closed_loops()
+        await anext(pool.lifetime)
+    return pool.client
+
+
+async def _lifetime(client: Any, loop: weakref.ref[asyncio.AbstractEventLoop]) -> AsyncGenerator[None, None]:
+    # An event loop that shuts down closes its async generators, and this one then closes the loop's connections.
+    try:
+        yield
+    finally:
+        ending = loop()
+        if ending is not None:
+            _loop_pools.pop(ending, None)
+        await client.aclose()
+
+
+def _forget_closed_loops() -> None:
+    # A pool leads back to its loop, so that weak keys alone would never let go of a loop that was closed abruptly.
+    for loop in list(_loop_pools):
+        if loop.is_closed():
+            _loop_pools.pop(loop, None)
+
+
+def _start_afresh() -> None:
+    _process_pool.forget()
+    _loop_pools.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_afresh)
