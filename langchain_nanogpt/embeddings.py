@@ -52,8 +52,8 @@ class NanoGPTEmbeddings(Embeddings):
             if options.get("batch_size") is not None:
                 raise ConfigurationError("chunk_size and batch_size are the same option.", remedy="Pass one of them.")
             options["batch_size"] = chunk_size
-        if show_progress_bar:
-            options.setdefault("progress", True)
+        if show_progress_bar and options.get("progress") is None:
+            options["progress"] = True
         self._embedder = Embedder(model, api_key=api_key, base_url=base_url, **options)
 
     @property
@@ -72,6 +72,14 @@ class NanoGPTEmbeddings(Embeddings):
         from pydantic import SecretStr
 
         return SecretStr(self._embedder.api_key.get_secret_value())
+
+    @property
+    def cache_namespace(self) -> str:
+        """A safe ``namespace`` for LangChain's ``CacheBackedEmbeddings``: other vectors, another namespace.
+
+        It is for documents. For ``query_embedding_cache``, add the query instruction to it, if there is one.
+        """
+        return self._embedder.cache_namespace
 
     @property
     def usage(self) -> Usage:

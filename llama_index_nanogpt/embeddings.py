@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
-from llama_index.core.bridge.pydantic import Field, PrivateAttr
+from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
 from llama_index.core.callbacks import CallbackManager
 
 from nanogpt_core import Embedder, Estimate, Usage
 from nanogpt_core.catalogue import MAX_ITEMS
-from nanogpt_core.connection import DEFAULT_TIMEOUT, ApiKey
+from nanogpt_core.connection import ApiKey
 from nanogpt_core.errors import ConfigurationError
-from nanogpt_core.options import EmbedderOptions, clear_options
+from nanogpt_core.options import EmbedderOptions, check_number, clear_options
+from nanogpt_core.planning import check_texts
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -20,9 +23,12 @@ if TYPE_CHECKING:
 __all__ = ["NanoGPTEmbedding"]
 
 
-def _operational(default: Any) -> Any:
+def _operational(name: str) -> Any:
     # What does not change a vector stays out of dumps: LlamaIndex's caches take a dump as part of their key.
-    return Field(default=default, exclude=True, repr=False)
+    return Field(default=inspect.signature(Embedder).parameters[name].default, exclude=True, repr=False)
+
+
+_FIXED = {"model_name", "api_key", "api_base", *EmbedderOptions.__annotations__}
 
 
 class NanoGPTEmbedding(BaseEmbedding):
@@ -50,23 +56,31 @@ class NanoGPTEmbedding(BaseEmbedding):
         InvalidTypeError: An option of the wrong type, or one that does not exist. It is a ``TypeError``.
     """
 
+    # Pydantic's errors would show the whole input, and the key with it.
+    model_config = ConfigDict(hide_input_in_errors=True)
+
     embed_batch_size: int = Field(default=MAX_ITEMS, gt=0, le=MAX_ITEMS, exclude=True)
     num_workers: int | None = Field(default=None, exclude=True)
+    embeddings_cache: Any = Field(default=None, exclude=True)
     api_base: str = Field(description="Where the API begins.")
     dimensions: int | None = Field(default=None, description="Width that vectors are reduced to.")
-    user: str | None = Field(default=None, exclude=True)
     on_overflow: str = Field(default="error", description="What is done with a text over the model's token limit.")
     query_instruction: str | None = Field(default=None, description="What goes before queries.")
-    api_key: Any = _operational(None)
-    batch_size: int | None = _operational(None)
-    max_concurrency: int = _operational(8)
-    max_retries: int = _operational(5)
-    timeout: float = _operational(DEFAULT_TIMEOUT)
-    progress: Any = _operational(None)
-    default_headers: Any = _operational(None)
-    http_client: Any = _operational(None)
-    http_async_client: Any = _operational(None)
-    allow_insecure_http: bool = _operational(False)
+    api_key: Any = _operational("api_key")
+    user: str | None = _operational("user")
+    batch_size: int | None = _operational("batch_size")
+    max_concurrency: int = _operational("max_concurrency")
+    requests_per_second: float = _operational("requests_per_second")
+    max_retries: int = _operational("max_retries")
+    timeout: float = _operational("timeout")
+    deadline: float | None = _operational("deadline")
+    cache: Any = _operational("cache")
+    budget_usd: float | None = _operational("budget_usd")
+    progress: Any = _operational("progress")
+    default_headers: Any = _operational("default_headers")
+    http_client: Any = _operational("http_client")
+    http_async_client: Any = _operational("http_async_client")
+    allow_insecure_http: bool = _operational("allow_insecure_http")
 
     _embedder: Embedder = PrivateAttr()
 
@@ -86,12 +100,16 @@ class NanoGPTEmbedding(BaseEmbedding):
         rate_limiter: Any = None,
         **options: Unpack[EmbedderOptions],
     ) -> None:
+        name = _one("model_name", model_name, "model", model)
         embedder = Embedder(
-            _one("model_name", model_name, "model", model) or "text-embedding-3-small",
+            "text-embedding-3-small" if name is None else name,
             api_key=api_key,
             base_url=_one("api_base", api_base, "base_url", base_url),
             **options,
         )
+        check_number("embed_batch_size", embed_batch_size, 1, MAX_ITEMS)
+        if num_workers is not None:
+            check_number("num_workers", num_workers, 1)
         fields: dict[str, Any] = {
             "model_name": embedder.model,
             "api_key": embedder.api_key,
@@ -111,6 +129,23 @@ class NanoGPTEmbedding(BaseEmbedding):
         """Return the name that dumps carry."""
         return "NanoGPTEmbedding"
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _FIXED:
+            raise ConfigurationError(f"{name} cannot be changed any more.", remedy="Make a new NanoGPTEmbedding.")
+        super().__setattr__(name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The base class leaves out what cannot be pickled; an HTTP client must not get lost like that.
+        self._embedder.__getstate__()
+        return super().__getstate__()
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> NanoGPTEmbedding:
+        # What stands for a connection or a shared limit is shared by copies.
+        shared = (self.http_client, self.http_async_client, self.rate_limiter, self.progress, self.cache)
+        memo = {} if memo is None else memo
+        memo.update({id(one): one for one in shared})
+        return super().__deepcopy__(memo)
+
     @property
     def usage(self) -> Usage:
         """What this object has spent so far: a snapshot."""
@@ -119,6 +154,18 @@ class NanoGPTEmbedding(BaseEmbedding):
     def estimate(self, texts: list[str]) -> Estimate:
         """Say what embedding ``texts`` would take, without sending anything."""
         return self._embedder.estimate(texts)
+
+    def get_text_embedding_batch(
+        self, texts: Iterable[str], show_progress: bool = False, **kwargs: Any
+    ) -> list[Embedding]:
+        """Embed documents. All texts are checked before the first batch is sent."""
+        return super().get_text_embedding_batch(check_texts(texts), show_progress, **kwargs)
+
+    async def aget_text_embedding_batch(
+        self, texts: Iterable[str], show_progress: bool = False, **kwargs: Any
+    ) -> list[Embedding]:
+        """Do what :meth:`get_text_embedding_batch` does, without blocking the event loop."""
+        return await super().aget_text_embedding_batch(check_texts(texts), show_progress, **kwargs)
 
     def _get_text_embedding(self, text: str) -> Embedding:
         return self._get_text_embeddings([text])[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llama_index.core.bridge.pydantic import Field, PrivateAttr
+from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
 from llama_index.llms.openai_like import OpenAILike
 
 from nanogpt_core.connection import DEFAULT_TIMEOUT, ApiKey, Connection
@@ -32,7 +32,11 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
         ConfigurationError: No key, or a base URL that cannot be right. It is a ``ValueError``.
     """
 
+    # Pydantic's errors would show the whole input, and the key with it.
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
     api_key: Any = Field(default=None, exclude=True, repr=False)
+    default_headers: dict[str, str] | None = Field(default=None, exclude=True, repr=False)
 
     _connection: Connection = PrivateAttr()
     _client: Client | None = PrivateAttr(default=None)
@@ -57,16 +61,42 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
             timeout=timeout,
             headers=default_headers,
         )
+        # Token counts at the end of a stream come only when asked for.
+        more = {"stream_options": {"include_usage": True}, **(options.pop("additional_kwargs", None) or {})}
         settings = {
             "is_chat_model": True,
             "is_function_calling_model": True,
             "context_window": _CONTEXT_WINDOW,
             **options,
+            "additional_kwargs": more,
+            "default_headers": default_headers,
         }
         # A key in the argument keeps the base class from taking one out of OPENAI_API_KEY.
-        super().__init__(model=model, api_key="unused", api_base=connection.base_url, timeout=timeout, **settings)
-        self.api_key = connection.key
+        super().__init__(model=model, api_key=connection.key, api_base=connection.base_url, timeout=timeout, **settings)
+        self.api_version = None  # the base class takes it from OPENAI_API_VERSION
         self._connection = connection
+
+    # The base class retries around the SDK, which retries as well: one of both is enough, and the SDK's covers streams.
+    _chat = OpenAILike._chat.__wrapped__
+    _achat = OpenAILike._achat.__wrapped__
+    _complete = OpenAILike._complete.__wrapped__
+    _acomplete = OpenAILike._acomplete.__wrapped__
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = super(NanoGPT, self._without_clients()).__getstate__()
+        return state
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> NanoGPT:
+        memo = {} if memo is None else memo
+        memo.update({id(one): one for one in (self._http_client, self._async_http_client)})
+        twin: NanoGPT = super(NanoGPT, self._without_clients()).__deepcopy__(memo)
+        return twin
+
+    def _without_clients(self) -> NanoGPT:
+        # Clients do not travel; a copy makes its own when it needs them.
+        twin: NanoGPT = self.model_copy()
+        twin._client = twin._aclient = None
+        return twin
 
     @classmethod
     def class_name(cls) -> str:

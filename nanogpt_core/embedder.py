@@ -206,6 +206,15 @@ class Embedder:
         return self._guard.width
 
     @property
+    def cache_namespace(self) -> str:
+        """A name for caches outside of this object: equal where the same document text gives the same vector.
+
+        It changes with base URL, model, dimensions and what is done with over-long texts.
+        """
+        space = KeySpace(self.base_url, self.model, self._dimensions)
+        return f"{self.model}-{self._on_overflow}-{space.key('').hex()[:16]}"
+
+    @property
     def usage(self) -> Usage:
         """What this object has spent so far: a snapshot. A copy of the object starts at nothing."""
         return self._meter.snapshot()

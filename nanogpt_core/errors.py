@@ -27,7 +27,7 @@ A message says what is wrong, where, and what to do about it. No message holds a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -55,6 +55,7 @@ __all__ = [
     "ServerError",
     "StatusError",
     "TextTooLongError",
+    "causes",
 ]
 
 
@@ -214,6 +215,16 @@ class ServerError(StatusError):
     """The service failed (5xx, 408)."""
 
     transient = True
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield ``error``, what caused it, and so on; each once, since causes can run in a circle."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__ or cause.__context__
 
 
 def _restore(kind: type[NanoGPTError], args: tuple[object, ...], state: dict[str, object]) -> NanoGPTError:

@@ -13,6 +13,7 @@ import threading
 import weakref
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import openai
@@ -33,6 +34,12 @@ def _limits() -> Any:
     return http.Limits(max_connections=None, max_keepalive_connections=_KEPT)
 
 
+@cache
+def _tls() -> Any:
+    # Reading all of the web's authorities takes 30 ms; once is enough for all event loops.
+    return http.create_ssl_context()
+
+
 class _ProcessPool:
     """The one pool of this process for sync requests. A fork starts without."""
 
@@ -46,7 +53,7 @@ class _ProcessPool:
         with self._lock:
             if self._client is None:
                 # A whole client, for its choice of proxies by the environment.
-                self._client = http.Client(limits=_limits(), follow_redirects=False)
+                self._client = http.Client(limits=_limits(), follow_redirects=False, verify=_tls())
                 protect_pool(self._client)
                 weakref.finalize(self, self._client.close)
             return self._client._transport_for_url(url)
@@ -90,7 +97,7 @@ async def _client_of_loop() -> Any:
     loop = asyncio.get_running_loop()
     pool = _loop_pools.get(loop)
     if pool is None:
-        client = http.AsyncClient(limits=_limits(), follow_redirects=False)
+        client = http.AsyncClient(limits=_limits(), follow_redirects=False, verify=_tls())
         pool = _loop_pools[loop] = _LoopPool(client, _lifetime(client, weakref.ref(loop)))
         _forget_closed_loops()
         await anext(pool.lifetime)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from nanogpt_core.connection import Connection
-from nanogpt_core.errors import NanoGPTError
+from nanogpt_core.errors import NanoGPTError, causes
 
 __all__ = ["redacted"]
 
@@ -24,15 +24,9 @@ def redacted(connection: Connection) -> Iterator[None]:
         key = connection.key.reveal_or_empty() if connection.key else ""
         # A few letters can stand anywhere; a key is longer.
         if len(key) >= _SHORTEST:
-            for cause in _chain(error):
+            for cause in causes(error):
                 _redact(cause, key)
         raise
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _redact(error: BaseException, key: str) -> None:

@@ -7,9 +7,11 @@ opening. A cache file that is damaged is set aside and a new one begun; another 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import random
 import sqlite3
+import stat
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +29,6 @@ T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 
 _SCHEMA = "CREATE TABLE nanogpt_entries (key BLOB PRIMARY KEY, entry BLOB NOT NULL, used INTEGER NOT NULL)"
-_MAGIC = b"SQLite format 3\0"
 _APPLICATION = 0x4E_61_6E_6F  # "Nano", in the file's header: tells a cache from another program's database
 _LAYOUT = 1
 # Five vectors of 1,536 numbers share a page; pages of SQLite's usual 4 KiB would spread each over a chain of three.
@@ -36,6 +37,9 @@ _LOG_BYTES = 64 * 1024 * 1024
 _BUSY_SECONDS = 60.0
 _KEYS_A_QUERY = 900  # SQLite before 3.32 takes at most 999 parameters
 _KEEP = 0.9
+_TURNS = 3
+# SQLite's words about a damaged file may quote from it, and then not be text.
+_FAILURES = (sqlite3.Error, OSError, UnicodeDecodeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +125,11 @@ class SQLiteCache(ForkSafe):
 
     def _do(self, work: Work[T], otherwise: T, verb: str) -> T:
         with self._lock:
-            for mended in (False, True):
+            for turn in range(_TURNS):
                 try:
                     return work(self._open())
-                except (sqlite3.Error, OSError) as error:
-                    if mended or not self._mend(error):
+                except _FAILURES as error:
+                    if turn == _TURNS - 1 or not self._mend(error, again=turn > 0):
                         self._warn(f"cannot be {verb} ({getattr(error, 'strerror', None) or error})")
                         break
             return otherwise
@@ -135,7 +139,7 @@ class SQLiteCache(ForkSafe):
             # Somebody deleted the file, or another process set it aside: what is written to it now would be lost.
             self.close()
         if self._connection is None:
-            _make_private(self.path)
+            _make_ready(self.path)
             self._size = None
             self._identity = _identity(self.path)
             self._connection = _connect_patiently(self.path)
@@ -191,17 +195,19 @@ class SQLiteCache(ForkSafe):
         database.executemany("DELETE FROM nanogpt_entries WHERE rowid = ?", gone)
         return size
 
-    def _mend(self, error: Exception) -> bool:
-        """Set the file aside if that is what the error asks for; return whether to try again."""
-        damaged = _tells_of_damage(error)
-        if not damaged and "disk I/O" not in str(error):
+    def _mend(self, error: Exception, *, again: bool) -> bool:
+        """Do what may help: open the file anew, or set it aside first; return whether to try again."""
+        cut_short = getattr(error, "sqlite_errorname", "") == "SQLITE_IOERR_SHORT_READ"  # known since Python 3.11
+        damaged = _tells_of_damage(error, self.path) or (again and cut_short)
+        if not damaged and not cut_short:
             return False
         self.close()
         if not damaged:
-            return True  # the log may have been cut short under an open connection; a new one finds what is there
+            return True  # a log that was cut short under an open connection is read rightly by a new one
         try:
-            with _locked(self.path) as identity:
-                if identity == self._identity:
+            with _locked(self.path.parent):
+                # Where it is another file by now, some other process was first, and what is there is new.
+                if self._identity == _identity(self.path):
                     aside = _set_aside(self.path)
                     warnings.warn(
                         f"The embedding cache {self.path} is damaged ({error}). It was set aside as {aside}; a new one "
@@ -211,7 +217,6 @@ class SQLiteCache(ForkSafe):
                     )
         except OSError:
             return False
-        # Where the identity is another, some other process was first, and what is there now is new.
         return True
 
     def _warn(self, what: str) -> None:
@@ -248,8 +253,9 @@ def _place(path: str | os.PathLike[str]) -> Path:
     if not os.fspath(path) or "\0" in os.fspath(path):
         raise ConfigurationError("A cache's path is empty or holds a null character.")
     try:
-        return Path(path).expanduser().absolute()
-    except (OSError, RuntimeError) as error:  # no such user, no current folder
+        # Where it is a link, SQLite's log is beside the file that it leads to.
+        return Path(path).expanduser().resolve()
+    except (OSError, RuntimeError) as error:  # no such user, no current folder, links in a circle
         raise ConfigurationError(f"The cache's path {os.fspath(path)!r} leads nowhere: {error}") from error
 
 
@@ -257,12 +263,43 @@ def _beside(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 
-def _make_private(path: Path) -> None:
+# Nothing here opens the file by itself once SQLite may have it open: POSIX drops all locks that a process has on a file
+# as soon as it closes the file once, however often it has it open.
+
+
+def _make_ready(path: Path) -> None:
     if not path.parent.is_dir():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not path.exists():
-        # SQLite gives its log the rights of the file itself.
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    if _is_missing(path):
+        with _locked(path.parent):
+            if _is_missing(path):
+                _begin(path)
+
+
+def _is_missing(path: Path) -> bool:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return True
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "It is not a file")
+    return status.st_size == 0
+
+
+def _begin(path: Path) -> None:
+    # Somebody may have deleted the file alone, and left the log that belonged to it.
+    for suffix in ("-wal", "-shm", "-journal", ".new"):
+        _beside(path, suffix).unlink(missing_ok=True)
+    new = _beside(path, ".new")
+    os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))  # SQLite gives its log the same rights
+    with contextlib.closing(_open_file(new, "mode=rw")) as database:
+        database.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
+        database.execute(f"PRAGMA application_id = {_APPLICATION}")
+        database.execute(f"PRAGMA user_version = {_LAYOUT}")
+        database.execute(_SCHEMA)
+        database.execute("PRAGMA journal_mode = WAL")
+    # So that nobody ever sees half of it; and who has an empty file open in its place does not get in its way.
+    new.replace(path)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -286,7 +323,7 @@ def _connect_patiently(path: Path) -> sqlite3.Connection:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    _check_header(path)
+    _refuse_foreign(path)
     try:
         return _prepared(path, "mode=rw", write=True)
     except sqlite3.OperationalError as error:
@@ -302,63 +339,57 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _prepared(path: Path, how: str, *, write: bool) -> sqlite3.Connection:
-    database = sqlite3.connect(
-        f"{path.as_uri()}?{how}", uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
-    )
+    database = _open_file(path, how)
     try:
-        database.text_factory = bytes  # in a damaged file a blob may come up as text, which need not be UTF-8
-        database.execute("PRAGMA trusted_schema = OFF")
-        database.execute("PRAGMA cell_size_check = ON")
-        if write:
-            _set_up(database)
         if database.execute("PRAGMA application_id").fetchone() != (_APPLICATION,):
             raise _DamagedError("its header is damaged")
         if database.execute("PRAGMA user_version").fetchone() != (_LAYOUT,):
             raise _ForeignError("it was made by another version of nanogpt-rag")
         database.execute("SELECT key, entry, used FROM nanogpt_entries LIMIT 1")
+        if write:
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("PRAGMA synchronous = NORMAL")
+            database.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
     except BaseException:
         database.close()
         raise
     return database
 
 
-def _set_up(database: sqlite3.Connection) -> None:
-    if database.execute("PRAGMA page_count").fetchone() == (0,):
-        database.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
-        with database:
-            database.execute("BEGIN IMMEDIATE")
-            if database.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):  # nobody else was quicker
-                # Before the log is switched on, so that the header in the file itself says whose it is.
-                database.execute(f"PRAGMA application_id = {_APPLICATION}")
-                database.execute(f"PRAGMA user_version = {_LAYOUT}")
-                database.execute(_SCHEMA)
-    database.execute("PRAGMA journal_mode = WAL")
-    database.execute("PRAGMA synchronous = NORMAL")
-    database.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
+def _open_file(path: Path, how: str) -> sqlite3.Connection:
+    database = sqlite3.connect(
+        f"{path.as_uri()}?{how}", uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+    )
+    database.text_factory = bytes  # in a damaged file a blob may come up as text, which need not be UTF-8
+    database.execute("PRAGMA trusted_schema = OFF")
+    database.execute("PRAGMA cell_size_check = ON")
+    return database
 
 
-def _check_header(path: Path) -> None:
-    """Look at the file before SQLite does, which would write its log beside another program's database."""
-    with path.open("rb") as file:
-        start = file.read(_PAGE_BYTES)
-    if not start:
-        return
-    if start[:16] != _MAGIC:
-        raise _DamagedError("it is not a SQLite database")
-    if start[68:72] != _APPLICATION.to_bytes(4, "big") and _SCHEMA[7:].encode() not in start:
-        raise _ForeignError("it is another program's database")
-    # Fields of the header that never differ: with other values SQLite reads the file differently, or as read-only.
-    fixed = {16: _PAGE_BYTES.to_bytes(2, "big"), 20: b"\0\x40\x20\x20", 56: (1).to_bytes(4, "big")}
-    if any(start[at : at + len(value)] != value for at, value in fixed.items()) or not set(start[18:20]) <= {1, 2}:
-        raise _DamagedError("its header is damaged")
+def _refuse_foreign(path: Path) -> None:
+    # As if on a medium that cannot change: SQLite then neither locks the file, nor looks at its log, nor begins one.
+    with contextlib.closing(_open_file(path, "immutable=1")) as database:
+        try:
+            (application,) = database.execute("PRAGMA application_id").fetchone()
+            tables = database.execute("SELECT count(*) FROM sqlite_master WHERE name = 'nanogpt_entries'").fetchone()
+            pages = database.execute("PRAGMA page_count").fetchone()
+        except (sqlite3.DatabaseError, UnicodeDecodeError):
+            return  # nothing can be told this way; whoever opens it finds out
+    if pages == (0,):
+        raise _DamagedError("it is too short")
+    if application != _APPLICATION and tables == (0,):
+        raise _ForeignError("it is another program's database, and is left alone")
 
 
-def _tells_of_damage(error: Exception) -> bool:
+def _tells_of_damage(error: Exception, path: Path) -> bool:
     # Python 3.10 does not tell SQLite's error code.
     words = ("malformed", "not a database", "no such table", "no such column", "unsupported file format")
-    return isinstance(error, _DamagedError) or (
-        isinstance(error, sqlite3.DatabaseError) and any(said in str(error) for said in words)
-    )
+    if "readonly" in str(error):
+        # A damaged header can say so too.
+        files = [path.parent, *(_beside(path, suffix) for suffix in ("", "-wal", "-shm"))]
+        effective = os.access in os.supports_effective_ids
+        return all(os.access(file, os.W_OK, effective_ids=effective) for file in files if file.exists())
+    return isinstance(error, (_DamagedError, UnicodeDecodeError)) or any(said in str(error) for said in words)
 
 
 def _tells_of_rights(error: Exception) -> bool:
@@ -366,16 +397,20 @@ def _tells_of_rights(error: Exception) -> bool:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[tuple[int, int]]:
-    """Hold a lock on the file that is at ``path``, and yield which one that is; no two processes set one aside."""
-    with path.open("rb") as file:
-        try:
-            import fcntl
-        except ImportError:  # Windows, where an open file cannot be renamed anyway
-            pass
-        else:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield _identity(path) or (0, 0)
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a lock on the folder: of all processes only one begins a file in it, or sets one aside."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, where a file in use can be neither deleted nor renamed
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _set_aside(path: Path) -> str:
@@ -402,7 +437,7 @@ def _existing(path: str | os.PathLike[str]) -> Iterator[tuple[Path, sqlite3.Conn
             raise _ForeignError("it is empty")
         with contextlib.closing(_connect_patiently(place)) as database:
             yield place, database
-    except (sqlite3.Error, OSError) as error:
+    except _FAILURES as error:
         raise ConfigurationError(f"The cache file {place} cannot be used: {error}.") from error
 
 
@@ -441,11 +476,11 @@ def verify_cache(path: str | os.PathLike[str]) -> CacheReport:
             damage += [words for words in found if words != "ok"]
             for key, entry in database.execute("SELECT key, entry FROM nanogpt_entries"):
                 unsound += width_of(key, entry) is None
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             damage.append(str(error))
         try:
             return _report(place, database, unsound=unsound, damage=tuple(damage))
-        except sqlite3.DatabaseError:
+        except (sqlite3.DatabaseError, UnicodeDecodeError):
             size = place.stat().st_size
             return CacheReport(place, 0, size, {}, unsound=unsound, damage=tuple(damage))
 

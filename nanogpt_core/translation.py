@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import re
 import ssl
-from collections.abc import Iterator
 from typing import Any
 
 import openai
@@ -43,7 +42,7 @@ def translate(error: Exception, host: str, seconds: float) -> NanoGPTError:
         host: Who should have answered.
         seconds: How long that might have taken.
     """
-    chain = list(_causes(error))
+    chain = list(errors.causes(error))
     ours = next((cause for cause in chain if isinstance(cause, NanoGPTError)), None)
     if ours is not None:
         return ours
@@ -63,13 +62,6 @@ def translate(error: Exception, host: str, seconds: float) -> NanoGPTError:
         refused.transient = False
         return refused
     return errors.ConnectionFailedError(f"No answer from {host}: {what}.", remedy="Check base_url and the network.")
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    seen: BaseException | None = error
-    while seen is not None:
-        yield seen
-        seen = seen.__cause__ or seen.__context__
 
 
 def _from_status(error: openai.APIStatusError) -> StatusError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from nanogpt_core.connection import Connection
-from nanogpt_core.errors import NanoGPTError
+from nanogpt_core.errors import NanoGPTError, causes
 from nanogpt_core.guard import bounds
 
 if TYPE_CHECKING:
@@ -53,8 +53,10 @@ class Transport:
         try:
             with bounds(seconds, most_bytes):
                 return _content(call(self._client, self.connection, path, body))
-        except Exception as error:
-            raise self._translate(error, seconds) from error
+        except Exception as error:  # noqa: BLE001 - raised again, as one of ours
+            ours = self._translate(error, seconds)
+            # An error that the bounds raised comes wrapped in the SDK's; it is not caused by what it is the cause of.
+            raise ours from (None if ours in causes(error) else error)
 
     async def asend(self, path: str, body: bytes | None, seconds: float, most_bytes: int) -> bytes:
         """Do what :meth:`send` does, without blocking the event loop."""
@@ -67,8 +69,10 @@ class Transport:
         try:
             with bounds(seconds, most_bytes), anyio.fail_after(_with_grace(seconds)):
                 return _content(await call(self._async_client, self.connection, path, body))
-        except Exception as error:
-            raise self._translate(error, seconds) from error
+        except Exception as error:  # noqa: BLE001 - raised again, as one of ours
+            ours = self._translate(error, seconds)
+            # An error that the bounds raised comes wrapped in the SDK's; it is not caused by what it is the cause of.
+            raise ours from (None if ours in causes(error) else error)
 
     def _translate(self, error: Exception, seconds: float) -> NanoGPTError:
         from nanogpt_core.translation import translate  # needs the SDK

@@ -1,0 +1,123 @@
+"""What the tests of the core share: sync and async from one test, sandboxes, and a server of exact bytes."""
+
+import asyncio
+import contextlib
+import importlib.util
+from pathlib import Path
+from types import SimpleNamespace
+
+import certifi
+import pytest
+from hypothesis import settings
+
+from nanogpt_core import Embedder
+
+# A deadline measures the machine, not the code.
+settings.register_profile("core", deadline=None)
+settings.load_profile("core")
+
+
+def _load(path):
+    # Tests are no package, so that a helper beside them is loaded by its path.
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+_fault_server = _load(Path(__file__).parents[1] / "fault_server.py")
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _few_authorities(tmp_path_factory):
+    # Every HTTP client reads all of the web's authorities, 30 ms each time, and none of these tests uses TLS.
+    first, end, _ = Path(certifi.where()).read_text(encoding="utf-8").partition("-----END CERTIFICATE-----")
+    one = tmp_path_factory.mktemp("tls") / "one.pem"
+    one.write_text(first + end, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(one))
+        yield
+
+
+@pytest.fixture(scope="session")
+def faults():
+    """The module ``tests/fault_server.py``."""
+    return _fault_server
+
+
+@pytest.fixture(params=["sync", "async"])
+def way(request):
+    """Functions ``embed(embedder, texts)`` and ``query(embedder, text)``, once sync and once async."""
+    if request.param == "sync":
+        return SimpleNamespace(
+            name="sync",
+            embed=lambda embedder, texts, **more: embedder.embed(texts, **more),
+            query=lambda embedder, text: embedder.embed_query(text),
+        )
+    return SimpleNamespace(
+        name="async",
+        embed=lambda embedder, texts, **more: asyncio.run(embedder.aembed(texts, **more)),
+        query=lambda embedder, text: asyncio.run(embedder.aembed_query(text)),
+    )
+
+
+@pytest.fixture
+def embed(way):
+    """``embed(embedder, texts)``, once sync and once async."""
+    return way.embed
+
+
+@pytest.fixture
+def query(way):
+    """``query(embedder, text)``, once sync and once async."""
+    return way.query
+
+
+@pytest.fixture
+def make(options):
+    """Make an embedder that talks to the shared sandbox, without retries unless asked for."""
+
+    def make(model="text-embedding-3-small", **more):
+        return Embedder(model, **{**options, "max_retries": 0, **more})
+
+    return make
+
+
+@pytest.fixture
+def sandbox_with():
+    """Start a sandbox of the test's own, with options."""
+    module = pytest.importorskip("nanogpt_core.sandbox", reason="the sandbox extra is not installed")
+    with contextlib.ExitStack() as stack:
+        yield lambda **options: stack.enter_context(module.Sandbox(**options))
+
+
+@pytest.fixture
+def serve():
+    """Start a server of exact bytes; its ``embedder(**options)`` makes an embedder that talks to it."""
+    with contextlib.ExitStack() as stack:
+
+        def start(answer=_fault_server.good):
+            server = stack.enter_context(_fault_server.FaultServer(answer))
+            server.embedder = lambda model="lab/unlisted", **more: Embedder(
+                model, **{"api_key": server.api_key, "base_url": server.base_url, "max_retries": 0, **more}
+            )
+            return server
+
+        yield start
+
+
+@pytest.fixture
+def scripted(serve):
+    """Start a server that gives the answers in order, and after them right ones."""
+
+    def start(*answers):
+        left = iter(answers)
+
+        def answer(seen):
+            chosen = next(left, None)
+            chosen = _fault_server.good if chosen is None else chosen
+            return chosen(seen) if callable(chosen) else chosen
+
+        return serve(answer)
+
+    return start

@@ -1,0 +1,88 @@
+"""What importing a package of ours brings with it, seen in a fresh interpreter."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {
+    "openai",
+    "tiktoken",
+    "numpy",
+    "httpx",
+    "httpx2",
+    "pydantic",
+    "orjson",
+    "jiter",
+    "tqdm",
+    "starlette",
+    "uvicorn",
+    "requests",
+}
+LANGCHAIN = {"langchain", "langchain_core", "langchain_openai", "langgraph", "langsmith", "langchain_nanogpt"}
+LLAMA = {"llama_index", "llama_index_nanogpt", "llama_index_instrumentation", "llama_cloud"}
+
+
+def loaded(code):
+    """Run ``code`` in a fresh interpreter; return the names of the top-level modules that are loaded then."""
+    script = f"import sys, json\n{code}\nprint(json.dumps(sorted({{name.partition('.')[0] for name in sys.modules}})))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def importorskip(package):
+    code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({package!r}) is None)"
+    if subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode:
+        pytest.skip(f"{package} is not installed")
+
+
+def test_importing_the_core_imports_nothing_heavy():
+    found = loaded("import nanogpt_core")
+    assert "nanogpt_core" in found
+    assert not found & (HEAVY | LANGCHAIN | LLAMA)
+
+
+def test_making_an_embedder_imports_neither_sdk_nor_numpy():
+    found = loaded("from nanogpt_core import Embedder, MODELS, NanoGPTError; Embedder(api_key='k')")
+    assert not found & (HEAVY | LANGCHAIN | LLAMA)
+
+
+def test_refusing_input_imports_neither_sdk_nor_numpy():
+    found = loaded(
+        "from nanogpt_core import Embedder, NanoGPTError\n"
+        "try: Embedder(api_key='k').embed([''])\n"
+        "except NanoGPTError: pass\n"
+        "else: raise SystemExit('not refused')"
+    )
+    assert not found & (HEAVY | LANGCHAIN | LLAMA)
+
+
+def test_every_public_name_can_be_had_from_a_fresh_import():
+    importorskip("starlette")
+    found = loaded("import nanogpt_core\nfor name in nanogpt_core.__all__: getattr(nanogpt_core, name)")
+    assert not found & (LANGCHAIN | LLAMA)
+
+
+@pytest.mark.parametrize(("package", "other"), [("langchain_nanogpt", LLAMA), ("llama_index_nanogpt", LANGCHAIN)])
+def test_importing_one_plugin_does_not_import_the_other_framework(package, other):
+    importorskip({"langchain_nanogpt": "langchain_openai", "llama_index_nanogpt": "llama_index"}[package])
+    found = loaded(f"import {package}")
+    assert package in found
+    assert not found & other
+
+
+def test_the_sandbox_says_which_extra_it_needs():
+    code = """
+import sys
+sys.modules["starlette"] = None
+sys.modules["starlette.applications"] = None
+try:
+    from nanogpt_core import Sandbox
+except ImportError as error:
+    assert "nanogpt-rag[sandbox]" in str(error), error
+else:
+    raise SystemExit("no error")
+"""
+    loaded(code)

@@ -1,0 +1,162 @@
+"""The chat model in LangChain, over HTTP to the sandbox, which quotes the numbered passages that it is given."""
+
+import asyncio
+import copy
+import traceback
+
+import openai
+import pytest
+from langchain_core.load import dumpd, dumps
+from langchain_core.messages import HumanMessage, SystemMessage
+from pydantic import SecretStr, ValidationError
+
+from langchain_nanogpt import ChatNanoGPT
+from nanogpt_core import errors
+from nanogpt_core.sandbox import Fault
+from nanogpt_core.sdk import http
+
+KEY = "sk-nano-0123abcd-very-secret"
+MESSAGES = [
+    SystemMessage("[1] The battery of the X200 lasts twelve hours.\n\n[2] Shoes come in blue."),
+    HumanMessage("How long does the X200's battery last?"),
+]
+FACT = "The battery of the X200 lasts twelve hours."
+
+
+@pytest.fixture
+def make(options):
+    return lambda **more: ChatNanoGPT(**options, **more)
+
+
+def shown(error):
+    return "".join(traceback.format_exception(error))
+
+
+async def test_invoke(make, call, sandbox):
+    answer = await call(make(model="any/model:online", temperature=0, max_tokens=500), "invoke", MESSAGES)
+    assert FACT in answer.content
+    assert answer.usage_metadata["total_tokens"] > answer.usage_metadata["output_tokens"] > 0
+    (request,) = sandbox.requests
+    assert request.path == "/api/v1/chat/completions"
+    assert {name: request.body[name] for name in ("model", "temperature")} == {
+        "model": "any/model:online",
+        "temperature": 0,
+    }
+    assert [message["role"] for message in request.body["messages"]] == ["system", "user"]
+
+
+async def test_stream_ends_with_usage(make, call):
+    chat = make()
+    chunks = list(chat.stream(MESSAGES)) if call.kind == "sync" else [chunk async for chunk in chat.astream(MESSAGES)]
+    whole = chunks[0]
+    for chunk in chunks[1:]:
+        whole += chunk
+    answer = await call(chat, "invoke", MESSAGES)
+    assert len(chunks) > 5
+    assert whole.content == answer.content
+    assert {name: whole.usage_metadata[name] for name in ("input_tokens", "output_tokens")} == {
+        name: answer.usage_metadata[name] for name in ("input_tokens", "output_tokens")
+    }
+
+
+# Names that the base class would send to another endpoint.
+@pytest.mark.parametrize("model", ["gpt-5-pro", "o3-pro", "codex-mini-latest", "gpt-5.4-pro"])
+async def test_every_model_goes_to_chat_completions(make, call, sandbox, model):
+    await call(make(model=model), "invoke", MESSAGES)
+    assert [request.path for request in sandbox.requests] == ["/api/v1/chat/completions"]
+
+
+def test_one_object_in_several_event_loops(make):
+    chat = make()
+    answers = [asyncio.run(chat.ainvoke(MESSAGES)).content for _ in range(3)]
+    assert answers == [chat.invoke(MESSAGES).content] * 3
+
+
+async def test_retries_are_not_multiplied(make, call, sandbox):
+    sandbox.add_faults(*[Fault(503, headers={"retry-after-ms": "1"})] * 3)
+    with pytest.raises((openai.InternalServerError, errors.ServerError)):
+        await call(make(max_retries=2), "invoke", MESSAGES)
+    assert len(sandbox.requests) == 3
+
+
+async def test_headers_and_own_clients(make, call, sandbox):
+    seen = []
+    client = http.Client(event_hooks={"request": [lambda _request: seen.append("sync")]})
+
+    async def note(_request):
+        seen.append("async")
+
+    async_client = http.AsyncClient(event_hooks={"request": [note]})
+    chat = make(http_client=client, http_async_client=async_client, default_headers={"X-Team": "search"})
+    await call(chat, "invoke", MESSAGES)
+    client.close()
+    await async_client.aclose()
+    assert seen == [call.kind]
+    assert sandbox.requests[0].headers["x-team"] == "search"
+
+
+async def test_wrong_key(sandbox, call):
+    chat = ChatNanoGPT(api_key=KEY, base_url=sandbox.base_url)
+    with pytest.raises((openai.AuthenticationError, errors.AuthenticationError), match="401") as caught:
+        await call(chat, "invoke", MESSAGES)
+    assert KEY not in shown(caught.value)
+
+
+@pytest.mark.parametrize("bad", [{"base_url": "ftp://x"}, {"timeout": "soon"}, {"default_headers": 5}])
+def test_options_that_cannot_be_right(bad):
+    with pytest.raises(errors.NanoGPTError) as caught:
+        ChatNanoGPT(api_key=KEY, **bad)
+    assert KEY[:10] not in shown(caught.value)
+
+
+@pytest.mark.parametrize("bad", [{"temperature": "hot"}, {"n": 0}])
+def test_key_is_in_no_message_of_pydantic(bad):
+    with pytest.raises(ValidationError) as caught:
+        ChatNanoGPT(api_key=KEY, **bad)
+    assert KEY[:10] not in shown(caught.value)
+
+
+def test_key_is_in_no_message_about_validated_data():
+    with pytest.raises(ValidationError, match="base_url") as caught:
+        ChatNanoGPT.model_validate({"api_key": KEY, "base_url": "ftp://x"})
+    assert KEY[:10] not in shown(caught.value)
+
+
+@pytest.mark.parametrize("name", ["openai_proxy", "organization", "default_query", "http_socket_options"])
+def test_options_that_would_be_ignored_are_refused(name):
+    with pytest.raises(errors.ConfigurationError, match=name):
+        ChatNanoGPT(api_key=KEY, **{name: "value"})
+
+
+@pytest.mark.parametrize("key", [KEY, SecretStr(KEY)])
+def test_key_is_in_no_output(key):
+    chat = ChatNanoGPT(api_key=key)
+    assert chat.openai_api_key.get_secret_value() == KEY
+    outputs = [repr(chat), str(chat), str(chat.model_dump()), dumps(chat), str(dumpd(chat)), str(chat.to_json())]
+    outputs += [str(chat._identifying_params), str(chat._get_ls_params()), str(vars(chat))]
+    assert [text for text in outputs if KEY in text] == []
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, ChatNanoGPT.model_copy])
+async def test_copies_work(make, call, duplicate):
+    chat = make()
+    before = await call(chat, "invoke", MESSAGES)
+    assert (await call(duplicate(chat), "invoke", MESSAGES)).content == before.content
+
+
+@pytest.mark.usefixtures("foreign_environment")
+def test_no_key():
+    with pytest.raises(errors.ConfigurationError, match="NANOGPT_API_KEY"):
+        ChatNanoGPT()
+
+
+@pytest.mark.usefixtures("foreign_environment")
+async def test_environment(sandbox, call, monkeypatch, nothing_leaked):
+    monkeypatch.setenv("NANOGPT_API_KEY", sandbox.api_key)
+    monkeypatch.setenv("NANOGPT_BASE_URL", sandbox.base_url)
+    chat = ChatNanoGPT()
+    await call(chat, "invoke", MESSAGES)
+    nothing_leaked(1)
+    assert "leaked" not in f"{chat!r} {chat.model_dump()}"
+    monkeypatch.delenv("NANOGPT_BASE_URL")
+    assert ChatNanoGPT().openai_api_base == "https://nano-gpt.com/api/v1"

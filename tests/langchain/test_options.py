@@ -1,0 +1,320 @@
+"""Every option does through LangChain what it says, sync and async."""
+
+import asyncio
+import math
+import threading
+
+import pytest
+
+from langchain_nanogpt import NanoGPTEmbeddings
+from nanogpt_core import NanoGPTError, get_model, sdk
+from nanogpt_core.errors import (
+    BudgetExceededError,
+    ConfigurationError,
+    InvalidInputError,
+    InvalidTypeError,
+    RequestTimeoutError,
+    ServerError,
+    TextTooLongError,
+)
+from nanogpt_core.sandbox import Fault, Sandbox
+from nanogpt_core.waiting import virtual_waits
+
+# Without LlamaIndex, which ships a vocabulary, counts are bounds: that is said once, and all that follows holds as well.
+pytestmark = pytest.mark.filterwarnings("ignore:tiktoken's cl100k_base file:RuntimeWarning")
+
+TEXTS = [f"Text number {i}." for i in range(7)]
+BGE = "BAAI/bge-large-en-v1.5"  # 512 tokens a text, and a recommended instruction
+LONG = "word " * 1500
+SOON = {"Retry-After": "0"}
+
+
+@pytest.fixture
+def make(options):
+    return lambda model="text-embedding-3-small", **more: NanoGPTEmbeddings(model, **options, **more)
+
+
+@pytest.mark.parametrize(
+    ("given", "body"),
+    [({"dimensions": 64}, {"dimensions": 64}), ({"user": "someone"}, {"user": "someone"}), ({}, {})],
+)
+async def test_dimensions_and_user_are_sent(make, call, sandbox, given, body):
+    vectors = await call(make(**given), "embed_documents", TEXTS[:1])
+    assert len(vectors[0]) == given.get("dimensions", 1536)
+    (request,) = sandbox.requests
+    rest = {name: value for name, value in request.body.items() if name not in ("input", "encoding_format")}
+    assert rest == {"model": "text-embedding-3-small", **body}
+
+
+@pytest.mark.parametrize("given", [{"chunk_size": 3}, {"batch_size": 3}])
+async def test_chunk_size_and_batch_size_are_one_option(make, call, sandbox, given):
+    await call(make(max_concurrency=1, **given), "embed_documents", TEXTS)
+    assert [request.items for request in sandbox.requests] == [3, 3, 1]
+
+
+async def test_chunk_size_of_one_call(make, call, sandbox):
+    await call(make(max_concurrency=1, chunk_size=5), "embed_documents", TEXTS, chunk_size=4)
+    assert [request.items for request in sandbox.requests] == [4, 3]
+
+
+async def test_overflow_error(make, call, sandbox):
+    with pytest.raises(TextTooLongError) as caught:
+        await call(make(BGE), "embed_documents", ["short", LONG])
+    assert caught.value.positions == (1,)
+    assert sandbox.requests == []
+
+
+async def test_overflow_truncate(make, call, sandbox):
+    await call(make(BGE, on_overflow="truncate"), "embed_documents", ["short", LONG])
+    (request,) = sandbox.requests
+    assert request.inputs[0] == "short"
+    assert LONG.startswith(request.inputs[1])
+    assert 100 < len(request.inputs[1]) < len(LONG)
+
+
+async def test_overflow_split(make, call, sandbox):
+    _, vector = await call(make(BGE, on_overflow="split"), "embed_documents", ["short", LONG])
+    pieces = [text for request in sandbox.requests for text in request.inputs if text != "short"]
+    assert len(pieces) > 1
+    assert math.hypot(*vector) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("instruction", "query"),
+    [
+        (None, "a question"),
+        ("recommended", get_model(BGE).query_instruction.replace("{query}", "a question")),
+        ("find: ", "find: a question"),
+        ("Q={query}!", "Q=a question!"),
+    ],
+)
+async def test_query_instruction_is_for_queries_only(make, call, sandbox, instruction, query):
+    embeddings = make(BGE, query_instruction=instruction)
+    await call(embeddings, "embed_query", "a question")
+    await call(embeddings, "embed_documents", ["a question"])
+    assert [request.inputs for request in sandbox.requests] == [(query,), ("a question",)]
+
+
+@pytest.mark.parametrize(("retries", "works"), [(2, True), (1, False)])
+async def test_max_retries(make, call, sandbox, retries, works):
+    embeddings = make(max_retries=retries)
+    sandbox.add_faults(*[Fault(503, headers=SOON)] * (retries if works else retries + 1))
+    if works:
+        assert len(await call(embeddings, "embed_query", "text")) == 1536
+    else:
+        with pytest.raises(ServerError):
+            await call(embeddings, "embed_query", "text")
+    assert len(sandbox.requests) == retries + 1
+    assert embeddings.usage.retries == retries
+
+
+async def test_timeout(call):
+    with Sandbox(faults=[Fault(None, delay=60)]) as sandbox:
+        embeddings = NanoGPTEmbeddings(api_key=sandbox.api_key, base_url=sandbox.base_url, timeout=0.2, max_retries=0)
+        with pytest.raises(RequestTimeoutError, match=r"0\.2 s"):
+            await call(embeddings, "embed_query", "text")
+
+
+async def test_deadline(call):
+    with Sandbox(faults=[Fault(None, delay=60)]) as sandbox:
+        embeddings = NanoGPTEmbeddings(api_key=sandbox.api_key, base_url=sandbox.base_url, deadline=0.2)
+        with pytest.raises(RequestTimeoutError):
+            await call(embeddings, "embed_query", "text")
+
+
+async def test_requests_per_second(sandbox, call):
+    # At an address of its own, since all objects with one key at one address keep to the lowest rate among them.
+    base_url = sandbox.base_url.replace("/api/v1", "/api/paid/v1")
+    embeddings = NanoGPTEmbeddings(
+        api_key=sandbox.api_key, base_url=base_url, batch_size=1, max_concurrency=1, requests_per_second=0.05
+    )
+    with virtual_waits() as waits:
+        await call(embeddings, "embed_documents", TEXTS)
+    assert waits.seconds > 60  # six pauses of 20 seconds, less the time that the requests take
+    assert len(sandbox.requests) == 7
+
+
+async def test_cache_spares_what_is_known(make, call, sandbox, tmp_path):
+    path = tmp_path / "vectors.sqlite"
+    first = await call(make(cache=path), "embed_documents", TEXTS)
+    embeddings = make(cache=path)
+    again = await call(embeddings, "embed_documents", ["new", *TEXTS])
+    assert again[1:] == first
+    assert [request.inputs for request in sandbox.requests] == [tuple(TEXTS), ("new",)]
+    assert embeddings.usage.texts_cached == 7
+
+
+async def test_budget_is_kept_before_anything_is_sent(make, call, sandbox):
+    embeddings = make(budget_usd=1e-7)
+    assert len(await call(embeddings, "embed_documents", ["few"])) == 1
+    with pytest.raises(BudgetExceededError):
+        await call(embeddings, "embed_documents", TEXTS)
+    assert len(sandbox.requests) == 1
+
+
+async def test_progress_function(make, call):
+    seen = []
+    embeddings = make(batch_size=3, progress=lambda *counts: seen.append(counts), max_concurrency=1)
+    await call(embeddings, "embed_documents", TEXTS)
+    assert seen == [(3, 7), (6, 7), (7, 7)]
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ({"show_progress_bar": True}, True),
+        ({"show_progress_bar": True, "progress": None}, True),
+        ({"progress": True}, True),
+        ({"show_progress_bar": False}, False),
+        ({}, False),
+    ],
+)
+async def test_show_progress_bar(make, call, capsys, given, shown):
+    await call(make(**given), "embed_documents", TEXTS)
+    shown_text = capsys.readouterr().err
+    assert ("7/7" in shown_text) is shown
+    assert bool(shown_text) is shown
+
+
+async def test_default_headers(make, call, sandbox):
+    await call(make(default_headers={"X-Team": "search"}), "embed_query", "text")
+    assert sandbox.requests[0].headers["x-team"] == "search"
+
+
+class Gate:
+    """Lets requests go on once ``width`` of them are under way together; remembers the most that ever were."""
+
+    def __init__(self, width, event):
+        self.width, self.event = width, event
+        self.now = self.most = 0
+        self.lock = threading.Lock()
+
+    def enter(self):
+        with self.lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+            if self.now == self.width:
+                self.event.set()
+
+    def leave(self):
+        with self.lock:
+            self.now -= 1
+
+
+def gated_clients(kind, width):
+    """Return a gate, and the option that puts it into our way."""
+    if kind == "sync":
+        gate = Gate(width, threading.Event())
+
+        def entering(_request):
+            gate.enter()
+            assert gate.event.wait(30)
+
+        hooks = {"request": [entering], "response": [lambda _response: gate.leave()]}
+        return gate, {"http_client": sdk.http.Client(event_hooks=hooks)}
+
+    gate = Gate(width, asyncio.Event())
+
+    async def aentering(_request):
+        gate.enter()
+        await asyncio.wait_for(gate.event.wait(), 30)
+
+    async def aleaving(_response):
+        gate.leave()
+
+    hooks = {"request": [aentering], "response": [aleaving]}
+    return gate, {"http_async_client": sdk.http.AsyncClient(event_hooks=hooks)}
+
+
+@pytest.mark.parametrize("most", [1, 3])
+async def test_own_http_client_sends_and_max_concurrency_bounds(make, call, sandbox, most):
+    gate, clients = gated_clients(call.kind, most)
+    embeddings = make(batch_size=1, max_concurrency=most, **clients)
+    assert len(await call(embeddings, "embed_documents", TEXTS)) == 7
+    assert (gate.most, gate.now, len(sandbox.requests)) == (most, 0, 7)
+    for client in clients.values():
+        assert not client.is_closed
+        await client.aclose() if call.kind == "async" else client.close()
+
+
+def test_plain_http_to_another_machine_needs_leave():
+    options = {"api_key": "sk-nano-test", "base_url": "http://example.com/api/v1"}
+    with pytest.raises(ConfigurationError, match="allow_insecure_http"):
+        NanoGPTEmbeddings(**options)
+    assert NanoGPTEmbeddings(**options, allow_insecure_http=True).base_url == "http://example.com/api/v1"
+
+
+@pytest.mark.parametrize(
+    ("given", "kinds", "words"),
+    [
+        ({"dimension": 64}, (NanoGPTError, TypeError), "Did you mean 'dimensions'"),
+        ({"chunksize": 64}, (NanoGPTError, TypeError), "Did you mean 'chunk_size'"),
+        ({"nonsense": 1}, (NanoGPTError, TypeError), "There are: model, api_key"),
+        ({"chunk_size": 8, "batch_size": 8}, (NanoGPTError, ValueError), "same option"),
+        ({"chunk_size": 0}, (NanoGPTError, ValueError), "batch_size"),
+        ({"chunk_size": 2049}, (NanoGPTError, ValueError), "batch_size"),
+        ({"batch_size": "8"}, (NanoGPTError, TypeError), "batch_size"),
+        ({"dimensions": 1537}, (NanoGPTError, ValueError), "1,536"),
+        ({"on_overflow": "cut"}, (NanoGPTError, ValueError), "truncate"),
+        ({"max_concurrency": 0}, (NanoGPTError, ValueError), "max_concurrency"),
+        ({"max_retries": -1}, (NanoGPTError, ValueError), "max_retries"),
+        ({"timeout": 0}, (NanoGPTError, ValueError), "timeout"),
+        ({"deadline": 0}, (NanoGPTError, ValueError), "deadline"),
+        ({"requests_per_second": 0}, (NanoGPTError, ValueError), "requests_per_second"),
+        ({"budget_usd": -1}, (NanoGPTError, ValueError), "budget_usd"),
+        ({"cache": 5}, (NanoGPTError, TypeError), "cache"),
+        ({"progress": "yes"}, (NanoGPTError, TypeError), "progress"),
+        ({"default_headers": {"A": 1}}, (NanoGPTError, TypeError), "default_headers"),
+        ({"query_instruction": 5}, (NanoGPTError, TypeError), "query_instruction"),
+        ({"user": 5}, (NanoGPTError, TypeError), "user"),
+        ({"base_url": "ftp://x"}, (NanoGPTError, ValueError), "base_url"),
+        ({"model": ""}, (NanoGPTError, ValueError), "model"),
+        ({"api_key": " "}, (NanoGPTError, ValueError), "api_key"),
+    ],
+)
+def test_options_that_cannot_be_right(options, given, kinds, words):
+    with pytest.raises(kinds[0], match=words) as caught:
+        NanoGPTEmbeddings(**{**options, **given})
+    assert isinstance(caught.value, kinds[1])
+
+
+@pytest.mark.parametrize("method", ["embed_documents", "embed_query"])
+@pytest.mark.parametrize("bad", [None, 5, "", "  \n", b"bytes"])
+async def test_bad_input_is_refused_before_anything_is_sent(make, call, sandbox, method, bad):
+    given = [*TEXTS, bad] if method == "embed_documents" else bad
+    with pytest.raises(InvalidInputError if isinstance(bad, str) else InvalidTypeError) as caught:
+        await call(make(batch_size=1), method, given)
+    assert isinstance(caught.value, (ValueError if isinstance(bad, str) else TypeError))
+    if method == "embed_documents":
+        assert caught.value.positions == (7,)
+    assert sandbox.requests == []
+
+
+@pytest.mark.parametrize("bad", ["a bare string", None, 5, {"a": 1}])
+async def test_documents_that_are_no_list(make, call, sandbox, bad):
+    with pytest.raises(InvalidTypeError):
+        await call(make(), "embed_documents", bad)
+    assert sandbox.requests == []
+
+
+@pytest.mark.parametrize("size", [0, 2049, "3"])
+async def test_bad_chunk_size_of_one_call(make, call, sandbox, size):
+    with pytest.raises(NanoGPTError, match="batch_size"):
+        await call(make(), "embed_documents", TEXTS, chunk_size=size)
+    assert sandbox.requests == []
+
+
+async def test_no_documents_send_nothing(make, call, sandbox):
+    assert await call(make(), "embed_documents", []) == []
+    assert sandbox.requests == []
+
+
+def test_array_estimate_and_usage(make, sandbox):
+    embeddings = make()
+    estimate = embeddings.estimate(["one", "two", "one"])
+    assert (estimate.texts, estimate.unique, estimate.requests, sandbox.requests) == (3, 2, 1, [])
+    array = embeddings.embed_documents_array(text for text in ("one", "two", "one"))
+    assert (array.shape, str(array.dtype)) == ((3, 1536), "float32")
+    assert array.tolist() == embeddings.embed_documents(["one", "two", "one"])
+    assert (embeddings.usage.requests, embeddings.usage.texts_sent) == (2, 4)
+    assert 0 < embeddings.usage.prompt_tokens <= 2 * estimate.tokens

@@ -1,0 +1,172 @@
+"""What LlamaIndex's own base class gives: batches, events, caches, limits, progress."""
+
+import json
+
+import pytest
+from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload, LlamaDebugHandler
+from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.instrumentation.event_handlers import BaseEventHandler
+from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent, EmbeddingStartEvent
+from llama_index.core.rate_limiter import BaseRateLimiter
+from llama_index.core.storage.kvstore import SimpleKVStore
+
+from llama_index_nanogpt import NanoGPTEmbedding
+from nanogpt_core.errors import InvalidInputError, InvalidTypeError
+
+TEXTS = [f"Text number {i}." for i in range(7)]
+
+
+@pytest.fixture
+def make(options):
+    return lambda **more: NanoGPTEmbedding(**options, **more)
+
+
+class Recorder(BaseEventHandler):
+    events: list
+
+    @classmethod
+    def class_name(cls):
+        return "Recorder"
+
+    def handle(self, event, **_kwargs):
+        if isinstance(event, (EmbeddingStartEvent, EmbeddingEndEvent)):
+            self.events.append(event)
+
+
+@pytest.fixture
+def recorder():
+    handler, root = Recorder(events=[]), get_dispatcher("root")
+    root.add_event_handler(handler)
+    yield handler
+    root.event_handlers.remove(handler)
+
+
+async def test_single_texts_and_queries(make, call):
+    embedding = make()
+    batch = await call(embedding, "get_text_embedding_batch", TEXTS)
+    assert await call(embedding, "get_text_embedding", TEXTS[3]) == batch[3]
+    assert await call(embedding, "get_query_embedding", TEXTS[3]) == batch[3]
+    mean = await call(embedding, "get_agg_embedding_from_queries", TEXTS[:2])
+    assert mean == pytest.approx([(a + b) / 2 for a, b in zip(batch[0], batch[1], strict=True)])
+    assert embedding.similarity(batch[3], batch[3]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("given", "items"),
+    [({"embed_batch_size": 3}, [1, 3, 3]), ({"embed_batch_size": 4, "batch_size": 3}, [1, 3, 3]), ({}, [7])],
+)
+async def test_batches(make, call, sandbox, given, items):
+    assert len(await call(make(**given), "get_text_embedding_batch", TEXTS)) == 7
+    assert sorted(request.items for request in sandbox.requests) == items
+    assert sorted(text for request in sandbox.requests for text in request.inputs) == TEXTS
+
+
+async def test_num_workers_keeps_order(make, sandbox):
+    embedding = make(embed_batch_size=2, num_workers=2)
+    vectors = await embedding.aget_text_embedding_batch(TEXTS)
+    assert len(sandbox.requests) == 4
+    assert vectors == make().get_text_embedding_batch(TEXTS)
+
+
+async def test_callback_events(make, call):
+    handler = LlamaDebugHandler(print_trace_on_end=False)
+    embedding = make(callback_manager=CallbackManager([handler]), embed_batch_size=4)
+    vectors = await call(embedding, "get_text_embedding_batch", TEXTS)
+    query = await call(embedding, "get_query_embedding", "a question")
+
+    pairs = handler.get_event_pairs(CBEventType.EMBEDDING)
+    assert len(pairs) == 3
+    chunks = [end.payload[EventPayload.CHUNKS] for _, end in pairs]
+    embeddings = [end.payload[EventPayload.EMBEDDINGS] for _, end in pairs]
+    assert chunks == [TEXTS[:4], TEXTS[4:], ["a question"]]
+    assert embeddings == [vectors[:4], vectors[4:], [query]]
+    for start, _ in pairs:
+        assert start.payload[EventPayload.SERIALIZED]["model_name"] == "text-embedding-3-small"
+
+
+async def test_instrumentation_events(make, call, recorder):
+    vectors = await call(make(), "get_text_embedding_batch", TEXTS)
+    start, end = recorder.events
+    assert isinstance(start, EmbeddingStartEvent)
+    assert start.model_dict["model_name"] == "text-embedding-3-small"
+    assert (end.chunks, end.embeddings) == (TEXTS, vectors)
+
+
+async def test_key_is_in_no_event(make, call, recorder, sandbox):
+    handler = LlamaDebugHandler(print_trace_on_end=False)
+    embedding = make(callback_manager=CallbackManager([handler]), default_headers={"X-Token": "token-of-a-proxy"})
+    await call(embedding, "get_text_embedding_batch", TEXTS)
+    told = [event.model_dump_json() for event in recorder.events] + [str(event) for event in handler.get_events()]
+    assert len(told) == 4
+    for text in told:
+        assert sandbox.api_key not in text
+        assert "token-of-a-proxy" not in text
+
+
+async def test_embeddings_cache(make, call, sandbox):
+    cache = SimpleKVStore()
+    first = await call(make(embeddings_cache=cache), "get_text_embedding_batch", TEXTS)
+    again = await call(make(embeddings_cache=cache), "get_text_embedding_batch", ["new", *TEXTS])
+    single = await call(make(embeddings_cache=cache), "get_text_embedding", TEXTS[2])
+    assert again[1:] == first
+    assert single == first[2]
+    assert [request.inputs for request in sandbox.requests] == [tuple(TEXTS), ("new",)]
+
+
+def test_embeddings_cache_is_no_part_of_dumps(make):
+    cached = make(embeddings_cache=SimpleKVStore())
+    assert json.loads(cached.to_json()) == make().to_dict()
+
+
+class CountingLimiter(BaseRateLimiter):
+    def __init__(self):
+        self.calls = []
+
+    def acquire(self, num_tokens=0):  # noqa: ARG002 - the base class's signature
+        self.calls.append("sync")
+
+    async def async_acquire(self, num_tokens=0):  # noqa: ARG002
+        self.calls.append("async")
+
+
+async def test_rate_limiter_is_asked_for_each_batch(make, call):
+    limiter = CountingLimiter()
+    embedding = make(rate_limiter=limiter, embed_batch_size=4)
+    await call(embedding, "get_text_embedding_batch", TEXTS)
+    await call(embedding, "get_query_embedding", "a question")
+    assert limiter.calls == [call.kind] * 3
+
+
+@pytest.mark.parametrize("shown", [True, False])
+async def test_show_progress(make, call, capsys, shown):
+    await call(make(), "get_text_embedding_batch", TEXTS, show_progress=shown)
+    assert ("Generating embeddings: 100%" in capsys.readouterr().err) is shown
+
+
+@pytest.mark.parametrize("bad", [None, 5, "", "  \n", b"bytes"])
+@pytest.mark.parametrize("method", ["get_text_embedding_batch", "get_text_embedding", "get_query_embedding"])
+async def test_bad_input_is_refused_before_anything_is_sent(make, call, sandbox, method, bad):
+    given = [*TEXTS, bad] if method == "get_text_embedding_batch" else bad
+    with pytest.raises(InvalidInputError if isinstance(bad, str) else InvalidTypeError) as caught:
+        await call(make(embed_batch_size=2), method, given)
+    assert isinstance(caught.value, (ValueError if isinstance(bad, str) else TypeError))
+    if method == "get_text_embedding_batch":
+        assert caught.value.positions == (7,)
+    assert sandbox.requests == []
+
+
+@pytest.mark.parametrize("bad", ["a bare string", None, 5, {"a": 1}])
+async def test_texts_that_are_no_list(make, call, sandbox, bad):
+    with pytest.raises(InvalidTypeError):
+        await call(make(), "get_text_embedding_batch", bad)
+    assert sandbox.requests == []
+
+
+async def test_no_texts_send_nothing(make, call, sandbox):
+    assert await call(make(), "get_text_embedding_batch", []) == []
+    assert sandbox.requests == []
+
+
+async def test_texts_of_a_generator(make, call):
+    vectors = await call(make(embed_batch_size=2), "get_text_embedding_batch", (text for text in TEXTS))
+    assert len(vectors) == 7

@@ -1,0 +1,198 @@
+"""The LLM in LlamaIndex, over HTTP to the sandbox, which quotes the numbered passages that it is given."""
+
+import asyncio
+import copy
+import logging
+import pickle
+import traceback
+
+import openai
+import pytest
+from llama_index.core.llms import ChatMessage
+from pydantic import SecretStr, ValidationError
+
+from llama_index_nanogpt import NanoGPT
+from nanogpt_core import errors
+from nanogpt_core.sandbox import Fault
+from nanogpt_core.sdk import http
+
+KEY = "sk-nano-0123abcd-very-secret"
+FACT = "The battery of the X200 lasts twelve hours."
+CONTEXT = f"[1] {FACT}\n\n[2] Shoes come in blue."
+QUESTION = "How long does the X200's battery last?"
+PROMPT = f"{CONTEXT}\n\nQuestion: {QUESTION}"
+MESSAGES = [ChatMessage(role="system", content=CONTEXT), ChatMessage(role="user", content=QUESTION)]
+USAGE = ("prompt_tokens", "completion_tokens", "total_tokens")
+
+
+@pytest.fixture
+def make(options):
+    return lambda **more: NanoGPT(**options, **more)
+
+
+def shown(error):
+    return "".join(traceback.format_exception(error))
+
+
+async def test_complete(make, call, sandbox):
+    answer = await call(make(model="any/model:online", temperature=0, max_tokens=500), "complete", PROMPT)
+    assert FACT in answer.text
+    assert answer.additional_kwargs["total_tokens"] > answer.additional_kwargs["completion_tokens"] > 0
+    (request,) = sandbox.requests
+    assert request.path == "/api/v1/chat/completions"
+    sent = {name: value for name, value in request.body.items() if name not in ("messages", "stream")}
+    assert sent == {"model": "any/model:online", "temperature": 0, "max_tokens": 500}
+
+
+async def test_chat(make, call, sandbox):
+    answer = await call(make(), "chat", MESSAGES)
+    assert FACT in answer.message.content
+    assert [message["role"] for message in sandbox.requests[0].body["messages"]] == ["system", "user"]
+
+
+@pytest.mark.parametrize(("method", "given"), [("stream_complete", PROMPT), ("stream_chat", MESSAGES)])
+async def test_stream_ends_with_usage(make, call, method, given):
+    llm = make()
+    stream = await call(llm, method, given)
+    chunks = list(stream) if call.kind == "sync" else [chunk async for chunk in stream]
+    whole = await call(llm, method.removeprefix("stream_"), given)
+    text = chunks[-1].text if method == "stream_complete" else chunks[-1].message.content
+    assert len(chunks) > 5
+    assert "".join(chunk.delta or "" for chunk in chunks) == text
+    assert text == (whole.text if method == "stream_complete" else whole.message.content)
+    usage = {name: chunks[-1].additional_kwargs[name] for name in USAGE}
+    assert usage == {name: whole.additional_kwargs[name] for name in USAGE}
+
+
+def test_metadata(make):
+    metadata = make(model="any/model:online", context_window=32_000, max_tokens=500).metadata
+    assert (metadata.context_window, metadata.num_output, metadata.model_name) == (32_000, 500, "any/model:online")
+    assert metadata.is_chat_model
+    assert metadata.is_function_calling_model
+    assert make().metadata.context_window == 128_000
+
+
+def test_one_object_in_several_event_loops(make):
+    llm = make()
+    answers = [asyncio.run(llm.acomplete(PROMPT)).text for _ in range(3)]
+    assert answers == [llm.complete(PROMPT).text] * 3
+
+
+@pytest.mark.parametrize(("method", "given"), [("complete", PROMPT), ("chat", MESSAGES), ("stream_chat", MESSAGES)])
+async def test_retries_are_not_multiplied(make, call, sandbox, method, given):
+    sandbox.add_faults(*[Fault(503, headers={"retry-after-ms": "1"})] * 3)
+    llm = make(max_retries=2)
+
+    async def run():
+        stream = await call(llm, method, given)
+        if method.startswith("stream"):
+            assert not (list(stream) if call.kind == "sync" else [chunk async for chunk in stream])
+
+    with pytest.raises((openai.InternalServerError, errors.ServerError)):
+        await run()
+    assert len(sandbox.requests) == 3
+
+
+async def test_headers_and_own_clients(make, call, sandbox):
+    seen = []
+    client = http.Client(event_hooks={"request": [lambda _request: seen.append("sync")]})
+
+    async def note(_request):
+        seen.append("async")
+
+    async_client = http.AsyncClient(event_hooks={"request": [note]})
+    llm = make(http_client=client, async_http_client=async_client, default_headers={"X-Team": "search"})
+    await call(llm, "complete", PROMPT)
+    client.close()
+    await async_client.aclose()
+    assert seen == [call.kind]
+    assert sandbox.requests[0].headers["x-team"] == "search"
+
+
+async def test_wrong_key(sandbox, call):
+    llm = NanoGPT(api_key=KEY, base_url=sandbox.base_url)
+    with pytest.raises((openai.AuthenticationError, errors.AuthenticationError), match="401") as caught:
+        await call(llm, "complete", PROMPT)
+    assert KEY not in shown(caught.value)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"base_url": "ftp://x"}, {"timeout": "soon"}, {"default_headers": 5}, {"base_url": "a", "api_base": "b"}]
+)
+def test_options_that_cannot_be_right(bad):
+    with pytest.raises(errors.NanoGPTError) as caught:
+        NanoGPT(api_key=KEY, **bad)
+    assert KEY[:10] not in shown(caught.value)
+
+
+@pytest.mark.parametrize("bad", [{"temperature": "hot"}, {"temprature": 0}])
+def test_unknown_options_and_messages_of_pydantic(bad):
+    with pytest.raises(ValidationError, match=next(iter(bad))) as caught:
+        NanoGPT(api_key=KEY, **bad)
+    assert KEY[:10] not in shown(caught.value)
+
+
+@pytest.mark.parametrize("key", [KEY, SecretStr(KEY)])
+def test_key_is_in_no_output(key):
+    llm = NanoGPT(api_key=key, default_headers={"X-Token": "token-of-a-proxy"})
+    outputs = [repr(llm), str(llm), str(llm.model_dump()), llm.model_dump_json(), str(llm.to_dict()), llm.to_json()]
+    outputs += [str(vars(llm)).replace("token-of-a-proxy", ""), str(llm.to_payload())]
+    assert [text for text in outputs if KEY in text or "token-of-a-proxy" in text] == []
+    assert KEY.encode() not in pickle.dumps(llm)
+
+
+async def test_dumps_read_back(make, call, sandbox):
+    llm = make(model="any/model", temperature=0, max_tokens=500, timeout=7, max_retries=1, context_window=32_000)
+    for twin in (
+        NanoGPT.from_dict(llm.to_dict(), api_key=sandbox.api_key),
+        NanoGPT.from_json(llm.to_json(), api_key=sandbox.api_key),
+    ):
+        assert twin.to_dict() == llm.to_dict()
+        assert FACT in (await call(twin, "complete", PROMPT)).text
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, NanoGPT.model_copy])
+async def test_copies_work(make, call, duplicate):
+    llm = make()
+    before = await call(llm, "complete", PROMPT)
+    assert (await call(duplicate(llm), "complete", PROMPT)).text == before.text
+
+
+def test_deep_copies_share_the_callers_http_client(make, sandbox):
+    with http.Client(headers={"X-Team": "search"}) as client:
+        assert FACT in copy.deepcopy(make(http_client=client)).complete(PROMPT).text
+    assert sandbox.requests[0].headers["x-team"] == "search"
+
+
+async def test_pickle_reads_the_key_from_the_environment(make, call, sandbox, monkeypatch, caplog):
+    caplog.set_level(logging.WARNING)
+    llm = make(model="any/model", timeout=7, default_headers={"X-Team": "search"})
+    await call(llm, "complete", PROMPT)
+    written = pickle.dumps(llm)
+    sandbox.clear()
+    with pytest.raises(errors.ConfigurationError, match="NANOGPT_API_KEY"):
+        await call(pickle.loads(written), "complete", PROMPT)
+    monkeypatch.setenv("NANOGPT_API_KEY", sandbox.api_key)
+    twin = pickle.loads(written)
+    assert FACT in (await call(twin, "complete", PROMPT)).text
+    assert twin.timeout == 7
+    assert [request.headers["x-team"] for request in sandbox.requests] == ["search"]
+    assert caplog.records == []
+
+
+@pytest.mark.usefixtures("foreign_environment")
+def test_no_key():
+    with pytest.raises(errors.ConfigurationError, match="NANOGPT_API_KEY"):
+        NanoGPT()
+
+
+@pytest.mark.usefixtures("foreign_environment")
+async def test_environment(sandbox, call, monkeypatch, nothing_leaked):
+    monkeypatch.setenv("NANOGPT_API_KEY", sandbox.api_key)
+    monkeypatch.setenv("NANOGPT_BASE_URL", sandbox.base_url)
+    llm = NanoGPT()
+    await call(llm, "complete", PROMPT)
+    nothing_leaked(1)
+    assert "leaked" not in f"{llm!r} {llm.to_dict()}"
+    monkeypatch.delenv("NANOGPT_BASE_URL")
+    assert NanoGPT().api_base == "https://nano-gpt.com/api/v1"
