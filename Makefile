@@ -7,13 +7,16 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 EXTRAS := all,dev
 
-.PHONY: help demo test lint types tests versions wheels clean
+.PHONY: help demo test lint types tests kill faults compat versions wheels clean
 
 help:
 	@echo "make demo [Q='...']  a RAG pipeline in LangChain, then in LlamaIndex, over Python's own documentation"
 	@echo "make test            lint, types and tests"
 	@echo "make versions        the tests with the lowest and the highest versions that pyproject.toml admits"
 	@echo "make wheels          the wheel, installed with each extra alone, against a sandbox elsewhere"
+	@echo "make kill            the tests of the cache at full length: kills, processes, threads"
+	@echo "make faults          a table of what six clients make of everything that can go wrong"
+	@echo "make compat          the plugins against three servers that others wrote; downloads 1.5 GB"
 	@echo "make clean           removes the environments"
 
 demo: $(VENV)/all
@@ -32,6 +35,15 @@ types: $(VENV)/dev
 
 tests: $(VENV)/dev
 	$(RUN) -m pytest
+
+kill: $(VENV)/dev
+	NANOGPT_LONG=1 $(RUN) -m pytest tests/cache
+
+faults: $(VENV)/dev
+	$(RUN) -m benchmarks.faults.run
+
+compat: $(VENV)/dev
+	$(RUN) compat/check.py
 
 versions: $(VENV)/dev
 	$(RUN) .ci/versions.py

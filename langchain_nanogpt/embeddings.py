@@ -122,6 +122,8 @@ class NanoGPTEmbeddings(Embeddings):
         return self._embedder.estimate(texts)
 
     def __repr__(self) -> str:
+        if "_embedder" not in self.__dict__:
+            return f"<{type(self).__name__}, not made>"  # a debugger may ask while the constructor fails
         return repr(self._embedder).replace(type(self._embedder).__name__, type(self).__name__, 1)
 
 

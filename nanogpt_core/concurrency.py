@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 __all__ = ["in_tasks", "in_threads"]
 
@@ -24,21 +23,35 @@ def in_threads(tasks: Sequence[Callable[[], None]], most: int, stop: threading.E
         return
     if not tasks:
         return
-    executor = ThreadPoolExecutor(min(most, len(tasks)), thread_name_prefix="nanogpt")
-    futures = [executor.submit(task) for task in tasks]
+    # Plain threads, which are daemons where the caller's is one. The interpreter's exit waits for all that an executor
+    # was given, whoever gave it, and an executor takes nothing more from then on.
+    queue, lock, failures = iter(tasks), threading.Lock(), list[BaseException]()
+
+    def work() -> None:
+        try:
+            while not failures:
+                with lock:
+                    task = next(queue, None)
+                if task is None:
+                    return
+                task()
+        except BaseException as error:  # noqa: BLE001 - raised below, in the caller's thread
+            failures.append(error)
+            stop.set()
+
+    workers = [threading.Thread(target=work, name=f"nanogpt-{number}") for number in range(min(most, len(tasks)))]
     try:
-        done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-    except BaseException:
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    except BaseException as error:
         # Ctrl-C: requests under way go on by themselves and are kept, but nobody waits for them here.
+        failures.append(error)
         stop.set()
-        executor.shutdown(wait=False, cancel_futures=True)
         raise
-    failure = next((error for future in futures if future in done and (error := future.exception())), None)
-    if failure is not None:
-        stop.set()
-    executor.shutdown(wait=True, cancel_futures=True)
-    if failure is not None:
-        raise failure
+    if failures:
+        raise failures[0]
 
 
 async def in_tasks(

@@ -8,6 +8,7 @@ decision.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -351,5 +352,7 @@ async def _ado(action: Action, transport: Transport, stop: asyncio.Event) -> byt
     if isinstance(action, Wait):
         await waiting.await_seconds(action.seconds, stop)
     else:
-        await asyncio.to_thread(action.work)
+        # Not to_thread, which takes back what no thread has begun: whoever cancels the call keeps what it has got.
+        work = contextvars.copy_context().run
+        await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, work, action.work))
     return b""

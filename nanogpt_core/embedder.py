@@ -418,6 +418,8 @@ class Embedder:
         return lambda halt: adrive(self._delivery.deliver(job, call), self._transport, halt)
 
     def __repr__(self) -> str:
+        if "_delivery" not in self.__dict__:
+            return f"<{type(self).__name__}, not made>"  # a debugger may ask while the constructor fails
         reduced = f", dimensions={self._dimensions}" if self._dimensions is not None else ""
         return f"{type(self).__name__}(model={self.model!r}{reduced}, base_url={self.base_url!r})"
 

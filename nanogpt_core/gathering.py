@@ -36,6 +36,7 @@ class Store:
 
     def find(self, texts: Sequence[str]) -> tuple[dict[int, bytes], set[int]]:
         """Return the sound entries by the text's row, and the widths that they and the space's note have."""
+        self._failed = False  # a call begins: a cache that failed in an earlier one may work again
         keys = self._space.keys(texts)
         note_key = self._space.width_key
         entries = self._get([note_key, *keys])

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from nanogpt_core.cache import EmbeddingCache
 from nanogpt_core.catalogue import MAX_ITEMS, ModelInfo
-from nanogpt_core.errors import ConfigurationError, InvalidTypeError
+from nanogpt_core.connection import Secret, resolve_key
+from nanogpt_core.errors import ConfigurationError, InvalidTypeError, NanoGPTError
 from nanogpt_core.planning import OVERFLOW_MODES, Overflow
 
 if TYPE_CHECKING:
@@ -74,6 +75,9 @@ def clear_options(init: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(init)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        if isinstance(kwargs.get("api_key"), str):
+            # Out of this frame and those below at once, since some traceback tools print the frames' variables.
+            kwargs["api_key"] = _wrapped(kwargs.pop("api_key"))
         for name in kwargs:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
@@ -84,6 +88,14 @@ def clear_options(init: Callable[P, R]) -> Callable[P, R]:
         return init(*args, **kwargs)
 
     return checked
+
+
+def _wrapped(key: Any) -> Secret:
+    try:
+        return resolve_key(key)
+    except NanoGPTError as error:
+        key = None
+        raise error.with_traceback(None) from None
 
 
 def check_number(name: str, value: Any, least: int, most: int | None = None) -> int:

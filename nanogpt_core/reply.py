@@ -23,6 +23,7 @@ __all__ = [
     "Reply",
     "WidthError",
     "WidthGuard",
+    "complained_of",
     "excerpt",
     "names_same_model",
     "read_reply",
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 _SHOWN = 300
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _MOST_TOKENS = 2**53  # beyond this a float, and so a price, is no longer exact
 
 
@@ -141,7 +143,7 @@ def read_reply(body: bytes, count: int) -> Reply:
     from jiter import from_json  # comes with the SDK, which is imported late
 
     try:
-        document = from_json(body, cache_mode="keys")
+        document = from_json(body.removeprefix(_BYTE_ORDER_MARK), cache_mode="keys")
     except ValueError as error:
         what = f"begins {excerpt(body)!r}" if body.strip() else "is empty"
         raise DamagedReplyError(f"The reply is not JSON, but {what}.") from error
@@ -254,7 +256,21 @@ def server_words(document: object) -> str:
     error = document.get("error") or document.get("message") or document.get("detail")
     if isinstance(error, dict):
         error = error.get("message") or error
+    if isinstance(error, list):
+        error = "; ".join(map(_complaint, error))
     return excerpt(str(error)) if error else ""
+
+
+def complained_of(complaints: list[object]) -> str:
+    """Return the parameter that FastAPI's list of complaints is about: ``input`` where one of them is about that."""
+    places = [item.get("loc") for item in complaints if isinstance(item, dict)]
+    names = [place[-1] if "input" not in place else "input" for place in places if isinstance(place, list) and place]
+    return "input" if "input" in names or not names else str(names[0])
+
+
+def _complaint(item: object) -> str:
+    # FastAPI sends the request's own texts back with what it says of them, which is nothing to log or to search.
+    return f"{item['msg']} ({item.get('loc')})" if isinstance(item, dict) and "msg" in item else str(item)
 
 
 def excerpt(text: bytes | str) -> str:

@@ -62,11 +62,15 @@ def pause_before(attempt: int, error: NanoGPTError) -> float | None:
     if not error.transient:
         return None
     told = error.retry_after if isinstance(error, StatusError) else None
-    if told is not None:
-        return told if told <= LONGEST_WAIT else None
+    if told is not None and told > LONGEST_WAIT:
+        return None
     first = _RATE_BACKOFF if isinstance(error, RateLimitError) else FIRST_BACKOFF
     # Full jitter spreads the workers that failed together. Beyond 2**10 the bound is reached anyway.
-    return random.uniform(0.0, min(LONGEST_BACKOFF, first * 2.0 ** min(attempt, 10)))  # noqa: S311
+    jitter = random.uniform(0.0, min(LONGEST_BACKOFF, first * 2.0 ** min(attempt, 10)))  # noqa: S311
+    if told is None:
+        return jitter
+    # Who is told to wait, waits just that; who did so in vain came together with too many others.
+    return told + jitter if attempt else told
 
 
 def reset_words(seconds: float | None) -> str:

@@ -185,7 +185,7 @@ class SQLiteCache(ForkSafe):
         # Down to nine tenths, so that not every further entry has to make room for itself.
         excess, gone = size - int(most * _KEEP) if size > most else 0, []
         for row, length in database.execute(
-            "SELECT rowid, length(key) + length(entry) FROM nanogpt_entries ORDER BY used, rowid"
+            "SELECT rowid, coalesce(length(key) + length(entry), 0) FROM nanogpt_entries ORDER BY used, rowid"
         ):
             if excess <= 0:
                 break
@@ -343,9 +343,13 @@ def _prepared(path: Path, how: str, *, write: bool) -> sqlite3.Connection:
     try:
         if database.execute("PRAGMA application_id").fetchone() != (_APPLICATION,):
             raise _DamagedError("its header is damaged")
-        if database.execute("PRAGMA user_version").fetchone() != (_LAYOUT,):
-            raise _ForeignError("it was made by another version of nanogpt-rag")
-        database.execute("SELECT key, entry, used FROM nanogpt_entries LIMIT 1")
+        try:
+            database.execute("SELECT key, entry, used FROM nanogpt_entries LIMIT 1")
+        except sqlite3.OperationalError as error:
+            # Another layout names its table otherwise.
+            if "no such table" in str(error) and database.execute("PRAGMA user_version").fetchone() > (_LAYOUT,):
+                raise _ForeignError("it was made by a later version of nanogpt-rag, and is left alone") from error
+            raise
         if write:
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = NORMAL")

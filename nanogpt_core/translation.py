@@ -12,7 +12,7 @@ from jiter import from_json
 
 from nanogpt_core import errors
 from nanogpt_core.errors import NanoGPTError, StatusError
-from nanogpt_core.reply import excerpt, server_words
+from nanogpt_core.reply import complained_of, excerpt, server_words
 from nanogpt_core.retrying import LONGEST_WAIT, reset_words, retry_after
 
 __all__ = ["translate"]
@@ -97,6 +97,8 @@ def _field(document: Any, name: str) -> str | None:
         return None
     error = document.get("error")
     value = error.get(name) if isinstance(error, dict) else document.get(name)
+    if name == "param" and isinstance(document.get("detail"), list):
+        value = complained_of(document["detail"])
     return excerpt(str(value)) if value is not None else None
 
 
@@ -105,7 +107,8 @@ def _kind(status: int, code: str | None, param: str | None, detail: str) -> tupl
     if status == 429 and (code in _QUOTA_CODES or "quota" in words):  # noqa: PLR2004
         return errors.QuotaExceededError, "Wait until the quota resets, or raise it."
     about_texts = param in (None, "", "input", "messages")
-    if status == 400 and about_texts and (code in _SIZE_CODES or _SIZE_WORDS.search(words)):  # noqa: PLR2004
+    # Servers on FastAPI answer 422 where OpenAI answers 400.
+    if status in (400, 422) and about_texts and (code in _SIZE_CODES or _SIZE_WORDS.search(words)):
         return errors.RequestTooLargeError, "Send less at a time: a smaller batch_size, or shorter texts."
     if status in _BY_STATUS:
         return _BY_STATUS[status]

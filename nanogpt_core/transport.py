@@ -54,9 +54,9 @@ class Transport:
             with bounds(seconds, most_bytes):
                 return _content(call(self._client, self.connection, path, body))
         except Exception as error:  # noqa: BLE001 - raised again, as one of ours
-            ours = self._translate(error, seconds)
-            # An error that the bounds raised comes wrapped in the SDK's; it is not caused by what it is the cause of.
-            raise ours from (None if ours in causes(error) else error)
+            failure = self._translate(error, seconds)
+        # Raised out here, since an error of the bounds comes wrapped in the SDK's, and causes must not run in a circle.
+        raise failure
 
     async def asend(self, path: str, body: bytes | None, seconds: float, most_bytes: int) -> bytes:
         """Do what :meth:`send` does, without blocking the event loop."""
@@ -70,14 +70,17 @@ class Transport:
             with bounds(seconds, most_bytes), anyio.fail_after(_with_grace(seconds)):
                 return _content(await call(self._async_client, self.connection, path, body))
         except Exception as error:  # noqa: BLE001 - raised again, as one of ours
-            ours = self._translate(error, seconds)
-            # An error that the bounds raised comes wrapped in the SDK's; it is not caused by what it is the cause of.
-            raise ours from (None if ours in causes(error) else error)
+            failure = self._translate(error, seconds)
+        # Raised out here, since an error of the bounds comes wrapped in the SDK's, and causes must not run in a circle.
+        raise failure
 
     def _translate(self, error: Exception, seconds: float) -> NanoGPTError:
         from nanogpt_core.translation import translate  # needs the SDK
 
-        return translate(error, self.connection.host, seconds)
+        failure = translate(error, self.connection.host, seconds)
+        if failure not in causes(error):
+            failure.__cause__ = error
+        return failure
 
 
 def _with_grace(seconds: float) -> float:

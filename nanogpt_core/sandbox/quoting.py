@@ -19,7 +19,7 @@ PREFIX = "[NanoGPT sandbox, not a language model]"
 """How every answer begins."""
 
 _NOTHING = "nothing in the given context answers this."
-_NO_PASSAGES = 'nothing in the given context answers this: there is none, neither passages numbered [1] nor "Context:".'
+_NO_PASSAGES = "nothing in the given context answers this: there is none (passages numbered [1], or Context:)."
 _MOST_QUOTES = 3
 _LONGEST_QUOTE = 600
 _NEAR_BEST = 0.6  # a further sentence is quoted only where it scores this part of the best one

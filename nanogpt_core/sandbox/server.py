@@ -119,6 +119,8 @@ class Sandbox:
         except OSError as error:
             where = f"{host}:{self.config.port}"
             raise ConfigurationError(f"Cannot listen on {where}: {error}", remedy="Is the port in use?") from error
+        # asyncio does it for its own sockets alone; without it each small reply waits 40 ms for the client's late ACK.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - what to call it, not a bind
         self._root = f"http://{f'[{shown}]' if ':' in shown else shown}:{listener.getsockname()[1]}"
         return listener

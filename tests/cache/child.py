@@ -106,9 +106,10 @@ def as_nobody(path):
 
 
 def in_daemon(texts, way="sync", **options):
-    """Begin to embed in a daemon thread, and end the program when the first texts are done."""
+    """Begin to embed in a daemon thread, and end the program when more is done than fits in flight at once."""
     begun, texts = threading.Event(), texts_of(texts)
-    embedder = Embedder(progress=lambda done, _total: done and begun.set(), **options)
+    in_flight = options["batch_size"] * options["max_concurrency"]
+    embedder = Embedder(progress=lambda done, _total: done > in_flight and begun.set(), **options)
     work = (lambda: embedder.embed(texts)) if way == "sync" else (lambda: asyncio.run(embedder.aembed(texts)))
     threading.Thread(target=work, daemon=True).start()
     begun.wait()

@@ -112,6 +112,18 @@ def test_another_process_moves_to_the_new_file_when_one_sets_the_old_aside(tmp_p
     assert len(list(tmp_path.glob("c.db.corrupt-*[0-9]"))) == 1
 
 
+def test_of_two_that_find_the_damage_only_the_first_sets_the_file_aside(tmp_path):
+    path = tmp_path / "c.db"
+    late = SQLiteCache(path)
+    late.put_many({b"a": b"1"})
+    path.rename(tmp_path / "c.db.corrupt-1")  # by the other, which was quicker
+    other = SQLiteCache(path)
+    other.put_many({b"b": b"2"})
+    assert late._mend(sqlite3.DatabaseError("database disk image is malformed"), again=False)
+    assert dict(late.get_many([b"a", b"b"])) == {b"b": b"2"}
+    assert len(list(tmp_path.glob("*corrupt-*"))) == 1
+
+
 def test_a_second_object_does_not_cost_the_first_its_locks(tmp_path):
     # POSIX drops a process's locks on a file when it closes it once; another process would then take the log away.
     path = tmp_path / "c.db"

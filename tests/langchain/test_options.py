@@ -20,7 +20,7 @@ from nanogpt_core.errors import (
 from nanogpt_core.sandbox import Fault, Sandbox
 from nanogpt_core.waiting import virtual_waits
 
-# Without LlamaIndex, which ships a vocabulary, counts are bounds: that is said once, and all that follows holds as well.
+# Without LlamaIndex, which ships a vocabulary, counts are bounds. That is said once, and all that follows still holds.
 pytestmark = pytest.mark.filterwarnings("ignore:tiktoken's cl100k_base file:RuntimeWarning")
 
 TEXTS = [f"Text number {i}." for i in range(7)]

@@ -1,0 +1,104 @@
+"""The six clients, made with their own defaults but for address, key, time limit and what a fault asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.faults.vectors import KEY, MODEL
+
+OURS = ("core", "LangChain", "LlamaIndex")
+PEERS = ("OpenAI SDK", "langchain-openai", "LlamaIndex OpenAI")
+CLIENTS = (*OURS, *PEERS)
+
+
+_TIMEOUT = 10.0
+
+
+class Client:
+    """One client: its functions to embed, sync and async, under the same names for all."""
+
+    def __init__(self, embed: Callable[[list[str]], Any], aembed: Callable[[list[str]], Any]) -> None:
+        self.embed = embed
+        self.aembed = aembed
+
+
+def make(name: str, url: str, model: str = MODEL, **settings: Any) -> Client:
+    """Make a client.
+
+    Args:
+        name: One of :data:`CLIENTS`.
+        url: The base URL.
+        model: The model's name.
+        **settings: ``api_key``, ``timeout``, ``default_headers``, ``batch_size``; for this project's clients also
+            ``max_concurrency`` and ``cache``. None stands for the client's default.
+    """
+    given = {"api_key": KEY, "timeout": _TIMEOUT, **settings}
+    options = {option: value for option, value in given.items() if value is not None}
+    if name in OURS:
+        return _OWN[name](url, model, {"max_concurrency": 2, **options})
+    return _OTHERS[name](url, model, {o: v for o, v in options.items() if o not in ("max_concurrency", "cache")})
+
+
+def _core(url: str, model: str, options: dict[str, Any]) -> Client:
+    from nanogpt_core import Embedder
+
+    embedder = Embedder(model, base_url=url, **options)
+    return Client(embedder.embed, embedder.aembed)
+
+
+def _langchain(url: str, model: str, options: dict[str, Any]) -> Client:
+    from langchain_nanogpt import NanoGPTEmbeddings
+
+    embeddings = NanoGPTEmbeddings(model, base_url=url, **options)
+    return Client(embeddings.embed_documents, embeddings.aembed_documents)
+
+
+def _llama_index(url: str, model: str, options: dict[str, Any]) -> Client:
+    from llama_index_nanogpt import NanoGPTEmbedding
+
+    embedding = NanoGPTEmbedding(model, base_url=url, **options)
+    return Client(embedding.get_text_embedding_batch, embedding.aget_text_embedding_batch)
+
+
+def _sdk(url: str, model: str, options: dict[str, Any]) -> Client:
+    import openai
+
+    size = options.pop("batch_size", 2048)
+    client = openai.OpenAI(base_url=url, **options)
+    later = openai.AsyncOpenAI(base_url=url, **options)
+
+    def embed(texts: list[str]) -> list[list[float]]:
+        parts = [texts[start : start + size] for start in range(0, len(texts), size)]
+        replies = [client.embeddings.create(model=model, input=part) for part in parts]
+        return [item.embedding for reply in replies for item in reply.data]
+
+    async def aembed(texts: list[str]) -> list[list[float]]:
+        reply = await later.embeddings.create(model=model, input=texts)
+        return [item.embedding for item in reply.data]
+
+    return Client(embed, aembed)
+
+
+def _langchain_openai(url: str, model: str, options: dict[str, Any]) -> Client:
+    from langchain_openai import OpenAIEmbeddings
+
+    size = options.pop("batch_size", 1000)
+    # By default it sends OpenAI's token numbers in the place of texts, which few other services take.
+    embeddings = OpenAIEmbeddings(
+        model=model, base_url=url, chunk_size=size, check_embedding_ctx_length=False, **options
+    )
+    return Client(embeddings.embed_documents, embeddings.aembed_documents)
+
+
+def _llama_index_openai(url: str, model: str, options: dict[str, Any]) -> Client:
+    from llama_index.embeddings.openai import OpenAIEmbedding
+
+    size = options.pop("batch_size", 100)
+    embedding = OpenAIEmbedding(model=model, api_base=url, embed_batch_size=size, **options)
+    return Client(embedding.get_text_embedding_batch, embedding.aget_text_embedding_batch)
+
+
+_Maker = Callable[[str, str, dict[str, Any]], Client]
+_OWN: dict[str, _Maker] = dict(zip(OURS, (_core, _langchain, _llama_index), strict=True))
+_OTHERS: dict[str, _Maker] = dict(zip(PEERS, (_sdk, _langchain_openai, _llama_index_openai), strict=True))

@@ -1,0 +1,82 @@
+"""What a fault is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.faults.server import Reply, Request, Step, good
+
+RIGHT = "right"
+ERROR = "typed error"
+EITHER = "either"
+
+OURS_RETRY = 6
+"""Requests that this project's default of five retries allows for one batch."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that goes wrong.
+
+    Attributes:
+        group: The heading that it stands under.
+        name: What goes wrong, in a few words; unique.
+        reply: How the server answers.
+        want: What this project has to make of it: ``"right"``, ``"typed error"`` or ``"either"``.
+        most: Embedding requests that this project may send.
+        words: An error's message has to hold one of these, in lower case; a plain ``ValueError`` of another client
+            that does counts as typed.
+        waits: Seconds that the service asks to wait; this project must have waited so long.
+        task: What the client is told to do; a function of :mod:`benchmarks.faults.tasks`.
+        place: Where the client connects to: ``"server"``, ``"refused"``, ``"unknown"``, ``"remote"``, or a kind of
+            certificate of :mod:`benchmarks.faults.certificates`.
+        settings: What the client is made with, beside address and key.
+        environment: Variables to set in the client's process.
+        secrets: What must not arrive at the server, by the name under which it is reported.
+        own_only: Whether it concerns this project's clients alone.
+        repeats: Texts that this project may have to send a second time; None where it is not looked at.
+    """
+
+    group: str
+    name: str
+    reply: Reply = good
+    want: str = ERROR
+    most: int = 1
+    words: tuple[str, ...] = ()
+    waits: float = 0.0
+    task: str = "embed"
+    place: str = "server"
+    settings: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+    secrets: dict[str, str] = field(default_factory=dict)
+    own_only: bool = False
+    repeats: int | None = None
+
+    @property
+    def slow(self) -> bool:
+        """Whether clients wait for it in real time, and need no processor meanwhile."""
+        return self.group == "Time"
+
+
+def always(*steps: Step) -> Reply:
+    """Return a reply of the same steps every time."""
+    return lambda _: steps
+
+
+def once(reply: Reply) -> Reply:
+    """Return a reply that is this one the first time, and right from then on."""
+    return lambda request: reply(request) if request.number == 1 else good(request)
+
+
+def changed(change: Callable[[dict[str, Any], Request], Any]) -> Reply:
+    """Return the right reply after ``change``, which alters the document or returns another."""
+    from benchmarks.faults.server import response, right_document
+
+    def reply(request: Request) -> list[Step]:
+        document = right_document(request)
+        other = change(document, request)
+        return [response(document if other is None else other)]
+
+    return reply

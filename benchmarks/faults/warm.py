@@ -1,0 +1,29 @@
+"""Imported once, in the process that all measurements are forked from: what takes seconds to import is there then."""
+
+from __future__ import annotations
+
+import importlib
+import os
+
+from benchmarks.faults import child
+from benchmarks.faults.clients import CLIENTS, make
+
+__all__ = ["child"]
+
+_MODULES = (
+    "jiter",
+    "nanogpt_core.sdk",
+    "nanogpt_core.sqlite_cache",
+    "nanogpt_core.translation",
+    "numpy",
+    "openai.resources.embeddings",
+    "orjson",
+    "pybase64",
+)
+
+for _module in _MODULES:
+    importlib.import_module(_module)
+# Making a client imports what it needs; nothing is sent, and it is gone before the first fork.
+os.environ.pop("OPENAI_API_KEY", None)
+for _client in CLIENTS:
+    make(_client, "http://127.0.0.1:9/v1")

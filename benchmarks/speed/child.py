@@ -1,0 +1,199 @@
+"""One sample, in a process of its own: the argument says in JSON what to do; a line of JSON on stdout is the result."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import http.client
+import inspect
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.speed import vectors
+from benchmarks.speed.clients import CLIENTS, QUERIES, embedder
+from benchmarks.speed.setup import Client, Setup
+
+_WARM_UP = 4096
+
+
+def main() -> None:
+    """Do the task that the argument describes."""
+    task = json.loads(sys.argv[1])
+    if task.get("core") is not None:
+        os.sched_setaffinity(0, {task["core"]})
+    setup = Setup(task.get("port", 0), task.get("authority", ""), task.get("cache", ""))
+    print(json.dumps(TASKS[task["task"]](setup, **task.get("options", {}))))
+
+
+def throughput(setup: Setup, client: str, texts: int, warm_up: int = _WARM_UP) -> dict[str, float]:
+    """Embed so many texts once, after a warm-up."""
+    chosen = CLIENTS[client]
+    everything = vectors.texts(texts)
+    warm = vectors.texts(warm_up, seed=1)
+    if chosen.is_async:
+        return asyncio.run(_throughput_async(chosen, setup, everything, warm))
+    gc.collect()
+    run = chosen.make(setup)
+    check(chosen, run(warm), len(warm))
+    if setup.cache:
+        counted(setup)
+    cpu, start = time.process_time(), time.perf_counter()
+    answer = run(everything)
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    check(chosen, answer, texts)
+    if setup.cache:
+        return {"seconds": seconds, "cpu": cpu, "requests": counted(setup)["requests"]}
+    return {"seconds": seconds, "cpu": cpu}
+
+
+async def _throughput_async(chosen: Client, setup: Setup, everything: list[str], warm: list[str]) -> dict[str, float]:
+    run = chosen.make(setup)
+    check(chosen, await run(warm), len(warm))
+    loop = asyncio.get_running_loop()
+    gaps: list[float] = []
+
+    async def tick() -> None:
+        last = loop.time()
+        while True:
+            await asyncio.sleep(0.002)
+            now = loop.time()
+            gaps.append(now - last)
+            last = now
+
+    # Two ticks first, so that the loop has nothing else to do when the call begins.
+    ticking = asyncio.ensure_future(tick())
+    await asyncio.sleep(0.02)
+    gaps.clear()
+    cpu, start = time.process_time(), time.perf_counter()
+    answer = await run(everything)
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    await asyncio.sleep(0.01)  # a tick more, for what the loop could not do at the end
+    ticking.cancel()
+    check(chosen, answer, len(everything))
+    return {"seconds": seconds, "cpu": cpu, "longest_gap": max(gaps)}
+
+
+def check(chosen: Client, answer: Any, count: int) -> None:
+    """Check the answer of a client to ``count`` texts."""
+    if chosen.form == "nothing":
+        return
+    if chosen.label.startswith("LlamaIndex around"):
+        assert len(answer) == count
+        return
+    vectors.check(answer, count)
+
+
+def queries(setup: Setup, client: str, bursts: int = 4, each: int = 50) -> dict[str, float]:
+    """Embed single queries, in bursts that stay within the default pace; give the median's seconds."""
+    chosen = QUERIES[client]
+    times: list[float] = []
+
+    async def in_loop() -> None:
+        await _queries(chosen.make(setup), bursts, each, times)
+
+    asyncio.run(in_loop())
+    return {"seconds": statistics.median(times)}
+
+
+async def _queries(run: Callable[[Any], Any], bursts: int, each: int, times: list[float]) -> None:
+    expected = vectors.vectors()[0]
+    for burst in range(bursts + 1):
+        for text in vectors.texts(each, words=20, seed=burst):
+            start = time.perf_counter()
+            answer = run(text)
+            if inspect.isawaitable(answer):
+                answer = await answer
+            if burst:
+                times.append(time.perf_counter() - start)
+            assert [float(number) for number in answer[:3]] == expected[:3].tolist()
+            assert len(answer) == vectors.WIDTH
+        time.sleep(1.05)  # noqa: ASYNC251 - nothing else is running
+
+
+def stream(setup: Setup, client: str, texts: int) -> dict[str, float]:
+    """Stream so many short texts; give memory over the start in MiB, and how flat it was."""
+    assert client == "embed"
+    made = embedder(setup)
+    made.embed(vectors.texts(512))
+    before = _memory()
+    seen, peak, early = 0, 0.0, 0.0
+    start = time.perf_counter()
+    for batch in made.stream(vectors.short_texts(texts)):
+        assert batch.start == seen
+        assert batch.vectors.shape == (len(batch.texts), vectors.WIDTH)
+        seen += len(batch.texts)
+        peak = max(peak, _memory() - before)
+        if seen <= texts // 4:
+            early = peak
+    seconds = time.perf_counter() - start
+    assert seen == texts
+    return {
+        "seconds": seconds,
+        "texts": texts,
+        "peak": peak,
+        "peak_in_first_quarter": early,
+        "high_water": _high_water() - before,
+    }
+
+
+def _memory() -> float:
+    return _status("VmRSS")
+
+
+def _high_water() -> float:
+    return _status("VmHWM")
+
+
+def _status(name: str) -> float:
+    with open("/proc/self/status") as status:  # noqa: PTH123 - read a thousand times a second
+        return next(int(line.split()[1]) for line in status if line.startswith(name)) / 1024
+
+
+def rate(setup: Setup, client: str, texts: int, rate: int) -> dict[str, float]:
+    """Embed under the server's rate limit; give the share of what it grants that was used, and the texts lost."""
+    chosen = CLIENTS[client]
+    everything = vectors.texts(texts, words=8)
+    run = chosen.make(setup)
+    start = time.perf_counter()
+    try:
+        answer = asyncio.run(_awaited(run(everything))) if chosen.is_async else run(everything)
+        check(chosen, answer, texts)
+        lost = 0
+    except AssertionError:
+        raise
+    except Exception:  # noqa: BLE001 - a client that gives up raises whatever it likes, and all its texts are lost
+        lost = texts
+    seconds = time.perf_counter() - start
+    told = counted(setup)
+    granted = int(told["requests"])
+    return {"seconds": seconds, "share": granted / (rate * seconds), "lost": lost, "refused": told["refused"]}
+
+
+async def _awaited(awaitable: Any) -> Any:
+    return await awaitable
+
+
+def counted(setup: Setup) -> dict[str, Any]:
+    """Return what the server has counted since it was last asked."""
+    connection = http.client.HTTPConnection("127.0.0.1", setup.port)
+    connection.request("GET", "/statistics")
+    counts: dict[str, Any] = json.loads(connection.getresponse().read())
+    connection.close()
+    return counts
+
+
+TASKS: dict[str, Callable[..., dict[str, Any]]] = {
+    "throughput": throughput,
+    "queries": queries,
+    "stream": stream,
+    "rate": rate,
+}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,300 @@
+"""The clients. Each is made and used as its own documentation has it; what is not the default is said."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from typing import Any
+
+from benchmarks.speed import raw
+from benchmarks.speed.setup import KEY, AsyncRun, Client, Run, Setup
+from benchmarks.speed.vectors import MODEL, in_turn
+
+_NO_PACE = 1_000_000.0
+
+# What measured best without latency.
+_BEST: dict[str, Any] = {"requests_per_second": _NO_PACE, "max_concurrency": 1, "batch_size": 512}
+
+
+def embedder(setup: Setup, **options: Any) -> Any:
+    """Return an ``Embedder`` for the server."""
+    from nanogpt_core import Embedder
+
+    return Embedder(MODEL, api_key=KEY, base_url=setup.url, **options)
+
+
+def _langchain(setup: Setup, **options: Any) -> Any:
+    from langchain_nanogpt import NanoGPTEmbeddings
+
+    return NanoGPTEmbeddings(MODEL, api_key=KEY, base_url=setup.url, **options)
+
+
+def _llama(setup: Setup, **options: Any) -> Any:
+    from llama_index_nanogpt import NanoGPTEmbedding
+
+    return NanoGPTEmbedding(MODEL, api_key=KEY, api_base=setup.url, **options)
+
+
+def _langchain_openai(setup: Setup, **options: Any) -> Any:
+    from langchain_openai import OpenAIEmbeddings
+
+    return OpenAIEmbeddings(model=MODEL, api_key=KEY, base_url=setup.url, **options)
+
+
+def _llama_openai(setup: Setup, **options: Any) -> Any:
+    from llama_index.embeddings.openai import OpenAIEmbedding
+
+    return OpenAIEmbedding(model=MODEL, api_key=KEY, api_base=setup.url, **options)
+
+
+def _sdk_in_turn(setup: Setup) -> Run:
+    from openai import OpenAI
+
+    create = OpenAI(api_key=KEY, base_url=setup.url).embeddings.create
+
+    def run(texts: list[str]) -> list[list[float]]:
+        parts = (create(model=MODEL, input=list(part)).data for part in in_turn(texts, 2048))
+        return [item.embedding for part in parts for item in part]
+
+    return run
+
+
+def _sdk_async(setup: Setup) -> AsyncRun:
+    from openai import AsyncOpenAI
+
+    create = AsyncOpenAI(api_key=KEY, base_url=setup.url).embeddings.create
+
+    async def run(texts: list[str]) -> list[list[float]]:
+        slots = asyncio.Semaphore(32)
+
+        async def one(part: list[str]) -> Any:
+            async with slots:
+                return (await create(model=MODEL, input=part)).data
+
+        parts = await asyncio.gather(*(one(list(part)) for part in in_turn(texts, 512)))
+        return [item.embedding for part in parts for item in part]
+
+    return run
+
+
+def _sdk_query(setup: Setup) -> Run:
+    from openai import OpenAI
+
+    create = OpenAI(api_key=KEY, base_url=setup.url).embeddings.create
+    return lambda text: create(model=MODEL, input=text).data[0].embedding
+
+
+def _sdk_async_query(setup: Setup) -> AsyncRun:
+    from openai import AsyncOpenAI
+
+    create = AsyncOpenAI(api_key=KEY, base_url=setup.url).embeddings.create
+
+    async def run(text: Any) -> Any:
+        return (await create(model=MODEL, input=text)).data[0].embedding
+
+    return run
+
+
+def _baseten(setup: Setup, preferred: dict[str, Any] | None = None, **options: Any) -> Run:
+    from baseten_performance_client import PerformanceClient, RequestProcessingPreference
+
+    client = PerformanceClient(base_url=setup.url.removesuffix("/v1"), api_key=KEY)
+    if preferred:
+        options["preference"] = RequestProcessingPreference(**preferred)
+    return lambda texts: client.embed(input=texts, model=MODEL, **options)
+
+
+_BASETEN_BEST = {"batch_size": 128, "max_concurrent_requests": 32}
+
+
+def _baseten_matrix(setup: Setup, preferred: dict[str, Any] = _BASETEN_BEST) -> Run:
+    # Its own numpy() takes no base64, with which it is fastest; the strings are decoded here.
+    import numpy as np
+    from pybase64 import b64decode
+
+    embed = _baseten(setup, preferred, encoding_format="base64")
+
+    def run(texts: list[str]) -> Any:
+        rows = b"".join([b64decode(item.embedding) for item in embed(texts).data])
+        return np.frombuffer(rows, dtype="<f4").reshape(len(texts), -1)
+
+    return run
+
+
+def _baseten_lists(setup: Setup) -> Run:
+    embed = _baseten(setup, _BASETEN_BEST, encoding_format="float")
+    return lambda texts: [item.embedding for item in embed(texts).data]
+
+
+def _baseten_defaults(setup: Setup) -> Run:
+    embed = _baseten(setup)
+    return lambda texts: embed(texts).numpy()
+
+
+def _idle_llama(setup: Setup) -> Run:
+    """LlamaIndex around vectors that are there: what it costs by itself."""
+    del setup
+    from llama_index.core.base.embeddings.base import BaseEmbedding
+
+    from benchmarks.speed.vectors import vectors
+
+    rows = vectors().tolist()
+
+    class Idle(BaseEmbedding):
+        def _get_text_embedding(self, text: str) -> list[float]:
+            del text
+            return rows[0]
+
+        def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+            return rows[: len(texts)]
+
+        _get_query_embedding = _get_text_embedding
+
+        async def _aget_query_embedding(self, query: str) -> list[float]:
+            return self._get_text_embedding(query)
+
+    return Idle(model_name=MODEL, embed_batch_size=2048).get_text_embedding_batch
+
+
+def _langchain_cached(setup: Setup) -> Run:
+    from langchain_classic.embeddings import CacheBackedEmbeddings
+    from langchain_classic.storage import LocalFileStore
+
+    # What embeds is only there to fill the cache, before the clock runs.
+    filler = _langchain(setup, requests_per_second=_NO_PACE)
+    store = LocalFileStore(f"{setup.cache}/langchain")
+    return CacheBackedEmbeddings.from_bytes_store(filler, store, namespace=MODEL, key_encoder="sha256").embed_documents
+
+
+def _paced(setup: Setup, **options: Any) -> Run:
+    return embedder(setup, batch_size=32, **options).embed
+
+
+_B = functools.partial
+
+CLIENTS: dict[str, Client] = {
+    "raw-discard": Client("raw socket: read and do nothing", raw.discard, "nothing"),
+    "raw-json": Client("raw socket: + JSON", raw.parse, "nothing"),
+    "raw-matrix": Client("raw socket: + base64, matrix", raw.matrix, "matrix"),
+    "raw-lists": Client("raw socket: lists, naively", raw.lists, "lists"),
+    "raw-matrix-32": Client(
+        "raw sockets: matrix", _B(raw.matrix, most=32, request=128), "matrix", settings="32 threads, 128 a request"
+    ),
+    "raw-lists-32": Client(
+        "raw sockets: lists, naively",
+        _B(raw.lists, most=32, request=128),
+        "lists",
+        settings="32 threads, 128 a request",
+    ),
+    "embed": Client("Embedder.embed", lambda s: embedder(s).embed, "matrix"),
+    "embed-best": Client(
+        "Embedder.embed", lambda s: embedder(s, **_BEST).embed, "matrix", settings="one request at a time, no pacing"
+    ),
+    "aembed": Client("Embedder.aembed", lambda s: embedder(s).aembed, "matrix", is_async=True),
+    "langchain-nanogpt": Client("NanoGPTEmbeddings.embed_documents", lambda s: _langchain(s).embed_documents, "lists"),
+    "langchain-nanogpt-async": Client(
+        "NanoGPTEmbeddings.aembed_documents", lambda s: _langchain(s).aembed_documents, "lists", is_async=True
+    ),
+    "llama-nanogpt": Client(
+        "NanoGPTEmbedding.get_text_embedding_batch", lambda s: _llama(s).get_text_embedding_batch, "lists"
+    ),
+    "llama-nanogpt-async": Client(
+        "NanoGPTEmbedding.aget_text_embedding_batch",
+        lambda s: _llama(s).aget_text_embedding_batch,
+        "lists",
+        is_async=True,
+    ),
+    "llama-idle": Client(
+        "LlamaIndex around vectors that are there", _idle_llama, "lists", settings="embed_batch_size=2048"
+    ),
+    "sdk": Client("OpenAI SDK", _sdk_in_turn, "lists", settings="2048 a request, in turn"),
+    "sdk-async": Client(
+        "OpenAI SDK, async", _sdk_async, "lists", is_async=True, settings="512 a request, 32 in flight"
+    ),
+    "langchain-openai": Client("langchain-openai", lambda s: _langchain_openai(s).embed_documents, "lists"),
+    "langchain-openai-best": Client(
+        "langchain-openai",
+        lambda s: _langchain_openai(s, check_embedding_ctx_length=False, chunk_size=2048).embed_documents,
+        "lists",
+        settings="check_embedding_ctx_length=False, chunk_size=2048",
+    ),
+    "langchain-openai-async": Client(
+        "langchain-openai, async", lambda s: _langchain_openai(s).aembed_documents, "lists", is_async=True
+    ),
+    "llama-openai": Client("LlamaIndex OpenAIEmbedding", lambda s: _llama_openai(s).get_text_embedding_batch, "lists"),
+    "llama-openai-best": Client(
+        "LlamaIndex OpenAIEmbedding",
+        lambda s: _llama_openai(s, embed_batch_size=2048).get_text_embedding_batch,
+        "lists",
+        settings="embed_batch_size=2048",
+    ),
+    "llama-openai-async": Client(
+        "LlamaIndex OpenAIEmbedding, async",
+        lambda s: _llama_openai(s, num_workers=8).aget_text_embedding_batch,
+        "lists",
+        is_async=True,
+        settings="num_workers=8",
+    ),
+    "baseten-best": Client(
+        "Baseten performance client",
+        _baseten_matrix,
+        "matrix",
+        settings="base64, 128 a request, 32 in flight",
+    ),
+    "baseten-lists": Client(
+        "Baseten performance client", _baseten_lists, "lists", settings="128 a request, 32 in flight"
+    ),
+    "baseten": Client("Baseten performance client", _baseten_defaults, "matrix", settings="defaults, .numpy()"),
+    "embed-unpaced": Client(
+        "Embedder.embed, network",
+        lambda s: embedder(s, requests_per_second=_NO_PACE).embed,
+        "matrix",
+        settings="no pacing",
+    ),
+    "embed-cached": Client(
+        "Embedder.embed, SQLite cache", lambda s: embedder(s, cache=f"{s.cache}/nanogpt.db").embed, "matrix"
+    ),
+    "langchain-nanogpt-cached": Client(
+        "NanoGPTEmbeddings.embed_documents, SQLite cache",
+        lambda s: _langchain(s, cache=f"{s.cache}/nanogpt.db").embed_documents,
+        "lists",
+    ),
+    "langchain-cached": Client("LangChain CacheBackedEmbeddings over LocalFileStore", _langchain_cached, "lists"),
+    "embed-32": Client("Embedder.embed", _paced, "matrix", settings="batch_size=32"),
+    "embed-32-told": Client(
+        "Embedder.embed", _B(_paced, requests_per_second=25), "matrix", settings="batch_size=32, requests_per_second=25"
+    ),
+    "aembed-32": Client(
+        "Embedder.aembed",
+        lambda s: embedder(s, batch_size=32).aembed,
+        "matrix",
+        is_async=True,
+        settings="batch_size=32",
+    ),
+    "langchain-openai-32": Client(
+        "langchain-openai",
+        lambda s: _langchain_openai(s, check_embedding_ctx_length=False, chunk_size=32).embed_documents,
+        "lists",
+        settings="chunk_size=32, check_embedding_ctx_length=False",
+    ),
+    "baseten-32": Client(
+        "Baseten performance client",
+        lambda s: _baseten_matrix(s, {"batch_size": 32, "max_concurrent_requests": 32}),
+        "matrix",
+        settings="base64, 32 a request, 32 in flight",
+    ),
+}
+
+QUERIES: dict[str, Client] = {
+    "raw": Client("raw socket", raw.query, "vector"),
+    "sdk": Client("OpenAI SDK embeddings.create", _sdk_query, "vector"),
+    "embed-query": Client("Embedder.embed_query", lambda s: embedder(s).embed_query, "vector"),
+    "langchain-nanogpt": Client("NanoGPTEmbeddings.embed_query", lambda s: _langchain(s).embed_query, "vector"),
+    "llama-nanogpt": Client("NanoGPTEmbedding.get_query_embedding", lambda s: _llama(s).get_query_embedding, "vector"),
+    "langchain-openai": Client("langchain-openai embed_query", lambda s: _langchain_openai(s).embed_query, "vector"),
+    "llama-openai": Client(
+        "LlamaIndex OpenAIEmbedding get_query_embedding", lambda s: _llama_openai(s).get_query_embedding, "vector"
+    ),
+    "sdk-async": Client("OpenAI SDK embeddings.create, async", _sdk_async_query, "vector", is_async=True),
+    "aembed-query": Client("Embedder.aembed_query", lambda s: embedder(s).aembed_query, "vector", is_async=True),
+}

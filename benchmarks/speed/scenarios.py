@@ -1,0 +1,125 @@
+"""What is measured: for each scenario the server's options, the task, and who takes part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.speed.clients import CLIENTS, QUERIES
+from benchmarks.speed.setup import Client
+
+TEXTS = 20_000
+LATENCY = 100
+PER_TEXT = 0.5
+RATE = 25
+CACHED = 100_000
+STREAMED = 1_000_000
+RATE_REQUEST = 32
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A measurement of several clients side by side.
+
+    Attributes:
+        name: By which ``--only`` finds it.
+        title: Its heading in the results.
+        clients: Who takes part, by name.
+        task: What :mod:`~benchmarks.speed.child` does.
+        server: The server's options.
+        options: The task's options.
+        tls: Whether connections are secured.
+        keeps: Whether clients keep vectors in a folder, filled by a first sample that does not count.
+        known: Where the clients' names lead.
+    """
+
+    name: str
+    title: str
+    clients: tuple[str, ...]
+    task: str = "throughput"
+    server: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=lambda: {"texts": TEXTS})
+    tls: bool = False
+    keeps: bool = False
+    known: Mapping[str, Client] = field(default_factory=lambda: CLIENTS)
+
+
+_LATE = (
+    "raw-matrix-32",
+    "raw-lists-32",
+    "embed",
+    "embed-best",
+    "aembed",
+    "langchain-nanogpt",
+    "langchain-nanogpt-async",
+    "llama-nanogpt",
+    "llama-nanogpt-async",
+    "sdk",
+    "sdk-async",
+    "langchain-openai",
+    "langchain-openai-best",
+    "langchain-openai-async",
+    "llama-openai",
+    "llama-openai-best",
+    "llama-openai-async",
+    "baseten",
+    "baseten-best",
+    "baseten-lists",
+)
+_NOW = ("raw-discard", "raw-json", "raw-matrix", "raw-lists", *_LATE[2:], "llama-idle")
+
+SCENARIOS = (
+    Scenario("no latency", f"{TEXTS:,} texts, no latency", _NOW),
+    Scenario("latency", f"{TEXTS:,} texts, {LATENCY} ms latency a request", _LATE, server=("--latency", str(LATENCY))),
+    Scenario(
+        "service time",
+        f"{TEXTS:,} texts, {LATENCY} ms a request and {PER_TEXT:g} ms a text",
+        _LATE,
+        server=("--latency", str(LATENCY), "--per-text", str(PER_TEXT)),
+    ),
+    Scenario(
+        "tls",
+        f"{TEXTS:,} texts over TLS, no latency",
+        ("raw-matrix", "embed", "embed-best", "aembed", "langchain-nanogpt", "sdk", "langchain-openai", "baseten-best"),
+        tls=True,
+    ),
+    Scenario("query", "One query, no latency", tuple(QUERIES), task="queries", options={}, known=QUERIES),
+    Scenario(
+        "cache",
+        f"{CACHED:,} texts into a matrix: from the cache, and over the network without latency",
+        ("embed-cached", "embed-unpaced"),
+        options={"texts": CACHED},
+        keeps=True,
+    ),
+    Scenario(
+        "cached lists",
+        f"{TEXTS:,} texts into lists, from a cache",
+        ("langchain-nanogpt-cached", "langchain-cached"),
+        keeps=True,
+    ),
+    Scenario(
+        "rate",
+        f"{TEXTS:,} texts, {RATE} requests a second granted, {RATE_REQUEST} texts a request",
+        ("embed-32", "embed-32-told", "aembed-32", "langchain-openai-32", "baseten-32"),
+        task="rate",
+        server=("--rate", str(RATE)),
+        options={"texts": TEXTS, "rate": RATE},
+    ),
+    Scenario(
+        "stream",
+        f"A stream of {STREAMED:,} short texts",
+        ("embed",),
+        task="stream",
+        options={"texts": STREAMED},
+    ),
+)
+
+IMPORTS = {
+    "nanogpt_core": ("", "nanogpt_core"),
+    "langchain_nanogpt": ("langchain_core.embeddings", "langchain_nanogpt"),
+    "langchain_openai": ("langchain_core.embeddings", "langchain_openai"),
+    "llama_index_nanogpt": ("llama_index.core", "llama_index_nanogpt"),
+    "llama_index.embeddings.openai": ("llama_index.core", "llama_index.embeddings.openai"),
+}
+"""What is imported first, and what is then timed."""
