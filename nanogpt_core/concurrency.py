@@ -68,6 +68,7 @@ async def in_tasks(
     """
     queue = iter(tasks)
     halt = asyncio.Event()
+    failures: list[BaseException] = []
 
     async def work() -> None:
         try:
@@ -75,7 +76,9 @@ async def in_tasks(
                 if halt.is_set():
                     return
                 await task(halt)
-        except BaseException:
+        except BaseException as error:
+            # In the order in which they came: the later ones may only say that they gave up because of the first.
+            failures.append(error)
             stop.set()
             halt.set()
             raise
@@ -87,7 +90,6 @@ async def in_tasks(
     finally:
         for worker in workers:
             worker.cancel()
-        failures = await asyncio.gather(*workers, return_exceptions=True)
-    failure = next((failure for failure in failures if failure is not None), None)
-    if failure is not None:
-        raise failure
+        await asyncio.gather(*workers, return_exceptions=True)
+    if failures:
+        raise failures[0]

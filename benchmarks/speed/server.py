@@ -145,7 +145,7 @@ class Server:
             self._watch(peer, writing=False)
         except ssl.SSLWantWriteError:
             self._watch(peer, writing=True)
-        except OSError:
+        except (OSError, ValueError):  # gone, or talking another protocol
             self._drop(peer)
 
     def _accept(self) -> None:
