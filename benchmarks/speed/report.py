@@ -236,7 +236,8 @@ def _stream(figures: Figures, scenario: Scenario) -> Iterator[str]:
         return
     speed = values["texts"] / values["seconds"]
     yield (
-        f"`Embedder.stream` at its defaults, {values['texts']:,.0f} texts: {speed:,.0f} texts/s. Memory over the start, in MiB: "
+        f"`Embedder.stream` at its defaults, {values['texts']:,.0f} texts: {speed:,.0f} texts/s. "
+        "Memory over the start, in MiB: "
         f"at most {values['peak']:,.0f} after a batch ({values['peak_in_first_quarter']:,.0f} in the first quarter), "
         f"{values['high_water']:,.0f} at any moment."
     )
