@@ -47,7 +47,7 @@ class Seen:
 def vector_of(text: str, width: int = WIDTH) -> np.ndarray:
     """Return the vector that :func:`good` gives ``text``: told from any other text's, and never zero."""
     digest = hashlib.sha256(text.encode()).digest() * (width // 16 + 1)
-    numbers = np.frombuffer(digest, dtype="<u2")[:width].astype(np.float32) / 65536
+    numbers = np.frombuffer(digest, dtype="<u2")[:width].astype(np.float32) / np.float32(65536)
     numbers[0] += 1
     return numbers
 
