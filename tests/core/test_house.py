@@ -155,7 +155,7 @@ PUBLIC = {
     "langchain_nanogpt": {"ChatNanoGPT", "NanoGPTEmbeddings"},
     "llama_index_nanogpt": {"NanoGPT", "NanoGPTEmbedding"},
 }
-NEEDS = {"langchain_nanogpt": "langchain_openai", "llama_index_nanogpt": "llama_index.core"}
+NEEDS = {"langchain_nanogpt": "langchain_openai", "llama_index_nanogpt": "llama_index.llms.openai_like"}
 
 
 @pytest.fixture(params=PACKAGES)
