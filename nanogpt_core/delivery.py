@@ -209,7 +209,7 @@ class Delivery:
         failed = 0
         while True:
             encoding = self.host.encoding
-            yield from self._turn(call)
+            began = yield from self._turn(call)
             reserved = self.budget.reserve(sum(job.tokens)) if self.budget.limited else 0.0
             try:
                 reply = read_reply((yield self._send(job, encoding, call)), len(job.texts))
@@ -219,23 +219,23 @@ class Delivery:
                 if isinstance(error, BadRequestError) and _refuses_base64(error, encoding):
                     self.host.encoding = "float"
                 else:
-                    yield from self._before_next(error, failed, call)
+                    yield from self._before_next(error, failed, call, began)
                     failed += 1
                 self.meter.add_retry()
             else:
                 self.budget.settle(reserved, reply.prompt_tokens)
-                self.pacer().accepted()
                 return reply
 
-    def _turn(self, call: Call) -> Generator[Action, bytes, None]:
+    def _turn(self, call: Call) -> Generator[Action, bytes, float]:
         pacer = self.pacer()
         while True:
             seconds = pacer.reserve() - waiting.now()
             if seconds > 0:
                 yield Wait(min(seconds, call.seconds(seconds)))
             call.seconds(self.timeout)
-            if pacer.may_start():
-                return
+            began = pacer.begin()
+            if began is not None:
+                return began
 
     def _send(self, job: Job, encoding: str, call: Call) -> Send:
         import orjson
@@ -244,19 +244,22 @@ class Delivery:
         numbers = len(job.texts) * max(self.guard.width or _WIDEST, 1)
         return Send("/embeddings", body, call.seconds(self.timeout), _BYTES_AROUND + numbers * _BYTES_A_NUMBER)
 
-    def _before_next(self, error: NanoGPTError, failed: int, call: Call) -> Generator[Action, bytes, None]:
+    def _before_next(
+        self, error: NanoGPTError, failed: int, call: Call, began: float
+    ) -> Generator[Action, bytes, None]:
         """Wait as the error asks for; raise it where no attempt should follow."""
         if isinstance(error, ModelNotFoundError):
             _suggest_names(error, self._model)
         seconds = pause_before(failed, error)
         if seconds is None or failed >= self.max_retries:
             raise error
-        if isinstance(error, RateLimitError) or (isinstance(error, StatusError) and error.retry_after is not None):
-            # The others would be turned away too: all wait.
+        told = error.retry_after if isinstance(error, StatusError) else None
+        if isinstance(error, RateLimitError) or told is not None:
+            # The others would be turned away too: all wait, but not for this one's jitter.
             pacer = self.pacer()
             if isinstance(error, RateLimitError):
-                pacer.refused()
-            pacer.pause(seconds)
+                pacer.refused(began)
+            pacer.pause(seconds if told is None else told)
         if not call.allows(seconds):
             raise error
         yield Wait(seconds)

@@ -104,6 +104,7 @@ class Gathering:
         self._report = report
         self._counts = plan.counts()
         self._done = bytearray(len(plan.wire))
+        self._cached_width: int | None = None
         self._vectors: NDArray[np.float32] | None = None
         self._lock = threading.Lock()
 
@@ -130,6 +131,7 @@ class Gathering:
             )
             error.remedy = "Use another cache file, or clear this one with clear_cache()."
             raise
+        self._cached_width = self._guard.width if widths else None
         if found:
             import numpy as np
 
@@ -180,7 +182,9 @@ class Gathering:
         return self._plan.assemble(self._vectors)
 
     def add_to(self, error: NanoGPTError) -> None:
-        """Put what is done into an error that ends the call."""
+        """Put what is done into an error that ends the call, and what the cache may have to do with it."""
+        if isinstance(error, WidthError) and self._cached_width is not None:
+            error.remedy += f" The cache's have {self._cached_width}: if the service changed the model, clear_cache()."
         if error.failed_positions or not self._plan.texts:
             return
         whole = {number for number, row in enumerate(self._plan.rows) if self._is_done(number, row)}

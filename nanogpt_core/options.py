@@ -38,6 +38,22 @@ __all__ = [
 ]
 
 R = TypeVar("R")
+# What other embedding classes call the same option.
+_ELSEWHERE = {
+    "api_base": "base_url",
+    "openai_api_base": "base_url",
+    "openai_api_key": "api_key",
+    "nanogpt_api_key": "api_key",
+    "chunk_size": "batch_size",
+    "embed_batch_size": "batch_size",
+    "deployment": "model",
+    "model_name": "model",
+    "num_workers": "max_concurrency",
+    "request_timeout": "timeout",
+    "headers": "default_headers",
+    "show_progress": "progress",
+    "show_progress_bar": "progress",
+}
 _MONSTROUS = 10**12
 WIDEST = 65_536
 """Most ``dimensions`` of a model that the catalogue does not know."""
@@ -80,7 +96,8 @@ def clear_options(init: Callable[P, R]) -> Callable[P, R]:
             kwargs["api_key"] = _wrapped(kwargs.pop("api_key"))
         for name in kwargs:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
+                elsewhere = _ELSEWHERE.get(name)
+                near = [elsewhere] if elsewhere in known else difflib.get_close_matches(name, known, n=1)
                 raise InvalidTypeError(
                     f"Unknown option {name!r}.",
                     remedy=f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(known)}.",
@@ -180,7 +197,9 @@ def check_dimensions(model: ModelInfo, dimensions: int | None) -> None:
     try:
         check_number("dimensions", dimensions, model.min_dimensions or 1, model.max_dimensions or WIDEST)
     except ConfigurationError as error:
-        raise ConfigurationError(f"{model.id}: {error.message}") from None
+        raise ConfigurationError(
+            f"{model.id}: {error.message}", remedy="Leave it out for the model's full width."
+        ) from None
 
 
 def check_batch_size(batch_size: int | None) -> None:

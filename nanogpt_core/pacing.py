@@ -1,11 +1,12 @@
 """When the next request may go out: one rate and one pause for all that use the same key at the same address.
 
-The rate begins at what the caller allows. When the service answers 429, it falls to what the service was seen to grant,
-and is tried a little higher again every half minute. A pause that the service asks for holds back everybody.
+The rate begins at what the caller allows. When the service answers 429, it falls to what the service was seen to grant
+in the second before, and is tried higher again after a while. A pause that the service asks for holds back everybody.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import os
@@ -16,6 +17,7 @@ from collections import deque
 
 from nanogpt_core import waiting
 from nanogpt_core.connection import Connection
+from nanogpt_core.forking import ForkSafe
 
 __all__ = ["DEFAULT_RATE", "Claim", "Pacer", "pacer_for"]
 
@@ -24,8 +26,11 @@ DEFAULT_RATE = 100.0
 
 _LEAST_RATE = 0.5
 _WINDOW = 1.0
-_PROBE_AFTER = 30.0
-_PROBE_GROWTH = 1.1
+_MEMORY = 120.0  # seconds: longer than an attempt takes by default
+_MARGIN = 0.98
+_ALIKE = 0.1
+_DOUBLE, _SOON = 2.0, 2.0
+_LITTLE, _SELDOM = 1.05, 60.0
 
 
 class Claim:
@@ -39,22 +44,21 @@ class Claim:
         self.requests_per_second = requests_per_second
 
 
-class Pacer:
+class Pacer(ForkSafe):
     """Hands out start times, at most ``rate`` in any second. Thread-safe; does not wait itself.
 
-    A start time is asked for with :meth:`reserve`, waited for, and confirmed with :meth:`may_start`, because a pause
+    A start time is asked for with :meth:`reserve`, waited for, and confirmed with :meth:`begin`, because a pause
     may have come up in the meantime.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        super().__init__()
         self._claims: weakref.WeakSet[Claim] = weakref.WeakSet()
-        self._granted = math.inf
         self._starts: deque[float] = deque()
         self._paused_until = -math.inf
-        self._accepted: deque[float] = deque()
+        self._taken: deque[float] = deque()
         self._refused_at: float | None = None
-        self._settled_at = 0.0
+        self._grant = _Grant()
 
     def join(self, claim: Claim) -> None:
         """Keep to ``claim`` as long as it lives."""
@@ -68,7 +72,7 @@ class Pacer:
             return self._rate()
 
     def _rate(self) -> float:
-        return min([self._granted, *(claim.requests_per_second for claim in self._claims)])
+        return min([self._grant.rate, *(claim.requests_per_second for claim in self._claims)])
 
     def reserve(self) -> float:
         """Take the next start time and return it, in seconds of :func:`nanogpt_core.waiting.now`."""
@@ -78,8 +82,8 @@ class Pacer:
             rate = self._rate()
             earliest = max(time, self._paused_until)
             if math.isfinite(rate):
-                # So many in any period of such a length: a whole number in a second, or one in more than a second.
-                count = max(1, math.floor(rate))
+                # So many in any period of a second or a little more.
+                count = math.ceil(rate)
                 while len(self._starts) > count:
                     self._starts.popleft()
                 if len(self._starts) == count:
@@ -87,10 +91,16 @@ class Pacer:
             self._starts.append(earliest)
             return earliest
 
-    def may_start(self) -> bool:
-        """Whether no pause has come up; else a new start time has to be taken."""
+    def begin(self) -> float | None:
+        """Return the time, at which the caller now starts; None where a pause has come up: take a new start time."""
         with self._lock:
-            return waiting.now() >= self._paused_until
+            time = waiting.now()
+            if time < self._paused_until:
+                return None
+            self._taken.append(time)
+            while self._taken[0] < time - _MEMORY:
+                self._taken.popleft()
+            return time
 
     def pause(self, seconds: float) -> None:
         """Let nobody start for ``seconds``."""
@@ -101,34 +111,58 @@ class Pacer:
             while self._starts and self._starts[-1] > time:
                 self._starts.pop()
 
-    def accepted(self) -> None:
-        """Note that the service took a request."""
+    def refused(self, began: float) -> None:
+        """Note that the service found the requests too many when it got the one that began at ``began``."""
         with self._lock:
-            time = waiting.now()
-            self._accepted.append(time)
-            while self._accepted[0] < time - 2 * _WINDOW:
-                self._accepted.popleft()
-
-    def refused(self) -> None:
-        """Note that the service found the requests too many. What it grants is reckoned when the next one starts."""
-        with self._lock:
+            with contextlib.suppress(ValueError):
+                self._taken.remove(began)
             if self._refused_at is None:
-                self._refused_at = waiting.now()
+                self._refused_at = began
 
     def _learn(self, time: float) -> None:
-        if self._refused_at is not None and time >= self._paused_until:
-            # Answers to what was already under way have come by now: so many did the service take in that second.
+        if self._refused_at is None:
+            self._grant.grow(time)
+        elif time >= self._paused_until:
+            # By now, the others that were refused at that time have been taken out.
             since = self._refused_at - _WINDOW
-            taken = sum(since <= moment for moment in self._accepted) / max(_WINDOW, time - self._refused_at)
-            self._granted = max(_LEAST_RATE, min(taken or self._rate() / 2, self._rate()))
-            self._refused_at, self._settled_at = None, time
-            self._starts.clear()
-        elif math.isfinite(self._granted) and time - self._settled_at >= _PROBE_AFTER:
-            self._granted, self._settled_at = self._granted * _PROBE_GROWTH, time
+            taken = sum(since <= began <= self._refused_at for began in self._taken)
+            self._grant.fall(taken or self._rate() / 2, time)
+            self._refused_at = None
 
     def __repr__(self) -> str:
         pause = max(0.0, self._paused_until - waiting.now())
         return f"Pacer({self.rate:.3g} requests/s, paused for {pause:.3g} s)"
+
+
+class _Grant:
+    """What the service was seen to grant.
+
+    After a first refusal that may be an odd one, so the rate is doubled again soon. When the next refusal finds the
+    same rate, that is what is granted, and more is tried seldom and by little.
+    """
+
+    def __init__(self) -> None:
+        self.rate = math.inf
+        self._measured = math.inf
+        self._growth, self._calm = _DOUBLE, _SOON
+        self._grow_at = math.inf
+
+    def fall(self, measured: float, time: float) -> None:
+        """Take over a rate that was measured when the service refused."""
+        confirmed = abs(measured - self._measured) <= _ALIKE * measured
+        self._growth, self._calm = (_LITTLE, _SELDOM) if confirmed else (_DOUBLE, _SOON)
+        self._measured = measured
+        # A little less, since requests do not arrive in the same rhythm as they are sent.
+        self.rate = max(_LEAST_RATE, min(measured * _MARGIN, self.rate))
+        self._grow_at = time + self._calm
+
+    def grow(self, time: float) -> None:
+        """Try more, when that has gone well for long enough."""
+        if time >= self._grow_at:
+            self.rate *= self._growth
+            # The longer it goes well, the bolder.
+            self._growth, self._calm = min(_DOUBLE, self._growth**2), max(_SOON, self._calm / 2)
+            self._grow_at = time + self._calm
 
 
 _salt = secrets.token_bytes(16)

@@ -53,7 +53,7 @@ def check_texts(texts: Iterable[str], first: int = 0) -> list[str]:
     if wrong:
         kinds = ", ".join(sorted({type(checked[i - first]).__name__ for i in wrong}))
         raise InvalidTypeError(
-            f"texts must hold strings only; not so (but {kinds}) at {_positions(wrong)}.",
+            f"texts must hold strings only, but there is {kinds} at {_positions(wrong)}.",
             remedy="Convert or drop these entries.",
             positions=wrong,
         )

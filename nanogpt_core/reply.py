@@ -7,12 +7,12 @@ base64 that is cut short, numbers that are not finite, and zero vectors are all 
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nanogpt_core.catalogue import ModelInfo
 from nanogpt_core.errors import ReplyError
+from nanogpt_core.forking import ForkSafe
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,7 +68,7 @@ class Reply:
     model: str | None
 
 
-class WidthGuard:
+class WidthGuard(ForkSafe):
     """Holds the one width that an object's vectors have.
 
     It is what ``dimensions`` asked for; else the first reply's, if a source gives that width for the model or no source
@@ -86,7 +86,7 @@ class WidthGuard:
         self._asked = dimensions is not None
         self._listed = False
         self._width = learned
-        self._lock = threading.Lock()
+        super().__init__()
 
     @property
     def width(self) -> int | None:

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nanogpt_core.cache import ForkSafe, is_width_note, vector_of, width_of
+from nanogpt_core.cache import is_width_note, vector_of, width_of
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
+from nanogpt_core.forking import ForkSafe
 
 __all__ = ["CacheReport", "SQLiteCache", "clear_cache", "export_cache", "inspect_cache", "verify_cache"]
 

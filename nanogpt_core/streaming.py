@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
@@ -89,18 +89,32 @@ def in_order(row: Iterator[T], work: Callable[[T], R], window: int, stop: thread
     if window == 1:
         yield from map(work, row)
         return
-    executor = ThreadPoolExecutor(window, thread_name_prefix="nanogpt")
     under_way: deque[Future[R]] = deque()
     try:
         for block in row:
-            under_way.append(executor.submit(work, block))
+            under_way.append(_begun(work, block))
             if len(under_way) == window:
                 yield under_way.popleft().result()
         while under_way:
             yield under_way.popleft().result()
     finally:
         stop.set()
-        executor.shutdown(wait=True, cancel_futures=True)
+        wait(under_way)
+
+
+def _begun(work: Callable[[T], R], block: T) -> Future[R]:
+    # A thread for each block ends with it. An executor's threads would wait for more, and the interpreter's exit for
+    # all that they were given, if the consumer never comes back.
+    future: Future[R] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work(block))
+        except BaseException as error:  # noqa: BLE001 - raised in the consumer's thread
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="nanogpt-stream").start()
+    return future
 
 
 async def ain_order(row: AsyncIterator[T], work: Callable[[T], Awaitable[R]], window: int) -> AsyncGenerator[R, None]:

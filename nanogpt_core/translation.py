@@ -15,7 +15,7 @@ from nanogpt_core.errors import NanoGPTError, StatusError
 from nanogpt_core.reply import complained_of, excerpt, server_words
 from nanogpt_core.retrying import LONGEST_WAIT, reset_words, retry_after
 
-__all__ = ["translate"]
+__all__ = ["shorten", "translate"]
 
 _BY_STATUS: dict[int, tuple[type[StatusError], str]] = {
     401: (errors.AuthenticationError, "Check the key in api_key or NANOGPT_API_KEY."),
@@ -62,6 +62,15 @@ def translate(error: Exception, host: str, seconds: float) -> NanoGPTError:
         refused.transient = False
         return refused
     return errors.ConnectionFailedError(f"No answer from {host}: {what}.", remedy="Check base_url and the network.")
+
+
+def shorten(error: Exception) -> None:
+    """Cut what the SDK's error says: it repeats the whole body, and with some servers that is the request's texts."""
+    if isinstance(error, openai.APIStatusError):
+        detail = server_words(error.body) or excerpt(error.response.text)
+        error.message = f"Error code: {error.status_code} - {detail}"
+        error.args = (error.message,)
+        error.body = None
 
 
 def _from_status(error: openai.APIStatusError) -> StatusError:

@@ -75,10 +75,11 @@ class Transport:
         raise failure
 
     def _translate(self, error: Exception, seconds: float) -> NanoGPTError:
-        from nanogpt_core.translation import translate  # needs the SDK
+        from nanogpt_core.translation import shorten, translate  # needs the SDK
 
         failure = translate(error, self.connection.host, seconds)
         if failure not in causes(error):
+            shorten(error)
             failure.__cause__ = error
         return failure
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 
 from nanogpt_core.errors import BudgetExceededError
+from nanogpt_core.forking import ForkSafe
 
 __all__ = ["Budget", "Estimate", "Usage", "UsageMeter", "price"]
 
@@ -59,10 +59,11 @@ def price(tokens: int | None, usd_per_million_tokens: float | None) -> float | N
     """Return what ``tokens`` cost in US dollars; None where the count or the price is unknown."""
     if tokens is None or usd_per_million_tokens is None:
         return None
-    return tokens * usd_per_million_tokens / 1_000_000
+    # To twelve digits: a float's last ones are noise, which would show when it is printed.
+    return float(f"{tokens * usd_per_million_tokens / 1_000_000:.12g}")
 
 
-class Budget:
+class Budget(ForkSafe):
     """Keeps what is spent, and may have been, under a limit; exact under threads. A copy or pickle starts at nothing.
 
     Args:
@@ -74,7 +75,7 @@ class Budget:
         self._limit = limit_usd
         self._price = usd_per_million_tokens
         self._committed = 0.0
-        self._lock = threading.Lock()
+        super().__init__()
 
     @property
     def limited(self) -> bool:
@@ -121,12 +122,12 @@ class Budget:
         return Budget, (self._limit, self._price)
 
 
-class UsageMeter:
+class UsageMeter(ForkSafe):
     """Adds up usage; exact under threads. A copy or a pickle of it starts at nothing."""
 
     def __init__(self, usd_per_million_tokens: float | None) -> None:
+        super().__init__()
         self._price = usd_per_million_tokens
-        self._lock = threading.Lock()
         self._requests = self._retries = self._tokens = self._sent = self._cached = 0
         self._unknown = False
 

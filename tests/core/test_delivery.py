@@ -129,6 +129,13 @@ def test_the_services_words_are_shortened(embed, scripted, faults):
     assert len(str(error)) < 1000
 
 
+def test_texts_that_a_server_repeats_do_not_get_into_tracebacks(embed, scripted, faults):
+    complaints = [{"loc": ["body", "input"], "msg": "not so", "input": ["my secret text"] * 50}]
+    error = fail(embed, scripted(faults.response({"detail": complaints}, 422)).embedder())
+    assert "not so" in str(error)
+    assert "secret" not in "".join(traceback.format_exception(error))
+
+
 @pytest.mark.parametrize(
     "answer",
     [

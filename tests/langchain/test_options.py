@@ -247,6 +247,7 @@ def test_plain_http_to_another_machine_needs_leave():
 @pytest.mark.parametrize(
     ("given", "kinds", "words"),
     [
+        ({"api_base": "http://127.0.0.1"}, (NanoGPTError, TypeError), "Did you mean 'base_url'"),
         ({"dimension": 64}, (NanoGPTError, TypeError), "Did you mean 'dimensions'"),
         ({"chunksize": 64}, (NanoGPTError, TypeError), "Did you mean 'chunk_size'"),
         ({"nonsense": 1}, (NanoGPTError, TypeError), "There are: model, api_key"),

@@ -220,6 +220,7 @@ def test_plain_http_to_another_machine_needs_leave():
 @pytest.mark.parametrize(
     ("given", "kinds", "words"),
     [
+        ({"chunk_size": 64}, (NanoGPTError, TypeError), "Did you mean 'batch_size'"),
         ({"dimension": 64}, (NanoGPTError, TypeError), "Did you mean 'dimensions'"),
         ({"embed_batchsize": 64}, (NanoGPTError, TypeError), "Did you mean 'embed_batch_size'"),
         ({"nonsense": 1}, (NanoGPTError, TypeError), "There are: model_name, model, api_key"),

@@ -1,0 +1,129 @@
+"""The rate that follows what the service grants: a service in virtual time, which admits so many a second."""
+
+import os
+import threading
+
+import pytest
+
+from nanogpt_core import waiting
+from nanogpt_core.pacing import Claim, Pacer
+from nanogpt_core.sandbox.pacing import RateWindow
+
+
+@pytest.fixture(autouse=True)
+def _virtual_waits():
+    with waiting.virtual_waits():
+        yield
+
+
+class Service:
+    """Counts what it admits and what it refuses."""
+
+    def __init__(self, grants):
+        self.change(grants)
+        self.admitted, self.refused = [], []
+
+    def change(self, grants):
+        self.window = RateWindow(grants, waiting.now)
+
+    def asked(self, pacer, odd=False):
+        waiting.wait_seconds(pacer.reserve() - waiting.now())
+        began = pacer.begin()
+        if began is None:
+            return
+        seconds = 1 if odd else self.window.admit()
+        if seconds:
+            self.refused.append(began)
+            pacer.refused(began)
+            pacer.pause(seconds)
+        else:
+            self.admitted.append(began)
+
+    def serve(self, pacer, seconds):
+        """Return the requests a second that were admitted, and how many were refused."""
+        start, admitted, refused = waiting.now(), len(self.admitted), len(self.refused)
+        while waiting.now() < start + seconds:
+            self.asked(pacer)
+        return (len(self.admitted) - admitted) / (waiting.now() - start), len(self.refused) - refused
+
+
+def paced(rate=100.0):
+    pacer = Pacer()
+    pacer.claim = Claim(rate)
+    pacer.join(pacer.claim)
+    return pacer
+
+
+@pytest.mark.parametrize("grants", [2, 10, 25, 60])
+def test_what_is_granted_is_used(grants):
+    admitted, refused = Service(grants).serve(paced(), 100)
+    assert 0.95 * grants <= admitted <= grants * 1.02
+    assert refused <= 4
+
+
+def test_nothing_is_refused_where_more_is_granted_than_asked_for():
+    admitted, refused = Service(1000).serve(paced(50), 20)
+    assert admitted == pytest.approx(50, rel=0.06)
+    assert refused == 0
+
+
+@pytest.mark.parametrize("before", [0, 1, 5, 60])
+def test_an_odd_refusal_is_soon_forgotten(before):
+    pacer, service = paced(), Service(1000)
+    for _ in range(before):
+        service.asked(pacer)
+    service.asked(pacer, odd=True)
+    service.serve(pacer, 20)
+    admitted, _ = service.serve(pacer, 10)
+    assert admitted > 95
+
+
+def test_a_grant_that_falls_and_rises_is_followed():
+    pacer, service = paced(), Service(50)
+    service.serve(pacer, 30)
+    service.change(10)
+    service.serve(pacer, 10)
+    admitted, refused = service.serve(pacer, 60)
+    assert admitted >= 9.5
+    assert refused <= 2
+    service.change(50)
+    service.serve(pacer, 300)
+    assert service.serve(pacer, 60)[0] >= 45
+
+
+def test_no_second_has_more_starts_than_the_claim():
+    service = Service(10_000)
+    service.serve(paced(20), 10)
+    starts = service.admitted
+    for number, start in enumerate(starts):
+        assert sum(1 for other in starts[number:] if other < start + 0.999) <= 20
+
+
+def test_a_pause_holds_back_a_start_that_was_handed_out_before():
+    pacer = paced(1)
+    assert pacer.reserve() <= waiting.now()
+    pacer.pause(5)
+    assert pacer.begin() is None
+    assert pacer.reserve() == pytest.approx(waiting.now() + 5, abs=0.5)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="This system has no fork.")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_while_another_thread_holds_the_lock_leaves_it_free():
+    pacer = paced()
+    held, release = threading.Event(), threading.Event()
+
+    def hold():
+        with pacer._lock:
+            held.set()
+            release.wait(30)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(30)
+    threading.Timer(0.2, release.set).start()
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if pacer._lock.acquire(timeout=5) else 1)
+    thread.join(30)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -1,0 +1,172 @@
+"""Streams: in order, of bounded reach, and cleanly ended."""
+
+import asyncio
+import itertools
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from nanogpt_core.errors import InvalidInputError, InvalidTypeError, NanoGPTError
+
+
+async def listed(batches, most):
+    found = []
+    async for batch in batches:
+        found.append(batch)
+        if len(found) == most:
+            break
+    await batches.aclose()
+    return found
+
+
+@pytest.fixture(params=["sync", "async"])
+def stream(request):
+    """``stream(embedder, texts, most=None, **more)``: the first ``most`` batches of a stream that is closed then."""
+
+    def sync(embedder, texts, most=None, **more):
+        batches = embedder.stream(texts, **more)
+        found = list(itertools.islice(batches, most))
+        batches.close()
+        return found
+
+    def by_tasks(embedder, texts, most=None, **more):
+        return asyncio.run(listed(embedder.astream(texts, **more), most))
+
+    return sync if request.param == "sync" else by_tasks
+
+
+@pytest.mark.parametrize("concurrency", [1, 8])
+@pytest.mark.parametrize("size", [1, 7, 100])
+def test_a_stream_gives_what_embed_gives(stream, make, size, concurrency):
+    texts = [f"text {number % 40}" for number in range(99)]
+    embedder = make(max_concurrency=concurrency)
+    batches = stream(embedder, iter(texts), batch_size=size)
+    assert [batch.start for batch in batches] == list(range(0, 99, size))
+    assert [text for batch in batches for text in batch.texts] == texts
+    vectors = np.concatenate([batch.vectors for batch in batches])
+    assert vectors.dtype == np.float32
+    assert (vectors == embedder.embed(texts)).all()
+
+
+def test_no_texts_give_no_batch(stream, make, sandbox):
+    assert stream(make(), iter([])) == []
+    assert not sandbox.requests
+
+
+def test_batches_come_in_order_though_the_first_is_the_slowest(stream, serve, faults):
+    others = threading.Event()
+
+    def answer(seen):
+        if seen.texts == ["text 0"]:
+            assert others.wait(20)
+        elif seen.texts == ["text 3"]:
+            others.set()
+        return faults.good(seen)
+
+    embedder = serve(answer).embedder(max_concurrency=4)
+    batches = stream(embedder, (f"text {number}" for number in range(9)), batch_size=1)
+    assert [batch.texts for batch in batches] == [[f"text {number}"] for number in range(9)]
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_an_endless_row_is_read_no_further_than_what_is_under_way(stream, serve, concurrency):
+    read = itertools.count()
+    server = serve()
+    embedder = server.embedder(max_concurrency=concurrency)
+    batches = stream(embedder, (f"text {number}" for number in read), most=5, batch_size=10)
+    assert [batch.start for batch in batches] == [0, 10, 20, 30, 40]
+    assert next(read) <= (5 + concurrency) * 10
+    assert server.most_in_flight <= concurrency
+
+
+def test_who_stops_pays_for_no_more(stream, serve):
+    server = serve()
+    stream(server.embedder(max_concurrency=2), map(str, itertools.count()), most=3, batch_size=1)
+    server.wait_for(lambda: server.in_flight == 0)
+    assert len(server.requests) <= 5
+    assert not [thread for thread in threading.enumerate() if thread.name == "nanogpt-stream"]
+
+
+def test_a_failure_comes_in_its_place_and_names_the_position_in_the_row(stream, make):
+    with pytest.raises(InvalidInputError) as caught:
+        stream(make(), ["a"] * 25 + [" "] + ["b"] * 10, batch_size=10)
+    assert caught.value.positions == (25,)
+
+
+def test_what_came_before_a_failure_is_given(make):
+    batches = make(max_concurrency=2).stream(["a", "b", "", "c"], batch_size=1)
+    assert [next(batches).texts, next(batches).texts] == [["a"], ["b"]]
+    with pytest.raises(InvalidInputError):
+        next(batches)
+    assert list(batches) == []
+
+
+def test_a_failed_request_tells_its_positions(stream, serve, faults):
+    def answer(seen):
+        return faults.response({"error": {"message": "no"}}, 400) if "text 7" in seen.texts else faults.good(seen)
+
+    with pytest.raises(NanoGPTError) as caught:
+        stream(serve(answer).embedder(), [f"text {number}" for number in range(12)], batch_size=3)
+    assert caught.value.failed_positions == (6, 7, 8)
+
+
+def test_what_the_row_raises_comes_out(stream, make):
+    def texts():
+        yield "a"
+        raise KeyError("the caller's own")
+
+    with pytest.raises(KeyError, match="the caller's own"):
+        stream(make(), texts(), batch_size=1)
+
+
+@pytest.mark.parametrize("texts", ["a string", b"bytes", None, 5])
+def test_what_is_no_row_of_texts_is_refused(stream, make, sandbox, texts):
+    with pytest.raises(InvalidTypeError):
+        stream(make(), texts)
+    assert not sandbox.requests
+
+
+def test_progress_counts_the_texts_of_a_list(stream, make):
+    calls = []
+    stream(make(progress=lambda *call: calls.append(call)), ["a", "b", "c"], batch_size=2)
+    assert calls[-1] == (3, 3)
+
+
+def test_an_asynchronous_row_is_read(make):
+    async def texts():
+        for number in range(5):
+            await asyncio.sleep(0)
+            yield f"text {number}"
+
+    found = asyncio.run(listed(make().astream(texts(), batch_size=2), None))
+    assert [batch.texts for batch in found] == [["text 0", "text 1"], ["text 2", "text 3"], ["text 4"]]
+
+
+def test_a_second_stream_is_answered_from_the_cache(stream, make, sandbox, tmp_path):
+    texts = [f"text {number}" for number in range(30)]
+    first = stream(make(cache=tmp_path / "c.db"), texts, batch_size=7)
+    sandbox.clear()
+    second = stream(make(cache=tmp_path / "c.db"), texts, batch_size=11)
+    assert not sandbox.requests
+    assert (np.concatenate([b.vectors for b in first]) == np.concatenate([b.vectors for b in second])).all()
+
+
+ABANDONED = """
+import itertools
+from nanogpt_core import Embedder
+batches = Embedder("lab/unlisted", api_key="k", max_concurrency=4).stream(map(str, itertools.count()), batch_size=2)
+print(len(next(batches).texts), flush=True)
+"""
+
+
+def test_the_interpreter_exits_though_a_stream_was_never_ended(serve):
+    done = subprocess.run(
+        [sys.executable, "-c", ABANDONED],
+        capture_output=True, text=True, timeout=60, check=False,
+        env={**os.environ, "NANOGPT_BASE_URL": serve().base_url},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "2\n", "")
