@@ -10,6 +10,7 @@ from langchain_core.embeddings import Embeddings
 from nanogpt_core import Embedder, Estimate, Usage
 from nanogpt_core.connection import ApiKey
 from nanogpt_core.errors import ConfigurationError
+from nanogpt_core.lists import ato_lists, to_lists
 from nanogpt_core.options import EmbedderOptions, clear_options
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class NanoGPTEmbeddings(Embeddings):
         Raises:
             NanoGPTError: As :meth:`nanogpt_core.Embedder.embed`.
         """
-        return _lists(self._embedder.embed(texts, batch_size=chunk_size))
+        return to_lists(self._embedder.embed(texts, batch_size=chunk_size))
 
     def embed_documents_array(self, texts: Iterable[str]) -> NDArray[np.float32]:
         """Embed documents into a matrix of shape ``(n, d)``, float32: a tenth of the memory of lists."""
@@ -111,7 +112,7 @@ class NanoGPTEmbeddings(Embeddings):
 
     async def aembed_documents(self, texts: list[str], chunk_size: int | None = None) -> list[list[float]]:
         """Do what :meth:`embed_documents` does, without blocking the event loop."""
-        return _lists(await self._embedder.aembed(texts, batch_size=chunk_size))
+        return await ato_lists(await self._embedder.aembed(texts, batch_size=chunk_size))
 
     async def aembed_query(self, text: str) -> list[float]:
         """Do what :meth:`embed_query` does, without blocking the event loop."""
@@ -125,11 +126,6 @@ class NanoGPTEmbeddings(Embeddings):
         if "_embedder" not in self.__dict__:
             return f"<{type(self).__name__}, not made>"  # a debugger may ask while the constructor fails
         return repr(self._embedder).replace(type(self._embedder).__name__, type(self).__name__, 1)
-
-
-def _lists(vectors: Any) -> list[list[float]]:
-    lists: list[list[float]] = vectors.tolist()
-    return lists
 
 
 def _list(vector: Any) -> list[float]:

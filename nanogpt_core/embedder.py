@@ -388,12 +388,12 @@ class Embedder:
         return jobs
 
     def _jobs(self, plan: Plan, rows: Sequence[int], most: int) -> list[Job]:
-        weights = [plan.weights[row] for row in rows]
+        weights = plan.weights if len(rows) == len(plan.wire) else [plan.weights[row] for row in rows]
         parts = [rows[part.start : part.stop] for part in pack(weights, most, self._model.max_request_tokens)]
         return [self._job(plan, part) for part in parts]
 
     def _job(self, plan: Plan, rows: Sequence[int]) -> Job:
-        texts = [plan.wire[row] for row in rows]
+        texts = plan.wire[rows[0] : rows[-1] + 1] if isinstance(rows, range) else [plan.wire[row] for row in rows]
         # Only a budget needs to know the tokens well.
         tokens = [self._counter.count(text) for text in texts] if self._budget.limited else []
         return Job(texts, rows, [plan.positions[row] for row in rows], tokens)

@@ -163,15 +163,16 @@ class Gathering:
         with self._lock:
             if self._vectors is None:
                 self._vectors = np.empty((len(self._plan.wire), vectors.shape[1]), dtype=np.float32)
-        first, last = rows[0], rows[-1]
-        if last - first + 1 == len(rows):
-            self._vectors[first : last + 1] = vectors
-        else:
-            self._vectors[list(rows)] = vectors
+        first, end = rows[0], rows[-1] + 1
+        in_one = end - first == len(rows)
+        self._vectors[slice(first, end) if in_one else list(rows)] = vectors
         with self._lock:
-            for row in rows:
-                self._done[row] = 1
-            self._report(sum(self._counts[row] for row in rows))
+            if in_one:
+                self._done[first:end] = b"\1" * len(rows)
+            else:
+                for row in rows:
+                    self._done[row] = 1
+            self._report(sum(self._counts[first:end] if in_one else [self._counts[row] for row in rows]))
 
     def result(self) -> NDArray[np.float32]:
         """Return the vectors in the caller's order."""

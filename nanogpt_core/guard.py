@@ -20,7 +20,7 @@ from typing import Any
 from nanogpt_core.errors import ReplyError
 from nanogpt_core.reply import DamagedReplyError
 
-__all__ = ["Bounds", "bounds", "protect", "protect_async", "protect_pool", "too_large"]
+__all__ = ["Bounds", "bounds", "protect", "protect_async", "protect_pool", "shortened", "too_large"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,17 +196,17 @@ def _backend_class(library: str) -> type[Any]:
             self._inner = inner
 
         def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-            data: bytes = self._inner.read(max_bytes, _shortened(timeout, core.ReadTimeout))
+            data: bytes = self._inner.read(max_bytes, shortened(timeout, core.ReadTimeout))
             return data
 
         def write(self, buffer: bytes, timeout: float | None = None) -> None:
-            self._inner.write(buffer, _shortened(timeout, core.WriteTimeout))
+            self._inner.write(buffer, shortened(timeout, core.WriteTimeout))
 
         def close(self) -> None:
             self._inner.close()
 
         def start_tls(self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None) -> Any:
-            limit = _shortened(timeout, core.ConnectTimeout)
+            limit = shortened(timeout, core.ConnectTimeout)
             return Stream(self._inner.start_tls(ssl_context, server_hostname, limit))
 
         def get_extra_info(self, info: str) -> Any:
@@ -228,7 +228,12 @@ def _backend_class(library: str) -> type[Any]:
     return Backend
 
 
-def _shortened(timeout: float | None, error: type[Exception]) -> float | None:
+def shortened(timeout: float | None, error: type[Exception]) -> float | None:
+    """Return the seconds that may still be taken: ``timeout``, or what is left of the attempt.
+
+    Raises:
+        Exception: The one given, when nothing is left.
+    """
     limits = _current.get()
     if limits is None:
         return timeout

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
 from nanogpt_core.errors import InvalidInputError, InvalidTypeError, TextTooLongError
-from nanogpt_core.tokens import TokenCounter
+from nanogpt_core.tokens import TokenCounter, byte_lengths
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,6 +49,10 @@ def check_texts(texts: Iterable[str], first: int = 0) -> list[str]:
     except TypeError as error:
         raise InvalidTypeError(f"texts must be a list of strings, not {type(texts).__name__}.") from error
     checked = list(items)
+    # Here and below, a quick look at all first: it nearly always finds nothing.
+    if set(map(type, checked)) <= {str}:
+        _check_contents(checked, first)
+        return checked
     wrong = [i for i, text in enumerate(checked, first) if not isinstance(text, str)]
     if wrong:
         kinds = ", ".join(sorted({type(checked[i - first]).__name__ for i in wrong}))
@@ -78,14 +82,16 @@ def check_query(text: str) -> str:
 
 
 def _check_contents(texts: Sequence[str], first: int = 0) -> None:
-    blank = [i for i, text in enumerate(texts, first) if not text or text.isspace()]
-    if blank:
+    if not all(texts) or any(map(str.isspace, texts)):
+        blank = [i for i, text in enumerate(texts, first) if not text or text.isspace()]
         raise InvalidInputError(
             f"A text is empty or holds only blanks, and has no embedding: {_positions(blank)}.",
             remedy="Drop these texts, or put something in their place.",
             positions=blank,
         )
-    broken = [i for i, text in enumerate(texts, first) if not (text.isascii() or _encodes(text))]
+    if all(map(str.isascii, texts)):
+        return
+    broken = [i for i, text in enumerate(texts, first) if not _encodes(text)]
     if broken:
         raise InvalidInputError(
             f"A text holds half a surrogate pair, which UTF-8 cannot carry: {_positions(broken)}.",
@@ -127,9 +133,9 @@ class Plan:
     first: int = 0
     wire: list[str] = field(default_factory=list)
     weights: list[int] = field(default_factory=list)
-    positions: list[int] = field(default_factory=list)
-    unique: list[int] = field(default_factory=list)
-    rows: list[int] = field(default_factory=list)
+    positions: Sequence[int] = ()
+    unique: Sequence[int] = ()
+    rows: Sequence[int] = ()
     pieces: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
 
     def assemble(self, vectors: NDArray[np.float32], positions: Sequence[int] | None = None) -> NDArray[np.float32]:
@@ -176,6 +182,8 @@ class Plan:
 
     def counts(self) -> list[int]:
         """Return for each wire text how many of the caller's texts are done with it; they add up to ``texts``."""
+        if self.texts == len(self.wire) and not self.pieces:
+            return [1] * self.texts
         counts = [0] * len(self.wire)
         last = [self.pieces[number][-1][0] if row < 0 else row for number, row in enumerate(self.rows)]
         for number in self.unique:
@@ -195,43 +203,59 @@ def make_plan(texts: Sequence[str], counter: TokenCounter, overflow: Overflow = 
     Raises:
         TextTooLongError: ``overflow`` is ``"error"`` and a text has more tokens than the model takes.
     """
+    distinct = list(dict.fromkeys(texts))
     plan = Plan(len(texts), first)
-    numbers: dict[str, int] = {}
-    wire_rows: dict[str, int] = {}
-    too_long: list[tuple[int, int]] = []
-
-    def send(text: str, weight: int, position: int) -> int:
-        row = wire_rows.setdefault(text, len(plan.wire))
-        if row == len(plan.wire):
-            plan.wire.append(text)
-            plan.weights.append(weight)
-            plan.positions.append(position)
-        return row
-
-    for position, text in enumerate(texts, first):
-        number = numbers.setdefault(text, len(numbers))
-        plan.unique.append(number)
-        if number < len(plan.rows):
-            continue
-        tokens = counter.count_if_long(text)
-        if tokens is None:
-            plan.rows.append(send(text, _weight(text, counter), position))
-        elif overflow == "error":
-            too_long.append((position, tokens))
-            plan.rows.append(-1)
-        elif overflow == "truncate":
-            plan.rows.append(send(*next(counter.cut(text)), position))
-        else:
-            plan.pieces[number] = [(send(piece, size, position), size) for piece, size in counter.cut(text)]
-            plan.rows.append(-1)
-    if too_long:
-        raise _too_long(too_long, counter)
+    positions: Sequence[int]
+    if len(distinct) == len(texts):
+        plan.unique, positions = range(len(texts)), range(first, first + len(texts))
+    else:
+        numbers = {text: number for number, text in enumerate(distinct)}
+        plan.unique = [numbers[text] for text in texts]
+        # The later ones come first here, so that the first one stays.
+        firsts = dict(zip(reversed(texts), range(first + len(texts) - 1, first - 1, -1), strict=True))
+        positions = [firsts[text] for text in distinct]
+    lengths = byte_lengths(distinct)
+    over = {number: tokens for number in counter.suspects(lengths) if (tokens := counter.over(distinct[number]))}
+    if over and overflow == "error":
+        raise _too_long([(positions[number], tokens) for number, tokens in over.items()], counter)
+    if over:
+        _cut(plan, distinct, positions, over, counter, split=overflow == "split")
+    else:
+        plan.wire, plan.weights = distinct, counter.weights(lengths)
+        plan.positions, plan.rows = positions, range(len(distinct))
     return plan
 
 
-def _weight(text: str, counter: TokenCounter) -> int:
-    weight = counter.weight(text)
-    return weight if counter.limit is None else min(weight, counter.limit)
+def _cut(
+    plan: Plan,
+    distinct: Sequence[str],
+    positions: Sequence[int],
+    over: Collection[int],
+    counter: TokenCounter,
+    *,
+    split: bool,
+) -> None:
+    """Fill in the plan's wire texts where some texts are over the limit."""
+    rows: dict[str, int] = {}
+    wire_positions: list[int] = []
+
+    def send(text: str, position: int) -> int:
+        row = rows.setdefault(text, len(rows))
+        if row == len(wire_positions):
+            wire_positions.append(position)
+        return row
+
+    plan.rows = plan_rows = []
+    for number, text in enumerate(distinct):
+        if number not in over:
+            plan_rows.append(send(text, positions[number]))
+        elif split:
+            plan.pieces[number] = [(send(piece, positions[number]), size) for piece, size in counter.cut(text)]
+            plan_rows.append(-1)
+        else:
+            plan_rows.append(send(next(counter.cut(text))[0], positions[number]))
+    plan.wire, plan.positions = list(rows), wire_positions
+    plan.weights = counter.weights(byte_lengths(plan.wire))
 
 
 def _too_long(found: Sequence[tuple[int, int]], counter: TokenCounter) -> TextTooLongError:

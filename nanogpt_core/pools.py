@@ -19,6 +19,7 @@ from typing import Any
 import openai
 
 from nanogpt_core.guard import protect_pool
+from nanogpt_core.wire import Wire
 
 __all__ = ["AsyncSharedTransport", "SharedTransport", "http"]
 
@@ -46,22 +47,27 @@ class _ProcessPool:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._client: Any = None
+        self._wire: Wire | None = None
         # A copied connection must not be closed here either: that would end a TLS session of the parent's.
         self._strays: list[Any] = []
 
-    def transport_for(self, url: Any) -> Any:
+    def send(self, request: Any) -> Any:
         with self._lock:
-            if self._client is None:
+            if self._client is None or self._wire is None:
                 # A whole client, for its choice of proxies by the environment.
                 self._client = http.Client(limits=_limits(), follow_redirects=False, verify=_tls())
                 protect_pool(self._client)
+                self._wire = Wire(http, _tls())
                 weakref.finalize(self, self._client.close)
-            return self._client._transport_for_url(url)
+                weakref.finalize(self, self._wire.close)
+            transport, wire = self._client._transport_for_url(request.url), self._wire
+        # By a proxy where there is one; the way over plain sockets knows none.
+        return wire.send(request) if transport is self._client._transport else transport.handle_request(request)
 
     def forget(self) -> None:
         self._lock = threading.Lock()
-        self._strays.append(self._client)
-        self._client = None
+        self._strays += [self._client, self._wire]
+        self._client = self._wire = None
 
 
 _process_pool = _ProcessPool()
@@ -72,7 +78,7 @@ class SharedTransport(http.BaseTransport):  # type: ignore[misc] # the library i
 
     def handle_request(self, request: Any) -> Any:
         """Send one request."""
-        return _process_pool.transport_for(request.url).handle_request(request)
+        return _process_pool.send(request)
 
 
 @dataclass(frozen=True)

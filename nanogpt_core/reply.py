@@ -188,9 +188,34 @@ def _matrix(embeddings: list[Any]) -> NDArray[np.float32]:
 
 
 def _from_base64(embeddings: list[str]) -> NDArray[np.float32]:
+    import numpy as np
+
+    numbers = _decoded_at_once(embeddings)
+    if numbers is None:
+        numbers = _decoded_one_by_one(embeddings)
+    return np.frombuffer(numbers, dtype="<f4").reshape(len(embeddings), -1).astype(np.float32, copy=False)
+
+
+def _decoded_at_once(embeddings: list[str]) -> bytes | None:
+    """Return the bytes of vectors in equally long base64 without padding; None for any others."""
     import binascii
 
-    import numpy as np
+    from pybase64 import b64decode
+
+    length = len(embeddings[0])
+    # Four characters are three bytes, so that these are whole numbers of float32, and no vector runs into the next.
+    if length == 0 or length % 16 or any(len(embedding) != length for embedding in embeddings):
+        return None
+    try:
+        numbers: bytes = b64decode("".join(embeddings), validate=True)
+    except (binascii.Error, ValueError):
+        return None  # also for padding within
+    return numbers if len(numbers) == len(embeddings) * length // 4 * 3 else None
+
+
+def _decoded_one_by_one(embeddings: list[str]) -> bytes:
+    import binascii
+
     from pybase64 import b64decode
 
     try:
@@ -203,7 +228,7 @@ def _from_base64(embeddings: list[str]) -> NDArray[np.float32]:
         raise ReplyError(f"The reply's vectors differ in width: {size} and {len(rows[uneven])} bytes.")
     if size == 0 or size % 4:
         raise DamagedReplyError(f"A vector of {size} bytes is not a row of float32 numbers.")
-    return np.frombuffer(b"".join(rows), dtype="<f4").reshape(len(rows), size // 4).astype(np.float32, copy=False)
+    return b"".join(rows)
 
 
 def _from_floats(embeddings: list[list[Any]]) -> NDArray[np.float32]:

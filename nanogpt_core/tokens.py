@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,7 @@ from nanogpt_core.catalogue import ModelInfo
 if TYPE_CHECKING:
     import tiktoken
 
-__all__ = ["LOAD_TIMEOUT", "TokenCounter", "load_encoding"]
+__all__ = ["LOAD_TIMEOUT", "TokenCounter", "byte_lengths", "load_encoding"]
 
 LOAD_TIMEOUT = 10.0
 """Seconds to wait for tiktoken's vocabulary file, which it may have to download."""
@@ -90,10 +91,16 @@ class TokenCounter:
             return "bound"
         return "exact" if self._exact else "scaled"
 
-    def weight(self, text: str) -> int:
-        """Return a quick figure for packing requests: a true upper bound for OpenAI's models, else an estimate."""
-        length = _byte_length(text)
-        return length if self._exact else math.ceil(length * self._factor / 3) + self._special
+    def weights(self, lengths: Sequence[int]) -> list[int]:
+        """Return quick figures for packing requests: true upper bounds for OpenAI's models, else estimates.
+
+        Args:
+            lengths: The texts' lengths, in bytes; none of these texts is over the model's limit.
+        """
+        most = self.limit or sys.maxsize
+        if self._exact:
+            return [min(length, most) for length in lengths] if max(lengths, default=0) > most else list(lengths)
+        return [min(math.ceil(length * self._factor / 3) + self._special, most) for length in lengths]
 
     def count(self, text: str) -> int:
         """Return the tokens of ``text``, counted in the way that :attr:`kind` names."""
@@ -109,12 +116,19 @@ class TokenCounter:
         """Return the tokens of all ``texts`` together."""
         return sum(map(self.count, texts))
 
-    def count_if_long(self, text: str) -> int | None:
+    def suspects(self, lengths: Sequence[int]) -> list[int]:
+        """Return the numbers of those texts that may be over the model's limit, by their lengths in bytes."""
+        if self.limit is None:
+            return []
+        longest = (self.limit - self._special) / self._worst_per_byte
+        return [number for number, length in enumerate(lengths) if length > longest]
+
+    def over(self, text: str) -> int | None:
         """Return the tokens of ``text`` where it is over the model's limit, else None."""
-        if self.limit is None or _byte_length(text) * self._worst_per_byte + self._special <= self.limit:
+        if not self.suspects(byte_lengths([text])):
             return None
         tokens = self.count(text)
-        return tokens if tokens > self.limit else None
+        return tokens if self.limit is not None and tokens > self.limit else None
 
     @property
     def _worst_per_byte(self) -> float:
@@ -139,7 +153,7 @@ class TokenCounter:
             return text
         # A token seldom covers more characters than this; looking no further keeps the work in step with the text.
         window = text[: self.limit * 8]
-        if len(window) == len(text) and self.count_if_long(text) is None:
+        if len(window) == len(text) and self.over(text) is None:
             return text
         prefix = self._first_tokens(window, int((self.limit - self._special) / self._factor))
         # A text cut within a token can have a few more tokens than the tokens it was made of.
@@ -160,8 +174,9 @@ class TokenCounter:
         return text[:low]
 
 
-def _byte_length(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode())
+def byte_lengths(texts: Sequence[str]) -> list[int]:
+    """Return how many bytes each text has in UTF-8."""
+    return [len(text) if text.isascii() else len(text.encode()) for text in texts]
 
 
 def _likely_tokens(text: str) -> int:

@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import json
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable
@@ -90,10 +91,12 @@ class FaultServer:
     Args:
         answer: Gets each request, in the connection's own thread so that it may wait for an event, and returns the
             bytes to send, an iterable of such, or RESET. Bytes with a true attribute ``close`` end the connection.
+        tls: The server's certificate, where connections are to be secured.
     """
 
-    def __init__(self, answer: Callable[[Seen], Any] = good) -> None:
+    def __init__(self, answer: Callable[[Seen], Any] = good, tls: ssl.SSLContext | None = None) -> None:
         self.answer = answer
+        self._tls = tls
         self.requests: list[Seen] = []
         self.connections = 0
         self.in_flight = 0
@@ -103,7 +106,7 @@ class FaultServer:
         self._sockets: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
-        self.base_url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/api/v1"
+        self.base_url = f"{'https' if tls else 'http'}://127.0.0.1:{self._listener.getsockname()[1]}/api/v1"
         self.api_key = "sk-nano-fault"
 
     def __enter__(self) -> Self:
@@ -156,7 +159,11 @@ class FaultServer:
 
     def _serve(self, connection: socket.socket, number: int) -> None:
         try:
-            with connection, contextlib.suppress(OSError):
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(connection)
+                stack.enter_context(contextlib.suppress(OSError))
+                if self._tls is not None:
+                    connection = stack.enter_context(self._tls.wrap_socket(connection, server_side=True))
                 while seen := self._read(connection, number):
                     self._reply(connection, seen)
         except BaseException as error:  # noqa: BLE001 - raised in the test's own thread, at the end of the block

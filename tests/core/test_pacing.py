@@ -21,13 +21,14 @@ class Service:
 
     def __init__(self, grants):
         self.change(grants)
-        self.admitted, self.refused = [], []
+        self.reserved, self.admitted, self.refused = [], [], []
 
     def change(self, grants):
         self.window = RateWindow(grants, waiting.now)
 
     def asked(self, pacer, odd=False):
-        waiting.wait_seconds(pacer.reserve() - waiting.now())
+        self.reserved.append(pacer.reserve())
+        waiting.wait_seconds(self.reserved[-1] - waiting.now())
         began = pacer.begin()
         if began is None:
             return
@@ -94,7 +95,7 @@ def test_a_grant_that_falls_and_rises_is_followed():
 def test_no_second_has_more_starts_than_the_claim():
     service = Service(10_000)
     service.serve(paced(20), 10)
-    starts = service.admitted
+    starts = service.reserved
     for number, start in enumerate(starts):
         assert sum(1 for other in starts[number:] if other < start + 0.999) <= 20
 

@@ -189,7 +189,7 @@ def test_each_distinct_text_is_sent_once_and_the_first_position_is_known(texts):
     plan = make_plan(texts, ENDLESS)
     assert plan.texts == len(texts)
     assert plan.wire == list(dict.fromkeys(texts))
-    assert plan.positions == [texts.index(text) for text in plan.wire]
+    assert list(plan.positions) == [texts.index(text) for text in plan.wire]
     assert len(plan.weights) == len(plan.wire)
     assert not plan.pieces
 

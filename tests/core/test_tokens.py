@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nanogpt_core import MODELS
 from nanogpt_core.catalogue import ModelInfo
-from nanogpt_core.tokens import TokenCounter, load_encoding
+from nanogpt_core.tokens import TokenCounter, byte_lengths, load_encoding
 
 OPENAI = MODELS["text-embedding-3-small"]
 # A limit small enough that short texts pass it; the first two are counted exactly, the others scaled.
@@ -57,14 +57,14 @@ def test_other_models_are_counted_with_the_measured_headroom(tokenizer, factor):
 @given(TEXTS)
 def test_the_packing_weight_is_an_upper_bound_for_openai_models(text):
     counter = TokenCounter(OPENAI)
-    assert counter.weight(text) >= counter.count(text)
+    assert counter.weights(byte_lengths([text]))[0] >= min(counter.count(text), OPENAI.max_tokens)
 
 
 @given(TEXTS, st.sampled_from(TINY))
 def test_a_text_is_long_exactly_when_its_count_is_over_the_limit(text, model):
     counter = TokenCounter(model)
     tokens = counter.count(text)
-    assert counter.count_if_long(text) == (tokens if tokens > model.max_tokens else None)
+    assert counter.over(text) == (tokens if tokens > model.max_tokens else None)
 
 
 @exact
@@ -72,12 +72,12 @@ def test_a_text_at_the_limit_fits_and_one_above_does_not():
     counter = TokenCounter(OPENAI)
     text = "a" + " a" * 8190
     assert counter.count(text) == 8191
-    assert counter.count_if_long(text) is None
-    assert counter.count_if_long(text + " a") == 8192
+    assert counter.over(text) is None
+    assert counter.over(text + " a") == 8192
 
 
 def test_a_model_without_a_known_limit_takes_any_text():
-    assert TokenCounter(ModelInfo(id="x")).count_if_long("word " * 100_000) is None
+    assert TokenCounter(ModelInfo(id="x")).over("word " * 100_000) is None
 
 
 @given(st.text(ALPHABET, min_size=1, max_size=400).filter(str.strip), st.sampled_from(TINY))
@@ -101,7 +101,7 @@ def test_pieces_fit_join_to_the_text_and_are_the_same_again(text, model):
 @given(st.text(ALPHABET, min_size=1, max_size=200).filter(str.strip), st.sampled_from(TINY))
 def test_a_text_that_fits_is_one_piece(text, model):
     counter = TokenCounter(model)
-    if counter.count_if_long(text) is None:
+    if counter.over(text) is None:
         assert list(counter.cut(text)) == [(text, counter.count(text))]
 
 
@@ -172,7 +172,7 @@ import tiktoken.load
 tiktoken.load.read_file = refuse
 tiktoken.load.read_file_cached = refuse
 from nanogpt_core import MODELS
-from nanogpt_core.tokens import TokenCounter, load_encoding
+from nanogpt_core.tokens import TokenCounter, byte_lengths, load_encoding
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     counter = TokenCounter(MODELS["text-embedding-3-small"])
@@ -186,7 +186,7 @@ with warnings.catch_warnings(record=True) as caught:
         pieces = list(counter.cut(text))
         assert "".join(piece for piece, _ in pieces) == text
         assert all(tokens <= model.max_tokens for _, tokens in pieces)
-        assert counter.count_if_long(text)  or model.max_tokens > 8192
+        assert counter.over(text)  or model.max_tokens > 8192
 assert len(caught) == 1, [str(w.message) for w in caught]
 assert "TIKTOKEN_CACHE_DIR" in str(caught[0].message)
 assert dict(os.environ) == before

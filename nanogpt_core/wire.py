@@ -1,0 +1,240 @@
+"""HTTP/1.1 over plain sockets, by the standard library, below the SDK's HTTP client.
+
+``httpx`` reads a reply in parts of 64 KiB, which are copied four times; for vectors that takes five times as long as
+``http.client``, which has the kernel put the whole body where it stays. Only the way over the wire is another one: URL,
+headers, limits and errors are the HTTP client's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import http.client
+import io
+import select
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+from nanogpt_core.guard import shortened
+
+__all__ = ["Wire"]
+
+_KEPT = 64
+_KEPT_SECONDS = 5.0  # as httpx does; servers hang up on those that idle for longer
+_PART = 1 << 18
+
+
+class Wire:
+    """Connections to any number of servers, kept for the next request. Thread-safe.
+
+    Args:
+        library: ``httpx`` or ``httpx2``: its errors and responses are used.
+        tls: The settings for ``https``.
+    """
+
+    def __init__(self, library: ModuleType, tls: ssl.SSLContext) -> None:
+        self._library = library
+        tls.sslsocket_class = _TlsSocket
+        self._tls = tls
+        self._lock = threading.Lock()
+        self._idle: list[_Connection] = []
+
+    def send(self, request: Any) -> Any:
+        """Send a request, and return the response when its headers are there."""
+        connection = self._connection(request)
+        limits = request.extensions.get("timeout", {})
+        try:
+            with self._errors("Write"):
+                connection.open(limits.get("connect"))
+                connection.begin(request, limits)
+            with self._errors("Read"):
+                response = connection.getresponse()
+        except BaseException:
+            connection.close()
+            raise
+        headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers.items()]
+        return self._library.Response(response.status, headers=headers, stream=self._stream(connection, response))
+
+    def close(self) -> None:
+        """Close what is idle."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    def _connection(self, request: Any) -> _Connection:
+        url = request.url
+        tls = self._tls if url.scheme == "https" else None
+        origin = (url.scheme, url.host, url.port or (443 if tls else 80))
+        with self._lock:
+            now = time.monotonic()
+            stale = [one for one in self._idle if one.idle_since < now - _KEPT_SECONDS]
+            fitting = [one for one in self._idle if one.origin == origin and one not in stale]
+            chosen = fitting[-1] if fitting else None
+            self._idle = [one for one in self._idle if one is not chosen and one not in stale]
+        for one in stale:
+            one.close()
+        if chosen is None:
+            return _Connection(origin, tls, self._connect_errors)
+        if chosen.hung_up:
+            chosen.close()
+            return self._connection(request)
+        return chosen
+
+    def _keep(self, connection: _Connection) -> None:
+        connection.idle_since = time.monotonic()
+        with self._lock:
+            if len(self._idle) < _KEPT:
+                self._idle.append(connection)
+                return
+        connection.close()
+
+    def _stream(self, connection: _Connection, response: http.client.HTTPResponse) -> Any:
+        library: Any = self._library
+        wire = self
+
+        class Stream(library.SyncByteStream):  # type: ignore[misc] # known only when this runs
+            """The body: read once, or closed unread."""
+
+            kept = False
+
+            def __iter__(self) -> Iterator[bytes]:
+                with wire._errors("Read"):
+                    if response.length is not None:
+                        yield response.read()
+                    else:
+                        while part := response.read1(_PART):
+                            yield part
+                response.close()
+                if not response.will_close and not connection.sock.leftover:
+                    self.kept = True
+                    wire._keep(connection)
+
+            def close(self) -> None:
+                if not self.kept:
+                    response.close()
+                    connection.close()
+
+        return Stream()
+
+    @contextlib.contextmanager
+    def _errors(self, what: str) -> Iterator[None]:
+        library: Any = self._library
+        try:
+            yield
+        except TimeoutError as error:
+            raise getattr(library, f"{what}Timeout")(str(error) or "timed out") from error
+        except OSError as error:
+            raise getattr(library, f"{what}Error")(str(error)) from error
+        except (http.client.HTTPException, ValueError) as error:
+            raise library.RemoteProtocolError(f"{error or 'no whole HTTP reply'}") from error
+
+    def _connect_errors(self) -> contextlib.AbstractContextManager[None]:
+        return self._errors("Connect")
+
+
+class _Bounded:
+    """What both kinds of socket have: reads that together keep to the bounds of the attempt.
+
+    Attributes:
+        limit: Seconds that one read may take, or None.
+        leftover: Whether more was read than the reply had.
+    """
+
+    limit: float | None = None
+    leftover = False
+    _dry = False
+
+    def recv_into(self, *args: Any) -> int:
+        if self._dry:
+            raise BlockingIOError(errno.EAGAIN, "nothing more is to be read")
+        sock: Any = super()
+        sock.settimeout(shortened(self.limit, TimeoutError))
+        count: int = sock.recv_into(*args)
+        return count
+
+    def makefile(self, *_: Any) -> io.BufferedReader:
+        sock: Any = super()
+        return _Reader(sock.makefile("rb", buffering=0), self)
+
+    def look_for_leftover(self, reader: io.BufferedReader) -> None:
+        """Note whether there is anything left in the reader's memory."""
+        self._dry = True
+        with contextlib.suppress(OSError):  # raised again, where the reading itself has failed
+            self.leftover = self.leftover or bool(reader.peek(1))
+        self._dry = False
+
+
+class _Reader(io.BufferedReader):
+    """Reads one reply."""
+
+    def __init__(self, raw: io.RawIOBase, sock: _Bounded) -> None:
+        super().__init__(raw)
+        self._sock = sock
+
+    def close(self) -> None:
+        if not self.closed:
+            self._sock.look_for_leftover(self)
+        super().close()
+
+
+class _Socket(_Bounded, socket.socket):  # type: ignore[misc] # makefile is for http.client alone
+    pass
+
+
+class _TlsSocket(_Bounded, ssl.SSLSocket):  # type: ignore[misc] # see above
+    pass
+
+
+class _Connection(http.client.HTTPConnection):
+    """A connection to one server."""
+
+    sock: Any
+    idle_since = 0.0
+
+    def __init__(
+        self,
+        origin: tuple[str, str, int],
+        tls: ssl.SSLContext | None,
+        errors: Callable[[], contextlib.AbstractContextManager[None]],
+    ) -> None:
+        super().__init__(*origin[1:])
+        self.origin = origin
+        self._tls = tls
+        self._errors = errors
+
+    @property
+    def hung_up(self) -> bool:
+        """Whether the server has closed it, or sent what nobody asked for."""
+        return self.sock is None or bool(select.select([self.sock], [], [], 0)[0])
+
+    def open(self, seconds: float | None) -> None:
+        """Connect, where that is not done yet."""
+        if self.sock is not None:
+            return
+        with self._errors():
+            plain = socket.create_connection(self.origin[1:], shortened(seconds, TimeoutError))
+            try:
+                plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                plain.settimeout(shortened(seconds, TimeoutError))
+                if self._tls is None:
+                    self.sock = _Socket(fileno=plain.detach())
+                else:
+                    self.sock = self._tls.wrap_socket(plain, server_hostname=self.origin[1])
+            except BaseException:
+                plain.close()
+                raise
+
+    def begin(self, request: Any, limits: dict[str, float | None]) -> None:
+        """Send a request."""
+        self.sock.limit = limits.get("read")
+        self.sock.settimeout(shortened(limits.get("write"), TimeoutError))
+        self.putrequest(request.method, request.url.raw_path.decode("ascii"), skip_host=True, skip_accept_encoding=True)
+        for name, value in request.headers.raw:
+            self.putheader(name, value)
+        self.endheaders(request.read())
