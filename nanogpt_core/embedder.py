@@ -321,7 +321,7 @@ class Embedder:
         """
         checked = check_texts(texts)
         plan = make_plan(checked, self._counter, self._on_overflow)
-        found = set(self._store.find(plan.wire)[0]) if self._store else set()
+        found = {row for rows, _, _ in self._store.find(plan.wire) for row in rows} if self._store else set()
         missing = [row for row in range(len(plan.wire)) if row not in found]
         tokens = self._counter.count_all([plan.wire[row] for row in missing])
         return Estimate(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from nanogpt_core.cache import EmbeddingCache, KeySpace, entry_of, is_width_note, width_note_of, width_of
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["Gathering", "Store"]
+
+# Texts that are looked up together: what comes of them stays in the processor's own memory.
+_AT_ONCE = 2048
 
 
 class Store:
@@ -34,24 +37,32 @@ class Store:
         self._failed = False
         self._width_noted = False
 
-    def find(self, texts: Sequence[str]) -> tuple[dict[int, bytes], set[int]]:
-        """Return the sound entries by the text's row, and the widths that they and the space's note have."""
+    def find(self, texts: Sequence[str]) -> Iterator[tuple[list[int], list[bytes], set[int]]]:
+        """Yield the sound entries there are: the texts' rows, the entries, and the widths that they have.
+
+        The first may have a width and no rows: that of the space's note.
+        """
         self._failed = False  # a call begins: a cache that failed in an earlier one may work again
-        keys = self._space.keys(texts)
         note_key = self._space.width_key
-        entries = self._get([note_key, *keys])
-        found: dict[int, bytes] = {}
-        widths: set[int] = set()
-        for row, key in enumerate(keys):
-            entry = entries.get(key)
-            if entry is not None and not is_width_note(entry) and (width := width_of(key, entry)) is not None:
-                found[row] = entry
-                widths.add(width)
-        noted = width_of(note_key, entries[note_key]) if note_key in entries else None
+        note = self._get([note_key]).get(note_key)
+        noted = None if note is None else width_of(note_key, note)
         if noted is not None:
             self._width_noted = True
-            widths.add(noted)
-        return found, widths
+            yield [], [], {noted}
+        for start in range(0, len(texts), _AT_ONCE):
+            keys = self._space.keys(texts[start : start + _AT_ONCE])
+            entries = self._get(keys)
+            rows: list[int] = []
+            sound: list[bytes] = []
+            widths: set[int] = set()
+            for row, key in enumerate(keys, start):
+                entry = entries.get(key)
+                if entry is not None and not is_width_note(entry) and (width := width_of(key, entry)) is not None:
+                    rows.append(row)
+                    sound.append(entry)
+                    widths.add(width)
+            if rows:
+                yield rows, sound, widths
 
     def put(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
         """Store vectors, ``(n, d)`` float32."""
@@ -121,7 +132,19 @@ class Gathering:
         """
         if self._store is None or not self._plan.wire:
             return 0
-        found, widths = self._store.find(self._plan.wire)
+        import numpy as np
+
+        count = 0
+        for rows, entries, widths in self._store.find(self._plan.wire):
+            self._accept_cached(widths)
+            if rows:
+                # All numbers at once: an entry is its head of 8 bytes and then numbers alone.
+                numbers = b"".join([memoryview(entry)[8:] for entry in entries])
+                self._take(rows, np.frombuffer(numbers, dtype="<f4").reshape(len(rows), -1))
+                count += len(rows)
+        return count
+
+    def _accept_cached(self, widths: set[int]) -> None:
         try:
             for width in widths:
                 self._guard.accept(width)
@@ -130,15 +153,10 @@ class Gathering:
                 f"The cache's vectors have {' and '.join(map(str, sorted(widths)))} dimensions. {error.message}"
             )
             error.remedy = "Use another cache file, or clear this one with clear_cache()."
+            # What was taken may be what is wrong.
+            self._done, self._cached_width = bytearray(len(self._plan.wire)), None
             raise
-        self._cached_width = self._guard.width if widths else None
-        if found:
-            import numpy as np
-
-            # All numbers at once: an entry is its head of 8 bytes and then numbers alone.
-            numbers = b"".join([memoryview(entry)[8:] for entry in found.values()])
-            self._take(list(found), np.frombuffer(numbers, dtype="<f4").reshape(len(found), -1))
-        return len(found)
+        self._cached_width = self._guard.width
 
     def accept(self, job: Job, reply: Reply) -> None:
         """Take the vectors of one request."""
