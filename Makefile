@@ -7,7 +7,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 EXTRAS := all,dev
 
-.PHONY: help demo test lint types tests kill faults compat versions wheels clean
+.PHONY: help demo test lint types tests kill faults bench compat versions wheels clean
 
 help:
 	@echo "make demo [Q='...']  a RAG pipeline in LangChain, then in LlamaIndex, over Python's own documentation"
@@ -16,6 +16,7 @@ help:
 	@echo "make wheels          the wheel, installed with each extra alone, against a sandbox elsewhere"
 	@echo "make kill            the tests of the cache at full length: kills, processes, threads"
 	@echo "make faults          a table of what six clients make of everything that can go wrong"
+	@echo "make bench           how fast, beside other clients; writes benchmarks/RESULTS.md"
 	@echo "make compat          the plugins against three servers that others wrote; downloads 1.5 GB"
 	@echo "make clean           removes the environments"
 
@@ -41,6 +42,9 @@ kill: $(VENV)/dev
 
 faults: $(VENV)/dev
 	$(RUN) -m benchmarks.faults.run
+
+bench: $(VENV)/bin/uv
+	$(RUN) -m benchmarks.speed.run
 
 compat: $(VENV)/dev
 	$(RUN) compat/check.py

@@ -256,10 +256,11 @@ class Delivery:
         told = error.retry_after if isinstance(error, StatusError) else None
         if isinstance(error, RateLimitError) or told is not None:
             # The others would be turned away too: all wait, but not for this one's jitter.
-            pacer = self.pacer()
+            pause = seconds if told is None else told
             if isinstance(error, RateLimitError):
-                pacer.refused(began)
-            pacer.pause(seconds if told is None else told)
+                self.pacer().refused(began, pause)
+            else:
+                self.pacer().pause(pause)
         if not call.allows(seconds):
             raise error
         yield Wait(seconds)

@@ -53,6 +53,8 @@ R = TypeVar("R")
 
 # Planning fewer texts than this takes less time than handing it to a thread.
 _PLAN_IN_LOOP = 200
+# Eight batches under way, with what reading them takes, are about 100 MiB.
+_STREAMED = 512
 
 
 class Embedder:
@@ -271,7 +273,7 @@ class Embedder:
 
         Args:
             texts: Any iterable, endless ones too.
-            batch_size: Texts a batch, 1 to 2048. Default: as in :meth:`embed`.
+            batch_size: Texts a batch, 1 to 2048. Default: as in :meth:`embed`, but 512 at most, for the memory's sake.
 
         Yields:
             The batches.
@@ -279,7 +281,7 @@ class Embedder:
         Raises:
             NanoGPTError: As :meth:`embed`; positions are those in the whole stream.
         """
-        most, stop = self._most_items(batch_size), threading.Event()
+        most, stop = self._streamed(batch_size), threading.Event()
         row = blocks(iterator_of(texts), most)
         return self._reported(in_order(row, lambda block: self._batch(block, stop), self._max_concurrency, stop), texts)
 
@@ -287,7 +289,7 @@ class Embedder:
         self, texts: Iterable[str] | AsyncIterable[str], *, batch_size: int | None = None
     ) -> AsyncIterator[EmbeddedBatch]:
         """Do what :meth:`stream` does, without blocking the event loop; ``texts`` may be asynchronous too."""
-        most = self._most_items(batch_size)
+        most = self._streamed(batch_size)
         row = ablocks(texts if isinstance(texts, AsyncIterable) else iterator_of(texts), most)
         batches = ain_order(row, self._abatch, self._max_concurrency)
         with reporting(self._progress, _length(texts)) as report:
@@ -357,6 +359,8 @@ class Embedder:
         with self._gathering(plan, show=show) as gathering:
             call = self._call(gathering, stop)
             jobs = self._prepare(plan, gathering, most)
+            if jobs:
+                self._transport.client()  # before any request's turn, since that takes its time at first
             in_threads([self._task(job, call) for job in jobs], self._max_concurrency, call.stop)
             return gathering.result()
 
@@ -371,6 +375,8 @@ class Embedder:
             call = self._call(gathering)
             on_disk = hand_over or self._store is not None
             jobs = await _maybe_in_thread(on_disk, self._prepare, plan, gathering, most)
+            if jobs:
+                await self._transport.async_client()
             await in_tasks([self._coroutine(job, call) for job in jobs], self._max_concurrency, call.stop)
             return await _maybe_in_thread(hand_over, gathering.result)
 
@@ -378,6 +384,10 @@ class Embedder:
         checks.check_batch_size(batch_size)
         most = batch_size or self._batch_size or self._model.batch_size
         return min(most, self._host.most_items or most)
+
+    def _streamed(self, batch_size: int | None) -> int:
+        most = self._most_items(batch_size)
+        return most if batch_size or self._batch_size else min(most, _STREAMED)
 
     def _prepare(self, plan: Plan, gathering: Gathering, most: int) -> list[Job]:
         found = gathering.look_up()

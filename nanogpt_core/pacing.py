@@ -13,6 +13,7 @@ import os
 import secrets
 import threading
 import weakref
+from bisect import bisect, insort
 from collections import deque
 
 from nanogpt_core import waiting
@@ -25,9 +26,12 @@ DEFAULT_RATE = 100.0
 """Requests per second: what the reference page grants an address."""
 
 _LEAST_RATE = 0.5
-_WINDOW = 1.0
+_WINDOW = 0.99  # seconds; a little less than the second in which a service counts
+_LOOK_BACK = 1.1
+_MANY = 20
 _MEMORY = 120.0  # seconds: longer than an attempt takes by default
-_MARGIN = 0.98
+_MARGIN = 0.98  # requests do not arrive in quite the rhythm in which they are sent
+_EVENLY = 0.9
 _ALIKE = 0.1
 _DOUBLE, _SOON = 2.0, 2.0
 _LITTLE, _SELDOM = 1.05, 60.0
@@ -57,7 +61,7 @@ class Pacer(ForkSafe):
         self._starts: deque[float] = deque()
         self._paused_until = -math.inf
         self._taken: deque[float] = deque()
-        self._refused_at: float | None = None
+        self._refused: list[float] = []
         self._grant = _Grant()
 
     def join(self, claim: Claim) -> None:
@@ -79,17 +83,25 @@ class Pacer(ForkSafe):
         with self._lock:
             time = waiting.now()
             self._learn(time)
-            rate = self._rate()
             earliest = max(time, self._paused_until)
-            if math.isfinite(rate):
-                # So many in any period of a second or a little more.
-                count = math.ceil(rate)
-                while len(self._starts) > count:
-                    self._starts.popleft()
-                if len(self._starts) == count:
-                    earliest = max(earliest, self._starts[0] + count / rate)
-            self._starts.append(earliest)
-            return earliest
+            free = self._free()
+            if free > earliest and self._grant.grows(time):
+                free = self._free()
+            self._starts.append(max(earliest, free))
+            return self._starts[-1]
+
+    def _free(self) -> float:
+        # So many in any period of a second or a little more.
+        rate = self._rate()
+        if not math.isfinite(rate):
+            return -math.inf
+        count = math.ceil(rate)
+        while len(self._starts) > 2 * count:
+            self._starts.popleft()
+        if len(self._starts) < count:
+            return -math.inf
+        # After the first second's worth, one by one: many at a time arrive in another rhythm than they were sent in.
+        return max(self._starts[-count] + count / rate / _MARGIN, self._starts[-1] + _EVENLY / rate)
 
     def begin(self) -> float | None:
         """Return the time, at which the caller now starts; None where a pause has come up: take a new start time."""
@@ -105,29 +117,34 @@ class Pacer(ForkSafe):
     def pause(self, seconds: float) -> None:
         """Let nobody start for ``seconds``."""
         with self._lock:
-            time = waiting.now()
-            self._paused_until = max(self._paused_until, time + seconds)
-            # Start times that were handed out for the pause are void; their holders come again.
-            while self._starts and self._starts[-1] > time:
-                self._starts.pop()
+            self._pause(seconds)
 
-    def refused(self, began: float) -> None:
-        """Note that the service found the requests too many when it got the one that began at ``began``."""
+    def _pause(self, seconds: float) -> None:
+        time = waiting.now()
+        self._paused_until = max(self._paused_until, time + seconds)
+        # Start times that were handed out for the pause are void; their holders come again.
+        while self._starts and self._starts[-1] > time:
+            self._starts.pop()
+
+    def refused(self, began: float, seconds: float) -> None:
+        """Note that the service found the requests too many when it got the one that began at ``began``.
+
+        Nobody starts for ``seconds``.
+        """
         with self._lock:
             with contextlib.suppress(ValueError):
                 self._taken.remove(began)
-            if self._refused_at is None:
-                self._refused_at = began
+            insort(self._refused, began)
+            self._pause(seconds)
 
     def _learn(self, time: float) -> None:
-        if self._refused_at is None:
-            self._grant.grow(time)
-        elif time >= self._paused_until:
+        if self._refused and time >= self._paused_until:
             # By now, the others that were refused at that time have been taken out.
-            since = self._refused_at - _WINDOW
-            taken = sum(since <= began <= self._refused_at for began in self._taken)
-            self._grant.fall(taken or self._rate() / 2, time)
-            self._refused_at = None
+            begun = [began for began in self._taken if began >= self._refused[0] - _LOOK_BACK]
+            taken = max((bisect(begun, began + _WINDOW) - place for place, began in enumerate(begun)), default=0)
+            convincing = len(self._refused) > 1 and taken >= _MANY and begun[-1] < self._refused[-1]
+            self._grant.fall(taken or self._rate() / 2, time, convincing=convincing)
+            self._refused.clear()
 
     def __repr__(self) -> str:
         pause = max(0.0, self._paused_until - waiting.now())
@@ -137,8 +154,8 @@ class Pacer(ForkSafe):
 class _Grant:
     """What the service was seen to grant.
 
-    After a first refusal that may be an odd one, so the rate is doubled again soon. When the next refusal finds the
-    same rate, that is what is granted, and more is tried seldom and by little.
+    A refusal may be an odd one, so the rate is doubled again soon. When the next refusal finds the same rate, or the
+    first is convincing, that is what is granted, and more is tried seldom and by little.
     """
 
     def __init__(self) -> None:
@@ -147,22 +164,29 @@ class _Grant:
         self._growth, self._calm = _DOUBLE, _SOON
         self._grow_at = math.inf
 
-    def fall(self, measured: float, time: float) -> None:
-        """Take over a rate that was measured when the service refused."""
-        confirmed = abs(measured - self._measured) <= _ALIKE * measured
+    def fall(self, measured: float, time: float, *, convincing: bool) -> None:
+        """Take over a rate that was measured when the service refused.
+
+        Args:
+            measured: Requests taken in the second before.
+            time: Now.
+            convincing: Whether many were taken before, several refused, and none taken after.
+        """
+        confirmed = convincing or abs(measured - self._measured) <= _ALIKE * measured
         self._growth, self._calm = (_LITTLE, _SELDOM) if confirmed else (_DOUBLE, _SOON)
         self._measured = measured
-        # A little less, since requests do not arrive in the same rhythm as they are sent.
-        self.rate = max(_LEAST_RATE, min(measured * _MARGIN, self.rate))
+        self.rate = max(_LEAST_RATE, min(measured, self.rate))
         self._grow_at = time + self._calm
 
-    def grow(self, time: float) -> None:
-        """Try more, when that has gone well for long enough."""
-        if time >= self._grow_at:
-            self.rate *= self._growth
-            # The longer it goes well, the bolder.
-            self._growth, self._calm = min(_DOUBLE, self._growth**2), max(_SOON, self._calm / 2)
-            self._grow_at = time + self._calm
+    def grows(self, time: float) -> bool:
+        """Try more, when it has gone well for long enough; return whether that is so."""
+        if time < self._grow_at:
+            return False
+        # The longer it goes well, the bolder.
+        self.rate *= self._growth
+        self._growth, self._calm = min(_DOUBLE, self._growth**2), max(_SOON, self._calm / 2)
+        self._grow_at = time + self._calm
+        return True
 
 
 _salt = secrets.token_bytes(16)

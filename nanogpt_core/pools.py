@@ -28,6 +28,7 @@ http: Any = importlib.import_module(openai.DefaultHttpxClient.__mro__[1].__modul
 """The HTTP library below the SDK: ``httpx`` or ``httpx2``."""
 
 _KEPT = 64
+_PART = 1 << 18
 
 
 def _limits() -> Any:
@@ -104,10 +105,52 @@ async def _client_of_loop() -> Any:
     pool = _loop_pools.get(loop)
     if pool is None:
         client = http.AsyncClient(limits=_limits(), follow_redirects=False, verify=_tls())
+        _read_in_large_parts(client)
         pool = _loop_pools[loop] = _LoopPool(client, _lifetime(client, weakref.ref(loop)))
         _forget_closed_loops()
         await anext(pool.lifetime)
     return pool.client
+
+
+def _read_in_large_parts(client: Any) -> None:
+    # Left alone, each part is 64 KiB; vectors come in megabytes, and each part costs a turn of the event loop.
+    for transport in (client._transport, *client._mounts.values()):
+        pool = getattr(transport, "_pool", None)
+        backend = getattr(pool, "_network_backend", None)
+        if backend is not None:
+            pool._network_backend = _backend_class(type(pool).__module__.partition(".")[0])(backend)  # type: ignore[union-attr]
+
+
+@cache
+def _backend_class(library: str) -> type[Any]:
+    core: Any = importlib.import_module(library)
+
+    class Stream(core.AsyncNetworkStream):  # type: ignore[misc] # known only when this runs
+        def __init__(self, inner: Any) -> None:
+            self._inner = inner
+            self.write = inner.write
+            self.aclose = inner.aclose
+            self.get_extra_info = inner.get_extra_info
+
+        async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+            data: bytes = await self._inner.read(max(max_bytes, _PART), timeout)
+            return data
+
+        async def start_tls(self, *args: Any, **kwargs: Any) -> Any:
+            return Stream(await self._inner.start_tls(*args, **kwargs))
+
+    class Backend(core.AsyncNetworkBackend):  # type: ignore[misc] # see above
+        def __init__(self, inner: Any) -> None:
+            self._inner = inner
+            self.sleep = inner.sleep
+
+        async def connect_tcp(self, *args: Any, **kwargs: Any) -> Any:
+            return Stream(await self._inner.connect_tcp(*args, **kwargs))
+
+        async def connect_unix_socket(self, *args: Any, **kwargs: Any) -> Any:
+            return Stream(await self._inner.connect_unix_socket(*args, **kwargs))
+
+    return Backend
 
 
 async def _lifetime(client: Any, loop: weakref.ref[asyncio.AbstractEventLoop]) -> AsyncGenerator[None, None]:

@@ -5,6 +5,7 @@ Whatever goes wrong comes out as one of our errors, with the SDK's as its cause.
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from nanogpt_core.connection import Connection
@@ -33,6 +34,26 @@ class Transport:
         self._client: Client | None = None
         self._async_client: AsyncClient | None = None
 
+    def client(self) -> Client:
+        """Return the SDK's client, made at the first call."""
+        if self._client is None:
+            from nanogpt_core.sdk import make_client  # takes most of a second, so not before it is needed
+
+            # Two threads may make one each; either will do.
+            self._client = make_client(self.connection, self._http_client)
+        return self._client
+
+    async def async_client(self) -> AsyncClient:
+        """Return the SDK's async client, made at the first call; the event loop goes on meanwhile."""
+        if self._async_client is None:
+            self._async_client = await asyncio.to_thread(self._make_async_client)
+        return self._async_client
+
+    def _make_async_client(self) -> AsyncClient:
+        from nanogpt_core.sdk import make_async_client  # see above
+
+        return make_async_client(self.connection, self._http_async_client)
+
     def send(self, path: str, body: bytes | None, seconds: float, most_bytes: int) -> bytes:
         """POST ``body`` to ``path``, or GET it where there is no body; return the reply's bytes.
 
@@ -45,14 +66,12 @@ class Transport:
         Raises:
             NanoGPTError: The one of its subclasses that fits.
         """
-        from nanogpt_core.sdk import call, make_client  # takes most of a second, so not before it is needed
+        client = self.client()
+        from nanogpt_core.sdk import call
 
-        if self._client is None:
-            # Two threads may make one each; either will do.
-            self._client = make_client(self.connection, self._http_client)
         try:
             with bounds(seconds, most_bytes):
-                return _content(call(self._client, self.connection, path, body))
+                return _content(call(client, self.connection, path, body))
         except Exception as error:  # noqa: BLE001 - raised again, as one of ours
             failure = self._translate(error, seconds)
         # Raised out here, since an error of the bounds comes wrapped in the SDK's, and causes must not run in a circle.
@@ -62,13 +81,12 @@ class Transport:
         """Do what :meth:`send` does, without blocking the event loop."""
         import anyio  # comes with the SDK
 
-        from nanogpt_core.sdk import call, make_async_client  # see above
+        client = await self.async_client()
+        from nanogpt_core.sdk import call
 
-        if self._async_client is None:
-            self._async_client = make_async_client(self.connection, self._http_async_client)
         try:
             with bounds(seconds, most_bytes), anyio.fail_after(_with_grace(seconds)):
-                return _content(await call(self._async_client, self.connection, path, body))
+                return _content(await call(client, self.connection, path, body))
         except Exception as error:  # noqa: BLE001 - raised again, as one of ours
             failure = self._translate(error, seconds)
         # Raised out here, since an error of the bounds comes wrapped in the SDK's, and causes must not run in a circle.

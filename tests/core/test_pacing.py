@@ -35,8 +35,7 @@ class Service:
         seconds = 1 if odd else self.window.admit()
         if seconds:
             self.refused.append(began)
-            pacer.refused(began)
-            pacer.pause(seconds)
+            pacer.refused(began, seconds)
         else:
             self.admitted.append(began)
 
