@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 import pytest
 
-PARTS = ("langchain_core", "langchain_openai", "langchain_tests", "starlette", "uvicorn")
+PARTS = ("langchain", "langchain_core", "langchain_openai", "langchain_tests", "starlette", "uvicorn")
 MISSING = [name for name in PARTS if find_spec(name) is None]
 
 # What OpenAI's SDK and LangChain's package for it read from the environment. None of it is meant for NanoGPT.

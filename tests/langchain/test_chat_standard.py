@@ -104,7 +104,7 @@ class TestUnit(_Model, ChatModelUnitTests):
     @pytest.mark.xfail(
         raises=ValueError,
         reason="read back with allowed_objects='all', which langchain-core keeps to its own list of packages; "
-        "with allowed_objects=[ChatNanoGPT] it works (test_chat.py)",
+        "with ChatNanoGPT in allowed_objects it works (test_chat_features.py)",
     )
     def test_serdes(self, model, snapshot):
         super().test_serdes(model, snapshot)
