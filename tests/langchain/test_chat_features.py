@@ -1,4 +1,4 @@
-"""What the chat model does beyond text, with a scripted sandbox: tools, schemas, reasoning, an agent, errors, copies."""
+"""What the chat model does beyond text, against a script: tools, schemas, reasoning, an agent, errors, copies."""
 
 import asyncio
 import copy
