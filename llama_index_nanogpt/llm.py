@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
 from llama_index.llms.openai.utils import O1_MODELS
@@ -12,6 +12,7 @@ from nanogpt_core.chat import AsyncChatClient, ChatClient, make_async_chat_clien
 from nanogpt_core.chat_calls import Caller
 from nanogpt_core.connection import DEFAULT_TIMEOUT, ApiKey, Connection
 from nanogpt_core.errors import ConfigurationError
+from nanogpt_core.live_chat import live_context_window
 from nanogpt_core.pacing import DEFAULT_RATE
 
 __all__ = ["NanoGPT"]
@@ -32,7 +33,8 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
         max_retries: Attempts beyond the first. A stream that has begun is not tried again.
         requests_per_second: Most attempts to start in a second, shared with all objects of this process that use the
             same key at the same address.
-        context_window: Tokens that the model takes in all. Default: 128,000.
+        context_window: Tokens that the model takes in all. Default: 128,000. ``"live"`` asks the service's list of
+            models for it, now, and keeps the number.
         default_headers: HTTP headers to send beside the usual ones. Dumps leave them out.
         allow_insecure_http: Allow a plain ``http://`` base URL of another machine.
         **options: What else ``OpenAILike`` takes.
@@ -66,6 +68,7 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
         requests_per_second: float = DEFAULT_RATE,
         default_headers: dict[str, str] | None = None,
         allow_insecure_http: bool = False,
+        context_window: int | Literal["live"] = _CONTEXT_WINDOW,
         **options: Any,
     ) -> None:
         if api_base is not None and base_url is not None and api_base != base_url:
@@ -86,7 +89,7 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
         settings = {
             "is_chat_model": True,
             "is_function_calling_model": True,
-            "context_window": _CONTEXT_WINDOW,
+            "context_window": live_context_window(connection, model) if context_window == "live" else context_window,
             **({"temperature": 1.0} if model in O1_MODELS else {}),
             **options,
             "additional_kwargs": more,

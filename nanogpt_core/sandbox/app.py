@@ -133,7 +133,7 @@ class SandboxApp:
         return _json_response(orjson.dumps(model_list(self.config)))
 
     async def _models(self, _body: bytes) -> Response:
-        return _json_response(orjson.dumps(chat_models()))
+        return _json_response(orjson.dumps(chat_models(self.config.context_lengths)))
 
     async def _balance(self, _body: bytes) -> Response:
         return _json_response(orjson.dumps({"usd_balance": "10.00000000", "nano_balance": "0.00000000"}))

@@ -58,18 +58,22 @@ def _usage(messages: Sequence[Message], reply: Reply) -> dict[str, Any]:
     return usage
 
 
-def chat_models() -> dict[str, Any]:
+def chat_models(context_lengths: Mapping[str, int]) -> dict[str, Any]:
     """Return the body of ``GET /models``."""
-    row = {
-        "id": CHAT_MODEL,
+    lengths = {CHAT_MODEL: _CONTEXT_LENGTH, **context_lengths}
+    return {"object": "list", "data": [_listed(name, length) for name, length in lengths.items()]}
+
+
+def _listed(name: str, context_length: int) -> dict[str, Any]:
+    return {
+        "id": name,
         "object": "model",
         "created": _CREATED,
         "owned_by": "nanogpt-sandbox",
         "name": "Sandbox quotes",
         "description": "No language model: quotes the numbered passages of the messages",
-        "context_length": _CONTEXT_LENGTH,
+        "context_length": context_length,
     }
-    return {"object": "list", "data": [row]}
 
 
 def _flag(body: Any, name: str) -> bool:

@@ -16,6 +16,7 @@ from nanogpt_core import Embedder, errors
 from nanogpt_core.chat import make_async_chat_client, make_chat_client
 from nanogpt_core.chat_calls import Caller
 from nanogpt_core.connection import Connection
+from nanogpt_core.live_chat import live_context_window
 from nanogpt_core.pacing import pacer_for
 from nanogpt_core.pools import http
 from nanogpt_core.reply import DamagedReplyError
@@ -476,6 +477,31 @@ def test_a_whole_answer_where_a_stream_was_asked_for(kind, answering, faults):
     made = answering(faults.response(ANSWER, Content_Type="application/json"), max_retries=0)
     with pytest.raises(errors.ReplyError, match="without streaming"):
         ask_as(kind, "streamed")(made.caller)
+
+
+# --- the live list ---
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"data": [{"id": "m", "context_length": 5}]}, 5),
+        ({"data": [None, {"id": 3}, {"id": "m", "context_length": None}, {"id": "m", "context_length": 6}]}, 6),
+        ({"data": [{"id": "m", "context_length": None}]}, errors.ConfigurationError),
+        ({"data": "none"}, errors.ConfigurationError),
+        ([], errors.ConfigurationError),
+        ("<html>", errors.ReplyError),
+    ],
+)
+def test_context_window(answering, faults, body, expected):
+    made = answering(faults.response(body))
+    if isinstance(expected, int):
+        assert live_context_window(made.connection, "m") == expected
+        assert made.server.requests[0].path == "/api/v1/models?detailed=true"
+        return
+    with pytest.raises(expected) as caught:
+        live_context_window(made.connection, "m")
+    assert_ours(caught.value)
 
 
 # --- pacing, shared ---

@@ -138,7 +138,7 @@ def test_only_the_modules_of_the_wire_know_the_sdk():
 
 def test_only_the_reply_and_the_live_list_read_json_of_the_service():
     readers = {name for name in CORE if imports(name) & {"jiter", "json"}}
-    assert readers == {f"nanogpt_core.{name}" for name in ("reply", "chat_reply", "live", "translation")}
+    assert readers == {f"nanogpt_core.{name}" for name in ("reply", "chat_reply", "live", "live_chat", "translation")}
 
 
 # --- what is public ---

@@ -226,6 +226,19 @@ def test_options_that_cannot_be_right(bad):
     assert KEY not in "".join(traceback.format_exception(caught.value))
 
 
+@pytest.mark.parametrize(
+    ("model", "window"), [("lab/small", 8000), ("lab/small:online:memory", 8000), ("lab/small:thinking", 4000)]
+)
+def test_the_context_window_of_the_live_list(model, window):
+    with Sandbox(context_lengths={"lab/small": 8000, "lab/small:thinking": 4000}) as sandbox:
+        llm = NanoGPT(model, api_key=sandbox.api_key, base_url=sandbox.base_url, context_window="live")
+        assert llm.metadata.context_window == window
+        assert [request.path for request in sandbox.requests] == ["/api/v1/models"]
+        assert NanoGPT.from_dict(llm.to_dict(), api_key=KEY).context_window == window
+        with pytest.raises(errors.ConfigurationError, match=r"lab/other.*as a number"):
+            NanoGPT("lab/other", api_key=sandbox.api_key, base_url=sandbox.base_url, context_window="live")
+
+
 # --- errors ---
 
 REFUSALS = [
