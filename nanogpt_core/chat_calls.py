@@ -16,7 +16,7 @@ from nanogpt_core.pacing import DEFAULT_RATE, Claim, Pacer, pacer_for
 from nanogpt_core.pools import http
 from nanogpt_core.reply import excerpt, server_words
 from nanogpt_core.retrying import pause_before
-from nanogpt_core.translation import translate
+from nanogpt_core.translation import shorten, translate
 
 __all__ = ["DEFAULT_RETRIES", "REQUEST_ERRORS", "Caller", "Steps", "bare"]
 
@@ -99,36 +99,46 @@ class Caller:
         """
         failed = 0
         while True:
-            yield from self._turn()
+            began = yield from self._turn()
             error = yield None
             if error is None:
-                self._pacer().accepted()
                 return
-            seconds = self.heed(error, failed)
+            seconds = self.heed(error, failed, began)
             if seconds is None or failed >= self._max_retries:
                 raise error
             failed += 1
             yield seconds
 
-    def heed(self, error: NanoGPTError, failed: int = 0) -> float | None:
-        """Let everybody with this key wait where ``error`` asks for it; return the seconds, None for no retry."""
+    def heed(self, error: NanoGPTError, failed: int = 0, began: float | None = None) -> float | None:
+        """Let everybody with this key wait where ``error`` asks for it.
+
+        Args:
+            error: What an attempt failed with.
+            failed: Attempts that failed before that one.
+            began: When it began, by the pacer; None for a stream that failed in its middle.
+
+        Returns:
+            The seconds to wait before the next attempt; None where there should be none.
+        """
         seconds = pause_before(failed, error)
         if seconds is not None and isinstance(error, StatusError):
             pacer = self._pacer()
-            if isinstance(error, RateLimitError):
-                pacer.refused()
+            if isinstance(error, RateLimitError) and began is not None:
+                pacer.refused(began)
             if isinstance(error, RateLimitError) or error.retry_after is not None:
-                pacer.pause(seconds)
+                # For as long as the service says; this one's jitter is its own.
+                pacer.pause(seconds if error.retry_after is None else error.retry_after)
         return seconds
 
-    def _turn(self) -> Generator[float, None, None]:
+    def _turn(self) -> Generator[float, None, float]:
         pacer = self._pacer()
         while True:
             seconds = pacer.reserve() - waiting.now()
             if seconds > 0:
                 yield seconds
-            if pacer.may_start():
-                return
+            began = pacer.begin()
+            if began is not None:
+                return began
 
     def _pacer(self) -> Pacer:
         # Asked for each time, since a fork gives a process its own; held, so that it lives as long as this object.
@@ -146,6 +156,7 @@ class Caller:
         else:
             failure = _for_chat(translate(error, self.connection.host, seconds))
         if failure not in causes(error):
+            shorten(error)
             failure.__cause__ = error
         return failure
 
