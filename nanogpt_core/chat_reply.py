@@ -76,7 +76,14 @@ class StreamReader:
 
     def __init__(self, request_id: str | None = None) -> None:
         self._request_id = request_id
-        self._finished = False
+        self._done = False
+        self._begun: set[int] = set()
+        self._finished: set[int] = set()
+
+    @property
+    def complete(self) -> bool:
+        """Whether the answer is whole: ``[DONE]`` has come, or a finish_reason for each choice that has begun."""
+        return self._done or (bool(self._finished) and self._begun <= self._finished)
 
     def read(self, event: str) -> dict[str, Any] | Complaint | None:
         """Return the chunk that an event holds, or the error, or None where the event ends the stream.
@@ -86,13 +93,14 @@ class StreamReader:
             ReplyError: It is something else than a chunk.
         """
         if event.startswith(_DONE):
-            self._finished = True
+            self._done = True
             return None
         document = _document(event.encode(), self._request_id)
         complaint = _complaint(document)
         if complaint is None:
             _fill_gaps(document)
-            self._finished |= any(choice.get("finish_reason") for choice in document["choices"])
+            for choice in document["choices"]:
+                (self._finished if choice.get("finish_reason") else self._begun).add(choice["index"])
         return complaint or document
 
     def end(self) -> None:
@@ -101,7 +109,7 @@ class StreamReader:
         Raises:
             DamagedReplyError: It broke off.
         """
-        if not self._finished:
+        if not self.complete:
             raise DamagedReplyError(
                 "The service's answer broke off: its stream ended without a finish_reason and without [DONE].",
                 remedy="Try again.",
@@ -158,6 +166,8 @@ def _fill_gaps(chunk: dict[str, Any]) -> None:
     choices = chunk.get("choices")
     chunk["choices"] = [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
     for choice in chunk["choices"]:
+        if not isinstance(choice.get("index"), int):
+            choice["index"] = 0
         if not isinstance(choice.get("delta"), dict):
             choice["delta"] = {}
         if choice["delta"].get("content") is None and {"reasoning", "reasoning_content"} & choice["delta"].keys():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import itertools
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import Any, TypeVar
@@ -13,11 +15,15 @@ from nanogpt_core.chat_calls import Caller, bare
 from nanogpt_core.chat_reply import Complaint, StreamReader
 from nanogpt_core.errors import NanoGPTError
 from nanogpt_core.guard import Bounds, current_bounds, renewed
+from nanogpt_core.pools import SharedTransport
 from nanogpt_core.redaction import redacted
 
 __all__ = ["AsyncChatStream", "ChatStream", "mark_stream"]
 
 T = TypeVar("T")
+# A body that is read to its end gives its connection back. After the last event that is a few bytes, or a server that
+# holds the connection open, which is not waited for.
+_SECONDS_TO_END = 0.2
 _MARK = "nanogpt_bounds"
 
 
@@ -47,8 +53,10 @@ class _Watch:
             return bare(error)
         return self.caller.refusal(found, self._response) if isinstance(found, Complaint) else found
 
-    def lost(self, error: Exception) -> NanoGPTError:
-        """Return our error for what reading the next event failed with."""
+    def lost(self, error: Exception) -> NanoGPTError | None:
+        """Return our error for what reading the next event failed with; None where the answer is whole without it."""
+        if self._reader.complete:
+            return None
         return self.caller.lost(error, self.seconds, self._response.request)
 
 
@@ -71,8 +79,15 @@ class ChatStream(openai.Stream[T]):
         try:
             while (chunk := self._next(events)) is not None:
                 yield self._client._process_response_data(data=chunk, cast_to=self._cast_to, response=self.response)
+            self._read_to_its_end(events)
         finally:
             self.response.close()
+
+    def _read_to_its_end(self, events: Iterator[Any]) -> None:
+        # A client of the caller's own knows no such deadline.
+        if isinstance(self._client._client._transport, SharedTransport):
+            with contextlib.suppress(Exception), renewed(self._watch.limits, _SECONDS_TO_END):
+                collections.deque(events, maxlen=0)
 
     def _next(self, events: Iterator[Any]) -> dict[str, Any] | None:
         watch = self._watch
@@ -111,6 +126,9 @@ class AsyncChatStream(openai.AsyncStream[T]):
         try:
             while (chunk := await self._next(events)) is not None:
                 yield self._client._process_response_data(data=chunk, cast_to=self._cast_to, response=self.response)
+            with contextlib.suppress(Exception), anyio.move_on_after(_SECONDS_TO_END):
+                async for _ in events:
+                    pass
         finally:
             await self.response.aclose()
 

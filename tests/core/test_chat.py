@@ -416,12 +416,74 @@ def test_either_mark_ends_a_stream(kind, answering, faults, end):
     assert ask_as(kind, "streamed")(made.caller) == "all of it"
 
 
+def test_an_end_that_is_lost_after_a_whole_answer(kind, answering):
+    def answer(_seen):
+        yield b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 100000\r\n\r\n"
+        yield Closing(sse(chunk({"content": "all of it"}), chunk(reason="stop")))
+
+    made = answering(answer, max_retries=0)
+    assert ask_as(kind, "streamed")(made.caller) == "all of it"
+
+
+def test_each_choice_must_have_ended(kind, answering, faults):
+    two = [{"index": n, "delta": {"content": "x"}, "finish_reason": None} for n in range(2)]
+    one_ends = {"index": 0, "delta": {}, "finish_reason": "stop"}
+    body = sse({**chunk(), "choices": two}, {**chunk(), "choices": [one_ends]})
+    made = answering(faults.response(body, Content_Type="text/event-stream"), max_retries=0)
+    with pytest.raises(DamagedReplyError, match="broke off"):
+        ask_as(kind, "streamed")(made.caller)
+
+
 def test_what_hosts_add_or_leave_out_is_borne(kind, answering, faults):
     odd = [{**chunk(), "choices": None, "x_nanogpt_pricing": {"cost": 1}}, chunk({"content": "all of it"}, x_new=1)]
     odd.append({**chunk(), "choices": [{"index": 0, "delta": None, "finish_reason": None}]})
     body = b": hello\r\n\r\n" + sse(*odd, chunk(reason="stop"), "[DONE]").replace(b"\n", b"\r\n")
     made = answering(faults.response(body, Content_Type="text/event-stream"))
     assert ask_as(kind, "streamed")(made.caller) == "all of it"
+
+
+def test_streams_one_after_another_share_a_connection(kind, answering):
+    made = answering()
+
+    async def thrice():
+        client = make_async_chat_client(made.caller)
+        for _ in range(3):
+            async for _part in await client.chat.completions.create(model="m", messages=MESSAGES, stream=True):
+                pass
+
+    if kind == "async":
+        asyncio.run(thrice())
+    else:
+        for _ in range(3):
+            ask_as("sync", "streamed")(made.caller)
+    assert (len(made.server.requests), made.server.connections) == (3, 1)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_server_that_holds_a_finished_stream_open_is_not_waited_for(kind, answering, own):
+    over = threading.Event()
+
+    def answer(_seen):
+        yield b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 1000000\r\n\r\n" + ALL
+        over.wait(20)
+
+    made = answering(answer, max_retries=0)
+
+    async def ask():
+        async with http.AsyncClient() as theirs:
+            client = make_async_chat_client(made.caller, theirs if own else None)
+            stream = await client.chat.completions.create(model="m", messages=MESSAGES, stream=True)
+            return [part async for part in stream]
+
+    if kind == "sync":
+        with http.Client() as theirs:
+            client = make_chat_client(made.caller, theirs if own else None)
+            parts = list(client.chat.completions.create(model="m", messages=MESSAGES, stream=True))
+    else:
+        parts = asyncio.run(ask())
+    assert not over.is_set()
+    over.set()
+    assert len(parts) == 3
 
 
 def test_a_stream_that_is_left_gives_its_connection_back(kind, answering):
