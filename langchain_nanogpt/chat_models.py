@@ -11,6 +11,7 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_openai.chat_models.base import BaseChatOpenAI
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, model_validator
 
+from langchain_nanogpt.errors import known_to_langchain
 from nanogpt_core.chat import make_async_chat_client, make_chat_client, only_our_errors
 from nanogpt_core.chat_calls import DEFAULT_RETRIES, Caller
 from nanogpt_core.connection import DEFAULT_TIMEOUT, Connection
@@ -136,19 +137,19 @@ class ChatNanoGPT(BaseChatOpenAI):
         return payload
 
     def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
-        with only_our_errors(self._caller):
+        with known_to_langchain(), only_our_errors(self._caller):
             return super()._generate(*args, **kwargs)
 
     async def _agenerate(self, *args: Any, **kwargs: Any) -> ChatResult:
-        with only_our_errors(self._caller):
+        with known_to_langchain(), only_our_errors(self._caller):
             return await super()._agenerate(*args, **kwargs)
 
     def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
-        with only_our_errors(self._caller):
+        with known_to_langchain(), only_our_errors(self._caller):
             yield from super()._stream(*args, **kwargs)
 
     async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
-        with only_our_errors(self._caller):
+        with known_to_langchain(), only_our_errors(self._caller):
             async for chunk in super()._astream(*args, **kwargs):
                 yield chunk
 

@@ -10,6 +10,7 @@ import openai
 import pytest
 from langchain.agents import create_agent
 from langchain_core._api import LangChainBetaWarning
+from langchain_core.exceptions import ContextOverflowError, ModelAPIError, ModelError, ModelRateLimitError
 from langchain_core.load import dumpd, load
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
@@ -271,7 +272,9 @@ async def test_refusals(scripted, ask, fault, expected):
     sandbox = scripted(fault)
     with pytest.raises(expected) as caught:
         await ask(sandbox.chat(), "Hello")
-    assert type(caught.value) is expected
+    assert expected in type(caught.value).__bases__
+    assert isinstance(caught.value, ModelError)
+    assert caught.value.is_retryable is caught.value.transient is False
     assert caught.value.request_id.startswith("sandbox-")
     assert not isinstance(caught.value, openai.OpenAIError)
     assert len(sandbox.requests) == 1
@@ -284,6 +287,34 @@ async def test_a_failure_then_an_answer(scripted, ask):
     with virtual_waits():
         assert (await ask(sandbox.chat(), "Hello")).content == "Here."
     assert len(sandbox.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("fault", "theirs"),
+    [
+        (Fault(400, body={"error": {"message": "x", "code": "context_length_exceeded"}}), ContextOverflowError),
+        (Fault(429, body={"code": "rate_limited", "message": "x"}), ModelRateLimitError),
+        (Fault(503), ModelAPIError),
+    ],
+)
+async def test_langchain_knows_the_errors(scripted, ask, fault, theirs):
+    sandbox = scripted(fault)
+    with pytest.raises(theirs) as caught:
+        await ask(sandbox.chat(max_retries=0), "Hello")
+    assert isinstance(caught.value, errors.NanoGPTError)
+    assert isinstance(caught.value.__cause__, openai.OpenAIError)
+    assert caught.value.is_retryable is (theirs is not ContextOverflowError)
+    twin = pickle.loads(pickle.dumps(caught.value))
+    assert (type(twin), str(twin), twin.status) == (type(caught.value), str(caught.value), fault.status)
+
+
+async def test_a_fallback_for_what_is_too_long(scripted, call):
+    too_long = Fault(400, body={"error": {"message": "too many tokens", "code": "context_length_exceeded"}})
+    sandbox = scripted(too_long, Reply("Here."))
+    chats = (sandbox.chat(model="small/model"), sandbox.chat(model="large/model"))
+    chain = chats[0].with_fallbacks([chats[1]], exceptions_to_handle=(ContextOverflowError,))
+    assert (await call(chain, "invoke", "Hello")).content == "Here."
+    assert [request.model for request in sandbox.requests] == ["small/model", "large/model"]
 
 
 async def test_failures_to_the_end(scripted, ask):
