@@ -105,11 +105,14 @@ class Wire:
 
             def __iter__(self) -> Iterator[bytes]:
                 with wire._errors("Read"):
-                    if response.length is not None:
+                    # Events are handed on as they come, whether or not it is known how many bytes they will be.
+                    if response.length is not None and "event-stream" not in response.getheader("content-type", ""):
                         yield response.read()
                     else:
                         while part := response.read1(_PART):
                             yield part
+                        if response.length:
+                            raise http.client.IncompleteRead(b"", response.length)
                 response.close()
                 if not response.will_close and not connection.sock.leftover:
                     self.kept = True

@@ -442,6 +442,42 @@ def test_what_hosts_add_or_leave_out_is_borne(kind, answering, faults):
     assert ask_as(kind, "streamed")(made.caller) == "all of it"
 
 
+@pytest.mark.parametrize("chunked", [True, False])
+def test_parts_come_as_they_are_sent(kind, answering, chunked):
+    seen_first = threading.Event()
+    parts = [sse(chunk({"content": "all "})), sse(chunk({"content": "of it"}), chunk(reason="stop"), "[DONE]")]
+
+    def answer(_seen):
+        length = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {sum(map(len, parts))}"
+        yield f"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n{length}\r\n\r\n".encode()
+        for part in parts:
+            yield b"%x\r\n%b\r\n" % (len(part), part) if chunked else part
+            assert seen_first.wait(20), "the first part was kept back"
+        if chunked:
+            yield b"0\r\n\r\n"
+
+    made = answering(answer, max_retries=0)
+    heard = Heard(seen_first.set)
+    collect(kind, made.caller, heard)
+    assert "".join(filter(None, heard)) == "all of it"
+
+
+class Heard(list):
+    """A list that tells when something is put in."""
+
+    def __init__(self, tell):
+        super().__init__()
+        self._tell = tell
+
+    def __iadd__(self, parts):
+        self.extend(parts)
+        return self
+
+    def extend(self, parts):
+        super().extend(parts)
+        self._tell()
+
+
 def test_streams_one_after_another_share_a_connection(kind, answering):
     made = answering()
 
