@@ -89,10 +89,11 @@ class Wire:
     def _keep(self, connection: _Connection) -> None:
         connection.idle_since = time.monotonic()
         with self._lock:
-            if len(self._idle) < _KEPT:
-                self._idle.append(connection)
-                return
-        connection.close()
+            self._idle.append(connection)
+            # The newest is the likeliest to be wanted again.
+            oldest = self._idle.pop(0) if len(self._idle) > _KEPT else None
+        if oldest is not None:
+            oldest.close()
 
     def _stream(self, connection: _Connection, response: http.client.HTTPResponse) -> Any:
         library: Any = self._library
