@@ -2,41 +2,83 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
+from langchain_core.language_models import LangSmithParams
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_openai.chat_models.base import BaseChatOpenAI
-from pydantic import ConfigDict, Field, SecretStr, model_validator
+from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, model_validator
 
+from langchain_nanogpt.errors import known_to_langchain
+from nanogpt_core.chat import make_async_chat_client, make_chat_client, only_our_errors
+from nanogpt_core.chat_calls import DEFAULT_RETRIES, Caller
 from nanogpt_core.connection import DEFAULT_TIMEOUT, Connection
-from nanogpt_core.errors import ConfigurationError
-from nanogpt_core.sdk import make_async_client, make_client
+from nanogpt_core.errors import ConfigurationError, InvalidTypeError
+from nanogpt_core.pacing import DEFAULT_RATE
 
 __all__ = ["ChatNanoGPT"]
 
-_DEFAULT_RETRIES = 2
+_PROVIDER = "nanogpt"
 # What the base class would build its own clients with.
 _UNUSED = ("openai_proxy", "organization", "openai_organization", "default_query", "http_socket_options")
+# What goes to an endpoint that is not used here.
+_RESPONSES_ONLY = ("use_responses_api", "use_previous_response_id", "include", "truncation", "context_management")
+_CLIENTS = ("client", "root_client", "async_client", "root_async_client")
+_HTTP_CLIENTS = ("http_client", "http_async_client")
 
 
 class ChatNanoGPT(BaseChatOpenAI):
     """NanoGPT's chat models in LangChain.
 
-    Takes ``model``, ``api_key``, ``base_url``, ``temperature``, ``max_tokens``, ``timeout``, ``max_retries``,
-    ``default_headers``, ``http_client``, ``http_async_client`` and what else ``ChatOpenAI`` takes. Key and base URL
-    come from ``NANOGPT_API_KEY``, ``NANO_GPT_API_KEY`` and ``NANOGPT_BASE_URL`` by default; ``OPENAI_*`` variables are
-    not read.
+    Takes what ``ChatOpenAI`` takes for chat completions (``temperature``, ``max_tokens``, ``stop``, ``seed``,
+    ``extra_body``, ...), and what is below. ``OPENAI_*`` variables are not read. Reasoning text is in
+    ``additional_kwargs["reasoning_content"]`` and, as a block, in ``content_blocks``.
+
+    Args:
+        model: The model's name, with NanoGPT's suffixes such as ``:thinking`` and ``:online``.
+        api_key: The key, as text or ``SecretStr``. Default: ``NANOGPT_API_KEY``, then ``NANO_GPT_API_KEY``.
+        base_url: Where the API begins. Default: ``NANOGPT_BASE_URL``, then ``https://nano-gpt.com/api/v1``.
+        timeout: Seconds that one attempt may take, and that each event of a stream may keep waiting.
+        max_retries: Attempts beyond the first. A stream that has begun is not tried again.
+        requests_per_second: Most attempts to start in a second, shared with all objects of this process that use the
+            same key at the same address.
+        reasoning: NanoGPT's options of reasoning, such as ``{"exclude": True}``.
+        default_headers: HTTP headers to send beside the usual ones. Dumps leave them out.
+        http_client: An ``httpx.Client`` (``httpx2`` with openai 3.x) to send sync requests with.
+        http_async_client: An ``httpx.AsyncClient`` to send async requests with.
+        allow_insecure_http: Allow a plain ``http://`` base URL of another machine.
 
     Raises:
-        ConfigurationError: No key, or a base URL that cannot be right. It is a ``ValueError``.
+        ConfigurationError: No key, or an option that cannot be right. It is a ``ValueError``.
+        InvalidTypeError: An option of the wrong type. It is a ``TypeError``.
     """
 
     # Pydantic's errors would show the whole input, and the key with it.
     model_config = ConfigDict(hide_input_in_errors=True)
 
     model_name: str = Field(default="gpt-4o-mini", alias="model")
+    default_headers: Mapping[str, str] | None = Field(default=None, exclude=True, repr=False)
+    stream_usage: bool | None = True
+    use_responses_api: bool | None = False
+    # The time for each event is ``timeout``, in sync streams too.
+    stream_chunk_timeout: float | None = Field(default=None, exclude=True)
+    requests_per_second: float = DEFAULT_RATE
+    allow_insecure_http: bool = False
+
+    _caller: Caller = PrivateAttr()
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**_connected(options))
+        caller, settings = _connected(options)
+        super().__init__(**settings)
+        self._caller = caller
+
+    @model_validator(mode="before")
+    @classmethod
+    def validate_temperature(cls, values: dict[str, Any]) -> Any:
+        """Let every temperature through: the base class drops it for names that mean something at OpenAI."""
+        return values
 
     @model_validator(mode="after")
     def _forget_environment(self) -> ChatNanoGPT:
@@ -46,50 +88,154 @@ class ChatNanoGPT(BaseChatOpenAI):
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> ChatNanoGPT:
         # Clients are shared by copies.
         memo = {} if memo is None else memo
-        names = ("client", "root_client", "async_client", "root_async_client", "http_client", "http_async_client")
-        memo.update({id(one): one for one in (getattr(self, name) for name in names)})
+        memo.update({id(one): one for one in (getattr(self, name) for name in (*_CLIENTS, *_HTTP_CLIENTS))})
         return super().__deepcopy__(memo)
+
+    def __getstate__(self) -> dict[Any, Any]:
+        if any(getattr(self, name) for name in _HTTP_CLIENTS):
+            raise InvalidTypeError(
+                "An object with http_client or http_async_client cannot be pickled.",
+                remedy="Connections do not travel; make it anew where it is needed.",
+            )
+        state = dict(super().__getstate__())
+        left_out = (*_CLIENTS, "openai_api_key", "default_headers")
+        state["__dict__"] = {name: value for name, value in state["__dict__"].items() if name not in left_out}
+        return state
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        super().__setstate__(state)
+        connection = self._caller.connection
+        self.__dict__.update(_clients(self._caller))
+        self.__dict__.update(openai_api_key=_secret(connection), default_headers=connection.headers or None)
 
     @property
     def _llm_type(self) -> str:
         return "nanogpt-chat"
+
+    @classmethod
+    def is_lc_serializable(cls) -> bool:
+        """Return True: a dump names the variable that holds the key, and not the key."""
+        return True
 
     @property
     def lc_secrets(self) -> dict[str, str]:
         """Arguments that are secrets, with the variables that hold them."""
         return {"openai_api_key": "NANOGPT_API_KEY", "api_key": "NANOGPT_API_KEY"}
 
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        return LangSmithParams(**{**super()._get_ls_params(stop=stop, **kwargs), "ls_provider": _PROVIDER})
 
-def _connected(options: dict[str, Any]) -> dict[str, Any]:
+    def _use_responses_api(self, payload: dict[str, Any]) -> bool:  # noqa: ARG002
+        return False
+
+    def _get_request_payload(self, input_: Any, *, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
+        payload = super()._get_request_payload(input_, stop=stop, **kwargs)
+        reasoning = payload.pop("reasoning", None)
+        if reasoning is not None:
+            # The SDK knows it for another endpoint alone.
+            payload["extra_body"] = {"reasoning": reasoning, **(payload.get("extra_body") or {})}
+        return payload
+
+    def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
+        with known_to_langchain(), only_our_errors(self._caller):
+            return super()._generate(*args, **kwargs)
+
+    async def _agenerate(self, *args: Any, **kwargs: Any) -> ChatResult:
+        with known_to_langchain(), only_our_errors(self._caller):
+            return await super()._agenerate(*args, **kwargs)
+
+    def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
+        with known_to_langchain(), only_our_errors(self._caller):
+            yield from super()._stream(*args, **kwargs)
+
+    async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
+        with known_to_langchain(), only_our_errors(self._caller):
+            async for chunk in super()._astream(*args, **kwargs):
+                yield chunk
+
+    def _create_chat_result(self, response: Any, generation_info: dict[str, Any] | None = None) -> ChatResult:
+        result = super()._create_chat_result(response, generation_info)
+        choices = response["choices"] if isinstance(response, dict) else response.choices
+        for generation, choice in zip(result.generations, choices, strict=True):
+            _add_reasoning(generation.message, _get(choice, "message"))
+        result.llm_output = {**(result.llm_output or {}), "model_provider": _PROVIDER}
+        return result
+
+    def _convert_chunk_to_generation_chunk(
+        self, chunk: dict[str, Any], default_chunk_class: type, base_generation_info: dict[str, Any] | None
+    ) -> ChatGenerationChunk | None:
+        made = super()._convert_chunk_to_generation_chunk(chunk, default_chunk_class, base_generation_info)
+        if made is not None:
+            # A chunk of a stream with a schema is wrapped in an event.
+            choices = chunk.get("choices") or (chunk.get("chunk") or {}).get("choices")
+            if choices:
+                _add_reasoning(made.message, choices[0].get("delta"))
+                made.message.response_metadata["model_provider"] = _PROVIDER
+        return made
+
+    def _get_generation_chunk_from_completion(self, completion: Any) -> ChatGenerationChunk:
+        chunk = super()._get_generation_chunk_from_completion(completion)
+        # It has come in pieces already.
+        chunk.message.additional_kwargs.pop("reasoning_content", None)
+        return chunk
+
+
+def _add_reasoning(message: BaseMessage, source: Any) -> None:
+    found = (_get(source, name) for name in ("reasoning_content", "reasoning"))
+    text = next((one for one in found if isinstance(one, str) and one), None)
+    if text is not None and isinstance(message, AIMessage):
+        message.additional_kwargs["reasoning_content"] = text
+
+
+def _get(source: Any, name: str) -> Any:
+    return source.get(name) if isinstance(source, dict) else getattr(source, name, None)
+
+
+def _secret(connection: Connection) -> SecretStr:
+    return SecretStr(connection.key.reveal_or_empty() if connection.key else "")
+
+
+def _clients(caller: Caller, http_client: Any = None, http_async_client: Any = None) -> dict[str, Any]:
+    client = make_chat_client(caller, http_client)
+    async_client = make_async_chat_client(caller, http_async_client)
+    return {
+        "client": client.chat.completions,
+        "root_client": client,
+        "async_client": async_client.chat.completions,
+        "root_async_client": async_client,
+    }
+
+
+def _connected(options: dict[str, Any]) -> tuple[Caller, dict[str, Any]]:
     """Return ``options`` with clients of our own: with these in place, the base class makes none from ``OPENAI_*``."""
 
     def take(*names: str, default: Any = None) -> Any:
         return next((options[name] for name in names if options.get(name) is not None), default)
 
-    unused = [name for name in _UNUSED if options.get(name) is not None]
-    if unused:
-        raise ConfigurationError(f"{unused[0]} is not supported.", remedy="Pass http_client and http_async_client.")
+    for name in _UNUSED:
+        if options.get(name) is not None:
+            raise ConfigurationError(f"{name} is not supported.", remedy="Pass http_client and http_async_client.")
+    for name in _RESPONSES_ONLY:
+        if options.get(name):
+            raise ConfigurationError(f"{name} is for OpenAI's Responses API, which is not used here.")
     connection = Connection.resolve(
         api_key=take("api_key", "openai_api_key"),
         base_url=take("base_url", "openai_api_base"),
         timeout=take("timeout", "request_timeout", default=DEFAULT_TIMEOUT),
         headers=take("default_headers"),
+        allow_insecure_http=take("allow_insecure_http", default=False),
     )
-    retries = take("max_retries", default=_DEFAULT_RETRIES)
-    client = make_client(connection, take("http_client"), max_retries=retries)
-    async_client = make_async_client(connection, take("http_async_client"), max_retries=retries)
-    assert connection.key is not None  # noqa: S101 - resolve() raises without a key
+    retries = take("max_retries", default=DEFAULT_RETRIES)
+    rate = take("requests_per_second", default=DEFAULT_RATE)
+    caller = Caller(connection, max_retries=retries, requests_per_second=rate)
     ours = {
-        "api_key": SecretStr(connection.key.get_secret_value()),
+        "api_key": _secret(connection),
         "base_url": connection.base_url,
-        "client": client.chat.completions,
-        "root_client": client,
-        "async_client": async_client.chat.completions,
-        "root_async_client": async_client,
-        "openai_proxy": None,
+        "timeout": connection.timeout,
         "max_retries": retries,
+        "requests_per_second": rate,
+        "openai_proxy": None,
+        **_clients(caller, take("http_client"), take("http_async_client")),
     }
-    # Token counts in streams and the chat completions route are off for unknown hosts unless asked for.
-    defaults = {"stream_usage": True, "use_responses_api": False}
-    others = {name: value for name, value in options.items() if name not in ("openai_api_key", "openai_api_base")}
-    return {**defaults, **others, **ours}
+    aliases = ("openai_api_key", "openai_api_base", "request_timeout")
+    return caller, {**{name: value for name, value in options.items() if name not in aliases}, **ours}

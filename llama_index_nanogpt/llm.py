@@ -2,34 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
+from llama_index.llms.openai.utils import O1_MODELS
 from llama_index.llms.openai_like import OpenAILike
 
+from nanogpt_core.chat import AsyncChatClient, ChatClient, make_async_chat_client, make_chat_client
+from nanogpt_core.chat_calls import Caller
 from nanogpt_core.connection import DEFAULT_TIMEOUT, ApiKey, Connection
 from nanogpt_core.errors import ConfigurationError
-from nanogpt_core.sdk import AsyncClient, Client, make_async_client, make_client
+from nanogpt_core.live_chat import live_context_window
+from nanogpt_core.pacing import DEFAULT_RATE
 
 __all__ = ["NanoGPT"]
 
 _CONTEXT_WINDOW = 128_000
+_DEFAULT_RETRIES = 3
 
 
 class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
     """NanoGPT's chat models in LlamaIndex, for ``Settings.llm``.
 
     Args:
-        model: The model's name.
+        model: The model's name, with NanoGPT's suffixes such as ``:thinking`` and ``:online``.
         api_key: The key, as text or ``SecretStr``. Default: ``NANOGPT_API_KEY``, then ``NANO_GPT_API_KEY``.
         api_base: Where the API begins. Default: ``NANOGPT_BASE_URL``, then ``https://nano-gpt.com/api/v1``.
         base_url: The same.
-        timeout: Seconds that one attempt may take.
-        context_window: Tokens that the model takes in all. Default: 128,000.
+        timeout: Seconds that one attempt may take, and that each event of a stream may keep waiting.
+        max_retries: Attempts beyond the first. A stream that has begun is not tried again.
+        requests_per_second: Most attempts to start in a second, shared with all objects of this process that use the
+            same key at the same address.
+        context_window: Tokens that the model takes in all. Default: 128,000. ``"live"`` asks the service's list of
+            models for it, now, and keeps the number.
+        default_headers: HTTP headers to send beside the usual ones. Dumps leave them out.
+        allow_insecure_http: Allow a plain ``http://`` base URL of another machine.
         **options: What else ``OpenAILike`` takes.
 
     Raises:
-        ConfigurationError: No key, or a base URL that cannot be right. It is a ``ValueError``.
+        ConfigurationError: No key, or an option that cannot be right. It is a ``ValueError``.
+        InvalidTypeError: An option of the wrong type. It is a ``TypeError``.
     """
 
     # Pydantic's errors would show the whole input, and the key with it.
@@ -37,10 +49,12 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
 
     api_key: Any = Field(default=None, exclude=True, repr=False)
     default_headers: dict[str, str] | None = Field(default=None, exclude=True, repr=False)
+    requests_per_second: float = Field(default=DEFAULT_RATE, description="Most attempts to start in a second.")
+    allow_insecure_http: bool = Field(default=False, description="Whether plain HTTP to another machine is allowed.")
 
-    _connection: Connection = PrivateAttr()
-    _client: Client | None = PrivateAttr(default=None)
-    _aclient: AsyncClient | None = PrivateAttr(default=None)
+    _caller: Caller = PrivateAttr()
+    _client: ChatClient | None = PrivateAttr(default=None)
+    _aclient: AsyncChatClient | None = PrivateAttr(default=None)
 
     def __init__(
         self,
@@ -50,37 +64,58 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
         api_base: str | None = None,
         base_url: str | None = None,
         timeout: float = DEFAULT_TIMEOUT,
+        max_retries: int = _DEFAULT_RETRIES,
+        requests_per_second: float = DEFAULT_RATE,
         default_headers: dict[str, str] | None = None,
+        allow_insecure_http: bool = False,
+        context_window: int | Literal["live"] = _CONTEXT_WINDOW,
         **options: Any,
     ) -> None:
         if api_base is not None and base_url is not None and api_base != base_url:
             raise ConfigurationError("api_base and base_url differ.", remedy="They mean the same; pass one.")
+        for name in ("openai_client", "async_openai_client"):
+            if options.get(name) is not None:
+                raise ConfigurationError(f"{name} is not supported.", remedy="Pass http_client or async_http_client.")
         connection = Connection.resolve(
             api_key=api_key,
             base_url=base_url if api_base is None else api_base,
             timeout=timeout,
             headers=default_headers,
+            allow_insecure_http=allow_insecure_http,
         )
+        caller = Caller(connection, max_retries=max_retries, requests_per_second=requests_per_second)
         # Token counts at the end of a stream come only when asked for.
         more = {"stream_options": {"include_usage": True}, **(options.pop("additional_kwargs", None) or {})}
         settings = {
             "is_chat_model": True,
             "is_function_calling_model": True,
-            "context_window": _CONTEXT_WINDOW,
+            "context_window": live_context_window(connection, model) if context_window == "live" else context_window,
+            **({"temperature": 1.0} if model in O1_MODELS else {}),
             **options,
             "additional_kwargs": more,
             "default_headers": default_headers,
+            "max_retries": max_retries,
+            "requests_per_second": requests_per_second,
+            "allow_insecure_http": allow_insecure_http,
         }
-        # A key in the argument keeps the base class from taking one out of OPENAI_API_KEY.
-        super().__init__(model=model, api_key=connection.key, api_base=connection.base_url, timeout=timeout, **settings)
+        # A key in the argument keeps the base class from taking one out of OPENAI_API_KEY; and it refuses some names
+        # that OpenAI itself serves at another endpoint, so that the name comes afterwards.
+        super().__init__(
+            model="nanogpt", api_key=connection.key, api_base=connection.base_url, timeout=timeout, **settings
+        )
+        self.model = model
         self.api_version = None  # the base class takes it from OPENAI_API_VERSION
-        self._connection = connection
+        self._caller = caller
 
-    # The base class retries around the SDK, which retries as well: one of both is enough, and the SDK's covers streams.
+    # The base class retries around the SDK; one layer is enough, and ours covers streams.
     _chat = OpenAILike._chat.__wrapped__
     _achat = OpenAILike._achat.__wrapped__
     _complete = OpenAILike._complete.__wrapped__
     _acomplete = OpenAILike._acomplete.__wrapped__
+    _stream_chat = OpenAILike._stream_chat.__wrapped__
+    _astream_chat = OpenAILike._astream_chat.__wrapped__
+    _stream_complete = OpenAILike._stream_complete.__wrapped__
+    _astream_complete = OpenAILike._astream_complete.__wrapped__
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super(NanoGPT, self._without_clients()).__getstate__()
@@ -103,12 +138,19 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
         """Return the name that dumps carry."""
         return "NanoGPT"
 
-    def _get_client(self) -> Client:
-        if self._client is None:
-            self._client = make_client(self._connection, self._http_client, max_retries=self.max_retries)
+    def _get_client(self) -> ChatClient:
+        if self._client is None or not self.reuse_client:
+            self._client = make_chat_client(self._caller, self._http_client)
         return self._client
 
-    def _get_aclient(self) -> AsyncClient:
-        if self._aclient is None:
-            self._aclient = make_async_client(self._connection, self._async_http_client, max_retries=self.max_retries)
+    def _get_aclient(self) -> AsyncChatClient:
+        if self._aclient is None or not self.reuse_client:
+            self._aclient = make_async_chat_client(self._caller, self._async_http_client)
         return self._aclient
+
+    def _get_model_kwargs(self, **kwargs: Any) -> dict[str, Any]:
+        settings: dict[str, Any] = super()._get_model_kwargs(**kwargs)
+        if self.reasoning_effort is not None:
+            settings["reasoning_effort"] = self.reasoning_effort
+        # What one call asks for goes before what the object was made with.
+        return {**settings, **kwargs}

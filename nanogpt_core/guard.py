@@ -20,10 +20,20 @@ from typing import Any
 from nanogpt_core.errors import ReplyError
 from nanogpt_core.reply import DamagedReplyError
 
-__all__ = ["Bounds", "bounds", "protect", "protect_async", "protect_pool", "shortened", "too_large"]
+__all__ = [
+    "Bounds",
+    "bounds",
+    "current_bounds",
+    "protect",
+    "protect_async",
+    "protect_pool",
+    "renewed",
+    "shortened",
+    "too_large",
+]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Bounds:
     """What one attempt may take.
 
@@ -47,7 +57,26 @@ _current: ContextVar[Bounds | None] = ContextVar("nanogpt_bounds", default=None)
 @contextlib.contextmanager
 def bounds(seconds: float, most_bytes: int) -> Iterator[None]:
     """Let attempts in this block take ``seconds`` in all and replies have at most ``most_bytes`` bytes."""
-    token = _current.set(Bounds(time.monotonic() + seconds, most_bytes))
+    with _set(Bounds(time.monotonic() + seconds, most_bytes)):
+        yield
+
+
+def current_bounds() -> Bounds | None:
+    """Return the bounds of the block that this is called in."""
+    return _current.get()
+
+
+@contextlib.contextmanager
+def renewed(limits: Bounds, seconds: float) -> Iterator[None]:
+    """Let what a stream reads in this block take ``seconds`` from now; ``limits`` are those that it began under."""
+    limits.deadline = time.monotonic() + seconds
+    with _set(limits):
+        yield
+
+
+@contextlib.contextmanager
+def _set(limits: Bounds) -> Iterator[None]:
+    token = _current.set(limits)
     try:
         yield
     finally:
@@ -124,7 +153,7 @@ class _Unpacker:
 def too_large(most_bytes: int) -> ReplyError:
     """Return the error for a reply of more than ``most_bytes`` bytes."""
     return ReplyError(
-        f"The reply is larger than {most_bytes:,} bytes, more than the vectors asked for can take; it was not read."
+        f"The reply is larger than {most_bytes:,} bytes, more than what was asked for can take; it was not read."
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import openai
 from openai._version import __version__ as sdk_version
@@ -39,8 +39,17 @@ def _own_environment(client: Client | AsyncClient, headers: Mapping[str, str]) -
     client._custom_headers = {**_HEADERS, **own}
 
 
+def _plain_key(connection: Connection) -> str:
+    return connection.key.get_secret_value() if connection.key else "none"
+
+
 class Client(openai.OpenAI):
     """The SDK's client, sending our headers alone."""
+
+    @staticmethod
+    def key_for_sdk(connection: Connection) -> str:
+        """Return what the SDK is given as its key."""
+        return _plain_key(connection)
 
     @property
     def default_headers(self) -> dict[str, Any]:
@@ -51,10 +60,19 @@ class Client(openai.OpenAI):
 class AsyncClient(openai.AsyncOpenAI):
     """The SDK's async client, sending our headers alone."""
 
+    @staticmethod
+    def key_for_sdk(connection: Connection) -> str:
+        """Return what the SDK is given as its key."""
+        return _plain_key(connection)
+
     @property
     def default_headers(self) -> dict[str, Any]:
         """The headers of every request, beside the key."""
         return dict(self._custom_headers)
+
+
+ClientT = TypeVar("ClientT", bound=Client)
+AsyncClientT = TypeVar("AsyncClientT", bound=AsyncClient)
 
 
 def call(client: Client | AsyncClient, connection: Connection, path: str, body: bytes | None) -> Any:
@@ -71,38 +89,41 @@ def call(client: Client | AsyncClient, connection: Connection, path: str, body: 
     return client.post(path, cast_to=http.Response, content=body, options=options)
 
 
-def _arguments(connection: Connection, max_retries: int) -> dict[str, Any]:
+def _arguments(connection: Connection) -> dict[str, Any]:
     timeout = connection.timeout
     return {
-        "api_key": connection.key.get_secret_value() if connection.key else "none",
         "base_url": connection.base_url,
         "timeout": http.Timeout(timeout, connect=min(10.0, timeout)),
-        "max_retries": max_retries,
+        "max_retries": 0,  # the one retry layer is ours
     }
 
 
 # A caller's own client is copied: the copy shares its connections, and bounds are set on the copy alone.
 
 
-def make_client(connection: Connection, http_client: Any = None, *, max_retries: int = 0) -> Client:
+def make_client(connection: Connection, http_client: Any = None, kind: type[ClientT] = Client) -> ClientT:  # type: ignore[assignment]
     """Return a sync client that never follows a redirect. It may be used in any thread, and after a fork.
 
     Args:
         connection: Where to and with which key.
         http_client: The caller's own ``httpx`` client, or None.
-        max_retries: Attempts beyond the first that the SDK may make; 0 where our own retry layer does that.
+        kind: The class to make.
     """
     own = copy.copy(http_client) or http.Client(transport=SharedTransport(), follow_redirects=False)
     protect(own)
-    client = Client(http_client=own, **_arguments(connection, max_retries))
+    client = kind(http_client=own, api_key=kind.key_for_sdk(connection), **_arguments(connection))
     _own_environment(client, connection.headers)
     return client
 
 
-def make_async_client(connection: Connection, http_client: Any = None, *, max_retries: int = 0) -> AsyncClient:
+def make_async_client(
+    connection: Connection,
+    http_client: Any = None,
+    kind: type[AsyncClientT] = AsyncClient,  # type: ignore[assignment]
+) -> AsyncClientT:
     """Return an async client that never follows a redirect; see :func:`make_client`. Any event loop may use it."""
     own = copy.copy(http_client) or http.AsyncClient(transport=AsyncSharedTransport(), follow_redirects=False)
     protect_async(own)
-    client = AsyncClient(http_client=own, **_arguments(connection, max_retries))
+    client = kind(http_client=own, api_key=kind.key_for_sdk(connection), **_arguments(connection))
     _own_environment(client, connection.headers)
     return client

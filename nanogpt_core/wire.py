@@ -89,10 +89,11 @@ class Wire:
     def _keep(self, connection: _Connection) -> None:
         connection.idle_since = time.monotonic()
         with self._lock:
-            if len(self._idle) < _KEPT:
-                self._idle.append(connection)
-                return
-        connection.close()
+            self._idle.append(connection)
+            # The newest is the likeliest to be wanted again.
+            oldest = self._idle.pop(0) if len(self._idle) > _KEPT else None
+        if oldest is not None:
+            oldest.close()
 
     def _stream(self, connection: _Connection, response: http.client.HTTPResponse) -> Any:
         library: Any = self._library
@@ -105,11 +106,14 @@ class Wire:
 
             def __iter__(self) -> Iterator[bytes]:
                 with wire._errors("Read"):
-                    if response.length is not None:
+                    # Events are handed on as they come, whether or not it is known how many bytes they will be.
+                    if response.length is not None and "event-stream" not in response.getheader("content-type", ""):
                         yield response.read()
                     else:
                         while part := response.read1(_PART):
                             yield part
+                        if response.length:
+                            raise http.client.IncompleteRead(b"", response.length)
                 response.close()
                 if not response.will_close and not connection.sock.leftover:
                     self.kept = True

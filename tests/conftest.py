@@ -9,6 +9,8 @@ import pytest
 
 VARIABLES = ("NANOGPT_", "NANO_GPT_", "OPENAI_", "LANGSMITH_", "LANGCHAIN_", "TIKTOKEN_", "HTTP_PROXY", "HTTPS_PROXY")
 
+REAL = {"api_key": "API_KEY", "base_url": "BASE_URL", "model": "CHAT_MODEL"}
+
 
 def _packaged_vocabulary() -> str | None:
     # LlamaIndex ships tiktoken's cl100k_base; without it the counts of these tests are bounds.
@@ -19,7 +21,10 @@ def _packaged_vocabulary() -> str | None:
     return str(folder) if folder.is_dir() else None
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    # For the few tests that ask the real service, where there is a key. The environment is cleared of it.
+    given = {name: os.environ.get(f"NANOGPT_{variable}") for name, variable in REAL.items()}
+    config.real_service = {name: value for name, value in given.items() if value}
     for name in list(os.environ):
         if name.upper().startswith(VARIABLES):
             del os.environ[name]

@@ -1,4 +1,4 @@
-"""The README's snippets run as they stand, and its table of models is the catalogue's."""
+"""The snippets of the README and of the pages in docs run as they stand; the README's table is the catalogue's."""
 
 import os
 import re
@@ -13,8 +13,19 @@ from nanogpt_core import MODELS, ModelInfo
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SNIPPETS = re.findall(r"^```python\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
-NEEDS = {"langchain_nanogpt": "langchain_openai", "llama_index_nanogpt": "llama_index.llms.openai_like"}
+PAGES = (ROOT / "README.md", ROOT / "docs" / "chat.md")
+SNIPPETS = [
+    pytest.param(snippet, id=f"{page.name}-{number}")
+    for page in PAGES
+    for number, snippet in enumerate(
+        re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE), 1
+    )
+]
+NEEDS = {
+    "langchain_nanogpt": "langchain_openai",
+    "langchain.agents": "langchain",
+    "llama_index_nanogpt": "llama_index.llms.openai_like",
+}
 
 
 def installed(name: str) -> bool:
@@ -22,7 +33,7 @@ def installed(name: str) -> bool:
     return (not parent or installed(parent)) and find_spec(name) is not None
 
 
-@pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda snippet: snippet.splitlines()[-1][:40])
+@pytest.mark.parametrize("snippet", SNIPPETS)
 def test_snippet_runs_in_a_process_of_its_own(snippet, sandbox, tmp_path):
     for plugin, framework in NEEDS.items():
         if plugin in snippet and not installed(framework):

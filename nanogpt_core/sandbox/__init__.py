@@ -6,6 +6,8 @@ and says of itself that it is not a language model. ``python -m nanogpt_core.san
 
     with Sandbox() as sandbox:
         client = OpenAI(base_url=sandbox.base_url, api_key=sandbox.api_key)
+
+Tests can write down what its chat says: ``Sandbox(script=[Reply(tool_calls=[ToolCall("search", {"query": "tea"})])])``.
 """
 
 from __future__ import annotations
@@ -20,5 +22,6 @@ except ImportError as error:
 
 from nanogpt_core.sandbox.config import DEFAULT_API_KEY, Fault, SandboxConfig
 from nanogpt_core.sandbox.records import RecordedRequest
+from nanogpt_core.sandbox.replies import Reply, ToolCall
 
-__all__ = ["DEFAULT_API_KEY", "Fault", "RecordedRequest", "Sandbox", "SandboxConfig"]
+__all__ = ["DEFAULT_API_KEY", "Fault", "RecordedRequest", "Reply", "Sandbox", "SandboxConfig", "ToolCall"]

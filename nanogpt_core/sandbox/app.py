@@ -24,6 +24,7 @@ from nanogpt_core.sandbox.embeddings import answer_embeddings, model_list
 from nanogpt_core.sandbox.pacing import RateWindow
 from nanogpt_core.sandbox.problems import Problem
 from nanogpt_core.sandbox.records import RecordedRequest, RequestLog, describe
+from nanogpt_core.sandbox.script import Script
 
 __all__ = ["SandboxApp"]
 
@@ -37,6 +38,7 @@ class SandboxApp:
 
     Attributes:
         log: The requests that came.
+        script: What chat requests get instead of quotes; may grow while the server runs.
         more_faults: Faults that go before those of the configuration; may grow while the server runs.
         closing: Set, in the server's event loop, when the server wants to stop: no delay lasts longer.
     """
@@ -44,6 +46,7 @@ class SandboxApp:
     def __init__(self, config: SandboxConfig) -> None:
         self.config = config
         self.log = RequestLog(config.keep_requests, config.keep_bytes)
+        self.script = Script(config.script)
         self.more_faults: deque[Fault | None] = deque()
         self.closing = asyncio.Event()
         self._faults = iter(config.faults)
@@ -117,7 +120,11 @@ class SandboxApp:
         return _json_response(reply)
 
     async def _chat(self, body: bytes) -> Response:
-        answer = await run_in_threadpool(lambda: answer_chat(_json_object(body)))
+        answer = await run_in_threadpool(lambda: answer_chat(_json_object(body), self.script))
+        if isinstance(answer, Fault):
+            await self._wait(answer.delay)
+            assert answer.status is not None  # noqa: S101 - the script takes no other
+            return _fault_response(answer, answer.status)
         if not answer.streamed:
             return _json_response(answer.whole())
         return StreamingResponse(_each(list(answer.events())), media_type="text/event-stream")
@@ -126,7 +133,7 @@ class SandboxApp:
         return _json_response(orjson.dumps(model_list(self.config)))
 
     async def _models(self, _body: bytes) -> Response:
-        return _json_response(orjson.dumps(chat_models()))
+        return _json_response(orjson.dumps(chat_models(self.config.context_lengths)))
 
     async def _balance(self, _body: bytes) -> Response:
         return _json_response(orjson.dumps({"usd_balance": "10.00000000", "nano_balance": "0.00000000"}))

@@ -1,22 +1,20 @@
-"""``POST /chat/completions``: what it accepts, and its reply, whole or streamed."""
+"""``POST /chat/completions``: what it accepts, and what it answers."""
 
 from __future__ import annotations
 
-import re
-import time
-import uuid
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import orjson
-
+from nanogpt_core.sandbox.completion import ChatAnswer
+from nanogpt_core.sandbox.config import Fault
 from nanogpt_core.sandbox.passages import Message
 from nanogpt_core.sandbox.problems import bad_value
 from nanogpt_core.sandbox.quoting import answer
+from nanogpt_core.sandbox.replies import Reply
+from nanogpt_core.sandbox.script import Script
 from nanogpt_core.sandbox.tokens import count_tokens, first_tokens
 
-__all__ = ["CHAT_MODEL", "ChatAnswer", "answer_chat", "chat_models"]
+__all__ = ["CHAT_MODEL", "answer_chat", "chat_models"]
 
 CHAT_MODEL = "sandbox-quote"
 """The name of the chat; it answers to every other name too, so that examples run with their own."""
@@ -26,44 +24,8 @@ _CONTEXT_LENGTH = 128_000
 _MOST_STOPS = 4
 
 
-@dataclass(frozen=True)
-class ChatAnswer:
-    """An answer, ready to be sent in either form."""
-
-    model: str
-    text: str
-    finish_reason: str
-    usage: Mapping[str, int]
-    streamed: bool
-    usage_in_stream: bool
-
-    def whole(self) -> bytes:
-        """Return the JSON of the plain reply."""
-        message = {"role": "assistant", "content": self.text}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": self.finish_reason}
-        return orjson.dumps({**self._head("chat.completion"), "choices": [choice], "usage": self.usage})
-
-    def events(self) -> Iterator[bytes]:
-        """Yield the server-sent events of the streamed reply."""
-        head = self._head("chat.completion.chunk")
-        if self.usage_in_stream:
-            head["usage"] = None
-        pieces = re.findall(r"\s*\S+\s*$|\s*\S+|\s+", self.text)
-        deltas = [{"role": "assistant", "content": ""}, *({"content": piece} for piece in pieces)]
-        for delta in deltas:
-            yield _event({**head, "choices": [_choice(delta, None)]})
-        yield _event({**head, "choices": [_choice({}, self.finish_reason)]})
-        if self.usage_in_stream:
-            yield _event({**head, "choices": [], "usage": self.usage})
-        yield b"data: [DONE]\n\n"
-
-    def _head(self, kind: str) -> dict[str, Any]:
-        name = f"chatcmpl-{uuid.uuid4().hex}"
-        return {"id": name, "object": kind, "created": int(time.time()), "model": self.model}
-
-
-def answer_chat(body: Mapping[str, Any]) -> ChatAnswer:
-    """Return the answer to a decoded request body.
+def answer_chat(body: Mapping[str, Any], script: Script | None = None) -> ChatAnswer | Fault:
+    """Return the answer to a decoded request body: the script's, where it has one, else quotes.
 
     Raises:
         Problem: The request is not accepted.
@@ -74,38 +36,44 @@ def answer_chat(body: Mapping[str, Any]) -> ChatAnswer:
     if body.get("n") not in (None, 1):
         raise bad_value("'n' must be 1: the sandbox has one answer.", "n")
     messages = _messages(body.get("messages"))
-    text, reason = _cut(answer(messages), _stops(body.get("stop")), _limit(body))
-    asked, said = sum(count_tokens(message.text) for message in messages), count_tokens(text)
-    return ChatAnswer(
-        model=model,
-        text=text,
-        finish_reason=reason,
-        usage={"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said},
-        streamed=_flag(body, "stream"),
-        usage_in_stream=_flag(body.get("stream_options") or {}, "include_usage"),
-    )
+    stops, limit = _stops(body.get("stop")), _limit(body)
+    streamed, with_usage = _flag(body, "stream"), _flag(body.get("stream_options") or {}, "include_usage")
+    reply = script.take(body) if script else None
+    if isinstance(reply, Fault):
+        return reply
+    if reply is None:
+        text, reason = _cut(answer(messages), stops, limit)
+        reply = Reply(text, finish_reason=reason)
+    usage = reply.usage or _usage(messages, reply)
+    return ChatAnswer(model=model, reply=reply, usage=usage, streamed=streamed, usage_in_stream=with_usage)
 
 
-def chat_models() -> dict[str, Any]:
+def _usage(messages: Sequence[Message], reply: Reply) -> dict[str, Any]:
+    asked, thought = sum(count_tokens(message.text) for message in messages), count_tokens(reply.reasoning)
+    said = count_tokens(reply.content) + sum(count_tokens(call.name + call.arguments_text) for call in reply.tool_calls)
+    usage: dict[str, Any] = {"prompt_tokens": asked, "completion_tokens": said + thought}
+    usage["total_tokens"] = asked + said + thought
+    if thought:
+        usage["completion_tokens_details"] = {"reasoning_tokens": thought}
+    return usage
+
+
+def chat_models(context_lengths: Mapping[str, int]) -> dict[str, Any]:
     """Return the body of ``GET /models``."""
-    row = {
-        "id": CHAT_MODEL,
+    lengths = {CHAT_MODEL: _CONTEXT_LENGTH, **context_lengths}
+    return {"object": "list", "data": [_listed(name, length) for name, length in lengths.items()]}
+
+
+def _listed(name: str, context_length: int) -> dict[str, Any]:
+    return {
+        "id": name,
         "object": "model",
         "created": _CREATED,
         "owned_by": "nanogpt-sandbox",
         "name": "Sandbox quotes",
         "description": "No language model: quotes the numbered passages of the messages",
-        "context_length": _CONTEXT_LENGTH,
+        "context_length": context_length,
     }
-    return {"object": "list", "data": [row]}
-
-
-def _event(chunk: Mapping[str, Any]) -> bytes:
-    return b"data: " + orjson.dumps(chunk) + b"\n\n"
-
-
-def _choice(delta: Mapping[str, str], reason: str | None) -> dict[str, Any]:
-    return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
 
 
 def _flag(body: Any, name: str) -> bool:

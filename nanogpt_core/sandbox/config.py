@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from nanogpt_core.catalogue import MAX_ITEMS, MODELS, ModelInfo
 from nanogpt_core.errors import ConfigurationError
+from nanogpt_core.sandbox.replies import Reply
 
 __all__ = ["DEFAULT_API_KEY", "NEWER_MODEL", "Fault", "SandboxConfig"]
 
@@ -76,6 +77,9 @@ class SandboxConfig:
         width_source: Whether vectors are as wide as the model cards say (``"true"``), or as NanoGPT's reference page
             lists (``"listed"``).
         faults: Consumed in order, one for each embeddings or chat request with the right key; None means normal.
+        script: Replies that chat requests get instead of quotes. Each is given once, in order, to the first request
+            that it is for (its ``model`` and ``when``); a fault is for any request. What finds no entry gets quotes.
+        context_lengths: Chat models to list beside the sandbox's own, with the tokens that they take.
         keep_requests: How many requests to remember.
         keep_bytes: How many bytes of request bodies to remember.
     """
@@ -94,6 +98,8 @@ class SandboxConfig:
     models: Mapping[str, ModelInfo] = field(default_factory=dict)
     width_source: Literal["true", "listed"] = "true"
     faults: Iterable[Fault | None] = ()
+    script: Iterable[Reply | Fault] = ()
+    context_lengths: Mapping[str, int] = field(default_factory=dict)
     keep_requests: int = 10_000
     keep_bytes: int = 64 * 1024 * 1024
 

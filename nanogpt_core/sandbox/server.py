@@ -15,6 +15,7 @@ from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.sandbox.app import SandboxApp
 from nanogpt_core.sandbox.config import Fault, SandboxConfig
 from nanogpt_core.sandbox.records import RecordedRequest
+from nanogpt_core.sandbox.replies import Reply
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -82,6 +83,15 @@ class Sandbox:
     def add_faults(self, *faults: Fault | None) -> None:
         """Queue faults for the next embeddings and chat requests, before those of the option ``faults``."""
         self._app.more_faults.extend(faults)
+
+    def add_replies(self, *replies: Reply | Fault) -> None:
+        """Put more replies at the end of the script."""
+        self._app.script.add(replies)
+
+    @property
+    def replies_left(self) -> int:
+        """How many entries of the script were not given yet."""
+        return len(self._app.script)
 
     def start(self) -> None:
         """Start to serve. Connections are taken from the moment that this returns.

@@ -19,7 +19,10 @@ FORKING = "nanogpt_core.forking"
 LEAVES = ["nanogpt_core.catalogue", "nanogpt_core.connection", "nanogpt_core.usage"]
 # No input and output: none of them reaches a module that does.
 PURE = ["nanogpt_core.planning", "nanogpt_core.reply", "nanogpt_core.tokens", "nanogpt_core.options", *LEAVES, ERRORS]
-WIRE = {f"nanogpt_core.{name}" for name in ("transport", "pools", "sdk", "translation")}
+WIRE = {
+    f"nanogpt_core.{name}"
+    for name in ("transport", "pools", "sdk", "translation", "chat", "chat_calls", "chat_streams")
+}
 NETWORK = {"openai", "httpx", "httpx2", "requests", "socket", "urllib.request", "http.client"}
 
 
@@ -135,7 +138,7 @@ def test_only_the_modules_of_the_wire_know_the_sdk():
 
 def test_only_the_reply_and_the_live_list_read_json_of_the_service():
     readers = {name for name in CORE if imports(name) & {"jiter", "json"}}
-    assert readers == {"nanogpt_core.reply", "nanogpt_core.live", "nanogpt_core.translation"}
+    assert readers == {f"nanogpt_core.{name}" for name in ("reply", "chat_reply", "live", "live_chat", "translation")}
 
 
 # --- what is public ---

@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 import pytest
 
-PARTS = ("langchain_core", "langchain_openai", "langchain_tests", "starlette", "uvicorn")
+PARTS = ("langchain", "langchain_core", "langchain_openai", "langchain_tests", "starlette", "uvicorn")
 MISSING = [name for name in PARTS if find_spec(name) is None]
 
 # What OpenAI's SDK and LangChain's package for it read from the environment. None of it is meant for NanoGPT.
@@ -24,12 +24,22 @@ FOREIGN = {
 
 
 class _SkippedModule(pytest.Module):
+    reason = f"not installed: {', '.join(MISSING)}"
+
     def collect(self):
-        pytest.skip(f"not installed: {', '.join(MISSING)}", allow_module_level=True)
+        pytest.skip(self.reason, allow_module_level=True)
+
+
+class _WithoutKey(_SkippedModule):
+    reason = "asks a real model: set NANOGPT_API_KEY, and NANOGPT_CHAT_MODEL for another than the default"
 
 
 def pytest_pycollect_makemodule(module_path, parent):
-    return _SkippedModule.from_parent(parent, path=module_path) if MISSING else None
+    if MISSING:
+        return _SkippedModule.from_parent(parent, path=module_path)
+    if module_path.name.endswith("_real.py") and "api_key" not in parent.config.real_service:
+        return _WithoutKey.from_parent(parent, path=module_path)
+    return None
 
 
 @pytest.fixture(params=["sync", "async"])

@@ -4,7 +4,6 @@ import asyncio
 import copy
 import traceback
 
-import openai
 import pytest
 from langchain_core.load import dumpd, dumps
 from langchain_core.messages import HumanMessage, SystemMessage
@@ -74,7 +73,7 @@ def test_one_object_in_several_event_loops(make):
 
 async def test_retries_are_not_multiplied(make, call, sandbox):
     sandbox.add_faults(*[Fault(503, headers={"retry-after-ms": "1"})] * 3)
-    with pytest.raises((openai.InternalServerError, errors.ServerError)):
+    with pytest.raises(errors.ServerError):
         await call(make(max_retries=2), "invoke", MESSAGES)
     assert len(sandbox.requests) == 3
 
@@ -97,7 +96,7 @@ async def test_headers_and_own_clients(make, call, sandbox):
 
 async def test_wrong_key(sandbox, call):
     chat = ChatNanoGPT(api_key=KEY, base_url=sandbox.base_url)
-    with pytest.raises((openai.AuthenticationError, errors.AuthenticationError), match="401") as caught:
+    with pytest.raises(errors.AuthenticationError, match="401") as caught:
         await call(chat, "invoke", MESSAGES)
     assert KEY not in shown(caught.value)
 

@@ -6,7 +6,6 @@ import logging
 import pickle
 import traceback
 
-import openai
 import pytest
 from llama_index.core.llms import ChatMessage
 from pydantic import SecretStr, ValidationError
@@ -88,7 +87,7 @@ async def test_retries_are_not_multiplied(make, call, sandbox, method, given):
         if method.startswith("stream"):
             assert not (list(stream) if call.kind == "sync" else [chunk async for chunk in stream])
 
-    with pytest.raises((openai.InternalServerError, errors.ServerError)):
+    with pytest.raises(errors.ServerError):
         await run()
     assert len(sandbox.requests) == 3
 
@@ -111,7 +110,7 @@ async def test_headers_and_own_clients(make, call, sandbox):
 
 async def test_wrong_key(sandbox, call):
     llm = NanoGPT(api_key=KEY, base_url=sandbox.base_url)
-    with pytest.raises((openai.AuthenticationError, errors.AuthenticationError), match="401") as caught:
+    with pytest.raises(errors.AuthenticationError, match="401") as caught:
         await call(llm, "complete", PROMPT)
     assert KEY not in shown(caught.value)
 

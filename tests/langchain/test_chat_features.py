@@ -1,0 +1,500 @@
+"""What the chat model does beyond text, against a script: tools, schemas, reasoning, an agent, errors, copies."""
+
+import asyncio
+import copy
+import json
+import pickle
+import traceback
+
+import openai
+import pytest
+from langchain.agents import create_agent
+from langchain_core._api import LangChainBetaWarning
+from langchain_core.exceptions import ContextOverflowError, ModelAPIError, ModelError, ModelRateLimitError
+from langchain_core.load import dumpd, load
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.tools import tool
+from langchain_core.vectorstores import InMemoryVectorStore
+from pydantic import BaseModel
+
+from langchain_nanogpt import ChatNanoGPT, NanoGPTEmbeddings
+from nanogpt_core import errors
+from nanogpt_core.sandbox import Fault, Reply, Sandbox, ToolCall
+from nanogpt_core.waiting import virtual_waits
+
+# langchain-openai's base class dumps the SDK's event with the parsed object in it; pydantic had expected none.
+ITS_OWN_WARNING = pytest.mark.filterwarnings("ignore:Pydantic serializer warnings:UserWarning")
+KEY = "sk-nano-0123abcd-very-secret"
+BALANCE = {"error": "Insufficient balance", "requiredBalance": 0.0035, "status": 402}
+
+
+@pytest.fixture
+def scripted():
+    """``scripted(*replies)`` starts a sandbox that says these things; its ``chat(**options)`` makes a chat model."""
+    with Sandbox() as sandbox:
+
+        def start(*replies):
+            sandbox.add_replies(*replies)
+            sandbox.chat = lambda **more: ChatNanoGPT(api_key=sandbox.api_key, base_url=sandbox.base_url, **more)
+            return sandbox
+
+        yield start
+
+
+@pytest.fixture(params=["plain", "streamed"])
+def ask(request, call):
+    """``ask(runnable, input)`` returns the whole answer: sync and async, plain and streamed."""
+
+    async def run(runnable, given, **more):
+        if request.param == "plain":
+            return await call(runnable, "invoke", given, **more)
+        if call.kind == "sync":
+            chunks = list(runnable.stream(given, **more))
+        else:
+            chunks = [chunk async for chunk in runnable.astream(given, **more)]
+        whole = chunks[0]
+        for chunk in chunks[1:]:
+            whole += chunk
+        return whole
+
+    run.form = request.param
+    return run
+
+
+@tool
+def search(query: str, most: int = 3) -> str:
+    """Search the handbook."""
+    return f"{most} passages about {query}"
+
+
+@tool
+def weather(place: str) -> str:
+    """Tell the weather."""
+    return f"{place}: fine"
+
+
+class Joke(BaseModel):
+    """A joke."""
+
+    setup: str
+    punchline: str
+
+
+JOKE = Joke(setup="Why do cats purr?", punchline="They are idling.")
+
+
+def of_a_schema(kind):
+    return lambda body: (body.get("response_format") or {}).get("type") == kind
+
+
+# --- tools ---
+
+
+async def test_tool_calls_side_by_side(scripted, ask):
+    calls = [ToolCall("search", {"query": "größe", "most": 2}, id="call_x"), ToolCall("weather", {"place": "Graz"})]
+    sandbox = scripted(Reply("Let me look.", tool_calls=calls))
+    answer = await ask(sandbox.chat().bind_tools([search, weather], parallel_tool_calls=True), "Size? Weather?")
+    assert answer.content == "Let me look."
+    assert [(one["name"], one["args"], one["id"]) for one in answer.tool_calls] == [
+        ("search", {"query": "größe", "most": 2}, "call_x"),
+        ("weather", {"place": "Graz"}, "call_1"),
+    ]
+    assert answer.response_metadata["finish_reason"] == "tool_calls"
+    sent = sandbox.requests[0].body
+    assert [one["function"]["name"] for one in sent["tools"]] == ["search", "weather"]
+    assert sent["parallel_tool_calls"] is True
+
+
+@pytest.mark.parametrize(
+    ("choice", "sent"),
+    [
+        ("any", "required"),
+        (True, "required"),
+        ("auto", "auto"),
+        ("none", "none"),
+        ("weather", {"type": "function", "function": {"name": "weather"}}),
+    ],
+)
+async def test_tool_choice(scripted, ask, choice, sent):
+    sandbox = scripted(Reply("Well."))
+    await ask(sandbox.chat().bind_tools([search, weather], tool_choice=choice), "Hello")
+    assert sandbox.requests[0].body["tool_choice"] == sent
+
+
+async def test_arguments_that_are_no_json_are_kept_apart(scripted, ask):
+    sandbox = scripted(Reply(tool_calls=[ToolCall("search", '{"query": ')]))
+    answer = await ask(sandbox.chat().bind_tools([search]), "Size?")
+    if ask.form == "plain":
+        assert answer.tool_calls == []
+        assert [one["args"] for one in answer.invalid_tool_calls] == ['{"query": ']
+    else:  # LangChain mends what it can of a stream
+        assert [one["name"] for one in answer.tool_calls] == ["search"]
+
+
+async def test_an_image_goes_out(scripted, ask):
+    sandbox = scripted(Reply("A dot."))
+    block = {"type": "image", "base64": "aGk=", "mime_type": "image/png"}
+    answer = await ask(sandbox.chat(), [HumanMessage([{"type": "text", "text": "What is it?"}, block])])
+    assert answer.content == "A dot."
+    sent = sandbox.requests[0].body["messages"][0]["content"][1]
+    assert sent == {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}}
+
+
+# --- answers in a form ---
+
+FORMS = {
+    "function_calling": (Reply(tool_calls=[ToolCall("Joke", JOKE.model_dump())]), "tools"),
+    "json_schema": (Reply(json=JOKE.model_dump(), when=of_a_schema("json_schema")), "response_format"),
+    "json_mode": (Reply(json=JOKE.model_dump(), when=of_a_schema("json_object")), "response_format"),
+}
+
+
+@ITS_OWN_WARNING
+@pytest.mark.parametrize("method", FORMS)
+async def test_an_answer_in_a_form(scripted, call, method):
+    reply, field = FORMS[method]
+    sandbox = scripted(reply, reply, reply)
+    assert await call(sandbox.chat().with_structured_output(Joke, method=method), "invoke", "A joke!") == JOKE
+    both = sandbox.chat().with_structured_output(Joke, method=method, include_raw=True)
+    found = await call(both, "invoke", "A joke!")
+    assert (found["parsed"], found["parsing_error"]) == (JOKE, None)
+    assert found["raw"].usage_metadata["total_tokens"] > 0
+    runnable = sandbox.chat().with_structured_output(Joke, method=method)
+    parts = list(runnable.stream("A joke!")) if call.kind == "sync" else [p async for p in runnable.astream("A joke!")]
+    assert parts[-1] == JOKE
+    assert all(field in request.body for request in sandbox.requests)
+
+
+async def test_the_default_form_is_a_tool_call(scripted, call):
+    sandbox = scripted(FORMS["function_calling"][0])
+    assert await call(sandbox.chat().with_structured_output(Joke), "invoke", "A joke!") == JOKE
+    assert sandbox.requests[0].body["tool_choice"] == {"type": "function", "function": {"name": "Joke"}}
+
+
+@pytest.mark.parametrize("reason", ["length", "content_filter"])
+async def test_an_answer_that_was_cut_is_no_answer_in_the_form(scripted, ask, reason):
+    sandbox = scripted(Reply('{"setup": "Wh', finish_reason=reason))
+    with pytest.raises(errors.ReplyError, match="max_tokens") as caught:
+        await ask(sandbox.chat().bind(response_format=Joke), "A joke!")
+    assert isinstance(caught.value.__cause__, openai.OpenAIError)
+
+
+# --- reasoning ---
+
+
+@pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
+async def test_reasoning(scripted, ask, field):
+    sandbox = scripted(Reply("It is 42.", reasoning="six times seven is 42", reasoning_field=field))
+    answer = await ask(sandbox.chat(model="any/model:thinking"), "Six times seven?")
+    assert answer.content == "It is 42."
+    assert answer.additional_kwargs["reasoning_content"] == "six times seven is 42"
+    assert answer.response_metadata["model_provider"] == "nanogpt"
+    blocks = [(block["type"], block.get("reasoning") or block.get("text")) for block in answer.content_blocks]
+    assert blocks == [("reasoning", "six times seven is 42"), ("text", "It is 42.")]
+    assert answer.usage_metadata["output_token_details"]["reasoning"] > 0
+    assert sandbox.requests[0].body["model"] == "any/model:thinking"
+
+
+@ITS_OWN_WARNING
+async def test_reasoning_beside_a_form_comes_once(scripted, ask):
+    sandbox = scripted(Reply(json=JOKE.model_dump(), reasoning="cats are funny"))
+    answer = await ask(sandbox.chat().bind(response_format=Joke), "A joke!")
+    assert answer.additional_kwargs["reasoning_content"] == "cats are funny"
+    assert answer.additional_kwargs["parsed"] == JOKE
+
+
+async def test_reasoning_options_go_into_the_body(scripted, ask):
+    sandbox = scripted(Reply("42"))
+    chat = sandbox.chat(reasoning={"exclude": True}, reasoning_effort="high", extra_body={"memory": False})
+    await ask(chat, "Six times seven?")
+    body = sandbox.requests[0].body
+    assert (body["reasoning"], body["reasoning_effort"], body["memory"]) == ({"exclude": True}, "high", False)
+    assert sandbox.requests[0].path == "/api/v1/chat/completions"
+
+
+# --- options ---
+
+
+@pytest.mark.parametrize("model", ["gpt-5", "o1", "gpt-5-pro", "gpt-6-mini"])
+async def test_the_temperature_asked_for_goes_out(scripted, ask, model):
+    sandbox = scripted()
+    await ask(sandbox.chat(model=model, temperature=0.3), "Hello")
+    await ask(sandbox.chat(model=model).bind_tools([search]), "Hello")
+    first, second = (request.body for request in sandbox.requests)
+    assert first["temperature"] == 0.3
+    assert "temperature" not in second
+    assert {request.path for request in sandbox.requests} == {"/api/v1/chat/completions"}
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"use_responses_api": True}, {"include": ["x"]}, {"truncation": "auto"}, {"use_previous_response_id": True}],
+)
+def test_options_of_the_other_endpoint_are_refused(bad):
+    with pytest.raises(errors.ConfigurationError, match=next(iter(bad))):
+        ChatNanoGPT(api_key=KEY, **bad)
+
+
+def test_plain_http_to_another_machine():
+    with pytest.raises(errors.ConfigurationError, match="allow_insecure_http"):
+        ChatNanoGPT(api_key=KEY, base_url="http://lab.example/api/v1")
+    chat = ChatNanoGPT(api_key=KEY, base_url="http://lab.example/api/v1", allow_insecure_http=True)
+    assert chat.openai_api_base == "http://lab.example/api/v1"
+
+
+async def test_batch(scripted, call):
+    sandbox = scripted(
+        *[Reply(f"no. {n}", when=lambda b, n=n: b["messages"][0]["content"] == str(n)) for n in range(5)]
+    )
+    answers = await call(sandbox.chat(), "batch", [str(number) for number in range(5)])
+    assert [answer.content for answer in answers] == [f"no. {number}" for number in range(5)]
+
+
+def test_what_traces_are_told():
+    params = ChatNanoGPT(api_key=KEY, model="any/model")._get_ls_params()
+    assert (params["ls_provider"], params["ls_model_name"]) == ("nanogpt", "any/model")
+
+
+# --- errors ---
+
+REFUSALS = [
+    (Fault(400, body={"error": {"message": "bad tool", "code": "invalid_parameter_value"}}), errors.BadRequestError),
+    (Fault(400, body={"error": {"message": "x", "code": "context_length_exceeded"}}), errors.RequestTooLargeError),
+    (Fault(401, body={"error": {"message": "x"}}), errors.AuthenticationError),
+    (Fault(402, body=BALANCE), errors.InsufficientBalanceError),
+    (Fault(404, body={"error": {"message": "x", "code": "model_not_found"}}), errors.ModelNotFoundError),
+    (Fault(429, body={"error": {"message": "x", "code": "insufficient_quota"}}), errors.QuotaExceededError),
+]
+
+
+@pytest.mark.parametrize(("fault", "expected"), REFUSALS, ids=[kind.__name__ for _, kind in REFUSALS])
+async def test_refusals(scripted, ask, fault, expected):
+    sandbox = scripted(fault)
+    with pytest.raises(expected) as caught:
+        await ask(sandbox.chat(), "Hello")
+    assert expected in type(caught.value).__bases__
+    assert isinstance(caught.value, ModelError)
+    assert caught.value.is_retryable is caught.value.transient is False
+    assert caught.value.request_id.startswith("sandbox-")
+    assert not isinstance(caught.value, openai.OpenAIError)
+    assert len(sandbox.requests) == 1
+    if expected is errors.InsufficientBalanceError:
+        assert "$0.0035" in str(caught.value)
+
+
+async def test_a_failure_then_an_answer(scripted, ask):
+    sandbox = scripted(Fault(503), Fault(500), Reply("Here."))
+    with virtual_waits():
+        assert (await ask(sandbox.chat(), "Hello")).content == "Here."
+    assert len(sandbox.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("fault", "theirs"),
+    [
+        (Fault(400, body={"error": {"message": "x", "code": "context_length_exceeded"}}), ContextOverflowError),
+        (Fault(429, body={"code": "rate_limited", "message": "x"}), ModelRateLimitError),
+        (Fault(503), ModelAPIError),
+    ],
+)
+async def test_langchain_knows_the_errors(scripted, ask, fault, theirs):
+    sandbox = scripted(fault)
+    with pytest.raises(theirs) as caught:
+        await ask(sandbox.chat(max_retries=0), "Hello")
+    assert isinstance(caught.value, errors.NanoGPTError)
+    assert isinstance(caught.value.__cause__, openai.OpenAIError)
+    assert caught.value.is_retryable is (theirs is not ContextOverflowError)
+    twin = pickle.loads(pickle.dumps(caught.value))
+    assert (type(twin), str(twin), twin.status) == (type(caught.value), str(caught.value), fault.status)
+
+
+async def test_a_fallback_for_what_is_too_long(scripted, call):
+    too_long = Fault(400, body={"error": {"message": "too many tokens", "code": "context_length_exceeded"}})
+    sandbox = scripted(too_long, Reply("Here."))
+    chats = (sandbox.chat(model="small/model"), sandbox.chat(model="large/model"))
+    chain = chats[0].with_fallbacks([chats[1]], exceptions_to_handle=(ContextOverflowError,))
+    assert (await call(chain, "invoke", "Hello")).content == "Here."
+    assert [request.model for request in sandbox.requests] == ["small/model", "large/model"]
+
+
+async def test_failures_to_the_end(scripted, ask):
+    sandbox = scripted(*[Fault(503)] * 9)
+    with virtual_waits(), pytest.raises(errors.ServerError):
+        await ask(sandbox.chat(max_retries=1), "Hello")
+    assert len(sandbox.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        (
+            Reply("Once upon", error={"status": 503, "message": "down", "code": "service_unavailable"}),
+            errors.ServerError,
+        ),
+        (Reply("Once upon", error={"status": 402, "message": "no money"}), errors.InsufficientBalanceError),
+        (Reply("Once upon", error={"message": "who knows"}), errors.ReplyError),
+        (Reply("Once upon", cut_off=True), errors.ReplyError),
+    ],
+    ids=["503", "402", "unknown", "cut"],
+)
+async def test_a_stream_that_ends_badly(scripted, call, reply, expected):
+    sandbox = scripted(reply)
+    parts = []
+
+    async def collect():
+        if call.kind == "sync":
+            for part in sandbox.chat().stream("Tell me a story."):
+                parts.append(part.content)  # noqa: PERF401 - what came before the error counts
+        else:
+            async for part in sandbox.chat().astream("Tell me a story."):
+                parts.append(part.content)  # noqa: PERF401
+
+    with pytest.raises(expected):
+        await collect()
+    assert "".join(parts) == "Once upon"
+    assert len(sandbox.requests) == 1
+
+
+async def test_a_repeated_key_is_in_no_error(ask):
+    with Sandbox(api_key=KEY, script=[Fault(400, body={"error": {"message": f"what is {KEY}?"}})]) as sandbox:
+        chat = ChatNanoGPT(api_key=KEY, base_url=sandbox.base_url)
+        with pytest.raises(errors.BadRequestError) as caught:
+            await ask(chat, "Hello")
+    frames = [frame for frame, _ in traceback.walk_tb(caught.value.__traceback__)]
+    inner = [repr(frame.f_locals) for frame in frames if frame.f_code.co_filename != __file__]
+    assert KEY not in "".join([*traceback.format_exception(caught.value), *inner, repr(caught.value.__cause__)])
+    assert len(inner) > 3
+
+
+# --- pacing ---
+
+
+async def test_one_pause_for_chat_and_embeddings(scripted, ask):
+    sandbox = scripted(Fault(429, headers={"Retry-After": "8"}))
+    embeddings = NanoGPTEmbeddings(api_key=sandbox.api_key, base_url=sandbox.base_url)
+    with virtual_waits() as waits:
+        with pytest.raises(errors.RateLimitError):
+            await ask(sandbox.chat(max_retries=0), "Hello")
+        embeddings.embed_query("Hello")
+        assert 7 < waits.seconds <= 8
+
+
+# --- copies ---
+
+
+async def test_a_deep_copy(scripted, ask):
+    sandbox = scripted(Reply("first"), Reply("second"))
+    chat = sandbox.chat(max_retries=7)
+    twin = copy.deepcopy(chat)
+    assert (twin.max_retries, twin._caller) == (7, chat._caller)
+    assert [(await ask(one, "Hello")).content for one in (chat, twin)] == ["first", "second"]
+
+
+async def test_a_pickle_has_no_key(scripted, ask, monkeypatch):
+    sandbox = scripted(Reply("first"), Reply("second"))
+    chat = sandbox.chat(model="any/model", timeout=7, default_headers={"X-Team": "search"})
+    assert (await ask(chat, "Hello")).content == "first"
+    written = pickle.dumps(chat)
+    assert sandbox.api_key.encode() not in written
+    with pytest.raises(errors.ConfigurationError, match="NANOGPT_API_KEY"):
+        await ask(pickle.loads(written), "Hello")
+    monkeypatch.setenv("NANOGPT_API_KEY", sandbox.api_key)
+    twin = pickle.loads(written)
+    assert (twin.model_name, twin.request_timeout) == ("any/model", 7)
+    assert (await ask(twin, "Hello")).content == "second"
+    assert sandbox.requests[-1].headers["x-team"] == "search"
+
+
+def test_a_callers_http_client_is_not_pickled():
+    from nanogpt_core.sdk import http
+
+    with http.Client() as client, pytest.raises(errors.InvalidTypeError, match="http_client"):
+        pickle.dumps(ChatNanoGPT(api_key=KEY, http_client=client))
+
+
+@pytest.mark.filterwarnings(f"ignore::{LangChainBetaWarning.__module__}.LangChainBetaWarning")
+async def test_a_dump_names_the_variable_and_reads_back(scripted, ask, monkeypatch):
+    sandbox = scripted(Reply("Here."))
+    chat = sandbox.chat(model="any/model", temperature=0.5, default_headers={"X-Token": "token-of-a-proxy"})
+    dump = dumpd(chat)
+    assert dump["id"] == ["langchain_nanogpt", "chat_models", "ChatNanoGPT"]
+    assert dump["kwargs"]["openai_api_key"] == {"lc": 1, "type": "secret", "id": ["NANOGPT_API_KEY"]}
+    assert sandbox.api_key not in json.dumps(dump)
+    assert "token-of-a-proxy" not in f"{dump} {chat!r} {chat.model_dump()}"
+    monkeypatch.setenv("NANOGPT_API_KEY", sandbox.api_key)
+    twin = load(dump, allowed_objects=[ChatNanoGPT], valid_namespaces=["langchain_nanogpt"], secrets_from_env=True)
+    assert type(twin) is ChatNanoGPT
+    assert dumpd(twin) == dump
+    assert (await ask(twin, "Hello")).content == "Here."
+
+
+# --- an agent ---
+
+
+@pytest.fixture
+def handbook(scripted):
+    """A sandbox and a tool that searches texts by their vectors."""
+    sandbox = scripted()
+    store = InMemoryVectorStore(NanoGPTEmbeddings(api_key=sandbox.api_key, base_url=sandbox.base_url))
+    store.add_texts(["The X200's battery lasts twelve hours.", "Shoes come in blue.", "The office opens at nine."])
+
+    @tool
+    def look_up(query: str) -> str:
+        """Look up passages of the handbook, numbered for citation."""
+        found = store.similarity_search(query, k=2)
+        return "\n\n".join(f"[{number}] {one.page_content}" for number, one in enumerate(found, 1))
+
+    return sandbox, look_up
+
+
+async def test_an_agent_looks_up_and_cites(handbook, call):
+    sandbox, look_up = handbook
+    question = "How long does the battery of the X200 last?"
+    sandbox.add_replies(
+        Reply(reasoning="I must look it up.", tool_calls=[ToolCall("look_up", {"query": question}, id="call_7")]),
+        Reply("Twelve hours [1].", when=lambda body: "battery lasts twelve" in str(body["messages"][-1]["content"])),
+    )
+    agent = create_agent(sandbox.chat(), [look_up], system_prompt="Cite passages by their numbers.")
+    state = await call(agent, "invoke", {"messages": [HumanMessage(question)]})
+    kinds = [type(message) for message in state["messages"]]
+    assert kinds == [HumanMessage, AIMessage, ToolMessage, AIMessage]
+    assert state["messages"][2].content.startswith("[1] The X200's battery lasts twelve hours.")
+    assert state["messages"][-1].content == "Twelve hours [1]."
+    last = [request for request in sandbox.requests if request.path.endswith("/completions")][-1]
+    assert [message["role"] for message in last.body["messages"]] == ["system", "user", "assistant", "tool"]
+    assert last.body["messages"][-1]["tool_call_id"] == "call_7"
+
+
+async def test_an_agent_streams(handbook, call):
+    sandbox, look_up = handbook
+    sandbox.add_replies(
+        Reply(tool_calls=[ToolCall("look_up", {"query": "opening hours of the office"})]),
+        Reply("At nine, says the handbook [1]."),
+    )
+    agent = create_agent(sandbox.chat(streaming=True), [look_up])
+    given = {"messages": [HumanMessage("When does the office open?")]}
+    if call.kind == "sync":
+        events = list(agent.stream(given, stream_mode="messages"))
+    else:
+        events = [event async for event in agent.astream(given, stream_mode="messages")]
+    text = "".join(chunk.content for chunk, meta in events if meta["langgraph_node"] == "model")
+    assert text == "At nine, says the handbook [1]."
+    assert all(request.body["stream"] for request in sandbox.requests if request.path.endswith("/completions"))
+
+
+async def test_an_agent_whose_model_fails_says_why(handbook, call):
+    sandbox, look_up = handbook
+    sandbox.add_replies(Reply(tool_calls=[ToolCall("look_up", {"query": "battery"})]), Fault(402, body=BALANCE))
+    agent = create_agent(sandbox.chat(), [look_up])
+    with pytest.raises(errors.InsufficientBalanceError, match=r"\$0\.0035"):
+        await call(agent, "invoke", {"messages": [HumanMessage("Battery?")]})
+
+
+def test_one_chat_in_several_event_loops_streams(scripted):
+    sandbox = scripted(*[Reply("Here I am.")] * 3)
+    chat = sandbox.chat()
+
+    async def streamed():
+        return "".join([chunk.content async for chunk in chat.astream("Hello")])
+
+    assert [asyncio.run(streamed()) for _ in range(3)] == ["Here I am."] * 3

@@ -1,0 +1,421 @@
+"""What the LLM does beyond text, against a script: tools, schemas, reasoning, an agent, errors, copies."""
+
+import asyncio
+import copy
+import pickle
+import traceback
+
+import openai
+import pytest
+from llama_index.core import Document, Settings, VectorStoreIndex
+from llama_index.core.agent.workflow import AgentStream, FunctionAgent, ToolCallResult
+from llama_index.core.base.llms.types import ThinkingBlock
+from llama_index.core.llms import ChatMessage
+from llama_index.core.prompts import PromptTemplate
+from llama_index.core.tools import FunctionTool
+from pydantic import BaseModel
+
+from llama_index_nanogpt import NanoGPT, NanoGPTEmbedding
+from nanogpt_core import errors
+from nanogpt_core.sandbox import Fault, Reply, Sandbox, ToolCall
+from nanogpt_core.waiting import now, virtual_waits
+
+# The agent's own base class looks at all members of its pydantic model, those that pydantic wants forgotten too.
+ITS_OWN_WARNING = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecationWarning")
+KEY = "sk-nano-0123abcd-very-secret"
+BALANCE = {"error": "Insufficient balance", "requiredBalance": 0.0035, "status": 402}
+HELLO = [ChatMessage(role="user", content="Hello")]
+
+
+@pytest.fixture
+def scripted():
+    """``scripted(*replies)`` starts a sandbox that says these things; its ``llm(**options)`` makes an LLM."""
+    with Sandbox() as sandbox:
+
+        def start(*replies):
+            sandbox.add_replies(*replies)
+            sandbox.llm = lambda **more: NanoGPT(api_key=sandbox.api_key, base_url=sandbox.base_url, **more)
+            return sandbox
+
+        yield start
+
+
+@pytest.fixture(params=["plain", "streamed"])
+def ask(request, call):
+    """``ask(llm, messages)`` returns the last response: sync and async, plain and streamed."""
+
+    async def run(llm, messages, **more):
+        if request.param == "plain":
+            return await call(llm, "chat", messages, **more)
+        stream = await call(llm, "stream_chat", messages, **more)
+        return (list(stream) if call.kind == "sync" else [chunk async for chunk in stream])[-1]
+
+    run.form = request.param
+    return run
+
+
+def search(query: str, most: int = 3) -> str:
+    """Search the handbook."""
+    return f"{most} passages about {query}"
+
+
+def weather(place: str) -> str:
+    """Tell the weather."""
+    return f"{place}: fine"
+
+
+TOOLS = [FunctionTool.from_defaults(search), FunctionTool.from_defaults(weather)]
+
+
+class Joke(BaseModel):
+    """A joke."""
+
+    setup: str
+    punchline: str
+
+
+JOKE = Joke(setup="Why do cats purr?", punchline="They are idling.")
+PROMPT = PromptTemplate("Tell a joke about {animal}.")
+AS_TOOL = Reply(tool_calls=[ToolCall("Joke", JOKE.model_dump())])
+AS_JSON = Reply(json=JOKE.model_dump(), when=lambda body: body["response_format"]["type"] == "json_schema")
+
+
+# --- tools ---
+
+
+@pytest.mark.parametrize("form", ["plain", "streamed"])
+async def test_tool_calls_side_by_side(scripted, call, form):
+    calls = [ToolCall("search", {"query": "größe", "most": 2}, id="call_x"), ToolCall("weather", {"place": "Graz"})]
+    sandbox = scripted(Reply("Let me look.", tool_calls=calls))
+    llm = sandbox.llm()
+    options = {"user_msg": "Size? Weather?", "allow_parallel_tool_calls": True, "tool_choice": "auto"}
+    if form == "plain":
+        answer = await call(llm, "chat_with_tools", TOOLS, **options)
+    else:
+        stream = await call(llm, "stream_chat_with_tools", TOOLS, **options)
+        answer = (list(stream) if call.kind == "sync" else [chunk async for chunk in stream])[-1]
+    assert answer.message.content == "Let me look."
+    found = llm.get_tool_calls_from_response(answer)
+    assert [(one.tool_name, one.tool_kwargs, one.tool_id) for one in found] == [
+        ("search", {"query": "größe", "most": 2}, "call_x"),
+        ("weather", {"place": "Graz"}, "call_1"),
+    ]
+    sent = sandbox.requests[0].body
+    assert [one["function"]["name"] for one in sent["tools"]] == ["search", "weather"]
+    assert (sent["tool_choice"], sent["parallel_tool_calls"]) == ("auto", True)
+
+
+@pytest.mark.parametrize(
+    ("options", "sent"),
+    [
+        ({"tool_required": True}, "required"),
+        ({}, "auto"),
+        ({"tool_choice": "none"}, "none"),
+        ({"tool_choice": "weather"}, {"type": "function", "function": {"name": "weather"}}),
+    ],
+)
+async def test_tool_choice(scripted, call, options, sent):
+    sandbox = scripted(Reply("Well."))
+    await call(sandbox.llm(), "chat_with_tools", TOOLS, user_msg="Hello", **options)
+    assert sandbox.requests[0].body["tool_choice"] == sent
+
+
+async def test_predict_and_call(scripted, call):
+    sandbox = scripted(Reply(tool_calls=[ToolCall("weather", {"place": "Graz"})]))
+    answer = await call(sandbox.llm(), "predict_and_call", TOOLS, user_msg="Weather?")
+    assert str(answer) == "Graz: fine"
+
+
+# --- answers in a form ---
+
+
+@pytest.mark.parametrize(("reply", "options"), [(AS_TOOL, {}), (AS_JSON, {"should_use_structured_outputs": True})])
+async def test_an_answer_in_a_form(scripted, call, reply, options):
+    sandbox = scripted(*[reply] * 3)
+    llm = sandbox.llm(**options)
+    assert await call(llm, "structured_predict", Joke, PROMPT, animal="cats") == JOKE
+    assert (await call(llm.as_structured_llm(Joke), "complete", "A joke!")).raw == JOKE
+    stream = await call(llm, "stream_structured_predict", Joke, PROMPT, animal="cats")
+    parts = list(stream) if call.kind == "sync" else [part async for part in stream]
+    assert parts[-1] == JOKE
+    assert sandbox.requests[0].body["messages"][0]["content"] == "Tell a joke about cats."
+    if not options:
+        # Streamed ones leave the choice to the model: llama-index-core drops the word in between.
+        assert [request.body["tool_choice"] for request in sandbox.requests] == ["required", "required", "auto"]
+
+
+# --- reasoning ---
+
+
+@pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
+async def test_reasoning(scripted, ask, field):
+    sandbox = scripted(Reply("It is 42.", reasoning="six times seven is 42", reasoning_field=field))
+    answer = await ask(sandbox.llm(model="any/model:thinking"), HELLO)
+    assert answer.message.content == "It is 42."
+    thoughts = [block.content for block in answer.message.blocks if isinstance(block, ThinkingBlock)]
+    assert thoughts == ["six times seven is 42"]
+    assert sandbox.requests[0].body["model"] == "any/model:thinking"
+
+
+def first_piece(field):
+    # A first chunk whose content is null: LlamaIndex's async stream would pass over it.
+    return [
+        {"choices": [{"index": 0, "delta": {"role": "assistant", "content": None, field: "six "}}]},
+        {"choices": [{"index": 0, "delta": {field: "sevens"}}]},
+        {"choices": [{"index": 0, "delta": {"content": "42"}, "finish_reason": "stop"}]},
+    ]
+
+
+@pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
+async def test_the_first_piece_of_reasoning_is_not_lost(scripted, call, field):
+    import json
+
+    events = "".join(f"data: {json.dumps(event)}\n\n" for event in first_piece(field)) + "data: [DONE]\n\n"
+    sandbox = scripted(Fault(200, body=events))
+    stream = await call(sandbox.llm(), "stream_chat", HELLO)
+    last = (list(stream) if call.kind == "sync" else [chunk async for chunk in stream])[-1]
+    assert [block.content for block in last.message.blocks if isinstance(block, ThinkingBlock)] == ["six sevens"]
+
+
+# --- options ---
+
+
+async def test_reasoning_effort_goes_out_for_every_model(scripted, ask):
+    sandbox = scripted(Reply("42"))
+    await ask(sandbox.llm(model="any/model", reasoning_effort="high"), HELLO)
+    assert sandbox.requests[0].body["reasoning_effort"] == "high"
+
+
+async def test_what_a_call_asks_for_goes_before_what_the_object_does(scripted, ask):
+    sandbox = scripted()
+    llm = sandbox.llm(max_tokens=500, temperature=0.2, additional_kwargs={"seed": 1})
+    await ask(llm, HELLO, max_tokens=5, temperature=0.9, seed=2)
+    await ask(llm, HELLO)
+    sent = [tuple(request.body[name] for name in ("max_tokens", "temperature", "seed")) for request in sandbox.requests]
+    assert sent == [(5, 0.9, 2), (500, 0.2, 1)]
+    assert all(("stream_options" in request.body) == bool(request.body.get("stream")) for request in sandbox.requests)
+
+
+@pytest.mark.parametrize("model", ["gpt-5.2-pro", "gpt-5.4-pro", "o1", "o3-pro"])
+async def test_every_name_goes_to_chat_completions(scripted, ask, model):
+    sandbox = scripted(Reply("Here."))
+    llm = sandbox.llm(model=model, max_tokens=9)
+    assert (await ask(llm, HELLO)).message.content == "Here."
+    assert [(request.path, request.model) for request in sandbox.requests] == [("/api/v1/chat/completions", model)]
+    assert llm.model == model
+
+
+async def test_a_client_for_each_call(scripted, call):
+    sandbox = scripted(Reply("One."), Reply("Two."))
+    llm = sandbox.llm(reuse_client=False)
+    assert [(await call(llm, "chat", HELLO)).message.content for _ in range(2)] == ["One.", "Two."]
+
+
+def test_plain_http_to_another_machine():
+    with pytest.raises(errors.ConfigurationError, match="allow_insecure_http"):
+        NanoGPT(api_key=KEY, api_base="http://lab.example/api/v1")
+    llm = NanoGPT(api_key=KEY, api_base="http://lab.example/api/v1", allow_insecure_http=True)
+    assert llm.api_base == "http://lab.example/api/v1"
+    assert NanoGPT.from_dict(llm.to_dict(), api_key=KEY).allow_insecure_http is True
+
+
+@pytest.mark.parametrize("bad", [{"openai_client": object()}, {"max_retries": -1}, {"requests_per_second": 0}])
+def test_options_that_cannot_be_right(bad):
+    with pytest.raises(errors.NanoGPTError, match=next(iter(bad))) as caught:
+        NanoGPT(api_key=KEY, **bad)
+    assert KEY not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("model", "window"), [("lab/small", 8000), ("lab/small:online:memory", 8000), ("lab/small:thinking", 4000)]
+)
+def test_the_context_window_of_the_live_list(model, window):
+    with Sandbox(context_lengths={"lab/small": 8000, "lab/small:thinking": 4000}) as sandbox:
+        llm = NanoGPT(model, api_key=sandbox.api_key, base_url=sandbox.base_url, context_window="live")
+        assert llm.metadata.context_window == window
+        assert [request.path for request in sandbox.requests] == ["/api/v1/models"]
+        assert NanoGPT.from_dict(llm.to_dict(), api_key=KEY).context_window == window
+        with pytest.raises(errors.ConfigurationError, match=r"lab/other.*as a number"):
+            NanoGPT("lab/other", api_key=sandbox.api_key, base_url=sandbox.base_url, context_window="live")
+
+
+# --- errors ---
+
+REFUSALS = [
+    (Fault(400, body={"error": {"message": "bad tool", "code": "invalid_parameter_value"}}), errors.BadRequestError),
+    (Fault(400, body={"error": {"message": "x", "code": "context_length_exceeded"}}), errors.RequestTooLargeError),
+    (Fault(401, body={"error": {"message": "x"}}), errors.AuthenticationError),
+    (Fault(402, body=BALANCE), errors.InsufficientBalanceError),
+    (Fault(404, body={"error": {"message": "x", "code": "model_not_found"}}), errors.ModelNotFoundError),
+    (Fault(429, body={"error": {"message": "x", "code": "insufficient_quota"}}), errors.QuotaExceededError),
+]
+
+
+@pytest.mark.parametrize(("fault", "expected"), REFUSALS, ids=[kind.__name__ for _, kind in REFUSALS])
+async def test_refusals(scripted, ask, fault, expected):
+    sandbox = scripted(fault)
+    with pytest.raises(expected) as caught:
+        await ask(sandbox.llm(), HELLO)
+    assert type(caught.value) is expected
+    assert caught.value.request_id.startswith("sandbox-")
+    assert not isinstance(caught.value, openai.OpenAIError)
+    assert len(sandbox.requests) == 1
+    if expected is errors.InsufficientBalanceError:
+        assert "$0.0035" in str(caught.value)
+
+
+async def test_a_failure_then_an_answer(scripted, ask):
+    sandbox = scripted(Fault(503), Fault(500), Reply("Here."))
+    with virtual_waits():
+        assert (await ask(sandbox.llm(), HELLO)).message.content == "Here."
+    assert len(sandbox.requests) == 3
+
+
+async def test_failures_to_the_end(scripted, ask):
+    sandbox = scripted(*[Fault(503)] * 9)
+    with virtual_waits(), pytest.raises(errors.ServerError):
+        await ask(sandbox.llm(max_retries=1), HELLO)
+    assert len(sandbox.requests) == 2
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        (Reply("Once upon", error={"status": 503, "message": "down"}), errors.ServerError),
+        (Reply("Once upon", error={"status": 402, "message": "no money"}), errors.InsufficientBalanceError),
+        (Reply("Once upon", error={"message": "who knows"}), errors.ReplyError),
+        (Reply("Once upon", cut_off=True), errors.ReplyError),
+    ],
+    ids=["503", "402", "unknown", "cut"],
+)
+@pytest.mark.parametrize(("method", "given"), [("stream_chat", HELLO), ("stream_complete", "Hello")])
+async def test_a_stream_that_ends_badly(scripted, call, case, method, given):
+    reply, expected = case
+    sandbox = scripted(reply)
+    parts = []
+
+    async def collect():
+        stream = await call(sandbox.llm(), method, given)
+        if call.kind == "sync":
+            for part in stream:
+                parts.append(part.delta or "")  # noqa: PERF401 - what came before the error counts
+        else:
+            async for part in stream:
+                parts.append(part.delta or "")  # noqa: PERF401
+
+    with pytest.raises(expected):
+        await collect()
+    assert "".join(parts) == "Once upon"
+    assert len(sandbox.requests) == 1
+
+
+# --- pacing ---
+
+
+async def test_one_pause_for_the_llm_and_embeddings(scripted, ask):
+    sandbox = scripted(Fault(429, headers={"Retry-After": "8"}))
+    embedding = NanoGPTEmbedding(api_key=sandbox.api_key, base_url=sandbox.base_url)
+    with virtual_waits() as waits:
+        with pytest.raises(errors.RateLimitError):
+            await ask(sandbox.llm(max_retries=0), HELLO)
+        embedding.get_query_embedding("Hello")
+        assert 7 < waits.seconds <= 8
+
+
+async def test_one_rate_for_the_llm_and_embeddings(scripted, ask):
+    sandbox = scripted()
+    llm = sandbox.llm(requests_per_second=2.0)
+    embedding = NanoGPTEmbedding(api_key=sandbox.api_key, base_url=sandbox.base_url)
+    with virtual_waits():
+        begun = now()
+        for number in range(2):
+            embedding.get_query_embedding(f"Hello {number}")
+        for _ in range(4):
+            await ask(llm, HELLO)
+        assert len(sandbox.requests) == 6
+        # The sixth start at two a second is two seconds after the first at least, by the clock that the waits move on.
+        assert now() - begun >= 2
+
+
+# --- copies ---
+
+
+async def test_copies_and_pickles_keep_options(scripted, ask, monkeypatch):
+    sandbox = scripted(*[Reply("Here.")] * 3)
+    llm = sandbox.llm(model="any/model", requests_per_second=7.0, max_retries=5)
+    assert (await ask(llm, HELLO)).message.content == "Here."
+    written = pickle.dumps(llm)
+    assert sandbox.api_key.encode() not in written
+    monkeypatch.setenv("NANOGPT_API_KEY", sandbox.api_key)
+    for twin in (copy.deepcopy(llm), pickle.loads(written)):
+        assert (twin.model, twin.requests_per_second, twin.max_retries) == ("any/model", 7.0, 5)
+        assert (await ask(twin, HELLO)).message.content == "Here."
+
+
+# --- an index and an agent ---
+
+
+@pytest.fixture
+def index(scripted):
+    sandbox = scripted()
+    embedding = NanoGPTEmbedding(api_key=sandbox.api_key, base_url=sandbox.base_url)
+    texts = ["The X200's battery lasts twelve hours.", "Shoes come in blue.", "The office opens at nine."]
+    yield sandbox, VectorStoreIndex.from_documents([Document(text=text) for text in texts], embed_model=embedding)
+    # Elsewhere nothing is set.
+    Settings._llm = None
+
+
+async def test_settings(index, call):
+    sandbox, made = index
+    Settings.llm = sandbox.llm()
+    answer = await call(made.as_query_engine(similarity_top_k=1), "query", "How long does the X200's battery last?")
+    assert "lasts twelve hours" in str(answer)
+
+
+def look_up_in(made):
+    def look_up(query: str) -> str:
+        """Look up passages of the handbook, numbered for citation."""
+        found = made.as_retriever(similarity_top_k=2).retrieve(query)
+        return "\n\n".join(f"[{number}] {one.text}" for number, one in enumerate(found, 1))
+
+    return look_up
+
+
+@ITS_OWN_WARNING
+@pytest.mark.parametrize("streaming", [True, False])
+def test_a_function_agent_looks_up_and_cites(index, streaming):
+    sandbox, made = index
+    question = "How long does the battery of the X200 last?"
+    sandbox.add_replies(
+        Reply(reasoning="I must look it up.", tool_calls=[ToolCall("look_up", {"query": question}, id="call_7")]),
+        Reply("Twelve hours [1].", when=lambda body: "battery lasts twelve" in str(body["messages"][-1]["content"])),
+    )
+    agent = FunctionAgent(tools=[look_up_in(made)], llm=sandbox.llm(), streaming=streaming)
+
+    async def run():
+        handler = agent.run(question)
+        events = [event async for event in handler.stream_events()]
+        return events, await handler
+
+    events, answer = asyncio.run(run())
+    assert str(answer) == "Twelve hours [1]."
+    (result,) = [event for event in events if isinstance(event, ToolCallResult)]
+    assert str(result.tool_output).startswith("[1] The X200's battery lasts twelve hours.")
+    pieces = [event.delta for event in events if isinstance(event, AgentStream)]
+    assert "".join(pieces) == ("Twelve hours [1]." if streaming else "")
+    last = [request for request in sandbox.requests if request.path.endswith("/completions")][-1]
+    assert [message["role"] for message in last.body["messages"]] == ["user", "assistant", "tool"]
+    assert last.body["messages"][-1]["tool_call_id"] == "call_7"
+
+
+@ITS_OWN_WARNING
+def test_an_agent_whose_model_fails_says_why(index):
+    sandbox, made = index
+    sandbox.add_replies(Reply(tool_calls=[ToolCall("look_up", {"query": "battery"})]), Fault(402, body=BALANCE))
+    agent = FunctionAgent(tools=[look_up_in(made)], llm=sandbox.llm())
+
+    async def run():
+        return await agent.run("Battery?")
+
+    with pytest.raises(errors.InsufficientBalanceError, match=r"\$0\.0035"):
+        asyncio.run(run())
