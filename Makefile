@@ -19,7 +19,7 @@ help:
 	@echo "make compat          the plugins against three servers that others wrote; downloads 1.5 GB"
 	@echo "make clean           removes the environments"
 
-demo: $(VENV)/all
+demo: $(VENV)/demo
 	@$(RUN) examples/rag_langchain.py $(if $(Q),"$(Q)")
 	@echo
 	@$(RUN) examples/rag_llama_index.py $(if $(Q),"$(Q)")
@@ -63,15 +63,15 @@ $(VENV)/bin/uv: $(VENV)/bin/python
 	@$(RUN) -m pip install --quiet --disable-pip-version-check uv
 	@touch $@
 
-$(VENV)/all: $(VENV)/bin/uv pyproject.toml
+$(VENV)/demo: $(VENV)/bin/uv pyproject.toml
 	@echo "Setting up $(VENV) ..."
-	@$(VENV)/bin/uv pip install --quiet --python $(RUN) --editable ".[all]"
+	@$(VENV)/bin/uv pip install --quiet --python $(RUN) --editable ".[all,demo]"
 	@touch $@
 
 $(VENV)/dev: $(VENV)/bin/uv pyproject.toml
 	@echo "Setting up $(VENV) ..."
 	@$(VENV)/bin/uv pip install --quiet --python $(RUN) --editable ".[$(EXTRAS)]"
-	@touch $@ $(VENV)/all
+	@touch $@ $(VENV)/demo
 
 clean:
-	rm -rf $(VENV) $(VENV).* build dist
+	rm -rf $(VENV) $(VENV).* .nanogpt-demo build dist
