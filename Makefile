@@ -7,7 +7,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 EXTRAS := all,dev
 
-.PHONY: help demo test lint types tests kill faults compat versions wheels clean
+.PHONY: help demo evaluate test lint types tests kill faults compat pgvector versions wheels clean
 
 help:
 	@echo "make demo [Q='...']  a RAG pipeline in LangChain, then in LlamaIndex, over Python's own documentation"
@@ -17,6 +17,7 @@ help:
 	@echo "make kill            the tests of the cache at full length: kills, processes, threads"
 	@echo "make faults          a table of what six clients make of everything that can go wrong"
 	@echo "make compat          the plugins against three servers that others wrote; downloads 1.5 GB"
+	@echo "make pgvector        both frameworks' stores on a PostgreSQL of its own; downloads 150 MB"
 	@echo "make clean           removes the environments"
 
 demo: $(VENV)/demo
@@ -44,6 +45,9 @@ faults: $(VENV)/dev
 
 compat: $(VENV)/dev
 	$(RUN) compat/check.py
+
+pgvector: $(VENV)/dev
+	$(RUN) compat/postgres.py
 
 versions: $(VENV)/dev
 	$(RUN) .ci/versions.py
