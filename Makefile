@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 Q ?=
+MODELS ?=
 VENV := .venv
 RUN := $(VENV)/bin/python
 EXTRAS := all,dev
@@ -12,6 +13,7 @@ EXTRAS := all,dev
 help:
 	@echo "make demo [Q='...']  a RAG pipeline in LangChain, then in LlamaIndex, over Python's own documentation"
 	@echo "make test            lint, types and tests"
+	@echo "make evaluate [MODELS='...']  how well models find what 60 questions ask for: a table and evaluation.png"
 	@echo "make versions        the tests with the lowest and the highest versions that pyproject.toml admits"
 	@echo "make wheels          the wheel, installed with each extra alone, against a sandbox elsewhere"
 	@echo "make kill            the tests of the cache at full length: kills, processes, threads"
@@ -24,6 +26,9 @@ demo: $(VENV)/demo
 	@$(RUN) examples/rag_langchain.py $(if $(Q),"$(Q)")
 	@echo
 	@$(RUN) examples/rag_llama_index.py $(if $(Q),"$(Q)")
+
+evaluate: $(VENV)/evaluate
+	@$(RUN) examples/evaluate.py $(MODELS)
 
 test: lint types tests
 
@@ -72,10 +77,15 @@ $(VENV)/demo: $(VENV)/bin/uv pyproject.toml
 	@$(VENV)/bin/uv pip install --quiet --python $(RUN) --editable ".[all,demo]"
 	@touch $@
 
+$(VENV)/evaluate: $(VENV)/bin/uv pyproject.toml
+	@echo "Setting up $(VENV) ..."
+	@$(VENV)/bin/uv pip install --quiet --python $(RUN) --editable ".[all,evaluate]"
+	@touch $@
+
 $(VENV)/dev: $(VENV)/bin/uv pyproject.toml
 	@echo "Setting up $(VENV) ..."
 	@$(VENV)/bin/uv pip install --quiet --python $(RUN) --editable ".[$(EXTRAS)]"
-	@touch $@ $(VENV)/demo
+	@touch $@ $(VENV)/demo $(VENV)/evaluate
 
 clean:
 	rm -rf $(VENV) $(VENV).* .nanogpt-demo build dist
