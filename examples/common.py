@@ -237,6 +237,10 @@ def main(
             print(f"Talked to {service.name}.")
     except (NanoGPTError, OpenAIError) as error:  # chat raises the SDK's own
         sys.exit(f"error: {error}")
+    except RuntimeError as error:
+        if "already accessed" not in str(error):
+            raise
+        sys.exit(f"error: {error} Or name another folder with --data.")
     except KeyboardInterrupt:
         sys.exit(130)
 

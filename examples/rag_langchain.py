@@ -42,7 +42,8 @@ class LangChainPipeline:
         self.chat_tokens = (0, 0)
 
         folder = settings.folder(service, "langchain")
-        self.client = QdrantClient(path=str(folder / "qdrant"))
+        # A page that serves this asks from several threads.
+        self.client = QdrantClient(path=str(folder / "qdrant"), force_disable_check_same_thread=True)
         self._prepare_collection()
         # The store's own check of the width would embed a word each time.
         self.store = QdrantVectorStore(self.client, COLLECTION, self.embeddings, validate_collection_config=False)

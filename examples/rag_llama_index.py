@@ -45,7 +45,8 @@ class LlamaIndexPipeline:
         self.chat_tokens = (0, 0)
 
         folder = settings.folder(service, "llama_index")
-        self.client = QdrantClient(path=str(folder / "qdrant"))
+        # A page that serves this asks from several threads.
+        self.client = QdrantClient(path=str(folder / "qdrant"), force_disable_check_same_thread=True)
         if self.client.collection_exists(COLLECTION):
             self.embed_model.check_width(self.client.get_collection(COLLECTION).config.params.vectors.size)
         self.store = QdrantVectorStore(COLLECTION, client=self.client, index_doc_id=False)
@@ -76,7 +77,8 @@ class LlamaIndexPipeline:
         before = set(self.documents.docs)
         nodes = pipeline.run(documents=[_document(document) for document in documents])
         # Last, so that after a failure the same documents are taken again.
-        self.documents.persist(str(self.documents_file))
+        self.documents.persist(str(part := self.documents_file.with_suffix(".part")))
+        part.replace(self.documents_file)
         changed = len({node.ref_doc_id for node in nodes})
         removed = len(before - set(self.documents.docs))
         return Ingested("documents", changed, removed, len(documents) - changed)

@@ -1,8 +1,11 @@
 """The pipelines of the examples: one contract for the frameworks, and for the bare SDK where it applies."""
 
+import contextlib
+import gc
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -99,6 +102,27 @@ def test_an_ingest_that_failed_is_made_good_by_the_next(framework, opened, embed
     pipeline.ingest(documents(changed))
     assert sorted(embedded()) == ["cats: A cat purrs.", "new: A kettle boils water."]
     assert sorted(sources(pipeline.retrieve("What does a cat do?"))) == sorted(changed)
+
+
+def test_what_was_stored_but_not_noted_is_not_there_twice(opened):
+    rag = pytest.importorskip("rag_llama_index", exc_type=ImportError)
+    pipeline = opened(rag.LlamaIndexPipeline)
+    pipeline.documents_file.mkdir()  # in the way of the file
+    with pytest.raises(IsADirectoryError):
+        pipeline.ingest(documents(FACTS))
+    pipeline.documents_file.rmdir()
+    again = opened(rag.LlamaIndexPipeline, k=20, min_score=-1)
+    assert again.ingest(documents(FACTS)).added == len(FACTS)
+    assert sorted(sources(again.retrieve(QUESTION))) == sorted(FACTS)
+
+
+def test_any_thread_may_fill_and_ask(framework, opened):
+    pipeline = opened(framework, k=1)
+    with ThreadPoolExecutor(1) as elsewhere:
+        elsewhere.submit(pipeline.ingest, documents(FACTS)).result()
+    with ThreadPoolExecutor(1) as elsewhere:
+        found = elsewhere.submit(pipeline.retrieve, QUESTION).result()
+    assert sources(found) == sources(pipeline.retrieve(QUESTION)) == ["x200"]
 
 
 @pytest.mark.parametrize("model", ["text-embedding-3-small", "BAAI/bge-large-en-v1.5"])
@@ -310,6 +334,21 @@ def test_a_wrong_key_ends_the_demo_with_a_message(command, monkeypatch):
     monkeypatch.setenv("NANOGPT_API_KEY", "sk-nano-wrong")
     with pytest.raises(SystemExit, match="error"):
         command(QUESTION)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Qdrant's client leaves a file open
+def test_an_index_that_another_has_open_ends_the_demo_with_a_message(framework, service, tmp_path):
+    from common import Settings, main
+
+    data, options = tmp_path / "data", ["--data", str(tmp_path / "data")]
+
+    class Same(framework):
+        def __init__(self, _, settings):
+            super().__init__(service, settings)
+
+    with contextlib.closing(framework(service, Settings(data=data))), pytest.raises(SystemExit, match="another folder"):
+        main(Same, "A demo", options, load=lambda: documents(FACTS))
+    gc.collect()
 
 
 def test_a_script_runs_without_a_key():
