@@ -1,5 +1,6 @@
 """Vector stores that keep their data on disk: one contract for all, and what each makes of another width."""
 
+import asyncio
 import math
 
 import pytest
@@ -22,12 +23,16 @@ class Qdrant:
     own_error = (ValueError, r"shapes \(\d,1536\) and \(1024,\) not aligned")
     deletes = True
 
-    def __init__(self, folder):
+    def __init__(self, folder, asynchronous=False):
         client = pytest.importorskip("qdrant_client")
         store = pytest.importorskip("llama_index.vector_stores.qdrant", exc_type=ImportError)
-        self.client = client.QdrantClient(path=str(folder))
-        # On disk only one client may have the folder, so that there is none for the async methods.
-        self.store = store.QdrantVectorStore("texts", client=self.client, index_doc_id=False)
+        # On disk only one client may have the folder: that for the sync methods or that for the async ones.
+        if asynchronous:
+            self.client = client.AsyncQdrantClient(path=str(folder))
+            self.store = store.QdrantVectorStore("texts", aclient=self.client, index_doc_id=False)
+        else:
+            self.client = client.QdrantClient(path=str(folder))
+            self.store = store.QdrantVectorStore("texts", client=self.client, index_doc_id=False)
 
     def index(self, embed_model):
         return VectorStoreIndex.from_vector_store(self.store, embed_model=embed_model)
@@ -40,14 +45,16 @@ class Qdrant:
         return score
 
     def close(self):
-        self.client.close()
+        closing = self.client.close()
+        if closing is not None:
+            asyncio.run(closing)
 
 
 class Faiss:
     own_error = (AssertionError, "^$")
     deletes = False  # LlamaIndex's store of this name cannot
 
-    def __init__(self, folder):
+    def __init__(self, folder, _asynchronous=False):
         faiss = pytest.importorskip("faiss")
         store = pytest.importorskip("llama_index.vector_stores.faiss", exc_type=ImportError).FaissVectorStore
         self.folder, self.old = str(folder), folder.exists()
@@ -76,7 +83,7 @@ class Chroma:
     own_error = (Exception, "expecting embedding with dimension of 1536, got 1024")
     deletes = True
 
-    def __init__(self, folder):
+    def __init__(self, folder, _asynchronous=False):
         chromadb = pytest.importorskip("chromadb")
         store = pytest.importorskip("llama_index.vector_stores.chroma", exc_type=ImportError)
         settings = chromadb.Settings(anonymized_telemetry=False)
@@ -108,8 +115,8 @@ def open_store(kind, tmp_path):
     """Open the store of this test; all are closed at the end."""
     opened = []
 
-    def make():
-        opened.append(kind(tmp_path / "store"))
+    def make(asynchronous=False):
+        opened.append(kind(tmp_path / "store", asynchronous))
         return opened[-1]
 
     yield make
@@ -134,16 +141,19 @@ def fill(open_store, embed_model):
 
 
 def found(opened, embed_model, k):
-    hits = opened.index(embed_model).as_retriever(similarity_top_k=k).retrieve(QUESTION)
+    return named(opened.index(embed_model).as_retriever(similarity_top_k=k).retrieve(QUESTION))
+
+
+def named(hits):
     return [(hit.node.get_content(), hit.node.metadata["name"], hit.score) for hit in hits]
 
 
-def test_what_was_written_is_found_after_opening_it_again(open_store, embed_model, sandbox):
+async def test_what_was_written_is_found_after_opening_it_again(open_store, embed_model, sandbox, call):
     fill(open_store, embed_model)
     assert sorted(text for request in sandbox.requests for text in request.inputs) == sorted(TEXTS)
     sandbox.clear()
-    opened = open_store()
-    hits = found(opened, embed_model, 3)
+    opened = open_store(call.kind == "async")
+    hits = named(await call(opened.index(embed_model).as_retriever(similarity_top_k=3), "retrieve", QUESTION))
     assert [request.inputs for request in sandbox.requests] == [(QUESTION,)]
 
     query = embed_model.get_query_embedding(QUESTION)
