@@ -3,27 +3,33 @@
 
 PYTHON ?= python3
 Q ?=
+MODELS ?=
 VENV := .venv
 RUN := $(VENV)/bin/python
 EXTRAS := all,dev
 
-.PHONY: help demo test lint types tests kill faults bench compat versions wheels clean
+.PHONY: help demo evaluate test lint types tests kill faults bench compat pgvector versions wheels clean
 
 help:
 	@echo "make demo [Q='...']  a RAG pipeline in LangChain, then in LlamaIndex, over Python's own documentation"
 	@echo "make test            lint, types and tests"
+	@echo "make evaluate [MODELS='...']  how well models find what 60 questions ask for: a table and evaluation.png"
 	@echo "make versions        the tests with the lowest and the highest versions that pyproject.toml admits"
 	@echo "make wheels          the wheel, installed with each extra alone, against a sandbox elsewhere"
 	@echo "make kill            the tests of the cache at full length: kills, processes, threads"
 	@echo "make faults          a table of what six clients make of everything that can go wrong"
 	@echo "make bench           how fast, beside other clients; writes benchmarks/RESULTS.md"
 	@echo "make compat          the plugins against three servers that others wrote; downloads 1.5 GB"
+	@echo "make pgvector        both frameworks' stores on a PostgreSQL of its own; downloads 150 MB"
 	@echo "make clean           removes the environments"
 
-demo: $(VENV)/all
+demo: $(VENV)/demo
 	@$(RUN) examples/rag_langchain.py $(if $(Q),"$(Q)")
 	@echo
 	@$(RUN) examples/rag_llama_index.py $(if $(Q),"$(Q)")
+
+evaluate: $(VENV)/evaluate
+	@$(RUN) examples/evaluate.py $(MODELS)
 
 test: lint types tests
 
@@ -49,6 +55,9 @@ bench: $(VENV)/bin/uv
 compat: $(VENV)/dev
 	$(RUN) compat/check.py
 
+pgvector: $(VENV)/dev
+	$(RUN) compat/postgres.py
+
 versions: $(VENV)/dev
 	$(RUN) .ci/versions.py
 
@@ -67,15 +76,20 @@ $(VENV)/bin/uv: $(VENV)/bin/python
 	@$(RUN) -m pip install --quiet --disable-pip-version-check uv
 	@touch $@
 
-$(VENV)/all: $(VENV)/bin/uv pyproject.toml
+$(VENV)/demo: $(VENV)/bin/uv pyproject.toml
 	@echo "Setting up $(VENV) ..."
-	@$(VENV)/bin/uv pip install --quiet --python $(RUN) --editable ".[all]"
+	@$(VENV)/bin/uv pip install --quiet --python $(RUN) --editable ".[all,demo]"
+	@touch $@
+
+$(VENV)/evaluate: $(VENV)/bin/uv pyproject.toml
+	@echo "Setting up $(VENV) ..."
+	@$(VENV)/bin/uv pip install --quiet --python $(RUN) --editable ".[all,evaluate]"
 	@touch $@
 
 $(VENV)/dev: $(VENV)/bin/uv pyproject.toml
 	@echo "Setting up $(VENV) ..."
 	@$(VENV)/bin/uv pip install --quiet --python $(RUN) --editable ".[$(EXTRAS)]"
-	@touch $@ $(VENV)/all
+	@touch $@ $(VENV)/demo $(VENV)/evaluate
 
 clean:
-	rm -rf $(VENV) $(VENV).* build dist
+	rm -rf $(VENV) $(VENV).* .nanogpt-demo build dist

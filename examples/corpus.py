@@ -21,7 +21,7 @@ from pathlib import Path
 from pydoc_data.topics import topics
 from types import ModuleType
 
-__all__ = ["Passage", "load_passages"]
+__all__ = ["Passage", "cut", "load_documents", "load_passages"]
 
 LEAST_MAX_CHARS = 200
 """Least ``max_chars``, in characters: a name and a few words of text fit in."""
@@ -88,16 +88,27 @@ def load_passages(max_chars: int = 1200) -> list[Passage]:
     """
     if max_chars < LEAST_MAX_CHARS:
         raise ValueError(f"max_chars must be at least {LEAST_MAX_CHARS}, got {max_chars}")
+    return [passage for document in load_documents() for passage in cut(document, max_chars)]
+
+
+def load_documents() -> list[Passage]:
+    """Return the same documentation uncut, a text for each source and without the name in it, for other splitters."""
+    return [Passage(body, name) for name, body in _documents().items()]
+
+
+def _documents() -> dict[str, str]:
     documents: dict[str, str] = {}
     for name, text in (*_topics(), *_imported_docstrings(), *_parsed_docstrings()):
         body = inspect.cleandoc(text).encode("utf-8", "replace").decode()  # "replace": lone surrogates
         if len(body) >= LEAST_CHARS:
             documents.setdefault(name, body)
-    return [passage for name, body in documents.items() for passage in _passages(name, body, max_chars)]
+    return documents
 
 
-def _passages(name: str, body: str, max_chars: int) -> Iterator[Passage]:
-    pieces = _split(body, max_chars - len(name) - 2)
+def cut(document: Passage, max_chars: int) -> Iterator[Passage]:
+    """Yield a document in passages of at most ``max_chars`` characters, each with the document's name before it."""
+    name = document.source
+    pieces = _split(document.text, max_chars - len(name) - 2)
     bodies = dict.fromkeys(textwrap.dedent(piece.strip("\n")).strip() for piece in pieces)
     bodies.pop("", None)
     for number, text in enumerate(bodies, start=1):

@@ -1,50 +1,126 @@
-"""RAG with LangChain: NanoGPTEmbeddings, a vector store, and an LCEL chain that ends in ChatNanoGPT."""
+"""RAG with LangChain: its indexing API, NanoGPTEmbeddings, Qdrant on disk, and a chain that ends in ChatNanoGPT."""
 
 from __future__ import annotations
 
-import argparse
+import hashlib
+import uuid
+from collections.abc import Iterator, Sequence
 
-from common import SYSTEM_PROMPT, USER_PROMPT, Service, main, numbered, questions, show_answer, show_cost, show_passages
-from corpus import load_passages
+from common import Ingested, Service, Settings, main
+from corpus import Passage
+from langchain_classic.indexes import SQLRecordManager
 from langchain_core.documents import Document
-from langchain_core.messages import AIMessage
+from langchain_core.indexing import index
 from langchain_core.prompts import ChatPromptTemplate
-from langchain_core.runnables import RunnableLambda, RunnablePassthrough
-from langchain_core.vectorstores import InMemoryVectorStore
+from langchain_qdrant import QdrantVectorStore
+from langchain_text_splitters import RecursiveCharacterTextSplitter
+from prompting import SYSTEM_PROMPT, USER_PROMPT, Found, quoted
+from qdrant_client import QdrantClient, models
 
 from langchain_nanogpt import ChatNanoGPT, NanoGPTEmbeddings
+from nanogpt_core import Usage
 
+COLLECTION = "passages"
+BATCH = 1000  # passages that the indexing API hands over at a time
 PROMPT = ChatPromptTemplate([("system", SYSTEM_PROMPT), ("user", USER_PROMPT)])
 
 
-def run(service: Service, options: argparse.Namespace) -> None:
-    """Ingest the corpus, then answer the questions from it."""
-    connection = {"api_key": service.api_key, "base_url": service.base_url}
-    embeddings = NanoGPTEmbeddings(options.model, show_progress_bar=True, **connection)
-    store = InMemoryVectorStore(embeddings)
-    store.add_documents([Document(p.text, metadata={"source": p.source}) for p in load_passages()])
+class LangChainPipeline:
+    """The pipeline.
 
-    def retrieve(question: str) -> list[tuple[Document, float]]:
-        return store.similarity_search_with_score(question, k=options.k)
+    Args:
+        service: What to talk to.
+        settings: How to work.
+    """
 
-    def context(inputs: dict[str, list[tuple[Document, float]]]) -> str:
-        return numbered([document.page_content for document, _ in inputs["found"]])
+    def __init__(self, service: Service, settings: Settings) -> None:
+        connection = {"api_key": service.api_key, "base_url": service.base_url}
+        self.settings = settings
+        self.least_score = settings.least_score(service)
+        self.embeddings = NanoGPTEmbeddings(settings.model, **connection)
+        self.chain = PROMPT | ChatNanoGPT(model=settings.chat_model, temperature=0, **connection)
+        self.chat_tokens = (0, 0)
 
-    answer = PROMPT | ChatNanoGPT(model=options.chat_model, temperature=0, **connection)
-    chain = {"found": RunnableLambda(retrieve), "question": RunnablePassthrough()} | RunnablePassthrough.assign(
-        answer=RunnablePassthrough.assign(context=context) | answer
-    )
-    for question in questions(options):
-        print(f"\nQuestion: {question}")
-        result = chain.invoke(question)
-        found, message = result["found"], result["answer"]
-        assert isinstance(message, AIMessage)
-        sources = [document.metadata["source"] for document, _ in found]
-        show_passages([(s, d.page_content, score) for s, (d, score) in zip(sources, found, strict=True)])
-        show_answer(str(message.content), sources)
-        used = message.usage_metadata
-        show_cost(embeddings.usage.prompt_tokens, embeddings.usage.cost_usd, used["total_tokens"] if used else None)
+        folder = settings.folder(service, "langchain")
+        # A page that serves this asks from several threads.
+        self.client = QdrantClient(path=str(folder / "qdrant"), force_disable_check_same_thread=True)
+        self._prepare_collection()
+        # The store's own check of the width would embed a word each time.
+        self.store = QdrantVectorStore(self.client, COLLECTION, self.embeddings, validate_collection_config=False)
+        self.records = SQLRecordManager(COLLECTION, db_url=f"sqlite:///{folder / 'records.sqlite'}")
+        self.records.create_schema()
+
+    def _prepare_collection(self) -> None:
+        if self.client.collection_exists(COLLECTION):
+            self.embeddings.check_width(self.client.get_collection(COLLECTION).config.params.vectors.size)
+            return
+        width = len(self.embeddings.embed_query("How many numbers?"))
+        vectors = models.VectorParams(size=width, distance=models.Distance.COSINE)
+        self.client.create_collection(COLLECTION, vectors_config=vectors)
+
+    def ingest(self, documents: Sequence[Passage]) -> Ingested:
+        """Make the index hold these documents and no others; only new passages are embedded."""
+        result = index(
+            self._split(documents),
+            self.records,
+            self.store,
+            cleanup="full",
+            source_id_key="source",
+            key_encoder=_key,
+            batch_size=BATCH,
+        )
+        return Ingested("passages", result["num_added"], result["num_deleted"], result["num_skipped"])
+
+    def _split(self, documents: Sequence[Passage]) -> list[Document]:
+        size = self.settings.chunk_tokens
+        splitter = RecursiveCharacterTextSplitter(
+            chunk_size=size, chunk_overlap=size // 10, length_function=self.settings.count_tokens
+        )
+        whole = [Document(document.text, metadata={"source": document.source}) for document in documents]
+        parts = splitter.split_documents(whole)
+        # A later part of a long text does not say what it is about, so that each part gets the name.
+        return [Document(f"{part.metadata['source']}: {part.page_content}", metadata=part.metadata) for part in parts]
+
+    def retrieve(self, question: str) -> list[Found]:
+        """Return the passages for a question, best first; with MMR, in the order in which it chose them."""
+        k, limits = self.settings.k, {"score_threshold": self.least_score}
+        if self.settings.mmr:
+            vector = self.embeddings.embed_query(question)
+            scored = self.store.max_marginal_relevance_search_with_score_by_vector(vector, k=k, fetch_k=4 * k, **limits)
+        else:
+            scored = self.store.similarity_search_with_score(question, k=k, **limits)
+        return [Found(document.metadata["source"], document.page_content, score) for document, score in scored]
+
+    def prompt(self, question: str, found: Sequence[Found]) -> list[tuple[str, str]]:
+        """Return the messages that are sent: role and text of each."""
+        messages = PROMPT.format_messages(context=quoted(found), question=question)
+        return [("user" if message.type == "human" else message.type, message.text) for message in messages]
+
+    def stream(self, question: str, found: Sequence[Found]) -> Iterator[str]:
+        """Yield the answer piece by piece."""
+        for chunk in self.chain.stream({"context": quoted(found), "question": question}):
+            if chunk.usage_metadata:
+                asked, said = self.chat_tokens
+                used = chunk.usage_metadata
+                self.chat_tokens = (asked + used["input_tokens"], said + used["output_tokens"])
+            yield chunk.text
+
+    @property
+    def embedded(self) -> Usage:
+        """What embedding took so far."""
+        return self.embeddings.usage
+
+    def close(self) -> None:
+        """Close the files."""
+        self.client.close()
+        self.records.engine.dispose()
+
+
+def _key(document: Document) -> str:
+    # Qdrant wants a UUID.
+    text = f"{document.metadata['source']}\0{document.page_content}"
+    return str(uuid.UUID(bytes=hashlib.sha256(text.encode()).digest()[:16]))
 
 
 if __name__ == "__main__":
-    main(run, "RAG over Python's own documentation, with LangChain")
+    main(LangChainPipeline, "RAG over Python's own documentation, with LangChain")

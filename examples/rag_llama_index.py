@@ -1,45 +1,149 @@
-"""RAG with LlamaIndex: NanoGPTEmbedding and NanoGPT in Settings, a VectorStoreIndex, its retriever, and a prompt."""
+"""RAG with LlamaIndex: IngestionPipeline, NanoGPTEmbedding, Qdrant on disk, a retriever, and NanoGPT as the LLM."""
 
 from __future__ import annotations
 
-import argparse
+import hashlib
+import uuid
+from collections.abc import Iterator, Sequence
+from functools import partial
 
-from common import SYSTEM_PROMPT, USER_PROMPT, Service, main, numbered, questions, show_answer, show_cost, show_passages
-from corpus import load_passages
-from llama_index.core import Settings, VectorStoreIndex
+from common import Ingested, Service, Settings, main
+from corpus import Passage
+from llama_index.core import Document, QueryBundle, VectorStoreIndex
+from llama_index.core.indices.query.embedding_utils import get_top_k_mmr_embeddings
+from llama_index.core.ingestion import DocstoreStrategy, IngestionPipeline
+from llama_index.core.node_parser import SentenceSplitter
+from llama_index.core.postprocessor import SimilarityPostprocessor
 from llama_index.core.prompts import ChatPromptTemplate
-from llama_index.core.schema import TextNode
+from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore
+from llama_index.core.storage.docstore import SimpleDocumentStore
+from llama_index.vector_stores.qdrant import QdrantVectorStore
+from prompting import SYSTEM_PROMPT, USER_PROMPT, Found, quoted
+from qdrant_client import QdrantClient
 
 from llama_index_nanogpt import NanoGPT, NanoGPTEmbedding
+from nanogpt_core import Usage
 
+COLLECTION = "passages"
 PROMPT = ChatPromptTemplate.from_messages([("system", SYSTEM_PROMPT), ("user", USER_PROMPT)])
 
 
-def run(service: Service, options: argparse.Namespace) -> None:
-    """Ingest the corpus, then answer the questions from it."""
-    connection = {"api_key": service.api_key, "base_url": service.base_url}
-    embed_model = NanoGPTEmbedding(model=options.model, **connection)
-    Settings.embed_model = embed_model
-    Settings.llm = NanoGPT(model=options.chat_model, temperature=0, **connection)
+class LlamaIndexPipeline:
+    """The pipeline.
 
-    # The passages' texts name their sources already, so the metadata stays out of what is embedded.
-    nodes = [
-        TextNode(text=p.text, metadata={"source": p.source}, excluded_embed_metadata_keys=["source"])
-        for p in load_passages()
-    ]
-    index = VectorStoreIndex(nodes, show_progress=True, insert_batch_size=len(nodes))
-    retriever = index.as_retriever(similarity_top_k=options.k)
-    for question in questions(options):
-        print(f"\nQuestion: {question}")
-        found = retriever.retrieve(question)
-        sources = [hit.node.metadata["source"] for hit in found]
-        texts = [hit.node.get_content() for hit in found]
-        show_passages([(s, t, hit.get_score()) for s, t, hit in zip(sources, texts, found, strict=True)])
-        reply = Settings.llm.chat(PROMPT.format_messages(context=numbered(texts), question=question))
-        show_answer(str(reply.message.content), sources)
-        used = getattr(reply.raw, "usage", None)
-        show_cost(embed_model.usage.prompt_tokens, embed_model.usage.cost_usd, used.total_tokens if used else None)
+    Args:
+        service: What to talk to.
+        settings: How to work.
+    """
+
+    def __init__(self, service: Service, settings: Settings) -> None:
+        connection = {"api_key": service.api_key, "base_url": service.base_url}
+        self.settings = settings
+        self.embed_model = NanoGPTEmbedding(settings.model, **connection)
+        self.llm = NanoGPT(settings.chat_model, temperature=0, **connection)
+        self.cutoff = SimilarityPostprocessor(similarity_cutoff=settings.least_score(service))
+        self.chat_tokens = (0, 0)
+
+        folder = settings.folder(service, "llama_index")
+        # A page that serves this asks from several threads.
+        self.client = QdrantClient(path=str(folder / "qdrant"), force_disable_check_same_thread=True)
+        if self.client.collection_exists(COLLECTION):
+            self.embed_model.check_width(self.client.get_collection(COLLECTION).config.params.vectors.size)
+        self.store = QdrantVectorStore(COLLECTION, client=self.client, index_doc_id=False)
+        self.documents_file = folder / "documents.json"
+        known = self.documents_file.exists()
+        self.documents = (
+            SimpleDocumentStore.from_persist_path(str(self.documents_file)) if known else SimpleDocumentStore()
+        )
+
+    def ingest(self, documents: Sequence[Passage]) -> Ingested:
+        """Make the index hold these documents and no others; only the passages of changed ones are embedded."""
+        size = self.settings.chunk_tokens
+        splitter = SentenceSplitter(
+            chunk_size=size,
+            chunk_overlap=size // 10,
+            tokenizer=self._tokens,
+            paragraph_separator="\n\n",
+            chunking_tokenizer_fn=partial(str.splitlines, keepends=True),  # where a paragraph is too long
+            id_func=_node_id,
+        )
+        pipeline = IngestionPipeline(
+            transformations=[splitter, self.embed_model],
+            vector_store=self.store,
+            docstore=self.documents,
+            docstore_strategy=DocstoreStrategy.UPSERTS_AND_DELETE,
+            disable_cache=True,  # it would hold all vectors a second time
+        )
+        before = set(self.documents.docs)
+        nodes = pipeline.run(documents=[_document(document) for document in documents])
+        # Last, so that after a failure the same documents are taken again.
+        self.documents.persist(str(part := self.documents_file.with_suffix(".part")))
+        part.replace(self.documents_file)
+        changed = len({node.ref_doc_id for node in nodes})
+        removed = len(before - set(self.documents.docs))
+        return Ingested("documents", changed, removed, len(documents) - changed)
+
+    def _tokens(self, text: str) -> range:
+        return range(self.settings.count_tokens(text))  # only the number of tokens is asked for
+
+    def retrieve(self, question: str) -> list[Found]:
+        """Return the passages for a question, best first; with MMR, in the order in which it chose them."""
+        index = VectorStoreIndex.from_vector_store(self.store, embed_model=self.embed_model)
+        k, query = self.settings.k, QueryBundle(question)
+        hits = index.as_retriever(similarity_top_k=4 * k if self.settings.mmr else k).retrieve(query)
+        hits = self.cutoff.postprocess_nodes(hits, query)
+        if self.settings.mmr and hits:
+            hits = self._diverse(hits, query.embedding)
+        return [Found(hit.metadata["source"], hit.node.get_content(MetadataMode.LLM), hit.get_score()) for hit in hits]
+
+    def _diverse(self, hits: list[NodeWithScore], query: list[float] | None) -> list[NodeWithScore]:
+        # LlamaIndex's store for Qdrant takes no notice of the query mode MMR.
+        by_id = {hit.node_id: hit for hit in hits}
+        nodes = self.store.get_nodes(list(by_id))
+        vectors = [node.embedding for node in nodes]
+        names = [node.node_id for node in nodes]
+        chosen = get_top_k_mmr_embeddings(query, vectors, similarity_top_k=self.settings.k, embedding_ids=names)[1]
+        return [by_id[name] for name in chosen]
+
+    def prompt(self, question: str, found: Sequence[Found]) -> list[tuple[str, str]]:
+        """Return the messages that are sent: role and text of each."""
+        messages = PROMPT.format_messages(context=quoted(found), question=question)
+        return [(message.role.value, message.content or "") for message in messages]
+
+    def stream(self, question: str, found: Sequence[Found]) -> Iterator[str]:
+        """Yield the answer piece by piece."""
+        for part in self.llm.stream_chat(PROMPT.format_messages(context=quoted(found), question=question)):
+            used = getattr(part.raw, "usage", None)
+            if used:
+                asked, said = self.chat_tokens
+                self.chat_tokens = (asked + used.prompt_tokens, said + used.completion_tokens)
+            yield part.delta or ""
+
+    @property
+    def embedded(self) -> Usage:
+        """What embedding took so far."""
+        return self.embed_model.usage
+
+    def close(self) -> None:
+        """Close the files."""
+        self.client.close()
+
+
+def _document(passage: Passage) -> Document:
+    # Each part of a long text gets the name: a later one does not say what it is about.
+    return Document(
+        id_=passage.source,
+        text=passage.text,
+        metadata={"source": passage.source},
+        metadata_template="{value}",
+        text_template="{metadata_str}: {content}",
+    )
+
+
+def _node_id(number: int, document: BaseNode) -> str:
+    # The same each time, so that nothing is there twice after an ingest that was broken off. Qdrant wants a UUID.
+    return str(uuid.UUID(bytes=hashlib.sha256(f"{document.hash} {number}".encode()).digest()[:16]))
 
 
 if __name__ == "__main__":
-    main(run, "RAG over Python's own documentation, with LlamaIndex")
+    main(LlamaIndexPipeline, "RAG over Python's own documentation, with LlamaIndex")

@@ -1,74 +1,103 @@
 """RAG with the bare OpenAI SDK: the four steps of NanoGPT's reference page, finished.
 
-There is no retrying, splitting, caching or checking of replies here: that is what the packages are for.
+There is no retrying, splitting, caching or checking of replies here, and no index that stays: that is what the packages
+and the frameworks are for.
 """
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-from common import SYSTEM_PROMPT, USER_PROMPT, Service, main, numbered, questions, show_answer, show_cost, show_passages
-from corpus import Passage, load_passages
+from common import Ingested, Service, Settings, main
+from corpus import Passage, cut
 from openai import OpenAI
+from prompting import SYSTEM_PROMPT, USER_PROMPT, Found, quoted
 from tqdm import tqdm
 
-from nanogpt_core import get_model
+from nanogpt_core import Usage, get_model
 from nanogpt_core.usage import price
 
 BATCH = 512
+CHARS_A_TOKEN = 3  # and a little more, in English
 
 
-def embed(client: OpenAI, model: str, texts: list[str]) -> tuple[np.ndarray, int]:
-    """Return a row for each text, and the tokens billed."""
-    rows: list[list[float]] = []
-    tokens = 0
-    with tqdm(total=len(texts), unit="text", desc="Embedding") as bar:
-        for start in range(0, len(texts), BATCH):
-            batch = texts[start : start + BATCH]
-            reply = client.embeddings.create(model=model, input=batch)
+class BarePipeline:
+    """The pipeline.
+
+    Args:
+        service: What to talk to.
+        settings: How to work; ``data`` is not used, since nothing is kept.
+    """
+
+    def __init__(self, service: Service, settings: Settings) -> None:
+        self.client = OpenAI(api_key=service.api_key, base_url=service.base_url)
+        self.settings = settings
+        self.least_score = settings.least_score(service)
+        self.tokens = 0
+        self.chat_tokens = (0, 0)
+
+    def ingest(self, documents: Sequence[Passage]) -> Ingested:
+        """1. Embed the knowledge base and store it: in memory, and so anew each time."""
+        most = self.settings.chunk_tokens * CHARS_A_TOKEN
+        self.passages = [passage for document in documents for passage in cut(document, most)]
+        self.matrix = self._embed([passage.text for passage in self.passages])
+        return Ingested("passages", len(self.passages), None, 0)
+
+    def _embed(self, texts: list[str]) -> np.ndarray:
+        rows: list[list[float]] = []
+        for start in tqdm(range(0, len(texts), BATCH), desc="Embedding", unit="request", disable=len(texts) == 1):
+            reply = self.client.embeddings.create(model=self.settings.model, input=texts[start : start + BATCH])
             rows += [item.embedding for item in sorted(reply.data, key=lambda item: item.index)]
-            tokens += reply.usage.prompt_tokens
-            bar.update(len(batch))
-    return np.array(rows, dtype=np.float32), tokens
+            self.tokens += reply.usage.prompt_tokens
+        matrix = np.array(rows, dtype=np.float32)
+        return matrix / np.linalg.norm(matrix, axis=1, keepdims=True)
 
+    def retrieve(self, question: str) -> list[Found]:
+        """2. Embed the question. 3. Find the most relevant facts."""
+        scores = self.matrix @ self._embed([question])[0]
+        near = [int(row) for row in np.argsort(-scores) if scores[row] >= self.least_score]
+        best = self._diverse(near[: 4 * self.settings.k], scores) if self.settings.mmr else near[: self.settings.k]
+        return [Found(self.passages[row].source, self.passages[row].text, float(scores[row])) for row in best]
 
-def find_similar(query: np.ndarray, matrix: np.ndarray, passages: list[Passage], k: int) -> list[tuple[Passage, float]]:
-    """Return the ``k`` passages nearest to the query, by cosine, with their scores."""
-    scores = matrix @ query / (np.linalg.norm(matrix, axis=1) * np.linalg.norm(query))
-    return [(passages[i], float(scores[i])) for i in np.argsort(-scores)[:k]]
+    def _diverse(self, near: list[int], scores: np.ndarray) -> list[int]:
+        """Return k rows, each as near to the question and as far from those before it as can be."""
+        chosen: list[int] = []
+        while near and len(chosen) < self.settings.k:
+            alike = (self.matrix[near] @ self.matrix[chosen].T).max(axis=1) if chosen else 0
+            chosen.append(near.pop(int(np.argmax(scores[near] - alike))))
+        return chosen
 
+    def prompt(self, question: str, found: Sequence[Found]) -> list[tuple[str, str]]:
+        """Return the messages that are sent: role and text of each."""
+        user = USER_PROMPT.format(context=quoted(found), question=question)
+        return [("system", SYSTEM_PROMPT), ("user", user)]
 
-def run(service: Service, options: argparse.Namespace) -> None:
-    """Go through the four steps."""
-    client = OpenAI(api_key=service.api_key, base_url=service.base_url)
-
-    # 1. Embed and store the knowledge base.
-    passages = load_passages()
-    matrix, tokens = embed(client, options.model, [passage.text for passage in passages])
-
-    for question in questions(options):
-        print(f"\nQuestion: {question}")
-        # 2. Embed the question.
-        query = client.embeddings.create(model=options.model, input=question)
-        tokens += query.usage.prompt_tokens
-        # 3. Find the most relevant facts.
-        found = find_similar(np.array(query.data[0].embedding), matrix, passages, options.k)
-        show_passages([(passage.source, passage.text, score) for passage, score in found])
-        # 4. Answer from them with a chat completion.
-        context = numbered([passage.text for passage, _ in found])
-        reply = client.chat.completions.create(
-            model=options.chat_model,
+    def stream(self, question: str, found: Sequence[Found]) -> Iterator[str]:
+        """4. Answer from them with a chat completion, piece by piece."""
+        chunks = self.client.chat.completions.create(
+            model=self.settings.chat_model,
             temperature=0,
-            messages=[
-                {"role": "system", "content": SYSTEM_PROMPT},
-                {"role": "user", "content": USER_PROMPT.format(context=context, question=question)},
-            ],
+            messages=[{"role": role, "content": text} for role, text in self.prompt(question, found)],
+            stream=True,
+            stream_options={"include_usage": True},
         )
-        show_answer(reply.choices[0].message.content or "", [passage.source for passage, _ in found])
-        cost = price(tokens, get_model(options.model).usd_per_million_tokens)
-        show_cost(tokens, cost, reply.usage.total_tokens if reply.usage else None)
+        for chunk in chunks:
+            if chunk.usage:
+                asked, said = self.chat_tokens
+                self.chat_tokens = (asked + chunk.usage.prompt_tokens, said + chunk.usage.completion_tokens)
+            yield from (choice.delta.content for choice in chunk.choices if choice.delta.content)
+
+    @property
+    def embedded(self) -> Usage:
+        """What embedding took so far."""
+        cost = price(self.tokens, get_model(self.settings.model).usd_per_million_tokens)
+        return Usage(prompt_tokens=self.tokens, cost_usd=cost)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.client.close()
 
 
 if __name__ == "__main__":
-    main(run, "RAG over Python's own documentation, with the bare OpenAI SDK")
+    main(BarePipeline, "RAG over Python's own documentation, with the bare OpenAI SDK")

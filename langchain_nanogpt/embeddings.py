@@ -122,6 +122,16 @@ class NanoGPTEmbeddings(Embeddings):
         """Say what embedding ``texts`` would take, without sending anything."""
         return self._embedder.estimate(texts)
 
+    def check_width(self, stored_width: int) -> None:
+        """Check that a vector store of ``stored_width`` floats a vector takes this object's vectors; sends nothing.
+
+        Call it after opening a store that exists already, for example with ``store.index.d``.
+
+        Raises:
+            ConfigurationError: Store and model do not fit; the message says what to do. It is a ``ValueError``.
+        """
+        self._embedder.check_width(stored_width)
+
     def __repr__(self) -> str:
         if "_embedder" not in self.__dict__:
             return f"<{type(self).__name__}, not made>"  # a debugger may ask while the constructor fails

@@ -156,6 +156,16 @@ class NanoGPTEmbedding(BaseEmbedding):
         """Say what embedding ``texts`` would take, without sending anything."""
         return self._embedder.estimate(texts)
 
+    def check_width(self, stored_width: int) -> None:
+        """Check that a vector store of ``stored_width`` floats a vector takes this object's vectors; sends nothing.
+
+        Call it after opening a store that exists already, for example with ``faiss_index.d``.
+
+        Raises:
+            ConfigurationError: Store and model do not fit; the message says what to do. It is a ``ValueError``.
+        """
+        self._embedder.check_width(stored_width)
+
     def get_text_embedding_batch(
         self, texts: Iterable[str], show_progress: bool = False, **kwargs: Any
     ) -> list[Embedding]:

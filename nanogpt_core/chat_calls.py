@@ -11,7 +11,7 @@ from nanogpt_core import errors, waiting
 from nanogpt_core import options as checks
 from nanogpt_core.chat_reply import Complaint, check_whole
 from nanogpt_core.connection import Connection
-from nanogpt_core.errors import NanoGPTError, RateLimitError, ReplyError, StatusError, causes
+from nanogpt_core.errors import NanoGPTError, ReplyError, causes
 from nanogpt_core.pacing import DEFAULT_RATE, Claim, Pacer, pacer_for
 from nanogpt_core.pools import http
 from nanogpt_core.reply import excerpt, server_words
@@ -121,13 +121,8 @@ class Caller:
             The seconds to wait before the next attempt; None where there should be none.
         """
         seconds = pause_before(failed, error)
-        if seconds is not None and isinstance(error, StatusError):
-            pacer = self._pacer()
-            if isinstance(error, RateLimitError) and began is not None:
-                pacer.refused(began)
-            if isinstance(error, RateLimitError) or error.retry_after is not None:
-                # For as long as the service says; this one's jitter is its own.
-                pacer.pause(seconds if error.retry_after is None else error.retry_after)
+        if seconds is not None:
+            self._pacer().heed(error, seconds, began)
         return seconds
 
     def _turn(self) -> Generator[float, None, float]:

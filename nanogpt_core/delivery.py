@@ -20,7 +20,6 @@ from nanogpt_core.errors import (
     BadRequestError,
     ModelNotFoundError,
     NanoGPTError,
-    RateLimitError,
     RequestTimeoutError,
     RequestTooLargeError,
     ServerError,
@@ -253,14 +252,7 @@ class Delivery:
         seconds = pause_before(failed, error)
         if seconds is None or failed >= self.max_retries:
             raise error
-        told = error.retry_after if isinstance(error, StatusError) else None
-        if isinstance(error, RateLimitError) or told is not None:
-            # The others would be turned away too: all wait, but not for this one's jitter.
-            pause = seconds if told is None else told
-            if isinstance(error, RateLimitError):
-                self.pacer().refused(began, pause)
-            else:
-                self.pacer().pause(pause)
+        self.pacer().heed(error, seconds, began)
         if not call.allows(seconds):
             raise error
         yield Wait(seconds)

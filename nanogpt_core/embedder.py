@@ -34,11 +34,12 @@ from nanogpt_core.pacing import DEFAULT_RATE, Claim, Pacer, pacer_for
 from nanogpt_core.planning import Overflow, Plan, check_query, check_texts, make_plan, pack
 from nanogpt_core.progress import reporting
 from nanogpt_core.redaction import redacted
-from nanogpt_core.reply import WidthGuard
+from nanogpt_core.reply import WidthError, WidthGuard
 from nanogpt_core.streaming import EmbeddedBatch, ablocks, ain_order, blocks, in_order, iterator_of
 from nanogpt_core.tokens import TokenCounter
 from nanogpt_core.transport import Transport
 from nanogpt_core.usage import Budget, Estimate, Usage, UsageMeter, price
+from nanogpt_core.widths import width_mismatch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -206,6 +207,22 @@ class Embedder:
     def width(self) -> int | None:
         """Floats in a vector; None while neither a source nor a reply has settled it."""
         return self._guard.width
+
+    def check_width(self, stored_width: int) -> None:
+        """Check that a vector store of ``stored_width`` floats a vector takes this object's vectors; sends nothing.
+
+        Stores say little or nothing clear about vectors of another width than those they hold. Where the width is not
+        known yet, ``stored_width`` becomes the expected one: a reply of another width is an error then.
+
+        Raises:
+            ConfigurationError: Store and model do not fit. It is a ``ValueError``.
+            InvalidTypeError: ``stored_width`` is not a whole number.
+        """
+        checks.check_number("stored_width", stored_width, 1)
+        try:
+            self._guard.accept(stored_width)
+        except WidthError as error:
+            raise width_mismatch(self._model, self.width, stored_width) from error
 
     @property
     def cache_namespace(self) -> str:

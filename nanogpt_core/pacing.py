@@ -18,6 +18,7 @@ from collections import deque
 
 from nanogpt_core import waiting
 from nanogpt_core.connection import Connection
+from nanogpt_core.errors import NanoGPTError, RateLimitError, StatusError
 from nanogpt_core.forking import ForkSafe
 
 __all__ = ["DEFAULT_RATE", "Claim", "Pacer", "pacer_for"]
@@ -113,6 +114,21 @@ class Pacer(ForkSafe):
             while self._taken[0] < time - _MEMORY:
                 self._taken.popleft()
             return time
+
+    def heed(self, error: NanoGPTError, seconds: float, began: float | None = None) -> None:
+        """Hold everybody back where a failure says that the others would be turned away too.
+
+        Args:
+            error: What an attempt failed with.
+            seconds: How long that one waits before its next attempt, with its own jitter.
+            began: When it began; None where that is not known.
+        """
+        told = error.retry_after if isinstance(error, StatusError) else None
+        pause = seconds if told is None else told
+        if isinstance(error, RateLimitError) and began is not None:
+            self.refused(began, pause)
+        elif isinstance(error, RateLimitError) or told is not None:
+            self.pause(pause)
 
     def pause(self, seconds: float) -> None:
         """Let nobody start for ``seconds``."""

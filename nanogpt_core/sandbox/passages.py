@@ -10,6 +10,7 @@ __all__ = ["Message", "Passage", "read_context"]
 
 _START = re.compile(r"^[ \t]{0,3}\[(\d{1,4})\](?:[ \t:]+|$)")
 _QUESTION = re.compile(r"^[ \t#*]*(?:user )?(?:question|query)[ \t]*\**:\**[ \t]*", re.IGNORECASE)
+_QUOTE = re.compile(r"^> ?")
 _END = re.compile(
     r"^[ \t#*]*(?:(?:user )?(?:question|query)|(?:helpful |final )?answer|instructions?)[ \t]*\**:"
     r"|^[ \t]*(?:-{3,}|={3,}|</)",
@@ -65,9 +66,17 @@ def _split(text: str) -> tuple[list[Passage], str, str]:
     for start, end in zip(starts, [*starts[1:], stop], strict=True):
         match = _START.match(lines[start])
         if match is not None:
-            body = [lines[start][match.end() :], *lines[start + 1 : end]]
+            body = [lines[start][match.end() :], *_unquoted(lines[start + 1 : end])]
             passages.append(Passage(int(match[1]), "\n".join(body).strip()))
     return passages, "\n".join(lines[: starts[0]]), "\n".join(lines[stop:])
+
+
+def _unquoted(lines: Sequence[str]) -> list[str]:
+    """Return the lines without the ``"> "`` before each, where all of them have it."""
+    filled = [line for line in lines if line.strip()]
+    if not filled or not all(line.startswith(">") for line in filled):
+        return list(lines)
+    return [_QUOTE.sub("", line) for line in lines]
 
 
 def _unnumbered(texts: Sequence[str]) -> list[Passage]:

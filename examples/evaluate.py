@@ -1,0 +1,237 @@
+"""How well models find what is asked for: nDCG@10, recall@5 and MRR over questions with known answers.
+
+``python examples/evaluate.py [MODEL ...]`` embeds Python's own documentation (corpus.py) and the hand-written questions
+of questions.jsonl with each model, with and without the query instruction that its card recommends, at full width and
+reduced. It prints a table and draws quality against price and against width.
+
+A question names the sources that answer it, and any one of them will do: the best passage of any of them counts, and
+further passages of a source that is in the list already do not.
+
+Without a key the vectors come from the sandbox. They are made of words, no model is behind them, and the figures say
+nothing about the models: they show that the measuring works.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import ir_measures
+import numpy as np
+from common import DATA, Service, connect
+from corpus import Passage, load_passages
+from ir_measures import RR, Qrel, R, ScoredDoc, nDCG
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from nanogpt_core import Embedder, NanoGPTError, Usage, get_model
+
+MODELS = ("text-embedding-3-small", "text-embedding-3-large", "BAAI/bge-m3", "Qwen/Qwen3-Embedding-0.6B")
+MEASURES = (nDCG @ 10, R @ 5, RR)
+NAMES = ("nDCG@10", "recall@5", "MRR")
+DEPTH = 200  # passages of a ranking that are looked at
+WARNING = "SANDBOX: vectors made of words, no model behind them. These figures say nothing about the models."
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question, and the sources of which any answers it."""
+
+    text: str
+    sources: tuple[str, ...]
+    language: str
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to use a model."""
+
+    model: str
+    dimensions: int | None = None
+    instruction: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a variant reached.
+
+    Attributes:
+        variant: The variant.
+        width: Floats in a vector.
+        usd_per_million_tokens: The price, or None where it is not known.
+        quality: nDCG@10, recall@5 and MRR, over all questions.
+        by_language: nDCG@10 by the language of the question.
+        spent: What embedding took.
+    """
+
+    variant: Variant
+    width: int
+    usd_per_million_tokens: float | None
+    quality: tuple[float, ...]
+    by_language: dict[str, float]
+    spent: Usage
+
+
+def load_questions(file: Path, limit: int | None = None) -> list[Question]:
+    """Return the questions of a file; with a limit, so many that are spread over it."""
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    if limit is not None and limit < len(rows):
+        rows = [rows[number * len(rows) // limit] for number in range(limit)]
+    return [Question(row["question"], tuple(row["sources"]), row["language"]) for row in rows]
+
+
+def variants(models: Sequence[str], dimensions: Sequence[int]) -> Iterator[Variant]:
+    """Yield the ways to use each model: full and reduced where it reduces, with an instruction where it has one."""
+    for name in models:
+        model = get_model(name)
+        lowest, full = model.min_dimensions, model.max_dimensions
+        widths = [width for width in dimensions if lowest and full and lowest <= width < full]
+        for width in (*sorted(widths), None):
+            yield Variant(name, width)
+            if model.query_instruction:
+                yield Variant(name, width, instruction=True)
+
+
+def measure(variant: Variant, service: Service, passages: Sequence[Passage], questions: Sequence[Question]) -> Result:
+    """Embed passages and questions, rank, and measure."""
+    embedder = Embedder(
+        variant.model,
+        api_key=service.api_key,
+        base_url=service.base_url,
+        dimensions=variant.dimensions,
+        query_instruction="recommended" if variant.instruction else None,
+        on_overflow="truncate",
+        # What was paid for is kept; the sandbox costs nothing, and its address changes.
+        cache=None if service.is_sandbox else DATA / "evaluate.sqlite",
+        progress=sys.stderr.isatty(),
+    )
+    matrix = _unit(embedder.embed([passage.text for passage in passages]))
+    queries = _unit(np.stack([embedder.embed_query(question.text) for question in questions]))
+    run = [
+        ScoredDoc(str(number), name, score)
+        for number, (question, scores) in enumerate(zip(questions, queries @ matrix.T, strict=True))
+        for name, score in ranked(question, passages, scores)
+    ]
+    qrels = [Qrel(str(number), "answer", 1) for number in range(len(questions))]
+    quality = ir_measures.calc_aggregate(MEASURES, qrels, run)
+    each = {row.query_id: row.value for row in ir_measures.iter_calc([MEASURES[0]], qrels, run)}
+    languages = {language: [] for language in sorted({question.language for question in questions})}
+    for number, question in enumerate(questions):
+        languages[question.language].append(each[str(number)])
+    return Result(
+        variant,
+        matrix.shape[1],
+        embedder.model_info.usd_per_million_tokens,
+        tuple(quality[measure] for measure in MEASURES),
+        {language: float(np.mean(values)) for language, values in languages.items()},
+        embedder.usage,
+    )
+
+
+def _unit(matrix: np.ndarray) -> np.ndarray:
+    return matrix / np.linalg.norm(matrix, axis=1, keepdims=True)
+
+
+def ranked(question: Question, passages: Sequence[Passage], scores: np.ndarray) -> list[tuple[str, float]]:
+    """Return the sources in the order of their best passages; all that answer the question are called ``answer``."""
+    best: dict[str, float] = {}
+    for row in np.argsort(-scores, kind="stable")[:DEPTH]:
+        source = passages[row].source.split(" (part ")[0]
+        best.setdefault("answer" if source in question.sources else source, float(scores[row]))
+    return list(best.items())
+
+
+def table(results: Sequence[Result]) -> str:
+    """Return the results as a table in Markdown."""
+    languages = sorted({language for result in results for language in result.by_language})
+    head = ["model", "width", "instruction", "$ / 1M tokens", *NAMES, *(f"nDCG@10 {name}" for name in languages)]
+    rows = [
+        [
+            result.variant.model,
+            str(result.width),
+            "yes" if result.variant.instruction else "",
+            "?" if result.usd_per_million_tokens is None else f"{result.usd_per_million_tokens:g}",
+            *(f"{value:.3f}" for value in result.quality),
+            *(f"{result.by_language[name]:.3f}" for name in languages),
+        ]
+        for result in results
+    ]
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    lines = [head, ["-" * width for width in widths], *rows]
+    return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines)
+
+
+def plot(results: Sequence[Result], file: Path, title: str) -> None:
+    """Draw nDCG@10 against price and against width; a line joins the widths of a model."""
+    figure = Figure(figsize=(11, 5.5), layout="constrained")
+    by_price, by_width = figure.subplots(1, 2, sharey=True)
+    figure.suptitle(title)
+    for name in dict.fromkeys(result.variant.model for result in results):
+        for instruction in (False, True):
+            own = [r for r in results if r.variant.model == name and r.variant.instruction is instruction]
+            if not own:
+                continue
+            own.sort(key=lambda result: result.width)
+            quality = [result.quality[0] for result in own]
+            # A larger, empty mark, since both may well lie in one place.
+            style = {"ls": "--", "marker": "s", "ms": 11, "mfc": "none"} if instruction else {"marker": "o"}
+            label = f"{name} + instruction" if instruction else name
+            (line,) = by_width.plot([result.width for result in own], quality, label=label, **style)
+            price = own[-1].usd_per_million_tokens
+            if price is not None:
+                by_price.plot(price, quality[-1], color=line.get_color(), **style)
+    prices = {r.usd_per_million_tokens for r in results if r.usd_per_million_tokens is not None}
+    _scale(by_price, prices, "US dollars for a million tokens, at full width")
+    _scale(by_width, {result.width for result in results}, "floats in a vector")
+    by_price.set_ylabel(NAMES[0])
+    figure.legend(*by_width.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
+    figure.savefig(file, dpi=130)
+
+
+def spent(results: Sequence[Result]) -> str:
+    """Say what embedding took in all."""
+    costs, tokens = [result.spent.cost_usd for result in results], [result.spent.prompt_tokens for result in results]
+    cost = "price unknown" if None in costs else f"${sum(filter(None, costs)):.4f} at list price"
+    return f"Embedding: {'unknown' if None in tokens else f'{sum(filter(None, tokens)):,}'} tokens, {cost}."
+
+
+def _scale(axes: Axes, values: Collection[float], label: str) -> None:
+    axes.set(xscale="log", xlabel=label)
+    axes.set_xticks(sorted(values), [f"{value:g}" for value in sorted(values)], rotation=45)
+    axes.set_xticks([], minor=True)
+    axes.grid(alpha=0.3)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Read the command line, measure, print, draw."""
+    here = Path(__file__).resolve().parent
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"default: {' '.join(MODELS)}")
+    parser.add_argument("--dimensions", type=int, nargs="*", default=[64, 256, 768], help="reduced widths to try")
+    parser.add_argument("--questions", type=Path, default=here / "questions.jsonl", help="file of questions")
+    parser.add_argument("--limit", type=int, help="take so many of the questions alone")
+    parser.add_argument("--plot", type=Path, default=Path("evaluation.png"), help="where to draw")
+    options = parser.parse_args(words)
+    questions, passages = load_questions(options.questions, options.limit), load_passages()
+    DATA.mkdir(exist_ok=True)
+    try:
+        with connect() as service:
+            notice = WARNING if service.is_sandbox else f"Vectors of {service.name}."
+            print(f"{len(questions)} questions, {len(passages):,} passages.\n{notice}\n", flush=True)
+            results = [
+                measure(variant, service, passages, questions)
+                for variant in variants(options.models or MODELS, options.dimensions)
+            ]
+    except NanoGPTError as error:
+        sys.exit(f"error: {error}")
+    print(f"{table(results)}\n\n{notice}\n{spent(results)}")
+    plot(results, options.plot, notice)
+    print(f"Drawn: {options.plot}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""What the tests of the examples share: their folder on the path, as when a script is run, and the pipelines."""
+
+import contextlib
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+sys.path.insert(0, str(EXAMPLES))
+
+NEEDS = {
+    "LangChainPipeline": ("rag_langchain", ("langchain_classic", "langchain_openai", "langchain_qdrant")),
+    "LlamaIndexPipeline": ("rag_llama_index", ("llama_index.llms.openai_like", "llama_index.vector_stores.qdrant")),
+    "BarePipeline": ("rag_openai_sdk", ()),
+}
+
+
+def pipeline_class(name):
+    module, packages = NEEDS[name]
+    for package in (*packages, "starlette", "uvicorn"):
+        pytest.importorskip(package, exc_type=ImportError)
+    return getattr(importlib.import_module(module), name)
+
+
+@pytest.fixture
+def service(sandbox):
+    from common import Service
+
+    return Service("the tests' sandbox", sandbox.api_key, sandbox.base_url, is_sandbox=True)
+
+
+@pytest.fixture(params=["LangChainPipeline", "LlamaIndexPipeline"])
+def framework(request):
+    """The class of a pipeline whose index stays on disk."""
+    return pipeline_class(request.param)
+
+
+@pytest.fixture(params=NEEDS)
+def kind(request):
+    """The class of any of the pipelines."""
+    return pipeline_class(request.param)
+
+
+@pytest.fixture
+def opened(service, tmp_path):
+    """Open a pipeline by its class and settings, after closing the one before; all of a test have one data folder."""
+    from common import Settings
+
+    with contextlib.ExitStack() as last:
+
+        def make(kind, **settings):
+            last.close()
+            return last.enter_context(
+                contextlib.closing(kind(service, Settings(**{"data": tmp_path / "data", **settings})))
+            )
+
+        yield make
+
+
+@pytest.fixture
+def embedded(sandbox):
+    """Return the texts that were embedded since it was called last."""
+
+    def take():
+        texts = [text for request in sandbox.requests for text in request.inputs]
+        sandbox.clear()
+        return texts
+
+    return take

@@ -1,0 +1,135 @@
+"""The evaluation: what it measures, which ways of a model it tries, and that it says where the vectors come from."""
+
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("ir_measures", reason="the evaluate extra is not installed")
+pytest.importorskip("matplotlib", reason="the evaluate extra is not installed")
+
+PNG = b"\x89PNG\r\n\x1a\n"
+MODELS = ["text-embedding-3-small", "BAAI/bge-large-en-v1.5"]
+
+
+def question(*sources, language="en"):
+    from evaluate import Question
+
+    return Question("Which one?", sources, language)
+
+
+def passages(*sources):
+    from corpus import Passage
+
+    return [Passage(f"text {number}", source) for number, source in enumerate(sources)]
+
+
+def test_any_source_of_an_answer_counts_once_at_its_best_passage():
+    from evaluate import ranked
+
+    found = passages("a", "b (part 2)", "b (part 1)", "c", "d")
+    scores = np.array([0.9, 0.8, 0.7, 0.6, 0.5])
+    assert ranked(question("c", "d"), found, scores) == [("a", 0.9), ("b", 0.8), ("answer", 0.6)]
+    assert ranked(question("b"), found, scores)[1] == ("answer", 0.8)
+
+
+def test_each_model_is_tried_in_the_ways_that_it_has():
+    from evaluate import Variant, variants
+
+    assert list(variants(["BAAI/bge-m3"], [256])) == [Variant("BAAI/bge-m3")]
+    assert list(variants(["text-embedding-3-small"], [4096, 256, 1536])) == [
+        Variant("text-embedding-3-small", 256),
+        Variant("text-embedding-3-small"),
+    ]
+    qwen = "Qwen/Qwen3-Embedding-0.6B"
+    assert list(variants([qwen], [16, 32])) == [
+        Variant(qwen, 32),
+        Variant(qwen, 32, instruction=True),
+        Variant(qwen),
+        Variant(qwen, instruction=True),
+    ]
+
+
+def test_the_measures_are_those_of_the_ranks(service):
+    from corpus import Passage
+    from evaluate import Question, Variant, measure
+
+    texts = {"bees": "Bees make honey.", "wasps": "Wasps make paper, no honey.", "cats": "Cats sleep all day long."}
+    found = [Passage(text, name) for name, text in texts.items()]
+    asked = [
+        Question("What do bees make?", ("bees",), "en"),
+        Question("Was machen bees, honey?", ("wasps", "ants"), "de"),  # bees come first
+        Question("Who sleeps?", ("dogs",), "en"),  # not there at all
+    ]
+    result = measure(Variant("text-embedding-3-small", 512), service, found, asked)
+    second = 1 / math.log2(3)
+    assert result.width == 512
+    assert result.quality == pytest.approx([(1 + second) / 3, 2 / 3, 1.5 / 3])
+    assert result.by_language == pytest.approx({"de": second, "en": 0.5})
+
+
+def test_questions_are_taken_from_all_over_the_file():
+    from evaluate import load_questions
+
+    file = Path(__file__).resolve().parents[2] / "examples" / "questions.jsonl"
+    assert len(load_questions(file)) == 60
+    assert len(load_questions(file, 99)) == 60
+    assert [question.language for question in load_questions(file, 6)] == ["en", "en", "en", "en", "de", "zh"]
+
+
+def test_two_models_and_few_questions_from_the_command_line(sandbox, monkeypatch, tmp_path, capsys):
+    import evaluate
+
+    monkeypatch.setattr(evaluate, "DATA", tmp_path)
+    monkeypatch.setenv("NANOGPT_API_KEY", sandbox.api_key)
+    monkeypatch.setenv("NANOGPT_BASE_URL", sandbox.base_url)
+    words = [*MODELS, "--limit", "6", "--dimensions", "128", "--plot", str(tmp_path / "plot.png")]
+    evaluate.main(words)
+    out = capsys.readouterr().out
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if line.startswith("|")]
+    assert rows[0] == [
+        "model", "width", "instruction", "$ / 1M tokens", "nDCG@10", "recall@5", "MRR", "nDCG@10 de", "nDCG@10 en",
+        "nDCG@10 zh",
+    ]  # fmt: skip
+    assert [row[:4] for row in rows[2:]] == [
+        [MODELS[0], "128", "", "0.02"],
+        [MODELS[0], "1536", "", "0.02"],
+        [MODELS[1], "1024", "", "0.01"],
+        [MODELS[1], "1024", "yes", "0.01"],
+    ]
+    assert all(0 <= float(cell) <= 1 for row in rows[2:] for cell in row[4:])
+    assert float(rows[3][4]) > 0.3
+    assert re.search(r"Embedding: [\d,]+ tokens, \$0\.0\d+ at list price\.", out)
+    assert (tmp_path / "plot.png").read_bytes().startswith(PNG)
+    instructed = [text for request in sandbox.requests for text in request.inputs if text.startswith("Represent this")]
+    assert len(instructed) == 6
+
+    sandbox.clear()
+    evaluate.main(words)
+    assert sandbox.requests == []  # what was paid for is kept
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")] == [
+        line for line in out.splitlines() if line.startswith("|")
+    ]
+
+
+def test_without_a_key_table_and_plot_say_that_no_model_is_behind_them(monkeypatch, tmp_path, capsys):
+    import evaluate
+    from matplotlib.figure import Figure
+
+    titles = []
+    write = Figure.savefig
+
+    def watched(figure, *arguments, **options):
+        titles.append(figure.get_suptitle())
+        write(figure, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", watched)
+    monkeypatch.setattr(evaluate, "DATA", tmp_path)
+    evaluate.main(["BAAI/bge-m3", "--limit", "2", "--plot", str(tmp_path / "plot.png")])
+    out = capsys.readouterr().out
+    assert out.count(evaluate.WARNING) == 2
+    assert titles == [evaluate.WARNING]
+    assert (tmp_path / "plot.png").read_bytes().startswith(PNG)
+    assert not (tmp_path / "evaluate.sqlite").exists()
