@@ -143,8 +143,10 @@ def read_reply(body: bytes, count: int) -> Reply:
     from jiter import from_json  # comes with the SDK, which is imported late
 
     try:
-        document = from_json(body.removeprefix(_BYTE_ORDER_MARK), cache_mode="keys")
+        document = from_json(body.removeprefix(_BYTE_ORDER_MARK), cache_mode="keys", catch_duplicate_keys=True)
     except ValueError as error:
+        if "duplicate key" in str(error):
+            raise ReplyError(f"The reply says something twice, and not which is meant: {error}.") from error
         what = f"begins {excerpt(body)!r}" if body.strip() else "is empty"
         raise DamagedReplyError(f"The reply is not JSON, but {what}.") from error
     if not isinstance(document, dict):

@@ -242,6 +242,14 @@ def test_a_number_that_vanishes_in_float32_cannot_hide_a_zero_vector():
     refused(document([[1e-60, -1e-70]], "float"), 1)
 
 
+@pytest.mark.parametrize("part", [b'"index":0', b'"embedding":"AACAPw=="', b'"object":"embedding"'])
+def test_what_is_said_twice_is_refused(part):
+    item = b'{"index":0,"embedding":"AAAAQA==","object":"embedding",' + part + b"}"
+    with pytest.raises(ReplyError, match="twice") as caught:
+        read_reply(b'{"data":[' + item + b"]}", 1)
+    assert not caught.value.transient
+
+
 def test_base64_and_floats_in_one_reply_are_refused():
     mixed = document(rows_of(2))
     mixed["data"][1]["embedding"] = [1.0, 2.0, 3.0]
