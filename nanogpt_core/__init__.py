@@ -10,19 +10,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from nanogpt_core.cache import EmbeddingCache, MemoryCache
+    from nanogpt_core.cache_tools import CacheReport, clear_cache, export_cache, inspect_cache, verify_cache
     from nanogpt_core.catalogue import MODELS, ModelInfo, get_model
     from nanogpt_core.embedder import Embedder
     from nanogpt_core.errors import NanoGPTError
     from nanogpt_core.live import list_models
     from nanogpt_core.sandbox import Sandbox
-    from nanogpt_core.sqlite_cache import (
-        CacheReport,
-        SQLiteCache,
-        clear_cache,
-        export_cache,
-        inspect_cache,
-        verify_cache,
-    )
+    from nanogpt_core.sqlite_cache import SQLiteCache
     from nanogpt_core.streaming import EmbeddedBatch
     from nanogpt_core.usage import Estimate, Usage
 
@@ -49,7 +43,7 @@ __all__ = [
 
 _HOMES = {
     "MODELS": "catalogue",
-    "CacheReport": "sqlite_cache",
+    "CacheReport": "cache_tools",
     "EmbeddedBatch": "streaming",
     "Embedder": "embedder",
     "EmbeddingCache": "cache",
@@ -60,12 +54,12 @@ _HOMES = {
     "SQLiteCache": "sqlite_cache",
     "Sandbox": "sandbox",
     "Usage": "usage",
-    "clear_cache": "sqlite_cache",
-    "export_cache": "sqlite_cache",
+    "clear_cache": "cache_tools",
+    "export_cache": "cache_tools",
     "get_model": "catalogue",
-    "inspect_cache": "sqlite_cache",
+    "inspect_cache": "cache_tools",
     "list_models": "live",
-    "verify_cache": "sqlite_cache",
+    "verify_cache": "cache_tools",
 }
 
 

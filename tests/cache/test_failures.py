@@ -13,8 +13,9 @@ import pytest
 
 from nanogpt_core import Embedder
 from nanogpt_core.cache import KeySpace, MemoryCache, entry_of, width_note_of
+from nanogpt_core.cache_tools import export_cache, inspect_cache, verify_cache
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
-from nanogpt_core.sqlite_cache import SQLiteCache, export_cache, inspect_cache, verify_cache
+from nanogpt_core.sqlite_cache import SQLiteCache
 
 TEXTS = [f"text number {number} of the run" for number in range(40)]
 MODEL = "text-embedding-3-small"

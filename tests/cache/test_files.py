@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from nanogpt_core.cache import KeySpace, entry_of, width_note_of
+from nanogpt_core.cache_tools import clear_cache, export_cache, inspect_cache, verify_cache
 from nanogpt_core.errors import ConfigurationError
-from nanogpt_core.sqlite_cache import SQLiteCache, clear_cache, export_cache, inspect_cache, verify_cache
+from nanogpt_core.sqlite_cache import SQLiteCache
 
 SPACE = KeySpace("https://example.invalid", "a model", None)
 

@@ -150,7 +150,7 @@ def test_one_cache_holds_one_width_for_a_model(embed, make, tmp_path):
                 embed(fresh, texts)
             with pytest.raises(WidthError, match=r"1024 dimensions, not 768"):
                 embed(make(model, cache=path, **told), texts)
-        from nanogpt_core.sqlite_cache import clear_cache, inspect_cache
+        from nanogpt_core.cache_tools import clear_cache, inspect_cache
 
         assert inspect_cache(path).widths == {768: 2}
         # An object without the cache has learned 1024, and does not mix either.

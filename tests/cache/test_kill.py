@@ -13,7 +13,8 @@ import pytest
 
 from nanogpt_core import Embedder
 from nanogpt_core.cache import KeySpace, vector_of, width_of
-from nanogpt_core.sqlite_cache import SQLiteCache, verify_cache
+from nanogpt_core.cache_tools import verify_cache
+from nanogpt_core.sqlite_cache import SQLiteCache
 
 BATCH, CONCURRENCY = 50, 8
 MODEL = "text-embedding-3-small"

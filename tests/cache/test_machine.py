@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from nanogpt_core.cache import KeySpace, entry_of, width_of
+from nanogpt_core.cache_tools import inspect_cache, verify_cache
 from nanogpt_core.errors import ConfigurationError
-from nanogpt_core.sqlite_cache import SQLiteCache, inspect_cache, verify_cache
+from nanogpt_core.sqlite_cache import SQLiteCache
 
 KEYS = KeySpace("https://example.invalid", "machine", None).keys("abcdefgh")
 WIDTHS = [1, 300, 3072, 20_000]  # the last takes more than a page

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from nanogpt_core import Embedder
-from nanogpt_core.sqlite_cache import SQLiteCache, inspect_cache, verify_cache
+from nanogpt_core.cache_tools import inspect_cache, verify_cache
+from nanogpt_core.sqlite_cache import SQLiteCache
 
 MODEL = "text-embedding-3-small"
 TEXTS = [f"text number {number} of the run" for number in range(400)]

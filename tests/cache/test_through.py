@@ -11,9 +11,10 @@ import pytest
 
 from nanogpt_core import Embedder, ModelInfo
 from nanogpt_core.cache import MemoryCache
+from nanogpt_core.cache_tools import inspect_cache
 from nanogpt_core.errors import NanoGPTError, RateLimitError, ServerError
 from nanogpt_core.sandbox import Fault
-from nanogpt_core.sqlite_cache import SQLiteCache, inspect_cache
+from nanogpt_core.sqlite_cache import SQLiteCache
 
 TEXTS = [f"document {number}" for number in range(30)]
 MODEL = "text-embedding-3-small"
