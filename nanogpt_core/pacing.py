@@ -101,8 +101,12 @@ class Pacer(ForkSafe):
             self._starts.popleft()
         if len(self._starts) < count:
             return -math.inf
-        # After the first second's worth, one by one: many at a time arrive in another rhythm than they were sent in.
-        return max(self._starts[-count] + count / rate / _MARGIN, self._starts[-1] + _EVENLY / rate)
+        period = count / rate / _MARGIN
+        free = self._starts[-count] + period
+        if self._starts[-((count + 1) // 2)] + period > waiting.now():
+            # Under load one by one: many at a time arrive in another rhythm than they were sent in.
+            free = max(free, self._starts[-1] + _EVENLY / rate)
+        return free
 
     def begin(self) -> float | None:
         """Return the time, at which the caller now starts; None where a pause has come up: take a new start time."""

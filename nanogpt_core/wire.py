@@ -17,6 +17,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -58,7 +59,8 @@ class Wire:
             connection.close()
             raise
         headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers.items()]
-        return self._library.Response(response.status, headers=headers, stream=self._stream(connection, response))
+        stream = _stream_class(self._library)(self._body(connection, response), connection, response)
+        return self._library.Response(response.status, headers=headers, stream=stream)
 
     def close(self) -> None:
         """Close what is idle."""
@@ -95,36 +97,21 @@ class Wire:
         if oldest is not None:
             oldest.close()
 
-    def _stream(self, connection: _Connection, response: http.client.HTTPResponse) -> Any:
-        library: Any = self._library
-        wire = self
-
-        class Stream(library.SyncByteStream):  # type: ignore[misc] # known only when this runs
-            """The body: read once, or closed unread."""
-
-            kept = False
-
-            def __iter__(self) -> Iterator[bytes]:
-                with wire._errors("Read"):
-                    # Events are handed on as they come, whether or not it is known how many bytes they will be.
-                    if response.length is not None and "event-stream" not in response.getheader("content-type", ""):
-                        yield response.read()
-                    else:
-                        while part := response.read1(_PART):
-                            yield part
-                        if response.length:
-                            raise http.client.IncompleteRead(b"", response.length)
-                response.close()
-                if not response.will_close and not connection.sock.leftover:
-                    self.kept = True
-                    wire._keep(connection)
-
-            def close(self) -> None:
-                if not self.kept:
-                    response.close()
-                    connection.close()
-
-        return Stream()
+    def _body(self, connection: _Connection, response: http.client.HTTPResponse) -> Iterator[bytes]:
+        with self._errors("Read"):
+            # Events are handed on as they come, whether or not it is known how many bytes they will be.
+            if response.length is None:
+                while part := response.read1(_PART):
+                    yield part
+            elif "event-stream" in response.getheader("content-type", ""):
+                yield from _counted(response)
+            else:
+                yield response.read()
+        response.close()
+        if response.will_close or connection.sock.leftover:
+            connection.close()
+        else:
+            self._keep(connection)
 
     @contextlib.contextmanager
     def _errors(self, what: str) -> Iterator[None]:
@@ -140,6 +127,39 @@ class Wire:
 
     def _connect_errors(self) -> contextlib.AbstractContextManager[None]:
         return self._errors("Connect")
+
+
+def _counted(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    # HTTPResponse.read1() does not count in all versions of Python.
+    fp: Any = response.fp
+    left = response.length or 0
+    while left:
+        part: bytes = fp.read1(min(left, _PART))
+        if not part:
+            raise http.client.IncompleteRead(b"", left)
+        left -= len(part)
+        yield part
+
+
+@cache
+def _stream_class(library: Any) -> type[Any]:
+    class Stream(library.SyncByteStream):  # type: ignore[misc] # known only when this runs
+        """The body: read once, or closed unread."""
+
+        def __init__(self, body: Iterator[bytes], connection: _Connection, response: Any) -> None:
+            self._body, self._connection, self._response = body, connection, response
+            self._read = False
+
+        def __iter__(self) -> Iterator[bytes]:
+            yield from self._body
+            self._read = True
+
+        def close(self) -> None:
+            if not self._read:
+                self._response.close()
+                self._connection.close()
+
+    return Stream
 
 
 class _Bounded:

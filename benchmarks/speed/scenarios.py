@@ -118,8 +118,9 @@ SCENARIOS = (
 
 IMPORTS = {
     "nanogpt_core": ("", "nanogpt_core"),
-    "langchain_nanogpt": ("langchain_core.embeddings", "langchain_nanogpt"),
-    "langchain_openai": ("langchain_core.embeddings", "langchain_openai"),
+    # langchain_core.embeddings alone loads nothing yet.
+    "langchain_nanogpt": ("langchain_core.embeddings.embeddings", "langchain_nanogpt"),
+    "langchain_openai": ("langchain_core.embeddings.embeddings", "langchain_openai"),
     "llama_index_nanogpt": ("llama_index.core", "llama_index_nanogpt"),
     "llama_index.embeddings.openai": ("llama_index.core", "llama_index.embeddings.openai"),
 }
