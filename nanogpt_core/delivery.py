@@ -95,8 +95,12 @@ class Receiver(Protocol):
     def accept(self, job: Job, reply: Reply) -> None:
         """Take the vectors of one request."""
 
+    @property
+    def keeps_on_disk(self) -> bool:
+        """Whether :meth:`keep` may block."""
+
     def keep(self, job: Job, reply: Reply) -> None:
-        """Store them for later calls; may block."""
+        """Store them for later calls."""
 
 
 class Call:
@@ -199,7 +203,10 @@ class Delivery:
             else:
                 self.meter.add_request(texts=len(job.texts), prompt_tokens=reply.prompt_tokens)
                 call.receiver.accept(job, reply)
-                yield Do(lambda: call.receiver.keep(job, reply))
+                if call.receiver.keeps_on_disk:
+                    yield Do(lambda: call.receiver.keep(job, reply))
+                else:
+                    call.receiver.keep(job, reply)
                 return len(job.texts)
         first, second = job.halves()
         return max((yield from self._in_parts(first, call)), (yield from self._in_parts(second, call)))

@@ -162,8 +162,13 @@ class Gathering:
         """Take the vectors of one request."""
         self._take(job.rows, reply.vectors)
 
+    @property
+    def keeps_on_disk(self) -> bool:
+        """Whether :meth:`keep` may block: where there is a cache, whichever it is."""
+        return self._store is not None
+
     def keep(self, job: Job, reply: Reply) -> None:
-        """Store the vectors of one request in the cache. May block."""
+        """Store the vectors of one request in the cache."""
         trusted = names_same_model(self._model, reply.model)
         if not trusted:
             warnings.warn(
