@@ -7,13 +7,17 @@ MODELS ?=
 VENV := .venv
 RUN := $(VENV)/bin/python
 EXTRAS := all,dev
+# uv would link the environment's files to its cache. NLTK, which LlamaIndex's SentenceSplitter reads its data with,
+# refuses files that have more than one name.
+export UV_LINK_MODE := copy
 
-.PHONY: help demo evaluate test lint types tests kill faults bench compat pgvector versions wheels clean
+.PHONY: help demo evaluate notebooks test lint types tests kill faults bench compat pgvector versions wheels clean
 
 help:
 	@echo "make demo [Q='...']  a RAG pipeline in LangChain, then in LlamaIndex, over Python's own documentation"
 	@echo "make test            lint, types and tests"
 	@echo "make evaluate [MODELS='...']  how well models find what 60 questions ask for: a table and evaluation.png"
+	@echo "make notebooks       opens the two tutorials of docs/notebooks in JupyterLab"
 	@echo "make versions        the tests with the lowest and the highest versions that pyproject.toml admits"
 	@echo "make wheels          the wheel, installed with each extra alone, against a sandbox elsewhere"
 	@echo "make kill            the tests of the cache at full length: kills, processes, threads"
@@ -30,6 +34,9 @@ demo: $(VENV)/demo
 
 evaluate: $(VENV)/evaluate
 	@$(RUN) examples/evaluate.py $(MODELS)
+
+notebooks: $(VENV)/notebooks
+	@$(RUN) -m jupyterlab docs/notebooks
 
 test: lint types tests
 
@@ -84,6 +91,11 @@ $(VENV)/demo: $(VENV)/bin/uv pyproject.toml
 $(VENV)/evaluate: $(VENV)/bin/uv pyproject.toml
 	@echo "Setting up $(VENV) ..."
 	@$(VENV)/bin/uv pip install --quiet --python $(RUN) --editable ".[all,evaluate]"
+	@touch $@
+
+$(VENV)/notebooks: $(VENV)/bin/uv pyproject.toml
+	@echo "Setting up $(VENV) ..."
+	@$(VENV)/bin/uv pip install --quiet --python $(RUN) --editable ".[all,notebooks]"
 	@touch $@
 
 $(VENV)/dev: $(VENV)/bin/uv pyproject.toml

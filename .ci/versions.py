@@ -5,12 +5,14 @@ The highest run is two: LlamaIndex's OpenAI LLM package pins openai below 3, so 
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 UV = Path(sys.executable).parent / "uv"
+os.environ["UV_LINK_MODE"] = "copy"  # NLTK refuses files that are linked to uv's cache
 
 RUNS = {
     "lowest": [".[all,dev]", "--resolution", "lowest-direct"],

@@ -13,6 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 UV = Path(sys.executable).parent / "uv"
+os.environ["UV_LINK_MODE"] = "copy"  # NLTK refuses files that are linked to uv's cache
 
 CORE = """
 import sys

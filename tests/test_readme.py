@@ -13,7 +13,7 @@ from nanogpt_core import MODELS, ModelInfo
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = (ROOT / "README.md", ROOT / "docs" / "chat.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "chat.md", ROOT / "docs" / "migrating.md")
 SNIPPETS = [
     pytest.param(snippet, id=f"{page.name}-{number}")
     for page in PAGES
@@ -26,6 +26,7 @@ SUNSET = "`langchain-community` is being sunset"
 NEEDS = {
     "langchain_nanogpt": "langchain_openai",
     "langchain.agents": "langchain",
+    "langchain_classic": "langchain_classic",
     "llama_index_nanogpt": "llama_index.llms.openai_like",
 }
 

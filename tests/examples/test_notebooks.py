@@ -1,0 +1,129 @@
+"""The tutorials run from start to end in a kernel of this environment, say what they should, and are kept clean."""
+
+import asyncio
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+nbformat = pytest.importorskip("nbformat", reason="nbclient is not installed")
+nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")
+pytest.importorskip("ipykernel", reason="ipykernel is not installed")
+
+FOLDER = Path(__file__).resolve().parents[2] / "docs" / "notebooks"
+NEEDS = {
+    "langchain": ("langchain", "langchain_openai", "langchain_text_splitters"),
+    "llama_index": ("llama_index.llms.openai_like",),
+}
+NOT_OURS = (
+    # LlamaIndex's agent looks at all members of its pydantic model, those that pydantic wants forgotten too.
+    "ignore:Accessing the 'model_",
+    "ignore:The `__fields",
+    # LlamaIndex's settings import it where it is installed.
+    "ignore:`langchain-community` is being sunset",
+    # ipykernel's own, as it ends.
+    "ignore:For consistency across implementations",
+)
+HANGS = 120  # seconds that a cell may take
+SOURCE = "Python's language reference, try"
+
+
+def read(name):
+    return nbformat.read(FOLDER / f"{name}.ipynb", as_version=nbformat.NO_CONVERT)
+
+
+def execute(notebook, folder):
+    """Run all cells in ``folder`` with this interpreter, whatever kernels are installed on the machine."""
+    from jupyter_client.kernelspec import KernelSpecManager
+    from jupyter_client.manager import AsyncKernelManager
+
+    kernels = folder / "kernels"
+    (kernels / "this").mkdir(parents=True)
+    warnings = [f"-W{filter_}" for filter_ in ("error", *NOT_OURS)]
+    command = [sys.executable, *warnings, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    spec = {"argv": command, "display_name": "This environment", "language": "python"}
+    (kernels / "this" / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
+    specs = KernelSpecManager(kernel_dirs=[str(kernels)], ensure_native_kernel=False)
+    client = nbclient.NotebookClient(
+        notebook,
+        km=AsyncKernelManager(kernel_name="this", kernel_spec_manager=specs),
+        timeout=HANGS,
+        resources={"metadata": {"path": str(folder)}},
+    )
+    asyncio.run(client.async_execute(cleanup_kc=True))  # ends the kernel that it started
+
+
+@pytest.fixture(scope="module", params=NEEDS)
+def said(request, tmp_path_factory):
+    """What each code cell wrote, by the cell's id."""
+    for package in (*NEEDS[request.param], "starlette", "uvicorn"):
+        pytest.importorskip(package, exc_type=ImportError)
+    folder = tmp_path_factory.mktemp(request.param)
+    notebook = read(request.param)
+    with pytest.MonkeyPatch.context() as environment:
+        # IPython's history and Jupyter's files have nothing to do in the user's home.
+        for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
+            environment.setenv(name, str(folder / "jupyter"))
+        execute(notebook, folder)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    outputs = {cell.id: cell.outputs for cell in cells}
+    strange = {name: out for name, outs in outputs.items() for out in outs if out.get("name") != "stdout"}
+    assert not strange, "warnings and the like"
+    return {name: "".join(out.text for out in outs) for name, outs in outputs.items()}
+
+
+def test_answers_with_a_citation_and_its_source(said):
+    answer, *sources = said["answer"].splitlines()
+    assert '"finally"' in answer
+    assert re.search(r"\[1\]", answer)
+    assert f"[1] {SOURCE}" in sources
+    assert said["stream"].strip() == answer
+    assert re.match(r"\d+ pieces: \[NanoGPT sandbox, not a language model\]", said["stream-async"])
+
+
+def test_many_at_once(said):
+    assert said["batches"].count("language reference, del") == 1
+    assert said["batches"].count("language reference, lambda") == 1
+    assert re.match(r"from 0: \d+ vectors of 1536, float32", said["corpus-as-stream"])
+
+
+def test_second_run_costs_nothing(said):
+    assert "requests=1," in said["vectors"]
+    passages = int(re.search(r"(\d+) passages", said["passages"])[1])
+    assert f"texts={passages}, unique={passages}, cached={passages}, tokens=0" in said["second-run"]
+    assert f"0 requests, {passages} texts from the cache, 0.0 dollars" in said["second-run"]
+    assert said["second-run"].endswith("The same vectors: True\n")
+
+
+def test_refusals_say_what_to_do(said):
+    assert said["budget"].startswith("BudgetExceededError: ")
+    width, refusal = said["queries"].splitlines()
+    assert width == "256 numbers"
+    assert refusal.endswith("Leave it out.")
+    assert said["errors"].startswith("InvalidInputError: ")
+
+
+def test_agent_looks_up_and_cites(said):
+    lines = said["agent"].splitlines()
+    assert any("look_up({'query': 'finally clause return statement'})" in line for line in lines)
+    assert any("[1] >" in line for line in lines), "what the tool returned"
+    assert lines[-2].startswith("The exception is dropped: it is not raised again [1].")
+    assert lines[-1] == f"[1] {SOURCE}"
+
+
+@pytest.mark.parametrize("name", NEEDS)
+def test_kept_without_outputs_and_line_by_line(name):
+    text = (FOLDER / f"{name}.ipynb").read_text(encoding="utf-8")
+    nbformat.validate(read(name))
+    notebook = json.loads(text)
+    assert text == json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+    assert set(notebook["metadata"]) == {"kernelspec", "language_info"}
+    assert notebook["metadata"]["language_info"] == {"name": "python"}
+    for cell in notebook["cells"]:
+        assert re.fullmatch("[a-z]+(-[a-z]+)*", cell["id"]), "an id that stays when cells move"
+        assert cell["metadata"] == {}
+        assert isinstance(cell["source"], list)
+        if cell["cell_type"] == "code":
+            assert (cell["outputs"], cell["execution_count"]) == ([], None)
