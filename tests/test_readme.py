@@ -1,5 +1,6 @@
 """The snippets of the README and of the pages in docs run as they stand; the README's table is the catalogue's."""
 
+import ast
 import os
 import re
 import subprocess
@@ -14,15 +15,24 @@ from nanogpt_core import MODELS, ModelInfo
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = (ROOT / "README.md", ROOT / "docs" / "chat.md", ROOT / "docs" / "migrating.md")
-SNIPPETS = [
-    pytest.param(snippet, id=f"{page.name}-{number}")
+BLOCK = re.compile(r"^```(python|diff)\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
+
+
+def side(kind, code, drop):
+    """Return the code, and of a diff the side that is left without the lines that begin with ``drop``."""
+    lines = code.splitlines(keepends=True)
+    return code if kind == "python" else "".join(line[1:] or "\n" for line in lines if not line.startswith(drop))
+
+
+BLOCKS = [
+    (f"{page.name}-{number}", *block.groups())
     for page in PAGES
-    for number, snippet in enumerate(
-        re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE), 1
-    )
+    for number, block in enumerate(BLOCK.finditer(page.read_text(encoding="utf-8")), 1)
 ]
 # LlamaIndex imports it wherever it is installed.
 SUNSET = "`langchain-community` is being sunset"
+SNIPPETS = [pytest.param(side(kind, code, "-"), id=name) for name, kind, code in BLOCKS]
+BEFORE = [pytest.param(side(kind, code, "+"), id=name) for name, kind, code in BLOCKS if kind == "diff"]
 NEEDS = {
     "langchain_nanogpt": "langchain_openai",
     "langchain.agents": "langchain",
@@ -52,6 +62,13 @@ def test_snippet_runs_in_a_process_of_its_own(snippet, sandbox, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
+
+
+@pytest.mark.parametrize("code", BEFORE)
+def test_what_stood_there_before_is_python(code):
+    # Most of its packages are not needed here, and ServiceContext is gone.
+    assert "openai" in code
+    ast.parse(code)
 
 
 def test_first_snippet_stands_early():
