@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
+from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, ValidationError
 from llama_index.llms.openai.utils import O1_MODELS
 from llama_index.llms.openai_like import OpenAILike
 
 from nanogpt_core.chat import AsyncChatClient, ChatClient, make_async_chat_client, make_chat_client
 from nanogpt_core.chat_calls import Caller
 from nanogpt_core.connection import DEFAULT_TIMEOUT, ApiKey, Connection
-from nanogpt_core.errors import ConfigurationError
+from nanogpt_core.errors import ConfigurationError, InvalidTypeError, NanoGPTError
 from nanogpt_core.live_chat import live_context_window
 from nanogpt_core.pacing import DEFAULT_RATE
 
@@ -76,6 +76,8 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
         for name in ("openai_client", "async_openai_client"):
             if options.get(name) is not None:
                 raise ConfigurationError(f"{name} is not supported.", remedy="Pass http_client or async_http_client.")
+        if options.get("api_version") is not None:
+            raise ConfigurationError("api_version has no meaning here.", remedy="Leave it out; it is Azure's.")
         connection = Connection.resolve(
             api_key=api_key,
             base_url=base_url if api_base is None else api_base,
@@ -100,9 +102,12 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
         }
         # A key in the argument keeps the base class from taking one out of OPENAI_API_KEY; and it refuses some names
         # that OpenAI itself serves at another endpoint, so that the name comes afterwards.
-        super().__init__(
-            model="nanogpt", api_key=connection.key, api_base=connection.base_url, timeout=timeout, **settings
-        )
+        try:
+            super().__init__(
+                model="nanogpt", api_key=connection.key, api_base=connection.base_url, timeout=timeout, **settings
+            )
+        except ValidationError as error:
+            raise _refused(error) from None
         self.model = model
         self.api_version = None  # the base class takes it from OPENAI_API_VERSION
         self._caller = caller
@@ -154,3 +159,13 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
             settings["reasoning_effort"] = self.reasoning_effort
         # What one call asks for goes before what the object was made with.
         return {**settings, **kwargs}
+
+
+def _refused(error: ValidationError) -> NanoGPTError:
+    # By name and reason alone: what was given may be a secret.
+    complaints = error.errors(include_url=False, include_context=False, include_input=False)
+    unknown = [str(one["loc"][0]) for one in complaints if one["type"] == "extra_forbidden"]
+    if unknown:
+        return InvalidTypeError(f"Unknown option {unknown[0]!r}.", remedy="OpenAILike's documentation names them all.")
+    words = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in complaints)
+    return ConfigurationError(f"An option cannot be right. {words}.")

@@ -70,7 +70,6 @@ TABLES = {
     "OpenAIEmbedding": llama_index_embedding,
     "OpenAI": llama_index_llm,
 }
-ACCEPTED_YET = {("OpenAI", "api_version")}  # and without effect
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -79,12 +78,10 @@ def test_options_are_as_the_table_says(name, options):
     named = [old for olds, _ in rows(name) for old in olds]
     assert len(named) == len(set(named)), "each once"
     assert set(named) <= before | {"embeddings_cache"}, "options that there are"
-    if name != "ChatOpenAI":
-        assert before <= set(named), "all of them"
     for olds, news in rows(name):
         assert set(news) <= after
         for old in olds:
-            if not news and (name, old) not in ACCEPTED_YET:
+            if not news:
                 with pytest.raises((NanoGPTError, TypeError)):
                     ours(**options, **{old: "x"})
 

@@ -211,6 +211,7 @@ def _queries(figures: Figures, scenario: Scenario) -> Iterator[str]:
 
 
 def _rate(figures: Figures, scenario: Scenario) -> Iterator[str]:
+    yield "Samples of this are taken five at once, since hardly anything happens in them."
     yield "The share is of the granted rate times the time taken; a second's grant at the start can lift it over 1."
     yield ""
     yield from ["| client | share | spread | answered 429 | texts lost |", "|---|---|---|---|---|"]

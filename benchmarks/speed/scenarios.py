@@ -76,7 +76,7 @@ SCENARIOS = (
     Scenario(
         "service time",
         f"{TEXTS:,} texts, {LATENCY} ms a request and {PER_TEXT:g} ms a text",
-        _LATE,
+        ("embed", "langchain-nanogpt", "llama-nanogpt", "sdk-async", "langchain-openai-async", "baseten-best"),
         server=("--latency", str(LATENCY), "--per-text", str(PER_TEXT)),
     ),
     Scenario(
@@ -102,7 +102,7 @@ SCENARIOS = (
     Scenario(
         "rate",
         f"{RATED:,} texts, {RATE} requests a second granted, {RATE_REQUEST} texts a request",
-        ("embed-32", "embed-32-told", "aembed-32", "langchain-openai-32", "baseten-32"),
+        ("embed-32", "embed-32-told", "aembed-32", "langchain-openai-32"),
         task="rate",
         server=("--rate", str(RATE)),
         options={"texts": RATED, "rate": RATE},

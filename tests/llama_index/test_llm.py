@@ -8,7 +8,7 @@ import traceback
 
 import pytest
 from llama_index.core.llms import ChatMessage
-from pydantic import SecretStr, ValidationError
+from pydantic import SecretStr
 
 from llama_index_nanogpt import NanoGPT
 from nanogpt_core import errors
@@ -126,7 +126,7 @@ def test_options_that_cannot_be_right(bad):
 
 @pytest.mark.parametrize("bad", [{"temperature": "hot"}, {"temprature": 0}])
 def test_unknown_options_and_messages_of_pydantic(bad):
-    with pytest.raises(ValidationError, match=next(iter(bad))) as caught:
+    with pytest.raises(errors.NanoGPTError, match=next(iter(bad))) as caught:
         NanoGPT(api_key=KEY, **bad)
     assert KEY[:10] not in shown(caught.value)
 
