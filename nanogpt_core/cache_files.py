@@ -34,7 +34,7 @@ _LAYOUT = 1
 # Five vectors of 1,536 numbers share a page; pages of SQLite's usual 4 KiB would spread each over a chain of three.
 _PAGE_BYTES = 32_768
 _LOG_BYTES = 64 * 1024 * 1024
-_BUSY_SECONDS = 60.0
+_BUSY_SECONDS = 10.0
 # SQLite's words about a damaged file may quote from it, and then not be text.
 FAILURES = (sqlite3.Error, OSError, UnicodeDecodeError)
 
@@ -56,6 +56,8 @@ def place_of(path: str | os.PathLike[str]) -> Path:
     """
     if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
         raise InvalidTypeError(f"A cache's path must be a str or a Path, not {type(path).__name__}.")
+    if os.fspath(path) == ":memory:":
+        raise ConfigurationError("A cache's path names a file.", remedy="For a cache in memory pass MemoryCache().")
     if not os.fspath(path) or "\0" in os.fspath(path):
         raise ConfigurationError("A cache's path is empty or holds a null character.")
     try:

@@ -11,14 +11,14 @@ from nanogpt_core import errors, waiting
 from nanogpt_core import options as checks
 from nanogpt_core.chat_reply import Complaint, check_whole
 from nanogpt_core.connection import Connection
-from nanogpt_core.errors import NanoGPTError, ReplyError, causes
+from nanogpt_core.errors import NanoGPTError, ReplyError, bare, causes
 from nanogpt_core.pacing import DEFAULT_RATE, Claim, Pacer, pacer_for
 from nanogpt_core.pools import http
 from nanogpt_core.reply import excerpt, server_words
 from nanogpt_core.retrying import pause_before
 from nanogpt_core.translation import shorten, translate
 
-__all__ = ["DEFAULT_RETRIES", "REQUEST_ERRORS", "Caller", "Steps", "bare"]
+__all__ = ["DEFAULT_RETRIES", "REQUEST_ERRORS", "Caller", "Steps"]
 
 DEFAULT_RETRIES = 2
 """Attempts beyond the first of a chat call: fewer than for embeddings, since each may be billed."""
@@ -194,13 +194,6 @@ class Caller:
 
 def _restore(connection: Connection, max_retries: int, requests_per_second: float) -> Caller:
     return Caller(connection, max_retries=max_retries, requests_per_second=requests_per_second)
-
-
-def bare(error: NanoGPTError) -> NanoGPTError:
-    """Return ``error`` without the frames that hold the reply: it may repeat the key."""
-    for cause in causes(error):
-        cause.__traceback__ = None
-    return error
 
 
 def _for_chat(error: NanoGPTError) -> NanoGPTError:

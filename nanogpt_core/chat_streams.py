@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 import anyio  # comes with the SDK
 import openai
 
-from nanogpt_core.chat_calls import Caller, bare
+from nanogpt_core.chat_calls import Caller
 from nanogpt_core.chat_reply import Complaint, StreamReader
-from nanogpt_core.errors import NanoGPTError
+from nanogpt_core.errors import NanoGPTError, bare
 from nanogpt_core.guard import Bounds, current_bounds, renewed
 from nanogpt_core.pools import SharedTransport
 from nanogpt_core.redaction import redacted

@@ -23,6 +23,7 @@ __all__ = [
     "Connection",
     "Secret",
     "SecretLike",
+    "is_loopback",
     "resolve_base_url",
     "resolve_key",
 ]
@@ -238,7 +239,7 @@ def resolve_base_url(base_url: str | None, allow_insecure_http: bool = False) ->
         raise ConfigurationError("base_url is not an http(s) URL.", remedy=f"Use one like {DEFAULT_BASE_URL}.")
     if parts.path.endswith(("/embeddings", "/chat/completions")):
         raise ConfigurationError(f"base_url {url!r} names an endpoint.", remedy="Leave the endpoint's name out.")
-    if parts.scheme == "http" and not allow_insecure_http and not _is_loopback(host):
+    if parts.scheme == "http" and not allow_insecure_http and not is_loopback(host):
         raise ConfigurationError(
             f"base_url {url!r} would send the key and the texts unencrypted to another machine.",
             remedy="Use https://, or pass allow_insecure_http=True if that is meant.",
@@ -260,7 +261,8 @@ def _is_host(host: str) -> bool:
     return False
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ from nanogpt_core import waiting
 from nanogpt_core.catalogue import near_names
 from nanogpt_core.errors import (
     BadRequestError,
+    BudgetExceededError,
     ModelNotFoundError,
     NanoGPTError,
     RequestTimeoutError,
@@ -25,10 +27,12 @@ from nanogpt_core.errors import (
     ServerError,
     StatusError,
     TextTooLongError,
+    bare,
 )
 from nanogpt_core.pacing import Pacer
 from nanogpt_core.reply import Reply, WidthError, WidthGuard, read_reply
 from nanogpt_core.retrying import pause_before
+from nanogpt_core.tokens import byte_lengths
 from nanogpt_core.transport import Transport
 from nanogpt_core.usage import Budget, UsageMeter
 
@@ -142,7 +146,28 @@ class Host:
 
     def __init__(self) -> None:
         self.encoding = "base64"
-        self.most_items: int | None = None
+        self._items: int | None = None
+        self._bytes: int | None = None
+
+    def fits(self, job: Job) -> bool:
+        """Whether a request is as small as those that the host takes, by texts or by bytes: either may be its limit."""
+        if self._items is None or self._bytes is None or len(job.texts) == 1:
+            return True
+        return len(job.texts) <= self._items or _bytes_of(job) <= self._bytes
+
+    def took(self, job: Job) -> None:
+        """Note the largest part that the host took of a request that it found too large."""
+        items, size = len(job.texts), _bytes_of(job)
+        self._items = items if self._items is None else min(items, self._items)
+        self._bytes = size if self._bytes is None else min(size, self._bytes)
+
+    def parts(self, job: Job) -> Iterator[Job]:
+        """Yield a request in parts that fit."""
+        if self.fits(job):
+            yield job
+        else:
+            for half in job.halves():
+                yield from self.parts(half)
 
 
 _hosts: dict[tuple[str, str], Host] = {}
@@ -189,12 +214,13 @@ class Delivery:
             NanoGPTError: It cannot be answered.
         """
         largest = yield from self._in_parts(job, call)
-        if largest < len(job.texts):
+        if len(largest.texts) < len(job.texts):
             # Only now, since a refusal can also be about one text, which then ends the call.
-            self.host.most_items = min(largest, self.host.most_items or largest)
+            self.host.took(largest)
 
-    def _in_parts(self, job: Job, call: Call) -> Generator[Action, bytes, int]:
-        if len(job.texts) <= (self.host.most_items or len(job.texts)):
+    def _in_parts(self, job: Job, call: Call) -> Generator[Action, bytes, Job]:
+        """Return the part with the most texts that was taken as a whole."""
+        if self.host.fits(job):
             try:
                 reply = yield from self._attempts(job, call)
             except RequestTooLargeError as error:
@@ -207,20 +233,27 @@ class Delivery:
                     yield Do(lambda: call.receiver.keep(job, reply))
                 else:
                     call.receiver.keep(job, reply)
-                return len(job.texts)
+                return job
         first, second = job.halves()
-        return max((yield from self._in_parts(first, call)), (yield from self._in_parts(second, call)))
+        taken = (yield from self._in_parts(first, call)), (yield from self._in_parts(second, call))
+        return max(taken, key=lambda part: len(part.texts))
 
     def _attempts(self, job: Job, call: Call) -> Generator[Action, bytes, Reply]:
         failed = 0
+        reserved, last = 0.0, None
         while True:
             encoding = self.host.encoding
             began = yield from self._turn(call)
-            reserved = self.budget.reserve(sum(job.tokens)) if self.budget.limited else 0.0
+            if self.budget.limited:
+                try:
+                    reserved = self.budget.reserve(sum(job.tokens))
+                except BudgetExceededError as error:
+                    raise error from last
             try:
-                reply = read_reply((yield self._send(job, encoding, call)), len(job.texts))
+                reply = _read((yield self._send(job, encoding, call)), len(job.texts))
                 yield from self._check_width(reply, call)
             except NanoGPTError as error:
+                last = error
                 self.budget.settle(reserved, 0 if _never_billed(error) else None)
                 if isinstance(error, BadRequestError) and _refuses_base64(error, encoding):
                     self.host.encoding = "float"
@@ -278,12 +311,24 @@ class Delivery:
     def _live_width(self, call: Call) -> Generator[Action, bytes, int | None]:
         from nanogpt_core.live import MOST_BYTES, read_live_list
 
+        yield from self._turn(call)
         try:
             found = read_live_list((yield Send("/embedding-models", None, call.seconds(self.timeout), MOST_BYTES)))
         except NanoGPTError:
             return None
         row = found.get(self._model)
         return row.dimensions if row else None
+
+
+def _bytes_of(job: Job) -> int:
+    return sum(byte_lengths(job.texts))
+
+
+def _read(body: bytes, count: int) -> Reply:
+    try:
+        return read_reply(body, count)
+    except NanoGPTError as error:
+        raise bare(error)  # noqa: B904 - without the frames that hold the reply
 
 
 def _refuses_base64(error: BadRequestError, encoding: str) -> bool:
@@ -314,12 +359,14 @@ def drive(step: Step, transport: Transport, stop: threading.Event) -> None:
     try:
         action = next(step)
         while True:
+            # Not in a variable, which tools that print tracebacks would show: a reply may repeat the key.
+            result = deque[bytes]()
             try:
-                result = _do(action, transport, stop)
+                result.append(_do(action, transport, stop))
             except NanoGPTError as error:
                 action = step.throw(error)
             else:
-                action = step.send(result)
+                action = step.send(result.pop())
     except StopIteration:
         return
 
@@ -339,12 +386,13 @@ async def adrive(step: Step, transport: Transport, stop: asyncio.Event) -> None:
     try:
         action = next(step)
         while True:
+            result = deque[bytes]()  # see above
             try:
-                result = await _ado(action, transport, stop)
+                result.append(await _ado(action, transport, stop))
             except NanoGPTError as error:
                 action = step.throw(error)
             else:
-                action = step.send(result)
+                action = step.send(result.pop())
     except StopIteration:
         return
 
@@ -357,5 +405,10 @@ async def _ado(action: Action, transport: Transport, stop: asyncio.Event) -> byt
     else:
         # Not to_thread, which takes back what no thread has begun: whoever cancels the call keeps what it has got.
         work = contextvars.copy_context().run
-        await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, work, action.work))
+        try:
+            future = asyncio.get_running_loop().run_in_executor(None, work, action.work)
+        except RuntimeError:  # the interpreter is about to exit, and begins no threads any more
+            action.work()
+        else:
+            await asyncio.shield(future)
     return b""

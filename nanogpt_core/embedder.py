@@ -399,8 +399,7 @@ class Embedder:
 
     def _most_items(self, batch_size: int | None) -> int:
         checks.check_batch_size(batch_size)
-        most = batch_size or self._batch_size or self._model.batch_size
-        return min(most, self._host.most_items or most)
+        return batch_size or self._batch_size or self._model.batch_size
 
     def _streamed(self, batch_size: int | None) -> int:
         most = self._most_items(batch_size)
@@ -417,7 +416,7 @@ class Embedder:
     def _jobs(self, plan: Plan, rows: Sequence[int], most: int) -> list[Job]:
         weights = plan.weights if len(rows) == len(plan.wire) else [plan.weights[row] for row in rows]
         parts = [rows[part.start : part.stop] for part in pack(weights, most, self._model.max_request_tokens)]
-        return [self._job(plan, part) for part in parts]
+        return [job for part in parts for job in self._host.parts(self._job(plan, part))]
 
     def _job(self, plan: Plan, rows: Sequence[int]) -> Job:
         texts = plan.wire[rows[0] : rows[-1] + 1] if isinstance(rows, range) else [plan.wire[row] for row in rows]

@@ -18,6 +18,7 @@ from typing import Any
 
 import openai
 
+from nanogpt_core.connection import is_loopback
 from nanogpt_core.guard import protect_pool
 from nanogpt_core.wire import Wire
 
@@ -42,6 +43,11 @@ def _tls() -> Any:
     return http.create_ssl_context()
 
 
+def _transport_for(client: Any, url: Any) -> Any:
+    # Plain HTTP is for this machine; by a proxy it would leave it.
+    return client._transport if is_loopback(url.host) else client._transport_for_url(url)
+
+
 class _ProcessPool:
     """The one pool of this process for sync requests. A fork starts without."""
 
@@ -61,7 +67,7 @@ class _ProcessPool:
                 self._wire = Wire(http, _tls())
                 weakref.finalize(self, self._client.close)
                 weakref.finalize(self, self._wire.close)
-            transport, wire = self._client._transport_for_url(request.url), self._wire
+            transport, wire = _transport_for(self._client, request.url), self._wire
         # By a proxy where there is one; the way over plain sockets knows none.
         return wire.send(request) if transport is self._client._transport else transport.handle_request(request)
 
@@ -97,7 +103,7 @@ class AsyncSharedTransport(http.AsyncBaseTransport):  # type: ignore[misc] # see
     async def handle_async_request(self, request: Any) -> Any:
         """Send one request."""
         client = await _client_of_loop()
-        return await client._transport_for_url(request.url).handle_async_request(request)
+        return await _transport_for(client, request.url).handle_async_request(request)
 
 
 async def _client_of_loop() -> Any:

@@ -152,7 +152,7 @@ def read_reply(body: bytes, count: int) -> Reply:
     if not isinstance(document, dict):
         raise ReplyError(f"The reply is not a JSON object, but begins {excerpt(body)!r}.")
     data = document.get("data")
-    if not isinstance(data, list):
+    if not isinstance(data, list) or document.get("error"):
         words = server_words(document)
         raise ReplyError(
             f"The service answered 200 with an error: {words}" if words else f"No data in reply: {excerpt(body)!r}."
@@ -273,7 +273,7 @@ def names_same_model(asked: str, answered: str | None) -> bool:
     if answered is None:
         return True
     mine, theirs = (name.lower().rsplit("/", 1)[-1] for name in (asked, answered))
-    return mine.startswith(theirs) or theirs.startswith(mine)
+    return theirs.startswith(mine) or (mine.startswith(theirs) and len(theirs) * 2 >= len(mine))
 
 
 def server_words(document: object) -> str:

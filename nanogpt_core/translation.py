@@ -31,6 +31,10 @@ _SIZE_WORDS = re.compile(
     r"context.?length|too (long|large|many|big)|batch.?size|exceed|longer than|larger than|more than \d|at most \d"
     r"|max(imum)?\b.{0,40}\b(tokens?|items?|inputs?|length|size|batch|texts?|characters)"
 )
+_OTHER_LIMITS = re.compile(
+    r"dimension|spending|billing|quota|credit|balance|account|plan\b|rate limit|per (minute|day)"
+)
+_QUOTA_WORDS = re.compile(r"quota|daily|per.day|\brpd\b")
 _QUOTA_CODES = ("insufficient_quota", "daily_rpd_limit_exceeded", "daily_usd_limit_exceeded")
 
 
@@ -67,7 +71,7 @@ def translate(error: Exception, host: str, seconds: float) -> NanoGPTError:
 def shorten(error: Exception) -> None:
     """Cut what the SDK's error says: it repeats the whole body, and with some servers that is the request's texts."""
     if isinstance(error, openai.APIStatusError):
-        detail = server_words(error.body) or excerpt(error.response.text)
+        detail = server_words(error.body) or excerpt(error.response.content)
         error.message = f"Error code: {error.status_code} - {detail}"
         error.args = (error.message,)
         error.body = None
@@ -76,14 +80,17 @@ def shorten(error: Exception) -> None:
 def _from_status(error: openai.APIStatusError) -> StatusError:
     response = error.response
     status = response.status_code
-    text = response.text
+    # Not response.text, which decodes by whatever character set the service names.
+    text = response.content.decode(errors="replace")
     document: Any = None
     with contextlib.suppress(ValueError):
         document = from_json(response.content)
     wait = retry_after(response.headers)
     detail = server_words(document) or excerpt(text)
     code, param = _field(document, "code"), _field(document, "param")
-    kind, remedy = _kind(status, code, param, detail)
+    kind, remedy = _kind(status, code or _field(document, "type"), param, detail)
+    if kind is errors.QuotaExceededError and code not in _QUOTA_CODES and wait is not None and wait <= LONGEST_WAIT:
+        kind, remedy = _BY_STATUS[status]  # a quota for a minute
     if status == 402 and isinstance(document, dict) and "requiredBalance" in document:  # noqa: PLR2004
         remedy = f"The request needs ${document['requiredBalance']}. {remedy}"
     named = f"{status} ({code})" if code else f"{status}"
@@ -113,11 +120,12 @@ def _field(document: Any, name: str) -> str | None:
 
 def _kind(status: int, code: str | None, param: str | None, detail: str) -> tuple[type[StatusError], str]:
     words = f"{code or ''} {detail}".lower()
-    if status == 429 and (code in _QUOTA_CODES or "quota" in words):  # noqa: PLR2004
+    if status == 429 and (code in _QUOTA_CODES or _QUOTA_WORDS.search(words)):  # noqa: PLR2004
         return errors.QuotaExceededError, "Wait until the quota resets, or raise it."
     about_texts = param in (None, "", "input", "messages")
     # Servers on FastAPI answer 422 where OpenAI answers 400.
-    if status in (400, 422) and about_texts and (code in _SIZE_CODES or _SIZE_WORDS.search(words)):
+    of_size = code in _SIZE_CODES or (_SIZE_WORDS.search(words) and not _OTHER_LIMITS.search(words))
+    if status in (400, 422) and about_texts and of_size:
         return errors.RequestTooLargeError, "Send less at a time: a smaller batch_size, or shorter texts."
     if status in _BY_STATUS:
         return _BY_STATUS[status]

@@ -113,8 +113,8 @@ class Budget(ForkSafe):
         cost = price(tokens, self._price) or 0.0
         if self._limit is not None and self._committed + cost > self._limit:
             raise BudgetExceededError(
-                f"Sending about {tokens:,} tokens (${cost:.6f}) would go past budget_usd={self._limit:g}; "
-                f"${self._committed:.6f} of it are spent or may have been billed for failed attempts.",
+                f"Sending about {tokens:,} tokens (${cost:.3g}) would go past budget_usd={self._limit:g}; "
+                f"${self._committed:.3g} of it are spent or may have been billed for failed attempts.",
                 remedy="Send less, or raise budget_usd.",
             )
 

@@ -72,7 +72,8 @@ class Wire:
     def _connection(self, request: Any) -> _Connection:
         url = request.url
         tls = self._tls if url.scheme == "https" else None
-        origin = (url.scheme, url.host, url.port or (443 if tls else 80))
+        # As it goes on the wire: the socket module would turn letters outside ASCII into another name.
+        origin = (url.scheme, url.raw_host.decode("ascii"), url.port or (443 if tls else 80))
         with self._lock:
             now = time.monotonic()
             stale = [one for one in self._idle if one.idle_since < now - _KEPT_SECONDS]
@@ -118,12 +119,14 @@ class Wire:
         library: Any = self._library
         try:
             yield
+        # Without the frames below, whose variables hold the request's headers, and the key in them.
         except TimeoutError as error:
-            raise getattr(library, f"{what}Timeout")(str(error) or "timed out") from error
+            raise getattr(library, f"{what}Timeout")(str(error) or "timed out") from error.with_traceback(None)
         except OSError as error:
-            raise getattr(library, f"{what}Error")(str(error)) from error
+            raise getattr(library, f"{what}Error")(str(error)) from error.with_traceback(None)
         except (http.client.HTTPException, ValueError) as error:
-            raise library.RemoteProtocolError(f"{error or 'no whole HTTP reply'}") from error
+            words = f"{error or 'no whole HTTP reply'}"
+            raise library.RemoteProtocolError(words) from error.with_traceback(None)
 
     def _connect_errors(self) -> contextlib.AbstractContextManager[None]:
         return self._errors("Connect")
@@ -215,11 +218,23 @@ class _TlsSocket(_Bounded, ssl.SSLSocket):  # type: ignore[misc] # see above
     pass
 
 
+class _Response(http.client.HTTPResponse):
+    """A response that comes after any number of informational ones."""
+
+    def _read_status(self) -> tuple[str, int, str]:
+        version, status, reason = super()._read_status()  # type: ignore[misc]
+        # Of these, the base class passes over 100 alone.
+        passing = 100 < status < 200 and status != http.client.SWITCHING_PROTOCOLS  # noqa: PLR2004
+        return version, http.client.CONTINUE if passing else status, reason
+
+
 class _Connection(http.client.HTTPConnection):
     """A connection to one server."""
 
     sock: Any
     idle_since = 0.0
+    debuglevel = 0  # whoever sets the base class's gets to see every header
+    response_class = _Response
 
     def __init__(
         self,
@@ -235,21 +250,24 @@ class _Connection(http.client.HTTPConnection):
     @property
     def hung_up(self) -> bool:
         """Whether the server has closed it, or sent what nobody asked for."""
-        return self.sock is None or bool(select.select([self.sock], [], [], 0)[0])
+        if self.sock is None:
+            return True
+        if not hasattr(select, "poll"):
+            return bool(select.select([self.sock], [], [], 0)[0])
+        poll = select.poll()  # select() knows the first 1,024 files alone
+        poll.register(self.sock, select.POLLIN)
+        return bool(poll.poll(0))
 
     def open(self, seconds: float | None) -> None:
         """Connect, where that is not done yet."""
         if self.sock is not None:
             return
         with self._errors():
-            plain = socket.create_connection(self.origin[1:], shortened(seconds, TimeoutError))
+            plain = _connected(self.origin[1:], seconds)
             try:
                 plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 plain.settimeout(shortened(seconds, TimeoutError))
-                if self._tls is None:
-                    self.sock = _Socket(fileno=plain.detach())
-                else:
-                    self.sock = self._tls.wrap_socket(plain, server_hostname=self.origin[1])
+                self.sock = plain if self._tls is None else self._tls.wrap_socket(plain, server_hostname=self.origin[1])
             except BaseException:
                 plain.close()
                 raise
@@ -262,3 +280,23 @@ class _Connection(http.client.HTTPConnection):
         for name, value in request.headers.raw:
             self.putheader(name, value)
         self.endheaders(request.read())
+
+
+def _connected(address: tuple[str, int], seconds: float | None) -> _Socket:
+    """Connect to the first of a host's addresses that answers; ``seconds`` are for all of them."""
+    until = None if seconds is None else time.monotonic() + seconds
+    failure: OSError = OSError("the host has no address")
+    for family, kind, protocol, _, place in socket.getaddrinfo(*address, type=socket.SOCK_STREAM):
+        sock = _Socket(family, kind, protocol)
+        try:
+            left = None if until is None else until - time.monotonic()
+            if left is not None and left <= 0:
+                raise TimeoutError("timed out")
+            sock.settimeout(shortened(left, TimeoutError))
+            sock.connect(place)
+        except OSError as error:
+            failure = error
+            sock.close()
+        else:
+            return sock
+    raise failure
