@@ -34,7 +34,7 @@ class Page:
     """
 
     def __init__(self, pipeline: Pipeline, service: Service, chat_price: Sequence[float] | None) -> None:
-        self.pipeline, self.service, self.chat_price = pipeline, service, chat_price
+        self.pipeline, self.chat_price = pipeline, chat_price
         ui.add_css(STYLE)
         with ui.element("main").classes("page"):
             _text("h1", "Ask Python's own documentation")
@@ -116,9 +116,10 @@ class Page:
     def _cost(self) -> str:
         return f"Since the start. {cost(self.pipeline, self.chat_price)}"
 
-    def _readable(self, error: Exception) -> str:
+    @staticmethod
+    def _readable(error: Exception) -> str:
         if isinstance(error, NanoGPTError | OpenAIError):
-            return str(error).replace(self.service.api_key, "…")
+            return str(error)
         return f"Something is wrong here ({type(error).__name__}); the terminal says more."
 
     @staticmethod
@@ -154,7 +155,6 @@ def main(words: Sequence[str] | None = None, load: Callable[[], list[Passage]] =
     with readable_errors(), opened(make, options, "RAG over Python's own documentation", load) as (service, pipeline):
         # A page elsewhere could otherwise reach this one under a name of its own that leads to 127.0.0.1.
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
-        app.on_startup(lambda: print(f"The page: http://{HOST}:{options.port}  (Ctrl+C ends it)", flush=True))
         ui.run(
             lambda: Page(pipeline, service, options.chat_price),
             host=HOST,
@@ -166,6 +166,8 @@ def main(words: Sequence[str] | None = None, load: Callable[[], list[Passage]] =
             reload=False,
             tailwind=False,
             show_welcome_message=False,
+            uvicorn_logging_level="info",  # says where the page is once it is there, or why it is not
+            access_log=False,
         )
 
 

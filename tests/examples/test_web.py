@@ -66,7 +66,7 @@ def served(folder, *words, **environment):
         said = []
         for line in process.stdout:
             said.append(line)
-            if line.startswith("The page: "):
+            if f"running on http://127.0.0.1:{port} " in line:
                 break
         else:
             pytest.fail("".join(said))
