@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 Q ?=
+PORT ?= 8080
 MODELS ?=
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -11,10 +12,11 @@ EXTRAS := all,dev
 # refuses files that have more than one name.
 export UV_LINK_MODE := copy
 
-.PHONY: help demo evaluate notebooks test lint types tests kill faults bench compat pgvector versions wheels clean
+.PHONY: help demo web evaluate notebooks test lint types tests kill faults bench compat pgvector versions wheels clean
 
 help:
 	@echo "make demo [Q='...']  a RAG pipeline in LangChain, then in LlamaIndex, over Python's own documentation"
+	@echo "make web [PORT=8080] the same pipeline as a page in the browser, on this machine alone"
 	@echo "make test            lint, types and tests"
 	@echo "make evaluate [MODELS='...']  how well models find what 60 questions ask for: a table and evaluation.png"
 	@echo "make notebooks       opens the two tutorials of docs/notebooks in JupyterLab"
@@ -31,6 +33,9 @@ demo: $(VENV)/demo
 	@$(RUN) examples/rag_langchain.py $(if $(Q),"$(Q)")
 	@echo
 	@$(RUN) examples/rag_llama_index.py $(if $(Q),"$(Q)")
+
+web: $(VENV)/web
+	@$(RUN) examples/web.py --port $(PORT)
 
 evaluate: $(VENV)/evaluate
 	@$(RUN) examples/evaluate.py $(MODELS)
@@ -88,6 +93,11 @@ $(VENV)/demo: $(VENV)/bin/uv pyproject.toml
 	@$(VENV)/bin/uv pip install --quiet --python $(RUN) --editable ".[all,demo]"
 	@touch $@
 
+$(VENV)/web: $(VENV)/bin/uv pyproject.toml
+	@echo "Setting up $(VENV) ..."
+	@$(VENV)/bin/uv pip install --quiet --python $(RUN) --editable ".[all,web]"
+	@touch $@ $(VENV)/demo
+
 $(VENV)/evaluate: $(VENV)/bin/uv pyproject.toml
 	@echo "Setting up $(VENV) ..."
 	@$(VENV)/bin/uv pip install --quiet --python $(RUN) --editable ".[all,evaluate]"
@@ -101,7 +111,7 @@ $(VENV)/notebooks: $(VENV)/bin/uv pyproject.toml
 $(VENV)/dev: $(VENV)/bin/uv pyproject.toml
 	@echo "Setting up $(VENV) ..."
 	@$(VENV)/bin/uv pip install --quiet --python $(RUN) --editable ".[$(EXTRAS)]"
-	@touch $@ $(VENV)/demo $(VENV)/evaluate
+	@touch $@ $(VENV)/demo $(VENV)/web $(VENV)/evaluate
 
 clean:
 	rm -rf $(VENV) $(VENV).* .nanogpt-demo build dist

@@ -142,15 +142,20 @@ def arguments(description: str, words: Sequence[str] | None = None) -> argparse.
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("question", nargs="?", help=f"what to ask about Python (default: {DEFAULT_QUESTION!r})")
     parser.add_argument("-i", "--interactive", action="store_true", help="ask one question after another")
+    parser.add_argument("--show-prompt", action="store_true", help="print the prompt that goes out, word for word")
+    add_settings(parser)
+    return parser.parse_args(words)
+
+
+def add_settings(parser: argparse.ArgumentParser, data: Path = DATA) -> None:
+    """Add the options of a pipeline, and of its costs, to a command line."""
     parser.add_argument("-k", type=_positive, default=Settings.k, help="how many passages to use (default: 5)")
     parser.add_argument("--mmr", action="store_true", help="prefer passages that differ from each other")
     parser.add_argument("--min-score", type=float, help="least score of a passage (default: 0; in the sandbox 0.28)")
     parser.add_argument("--model", default=Settings.model, help="embedding model")
     parser.add_argument("--chat-model", default=Settings.chat_model, help="chat model")
     parser.add_argument("--chat-price", type=float, nargs=2, metavar=("IN", "OUT"), help="US dollars a million tokens")
-    parser.add_argument("--show-prompt", action="store_true", help="print the prompt that goes out, word for word")
-    parser.add_argument("--data", type=Path, default=DATA, help="folder that keeps the index (default: .nanogpt-demo)")
-    return parser.parse_args(words)
+    parser.add_argument("--data", type=Path, default=data, help=f"folder that keeps the index (default: {data})")
 
 
 def _positive(word: str) -> int:
@@ -223,18 +228,36 @@ def main(
 ) -> None:
     """Run a demo; an error ends it with a message instead of a traceback."""
     options = arguments(description, words)
-    _find_vocabulary()
+    with readable_errors(), opened(make, options, description, load) as (service, pipeline):
+        for question in questions(options):
+            show(pipeline, question, options)
+        print(f"Talked to {service.name}.")
+
+
+@contextlib.contextmanager
+def opened(
+    make: Callable[[Service, Settings], Pipeline],
+    options: argparse.Namespace,
+    description: str,
+    load: Callable[[], list[Passage]],
+) -> Iterator[tuple[Service, Pipeline]]:
+    """Yield the service and a pipeline whose index holds the documents, and say what was done for it."""
+    find_vocabulary()
     settings = Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)})
+    with connect() as service:
+        print(f"{description}\nTalking to {service.name}.\n", flush=True)
+        with contextlib.closing(make(service, settings)) as pipeline:
+            done = pipeline.ingest(load())
+            removed = "" if done.removed is None else f"{done.removed:,} removed, "
+            print(f"Index: {done.added:,} {done.what} embedded, {removed}{done.unchanged:,} unchanged.", flush=True)
+            yield service, pipeline
+
+
+@contextlib.contextmanager
+def readable_errors() -> Iterator[None]:
+    """End the program with a message instead of a traceback."""
     try:
-        with connect() as service:
-            print(f"{description}\nTalking to {service.name}.\n", flush=True)
-            with contextlib.closing(make(service, settings)) as pipeline:
-                done = pipeline.ingest(load())
-                removed = "" if done.removed is None else f"{done.removed:,} removed, "
-                print(f"Index: {done.added:,} {done.what} embedded, {removed}{done.unchanged:,} unchanged.")
-                for question in questions(options):
-                    show(pipeline, question, options)
-            print(f"Talked to {service.name}.")
+        yield
     except (NanoGPTError, OpenAIError) as error:  # chat raises the SDK's own
         sys.exit(f"error: {error}")
     except RuntimeError as error:
@@ -245,7 +268,8 @@ def main(
         sys.exit(130)
 
 
-def _find_vocabulary() -> None:
+def find_vocabulary() -> None:
+    """Let tiktoken find its vocabulary on this machine."""
     # tiktoken would download a file that LlamaIndex has in its package; a demo can run without network.
     package = importlib.util.find_spec("llama_index.core") if importlib.util.find_spec("llama_index") else None
     if package and package.origin:

@@ -1,0 +1,205 @@
+"""The page of examples/web.py: a real process, and a real browser that asks it."""
+
+import contextlib
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from threading import Timer
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+import pytest
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra dev)")
+for needed in ("nicegui", "langchain_qdrant", "langchain_openai", "langchain_classic", "starlette", "uvicorn"):
+    pytest.importorskip(needed, exc_type=ImportError)
+
+from nanogpt_core.sandbox import Fault  # noqa: E402
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(
+    not CHROMIUM, reason="Chromium is not installed; on Debian and Ubuntu: apt-get install chromium"
+)
+QUIET = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-gpu"]
+PROGRAM = """
+import sys
+sys.path.insert(0, {examples!r})
+import web
+from corpus import Passage
+facts = {facts!r}
+web.main(sys.argv[1:], load=lambda: [Passage(text, name) for name, text in facts.items()])
+"""
+FACTS = {
+    "bees": "Bees make honey from nectar, and keep it in combs of wax.",
+    "x200": "The battery of the X200 lasts twelve hours.",
+    "markup": "Tulips <b id='bold'>bloom</b> in April. <img src='http://127.0.0.1:9/tulip.png'>",
+}
+QUESTION = "How long does the battery of the X200 last?"
+
+
+@contextlib.contextmanager
+def served(folder, *words, **environment):
+    """Run the page as a process, and yield its address once it says that it serves."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    script = folder / "page.py"
+    script.write_text(PROGRAM.format(examples=str(EXAMPLES), facts=FACTS))
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    process = subprocess.Popen(
+        [sys.executable, str(script), "--port", str(port), "--data", str(folder / "data"), *words],
+        env={**clean, **environment},
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    guard = Timer(120, process.kill)  # ends the reading too
+    guard.start()
+    try:
+        said = []
+        for line in process.stdout:
+            said.append(line)
+            if f"running on http://127.0.0.1:{port} " in line:
+                break
+        else:
+            pytest.fail("".join(said))
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        guard.cancel()
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    root = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []  # Chromium's own wish
+    playwright.expect.set_options(timeout=30_000)
+    with playwright.sync_playwright() as driver:
+        running = driver.chromium.launch(executable_path=CHROMIUM, args=[*QUIET, "--no-first-run", *root])
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="module", params=["langchain", "llama-index"])
+def without_key(request, tmp_path_factory):
+    if request.param == "llama-index":
+        for package in ("llama_index.vector_stores.qdrant", "llama_index.llms.openai_like"):
+            pytest.importorskip(package, exc_type=ImportError)
+    folder = tmp_path_factory.mktemp("web")
+    with served(folder, "--framework", request.param) as address:
+        yield address
+
+
+@pytest.fixture
+def opened(browser):
+    """Open a page; at the end, nothing in it may have gone to another place."""
+    asked = []
+    with contextlib.ExitStack() as last:
+
+        def make(address, **options):
+            page = browser.new_page(**options)
+            last.callback(page.close)
+            asked.clear()
+            page.on("request", lambda request: asked.append(request.url))
+            page.on("websocket", lambda web_socket: asked.append(web_socket.url))
+            page.set_default_timeout(30_000)
+            page.goto(address)
+            return page
+
+        yield make
+    assert {urlsplit(url).hostname for url in asked if not url.startswith("data:")} == {"127.0.0.1"}
+
+
+def ask(page, question):
+    """Ask with the keyboard alone, and wait until the answer is whole."""
+    before = page.locator(".cost").inner_text()  # every question costs something, and the page says it last
+    page.get_by_label("Your question").fill(question)
+    page.keyboard.press("Enter")
+    playwright.expect(page.locator(".cost")).not_to_have_text(before)
+    playwright.expect(page.get_by_role("status")).to_have_attribute("aria-busy", "false")
+    return page.get_by_role("status").inner_text()
+
+
+def texts(page, selector):
+    return page.locator(selector).all_inner_texts()
+
+
+def test_an_answer_with_its_citations_passages_and_cost(without_key, opened):
+    page = opened(without_key)
+    assert "the sandbox on this machine" in page.locator(".service").inner_text()
+    said = ask(page, QUESTION)
+    assert "twelve hours" in said
+    assert "[1]" in said
+    assert texts(page, ".sources li") == ["[1] x200"]
+    assert texts(page, ".passage .name")[0] == "x200"
+    assert texts(page, ".passage .text")[0] == FACTS["x200"]
+    assert 0.28 <= float(texts(page, ".passage .score")[0]) <= 1
+    assert page.locator(".sources a").get_attribute("href") == "#passage-1"
+    assert page.locator("#passage-1 .name").inner_text() == "x200"
+    assert texts(page, ".error") == [""]
+    assert re.search(r"Embedding: [1-9]\d* tokens, \$0\.\d+.*Chat: [1-9]\d* tokens in, [1-9]", texts(page, ".cost")[0])
+
+
+def test_where_nothing_is_found_it_does_not_know(without_key, opened):
+    page = opened(without_key)
+    ask(page, QUESTION)
+    said = ask(page, "Wer regiert Frankreich?")
+    assert said.startswith("I don't know.")
+    assert texts(page, ".passage") == []
+    assert texts(page, ".sources li") == []
+    assert texts(page, ".none") == ["None is near enough to the question."]
+
+
+def test_what_a_passage_holds_is_text_and_no_markup(without_key, opened):
+    page = opened(without_key)
+    said = ask(page, "When do tulips bloom in April?")
+    assert "<b id='bold'>" in said
+    assert texts(page, ".passage .text")[0] == FACTS["markup"]
+    assert page.locator("#bold, main img").count() == 0
+
+
+def test_a_name_that_only_leads_here_is_refused(without_key):
+    with pytest.raises(HTTPError) as refused:
+        urlopen(Request(without_key, headers={"Host": "elsewhere.example"}), timeout=60)
+    refused.value.close()
+    assert refused.value.code == 400
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_nothing_is_cut_off(without_key, opened, width):
+    page = opened(without_key, viewport={"width": width, "height": 800})
+    ask(page, QUESTION)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_the_answer_streams_an_error_is_readable_and_the_next_question_is_answered(sandbox, opened, tmp_path):
+    key = {"NANOGPT_API_KEY": sandbox.api_key, "NANOGPT_BASE_URL": sandbox.base_url}
+    with served(tmp_path, "--min-score", "0.28", **key) as address:
+        page = opened(address)
+        assert f"NanoGPT at {sandbox.base_url}" in page.locator(".service").inner_text()
+
+        sandbox.add_faults(None, Fault(401, body={"error": {"message": f"bad key {sandbox.api_key}"}}))
+        assert ask(page, QUESTION) == "No answer."
+        error = page.get_by_role("alert").inner_text()
+        assert "401" in error or "key" in error
+        assert sandbox.api_key not in page.content()
+
+        page.evaluate(
+            """() => { window.seen = []; new MutationObserver(() => {
+                const text = document.querySelector('[role=status]').textContent;
+                if (text !== window.seen.at(-1)) window.seen.push(text);
+            }).observe(document.querySelector('main'), {subtree: true, childList: true, characterData: true}); }"""
+        )
+        said = ask(page, QUESTION)
+        assert "twelve hours" in said
+        assert texts(page, ".error") == [""]
+        parts = [text for text in page.evaluate("window.seen") if text not in ("No answer.", "Looking …")]
+        assert len(parts) > 1
+        assert all(said.startswith(part.rstrip()) for part in parts)
