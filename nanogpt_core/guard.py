@@ -105,6 +105,7 @@ def _with_hook(client: Any, hook: Callable[[Any], Any]) -> dict[str, list[Callab
 
 
 def _guard_response(response: Any) -> None:
+    response.encoding = "utf-8"  # as JSON is, whatever the service says: the SDK would decode by that
     limits = _current.get()
     if limits is not None:
         sync_stream, _ = _stream_classes(_library(response))
@@ -112,6 +113,7 @@ def _guard_response(response: Any) -> None:
 
 
 async def _guard_async_response(response: Any) -> None:
+    response.encoding = "utf-8"  # see above
     limits = _current.get()
     if limits is not None:
         _, async_stream = _stream_classes(_library(response))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nanogpt_core.catalogue import ModelInfo
+from nanogpt_core.collector import held_back
 from nanogpt_core.errors import ReplyError
 from nanogpt_core.forking import ForkSafe
 
@@ -140,6 +141,14 @@ def read_reply(body: bytes, count: int) -> Reply:
         DamagedReplyError: It is not whole JSON, or a vector's base64 is damaged.
         ReplyError: It does not hold the vectors asked for.
     """
+    with held_back():
+        document, vectors = _parsed(body, count)
+    _check_numbers(vectors)
+    model = document.get("model")
+    return Reply(vectors, _prompt_tokens(document.get("usage")), model if isinstance(model, str) else None)
+
+
+def _parsed(body: bytes, count: int) -> tuple[dict[str, Any], NDArray[np.float32]]:
     from jiter import from_json  # comes with the SDK, which is imported late
 
     try:
@@ -157,11 +166,7 @@ def read_reply(body: bytes, count: int) -> Reply:
         raise ReplyError(
             f"The service answered 200 with an error: {words}" if words else f"No data in reply: {excerpt(body)!r}."
         )
-    embeddings = _in_order(data, count)
-    vectors = _matrix(embeddings)
-    _check_numbers(vectors)
-    model = document.get("model")
-    return Reply(vectors, _prompt_tokens(document.get("usage")), model if isinstance(model, str) else None)
+    return document, _matrix(_in_order(data, count))
 
 
 def _in_order(data: list[Any], count: int) -> list[Any]:

@@ -90,7 +90,7 @@ def check(chosen: Client, answer: Any, count: int) -> None:
     vectors.check(answer, count)
 
 
-def queries(setup: Setup, client: str, bursts: int = 4, each: int = 50) -> dict[str, float]:
+def queries(setup: Setup, client: str, bursts: int = 2, each: int = 50) -> dict[str, float]:
     """Embed single queries, in bursts that stay within the default pace; give the median's seconds."""
     chosen = QUERIES[client]
     times: list[float] = []

@@ -65,8 +65,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 samples[scenario.name] = at_once(scenario, clients, rounds)
             else:
                 samples[scenario.name] = run(scenario, clients, rounds, quick=options.quick)
+            print(f"{(time.time() - start) / 60:.1f} minutes so far", file=sys.stderr, flush=True)
+            SAMPLES.write_text(json.dumps(_measured(samples, start, load, rounds)))
     if options.only is None or options.only in "imports":
         samples["imports"] = imports(max(3, rounds))
+    return _measured(samples, start, load, rounds)
+
+
+def _measured(samples: Samples, start: float, load: float, rounds: int) -> dict[str, Any]:
     return {
         "samples": samples,
         "machine": environment.machine(),

@@ -46,45 +46,19 @@ class Scenario:
     known: Mapping[str, Client] = field(default_factory=lambda: CLIENTS)
 
 
-_LATE = (
-    "raw-matrix-32",
-    "raw-lists-32",
-    "embed",
-    "embed-best",
-    "aembed",
-    "langchain-nanogpt",
-    "langchain-nanogpt-async",
-    "llama-nanogpt",
-    "llama-nanogpt-async",
-    "sdk",
-    "sdk-async",
-    "langchain-openai",
-    "langchain-openai-best",
-    "langchain-openai-async",
-    "llama-openai",
-    "llama-openai-best",
-    "llama-openai-async",
-    "baseten",
-    "baseten-best",
-    "baseten-lists",
+_OURS = ("embed", "aembed", "langchain-nanogpt", "langchain-nanogpt-async", "llama-nanogpt", "llama-nanogpt-async")
+_NOW = (
+    *("raw-discard", "raw-json", "raw-matrix", "raw-lists", *_OURS, "embed-best", "sdk", "langchain-openai"),
+    *("langchain-openai-best", "llama-openai", "llama-openai-best", "baseten-best", "llama-idle"),
 )
-_NOW = ("raw-discard", "raw-json", "raw-matrix", "raw-lists", *_LATE[2:], "llama-idle")
+_LATE = (
+    *("raw-matrix-32", *_OURS, "langchain-openai", "langchain-openai-async", "llama-openai", "llama-openai-async"),
+    "baseten-best",
+)
 
 SCENARIOS = (
     Scenario("no latency", f"{TEXTS:,} texts, no latency", _NOW),
     Scenario("latency", f"{TEXTS:,} texts, {LATENCY} ms latency a request", _LATE, server=("--latency", str(LATENCY))),
-    Scenario(
-        "service time",
-        f"{TEXTS:,} texts, {LATENCY} ms a request and {PER_TEXT:g} ms a text",
-        ("embed", "langchain-nanogpt", "llama-nanogpt", "sdk-async", "langchain-openai-async", "baseten-best"),
-        server=("--latency", str(LATENCY), "--per-text", str(PER_TEXT)),
-    ),
-    Scenario(
-        "tls",
-        f"{TEXTS:,} texts over TLS, no latency",
-        ("raw-matrix", "embed", "embed-best", "aembed", "langchain-nanogpt", "sdk", "langchain-openai", "baseten-best"),
-        tls=True,
-    ),
     Scenario("query", "One query, no latency", tuple(QUERIES), task="queries", options={}, known=QUERIES),
     Scenario(
         "cache",
@@ -102,7 +76,7 @@ SCENARIOS = (
     Scenario(
         "rate",
         f"{RATED:,} texts, {RATE} requests a second granted, {RATE_REQUEST} texts a request",
-        ("embed-32", "embed-32-told", "aembed-32", "langchain-openai-32"),
+        ("embed-32", "embed-32-told", "aembed-32"),
         task="rate",
         server=("--rate", str(RATE)),
         options={"texts": RATED, "rate": RATE},
@@ -113,6 +87,18 @@ SCENARIOS = (
         ("embed",),
         task="stream",
         options={"texts": STREAMED},
+    ),
+    Scenario(
+        "tls",
+        f"{TEXTS:,} texts over TLS, no latency",
+        ("raw-matrix", "embed", "embed-best", "aembed", "baseten-best"),
+        tls=True,
+    ),
+    Scenario(
+        "service time",
+        f"{TEXTS:,} texts, {LATENCY} ms a request and {PER_TEXT:g} ms a text",
+        ("embed", "langchain-nanogpt", "langchain-openai-async", "baseten-best"),
+        server=("--latency", str(LATENCY), "--per-text", str(PER_TEXT)),
     ),
 )
 

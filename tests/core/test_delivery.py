@@ -13,6 +13,7 @@ from nanogpt_core import Embedder, ModelInfo
 from nanogpt_core.errors import (
     AuthenticationError,
     BadRequestError,
+    BudgetExceededError,
     ConnectionFailedError,
     InsufficientBalanceError,
     ModelNotFoundError,
@@ -27,6 +28,7 @@ from nanogpt_core.errors import (
     StatusError,
     TextTooLongError,
 )
+from nanogpt_core.waiting import virtual_waits
 
 
 def fail(embed, embedder, texts=("a text",)):
@@ -127,6 +129,70 @@ def test_the_services_words_are_shortened(embed, scripted, faults):
     error = fail(embed, server.embedder())
     assert len(error.detail) <= 301
     assert len(str(error)) < 1000
+
+
+@pytest.mark.parametrize(
+    "words", ["Your account has exceeded its spending limit", "dimensions must be at most 1024", "exceeds your plan"]
+)
+def test_other_limits_are_not_taken_for_the_size_of_texts(embed, scripted, faults, words):
+    server = scripted(faults.response(body(words), 400))
+    with pytest.raises(BadRequestError, match=words):
+        embed(server.embedder(), [f"text {number}" for number in range(50)])
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"message": "You have reached your daily limit", "code": "daily_limit"},
+        {"message": "Limit of requests per day (RPD) reached"},
+        {"message": "no more", "type": "insufficient_quota"},
+    ],
+)
+def test_a_limit_of_the_day_fails_at_once(embed, scripted, faults, error):
+    server = scripted(faults.response({"error": error}, 429))
+    with pytest.raises(QuotaExceededError):
+        embed(server.embedder(max_retries=5), ["a"])
+    assert len(server.requests) == 1
+
+
+def test_a_quota_of_the_minute_is_waited_for(embed, scripted, faults):
+    server = scripted(faults.response(body("Per-minute quota reached"), 429, Retry_After="1"))
+    with virtual_waits():
+        embed(server.embedder(max_retries=5), ["a"])
+    assert len(server.requests) == 2
+
+
+def test_long_texts_that_were_split_leave_room_for_many_short_ones(embed, serve, faults):
+    def answer(seen):
+        if sum(map(len, seen.texts)) > 3000:
+            return faults.response(body("too large"), 413)
+        return faults.good(seen)
+
+    server = serve(answer)
+    embedder = server.embedder(batch_size=1000)
+    embed(embedder, ["a" * 2000, "b" * 2000])
+    server.clear()
+    embed(embedder, [f"{number}" for number in range(200)])
+    assert len(server.requests) == 1
+    server.clear()
+    embed(embedder, [f"{number} and more" for number in range(400)])
+    assert len(server.requests) <= 4
+
+
+def test_an_error_body_of_an_odd_character_set_keeps_status_and_words(embed, scripted, faults):
+    answer = faults.response(body("no good"), 400, Content_Type="application/json; charset=rot13")
+    error = fail(embed, scripted(answer).embedder())
+    assert (error.status, type(error)) == (400, BadRequestError)
+    assert "no good" in str(error)
+
+
+def test_a_budget_that_ends_the_attempts_tells_what_failed(embed, scripted, faults):
+    server = scripted(*[faults.response(body("kaboom"), 500)] * 9)
+    embedder = server.embedder("text-embedding-3-small", budget_usd=5e-8, max_retries=9)
+    with virtual_waits(), pytest.raises(BudgetExceededError) as caught:
+        embed(embedder, ["a"])
+    assert "kaboom" in str(caught.value.__cause__)
 
 
 def test_texts_that_a_server_repeats_do_not_get_into_tracebacks(embed, scripted, faults):

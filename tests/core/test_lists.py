@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 
-from nanogpt_core import lists
+from nanogpt_core import collector, lists
 
 
 @pytest.fixture(params=["sync", "async"])
@@ -65,7 +65,7 @@ def test_hardly_a_collection_comes_while_lists_are_made_and_they_are_old_after(c
 
 
 def test_it_can_be_left_alone(convert, collections, monkeypatch):
-    monkeypatch.setattr(lists, "hold_back_collector", False)
+    monkeypatch.setattr(collector, "hold_back_collector", False)
     convert(np.ones((5000, 2), dtype=np.float32))
     assert collections.count("start") >= 2
 
@@ -84,7 +84,7 @@ def test_the_last_of_several_threads_lets_it_go_on():
     inside, leave = threading.Barrier(3), threading.Event()
 
     def hold():
-        with lists._collector_held_back():
+        with collector.held_back():
             inside.wait(20)
             leave.wait(20)
 
@@ -92,7 +92,7 @@ def test_the_last_of_several_threads_lets_it_go_on():
     for thread in threads:
         thread.start()
     inside.wait(20)
-    with lists._collector_held_back():
+    with collector.held_back():
         pass
     assert not gc.isenabled()
     leave.set()
@@ -104,8 +104,16 @@ def test_the_last_of_several_threads_lets_it_go_on():
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="This system has no fork.")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_fork_while_it_is_held_back_leaves_it_on_in_the_child():
-    with lists._collector_held_back():
+    with collector.held_back():
         child = os.fork()
         if child == 0:
-            os._exit(0 if gc.isenabled() and not lists._hold.holders else 1)
+            os._exit(0 if gc.isenabled() and not collector._hold.holders else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_nobody_joins_who_would_hold_it_back_for_too_long(monkeypatch):
+    with collector.held_back():
+        monkeypatch.setattr(collector, "_LONGEST", -1.0)
+        with collector.held_back():
+            assert collector._hold.holders == 1
+    assert gc.isenabled()

@@ -1,16 +1,22 @@
 """HTTP over plain sockets: each form of a reply, connections that are kept, and those that must not be."""
 
+import http.client
 import os
+import socket
 import ssl
+import struct
 import subprocess
 import sys
+import threading
+import traceback
 
 import pytest
 import trustme
 
-from nanogpt_core import wire
+from nanogpt_core import Embedder, wire
 from nanogpt_core.errors import ConnectionFailedError, NanoGPTError
 from nanogpt_core.reply import DamagedReplyError
+from nanogpt_core.waiting import virtual_waits
 
 
 def chunked(body, size=100):
@@ -164,14 +170,6 @@ def test_a_proxy_of_the_environment_is_used(serve):
     assert {seen.path for seen in proxy.requests} == {"http://service.example/v1/embeddings"}
 
 
-def test_a_host_that_needs_no_proxy_is_asked_itself(serve):
-    proxy, server = serve(), serve()
-    address = proxy.base_url.removesuffix("/api/v1")
-    assert run(CHILD, NANOGPT_BASE_URL=server.base_url, HTTP_PROXY=address, NO_PROXY="127.0.0.1") == "500 500"
-    assert not proxy.requests
-    assert len(server.requests) == 10
-
-
 @pytest.fixture
 def authority(tmp_path):
     """An authority, and the file with its certificate."""
@@ -209,3 +207,83 @@ def test_a_certificate_that_cannot_be_trusted_is_refused_at_once(serve, authorit
     assert "certificate" in words
     assert server.connections == 1
     assert not server.requests
+
+
+KEY = "sk-nano-in-no-frame"
+
+
+def locals_of(error):
+    shown = traceback.TracebackException.from_exception(error, capture_locals=True)
+    return "".join(shown.format())
+
+
+@pytest.mark.parametrize("status", [b"103 Early Hints", b"102 Processing", b"100 Continue"])
+def test_informational_replies_are_passed_over(embed, serve, faults, status):
+    before = b"HTTP/1.1 " + status + b"\r\nLink: </a>\r\n\r\n"
+    server = serve(lambda seen: before + before + faults.good(seen))
+    embedder = server.embedder()
+    for text in "ab":
+        assert embed(embedder, [text])[0].tolist() == faults.vector_of(text).tolist()
+    assert len(server.requests) == 2
+
+
+def test_no_frame_of_a_failed_request_shows_the_key(embed):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def hang_up():
+            for _ in range(2):
+                connection, _ = listener.accept()
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                connection.close()
+
+        thread = threading.Thread(target=hang_up, daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        embedder = Embedder("lab/unlisted", api_key=KEY, base_url=url, max_retries=1)
+        with virtual_waits(), pytest.raises(ConnectionFailedError) as caught:
+            embed(embedder, ["a" * 100])
+        thread.join(20)
+    shown = locals_of(caught.value)  # before the key stands in a variable of this frame
+    assert KEY not in shown
+    assert "embedder = " in shown
+
+
+def test_the_debugging_switch_of_the_standard_library_shows_no_key(serve, capsys, monkeypatch):
+    monkeypatch.setattr(http.client.HTTPConnection, "debuglevel", 1)
+    server = serve()
+    server.embedder().embed(["a"])
+    shown = capsys.readouterr()
+    assert server.api_key not in shown.out + shown.err
+
+
+def test_this_machine_is_never_asked_by_a_proxy(serve):
+    proxy, server = serve(), serve()
+    address = proxy.base_url.removesuffix("/api/v1")
+    assert run(CHILD, NANOGPT_BASE_URL=server.base_url, HTTP_PROXY=address, NO_PROXY="") == "500 500"
+    assert not proxy.requests
+
+
+def test_the_host_that_is_looked_up_is_the_one_on_the_wire(monkeypatch):
+    asked = []
+
+    def look_up(host, *_, **__):
+        asked.append(host)
+        raise socket.gaierror("nobody is asked")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    with pytest.raises(ConnectionFailedError):
+        Embedder("lab/unlisted", api_key="k", base_url="https://faß.example/v1", max_retries=0).embed(["a"])
+    assert asked == ["xn--fa-hia.example"]
+
+
+def test_more_than_a_thousand_open_files_are_no_trouble(serve):
+    server = serve()
+    embedder = server.embedder()
+    held = [os.dup(0) for _ in range(1100)]
+    try:
+        for text in "abc":
+            embedder.embed([text])
+    finally:
+        for number in held:
+            os.close(number)
+    assert server.connections == 1
