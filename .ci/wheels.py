@@ -38,12 +38,19 @@ with Sandbox() as other:
     again = Embedder(api_key=other.api_key, base_url=other.base_url).embed(["one text", "and another"])
 assert (again == vectors).all()
 """
+# What these bring is for examples/ and the tests, beside the packages.
+DEMO = "import langchain_qdrant, llama_index.vector_stores.qdrant, qdrant_client"
+EVALUATE = "import ir_measures, matplotlib"
+WEB = "import nicegui"
 CHECKS = {
     "": CORE,
     "[langchain]": CORE + LANGCHAIN,
     "[llama-index]": CORE + LLAMA_INDEX,
     "[sandbox]": CORE + SANDBOX,
     "[all]": CORE + LANGCHAIN + LLAMA_INDEX + SANDBOX,
+    "[demo]": CORE + DEMO,
+    "[evaluate]": CORE + EVALUATE,
+    "[web]": CORE + WEB,
 }
 
 
