@@ -137,7 +137,7 @@ def test_the_services_words_are_shortened(embed, scripted, faults):
 def test_other_limits_are_not_taken_for_the_size_of_texts(embed, scripted, faults, words):
     server = scripted(faults.response(body(words), 400))
     with pytest.raises(BadRequestError, match=words):
-        embed(server.embedder(), [f"text {number}" for number in range(50)])
+        embed(server.embedder(batch_size=50), [f"text {number}" for number in range(50)])
     assert len(server.requests) == 1
 
 
