@@ -65,7 +65,11 @@ def document(measured: dict[str, Any]) -> str:
         "load": " to ".join(f"{load:.1f}" for load in measured["load"]),
         "pinned": _PINNED if measured["pinned"] else _NOT_PINNED,
     }
-    parts = [_HEAD.format(**words), *_targets(figures)]
+    absent = [scenario.title for scenario in SCENARIOS if not figures.has(scenario.name)]
+    parts = [_HEAD.format(**words)]
+    if absent:
+        parts += [f"Not measured in this run: {'; '.join(absent)}.", ""]
+    parts += _targets(figures)
     for scenario in SCENARIOS:
         if figures.has(scenario.name):
             parts += ["", f"## {scenario.title}", "", *_TABLES.get(scenario.task, _throughput)(figures, scenario)]
