@@ -135,7 +135,7 @@ class AsyncChatClient(AsyncClient):
         try:
             # The HTTP client's own limits and the guard come first, since they say more.
             with (
-                bounds(seconds, _MOST_STREAMED_BYTES if stream else _MOST_BYTES),
+                bounds(seconds, _most_bytes(stream)),
                 anyio.fail_after(seconds * 1.1 + 0.5),
             ):
                 result = await super().request(cast_to, options, stream=stream, stream_cls=stream_cls)
