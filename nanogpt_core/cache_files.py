@@ -15,6 +15,7 @@ from pathlib import Path
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 
 __all__ = [
+    "BUSY_SECONDS",
     "FAILURES",
     "DamagedError",
     "ForeignError",
@@ -26,6 +27,7 @@ __all__ = [
     "place_of",
     "set_aside",
     "tells_of_damage",
+    "tells_of_lock",
 ]
 
 _SCHEMA = "CREATE TABLE nanogpt_entries (key BLOB PRIMARY KEY, entry BLOB NOT NULL, used INTEGER NOT NULL)"
@@ -34,7 +36,8 @@ _LAYOUT = 1
 # Five vectors of 1,536 numbers share a page; pages of SQLite's usual 4 KiB would spread each over a chain of three.
 _PAGE_BYTES = 32_768
 _LOG_BYTES = 64 * 1024 * 1024
-_BUSY_SECONDS = 10.0
+BUSY_SECONDS = 10.0
+"""How long to wait for other processes that are at the file."""
 # SQLite's words about a damaged file may quote from it, and then not be text.
 FAILURES = (sqlite3.Error, OSError, UnicodeDecodeError)
 
@@ -76,12 +79,12 @@ def beside(path: Path, suffix: str) -> Path:
 # as soon as it closes the file once, however often it has it open.
 
 
-def make_ready(path: Path) -> None:
-    """Make the folder and an empty cache file, where they are missing."""
+def make_ready(path: Path, seconds: float) -> None:
+    """Make the folder and an empty cache file, where they are missing; wait ``seconds`` for others that do so."""
     if not path.parent.is_dir():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if _is_missing(path):
-        with locked(path.parent):
+        with locked(path.parent, seconds):
             if _is_missing(path):
                 _begin(path)
 
@@ -102,7 +105,7 @@ def _begin(path: Path) -> None:
         beside(path, suffix).unlink(missing_ok=True)
     new = beside(path, ".new")
     os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))  # SQLite gives its log the same rights
-    with contextlib.closing(_open_file(new, "mode=rw")) as database:
+    with contextlib.closing(_open_file(new, "mode=rw", BUSY_SECONDS)) as database:
         database.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
         database.execute(f"PRAGMA application_id = {_APPLICATION}")
         database.execute(f"PRAGMA user_version = {_LAYOUT}")
@@ -121,37 +124,37 @@ def identity_of(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """Open a cache file, to write where that is allowed, and wait for other processes that are at it."""
-    until = time.monotonic() + _BUSY_SECONDS
+def connect(path: Path, seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
+    """Open a cache file, to write where that is allowed, and wait ``seconds`` for other processes that are at it."""
+    until = time.monotonic() + seconds
     while True:
         try:
-            return _connect_once(path)
+            return _connect_once(path, max(0.0, until - time.monotonic()))
         except sqlite3.OperationalError as error:
             # While several processes begin a file or switch on its log, SQLite does not wait by itself.
-            if not ("locked" in str(error) or "locking" in str(error)) or time.monotonic() > until:
+            if not tells_of_lock(error) or time.monotonic() > until:
                 raise
             time.sleep(random.uniform(0.001, 0.05))  # noqa: S311
 
 
-def _connect_once(path: Path) -> sqlite3.Connection:
+def _connect_once(path: Path, seconds: float) -> sqlite3.Connection:
     _refuse_foreign(path)
     try:
-        return _prepared(path, "mode=rw", write=True)
+        return _prepared(path, "mode=rw", seconds, write=True)
     except sqlite3.OperationalError as error:
         if not _tells_of_rights(error):
             raise
         with contextlib.suppress(sqlite3.OperationalError):
-            return _prepared(path, "mode=ro", write=False)
+            return _prepared(path, "mode=ro", seconds, write=False)
         # In a folder that cannot be written SQLite cannot make the log that it wants even for reading.
         log = beside(path, "-wal")
         if log.exists() and log.stat().st_size:
             raise
-        return _prepared(path, "immutable=1", write=False)
+        return _prepared(path, "immutable=1", seconds, write=False)
 
 
-def _prepared(path: Path, how: str, *, write: bool) -> sqlite3.Connection:
-    database = _open_file(path, how)
+def _prepared(path: Path, how: str, seconds: float, *, write: bool) -> sqlite3.Connection:
+    database = _open_file(path, how, seconds)
     try:
         if database.execute("PRAGMA application_id").fetchone() != (_APPLICATION,):
             raise DamagedError("its header is damaged")
@@ -172,9 +175,9 @@ def _prepared(path: Path, how: str, *, write: bool) -> sqlite3.Connection:
     return database
 
 
-def _open_file(path: Path, how: str) -> sqlite3.Connection:
+def _open_file(path: Path, how: str, seconds: float) -> sqlite3.Connection:
     database = sqlite3.connect(
-        f"{path.as_uri()}?{how}", uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        f"{path.as_uri()}?{how}", uri=True, timeout=seconds, isolation_level=None, check_same_thread=False
     )
     database.text_factory = bytes  # in a damaged file a blob may come up as text, which need not be UTF-8
     database.execute("PRAGMA trusted_schema = OFF")
@@ -184,7 +187,7 @@ def _open_file(path: Path, how: str) -> sqlite3.Connection:
 
 def _refuse_foreign(path: Path) -> None:
     # As if on a medium that cannot change: SQLite then neither locks the file, nor looks at its log, nor begins one.
-    with contextlib.closing(_open_file(path, "immutable=1")) as database:
+    with contextlib.closing(_open_file(path, "immutable=1", 0)) as database:
         try:
             (application,) = database.execute("PRAGMA application_id").fetchone()
             tables = database.execute("SELECT count(*) FROM sqlite_master WHERE name = 'nanogpt_entries'").fetchone()
@@ -209,13 +212,24 @@ def tells_of_damage(error: Exception, path: Path) -> bool:
     return isinstance(error, (DamagedError, UnicodeDecodeError)) or any(said in str(error) for said in words)
 
 
+def tells_of_lock(error: Exception) -> bool:
+    """Whether an error says that another process holds the file for too long."""
+    # Python 3.10 does not tell SQLite's error code.
+    said = isinstance(error, sqlite3.OperationalError) and any(word in str(error) for word in ("locked", "locking"))
+    return said or isinstance(error, BlockingIOError)
+
+
 def _tells_of_rights(error: Exception) -> bool:
     return any(words in str(error) for words in ("readonly", "unable to open", "access permission"))
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a lock on the folder: of all processes only one begins a file in it, or sets one aside."""
+def locked(folder: Path, seconds: float) -> Iterator[None]:
+    """Hold a lock on the folder: of all processes only one begins a file in it, or sets one aside.
+
+    Raises:
+        BlockingIOError: Another process has held it for ``seconds``.
+    """
     try:
         import fcntl
     except ImportError:  # Windows, where a file in use can be neither deleted nor renamed
@@ -223,8 +237,18 @@ def locked(folder: Path) -> Iterator[None]:
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        until = time.monotonic() + seconds
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(random.uniform(0.001, 0.05))  # noqa: S311
+            except OSError:  # a file system without locks
+                break
+            else:
+                break
         yield
     finally:
         os.close(handle)

@@ -162,8 +162,7 @@ class Embedder:
         self._transport = Transport(self._connection, *self._http_clients)
         self._claim = Claim(self._requests_per_second)
         self._host = host_for(self.base_url, self.model)
-        space = KeySpace(self.base_url, self.model, self._dimensions)
-        self._store = None if self._cache is None else Store(self._cache, space)
+        self._space = KeySpace(self.base_url, self.model, self._dimensions)
         parameters = {"model": self.model, "dimensions": self._dimensions, "user": self._user}
         self._delivery = Delivery(
             parameters={name: value for name, value in parameters.items() if value is not None},
@@ -230,8 +229,7 @@ class Embedder:
 
         It changes with base URL, model, dimensions and what is done with over-long texts.
         """
-        space = KeySpace(self.base_url, self.model, self._dimensions)
-        return f"{self.model}-{self._on_overflow}-{space.key('').hex()[:16]}"
+        return f"{self.model}-{self._on_overflow}-{self._space.key('').hex()[:16]}"
 
     @property
     def usage(self) -> Usage:
@@ -340,7 +338,8 @@ class Embedder:
         """
         checked = check_texts(texts)
         plan = make_plan(checked, self._counter, self._on_overflow)
-        found = {row for rows, _, _ in self._store.find(plan.wire) for row in rows} if self._store else set()
+        store = self._store(self._until())
+        found = {row for rows, _, _ in store.find(plan.wire) for row in rows} if store else set()
         missing = [row for row in range(len(plan.wire)) if row not in found]
         tokens = self._counter.count_all([plan.wire[row] for row in missing])
         return Estimate(
@@ -372,9 +371,10 @@ class Embedder:
         stop: threading.Event | None = None,
     ) -> NDArray[np.float32]:
         most = self._most_items(batch_size)
+        deadline = self._until()
         plan = make_plan(texts, self._counter, self._on_overflow, first)
-        with self._gathering(plan, show=show) as gathering:
-            call = self._call(gathering, stop)
+        with self._gathering(plan, deadline, show=show) as gathering:
+            call = Call(gathering, deadline, stop)
             jobs = self._prepare(plan, gathering, most)
             if jobs:
                 self._transport.client()  # before any request's turn, since that takes its time at first
@@ -385,12 +385,13 @@ class Embedder:
         self, texts: list[str], batch_size: int | None, *, show: bool = True, first: int = 0
     ) -> NDArray[np.float32]:
         most = self._most_items(batch_size)
+        deadline = self._until()
         # Little work is done sooner here than handed to a thread; what may touch the disk is handed over.
         hand_over = len(texts) > _PLAN_IN_LOOP
         plan = await _maybe_in_thread(hand_over, make_plan, texts, self._counter, self._on_overflow, first)
-        with self._gathering(plan, show=show) as gathering:
-            call = self._call(gathering)
-            on_disk = hand_over or self._store is not None
+        with self._gathering(plan, deadline, show=show) as gathering:
+            call = Call(gathering, deadline)
+            on_disk = hand_over or self._cache is not None
             jobs = await _maybe_in_thread(on_disk, self._prepare, plan, gathering, most)
             if jobs:
                 await self._transport.async_client()
@@ -424,13 +425,16 @@ class Embedder:
         tokens = [self._counter.count(text) for text in texts] if self._budget.limited else []
         return Job(texts, rows, [plan.positions[row] for row in rows], tokens)
 
-    def _call(self, gathering: Gathering, stop: threading.Event | None = None) -> Call:
-        return Call(gathering, None if self._deadline is None else waiting.now() + self._deadline, stop)
+    def _until(self) -> float | None:
+        return None if self._deadline is None else waiting.now() + self._deadline
+
+    def _store(self, deadline: float | None) -> Store | None:
+        return None if self._cache is None else Store(self._cache, self._space, deadline)
 
     @contextlib.contextmanager
-    def _gathering(self, plan: Plan, *, show: bool) -> Iterator[Gathering]:
+    def _gathering(self, plan: Plan, deadline: float | None, *, show: bool) -> Iterator[Gathering]:
         with redacted(self._connection), reporting(self._progress if show else None, plan.texts) as report:
-            gathering = Gathering(plan, self._guard, self.model, self._store, report)
+            gathering = Gathering(plan, self._guard, self.model, self._store(deadline), report)
             try:
                 yield gathering
             except NanoGPTError as error:
@@ -458,7 +462,7 @@ class Embedder:
         return self._settings()
 
     def _settings(self) -> dict[str, Any]:
-        made = ("_counter", "_guard", "_transport", "_claim", "_held_pacer", "_host", "_store", "_delivery")
+        made = ("_counter", "_guard", "_transport", "_claim", "_held_pacer", "_host", "_space", "_delivery")
         settings = {name: value for name, value in self.__dict__.items() if name not in made}
         return {**settings, "learned": self._guard.learned}
 

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from nanogpt_core import waiting
 from nanogpt_core.cache import EmbeddingCache, KeySpace, entry_of, is_width_note, width_note_of, width_of
 from nanogpt_core.delivery import Job
 from nanogpt_core.errors import NanoGPTError
@@ -19,21 +20,25 @@ if TYPE_CHECKING:
 
 __all__ = ["Gathering", "Store"]
 
+# Of a call's time that is left, what waiting for a locked cache may take: the requests want the rest.
+_SHARE = 0.25
 # Texts that are looked up together: what comes of them stays in the processor's own memory.
 _AT_ONCE = 2048
 
 
 class Store:
-    """A cache as one model uses it. Whatever the cache does, a call goes on: it is left out after its first failure.
+    """A cache as one call uses it. Whatever the cache does, the call goes on: it is left out after its first failure.
 
     Args:
         cache: The cache.
         space: Makes the keys.
+        deadline: When the call has to be over, in seconds of :func:`nanogpt_core.waiting.now`, or None.
     """
 
-    def __init__(self, cache: EmbeddingCache, space: KeySpace) -> None:
+    def __init__(self, cache: EmbeddingCache, space: KeySpace, deadline: float | None) -> None:
         self._cache = cache
         self._space = space
+        self._deadline = deadline
         self._failed = False
         self._width_noted = False
 
@@ -42,7 +47,6 @@ class Store:
 
         The first may have a width and no rows: that of the space's note.
         """
-        self._failed = False  # a call begins: a cache that failed in an earlier one may work again
         note_key = self._space.width_key
         note = self._get([note_key]).get(note_key)
         noted = None if note is None else width_of(note_key, note)
@@ -82,7 +86,8 @@ class Store:
         if self._failed:
             return False
         try:
-            work()
+            with waiting.limited(self._until()):
+                work()
         except Exception as error:  # noqa: BLE001 - a cache of the caller's own may raise anything
             self._failed = True
             warnings.warn(
@@ -92,6 +97,12 @@ class Store:
             )
             return False
         return True
+
+    def _until(self) -> float | None:
+        if self._deadline is None:
+            return None
+        now = waiting.now()
+        return now + _SHARE * (self._deadline - now)
 
 
 class Gathering:

@@ -14,7 +14,9 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
+from nanogpt_core import waiting
 from nanogpt_core.cache_files import (
+    BUSY_SECONDS,
     FAILURES,
     connect,
     identity_of,
@@ -23,6 +25,7 @@ from nanogpt_core.cache_files import (
     place_of,
     set_aside,
     tells_of_damage,
+    tells_of_lock,
 )
 from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.forking import ForkSafe
@@ -36,6 +39,10 @@ Work = Callable[[sqlite3.Connection], T]
 _KEYS_A_QUERY = 900  # SQLite before 3.32 takes at most 999 parameters
 _KEEP = 0.9
 _TURNS = 3
+# While another program keeps the file locked, nobody waits long for it a second time.
+_BUSY_AGAIN = 0.1
+# To note that an entry was used is not worth waiting for longer.
+_BUSY_NOTING = 0.1
 
 
 class SQLiteCache(ForkSafe):
@@ -44,6 +51,10 @@ class SQLiteCache(ForkSafe):
     A file that cannot be read or written (no rights, full disk, another program's database) is said once in a warning,
     and the call goes on without it; what a read-only file holds is still read. A damaged file is renamed to
     ``<name>.corrupt-<number>``, with a warning, and a new one begun. Pickles and copies open the same file.
+
+    A file that another program keeps locked is waited for, 10 seconds at most and for a quarter of the time that
+    the call's ``deadline`` leaves; then the call goes on without it, and later ones wait a tenth of a second, until it
+    is free again.
 
     Args:
         path: The file. Its folder is made where it does not exist, for the owner alone (0700); so is the file (0600).
@@ -65,6 +76,7 @@ class SQLiteCache(ForkSafe):
         self._warned = False
         self._identity: tuple[int, int] | None = None
         self._size: int | None = None
+        self._patience = {"read": BUSY_SECONDS, "written": BUSY_SECONDS}
         super().__init__()
 
     # SQLite keeps a list of the locks that the process holds. A fork copies the list, but not the locks: a child that
@@ -78,11 +90,19 @@ class SQLiteCache(ForkSafe):
             self._connection = None
 
     def get_many(self, keys: Sequence[bytes]) -> Mapping[bytes, bytes]:
-        """Return the entries there are for ``keys``."""
+        """Return the entries there are for ``keys``.
+
+        Raises:
+            TimeoutError: Another program keeps the file locked.
+        """
         return self._do(lambda database: self._get(database, keys), {}, "read")
 
     def put_many(self, entries: Mapping[bytes, bytes]) -> None:
-        """Store entries in one transaction, and make room where the cache is over its limit."""
+        """Store entries in one transaction, and make room where the cache is over its limit.
+
+        Raises:
+            TimeoutError: Another program keeps the file locked.
+        """
         if entries:
             self._do(lambda database: self._put(database, entries), None, "written")
 
@@ -94,25 +114,42 @@ class SQLiteCache(ForkSafe):
             self._connection = None
 
     def _do(self, work: Work[T], otherwise: T, verb: str) -> T:
-        with self._lock:
+        seconds = waiting.seconds_left(self._patience[verb])
+        until = time.monotonic() + seconds
+        # A thread that waits for the file holds this lock; the others must not wait for longer because of it.
+        if not self._lock.acquire(timeout=seconds):
+            raise self._kept_locked(seconds)
+        try:
             for turn in range(_TURNS):
                 try:
-                    return work(self._open())
+                    result = work(self._open(max(0.0, until - time.monotonic())))
                 except FAILURES as error:
+                    if tells_of_lock(error):
+                        self._patience[verb] = _BUSY_AGAIN
+                        raise self._kept_locked(seconds) from error
                     if turn == _TURNS - 1 or not self._mend(error, again=turn > 0):
                         self._warn(f"cannot be {verb} ({getattr(error, 'strerror', None) or error})")
                         break
+                else:
+                    self._patience[verb] = BUSY_SECONDS
+                    return result
             return otherwise
+        finally:
+            self._lock.release()
 
-    def _open(self) -> sqlite3.Connection:
+    def _kept_locked(self, seconds: float) -> TimeoutError:
+        return TimeoutError(f"{self.path} is kept locked by another program, for more than {seconds:.2g} seconds")
+
+    def _open(self, seconds: float) -> sqlite3.Connection:
         if self._connection is not None and self._identity != identity_of(self.path):
             # Somebody deleted the file, or another process set it aside: what is written to it now would be lost.
             self.close()
         if self._connection is None:
-            make_ready(self.path)
+            make_ready(self.path, seconds)
             self._size = None
             self._identity = identity_of(self.path)
-            self._connection = connect(self.path)
+            self._connection = connect(self.path, seconds)
+        _let_wait(self._connection, seconds)
         return self._connection
 
     def _get(self, database: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, bytes]:
@@ -127,6 +164,7 @@ class SQLiteCache(ForkSafe):
             found.update(database.execute(query))
         if self._max_bytes is not None and found:
             with contextlib.suppress(sqlite3.OperationalError), database:  # a read-only cache still reads
+                _let_wait(database, waiting.seconds_left(_BUSY_NOTING))
                 database.execute("BEGIN IMMEDIATE")
                 used = time.time_ns()
                 database.executemany(
@@ -178,7 +216,7 @@ class SQLiteCache(ForkSafe):
         if not damaged:
             return True  # a log that was cut short under an open connection is read rightly by a new one
         try:
-            with locked(self.path.parent):
+            with locked(self.path.parent, waiting.seconds_left(BUSY_SECONDS)):
                 # Where it is another file by now, some other process was first, and what is there is new.
                 if self._identity == identity_of(self.path):
                     aside = set_aside(self.path)
@@ -210,6 +248,10 @@ class SQLiteCache(ForkSafe):
 
 # Connections that a fork carried over untold. SQLite allows neither their use nor their closing.
 _strays: list[sqlite3.Connection] = []
+
+
+def _let_wait(database: sqlite3.Connection, seconds: float) -> None:
+    database.execute(f"PRAGMA busy_timeout = {round(seconds * 1000)}")
 
 
 def _parts(keys: Sequence[bytes]) -> Iterator[Sequence[bytes]]:

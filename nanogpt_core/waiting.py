@@ -7,8 +7,9 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
+from contextvars import ContextVar
 
-__all__ = ["VirtualWaits", "await_seconds", "now", "virtual_waits", "wait_seconds"]
+__all__ = ["VirtualWaits", "await_seconds", "limited", "now", "seconds_left", "virtual_waits", "wait_seconds"]
 
 
 class VirtualWaits:
@@ -54,6 +55,29 @@ def virtual_waits() -> Iterator[VirtualWaits]:
     finally:
         _virtual = before
         _passed += mine.seconds
+
+
+_deadline: ContextVar[float | None] = ContextVar("nanogpt_deadline", default=None)
+
+
+@contextlib.contextmanager
+def limited(deadline: float | None) -> Iterator[None]:
+    """Let what waits by itself in this block, as a cache does for its file, wait no longer than until ``deadline``.
+
+    Args:
+        deadline: In seconds of :func:`now`; None for no limit.
+    """
+    token = _deadline.set(deadline)
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
+
+
+def seconds_left(at_most: float) -> float:
+    """Return the seconds that may be waited here: ``at_most``, or fewer where the block's deadline comes before."""
+    deadline = _deadline.get()
+    return at_most if deadline is None else max(0.0, min(at_most, deadline - now()))
 
 
 def wait_seconds(seconds: float, stop: threading.Event | None = None) -> None:

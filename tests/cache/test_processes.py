@@ -105,7 +105,7 @@ def test_another_process_moves_to_the_new_file_when_one_sets_the_old_aside(tmp_p
     cache.close()
     data = path.read_bytes()
     path.write_bytes(data[:400_000] + bytes(len(data) - 400_000))
-    assert another._open()  # this one has the damaged file open, and has not noticed
+    assert another._open(1)  # this one has the damaged file open, and has not noticed
     with pytest.warns(RuntimeWarning, match="set aside"):
         cache.get_many(list(many))
     another.put_many({b"a": b"1"})
