@@ -1,23 +1,25 @@
 """Runs the requests of one call at once: in threads, or in tasks of the running event loop.
 
 Requests at once hide the time that the service takes. Where it takes hardly any, they only get into each other's way,
-for room in the processor's memory and for the interpreter. So one begins, and others join while the process is waiting
-more than working.
+for room in the processor's memory and for the interpreter. So one begins, and others join while there is more waiting
+than working.
 """
 
 from __future__ import annotations
 
 import asyncio
+import atexit
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-__all__ = ["in_tasks", "in_threads"]
+__all__ = ["GRACE", "begin_thread", "in_tasks", "in_threads"]
 
+GRACE = 3.0
+"""Seconds that requests under way get to end, when whoever began them has gone away: by Ctrl-C, or out of a stream."""
 
 _LOOK_AFTER = 0.002  # seconds
-_JOIN_AFTER = 0.025  # seconds: whatever the process does; it may be busy with other things
-_BUSY = 0.5
+_BUSY = 0.8
 
 
 class _Crew:
@@ -25,13 +27,15 @@ class _Crew:
 
     Args:
         most: How many there may be.
+        worked: Returns the seconds that they have kept a processor busy, all together.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, worked: Callable[[], float]) -> None:
         self._most = most
         self._size = 1
-        self._joined = self._looked = time.monotonic()
-        self._worked = time.process_time()
+        self._clock = worked
+        self._looked = time.monotonic()
+        self._worked = worked()
 
     @property
     def complete(self) -> bool:
@@ -40,14 +44,52 @@ class _Crew:
 
     def grows(self) -> bool:
         """Whether one joins now; asked every few milliseconds."""
-        now, worked = time.monotonic(), time.process_time()
+        now, worked = time.monotonic(), self._clock()
         waiting = worked - self._worked < _BUSY * (now - self._looked)
         self._looked, self._worked = now, worked
-        if waiting or now - self._joined > _JOIN_AFTER:
-            self._size += 1
-            self._joined = now
-            return True
-        return False
+        self._size += waiting
+        return waiting
+
+
+class _Worker(threading.Thread):
+    stop: threading.Event
+    _clock: int | None = None
+
+    def run(self) -> None:
+        # A thread asks for its own clock: for one that has ended, that is not allowed.
+        if hasattr(time, "pthread_getcpuclockid"):
+            self._clock = time.pthread_getcpuclockid(threading.get_ident())
+        super().run()
+
+    @property
+    def worked(self) -> float:
+        """Seconds that it has kept a processor busy; 0 where the system does not tell."""
+        try:
+            return 0.0 if self._clock is None else time.clock_gettime(self._clock)
+        except OSError:  # it has ended
+            return 0.0
+
+
+def begin_thread(work: Callable[[], None], name: str, stop: threading.Event) -> _Worker:
+    """Begin a thread; the interpreter's exit sets ``stop`` and waits for it, but no longer than :data:`GRACE`.
+
+    An ordinary one would hold up the exit until its request's time is over, however long a service hangs; a daemon is
+    stopped at once, although its vectors may be about to come in. An executor's exit waits for all that it was given.
+    """
+    thread = _Worker(target=work, name=name, daemon=True)
+    thread.stop = stop
+    thread.start()
+    return thread
+
+
+@atexit.register
+def _wait_for_threads() -> None:
+    until = time.monotonic() + GRACE
+    workers = [thread for thread in threading.enumerate() if isinstance(thread, _Worker)]
+    for worker in workers:
+        worker.stop.set()
+    for worker in workers:
+        worker.join(max(0.0, until - time.monotonic()))
 
 
 def in_threads(tasks: Sequence[Callable[[], None]], most: int, stop: threading.Event) -> None:
@@ -64,8 +106,6 @@ def in_threads(tasks: Sequence[Callable[[], None]], most: int, stop: threading.E
         return
     if not tasks:
         return
-    # Plain threads, which are daemons where the caller's is one. The interpreter's exit waits for all that an executor
-    # was given, whoever gave it, and an executor takes nothing more from then on.
     queue, lock, failures = iter(tasks), threading.Lock(), list[BaseException]()
     none_left = threading.Event()
 
@@ -82,22 +122,21 @@ def in_threads(tasks: Sequence[Callable[[], None]], most: int, stop: threading.E
             stop.set()
         none_left.set()
 
-    workers: list[threading.Thread] = []
+    workers: list[_Worker] = []
 
     def join_in() -> None:
-        workers.append(threading.Thread(target=work, name=f"nanogpt-{len(workers)}"))
-        workers[-1].start()
+        workers.append(begin_thread(work, f"nanogpt-{len(workers)}", stop))
 
     try:
         join_in()
-        crew = _Crew(min(most, len(tasks)))
+        crew = _Crew(min(most, len(tasks)), lambda: sum(worker.worked for worker in workers))
         while not crew.complete and not none_left.wait(_LOOK_AFTER):
             if crew.grows():
                 join_in()
         for worker in workers:
             worker.join()
     except BaseException as error:
-        # Ctrl-C: requests under way go on by themselves and are kept, but nobody waits for them here.
+        # Ctrl-C: nobody waits for the requests under way here; what comes in while the process lives is kept.
         failures.append(error)
         stop.set()
         raise
@@ -138,7 +177,7 @@ async def in_tasks(
     try:
         if tasks:
             workers.append(asyncio.ensure_future(work()))
-        crew = _Crew(min(most, len(tasks)))
+        crew = _Crew(min(most, len(tasks)), time.thread_time)
         while not crew.complete:
             # The first to end has found nothing left to do, or has failed.
             ended, _ = await asyncio.wait(workers, timeout=_LOOK_AFTER, return_when=asyncio.FIRST_COMPLETED)

@@ -128,7 +128,7 @@ class Call:
             RequestTimeoutError: None may.
         """
         if self.stop.is_set():
-            raise RequestTimeoutError("Given up, because another request of the same call failed.")
+            raise RequestTimeoutError("Given up: the call was interrupted, or another of its requests failed.")
         left = at_most if self.deadline is None else min(at_most, self.deadline - waiting.now())
         if left <= 0:
             raise RequestTimeoutError(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
+from nanogpt_core.concurrency import GRACE, begin_thread
 from nanogpt_core.errors import InvalidTypeError
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ async def ablocks(items: AsyncIterable[T] | Iterator[T], size: int) -> AsyncIter
 def in_order(row: Iterator[T], work: Callable[[T], R], window: int, stop: threading.Event) -> Iterator[R]:
     """Yield ``work(block)`` for each block, in order, with at most ``window`` under way; the row is read no further.
 
-    When the consumer stops, or something fails, ``stop`` is set and what is under way is waited for.
+    When the consumer stops, or something fails, ``stop`` is set and what is under way is waited for, but not for long.
     """
     if window == 1:
         yield from map(work, row)
@@ -92,19 +93,18 @@ def in_order(row: Iterator[T], work: Callable[[T], R], window: int, stop: thread
     under_way: deque[Future[R]] = deque()
     try:
         for block in row:
-            under_way.append(_begun(work, block))
+            under_way.append(_begun(work, block, stop))
             if len(under_way) == window:
                 yield under_way.popleft().result()
         while under_way:
             yield under_way.popleft().result()
     finally:
         stop.set()
-        wait(under_way)
+        wait(under_way, timeout=GRACE)
 
 
-def _begun(work: Callable[[T], R], block: T) -> Future[R]:
-    # A thread for each block ends with it. An executor's threads would wait for more, and the interpreter's exit for
-    # all that they were given, if the consumer never comes back.
+def _begun(work: Callable[[T], R], block: T, stop: threading.Event) -> Future[R]:
+    # A thread for each block ends with it; an executor's threads would wait for more, if the consumer never came back.
     future: Future[R] = Future()
 
     def run() -> None:
@@ -113,7 +113,7 @@ def _begun(work: Callable[[T], R], block: T) -> Future[R]:
         except BaseException as error:  # noqa: BLE001 - raised in the consumer's thread
             future.set_exception(error)
 
-    threading.Thread(target=run, name="nanogpt-stream").start()
+    begin_thread(run, "nanogpt-stream", stop)
     return future
 
 

@@ -37,6 +37,13 @@ def embed(texts, save=None, way="sync", announce=False, **options):
     say("sent", embedder.usage.texts_sent)
 
 
+def stream(texts, **options):
+    """Embed as a stream; say when a batch is there."""
+    options.pop("announce")
+    for batch in Embedder(**options).stream(texts_of(texts)):
+        say("done", batch.start)
+
+
 def put_for_ever(path, worker):
     """Put entries of 6 KB until killed; say each one that is in."""
     cache = SQLiteCache(path)

@@ -70,6 +70,7 @@ def serve():
 
         def start(answer=_fault_server.good):
             server = stack.enter_context(_fault_server.FaultServer(answer))
+            server.good = _fault_server.good
             server.embedder = lambda model="lab/unlisted", **more: Embedder(
                 model, **{"api_key": server.api_key, "base_url": server.base_url, "max_retries": 0, **more}
             )

@@ -1,11 +1,13 @@
 """Kills, forks, full interpreters' exits: finished work is kept, and paid for once."""
 
+import contextlib
 import json
 import random
 import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections import Counter
 
 import numpy as np
@@ -126,6 +128,30 @@ def test_ctrl_c_keeps_what_is_finished(sandbox, run, start, finish, tmp_path):
     assert kept.entries >= answered - BATCH * CONCURRENCY
     Embedder(cache=path, **run).embed(texts)
     assert sum(number - 1 for number in sent(sandbox).values()) <= BATCH * CONCURRENCY
+
+
+@pytest.mark.parametrize("work", [{"work": "embed"}, {"work": "embed", "way": "async"}, {"work": "stream"}])
+def test_ctrl_c_does_not_wait_for_a_service_that_hangs(serve, child, finish, tmp_path, work):
+    hangs = threading.Event()
+
+    def answer(seen):
+        if seen.texts[0] != texts_of(1)[0]:
+            hangs.wait()
+        return server.good(seen)
+
+    server = serve(answer)
+    with contextlib.ExitStack() as stack:
+        stack.callback(hangs.set)
+        options = {"model": "lab/unlisted", "api_key": server.api_key, "base_url": server.base_url, "timeout": 3600}
+        options |= {"batch_size": 10, "max_concurrency": 3, "max_retries": 0, "cache": str(tmp_path / "c.db")}
+        process = child(**work, texts=100, announce=True, **options)
+        assert process.stdout.readline().startswith("done")
+        server.wait_for(lambda: server.in_flight == 3)
+        process.send_signal(signal.SIGINT)
+        ended = finish(process)  # long before the hour is over
+        assert ended.err.strip().endswith("KeyboardInterrupt")
+        assert "Exception ignored" not in ended.err
+    assert verify_cache(tmp_path / "c.db").entries == 10
 
 
 def test_a_daemon_thread_does_not_keep_the_program_from_ending(sandbox, start, finish, tmp_path):
