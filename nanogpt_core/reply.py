@@ -33,6 +33,9 @@ __all__ = [
 
 _SHOWN = 300
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+# Few enough to stay in the processor's own memory. What comes in megabytes the system hands out page by page, and takes
+# back as soon as it is not needed any more; that takes several times as long as the decoding.
+_DECODED_AT_ONCE = 16
 _MOST_TOKENS = 2**53  # beyond this a float, and so a price, is no longer exact
 
 
@@ -197,27 +200,36 @@ def _matrix(embeddings: list[Any]) -> NDArray[np.float32]:
 def _from_base64(embeddings: list[str]) -> NDArray[np.float32]:
     import numpy as np
 
-    numbers = _decoded_at_once(embeddings)
-    if numbers is None:
+    vectors = _decoded_in_parts(embeddings)
+    if vectors is None:
         numbers = _decoded_one_by_one(embeddings)
-    return np.frombuffer(numbers, dtype="<f4").reshape(len(embeddings), -1).astype(np.float32, copy=False)
+        vectors = np.frombuffer(numbers, dtype="<f4").reshape(len(embeddings), -1).astype(np.float32, copy=False)
+    return vectors
 
 
-def _decoded_at_once(embeddings: list[str]) -> bytes | None:
-    """Return the bytes of vectors in equally long base64 without padding; None for any others."""
+def _decoded_in_parts(embeddings: list[str]) -> NDArray[np.float32] | None:
+    """Return vectors that are in equally long base64 without padding; None for any others."""
     import binascii
 
+    import numpy as np
     from pybase64 import b64decode
 
     length = len(embeddings[0])
     # Four characters are three bytes, so that these are whole numbers of float32, and no vector runs into the next.
     if length == 0 or length % 16 or any(len(embedding) != length for embedding in embeddings):
         return None
-    try:
-        numbers: bytes = b64decode("".join(embeddings), validate=True)
-    except (binascii.Error, ValueError):
-        return None  # also for padding within
-    return numbers if len(numbers) == len(embeddings) * length // 4 * 3 else None
+    width = length // 16 * 3
+    vectors = np.empty((len(embeddings), width), dtype=np.float32)
+    for start in range(0, len(embeddings), _DECODED_AT_ONCE):
+        part = embeddings[start : start + _DECODED_AT_ONCE]
+        try:
+            numbers = b64decode("".join(part), validate=True)
+        except (binascii.Error, ValueError):
+            return None  # also for padding within
+        if len(numbers) != len(part) * width * 4:
+            return None
+        vectors[start : start + len(part)] = np.frombuffer(numbers, dtype="<f4").reshape(len(part), width)
+    return vectors
 
 
 def _decoded_one_by_one(embeddings: list[str]) -> bytes:
