@@ -10,7 +10,6 @@ from langchain_core.embeddings import Embeddings
 from nanogpt_core import Embedder, Estimate, Usage
 from nanogpt_core.connection import ApiKey
 from nanogpt_core.errors import ConfigurationError
-from nanogpt_core.lists import ato_lists, to_lists
 from nanogpt_core.options import EmbedderOptions, clear_options
 
 if TYPE_CHECKING:
@@ -100,7 +99,7 @@ class NanoGPTEmbeddings(Embeddings):
         Raises:
             NanoGPTError: As :meth:`nanogpt_core.Embedder.embed`.
         """
-        return to_lists(self._embedder.embed(texts, batch_size=chunk_size))
+        return self._embedder.embed_lists(texts, batch_size=chunk_size)
 
     def embed_documents_array(self, texts: Iterable[str]) -> NDArray[np.float32]:
         """Embed documents into a matrix of shape ``(n, d)``, float32: a tenth of the memory of lists."""
@@ -112,7 +111,7 @@ class NanoGPTEmbeddings(Embeddings):
 
     async def aembed_documents(self, texts: list[str], chunk_size: int | None = None) -> list[list[float]]:
         """Do what :meth:`embed_documents` does, without blocking the event loop."""
-        return await ato_lists(await self._embedder.aembed(texts, batch_size=chunk_size))
+        return await self._embedder.aembed_lists(texts, batch_size=chunk_size)
 
     async def aembed_query(self, text: str) -> list[float]:
         """Do what :meth:`embed_query` does, without blocking the event loop."""

@@ -14,7 +14,6 @@ from nanogpt_core import Embedder, Estimate, Usage
 from nanogpt_core.catalogue import MAX_ITEMS
 from nanogpt_core.connection import ApiKey
 from nanogpt_core.errors import ConfigurationError
-from nanogpt_core.lists import ato_lists, to_lists
 from nanogpt_core.options import EmbedderOptions, check_number, clear_options
 from nanogpt_core.planning import check_texts
 
@@ -182,7 +181,7 @@ class NanoGPTEmbedding(BaseEmbedding):
         return self._get_text_embeddings([text])[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[Embedding]:
-        return to_lists(self._embedder.embed(texts))
+        return self._embedder.embed_lists(texts)
 
     def _get_query_embedding(self, query: str) -> Embedding:
         floats: Embedding = self._embedder.embed_query(query).tolist()
@@ -192,7 +191,7 @@ class NanoGPTEmbedding(BaseEmbedding):
         return (await self._aget_text_embeddings([text]))[0]
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[Embedding]:
-        return await ato_lists(await self._embedder.aembed(texts))
+        return await self._embedder.aembed_lists(texts)
 
     async def _aget_query_embedding(self, query: str) -> Embedding:
         floats: Embedding = (await self._embedder.aembed_query(query)).tolist()

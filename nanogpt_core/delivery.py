@@ -63,7 +63,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Do:
-    """Have this called, where it may block."""
+    """Have this called, where it is in nobody's way."""
 
     work: Callable[[], None]
 
@@ -96,15 +96,11 @@ class Job:
 class Receiver(Protocol):
     """Where vectors go."""
 
+    def takes_long(self, job: Job) -> bool:
+        """Whether :meth:`accept` is in an event loop's way."""
+
     def accept(self, job: Job, reply: Reply) -> None:
         """Take the vectors of one request."""
-
-    @property
-    def keeps_on_disk(self) -> bool:
-        """Whether :meth:`keep` may block."""
-
-    def keep(self, job: Job, reply: Reply) -> None:
-        """Store them for later calls."""
 
 
 class Call:
@@ -228,11 +224,10 @@ class Delivery:
                     raise _too_long(error, job) from error
             else:
                 self.meter.add_request(texts=len(job.texts), prompt_tokens=reply.prompt_tokens)
-                call.receiver.accept(job, reply)
-                if call.receiver.keeps_on_disk:
-                    yield Do(lambda: call.receiver.keep(job, reply))
+                if call.receiver.takes_long(job):
+                    yield Do(lambda: call.receiver.accept(job, reply))
                 else:
-                    call.receiver.keep(job, reply)
+                    call.receiver.accept(job, reply)
                 return job
         first, second = job.halves()
         taken = (yield from self._in_parts(first, call)), (yield from self._in_parts(second, call))

@@ -1,16 +1,17 @@
-"""One call's vectors as they come in, from cache and replies: into one matrix, then into the caller's order."""
+"""One call's vectors as they come in, from cache and replies: into a matrix or lists, in the caller's order."""
 
 from __future__ import annotations
 
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from nanogpt_core import waiting
 from nanogpt_core.cache import EmbeddingCache, KeySpace, entry_of, is_width_note, width_note_of, width_of
 from nanogpt_core.delivery import Job
 from nanogpt_core.errors import NanoGPTError
+from nanogpt_core.lists import to_lists
 from nanogpt_core.planning import Plan
 from nanogpt_core.reply import Reply, WidthError, WidthGuard, names_same_model
 
@@ -18,10 +19,15 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Gathering", "Store"]
+__all__ = ["Form", "Gathering", "Lists", "Matrix", "Store"]
+
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 # Of a call's time that is left, what waiting for a locked cache may take: the requests want the rest.
 _SHARE = 0.25
+# So many lists are made in about three milliseconds.
+_FEW = 64
 # Texts that are looked up together: what comes of them stays in the processor's own memory.
 _AT_ONCE = 2048
 
@@ -105,10 +111,107 @@ class Store:
         return now + _SHARE * (self._deadline - now)
 
 
-class Gathering:
+class Form(Protocol[R_co]):
+    """What a call makes of its vectors.
+
+    Attributes:
+        slow: Whether to put many rows takes long enough to be in an event loop's way.
+    """
+
+    slow: bool
+
+    def __init__(self, plan: Plan) -> None:
+        """Begin without vectors."""
+
+    def put(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> None:
+        """Take vectors, ``(len(rows), d)`` float32. Called from several threads, for other rows each."""
+
+    def result(self, width: int) -> R_co:
+        """Return all vectors in the caller's order; ``width`` is said where there are none."""
+
+    def some(self, positions: Sequence[int]) -> NDArray[np.float32]:
+        """Return the vectors of some of the caller's texts, ``(len(positions), d)`` float32."""
+
+
+class Matrix:
+    """A matrix, ``(n, d)`` float32."""
+
+    slow = False
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._vectors: NDArray[np.float32] | None = None
+        self._lock = threading.Lock()
+
+    def put(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> None:
+        """Take vectors."""
+        import numpy as np
+
+        with self._lock:
+            if self._vectors is None:
+                self._vectors = np.empty((len(self._plan.wire), vectors.shape[1]), dtype=np.float32)
+        self._vectors[slice(rows[0], rows[-1] + 1) if _in_one(rows) else list(rows)] = vectors
+
+    def result(self, width: int) -> NDArray[np.float32]:
+        """Return the matrix."""
+        import numpy as np
+
+        if self._vectors is None:
+            return np.empty((0, width), dtype=np.float32)
+        return self._plan.assemble(self._vectors)
+
+    def some(self, positions: Sequence[int]) -> NDArray[np.float32]:
+        """Return some of the vectors."""
+        assert self._vectors is not None  # noqa: S101 - there are some
+        return self._plan.assemble(self._vectors, positions)
+
+
+class Lists:
+    """A list of floats for each text, which the frameworks want.
+
+    They are made while other requests are under way, and without a whole matrix beside them: a text's list takes ten
+    times the memory of its row. Where texts are repeated or split there is a matrix first.
+    """
+
+    slow = True
+
+    def __init__(self, plan: Plan) -> None:
+        plain = plan.texts == len(plan.wire) and not plan.pieces
+        self._matrix = None if plain else Matrix(plan)
+        self._lists: list[list[float]] = [[]] * len(plan.wire) if plain else []
+
+    def put(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> None:
+        """Take vectors."""
+        if self._matrix is not None:
+            self._matrix.put(rows, vectors)
+        elif _in_one(rows):
+            self._lists[rows[0] : rows[-1] + 1] = to_lists(vectors)
+        else:
+            for row, numbers in zip(rows, to_lists(vectors), strict=True):
+                self._lists[row] = numbers
+
+    def result(self, width: int) -> list[list[float]]:
+        """Return the lists."""
+        return self._lists if self._matrix is None else to_lists(self._matrix.result(width))
+
+    def some(self, positions: Sequence[int]) -> NDArray[np.float32]:
+        """Return some of the vectors."""
+        import numpy as np
+
+        if self._matrix is not None:
+            return self._matrix.some(positions)
+        return np.array([self._lists[position] for position in positions], dtype=np.float32)
+
+
+def _in_one(rows: Sequence[int]) -> bool:
+    return rows[-1] + 1 - rows[0] == len(rows)
+
+
+class Gathering(Generic[R]):
     """What one call has got so far.
 
     Args:
+        form: What to make of the vectors.
         plan: What the call wants.
         guard: Holds the width.
         model: The model asked for.
@@ -117,8 +220,16 @@ class Gathering:
     """
 
     def __init__(
-        self, plan: Plan, guard: WidthGuard, model: str, store: Store | None, report: Callable[[int], object]
+        self,
+        form: type[Form[R]],
+        plan: Plan,
+        *,
+        guard: WidthGuard,
+        model: str,
+        store: Store | None,
+        report: Callable[[int], object],
     ) -> None:
+        self._vectors = form(plan)
         self._plan = plan
         self._guard = guard
         self._model = model
@@ -127,7 +238,6 @@ class Gathering:
         self._counts = plan.counts()
         self._done = bytearray(len(plan.wire))
         self._cached_width: int | None = None
-        self._vectors: NDArray[np.float32] | None = None
         self._lock = threading.Lock()
 
     @property
@@ -169,17 +279,13 @@ class Gathering:
             raise
         self._cached_width = self._guard.width
 
+    def takes_long(self, job: Job) -> bool:
+        """Whether :meth:`accept` is in an event loop's way: it may be for the disk, and for many lists."""
+        return self._store is not None or (self._vectors.slow and len(job.texts) > _FEW)
+
     def accept(self, job: Job, reply: Reply) -> None:
-        """Take the vectors of one request."""
+        """Take the vectors of one request, and store them in the cache."""
         self._take(job.rows, reply.vectors)
-
-    @property
-    def keeps_on_disk(self) -> bool:
-        """Whether :meth:`keep` may block: where there is a cache, whichever it is."""
-        return self._store is not None
-
-    def keep(self, job: Job, reply: Reply) -> None:
-        """Store the vectors of one request in the cache."""
         trusted = names_same_model(self._model, reply.model)
         if not trusted:
             warnings.warn(
@@ -192,14 +298,8 @@ class Gathering:
             self._store.put(job.texts, reply.vectors)
 
     def _take(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> None:
-        import numpy as np
-
-        with self._lock:
-            if self._vectors is None:
-                self._vectors = np.empty((len(self._plan.wire), vectors.shape[1]), dtype=np.float32)
-        first, end = rows[0], rows[-1] + 1
-        in_one = end - first == len(rows)
-        self._vectors[slice(first, end) if in_one else list(rows)] = vectors
+        self._vectors.put(rows, vectors)
+        first, end, in_one = rows[0], rows[-1] + 1, _in_one(rows)
         with self._lock:
             if in_one:
                 self._done[first:end] = b"\1" * len(rows)
@@ -208,13 +308,9 @@ class Gathering:
                     self._done[row] = 1
             self._report(sum(self._counts[first:end] if in_one else [self._counts[row] for row in rows]))
 
-    def result(self) -> NDArray[np.float32]:
+    def result(self) -> R:
         """Return the vectors in the caller's order."""
-        import numpy as np
-
-        if self._vectors is None:
-            return np.empty((0, self._guard.width or 0), dtype=np.float32)
-        return self._plan.assemble(self._vectors)
+        return self._vectors.result(self._guard.width or 0)
 
     def add_to(self, error: NanoGPTError) -> None:
         """Put what is done into an error that ends the call, and what the cache may have to do with it."""
@@ -226,8 +322,8 @@ class Gathering:
         first, unique = self._plan.first, self._plan.unique
         answered = [index for index, number in enumerate(unique) if number in whole]
         error.failed_positions = tuple(first + index for index, number in enumerate(unique) if number not in whole)
-        if answered and self._vectors is not None:
-            vectors = self._plan.assemble(self._vectors, answered)
+        if answered:
+            vectors = self._vectors.some(answered)
             error.completed = dict(zip((first + index for index in answered), vectors, strict=True))
 
     def _is_done(self, number: int, row: int) -> bool:

@@ -25,6 +25,8 @@ def ways(model, options, batch_size):
     core = Embedder(model, **options, batch_size=batch_size)
     yield "sync", core.embed, False
     yield "async", core.aembed, True
+    yield "lists", core.embed_lists, False
+    yield "lists, async", core.aembed_lists, True
     if find_spec("langchain_core"):
         from langchain_nanogpt import NanoGPTEmbeddings
 

@@ -97,39 +97,52 @@ def test_two_classes_share_one_file(options, sandbox, tmp_path):
 # --- partial work ---
 
 
-def test_after_a_failure_a_second_call_sends_only_what_is_missing(embed, make, sandbox, tmp_path):
+@pytest.fixture(params=["matrix", "lists"])
+def embed_in_any_form(request, embed):
+    """As ``embed``, once into a matrix and once into lists, which are returned as a matrix."""
+    if request.param == "matrix":
+        return embed
+    return lambda embedder, texts: np.array(embed(_InLists(embedder), texts), dtype=np.float32)
+
+
+class _InLists:
+    def __init__(self, embedder):
+        self.embed, self.aembed = embedder.embed_lists, embedder.aembed_lists
+
+
+def test_after_a_failure_a_second_call_sends_only_what_is_missing(embed_in_any_form, make, sandbox, tmp_path):
     right = make(MODEL).embed(TEXTS)
     sandbox.clear()
     embedder = make(MODEL, cache=tmp_path / "c.db", batch_size=5, max_concurrency=1)
     sandbox.add_faults(None, None, Fault(500), None)
     with pytest.raises(ServerError) as caught:
-        embed(embedder, TEXTS)
+        embed_in_any_form(embedder, TEXTS)
     error = caught.value
     assert error.failed_positions == tuple(range(10, 30))
     assert sorted(error.completed) == list(range(10))
     assert all(np.array_equal(error.completed[position], right[position]) for position in range(10))
     assert inspect_cache(tmp_path / "c.db").entries == 10
     sandbox.clear()
-    assert np.array_equal(embed(embedder, TEXTS), right)
+    assert np.array_equal(embed_in_any_form(embedder, TEXTS), right)
     assert [request.inputs[0] for request in sandbox.requests] == [TEXTS[at] for at in (10, 15, 20, 25)]
     assert embedder.usage.texts_cached == 10
 
 
-def test_with_several_under_way_each_text_is_answered_once_in_all(embed, make, sandbox, tmp_path):
+def test_with_several_under_way_each_text_is_answered_once_in_all(embed_in_any_form, make, sandbox, tmp_path):
     embedder = make(MODEL, cache=tmp_path / "c.db", batch_size=2)
     sandbox.add_faults(*[None] * 6, Fault(500))
     with pytest.raises(ServerError) as caught:
-        embed(embedder, TEXTS)
+        embed_in_any_form(embedder, TEXTS)
     done, failed = set(caught.value.completed), set(caught.value.failed_positions)
     assert done | failed == set(range(30))
     assert not done & failed
     assert inspect_cache(tmp_path / "c.db").entries == len(done)
-    embed(embedder, TEXTS)
+    embed_in_any_form(embedder, TEXTS)
     answered = Counter(text for request in sandbox.requests if request.status == 200 for text in request.inputs)
     assert answered == Counter(TEXTS)
 
 
-def test_positions_are_the_callers_with_repeats_cached_and_split_texts(embed, sandbox, options, tmp_path):
+def test_positions_are_the_callers_with_repeats_cached_and_split_texts(embed_in_any_form, sandbox, options, tmp_path):
     model = "text-embedding-3-small"
     long = "many words " * 5000  # over the model's limit of 8,191 tokens: two pieces
     texts = ["b", "a", "cached", "a", long, "b", "cached"]
@@ -141,21 +154,21 @@ def test_positions_are_the_callers_with_repeats_cached_and_split_texts(embed, sa
     # On the wire: b, a, the two pieces.
     sandbox.add_faults(None, None, None, Fault(500))
     with pytest.raises(ServerError) as caught:
-        embed(embedder, texts)
+        embed_in_any_form(embedder, texts)
     assert caught.value.failed_positions == (4,)
     assert sorted(caught.value.completed) == [0, 1, 2, 3, 5, 6]
     assert all(np.array_equal(vector, right[at]) for at, vector in caught.value.completed.items())
     sandbox.clear()
-    assert np.allclose(embed(embedder, texts), right, atol=1e-7)
+    assert np.allclose(embed_in_any_form(embedder, texts), right, atol=1e-7)
     assert len(sandbox.requests) == 1  # the second piece
 
 
-def test_an_error_before_anything_was_sent_still_has_what_the_cache_had(embed, make, sandbox):
+def test_an_error_before_anything_was_sent_still_has_what_the_cache_had(embed_in_any_form, make, sandbox):
     cache = MemoryCache()
     vectors = make(MODEL, cache=cache).embed(TEXTS[:3])
     sandbox.add_faults(Fault(500))
     with pytest.raises(ServerError) as caught:
-        embed(make(MODEL, cache=cache), TEXTS[:5])
+        embed_in_any_form(make(MODEL, cache=cache), TEXTS[:5])
     assert caught.value.failed_positions == (3, 4)
     assert [caught.value.completed[at].tolist() for at in range(3)] == vectors.tolist()
 

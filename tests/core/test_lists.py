@@ -1,6 +1,5 @@
 """Lists out of a matrix, and the garbage collector around them."""
 
-import asyncio
 import gc
 import os
 import threading
@@ -8,14 +7,8 @@ import threading
 import numpy as np
 import pytest
 
-from nanogpt_core import collector, lists
-
-
-@pytest.fixture(params=["sync", "async"])
-def convert(request):
-    if request.param == "sync":
-        return lists.to_lists
-    return lambda vectors: asyncio.run(lists.ato_lists(vectors))
+from nanogpt_core import collector
+from nanogpt_core.lists import to_lists
 
 
 @pytest.fixture
@@ -32,49 +25,49 @@ def collections():
     gc.callbacks.remove(note)
 
 
-@pytest.mark.parametrize("count", [0, 1, 255, 256, 257, 2049])
-def test_the_lists_hold_the_rows(convert, count):
+@pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 2049])
+def test_the_lists_hold_the_rows(count):
     vectors = np.random.default_rng(count).standard_normal((count, 3)).astype(np.float32)
-    found = convert(vectors)
+    found = to_lists(vectors)
     assert found == vectors.tolist()
     assert {type(number) for row in found for number in row} <= {float}
 
 
 @pytest.mark.parametrize("on", [True, False])
-def test_the_collector_is_as_it_was(convert, on):
+def test_the_collector_is_as_it_was(on):
     try:
         if not on:
             gc.disable()
-        convert(np.ones((300, 4), dtype=np.float32))
+        to_lists(np.ones((300, 4), dtype=np.float32))
         assert gc.isenabled() is on
     finally:
         gc.enable()
 
 
-def test_a_failure_lets_the_collector_go_on(convert):
+def test_a_failure_lets_the_collector_go_on():
     with pytest.raises(AttributeError):
-        convert(["no matrix"])
+        to_lists(["no matrix"])
     assert gc.isenabled()
 
 
-def test_hardly_a_collection_comes_while_lists_are_made_and_they_are_old_after(convert, collections):
-    found = convert(np.ones((5000, 2), dtype=np.float32))
-    assert collections.count("start") <= 1  # else one for each 700 lists; an event loop can make one of its own due
+def test_hardly_a_collection_comes_while_lists_are_made_and_they_are_old_after(collections):
+    found = to_lists(np.ones((5000, 2), dtype=np.float32))
+    assert collections.count("start") <= 1  # else one for each 700 lists
     young = {id(one) for one in gc.get_objects(generation=0)}
     assert sum(id(row) in young for row in found) == 0
 
 
-def test_it_can_be_left_alone(convert, collections, monkeypatch):
+def test_it_can_be_left_alone(collections, monkeypatch):
     monkeypatch.setattr(collector, "hold_back_collector", False)
-    convert(np.ones((5000, 2), dtype=np.float32))
+    to_lists(np.ones((5000, 2), dtype=np.float32))
     assert collections.count("start") >= 2
 
 
-def test_what_somebody_froze_stays_frozen(convert):
+def test_what_somebody_froze_stays_frozen():
     gc.freeze()
     try:
         frozen = gc.get_freeze_count()
-        convert(np.ones((10, 2), dtype=np.float32))
+        to_lists(np.ones((10, 2), dtype=np.float32))
         assert gc.get_freeze_count() > frozen // 2 > 0  # some are freed one by one
     finally:
         gc.unfreeze()
