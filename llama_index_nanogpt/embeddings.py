@@ -11,7 +11,6 @@ from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
 from llama_index.core.callbacks import CallbackManager
 
 from nanogpt_core import Embedder, Estimate, Usage
-from nanogpt_core.catalogue import MAX_ITEMS
 from nanogpt_core.connection import ApiKey
 from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.options import EmbedderOptions, check_number, clear_options
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = ["NanoGPTEmbedding"]
+
+_HANDED_OVER = 32_768
 
 
 def _operational(name: str) -> Any:
@@ -43,8 +44,8 @@ class NanoGPTEmbedding(BaseEmbedding):
         api_key: The key, as text or ``SecretStr``. Default: ``NANOGPT_API_KEY``, then ``NANO_GPT_API_KEY``.
         api_base: Where the API begins. Default: ``NANOGPT_BASE_URL``, then ``https://nano-gpt.com/api/v1``.
         base_url: The same.
-        embed_batch_size: Texts that LlamaIndex hands over at a time, 1 to 2048 (default). They go out in requests of
-            ``batch_size``, several at once.
+        embed_batch_size: Texts that LlamaIndex hands over at a time, one batch after another. Each goes out in requests
+            of ``batch_size``, several at once, so that smaller batches only take longer. Default: 32768.
         num_workers: Batches that LlamaIndex's async methods have under way at once. Default: all.
         callback_manager: Receives the usual events.
         embeddings_cache: LlamaIndex's own cache of vectors, by text.
@@ -59,7 +60,7 @@ class NanoGPTEmbedding(BaseEmbedding):
     # Pydantic's errors would show the whole input, and the key with it.
     model_config = ConfigDict(hide_input_in_errors=True)
 
-    embed_batch_size: int = Field(default=MAX_ITEMS, gt=0, le=MAX_ITEMS, exclude=True)
+    embed_batch_size: int = Field(default=_HANDED_OVER, gt=0, exclude=True)
     num_workers: int | None = Field(default=None, exclude=True)
     embeddings_cache: Any = Field(default=None, exclude=True)
     api_base: str = Field(description="Where the API begins.")
@@ -93,7 +94,7 @@ class NanoGPTEmbedding(BaseEmbedding):
         api_key: ApiKey = None,
         api_base: str | None = None,
         base_url: str | None = None,
-        embed_batch_size: int = MAX_ITEMS,
+        embed_batch_size: int = _HANDED_OVER,
         num_workers: int | None = None,
         callback_manager: CallbackManager | None = None,
         embeddings_cache: Any = None,
@@ -107,7 +108,7 @@ class NanoGPTEmbedding(BaseEmbedding):
             base_url=_one("api_base", api_base, "base_url", base_url),
             **options,
         )
-        check_number("embed_batch_size", embed_batch_size, 1, MAX_ITEMS)
+        check_number("embed_batch_size", embed_batch_size, 1)
         if num_workers is not None:
             check_number("num_workers", num_workers, 1)
         fields: dict[str, Any] = {

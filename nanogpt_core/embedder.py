@@ -54,8 +54,10 @@ R = TypeVar("R")
 
 # Planning fewer texts than this takes less time than handing it to a thread.
 _PLAN_IN_LOOP = 200
-# Eight batches under way, with what reading them takes, are about 100 MiB.
-_STREAMED = 512
+# Sixteen batches under way, with what reading them takes, are about 100 MiB.
+_STREAMED = 256
+# What a service needs for so many texts is not much more than what it needs for any request.
+_SPREAD = 128
 
 
 class Embedder:
@@ -73,8 +75,9 @@ class Embedder:
         query_instruction: What to put before queries (never before documents): None (default) for nothing,
             ``"recommended"`` for what the model's card recommends, or a string. ``{query}`` in it is where the query
             goes; without that the query goes at its end.
-        batch_size: Most texts a request, 1 to 2048. Default: what the model's hosts are known to accept.
-        max_concurrency: Requests in flight at once, at least 1.
+        batch_size: Most texts a request, 1 to 2048. Default: at most what the model's hosts are known to accept.
+        max_concurrency: Requests in flight at once, at least 1. Where ``batch_size`` is not given, fewer texts than
+            fill so many requests are spread over them, 128 texts a request at least.
         requests_per_second: Most attempts to start in a second, over all objects of this process that use the same key
             at the same address; the lowest value counts. When the service grants less, the rate follows it.
         max_retries: Attempts beyond the first that one request may take, at least 0. An attempt that fails for a
@@ -109,7 +112,7 @@ class Embedder:
         on_overflow: Overflow = "error",
         query_instruction: str | None = None,
         batch_size: int | None = None,
-        max_concurrency: int = 8,
+        max_concurrency: int = 16,
         requests_per_second: float = DEFAULT_RATE,
         max_retries: int = 5,
         timeout: float = DEFAULT_TIMEOUT,
@@ -300,7 +303,7 @@ class Embedder:
 
         Args:
             texts: Any iterable, endless ones too.
-            batch_size: Texts a batch, 1 to 2048. Default: as in :meth:`embed`, but 512 at most, for the memory's sake.
+            batch_size: Texts a batch, 1 to 2048. Default: as in :meth:`embed`, but 256 at most, for the memory's sake.
 
         Yields:
             The batches.
@@ -360,7 +363,7 @@ class Embedder:
             cached=plan.answered_by(found),
             tokens=tokens,
             cost_usd=price(tokens, self._model.usd_per_million_tokens),
-            requests=len(self._jobs(plan, missing, self._most_items(None))),
+            requests=len(self._jobs(plan, missing, None)),
             counting=self._counter.kind,
         )
 
@@ -383,12 +386,12 @@ class Embedder:
         first: int = 0,
         stop: threading.Event | None = None,
     ) -> R:
-        most = self._most_items(batch_size)
+        checks.check_batch_size(batch_size)
         deadline = self._until()
         plan = make_plan(texts, self._counter, self._on_overflow, first)
         with self._gathering(form, plan, deadline, show=show) as gathering:
             call = Call(gathering, deadline, stop)
-            jobs = self._prepare(plan, gathering, most)
+            jobs = self._prepare(plan, gathering, batch_size)
             if jobs:
                 self._transport.client()  # before any request's turn, since that takes its time at first
             in_threads([self._task(job, call) for job in jobs], self._max_concurrency, call.stop)
@@ -397,7 +400,7 @@ class Embedder:
     async def _aembed(
         self, form: type[Form[R]], texts: list[str], batch_size: int | None, *, show: bool = True, first: int = 0
     ) -> R:
-        most = self._most_items(batch_size)
+        checks.check_batch_size(batch_size)
         deadline = self._until()
         # Little work is done sooner here than handed to a thread; what may touch the disk is handed over.
         hand_over = len(texts) > _PLAN_IN_LOOP
@@ -405,29 +408,31 @@ class Embedder:
         with self._gathering(form, plan, deadline, show=show) as gathering:
             call = Call(gathering, deadline)
             on_disk = hand_over or self._cache is not None
-            jobs = await _maybe_in_thread(on_disk, self._prepare, plan, gathering, most)
+            jobs = await _maybe_in_thread(on_disk, self._prepare, plan, gathering, batch_size)
             if jobs:
                 await self._transport.async_client()
             await in_tasks([self._coroutine(job, call) for job in jobs], self._max_concurrency, call.stop)
             return await _maybe_in_thread(hand_over, gathering.result)
 
-    def _most_items(self, batch_size: int | None) -> int:
-        checks.check_batch_size(batch_size)
-        return batch_size or self._batch_size or self._model.batch_size
+    def _most_items(self, batch_size: int | None, texts: int) -> int:
+        told = batch_size or self._batch_size
+        # Many requests at once end sooner than a few large ones, as far as there are texts for them.
+        return told or min(self._model.batch_size, max(_SPREAD, -(-texts // self._max_concurrency)))
 
     def _streamed(self, batch_size: int | None) -> int:
-        most = self._most_items(batch_size)
-        return most if batch_size or self._batch_size else min(most, _STREAMED)
+        checks.check_batch_size(batch_size)
+        return batch_size or self._batch_size or min(self._model.batch_size, _STREAMED)
 
-    def _prepare(self, plan: Plan, gathering: Gathering[Any], most: int) -> list[Job]:
+    def _prepare(self, plan: Plan, gathering: Gathering[Any], batch_size: int | None) -> list[Job]:
         found = gathering.look_up()
         self._meter.add_cached(found)
-        jobs = self._jobs(plan, gathering.missing if found else range(len(plan.wire)), most)
+        jobs = self._jobs(plan, gathering.missing if found else range(len(plan.wire)), batch_size)
         if self._budget.limited:
             self._budget.check(sum(sum(job.tokens) for job in jobs))
         return jobs
 
-    def _jobs(self, plan: Plan, rows: Sequence[int], most: int) -> list[Job]:
+    def _jobs(self, plan: Plan, rows: Sequence[int], batch_size: int | None) -> list[Job]:
+        most = self._most_items(batch_size, len(rows))
         weights = plan.weights if len(rows) == len(plan.wire) else [plan.weights[row] for row in rows]
         parts = [rows[part.start : part.stop] for part in pack(weights, most, self._model.max_request_tokens)]
         return [job for part in parts for job in self._host.parts(self._job(plan, part))]

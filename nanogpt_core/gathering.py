@@ -179,15 +179,21 @@ class Lists:
         plain = plan.texts == len(plan.wire) and not plan.pieces
         self._matrix = None if plain else Matrix(plan)
         self._lists: list[list[float]] = [[]] * len(plan.wire) if plain else []
+        # One at a time: the interpreter makes no more than one list at once, and an event loop waits for its turn with
+        # all that want to.
+        self._lock = threading.Lock()
 
     def put(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> None:
         """Take vectors."""
         if self._matrix is not None:
             self._matrix.put(rows, vectors)
-        elif _in_one(rows):
-            self._lists[rows[0] : rows[-1] + 1] = to_lists(vectors)
+            return
+        with self._lock:
+            lists = to_lists(vectors)
+        if _in_one(rows):
+            self._lists[rows[0] : rows[-1] + 1] = lists
         else:
-            for row, numbers in zip(rows, to_lists(vectors), strict=True):
+            for row, numbers in zip(rows, lists, strict=True):
                 self._lists[row] = numbers
 
     def result(self, width: int) -> list[list[float]]:

@@ -225,7 +225,6 @@ def test_plain_http_to_another_machine_needs_leave():
         ({"embed_batchsize": 64}, (NanoGPTError, TypeError), "Did you mean 'embed_batch_size'"),
         ({"nonsense": 1}, (NanoGPTError, TypeError), "There are: model_name, model, api_key"),
         ({"embed_batch_size": 0}, (NanoGPTError, ValueError), "embed_batch_size"),
-        ({"embed_batch_size": 2049}, (NanoGPTError, ValueError), "embed_batch_size"),
         ({"embed_batch_size": "8"}, (NanoGPTError, TypeError), "embed_batch_size"),
         ({"num_workers": 0}, (NanoGPTError, ValueError), "num_workers"),
         ({"model": "one", "model_name": "other"}, (NanoGPTError, ValueError), "differ"),
