@@ -36,12 +36,27 @@ from nanogpt_core.tokens import byte_lengths
 from nanogpt_core.transport import Transport
 from nanogpt_core.usage import Budget, UsageMeter
 
-__all__ = ["Call", "Delivery", "Do", "Host", "Job", "Receiver", "Send", "Wait", "adrive", "drive", "host_for"]
+__all__ = [
+    "Call",
+    "Delivery",
+    "Do",
+    "GiveWay",
+    "Host",
+    "Job",
+    "Receiver",
+    "Send",
+    "Wait",
+    "adrive",
+    "drive",
+    "host_for",
+]
 
 # A reply's bytes: a number takes at most so many, in base64 or written out; and what is around the vectors.
 _BYTES_A_NUMBER = 32
 _WIDEST = 8192
 _BYTES_AROUND = 1 << 20
+# A reply that takes a millisecond to read.
+_LARGE = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +78,17 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Do:
-    """Have this called, where it is in nobody's way."""
+    """Have this called, where it may block."""
 
     work: Callable[[], None]
 
 
-Action = Send | Wait | Do
+@dataclass(frozen=True, slots=True)
+class GiveWay:
+    """Let an event loop do what else there is to do, before work goes on that takes a while."""
+
+
+Action = Send | Wait | Do | GiveWay
 Step = Generator[Action, bytes, None]
 
 
@@ -96,11 +116,15 @@ class Job:
 class Receiver(Protocol):
     """Where vectors go."""
 
-    def takes_long(self, job: Job) -> bool:
-        """Whether :meth:`accept` is in an event loop's way."""
+    def accept(self, job: Job, reply: Reply) -> Iterator[None]:
+        """Take the vectors of one request, part by part, as what is returned is run through."""
 
-    def accept(self, job: Job, reply: Reply) -> None:
-        """Take the vectors of one request."""
+    @property
+    def keeps_on_disk(self) -> bool:
+        """Whether :meth:`keep` may block."""
+
+    def keep(self, job: Job, reply: Reply) -> None:
+        """Store them for later calls."""
 
 
 class Call:
@@ -224,10 +248,12 @@ class Delivery:
                     raise _too_long(error, job) from error
             else:
                 self.meter.add_request(texts=len(job.texts), prompt_tokens=reply.prompt_tokens)
-                if call.receiver.takes_long(job):
-                    yield Do(lambda: call.receiver.accept(job, reply))
+                for _ in call.receiver.accept(job, reply):
+                    yield GiveWay()
+                if call.receiver.keeps_on_disk:
+                    yield Do(lambda: call.receiver.keep(job, reply))
                 else:
-                    call.receiver.accept(job, reply)
+                    call.receiver.keep(job, reply)
                 return job
         first, second = job.halves()
         taken = (yield from self._in_parts(first, call)), (yield from self._in_parts(second, call))
@@ -371,13 +397,17 @@ def _do(action: Action, transport: Transport, stop: threading.Event) -> bytes:
         return transport.send(action.path, action.body, action.seconds, action.most_bytes)
     if isinstance(action, Wait):
         waiting.wait_seconds(action.seconds, stop)
-    else:
+    elif isinstance(action, Do):
         action.work()
     return b""
 
 
-async def adrive(step: Step, transport: Transport, stop: asyncio.Event) -> None:
-    """Do what ``step`` asks for until it is done, without blocking the event loop; as :func:`drive`."""
+async def adrive(step: Step, transport: Transport, stop: asyncio.Event, turn: asyncio.Lock) -> None:
+    """Do what ``step`` asks for until it is done, without blocking the event loop; as :func:`drive`.
+
+    Replies may come in together. Large ones are read one after another, as they are given ``turn``, and in between the
+    event loop goes on.
+    """
     try:
         action = next(step)
         while True:
@@ -386,8 +416,18 @@ async def adrive(step: Step, transport: Transport, stop: asyncio.Event) -> None:
                 result.append(await _ado(action, transport, stop))
             except NanoGPTError as error:
                 action = step.throw(error)
-            else:
+                continue
+            if len(result[0]) < _LARGE:
                 action = step.send(result.pop())
+                continue
+            async with turn:
+                try:
+                    action = step.send(result.pop())
+                    while isinstance(action, GiveWay):
+                        await asyncio.sleep(0)
+                        action = step.send(b"")
+                finally:
+                    await asyncio.sleep(0)
     except StopIteration:
         return
 
@@ -397,6 +437,8 @@ async def _ado(action: Action, transport: Transport, stop: asyncio.Event) -> byt
         return await transport.asend(action.path, action.body, action.seconds, action.most_bytes)
     if isinstance(action, Wait):
         await waiting.await_seconds(action.seconds, stop)
+    elif isinstance(action, GiveWay):
+        await asyncio.sleep(0)
     else:
         # Not to_thread, which takes back what no thread has begun: whoever cancels the call keeps what it has got.
         work = contextvars.copy_context().run

@@ -319,9 +319,9 @@ class Embedder:
         self, texts: Iterable[str] | AsyncIterable[str], *, batch_size: int | None = None
     ) -> AsyncIterator[EmbeddedBatch]:
         """Do what :meth:`stream` does, without blocking the event loop; ``texts`` may be asynchronous too."""
-        most = self._streamed(batch_size)
+        most, turn = self._streamed(batch_size), asyncio.Lock()
         row = ablocks(texts if isinstance(texts, AsyncIterable) else iterator_of(texts), most)
-        batches = ain_order(row, self._abatch, self._max_concurrency)
+        batches = ain_order(row, lambda block: self._abatch(block, turn), self._max_concurrency)
         with reporting(self._progress, _length(texts)) as report:
             async with contextlib.aclosing(batches):
                 async for batch in batches:
@@ -339,10 +339,11 @@ class Embedder:
         texts = check_texts(texts, first)
         return EmbeddedBatch(first, texts, self._embed(Matrix, texts, len(texts), show=False, first=first, stop=stop))
 
-    async def _abatch(self, block: tuple[int, list[str]]) -> EmbeddedBatch:
+    async def _abatch(self, block: tuple[int, list[str]], turn: asyncio.Lock) -> EmbeddedBatch:
         first, texts = block
         texts = check_texts(texts, first)
-        return EmbeddedBatch(first, texts, await self._aembed(Matrix, texts, len(texts), show=False, first=first))
+        vectors = await self._aembed(Matrix, texts, len(texts), show=False, first=first, turn=turn)
+        return EmbeddedBatch(first, texts, vectors)
 
     def estimate(self, texts: Iterable[str]) -> Estimate:
         """Say what embedding ``texts`` would take, without sending anything.
@@ -398,7 +399,14 @@ class Embedder:
             return gathering.result()
 
     async def _aembed(
-        self, form: type[Form[R]], texts: list[str], batch_size: int | None, *, show: bool = True, first: int = 0
+        self,
+        form: type[Form[R]],
+        texts: list[str],
+        batch_size: int | None,
+        *,
+        show: bool = True,
+        first: int = 0,
+        turn: asyncio.Lock | None = None,
     ) -> R:
         checks.check_batch_size(batch_size)
         deadline = self._until()
@@ -411,7 +419,8 @@ class Embedder:
             jobs = await _maybe_in_thread(on_disk, self._prepare, plan, gathering, batch_size)
             if jobs:
                 await self._transport.async_client()
-            await in_tasks([self._coroutine(job, call) for job in jobs], self._max_concurrency, call.stop)
+            turn = turn or asyncio.Lock()
+            await in_tasks([self._coroutine(job, call, turn) for job in jobs], self._max_concurrency, call.stop)
             return await _maybe_in_thread(hand_over, gathering.result)
 
     def _most_items(self, batch_size: int | None, texts: int) -> int:
@@ -465,8 +474,8 @@ class Embedder:
     def _task(self, job: Job, call: Call) -> Callable[[], None]:
         return lambda: drive(self._delivery.deliver(job, call), self._transport, call.stop)
 
-    def _coroutine(self, job: Job, call: Call) -> Callable[[asyncio.Event], Awaitable[None]]:
-        return lambda halt: adrive(self._delivery.deliver(job, call), self._transport, halt)
+    def _coroutine(self, job: Job, call: Call, turn: asyncio.Lock) -> Callable[[asyncio.Event], Awaitable[None]]:
+        return lambda halt: adrive(self._delivery.deliver(job, call), self._transport, halt, turn)
 
     def __repr__(self) -> str:
         if "_delivery" not in self.__dict__:

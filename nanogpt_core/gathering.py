@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from nanogpt_core import waiting
 from nanogpt_core.cache import EmbeddingCache, KeySpace, entry_of, is_width_note, width_note_of, width_of
 from nanogpt_core.delivery import Job
 from nanogpt_core.errors import NanoGPTError
-from nanogpt_core.lists import to_lists
+from nanogpt_core.lists import lists_in_parts, to_lists
 from nanogpt_core.planning import Plan
 from nanogpt_core.reply import Reply, WidthError, WidthGuard, names_same_model
 
@@ -26,8 +26,6 @@ R_co = TypeVar("R_co", covariant=True)
 
 # Of a call's time that is left, what waiting for a locked cache may take: the requests want the rest.
 _SHARE = 0.25
-# So many lists are made in about three milliseconds.
-_FEW = 64
 # Texts that are looked up together: what comes of them stays in the processor's own memory.
 _AT_ONCE = 2048
 
@@ -112,19 +110,16 @@ class Store:
 
 
 class Form(Protocol[R_co]):
-    """What a call makes of its vectors.
-
-    Attributes:
-        slow: Whether to put many rows takes long enough to be in an event loop's way.
-    """
-
-    slow: bool
+    """What a call makes of its vectors."""
 
     def __init__(self, plan: Plan) -> None:
         """Begin without vectors."""
 
-    def put(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> None:
-        """Take vectors, ``(len(rows), d)`` float32. Called from several threads, for other rows each."""
+    def put(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> Iterable[None]:
+        """Take vectors, ``(len(rows), d)`` float32, as what is returned is run through, part by part.
+
+        Called from several threads, for other rows each.
+        """
 
     def result(self, width: int) -> R_co:
         """Return all vectors in the caller's order; ``width`` is said where there are none."""
@@ -136,21 +131,20 @@ class Form(Protocol[R_co]):
 class Matrix:
     """A matrix, ``(n, d)`` float32."""
 
-    slow = False
-
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._vectors: NDArray[np.float32] | None = None
         self._lock = threading.Lock()
 
-    def put(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> None:
-        """Take vectors."""
+    def put(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> Iterable[None]:
+        """Take vectors, at once."""
         import numpy as np
 
         with self._lock:
             if self._vectors is None:
                 self._vectors = np.empty((len(self._plan.wire), vectors.shape[1]), dtype=np.float32)
         self._vectors[slice(rows[0], rows[-1] + 1) if _in_one(rows) else list(rows)] = vectors
+        return ()
 
     def result(self, width: int) -> NDArray[np.float32]:
         """Return the matrix."""
@@ -173,28 +167,21 @@ class Lists:
     times the memory of its row. Where texts are repeated or split there is a matrix first.
     """
 
-    slow = True
-
     def __init__(self, plan: Plan) -> None:
         plain = plan.texts == len(plan.wire) and not plan.pieces
         self._matrix = None if plain else Matrix(plan)
         self._lists: list[list[float]] = [[]] * len(plan.wire) if plain else []
-        # One at a time: the interpreter makes no more than one list at once, and an event loop waits for its turn with
-        # all that want to.
-        self._lock = threading.Lock()
 
-    def put(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> None:
-        """Take vectors."""
-        if self._matrix is not None:
-            self._matrix.put(rows, vectors)
-            return
-        with self._lock:
-            lists = to_lists(vectors)
-        if _in_one(rows):
-            self._lists[rows[0] : rows[-1] + 1] = lists
-        else:
-            for row, numbers in zip(rows, lists, strict=True):
+    def put(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> Iterable[None]:
+        """Take vectors, part by part."""
+        return self._put(rows, vectors) if self._matrix is None else self._matrix.put(rows, vectors)
+
+    def _put(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> Iterator[None]:
+        left = iter(rows)
+        for lists in lists_in_parts(vectors):
+            for numbers, row in zip(lists, left, strict=False):
                 self._lists[row] = numbers
+            yield
 
     def result(self, width: int) -> list[list[float]]:
         """Return the lists."""
@@ -267,7 +254,8 @@ class Gathering(Generic[R]):
             if rows:
                 # All numbers at once: an entry is its head of 8 bytes and then numbers alone.
                 numbers = b"".join([memoryview(entry)[8:] for entry in entries])
-                self._take(rows, np.frombuffer(numbers, dtype="<f4").reshape(len(rows), -1))
+                for _ in self._take(rows, np.frombuffer(numbers, dtype="<f4").reshape(len(rows), -1)):
+                    pass
                 count += len(rows)
         return count
 
@@ -285,13 +273,17 @@ class Gathering(Generic[R]):
             raise
         self._cached_width = self._guard.width
 
-    def takes_long(self, job: Job) -> bool:
-        """Whether :meth:`accept` is in an event loop's way: it may be for the disk, and for many lists."""
-        return self._store is not None or (self._vectors.slow and len(job.texts) > _FEW)
+    def accept(self, job: Job, reply: Reply) -> Iterator[None]:
+        """Take the vectors of one request, part by part."""
+        return self._take(job.rows, reply.vectors)
 
-    def accept(self, job: Job, reply: Reply) -> None:
-        """Take the vectors of one request, and store them in the cache."""
-        self._take(job.rows, reply.vectors)
+    @property
+    def keeps_on_disk(self) -> bool:
+        """Whether :meth:`keep` may block: where there is a cache, whichever it is."""
+        return self._store is not None
+
+    def keep(self, job: Job, reply: Reply) -> None:
+        """Store the vectors of one request in the cache."""
         trusted = names_same_model(self._model, reply.model)
         if not trusted:
             warnings.warn(
@@ -303,8 +295,8 @@ class Gathering(Generic[R]):
         if self._store is not None and trusted:
             self._store.put(job.texts, reply.vectors)
 
-    def _take(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> None:
-        self._vectors.put(rows, vectors)
+    def _take(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> Iterator[None]:
+        yield from self._vectors.put(rows, vectors)
         first, end, in_one = rows[0], rows[-1] + 1, _in_one(rows)
         with self._lock:
             if in_one:

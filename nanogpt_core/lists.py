@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from nanogpt_core.collector import held_back
@@ -10,20 +11,24 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["to_lists"]
+__all__ = ["lists_in_parts", "to_lists"]
 
-# Vectors, about three milliseconds: in between, other threads, and so an event loop, have their turn.
+# Vectors: three to ten milliseconds, as long as an event loop and other threads can wait for their turn.
 _PART = 64
 
 
-def to_lists(vectors: NDArray[np.float32]) -> list[list[float]]:
-    """Return the rows of a matrix as lists of floats.
+def lists_in_parts(vectors: NDArray[np.float32]) -> Iterator[list[list[float]]]:
+    """Yield the rows of a matrix as lists of floats, a few rows at a time.
 
     Args:
         vectors: ``(n, d)`` float32.
     """
-    lists: list[list[float]] = []
     for start in range(0, len(vectors), _PART):
         with held_back(made_to_last=True):
-            lists += vectors[start : start + _PART].tolist()
-    return lists
+            lists = vectors[start : start + _PART].tolist()
+        yield lists
+
+
+def to_lists(vectors: NDArray[np.float32]) -> list[list[float]]:
+    """Return all rows of a matrix, ``(n, d)`` float32, as lists of floats."""
+    return [numbers for lists in lists_in_parts(vectors) for numbers in lists]
