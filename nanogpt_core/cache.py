@@ -28,6 +28,7 @@ __all__ = [
     "entry_of",
     "is_width_note",
     "vector_of",
+    "vectors_of",
     "width_note_of",
     "width_of",
 ]
@@ -63,25 +64,21 @@ class KeySpace:
     def __init__(self, base_url: str, model: str, dimensions: int | None) -> None:
         parts = (_VERSION, base_url.encode(), model.encode(), str(dimensions or "").encode())
         # Lengths go in, so that no two lists of parts run together into the same bytes.
-        self._space = hashlib.sha256(b"".join(struct.pack("<I", len(part)) + part for part in parts))
+        self._space = b"".join(struct.pack("<I", len(part)) + part for part in parts)
 
     def key(self, text: str) -> bytes:
         """Return the key of a text as it goes on the wire, with its query instruction: 32 bytes."""
-        digest = self._space.copy()
-        digest.update(b"text:")
-        digest.update(text.encode())
-        return digest.digest()
+        return self.keys([text])[0]
 
     def keys(self, texts: Iterable[str]) -> list[bytes]:
         """Return the keys of several texts."""
-        return [self.key(text) for text in texts]
+        start, sha256 = self._space + b"text:", hashlib.sha256
+        return [sha256(start + text.encode()).digest() for text in texts]
 
     @property
     def width_key(self) -> bytes:
         """The key under which the space's one width is kept."""
-        digest = self._space.copy()
-        digest.update(b"width")
-        return digest.digest()
+        return hashlib.sha256(self._space + b"width").digest()
 
 
 def entry_of(key: bytes, vector: NDArray[np.float32]) -> bytes:
@@ -112,6 +109,28 @@ def width_of(key: object, entry: object) -> int | None:
 def is_width_note(entry: object) -> bool:
     """Whether an entry notes a width and holds no vector."""
     return isinstance(entry, bytes) and len(entry) == _HEAD.size
+
+
+def vectors_of(keys: Sequence[bytes], entries: Sequence[bytes]) -> NDArray[np.float32] | None:
+    """Return the vectors of entries, ``(n, d)`` float32, read-only; None where they are not all sound and of one width.
+
+    It is :func:`width_of` for many entries at once.
+    """
+    import numpy as np
+
+    sizes = set(map(len, entries)) if {type(entry) for entry in entries} == {bytes} else set()
+    size = sizes.pop() if len(sizes) == 1 else 0
+    width, rest = divmod(size - _HEAD.size, _FLOAT_BYTES)
+    if width < 1 or rest:
+        return None
+    joined = b"".join(entries)
+    view, crc32, skip = memoryview(joined), zlib.crc32, _HEAD.size
+    starts = range(0, len(joined), size)
+    checksums = [crc32(view[at + skip : at + size], crc32(key)) for key, at in zip(keys, starts, strict=True)]
+    words = np.frombuffer(joined, dtype="<u4").reshape(len(entries), -1)
+    if (words[:, 0] != width).any() or words[:, 1].tolist() != checksums:
+        return None
+    return words[:, skip // _FLOAT_BYTES :].view("<f4")
 
 
 def vector_of(entry: bytes) -> NDArray[np.float32]:

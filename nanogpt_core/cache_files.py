@@ -35,6 +35,7 @@ _APPLICATION = 0x4E_61_6E_6F  # "Nano", in the file's header: tells a cache from
 _LAYOUT = 1
 # Five vectors of 1,536 numbers share a page; pages of SQLite's usual 4 KiB would spread each over a chain of three.
 _PAGE_BYTES = 32_768
+_MEMORY_KIB = 16_384  # the index of some 300,000 keys, which are looked up all over it
 _LOG_BYTES = 64 * 1024 * 1024
 BUSY_SECONDS = 10.0
 """How long to wait for other processes that are at the file."""
@@ -165,6 +166,7 @@ def _prepared(path: Path, how: str, seconds: float, *, write: bool) -> sqlite3.C
             if "no such table" in str(error) and database.execute("PRAGMA user_version").fetchone() > (_LAYOUT,):
                 raise ForeignError("it was made by a later version of nanogpt-rag, and is left alone") from error
             raise
+        database.execute(f"PRAGMA cache_size = {-_MEMORY_KIB}")
         if write:
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = NORMAL")

@@ -355,7 +355,7 @@ class Embedder:
         checked = check_texts(texts)
         plan = make_plan(checked, self._counter, self._on_overflow)
         store = self._store(self._until())
-        found = {row for rows, _, _ in store.find(plan.wire) for row in rows} if store else set()
+        found = {row for rows, _ in store.find(plan.wire) for row in rows} if store else set()
         missing = [row for row in range(len(plan.wire)) if row not in found]
         tokens = self._counter.count_all([plan.wire[row] for row in missing])
         return Estimate(

@@ -8,7 +8,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from nanogpt_core import waiting
-from nanogpt_core.cache import EmbeddingCache, KeySpace, entry_of, is_width_note, width_note_of, width_of
+from nanogpt_core.cache import (
+    EmbeddingCache,
+    KeySpace,
+    entry_of,
+    is_width_note,
+    vector_of,
+    vectors_of,
+    width_note_of,
+    width_of,
+)
 from nanogpt_core.delivery import Job
 from nanogpt_core.errors import NanoGPTError
 from nanogpt_core.lists import lists_in_parts, to_lists
@@ -27,7 +36,7 @@ R_co = TypeVar("R_co", covariant=True)
 # Of a call's time that is left, what waiting for a locked cache may take: the requests want the rest.
 _SHARE = 0.25
 # Texts that are looked up together: what comes of them stays in the processor's own memory.
-_AT_ONCE = 2048
+_AT_ONCE = 512
 
 
 class Store:
@@ -46,31 +55,26 @@ class Store:
         self._failed = False
         self._width_noted = False
 
-    def find(self, texts: Sequence[str]) -> Iterator[tuple[list[int], list[bytes], set[int]]]:
-        """Yield the sound entries there are: the texts' rows, the entries, and the widths that they have.
+    def find(self, texts: Sequence[str]) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
+        """Yield the sound vectors there are: the texts' rows, and ``(n, d)`` float32.
 
-        The first may have a width and no rows: that of the space's note.
+        The first may have no rows and the width of the space's note.
         """
+        import numpy as np
+
         note_key = self._space.width_key
         note = self._get([note_key]).get(note_key)
         noted = None if note is None else width_of(note_key, note)
         if noted is not None:
             self._width_noted = True
-            yield [], [], {noted}
+            yield [], np.empty((0, noted), dtype=np.float32)
         for start in range(0, len(texts), _AT_ONCE):
             keys = self._space.keys(texts[start : start + _AT_ONCE])
             entries = self._get(keys)
-            rows: list[int] = []
-            sound: list[bytes] = []
-            widths: set[int] = set()
-            for row, key in enumerate(keys, start):
-                entry = entries.get(key)
-                if entry is not None and not is_width_note(entry) and (width := width_of(key, entry)) is not None:
-                    rows.append(row)
-                    sound.append(entry)
-                    widths.add(width)
+            rows = [row for row, key in enumerate(keys, start) if key in entries]
+            there = keys if len(rows) == len(keys) else [keys[row - start] for row in rows]
             if rows:
-                yield rows, sound, widths
+                yield from _sound(rows, there, [entries[key] for key in there])
 
     def put(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
         """Store vectors, ``(n, d)`` float32."""
@@ -107,6 +111,18 @@ class Store:
             return None
         now = waiting.now()
         return now + _SHARE * (self._deadline - now)
+
+
+def _sound(
+    rows: list[int], keys: Sequence[bytes], entries: Sequence[bytes]
+) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
+    vectors = vectors_of(keys, entries)
+    if vectors is not None:
+        yield rows, vectors
+        return
+    for row, key, entry in zip(rows, keys, entries, strict=True):
+        if not is_width_note(entry) and width_of(key, entry) is not None:
+            yield [row], vector_of(entry)[None]
 
 
 class Form(Protocol[R_co]):
@@ -246,27 +262,20 @@ class Gathering(Generic[R]):
         """
         if self._store is None or not self._plan.wire:
             return 0
-        import numpy as np
-
         count = 0
-        for rows, entries, widths in self._store.find(self._plan.wire):
-            self._accept_cached(widths)
+        for rows, vectors in self._store.find(self._plan.wire):
+            self._accept_cached(vectors.shape[1])
             if rows:
-                # All numbers at once: an entry is its head of 8 bytes and then numbers alone.
-                numbers = b"".join([memoryview(entry)[8:] for entry in entries])
-                for _ in self._take(rows, np.frombuffer(numbers, dtype="<f4").reshape(len(rows), -1)):
+                for _ in self._take(rows, vectors):
                     pass
                 count += len(rows)
         return count
 
-    def _accept_cached(self, widths: set[int]) -> None:
+    def _accept_cached(self, width: int) -> None:
         try:
-            for width in widths:
-                self._guard.accept(width)
+            self._guard.accept(width)
         except WidthError as error:
-            error.message = (
-                f"The cache's vectors have {' and '.join(map(str, sorted(widths)))} dimensions. {error.message}"
-            )
+            error.message = error.message.replace("The reply's", "The cache's", 1)
             error.remedy = "Use another cache file, or clear this one with clear_cache()."
             # What was taken may be what is wrong.
             self._done, self._cached_width = bytearray(len(self._plan.wire)), None

@@ -156,12 +156,11 @@ class SQLiteCache(ForkSafe):
         found: dict[bytes, bytes] = {}
         for part in _parts(keys):
             marks = ",".join("?" * len(part))
-            rows = database.execute(f"SELECT rowid FROM nanogpt_entries WHERE key IN ({marks})", part)  # noqa: S608
-            # In the order in which they lie on the disk, so that each page is read once.
-            places = ",".join([str(row) for (row,) in rows if isinstance(row, int)])
-            # In a damaged file an entry may come up as a number or as text.
-            query = f"SELECT key, entry FROM nanogpt_entries WHERE rowid IN ({places}) AND typeof(entry) = 'blob'"  # noqa: S608
-            found.update(database.execute(query))
+            # By way of the rows' numbers, in whose order entries lie on the disk, so that each page is read once. In a
+            # damaged file an entry may come up as a number or as text.
+            rows = f"SELECT rowid FROM nanogpt_entries WHERE key IN ({marks})"  # noqa: S608
+            query = f"SELECT key, entry FROM nanogpt_entries WHERE rowid IN ({rows}) AND typeof(entry) = 'blob'"  # noqa: S608
+            found.update(database.execute(query, part))
         if self._max_bytes is not None and found:
             with contextlib.suppress(sqlite3.OperationalError), database:  # a read-only cache still reads
                 _let_wait(database, waiting.seconds_left(_BUSY_NOTING))
