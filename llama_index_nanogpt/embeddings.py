@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["NanoGPTEmbedding"]
 
 _HANDED_OVER = 32_768
+_AT_ONCE = 512
+_ready: ContextVar[list[Embedding] | None] = ContextVar("nanogpt_ready", default=None)
 
 
 def _operational(name: str) -> Any:
@@ -170,19 +174,43 @@ class NanoGPTEmbedding(BaseEmbedding):
         self, texts: Iterable[str], show_progress: bool = False, **kwargs: Any
     ) -> list[Embedding]:
         """Embed documents. All texts are checked before the first batch is sent."""
-        return super().get_text_embedding_batch(check_texts(texts), show_progress, **kwargs)
+        checked = check_texts(texts)
+        if not self._in_parts(checked, show_progress):
+            return super().get_text_embedding_batch(checked, show_progress, **kwargs)
+        ready, embeddings = self._embedder.embed_lists(checked), list[Embedding]()
+        for part in _parts(len(checked)):
+            with _handed_over(ready[part]):
+                embeddings += super().get_text_embedding_batch(checked[part], show_progress, **kwargs)
+        return embeddings
 
     async def aget_text_embedding_batch(
         self, texts: Iterable[str], show_progress: bool = False, **kwargs: Any
     ) -> list[Embedding]:
         """Do what :meth:`get_text_embedding_batch` does, without blocking the event loop."""
-        return await super().aget_text_embedding_batch(check_texts(texts), show_progress, **kwargs)
+        checked = check_texts(texts)
+        if not self._in_parts(checked, show_progress):
+            return await super().aget_text_embedding_batch(checked, show_progress, **kwargs)
+        ready, embeddings = await self._embedder.aembed_lists(checked), list[Embedding]()
+        for part in _parts(len(checked)):
+            with _handed_over(ready[part]):
+                embeddings += await super().aget_text_embedding_batch(checked[part], show_progress, **kwargs)
+        return embeddings
+
+    def _in_parts(self, texts: list[str], show_progress: bool) -> bool:
+        """Whether texts that LlamaIndex would hand over as one batch are embedded first and then handed back in parts.
+
+        LlamaIndex copies all lists of a batch into an event. For thousands at once that is hundreds of megabytes, and
+        stops an event loop for half a second.
+        """
+        own = self.embeddings_cache is not None or self.rate_limiter is not None or show_progress
+        return not own and _AT_ONCE < len(texts) <= self.embed_batch_size
 
     def _get_text_embedding(self, text: str) -> Embedding:
         return self._get_text_embeddings([text])[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[Embedding]:
-        return self._embedder.embed_lists(texts)
+        ready = _ready.get()
+        return self._embedder.embed_lists(texts) if ready is None else ready
 
     def _get_query_embedding(self, query: str) -> Embedding:
         floats: Embedding = self._embedder.embed_query(query).tolist()
@@ -192,11 +220,25 @@ class NanoGPTEmbedding(BaseEmbedding):
         return (await self._aget_text_embeddings([text]))[0]
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[Embedding]:
-        return await self._embedder.aembed_lists(texts)
+        ready = _ready.get()
+        return await self._embedder.aembed_lists(texts) if ready is None else ready
 
     async def _aget_query_embedding(self, query: str) -> Embedding:
         floats: Embedding = (await self._embedder.aembed_query(query)).tolist()
         return floats
+
+
+def _parts(count: int) -> Iterator[slice]:
+    return (slice(start, start + _AT_ONCE) for start in range(0, count, _AT_ONCE))
+
+
+@contextmanager
+def _handed_over(embeddings: list[Embedding]) -> Iterator[None]:
+    token = _ready.set(embeddings)
+    try:
+        yield
+    finally:
+        _ready.reset(token)
 
 
 def _one(first_name: str, first: str | None, second_name: str, second: str | None) -> str | None:

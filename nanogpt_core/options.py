@@ -41,6 +41,7 @@ R = TypeVar("R")
 # What other embedding classes call the same option.
 _ELSEWHERE = {
     "api_base": "base_url",
+    "async_http_client": "http_async_client",
     "openai_api_base": "base_url",
     "openai_api_key": "api_key",
     "nanogpt_api_key": "api_key",

@@ -161,9 +161,13 @@ def rate(setup: Setup, client: str, texts: int, rate: int) -> dict[str, float]:
     chosen = CLIENTS[client]
     everything = vectors.texts(texts, words=8)
     run = chosen.make(setup)
+    # What the first request imports is not the pace's doing. A second later the server has forgotten the request.
+    _called(chosen, run, vectors.texts(1, seed=1))
+    counted(setup)
+    time.sleep(1.05)
     start = time.perf_counter()
     try:
-        answer = asyncio.run(_awaited(run(everything))) if chosen.is_async else run(everything)
+        answer = _called(chosen, run, everything)
         check(chosen, answer, texts)
         lost = 0
     except AssertionError:
@@ -174,6 +178,10 @@ def rate(setup: Setup, client: str, texts: int, rate: int) -> dict[str, float]:
     told = counted(setup)
     granted = int(told["requests"])
     return {"seconds": seconds, "share": granted / (rate * seconds), "lost": lost, "refused": told["refused"]}
+
+
+def _called(chosen: Client, run: Callable[[list[str]], Any], texts: list[str]) -> Any:
+    return asyncio.run(_awaited(run(texts))) if chosen.is_async else run(texts)
 
 
 async def _awaited(awaitable: Any) -> Any:

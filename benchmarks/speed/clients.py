@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 from typing import Any
 
@@ -59,24 +58,6 @@ def _sdk_in_turn(setup: Setup) -> Run:
     return run
 
 
-def _sdk_async(setup: Setup) -> AsyncRun:
-    from openai import AsyncOpenAI
-
-    create = AsyncOpenAI(api_key=KEY, base_url=setup.url).embeddings.create
-
-    async def run(texts: list[str]) -> list[list[float]]:
-        slots = asyncio.Semaphore(32)
-
-        async def one(part: list[str]) -> Any:
-            async with slots:
-                return (await create(model=MODEL, input=part)).data
-
-        parts = await asyncio.gather(*(one(list(part)) for part in in_turn(texts, 512)))
-        return [item.embedding for part in parts for item in part]
-
-    return run
-
-
 def _sdk_query(setup: Setup) -> Run:
     from openai import OpenAI
 
@@ -95,51 +76,35 @@ def _sdk_async_query(setup: Setup) -> AsyncRun:
     return run
 
 
-def _baseten(setup: Setup, preferred: dict[str, Any] | None = None, **options: Any) -> Run:
-    from baseten_performance_client import PerformanceClient, RequestProcessingPreference
-
-    client = PerformanceClient(base_url=setup.url.removesuffix("/v1"), api_key=KEY)
-    if preferred:
-        options["preference"] = RequestProcessingPreference(**preferred)
-    return lambda texts: client.embed(input=texts, model=MODEL, **options)
-
-
 # Left alone, it puts at most 8,000 characters into a request, whatever batch_size says.
 _BASETEN_BEST = {"batch_size": 128, "max_concurrent_requests": 32, "max_chars_per_request": 1_000_000}
 
 
-def _baseten_matrix(setup: Setup, preferred: dict[str, Any] = _BASETEN_BEST) -> Run:
+def _baseten_matrix(setup: Setup) -> Run:
     # Its own numpy() takes no base64, with which it is fastest; the strings are decoded here.
     import numpy as np
+    from baseten_performance_client import PerformanceClient, RequestProcessingPreference
     from pybase64 import b64decode
 
-    embed = _baseten(setup, preferred, encoding_format="base64")
+    client = PerformanceClient(base_url=setup.url.removesuffix("/v1"), api_key=KEY)
+    preference = RequestProcessingPreference(**_BASETEN_BEST)
 
     def run(texts: list[str]) -> Any:
-        rows = b"".join([b64decode(item.embedding) for item in embed(texts).data])
+        answer = client.embed(input=texts, model=MODEL, preference=preference, encoding_format="base64")
+        rows = b"".join([b64decode(item.embedding) for item in answer.data])
         return np.frombuffer(rows, dtype="<f4").reshape(len(texts), -1)
 
     return run
 
 
-def _baseten_lists(setup: Setup) -> Run:
-    embed = _baseten(setup, _BASETEN_BEST, encoding_format="float")
-    return lambda texts: [item.embedding for item in embed(texts).data]
-
-
-def _baseten_defaults(setup: Setup) -> Run:
-    embed = _baseten(setup)
-    return lambda texts: embed(texts).numpy()
-
-
-def _idle_llama(setup: Setup) -> Run:
-    """LlamaIndex around vectors that are there: what it costs by itself."""
+def _idle_llama(setup: Setup) -> Any:
+    """Return LlamaIndex's class around vectors that are there: what it costs by itself."""
     del setup
     from llama_index.core.base.embeddings.base import BaseEmbedding
 
     from benchmarks.speed.vectors import vectors
 
-    rows = vectors().tolist()
+    rows = [row for _ in range(10) for row in vectors().tolist()]
 
     class Idle(BaseEmbedding):
         def _get_text_embedding(self, text: str) -> list[float]:
@@ -147,14 +112,18 @@ def _idle_llama(setup: Setup) -> Run:
             return rows[0]
 
         def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-            return rows[: len(texts)]
+            start = int(texts[0].split()[0])
+            return rows[start : start + len(texts)]
+
+        async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+            return self._get_text_embeddings(texts)
 
         _get_query_embedding = _get_text_embedding
 
         async def _aget_query_embedding(self, query: str) -> list[float]:
             return self._get_text_embedding(query)
 
-    return Idle(model_name=MODEL, embed_batch_size=2048).get_text_embedding_batch
+    return Idle(model_name=MODEL, embed_batch_size=2048)
 
 
 def _langchain_cached(setup: Setup) -> Run:
@@ -181,12 +150,6 @@ CLIENTS: dict[str, Client] = {
     "raw-matrix-32": Client(
         "raw sockets: matrix", _B(raw.matrix, most=32, request=128), "matrix", settings="32 threads, 128 a request"
     ),
-    "raw-lists-32": Client(
-        "raw sockets: lists, naively",
-        _B(raw.lists, most=32, request=128),
-        "lists",
-        settings="32 threads, 128 a request",
-    ),
     "embed": Client("Embedder.embed", lambda s: embedder(s).embed, "matrix"),
     "embed-best": Client(
         "Embedder.embed", lambda s: embedder(s, **_BEST).embed, "matrix", settings="one request at a time, no pacing"
@@ -206,12 +169,15 @@ CLIENTS: dict[str, Client] = {
         is_async=True,
     ),
     "llama-idle": Client(
-        "LlamaIndex around vectors that are there", _idle_llama, "lists", settings="embed_batch_size=2048"
+        "LlamaIndex around vectors that are there", lambda s: _idle_llama(s).get_text_embedding_batch, "lists"
+    ),
+    "llama-idle-async": Client(
+        "LlamaIndex around vectors that are there, async",
+        lambda s: _idle_llama(s).aget_text_embedding_batch,
+        "lists",
+        is_async=True,
     ),
     "sdk": Client("OpenAI SDK", _sdk_in_turn, "lists", settings="2048 a request, in turn"),
-    "sdk-async": Client(
-        "OpenAI SDK, async", _sdk_async, "lists", is_async=True, settings="512 a request, 32 in flight"
-    ),
     "langchain-openai": Client("langchain-openai", lambda s: _langchain_openai(s).embed_documents, "lists"),
     "langchain-openai-best": Client(
         "langchain-openai",
@@ -242,10 +208,6 @@ CLIENTS: dict[str, Client] = {
         "matrix",
         settings="base64, 128 a request, 32 in flight",
     ),
-    "baseten-lists": Client(
-        "Baseten performance client", _baseten_lists, "lists", settings="128 a request, 32 in flight"
-    ),
-    "baseten": Client("Baseten performance client", _baseten_defaults, "matrix", settings="defaults, .numpy()"),
     "embed-unpaced": Client(
         "Embedder.embed, network",
         lambda s: embedder(s, requests_per_second=_NO_PACE).embed,
@@ -271,18 +233,6 @@ CLIENTS: dict[str, Client] = {
         "matrix",
         is_async=True,
         settings="batch_size=32",
-    ),
-    "langchain-openai-32": Client(
-        "langchain-openai",
-        lambda s: _langchain_openai(s, check_embedding_ctx_length=False, chunk_size=32).embed_documents,
-        "lists",
-        settings="chunk_size=32, check_embedding_ctx_length=False",
-    ),
-    "baseten-32": Client(
-        "Baseten performance client",
-        lambda s: _baseten_matrix(s, {**_BASETEN_BEST, "batch_size": 32}),
-        "matrix",
-        settings="base64, 32 a request, 32 in flight",
     ),
 }
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from benchmarks.speed.scenarios import IMPORTS, SCENARIOS, STREAMED, TEXTS, Scenario
 from benchmarks.speed.setup import Client
 
 Samples = dict[str, dict[str, list[dict[str, Any]]]]
+
+_NOTES = Path(__file__).with_name("notes.md")
 
 _HEAD = """# How fast
 
@@ -65,11 +68,12 @@ def document(measured: dict[str, Any]) -> str:
         "load": " to ".join(f"{load:.1f}" for load in measured["load"]),
         "pinned": _PINNED if measured["pinned"] else _NOT_PINNED,
     }
+    notes = _NOTES.read_text() if _NOTES.exists() else ""
     absent = [scenario.title for scenario in SCENARIOS if not figures.has(scenario.name)]
     parts = [_HEAD.format(**words)]
     if absent:
         parts += [f"Not measured in this run: {'; '.join(absent)}.", ""]
-    parts += _targets(figures)
+    parts += [*_targets(figures), "", notes.strip()]
     for scenario in SCENARIOS:
         if figures.has(scenario.name):
             parts += ["", f"## {scenario.title}", "", *_TABLES.get(scenario.task, _throughput)(figures, scenario)]
@@ -194,8 +198,14 @@ def _added_by_llama_index(figures: Figures) -> Iterator[str]:
     if idle:
         yield from [
             "",
-            f"LlamaIndex's own part (events, its lists of batches) is {idle / TEXTS * 1e6:.1f} ms for 1,000 texts.",
+            f"LlamaIndex's own part (events, which copy all lists) is {idle / TEXTS * 1e6:.1f} ms for 1,000 texts.",
+            f"Left alone, it does that in one go for all texts: {_gap(figures, 'llama-idle-async')} ms in a loop.",
         ]
+
+
+def _gap(figures: Figures, client: str) -> str:
+    gap = figures.median("no latency", client, "longest_gap")
+    return f"{gap * 1000:,.0f}" if gap else "?"
 
 
 def _absent(figures: Figures, scenario: Scenario, name: str, columns: int) -> str:

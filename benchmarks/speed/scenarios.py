@@ -50,6 +50,7 @@ _OURS = ("embed", "aembed", "langchain-nanogpt", "langchain-nanogpt-async", "lla
 _NOW = (
     *("raw-discard", "raw-json", "raw-matrix", "raw-lists", *_OURS, "embed-best", "sdk", "langchain-openai"),
     *("langchain-openai-best", "llama-openai", "llama-openai-best", "baseten-best", "llama-idle"),
+    "llama-idle-async",
 )
 _LATE = (
     *("raw-matrix-32", *_OURS, "langchain-openai", "langchain-openai-async", "llama-openai", "llama-openai-async"),
@@ -97,7 +98,7 @@ SCENARIOS = (
     Scenario(
         "service time",
         f"{TEXTS:,} texts, {LATENCY} ms a request and {PER_TEXT:g} ms a text",
-        ("embed", "langchain-nanogpt", "langchain-openai-async", "baseten-best"),
+        ("raw-matrix-32", "embed", "aembed", "langchain-nanogpt", "baseten-best"),
         server=("--latency", str(LATENCY), "--per-text", str(PER_TEXT)),
     ),
 )

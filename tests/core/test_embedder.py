@@ -121,6 +121,7 @@ def right(faults):
         ({"batchsize": 5}, TypeError, "'batch_size'"),
         ({"dimension": 5}, TypeError, "'dimensions'"),
         ({"apikey": "x"}, TypeError, "'api_key'"),
+        ({"async_http_client": None}, TypeError, "'http_async_client'"),
         ({"on_overflows": "error"}, TypeError, "'on_overflow'"),
         ({"xyzzy": 5}, TypeError, "There are: model, api_key"),
     ],
@@ -306,6 +307,25 @@ def test_results_are_the_callers_own(embed, make):
     before = vectors.copy()
     vectors[:] = 0
     assert (embed(embedder, ["one", "two"]) == before).all()
+
+
+@pytest.mark.parametrize(
+    ("count", "more", "sizes"),
+    [
+        (100, {}, [100]),
+        (600, {}, [88, 128, 128, 128, 128]),
+        (600, {"max_concurrency": 3}, [200, 200, 200]),
+        (600, {"max_concurrency": 1}, [88, 512]),
+        (600, {"batch_size": 300}, [300, 300]),
+    ],
+    ids=str,
+)
+def test_texts_are_spread_over_the_requests_in_flight(embed, make, sandbox, *, count, more, sizes):
+    texts = [f"text {number}" for number in range(count)]
+    embedder = make(dimensions=8, **more)
+    assert embedder.estimate(texts).requests == len(sizes)
+    assert embed(embedder, texts).shape == (count, 8)
+    assert sorted(request.items for request in sandbox.requests) == sizes
 
 
 def test_the_token_budget_of_a_request_is_kept(embed, sandbox_with):

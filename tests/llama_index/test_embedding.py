@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload, LlamaDebugHandler
 from llama_index.core.instrumentation import get_dispatcher
@@ -90,6 +91,17 @@ async def test_instrumentation_events(make, call, recorder):
     assert isinstance(start, EmbeddingStartEvent)
     assert start.model_dict["model_name"] == "text-embedding-3-small"
     assert (end.chunks, end.embeddings) == (TEXTS, vectors)
+
+
+async def test_events_of_many_texts_come_in_parts(make, call, recorder, sandbox):
+    texts = [f"text {number}" for number in range(1100)]
+    vectors = await call(make(dimensions=32), "get_text_embedding_batch", texts)
+    assert np.array_equal(vectors, make(dimensions=32)._embedder.embed(texts))
+    ends = recorder.events[1::2]
+    assert [len(end.chunks) for end in ends] == [512, 512, 76]
+    assert [text for end in ends for text in end.chunks] == texts
+    assert [numbers for end in ends for numbers in end.embeddings] == vectors
+    assert max(request.items for request in sandbox.requests) == 128
 
 
 async def test_key_is_in_no_event(make, call, recorder, sandbox):
