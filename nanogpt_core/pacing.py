@@ -30,6 +30,7 @@ _LEAST_RATE = 0.5
 _WINDOW = 0.99  # seconds; a little less than the second in which a service counts
 _LOOK_BACK = 1.1
 _MANY = 20
+_DISORDER = 0.1  # seconds: requests do not arrive quite in the order in which they began
 _MEMORY = 120.0  # seconds: longer than an attempt takes by default
 _MARGIN = 0.98  # requests do not arrive in quite the rhythm in which they are sent
 _EVENLY = 0.9
@@ -160,9 +161,11 @@ class Pacer(ForkSafe):
     def _learn(self, time: float) -> None:
         if self._refused and time >= self._paused_until:
             # By now, the others that were refused at that time have been taken out.
-            begun = [began for began in self._taken if began >= self._refused[0] - _LOOK_BACK]
+            since, until = self._refused[0] - _LOOK_BACK, self._paused_until
+            begun = [began for began in self._taken if since <= began < until]
             taken = max((bisect(begun, began + _WINDOW) - place for place, began in enumerate(begun)), default=0)
-            convincing = len(self._refused) > 1 and taken >= _MANY and begun[-1] < self._refused[-1]
+            later = begun[-1] > self._refused[0] + _DISORDER if begun else False
+            convincing = len(self._refused) > 1 and taken >= _MANY and not later
             self._grant.fall(taken or self._rate() / 2, time, convincing=convincing)
             self._refused.clear()
 

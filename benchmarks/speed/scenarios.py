@@ -16,7 +16,7 @@ RATE = 25
 CACHED = 100_000
 STREAMED = 1_000_000
 RATE_REQUEST = 32
-RATED = 48_000  # a minute's worth
+RATED = 96_000  # two minutes' worth
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,28 @@ def test_nothing_is_refused_where_more_is_granted_than_asked_for():
     assert refused == 0
 
 
+@pytest.mark.parametrize("afterwards", [0, 6])
+def test_requests_at_once_find_the_grant_at_their_first_refusals(afterwards):
+    pacer = paced()
+    starts = []
+    for _ in range(40):
+        pacer.reserve()
+        starts.append(pacer.begin())
+        waiting.wait_seconds(0.001)
+    # They arrive in another order than they began in: 25 are taken, the rest is refused.
+    for began in starts[21:36]:
+        pacer.refused(began, 1)
+    waiting.wait_seconds(1.1)
+    for _ in range(afterwards):  # those who waited for the pause's end
+        assert pacer.begin()
+    pacer.reserve()
+    assert pacer.rate == 25
+    waiting.wait_seconds(30)
+    for _ in range(60):
+        pacer.reserve()
+    assert pacer.rate == 25, "what is known was tried again"
+
+
 @pytest.mark.parametrize("before", [0, 1, 5, 60])
 def test_an_odd_refusal_is_soon_forgotten(before):
     pacer, service = paced(), Service(1000)
