@@ -20,7 +20,7 @@ from nanogpt_core import errors
 from nanogpt_core.sandbox import Fault, Reply, Sandbox, ToolCall
 from nanogpt_core.waiting import now, virtual_waits
 
-# The agent's own base class looks at all members of its pydantic model, those that pydantic wants forgotten too.
+# LlamaIndex's own classes use members of pydantic's models that pydantic wants forgotten.
 ITS_OWN_WARNING = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecationWarning")
 KEY = "sk-nano-0123abcd-very-secret"
 BALANCE = {"error": "Insufficient balance", "requiredBalance": 0.0035, "status": 402}
@@ -142,6 +142,84 @@ async def test_an_answer_in_a_form(scripted, call, reply, options):
     if not options:
         # Streamed ones leave the choice to the model: llama-index-core drops the word in between.
         assert [request.body["tool_choice"] for request in sandbox.requests] == ["required", "required", "auto"]
+
+
+HALF_A_JOKE = '{"setup": "Why do cats purr?", "punchline": "They are'
+CUT_FORMS = [
+    (Reply(tool_calls=[ToolCall("Joke", HALF_A_JOKE)], finish_reason="length"), {}),
+    (Reply(HALF_A_JOKE, finish_reason="length"), {"should_use_structured_outputs": True}),
+]
+
+
+async def all_of(call, stream):
+    return list(stream) if call.kind == "sync" else [part async for part in stream]
+
+
+@ITS_OWN_WARNING
+@pytest.mark.parametrize(("reply", "options"), CUT_FORMS, ids=["tool", "schema"])
+async def test_an_answer_that_was_cut_is_no_answer_in_the_form(scripted, call, reply, options):
+    sandbox = scripted(*[reply] * 4)
+    llm = sandbox.llm(**options)
+
+    async def plain():
+        await call(llm, "structured_predict", Joke, PROMPT, animal="cats")
+
+    async def streamed():
+        await all_of(call, await call(llm, "stream_structured_predict", Joke, PROMPT, animal="cats"))
+
+    async def in_the_form():
+        await call(llm.as_structured_llm(Joke), "chat", HELLO)
+
+    async def streamed_in_the_form():
+        await all_of(call, await call(llm.as_structured_llm(Joke), "stream_chat", HELLO))
+
+    for run in (plain, streamed, in_the_form, streamed_in_the_form):
+        with pytest.raises(errors.ReplyError, match=r"cut off .*Raise max_tokens"):
+            await run()
+    assert len(sandbox.requests) == 4
+
+
+@pytest.fixture
+def remover():
+    """A tool, and what it was called with."""
+    ran = []
+
+    def remove(path: str | None = None) -> str:
+        """Remove a file."""
+        ran.append(path)
+        return "gone"
+
+    return FunctionTool.from_defaults(remove), ran
+
+
+CUT_CALL = Reply(tool_calls=[ToolCall("remove", '{"path": "/home/user/old')], finish_reason="length")
+
+
+async def test_a_tool_call_that_was_cut_is_not_run(scripted, call, remover):
+    tool, ran = remover
+    sandbox = scripted(CUT_CALL)
+    with pytest.raises(errors.ReplyError, match=r"cut off .*Raise max_tokens"):
+        await call(sandbox.llm(), "predict_and_call", [tool], user_msg="Remove the old file.")
+    assert ran == []
+
+
+@ITS_OWN_WARNING
+@pytest.mark.parametrize("streaming", [True, False])
+def test_an_agent_runs_no_tool_call_that_was_cut(scripted, remover, streaming):
+    tool, ran = remover
+    agent = FunctionAgent(tools=[tool], llm=scripted(CUT_CALL).llm(), streaming=streaming)
+
+    async def run():
+        return await agent.run("Remove the old file.")
+
+    with pytest.raises(errors.ReplyError, match="cut off"):
+        asyncio.run(run())
+    assert ran == []
+
+
+async def test_text_that_was_cut_is_text(scripted, ask):
+    answer = await ask(scripted(Reply("Once upon", finish_reason="length")).llm(max_tokens=2), HELLO)
+    assert answer.message.content == "Once upon"
 
 
 # --- reasoning ---
