@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, Literal
 
+from llama_index.core.base.llms.types import ChatResponse
 from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, ValidationError
+from llama_index.core.program.function_program import FunctionCallingProgram
+from llama_index.core.types import PydanticProgramMode
 from llama_index.llms.openai.utils import O1_MODELS
 from llama_index.llms.openai_like import OpenAILike
 
+from llama_index_nanogpt.forms import achecked, asingle, checked, single
 from nanogpt_core.chat import AsyncChatClient, ChatClient, make_async_chat_client, make_chat_client
 from nanogpt_core.chat_calls import Caller
 from nanogpt_core.connection import DEFAULT_TIMEOUT, ApiKey, Connection
@@ -122,6 +127,50 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
     _stream_complete = OpenAILike._stream_complete.__wrapped__
     _astream_complete = OpenAILike._astream_complete.__wrapped__
 
+    def stream_chat_with_tools(self, *args: Any, **kwargs: Any) -> Iterator[ChatResponse]:
+        """Stream a chat with tools; with one tool call where ``allow_parallel_tool_calls`` is False, as unstreamed."""
+        stream: Iterator[ChatResponse] = super().stream_chat_with_tools(*args, **kwargs)
+        return stream if _side_by_side(*args, **kwargs) else single(stream)
+
+    async def astream_chat_with_tools(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatResponse]:
+        """Stream a chat with tools; see :meth:`stream_chat_with_tools`."""
+        stream: AsyncIterator[ChatResponse] = await super().astream_chat_with_tools(*args, **kwargs)
+        return stream if _side_by_side(*args, **kwargs) else asingle(stream)
+
+    def _structured_stream_call(
+        self, output_cls: type, prompt: Any, llm_kwargs: dict[str, Any] | None = None, **prompt_args: Any
+    ) -> Iterator[Any]:
+        program = self._program(output_cls, prompt)
+        call = super()._structured_stream_call
+        parts = (
+            program.stream_call(llm_kwargs=llm_kwargs, **prompt_args)
+            if program
+            else call(output_cls, prompt, llm_kwargs or {}, **prompt_args)
+        )
+        return checked(parts, output_cls)
+
+    async def _structured_astream_call(
+        self, output_cls: type, prompt: Any, llm_kwargs: dict[str, Any] | None = None, **prompt_args: Any
+    ) -> AsyncIterator[Any]:
+        program = self._program(output_cls, prompt)
+        call = super()._structured_astream_call
+        parts = (
+            program.astream_call(llm_kwargs=llm_kwargs, **prompt_args)
+            if program
+            else call(output_cls, prompt, llm_kwargs or {}, **prompt_args)
+        )
+        return achecked(await parts, output_cls)
+
+    def _program(self, output_cls: type, prompt: Any) -> FunctionCallingProgram[Any] | None:
+        """Return what asks for a tool call in a stream, or None where something else is asked for.
+
+        The base class's forgets on its way that the call is required.
+        """
+        by_tool = self.is_function_calling_model and self.pydantic_program_mode == PydanticProgramMode.DEFAULT
+        if not by_tool or self._should_use_structure_outputs():
+            return None
+        return FunctionCallingProgram.from_defaults(output_cls, llm=self, prompt=prompt, tool_choice="required")
+
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super(NanoGPT, self._without_clients()).__getstate__()
         return state
@@ -159,6 +208,18 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
             settings["reasoning_effort"] = self.reasoning_effort
         # What one call asks for goes before what the object was made with.
         return {**settings, **kwargs}
+
+
+def _side_by_side(
+    tools: Any = (),  # noqa: ARG001
+    user_msg: Any = None,  # noqa: ARG001
+    chat_history: Any = None,  # noqa: ARG001
+    verbose: bool = False,  # noqa: ARG001
+    allow_parallel_tool_calls: bool = False,
+    **_: Any,
+) -> bool:
+    """Return what the arguments of ``stream_chat_with_tools`` say of tool calls side by side."""
+    return allow_parallel_tool_calls
 
 
 def _refused(error: ValidationError) -> NanoGPTError:

@@ -83,6 +83,22 @@ AS_JSON = Reply(json=JOKE.model_dump(), when=lambda body: body["response_format"
 # --- tools ---
 
 
+async def all_of(call, stream):
+    return list(stream) if call.kind == "sync" else [part async for part in stream]
+
+
+@pytest.mark.parametrize("form", ["plain", "streamed"])
+async def test_one_tool_call_where_one_was_asked_for(scripted, call, form):
+    calls = [ToolCall("search", {"query": "größe"}), ToolCall("weather", {"place": "Graz"})]
+    llm = scripted(Reply(tool_calls=calls)).llm()
+    if form == "plain":
+        answer = await call(llm, "chat_with_tools", TOOLS, user_msg="Hello", allow_parallel_tool_calls=False)
+    else:
+        answer = (await all_of(call, await call(llm, "stream_chat_with_tools", TOOLS, "Hello")))[-1]
+        assert len(answer.message.additional_kwargs["tool_calls"]) == 1
+    assert [one.tool_name for one in llm.get_tool_calls_from_response(answer)] == ["search"]
+
+
 @pytest.mark.parametrize("form", ["plain", "streamed"])
 async def test_tool_calls_side_by_side(scripted, call, form):
     calls = [ToolCall("search", {"query": "größe", "most": 2}, id="call_x"), ToolCall("weather", {"place": "Graz"})]
@@ -140,8 +156,20 @@ async def test_an_answer_in_a_form(scripted, call, reply, options):
     assert parts[-1] == JOKE
     assert sandbox.requests[0].body["messages"][0]["content"] == "Tell a joke about cats."
     if not options:
-        # Streamed ones leave the choice to the model: llama-index-core drops the word in between.
-        assert [request.body["tool_choice"] for request in sandbox.requests] == ["required", "required", "auto"]
+        assert [request.body["tool_choice"] for request in sandbox.requests] == ["required"] * 3
+
+
+@pytest.mark.parametrize("options", [{}, {"should_use_structured_outputs": True}], ids=["tool", "schema"])
+@pytest.mark.parametrize("reply", [Reply("I know no joke."), Reply('{"setup": "Why?"}')], ids=["text", "half"])
+async def test_a_stream_that_has_not_the_form_is_an_error_too(scripted, call, reply, options):
+    llm = scripted(reply).llm(**options)
+
+    async def run():
+        await all_of(call, await call(llm, "stream_structured_predict", Joke, PROMPT, animal="cats"))
+
+    with pytest.raises(errors.ReplyError, match="form of Joke") as caught:
+        await run()
+    assert isinstance(caught.value, ValueError)
 
 
 HALF_A_JOKE = '{"setup": "Why do cats purr?", "punchline": "They are'
@@ -149,10 +177,6 @@ CUT_FORMS = [
     (Reply(tool_calls=[ToolCall("Joke", HALF_A_JOKE)], finish_reason="length"), {}),
     (Reply(HALF_A_JOKE, finish_reason="length"), {"should_use_structured_outputs": True}),
 ]
-
-
-async def all_of(call, stream):
-    return list(stream) if call.kind == "sync" else [part async for part in stream]
 
 
 @ITS_OWN_WARNING
