@@ -10,11 +10,23 @@ from llama_index.llms.openai.base import force_single_tool_call
 
 from nanogpt_core.errors import ReplyError
 
-__all__ = ["FormError", "achecked", "asingle", "checked", "single"]
+__all__ = ["FormError", "achecked", "asingle", "checked", "side_by_side", "single"]
 
 
 class FormError(ReplyError, ValueError):
     """The model's answer does not have the form asked for."""
+
+
+def side_by_side(
+    tools: Any = (),  # noqa: ARG001
+    user_msg: Any = None,  # noqa: ARG001
+    chat_history: Any = None,  # noqa: ARG001
+    verbose: bool = False,  # noqa: ARG001
+    allow_parallel_tool_calls: bool = False,
+    **_: Any,
+) -> bool:
+    """Return what the arguments of ``stream_chat_with_tools`` say of tool calls side by side."""
+    return allow_parallel_tool_calls
 
 
 def single(stream: Iterator[ChatResponse]) -> Iterator[ChatResponse]:
