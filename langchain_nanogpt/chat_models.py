@@ -8,13 +8,14 @@ from typing import Any
 from langchain_core.language_models import LangSmithParams
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable
 from langchain_openai.chat_models.base import BaseChatOpenAI
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, model_validator
 
 from langchain_nanogpt.errors import known_to_langchain
 from nanogpt_core.chat import make_async_chat_client, make_chat_client, only_our_errors
 from nanogpt_core.chat_calls import DEFAULT_RETRIES, Caller
-from nanogpt_core.chat_options import check_known, refused
+from nanogpt_core.chat_options import check_known, check_tool_choice, refused
 from nanogpt_core.connection import DEFAULT_TIMEOUT, Connection
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.options import check_model_name
@@ -139,6 +140,17 @@ class ChatNanoGPT(BaseChatOpenAI):
     def lc_secrets(self) -> dict[str, str]:
         """Arguments that are secrets, with the variables that hold them."""
         return {"openai_api_key": "NANOGPT_API_KEY", "api_key": "NANOGPT_API_KEY"}
+
+    def bind_tools(self, tools: Any, *, tool_choice: Any = None, **kwargs: Any) -> Runnable[Any, AIMessage]:
+        """Bind tools, as ``ChatOpenAI`` does.
+
+        Raises:
+            InvalidInputError: ``tool_choice`` names none of them. It is a ``ValueError``.
+        """
+        bound = super().bind_tools(tools, tool_choice=tool_choice, **kwargs)
+        options = getattr(bound, "kwargs", {})
+        check_tool_choice(options.get("tool_choice"), options.get("tools"))
+        return bound
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         return LangSmithParams(**{**super()._get_ls_params(stop=stop, **kwargs), "ls_provider": _PROVIDER})

@@ -20,7 +20,7 @@ from llama_index.llms.openai_like import OpenAILike
 from llama_index_nanogpt.forms import achecked, asingle, checked, side_by_side, single
 from nanogpt_core.chat import AsyncChatClient, ChatClient, make_async_chat_client, make_chat_client
 from nanogpt_core.chat_calls import Caller
-from nanogpt_core.chat_options import check_known, refused, request_options, unknown_option
+from nanogpt_core.chat_options import check_known, check_tool_choice, refused, request_options, unknown_option
 from nanogpt_core.connection import DEFAULT_TIMEOUT, ApiKey, Connection
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError, NanoGPTError
 from nanogpt_core.live_chat import live_context_window
@@ -250,6 +250,7 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
         # What one call asks for goes before what the object was made with.
         settings.update(kwargs)
         check_known(settings, beside=_BESIDE)
+        check_tool_choice(settings.get("tool_choice"), settings.get("tools"))
         return settings
 
 

@@ -10,9 +10,11 @@ from typing import Any
 
 from openai.resources.chat.completions import Completions
 
-from nanogpt_core.errors import ConfigurationError, InvalidTypeError
+from nanogpt_core.errors import ConfigurationError, InvalidInputError, InvalidTypeError
 
-__all__ = ["check_known", "refused", "request_options", "unknown_option"]
+__all__ = ["check_known", "check_tool_choice", "refused", "request_options", "unknown_option"]
+
+_CHOICES = ("auto", "none", "required")
 
 
 @functools.cache
@@ -46,6 +48,23 @@ def unknown_option(name: str, known: Iterable[str], *, beside: str) -> InvalidTy
     return InvalidTypeError(
         f"Unknown option {name!r}.", remedy=f"{meant}What only the service knows goes into {place}."
     )
+
+
+def check_tool_choice(choice: Any, tools: Any) -> None:
+    """Check that ``choice`` is a word for any tool or none, or names one of the ``tools``; both as they are sent.
+
+    Raises:
+        InvalidInputError: It names a tool that is not there.
+    """
+    function = choice.get("function") if isinstance(choice, dict) else None
+    name = function.get("name") if isinstance(function, dict) else choice
+    names = [tool["function"]["name"] for tool in tools or () if "function" in tool]
+    known = names if isinstance(choice, dict) else _CHOICES
+    if isinstance(name, str) and name not in known:
+        raise InvalidInputError(
+            f"tool_choice {name!r} is none of the tools.",
+            remedy=f"There are: {', '.join(names) or 'none'}; or say {', '.join(map(repr, _CHOICES))}.",
+        )
 
 
 def refused(error: Any) -> ConfigurationError:

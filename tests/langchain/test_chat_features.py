@@ -122,6 +122,13 @@ async def test_tool_choice(scripted, ask, choice, sent):
     assert sandbox.requests[0].body["tool_choice"] == sent
 
 
+@pytest.mark.parametrize("choice", ["nosuch", {"type": "function", "function": {"name": "nosuch"}}])
+def test_a_choice_of_no_tool_is_refused(choice):
+    chat = ChatNanoGPT(api_key=KEY)
+    with pytest.raises(errors.InvalidInputError, match=r"'nosuch'.*There are: search, weather; or say 'auto'"):
+        chat.bind_tools([search, weather], tool_choice=choice)
+
+
 async def test_arguments_that_are_no_json_are_kept_apart(scripted, ask):
     sandbox = scripted(Reply(tool_calls=[ToolCall("search", '{"query": ')]))
     answer = await ask(sandbox.chat().bind_tools([search]), "Size?")

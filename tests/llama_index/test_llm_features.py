@@ -136,6 +136,22 @@ async def test_tool_choice(scripted, call, options, sent):
     assert sandbox.requests[0].body["tool_choice"] == sent
 
 
+@pytest.mark.parametrize("form", ["plain", "streamed"])
+async def test_a_choice_of_no_tool_is_refused(scripted, call, form):
+    sandbox = scripted()
+
+    async def run():
+        if form == "plain":
+            await call(sandbox.llm(), "chat_with_tools", TOOLS, user_msg="Hello", tool_choice="nosuch")
+        else:
+            options = {"user_msg": "Hello", "tool_choice": "nosuch"}
+            await all_of(call, await call(sandbox.llm(), "stream_chat_with_tools", TOOLS, **options))
+
+    with pytest.raises(errors.InvalidInputError, match=r"'nosuch'.*There are: search, weather; or say 'auto'"):
+        await run()
+    assert not sandbox.requests
+
+
 async def test_predict_and_call(scripted, call):
     sandbox = scripted(Reply(tool_calls=[ToolCall("weather", {"place": "Graz"})]))
     answer = await call(sandbox.llm(), "predict_and_call", TOOLS, user_msg="Weather?")
