@@ -357,6 +357,11 @@ def test_the_context_window_of_the_live_list(model, window):
             NanoGPT("lab/other", api_key=sandbox.api_key, base_url=sandbox.base_url, context_window="live")
 
 
+@pytest.mark.parametrize("more", [{}, {"model": "openai/gpt-4o-mini:online"}])
+def test_the_live_context_window_of_the_default_model(scripted, more):
+    assert scripted().llm(context_window="live", **more).metadata.context_window == 128_000
+
+
 # --- errors ---
 
 REFUSALS = [
