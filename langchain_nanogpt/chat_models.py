@@ -8,14 +8,17 @@ from typing import Any
 from langchain_core.language_models import LangSmithParams
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable
 from langchain_openai.chat_models.base import BaseChatOpenAI
-from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, model_validator
+from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, model_validator
 
 from langchain_nanogpt.errors import known_to_langchain
 from nanogpt_core.chat import make_async_chat_client, make_chat_client, only_our_errors
 from nanogpt_core.chat_calls import DEFAULT_RETRIES, Caller
+from nanogpt_core.chat_options import check_known, check_tool_choice, refused
 from nanogpt_core.connection import DEFAULT_TIMEOUT, Connection
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
+from nanogpt_core.options import check_model_name
 from nanogpt_core.pacing import DEFAULT_RATE
 
 __all__ = ["ChatNanoGPT"]
@@ -26,6 +29,8 @@ _UNUSED = ("openai_proxy", "organization", "openai_organization", "default_query
 # What goes to an endpoint that is not used here.
 _RESPONSES_ONLY = ("use_responses_api", "use_previous_response_id", "include", "truncation", "context_management")
 _CLIENTS = ("client", "root_client", "async_client", "root_async_client")
+# Where what the SDK does not know goes.
+_BESIDE = "extra_body={}"
 _HTTP_CLIENTS = ("http_client", "http_async_client")
 
 
@@ -70,9 +75,23 @@ class ChatNanoGPT(BaseChatOpenAI):
     _caller: Caller = PrivateAttr()
 
     def __init__(self, **options: Any) -> None:
+        self._check_names(options)
         caller, settings = _connected(options)
-        super().__init__(**settings)
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            raise refused(error) from None
         self._caller = caller
+
+    @classmethod
+    def _check_names(cls, options: dict[str, Any]) -> None:
+        fields = cls.model_fields
+        known = {*fields, *(field.alias for field in fields.values() if field.alias)}
+        more = options.get("model_kwargs")
+        check_known([*options, *(more if isinstance(more, Mapping) else ())], known, beside=_BESIDE)
+        for name in ("model", "model_name"):
+            if name in options:
+                check_model_name(options[name])
 
     @model_validator(mode="before")
     @classmethod
@@ -122,6 +141,17 @@ class ChatNanoGPT(BaseChatOpenAI):
         """Arguments that are secrets, with the variables that hold them."""
         return {"openai_api_key": "NANOGPT_API_KEY", "api_key": "NANOGPT_API_KEY"}
 
+    def bind_tools(self, tools: Any, *, tool_choice: Any = None, **kwargs: Any) -> Runnable[Any, AIMessage]:
+        """Bind tools, as ``ChatOpenAI`` does.
+
+        Raises:
+            InvalidInputError: ``tool_choice`` names none of them. It is a ``ValueError``.
+        """
+        bound = super().bind_tools(tools, tool_choice=tool_choice, **kwargs)
+        options = getattr(bound, "kwargs", {})
+        check_tool_choice(options.get("tool_choice"), options.get("tools"))
+        return bound
+
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         return LangSmithParams(**{**super()._get_ls_params(stop=stop, **kwargs), "ls_provider": _PROVIDER})
 
@@ -130,6 +160,7 @@ class ChatNanoGPT(BaseChatOpenAI):
 
     def _get_request_payload(self, input_: Any, *, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
         payload = super()._get_request_payload(input_, stop=stop, **kwargs)
+        check_known(payload, ("reasoning",), beside=_BESIDE)
         reasoning = payload.pop("reasoning", None)
         if reasoning is not None:
             # The SDK knows it for another endpoint alone.

@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, Literal
 
+from llama_index.core.base.llms.types import (
+    ChatResponse,
+    CompletionResponse,
+    CompletionResponseAsyncGen,
+    CompletionResponseGen,
+)
 from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, ValidationError
+from llama_index.core.program.function_program import FunctionCallingProgram
+from llama_index.core.types import PydanticProgramMode
 from llama_index.llms.openai.utils import O1_MODELS
 from llama_index.llms.openai_like import OpenAILike
 
+from llama_index_nanogpt.forms import achecked, asingle, checked, side_by_side, single
 from nanogpt_core.chat import AsyncChatClient, ChatClient, make_async_chat_client, make_chat_client
 from nanogpt_core.chat_calls import Caller
+from nanogpt_core.chat_options import check_known, check_tool_choice, refused, request_options, unknown_option
 from nanogpt_core.connection import DEFAULT_TIMEOUT, ApiKey, Connection
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError, NanoGPTError
 from nanogpt_core.live_chat import live_context_window
+from nanogpt_core.options import check_model_name, check_number
 from nanogpt_core.pacing import DEFAULT_RATE
 
 __all__ = ["NanoGPT"]
 
 _CONTEXT_WINDOW = 128_000
 _DEFAULT_RETRIES = 3
+# Where what the SDK does not know goes, and what it knows and LlamaIndex does not.
+_BESIDE = "additional_kwargs={'extra_body': {}}, and in a call into extra_body={}"
+_IN_EACH_REQUEST = "Pass additional_kwargs={{{0!r}: ...}}, or {0}=... in a call."
 
 
 class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
@@ -78,6 +93,13 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
                 raise ConfigurationError(f"{name} is not supported.", remedy="Pass http_client or async_http_client.")
         if options.get("api_version") is not None:
             raise ConfigurationError("api_version has no meaning here.", remedy="Leave it out; it is Azure's.")
+        if options.get("is_chat_model") is False:
+            raise ConfigurationError("is_chat_model=False is not supported.", remedy="NanoGPT has chat models alone.")
+        check_model_name(model)
+        if context_window != "live":
+            check_number("context_window", context_window, 1)
+        more = options.get("additional_kwargs")
+        check_known(more if isinstance(more, dict) else (), beside=_BESIDE)
         connection = Connection.resolve(
             api_key=api_key,
             base_url=base_url if api_base is None else api_base,
@@ -122,6 +144,74 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
     _stream_complete = OpenAILike._stream_complete.__wrapped__
     _astream_complete = OpenAILike._astream_complete.__wrapped__
 
+    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        """Complete the prompt."""
+        _check_prompt(prompt)
+        answer: CompletionResponse = super().complete(prompt, formatted, **kwargs)
+        return answer
+
+    async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        """Complete the prompt."""
+        _check_prompt(prompt)
+        answer: CompletionResponse = await super().acomplete(prompt, formatted, **kwargs)
+        return answer
+
+    def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
+        """Complete the prompt, as a stream."""
+        _check_prompt(prompt)
+        stream: CompletionResponseGen = super().stream_complete(prompt, formatted, **kwargs)
+        return stream
+
+    async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
+        """Complete the prompt, as a stream."""
+        _check_prompt(prompt)
+        stream: CompletionResponseAsyncGen = await super().astream_complete(prompt, formatted, **kwargs)
+        return stream
+
+    def stream_chat_with_tools(self, *args: Any, **kwargs: Any) -> Iterator[ChatResponse]:
+        """Stream a chat with tools; with one tool call where ``allow_parallel_tool_calls`` is False, as unstreamed."""
+        stream: Iterator[ChatResponse] = super().stream_chat_with_tools(*args, **kwargs)
+        return stream if side_by_side(*args, **kwargs) else single(stream)
+
+    async def astream_chat_with_tools(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatResponse]:
+        """Stream a chat with tools; see :meth:`stream_chat_with_tools`."""
+        stream: AsyncIterator[ChatResponse] = await super().astream_chat_with_tools(*args, **kwargs)
+        return stream if side_by_side(*args, **kwargs) else asingle(stream)
+
+    def _structured_stream_call(
+        self, output_cls: type, prompt: Any, llm_kwargs: dict[str, Any] | None = None, **prompt_args: Any
+    ) -> Iterator[Any]:
+        program = self._program(output_cls, prompt)
+        call = super()._structured_stream_call
+        parts = (
+            program.stream_call(llm_kwargs=llm_kwargs, **prompt_args)
+            if program
+            else call(output_cls, prompt, llm_kwargs or {}, **prompt_args)
+        )
+        return checked(parts, output_cls)
+
+    async def _structured_astream_call(
+        self, output_cls: type, prompt: Any, llm_kwargs: dict[str, Any] | None = None, **prompt_args: Any
+    ) -> AsyncIterator[Any]:
+        program = self._program(output_cls, prompt)
+        call = super()._structured_astream_call
+        parts = (
+            program.astream_call(llm_kwargs=llm_kwargs, **prompt_args)
+            if program
+            else call(output_cls, prompt, llm_kwargs or {}, **prompt_args)
+        )
+        return achecked(await parts, output_cls)
+
+    def _program(self, output_cls: type, prompt: Any) -> FunctionCallingProgram[Any] | None:
+        """Return what asks for a tool call in a stream, or None where something else is asked for.
+
+        The base class's forgets on its way that the call is required.
+        """
+        by_tool = self.is_function_calling_model and self.pydantic_program_mode == PydanticProgramMode.DEFAULT
+        if not by_tool or self._should_use_structure_outputs():
+            return None
+        return FunctionCallingProgram.from_defaults(output_cls, llm=self, prompt=prompt, tool_choice="required")
+
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super(NanoGPT, self._without_clients()).__getstate__()
         return state
@@ -158,14 +248,24 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
         if self.reasoning_effort is not None:
             settings["reasoning_effort"] = self.reasoning_effort
         # What one call asks for goes before what the object was made with.
-        return {**settings, **kwargs}
+        settings.update(kwargs)
+        check_known(settings, beside=_BESIDE)
+        check_tool_choice(settings.get("tool_choice"), settings.get("tools"))
+        return settings
+
+
+def _check_prompt(prompt: Any) -> None:
+    if not isinstance(prompt, str):
+        raise InvalidTypeError(
+            f"prompt must be a str, not {type(prompt).__name__}.", remedy="Messages go to chat() and stream_chat()."
+        )
 
 
 def _refused(error: ValidationError) -> NanoGPTError:
-    # By name and reason alone: what was given may be a secret.
-    complaints = error.errors(include_url=False, include_context=False, include_input=False)
-    unknown = [str(one["loc"][0]) for one in complaints if one["type"] == "extra_forbidden"]
-    if unknown:
-        return InvalidTypeError(f"Unknown option {unknown[0]!r}.", remedy="OpenAILike's documentation names them all.")
-    words = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in complaints)
-    return ConfigurationError(f"An option cannot be right. {words}.")
+    for one in error.errors(include_url=False, include_context=False, include_input=False):
+        if one["type"] == "extra_forbidden":
+            name = str(one["loc"][0])
+            if name in request_options():
+                return InvalidTypeError(f"Unknown option {name!r}.", remedy=_IN_EACH_REQUEST.format(name))
+            return unknown_option(name, NanoGPT.model_fields, beside=_BESIDE)
+    return refused(error)

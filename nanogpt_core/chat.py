@@ -17,6 +17,7 @@ import openai
 
 from nanogpt_core import waiting
 from nanogpt_core.chat_calls import REQUEST_ERRORS, Caller
+from nanogpt_core.chat_cut import asks_for_a_form
 from nanogpt_core.chat_streams import AsyncChatStream, ChatStream, mark_stream
 from nanogpt_core.connection import Connection
 from nanogpt_core.errors import NanoGPTError, ReplyError
@@ -84,10 +85,10 @@ class ChatClient(Client):
     def _process_response(self, *, response: Any, options: Any, stream: bool, **more: Any) -> Any:
         if _is_chat(options):
             if stream:
-                mark_stream(response)
+                mark_stream(response, form=asks_for_a_form(options))
             if stream and _is_whole(response):
                 response.read()
-            _raise(_fault(self.caller, response, stream))
+            _raise(_fault(self.caller, response, options, stream))
         return super()._process_response(response=response, options=options, stream=stream, **more)
 
 
@@ -133,11 +134,7 @@ class AsyncChatClient(AsyncClient):
     ) -> tuple[Any, NanoGPTError | None]:
         seconds = self.caller.seconds(options.timeout)
         try:
-            # The HTTP client's own limits and the guard come first, since they say more.
-            with (
-                bounds(seconds, _most_bytes(stream)),
-                anyio.fail_after(seconds * 1.1 + 0.5),
-            ):
+            with bounds(seconds, _most_bytes(stream)), anyio.fail_after(_with_grace(seconds)):
                 result = await super().request(cast_to, options, stream=stream, stream_cls=stream_cls)
                 if isinstance(result, AsyncChatStream):
                     await result.begin()
@@ -148,10 +145,10 @@ class AsyncChatClient(AsyncClient):
     async def _process_response(self, *, response: Any, options: Any, stream: bool, **more: Any) -> Any:
         if _is_chat(options):
             if stream:
-                mark_stream(response)
+                mark_stream(response, form=asks_for_a_form(options))
             if stream and _is_whole(response):
                 await response.aread()
-            _raise(_fault(self.caller, response, stream))
+            _raise(_fault(self.caller, response, options, stream))
         return await super()._process_response(response=response, options=options, stream=stream, **more)
 
 
@@ -214,10 +211,10 @@ def _is_whole(response: Any) -> bool:
     return "json" in kind or "html" in kind
 
 
-def _fault(caller: Caller, response: Any, stream: bool) -> NanoGPTError | None:
+def _fault(caller: Caller, response: Any, options: Any, stream: bool) -> NanoGPTError | None:
     if stream and not _is_whole(response):
         return None
-    return caller.check(response) or (_no_stream(response) if stream else None)
+    return caller.check(response, form=asks_for_a_form(options)) or (_no_stream(response) if stream else None)
 
 
 def _no_stream(response: Any) -> NanoGPTError:

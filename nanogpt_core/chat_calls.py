@@ -170,10 +170,15 @@ class Caller:
             failure.__cause__ = error
         return failure
 
-    def check(self, response: Any) -> NanoGPTError | None:
-        """Return what is wrong with a reply that was read to its end; None for an answer."""
+    def check(self, response: Any, *, form: bool = False) -> NanoGPTError | None:
+        """Return what is wrong with a reply that was read to its end; None for an answer.
+
+        Args:
+            response: The HTTP response.
+            form: Whether a form was asked for, as :func:`~nanogpt_core.chat_cut.asks_for_a_form` tells.
+        """
         try:
-            complaint = check_whole(response.content, response.headers.get("x-request-id"))
+            complaint = check_whole(response.content, response.headers.get("x-request-id"), form=form)
         except NanoGPTError as error:
             return bare(error)
         return None if complaint is None else self.refusal(complaint, response)

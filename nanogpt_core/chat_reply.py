@@ -7,6 +7,7 @@ from typing import Any
 
 from jiter import from_json
 
+from nanogpt_core.chat_cut import check_cut, has_calls
 from nanogpt_core.errors import ReplyError
 from nanogpt_core.reply import DamagedReplyError, excerpt, server_words
 
@@ -44,15 +45,20 @@ class Complaint:
     status: int | None
 
 
-def check_whole(body: bytes, request_id: str | None = None) -> Complaint | None:
+def check_whole(body: bytes, request_id: str | None = None, *, form: bool = False) -> Complaint | None:
     """Check the reply to a request that asked for no stream.
+
+    Args:
+        body: What came.
+        request_id: The service's ``X-Request-ID``, for errors.
+        form: Whether a form was asked for, as :func:`~nanogpt_core.chat_cut.asks_for_a_form` tells.
 
     Returns:
         The service's own error, if the reply is one; None for an answer.
 
     Raises:
         DamagedReplyError: It is not JSON.
-        ReplyError: It holds no answer.
+        ReplyError: It holds no answer, or half a tool call, or half a form.
     """
     document = _document(body, request_id)
     complaint = _complaint(document)
@@ -64,6 +70,9 @@ def check_whole(body: bytes, request_id: str | None = None) -> Complaint | None:
                 remedy="Try again, or with another model.",
                 request_id=request_id,
             )
+        for choice in choices:
+            calls = has_calls(choice.get("message"))
+            check_cut(choice.get("finish_reason"), calls=calls, form=form, request_id=request_id)
     return complaint
 
 
@@ -72,10 +81,13 @@ class StreamReader:
 
     Args:
         request_id: The service's ``X-Request-ID``, for errors.
+        form: Whether a form was asked for, as :func:`~nanogpt_core.chat_cut.asks_for_a_form` tells.
     """
 
-    def __init__(self, request_id: str | None = None) -> None:
+    def __init__(self, request_id: str | None = None, *, form: bool = False) -> None:
         self._request_id = request_id
+        self._form = form
+        self._calling: set[int] = set()
         self._done = False
         self._begun: set[int] = set()
         self._finished: set[int] = set()
@@ -90,7 +102,7 @@ class StreamReader:
 
         Raises:
             DamagedReplyError: It is not JSON.
-            ReplyError: It is something else than a chunk.
+            ReplyError: It is something else than a chunk, or cuts off a tool call or a form.
         """
         if event.startswith(_DONE):
             self._done = True
@@ -100,8 +112,15 @@ class StreamReader:
         if complaint is None:
             _fill_gaps(document)
             for choice in document["choices"]:
-                (self._finished if choice.get("finish_reason") else self._begun).add(choice["index"])
+                self._note(choice["index"], choice)
         return complaint or document
+
+    def _note(self, index: int, choice: dict[str, Any]) -> None:
+        reason = choice.get("finish_reason")
+        if has_calls(choice["delta"]):
+            self._calling.add(index)
+        check_cut(reason, calls=index in self._calling, form=self._form, request_id=self._request_id)
+        (self._finished if reason else self._begun).add(index)
 
     def end(self) -> None:
         """Check that the stream may end here.

@@ -25,11 +25,15 @@ T = TypeVar("T")
 # holds the connection open, which is not waited for.
 _SECONDS_TO_END = 0.2
 _MARK = "nanogpt_bounds"
+_FORM = "nanogpt_form"
 
 
-def mark_stream(response: Any) -> None:
-    """Note in a response under which bounds its stream began, since it is read outside of their block."""
-    response.extensions[_MARK] = current_bounds()
+def mark_stream(response: Any, *, form: bool) -> None:
+    """Note in a response what its stream, which is read later, must know.
+
+    That is under which bounds it began, since it is read outside of their block, and whether a form was asked for.
+    """
+    response.extensions.update({_MARK: current_bounds(), _FORM: form})
 
 
 class _Watch:
@@ -40,7 +44,7 @@ class _Watch:
         self.seconds = self.caller.seconds(getattr(options, "timeout", None))
         self.limits: Bounds = response.extensions[_MARK]
         self._response = response
-        self._reader = StreamReader(response.headers.get("x-request-id"))
+        self._reader = StreamReader(response.headers.get("x-request-id"), form=response.extensions[_FORM])
 
     def read(self, event: Any) -> dict[str, Any] | NanoGPTError | None:
         """Return the chunk of an event (None: there is no further one), or what is wrong, or None at the end."""

@@ -19,6 +19,8 @@ __all__ = ["CHAT_MODEL", "answer_chat", "chat_models"]
 CHAT_MODEL = "sandbox-quote"
 """The name of the chat; it answers to every other name too, so that examples run with their own."""
 
+# What the plugins ask by default: listed too, so that context_window="live" can be tried.
+_PLUGINS_DEFAULT = {"gpt-4o-mini": 128_000, "openai/gpt-4o-mini": 128_000}
 _CREATED = 1_754_000_000
 _CONTEXT_LENGTH = 128_000
 _MOST_STOPS = 4
@@ -60,7 +62,7 @@ def _usage(messages: Sequence[Message], reply: Reply) -> dict[str, Any]:
 
 def chat_models(context_lengths: Mapping[str, int]) -> dict[str, Any]:
     """Return the body of ``GET /models``."""
-    lengths = {CHAT_MODEL: _CONTEXT_LENGTH, **context_lengths}
+    lengths = {CHAT_MODEL: _CONTEXT_LENGTH, **_PLUGINS_DEFAULT, **context_lengths}
     return {"object": "list", "data": [_listed(name, length) for name, length in lengths.items()]}
 
 

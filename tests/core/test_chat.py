@@ -409,6 +409,57 @@ def test_a_stream_that_fails_before_its_first_chunk_is_tried_again(kind, answeri
     assert len(made.server.requests) == 2
 
 
+HALF_A_CALL = {"index": 0, "id": "c", "type": "function", "function": {"name": "remove", "arguments": '{"path": "/ho'}}
+A_FORM = {"response_format": {"type": "json_object"}}
+A_CALL = {"tools": [{"type": "function", "function": {"name": "remove"}}]}
+CUT = {
+    "a call": ({"tool_calls": [HALF_A_CALL]}, A_CALL),
+    "a call of old": ({"function_call": HALF_A_CALL["function"]}, {}),
+    "a form": ({"content": '{"path": "/ho'}, A_FORM),
+    "a form in the body": ({"content": '{"path": "/ho'}, {"extra_body": A_FORM}),
+    "before a call": ({"content": "Let me"}, {**A_CALL, "tool_choice": "required"}),
+    "before a call by name": (
+        {"content": "Let me"},
+        {**A_CALL, "tool_choice": {"type": "function", "function": {"name": "remove"}}},
+    ),
+}
+
+
+@pytest.fixture
+def cut_answer(kind, form, answering, faults):
+    """``cut_answer(message, reason)`` starts a server whose answer ends there; its ``ask`` is one of four."""
+
+    def start(message, reason):
+        choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": reason}
+        stream = sse(chunk(message), chunk(reason=reason), "[DONE]")
+        body = ANSWER | {"choices": [choice]} if form == "plain" else stream
+        said = "application/json" if form == "plain" else "text/event-stream"
+        made = answering(faults.response(body, Content_Type=said, x_request_id="req-6"))
+        made.ask = ask_as(kind, form)
+        return made
+
+    return start
+
+
+@pytest.mark.parametrize("reason", ["length", "content_filter"])
+@pytest.mark.parametrize("case", CUT)
+def test_half_a_call_and_half_a_form_are_no_answer(cut_answer, case, reason):
+    message, request = CUT[case]
+    made = cut_answer(message, reason)
+    remedy = {"length": "Raise max_tokens", "content_filter": "other words"}[reason]
+    with pytest.raises(errors.ReplyError, match=f"cut off .*{remedy}") as caught:
+        made.ask(made.caller, **request)
+    assert_ours(caught.value)
+    assert caught.value.request_id == "req-6"
+    assert len(made.server.requests) == 1
+
+
+@pytest.mark.parametrize("more", [{}, A_CALL, {"response_format": {"type": "text"}}, {**A_CALL, "tool_choice": "auto"}])
+def test_text_that_was_cut_off_is_text(cut_answer, more):
+    made = cut_answer({"content": "Once upon"}, "length")
+    assert made.ask(made.caller, **more) == "Once upon"
+
+
 @pytest.mark.parametrize("end", [[chunk(reason="stop")], ["[DONE]"]], ids=["finish_reason", "DONE"])
 def test_either_mark_ends_a_stream(kind, answering, faults, end):
     body = sse(chunk({"content": "all of it"}), *end)

@@ -110,9 +110,39 @@ def test_options_that_cannot_be_right(bad):
 
 @pytest.mark.parametrize("bad", [{"temperature": "hot"}, {"n": 0}])
 def test_key_is_in_no_message_of_pydantic(bad):
-    with pytest.raises(ValidationError) as caught:
+    with pytest.raises(errors.ConfigurationError, match=next(iter(bad))) as caught:
         ChatNanoGPT(api_key=KEY, **bad)
     assert KEY[:10] not in shown(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("bad", "remedy"),
+    [
+        ({"temprature": 1}, "Did you mean 'temperature'"),
+        ({"top_k": 4}, r"extra_body=\{'top_k': ...\}"),
+        ({"model_kwargs": {"top_k": 4}}, r"extra_body=\{'top_k': ...\}"),
+        ({"model": None}, "model must be a str"),
+        ({"model_name": 3}, "model must be a str"),
+    ],
+)
+def test_options_that_nobody_knows_or_takes(bad, remedy):
+    with pytest.raises(errors.InvalidTypeError, match=remedy) as caught:
+        ChatNanoGPT(api_key=KEY, **bad)
+    assert KEY[:10] not in shown(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:WARNING! .* is not default parameter")
+async def test_options_of_the_request_go_out(make, call, sandbox):
+    chat = make(extra_body={"top_k": 4}, user="ann", max_completion_tokens=9)
+    await call(chat, "invoke", MESSAGES, prompt_cache_key="k")
+    body = sandbox.requests[0].body
+    assert [body[name] for name in ("top_k", "user", "prompt_cache_key")] == [4, "ann", "k"]
+
+
+async def test_an_unknown_option_of_a_call(make, call, sandbox):
+    with pytest.raises(errors.InvalidTypeError, match=r"extra_body=\{'top_k': ...\}"):
+        await call(make(), "invoke", MESSAGES, top_k=4)
+    assert not sandbox.requests
 
 
 def test_key_is_in_no_message_about_validated_data():

@@ -18,6 +18,7 @@ from langchain_core.vectorstores import InMemoryVectorStore
 from pydantic import BaseModel
 
 from langchain_nanogpt import ChatNanoGPT, NanoGPTEmbeddings
+from langchain_nanogpt.errors import ChatReplyError
 from nanogpt_core import errors
 from nanogpt_core.sandbox import Fault, Reply, Sandbox, ToolCall
 from nanogpt_core.waiting import virtual_waits
@@ -121,6 +122,13 @@ async def test_tool_choice(scripted, ask, choice, sent):
     assert sandbox.requests[0].body["tool_choice"] == sent
 
 
+@pytest.mark.parametrize("choice", ["nosuch", {"type": "function", "function": {"name": "nosuch"}}])
+def test_a_choice_of_no_tool_is_refused(choice):
+    chat = ChatNanoGPT(api_key=KEY)
+    with pytest.raises(errors.InvalidInputError, match=r"'nosuch'.*There are: search, weather; or say 'auto'"):
+        chat.bind_tools([search, weather], tool_choice=choice)
+
+
 async def test_arguments_that_are_no_json_are_kept_apart(scripted, ask):
     sandbox = scripted(Reply(tool_calls=[ToolCall("search", '{"query": ')]))
     answer = await ask(sandbox.chat().bind_tools([search]), "Size?")
@@ -171,12 +179,56 @@ async def test_the_default_form_is_a_tool_call(scripted, call):
     assert sandbox.requests[0].body["tool_choice"] == {"type": "function", "function": {"name": "Joke"}}
 
 
-@pytest.mark.parametrize("reason", ["length", "content_filter"])
-async def test_an_answer_that_was_cut_is_no_answer_in_the_form(scripted, ask, reason):
-    sandbox = scripted(Reply('{"setup": "Wh', finish_reason=reason))
-    with pytest.raises(errors.ReplyError, match="max_tokens") as caught:
-        await ask(sandbox.chat().bind(response_format=Joke), "A joke!")
-    assert isinstance(caught.value.__cause__, openai.OpenAIError)
+HALF_A_JOKE = '{"setup": "Why do cats purr?", "punchline": "They are'
+CUT_BEFORE = Reply("Let me think.", finish_reason="length")
+CUT_CALL = Reply(tool_calls=[ToolCall("Joke", HALF_A_JOKE)], finish_reason="length")
+CUT_JSON = Reply(HALF_A_JOKE, finish_reason="length")
+CUT_FORMS = [
+    ("function_calling", CUT_CALL),
+    ("function_calling", CUT_BEFORE),
+    ("json_schema", CUT_JSON),
+    ("json_mode", CUT_JSON),
+]
+
+
+@ITS_OWN_WARNING
+@pytest.mark.parametrize("schema", [Joke, Joke.model_json_schema()], ids=["class", "dict"])
+@pytest.mark.parametrize(("method", "reply"), CUT_FORMS)
+async def test_an_answer_that_was_cut_is_no_answer_in_the_form(scripted, ask, schema, method, reply):
+    sandbox = scripted(reply, reply)
+    for options in ({}, {"streaming": True}):
+        with pytest.raises(ChatReplyError, match=r"cut off .*Raise max_tokens"):
+            await ask(sandbox.chat(**options).with_structured_output(schema, method=method), "A joke!")
+    assert len(sandbox.requests) == 2
+
+
+async def test_a_tool_call_that_was_cut_is_no_call(scripted, ask):
+    sandbox = scripted(Reply("I look.", tool_calls=[ToolCall("search", '{"query": "/ho')], finish_reason="length"))
+    with pytest.raises(ChatReplyError, match=r"cut off .*Raise max_tokens"):
+        await ask(sandbox.chat().bind_tools([search]), "Size?")
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+async def test_an_agent_runs_no_tool_call_that_was_cut(scripted, call, streaming):
+    ran = []
+
+    @tool
+    def remove(path: str) -> str:
+        """Remove a file."""
+        ran.append(path)
+        return "gone"
+
+    sandbox = scripted(Reply(tool_calls=[ToolCall("remove", '{"path": "/home/user/old')], finish_reason="length"))
+    agent = create_agent(sandbox.chat(streaming=streaming), [remove])
+    with pytest.raises(ChatReplyError, match="cut off"):
+        await call(agent, "invoke", {"messages": [HumanMessage("Remove the old file.")]})
+    assert ran == []
+
+
+async def test_text_that_was_cut_is_text(scripted, ask):
+    sandbox = scripted(Reply("Once upon", finish_reason="length"))
+    answer = await ask(sandbox.chat(max_tokens=2).bind_tools([search]), "A story!")
+    assert (answer.content, answer.response_metadata["finish_reason"]) == ("Once upon", "length")
 
 
 # --- reasoning ---

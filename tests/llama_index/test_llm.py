@@ -131,6 +131,60 @@ def test_unknown_options_and_messages_of_pydantic(bad):
     assert KEY[:10] not in shown(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("bad", "remedy"),
+    [
+        ({"temprature": 1}, "Did you mean 'temperature'"),
+        ({"top_k": 4}, r"additional_kwargs=\{'extra_body': \{'top_k': ...\}\}"),
+        ({"additional_kwargs": {"top_k": 4}}, r"additional_kwargs=\{'extra_body': \{'top_k': ...\}\}"),
+        ({"stop": ["x"]}, r"additional_kwargs=\{'stop': ...\}"),
+        ({"model": None}, "model must be a str"),
+        ({"model": 3}, "model must be a str"),
+        ({"context_window": -1}, "context_window must be at least 1"),
+        ({"context_window": "large"}, "context_window must be a whole number"),
+        ({"is_chat_model": False}, "chat models alone"),
+    ],
+)
+def test_options_that_nobody_knows_or_takes(bad, remedy):
+    with pytest.raises(errors.NanoGPTError, match=remedy) as caught:
+        NanoGPT(api_key=KEY, **bad)
+    assert KEY[:10] not in shown(caught.value)
+
+
+async def drained(answer):
+    # A stream asks when it is read.
+    if hasattr(answer, "__aiter__"):
+        return [part async for part in answer]
+    return list(answer) if hasattr(answer, "__next__") else answer
+
+
+@pytest.mark.parametrize("bad", [{"top_k": 4}, {"use_chat_completions": False}])
+@pytest.mark.parametrize("method", ["chat", "stream_chat", "complete"])
+async def test_an_unknown_option_of_a_call(make, call, sandbox, method, bad):
+    given = PROMPT if method == "complete" else MESSAGES
+
+    async def run():
+        return await drained(await call(make(), method, given, **bad))
+
+    with pytest.raises(errors.InvalidTypeError, match=r"Unknown option.*extra_body"):
+        await run()
+    assert not sandbox.requests
+
+
+async def test_options_of_the_request_go_out(make, call, sandbox):
+    llm = make(additional_kwargs={"stop": ["x"], "extra_body": {"top_k": 4}})
+    await call(llm, "chat", MESSAGES, seed=1)
+    assert [sandbox.requests[0].body[name] for name in ("stop", "top_k", "seed")] == [["x"], 4, 1]
+
+
+@pytest.mark.parametrize("prompt", [None, 3, [], MESSAGES])
+@pytest.mark.parametrize("method", ["complete", "stream_complete"])
+async def test_a_prompt_that_is_no_text(make, call, sandbox, method, prompt):
+    with pytest.raises(errors.InvalidTypeError, match=r"prompt must be a str.*chat\(\)"):
+        await call(make(), method, prompt)
+    assert not sandbox.requests
+
+
 @pytest.mark.parametrize("key", [KEY, SecretStr(KEY)])
 def test_key_is_in_no_output(key):
     llm = NanoGPT(api_key=key, default_headers={"X-Token": "token-of-a-proxy"})

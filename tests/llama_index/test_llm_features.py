@@ -20,7 +20,7 @@ from nanogpt_core import errors
 from nanogpt_core.sandbox import Fault, Reply, Sandbox, ToolCall
 from nanogpt_core.waiting import now, virtual_waits
 
-# The agent's own base class looks at all members of its pydantic model, those that pydantic wants forgotten too.
+# LlamaIndex's own classes use members of pydantic's models that pydantic wants forgotten.
 ITS_OWN_WARNING = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecationWarning")
 KEY = "sk-nano-0123abcd-very-secret"
 BALANCE = {"error": "Insufficient balance", "requiredBalance": 0.0035, "status": 402}
@@ -83,6 +83,22 @@ AS_JSON = Reply(json=JOKE.model_dump(), when=lambda body: body["response_format"
 # --- tools ---
 
 
+async def all_of(call, stream):
+    return list(stream) if call.kind == "sync" else [part async for part in stream]
+
+
+@pytest.mark.parametrize("form", ["plain", "streamed"])
+async def test_one_tool_call_where_one_was_asked_for(scripted, call, form):
+    calls = [ToolCall("search", {"query": "größe"}), ToolCall("weather", {"place": "Graz"})]
+    llm = scripted(Reply(tool_calls=calls)).llm()
+    if form == "plain":
+        answer = await call(llm, "chat_with_tools", TOOLS, user_msg="Hello", allow_parallel_tool_calls=False)
+    else:
+        answer = (await all_of(call, await call(llm, "stream_chat_with_tools", TOOLS, "Hello")))[-1]
+        assert len(answer.message.additional_kwargs["tool_calls"]) == 1
+    assert [one.tool_name for one in llm.get_tool_calls_from_response(answer)] == ["search"]
+
+
 @pytest.mark.parametrize("form", ["plain", "streamed"])
 async def test_tool_calls_side_by_side(scripted, call, form):
     calls = [ToolCall("search", {"query": "größe", "most": 2}, id="call_x"), ToolCall("weather", {"place": "Graz"})]
@@ -120,6 +136,22 @@ async def test_tool_choice(scripted, call, options, sent):
     assert sandbox.requests[0].body["tool_choice"] == sent
 
 
+@pytest.mark.parametrize("form", ["plain", "streamed"])
+async def test_a_choice_of_no_tool_is_refused(scripted, call, form):
+    sandbox = scripted()
+
+    async def run():
+        if form == "plain":
+            await call(sandbox.llm(), "chat_with_tools", TOOLS, user_msg="Hello", tool_choice="nosuch")
+        else:
+            options = {"user_msg": "Hello", "tool_choice": "nosuch"}
+            await all_of(call, await call(sandbox.llm(), "stream_chat_with_tools", TOOLS, **options))
+
+    with pytest.raises(errors.InvalidInputError, match=r"'nosuch'.*There are: search, weather; or say 'auto'"):
+        await run()
+    assert not sandbox.requests
+
+
 async def test_predict_and_call(scripted, call):
     sandbox = scripted(Reply(tool_calls=[ToolCall("weather", {"place": "Graz"})]))
     answer = await call(sandbox.llm(), "predict_and_call", TOOLS, user_msg="Weather?")
@@ -140,8 +172,94 @@ async def test_an_answer_in_a_form(scripted, call, reply, options):
     assert parts[-1] == JOKE
     assert sandbox.requests[0].body["messages"][0]["content"] == "Tell a joke about cats."
     if not options:
-        # Streamed ones leave the choice to the model: llama-index-core drops the word in between.
-        assert [request.body["tool_choice"] for request in sandbox.requests] == ["required", "required", "auto"]
+        assert [request.body["tool_choice"] for request in sandbox.requests] == ["required"] * 3
+
+
+@pytest.mark.parametrize("options", [{}, {"should_use_structured_outputs": True}], ids=["tool", "schema"])
+@pytest.mark.parametrize("reply", [Reply("I know no joke."), Reply('{"setup": "Why?"}')], ids=["text", "half"])
+async def test_a_stream_that_has_not_the_form_is_an_error_too(scripted, call, reply, options):
+    llm = scripted(reply).llm(**options)
+
+    async def run():
+        await all_of(call, await call(llm, "stream_structured_predict", Joke, PROMPT, animal="cats"))
+
+    with pytest.raises(errors.ReplyError, match="form of Joke") as caught:
+        await run()
+    assert isinstance(caught.value, ValueError)
+
+
+HALF_A_JOKE = '{"setup": "Why do cats purr?", "punchline": "They are'
+CUT_FORMS = [
+    (Reply(tool_calls=[ToolCall("Joke", HALF_A_JOKE)], finish_reason="length"), {}),
+    (Reply(HALF_A_JOKE, finish_reason="length"), {"should_use_structured_outputs": True}),
+]
+
+
+@ITS_OWN_WARNING
+@pytest.mark.parametrize(("reply", "options"), CUT_FORMS, ids=["tool", "schema"])
+async def test_an_answer_that_was_cut_is_no_answer_in_the_form(scripted, call, reply, options):
+    sandbox = scripted(*[reply] * 4)
+    llm = sandbox.llm(**options)
+
+    async def plain():
+        await call(llm, "structured_predict", Joke, PROMPT, animal="cats")
+
+    async def streamed():
+        await all_of(call, await call(llm, "stream_structured_predict", Joke, PROMPT, animal="cats"))
+
+    async def in_the_form():
+        await call(llm.as_structured_llm(Joke), "chat", HELLO)
+
+    async def streamed_in_the_form():
+        await all_of(call, await call(llm.as_structured_llm(Joke), "stream_chat", HELLO))
+
+    for run in (plain, streamed, in_the_form, streamed_in_the_form):
+        with pytest.raises(errors.ReplyError, match=r"cut off .*Raise max_tokens"):
+            await run()
+    assert len(sandbox.requests) == 4
+
+
+@pytest.fixture
+def remover():
+    """A tool, and what it was called with."""
+    ran = []
+
+    def remove(path: str | None = None) -> str:
+        """Remove a file."""
+        ran.append(path)
+        return "gone"
+
+    return FunctionTool.from_defaults(remove), ran
+
+
+CUT_CALL = Reply(tool_calls=[ToolCall("remove", '{"path": "/home/user/old')], finish_reason="length")
+
+
+async def test_a_tool_call_that_was_cut_is_not_run(scripted, call, remover):
+    tool, ran = remover
+    sandbox = scripted(CUT_CALL)
+    with pytest.raises(errors.ReplyError, match=r"cut off .*Raise max_tokens"):
+        await call(sandbox.llm(), "predict_and_call", [tool], user_msg="Remove the old file.")
+    assert ran == []
+
+
+@ITS_OWN_WARNING
+@pytest.mark.parametrize("streaming", [True, False])
+def test_an_agent_runs_no_tool_call_that_was_cut(scripted, remover, streaming):
+    tool, ran = remover
+    agent = FunctionAgent(tools=[tool], llm=scripted(CUT_CALL).llm(), streaming=streaming)
+
+    async def run():
+        return await agent.run("Remove the old file.")
+
+    with pytest.raises(errors.ReplyError, match="cut off"):
+        asyncio.run(run())
+    assert ran == []
+
+
+async def test_text_that_was_cut_is_text(scripted, ask):
+    answer = await ask(scripted(Reply("Once upon", finish_reason="length")).llm(max_tokens=2), HELLO)
+    assert answer.message.content == "Once upon"
 
 
 # --- reasoning ---
@@ -237,6 +355,11 @@ def test_the_context_window_of_the_live_list(model, window):
         assert NanoGPT.from_dict(llm.to_dict(), api_key=KEY).context_window == window
         with pytest.raises(errors.ConfigurationError, match=r"lab/other.*as a number"):
             NanoGPT("lab/other", api_key=sandbox.api_key, base_url=sandbox.base_url, context_window="live")
+
+
+@pytest.mark.parametrize("more", [{}, {"model": "openai/gpt-4o-mini:online"}])
+def test_the_live_context_window_of_the_default_model(scripted, more):
+    assert scripted().llm(context_window="live", **more).metadata.context_window == 128_000
 
 
 # --- errors ---

@@ -1,0 +1,74 @@
+"""Options of chat that nobody knows: refused when they are given, with what was probably meant."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+from collections.abc import Iterable
+from typing import Any
+
+from openai.resources.chat.completions import Completions
+
+from nanogpt_core.errors import ConfigurationError, InvalidInputError, InvalidTypeError
+
+__all__ = ["check_known", "check_tool_choice", "refused", "request_options", "unknown_option"]
+
+_CHOICES = ("auto", "none", "required")
+
+
+@functools.cache
+def request_options() -> frozenset[str]:
+    """Return the options of one request that the SDK knows."""
+    return frozenset(inspect.signature(Completions.create).parameters) - {"self"}
+
+
+def check_known(names: Iterable[str], known: Iterable[str] = (), *, beside: str) -> None:
+    """Check that each name is an option of a request, or one of the ``known``.
+
+    Args:
+        names: What was given.
+        known: What there is beside the options of a request.
+        beside: Where other fields of the request's body go, with ``{}`` for the name.
+
+    Raises:
+        InvalidTypeError: One is neither.
+    """
+    there_are = request_options().union(known)
+    for name in names:
+        if name not in there_are:
+            raise unknown_option(name, there_are, beside=beside)
+
+
+def unknown_option(name: str, known: Iterable[str], *, beside: str) -> InvalidTypeError:
+    """Return the error for an unknown option; see :func:`check_known`."""
+    near = difflib.get_close_matches(name, sorted(known), n=1)
+    meant = f"Did you mean {near[0]!r}? " if near else ""
+    place = beside.replace("{}", f"{{{name!r}: ...}}")
+    return InvalidTypeError(
+        f"Unknown option {name!r}.", remedy=f"{meant}What only the service knows goes into {place}."
+    )
+
+
+def check_tool_choice(choice: Any, tools: Any) -> None:
+    """Check that ``choice`` is a word for any tool or none, or names one of the ``tools``; both as they are sent.
+
+    Raises:
+        InvalidInputError: It names a tool that is not there.
+    """
+    function = choice.get("function") if isinstance(choice, dict) else None
+    name = function.get("name") if isinstance(function, dict) else choice
+    names = [tool["function"]["name"] for tool in tools or () if "function" in tool]
+    known = names if isinstance(choice, dict) else _CHOICES
+    if isinstance(name, str) and name not in known:
+        raise InvalidInputError(
+            f"tool_choice {name!r} is none of the tools.",
+            remedy=f"There are: {', '.join(names) or 'none'}; or say {', '.join(map(repr, _CHOICES))}.",
+        )
+
+
+def refused(error: Any) -> ConfigurationError:
+    """Return our error for pydantic's, by name and reason alone: what was given may be a secret."""
+    complaints = error.errors(include_url=False, include_context=False, include_input=False)
+    words = "; ".join(": ".join(filter(None, (".".join(map(str, one["loc"])), one["msg"]))) for one in complaints)
+    return ConfigurationError(f"An option cannot be right. {words.rstrip('.')}.")
