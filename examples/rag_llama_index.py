@@ -47,14 +47,14 @@ class LlamaIndexPipeline:
         folder = settings.folder(service, "llama_index")
         # A page that serves this asks from several threads.
         self.client = QdrantClient(path=str(folder / "qdrant"), force_disable_check_same_thread=True)
-        if self.client.collection_exists(COLLECTION):
-            self.embed_model.check_width(self.client.get_collection(COLLECTION).config.params.vectors.size)
+        stored = self.client.collection_exists(COLLECTION) and self.client.get_collection(COLLECTION)
+        if stored:
+            self.embed_model.check_width(stored.config.params.vectors.size)
         self.store = QdrantVectorStore(COLLECTION, client=self.client, index_doc_id=False)
         self.documents_file = folder / "documents.json"
-        known = self.documents_file.exists()
-        self.documents = (
-            SimpleDocumentStore.from_persist_path(str(self.documents_file)) if known else SimpleDocumentStore()
-        )
+        self.documents = SimpleDocumentStore()
+        if stored and stored.points_count and self.documents_file.exists():  # what is on record is not embedded again
+            self.documents = SimpleDocumentStore.from_persist_path(str(self.documents_file))
 
     def ingest(self, documents: Sequence[Passage]) -> Ingested:
         """Make the index hold these documents and no others; only the passages of changed ones are embedded."""

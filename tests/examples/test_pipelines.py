@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import re
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -102,6 +103,23 @@ def test_an_ingest_that_failed_is_made_good_by_the_next(framework, opened, embed
     pipeline.ingest(documents(changed))
     assert sorted(embedded()) == ["cats: A cat purrs.", "new: A kettle boils water."]
     assert sorted(sources(pipeline.retrieve("What does a cat do?"))) == sorted(changed)
+
+
+@pytest.mark.parametrize("lost", ["folder", "passages"])
+def test_where_the_store_is_lost_all_is_embedded_again(framework, opened, tmp_path, lost):
+    models = pytest.importorskip("qdrant_client").models
+    pipeline = opened(framework)
+    pipeline.ingest(documents(FACTS))
+    if lost == "passages":
+        pipeline.client.delete("passages", models.Filter())
+    pipeline.close()
+    if lost == "folder":
+        (folder,) = tmp_path.glob("data/*/*/qdrant")
+        shutil.rmtree(folder)
+    again = opened(framework)
+    assert again.ingest(documents(FACTS)).added == len(FACTS)
+    assert sources(again.retrieve(QUESTION))[0] == "x200"
+    assert opened(framework).ingest(documents(FACTS)).unchanged == len(FACTS)
 
 
 def test_what_was_stored_but_not_noted_is_not_there_twice(opened):
