@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nanogpt_core import Embedder, get_model
-from nanogpt_core.errors import AuthenticationError
+from nanogpt_core.errors import AuthenticationError, InvalidInputError, InvalidTypeError
 from nanogpt_core.sandbox import Fault
 from nanogpt_core.tokens import TokenCounter
 
@@ -122,6 +122,20 @@ def test_where_the_store_is_lost_all_is_embedded_again(framework, opened, tmp_pa
     assert opened(framework).ingest(documents(FACTS)).unchanged == len(FACTS)
 
 
+def test_however_many_change_or_go_the_store_is_searched_once(opened):
+    rag = pytest.importorskip("rag_llama_index", exc_type=ImportError)
+    pipeline = opened(rag.LlamaIndexPipeline, k=20, min_score=-1)
+    pipeline.ingest(documents(FACTS))
+    deletions, delete = [], pipeline.client.delete
+    pipeline.client.delete = lambda *arguments, **options: (deletions.append(1), delete(*arguments, **options))[1]
+    changed = {"cats": "A cat purrs.", "bees": FACTS["bees"], "x200": "The X200 has no battery."}
+    done = pipeline.ingest(documents(changed))
+    assert (done.added, done.removed, done.unchanged) == (2, 2, 1)
+    assert len(deletions) == 1
+    found = pipeline.retrieve("What does a cat do?")
+    assert sorted(passage.text for passage in found) == sorted(f"{name}: {text}" for name, text in changed.items())
+
+
 def test_what_was_stored_but_not_noted_is_not_there_twice(opened):
     rag = pytest.importorskip("rag_llama_index", exc_type=ImportError)
     pipeline = opened(rag.LlamaIndexPipeline)
@@ -178,6 +192,16 @@ def test_the_nearest_passages_come_first_with_their_cosines(filled, service):
     assert [passage.text for passage in found] == best
     assert [passage.score for passage in found] == pytest.approx([cosines[text] for text in best], abs=1e-5)
     assert sources(found)[:2] == ["x200", "x300"]
+
+
+@pytest.mark.parametrize("mmr", [False, True])
+@pytest.mark.parametrize("question", ["", " \n", None])
+def test_no_question_finds_nothing_but_an_error(framework, opened, mmr, question):
+    pipeline = opened(framework, mmr=mmr)
+    pipeline.ingest(documents(FACTS))
+    kind, message = (InvalidTypeError, "must be a string") if question is None else (InvalidInputError, "is empty")
+    with pytest.raises(kind, match=message):
+        pipeline.retrieve(question)
 
 
 def test_mmr_prefers_passages_that_differ(filled):
