@@ -292,6 +292,29 @@ def test_citations_are_resolved_and_made_up_ones_are_told():
     assert cited("No citation.", found) == {}
 
 
+@pytest.mark.parametrize(
+    ("answer", "numbers"),
+    [
+        ("see lists[2] = 3 [1]", [1]),
+        ("lists[0].append(3), f(x)[0], a[0][1] and π² = a_[3].", []),
+        ("Both [1, 2], [1,2] and [2; 1].", [1, 2]),
+        ("All [1-3], and [4–5].", [1, 2, 3, 4, 5]),
+        ("So it is [1][2], ([3]).", [1, 2, 3]),
+        ("蜜蜂酿蜜【2】，猫睡觉[1]。", [1, 2]),
+        ("`[1]` and ``a `[2]` b`` are code, `heapq.merge` [3] is not, nor is `x`[4].", [3, 4]),
+        ("```python\nprint([1])\n```\nprints it [2].", [2]),
+        ("A lone ` is no code [1].\nNor is ` this [2].", [1, 2]),
+        ("From [1-9999] and [3-2].", [1, 2, 3, 9999]),
+    ],
+)
+def test_a_citation_is_told_from_an_index(answer, numbers):
+    from prompting import Found, cited
+
+    found = [Found(f"source {number}", "Text.", 0.5) for number in range(1, 4)]
+    assert list(cited(answer, found)) == numbers
+    assert all((cited(answer, found)[number] is not None) == (1 <= number <= 3) for number in numbers)
+
+
 @pytest.mark.parametrize("mmr", [False, True])
 def test_where_nothing_is_near_no_model_is_asked(filled, sandbox, mmr):
     from common import answer
