@@ -149,7 +149,7 @@ def arguments(description: str, words: Sequence[str] | None = None) -> argparse.
 
 def add_settings(parser: argparse.ArgumentParser, data: Path = DATA) -> None:
     """Add the options of a pipeline, and of its costs, to a command line."""
-    parser.add_argument("-k", type=_positive, default=Settings.k, help="how many passages to use (default: 5)")
+    parser.add_argument("-k", type=positive, default=Settings.k, help="how many passages to use (default: 5)")
     parser.add_argument("--mmr", action="store_true", help="prefer passages that differ from each other")
     parser.add_argument("--min-score", type=float, help="least score of a passage (default: 0; in the sandbox 0.28)")
     parser.add_argument("--model", default=Settings.model, help="embedding model")
@@ -158,7 +158,8 @@ def add_settings(parser: argparse.ArgumentParser, data: Path = DATA) -> None:
     parser.add_argument("--data", type=Path, default=data, help=f"folder that keeps the index (default: {data})")
 
 
-def _positive(word: str) -> int:
+def positive(word: str) -> int:
+    """Return the number of an option that must be at least 1."""
     number = int(word)
     if number < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
