@@ -6,13 +6,16 @@ import argparse
 import contextlib
 import importlib.util
 import os
+import pickle
 import re
+import sqlite3
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Protocol
 
+import ctrl_c  # noqa: F401  the first of all slow imports: they too can be broken off
 from corpus import Passage, load_documents
 from openai import OpenAIError
 from prompting import DONT_KNOW, Found, cited
@@ -151,7 +154,7 @@ def add_settings(parser: argparse.ArgumentParser, data: Path = DATA) -> None:
     """Add the options of a pipeline, and of its costs, to a command line."""
     parser.add_argument("-k", type=positive, default=Settings.k, help="how many passages to use (default: 5)")
     parser.add_argument("--mmr", action="store_true", help="prefer passages that differ from each other")
-    parser.add_argument("--min-score", type=float, help="least score of a passage (default: 0; in the sandbox 0.28)")
+    parser.add_argument("--min-score", type=_score, help="least score of a passage (default: 0; in the sandbox 0.28)")
     parser.add_argument("--model", default=Settings.model, help="embedding model")
     parser.add_argument("--chat-model", default=Settings.chat_model, help="chat model")
     parser.add_argument("--chat-price", type=float, nargs=2, metavar=("IN", "OUT"), help="US dollars a million tokens")
@@ -163,6 +166,13 @@ def positive(word: str) -> int:
     number = int(word)
     if number < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def _score(word: str) -> float:
+    number = float(word)
+    if not -1 <= number <= 1:
+        raise argparse.ArgumentTypeError("must be from -1 to 1")
     return number
 
 
@@ -231,7 +241,12 @@ def main(
     options = arguments(description, words)
     with readable_errors(), opened(make, options, description, load) as (service, pipeline):
         for question in questions(options):
-            show(pipeline, question, options)
+            try:
+                show(pipeline, question, options)
+            except (NanoGPTError, OpenAIError) as error:
+                if not options.interactive:
+                    raise
+                print(f"error: {error}")  # a question too long, for example: the next may be answered
         print(f"Talked to {service.name}.")
 
 
@@ -245,13 +260,43 @@ def opened(
     """Yield the service and a pipeline whose index holds the documents, and say what was done for it."""
     find_vocabulary()
     settings = Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)})
-    with connect() as service:
+    with connect() as service, contextlib.ExitStack() as open_now:
         print(f"{description}\nTalking to {service.name}.\n", flush=True)
-        with contextlib.closing(make(service, settings)) as pipeline:
-            done = pipeline.ingest(load())
-            removed = "" if done.removed is None else f"{done.removed:,} removed, "
-            print(f"Index: {done.added:,} {done.what} embedded, {removed}{done.unchanged:,} unchanged.", flush=True)
-            yield service, pipeline
+        documents = load()
+        with readable_damage(settings.data):
+            pipeline = open_now.enter_context(contextlib.closing(make(service, settings)))
+            done = pipeline.ingest(documents)
+        removed = "" if done.removed is None else f"{done.removed:,} removed, "
+        print(f"Index: {done.added:,} {done.what} embedded, {removed}{done.unchanged:,} unchanged.", flush=True)
+        yield service, pipeline
+
+
+@contextlib.contextmanager
+def readable_damage(folder: Path) -> Iterator[None]:
+    """End the program with a message where the index cannot be opened or filled."""
+    try:
+        yield
+    except (NanoGPTError, OpenAIError):
+        raise  # some of them are ValueErrors
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        pickle.UnpicklingError,
+        sqlite3.Error,
+        *_database_errors(),
+    ) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        sys.exit(
+            f"error: The index in the folder {folder} is damaged or cannot be written ({reason}). Delete its folders "
+            "langchain and llama_index, or name another folder with --data (with make: DATA=...)."
+        )
+
+
+def _database_errors() -> list[type[Exception]]:
+    sqlalchemy = sys.modules.get("sqlalchemy.exc")  # LangChain's records are kept with it
+    return [sqlite3.Error, *([sqlalchemy.SQLAlchemyError] if sqlalchemy else [])]
 
 
 @contextlib.contextmanager
@@ -264,7 +309,7 @@ def readable_errors() -> Iterator[None]:
     except RuntimeError as error:
         if "already accessed" not in str(error):
             raise
-        sys.exit(f"error: {error} Or name another folder with --data.")
+        sys.exit(f"error: {error} Or name another folder with --data (with make: DATA=...).")
     except KeyboardInterrupt:
         sys.exit(130)
 

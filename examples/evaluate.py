@@ -20,6 +20,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import ctrl_c  # noqa: F401  the first of all slow imports: they too can be broken off
 import ir_measures
 import numpy as np
 from common import DATA, Service, connect, positive, readable_errors

@@ -389,7 +389,7 @@ def test_the_command_line_says_that_it_does_not_know(command):
     assert "I don't know." in command("Which composer wrote nine symphonies?", "--min-score", "0.28")
 
 
-@pytest.mark.parametrize("words", [["-k", "0"], ["-k", "few"], ["--mrr"]])
+@pytest.mark.parametrize("words", [["-k", "0"], ["-k", "few"], ["--mrr"], ["--min-score", "nan"]])
 def test_a_wrong_option_is_refused(command, words):
     with pytest.raises(SystemExit, match="2"):
         command(*words)
@@ -414,6 +414,53 @@ def test_an_index_that_another_has_open_ends_the_demo_with_a_message(framework, 
     with contextlib.closing(framework(service, Settings(data=data))), pytest.raises(SystemExit, match="another folder"):
         main(Same, "A demo", options, load=lambda: documents(FACTS))
     gc.collect()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Qdrant's client leaves a file open
+@pytest.mark.filterwarnings("ignore:Unclosed:ResourceWarning")
+@pytest.mark.parametrize(
+    ("kind", "damaged"),
+    [
+        ("LangChainPipeline", "storage.sqlite"),
+        ("LangChainPipeline", "records.sqlite"),
+        ("LlamaIndexPipeline", "meta.json"),
+        ("LlamaIndexPipeline", "documents.json"),
+    ],
+    indirect=["kind"],
+)
+def test_a_damaged_index_ends_the_demo_with_a_message(command, tmp_path, damaged):
+    command(QUESTION)
+    (file,) = tmp_path.rglob(damaged)
+    file.write_text("{ this is neither JSON nor a database " * 100)
+    with pytest.raises(SystemExit, match=re.escape(f"{tmp_path / 'data'} is damaged or cannot be written")):
+        command(QUESTION)
+    gc.collect()
+
+
+@pytest.mark.parametrize("kind", ["LangChainPipeline", "LlamaIndexPipeline"], indirect=True)
+def test_a_folder_that_cannot_be_written_ends_the_demo_with_a_message(command, tmp_path):
+    (tmp_path / "data").write_text("a file, and no folder")
+    with pytest.raises(SystemExit, match="is damaged or cannot be written"):
+        command(QUESTION)
+
+
+@pytest.mark.parametrize("module", ["common", "evaluate"])
+def test_ctrl_c_ends_a_script_quietly_in_its_imports_too(module, tmp_path):
+    if module == "evaluate":
+        pytest.importorskip("ir_measures", reason="the evaluate extra is not installed")
+    (tmp_path / "openai.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nwhile True: pass\n")
+    command = [sys.executable, "-c", f"import sys; sys.path[:0] = {[str(tmp_path), str(EXAMPLES)]}; import {module}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_one_question_that_fails_does_not_end_the_session(command, monkeypatch):
+    typed = iter(["battery " * 9000, QUESTION, ""])
+    monkeypatch.setattr("builtins.input", lambda _: next(typed))
+    out = command("-i")
+    assert out.count("error: ") == 1
+    assert re.search(r"error: .*tokens", out)
+    assert "twelve hours" in out.partition("error: ")[2]
 
 
 def test_a_script_runs_without_a_key():
