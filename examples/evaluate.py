@@ -23,8 +23,9 @@ from pathlib import Path
 import ctrl_c  # noqa: F401  the first of all slow imports: they too can be broken off
 import ir_measures
 import numpy as np
-from common import DATA, Service, connect, positive, readable_errors
+from common import DATA, Service, connect, positive
 from corpus import Passage, load_passages
+from endings import readable_errors
 from ir_measures import RR, Qrel, R, ScoredDoc, nDCG
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure

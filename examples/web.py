@@ -10,8 +10,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from common import DATA, DEFAULT_QUESTION, Pipeline, Service, add_settings, answer, cost, opened, readable_errors
+from common import DATA, DEFAULT_QUESTION, Pipeline, Service, add_settings, answer, cost, opened
 from corpus import Passage, load_documents
+from endings import readable_errors
 from nicegui import app, run, ui
 from openai import OpenAIError
 from prompting import Found, cited
