@@ -5,6 +5,8 @@ PYTHON ?= python3
 Q ?=
 PORT ?= 8080
 MODELS ?=
+DATA :=
+CHAT_PRICE :=
 VENV := .venv
 RUN := $(VENV)/bin/python
 EXTRAS := all,dev
@@ -17,6 +19,7 @@ export UV_LINK_MODE := copy
 help:
 	@echo "make demo [Q='...']  a RAG pipeline in LangChain, then in LlamaIndex, over Python's own documentation"
 	@echo "make web [PORT=8080] the same pipeline as a page in the browser, on this machine alone"
+	@echo "                     both: [DATA=folder] keeps the index, [CHAT_PRICE='0.15 0.6'] dollars a million tokens"
 	@echo "make test            lint, types and tests"
 	@echo "make evaluate [MODELS='...']  how well models find what 60 questions ask for: a table and evaluation.png"
 	@echo "make notebooks       opens the two tutorials of docs/notebooks in JupyterLab"
@@ -29,13 +32,19 @@ help:
 	@echo "make pgvector        both frameworks' stores on a PostgreSQL of its own; downloads 150 MB"
 	@echo "make clean           removes the environments"
 
+# Words of the user's go through the environment as they are: neither make nor the shell may read them as its own.
+unexport Q DATA
+demo: export DEMO_QUESTION := $(value Q)
+demo web: export DEMO_DATA := $(value DATA)
+DEMO_OPTIONS = $${DEMO_DATA:+--data "$$DEMO_DATA"} $(if $(CHAT_PRICE),--chat-price $(CHAT_PRICE))
+
 demo: $(VENV)/demo
-	@$(RUN) examples/rag_langchain.py $(if $(Q),"$(Q)")
+	@$(RUN) examples/rag_langchain.py $(DEMO_OPTIONS) -- $${DEMO_QUESTION:+"$$DEMO_QUESTION"}
 	@echo
-	@$(RUN) examples/rag_llama_index.py $(if $(Q),"$(Q)")
+	@$(RUN) examples/rag_llama_index.py $(DEMO_OPTIONS) -- $${DEMO_QUESTION:+"$$DEMO_QUESTION"}
 
 web: $(VENV)/web
-	@$(RUN) examples/web.py --port $(PORT)
+	@$(RUN) examples/web.py --port $(PORT) $(DEMO_OPTIONS)
 
 evaluate: $(VENV)/evaluate
 	@$(RUN) examples/evaluate.py $(MODELS)

@@ -7,13 +7,14 @@ import contextlib
 import importlib.util
 import os
 import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Protocol
 
+import ctrl_c  # noqa: F401  the first of all slow imports: they too can be broken off
 from corpus import Passage, load_documents
+from endings import readable_damage, readable_errors
 from openai import OpenAIError
 from prompting import DONT_KNOW, Found, cited
 
@@ -149,19 +150,27 @@ def arguments(description: str, words: Sequence[str] | None = None) -> argparse.
 
 def add_settings(parser: argparse.ArgumentParser, data: Path = DATA) -> None:
     """Add the options of a pipeline, and of its costs, to a command line."""
-    parser.add_argument("-k", type=_positive, default=Settings.k, help="how many passages to use (default: 5)")
+    parser.add_argument("-k", type=positive, default=Settings.k, help="how many passages to use (default: 5)")
     parser.add_argument("--mmr", action="store_true", help="prefer passages that differ from each other")
-    parser.add_argument("--min-score", type=float, help="least score of a passage (default: 0; in the sandbox 0.28)")
+    parser.add_argument("--min-score", type=_score, help="least score of a passage (default: 0; in the sandbox 0.28)")
     parser.add_argument("--model", default=Settings.model, help="embedding model")
     parser.add_argument("--chat-model", default=Settings.chat_model, help="chat model")
     parser.add_argument("--chat-price", type=float, nargs=2, metavar=("IN", "OUT"), help="US dollars a million tokens")
     parser.add_argument("--data", type=Path, default=data, help=f"folder that keeps the index (default: {data})")
 
 
-def _positive(word: str) -> int:
+def positive(word: str) -> int:
+    """Return the number of an option that must be at least 1."""
     number = int(word)
     if number < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def _score(word: str) -> float:
+    number = float(word)
+    if not -1 <= number <= 1:
+        raise argparse.ArgumentTypeError("must be from -1 to 1")
     return number
 
 
@@ -230,7 +239,12 @@ def main(
     options = arguments(description, words)
     with readable_errors(), opened(make, options, description, load) as (service, pipeline):
         for question in questions(options):
-            show(pipeline, question, options)
+            try:
+                show(pipeline, question, options)
+            except (NanoGPTError, OpenAIError) as error:
+                if not options.interactive:
+                    raise
+                print(f"error: {error}")  # a question too long, for example: the next may be answered
         print(f"Talked to {service.name}.")
 
 
@@ -244,28 +258,15 @@ def opened(
     """Yield the service and a pipeline whose index holds the documents, and say what was done for it."""
     find_vocabulary()
     settings = Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)})
-    with connect() as service:
+    with connect() as service, contextlib.ExitStack() as open_now:
         print(f"{description}\nTalking to {service.name}.\n", flush=True)
-        with contextlib.closing(make(service, settings)) as pipeline:
-            done = pipeline.ingest(load())
-            removed = "" if done.removed is None else f"{done.removed:,} removed, "
-            print(f"Index: {done.added:,} {done.what} embedded, {removed}{done.unchanged:,} unchanged.", flush=True)
-            yield service, pipeline
-
-
-@contextlib.contextmanager
-def readable_errors() -> Iterator[None]:
-    """End the program with a message instead of a traceback."""
-    try:
-        yield
-    except (NanoGPTError, OpenAIError) as error:  # chat raises the SDK's own
-        sys.exit(f"error: {error}")
-    except RuntimeError as error:
-        if "already accessed" not in str(error):
-            raise
-        sys.exit(f"error: {error} Or name another folder with --data.")
-    except KeyboardInterrupt:
-        sys.exit(130)
+        documents = load()
+        with readable_damage(settings.data):
+            pipeline = open_now.enter_context(contextlib.closing(make(service, settings)))
+            done = pipeline.ingest(documents)
+        removed = "" if done.removed is None else f"{done.removed:,} removed, "
+        print(f"Index: {done.added:,} {done.what} embedded, {removed}{done.unchanged:,} unchanged.", flush=True)
+        yield service, pipeline
 
 
 def find_vocabulary() -> None:

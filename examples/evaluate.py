@@ -20,19 +20,25 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import ctrl_c  # noqa: F401  the first of all slow imports: they too can be broken off
 import ir_measures
 import numpy as np
-from common import DATA, Service, connect
+from common import DATA, Service, connect, positive
 from corpus import Passage, load_passages
+from endings import readable_errors
 from ir_measures import RR, Qrel, R, ScoredDoc, nDCG
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nanogpt_core import Embedder, NanoGPTError, Usage, get_model
+from nanogpt_core import MODELS as CATALOGUE
+from nanogpt_core import Embedder, NanoGPTError, Usage, get_model, list_models
+from nanogpt_core.catalogue import near_names
+from nanogpt_core.errors import AuthenticationError, ConnectionFailedError, InsufficientBalanceError
 
 MODELS = ("text-embedding-3-small", "text-embedding-3-large", "BAAI/bge-m3", "Qwen/Qwen3-Embedding-0.6B")
 MEASURES = (nDCG @ 10, R @ 5, RR)
 NAMES = ("nDCG@10", "recall@5", "MRR")
+WIDTHS = (64, 256, 768)
 DEPTH = 200  # passages of a ranking that are looked at
 WARNING = "SANDBOX: vectors made of words, no model behind them. These figures say nothing about the models."
 
@@ -206,31 +212,82 @@ def _scale(axes: Axes, values: Collection[float], label: str) -> None:
     axes.grid(alpha=0.3)
 
 
+def check_models(names: Sequence[str], service: Service) -> None:
+    """End the program where a model is neither in the packaged table nor offered now: before any is paid for."""
+    unknown = [name for name in names if name not in CATALOGUE]
+    offered = list_models(service.api_key, service.base_url) if unknown else {}
+    for name in unknown:
+        if name not in offered:
+            near = " or ".join(near_names(name)) or ", ".join(sorted(offered))
+            sys.exit(f"error: {service.name} offers no embedding model {name!r}. Nothing was embedded. Try {near}.")
+
+
+def measure_all(
+    ways: Sequence[Variant], service: Service, passages: Sequence[Passage], questions: Sequence[Question]
+) -> tuple[list[Result], list[str]]:
+    """Measure each way, and return the results and what failed; the other ways of a model that failed are left out."""
+    results: list[Result] = []
+    failed: dict[str, str] = {}
+    for way in ways:
+        if way.model in failed:
+            continue
+        try:
+            results.append(measure(way, service, passages, questions))
+        except NanoGPTError as error:
+            failed[way.model] = f"error: {way.model}: {error}"
+            if isinstance(error, AuthenticationError | InsufficientBalanceError | ConnectionFailedError):
+                break  # the next would fail too
+    return results, list(failed.values())
+
+
 def main(words: Sequence[str] | None = None) -> None:
     """Read the command line, measure, print, draw."""
+    options = arguments(words)
+    models, dimensions = options.models or MODELS, options.dimensions
+    with readable_errors(), connect() as service:
+        check_models(models, service)
+        questions, passages = load_questions(options.questions, options.limit), load_passages()
+        DATA.mkdir(exist_ok=True)
+        notice = WARNING if service.is_sandbox else f"Vectors of {service.name}."
+        print(f"{len(questions)} questions, {len(passages):,} passages.\n{notice}\n", flush=True)
+        ways = list(variants(models, WIDTHS if dimensions is None else dimensions))
+        taken = {width for way in ways for width in (way.dimensions, get_model(way.model).dimensions)}
+        for width in sorted(set(dimensions or ()) - taken):
+            print(f"Not tried: {width} dimensions, which none of these models takes.\n", flush=True)
+        results, failed = measure_all(ways, service, passages, questions)
+    if results:
+        print(f"{table(results)}\n\n{notice}\n{spent(results)}")
+        plot(results, options.plot, notice)
+        print(f"Drawn: {options.plot}")
+    if failed:
+        sys.exit("\n".join(failed))
+
+
+def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line, and check what it names before any work is done."""
     here = Path(__file__).resolve().parent
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("models", nargs="*", metavar="MODEL", help=f"default: {' '.join(MODELS)}")
-    parser.add_argument("--dimensions", type=int, nargs="*", default=[64, 256, 768], help="reduced widths to try")
+    widths = " ".join(map(str, WIDTHS))
+    parser.add_argument("--dimensions", type=positive, nargs="*", help=f"reduced widths to try (default: {widths})")
     parser.add_argument("--questions", type=Path, default=here / "questions.jsonl", help="file of questions")
-    parser.add_argument("--limit", type=int, help="take so many of the questions alone")
+    parser.add_argument("--limit", type=positive, help="take so many of the questions alone")
     parser.add_argument("--plot", type=Path, default=Path("evaluation.png"), help="where to draw")
     options = parser.parse_args(words)
-    questions, passages = load_questions(options.questions, options.limit), load_passages()
-    DATA.mkdir(exist_ok=True)
+    if not options.plot.parent.is_dir() or options.plot.is_dir():
+        parser.error(f"--plot must name a file in a folder that is there, not {options.plot}")
+    kinds = Figure().canvas.get_supported_filetypes()
+    if options.plot.suffix.lstrip(".") not in kinds:
+        parser.error(f"--plot must end in one of .{', .'.join(sorted(kinds))}, unlike {options.plot}")
     try:
-        with connect() as service:
-            notice = WARNING if service.is_sandbox else f"Vectors of {service.name}."
-            print(f"{len(questions)} questions, {len(passages):,} passages.\n{notice}\n", flush=True)
-            results = [
-                measure(variant, service, passages, questions)
-                for variant in variants(options.models or MODELS, options.dimensions)
-            ]
-    except NanoGPTError as error:
-        sys.exit(f"error: {error}")
-    print(f"{table(results)}\n\n{notice}\n{spent(results)}")
-    plot(results, options.plot, notice)
-    print(f"Drawn: {options.plot}")
+        if not load_questions(options.questions):
+            parser.error(f"--questions: {options.questions} holds no questions")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        parser.error(
+            f"--questions: {options.questions} cannot be read ({type(error).__name__}: {error}). Each line must be "
+            'JSON such as {"question": "…", "sources": ["…"], "language": "en"}'
+        )
+    return options
 
 
 if __name__ == "__main__":

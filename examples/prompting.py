@@ -23,6 +23,12 @@ SYSTEM_PROMPT = (
 )
 USER_PROMPT = "{context}\n\nQuestion: {question}"
 
+_CODE = re.compile(r"(`{3,})(?s:.*?)\1|(?<!`)(`{1,2})(?!`)[^\n]*?(?<!`)\2(?!`)")
+_NUMBERS = r"\s*\d{1,4}(?:\s*[-–,;、，]\s*\d{1,4})*\s*"
+# A Latin letter, a digit or a bracket before it makes it an index; Chinese has no blank there.
+_CITATIONS = re.compile(rf"(?<![A-Za-zÀ-ɏ0-9_\])])(?:\[{_NUMBERS}\])+|【{_NUMBERS}】")
+_LONGEST_RANGE = 20
+
 
 @dataclass(frozen=True)
 class Found:
@@ -50,6 +56,13 @@ def _quote(text: str) -> str:
 
 
 def cited(answer: str, found: Sequence[Found]) -> dict[int, Found | None]:
-    """Return what each citation in an answer stands for, by number; None for one that the model made up."""
-    numbers = sorted({int(number) for number in re.findall(r"\[(\d{1,4})\]", answer)})
-    return {number: found[number - 1] if 1 <= number <= len(found) else None for number in numbers}
+    """Return what each citation in an answer stands for, by number; None for one that the model made up.
+
+    ``[1]``, ``[1][2]``, ``[1, 2]``, ``[1-3]`` and ``【1】`` are citations; ``lists[0]``, and what is code in backticks,
+    are not.
+    """
+    numbers: set[int] = set()
+    for first, last in re.findall(r"(\d+)(?:\s*[-–]\s*(\d+))?", " ".join(_CITATIONS.findall(_CODE.sub("`", answer)))):
+        start, end = int(first), int(last or first)
+        numbers.update(range(start, end + 1) if 0 <= end - start < _LONGEST_RANGE else (start, end))
+    return {number: found[number - 1] if 1 <= number <= len(found) else None for number in sorted(numbers)}

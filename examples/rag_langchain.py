@@ -45,6 +45,8 @@ class LangChainPipeline:
         # A page that serves this asks from several threads.
         self.client = QdrantClient(path=str(folder / "qdrant"), force_disable_check_same_thread=True)
         self._prepare_collection()
+        if not self.client.count(COLLECTION).count:  # lost, maybe; and what is on record is not embedded again
+            (folder / "records.sqlite").unlink(missing_ok=True)
         # The store's own check of the width would embed a word each time.
         self.store = QdrantVectorStore(self.client, COLLECTION, self.embeddings, validate_collection_config=False)
         self.records = SQLRecordManager(COLLECTION, db_url=f"sqlite:///{folder / 'records.sqlite'}")

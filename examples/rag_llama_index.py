@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 from common import Ingested, Service, Settings, main
 from corpus import Passage
 from llama_index.core import Document, QueryBundle, VectorStoreIndex
 from llama_index.core.indices.query.embedding_utils import get_top_k_mmr_embeddings
-from llama_index.core.ingestion import DocstoreStrategy, IngestionPipeline
+from llama_index.core.ingestion import IngestionPipeline
 from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.postprocessor import SimilarityPostprocessor
 from llama_index.core.prompts import ChatPromptTemplate
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore
 from llama_index.core.storage.docstore import SimpleDocumentStore
+from llama_index.core.vector_stores import FilterOperator, MetadataFilter, MetadataFilters
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from prompting import SYSTEM_PROMPT, USER_PROMPT, Found, quoted
 from qdrant_client import QdrantClient
@@ -29,12 +30,7 @@ PROMPT = ChatPromptTemplate.from_messages([("system", SYSTEM_PROMPT), ("user", U
 
 
 class LlamaIndexPipeline:
-    """The pipeline.
-
-    Args:
-        service: What to talk to.
-        settings: How to work.
-    """
+    """The pipeline: it talks to ``service``, and works as ``settings`` say."""
 
     def __init__(self, service: Service, settings: Settings) -> None:
         connection = {"api_key": service.api_key, "base_url": service.base_url}
@@ -47,14 +43,14 @@ class LlamaIndexPipeline:
         folder = settings.folder(service, "llama_index")
         # A page that serves this asks from several threads.
         self.client = QdrantClient(path=str(folder / "qdrant"), force_disable_check_same_thread=True)
-        if self.client.collection_exists(COLLECTION):
-            self.embed_model.check_width(self.client.get_collection(COLLECTION).config.params.vectors.size)
+        stored = self.client.collection_exists(COLLECTION) and self.client.get_collection(COLLECTION)
+        if stored:
+            self.embed_model.check_width(stored.config.params.vectors.size)
         self.store = QdrantVectorStore(COLLECTION, client=self.client, index_doc_id=False)
         self.documents_file = folder / "documents.json"
-        known = self.documents_file.exists()
-        self.documents = (
-            SimpleDocumentStore.from_persist_path(str(self.documents_file)) if known else SimpleDocumentStore()
-        )
+        self.documents = SimpleDocumentStore()
+        if stored and stored.points_count and self.documents_file.exists():  # what is on record is not embedded again
+            self.documents = SimpleDocumentStore.from_persist_path(str(self.documents_file))
 
     def ingest(self, documents: Sequence[Passage]) -> Ingested:
         """Make the index hold these documents and no others; only the passages of changed ones are embedded."""
@@ -62,7 +58,7 @@ class LlamaIndexPipeline:
         splitter = SentenceSplitter(
             chunk_size=size,
             chunk_overlap=size // 10,
-            tokenizer=self._tokens,
+            tokenizer=lambda text: range(self.settings.count_tokens(text)),  # only how many is asked for
             paragraph_separator="\n\n",
             chunking_tokenizer_fn=partial(str.splitlines, keepends=True),  # where a paragraph is too long
             id_func=_node_id,
@@ -71,26 +67,33 @@ class LlamaIndexPipeline:
             transformations=[splitter, self.embed_model],
             vector_store=self.store,
             docstore=self.documents,
-            docstore_strategy=DocstoreStrategy.UPSERTS_AND_DELETE,
             disable_cache=True,  # it would hold all vectors a second time
         )
-        before = set(self.documents.docs)
-        nodes = pipeline.run(documents=[_document(document) for document in documents])
+        named = {document.source: _document(document) for document in documents}
+        removed = self._remove(named)
+        nodes = pipeline.run(documents=list(named.values()))
         # Last, so that after a failure the same documents are taken again.
         self.documents.persist(str(part := self.documents_file.with_suffix(".part")))
         part.replace(self.documents_file)
         changed = len({node.ref_doc_id for node in nodes})
-        removed = len(before - set(self.documents.docs))
-        return Ingested("documents", changed, removed, len(documents) - changed)
+        return Ingested("documents", changed, removed, len(named) - changed)
 
-    def _tokens(self, text: str) -> range:
-        return range(self.settings.count_tokens(text))  # only the number of tokens is asked for
+    def _remove(self, named: Mapping[str, Document]) -> int:
+        """Remove what changed or is gone, all at once: IngestionPipeline would search the whole store for each."""
+        known = {name: self.documents.get_document_hash(name) for name in self.documents.docs}
+        if stale := [name for name in known if name not in named or named[name].hash != known[name]]:
+            is_stale = MetadataFilter(key="source", operator=FilterOperator.IN, value=stale)
+            self.store.delete_nodes(filters=MetadataFilters(filters=[is_stale]))
+        for name in stale:
+            self.documents.delete_document(name)
+        return len(known.keys() - named.keys())
 
     def retrieve(self, question: str) -> list[Found]:
         """Return the passages for a question, best first; with MMR, in the order in which it chose them."""
         index = VectorStoreIndex.from_vector_store(self.store, embed_model=self.embed_model)
-        k, query = self.settings.k, QueryBundle(question)
-        hits = index.as_retriever(similarity_top_k=4 * k if self.settings.mmr else k).retrieve(query)
+        # Embedded here: an empty question would go to the store without a vector, and find anything.
+        query = QueryBundle(question, embedding=self.embed_model.get_query_embedding(question))
+        hits = index.as_retriever(similarity_top_k=self.settings.k * (4 if self.settings.mmr else 1)).retrieve(query)
         hits = self.cutoff.postprocess_nodes(hits, query)
         if self.settings.mmr and hits:
             hits = self._diverse(hits, query.embedding)
@@ -99,10 +102,8 @@ class LlamaIndexPipeline:
     def _diverse(self, hits: list[NodeWithScore], query: list[float] | None) -> list[NodeWithScore]:
         # LlamaIndex's store for Qdrant takes no notice of the query mode MMR.
         by_id = {hit.node_id: hit for hit in hits}
-        nodes = self.store.get_nodes(list(by_id))
-        vectors = [node.embedding for node in nodes]
-        names = [node.node_id for node in nodes]
-        chosen = get_top_k_mmr_embeddings(query, vectors, similarity_top_k=self.settings.k, embedding_ids=names)[1]
+        vectors = {node.node_id: node.embedding for node in self.store.get_nodes(list(by_id))}
+        chosen = get_top_k_mmr_embeddings(query, list(vectors.values()), None, self.settings.k, list(vectors))[1]
         return [by_id[name] for name in chosen]
 
     def prompt(self, question: str, found: Sequence[Found]) -> list[tuple[str, str]]:
@@ -113,8 +114,7 @@ class LlamaIndexPipeline:
     def stream(self, question: str, found: Sequence[Found]) -> Iterator[str]:
         """Yield the answer piece by piece."""
         for part in self.llm.stream_chat(PROMPT.format_messages(context=quoted(found), question=question)):
-            used = getattr(part.raw, "usage", None)
-            if used:
+            if used := getattr(part.raw, "usage", None):
                 asked, said = self.chat_tokens
                 self.chat_tokens = (asked + used.prompt_tokens, said + used.completion_tokens)
             yield part.delta or ""
@@ -130,12 +130,11 @@ class LlamaIndexPipeline:
 
 
 def _document(passage: Passage) -> Document:
-    # Each part of a long text gets the name: a later one does not say what it is about.
     return Document(
         id_=passage.source,
         text=passage.text,
         metadata={"source": passage.source},
-        metadata_template="{value}",
+        metadata_template="{value}",  # each part gets the name: a later one does not say what it is about
         text_template="{metadata_str}: {content}",
     )
 

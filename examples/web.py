@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
+import socket
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from common import DATA, DEFAULT_QUESTION, Pipeline, Service, add_settings, answer, cost, opened, readable_errors
+from common import DATA, DEFAULT_QUESTION, Pipeline, Service, add_settings, answer, cost, opened
 from corpus import Passage, load_documents
+from endings import readable_errors
 from nicegui import app, run, ui
 from openai import OpenAIError
 from prompting import Found, cited
@@ -36,7 +40,7 @@ class Page:
     def __init__(self, pipeline: Pipeline, service: Service, chat_price: Sequence[float] | None) -> None:
         self.pipeline, self.chat_price = pipeline, chat_price
         ui.add_css(STYLE)
-        with ui.element("main").classes("page"):
+        with ui.element("div").classes("page"):  # inside NiceGUI's own <main>
             _text("h1", "Ask Python's own documentation")
             _text("p", f"Talking to {service.name}.").classes("service")
             with ui.element("form").classes("ask").props('role="search" action="javascript:void 0"') as form:
@@ -141,15 +145,34 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--framework", choices=PIPELINES, default="langchain", help="whose pipeline (default: langchain)"
     )
-    parser.add_argument("--port", type=int, default=8080, help="port on 127.0.0.1 (default: 8080)")
+    parser.add_argument("--port", type=_port, default=8080, help="port on 127.0.0.1 (default: 8080)")
     parser.add_argument("--browser", action="store_true", help="open the page in a browser")
     add_settings(parser, DATA / "web")  # Qdrant's folder belongs to one process: the demos keep their own
     return parser.parse_args(words)
 
 
+def _port(word: str) -> int:
+    number = int(word)
+    if not 1 <= number <= 65535:
+        raise argparse.ArgumentTypeError("must be from 1 to 65535")
+    return number
+
+
+def check_free(port: int) -> None:
+    """End the program where the page cannot listen: before passages are embedded for it."""
+    with socket.socket() as trial:
+        if os.name != "nt":
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server will: one that ended is no bar
+        try:
+            trial.bind((HOST, port))
+        except OSError as error:
+            sys.exit(f"error: Port {port} of {HOST} cannot be had ({error.strerror}). Name another with --port.")
+
+
 def main(words: Sequence[str] | None = None, load: Callable[[], list[Passage]] = load_documents) -> None:
     """Fill the index, and serve the page until the process is stopped."""
     options = arguments(words)
+    check_free(options.port)
     module, name = PIPELINES[options.framework]
     make = getattr(importlib.import_module(module), name)
     with readable_errors(), opened(make, options, "RAG over Python's own documentation", load) as (service, pipeline):

@@ -1,11 +1,14 @@
 """The evaluation: what it measures, which ways of a model it tries, and that it says where the vectors come from."""
 
 import math
+import os
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from nanogpt_core.sandbox import Fault
 
 pytest.importorskip("ir_measures", reason="the evaluate extra is not installed")
 pytest.importorskip("matplotlib", reason="the evaluate extra is not installed")
@@ -133,3 +136,77 @@ def test_without_a_key_table_and_plot_say_that_no_model_is_behind_them(monkeypat
     assert titles == [evaluate.WARNING]
     assert (tmp_path / "plot.png").read_bytes().startswith(PNG)
     assert not (tmp_path / "evaluate.sqlite").exists()
+
+
+@pytest.fixture
+def run(sandbox, monkeypatch, tmp_path, capsys):
+    """Run the command line against the sandbox over few passages, and return what it printed, and why it ended."""
+    import evaluate
+
+    monkeypatch.setattr(evaluate, "DATA", tmp_path)
+    monkeypatch.setattr(evaluate, "load_passages", lambda: passages("heapq.merge", "bisect.insort"))
+    monkeypatch.setenv("NANOGPT_API_KEY", sandbox.api_key)
+    monkeypatch.setenv("NANOGPT_BASE_URL", sandbox.base_url)
+
+    def run(*words):
+        end = ""
+        try:
+            evaluate.main(["--limit", "1", "--plot", str(tmp_path / "plot.png"), *map(str, words)])
+        except SystemExit as ended:
+            end = ended.code
+        out, err = capsys.readouterr()
+        return out, f"{end} {err}"
+
+    return run
+
+
+def inputs(sandbox):
+    return [text for request in sandbox.requests for text in request.inputs]
+
+
+def test_a_model_that_is_not_there_is_told_before_any_is_paid_for(run, sandbox):
+    out, end = run(MODELS[0], "baai/bge-m33")
+    assert "no embedding model 'baai/bge-m33'" in end
+    assert "Try BAAI/bge-m3" in end
+    assert inputs(sandbox) == []
+    assert "|" not in out
+
+
+def test_where_a_model_fails_the_table_shows_the_others(run, sandbox):
+    broken = Fault(400, body={"error": {"message": "this model rests"}})
+    out, end = run("BAAI/bge-m3", "--dimensions")
+    assert out.count("| BAAI/bge-m3 ") == 1
+    sandbox.add_faults(broken)  # for the second model: the first comes from the cache
+    out, end = run("BAAI/bge-m3", *MODELS, "--dimensions")
+    assert [line.split()[1] for line in out.splitlines() if line.startswith("| ")][2:] == [
+        "BAAI/bge-m3", MODELS[1], MODELS[1]
+    ]  # fmt: skip
+    assert f"error: {MODELS[0]}: " in end
+    assert "this model rests" in end
+
+
+def test_a_width_that_no_model_takes_is_told(run):
+    out, end = run("text-embedding-3-small", "--dimensions", "512", "1536", "5000")
+    assert re.findall(r"Not tried: (\d+)", out) == ["5000"]
+    assert end == " "
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--limit", "0"], "--limit: must be at least 1"),
+        (["--limit", "-1"], "--limit: must be at least 1"),
+        (["--dimensions", "0"], "--dimensions: must be at least 1"),
+        (["--questions", "/nonexistent"], "/nonexistent cannot be read (FileNotFoundError"),
+        (["--questions", __file__], "cannot be read (JSONDecodeError"),
+        (["--questions", os.devnull], "holds no questions"),
+        (["--plot", "/nonexistent/x.png"], "--plot must name a file in a folder that is there"),
+        (["--plot", "x.bees"], "--plot must end in one of"),
+    ],
+)
+def test_a_wrong_option_is_told_before_any_work(run, sandbox, words, message):
+    out, end = run(*words)
+    assert end.startswith("2 ")
+    assert message in end
+    assert inputs(sandbox) == []
+    assert out == ""

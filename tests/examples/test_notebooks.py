@@ -114,6 +114,16 @@ def test_agent_looks_up_and_cites(said):
 
 
 @pytest.mark.parametrize("name", NEEDS)
+def test_a_citation_is_told_from_an_index(name):
+    cell = next(cell for cell in read(name).cells if cell.id == "answer")
+    (function,) = re.findall(r"(?s)def sources.*?\n\n\n", cell.source.replace("\nprompt =", "\n\nprompt =") + "\n\n\n")
+    names = {"re": re, "list": list}
+    exec(f"from __future__ import annotations\n{function}", names)
+    said = names["sources"]("`[9]`, lists[9], a[9][9], but [1, 4][2], 因此【3】, 所以[6-8].", [])
+    assert said == [f"[{number}] made up" for number in (1, 2, 3, 4, 6, 7, 8)]
+
+
+@pytest.mark.parametrize("name", NEEDS)
 def test_kept_without_outputs_and_line_by_line(name):
     text = (FOLDER / f"{name}.ipynb").read_text(encoding="utf-8")
     nbformat.validate(read(name))

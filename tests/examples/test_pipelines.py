@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import re
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nanogpt_core import Embedder, get_model
-from nanogpt_core.errors import AuthenticationError
+from nanogpt_core.errors import AuthenticationError, InvalidInputError, InvalidTypeError
 from nanogpt_core.sandbox import Fault
 from nanogpt_core.tokens import TokenCounter
 
@@ -104,6 +105,37 @@ def test_an_ingest_that_failed_is_made_good_by_the_next(framework, opened, embed
     assert sorted(sources(pipeline.retrieve("What does a cat do?"))) == sorted(changed)
 
 
+@pytest.mark.parametrize("lost", ["folder", "passages"])
+def test_where_the_store_is_lost_all_is_embedded_again(framework, opened, tmp_path, lost):
+    models = pytest.importorskip("qdrant_client").models
+    pipeline = opened(framework)
+    pipeline.ingest(documents(FACTS))
+    if lost == "passages":
+        pipeline.client.delete("passages", models.Filter())
+    pipeline.close()
+    if lost == "folder":
+        (folder,) = tmp_path.glob("data/*/*/qdrant")
+        shutil.rmtree(folder)
+    again = opened(framework)
+    assert again.ingest(documents(FACTS)).added == len(FACTS)
+    assert sources(again.retrieve(QUESTION))[0] == "x200"
+    assert opened(framework).ingest(documents(FACTS)).unchanged == len(FACTS)
+
+
+def test_however_many_change_or_go_the_store_is_searched_once(opened):
+    rag = pytest.importorskip("rag_llama_index", exc_type=ImportError)
+    pipeline = opened(rag.LlamaIndexPipeline, k=20, min_score=-1)
+    pipeline.ingest(documents(FACTS))
+    deletions, delete = [], pipeline.client.delete
+    pipeline.client.delete = lambda *arguments, **options: (deletions.append(1), delete(*arguments, **options))[1]
+    changed = {"cats": "A cat purrs.", "bees": FACTS["bees"], "x200": "The X200 has no battery."}
+    done = pipeline.ingest(documents(changed))
+    assert (done.added, done.removed, done.unchanged) == (2, 2, 1)
+    assert len(deletions) == 1
+    found = pipeline.retrieve("What does a cat do?")
+    assert sorted(passage.text for passage in found) == sorted(f"{name}: {text}" for name, text in changed.items())
+
+
 def test_what_was_stored_but_not_noted_is_not_there_twice(opened):
     rag = pytest.importorskip("rag_llama_index", exc_type=ImportError)
     pipeline = opened(rag.LlamaIndexPipeline)
@@ -160,6 +192,16 @@ def test_the_nearest_passages_come_first_with_their_cosines(filled, service):
     assert [passage.text for passage in found] == best
     assert [passage.score for passage in found] == pytest.approx([cosines[text] for text in best], abs=1e-5)
     assert sources(found)[:2] == ["x200", "x300"]
+
+
+@pytest.mark.parametrize("mmr", [False, True])
+@pytest.mark.parametrize("question", ["", " \n", None])
+def test_no_question_finds_nothing_but_an_error(framework, opened, mmr, question):
+    pipeline = opened(framework, mmr=mmr)
+    pipeline.ingest(documents(FACTS))
+    kind, message = (InvalidTypeError, "must be a string") if question is None else (InvalidInputError, "is empty")
+    with pytest.raises(kind, match=message):
+        pipeline.retrieve(question)
 
 
 def test_mmr_prefers_passages_that_differ(filled):
@@ -250,6 +292,29 @@ def test_citations_are_resolved_and_made_up_ones_are_told():
     assert cited("No citation.", found) == {}
 
 
+@pytest.mark.parametrize(
+    ("answer", "numbers"),
+    [
+        ("see lists[2] = 3 [1]", [1]),
+        ("lists[0].append(3), f(x)[0], a[0][1] and π² = a_[3].", []),
+        ("Both [1, 2], [1,2] and [2; 1].", [1, 2]),
+        ("All [1-3], and [4–5].", [1, 2, 3, 4, 5]),
+        ("So it is [1][2], ([3]).", [1, 2, 3]),
+        ("蜜蜂酿蜜【2】，猫睡觉[1]。", [1, 2]),
+        ("`[1]` and ``a `[2]` b`` are code, `heapq.merge` [3] is not, nor is `x`[4].", [3, 4]),
+        ("```python\nprint([1])\n```\nprints it [2].", [2]),
+        ("A lone ` is no code [1].\nNor is ` this [2].", [1, 2]),
+        ("From [1-9999] and [3-2].", [1, 2, 3, 9999]),
+    ],
+)
+def test_a_citation_is_told_from_an_index(answer, numbers):
+    from prompting import Found, cited
+
+    found = [Found(f"source {number}", "Text.", 0.5) for number in range(1, 4)]
+    assert list(cited(answer, found)) == numbers
+    assert all((cited(answer, found)[number] is not None) == (1 <= number <= 3) for number in numbers)
+
+
 @pytest.mark.parametrize("mmr", [False, True])
 def test_where_nothing_is_near_no_model_is_asked(filled, sandbox, mmr):
     from common import answer
@@ -324,7 +389,7 @@ def test_the_command_line_says_that_it_does_not_know(command):
     assert "I don't know." in command("Which composer wrote nine symphonies?", "--min-score", "0.28")
 
 
-@pytest.mark.parametrize("words", [["-k", "0"], ["-k", "few"], ["--mrr"]])
+@pytest.mark.parametrize("words", [["-k", "0"], ["-k", "few"], ["--mrr"], ["--min-score", "nan"]])
 def test_a_wrong_option_is_refused(command, words):
     with pytest.raises(SystemExit, match="2"):
         command(*words)
@@ -349,6 +414,53 @@ def test_an_index_that_another_has_open_ends_the_demo_with_a_message(framework, 
     with contextlib.closing(framework(service, Settings(data=data))), pytest.raises(SystemExit, match="another folder"):
         main(Same, "A demo", options, load=lambda: documents(FACTS))
     gc.collect()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Qdrant's client leaves a file open
+@pytest.mark.filterwarnings("ignore:Unclosed:ResourceWarning")
+@pytest.mark.parametrize(
+    ("kind", "damaged"),
+    [
+        ("LangChainPipeline", "storage.sqlite"),
+        ("LangChainPipeline", "records.sqlite"),
+        ("LlamaIndexPipeline", "meta.json"),
+        ("LlamaIndexPipeline", "documents.json"),
+    ],
+    indirect=["kind"],
+)
+def test_a_damaged_index_ends_the_demo_with_a_message(command, tmp_path, damaged):
+    command(QUESTION)
+    (file,) = tmp_path.rglob(damaged)
+    file.write_text("{ this is neither JSON nor a database " * 100)
+    with pytest.raises(SystemExit, match=re.escape(f"{tmp_path / 'data'} is damaged or cannot be written")):
+        command(QUESTION)
+    gc.collect()
+
+
+@pytest.mark.parametrize("kind", ["LangChainPipeline", "LlamaIndexPipeline"], indirect=True)
+def test_a_folder_that_cannot_be_written_ends_the_demo_with_a_message(command, tmp_path):
+    (tmp_path / "data").write_text("a file, and no folder")
+    with pytest.raises(SystemExit, match="is damaged or cannot be written"):
+        command(QUESTION)
+
+
+@pytest.mark.parametrize("module", ["common", "evaluate"])
+def test_ctrl_c_ends_a_script_quietly_in_its_imports_too(module, tmp_path):
+    if module == "evaluate":
+        pytest.importorskip("ir_measures", reason="the evaluate extra is not installed")
+    (tmp_path / "openai.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nwhile True: pass\n")
+    command = [sys.executable, "-c", f"import sys; sys.path[:0] = {[str(tmp_path), str(EXAMPLES)]}; import {module}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_one_question_that_fails_does_not_end_the_session(command, monkeypatch):
+    typed = iter(["battery " * 9000, QUESTION, ""])
+    monkeypatch.setattr("builtins.input", lambda _: next(typed))
+    out = command("-i")
+    assert out.count("error: ") == 1
+    assert re.search(r"error: .*tokens", out)
+    assert "twelve hours" in out.partition("error: ")[2]
 
 
 def test_a_script_runs_without_a_key():

@@ -1,6 +1,7 @@
 """The page of examples/web.py: a real process, and a real browser that asks it."""
 
 import contextlib
+import importlib
 import os
 import re
 import shutil
@@ -170,6 +171,28 @@ def test_a_name_that_only_leads_here_is_refused(without_key):
         urlopen(Request(without_key, headers={"Host": "elsewhere.example"}), timeout=60)
     refused.value.close()
     assert refused.value.code == 400
+
+
+def test_there_is_one_main_landmark(without_key, opened):
+    assert opened(without_key).locator("main, [role=main]").count() == 1
+
+
+def test_a_port_that_cannot_be_had_is_told_before_anything_is_embedded(sandbox, monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("NANOGPT_API_KEY", sandbox.api_key)
+    monkeypatch.setenv("NANOGPT_BASE_URL", sandbox.base_url)
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    web = importlib.import_module("web")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        with pytest.raises(SystemExit, match=f"Port {port} .* cannot be had .* --port"):
+            web.main(["--port", port, "--data", str(tmp_path)], load=list)
+    for wrong in ("0", "99999", "-1"):
+        with pytest.raises(SystemExit, match="2"):
+            web.main([f"--port={wrong}", "--data", str(tmp_path)], load=list)
+        assert "must be from 1 to 65535" in capsys.readouterr().err
+    assert sandbox.requests == []
 
 
 @pytest.mark.parametrize("width", [400, 1280])

@@ -1,0 +1,57 @@
+"""How a script ends where something went wrong: with a message instead of a traceback."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import sqlite3
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from openai import OpenAIError
+
+from nanogpt_core import NanoGPTError
+
+
+@contextlib.contextmanager
+def readable_damage(folder: Path) -> Iterator[None]:
+    """End the program with a message where the index cannot be opened or filled."""
+    try:
+        yield
+    except (NanoGPTError, OpenAIError):
+        raise  # some of them are ValueErrors
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        pickle.UnpicklingError,
+        sqlite3.Error,
+        *_database_errors(),
+    ) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        sys.exit(
+            f"error: The index in the folder {folder} is damaged or cannot be written ({reason}). Delete its folders "
+            "langchain and llama_index, or name another folder with --data (with make: DATA=...)."
+        )
+
+
+def _database_errors() -> list[type[Exception]]:
+    sqlalchemy = sys.modules.get("sqlalchemy.exc")  # LangChain's records are kept with it
+    return [sqlite3.Error, *([sqlalchemy.SQLAlchemyError] if sqlalchemy else [])]
+
+
+@contextlib.contextmanager
+def readable_errors() -> Iterator[None]:
+    """End the program with a message instead of a traceback."""
+    try:
+        yield
+    except (NanoGPTError, OpenAIError) as error:  # chat raises the SDK's own
+        sys.exit(f"error: {error}")
+    except RuntimeError as error:
+        if "already accessed" not in str(error):
+            raise
+        sys.exit(f"error: {error} Or name another folder with --data (with make: DATA=...).")
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,59 @@
+"""The Makefile's targets for the examples: what a user's words are by the time a script gets them."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
+PYTHON = """#!/bin/sh
+for word; do printf '%s\\0' "$word"; done
+printf '\\n'
+"""
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Run make in an environment whose Python says which words it was given; return those of each call."""
+    folder = tmp_path / "environment"
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin" / "python").write_text(PYTHON)
+    (folder / "bin" / "python").chmod(0o755)
+    for name in ("bin/uv", "demo", "web"):  # each is newer than what it is made of: nothing is to be set up
+        (folder / name).touch()
+
+    def run(*words):
+        command = ["make", "--no-print-directory", f"VENV={folder}", *words]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+        assert done.stderr == ""
+        return [line.lstrip("\n").split("\0") for line in done.stdout.split("\0\n") if line.strip()]
+
+    return run
+
+
+QUESTIONS = [
+    'what is $HOME, $$HOME and "quoted" words \\ `id`?',
+    "-h",
+    "it's $(shell echo run by make) and $(echo run by sh) $(",
+    "a\nb * ~ ; # !",
+]
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_a_question_reaches_both_demos_unchanged(make, question):
+    assert make("demo", f"Q={question}") == [
+        [f"examples/rag_{name}.py", "--", question] for name in ("langchain", "llama_index")
+    ]
+
+
+def test_without_a_question_the_demos_have_their_own(make):
+    assert [words[1:] for words in make("demo")] == [["--"], ["--"]]
+
+
+def test_the_data_folder_and_the_chat_price_are_handed_on(make):
+    given = ["DATA=/a b/$c", "CHAT_PRICE=0.15 0.6"]
+    options = ["--data", "/a b/$c", "--chat-price", "0.15", "0.6"]
+    assert [words[1:] for words in make("demo", *given)] == [[*options, "--"]] * 2
+    assert make("web", "PORT=81", *given) == [["examples/web.py", "--port", "81", *options]]
