@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-__all__ = ["GRACE", "begin_thread", "in_tasks", "in_threads"]
+__all__ = ["GRACE", "begin_thread", "in_tasks", "in_threads", "leave_at_exit"]
 
 GRACE = 3.0
 """Seconds that requests under way get to end, when whoever began them has gone away: by Ctrl-C, or out of a stream."""
@@ -82,8 +82,21 @@ def begin_thread(work: Callable[[], None], name: str, stop: threading.Event) -> 
     return thread
 
 
+_exiting = threading.Event()
+
+
+def leave_at_exit() -> None:
+    """Stay here for good where the interpreter is exiting and this is a daemon thread.
+
+    Its work was stopped, which is no failure to tell anybody of.
+    """
+    if _exiting.is_set() and threading.current_thread().daemon:
+        threading.Event().wait()
+
+
 @atexit.register
 def _wait_for_threads() -> None:
+    _exiting.set()
     until = time.monotonic() + GRACE
     workers = [thread for thread in threading.enumerate() if isinstance(thread, _Worker)]
     for worker in workers:
@@ -141,6 +154,7 @@ def in_threads(tasks: Sequence[Callable[[], None]], most: int, stop: threading.E
         stop.set()
         raise
     if failures:
+        leave_at_exit()
         raise failures[0]
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
-from nanogpt_core.concurrency import GRACE, begin_thread
+from nanogpt_core.concurrency import GRACE, begin_thread, leave_at_exit
 from nanogpt_core.errors import InvalidTypeError
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ def in_order(row: Iterator[T], work: Callable[[T], R], window: int, stop: thread
     finally:
         stop.set()
         wait(under_way, timeout=GRACE)
+        leave_at_exit()
 
 
 def _begun(work: Callable[[T], R], block: T, stop: threading.Event) -> Future[R]:

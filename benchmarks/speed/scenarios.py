@@ -16,7 +16,7 @@ RATE = 25
 CACHED = 100_000
 STREAMED = 1_000_000
 RATE_REQUEST = 32
-RATED = 96_000  # two minutes' worth
+RATED = 72_000  # a minute and a half's worth
 
 
 @dataclass(frozen=True)
