@@ -1,22 +1,19 @@
 """Gets one request's vectors: when to send it, when to send it again, when to split it. No input or output of its own.
 
-:meth:`Delivery.deliver` is a generator that says what it needs done (:class:`Send`, :class:`Wait`, :class:`Do`) and is
-handed the result or the error; :func:`drive` and :func:`adrive` do these things, so that sync and async share every
-decision.
+:meth:`Delivery.deliver` is a generator that says what it needs done and is handed the result or the error;
+:mod:`~nanogpt_core.driving` does these things, so that sync and async share every decision.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
 import threading
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from nanogpt_core import waiting
 from nanogpt_core.catalogue import near_names
+from nanogpt_core.driving import Action, Do, GiveWay, Send, Step, Wait
 from nanogpt_core.errors import (
     BadRequestError,
     BudgetExceededError,
@@ -29,88 +26,18 @@ from nanogpt_core.errors import (
     TextTooLongError,
     bare,
 )
+from nanogpt_core.jobs import Host, Job
 from nanogpt_core.pacing import Pacer
 from nanogpt_core.reply import Reply, WidthError, WidthGuard, read_reply
 from nanogpt_core.retrying import pause_before
-from nanogpt_core.tokens import byte_lengths
-from nanogpt_core.transport import Transport
 from nanogpt_core.usage import Budget, UsageMeter
 
-__all__ = [
-    "Call",
-    "Delivery",
-    "Do",
-    "GiveWay",
-    "Host",
-    "Job",
-    "Receiver",
-    "Send",
-    "Wait",
-    "adrive",
-    "drive",
-    "host_for",
-]
+__all__ = ["Call", "Delivery", "Receiver"]
 
 # A reply's bytes: a number takes at most so many, in base64 or written out; and what is around the vectors.
 _BYTES_A_NUMBER = 32
 _WIDEST = 8192
 _BYTES_AROUND = 1 << 20
-# A reply that takes a millisecond to read.
-_LARGE = 1 << 18
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Have this sent: a POST of ``body``, or a GET where it is None; the result is the reply's bytes."""
-
-    path: str
-    body: bytes | None
-    seconds: float
-    most_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """Have so many seconds go by."""
-
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Do:
-    """Have this called, where it may block."""
-
-    work: Callable[[], None]
-
-
-@dataclass(frozen=True, slots=True)
-class GiveWay:
-    """Let an event loop do what else there is to do, before work goes on that takes a while."""
-
-
-Action = Send | Wait | Do | GiveWay
-Step = Generator[Action, bytes, None]
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One request to be: its texts, and for each its row in the result, its position in the caller's list, its tokens.
-
-    The tokens are left out where no budget asks for them.
-    """
-
-    texts: Sequence[str]
-    rows: Sequence[int]
-    positions: Sequence[int]
-    tokens: Sequence[int]
-
-    def halves(self) -> tuple[Job, Job]:
-        """Return the job in two parts."""
-        middle = len(self.texts) // 2
-        return self._part(slice(None, middle)), self._part(slice(middle, None))
-
-    def _part(self, part: slice) -> Job:
-        return Job(self.texts[part], self.rows[part], self.positions[part], self.tokens[part])
 
 
 class Receiver(Protocol):
@@ -159,43 +86,6 @@ class Call:
     def allows(self, seconds: float) -> bool:
         """Whether a further attempt after so many seconds makes sense."""
         return not self.stop.is_set() and (self.deadline is None or waiting.now() + seconds < self.deadline)
-
-
-class Host:
-    """What this process has learned about the host behind one model at one address."""
-
-    def __init__(self) -> None:
-        self.encoding = "base64"
-        self._items: int | None = None
-        self._bytes: int | None = None
-
-    def fits(self, job: Job) -> bool:
-        """Whether a request is as small as those that the host takes, by texts or by bytes: either may be its limit."""
-        if self._items is None or self._bytes is None or len(job.texts) == 1:
-            return True
-        return len(job.texts) <= self._items or _bytes_of(job) <= self._bytes
-
-    def took(self, job: Job) -> None:
-        """Note the largest part that the host took of a request that it found too large."""
-        items, size = len(job.texts), _bytes_of(job)
-        self._items = items if self._items is None else min(items, self._items)
-        self._bytes = size if self._bytes is None else min(size, self._bytes)
-
-    def parts(self, job: Job) -> Iterator[Job]:
-        """Yield a request in parts that fit."""
-        if self.fits(job):
-            yield job
-        else:
-            for half in job.halves():
-                yield from self.parts(half)
-
-
-_hosts: dict[tuple[str, str], Host] = {}
-
-
-def host_for(base_url: str, model: str) -> Host:
-    """Return what this process has learned about the host of ``model`` at ``base_url``."""
-    return _hosts.setdefault((base_url, model), Host())
 
 
 @dataclass(frozen=True)
@@ -341,10 +231,6 @@ class Delivery:
         return row.dimensions if row else None
 
 
-def _bytes_of(job: Job) -> int:
-    return sum(byte_lengths(job.texts))
-
-
 def _read(body: bytes, count: int) -> Reply:
     try:
         return read_reply(body, count)
@@ -373,79 +259,3 @@ def _too_long(error: RequestTooLargeError, job: Job) -> TextTooLongError:
         remedy='Shorten it, or pass on_overflow="truncate" or on_overflow="split".',
         positions=job.positions,
     )
-
-
-def drive(step: Step, transport: Transport, stop: threading.Event) -> None:
-    """Do what ``step`` asks for until it is done; cut waits short when ``stop`` is set."""
-    try:
-        action = next(step)
-        while True:
-            # Not in a variable, which tools that print tracebacks would show: a reply may repeat the key.
-            result = deque[bytes]()
-            try:
-                result.append(_do(action, transport, stop))
-            except NanoGPTError as error:
-                action = step.throw(error)
-            else:
-                action = step.send(result.pop())
-    except StopIteration:
-        return
-
-
-def _do(action: Action, transport: Transport, stop: threading.Event) -> bytes:
-    if isinstance(action, Send):
-        return transport.send(action.path, action.body, action.seconds, action.most_bytes)
-    if isinstance(action, Wait):
-        waiting.wait_seconds(action.seconds, stop)
-    elif isinstance(action, Do):
-        action.work()
-    return b""
-
-
-async def adrive(step: Step, transport: Transport, stop: asyncio.Event, turn: asyncio.Lock) -> None:
-    """Do what ``step`` asks for until it is done, without blocking the event loop; as :func:`drive`.
-
-    Replies may come in together. Large ones are read one after another, as they are given ``turn``, and in between the
-    event loop goes on.
-    """
-    try:
-        action = next(step)
-        while True:
-            result = deque[bytes]()  # see above
-            try:
-                result.append(await _ado(action, transport, stop))
-            except NanoGPTError as error:
-                action = step.throw(error)
-                continue
-            if len(result[0]) < _LARGE:
-                action = step.send(result.pop())
-                continue
-            async with turn:
-                try:
-                    action = step.send(result.pop())
-                    while isinstance(action, GiveWay):
-                        await asyncio.sleep(0)
-                        action = step.send(b"")
-                finally:
-                    await asyncio.sleep(0)
-    except StopIteration:
-        return
-
-
-async def _ado(action: Action, transport: Transport, stop: asyncio.Event) -> bytes:
-    if isinstance(action, Send):
-        return await transport.asend(action.path, action.body, action.seconds, action.most_bytes)
-    if isinstance(action, Wait):
-        await waiting.await_seconds(action.seconds, stop)
-    elif isinstance(action, GiveWay):
-        await asyncio.sleep(0)
-    else:
-        # Not to_thread, which takes back what no thread has begun: whoever cancels the call keeps what it has got.
-        work = contextvars.copy_context().run
-        try:
-            future = asyncio.get_running_loop().run_in_executor(None, work, action.work)
-        except RuntimeError:  # the interpreter is about to exit, and begins no threads any more
-            action.work()
-        else:
-            await asyncio.shield(future)
-    return b""

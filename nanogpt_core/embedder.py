@@ -26,15 +26,19 @@ from nanogpt_core.cache import EmbeddingCache, KeySpace
 from nanogpt_core.catalogue import ModelInfo, get_model
 from nanogpt_core.concurrency import in_tasks, in_threads
 from nanogpt_core.connection import DEFAULT_TIMEOUT, ApiKey, Connection, Secret
-from nanogpt_core.delivery import Call, Delivery, Job, adrive, drive, host_for
+from nanogpt_core.delivery import Call, Delivery
+from nanogpt_core.driving import adrive, drive
 from nanogpt_core.errors import InvalidTypeError, NanoGPTError
-from nanogpt_core.gathering import Form, Gathering, Lists, Matrix, Store
+from nanogpt_core.forms import Form, Lists, Matrix
+from nanogpt_core.gathering import Gathering
+from nanogpt_core.jobs import Job, host_for
 from nanogpt_core.options import Progress, clear_options
 from nanogpt_core.pacing import DEFAULT_RATE, Claim, Pacer, pacer_for
 from nanogpt_core.planning import Overflow, Plan, check_query, check_texts, make_plan, pack
 from nanogpt_core.progress import reporting
 from nanogpt_core.redaction import redacted
 from nanogpt_core.reply import WidthError, WidthGuard
+from nanogpt_core.store import Store
 from nanogpt_core.streaming import EmbeddedBatch, ablocks, ain_order, blocks, in_order, iterator_of
 from nanogpt_core.tokens import TokenCounter
 from nanogpt_core.transport import Transport

@@ -4,216 +4,23 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-from nanogpt_core import waiting
-from nanogpt_core.cache import (
-    EmbeddingCache,
-    KeySpace,
-    entry_of,
-    is_width_note,
-    vector_of,
-    vectors_of,
-    width_note_of,
-    width_of,
-)
-from nanogpt_core.delivery import Job
 from nanogpt_core.errors import NanoGPTError
-from nanogpt_core.lists import lists_in_parts, to_lists
+from nanogpt_core.forms import Form, in_one
+from nanogpt_core.jobs import Job
 from nanogpt_core.planning import Plan
 from nanogpt_core.reply import Reply, WidthError, WidthGuard, names_same_model
+from nanogpt_core.store import Store
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Form", "Gathering", "Lists", "Matrix", "Store"]
+__all__ = ["Gathering"]
 
 R = TypeVar("R")
-R_co = TypeVar("R_co", covariant=True)
-
-# Of a call's time that is left, what waiting for a locked cache may take: the requests want the rest.
-_SHARE = 0.25
-# Texts that are looked up together: what comes of them stays in the processor's own memory.
-_AT_ONCE = 512
-
-
-class Store:
-    """A cache as one call uses it. Whatever the cache does, the call goes on: it is left out after its first failure.
-
-    Args:
-        cache: The cache.
-        space: Makes the keys.
-        deadline: When the call has to be over, in seconds of :func:`nanogpt_core.waiting.now`, or None.
-    """
-
-    def __init__(self, cache: EmbeddingCache, space: KeySpace, deadline: float | None) -> None:
-        self._cache = cache
-        self._space = space
-        self._deadline = deadline
-        self._failed = False
-        self._width_noted = False
-
-    def find(self, texts: Sequence[str]) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
-        """Yield the sound vectors there are: the texts' rows, and ``(n, d)`` float32.
-
-        The first may have no rows and the width of the space's note.
-        """
-        import numpy as np
-
-        note_key = self._space.width_key
-        note = self._get([note_key]).get(note_key)
-        noted = None if note is None else width_of(note_key, note)
-        if noted is not None:
-            self._width_noted = True
-            yield [], np.empty((0, noted), dtype=np.float32)
-        for start in range(0, len(texts), _AT_ONCE):
-            keys = self._space.keys(texts[start : start + _AT_ONCE])
-            entries = self._get(keys)
-            rows = [row for row, key in enumerate(keys, start) if key in entries]
-            there = keys if len(rows) == len(keys) else [keys[row - start] for row in rows]
-            if rows:
-                yield from _sound(rows, there, [entries[key] for key in there])
-
-    def put(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
-        """Store vectors, ``(n, d)`` float32."""
-        entries = {key: entry_of(key, row) for key, row in zip(self._space.keys(texts), vectors, strict=True)}
-        if not self._width_noted:
-            key = self._space.width_key
-            entries[key] = width_note_of(key, vectors.shape[1])
-        if self._attempt(lambda: self._cache.put_many(entries)):
-            self._width_noted = True
-
-    def _get(self, keys: Sequence[bytes]) -> Mapping[bytes, bytes]:
-        found: dict[bytes, bytes] = {}
-        self._attempt(lambda: found.update(self._cache.get_many(keys)))
-        return found
-
-    def _attempt(self, work: Callable[[], None]) -> bool:
-        if self._failed:
-            return False
-        try:
-            with waiting.limited(self._until()):
-                work()
-        except Exception as error:  # noqa: BLE001 - a cache of the caller's own may raise anything
-            self._failed = True
-            warnings.warn(
-                f"The embedding cache {self._cache!r} failed ({type(error).__name__}: {error}); going on without it.",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-            return False
-        return True
-
-    def _until(self) -> float | None:
-        if self._deadline is None:
-            return None
-        now = waiting.now()
-        return now + _SHARE * (self._deadline - now)
-
-
-def _sound(
-    rows: list[int], keys: Sequence[bytes], entries: Sequence[bytes]
-) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
-    vectors = vectors_of(keys, entries)
-    if vectors is not None:
-        yield rows, vectors
-        return
-    for row, key, entry in zip(rows, keys, entries, strict=True):
-        if not is_width_note(entry) and width_of(key, entry) is not None:
-            yield [row], vector_of(entry)[None]
-
-
-class Form(Protocol[R_co]):
-    """What a call makes of its vectors."""
-
-    def __init__(self, plan: Plan) -> None:
-        """Begin without vectors."""
-
-    def put(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> Iterable[None]:
-        """Take vectors, ``(len(rows), d)`` float32, as what is returned is run through, part by part.
-
-        Called from several threads, for other rows each.
-        """
-
-    def result(self, width: int) -> R_co:
-        """Return all vectors in the caller's order; ``width`` is said where there are none."""
-
-    def some(self, positions: Sequence[int]) -> NDArray[np.float32]:
-        """Return the vectors of some of the caller's texts, ``(len(positions), d)`` float32."""
-
-
-class Matrix:
-    """A matrix, ``(n, d)`` float32."""
-
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self._vectors: NDArray[np.float32] | None = None
-        self._lock = threading.Lock()
-
-    def put(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> Iterable[None]:
-        """Take vectors, at once."""
-        import numpy as np
-
-        with self._lock:
-            if self._vectors is None:
-                self._vectors = np.empty((len(self._plan.wire), vectors.shape[1]), dtype=np.float32)
-        self._vectors[slice(rows[0], rows[-1] + 1) if _in_one(rows) else list(rows)] = vectors
-        return ()
-
-    def result(self, width: int) -> NDArray[np.float32]:
-        """Return the matrix."""
-        import numpy as np
-
-        if self._vectors is None:
-            return np.empty((0, width), dtype=np.float32)
-        return self._plan.assemble(self._vectors)
-
-    def some(self, positions: Sequence[int]) -> NDArray[np.float32]:
-        """Return some of the vectors."""
-        assert self._vectors is not None  # noqa: S101 - there are some
-        return self._plan.assemble(self._vectors, positions)
-
-
-class Lists:
-    """A list of floats for each text, which the frameworks want.
-
-    They are made while other requests are under way, and without a whole matrix beside them: a text's list takes ten
-    times the memory of its row. Where texts are repeated or split there is a matrix first.
-    """
-
-    def __init__(self, plan: Plan) -> None:
-        plain = plan.texts == len(plan.wire) and not plan.pieces
-        self._matrix = None if plain else Matrix(plan)
-        self._lists: list[list[float]] = [[]] * len(plan.wire) if plain else []
-
-    def put(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> Iterable[None]:
-        """Take vectors, part by part."""
-        return self._put(rows, vectors) if self._matrix is None else self._matrix.put(rows, vectors)
-
-    def _put(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> Iterator[None]:
-        left = iter(rows)
-        for lists in lists_in_parts(vectors):
-            for numbers, row in zip(lists, left, strict=False):
-                self._lists[row] = numbers
-            yield
-
-    def result(self, width: int) -> list[list[float]]:
-        """Return the lists."""
-        return self._lists if self._matrix is None else to_lists(self._matrix.result(width))
-
-    def some(self, positions: Sequence[int]) -> NDArray[np.float32]:
-        """Return some of the vectors."""
-        import numpy as np
-
-        if self._matrix is not None:
-            return self._matrix.some(positions)
-        return np.array([self._lists[position] for position in positions], dtype=np.float32)
-
-
-def _in_one(rows: Sequence[int]) -> bool:
-    return rows[-1] + 1 - rows[0] == len(rows)
 
 
 class Gathering(Generic[R]):
@@ -306,14 +113,14 @@ class Gathering(Generic[R]):
 
     def _take(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> Iterator[None]:
         yield from self._vectors.put(rows, vectors)
-        first, end, in_one = rows[0], rows[-1] + 1, _in_one(rows)
+        first, end, together = rows[0], rows[-1] + 1, in_one(rows)
         with self._lock:
-            if in_one:
+            if together:
                 self._done[first:end] = b"\1" * len(rows)
             else:
                 for row in rows:
                     self._done[row] = 1
-            self._report(sum(self._counts[first:end] if in_one else [self._counts[row] for row in rows]))
+            self._report(sum(self._counts[first:end] if together else [self._counts[row] for row in rows]))
 
     def result(self) -> R:
         """Return the vectors in the caller's order."""
