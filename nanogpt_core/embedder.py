@@ -1,4 +1,4 @@
-"""The embedder: plans what to send, has it sent, accepts what comes back, and answers in the caller's order."""
+"""The embedder: one model with its options, and what can be asked of it."""
 
 from __future__ import annotations
 
@@ -7,61 +7,37 @@ import contextlib
 import copy
 import os
 import threading
-from collections.abc import (
-    AsyncIterable,
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-    Sized,
-)
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sized
+from typing import TYPE_CHECKING, Any
 
 from nanogpt_core import options as checks
-from nanogpt_core import waiting
 from nanogpt_core.cache import EmbeddingCache, KeySpace
+from nanogpt_core.calls import Calls
 from nanogpt_core.catalogue import ModelInfo, get_model
-from nanogpt_core.concurrency import in_tasks, in_threads
 from nanogpt_core.connection import DEFAULT_TIMEOUT, ApiKey, Connection, Secret
-from nanogpt_core.delivery import Call, Delivery
-from nanogpt_core.driving import adrive, drive
-from nanogpt_core.errors import InvalidTypeError, NanoGPTError
-from nanogpt_core.forms import Form, Lists, Matrix
-from nanogpt_core.gathering import Gathering
-from nanogpt_core.jobs import Job, host_for
+from nanogpt_core.delivery import Delivery
+from nanogpt_core.errors import InvalidTypeError
+from nanogpt_core.forms import Lists, Matrix
+from nanogpt_core.jobs import host_for
 from nanogpt_core.options import Progress, clear_options
 from nanogpt_core.pacing import DEFAULT_RATE, Claim, Pacer, pacer_for
-from nanogpt_core.planning import Overflow, Plan, check_query, check_texts, make_plan, pack
+from nanogpt_core.planning import Overflow, check_query, check_texts
 from nanogpt_core.progress import reporting
-from nanogpt_core.redaction import redacted
 from nanogpt_core.reply import WidthError, WidthGuard
-from nanogpt_core.store import Store
 from nanogpt_core.streaming import EmbeddedBatch, ablocks, ain_order, blocks, in_order, iterator_of
 from nanogpt_core.tokens import TokenCounter
 from nanogpt_core.transport import Transport
-from nanogpt_core.usage import Budget, Estimate, Usage, UsageMeter, price
+from nanogpt_core.usage import Budget, Estimate, Usage, UsageMeter
 from nanogpt_core.widths import width_mismatch
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from typing_extensions import ParamSpec
-
-    P = ParamSpec("P")
 
 __all__ = ["Embedder"]
 
-R = TypeVar("R")
-
-# Planning fewer texts than this takes less time than handing it to a thread.
-_PLAN_IN_LOOP = 200
 # Sixteen batches under way, with what reading them takes, are about 100 MiB.
 _STREAMED = 256
-# What a service needs for so many texts is not much more than what it needs for any request.
-_SPREAD = 128
 
 
 class Embedder:
@@ -164,22 +140,33 @@ class Embedder:
         self._set_up(learned=None)
 
     def _set_up(self, learned: int | None) -> None:
-        self._counter = TokenCounter(self._model)
         self._guard = WidthGuard(self._model, self._dimensions, learned)
         self._transport = Transport(self._connection, *self._http_clients)
         self._claim = Claim(self._requests_per_second)
-        self._host = host_for(self.base_url, self.model)
         self._space = KeySpace(self.base_url, self.model, self._dimensions)
         parameters = {"model": self.model, "dimensions": self._dimensions, "user": self._user}
-        self._delivery = Delivery(
+        delivery = Delivery(
             parameters={name: value for name, value in parameters.items() if value is not None},
-            host=self._host,
+            host=host_for(self.base_url, self.model),
             guard=self._guard,
             meter=self._meter,
             budget=self._budget,
             pacer=self._pacer,
             max_retries=self._max_retries,
             timeout=self._connection.timeout,
+        )
+        self._calls = Calls(
+            model=self._model,
+            counter=TokenCounter(self._model),
+            on_overflow=self._on_overflow,
+            delivery=delivery,
+            transport=self._transport,
+            space=self._space,
+            cache=self._cache,
+            batch_size=self._batch_size,
+            max_concurrency=self._max_concurrency,
+            deadline=self._deadline,
+            progress=self._progress,
         )
 
     def _pacer(self) -> Pacer:
@@ -260,7 +247,7 @@ class Embedder:
             InvalidTypeError: Something is not a string. Nothing was sent.
             NanoGPTError: The service could not be reached, refused, or sent a reply that is not right.
         """
-        return self._embed(Matrix, check_texts(texts), batch_size)
+        return self._calls.embed(Matrix, check_texts(texts), batch_size)
 
     def embed_lists(self, texts: Iterable[str], *, batch_size: int | None = None) -> list[list[float]]:
         """Do what :meth:`embed` does, and return a list of d floats for each text.
@@ -268,7 +255,7 @@ class Embedder:
         That takes ten times the memory and five times the processor's time of a matrix, part of which passes while
         requests are under way.
         """
-        return self._embed(Lists, check_texts(texts), batch_size)
+        return self._calls.embed(Lists, check_texts(texts), batch_size)
 
     def embed_query(self, text: str) -> NDArray[np.float32]:
         """Embed a query, with ``query_instruction`` around it.
@@ -282,20 +269,20 @@ class Embedder:
         Raises:
             NanoGPTError: As :meth:`embed`.
         """
-        vector: NDArray[np.float32] = self._embed(Matrix, [self._instructed(text)], None, show=False)[0]
+        vector: NDArray[np.float32] = self._calls.embed(Matrix, [self._instructed(text)], None, show=False)[0]
         return vector
 
     async def aembed(self, texts: Iterable[str], *, batch_size: int | None = None) -> NDArray[np.float32]:
         """Do what :meth:`embed` does, without blocking the event loop."""
-        return await self._aembed(Matrix, check_texts(texts), batch_size)
+        return await self._calls.aembed(Matrix, check_texts(texts), batch_size)
 
     async def aembed_lists(self, texts: Iterable[str], *, batch_size: int | None = None) -> list[list[float]]:
         """Do what :meth:`embed_lists` does, without blocking the event loop."""
-        return await self._aembed(Lists, check_texts(texts), batch_size)
+        return await self._calls.aembed(Lists, check_texts(texts), batch_size)
 
     async def aembed_query(self, text: str) -> NDArray[np.float32]:
         """Do what :meth:`embed_query` does, without blocking the event loop."""
-        vector: NDArray[np.float32] = (await self._aembed(Matrix, [self._instructed(text)], None, show=False))[0]
+        vector: NDArray[np.float32] = (await self._calls.aembed(Matrix, [self._instructed(text)], None, show=False))[0]
         return vector
 
     def stream(self, texts: Iterable[str], *, batch_size: int | None = None) -> Iterator[EmbeddedBatch]:
@@ -341,12 +328,14 @@ class Embedder:
     def _batch(self, block: tuple[int, list[str]], stop: threading.Event) -> EmbeddedBatch:
         first, texts = block
         texts = check_texts(texts, first)
-        return EmbeddedBatch(first, texts, self._embed(Matrix, texts, len(texts), show=False, first=first, stop=stop))
+        return EmbeddedBatch(
+            first, texts, self._calls.embed(Matrix, texts, len(texts), show=False, first=first, stop=stop)
+        )
 
     async def _abatch(self, block: tuple[int, list[str]], turn: asyncio.Lock) -> EmbeddedBatch:
         first, texts = block
         texts = check_texts(texts, first)
-        vectors = await self._aembed(Matrix, texts, len(texts), show=False, first=first, turn=turn)
+        vectors = await self._calls.aembed(Matrix, texts, len(texts), show=False, first=first, turn=turn)
         return EmbeddedBatch(first, texts, vectors)
 
     def estimate(self, texts: Iterable[str]) -> Estimate:
@@ -356,21 +345,7 @@ class Embedder:
             InvalidInputError: As :meth:`embed`.
             InvalidTypeError: As :meth:`embed`.
         """
-        checked = check_texts(texts)
-        plan = make_plan(checked, self._counter, self._on_overflow)
-        store = self._store(self._until())
-        found = {row for rows, _ in store.find(plan.wire) for row in rows} if store else set()
-        missing = [row for row in range(len(plan.wire)) if row not in found]
-        tokens = self._counter.count_all([plan.wire[row] for row in missing])
-        return Estimate(
-            texts=len(checked),
-            unique=len(plan.rows),
-            cached=plan.answered_by(found),
-            tokens=tokens,
-            cost_usd=price(tokens, self._model.usd_per_million_tokens),
-            requests=len(self._jobs(plan, missing, None)),
-            counting=self._counter.kind,
-        )
+        return self._calls.estimate(check_texts(texts))
 
     def _instructed(self, text: str) -> str:
         query = check_query(text)
@@ -381,108 +356,12 @@ class Embedder:
             return query
         return instruction.replace("{query}", query) if "{query}" in instruction else instruction + query
 
-    def _embed(
-        self,
-        form: type[Form[R]],
-        texts: list[str],
-        batch_size: int | None,
-        *,
-        show: bool = True,
-        first: int = 0,
-        stop: threading.Event | None = None,
-    ) -> R:
-        checks.check_batch_size(batch_size)
-        deadline = self._until()
-        plan = make_plan(texts, self._counter, self._on_overflow, first)
-        with self._gathering(form, plan, deadline, show=show) as gathering:
-            call = Call(gathering, deadline, stop)
-            jobs = self._prepare(plan, gathering, batch_size)
-            if jobs:
-                self._transport.client()  # before any request's turn, since that takes its time at first
-            in_threads([self._task(job, call) for job in jobs], self._max_concurrency, call.stop)
-            return gathering.result()
-
-    async def _aembed(
-        self,
-        form: type[Form[R]],
-        texts: list[str],
-        batch_size: int | None,
-        *,
-        show: bool = True,
-        first: int = 0,
-        turn: asyncio.Lock | None = None,
-    ) -> R:
-        checks.check_batch_size(batch_size)
-        deadline = self._until()
-        # Little work is done sooner here than handed to a thread; what may touch the disk is handed over.
-        hand_over = len(texts) > _PLAN_IN_LOOP
-        plan = await _maybe_in_thread(hand_over, make_plan, texts, self._counter, self._on_overflow, first)
-        with self._gathering(form, plan, deadline, show=show) as gathering:
-            call = Call(gathering, deadline)
-            on_disk = hand_over or self._cache is not None
-            jobs = await _maybe_in_thread(on_disk, self._prepare, plan, gathering, batch_size)
-            if jobs:
-                await self._transport.async_client()
-            turn = turn or asyncio.Lock()
-            await in_tasks([self._coroutine(job, call, turn) for job in jobs], self._max_concurrency, call.stop)
-            return await _maybe_in_thread(hand_over, gathering.result)
-
-    def _most_items(self, batch_size: int | None, texts: int) -> int:
-        told = batch_size or self._batch_size
-        # Many requests at once end sooner than a few large ones, as far as there are texts for them.
-        return told or min(self._model.batch_size, max(_SPREAD, -(-texts // self._max_concurrency)))
-
     def _streamed(self, batch_size: int | None) -> int:
         checks.check_batch_size(batch_size)
         return batch_size or self._batch_size or min(self._model.batch_size, _STREAMED)
 
-    def _prepare(self, plan: Plan, gathering: Gathering[Any], batch_size: int | None) -> list[Job]:
-        found = gathering.look_up()
-        self._meter.add_cached(found)
-        jobs = self._jobs(plan, gathering.missing if found else range(len(plan.wire)), batch_size)
-        if self._budget.limited:
-            self._budget.check(sum(sum(job.tokens) for job in jobs))
-        return jobs
-
-    def _jobs(self, plan: Plan, rows: Sequence[int], batch_size: int | None) -> list[Job]:
-        most = self._most_items(batch_size, len(rows))
-        weights = plan.weights if len(rows) == len(plan.wire) else [plan.weights[row] for row in rows]
-        parts = [rows[part.start : part.stop] for part in pack(weights, most, self._model.max_request_tokens)]
-        return [job for part in parts for job in self._host.parts(self._job(plan, part))]
-
-    def _job(self, plan: Plan, rows: Sequence[int]) -> Job:
-        texts = plan.wire[rows[0] : rows[-1] + 1] if isinstance(rows, range) else [plan.wire[row] for row in rows]
-        # Only a budget needs to know the tokens well.
-        tokens = [self._counter.count(text) for text in texts] if self._budget.limited else []
-        return Job(texts, rows, [plan.positions[row] for row in rows], tokens)
-
-    def _until(self) -> float | None:
-        return None if self._deadline is None else waiting.now() + self._deadline
-
-    def _store(self, deadline: float | None) -> Store | None:
-        return None if self._cache is None else Store(self._cache, self._space, deadline)
-
-    @contextlib.contextmanager
-    def _gathering(
-        self, form: type[Form[R]], plan: Plan, deadline: float | None, *, show: bool
-    ) -> Iterator[Gathering[R]]:
-        with redacted(self._connection), reporting(self._progress if show else None, plan.texts) as report:
-            store = self._store(deadline)
-            gathering = Gathering(form, plan, guard=self._guard, model=self.model, store=store, report=report)
-            try:
-                yield gathering
-            except NanoGPTError as error:
-                gathering.add_to(error)
-                raise
-
-    def _task(self, job: Job, call: Call) -> Callable[[], None]:
-        return lambda: drive(self._delivery.deliver(job, call), self._transport, call.stop)
-
-    def _coroutine(self, job: Job, call: Call, turn: asyncio.Lock) -> Callable[[asyncio.Event], Awaitable[None]]:
-        return lambda halt: adrive(self._delivery.deliver(job, call), self._transport, halt, turn)
-
     def __repr__(self) -> str:
-        if "_delivery" not in self.__dict__:
+        if "_calls" not in self.__dict__:
             return f"<{type(self).__name__}, not made>"  # a debugger may ask while the constructor fails
         reduced = f", dimensions={self._dimensions}" if self._dimensions is not None else ""
         return f"{type(self).__name__}(model={self.model!r}{reduced}, base_url={self.base_url!r})"
@@ -496,7 +375,7 @@ class Embedder:
         return self._settings()
 
     def _settings(self) -> dict[str, Any]:
-        made = ("_counter", "_guard", "_transport", "_claim", "_held_pacer", "_host", "_space", "_delivery")
+        made = ("_guard", "_transport", "_claim", "_held_pacer", "_space", "_calls")
         settings = {name: value for name, value in self.__dict__.items() if name not in made}
         return {**settings, "learned": self._guard.learned}
 
@@ -515,12 +394,6 @@ class Embedder:
         learned = settings.pop("learned")
         self.__dict__.update(settings)
         self._set_up(learned)
-
-
-async def _maybe_in_thread(in_thread: bool, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    if in_thread:
-        return await asyncio.to_thread(work, *args, **kwargs)
-    return work(*args, **kwargs)
 
 
 def _length(texts: object) -> int | None:

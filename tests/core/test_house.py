@@ -101,7 +101,7 @@ def test_a_plugin_knows_neither_the_other_plugin_nor_the_others_framework(module
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name.startswith(PLUGINS)])
 def test_a_plugin_does_no_planning_sending_or_reading_of_its_own(module):
-    inner = ("reply", "delivery", "transport", "translation", "tokens", "progress")
+    inner = ("reply", "calls", "delivery", "driving", "gathering", "transport", "translation", "tokens", "progress")
     assert not ours(module) & {f"nanogpt_core.{name}" for name in inner}
 
 
