@@ -128,10 +128,11 @@ class Caller:
     def _turn(self) -> Generator[float, None, float]:
         pacer = self._pacer()
         while True:
-            seconds = pacer.reserve() - waiting.now()
+            start = pacer.reserve()
+            seconds = start - waiting.now()
             if seconds > 0:
                 yield seconds
-            began = pacer.begin()
+            began = pacer.begin(start)
             if began is not None:
                 return began
 

@@ -179,11 +179,12 @@ class Delivery:
     def _turn(self, call: Call) -> Generator[Action, bytes, float]:
         pacer = self.pacer()
         while True:
-            seconds = pacer.reserve() - waiting.now()
+            start = pacer.reserve()
+            seconds = start - waiting.now()
             if seconds > 0:
                 yield Wait(min(seconds, call.seconds(seconds)))
             call.seconds(self.timeout)
-            began = pacer.begin()
+            began = pacer.begin(start)
             if began is not None:
                 return began
 

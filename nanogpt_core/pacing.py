@@ -11,9 +11,10 @@ import hashlib
 import math
 import os
 import secrets
+import sys
 import threading
 import weakref
-from bisect import bisect, insort
+from bisect import bisect, bisect_left, insort
 from collections import deque
 
 from nanogpt_core import waiting
@@ -60,7 +61,7 @@ class Pacer(ForkSafe):
     def __init__(self) -> None:
         super().__init__()
         self._claims: weakref.WeakSet[Claim] = weakref.WeakSet()
-        self._starts: deque[float] = deque()
+        self._starts: list[float] = []  # in order; planned ones, and in their place the real ones
         self._paused_until = -math.inf
         self._taken: deque[float] = deque()
         self._refused: list[float] = []
@@ -89,32 +90,37 @@ class Pacer(ForkSafe):
             free = self._free()
             if free > earliest and self._grant.grows(time):
                 free = self._free()
-            self._starts.append(max(earliest, free))
-            return self._starts[-1]
+            start = max(earliest, free)
+            insort(self._starts, start)
+            return start
 
     def _free(self) -> float:
         # So many in any period of a second or a little more.
         rate = self._rate()
-        if not math.isfinite(rate):
-            return -math.inf
-        count = math.ceil(rate)
-        while len(self._starts) > 2 * count:
-            self._starts.popleft()
+        count = math.ceil(rate) if math.isfinite(rate) else sys.maxsize
+        period = count / rate / _MARGIN
+        del self._starts[: bisect(self._starts, waiting.now() - 2 * max(period, 1))]
         if len(self._starts) < count:
             return -math.inf
-        period = count / rate / _MARGIN
         free = self._starts[-count] + period
         if self._starts[-((count + 1) // 2)] + period > waiting.now():
             # Under load one by one: many at a time arrive in another rhythm than they were sent in.
             free = max(free, self._starts[-1] + _EVENLY / rate)
         return free
 
-    def begin(self) -> float | None:
-        """Return the time, at which the caller now starts; None where a pause has come up: take a new start time."""
+    def begin(self, planned: float) -> float | None:
+        """Return the time at which the caller now starts; None where a pause has come up: take a new start time.
+
+        Args:
+            planned: What :meth:`reserve` gave. Whoever starts later than that moves those who follow.
+        """
         with self._lock:
             time = waiting.now()
-            if time < self._paused_until:
+            place = bisect_left(self._starts, planned)
+            if time < self._paused_until or self._starts[place : place + 1] != [planned]:
                 return None
+            del self._starts[place]
+            insort(self._starts, time)
             self._taken.append(time)
             while self._taken[0] < time - _MEMORY:
                 self._taken.popleft()

@@ -24,7 +24,7 @@ SAMPLES = environment.FOLDER / "samples.json"
 _ROUNDS = 5
 _QUICK_ROUNDS = 1
 _LONGEST = 600  # seconds for a sample
-_AT_ONCE = 5
+_AT_ONCE = 3
 
 Samples = dict[str, dict[str, list[dict[str, Any]]]]
 """By scenario and client, what each child printed."""

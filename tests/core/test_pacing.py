@@ -29,7 +29,7 @@ class Service:
     def asked(self, pacer, odd=False):
         self.reserved.append(pacer.reserve())
         waiting.wait_seconds(self.reserved[-1] - waiting.now())
-        began = pacer.begin()
+        began = pacer.begin(self.reserved[-1])
         if began is None:
             return
         seconds = 1 if odd else self.window.admit()
@@ -72,15 +72,14 @@ def test_requests_at_once_find_the_grant_at_their_first_refusals(afterwards):
     pacer = paced()
     starts = []
     for _ in range(40):
-        pacer.reserve()
-        starts.append(pacer.begin())
+        starts.append(pacer.begin(pacer.reserve()))
         waiting.wait_seconds(0.001)
     # They arrive in another order than they began in: 25 are taken, the rest is refused.
     for began in starts[21:36]:
         pacer.refused(began, 1)
     waiting.wait_seconds(1.1)
     for _ in range(afterwards):  # those who waited for the pause's end
-        assert pacer.begin()
+        assert pacer.begin(pacer.reserve())
     pacer.reserve()
     assert pacer.rate == 25
     waiting.wait_seconds(30)
@@ -121,11 +120,21 @@ def test_no_second_has_more_starts_than_the_claim():
         assert sum(1 for other in starts[number:] if other < start + 0.999) <= 20
 
 
+def test_those_who_start_later_than_planned_move_those_who_follow():
+    pacer = paced(20)
+    planned = [pacer.reserve() for _ in range(20)]
+    waiting.wait_seconds(0.5)
+    for start in planned:
+        pacer.begin(start)
+    assert pacer.reserve() >= waiting.now() + 1
+
+
 def test_a_pause_holds_back_a_start_that_was_handed_out_before():
     pacer = paced(1)
-    assert pacer.reserve() <= waiting.now()
+    start = pacer.reserve()
+    assert start <= waiting.now()
     pacer.pause(5)
-    assert pacer.begin() is None
+    assert pacer.begin(start) is None
     assert pacer.reserve() == pytest.approx(waiting.now() + 5, abs=0.5)
 
 
