@@ -4,6 +4,7 @@ import base64
 import copy
 import json
 import math
+import random
 import struct
 import warnings
 
@@ -66,6 +67,8 @@ def encoding(request):
 # --- what is right ---
 
 
+@example(rows=[[1.0, 2.0, 3.0]], encoding="base64", random=random.Random(0), wider=1)
+@example(rows=[[1.0, 2.0, 3.0]], encoding="base64", random=random.Random(0), wider=0)
 @given(ROWS, st.sampled_from(["base64", "float"]), st.randoms(), st.sampled_from([None, -1, 0, 1]))
 def test_vectors_are_exact_and_placed_by_index(rows, encoding, random, wider):
     reply = document(rows, encoding)
