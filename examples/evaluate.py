@@ -87,7 +87,15 @@ def load_questions(file: Path, limit: int | None = None) -> list[Question]:
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     if limit is not None and limit < len(rows):
         rows = [rows[number * len(rows) // limit] for number in range(limit)]
+    for row in rows:
+        words = [row["question"], row["language"], *row["sources"]]
+        if not row["sources"] or isinstance(row["sources"], str) or not all(map(_is_text, words)):
+            raise ValueError(f"not a question, its sources and its language: {row!r}")
     return [Question(row["question"], tuple(row["sources"]), row["language"]) for row in rows]
+
+
+def _is_text(word: object) -> bool:
+    return isinstance(word, str) and bool(word.strip())
 
 
 def variants(models: Sequence[str], dimensions: Sequence[int]) -> Iterator[Variant]:
@@ -247,7 +255,6 @@ def main(words: Sequence[str] | None = None) -> None:
     with readable_errors(), connect() as service:
         check_models(models, service)
         questions, passages = load_questions(options.questions, options.limit), load_passages()
-        DATA.mkdir(exist_ok=True)
         notice = WARNING if service.is_sandbox else f"Vectors of {service.name}."
         print(f"{len(questions)} questions, {len(passages):,} passages.\n{notice}\n", flush=True)
         ways = list(variants(models, WIDTHS if dimensions is None else dimensions))
@@ -257,8 +264,11 @@ def main(words: Sequence[str] | None = None) -> None:
         results, failed = measure_all(ways, service, passages, questions)
     if results:
         print(f"{table(results)}\n\n{notice}\n{spent(results)}")
-        plot(results, options.plot, notice)
-        print(f"Drawn: {options.plot}")
+        try:
+            plot(results, options.plot, notice)
+            print(f"Drawn: {options.plot}")
+        except OSError as error:
+            failed.append(f"error: {options.plot} could not be written: {error}")
     if failed:
         sys.exit("\n".join(failed))
 

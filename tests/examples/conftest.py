@@ -24,6 +24,12 @@ def pipeline_class(name):
     return getattr(importlib.import_module(module), name)
 
 
+@pytest.fixture(scope="session")
+def module_framework():
+    """Return the class of a pipeline by its name, or skip: for fixtures that outlive a test."""
+    return pipeline_class
+
+
 @pytest.fixture
 def service(sandbox):
     from common import Service

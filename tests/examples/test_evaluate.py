@@ -210,3 +210,36 @@ def test_a_wrong_option_is_told_before_any_work(run, sandbox, words, message):
     assert message in end
     assert inputs(sandbox) == []
     assert out == ""
+
+
+ROW = '{"question": "Which?", "sources": ["heapq.merge"], "language": "en"}'
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        ROW.replace('["heapq.merge"]', '"heapq.merge"'),  # would be eleven sources, of a letter each
+        ROW.replace('["heapq.merge"]', "[]"),
+        ROW.replace('["heapq.merge"]', "[1]"),
+        ROW.replace('"Which?"', "5"),
+        ROW.replace('"Which?"', '" "'),
+        ROW.replace('"en"', "null"),
+        "[]",
+        ROW[:40],
+    ],
+)
+def test_a_row_that_is_no_question_is_told_before_any_work(run, sandbox, tmp_path, row):
+    (tmp_path / "questions.jsonl").write_text(f"{ROW}\n{row}\n")
+    out, end = run("--questions", tmp_path / "questions.jsonl")
+    assert end.startswith("2 ")
+    assert "Each line must be JSON such as" in end
+    assert (inputs(sandbox), out) == ([], "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_plot_that_cannot_be_written_ends_with_a_message_after_the_table(run, tmp_path):
+    (tmp_path / "plot.png").symlink_to("/dev/full")
+    out, end = run(MODELS[0], "--dimensions")
+    assert f"| {MODELS[0]} " in out
+    assert f"error: {tmp_path / 'plot.png'} could not be written: " in end
+    assert "Drawn" not in out
