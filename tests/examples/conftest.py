@@ -25,6 +25,14 @@ def pipeline_class(name):
 
 
 @pytest.fixture(scope="session")
+def corpus_passages():
+    """The examples' corpus, which takes seconds to read."""
+    from corpus import load_passages
+
+    return load_passages()
+
+
+@pytest.fixture(scope="session")
 def module_framework():
     """Return the class of a pipeline by its name, or skip: for fixtures that outlive a test."""
     return pipeline_class

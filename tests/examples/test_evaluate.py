@@ -82,10 +82,25 @@ def test_questions_are_taken_from_all_over_the_file():
     assert [question.language for question in load_questions(file, 6)] == ["en", "en", "en", "en", "de", "zh"]
 
 
-def test_two_models_and_few_questions_from_the_command_line(sandbox, monkeypatch, tmp_path, capsys):
+@pytest.fixture(scope="module")
+def some_passages(corpus_passages):
+    """A tenth of the corpus, and with it all that answers a question."""
+    from evaluate import load_questions
+
+    questions = Path(__file__).resolve().parents[2] / "examples" / "questions.jsonl"
+    answers = {source for question in load_questions(questions) for source in question.sources}
+    return [
+        passage
+        for number, passage in enumerate(corpus_passages)
+        if number % 10 == 0 or passage.source.split(" (part ")[0] in answers
+    ]
+
+
+def test_two_models_and_few_questions_from_the_command_line(sandbox, monkeypatch, tmp_path, capsys, some_passages):
     import evaluate
 
     monkeypatch.setattr(evaluate, "DATA", tmp_path)
+    monkeypatch.setattr(evaluate, "load_passages", lambda: some_passages)
     monkeypatch.setenv("NANOGPT_API_KEY", sandbox.api_key)
     monkeypatch.setenv("NANOGPT_BASE_URL", sandbox.base_url)
     words = [*MODELS, "--limit", "6", "--dimensions", "128", "--plot", str(tmp_path / "plot.png")]
@@ -117,7 +132,7 @@ def test_two_models_and_few_questions_from_the_command_line(sandbox, monkeypatch
     ]
 
 
-def test_without_a_key_table_and_plot_say_that_no_model_is_behind_them(monkeypatch, tmp_path, capsys):
+def test_without_a_key_table_and_plot_say_that_no_model_is_behind_them(monkeypatch, tmp_path, capsys, some_passages):
     import evaluate
     from matplotlib.figure import Figure
 
@@ -130,6 +145,7 @@ def test_without_a_key_table_and_plot_say_that_no_model_is_behind_them(monkeypat
 
     monkeypatch.setattr(Figure, "savefig", watched)
     monkeypatch.setattr(evaluate, "DATA", tmp_path)
+    monkeypatch.setattr(evaluate, "load_passages", lambda: some_passages)
     evaluate.main(["BAAI/bge-m3", "--limit", "2", "--plot", str(tmp_path / "plot.png")])
     out = capsys.readouterr().out
     assert out.count(evaluate.WARNING) == 2
