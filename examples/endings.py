@@ -43,8 +43,9 @@ def readable_damage(folder: Path) -> Iterator[None]:
     ) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         sys.exit(
-            f"error: The index in the folder {folder} is damaged or cannot be written ({reason}). Delete its folders "
-            "langchain, llama_index and openai_sdk, or name another folder with --data (with make: DATA=...)."
+            f"error: The index in the folder {folder} is damaged or cannot be written ({reason}). Delete the "
+            "pipeline's own folder in it (langchain, llama_index or openai_sdk), or name another folder with --data "
+            "(with make: DATA=...)."
         )
 
 

@@ -143,6 +143,22 @@ def test_what_was_paid_for_is_not_paid_for_again_whatever_is_lost(kind, paid_ser
     assert ingest() == []
 
 
+def test_what_one_framework_paid_for_the_other_has(framework, paid_service, embedded, tmp_path):
+    from common import Settings
+
+    rag_langchain = pytest.importorskip("rag_langchain", exc_type=ImportError)
+    rag_llama_index = pytest.importorskip("rag_llama_index", exc_type=ImportError)
+    both = [rag_langchain.LangChainPipeline, rag_llama_index.LlamaIndexPipeline]
+    both.sort(key=lambda kind: kind is not framework)
+    sent = []
+    for kind in both:
+        with contextlib.closing(kind(paid_service, Settings(data=tmp_path))) as pipeline:
+            pipeline.ingest(documents(WITHOUT_NUTS))
+        sent.append([text for text in embedded() if text != "How many numbers?"])
+    assert sorted(sent[0]) == sorted(f"{name}: {text}" for name, text in WITHOUT_NUTS.items())
+    assert sent[1] == []
+
+
 def test_what_came_before_a_failure_is_kept(paid_service, sandbox, embedded, monkeypatch, tmp_path):
     import rag_openai_sdk
     from common import Settings
@@ -331,7 +347,7 @@ def test_a_file_that_holds_something_else_ends_the_demo_with_a_message(kind, dam
     with pytest.raises(SystemExit, match=re.escape(f"{data} is damaged or cannot be written")) as ended:
         main(kind, "A demo", ["--data", str(data)], load=lambda: documents(WITHOUT_NUTS))
     folder = {"BarePipeline": "openai_sdk", "LangChainPipeline": "langchain"}.get(kind.__name__, "llama_index")
-    assert folder in str(ended.value).partition("Delete its folders ")[2]
+    assert folder in str(ended.value).partition("Delete the pipeline's own folder in it ")[2]
     shutil.rmtree(data / folder)
     main(kind, "A demo", ["--data", str(data)], load=lambda: documents(WITHOUT_NUTS))
     gc.collect()
