@@ -170,8 +170,11 @@ async def in_tasks(
         most: How many at once.
         stop: Set when the others should give up.
     """
-    queue = iter(tasks)
     halt = asyncio.Event()
+    if len(tasks) == 1:
+        await _alone(tasks[0](halt), stop)
+        return
+    queue = iter(tasks)
     failures: list[BaseException] = []
 
     async def work() -> None:
@@ -207,3 +210,12 @@ async def in_tasks(
         await asyncio.gather(*workers, return_exceptions=True)
     if failures:
         raise failures[0]
+
+
+async def _alone(task: Awaitable[None], stop: threading.Event) -> None:
+    # Without a task of the event loop's, whose making, waking and ending take five turns of the loop.
+    try:
+        await task
+    except BaseException:
+        stop.set()
+        raise

@@ -279,6 +279,16 @@ def test_headers_of_the_callers_are_sent_beside_the_key(embed, serve):
     assert [value for name, value in server.requests[0].headers if name.lower() == "user-agent"] == ["mine"]
 
 
+def test_a_cookie_of_the_services_is_sent_back(embed, scripted, faults):
+    server = scripted(
+        lambda seen: faults.response(faults.document(seen.json["input"]), Set_Cookie="place=seven; Path=/")
+    )
+    embedder = server.embedder()
+    embed(embedder, ["one"])
+    embed(embedder, ["two"])
+    assert [seen.header("cookie") for seen in server.requests] == [None, "place=seven"]
+
+
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=st.lists(st.sampled_from(ODD_TEXTS), max_size=40), batch_size=st.integers(1, 7))
 def test_vectors_come_in_order_and_repeated_texts_are_sent_once(texts, batch_size, shared_raw):
