@@ -24,6 +24,25 @@ def pipeline_class(name):
     return getattr(importlib.import_module(module), name)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk():
+    """Qdrant commits each passage alone; that thousands outlive a loss of power is not what is tested here."""
+    try:
+        from qdrant_client.local.persistence import CollectionPersistence
+    except ImportError:
+        yield
+        return
+    begin = CollectionPersistence.__init__
+
+    def begin_quickly(persistence, *arguments, **options):
+        begin(persistence, *arguments, **options)
+        persistence.storage.execute("PRAGMA synchronous = OFF")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CollectionPersistence, "__init__", begin_quickly)
+        yield
+
+
 @pytest.fixture(scope="session")
 def corpus_passages():
     """The examples' corpus, which takes seconds to read."""
