@@ -33,21 +33,25 @@ help:
 	@echo "make clean           removes the environments"
 
 # Words of the user's go through the environment as they are: neither make nor the shell may read them as its own.
-unexport Q DATA
+unexport Q DATA PORT MODELS CHAT_PRICE
 demo: export DEMO_QUESTION := $(value Q)
 demo web: export DEMO_DATA := $(value DATA)
-DEMO_OPTIONS = $${DEMO_DATA:+--data "$$DEMO_DATA"} $(if $(CHAT_PRICE),--chat-price $(CHAT_PRICE))
+demo web: export DEMO_PRICE := $(value CHAT_PRICE)
+web: export DEMO_PORT := $(value PORT)
+evaluate: export EVALUATE_MODELS := $(value MODELS)
+# Without quotes where several words are meant; after "set -f" a star in them is a star.
+DEMO_OPTIONS = $${DEMO_DATA:+--data "$$DEMO_DATA"} $${DEMO_PRICE:+--chat-price $$DEMO_PRICE}
 
 demo: $(VENV)/demo
-	@$(RUN) examples/rag_langchain.py $(DEMO_OPTIONS) -- $${DEMO_QUESTION:+"$$DEMO_QUESTION"}
+	@set -f; $(RUN) examples/rag_langchain.py $(DEMO_OPTIONS) -- $${DEMO_QUESTION:+"$$DEMO_QUESTION"}
 	@echo
-	@$(RUN) examples/rag_llama_index.py $(DEMO_OPTIONS) -- $${DEMO_QUESTION:+"$$DEMO_QUESTION"}
+	@set -f; $(RUN) examples/rag_llama_index.py $(DEMO_OPTIONS) -- $${DEMO_QUESTION:+"$$DEMO_QUESTION"}
 
 web: $(VENV)/web
-	@$(RUN) examples/web.py --port $(PORT) $(DEMO_OPTIONS)
+	@set -f; $(RUN) examples/web.py --port "$$DEMO_PORT" $(DEMO_OPTIONS)
 
 evaluate: $(VENV)/evaluate
-	@$(RUN) examples/evaluate.py $(MODELS)
+	@set -f; $(RUN) examples/evaluate.py -- $$EVALUATE_MODELS
 
 notebooks: $(VENV)/notebooks
 	@$(RUN) -m jupyterlab docs/notebooks

@@ -85,6 +85,10 @@ class Settings:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
+    def cache(self, service: Service) -> Path | None:
+        """Return the file that keeps what was paid for, whatever becomes of an index; the sandbox costs nothing."""
+        return None if service.is_sandbox else self.data / "paid.sqlite"
+
 
 @dataclass(frozen=True)
 class Ingested:

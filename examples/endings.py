@@ -6,12 +6,23 @@ import contextlib
 import pickle
 import sqlite3
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from openai import OpenAIError
 
 from nanogpt_core import NanoGPTError
+
+
+@contextlib.contextmanager
+def reading(place: Path) -> Iterator[None]:
+    """Raise a ``ValueError`` that names the place where a file is no file of ours, though it may well parse."""
+    try:
+        yield
+    # What those raise who take JSON, a pickle or an archive for what they once wrote.
+    except (AttributeError, ImportError, LookupError, TypeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{place} is not what was written there: {type(error).__name__}: {error}") from error
 
 
 @contextlib.contextmanager
@@ -32,8 +43,9 @@ def readable_damage(folder: Path) -> Iterator[None]:
     ) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         sys.exit(
-            f"error: The index in the folder {folder} is damaged or cannot be written ({reason}). Delete its folders "
-            "langchain and llama_index, or name another folder with --data (with make: DATA=...)."
+            f"error: The index in the folder {folder} is damaged or cannot be written ({reason}). Delete the "
+            "pipeline's own folder in it (langchain, llama_index or openai_sdk), or name another folder with --data "
+            "(with make: DATA=...)."
         )
 
 

@@ -14,7 +14,6 @@ nothing about the models: they show that the measuring works.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from endings import readable_errors
 from ir_measures import RR, Qrel, R, ScoredDoc, nDCG
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from questions import Question, load_questions
 
 from nanogpt_core import MODELS as CATALOGUE
 from nanogpt_core import Embedder, NanoGPTError, Usage, get_model, list_models
@@ -41,15 +41,6 @@ NAMES = ("nDCG@10", "recall@5", "MRR")
 WIDTHS = (64, 256, 768)
 DEPTH = 200  # passages of a ranking that are looked at
 WARNING = "SANDBOX: vectors made of words, no model behind them. These figures say nothing about the models."
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question, and the sources of which any answers it."""
-
-    text: str
-    sources: tuple[str, ...]
-    language: str
 
 
 @dataclass(frozen=True)
@@ -80,14 +71,6 @@ class Result:
     quality: tuple[float, ...]
     by_language: dict[str, float]
     spent: Usage
-
-
-def load_questions(file: Path, limit: int | None = None) -> list[Question]:
-    """Return the questions of a file; with a limit, so many that are spread over it."""
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    if limit is not None and limit < len(rows):
-        rows = [rows[number * len(rows) // limit] for number in range(limit)]
-    return [Question(row["question"], tuple(row["sources"]), row["language"]) for row in rows]
 
 
 def variants(models: Sequence[str], dimensions: Sequence[int]) -> Iterator[Variant]:
@@ -247,7 +230,6 @@ def main(words: Sequence[str] | None = None) -> None:
     with readable_errors(), connect() as service:
         check_models(models, service)
         questions, passages = load_questions(options.questions, options.limit), load_passages()
-        DATA.mkdir(exist_ok=True)
         notice = WARNING if service.is_sandbox else f"Vectors of {service.name}."
         print(f"{len(questions)} questions, {len(passages):,} passages.\n{notice}\n", flush=True)
         ways = list(variants(models, WIDTHS if dimensions is None else dimensions))
@@ -257,8 +239,11 @@ def main(words: Sequence[str] | None = None) -> None:
         results, failed = measure_all(ways, service, passages, questions)
     if results:
         print(f"{table(results)}\n\n{notice}\n{spent(results)}")
-        plot(results, options.plot, notice)
-        print(f"Drawn: {options.plot}")
+        try:
+            plot(results, options.plot, notice)
+            print(f"Drawn: {options.plot}")
+        except OSError as error:
+            failed.append(f"error: {options.plot} could not be written: {error}")
     if failed:
         sys.exit("\n".join(failed))
 
@@ -280,13 +265,9 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     if options.plot.suffix.lstrip(".") not in kinds:
         parser.error(f"--plot must end in one of .{', .'.join(sorted(kinds))}, unlike {options.plot}")
     try:
-        if not load_questions(options.questions):
-            parser.error(f"--questions: {options.questions} holds no questions")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        parser.error(
-            f"--questions: {options.questions} cannot be read ({type(error).__name__}: {error}). Each line must be "
-            'JSON such as {"question": "…", "sources": ["…"], "language": "en"}'
-        )
+        load_questions(options.questions)
+    except ValueError as error:
+        parser.error(f"--questions: {error}")
     return options
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from common import Ingested, Service, Settings, main
 from corpus import Passage
@@ -15,12 +15,12 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_qdrant import QdrantVectorStore
 from langchain_text_splitters import RecursiveCharacterTextSplitter
 from prompting import SYSTEM_PROMPT, USER_PROMPT, Found, quoted
-from qdrant_client import QdrantClient, models
+from qdrant_client import models
+from store import COLLECTION, open_store, stored
 
 from langchain_nanogpt import ChatNanoGPT, NanoGPTEmbeddings
 from nanogpt_core import Usage
 
-COLLECTION = "passages"
 BATCH = 1000  # passages that the indexing API hands over at a time
 PROMPT = ChatPromptTemplate([("system", SYSTEM_PROMPT), ("user", USER_PROMPT)])
 
@@ -37,33 +37,27 @@ class LangChainPipeline:
         connection = {"api_key": service.api_key, "base_url": service.base_url}
         self.settings = settings
         self.least_score = settings.least_score(service)
-        self.embeddings = NanoGPTEmbeddings(settings.model, **connection)
+        self.embeddings = NanoGPTEmbeddings(settings.model, cache=settings.cache(service), **connection)
         self.chain = PROMPT | ChatNanoGPT(model=settings.chat_model, temperature=0, **connection)
         self.chat_tokens = (0, 0)
 
         folder = settings.folder(service, "langchain")
-        # A page that serves this asks from several threads.
-        self.client = QdrantClient(path=str(folder / "qdrant"), force_disable_check_same_thread=True)
-        self._prepare_collection()
-        if not self.client.count(COLLECTION).count:  # lost, maybe; and what is on record is not embedded again
-            (folder / "records.sqlite").unlink(missing_ok=True)
+        self.client = open_store(folder / "qdrant", self.embeddings.check_width)
+        if not self.client.collection_exists(COLLECTION):
+            width = len(self.embeddings.embed_query("How many numbers?"))
+            vectors = models.VectorParams(size=width, distance=models.Distance.COSINE)
+            self.client.create_collection(COLLECTION, vectors_config=vectors)
         # The store's own check of the width would embed a word each time.
         self.store = QdrantVectorStore(self.client, COLLECTION, self.embeddings, validate_collection_config=False)
         self.records = SQLRecordManager(COLLECTION, db_url=f"sqlite:///{folder / 'records.sqlite'}")
         self.records.create_schema()
 
-    def _prepare_collection(self) -> None:
-        if self.client.collection_exists(COLLECTION):
-            self.embeddings.check_width(self.client.get_collection(COLLECTION).config.params.vectors.size)
-            return
-        width = len(self.embeddings.embed_query("How many numbers?"))
-        vectors = models.VectorParams(size=width, distance=models.Distance.COSINE)
-        self.client.create_collection(COLLECTION, vectors_config=vectors)
-
     def ingest(self, documents: Sequence[Passage]) -> Ingested:
         """Make the index hold these documents and no others; only new passages are embedded."""
+        parts = self._split(documents)
+        strays = self._reconcile({_key(part) for part in parts})
         result = index(
-            self._split(documents),
+            parts,
             self.records,
             self.store,
             cleanup="full",
@@ -71,7 +65,18 @@ class LangChainPipeline:
             key_encoder=_key,
             batch_size=BATCH,
         )
-        return Ingested("passages", result["num_added"], result["num_deleted"], result["num_skipped"])
+        return Ingested("passages", result["num_added"], result["num_deleted"] + strays, result["num_skipped"])
+
+    def _reconcile(self, wanted: set[str]) -> int:
+        """Make the records agree with the store, after a loss or a kill; return how many strays left the store."""
+        there, known = set(stored(self.client)), set(self.records.list_keys())
+        for keys in _batches(known - there):
+            self.records.delete_keys(keys)
+        for keys in _batches((there & wanted) - known):
+            self.records.update(keys)  # paid for: a key stands for a name and a text
+        if strays := list(there - wanted - known):  # the indexing API would never look at them
+            self.client.delete(COLLECTION, strays)
+        return len(strays)
 
     def _split(self, documents: Sequence[Passage]) -> list[Document]:
         size = self.settings.chunk_tokens
@@ -116,6 +121,11 @@ class LangChainPipeline:
         """Close the files."""
         self.client.close()
         self.records.engine.dispose()
+
+
+def _batches(keys: Collection[str]) -> Iterator[list[str]]:
+    ordered = sorted(keys)  # SQLite takes some thousands at a time
+    return (ordered[start : start + BATCH] for start in range(0, len(keys), BATCH))
 
 
 def _key(document: Document) -> str:

@@ -9,6 +9,7 @@ from functools import partial
 
 from common import Ingested, Service, Settings, main
 from corpus import Passage
+from endings import reading
 from llama_index.core import Document, QueryBundle, VectorStoreIndex
 from llama_index.core.indices.query.embedding_utils import get_top_k_mmr_embeddings
 from llama_index.core.ingestion import IngestionPipeline
@@ -17,15 +18,13 @@ from llama_index.core.postprocessor import SimilarityPostprocessor
 from llama_index.core.prompts import ChatPromptTemplate
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore
 from llama_index.core.storage.docstore import SimpleDocumentStore
-from llama_index.core.vector_stores import FilterOperator, MetadataFilter, MetadataFilters
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from prompting import SYSTEM_PROMPT, USER_PROMPT, Found, quoted
-from qdrant_client import QdrantClient
+from store import COLLECTION, open_store, stored
 
 from llama_index_nanogpt import NanoGPT, NanoGPTEmbedding
 from nanogpt_core import Usage
 
-COLLECTION = "passages"
 PROMPT = ChatPromptTemplate.from_messages([("system", SYSTEM_PROMPT), ("user", USER_PROMPT)])
 
 
@@ -34,23 +33,18 @@ class LlamaIndexPipeline:
 
     def __init__(self, service: Service, settings: Settings) -> None:
         connection = {"api_key": service.api_key, "base_url": service.base_url}
-        self.settings = settings
-        self.embed_model = NanoGPTEmbedding(settings.model, **connection)
+        self.settings, self.chat_tokens = settings, (0, 0)
+        self.embed_model = NanoGPTEmbedding(settings.model, cache=settings.cache(service), **connection)
         self.llm = NanoGPT(settings.chat_model, temperature=0, **connection)
         self.cutoff = SimilarityPostprocessor(similarity_cutoff=settings.least_score(service))
-        self.chat_tokens = (0, 0)
-
         folder = settings.folder(service, "llama_index")
-        # A page that serves this asks from several threads.
-        self.client = QdrantClient(path=str(folder / "qdrant"), force_disable_check_same_thread=True)
-        stored = self.client.collection_exists(COLLECTION) and self.client.get_collection(COLLECTION)
-        if stored:
-            self.embed_model.check_width(stored.config.params.vectors.size)
+        self.client = open_store(folder / "qdrant", self.embed_model.check_width)
         self.store = QdrantVectorStore(COLLECTION, client=self.client, index_doc_id=False)
         self.documents_file = folder / "documents.json"
         self.documents = SimpleDocumentStore()
-        if stored and stored.points_count and self.documents_file.exists():  # what is on record is not embedded again
-            self.documents = SimpleDocumentStore.from_persist_path(str(self.documents_file))
+        if self.documents_file.exists():
+            with reading(self.documents_file):
+                self.documents = SimpleDocumentStore.from_persist_path(str(self.documents_file))
 
     def ingest(self, documents: Sequence[Passage]) -> Ingested:
         """Make the index hold these documents and no others; only the passages of changed ones are embedded."""
@@ -72,21 +66,27 @@ class LlamaIndexPipeline:
         named = {document.source: _document(document) for document in documents}
         removed = self._remove(named)
         nodes = pipeline.run(documents=list(named.values()))
-        # Last, so that after a failure the same documents are taken again.
-        self.documents.persist(str(part := self.documents_file.with_suffix(".part")))
-        part.replace(self.documents_file)
+        self._save()  # last, so that after a failure the same documents are taken again
         changed = len({node.ref_doc_id for node in nodes})
         return Ingested("documents", changed, removed, len(named) - changed)
 
     def _remove(self, named: Mapping[str, Document]) -> int:
-        """Remove what changed or is gone, all at once: IngestionPipeline would search the whole store for each."""
-        known = {name: self.documents.get_document_hash(name) for name in self.documents.docs}
-        if stale := [name for name in known if name not in named or named[name].hash != known[name]]:
-            is_stale = MetadataFilter(key="source", operator=FilterOperator.IN, value=stale)
-            self.store.delete_nodes(filters=MetadataFilters(filters=[is_stale]))
-        for name in stale:
-            self.documents.delete_document(name)
-        return len(known.keys() - named.keys())
+        """Remove, all at once, what changed or is gone, and what is on record alone or in the store alone."""
+        with reading(self.documents_file):
+            known = {name: self.documents.get_document_hash(name) for name in self.documents.docs}
+        there = stored(self.client)
+        unchanged = {name for name, document in named.items() if known.get(name) == document.hash}
+        kept = unchanged.intersection(there.values())
+        for name in known.keys() - kept:
+            self.documents.delete_document(name, raise_error=False)
+        self._save()  # first, or a document of which some passages are left could count as unchanged after a kill
+        if stale := [key for key, source in there.items() if source not in kept]:
+            self.client.delete(COLLECTION, stale)
+        return len((known.keys() | there.values()) - named.keys())
+
+    def _save(self) -> None:
+        self.documents.persist(str(part := self.documents_file.with_suffix(".part")))
+        part.replace(self.documents_file)
 
     def retrieve(self, question: str) -> list[Found]:
         """Return the passages for a question, best first; with MMR, in the order in which it chose them."""

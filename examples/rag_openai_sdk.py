@@ -1,16 +1,19 @@
 """RAG with the bare OpenAI SDK: the four steps of NanoGPT's reference page, finished.
 
-There is no retrying, splitting, caching or checking of replies here, and no index that stays: that is what the packages
-and the frameworks are for.
+There is no retrying, splitting or checking of replies here, and the whole index is one array: that is what the packages
+and the frameworks are for. What was embedded stays in a file, since nobody wants to pay for it at each start.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from common import Ingested, Service, Settings, main
 from corpus import Passage, cut
+from endings import reading
 from openai import OpenAI
 from prompting import SYSTEM_PROMPT, USER_PROMPT, Found, quoted
 from tqdm import tqdm
@@ -27,29 +30,52 @@ class BarePipeline:
 
     Args:
         service: What to talk to.
-        settings: How to work; ``data`` is not used, since nothing is kept.
+        settings: How to work.
     """
 
     def __init__(self, service: Service, settings: Settings) -> None:
         self.client = OpenAI(api_key=service.api_key, base_url=service.base_url)
         self.settings = settings
         self.least_score = settings.least_score(service)
+        self.file = settings.folder(service, "openai_sdk") / "vectors.npz"
         self.tokens = 0
         self.chat_tokens = (0, 0)
 
     def ingest(self, documents: Sequence[Passage]) -> Ingested:
-        """1. Embed the knowledge base and store it: in memory, and so anew each time."""
+        """1. Embed the knowledge base and store it: what is not in the file yet."""
         most = self.settings.chunk_tokens * CHARS_A_TOKEN
         self.passages = [passage for document in documents for passage in cut(document, most)]
-        self.matrix = self._embed([passage.text for passage in self.passages])
-        return Ingested("passages", len(self.passages), None, 0)
+        keys = [hashlib.sha256(passage.text.encode()).hexdigest() for passage in self.passages]
+        texts = {key: passage.text for key, passage in zip(keys, self.passages, strict=True)}
+        before = self._load()
+        vectors = {key: before[key] for key in texts if key in before}
+        new = [key for key in texts if key not in before]
+        try:
+            for start in tqdm(range(0, len(new), BATCH), desc="Embedding", unit="request", disable=not new):
+                batch = new[start : start + BATCH]
+                vectors.update(zip(batch, self._embed([texts[key] for key in batch]), strict=True))
+        finally:  # what was paid for before a failure is kept too
+            if vectors.keys() != before.keys():
+                self._save(vectors)
+        self.matrix = np.array([vectors[key] for key in keys])
+        return Ingested("passages", len(new), len(before.keys() - texts.keys()), len(texts) - len(new))
+
+    def _load(self) -> dict[str, np.ndarray]:
+        if not self.file.exists():
+            return {}
+        with reading(self.file), self.file.open("rb") as file, np.load(file) as arrays:
+            return dict(zip(arrays["keys"].tolist(), arrays["vectors"], strict=True))
+
+    def _save(self, vectors: dict[str, np.ndarray]) -> None:
+        part = self.file.with_suffix(f".{os.getpid()}.part")
+        with part.open("wb") as file:
+            np.savez(file, keys=list(vectors), vectors=list(vectors.values()))
+        part.replace(self.file)  # whole, or not at all
 
     def _embed(self, texts: list[str]) -> np.ndarray:
-        rows: list[list[float]] = []
-        for start in tqdm(range(0, len(texts), BATCH), desc="Embedding", unit="request", disable=len(texts) == 1):
-            reply = self.client.embeddings.create(model=self.settings.model, input=texts[start : start + BATCH])
-            rows += [item.embedding for item in sorted(reply.data, key=lambda item: item.index)]
-            self.tokens += reply.usage.prompt_tokens
+        reply = self.client.embeddings.create(model=self.settings.model, input=texts)
+        rows = [item.embedding for item in sorted(reply.data, key=lambda item: item.index)]
+        self.tokens += reply.usage.prompt_tokens
         matrix = np.array(rows, dtype=np.float32)
         return matrix / np.linalg.norm(matrix, axis=1, keepdims=True)
 

@@ -1,6 +1,7 @@
 """What all tests share: a sandbox over real HTTP, a clean environment, and no other network."""
 
 import os
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +22,16 @@ def _packaged_vocabulary() -> str | None:
     return str(folder) if folder.is_dir() else None
 
 
+def _keep_bytecode(config: pytest.Config) -> None:
+    # Where Python is told to write none, as in many containers, each of the many processes that the tests start would
+    # compile a framework anew. Kept with pytest's own files, so that no other folder sees any.
+    if hasattr(config, "cache") and os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+        sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = str(config.cache.mkdir("bytecode"))
+        sys.dont_write_bytecode = False
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    _keep_bytecode(config)
     # For the few tests that ask the real service, where there is a key. The environment is cleared of it.
     given = {name: os.environ.get(f"NANOGPT_{variable}") for name, variable in REAL.items()}
     config.real_service = {name: value for name, value in given.items() if value}

@@ -1,6 +1,7 @@
 """The snippets of the README and of the pages in docs run as they stand; the README's table is the catalogue's."""
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -46,22 +47,92 @@ def installed(name: str) -> bool:
     return (not parent or installed(parent)) and find_spec(name) is not None
 
 
+STRICT = [sys.executable, "-W", "error", "-W", f"ignore:{SUNSET}:DeprecationWarning", "-c"]
+# Importing a framework takes longer than most snippets: one process does it, and each snippet gets a fork of it.
+WARM = """
+import gc, json, os, sys, types, warnings
+for line in json.loads(sys.argv[1]):
+    exec(line, {})
+gc.freeze()  # or each fork would copy all of it to look at it
+for line in sys.stdin:
+    job = json.loads(line)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads that numpy has outside of Python
+        child = os.fork()
+    if not child:
+        break
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+else:
+    sys.exit()
+os.chdir(job["folder"])
+for number, name in enumerate((os.devnull, "../out", "../err")):
+    os.dup2(os.open(name, os.O_RDWR | os.O_CREAT), number)
+sys.modules["__main__"] = main = types.ModuleType("__main__")
+exec(compile(job["code"], "<string>", "exec"), vars(main))
+"""
+
+
+# What openai imports as the first request goes out.
+LATE = "import openai.resources.chat, openai.resources.embeddings"
+
+
+def imports(snippet: str) -> set[str]:
+    """The lines that import what is installed."""
+    lines = set()
+    for node in ast.walk(ast.parse(snippet)):
+        names = (
+            [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in getattr(node, "names", [])]
+        )
+        if isinstance(node, ast.Import | ast.ImportFrom) and all(map(installed, names)):
+            lines.add(ast.unparse(node))
+    return lines
+
+
+def frameworks(snippet: str) -> frozenset[str]:
+    return frozenset(name for name in ("langchain", "llama_index") if name in snippet)
+
+
+@pytest.fixture(scope="module")
+def warm(shared_sandbox):
+    """Return a process by the frameworks that are imported in it already."""
+    environment = {
+        **os.environ,
+        "NANOGPT_API_KEY": shared_sandbox.api_key,
+        "NANOGPT_BASE_URL": shared_sandbox.base_url,
+    }
+    running = {}
+
+    def process(wanted):
+        if wanted not in running:
+            like = [snippet for (snippet,) in (param.values for param in SNIPPETS) if frameworks(snippet) == wanted]
+            running[wanted] = subprocess.Popen(
+                [*STRICT, WARM, json.dumps([LATE, *sorted(set().union(*map(imports, like)))])],
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        return running[wanted]
+
+    yield process
+    for each in running.values():
+        each.communicate(timeout=30)
+
+
 @pytest.mark.parametrize("snippet", SNIPPETS)
-def test_snippet_runs_in_a_process_of_its_own(snippet, sandbox, tmp_path):
+def test_snippet_runs_in_a_process_of_its_own(snippet, warm, tmp_path):
     for plugin, framework in NEEDS.items():
         if plugin in snippet and not installed(framework):
             pytest.skip(f"{framework} is not installed")
-    environment = {**os.environ, "NANOGPT_API_KEY": sandbox.api_key, "NANOGPT_BASE_URL": sandbox.base_url}
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-W", f"ignore:{SUNSET}:DeprecationWarning", "-c", snippet],
-        check=False,
-        env=environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    process = warm(frameworks(snippet))
+    process.stdin.write(json.dumps({"code": snippet, "folder": str(folder)}) + "\n")
+    process.stdin.flush()
+    status = process.stdout.readline().strip() or process.communicate()[1]
+    assert status == "0", (tmp_path / "err").read_text() if (tmp_path / "err").exists() else status
+    assert (tmp_path / "out").read_text().strip()
 
 
 @pytest.mark.parametrize("code", BEFORE)

@@ -24,6 +24,39 @@ def pipeline_class(name):
     return getattr(importlib.import_module(module), name)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk():
+    """Qdrant commits each passage alone; that thousands outlive a loss of power is not what is tested here."""
+    try:
+        from qdrant_client.local.persistence import CollectionPersistence
+    except ImportError:
+        yield
+        return
+    begin = CollectionPersistence.__init__
+
+    def begin_quickly(persistence, *arguments, **options):
+        begin(persistence, *arguments, **options)
+        persistence.storage.execute("PRAGMA synchronous = OFF")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CollectionPersistence, "__init__", begin_quickly)
+        yield
+
+
+@pytest.fixture(scope="session")
+def corpus_passages():
+    """The examples' corpus, which takes seconds to read."""
+    from corpus import load_passages
+
+    return load_passages()
+
+
+@pytest.fixture(scope="session")
+def module_framework():
+    """Return the class of a pipeline by its name, or skip: for fixtures that outlive a test."""
+    return pipeline_class
+
+
 @pytest.fixture
 def service(sandbox):
     from common import Service

@@ -82,10 +82,25 @@ def test_questions_are_taken_from_all_over_the_file():
     assert [question.language for question in load_questions(file, 6)] == ["en", "en", "en", "en", "de", "zh"]
 
 
-def test_two_models_and_few_questions_from_the_command_line(sandbox, monkeypatch, tmp_path, capsys):
+@pytest.fixture(scope="module")
+def some_passages(corpus_passages):
+    """A tenth of the corpus, and with it all that answers a question."""
+    from evaluate import load_questions
+
+    questions = Path(__file__).resolve().parents[2] / "examples" / "questions.jsonl"
+    answers = {source for question in load_questions(questions) for source in question.sources}
+    return [
+        passage
+        for number, passage in enumerate(corpus_passages)
+        if number % 10 == 0 or passage.source.split(" (part ")[0] in answers
+    ]
+
+
+def test_two_models_and_few_questions_from_the_command_line(sandbox, monkeypatch, tmp_path, capsys, some_passages):
     import evaluate
 
     monkeypatch.setattr(evaluate, "DATA", tmp_path)
+    monkeypatch.setattr(evaluate, "load_passages", lambda: some_passages)
     monkeypatch.setenv("NANOGPT_API_KEY", sandbox.api_key)
     monkeypatch.setenv("NANOGPT_BASE_URL", sandbox.base_url)
     words = [*MODELS, "--limit", "6", "--dimensions", "128", "--plot", str(tmp_path / "plot.png")]
@@ -117,7 +132,7 @@ def test_two_models_and_few_questions_from_the_command_line(sandbox, monkeypatch
     ]
 
 
-def test_without_a_key_table_and_plot_say_that_no_model_is_behind_them(monkeypatch, tmp_path, capsys):
+def test_without_a_key_table_and_plot_say_that_no_model_is_behind_them(monkeypatch, tmp_path, capsys, some_passages):
     import evaluate
     from matplotlib.figure import Figure
 
@@ -130,6 +145,7 @@ def test_without_a_key_table_and_plot_say_that_no_model_is_behind_them(monkeypat
 
     monkeypatch.setattr(Figure, "savefig", watched)
     monkeypatch.setattr(evaluate, "DATA", tmp_path)
+    monkeypatch.setattr(evaluate, "load_passages", lambda: some_passages)
     evaluate.main(["BAAI/bge-m3", "--limit", "2", "--plot", str(tmp_path / "plot.png")])
     out = capsys.readouterr().out
     assert out.count(evaluate.WARNING) == 2
@@ -210,3 +226,36 @@ def test_a_wrong_option_is_told_before_any_work(run, sandbox, words, message):
     assert message in end
     assert inputs(sandbox) == []
     assert out == ""
+
+
+ROW = '{"question": "Which?", "sources": ["heapq.merge"], "language": "en"}'
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        ROW.replace('["heapq.merge"]', '"heapq.merge"'),  # would be eleven sources, of a letter each
+        ROW.replace('["heapq.merge"]', "[]"),
+        ROW.replace('["heapq.merge"]', "[1]"),
+        ROW.replace('"Which?"', "5"),
+        ROW.replace('"Which?"', '" "'),
+        ROW.replace('"en"', "null"),
+        "[]",
+        ROW[:40],
+    ],
+)
+def test_a_row_that_is_no_question_is_told_before_any_work(run, sandbox, tmp_path, row):
+    (tmp_path / "questions.jsonl").write_text(f"{ROW}\n{row}\n")
+    out, end = run("--questions", tmp_path / "questions.jsonl")
+    assert end.startswith("2 ")
+    assert "Each line must be JSON such as" in end
+    assert (inputs(sandbox), out) == ([], "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_plot_that_cannot_be_written_ends_with_a_message_after_the_table(run, tmp_path):
+    (tmp_path / "plot.png").symlink_to("/dev/full")
+    out, end = run(MODELS[0], "--dimensions")
+    assert f"| {MODELS[0]} " in out
+    assert f"error: {tmp_path / 'plot.png'} could not be written: " in end
+    assert "Drawn" not in out

@@ -33,14 +33,12 @@ ELSEWHERE = [
 ]
 
 
-def test_the_sandboxs_least_score_tells_the_corpus_from_other_matters(service):
+def test_the_sandboxs_least_score_tells_the_corpus_from_other_matters(service, corpus_passages):
     from common import SANDBOX_MIN_SCORE
-    from corpus import load_passages
 
-    passages = load_passages()
-    sources = np.array([passage.source.split(" (part ")[0] for passage in passages])
+    sources = np.array([passage.source.split(" (part ")[0] for passage in corpus_passages])
     embedder = Embedder(api_key=service.api_key, base_url=service.base_url)
-    matrix = embedder.embed([passage.text for passage in passages])
+    matrix = embedder.embed([passage.text for passage in corpus_passages])
     found = []
     for line in QUESTIONS.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)

@@ -21,7 +21,7 @@ def make(tmp_path):
     (folder / "bin").mkdir(parents=True)
     (folder / "bin" / "python").write_text(PYTHON)
     (folder / "bin" / "python").chmod(0o755)
-    for name in ("bin/uv", "demo", "web"):  # each is newer than what it is made of: nothing is to be set up
+    for name in ("bin/uv", "demo", "web", "evaluate"):  # each is newer than what it is made of: nothing is to be set up
         (folder / name).touch()
 
     def run(*words):
@@ -57,3 +57,19 @@ def test_the_data_folder_and_the_chat_price_are_handed_on(make):
     options = ["--data", "/a b/$c", "--chat-price", "0.15", "0.6"]
     assert [words[1:] for words in make("demo", *given)] == [[*options, "--"]] * 2
     assert make("web", "PORT=81", *given) == [["examples/web.py", "--port", "81", *options]]
+
+
+@pytest.mark.parametrize("words", ["Qwen/Qwen3-Embedding-0.6B  BAAI/bge-m3", "", *(word for word in QUESTIONS)])
+def test_models_reach_the_evaluation_word_by_word(make, words):
+    assert make("evaluate", f"MODELS={words}") == [["examples/evaluate.py", "--", *words.split()]]
+
+
+def test_models_may_stand_in_the_environment(make, monkeypatch):
+    monkeypatch.setenv("MODELS", "$(shell echo) M*")
+    assert make("evaluate") == [["examples/evaluate.py", "--", "$(shell", "echo)", "M*"]]
+
+
+def test_what_stands_for_a_number_is_no_command_either(make):
+    port = "$(shell echo run) `id`"
+    (words,) = make("web", f"PORT={port}", "CHAT_PRICE=M* $(echo 1)")
+    assert words == ["examples/web.py", "--port", port, "--chat-price", "M*", "$(echo", "1)"]

@@ -57,11 +57,11 @@ def chats(sandbox):
 # --- ingest ---
 
 
-def test_of_3000_documents_only_what_changed_is_embedded_again(framework, opened, embedded):
+def test_of_3000_documents_only_what_changed_is_embedded_again(kind, opened, embedded):
     facts = {f"plant {number}": f"Plant {number} grows {number * 7 % 3001} leaves." for number in range(3000)}
 
     def ingest():
-        pipeline = opened(framework)
+        pipeline = opened(kind)
         embedded()  # a new index asks how wide vectors are
         done = pipeline.ingest(documents(facts))
         return done, embedded(), sources(pipeline.retrieve("plant 1234 and plant 1235"))
@@ -84,10 +84,11 @@ def test_of_3000_documents_only_what_changed_is_embedded_again(framework, opened
     assert "plant 1235" not in found
 
 
-def test_opening_and_ingesting_what_is_there_already_sends_nothing_at_all(framework, opened, sandbox):
-    opened(framework).ingest(documents(FACTS))
+def test_opening_and_ingesting_what_is_there_already_sends_nothing_at_all(kind, opened, sandbox):
+    opened(kind).ingest(documents(FACTS))
     sandbox.clear()
-    opened(framework).ingest(documents(FACTS))
+    again = opened(kind).ingest(documents(FACTS))
+    assert (again.added, again.removed, again.unchanged) == (0, 0, len(FACTS))
     assert sandbox.requests == []
 
 
