@@ -32,6 +32,11 @@ _CLIENTS = ("client", "root_client", "async_client", "root_async_client")
 # Where what the SDK does not know goes.
 _BESIDE = "extra_body={}"
 _HTTP_CLIENTS = ("http_client", "http_async_client")
+# What the clients are made with.
+_FIXED = {
+    *("openai_api_key", "openai_api_base", "request_timeout", "max_retries", "requests_per_second"),
+    *("default_headers", "allow_insecure_http", *_HTTP_CLIENTS),
+}
 
 
 class ChatNanoGPT(BaseChatOpenAI):
@@ -103,6 +108,12 @@ class ChatNanoGPT(BaseChatOpenAI):
     def _forget_environment(self) -> ChatNanoGPT:
         self.openai_organization = None
         return self
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # The base class sets some while it is made.
+        if name in _FIXED and hasattr(self, "_caller"):
+            raise ConfigurationError(f"{name} cannot be changed any more.", remedy="Make a new ChatNanoGPT.")
+        super().__setattr__(name, value)
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> ChatNanoGPT:
         # Clients are shared by copies.

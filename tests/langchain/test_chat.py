@@ -174,6 +174,29 @@ async def test_copies_work(make, call, duplicate):
 
 
 @pytest.mark.usefixtures("foreign_environment")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("openai_api_key", SecretStr("another")),
+        ("openai_api_base", "https://example.org/v1"),
+        ("request_timeout", 3),
+        ("max_retries", 7),
+        ("requests_per_second", 1),
+        ("default_headers", {"X-Team": "search"}),
+        ("allow_insecure_http", True),
+        ("http_client", http.Client()),
+        ("http_async_client", http.AsyncClient()),
+    ],
+)
+async def test_what_its_clients_are_made_with_stays(make, call, sandbox, name, value):
+    chat = make()
+    with pytest.raises(errors.ConfigurationError, match=f"^{name} cannot be changed any more"):
+        setattr(chat, name, value)
+    chat.temperature = 0.25
+    await call(chat, "invoke", MESSAGES)
+    assert sandbox.requests[0].body["temperature"] == 0.25
+
+
 def test_no_key():
     with pytest.raises(errors.ConfigurationError, match="NANOGPT_API_KEY"):
         ChatNanoGPT()
