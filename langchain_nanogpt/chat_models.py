@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+import math
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
 from langchain_core.language_models import LangSmithParams
 from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages.utils import count_tokens_approximately
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_openai.chat_models.base import BaseChatOpenAI
@@ -31,6 +33,7 @@ _RESPONSES_ONLY = ("use_responses_api", "use_previous_response_id", "include", "
 _CLIENTS = ("client", "root_client", "async_client", "root_async_client")
 # Where what the SDK does not know goes.
 _BESIDE = "extra_body={}"
+_BYTES_PER_TOKEN = 4
 _HTTP_CLIENTS = ("http_client", "http_async_client")
 # What the clients are made with.
 _FIXED = {
@@ -162,6 +165,24 @@ class ChatNanoGPT(BaseChatOpenAI):
         options = getattr(bound, "kwargs", {})
         check_tool_choice(options.get("tool_choice"), options.get("tools"))
         return bound
+
+    def get_num_tokens(self, text: str) -> int:
+        """Count tokens as OpenAI's models do, and as a token for four bytes where tiktoken's file cannot be had."""
+        try:
+            return super().get_num_tokens(text)
+        except OSError:
+            return math.ceil(len(text.encode()) / _BYTES_PER_TOKEN)
+
+    def get_num_tokens_from_messages(self, messages: Sequence[BaseMessage], tools: Any = None, **options: Any) -> int:
+        """Count tokens, for ``trim_messages(token_counter=chat)`` for example.
+
+        It is OpenAI's way of counting for names that OpenAI has, and LangChain's approximation for all others, or where
+        tiktoken's file cannot be had.
+        """
+        try:
+            return super().get_num_tokens_from_messages(messages, tools, **options)
+        except (NotImplementedError, OSError):
+            return count_tokens_approximately(messages, tools=tools)
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         return LangSmithParams(**{**super()._get_ls_params(stop=stop, **kwargs), "ls_provider": _PROVIDER})
