@@ -12,6 +12,7 @@ from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
 from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
 from llama_index.core.callbacks import CallbackManager
 
+from llama_index_nanogpt.listeners import anybody_listens
 from nanogpt_core import Embedder, Estimate, Usage
 from nanogpt_core.connection import ApiKey
 from nanogpt_core.errors import ConfigurationError
@@ -178,6 +179,8 @@ class NanoGPTEmbedding(BaseEmbedding):
         if not self._in_parts(checked, show_progress):
             return super().get_text_embedding_batch(checked, show_progress, **kwargs)
         ready, embeddings = self._embedder.embed_lists(checked), list[Embedding]()
+        if not anybody_listens(self.callback_manager):
+            return ready
         for part in _parts(len(checked)):
             with _handed_over(ready[part]):
                 embeddings += super().get_text_embedding_batch(checked[part], show_progress, **kwargs)
@@ -191,6 +194,8 @@ class NanoGPTEmbedding(BaseEmbedding):
         if not self._in_parts(checked, show_progress):
             return await super().aget_text_embedding_batch(checked, show_progress, **kwargs)
         ready, embeddings = await self._embedder.aembed_lists(checked), list[Embedding]()
+        if not anybody_listens(self.callback_manager):
+            return ready
         for part in _parts(len(checked)):
             with _handed_over(ready[part]):
                 embeddings += await super().aget_text_embedding_batch(checked[part], show_progress, **kwargs)
@@ -200,7 +205,7 @@ class NanoGPTEmbedding(BaseEmbedding):
         """Whether texts that LlamaIndex would hand over as one batch are embedded first and then handed back in parts.
 
         LlamaIndex copies all lists of a batch into an event. For thousands at once that is hundreds of megabytes, and
-        stops an event loop for half a second.
+        stops an event loop for half a second. Where nobody listens, there is no need to make events at all.
         """
         own = self.embeddings_cache is not None or self.rate_limiter is not None or show_progress
         return not own and _AT_ONCE < len(texts) <= self.embed_batch_size

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from nanogpt_core import waiting
 from nanogpt_core.catalogue import near_names
@@ -32,6 +32,10 @@ from nanogpt_core.reply import Reply, WidthError, WidthGuard, read_reply
 from nanogpt_core.retrying import pause_before
 from nanogpt_core.usage import Budget, UsageMeter
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 __all__ = ["Call", "Delivery", "Receiver"]
 
 # A reply's bytes: a number takes at most so many, in base64 or written out; and what is around the vectors.
@@ -42,6 +46,9 @@ _BYTES_AROUND = 1 << 20
 
 class Receiver(Protocol):
     """Where vectors go."""
+
+    def room(self, job: Job) -> NDArray[np.float32] | None:
+        """Return where a request's vectors may be written before they are checked, or None."""
 
     def accept(self, job: Job, reply: Reply) -> Iterator[None]:
         """Take the vectors of one request, part by part, as what is returned is run through."""
@@ -161,7 +168,7 @@ class Delivery:
                 except BudgetExceededError as error:
                     raise error from last
             try:
-                reply = _read((yield self._send(job, encoding, call)), len(job.texts))
+                reply = _read((yield self._send(job, encoding, call)), len(job.texts), call.receiver.room(job))
                 yield from self._check_width(reply, call)
             except NanoGPTError as error:
                 last = error
@@ -232,9 +239,9 @@ class Delivery:
         return row.dimensions if row else None
 
 
-def _read(body: bytes, count: int) -> Reply:
+def _read(body: bytes, count: int, room: NDArray[np.float32] | None) -> Reply:
     try:
-        return read_reply(body, count)
+        return read_reply(body, count, room)
     except NanoGPTError as error:
         raise bare(error)  # noqa: B904 - without the frames that hold the reply
 

@@ -24,6 +24,12 @@ class Form(Protocol[R_co]):
     def __init__(self, plan: Plan) -> None:
         """Begin without vectors."""
 
+    def room(self, rows: Sequence[int], width: int) -> NDArray[np.float32] | None:
+        """Return where the vectors of these rows will be, ``(len(rows), width)`` float32; None where they are copied.
+
+        They count from :meth:`put` on; until then anything may be there.
+        """
+
     def put(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> Iterable[None]:
         """Take vectors, ``(len(rows), d)`` float32, as what is returned is run through, part by part.
 
@@ -45,15 +51,33 @@ class Matrix:
         self._vectors: NDArray[np.float32] | None = None
         self._lock = threading.Lock()
 
+    def room(self, rows: Sequence[int], width: int) -> NDArray[np.float32] | None:
+        """Return the rows' part of the matrix, where they follow one another."""
+        if not in_one(rows):
+            return None
+        with self._lock:
+            if self._vectors is None:
+                self._vectors = self._new(width)
+            matrix = self._vectors
+        return matrix[rows[0] : rows[-1] + 1] if matrix.shape[1] == width else None
+
     def put(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> Iterable[None]:
         """Take vectors, at once."""
         import numpy as np
 
         with self._lock:
-            if self._vectors is None:
-                self._vectors = np.empty((len(self._plan.wire), vectors.shape[1]), dtype=np.float32)
-        self._vectors[slice(rows[0], rows[-1] + 1) if in_one(rows) else list(rows)] = vectors
+            # What is put is of one width. Another may have been expected, and room made for it in vain.
+            if self._vectors is None or self._vectors.shape[1] != vectors.shape[1]:
+                self._vectors = self._new(vectors.shape[1])
+            matrix = self._vectors
+        if not np.may_share_memory(matrix, vectors):
+            matrix[slice(rows[0], rows[-1] + 1) if in_one(rows) else list(rows)] = vectors
         return ()
+
+    def _new(self, width: int) -> NDArray[np.float32]:
+        import numpy as np
+
+        return np.empty((len(self._plan.wire), width), dtype=np.float32)
 
     def result(self, width: int) -> NDArray[np.float32]:
         """Return the matrix."""
@@ -80,6 +104,10 @@ class Lists:
         plain = plan.texts == len(plan.wire) and not plan.pieces
         self._matrix = None if plain else Matrix(plan)
         self._lists: list[list[float]] = [[]] * len(plan.wire) if plain else []
+
+    def room(self, rows: Sequence[int], width: int) -> NDArray[np.float32] | None:
+        """Return the rows' part of the matrix, where there is one."""
+        return None if self._matrix is None else self._matrix.room(rows, width)
 
     def put(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> Iterable[None]:
         """Take vectors, part by part."""

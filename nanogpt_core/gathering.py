@@ -89,6 +89,11 @@ class Gathering(Generic[R]):
             raise
         self._cached_width = self._guard.width
 
+    def room(self, job: Job) -> NDArray[np.float32] | None:
+        """Return where the vectors of one request will be, so that they need not be copied; None where that is open."""
+        width = self._guard.width
+        return None if width is None else self._vectors.room(job.rows, width)
+
     def accept(self, job: Job, reply: Reply) -> Iterator[None]:
         """Take the vectors of one request, part by part."""
         return self._take(job.rows, reply.vectors)

@@ -137,21 +137,28 @@ class WidthGuard(ForkSafe):
         )
 
 
-def read_reply(body: bytes, count: int) -> Reply:
+def read_reply(body: bytes, count: int, room: NDArray[np.float32] | None = None) -> Reply:
     """Read the reply to a request of ``count`` texts; see :class:`WidthGuard` for the check of its width.
+
+    Args:
+        body: The reply.
+        count: Texts in the request.
+        room: Where the vectors may be written, and are where they fit: ``(count, d)`` float32. What is there after an
+            error is to be ignored.
 
     Raises:
         DamagedReplyError: It is not whole JSON, or a vector's base64 is damaged.
         ReplyError: It does not hold the vectors asked for.
     """
     with held_back():
-        document, vectors = _parsed(body, count)
+        document, embeddings = _parsed(body, count)
+        vectors = _matrix(embeddings, room)
     _check_numbers(vectors)
     model = document.get("model")
     return Reply(vectors, _prompt_tokens(document.get("usage")), model if isinstance(model, str) else None)
 
 
-def _parsed(body: bytes, count: int) -> tuple[dict[str, Any], NDArray[np.float32]]:
+def _parsed(body: bytes, count: int) -> tuple[dict[str, Any], list[Any]]:
     from jiter import from_json  # comes with the SDK, which is imported late
 
     try:
@@ -169,7 +176,7 @@ def _parsed(body: bytes, count: int) -> tuple[dict[str, Any], NDArray[np.float32
         raise ReplyError(
             f"The service answered 200 with an error: {words}" if words else f"No data in reply: {excerpt(body)!r}."
         )
-    return document, _matrix(_in_order(data, count))
+    return document, _in_order(data, count)
 
 
 def _in_order(data: list[Any], count: int) -> list[Any]:
@@ -188,26 +195,26 @@ def _in_order(data: list[Any], count: int) -> list[Any]:
     return [embedding for _, embedding in sorted(zip(indices, embeddings, strict=True), key=lambda pair: pair[0])]
 
 
-def _matrix(embeddings: list[Any]) -> NDArray[np.float32]:
+def _matrix(embeddings: list[Any], room: NDArray[np.float32] | None) -> NDArray[np.float32]:
     if all(type(embedding) is str for embedding in embeddings):
-        return _from_base64(embeddings)
+        return _from_base64(embeddings, room)
     if all(type(embedding) is list for embedding in embeddings):
         return _from_floats(embeddings)
     kinds = ", ".join(sorted({type(embedding).__name__ for embedding in embeddings}))
     raise ReplyError(f"The reply's vectors are neither all base64 nor all lists of numbers, but: {kinds}.")
 
 
-def _from_base64(embeddings: list[str]) -> NDArray[np.float32]:
+def _from_base64(embeddings: list[str], room: NDArray[np.float32] | None) -> NDArray[np.float32]:
     import numpy as np
 
-    vectors = _decoded_in_parts(embeddings)
+    vectors = _decoded_in_parts(embeddings, room)
     if vectors is None:
         numbers = _decoded_one_by_one(embeddings)
         vectors = np.frombuffer(numbers, dtype="<f4").reshape(len(embeddings), -1).astype(np.float32, copy=False)
     return vectors
 
 
-def _decoded_in_parts(embeddings: list[str]) -> NDArray[np.float32] | None:
+def _decoded_in_parts(embeddings: list[str], room: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
     """Return vectors that are in equally long base64 without padding; None for any others."""
     import binascii
 
@@ -219,7 +226,8 @@ def _decoded_in_parts(embeddings: list[str]) -> NDArray[np.float32] | None:
     if length == 0 or length % 16 or any(len(embedding) != length for embedding in embeddings):
         return None
     width = length // 16 * 3
-    vectors = np.empty((len(embeddings), width), dtype=np.float32)
+    shape = len(embeddings), width
+    vectors = room if room is not None and room.shape == shape else np.empty(shape, dtype=np.float32)
     for start in range(0, len(embeddings), _DECODED_AT_ONCE):
         part = embeddings[start : start + _DECODED_AT_ONCE]
         try:

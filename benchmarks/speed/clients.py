@@ -97,6 +97,19 @@ def _baseten_matrix(setup: Setup) -> Run:
     return run
 
 
+def _llama_heard(setup: Setup) -> Run:
+    """Return our class with somebody who wants to be told of its events."""
+    from llama_index.core.instrumentation import get_dispatcher
+    from llama_index.core.instrumentation.event_handlers.base import BaseEventHandler
+
+    class Listener(BaseEventHandler):
+        def handle(self, event: Any, **kwargs: Any) -> None:
+            del event, kwargs
+
+    get_dispatcher("root").add_event_handler(Listener())
+    return _llama(setup).get_text_embedding_batch
+
+
 def _idle_llama(setup: Setup) -> Any:
     """Return LlamaIndex's class around vectors that are there: what it costs by itself."""
     del setup
@@ -176,6 +189,9 @@ CLIENTS: dict[str, Client] = {
         lambda s: _idle_llama(s).aget_text_embedding_batch,
         "lists",
         is_async=True,
+    ),
+    "llama-nanogpt-heard": Client(
+        "NanoGPTEmbedding.get_text_embedding_batch", _llama_heard, "lists", settings="with a handler of events"
     ),
     "sdk": Client("OpenAI SDK", _sdk_in_turn, "lists", settings="2048 a request, in turn"),
     "langchain-openai": Client("langchain-openai", lambda s: _langchain_openai(s).embed_documents, "lists"),

@@ -49,8 +49,8 @@ class Scenario:
 _OURS = ("embed", "aembed", "langchain-nanogpt", "langchain-nanogpt-async", "llama-nanogpt", "llama-nanogpt-async")
 _NOW = (
     *("raw-discard", "raw-json", "raw-matrix", "raw-lists", *_OURS, "embed-best", "sdk", "langchain-openai"),
-    *("langchain-openai-best", "llama-openai", "llama-openai-best", "baseten-best", "llama-idle"),
-    "llama-idle-async",
+    *("langchain-openai-best", "llama-openai", "llama-openai-best", "baseten-best"),
+    *("llama-nanogpt-heard", "llama-idle", "llama-idle-async"),
 )
 _LATE = (
     *("raw-matrix-32", *_OURS, "langchain-openai", "langchain-openai-async", "llama-openai", "llama-openai-async"),

@@ -4,6 +4,7 @@ import base64
 import copy
 import json
 import math
+import random
 import struct
 import warnings
 
@@ -66,11 +67,14 @@ def encoding(request):
 # --- what is right ---
 
 
-@given(ROWS, st.sampled_from(["base64", "float"]), st.randoms())
-def test_vectors_are_exact_and_placed_by_index(rows, encoding, random):
+@example(rows=[[1.0, 2.0, 3.0]], encoding="base64", random=random.Random(0), wider=1)
+@example(rows=[[1.0, 2.0, 3.0]], encoding="base64", random=random.Random(0), wider=0)
+@given(ROWS, st.sampled_from(["base64", "float"]), st.randoms(), st.sampled_from([None, -1, 0, 1]))
+def test_vectors_are_exact_and_placed_by_index(rows, encoding, random, wider):
     reply = document(rows, encoding)
     random.shuffle(reply["data"])
-    got = read(reply, len(rows))
+    room = None if wider is None else np.full((len(rows), len(rows[0]) + wider), np.nan, dtype=np.float32)
+    got = read_reply(dump(reply), len(rows), room)
     expected = np.array(rows, dtype=np.float32)
     assert got.vectors.dtype == np.float32
     assert got.vectors.shape == expected.shape

@@ -4,10 +4,13 @@ import json
 
 import numpy as np
 import pytest
+from llama_index.core.base.embeddings import base
+from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload, LlamaDebugHandler
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent, EmbeddingStartEvent
+from llama_index.core.instrumentation.span_handlers import SimpleSpanHandler
 from llama_index.core.rate_limiter import BaseRateLimiter
 from llama_index.core.storage.kvstore import SimpleKVStore
 
@@ -102,6 +105,46 @@ async def test_events_of_many_texts_come_in_parts(make, call, recorder, sandbox)
     assert [text for end in ends for text in end.chunks] == texts
     assert [numbers for end in ends for numbers in end.embeddings] == vectors
     assert max(request.items for request in sandbox.requests) == 128
+
+
+def by_callbacks(make):
+    handler = LlamaDebugHandler(print_trace_on_end=False)
+    yield make(callback_manager=CallbackManager([handler]))
+    yield sum(len(end.payload[EventPayload.CHUNKS]) for _, end in handler.get_event_pairs(CBEventType.EMBEDDING))
+
+
+def by_events_of_the_base_class(make):
+    handler, dispatcher = Recorder(events=[]), get_dispatcher(BaseEmbedding.__module__)
+    dispatcher.add_event_handler(handler)
+    yield make()
+    dispatcher.event_handlers.remove(handler)
+    yield sum(len(end.chunks) for end in handler.events[1::2])
+
+
+def by_spans(make):
+    handler, root = SimpleSpanHandler(), get_dispatcher("root")
+    root.add_span_handler(handler)
+    yield make()
+    root.span_handlers.remove(handler)
+    # One of our own method's, and one of the base class's for each part.
+    yield 1100 * (len([span for span in handler.completed_spans if "get_text_embedding_batch" in span.id_]) == 4)
+
+
+@pytest.mark.parametrize("listening", [by_callbacks, by_events_of_the_base_class, by_spans])
+async def test_whoever_listens_hears_of_all_texts(make, call, listening):
+    steps = listening(lambda **more: make(dimensions=32, **more))
+    await call(next(steps), "get_text_embedding_batch", [f"text {number}" for number in range(1100)])
+    assert next(steps) == 1100
+
+
+@pytest.mark.parametrize("heard", [True, False])
+async def test_where_nobody_listens_no_lists_are_copied_into_events(make, call, heard, request, monkeypatch):
+    made = []
+    monkeypatch.setattr(base, "EmbeddingEndEvent", lambda **fields: made.append(1) or EmbeddingEndEvent(**fields))
+    if heard:
+        request.getfixturevalue("recorder")
+    await call(make(dimensions=32), "get_text_embedding_batch", [f"text {number}" for number in range(1100)])
+    assert len(made) == (3 if heard else 0)
 
 
 async def test_key_is_in_no_event(make, call, recorder, sandbox):
