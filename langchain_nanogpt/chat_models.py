@@ -17,7 +17,7 @@ from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, ValidationError,
 from langchain_nanogpt.errors import known_to_langchain
 from nanogpt_core.chat import make_async_chat_client, make_chat_client, only_our_errors
 from nanogpt_core.chat_calls import DEFAULT_RETRIES, Caller
-from nanogpt_core.chat_options import check_known, check_tool_choice, refused
+from nanogpt_core.chat_options import EXAMPLE, check_known, check_tool_choice, refused
 from nanogpt_core.connection import DEFAULT_TIMEOUT, Connection
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.options import check_model_name
@@ -99,7 +99,7 @@ class ChatNanoGPT(BaseChatOpenAI):
         check_known([*options, *(more if isinstance(more, Mapping) else ())], known, beside=_BESIDE)
         for name in ("model", "model_name"):
             if name in options:
-                check_model_name(options[name])
+                options[name] = check_model_name(options[name], EXAMPLE)
 
     @model_validator(mode="before")
     @classmethod

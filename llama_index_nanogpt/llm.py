@@ -20,7 +20,7 @@ from llama_index.llms.openai_like import OpenAILike
 from llama_index_nanogpt.forms import achecked, asingle, checked, side_by_side, single
 from nanogpt_core.chat import AsyncChatClient, ChatClient, make_async_chat_client, make_chat_client
 from nanogpt_core.chat_calls import Caller
-from nanogpt_core.chat_options import check_known, check_tool_choice, refused, request_options, unknown_option
+from nanogpt_core.chat_options import EXAMPLE, check_known, check_tool_choice, refused, request_options, unknown_option
 from nanogpt_core.connection import DEFAULT_TIMEOUT, ApiKey, Connection
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError, NanoGPTError
 from nanogpt_core.live_chat import live_context_window
@@ -100,7 +100,7 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
             raise ConfigurationError("api_version has no meaning here.", remedy="Leave it out; it is Azure's.")
         if options.get("is_chat_model") is False:
             raise ConfigurationError("is_chat_model=False is not supported.", remedy="NanoGPT has chat models alone.")
-        check_model_name(model)
+        model = check_model_name(model, EXAMPLE)
         if context_window != "live":
             check_number("context_window", context_window, 1)
         more = options.get("additional_kwargs")

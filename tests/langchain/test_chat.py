@@ -101,6 +101,16 @@ async def test_wrong_key(sandbox, call):
     assert KEY not in shown(caught.value)
 
 
+def test_an_empty_model_name():
+    with pytest.raises(errors.ConfigurationError, match=r'^model is empty\. Use one like "openai/gpt-4o-mini"'):
+        ChatNanoGPT(model=" ", api_key=KEY)
+
+
+async def test_blanks_around_a_model_name_are_left_out(make, call, sandbox):
+    await call(make(model=" any/model:online\n"), "invoke", MESSAGES)
+    assert sandbox.requests[0].body["model"] == "any/model:online"
+
+
 @pytest.mark.parametrize("bad", [{"base_url": "ftp://x"}, {"timeout": "soon"}, {"default_headers": 5}])
 def test_options_that_cannot_be_right(bad):
     with pytest.raises(errors.NanoGPTError) as caught:

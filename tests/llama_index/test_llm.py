@@ -115,6 +115,17 @@ async def test_wrong_key(sandbox, call):
     assert KEY not in shown(caught.value)
 
 
+def test_an_empty_model_name():
+    with pytest.raises(errors.ConfigurationError, match=r'^model is empty\. Use one like "openai/gpt-4o-mini"'):
+        NanoGPT(" ", api_key=KEY)
+
+
+async def test_blanks_around_a_model_name_are_left_out(make, call, sandbox):
+    llm = make(model=" any/model:online\n")
+    await call(llm, "complete", PROMPT)
+    assert sandbox.requests[0].body["model"] == llm.metadata.model_name == "any/model:online"
+
+
 @pytest.mark.parametrize(
     "bad", [{"base_url": "ftp://x"}, {"timeout": "soon"}, {"default_headers": 5}, {"base_url": "a", "api_base": "b"}]
 )
