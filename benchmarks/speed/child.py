@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import cProfile
 import gc
 import http.client
 import inspect
 import json
 import mmap
 import os
+import pstats
+import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from benchmarks.speed import vectors
+from benchmarks.speed import environment, vectors
 from benchmarks.speed.clients import CLIENTS, QUERIES, embedder
 from benchmarks.speed.setup import Client, Setup
 
 _WARM_UP = 4096
+_LONGEST_SHOWN = 14
+_ROOTS = ("site-packages", f"python3.{sys.version_info.minor}", environment.ROOT.name)
 _AT_HAND = 3 << 29  # bytes: more than 20,000 lists take
 
 
@@ -51,6 +57,38 @@ def throughput(setup: Setup, client: str, texts: int, warm_up: int = _WARM_UP) -
     if setup.cache:
         return {"seconds": seconds, "cpu": cpu, "requests": counted(setup)["requests"]}
     return {"seconds": seconds, "cpu": cpu}
+
+
+def profile(setup: Setup, client: str, texts: int, warm_up: int = _WARM_UP) -> dict[str, Any]:
+    """Embed so many texts once, after a warm-up, under the profiler; give what took longest, in seconds of its own."""
+    chosen = CLIENTS[client]
+    run = chosen.make(setup)
+    everything = vectors.texts(texts)
+    run(everything if setup.cache else vectors.texts(warm_up, seed=1))
+    make_ready()
+    profiler = cProfile.Profile()
+    before, start = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+    profiler.enable()
+    run(everything)
+    profiler.disable()
+    seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF)
+    spent = [(own, calls, _named(place)) for place, (_, calls, own, *_) in pstats.Stats(profiler).stats.items()]  # type: ignore[attr-defined]
+    return {
+        "seconds": seconds,
+        "user": after.ru_utime - before.ru_utime,
+        "system": after.ru_stime - before.ru_stime,
+        "faults": after.ru_minflt - before.ru_minflt,
+        "functions": sorted(spent, reverse=True)[:_LONGEST_SHOWN],
+    }
+
+
+def _named(place: tuple[str, int, str]) -> str:
+    path, _, function = place
+    if path == "~":
+        return function.strip("<>")
+    parts = Path(path).with_suffix("").parts
+    root = max((number for number, part in enumerate(parts) if part in _ROOTS), default=-1)
+    return f"{'.'.join(parts[root + 1 :])}.{function}"
 
 
 async def _throughput_async(chosen: Client, setup: Setup, everything: list[str], warm: list[str]) -> dict[str, float]:
@@ -216,6 +254,7 @@ def counted(setup: Setup) -> dict[str, Any]:
 
 TASKS: dict[str, Callable[..., dict[str, Any]]] = {
     "throughput": throughput,
+    "profile": profile,
     "queries": queries,
     "stream": stream,
     "rate": rate,

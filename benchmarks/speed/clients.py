@@ -190,6 +190,12 @@ CLIENTS: dict[str, Client] = {
         "lists",
         is_async=True,
     ),
+    "langchain-nanogpt-one": Client(
+        "NanoGPTEmbeddings.embed_documents",
+        lambda s: _langchain(s, max_concurrency=1, requests_per_second=_NO_PACE).embed_documents,
+        "lists",
+        settings="one request at a time, no pacing",
+    ),
     "llama-nanogpt-heard": Client(
         "NanoGPTEmbedding.get_text_embedding_batch", _llama_heard, "lists", settings="with a handler of events"
     ),

@@ -61,7 +61,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     for scenario in SCENARIOS:
         if options.only is None or options.only in scenario.name:
             clients = [name for name in scenario.clients if options.client is None or options.client in name]
-            if scenario.task == "rate":
+            if scenario.task == "profile":
+                samples[scenario.name] = run(scenario, clients, 1, quick=options.quick)
+            elif scenario.task == "rate":
                 samples[scenario.name] = at_once(scenario, clients, rounds)
             else:
                 samples[scenario.name] = run(scenario, clients, rounds, quick=options.quick)
@@ -112,7 +114,13 @@ def run(scenario: Scenario, clients: list[str], rounds: int, *, quick: bool) -> 
         port = stack.enter_context(
             _server([*scenario.server, *(["--certificate", certificate] if certificate else [])])
         )
-        task = {"task": scenario.task, "port": port, "authority": authority, "cache": folder if scenario.keeps else ""}
+        task = {
+            "task": scenario.task,
+            "port": port,
+            "authority": authority,
+            "cache": folder if scenario.keeps else "",
+            "huge_pages": scenario.huge_pages,
+        }
         for number in range(-1 if scenario.keeps else 0, rounds):
             for client in clients:
                 sample = _child({**task, "options": {**options, "client": client}})
@@ -128,7 +136,8 @@ def at_once(scenario: Scenario, clients: list[str], rounds: int) -> dict[str, li
     def take(client: str) -> dict[str, Any]:
         with _server([*scenario.server]) as port:
             options = {**scenario.options, "client": client}
-            sample = _child({"task": scenario.task, "port": port, "authority": "", "cache": "", "options": options})
+            where = {"port": port, "authority": "", "cache": "", "huge_pages": False}
+            sample = _child({"task": scenario.task, **where, "options": options})
         print(f"{scenario.name}, {client}: {_shown(sample)}", file=sys.stderr, flush=True)
         return sample
 
@@ -139,7 +148,8 @@ def at_once(scenario: Scenario, clients: list[str], rounds: int) -> dict[str, li
 
 
 def _shown(sample: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value if isinstance(value, str) else f'{value:.4g}'}" for name, value in sample.items())
+    values = ((name, value) for name, value in sample.items() if not isinstance(value, list))
+    return ", ".join(f"{name} {value if isinstance(value, str) else f'{value:.4g}'}" for name, value in values)
 
 
 @contextlib.contextmanager
@@ -160,6 +170,8 @@ def _server(options: list[str]) -> Iterator[int]:
 def _child(task: dict[str, Any]) -> dict[str, Any]:
     _, core = environment.cores()
     variables = environment.variables()
+    # A virtual machine may get huge pages from its host anew at each first touch: several times the client's own time.
+    variables["NUMPY_MADVISE_HUGEPAGE"] = str(int(task["huge_pages"]))
     if task["authority"]:
         variables["SSL_CERT_FILE"] = task["authority"]
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.speed.child", json.dumps({**task, "core": core})]

@@ -31,6 +31,7 @@ class Scenario:
         server: The server's options.
         options: The task's options.
         tls: Whether connections are secured.
+        huge_pages: Whether numpy asks for huge pages, as it does by default.
         keeps: Whether clients keep vectors in a folder, filled by a first sample that does not count.
         known: Where the clients' names lead.
     """
@@ -42,6 +43,7 @@ class Scenario:
     server: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=lambda: {"texts": TEXTS})
     tls: bool = False
+    huge_pages: bool = False
     keeps: bool = False
     known: Mapping[str, Client] = field(default_factory=lambda: CLIENTS)
 
@@ -58,8 +60,24 @@ _LATE = (
 )
 
 SCENARIOS = (
+    Scenario("profile", f"Profile: {TEXTS:,} texts into a matrix", ("embed-best",), task="profile"),
+    Scenario("profile of lists", f"Profile: {TEXTS:,} texts into lists", ("langchain-nanogpt-one",), task="profile"),
+    Scenario(
+        "profile of the cache",
+        f"Profile: {CACHED:,} texts into a matrix, from the cache",
+        ("embed-cached",),
+        task="profile",
+        options={"texts": CACHED},
+        keeps=True,
+    ),
     Scenario("no latency", f"{TEXTS:,} texts, no latency", _NOW),
     Scenario("latency", f"{TEXTS:,} texts, {LATENCY} ms latency a request", _LATE, server=("--latency", str(LATENCY))),
+    Scenario(
+        "huge pages",
+        f"{TEXTS:,} texts, no latency, with numpy's huge pages",
+        ("raw-matrix", "embed", "aembed", "embed-best", "baseten-best"),
+        huge_pages=True,
+    ),
     Scenario("query", "One query, no latency", tuple(QUERIES), task="queries", options={}, known=QUERIES),
     Scenario(
         "cache",
