@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+import math
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
 from langchain_core.language_models import LangSmithParams
 from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages.utils import count_tokens_approximately
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_openai.chat_models.base import BaseChatOpenAI
@@ -15,7 +17,7 @@ from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, ValidationError,
 from langchain_nanogpt.errors import known_to_langchain
 from nanogpt_core.chat import make_async_chat_client, make_chat_client, only_our_errors
 from nanogpt_core.chat_calls import DEFAULT_RETRIES, Caller
-from nanogpt_core.chat_options import check_known, check_tool_choice, refused
+from nanogpt_core.chat_options import EXAMPLE, check_known, check_tool_choice, refused
 from nanogpt_core.connection import DEFAULT_TIMEOUT, Connection
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.options import check_model_name
@@ -31,7 +33,13 @@ _RESPONSES_ONLY = ("use_responses_api", "use_previous_response_id", "include", "
 _CLIENTS = ("client", "root_client", "async_client", "root_async_client")
 # Where what the SDK does not know goes.
 _BESIDE = "extra_body={}"
+_BYTES_PER_TOKEN = 4
 _HTTP_CLIENTS = ("http_client", "http_async_client")
+# What the clients are made with.
+_FIXED = {
+    *("openai_api_key", "openai_api_base", "request_timeout", "max_retries", "requests_per_second"),
+    *("default_headers", "allow_insecure_http", *_HTTP_CLIENTS),
+}
 
 
 class ChatNanoGPT(BaseChatOpenAI):
@@ -91,7 +99,7 @@ class ChatNanoGPT(BaseChatOpenAI):
         check_known([*options, *(more if isinstance(more, Mapping) else ())], known, beside=_BESIDE)
         for name in ("model", "model_name"):
             if name in options:
-                check_model_name(options[name])
+                options[name] = check_model_name(options[name], EXAMPLE)
 
     @model_validator(mode="before")
     @classmethod
@@ -103,6 +111,12 @@ class ChatNanoGPT(BaseChatOpenAI):
     def _forget_environment(self) -> ChatNanoGPT:
         self.openai_organization = None
         return self
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # The base class sets some while it is made.
+        if name in _FIXED and hasattr(self, "_caller"):
+            raise ConfigurationError(f"{name} cannot be changed any more.", remedy="Make a new ChatNanoGPT.")
+        super().__setattr__(name, value)
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> ChatNanoGPT:
         # Clients are shared by copies.
@@ -151,6 +165,24 @@ class ChatNanoGPT(BaseChatOpenAI):
         options = getattr(bound, "kwargs", {})
         check_tool_choice(options.get("tool_choice"), options.get("tools"))
         return bound
+
+    def get_num_tokens(self, text: str) -> int:
+        """Count tokens as OpenAI's models do, and as a token for four bytes where tiktoken's file cannot be had."""
+        try:
+            return super().get_num_tokens(text)
+        except OSError:
+            return math.ceil(len(text.encode()) / _BYTES_PER_TOKEN)
+
+    def get_num_tokens_from_messages(self, messages: Sequence[BaseMessage], tools: Any = None, **options: Any) -> int:
+        """Count tokens, for ``trim_messages(token_counter=chat)`` for example.
+
+        It is OpenAI's way of counting for names that OpenAI has, and LangChain's approximation for all others, or where
+        tiktoken's file cannot be had.
+        """
+        try:
+            return super().get_num_tokens_from_messages(messages, tools, **options)
+        except (NotImplementedError, OSError):
+            return count_tokens_approximately(messages, tools=tools)
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         return LangSmithParams(**{**super()._get_ls_params(stop=stop, **kwargs), "ls_provider": _PROVIDER})

@@ -20,7 +20,7 @@ from llama_index.llms.openai_like import OpenAILike
 from llama_index_nanogpt.forms import achecked, asingle, checked, side_by_side, single
 from nanogpt_core.chat import AsyncChatClient, ChatClient, make_async_chat_client, make_chat_client
 from nanogpt_core.chat_calls import Caller
-from nanogpt_core.chat_options import check_known, check_tool_choice, refused, request_options, unknown_option
+from nanogpt_core.chat_options import EXAMPLE, check_known, check_tool_choice, refused, request_options, unknown_option
 from nanogpt_core.connection import DEFAULT_TIMEOUT, ApiKey, Connection
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError, NanoGPTError
 from nanogpt_core.live_chat import live_context_window
@@ -33,6 +33,11 @@ _CONTEXT_WINDOW = 128_000
 _DEFAULT_RETRIES = 3
 # Where what the SDK does not know goes, and what it knows and LlamaIndex does not.
 _BESIDE = "additional_kwargs={'extra_body': {}}, and in a call into extra_body={}"
+# What the clients are made with.
+_FIXED = {
+    *("api_key", "api_base", "timeout", "max_retries", "requests_per_second", "default_headers"),
+    "allow_insecure_http",
+}
 _IN_EACH_REQUEST = "Pass additional_kwargs={{{0!r}: ...}}, or {0}=... in a call."
 
 
@@ -95,7 +100,7 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
             raise ConfigurationError("api_version has no meaning here.", remedy="Leave it out; it is Azure's.")
         if options.get("is_chat_model") is False:
             raise ConfigurationError("is_chat_model=False is not supported.", remedy="NanoGPT has chat models alone.")
-        check_model_name(model)
+        model = check_model_name(model, EXAMPLE)
         if context_window != "live":
             check_number("context_window", context_window, 1)
         more = options.get("additional_kwargs")
@@ -211,6 +216,11 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
         if not by_tool or self._should_use_structure_outputs():
             return None
         return FunctionCallingProgram.from_defaults(output_cls, llm=self, prompt=prompt, tool_choice="required")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _FIXED:
+            raise ConfigurationError(f"{name} cannot be changed any more.", remedy="Make a new NanoGPT.")
+        super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super(NanoGPT, self._without_clients()).__getstate__()

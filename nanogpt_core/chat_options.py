@@ -12,7 +12,10 @@ from openai.resources.chat.completions import Completions
 
 from nanogpt_core.errors import ConfigurationError, InvalidInputError, InvalidTypeError
 
-__all__ = ["check_known", "check_tool_choice", "refused", "request_options", "unknown_option"]
+__all__ = ["EXAMPLE", "check_known", "check_tool_choice", "refused", "request_options", "unknown_option"]
+
+EXAMPLE = "openai/gpt-4o-mini"
+"""A model's name, for what is said of names that cannot be right."""
 
 _CHOICES = ("auto", "none", "required")
 

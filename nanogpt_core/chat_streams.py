@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import itertools
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, TypeVar
 
 import anyio  # comes with the SDK
@@ -43,7 +44,7 @@ class _Watch:
         self.caller: Caller = client.caller
         self.seconds = self.caller.seconds(getattr(options, "timeout", None))
         self.limits: Bounds = response.extensions[_MARK]
-        self._response = response
+        self.response = response
         self._reader = StreamReader(response.headers.get("x-request-id"), form=response.extensions[_FORM])
 
     def read(self, event: Any) -> dict[str, Any] | NanoGPTError | None:
@@ -55,21 +56,21 @@ class _Watch:
             found = self._reader.read(event.data)
         except NanoGPTError as error:
             return bare(error)
-        return self.caller.refusal(found, self._response) if isinstance(found, Complaint) else found
+        return self.caller.refusal(found, self.response) if isinstance(found, Complaint) else found
 
     def lost(self, error: Exception) -> NanoGPTError | None:
         """Return our error for what reading the next event failed with; None where the answer is whole without it."""
         if self._reader.complete:
             return None
-        return self.caller.lost(error, self.seconds, self._response.request)
+        return self.caller.lost(error, self.seconds, self.response.request)
 
 
 class ChatStream(openai.Stream[T]):
     """A sync stream of chunks."""
 
     def __init__(self, *, response: Any, client: Any, options: Any = None, **more: Any) -> None:
-        super().__init__(response=response, client=client, options=options, **more)
         self._watch = _Watch(response, client, options)
+        super().__init__(response=response, client=client, options=options, **more)
 
     def begin(self) -> None:
         """Wait for the first chunk, so that a failure until then is one of the attempt."""
@@ -78,44 +79,19 @@ class ChatStream(openai.Stream[T]):
             self._iterator = itertools.chain([first], self._iterator)
 
     def __stream__(self) -> Iterator[T]:
-        """Yield the chunks."""
-        events = self._iter_events()
-        try:
-            while (chunk := self._next(events)) is not None:
-                yield self._client._process_response_data(data=chunk, cast_to=self._cast_to, response=self.response)
-            self._read_to_its_end(events)
-        finally:
-            self.response.close()
-
-    def _read_to_its_end(self, events: Iterator[Any]) -> None:
-        # A client of the caller's own knows no such deadline.
-        if isinstance(self._client._client._transport, SharedTransport):
-            with contextlib.suppress(Exception), renewed(self._watch.limits, _SECONDS_TO_END):
-                collections.deque(events, maxlen=0)
-
-    def _next(self, events: Iterator[Any]) -> dict[str, Any] | None:
-        watch = self._watch
-        with redacted(watch.caller.connection):
-            try:
-                with renewed(watch.limits, watch.seconds):
-                    event = next(events, None)
-            except Exception as error:  # noqa: BLE001 - raised again, as one of ours
-                outcome: dict[str, Any] | NanoGPTError | None = watch.lost(error)
-            else:
-                outcome = watch.read(event)
-                del event  # it may repeat the key, and a traceback may show it
-            if isinstance(outcome, NanoGPTError):
-                watch.caller.heed(outcome)
-                raise outcome
-            return outcome
+        """Return the chunks."""
+        # A client of the caller's own knows no deadline for the end.
+        ends_in_time = isinstance(self._client._client._transport, SharedTransport)
+        events = self._decoder.iter_bytes(self.response.iter_bytes())
+        return _chunks(events, self._watch, _parser(self), ends_in_time)
 
 
 class AsyncChatStream(openai.AsyncStream[T]):
     """An async stream of chunks."""
 
     def __init__(self, *, response: Any, client: Any, options: Any = None, **more: Any) -> None:
-        super().__init__(response=response, client=client, options=options, **more)
         self._watch = _Watch(response, client, options)
+        super().__init__(response=response, client=client, options=options, **more)
 
     async def begin(self) -> None:
         """Wait for the first chunk, so that a failure until then is one of the attempt."""
@@ -124,39 +100,76 @@ class AsyncChatStream(openai.AsyncStream[T]):
         if first is not None:
             self._iterator = _resumed(first, rest)
 
-    async def __stream__(self) -> AsyncIterator[T]:
-        """Yield the chunks."""
-        events = self._iter_events()
-        try:
-            while (chunk := await self._next(events)) is not None:
-                yield self._client._process_response_data(data=chunk, cast_to=self._cast_to, response=self.response)
-            with contextlib.suppress(Exception), anyio.move_on_after(_SECONDS_TO_END):
-                async for _ in events:
-                    pass
-        finally:
-            await self.response.aclose()
-
-    async def _next(self, events: AsyncIterator[Any]) -> dict[str, Any] | None:
-        watch = self._watch
-        with redacted(watch.caller.connection):
-            try:
-                with renewed(watch.limits, watch.seconds), anyio.fail_after(watch.seconds):
-                    event = await anext(events, None)
-            except Exception as error:  # noqa: BLE001 - raised again, as one of ours
-                outcome: dict[str, Any] | NanoGPTError | None = watch.lost(error)
-            else:
-                outcome = watch.read(event)
-                del event  # see above
-            if isinstance(outcome, NanoGPTError):
-                watch.caller.heed(outcome)
-                raise outcome
-            return outcome
+    def __stream__(self) -> AsyncIterator[T]:
+        """Return the chunks."""
+        return _achunks(self._decoder.aiter_bytes(self.response.aiter_bytes()), self._watch, _parser(self))
 
 
-async def _resumed(first: T, rest: Any) -> AsyncGenerator[T, None]:
+def _parser(stream: Any) -> Callable[..., Any]:
+    parse = stream._client._process_response_data
+    return functools.partial(parse, cast_to=stream._cast_to, response=stream.response)
+
+
+# No generator here knows the stream that it belongs to: the two would hold each other, and a stream that is left in its
+# middle would keep its connection until the garbage collector comes. And none closes another: an event loop closes all
+# that were left, at once, and complains where one is being closed already.
+
+
+def _chunks(events: Iterator[Any], watch: _Watch, parse: Callable[..., T], ends_in_time: bool) -> Iterator[T]:
     try:
-        yield first
-        async for item in rest:
-            yield item
+        while (chunk := _next(events, watch)) is not None:
+            yield parse(data=chunk)
+        if ends_in_time:
+            with contextlib.suppress(Exception), renewed(watch.limits, _SECONDS_TO_END):
+                collections.deque(events, maxlen=0)
     finally:
-        await rest.aclose()
+        watch.response.close()
+
+
+async def _achunks(events: AsyncIterator[Any], watch: _Watch, parse: Callable[..., T]) -> AsyncIterator[T]:
+    try:
+        while (chunk := await _anext(events, watch)) is not None:
+            yield parse(data=chunk)
+        with contextlib.suppress(Exception), anyio.move_on_after(_SECONDS_TO_END):
+            async for _ in events:
+                pass
+    finally:
+        await watch.response.aclose()
+
+
+async def _resumed(first: T, rest: AsyncIterator[T]) -> AsyncIterator[T]:
+    yield first
+    async for item in rest:
+        yield item
+
+
+def _next(events: Iterator[Any], watch: _Watch) -> dict[str, Any] | None:
+    with redacted(watch.caller.connection):
+        try:
+            with renewed(watch.limits, watch.seconds):
+                event = next(events, None)
+        except Exception as error:  # noqa: BLE001 - raised again, as one of ours
+            outcome: dict[str, Any] | NanoGPTError | None = watch.lost(error)
+        else:
+            outcome = watch.read(event)
+            del event  # it may repeat the key, and a traceback may show it
+        if isinstance(outcome, NanoGPTError):
+            watch.caller.heed(outcome)
+            raise outcome
+        return outcome
+
+
+async def _anext(events: AsyncIterator[Any], watch: _Watch) -> dict[str, Any] | None:
+    with redacted(watch.caller.connection):
+        try:
+            with renewed(watch.limits, watch.seconds), anyio.fail_after(watch.seconds):
+                event = await anext(events, None)
+        except Exception as error:  # noqa: BLE001 - raised again, as one of ours
+            outcome: dict[str, Any] | NanoGPTError | None = watch.lost(error)
+        else:
+            outcome = watch.read(event)
+            del event  # see above
+        if isinstance(outcome, NanoGPTError):
+            watch.caller.heed(outcome)
+            raise outcome
+        return outcome

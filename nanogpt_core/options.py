@@ -231,8 +231,8 @@ def check_choices(*, on_overflow: Any, query_instruction: Any, user: Any, progre
         raise InvalidTypeError(f"progress must be a bool or a function of (done, total), not {progress!r}.")
 
 
-def check_model_name(model: Any) -> str:
-    """Return the model's name.
+def check_model_name(model: Any, example: str = "text-embedding-3-small") -> str:
+    """Return the model's name, without blanks around it; an error names the ``example``.
 
     Raises:
         InvalidTypeError: It is not a string.
@@ -241,7 +241,7 @@ def check_model_name(model: Any) -> str:
     if not isinstance(model, str):
         raise InvalidTypeError(f"model must be a str, not {type(model).__name__}.")
     if not model.strip():
-        raise ConfigurationError("model is empty.", remedy='Use one like "text-embedding-3-small".')
+        raise ConfigurationError("model is empty.", remedy=f'Use one like "{example}".')
     _check_encodes("model", model)
     return model.strip()
 

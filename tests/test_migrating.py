@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from nanogpt_core import Embedder
+from nanogpt_core.connection import DEFAULT_TIMEOUT
 from nanogpt_core.errors import NanoGPTError
 from nanogpt_core.options import EmbedderOptions
 
@@ -23,6 +25,15 @@ def rows(name):
     for line in table:
         old, new = re.split(r"(?<!\\)\|", line)[1:3]
         yield re.findall(r"`(\w+)`", old), re.findall(r"`(\w+)`", new)
+
+
+def default_of(option):
+    if option == "embed_batch_size":
+        pytest.importorskip("llama_index.core", exc_type=ImportError)
+        from llama_index_nanogpt import NanoGPTEmbedding
+
+        return NanoGPTEmbedding.model_fields[option].default
+    return inspect.signature(Embedder).parameters[option].default
 
 
 def langchain_embeddings():
@@ -95,3 +106,18 @@ def test_default_models_are_as_the_tables_say(options):
         old = getattr(langchain_openai, name).model_fields
         new = ours(**options)
         assert said == (old.get("model_name", old.get("model")).default, getattr(new, "model_name", None) or new.model)
+
+
+@pytest.mark.parametrize("option", ["max_retries", "timeout", "embed_batch_size", "max_concurrency"])
+def test_default_numbers_are_as_the_tables_say(option):
+    # What is in flight at once stands beside the size of batches.
+    row = "embed_batch_size" if option == "max_concurrency" else option
+    for name in ("OpenAIEmbeddings", "OpenAIEmbedding"):
+        table = PAGE.split(f"<!-- options: {name} -->")[1].split("<!-- end -->")[0]
+        for line in re.findall(rf"^\| `{row}`.*$", table, re.MULTILINE):
+            assert f"{default_of(option):,.0f}" in re.findall(r"\d[\d,]*\d|\d", line)
+
+
+def test_the_time_limit_of_chat_is_as_the_table_says():
+    (line,) = re.findall(r"^\| `timeout`, `request_timeout`.*SDK's 600; raise.*$", PAGE, re.MULTILINE)
+    assert f"{DEFAULT_TIMEOUT:.0f} seconds" in line

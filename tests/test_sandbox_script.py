@@ -144,6 +144,17 @@ def test_a_stream_that_is_cut_off(start):
     assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None] * 3
 
 
+def test_a_stream_that_is_left_is_not_sent_to_its_end_in_vain(caplog):
+    with (
+        Sandbox(script=[Reply("word " * 20_000)]) as sandbox,
+        OpenAI(base_url=sandbox.base_url, api_key=sandbox.api_key) as client,
+    ):
+        with say(client.chat.completions, stream=True) as stream:
+            next(stream)
+        assert text_of(say(client.chat.completions)).startswith(PREFIX)
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == []
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_fault_in_the_script(start, stream):
     body = {"error": "Insufficient balance", "requiredBalance": 0.0035, "status": 402}

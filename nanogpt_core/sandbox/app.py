@@ -7,7 +7,7 @@ import contextlib
 import hmac
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import orjson
@@ -83,6 +83,8 @@ class SandboxApp:
                 response = await self._fault() if faulty else None
                 await self._wait(self.config.latency)
                 response = response or await answer(body)
+                if isinstance(response, StreamingResponse):
+                    response.body_iterator = _while_heard(request, response.body_iterator)
             except Problem as problem:
                 response = _problem_response(problem)
             return self._finish(request, response, body)
@@ -180,6 +182,14 @@ class SandboxApp:
 
 async def _each(events: list[bytes]) -> AsyncIterator[bytes]:
     for event in events:
+        yield event
+
+
+async def _while_heard(request: Request, events: AsyncIterable[Any]) -> AsyncIterator[Any]:
+    # Otherwise each further event would be a warning in the log.
+    async for event in events:
+        if await request.is_disconnected():
+            return
         yield event
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import gc
 import json
 import multiprocessing
 import pickle
@@ -590,6 +591,68 @@ def test_a_stream_that_is_left_gives_its_connection_back(kind, answering):
         first = asyncio.run(leave())
     assert first.choices[0].delta.content == "all "
     assert ask_as(kind, "streamed")(made.caller) == "all of it"
+
+
+# Where all are closed at once, httpx2's own generators close each other.
+ALL_AT_ONCE = pytest.mark.skipif(http.__name__ != "httpx", reason="httpx2 complains of its own generators")
+
+
+@pytest.mark.parametrize(
+    "way",
+    ["dropped", "closed", "cancelled", *(pytest.param(way, marks=ALL_AT_ONCE) for way in ("in a circle", "kept"))],
+)
+def test_an_async_stream_that_is_left_says_nothing_and_hangs_up(answering, way):
+    over, complaints = threading.Event(), []
+    made = answering(trickle(over, sse(chunk({"content": "all "}), chunk({"content": "of it"}))), max_retries=0)
+
+    async def read(stream, read_two, parts):
+        async for _part in stream:
+            parts -= 1
+            if not parts:
+                break
+        read_two.set()
+        if way == "cancelled":
+            await anext(stream)  # which never comes
+
+    async def leave():
+        asyncio.get_running_loop().set_exception_handler(lambda _, about: complaints.append(about))
+        client = make_async_chat_client(made.caller)
+        stream = await client.chat.completions.create(model="m", messages=MESSAGES, stream=True)
+        read_two = asyncio.Event()
+        reading = asyncio.create_task(read(stream, read_two, 2))
+        await read_two.wait()
+        if way == "kept":
+            return stream
+        if way == "closed":
+            await stream.close()
+        if way == "in a circle":
+            stream.circle = stream
+        reading.cancel()
+        await asyncio.wait([reading])
+        del stream, reading
+        gc.collect()
+        await asyncio.to_thread(made.server.wait_for, lambda: not made.server.open_connections)
+        return None
+
+    asyncio.run(leave())
+    gc.collect()
+    made.server.wait_for(lambda: not made.server.open_connections)
+    assert not over.is_set()
+    assert not complaints
+
+
+def test_a_sync_stream_that_is_left_hangs_up_at_once(answering):
+    over = threading.Event()
+    made = answering(trickle(over, sse(chunk({"content": "all "}), chunk({"content": "of it"}))), max_retries=0)
+    gc.disable()
+    try:
+        stream = make_chat_client(made.caller).chat.completions.create(model="m", messages=MESSAGES, stream=True)
+        assert next(iter(stream)).choices[0].delta.content == "all "
+        del stream
+        made.server.wait_for(lambda: not made.server.open_connections)
+    finally:
+        gc.enable()
+    assert not over.is_set()
 
 
 # --- answers of status 200 that are none ---

@@ -101,6 +101,16 @@ async def test_wrong_key(sandbox, call):
     assert KEY not in shown(caught.value)
 
 
+def test_an_empty_model_name():
+    with pytest.raises(errors.ConfigurationError, match=r'^model is empty\. Use one like "openai/gpt-4o-mini"'):
+        ChatNanoGPT(model=" ", api_key=KEY)
+
+
+async def test_blanks_around_a_model_name_are_left_out(make, call, sandbox):
+    await call(make(model=" any/model:online\n"), "invoke", MESSAGES)
+    assert sandbox.requests[0].body["model"] == "any/model:online"
+
+
 @pytest.mark.parametrize("bad", [{"base_url": "ftp://x"}, {"timeout": "soon"}, {"default_headers": 5}])
 def test_options_that_cannot_be_right(bad):
     with pytest.raises(errors.NanoGPTError) as caught:
@@ -174,6 +184,29 @@ async def test_copies_work(make, call, duplicate):
 
 
 @pytest.mark.usefixtures("foreign_environment")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("openai_api_key", SecretStr("another")),
+        ("openai_api_base", "https://example.org/v1"),
+        ("request_timeout", 3),
+        ("max_retries", 7),
+        ("requests_per_second", 1),
+        ("default_headers", {"X-Team": "search"}),
+        ("allow_insecure_http", True),
+        ("http_client", http.Client()),
+        ("http_async_client", http.AsyncClient()),
+    ],
+)
+async def test_what_its_clients_are_made_with_stays(make, call, sandbox, name, value):
+    chat = make()
+    with pytest.raises(errors.ConfigurationError, match=f"^{name} cannot be changed any more"):
+        setattr(chat, name, value)
+    chat.temperature = 0.25
+    await call(chat, "invoke", MESSAGES)
+    assert sandbox.requests[0].body["temperature"] == 0.25
+
+
 def test_no_key():
     with pytest.raises(errors.ConfigurationError, match="NANOGPT_API_KEY"):
         ChatNanoGPT()

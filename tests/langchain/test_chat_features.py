@@ -8,11 +8,12 @@ import traceback
 
 import openai
 import pytest
+import tiktoken
 from langchain.agents import create_agent
 from langchain_core._api import LangChainBetaWarning
 from langchain_core.exceptions import ContextOverflowError, ModelAPIError, ModelError, ModelRateLimitError
 from langchain_core.load import dumpd, load
-from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage, trim_messages
 from langchain_core.tools import tool
 from langchain_core.vectorstores import InMemoryVectorStore
 from pydantic import BaseModel
@@ -21,10 +22,12 @@ from langchain_nanogpt import ChatNanoGPT, NanoGPTEmbeddings
 from langchain_nanogpt.errors import ChatReplyError
 from nanogpt_core import errors
 from nanogpt_core.sandbox import Fault, Reply, Sandbox, ToolCall
+from nanogpt_core.tokens import load_encoding
 from nanogpt_core.waiting import virtual_waits
 
 # langchain-openai's base class dumps the SDK's event with the parsed object in it; pydantic had expected none.
 ITS_OWN_WARNING = pytest.mark.filterwarnings("ignore:Pydantic serializer warnings:UserWarning")
+MAY_LACK_VOCABULARY = pytest.mark.filterwarnings("ignore:tiktoken's cl100k_base file:RuntimeWarning")
 KEY = "sk-nano-0123abcd-very-secret"
 BALANCE = {"error": "Insufficient balance", "requiredBalance": 0.0035, "status": 402}
 
@@ -429,6 +432,36 @@ async def test_one_pause_for_chat_and_embeddings(scripted, ask):
             await ask(sandbox.chat(max_retries=0), "Hello")
         embeddings.embed_query("Hello")
         assert 7 < waits.seconds <= 8
+
+
+# --- counting tokens ---
+
+
+@pytest.fixture(params=[True, False], ids=["tiktoken", "no download"])
+def vocabulary(request, monkeypatch, tmp_path):
+    if not request.param:
+        monkeypatch.setattr(tiktoken.registry, "ENCODINGS", {})
+        monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
+        monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")  # nobody is there
+    elif load_encoding() is None:
+        pytest.skip("tiktoken's file cannot be had")
+    return request.param
+
+
+@MAY_LACK_VOCABULARY
+@pytest.mark.usefixtures("vocabulary")
+@pytest.mark.parametrize("model", ["gpt-4", "openai/gpt-4o-mini", "any/model:thinking"])
+def test_messages_are_trimmed_to_tokens_of_any_model(scripted, model):
+    chat = scripted().chat(model=model)
+    messages = [HumanMessage("honey " * 200), AIMessage("Honey keeps."), HumanMessage("How long?")]
+    assert trim_messages(messages, max_tokens=60, token_counter=chat) == messages[1:]
+    assert 200 < chat.get_num_tokens_from_messages(messages) < 400
+
+
+@MAY_LACK_VOCABULARY
+@pytest.mark.parametrize("model", ["gpt-4", "any/model:thinking"])
+def test_tokens_of_a_text(scripted, vocabulary, model):
+    assert scripted().chat(model=model).get_num_tokens("nine" + " bees" * 4) == (5 if vocabulary else 6)
 
 
 # --- copies ---

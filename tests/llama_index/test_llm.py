@@ -115,6 +115,17 @@ async def test_wrong_key(sandbox, call):
     assert KEY not in shown(caught.value)
 
 
+def test_an_empty_model_name():
+    with pytest.raises(errors.ConfigurationError, match=r'^model is empty\. Use one like "openai/gpt-4o-mini"'):
+        NanoGPT(" ", api_key=KEY)
+
+
+async def test_blanks_around_a_model_name_are_left_out(make, call, sandbox):
+    llm = make(model=" any/model:online\n")
+    await call(llm, "complete", PROMPT)
+    assert sandbox.requests[0].body["model"] == llm.metadata.model_name == "any/model:online"
+
+
 @pytest.mark.parametrize(
     "bad", [{"base_url": "ftp://x"}, {"timeout": "soon"}, {"default_headers": 5}, {"base_url": "a", "api_base": "b"}]
 )
@@ -234,6 +245,27 @@ async def test_pickle_reads_the_key_from_the_environment(make, call, sandbox, mo
 
 
 @pytest.mark.usefixtures("foreign_environment")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("api_key", "another"),
+        ("api_base", "https://example.org/v1"),
+        ("timeout", 3),
+        ("max_retries", 7),
+        ("requests_per_second", 1),
+        ("default_headers", {"X-Team": "search"}),
+        ("allow_insecure_http", True),
+    ],
+)
+async def test_what_its_clients_are_made_with_stays(make, call, sandbox, name, value):
+    llm = make()
+    with pytest.raises(errors.ConfigurationError, match=f"^{name} cannot be changed any more"):
+        setattr(llm, name, value)
+    llm.temperature = 0.25
+    await call(llm, "complete", PROMPT)
+    assert sandbox.requests[0].body["temperature"] == 0.25
+
+
 def test_no_key():
     with pytest.raises(errors.ConfigurationError, match="NANOGPT_API_KEY"):
         NanoGPT()
