@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from nanogpt_core.lists import lists_in_parts, to_lists
+from nanogpt_core.memory import empty_matrix
 from nanogpt_core.planning import Plan
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Matrix:
             return None
         with self._lock:
             if self._vectors is None:
-                self._vectors = self._new(width)
+                self._vectors = empty_matrix(len(self._plan.wire), width)
             matrix = self._vectors
         return matrix[rows[0] : rows[-1] + 1] if matrix.shape[1] == width else None
 
@@ -68,16 +69,11 @@ class Matrix:
         with self._lock:
             # What is put is of one width. Another may have been expected, and room made for it in vain.
             if self._vectors is None or self._vectors.shape[1] != vectors.shape[1]:
-                self._vectors = self._new(vectors.shape[1])
+                self._vectors = empty_matrix(len(self._plan.wire), vectors.shape[1])
             matrix = self._vectors
         if not np.may_share_memory(matrix, vectors):
             matrix[slice(rows[0], rows[-1] + 1) if in_one(rows) else list(rows)] = vectors
         return ()
-
-    def _new(self, width: int) -> NDArray[np.float32]:
-        import numpy as np
-
-        return np.empty((len(self._plan.wire), width), dtype=np.float32)
 
     def result(self, width: int) -> NDArray[np.float32]:
         """Return the matrix."""

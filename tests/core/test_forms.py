@@ -1,10 +1,14 @@
 """Where a call's vectors go: they are written where they belong, and count once they are put."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from nanogpt_core import MODELS
 from nanogpt_core.forms import Lists, Matrix
+from nanogpt_core.memory import empty_matrix
 from nanogpt_core.planning import make_plan
 from nanogpt_core.tokens import TokenCounter
 
@@ -45,3 +49,21 @@ def test_another_width_than_expected_does_not_lose_what_was_put():
 def test_lists_have_room_where_there_is_a_matrix_first(plan, roomy):
     lists = Lists(plan)
     assert (lists.room(range(2), 2) is not None) is roomy
+
+
+def flags_of(address):
+    """What Linux says of the mapping that an address is in."""
+    for block in re.split(r"\n(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text()):
+        first, end = (int(part, 16) for part in block.split(maxsplit=1)[0].split("-"))
+        if first <= address < end:
+            return block.rpartition("VmFlags:")[2].split()
+    return []
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="Only Linux tells how memory is mapped.")
+@pytest.mark.parametrize(("rows", "plain"), [(20_000, True), (1_000, False)])
+def test_large_matrices_are_in_ordinary_pages(rows, plain):
+    matrix = empty_matrix(rows, 1536)
+    assert matrix.shape == (rows, 1536)
+    assert matrix.dtype == np.float32
+    assert ("nh" in flags_of(matrix.ctypes.data + matrix.nbytes // 2)) is plain
