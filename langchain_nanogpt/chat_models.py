@@ -18,7 +18,7 @@ from langchain_nanogpt.errors import known_to_langchain
 from nanogpt_core.chat import make_async_chat_client, make_chat_client, only_our_errors
 from nanogpt_core.chat_calls import DEFAULT_RETRIES, Caller
 from nanogpt_core.chat_options import EXAMPLE, check_known, check_tool_choice, refused
-from nanogpt_core.connection import DEFAULT_TIMEOUT, Connection
+from nanogpt_core.connection import CHAT_TIMEOUT, Connection
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.options import check_model_name
 from nanogpt_core.pacing import DEFAULT_RATE
@@ -53,7 +53,7 @@ class ChatNanoGPT(BaseChatOpenAI):
         model: The model's name, with NanoGPT's suffixes such as ``:thinking`` and ``:online``.
         api_key: The key, as text or ``SecretStr``. Default: ``NANOGPT_API_KEY``, then ``NANO_GPT_API_KEY``.
         base_url: Where the API begins. Default: ``NANOGPT_BASE_URL``, then ``https://nano-gpt.com/api/v1``.
-        timeout: Seconds that one attempt may take, and that each event of a stream may keep waiting.
+        timeout: Seconds that one attempt may take, and that each event of a stream may keep waiting. Default: 600.
         max_retries: Attempts beyond the first. A stream that has begun is not tried again.
         requests_per_second: Most attempts to start in a second, shared with all objects of this process that use the
             same key at the same address.
@@ -284,7 +284,7 @@ def _connected(options: dict[str, Any]) -> tuple[Caller, dict[str, Any]]:
     connection = Connection.resolve(
         api_key=take("api_key", "openai_api_key"),
         base_url=take("base_url", "openai_api_base"),
-        timeout=take("timeout", "request_timeout", default=DEFAULT_TIMEOUT),
+        timeout=take("timeout", "request_timeout", default=CHAT_TIMEOUT),
         headers=take("default_headers"),
         allow_insecure_http=take("allow_insecure_http", default=False),
     )

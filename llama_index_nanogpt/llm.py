@@ -21,7 +21,7 @@ from llama_index_nanogpt.forms import achecked, asingle, checked, side_by_side, 
 from nanogpt_core.chat import AsyncChatClient, ChatClient, make_async_chat_client, make_chat_client
 from nanogpt_core.chat_calls import Caller
 from nanogpt_core.chat_options import EXAMPLE, check_known, check_tool_choice, refused, request_options, unknown_option
-from nanogpt_core.connection import DEFAULT_TIMEOUT, ApiKey, Connection
+from nanogpt_core.connection import CHAT_TIMEOUT, ApiKey, Connection
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError, NanoGPTError
 from nanogpt_core.live_chat import live_context_window
 from nanogpt_core.options import check_model_name, check_number
@@ -49,7 +49,7 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
         api_key: The key, as text or ``SecretStr``. Default: ``NANOGPT_API_KEY``, then ``NANO_GPT_API_KEY``.
         api_base: Where the API begins. Default: ``NANOGPT_BASE_URL``, then ``https://nano-gpt.com/api/v1``.
         base_url: The same.
-        timeout: Seconds that one attempt may take, and that each event of a stream may keep waiting.
+        timeout: Seconds that one attempt may take, and that each event of a stream may keep waiting. Default: 600.
         max_retries: Attempts beyond the first. A stream that has begun is not tried again.
         requests_per_second: Most attempts to start in a second, shared with all objects of this process that use the
             same key at the same address.
@@ -83,7 +83,7 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
         api_key: ApiKey = None,
         api_base: str | None = None,
         base_url: str | None = None,
-        timeout: float = DEFAULT_TIMEOUT,
+        timeout: float = CHAT_TIMEOUT,
         max_retries: int = _DEFAULT_RETRIES,
         requests_per_second: float = DEFAULT_RATE,
         default_headers: dict[str, str] | None = None,

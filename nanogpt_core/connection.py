@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 
 __all__ = [
-    "BASE_URL_VARIABLE",
+    "CHAT_TIMEOUT",
     "DEFAULT_BASE_URL",
     "DEFAULT_TIMEOUT",
     "KEY_VARIABLES",
@@ -36,6 +36,10 @@ KEY_VARIABLES = ("NANOGPT_API_KEY", "NANO_GPT_API_KEY")
 
 BASE_URL_VARIABLE = "NANOGPT_BASE_URL"
 """Environment variable that may hold the base URL."""
+
+CHAT_TIMEOUT = 600.0
+"""Seconds that an attempt at a chat answer may take by default, as in the OpenAI SDK: a model may think for minutes, and
+an attempt that is given up may be billed."""
 
 DEFAULT_TIMEOUT = 60.0
 """Seconds that one request may take."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nanogpt_core.connection import Connection
+from nanogpt_core.connection import DEFAULT_TIMEOUT, Connection
 from nanogpt_core.errors import ConfigurationError, ReplyError
 from nanogpt_core.live import MOST_BYTES
 from nanogpt_core.redaction import redacted
@@ -25,7 +25,8 @@ def live_context_window(connection: Connection, model: str) -> int:
     from nanogpt_core.transport import Transport
 
     with redacted(connection):
-        windows = _windows(Transport(connection).send("/models?detailed=true", None, connection.timeout, MOST_BYTES))
+        seconds = min(connection.timeout, DEFAULT_TIMEOUT)  # a list takes no thinking
+        windows = _windows(Transport(connection).send("/models?detailed=true", None, seconds, MOST_BYTES))
     for name in _shorter(model):
         if name in windows:
             return windows[name]

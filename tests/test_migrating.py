@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nanogpt_core import Embedder
-from nanogpt_core.connection import DEFAULT_TIMEOUT
+from nanogpt_core.connection import CHAT_TIMEOUT
 from nanogpt_core.errors import NanoGPTError
 from nanogpt_core.options import EmbedderOptions
 
@@ -119,5 +119,7 @@ def test_default_numbers_are_as_the_tables_say(option):
 
 
 def test_the_time_limit_of_chat_is_as_the_table_says():
-    (line,) = re.findall(r"^\| `timeout`, `request_timeout`.*SDK's 600; raise.*$", PAGE, re.MULTILINE)
-    assert f"{DEFAULT_TIMEOUT:.0f} seconds" in line
+    for name in ("ChatOpenAI", "OpenAI"):
+        table = PAGE.split(f"<!-- options: {name} -->")[1].split("<!-- end -->")[0]
+        (line,) = re.findall(r"^\| `timeout`.*$", table, re.MULTILINE)
+        assert f"{CHAT_TIMEOUT:.0f} seconds" in line

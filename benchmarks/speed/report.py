@@ -77,6 +77,8 @@ def document(measured: dict[str, Any]) -> str:
     notes = _NOTES.read_text() if _NOTES.exists() else ""
     absent = [scenario.title for scenario in SCENARIOS if not figures.has(scenario.name)]
     parts = [_HEAD.format(**words)]
+    if again := [scenario.title for scenario in SCENARIOS if scenario.name in measured.get("again", [])]:
+        parts += [f"Measured again afterwards, all clients of it side by side: {'; '.join(again)}.", ""]
     if absent:
         parts += [f"Not measured in this run: {'; '.join(absent)}.", ""]
     parts += [*_targets(figures), "", notes.strip()]

@@ -40,15 +40,23 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="one sample of each, and a shorter stream; writes no file")
     parser.add_argument("--only", metavar="PATTERN", help="the scenarios whose name holds this; writes no file")
     parser.add_argument("--client", metavar="NAME", help="the clients whose name holds this; writes no file")
+    parser.add_argument(
+        "--again",
+        action="store_true",
+        help="with --only: in place of those of the last run, of which the results say so",
+    )
     parser.add_argument("--rounds", type=int, help=f"samples of each (default: {_ROUNDS})")
     parser.add_argument("--render", action="store_true", help="write the results of the last samples again")
     options = parser.parse_args()
     if options.render:
         measured = json.loads(SAMPLES.read_text())
     else:
+        last = json.loads(SAMPLES.read_text()) if options.again else None
         measured = measure(options)
+        if last is not None:
+            measured = _replaced(last, measured)
         SAMPLES.write_text(json.dumps(measured))
-    return show(measured, whole=not (options.quick or options.only or options.client))
+    return show(measured, whole=options.again or not (options.quick or options.only or options.client))
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -72,6 +80,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     if options.only is None or options.only in "imports":
         samples["imports"] = imports(max(3, rounds))
     return _measured(samples, start, load, rounds)
+
+
+def _replaced(last: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
+    """Return the last run's samples with those of another run in their place."""
+    again = sorted({*last.get("again", []), *measured["samples"]})
+    return {**last, "samples": {**last["samples"], **measured["samples"]}, "again": again}
 
 
 def _measured(samples: Samples, start: float, load: float, rounds: int) -> dict[str, Any]:
