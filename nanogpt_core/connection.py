@@ -38,8 +38,10 @@ BASE_URL_VARIABLE = "NANOGPT_BASE_URL"
 """Environment variable that may hold the base URL."""
 
 CHAT_TIMEOUT = 600.0
-"""Seconds that an attempt at a chat answer may take by default, as in the OpenAI SDK: a model may think for minutes, and
-an attempt that is given up may be billed."""
+"""Seconds that an attempt at a chat answer may take by default, as in the OpenAI SDK.
+
+A model may think for minutes, and an attempt that is given up may be billed.
+"""
 
 DEFAULT_TIMEOUT = 60.0
 """Seconds that one request may take."""

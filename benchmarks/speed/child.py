@@ -85,7 +85,7 @@ def profile(setup: Setup, client: str, texts: int, warm_up: int = _WARM_UP) -> d
 def _named(place: tuple[str, int, str]) -> str:
     path, _, function = place
     if path == "~":
-        return function.strip("<>")
+        return function.strip("<>").partition(" at 0x")[0]
     parts = Path(path).with_suffix("").parts
     root = max((number for number, part in enumerate(parts) if part in _ROOTS), default=-1)
     return f"{'.'.join(parts[root + 1 :])}.{function}"

@@ -264,7 +264,7 @@ def _profile(figures: Figures, scenario: Scenario) -> Iterator[str]:
     )
     yield from ["", "| function | calls | ms |", "|---|---|---|"]
     for own, calls, function in sample["functions"]:
-        yield f"| `{function}` | {calls:,} | {own * 1000:,.0f} |"
+        yield f"| `{function.partition(' at 0x')[0]}` | {calls:,} | {own * 1000:,.0f} |"
 
 
 def _stream(figures: Figures, scenario: Scenario) -> Iterator[str]:
