@@ -28,6 +28,7 @@ _SHOWN = (
     "jiter",
     "msgspec",
     "pybase64",
+    "isal",
     "tiktoken",
 )
 
