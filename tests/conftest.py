@@ -1,6 +1,7 @@
 """What all tests share: a sandbox over real HTTP, a clean environment, and no other network."""
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -30,8 +31,15 @@ def _keep_bytecode(config: pytest.Config) -> None:
         sys.dont_write_bytecode = False
 
 
+def _let_interrupt() -> None:
+    # A shell that starts something in the background lets it ignore Ctrl-C, and so would all that the tests start.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     _keep_bytecode(config)
+    _let_interrupt()
     # For the few tests that ask the real service, where there is a key. The environment is cleared of it.
     given = {name: os.environ.get(f"NANOGPT_{variable}") for name, variable in REAL.items()}
     config.real_service = {name: value for name, value in given.items() if value}
