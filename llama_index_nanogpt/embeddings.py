@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
 from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
@@ -24,9 +24,18 @@ if TYPE_CHECKING:
 
 __all__ = ["NanoGPTEmbedding"]
 
+
+class _Ready(NamedTuple):
+    """Embeddings that are there, and whose: handlers of events may embed other texts, or with other objects."""
+
+    owner: NanoGPTEmbedding
+    texts: list[str]
+    embeddings: list[Embedding]
+
+
 _HANDED_OVER = 32_768
 _AT_ONCE = 512
-_ready: ContextVar[list[Embedding] | None] = ContextVar("nanogpt_ready", default=None)
+_ready: ContextVar[_Ready | None] = ContextVar("nanogpt_ready", default=None)
 
 
 def _operational(name: str) -> Any:
@@ -182,7 +191,7 @@ class NanoGPTEmbedding(BaseEmbedding):
         if not anybody_listens(self.callback_manager):
             return ready
         for part in _parts(len(checked)):
-            with _handed_over(ready[part]):
+            with _handed_over(_Ready(self, checked[part], ready[part])):
                 embeddings += super().get_text_embedding_batch(checked[part], show_progress, **kwargs)
         return embeddings
 
@@ -197,7 +206,7 @@ class NanoGPTEmbedding(BaseEmbedding):
         if not anybody_listens(self.callback_manager):
             return ready
         for part in _parts(len(checked)):
-            with _handed_over(ready[part]):
+            with _handed_over(_Ready(self, checked[part], ready[part])):
                 embeddings += await super().aget_text_embedding_batch(checked[part], show_progress, **kwargs)
         return embeddings
 
@@ -210,11 +219,15 @@ class NanoGPTEmbedding(BaseEmbedding):
         own = self.embeddings_cache is not None or self.rate_limiter is not None or show_progress
         return not own and _AT_ONCE < len(texts) <= self.embed_batch_size
 
+    def _ready(self, texts: list[str]) -> list[Embedding] | None:
+        ready = _ready.get()
+        return ready.embeddings if ready and ready.owner is self and ready.texts == texts else None
+
     def _get_text_embedding(self, text: str) -> Embedding:
         return self._get_text_embeddings([text])[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[Embedding]:
-        ready = _ready.get()
+        ready = self._ready(texts)
         return self._embedder.embed_lists(texts) if ready is None else ready
 
     def _get_query_embedding(self, query: str) -> Embedding:
@@ -225,7 +238,7 @@ class NanoGPTEmbedding(BaseEmbedding):
         return (await self._aget_text_embeddings([text]))[0]
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[Embedding]:
-        ready = _ready.get()
+        ready = self._ready(texts)
         return await self._embedder.aembed_lists(texts) if ready is None else ready
 
     async def _aget_query_embedding(self, query: str) -> Embedding:
@@ -238,8 +251,8 @@ def _parts(count: int) -> Iterator[slice]:
 
 
 @contextmanager
-def _handed_over(embeddings: list[Embedding]) -> Iterator[None]:
-    token = _ready.set(embeddings)
+def _handed_over(ready: _Ready) -> Iterator[None]:
+    token = _ready.set(ready)
     try:
         yield
     finally:

@@ -14,7 +14,8 @@ _DEAF = (NullEventHandler, NullSpanHandler)
 
 def anybody_listens(callbacks: CallbackManager) -> bool:
     """Return whether an embedding event would reach a handler: one of ``callbacks``, or of LlamaIndex's dispatchers."""
-    if callbacks.handlers:
+    # A manager of another class may listen by itself.
+    if callbacks.handlers or type(callbacks) is not CallbackManager:
         return True
     dispatcher = dispatcher_of_embeddings
     while True:

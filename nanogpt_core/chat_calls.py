@@ -129,9 +129,13 @@ class Caller:
         pacer = self._pacer()
         while True:
             start = pacer.reserve()
-            seconds = start - waiting.now()
-            if seconds > 0:
-                yield seconds
+            try:
+                seconds = start - waiting.now()
+                if seconds > 0:
+                    yield seconds
+            except BaseException:
+                pacer.release(start)  # given up: others may have the turn
+                raise
             began = pacer.begin(start)
             if began is not None:
                 return began

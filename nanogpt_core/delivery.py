@@ -187,10 +187,14 @@ class Delivery:
         pacer = self.pacer()
         while True:
             start = pacer.reserve()
-            seconds = start - waiting.now()
-            if seconds > 0:
-                yield Wait(min(seconds, call.seconds(seconds)))
-            call.seconds(self.timeout)
+            try:
+                seconds = start - waiting.now()
+                if seconds > 0:
+                    yield Wait(min(seconds, call.seconds(seconds)))
+                call.seconds(self.timeout)
+            except BaseException:
+                pacer.release(start)  # given up: others may have the turn
+                raise
             began = pacer.begin(start)
             if began is not None:
                 return began

@@ -27,8 +27,8 @@ def empty_matrix(rows: int, width: int) -> NDArray[np.float32]:
     import numpy as np
 
     matrix = np.empty((rows, width), dtype=np.float32)
-    madvise = _madvise()
-    if madvise is not None and matrix.nbytes >= _LARGE:
+    madvise = _madvise() if matrix.nbytes >= _LARGE else None
+    if madvise is not None:
         first = -(-matrix.ctypes.data // mmap.PAGESIZE) * mmap.PAGESIZE
         whole = (matrix.ctypes.data + matrix.nbytes - first) // mmap.PAGESIZE * mmap.PAGESIZE
         madvise(first, whole, mmap.MADV_NOHUGEPAGE)  # advice: where it is refused, all goes on as before
@@ -39,7 +39,10 @@ def empty_matrix(rows: int, width: int) -> NDArray[np.float32]:
 def _madvise() -> Any:
     if not hasattr(mmap, "MADV_NOHUGEPAGE"):
         return None
-    function = getattr(ctypes.CDLL(None), "madvise", None)
+    try:
+        function = getattr(ctypes.CDLL(None), "madvise", None)
+    except OSError:  # a Python that is linked statically loads nothing
+        return None
     if function is not None:
         function.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     return function

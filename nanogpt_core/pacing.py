@@ -109,22 +109,41 @@ class Pacer(ForkSafe):
         return free
 
     def begin(self, planned: float) -> float | None:
-        """Return the time at which the caller now starts; None where a pause has come up: take a new start time.
+        """Return the time at which the caller now starts; None where it may not: take a new start time.
+
+        So it is where a pause has come up, and where many who are late would start at once.
 
         Args:
             planned: What :meth:`reserve` gave. Whoever starts later than that moves those who follow.
         """
         with self._lock:
             time = waiting.now()
-            place = bisect_left(self._starts, planned)
-            if time < self._paused_until or self._starts[place : place + 1] != [planned]:
+            if not self._give_back(planned) or time < self._paused_until or self._crowded(time):
                 return None
-            del self._starts[place]
             insort(self._starts, time)
             self._taken.append(time)
             while self._taken[0] < time - _MEMORY:
                 self._taken.popleft()
             return time
+
+    def release(self, planned: float) -> None:
+        """Give back a start time that will not be used."""
+        with self._lock:
+            self._give_back(planned)
+
+    def _give_back(self, planned: float) -> bool:
+        place = bisect_left(self._starts, planned)
+        if self._starts[place : place + 1] != [planned]:
+            return False
+        del self._starts[place]
+        return True
+
+    def _crowded(self, time: float) -> bool:
+        rate = self._rate()
+        if not math.isfinite(rate):
+            return False
+        count = math.ceil(rate)
+        return bisect(self._starts, time) - bisect(self._starts, time - count / rate) >= count
 
     def heed(self, error: NanoGPTError, seconds: float, began: float | None = None) -> None:
         """Hold everybody back where a failure says that the others would be turned away too.

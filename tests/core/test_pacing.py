@@ -129,6 +129,26 @@ def test_those_who_start_later_than_planned_move_those_who_follow():
     assert pacer.reserve() >= waiting.now() + 1
 
 
+def test_those_who_wake_up_late_do_not_all_start_at_once():
+    pacer = paced(4)
+    planned = [pacer.reserve() for _ in range(16)]
+    waiting.wait_seconds(10)
+    began = [pacer.begin(start) for start in planned]
+    assert sum(start is not None for start in began) == 4
+    later = [pacer.reserve() for _ in range(12)]
+    assert later[0] >= waiting.now() + 0.9
+    waiting.wait_seconds(later[0] - waiting.now())
+    assert pacer.begin(later[0])
+
+
+def test_a_turn_that_is_given_back_is_had_by_the_next():
+    pacer = paced(5)
+    planned = [pacer.reserve() for _ in range(60)]
+    for start in planned[5:]:
+        pacer.release(start)
+    assert pacer.reserve() <= waiting.now() + 1.1
+
+
 def test_a_pause_holds_back_a_start_that_was_handed_out_before():
     pacer = paced(1)
     start = pacer.reserve()

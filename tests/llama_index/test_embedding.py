@@ -1,6 +1,7 @@
 """What LlamaIndex's own base class gives: batches, events, caches, limits, progress."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -135,6 +136,30 @@ async def test_whoever_listens_hears_of_all_texts(make, call, listening):
     steps = listening(lambda **more: make(dimensions=32, **more))
     await call(next(steps), "get_text_embedding_batch", [f"text {number}" for number in range(1100)])
     assert next(steps) == 1100
+
+
+class Curious(BaseEventHandler):
+    ask: Any
+    told: list
+
+    def handle(self, event, **_kwargs):
+        if isinstance(event, EmbeddingStartEvent) and not self.told:
+            self.told.append(None)  # its own questions are events too
+            self.told[:] = self.ask()
+
+
+async def test_a_handler_that_embeds_gets_its_own_vectors(make, call, request):
+    texts = [f"text {number}" for number in range(1100)]
+    one, other = make(dimensions=32), make(dimensions=16)
+    handler, root = (
+        Curious(ask=lambda: [e.get_text_embedding("hello") for e in (one, other)], told=[]),
+        get_dispatcher("root"),
+    )
+    root.add_event_handler(handler)
+    request.addfinalizer(lambda: root.event_handlers.remove(handler))
+    vectors = await call(one, "get_text_embedding_batch", texts)
+    assert np.array_equal(vectors, make(dimensions=32)._embedder.embed(texts))
+    assert handler.told == [make(dimensions=width).get_query_embedding("hello") for width in (32, 16)]
 
 
 @pytest.mark.parametrize("heard", [True, False])
