@@ -69,7 +69,7 @@ tests: $(VENV)/dev
 	$(RUN) -m pytest
 
 kill: $(VENV)/dev
-	NANOGPT_LONG=1 $(RUN) -m pytest tests/cache
+	NANOGPT_LONG=1 $(RUN) -m pytest tests/core/cache
 
 faults: $(VENV)/dev
 	$(RUN) -m benchmarks.faults.run

@@ -19,8 +19,8 @@ from openai import OpenAIError
 from prompting import DONT_KNOW, Found, cited
 
 from nanogpt_core import NanoGPTError, Usage, get_model
-from nanogpt_core.connection import DEFAULT_BASE_URL, KEY_VARIABLES
-from nanogpt_core.tokens import TokenCounter
+from nanogpt_core.http.endpoint import DEFAULT_BASE_URL, KEY_VARIABLES
+from nanogpt_core.models.tokens import TokenCounter
 
 DEFAULT_QUESTION = "How can I merge several sorted inputs into one sorted stream?"
 DATA = Path(__file__).resolve().parents[1] / ".nanogpt-demo"

@@ -32,8 +32,8 @@ from questions import Question, load_questions
 
 from nanogpt_core import MODELS as CATALOGUE
 from nanogpt_core import Embedder, NanoGPTError, Usage, get_model, list_models
-from nanogpt_core.catalogue import near_names
 from nanogpt_core.errors import AuthenticationError, ConnectionFailedError, InsufficientBalanceError
+from nanogpt_core.models.catalog import near_names
 
 MODELS = ("text-embedding-3-small", "text-embedding-3-large", "BAAI/bge-m3", "Qwen/Qwen3-Embedding-0.6B")
 MEASURES = (nDCG @ 10, R @ 5, RR)

@@ -19,7 +19,7 @@ from prompting import SYSTEM_PROMPT, USER_PROMPT, Found, quoted
 from tqdm import tqdm
 
 from nanogpt_core import Usage, get_model
-from nanogpt_core.usage import price
+from nanogpt_core.embeddings.usage import price
 
 BATCH = 512
 CHARS_A_TOKEN = 3  # and a little more, in English

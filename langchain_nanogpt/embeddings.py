@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.embeddings import Embeddings
 
 from nanogpt_core import Embedder, Estimate, Usage
-from nanogpt_core.connection import ApiKey
+from nanogpt_core.embeddings.config import EmbedderOptions, clear_options
 from nanogpt_core.errors import ConfigurationError
-from nanogpt_core.options import EmbedderOptions, clear_options
+from nanogpt_core.http.endpoint import ApiKey
 
 if TYPE_CHECKING:
     import numpy as np

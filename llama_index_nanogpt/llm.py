@@ -18,14 +18,14 @@ from llama_index.llms.openai.utils import O1_MODELS
 from llama_index.llms.openai_like import OpenAILike
 
 from llama_index_nanogpt.forms import achecked, asingle, checked, side_by_side, single
-from nanogpt_core.chat import AsyncChatClient, ChatClient, make_async_chat_client, make_chat_client
-from nanogpt_core.chat_calls import Caller
-from nanogpt_core.chat_options import EXAMPLE, check_known, check_tool_choice, refused, request_options, unknown_option
-from nanogpt_core.connection import CHAT_TIMEOUT, ApiKey, Connection
+from nanogpt_core.chat.client import AsyncChatClient, ChatClient, make_async_chat_client, make_chat_client
+from nanogpt_core.chat.options import EXAMPLE, check_known, check_tool_choice, refused, request_options, unknown_option
+from nanogpt_core.chat.session import Caller
+from nanogpt_core.embeddings.config import check_model_name, check_number
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError, NanoGPTError
-from nanogpt_core.live_chat import live_context_window
-from nanogpt_core.options import check_model_name, check_number
-from nanogpt_core.pacing import DEFAULT_RATE
+from nanogpt_core.http.endpoint import CHAT_TIMEOUT, ApiKey, Connection
+from nanogpt_core.http.rate_limiter import DEFAULT_RATE
+from nanogpt_core.models.chat_listing import live_context_window
 
 __all__ = ["NanoGPT"]
 

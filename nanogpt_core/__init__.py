@@ -9,16 +9,16 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nanogpt_core.cache import EmbeddingCache, MemoryCache
-    from nanogpt_core.cache_tools import CacheReport, clear_cache, export_cache, inspect_cache, verify_cache
-    from nanogpt_core.catalogue import MODELS, ModelInfo, get_model
-    from nanogpt_core.embedder import Embedder
+    from nanogpt_core.cache.admin import CacheReport, clear_cache, export_cache, inspect_cache, verify_cache
+    from nanogpt_core.cache.base import EmbeddingCache, MemoryCache
+    from nanogpt_core.cache.sqlite import SQLiteCache
+    from nanogpt_core.embeddings.embedder import Embedder
+    from nanogpt_core.embeddings.stream import EmbeddedBatch
+    from nanogpt_core.embeddings.usage import Estimate, Usage
     from nanogpt_core.errors import NanoGPTError
-    from nanogpt_core.live import list_models
+    from nanogpt_core.models.catalog import MODELS, ModelInfo, get_model
+    from nanogpt_core.models.listing import list_models
     from nanogpt_core.sandbox import Sandbox
-    from nanogpt_core.sqlite_cache import SQLiteCache
-    from nanogpt_core.streaming import EmbeddedBatch
-    from nanogpt_core.usage import Estimate, Usage
 
 __all__ = [
     "MODELS",
@@ -42,24 +42,24 @@ __all__ = [
 ]
 
 _HOMES = {
-    "MODELS": "catalogue",
-    "CacheReport": "cache_tools",
-    "EmbeddedBatch": "streaming",
-    "Embedder": "embedder",
-    "EmbeddingCache": "cache",
-    "Estimate": "usage",
-    "MemoryCache": "cache",
-    "ModelInfo": "catalogue",
+    "MODELS": "models.catalog",
+    "CacheReport": "cache.admin",
+    "EmbeddedBatch": "embeddings.stream",
+    "Embedder": "embeddings.embedder",
+    "EmbeddingCache": "cache.base",
+    "Estimate": "embeddings.usage",
+    "MemoryCache": "cache.base",
+    "ModelInfo": "models.catalog",
     "NanoGPTError": "errors",
-    "SQLiteCache": "sqlite_cache",
+    "SQLiteCache": "cache.sqlite",
     "Sandbox": "sandbox",
-    "Usage": "usage",
-    "clear_cache": "cache_tools",
-    "export_cache": "cache_tools",
-    "get_model": "catalogue",
-    "inspect_cache": "cache_tools",
-    "list_models": "live",
-    "verify_cache": "cache_tools",
+    "Usage": "embeddings.usage",
+    "clear_cache": "cache.admin",
+    "export_cache": "cache.admin",
+    "get_model": "models.catalog",
+    "inspect_cache": "cache.admin",
+    "list_models": "models.listing",
+    "verify_cache": "cache.admin",
 }
 
 

@@ -118,7 +118,7 @@ def _count_connections(counts: _Counts) -> None:
 
 def _waits(client: str, counts: _Counts) -> AbstractContextManager[Any]:
     if client in OURS:
-        from nanogpt_core.waiting import virtual_waits
+        from nanogpt_core._runtime.clock import virtual_waits
 
         return virtual_waits()
     _let_sleeps_pass(counts)

@@ -12,9 +12,9 @@ __all__ = ["child"]
 
 _MODULES = (
     "jiter",
-    "nanogpt_core.sdk",
-    "nanogpt_core.sqlite_cache",
-    "nanogpt_core.translation",
+    "nanogpt_core.http.client",
+    "nanogpt_core.cache.sqlite",
+    "nanogpt_core.http.error_mapping",
     "numpy",
     "openai.resources.embeddings",
     "orjson",

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from nanogpt_core.catalogue import MAX_ITEMS, MODELS, ModelInfo
 from nanogpt_core.errors import ConfigurationError
+from nanogpt_core.models.catalog import MAX_ITEMS, MODELS, ModelInfo
 from nanogpt_core.sandbox.replies import Reply
 
 __all__ = ["DEFAULT_API_KEY", "NEWER_MODEL", "Fault", "SandboxConfig"]

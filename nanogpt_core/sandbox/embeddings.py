@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from nanogpt_core.catalogue import MAX_ITEMS, ModelInfo
+from nanogpt_core.models.catalog import MAX_ITEMS, ModelInfo
 from nanogpt_core.sandbox.config import SandboxConfig
 from nanogpt_core.sandbox.lexical import embed
 from nanogpt_core.sandbox.problems import Problem, bad_value, too_large

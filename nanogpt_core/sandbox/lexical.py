@@ -16,7 +16,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from nanogpt_core.catalogue import MODELS
+from nanogpt_core.models.catalog import MODELS
 from nanogpt_core.sandbox.words import STOP_WORDS, is_cjk, words
 
 __all__ = ["embed"]

@@ -13,8 +13,8 @@ import pytest
 
 from nanogpt_core import Embedder, get_model
 from nanogpt_core.errors import AuthenticationError, InvalidInputError, InvalidTypeError
+from nanogpt_core.models.tokens import TokenCounter
 from nanogpt_core.sandbox import Fault
-from nanogpt_core.tokens import TokenCounter
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 

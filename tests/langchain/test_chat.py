@@ -11,8 +11,8 @@ from pydantic import SecretStr, ValidationError
 
 from langchain_nanogpt import ChatNanoGPT
 from nanogpt_core import errors
+from nanogpt_core.http.client import http
 from nanogpt_core.sandbox import Fault
-from nanogpt_core.sdk import http
 
 KEY = "sk-nano-0123abcd-very-secret"
 MESSAGES = [

@@ -21,9 +21,9 @@ from pydantic import BaseModel
 from langchain_nanogpt import ChatNanoGPT, NanoGPTEmbeddings
 from langchain_nanogpt.errors import ChatReplyError
 from nanogpt_core import errors
+from nanogpt_core._runtime.clock import virtual_waits
+from nanogpt_core.models.tokens import load_encoding
 from nanogpt_core.sandbox import Fault, Reply, Sandbox, ToolCall
-from nanogpt_core.tokens import load_encoding
-from nanogpt_core.waiting import virtual_waits
 
 # langchain-openai's base class dumps the SDK's event with the parsed object in it; pydantic had expected none.
 ITS_OWN_WARNING = pytest.mark.filterwarnings("ignore:Pydantic serializer warnings:UserWarning")
@@ -491,7 +491,7 @@ async def test_a_pickle_has_no_key(scripted, ask, monkeypatch):
 
 
 def test_a_callers_http_client_is_not_pickled():
-    from nanogpt_core.sdk import http
+    from nanogpt_core.http.client import http
 
     with http.Client() as client, pytest.raises(errors.InvalidTypeError, match="http_client"):
         pickle.dumps(ChatNanoGPT(api_key=KEY, http_client=client))

@@ -7,7 +7,8 @@ import threading
 import pytest
 
 from langchain_nanogpt import NanoGPTEmbeddings
-from nanogpt_core import NanoGPTError, get_model, sdk
+from nanogpt_core import NanoGPTError, get_model
+from nanogpt_core._runtime.clock import virtual_waits
 from nanogpt_core.errors import (
     BudgetExceededError,
     ConfigurationError,
@@ -17,8 +18,8 @@ from nanogpt_core.errors import (
     ServerError,
     TextTooLongError,
 )
+from nanogpt_core.http import client as sdk
 from nanogpt_core.sandbox import Fault, Sandbox
-from nanogpt_core.waiting import virtual_waits
 
 # Without LlamaIndex, which ships a vocabulary, counts are bounds. That is said once, and all that follows still holds.
 pytestmark = pytest.mark.filterwarnings("ignore:tiktoken's cl100k_base file:RuntimeWarning")

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from langchain_nanogpt import NanoGPTEmbeddings
 from nanogpt_core.errors import AuthenticationError, ConfigurationError, InvalidTypeError, NanoGPTError
-from nanogpt_core.sdk import http
+from nanogpt_core.http.client import http
 
 KEY = "sk-nano-0123abcd-very-secret"
 

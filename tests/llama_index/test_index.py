@@ -10,7 +10,7 @@ from llama_index.core.schema import TextNode
 from llama_index.core.vector_stores import SimpleVectorStore
 
 from llama_index_nanogpt import NanoGPTEmbedding
-from nanogpt_core.options import EmbedderOptions
+from nanogpt_core.embeddings.config import EmbedderOptions
 
 TEXTS = [
     "The cat sat on the mat and purred.",

@@ -12,8 +12,8 @@ from pydantic import SecretStr
 
 from llama_index_nanogpt import NanoGPT
 from nanogpt_core import errors
+from nanogpt_core.http.client import http
 from nanogpt_core.sandbox import Fault
-from nanogpt_core.sdk import http
 
 KEY = "sk-nano-0123abcd-very-secret"
 FACT = "The battery of the X200 lasts twelve hours."

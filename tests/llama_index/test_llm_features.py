@@ -17,8 +17,8 @@ from pydantic import BaseModel
 
 from llama_index_nanogpt import NanoGPT, NanoGPTEmbedding
 from nanogpt_core import errors
+from nanogpt_core._runtime.clock import now, virtual_waits
 from nanogpt_core.sandbox import Fault, Reply, Sandbox, ToolCall
-from nanogpt_core.waiting import now, virtual_waits
 
 # LlamaIndex's own classes use members of pydantic's models that pydantic wants forgotten.
 ITS_OWN_WARNING = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecationWarning")

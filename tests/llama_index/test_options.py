@@ -7,7 +7,9 @@ import threading
 import pytest
 
 from llama_index_nanogpt import NanoGPTEmbedding
-from nanogpt_core import NanoGPTError, get_model, sdk
+from nanogpt_core import NanoGPTError, get_model
+from nanogpt_core._runtime.clock import virtual_waits
+from nanogpt_core.embeddings.config import EmbedderOptions
 from nanogpt_core.errors import (
     BudgetExceededError,
     ConfigurationError,
@@ -15,9 +17,8 @@ from nanogpt_core.errors import (
     ServerError,
     TextTooLongError,
 )
-from nanogpt_core.options import EmbedderOptions
+from nanogpt_core.http import client as sdk
 from nanogpt_core.sandbox import Fault, Sandbox
-from nanogpt_core.waiting import virtual_waits
 
 TEXTS = [f"Text number {i}." for i in range(7)]
 BGE = "BAAI/bge-large-en-v1.5"  # 512 tokens a text, and a recommended instruction

@@ -12,7 +12,7 @@ from pydantic import SecretStr, ValidationError
 
 from llama_index_nanogpt import NanoGPTEmbedding
 from nanogpt_core.errors import AuthenticationError, ConfigurationError, InvalidTypeError, NanoGPTError
-from nanogpt_core.sdk import http
+from nanogpt_core.http.client import http
 
 KEY = "sk-nano-0123abcd-very-secret"
 HEADER = "token-of-a-proxy"

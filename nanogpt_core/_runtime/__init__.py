@@ -1,0 +1,1 @@
+"""Helpers around the Python runtime: clock, threads and forks."""

@@ -1,0 +1,1 @@
+"""Chat completions through the OpenAI SDK."""

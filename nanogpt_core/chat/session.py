@@ -1,0 +1,215 @@
+"""What the sync and the async chat client decide alike: when to try, whether to try again, and which error to raise."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import openai
+
+from nanogpt_core import errors
+from nanogpt_core._runtime import clock
+from nanogpt_core.chat.response import Complaint, check_whole
+from nanogpt_core.embeddings import config as checks
+from nanogpt_core.embeddings.response import excerpt, server_words
+from nanogpt_core.errors import NanoGPTError, ReplyError, bare, causes
+from nanogpt_core.http.endpoint import Connection
+from nanogpt_core.http.error_mapping import shorten, translate
+from nanogpt_core.http.pool import http
+from nanogpt_core.http.rate_limiter import DEFAULT_RATE, Claim, Pacer, pacer_for
+from nanogpt_core.http.retry import pause_before
+
+__all__ = ["DEFAULT_RETRIES", "REQUEST_ERRORS", "Caller", "Steps"]
+
+DEFAULT_RETRIES = 2
+"""Attempts beyond the first of a chat call: fewer than for embeddings, since each may be billed."""
+
+REQUEST_ERRORS: tuple[type[Exception], ...] = (
+    NanoGPTError,
+    openai.OpenAIError,
+    http.HTTPError,
+    http.StreamError,
+    OSError,
+    TimeoutError,
+)
+"""What is raised about a request, by us, by the SDK and by what is below it; a caller's mistake is none of it."""
+
+Steps = Generator["float | None", "NanoGPTError | None", None]
+"""Yields seconds to wait, or None for an attempt; is sent what the attempt failed with."""
+
+_CUT_SHORT = (openai.LengthFinishReasonError, openai.ContentFilterFinishReasonError)
+
+
+class Caller:
+    """What the chat clients of one object share.
+
+    Args:
+        connection: Where to and with which key.
+        max_retries: Attempts beyond the first that one call may take, at least 0.
+        requests_per_second: Most attempts to start in a second, over all objects of this process that use the same key
+            at the same address, embeddings among them; the lowest value counts.
+
+    Raises:
+        ConfigurationError: A number out of range.
+        InvalidTypeError: Something else than a number.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        max_retries: int = DEFAULT_RETRIES,
+        requests_per_second: float = DEFAULT_RATE,
+    ) -> None:
+        checks.check_number("max_retries", max_retries, 0)
+        checks.check_positive("requests_per_second", requests_per_second)
+        self.connection = connection
+        self._max_retries = max_retries
+        self._requests_per_second = requests_per_second
+        self._claim = Claim(requests_per_second)
+
+    def __repr__(self) -> str:
+        return f"<Caller of {self.connection.host}>"
+
+    def __deepcopy__(self, memo: object) -> Caller:
+        return self
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _restore, (self.connection, self._max_retries, self._requests_per_second)
+
+    def authorization(self) -> dict[str, str]:
+        """Return the header with the key.
+
+        Raises:
+            ConfigurationError: There is no key, as in an object from a pickle.
+        """
+        key = self.connection.key
+        return {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
+
+    def seconds(self, timeout: Any) -> float:
+        """Return how long an attempt may take, given the ``timeout`` of a single call, or of none."""
+        timeout = getattr(timeout, "read", timeout)
+        usable = isinstance(timeout, (int, float)) and not isinstance(timeout, bool) and timeout > 0
+        return float(timeout) if usable else self.connection.timeout
+
+    def steps(self) -> Steps:
+        """Tell when to try.
+
+        Raises:
+            NanoGPTError: What the last attempt failed with.
+        """
+        failed = 0
+        while True:
+            began = yield from self._turn()
+            error = yield None
+            if error is None:
+                return
+            seconds = self.heed(error, failed, began)
+            if seconds is None or failed >= self._max_retries:
+                raise error
+            failed += 1
+            yield seconds
+
+    def heed(self, error: NanoGPTError, failed: int = 0, began: float | None = None) -> float | None:
+        """Let everybody with this key wait where ``error`` asks for it.
+
+        Args:
+            error: What an attempt failed with.
+            failed: Attempts that failed before that one.
+            began: When it began, by the pacer; None for a stream that failed in its middle.
+
+        Returns:
+            The seconds to wait before the next attempt; None where there should be none.
+        """
+        seconds = pause_before(failed, error)
+        if seconds is not None:
+            self._pacer().heed(error, seconds, began)
+        return seconds
+
+    def _turn(self) -> Generator[float, None, float]:
+        pacer = self._pacer()
+        while True:
+            start = pacer.reserve()
+            try:
+                seconds = start - clock.now()
+                if seconds > 0:
+                    yield seconds
+            except BaseException:
+                pacer.release(start)  # given up: others may have the turn
+                raise
+            began = pacer.begin(start)
+            if began is not None:
+                return began
+
+    def _pacer(self) -> Pacer:
+        # Asked for each time, since a fork gives a process its own; held, so that it lives as long as this object.
+        self._held_pacer = pacer_for(self.connection)
+        self._held_pacer.join(self._claim)
+        return self._held_pacer
+
+    def failure(self, error: Exception, seconds: float) -> NanoGPTError:
+        """Return our error for what an attempt failed with."""
+        if isinstance(error, _CUT_SHORT):
+            failure: NanoGPTError = ReplyError(
+                "The answer was cut short, so that it does not fit the schema asked for.",
+                remedy="Raise max_tokens, or ask for less.",
+            )
+        else:
+            failure = _for_chat(translate(error, self.connection.host, seconds))
+        if failure not in causes(error):
+            shorten(error)
+            failure.__cause__ = error
+        return failure
+
+    def lost(self, error: Exception, seconds: float, request: Any) -> NanoGPTError:
+        """Return our error for what ended a stream in its middle."""
+        if isinstance(error, (http.TimeoutException, TimeoutError)):
+            late = openai.APITimeoutError(request=request)
+            late.__cause__ = error
+            return self.failure(late, seconds)
+        failure = self.failure(error, seconds)
+        if type(failure) is errors.ConnectionFailedError:
+            what = f"{excerpt(str(error)) or 'no reason given'} ({type(error).__name__})"
+            failure = errors.ConnectionFailedError(
+                f"The answer of {self.connection.host} broke off: {what}.", remedy="Try again."
+            )
+            failure.__cause__ = error
+        return failure
+
+    def check(self, response: Any, *, form: bool = False) -> NanoGPTError | None:
+        """Return what is wrong with a reply that was read to its end; None for an answer.
+
+        Args:
+            response: The HTTP response.
+            form: Whether a form was asked for, as :func:`~nanogpt_core.chat.truncation.asks_for_a_form` tells.
+        """
+        try:
+            complaint = check_whole(response.content, response.headers.get("x-request-id"), form=form)
+        except NanoGPTError as error:
+            return bare(error)
+        return None if complaint is None else self.refusal(complaint, response)
+
+    def refusal(self, complaint: Complaint, response: Any) -> NanoGPTError:
+        """Return our error for one that the service put into a reply of status 200."""
+        words = server_words(complaint.document) or "no words with it"
+        if complaint.status is None:
+            return ReplyError(
+                f"The service ended its answer with an error: {words}.".replace("..", "."),
+                remedy="Try again, or with another model.",
+                request_id=response.headers.get("x-request-id"),
+            )
+        kept = {name: response.headers[name] for name in ("x-request-id", "retry-after") if name in response.headers}
+        stand_in = http.Response(complaint.status, json=complaint.document, headers=kept, request=response.request)
+        return self.failure(openai.APIStatusError(words, response=stand_in, body=complaint.document), 0.0)
+
+
+def _restore(connection: Connection, max_retries: int, requests_per_second: float) -> Caller:
+    return Caller(connection, max_retries=max_retries, requests_per_second=requests_per_second)
+
+
+def _for_chat(error: NanoGPTError) -> NanoGPTError:
+    if isinstance(error, errors.ModelNotFoundError):
+        error.remedy = "Check the model's name, with its suffixes, and base_url; GET /models lists what there is."
+    elif isinstance(error, errors.RequestTooLargeError):
+        error.remedy = "Send shorter messages, ask for fewer tokens, or take a model with a larger context window."
+    return error

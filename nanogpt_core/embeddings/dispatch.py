@@ -1,0 +1,273 @@
+"""Gets one request's vectors: when to send it, when to send it again, when to split it. No input or output of its own.
+
+:meth:`Delivery.deliver` is a generator that says what it needs done and is handed the result or the error;
+:mod:`~nanogpt_core.embeddings.runner` does these things, so that sync and async share every decision.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from nanogpt_core._runtime import clock
+from nanogpt_core.embeddings.batch import Host, Job
+from nanogpt_core.embeddings.response import Reply, WidthError, WidthGuard, read_reply
+from nanogpt_core.embeddings.runner import Action, Do, GiveWay, Send, Step, Wait
+from nanogpt_core.embeddings.usage import Budget, UsageMeter
+from nanogpt_core.errors import (
+    BadRequestError,
+    BudgetExceededError,
+    ModelNotFoundError,
+    NanoGPTError,
+    RequestTimeoutError,
+    RequestTooLargeError,
+    ServerError,
+    StatusError,
+    TextTooLongError,
+    bare,
+)
+from nanogpt_core.http.rate_limiter import Pacer
+from nanogpt_core.http.retry import pause_before
+from nanogpt_core.models.catalog import near_names
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["Call", "Delivery", "Receiver"]
+
+# A reply's bytes: a number takes at most so many, in base64 or written out; and what is around the vectors.
+_BYTES_A_NUMBER = 32
+_WIDEST = 8192
+_BYTES_AROUND = 1 << 20
+
+
+class Receiver(Protocol):
+    """Where vectors go."""
+
+    def room(self, job: Job) -> NDArray[np.float32] | None:
+        """Return where a request's vectors may be written before they are checked, or None."""
+
+    def accept(self, job: Job, reply: Reply) -> Iterator[None]:
+        """Take the vectors of one request, part by part, as what is returned is run through."""
+
+    @property
+    def keeps_on_disk(self) -> bool:
+        """Whether :meth:`keep` may block."""
+
+    def keep(self, job: Job, reply: Reply) -> None:
+        """Store them for later calls."""
+
+
+class Call:
+    """What the requests of one call share.
+
+    Args:
+        receiver: Where vectors go.
+        deadline: When the call has to be over, in seconds of :func:`nanogpt_core._runtime.clock.now`, or None.
+        stop: Set when no further attempt should be made. Default: an event of the call's own.
+    """
+
+    def __init__(self, receiver: Receiver, deadline: float | None = None, stop: threading.Event | None = None) -> None:
+        self.receiver = receiver
+        self.deadline = deadline
+        self.stop = stop or threading.Event()
+
+    def seconds(self, at_most: float) -> float:
+        """Return the seconds that may still be taken.
+
+        Raises:
+            RequestTimeoutError: None may.
+        """
+        if self.stop.is_set():
+            raise RequestTimeoutError("Given up: the call was interrupted, or another of its requests failed.")
+        left = at_most if self.deadline is None else min(at_most, self.deadline - clock.now())
+        if left <= 0:
+            raise RequestTimeoutError(
+                "The call's deadline has passed.", remedy="Raise deadline, or embed fewer texts at a time."
+            )
+        return left
+
+    def allows(self, seconds: float) -> bool:
+        """Whether a further attempt after so many seconds makes sense."""
+        return not self.stop.is_set() and (self.deadline is None or clock.now() + seconds < self.deadline)
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """How one object gets its requests answered.
+
+    Attributes:
+        parameters: What goes into each request beside texts and encoding: ``model``, ``dimensions``, ``user``.
+        host: What is known about the host.
+        guard: Checks the width of each reply.
+        meter: Counts requests and retries.
+        budget: Holds back what would cost too much.
+        pacer: Tells when a request may start; asked anew for each, since a fork gives a process its own.
+        max_retries: Attempts beyond the first that one request may take.
+        timeout: Seconds that one attempt may take.
+    """
+
+    parameters: dict[str, Any]
+    host: Host
+    guard: WidthGuard
+    meter: UsageMeter
+    budget: Budget
+    pacer: Callable[[], Pacer]
+    max_retries: int
+    timeout: float
+
+    @property
+    def _model(self) -> str:
+        model: str = self.parameters["model"]
+        return model
+
+    def deliver(self, job: Job, call: Call) -> Step:
+        """Have ``job`` sent, in parts where it must be, until all its vectors are with the call's receiver.
+
+        Raises:
+            NanoGPTError: It cannot be answered.
+        """
+        largest = yield from self._in_parts(job, call)
+        if len(largest.texts) < len(job.texts):
+            # Only now, since a refusal can also be about one text, which then ends the call.
+            self.host.took(largest)
+
+    def _in_parts(self, job: Job, call: Call) -> Generator[Action, bytes, Job]:
+        """Return the part with the most texts that was taken as a whole."""
+        if self.host.fits(job):
+            try:
+                reply = yield from self._attempts(job, call)
+            except RequestTooLargeError as error:
+                if len(job.texts) == 1:
+                    raise _too_long(error, job) from error
+            else:
+                self.meter.add_request(texts=len(job.texts), prompt_tokens=reply.prompt_tokens)
+                for _ in call.receiver.accept(job, reply):
+                    yield GiveWay()
+                if call.receiver.keeps_on_disk:
+                    yield Do(lambda: call.receiver.keep(job, reply))
+                else:
+                    call.receiver.keep(job, reply)
+                return job
+        first, second = job.halves()
+        taken = (yield from self._in_parts(first, call)), (yield from self._in_parts(second, call))
+        return max(taken, key=lambda part: len(part.texts))
+
+    def _attempts(self, job: Job, call: Call) -> Generator[Action, bytes, Reply]:
+        failed = 0
+        reserved, last = 0.0, None
+        while True:
+            encoding = self.host.encoding
+            began = yield from self._turn(call)
+            if self.budget.limited:
+                try:
+                    reserved = self.budget.reserve(sum(job.tokens))
+                except BudgetExceededError as error:
+                    raise error from last
+            try:
+                reply = _read((yield self._send(job, encoding, call)), len(job.texts), call.receiver.room(job))
+                yield from self._check_width(reply, call)
+            except NanoGPTError as error:
+                last = error
+                self.budget.settle(reserved, 0 if _never_billed(error) else None)
+                if isinstance(error, BadRequestError) and _refuses_base64(error, encoding):
+                    self.host.encoding = "float"
+                else:
+                    yield from self._before_next(error, failed, call, began)
+                    failed += 1
+                self.meter.add_retry()
+            else:
+                self.budget.settle(reserved, reply.prompt_tokens)
+                return reply
+
+    def _turn(self, call: Call) -> Generator[Action, bytes, float]:
+        pacer = self.pacer()
+        while True:
+            start = pacer.reserve()
+            try:
+                seconds = start - clock.now()
+                if seconds > 0:
+                    yield Wait(min(seconds, call.seconds(seconds)))
+                call.seconds(self.timeout)
+            except BaseException:
+                pacer.release(start)  # given up: others may have the turn
+                raise
+            began = pacer.begin(start)
+            if began is not None:
+                return began
+
+    def _send(self, job: Job, encoding: str, call: Call) -> Send:
+        import orjson
+
+        body = orjson.dumps({"input": list(job.texts), "encoding_format": encoding, **self.parameters})
+        numbers = len(job.texts) * max(self.guard.width or _WIDEST, 1)
+        return Send("/embeddings", body, call.seconds(self.timeout), _BYTES_AROUND + numbers * _BYTES_A_NUMBER)
+
+    def _before_next(
+        self, error: NanoGPTError, failed: int, call: Call, began: float
+    ) -> Generator[Action, bytes, None]:
+        """Wait as the error asks for; raise it where no attempt should follow."""
+        if isinstance(error, ModelNotFoundError):
+            _suggest_names(error, self._model)
+        seconds = pause_before(failed, error)
+        if seconds is None or failed >= self.max_retries:
+            raise error
+        self.pacer().heed(error, seconds, began)
+        if not call.allows(seconds):
+            raise error
+        yield Wait(seconds)
+
+    def _check_width(self, reply: Reply, call: Call) -> Generator[Action, bytes, None]:
+        width = reply.vectors.shape[1]
+        try:
+            self.guard.accept(width)
+        except WidthError:
+            if self.guard.knows_live_list:
+                raise
+            # The packaged table may be out of date; the live list is the service's own word.
+            self.guard.add_source((yield from self._live_width(call)))
+            self.guard.accept(width)
+
+    def _live_width(self, call: Call) -> Generator[Action, bytes, int | None]:
+        from nanogpt_core.models.listing import MOST_BYTES, read_live_list
+
+        yield from self._turn(call)
+        try:
+            found = read_live_list((yield Send("/embedding-models", None, call.seconds(self.timeout), MOST_BYTES)))
+        except NanoGPTError:
+            return None
+        row = found.get(self._model)
+        return row.dimensions if row else None
+
+
+def _read(body: bytes, count: int, room: NDArray[np.float32] | None) -> Reply:
+    try:
+        return read_reply(body, count, room)
+    except NanoGPTError as error:
+        raise bare(error)  # noqa: B904 - without the frames that hold the reply
+
+
+def _refuses_base64(error: BadRequestError, encoding: str) -> bool:
+    words = f"{error.detail} {error.code} {error.param}".lower()
+    return encoding == "base64" and error.status in (400, 422) and ("encoding_format" in words or "base64" in words)
+
+
+def _never_billed(error: NanoGPTError) -> bool:
+    return isinstance(error, StatusError) and not isinstance(error, ServerError)
+
+
+def _suggest_names(error: ModelNotFoundError, model: str) -> None:
+    near = [name for name in near_names(model) if name != model]
+    if near:
+        error.remedy = f"Did you mean {' or '.join(near)}? list_models() tells what there is."
+
+
+def _too_long(error: RequestTooLargeError, job: Job) -> TextTooLongError:
+    return TextTooLongError(
+        f"The service refuses the text at position {job.positions[0]} as too long: {error.detail}.".replace("..", "."),
+        remedy='Shorten it, or pass on_overflow="truncate" or on_overflow="split".',
+        positions=job.positions,
+    )

@@ -1,0 +1,293 @@
+"""From the caller's texts to requests, and from the vectors that come back to the caller's order. Pure.
+
+A text goes on the wire as it is, cut down, or in several pieces; a *wire text* is any such string, and each distinct
+one is sent once, however often it was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Literal
+
+from nanogpt_core.errors import InvalidInputError, InvalidTypeError, TextTooLongError
+from nanogpt_core.models.tokens import TokenCounter, byte_lengths
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["OVERFLOW_MODES", "Overflow", "Plan", "check_query", "check_texts", "make_plan", "pack"]
+
+Overflow = Literal["error", "truncate", "split"]
+OVERFLOW_MODES: tuple[Overflow, ...] = ("error", "truncate", "split")
+
+_SHOWN = 10
+
+
+def check_texts(texts: Iterable[str], first: int = 0) -> list[str]:
+    """Return ``texts`` as a list, after checking each of them.
+
+    Args:
+        texts: The texts.
+        first: The position of the first of them in the caller's row.
+
+    Raises:
+        InvalidTypeError: It is not an iterable of strings.
+        InvalidInputError: A text is empty, holds only blanks, or holds half a surrogate pair.
+    """
+    if isinstance(texts, (str, bytes, bytearray)):
+        raise InvalidTypeError(
+            f"texts is a single {type(texts).__name__}, where a list of strings is meant.",
+            remedy="Put it in a list: [text].",
+        )
+    if isinstance(texts, Mapping) or not isinstance(texts, Iterable):
+        raise InvalidTypeError(f"texts must be a list of strings, not {type(texts).__name__}.")
+    try:
+        items = iter(texts)
+    except TypeError as error:
+        raise InvalidTypeError(f"texts must be a list of strings, not {type(texts).__name__}.") from error
+    checked = list(items)
+    # Here and below, a quick look at all first: it nearly always finds nothing.
+    if set(map(type, checked)) <= {str}:
+        _check_contents(checked, first)
+        return checked
+    wrong = [i for i, text in enumerate(checked, first) if not isinstance(text, str)]
+    if wrong:
+        kinds = ", ".join(sorted({type(checked[i - first]).__name__ for i in wrong}))
+        raise InvalidTypeError(
+            f"texts must hold strings only, but there is {kinds} at {_positions(wrong)}.",
+            remedy="Convert or drop these entries.",
+            positions=wrong,
+        )
+    # A subclass of str may hash or encode in its own way; its plain characters are what is embedded.
+    plain = [text if type(text) is str else str.__str__(text) for text in checked]
+    _check_contents(plain, first)
+    return plain
+
+
+def check_query(text: str) -> str:
+    """Return the query ``text`` after checking it.
+
+    Raises:
+        InvalidTypeError: It is not a string.
+        InvalidInputError: It is empty, holds only blanks, or holds half a surrogate pair.
+    """
+    if not isinstance(text, str):
+        raise InvalidTypeError(f"The query must be a string, not {type(text).__name__}.")
+    plain = str.__str__(text)
+    _check_contents([plain])
+    return plain
+
+
+def _check_contents(texts: Sequence[str], first: int = 0) -> None:
+    if not all(texts) or any(map(str.isspace, texts)):
+        blank = [i for i, text in enumerate(texts, first) if not text or text.isspace()]
+        raise InvalidInputError(
+            f"A text is empty or holds only blanks, and has no embedding: {_positions(blank)}.",
+            remedy="Drop these texts, or put something in their place.",
+            positions=blank,
+        )
+    if all(map(str.isascii, texts)):
+        return
+    broken = [i for i, text in enumerate(texts, first) if not _encodes(text)]
+    if broken:
+        raise InvalidInputError(
+            f"A text holds half a surrogate pair, which UTF-8 cannot carry: {_positions(broken)}.",
+            remedy='Clean it, for example with text.encode("utf-8", "replace").decode().',
+            positions=broken,
+        )
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _positions(indices: Sequence[int]) -> str:
+    shown = ", ".join(map(str, indices[:_SHOWN]))
+    more = f" and {len(indices) - _SHOWN} more" if len(indices) > _SHOWN else ""
+    return f"position {shown}{more} (counted from 0)" if len(indices) == 1 else f"positions {shown}{more} (from 0)"
+
+
+@dataclass(slots=True)
+class Plan:
+    """Which wire texts stand for which of the caller's texts.
+
+    Attributes:
+        texts: How many texts the caller gave.
+        first: The position of the first of them in the caller's row.
+        wire: The distinct wire texts.
+        weights: For each wire text, its tokens as far as packing needs to know them.
+        positions: For each wire text, the first position in the caller's list that needs it.
+        unique: For each of the caller's texts, the number of its distinct text.
+        rows: For each distinct text, the wire text that stands for it; -1 where several pieces do.
+        pieces: For a distinct text that was split, its pieces: wire text and tokens.
+    """
+
+    texts: int
+    first: int = 0
+    wire: list[str] = field(default_factory=list)
+    weights: list[int] = field(default_factory=list)
+    positions: Sequence[int] = ()
+    unique: Sequence[int] = ()
+    rows: Sequence[int] = ()
+    pieces: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
+
+    def assemble(self, vectors: NDArray[np.float32], positions: Sequence[int] | None = None) -> NDArray[np.float32]:
+        """Put the wire texts' vectors into the caller's order.
+
+        Args:
+            vectors: ``(len(wire), d)`` float32, a row for each wire text.
+            positions: The caller's texts that are wanted. Default: all.
+
+        Returns:
+            ``(n, d)`` float32, a row for each text wanted. The same array where nothing was repeated or split.
+        """
+        if positions is None and self.texts == len(self.wire) and not self.pieces:
+            return vectors
+        import numpy as np  # planning itself needs no numpy
+
+        numbers = np.asarray(self.unique, dtype=np.intp)
+        if positions is not None:
+            numbers = numbers[np.asarray(positions, dtype=np.intp)]
+        rows = np.asarray(self.rows, dtype=np.intp)
+        # A split text's row is -1 for now; it is filled in from the pieces below.
+        answer: NDArray[np.float32] = vectors[rows[numbers]]
+        if self.pieces:
+            for place in np.flatnonzero(rows[numbers] < 0).tolist():
+                answer[place] = self._mean(vectors, self.pieces[int(numbers[place])])
+        return answer
+
+    @staticmethod
+    def _mean(vectors: NDArray[np.float32], pieces: Sequence[tuple[int, int]]) -> NDArray[np.float64]:
+        import numpy as np
+
+        rows = vectors[[row for row, _ in pieces]].astype(np.float64)
+        mean: NDArray[np.float64] = np.average(rows, axis=0, weights=[tokens for _, tokens in pieces])
+        # Pieces that point in opposite directions leave nothing to scale; the first then stands for the text.
+        norm = float(np.linalg.norm(mean))
+        return mean / norm if norm else rows[0] / np.linalg.norm(rows[0])
+
+    def answered_by(self, rows: Collection[int]) -> int:
+        """Return how many distinct texts need no other wire texts than these."""
+        return sum(
+            row in rows if row >= 0 else all(piece in rows for piece, _ in self.pieces[number])
+            for number, row in enumerate(self.rows)
+        )
+
+    def counts(self) -> list[int]:
+        """Return for each wire text how many of the caller's texts are done with it; they add up to ``texts``."""
+        if self.texts == len(self.wire) and not self.pieces:
+            return [1] * self.texts
+        counts = [0] * len(self.wire)
+        last = [self.pieces[number][-1][0] if row < 0 else row for number, row in enumerate(self.rows)]
+        for number in self.unique:
+            counts[last[number]] += 1
+        return counts
+
+
+def make_plan(texts: Sequence[str], counter: TokenCounter, overflow: Overflow = "error", first: int = 0) -> Plan:
+    """Plan what to send for ``texts``, which have been checked.
+
+    Args:
+        texts: The texts.
+        counter: Counts their tokens.
+        overflow: What to do with texts over the model's limit.
+        first: The position of the first text in the caller's row.
+
+    Raises:
+        TextTooLongError: ``overflow`` is ``"error"`` and a text has more tokens than the model takes.
+    """
+    distinct = list(dict.fromkeys(texts))
+    plan = Plan(len(texts), first)
+    positions: Sequence[int]
+    if len(distinct) == len(texts):
+        plan.unique, positions = range(len(texts)), range(first, first + len(texts))
+    else:
+        numbers = {text: number for number, text in enumerate(distinct)}
+        plan.unique = [numbers[text] for text in texts]
+        # The later ones come first here, so that the first one stays.
+        firsts = dict(zip(reversed(texts), range(first + len(texts) - 1, first - 1, -1), strict=True))
+        positions = [firsts[text] for text in distinct]
+    lengths = byte_lengths(distinct)
+    over = {number: tokens for number in counter.suspects(lengths) if (tokens := counter.over(distinct[number]))}
+    if over and overflow == "error":
+        raise _too_long([(positions[number], tokens) for number, tokens in over.items()], counter)
+    if over:
+        _cut(plan, distinct, positions, over, counter, split=overflow == "split")
+    else:
+        plan.wire, plan.weights = distinct, counter.weights(lengths)
+        plan.positions, plan.rows = positions, range(len(distinct))
+    return plan
+
+
+def _cut(
+    plan: Plan,
+    distinct: Sequence[str],
+    positions: Sequence[int],
+    over: Collection[int],
+    counter: TokenCounter,
+    *,
+    split: bool,
+) -> None:
+    """Fill in the plan's wire texts where some texts are over the limit."""
+    rows: dict[str, int] = {}
+    wire_positions: list[int] = []
+
+    def send(text: str, position: int) -> int:
+        row = rows.setdefault(text, len(rows))
+        if row == len(wire_positions):
+            wire_positions.append(position)
+        return row
+
+    plan.rows = plan_rows = []
+    for number, text in enumerate(distinct):
+        if number not in over:
+            plan_rows.append(send(text, positions[number]))
+        elif split:
+            plan.pieces[number] = [(send(piece, positions[number]), size) for piece, size in counter.cut(text)]
+            plan_rows.append(-1)
+        else:
+            plan_rows.append(send(next(counter.cut(text))[0], positions[number]))
+    plan.wire, plan.positions = list(rows), wire_positions
+    plan.weights = counter.weights(byte_lengths(plan.wire))
+
+
+def _too_long(found: Sequence[tuple[int, int]], counter: TokenCounter) -> TextTooLongError:
+    positions = [position for position, _ in found]
+    about = "" if counter.kind == "exact" else "about "
+    sizes = ", ".join(f"{about}{tokens:,}" for _, tokens in islice(found, _SHOWN))
+    return TextTooLongError(
+        f"Too many tokens for the model, which takes {counter.limit:,} a text: {sizes} at {_positions(positions)}.",
+        remedy='Split the texts, or pass on_overflow="truncate" or on_overflow="split".',
+        positions=positions,
+    )
+
+
+def pack(weights: Sequence[int], max_items: int, max_tokens: int | None) -> list[range]:
+    """Cut a row of texts into requests, each with at most so many items and tokens.
+
+    Args:
+        weights: Each text's tokens. A text that is over ``max_tokens`` by itself gets a request of its own.
+        max_items: Most texts a request.
+        max_tokens: Most tokens a request, or None for no limit.
+
+    Returns:
+        The texts' indices, a range for each request; together they are ``range(len(weights))``.
+    """
+    requests: list[range] = []
+    start = total = 0
+    for index, weight in enumerate(weights):
+        full = index - start >= max_items or (max_tokens is not None and total + weight > max_tokens)
+        if full and index > start:
+            requests.append(range(start, index))
+            start, total = index, 0
+        total += weight
+    if start < len(weights):
+        requests.append(range(start, len(weights)))
+    return requests

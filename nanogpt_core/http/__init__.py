@@ -1,0 +1,1 @@
+"""HTTP: clients, deadlines, retries, rate limits and error mapping."""

@@ -1,0 +1,1 @@
+"""Models: the packaged table, the service's live lists and token counts."""

@@ -1,0 +1,127 @@
+"""What the tests of the cache share: processes of their own, sync and async from one test, a server of exact bytes."""
+
+import asyncio
+import contextlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+from nanogpt_core import Embedder
+from nanogpt_core.cache.base import KeySpace, entry_of
+
+LONG = bool(os.environ.get("NANOGPT_LONG"))
+
+# A deadline measures the machine, not the code.
+settings.register_profile(
+    "cache", deadline=None, max_examples=400 if LONG else 30, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("cache")
+
+
+def _load(path):
+    # Tests are no package, so that a helper beside them is loaded by its path.
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+_fault_server = _load(Path(__file__).parents[2] / "fault_server.py")
+
+
+@pytest.fixture(scope="session")
+def faults():
+    """The module ``tests/fault_server.py``."""
+    return _fault_server
+
+
+@pytest.fixture(scope="session")
+def many():
+    """Return the first number in the usual run and the second in the long one (NANOGPT_LONG=1)."""
+    return lambda few, lots: lots if LONG else few
+
+
+@pytest.fixture(params=["sync", "async"])
+def embed(request):
+    """``embed(embedder, texts)``, once sync and once async."""
+    if request.param == "sync":
+        return lambda embedder, texts, **more: embedder.embed(texts, **more)
+    return lambda embedder, texts, **more: asyncio.run(embedder.aembed(texts, **more))
+
+
+@pytest.fixture
+def make(options):
+    """Make an embedder that talks to the shared sandbox, without retries unless asked for."""
+    return lambda model="text-embedding-3-small", **more: Embedder(model, **{**options, "max_retries": 0, **more})
+
+
+@pytest.fixture
+def serve():
+    """Start a server of exact bytes; its ``embedder(**options)`` makes an embedder that talks to it."""
+    with contextlib.ExitStack() as stack:
+
+        def start(answer=_fault_server.good):
+            server = stack.enter_context(_fault_server.FaultServer(answer))
+            server.good = _fault_server.good
+            server.embedder = lambda model="lab/unlisted", **more: Embedder(
+                model, **{"api_key": server.api_key, "base_url": server.base_url, "max_retries": 0, **more}
+            )
+            return server
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def entries():
+    """Make so many keys with sound entries, as the embedder stores them; ``width`` floats each."""
+
+    def make(count, width=8, seed=0):
+        vectors = np.random.default_rng(seed).random((count, width), dtype=np.float32)
+        keys = KeySpace("https://example.invalid", "a model", None).keys(f"text {i}" for i in range(count))
+        return {key: entry_of(key, row) for key, row in zip(keys, vectors, strict=True)}
+
+    return make
+
+
+@pytest.fixture
+def child():
+    """Start ``child.py`` in a process of its own; what is left running at the test's end is killed."""
+    script = Path(__file__).with_name("child.py")
+    with contextlib.ExitStack() as stack:
+
+        def start(work, *, before=(), **arguments):
+            process = subprocess.Popen(
+                [*before, sys.executable, "-W", "error", str(script), work, json.dumps(arguments)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            return process
+
+        yield start
+
+
+@pytest.fixture
+def finish():
+    """Wait for a process, and return its status and what it printed; one that hangs fails the test."""
+
+    def finish(process, more=None):
+        try:
+            out, err = process.communicate(more, timeout=100)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            pytest.fail(f"the process hangs; it printed {process.communicate()}")
+        return SimpleNamespace(status=process.returncode, out=out, err=err)
+
+    return finish

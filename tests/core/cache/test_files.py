@@ -1,0 +1,174 @@
+"""The functions for a cache's file: inspect, verify, export, clear."""
+
+import sqlite3
+
+import numpy as np
+import pytest
+
+from nanogpt_core.cache.admin import clear_cache, export_cache, inspect_cache, verify_cache
+from nanogpt_core.cache.base import KeySpace, entry_of, width_note_of
+from nanogpt_core.cache.sqlite import SQLiteCache
+from nanogpt_core.errors import ConfigurationError
+
+SPACE = KeySpace("https://example.invalid", "a model", None)
+
+
+@pytest.fixture
+def export(tmp_path):
+    return lambda path: export_cache(path, tmp_path / "export.npz")
+
+
+def functions(export):
+    return [inspect_cache, verify_cache, export, clear_cache]
+
+
+@pytest.fixture
+def filled(entries, tmp_path):
+    """A cache with 30 vectors of 8 numbers, 20 of 300, and a note of a width."""
+    cache = SQLiteCache(tmp_path / "c.db")
+    cache.put_many(entries(30))
+    cache.put_many({key + b"!": entry_of(key + b"!", np.full(300, 7, np.float32)) for key in list(entries(20))})
+    cache.put_many({SPACE.width_key: width_note_of(SPACE.width_key, 8)})
+    return cache
+
+
+def test_inspecting_tells_what_is_there(filled):
+    for look in (inspect_cache, verify_cache):
+        report = look(filled.path)
+        assert (report.path, report.entries, report.widths) == (filled.path, 50, {8: 30, 300: 20})
+        files = [filled.path, filled.path.with_name("c.db-wal")]
+        assert report.bytes == sum(file.stat().st_size for file in files if file.exists())
+    assert inspect_cache(filled.path).unsound is None
+    assert not inspect_cache(filled.path).clean
+    assert verify_cache(filled.path).clean
+    assert verify_cache(str(filled.path)).unsound == 0
+
+
+def test_a_new_cache_is_empty_and_clean(tmp_path):
+    SQLiteCache(tmp_path / "c.db").get_many([b"a"])
+    report = verify_cache(tmp_path / "c.db")
+    assert (report.entries, report.widths, report.clean) == (0, {}, True)
+
+
+def test_verifying_finds_a_flipped_bit(filled, entries):
+    filled.close()
+    entry = list(entries(30).values())[4]
+    data = filled.path.read_bytes()
+    assert data.count(entry) == 1
+    filled.path.write_bytes(data.replace(entry, entry[:-3] + bytes([entry[-3] ^ 1]) + entry[-2:]))
+    report = verify_cache(filled.path)
+    assert (report.unsound, report.damage, report.clean) == (1, (), False)
+    assert inspect_cache(filled.path).entries == 50
+
+
+def test_verifying_finds_a_swapped_entry(filled, entries):
+    keys = list(entries(30))
+    filled.put_many({keys[0]: entries(30)[keys[1]]})
+    assert verify_cache(filled.path).unsound == 1
+
+
+def test_verifying_finds_a_damaged_page(filled, entries):
+    filled.put_many(entries(2000, width=100))
+    filled.close()
+    data = bytearray(filled.path.read_bytes())
+    data[150_000:200_000] = bytes(50_000)
+    filled.path.write_bytes(data)
+    report = verify_cache(filled.path)
+    assert report.damage
+    assert not report.clean
+
+
+def test_an_export_holds_the_vectors(filled, entries, export, tmp_path):
+    assert export(filled.path) == 50
+    with np.load(tmp_path / "export.npz", allow_pickle=False) as found:
+        assert sorted(found) == ["keys_300", "keys_8", "vectors_300", "vectors_8"]
+        assert found["vectors_8"].dtype == np.float32
+        by_key = {bytes(key): vector for key, vector in zip(found["keys_8"], found["vectors_8"], strict=True)}
+        assert found["vectors_300"].shape == (20, 300)
+        assert (found["vectors_300"] == 7).all()
+    assert {key: entry_of(key, vector) for key, vector in by_key.items()} == entries(30)
+
+
+def test_an_export_leaves_out_what_is_not_sound(filled, entries, export):
+    key = next(iter(entries(1)))
+    filled.put_many({key: entries(1)[key][:-1] + b"\x77", b"odd": b"not an entry at all"})
+    assert export(filled.path) == 49
+
+
+def test_an_empty_cache_exports_nothing(tmp_path, export):
+    SQLiteCache(tmp_path / "c.db").get_many([b"a"])
+    assert export(tmp_path / "c.db") == 0
+
+
+def test_an_export_that_cannot_be_written_is_an_error(filled, tmp_path):
+    with pytest.raises(ConfigurationError, match="missing"):
+        export_cache(filled.path, tmp_path / "missing" / "export.npz")
+
+
+def test_clearing_empties_the_file_and_gives_the_space_back(filled, entries):
+    filled.put_many(entries(2000, width=100))
+    filled.close()
+    before = filled.path.stat().st_size
+    assert clear_cache(filled.path) == 2020
+    report = verify_cache(filled.path)
+    assert (report.entries, report.clean) == (0, True)
+    assert filled.path.stat().st_size < before / 3
+    assert not filled.get_many(list(entries(10)))
+
+
+def test_a_process_that_uses_the_file_goes_on_through_all_of_them(filled, entries, export):
+    assert len(filled.get_many(list(entries(30)))) == 30
+    for function in functions(export):
+        function(filled.path)
+    assert not filled.get_many(list(entries(30)))
+    filled.put_many(entries(30))
+    assert dict(filled.get_many(list(entries(30)))) == entries(30)
+    assert inspect_cache(filled.path).entries == 30
+
+
+def test_a_missing_file_is_an_error_and_stays_missing(export, tmp_path):
+    for function in functions(export):
+        with pytest.raises(ConfigurationError, match="no cache file"):
+            function(tmp_path / "no.db")
+        with pytest.raises(ConfigurationError, match="no cache file"):
+            function(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", [b"", b"S", b"some text, and no database", bytes(5000)])
+def test_what_is_no_database_is_an_error_and_stays_as_it_is(export, tmp_path, content):
+    path = tmp_path / "c.db"
+    path.write_bytes(content)
+    for function in functions(export):
+        with pytest.raises(ConfigurationError, match="cannot be used"):
+            function(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["c.db"]
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("journal", ["delete", "wal"])
+@pytest.mark.parametrize("closed", [True, False], ids=["closed", "open"])
+def test_another_programs_database_is_an_error_and_stays_as_it_is(export, tmp_path, journal, closed):
+    path = tmp_path / "theirs.db"
+    theirs = sqlite3.connect(path)
+    theirs.execute(f"PRAGMA journal_mode = {journal}")
+    theirs.execute("CREATE TABLE entries (key, entry, used)")
+    theirs.execute("INSERT INTO entries VALUES (1, 2, 3)")
+    theirs.commit()
+    if closed:
+        theirs.close()
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir() if not file.name.endswith("-shm")}
+    for function in functions(export):
+        with pytest.raises(ConfigurationError, match="another program"):
+            function(path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir() if not file.name.endswith("-shm")} == before
+    assert len(list(tmp_path.iterdir())) == (1 if closed or journal == "delete" else 3)
+    theirs.close()
+
+
+def test_a_link_leads_to_the_file(entries, tmp_path):
+    (tmp_path / "link.db").symlink_to(tmp_path / "real.db")
+    SQLiteCache(tmp_path / "link.db").put_many(entries(3))
+    assert (tmp_path / "link.db").is_symlink()
+    assert inspect_cache(tmp_path / "real.db").entries == 3
+    assert dict(SQLiteCache(tmp_path / "real.db").get_many(list(entries(3)))) == entries(3)

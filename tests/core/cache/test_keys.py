@@ -1,0 +1,172 @@
+"""What makes two entries one, and what keeps them apart."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nanogpt_core.cache.base import KeySpace, MemoryCache, entry_of, is_width_note, vector_of, width_note_of, width_of
+from nanogpt_core.embeddings.response import WidthError
+
+URL = "https://example.invalid/api/v1"
+
+
+def test_a_key_is_the_same_in_every_process():
+    script = f"from nanogpt_core.cache.base import KeySpace; print(KeySpace({URL!r}, 'm', 256).key('ä text').hex())"
+    seen = {
+        subprocess.run(
+            [sys.executable, "-c", script], env={"PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
+        for seed in ("1", "2")
+    }
+    # Written down, because a change of the keys throws away everybody's cache.
+    assert seen == {KeySpace(URL, "m", 256).key("ä text").hex().encode() + b"\n"}
+    assert seen == {b"0d4cf7a7f9e79f125e05816b4220303596a545f738d8a1501312327f83687b0c\n"}
+
+
+spaces = st.tuples(st.text(), st.text(), st.none() | st.integers(1, 9999))
+
+
+@given(spaces, st.text(), spaces, st.text())
+def test_different_wire_texts_or_spaces_never_share_a_key(one, text, other, another):
+    same = (one, text) == (other, another)
+    assert (KeySpace(*one).key(text) == KeySpace(*other).key(another)) == same
+    assert (KeySpace(*one).width_key == KeySpace(*other).width_key) == (one == other)
+    assert KeySpace(*one).width_key != KeySpace(*other).key(another)
+
+
+def test_parts_do_not_run_into_each_other():
+    assert KeySpace("ab", "c", None).key("d") != KeySpace("a", "bc", None).key("d")
+    assert KeySpace("a", "b", 12).key("3") != KeySpace("a", "b", 1).key("23")
+
+
+@given(st.binary(), st.integers(1, 50), st.data())
+def test_an_entry_with_any_bit_changed_is_unsound(key, width, data):
+    entry = entry_of(key, np.arange(1, width + 1, dtype=np.float32))
+    assert width_of(key, entry) == width
+    assert np.array_equal(vector_of(entry), np.arange(1, width + 1, dtype=np.float32))
+    place = data.draw(st.integers(0, len(entry) * 8 - 1))
+    changed = bytearray(entry)
+    changed[place // 8] ^= 1 << place % 8
+    assert width_of(key, bytes(changed)) is None
+    assert width_of(key + b"x", entry) is None
+    length = data.draw(st.integers(0, len(entry) - 1))
+    assert width_of(key, entry[:length]) is None
+    assert width_of(key, entry + entry[:4]) is None
+
+
+@given(st.binary(), st.integers(1, 9999), st.integers(0, 63))
+def test_a_width_note_with_any_bit_changed_is_unsound(key, width, place):
+    note = width_note_of(key, width)
+    assert is_width_note(note)
+    assert width_of(key, note) == width
+    changed = bytearray(note)
+    changed[place // 8] ^= 1 << place % 8
+    assert width_of(key, bytes(changed)) is None
+
+
+@pytest.mark.parametrize("nonsense", [None, 7, "text", "eight ch", b"", b"1234567", [1.0], bytearray(12), object()])
+def test_what_is_no_entry_is_unsound(nonsense):
+    assert width_of(b"key", nonsense) is None
+    assert (
+        width_of(nonsense if not isinstance(nonsense, bytes) else None, entry_of(b"", np.ones(3, np.float32))) is None
+    )
+
+
+BASE = {"model": "text-embedding-3-small"}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"model": "text-embedding-3-large"}, {"model": "jina-embeddings-v3"}, {"dimensions": 256}, {"dimensions": 1536}],
+)
+def test_what_changes_a_vector_gets_an_entry_of_its_own(make, sandbox, other):
+    cache = MemoryCache()
+    make(**BASE, cache=cache).embed(["text"])
+    vector = make(**{**BASE, **other}, cache=cache).embed(["text"])
+    assert len(sandbox.requests) == 2
+    assert np.array_equal(vector, make(**{**BASE, **other}).embed(["text"]))
+
+
+def test_another_address_gets_an_entry_of_its_own(make, sandbox):
+    cache = MemoryCache()
+    make(cache=cache).embed(["text"])
+    make(cache=cache, base_url=sandbox.base_url.replace("/api/v1", "/api/paid/v1")).embed(["text"])
+    assert len(sandbox.requests) == 2
+
+
+def test_a_query_with_an_instruction_is_another_text(make, sandbox):
+    cache = MemoryCache()
+    plain, instructed = make(cache=cache), make(cache=cache, query_instruction="query: ")
+    assert np.array_equal(plain.embed(["text"])[0], plain.embed_query("text"))
+    assert len(sandbox.requests) == 1  # without an instruction a query is the same text
+    query = instructed.embed_query("text")
+    assert not np.array_equal(query, plain.embed_query("text"))
+    assert np.array_equal(query, plain.embed(["query: text"])[0])  # the same on the wire
+    assert [request.inputs for request in sandbox.requests] == [("text",), ("query: text",)]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"user": "somebody"},
+        {"timeout": 3.0},
+        {"batch_size": 1},
+        {"max_concurrency": 1},
+        {"base_url_ending": "/"},
+        {"default_headers": {"X-Any": "thing"}},
+        {"on_overflow": "truncate"},
+        {"budget_usd": 1.0},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_what_does_not_change_a_vector_shares_the_entry(make, sandbox, other):
+    cache = MemoryCache()
+    make(cache=cache).embed(["text", "another"])
+    if "base_url_ending" in other:
+        other = {"base_url": sandbox.base_url + other["base_url_ending"]}
+    make(cache=cache, **other).embed(["another", "text"])
+    assert len(sandbox.requests) == 1
+
+
+def test_one_cache_holds_one_width_for_a_model(embed, make, tmp_path):
+    """The service changes the width of a model whose width the sources dispute."""
+    from nanogpt_core.sandbox import Sandbox
+
+    model, path = "BAAI/bge-large-en-v1.5", tmp_path / "c.db"
+    with Sandbox(width_source="listed") as listed:
+        port = int(listed.root_url.rpartition(":")[2])
+        told = {"base_url": listed.base_url}
+        assert embed(make(model, cache=path, **told), ["one", "two"]).shape == (2, 768)
+    with Sandbox(width_source="true", port=port) as true:
+        assert embed(make(model, **told), ["one"]).shape == (1, 1024)
+        fresh = make(model, cache=path, **told)
+        assert embed(fresh, ["one", "two"]).shape == (2, 768)
+        for texts in (["one", "three"], ["three"]):
+            with pytest.raises(WidthError, match=r"1024 dimensions, not 768"):
+                embed(fresh, texts)
+            with pytest.raises(WidthError, match=r"1024 dimensions, not 768"):
+                embed(make(model, cache=path, **told), texts)
+        from nanogpt_core.cache.admin import clear_cache, inspect_cache
+
+        assert inspect_cache(path).widths == {768: 2}
+        # An object without the cache has learned 1024, and does not mix either.
+        learned = make(model, **told)
+        embed(learned, ["one"])
+        assert clear_cache(path) == 2
+        assert embed(make(model, cache=path, **told), ["one", "three"]).shape == (2, 1024)
+        assert inspect_cache(path).widths == {1024: 2}
+        assert len(true.requests) > 0
+
+
+def test_a_cache_of_two_widths_is_an_error_and_not_a_matrix(embed, make, options):
+    # As when two processes began one while the service changed.
+    cache = MemoryCache()
+    space = KeySpace(options["base_url"], "unknown/model", None)
+    for text, width in (("one", 3), ("two", 5)):
+        cache.put_many({space.key(text): entry_of(space.key(text), np.ones(width, np.float32))})
+    with pytest.raises(WidthError, match=r"cache's vectors have 5 dimensions, not 3.*clear_cache"):
+        embed(make("unknown/model", cache=cache), ["one", "two"])

@@ -1,0 +1,72 @@
+"""A cache file that another program keeps locked: it is waited for within the deadline, and then left out."""
+
+import contextlib
+import sqlite3
+import threading
+
+import numpy as np
+import pytest
+
+from nanogpt_core.cache.admin import verify_cache
+from nanogpt_core.cache.sqlite import SQLiteCache
+
+MODEL = "text-embedding-3-small"
+TEXTS = [f"text {number}" for number in range(40)]
+
+
+@contextlib.contextmanager
+def another_program(path, how):
+    """Keep a cache file locked: against writers, or against readers too."""
+    database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    with contextlib.closing(database):
+        if how == "against readers too":
+            database.execute("PRAGMA locking_mode = EXCLUSIVE")
+        database.execute("BEGIN IMMEDIATE")
+        yield
+
+
+@pytest.fixture(params=["against writers", "against readers too"])
+def how(request):
+    return request.param
+
+
+def test_a_call_waits_once_and_no_longer_than_its_deadline(embed, make, tmp_path, how):
+    path = tmp_path / "c.db"
+    right = make(MODEL).embed(TEXTS)
+    SQLiteCache(path).put_many({b"a": b"1"})
+    with another_program(path, how):
+        # The wait itself is told in the warning. The second call does not wait for so long again.
+        with pytest.warns(RuntimeWarning, match=r"kept locked.* more than (1|0\.\d+) seconds") as first:
+            assert np.array_equal(embed(make(MODEL, cache=path, deadline=4), TEXTS), right)
+        assert len(first) == 1
+        cache = SQLiteCache(path)
+        cache._patience = {"read": 0.2, "written": 0.2}
+        embedder = make(MODEL, cache=cache, batch_size=5, max_concurrency=2)
+        for seconds in ("0.2", "0.1"):
+            with pytest.warns(RuntimeWarning, match=f"kept locked.* more than {seconds} ") as caught:
+                assert np.array_equal(embed(embedder, TEXTS), right)
+            assert len(caught) <= 2  # the other worker may be at it already
+    assert verify_cache(path).entries == 0
+    embed(embedder, TEXTS)
+    assert verify_cache(path).entries == len(TEXTS)
+    assert cache._patience["written"] == 10, "free again, it is waited for again"
+
+
+def test_a_thread_that_waits_for_the_file_does_not_hold_up_the_others(embed, make, tmp_path):
+    cache = SQLiteCache(tmp_path / "c.db")
+    held, free = threading.Event(), threading.Event()
+
+    def hold():
+        with cache._lock:
+            held.set()
+            free.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    try:
+        with pytest.warns(RuntimeWarning, match="kept locked"):
+            assert len(embed(make(MODEL, cache=cache, deadline=2), TEXTS)) == len(TEXTS)
+    finally:
+        free.set()
+        thread.join()

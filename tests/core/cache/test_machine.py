@@ -1,0 +1,237 @@
+"""SQLiteCache against a dictionary: whatever happens to the file, a key gives what was put under it, or nothing."""
+
+import itertools
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from nanogpt_core.cache.admin import inspect_cache, verify_cache
+from nanogpt_core.cache.base import KeySpace, entry_of, width_of
+from nanogpt_core.cache.sqlite import SQLiteCache
+from nanogpt_core.errors import ConfigurationError
+
+KEYS = KeySpace("https://example.invalid", "machine", None).keys("abcdefgh")
+WIDTHS = [1, 300, 3072, 20_000]  # the last takes more than a page
+
+some_keys = st.lists(st.sampled_from(KEYS), min_size=1, max_size=5, unique=True)
+widths = st.sampled_from(WIDTHS)
+places = st.floats(0, 1, exclude_max=True)
+seeds = st.integers(0, 2**16)
+
+
+class CacheMachine(RuleBasedStateMachine):
+    """Holds for each key what a look-up may find: an entry, or None for nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="cache-machine-"))
+        self.path = self.folder / "c.db"
+        self.caches = [SQLiteCache(self.path), SQLiteCache(self.path)]
+        self.may = {key: {None} for key in KEYS}
+        self.ever = {key: {None} for key in KEYS}
+        self.damaged = False
+        self.numbers = itertools.count(1)
+
+    def teardown(self):
+        for cache in self.caches:
+            cache.close()
+        shutil.rmtree(self.folder)
+
+    # --- helpers ---
+
+    def new_entries(self, keys, width):
+        made = {key: entry_of(key, np.full(width, next(self.numbers), np.float32)) for key in keys}
+        for key, entry in made.items():
+            self.ever[key].add(entry)
+        return made
+
+    def watched(self, work, *arguments):
+        """Do what may find the file damaged. Only that may be said, and once."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            result = work(*arguments)
+        said = [str(warning.message) for warning in caught]
+        assert all("set aside" in words for words in said), said
+        assert len(said) <= 1
+        if said:
+            assert self.damaged
+            assert len(list(self.folder.glob("c.db.corrupt-*"))) >= 1
+            # A new file. The other object may yet write to it only what it is told to.
+            self.damaged = False
+            self.may = {key: {None} for key in KEYS}
+        return result
+
+    def found(self, cache, keys):
+        entries = self.watched(cache.get_many, keys)
+        return {key: entries[key] if width_of(key, entries.get(key)) is not None else None for key in keys}
+
+    def hit(self):
+        """From now on anything that was ever put under a key may come back under it, or nothing."""
+        self.damaged = True
+
+    def allowed(self, key):
+        return self.ever[key] | {None} if self.damaged else self.may[key]
+
+    def files(self):
+        return [file for file in (self.path, self.path.with_name("c.db-wal")) if file.exists() and file.stat().st_size]
+
+    # --- rules ---
+
+    @rule(keys=some_keys, width=widths, which=st.integers(0, 1))
+    def put(self, keys, width, which):
+        entries = self.new_entries(keys, width)
+        self.watched(self.caches[which].put_many, entries)
+        for key, entry in entries.items():
+            self.may[key] = {entry}
+
+    @rule(keys=some_keys, which=st.integers(0, 1))
+    def get(self, keys, which):
+        for key, entry in self.found(self.caches[which], keys).items():
+            assert entry in self.allowed(key), f"{key.hex()} gives what is not its own"
+            if not self.damaged:
+                self.may[key] = {entry}
+
+    @rule(keys=some_keys, width=widths, at=st.integers(0, 9))
+    def get_killed(self, keys, width, at):
+        """A process that puts entries dies by SIGKILL before its statement number ``at``, or has ended by then."""
+        entries, was_damaged = self.new_entries(keys, width), self.damaged
+        pairs = json.dumps([(key.hex(), entry.hex()) for key, entry in entries.items()])
+        status, said = _run(self.path, at, pairs)
+        assert status in (0, -signal.SIGKILL)
+        if "set aside" in said:
+            assert self.damaged
+            self.damaged = False
+            self.may = {key: {None} for key in KEYS}
+        # SQLite's statements: BEGIN, one INSERT for each entry, COMMIT.
+        if status == 0:
+            assert at >= len(entries) + 2 or was_damaged  # a file begun anew has a connection of its own
+            for key, entry in entries.items():
+                self.may[key] = {entry}
+        # Killed before COMMIT was carried out: what was there before is there still.
+
+    @rule(keys=some_keys, width=widths)
+    def evict(self, keys, width):
+        """A third writer keeps to a limit that leaves room for its own entries alone."""
+        entries = self.new_entries(keys, width)
+        size = sum(len(key) + len(entry) for key, entry in entries.items())
+        cache = SQLiteCache(self.path, max_bytes=size + size // 4)  # it makes room down to nine tenths
+        self.watched(cache.put_many, entries)
+        cache.close()
+        for key in KEYS:
+            self.may[key] = {entries[key]} if key in entries else self.may[key] | {None}
+
+    @rule(which=st.integers(0, 1))
+    def reopen(self, which):
+        self.caches[which].close()
+
+    @rule()
+    def forget(self):
+        """All objects go and new ones come."""
+        for cache in self.caches:
+            cache.close()
+        self.caches = [SQLiteCache(self.path), SQLiteCache(self.path)]
+
+    @rule()
+    def delete(self):
+        """Somebody deletes the file under open connections."""
+        self.path.unlink(missing_ok=True)
+        self.damaged = False
+        self.may = {key: {None} for key in KEYS}
+
+    @rule()
+    def look(self):
+        if self.path.exists():
+            for look in (inspect_cache, verify_cache):
+                try:
+                    report = look(self.path)
+                except ConfigurationError:
+                    assert self.damaged or not self.path.stat().st_size
+                else:
+                    assert look is inspect_cache or report.clean or self.damaged
+
+    @precondition(lambda self: self.files())
+    @rule(which=st.integers(0, 1), place=places, bit=st.integers(0, 7))
+    def flip_a_bit(self, which, place, bit):
+        file = self.files()[which % len(self.files())]
+        data = bytearray(file.read_bytes())
+        data[int(place * len(data))] ^= 1 << bit
+        _overwrite(file, data)
+        self.hit()
+
+    @precondition(lambda self: self.files())
+    @rule(which=st.integers(0, 1), place=places, size=st.sampled_from([16, 4096, 32_768]), seed=seeds)
+    def overwrite_a_part(self, which, place, size, seed):
+        file = self.files()[which % len(self.files())]
+        data = bytearray(file.read_bytes())
+        # The mark that tells whose file it is stands in two places; who damages both makes it another program's.
+        start = max(int(place * len(data)) // size * size, 100 if size < 4096 else 0)
+        data[start : start + size] = random.Random(seed).randbytes(len(data[start : start + size]))
+        _overwrite(file, data)
+        self.hit()
+
+    @precondition(lambda self: self.files())
+    @rule(which=st.integers(0, 1), place=places)
+    def truncate(self, which, place):
+        file = self.files()[which % len(self.files())]
+        if file != self.path and sys.version_info < (3, 11):
+            return  # there SQLite's error cannot be told from that of a full disk; the cache is left out then
+        with file.open("r+b") as opened:
+            opened.truncate(int(place * file.stat().st_size))
+        self.hit()
+
+    @precondition(lambda self: self.path.exists() and not self.damaged)
+    @rule(start=st.integers(0, 99), size=st.integers(1, 100), seed=seeds)
+    def garble_the_header(self, start, size, seed):
+        for cache in self.caches:
+            cache.close()
+        data = bytearray(self.path.read_bytes())
+        end = min(start + size, 100)
+        data[start:end] = random.Random(seed).randbytes(end - start)
+        self.path.write_bytes(data)
+        self.hit()
+
+    @precondition(lambda self: self.damaged)
+    @rule(keys=some_keys, width=widths)
+    def work_goes_on(self, keys, width):
+        """However damaged the file: after at most one warning, what is put now can be had."""
+        entries = self.new_entries(keys, width)
+        for _ in range(2):  # the damage may come up only when reading; then the file is new
+            self.watched(self.caches[0].put_many, entries)
+            found = self.found(self.caches[0], keys)
+            if found == entries:
+                break
+        else:
+            assert found == entries
+        for key, entry in entries.items():
+            self.may[key] = {entry}
+
+    @invariant()
+    def every_key_gives_its_own(self):
+        for key, entry in self.found(self.caches[0], KEYS).items():
+            assert entry in self.allowed(key), f"{key.hex()} gives what is not its own"
+
+
+def _overwrite(file, data):
+    with file.open("r+b") as opened:
+        opened.write(data)
+
+
+def _run(path, at, pairs):
+    script = Path(__file__).with_name("dying.py")
+    command = [sys.executable, str(script), str(path), str(at)]
+    ended = subprocess.run(command, input=pairs, capture_output=True, text=True, timeout=60, check=False)
+    assert "Traceback" not in ended.stderr, ended.stderr
+    return ended.returncode, ended.stderr
+
+
+TestCacheMachine = CacheMachine.TestCase

@@ -1,0 +1,193 @@
+"""Several processes and threads on one cache."""
+
+import pickle
+import sqlite3
+import subprocess
+import sys
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from nanogpt_core import Embedder
+from nanogpt_core.cache.admin import inspect_cache, verify_cache
+from nanogpt_core.cache.sqlite import SQLiteCache
+
+MODEL = "text-embedding-3-small"
+TEXTS = [f"text number {number} of the run" for number in range(400)]
+
+
+def words(result):
+    return dict(zip(result.out.split()[::2], map(int, result.out.split()[1::2]), strict=True))
+
+
+def test_four_processes_of_eight_threads(options, child, finish, many, tmp_path):
+    rate = {"requests_per_second": 1e6, "model": MODEL, "dimensions": 64}
+    expected = tmp_path / "expected.npy"
+    np.save(expected, Embedder(**options, **rate).embed(TEXTS))
+    each = many(1_200, 12_000) // 32
+    told = {"path": str(tmp_path / "c.db"), "texts": len(TEXTS), "expected": str(expected), "threads": 8, "each": each}
+    processes = [child("calls", seed=seed, **told, **options, **rate) for seed in range(4)]
+    results = [finish(process) for process in processes]
+    assert [(result.status, result.err) for result in results] == [(0, "")] * 4
+    assert [words(result)["wrong"] for result in results] == [0] * 4
+    assert sum(words(result)["cached"] for result in results) > 0
+    assert verify_cache(told["path"]).clean
+
+
+def test_four_processes_that_find_the_file_damaged(options, child, finish, tmp_path):
+    rate = {"requests_per_second": 1e6, "model": MODEL, "dimensions": 64}
+    path = tmp_path / "c.db"
+    first = Embedder(cache=path, **options, **rate)
+    expected = first.embed(TEXTS)
+    first._cache.close()
+    data = bytearray(path.read_bytes())
+    data[20_000:300_000] = bytes(280_000)
+    path.write_bytes(data)
+    saved = [tmp_path / f"{number}.npy" for number in range(4)]
+    processes = [
+        child("warned", path=str(path), texts=len(TEXTS), save=str(save), batch_size=16, **options, **rate)
+        for save in saved
+    ]
+    results = [finish(process) for process in processes]
+    assert [(result.status, result.err) for result in results] == [(0, "")] * 4
+    assert all(np.array_equal(np.load(save), expected) for save in saved)
+    warned = [line for result in results for line in result.out.splitlines() if line.startswith("warning")]
+    assert len(warned) == 1, warned
+    assert "set aside" in warned[0]
+    assert verify_cache(path).clean
+    last = Embedder(cache=path, **options, **rate)
+    assert np.array_equal(last.embed(TEXTS), expected)
+    assert last.usage.texts_sent == 0
+
+
+def test_a_new_file_that_four_processes_begin_at_once(child, finish, tmp_path):
+    for turn in range(3):
+        path = tmp_path / f"{turn}.db"
+        processes = [child("put_for_ever", path=str(path), worker=worker) for worker in range(4)]
+        for process in processes:
+            assert process.stdout.readline() == "0\n"
+        for process in processes:
+            process.kill()
+        assert [finish(process).err for process in processes] == [""] * 4
+        report = verify_cache(path)
+        assert report.clean
+        assert report.entries >= 200
+
+
+def test_a_writer_waits_for_another(tmp_path, entries):
+    cache = SQLiteCache(tmp_path / "c.db")
+    cache.put_many({b"a": b"1"})
+    other = sqlite3.connect(cache.path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    assert dict(cache.get_many([b"a"])) == {b"a": b"1"}  # readers do not wait
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        # One in its own object, so that its lock does not hold up the look-up below.
+        waiting = threading.Thread(target=SQLiteCache(cache.path).put_many, args=(entries(10),))
+        waiting.start()
+        assert dict(cache.get_many(list(entries(10)))) == {}
+        other.execute("COMMIT")
+        other.close()
+        waiting.join(60)
+    assert dict(cache.get_many(list(entries(10)))) == entries(10)
+
+
+def test_another_process_moves_to_the_new_file_when_one_sets_the_old_aside(tmp_path, entries):
+    path = tmp_path / "c.db"
+    cache, another = SQLiteCache(path), SQLiteCache(path)
+    many = entries(300, width=1000)
+    cache.put_many(many)
+    assert dict(another.get_many(list(many))) == many
+    another.close()
+    cache.close()
+    data = path.read_bytes()
+    path.write_bytes(data[:400_000] + bytes(len(data) - 400_000))
+    assert another._open(1)  # this one has the damaged file open, and has not noticed
+    with pytest.warns(RuntimeWarning, match="set aside"):
+        cache.get_many(list(many))
+    another.put_many({b"a": b"1"})
+    assert dict(cache.get_many([b"a"])) == {b"a": b"1"}
+    assert len(list(tmp_path.glob("c.db.corrupt-*[0-9]"))) == 1
+
+
+def test_of_two_that_find_the_damage_only_the_first_sets_the_file_aside(tmp_path):
+    path = tmp_path / "c.db"
+    late = SQLiteCache(path)
+    late.put_many({b"a": b"1"})
+    path.rename(tmp_path / "c.db.corrupt-1")  # by the other, which was quicker
+    other = SQLiteCache(path)
+    other.put_many({b"b": b"2"})
+    assert late._mend(sqlite3.DatabaseError("database disk image is malformed"), again=False)
+    assert dict(late.get_many([b"a", b"b"])) == {b"b": b"2"}
+    assert len(list(tmp_path.glob("*corrupt-*"))) == 1
+
+
+def test_a_second_object_does_not_cost_the_first_its_locks(tmp_path):
+    # POSIX drops a process's locks on a file when it closes it once; another process would then take the log away.
+    path = tmp_path / "c.db"
+    first = SQLiteCache(path)
+    first.put_many({b"a": b"1"})
+    second = SQLiteCache(path)
+    assert second.get_many([b"a"])
+    inspect_cache(path)
+    look = f"from nanogpt_core.cache.sqlite import *; print(SQLiteCache({str(path)!r}).get_many([b'a', b'b']))"
+    assert _python(look) == "{b'a': b'1'}\n"
+    first.put_many({b"b": b"2"})
+    assert _python(look) == "{b'a': b'1', b'b': b'2'}\n"
+    assert dict(second.get_many([b"a", b"b"])) == {b"a": b"1", b"b": b"2"}
+
+
+def _python(script):
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+def test_a_deleted_file_is_begun_anew(tmp_path):
+    cache = SQLiteCache(tmp_path / "c.db")
+    cache.put_many({b"a": b"1"})
+    cache.path.unlink()
+    assert dict(cache.get_many([b"a"])) == {}
+    cache.put_many({b"a": b"2"})
+    assert dict(SQLiteCache(cache.path).get_many([b"a"])) == {b"a": b"2"}
+
+
+def test_many_threads_on_one_embedder(make, sandbox, tmp_path):
+    embedder = make(MODEL, cache=tmp_path / "c.db", requests_per_second=1e6)
+    expected = make(MODEL).embed(TEXTS)
+    sandbox.clear()
+
+    def work(number):
+        rows = np.random.default_rng(number).choice(len(TEXTS), 40)
+        return np.array_equal(embedder.embed([TEXTS[row] for row in rows]), expected[rows])
+
+    with ThreadPoolExecutor(16) as pool:
+        assert all(pool.map(work, range(100)))
+    usage = embedder.usage
+    assert usage.texts_sent == sum(request.items for request in sandbox.requests)
+    assert usage.texts_cached > usage.texts_sent
+    embedder.embed(TEXTS)
+    sandbox.clear()
+    assert np.array_equal(embedder.embed(TEXTS), expected)
+    assert not sandbox.requests
+
+
+def test_a_pickled_embedder_uses_the_same_file(make, sandbox, monkeypatch, tmp_path):
+    monkeypatch.setenv("NANOGPT_API_KEY", sandbox.api_key)
+    embedder = make(MODEL, cache=tmp_path / "c.db")
+    vectors = embedder.embed(TEXTS[:5])
+    twin = pickle.loads(pickle.dumps(embedder))
+    assert np.array_equal(twin.embed(TEXTS[:5]), vectors)
+    assert twin.usage.texts_cached == 5
+    assert len(sandbox.requests) == 1
+
+
+async def test_sync_and_async_in_one_running_loop(make, sandbox, tmp_path):
+    # A Jupyter cell runs in a loop.
+    embedder = make(MODEL, cache=tmp_path / "c.db")
+    first = embedder.embed(TEXTS[:70])
+    assert np.array_equal(await embedder.aembed(TEXTS[:70]), first)
+    second = await embedder.aembed(TEXTS[70:140])
+    assert np.array_equal(embedder.embed(TEXTS[70:140]), second)
+    assert sum(request.items for request in sandbox.requests) == 140

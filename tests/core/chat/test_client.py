@@ -1,0 +1,825 @@
+"""Chat through the SDK's clients, over real HTTP: pacing, retries, bounds and errors, plain and streamed."""
+
+import asyncio
+import copy
+import gc
+import json
+import multiprocessing
+import pickle
+import threading
+import traceback
+from types import SimpleNamespace
+
+import openai
+import pytest
+
+from nanogpt_core import Embedder, errors
+from nanogpt_core._runtime.clock import now, virtual_waits
+from nanogpt_core.chat.client import make_async_chat_client, make_chat_client
+from nanogpt_core.chat.session import Caller
+from nanogpt_core.embeddings.response import DamagedReplyError
+from nanogpt_core.http.endpoint import Connection
+from nanogpt_core.http.pool import http
+from nanogpt_core.http.rate_limiter import pacer_for
+from nanogpt_core.models.chat_listing import live_context_window
+
+KEY = "sk-nano-0123abcd-very-secret"
+MESSAGES = [{"role": "user", "content": "hello"}]
+ANSWER = {
+    "id": "1",
+    "object": "chat.completion",
+    "created": 1,
+    "model": "m",
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "all of it"}, "finish_reason": "stop"}],
+}
+
+
+def chunk(delta=None, reason=None, **more):
+    choice = {"index": 0, "delta": delta or {}, "finish_reason": reason}
+    return {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice], **more}
+
+
+def sse(*events):
+    lines = (event if isinstance(event, str) else json.dumps(event) for event in events)
+    return "".join(f"data: {line}\n\n" for line in lines).encode()
+
+
+ALL = sse(chunk({"content": "all "}), chunk({"content": "of it"}), chunk(reason="stop"), "[DONE]")
+
+
+@pytest.fixture(params=["sync", "async"])
+def kind(request):
+    return request.param
+
+
+@pytest.fixture(params=["plain", "streamed"])
+def form(request):
+    return request.param
+
+
+@pytest.fixture
+def ask(kind, form):
+    """``ask(caller, **more)`` returns the answer's text; the four kinds of call from one test."""
+    return ask_as(kind, form)
+
+
+def ask_as(kind, form):
+    def sync(caller, **more):
+        client = make_chat_client(caller)
+        options = {"model": "m", "messages": MESSAGES, **more}
+        if form == "plain":
+            return client.chat.completions.create(**options).choices[0].message.content
+        parts = []
+        for part in client.chat.completions.create(stream=True, **options):
+            parts += [choice.delta.content or "" for choice in part.choices]
+        return "".join(parts)
+
+    async def asynchronous(caller, **more):
+        client = make_async_chat_client(caller)
+        options = {"model": "m", "messages": MESSAGES, **more}
+        if form == "plain":
+            return (await client.chat.completions.create(**options)).choices[0].message.content
+        parts = []
+        async for part in await client.chat.completions.create(stream=True, **options):
+            parts += [choice.delta.content or "" for choice in part.choices]
+        return "".join(parts)
+
+    return sync if kind == "sync" else lambda caller, **more: asyncio.run(asynchronous(caller, **more))
+
+
+@pytest.fixture
+def answering(serve, faults):
+    """Start a server that gives the answers in order, and after them right ones; returns it with a caller."""
+
+    def start(*answers, key=KEY, timeout=20.0, **more):
+        left = iter(answers)
+
+        def answer(seen):
+            chosen = next(left, None)
+            if chosen is not None:
+                return chosen(seen) if callable(chosen) else chosen
+            if seen.path.endswith("/embeddings"):
+                return faults.good(seen)
+            streamed = seen.json.get("stream")
+            return faults.response(ALL, Content_Type="text/event-stream") if streamed else faults.response(ANSWER)
+
+        server = serve(answer)
+        connection = Connection.resolve(api_key=key, base_url=server.base_url, timeout=timeout)
+        return SimpleNamespace(server=server, connection=connection, caller=Caller(connection, **more))
+
+    return start
+
+
+@pytest.fixture
+def waits():
+    with virtual_waits() as waits:
+        yield waits
+
+
+def shown(error):
+    """All that a program may print of an error, the variables of the frames too (but for this module's own)."""
+    texts = ["".join(traceback.format_exception(error)), repr(error), str(error), str(vars(error))]
+    for cause in errors.causes(error):
+        frames = [frame for frame, _ in traceback.walk_tb(cause.__traceback__)]
+        texts += [repr(frame.f_locals) for frame in frames if frame.f_code.co_filename != __file__]
+    return "\n".join(texts)
+
+
+def assert_ours(error, key=KEY):
+    assert isinstance(error, errors.NanoGPTError)
+    assert not isinstance(error, (openai.OpenAIError, http.HTTPError))
+    assert key not in shown(error)
+
+
+def test_answers(ask, answering):
+    made = answering()
+    assert ask(made.caller) == "all of it"
+    (seen,) = made.server.requests
+    assert seen.header("authorization") == f"Bearer {KEY}"
+    assert not [name for name, _ in seen.headers if name.lower().startswith("openai-")]
+
+
+# --- what the service refuses ---
+
+REFUSALS = {
+    "400": (
+        400,
+        {"error": {"message": "bad tool", "code": "invalid_parameter_value"}},
+        errors.BadRequestError,
+        "bad tool",
+    ),
+    "too large": (
+        400,
+        {"error": {"message": "too many tokens", "code": "context_length_exceeded"}},
+        errors.RequestTooLargeError,
+        "context window",
+    ),
+    "401": (401, {"error": {"message": f"no key {KEY}"}}, errors.AuthenticationError, "NANOGPT_API_KEY"),
+    "402": (
+        402,
+        {"error": "Insufficient balance", "requiredBalance": 0.0035, "status": 402},
+        errors.InsufficientBalanceError,
+        r"\$0\.0035",
+    ),
+    "403": (403, {"error": {"message": "no"}}, errors.PermissionDeniedError, "403"),
+    "404": (404, {"error": {"message": "x", "code": "model_not_found"}}, errors.ModelNotFoundError, "suffixes"),
+    "quota": (429, {"error": {"message": "x", "code": "daily_usd_limit_exceeded"}}, errors.QuotaExceededError, "429"),
+    "redirect": (307, "", errors.BadRequestError, "Redirects"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_refusals_come_at_once_and_typed(ask, answering, faults, case):
+    status, body, expected, words = REFUSALS[case]
+    made = answering(faults.response(body, status, x_request_id="req-7", Location="/elsewhere"), max_retries=3)
+    with pytest.raises(expected, match=words) as caught:
+        ask(made.caller)
+    error = caught.value
+    assert type(error) is expected
+    assert (error.status, error.request_id) == (status, "req-7")
+    assert error.remedy
+    assert isinstance(error.__cause__, openai.APIStatusError)
+    assert len(made.server.requests) == 1
+    assert_ours(error)
+
+
+async def test_redirects_are_not_followed_with_a_client_that_would(kind, answering, faults):
+    made = answering(faults.response("", 307, Location="/elsewhere"))
+
+    async def follow():
+        options = {"model": "m", "messages": MESSAGES}
+        if kind == "sync":
+            with http.Client(follow_redirects=True) as client:
+                return make_chat_client(made.caller, client).chat.completions.create(**options)
+        async with http.AsyncClient(follow_redirects=True) as client:
+            return await make_async_chat_client(made.caller, client).chat.completions.create(**options)
+
+    with pytest.raises(errors.BadRequestError, match="Redirects"):
+        await follow()
+    assert len(made.server.requests) == 1
+
+
+@pytest.mark.parametrize("case", ["list", "string", "text", "nothing"])
+def test_odd_error_bodies(ask, answering, faults, case):
+    body = {"list": ["no"], "string": '"no"', "text": "<html>no</html>", "nothing": ""}[case]
+    made = answering(faults.response(body, 400))
+    with pytest.raises(errors.BadRequestError, match="400") as caught:
+        ask(made.caller)
+    assert_ours(caught.value)
+
+
+# --- what passes, and one layer of retries ---
+
+
+@pytest.mark.usefixtures("waits")
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+def test_what_passes_is_tried_again(ask, answering, faults, status):
+    made = answering(faults.response("later", status), max_retries=1)
+    assert ask(made.caller) == "all of it"
+    assert len(made.server.requests) == 2
+
+
+@pytest.mark.usefixtures("waits")
+@pytest.mark.parametrize("retries", [0, 1, 2])
+def test_retries_are_counted_once(ask, answering, faults, retries):
+    made = answering(*[faults.response({"error": {"message": "down"}}, 500)] * 9, max_retries=retries)
+    with pytest.raises(errors.ServerError, match="down") as caught:
+        ask(made.caller)
+    assert len(made.server.requests) == retries + 1
+    assert_ours(caught.value)
+
+
+def test_retry_after_is_kept_to(ask, answering, faults, waits):
+    made = answering(faults.response("slow down", 429, Retry_After="7"), max_retries=1)
+    assert ask(made.caller) == "all of it"
+    assert 7 <= waits.seconds < 7.5
+
+
+def test_a_long_retry_after_is_an_error_at_once(ask, answering, faults, waits):
+    made = answering(faults.response("slow down", 429, Retry_After="3600"), max_retries=3)
+    with pytest.raises(errors.RateLimitError, match="Come again in 1 h"):
+        ask(made.caller)
+    assert (len(made.server.requests), waits.seconds) == (1, 0)
+
+
+@pytest.mark.usefixtures("waits")
+def test_a_lost_connection_is_tried_again(ask, answering, faults):
+    made = answering(faults.RESET, max_retries=1)
+    assert ask(made.caller) == "all of it"
+    made = answering(faults.RESET, faults.RESET, max_retries=1)
+    with pytest.raises(errors.ConnectionFailedError, match=r"127\.0\.0\.1") as caught:
+        ask(made.caller)
+    assert_ours(caught.value)
+
+
+def test_nobody_there(ask):
+    connection = Connection.resolve(api_key=KEY, base_url="http://127.0.0.1:9/api/v1")
+    with pytest.raises(errors.ConnectionFailedError, match=r"127\.0\.0\.1:9") as caught:
+        ask(Caller(connection, max_retries=0))
+    assert_ours(caught.value)
+
+
+# --- time ---
+
+
+def test_no_answer_in_time(ask, answering):
+    over = threading.Event()
+
+    def never(_seen):
+        over.wait(20)
+        return b""
+
+    made = answering(never, timeout=0.2, max_retries=0)
+    with pytest.raises(errors.RequestTimeoutError, match=r"0\.2 s") as caught:
+        ask(made.caller)
+    over.set()
+    assert_ours(caught.value)
+
+
+def test_the_timeout_of_one_call(ask, answering):
+    over = threading.Event()
+    made = answering(lambda _seen: [over.wait(20) and b""], max_retries=0)
+    with pytest.raises(errors.RequestTimeoutError, match=r"0\.25 s"):
+        ask(made.caller, timeout=0.25)
+    over.set()
+
+
+def trickle(over, beginning):
+    def answer(_seen):
+        yield b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 1000000\r\n\r\n" + beginning
+        while not over.wait(0.05):
+            yield b": still here\n\n"
+
+    return answer
+
+
+@pytest.mark.parametrize("beginning", [b"", sse(chunk({"content": "all"}))], ids=["before the first", "in the middle"])
+def test_a_stream_that_only_keeps_alive_ends_in_time(kind, answering, beginning):
+    over = threading.Event()
+    made = answering(trickle(over, beginning), timeout=0.3, max_retries=0)
+    with pytest.raises(errors.RequestTimeoutError) as caught:
+        ask_as(kind, "streamed")(made.caller)
+    over.set()
+    assert_ours(caught.value)
+
+
+def test_a_stream_may_take_longer_than_the_timeout(kind, answering):
+    over = threading.Event()
+
+    def answer(_seen):
+        body = [sse(chunk({"content": "all "})), sse(chunk({"content": "of it"})), sse(chunk(reason="stop"), "[DONE]")]
+        length = sum(map(len, body))
+        yield f"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: {length}\r\n\r\n".encode()
+        for part in body:
+            over.wait(0.6)  # three of these are longer than the timeout, and each is shorter
+            yield part
+
+    made = answering(answer, timeout=1.2, max_retries=0)
+    assert ask_as(kind, "streamed")(made.caller) == "all of it"
+
+
+# --- what a stream can end with ---
+
+MID = {
+    "reference": (
+        [chunk({}, "error", error={"status": 503, "message": f"down {KEY}", "code": "service_unavailable"}), "[DONE]"],
+        errors.ServerError,
+        503,
+    ),
+    "balance": (
+        [{"error": "Insufficient balance", "requiredBalance": 0.2, "status": 402}],
+        errors.InsufficientBalanceError,
+        402,
+    ),
+    "code alone": ([{"error": {"message": "x", "code": "model_not_found"}}], errors.ModelNotFoundError, 404),
+    "rate": (
+        [{"code": "rate_limited", "message": "x", "error": {"message": "x", "code": 429}}],
+        errors.RateLimitError,
+        429,
+    ),
+    "unknown": ([{"error": {"message": f"oh {KEY}", "code": None}}], errors.ReplyError, None),
+    "string": ([{"error": "boom"}], errors.ReplyError, None),
+    "finish only": ([chunk({}, "error")], errors.ReplyError, None),
+    "not json": (["{never mind " + KEY], DamagedReplyError, None),
+    "a list": (["[1, 2]"], errors.ReplyError, None),
+    "cut": ([], DamagedReplyError, None),
+}
+
+
+@pytest.mark.parametrize("case", MID)
+def test_an_error_in_mid_stream(kind, answering, faults, case):
+    events, expected, status = MID[case]
+    body = sse(chunk({"content": "all "}), *events)
+    made = answering(faults.response(body, Content_Type="text/event-stream", x_request_id="req-9"), max_retries=3)
+    parts = []
+    with pytest.raises(expected) as caught:
+        collect(kind, made.caller, parts)
+    assert parts == ["all "]
+    assert len(made.server.requests) == 1, "a stream that has begun is not tried again"
+    assert caught.value.request_id == "req-9"
+    assert getattr(caught.value, "status", None) == status
+    assert_ours(caught.value)
+
+
+def collect(kind, caller, parts):
+    options = {"model": "m", "messages": MESSAGES, "stream": True}
+    if kind == "sync":
+        for part in make_chat_client(caller).chat.completions.create(**options):
+            parts += [choice.delta.content for choice in part.choices]
+        return
+
+    async def run():
+        async for part in await make_async_chat_client(caller).chat.completions.create(**options):
+            parts.extend(choice.delta.content for choice in part.choices)
+
+    asyncio.run(run())
+
+
+def lost_in_the_middle(_seen):
+    yield b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 100000\r\n\r\n"
+    yield sse(chunk({"content": "all "}))
+    yield Closing(b"data: {")
+
+
+class Closing(bytes):
+    close = True
+
+
+def test_a_connection_lost_in_mid_stream(kind, answering):
+    made = answering(lost_in_the_middle, max_retries=3)
+    parts = []
+    with pytest.raises(errors.ConnectionFailedError, match="broke off") as caught:
+        collect(kind, made.caller, parts)
+    assert parts == ["all "]
+    assert len(made.server.requests) == 1
+    assert_ours(caught.value)
+
+
+EARLY = {
+    "error first": sse({"error": {"status": 503, "message": "down"}}),
+    "nothing": b"",
+    "keep-alive alone": b": hello\n\n",
+}
+
+
+@pytest.mark.usefixtures("waits")
+@pytest.mark.parametrize("case", EARLY)
+def test_a_stream_that_fails_before_its_first_chunk_is_tried_again(kind, answering, faults, case):
+    made = answering(faults.response(EARLY[case], Content_Type="text/event-stream"), max_retries=1)
+    assert ask_as(kind, "streamed")(made.caller) == "all of it"
+    assert len(made.server.requests) == 2
+
+
+HALF_A_CALL = {"index": 0, "id": "c", "type": "function", "function": {"name": "remove", "arguments": '{"path": "/ho'}}
+A_FORM = {"response_format": {"type": "json_object"}}
+A_CALL = {"tools": [{"type": "function", "function": {"name": "remove"}}]}
+CUT = {
+    "a call": ({"tool_calls": [HALF_A_CALL]}, A_CALL),
+    "a call of old": ({"function_call": HALF_A_CALL["function"]}, {}),
+    "a form": ({"content": '{"path": "/ho'}, A_FORM),
+    "a form in the body": ({"content": '{"path": "/ho'}, {"extra_body": A_FORM}),
+    "before a call": ({"content": "Let me"}, {**A_CALL, "tool_choice": "required"}),
+    "before a call by name": (
+        {"content": "Let me"},
+        {**A_CALL, "tool_choice": {"type": "function", "function": {"name": "remove"}}},
+    ),
+}
+
+
+@pytest.fixture
+def cut_answer(kind, form, answering, faults):
+    """``cut_answer(message, reason)`` starts a server whose answer ends there; its ``ask`` is one of four."""
+
+    def start(message, reason):
+        choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": reason}
+        stream = sse(chunk(message), chunk(reason=reason), "[DONE]")
+        body = ANSWER | {"choices": [choice]} if form == "plain" else stream
+        said = "application/json" if form == "plain" else "text/event-stream"
+        made = answering(faults.response(body, Content_Type=said, x_request_id="req-6"))
+        made.ask = ask_as(kind, form)
+        return made
+
+    return start
+
+
+@pytest.mark.parametrize("reason", ["length", "content_filter"])
+@pytest.mark.parametrize("case", CUT)
+def test_half_a_call_and_half_a_form_are_no_answer(cut_answer, case, reason):
+    message, request = CUT[case]
+    made = cut_answer(message, reason)
+    remedy = {"length": "Raise max_tokens", "content_filter": "other words"}[reason]
+    with pytest.raises(errors.ReplyError, match=f"cut off .*{remedy}") as caught:
+        made.ask(made.caller, **request)
+    assert_ours(caught.value)
+    assert caught.value.request_id == "req-6"
+    assert len(made.server.requests) == 1
+
+
+@pytest.mark.parametrize("more", [{}, A_CALL, {"response_format": {"type": "text"}}, {**A_CALL, "tool_choice": "auto"}])
+def test_text_that_was_cut_off_is_text(cut_answer, more):
+    made = cut_answer({"content": "Once upon"}, "length")
+    assert made.ask(made.caller, **more) == "Once upon"
+
+
+@pytest.mark.parametrize("end", [[chunk(reason="stop")], ["[DONE]"]], ids=["finish_reason", "DONE"])
+def test_either_mark_ends_a_stream(kind, answering, faults, end):
+    body = sse(chunk({"content": "all of it"}), *end)
+    made = answering(faults.response(body, Content_Type="text/event-stream"))
+    assert ask_as(kind, "streamed")(made.caller) == "all of it"
+
+
+def test_an_end_that_is_lost_after_a_whole_answer(kind, answering):
+    def answer(_seen):
+        yield b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 100000\r\n\r\n"
+        yield Closing(sse(chunk({"content": "all of it"}), chunk(reason="stop")))
+
+    made = answering(answer, max_retries=0)
+    assert ask_as(kind, "streamed")(made.caller) == "all of it"
+
+
+def test_each_choice_must_have_ended(kind, answering, faults):
+    two = [{"index": n, "delta": {"content": "x"}, "finish_reason": None} for n in range(2)]
+    one_ends = {"index": 0, "delta": {}, "finish_reason": "stop"}
+    body = sse({**chunk(), "choices": two}, {**chunk(), "choices": [one_ends]})
+    made = answering(faults.response(body, Content_Type="text/event-stream"), max_retries=0)
+    with pytest.raises(DamagedReplyError, match="broke off"):
+        ask_as(kind, "streamed")(made.caller)
+
+
+def test_what_hosts_add_or_leave_out_is_borne(kind, answering, faults):
+    odd = [{**chunk(), "choices": None, "x_nanogpt_pricing": {"cost": 1}}, chunk({"content": "all of it"}, x_new=1)]
+    odd.append({**chunk(), "choices": [{"index": 0, "delta": None, "finish_reason": None}]})
+    body = b": hello\r\n\r\n" + sse(*odd, chunk(reason="stop"), "[DONE]").replace(b"\n", b"\r\n")
+    made = answering(faults.response(body, Content_Type="text/event-stream"))
+    assert ask_as(kind, "streamed")(made.caller) == "all of it"
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_parts_come_as_they_are_sent(kind, answering, chunked):
+    seen_first = threading.Event()
+    parts = [sse(chunk({"content": "all "})), sse(chunk({"content": "of it"}), chunk(reason="stop"), "[DONE]")]
+
+    def answer(_seen):
+        length = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {sum(map(len, parts))}"
+        yield f"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n{length}\r\n\r\n".encode()
+        for part in parts:
+            yield b"%x\r\n%b\r\n" % (len(part), part) if chunked else part
+            assert seen_first.wait(20), "the first part was kept back"
+        if chunked:
+            yield b"0\r\n\r\n"
+
+    made = answering(answer, max_retries=0)
+    heard = Heard(seen_first.set)
+    collect(kind, made.caller, heard)
+    assert "".join(filter(None, heard)) == "all of it"
+
+
+class Heard(list):
+    """A list that tells when something is put in."""
+
+    def __init__(self, tell):
+        super().__init__()
+        self._tell = tell
+
+    def __iadd__(self, parts):
+        self.extend(parts)
+        return self
+
+    def extend(self, parts):
+        super().extend(parts)
+        self._tell()
+
+
+def test_streams_one_after_another_share_a_connection(kind, answering):
+    made = answering()
+
+    async def thrice():
+        client = make_async_chat_client(made.caller)
+        for _ in range(3):
+            async for _part in await client.chat.completions.create(model="m", messages=MESSAGES, stream=True):
+                pass
+
+    if kind == "async":
+        asyncio.run(thrice())
+    else:
+        for _ in range(3):
+            ask_as("sync", "streamed")(made.caller)
+    assert (len(made.server.requests), made.server.connections) == (3, 1)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_server_that_holds_a_finished_stream_open_is_not_waited_for(kind, answering, own):
+    over = threading.Event()
+
+    def answer(_seen):
+        yield b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 1000000\r\n\r\n" + ALL
+        over.wait(20)
+
+    made = answering(answer, max_retries=0)
+
+    async def ask():
+        async with http.AsyncClient() as theirs:
+            client = make_async_chat_client(made.caller, theirs if own else None)
+            stream = await client.chat.completions.create(model="m", messages=MESSAGES, stream=True)
+            return [part async for part in stream]
+
+    if kind == "sync":
+        with http.Client() as theirs:
+            client = make_chat_client(made.caller, theirs if own else None)
+            parts = list(client.chat.completions.create(model="m", messages=MESSAGES, stream=True))
+    else:
+        parts = asyncio.run(ask())
+    assert not over.is_set()
+    over.set()
+    assert len(parts) == 3
+
+
+def test_a_stream_that_is_left_gives_its_connection_back(kind, answering):
+    made = answering()
+    stream = None
+
+    async def leave():
+        async with await make_async_chat_client(made.caller).chat.completions.create(
+            model="m", messages=MESSAGES, stream=True
+        ) as stream:
+            return await anext(stream)
+
+    if kind == "sync":
+        with make_chat_client(made.caller).chat.completions.create(model="m", messages=MESSAGES, stream=True) as stream:
+            first = next(stream)
+    else:
+        first = asyncio.run(leave())
+    assert first.choices[0].delta.content == "all "
+    assert ask_as(kind, "streamed")(made.caller) == "all of it"
+
+
+# Where all are closed at once, httpx2's own generators close each other.
+ALL_AT_ONCE = pytest.mark.skipif(http.__name__ != "httpx", reason="httpx2 complains of its own generators")
+
+
+@pytest.mark.parametrize(
+    "way",
+    ["dropped", "closed", "cancelled", *(pytest.param(way, marks=ALL_AT_ONCE) for way in ("in a circle", "kept"))],
+)
+def test_an_async_stream_that_is_left_says_nothing_and_hangs_up(answering, way):
+    over, complaints = threading.Event(), []
+    made = answering(trickle(over, sse(chunk({"content": "all "}), chunk({"content": "of it"}))), max_retries=0)
+
+    async def read(stream, read_two, parts):
+        async for _part in stream:
+            parts -= 1
+            if not parts:
+                break
+        read_two.set()
+        if way == "cancelled":
+            await anext(stream)  # which never comes
+
+    async def leave():
+        asyncio.get_running_loop().set_exception_handler(lambda _, about: complaints.append(about))
+        client = make_async_chat_client(made.caller)
+        stream = await client.chat.completions.create(model="m", messages=MESSAGES, stream=True)
+        read_two = asyncio.Event()
+        reading = asyncio.create_task(read(stream, read_two, 2))
+        await read_two.wait()
+        if way == "kept":
+            return stream
+        if way == "closed":
+            await stream.close()
+        if way == "in a circle":
+            stream.circle = stream
+        reading.cancel()
+        await asyncio.wait([reading])
+        del stream, reading
+        gc.collect()
+        await asyncio.to_thread(made.server.wait_for, lambda: not made.server.open_connections)
+        return None
+
+    asyncio.run(leave())
+    gc.collect()
+    made.server.wait_for(lambda: not made.server.open_connections)
+    assert not over.is_set()
+    assert not complaints
+
+
+def test_a_sync_stream_that_is_left_hangs_up_at_once(answering):
+    over = threading.Event()
+    made = answering(trickle(over, sse(chunk({"content": "all "}), chunk({"content": "of it"}))), max_retries=0)
+    gc.disable()
+    try:
+        stream = make_chat_client(made.caller).chat.completions.create(model="m", messages=MESSAGES, stream=True)
+        assert next(iter(stream)).choices[0].delta.content == "all "
+        del stream
+        made.server.wait_for(lambda: not made.server.open_connections)
+    finally:
+        gc.enable()
+    assert not over.is_set()
+
+
+# --- answers of status 200 that are none ---
+
+WRONG = {
+    "error": ({"error": {"message": "no model", "code": "model_not_found"}}, errors.ModelNotFoundError),
+    "balance": (
+        {"error": "Insufficient balance", "requiredBalance": 1, "status": 402},
+        errors.InsufficientBalanceError,
+    ),
+    "message": ({"code": "rate_limited", "message": "slow down"}, errors.ReplyError),
+    "no choices": ({"choices": []}, errors.ReplyError),
+    "null choices": ({"choices": None}, errors.ReplyError),
+    "no message": ({"choices": [{"index": 0}]}, errors.ReplyError),
+    "a list": ([], errors.ReplyError),
+    "cut": ('{"choices": [{"mess', DamagedReplyError),
+    "html": ("<html>Bad gateway</html>", DamagedReplyError),
+    "nothing": ("", DamagedReplyError),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_reply_that_is_no_answer(ask, answering, faults, case):
+    body, expected = WRONG[case]
+    kind = "text/html" if case == "html" else "application/json"
+    made = answering(faults.response(body, Content_Type=kind, x_request_id="req-5"), max_retries=0)
+    with pytest.raises(expected) as caught:
+        ask(made.caller)
+    assert caught.value.request_id == "req-5"
+    assert_ours(caught.value)
+
+
+def test_a_whole_answer_where_a_stream_was_asked_for(kind, answering, faults):
+    made = answering(faults.response(ANSWER, Content_Type="application/json"), max_retries=0)
+    with pytest.raises(errors.ReplyError, match="without streaming"):
+        ask_as(kind, "streamed")(made.caller)
+
+
+# --- the live list ---
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"data": [{"id": "m", "context_length": 5}]}, 5),
+        ({"data": [None, {"id": 3}, {"id": "m", "context_length": None}, {"id": "m", "context_length": 6}]}, 6),
+        ({"data": [{"id": "m", "context_length": None}]}, errors.ConfigurationError),
+        ({"data": "none"}, errors.ConfigurationError),
+        ([], errors.ConfigurationError),
+        ("<html>", errors.ReplyError),
+    ],
+)
+def test_context_window(answering, faults, body, expected):
+    made = answering(faults.response(body))
+    if isinstance(expected, int):
+        assert live_context_window(made.connection, "m") == expected
+        assert made.server.requests[0].path == "/api/v1/models?detailed=true"
+        return
+    with pytest.raises(expected) as caught:
+        live_context_window(made.connection, "m")
+    assert_ours(caught.value)
+
+
+# --- pacing, shared ---
+
+
+@pytest.mark.usefixtures("waits")
+def test_chat_and_embeddings_keep_to_one_rate(ask, answering):
+    made = answering(requests_per_second=4.0)
+    embedder = Embedder("lab/unlisted", api_key=KEY, base_url=made.server.base_url)
+    begun = now()
+    for number in range(4):
+        embedder.embed([f"text {number}"])
+    for _ in range(8):
+        ask(made.caller)
+    assert len(made.server.requests) == 12
+    # The twelfth start at four a second is two seconds after the first at least, by the clock that the waits move on.
+    assert now() - begun >= 2
+
+
+def test_a_pause_of_chat_holds_embeddings_back(ask, answering, faults, waits):
+    made = answering(faults.response("slow down", 429, Retry_After="9"), max_retries=0)
+    embedder = Embedder("lab/unlisted", api_key=KEY, base_url=made.server.base_url)
+    with pytest.raises(errors.RateLimitError):
+        ask(made.caller)
+    assert waits.seconds == 0
+    embedder.embed(["text"])
+    assert 8 < waits.seconds <= 9
+
+
+def test_a_pause_of_embeddings_holds_chat_back(ask, answering, faults, waits):
+    made = answering(
+        faults.response("slow down", 429, Retry_After="9"), faults.response("slow down", 429, Retry_After="9")
+    )
+    embedder = Embedder("lab/unlisted", api_key=KEY, base_url=made.server.base_url, max_retries=1)
+    with pytest.raises(errors.RateLimitError):
+        embedder.embed(["text"])
+    pacer_for(made.connection).pause(5)
+    before = waits.seconds
+    assert ask(made.caller) == "all of it"
+    assert 4 < waits.seconds - before <= 5
+
+
+def test_a_rate_error_in_mid_stream_holds_everybody_back(kind, answering, faults, waits):
+    body = sse(chunk({"content": "all "}), {"error": {"status": 429, "message": "slow down"}})
+    made = answering(faults.response(body, Content_Type="text/event-stream", Retry_After="3"))
+    with pytest.raises(errors.RateLimitError):
+        ask_as(kind, "streamed")(made.caller)
+    Embedder("lab/unlisted", api_key=KEY, base_url=made.server.base_url).embed(["text"])
+    assert 2 < waits.seconds <= 3
+
+
+def test_another_key_waits_for_nobody(ask, answering, faults, waits):
+    made = answering(faults.response("slow down", 429, Retry_After="9"), max_retries=0)
+    with pytest.raises(errors.RateLimitError):
+        ask(made.caller)
+    Embedder("lab/unlisted", api_key="another-key", base_url=made.server.base_url).embed(["text"])
+    assert waits.seconds == 0
+
+
+# --- copies, and what is shown ---
+
+
+@pytest.mark.parametrize("bad", [{"max_retries": -1}, {"max_retries": "2"}, {"requests_per_second": 0}])
+def test_options_that_cannot_be_right(bad):
+    with pytest.raises(errors.NanoGPTError, match=next(iter(bad))):
+        Caller(Connection.resolve(api_key=KEY), **bad)
+
+
+def test_a_copy_is_the_same_and_a_pickle_has_no_key(ask, answering, monkeypatch):
+    made = answering(max_retries=5)
+    assert ask(copy.deepcopy(made.caller)) == "all of it"
+    written = pickle.dumps(made.caller)
+    assert KEY.encode() not in written
+    with pytest.raises(errors.ConfigurationError, match="NANOGPT_API_KEY"):
+        ask(pickle.loads(written))
+    monkeypatch.setenv("NANOGPT_API_KEY", "of-the-environment")
+    assert ask(pickle.loads(written)) == "all of it"
+    assert [seen.header("authorization") for seen in made.server.requests] == [
+        f"Bearer {KEY}",
+        "Bearer of-the-environment",
+    ]
+
+
+def _in_child(caller, sender):
+    sender.send(ask_as("sync", "streamed")(caller))
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_after_a_fork(answering):
+    made = answering()
+    assert ask_as("sync", "plain")(made.caller) == "all of it"
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_in_child, args=(made.caller, sender))
+    child.start()
+    assert receiver.poll(20)
+    assert receiver.recv() == "all of it"
+    child.join(20)
+    assert ask_as("sync", "plain")(made.caller) == "all of it"
+
+
+def test_the_key_is_in_no_log_and_no_client(ask, answering, faults, caplog):
+    caplog.set_level("DEBUG")
+    made = answering(faults.response({"error": {"message": "no"}}, 401))
+    client = make_chat_client(made.caller)
+    with pytest.raises(errors.AuthenticationError):
+        ask(made.caller)
+    assert KEY not in f"{caplog.text} {client!r} {vars(client)} {made.caller!r} {vars(made.caller)}"

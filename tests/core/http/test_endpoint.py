@@ -1,0 +1,275 @@
+"""Key, address, headers and time limit: where they come from, what is refused, and that the key is never shown."""
+
+import contextlib
+import copy
+import pickle
+import traceback
+from dataclasses import FrozenInstanceError, asdict
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretBytes, SecretStr
+
+from nanogpt_core.errors import ConfigurationError, InvalidTypeError, NanoGPTError
+from nanogpt_core.http.client import http, make_client
+from nanogpt_core.http.endpoint import DEFAULT_BASE_URL, Connection, Secret, resolve_base_url, resolve_key
+
+CLIENT = http.Client()
+KEY = "sk-nano-0d9f6c5e-very-secret"
+
+
+def told(error):
+    """All that a traceback prints of an error."""
+    return "".join(traceback.format_exception(error)) + repr(error) + str(vars(error)) + str(error.args)
+
+
+# --- key ---
+
+
+@pytest.mark.parametrize("given_key", [KEY, SecretStr(KEY), Secret(KEY), f"  {KEY}\n", f"{KEY}\r\n"], ids=type)
+def test_a_key_is_text_or_a_secret_and_is_stripped(given_key):
+    assert resolve_key(given_key).get_secret_value() == KEY
+
+
+def test_the_argument_goes_before_both_variables(monkeypatch):
+    monkeypatch.setenv("NANO_GPT_API_KEY", "third")
+    assert resolve_key(None).get_secret_value() == "third"
+    monkeypatch.setenv("NANOGPT_API_KEY", " second\n")
+    assert resolve_key(None).get_secret_value() == "second"
+    assert resolve_key("first").get_secret_value() == "first"
+    monkeypatch.setenv("NANOGPT_API_KEY", "  ")
+    assert resolve_key(None).get_secret_value() == "third"
+
+
+@pytest.mark.parametrize("variable", ["OPENAI_API_KEY", "OPENAI_ADMIN_KEY", "NANO_API_KEY"])
+def test_no_other_variable_is_a_key(monkeypatch, variable):
+    monkeypatch.setenv(variable, KEY)
+    with pytest.raises(ConfigurationError, match="NANOGPT_API_KEY"):
+        resolve_key(None)
+
+
+@pytest.mark.parametrize("key", ["", " ", "\n", SecretStr(""), SecretStr(" ")], ids=repr)
+def test_an_empty_key_is_refused_though_the_environment_has_one(monkeypatch, key):
+    monkeypatch.setenv("NANOGPT_API_KEY", KEY)
+    with pytest.raises(ConfigurationError, match="empty") as caught:
+        resolve_key(key)
+    assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize(
+    "inside", ["\n", "\r\n", " ", "\t", "\x00", "\x7f", "\u00e9", "\u2028", "\ud800", "\u200b", "\x1b"], ids=ascii
+)
+def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(monkeypatch, inside):
+    key = f"sk-nano-left{inside}right-secret"
+    with pytest.raises(ConfigurationError) as caught:
+        resolve_key(key)
+    assert "left" not in told(caught.value)
+    assert "right" not in told(caught.value)
+    if inside not in "\x00\ud800":
+        monkeypatch.setenv("NANOGPT_API_KEY", key)
+        with pytest.raises(ConfigurationError) as caught:
+            resolve_key(None)
+        assert "right" not in told(caught.value)
+
+
+@pytest.mark.parametrize("key", [5, b"sk-nano-bytes", True, ["sk-nano-list"], object()], ids=repr)
+def test_a_key_of_a_wrong_type_is_refused_and_not_shown(key):
+    with pytest.raises(InvalidTypeError) as caught:
+        resolve_key(key)
+    assert isinstance(caught.value, TypeError)
+    assert "sk-nano" not in told(caught.value)
+
+
+def test_a_secret_of_bytes_is_refused_and_not_shown():
+    with pytest.raises(InvalidTypeError) as caught:
+        resolve_key(SecretBytes(KEY.encode()))
+    assert KEY not in told(caught.value)
+
+
+# --- the secret is kept ---
+
+
+def test_a_secret_shows_nothing():
+    secret = Secret(KEY)
+    shown = [repr(secret), str(secret), f"{secret}", f"{secret!r}", "%s" % secret, repr([secret]), repr({"k": secret})]  # noqa: UP031
+    assert not any(KEY in text for text in shown)
+    assert not hasattr(secret, "__dict__")
+    with pytest.raises(TypeError):
+        hash(secret)
+
+
+def test_secrets_compare_by_value_and_to_nothing_else():
+    assert Secret("a") == Secret("a")
+    assert Secret("a") != Secret("b")
+    assert Secret("a") != "a"
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_pickle_holds_no_key_and_takes_it_from_the_environment(monkeypatch, protocol):
+    data = pickle.dumps(Secret(KEY), protocol)
+    assert KEY.encode() not in data
+    monkeypatch.setenv("NANOGPT_API_KEY", "from-the-environment")
+    assert pickle.loads(data).get_secret_value() == "from-the-environment"
+    monkeypatch.delenv("NANOGPT_API_KEY")
+    without = pickle.loads(data)
+    with pytest.raises(ConfigurationError, match="NANOGPT_API_KEY"):
+        without.get_secret_value()
+
+
+def test_copies_in_this_process_carry_the_key():
+    assert copy.copy(Secret(KEY)).get_secret_value() == KEY
+    assert copy.deepcopy([Secret(KEY)])[0].get_secret_value() == KEY
+
+
+def test_a_connection_shows_neither_key_nor_headers():
+    connection = Connection.resolve(api_key=KEY, headers={"X-Tenant": "header-secret"})
+    shown = repr(connection) + str(connection) + repr(asdict(connection)["key"])
+    assert KEY not in shown
+    assert "header-secret" not in shown
+    with pytest.raises(FrozenInstanceError):
+        connection.timeout = 1.0  # type: ignore[misc]
+
+
+def test_a_call_that_needs_no_key_sends_one_where_there_is_one(monkeypatch):
+    assert Connection.resolve(key_required=False).key is None
+    assert Connection.resolve(api_key=KEY, key_required=False).key == Secret(KEY)
+    monkeypatch.setenv("NANO_GPT_API_KEY", KEY)
+    assert Connection.resolve(key_required=False).key == Secret(KEY)
+
+
+# --- address ---
+
+
+def test_the_address_is_the_argument_then_the_variable_then_nanogpt(monkeypatch):
+    assert resolve_base_url(None) == DEFAULT_BASE_URL == "https://nano-gpt.com/api/v1"
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://elsewhere.example/v1")
+    assert resolve_base_url(None) == DEFAULT_BASE_URL
+    monkeypatch.setenv("NANOGPT_BASE_URL", " https://api.nano-gpt.com/api/paid/v1/ ")
+    assert resolve_base_url(None) == "https://api.nano-gpt.com/api/paid/v1"
+    assert resolve_base_url("https://nano-gpt.com/api/subscription/v1//") == "https://nano-gpt.com/api/subscription/v1"
+    monkeypatch.setenv("NANOGPT_BASE_URL", "  ")
+    assert resolve_base_url(None) == DEFAULT_BASE_URL
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("", " ", "/", "nano-gpt.com/api/v1", "ftp://nano-gpt.com", "file:///etc/passwd", "https://", "https:///v1"),
+        *("https://host:99999999/v1", "https://host:x/v1", "https://[::1", "https://nano-gpt.com/api/v1?a=b"),
+        *("https://nano-gpt.com/api/v1#a", "https://nano-gpt.com/api/v1/embeddings", "https://a/v1/chat/completions/"),
+        *("javascript:alert(1)", "https://exa\nmple.com/v1", "https://a/\x7f", "https://h\x00/", "https://a b.com/v1"),
+    ],
+)
+def test_an_address_that_cannot_be_right_is_refused(url):
+    with pytest.raises(ConfigurationError) as caught:
+        resolve_base_url(url)
+    assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize("url", [5, b"https://nano-gpt.com", ["https://nano-gpt.com"], True])
+def test_an_address_of_a_wrong_type_is_refused(url):
+    with pytest.raises(InvalidTypeError):
+        resolve_base_url(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://me:hunter2@nano-gpt.com/v1",
+        "https://hunter2@nano-gpt.com/v1",
+        "https://x.com/v1?key=hunter2",
+        "hunter2",
+    ],
+)
+def test_secrets_in_an_address_are_not_shown(url):
+    with pytest.raises(ConfigurationError) as caught:
+        resolve_base_url(url)
+    assert "hunter2" not in told(caught.value)
+
+
+LOOPBACK = [
+    "http://localhost:8000/v1",
+    "http://127.0.0.1/v1",
+    "http://127.9.9.9/v1",
+    "http://[::1]:80/v1",
+    "http://a.localhost",
+]
+REMOTE = [
+    *(
+        "http://nano-gpt.com/api/v1",
+        "http://10.0.0.1/v1",
+        "http://127.0.0.1.example.com/v1",
+        "http://localhost.example.com",
+    ),
+    *("http://[2001:db8::1]/v1", "http://0.0.0.0/v1", "http://128.0.0.1", "http://notlocalhost", "HTTP://nano-gpt.com"),
+]
+
+
+@pytest.mark.parametrize("url", LOOPBACK)
+def test_plain_http_is_for_this_machine(url):
+    assert resolve_base_url(url) == url
+
+
+@pytest.mark.parametrize("url", REMOTE)
+def test_plain_http_to_another_machine_is_refused_unless_allowed(url):
+    with pytest.raises(ConfigurationError, match="unencrypted"):
+        resolve_base_url(url)
+    assert resolve_base_url(url, allow_insecure_http=True) == url
+
+
+@given(st.text(max_size=30) | st.from_regex(r"https?://[^/]{0,12}(/.{0,8})?", fullmatch=True))
+def test_any_text_is_an_address_that_the_client_takes_or_is_refused(url):
+    with contextlib.suppress(NanoGPTError):
+        connection = Connection.resolve(api_key=KEY, base_url=url, allow_insecure_http=True)
+        assert make_client(connection, CLIENT).base_url.host
+
+
+# --- time limit and headers ---
+
+
+@pytest.mark.parametrize("timeout", [1, 0.5, 3600.0])
+def test_a_time_limit_is_seconds(timeout):
+    assert Connection.resolve(api_key=KEY, timeout=timeout).timeout == timeout
+
+
+@pytest.mark.parametrize(
+    "timeout", [0, -1, -0.5, float("nan"), float("inf"), 10**400], ids=lambda value: f"{value!r:.8}"
+)
+def test_a_time_limit_that_cannot_be_right_is_refused(timeout):
+    with pytest.raises(ConfigurationError, match="timeout"):
+        Connection.resolve(api_key=KEY, timeout=timeout)
+
+
+@pytest.mark.parametrize("timeout", ["60", None, True, [1], b"1"])
+def test_a_time_limit_of_a_wrong_type_is_refused(timeout):
+    with pytest.raises(InvalidTypeError, match="timeout"):
+        Connection.resolve(api_key=KEY, timeout=timeout)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        *({"X": "a\nb"}, {"X": "a\rb"}, {"X": "a\0b"}, {"": "a"}, {" ": "a"}, {"X\n": "a"}, {"\u00e9": "a"}),
+        *({"X Y": "a"}, {"X:": "a"}, {"X": "hunter2 \u00e9"}, {"X": "\ud800"}, {"X": " hunter2"}),
+    ],
+    ids=ascii,
+)
+def test_headers_that_http_cannot_hold_are_refused_and_not_shown(headers):
+    with pytest.raises(ConfigurationError, match="default_headers") as caught:
+        Connection.resolve(api_key=KEY, headers=headers)
+    assert "hunter2" not in told(caught.value)
+
+
+@pytest.mark.parametrize("headers", ["X: a", [("X", "a")], {"X": 5}, {5: "a"}, {"X": None}, {b"X": "a"}], ids=repr)
+def test_headers_of_a_wrong_type_are_refused(headers):
+    with pytest.raises(InvalidTypeError, match="default_headers"):
+        Connection.resolve(api_key=KEY, headers=headers)
+
+
+def test_headers_are_the_connections_own():
+    headers = {"X": "before"}
+    connection = Connection.resolve(api_key=KEY, headers=headers)
+    headers["X"] = "after"
+    assert connection.headers == {"X": "before"}
+    assert connection.host == "nano-gpt.com"

@@ -1,0 +1,164 @@
+"""The packaged table against the facts, which are written down here a second time and from their source."""
+
+import dataclasses
+import typing
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nanogpt_core import MODELS, ModelInfo, get_model
+from nanogpt_core.models.catalog import MAX_ITEMS, near_names
+
+# true width, listed width, USD per million tokens, max tokens, tokenizer, (least, most) `dimensions`, unit length
+FACTS = {
+    "text-embedding-3-small": (1536, 1536, 0.02, 8191, "cl100k_base", (1, 1536), True),
+    "text-embedding-3-large": (3072, 3072, 0.13, 8191, "cl100k_base", (1, 3072), True),
+    "text-embedding-ada-002": (1536, 1536, 0.10, 8191, "cl100k_base", None, True),
+    "BAAI/bge-m3": (1024, 1024, 0.01, 8192, "xlm-roberta", None, True),
+    "jina-clip-v1": (768, 768, 0.04, 8192, "bert", None, True),
+    "BAAI/bge-large-en-v1.5": (1024, 768, 0.01, 512, "bert", None, True),
+    "BAAI/bge-large-zh-v1.5": (1024, 1024, 0.01, 512, "bert", None, True),
+    "jina-embeddings-v2-base-en": (768, 768, 0.05, 8192, "bert", None, False),
+    "jina-embeddings-v2-base-de": (768, 768, 0.05, 8192, "bpe", None, None),
+    "jina-embeddings-v2-base-zh": (768, 768, 0.05, 8192, "bpe", None, None),
+    "jina-embeddings-v2-base-es": (768, 768, 0.05, 8192, "bpe", None, None),
+    "jina-embeddings-v2-base-code": (768, 768, 0.05, 8192, "bpe", None, None),
+    "Baichuan-Text-Embedding": (1024, 1024, 0.088, 512, None, None, None),
+    "netease-youdao/bce-embedding-base_v1": (768, 1024, 0.02, 512, "xlm-roberta", None, True),
+    "zhipu-embedding-2": (1024, 1024, 0.07, 512, None, None, None),
+    "Qwen/Qwen3-Embedding-0.6B": (1024, 1024, 0.01, 32768, "qwen", (32, 1024), True),
+}
+LANGUAGES = {
+    "text-embedding-3-small": ("multilingual",),
+    "text-embedding-3-large": ("multilingual",),
+    "text-embedding-ada-002": ("multilingual",),
+    "BAAI/bge-m3": ("multilingual",),
+    "jina-clip-v1": ("en",),
+    "BAAI/bge-large-en-v1.5": ("en",),
+    "BAAI/bge-large-zh-v1.5": ("zh",),
+    "jina-embeddings-v2-base-en": ("en",),
+    "jina-embeddings-v2-base-de": ("de", "en"),
+    "jina-embeddings-v2-base-zh": ("zh", "en"),
+    "jina-embeddings-v2-base-es": ("es", "en"),
+    "jina-embeddings-v2-base-code": ("code", "en"),
+    "Baichuan-Text-Embedding": ("zh",),
+    "netease-youdao/bce-embedding-base_v1": ("zh", "en"),
+    "zhipu-embedding-2": ("zh", "en"),
+    "Qwen/Qwen3-Embedding-0.6B": ("multilingual",),
+}
+INSTRUCTIONS = {
+    "BAAI/bge-large-en-v1.5": "Represent this sentence for searching relevant passages: {query}",
+    "BAAI/bge-large-zh-v1.5": "为这个句子生成表示以用于检索相关文章：{query}",
+    "Qwen/Qwen3-Embedding-0.6B": (
+        "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:{query}"
+    ),
+}
+# Most items that some host was seen to take: a first request must not hold more.
+HOSTS_TAKE = {"BAAI/": 64, "netease-youdao/": 64, "Qwen/": 64, "Baichuan": 16}
+
+
+def test_table_has_the_sixteen_models_in_the_pages_order():
+    assert set(MODELS) == set(FACTS)
+    assert list(MODELS) == list(FACTS)
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_row_equals_the_facts(name):
+    width, listed, price, tokens, tokenizer, reduces, unit = FACTS[name]
+    row = MODELS[name]
+    assert row.id == name
+    assert row.dimensions == width
+    assert row.listed_dimensions == (None if listed == width else listed)
+    assert row.widths == {width, listed}
+    assert row.usd_per_million_tokens == price
+    assert row.max_tokens == tokens
+    assert row.tokenizer == tokenizer
+    assert (row.min_dimensions, row.max_dimensions) == (reduces or (None, None))
+    assert row.reduces is bool(reduces)
+    assert row.unit_length is unit
+    assert row.languages == LANGUAGES[name]
+    assert row.query_instruction == INSTRUCTIONS.get(name)
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_first_batch_is_one_that_hosts_take(name):
+    row = MODELS[name]
+    most = next((items for start, items in HOSTS_TAKE.items() if name.startswith(start)), MAX_ITEMS)
+    assert 1 <= row.batch_size <= most
+
+
+def test_summed_tokens_of_a_request_are_bounded_where_a_bound_is_known():
+    bounds = {name: row.max_request_tokens for name, row in MODELS.items() if row.max_request_tokens is not None}
+    assert {name for name in bounds if name.startswith("text-embedding-")} == set(list(FACTS)[:3])
+    assert all(bounds[name] == 300_000 for name in list(FACTS)[:3])
+    assert 7_500 <= bounds["BAAI/bge-m3"] <= 8_192
+    assert 7_500 <= bounds["zhipu-embedding-2"] <= 8_192
+    assert len(bounds) == 5
+
+
+def test_instructions_hold_the_querys_place_once_at_the_end():
+    for row in MODELS.values():
+        if row.query_instruction is not None:
+            assert row.query_instruction.count("{query}") == 1
+            assert row.query_instruction.endswith("{query}")
+
+
+def test_the_table_cannot_be_changed():
+    with pytest.raises(TypeError):
+        MODELS["new"] = ModelInfo(id="new")  # type: ignore[index]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        MODELS["BAAI/bge-m3"].dimensions = 1  # type: ignore[misc]
+
+
+def test_an_unknown_model_is_a_row_of_unknowns():
+    row = get_model("lab/brand-new")
+    assert row.id == "lab/brand-new"
+    guessed = {
+        name: getattr(row, name)
+        for name, kind in typing.get_type_hints(ModelInfo).items()
+        if type(None) in typing.get_args(kind) and getattr(row, name) is not None
+    }
+    assert guessed == {}
+    assert row.languages == ()
+    assert not row.reduces
+    assert 1 <= row.batch_size <= 32
+
+
+@given(st.integers(1, 10_000))
+def test_an_unknown_model_allows_any_width(width):
+    assert get_model("lab/brand-new").allows_width(width)
+
+
+@given(st.sampled_from(list(FACTS)), st.integers(1, 5_000))
+def test_a_known_model_allows_the_widths_of_its_sources_alone(name, width):
+    assert MODELS[name].allows_width(width) is (width in FACTS[name][:2])
+
+
+@pytest.mark.parametrize(
+    ("slip", "meant"),
+    [
+        ("text-embedding-3-smal", "text-embedding-3-small"),
+        ("TEXT-EMBEDDING-3-LARGE", "text-embedding-3-large"),
+        ("bge-m3", "BAAI/bge-m3"),
+        ("baai/bge-m3", "BAAI/bge-m3"),
+        ("qwen3-embedding-0.6b", "Qwen/Qwen3-Embedding-0.6B"),
+        ("bce-embedding-base_v1", "netease-youdao/bce-embedding-base_v1"),
+        ("zhipu-embedding", "zhipu-embedding-2"),
+    ],
+)
+def test_a_slip_finds_the_model_meant(slip, meant):
+    assert near_names(slip)[0] == meant
+
+
+def test_nothing_is_near_to_something_else():
+    assert near_names("gpt-4o") == []
+    assert near_names("") == []
+
+
+@given(st.text(max_size=60))
+def test_near_names_are_known_and_few(name):
+    found = near_names(name)
+    assert len(found) <= 3
+    assert len(set(found)) == len(found)
+    assert set(found) <= set(FACTS)

@@ -1,0 +1,147 @@
+"""The examples' corpus and questions: their shape, and that search by the sandbox's vectors finds the answers."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import numpy as np
+import pytest
+
+import nanogpt_core
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+WANTED_HITS = 24
+TOP = 5
+PRINT_DIGEST = """
+import hashlib, sys
+import corpus
+print(hashlib.sha256(repr(corpus.load_passages()).encode()).hexdigest())
+print(sorted({"antigravity", "this", "tkinter", "turtle", "idlelib", "webbrowser", "unittest"} & set(sys.modules)))
+"""
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    spec = importlib.util.spec_from_file_location("examples_corpus", EXAMPLES / "corpus.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+@pytest.fixture(scope="module")
+def passages(corpus):
+    return corpus.load_passages()
+
+
+@pytest.fixture(scope="module")
+def questions():
+    lines = (EXAMPLES / "questions.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def answers(source, wanted):
+    """Whether a passage's source is one of those wanted, or a numbered part of one."""
+    return any(source == name or source.startswith(f"{name} (part ") for name in wanted)
+
+
+def test_there_are_some_thousands_of_passages(passages):
+    assert 3000 < len(passages) < 8000
+
+
+@pytest.mark.parametrize("max_chars", [200, 333, 1200])
+def test_passages_keep_to_the_length_and_are_never_blank(corpus, max_chars):
+    texts = [passage.text for passage in corpus.load_passages(max_chars)]
+    assert max(map(len, texts)) <= max_chars
+    assert all(text.partition(": ")[2].strip() for text in texts)
+
+
+def test_a_length_too_small_for_a_name_is_refused(corpus):
+    with pytest.raises(ValueError, match="at least 200"):
+        corpus.load_passages(199)
+
+
+def test_texts_and_sources_are_unique(passages):
+    assert len({passage.text for passage in passages}) == len(passages)
+    assert len({passage.source for passage in passages}) == len(passages)
+
+
+def test_a_text_begins_with_the_name_of_its_source(passages):
+    for passage in passages:
+        name = re.sub(r" \(part \d+\)$", "", passage.source)
+        assert passage.text.startswith(f"{name}: ")
+
+
+def test_texts_are_valid_unicode_without_control_characters(passages):
+    for passage in passages:
+        passage.text.encode("utf-8")
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", passage.text)
+
+
+def test_no_name_holds_a_private_part(passages):
+    for passage in passages:
+        assert passage.source.startswith("topic: ") or not re.search(r"(^|\.)_", passage.source)
+
+
+@pytest.mark.parametrize("topic", ["try", "string-methods", "debugger", "formatstrings"])
+def test_parts_of_a_topic_hold_all_of_it(passages, topic):
+    parts = [p.text.removeprefix(f"topic: {topic}: ") for p in passages if answers(p.source, [f"topic: {topic}"])]
+    assert len(parts) > 1
+    assert "".join("".join(parts).split()) == "".join(topics[topic].split())
+
+
+def test_another_process_gives_the_same_and_imports_nothing_with_side_effects(passages):
+    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES), "PYTHONHASHSEED": "7", "PYTHONIOENCODING": "utf-8"}
+    command = [sys.executable, "-c", PRINT_DIGEST]
+    shown = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert shown == [hashlib.sha256(repr(passages).encode()).hexdigest(), "[]"]
+
+
+def test_there_are_sixty_different_questions_in_three_languages(questions):
+    assert len({row["question"] for row in questions}) == len(questions) == 60
+    assert Counter(row["language"] for row in questions) == {"en": 40, "de": 10, "zh": 10}
+
+
+def test_every_wanted_source_exists(passages, questions):
+    sources = [passage.source for passage in passages]
+    wanted = {name for row in questions for name in row["sources"]}
+    assert {name for name in wanted if not any(answers(source, [name]) for source in sources)} == set()
+
+
+def test_many_questions_do_not_name_their_answer(questions):
+    def names_it(row):
+        words = set(re.findall(r"\w+", row["question"].lower()))
+        return any(name.lower().replace(":", ".").rsplit(".", 1)[-1].strip() in words for name in row["sources"])
+
+    assert sum(not names_it(row) for row in questions) >= 10
+
+
+@pytest.fixture(scope="module")
+def embedder():
+    pytest.importorskip("starlette")
+    pytest.importorskip("uvicorn")
+    with nanogpt_core.Sandbox() as sandbox:
+        yield nanogpt_core.Embedder(model="text-embedding-3-small", api_key=sandbox.api_key, base_url=sandbox.base_url)
+
+
+def test_search_finds_the_answers(embedder, passages, questions):
+    documents = embedder.embed([passage.text for passage in passages])
+    documents /= np.linalg.norm(documents, axis=1, keepdims=True)
+    missed, asked = [], questions[:30]  # the corpus is English, and so is what words can find
+    assert {row["language"] for row in asked} == {"en"}
+    for row in asked:
+        # A query's own length does not change the order.
+        best = np.argsort(-(documents @ embedder.embed_query(row["question"])), kind="stable")[:TOP]
+        if not any(answers(passages[index].source, row["sources"]) for index in best):
+            missed.append(row["question"])
+    assert len(asked) - len(missed) >= WANTED_HITS, missed
