@@ -61,6 +61,7 @@ test: lint types tests
 lint: $(VENV)/dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(VENV)/bin/lint-imports --no-logo
 
 types: $(VENV)/dev
 	$(RUN) -m mypy

@@ -18,10 +18,10 @@ from langchain_nanogpt.errors import known_to_langchain
 from nanogpt_core.chat.client import make_async_chat_client, make_chat_client, only_our_errors
 from nanogpt_core.chat.options import EXAMPLE, check_known, check_tool_choice, refused
 from nanogpt_core.chat.session import DEFAULT_RETRIES, Caller
-from nanogpt_core.embeddings.config import check_model_name
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.http.endpoint import CHAT_TIMEOUT, Connection
 from nanogpt_core.http.rate_limiter import DEFAULT_RATE
+from nanogpt_core.validation import check_model_name
 
 __all__ = ["ChatNanoGPT"]
 

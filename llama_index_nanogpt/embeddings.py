@@ -14,10 +14,11 @@ from llama_index.core.callbacks import CallbackManager
 
 from llama_index_nanogpt.listeners import anybody_listens
 from nanogpt_core import Embedder, Estimate, Usage
-from nanogpt_core.embeddings.config import EmbedderOptions, check_number, clear_options
-from nanogpt_core.embeddings.planning import check_texts
+from nanogpt_core.embeddings.config import EmbedderOptions, clear_options
+from nanogpt_core.embeddings.inputs import check_texts
 from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.http.endpoint import ApiKey
+from nanogpt_core.validation import check_number
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

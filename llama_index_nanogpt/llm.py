@@ -21,11 +21,11 @@ from llama_index_nanogpt.forms import achecked, asingle, checked, side_by_side, 
 from nanogpt_core.chat.client import AsyncChatClient, ChatClient, make_async_chat_client, make_chat_client
 from nanogpt_core.chat.options import EXAMPLE, check_known, check_tool_choice, refused, request_options, unknown_option
 from nanogpt_core.chat.session import Caller
-from nanogpt_core.embeddings.config import check_model_name, check_number
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError, NanoGPTError
 from nanogpt_core.http.endpoint import CHAT_TIMEOUT, ApiKey, Connection
 from nanogpt_core.http.rate_limiter import DEFAULT_RATE
 from nanogpt_core.models.chat_listing import live_context_window
+from nanogpt_core.validation import check_model_name, check_number
 
 __all__ = ["NanoGPT"]
 

@@ -8,7 +8,9 @@
     │   └── TextTooLongError          a text is over the model's token limit
     ├── InvalidTypeError              also TypeError: an argument of the wrong type; .positions
     ├── BudgetExceededError           sending would go past budget_usd
-    ├── ReplyError                    the service answered, but not with the right vectors
+    ├── ReplyError                    the service answered, but not with the right vectors; .request_id
+    │   ├── DamagedReplyError         the reply cannot be read: not JSON, cut off
+    │   └── WidthError                the vectors have another number of dimensions than expected; .width
     ├── ConnectionFailedError         no answer: refused, DNS, TLS, reset
     │   └── RequestTimeoutError       no answer in time
     └── StatusError                   the service said no; .status .code .request_id
@@ -41,6 +43,7 @@ __all__ = [
     "BudgetExceededError",
     "ConfigurationError",
     "ConnectionFailedError",
+    "DamagedReplyError",
     "InsufficientBalanceError",
     "InvalidInputError",
     "InvalidTypeError",
@@ -55,6 +58,7 @@ __all__ = [
     "ServerError",
     "StatusError",
     "TextTooLongError",
+    "WidthError",
     "bare",
     "causes",
 ]
@@ -131,6 +135,24 @@ class ReplyError(NanoGPTError):
     def __init__(self, message: str, *, remedy: str = "", request_id: str | None = None) -> None:
         super().__init__(message, remedy=remedy)
         self.request_id = request_id
+
+
+class DamagedReplyError(ReplyError):
+    """The reply cannot be read at all, as when a proxy cuts it off; asking again may help."""
+
+    transient = True
+
+
+class WidthError(ReplyError):
+    """The vectors are of another width than any source gives for the model.
+
+    Attributes:
+        width: The width of the reply's vectors.
+    """
+
+    def __init__(self, message: str, *, remedy: str, width: int) -> None:
+        super().__init__(message, remedy=remedy)
+        self.width = width
 
 
 class ConnectionFailedError(NanoGPTError):

@@ -8,8 +8,8 @@ from typing import Any
 from jiter import from_json
 
 from nanogpt_core.chat.truncation import check_cut, has_calls
-from nanogpt_core.embeddings.response import DamagedReplyError, excerpt, server_words
-from nanogpt_core.errors import ReplyError
+from nanogpt_core.errors import DamagedReplyError, ReplyError
+from nanogpt_core.http.error_body import error_message, excerpt
 
 __all__ = ["Complaint", "StreamReader", "check_whole"]
 
@@ -160,8 +160,8 @@ def _complaint(document: dict[str, Any]) -> Complaint | None:
     )
     if document.get("error"):
         return Complaint(document, _status(document))
-    if broken or (not choices and server_words(document)):
-        return Complaint({"error": {"message": server_words(document) or "no reason given"}}, None)
+    if broken or (not choices and error_message(document)):
+        return Complaint({"error": {"message": error_message(document) or "no reason given"}}, None)
     return None
 
 

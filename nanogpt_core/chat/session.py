@@ -10,14 +10,14 @@ import openai
 from nanogpt_core import errors
 from nanogpt_core._runtime import clock
 from nanogpt_core.chat.response import Complaint, check_whole
-from nanogpt_core.embeddings import config as checks
-from nanogpt_core.embeddings.response import excerpt, server_words
 from nanogpt_core.errors import NanoGPTError, ReplyError, bare, causes
 from nanogpt_core.http.endpoint import Connection
+from nanogpt_core.http.error_body import error_message, excerpt
 from nanogpt_core.http.error_mapping import shorten, translate
 from nanogpt_core.http.pool import http
 from nanogpt_core.http.rate_limiter import DEFAULT_RATE, Claim, Pacer, pacer_for
 from nanogpt_core.http.retry import pause_before
+from nanogpt_core.validation import check_number, check_positive
 
 __all__ = ["DEFAULT_RETRIES", "REQUEST_ERRORS", "Caller", "Steps"]
 
@@ -61,8 +61,8 @@ class Caller:
         max_retries: int = DEFAULT_RETRIES,
         requests_per_second: float = DEFAULT_RATE,
     ) -> None:
-        checks.check_number("max_retries", max_retries, 0)
-        checks.check_positive("requests_per_second", requests_per_second)
+        check_number("max_retries", max_retries, 0)
+        check_positive("requests_per_second", requests_per_second)
         self.connection = connection
         self._max_retries = max_retries
         self._requests_per_second = requests_per_second
@@ -191,7 +191,7 @@ class Caller:
 
     def refusal(self, complaint: Complaint, response: Any) -> NanoGPTError:
         """Return our error for one that the service put into a reply of status 200."""
-        words = server_words(complaint.document) or "no words with it"
+        words = error_message(complaint.document) or "no words with it"
         if complaint.status is None:
             return ReplyError(
                 f"The service ended its answer with an error: {words}.".replace("..", "."),

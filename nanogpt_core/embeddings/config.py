@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-import math
 import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
@@ -15,6 +14,7 @@ from nanogpt_core.embeddings.planning import OVERFLOW_MODES, Overflow
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError, NanoGPTError
 from nanogpt_core.http.endpoint import Secret, resolve_key
 from nanogpt_core.models.catalog import MAX_ITEMS, ModelInfo
+from nanogpt_core.validation import check_encodes, check_number, check_positive
 
 if TYPE_CHECKING:
     from typing_extensions import ParamSpec
@@ -29,10 +29,6 @@ __all__ = [
     "check_budget",
     "check_choices",
     "check_dimensions",
-    "check_http_client",
-    "check_model_name",
-    "check_number",
-    "check_positive",
     "clear_options",
     "open_cache",
 ]
@@ -55,7 +51,6 @@ _ELSEWHERE = {
     "show_progress": "progress",
     "show_progress_bar": "progress",
 }
-_MONSTROUS = 10**12
 WIDEST = 65_536
 """Most ``dimensions`` of a model that the catalogue does not know."""
 
@@ -114,37 +109,6 @@ def _wrapped(key: Any) -> Secret:
     except NanoGPTError as error:
         key = None
         raise error.with_traceback(None) from None
-
-
-def check_number(name: str, value: Any, least: int, most: int | None = None) -> int:
-    """Return ``value`` where it is a whole number from ``least`` to ``most``.
-
-    Raises:
-        InvalidTypeError: It is not a whole number.
-        ConfigurationError: It is out of range.
-    """
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidTypeError(f"{name} must be a whole number, not {type(value).__name__}.")
-    if value < least or (most is not None and value > most):
-        span = f"from {least} to {most:,}" if most is not None else f"at least {least}"
-        given = f"{value:,}" if abs(value) < _MONSTROUS else "a number of more than 12 digits"
-        raise ConfigurationError(f"{name} must be {span}, not {given}.")
-    return value
-
-
-def check_positive(name: str, value: Any, *, optional: bool = False) -> None:
-    """Check that ``value`` is a positive number.
-
-    Raises:
-        InvalidTypeError: It is not a number.
-        ConfigurationError: It is not positive, or not finite.
-    """
-    if value is None and optional:
-        return
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InvalidTypeError(f"{name} must be a number, not {type(value).__name__}.")
-    if not (value > 0 and math.isfinite(value)):
-        raise ConfigurationError(f"{name} must be positive and finite, not {value!r}.")
 
 
 def check_budget(budget_usd: Any, model: ModelInfo) -> None:
@@ -226,39 +190,6 @@ def check_choices(*, on_overflow: Any, query_instruction: Any, user: Any, progre
     for name, value in (("query_instruction", query_instruction), ("user", user)):
         if value is not None and not isinstance(value, str):
             raise InvalidTypeError(f"{name} must be a str or None, not {type(value).__name__}.")
-        _check_encodes(name, value or "")
+        check_encodes(name, value or "")
     if not (progress is None or isinstance(progress, bool) or callable(progress)):
         raise InvalidTypeError(f"progress must be a bool or a function of (done, total), not {progress!r}.")
-
-
-def check_model_name(model: Any, example: str = "text-embedding-3-small") -> str:
-    """Return the model's name, without blanks around it; an error names the ``example``.
-
-    Raises:
-        InvalidTypeError: It is not a string.
-        ConfigurationError: It is empty.
-    """
-    if not isinstance(model, str):
-        raise InvalidTypeError(f"model must be a str, not {type(model).__name__}.")
-    if not model.strip():
-        raise ConfigurationError("model is empty.", remedy=f'Use one like "{example}".')
-    _check_encodes("model", model)
-    return model.strip()
-
-
-def _check_encodes(name: str, value: str) -> None:
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise ConfigurationError(f"{name} holds half a surrogate pair, which UTF-8 cannot carry.") from error
-
-
-def check_http_client(name: str, client: Any, kind: str) -> None:
-    """Check that ``client`` is None or a client of ``httpx`` or ``httpx2``, without importing either.
-
-    Raises:
-        InvalidTypeError: It is something else.
-    """
-    homes = {(base.__module__.partition(".")[0], base.__name__) for base in type(client).__mro__}
-    if client is not None and not homes & {("httpx", kind), ("httpx2", kind)}:
-        raise InvalidTypeError(f"{name} must be an httpx.{kind}, not {type(client).__name__}.")

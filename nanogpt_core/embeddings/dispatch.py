@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from nanogpt_core._runtime import clock
 from nanogpt_core.embeddings.batch import Host, Job
-from nanogpt_core.embeddings.response import Reply, WidthError, WidthGuard, read_reply
+from nanogpt_core.embeddings.response import Reply, WidthGuard, read_reply
 from nanogpt_core.embeddings.runner import Action, Do, GiveWay, Send, Step, Wait
 from nanogpt_core.embeddings.usage import Budget, UsageMeter
 from nanogpt_core.errors import (
@@ -26,6 +26,7 @@ from nanogpt_core.errors import (
     ServerError,
     StatusError,
     TextTooLongError,
+    WidthError,
     bare,
 )
 from nanogpt_core.http.rate_limiter import Pacer

@@ -15,20 +15,22 @@ from nanogpt_core.embeddings import config as checks
 from nanogpt_core.embeddings.batch import host_for
 from nanogpt_core.embeddings.config import Progress, clear_options
 from nanogpt_core.embeddings.dispatch import Delivery
+from nanogpt_core.embeddings.inputs import check_query, check_texts, iterate_texts
 from nanogpt_core.embeddings.output import Lists, Matrix
 from nanogpt_core.embeddings.pipeline import Calls
-from nanogpt_core.embeddings.planning import Overflow, check_query, check_texts
+from nanogpt_core.embeddings.planning import Overflow
 from nanogpt_core.embeddings.progress import reporting
-from nanogpt_core.embeddings.response import WidthError, WidthGuard
-from nanogpt_core.embeddings.stream import EmbeddedBatch, ablocks, ain_order, blocks, in_order, iterator_of
+from nanogpt_core.embeddings.response import WidthGuard
+from nanogpt_core.embeddings.stream import EmbeddedBatch, ablocks, ain_order, blocks, in_order
 from nanogpt_core.embeddings.usage import Budget, Estimate, Usage, UsageMeter
 from nanogpt_core.embeddings.widths import width_mismatch
-from nanogpt_core.errors import InvalidTypeError
+from nanogpt_core.errors import InvalidTypeError, WidthError
 from nanogpt_core.http.endpoint import DEFAULT_TIMEOUT, ApiKey, Connection, Secret
 from nanogpt_core.http.rate_limiter import DEFAULT_RATE, Claim, Pacer, pacer_for
 from nanogpt_core.http.requester import Transport
 from nanogpt_core.models.catalog import ModelInfo, get_model
 from nanogpt_core.models.tokens import TokenCounter
+from nanogpt_core.validation import check_http_client, check_model_name, check_number, check_positive
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,17 +107,17 @@ class Embedder:
         http_async_client: Any = None,
         allow_insecure_http: bool = False,
     ) -> None:
-        self._model = get_model(checks.check_model_name(model))
+        self._model = get_model(check_model_name(model))
         checks.check_dimensions(self._model, dimensions)
         checks.check_batch_size(batch_size)
-        checks.check_number("max_concurrency", max_concurrency, 1)
-        checks.check_number("max_retries", max_retries, 0)
-        checks.check_positive("requests_per_second", requests_per_second)
-        checks.check_positive("deadline", deadline, optional=True)
+        check_number("max_concurrency", max_concurrency, 1)
+        check_number("max_retries", max_retries, 0)
+        check_positive("requests_per_second", requests_per_second)
+        check_positive("deadline", deadline, optional=True)
         checks.check_budget(budget_usd, self._model)
         checks.check_choices(on_overflow=on_overflow, query_instruction=query_instruction, user=user, progress=progress)
-        checks.check_http_client("http_client", http_client, "Client")
-        checks.check_http_client("http_async_client", http_async_client, "AsyncClient")
+        check_http_client("http_client", http_client, "Client")
+        check_http_client("http_async_client", http_async_client, "AsyncClient")
         self._connection = Connection.resolve(
             api_key=api_key,
             base_url=base_url,
@@ -211,7 +213,7 @@ class Embedder:
             ConfigurationError: Store and model do not fit. It is a ``ValueError``.
             InvalidTypeError: ``stored_width`` is not a whole number.
         """
-        checks.check_number("stored_width", stored_width, 1)
+        check_number("stored_width", stored_width, 1)
         try:
             self._guard.accept(stored_width)
         except WidthError as error:
@@ -303,7 +305,7 @@ class Embedder:
             NanoGPTError: As :meth:`embed`; positions are those in the whole stream.
         """
         most, stop = self._streamed(batch_size), threading.Event()
-        row = blocks(iterator_of(texts), most)
+        row = blocks(iterate_texts(texts), most)
         return self._reported(in_order(row, lambda block: self._batch(block, stop), self._max_concurrency, stop), texts)
 
     async def astream(
@@ -311,7 +313,7 @@ class Embedder:
     ) -> AsyncIterator[EmbeddedBatch]:
         """Do what :meth:`stream` does, without blocking the event loop; ``texts`` may be asynchronous too."""
         most, turn = self._streamed(batch_size), asyncio.Lock()
-        row = ablocks(texts if isinstance(texts, AsyncIterable) else iterator_of(texts), most)
+        row = ablocks(texts if isinstance(texts, AsyncIterable) else iterate_texts(texts), most)
         batches = ain_order(row, lambda block: self._abatch(block, turn), self._max_concurrency)
         with reporting(self._progress, _length(texts)) as report:
             async with contextlib.aclosing(batches):

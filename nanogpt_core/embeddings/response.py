@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core._runtime.gc_pause import held_back
-from nanogpt_core.errors import ReplyError
+from nanogpt_core.errors import DamagedReplyError, ReplyError, WidthError
+from nanogpt_core.http.error_body import error_message, excerpt
 from nanogpt_core.models.catalog import ModelInfo
 
 if TYPE_CHECKING:
@@ -20,41 +21,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
-    "DamagedReplyError",
     "Reply",
-    "WidthError",
     "WidthGuard",
-    "complained_of",
-    "excerpt",
     "names_same_model",
     "read_reply",
-    "server_words",
 ]
 
-_SHOWN = 300
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # Few enough to stay in the processor's own memory. What comes in megabytes the system hands out page by page, and takes
 # back as soon as it is not needed any more; that takes several times as long as the decoding.
 _DECODED_AT_ONCE = 16
 _MOST_TOKENS = 2**53  # beyond this a float, and so a price, is no longer exact
-
-
-class DamagedReplyError(ReplyError):
-    """The reply cannot be read at all, as when a proxy cuts it off; asking again may help."""
-
-    transient = True
-
-
-class WidthError(ReplyError):
-    """The vectors are of another width than any source gives for the model.
-
-    Attributes:
-        width: The width of the reply's vectors.
-    """
-
-    def __init__(self, message: str, *, remedy: str, width: int) -> None:
-        super().__init__(message, remedy=remedy)
-        self.width = width
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +149,7 @@ def _parsed(body: bytes, count: int) -> tuple[dict[str, Any], list[Any]]:
         raise ReplyError(f"The reply is not a JSON object, but begins {excerpt(body)!r}.")
     data = document.get("data")
     if not isinstance(data, list) or document.get("error"):
-        words = server_words(document)
+        words = error_message(document)
         raise ReplyError(
             f"The service answered 200 with an error: {words}" if words else f"No data in reply: {excerpt(body)!r}."
         )
@@ -299,36 +276,3 @@ def names_same_model(asked: str, answered: str | None) -> bool:
         return True
     mine, theirs = (name.lower().rsplit("/", 1)[-1] for name in (asked, answered))
     return theirs.startswith(mine) or (mine.startswith(theirs) and len(theirs) * 2 >= len(mine))
-
-
-def server_words(document: object) -> str:
-    """Return what an error body says, in its own words, shortened; empty where it says nothing."""
-    if not isinstance(document, dict):
-        return ""
-    error = document.get("error") or document.get("message") or document.get("detail")
-    if isinstance(error, dict):
-        error = error.get("message") or error
-    if isinstance(error, list):
-        error = "; ".join(map(_complaint, error))
-    return excerpt(str(error)) if error else ""
-
-
-def complained_of(complaints: list[object]) -> str:
-    """Return the parameter that FastAPI's list of complaints is about: ``input`` where one of them is about that."""
-    places = [item.get("loc") for item in complaints if isinstance(item, dict)]
-    names = [place[-1] if "input" not in place else "input" for place in places if isinstance(place, list) and place]
-    return "input" if "input" in names or not names else str(names[0])
-
-
-def _complaint(item: object) -> str:
-    # FastAPI sends the request's own texts back with what it says of them, which is nothing to log or to search.
-    return f"{item['msg']} ({item.get('loc')})" if isinstance(item, dict) and "msg" in item else str(item)
-
-
-def excerpt(text: bytes | str) -> str:
-    """Return the beginning of ``text`` in one line, for an error message."""
-    if isinstance(text, bytes):
-        text = text[: _SHOWN * 4].decode(errors="replace")
-    # Half a surrogate pair can be said in JSON, but not written out.
-    line = " ".join(text[: _SHOWN * 4].encode(errors="replace").decode().split())
-    return line if len(line) <= _SHOWN else line[:_SHOWN] + "…"

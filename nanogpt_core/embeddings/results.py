@@ -11,8 +11,8 @@ from nanogpt_core.cache.lookup import Store
 from nanogpt_core.embeddings.batch import Job
 from nanogpt_core.embeddings.output import Form, in_one
 from nanogpt_core.embeddings.planning import Plan
-from nanogpt_core.embeddings.response import Reply, WidthError, WidthGuard, names_same_model
-from nanogpt_core.errors import NanoGPTError
+from nanogpt_core.embeddings.response import Reply, WidthGuard, names_same_model
+from nanogpt_core.errors import NanoGPTError, WidthError
 
 if TYPE_CHECKING:
     import numpy as np

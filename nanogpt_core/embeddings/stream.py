@@ -5,20 +5,19 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 from nanogpt_core._runtime.workers import GRACE, begin_thread, leave_at_exit
-from nanogpt_core.errors import InvalidTypeError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["EmbeddedBatch", "ablocks", "ain_order", "blocks", "in_order", "iterator_of"]
+__all__ = ["EmbeddedBatch", "ablocks", "ain_order", "blocks", "in_order"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -39,23 +38,6 @@ class EmbeddedBatch:
     start: int
     texts: list[str]
     vectors: NDArray[np.float32]
-
-
-def iterator_of(texts: Iterable[str]) -> Iterator[str]:
-    """Return an iterator over ``texts``.
-
-    Raises:
-        InvalidTypeError: It is a single string, or no iterable at all.
-    """
-    if isinstance(texts, (str, bytes, bytearray)):
-        raise InvalidTypeError(
-            f"texts is a single {type(texts).__name__}, where an iterable of strings is meant.",
-            remedy="Put it in a list: [text].",
-        )
-    try:
-        return iter(texts)
-    except TypeError as error:
-        raise InvalidTypeError(f"texts must be an iterable of strings, not {type(texts).__name__}.") from error
 
 
 def blocks(items: Iterator[T], size: int) -> Iterator[Block[T]]:

@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from nanogpt_core.embeddings.response import DamagedReplyError
-from nanogpt_core.errors import ReplyError
+from nanogpt_core.errors import DamagedReplyError, ReplyError
 
 __all__ = [
     "Bounds",

@@ -11,8 +11,8 @@ import openai
 from jiter import from_json
 
 from nanogpt_core import errors
-from nanogpt_core.embeddings.response import complained_of, excerpt, server_words
 from nanogpt_core.errors import NanoGPTError, StatusError
+from nanogpt_core.http.error_body import error_message, error_param, excerpt
 from nanogpt_core.http.retry import LONGEST_WAIT, reset_words, retry_after
 
 __all__ = ["shorten", "translate"]
@@ -71,7 +71,7 @@ def translate(error: Exception, host: str, seconds: float) -> NanoGPTError:
 def shorten(error: Exception) -> None:
     """Cut what the SDK's error says: it repeats the whole body, and with some servers that is the request's texts."""
     if isinstance(error, openai.APIStatusError):
-        detail = server_words(error.body) or excerpt(error.response.content)
+        detail = error_message(error.body) or excerpt(error.response.content)
         error.message = f"Error code: {error.status_code} - {detail}"
         error.args = (error.message,)
         error.body = None
@@ -86,7 +86,7 @@ def _from_status(error: openai.APIStatusError) -> StatusError:
     with contextlib.suppress(ValueError):
         document = from_json(response.content)
     wait = retry_after(response.headers)
-    detail = server_words(document) or excerpt(text)
+    detail = error_message(document) or excerpt(text)
     code, param = _field(document, "code"), _field(document, "param")
     kind, remedy = _kind(status, code or _field(document, "type"), param, detail)
     if kind is errors.QuotaExceededError and code not in _QUOTA_CODES and wait is not None and wait <= LONGEST_WAIT:
@@ -114,7 +114,7 @@ def _field(document: Any, name: str) -> str | None:
     error = document.get("error")
     value = error.get(name) if isinstance(error, dict) else document.get(name)
     if name == "param" and isinstance(document.get("detail"), list):
-        value = complained_of(document["detail"])
+        value = error_param(document["detail"])
     return excerpt(str(value)) if value is not None else None
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nanogpt_core.embeddings.response import excerpt
 from nanogpt_core.errors import ConfigurationError, ReplyError
 from nanogpt_core.http.endpoint import DEFAULT_TIMEOUT, Connection
+from nanogpt_core.http.error_body import excerpt
 from nanogpt_core.http.redaction import redacted
 from nanogpt_core.models.listing import MOST_BYTES
 

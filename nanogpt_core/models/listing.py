@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from nanogpt_core.embeddings.response import excerpt
 from nanogpt_core.errors import ReplyError
 from nanogpt_core.http.endpoint import ApiKey, Connection
+from nanogpt_core.http.error_body import excerpt
 from nanogpt_core.http.redaction import redacted
 from nanogpt_core.models.catalog import MODELS, ModelInfo, get_model
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanogpt_core.cache.base import KeySpace, MemoryCache, entry_of, is_width_note, vector_of, width_note_of, width_of
-from nanogpt_core.embeddings.response import WidthError
+from nanogpt_core.errors import WidthError
 
 URL = "https://example.invalid/api/v1"
 

@@ -17,7 +17,7 @@ from nanogpt_core import Embedder, errors
 from nanogpt_core._runtime.clock import now, virtual_waits
 from nanogpt_core.chat.client import make_async_chat_client, make_chat_client
 from nanogpt_core.chat.session import Caller
-from nanogpt_core.embeddings.response import DamagedReplyError
+from nanogpt_core.errors import DamagedReplyError
 from nanogpt_core.http.endpoint import Connection
 from nanogpt_core.http.pool import http
 from nanogpt_core.http.rate_limiter import pacer_for

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from nanogpt_core.embeddings.planning import check_query, check_texts, make_plan, pack
+from nanogpt_core.embeddings.inputs import check_query, check_texts
+from nanogpt_core.embeddings.planning import make_plan, pack
 from nanogpt_core.errors import InvalidInputError, InvalidTypeError, NanoGPTError, TextTooLongError
 from nanogpt_core.models.catalog import ModelInfo
 from nanogpt_core.models.tokens import TokenCounter

@@ -14,15 +14,9 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from nanogpt_core import MODELS, get_model
-from nanogpt_core.embeddings.response import (
-    DamagedReplyError,
-    WidthError,
-    WidthGuard,
-    excerpt,
-    read_reply,
-    server_words,
-)
-from nanogpt_core.errors import NanoGPTError, ReplyError
+from nanogpt_core.embeddings.response import WidthGuard, read_reply
+from nanogpt_core.errors import DamagedReplyError, NanoGPTError, ReplyError, WidthError
+from nanogpt_core.http.error_body import error_message, excerpt
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 ROWS = st.integers(1, 4).flatmap(
@@ -453,7 +447,7 @@ def test_any_bytes_are_read_or_refused(body, count):
 
 @given(JSON)
 def test_server_words_are_a_short_line_for_any_document(value):
-    words = server_words(value)
+    words = error_message(value)
     assert len(words) <= 301
     assert "\n" not in words
 

@@ -8,8 +8,7 @@ import zlib
 import pytest
 
 from nanogpt_core._runtime.clock import virtual_waits
-from nanogpt_core.embeddings.response import DamagedReplyError
-from nanogpt_core.errors import NanoGPTError, ReplyError, RequestTimeoutError
+from nanogpt_core.errors import DamagedReplyError, NanoGPTError, ReplyError, RequestTimeoutError
 
 MIB = 1 << 20
 

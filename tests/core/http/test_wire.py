@@ -15,8 +15,7 @@ import trustme
 
 from nanogpt_core import Embedder
 from nanogpt_core._runtime.clock import virtual_waits
-from nanogpt_core.embeddings.response import DamagedReplyError
-from nanogpt_core.errors import ConnectionFailedError, NanoGPTError
+from nanogpt_core.errors import ConnectionFailedError, DamagedReplyError, NanoGPTError
 from nanogpt_core.http import wire
 
 

@@ -1,0 +1,40 @@
+"""Reads error bodies: the service's message, the parameter that it names, and excerpts for our own messages."""
+
+from __future__ import annotations
+
+__all__ = ["error_message", "error_param", "excerpt"]
+
+_SHOWN = 300
+
+
+def error_message(document: object) -> str:
+    """Return what an error body says, in its own words, shortened; empty where it says nothing."""
+    if not isinstance(document, dict):
+        return ""
+    error = document.get("error") or document.get("message") or document.get("detail")
+    if isinstance(error, dict):
+        error = error.get("message") or error
+    if isinstance(error, list):
+        error = "; ".join(map(_complaint, error))
+    return excerpt(str(error)) if error else ""
+
+
+def error_param(complaints: list[object]) -> str:
+    """Return the parameter that FastAPI's list of complaints is about: ``input`` where one of them is about that."""
+    places = [item.get("loc") for item in complaints if isinstance(item, dict)]
+    names = [place[-1] if "input" not in place else "input" for place in places if isinstance(place, list) and place]
+    return "input" if "input" in names or not names else str(names[0])
+
+
+def _complaint(item: object) -> str:
+    # FastAPI sends the request's own texts back with what it says of them, which is nothing to log or to search.
+    return f"{item['msg']} ({item.get('loc')})" if isinstance(item, dict) and "msg" in item else str(item)
+
+
+def excerpt(text: bytes | str) -> str:
+    """Return the beginning of ``text`` in one line, for an error message."""
+    if isinstance(text, bytes):
+        text = text[: _SHOWN * 4].decode(errors="replace")
+    # Half a surrogate pair can be said in JSON, but not written out.
+    line = " ".join(text[: _SHOWN * 4].encode(errors="replace").decode().split())
+    return line if len(line) <= _SHOWN else line[:_SHOWN] + "…"

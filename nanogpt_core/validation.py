@@ -1,0 +1,81 @@
+"""Checks of option values that embeddings, chat and the plugins share."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from nanogpt_core.errors import ConfigurationError, InvalidTypeError
+
+__all__ = ["check_encodes", "check_http_client", "check_model_name", "check_number", "check_positive"]
+
+_MONSTROUS = 10**12
+
+
+def check_number(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """Return ``value`` where it is a whole number from ``least`` to ``most``.
+
+    Raises:
+        InvalidTypeError: It is not a whole number.
+        ConfigurationError: It is out of range.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidTypeError(f"{name} must be a whole number, not {type(value).__name__}.")
+    if value < least or (most is not None and value > most):
+        span = f"from {least} to {most:,}" if most is not None else f"at least {least}"
+        given = f"{value:,}" if abs(value) < _MONSTROUS else "a number of more than 12 digits"
+        raise ConfigurationError(f"{name} must be {span}, not {given}.")
+    return value
+
+
+def check_positive(name: str, value: Any, *, optional: bool = False) -> None:
+    """Check that ``value`` is a positive number.
+
+    Raises:
+        InvalidTypeError: It is not a number.
+        ConfigurationError: It is not positive, or not finite.
+    """
+    if value is None and optional:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InvalidTypeError(f"{name} must be a number, not {type(value).__name__}.")
+    if not (value > 0 and math.isfinite(value)):
+        raise ConfigurationError(f"{name} must be positive and finite, not {value!r}.")
+
+
+def check_model_name(model: Any, example: str = "text-embedding-3-small") -> str:
+    """Return the model's name, without blanks around it; an error names the ``example``.
+
+    Raises:
+        InvalidTypeError: It is not a string.
+        ConfigurationError: It is empty.
+    """
+    if not isinstance(model, str):
+        raise InvalidTypeError(f"model must be a str, not {type(model).__name__}.")
+    if not model.strip():
+        raise ConfigurationError("model is empty.", remedy=f'Use one like "{example}".')
+    check_encodes("model", model)
+    return model.strip()
+
+
+def check_encodes(name: str, value: str) -> None:
+    """Check that ``value`` can be encoded as UTF-8.
+
+    Raises:
+        ConfigurationError: It holds an unpaired surrogate.
+    """
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigurationError(f"{name} holds half a surrogate pair, which UTF-8 cannot carry.") from error
+
+
+def check_http_client(name: str, client: Any, kind: str) -> None:
+    """Check that ``client`` is None or a client of ``httpx`` or ``httpx2``, without importing either.
+
+    Raises:
+        InvalidTypeError: It is something else.
+    """
+    homes = {(base.__module__.partition(".")[0], base.__name__) for base in type(client).__mro__}
+    if client is not None and not homes & {("httpx", kind), ("httpx2", kind)}:
+        raise InvalidTypeError(f"{name} must be an httpx.{kind}, not {type(client).__name__}.")
