@@ -14,12 +14,12 @@ from langchain_core.runnables import Runnable
 from langchain_openai.chat_models.base import BaseChatOpenAI
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, model_validator
 
-from langchain_nanogpt.errors import known_to_langchain
-from nanogpt_core.chat.client import make_async_chat_client, make_chat_client, only_our_errors
+from langchain_nanogpt.errors import map_to_langchain_errors
+from nanogpt_core.chat.client import make_async_chat_client, make_chat_client, map_sdk_errors
 from nanogpt_core.chat.options import EXAMPLE, check_known, check_tool_choice, refused
-from nanogpt_core.chat.session import DEFAULT_RETRIES, Caller
+from nanogpt_core.chat.session import DEFAULT_RETRIES, ChatSession
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
-from nanogpt_core.http.endpoint import CHAT_TIMEOUT, Connection
+from nanogpt_core.http.endpoint import CHAT_TIMEOUT, Endpoint
 from nanogpt_core.http.rate_limiter import DEFAULT_RATE
 from nanogpt_core.validation import check_model_name
 
@@ -80,16 +80,16 @@ class ChatNanoGPT(BaseChatOpenAI):
     requests_per_second: float = DEFAULT_RATE
     allow_insecure_http: bool = False
 
-    _caller: Caller = PrivateAttr()
+    _session: ChatSession = PrivateAttr()
 
     def __init__(self, **options: Any) -> None:
         self._check_names(options)
-        caller, settings = _connected(options)
+        session, settings = _connected(options)
         try:
             super().__init__(**settings)
         except ValidationError as error:
             raise refused(error) from None
-        self._caller = caller
+        self._session = session
 
     @classmethod
     def _check_names(cls, options: dict[str, Any]) -> None:
@@ -114,7 +114,7 @@ class ChatNanoGPT(BaseChatOpenAI):
 
     def __setattr__(self, name: str, value: Any) -> None:
         # The base class sets some while it is made.
-        if name in _FIXED and hasattr(self, "_caller"):
+        if name in _FIXED and hasattr(self, "_session"):
             raise ConfigurationError(f"{name} cannot be changed any more.", remedy="Make a new ChatNanoGPT.")
         super().__setattr__(name, value)
 
@@ -137,9 +137,9 @@ class ChatNanoGPT(BaseChatOpenAI):
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
         super().__setstate__(state)
-        connection = self._caller.connection
-        self.__dict__.update(_clients(self._caller))
-        self.__dict__.update(openai_api_key=_secret(connection), default_headers=connection.headers or None)
+        endpoint = self._session.endpoint
+        self.__dict__.update(_clients(self._session))
+        self.__dict__.update(openai_api_key=_secret(endpoint), default_headers=endpoint.headers or None)
 
     @property
     def _llm_type(self) -> str:
@@ -200,19 +200,19 @@ class ChatNanoGPT(BaseChatOpenAI):
         return payload
 
     def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
-        with known_to_langchain(), only_our_errors(self._caller):
+        with map_to_langchain_errors(), map_sdk_errors(self._session):
             return super()._generate(*args, **kwargs)
 
     async def _agenerate(self, *args: Any, **kwargs: Any) -> ChatResult:
-        with known_to_langchain(), only_our_errors(self._caller):
+        with map_to_langchain_errors(), map_sdk_errors(self._session):
             return await super()._agenerate(*args, **kwargs)
 
     def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
-        with known_to_langchain(), only_our_errors(self._caller):
+        with map_to_langchain_errors(), map_sdk_errors(self._session):
             yield from super()._stream(*args, **kwargs)
 
     async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
-        with known_to_langchain(), only_our_errors(self._caller):
+        with map_to_langchain_errors(), map_sdk_errors(self._session):
             async for chunk in super()._astream(*args, **kwargs):
                 yield chunk
 
@@ -254,13 +254,13 @@ def _get(source: Any, name: str) -> Any:
     return source.get(name) if isinstance(source, dict) else getattr(source, name, None)
 
 
-def _secret(connection: Connection) -> SecretStr:
-    return SecretStr(connection.key.reveal_or_empty() if connection.key else "")
+def _secret(endpoint: Endpoint) -> SecretStr:
+    return SecretStr(endpoint.key.reveal_or_empty() if endpoint.key else "")
 
 
-def _clients(caller: Caller, http_client: Any = None, http_async_client: Any = None) -> dict[str, Any]:
-    client = make_chat_client(caller, http_client)
-    async_client = make_async_chat_client(caller, http_async_client)
+def _clients(session: ChatSession, http_client: Any = None, http_async_client: Any = None) -> dict[str, Any]:
+    client = make_chat_client(session, http_client)
+    async_client = make_async_chat_client(session, http_async_client)
     return {
         "client": client.chat.completions,
         "root_client": client,
@@ -269,7 +269,7 @@ def _clients(caller: Caller, http_client: Any = None, http_async_client: Any = N
     }
 
 
-def _connected(options: dict[str, Any]) -> tuple[Caller, dict[str, Any]]:
+def _connected(options: dict[str, Any]) -> tuple[ChatSession, dict[str, Any]]:
     """Return ``options`` with clients of our own: with these in place, the base class makes none from ``OPENAI_*``."""
 
     def take(*names: str, default: Any = None) -> Any:
@@ -281,7 +281,7 @@ def _connected(options: dict[str, Any]) -> tuple[Caller, dict[str, Any]]:
     for name in _RESPONSES_ONLY:
         if options.get(name):
             raise ConfigurationError(f"{name} is for OpenAI's Responses API, which is not used here.")
-    connection = Connection.resolve(
+    endpoint = Endpoint.resolve(
         api_key=take("api_key", "openai_api_key"),
         base_url=take("base_url", "openai_api_base"),
         timeout=take("timeout", "request_timeout", default=CHAT_TIMEOUT),
@@ -290,15 +290,15 @@ def _connected(options: dict[str, Any]) -> tuple[Caller, dict[str, Any]]:
     )
     retries = take("max_retries", default=DEFAULT_RETRIES)
     rate = take("requests_per_second", default=DEFAULT_RATE)
-    caller = Caller(connection, max_retries=retries, requests_per_second=rate)
+    session = ChatSession(endpoint, max_retries=retries, requests_per_second=rate)
     ours = {
-        "api_key": _secret(connection),
-        "base_url": connection.base_url,
-        "timeout": connection.timeout,
+        "api_key": _secret(endpoint),
+        "base_url": endpoint.base_url,
+        "timeout": endpoint.timeout,
         "max_retries": retries,
         "requests_per_second": rate,
         "openai_proxy": None,
-        **_clients(caller, take("http_client"), take("http_async_client")),
+        **_clients(session, take("http_client"), take("http_async_client")),
     }
     aliases = ("openai_api_key", "openai_api_base", "request_timeout")
-    return caller, {**{name: value for name, value in options.items() if name not in aliases}, **ours}
+    return session, {**{name: value for name, value in options.items() if name not in aliases}, **ours}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.embeddings import Embeddings
 
 from nanogpt_core import Embedder, Estimate, Usage
-from nanogpt_core.embeddings.config import EmbedderOptions, clear_options
+from nanogpt_core.embeddings.config import EmbedderOptions, reject_unknown_options
 from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.http.endpoint import ApiKey
 
@@ -37,7 +37,7 @@ class NanoGPTEmbeddings(Embeddings):
         InvalidTypeError: An option of the wrong type, or one that does not exist. It is a ``TypeError``.
     """
 
-    @clear_options
+    @reject_unknown_options
     def __init__(
         self,
         model: str = "text-embedding-3-small",

@@ -26,7 +26,7 @@ __all__ = [
     "ChatRequestTimeoutError",
     "ChatRequestTooLargeError",
     "ChatServerError",
-    "known_to_langchain",
+    "map_to_langchain_errors",
 ]
 
 
@@ -98,7 +98,7 @@ _KINDS: dict[type[NanoGPTError], type[NanoGPTError]] = {
 
 
 @contextlib.contextmanager
-def known_to_langchain() -> Iterator[None]:
+def map_to_langchain_errors() -> Iterator[None]:
     """Let our errors out of the block as those that LangChain knows too."""
     try:
         yield

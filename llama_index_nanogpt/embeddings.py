@@ -12,9 +12,9 @@ from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
 from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
 from llama_index.core.callbacks import CallbackManager
 
-from llama_index_nanogpt.listeners import anybody_listens
+from llama_index_nanogpt.listeners import has_event_handlers
 from nanogpt_core import Embedder, Estimate, Usage
-from nanogpt_core.embeddings.config import EmbedderOptions, clear_options
+from nanogpt_core.embeddings.config import EmbedderOptions, reject_unknown_options
 from nanogpt_core.embeddings.inputs import check_texts
 from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.http.endpoint import ApiKey
@@ -100,7 +100,7 @@ class NanoGPTEmbedding(BaseEmbedding):
 
     _embedder: Embedder = PrivateAttr()
 
-    @clear_options
+    @reject_unknown_options
     def __init__(
         self,
         model_name: str | None = None,
@@ -189,7 +189,7 @@ class NanoGPTEmbedding(BaseEmbedding):
         if not self._in_parts(checked, show_progress):
             return super().get_text_embedding_batch(checked, show_progress, **kwargs)
         ready, embeddings = self._embedder.embed_lists(checked), list[Embedding]()
-        if not anybody_listens(self.callback_manager):
+        if not has_event_handlers(self.callback_manager):
             return ready
         for part in _parts(len(checked)):
             with _handed_over(_Ready(self, checked[part], ready[part])):
@@ -204,7 +204,7 @@ class NanoGPTEmbedding(BaseEmbedding):
         if not self._in_parts(checked, show_progress):
             return await super().aget_text_embedding_batch(checked, show_progress, **kwargs)
         ready, embeddings = await self._embedder.aembed_lists(checked), list[Embedding]()
-        if not anybody_listens(self.callback_manager):
+        if not has_event_handlers(self.callback_manager):
             return ready
         for part in _parts(len(checked)):
             with _handed_over(_Ready(self, checked[part], ready[part])):

@@ -7,12 +7,12 @@ from llama_index.core.callbacks import CallbackManager
 from llama_index.core.instrumentation.event_handlers import NullEventHandler
 from llama_index.core.instrumentation.span_handlers import NullSpanHandler
 
-__all__ = ["anybody_listens"]
+__all__ = ["has_event_handlers"]
 
 _DEAF = (NullEventHandler, NullSpanHandler)
 
 
-def anybody_listens(callbacks: CallbackManager) -> bool:
+def has_event_handlers(callbacks: CallbackManager) -> bool:
     """Return whether an embedding event would reach a handler: one of ``callbacks``, or of LlamaIndex's dispatchers."""
     # A manager of another class may listen by itself.
     if callbacks.handlers or type(callbacks) is not CallbackManager:

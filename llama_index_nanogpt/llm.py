@@ -20,11 +20,11 @@ from llama_index.llms.openai_like import OpenAILike
 from llama_index_nanogpt.forms import achecked, asingle, checked, side_by_side, single
 from nanogpt_core.chat.client import AsyncChatClient, ChatClient, make_async_chat_client, make_chat_client
 from nanogpt_core.chat.options import EXAMPLE, check_known, check_tool_choice, refused, request_options, unknown_option
-from nanogpt_core.chat.session import Caller
+from nanogpt_core.chat.session import ChatSession
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError, NanoGPTError
-from nanogpt_core.http.endpoint import CHAT_TIMEOUT, ApiKey, Connection
+from nanogpt_core.http.endpoint import CHAT_TIMEOUT, ApiKey, Endpoint
 from nanogpt_core.http.rate_limiter import DEFAULT_RATE
-from nanogpt_core.models.chat_listing import live_context_window
+from nanogpt_core.models.chat_listing import fetch_context_window
 from nanogpt_core.validation import check_model_name, check_number
 
 __all__ = ["NanoGPT"]
@@ -72,7 +72,7 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
     requests_per_second: float = Field(default=DEFAULT_RATE, description="Most attempts to start in a second.")
     allow_insecure_http: bool = Field(default=False, description="Whether plain HTTP to another machine is allowed.")
 
-    _caller: Caller = PrivateAttr()
+    _session: ChatSession = PrivateAttr()
     _client: ChatClient | None = PrivateAttr(default=None)
     _aclient: AsyncChatClient | None = PrivateAttr(default=None)
 
@@ -105,20 +105,20 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
             check_number("context_window", context_window, 1)
         more = options.get("additional_kwargs")
         check_known(more if isinstance(more, dict) else (), beside=_BESIDE)
-        connection = Connection.resolve(
+        endpoint = Endpoint.resolve(
             api_key=api_key,
             base_url=base_url if api_base is None else api_base,
             timeout=timeout,
             headers=default_headers,
             allow_insecure_http=allow_insecure_http,
         )
-        caller = Caller(connection, max_retries=max_retries, requests_per_second=requests_per_second)
+        session = ChatSession(endpoint, max_retries=max_retries, requests_per_second=requests_per_second)
         # Token counts at the end of a stream come only when asked for.
         more = {"stream_options": {"include_usage": True}, **(options.pop("additional_kwargs", None) or {})}
         settings = {
             "is_chat_model": True,
             "is_function_calling_model": True,
-            "context_window": live_context_window(connection, model) if context_window == "live" else context_window,
+            "context_window": fetch_context_window(endpoint, model) if context_window == "live" else context_window,
             **({"temperature": 1.0} if model in O1_MODELS else {}),
             **options,
             "additional_kwargs": more,
@@ -131,13 +131,13 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
         # that OpenAI itself serves at another endpoint, so that the name comes afterwards.
         try:
             super().__init__(
-                model="nanogpt", api_key=connection.key, api_base=connection.base_url, timeout=timeout, **settings
+                model="nanogpt", api_key=endpoint.key, api_base=endpoint.base_url, timeout=timeout, **settings
             )
         except ValidationError as error:
             raise _refused(error) from None
         self.model = model
         self.api_version = None  # the base class takes it from OPENAI_API_VERSION
-        self._caller = caller
+        self._session = session
 
     # The base class retries around the SDK; one layer is enough, and ours covers streams.
     _chat = OpenAILike._chat.__wrapped__
@@ -245,12 +245,12 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
 
     def _get_client(self) -> ChatClient:
         if self._client is None or not self.reuse_client:
-            self._client = make_chat_client(self._caller, self._http_client)
+            self._client = make_chat_client(self._session, self._http_client)
         return self._client
 
     def _get_aclient(self) -> AsyncChatClient:
         if self._aclient is None or not self.reuse_client:
-            self._aclient = make_async_chat_client(self._caller, self._async_http_client)
+            self._aclient = make_async_chat_client(self._session, self._async_http_client)
         return self._aclient
 
     def _get_model_kwargs(self, **kwargs: Any) -> dict[str, Any]:

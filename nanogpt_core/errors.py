@@ -10,7 +10,7 @@
     ├── BudgetExceededError           sending would go past budget_usd
     ├── ReplyError                    the service answered, but not with the right vectors; .request_id
     │   ├── DamagedReplyError         the reply cannot be read: not JSON, cut off
-    │   └── WidthError                the vectors have another number of dimensions than expected; .width
+    │   └── DimensionsError                the vectors have another number of dimensions than expected; .width
     ├── ConnectionFailedError         no answer: refused, DNS, TLS, reset
     │   └── RequestTimeoutError       no answer in time
     └── StatusError                   the service said no; .status .code .request_id
@@ -44,6 +44,7 @@ __all__ = [
     "ConfigurationError",
     "ConnectionFailedError",
     "DamagedReplyError",
+    "DimensionsError",
     "InsufficientBalanceError",
     "InvalidInputError",
     "InvalidTypeError",
@@ -58,7 +59,6 @@ __all__ = [
     "ServerError",
     "StatusError",
     "TextTooLongError",
-    "WidthError",
     "bare",
     "causes",
 ]
@@ -143,7 +143,7 @@ class DamagedReplyError(ReplyError):
     transient = True
 
 
-class WidthError(ReplyError):
+class DimensionsError(ReplyError):
     """The vectors are of another width than any source gives for the model.
 
     Attributes:

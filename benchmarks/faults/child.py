@@ -118,9 +118,9 @@ def _count_connections(counts: _Counts) -> None:
 
 def _waits(client: str, counts: _Counts) -> AbstractContextManager[Any]:
     if client in OURS:
-        from nanogpt_core._runtime.clock import virtual_waits
+        from nanogpt_core._runtime.clock import fake_clock
 
-        return virtual_waits()
+        return fake_clock()
     _let_sleeps_pass(counts)
     return nullcontext(counts)
 

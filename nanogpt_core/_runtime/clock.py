@@ -1,4 +1,4 @@
-"""The clock, and waiting by it. Tests can let all waits pass at once with :func:`virtual_waits`."""
+"""The clock, and waiting by it. Tests can let all waits pass at once with :func:`fake_clock`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import time
 from collections.abc import Iterator
 from contextvars import ContextVar
 
-__all__ = ["VirtualWaits", "await_seconds", "limited", "now", "seconds_left", "virtual_waits", "wait_seconds"]
+__all__ = ["FakeClock", "async_sleep", "deadline_scope", "fake_clock", "now", "seconds_left", "sleep"]
 
 
-class VirtualWaits:
+class FakeClock:
     """Waits that took no time.
 
     Attributes:
@@ -29,7 +29,7 @@ class VirtualWaits:
             self.seconds += seconds
 
 
-_virtual: VirtualWaits | None = None
+_virtual: FakeClock | None = None
 _passed = 0.0
 
 
@@ -39,7 +39,7 @@ def now() -> float:
 
 
 @contextlib.contextmanager
-def virtual_waits() -> Iterator[VirtualWaits]:
+def fake_clock() -> Iterator[FakeClock]:
     """Let every wait between attempts pass at once, in the whole process, as long as the block runs.
 
     For tests of code that uses this project: retries and rate limits work as they do otherwise, without taking time.
@@ -49,7 +49,7 @@ def virtual_waits() -> Iterator[VirtualWaits]:
     """
     global _virtual, _passed  # noqa: PLW0603 - the clock is the process's
     before = _virtual
-    mine = _virtual = VirtualWaits()
+    mine = _virtual = FakeClock()
     try:
         yield mine
     finally:
@@ -61,7 +61,7 @@ _deadline: ContextVar[float | None] = ContextVar("nanogpt_deadline", default=Non
 
 
 @contextlib.contextmanager
-def limited(deadline: float | None) -> Iterator[None]:
+def deadline_scope(deadline: float | None) -> Iterator[None]:
     """Let what waits by itself in this block, as a cache does for its file, wait no longer than until ``deadline``.
 
     Args:
@@ -80,7 +80,7 @@ def seconds_left(at_most: float) -> float:
     return at_most if deadline is None else max(0.0, min(at_most, deadline - now()))
 
 
-def wait_seconds(seconds: float, stop: threading.Event | None = None) -> None:
+def sleep(seconds: float, stop: threading.Event | None = None) -> None:
     """Wait ``seconds``, or until ``stop`` is set."""
     if seconds <= 0:
         return
@@ -92,7 +92,7 @@ def wait_seconds(seconds: float, stop: threading.Event | None = None) -> None:
         time.sleep(seconds)
 
 
-async def await_seconds(seconds: float, stop: asyncio.Event | None = None) -> None:
+async def async_sleep(seconds: float, stop: asyncio.Event | None = None) -> None:
     """Wait ``seconds``, or until ``stop`` is set, without blocking the event loop."""
     if seconds > 0 and _virtual is not None:
         _virtual.add(seconds)

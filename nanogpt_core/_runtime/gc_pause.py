@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-__all__ = ["held_back", "hold_back_collector"]
+__all__ = ["gc_paused", "hold_back_collector"]
 
 hold_back_collector = True
 """Whether the garbage collector may be held back."""
@@ -68,7 +68,7 @@ if hasattr(os, "register_at_fork"):
 
 
 @contextlib.contextmanager
-def held_back(*, made_to_last: bool = False) -> Iterator[None]:
+def gc_paused(*, made_to_last: bool = False) -> Iterator[None]:
     """Hold the collector back in this block.
 
     Args:

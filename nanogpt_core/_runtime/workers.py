@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-__all__ = ["GRACE", "begin_thread", "in_tasks", "in_threads", "leave_at_exit"]
+__all__ = ["GRACE", "park_if_exiting", "run_in_tasks", "run_in_threads", "start_thread"]
 
 GRACE = 3.0
 """Seconds that requests under way get to end, when whoever began them has gone away: by Ctrl-C, or out of a stream."""
@@ -70,7 +70,7 @@ class _Worker(threading.Thread):
             return 0.0
 
 
-def begin_thread(work: Callable[[], None], name: str, stop: threading.Event) -> _Worker:
+def start_thread(work: Callable[[], None], name: str, stop: threading.Event) -> _Worker:
     """Begin a thread; the interpreter's exit sets ``stop`` and waits for it, but no longer than :data:`GRACE`.
 
     An ordinary one would hold up the exit until its request's time is over, however long a service hangs; a daemon is
@@ -85,7 +85,7 @@ def begin_thread(work: Callable[[], None], name: str, stop: threading.Event) -> 
 _exiting = threading.Event()
 
 
-def leave_at_exit() -> None:
+def park_if_exiting() -> None:
     """Stay here for good where the interpreter is exiting and this is a daemon thread.
 
     Its work was stopped, which is no failure to tell anybody of.
@@ -105,7 +105,7 @@ def _wait_for_threads() -> None:
         worker.join(max(0.0, until - time.monotonic()))
 
 
-def in_threads(tasks: Sequence[Callable[[], None]], most: int, stop: threading.Event) -> None:
+def run_in_threads(tasks: Sequence[Callable[[], None]], most: int, stop: threading.Event) -> None:
     """Run all tasks, at most so many at once; raise the first failure after those under way have ended.
 
     Args:
@@ -138,7 +138,7 @@ def in_threads(tasks: Sequence[Callable[[], None]], most: int, stop: threading.E
     workers: list[_Worker] = []
 
     def join_in() -> None:
-        workers.append(begin_thread(work, f"nanogpt-{len(workers)}", stop))
+        workers.append(start_thread(work, f"nanogpt-{len(workers)}", stop))
 
     try:
         join_in()
@@ -154,11 +154,11 @@ def in_threads(tasks: Sequence[Callable[[], None]], most: int, stop: threading.E
         stop.set()
         raise
     if failures:
-        leave_at_exit()
+        park_if_exiting()
         raise failures[0]
 
 
-async def in_tasks(
+async def run_in_tasks(
     tasks: Sequence[Callable[[asyncio.Event], Awaitable[None]]], most: int, stop: threading.Event
 ) -> None:
     """Run all tasks, at most so many at once; raise the first failure after those under way have ended.

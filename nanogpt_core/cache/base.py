@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "CacheNamespace",
     "EmbeddingCache",
-    "KeySpace",
     "MemoryCache",
     "entry_of",
     "is_width_note",
@@ -54,10 +54,10 @@ class EmbeddingCache(Protocol):
         """Return the entries there are for ``keys``; a key without an entry is left out."""
 
     def put_many(self, entries: Mapping[bytes, bytes]) -> None:
-        """Store entries, all or none, in place of those that are there under the same keys."""
+        """CacheLookup entries, all or none, in place of those that are there under the same keys."""
 
 
-class KeySpace:
+class CacheNamespace:
     """Makes keys for one model at one address.
 
     Args:
@@ -170,7 +170,7 @@ class MemoryCache(ForkSafe):
             return found
 
     def put_many(self, entries: Mapping[bytes, bytes]) -> None:
-        """Store entries."""
+        """CacheLookup entries."""
         with self._lock:
             for key, entry in entries.items():
                 self._bytes += len(entry) - len(self._entries.pop(key)) if key in self._entries else len(key + entry)

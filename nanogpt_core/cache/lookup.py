@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from nanogpt_core._runtime import clock
 from nanogpt_core.cache.base import (
+    CacheNamespace,
     EmbeddingCache,
-    KeySpace,
     entry_of,
     is_width_note,
     vector_of,
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Store"]
+__all__ = ["CacheLookup"]
 
 # Of a call's time that is left, what waiting for a locked cache may take: the requests want the rest.
 _SHARE = 0.25
@@ -30,7 +30,7 @@ _SHARE = 0.25
 _AT_ONCE = 512
 
 
-class Store:
+class CacheLookup:
     """A cache as one call uses it. Whatever the cache does, the call goes on: it is left out after its first failure.
 
     Args:
@@ -39,7 +39,7 @@ class Store:
         deadline: When the call has to be over, in seconds of :func:`nanogpt_core._runtime.clock.now`, or None.
     """
 
-    def __init__(self, cache: EmbeddingCache, space: KeySpace, deadline: float | None) -> None:
+    def __init__(self, cache: EmbeddingCache, space: CacheNamespace, deadline: float | None) -> None:
         self._cache = cache
         self._space = space
         self._deadline = deadline
@@ -68,7 +68,7 @@ class Store:
                 yield from _sound(rows, there, [entries[key] for key in there])
 
     def put(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
-        """Store vectors, ``(n, d)`` float32."""
+        """CacheLookup vectors, ``(n, d)`` float32."""
         entries = {key: entry_of(key, row) for key, row in zip(self._space.keys(texts), vectors, strict=True)}
         if not self._width_noted:
             key = self._space.width_key
@@ -85,7 +85,7 @@ class Store:
         if self._failed:
             return False
         try:
-            with clock.limited(self._until()):
+            with clock.deadline_scope(self._until()):
                 work()
         except Exception as error:  # noqa: BLE001 - a cache of the caller's own may raise anything
             self._failed = True

@@ -98,7 +98,7 @@ class SQLiteCache(ForkSafe):
         return self._do(lambda database: self._get(database, keys), {}, "read")
 
     def put_many(self, entries: Mapping[bytes, bytes]) -> None:
-        """Store entries in one transaction, and make room where the cache is over its limit.
+        """CacheLookup entries in one transaction, and make room where the cache is over its limit.
 
         Raises:
             TimeoutError: Another program keeps the file locked.

@@ -1,7 +1,7 @@
 """Chat through the OpenAI SDK, as both plugins use it: paced, retried by one layer, bounded, with our errors alone.
 
 The clients made here are the SDK's, so that the frameworks' own chat classes work on them. Each attempt waits for the
-pacer that everything else with the same key at the same address waits for, embeddings too. ``timeout`` bounds an
+limiter that everything else with the same key at the same address waits for, embeddings too. ``timeout`` bounds an
 attempt until its answer is there, or until the first event of its stream, and then the wait for each further event. A
 stream that has begun is not tried again.
 """
@@ -16,16 +16,16 @@ import anyio  # comes with the SDK
 import openai
 
 from nanogpt_core._runtime import clock
-from nanogpt_core.chat.session import REQUEST_ERRORS, Caller
+from nanogpt_core.chat.session import REQUEST_ERRORS, ChatSession
 from nanogpt_core.chat.stream import AsyncChatStream, ChatStream, mark_stream
-from nanogpt_core.chat.truncation import asks_for_a_form
+from nanogpt_core.chat.truncation import wants_structured_output
 from nanogpt_core.errors import NanoGPTError, ReplyError
 from nanogpt_core.http.client import AsyncClient, Client, make_async_client, make_client
 from nanogpt_core.http.deadline import bounds
-from nanogpt_core.http.endpoint import Connection
+from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.redaction import redacted
 
-__all__ = ["AsyncChatClient", "ChatClient", "make_async_chat_client", "make_chat_client", "only_our_errors"]
+__all__ = ["AsyncChatClient", "ChatClient", "make_async_chat_client", "make_chat_client", "map_sdk_errors"]
 
 # Neither is meant to be reached: they keep a broken or hostile server from filling the memory.
 _MOST_BYTES = 64 << 20
@@ -36,18 +36,18 @@ class ChatClient(Client):
     """The SDK's client with our pacing, retries, bounds and errors.
 
     Attributes:
-        caller: What it shares with its async twin.
+        session: What it shares with its async twin.
     """
 
-    caller: Caller
+    session: ChatSession
 
     @staticmethod
-    def key_for_sdk(connection: Connection) -> str:  # noqa: ARG004
-        """Return a stand-in: the key goes from the connection, which hides it, into each request's header."""
+    def key_for_sdk(endpoint: Endpoint) -> str:  # noqa: ARG004
+        """Return a stand-in: the key goes from the endpoint, which hides it, into each request's header."""
         return "none"
 
     def _auth_headers(self, security: Any) -> dict[str, str]:  # noqa: ARG002
-        return self.caller.authorization()
+        return self.session.authorization()
 
     def request(
         self, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None
@@ -58,8 +58,8 @@ class ChatClient(Client):
             NanoGPTError: It cannot be answered.
         """
         options, stream_cls = _prepared(options, stream_cls, ChatStream)
-        with redacted(self.caller.connection):
-            steps, result, failure = self.caller.steps(), None, None
+        with redacted(self.session.endpoint):
+            steps, result, failure = self.session.steps(), None, None
             while True:
                 try:
                     seconds = steps.send(failure)
@@ -69,10 +69,10 @@ class ChatClient(Client):
                     result, failure = self._attempt(cast_to, options, stream, stream_cls)
                 else:
                     failure = None
-                    clock.wait_seconds(seconds)
+                    clock.sleep(seconds)
 
     def _attempt(self, cast_to: Any, options: Any, stream: bool, stream_cls: Any) -> tuple[Any, NanoGPTError | None]:
-        seconds = self.caller.seconds(options.timeout)
+        seconds = self.session.seconds(options.timeout)
         try:
             with bounds(seconds, _most_bytes(stream)):
                 result = super().request(cast_to, options, stream=stream, stream_cls=stream_cls)
@@ -80,15 +80,15 @@ class ChatClient(Client):
                     result.begin()
                 return result, None
         except REQUEST_ERRORS as error:
-            return None, self.caller.failure(error, seconds)
+            return None, self.session.failure(error, seconds)
 
     def _process_response(self, *, response: Any, options: Any, stream: bool, **more: Any) -> Any:
         if _is_chat(options):
             if stream:
-                mark_stream(response, form=asks_for_a_form(options))
+                mark_stream(response, form=wants_structured_output(options))
             if stream and _is_whole(response):
                 response.read()
-            _raise(_fault(self.caller, response, options, stream))
+            _raise(_fault(self.session, response, options, stream))
         return super()._process_response(response=response, options=options, stream=stream, **more)
 
 
@@ -96,18 +96,18 @@ class AsyncChatClient(AsyncClient):
     """The SDK's async client with our pacing, retries, bounds and errors.
 
     Attributes:
-        caller: What it shares with its sync twin.
+        session: What it shares with its sync twin.
     """
 
-    caller: Caller
+    session: ChatSession
 
     @staticmethod
-    def key_for_sdk(connection: Connection) -> str:  # noqa: ARG004
+    def key_for_sdk(endpoint: Endpoint) -> str:  # noqa: ARG004
         """Return a stand-in; see :class:`ChatClient`."""
         return "none"
 
     def _auth_headers(self, security: Any) -> dict[str, str]:  # noqa: ARG002
-        return self.caller.authorization()
+        return self.session.authorization()
 
     async def request(self, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None) -> Any:
         """Send a request, as often as it takes.
@@ -116,8 +116,8 @@ class AsyncChatClient(AsyncClient):
             NanoGPTError: It cannot be answered.
         """
         options, stream_cls = _prepared(options, stream_cls, AsyncChatStream)
-        with redacted(self.caller.connection):
-            steps, result, failure = self.caller.steps(), None, None
+        with redacted(self.session.endpoint):
+            steps, result, failure = self.session.steps(), None, None
             while True:
                 try:
                     seconds = steps.send(failure)
@@ -127,12 +127,12 @@ class AsyncChatClient(AsyncClient):
                     result, failure = await self._attempt(cast_to, options, stream, stream_cls)
                 else:
                     failure = None
-                    await clock.await_seconds(seconds)
+                    await clock.async_sleep(seconds)
 
     async def _attempt(
         self, cast_to: Any, options: Any, stream: bool, stream_cls: Any
     ) -> tuple[Any, NanoGPTError | None]:
-        seconds = self.caller.seconds(options.timeout)
+        seconds = self.session.seconds(options.timeout)
         try:
             with bounds(seconds, _most_bytes(stream)), anyio.fail_after(_with_grace(seconds)):
                 result = await super().request(cast_to, options, stream=stream, stream_cls=stream_cls)
@@ -140,47 +140,47 @@ class AsyncChatClient(AsyncClient):
                     await result.begin()
                 return result, None
         except REQUEST_ERRORS as error:
-            return None, self.caller.failure(error, seconds)
+            return None, self.session.failure(error, seconds)
 
     async def _process_response(self, *, response: Any, options: Any, stream: bool, **more: Any) -> Any:
         if _is_chat(options):
             if stream:
-                mark_stream(response, form=asks_for_a_form(options))
+                mark_stream(response, form=wants_structured_output(options))
             if stream and _is_whole(response):
                 await response.aread()
-            _raise(_fault(self.caller, response, options, stream))
+            _raise(_fault(self.session, response, options, stream))
         return await super()._process_response(response=response, options=options, stream=stream, **more)
 
 
-def make_chat_client(caller: Caller, http_client: Any = None) -> ChatClient:
+def make_chat_client(session: ChatSession, http_client: Any = None) -> ChatClient:
     """Return a sync client for chat. It may be used in any thread, and after a fork.
 
     Args:
-        caller: Key, address, retries and rate.
+        session: Key, address, retries and rate.
         http_client: The caller's own ``httpx`` client, or None.
     """
-    client = make_client(caller.connection, http_client, ChatClient)
-    client.caller = caller
+    client = make_client(session.endpoint, http_client, ChatClient)
+    client.session = session
     return client
 
 
-def make_async_chat_client(caller: Caller, http_client: Any = None) -> AsyncChatClient:
+def make_async_chat_client(session: ChatSession, http_client: Any = None) -> AsyncChatClient:
     """Return an async client for chat; see :func:`make_chat_client`. Any event loop may use it."""
-    client = make_async_client(caller.connection, http_client, AsyncChatClient)
-    client.caller = caller
+    client = make_async_client(session.endpoint, http_client, AsyncChatClient)
+    client.session = session
     return client
 
 
 @contextlib.contextmanager
-def only_our_errors(caller: Caller) -> Iterator[None]:
+def map_sdk_errors(session: ChatSession) -> Iterator[None]:
     """Let what the SDK raises in the block, beside its requests, out as one of our errors."""
     try:
         yield
     except openai.OpenAIError as error:
-        failure = caller.failure(error, caller.connection.timeout)
+        failure = session.failure(error, session.endpoint.timeout)
     else:
         return
-    with redacted(caller.connection):
+    with redacted(session.endpoint):
         raise failure
 
 
@@ -211,10 +211,10 @@ def _is_whole(response: Any) -> bool:
     return "json" in kind or "html" in kind
 
 
-def _fault(caller: Caller, response: Any, options: Any, stream: bool) -> NanoGPTError | None:
+def _fault(session: ChatSession, response: Any, options: Any, stream: bool) -> NanoGPTError | None:
     if stream and not _is_whole(response):
         return None
-    return caller.check(response, form=asks_for_a_form(options)) or (_no_stream(response) if stream else None)
+    return session.check(response, form=wants_structured_output(options)) or (_no_stream(response) if stream else None)
 
 
 def _no_stream(response: Any) -> NanoGPTError:

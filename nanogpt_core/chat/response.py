@@ -11,7 +11,7 @@ from nanogpt_core.chat.truncation import check_cut, has_calls
 from nanogpt_core.errors import DamagedReplyError, ReplyError
 from nanogpt_core.http.error_body import error_message, excerpt
 
-__all__ = ["Complaint", "StreamReader", "check_whole"]
+__all__ = ["ErrorBody", "StreamReader", "check_whole"]
 
 _DONE = "[DONE]"
 # What the reference gives with these codes, where the service does not repeat the status in a stream.
@@ -33,7 +33,7 @@ _FIRST_ERROR_STATUS, _LAST_STATUS = 400, 599
 
 
 @dataclass(frozen=True, slots=True)
-class Complaint:
+class ErrorBody:
     """An error that the service put into a reply of status 200.
 
     Attributes:
@@ -45,13 +45,13 @@ class Complaint:
     status: int | None
 
 
-def check_whole(body: bytes, request_id: str | None = None, *, form: bool = False) -> Complaint | None:
+def check_whole(body: bytes, request_id: str | None = None, *, form: bool = False) -> ErrorBody | None:
     """Check the reply to a request that asked for no stream.
 
     Args:
         body: What came.
         request_id: The service's ``X-Request-ID``, for errors.
-        form: Whether a form was asked for, as :func:`~nanogpt_core.chat.truncation.asks_for_a_form` tells.
+        form: Whether a form was asked for, as :func:`~nanogpt_core.chat.truncation.wants_structured_output` tells.
 
     Returns:
         The service's own error, if the reply is one; None for an answer.
@@ -81,7 +81,7 @@ class StreamReader:
 
     Args:
         request_id: The service's ``X-Request-ID``, for errors.
-        form: Whether a form was asked for, as :func:`~nanogpt_core.chat.truncation.asks_for_a_form` tells.
+        form: Whether a form was asked for, as :func:`~nanogpt_core.chat.truncation.wants_structured_output` tells.
     """
 
     def __init__(self, request_id: str | None = None, *, form: bool = False) -> None:
@@ -97,7 +97,7 @@ class StreamReader:
         """Whether the answer is whole: ``[DONE]`` has come, or a finish_reason for each choice that has begun."""
         return self._done or (bool(self._finished) and self._begun <= self._finished)
 
-    def read(self, event: str) -> dict[str, Any] | Complaint | None:
+    def read(self, event: str) -> dict[str, Any] | ErrorBody | None:
         """Return the chunk that an event holds, or the error, or None where the event ends the stream.
 
         Raises:
@@ -153,15 +153,15 @@ def _document(body: bytes, request_id: str | None) -> dict[str, Any]:
     return document
 
 
-def _complaint(document: dict[str, Any]) -> Complaint | None:
+def _complaint(document: dict[str, Any]) -> ErrorBody | None:
     choices = document.get("choices")
     broken = isinstance(choices, list) and any(
         isinstance(choice, dict) and choice.get("finish_reason") == "error" for choice in choices
     )
     if document.get("error"):
-        return Complaint(document, _status(document))
+        return ErrorBody(document, _status(document))
     if broken or (not choices and error_message(document)):
-        return Complaint({"error": {"message": error_message(document) or "no reason given"}}, None)
+        return ErrorBody({"error": {"message": error_message(document) or "no reason given"}}, None)
     return None
 
 

@@ -9,17 +9,17 @@ import openai
 
 from nanogpt_core import errors
 from nanogpt_core._runtime import clock
-from nanogpt_core.chat.response import Complaint, check_whole
+from nanogpt_core.chat.response import ErrorBody, check_whole
 from nanogpt_core.errors import NanoGPTError, ReplyError, bare, causes
-from nanogpt_core.http.endpoint import Connection
+from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.error_body import error_message, excerpt
-from nanogpt_core.http.error_mapping import shorten, translate
+from nanogpt_core.http.error_mapping import map_error, truncate_sdk_error
 from nanogpt_core.http.pool import http
-from nanogpt_core.http.rate_limiter import DEFAULT_RATE, Claim, Pacer, pacer_for
-from nanogpt_core.http.retry import pause_before
+from nanogpt_core.http.rate_limiter import DEFAULT_RATE, RateLimit, RateLimiter, limiter_for
+from nanogpt_core.http.retry import backoff_delay
 from nanogpt_core.validation import check_number, check_positive
 
-__all__ = ["DEFAULT_RETRIES", "REQUEST_ERRORS", "Caller", "Steps"]
+__all__ = ["DEFAULT_RETRIES", "REQUEST_ERRORS", "ChatSession", "Steps"]
 
 DEFAULT_RETRIES = 2
 """Attempts beyond the first of a chat call: fewer than for embeddings, since each may be billed."""
@@ -40,11 +40,11 @@ Steps = Generator["float | None", "NanoGPTError | None", None]
 _CUT_SHORT = (openai.LengthFinishReasonError, openai.ContentFilterFinishReasonError)
 
 
-class Caller:
+class ChatSession:
     """What the chat clients of one object share.
 
     Args:
-        connection: Where to and with which key.
+        endpoint: Where to and with which key.
         max_retries: Attempts beyond the first that one call may take, at least 0.
         requests_per_second: Most attempts to start in a second, over all objects of this process that use the same key
             at the same address, embeddings among them; the lowest value counts.
@@ -56,26 +56,26 @@ class Caller:
 
     def __init__(
         self,
-        connection: Connection,
+        endpoint: Endpoint,
         *,
         max_retries: int = DEFAULT_RETRIES,
         requests_per_second: float = DEFAULT_RATE,
     ) -> None:
         check_number("max_retries", max_retries, 0)
         check_positive("requests_per_second", requests_per_second)
-        self.connection = connection
+        self.endpoint = endpoint
         self._max_retries = max_retries
         self._requests_per_second = requests_per_second
-        self._claim = Claim(requests_per_second)
+        self._rate_limit = RateLimit(requests_per_second)
 
     def __repr__(self) -> str:
-        return f"<Caller of {self.connection.host}>"
+        return f"<ChatSession of {self.endpoint.host}>"
 
-    def __deepcopy__(self, memo: object) -> Caller:
+    def __deepcopy__(self, memo: object) -> ChatSession:
         return self
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _restore, (self.connection, self._max_retries, self._requests_per_second)
+        return _restore, (self.endpoint, self._max_retries, self._requests_per_second)
 
     def authorization(self) -> dict[str, str]:
         """Return the header with the key.
@@ -83,14 +83,14 @@ class Caller:
         Raises:
             ConfigurationError: There is no key, as in an object from a pickle.
         """
-        key = self.connection.key
+        key = self.endpoint.key
         return {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
 
     def seconds(self, timeout: Any) -> float:
         """Return how long an attempt may take, given the ``timeout`` of a single call, or of none."""
         timeout = getattr(timeout, "read", timeout)
         usable = isinstance(timeout, (int, float)) and not isinstance(timeout, bool) and timeout > 0
-        return float(timeout) if usable else self.connection.timeout
+        return float(timeout) if usable else self.endpoint.timeout
 
     def steps(self) -> Steps:
         """Tell when to try.
@@ -116,36 +116,36 @@ class Caller:
         Args:
             error: What an attempt failed with.
             failed: Attempts that failed before that one.
-            began: When it began, by the pacer; None for a stream that failed in its middle.
+            began: When it began, by the limiter; None for a stream that failed in its middle.
 
         Returns:
             The seconds to wait before the next attempt; None where there should be none.
         """
-        seconds = pause_before(failed, error)
+        seconds = backoff_delay(failed, error)
         if seconds is not None:
-            self._pacer().heed(error, seconds, began)
+            self._limiter().heed(error, seconds, began)
         return seconds
 
     def _turn(self) -> Generator[float, None, float]:
-        pacer = self._pacer()
+        limiter = self._limiter()
         while True:
-            start = pacer.reserve()
+            start = limiter.reserve()
             try:
                 seconds = start - clock.now()
                 if seconds > 0:
                     yield seconds
             except BaseException:
-                pacer.release(start)  # given up: others may have the turn
+                limiter.release(start)  # given up: others may have the turn
                 raise
-            began = pacer.begin(start)
+            began = limiter.begin(start)
             if began is not None:
                 return began
 
-    def _pacer(self) -> Pacer:
+    def _limiter(self) -> RateLimiter:
         # Asked for each time, since a fork gives a process its own; held, so that it lives as long as this object.
-        self._held_pacer = pacer_for(self.connection)
-        self._held_pacer.join(self._claim)
-        return self._held_pacer
+        self._held_limiter = limiter_for(self.endpoint)
+        self._held_limiter.join(self._rate_limit)
+        return self._held_limiter
 
     def failure(self, error: Exception, seconds: float) -> NanoGPTError:
         """Return our error for what an attempt failed with."""
@@ -155,9 +155,9 @@ class Caller:
                 remedy="Raise max_tokens, or ask for less.",
             )
         else:
-            failure = _for_chat(translate(error, self.connection.host, seconds))
+            failure = _for_chat(map_error(error, self.endpoint.host, seconds))
         if failure not in causes(error):
-            shorten(error)
+            truncate_sdk_error(error)
             failure.__cause__ = error
         return failure
 
@@ -171,7 +171,7 @@ class Caller:
         if type(failure) is errors.ConnectionFailedError:
             what = f"{excerpt(str(error)) or 'no reason given'} ({type(error).__name__})"
             failure = errors.ConnectionFailedError(
-                f"The answer of {self.connection.host} broke off: {what}.", remedy="Try again."
+                f"The answer of {self.endpoint.host} broke off: {what}.", remedy="Try again."
             )
             failure.__cause__ = error
         return failure
@@ -181,7 +181,7 @@ class Caller:
 
         Args:
             response: The HTTP response.
-            form: Whether a form was asked for, as :func:`~nanogpt_core.chat.truncation.asks_for_a_form` tells.
+            form: Whether a form was asked for, as :func:`~nanogpt_core.chat.truncation.wants_structured_output` tells.
         """
         try:
             complaint = check_whole(response.content, response.headers.get("x-request-id"), form=form)
@@ -189,7 +189,7 @@ class Caller:
             return bare(error)
         return None if complaint is None else self.refusal(complaint, response)
 
-    def refusal(self, complaint: Complaint, response: Any) -> NanoGPTError:
+    def refusal(self, complaint: ErrorBody, response: Any) -> NanoGPTError:
         """Return our error for one that the service put into a reply of status 200."""
         words = error_message(complaint.document) or "no words with it"
         if complaint.status is None:
@@ -203,8 +203,8 @@ class Caller:
         return self.failure(openai.APIStatusError(words, response=stand_in, body=complaint.document), 0.0)
 
 
-def _restore(connection: Connection, max_retries: int, requests_per_second: float) -> Caller:
-    return Caller(connection, max_retries=max_retries, requests_per_second=requests_per_second)
+def _restore(endpoint: Endpoint, max_retries: int, requests_per_second: float) -> ChatSession:
+    return ChatSession(endpoint, max_retries=max_retries, requests_per_second=requests_per_second)
 
 
 def _for_chat(error: NanoGPTError) -> NanoGPTError:

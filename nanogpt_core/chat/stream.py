@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 import anyio  # comes with the SDK
 import openai
 
-from nanogpt_core.chat.response import Complaint, StreamReader
-from nanogpt_core.chat.session import Caller
+from nanogpt_core.chat.response import ErrorBody, StreamReader
+from nanogpt_core.chat.session import ChatSession
 from nanogpt_core.errors import NanoGPTError, bare
 from nanogpt_core.http.deadline import Bounds, current_bounds, renewed
 from nanogpt_core.http.pool import SharedTransport
@@ -22,8 +22,8 @@ from nanogpt_core.http.redaction import redacted
 __all__ = ["AsyncChatStream", "ChatStream", "mark_stream"]
 
 T = TypeVar("T")
-# A body that is read to its end gives its connection back. After the last event that is a few bytes, or a server that
-# holds the connection open, which is not waited for.
+# A body that is read to its end gives its endpoint back. After the last event that is a few bytes, or a server that
+# holds the endpoint open, which is not waited for.
 _SECONDS_TO_END = 0.2
 _MARK = "nanogpt_bounds"
 _FORM = "nanogpt_form"
@@ -41,8 +41,8 @@ class _Watch:
     """What is known of one stream while it is read."""
 
     def __init__(self, response: Any, client: Any, options: Any) -> None:
-        self.caller: Caller = client.caller
-        self.seconds = self.caller.seconds(getattr(options, "timeout", None))
+        self.session: ChatSession = client.session
+        self.seconds = self.session.seconds(getattr(options, "timeout", None))
         self.limits: Bounds = response.extensions[_MARK]
         self.response = response
         self._reader = StreamReader(response.headers.get("x-request-id"), form=response.extensions[_FORM])
@@ -56,13 +56,13 @@ class _Watch:
             found = self._reader.read(event.data)
         except NanoGPTError as error:
             return bare(error)
-        return self.caller.refusal(found, self.response) if isinstance(found, Complaint) else found
+        return self.session.refusal(found, self.response) if isinstance(found, ErrorBody) else found
 
     def lost(self, error: Exception) -> NanoGPTError | None:
         """Return our error for what reading the next event failed with; None where the answer is whole without it."""
         if self._reader.complete:
             return None
-        return self.caller.lost(error, self.seconds, self.response.request)
+        return self.session.lost(error, self.seconds, self.response.request)
 
 
 class ChatStream(openai.Stream[T]):
@@ -111,7 +111,7 @@ def _parser(stream: Any) -> Callable[..., Any]:
 
 
 # No generator here knows the stream that it belongs to: the two would hold each other, and a stream that is left in its
-# middle would keep its connection until the garbage collector comes. And none closes another: an event loop closes all
+# middle would keep its endpoint until the garbage collector comes. And none closes another: an event loop closes all
 # that were left, at once, and complains where one is being closed already.
 
 
@@ -144,7 +144,7 @@ async def _resumed(first: T, rest: AsyncIterator[T]) -> AsyncIterator[T]:
 
 
 def _next(events: Iterator[Any], watch: _Watch) -> dict[str, Any] | None:
-    with redacted(watch.caller.connection):
+    with redacted(watch.session.endpoint):
         try:
             with renewed(watch.limits, watch.seconds):
                 event = next(events, None)
@@ -154,13 +154,13 @@ def _next(events: Iterator[Any], watch: _Watch) -> dict[str, Any] | None:
             outcome = watch.read(event)
             del event  # it may repeat the key, and a traceback may show it
         if isinstance(outcome, NanoGPTError):
-            watch.caller.heed(outcome)
+            watch.session.heed(outcome)
             raise outcome
         return outcome
 
 
 async def _anext(events: AsyncIterator[Any], watch: _Watch) -> dict[str, Any] | None:
-    with redacted(watch.caller.connection):
+    with redacted(watch.session.endpoint):
         try:
             with renewed(watch.limits, watch.seconds), anyio.fail_after(watch.seconds):
                 event = await anext(events, None)
@@ -170,6 +170,6 @@ async def _anext(events: AsyncIterator[Any], watch: _Watch) -> dict[str, Any] | 
             outcome = watch.read(event)
             del event  # see above
         if isinstance(outcome, NanoGPTError):
-            watch.caller.heed(outcome)
+            watch.session.heed(outcome)
             raise outcome
         return outcome

@@ -10,7 +10,7 @@ from typing import Any
 
 from nanogpt_core.errors import ReplyError
 
-__all__ = ["asks_for_a_form", "check_cut", "has_calls"]
+__all__ = ["check_cut", "has_calls", "wants_structured_output"]
 
 _REASONS = {
     "length": ("it reached max_tokens, or the model's limit", "Raise max_tokens, or ask for less."),
@@ -18,7 +18,7 @@ _REASONS = {
 }
 
 
-def asks_for_a_form(options: Any) -> bool:
+def wants_structured_output(options: Any) -> bool:
     """Return whether a request (the SDK's options of it) asks for JSON, or for a tool call in any case."""
     parts = (getattr(options, name, None) for name in ("json_data", "extra_json"))
     body: dict[str, Any] = {}
@@ -40,7 +40,7 @@ def check_cut(reason: Any, *, calls: bool, form: bool, request_id: str | None = 
     Args:
         reason: The ``finish_reason``, or None.
         calls: Whether the answer has tool calls.
-        form: Whether a form was asked for; see :func:`asks_for_a_form`.
+        form: Whether a form was asked for; see :func:`wants_structured_output`.
         request_id: The service's ``X-Request-ID``, for the error.
 
     Raises:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from nanogpt_core.models.tokens import byte_lengths
 
-__all__ = ["Host", "Job", "host_for"]
+__all__ = ["Batch", "HostLimits", "host_limits_for"]
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class Batch:
     """One request to be: its texts, and for each its row in the result, its position in the caller's list, its tokens.
 
     The tokens are left out where no budget asks for them.
@@ -22,16 +22,16 @@ class Job:
     positions: Sequence[int]
     tokens: Sequence[int]
 
-    def halves(self) -> tuple[Job, Job]:
-        """Return the job in two parts."""
+    def halves(self) -> tuple[Batch, Batch]:
+        """Return the batch in two parts."""
         middle = len(self.texts) // 2
         return self._part(slice(None, middle)), self._part(slice(middle, None))
 
-    def _part(self, part: slice) -> Job:
-        return Job(self.texts[part], self.rows[part], self.positions[part], self.tokens[part])
+    def _part(self, part: slice) -> Batch:
+        return Batch(self.texts[part], self.rows[part], self.positions[part], self.tokens[part])
 
 
-class Host:
+class HostLimits:
     """What this process has learned about the host behind one model at one address."""
 
     def __init__(self) -> None:
@@ -39,34 +39,34 @@ class Host:
         self._items: int | None = None
         self._bytes: int | None = None
 
-    def fits(self, job: Job) -> bool:
+    def fits(self, batch: Batch) -> bool:
         """Whether a request is as small as those that the host takes, by texts or by bytes: either may be its limit."""
-        if self._items is None or self._bytes is None or len(job.texts) == 1:
+        if self._items is None or self._bytes is None or len(batch.texts) == 1:
             return True
-        return len(job.texts) <= self._items or _bytes_of(job) <= self._bytes
+        return len(batch.texts) <= self._items or _bytes_of(batch) <= self._bytes
 
-    def took(self, job: Job) -> None:
+    def took(self, batch: Batch) -> None:
         """Note the largest part that the host took of a request that it found too large."""
-        items, size = len(job.texts), _bytes_of(job)
+        items, size = len(batch.texts), _bytes_of(batch)
         self._items = items if self._items is None else min(items, self._items)
         self._bytes = size if self._bytes is None else min(size, self._bytes)
 
-    def parts(self, job: Job) -> Iterator[Job]:
+    def parts(self, batch: Batch) -> Iterator[Batch]:
         """Yield a request in parts that fit."""
-        if self.fits(job):
-            yield job
+        if self.fits(batch):
+            yield batch
         else:
-            for half in job.halves():
+            for half in batch.halves():
                 yield from self.parts(half)
 
 
-_hosts: dict[tuple[str, str], Host] = {}
+_hosts: dict[tuple[str, str], HostLimits] = {}
 
 
-def host_for(base_url: str, model: str) -> Host:
+def host_limits_for(base_url: str, model: str) -> HostLimits:
     """Return what this process has learned about the host of ``model`` at ``base_url``."""
-    return _hosts.setdefault((base_url, model), Host())
+    return _hosts.setdefault((base_url, model), HostLimits())
 
 
-def _bytes_of(job: Job) -> int:
-    return sum(byte_lengths(job.texts))
+def _bytes_of(batch: Batch) -> int:
+    return sum(byte_lengths(batch.texts))

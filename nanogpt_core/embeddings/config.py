@@ -29,8 +29,8 @@ __all__ = [
     "check_budget",
     "check_choices",
     "check_dimensions",
-    "clear_options",
     "open_cache",
+    "reject_unknown_options",
 ]
 
 R = TypeVar("R")
@@ -80,7 +80,7 @@ class EmbedderOptions(TypedDict, total=False):
     allow_insecure_http: bool
 
 
-def clear_options(init: Callable[P, R]) -> Callable[P, R]:
+def reject_unknown_options(init: Callable[P, R]) -> Callable[P, R]:
     """Let a constructor answer an unknown option with our error, naming the option that may have been meant."""
     known = [name for name in inspect.signature(init).parameters if name not in ("self", "options")]
     known += [name for name in EmbedderOptions.__annotations__ if name not in known]

@@ -1,6 +1,6 @@
 """Gets one request's vectors: when to send it, when to send it again, when to split it. No input or output of its own.
 
-:meth:`Delivery.deliver` is a generator that says what it needs done and is handed the result or the error;
+:meth:`Dispatcher.dispatch` is a generator that says what it needs done and is handed the result or the error;
 :mod:`~nanogpt_core.embeddings.runner` does these things, so that sync and async share every decision.
 """
 
@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nanogpt_core._runtime import clock
-from nanogpt_core.embeddings.batch import Host, Job
-from nanogpt_core.embeddings.response import Reply, WidthGuard, read_reply
-from nanogpt_core.embeddings.runner import Action, Do, GiveWay, Send, Step, Wait
+from nanogpt_core.embeddings.batch import Batch, HostLimits
+from nanogpt_core.embeddings.response import DimensionsCheck, EmbeddingResponse, parse_embeddings
+from nanogpt_core.embeddings.runner import Action, Run, Send, Step, Wait, Yield
 from nanogpt_core.embeddings.usage import Budget, UsageMeter
 from nanogpt_core.errors import (
     BadRequestError,
     BudgetExceededError,
+    DimensionsError,
     ModelNotFoundError,
     NanoGPTError,
     RequestTimeoutError,
@@ -26,18 +27,17 @@ from nanogpt_core.errors import (
     ServerError,
     StatusError,
     TextTooLongError,
-    WidthError,
     bare,
 )
-from nanogpt_core.http.rate_limiter import Pacer
-from nanogpt_core.http.retry import pause_before
+from nanogpt_core.http.rate_limiter import RateLimiter
+from nanogpt_core.http.retry import backoff_delay
 from nanogpt_core.models.catalog import near_names
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Call", "Delivery", "Receiver"]
+__all__ = ["CallContext", "Dispatcher", "Receiver"]
 
 # A reply's bytes: a number takes at most so many, in base64 or written out; and what is around the vectors.
 _BYTES_A_NUMBER = 32
@@ -48,21 +48,21 @@ _BYTES_AROUND = 1 << 20
 class Receiver(Protocol):
     """Where vectors go."""
 
-    def room(self, job: Job) -> NDArray[np.float32] | None:
+    def room(self, batch: Batch) -> NDArray[np.float32] | None:
         """Return where a request's vectors may be written before they are checked, or None."""
 
-    def accept(self, job: Job, reply: Reply) -> Iterator[None]:
+    def accept(self, batch: Batch, reply: EmbeddingResponse) -> Iterator[None]:
         """Take the vectors of one request, part by part, as what is returned is run through."""
 
     @property
     def keeps_on_disk(self) -> bool:
         """Whether :meth:`keep` may block."""
 
-    def keep(self, job: Job, reply: Reply) -> None:
-        """Store them for later calls."""
+    def keep(self, batch: Batch, reply: EmbeddingResponse) -> None:
+        """CacheLookup them for later calls."""
 
 
-class Call:
+class CallContext:
     """What the requests of one call share.
 
     Args:
@@ -97,7 +97,7 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Delivery:
+class Dispatcher:
     """How one object gets its requests answered.
 
     Attributes:
@@ -106,17 +106,17 @@ class Delivery:
         guard: Checks the width of each reply.
         meter: Counts requests and retries.
         budget: Holds back what would cost too much.
-        pacer: Tells when a request may start; asked anew for each, since a fork gives a process its own.
+        limiter: Tells when a request may start; asked anew for each, since a fork gives a process its own.
         max_retries: Attempts beyond the first that one request may take.
         timeout: Seconds that one attempt may take.
     """
 
     parameters: dict[str, Any]
-    host: Host
-    guard: WidthGuard
+    host: HostLimits
+    guard: DimensionsCheck
     meter: UsageMeter
     budget: Budget
-    pacer: Callable[[], Pacer]
+    limiter: Callable[[], RateLimiter]
     max_retries: int
     timeout: float
 
@@ -125,39 +125,39 @@ class Delivery:
         model: str = self.parameters["model"]
         return model
 
-    def deliver(self, job: Job, call: Call) -> Step:
-        """Have ``job`` sent, in parts where it must be, until all its vectors are with the call's receiver.
+    def dispatch(self, batch: Batch, call: CallContext) -> Step:
+        """Have ``batch`` sent, in parts where it must be, until all its vectors are with the call's receiver.
 
         Raises:
             NanoGPTError: It cannot be answered.
         """
-        largest = yield from self._in_parts(job, call)
-        if len(largest.texts) < len(job.texts):
+        largest = yield from self._in_parts(batch, call)
+        if len(largest.texts) < len(batch.texts):
             # Only now, since a refusal can also be about one text, which then ends the call.
             self.host.took(largest)
 
-    def _in_parts(self, job: Job, call: Call) -> Generator[Action, bytes, Job]:
+    def _in_parts(self, batch: Batch, call: CallContext) -> Generator[Action, bytes, Batch]:
         """Return the part with the most texts that was taken as a whole."""
-        if self.host.fits(job):
+        if self.host.fits(batch):
             try:
-                reply = yield from self._attempts(job, call)
+                reply = yield from self._attempts(batch, call)
             except RequestTooLargeError as error:
-                if len(job.texts) == 1:
-                    raise _too_long(error, job) from error
+                if len(batch.texts) == 1:
+                    raise _too_long(error, batch) from error
             else:
-                self.meter.add_request(texts=len(job.texts), prompt_tokens=reply.prompt_tokens)
-                for _ in call.receiver.accept(job, reply):
-                    yield GiveWay()
+                self.meter.add_request(texts=len(batch.texts), prompt_tokens=reply.prompt_tokens)
+                for _ in call.receiver.accept(batch, reply):
+                    yield Yield()
                 if call.receiver.keeps_on_disk:
-                    yield Do(lambda: call.receiver.keep(job, reply))
+                    yield Run(lambda: call.receiver.keep(batch, reply))
                 else:
-                    call.receiver.keep(job, reply)
-                return job
-        first, second = job.halves()
+                    call.receiver.keep(batch, reply)
+                return batch
+        first, second = batch.halves()
         taken = (yield from self._in_parts(first, call)), (yield from self._in_parts(second, call))
         return max(taken, key=lambda part: len(part.texts))
 
-    def _attempts(self, job: Job, call: Call) -> Generator[Action, bytes, Reply]:
+    def _attempts(self, batch: Batch, call: CallContext) -> Generator[Action, bytes, EmbeddingResponse]:
         failed = 0
         reserved, last = 0.0, None
         while True:
@@ -165,11 +165,11 @@ class Delivery:
             began = yield from self._turn(call)
             if self.budget.limited:
                 try:
-                    reserved = self.budget.reserve(sum(job.tokens))
+                    reserved = self.budget.reserve(sum(batch.tokens))
                 except BudgetExceededError as error:
                     raise error from last
             try:
-                reply = _read((yield self._send(job, encoding, call)), len(job.texts), call.receiver.room(job))
+                reply = _read((yield self._send(batch, encoding, call)), len(batch.texts), call.receiver.room(batch))
                 yield from self._check_width(reply, call)
             except NanoGPTError as error:
                 last = error
@@ -184,69 +184,69 @@ class Delivery:
                 self.budget.settle(reserved, reply.prompt_tokens)
                 return reply
 
-    def _turn(self, call: Call) -> Generator[Action, bytes, float]:
-        pacer = self.pacer()
+    def _turn(self, call: CallContext) -> Generator[Action, bytes, float]:
+        limiter = self.limiter()
         while True:
-            start = pacer.reserve()
+            start = limiter.reserve()
             try:
                 seconds = start - clock.now()
                 if seconds > 0:
                     yield Wait(min(seconds, call.seconds(seconds)))
                 call.seconds(self.timeout)
             except BaseException:
-                pacer.release(start)  # given up: others may have the turn
+                limiter.release(start)  # given up: others may have the turn
                 raise
-            began = pacer.begin(start)
+            began = limiter.begin(start)
             if began is not None:
                 return began
 
-    def _send(self, job: Job, encoding: str, call: Call) -> Send:
+    def _send(self, batch: Batch, encoding: str, call: CallContext) -> Send:
         import orjson
 
-        body = orjson.dumps({"input": list(job.texts), "encoding_format": encoding, **self.parameters})
-        numbers = len(job.texts) * max(self.guard.width or _WIDEST, 1)
+        body = orjson.dumps({"input": list(batch.texts), "encoding_format": encoding, **self.parameters})
+        numbers = len(batch.texts) * max(self.guard.width or _WIDEST, 1)
         return Send("/embeddings", body, call.seconds(self.timeout), _BYTES_AROUND + numbers * _BYTES_A_NUMBER)
 
     def _before_next(
-        self, error: NanoGPTError, failed: int, call: Call, began: float
+        self, error: NanoGPTError, failed: int, call: CallContext, began: float
     ) -> Generator[Action, bytes, None]:
         """Wait as the error asks for; raise it where no attempt should follow."""
         if isinstance(error, ModelNotFoundError):
             _suggest_names(error, self._model)
-        seconds = pause_before(failed, error)
+        seconds = backoff_delay(failed, error)
         if seconds is None or failed >= self.max_retries:
             raise error
-        self.pacer().heed(error, seconds, began)
+        self.limiter().heed(error, seconds, began)
         if not call.allows(seconds):
             raise error
         yield Wait(seconds)
 
-    def _check_width(self, reply: Reply, call: Call) -> Generator[Action, bytes, None]:
+    def _check_width(self, reply: EmbeddingResponse, call: CallContext) -> Generator[Action, bytes, None]:
         width = reply.vectors.shape[1]
         try:
             self.guard.accept(width)
-        except WidthError:
+        except DimensionsError:
             if self.guard.knows_live_list:
                 raise
             # The packaged table may be out of date; the live list is the service's own word.
             self.guard.add_source((yield from self._live_width(call)))
             self.guard.accept(width)
 
-    def _live_width(self, call: Call) -> Generator[Action, bytes, int | None]:
-        from nanogpt_core.models.listing import MOST_BYTES, read_live_list
+    def _live_width(self, call: CallContext) -> Generator[Action, bytes, int | None]:
+        from nanogpt_core.models.listing import MOST_BYTES, parse_model_list
 
         yield from self._turn(call)
         try:
-            found = read_live_list((yield Send("/embedding-models", None, call.seconds(self.timeout), MOST_BYTES)))
+            found = parse_model_list((yield Send("/embedding-models", None, call.seconds(self.timeout), MOST_BYTES)))
         except NanoGPTError:
             return None
         row = found.get(self._model)
         return row.dimensions if row else None
 
 
-def _read(body: bytes, count: int, room: NDArray[np.float32] | None) -> Reply:
+def _read(body: bytes, count: int, room: NDArray[np.float32] | None) -> EmbeddingResponse:
     try:
-        return read_reply(body, count, room)
+        return parse_embeddings(body, count, room)
     except NanoGPTError as error:
         raise bare(error)  # noqa: B904 - without the frames that hold the reply
 
@@ -266,9 +266,11 @@ def _suggest_names(error: ModelNotFoundError, model: str) -> None:
         error.remedy = f"Did you mean {' or '.join(near)}? list_models() tells what there is."
 
 
-def _too_long(error: RequestTooLargeError, job: Job) -> TextTooLongError:
+def _too_long(error: RequestTooLargeError, batch: Batch) -> TextTooLongError:
     return TextTooLongError(
-        f"The service refuses the text at position {job.positions[0]} as too long: {error.detail}.".replace("..", "."),
+        f"The service refuses the text at position {batch.positions[0]} as too long: {error.detail}.".replace(
+            "..", "."
+        ),
         remedy='Shorten it, or pass on_overflow="truncate" or on_overflow="split".',
-        positions=job.positions,
+        positions=batch.positions,
     )

@@ -10,24 +10,24 @@ import threading
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sized
 from typing import TYPE_CHECKING, Any
 
-from nanogpt_core.cache.base import EmbeddingCache, KeySpace
+from nanogpt_core.cache.base import CacheNamespace, EmbeddingCache
 from nanogpt_core.embeddings import config as checks
-from nanogpt_core.embeddings.batch import host_for
-from nanogpt_core.embeddings.config import Progress, clear_options
-from nanogpt_core.embeddings.dispatch import Delivery
+from nanogpt_core.embeddings.batch import host_limits_for
+from nanogpt_core.embeddings.config import Progress, reject_unknown_options
+from nanogpt_core.embeddings.dispatch import Dispatcher
 from nanogpt_core.embeddings.inputs import check_query, check_texts, iterate_texts
-from nanogpt_core.embeddings.output import Lists, Matrix
-from nanogpt_core.embeddings.pipeline import Calls
+from nanogpt_core.embeddings.output import ArrayOutput, ListOutput
+from nanogpt_core.embeddings.pipeline import Pipeline
 from nanogpt_core.embeddings.planning import Overflow
 from nanogpt_core.embeddings.progress import reporting
-from nanogpt_core.embeddings.response import WidthGuard
-from nanogpt_core.embeddings.stream import EmbeddedBatch, ablocks, ain_order, blocks, in_order
+from nanogpt_core.embeddings.response import DimensionsCheck
+from nanogpt_core.embeddings.stream import EmbeddedBatch, achunked, amap_ordered, chunked, map_ordered
 from nanogpt_core.embeddings.usage import Budget, Estimate, Usage, UsageMeter
-from nanogpt_core.embeddings.widths import width_mismatch
-from nanogpt_core.errors import InvalidTypeError, WidthError
-from nanogpt_core.http.endpoint import DEFAULT_TIMEOUT, ApiKey, Connection, Secret
-from nanogpt_core.http.rate_limiter import DEFAULT_RATE, Claim, Pacer, pacer_for
-from nanogpt_core.http.requester import Transport
+from nanogpt_core.embeddings.widths import dimensions_mismatch
+from nanogpt_core.errors import DimensionsError, InvalidTypeError
+from nanogpt_core.http.endpoint import DEFAULT_TIMEOUT, ApiKey, Endpoint, Secret
+from nanogpt_core.http.rate_limiter import DEFAULT_RATE, RateLimit, RateLimiter, limiter_for
+from nanogpt_core.http.requester import Requester
 from nanogpt_core.models.catalog import ModelInfo, get_model
 from nanogpt_core.models.tokens import TokenCounter
 from nanogpt_core.validation import check_http_client, check_model_name, check_number, check_positive
@@ -82,7 +82,7 @@ class Embedder:
         InvalidTypeError: An option of the wrong type, or one that does not exist. It is a ``TypeError``.
     """
 
-    @clear_options
+    @reject_unknown_options
     def __init__(
         self,
         model: str = "text-embedding-3-small",
@@ -118,7 +118,7 @@ class Embedder:
         checks.check_choices(on_overflow=on_overflow, query_instruction=query_instruction, user=user, progress=progress)
         check_http_client("http_client", http_client, "Client")
         check_http_client("http_async_client", http_async_client, "AsyncClient")
-        self._connection = Connection.resolve(
+        self._endpoint = Endpoint.resolve(
             api_key=api_key,
             base_url=base_url,
             timeout=timeout,
@@ -142,26 +142,26 @@ class Embedder:
         self._set_up(learned=None)
 
     def _set_up(self, learned: int | None) -> None:
-        self._guard = WidthGuard(self._model, self._dimensions, learned)
-        self._transport = Transport(self._connection, *self._http_clients)
-        self._claim = Claim(self._requests_per_second)
-        self._space = KeySpace(self.base_url, self.model, self._dimensions)
+        self._guard = DimensionsCheck(self._model, self._dimensions, learned)
+        self._transport = Requester(self._endpoint, *self._http_clients)
+        self._rate_limit = RateLimit(self._requests_per_second)
+        self._space = CacheNamespace(self.base_url, self.model, self._dimensions)
         parameters = {"model": self.model, "dimensions": self._dimensions, "user": self._user}
-        delivery = Delivery(
+        dispatcher = Dispatcher(
             parameters={name: value for name, value in parameters.items() if value is not None},
-            host=host_for(self.base_url, self.model),
+            host=host_limits_for(self.base_url, self.model),
             guard=self._guard,
             meter=self._meter,
             budget=self._budget,
-            pacer=self._pacer,
+            limiter=self._limiter,
             max_retries=self._max_retries,
-            timeout=self._connection.timeout,
+            timeout=self._endpoint.timeout,
         )
-        self._calls = Calls(
+        self._pipeline = Pipeline(
             model=self._model,
             counter=TokenCounter(self._model),
             on_overflow=self._on_overflow,
-            delivery=delivery,
+            dispatcher=dispatcher,
             transport=self._transport,
             space=self._space,
             cache=self._cache,
@@ -171,11 +171,11 @@ class Embedder:
             progress=self._progress,
         )
 
-    def _pacer(self) -> Pacer:
+    def _limiter(self) -> RateLimiter:
         # Asked for each time, since a fork gives a process its own; held, so that it lives as long as this object.
-        self._held_pacer = pacer_for(self._connection)
-        self._held_pacer.join(self._claim)
-        return self._held_pacer
+        self._held_limiter = limiter_for(self._endpoint)
+        self._held_limiter.join(self._rate_limit)
+        return self._held_limiter
 
     @property
     def model(self) -> str:
@@ -190,13 +190,13 @@ class Embedder:
     @property
     def api_key(self) -> Secret:
         """The key, hidden; its ``get_secret_value()`` returns it."""
-        assert self._connection.key is not None  # noqa: S101 - the constructor resolves a key or raises
-        return self._connection.key
+        assert self._endpoint.key is not None  # noqa: S101 - the constructor resolves a key or raises
+        return self._endpoint.key
 
     @property
     def base_url(self) -> str:
         """Where the API begins."""
-        return self._connection.base_url
+        return self._endpoint.base_url
 
     @property
     def width(self) -> int | None:
@@ -210,14 +210,14 @@ class Embedder:
         known yet, ``stored_width`` becomes the expected one: a reply of another width is an error then.
 
         Raises:
-            ConfigurationError: Store and model do not fit. It is a ``ValueError``.
+            ConfigurationError: CacheLookup and model do not fit. It is a ``ValueError``.
             InvalidTypeError: ``stored_width`` is not a whole number.
         """
         check_number("stored_width", stored_width, 1)
         try:
             self._guard.accept(stored_width)
-        except WidthError as error:
-            raise width_mismatch(self._model, self.width, stored_width) from error
+        except DimensionsError as error:
+            raise dimensions_mismatch(self._model, self.width, stored_width) from error
 
     @property
     def cache_namespace(self) -> str:
@@ -249,7 +249,7 @@ class Embedder:
             InvalidTypeError: Something is not a string. Nothing was sent.
             NanoGPTError: The service could not be reached, refused, or sent a reply that is not right.
         """
-        return self._calls.embed(Matrix, check_texts(texts), batch_size)
+        return self._pipeline.embed(ArrayOutput, check_texts(texts), batch_size)
 
     def embed_lists(self, texts: Iterable[str], *, batch_size: int | None = None) -> list[list[float]]:
         """Do what :meth:`embed` does, and return a list of d floats for each text.
@@ -257,7 +257,7 @@ class Embedder:
         That takes ten times the memory and five times the processor's time of a matrix, part of which passes while
         requests are under way.
         """
-        return self._calls.embed(Lists, check_texts(texts), batch_size)
+        return self._pipeline.embed(ListOutput, check_texts(texts), batch_size)
 
     def embed_query(self, text: str) -> NDArray[np.float32]:
         """Embed a query, with ``query_instruction`` around it.
@@ -271,20 +271,22 @@ class Embedder:
         Raises:
             NanoGPTError: As :meth:`embed`.
         """
-        vector: NDArray[np.float32] = self._calls.embed(Matrix, [self._instructed(text)], None, show=False)[0]
+        vector: NDArray[np.float32] = self._pipeline.embed(ArrayOutput, [self._instructed(text)], None, show=False)[0]
         return vector
 
     async def aembed(self, texts: Iterable[str], *, batch_size: int | None = None) -> NDArray[np.float32]:
         """Do what :meth:`embed` does, without blocking the event loop."""
-        return await self._calls.aembed(Matrix, check_texts(texts), batch_size)
+        return await self._pipeline.aembed(ArrayOutput, check_texts(texts), batch_size)
 
     async def aembed_lists(self, texts: Iterable[str], *, batch_size: int | None = None) -> list[list[float]]:
         """Do what :meth:`embed_lists` does, without blocking the event loop."""
-        return await self._calls.aembed(Lists, check_texts(texts), batch_size)
+        return await self._pipeline.aembed(ListOutput, check_texts(texts), batch_size)
 
     async def aembed_query(self, text: str) -> NDArray[np.float32]:
         """Do what :meth:`embed_query` does, without blocking the event loop."""
-        vector: NDArray[np.float32] = (await self._calls.aembed(Matrix, [self._instructed(text)], None, show=False))[0]
+        vector: NDArray[np.float32] = (
+            await self._pipeline.aembed(ArrayOutput, [self._instructed(text)], None, show=False)
+        )[0]
         return vector
 
     def stream(self, texts: Iterable[str], *, batch_size: int | None = None) -> Iterator[EmbeddedBatch]:
@@ -305,16 +307,18 @@ class Embedder:
             NanoGPTError: As :meth:`embed`; positions are those in the whole stream.
         """
         most, stop = self._streamed(batch_size), threading.Event()
-        row = blocks(iterate_texts(texts), most)
-        return self._reported(in_order(row, lambda block: self._batch(block, stop), self._max_concurrency, stop), texts)
+        row = chunked(iterate_texts(texts), most)
+        return self._reported(
+            map_ordered(row, lambda block: self._batch(block, stop), self._max_concurrency, stop), texts
+        )
 
     async def astream(
         self, texts: Iterable[str] | AsyncIterable[str], *, batch_size: int | None = None
     ) -> AsyncIterator[EmbeddedBatch]:
         """Do what :meth:`stream` does, without blocking the event loop; ``texts`` may be asynchronous too."""
         most, turn = self._streamed(batch_size), asyncio.Lock()
-        row = ablocks(texts if isinstance(texts, AsyncIterable) else iterate_texts(texts), most)
-        batches = ain_order(row, lambda block: self._abatch(block, turn), self._max_concurrency)
+        row = achunked(texts if isinstance(texts, AsyncIterable) else iterate_texts(texts), most)
+        batches = amap_ordered(row, lambda block: self._abatch(block, turn), self._max_concurrency)
         with reporting(self._progress, _length(texts)) as report:
             async with contextlib.aclosing(batches):
                 async for batch in batches:
@@ -331,13 +335,13 @@ class Embedder:
         first, texts = block
         texts = check_texts(texts, first)
         return EmbeddedBatch(
-            first, texts, self._calls.embed(Matrix, texts, len(texts), show=False, first=first, stop=stop)
+            first, texts, self._pipeline.embed(ArrayOutput, texts, len(texts), show=False, first=first, stop=stop)
         )
 
     async def _abatch(self, block: tuple[int, list[str]], turn: asyncio.Lock) -> EmbeddedBatch:
         first, texts = block
         texts = check_texts(texts, first)
-        vectors = await self._calls.aembed(Matrix, texts, len(texts), show=False, first=first, turn=turn)
+        vectors = await self._pipeline.aembed(ArrayOutput, texts, len(texts), show=False, first=first, turn=turn)
         return EmbeddedBatch(first, texts, vectors)
 
     def estimate(self, texts: Iterable[str]) -> Estimate:
@@ -347,7 +351,7 @@ class Embedder:
             InvalidInputError: As :meth:`embed`.
             InvalidTypeError: As :meth:`embed`.
         """
-        return self._calls.estimate(check_texts(texts))
+        return self._pipeline.estimate(check_texts(texts))
 
     def _instructed(self, text: str) -> str:
         query = check_query(text)
@@ -363,7 +367,7 @@ class Embedder:
         return batch_size or self._batch_size or min(self._model.batch_size, _STREAMED)
 
     def __repr__(self) -> str:
-        if "_calls" not in self.__dict__:
+        if "_pipeline" not in self.__dict__:
             return f"<{type(self).__name__}, not made>"  # a debugger may ask while the constructor fails
         reduced = f", dimensions={self._dimensions}" if self._dimensions is not None else ""
         return f"{type(self).__name__}(model={self.model!r}{reduced}, base_url={self.base_url!r})"
@@ -377,7 +381,7 @@ class Embedder:
         return self._settings()
 
     def _settings(self) -> dict[str, Any]:
-        made = ("_guard", "_transport", "_claim", "_held_pacer", "_space", "_calls")
+        made = ("_guard", "_transport", "_rate_limit", "_held_limiter", "_space", "_pipeline")
         settings = {name: value for name, value in self.__dict__.items() if name not in made}
         return {**settings, "learned": self._guard.learned}
 

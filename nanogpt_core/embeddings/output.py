@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from nanogpt_core.embeddings.lists import lists_in_parts, to_lists
+from nanogpt_core.embeddings.lists import iter_lists, to_lists
 from nanogpt_core.embeddings.memory import empty_matrix
 from nanogpt_core.embeddings.planning import Plan
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Form", "Lists", "Matrix", "in_one"]
+__all__ = ["ArrayOutput", "ListOutput", "Output", "in_one"]
 
 R_co = TypeVar("R_co", covariant=True)
 
 
-class Form(Protocol[R_co]):
+class Output(Protocol[R_co]):
     """What a call makes of its vectors."""
 
     def __init__(self, plan: Plan) -> None:
@@ -44,7 +44,7 @@ class Form(Protocol[R_co]):
         """Return the vectors of some of the caller's texts, ``(len(positions), d)`` float32."""
 
 
-class Matrix:
+class ArrayOutput:
     """A matrix, ``(n, d)`` float32."""
 
     def __init__(self, plan: Plan) -> None:
@@ -89,7 +89,7 @@ class Matrix:
         return self._plan.assemble(self._vectors, positions)
 
 
-class Lists:
+class ListOutput:
     """A list of floats for each text, which the frameworks want.
 
     They are made while other requests are under way, and without a whole matrix beside them: a text's list takes ten
@@ -98,7 +98,7 @@ class Lists:
 
     def __init__(self, plan: Plan) -> None:
         plain = plan.texts == len(plan.wire) and not plan.pieces
-        self._matrix = None if plain else Matrix(plan)
+        self._matrix = None if plain else ArrayOutput(plan)
         self._lists: list[list[float]] = [[]] * len(plan.wire) if plain else []
 
     def room(self, rows: Sequence[int], width: int) -> NDArray[np.float32] | None:
@@ -111,7 +111,7 @@ class Lists:
 
     def _put(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> Iterator[None]:
         left = iter(rows)
-        for lists in lists_in_parts(vectors):
+        for lists in iter_lists(vectors):
             for numbers, row in zip(lists, left, strict=False):
                 self._lists[row] = numbers
             yield

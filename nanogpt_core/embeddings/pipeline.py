@@ -10,21 +10,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nanogpt_core._runtime import clock
-from nanogpt_core._runtime.workers import in_tasks, in_threads
-from nanogpt_core.cache.base import EmbeddingCache, KeySpace
-from nanogpt_core.cache.lookup import Store
-from nanogpt_core.embeddings.batch import Job
+from nanogpt_core._runtime.workers import run_in_tasks, run_in_threads
+from nanogpt_core.cache.base import CacheNamespace, EmbeddingCache
+from nanogpt_core.cache.lookup import CacheLookup
+from nanogpt_core.embeddings.batch import Batch
 from nanogpt_core.embeddings.config import Progress, check_batch_size
-from nanogpt_core.embeddings.dispatch import Call, Delivery
-from nanogpt_core.embeddings.output import Form
-from nanogpt_core.embeddings.planning import Overflow, Plan, make_plan, pack
+from nanogpt_core.embeddings.dispatch import CallContext, Dispatcher
+from nanogpt_core.embeddings.output import Output
+from nanogpt_core.embeddings.planning import Overflow, Plan, make_batches, make_plan
 from nanogpt_core.embeddings.progress import reporting
-from nanogpt_core.embeddings.results import Gathering
-from nanogpt_core.embeddings.runner import adrive, drive
+from nanogpt_core.embeddings.results import ResultCollector
+from nanogpt_core.embeddings.runner import run_async, run_sync
 from nanogpt_core.embeddings.usage import Estimate, price
 from nanogpt_core.errors import NanoGPTError
 from nanogpt_core.http.redaction import redacted
-from nanogpt_core.http.requester import Transport
+from nanogpt_core.http.requester import Requester
 from nanogpt_core.models.catalog import ModelInfo
 from nanogpt_core.models.tokens import TokenCounter
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     P = ParamSpec("P")
 
-__all__ = ["Calls"]
+__all__ = ["Pipeline"]
 
 R = TypeVar("R")
 
@@ -44,14 +44,14 @@ _SPREAD = 128
 
 
 @dataclass(frozen=True)
-class Calls:
+class Pipeline:
     """How an object's calls are answered.
 
     Attributes:
         model: What is known about the model.
         counter: Counts its tokens.
         on_overflow: What to do with a text that is over the model's limit.
-        delivery: Gets one request's vectors.
+        dispatcher: Gets one request's vectors.
         transport: Sends it.
         space: Makes the cache's keys.
         cache: Where vectors are kept, or None.
@@ -64,9 +64,9 @@ class Calls:
     model: ModelInfo
     counter: TokenCounter
     on_overflow: Overflow
-    delivery: Delivery
-    transport: Transport
-    space: KeySpace
+    dispatcher: Dispatcher
+    transport: Requester
+    space: CacheNamespace
     cache: EmbeddingCache | None
     batch_size: int | None
     max_concurrency: int
@@ -75,7 +75,7 @@ class Calls:
 
     def embed(
         self,
-        form: type[Form[R]],
+        form: type[Output[R]],
         texts: list[str],
         batch_size: int | None,
         *,
@@ -97,16 +97,16 @@ class Calls:
         deadline = self._until()
         plan = make_plan(texts, self.counter, self.on_overflow, first)
         with self._gathering(form, plan, deadline, show=show) as gathering:
-            call = Call(gathering, deadline, stop)
-            jobs = self._prepare(plan, gathering, batch_size)
-            if jobs:
+            call = CallContext(gathering, deadline, stop)
+            batches = self._prepare(plan, gathering, batch_size)
+            if batches:
                 self.transport.client()  # before any request's turn, since that takes its time at first
-            in_threads([self._task(job, call) for job in jobs], self.max_concurrency, call.stop)
+            run_in_threads([self._task(batch, call) for batch in batches], self.max_concurrency, call.stop)
             return gathering.result()
 
     async def aembed(
         self,
-        form: type[Form[R]],
+        form: type[Output[R]],
         texts: list[str],
         batch_size: int | None,
         *,
@@ -130,13 +130,15 @@ class Calls:
         hand_over = len(texts) > _PLAN_IN_LOOP
         plan = await _maybe_in_thread(hand_over, make_plan, texts, self.counter, self.on_overflow, first)
         with self._gathering(form, plan, deadline, show=show) as gathering:
-            call = Call(gathering, deadline)
+            call = CallContext(gathering, deadline)
             on_disk = hand_over or self.cache is not None
-            jobs = await _maybe_in_thread(on_disk, self._prepare, plan, gathering, batch_size)
-            if jobs:
+            batches = await _maybe_in_thread(on_disk, self._prepare, plan, gathering, batch_size)
+            if batches:
                 await self.transport.async_client()
             turn = turn or asyncio.Lock()
-            await in_tasks([self._coroutine(job, call, turn) for job in jobs], self.max_concurrency, call.stop)
+            await run_in_tasks(
+                [self._coroutine(batch, call, turn) for batch in batches], self.max_concurrency, call.stop
+            )
             return await _maybe_in_thread(hand_over, gathering.result)
 
     def _most_items(self, batch_size: int | None, texts: int) -> int:
@@ -144,40 +146,40 @@ class Calls:
         # Many requests at once end sooner than a few large ones, as far as there are texts for them.
         return told or min(self.model.batch_size, max(_SPREAD, -(-texts // self.max_concurrency)))
 
-    def _prepare(self, plan: Plan, gathering: Gathering[Any], batch_size: int | None) -> list[Job]:
+    def _prepare(self, plan: Plan, gathering: ResultCollector[Any], batch_size: int | None) -> list[Batch]:
         found = gathering.look_up()
-        self.delivery.meter.add_cached(found)
-        jobs = self._jobs(plan, gathering.missing if found else range(len(plan.wire)), batch_size)
-        if self.delivery.budget.limited:
-            self.delivery.budget.check(sum(sum(job.tokens) for job in jobs))
-        return jobs
+        self.dispatcher.meter.add_cached(found)
+        batches = self._batches(plan, gathering.missing if found else range(len(plan.wire)), batch_size)
+        if self.dispatcher.budget.limited:
+            self.dispatcher.budget.check(sum(sum(batch.tokens) for batch in batches))
+        return batches
 
-    def _jobs(self, plan: Plan, rows: Sequence[int], batch_size: int | None) -> list[Job]:
+    def _batches(self, plan: Plan, rows: Sequence[int], batch_size: int | None) -> list[Batch]:
         most = self._most_items(batch_size, len(rows))
         weights = plan.weights if len(rows) == len(plan.wire) else [plan.weights[row] for row in rows]
-        parts = [rows[part.start : part.stop] for part in pack(weights, most, self.model.max_request_tokens)]
-        return [job for part in parts for job in self.delivery.host.parts(self._job(plan, part))]
+        parts = [rows[part.start : part.stop] for part in make_batches(weights, most, self.model.max_request_tokens)]
+        return [batch for part in parts for batch in self.dispatcher.host.parts(self._batch(plan, part))]
 
-    def _job(self, plan: Plan, rows: Sequence[int]) -> Job:
+    def _batch(self, plan: Plan, rows: Sequence[int]) -> Batch:
         texts = plan.wire[rows[0] : rows[-1] + 1] if isinstance(rows, range) else [plan.wire[row] for row in rows]
         # Only a budget needs to know the tokens well.
-        tokens = [self.counter.count(text) for text in texts] if self.delivery.budget.limited else []
-        return Job(texts, rows, [plan.positions[row] for row in rows], tokens)
+        tokens = [self.counter.count(text) for text in texts] if self.dispatcher.budget.limited else []
+        return Batch(texts, rows, [plan.positions[row] for row in rows], tokens)
 
     def _until(self) -> float | None:
         return None if self.deadline is None else clock.now() + self.deadline
 
-    def _store(self, deadline: float | None) -> Store | None:
-        return None if self.cache is None else Store(self.cache, self.space, deadline)
+    def _store(self, deadline: float | None) -> CacheLookup | None:
+        return None if self.cache is None else CacheLookup(self.cache, self.space, deadline)
 
     @contextlib.contextmanager
     def _gathering(
-        self, form: type[Form[R]], plan: Plan, deadline: float | None, *, show: bool
-    ) -> Iterator[Gathering[R]]:
-        with redacted(self.transport.connection), reporting(self.progress if show else None, plan.texts) as report:
+        self, form: type[Output[R]], plan: Plan, deadline: float | None, *, show: bool
+    ) -> Iterator[ResultCollector[R]]:
+        with redacted(self.transport.endpoint), reporting(self.progress if show else None, plan.texts) as report:
             store = self._store(deadline)
-            gathering = Gathering(
-                form, plan, guard=self.delivery.guard, model=self.model.id, store=store, report=report
+            gathering = ResultCollector(
+                form, plan, guard=self.dispatcher.guard, model=self.model.id, store=store, report=report
             )
             try:
                 yield gathering
@@ -185,11 +187,13 @@ class Calls:
                 gathering.add_to(error)
                 raise
 
-    def _task(self, job: Job, call: Call) -> Callable[[], None]:
-        return lambda: drive(self.delivery.deliver(job, call), self.transport, call.stop)
+    def _task(self, batch: Batch, call: CallContext) -> Callable[[], None]:
+        return lambda: run_sync(self.dispatcher.dispatch(batch, call), self.transport, call.stop)
 
-    def _coroutine(self, job: Job, call: Call, turn: asyncio.Lock) -> Callable[[asyncio.Event], Awaitable[None]]:
-        return lambda halt: adrive(self.delivery.deliver(job, call), self.transport, halt, turn)
+    def _coroutine(
+        self, batch: Batch, call: CallContext, turn: asyncio.Lock
+    ) -> Callable[[asyncio.Event], Awaitable[None]]:
+        return lambda halt: run_async(self.dispatcher.dispatch(batch, call), self.transport, halt, turn)
 
     def estimate(self, texts: list[str]) -> Estimate:
         """Say what embedding texts, which have been checked, would take."""
@@ -204,7 +208,7 @@ class Calls:
             cached=plan.answered_by(found),
             tokens=tokens,
             cost_usd=price(tokens, self.model.usd_per_million_tokens),
-            requests=len(self._jobs(plan, missing, None)),
+            requests=len(self._batches(plan, missing, None)),
             counting=self.counter.kind,
         )
 

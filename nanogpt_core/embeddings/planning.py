@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["OVERFLOW_MODES", "Overflow", "Plan", "make_plan", "pack"]
+__all__ = ["OVERFLOW_MODES", "Overflow", "Plan", "make_batches", "make_plan"]
 
 Overflow = Literal["error", "truncate", "split"]
 OVERFLOW_MODES: tuple[Overflow, ...] = ("error", "truncate", "split")
@@ -181,7 +181,7 @@ def _too_long(found: Sequence[tuple[int, int]], counter: TokenCounter) -> TextTo
     )
 
 
-def pack(weights: Sequence[int], max_items: int, max_tokens: int | None) -> list[range]:
+def make_batches(weights: Sequence[int], max_items: int, max_tokens: int | None) -> list[range]:
     """Cut a row of texts into requests, each with at most so many items and tokens.
 
     Args:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nanogpt_core._runtime.fork import ForkSafe
-from nanogpt_core._runtime.gc_pause import held_back
-from nanogpt_core.errors import DamagedReplyError, ReplyError, WidthError
+from nanogpt_core._runtime.gc_pause import gc_paused
+from nanogpt_core.errors import DamagedReplyError, DimensionsError, ReplyError
 from nanogpt_core.http.error_body import error_message, excerpt
 from nanogpt_core.models.catalog import ModelInfo
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
-    "Reply",
-    "WidthGuard",
+    "DimensionsCheck",
+    "EmbeddingResponse",
     "names_same_model",
-    "read_reply",
+    "parse_embeddings",
 ]
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -35,7 +35,7 @@ _MOST_TOKENS = 2**53  # beyond this a float, and so a price, is no longer exact
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class EmbeddingResponse:
     """A reply that was read and checked.
 
     Attributes:
@@ -49,7 +49,7 @@ class Reply:
     model: str | None
 
 
-class WidthGuard(ForkSafe):
+class DimensionsCheck(ForkSafe):
     """Holds the one width that an object's vectors have.
 
     It is what ``dimensions`` asked for; else the first reply's, if a source gives that width for the model or no source
@@ -97,7 +97,7 @@ class WidthGuard(ForkSafe):
         """Settle the width, or check it against the settled one.
 
         Raises:
-            WidthError: It is not the right width.
+            DimensionsError: It is not the right width.
         """
         with self._lock:
             if self._width == width:
@@ -107,15 +107,15 @@ class WidthGuard(ForkSafe):
                 self._width = width
                 return
         expected = " or ".join(map(str, sorted(allowed)))
-        raise WidthError(
+        raise DimensionsError(
             f"The reply's vectors have {width} dimensions, not {expected}, as expected of {self._model}.",
             remedy="Nothing was returned or kept. Check the model's name and `dimensions`.",
             width=width,
         )
 
 
-def read_reply(body: bytes, count: int, room: NDArray[np.float32] | None = None) -> Reply:
-    """Read the reply to a request of ``count`` texts; see :class:`WidthGuard` for the check of its width.
+def parse_embeddings(body: bytes, count: int, room: NDArray[np.float32] | None = None) -> EmbeddingResponse:
+    """Read the reply to a request of ``count`` texts; see :class:`DimensionsCheck` for the check of its width.
 
     Args:
         body: The reply.
@@ -127,12 +127,12 @@ def read_reply(body: bytes, count: int, room: NDArray[np.float32] | None = None)
         DamagedReplyError: It is not whole JSON, or a vector's base64 is damaged.
         ReplyError: It does not hold the vectors asked for.
     """
-    with held_back():
+    with gc_paused():
         document, embeddings = _parsed(body, count)
         vectors = _matrix(embeddings, room)
     _check_numbers(vectors)
     model = document.get("model")
-    return Reply(vectors, _prompt_tokens(document.get("usage")), model if isinstance(model, str) else None)
+    return EmbeddingResponse(vectors, _prompt_tokens(document.get("usage")), model if isinstance(model, str) else None)
 
 
 def _parsed(body: bytes, count: int) -> tuple[dict[str, Any], list[Any]]:

@@ -7,23 +7,23 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from nanogpt_core.cache.lookup import Store
-from nanogpt_core.embeddings.batch import Job
-from nanogpt_core.embeddings.output import Form, in_one
+from nanogpt_core.cache.lookup import CacheLookup
+from nanogpt_core.embeddings.batch import Batch
+from nanogpt_core.embeddings.output import Output, in_one
 from nanogpt_core.embeddings.planning import Plan
-from nanogpt_core.embeddings.response import Reply, WidthGuard, names_same_model
-from nanogpt_core.errors import NanoGPTError, WidthError
+from nanogpt_core.embeddings.response import DimensionsCheck, EmbeddingResponse, names_same_model
+from nanogpt_core.errors import DimensionsError, NanoGPTError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Gathering"]
+__all__ = ["ResultCollector"]
 
 R = TypeVar("R")
 
 
-class Gathering(Generic[R]):
+class ResultCollector(Generic[R]):
     """What one call has got so far.
 
     Args:
@@ -37,12 +37,12 @@ class Gathering(Generic[R]):
 
     def __init__(
         self,
-        form: type[Form[R]],
+        form: type[Output[R]],
         plan: Plan,
         *,
-        guard: WidthGuard,
+        guard: DimensionsCheck,
         model: str,
-        store: Store | None,
+        store: CacheLookup | None,
         report: Callable[[int], object],
     ) -> None:
         self._vectors = form(plan)
@@ -65,7 +65,7 @@ class Gathering(Generic[R]):
         """Take from the cache what it has, and return how many rows that were. May block.
 
         Raises:
-            WidthError: What the cache holds is of another width than the model's vectors have.
+            DimensionsError: What the cache holds is of another width than the model's vectors have.
         """
         if self._store is None or not self._plan.wire:
             return 0
@@ -81,7 +81,7 @@ class Gathering(Generic[R]):
     def _accept_cached(self, width: int) -> None:
         try:
             self._guard.accept(width)
-        except WidthError as error:
+        except DimensionsError as error:
             error.message = error.message.replace("The reply's", "The cache's", 1)
             error.remedy = "Use another cache file, or clear this one with clear_cache()."
             # What was taken may be what is wrong.
@@ -89,22 +89,22 @@ class Gathering(Generic[R]):
             raise
         self._cached_width = self._guard.width
 
-    def room(self, job: Job) -> NDArray[np.float32] | None:
+    def room(self, batch: Batch) -> NDArray[np.float32] | None:
         """Return where the vectors of one request will be, so that they need not be copied; None where that is open."""
         width = self._guard.width
-        return None if width is None else self._vectors.room(job.rows, width)
+        return None if width is None else self._vectors.room(batch.rows, width)
 
-    def accept(self, job: Job, reply: Reply) -> Iterator[None]:
+    def accept(self, batch: Batch, reply: EmbeddingResponse) -> Iterator[None]:
         """Take the vectors of one request, part by part."""
-        return self._take(job.rows, reply.vectors)
+        return self._take(batch.rows, reply.vectors)
 
     @property
     def keeps_on_disk(self) -> bool:
         """Whether :meth:`keep` may block: where there is a cache, whichever it is."""
         return self._store is not None
 
-    def keep(self, job: Job, reply: Reply) -> None:
-        """Store the vectors of one request in the cache."""
+    def keep(self, batch: Batch, reply: EmbeddingResponse) -> None:
+        """CacheLookup the vectors of one request in the cache."""
         trusted = names_same_model(self._model, reply.model)
         if not trusted:
             warnings.warn(
@@ -114,7 +114,7 @@ class Gathering(Generic[R]):
                 stacklevel=2,
             )
         if self._store is not None and trusted:
-            self._store.put(job.texts, reply.vectors)
+            self._store.put(batch.texts, reply.vectors)
 
     def _take(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> Iterator[None]:
         yield from self._vectors.put(rows, vectors)
@@ -133,7 +133,7 @@ class Gathering(Generic[R]):
 
     def add_to(self, error: NanoGPTError) -> None:
         """Put what is done into an error that ends the call, and what the cache may have to do with it."""
-        if isinstance(error, WidthError) and self._cached_width is not None:
+        if isinstance(error, DimensionsError) and self._cached_width is not None:
             error.remedy += f" The cache's have {self._cached_width}: if the service changed the model, clear_cache()."
         if error.failed_positions or not self._plan.texts:
             return

@@ -1,7 +1,7 @@
-"""Does what a delivery wants done, in a thread or in an event loop.
+"""Does what a dispatcher wants done, in a thread or in an event loop.
 
-A delivery is a generator that decides and does nothing: it yields :class:`Send`, :class:`Wait`, :class:`Do` or
-:class:`GiveWay`, and is handed the result or the error.
+A dispatcher is a generator that decides and does nothing: it yields :class:`Send`, :class:`Wait`, :class:`Do` or
+:class:`Yield`, and is handed the result or the error.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 from nanogpt_core._runtime import clock
 from nanogpt_core.errors import NanoGPTError
-from nanogpt_core.http.requester import Transport
+from nanogpt_core.http.requester import Requester
 
-__all__ = ["Action", "Do", "GiveWay", "Send", "Step", "Wait", "adrive", "drive"]
+__all__ = ["Action", "Run", "Send", "Step", "Wait", "Yield", "run_async", "run_sync"]
 
 # A reply that takes a millisecond to read.
 _LARGE = 1 << 18
@@ -41,22 +41,22 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
-class Do:
+class Run:
     """Have this called, where it may block."""
 
     work: Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
-class GiveWay:
+class Yield:
     """Let an event loop do what else there is to do, before work goes on that takes a while."""
 
 
-Action = Send | Wait | Do | GiveWay
+Action = Send | Wait | Run | Yield
 Step = Generator[Action, bytes, None]
 
 
-def drive(step: Step, transport: Transport, stop: threading.Event) -> None:
+def run_sync(step: Step, transport: Requester, stop: threading.Event) -> None:
     """Do what ``step`` asks for until it is done; cut waits short when ``stop`` is set."""
     try:
         action = next(step)
@@ -73,18 +73,18 @@ def drive(step: Step, transport: Transport, stop: threading.Event) -> None:
         return
 
 
-def _do(action: Action, transport: Transport, stop: threading.Event) -> bytes:
+def _do(action: Action, transport: Requester, stop: threading.Event) -> bytes:
     if isinstance(action, Send):
         return transport.send(action.path, action.body, action.seconds, action.most_bytes)
     if isinstance(action, Wait):
-        clock.wait_seconds(action.seconds, stop)
-    elif isinstance(action, Do):
+        clock.sleep(action.seconds, stop)
+    elif isinstance(action, Run):
         action.work()
     return b""
 
 
-async def adrive(step: Step, transport: Transport, stop: asyncio.Event, turn: asyncio.Lock) -> None:
-    """Do what ``step`` asks for until it is done, without blocking the event loop; as :func:`drive`.
+async def run_async(step: Step, transport: Requester, stop: asyncio.Event, turn: asyncio.Lock) -> None:
+    """Do what ``step`` asks for until it is done, without blocking the event loop; as :func:`run_sync`.
 
     Replies may come in together. Large ones are read one after another, as they are given ``turn``, and in between the
     event loop goes on.
@@ -104,7 +104,7 @@ async def adrive(step: Step, transport: Transport, stop: asyncio.Event, turn: as
             async with turn:
                 try:
                     action = step.send(result.pop())
-                    while isinstance(action, GiveWay):
+                    while isinstance(action, Yield):
                         await asyncio.sleep(0)
                         action = step.send(b"")
                 finally:
@@ -113,12 +113,12 @@ async def adrive(step: Step, transport: Transport, stop: asyncio.Event, turn: as
         return
 
 
-async def _ado(action: Action, transport: Transport, stop: asyncio.Event) -> bytes:
+async def _ado(action: Action, transport: Requester, stop: asyncio.Event) -> bytes:
     if isinstance(action, Send):
         return await transport.asend(action.path, action.body, action.seconds, action.most_bytes)
     if isinstance(action, Wait):
-        await clock.await_seconds(action.seconds, stop)
-    elif isinstance(action, GiveWay):
+        await clock.async_sleep(action.seconds, stop)
+    elif isinstance(action, Yield):
         await asyncio.sleep(0)
     else:
         # Not to_thread, which takes back what no thread has begun: whoever cancels the call keeps what it has got.

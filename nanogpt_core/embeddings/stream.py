@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
-from nanogpt_core._runtime.workers import GRACE, begin_thread, leave_at_exit
+from nanogpt_core._runtime.workers import GRACE, park_if_exiting, start_thread
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["EmbeddedBatch", "ablocks", "ain_order", "blocks", "in_order"]
+__all__ = ["EmbeddedBatch", "achunked", "amap_ordered", "chunked", "map_ordered"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -40,18 +40,18 @@ class EmbeddedBatch:
     vectors: NDArray[np.float32]
 
 
-def blocks(items: Iterator[T], size: int) -> Iterator[Block[T]]:
-    """Cut a row into blocks of ``size`` items."""
+def chunked(items: Iterator[T], size: int) -> Iterator[Block[T]]:
+    """Cut a row into chunked of ``size`` items."""
     start = 0
     while block := list(islice(items, size)):
         yield start, block
         start += len(block)
 
 
-async def ablocks(items: AsyncIterable[T] | Iterator[T], size: int) -> AsyncIterator[Block[T]]:
-    """Cut a row into blocks of ``size`` items; the row may be asynchronous."""
+async def achunked(items: AsyncIterable[T] | Iterator[T], size: int) -> AsyncIterator[Block[T]]:
+    """Cut a row into chunked of ``size`` items; the row may be asynchronous."""
     if not isinstance(items, AsyncIterable):
-        for block in blocks(items, size):
+        for block in chunked(items, size):
             yield block
         return
     start, gathered = 0, []
@@ -64,7 +64,7 @@ async def ablocks(items: AsyncIterable[T] | Iterator[T], size: int) -> AsyncIter
         yield start, gathered
 
 
-def in_order(row: Iterator[T], work: Callable[[T], R], window: int, stop: threading.Event) -> Iterator[R]:
+def map_ordered(row: Iterator[T], work: Callable[[T], R], window: int, stop: threading.Event) -> Iterator[R]:
     """Yield ``work(block)`` for each block, in order, with at most ``window`` under way; the row is read no further.
 
     When the consumer stops, or something fails, ``stop`` is set and what is under way is waited for, but not for long.
@@ -83,7 +83,7 @@ def in_order(row: Iterator[T], work: Callable[[T], R], window: int, stop: thread
     finally:
         stop.set()
         wait(under_way, timeout=GRACE)
-        leave_at_exit()
+        park_if_exiting()
 
 
 def _begun(work: Callable[[T], R], block: T, stop: threading.Event) -> Future[R]:
@@ -96,12 +96,14 @@ def _begun(work: Callable[[T], R], block: T, stop: threading.Event) -> Future[R]
         except BaseException as error:  # noqa: BLE001 - raised in the consumer's thread
             future.set_exception(error)
 
-    begin_thread(run, "nanogpt-stream", stop)
+    start_thread(run, "nanogpt-stream", stop)
     return future
 
 
-async def ain_order(row: AsyncIterator[T], work: Callable[[T], Awaitable[R]], window: int) -> AsyncGenerator[R, None]:
-    """Do what :func:`in_order` does with tasks; what is under way when the consumer stops is cancelled."""
+async def amap_ordered(
+    row: AsyncIterator[T], work: Callable[[T], Awaitable[R]], window: int
+) -> AsyncGenerator[R, None]:
+    """Do what :func:`map_ordered` does with tasks; what is under way when the consumer stops is cancelled."""
     under_way: deque[asyncio.Future[R]] = deque()
     try:
         async for block in row:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.models.catalog import MODELS, ModelInfo
 
-__all__ = ["width_mismatch"]
+__all__ = ["dimensions_mismatch"]
 
 _MOST_NAMES = 4
 
 
-def width_mismatch(model: ModelInfo, width: int | None, stored_width: int) -> ConfigurationError:
+def dimensions_mismatch(model: ModelInfo, width: int | None, stored_width: int) -> ConfigurationError:
     """Return the error for a store of ``stored_width`` floats a vector and a model of another width.
 
     Args:

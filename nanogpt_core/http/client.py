@@ -13,7 +13,7 @@ import openai
 from openai._version import __version__ as sdk_version
 
 from nanogpt_core.http.deadline import protect, protect_async
-from nanogpt_core.http.endpoint import Connection
+from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.pool import AsyncSharedTransport, SharedTransport, http
 
 __all__ = ["AsyncClient", "Client", "call", "make_async_client", "make_client"]
@@ -39,17 +39,17 @@ def _own_environment(client: Client | AsyncClient, headers: Mapping[str, str]) -
     client._custom_headers = {**_HEADERS, **own}
 
 
-def _plain_key(connection: Connection) -> str:
-    return connection.key.get_secret_value() if connection.key else "none"
+def _plain_key(endpoint: Endpoint) -> str:
+    return endpoint.key.get_secret_value() if endpoint.key else "none"
 
 
 class Client(openai.OpenAI):
     """The SDK's client, sending our headers alone."""
 
     @staticmethod
-    def key_for_sdk(connection: Connection) -> str:
+    def key_for_sdk(endpoint: Endpoint) -> str:
         """Return what the SDK is given as its key."""
-        return _plain_key(connection)
+        return _plain_key(endpoint)
 
     @property
     def default_headers(self) -> dict[str, Any]:
@@ -64,9 +64,9 @@ class AsyncClient(openai.AsyncOpenAI):
     """The SDK's async client, sending our headers alone."""
 
     @staticmethod
-    def key_for_sdk(connection: Connection) -> str:
+    def key_for_sdk(endpoint: Endpoint) -> str:
         """Return what the SDK is given as its key."""
-        return _plain_key(connection)
+        return _plain_key(endpoint)
 
     @property
     def default_headers(self) -> dict[str, Any]:
@@ -104,24 +104,24 @@ ClientT = TypeVar("ClientT", bound=Client)
 AsyncClientT = TypeVar("AsyncClientT", bound=AsyncClient)
 
 
-def call(client: Client | AsyncClient, connection: Connection, path: str, body: bytes | None) -> Any:
+def call(client: Client | AsyncClient, endpoint: Endpoint, path: str, body: bytes | None) -> Any:
     """POST ``body`` to ``path``, or GET it where there is no body.
 
     Returns:
         The HTTP response; from an async client, an awaitable of it.
     """
     options: Any = {"follow_redirects": False}
-    if connection.key is None:
+    if endpoint.key is None:
         options["headers"] = {"Authorization": openai.Omit()}
     if body is None:
         return client.get(path, cast_to=http.Response, options=options)
     return client.post(path, cast_to=http.Response, content=body, options=options)
 
 
-def _arguments(connection: Connection) -> dict[str, Any]:
-    timeout = connection.timeout
+def _arguments(endpoint: Endpoint) -> dict[str, Any]:
+    timeout = endpoint.timeout
     return {
-        "base_url": connection.base_url,
+        "base_url": endpoint.base_url,
         "timeout": http.Timeout(timeout, connect=min(10.0, timeout)),
         "max_retries": 0,  # the one retry layer is ours
     }
@@ -130,23 +130,23 @@ def _arguments(connection: Connection) -> dict[str, Any]:
 # A caller's own client is copied: the copy shares its connections, and bounds are set on the copy alone.
 
 
-def make_client(connection: Connection, http_client: Any = None, kind: type[ClientT] = Client) -> ClientT:  # type: ignore[assignment]
+def make_client(endpoint: Endpoint, http_client: Any = None, kind: type[ClientT] = Client) -> ClientT:  # type: ignore[assignment]
     """Return a sync client that never follows a redirect. It may be used in any thread, and after a fork.
 
     Args:
-        connection: Where to and with which key.
+        endpoint: Where to and with which key.
         http_client: The caller's own ``httpx`` client, or None.
         kind: The class to make.
     """
     own = copy.copy(http_client) or _with_cookies(http.Client(transport=SharedTransport(), follow_redirects=False))
     protect(own)
-    client = kind(http_client=own, api_key=kind.key_for_sdk(connection), **_arguments(connection))
-    _own_environment(client, connection.headers)
+    client = kind(http_client=own, api_key=kind.key_for_sdk(endpoint), **_arguments(endpoint))
+    _own_environment(client, endpoint.headers)
     return client
 
 
 def make_async_client(
-    connection: Connection,
+    endpoint: Endpoint,
     http_client: Any = None,
     kind: type[AsyncClientT] = AsyncClient,  # type: ignore[assignment]
 ) -> AsyncClientT:
@@ -155,6 +155,6 @@ def make_async_client(
         http.AsyncClient(transport=AsyncSharedTransport(), follow_redirects=False)
     )
     protect_async(own)
-    client = kind(http_client=own, api_key=kind.key_for_sdk(connection), **_arguments(connection))
-    _own_environment(client, connection.headers)
+    client = kind(http_client=own, api_key=kind.key_for_sdk(endpoint), **_arguments(endpoint))
+    _own_environment(client, endpoint.headers)
     return client

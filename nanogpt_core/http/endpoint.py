@@ -20,7 +20,7 @@ __all__ = [
     "DEFAULT_TIMEOUT",
     "KEY_VARIABLES",
     "ApiKey",
-    "Connection",
+    "Endpoint",
     "Secret",
     "SecretLike",
     "is_loopback",
@@ -128,7 +128,7 @@ reduction.register(Secret, _send_to_worker)
 
 
 @dataclass(frozen=True, slots=True)
-class Connection:
+class Endpoint:
     """How to reach the service. Safe to print: the key and the headers' values are not shown.
 
     Attributes:
@@ -153,7 +153,7 @@ class Connection:
         headers: Mapping[str, str] | None = None,
         allow_insecure_http: bool = False,
         key_required: bool = True,
-    ) -> Connection:
+    ) -> Endpoint:
         """Check the arguments and fill the gaps from the environment.
 
         Args:

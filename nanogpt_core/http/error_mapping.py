@@ -15,7 +15,7 @@ from nanogpt_core.errors import NanoGPTError, StatusError
 from nanogpt_core.http.error_body import error_message, error_param, excerpt
 from nanogpt_core.http.retry import LONGEST_WAIT, reset_words, retry_after
 
-__all__ = ["shorten", "translate"]
+__all__ = ["map_error", "truncate_sdk_error"]
 
 _BY_STATUS: dict[int, tuple[type[StatusError], str]] = {
     401: (errors.AuthenticationError, "Check the key in api_key or NANOGPT_API_KEY."),
@@ -38,7 +38,7 @@ _QUOTA_WORDS = re.compile(r"quota|daily|per.day|\brpd\b")
 _QUOTA_CODES = ("insufficient_quota", "daily_rpd_limit_exceeded", "daily_usd_limit_exceeded")
 
 
-def translate(error: Exception, host: str, seconds: float) -> NanoGPTError:
+def map_error(error: Exception, host: str, seconds: float) -> NanoGPTError:
     """Return our error for ``error``, to be raised from it.
 
     Args:
@@ -68,7 +68,7 @@ def translate(error: Exception, host: str, seconds: float) -> NanoGPTError:
     return errors.ConnectionFailedError(f"No answer from {host}: {what}.", remedy="Check base_url and the network.")
 
 
-def shorten(error: Exception) -> None:
+def truncate_sdk_error(error: Exception) -> None:
     """Cut what the SDK's error says: it repeats the whole body, and with some servers that is the request's texts."""
     if isinstance(error, openai.APIStatusError):
         detail = error_message(error.body) or excerpt(error.response.content)

@@ -20,9 +20,9 @@ from collections import deque
 from nanogpt_core._runtime import clock
 from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core.errors import NanoGPTError, RateLimitError, StatusError
-from nanogpt_core.http.endpoint import Connection
+from nanogpt_core.http.endpoint import Endpoint
 
-__all__ = ["DEFAULT_RATE", "Claim", "Pacer", "pacer_for"]
+__all__ = ["DEFAULT_RATE", "RateLimit", "RateLimiter", "limiter_for"]
 
 DEFAULT_RATE = 100.0
 """Requests per second: what the reference page grants an address."""
@@ -40,8 +40,8 @@ _DOUBLE, _SOON = 2.0, 2.0
 _LITTLE, _SELDOM = 1.05, 60.0
 
 
-class Claim:
-    """What one object allows; the lowest claim that lives is the rate's upper bound.
+class RateLimit:
+    """What one object allows; the lowest rate_limit that lives is the rate's upper bound.
 
     Args:
         requests_per_second: The object's own limit.
@@ -51,7 +51,7 @@ class Claim:
         self.requests_per_second = requests_per_second
 
 
-class Pacer(ForkSafe):
+class RateLimiter(ForkSafe):
     """Hands out start times, at most ``rate`` in any second. Thread-safe; does not wait itself.
 
     A start time is asked for with :meth:`reserve`, waited for, and confirmed with :meth:`begin`, because a pause
@@ -60,17 +60,17 @@ class Pacer(ForkSafe):
 
     def __init__(self) -> None:
         super().__init__()
-        self._claims: weakref.WeakSet[Claim] = weakref.WeakSet()
+        self._limits: weakref.WeakSet[RateLimit] = weakref.WeakSet()
         self._starts: list[float] = []  # in order; planned ones, and in their place the real ones
         self._paused_until = -math.inf
         self._taken: deque[float] = deque()
         self._refused: list[float] = []
         self._grant = _Grant()
 
-    def join(self, claim: Claim) -> None:
-        """Keep to ``claim`` as long as it lives."""
+    def join(self, rate_limit: RateLimit) -> None:
+        """Keep to ``rate_limit`` as long as it lives."""
         with self._lock:
-            self._claims.add(claim)
+            self._limits.add(rate_limit)
 
     @property
     def rate(self) -> float:
@@ -79,7 +79,7 @@ class Pacer(ForkSafe):
             return self._rate()
 
     def _rate(self) -> float:
-        return min([self._grant.rate, *(claim.requests_per_second for claim in self._claims)])
+        return min([self._grant.rate, *(rate_limit.requests_per_second for rate_limit in self._limits)])
 
     def reserve(self) -> float:
         """Take the next start time and return it, in seconds of :func:`nanogpt_core._runtime.clock.now`."""
@@ -196,7 +196,7 @@ class Pacer(ForkSafe):
 
     def __repr__(self) -> str:
         pause = max(0.0, self._paused_until - clock.now())
-        return f"Pacer({self.rate:.3g} requests/s, paused for {pause:.3g} s)"
+        return f"RateLimiter({self.rate:.3g} requests/s, paused for {pause:.3g} s)"
 
 
 class _Grant:
@@ -238,27 +238,27 @@ class _Grant:
 
 
 _salt = secrets.token_bytes(16)
-_pacers: weakref.WeakValueDictionary[bytes, Pacer] = weakref.WeakValueDictionary()
+_limiters: weakref.WeakValueDictionary[bytes, RateLimiter] = weakref.WeakValueDictionary()
 _lock = threading.Lock()
 
 
-def pacer_for(connection: Connection) -> Pacer:
-    """Return the pacer that this process uses for the connection's address and key."""
-    key = connection.key.get_secret_value() if connection.key else ""
+def limiter_for(endpoint: Endpoint) -> RateLimiter:
+    """Return the limiter that this process uses for the endpoint's address and key."""
+    key = endpoint.key.get_secret_value() if endpoint.key else ""
     # Under a salt of this process's own, the name says nothing about the key.
-    name = hashlib.blake2b(f"{connection.base_url}\n{key}".encode(), key=_salt).digest()
+    name = hashlib.blake2b(f"{endpoint.base_url}\n{key}".encode(), key=_salt).digest()
     with _lock:
-        pacer = _pacers.get(name)
-        if pacer is None:
-            pacer = _pacers[name] = Pacer()
-        return pacer
+        limiter = _limiters.get(name)
+        if limiter is None:
+            limiter = _limiters[name] = RateLimiter()
+        return limiter
 
 
 def _start_afresh() -> None:
     # A lock that another thread held at the fork would never be released in the child.
-    global _lock, _pacers  # noqa: PLW0603
+    global _lock, _limiters  # noqa: PLW0603
     _lock = threading.Lock()
-    _pacers = weakref.WeakValueDictionary()
+    _limiters = weakref.WeakValueDictionary()
 
 
 if hasattr(os, "register_at_fork"):

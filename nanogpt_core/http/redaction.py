@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from nanogpt_core.errors import NanoGPTError, causes
-from nanogpt_core.http.endpoint import Connection
+from nanogpt_core.http.endpoint import Endpoint
 
 __all__ = ["redacted"]
 
@@ -16,12 +16,12 @@ _SHORTEST = 6
 
 
 @contextlib.contextmanager
-def redacted(connection: Connection) -> Iterator[None]:
-    """Let errors of this project out of the block without the connection's key, in them or in their causes."""
+def redacted(endpoint: Endpoint) -> Iterator[None]:
+    """Let errors of this project out of the block without the endpoint's key, in them or in their causes."""
     try:
         yield
     except NanoGPTError as error:
-        key = connection.key.reveal_or_empty() if connection.key else ""
+        key = endpoint.key.reveal_or_empty() if endpoint.key else ""
         # A few letters can stand anywhere; a key is longer.
         if len(key) >= _SHORTEST:
             for cause in causes(error):

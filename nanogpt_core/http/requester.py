@@ -10,25 +10,25 @@ from typing import TYPE_CHECKING, Any
 
 from nanogpt_core.errors import NanoGPTError, causes
 from nanogpt_core.http.deadline import bounds
-from nanogpt_core.http.endpoint import Connection
+from nanogpt_core.http.endpoint import Endpoint
 
 if TYPE_CHECKING:
     from nanogpt_core.http.client import AsyncClient, Client
 
-__all__ = ["Transport"]
+__all__ = ["Requester"]
 
 
-class Transport:
+class Requester:
     """Sends single requests, sync and async. Safe in threads, after a fork, and in one event loop after another.
 
     Args:
-        connection: Where to and with which key.
+        endpoint: Where to and with which key.
         http_client: The caller's own ``httpx`` client for sync requests, or None.
         http_async_client: The caller's own ``httpx`` client for async requests, or None. It belongs to one event loop.
     """
 
-    def __init__(self, connection: Connection, http_client: Any = None, http_async_client: Any = None) -> None:
-        self.connection = connection
+    def __init__(self, endpoint: Endpoint, http_client: Any = None, http_async_client: Any = None) -> None:
+        self.endpoint = endpoint
         self._http_client = http_client
         self._http_async_client = http_async_client
         self._client: Client | None = None
@@ -40,7 +40,7 @@ class Transport:
             from nanogpt_core.http.client import make_client  # takes most of a second, so not before it is needed
 
             # Two threads may make one each; either will do.
-            self._client = make_client(self.connection, self._http_client)
+            self._client = make_client(self.endpoint, self._http_client)
         return self._client
 
     async def async_client(self) -> AsyncClient:
@@ -52,7 +52,7 @@ class Transport:
     def _make_async_client(self) -> AsyncClient:
         from nanogpt_core.http.client import make_async_client  # see above
 
-        return make_async_client(self.connection, self._http_async_client)
+        return make_async_client(self.endpoint, self._http_async_client)
 
     def send(self, path: str, body: bytes | None, seconds: float, most_bytes: int) -> bytes:
         """POST ``body`` to ``path``, or GET it where there is no body; return the reply's bytes.
@@ -71,9 +71,9 @@ class Transport:
 
         try:
             with bounds(seconds, most_bytes):
-                return _content(call(client, self.connection, path, body))
+                return _content(call(client, self.endpoint, path, body))
         except Exception as error:  # noqa: BLE001 - raised again, as one of ours
-            failure = self._translate(error, seconds)
+            failure = self._map_error(error, seconds)
         # Raised out here, since an error of the bounds comes wrapped in the SDK's, and causes must not run in a circle.
         raise failure
 
@@ -86,18 +86,18 @@ class Transport:
 
         try:
             with bounds(seconds, most_bytes), anyio.fail_after(_with_grace(seconds)):
-                return _content(await call(client, self.connection, path, body))
+                return _content(await call(client, self.endpoint, path, body))
         except Exception as error:  # noqa: BLE001 - raised again, as one of ours
-            failure = self._translate(error, seconds)
+            failure = self._map_error(error, seconds)
         # Raised out here, since an error of the bounds comes wrapped in the SDK's, and causes must not run in a circle.
         raise failure
 
-    def _translate(self, error: Exception, seconds: float) -> NanoGPTError:
-        from nanogpt_core.http.error_mapping import shorten, translate  # needs the SDK
+    def _map_error(self, error: Exception, seconds: float) -> NanoGPTError:
+        from nanogpt_core.http.error_mapping import map_error, truncate_sdk_error  # needs the SDK
 
-        failure = translate(error, self.connection.host, seconds)
+        failure = map_error(error, self.endpoint.host, seconds)
         if failure not in causes(error):
-            shorten(error)
+            truncate_sdk_error(error)
             failure.__cause__ = error
         return failure
 

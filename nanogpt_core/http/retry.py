@@ -11,7 +11,7 @@ from email.utils import parsedate_to_datetime
 
 from nanogpt_core.errors import NanoGPTError, RateLimitError, StatusError
 
-__all__ = ["FIRST_BACKOFF", "LONGEST_BACKOFF", "LONGEST_WAIT", "pause_before", "reset_words", "retry_after"]
+__all__ = ["FIRST_BACKOFF", "LONGEST_BACKOFF", "LONGEST_WAIT", "backoff_delay", "reset_words", "retry_after"]
 
 FIRST_BACKOFF = 0.5
 """Seconds: the first wait is a random part of this, and each further one of twice as much as the one before."""
@@ -52,7 +52,7 @@ def _number(value: str | None) -> float | None:
     return number if number >= 0 else None  # not so for NaN
 
 
-def pause_before(attempt: int, error: NanoGPTError) -> float | None:
+def backoff_delay(attempt: int, error: NanoGPTError) -> float | None:
     """Return the seconds to wait before the next attempt; None where there should be none.
 
     Args:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nanogpt_core.errors import ConfigurationError, ReplyError
-from nanogpt_core.http.endpoint import DEFAULT_TIMEOUT, Connection
+from nanogpt_core.http.endpoint import DEFAULT_TIMEOUT, Endpoint
 from nanogpt_core.http.error_body import excerpt
 from nanogpt_core.http.redaction import redacted
 from nanogpt_core.models.listing import MOST_BYTES
 
-__all__ = ["live_context_window"]
+__all__ = ["fetch_context_window"]
 
 
-def live_context_window(connection: Connection, model: str) -> int:
+def fetch_context_window(endpoint: Endpoint, model: str) -> int:
     """Return how many tokens the service's list (``GET /models``) says that ``model`` takes.
 
     Suffixes such as ``:online`` are left out where the list does not know the name with them.
@@ -22,11 +22,11 @@ def live_context_window(connection: Connection, model: str) -> int:
         ConfigurationError: The list does not say.
         NanoGPTError: The list could not be had.
     """
-    from nanogpt_core.http.requester import Transport
+    from nanogpt_core.http.requester import Requester
 
-    with redacted(connection):
-        seconds = min(connection.timeout, DEFAULT_TIMEOUT)  # a list takes no thinking
-        windows = _windows(Transport(connection).send("/models?detailed=true", None, seconds, MOST_BYTES))
+    with redacted(endpoint):
+        seconds = min(endpoint.timeout, DEFAULT_TIMEOUT)  # a list takes no thinking
+        windows = _windows(Requester(endpoint).send("/models?detailed=true", None, seconds, MOST_BYTES))
     for name in _shorter(model):
         if name in windows:
             return windows[name]

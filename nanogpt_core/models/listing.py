@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from nanogpt_core.errors import ReplyError
-from nanogpt_core.http.endpoint import ApiKey, Connection
+from nanogpt_core.http.endpoint import ApiKey, Endpoint
 from nanogpt_core.http.error_body import excerpt
 from nanogpt_core.http.redaction import redacted
 from nanogpt_core.models.catalog import MODELS, ModelInfo, get_model
 
-__all__ = ["MOST_BYTES", "list_models", "read_live_list"]
+__all__ = ["MOST_BYTES", "list_models", "parse_model_list"]
 
 _HIGHEST_PRICE = 1e6
 MOST_BYTES = 16 << 20
@@ -33,14 +33,14 @@ def list_models(api_key: ApiKey = None, base_url: str | None = None) -> dict[str
         ConfigurationError: An argument that cannot be right.
         NanoGPTError: The list could not be had.
     """
-    from nanogpt_core.http.requester import Transport
+    from nanogpt_core.http.requester import Requester
 
-    connection = Connection.resolve(api_key=api_key, base_url=base_url, key_required=False)
-    with redacted(connection):
-        return read_live_list(Transport(connection).send("/embedding-models", None, connection.timeout, MOST_BYTES))
+    endpoint = Endpoint.resolve(api_key=api_key, base_url=base_url, key_required=False)
+    with redacted(endpoint):
+        return parse_model_list(Requester(endpoint).send("/embedding-models", None, endpoint.timeout, MOST_BYTES))
 
 
-def read_live_list(body: bytes) -> dict[str, ModelInfo]:
+def parse_model_list(body: bytes) -> dict[str, ModelInfo]:
     """Read the reply of ``GET /embedding-models``; rows without a usable name are passed over.
 
     Raises:

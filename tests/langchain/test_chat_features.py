@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from langchain_nanogpt import ChatNanoGPT, NanoGPTEmbeddings
 from langchain_nanogpt.errors import ChatReplyError
 from nanogpt_core import errors
-from nanogpt_core._runtime.clock import virtual_waits
+from nanogpt_core._runtime.clock import fake_clock
 from nanogpt_core.models.tokens import load_encoding
 from nanogpt_core.sandbox import Fault, Reply, Sandbox, ToolCall
 
@@ -339,7 +339,7 @@ async def test_refusals(scripted, ask, fault, expected):
 
 async def test_a_failure_then_an_answer(scripted, ask):
     sandbox = scripted(Fault(503), Fault(500), Reply("Here."))
-    with virtual_waits():
+    with fake_clock():
         assert (await ask(sandbox.chat(), "Hello")).content == "Here."
     assert len(sandbox.requests) == 3
 
@@ -374,7 +374,7 @@ async def test_a_fallback_for_what_is_too_long(scripted, call):
 
 async def test_failures_to_the_end(scripted, ask):
     sandbox = scripted(*[Fault(503)] * 9)
-    with virtual_waits(), pytest.raises(errors.ServerError):
+    with fake_clock(), pytest.raises(errors.ServerError):
         await ask(sandbox.chat(max_retries=1), "Hello")
     assert len(sandbox.requests) == 2
 
@@ -427,7 +427,7 @@ async def test_a_repeated_key_is_in_no_error(ask):
 async def test_one_pause_for_chat_and_embeddings(scripted, ask):
     sandbox = scripted(Fault(429, headers={"Retry-After": "8"}))
     embeddings = NanoGPTEmbeddings(api_key=sandbox.api_key, base_url=sandbox.base_url)
-    with virtual_waits() as waits:
+    with fake_clock() as waits:
         with pytest.raises(errors.RateLimitError):
             await ask(sandbox.chat(max_retries=0), "Hello")
         embeddings.embed_query("Hello")
@@ -471,7 +471,7 @@ async def test_a_deep_copy(scripted, ask):
     sandbox = scripted(Reply("first"), Reply("second"))
     chat = sandbox.chat(max_retries=7)
     twin = copy.deepcopy(chat)
-    assert (twin.max_retries, twin._caller) == (7, chat._caller)
+    assert (twin.max_retries, twin._session) == (7, chat._session)
     assert [(await ask(one, "Hello")).content for one in (chat, twin)] == ["first", "second"]
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from langchain_nanogpt import NanoGPTEmbeddings
 from nanogpt_core import NanoGPTError, get_model
-from nanogpt_core._runtime.clock import virtual_waits
+from nanogpt_core._runtime.clock import fake_clock
 from nanogpt_core.errors import (
     BudgetExceededError,
     ConfigurationError,
@@ -129,7 +129,7 @@ async def test_requests_per_second(sandbox, call):
     embeddings = NanoGPTEmbeddings(
         api_key=sandbox.api_key, base_url=base_url, batch_size=1, max_concurrency=1, requests_per_second=0.05
     )
-    with virtual_waits() as waits:
+    with fake_clock() as waits:
         await call(embeddings, "embed_documents", TEXTS)
     assert waits.seconds > 60  # six pauses of 20 seconds, less the time that the requests take
     assert len(sandbox.requests) == 7

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from llama_index_nanogpt import NanoGPT, NanoGPTEmbedding
 from nanogpt_core import errors
-from nanogpt_core._runtime.clock import now, virtual_waits
+from nanogpt_core._runtime.clock import fake_clock, now
 from nanogpt_core.sandbox import Fault, Reply, Sandbox, ToolCall
 
 # LlamaIndex's own classes use members of pydantic's models that pydantic wants forgotten.
@@ -389,14 +389,14 @@ async def test_refusals(scripted, ask, fault, expected):
 
 async def test_a_failure_then_an_answer(scripted, ask):
     sandbox = scripted(Fault(503), Fault(500), Reply("Here."))
-    with virtual_waits():
+    with fake_clock():
         assert (await ask(sandbox.llm(), HELLO)).message.content == "Here."
     assert len(sandbox.requests) == 3
 
 
 async def test_failures_to_the_end(scripted, ask):
     sandbox = scripted(*[Fault(503)] * 9)
-    with virtual_waits(), pytest.raises(errors.ServerError):
+    with fake_clock(), pytest.raises(errors.ServerError):
         await ask(sandbox.llm(max_retries=1), HELLO)
     assert len(sandbox.requests) == 2
 
@@ -438,7 +438,7 @@ async def test_a_stream_that_ends_badly(scripted, call, case, method, given):
 async def test_one_pause_for_the_llm_and_embeddings(scripted, ask):
     sandbox = scripted(Fault(429, headers={"Retry-After": "8"}))
     embedding = NanoGPTEmbedding(api_key=sandbox.api_key, base_url=sandbox.base_url)
-    with virtual_waits() as waits:
+    with fake_clock() as waits:
         with pytest.raises(errors.RateLimitError):
             await ask(sandbox.llm(max_retries=0), HELLO)
         embedding.get_query_embedding("Hello")
@@ -449,7 +449,7 @@ async def test_one_rate_for_the_llm_and_embeddings(scripted, ask):
     sandbox = scripted()
     llm = sandbox.llm(requests_per_second=2.0)
     embedding = NanoGPTEmbedding(api_key=sandbox.api_key, base_url=sandbox.base_url)
-    with virtual_waits():
+    with fake_clock():
         begun = now()
         for number in range(2):
             embedding.get_query_embedding(f"Hello {number}")

@@ -12,7 +12,7 @@ import warnings
 import numpy as np
 
 from nanogpt_core import Embedder
-from nanogpt_core.cache.base import KeySpace, entry_of
+from nanogpt_core.cache.base import CacheNamespace, entry_of
 from nanogpt_core.cache.sqlite import SQLiteCache
 
 
@@ -47,7 +47,7 @@ def stream(texts, **options):
 def put_for_ever(path, worker):
     """Put entries of 6 KB until killed; say each one that is in."""
     cache = SQLiteCache(path)
-    space = KeySpace("https://example.invalid", f"worker {worker}", None)
+    space = CacheNamespace("https://example.invalid", f"worker {worker}", None)
     number = 0
     while True:
         keys = space.keys(map(str, range(number, number + 50)))
@@ -126,7 +126,7 @@ def in_daemon(texts, way="sync", **options):
 def fork(path, **options):
     """Fork while other threads use the cache; each child reads what was there and adds something."""
     cache = SQLiteCache(path)
-    space = KeySpace("https://example.invalid", "forks", None)
+    space = CacheNamespace("https://example.invalid", "forks", None)
     stop = threading.Event()
 
     def entries(name):

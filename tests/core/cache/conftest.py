@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from nanogpt_core import Embedder
-from nanogpt_core.cache.base import KeySpace, entry_of
+from nanogpt_core.cache.base import CacheNamespace, entry_of
 
 LONG = bool(os.environ.get("NANOGPT_LONG"))
 
@@ -85,7 +85,7 @@ def entries():
 
     def make(count, width=8, seed=0):
         vectors = np.random.default_rng(seed).random((count, width), dtype=np.float32)
-        keys = KeySpace("https://example.invalid", "a model", None).keys(f"text {i}" for i in range(count))
+        keys = CacheNamespace("https://example.invalid", "a model", None).keys(f"text {i}" for i in range(count))
         return {key: entry_of(key, row) for key, row in zip(keys, vectors, strict=True)}
 
     return make

@@ -32,7 +32,7 @@ def test_it_is_the_same_where_there_is_no_isal():
 import sys
 sys.modules["isal"] = None
 import numpy as np
-from nanogpt_core.cache.base import base as cache
+from nanogpt_core.cache import base as cache
 assert cache.crc32.__module__ == "zlib", cache.crc32
 print(cache.entry_of(b"k" * 32, np.array([1, 2.5], dtype=np.float32)).hex())
 """

@@ -13,7 +13,7 @@ import pytest
 
 from nanogpt_core import Embedder
 from nanogpt_core.cache.admin import export_cache, inspect_cache, verify_cache
-from nanogpt_core.cache.base import KeySpace, MemoryCache, entry_of, width_note_of
+from nanogpt_core.cache.base import CacheNamespace, MemoryCache, entry_of, width_note_of
 from nanogpt_core.cache.sqlite import SQLiteCache
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 
@@ -430,7 +430,7 @@ def test_a_flipped_bit_in_an_entry_costs_that_text_alone(embed, make, sandbox, r
     first = make(MODEL, cache=path)
     first.embed(TEXTS)
     first._cache.close()
-    entry = entry_of(KeySpace(sandbox.base_url, MODEL, None).key(TEXTS[7]), right[7])
+    entry = entry_of(CacheNamespace(sandbox.base_url, MODEL, None).key(TEXTS[7]), right[7])
     data = path.read_bytes()
     assert data.count(entry) == 1
     path.write_bytes(data.replace(entry, entry[:-1] + bytes([entry[-1] ^ 64])))
@@ -444,7 +444,7 @@ def test_a_flipped_bit_in_an_entry_costs_that_text_alone(embed, make, sandbox, r
 
 def test_another_texts_vector_under_a_key_is_not_used(embed, make, right, options, tmp_path):
     path = tmp_path / "c.db"
-    space = KeySpace(options["base_url"], MODEL, None)
+    space = CacheNamespace(options["base_url"], MODEL, None)
     one, two = space.keys(TEXTS[:2])
     SQLiteCache(path).put_many({one: entry_of(two, right[1])})
     assert np.array_equal(embed(make(MODEL, cache=path), TEXTS[:2]), right[:2])

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from nanogpt_core.cache.admin import clear_cache, export_cache, inspect_cache, verify_cache
-from nanogpt_core.cache.base import KeySpace, entry_of, width_note_of
+from nanogpt_core.cache.base import CacheNamespace, entry_of, width_note_of
 from nanogpt_core.cache.sqlite import SQLiteCache
 from nanogpt_core.errors import ConfigurationError
 
-SPACE = KeySpace("https://example.invalid", "a model", None)
+SPACE = CacheNamespace("https://example.invalid", "a model", None)
 
 
 @pytest.fixture

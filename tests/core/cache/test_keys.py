@@ -8,14 +8,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanogpt_core.cache.base import KeySpace, MemoryCache, entry_of, is_width_note, vector_of, width_note_of, width_of
-from nanogpt_core.errors import WidthError
+from nanogpt_core.cache.base import (
+    CacheNamespace,
+    MemoryCache,
+    entry_of,
+    is_width_note,
+    vector_of,
+    width_note_of,
+    width_of,
+)
+from nanogpt_core.errors import DimensionsError
 
 URL = "https://example.invalid/api/v1"
 
 
 def test_a_key_is_the_same_in_every_process():
-    script = f"from nanogpt_core.cache.base import KeySpace; print(KeySpace({URL!r}, 'm', 256).key('ä text').hex())"
+    script = (
+        "from nanogpt_core.cache.base import CacheNamespace\n"
+        f"print(CacheNamespace({URL!r}, 'm', 256).key('ä text').hex())"
+    )
     seen = {
         subprocess.run(
             [sys.executable, "-c", script], env={"PYTHONHASHSEED": seed}, capture_output=True, check=True
@@ -23,7 +34,7 @@ def test_a_key_is_the_same_in_every_process():
         for seed in ("1", "2")
     }
     # Written down, because a change of the keys throws away everybody's cache.
-    assert seen == {KeySpace(URL, "m", 256).key("ä text").hex().encode() + b"\n"}
+    assert seen == {CacheNamespace(URL, "m", 256).key("ä text").hex().encode() + b"\n"}
     assert seen == {b"0d4cf7a7f9e79f125e05816b4220303596a545f738d8a1501312327f83687b0c\n"}
 
 
@@ -33,14 +44,14 @@ spaces = st.tuples(st.text(), st.text(), st.none() | st.integers(1, 9999))
 @given(spaces, st.text(), spaces, st.text())
 def test_different_wire_texts_or_spaces_never_share_a_key(one, text, other, another):
     same = (one, text) == (other, another)
-    assert (KeySpace(*one).key(text) == KeySpace(*other).key(another)) == same
-    assert (KeySpace(*one).width_key == KeySpace(*other).width_key) == (one == other)
-    assert KeySpace(*one).width_key != KeySpace(*other).key(another)
+    assert (CacheNamespace(*one).key(text) == CacheNamespace(*other).key(another)) == same
+    assert (CacheNamespace(*one).width_key == CacheNamespace(*other).width_key) == (one == other)
+    assert CacheNamespace(*one).width_key != CacheNamespace(*other).key(another)
 
 
 def test_parts_do_not_run_into_each_other():
-    assert KeySpace("ab", "c", None).key("d") != KeySpace("a", "bc", None).key("d")
-    assert KeySpace("a", "b", 12).key("3") != KeySpace("a", "b", 1).key("23")
+    assert CacheNamespace("ab", "c", None).key("d") != CacheNamespace("a", "bc", None).key("d")
+    assert CacheNamespace("a", "b", 12).key("3") != CacheNamespace("a", "b", 1).key("23")
 
 
 @given(st.binary(), st.integers(1, 50), st.data())
@@ -146,9 +157,9 @@ def test_one_cache_holds_one_width_for_a_model(embed, make, tmp_path):
         fresh = make(model, cache=path, **told)
         assert embed(fresh, ["one", "two"]).shape == (2, 768)
         for texts in (["one", "three"], ["three"]):
-            with pytest.raises(WidthError, match=r"1024 dimensions, not 768"):
+            with pytest.raises(DimensionsError, match=r"1024 dimensions, not 768"):
                 embed(fresh, texts)
-            with pytest.raises(WidthError, match=r"1024 dimensions, not 768"):
+            with pytest.raises(DimensionsError, match=r"1024 dimensions, not 768"):
                 embed(make(model, cache=path, **told), texts)
         from nanogpt_core.cache.admin import clear_cache, inspect_cache
 
@@ -165,8 +176,8 @@ def test_one_cache_holds_one_width_for_a_model(embed, make, tmp_path):
 def test_a_cache_of_two_widths_is_an_error_and_not_a_matrix(embed, make, options):
     # As when two processes began one while the service changed.
     cache = MemoryCache()
-    space = KeySpace(options["base_url"], "unknown/model", None)
+    space = CacheNamespace(options["base_url"], "unknown/model", None)
     for text, width in (("one", 3), ("two", 5)):
         cache.put_many({space.key(text): entry_of(space.key(text), np.ones(width, np.float32))})
-    with pytest.raises(WidthError, match=r"cache's vectors have 5 dimensions, not 3.*clear_cache"):
+    with pytest.raises(DimensionsError, match=r"cache's vectors have 5 dimensions, not 3.*clear_cache"):
         embed(make("unknown/model", cache=cache), ["one", "two"])

@@ -15,7 +15,7 @@ import pytest
 
 from nanogpt_core import Embedder
 from nanogpt_core.cache.admin import verify_cache
-from nanogpt_core.cache.base import KeySpace, vector_of, width_of
+from nanogpt_core.cache.base import CacheNamespace, vector_of, width_of
 from nanogpt_core.cache.sqlite import SQLiteCache
 
 BATCH, CONCURRENCY = 50, 8
@@ -100,7 +100,7 @@ def test_a_kill_while_sqlite_writes_leaves_whole_transactions(child, finish, man
         assert report.entries % 50 == 0, "half a transaction"
         cache = SQLiteCache(path)
         for worker, number in said.items():
-            space = KeySpace("https://example.invalid", f"worker {worker}", None)
+            space = CacheNamespace("https://example.invalid", f"worker {worker}", None)
             keys = space.keys(map(str, range(number)))
             found = cache.get_many(keys)
             assert len(found) == number, "what was said to be in is not"

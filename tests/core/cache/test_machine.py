@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from nanogpt_core.cache.admin import inspect_cache, verify_cache
-from nanogpt_core.cache.base import KeySpace, entry_of, width_of
+from nanogpt_core.cache.base import CacheNamespace, entry_of, width_of
 from nanogpt_core.cache.sqlite import SQLiteCache
 from nanogpt_core.errors import ConfigurationError
 
-KEYS = KeySpace("https://example.invalid", "machine", None).keys("abcdefgh")
+KEYS = CacheNamespace("https://example.invalid", "machine", None).keys("abcdefgh")
 WIDTHS = [1, 300, 3072, 20_000]  # the last takes more than a page
 
 some_keys = st.lists(st.sampled_from(KEYS), min_size=1, max_size=5, unique=True)

@@ -14,14 +14,14 @@ import openai
 import pytest
 
 from nanogpt_core import Embedder, errors
-from nanogpt_core._runtime.clock import now, virtual_waits
+from nanogpt_core._runtime.clock import fake_clock, now
 from nanogpt_core.chat.client import make_async_chat_client, make_chat_client
-from nanogpt_core.chat.session import Caller
+from nanogpt_core.chat.session import ChatSession
 from nanogpt_core.errors import DamagedReplyError
-from nanogpt_core.http.endpoint import Connection
+from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.pool import http
-from nanogpt_core.http.rate_limiter import pacer_for
-from nanogpt_core.models.chat_listing import live_context_window
+from nanogpt_core.http.rate_limiter import limiter_for
+from nanogpt_core.models.chat_listing import fetch_context_window
 
 KEY = "sk-nano-0123abcd-very-secret"
 MESSAGES = [{"role": "user", "content": "hello"}]
@@ -104,15 +104,15 @@ def answering(serve, faults):
             return faults.response(ALL, Content_Type="text/event-stream") if streamed else faults.response(ANSWER)
 
         server = serve(answer)
-        connection = Connection.resolve(api_key=key, base_url=server.base_url, timeout=timeout)
-        return SimpleNamespace(server=server, connection=connection, caller=Caller(connection, **more))
+        connection = Endpoint.resolve(api_key=key, base_url=server.base_url, timeout=timeout)
+        return SimpleNamespace(server=server, connection=connection, caller=ChatSession(connection, **more))
 
     return start
 
 
 @pytest.fixture
 def waits():
-    with virtual_waits() as waits:
+    with fake_clock() as waits:
         yield waits
 
 
@@ -253,9 +253,9 @@ def test_a_lost_connection_is_tried_again(ask, answering, faults):
 
 
 def test_nobody_there(ask):
-    connection = Connection.resolve(api_key=KEY, base_url="http://127.0.0.1:9/api/v1")
+    connection = Endpoint.resolve(api_key=KEY, base_url="http://127.0.0.1:9/api/v1")
     with pytest.raises(errors.ConnectionFailedError, match=r"127\.0\.0\.1:9") as caught:
-        ask(Caller(connection, max_retries=0))
+        ask(ChatSession(connection, max_retries=0))
     assert_ours(caught.value)
 
 
@@ -708,11 +708,11 @@ def test_a_whole_answer_where_a_stream_was_asked_for(kind, answering, faults):
 def test_context_window(answering, faults, body, expected):
     made = answering(faults.response(body))
     if isinstance(expected, int):
-        assert live_context_window(made.connection, "m") == expected
+        assert fetch_context_window(made.connection, "m") == expected
         assert made.server.requests[0].path == "/api/v1/models?detailed=true"
         return
     with pytest.raises(expected) as caught:
-        live_context_window(made.connection, "m")
+        fetch_context_window(made.connection, "m")
     assert_ours(caught.value)
 
 
@@ -750,7 +750,7 @@ def test_a_pause_of_embeddings_holds_chat_back(ask, answering, faults, waits):
     embedder = Embedder("lab/unlisted", api_key=KEY, base_url=made.server.base_url, max_retries=1)
     with pytest.raises(errors.RateLimitError):
         embedder.embed(["text"])
-    pacer_for(made.connection).pause(5)
+    limiter_for(made.connection).pause(5)
     before = waits.seconds
     assert ask(made.caller) == "all of it"
     assert 4 < waits.seconds - before <= 5
@@ -779,7 +779,7 @@ def test_another_key_waits_for_nobody(ask, answering, faults, waits):
 @pytest.mark.parametrize("bad", [{"max_retries": -1}, {"max_retries": "2"}, {"requests_per_second": 0}])
 def test_options_that_cannot_be_right(bad):
     with pytest.raises(errors.NanoGPTError, match=next(iter(bad))):
-        Caller(Connection.resolve(api_key=KEY), **bad)
+        ChatSession(Endpoint.resolve(api_key=KEY), **bad)
 
 
 def test_a_copy_is_the_same_and_a_pickle_has_no_key(ask, answering, monkeypatch):

@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from nanogpt_core import Embedder, ModelInfo
-from nanogpt_core._runtime.clock import virtual_waits
+from nanogpt_core._runtime.clock import fake_clock
 from nanogpt_core.errors import (
     AuthenticationError,
     BadRequestError,
@@ -158,7 +158,7 @@ def test_a_limit_of_the_day_fails_at_once(embed, scripted, faults, error):
 
 def test_a_quota_of_the_minute_is_waited_for(embed, scripted, faults):
     server = scripted(faults.response(body("Per-minute quota reached"), 429, Retry_After="1"))
-    with virtual_waits():
+    with fake_clock():
         embed(server.embedder(max_retries=5), ["a"])
     assert len(server.requests) == 2
 
@@ -190,7 +190,7 @@ def test_an_error_body_of_an_odd_character_set_keeps_status_and_words(embed, scr
 def test_a_budget_that_ends_the_attempts_tells_what_failed(embed, scripted, faults):
     server = scripted(*[faults.response(body("kaboom"), 500)] * 9)
     embedder = server.embedder("text-embedding-3-small", budget_usd=5e-8, max_retries=9)
-    with virtual_waits(), pytest.raises(BudgetExceededError) as caught:
+    with fake_clock(), pytest.raises(BudgetExceededError) as caught:
         embed(embedder, ["a"])
     assert "kaboom" in str(caught.value.__cause__)
 

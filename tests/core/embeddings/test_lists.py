@@ -77,7 +77,7 @@ def test_the_last_of_several_threads_lets_it_go_on():
     inside, leave = threading.Barrier(3), threading.Event()
 
     def hold():
-        with collector.held_back():
+        with collector.gc_paused():
             inside.wait(20)
             leave.wait(20)
 
@@ -85,7 +85,7 @@ def test_the_last_of_several_threads_lets_it_go_on():
     for thread in threads:
         thread.start()
     inside.wait(20)
-    with collector.held_back():
+    with collector.gc_paused():
         pass
     assert not gc.isenabled()
     leave.set()
@@ -97,7 +97,7 @@ def test_the_last_of_several_threads_lets_it_go_on():
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="This system has no fork.")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_fork_while_it_is_held_back_leaves_it_on_in_the_child():
-    with collector.held_back():
+    with collector.gc_paused():
         child = os.fork()
         if child == 0:
             os._exit(0 if gc.isenabled() and not collector._hold.holders else 1)
@@ -105,8 +105,8 @@ def test_a_fork_while_it_is_held_back_leaves_it_on_in_the_child():
 
 
 def test_nobody_joins_who_would_hold_it_back_for_too_long(monkeypatch):
-    with collector.held_back():
+    with collector.gc_paused():
         monkeypatch.setattr(collector, "_LONGEST", -1.0)
-        with collector.held_back():
+        with collector.gc_paused():
             assert collector._hold.holders == 1
     assert gc.isenabled()

@@ -8,7 +8,7 @@ import pytest
 
 from nanogpt_core import MODELS
 from nanogpt_core.embeddings.memory import empty_matrix
-from nanogpt_core.embeddings.output import Lists, Matrix
+from nanogpt_core.embeddings.output import ArrayOutput, ListOutput
 from nanogpt_core.embeddings.planning import make_plan
 from nanogpt_core.models.tokens import TokenCounter
 
@@ -22,7 +22,7 @@ def vectors(count, width, first=1.0):
 
 
 def test_what_is_written_in_its_place_is_not_copied():
-    matrix = Matrix(PLAN)
+    matrix = ArrayOutput(PLAN)
     room = matrix.room(range(1, 3), 2)
     room[:] = [[1, 2], [3, 4]]
     matrix.put(range(1, 3), room)
@@ -33,11 +33,11 @@ def test_what_is_written_in_its_place_is_not_copied():
 
 
 def test_rows_apart_have_no_room():
-    assert Matrix(PLAN).room([0, 2], 2) is None
+    assert ArrayOutput(PLAN).room([0, 2], 2) is None
 
 
 def test_another_width_than_expected_does_not_lose_what_was_put():
-    matrix = Matrix(PLAN)
+    matrix = ArrayOutput(PLAN)
     assert matrix.room(range(2), 2).shape == (2, 2)
     matrix.put(range(2), vectors(2, 3))
     assert matrix.room(range(2, 4), 2) is None, "a request that still expects the old width"
@@ -47,7 +47,7 @@ def test_another_width_than_expected_does_not_lose_what_was_put():
 
 @pytest.mark.parametrize(("plan", "roomy"), [(PLAN, False), (REPEATED, True)], ids=["plain", "repeated"])
 def test_lists_have_room_where_there_is_a_matrix_first(plan, roomy):
-    lists = Lists(plan)
+    lists = ListOutput(plan)
     assert (lists.room(range(2), 2) is not None) is roomy
 
 

@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from nanogpt_core.embeddings.inputs import check_query, check_texts
-from nanogpt_core.embeddings.planning import make_plan, pack
+from nanogpt_core.embeddings.planning import make_batches, make_plan
 from nanogpt_core.errors import InvalidInputError, InvalidTypeError, NanoGPTError, TextTooLongError
 from nanogpt_core.models.catalog import ModelInfo
 from nanogpt_core.models.tokens import TokenCounter
@@ -307,7 +307,7 @@ WEIGHTS = st.lists(st.integers(0, 50) | st.integers(0, 400), max_size=60)
 
 @given(WEIGHTS, st.integers(1, 20), st.none() | st.integers(1, 300))
 def test_packing_covers_in_order_and_keeps_both_bounds(weights, max_items, max_tokens):
-    parts = pack(weights, max_items, max_tokens)
+    parts = make_batches(weights, max_items, max_tokens)
     assert [index for part in parts for index in part] == list(range(len(weights)))
     for part in parts:
         assert 1 <= len(part) <= max_items
@@ -317,12 +317,12 @@ def test_packing_covers_in_order_and_keeps_both_bounds(weights, max_items, max_t
 
 @given(WEIGHTS, st.integers(1, 20), st.none() | st.integers(1, 300))
 def test_packing_is_as_full_as_order_allows(weights, max_items, max_tokens):
-    parts = pack(weights, max_items, max_tokens)
+    parts = make_batches(weights, max_items, max_tokens)
     for part, following in pairwise(parts):
         grown = sum(weights[index] for index in part) + weights[following.start]
         assert len(part) == max_items or (max_tokens is not None and grown > max_tokens)
 
 
 def test_nothing_packs_to_nothing():
-    assert pack([], 5, 10) == []
+    assert make_batches([], 5, 10) == []
     assert make_plan([], COUNTER).wire == []

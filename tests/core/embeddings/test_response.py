@@ -14,8 +14,8 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from nanogpt_core import MODELS, get_model
-from nanogpt_core.embeddings.response import WidthGuard, read_reply
-from nanogpt_core.errors import DamagedReplyError, NanoGPTError, ReplyError, WidthError
+from nanogpt_core.embeddings.response import DimensionsCheck, parse_embeddings
+from nanogpt_core.errors import DamagedReplyError, DimensionsError, NanoGPTError, ReplyError
 from nanogpt_core.http.error_body import error_message, excerpt
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -46,7 +46,7 @@ def dump(value):
 
 
 def read(value, count):
-    return read_reply(dump(value), count)
+    return parse_embeddings(dump(value), count)
 
 
 def refused(value, count):
@@ -75,7 +75,7 @@ def test_vectors_are_exact_and_placed_by_index(rows, encoding, random, wider):
     reply = document(rows, encoding)
     random.shuffle(reply["data"])
     room = None if wider is None else np.full((len(rows), len(rows[0]) + wider), np.nan, dtype=np.float32)
-    got = read_reply(dump(reply), len(rows), room)
+    got = parse_embeddings(dump(reply), len(rows), room)
     expected = np.array(rows, dtype=np.float32)
     assert got.vectors.dtype == np.float32
     assert got.vectors.shape == expected.shape
@@ -251,7 +251,7 @@ def test_a_number_that_vanishes_in_float32_cannot_hide_a_zero_vector():
 def test_what_is_said_twice_is_refused(part):
     item = b'{"index":0,"embedding":"AAAAQA==","object":"embedding",' + part + b"}"
     with pytest.raises(ReplyError, match="twice") as caught:
-        read_reply(b'{"data":[' + item + b"]}", 1)
+        parse_embeddings(b'{"data":[' + item + b"]}", 1)
     assert not caught.value.transient
 
 
@@ -287,8 +287,8 @@ def test_base64_cut_on_a_number_is_refused_where_its_width_is_known():
     # Alone in its reply, a vector that lost whole numbers is told by its width alone.
     reply = document([[1.0, 2.0, 3.0, 4.0]])
     reply["data"][0]["embedding"] = reply["data"][0]["embedding"][:16]
-    guard = WidthGuard(get_model("lab/new"), learned=4)
-    with pytest.raises(WidthError):
+    guard = DimensionsCheck(get_model("lab/new"), learned=4)
+    with pytest.raises(DimensionsError):
         guard.accept(read(reply, 1).vectors.shape[1])
 
 
@@ -377,7 +377,7 @@ def right_or_refused(body, count):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
-            got = read_reply(body, count)
+            got = parse_embeddings(body, count)
         except ReplyError as error:
             str(error).encode()
             return
@@ -466,12 +466,12 @@ BGE = MODELS["BAAI/bge-large-en-v1.5"]
 
 def test_one_object_holds_one_width():
     for first, second in ((768, 1024), (1024, 768)):
-        guard = WidthGuard(BGE)
+        guard = DimensionsCheck(BGE)
         assert guard.width is None
         guard.accept(first)
         guard.accept(first)
         assert guard.width == guard.learned == first
-        with pytest.raises(WidthError) as caught:
+        with pytest.raises(DimensionsError) as caught:
             guard.accept(second)
         assert caught.value.width == second
         assert str(first) in str(caught.value)
@@ -480,49 +480,49 @@ def test_one_object_holds_one_width():
 
 @given(st.sampled_from(list(MODELS)), st.integers(0, 5000))
 def test_a_known_model_takes_the_widths_of_its_sources_alone(name, width):
-    guard = WidthGuard(MODELS[name])
+    guard = DimensionsCheck(MODELS[name])
     if width in MODELS[name].widths:
         guard.accept(width)
         assert guard.width == width
     else:
-        with pytest.raises(WidthError):
+        with pytest.raises(DimensionsError):
             guard.accept(width)
         assert guard.learned is None
 
 
 @given(st.integers(1, 5000), st.integers(1, 5000))
 def test_an_unknown_models_first_width_is_held(first, second):
-    guard = WidthGuard(get_model("lab/new"))
+    guard = DimensionsCheck(get_model("lab/new"))
     assert guard.width is None
     guard.accept(first)
     if first == second:
         guard.accept(second)
     else:
-        with pytest.raises(WidthError):
+        with pytest.raises(DimensionsError):
             guard.accept(second)
 
 
 def test_what_was_asked_for_is_the_only_width():
-    guard = WidthGuard(MODELS["text-embedding-3-small"], dimensions=256)
+    guard = DimensionsCheck(MODELS["text-embedding-3-small"], dimensions=256)
     assert guard.width == 256
     guard.add_source(1536)
-    with pytest.raises(WidthError, match="not 256"):
+    with pytest.raises(DimensionsError, match="not 256"):
         guard.accept(1536)
     guard.accept(256)
 
 
 def test_a_further_source_allows_a_further_width():
-    guard = WidthGuard(MODELS["BAAI/bge-m3"])
-    with pytest.raises(WidthError):
+    guard = DimensionsCheck(MODELS["BAAI/bge-m3"])
+    with pytest.raises(DimensionsError):
         guard.accept(512)
     guard.add_source(None)
     guard.add_source(512)
     guard.accept(512)
-    with pytest.raises(WidthError):
+    with pytest.raises(DimensionsError):
         guard.accept(1024)
 
 
 def test_every_refusal_is_of_our_tree():
-    for kind in (ReplyError, DamagedReplyError, WidthError):
+    for kind in (ReplyError, DamagedReplyError, DimensionsError):
         assert issubclass(kind, ReplyError)
         assert issubclass(kind, NanoGPTError)

@@ -7,7 +7,7 @@ import zlib
 
 import pytest
 
-from nanogpt_core._runtime.clock import virtual_waits
+from nanogpt_core._runtime.clock import fake_clock
 from nanogpt_core.errors import DamagedReplyError, NanoGPTError, ReplyError, RequestTimeoutError
 
 MIB = 1 << 20
@@ -99,7 +99,7 @@ def test_what_trickles_in_for_ever_ends_in_time(embed, serve, trickle, first):
 
 def test_a_deadline_is_for_the_whole_call(embed, serve, faults):
     server = serve(lambda _: faults.response("asleep", 503))
-    with virtual_waits() as waits, pytest.raises(NanoGPTError) as caught:
+    with fake_clock() as waits, pytest.raises(NanoGPTError) as caught:
         embed(server.embedder(max_retries=50, deadline=30.0), ["a"])
     assert waits.seconds <= 30
     assert len(server.requests) < 51

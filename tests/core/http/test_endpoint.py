@@ -13,7 +13,7 @@ from pydantic import SecretBytes, SecretStr
 
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError, NanoGPTError
 from nanogpt_core.http.client import http, make_client
-from nanogpt_core.http.endpoint import DEFAULT_BASE_URL, Connection, Secret, resolve_base_url, resolve_key
+from nanogpt_core.http.endpoint import DEFAULT_BASE_URL, Endpoint, Secret, resolve_base_url, resolve_key
 
 CLIENT = http.Client()
 KEY = "sk-nano-0d9f6c5e-very-secret"
@@ -73,7 +73,7 @@ def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(monkeypatch, ins
         assert "right" not in told(caught.value)
 
 
-@pytest.mark.parametrize("key", [5, b"sk-nano-bytes", True, ["sk-nano-list"], object()], ids=repr)
+@pytest.mark.parametrize("key", [5, b"sk-nano-bytes", True, ["sk-nano-list"], object()], ids=["int", "bytes", "bool", "list", "object"])
 def test_a_key_of_a_wrong_type_is_refused_and_not_shown(key):
     with pytest.raises(InvalidTypeError) as caught:
         resolve_key(key)
@@ -123,19 +123,19 @@ def test_copies_in_this_process_carry_the_key():
 
 
 def test_a_connection_shows_neither_key_nor_headers():
-    connection = Connection.resolve(api_key=KEY, headers={"X-Tenant": "header-secret"})
-    shown = repr(connection) + str(connection) + repr(asdict(connection)["key"])
+    endpoint = Endpoint.resolve(api_key=KEY, headers={"X-Tenant": "header-secret"})
+    shown = repr(endpoint) + str(endpoint) + repr(asdict(endpoint)["key"])
     assert KEY not in shown
     assert "header-secret" not in shown
     with pytest.raises(FrozenInstanceError):
-        connection.timeout = 1.0  # type: ignore[misc]
+        endpoint.timeout = 1.0  # type: ignore[misc]
 
 
 def test_a_call_that_needs_no_key_sends_one_where_there_is_one(monkeypatch):
-    assert Connection.resolve(key_required=False).key is None
-    assert Connection.resolve(api_key=KEY, key_required=False).key == Secret(KEY)
+    assert Endpoint.resolve(key_required=False).key is None
+    assert Endpoint.resolve(api_key=KEY, key_required=False).key == Secret(KEY)
     monkeypatch.setenv("NANO_GPT_API_KEY", KEY)
-    assert Connection.resolve(key_required=False).key == Secret(KEY)
+    assert Endpoint.resolve(key_required=False).key == Secret(KEY)
 
 
 # --- address ---
@@ -221,8 +221,8 @@ def test_plain_http_to_another_machine_is_refused_unless_allowed(url):
 @given(st.text(max_size=30) | st.from_regex(r"https?://[^/]{0,12}(/.{0,8})?", fullmatch=True))
 def test_any_text_is_an_address_that_the_client_takes_or_is_refused(url):
     with contextlib.suppress(NanoGPTError):
-        connection = Connection.resolve(api_key=KEY, base_url=url, allow_insecure_http=True)
-        assert make_client(connection, CLIENT).base_url.host
+        endpoint = Endpoint.resolve(api_key=KEY, base_url=url, allow_insecure_http=True)
+        assert make_client(endpoint, CLIENT).base_url.host
 
 
 # --- time limit and headers ---
@@ -230,7 +230,7 @@ def test_any_text_is_an_address_that_the_client_takes_or_is_refused(url):
 
 @pytest.mark.parametrize("timeout", [1, 0.5, 3600.0])
 def test_a_time_limit_is_seconds(timeout):
-    assert Connection.resolve(api_key=KEY, timeout=timeout).timeout == timeout
+    assert Endpoint.resolve(api_key=KEY, timeout=timeout).timeout == timeout
 
 
 @pytest.mark.parametrize(
@@ -238,13 +238,13 @@ def test_a_time_limit_is_seconds(timeout):
 )
 def test_a_time_limit_that_cannot_be_right_is_refused(timeout):
     with pytest.raises(ConfigurationError, match="timeout"):
-        Connection.resolve(api_key=KEY, timeout=timeout)
+        Endpoint.resolve(api_key=KEY, timeout=timeout)
 
 
 @pytest.mark.parametrize("timeout", ["60", None, True, [1], b"1"])
 def test_a_time_limit_of_a_wrong_type_is_refused(timeout):
     with pytest.raises(InvalidTypeError, match="timeout"):
-        Connection.resolve(api_key=KEY, timeout=timeout)
+        Endpoint.resolve(api_key=KEY, timeout=timeout)
 
 
 @pytest.mark.parametrize(
@@ -257,19 +257,19 @@ def test_a_time_limit_of_a_wrong_type_is_refused(timeout):
 )
 def test_headers_that_http_cannot_hold_are_refused_and_not_shown(headers):
     with pytest.raises(ConfigurationError, match="default_headers") as caught:
-        Connection.resolve(api_key=KEY, headers=headers)
+        Endpoint.resolve(api_key=KEY, headers=headers)
     assert "hunter2" not in told(caught.value)
 
 
 @pytest.mark.parametrize("headers", ["X: a", [("X", "a")], {"X": 5}, {5: "a"}, {"X": None}, {b"X": "a"}], ids=repr)
 def test_headers_of_a_wrong_type_are_refused(headers):
     with pytest.raises(InvalidTypeError, match="default_headers"):
-        Connection.resolve(api_key=KEY, headers=headers)
+        Endpoint.resolve(api_key=KEY, headers=headers)
 
 
 def test_headers_are_the_connections_own():
     headers = {"X": "before"}
-    connection = Connection.resolve(api_key=KEY, headers=headers)
+    endpoint = Endpoint.resolve(api_key=KEY, headers=headers)
     headers["X"] = "after"
-    assert connection.headers == {"X": "before"}
-    assert connection.host == "nano-gpt.com"
+    assert endpoint.headers == {"X": "before"}
+    assert endpoint.host == "nano-gpt.com"

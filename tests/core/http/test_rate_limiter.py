@@ -6,13 +6,13 @@ import threading
 import pytest
 
 from nanogpt_core._runtime import clock
-from nanogpt_core.http.rate_limiter import Claim, Pacer
+from nanogpt_core.http.rate_limiter import RateLimit, RateLimiter
 from nanogpt_core.sandbox.pacing import RateWindow
 
 
 @pytest.fixture(autouse=True)
 def _virtual_waits():
-    with clock.virtual_waits():
+    with clock.fake_clock():
         yield
 
 
@@ -26,32 +26,32 @@ class Service:
     def change(self, grants):
         self.window = RateWindow(grants, clock.now)
 
-    def asked(self, pacer, odd=False):
-        self.reserved.append(pacer.reserve())
-        clock.wait_seconds(self.reserved[-1] - clock.now())
-        began = pacer.begin(self.reserved[-1])
+    def asked(self, limiter, odd=False):
+        self.reserved.append(limiter.reserve())
+        clock.sleep(self.reserved[-1] - clock.now())
+        began = limiter.begin(self.reserved[-1])
         if began is None:
             return
         seconds = 1 if odd else self.window.admit()
         if seconds:
             self.refused.append(began)
-            pacer.refused(began, seconds)
+            limiter.refused(began, seconds)
         else:
             self.admitted.append(began)
 
-    def serve(self, pacer, seconds):
+    def serve(self, limiter, seconds):
         """Return the requests a second that were admitted, and how many were refused."""
         start, admitted, refused = clock.now(), len(self.admitted), len(self.refused)
         while clock.now() < start + seconds:
-            self.asked(pacer)
+            self.asked(limiter)
         return (len(self.admitted) - admitted) / (clock.now() - start), len(self.refused) - refused
 
 
 def paced(rate=100.0):
-    pacer = Pacer()
-    pacer.claim = Claim(rate)
-    pacer.join(pacer.claim)
-    return pacer
+    limiter = RateLimiter()
+    limiter.rate_limit = RateLimit(rate)
+    limiter.join(limiter.rate_limit)
+    return limiter
 
 
 @pytest.mark.parametrize("grants", [2, 10, 25, 60])
@@ -69,47 +69,47 @@ def test_nothing_is_refused_where_more_is_granted_than_asked_for():
 
 @pytest.mark.parametrize("afterwards", [0, 6])
 def test_requests_at_once_find_the_grant_at_their_first_refusals(afterwards):
-    pacer = paced()
+    limiter = paced()
     starts = []
     for _ in range(40):
-        starts.append(pacer.begin(pacer.reserve()))
-        clock.wait_seconds(0.001)
+        starts.append(limiter.begin(limiter.reserve()))
+        clock.sleep(0.001)
     # They arrive in another order than they began in: 25 are taken, the rest is refused.
     for began in starts[21:36]:
-        pacer.refused(began, 1)
-    clock.wait_seconds(1.1)
+        limiter.refused(began, 1)
+    clock.sleep(1.1)
     for _ in range(afterwards):  # those who waited for the pause's end
-        assert pacer.begin(pacer.reserve())
-    pacer.reserve()
-    assert pacer.rate == 25
-    clock.wait_seconds(30)
+        assert limiter.begin(limiter.reserve())
+    limiter.reserve()
+    assert limiter.rate == 25
+    clock.sleep(30)
     for _ in range(60):
-        pacer.reserve()
-    assert pacer.rate == 25, "what is known was tried again"
+        limiter.reserve()
+    assert limiter.rate == 25, "what is known was tried again"
 
 
 @pytest.mark.parametrize("before", [0, 1, 5, 60])
 def test_an_odd_refusal_is_soon_forgotten(before):
-    pacer, service = paced(), Service(1000)
+    limiter, service = paced(), Service(1000)
     for _ in range(before):
-        service.asked(pacer)
-    service.asked(pacer, odd=True)
-    service.serve(pacer, 20)
-    admitted, _ = service.serve(pacer, 10)
+        service.asked(limiter)
+    service.asked(limiter, odd=True)
+    service.serve(limiter, 20)
+    admitted, _ = service.serve(limiter, 10)
     assert admitted > 95
 
 
 def test_a_grant_that_falls_and_rises_is_followed():
-    pacer, service = paced(), Service(50)
-    service.serve(pacer, 30)
+    limiter, service = paced(), Service(50)
+    service.serve(limiter, 30)
     service.change(10)
-    service.serve(pacer, 10)
-    admitted, refused = service.serve(pacer, 60)
+    service.serve(limiter, 10)
+    admitted, refused = service.serve(limiter, 60)
     assert admitted >= 9.5
     assert refused <= 2
     service.change(50)
-    service.serve(pacer, 300)
-    assert service.serve(pacer, 60)[0] >= 45
+    service.serve(limiter, 300)
+    assert service.serve(limiter, 60)[0] >= 45
 
 
 def test_no_second_has_more_starts_than_the_claim():
@@ -121,51 +121,51 @@ def test_no_second_has_more_starts_than_the_claim():
 
 
 def test_those_who_start_later_than_planned_move_those_who_follow():
-    pacer = paced(20)
-    planned = [pacer.reserve() for _ in range(20)]
-    clock.wait_seconds(0.5)
+    limiter = paced(20)
+    planned = [limiter.reserve() for _ in range(20)]
+    clock.sleep(0.5)
     for start in planned:
-        pacer.begin(start)
-    assert pacer.reserve() >= clock.now() + 1
+        limiter.begin(start)
+    assert limiter.reserve() >= clock.now() + 1
 
 
 def test_those_who_wake_up_late_do_not_all_start_at_once():
-    pacer = paced(4)
-    planned = [pacer.reserve() for _ in range(16)]
-    clock.wait_seconds(10)
-    began = [pacer.begin(start) for start in planned]
+    limiter = paced(4)
+    planned = [limiter.reserve() for _ in range(16)]
+    clock.sleep(10)
+    began = [limiter.begin(start) for start in planned]
     assert sum(start is not None for start in began) == 4
-    later = [pacer.reserve() for _ in range(12)]
+    later = [limiter.reserve() for _ in range(12)]
     assert later[0] >= clock.now() + 0.9
-    clock.wait_seconds(later[0] - clock.now())
-    assert pacer.begin(later[0])
+    clock.sleep(later[0] - clock.now())
+    assert limiter.begin(later[0])
 
 
 def test_a_turn_that_is_given_back_is_had_by_the_next():
-    pacer = paced(5)
-    planned = [pacer.reserve() for _ in range(60)]
+    limiter = paced(5)
+    planned = [limiter.reserve() for _ in range(60)]
     for start in planned[5:]:
-        pacer.release(start)
-    assert pacer.reserve() <= clock.now() + 1.1
+        limiter.release(start)
+    assert limiter.reserve() <= clock.now() + 1.1
 
 
 def test_a_pause_holds_back_a_start_that_was_handed_out_before():
-    pacer = paced(1)
-    start = pacer.reserve()
+    limiter = paced(1)
+    start = limiter.reserve()
     assert start <= clock.now()
-    pacer.pause(5)
-    assert pacer.begin(start) is None
-    assert pacer.reserve() == pytest.approx(clock.now() + 5, abs=0.5)
+    limiter.pause(5)
+    assert limiter.begin(start) is None
+    assert limiter.reserve() == pytest.approx(clock.now() + 5, abs=0.5)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="This system has no fork.")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_fork_while_another_thread_holds_the_lock_leaves_it_free():
-    pacer = paced()
+    limiter = paced()
     held, release = threading.Event(), threading.Event()
 
     def hold():
-        with pacer._lock:
+        with limiter._lock:
             held.set()
             release.wait(30)
 
@@ -175,6 +175,6 @@ def test_a_fork_while_another_thread_holds_the_lock_leaves_it_free():
     threading.Timer(0.2, release.set).start()
     child = os.fork()
     if child == 0:
-        os._exit(0 if pacer._lock.acquire(timeout=5) else 1)
+        os._exit(0 if limiter._lock.acquire(timeout=5) else 1)
     thread.join(30)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -14,7 +14,7 @@ import pytest
 import trustme
 
 from nanogpt_core import Embedder
-from nanogpt_core._runtime.clock import virtual_waits
+from nanogpt_core._runtime.clock import fake_clock
 from nanogpt_core.errors import ConnectionFailedError, DamagedReplyError, NanoGPTError
 from nanogpt_core.http import wire
 
@@ -240,7 +240,7 @@ def test_no_frame_of_a_failed_request_shows_the_key(embed):
         thread.start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
         embedder = Embedder("lab/unlisted", api_key=KEY, base_url=url, max_retries=1)
-        with virtual_waits(), pytest.raises(ConnectionFailedError) as caught:
+        with fake_clock(), pytest.raises(ConnectionFailedError) as caught:
             embed(embedder, ["a" * 100])
         thread.join(20)
     shown = locals_of(caught.value)  # before the key stands in a variable of this frame

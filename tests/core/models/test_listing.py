@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from nanogpt_core import MODELS, ModelInfo, list_models
 from nanogpt_core.errors import AuthenticationError, ConfigurationError, ReplyError, ServerError
-from nanogpt_core.models.listing import read_live_list
+from nanogpt_core.models.listing import parse_model_list
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -24,7 +24,7 @@ ROWS = st.dictionaries(st.sampled_from(FIELDS), JSON | NUMBERS | PRICING | st.sa
 
 
 def read(*rows):
-    return read_live_list(json.dumps({"object": "list", "data": list(rows)}).encode())
+    return parse_model_list(json.dumps({"object": "list", "data": list(rows)}).encode())
 
 
 def test_list_is_laid_over_the_table(sandbox, options):
@@ -116,7 +116,7 @@ def test_a_price_that_cannot_be_read_is_not_a_price(pricing):
 
 def test_a_bare_list_is_read_and_rows_without_a_name_are_passed_over():
     body = json.dumps([{"id": "a/b"}, {"name": "x"}, {"id": 5}, None, "c", {"id": "d", "extra": {}}]).encode()
-    assert list(read_live_list(body)) == ["a/b", "d"]
+    assert list(parse_model_list(body)) == ["a/b", "d"]
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_a_bare_list_is_read_and_rows_without_a_name_are_passed_over():
 )
 def test_what_is_no_list_is_refused(body):
     with pytest.raises(ReplyError, match="list of models"):
-        read_live_list(body)
+        parse_model_list(body)
 
 
 @given(st.lists(ROWS | JSON, max_size=5))
@@ -153,7 +153,7 @@ def test_any_rows_become_rows_of_known_kinds(rows):
 @given(st.binary(max_size=60) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_any_bytes_are_read_or_refused(body):
     try:
-        rows = read_live_list(body)
+        rows = parse_model_list(body)
     except ReplyError:
         return
     assert isinstance(rows, dict)
