@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Iterator
 from contextvars import ContextVar
+from dataclasses import dataclass
 
-__all__ = ["FakeClock", "async_sleep", "deadline_scope", "fake_clock", "now", "seconds_left", "sleep"]
+__all__ = ["Deadline", "FakeClock", "async_sleep", "deadline_scope", "fake_clock", "now", "seconds_left", "sleep"]
 
 
 class FakeClock:
@@ -57,16 +59,33 @@ def fake_clock() -> Iterator[FakeClock]:
         _passed += mine.seconds
 
 
-_deadline: ContextVar[float | None] = ContextVar("nanogpt_deadline", default=None)
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """A point in time, in seconds of :func:`now`.
+
+    Attributes:
+        at: The point in time. Default: infinity, which is no deadline.
+    """
+
+    at: float = math.inf
+
+    @classmethod
+    def after(cls, seconds: float | None) -> Deadline:
+        """Return the deadline in ``seconds`` from now; no deadline if None."""
+        return cls() if seconds is None else cls(now() + seconds)
+
+    def remaining(self, timeout: float = math.inf) -> float:
+        """Return the seconds until the deadline, or ``timeout`` if that is less; 0 or less once it has passed."""
+        return min(timeout, self.at - now())
+
+
+_NO_DEADLINE = Deadline()
+_deadline: ContextVar[Deadline] = ContextVar("nanogpt_deadline", default=_NO_DEADLINE)
 
 
 @contextlib.contextmanager
-def deadline_scope(deadline: float | None) -> Iterator[None]:
-    """Let what waits by itself in this block, as a cache does for its file, wait no longer than until ``deadline``.
-
-    Args:
-        deadline: In seconds of :func:`now`; None for no limit.
-    """
+def deadline_scope(deadline: Deadline) -> Iterator[None]:
+    """Bound the waits in this block that take no deadline of their own, such as those of a cache for its file."""
     token = _deadline.set(deadline)
     try:
         yield
@@ -74,10 +93,9 @@ def deadline_scope(deadline: float | None) -> Iterator[None]:
         _deadline.reset(token)
 
 
-def seconds_left(at_most: float) -> float:
-    """Return the seconds that may be waited here: ``at_most``, or fewer where the block's deadline comes before."""
-    deadline = _deadline.get()
-    return at_most if deadline is None else max(0.0, min(at_most, deadline - now()))
+def seconds_left(timeout: float) -> float:
+    """Return ``timeout`` in seconds, or the time until the deadline of the enclosing block if that is less."""
+    return max(0.0, _deadline.get().remaining(timeout))
 
 
 def sleep(seconds: float, stop: threading.Event | None = None) -> None:

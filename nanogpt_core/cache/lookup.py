@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from nanogpt_core._runtime import clock
+from nanogpt_core._runtime.clock import Deadline
 from nanogpt_core.cache.base import (
     CacheNamespace,
     EmbeddingCache,
@@ -36,10 +37,10 @@ class CacheLookup:
     Args:
         cache: The cache.
         space: Makes the keys.
-        deadline: When the call has to be over, in seconds of :func:`nanogpt_core._runtime.clock.now`, or None.
+        deadline: The time by which the call must have ended.
     """
 
-    def __init__(self, cache: EmbeddingCache, space: CacheNamespace, deadline: float | None) -> None:
+    def __init__(self, cache: EmbeddingCache, space: CacheNamespace, deadline: Deadline) -> None:
         self._cache = cache
         self._space = space
         self._deadline = deadline
@@ -85,7 +86,7 @@ class CacheLookup:
         if self._failed:
             return False
         try:
-            with clock.deadline_scope(self._until()):
+            with clock.deadline_scope(Deadline.after(_SHARE * self._deadline.remaining())):
                 work()
         except Exception as error:  # noqa: BLE001 - a cache of the caller's own may raise anything
             self._failed = True
@@ -96,12 +97,6 @@ class CacheLookup:
             )
             return False
         return True
-
-    def _until(self) -> float | None:
-        if self._deadline is None:
-            return None
-        now = clock.now()
-        return now + _SHARE * (self._deadline - now)
 
 
 def _sound(

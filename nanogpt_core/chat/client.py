@@ -62,14 +62,14 @@ class ChatClient(Client):
             steps, result, failure = self.session.steps(), None, None
             while True:
                 try:
-                    seconds = steps.send(failure)
+                    step = steps.send(failure)
                 except StopIteration:
                     return result
-                if seconds is None:
+                if step is None:
                     result, failure = self._attempt(cast_to, options, stream, stream_cls)
                 else:
                     failure = None
-                    clock.sleep(seconds)
+                    clock.sleep(step.seconds)
 
     def _attempt(self, cast_to: Any, options: Any, stream: bool, stream_cls: Any) -> tuple[Any, NanoGPTError | None]:
         seconds = self.session.seconds(options.timeout)
@@ -120,14 +120,14 @@ class AsyncChatClient(AsyncClient):
             steps, result, failure = self.session.steps(), None, None
             while True:
                 try:
-                    seconds = steps.send(failure)
+                    step = steps.send(failure)
                 except StopIteration:
                     return result
-                if seconds is None:
+                if step is None:
                     result, failure = await self._attempt(cast_to, options, stream, stream_cls)
                 else:
                     failure = None
-                    await clock.async_sleep(seconds)
+                    await clock.async_sleep(step.seconds)
 
     async def _attempt(
         self, cast_to: Any, options: Any, stream: bool, stream_cls: Any

@@ -8,7 +8,6 @@ from typing import Any
 import openai
 
 from nanogpt_core import errors
-from nanogpt_core._runtime import clock
 from nanogpt_core.chat.response import ErrorBody, check_whole
 from nanogpt_core.errors import NanoGPTError, ReplyError, bare, causes
 from nanogpt_core.http.endpoint import Endpoint
@@ -16,7 +15,7 @@ from nanogpt_core.http.error_body import error_message, excerpt
 from nanogpt_core.http.error_mapping import map_error, truncate_sdk_error
 from nanogpt_core.http.pool import http
 from nanogpt_core.http.rate_limiter import DEFAULT_RATE, RateLimit, RateLimiter, limiter_for
-from nanogpt_core.http.retry import backoff_delay
+from nanogpt_core.http.retry import CallLimits, Wait, backoff_delay, send_with_retries
 from nanogpt_core.validation import check_number, check_positive
 
 __all__ = ["DEFAULT_RETRIES", "REQUEST_ERRORS", "ChatSession", "Steps"]
@@ -34,8 +33,8 @@ REQUEST_ERRORS: tuple[type[Exception], ...] = (
 )
 """What is raised about a request, by us, by the SDK and by what is below it; a caller's mistake is none of it."""
 
-Steps = Generator["float | None", "NanoGPTError | None", None]
-"""Yields seconds to wait, or None for an attempt; is sent what the attempt failed with."""
+Steps = Generator[Wait | None, NanoGPTError | None, None]
+"""Yields a wait, or None for an attempt; is sent the error of the attempt, or None."""
 
 _CUT_SHORT = (openai.LengthFinishReasonError, openai.ContentFilterFinishReasonError)
 
@@ -93,22 +92,12 @@ class ChatSession:
         return float(timeout) if usable else self.endpoint.timeout
 
     def steps(self) -> Steps:
-        """Tell when to try.
+        """Run one call: waits and attempts.
 
         Raises:
-            NanoGPTError: What the last attempt failed with.
+            NanoGPTError: The error of the last attempt.
         """
-        failed = 0
-        while True:
-            began = yield from self._turn()
-            error = yield None
-            if error is None:
-                return
-            seconds = self.heed(error, failed, began)
-            if seconds is None or failed >= self._max_retries:
-                raise error
-            failed += 1
-            yield seconds
+        return send_with_retries(_attempt, limiter=self._limiter, max_retries=self._max_retries, limits=CallLimits())
 
     def heed(self, error: NanoGPTError, failed: int = 0, began: float | None = None) -> float | None:
         """Let everybody with this key wait where ``error`` asks for it.
@@ -123,23 +112,8 @@ class ChatSession:
         """
         seconds = backoff_delay(failed, error)
         if seconds is not None:
-            self._limiter().heed(error, seconds, began)
+            self._limiter().on_error(error, seconds, began)
         return seconds
-
-    def _turn(self) -> Generator[float, None, float]:
-        limiter = self._limiter()
-        while True:
-            start = limiter.reserve()
-            try:
-                seconds = start - clock.now()
-                if seconds > 0:
-                    yield seconds
-            except BaseException:
-                limiter.release(start)  # given up: others may have the turn
-                raise
-            began = limiter.begin(start)
-            if began is not None:
-                return began
 
     def _limiter(self) -> RateLimiter:
         # Asked for each time, since a fork gives a process its own; held, so that it lives as long as this object.
@@ -201,6 +175,12 @@ class ChatSession:
         kept = {name: response.headers[name] for name in ("x-request-id", "retry-after") if name in response.headers}
         stand_in = http.Response(complaint.status, json=complaint.document, headers=kept, request=response.request)
         return self.failure(openai.APIStatusError(words, response=stand_in, body=complaint.document), 0.0)
+
+
+def _attempt() -> Steps:
+    error = yield None
+    if error is not None:
+        raise error
 
 
 def _restore(endpoint: Endpoint, max_retries: int, requests_per_second: float) -> ChatSession:

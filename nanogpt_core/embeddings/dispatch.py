@@ -6,15 +6,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from nanogpt_core._runtime import clock
 from nanogpt_core.embeddings.batch import Batch, HostLimits
 from nanogpt_core.embeddings.response import DimensionsCheck, EmbeddingResponse, parse_embeddings
-from nanogpt_core.embeddings.runner import Action, Run, Send, Step, Wait, Yield
+from nanogpt_core.embeddings.runner import Action, Run, Send, Step, Yield
 from nanogpt_core.embeddings.usage import Budget, UsageMeter
 from nanogpt_core.errors import (
     BadRequestError,
@@ -22,7 +20,6 @@ from nanogpt_core.errors import (
     DimensionsError,
     ModelNotFoundError,
     NanoGPTError,
-    RequestTimeoutError,
     RequestTooLargeError,
     ServerError,
     StatusError,
@@ -30,7 +27,7 @@ from nanogpt_core.errors import (
     bare,
 )
 from nanogpt_core.http.rate_limiter import RateLimiter
-from nanogpt_core.http.retry import backoff_delay
+from nanogpt_core.http.retry import CallLimits, send_with_retries, wait_for_turn
 from nanogpt_core.models.catalog import near_names
 
 if TYPE_CHECKING:
@@ -63,37 +60,16 @@ class Receiver(Protocol):
 
 
 class CallContext:
-    """What the requests of one call share.
+    """State that the batches of one call share.
 
     Args:
-        receiver: Where vectors go.
-        deadline: When the call has to be over, in seconds of :func:`nanogpt_core._runtime.clock.now`, or None.
-        stop: Set when no further attempt should be made. Default: an event of the call's own.
+        receiver: Takes the vectors.
+        limits: Deadline and stop signal of the call.
     """
 
-    def __init__(self, receiver: Receiver, deadline: float | None = None, stop: threading.Event | None = None) -> None:
+    def __init__(self, receiver: Receiver, limits: CallLimits) -> None:
         self.receiver = receiver
-        self.deadline = deadline
-        self.stop = stop or threading.Event()
-
-    def seconds(self, at_most: float) -> float:
-        """Return the seconds that may still be taken.
-
-        Raises:
-            RequestTimeoutError: None may.
-        """
-        if self.stop.is_set():
-            raise RequestTimeoutError("Given up: the call was interrupted, or another of its requests failed.")
-        left = at_most if self.deadline is None else min(at_most, self.deadline - clock.now())
-        if left <= 0:
-            raise RequestTimeoutError(
-                "The call's deadline has passed.", remedy="Raise deadline, or embed fewer texts at a time."
-            )
-        return left
-
-    def allows(self, seconds: float) -> bool:
-        """Whether a further attempt after so many seconds makes sense."""
-        return not self.stop.is_set() and (self.deadline is None or clock.now() + seconds < self.deadline)
+        self.limits = limits
 
 
 @dataclass(frozen=True)
@@ -158,68 +134,58 @@ class Dispatcher:
         return max(taken, key=lambda part: len(part.texts))
 
     def _attempts(self, batch: Batch, call: CallContext) -> Generator[Action, bytes, EmbeddingResponse]:
-        failed = 0
-        reserved, last = 0.0, None
-        while True:
-            encoding = self.host.encoding
-            began = yield from self._turn(call)
-            if self.budget.limited:
-                try:
-                    reserved = self.budget.reserve(sum(batch.tokens))
-                except BudgetExceededError as error:
-                    raise error from last
+        """Send one batch until it is answered; with float lists if the host refuses base64."""
+        last: NanoGPTError | None = None
+
+        def attempt() -> Generator[Action, bytes, EmbeddingResponse]:
+            nonlocal last
+            if last is not None:
+                self.meter.add_retry()
             try:
-                reply = _read((yield self._send(batch, encoding, call)), len(batch.texts), call.receiver.room(batch))
-                yield from self._check_width(reply, call)
+                return (yield from self._attempt(batch, call, last))
             except NanoGPTError as error:
                 last = error
-                self.budget.settle(reserved, 0 if _never_billed(error) else None)
-                if isinstance(error, BadRequestError) and _refuses_base64(error, encoding):
-                    self.host.encoding = "float"
-                else:
-                    yield from self._before_next(error, failed, call, began)
-                    failed += 1
-                self.meter.add_retry()
-            else:
-                self.budget.settle(reserved, reply.prompt_tokens)
-                return reply
-
-    def _turn(self, call: CallContext) -> Generator[Action, bytes, float]:
-        limiter = self.limiter()
-        while True:
-            start = limiter.reserve()
-            try:
-                seconds = start - clock.now()
-                if seconds > 0:
-                    yield Wait(min(seconds, call.seconds(seconds)))
-                call.seconds(self.timeout)
-            except BaseException:
-                limiter.release(start)  # given up: others may have the turn
                 raise
-            began = limiter.begin(start)
-            if began is not None:
-                return began
+
+        while True:
+            encoding = self.host.encoding
+            try:
+                return (
+                    yield from send_with_retries(
+                        attempt, limiter=self.limiter, max_retries=self.max_retries, limits=call.limits
+                    )
+                )
+            except BadRequestError as error:
+                if not _refuses_base64(error, encoding):
+                    raise
+                self.host.encoding = "float"
+            except ModelNotFoundError as error:
+                _suggest_names(error, self._model)
+                raise
+
+    def _attempt(
+        self, batch: Batch, call: CallContext, last: NanoGPTError | None
+    ) -> Generator[Action, bytes, EmbeddingResponse]:
+        try:
+            reserved = self.budget.reserve(sum(batch.tokens)) if self.budget.limited else 0.0
+        except BudgetExceededError as error:
+            raise error from last
+        try:
+            body = yield self._send(batch, self.host.encoding, call)
+            response = _read(body, len(batch.texts), call.receiver.room(batch))
+            yield from self._check_width(response, call)
+        except NanoGPTError as error:
+            self.budget.settle(reserved, 0 if _never_billed(error) else None)
+            raise
+        self.budget.settle(reserved, response.prompt_tokens)
+        return response
 
     def _send(self, batch: Batch, encoding: str, call: CallContext) -> Send:
         import orjson
 
         body = orjson.dumps({"input": list(batch.texts), "encoding_format": encoding, **self.parameters})
         numbers = len(batch.texts) * max(self.guard.width or _WIDEST, 1)
-        return Send("/embeddings", body, call.seconds(self.timeout), _BYTES_AROUND + numbers * _BYTES_A_NUMBER)
-
-    def _before_next(
-        self, error: NanoGPTError, failed: int, call: CallContext, began: float
-    ) -> Generator[Action, bytes, None]:
-        """Wait as the error asks for; raise it where no attempt should follow."""
-        if isinstance(error, ModelNotFoundError):
-            _suggest_names(error, self._model)
-        seconds = backoff_delay(failed, error)
-        if seconds is None or failed >= self.max_retries:
-            raise error
-        self.limiter().heed(error, seconds, began)
-        if not call.allows(seconds):
-            raise error
-        yield Wait(seconds)
+        return Send("/embeddings", body, call.limits.remaining(self.timeout), _BYTES_AROUND + numbers * _BYTES_A_NUMBER)
 
     def _check_width(self, reply: EmbeddingResponse, call: CallContext) -> Generator[Action, bytes, None]:
         width = reply.vectors.shape[1]
@@ -235,9 +201,11 @@ class Dispatcher:
     def _live_width(self, call: CallContext) -> Generator[Action, bytes, int | None]:
         from nanogpt_core.models.listing import MOST_BYTES, parse_model_list
 
-        yield from self._turn(call)
+        yield from wait_for_turn(self.limiter(), call.limits)
         try:
-            found = parse_model_list((yield Send("/embedding-models", None, call.seconds(self.timeout), MOST_BYTES)))
+            found = parse_model_list(
+                (yield Send("/embedding-models", None, call.limits.remaining(self.timeout), MOST_BYTES))
+            )
         except NanoGPTError:
             return None
         row = found.get(self._model)

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from nanogpt_core._runtime import clock
+from nanogpt_core._runtime.clock import Deadline
 from nanogpt_core._runtime.workers import run_in_tasks, run_in_threads
 from nanogpt_core.cache.base import CacheNamespace, EmbeddingCache
 from nanogpt_core.cache.lookup import CacheLookup
@@ -25,6 +25,7 @@ from nanogpt_core.embeddings.usage import Estimate, price
 from nanogpt_core.errors import NanoGPTError
 from nanogpt_core.http.redaction import redacted
 from nanogpt_core.http.requester import Requester
+from nanogpt_core.http.retry import CallLimits
 from nanogpt_core.models.catalog import ModelInfo
 from nanogpt_core.models.tokens import TokenCounter
 
@@ -94,14 +95,14 @@ class Pipeline:
             stop: Set when the call should be given up.
         """
         check_batch_size(batch_size)
-        deadline = self._until()
+        deadline = Deadline.after(self.deadline)
         plan = make_plan(texts, self.counter, self.on_overflow, first)
         with self._gathering(form, plan, deadline, show=show) as gathering:
-            call = CallContext(gathering, deadline, stop)
+            call = CallContext(gathering, CallLimits(deadline, stop or threading.Event()))
             batches = self._prepare(plan, gathering, batch_size)
             if batches:
                 self.transport.client()  # before any request's turn, since that takes its time at first
-            run_in_threads([self._task(batch, call) for batch in batches], self.max_concurrency, call.stop)
+            run_in_threads([self._task(batch, call) for batch in batches], self.max_concurrency, call.limits.stop)
             return gathering.result()
 
     async def aembed(
@@ -125,19 +126,19 @@ class Pipeline:
             turn: Held while a large reply is read; for calls that are under way together.
         """
         check_batch_size(batch_size)
-        deadline = self._until()
+        deadline = Deadline.after(self.deadline)
         # Little work is done sooner here than handed to a thread; what may touch the disk is handed over.
         hand_over = len(texts) > _PLAN_IN_LOOP
         plan = await _maybe_in_thread(hand_over, make_plan, texts, self.counter, self.on_overflow, first)
         with self._gathering(form, plan, deadline, show=show) as gathering:
-            call = CallContext(gathering, deadline)
+            call = CallContext(gathering, CallLimits(deadline))
             on_disk = hand_over or self.cache is not None
             batches = await _maybe_in_thread(on_disk, self._prepare, plan, gathering, batch_size)
             if batches:
                 await self.transport.async_client()
             turn = turn or asyncio.Lock()
             await run_in_tasks(
-                [self._coroutine(batch, call, turn) for batch in batches], self.max_concurrency, call.stop
+                [self._coroutine(batch, call, turn) for batch in batches], self.max_concurrency, call.limits.stop
             )
             return await _maybe_in_thread(hand_over, gathering.result)
 
@@ -166,15 +167,12 @@ class Pipeline:
         tokens = [self.counter.count(text) for text in texts] if self.dispatcher.budget.limited else []
         return Batch(texts, rows, [plan.positions[row] for row in rows], tokens)
 
-    def _until(self) -> float | None:
-        return None if self.deadline is None else clock.now() + self.deadline
-
-    def _store(self, deadline: float | None) -> CacheLookup | None:
+    def _store(self, deadline: Deadline) -> CacheLookup | None:
         return None if self.cache is None else CacheLookup(self.cache, self.space, deadline)
 
     @contextlib.contextmanager
     def _gathering(
-        self, form: type[Output[R]], plan: Plan, deadline: float | None, *, show: bool
+        self, form: type[Output[R]], plan: Plan, deadline: Deadline, *, show: bool
     ) -> Iterator[ResultCollector[R]]:
         with redacted(self.transport.endpoint), reporting(self.progress if show else None, plan.texts) as report:
             store = self._store(deadline)
@@ -188,7 +186,7 @@ class Pipeline:
                 raise
 
     def _task(self, batch: Batch, call: CallContext) -> Callable[[], None]:
-        return lambda: run_sync(self.dispatcher.dispatch(batch, call), self.transport, call.stop)
+        return lambda: run_sync(self.dispatcher.dispatch(batch, call), self.transport, call.limits.stop)
 
     def _coroutine(
         self, batch: Batch, call: CallContext, turn: asyncio.Lock
@@ -198,7 +196,7 @@ class Pipeline:
     def estimate(self, texts: list[str]) -> Estimate:
         """Say what embedding texts, which have been checked, would take."""
         plan = make_plan(texts, self.counter, self.on_overflow)
-        store = self._store(self._until())
+        store = self._store(Deadline.after(self.deadline))
         found = {row for rows, _ in store.find(plan.wire) for row in rows} if store else set()
         missing = [row for row in range(len(plan.wire)) if row not in found]
         tokens = self.counter.count_all([plan.wire[row] for row in missing])

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from nanogpt_core._runtime import clock
 from nanogpt_core.errors import NanoGPTError
 from nanogpt_core.http.requester import Requester
+from nanogpt_core.http.retry import Wait
 
-__all__ = ["Action", "Run", "Send", "Step", "Wait", "Yield", "run_async", "run_sync"]
+__all__ = ["Action", "Run", "Send", "Step", "Yield", "run_async", "run_sync"]
 
 # A reply that takes a millisecond to read.
 _LARGE = 1 << 18
@@ -31,13 +32,6 @@ class Send:
     body: bytes | None
     seconds: float
     most_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """Have so many seconds go by."""
-
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True)

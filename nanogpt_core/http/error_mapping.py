@@ -13,7 +13,7 @@ from jiter import from_json
 from nanogpt_core import errors
 from nanogpt_core.errors import NanoGPTError, StatusError
 from nanogpt_core.http.error_body import error_message, error_param, excerpt
-from nanogpt_core.http.retry import LONGEST_WAIT, reset_words, retry_after
+from nanogpt_core.http.retry import MAX_RETRY_AFTER_SECONDS, parse_retry_after, reset_message
 
 __all__ = ["map_error", "truncate_sdk_error"]
 
@@ -85,17 +85,22 @@ def _from_status(error: openai.APIStatusError) -> StatusError:
     document: Any = None
     with contextlib.suppress(ValueError):
         document = from_json(response.content)
-    wait = retry_after(response.headers)
+    wait = parse_retry_after(response.headers)
     detail = error_message(document) or excerpt(text)
     code, param = _field(document, "code"), _field(document, "param")
     kind, remedy = _kind(status, code or _field(document, "type"), param, detail)
-    if kind is errors.QuotaExceededError and code not in _QUOTA_CODES and wait is not None and wait <= LONGEST_WAIT:
+    if (
+        kind is errors.QuotaExceededError
+        and code not in _QUOTA_CODES
+        and wait is not None
+        and wait <= MAX_RETRY_AFTER_SECONDS
+    ):
         kind, remedy = _BY_STATUS[status]  # a quota for a minute
     if status == 402 and isinstance(document, dict) and "requiredBalance" in document:  # noqa: PLR2004
         remedy = f"The request needs ${document['requiredBalance']}. {remedy}"
     named = f"{status} ({code})" if code else f"{status}"
-    if kind is errors.QuotaExceededError or (wait or 0.0) > LONGEST_WAIT:
-        remedy = reset_words(wait) or remedy
+    if kind is errors.QuotaExceededError or (wait or 0.0) > MAX_RETRY_AFTER_SECONDS:
+        remedy = reset_message(wait) or remedy
     return kind(
         f"The service answered {named}: {detail or 'no words with it'}.".replace("..", "."),
         remedy=remedy,

@@ -54,7 +54,7 @@ class RateLimit:
 class RateLimiter(ForkSafe):
     """Hands out start times, at most ``rate`` in any second. Thread-safe; does not wait itself.
 
-    A start time is asked for with :meth:`reserve`, waited for, and confirmed with :meth:`begin`, because a pause
+    A start time is asked for with :meth:`reserve`, waited for, and confirmed with :meth:`confirm`, because a pause
     may have come up in the meantime.
     """
 
@@ -108,7 +108,7 @@ class RateLimiter(ForkSafe):
             free = max(free, self._starts[-1] + _EVENLY / rate)
         return free
 
-    def begin(self, planned: float) -> float | None:
+    def confirm(self, planned: float) -> float | None:
         """Return the time at which the caller now starts; None where it may not: take a new start time.
 
         So it is where a pause has come up, and where many who are late would start at once.
@@ -145,7 +145,7 @@ class RateLimiter(ForkSafe):
         count = math.ceil(rate)
         return bisect(self._starts, time) - bisect(self._starts, time - count / rate) >= count
 
-    def heed(self, error: NanoGPTError, seconds: float, began: float | None = None) -> None:
+    def on_error(self, error: NanoGPTError, seconds: float, began: float | None = None) -> None:
         """Hold everybody back where a failure says that the others would be turned away too.
 
         Args:
@@ -156,7 +156,7 @@ class RateLimiter(ForkSafe):
         told = error.retry_after if isinstance(error, StatusError) else None
         pause = seconds if told is None else told
         if isinstance(error, RateLimitError) and began is not None:
-            self.refused(began, pause)
+            self.on_rate_limited(began, pause)
         elif isinstance(error, RateLimitError) or told is not None:
             self.pause(pause)
 
@@ -172,7 +172,7 @@ class RateLimiter(ForkSafe):
         while self._starts and self._starts[-1] > time:
             self._starts.pop()
 
-    def refused(self, began: float, seconds: float) -> None:
+    def on_rate_limited(self, began: float, seconds: float) -> None:
         """Note that the service found the requests too many when it got the one that began at ``began``.
 
         Nobody starts for ``seconds``.

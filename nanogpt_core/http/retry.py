@@ -1,41 +1,179 @@
-"""Whether to try again, and when. Pure but for the dice."""
+"""Retries and rate limiting: one flow for embeddings and chat, without I/O.
+
+:func:`send_with_retries` is a generator. It yields :class:`Wait` for each pause, and passes on everything that a single
+attempt yields; a short sync or async runner performs these actions. So sync and async share every decision.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import random
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
+from typing import Any, TypeVar
 
-from nanogpt_core.errors import NanoGPTError, RateLimitError, StatusError
+from nanogpt_core._runtime import clock
+from nanogpt_core._runtime.clock import Deadline
+from nanogpt_core.errors import NanoGPTError, RateLimitError, RequestTimeoutError, StatusError
+from nanogpt_core.http.rate_limiter import RateLimiter
 
-__all__ = ["FIRST_BACKOFF", "LONGEST_BACKOFF", "LONGEST_WAIT", "backoff_delay", "reset_words", "retry_after"]
+__all__ = [
+    "BASE_BACKOFF_SECONDS",
+    "MAX_BACKOFF_SECONDS",
+    "MAX_RETRY_AFTER_SECONDS",
+    "CallLimits",
+    "Wait",
+    "backoff_delay",
+    "parse_retry_after",
+    "reset_message",
+    "send_with_retries",
+    "wait_for_turn",
+]
 
-FIRST_BACKOFF = 0.5
-"""Seconds: the first wait is a random part of this, and each further one of twice as much as the one before."""
+T = TypeVar("T")
 
-LONGEST_BACKOFF = 20.0
-"""Seconds: the most that a wait is a random part of."""
+BASE_BACKOFF_SECONDS = 0.5
+"""Upper bound of the first delay. Each further attempt doubles it (exponential backoff with full jitter)."""
 
-LONGEST_WAIT = 60.0
-"""Seconds: a service that asks for a longer wait gets an error instead, which says when to come again."""
+MAX_BACKOFF_SECONDS = 20.0
+"""Upper bound of all delays, unless the service asks for a longer one."""
 
-_RATE_BACKOFF = 1.0
-_FORETELLABLE = 366 * 86_400
+MAX_RETRY_AFTER_SECONDS = 60.0
+"""Longest ``Retry-After`` that is waited for. A longer one fails at once, with an error that says when to try again."""
+
+_BASE_RATE_LIMIT_BACKOFF_SECONDS = 1.0
+_MAX_RESET_SECONDS = 366 * 86_400
+_MAX_DOUBLINGS = 10  # by then MAX_BACKOFF_SECONDS is the bound
 
 
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds that ``retry-after-ms`` or ``Retry-After`` (a number or a date) ask for; None for neither.
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Sleep for ``seconds``."""
 
-    What cannot be meant (negative, not a number, no date) counts as nothing said.
+    seconds: float
+
+
+@dataclass(frozen=True)
+class CallLimits:
+    """Limits of one call, shared by its requests.
+
+    Attributes:
+        deadline: The time by which the call must have ended.
+        stop: Set when no further attempt should be made: the call was interrupted, or another request of it failed.
     """
-    milliseconds = _number(headers.get("retry-after-ms"))
+
+    deadline: Deadline = field(default_factory=Deadline)
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def check(self) -> None:
+        """Check that the call may go on.
+
+        Raises:
+            RequestTimeoutError: The deadline has passed, or ``stop`` is set.
+        """
+        if self.stop.is_set():
+            raise RequestTimeoutError("Cancelled: the call was interrupted, or another of its requests failed.")
+        if self.deadline.remaining() <= 0:
+            raise RequestTimeoutError(
+                "The call's deadline has passed.", remedy="Raise deadline, or embed fewer texts at a time."
+            )
+
+    def remaining(self, timeout: float) -> float:
+        """Return ``timeout`` in seconds, or the time until the deadline if that is less.
+
+        Raises:
+            RequestTimeoutError: As :meth:`check`.
+        """
+        self.check()
+        return self.deadline.remaining(timeout)
+
+    def allows_retry_after(self, delay: float) -> bool:
+        """Return whether another attempt in ``delay`` seconds can still end in time."""
+        return not self.stop.is_set() and self.deadline.remaining() > delay
+
+
+def send_with_retries(
+    attempt: Callable[[], Generator[Any, Any, T]],
+    *,
+    limiter: Callable[[], RateLimiter],
+    max_retries: int,
+    limits: CallLimits,
+) -> Generator[Any, Any, T]:
+    """Run ``attempt`` until it succeeds, in the turn and at the rate that the limiter gives.
+
+    Args:
+        attempt: Makes the generator of one attempt.
+        limiter: Returns the rate limiter. Called for each attempt, since a forked process has a limiter of its own.
+        max_retries: Attempts after the first.
+        limits: Deadline and stop signal of the call.
+
+    Yields:
+        :class:`Wait`, and everything that ``attempt`` yields.
+
+    Returns:
+        The result of the successful attempt.
+
+    Raises:
+        NanoGPTError: The error of the last attempt.
+    """
+    failed = 0
+    while True:
+        started = yield from wait_for_turn(limiter(), limits)
+        try:
+            return (yield from attempt())
+        except NanoGPTError as error:
+            delay = backoff_delay(failed, error)
+            if delay is None:
+                raise
+            limiter().on_error(error, delay, started)
+            if failed >= max_retries or not limits.allows_retry_after(delay):
+                raise
+        yield Wait(delay)
+        failed += 1
+
+
+def wait_for_turn(limiter: RateLimiter, limits: CallLimits) -> Generator[Wait, Any, float]:
+    """Wait for the limiter's turn; the result is the time at which the request starts.
+
+    Yields:
+        :class:`Wait`.
+
+    Raises:
+        RequestTimeoutError: The call ends before its turn comes; the turn goes to others.
+    """
+    while True:
+        reserved = limiter.reserve()
+        try:
+            delay = reserved - clock.now()
+            if delay > 0:
+                yield Wait(limits.remaining(delay))
+            limits.check()
+        except BaseException:
+            limiter.release(reserved)
+            raise
+        started = limiter.confirm(reserved)
+        if started is not None:
+            return started
+
+
+def parse_retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the delay that ``retry-after-ms`` or ``Retry-After`` (a number or a date) asks for.
+
+    Args:
+        headers: The response's headers, with lower-case names or a case-insensitive mapping.
+
+    Returns:
+        Seconds, at least 0. None if there is no such header, or its value is negative or cannot be parsed.
+    """
+    milliseconds = _parse_number(headers.get("retry-after-ms"))
     if milliseconds is not None:
         return milliseconds / 1000
     value = headers.get("retry-after")
-    seconds = _number(value)
+    seconds = _parse_number(value)
     if seconds is None and value:
         with contextlib.suppress(TypeError, ValueError, OverflowError):
             date = parsedate_to_datetime(value)
@@ -44,42 +182,45 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     return seconds
 
 
-def _number(value: str | None) -> float | None:
+def _parse_number(value: str | None) -> float | None:
     try:
         number = float(value or "")
     except ValueError:
         return None
-    return number if number >= 0 else None  # not so for NaN
+    return number if number >= 0 else None  # False for NaN
 
 
 def backoff_delay(attempt: int, error: NanoGPTError) -> float | None:
-    """Return the seconds to wait before the next attempt; None where there should be none.
+    """Return the delay before the next attempt.
 
     Args:
-        attempt: Attempts that failed before this one, counted from 0.
-        error: Why this one failed.
+        attempt: Failed attempts before this one, counted from 0.
+        error: The error of this attempt.
+
+    Returns:
+        Seconds. None if the request should not be sent again.
     """
     if not error.transient:
         return None
-    told = error.retry_after if isinstance(error, StatusError) else None
-    if told is not None and told > LONGEST_WAIT:
+    retry_after = error.retry_after if isinstance(error, StatusError) else None
+    if retry_after is not None and retry_after > MAX_RETRY_AFTER_SECONDS:
         return None
-    first = _RATE_BACKOFF if isinstance(error, RateLimitError) else FIRST_BACKOFF
-    # Full jitter spreads the workers that failed together. Beyond 2**10 the bound is reached anyway.
-    jitter = random.uniform(0.0, min(LONGEST_BACKOFF, first * 2.0 ** min(attempt, 10)))  # noqa: S311
-    if told is None:
+    base = _BASE_RATE_LIMIT_BACKOFF_SECONDS if isinstance(error, RateLimitError) else BASE_BACKOFF_SECONDS
+    # Full jitter spreads workers that failed at the same time.
+    jitter = random.uniform(0.0, min(MAX_BACKOFF_SECONDS, base * 2.0 ** min(attempt, _MAX_DOUBLINGS)))  # noqa: S311
+    if retry_after is None:
         return jitter
-    # Who is told to wait, waits just that; who did so in vain came together with too many others.
-    return told + jitter if attempt else told
+    # The first time exactly as the service asks; after that, too many clients came back at the same time.
+    return retry_after + jitter if attempt else retry_after
 
 
-def reset_words(seconds: float | None) -> str:
-    """Return when to come again, in words; empty where that is not known."""
-    if seconds is None or seconds > _FORETELLABLE:
+def reset_message(seconds: float | None) -> str:
+    """Return a sentence that says when to try again; empty if ``seconds`` is None or more than a year."""
+    if seconds is None or seconds > _MAX_RESET_SECONDS:
         return ""
     moment = datetime.now(timezone.utc) + timedelta(seconds=seconds)
     hours, rest = divmod(round(seconds), 3600)
     minutes, left = divmod(rest, 60)
     parts = ((hours, "h"), (minutes, "min"), (left if not hours else 0, "s"))
     span = " ".join(f"{number} {unit}" for number, unit in parts if number) or "0 s"
-    return f"Come again in {span} ({moment:%Y-%m-%d %H:%M:%S} UTC)."
+    return f"Try again in {span} ({moment:%Y-%m-%d %H:%M:%S} UTC)."

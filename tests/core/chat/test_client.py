@@ -20,7 +20,6 @@ from nanogpt_core.chat.session import ChatSession
 from nanogpt_core.errors import DamagedReplyError
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.pool import http
-from nanogpt_core.http.rate_limiter import limiter_for
 from nanogpt_core.models.chat_listing import fetch_context_window
 
 KEY = "sk-nano-0123abcd-very-secret"
@@ -237,7 +236,7 @@ def test_retry_after_is_kept_to(ask, answering, faults, waits):
 
 def test_a_long_retry_after_is_an_error_at_once(ask, answering, faults, waits):
     made = answering(faults.response("slow down", 429, Retry_After="3600"), max_retries=3)
-    with pytest.raises(errors.RateLimitError, match="Come again in 1 h"):
+    with pytest.raises(errors.RateLimitError, match="Try again in 1 h"):
         ask(made.caller)
     assert (len(made.server.requests), waits.seconds) == (1, 0)
 
@@ -750,10 +749,9 @@ def test_a_pause_of_embeddings_holds_chat_back(ask, answering, faults, waits):
     embedder = Embedder("lab/unlisted", api_key=KEY, base_url=made.server.base_url, max_retries=1)
     with pytest.raises(errors.RateLimitError):
         embedder.embed(["text"])
-    limiter_for(made.connection).pause(5)
     before = waits.seconds
     assert ask(made.caller) == "all of it"
-    assert 4 < waits.seconds - before <= 5
+    assert 8 < waits.seconds - before <= 9
 
 
 def test_a_rate_error_in_mid_stream_holds_everybody_back(kind, answering, faults, waits):

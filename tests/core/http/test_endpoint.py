@@ -73,7 +73,9 @@ def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(monkeypatch, ins
         assert "right" not in told(caught.value)
 
 
-@pytest.mark.parametrize("key", [5, b"sk-nano-bytes", True, ["sk-nano-list"], object()], ids=["int", "bytes", "bool", "list", "object"])
+@pytest.mark.parametrize(
+    "key", [5, b"sk-nano-bytes", True, ["sk-nano-list"], object()], ids=["int", "bytes", "bool", "list", "object"]
+)
 def test_a_key_of_a_wrong_type_is_refused_and_not_shown(key):
     with pytest.raises(InvalidTypeError) as caught:
         resolve_key(key)

@@ -29,13 +29,13 @@ class Service:
     def asked(self, limiter, odd=False):
         self.reserved.append(limiter.reserve())
         clock.sleep(self.reserved[-1] - clock.now())
-        began = limiter.begin(self.reserved[-1])
+        began = limiter.confirm(self.reserved[-1])
         if began is None:
             return
         seconds = 1 if odd else self.window.admit()
         if seconds:
             self.refused.append(began)
-            limiter.refused(began, seconds)
+            limiter.on_rate_limited(began, seconds)
         else:
             self.admitted.append(began)
 
@@ -72,14 +72,14 @@ def test_requests_at_once_find_the_grant_at_their_first_refusals(afterwards):
     limiter = paced()
     starts = []
     for _ in range(40):
-        starts.append(limiter.begin(limiter.reserve()))
+        starts.append(limiter.confirm(limiter.reserve()))
         clock.sleep(0.001)
     # They arrive in another order than they began in: 25 are taken, the rest is refused.
     for began in starts[21:36]:
-        limiter.refused(began, 1)
+        limiter.on_rate_limited(began, 1)
     clock.sleep(1.1)
     for _ in range(afterwards):  # those who waited for the pause's end
-        assert limiter.begin(limiter.reserve())
+        assert limiter.confirm(limiter.reserve())
     limiter.reserve()
     assert limiter.rate == 25
     clock.sleep(30)
@@ -125,7 +125,7 @@ def test_those_who_start_later_than_planned_move_those_who_follow():
     planned = [limiter.reserve() for _ in range(20)]
     clock.sleep(0.5)
     for start in planned:
-        limiter.begin(start)
+        limiter.confirm(start)
     assert limiter.reserve() >= clock.now() + 1
 
 
@@ -133,12 +133,12 @@ def test_those_who_wake_up_late_do_not_all_start_at_once():
     limiter = paced(4)
     planned = [limiter.reserve() for _ in range(16)]
     clock.sleep(10)
-    began = [limiter.begin(start) for start in planned]
+    began = [limiter.confirm(start) for start in planned]
     assert sum(start is not None for start in began) == 4
     later = [limiter.reserve() for _ in range(12)]
     assert later[0] >= clock.now() + 0.9
     clock.sleep(later[0] - clock.now())
-    assert limiter.begin(later[0])
+    assert limiter.confirm(later[0])
 
 
 def test_a_turn_that_is_given_back_is_had_by_the_next():
@@ -154,7 +154,7 @@ def test_a_pause_holds_back_a_start_that_was_handed_out_before():
     start = limiter.reserve()
     assert start <= clock.now()
     limiter.pause(5)
-    assert limiter.begin(start) is None
+    assert limiter.confirm(start) is None
     assert limiter.reserve() == pytest.approx(clock.now() + 5, abs=0.5)
 
 
