@@ -43,15 +43,15 @@ evaluate: export EVALUATE_MODELS := $(value MODELS)
 DEMO_OPTIONS = $${DEMO_DATA:+--data "$$DEMO_DATA"} $${DEMO_PRICE:+--chat-price $$DEMO_PRICE}
 
 demo: $(VENV)/demo
-	@set -f; $(RUN) examples/rag_langchain.py $(DEMO_OPTIONS) -- $${DEMO_QUESTION:+"$$DEMO_QUESTION"}
+	@set -f; $(RUN) examples/demo/rag_langchain.py $(DEMO_OPTIONS) -- $${DEMO_QUESTION:+"$$DEMO_QUESTION"}
 	@echo
-	@set -f; $(RUN) examples/rag_llama_index.py $(DEMO_OPTIONS) -- $${DEMO_QUESTION:+"$$DEMO_QUESTION"}
+	@set -f; $(RUN) examples/demo/rag_llama_index.py $(DEMO_OPTIONS) -- $${DEMO_QUESTION:+"$$DEMO_QUESTION"}
 
 web: $(VENV)/web
-	@set -f; $(RUN) examples/web.py --port "$$DEMO_PORT" $(DEMO_OPTIONS)
+	@set -f; $(RUN) examples/demo/web.py --port "$$DEMO_PORT" $(DEMO_OPTIONS)
 
 evaluate: $(VENV)/evaluate
-	@set -f; $(RUN) examples/evaluate.py -- $$EVALUATE_MODELS
+	@set -f; $(RUN) examples/demo/evaluate.py -- $$EVALUATE_MODELS
 
 notebooks: $(VENV)/notebooks
 	@$(RUN) -m jupyterlab docs/notebooks

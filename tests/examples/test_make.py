@@ -44,7 +44,7 @@ QUESTIONS = [
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_a_question_reaches_both_demos_unchanged(make, question):
     assert make("demo", f"Q={question}") == [
-        [f"examples/rag_{name}.py", "--", question] for name in ("langchain", "llama_index")
+        [f"examples/demo/rag_{name}.py", "--", question] for name in ("langchain", "llama_index")
     ]
 
 
@@ -56,20 +56,20 @@ def test_the_data_folder_and_the_chat_price_are_handed_on(make):
     given = ["DATA=/a b/$c", "CHAT_PRICE=0.15 0.6"]
     options = ["--data", "/a b/$c", "--chat-price", "0.15", "0.6"]
     assert [words[1:] for words in make("demo", *given)] == [[*options, "--"]] * 2
-    assert make("web", "PORT=81", *given) == [["examples/web.py", "--port", "81", *options]]
+    assert make("web", "PORT=81", *given) == [["examples/demo/web.py", "--port", "81", *options]]
 
 
 @pytest.mark.parametrize("words", ["Qwen/Qwen3-Embedding-0.6B  BAAI/bge-m3", "", *(word for word in QUESTIONS)])
 def test_models_reach_the_evaluation_word_by_word(make, words):
-    assert make("evaluate", f"MODELS={words}") == [["examples/evaluate.py", "--", *words.split()]]
+    assert make("evaluate", f"MODELS={words}") == [["examples/demo/evaluate.py", "--", *words.split()]]
 
 
 def test_models_may_stand_in_the_environment(make, monkeypatch):
     monkeypatch.setenv("MODELS", "$(shell echo) M*")
-    assert make("evaluate") == [["examples/evaluate.py", "--", "$(shell", "echo)", "M*"]]
+    assert make("evaluate") == [["examples/demo/evaluate.py", "--", "$(shell", "echo)", "M*"]]
 
 
 def test_what_stands_for_a_number_is_no_command_either(make):
     port = "$(shell echo run) `id`"
     (words,) = make("web", f"PORT={port}", "CHAT_PRICE=M* $(echo 1)")
-    assert words == ["examples/web.py", "--port", port, "--chat-price", "M*", "$(echo", "1)"]
+    assert words == ["examples/demo/web.py", "--port", port, "--chat-price", "M*", "$(echo", "1)"]

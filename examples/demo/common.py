@@ -23,7 +23,7 @@ from nanogpt_core.http.endpoint import DEFAULT_BASE_URL, KEY_VARIABLES
 from nanogpt_core.models.tokens import TokenCounter
 
 DEFAULT_QUESTION = "How can I merge several sorted inputs into one sorted stream?"
-DATA = Path(__file__).resolve().parents[1] / ".nanogpt-demo"
+DATA = Path(__file__).resolve().parents[2] / ".nanogpt-demo"
 MOST_CHUNK_TOKENS = 400
 """Longer chunks hold several matters, and their vectors none of them well."""
 SANDBOX_MIN_SCORE = 0.28

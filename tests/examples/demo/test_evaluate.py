@@ -76,7 +76,7 @@ def test_the_measures_are_those_of_the_ranks(service):
 def test_questions_are_taken_from_all_over_the_file():
     from evaluate import load_questions
 
-    file = Path(__file__).resolve().parents[2] / "examples" / "questions.jsonl"
+    file = Path(__file__).resolve().parents[3] / "examples" / "demo" / "questions.jsonl"
     assert len(load_questions(file)) == 60
     assert len(load_questions(file, 99)) == 60
     assert [question.language for question in load_questions(file, 6)] == ["en", "en", "en", "en", "de", "zh"]
@@ -87,7 +87,7 @@ def some_passages(corpus_passages):
     """A tenth of the corpus, and with it all that answers a question."""
     from evaluate import load_questions
 
-    questions = Path(__file__).resolve().parents[2] / "examples" / "questions.jsonl"
+    questions = Path(__file__).resolve().parents[3] / "examples" / "demo" / "questions.jsonl"
     answers = {source for question in load_questions(questions) for source in question.sources}
     return [
         passage

@@ -18,7 +18,7 @@ import pytest
 
 import nanogpt_core
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[3] / "examples" / "demo"
 WANTED_HITS = 24
 TOP = 5
 PRINT_DIGEST = """

@@ -1,8 +1,8 @@
 """How well models find what is asked for: nDCG@10, recall@5 and MRR over questions with known answers.
 
-``python examples/evaluate.py [MODEL ...]`` embeds Python's own documentation (corpus.py) and the hand-written questions
-of questions.jsonl with each model, with and without the query instruction that its card recommends, at full width and
-reduced. It prints a table and draws quality against price and against width.
+``python examples/demo/evaluate.py [MODEL ...]`` embeds Python's own documentation (corpus.py) and the hand-written
+questions of questions.jsonl with each model, with and without the query instruction that its card recommends, at full
+width and reduced. It prints a table and draws quality against price and against width.
 
 A question names the sources that answer it, and any one of them will do: the best passage of any of them counts, and
 further passages of a source that is in the list already do not.

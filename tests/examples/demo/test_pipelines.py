@@ -16,7 +16,7 @@ from nanogpt_core.errors import AuthenticationError, InvalidInputError, InvalidT
 from nanogpt_core.models.tokens import TokenCounter
 from nanogpt_core.sandbox import Fault
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+EXAMPLES = Path(__file__).resolve().parents[3] / "examples" / "demo"
 
 FACTS = {
     "bees": "Bees make honey from nectar, and keep it in combs of wax.",

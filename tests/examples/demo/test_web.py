@@ -1,4 +1,4 @@
-"""The page of examples/web.py: a real process, and a real browser that asks it."""
+"""The page of examples/demo/web.py: a real process, and a real browser that asks it."""
 
 import contextlib
 import importlib
@@ -22,7 +22,7 @@ for needed in ("nicegui", "langchain_qdrant", "langchain_openai", "langchain_cla
 
 from nanogpt_core.sandbox import Fault  # noqa: E402
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+EXAMPLES = Path(__file__).resolve().parents[3] / "examples" / "demo"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(
     not CHROMIUM, reason="Chromium is not installed; on Debian and Ubuntu: apt-get install chromium"

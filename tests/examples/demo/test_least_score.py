@@ -7,7 +7,7 @@ import numpy as np
 
 from nanogpt_core import Embedder
 
-QUESTIONS = Path(__file__).resolve().parents[2] / "examples" / "questions.jsonl"
+QUESTIONS = Path(__file__).resolve().parents[3] / "examples" / "demo" / "questions.jsonl"
 
 ELSEWHERE = [
     "What is the capital of France?",

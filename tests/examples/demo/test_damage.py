@@ -16,7 +16,7 @@ import pytest
 from nanogpt_core.errors import AuthenticationError
 from nanogpt_core.sandbox import Fault
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+EXAMPLES = Path(__file__).resolve().parents[3] / "examples" / "demo"
 LONG = "\n\n".join(f"The {number}th paragraph tells of walnuts and of hazelnuts. " * 8 for number in range(30))
 FACTS = {
     "bees": "Bees make honey from nectar, and keep it in combs of wax.",
