@@ -1,0 +1,130 @@
+"""The examples that can be copied: each runs as a new user runs it, in a process of its own and a folder of its own."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+NEEDS = {
+    "langchain_rag": ("langchain_qdrant", "langchain_classic", "langchain_openai", "langchain_text_splitters"),
+    "llama_index_rag": ("llama_index.vector_stores.qdrant", "llama_index.llms.openai_like"),
+    "openai_sdk_rag": (),
+}
+DOCUMENTS = {
+    "bees.md": "Bees make honey from nectar, and keep it in combs of wax.",
+    "animals/cats.txt": "A cat sleeps for sixteen hours on most days.",
+    "x200.md": "The battery of the X200 lasts twelve hours.",
+}
+QUESTION = "How long does the battery of the X200 last?"
+# LlamaIndex imports it in every environment that has it.
+SUNSET = "ignore:`langchain-community` is being sunset:DeprecationWarning"
+
+
+@pytest.fixture(params=NEEDS)
+def name(request):
+    for package in (*NEEDS[request.param], "starlette", "uvicorn"):
+        parents = package.split(".")
+        if not all(find_spec(".".join(parents[: end + 1])) for end in range(len(parents))):
+            pytest.skip(f"{package} is not installed")
+    return request.param
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for path, text in DOCUMENTS.items():
+        file = tmp_path / "texts" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    return tmp_path / "texts"
+
+
+@pytest.fixture
+def run(name, tmp_path):
+    """Copy the example to a folder, run it there, and return its output."""
+    script = tmp_path / "copied" / f"{name}.py"
+    script.parent.mkdir()
+    shutil.copy(EXAMPLES / f"{name}.py", script)
+
+    def run(*words, environment=None):
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-W", SUNSET, str(script), *map(str, words)],
+            cwd=script.parent,
+            env={**os.environ, **(environment or {})},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        return done.stdout
+
+    return run
+
+
+def texts_embedded(sandbox):
+    sent = [text for request in sandbox.requests for text in request.inputs]
+    sandbox.clear()
+    return sorted(text for text in sent if text not in ("dummy_text", QUESTION))
+
+
+def with_key(sandbox):
+    return {"NANOGPT_API_KEY": sandbox.api_key, "NANOGPT_BASE_URL": sandbox.base_url}
+
+
+def test_without_key_second_run_embeds_nothing_and_answers_the_same(run, folder):
+    first, second = run(folder, QUESTION), run(folder, QUESTION)
+    assert first.startswith("Index: 3 chunks embedded")
+    assert second.startswith("Index: 0 chunks embedded")
+    for out in (first, second):
+        assert '"The battery of the X200 lasts twelve hours." [1]\n' in out
+        assert out.endswith("\n[1] x200.md\n")
+    assert first.splitlines()[1:] == second.splitlines()[1:]
+
+
+def test_with_key_only_changed_documents_are_embedded_and_deleted_ones_are_not_found(run, folder, sandbox):
+    key = with_key(sandbox)
+    run(folder, QUESTION, environment=key)
+    assert sandbox.requests[-1].body["stream"] is True, "the answer is streamed"
+    assert len(texts_embedded(sandbox)) == len(DOCUMENTS)
+
+    assert run(folder, QUESTION, environment=key).startswith("Index: 0 chunks embedded")
+    assert texts_embedded(sandbox) == []
+
+    (folder / "bees.md").write_text("Wasps make paper.", encoding="utf-8")
+    (folder / "x200.md").unlink()
+    out = run(folder, QUESTION, environment=key)
+    prompt = str(sandbox.requests[-1].body["messages"])
+    (sent,) = texts_embedded(sandbox)
+    assert "Wasps make paper." in sent
+    assert out.startswith("Index: 1 chunks embedded")
+    assert "Wasps make paper." in prompt
+    assert "sixteen hours" in prompt
+    assert "honey" not in prompt, "the former text of a changed document is gone"
+    assert "twelve hours" not in prompt, "a deleted document is gone"
+
+
+def test_document_put_back_is_found_again(run, folder, sandbox):
+    key = with_key(sandbox)
+    text = (folder / "x200.md").read_text(encoding="utf-8")
+    run(folder, QUESTION, environment=key)
+    (folder / "x200.md").unlink()
+    assert "x200" not in run(folder, QUESTION, environment=key)
+    (folder / "x200.md").write_text(text, encoding="utf-8")
+    assert run(folder, QUESTION, environment=key).endswith("\n[1] x200.md\n")
+
+
+@pytest.mark.parametrize("name", NEEDS, ids=NEEDS, indirect=True)
+def test_example_is_one_short_file_without_helper_modules(name):
+    source = (EXAMPLES / f"{name}.py").read_text(encoding="utf-8")
+    assert 60 <= len(source.splitlines()) <= 90
+    imported = set(re.findall(r"^(?:from|import) (\w+)", source, re.MULTILINE))
+    helpers = {file.stem for file in EXAMPLES.rglob("*.py")}
+    assert not imported & helpers
+    assert f"python {name}.py" in source
