@@ -1,9 +1,4 @@
-"""Python's garbage collector, held back for a moment while much is made that holds no circles.
-
-It looks through each new list or dictionary several times, number by number, and finds nothing. So it is held back
-while a part of a reply is read or a part of the lists is made, at most a tenth of a second. That concerns the whole
-process; setting ``hold_back_collector`` to False leaves the collector alone.
-"""
+"""A pause of Python's garbage collector while lists of floats are made; see docs/adr/0050-pause-gc-for-lists.md."""
 
 from __future__ import annotations
 
@@ -11,74 +6,50 @@ import contextlib
 import gc
 import os
 import threading
-import time
 from collections.abc import Iterator
 
-__all__ = ["gc_paused", "hold_back_collector"]
-
-hold_back_collector = True
-"""Whether the garbage collector may be held back."""
-
-_LONGEST = 0.1
+__all__ = ["gc_paused"]
 
 
-class _Hold:
-    """Who holds the collector back; the last one lets it go on."""
+class _Pause:
+    """Counts the threads that need the pause; the last one ends it."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.holders = 0
-        self.was_on = False
-        self.ages = False
-        self.since = 0.0
+        self.was_enabled = False
 
-    def begin(self, *, made_to_last: bool) -> bool:
-        """Hold it back, or return False where others have done so for too long already, one after another."""
+    def begin(self) -> None:
         with self.lock:
             if not self.holders:
-                self.was_on, self.ages, self.since = gc.isenabled(), False, time.monotonic()
+                self.was_enabled = gc.isenabled()
                 gc.disable()
-            elif time.monotonic() - self.since > _LONGEST:
-                return False
             self.holders += 1
-            self.ages = self.ages or made_to_last
-            return True
 
     def end(self) -> None:
         with self.lock:
             self.holders -= 1
-            if not self.holders and self.was_on:
-                # What is frozen by somebody else must stay so, and thawing thaws all.
-                if self.ages and hasattr(gc, "freeze") and not gc.get_freeze_count():
-                    gc.freeze()
-                    gc.unfreeze()
+            if not self.holders and self.was_enabled:
                 gc.enable()
 
-    def forget(self) -> None:
-        # The threads that held it are not in this child of a fork.
-        if self.holders and self.was_on:
+    def reset_in_child(self) -> None:
+        # The threads that held the pause do not exist in a forked child.
+        if self.holders and self.was_enabled:
             gc.enable()
         self.__init__()  # type: ignore[misc]
 
 
-_hold = _Hold()
+_pause = _Pause()
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_hold.forget)
+    os.register_at_fork(after_in_child=_pause.reset_in_child)
 
 
 @contextlib.contextmanager
-def gc_paused(*, made_to_last: bool = False) -> Iterator[None]:
-    """Hold the collector back in this block.
-
-    Args:
-        made_to_last: Whether what is made in it lives on. It then counts as old, which the collector looks through
-            seldom, as does all else that was made since it was last at work.
-    """
-    if not hold_back_collector or not _hold.begin(made_to_last=made_to_last):
-        yield
-        return
+def gc_paused() -> Iterator[None]:
+    """Pause the garbage collector of this process in the block. Blocks may nest and overlap between threads."""
+    _pause.begin()
     try:
         yield
     finally:
-        _hold.end()
+        _pause.end()

@@ -1,4 +1,4 @@
-"""The options that ``Embedder`` and both plugins share, and the checks of them."""
+"""The options of ``Embedder``: their types, defaults and checks. Both plugins take the same options."""
 
 from __future__ import annotations
 
@@ -7,14 +7,21 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from nanogpt_core.cache.base import EmbeddingCache
 from nanogpt_core.embeddings.planning import OVERFLOW_MODES, Overflow
-from nanogpt_core.errors import ConfigurationError, InvalidTypeError, NanoGPTError
-from nanogpt_core.http.endpoint import Secret, resolve_key
-from nanogpt_core.models.catalog import MAX_ITEMS, ModelInfo
-from nanogpt_core.validation import check_encodes, check_number, check_positive
+from nanogpt_core.errors import ConfigurationError, InvalidTypeError
+from nanogpt_core.http.endpoint import DEFAULT_TIMEOUT, ApiKey, Endpoint
+from nanogpt_core.models.catalog import MAX_ITEMS, ModelInfo, get_model
+from nanogpt_core.validation import (
+    check_encodes,
+    check_http_client,
+    check_model_name,
+    check_number,
+    check_positive,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import ParamSpec
@@ -22,20 +29,24 @@ if TYPE_CHECKING:
     P = ParamSpec("P")
 
 __all__ = [
-    "WIDEST",
+    "MAX_DIMENSIONS",
+    "EmbedderConfig",
     "EmbedderOptions",
     "Progress",
     "check_batch_size",
-    "check_budget",
-    "check_choices",
-    "check_dimensions",
-    "open_cache",
     "reject_unknown_options",
 ]
 
 R = TypeVar("R")
-# What other embedding classes call the same option.
-_ELSEWHERE = {
+
+MAX_DIMENSIONS = 65_536
+"""Largest ``dimensions`` of a model that the catalog does not know."""
+
+Progress = bool | Callable[[int, int], None] | None
+"""None or False for no report, True for a bar, or a function of (texts done, texts in total)."""
+
+# Names of the same options in other embedding classes.
+_OPTION_ALIASES = {
     "api_base": "base_url",
     "async_http_client": "http_async_client",
     "openai_api_base": "base_url",
@@ -51,15 +62,10 @@ _ELSEWHERE = {
     "show_progress": "progress",
     "show_progress_bar": "progress",
 }
-WIDEST = 65_536
-"""Most ``dimensions`` of a model that the catalogue does not know."""
-
-Progress = bool | Callable[[int, int], None] | None
-"""None or False for silence, True for a bar, or a function of (texts done, texts in all)."""
 
 
 class EmbedderOptions(TypedDict, total=False):
-    """The options beside model, key and base URL; see :class:`nanogpt_core.Embedder` for their meaning."""
+    """Keyword options of :class:`nanogpt_core.Embedder` that both plugins pass on, for type checkers."""
 
     dimensions: int | None
     user: str | None
@@ -67,7 +73,7 @@ class EmbedderOptions(TypedDict, total=False):
     query_instruction: str | None
     batch_size: int | None
     max_concurrency: int
-    requests_per_second: float
+    requests_per_second: float | None
     max_retries: int
     timeout: float
     deadline: float | None
@@ -80,20 +86,88 @@ class EmbedderOptions(TypedDict, total=False):
     allow_insecure_http: bool
 
 
+@dataclass(frozen=True)
+class EmbedderConfig:
+    """All options of one embedder, checked once. See :class:`nanogpt_core.Embedder` for their meaning.
+
+    The constructor takes the options as a user passes them, and keeps them in the form in which they are used: the key,
+    base URL, timeout and headers in ``endpoint``, the row of the model in ``model_info``, an opened cache in
+    ``vector_cache``.
+
+    Raises:
+        ConfigurationError: An invalid value, or no key.
+        InvalidTypeError: A value of the wrong type.
+    """
+
+    model: str | ModelInfo = "text-embedding-3-small"
+    _: KW_ONLY
+    api_key: ApiKey = field(default=None, repr=False)
+    base_url: str | None = None
+    dimensions: int | None = None
+    user: str | None = None
+    on_overflow: Overflow = "error"
+    query_instruction: str | None = None
+    batch_size: int | None = None
+    max_concurrency: int = 16
+    requests_per_second: float | None = None
+    max_retries: int = 5
+    timeout: float = DEFAULT_TIMEOUT
+    deadline: float | None = None
+    cache: str | os.PathLike[str] | EmbeddingCache | None = None
+    budget_usd: float | None = None
+    progress: Progress = None
+    default_headers: Mapping[str, str] | None = field(default=None, repr=False)
+    http_client: Any = None
+    http_async_client: Any = None
+    allow_insecure_http: bool = False
+
+    model_info: ModelInfo = field(init=False)
+    endpoint: Endpoint = field(init=False)
+    vector_cache: EmbeddingCache | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        model = self.model if isinstance(self.model, ModelInfo) else get_model(check_model_name(self.model))
+        _check_dimensions(model, self.dimensions)
+        check_batch_size(self.batch_size)
+        check_number("max_concurrency", self.max_concurrency, 1)
+        check_number("max_retries", self.max_retries, 0)
+        check_positive("requests_per_second", self.requests_per_second, optional=True)
+        check_positive("deadline", self.deadline, optional=True)
+        _check_budget(self.budget_usd, model)
+        _check_choices(self)
+        check_http_client("http_client", self.http_client, "Client")
+        check_http_client("http_async_client", self.http_async_client, "AsyncClient")
+        endpoint = Endpoint.resolve(
+            api_key=self.api_key,
+            base_url=self.base_url,
+            timeout=self.timeout,
+            headers=self.default_headers,
+            allow_insecure_http=self.allow_insecure_http,
+        )
+        resolved = {
+            "model": model.id,
+            "model_info": model,
+            "endpoint": endpoint,
+            "vector_cache": _open_cache(self.cache),
+            # Secrets are in the endpoint only, which hides them.
+            "api_key": None,
+            "default_headers": None,
+        }
+        for name, value in resolved.items():
+            object.__setattr__(self, name, value)  # the class is frozen for everybody else
+
+
 def reject_unknown_options(init: Callable[P, R]) -> Callable[P, R]:
-    """Let a constructor answer an unknown option with our error, naming the option that may have been meant."""
-    known = [name for name in inspect.signature(init).parameters if name not in ("self", "options")]
-    known += [name for name in EmbedderOptions.__annotations__ if name not in known]
+    """Decorate a constructor: an unknown option raises our error, which names the option that may have been meant."""
+    own = [name for name in inspect.signature(init).parameters if name not in ("self", "options")]
+    known = list(dict.fromkeys([*own, *EmbedderOptions.__annotations__]))
 
     @functools.wraps(init)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-        if isinstance(kwargs.get("api_key"), str):
-            # Out of this frame and those below at once, since some traceback tools print the frames' variables.
-            kwargs["api_key"] = _wrapped(kwargs.pop("api_key"))
         for name in kwargs:
             if name not in known:
-                elsewhere = _ELSEWHERE.get(name)
-                near = [elsewhere] if elsewhere in known else difflib.get_close_matches(name, known, n=1)
+                alias = _OPTION_ALIASES.get(name)
+                near = [alias] if alias in known else difflib.get_close_matches(name, known, n=1)
                 raise InvalidTypeError(
                     f"Unknown option {name!r}.",
                     remedy=f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(known)}.",
@@ -101,70 +175,6 @@ def reject_unknown_options(init: Callable[P, R]) -> Callable[P, R]:
         return init(*args, **kwargs)
 
     return checked
-
-
-def _wrapped(key: Any) -> Secret:
-    try:
-        return resolve_key(key)
-    except NanoGPTError as error:
-        key = None
-        raise error.with_traceback(None) from None
-
-
-def check_budget(budget_usd: Any, model: ModelInfo) -> None:
-    """Check ``budget_usd``.
-
-    Raises:
-        InvalidTypeError: It is not a number.
-        ConfigurationError: It is not positive, or the model's price is not known.
-    """
-    check_positive("budget_usd", budget_usd, optional=True)
-    if budget_usd is not None and model.usd_per_million_tokens is None:
-        raise ConfigurationError(
-            f"budget_usd cannot be kept for {model.id!r}: its price is not in the catalogue.", remedy="Leave it out."
-        )
-
-
-def open_cache(cache: Any) -> EmbeddingCache | None:
-    """Return the cache that the option means: None, an object, or a file in SQLite.
-
-    Raises:
-        InvalidTypeError: It is neither a path nor an embedding cache.
-    """
-    if cache is None:
-        return None
-    if isinstance(cache, (str, os.PathLike)):
-        from nanogpt_core.cache.sqlite import SQLiteCache
-
-        return SQLiteCache(cache)
-    if isinstance(cache, EmbeddingCache) and not isinstance(cache, type):
-        return cache
-    raise InvalidTypeError(
-        f"cache must be a path or have get_many() and put_many(), not {type(cache).__name__}.",
-        remedy="See nanogpt_core.cache.base.EmbeddingCache.",
-    )
-
-
-def check_dimensions(model: ModelInfo, dimensions: int | None) -> None:
-    """Check ``dimensions`` against what the model takes; an unknown model takes any.
-
-    Raises:
-        InvalidTypeError: It is not a whole number.
-        ConfigurationError: The model does not take it.
-    """
-    if dimensions is None:
-        return
-    if model.dimensions is not None and not model.reduces:
-        check_number("dimensions", dimensions, 1)
-        raise ConfigurationError(
-            f"{model.id} does not take `dimensions`; its vectors have {model.dimensions}.", remedy="Leave it out."
-        )
-    try:
-        check_number("dimensions", dimensions, model.min_dimensions or 1, model.max_dimensions or WIDEST)
-    except ConfigurationError as error:
-        raise ConfigurationError(
-            f"{model.id}: {error.message}", remedy="Leave it out for the model's full width."
-        ) from None
 
 
 def check_batch_size(batch_size: int | None) -> None:
@@ -178,18 +188,52 @@ def check_batch_size(batch_size: int | None) -> None:
         check_number("batch_size", batch_size, 1, MAX_ITEMS)
 
 
-def check_choices(*, on_overflow: Any, query_instruction: Any, user: Any, progress: Any) -> None:
-    """Check the options that are neither numbers nor about the connection.
+def _check_budget(budget_usd: Any, model: ModelInfo) -> None:
+    check_positive("budget_usd", budget_usd, optional=True)
+    if budget_usd is not None and model.usd_per_million_tokens is None:
+        raise ConfigurationError(
+            f"budget_usd cannot be kept for {model.id!r}: the catalog has no price for it.", remedy="Leave it out."
+        )
 
-    Raises:
-        InvalidTypeError: One is of the wrong type.
-        ConfigurationError: One has a value that does not exist.
-    """
-    if on_overflow not in OVERFLOW_MODES:
-        raise ConfigurationError(f"on_overflow must be one of {', '.join(OVERFLOW_MODES)}, not {on_overflow!r}.")
-    for name, value in (("query_instruction", query_instruction), ("user", user)):
+
+def _open_cache(cache: Any) -> EmbeddingCache | None:
+    if cache is None:
+        return None
+    if isinstance(cache, (str, os.PathLike)):
+        from nanogpt_core.cache.sqlite import SQLiteCache
+
+        return SQLiteCache(cache)
+    if isinstance(cache, EmbeddingCache) and not isinstance(cache, type):
+        return cache
+    raise InvalidTypeError(
+        f"cache must be a path or have get_many() and put_many(), not {type(cache).__name__}.",
+        remedy="See nanogpt_core.EmbeddingCache.",
+    )
+
+
+def _check_dimensions(model: ModelInfo, dimensions: int | None) -> None:
+    if dimensions is None:
+        return
+    if model.dimensions is not None and not model.reduces:
+        check_number("dimensions", dimensions, 1)
+        raise ConfigurationError(
+            f"{model.id} does not take `dimensions`; its vectors have {model.dimensions}.", remedy="Leave it out."
+        )
+    try:
+        check_number("dimensions", dimensions, model.min_dimensions or 1, model.max_dimensions or MAX_DIMENSIONS)
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            f"{model.id}: {error.message}", remedy="Leave it out for the model's full dimensions."
+        ) from None
+
+
+def _check_choices(config: EmbedderConfig) -> None:
+    if config.on_overflow not in OVERFLOW_MODES:
+        raise ConfigurationError(f"on_overflow must be one of {', '.join(OVERFLOW_MODES)}, not {config.on_overflow!r}.")
+    for name, value in (("query_instruction", config.query_instruction), ("user", config.user)):
         if value is not None and not isinstance(value, str):
             raise InvalidTypeError(f"{name} must be a str or None, not {type(value).__name__}.")
         check_encodes(name, value or "")
+    progress: object = config.progress
     if not (progress is None or isinstance(progress, bool) or callable(progress)):
         raise InvalidTypeError(f"progress must be a bool or a function of (done, total), not {progress!r}.")

@@ -1,18 +1,19 @@
-"""Gets one request's vectors: when to send it, when to send it again, when to split it. No input or output of its own.
+"""Sends one batch: rate limiting, retries and splitting, without doing any I/O itself.
 
-:meth:`Dispatcher.dispatch` is a generator that says what it needs done and is handed the result or the error;
-:mod:`~nanogpt_core.embeddings.runner` does these things, so that sync and async share every decision.
+:meth:`Dispatcher.dispatch` is a generator; :mod:`~nanogpt_core.embeddings.runner` performs the actions that it yields.
+So sync and async share every decision.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
-from nanogpt_core.embeddings.batch import Batch, HostLimits
+from nanogpt_core.embeddings.planning import Batch
 from nanogpt_core.embeddings.response import DimensionsCheck, EmbeddingResponse, parse_embeddings
-from nanogpt_core.embeddings.runner import Action, Run, Send, Step, Yield
+from nanogpt_core.embeddings.results import ResultCollector
+from nanogpt_core.embeddings.runner import Action, Run, Send, Yield
 from nanogpt_core.embeddings.usage import Budget, UsageMeter
 from nanogpt_core.errors import (
     BadRequestError,
@@ -24,72 +25,83 @@ from nanogpt_core.errors import (
     ServerError,
     StatusError,
     TextTooLongError,
-    bare,
 )
 from nanogpt_core.http.rate_limiter import RateLimiter
 from nanogpt_core.http.retry import CallLimits, send_with_retries, wait_for_turn
 from nanogpt_core.models.catalog import near_names
+from nanogpt_core.models.tokens import byte_lengths
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+__all__ = ["Dispatcher", "HostLimits", "host_limits_for"]
 
-__all__ = ["CallContext", "Dispatcher", "Receiver"]
-
-# A reply's bytes: a number takes at most so many, in base64 or written out; and what is around the vectors.
-_BYTES_A_NUMBER = 32
-_WIDEST = 8192
-_BYTES_AROUND = 1 << 20
+# Maximum size of a reply: so many bytes for each number of a vector, in base64 or in digits, and for everything else.
+_BYTES_PER_NUMBER = 32
+_BYTES_BESIDE_NUMBERS = 1 << 20
+_MAX_DIMENSIONS = 8192  # as long as the dimensions are not known
 
 
-class Receiver(Protocol):
-    """Where vectors go."""
+class HostLimits:
+    """Limits of the host behind one model, learned by this process from its refusals.
 
-    def room(self, batch: Batch) -> NDArray[np.float32] | None:
-        """Return where a request's vectors may be written before they are checked, or None."""
-
-    def accept(self, batch: Batch, reply: EmbeddingResponse) -> Iterator[None]:
-        """Take the vectors of one request, part by part, as what is returned is run through."""
-
-    @property
-    def keeps_on_disk(self) -> bool:
-        """Whether :meth:`keep` may block."""
-
-    def keep(self, batch: Batch, reply: EmbeddingResponse) -> None:
-        """CacheLookup them for later calls."""
-
-
-class CallContext:
-    """State that the batches of one call share.
-
-    Args:
-        receiver: Takes the vectors.
-        limits: Deadline and stop signal of the call.
+    Attributes:
+        encoding: The ``encoding_format`` that the host accepts: ``"base64"`` until it refuses it, then ``"float"``.
     """
 
-    def __init__(self, receiver: Receiver, limits: CallLimits) -> None:
-        self.receiver = receiver
-        self.limits = limits
+    def __init__(self) -> None:
+        self.encoding = "base64"
+        self._max_items: int | None = None
+        self._max_bytes: int | None = None
+
+    def fits(self, batch: Batch) -> bool:
+        """Return whether the host accepts the batch by what is known; its limit may be one of texts or of bytes."""
+        if self._max_items is None or self._max_bytes is None or len(batch.texts) == 1:
+            return True
+        return len(batch.texts) <= self._max_items or _size(batch) <= self._max_bytes
+
+    def learn(self, accepted: Batch) -> None:
+        """Learn from the largest part that the host accepted of a batch that it refused as too large."""
+        items, size = len(accepted.texts), _size(accepted)
+        self._max_items = items if self._max_items is None else min(items, self._max_items)
+        self._max_bytes = size if self._max_bytes is None else min(size, self._max_bytes)
+
+    def split(self, batch: Batch) -> Iterator[Batch]:
+        """Yield the batch in parts that fit."""
+        if self.fits(batch):
+            yield batch
+        else:
+            for half in batch.halves():
+                yield from self.split(half)
+
+
+_hosts: dict[tuple[str, str], HostLimits] = {}
+
+
+def host_limits_for(base_url: str, model: str) -> HostLimits:
+    """Return the limits that this process has learned for ``model`` at ``base_url``."""
+    return _hosts.setdefault((base_url, model), HostLimits())
+
+
+def _size(batch: Batch) -> int:
+    return sum(byte_lengths(batch.texts))
 
 
 @dataclass(frozen=True)
 class Dispatcher:
-    """How one object gets its requests answered.
+    """Sends batches for one embedder.
 
     Attributes:
-        parameters: What goes into each request beside texts and encoding: ``model``, ``dimensions``, ``user``.
-        host: What is known about the host.
-        guard: Checks the width of each reply.
+        parameters: Fields of each request beside the texts and the encoding: ``model``, ``dimensions``, ``user``.
+        host: Limits of the host.
+        check: Compares the dimensions of the replies.
         meter: Counts requests and retries.
-        budget: Holds back what would cost too much.
-        limiter: Tells when a request may start; asked anew for each, since a fork gives a process its own.
-        max_retries: Attempts beyond the first that one request may take.
+        budget: Refuses a request that would exceed the budget.
+        limiter: Returns the rate limiter of this process for the endpoint.
+        max_retries: Attempts after the first, for one request.
         timeout: Seconds that one attempt may take.
     """
 
     parameters: dict[str, Any]
     host: HostLimits
-    guard: DimensionsCheck
+    check: DimensionsCheck
     meter: UsageMeter
     budget: Budget
     limiter: Callable[[], RateLimiter]
@@ -101,40 +113,52 @@ class Dispatcher:
         model: str = self.parameters["model"]
         return model
 
-    def dispatch(self, batch: Batch, call: CallContext) -> Step:
-        """Have ``batch`` sent, in parts where it must be, until all its vectors are with the call's receiver.
+    def dispatch(self, batch: Batch, results: ResultCollector, limits: CallLimits) -> Generator[Action, bytes, None]:
+        """Send ``batch`` until ``results`` has all its vectors; in parts if the host refuses it as too large.
 
         Raises:
-            NanoGPTError: It cannot be answered.
+            NanoGPTError: The batch cannot be answered.
         """
-        largest = yield from self._in_parts(batch, call)
+        largest = yield from self._send_in_parts(batch, results, limits)
         if len(largest.texts) < len(batch.texts):
-            # Only now, since a refusal can also be about one text, which then ends the call.
-            self.host.took(largest)
+            # Learned only now: a refusal can also concern a single text, which then ends the call.
+            self.host.learn(largest)
 
-    def _in_parts(self, batch: Batch, call: CallContext) -> Generator[Action, bytes, Batch]:
-        """Return the part with the most texts that was taken as a whole."""
+    def _send_in_parts(
+        self, batch: Batch, results: ResultCollector, limits: CallLimits
+    ) -> Generator[Action, bytes, Batch]:
+        """Send a batch, in halves if needed; the result is the largest part that the host accepted."""
         if self.host.fits(batch):
             try:
-                reply = yield from self._attempts(batch, call)
+                response = yield from self._send(batch, results, limits)
             except RequestTooLargeError as error:
                 if len(batch.texts) == 1:
-                    raise _too_long(error, batch) from error
+                    raise _text_too_long(error, batch) from error
             else:
-                self.meter.add_request(texts=len(batch.texts), prompt_tokens=reply.prompt_tokens)
-                for _ in call.receiver.accept(batch, reply):
-                    yield Yield()
-                if call.receiver.keeps_on_disk:
-                    yield Run(lambda: call.receiver.keep(batch, reply))
-                else:
-                    call.receiver.keep(batch, reply)
+                yield from self._deliver(batch, response, results)
                 return batch
         first, second = batch.halves()
-        taken = (yield from self._in_parts(first, call)), (yield from self._in_parts(second, call))
-        return max(taken, key=lambda part: len(part.texts))
+        accepted = (
+            (yield from self._send_in_parts(first, results, limits)),
+            (yield from self._send_in_parts(second, results, limits)),
+        )
+        return max(accepted, key=lambda part: len(part.texts))
 
-    def _attempts(self, batch: Batch, call: CallContext) -> Generator[Action, bytes, EmbeddingResponse]:
-        """Send one batch until it is answered; with float lists if the host refuses base64."""
+    def _deliver(
+        self, batch: Batch, response: EmbeddingResponse, results: ResultCollector
+    ) -> Generator[Action, bytes, None]:
+        self.meter.add_request(texts=len(batch.texts), prompt_tokens=response.prompt_tokens)
+        for _ in results.accept(batch, response):
+            yield Yield()
+        if results.caches:
+            yield Run(lambda: results.store(batch, response))
+        else:
+            results.store(batch, response)
+
+    def _send(
+        self, batch: Batch, results: ResultCollector, limits: CallLimits
+    ) -> Generator[Action, bytes, EmbeddingResponse]:
+        """Send one request until it is answered; if the host refuses base64, ask for float lists."""
         last: NanoGPTError | None = None
 
         def attempt() -> Generator[Action, bytes, EmbeddingResponse]:
@@ -142,7 +166,7 @@ class Dispatcher:
             if last is not None:
                 self.meter.add_retry()
             try:
-                return (yield from self._attempt(batch, call, last))
+                return (yield from self._attempt(batch, results, limits, last))
             except NanoGPTError as error:
                 last = error
                 raise
@@ -152,11 +176,11 @@ class Dispatcher:
             try:
                 return (
                     yield from send_with_retries(
-                        attempt, limiter=self.limiter, max_retries=self.max_retries, limits=call.limits
+                        attempt, limiter=self.limiter, max_retries=self.max_retries, limits=limits
                     )
                 )
             except BadRequestError as error:
-                if not _refuses_base64(error, encoding):
+                if encoding != "base64" or not _refuses_base64(error):
                     raise
                 self.host.encoding = "float"
             except ModelNotFoundError as error:
@@ -164,81 +188,72 @@ class Dispatcher:
                 raise
 
     def _attempt(
-        self, batch: Batch, call: CallContext, last: NanoGPTError | None
+        self, batch: Batch, results: ResultCollector, limits: CallLimits, last: NanoGPTError | None
     ) -> Generator[Action, bytes, EmbeddingResponse]:
         try:
-            reserved = self.budget.reserve(sum(batch.tokens)) if self.budget.limited else 0.0
+            reserved = self.budget.reserve(sum(batch.tokens))
         except BudgetExceededError as error:
             raise error from last
         try:
-            body = yield self._send(batch, self.host.encoding, call)
-            response = _read(body, len(batch.texts), call.receiver.room(batch))
-            yield from self._check_width(response, call)
+            body = yield self._request(batch, limits)
+            response = parse_embeddings(body, len(batch.texts), results.out(batch))
+            yield from self._check_dimensions(response, limits)
         except NanoGPTError as error:
-            self.budget.settle(reserved, 0 if _never_billed(error) else None)
+            self.budget.settle(reserved, 0 if _was_not_billed(error) else None)
             raise
         self.budget.settle(reserved, response.prompt_tokens)
         return response
 
-    def _send(self, batch: Batch, encoding: str, call: CallContext) -> Send:
+    def _request(self, batch: Batch, limits: CallLimits) -> Send:
         import orjson
 
+        encoding = self.host.encoding
         body = orjson.dumps({"input": list(batch.texts), "encoding_format": encoding, **self.parameters})
-        numbers = len(batch.texts) * max(self.guard.width or _WIDEST, 1)
-        return Send("/embeddings", body, call.limits.remaining(self.timeout), _BYTES_AROUND + numbers * _BYTES_A_NUMBER)
+        numbers = len(batch.texts) * (self.check.dimensions or _MAX_DIMENSIONS)
+        max_bytes = _BYTES_BESIDE_NUMBERS + numbers * _BYTES_PER_NUMBER
+        return Send("/embeddings", body, limits.remaining(self.timeout), max_bytes)
 
-    def _check_width(self, reply: EmbeddingResponse, call: CallContext) -> Generator[Action, bytes, None]:
-        width = reply.vectors.shape[1]
+    def _check_dimensions(self, response: EmbeddingResponse, limits: CallLimits) -> Generator[Action, bytes, None]:
+        dimensions = response.vectors.shape[1]
         try:
-            self.guard.accept(width)
+            self.check.accept(dimensions)
         except DimensionsError:
-            if self.guard.knows_live_list:
+            if not self.check.needs_live_list:
                 raise
-            # The packaged table may be out of date; the live list is the service's own word.
-            self.guard.add_source((yield from self._live_width(call)))
-            self.guard.accept(width)
+            # The catalog may be out of date; the service's own list decides.
+            self.check.add_source((yield from self._listed_dimensions(limits)))
+            self.check.accept(dimensions)
 
-    def _live_width(self, call: CallContext) -> Generator[Action, bytes, int | None]:
+    def _listed_dimensions(self, limits: CallLimits) -> Generator[Action, bytes, int | None]:
         from nanogpt_core.models.listing import MOST_BYTES, parse_model_list
 
-        yield from wait_for_turn(self.limiter(), call.limits)
+        yield from wait_for_turn(self.limiter(), limits)
         try:
-            found = parse_model_list(
-                (yield Send("/embedding-models", None, call.limits.remaining(self.timeout), MOST_BYTES))
-            )
+            body = yield Send("/embedding-models", None, limits.remaining(self.timeout), MOST_BYTES)
+            row = parse_model_list(body).get(self._model)
         except NanoGPTError:
             return None
-        row = found.get(self._model)
         return row.dimensions if row else None
 
 
-def _read(body: bytes, count: int, room: NDArray[np.float32] | None) -> EmbeddingResponse:
-    try:
-        return parse_embeddings(body, count, room)
-    except NanoGPTError as error:
-        raise bare(error)  # noqa: B904 - without the frames that hold the reply
-
-
-def _refuses_base64(error: BadRequestError, encoding: str) -> bool:
+def _refuses_base64(error: BadRequestError) -> bool:
     words = f"{error.detail} {error.code} {error.param}".lower()
-    return encoding == "base64" and error.status in (400, 422) and ("encoding_format" in words or "base64" in words)
+    return error.status in (400, 422) and ("encoding_format" in words or "base64" in words)
 
 
-def _never_billed(error: NanoGPTError) -> bool:
+def _was_not_billed(error: NanoGPTError) -> bool:
     return isinstance(error, StatusError) and not isinstance(error, ServerError)
 
 
 def _suggest_names(error: ModelNotFoundError, model: str) -> None:
     near = [name for name in near_names(model) if name != model]
     if near:
-        error.remedy = f"Did you mean {' or '.join(near)}? list_models() tells what there is."
+        error.remedy = f"Did you mean {' or '.join(near)}? list_models() returns all models."
 
 
-def _too_long(error: RequestTooLargeError, batch: Batch) -> TextTooLongError:
+def _text_too_long(error: RequestTooLargeError, batch: Batch) -> TextTooLongError:
     return TextTooLongError(
-        f"The service refuses the text at position {batch.positions[0]} as too long: {error.detail}.".replace(
-            "..", "."
-        ),
+        f"The service refuses the text at position {batch.positions[0]} as too long: {error.detail.rstrip('.')}.",
         remedy='Shorten it, or pass on_overflow="truncate" or on_overflow="split".',
         positions=batch.positions,
     )

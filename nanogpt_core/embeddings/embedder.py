@@ -1,263 +1,188 @@
-"""The embedder: one model with its options, and what can be asked of it."""
+"""``Embedder``: the public class for embeddings without a framework."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import copy
-import os
+import inspect
 import threading
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sized
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sized
 from typing import TYPE_CHECKING, Any
 
-from nanogpt_core.cache.base import CacheNamespace, EmbeddingCache
-from nanogpt_core.embeddings import config as checks
-from nanogpt_core.embeddings.batch import host_limits_for
-from nanogpt_core.embeddings.config import Progress, reject_unknown_options
-from nanogpt_core.embeddings.dispatch import Dispatcher
+from nanogpt_core.embeddings.config import (
+    EmbedderConfig,
+    EmbedderOptions,
+    check_batch_size,
+    reject_unknown_options,
+)
 from nanogpt_core.embeddings.inputs import check_query, check_texts, iterate_texts
-from nanogpt_core.embeddings.output import ArrayOutput, ListOutput
 from nanogpt_core.embeddings.pipeline import Pipeline
-from nanogpt_core.embeddings.planning import Overflow
 from nanogpt_core.embeddings.progress import reporting
-from nanogpt_core.embeddings.response import DimensionsCheck
 from nanogpt_core.embeddings.stream import EmbeddedBatch, achunked, amap_ordered, chunked, map_ordered
 from nanogpt_core.embeddings.usage import Budget, Estimate, Usage, UsageMeter
-from nanogpt_core.embeddings.widths import dimensions_mismatch
-from nanogpt_core.errors import DimensionsError, InvalidTypeError
-from nanogpt_core.http.endpoint import DEFAULT_TIMEOUT, ApiKey, Endpoint, Secret
-from nanogpt_core.http.rate_limiter import DEFAULT_RATE, RateLimit, RateLimiter, limiter_for
-from nanogpt_core.http.requester import Requester
-from nanogpt_core.models.catalog import ModelInfo, get_model
-from nanogpt_core.models.tokens import TokenCounter
-from nanogpt_core.validation import check_http_client, check_model_name, check_number, check_positive
+from nanogpt_core.errors import InvalidTypeError
+from nanogpt_core.http.endpoint import ApiKey, Secret
+from nanogpt_core.models.catalog import ModelInfo
+from nanogpt_core.validation import check_number
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from typing_extensions import Unpack
 
 __all__ = ["Embedder"]
 
-# Sixteen batches under way, with what reading them takes, are about 100 MiB.
-_STREAMED = 256
+# 16 batches in flight of this size, with the memory for parsing them, take about 100 MiB.
+_MAX_TEXTS_PER_STREAMED_BATCH = 256
 
 
 class Embedder:
-    """Embeds texts with one model. Safe to share between threads and event loops; pickles and copies.
+    """Embeds texts with one model. Thread-safe; works on any event loop; can be pickled and copied.
 
     Args:
-        model: The model's name. Unknown names work; their width is learned from the first reply.
-        api_key: The key, as text or ``SecretStr``. Default: ``NANOGPT_API_KEY``, then ``NANO_GPT_API_KEY``.
-        base_url: Where the API begins. Default: ``NANOGPT_BASE_URL``, then ``https://nano-gpt.com/api/v1``.
-        dimensions: Width to reduce the vectors to, for models that reduce. Default: the model's full width.
-        user: An identifier that the service keeps with the usage. Default: none.
-        on_overflow: What to do with a text that is over the model's token limit: ``"error"`` (default) raises before
-            anything is sent, ``"truncate"`` embeds its beginning, ``"split"`` embeds it in pieces and returns their
-            mean, weighted by tokens and scaled to length 1.
-        query_instruction: What to put before queries (never before documents): None (default) for nothing,
-            ``"recommended"`` for what the model's card recommends, or a string. ``{query}`` in it is where the query
-            goes; without that the query goes at its end.
-        batch_size: Most texts a request, 1 to 2048. Default: at most what the model's hosts are known to accept.
-        max_concurrency: Requests in flight at once, at least 1. Where ``batch_size`` is not given, fewer texts than
-            fill so many requests are spread over them, 128 texts a request at least.
-        requests_per_second: Most attempts to start in a second, over all objects of this process that use the same key
-            at the same address; the lowest value counts. When the service grants less, the rate follows it.
-        max_retries: Attempts beyond the first that one request may take, at least 0. An attempt that fails for a
-            passing reason is followed by another after a random, growing wait, or after the time that the service asks
-            for, up to 60 seconds; where it asks for more, the call fails at once.
-        timeout: Seconds that one attempt may take in all.
-        deadline: Seconds that one call may take in all, with all waits. Default: no limit beyond those of its requests.
-        cache: Where to keep vectors, so that no text is paid for twice: a file's path, or any
-            :class:`~nanogpt_core.cache.base.EmbeddingCache`. Default: nowhere.
-        budget_usd: US dollars that this object may spend; what would go past them is refused before it is sent. A
-            failed attempt that may have been billed counts. Default: no limit.
-        progress: True for a progress bar, or a function called with (texts done, texts in all). Default: silence.
-        default_headers: HTTP headers to send beside the usual ones.
-        http_client: An ``httpx.Client`` (``httpx2`` with openai 3.x) to send sync requests with.
-        http_async_client: An ``httpx.AsyncClient`` to send async requests with.
-        allow_insecure_http: Allow a plain ``http://`` base URL of another machine.
+        model: Name of the model, or a row of :func:`nanogpt_core.list_models`. Unknown names work: their dimensions are
+            learned from the first reply. Default: ``"text-embedding-3-small"``.
+        api_key: The key, a ``str`` or ``SecretStr``. Default: ``NANOGPT_API_KEY``, then ``NANO_GPT_API_KEY``.
+        base_url: Base URL of the API. Default: ``NANOGPT_BASE_URL``, then ``https://nano-gpt.com/api/v1``.
+        dimensions: Reduce the vectors to so many dimensions, for models that support it. Default: the model's full
+            dimensions.
+        user: Identifier that the service stores with the usage. Default: none.
+        on_overflow: Treatment of a text over the model's token limit: ``"error"`` (default) raises before anything is
+            sent, ``"truncate"`` embeds its beginning, ``"split"`` embeds it in pieces and returns their mean, weighted
+            by tokens and scaled to length 1.
+        query_instruction: Text to put around queries, never around documents: None (default) for nothing,
+            ``"recommended"`` for the one on the model's card, or a string. The query replaces ``{query}`` in it, or is
+            appended if there is no ``{query}``.
+        batch_size: Maximum number of texts in a request, 1 to 2048. Default: as many as the model's hosts are known to
+            accept, and fewer if that lets ``max_concurrency`` requests of 128 texts or more share the work.
+        max_concurrency: Maximum number of requests in flight, at least 1. Default: 16.
+        requests_per_second: Maximum number of attempts to start in a second, over all objects of this process that use
+            the same key and base URL; the lowest value that is set counts. Default: the rate that the service
+            documents. If the service grants less, the rate follows it.
+        max_retries: Attempts after the first, for one request, at least 0. Default: 5. An attempt that fails for a
+            temporary reason is repeated after a random, growing delay, or after the delay that the service asks for if
+            that is at most 60 seconds; if it is longer, the call fails at once.
+        timeout: Seconds that one attempt may take in total. Default: 60.
+        deadline: Seconds that one call may take in total, including all waits. Default: no limit.
+        cache: Path of a SQLite file, or any :class:`nanogpt_core.EmbeddingCache`, that keeps all vectors, so that no
+            text is paid for twice. Default: no cache.
+        budget_usd: US dollars that this object may spend. A request that would exceed it is not sent. A failed attempt
+            that may have been billed counts. Default: no limit.
+        progress: True for a progress bar, or a function of (texts done, texts in total). Default: none.
+        default_headers: HTTP headers to send with each request.
+        http_client: An ``httpx.Client`` (``httpx2`` with openai 3.x) for sync requests.
+        http_async_client: An ``httpx.AsyncClient`` for async requests.
+        allow_insecure_http: Allow a base URL with plain ``http://`` that is not on this machine. Default: False.
 
     Raises:
-        ConfigurationError: An option that cannot be right, or no key. It is a ``ValueError``.
-        InvalidTypeError: An option of the wrong type, or one that does not exist. It is a ``TypeError``.
+        ConfigurationError: An invalid option, or no key. It is a ``ValueError``.
+        InvalidTypeError: An option of the wrong type, or an unknown option. It is a ``TypeError``.
     """
 
     @reject_unknown_options
     def __init__(
         self,
-        model: str = "text-embedding-3-small",
+        model: str | ModelInfo = "text-embedding-3-small",
         *,
         api_key: ApiKey = None,
         base_url: str | None = None,
-        dimensions: int | None = None,
-        user: str | None = None,
-        on_overflow: Overflow = "error",
-        query_instruction: str | None = None,
-        batch_size: int | None = None,
-        max_concurrency: int = 16,
-        requests_per_second: float = DEFAULT_RATE,
-        max_retries: int = 5,
-        timeout: float = DEFAULT_TIMEOUT,
-        deadline: float | None = None,
-        cache: str | os.PathLike[str] | EmbeddingCache | None = None,
-        budget_usd: float | None = None,
-        progress: Progress = None,
-        default_headers: Mapping[str, str] | None = None,
-        http_client: Any = None,
-        http_async_client: Any = None,
-        allow_insecure_http: bool = False,
+        **options: Unpack[EmbedderOptions],
     ) -> None:
-        self._model = get_model(check_model_name(model))
-        checks.check_dimensions(self._model, dimensions)
-        checks.check_batch_size(batch_size)
-        check_number("max_concurrency", max_concurrency, 1)
-        check_number("max_retries", max_retries, 0)
-        check_positive("requests_per_second", requests_per_second)
-        check_positive("deadline", deadline, optional=True)
-        checks.check_budget(budget_usd, self._model)
-        checks.check_choices(on_overflow=on_overflow, query_instruction=query_instruction, user=user, progress=progress)
-        check_http_client("http_client", http_client, "Client")
-        check_http_client("http_async_client", http_async_client, "AsyncClient")
-        self._endpoint = Endpoint.resolve(
-            api_key=api_key,
-            base_url=base_url,
-            timeout=timeout,
-            headers=default_headers,
-            allow_insecure_http=allow_insecure_http,
-        )
-        self._dimensions = dimensions
-        self._user = user
-        self._on_overflow: Overflow = on_overflow
-        self._query_instruction = query_instruction
-        self._batch_size = batch_size
-        self._max_concurrency = max_concurrency
-        self._requests_per_second = requests_per_second
-        self._max_retries = max_retries
-        self._deadline = deadline
-        self._cache = checks.open_cache(cache)
-        self._progress = progress
-        self._http_clients = (http_client, http_async_client)
-        self._meter = UsageMeter(self._model.usd_per_million_tokens)
-        self._budget = Budget(budget_usd, self._model.usd_per_million_tokens)
-        self._set_up(learned=None)
+        config = EmbedderConfig(model=model, api_key=api_key, base_url=base_url, **options)
+        price = config.model_info.usd_per_million_tokens
+        self._start(config, UsageMeter(price), Budget(config.budget_usd, price))
 
-    def _set_up(self, learned: int | None) -> None:
-        self._guard = DimensionsCheck(self._model, self._dimensions, learned)
-        self._transport = Requester(self._endpoint, *self._http_clients)
-        self._rate_limit = RateLimit(self._requests_per_second)
-        self._space = CacheNamespace(self.base_url, self.model, self._dimensions)
-        parameters = {"model": self.model, "dimensions": self._dimensions, "user": self._user}
-        dispatcher = Dispatcher(
-            parameters={name: value for name, value in parameters.items() if value is not None},
-            host=host_limits_for(self.base_url, self.model),
-            guard=self._guard,
-            meter=self._meter,
-            budget=self._budget,
-            limiter=self._limiter,
-            max_retries=self._max_retries,
-            timeout=self._endpoint.timeout,
-        )
-        self._pipeline = Pipeline(
-            model=self._model,
-            counter=TokenCounter(self._model),
-            on_overflow=self._on_overflow,
-            dispatcher=dispatcher,
-            transport=self._transport,
-            space=self._space,
-            cache=self._cache,
-            batch_size=self._batch_size,
-            max_concurrency=self._max_concurrency,
-            deadline=self._deadline,
-            progress=self._progress,
-        )
+    # Signature and help show every option with its default.
+    __init__.__signature__ = inspect.signature(EmbedderConfig.__init__)  # type: ignore[attr-defined]
 
-    def _limiter(self) -> RateLimiter:
-        # Asked for each time, since a fork gives a process its own; held, so that it lives as long as this object.
-        self._held_limiter = limiter_for(self._endpoint)
-        self._held_limiter.join(self._rate_limit)
-        return self._held_limiter
+    def _start(self, config: EmbedderConfig, meter: UsageMeter, budget: Budget, learned: int | None = None) -> None:
+        self._config = config
+        self._meter = meter
+        self._budget = budget
+        self._pipeline = Pipeline(config, meter, budget, learned)
 
     @property
     def model(self) -> str:
-        """The model's name."""
-        return self._model.id
+        """Name of the model."""
+        return self._config.model_info.id
 
     @property
     def model_info(self) -> ModelInfo:
-        """What is known about the model."""
-        return self._model
+        """Facts about the model: price, limits, dimensions."""
+        return self._config.model_info
 
     @property
     def api_key(self) -> Secret:
         """The key, hidden; its ``get_secret_value()`` returns it."""
-        assert self._endpoint.key is not None  # noqa: S101 - the constructor resolves a key or raises
-        return self._endpoint.key
+        key = self._config.endpoint.key
+        assert key is not None  # noqa: S101 - the constructor resolves a key or raises
+        return key
 
     @property
     def base_url(self) -> str:
-        """Where the API begins."""
-        return self._endpoint.base_url
+        """Base URL of the API."""
+        return self._config.endpoint.base_url
 
     @property
     def width(self) -> int | None:
-        """Floats in a vector; None while neither a source nor a reply has settled it."""
-        return self._guard.width
+        """Dimensions of the vectors; None as long as they are not known."""
+        return self._pipeline.check.dimensions
 
     def check_width(self, stored_width: int) -> None:
-        """Check that a vector store of ``stored_width`` floats a vector takes this object's vectors; sends nothing.
+        """Check that a vector store with vectors of ``stored_width`` dimensions fits this embedder; sends nothing.
 
-        Stores say little or nothing clear about vectors of another width than those they hold. Where the width is not
-        known yet, ``stored_width`` becomes the expected one: a reply of another width is an error then.
+        Vector stores say little about vectors of other dimensions than their own. If the dimensions are not known yet,
+        ``stored_width`` becomes the expected number, and a reply with another one is an error.
 
         Raises:
-            ConfigurationError: CacheLookup and model do not fit. It is a ``ValueError``.
+            ConfigurationError: Store and model do not fit. It is a ``ValueError``.
             InvalidTypeError: ``stored_width`` is not a whole number.
         """
         check_number("stored_width", stored_width, 1)
-        try:
-            self._guard.accept(stored_width)
-        except DimensionsError as error:
-            raise dimensions_mismatch(self._model, self.width, stored_width) from error
+        self._pipeline.check.accept_stored(stored_width)
 
     @property
     def cache_namespace(self) -> str:
-        """A name for caches outside of this object: equal where the same document text gives the same vector.
+        """A namespace for a cache outside of this object: equal if the same document text gives the same vector.
 
-        It changes with base URL, model, dimensions and what is done with over-long texts.
+        It depends on base URL, model, dimensions and ``on_overflow``.
         """
-        return f"{self.model}-{self._on_overflow}-{self._space.key('').hex()[:16]}"
+        return f"{self.model}-{self._config.on_overflow}-{self._pipeline.namespace.key('').hex()[:16]}"
 
     @property
     def usage(self) -> Usage:
-        """What this object has spent so far: a snapshot. A copy of the object starts at nothing."""
+        """Usage of this object so far: a snapshot. A copy of the object starts at 0."""
         return self._meter.snapshot()
 
     def embed(self, texts: Iterable[str], *, batch_size: int | None = None) -> NDArray[np.float32]:
         """Embed documents.
 
         Args:
-            texts: The texts. Repeated ones are sent once.
-            batch_size: Most texts a request, for this call alone.
+            texts: The texts. Repeated texts are sent once.
+            batch_size: Maximum number of texts in a request, for this call only.
 
         Returns:
-            ``(n, d)`` float32, a row for each text, in order. ``(0, d)`` for no texts, with d = 0 where the width is
+            ``(n, d)`` float32, a row for each text, in order. ``(0, d)`` for no texts, with d = 0 if the dimensions are
             not known yet.
 
         Raises:
-            InvalidInputError: A text is empty, blank, not encodable or too long; ``.positions`` says which. Nothing
-                was sent.
-            InvalidTypeError: Something is not a string. Nothing was sent.
-            NanoGPTError: The service could not be reached, refused, or sent a reply that is not right.
+            InvalidInputError: A text is empty, blank, too long or cannot be encoded; see ``.positions``. Nothing was
+                sent.
+            InvalidTypeError: An element is not a string. Nothing was sent.
+            NanoGPTError: The service was not reached, refused, or sent an invalid reply. ``.completed`` holds the
+                vectors that were finished.
         """
-        return self._pipeline.embed(ArrayOutput, check_texts(texts), batch_size)
+        vectors: NDArray[np.float32] = self._pipeline.embed(check_texts(texts), batch_size=batch_size)
+        return vectors
 
     def embed_lists(self, texts: Iterable[str], *, batch_size: int | None = None) -> list[list[float]]:
-        """Do what :meth:`embed` does, and return a list of d floats for each text.
+        """Embed documents as :meth:`embed` does, and return a list of d floats for each text.
 
-        That takes ten times the memory and five times the processor's time of a matrix, part of which passes while
-        requests are under way.
+        Lists take ten times the memory of an array, and five times the CPU time.
         """
-        return self._pipeline.embed(ListOutput, check_texts(texts), batch_size)
+        lists: list[list[float]] = self._pipeline.embed(check_texts(texts), batch_size=batch_size, as_lists=True)
+        return lists
 
     def embed_query(self, text: str) -> NDArray[np.float32]:
         """Embed a query, with ``query_instruction`` around it.
@@ -269,138 +194,144 @@ class Embedder:
             ``(d,)`` float32.
 
         Raises:
-            NanoGPTError: As :meth:`embed`.
+            NanoGPTError: As for :meth:`embed`.
         """
-        vector: NDArray[np.float32] = self._pipeline.embed(ArrayOutput, [self._instructed(text)], None, show=False)[0]
+        query = self._with_instruction(text)
+        vector: NDArray[np.float32] = self._pipeline.embed([query], show_progress=False)[0]
         return vector
 
     async def aembed(self, texts: Iterable[str], *, batch_size: int | None = None) -> NDArray[np.float32]:
-        """Do what :meth:`embed` does, without blocking the event loop."""
-        return await self._pipeline.aembed(ArrayOutput, check_texts(texts), batch_size)
+        """Embed documents as :meth:`embed` does, without blocking the event loop."""
+        vectors: NDArray[np.float32] = await self._pipeline.aembed(check_texts(texts), batch_size=batch_size)
+        return vectors
 
     async def aembed_lists(self, texts: Iterable[str], *, batch_size: int | None = None) -> list[list[float]]:
-        """Do what :meth:`embed_lists` does, without blocking the event loop."""
-        return await self._pipeline.aembed(ListOutput, check_texts(texts), batch_size)
+        """Embed documents as :meth:`embed_lists` does, without blocking the event loop."""
+        lists: list[list[float]] = await self._pipeline.aembed(check_texts(texts), batch_size=batch_size, as_lists=True)
+        return lists
 
     async def aembed_query(self, text: str) -> NDArray[np.float32]:
-        """Do what :meth:`embed_query` does, without blocking the event loop."""
-        vector: NDArray[np.float32] = (
-            await self._pipeline.aembed(ArrayOutput, [self._instructed(text)], None, show=False)
-        )[0]
+        """Embed a query as :meth:`embed_query` does, without blocking the event loop."""
+        query = self._with_instruction(text)
+        vector: NDArray[np.float32] = (await self._pipeline.aembed([query], show_progress=False))[0]
         return vector
 
     def stream(self, texts: Iterable[str], *, batch_size: int | None = None) -> Iterator[EmbeddedBatch]:
-        """Embed any number of documents, in constant memory.
+        """Embed any number of documents in constant memory.
 
-        Batches come in order, each as soon as it and those before it are there. ``max_concurrency`` of them are under
-        way at once, and ``texts`` is read no further than that. Repeated texts are sent once a batch; a cache
-        makes that once in all. ``deadline`` holds for each batch.
+        Batches come in order, each as soon as it and all before it are complete. ``max_concurrency`` batches are in
+        flight at once, and ``texts`` is read no further. Repeated texts are sent once per batch; with a cache, once in
+        total. ``deadline`` applies to each batch.
 
         Args:
-            texts: Any iterable, endless ones too.
-            batch_size: Texts a batch, 1 to 2048. Default: as in :meth:`embed`, but 256 at most, for the memory's sake.
+            texts: Any iterable, also an endless one.
+            batch_size: Texts in a batch, 1 to 2048. Default: as for :meth:`embed`, but at most 256, to save memory.
 
         Yields:
             The batches.
 
         Raises:
-            NanoGPTError: As :meth:`embed`; positions are those in the whole stream.
+            NanoGPTError: As for :meth:`embed`; positions are those in the whole stream.
         """
-        most, stop = self._streamed(batch_size), threading.Event()
-        row = chunked(iterate_texts(texts), most)
-        return self._reported(
-            map_ordered(row, lambda block: self._batch(block, stop), self._max_concurrency, stop), texts
-        )
+        size, stop = self._streamed_batch_size(batch_size), threading.Event()
+        chunks = chunked(iterate_texts(texts), size)
+        batches = map_ordered(chunks, lambda chunk: self._embed_chunk(chunk, stop), self._config.max_concurrency, stop)
+        return self._with_progress(batches, texts)
 
     async def astream(
         self, texts: Iterable[str] | AsyncIterable[str], *, batch_size: int | None = None
     ) -> AsyncIterator[EmbeddedBatch]:
-        """Do what :meth:`stream` does, without blocking the event loop; ``texts`` may be asynchronous too."""
-        most, turn = self._streamed(batch_size), asyncio.Lock()
-        row = achunked(texts if isinstance(texts, AsyncIterable) else iterate_texts(texts), most)
-        batches = amap_ordered(row, lambda block: self._abatch(block, turn), self._max_concurrency)
-        with reporting(self._progress, _length(texts)) as report:
+        """Embed documents as :meth:`stream` does, without blocking the event loop; ``texts`` may be asynchronous."""
+        size, parsing = self._streamed_batch_size(batch_size), asyncio.Lock()
+        chunks = achunked(texts if isinstance(texts, AsyncIterable) else iterate_texts(texts), size)
+        batches = amap_ordered(chunks, lambda chunk: self._aembed_chunk(chunk, parsing), self._config.max_concurrency)
+        with self._stream_progress(texts) as report:
             async with contextlib.aclosing(batches):
                 async for batch in batches:
-                    report(len(batch.texts))
+                    if report:
+                        report(len(batch.texts))
                     yield batch
 
-    def _reported(self, batches: Iterator[EmbeddedBatch], texts: Iterable[str]) -> Iterator[EmbeddedBatch]:
-        with reporting(self._progress, _length(texts)) as report:
+    def _with_progress(self, batches: Iterator[EmbeddedBatch], texts: Iterable[str]) -> Iterator[EmbeddedBatch]:
+        with self._stream_progress(texts) as report:
             for batch in batches:
-                report(len(batch.texts))
+                if report:
+                    report(len(batch.texts))
                 yield batch
 
-    def _batch(self, block: tuple[int, list[str]], stop: threading.Event) -> EmbeddedBatch:
-        first, texts = block
-        texts = check_texts(texts, first)
-        return EmbeddedBatch(
-            first, texts, self._pipeline.embed(ArrayOutput, texts, len(texts), show=False, first=first, stop=stop)
-        )
+    def _stream_progress(self, texts: object) -> Any:
+        total = len(texts) if isinstance(texts, Sized) else None
+        progress = self._config.progress
+        return reporting(progress, total) if progress else contextlib.nullcontext()
 
-    async def _abatch(self, block: tuple[int, list[str]], turn: asyncio.Lock) -> EmbeddedBatch:
-        first, texts = block
+    def _embed_chunk(self, chunk: tuple[int, list[str]], stop: threading.Event) -> EmbeddedBatch:
+        first, texts = chunk
         texts = check_texts(texts, first)
-        vectors = await self._pipeline.aembed(ArrayOutput, texts, len(texts), show=False, first=first, turn=turn)
+        vectors = self._pipeline.embed(texts, batch_size=len(texts), first=first, show_progress=False, stop=stop)
+        return EmbeddedBatch(first, texts, vectors)
+
+    async def _aembed_chunk(self, chunk: tuple[int, list[str]], parsing: asyncio.Lock) -> EmbeddedBatch:
+        first, texts = chunk
+        texts = check_texts(texts, first)
+        vectors = await self._pipeline.aembed(
+            texts, batch_size=len(texts), first=first, show_progress=False, parsing=parsing
+        )
         return EmbeddedBatch(first, texts, vectors)
 
     def estimate(self, texts: Iterable[str]) -> Estimate:
-        """Say what embedding ``texts`` would take, without sending anything.
+        """Estimate tokens, cost and requests for ``texts``; sends nothing.
 
         Raises:
-            InvalidInputError: As :meth:`embed`.
-            InvalidTypeError: As :meth:`embed`.
+            InvalidInputError: As for :meth:`embed`.
+            InvalidTypeError: As for :meth:`embed`.
         """
         return self._pipeline.estimate(check_texts(texts))
 
-    def _instructed(self, text: str) -> str:
+    def _with_instruction(self, text: str) -> str:
         query = check_query(text)
-        instruction = self._query_instruction
+        instruction = self._config.query_instruction
         if instruction == "recommended":
-            instruction = self._model.query_instruction
+            instruction = self._config.model_info.query_instruction
         if not instruction:
             return query
         return instruction.replace("{query}", query) if "{query}" in instruction else instruction + query
 
-    def _streamed(self, batch_size: int | None) -> int:
-        checks.check_batch_size(batch_size)
-        return batch_size or self._batch_size or min(self._model.batch_size, _STREAMED)
+    def _streamed_batch_size(self, batch_size: int | None) -> int:
+        check_batch_size(batch_size)
+        default = min(self._config.model_info.batch_size, _MAX_TEXTS_PER_STREAMED_BATCH)
+        return batch_size or self._config.batch_size or default
 
     def __repr__(self) -> str:
         if "_pipeline" not in self.__dict__:
-            return f"<{type(self).__name__}, not made>"  # a debugger may ask while the constructor fails
-        reduced = f", dimensions={self._dimensions}" if self._dimensions is not None else ""
+            return f"<{type(self).__name__}, not initialized>"  # a debugger may ask while the constructor fails
+        config = self._config
+        reduced = f", dimensions={config.dimensions}" if config.dimensions is not None else ""
         return f"{type(self).__name__}(model={self.model!r}{reduced}, base_url={self.base_url!r})"
 
     def __getstate__(self) -> dict[str, Any]:
-        if any(self._http_clients):
+        if self._config.http_client is not None or self._config.http_async_client is not None:
             raise InvalidTypeError(
                 "An object with http_client or http_async_client cannot be pickled.",
-                remedy="Connections do not travel; make it anew where it is needed.",
+                remedy="Connections cannot be moved to another process; create the object there.",
             )
-        return self._settings()
+        return self._state()
 
-    def _settings(self) -> dict[str, Any]:
-        made = ("_guard", "_transport", "_rate_limit", "_held_limiter", "_space", "_pipeline")
-        settings = {name: value for name, value in self.__dict__.items() if name not in made}
-        return {**settings, "learned": self._guard.learned}
+    def _state(self) -> dict[str, Any]:
+        shared = {name: value for name, value in self.__dict__.items() if name != "_pipeline"}
+        return {**shared, "learned": self._pipeline.check.learned}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        settings = dict(state)
+        config, meter, budget, learned = (settings.pop(name) for name in ("_config", "_meter", "_budget", "learned"))
+        self.__dict__.update(settings)
+        self._start(config, meter, budget, learned)
 
     def __copy__(self) -> Embedder:
         twin = type(self).__new__(type(self))
-        # What is spent is counted for each object by itself.
+        # Each object counts its own usage.
         fresh = {"_meter": copy.copy(self._meter), "_budget": copy.copy(self._budget)}
-        twin.__setstate__({**self._settings(), **fresh})
+        twin.__setstate__({**self._state(), **fresh})
         return twin
 
     def __deepcopy__(self, memo: object) -> Embedder:
         return copy.copy(self)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        settings = dict(state)
-        learned = settings.pop("learned")
-        self.__dict__.update(settings)
-        self._set_up(learned)
-
-
-def _length(texts: object) -> int | None:
-    return len(texts) if isinstance(texts, Sized) else None

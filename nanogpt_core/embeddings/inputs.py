@@ -12,30 +12,24 @@ MAX_POSITIONS_SHOWN = 10
 """Positions that an error message lists."""
 
 
+_MAX_NEIGHBOUR_CHARACTERS = 40
+
+
 def check_texts(texts: Iterable[str], first: int = 0) -> list[str]:
     """Return ``texts`` as a list, after checking each of them.
 
     Args:
         texts: The texts.
-        first: The position of the first of them in the caller's row.
+        first: Position of the first of them in the caller's list or stream.
 
     Raises:
-        InvalidTypeError: It is not an iterable of strings.
-        InvalidInputError: A text is empty, holds only blanks, or holds half a surrogate pair.
+        InvalidTypeError: The argument is not an iterable of strings.
+        InvalidInputError: A text is empty or blank, or has an unpaired surrogate.
     """
-    if isinstance(texts, (str, bytes, bytearray)):
-        raise InvalidTypeError(
-            f"texts is a single {type(texts).__name__}, where a list of strings is meant.",
-            remedy="Put it in a list: [text].",
-        )
-    if isinstance(texts, Mapping) or not isinstance(texts, Iterable):
+    if isinstance(texts, Mapping):
         raise InvalidTypeError(f"texts must be a list of strings, not {type(texts).__name__}.")
-    try:
-        items = iter(texts)
-    except TypeError as error:
-        raise InvalidTypeError(f"texts must be a list of strings, not {type(texts).__name__}.") from error
-    checked = list(items)
-    # Here and below, a quick look at all first: it nearly always finds nothing.
+    checked = list(iterate_texts(texts))
+    # Here and below, all texts are tested together first. That nearly always finds nothing.
     if set(map(type, checked)) <= {str}:
         _check_contents(checked, first)
         return checked
@@ -43,11 +37,11 @@ def check_texts(texts: Iterable[str], first: int = 0) -> list[str]:
     if wrong:
         kinds = ", ".join(sorted({type(checked[i - first]).__name__ for i in wrong}))
         raise InvalidTypeError(
-            f"texts must hold strings only, but there is {kinds} at {describe_positions(wrong)}.",
-            remedy="Convert or drop these entries.",
+            f"texts must contain only strings; there is {kinds} at {describe_positions(wrong)}.",
+            remedy="Convert or remove these entries.",
             positions=wrong,
         )
-    # A subclass of str may hash or encode in its own way; its plain characters are what is embedded.
+    # A subclass of str may hash or encode differently; its plain characters are embedded.
     plain = [text if type(text) is str else str.__str__(text) for text in checked]
     _check_contents(plain, first)
     return plain
@@ -58,7 +52,7 @@ def check_query(text: str) -> str:
 
     Raises:
         InvalidTypeError: It is not a string.
-        InvalidInputError: It is empty, holds only blanks, or holds half a surrogate pair.
+        InvalidInputError: It is empty or blank, or has an unpaired surrogate.
     """
     if not isinstance(text, str):
         raise InvalidTypeError(f"The query must be a string, not {type(text).__name__}.")
@@ -67,12 +61,29 @@ def check_query(text: str) -> str:
     return plain
 
 
+def iterate_texts(texts: Iterable[str]) -> Iterator[str]:
+    """Return an iterator over ``texts``.
+
+    Raises:
+        InvalidTypeError: The argument is a single string, or not iterable.
+    """
+    if isinstance(texts, (str, bytes, bytearray)):
+        raise InvalidTypeError(
+            f"texts is a single {type(texts).__name__}, not a list of strings.", remedy="Put it in a list: [text]."
+        )
+    try:
+        return iter(texts)
+    except TypeError as error:
+        raise InvalidTypeError(f"texts must be a list of strings, not {type(texts).__name__}.") from error
+
+
 def _check_contents(texts: Sequence[str], first: int = 0) -> None:
     if not all(texts) or any(map(str.isspace, texts)):
         blank = [i for i, text in enumerate(texts, first) if not text or text.isspace()]
         raise InvalidInputError(
-            f"A text is empty or holds only blanks, and has no embedding: {describe_positions(blank)}.",
-            remedy="Drop these texts, or put something in their place.",
+            f"A text is empty or blank and has no embedding: {describe_positions(blank)}"
+            f"{_describe_neighbours(texts, blank[0] - first)}.",
+            remedy="Remove these texts, or put something in their place.",
             positions=blank,
         )
     if all(map(str.isascii, texts)):
@@ -80,10 +91,26 @@ def _check_contents(texts: Sequence[str], first: int = 0) -> None:
     broken = [i for i, text in enumerate(texts, first) if not _encodes(text)]
     if broken:
         raise InvalidInputError(
-            f"A text holds half a surrogate pair, which UTF-8 cannot carry: {describe_positions(broken)}.",
+            f"A text has an unpaired surrogate, which UTF-8 cannot encode: {describe_positions(broken)}.",
             remedy='Clean it, for example with text.encode("utf-8", "replace").decode().',
             positions=broken,
         )
+
+
+def _describe_neighbours(texts: Sequence[str], index: int) -> str:
+    """Return the beginnings of the texts around ``index``, in words: frameworks hide positions from their users."""
+    around = (("after", index - 1), ("before", index + 1))
+    shown = [
+        f"{word} the text {_beginning(texts[place])!r}"
+        for word, place in around
+        if 0 <= place < len(texts) and texts[place].strip()
+    ]
+    return f"; the first is {' and '.join(shown)}" if shown else ""
+
+
+def _beginning(text: str) -> str:
+    line = " ".join(text[: 4 * _MAX_NEIGHBOUR_CHARACTERS].split())
+    return line if len(line) <= _MAX_NEIGHBOUR_CHARACTERS else f"{line[:_MAX_NEIGHBOUR_CHARACTERS]}…"
 
 
 def _encodes(text: str) -> bool:
@@ -99,20 +126,3 @@ def describe_positions(indices: Sequence[int]) -> str:
     shown = ", ".join(map(str, indices[:MAX_POSITIONS_SHOWN]))
     more = f" and {len(indices) - MAX_POSITIONS_SHOWN} more" if len(indices) > MAX_POSITIONS_SHOWN else ""
     return f"position {shown}{more} (counted from 0)" if len(indices) == 1 else f"positions {shown}{more} (from 0)"
-
-
-def iterate_texts(texts: Iterable[str]) -> Iterator[str]:
-    """Return an iterator over ``texts``.
-
-    Raises:
-        InvalidTypeError: It is a single string, or no iterable at all.
-    """
-    if isinstance(texts, (str, bytes, bytearray)):
-        raise InvalidTypeError(
-            f"texts is a single {type(texts).__name__}, where an iterable of strings is meant.",
-            remedy="Put it in a list: [text].",
-        )
-    try:
-        return iter(texts)
-    except TypeError as error:
-        raise InvalidTypeError(f"texts must be an iterable of strings, not {type(texts).__name__}.") from error

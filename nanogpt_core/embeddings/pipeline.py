@@ -1,33 +1,32 @@
-"""The calls of one object: each is planned, looked up in the cache, sent in requests, and gathered."""
+"""One call of an embedder, from checked texts to vectors: plan, look up the cache, send batches, collect results."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nanogpt_core._runtime.clock import Deadline
 from nanogpt_core._runtime.workers import run_in_tasks, run_in_threads
-from nanogpt_core.cache.base import CacheNamespace, EmbeddingCache
+from nanogpt_core.cache.base import CacheNamespace
 from nanogpt_core.cache.lookup import CacheLookup
-from nanogpt_core.embeddings.batch import Batch
-from nanogpt_core.embeddings.config import Progress, check_batch_size
-from nanogpt_core.embeddings.dispatch import CallContext, Dispatcher
-from nanogpt_core.embeddings.output import Output
-from nanogpt_core.embeddings.planning import Overflow, Plan, make_batches, make_plan
+from nanogpt_core.embeddings.config import EmbedderConfig, check_batch_size
+from nanogpt_core.embeddings.dispatch import Dispatcher, host_limits_for
+from nanogpt_core.embeddings.planning import Batch, Plan, make_plan, pack
 from nanogpt_core.embeddings.progress import reporting
-from nanogpt_core.embeddings.results import ResultCollector
+from nanogpt_core.embeddings.response import DimensionsCheck
+from nanogpt_core.embeddings.results import ArrayOutput, ListOutput, ResultCollector
 from nanogpt_core.embeddings.runner import run_async, run_sync
-from nanogpt_core.embeddings.usage import Estimate, price
-from nanogpt_core.errors import NanoGPTError
+from nanogpt_core.embeddings.usage import Budget, Estimate, UsageMeter, price
+from nanogpt_core.errors import ConfigurationError, NanoGPTError
+from nanogpt_core.http.rate_limiter import DEFAULT_RATE, RateLimit, RateLimiter, limiter_for
 from nanogpt_core.http.redaction import redacted
 from nanogpt_core.http.requester import Requester
 from nanogpt_core.http.retry import CallLimits
-from nanogpt_core.models.catalog import ModelInfo
-from nanogpt_core.models.tokens import TokenCounter
+from nanogpt_core.models.tokens import TokenCounter, byte_lengths
 
 if TYPE_CHECKING:
     from typing_extensions import ParamSpec
@@ -38,180 +37,221 @@ __all__ = ["Pipeline"]
 
 R = TypeVar("R")
 
-# Planning fewer texts than this takes less time than handing it to a thread.
-_PLAN_IN_LOOP = 200
-# What a service needs for so many texts is not much more than what it needs for any request.
-_SPREAD = 128
+# Planning fewer texts takes less time than handing the work to a thread.
+_MAX_TEXTS_PLANNED_IN_LOOP = 200
+# Several requests at once are faster than one large one, but a service needs as long for fewer texts than these.
+_MIN_TEXTS_PER_REQUEST = 128
 
 
-@dataclass(frozen=True)
 class Pipeline:
-    """How an object's calls are answered.
+    """Answers the calls of one embedder. Safe in threads, after a fork, and on one event loop after another.
 
-    Attributes:
-        model: What is known about the model.
-        counter: Counts its tokens.
-        on_overflow: What to do with a text that is over the model's limit.
-        dispatcher: Gets one request's vectors.
-        transport: Sends it.
-        space: Makes the cache's keys.
-        cache: Where vectors are kept, or None.
-        batch_size: Most texts a request, or None for what suits the model.
-        max_concurrency: Requests in flight at once.
-        deadline: Seconds that one call may take, or None.
-        progress: Whom to tell how far a call is.
+    Args:
+        config: The embedder's options.
+        meter: Counts requests, texts and tokens.
+        budget: Refuses requests that would exceed ``budget_usd``.
+        learned: Dimensions of an earlier reply, or None.
     """
 
-    model: ModelInfo
-    counter: TokenCounter
-    on_overflow: Overflow
-    dispatcher: Dispatcher
-    transport: Requester
-    space: CacheNamespace
-    cache: EmbeddingCache | None
-    batch_size: int | None
-    max_concurrency: int
-    deadline: float | None
-    progress: Progress
+    def __init__(self, config: EmbedderConfig, meter: UsageMeter, budget: Budget, learned: int | None = None) -> None:
+        model = config.model_info
+        self.config = config
+        self.counter = TokenCounter(model)
+        self.check = DimensionsCheck(model, config.dimensions, learned)
+        self.client = Requester(config.endpoint, config.http_client, config.http_async_client)
+        self.namespace = CacheNamespace(config.endpoint.base_url, model.id, config.dimensions)
+        self.meter = meter
+        self.budget = budget
+        parameters = {"model": model.id, "dimensions": config.dimensions, "user": config.user}
+        self.dispatcher = Dispatcher(
+            parameters={name: value for name, value in parameters.items() if value is not None},
+            host=host_limits_for(config.endpoint.base_url, model.id),
+            check=self.check,
+            meter=meter,
+            budget=budget,
+            limiter=_shared_limiter(config),
+            max_retries=config.max_retries,
+            timeout=config.endpoint.timeout,
+        )
 
     def embed(
         self,
-        form: type[Output[R]],
         texts: list[str],
-        batch_size: int | None,
         *,
-        show: bool = True,
+        as_lists: bool = False,
+        batch_size: int | None = None,
         first: int = 0,
+        show_progress: bool = True,
         stop: threading.Event | None = None,
-    ) -> R:
-        """Embed texts that have been checked.
+    ) -> Any:
+        """Embed checked texts.
 
         Args:
-            form: What to make of the vectors.
             texts: The texts.
-            batch_size: Most texts a request, for this call alone.
-            show: Whether to tell of progress.
-            first: The position of the first text in the caller's row.
-            stop: Set when the call should be given up.
+            as_lists: Whether to return lists of floats, not an array.
+            batch_size: Maximum number of texts in a request, for this call only.
+            first: Position of the first text in the caller's list or stream.
+            show_progress: Whether to report progress.
+            stop: Set by another thread when the call should end.
         """
         check_batch_size(batch_size)
-        deadline = Deadline.after(self.deadline)
-        plan = make_plan(texts, self.counter, self.on_overflow, first)
-        with self._gathering(form, plan, deadline, show=show) as gathering:
-            call = CallContext(gathering, CallLimits(deadline, stop or threading.Event()))
-            batches = self._prepare(plan, gathering, batch_size)
+        limits = CallLimits(Deadline.after(self.config.deadline), stop or threading.Event())
+        plan = make_plan(texts, self.counter, self.config.on_overflow, first)
+        with self._collect(plan, limits, as_lists, show_progress) as results:
+            batches = self._prepare(plan, results, batch_size)
             if batches:
-                self.transport.client()  # before any request's turn, since that takes its time at first
-            run_in_threads([self._task(batch, call) for batch in batches], self.max_concurrency, call.limits.stop)
-            return gathering.result()
+                self.client.client()  # imports the SDK here, in no worker thread
+            tasks = [
+                partial(run_sync, self.dispatcher.dispatch(batch, results, limits), self.client, limits.stop)
+                for batch in batches
+            ]
+            run_in_threads(tasks, self.config.max_concurrency, limits.stop)
+            return results.finish()
 
     async def aembed(
         self,
-        form: type[Output[R]],
         texts: list[str],
-        batch_size: int | None,
         *,
-        show: bool = True,
+        as_lists: bool = False,
+        batch_size: int | None = None,
         first: int = 0,
-        turn: asyncio.Lock | None = None,
-    ) -> R:
-        """Do what :meth:`embed` does, without blocking the event loop.
+        show_progress: bool = True,
+        parsing: asyncio.Lock | None = None,
+    ) -> Any:
+        """Embed checked texts without blocking the event loop; arguments as for :meth:`embed`.
 
         Args:
-            form: As :meth:`embed`.
-            texts: As :meth:`embed`.
-            batch_size: As :meth:`embed`.
-            show: As :meth:`embed`.
-            first: As :meth:`embed`.
-            turn: Held while a large reply is read; for calls that are under way together.
+            texts: As for :meth:`embed`.
+            as_lists: As for :meth:`embed`.
+            batch_size: As for :meth:`embed`.
+            first: As for :meth:`embed`.
+            show_progress: As for :meth:`embed`.
+            parsing: The lock under which large replies are parsed, shared by concurrent calls of a stream.
         """
+        _check_event_loop()
         check_batch_size(batch_size)
-        deadline = Deadline.after(self.deadline)
-        # Little work is done sooner here than handed to a thread; what may touch the disk is handed over.
-        hand_over = len(texts) > _PLAN_IN_LOOP
-        plan = await _maybe_in_thread(hand_over, make_plan, texts, self.counter, self.on_overflow, first)
-        with self._gathering(form, plan, deadline, show=show) as gathering:
-            call = CallContext(gathering, CallLimits(deadline))
-            on_disk = hand_over or self.cache is not None
-            batches = await _maybe_in_thread(on_disk, self._prepare, plan, gathering, batch_size)
+        limits = CallLimits(Deadline.after(self.config.deadline))
+        blocks = self._may_block(texts)
+        plan = await _run(blocks, make_plan, texts, self.counter, self.config.on_overflow, first)
+        with self._collect(plan, limits, as_lists, show_progress) as results:
+            batches = await _run(blocks, self._prepare, plan, results, batch_size)
             if batches:
-                await self.transport.async_client()
-            turn = turn or asyncio.Lock()
-            await run_in_tasks(
-                [self._coroutine(batch, call, turn) for batch in batches], self.max_concurrency, call.limits.stop
-            )
-            return await _maybe_in_thread(hand_over, gathering.result)
+                await self.client.async_client()
+            lock = parsing or asyncio.Lock()
+            tasks = [
+                partial(run_async, self.dispatcher.dispatch(batch, results, limits), self.client, parsing=lock)
+                for batch in batches
+            ]
+            await run_in_tasks(tasks, self.config.max_concurrency, limits.stop)
+            return await _run(len(texts) > _MAX_TEXTS_PLANNED_IN_LOOP, results.finish)
 
-    def _most_items(self, batch_size: int | None, texts: int) -> int:
-        told = batch_size or self.batch_size
-        # Many requests at once end sooner than a few large ones, as far as there are texts for them.
-        return told or min(self.model.batch_size, max(_SPREAD, -(-texts // self.max_concurrency)))
-
-    def _prepare(self, plan: Plan, gathering: ResultCollector[Any], batch_size: int | None) -> list[Batch]:
-        found = gathering.look_up()
-        self.dispatcher.meter.add_cached(found)
-        batches = self._batches(plan, gathering.missing if found else range(len(plan.wire)), batch_size)
-        if self.dispatcher.budget.limited:
-            self.dispatcher.budget.check(sum(sum(batch.tokens) for batch in batches))
-        return batches
-
-    def _batches(self, plan: Plan, rows: Sequence[int], batch_size: int | None) -> list[Batch]:
-        most = self._most_items(batch_size, len(rows))
-        weights = plan.weights if len(rows) == len(plan.wire) else [plan.weights[row] for row in rows]
-        parts = [rows[part.start : part.stop] for part in make_batches(weights, most, self.model.max_request_tokens)]
-        return [batch for part in parts for batch in self.dispatcher.host.parts(self._batch(plan, part))]
-
-    def _batch(self, plan: Plan, rows: Sequence[int]) -> Batch:
-        texts = plan.wire[rows[0] : rows[-1] + 1] if isinstance(rows, range) else [plan.wire[row] for row in rows]
-        # Only a budget needs to know the tokens well.
-        tokens = [self.counter.count(text) for text in texts] if self.dispatcher.budget.limited else []
-        return Batch(texts, rows, [plan.positions[row] for row in rows], tokens)
-
-    def _store(self, deadline: Deadline) -> CacheLookup | None:
-        return None if self.cache is None else CacheLookup(self.cache, self.space, deadline)
+    def _may_block(self, texts: list[str]) -> bool:
+        """Return whether planning takes long, touches the disk, or may load or download a tokenizer."""
+        return (
+            len(texts) > _MAX_TEXTS_PLANNED_IN_LOOP
+            or self.config.vector_cache is not None
+            or self.budget.limited
+            or bool(self.counter.suspects(byte_lengths(texts)))
+        )
 
     @contextlib.contextmanager
-    def _gathering(
-        self, form: type[Output[R]], plan: Plan, deadline: Deadline, *, show: bool
-    ) -> Iterator[ResultCollector[R]]:
-        with redacted(self.transport.endpoint), reporting(self.progress if show else None, plan.texts) as report:
-            store = self._store(deadline)
-            gathering = ResultCollector(
-                form, plan, guard=self.dispatcher.guard, model=self.model.id, store=store, report=report
+    def _collect(
+        self, plan: Plan, limits: CallLimits, as_lists: bool, show_progress: bool
+    ) -> Iterator[ResultCollector]:
+        progress = self.config.progress if show_progress else None
+        with reporting(progress, plan.texts) if progress else contextlib.nullcontext() as report:
+            results = ResultCollector(
+                plan,
+                ListOutput(plan) if as_lists else ArrayOutput(plan),
+                check=self.check,
+                model=self.config.model_info.id,
+                cache=self._cache_lookup(limits.deadline),
+                report=report,
             )
             try:
-                yield gathering
+                yield results
             except NanoGPTError as error:
-                gathering.add_to(error)
-                raise
+                with redacted(self.config.endpoint):
+                    results.add_completed_to(error)
+                    raise
 
-    def _task(self, batch: Batch, call: CallContext) -> Callable[[], None]:
-        return lambda: run_sync(self.dispatcher.dispatch(batch, call), self.transport, call.limits.stop)
+    def _cache_lookup(self, deadline: Deadline) -> CacheLookup | None:
+        cache = self.config.vector_cache
+        return None if cache is None else CacheLookup(cache, self.namespace, deadline)
 
-    def _coroutine(
-        self, batch: Batch, call: CallContext, turn: asyncio.Lock
-    ) -> Callable[[asyncio.Event], Awaitable[None]]:
-        return lambda halt: run_async(self.dispatcher.dispatch(batch, call), self.transport, halt, turn)
+    def _prepare(self, plan: Plan, results: ResultCollector, batch_size: int | None) -> list[Batch]:
+        """Load cached vectors, make batches of the rest, and check that the budget covers them."""
+        self.meter.add_cached(results.load_cached())
+        batches = self._make_batches(plan, results.missing, batch_size)
+        self.budget.check(sum(sum(batch.tokens) for batch in batches))
+        return batches
+
+    def _make_batches(self, plan: Plan, rows: Sequence[int], batch_size: int | None) -> list[Batch]:
+        max_items = batch_size or self.config.batch_size or self._default_batch_size(len(rows))
+        weights = plan.weights if len(rows) == len(plan.request_texts) else [plan.weights[row] for row in rows]
+        ranges = pack(weights, max_items, self.config.model_info.max_request_tokens)
+        batches = (self._make_batch(plan, rows[indices.start : indices.stop]) for indices in ranges)
+        return [part for batch in batches for part in self.dispatcher.host.split(batch)]
+
+    def _default_batch_size(self, texts: int) -> int:
+        per_request = -(-texts // self.config.max_concurrency)
+        return min(self.config.model_info.batch_size, max(_MIN_TEXTS_PER_REQUEST, per_request))
+
+    def _make_batch(self, plan: Plan, rows: Sequence[int]) -> Batch:
+        texts = (
+            plan.request_texts[rows[0] : rows[-1] + 1]
+            if isinstance(rows, range)
+            else [plan.request_texts[row] for row in rows]
+        )
+        # Only a budget needs exact counts.
+        tokens = [self.counter.count(text) for text in texts] if self.budget.limited else []
+        return Batch(texts, rows, [plan.positions[row] for row in rows], tokens)
 
     def estimate(self, texts: list[str]) -> Estimate:
-        """Say what embedding texts, which have been checked, would take."""
-        plan = make_plan(texts, self.counter, self.on_overflow)
-        store = self._store(Deadline.after(self.deadline))
-        found = {row for rows, _ in store.find(plan.wire) for row in rows} if store else set()
-        missing = [row for row in range(len(plan.wire)) if row not in found]
-        tokens = self.counter.count_all([plan.wire[row] for row in missing])
+        """Return tokens, cost and requests that embedding checked texts would take."""
+        plan = make_plan(texts, self.counter, self.config.on_overflow)
+        done = bytearray(len(plan.request_texts))
+        cache = self._cache_lookup(Deadline.after(self.config.deadline))
+        for rows, _ in cache.find(plan.request_texts) if cache else ():
+            for row in rows:
+                done[row] = 1
+        missing = [row for row, found in enumerate(done) if not found]
+        tokens = self.counter.count_all([plan.request_texts[row] for row in missing])
         return Estimate(
             texts=len(texts),
             unique=len(plan.rows),
-            cached=plan.answered_by(found),
+            cached=sum(plan.is_complete(index, done) for index in range(len(plan.rows))),
             tokens=tokens,
-            cost_usd=price(tokens, self.model.usd_per_million_tokens),
-            requests=len(self._batches(plan, missing, None)),
+            cost_usd=price(tokens, self.config.model_info.usd_per_million_tokens),
+            requests=len(self._make_batches(plan, missing, None)),
             counting=self.counter.kind,
         )
 
 
-async def _maybe_in_thread(in_thread: bool, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+def _shared_limiter(config: EmbedderConfig) -> Callable[[], RateLimiter]:
+    rate_limit = RateLimit(config.requests_per_second or DEFAULT_RATE)
+    held: list[RateLimiter] = []  # the process keeps a limiter only as long as an object uses it
+
+    def limiter() -> RateLimiter:
+        # Looked up for each attempt: a forked process has a limiter of its own.
+        held[:] = [limiter_for(config.endpoint)]
+        held[0].join(rate_limit)
+        return held[0]
+
+    return limiter
+
+
+def _check_event_loop() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError as error:
+        raise ConfigurationError(
+            "The async methods need a running asyncio event loop.",
+            remedy="Use asyncio (or uvloop); under trio, call the sync methods in a thread.",
+        ) from error
+
+
+async def _run(in_thread: bool, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     if in_thread:
-        return await asyncio.to_thread(work, *args, **kwargs)
-    return work(*args, **kwargs)
+        return await asyncio.to_thread(function, *args, **kwargs)
+    return function(*args, **kwargs)

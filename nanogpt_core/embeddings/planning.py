@@ -1,12 +1,12 @@
-"""From the caller's texts to requests, and from the vectors that come back to the caller's order. Pure.
+"""Plans one call: which texts are sent, in which batches, and which result rows they fill. Pure.
 
-A text goes on the wire as it is, cut down, or in several pieces; a *wire text* is any such string, and each distinct
-one is sent once, however often it was given.
+A text is sent as it is, truncated, or in several pieces. Each such string is a *request text*. A request text is sent
+once, even if the caller's texts repeat.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
@@ -19,97 +19,132 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["OVERFLOW_MODES", "Overflow", "Plan", "make_batches", "make_plan"]
+__all__ = ["OVERFLOW_MODES", "Batch", "Overflow", "Plan", "make_plan", "pack"]
 
 Overflow = Literal["error", "truncate", "split"]
 OVERFLOW_MODES: tuple[Overflow, ...] = ("error", "truncate", "split")
 
 
-@dataclass(slots=True)
-class Plan:
-    """Which wire texts stand for which of the caller's texts.
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The texts of one request.
 
     Attributes:
-        texts: How many texts the caller gave.
-        first: The position of the first of them in the caller's row.
-        wire: The distinct wire texts.
-        weights: For each wire text, its tokens as far as packing needs to know them.
-        positions: For each wire text, the first position in the caller's list that needs it.
-        unique: For each of the caller's texts, the number of its distinct text.
-        rows: For each distinct text, the wire text that stands for it; -1 where several pieces do.
-        pieces: For a distinct text that was split, its pieces: wire text and tokens.
+        texts: The request texts.
+        rows: For each text, its row in the result.
+        positions: For each text, its first position in the caller's list, for error messages.
+        tokens: For each text, its tokens; empty if there is no budget, which alone needs them.
+    """
+
+    texts: Sequence[str]
+    rows: Sequence[int]
+    positions: Sequence[int]
+    tokens: Sequence[int]
+
+    def halves(self) -> tuple[Batch, Batch]:
+        """Return the batch in two parts."""
+        middle = len(self.texts) // 2
+        return self._slice(slice(None, middle)), self._slice(slice(middle, None))
+
+    def _slice(self, part: slice) -> Batch:
+        return Batch(self.texts[part], self.rows[part], self.positions[part], self.tokens[part])
+
+
+@dataclass(slots=True)
+class Plan:
+    """Maps the caller's texts to request texts.
+
+    Caller's text -> ``index_of`` -> distinct text -> ``rows`` -> request text, or ``pieces`` -> several request texts.
+
+    Attributes:
+        texts: Number of texts that the caller passed.
+        first: Position of the first of them in the caller's list or stream.
+        request_texts: The distinct request texts.
+        weights: For each request text, its tokens, as exactly as packing needs them.
+        positions: For each request text, the first position in the caller's list that needs it.
+        index_of: For each of the caller's texts, the index of its distinct text.
+        rows: For each distinct text, the index of its request text; -1 if it was split.
+        pieces: For each distinct text that was split, its pieces: index of the request text, and tokens.
     """
 
     texts: int
     first: int = 0
-    wire: list[str] = field(default_factory=list)
+    request_texts: list[str] = field(default_factory=list)
     weights: list[int] = field(default_factory=list)
     positions: Sequence[int] = ()
-    unique: Sequence[int] = ()
+    index_of: Sequence[int] = ()
     rows: Sequence[int] = ()
     pieces: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
 
+    @property
+    def one_to_one(self) -> bool:
+        """Whether each of the caller's texts is one request text, in the same order."""
+        return self.texts == len(self.request_texts) and not self.pieces
+
     def assemble(self, vectors: NDArray[np.float32], positions: Sequence[int] | None = None) -> NDArray[np.float32]:
-        """Put the wire texts' vectors into the caller's order.
+        """Return the vectors of the caller's texts.
 
         Args:
-            vectors: ``(len(wire), d)`` float32, a row for each wire text.
-            positions: The caller's texts that are wanted. Default: all.
+            vectors: ``(len(request_texts), d)`` float32, a row for each request text.
+            positions: Indices of the caller's texts that are wanted. Default: all.
 
         Returns:
-            ``(n, d)`` float32, a row for each text wanted. The same array where nothing was repeated or split.
+            ``(n, d)`` float32, a row for each text wanted. The same array if no text was repeated or split.
         """
-        if positions is None and self.texts == len(self.wire) and not self.pieces:
+        if positions is None and self.one_to_one:
             return vectors
         import numpy as np  # planning itself needs no numpy
 
-        numbers = np.asarray(self.unique, dtype=np.intp)
+        distinct = np.asarray(self.index_of, dtype=np.intp)
         if positions is not None:
-            numbers = numbers[np.asarray(positions, dtype=np.intp)]
+            distinct = distinct[np.asarray(positions, dtype=np.intp)]
         rows = np.asarray(self.rows, dtype=np.intp)
-        # A split text's row is -1 for now; it is filled in from the pieces below.
-        answer: NDArray[np.float32] = vectors[rows[numbers]]
+        # The row of a text that was split is -1 at first; its mean is filled in below.
+        result: NDArray[np.float32] = vectors[rows[distinct]]
         if self.pieces:
-            for place in np.flatnonzero(rows[numbers] < 0).tolist():
-                answer[place] = self._mean(vectors, self.pieces[int(numbers[place])])
-        return answer
+            for place in np.flatnonzero(rows[distinct] < 0).tolist():
+                result[place] = _weighted_mean(vectors, self.pieces[int(distinct[place])])
+        return result
 
-    @staticmethod
-    def _mean(vectors: NDArray[np.float32], pieces: Sequence[tuple[int, int]]) -> NDArray[np.float64]:
-        import numpy as np
+    def is_complete(self, index: int, done: Sequence[int]) -> bool:
+        """Return whether all request texts of the distinct text ``index`` are done.
 
-        rows = vectors[[row for row, _ in pieces]].astype(np.float64)
-        mean: NDArray[np.float64] = np.average(rows, axis=0, weights=[tokens for _, tokens in pieces])
-        # Pieces that point in opposite directions leave nothing to scale; the first then stands for the text.
-        norm = float(np.linalg.norm(mean))
-        return mean / norm if norm else rows[0] / np.linalg.norm(rows[0])
+        Args:
+            index: Index of the distinct text.
+            done: For each request text, 1 if its vector is there, else 0.
+        """
+        row = self.rows[index]
+        return bool(done[row]) if row >= 0 else all(done[piece] for piece, _ in self.pieces[index])
 
-    def answered_by(self, rows: Collection[int]) -> int:
-        """Return how many distinct texts need no other wire texts than these."""
-        return sum(
-            row in rows if row >= 0 else all(piece in rows for piece, _ in self.pieces[number])
-            for number, row in enumerate(self.rows)
-        )
-
-    def counts(self) -> list[int]:
-        """Return for each wire text how many of the caller's texts are done with it; they add up to ``texts``."""
-        if self.texts == len(self.wire) and not self.pieces:
+    def texts_done(self) -> list[int]:
+        """Return for each request text the number of the caller's texts that it completes; the sum is ``texts``."""
+        if self.one_to_one:
             return [1] * self.texts
-        counts = [0] * len(self.wire)
-        last = [self.pieces[number][-1][0] if row < 0 else row for number, row in enumerate(self.rows)]
-        for number in self.unique:
-            counts[last[number]] += 1
+        counts = [0] * len(self.request_texts)
+        last = [self.pieces[index][-1][0] if row < 0 else row for index, row in enumerate(self.rows)]
+        for index in self.index_of:
+            counts[last[index]] += 1
         return counts
 
 
+def _weighted_mean(vectors: NDArray[np.float32], pieces: Sequence[tuple[int, int]]) -> NDArray[np.float64]:
+    import numpy as np
+
+    rows = vectors[[row for row, _ in pieces]].astype(np.float64)
+    mean: NDArray[np.float64] = np.average(rows, axis=0, weights=[tokens for _, tokens in pieces])
+    # Pieces that point in opposite directions cancel out; then the first one represents the text.
+    norm = float(np.linalg.norm(mean))
+    return mean / norm if norm else rows[0] / np.linalg.norm(rows[0])
+
+
 def make_plan(texts: Sequence[str], counter: TokenCounter, overflow: Overflow = "error", first: int = 0) -> Plan:
-    """Plan what to send for ``texts``, which have been checked.
+    """Plan which request texts to send for ``texts``.
 
     Args:
-        texts: The texts.
+        texts: The caller's texts, checked by :func:`~nanogpt_core.embeddings.inputs.check_texts`.
         counter: Counts their tokens.
-        overflow: What to do with texts over the model's limit.
-        first: The position of the first text in the caller's row.
+        overflow: What happens to texts over the model's limit.
+        first: Position of the first text in the caller's list or stream.
 
     Raises:
         TextTooLongError: ``overflow`` is ``"error"`` and a text has more tokens than the model takes.
@@ -118,88 +153,86 @@ def make_plan(texts: Sequence[str], counter: TokenCounter, overflow: Overflow = 
     plan = Plan(len(texts), first)
     positions: Sequence[int]
     if len(distinct) == len(texts):
-        plan.unique, positions = range(len(texts)), range(first, first + len(texts))
+        plan.index_of, positions = range(len(texts)), range(first, first + len(texts))
     else:
-        numbers = {text: number for number, text in enumerate(distinct)}
-        plan.unique = [numbers[text] for text in texts]
-        # The later ones come first here, so that the first one stays.
-        firsts = dict(zip(reversed(texts), range(first + len(texts) - 1, first - 1, -1), strict=True))
-        positions = [firsts[text] for text in distinct]
+        indices = {text: index for index, text in enumerate(distinct)}
+        plan.index_of = [indices[text] for text in texts]
+        # In reverse order, so that the first position of a repeated text is the one that stays.
+        first_positions = dict(zip(reversed(texts), range(first + len(texts) - 1, first - 1, -1), strict=True))
+        positions = [first_positions[text] for text in distinct]
     lengths = byte_lengths(distinct)
-    over = {number: tokens for number in counter.suspects(lengths) if (tokens := counter.over(distinct[number]))}
-    if over and overflow == "error":
-        raise _too_long([(positions[number], tokens) for number, tokens in over.items()], counter)
-    if over:
-        _cut(plan, distinct, positions, over, counter, split=overflow == "split")
+    too_long = {index: tokens for index in counter.suspects(lengths) if (tokens := counter.over(distinct[index]))}
+    if too_long and overflow == "error":
+        raise _too_long_error([(positions[index], tokens) for index, tokens in too_long.items()], counter)
+    if too_long:
+        _truncate_or_split(plan, distinct, positions, too_long, counter, split=overflow == "split")
     else:
-        plan.wire, plan.weights = distinct, counter.weights(lengths)
+        plan.request_texts, plan.weights = distinct, counter.weights(lengths)
         plan.positions, plan.rows = positions, range(len(distinct))
     return plan
 
 
-def _cut(
+def _truncate_or_split(
     plan: Plan,
     distinct: Sequence[str],
     positions: Sequence[int],
-    over: Collection[int],
+    too_long: Collection[int],
     counter: TokenCounter,
     *,
     split: bool,
 ) -> None:
-    """Fill in the plan's wire texts where some texts are over the limit."""
-    rows: dict[str, int] = {}
-    wire_positions: list[int] = []
+    """Fill in the request texts of a plan in which some texts are over the limit."""
+    index_of: dict[str, int] = {}
+    request_positions: list[int] = []
 
-    def send(text: str, position: int) -> int:
-        row = rows.setdefault(text, len(rows))
-        if row == len(wire_positions):
-            wire_positions.append(position)
-        return row
+    def add(text: str, position: int) -> int:
+        index = index_of.setdefault(text, len(index_of))
+        if index == len(request_positions):
+            request_positions.append(position)
+        return index
 
-    plan.rows = plan_rows = []
+    plan.rows = rows = []
     for number, text in enumerate(distinct):
-        if number not in over:
-            plan_rows.append(send(text, positions[number]))
+        if number not in too_long:
+            rows.append(add(text, positions[number]))
         elif split:
-            plan.pieces[number] = [(send(piece, positions[number]), size) for piece, size in counter.cut(text)]
-            plan_rows.append(-1)
+            plan.pieces[number] = [(add(piece, positions[number]), tokens) for piece, tokens in counter.cut(text)]
+            rows.append(-1)
         else:
-            plan_rows.append(send(next(counter.cut(text))[0], positions[number]))
-    plan.wire, plan.positions = list(rows), wire_positions
-    plan.weights = counter.weights(byte_lengths(plan.wire))
+            rows.append(add(next(counter.cut(text))[0], positions[number]))
+    plan.request_texts, plan.positions = list(index_of), request_positions
+    plan.weights = counter.weights(byte_lengths(plan.request_texts))
 
 
-def _too_long(found: Sequence[tuple[int, int]], counter: TokenCounter) -> TextTooLongError:
+def _too_long_error(found: Sequence[tuple[int, int]], counter: TokenCounter) -> TextTooLongError:
     positions = [position for position, _ in found]
     about = "" if counter.kind == "exact" else "about "
     sizes = ", ".join(f"{about}{tokens:,}" for _, tokens in islice(found, MAX_POSITIONS_SHOWN))
     return TextTooLongError(
-        f"Too many tokens for the model, which takes {counter.limit:,} a text: {sizes} at "
+        f"Too many tokens for the model, which takes {counter.limit:,} per text: {sizes} at "
         f"{describe_positions(positions)}.",
         remedy='Split the texts, or pass on_overflow="truncate" or on_overflow="split".',
         positions=positions,
     )
 
 
-def make_batches(weights: Sequence[int], max_items: int, max_tokens: int | None) -> list[range]:
-    """Cut a row of texts into requests, each with at most so many items and tokens.
+def pack(weights: Sequence[int], max_items: int, max_tokens: int | None) -> Iterator[range]:
+    """Divide texts into batches, in order.
 
     Args:
-        weights: Each text's tokens. A text that is over ``max_tokens`` by itself gets a request of its own.
-        max_items: Most texts a request.
-        max_tokens: Most tokens a request, or None for no limit.
+        weights: Tokens of each text. A text over ``max_tokens`` gets a batch of its own.
+        max_items: Maximum number of texts in a batch.
+        max_tokens: Maximum number of tokens in a batch, or None for no limit.
 
-    Returns:
-        The texts' indices, a range for each request; together they are ``range(len(weights))``.
+    Yields:
+        The indices of each batch. Together they are ``range(len(weights))``.
     """
-    requests: list[range] = []
     start = total = 0
     for index, weight in enumerate(weights):
         full = index - start >= max_items or (max_tokens is not None and total + weight > max_tokens)
         if full and index > start:
-            requests.append(range(start, index))
+            yield range(start, index)
             start, total = index, 0
         total += weight
     if start < len(weights):
-        requests.append(range(start, len(weights)))
-    return requests
+        yield range(start, len(weights))

@@ -1,39 +1,31 @@
-"""Tells how far a call has come: a bar, a function of the caller's, or nothing."""
+"""Progress reports of a call: a bar, or a function of the caller's."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
 
-from nanogpt_core.embeddings.config import Progress
-
 __all__ = ["reporting"]
 
 
 @contextlib.contextmanager
-def reporting(progress: Progress, total: int | None) -> Iterator[Callable[[int], object]]:
-    """Yield a function that is to be called with each number of texts newly done.
+def reporting(progress: bool | Callable[[int, int], None], total: int | None) -> Iterator[Callable[[int], object]]:
+    """Yield a function to call with each number of texts that have just been embedded.
 
     Args:
-        progress: True for a bar, a function of (texts done, texts in all), or None or False for nothing.
-        total: Texts in all, or None where that is not known; a function is then given the texts done instead.
+        progress: True for a bar, or a function of (texts done, texts in total).
+        total: Texts in total. If None, the function gets the texts done in its place.
     """
-    if progress is True:
-        from tqdm.auto import tqdm  # only where a bar is wanted
+    if callable(progress):
+        yield _counter(progress, total)
+        return
+    from tqdm.auto import tqdm  # only needed for a bar
 
-        with tqdm(total=total, unit="text", desc="Embedding") as bar:
-            yield bar.update
-    elif callable(progress):
-        yield _adding_up(progress, total)
-    else:
-        yield _silent
+    with tqdm(total=total, unit="text", desc="Embedding") as bar:
+        yield bar.update
 
 
-def _silent(_: int) -> None:
-    pass
-
-
-def _adding_up(function: Callable[[int, int], None], total: int | None) -> Callable[[int], None]:
+def _counter(function: Callable[[int, int], None], total: int | None) -> Callable[[int], None]:
     done = 0
 
     def report(count: int) -> None:

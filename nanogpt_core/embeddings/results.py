@@ -1,16 +1,18 @@
-"""One call's vectors as they come in, from cache and replies: into a matrix or lists, in the caller's order."""
+"""Results of one call: vectors from the cache and from replies, collected into an array or lists in the caller's order.
+
+Each vector belongs to a request text, a *row* here. :meth:`ResultCollector.finish` raises if a row is missing.
+"""
 
 from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Generic, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
+from nanogpt_core._runtime.gc_pause import gc_paused
 from nanogpt_core.cache.lookup import CacheLookup
-from nanogpt_core.embeddings.batch import Batch
-from nanogpt_core.embeddings.output import Output, in_one
-from nanogpt_core.embeddings.planning import Plan
+from nanogpt_core.embeddings.planning import Batch, Plan
 from nanogpt_core.embeddings.response import DimensionsCheck, EmbeddingResponse, names_same_model
 from nanogpt_core.errors import DimensionsError, NanoGPTError
 
@@ -18,132 +20,244 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["ResultCollector"]
+__all__ = ["ArrayOutput", "ListOutput", "ResultCollector"]
 
-R = TypeVar("R")
+# Vectors that become lists of floats before an event loop gets its turn: 3 to 10 ms of work.
+_VECTORS_PER_TURN = 64
 
 
-class ResultCollector(Generic[R]):
-    """What one call has got so far.
+class ArrayOutput:
+    """A container for the vectors of one call: one array, ``(n, d)`` float32.
+
+    Several threads may call :meth:`put`, each for other rows.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._vectors: NDArray[np.float32] | None = None
+        self._lock = threading.Lock()
+
+    def out(self, rows: Sequence[int], dimensions: int) -> NDArray[np.float32] | None:
+        """Return the memory for ``rows``, ``(len(rows), dimensions)`` float32; None if :meth:`put` has to copy."""
+        if not _contiguous(rows):
+            return None
+        array = self._array(dimensions, replace=False)
+        return array[rows[0] : rows[-1] + 1] if array.shape[1] == dimensions else None
+
+    def put(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> Iterable[None]:
+        """Store ``vectors``, ``(len(rows), d)`` float32, in one step."""
+        import numpy as np
+
+        # All accepted vectors have the same dimensions. The array has others only if the expectation was wrong.
+        array = self._array(vectors.shape[1], replace=True)
+        if not np.may_share_memory(array, vectors):
+            array[slice(rows[0], rows[-1] + 1) if _contiguous(rows) else list(rows)] = vectors
+        return ()
+
+    def _array(self, dimensions: int, *, replace: bool) -> NDArray[np.float32]:
+        import numpy as np
+
+        with self._lock:
+            if self._vectors is None or (replace and self._vectors.shape[1] != dimensions):
+                self._vectors = np.empty((len(self._plan.request_texts), dimensions), dtype=np.float32)
+            return self._vectors
+
+    def result(self, dimensions: int) -> NDArray[np.float32]:
+        """Return the vectors of all texts in the caller's order; ``dimensions`` are for a call without texts."""
+        import numpy as np
+
+        if self._vectors is None:
+            return np.empty((0, dimensions), dtype=np.float32)
+        return self._plan.assemble(self._vectors)
+
+    def select(self, positions: Sequence[int]) -> NDArray[np.float32]:
+        """Return the vectors of some of the caller's texts, ``(len(positions), d)`` float32."""
+        assert self._vectors is not None  # noqa: S101 - some rows are done
+        return self._plan.assemble(self._vectors, positions)
+
+
+class ListOutput:
+    """A container like :class:`ArrayOutput`: a list of floats for each text, as both frameworks use.
+
+    The lists are made while other requests are in flight, and without the whole array in memory: a list of floats takes
+    ten times the memory of a row. If texts are repeated or split, the array is made first.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._array = None if plan.one_to_one else ArrayOutput(plan)
+        self._lists: list[list[float]] = [[]] * len(plan.request_texts) if plan.one_to_one else []
+
+    def out(self, rows: Sequence[int], dimensions: int) -> NDArray[np.float32] | None:
+        """Return the memory in the array, if there is one."""
+        return None if self._array is None else self._array.out(rows, dimensions)
+
+    def put(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> Iterable[None]:
+        """Store ``vectors``, a few in each step while the result is iterated over."""
+        return self._put(rows, vectors) if self._array is None else self._array.put(rows, vectors)
+
+    def _put(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> Iterator[None]:
+        remaining = iter(rows)
+        for lists in _iter_lists(vectors):
+            for floats, row in zip(lists, remaining, strict=False):
+                self._lists[row] = floats
+            yield
+
+    def result(self, dimensions: int) -> list[list[float]]:
+        """Return the lists of all texts in the caller's order."""
+        if self._array is None:
+            return self._lists
+        return [floats for lists in _iter_lists(self._array.result(dimensions)) for floats in lists]
+
+    def select(self, positions: Sequence[int]) -> NDArray[np.float32]:
+        """Return some of the vectors."""
+        import numpy as np
+
+        if self._array is not None:
+            return self._array.select(positions)
+        return np.array([self._lists[position] for position in positions], dtype=np.float32)
+
+
+def _contiguous(rows: Sequence[int]) -> bool:
+    return rows[-1] + 1 - rows[0] == len(rows)
+
+
+def _iter_lists(vectors: NDArray[np.float32]) -> Iterator[list[list[float]]]:
+    for start in range(0, len(vectors), _VECTORS_PER_TURN):
+        with gc_paused():
+            lists = vectors[start : start + _VECTORS_PER_TURN].tolist()
+        yield lists
+
+
+class ResultCollector:
+    """Collects the vectors of one call.
 
     Args:
-        form: What to make of the vectors.
-        plan: What the call wants.
-        guard: Holds the width.
+        plan: The plan of the call.
+        output: The container for the vectors.
+        check: Compares dimensions.
         model: The model asked for.
-        store: The cache, or None.
-        report: Called with each number of the caller's texts that are newly done.
+        cache: The cache as seen by this call, or None.
+        report: Called with the number of the caller's texts that have just been completed; None for no report.
     """
 
     def __init__(
         self,
-        form: type[Output[R]],
         plan: Plan,
+        output: ArrayOutput | ListOutput,
         *,
-        guard: DimensionsCheck,
+        check: DimensionsCheck,
         model: str,
-        store: CacheLookup | None,
-        report: Callable[[int], object],
+        cache: CacheLookup | None,
+        report: Callable[[int], object] | None,
     ) -> None:
-        self._vectors = form(plan)
         self._plan = plan
-        self._guard = guard
+        self._output = output
+        self._check = check
         self._model = model
-        self._store = store
+        self._cache = cache
         self._report = report
-        self._counts = plan.counts()
-        self._done = bytearray(len(plan.wire))
-        self._cached_width: int | None = None
+        self._texts_done = plan.texts_done() if report else ()
+        self._done = bytearray(len(plan.request_texts))
+        self._cached_dimensions: int | None = None
         self._lock = threading.Lock()
 
     @property
-    def missing(self) -> list[int]:
-        """The rows that have no vector yet."""
-        return [row for row, done in enumerate(self._done) if not done]
+    def caches(self) -> bool:
+        """Whether :meth:`store` writes to a cache, which may block."""
+        return self._cache is not None
 
-    def look_up(self) -> int:
-        """Take from the cache what it has, and return how many rows that were. May block.
+    @property
+    def missing(self) -> Sequence[int]:
+        """Rows that have no vector yet."""
+        return [row for row, done in enumerate(self._done) if not done] if any(self._done) else range(len(self._done))
+
+    def load_cached(self) -> int:
+        """Take all vectors that the cache has; may block.
+
+        Returns:
+            The number of rows found.
 
         Raises:
-            DimensionsError: What the cache holds is of another width than the model's vectors have.
+            DimensionsError: The cached vectors have other dimensions than the model's.
         """
-        if self._store is None or not self._plan.wire:
+        if self._cache is None or not self._plan.request_texts:
             return 0
         count = 0
-        for rows, vectors in self._store.find(self._plan.wire):
+        for rows, vectors in self._cache.find(self._plan.request_texts):
             self._accept_cached(vectors.shape[1])
             if rows:
-                for _ in self._take(rows, vectors):
+                for _ in self._put(rows, vectors):
                     pass
                 count += len(rows)
         return count
 
-    def _accept_cached(self, width: int) -> None:
+    def _accept_cached(self, dimensions: int) -> None:
         try:
-            self._guard.accept(width)
+            self._check.accept(dimensions)
         except DimensionsError as error:
             error.message = error.message.replace("The reply's", "The cache's", 1)
             error.remedy = "Use another cache file, or clear this one with clear_cache()."
-            # What was taken may be what is wrong.
-            self._done, self._cached_width = bytearray(len(self._plan.wire)), None
+            # The vectors taken before may be the wrong ones.
+            self._done, self._cached_dimensions = bytearray(len(self._plan.request_texts)), None
             raise
-        self._cached_width = self._guard.width
+        self._cached_dimensions = self._check.dimensions
 
-    def room(self, batch: Batch) -> NDArray[np.float32] | None:
-        """Return where the vectors of one request will be, so that they need not be copied; None where that is open."""
-        width = self._guard.width
-        return None if width is None else self._vectors.room(batch.rows, width)
+    def out(self, batch: Batch) -> NDArray[np.float32] | None:
+        """Return the memory for the vectors of a batch; None if the dimensions are not known yet, or for a copy."""
+        dimensions = self._check.dimensions
+        return None if dimensions is None else self._output.out(batch.rows, dimensions)
 
-    def accept(self, batch: Batch, reply: EmbeddingResponse) -> Iterator[None]:
-        """Take the vectors of one request, part by part."""
-        return self._take(batch.rows, reply.vectors)
+    def accept(self, batch: Batch, response: EmbeddingResponse) -> Iterator[None]:
+        """Take the vectors of one batch, step by step while the result is iterated over."""
+        return self._put(batch.rows, response.vectors)
 
-    @property
-    def keeps_on_disk(self) -> bool:
-        """Whether :meth:`keep` may block: where there is a cache, whichever it is."""
-        return self._store is not None
+    def _put(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> Iterator[None]:
+        yield from self._output.put(rows, vectors)
+        with self._lock:
+            for row in rows:
+                self._done[row] = 1
+            if self._report is not None:
+                self._report(sum(self._texts_done[row] for row in rows))
 
-    def keep(self, batch: Batch, reply: EmbeddingResponse) -> None:
-        """CacheLookup the vectors of one request in the cache."""
-        trusted = names_same_model(self._model, reply.model)
-        if not trusted:
+    def store(self, batch: Batch, response: EmbeddingResponse) -> None:
+        """Write the vectors of one batch to the cache, unless the reply names another model."""
+        if not names_same_model(self._model, response.model):
             warnings.warn(
-                f"Asked for the model {self._model!r}, the service answered as {reply.model!r}; its vectors are "
+                f"Asked for the model {self._model!r}, the service answered as {response.model!r}; its vectors are "
                 "returned, but not cached.",
                 RuntimeWarning,
                 stacklevel=2,
             )
-        if self._store is not None and trusted:
-            self._store.put(batch.texts, reply.vectors)
+        elif self._cache is not None:
+            self._cache.put(batch.texts, response.vectors)
 
-    def _take(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> Iterator[None]:
-        yield from self._vectors.put(rows, vectors)
-        first, end, together = rows[0], rows[-1] + 1, in_one(rows)
-        with self._lock:
-            if together:
-                self._done[first:end] = b"\1" * len(rows)
-            else:
-                for row in rows:
-                    self._done[row] = 1
-            self._report(sum(self._counts[first:end] if together else [self._counts[row] for row in rows]))
+    def finish(self) -> Any:
+        """Return all vectors in the caller's order.
 
-    def result(self) -> R:
-        """Return the vectors in the caller's order."""
-        return self._vectors.result(self._guard.width or 0)
+        Raises:
+            NanoGPTError: A row has no vector, because a worker ended without a word.
+        """
+        if not all(self._done):
+            raise NanoGPTError(
+                f"{self._done.count(0)} of {len(self._done)} vectors are missing, though no request failed.",
+                remedy="Call again; completed vectors are in .completed. Please report this.",
+            )
+        return self._output.result(self._check.dimensions or 0)
 
-    def add_to(self, error: NanoGPTError) -> None:
-        """Put what is done into an error that ends the call, and what the cache may have to do with it."""
-        if isinstance(error, DimensionsError) and self._cached_width is not None:
-            error.remedy += f" The cache's have {self._cached_width}: if the service changed the model, clear_cache()."
+    def add_completed_to(self, error: NanoGPTError) -> None:
+        """Put the completed vectors and the failed positions into an error that ends the call."""
+        if isinstance(error, DimensionsError) and self._cached_dimensions is not None:
+            error.remedy += (
+                f" The cache's have {self._cached_dimensions}: if the service changed the model, clear_cache()."
+            )
         if error.failed_positions or not self._plan.texts:
             return
-        whole = {number for number, row in enumerate(self._plan.rows) if self._is_done(number, row)}
-        first, unique = self._plan.first, self._plan.unique
-        answered = [index for index, number in enumerate(unique) if number in whole]
-        error.failed_positions = tuple(first + index for index, number in enumerate(unique) if number not in whole)
-        if answered:
-            vectors = self._vectors.some(answered)
-            error.completed = dict(zip((first + index for index in answered), vectors, strict=True))
-
-    def _is_done(self, number: int, row: int) -> bool:
-        return bool(self._done[row]) if row >= 0 else all(self._done[piece] for piece, _ in self._plan.pieces[number])
+        plan, first = self._plan, self._plan.first
+        complete = [plan.is_complete(index, self._done) for index in range(len(plan.rows))]
+        completed = [position for position, index in enumerate(plan.index_of) if complete[index]]
+        error.failed_positions = tuple(
+            first + position for position, index in enumerate(plan.index_of) if not complete[index]
+        )
+        if completed:
+            vectors = self._output.select(completed)
+            error.completed = dict(zip((first + position for position in completed), vectors, strict=True))

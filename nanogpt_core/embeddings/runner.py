@@ -1,7 +1,7 @@
-"""Does what a dispatcher wants done, in a thread or in an event loop.
+"""Runs a dispatch generator, in a thread or on an event loop.
 
-A dispatcher is a generator that decides and does nothing: it yields :class:`Send`, :class:`Wait`, :class:`Do` or
-:class:`Yield`, and is handed the result or the error.
+A dispatch generator decides and does no I/O. It yields an action (:class:`Send`, :class:`Run`, :class:`Yield` or
+:class:`~nanogpt_core.http.retry.Wait`) and receives its result, or the error that the action raised.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
@@ -18,109 +17,120 @@ from nanogpt_core.errors import NanoGPTError
 from nanogpt_core.http.requester import Requester
 from nanogpt_core.http.retry import Wait
 
-__all__ = ["Action", "Run", "Send", "Step", "Yield", "run_async", "run_sync"]
+__all__ = ["Action", "Run", "Send", "Yield", "run_async", "run_sync"]
 
-# A reply that takes a millisecond to read.
-_LARGE = 1 << 18
+# Parsing a reply of this size takes about a millisecond.
+_LARGE_REPLY_BYTES = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Have this sent: a POST of ``body``, or a GET where it is None; the result is the reply's bytes."""
+    """Send one request; the result is the body of the reply.
+
+    Attributes:
+        path: Path below the base URL.
+        body: JSON to POST; None for a GET.
+        timeout: Seconds that the attempt may take in total.
+        max_bytes: Maximum size of the reply.
+    """
 
     path: str
     body: bytes | None
-    seconds: float
-    most_bytes: int
+    timeout: float
+    max_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Have this called, where it may block."""
+    """Call a function that may block; on an event loop, in a thread."""
 
-    work: Callable[[], None]
+    function: Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Yield:
-    """Let an event loop do what else there is to do, before work goes on that takes a while."""
+    """Let an event loop run its other tasks before the work goes on."""
 
 
 Action = Send | Wait | Run | Yield
-Step = Generator[Action, bytes, None]
+Dispatch = Generator[Action, bytes, None]
 
 
-def run_sync(step: Step, transport: Requester, stop: threading.Event) -> None:
-    """Do what ``step`` asks for until it is done; cut waits short when ``stop`` is set."""
+def run_sync(dispatch: Dispatch, client: Requester, stop: threading.Event) -> None:
+    """Run ``dispatch`` in this thread; ``stop`` ends its waits early."""
     try:
-        action = next(step)
+        action = next(dispatch)
         while True:
-            # Not in a variable, which tools that print tracebacks would show: a reply may repeat the key.
-            result = deque[bytes]()
             try:
-                result.append(_do(action, transport, stop))
+                result = _perform(action, client, stop)
             except NanoGPTError as error:
-                action = step.throw(error)
+                action = dispatch.throw(error)
             else:
-                action = step.send(result.pop())
+                action = dispatch.send(result)
     except StopIteration:
         return
+    finally:
+        dispatch.close()
 
 
-def _do(action: Action, transport: Requester, stop: threading.Event) -> bytes:
+def _perform(action: Action, client: Requester, stop: threading.Event) -> bytes:
     if isinstance(action, Send):
-        return transport.send(action.path, action.body, action.seconds, action.most_bytes)
+        return client.send(action.path, action.body, action.timeout, action.max_bytes)
     if isinstance(action, Wait):
         clock.sleep(action.seconds, stop)
     elif isinstance(action, Run):
-        action.work()
+        action.function()
     return b""
 
 
-async def run_async(step: Step, transport: Requester, stop: asyncio.Event, turn: asyncio.Lock) -> None:
-    """Do what ``step`` asks for until it is done, without blocking the event loop; as :func:`run_sync`.
+async def run_async(dispatch: Dispatch, client: Requester, halt: asyncio.Event, parsing: asyncio.Lock) -> None:
+    """Run ``dispatch`` on the running event loop; ``halt`` ends its waits early.
 
-    Replies may come in together. Large ones are read one after another, as they are given ``turn``, and in between the
-    event loop goes on.
+    Large replies are parsed one after another, under the lock ``parsing``. In between, the event loop gets its turn.
     """
     try:
-        action = next(step)
+        action = next(dispatch)
         while True:
-            result = deque[bytes]()  # see above
             try:
-                result.append(await _ado(action, transport, stop))
+                result = await _perform_async(action, client, halt)
             except NanoGPTError as error:
-                action = step.throw(error)
+                action = dispatch.throw(error)
                 continue
-            if len(result[0]) < _LARGE:
-                action = step.send(result.pop())
+            if len(result) < _LARGE_REPLY_BYTES:
+                action = dispatch.send(result)
                 continue
-            async with turn:
+            async with parsing:
                 try:
-                    action = step.send(result.pop())
+                    action = dispatch.send(result)
                     while isinstance(action, Yield):
                         await asyncio.sleep(0)
-                        action = step.send(b"")
+                        action = dispatch.send(b"")
                 finally:
                     await asyncio.sleep(0)
     except StopIteration:
         return
+    finally:
+        dispatch.close()
 
 
-async def _ado(action: Action, transport: Requester, stop: asyncio.Event) -> bytes:
+async def _perform_async(action: Action, client: Requester, halt: asyncio.Event) -> bytes:
     if isinstance(action, Send):
-        return await transport.asend(action.path, action.body, action.seconds, action.most_bytes)
+        return await client.asend(action.path, action.body, action.timeout, action.max_bytes)
     if isinstance(action, Wait):
-        await clock.async_sleep(action.seconds, stop)
-    elif isinstance(action, Yield):
-        await asyncio.sleep(0)
+        await clock.async_sleep(action.seconds, halt)
+    elif isinstance(action, Run):
+        await _run_in_thread(action.function)
     else:
-        # Not to_thread, which takes back what no thread has begun: whoever cancels the call keeps what it has got.
-        work = contextvars.copy_context().run
-        try:
-            future = asyncio.get_running_loop().run_in_executor(None, work, action.work)
-        except RuntimeError:  # the interpreter is about to exit, and begins no threads any more
-            action.work()
-        else:
-            await asyncio.shield(future)
+        await asyncio.sleep(0)
     return b""
+
+
+async def _run_in_thread(function: Callable[[], None]) -> None:
+    # Not asyncio.to_thread: cancelling that drops a function that no thread has started yet, and with it paid vectors.
+    context = contextvars.copy_context()
+    try:
+        future = asyncio.get_running_loop().run_in_executor(None, context.run, function)
+    except RuntimeError:  # the interpreter is exiting and starts no thread any more
+        function()
+    else:
+        await asyncio.shield(future)

@@ -1,4 +1,4 @@
-"""Blocks of an endless row worked on at once, with a bounded number under way, and answered in order."""
+"""Streams: an iterable of any length is embedded in batches, a bounded number at a time, and returned in order."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
-from nanogpt_core._runtime.workers import GRACE, park_if_exiting, start_thread
+from nanogpt_core._runtime.workers import GRACE_SECONDS, park_if_exiting, start_thread
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,13 +21,13 @@ __all__ = ["EmbeddedBatch", "achunked", "amap_ordered", "chunked", "map_ordered"
 
 T = TypeVar("T")
 R = TypeVar("R")
-Block = tuple[int, list[T]]
-"""The position of the first item, and the items."""
+Chunk = tuple[int, list[T]]
+"""The position of the first item in the stream, and the items."""
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedBatch:
-    """A batch out of a stream.
+    """A batch of a stream.
 
     Attributes:
         start: Position of the first text in the stream, counted from 0.
@@ -40,79 +40,83 @@ class EmbeddedBatch:
     vectors: NDArray[np.float32]
 
 
-def chunked(items: Iterator[T], size: int) -> Iterator[Block[T]]:
-    """Cut a row into chunked of ``size`` items."""
+def chunked(items: Iterator[T], size: int) -> Iterator[Chunk[T]]:
+    """Yield the items in chunks of ``size``."""
     start = 0
-    while block := list(islice(items, size)):
-        yield start, block
-        start += len(block)
+    while chunk := list(islice(items, size)):
+        yield start, chunk
+        start += len(chunk)
 
 
-async def achunked(items: AsyncIterable[T] | Iterator[T], size: int) -> AsyncIterator[Block[T]]:
-    """Cut a row into chunked of ``size`` items; the row may be asynchronous."""
+async def achunked(items: AsyncIterable[T] | Iterator[T], size: int) -> AsyncIterator[Chunk[T]]:
+    """Yield the items in chunks of ``size``; the items may be asynchronous."""
     if not isinstance(items, AsyncIterable):
-        for block in chunked(items, size):
-            yield block
+        for chunk in chunked(items, size):
+            yield chunk
         return
-    start, gathered = 0, []
+    start, collected = 0, []
     async for item in items:
-        gathered.append(item)
-        if len(gathered) == size:
-            yield start, gathered
-            start, gathered = start + size, []
-    if gathered:
-        yield start, gathered
+        collected.append(item)
+        if len(collected) == size:
+            yield start, collected
+            start, collected = start + size, []
+    if collected:
+        yield start, collected
 
 
-def map_ordered(row: Iterator[T], work: Callable[[T], R], window: int, stop: threading.Event) -> Iterator[R]:
-    """Yield ``work(block)`` for each block, in order, with at most ``window`` under way; the row is read no further.
+def map_ordered(items: Iterator[T], function: Callable[[T], R], window: int, stop: threading.Event) -> Iterator[R]:
+    """Yield ``function(item)`` for each item, in order, with at most ``window`` calls in progress.
 
-    When the consumer stops, or something fails, ``stop`` is set and what is under way is waited for, but not for long.
+    ``items`` is read no further than the window. When the consumer stops or a call fails, ``stop`` is set, and the
+    calls in progress get :data:`GRACE_SECONDS` to end.
     """
     if window == 1:
-        yield from map(work, row)
+        yield from map(function, items)
         return
-    under_way: deque[Future[R]] = deque()
+    in_progress: deque[Future[R]] = deque()
     try:
-        for block in row:
-            under_way.append(_begun(work, block, stop))
-            if len(under_way) == window:
-                yield under_way.popleft().result()
-        while under_way:
-            yield under_way.popleft().result()
+        for item in items:
+            in_progress.append(_start(function, item, stop))
+            if len(in_progress) == window:
+                yield in_progress.popleft().result()
+        while in_progress:
+            yield in_progress.popleft().result()
     finally:
         stop.set()
-        wait(under_way, timeout=GRACE)
+        wait(in_progress, timeout=GRACE_SECONDS)
         park_if_exiting()
 
 
-def _begun(work: Callable[[T], R], block: T, stop: threading.Event) -> Future[R]:
-    # A thread for each block ends with it; an executor's threads would wait for more, if the consumer never came back.
+def _start(function: Callable[[T], R], item: T, stop: threading.Event) -> Future[R]:
+    # A thread for each item ends with it. The threads of an executor would stay if the consumer never came back.
     future: Future[R] = Future()
 
     def run() -> None:
         try:
-            future.set_result(work(block))
+            future.set_result(function(item))
         except BaseException as error:  # noqa: BLE001 - raised in the consumer's thread
             future.set_exception(error)
 
-    start_thread(run, "nanogpt-stream", stop)
+    try:
+        start_thread(run, "nanogpt-stream", stop)
+    except RuntimeError:  # the process may not start another thread
+        run()
     return future
 
 
 async def amap_ordered(
-    row: AsyncIterator[T], work: Callable[[T], Awaitable[R]], window: int
+    items: AsyncIterator[T], function: Callable[[T], Awaitable[R]], window: int
 ) -> AsyncGenerator[R, None]:
-    """Do what :func:`map_ordered` does with tasks; what is under way when the consumer stops is cancelled."""
-    under_way: deque[asyncio.Future[R]] = deque()
+    """Do the same as :func:`map_ordered` with tasks; those in progress are cancelled when the consumer stops."""
+    in_progress: deque[asyncio.Future[R]] = deque()
     try:
-        async for block in row:
-            under_way.append(asyncio.ensure_future(work(block)))
-            if len(under_way) == window:
-                yield await under_way.popleft()
-        while under_way:
-            yield await under_way.popleft()
+        async for item in items:
+            in_progress.append(asyncio.ensure_future(function(item)))
+            if len(in_progress) == window:
+                yield await in_progress.popleft()
+        while in_progress:
+            yield await in_progress.popleft()
     finally:
-        for task in under_way:
+        for task in in_progress:
             task.cancel()
-        await asyncio.gather(*under_way, return_exceptions=True)
+        await asyncio.gather(*in_progress, return_exceptions=True)

@@ -1,8 +1,11 @@
-"""What was spent, and what would be."""
+"""Token usage, cost estimates and the spending budget."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
 
 from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core.errors import BudgetExceededError
@@ -12,14 +15,14 @@ __all__ = ["Budget", "Estimate", "Usage", "UsageMeter", "price"]
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """A snapshot of what one object has spent since it was made.
+    """Usage of one object since it was created: a snapshot. Usages can be added and subtracted.
 
     Attributes:
         requests: Requests that the service answered with vectors.
-        retries: Attempts beyond the first of each request.
-        prompt_tokens: Tokens billed, as the service counts them; None when a reply did not say.
-        cost_usd: ``prompt_tokens`` at the catalogue's price, in US dollars; None when either is unknown.
-        texts_sent: Texts that were sent and answered, each repeated text counted once.
+        retries: Attempts after the first of each request.
+        prompt_tokens: Tokens billed, as the service counts them; None if a reply did not say.
+        cost_usd: ``prompt_tokens`` at the catalog's price, in US dollars; None if either is unknown.
+        texts_sent: Texts that were sent and answered; a text that is repeated within a call counts once.
         texts_cached: Texts whose vectors came from the cache.
     """
 
@@ -30,20 +33,34 @@ class Usage:
     texts_sent: int = 0
     texts_cached: int = 0
 
+    def __add__(self, other: Usage) -> Usage:
+        return self._combine(other, operator.add)
+
+    def __sub__(self, other: Usage) -> Usage:
+        return self._combine(other, operator.sub)
+
+    def _combine(self, other: Usage, function: Callable[[Any, Any], Any]) -> Usage:
+        if not isinstance(other, Usage):
+            return NotImplemented
+        pairs = {one.name: (getattr(self, one.name), getattr(other, one.name)) for one in fields(Usage)}
+        # An unknown number makes the sum unknown.
+        sums: dict[str, Any] = {name: None if None in pair else function(*pair) for name, pair in pairs.items()}
+        return Usage(**{**sums, "cost_usd": _round(sums["cost_usd"])})
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What embedding some texts would take. Nothing is sent to learn it.
+    """Tokens, cost and requests that embedding some texts would take.
 
     Attributes:
-        texts: Texts given.
-        unique: Texts left when repeated ones are counted once.
-        cached: Unique texts whose vectors are in the cache.
+        texts: Texts passed.
+        unique: Distinct texts among them.
+        cached: Distinct texts whose vectors are in the cache.
         tokens: Tokens of the texts that would be sent.
-        cost_usd: ``tokens`` at the catalogue's price, in US dollars; None where the price is unknown.
+        cost_usd: ``tokens`` at the catalog's price, in US dollars; None if the price is unknown.
         requests: Requests that would be sent.
-        counting: How ``tokens`` was found: ``"exact"`` (the model's own tokenizer), ``"scaled"`` (another tokenizer's
-            count, scaled up to be on the safe side) or ``"bound"`` (from the texts' length, on the safe side).
+        counting: The method behind ``tokens``: ``"exact"`` (the model's own tokenizer), ``"scaled"`` (the count of
+            another tokenizer, scaled up) or ``"bound"`` (from the texts' length).
     """
 
     texts: int
@@ -56,15 +73,19 @@ class Estimate:
 
 
 def price(tokens: int | None, usd_per_million_tokens: float | None) -> float | None:
-    """Return what ``tokens`` cost in US dollars; None where the count or the price is unknown."""
+    """Return the price of ``tokens`` in US dollars; None if the count or the price is unknown."""
     if tokens is None or usd_per_million_tokens is None:
         return None
-    # To twelve digits: a float's last ones are noise, which would show when it is printed.
-    return float(f"{tokens * usd_per_million_tokens / 1_000_000:.12g}")
+    return _round(tokens * usd_per_million_tokens / 1_000_000)
+
+
+def _round(usd: float | None) -> float | None:
+    # To twelve digits: the last digits of a float are noise that would show when it is printed.
+    return None if usd is None else float(f"{usd:.12g}")
 
 
 class Budget(ForkSafe):
-    """Keeps what is spent, and may have been, under a limit; exact under threads. A copy or pickle starts at nothing.
+    """Keeps the money that is spent, or may have been, within a limit. Thread-safe. Copies and pickles start at 0.
 
     Args:
         limit_usd: US dollars that may be spent; None for no limit.
@@ -83,20 +104,23 @@ class Budget(ForkSafe):
         return self._limit is not None
 
     def check(self, tokens: int) -> None:
-        """Make sure that ``tokens`` can be sent.
+        """Check that ``tokens`` can be sent.
 
         Raises:
-            BudgetExceededError: They would go past the limit.
+            BudgetExceededError: They would exceed the limit.
         """
-        with self._lock:
-            self._check(tokens)
+        if self.limited:
+            with self._lock:
+                self._check(tokens)
 
     def reserve(self, tokens: int) -> float:
-        """Set the price of ``tokens`` aside and return it, in US dollars.
+        """Reserve the price of ``tokens`` and return it, in US dollars.
 
         Raises:
-            BudgetExceededError: They would go past the limit.
+            BudgetExceededError: They would exceed the limit.
         """
+        if not self.limited:
+            return 0.0
         with self._lock:
             self._check(tokens)
             amount = price(tokens, self._price) or 0.0
@@ -104,8 +128,8 @@ class Budget(ForkSafe):
             return amount
 
     def settle(self, reserved: float, tokens: int | None) -> None:
-        """Replace what was set aside by the price of the tokens that were billed; None keeps it set aside."""
-        if tokens is not None:
+        """Replace a reservation by the price of the tokens that were billed; None keeps it reserved."""
+        if self.limited and tokens is not None:
             with self._lock:
                 self._committed += (price(tokens, self._price) or 0.0) - reserved
 
@@ -113,7 +137,7 @@ class Budget(ForkSafe):
         cost = price(tokens, self._price) or 0.0
         if self._limit is not None and self._committed + cost > self._limit:
             raise BudgetExceededError(
-                f"Sending about {tokens:,} tokens (${cost:.3g}) would go past budget_usd={self._limit:g}; "
+                f"Sending about {tokens:,} tokens (${cost:.3g}) would exceed budget_usd={self._limit:g}; "
                 f"${self._committed:.3g} of it are spent or may have been billed for failed attempts.",
                 remedy="Send less, or raise budget_usd.",
             )
@@ -123,7 +147,7 @@ class Budget(ForkSafe):
 
 
 class UsageMeter(ForkSafe):
-    """Adds up usage; exact under threads. A copy or a pickle of it starts at nothing."""
+    """Adds up usage. Thread-safe. Copies and pickles start at 0."""
 
     def __init__(self, usd_per_million_tokens: float | None) -> None:
         super().__init__()
@@ -142,14 +166,15 @@ class UsageMeter(ForkSafe):
                 self._tokens += prompt_tokens
 
     def add_retry(self) -> None:
-        """Count one attempt beyond a request's first."""
+        """Count one attempt after the first of a request."""
         with self._lock:
             self._retries += 1
 
     def add_cached(self, texts: int) -> None:
-        """Count texts that the cache answered."""
-        with self._lock:
-            self._cached += texts
+        """Count texts whose vectors came from the cache."""
+        if texts:
+            with self._lock:
+                self._cached += texts
 
     def snapshot(self) -> Usage:
         """Return the sums so far."""

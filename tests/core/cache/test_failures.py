@@ -347,7 +347,7 @@ def test_a_damaged_file_is_set_aside_once_and_the_work_goes_on(embed, make, righ
     path = tmp_path / "c.db"
     first = make(MODEL, cache=path)
     first.embed(TEXTS)
-    first._cache.close()
+    first._config.vector_cache.close()
     damage(kind, path)
     before = path.read_bytes()
     embedder = make(MODEL, cache=path)
@@ -429,7 +429,7 @@ def test_a_flipped_bit_in_an_entry_costs_that_text_alone(embed, make, sandbox, r
     path = tmp_path / "c.db"
     first = make(MODEL, cache=path)
     first.embed(TEXTS)
-    first._cache.close()
+    first._config.vector_cache.close()
     entry = entry_of(CacheNamespace(sandbox.base_url, MODEL, None).key(TEXTS[7]), right[7])
     data = path.read_bytes()
     assert data.count(entry) == 1

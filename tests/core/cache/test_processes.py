@@ -42,7 +42,7 @@ def test_four_processes_that_find_the_file_damaged(options, child, finish, tmp_p
     path = tmp_path / "c.db"
     first = Embedder(cache=path, **options, **rate)
     expected = first.embed(TEXTS)
-    first._cache.close()
+    first._config.vector_cache.close()
     data = bytearray(path.read_bytes())
     data[20_000:300_000] = bytes(280_000)
     path.write_bytes(data)

@@ -614,7 +614,7 @@ def test_the_key_is_in_nothing_that_is_shown(way, scripted, faults, caplog):
             repr(embedder.api_key),
             str(dir(embedder)),
         ),
-        *(repr(vars(embedder._transport)), repr(embedder.usage), repr(embedder.model_info)),
+        *(repr(vars(embedder._pipeline.client)), repr(embedder.usage), repr(embedder.model_info)),
         "".join(traceback.format_exception(caught.value)),
         "".join(traceback.TracebackException.from_exception(caught.value, capture_locals=True).format()),
         caplog.text,

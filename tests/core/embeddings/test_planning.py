@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from nanogpt_core.embeddings.inputs import check_query, check_texts
-from nanogpt_core.embeddings.planning import make_batches, make_plan
+from nanogpt_core.embeddings.planning import make_plan, pack
 from nanogpt_core.errors import InvalidInputError, InvalidTypeError, NanoGPTError, TextTooLongError
 from nanogpt_core.models.catalog import ModelInfo
 from nanogpt_core.models.tokens import TokenCounter
@@ -189,9 +189,9 @@ def test_a_query_that_is_no_string_is_refused(query):
 def test_each_distinct_text_is_sent_once_and_the_first_position_is_known(texts):
     plan = make_plan(texts, ENDLESS)
     assert plan.texts == len(texts)
-    assert plan.wire == list(dict.fromkeys(texts))
-    assert list(plan.positions) == [texts.index(text) for text in plan.wire]
-    assert len(plan.weights) == len(plan.wire)
+    assert plan.request_texts == list(dict.fromkeys(texts))
+    assert list(plan.positions) == [texts.index(text) for text in plan.request_texts]
+    assert len(plan.weights) == len(plan.request_texts)
     assert not plan.pieces
 
 
@@ -200,12 +200,12 @@ def test_overlong_texts_are_an_error_that_names_every_first_position(texts):
     long = {text for text in texts if COUNTER.count(text) > 8}
     first = tuple(sorted(texts.index(text) for text in long))
     if not long:
-        assert make_plan(texts, COUNTER).wire == list(dict.fromkeys(texts))
+        assert make_plan(texts, COUNTER).request_texts == list(dict.fromkeys(texts))
         return
     with pytest.raises(TextTooLongError) as caught:
         make_plan(texts, COUNTER)
     assert caught.value.positions == first
-    assert "takes 8 a text" in str(caught.value)
+    assert "takes 8 per text" in str(caught.value)
     assert isinstance(caught.value, ValueError)
 
 
@@ -213,8 +213,8 @@ def test_overlong_texts_are_an_error_that_names_every_first_position(texts):
 def test_truncated_texts_are_fitting_beginnings(texts):
     plan = make_plan(texts, COUNTER, "truncate")
     assert not plan.pieces
-    for text, number in zip(texts, plan.unique, strict=True):
-        sent = plan.wire[plan.rows[number]]
+    for text, number in zip(texts, plan.index_of, strict=True):
+        sent = plan.request_texts[plan.rows[number]]
         assert text.startswith(sent)
         assert COUNTER.count(sent) <= 8
         assert sent == text or COUNTER.count(text) > 8
@@ -223,15 +223,15 @@ def test_truncated_texts_are_fitting_beginnings(texts):
 @given(TEXTS)
 def test_pieces_of_split_texts_fit_and_join_to_the_text(texts):
     plan = make_plan(texts, COUNTER, "split")
-    for text, number in zip(texts, plan.unique, strict=True):
+    for text, number in zip(texts, plan.index_of, strict=True):
         pieces = plan.pieces.get(number)
         if pieces is None:
-            assert plan.wire[plan.rows[number]] == text
+            assert plan.request_texts[plan.rows[number]] == text
             continue
         assert COUNTER.count(text) > 8
-        assert "".join(plan.wire[row] for row, _ in pieces) == text
+        assert "".join(plan.request_texts[row] for row, _ in pieces) == text
         for row, tokens in pieces:
-            assert tokens == COUNTER.count(plan.wire[row]) <= 8
+            assert tokens == COUNTER.count(plan.request_texts[row]) <= 8
 
 
 @pytest.mark.parametrize("overflow", ["truncate", "split"])
@@ -239,14 +239,14 @@ def test_pieces_of_split_texts_fit_and_join_to_the_text(texts):
 def test_plans_are_the_same_again_and_send_nothing_twice(overflow, texts):
     plan = make_plan(texts, COUNTER, overflow)
     assert plan == make_plan(texts, COUNTER, overflow)
-    assert len(set(plan.wire)) == len(plan.wire)
-    assert all(text.strip() for text in plan.wire)
+    assert len(set(plan.request_texts)) == len(plan.request_texts)
+    assert all(text.strip() for text in plan.request_texts)
     assert all(weight > 0 for weight in plan.weights)
 
 
 @given(TEXTS, st.sampled_from(["truncate", "split"]))
 def test_counts_of_progress_add_up_to_the_texts(texts, overflow):
-    counts = make_plan(texts, COUNTER, overflow).counts()
+    counts = make_plan(texts, COUNTER, overflow).texts_done()
     assert sum(counts) == len(texts)
     assert all(count >= 0 for count in counts)
 
@@ -261,12 +261,12 @@ def rows_for(wire):
 @given(TEXTS)
 def test_vectors_come_back_in_the_callers_order(texts):
     plan = make_plan(texts, COUNTER, "split")
-    assume(plan.wire)
-    vectors = rows_for(plan.wire)
+    assume(plan.request_texts)
+    vectors = rows_for(plan.request_texts)
     result = plan.assemble(vectors.copy())
     assert result.shape == (len(texts), 4)
     assert result.dtype == np.float32
-    for row, number in zip(result, plan.unique, strict=True):
+    for row, number in zip(result, plan.index_of, strict=True):
         if number not in plan.pieces:
             assert (row == vectors[plan.rows[number]]).all()
             continue
@@ -281,16 +281,16 @@ def test_vectors_come_back_in_the_callers_order(texts):
 @pytest.mark.parametrize("texts", [["a", "a"], ["a", "b", "a"], ["b", "a", "a", "b"]])
 def test_repeated_texts_get_equal_rows(texts):
     plan = make_plan(texts, ENDLESS)
-    result = plan.assemble(rows_for(plan.wire))
+    result = plan.assemble(rows_for(plan.request_texts))
     for text, row in zip(texts, result, strict=True):
-        assert (row == rows_for(plan.wire)[plan.wire.index(text)]).all()
+        assert (row == rows_for(plan.request_texts)[plan.request_texts.index(text)]).all()
 
 
 def test_pieces_that_cancel_out_leave_the_first():
     text = " ".join(string.ascii_lowercase)
     plan = make_plan([text], COUNTER, "split")
     (pieces,) = plan.pieces.values()
-    vectors = np.zeros((len(plan.wire), 2), dtype=np.float32)
+    vectors = np.zeros((len(plan.request_texts), 2), dtype=np.float32)
     weights = [tokens for _, tokens in pieces]
     vectors[0] = [sum(weights[1:]), 0]
     for row, _ in pieces[1:]:
@@ -307,7 +307,7 @@ WEIGHTS = st.lists(st.integers(0, 50) | st.integers(0, 400), max_size=60)
 
 @given(WEIGHTS, st.integers(1, 20), st.none() | st.integers(1, 300))
 def test_packing_covers_in_order_and_keeps_both_bounds(weights, max_items, max_tokens):
-    parts = make_batches(weights, max_items, max_tokens)
+    parts = list(pack(weights, max_items, max_tokens))
     assert [index for part in parts for index in part] == list(range(len(weights)))
     for part in parts:
         assert 1 <= len(part) <= max_items
@@ -317,12 +317,12 @@ def test_packing_covers_in_order_and_keeps_both_bounds(weights, max_items, max_t
 
 @given(WEIGHTS, st.integers(1, 20), st.none() | st.integers(1, 300))
 def test_packing_is_as_full_as_order_allows(weights, max_items, max_tokens):
-    parts = make_batches(weights, max_items, max_tokens)
+    parts = list(pack(weights, max_items, max_tokens))
     for part, following in pairwise(parts):
         grown = sum(weights[index] for index in part) + weights[following.start]
         assert len(part) == max_items or (max_tokens is not None and grown > max_tokens)
 
 
 def test_nothing_packs_to_nothing():
-    assert make_batches([], 5, 10) == []
-    assert make_plan([], COUNTER).wire == []
+    assert list(pack([], 5, 10)) == []
+    assert make_plan([], COUNTER).request_texts == []

@@ -287,9 +287,9 @@ def test_base64_cut_on_a_number_is_refused_where_its_width_is_known():
     # Alone in its reply, a vector that lost whole numbers is told by its width alone.
     reply = document([[1.0, 2.0, 3.0, 4.0]])
     reply["data"][0]["embedding"] = reply["data"][0]["embedding"][:16]
-    guard = DimensionsCheck(get_model("lab/new"), learned=4)
+    check = DimensionsCheck(get_model("lab/new"), learned=4)
     with pytest.raises(DimensionsError):
-        guard.accept(read(reply, 1).vectors.shape[1])
+        check.accept(read(reply, 1).vectors.shape[1])
 
 
 # --- what is no reply ---
@@ -459,67 +459,67 @@ def test_an_excerpt_is_a_short_line(text):
     assert shown == " ".join(shown.split())
 
 
-# --- the width guard ---
+# --- the width check ---
 
 BGE = MODELS["BAAI/bge-large-en-v1.5"]
 
 
 def test_one_object_holds_one_width():
     for first, second in ((768, 1024), (1024, 768)):
-        guard = DimensionsCheck(BGE)
-        assert guard.width is None
-        guard.accept(first)
-        guard.accept(first)
-        assert guard.width == guard.learned == first
+        check = DimensionsCheck(BGE)
+        assert check.dimensions is None
+        check.accept(first)
+        check.accept(first)
+        assert check.dimensions == check.learned == first
         with pytest.raises(DimensionsError) as caught:
-            guard.accept(second)
+            check.accept(second)
         assert caught.value.width == second
         assert str(first) in str(caught.value)
-        assert guard.width == first
+        assert check.dimensions == first
 
 
 @given(st.sampled_from(list(MODELS)), st.integers(0, 5000))
 def test_a_known_model_takes_the_widths_of_its_sources_alone(name, width):
-    guard = DimensionsCheck(MODELS[name])
+    check = DimensionsCheck(MODELS[name])
     if width in MODELS[name].widths:
-        guard.accept(width)
-        assert guard.width == width
+        check.accept(width)
+        assert check.dimensions == width
     else:
         with pytest.raises(DimensionsError):
-            guard.accept(width)
-        assert guard.learned is None
+            check.accept(width)
+        assert check.learned is None
 
 
 @given(st.integers(1, 5000), st.integers(1, 5000))
 def test_an_unknown_models_first_width_is_held(first, second):
-    guard = DimensionsCheck(get_model("lab/new"))
-    assert guard.width is None
-    guard.accept(first)
+    check = DimensionsCheck(get_model("lab/new"))
+    assert check.dimensions is None
+    check.accept(first)
     if first == second:
-        guard.accept(second)
+        check.accept(second)
     else:
         with pytest.raises(DimensionsError):
-            guard.accept(second)
+            check.accept(second)
 
 
 def test_what_was_asked_for_is_the_only_width():
-    guard = DimensionsCheck(MODELS["text-embedding-3-small"], dimensions=256)
-    assert guard.width == 256
-    guard.add_source(1536)
+    check = DimensionsCheck(MODELS["text-embedding-3-small"], dimensions=256)
+    assert check.dimensions == 256
+    check.add_source(1536)
     with pytest.raises(DimensionsError, match="not 256"):
-        guard.accept(1536)
-    guard.accept(256)
+        check.accept(1536)
+    check.accept(256)
 
 
 def test_a_further_source_allows_a_further_width():
-    guard = DimensionsCheck(MODELS["BAAI/bge-m3"])
+    check = DimensionsCheck(MODELS["BAAI/bge-m3"])
     with pytest.raises(DimensionsError):
-        guard.accept(512)
-    guard.add_source(None)
-    guard.add_source(512)
-    guard.accept(512)
+        check.accept(512)
+    check.add_source(None)
+    check.add_source(512)
+    check.accept(512)
     with pytest.raises(DimensionsError):
-        guard.accept(1024)
+        check.accept(1024)
 
 
 def test_every_refusal_is_of_our_tree():
