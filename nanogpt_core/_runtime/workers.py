@@ -6,6 +6,7 @@ import asyncio
 import atexit
 import threading
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Sequence
 
 __all__ = ["GRACE_SECONDS", "park_if_exiting", "run_in_tasks", "run_in_threads", "start_thread"]
@@ -14,10 +15,9 @@ GRACE_SECONDS = 3.0
 """Time that requests in flight get to end after their caller has gone: at exit, or when a stream is left early."""
 
 
-class _Worker(threading.Thread):
-    """A daemon thread with the event that tells it to stop."""
-
-    stop: threading.Event
+# Threads that may still run, each with its stop event. They are no subclass of Thread: gevent replaces that class when
+# it patches the process, and cannot join instances of a subclass that was defined before.
+_workers: weakref.WeakKeyDictionary[threading.Thread, threading.Event] = weakref.WeakKeyDictionary()
 
 
 def start_thread(work: Callable[[], None], name: str, stop: threading.Event) -> threading.Thread:
@@ -29,9 +29,9 @@ def start_thread(work: Callable[[], None], name: str, stop: threading.Event) -> 
     Raises:
         RuntimeError: The process may not start another thread.
     """
-    thread = _Worker(target=work, name=name, daemon=True)
-    thread.stop = stop
+    thread = threading.Thread(target=work, name=name, daemon=True)
     thread.start()
+    _workers[thread] = stop
     return thread
 
 
@@ -48,9 +48,9 @@ def park_if_exiting() -> None:
 def _wait_for_workers() -> None:
     _exiting.set()
     until = time.monotonic() + GRACE_SECONDS
-    workers = [thread for thread in threading.enumerate() if isinstance(thread, _Worker)]
-    for worker in workers:
-        worker.stop.set()
+    workers = dict(_workers)
+    for stop in workers.values():
+        stop.set()
     for worker in workers:
         worker.join(max(0.0, until - time.monotonic()))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -41,6 +43,16 @@ R = TypeVar("R")
 _MAX_TEXTS_PLANNED_IN_LOOP = 200
 # Several requests at once are faster than one large one, but a service needs as long for fewer texts than these.
 _MIN_TEXTS_PER_REQUEST = 128
+
+
+_MODULES_OF_WORKERS = (
+    "jiter",
+    "numpy",
+    "orjson",
+    "pybase64",
+    "nanogpt_core.http.error_mapping",
+    "nanogpt_core.models.listing",
+)
 
 
 class Pipeline:
@@ -100,7 +112,8 @@ class Pipeline:
         with self._collect(plan, limits, as_lists, show_progress) as results:
             batches = self._prepare(plan, results, batch_size)
             if batches:
-                self.client.client()  # imports the SDK here, in no worker thread
+                self.client.client()
+                _import_modules_of_workers()
             tasks = [
                 partial(run_sync, self.dispatcher.dispatch(batch, results, limits), self.client, limits.stop)
                 for batch in batches
@@ -137,6 +150,7 @@ class Pipeline:
             batches = await _run(blocks, self._prepare, plan, results, batch_size)
             if batches:
                 await self.client.async_client()
+                await _run(_MODULES_OF_WORKERS[-1] not in sys.modules, _import_modules_of_workers)
             lock = parsing or asyncio.Lock()
             tasks = [
                 partial(run_async, self.dispatcher.dispatch(batch, results, limits), self.client, parsing=lock)
@@ -226,6 +240,16 @@ class Pipeline:
             requests=len(self._make_batches(plan, missing, None)),
             counting=self.counter.kind,
         )
+
+
+def _import_modules_of_workers() -> None:
+    """Import in this thread the modules that batches use.
+
+    A fork during a first import in a worker thread would leave the child with a locked import. And an import fails if
+    the process has no file descriptors left, which is when errors have to be reported.
+    """
+    for name in _MODULES_OF_WORKERS:
+        importlib.import_module(name)
 
 
 def _shared_limiter(config: EmbedderConfig) -> Callable[[], RateLimiter]:
