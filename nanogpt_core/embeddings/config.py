@@ -33,7 +33,6 @@ __all__ = [
     "EmbedderConfig",
     "EmbedderOptions",
     "Progress",
-    "check_batch_size",
     "reject_unknown_options",
 ]
 
@@ -128,7 +127,8 @@ class EmbedderConfig:
     def __post_init__(self) -> None:
         model = self.model if isinstance(self.model, ModelInfo) else get_model(check_model_name(self.model))
         _check_dimensions(model, self.dimensions)
-        check_batch_size(self.batch_size)
+        if self.batch_size is not None:
+            check_number("batch_size", self.batch_size, 1, MAX_ITEMS)
         check_number("max_concurrency", self.max_concurrency, 1)
         check_number("max_retries", self.max_retries, 0)
         check_positive("requests_per_second", self.requests_per_second, optional=True)
@@ -175,17 +175,6 @@ def reject_unknown_options(init: Callable[P, R]) -> Callable[P, R]:
         return init(*args, **kwargs)
 
     return checked
-
-
-def check_batch_size(batch_size: int | None) -> None:
-    """Check ``batch_size``: None, or 1 to 2048.
-
-    Raises:
-        InvalidTypeError: It is not a whole number.
-        ConfigurationError: It is out of range.
-    """
-    if batch_size is not None:
-        check_number("batch_size", batch_size, 1, MAX_ITEMS)
 
 
 def _check_budget(budget_usd: Any, model: ModelInfo) -> None:

@@ -93,7 +93,7 @@ class Dispatcher:
         host: Limits of the host.
         check: Compares the dimensions of the replies.
         meter: Counts requests and retries.
-        budget: Refuses a request that would exceed the budget.
+        budget: Refuses a request that would exceed the budget; None for no limit.
         limiter: Returns the rate limiter of this process for the endpoint.
         max_retries: Attempts after the first, for one request.
         timeout: Seconds that one attempt may take.
@@ -103,7 +103,7 @@ class Dispatcher:
     host: HostLimits
     check: DimensionsCheck
     meter: UsageMeter
-    budget: Budget
+    budget: Budget | None
     limiter: Callable[[], RateLimiter]
     max_retries: int
     timeout: float
@@ -190,18 +190,26 @@ class Dispatcher:
     def _attempt(
         self, batch: Batch, results: ResultCollector, limits: CallLimits, last: NanoGPTError | None
     ) -> Generator[Action, bytes, EmbeddingResponse]:
+        if self.budget is None:
+            return (yield from self._exchange(batch, results, limits))
         try:
             reserved = self.budget.reserve(sum(batch.tokens))
         except BudgetExceededError as error:
             raise error from last
         try:
-            body = yield self._request(batch, limits)
-            response = parse_embeddings(body, len(batch.texts), results.out(batch))
-            yield from self._check_dimensions(response, limits)
+            response = yield from self._exchange(batch, results, limits)
         except NanoGPTError as error:
             self.budget.settle(reserved, 0 if _was_not_billed(error) else None)
             raise
         self.budget.settle(reserved, response.prompt_tokens)
+        return response
+
+    def _exchange(
+        self, batch: Batch, results: ResultCollector, limits: CallLimits
+    ) -> Generator[Action, bytes, EmbeddingResponse]:
+        body = yield self._request(batch, limits)
+        response = parse_embeddings(body, len(batch.texts), results.out(batch))
+        yield from self._check_dimensions(response, limits)
         return response
 
     def _request(self, batch: Batch, limits: CallLimits) -> Send:

@@ -13,17 +13,16 @@ from typing import TYPE_CHECKING, Any
 from nanogpt_core.embeddings.config import (
     EmbedderConfig,
     EmbedderOptions,
-    check_batch_size,
     reject_unknown_options,
 )
 from nanogpt_core.embeddings.inputs import check_query, check_texts, iterate_texts
-from nanogpt_core.embeddings.pipeline import Pipeline
+from nanogpt_core.embeddings.pipeline import Pipeline, check_event_loop
 from nanogpt_core.embeddings.progress import reporting
 from nanogpt_core.embeddings.stream import EmbeddedBatch, achunked, amap_ordered, chunked, map_ordered
 from nanogpt_core.embeddings.usage import Budget, Estimate, Usage, UsageMeter
 from nanogpt_core.errors import InvalidTypeError
 from nanogpt_core.http.endpoint import ApiKey, Secret
-from nanogpt_core.models.catalog import ModelInfo
+from nanogpt_core.models.catalog import MAX_ITEMS, ModelInfo
 from nanogpt_core.validation import check_number
 
 if TYPE_CHECKING:
@@ -91,12 +90,15 @@ class Embedder:
     ) -> None:
         config = EmbedderConfig(model=model, api_key=api_key, base_url=base_url, **options)
         price = config.model_info.usd_per_million_tokens
-        self._start(config, UsageMeter(price), Budget(config.budget_usd, price))
+        budget = None if config.budget_usd is None else Budget(config.budget_usd, price)
+        self._start(config, UsageMeter(price), budget)
 
     # Signature and help show every option with its default.
     __init__.__signature__ = inspect.signature(EmbedderConfig.__init__)  # type: ignore[attr-defined]
 
-    def _start(self, config: EmbedderConfig, meter: UsageMeter, budget: Budget, learned: int | None = None) -> None:
+    def _start(
+        self, config: EmbedderConfig, meter: UsageMeter, budget: Budget | None, learned: int | None = None
+    ) -> None:
         self._config = config
         self._meter = meter
         self._budget = budget
@@ -173,7 +175,7 @@ class Embedder:
             NanoGPTError: The service was not reached, refused, or sent an invalid reply. ``.completed`` holds the
                 vectors that were finished.
         """
-        vectors: NDArray[np.float32] = self._pipeline.embed(check_texts(texts), batch_size=batch_size)
+        vectors: NDArray[np.float32] = self._pipeline.embed(check_texts(texts), batch_size=_checked(batch_size))
         return vectors
 
     def embed_lists(self, texts: Iterable[str], *, batch_size: int | None = None) -> list[list[float]]:
@@ -181,7 +183,9 @@ class Embedder:
 
         Lists take ten times the memory of an array, and five times the CPU time.
         """
-        lists: list[list[float]] = self._pipeline.embed(check_texts(texts), batch_size=batch_size, as_lists=True)
+        lists: list[list[float]] = self._pipeline.embed(
+            check_texts(texts), batch_size=_checked(batch_size), as_lists=True
+        )
         return lists
 
     def embed_query(self, text: str) -> NDArray[np.float32]:
@@ -202,12 +206,14 @@ class Embedder:
 
     async def aembed(self, texts: Iterable[str], *, batch_size: int | None = None) -> NDArray[np.float32]:
         """Embed documents as :meth:`embed` does, without blocking the event loop."""
-        vectors: NDArray[np.float32] = await self._pipeline.aembed(check_texts(texts), batch_size=batch_size)
+        vectors: NDArray[np.float32] = await self._pipeline.aembed(check_texts(texts), batch_size=_checked(batch_size))
         return vectors
 
     async def aembed_lists(self, texts: Iterable[str], *, batch_size: int | None = None) -> list[list[float]]:
         """Embed documents as :meth:`embed_lists` does, without blocking the event loop."""
-        lists: list[list[float]] = await self._pipeline.aembed(check_texts(texts), batch_size=batch_size, as_lists=True)
+        lists: list[list[float]] = await self._pipeline.aembed(
+            check_texts(texts), batch_size=_checked(batch_size), as_lists=True
+        )
         return lists
 
     async def aembed_query(self, text: str) -> NDArray[np.float32]:
@@ -242,6 +248,7 @@ class Embedder:
         self, texts: Iterable[str] | AsyncIterable[str], *, batch_size: int | None = None
     ) -> AsyncIterator[EmbeddedBatch]:
         """Embed documents as :meth:`stream` does, without blocking the event loop; ``texts`` may be asynchronous."""
+        check_event_loop()
         size, parsing = self._streamed_batch_size(batch_size), asyncio.Lock()
         chunks = achunked(texts if isinstance(texts, AsyncIterable) else iterate_texts(texts), size)
         batches = amap_ordered(chunks, lambda chunk: self._aembed_chunk(chunk, parsing), self._config.max_concurrency)
@@ -297,9 +304,8 @@ class Embedder:
         return instruction.replace("{query}", query) if "{query}" in instruction else instruction + query
 
     def _streamed_batch_size(self, batch_size: int | None) -> int:
-        check_batch_size(batch_size)
         default = min(self._config.model_info.batch_size, _MAX_TEXTS_PER_STREAMED_BATCH)
-        return batch_size or self._config.batch_size or default
+        return _checked(batch_size) or self._config.batch_size or default
 
     def __repr__(self) -> str:
         if "_pipeline" not in self.__dict__:
@@ -335,3 +341,9 @@ class Embedder:
 
     def __deepcopy__(self, memo: object) -> Embedder:
         return copy.copy(self)
+
+
+def _checked(batch_size: int | None) -> int | None:
+    if batch_size is not None:
+        check_number("batch_size", batch_size, 1, MAX_ITEMS)
+    return batch_size

@@ -15,7 +15,7 @@ from nanogpt_core._runtime.clock import Deadline
 from nanogpt_core._runtime.workers import run_in_tasks, run_in_threads
 from nanogpt_core.cache.base import CacheNamespace
 from nanogpt_core.cache.lookup import CacheLookup
-from nanogpt_core.embeddings.config import EmbedderConfig, check_batch_size
+from nanogpt_core.embeddings.config import EmbedderConfig
 from nanogpt_core.embeddings.dispatch import Dispatcher, host_limits_for
 from nanogpt_core.embeddings.planning import Batch, Plan, make_plan, pack
 from nanogpt_core.embeddings.progress import reporting
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     P = ParamSpec("P")
 
-__all__ = ["Pipeline"]
+__all__ = ["Pipeline", "check_event_loop"]
 
 R = TypeVar("R")
 
@@ -61,11 +61,13 @@ class Pipeline:
     Args:
         config: The embedder's options.
         meter: Counts requests, texts and tokens.
-        budget: Refuses requests that would exceed ``budget_usd``.
+        budget: Refuses requests that would exceed ``budget_usd``; None for no limit.
         learned: Dimensions of an earlier reply, or None.
     """
 
-    def __init__(self, config: EmbedderConfig, meter: UsageMeter, budget: Budget, learned: int | None = None) -> None:
+    def __init__(
+        self, config: EmbedderConfig, meter: UsageMeter, budget: Budget | None, learned: int | None = None
+    ) -> None:
         model = config.model_info
         self.config = config
         self.counter = TokenCounter(model)
@@ -106,7 +108,6 @@ class Pipeline:
             show_progress: Whether to report progress.
             stop: Set by another thread when the call should end.
         """
-        check_batch_size(batch_size)
         limits = CallLimits(Deadline.after(self.config.deadline), stop or threading.Event())
         plan = make_plan(texts, self.counter, self.config.on_overflow, first)
         with self._collect(plan, limits, as_lists, show_progress) as results:
@@ -118,7 +119,10 @@ class Pipeline:
                 partial(run_sync, self.dispatcher.dispatch(batch, results, limits), self.client, limits.stop)
                 for batch in batches
             ]
-            run_in_threads(tasks, self.config.max_concurrency, limits.stop)
+            if len(tasks) == 1:
+                tasks[0]()
+            else:
+                run_in_threads(tasks, self.config.max_concurrency, limits.stop)
             return results.finish()
 
     async def aembed(
@@ -141,8 +145,7 @@ class Pipeline:
             show_progress: As for :meth:`embed`.
             parsing: The lock under which large replies are parsed, shared by concurrent calls of a stream.
         """
-        _check_event_loop()
-        check_batch_size(batch_size)
+        check_event_loop()
         limits = CallLimits(Deadline.after(self.config.deadline))
         blocks = self._may_block(texts)
         plan = await _run(blocks, make_plan, texts, self.counter, self.config.on_overflow, first)
@@ -164,7 +167,7 @@ class Pipeline:
         return (
             len(texts) > _MAX_TEXTS_PLANNED_IN_LOOP
             or self.config.vector_cache is not None
-            or self.budget.limited
+            or self.budget is not None
             or bool(self.counter.suspects(byte_lengths(texts)))
         )
 
@@ -195,9 +198,12 @@ class Pipeline:
 
     def _prepare(self, plan: Plan, results: ResultCollector, batch_size: int | None) -> list[Batch]:
         """Load cached vectors, make batches of the rest, and check that the budget covers them."""
-        self.meter.add_cached(results.load_cached())
+        cached = results.load_cached()
+        if cached:
+            self.meter.add_cached(cached)
         batches = self._make_batches(plan, results.missing, batch_size)
-        self.budget.check(sum(sum(batch.tokens) for batch in batches))
+        if self.budget is not None:
+            self.budget.check(sum(sum(batch.tokens) for batch in batches))
         return batches
 
     def _make_batches(self, plan: Plan, rows: Sequence[int], batch_size: int | None) -> list[Batch]:
@@ -218,7 +224,7 @@ class Pipeline:
             else [plan.request_texts[row] for row in rows]
         )
         # Only a budget needs exact counts.
-        tokens = [self.counter.count(text) for text in texts] if self.budget.limited else []
+        tokens = [self.counter.count(text) for text in texts] if self.budget is not None else []
         return Batch(texts, rows, [plan.positions[row] for row in rows], tokens)
 
     def estimate(self, texts: list[str]) -> Estimate:
@@ -265,7 +271,12 @@ def _shared_limiter(config: EmbedderConfig) -> Callable[[], RateLimiter]:
     return limiter
 
 
-def _check_event_loop() -> None:
+def check_event_loop() -> None:
+    """Check that an asyncio event loop is running.
+
+    Raises:
+        ConfigurationError: There is none, or it is one of another library.
+    """
     try:
         asyncio.get_running_loop()
     except RuntimeError as error:

@@ -5,6 +5,7 @@ Each vector belongs to a request text, a *row* here. :meth:`ResultCollector.fini
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -123,8 +124,9 @@ def _contiguous(rows: Sequence[int]) -> bool:
 
 def _iter_lists(vectors: NDArray[np.float32]) -> Iterator[list[list[float]]]:
     for start in range(0, len(vectors), _VECTORS_PER_TURN):
-        with gc_paused():
-            lists = vectors[start : start + _VECTORS_PER_TURN].tolist()
+        part = vectors[start : start + _VECTORS_PER_TURN]
+        with gc_paused() if len(part) == _VECTORS_PER_TURN else contextlib.nullcontext():
+            lists = part.tolist()
         yield lists
 
 

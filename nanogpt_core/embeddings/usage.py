@@ -88,20 +88,15 @@ class Budget(ForkSafe):
     """Keeps the money that is spent, or may have been, within a limit. Thread-safe. Copies and pickles start at 0.
 
     Args:
-        limit_usd: US dollars that may be spent; None for no limit.
+        limit_usd: US dollars that may be spent.
         usd_per_million_tokens: The model's price.
     """
 
-    def __init__(self, limit_usd: float | None, usd_per_million_tokens: float | None) -> None:
+    def __init__(self, limit_usd: float, usd_per_million_tokens: float | None) -> None:
         self._limit = limit_usd
         self._price = usd_per_million_tokens
         self._committed = 0.0
         super().__init__()
-
-    @property
-    def limited(self) -> bool:
-        """Whether there is a limit."""
-        return self._limit is not None
 
     def check(self, tokens: int) -> None:
         """Check that ``tokens`` can be sent.
@@ -109,9 +104,8 @@ class Budget(ForkSafe):
         Raises:
             BudgetExceededError: They would exceed the limit.
         """
-        if self.limited:
-            with self._lock:
-                self._check(tokens)
+        with self._lock:
+            self._check(tokens)
 
     def reserve(self, tokens: int) -> float:
         """Reserve the price of ``tokens`` and return it, in US dollars.
@@ -119,8 +113,6 @@ class Budget(ForkSafe):
         Raises:
             BudgetExceededError: They would exceed the limit.
         """
-        if not self.limited:
-            return 0.0
         with self._lock:
             self._check(tokens)
             amount = price(tokens, self._price) or 0.0
@@ -129,20 +121,20 @@ class Budget(ForkSafe):
 
     def settle(self, reserved: float, tokens: int | None) -> None:
         """Replace a reservation by the price of the tokens that were billed; None keeps it reserved."""
-        if self.limited and tokens is not None:
+        if tokens is not None:
             with self._lock:
                 self._committed += (price(tokens, self._price) or 0.0) - reserved
 
     def _check(self, tokens: int) -> None:
         cost = price(tokens, self._price) or 0.0
-        if self._limit is not None and self._committed + cost > self._limit:
+        if self._committed + cost > self._limit:
             raise BudgetExceededError(
                 f"Sending about {tokens:,} tokens (${cost:.3g}) would exceed budget_usd={self._limit:g}; "
                 f"${self._committed:.3g} of it are spent or may have been billed for failed attempts.",
                 remedy="Send less, or raise budget_usd.",
             )
 
-    def __reduce__(self) -> tuple[type[Budget], tuple[float | None, float | None]]:
+    def __reduce__(self) -> tuple[type[Budget], tuple[float, float | None]]:
         return Budget, (self._limit, self._price)
 
 
@@ -172,9 +164,8 @@ class UsageMeter(ForkSafe):
 
     def add_cached(self, texts: int) -> None:
         """Count texts whose vectors came from the cache."""
-        if texts:
-            with self._lock:
-                self._cached += texts
+        with self._lock:
+            self._cached += texts
 
     def snapshot(self) -> Usage:
         """Return the sums so far."""
