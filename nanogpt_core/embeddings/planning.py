@@ -33,7 +33,7 @@ class Batch:
         texts: The request texts.
         rows: For each text, its row in the result.
         positions: For each text, its first position in the caller's list, for error messages.
-        tokens: For each text, its tokens; empty if there is no budget, which alone needs them.
+        tokens: For each text, its tokens; empty without a budget, since only a budget needs them.
     """
 
     texts: Sequence[str]
@@ -78,7 +78,7 @@ class Plan:
 
     @property
     def one_to_one(self) -> bool:
-        """Whether each of the caller's texts is one request text, in the same order."""
+        """True if each of the caller's texts is one request text, in the same order."""
         return self.texts == len(self.request_texts) and not self.pieces
 
     def assemble(self, vectors: NDArray[np.float32], positions: Sequence[int] | None = None) -> NDArray[np.float32]:

@@ -83,7 +83,7 @@ class DimensionsCheck(ForkSafe):
 
     @property
     def needs_live_list(self) -> bool:
-        """Whether the live list could allow other dimensions than the expected ones."""
+        """True if the live list could allow other dimensions than the expected ones."""
         return not self._asked and not self._listed and self._learned is None
 
     def add_source(self, dimensions: int | None) -> None:

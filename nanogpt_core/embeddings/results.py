@@ -165,7 +165,7 @@ class ResultCollector:
 
     @property
     def caches(self) -> bool:
-        """Whether :meth:`store` writes to a cache, which may block."""
+        """True if :meth:`store` writes to a cache, which may block."""
         return self._cache is not None
 
     @property
