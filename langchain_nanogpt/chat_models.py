@@ -20,7 +20,6 @@ from nanogpt_core.chat.options import EXAMPLE, check_known, check_tool_choice, r
 from nanogpt_core.chat.session import DEFAULT_RETRIES, ChatSession
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.http.endpoint import CHAT_TIMEOUT, Endpoint
-from nanogpt_core.http.rate_limiter import DEFAULT_RATE
 from nanogpt_core.validation import check_model_name
 
 __all__ = ["ChatNanoGPT"]
@@ -56,7 +55,8 @@ class ChatNanoGPT(BaseChatOpenAI):
         timeout: Seconds that one attempt may take, and that each event of a stream may keep waiting. Default: 600.
         max_retries: Attempts beyond the first. A stream that has begun is not tried again.
         requests_per_second: Most attempts to start in a second, shared with all objects of this process that use the
-            same key at the same address.
+            same key at the same address Default: the service's rate; see
+            :class:`~nanogpt_core.Embedder`.
         reasoning: NanoGPT's options of reasoning, such as ``{"exclude": True}``.
         default_headers: HTTP headers to send beside the usual ones. Dumps leave them out.
         http_client: An ``httpx.Client`` (``httpx2`` with openai 3.x) to send sync requests with.
@@ -77,7 +77,7 @@ class ChatNanoGPT(BaseChatOpenAI):
     use_responses_api: bool | None = False
     # The time for each event is ``timeout``, in sync streams too.
     stream_chunk_timeout: float | None = Field(default=None, exclude=True)
-    requests_per_second: float = DEFAULT_RATE
+    requests_per_second: float | None = None
     allow_insecure_http: bool = False
 
     _session: ChatSession = PrivateAttr()
@@ -289,7 +289,7 @@ def _connected(options: dict[str, Any]) -> tuple[ChatSession, dict[str, Any]]:
         allow_insecure_http=take("allow_insecure_http", default=False),
     )
     retries = take("max_retries", default=DEFAULT_RETRIES)
-    rate = take("requests_per_second", default=DEFAULT_RATE)
+    rate = take("requests_per_second")
     session = ChatSession(endpoint, max_retries=retries, requests_per_second=rate)
     ours = {
         "api_key": _secret(endpoint),

@@ -86,7 +86,7 @@ class NanoGPTEmbedding(BaseEmbedding):
     user: str | None = _operational("user")
     batch_size: int | None = _operational("batch_size")
     max_concurrency: int = _operational("max_concurrency")
-    requests_per_second: float = _operational("requests_per_second")
+    requests_per_second: float | None = _operational("requests_per_second")
     max_retries: int = _operational("max_retries")
     timeout: float = _operational("timeout")
     deadline: float | None = _operational("deadline")

@@ -23,7 +23,6 @@ from nanogpt_core.chat.options import EXAMPLE, check_known, check_tool_choice, r
 from nanogpt_core.chat.session import ChatSession
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError, NanoGPTError
 from nanogpt_core.http.endpoint import CHAT_TIMEOUT, ApiKey, Endpoint
-from nanogpt_core.http.rate_limiter import DEFAULT_RATE
 from nanogpt_core.models.chat_listing import fetch_context_window
 from nanogpt_core.validation import check_model_name, check_number
 
@@ -52,7 +51,8 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
         timeout: Seconds that one attempt may take, and that each event of a stream may keep waiting. Default: 600.
         max_retries: Attempts beyond the first. A stream that has begun is not tried again.
         requests_per_second: Most attempts to start in a second, shared with all objects of this process that use the
-            same key at the same address.
+            same key at the same address Default: the service's rate; see
+            :class:`~nanogpt_core.Embedder`.
         context_window: Tokens that the model takes in all. Default: 128,000. ``"live"`` asks the service's list of
             models for it, now, and keeps the number.
         default_headers: HTTP headers to send beside the usual ones. Dumps leave them out.
@@ -69,7 +69,7 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
 
     api_key: Any = Field(default=None, exclude=True, repr=False)
     default_headers: dict[str, str] | None = Field(default=None, exclude=True, repr=False)
-    requests_per_second: float = Field(default=DEFAULT_RATE, description="Most attempts to start in a second.")
+    requests_per_second: float | None = Field(default=None, description="Most attempts to start in a second.")
     allow_insecure_http: bool = Field(default=False, description="Whether plain HTTP to another machine is allowed.")
 
     _session: ChatSession = PrivateAttr()
@@ -85,7 +85,7 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
         base_url: str | None = None,
         timeout: float = CHAT_TIMEOUT,
         max_retries: int = _DEFAULT_RETRIES,
-        requests_per_second: float = DEFAULT_RATE,
+        requests_per_second: float | None = None,
         default_headers: dict[str, str] | None = None,
         allow_insecure_http: bool = False,
         context_window: int | Literal["live"] = _CONTEXT_WINDOW,

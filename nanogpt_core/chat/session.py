@@ -14,7 +14,7 @@ from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.error_body import error_message, excerpt
 from nanogpt_core.http.error_mapping import map_error, truncate_sdk_error
 from nanogpt_core.http.pool import http
-from nanogpt_core.http.rate_limiter import DEFAULT_RATE, RateLimit, RateLimiter, limiter_for
+from nanogpt_core.http.rate_limiter import RateLimit, Reservation
 from nanogpt_core.http.retry import CallLimits, Wait, backoff_delay, send_with_retries
 from nanogpt_core.validation import check_number, check_positive
 
@@ -46,7 +46,7 @@ class ChatSession:
         endpoint: Where to and with which key.
         max_retries: Attempts beyond the first that one call may take, at least 0.
         requests_per_second: Most attempts to start in a second, over all objects of this process that use the same key
-            at the same address, embeddings among them; the lowest value counts.
+            at the same address, embeddings among them; the lowest value counts. Default: as in the Embedder.
 
     Raises:
         ConfigurationError: A number out of range.
@@ -58,14 +58,14 @@ class ChatSession:
         endpoint: Endpoint,
         *,
         max_retries: int = DEFAULT_RETRIES,
-        requests_per_second: float = DEFAULT_RATE,
+        requests_per_second: float | None = None,
     ) -> None:
         check_number("max_retries", max_retries, 0)
-        check_positive("requests_per_second", requests_per_second)
+        check_positive("requests_per_second", requests_per_second, optional=True)
         self.endpoint = endpoint
         self._max_retries = max_retries
         self._requests_per_second = requests_per_second
-        self._rate_limit = RateLimit(requests_per_second)
+        self._rate_limit = RateLimit(endpoint, requests_per_second)
 
     def __repr__(self) -> str:
         return f"<ChatSession of {self.endpoint.host}>"
@@ -97,29 +97,25 @@ class ChatSession:
         Raises:
             NanoGPTError: The error of the last attempt.
         """
-        return send_with_retries(_attempt, limiter=self._limiter, max_retries=self._max_retries, limits=CallLimits())
+        return send_with_retries(
+            _attempt, limiter=self._rate_limit.limiter, max_retries=self._max_retries, limits=CallLimits()
+        )
 
-    def heed(self, error: NanoGPTError, failed: int = 0, began: float | None = None) -> float | None:
+    def heed(self, error: NanoGPTError, failed: int = 0, began: Reservation | None = None) -> float | None:
         """Let everybody with this key wait where ``error`` asks for it.
 
         Args:
             error: What an attempt failed with.
             failed: Attempts that failed before that one.
-            began: When it began, by the limiter; None for a stream that failed in its middle.
+            began: Its confirmed reservation; None for a stream that failed in its middle.
 
         Returns:
             The seconds to wait before the next attempt; None where there should be none.
         """
         seconds = backoff_delay(failed, error)
         if seconds is not None:
-            self._limiter().on_error(error, seconds, began)
+            self._rate_limit.limiter().on_error(error, seconds, began)
         return seconds
-
-    def _limiter(self) -> RateLimiter:
-        # Asked for each time, since a fork gives a process its own; held, so that it lives as long as this object.
-        self._held_limiter = limiter_for(self.endpoint)
-        self._held_limiter.join(self._rate_limit)
-        return self._held_limiter
 
     def failure(self, error: Exception, seconds: float) -> NanoGPTError:
         """Return our error for what an attempt failed with."""
@@ -183,7 +179,7 @@ def _attempt() -> Steps:
         raise error
 
 
-def _restore(endpoint: Endpoint, max_retries: int, requests_per_second: float) -> ChatSession:
+def _restore(endpoint: Endpoint, max_retries: int, requests_per_second: float | None) -> ChatSession:
     return ChatSession(endpoint, max_retries=max_retries, requests_per_second=requests_per_second)
 
 

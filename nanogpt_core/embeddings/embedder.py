@@ -57,8 +57,8 @@ class Embedder:
             accept, and fewer if that lets ``max_concurrency`` requests of 128 texts or more share the work.
         max_concurrency: Maximum number of requests in flight, at least 1. Default: 16.
         requests_per_second: Maximum number of attempts to start in a second, over all objects of this process that use
-            the same key and base URL; the lowest value that is set counts. Default: the rate that the service
-            documents. If the service grants less, the rate follows it.
+            the same key and base URL; the lowest value that is set counts. If the service grants less, the rate
+            follows it. Default: begins at the documented rate, 25, and follows the service, up to 100.
         max_retries: Attempts after the first, for one request, at least 0. Default: 5. An attempt that fails for a
             temporary reason is repeated after a random, growing delay, or after the delay that the service asks for if
             that is at most 60 seconds; if it is longer, the call fails at once.

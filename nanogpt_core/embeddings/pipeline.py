@@ -24,7 +24,7 @@ from nanogpt_core.embeddings.results import ArrayOutput, ListOutput, ResultColle
 from nanogpt_core.embeddings.runner import run_async, run_sync
 from nanogpt_core.embeddings.usage import Budget, Estimate, UsageMeter, price
 from nanogpt_core.errors import ConfigurationError, NanoGPTError
-from nanogpt_core.http.rate_limiter import DEFAULT_RATE, RateLimit, RateLimiter, limiter_for
+from nanogpt_core.http.rate_limiter import RateLimit
 from nanogpt_core.http.redaction import redacted
 from nanogpt_core.http.requester import Requester
 from nanogpt_core.http.retry import CallLimits
@@ -83,7 +83,7 @@ class Pipeline:
             check=self.check,
             meter=meter,
             budget=budget,
-            limiter=_shared_limiter(config),
+            limiter=RateLimit(config.endpoint, config.requests_per_second).limiter,
             max_retries=config.max_retries,
             timeout=config.endpoint.timeout,
         )
@@ -256,19 +256,6 @@ def _import_modules_of_workers() -> None:
     """
     for name in _MODULES_OF_WORKERS:
         importlib.import_module(name)
-
-
-def _shared_limiter(config: EmbedderConfig) -> Callable[[], RateLimiter]:
-    rate_limit = RateLimit(config.requests_per_second or DEFAULT_RATE)
-    held: list[RateLimiter] = []  # the process keeps a limiter only as long as an object uses it
-
-    def limiter() -> RateLimiter:
-        # Looked up for each attempt: a forked process has a limiter of its own.
-        held[:] = [limiter_for(config.endpoint)]
-        held[0].join(rate_limit)
-        return held[0]
-
-    return limiter
 
 
 def check_event_loop() -> None:

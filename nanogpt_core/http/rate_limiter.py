@@ -1,76 +1,104 @@
-"""When the next request may go out: one rate and one pause for all that use the same key at the same address.
+"""Rate limiter: a sliding window log with reservations, at a rate that CUBIC adapts.
 
-The rate begins at what the caller allows. When the service answers 429, it falls to what the service was seen to grant
-in the second before, and is tried higher again after a while. A pause that the service asks for holds back everybody.
+**Sliding window log.** Each request reserves a start time and waits for it. With ``n = ceil(rate)`` and
+``period = n / (0.98 * rate)``,
+
+    ``start = max(now, end of the pause, starts[-n] + period, starts[-1] + period / n)``
+
+The third term allows n starts in any period. The fourth spaces them evenly, and applies only after n / 2 starts in a
+period, so a few requests after an idle time start at once.
+
+**CUBIC** (RFC 9438), the congestion control of TCP, also used by the AWS SDKs in their adaptive retry mode. When the
+service refuses requests (429) at a rate of ``peak``, and requests then had to wait for their start time for t seconds,
+
+    ``rate(t) = peak + C * (t - K) ** 3``    with ``K = (peak * (1 - 0.95) / C) ** (1 / 3)``
+
+The rate falls by 5 %, returns to the peak after K seconds, stays near it, and then grows faster and faster. All
+refusals of requests that started before the first of them was known are one congestion event. After a large overshoot
+the peak is the number of requests that the service accepted in a second. Each event near the last peak makes C
+smaller, since a rate that is known needs few tests. Processes that use the same key share its rate without any other
+communication: each takes the room that another's decrease leaves. Measurements: ``docs/adr/0010-rate-limiter.md``.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
-import os
 import secrets
-import sys
-import threading
 import weakref
-from bisect import bisect, bisect_left, insort
-from collections import deque
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from nanogpt_core._runtime import clock
 from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core.errors import NanoGPTError, RateLimitError, StatusError
 from nanogpt_core.http.endpoint import Endpoint
 
-__all__ = ["DEFAULT_RATE", "RateLimit", "RateLimiter", "limiter_for"]
+__all__ = ["DEFAULT_RATE", "MAX_DEFAULT_RATE", "RateLimit", "RateLimiter", "Reservation", "limiter_for"]
 
-DEFAULT_RATE = 100.0
-"""Requests per second: what the reference page grants an address."""
+DEFAULT_RATE = 25.0
+"""Requests per second at the start if no limit is set. Source: the service's documentation, since March 2025."""
 
-_LEAST_RATE = 0.5
-_WINDOW = 0.99  # seconds; a little less than the second in which a service counts
-_LOOK_BACK = 1.1
-_MANY = 20
-_DISORDER = 0.1  # seconds: requests do not arrive quite in the order in which they began
-_MEMORY = 120.0  # seconds: longer than an attempt takes by default
-_MARGIN = 0.98  # requests do not arrive in quite the rhythm in which they are sent
-_EVENLY = 0.9
-_ALIKE = 0.1
-_DOUBLE, _SOON = 2.0, 2.0
-_LITTLE, _SELDOM = 1.05, 60.0
+MAX_DEFAULT_RATE = 100.0
+"""Highest rate in requests per second if no limit is set. Source: the service's older API reference."""
+
+_MIN_RATE = 0.2  # requests per second
+_USED_SHARE = 0.98  # of the rate: requests arrive with jitter
+_DECREASE_FACTOR = 0.95
+# C in requests per second, per second cubed. At a peak of 20 requests/s, K is 3, 12, 47 and then 58 s.
+_MAX_GROWTH, _MIN_GROWTH = 0.04, 5e-6
+_GROWTH_DIVISOR = 64
+_NEAR_PEAK_FACTOR = 1.5
+_WINDOW_SECONDS = 0.99  # a little less than the second in which the service counts
+_LOOK_BACK_SECONDS = 1.1  # before the first refusal
+_HISTORY_SECONDS = 10.0  # a refusal that arrives later halves the rate
 
 
-class RateLimit:
-    """What one object allows; the lowest rate_limit that lives is the rate's upper bound.
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """A reserved start time.
 
-    Args:
-        requests_per_second: The object's own limit.
+    Attributes:
+        start: Seconds by the limiter's clock.
+        delay: Seconds from the reservation to the start, at least 0.
     """
 
-    def __init__(self, requests_per_second: float) -> None:
-        self.requests_per_second = requests_per_second
+    start: float
+    delay: float
+
+
+@dataclass(slots=True)
+class _CongestionEvent:
+    known_at: float  # when the first refusal was known
+    first_start: float  # start of the first request that was refused
+    rate: float  # before the event, as are peak and growth
+    peak: float | None
+    growth: float
+    refusals: int = 0
 
 
 class RateLimiter(ForkSafe):
-    """Hands out start times, at most ``rate`` in any second. Thread-safe; does not wait itself.
+    """Reserves start times at an adapted rate. Thread-safe; never waits itself.
 
-    A start time is asked for with :meth:`reserve`, waited for, and confirmed with :meth:`confirm`, because a pause
-    may have come up in the meantime.
+    Args:
+        now: Returns the time in seconds. Default: :func:`nanogpt_core._runtime.clock.now`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] | None = None) -> None:
         super().__init__()
+        self._now = now or clock.now
         self._limits: weakref.WeakSet[RateLimit] = weakref.WeakSet()
-        self._starts: list[float] = []  # in order; planned ones, and in their place the real ones
-        self._paused_until = -math.inf
-        self._taken: deque[float] = deque()
-        self._refused: list[float] = []
-        self._grant = _Grant()
+        self._starts: list[float] = []  # sorted; reserved and real ones, without those that were refused
+        self._paused_until = self._busy_until = -math.inf
+        self._peak: float | None = None  # None until the first refusal
+        self._growth, self._busy_seconds = _MAX_GROWTH, 0.0
+        self._event = _CongestionEvent(-math.inf, -math.inf, 0.0, None, _MAX_GROWTH)
 
-    def join(self, rate_limit: RateLimit) -> None:
-        """Keep to ``rate_limit`` as long as it lives."""
+    def join(self, limit: RateLimit) -> None:
+        """Keep to ``limit`` as long as it lives."""
         with self._lock:
-            self._limits.add(rate_limit)
+            self._limits.add(limit)
 
     @property
     def rate(self) -> float:
@@ -78,188 +106,150 @@ class RateLimiter(ForkSafe):
         with self._lock:
             return self._rate()
 
-    def _rate(self) -> float:
-        return min([self._grant.rate, *(rate_limit.requests_per_second for rate_limit in self._limits)])
+    def _rate(self, at: float = math.inf) -> float:
+        limits = [limit.requests_per_second for limit in self._limits if limit.requests_per_second is not None]
+        most = min(limits, default=MAX_DEFAULT_RATE)
+        if self._peak is None and limits:
+            return most
+        # Without a refusal, the default is a peak that has just been reached.
+        peak = self._peak or DEFAULT_RATE
+        plateau = 0.0 if self._peak is None else (peak * (1 - _DECREASE_FACTOR) / self._growth) ** (1 / 3)
+        busy = self._busy_seconds - max(0.0, self._busy_until - at)
+        return min(max(peak + self._growth * (busy - plateau) ** 3, _MIN_RATE), most)
 
-    def reserve(self) -> float:
-        """Take the next start time and return it, in seconds of :func:`nanogpt_core._runtime.clock.now`."""
+    def reserve(self) -> Reservation:
+        """Reserve the next start time."""
         with self._lock:
-            time = clock.now()
-            self._learn(time)
+            time = self._now()
             earliest = max(time, self._paused_until)
-            free = self._free()
-            if free > earliest and self._grant.grows(time):
-                free = self._free()
-            start = max(earliest, free)
+            start = max(earliest, self._next_start(time))
+            if start > earliest:
+                self._busy_seconds += max(0.0, start - max(earliest, self._busy_until))
+                self._busy_until = max(self._busy_until, start)
             insort(self._starts, start)
-            return start
+            return Reservation(start, start - time)
 
-    def _free(self) -> float:
-        # So many in any period of a second or a little more.
+    def _next_start(self, time: float) -> float:
         rate = self._rate()
-        count = math.ceil(rate) if math.isfinite(rate) else sys.maxsize
-        period = count / rate / _MARGIN
-        del self._starts[: bisect(self._starts, clock.now() - 2 * max(period, 1))]
-        if len(self._starts) < count:
-            return -math.inf
-        free = self._starts[-count] + period
-        if self._starts[-((count + 1) // 2)] + period > clock.now():
-            # Under load one by one: many at a time arrive in another rhythm than they were sent in.
-            free = max(free, self._starts[-1] + _EVENLY / rate)
-        return free
+        count = math.ceil(rate)
+        period = count / rate / _USED_SHARE
+        starts, half = self._starts, (count + 1) // 2
+        del starts[: bisect_left(starts, time - max(2 * period, _HISTORY_SECONDS))]
+        start = starts[-count] + period if len(starts) >= count else -math.inf
+        if len(starts) >= half and starts[-half] + period > time:
+            start = max(start, starts[-1] + period / count)
+        return start
 
-    def confirm(self, planned: float) -> float | None:
-        """Return the time at which the caller now starts; None where it may not: take a new start time.
+    def confirm(self, reservation: Reservation) -> Reservation | None:
+        """Start now; return the reservation with the real start time, or None if the caller must reserve again.
 
-        So it is where a pause has come up, and where many who are late would start at once.
-
-        Args:
-            planned: What :meth:`reserve` gave. Whoever starts later than that moves those who follow.
+        It must if a pause has begun, or if too many requests are late and would start at the same time.
         """
         with self._lock:
-            time = clock.now()
-            if not self._give_back(planned) or time < self._paused_until or self._crowded(time):
+            time, rate = self._now(), self._rate()
+            if not self._remove(reservation.start) or time < self._paused_until:
+                return None
+            count = math.ceil(rate)
+            if bisect_right(self._starts, time) - bisect_right(self._starts, time - count / rate) >= count:
                 return None
             insort(self._starts, time)
-            self._taken.append(time)
-            while self._taken[0] < time - _MEMORY:
-                self._taken.popleft()
-            return time
+            return Reservation(time, 0.0)
 
-    def release(self, planned: float) -> None:
+    def release(self, reservation: Reservation) -> None:
         """Give back a start time that will not be used."""
         with self._lock:
-            self._give_back(planned)
+            self._remove(reservation.start)
 
-    def _give_back(self, planned: float) -> bool:
-        place = bisect_left(self._starts, planned)
-        if self._starts[place : place + 1] != [planned]:
-            return False
-        del self._starts[place]
-        return True
+    def _remove(self, start: float) -> bool:
+        index = bisect_left(self._starts, start)
+        found = self._starts[index : index + 1] == [start]
+        if found:
+            del self._starts[index]
+        return found
 
-    def _crowded(self, time: float) -> bool:
-        rate = self._rate()
-        if not math.isfinite(rate):
-            return False
-        count = math.ceil(rate)
-        return bisect(self._starts, time) - bisect(self._starts, time - count / rate) >= count
-
-    def on_error(self, error: NanoGPTError, seconds: float, began: float | None = None) -> None:
-        """Hold everybody back where a failure says that the others would be turned away too.
+    def on_error(self, error: NanoGPTError, delay: float, reservation: Reservation | None = None) -> None:
+        """Lower the rate after a refusal (429), and pause all requests after that or a ``Retry-After``.
 
         Args:
-            error: What an attempt failed with.
-            seconds: How long that one waits before its next attempt, with its own jitter.
-            began: When it began; None where that is not known.
+            error: The error of an attempt.
+            delay: Seconds until its next attempt: the length of the pause if the service does not give one.
+            reservation: The confirmed reservation of the attempt. None if it is not known; the rate then stays.
         """
-        told = error.retry_after if isinstance(error, StatusError) else None
-        pause = seconds if told is None else told
-        if isinstance(error, RateLimitError) and began is not None:
-            self.on_rate_limited(began, pause)
-        elif isinstance(error, RateLimitError) or told is not None:
-            self.pause(pause)
-
-    def pause(self, seconds: float) -> None:
-        """Let nobody start for ``seconds``."""
+        retry_after = error.retry_after if isinstance(error, StatusError) else None
         with self._lock:
-            self._pause(seconds)
+            time = self._now()
+            if isinstance(error, RateLimitError) and reservation is not None:
+                self._decrease(reservation.start, time)
+            if isinstance(error, RateLimitError) or retry_after is not None:
+                self._paused_until = max(self._paused_until, time + (delay if retry_after is None else retry_after))
+                del self._starts[bisect_right(self._starts, time) :]  # void: confirm() makes the callers reserve again
 
-    def _pause(self, seconds: float) -> None:
-        time = clock.now()
-        self._paused_until = max(self._paused_until, time + seconds)
-        # Start times that were handed out for the pause are void; their holders come again.
-        while self._starts and self._starts[-1] > time:
-            self._starts.pop()
-
-    def on_rate_limited(self, began: float, seconds: float) -> None:
-        """Note that the service found the requests too many when it got the one that began at ``began``.
-
-        Nobody starts for ``seconds``.
-        """
-        with self._lock:
-            with contextlib.suppress(ValueError):
-                self._taken.remove(began)
-            insort(self._refused, began)
-            self._pause(seconds)
-
-    def _learn(self, time: float) -> None:
-        if self._refused and time >= self._paused_until:
-            # By now, the others that were refused at that time have been taken out.
-            since, until = self._refused[0] - _LOOK_BACK, self._paused_until
-            begun = [began for began in self._taken if since <= began < until]
-            taken = max((bisect(begun, began + _WINDOW) - place for place, began in enumerate(begun)), default=0)
-            later = begun[-1] > self._refused[0] + _DISORDER if begun else False
-            convincing = len(self._refused) > 1 and taken >= _MANY and not later
-            self._grant.fall(taken or self._rate() / 2, time, convincing=convincing)
-            self._refused.clear()
+    def _decrease(self, start: float, time: float) -> None:
+        self._remove(start)
+        if start > self._event.known_at:
+            self._event = _CongestionEvent(time, start, self._rate(start), self._peak, self._growth)
+        event = self._event
+        event.refusals += 1
+        event.first_start = min(event.first_start, start)
+        begin = bisect_left(self._starts, event.first_start - _LOOK_BACK_SECONDS)
+        starts = self._starts[begin : bisect_right(self._starts, event.known_at)]
+        accepted = max((bisect_right(starts, at + _WINDOW_SECONDS) - n for n, at in enumerate(starts)), default=0)
+        least = event.rate / 2  # one event halves the rate at most, unless many requests were sent
+        if accepted + event.refusals >= least:
+            least = min(least, 1.0)
+        self._peak = max(least, _MIN_RATE, min(event.rate, accepted))
+        near = event.peak is not None and 1 / _NEAR_PEAK_FACTOR < self._peak / event.peak < _NEAR_PEAK_FACTOR
+        self._growth = max(event.growth / _GROWTH_DIVISOR, _MIN_GROWTH) if near else _MAX_GROWTH
+        self._busy_seconds, self._busy_until = 0.0, -math.inf
 
     def __repr__(self) -> str:
-        pause = max(0.0, self._paused_until - clock.now())
+        pause = max(0.0, self._paused_until - self._now())
         return f"RateLimiter({self.rate:.3g} requests/s, paused for {pause:.3g} s)"
 
 
-class _Grant:
-    """What the service was seen to grant.
+class RateLimit:
+    """The limit that one object sets on the limiter that it shares. The lowest limit of all living objects applies.
 
-    A refusal may be an odd one, so the rate is doubled again soon. When the next refusal finds the same rate, or the
-    first is convincing, that is what is granted, and more is tried seldom and by little.
+    Args:
+        endpoint: Base URL and key.
+        requests_per_second: The limit. None sets no limit: if no object sets one, the rate begins at
+            :data:`DEFAULT_RATE` and follows the service.
     """
 
+    def __init__(self, endpoint: Endpoint, requests_per_second: float | None) -> None:
+        self.endpoint = endpoint
+        self.requests_per_second = requests_per_second
+        self._limiter: RateLimiter | None = None
+
+    def limiter(self) -> RateLimiter:
+        """Return this process's limiter. Call it for each request, since a forked process has a limiter of its own."""
+        # Kept here, since the registry holds limiters only as long as they are used.
+        self._limiter = limiter_for(self.endpoint)
+        self._limiter.join(self)
+        return self._limiter
+
+
+class _Registry(ForkSafe):
     def __init__(self) -> None:
-        self.rate = math.inf
-        self._measured = math.inf
-        self._growth, self._calm = _DOUBLE, _SOON
-        self._grow_at = math.inf
+        super().__init__()
+        self._in_child()
 
-    def fall(self, measured: float, time: float, *, convincing: bool) -> None:
-        """Take over a rate that was measured when the service refused.
+    def _in_child(self) -> None:
+        self._limiters: weakref.WeakValueDictionary[bytes, RateLimiter] = weakref.WeakValueDictionary()
 
-        Args:
-            measured: Requests taken in the second before.
-            time: Now.
-            convincing: Whether many were taken before, several refused, and none taken after.
-        """
-        confirmed = convincing or abs(measured - self._measured) <= _ALIKE * measured
-        self._growth, self._calm = (_LITTLE, _SELDOM) if confirmed else (_DOUBLE, _SOON)
-        self._measured = measured
-        self.rate = max(_LEAST_RATE, min(measured, self.rate))
-        self._grow_at = time + self._calm
-
-    def grows(self, time: float) -> bool:
-        """Try more, when it has gone well for long enough; return whether that is so."""
-        if time < self._grow_at:
-            return False
-        # The longer it goes well, the bolder.
-        self.rate *= self._growth
-        self._growth, self._calm = min(_DOUBLE, self._growth**2), max(_SOON, self._calm / 2)
-        self._grow_at = time + self._calm
-        return True
+    def get(self, name: bytes) -> RateLimiter:
+        with self._lock:
+            limiter = self._limiters.get(name)
+            if limiter is None:
+                limiter = self._limiters[name] = RateLimiter()
+            return limiter
 
 
-_salt = secrets.token_bytes(16)
-_limiters: weakref.WeakValueDictionary[bytes, RateLimiter] = weakref.WeakValueDictionary()
-_lock = threading.Lock()
+_registry, _salt = _Registry(), secrets.token_bytes(16)
 
 
 def limiter_for(endpoint: Endpoint) -> RateLimiter:
-    """Return the limiter that this process uses for the endpoint's address and key."""
+    """Return the limiter that this process uses for the endpoint's base URL and key."""
     key = endpoint.key.get_secret_value() if endpoint.key else ""
-    # Under a salt of this process's own, the name says nothing about the key.
-    name = hashlib.blake2b(f"{endpoint.base_url}\n{key}".encode(), key=_salt).digest()
-    with _lock:
-        limiter = _limiters.get(name)
-        if limiter is None:
-            limiter = _limiters[name] = RateLimiter()
-        return limiter
-
-
-def _start_afresh() -> None:
-    # A lock that another thread held at the fork would never be released in the child.
-    global _lock, _limiters  # noqa: PLW0603
-    _lock = threading.Lock()
-    _limiters = weakref.WeakValueDictionary()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_start_afresh)
+    # The salt keeps the key from being guessed from the digest.
+    return _registry.get(hashlib.blake2b(f"{endpoint.base_url}\n{key}".encode(), key=_salt).digest())

@@ -16,10 +16,9 @@ from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
-from nanogpt_core._runtime import clock
 from nanogpt_core._runtime.clock import Deadline
 from nanogpt_core.errors import NanoGPTError, RateLimitError, RequestTimeoutError, StatusError
-from nanogpt_core.http.rate_limiter import RateLimiter
+from nanogpt_core.http.rate_limiter import RateLimiter, Reservation
 
 __all__ = [
     "BASE_BACKOFF_SECONDS",
@@ -122,42 +121,45 @@ def send_with_retries(
     """
     failed = 0
     while True:
-        started = yield from wait_for_turn(limiter(), limits)
+        reservation = yield from wait_for_turn(limiter(), limits)
         try:
             return (yield from attempt())
         except NanoGPTError as error:
             delay = backoff_delay(failed, error)
             if delay is None:
                 raise
-            limiter().on_error(error, delay, started)
+            limiter().on_error(error, delay, reservation)
             if failed >= max_retries or not limits.allows_retry_after(delay):
                 raise
         yield Wait(delay)
         failed += 1
 
 
-def wait_for_turn(limiter: RateLimiter, limits: CallLimits) -> Generator[Wait, Any, float]:
-    """Wait for the limiter's turn; the result is the time at which the request starts.
+def wait_for_turn(limiter: RateLimiter, limits: CallLimits) -> Generator[Wait, Any, Reservation]:
+    """Wait for a start time of the limiter.
 
     Yields:
         :class:`Wait`.
 
+    Returns:
+        The confirmed reservation: the request starts now.
+
     Raises:
-        RequestTimeoutError: The call ends before its turn comes; the turn goes to others.
+        RequestTimeoutError: The call ends before the start time. It is given back to the limiter, as after every
+            exception that is thrown in.
     """
     while True:
-        reserved = limiter.reserve()
+        reservation = limiter.reserve()
         try:
-            delay = reserved - clock.now()
-            if delay > 0:
-                yield Wait(limits.remaining(delay))
+            if reservation.delay > 0:
+                yield Wait(limits.remaining(reservation.delay))
             limits.check()
         except BaseException:
-            limiter.release(reserved)
+            limiter.release(reservation)
             raise
-        started = limiter.confirm(reserved)
-        if started is not None:
-            return started
+        confirmed = limiter.confirm(reservation)
+        if confirmed is not None:
+            return confirmed
 
 
 def parse_retry_after(headers: Mapping[str, str]) -> float | None:
