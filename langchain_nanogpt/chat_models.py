@@ -15,9 +15,14 @@ from langchain_openai.chat_models.base import BaseChatOpenAI
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, model_validator
 
 from langchain_nanogpt.errors import map_to_langchain_errors
-from nanogpt_core.chat.client import make_async_chat_client, make_chat_client, map_sdk_errors
+from nanogpt_core.chat.client import (
+    DEFAULT_RETRIES,
+    ChatSession,
+    make_async_chat_client,
+    make_chat_client,
+    map_sdk_errors,
+)
 from nanogpt_core.chat.options import EXAMPLE, check_known, check_tool_choice, refused
-from nanogpt_core.chat.session import DEFAULT_RETRIES, ChatSession
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.http.endpoint import CHAT_TIMEOUT, Endpoint
 from nanogpt_core.validation import check_model_name

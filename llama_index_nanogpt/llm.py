@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import inspect
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Literal
 
+import openai
 from llama_index.core.base.llms.types import (
     ChatResponse,
     CompletionResponse,
@@ -18,9 +20,15 @@ from llama_index.llms.openai.utils import O1_MODELS
 from llama_index.llms.openai_like import OpenAILike
 
 from llama_index_nanogpt.forms import achecked, asingle, checked, side_by_side, single
-from nanogpt_core.chat.client import AsyncChatClient, ChatClient, make_async_chat_client, make_chat_client
+from nanogpt_core.chat.client import (
+    ChatSession,
+    aiterate_stream,
+    iterate_stream,
+    make_async_chat_client,
+    make_chat_client,
+    map_sdk_errors,
+)
 from nanogpt_core.chat.options import EXAMPLE, check_known, check_tool_choice, refused, request_options, unknown_option
-from nanogpt_core.chat.session import ChatSession
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError, NanoGPTError
 from nanogpt_core.http.endpoint import CHAT_TIMEOUT, ApiKey, Endpoint
 from nanogpt_core.models.chat_listing import fetch_context_window
@@ -73,8 +81,8 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
     allow_insecure_http: bool = Field(default=False, description="Whether plain HTTP to another machine is allowed.")
 
     _session: ChatSession = PrivateAttr()
-    _client: ChatClient | None = PrivateAttr(default=None)
-    _aclient: AsyncChatClient | None = PrivateAttr(default=None)
+    _client: openai.OpenAI | None = PrivateAttr(default=None)
+    _aclient: openai.AsyncOpenAI | None = PrivateAttr(default=None)
 
     def __init__(
         self,
@@ -139,15 +147,24 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
         self.api_version = None  # the base class takes it from OPENAI_API_VERSION
         self._session = session
 
-    # The base class retries around the SDK; one layer is enough, and ours covers streams.
-    _chat = OpenAILike._chat.__wrapped__
-    _achat = OpenAILike._achat.__wrapped__
-    _complete = OpenAILike._complete.__wrapped__
-    _acomplete = OpenAILike._acomplete.__wrapped__
-    _stream_chat = OpenAILike._stream_chat.__wrapped__
-    _astream_chat = OpenAILike._astream_chat.__wrapped__
-    _stream_complete = OpenAILike._stream_complete.__wrapped__
-    _astream_complete = OpenAILike._astream_complete.__wrapped__
+    # The base class wraps these in a second retry layer, which would multiply ours and does not cover streams.
+
+    def _chat(self, *args: Any, **kwargs: Any) -> ChatResponse:
+        with map_sdk_errors(self._session):
+            response: ChatResponse = _without_retries(OpenAILike._chat)(self, *args, **kwargs)
+            return response
+
+    async def _achat(self, *args: Any, **kwargs: Any) -> ChatResponse:
+        with map_sdk_errors(self._session):
+            response: ChatResponse = await _without_retries(OpenAILike._achat)(self, *args, **kwargs)
+            return response
+
+    def _stream_chat(self, *args: Any, **kwargs: Any) -> Iterator[ChatResponse]:
+        return iterate_stream(self._session, _without_retries(OpenAILike._stream_chat)(self, *args, **kwargs))
+
+    async def _astream_chat(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatResponse]:
+        stream = await _without_retries(OpenAILike._astream_chat)(self, *args, **kwargs)
+        return aiterate_stream(self._session, stream)
 
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """Complete the prompt."""
@@ -243,12 +260,12 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
         """Return the name that dumps carry."""
         return "NanoGPT"
 
-    def _get_client(self) -> ChatClient:
+    def _get_client(self) -> openai.OpenAI:
         if self._client is None or not self.reuse_client:
             self._client = make_chat_client(self._session, self._http_client)
         return self._client
 
-    def _get_aclient(self) -> AsyncChatClient:
+    def _get_aclient(self) -> openai.AsyncOpenAI:
         if self._aclient is None or not self.reuse_client:
             self._aclient = make_async_chat_client(self._session, self._async_http_client)
         return self._aclient
@@ -262,6 +279,11 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
         check_known(settings, beside=_BESIDE)
         check_tool_choice(settings.get("tool_choice"), settings.get("tools"))
         return settings
+
+
+def _without_retries(method: Callable[..., Any]) -> Callable[..., Any]:
+    plain: Callable[..., Any] = inspect.unwrap(method)
+    return plain
 
 
 def _check_prompt(prompt: Any) -> None:

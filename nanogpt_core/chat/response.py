@@ -1,20 +1,23 @@
-"""What a chat reply must hold, whole or as a stream of events. Pure: says what is wrong with what came."""
+"""Chat replies: checks and repairs of one reply, whole or a chunk of a stream. Pure functions, without I/O.
+
+Hosts deviate from OpenAI's format in many ways, and neither the SDK nor the frameworks validate a reply. Here small
+gaps are filled, wrong types that have a clear meaning are converted, and everything else is a :class:`ReplyError`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from jiter import from_json
 
-from nanogpt_core.chat.truncation import check_cut, has_calls
 from nanogpt_core.errors import DamagedReplyError, ReplyError
 from nanogpt_core.http.error_body import error_message, excerpt
 
-__all__ = ["ErrorBody", "StreamReader", "check_whole"]
+__all__ = ["ChatRequest", "ErrorBody", "check_truncated", "check_whole", "find_error", "has_tool_calls", "parse_object"]
 
-_DONE = "[DONE]"
-# What the reference gives with these codes, where the service does not repeat the status in a stream.
+# The reference page's status for these codes: the service does not always repeat the status in a stream.
 _STATUS_BY_CODE = {
     "context_length_exceeded": 400,
     "content_policy_violation": 400,
@@ -31,38 +34,79 @@ _STATUS_BY_CODE = {
 }
 _FIRST_ERROR_STATUS, _LAST_STATUS = 400, 599
 
+_TRUNCATED = {
+    "length": ("it reached max_tokens, or the model's limit", "Raise max_tokens, or ask for less."),
+    "content_filter": ("a content filter stopped it", "Ask in other words, or another model."),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """The parts of a request's body that decide how its reply is checked.
+
+    Attributes:
+        streams: Whether a stream was asked for.
+        structured: Whether the reply must be structured: JSON, or a tool call in any case.
+        choices: Number of choices asked for.
+        wants_usage: Whether a stream should end with the token usage.
+    """
+
+    streams: bool = False
+    structured: bool = False
+    choices: int = 1
+    wants_usage: bool = False
+
+    @classmethod
+    def parse(cls, body: bytes) -> ChatRequest:
+        """Read a request's body, as it is sent."""
+        try:
+            document = from_json(body)
+        except ValueError:
+            document = None
+        if not isinstance(document, dict):
+            return cls()
+        response_format, tool_choice = document.get("response_format"), document.get("tool_choice")
+        wants_json = isinstance(response_format, Mapping) and response_format.get("type") != "text"
+        stream_options, choices = document.get("stream_options"), document.get("n")
+        return cls(
+            streams=document.get("stream") is True,
+            structured=wants_json or isinstance(tool_choice, Mapping) or tool_choice == "required",
+            choices=choices if isinstance(choices, int) else 1,
+            wants_usage=isinstance(stream_options, Mapping) and bool(stream_options.get("include_usage")),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class ErrorBody:
     """An error that the service put into a reply of status 200.
 
     Attributes:
-        document: What it sent, with the error in it.
-        status: The HTTP status that it names or means; None where neither is clear.
+        document: The reply that contains the error.
+        status: The HTTP status that it names or implies; None if neither is clear.
     """
 
     document: dict[str, Any]
     status: int | None
 
 
-def check_whole(body: bytes, request_id: str | None = None, *, form: bool = False) -> ErrorBody | None:
+def check_whole(body: bytes, request: ChatRequest, request_id: str | None = None) -> ErrorBody | None:
     """Check the reply to a request that asked for no stream.
 
     Args:
-        body: What came.
+        body: The body of the response.
+        request: The request.
         request_id: The service's ``X-Request-ID``, for errors.
-        form: Whether a form was asked for, as :func:`~nanogpt_core.chat.truncation.wants_structured_output` tells.
 
     Returns:
-        The service's own error, if the reply is one; None for an answer.
+        The service's own error, if the reply contains one, else None.
 
     Raises:
         DamagedReplyError: It is not JSON.
-        ReplyError: It holds no answer, or half a tool call, or half a form.
+        ReplyError: It contains no answer, or a truncated tool call or structured output.
     """
-    document = _document(body, request_id)
-    complaint = _complaint(document)
-    if complaint is None:
+    document = parse_object(body, request_id)
+    error = find_error(document)
+    if error is None:
         choices = document.get("choices")
         if not isinstance(choices, list) or not choices or not all(map(_is_answer, choices)):
             raise ReplyError(
@@ -71,78 +115,28 @@ def check_whole(body: bytes, request_id: str | None = None, *, form: bool = Fals
                 request_id=request_id,
             )
         for choice in choices:
-            calls = has_calls(choice.get("message"))
-            check_cut(choice.get("finish_reason"), calls=calls, form=form, request_id=request_id)
-    return complaint
-
-
-class StreamReader:
-    """Reads a stream's events one after another, and knows whether its end has come.
-
-    Args:
-        request_id: The service's ``X-Request-ID``, for errors.
-        form: Whether a form was asked for, as :func:`~nanogpt_core.chat.truncation.wants_structured_output` tells.
-    """
-
-    def __init__(self, request_id: str | None = None, *, form: bool = False) -> None:
-        self._request_id = request_id
-        self._form = form
-        self._calling: set[int] = set()
-        self._done = False
-        self._begun: set[int] = set()
-        self._finished: set[int] = set()
-
-    @property
-    def complete(self) -> bool:
-        """Whether the answer is whole: ``[DONE]`` has come, or a finish_reason for each choice that has begun."""
-        return self._done or (bool(self._finished) and self._begun <= self._finished)
-
-    def read(self, event: str) -> dict[str, Any] | ErrorBody | None:
-        """Return the chunk that an event holds, or the error, or None where the event ends the stream.
-
-        Raises:
-            DamagedReplyError: It is not JSON.
-            ReplyError: It is something else than a chunk, or cuts off a tool call or a form.
-        """
-        if event.startswith(_DONE):
-            self._done = True
-            return None
-        document = _document(event.encode(), self._request_id)
-        complaint = _complaint(document)
-        if complaint is None:
-            _fill_gaps(document)
-            for choice in document["choices"]:
-                self._note(choice["index"], choice)
-        return complaint or document
-
-    def _note(self, index: int, choice: dict[str, Any]) -> None:
-        reason = choice.get("finish_reason")
-        if has_calls(choice["delta"]):
-            self._calling.add(index)
-        check_cut(reason, calls=index in self._calling, form=self._form, request_id=self._request_id)
-        (self._finished if reason else self._begun).add(index)
-
-    def end(self) -> None:
-        """Check that the stream may end here.
-
-        Raises:
-            DamagedReplyError: It broke off.
-        """
-        if not self.complete:
-            raise DamagedReplyError(
-                "The service's answer broke off: its stream ended without a finish_reason and without [DONE].",
-                remedy="Try again.",
-                request_id=self._request_id,
+            check_truncated(
+                choice.get("finish_reason"),
+                has_calls=has_tool_calls(choice.get("message")),
+                structured=request.structured,
+                request_id=request_id,
             )
+    return error
 
 
-def _document(body: bytes, request_id: str | None) -> dict[str, Any]:
+def parse_object(body: bytes, request_id: str | None = None) -> dict[str, Any]:
+    """Parse a JSON object.
+
+    Raises:
+        DamagedReplyError: It is not JSON.
+        ReplyError: It is JSON of another type.
+    """
     try:
         document = from_json(body)
     except ValueError as error:
-        what = f"begins {excerpt(body)!r}" if body.strip() else "is empty"
+        found = f"begins {excerpt(body)!r}" if body.strip() else "is empty"
         raise DamagedReplyError(
-            f"The service's reply is not JSON; it {what}.", remedy="Try again.", request_id=request_id
+            f"The service's reply is not JSON; it {found}.", remedy="Try again.", request_id=request_id
         ) from error
     if not isinstance(document, dict):
         raise ReplyError(
@@ -153,16 +147,45 @@ def _document(body: bytes, request_id: str | None) -> dict[str, Any]:
     return document
 
 
-def _complaint(document: dict[str, Any]) -> ErrorBody | None:
+def find_error(document: dict[str, Any]) -> ErrorBody | None:
+    """Return the error that a reply, or a chunk of a stream, contains; None if it contains none."""
     choices = document.get("choices")
-    broken = isinstance(choices, list) and any(
+    ended_by_error = isinstance(choices, list) and any(
         isinstance(choice, dict) and choice.get("finish_reason") == "error" for choice in choices
     )
     if document.get("error"):
         return ErrorBody(document, _status(document))
-    if broken or (not choices and error_message(document)):
+    if ended_by_error or (not choices and error_message(document)):
         return ErrorBody({"error": {"message": error_message(document) or "no reason given"}}, None)
     return None
+
+
+def has_tool_calls(message: Any) -> bool:
+    """Return whether a message, or a delta of one, contains tool calls or fragments of them."""
+    return isinstance(message, Mapping) and bool(message.get("tool_calls") or message.get("function_call"))
+
+
+def check_truncated(reason: Any, *, has_calls: bool, structured: bool, request_id: str | None = None) -> None:
+    """Check that a truncated answer is plain text: frameworks complete truncated JSON and take it for the whole.
+
+    Args:
+        reason: The ``finish_reason``, or None.
+        has_calls: Whether the answer contains tool calls.
+        structured: Whether structured output was asked for.
+        request_id: The service's ``X-Request-ID``, for the error.
+
+    Raises:
+        ReplyError: It is a truncated tool call or structured output.
+    """
+    if not (has_calls or structured) or not isinstance(reason, str) or reason not in _TRUNCATED:
+        return
+    why, remedy = _TRUNCATED[reason]
+    effect = "its tool calls are incomplete" if has_calls else "it does not follow the schema asked for"
+    raise ReplyError(
+        f"The answer was cut off (finish_reason {reason!r}: {why}), so {effect}.",
+        remedy=remedy,
+        request_id=request_id,
+    )
 
 
 def _status(document: dict[str, Any]) -> int | None:
@@ -178,21 +201,3 @@ def _status(document: dict[str, Any]) -> int | None:
 def _is_answer(choice: Any) -> bool:
     # The older endpoint, /completions, has the text in the choice itself.
     return isinstance(choice, dict) and (isinstance(choice.get("message"), dict) or isinstance(choice.get("text"), str))
-
-
-def _fill_gaps(chunk: dict[str, Any]) -> None:
-    """Put in what the frameworks rely on and some hosts leave out."""
-    choices = chunk.get("choices")
-    chunk["choices"] = [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
-    for choice in chunk["choices"]:
-        if not isinstance(choice.get("index"), int):
-            choice["index"] = 0
-        if not isinstance(choice.get("delta"), dict):
-            choice["delta"] = {}
-        if choice["delta"].get("content") is None and {"reasoning", "reasoning_content"} & choice["delta"].keys():
-            # LlamaIndex's async stream passes over a first chunk without content.
-            choice["delta"]["content"] = ""
-        calls = choice["delta"].get("tool_calls")
-        for position, call in enumerate(calls if isinstance(calls, list) else ()):
-            if isinstance(call, dict) and not isinstance(call.get("index"), int):
-                call["index"] = position

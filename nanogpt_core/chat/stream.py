@@ -1,175 +1,441 @@
-"""The SDK's streams, watched: each event is checked and bounded in time, and what goes wrong is one of our errors."""
+"""Chat streams: checked server-sent events between the HTTP library and the SDK.
+
+The SDK reads a chat stream from the byte stream of a response. The byte streams here stand in front of the service's
+own: a :class:`StreamReader` parses, checks and repairs each event and knows whether the answer is complete; an
+:class:`EventStream` or :class:`AsyncEventStream` bounds the wait for each event and passes on clean ones. The
+SDK's own stream classes read them, also in programs that instrument these.
+"""
 
 from __future__ import annotations
 
-import collections
+import codecs
 import contextlib
-import functools
-import itertools
+import json
+import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, TypeVar
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
 
-import anyio  # comes with the SDK
-import openai
+import anyio  # a dependency of the SDK
 
-from nanogpt_core.chat.response import ErrorBody, StreamReader
-from nanogpt_core.chat.session import ChatSession
-from nanogpt_core.errors import NanoGPTError, bare
-from nanogpt_core.http.deadline import Bounds, current_bounds, renewed
-from nanogpt_core.http.pool import SharedTransport
+from nanogpt_core.chat.response import (
+    ChatRequest,
+    ErrorBody,
+    check_truncated,
+    find_error,
+    has_tool_calls,
+    parse_object,
+)
+from nanogpt_core.errors import DamagedReplyError, NanoGPTError
+from nanogpt_core.http.deadline import Bounds, renewed
+from nanogpt_core.http.endpoint import Endpoint
+from nanogpt_core.http.pool import http
 from nanogpt_core.http.redaction import redacted
 
-__all__ = ["AsyncChatStream", "ChatStream", "mark_stream"]
+__all__ = ["READ_ERRORS", "AsyncEventStream", "EventParser", "EventStream", "StreamContext", "StreamReader", "recorded"]
 
-T = TypeVar("T")
-# A body that is read to its end gives its endpoint back. After the last event that is a few bytes, or a server that
-# holds the endpoint open, which is not waited for.
-_SECONDS_TO_END = 0.2
-_MARK = "nanogpt_bounds"
-_FORM = "nanogpt_form"
+READ_ERRORS: tuple[type[Exception], ...] = (http.HTTPError, http.StreamError, OSError, TimeoutError)
+"""Errors of the HTTP library and of the network below it."""
+
+_STREAM_ERRORS: tuple[type[Exception], ...] = (NanoGPTError, *READ_ERRORS)
+_DONE = "[DONE]"
+# Waits after the last finish_reason: some servers send no [DONE] and keep the connection open.
+_GRACE_SECONDS = 0.5
+_USAGE_GRACE_SECONDS = 3.0
+# A connection can be used again only if its body was read to the end: after the last event, a few bytes.
+_DRAIN_SECONDS = 0.2
 
 
-def mark_stream(response: Any, *, form: bool) -> None:
-    """Note in a response what its stream, which is read later, must know.
+class EventParser:
+    """Parses server-sent events incrementally; only their data is of use here."""
 
-    That is under which bounds it began, since it is read outside of their block, and whether a form was asked for.
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._text = ""
+        self._data: list[str] = []
+
+    def feed(self, data: bytes) -> list[str]:
+        """Return the data of the events that ``data`` completes."""
+        self._text += self._decoder.decode(data)
+        # "\r" at the end may be the first half of "\r\n".
+        text, self._text = self._text, ""
+        if text.endswith("\r"):
+            text, self._text = text[:-1], "\r"
+        lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        self._text = lines.pop() + self._text
+        return [event for event in map(self._line, lines) if event is not None]
+
+    def finish(self) -> str | None:
+        """Return the data of an event that the end of the stream completes: its final blank line is missing."""
+        self._line(self._text)
+        self._text = ""
+        return self._line("")
+
+    def _line(self, line: str) -> str | None:
+        if not line:
+            event, self._data = "\n".join(self._data), []
+            return event or None
+        name, _, value = line.partition(":")
+        if name == "data":
+            self._data.append(value.removeprefix(" "))
+        return None
+
+
+class StreamReader:
+    """Checks the events of one stream, and knows whether the answer is complete.
+
+    :meth:`push` takes bytes as they come, :meth:`pop` returns clean events one by one.
+
+    Args:
+        request: The request.
+        map_error_body: Makes this project's error from an error in the stream.
+        request_id: The service's ``X-Request-ID``, for errors.
     """
-    response.extensions.update({_MARK: current_bounds(), _FORM: form})
 
+    def __init__(
+        self, request: ChatRequest, map_error_body: Callable[[ErrorBody], NanoGPTError], request_id: str | None = None
+    ) -> None:
+        self._request = request
+        self._map_error_body = map_error_body
+        self._request_id = request_id
+        self._parser = EventParser()
+        self._events: deque[str] = deque()
+        self._ready: deque[bytes] = deque()
+        self._calling: set[int] = set()
+        self._begun: set[int] = set()
+        self._finished: set[int] = set()
+        self._usage_seen = False
+        self._done = False
+        self._at_end = False
+        self._ended = False
 
-class _Watch:
-    """What is known of one stream while it is read."""
+    @property
+    def has_ended(self) -> bool:
+        """True after the last event."""
+        return self._ended and not self._ready
 
-    def __init__(self, response: Any, client: Any, options: Any) -> None:
-        self.session: ChatSession = client.session
-        self.seconds = self.session.seconds(getattr(options, "timeout", None))
-        self.limits: Bounds = response.extensions[_MARK]
-        self.response = response
-        self._reader = StreamReader(response.headers.get("x-request-id"), form=response.extensions[_FORM])
+    @property
+    def is_complete(self) -> bool:
+        """True after ``[DONE]``, or after a finish_reason for each choice that has begun."""
+        return self._done or (bool(self._finished) and self._begun <= self._finished)
 
-    def read(self, event: Any) -> dict[str, Any] | NanoGPTError | None:
-        """Return the chunk of an event (None: there is no further one), or what is wrong, or None at the end."""
-        try:
-            if event is None:
-                self._reader.end()
+    @property
+    def needs_nothing(self) -> bool:
+        """True once every choice that was asked for is complete, and the usage is there if it was asked for."""
+        return self._has_all_choices and (self._usage_seen or not self._request.wants_usage)
+
+    @property
+    def _has_all_choices(self) -> bool:
+        return self.is_complete and len(self._finished) >= self._request.choices
+
+    def wait_seconds(self, timeout: float) -> float:
+        """Return the seconds to wait for the next event: ``timeout``, or a short grace after a complete answer."""
+        if not self._has_all_choices:
+            return timeout
+        return min(timeout, _GRACE_SECONDS if self.needs_nothing else _USAGE_GRACE_SECONDS)
+
+    def push(self, data: bytes | None) -> None:
+        """Take the next bytes; None at the end."""
+        if data is not None:
+            self._events.extend(self._parser.feed(data))
+            return
+        self._at_end = True
+        event = self._parser.finish()
+        # A last event without its blank line counts if it is whole.
+        if event is not None and (event.startswith(_DONE) or _is_json(event)):
+            self._events.append(event)
+
+    def pop(self) -> bytes | None:
+        """Return the next clean event; None if further bytes are needed, or at the end.
+
+        Raises:
+            DamagedReplyError: An event is not JSON, or the stream broke off.
+            ReplyError: An event is not a chunk, or truncates a tool call or structured output.
+            NanoGPTError: The service sent an error.
+        """
+        while not self._ready and not self._ended:
+            if self._events:
+                self._read(self._events.popleft())
+            elif self._at_end:
+                self._end()
+            else:
                 return None
-            found = self._reader.read(event.data)
-        except NanoGPTError as error:
-            return bare(error)
-        return self.session.refusal(found, self.response) if isinstance(found, ErrorBody) else found
+        return self._ready.popleft() if self._ready else None
 
-    def lost(self, error: Exception) -> NanoGPTError | None:
-        """Return our error for what reading the next event failed with; None where the answer is whole without it."""
-        if self._reader.complete:
-            return None
-        return self.session.lost(error, self.seconds, self.response.request)
+    def _read(self, event: str) -> None:
+        if event.startswith(_DONE):
+            self._done = True
+            self._end()
+            return
+        chunk = parse_object(event.encode(errors="replace"), self._request_id)
+        error = find_error(chunk)
+        if error is not None:
+            raise self._map_error_body(error)
+        _fill_gaps(chunk)
+        for choice in chunk["choices"]:
+            self._note(choice["index"], choice)
+        self._usage_seen = self._usage_seen or bool(chunk.get("usage"))
+        self._emit(chunk)
+
+    def _note(self, index: int, choice: dict[str, Any]) -> None:
+        reason = choice.get("finish_reason")
+        if has_tool_calls(choice["delta"]):
+            self._calling.add(index)
+        check_truncated(
+            reason,
+            has_calls=index in self._calling,
+            structured=self._request.structured,
+            request_id=self._request_id,
+        )
+        (self._finished if reason else self._begun).add(index)
+
+    def _end(self) -> None:
+        if not self.is_complete:
+            raise DamagedReplyError(
+                "The service's answer broke off: its stream ended without a finish_reason and without [DONE].",
+                remedy="Try again.",
+                request_id=self._request_id,
+            )
+        self._ended = True
+        self._ready.append(_sse(_DONE))
+
+    def _emit(self, chunk: dict[str, Any]) -> None:
+        self._ready.append(_sse(json.dumps(chunk)))
 
 
-class ChatStream(openai.Stream[T]):
-    """A sync stream of chunks."""
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
-    def __init__(self, *, response: Any, client: Any, options: Any = None, **more: Any) -> None:
-        self._watch = _Watch(response, client, options)
-        super().__init__(response=response, client=client, options=options, **more)
+
+def _sse(data: str) -> bytes:
+    return f"data: {data}\n\n".encode()
+
+
+def _fill_gaps(chunk: dict[str, Any]) -> None:
+    """Put in fields that the frameworks rely on and some hosts leave out."""
+    choices = chunk.get("choices")
+    chunk["choices"] = [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
+    for choice in chunk["choices"]:
+        if not isinstance(choice.get("index"), int):
+            choice["index"] = 0
+        if not isinstance(choice.get("delta"), dict):
+            choice["delta"] = {}
+        if choice["delta"].get("content") is None and {"reasoning", "reasoning_content"} & choice["delta"].keys():
+            # LlamaIndex's async stream passes over a first chunk without content.
+            choice["delta"]["content"] = ""
+        calls = choice["delta"].get("tool_calls")
+        for position, call in enumerate(calls if isinstance(calls, list) else ()):
+            if isinstance(call, dict) and not isinstance(call.get("index"), int):
+                call["index"] = position
+
+
+@dataclass(frozen=True, slots=True)
+class StreamContext:
+    """The settings of one stream.
+
+    Attributes:
+        endpoint: The endpoint whose key is kept out of errors.
+        timeout: Seconds that each event may take.
+        limits: The limits of the attempt, extended for each event.
+        map_error: Makes this project's error from one of :data:`READ_ERRORS`.
+        on_error: Called with each error after the first event.
+        has_deadline: Whether sync reads keep to ``limits``. A client of the caller's own knows only its own limits, and
+            a sync stream over it ends with the last event that is needed.
+    """
+
+    endpoint: Endpoint
+    timeout: float
+    limits: Bounds
+    map_error: Callable[[Exception], NanoGPTError]
+    on_error: Callable[[NanoGPTError], object]
+    has_deadline: bool
+
+
+class EventStream(http.SyncByteStream):  # type: ignore[misc] # the library is known only at run time
+    """A sync byte stream of checked events.
+
+    Args:
+        response: The service's response.
+        reader: Checks its body.
+        context: The settings.
+    """
+
+    def __init__(self, response: Any, reader: StreamReader, context: StreamContext) -> None:
+        self._response = response
+        self._source = iter(response.iter_bytes())
+        self._reader = reader
+        self._context = context
+        self._first: bytes | None = None
+        self._begun = False
+        _record(self)
 
     def begin(self) -> None:
-        """Wait for the first chunk, so that a failure until then is one of the attempt."""
-        first = next(self._iterator, None)
-        if first is not None:
-            self._iterator = itertools.chain([first], self._iterator)
+        """Wait for the first event.
 
-    def __stream__(self) -> Iterator[T]:
-        """Return the chunks."""
-        # A client of the caller's own knows no deadline for the end.
-        ends_in_time = isinstance(self._client._client._transport, SharedTransport)
-        events = self._decoder.iter_bytes(self.response.iter_bytes())
-        return _chunks(events, self._watch, _parser(self), ends_in_time)
+        Raises:
+            NanoGPTError: The service sent an error instead, or nothing in time.
+        """
+        self._first = self._advance()
+        self._begun = True
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Return an iterator over the events."""
+        return iter(self._next, None)
+
+    def _next(self) -> bytes | None:
+        first, self._first = self._first, None
+        return first or self._advance()
+
+    def _advance(self) -> bytes | None:
+        with redacted(self._context.endpoint):
+            try:
+                return self._read_event()
+            except _STREAM_ERRORS as error:
+                failure = _failure(error, self._context, self._begun)
+            raise failure
+
+    def _read_event(self) -> bytes | None:
+        started = time.monotonic()
+        while (event := self._reader.pop()) is None and not self._reader.has_ended:
+            self._reader.push(self._read(started))
+        if self._reader.has_ended:
+            # Before the last event is passed on: the SDK closes the response as soon as it has it.
+            self._drain()
+        return event
+
+    def _read(self, started: float) -> bytes | None:
+        if self._reader.needs_nothing and not self._context.has_deadline:
+            return None
+        try:
+            with renewed(self._context.limits, _seconds_left(started, self._reader, self._context)):
+                return next(self._source, None)
+        except READ_ERRORS:
+            if not self._reader.is_complete:
+                raise
+            return None
+
+    def _drain(self) -> None:
+        if self._context.has_deadline:
+            with contextlib.suppress(Exception), renewed(self._context.limits, _DRAIN_SECONDS):
+                deque(self._source, maxlen=0)
+
+    def close(self) -> None:
+        """Close the response. Its connection is closed too unless the body was read to the end."""
+        self._response.close()
 
 
-class AsyncChatStream(openai.AsyncStream[T]):
-    """An async stream of chunks."""
+class AsyncEventStream(http.AsyncByteStream):  # type: ignore[misc] # the library is known only at run time
+    """An async byte stream of checked events; see :class:`EventStream`.
 
-    def __init__(self, *, response: Any, client: Any, options: Any = None, **more: Any) -> None:
-        self._watch = _Watch(response, client, options)
-        super().__init__(response=response, client=client, options=options, **more)
+    It is an iterator and not an async generator: when an event loop ends, it closes all generators at once, and one of
+    them closing another is an error.
+    """
+
+    def __init__(self, response: Any, reader: StreamReader, context: StreamContext) -> None:
+        self._response = response
+        self._source = aiter(response.aiter_bytes())
+        self._reader = reader
+        self._context = context
+        self._first: bytes | None = None
+        self._begun = False
+        _record(self)
 
     async def begin(self) -> None:
-        """Wait for the first chunk, so that a failure until then is one of the attempt."""
-        rest = self._iterator
-        first = await anext(rest, None)
-        if first is not None:
-            self._iterator = _resumed(first, rest)
+        """Wait for the first event.
 
-    def __stream__(self) -> AsyncIterator[T]:
-        """Return the chunks."""
-        return _achunks(self._decoder.aiter_bytes(self.response.aiter_bytes()), self._watch, _parser(self))
+        Raises:
+            NanoGPTError: The service sent an error instead, or nothing in time.
+        """
+        self._first = await self._advance()
+        self._begun = True
 
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """Return an iterator over the events."""
+        return self
 
-def _parser(stream: Any) -> Callable[..., Any]:
-    parse = stream._client._process_response_data
-    return functools.partial(parse, cast_to=stream._cast_to, response=stream.response)
+    async def __anext__(self) -> bytes:
+        """Return the next event."""
+        first, self._first = self._first, None
+        event = first or await self._advance()
+        if event is None:
+            raise StopAsyncIteration
+        return event
 
+    async def _advance(self) -> bytes | None:
+        with redacted(self._context.endpoint):
+            try:
+                return await self._read_event()
+            except _STREAM_ERRORS as error:
+                failure = _failure(error, self._context, self._begun)
+            raise failure
 
-# No generator here knows the stream that it belongs to: the two would hold each other, and a stream that is left in its
-# middle would keep its endpoint until the garbage collector comes. And none closes another: an event loop closes all
-# that were left, at once, and complains where one is being closed already.
+    async def _read_event(self) -> bytes | None:
+        started = time.monotonic()
+        while (event := self._reader.pop()) is None and not self._reader.has_ended:
+            self._reader.push(await self._read(started))
+        if self._reader.has_ended:
+            # Before the last event is passed on: the SDK closes the response as soon as it has it.
+            await self._drain()
+        return event
 
+    async def _read(self, started: float) -> bytes | None:
+        try:
+            seconds = _seconds_left(started, self._reader, self._context)
+            with renewed(self._context.limits, seconds), anyio.fail_after(seconds):
+                return await anext(self._source, None)
+        except READ_ERRORS:
+            if not self._reader.is_complete:
+                raise
+            return None
 
-def _chunks(events: Iterator[Any], watch: _Watch, parse: Callable[..., T], ends_in_time: bool) -> Iterator[T]:
-    try:
-        while (chunk := _next(events, watch)) is not None:
-            yield parse(data=chunk)
-        if ends_in_time:
-            with contextlib.suppress(Exception), renewed(watch.limits, _SECONDS_TO_END):
-                collections.deque(events, maxlen=0)
-    finally:
-        watch.response.close()
-
-
-async def _achunks(events: AsyncIterator[Any], watch: _Watch, parse: Callable[..., T]) -> AsyncIterator[T]:
-    try:
-        while (chunk := await _anext(events, watch)) is not None:
-            yield parse(data=chunk)
-        with contextlib.suppress(Exception), anyio.move_on_after(_SECONDS_TO_END):
-            async for _ in events:
+    async def _drain(self) -> None:
+        with contextlib.suppress(Exception), anyio.move_on_after(_DRAIN_SECONDS):
+            async for _ in self._source:
                 pass
+
+    async def aclose(self) -> None:
+        """Close the response. Its connection is closed too unless the body was read to the end."""
+        await self._response.aclose()
+
+
+def _seconds_left(started: float, reader: StreamReader, context: StreamContext) -> float:
+    seconds = started + reader.wait_seconds(context.timeout) - time.monotonic()
+    if seconds <= 0:
+        raise TimeoutError("no further event in time")
+    return seconds
+
+
+def _failure(error: Exception, context: StreamContext, begun: bool) -> NanoGPTError:
+    failure = error if isinstance(error, NanoGPTError) else context.map_error(error)
+    if begun:
+        context.on_error(failure)
+    return failure
+
+
+_recording: ContextVar[list[Any] | None] = ContextVar("nanogpt_recorded_streams", default=None)
+
+
+@contextlib.contextmanager
+def recorded(streams: list[Any]) -> Iterator[None]:
+    """Append every stream that is opened in this block to ``streams``.
+
+    The SDK's stream object is part of a reference cycle, so a stream that is left in the middle keeps its connection
+    until the garbage collector runs. A caller that cannot reach the SDK's object closes these instead.
+    """
+    token = _recording.set(streams)
+    try:
+        yield
     finally:
-        await watch.response.aclose()
+        _recording.reset(token)
 
 
-async def _resumed(first: T, rest: AsyncIterator[T]) -> AsyncIterator[T]:
-    yield first
-    async for item in rest:
-        yield item
-
-
-def _next(events: Iterator[Any], watch: _Watch) -> dict[str, Any] | None:
-    with redacted(watch.session.endpoint):
-        try:
-            with renewed(watch.limits, watch.seconds):
-                event = next(events, None)
-        except Exception as error:  # noqa: BLE001 - raised again, as one of ours
-            outcome: dict[str, Any] | NanoGPTError | None = watch.lost(error)
-        else:
-            outcome = watch.read(event)
-            del event  # it may repeat the key, and a traceback may show it
-        if isinstance(outcome, NanoGPTError):
-            watch.session.heed(outcome)
-            raise outcome
-        return outcome
-
-
-async def _anext(events: AsyncIterator[Any], watch: _Watch) -> dict[str, Any] | None:
-    with redacted(watch.session.endpoint):
-        try:
-            with renewed(watch.limits, watch.seconds), anyio.fail_after(watch.seconds):
-                event = await anext(events, None)
-        except Exception as error:  # noqa: BLE001 - raised again, as one of ours
-            outcome: dict[str, Any] | NanoGPTError | None = watch.lost(error)
-        else:
-            outcome = watch.read(event)
-            del event  # see above
-        if isinstance(outcome, NanoGPTError):
-            watch.session.heed(outcome)
-            raise outcome
-        return outcome
+def _record(stream: Any) -> None:
+    streams = _recording.get()
+    if streams is not None:
+        streams.append(stream)

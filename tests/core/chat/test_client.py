@@ -12,11 +12,17 @@ from types import SimpleNamespace
 
 import openai
 import pytest
+from openai.types.chat import ChatCompletionChunk
 
 from nanogpt_core import Embedder, errors
 from nanogpt_core._runtime.clock import fake_clock, now
-from nanogpt_core.chat.client import make_async_chat_client, make_chat_client
-from nanogpt_core.chat.session import ChatSession
+from nanogpt_core.chat.client import (
+    ChatSession,
+    iterate_stream,
+    make_async_chat_client,
+    make_chat_client,
+    map_sdk_errors,
+)
 from nanogpt_core.errors import DamagedReplyError
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.pool import http
@@ -83,14 +89,18 @@ def ask_as(kind, form):
             parts += [choice.delta.content or "" for choice in part.choices]
         return "".join(parts)
 
-    return sync if kind == "sync" else lambda caller, **more: asyncio.run(asynchronous(caller, **more))
+    def run(caller, **more):
+        with map_sdk_errors(caller):
+            return sync(caller, **more) if kind == "sync" else asyncio.run(asynchronous(caller, **more))
+
+    return run
 
 
 @pytest.fixture
 def answering(serve, faults):
     """Start a server that gives the answers in order, and after them right ones; returns it with a caller."""
 
-    def start(*answers, key=KEY, timeout=20.0, **more):
+    def start(*answers, key=KEY, timeout=20.0, headers=None, **more):
         left = iter(answers)
 
         def answer(seen):
@@ -103,7 +113,7 @@ def answering(serve, faults):
             return faults.response(ALL, Content_Type="text/event-stream") if streamed else faults.response(ANSWER)
 
         server = serve(answer)
-        connection = Endpoint.resolve(api_key=key, base_url=server.base_url, timeout=timeout)
+        connection = Endpoint.resolve(api_key=key, base_url=server.base_url, timeout=timeout, headers=headers)
         return SimpleNamespace(server=server, connection=connection, caller=ChatSession(connection, **more))
 
     return start
@@ -116,18 +126,22 @@ def waits():
 
 
 def shown(error):
-    """All that a program may print of an error, the variables of the frames too (but for this module's own)."""
-    texts = ["".join(traceback.format_exception(error)), repr(error), str(error), str(vars(error))]
-    for cause in errors.causes(error):
-        frames = [frame for frame, _ in traceback.walk_tb(cause.__traceback__)]
-        texts += [repr(frame.f_locals) for frame in frames if frame.f_code.co_filename != __file__]
-    return "\n".join(texts)
+    """All that a program may print of an error."""
+    return "\n".join(["".join(traceback.format_exception(error)), repr(error), str(error), str(vars(error))])
 
 
-def assert_ours(error, key=KEY):
+def local_variables(error):
+    """The variables of the frames of an error and its causes, but for this module's own; crash reports show them."""
+    frames = [frame for cause in errors.causes(error) for frame, _ in traceback.walk_tb(cause.__traceback__)]
+    return "\n".join(repr(frame.f_locals) for frame in frames if frame.f_code.co_filename != __file__)
+
+
+def assert_ours(error, key=KEY, *, repeated=False):
+    """Check an error. A key that the server has repeated may be in local variables, and never in text."""
     assert isinstance(error, errors.NanoGPTError)
     assert not isinstance(error, (openai.OpenAIError, http.HTTPError))
     assert key not in shown(error)
+    assert repeated or key not in local_variables(error)
 
 
 def test_answers(ask, answering):
@@ -136,6 +150,71 @@ def test_answers(ask, answering):
     (seen,) = made.server.requests
     assert seen.header("authorization") == f"Bearer {KEY}"
     assert not [name for name, _ in seen.headers if name.lower().startswith("openai-")]
+
+
+def test_only_our_headers_are_sent(kind, answering, monkeypatch):
+    leaked = {"OPENAI_CUSTOM_HEADERS": "X-Leaked: 1\naccept: leaked", "OPENAI_ORG_ID": "org", "OPENAI_PROJECT_ID": "p"}
+    for name, value in leaked.items():
+        monkeypatch.setenv(name, value)
+    made = answering(headers={"X-Team": "search", "User-Agent": "ours", "X-Once": "object"})
+    ask_as(kind, "plain")(made.caller, extra_headers={"X-Once": "call"})
+    (seen,) = made.server.requests
+    assert [seen.header(name) for name in ("x-team", "user-agent", "x-once")] == ["search", "ours", "call"]
+    assert [seen.header(name) for name in ("accept", "accept-encoding")] == ["application/json", "identity"]
+    names = [name.lower() for name, _ in seen.headers]
+    assert not [name for name in names if name.startswith(("openai-", "x-stainless-", "x-leaked"))]
+    assert len(names) == len(set(names))
+
+
+def test_streams_are_of_the_sdk_class_that_the_caller_gives(kind, answering):
+    """Instrumentation such as logfire's passes a stream class of its own."""
+    made = answering()
+    base = openai.Stream if kind == "sync" else openai.AsyncStream
+
+    class Instrumented(base[ChatCompletionChunk]):
+        pass
+
+    options = {"cast_to": ChatCompletionChunk, "stream": True, "stream_cls": Instrumented}
+    body = {"model": "m", "messages": MESSAGES, "stream": True}
+
+    async def run():
+        client = make_async_chat_client(made.caller)
+        stream = await client.post("/chat/completions", body=body, **options)
+        return stream, [part async for part in stream]
+
+    if kind == "sync":
+        stream = make_chat_client(made.caller).post("/chat/completions", body=body, **options)
+        parts = list(stream)
+    else:
+        stream, parts = asyncio.run(run())
+    assert type(stream) is Instrumented
+    assert "".join(part.choices[0].delta.content or "" for part in parts) == "all of it"
+
+
+def test_an_error_of_other_code_is_neither_hidden_nor_retried(kind, form, answering):
+    made = answering(max_retries=3)
+    seen = []
+
+    def fail(_request):
+        seen.append(1)
+        raise ZeroDivisionError
+
+    async def afail(_request):
+        fail(_request)
+
+    options = {"model": "m", "messages": MESSAGES, "stream": form == "streamed"}
+
+    async def run():
+        async with http.AsyncClient(event_hooks={"request": [afail]}) as theirs:
+            return await make_async_chat_client(made.caller, theirs).chat.completions.create(**options)
+
+    def run_sync():
+        with http.Client(event_hooks={"request": [fail]}) as theirs:
+            make_chat_client(made.caller, theirs).chat.completions.create(**options)
+
+    with pytest.raises(ZeroDivisionError), map_sdk_errors(made.caller):
+        run_sync() if kind == "sync" else asyncio.run(run())
+    assert len(seen) == 1
 
 
 # --- what the service refuses ---
@@ -179,7 +258,7 @@ def test_refusals_come_at_once_and_typed(ask, answering, faults, case):
     assert error.remedy
     assert isinstance(error.__cause__, openai.APIStatusError)
     assert len(made.server.requests) == 1
-    assert_ours(error)
+    assert_ours(error, repeated=KEY in str(body))
 
 
 async def test_redirects_are_not_followed_with_a_client_that_would(kind, answering, faults):
@@ -193,7 +272,7 @@ async def test_redirects_are_not_followed_with_a_client_that_would(kind, answeri
         async with http.AsyncClient(follow_redirects=True) as client:
             return await make_async_chat_client(made.caller, client).chat.completions.create(**options)
 
-    with pytest.raises(errors.BadRequestError, match="Redirects"):
+    with pytest.raises(errors.BadRequestError, match="Redirects"), map_sdk_errors(made.caller):
         await follow()
     assert len(made.server.requests) == 1
 
@@ -357,7 +436,7 @@ def test_an_error_in_mid_stream(kind, answering, faults, case):
     assert len(made.server.requests) == 1, "a stream that has begun is not tried again"
     assert caught.value.request_id == "req-9"
     assert getattr(caught.value, "status", None) == status
-    assert_ours(caught.value)
+    assert_ours(caught.value, repeated=True)
 
 
 def collect(kind, caller, parts):
@@ -573,6 +652,71 @@ def test_a_server_that_holds_a_finished_stream_open_is_not_waited_for(kind, answ
     assert len(parts) == 3
 
 
+USAGE = {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13}
+WITH_USAGE = {"stream_options": {"include_usage": True}}
+ENDINGS = {
+    "finish_reason": ([chunk(reason="stop")], {}),
+    "usage": ([chunk(reason="stop"), {**chunk(), "choices": [], "usage": USAGE}], WITH_USAGE),
+    "no usage": ([chunk(reason="stop")], WITH_USAGE),
+    "ignored n": ([chunk(reason="stop"), "[DONE]"], {"n": 2}),
+}
+
+
+def held_open(over, *events):
+    def answer(_seen):
+        yield b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 1000000\r\n\r\n"
+        yield sse(*events)
+        over.wait(20)
+
+    return answer
+
+
+@pytest.mark.parametrize("case", ENDINGS)
+def test_a_stream_ends_without_done_when_the_answer_is_complete(kind, answering, case):
+    events, more = ENDINGS[case]
+    over = threading.Event()
+    made = answering(held_open(over, chunk({"content": "all of it"}), *events), timeout=60)
+    assert ask_as(kind, "streamed")(made.caller, **more) == "all of it"
+    assert not over.is_set()
+    over.set()
+
+
+@pytest.mark.parametrize("case", ["finish_reason", "usage"])
+def test_a_stream_over_a_callers_client_ends_without_done(answering, case):
+    events, more = ENDINGS[case]
+    over = threading.Event()
+    made = answering(held_open(over, chunk({"content": "all of it"}), *events), timeout=60)
+    with http.Client() as theirs:
+        stream = make_chat_client(made.caller, theirs).chat.completions.create(
+            model="m", messages=MESSAGES, stream=True, **more
+        )
+        parts = list(stream)
+    assert not over.is_set()
+    over.set()
+    assert [part.usage.total_tokens for part in parts if part.usage] == ([13] if case == "usage" else [])
+
+
+def test_a_second_choice_and_late_usage_are_waited_for(kind, answering):
+    over = threading.Event()
+    late = [
+        {**chunk(), "choices": [{"index": 1, "delta": {"content": "of it"}, "finish_reason": "stop"}]},
+        {**chunk(), "choices": [], "usage": USAGE},
+    ]
+
+    def answer(_seen):
+        yield b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 1000000\r\n\r\n"
+        yield sse(chunk({"content": "all "}, "stop"))
+        for event in late:
+            over.wait(0.7)
+            yield sse(event)
+        over.wait(20)
+
+    made = answering(answer, timeout=60)
+    assert ask_as(kind, "streamed")(made.caller, n=2, **WITH_USAGE) == "all of it"
+    assert not over.is_set()
+    over.set()
+
+
 def test_a_stream_that_is_left_gives_its_connection_back(kind, answering):
     made = answering()
     stream = None
@@ -643,10 +787,15 @@ def test_an_async_stream_that_is_left_says_nothing_and_hangs_up(answering, way):
 def test_a_sync_stream_that_is_left_hangs_up_at_once(answering):
     over = threading.Event()
     made = answering(trickle(over, sse(chunk({"content": "all "}), chunk({"content": "of it"}))), max_retries=0)
+
+    def read():
+        # As a framework does, which hands out its own generator and keeps the SDK's stream inside.
+        yield from make_chat_client(made.caller).chat.completions.create(model="m", messages=MESSAGES, stream=True)
+
     gc.disable()
     try:
-        stream = make_chat_client(made.caller).chat.completions.create(model="m", messages=MESSAGES, stream=True)
-        assert next(iter(stream)).choices[0].delta.content == "all "
+        stream = iterate_stream(made.caller, read())
+        assert next(stream).choices[0].delta.content == "all "
         del stream
         made.server.wait_for(lambda: not made.server.open_connections)
     finally:
