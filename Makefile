@@ -7,23 +7,29 @@ PORT ?= 8080
 MODELS ?=
 DATA :=
 CHAT_PRICE :=
-VENV := .venv
+# An environment for each Python that PYTHON names: .venv, .venv.python3.10, ...
+VENV := .venv$(addprefix .,$(filter-out python python3,$(notdir $(PYTHON))))
 RUN := $(VENV)/bin/python
 EXTRAS := all,dev
 # uv would link the environment's files to its cache. NLTK, which LlamaIndex's SentenceSplitter reads its data with,
 # refuses files that have more than one name.
 export UV_LINK_MODE := copy
 
-.PHONY: help demo web evaluate notebooks test lint types tests kill faults bench compat pgvector versions wheels clean
+# Pytest's options for the whole suite: a worker a core. `make tests TESTS='-k cache'` overrides them.
+TESTS := -n logical --dist loadgroup
+
+.PHONY: help demo web evaluate notebooks test lint types tests kill faults bench compat pgvector versions pythons wheels \
+  clean
 
 help:
 	@echo "make demo [Q='...']  a RAG pipeline in LangChain, then in LlamaIndex, over Python's own documentation"
 	@echo "make web [PORT=8080] the same pipeline as a page in the browser, on this machine alone"
 	@echo "                     both: [DATA=folder] keeps the index, [CHAT_PRICE='0.15 0.6'] dollars a million tokens"
-	@echo "make test            lint, types and tests"
+	@echo "make test [PYTHON=python3.10]  lint, types and tests"
 	@echo "make evaluate [MODELS='...']  how well models find what 60 questions ask for: a table and evaluation.png"
 	@echo "make notebooks       opens the two tutorials of docs/notebooks in JupyterLab"
 	@echo "make versions        the tests with the lowest and the highest versions that pyproject.toml admits"
+	@echo "make pythons         lint, types and tests with each Python from 3.10 on that is installed here"
 	@echo "make wheels          the wheel, installed with each extra alone, against a sandbox elsewhere"
 	@echo "make kill            the tests of the cache at full length: kills, processes, threads"
 	@echo "make faults          a table of what six clients make of everything that can go wrong"
@@ -67,7 +73,7 @@ types: $(VENV)/dev
 	$(RUN) -m mypy
 
 tests: $(VENV)/dev
-	$(RUN) -m pytest
+	$(RUN) -m pytest $(TESTS)
 
 kill: $(VENV)/dev
 	NANOGPT_LONG=1 $(RUN) -m pytest tests/core/cache
@@ -87,15 +93,20 @@ pgvector: $(VENV)/dev
 versions: $(VENV)/dev
 	$(RUN) .ci/versions.py
 
+pythons: $(VENV)/bin/python
+	$(RUN) .ci/pythons.py
+
 wheels: $(VENV)/dev
 	$(RUN) .ci/wheels.py
 
-# A Python without venv (as Debian's can be) still has pip, and so virtualenv.
+# A Python without venv (as Debian's can be) still has pip, and so virtualenv. A pyenv shim that is not selected runs
+# only with PYENV_VERSION.
 $(VENV)/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed; set PYTHON=...")'
-	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { rm -rf $(VENV); \
+	@$(PYTHON) -c '' 2>/dev/null || export PYENV_VERSION=$(patsubst python%,%,$(notdir $(PYTHON))); \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed; set PYTHON=...")' && \
+	{ $(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { rm -rf $(VENV); \
 	  $(PYTHON) -m pip install --quiet --target $(VENV).bootstrap virtualenv && \
-	  PYTHONPATH=$(VENV).bootstrap $(PYTHON) -m virtualenv --quiet $(VENV); }
+	  PYTHONPATH=$(VENV).bootstrap $(PYTHON) -m virtualenv --quiet $(VENV); }; }
 
 # uv installs in seconds what takes pip a minute.
 $(VENV)/bin/uv: $(VENV)/bin/python

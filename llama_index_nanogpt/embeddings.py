@@ -2,86 +2,100 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
-from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
-from llama_index.core.callbacks import CallbackManager
+from llama_index.core.async_utils import run_jobs
+from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding, dispatcher
+from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, SecretStr
+from llama_index.core.callbacks import CBEventType, EventPayload
+from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent, EmbeddingStartEvent
+from llama_index.core.instrumentation.events.exception import ExceptionEvent
+from llama_index.core.utils import get_tqdm_iterable
 
-from llama_index_nanogpt.listeners import has_event_handlers
-from nanogpt_core import Embedder, Estimate, Usage
-from nanogpt_core.embeddings.config import EmbedderOptions, reject_unknown_options
+from nanogpt_core import Embedder, Estimate, ModelInfo, Usage
 from nanogpt_core.embeddings.inputs import check_texts
 from nanogpt_core.errors import ConfigurationError
-from nanogpt_core.http.endpoint import ApiKey
-from nanogpt_core.validation import check_number
+from nanogpt_core.validation import check_number, check_option_names
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
+    from typing_extensions import Self
 
 __all__ = ["NanoGPTEmbedding"]
 
-
-class _Ready(NamedTuple):
-    """Embeddings that are there, and whose: handlers of events may embed other texts, or with other objects."""
-
-    owner: NanoGPTEmbedding
-    texts: list[str]
-    embeddings: list[Embedding]
-
-
-_HANDED_OVER = 32_768
-_AT_ONCE = 512
-_ready: ContextVar[_Ready | None] = ContextVar("nanogpt_ready", default=None)
+_TEXTS_PER_BATCH = 32_768
+_PROGRESS_LABEL = "Generating embeddings"  # LlamaIndex's own
+_DEFAULTS = {name: parameter.default for name, parameter in inspect.signature(Embedder).parameters.items()}
+# LlamaIndex's names, and the core's for the same option. Both are accepted.
+_CORE_NAMES = {"model_name": "model", "api_base": "base_url"}
+# Words for the same options in other embedding classes.
+_ALIASES = {
+    "openai_api_base": "api_base",
+    "openai_api_key": "api_key",
+    "nanogpt_api_key": "api_key",
+    "async_http_client": "http_async_client",
+    "deployment": "model_name",
+    "chunk_size": "batch_size",
+    "request_timeout": "timeout",
+    "headers": "default_headers",
+    "show_progress": "progress",
+    "show_progress_bar": "progress",
+}
 
 
 def _operational(name: str) -> Any:
-    # What does not change a vector stays out of dumps: LlamaIndex's caches take a dump as part of their key.
-    return Field(default=inspect.signature(Embedder).parameters[name].default, exclude=True, repr=False)
-
-
-_FIXED = {"model_name", "api_key", "api_base", *EmbedderOptions.__annotations__}
+    # Options that change no vector stay out of dumps: LlamaIndex's caches take a dump as part of their key.
+    return Field(default=_DEFAULTS[name], exclude=True, repr=False)
 
 
 class NanoGPTEmbedding(BaseEmbedding):
     """NanoGPT's embedding models in LlamaIndex, for ``Settings.embed_model``.
 
-    Dumps (``to_dict``, ``to_json``) hold what changes a vector, and neither the key nor options such as timeouts; an
-    object made from a dump takes its key from the environment.
+    Dumps (``to_dict``, ``to_json``) hold the options that change a vector, and neither the key nor options such as
+    timeouts; an object made from a dump takes its key from the environment. The core's options do not change after
+    construction: ``model_copy(update={"model_name": "BAAI/bge-m3"})`` returns an object with other options.
+
+    A blank text is an error. To skip blank nodes, put a transformation before the embedding model in a pipeline::
+
+        class SkipBlank(TransformComponent):
+            def __call__(self, nodes, **kwargs):
+                return [node for node in nodes if node.get_content(MetadataMode.EMBED).strip()]
+
+        IngestionPipeline(transformations=[SentenceSplitter(), SkipBlank(), NanoGPTEmbedding()])
 
     Args:
         model_name: The model's name. Default: ``text-embedding-3-small``.
         model: The same.
         api_key: The key, as text or ``SecretStr``. Default: ``NANOGPT_API_KEY``, then ``NANO_GPT_API_KEY``.
-        api_base: Where the API begins. Default: ``NANOGPT_BASE_URL``, then ``https://nano-gpt.com/api/v1``.
+        api_base: The API's URL. Default: ``NANOGPT_BASE_URL``, then ``https://nano-gpt.com/api/v1``.
         base_url: The same.
-        embed_batch_size: Texts that LlamaIndex hands over at a time, one batch after another. Each goes out in requests
-            of ``batch_size``, several at once, so that smaller batches only take longer. Default: 32768.
+        embed_batch_size: Texts that LlamaIndex hands over at a time, one batch after another. Each is sent in requests
+            of ``batch_size``, several at once, and smaller batches only take longer. Default: 32768.
         num_workers: Batches that LlamaIndex's async methods have under way at once. Default: all.
         callback_manager: Receives the usual events.
         embeddings_cache: LlamaIndex's own cache of vectors, by text.
         rate_limiter: LlamaIndex's own limiter, asked once for each batch.
-        **options: Any other option of :class:`nanogpt_core.Embedder`.
+        **options: Any other option of :class:`nanogpt_core.Embedder`, and the fields of a subclass.
 
     Raises:
-        ConfigurationError: An option that cannot be right, or no key. It is a ``ValueError``.
-        InvalidTypeError: An option of the wrong type, or one that does not exist. It is a ``TypeError``.
+        ConfigurationError: An option has an impossible value, or there is no key. It is a ``ValueError``.
+        InvalidTypeError: An option is unknown or of the wrong type. It is a ``TypeError``.
     """
 
     # Pydantic's errors would show the whole input, and the key with it.
     model_config = ConfigDict(hide_input_in_errors=True)
 
-    embed_batch_size: int = Field(default=_HANDED_OVER, gt=0, exclude=True)
+    model_name: str = Field(default=_DEFAULTS["model"], description="The model's name.")
+    embed_batch_size: int = Field(default=_TEXTS_PER_BATCH, gt=0, exclude=True)
     num_workers: int | None = Field(default=None, exclude=True)
     embeddings_cache: Any = Field(default=None, exclude=True)
-    api_base: str = Field(description="Where the API begins.")
-    dimensions: int | None = Field(default=None, description="Width that vectors are reduced to.")
-    on_overflow: str = Field(default="error", description="What is done with a text over the model's token limit.")
-    query_instruction: str | None = Field(default=None, description="What goes before queries.")
+    api_base: str = Field(default="", description="The API's URL.")
+    dimensions: int | None = Field(default=None, description="Dimensions that vectors are reduced to.")
+    on_overflow: str = Field(default="error", description="Treatment of a text over the model's token limit.")
+    query_instruction: str | None = Field(default=None, description="Text that is put before queries.")
     api_key: Any = _operational("api_key")
     user: str | None = _operational("user")
     batch_size: int | None = _operational("batch_size")
@@ -100,44 +114,25 @@ class NanoGPTEmbedding(BaseEmbedding):
 
     _embedder: Embedder = PrivateAttr()
 
-    @reject_unknown_options
     def __init__(
         self,
-        model_name: str | None = None,
+        model_name: str | ModelInfo | None = None,
         *,
-        model: str | None = None,
-        api_key: ApiKey = None,
-        api_base: str | None = None,
+        model: str | ModelInfo | None = None,
         base_url: str | None = None,
-        embed_batch_size: int = _HANDED_OVER,
-        num_workers: int | None = None,
-        callback_manager: CallbackManager | None = None,
-        embeddings_cache: Any = None,
-        rate_limiter: Any = None,
-        **options: Unpack[EmbedderOptions],
+        **options: Any,
     ) -> None:
-        name = _one("model_name", model_name, "model", model)
-        embedder = Embedder(
-            "text-embedding-3-small" if name is None else name,
-            api_key=api_key,
-            base_url=_one("api_base", api_base, "base_url", base_url),
-            **options,
-        )
-        check_number("embed_batch_size", embed_batch_size, 1)
-        if num_workers is not None:
-            check_number("num_workers", num_workers, 1)
-        fields: dict[str, Any] = {
-            "model_name": embedder.model,
-            "api_key": embedder.api_key,
-            "api_base": embedder.base_url,
-            "embed_batch_size": embed_batch_size,
-            "num_workers": num_workers,
-            "callback_manager": callback_manager or CallbackManager([]),
-            "embeddings_cache": embeddings_cache,
-            "rate_limiter": rate_limiter,
-            **options,
-        }
-        super().__init__(**fields)
+        if isinstance(options.get("api_key"), str):
+            # Tools that print the variables of a traceback's frames must not see the key.
+            options["api_key"] = SecretStr(options["api_key"])
+        names = {"model_name": model_name, "model": model, "base_url": base_url}
+        options |= {name: value for name, value in names.items() if value is not None}
+        check_option_names(options, _option_names(type(self)), _ALIASES)
+        fields = _with_field_names(options)
+        embedder = Embedder(**_embedder_options(fields))
+        _check_batches(fields)
+        resolved = {"model_name": embedder.model, "api_base": embedder.base_url, "api_key": embedder.api_key}
+        super().__init__(**{**fields, **resolved})
         self._embedder = embedder
 
     @classmethod
@@ -147,120 +142,170 @@ class NanoGPTEmbedding(BaseEmbedding):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _FIXED:
-            raise ConfigurationError(f"{name} cannot be changed any more.", remedy="Make a new NanoGPTEmbedding.")
+            raise ConfigurationError(
+                f"{name} cannot be changed after construction.",
+                remedy=f'Use embedding.model_copy(update={{"{name}": ...}}).',
+            )
+        _check_batches({name: value})
         super().__setattr__(name, value)
 
-    def __getstate__(self) -> dict[str, Any]:
-        # The base class leaves out what cannot be pickled; an HTTP client must not get lost like that.
-        self._embedder.__getstate__()
-        return super().__getstate__()
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy, with other values for the options and fields in ``update``.
 
-    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> NanoGPTEmbedding:
-        # What stands for a connection or a shared limit is shared by copies.
+        A copy with other options counts its usage and its budget from zero. Copies share clients and caches.
+
+        Raises:
+            ConfigurationError: A value is impossible. It is a ``ValueError``.
+            InvalidTypeError: A name is unknown, or a value has the wrong type. It is a ``TypeError``.
+        """
+        twin = super().model_copy(deep=deep)
+        if update:
+            kept = {name: getattr(twin, name) for name in twin.model_fields_set}
+            kept["model_name"] = twin._embedder.model_info
+            NanoGPTEmbedding.__init__(twin, **{**kept, **_with_field_names(update)})
+        return twin
+
+    def copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:  # type: ignore[override]
+        """Do what :meth:`model_copy` does; pydantic's older name for it."""
+        return self.model_copy(update=update, deep=deep)
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         shared = (self.http_client, self.http_async_client, self.rate_limiter, self.progress, self.cache)
         memo = {} if memo is None else memo
         memo.update({id(one): one for one in shared})
         return super().__deepcopy__(memo)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # The base class leaves out attributes that cannot be pickled; an HTTP client must not get lost like that.
+        self._embedder.__getstate__()
+        state = super().__getstate__()
+        return {**state, "__dict__": {**state["__dict__"], "default_headers": None}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._embedder = state["__pydantic_private__"]["_embedder"]
+
     @property
     def usage(self) -> Usage:
-        """What this object has spent so far: a snapshot."""
+        """Usage of this object so far: a snapshot."""
         return self._embedder.usage
 
     def estimate(self, texts: list[str]) -> Estimate:
-        """Say what embedding ``texts`` would take, without sending anything."""
+        """Estimate requests, tokens and cost of embedding ``texts``, without sending anything."""
         return self._embedder.estimate(texts)
 
     def check_width(self, stored_width: int) -> None:
         """Check that a vector store of ``stored_width`` floats a vector takes this object's vectors; sends nothing.
 
-        Call it after opening a store that exists already, for example with ``faiss_index.d``.
+        Call it after opening an existing store, for example with ``faiss_index.d``.
 
         Raises:
-            ConfigurationError: Store and model do not fit; the message says what to do. It is a ``ValueError``.
+            ConfigurationError: Store and model do not fit; the message names the remedy. It is a ``ValueError``.
         """
         self._embedder.check_width(stored_width)
 
     def get_text_embedding_batch(
-        self, texts: Iterable[str], show_progress: bool = False, **kwargs: Any
+        self, texts: Iterable[str], show_progress: bool = False, **_kwargs: Any
     ) -> list[Embedding]:
         """Embed documents. All texts are checked before the first batch is sent."""
-        checked = check_texts(texts)
-        if not self._in_parts(checked, show_progress):
-            return super().get_text_embedding_batch(checked, show_progress, **kwargs)
-        ready, embeddings = self._embedder.embed_lists(checked), list[Embedding]()
-        if not has_event_handlers(self.callback_manager):
-            return ready
-        for part in _parts(len(checked)):
-            with _handed_over(_Ready(self, checked[part], ready[part])):
-                embeddings += super().get_text_embedding_batch(checked[part], show_progress, **kwargs)
+        embeddings: list[Embedding] = []
+        for batch in get_tqdm_iterable(self._batches(check_texts(texts)), show_progress, _PROGRESS_LABEL):
+            with self._events(batch) as done:
+                if self.rate_limiter is not None:
+                    self.rate_limiter.acquire()
+                embed = self._get_text_embeddings if self.embeddings_cache is None else self._get_text_embeddings_cached
+                done.extend(embed(batch))
+            embeddings += done
         return embeddings
 
     async def aget_text_embedding_batch(
-        self, texts: Iterable[str], show_progress: bool = False, **kwargs: Any
+        self, texts: Iterable[str], show_progress: bool = False, **_kwargs: Any
     ) -> list[Embedding]:
         """Do what :meth:`get_text_embedding_batch` does, without blocking the event loop."""
-        checked = check_texts(texts)
-        if not self._in_parts(checked, show_progress):
-            return await super().aget_text_embedding_batch(checked, show_progress, **kwargs)
-        ready, embeddings = await self._embedder.aembed_lists(checked), list[Embedding]()
-        if not has_event_handlers(self.callback_manager):
-            return ready
-        for part in _parts(len(checked)):
-            with _handed_over(_Ready(self, checked[part], ready[part])):
-                embeddings += await super().aget_text_embedding_batch(checked[part], show_progress, **kwargs)
-        return embeddings
+        jobs = [self._aembed_batch(batch) for batch in self._batches(check_texts(texts))]
+        if self.num_workers or show_progress:
+            done = await run_jobs(jobs, show_progress, self.num_workers or len(jobs), _PROGRESS_LABEL)
+        else:
+            done = await asyncio.gather(*jobs)
+        return [embedding for batch in done for embedding in batch]
 
-    def _in_parts(self, texts: list[str], show_progress: bool) -> bool:
-        """Whether texts that LlamaIndex would hand over as one batch are embedded first and then handed back in parts.
+    async def _aembed_batch(self, batch: list[str]) -> list[Embedding]:
+        with self._events(batch) as done:
+            if self.rate_limiter is not None:
+                await self.rate_limiter.async_acquire()
+            embed = self._aget_text_embeddings if self.embeddings_cache is None else self._aget_text_embeddings_cached
+            done.extend(await embed(batch))
+        return done
 
-        LlamaIndex copies all lists of a batch into an event. For thousands at once that is hundreds of megabytes, and
-        stops an event loop for half a second. Where nobody listens, there is no need to make events at all.
+    def _batches(self, texts: list[str]) -> list[list[str]]:
+        size = self.embed_batch_size
+        return [texts[start : start + size] for start in range(0, len(texts), size)]
+
+    @contextmanager
+    def _events(self, batch: list[str]) -> Iterator[list[Embedding]]:
+        """Emit LlamaIndex's events of one batch: a start, and then an end or an exception.
+
+        The base class validates each end event, which copies every vector: half a second for thousands of texts.
         """
-        own = self.embeddings_cache is not None or self.rate_limiter is not None or show_progress
-        return not own and _AT_ONCE < len(texts) <= self.embed_batch_size
-
-    def _ready(self, texts: list[str]) -> list[Embedding] | None:
-        ready = _ready.get()
-        return ready.embeddings if ready and ready.owner is self and ready.texts == texts else None
+        model = self.to_payload()
+        dispatcher.event(EmbeddingStartEvent(model_dict=model))
+        done: list[Embedding] = []
+        with self.callback_manager.event(CBEventType.EMBEDDING, {EventPayload.SERIALIZED: model}) as event:
+            try:
+                yield done
+            except BaseException as error:
+                dispatcher.event(ExceptionEvent(exception=error))
+                raise
+            event.on_end({EventPayload.CHUNKS: batch, EventPayload.EMBEDDINGS: done})
+        dispatcher.event(EmbeddingEndEvent.model_construct(chunks=batch, embeddings=done))
 
     def _get_text_embedding(self, text: str) -> Embedding:
-        return self._get_text_embeddings([text])[0]
+        return self._embedder.embed_lists([text])[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[Embedding]:
-        ready = self._ready(texts)
-        return self._embedder.embed_lists(texts) if ready is None else ready
+        return self._embedder.embed_lists(texts)
 
     def _get_query_embedding(self, query: str) -> Embedding:
         floats: Embedding = self._embedder.embed_query(query).tolist()
         return floats
 
     async def _aget_text_embedding(self, text: str) -> Embedding:
-        return (await self._aget_text_embeddings([text]))[0]
+        return (await self._embedder.aembed_lists([text]))[0]
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[Embedding]:
-        ready = self._ready(texts)
-        return await self._embedder.aembed_lists(texts) if ready is None else ready
+        return await self._embedder.aembed_lists(texts)
 
     async def _aget_query_embedding(self, query: str) -> Embedding:
         floats: Embedding = (await self._embedder.aembed_query(query)).tolist()
         return floats
 
 
-def _parts(count: int) -> Iterator[slice]:
-    return (slice(start, start + _AT_ONCE) for start in range(0, count, _AT_ONCE))
+_FIXED = {*_DEFAULTS, *_CORE_NAMES}
 
 
-@contextmanager
-def _handed_over(ready: _Ready) -> Iterator[None]:
-    token = _ready.set(ready)
-    try:
-        yield
-    finally:
-        _ready.reset(token)
+def _option_names(cls: type[NanoGPTEmbedding]) -> list[str]:
+    aliases = [field.alias for field in cls.model_fields.values() if field.alias]
+    return [*cls.model_fields, *aliases, *_CORE_NAMES.values()]
 
 
-def _one(first_name: str, first: str | None, second_name: str, second: str | None) -> str | None:
-    if first is not None and second is not None and first != second:
-        raise ConfigurationError(f"{first_name} and {second_name} differ.", remedy="They mean the same; pass one.")
-    return second if first is None else first
+def _with_field_names(options: Mapping[str, Any]) -> dict[str, Any]:
+    fields = {name: value for name, value in options.items() if name not in _CORE_NAMES.values()}
+    for name, core_name in _CORE_NAMES.items():
+        first, second = fields.get(name), options.get(core_name)
+        if first is not None and second is not None and first != second:
+            raise ConfigurationError(f"{name} and {core_name} differ.", remedy="They mean the same; pass one.")
+        if second is not None:
+            fields[name] = second
+    return fields
+
+
+def _embedder_options(fields: Mapping[str, Any]) -> dict[str, Any]:
+    options = {_CORE_NAMES.get(name, name): value for name, value in fields.items()}
+    return {name: value for name, value in options.items() if name in _DEFAULTS}
+
+
+def _check_batches(fields: Mapping[str, Any]) -> None:
+    if "embed_batch_size" in fields:
+        check_number("embed_batch_size", fields["embed_batch_size"], 1)
+    if fields.get("num_workers") is not None:
+        check_number("num_workers", fields["num_workers"], 1)

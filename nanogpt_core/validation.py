@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import difflib
 import math
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 
-__all__ = ["check_encodes", "check_http_client", "check_model_name", "check_number", "check_positive"]
+__all__ = [
+    "check_encodes",
+    "check_http_client",
+    "check_model_name",
+    "check_number",
+    "check_option_names",
+    "check_positive",
+]
 
 _MONSTROUS = 10**12
 
@@ -79,3 +88,24 @@ def check_http_client(name: str, client: Any, kind: str) -> None:
     homes = {(base.__module__.partition(".")[0], base.__name__) for base in type(client).__mro__}
     if client is not None and not homes & {("httpx", kind), ("httpx2", kind)}:
         raise InvalidTypeError(f"{name} must be an httpx.{kind}, not {type(client).__name__}.")
+
+
+def check_option_names(given: Iterable[str], known: Collection[str], aliases: Mapping[str, str]) -> None:
+    """Check that each given name is a known option.
+
+    Args:
+        given: Names that the caller passed.
+        known: The options of the class, in the order in which an error lists them.
+        aliases: Words of other classes for an option of this class.
+
+    Raises:
+        InvalidTypeError: A name is unknown; the remedy suggests the option that may have been meant.
+    """
+    for name in given:
+        if name not in known:
+            alias = aliases.get(name)
+            near = [alias] if alias in known else difflib.get_close_matches(name, known, n=1)
+            raise InvalidTypeError(
+                f"Unknown option {name!r}.",
+                remedy=f"Did you mean {near[0]!r}?" if near else f"The options are: {', '.join(known)}.",
+            )

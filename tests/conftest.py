@@ -40,15 +40,23 @@ def _let_interrupt() -> None:
 def pytest_configure(config: pytest.Config) -> None:
     _keep_bytecode(config)
     _let_interrupt()
-    # For the few tests that ask the real service, where there is a key. The environment is cleared of it.
+    # For the few tests that ask the real service, if there is a key. The environment is cleared of it, and a worker of
+    # pytest-xdist starts with the cleared environment.
     given = {name: os.environ.get(f"NANOGPT_{variable}") for name, variable in REAL.items()}
-    config.real_service = {name: value for name, value in given.items() if value}
+    real_service = {name: value for name, value in given.items() if value}
+    config.real_service = getattr(config, "workerinput", {}).get("real_service", real_service)
     for name in list(os.environ):
         if name.upper().startswith(VARIABLES):
             del os.environ[name]
     vocabulary = _packaged_vocabulary()
     if vocabulary:
         os.environ["TIKTOKEN_CACHE_DIR"] = vocabulary
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node) -> None:
+    """Hand the real service's key to a worker of pytest-xdist."""
+    node.workerinput["real_service"] = node.config.real_service
 
 
 @pytest.fixture(scope="session")

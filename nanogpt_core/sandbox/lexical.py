@@ -60,7 +60,7 @@ def embed(
     for row, text in zip(rows, texts, strict=True):
         vector = _vector(text, model, width)[:keep]
         # Not np.linalg.norm: BLAS may sum in another order on another machine or address.
-        length = math.sqrt(float(np.add.reduce(vector * vector)))
+        length = math.sqrt(float(np.sum(vector * vector)))
         if length == 0.0:
             vector, length = _stand_in(text, model, keep), 1.0
         row[:] = vector / length if unit_length or dimensions else vector

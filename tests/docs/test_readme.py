@@ -13,6 +13,8 @@ import pytest
 
 from nanogpt_core import MODELS, ModelInfo
 
+pytestmark = pytest.mark.xdist_group("snippets")  # one warm process for all
+
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = (ROOT / "README.md", ROOT / "docs" / "chat.md", ROOT / "docs" / "migrating.md")

@@ -251,7 +251,7 @@ def test_plain_http_to_another_machine_needs_leave():
         ({"api_base": "http://127.0.0.1"}, (NanoGPTError, TypeError), "Did you mean 'base_url'"),
         ({"dimension": 64}, (NanoGPTError, TypeError), "Did you mean 'dimensions'"),
         ({"chunksize": 64}, (NanoGPTError, TypeError), "Did you mean 'chunk_size'"),
-        ({"nonsense": 1}, (NanoGPTError, TypeError), "There are: model, api_key"),
+        ({"nonsense": 1}, (NanoGPTError, TypeError), "The options are: model,"),
         ({"chunk_size": 8, "batch_size": 8}, (NanoGPTError, ValueError), "same option"),
         ({"chunk_size": 0}, (NanoGPTError, ValueError), "batch_size"),
         ({"chunk_size": 2049}, (NanoGPTError, ValueError), "batch_size"),

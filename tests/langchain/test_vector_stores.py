@@ -159,7 +159,7 @@ async def test_the_width_tells_before_anything_is_sent_that_another_model_filled
     NanoGPTEmbeddings("text-embedding-ada-002", **options).check_width(width)
     NanoGPTEmbeddings("text-embedding-3-large", dimensions=1536, **options).check_width(width)
     with pytest.raises(
-        ConfigurationError, match=r"1,536 floats; those of BAAI/bge-m3 have 1024\. Open it with"
+        ConfigurationError, match=r"1,536 dimensions; those of BAAI/bge-m3 have 1024\. Open it with"
     ) as seen:
         NanoGPTEmbeddings("BAAI/bge-m3", **options).check_width(width)
     assert "text-embedding-3-small" in str(seen.value)

@@ -5,18 +5,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from llama_index.core.base.embeddings import base
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload, LlamaDebugHandler
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent, EmbeddingStartEvent
+from llama_index.core.instrumentation.events.exception import ExceptionEvent
 from llama_index.core.instrumentation.span_handlers import SimpleSpanHandler
 from llama_index.core.rate_limiter import BaseRateLimiter
 from llama_index.core.storage.kvstore import SimpleKVStore
 
 from llama_index_nanogpt import NanoGPTEmbedding
-from nanogpt_core.errors import InvalidInputError, InvalidTypeError
+from nanogpt_core.errors import InvalidInputError, InvalidTypeError, ServerError
+from nanogpt_core.sandbox import Fault
 
 TEXTS = [f"Text number {i}." for i in range(7)]
 
@@ -34,7 +35,7 @@ class Recorder(BaseEventHandler):
         return "Recorder"
 
     def handle(self, event, **_kwargs):
-        if isinstance(event, (EmbeddingStartEvent, EmbeddingEndEvent)):
+        if isinstance(event, (EmbeddingStartEvent, EmbeddingEndEvent, ExceptionEvent)):
             self.events.append(event)
 
 
@@ -97,45 +98,73 @@ async def test_instrumentation_events(make, call, recorder):
     assert (end.chunks, end.embeddings) == (TEXTS, vectors)
 
 
-async def test_events_of_many_texts_come_in_parts(make, call, recorder, sandbox):
-    texts = [f"text {number}" for number in range(1100)]
-    vectors = await call(make(dimensions=32), "get_text_embedding_batch", texts)
-    assert np.array_equal(vectors, make(dimensions=32)._embedder.embed(texts))
-    ends = recorder.events[1::2]
-    assert [len(end.chunks) for end in ends] == [512, 512, 76]
-    assert [text for end in ends for text in end.chunks] == texts
-    assert [numbers for end in ends for numbers in end.embeddings] == vectors
+MANY = [f"text {number}" for number in range(1100)]
+
+
+@pytest.fixture
+def spans():
+    handler, root = SimpleSpanHandler(), get_dispatcher("root")
+    root.add_span_handler(handler)
+    yield handler
+    root.span_handlers.remove(handler)
+
+
+@pytest.fixture
+def recorder_of_base_class():
+    handler, dispatcher = Recorder(events=[]), get_dispatcher(BaseEmbedding.__module__)
+    dispatcher.add_event_handler(handler)
+    yield handler
+    dispatcher.event_handlers.remove(handler)
+
+
+async def test_one_start_and_one_end_event_for_many_texts(make, call, recorder, recorder_of_base_class, sandbox):
+    handler = LlamaDebugHandler(print_trace_on_end=False)
+    embedding = make(dimensions=32, callback_manager=CallbackManager([handler]))
+    vectors = await call(embedding, "get_text_embedding_batch", MANY)
+    assert np.array_equal(vectors, make(dimensions=32)._embedder.embed(MANY))
+    for events in (recorder.events, recorder_of_base_class.events):
+        start, end = events
+        assert (type(start), type(end)) == (EmbeddingStartEvent, EmbeddingEndEvent)
+        assert (end.chunks, end.embeddings) == (MANY, vectors)
+    ((_, ended),) = handler.get_event_pairs(CBEventType.EMBEDDING)
+    assert (ended.payload[EventPayload.CHUNKS], ended.payload[EventPayload.EMBEDDINGS]) == (MANY, vectors)
     assert max(request.items for request in sandbox.requests) == 128
 
 
-def by_callbacks(make):
+class Watcher(BaseEventHandler):
+    look: Any
+    seen: list
+
+    def handle(self, _event, **_kwargs):
+        self.seen.append(self.look())
+
+
+async def test_start_event_precedes_the_requests_and_end_event_follows_them(make, call, sandbox, request):
+    handler, root = Watcher(look=lambda: len(sandbox.requests), seen=[]), get_dispatcher("root")
+    root.add_event_handler(handler)
+    request.addfinalizer(lambda: root.event_handlers.remove(handler))
+    await call(make(dimensions=32), "get_text_embedding_batch", MANY)
+    assert handler.seen == [0, len(sandbox.requests)]
+
+
+async def test_one_span_for_many_texts(make, call, spans):
+    await call(make(dimensions=32), "get_text_embedding_batch", MANY)
+    name = "aget_text_embedding_batch" if call.kind == "async" else "get_text_embedding_batch"
+    assert [span.id_.partition("-")[0] for span in spans.completed_spans] == [f"NanoGPTEmbedding.{name}"]
+
+
+async def test_failed_batch_ends_in_one_error_event(make, call, recorder, spans, sandbox):
     handler = LlamaDebugHandler(print_trace_on_end=False)
-    yield make(callback_manager=CallbackManager([handler]))
-    yield sum(len(end.payload[EventPayload.CHUNKS]) for _, end in handler.get_event_pairs(CBEventType.EMBEDDING))
-
-
-def by_events_of_the_base_class(make):
-    handler, dispatcher = Recorder(events=[]), get_dispatcher(BaseEmbedding.__module__)
-    dispatcher.add_event_handler(handler)
-    yield make()
-    dispatcher.event_handlers.remove(handler)
-    yield sum(len(end.chunks) for end in handler.events[1::2])
-
-
-def by_spans(make):
-    handler, root = SimpleSpanHandler(), get_dispatcher("root")
-    root.add_span_handler(handler)
-    yield make()
-    root.span_handlers.remove(handler)
-    # One of our own method's, and one of the base class's for each part.
-    yield 1100 * (len([span for span in handler.completed_spans if "get_text_embedding_batch" in span.id_]) == 4)
-
-
-@pytest.mark.parametrize("listening", [by_callbacks, by_events_of_the_base_class, by_spans])
-async def test_whoever_listens_hears_of_all_texts(make, call, listening):
-    steps = listening(lambda **more: make(dimensions=32, **more))
-    await call(next(steps), "get_text_embedding_batch", [f"text {number}" for number in range(1100)])
-    assert next(steps) == 1100
+    embedding = make(callback_manager=CallbackManager([handler]), max_retries=0)
+    sandbox.add_faults(Fault(503))
+    with pytest.raises(ServerError) as caught:
+        await call(embedding, "get_text_embedding_batch", TEXTS)
+    start, failure = recorder.events
+    assert isinstance(start, EmbeddingStartEvent)
+    assert failure.exception is caught.value
+    ((_, ended),) = handler.get_event_pairs(CBEventType.EMBEDDING)
+    assert ended.payload == {EventPayload.EXCEPTION: caught.value}
+    assert (len(spans.dropped_spans), spans.completed_spans) == (1, [])
 
 
 class Curious(BaseEventHandler):
@@ -160,16 +189,6 @@ async def test_a_handler_that_embeds_gets_its_own_vectors(make, call, request):
     vectors = await call(one, "get_text_embedding_batch", texts)
     assert np.array_equal(vectors, make(dimensions=32)._embedder.embed(texts))
     assert handler.told == [make(dimensions=width).get_query_embedding("hello") for width in (32, 16)]
-
-
-@pytest.mark.parametrize("heard", [True, False])
-async def test_where_nobody_listens_no_lists_are_copied_into_events(make, call, heard, request, monkeypatch):
-    made = []
-    monkeypatch.setattr(base, "EmbeddingEndEvent", lambda **fields: made.append(1) or EmbeddingEndEvent(**fields))
-    if heard:
-        request.getfixturevalue("recorder")
-    await call(make(dimensions=32), "get_text_embedding_batch", [f"text {number}" for number in range(1100)])
-    assert len(made) == (3 if heard else 0)
 
 
 async def test_key_is_in_no_event(make, call, recorder, sandbox):

@@ -185,7 +185,7 @@ def test_the_width_tells_before_anything_is_sent_that_another_model_filled_the_s
     sandbox.clear()
     embed_model.check_width(width)
     NanoGPTEmbedding("text-embedding-3-large", dimensions=1536, **options).check_width(width)
-    with pytest.raises(ConfigurationError, match=r"1,536 floats; those of BAAI/bge-m3 have 1024\. Open it with"):
+    with pytest.raises(ConfigurationError, match=r"1,536 dimensions; those of BAAI/bge-m3 have 1024\. Open it with"):
         NanoGPTEmbedding("BAAI/bge-m3", **options).check_width(width)
     with pytest.raises(ConfigurationError, match=r"have 3072\. Pass dimensions=1536, if"):
         NanoGPTEmbedding("text-embedding-3-large", **options).check_width(width)

@@ -18,6 +18,8 @@ from nanogpt_core.cache.admin import verify_cache
 from nanogpt_core.cache.base import CacheNamespace, vector_of, width_of
 from nanogpt_core.cache.sqlite import SQLiteCache
 
+pytestmark = pytest.mark.xdist_group("processes")  # kills and starts processes: never beside each other
+
 BATCH, CONCURRENCY = 50, 8
 MODEL = "text-embedding-3-small"
 

@@ -15,6 +15,8 @@ from nanogpt_core import Embedder
 from nanogpt_core.cache.admin import inspect_cache, verify_cache
 from nanogpt_core.cache.sqlite import SQLiteCache
 
+pytestmark = pytest.mark.xdist_group("processes")  # kills and starts processes: never beside each other
+
 MODEL = "text-embedding-3-small"
 TEXTS = [f"text number {number} of the run" for number in range(400)]
 

@@ -18,6 +18,8 @@ import pytest
 
 import nanogpt_core
 
+pytestmark = pytest.mark.xdist_group("corpus")  # one reading of the corpus for all
+
 EXAMPLES = Path(__file__).parents[3] / "examples" / "demo"
 WANTED_HITS = 24
 TOP = 5

@@ -16,6 +16,8 @@ import pytest
 from nanogpt_core.errors import AuthenticationError
 from nanogpt_core.sandbox import Fault
 
+pytestmark = pytest.mark.xdist_group("processes")  # kills and starts processes: never beside each other
+
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples" / "demo"
 LONG = "\n\n".join(f"The {number}th paragraph tells of walnuts and of hazelnuts. " * 8 for number in range(30))
 FACTS = {

@@ -24,9 +24,12 @@ from nanogpt_core.sandbox import Fault  # noqa: E402
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples" / "demo"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(
-    not CHROMIUM, reason="Chromium is not installed; on Debian and Ubuntu: apt-get install chromium"
-)
+pytestmark = [
+    pytest.mark.xdist_group("web"),  # two servers and one browser for all
+    pytest.mark.skipif(
+        not CHROMIUM, reason="Chromium is not installed; on Debian and Ubuntu: apt-get install chromium"
+    ),
+]
 QUIET = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-gpu"]
 PROGRAM = """
 import sys
