@@ -1,12 +1,18 @@
-"""Locks that a fork leaves free: a lock that another thread holds at the fork would never be released in the child."""
+"""Fork safety: locks that a fork finds free, and imports that a fork does not interrupt.
+
+A lock that another thread holds at the fork would never be released in the child. Neither would the lock of a module
+that another thread is importing.
+"""
 
 from __future__ import annotations
 
+import importlib
 import os
 import threading
 import weakref
+from collections.abc import Iterable
 
-__all__ = ["ForkSafe"]
+__all__ = ["ForkSafe", "import_modules"]
 
 
 class ForkSafe:
@@ -52,3 +58,25 @@ def _after_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child)
+
+
+class _Imports(ForkSafe):
+    def __init__(self) -> None:
+        super().__init__()
+        self._done: set[str] = set()
+
+    def run(self, names: Iterable[str]) -> None:
+        if self._done.issuperset(names):
+            return
+        with self._lock:
+            for name in names:
+                importlib.import_module(name)
+            self._done.update(names)
+
+
+_imports = _Imports()
+
+
+def import_modules(names: Iterable[str]) -> None:
+    """Import modules; a fork in another thread waits until the import is complete."""
+    _imports.run(names)

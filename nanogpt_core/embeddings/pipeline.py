@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nanogpt_core._runtime.clock import Deadline
+from nanogpt_core._runtime.fork import import_modules
 from nanogpt_core._runtime.workers import run_in_tasks, run_in_threads
 from nanogpt_core.cache.base import CacheNamespace
 from nanogpt_core.cache.lookup import CacheLookup
@@ -45,11 +45,14 @@ _MAX_TEXTS_PLANNED_IN_LOOP = 200
 _MIN_TEXTS_PER_REQUEST = 128
 
 
+# Modules that requests use, imported before the first one and in no worker thread: a fork in the middle of an import
+# leaves the child with a locked module, and an import fails if the process has no file descriptors left.
 _MODULES_OF_WORKERS = (
     "jiter",
     "numpy",
     "orjson",
     "pybase64",
+    "nanogpt_core.http.client",
     "nanogpt_core.http.error_mapping",
     "nanogpt_core.models.listing",
 )
@@ -113,8 +116,8 @@ class Pipeline:
         with self._collect(plan, limits, as_lists, show_progress) as results:
             batches = self._prepare(plan, results, batch_size)
             if batches:
+                import_modules(_MODULES_OF_WORKERS)
                 self.client.client()
-                _import_modules_of_workers()
             tasks = [
                 partial(run_sync, self.dispatcher.dispatch(batch, results, limits), self.client, limits.stop)
                 for batch in batches
@@ -152,8 +155,8 @@ class Pipeline:
         with self._collect(plan, limits, as_lists, show_progress) as results:
             batches = await _run(blocks, self._prepare, plan, results, batch_size)
             if batches:
+                await _run(_MODULES_OF_WORKERS[-1] not in sys.modules, import_modules, _MODULES_OF_WORKERS)
                 await self.client.async_client()
-                await _run(_MODULES_OF_WORKERS[-1] not in sys.modules, _import_modules_of_workers)
             lock = parsing or asyncio.Lock()
             tasks = [
                 partial(run_async, self.dispatcher.dispatch(batch, results, limits), self.client, parsing=lock)
@@ -246,16 +249,6 @@ class Pipeline:
             requests=len(self._make_batches(plan, missing, None)),
             counting=self.counter.kind,
         )
-
-
-def _import_modules_of_workers() -> None:
-    """Import in this thread the modules that batches use.
-
-    A fork during a first import in a worker thread would leave the child with a locked import. And an import fails if
-    the process has no file descriptors left, which is when errors have to be reported.
-    """
-    for name in _MODULES_OF_WORKERS:
-        importlib.import_module(name)
 
 
 def check_event_loop() -> None:
