@@ -147,7 +147,10 @@ class NanoGPTEmbeddings(BaseModel, Embeddings):
             kept["model"] = twin._embedder.model_info
             if not _PROGRESS.isdisjoint(update):
                 kept = {name: value for name, value in kept.items() if name not in _PROGRESS}
+            private = dict(twin.__pydantic_private__ or {})
             NanoGPTEmbeddings.__init__(twin, **{**kept, **_with_field_names(update)})
+            private["_embedder"] = twin._embedder
+            twin.__pydantic_private__ = private
         return twin
 
     def copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:  # type: ignore[override]

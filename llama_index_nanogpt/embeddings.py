@@ -86,7 +86,7 @@ class NanoGPTEmbedding(BaseEmbedding):
     """
 
     # Pydantic's errors would show the whole input, and the key with it.
-    model_config = ConfigDict(hide_input_in_errors=True)
+    model_config = ConfigDict(hide_input_in_errors=True, populate_by_name=True)
 
     model_name: str = Field(default=_DEFAULTS["model"], description="The model's name.")
     embed_batch_size: int = Field(default=_TEXTS_PER_BATCH, gt=0, exclude=True)
@@ -162,7 +162,10 @@ class NanoGPTEmbedding(BaseEmbedding):
         if update:
             kept = {name: getattr(twin, name) for name in twin.model_fields_set}
             kept["model_name"] = twin._embedder.model_info
+            private = dict(twin.__pydantic_private__ or {})
             NanoGPTEmbedding.__init__(twin, **{**kept, **_with_field_names(update)})
+            private["_embedder"] = twin._embedder
+            twin.__pydantic_private__ = private
         return twin
 
     def copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:  # type: ignore[override]
@@ -184,6 +187,13 @@ class NanoGPTEmbedding(BaseEmbedding):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._embedder = state["__pydantic_private__"]["_embedder"]
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        fields = type(self).model_fields
+        for name, value in super().__repr_args__():
+            field = fields.get(name or "")
+            if name == "model_name" or field is None or not (field.exclude or value == field.default):
+                yield name, value
 
     @property
     def usage(self) -> Usage:

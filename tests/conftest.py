@@ -14,6 +14,22 @@ VARIABLES = ("NANOGPT_", "NANO_GPT_", "OPENAI_", "LANGSMITH_", "LANGCHAIN_", "TI
 REAL = {"api_key": "API_KEY", "base_url": "BASE_URL", "model": "CHAT_MODEL"}
 
 
+# Variables of OpenAI's SDK and of the frameworks' packages for it. None of them is meant for NanoGPT.
+FOREIGN = {
+    "OPENAI_API_KEY": "sk-leaked",
+    "OPENAI_ADMIN_KEY": "sk-leaked-admin",
+    "OPENAI_ORG_ID": "org-leaked",
+    "OPENAI_ORGANIZATION": "org-leaked",
+    "OPENAI_PROJECT_ID": "proj-leaked",
+    "OPENAI_WEBHOOK_SECRET": "hook-leaked",
+    "OPENAI_BASE_URL": "http://127.0.0.1:9/leaked",
+    "OPENAI_API_BASE": "http://127.0.0.1:9/leaked",
+    "OPENAI_API_VERSION": "leaked",
+    "OPENAI_PROXY": "http://127.0.0.1:9/leaked",
+    "OPENAI_CUSTOM_HEADERS": "X-Leaked: leaked",
+}
+
+
 def _packaged_vocabulary() -> str | None:
     # LlamaIndex ships tiktoken's cl100k_base; without it the counts of these tests are bounds.
     spec = find_spec("llama_index.core") if find_spec("llama_index") else None
@@ -78,3 +94,36 @@ def sandbox(shared_sandbox):
 def options(sandbox) -> dict[str, str]:
     """Key and base URL of the sandbox, as every class takes them."""
     return {"api_key": sandbox.api_key, "base_url": sandbox.base_url}
+
+
+@pytest.fixture(params=["sync", "async"])
+def call(request):
+    """Call a method by its sync name, once as it is and once as its async twin."""
+
+    async def run(target, method, *args, **kwargs):
+        if request.param == "sync":
+            return getattr(target, method)(*args, **kwargs)
+        return await getattr(target, f"a{method}")(*args, **kwargs)
+
+    run.kind = request.param
+    return run
+
+
+@pytest.fixture
+def foreign_environment(monkeypatch):
+    for name, value in FOREIGN.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def nothing_leaked(sandbox):
+    """Check that requests were sent, with our key and with nothing of the foreign environment."""
+
+    def check(count):
+        assert len(sandbox.requests) == count
+        for request in sandbox.requests:
+            assert request.headers["authorization"] == f"Bearer {sandbox.api_key}"
+            assert "leaked" not in f"{request.headers} {request.body} {request.path}".lower()
+            assert not [name for name in request.headers if name.startswith("openai-")]
+
+    return check

@@ -22,6 +22,7 @@ __all__ = [
     "ApiKey",
     "Endpoint",
     "Secret",
+    "SecretHeaders",
     "SecretLike",
     "is_loopback",
     "resolve_base_url",
@@ -127,6 +128,34 @@ def _send_to_worker(secret: Secret) -> tuple[type[Secret], tuple[str]]:
 reduction.register(Secret, _send_to_worker)
 
 
+class SecretHeaders(dict[str, str]):
+    """HTTP headers that no ``repr`` and no plain pickle shows, as :class:`Secret` does for the key.
+
+    Copies in this process keep them, and so does a pickle that ``multiprocessing`` sends to a worker.
+    """
+
+    def __repr__(self) -> str:
+        return f"SecretHeaders({', '.join(self)})"
+
+    __str__ = __repr__
+
+    def __copy__(self) -> SecretHeaders:
+        return self
+
+    def __deepcopy__(self, memo: object) -> SecretHeaders:
+        return self
+
+    def __reduce__(self) -> tuple[type[SecretHeaders], tuple[()]]:
+        return SecretHeaders, ()
+
+
+def _send_headers_to_worker(headers: SecretHeaders) -> tuple[type[SecretHeaders], tuple[dict[str, str]]]:
+    return SecretHeaders, (dict(headers),)
+
+
+reduction.register(SecretHeaders, _send_headers_to_worker)
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """How to reach the service. Safe to print: the key and the headers' values are not shown.
@@ -141,7 +170,7 @@ class Endpoint:
     key: Secret | None
     base_url: str = DEFAULT_BASE_URL
     timeout: float = DEFAULT_TIMEOUT
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    headers: Mapping[str, str] = field(default_factory=SecretHeaders, repr=False)
 
     @classmethod
     def resolve(
@@ -285,9 +314,9 @@ def _check_timeout(timeout: float) -> float:
     return float(timeout)
 
 
-def _check_headers(headers: Mapping[str, str] | None) -> Mapping[str, str]:
+def _check_headers(headers: Mapping[str, str] | None) -> SecretHeaders:
     if headers is None:
-        return {}
+        return SecretHeaders()
     if not isinstance(headers, Mapping):
         raise InvalidTypeError(f"default_headers must be a mapping of str to str, not {type(headers).__name__}.")
     for name, value in headers.items():
@@ -297,4 +326,4 @@ def _check_headers(headers: Mapping[str, str] | None) -> Mapping[str, str]:
             raise ConfigurationError(
                 f"default_headers: the entry {name!r} is not a legal HTTP header (value not shown)."
             )
-    return dict(headers)
+    return SecretHeaders(headers)

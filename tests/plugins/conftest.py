@@ -1,0 +1,74 @@
+"""Adapters to the two plugins' embedding classes. A plugin is skipped if its framework is not installed."""
+
+from dataclasses import dataclass
+from importlib import import_module
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """Names of one plugin's embedding class; ``call`` takes the sync names of methods."""
+
+    module: str
+    needs: str
+    class_name: str
+    documents: str
+    query: str
+    model: str
+    base_url: str
+    batch_size: str
+    own_options: frozenset[str]
+
+    @property
+    def cls(self):
+        return getattr(import_module(self.module), self.class_name)
+
+    def make(self, model=None, **options):
+        return self.cls(**options) if model is None else self.cls(model, **options)
+
+    def model_of(self, embeddings):
+        return getattr(embeddings, self.model)
+
+    def base_url_of(self, embeddings):
+        return getattr(embeddings, self.base_url)
+
+
+PLUGINS = [
+    Plugin(
+        module="langchain_nanogpt",
+        needs="langchain_openai",
+        class_name="NanoGPTEmbeddings",
+        documents="embed_documents",
+        query="embed_query",
+        model="model",
+        base_url="base_url",
+        batch_size="chunk_size",
+        own_options=frozenset({"chunk_size", "show_progress_bar"}),
+    ),
+    Plugin(
+        module="llama_index_nanogpt",
+        needs="llama_index.llms.openai_like",
+        class_name="NanoGPTEmbedding",
+        documents="get_text_embedding_batch",
+        query="get_query_embedding",
+        model="model_name",
+        base_url="api_base",
+        batch_size="batch_size",
+        own_options=frozenset(),
+    ),
+]
+
+
+@pytest.fixture(params=PLUGINS, ids=lambda plugin: plugin.module.removesuffix("_nanogpt"))
+def plugin(request):
+    """The names of one of the plugins."""
+    for package in (request.param.needs, "starlette", "uvicorn"):
+        pytest.importorskip(package, exc_type=ImportError)
+    return request.param
+
+
+@pytest.fixture
+def make(plugin, options):
+    """Make an object that talks to the shared sandbox."""
+    return lambda model=None, **more: plugin.make(model, **{**options, **more})

@@ -1,0 +1,568 @@
+"""The contract of both plugins' embedding classes: options, changed options, errors, copies and the hidden key."""
+
+import asyncio
+import copy
+import inspect
+import math
+import pickle
+import threading
+import traceback
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
+
+import pytest
+from pydantic import ConfigDict, Field, SecretStr, ValidationError
+
+from nanogpt_core import Embedder, NanoGPTError, get_model
+from nanogpt_core._runtime.clock import fake_clock
+from nanogpt_core.errors import (
+    AuthenticationError,
+    BudgetExceededError,
+    ConfigurationError,
+    InvalidInputError,
+    InvalidTypeError,
+    RequestTimeoutError,
+    ServerError,
+    TextTooLongError,
+)
+from nanogpt_core.http import client as sdk
+from nanogpt_core.sandbox import Fault, Sandbox
+
+# Without LlamaIndex, which ships a vocabulary, counts are upper bounds. That is said once, and the tests still hold.
+pytestmark = pytest.mark.filterwarnings("ignore:tiktoken's cl100k_base file:RuntimeWarning")
+
+KEY = "sk-nano-0123abcd-very-secret"
+HEADER = "token-of-a-proxy"
+TEXTS = [f"Text number {i}." for i in range(7)]
+BGE = "BAAI/bge-large-en-v1.5"  # 512 tokens per text, and a recommended instruction
+LONG = "word " * 1500
+NO_WAIT = {"Retry-After": "0"}
+
+
+@pytest.fixture
+def documents(plugin, call):
+    """Embed documents: ``await documents(embeddings, texts)``."""
+    return lambda embeddings, texts, **more: call(embeddings, plugin.documents, texts, **more)
+
+
+@pytest.fixture
+def query(plugin, call):
+    """Embed a query: ``await query(embeddings, text)``."""
+    return lambda embeddings, text: call(embeddings, plugin.query, text)
+
+
+def shown(error):
+    return "".join(traceback.format_exception(error))
+
+
+# --- options ---
+
+
+@pytest.mark.parametrize("given", [{"dimensions": 64}, {"user": "someone"}, {}], ids=str)
+async def test_dimensions_and_user_are_sent(make, documents, sandbox, given):
+    vectors = await documents(make(**given), TEXTS[:1])
+    assert len(vectors[0]) == given.get("dimensions", 1536)
+    (request,) = sandbox.requests
+    rest = {name: value for name, value in request.body.items() if name not in ("input", "encoding_format")}
+    assert rest == {"model": "text-embedding-3-small", **given}
+
+
+async def test_batch_size_limits_texts_per_request(plugin, make, documents, sandbox):
+    for name in {"batch_size", plugin.batch_size}:
+        sandbox.clear()
+        await documents(make(max_concurrency=1, **{name: 3}), TEXTS)
+        assert [request.items for request in sandbox.requests] == [3, 3, 1]
+
+
+async def test_overflow_error(make, documents, sandbox):
+    with pytest.raises(TextTooLongError) as caught:
+        await documents(make(BGE), ["short", LONG])
+    assert caught.value.positions == (1,)
+    assert sandbox.requests == []
+
+
+async def test_overflow_truncate(make, documents, sandbox):
+    await documents(make(BGE, on_overflow="truncate"), ["short", LONG])
+    (request,) = sandbox.requests
+    assert request.inputs[0] == "short"
+    assert LONG.startswith(request.inputs[1])
+    assert 100 < len(request.inputs[1]) < len(LONG)
+
+
+async def test_overflow_split(make, documents, sandbox):
+    _, vector = await documents(make(BGE, on_overflow="split"), ["short", LONG])
+    pieces = [text for request in sandbox.requests for text in request.inputs if text != "short"]
+    assert len(pieces) > 1
+    assert math.hypot(*vector) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("instruction", "sent"),
+    [
+        (None, "a question"),
+        ("recommended", get_model(BGE).query_instruction.replace("{query}", "a question")),
+        ("find: ", "find: a question"),
+        ("Q={query}!", "Q=a question!"),
+    ],
+)
+async def test_query_instruction_is_for_queries_only(make, documents, query, sandbox, instruction, sent):
+    embeddings = make(BGE, query_instruction=instruction)
+    await query(embeddings, "a question")
+    await documents(embeddings, ["a question"])
+    assert [request.inputs for request in sandbox.requests] == [(sent,), ("a question",)]
+
+
+@pytest.mark.parametrize(("retries", "works"), [(2, True), (1, False)])
+async def test_max_retries(make, query, sandbox, retries, works):
+    embeddings = make(max_retries=retries)
+    sandbox.add_faults(*[Fault(503, headers=NO_WAIT)] * (retries if works else retries + 1))
+    if works:
+        assert len(await query(embeddings, "text")) == 1536
+    else:
+        with pytest.raises(ServerError):
+            await query(embeddings, "text")
+    assert len(sandbox.requests) == retries + 1
+    assert embeddings.usage.retries == retries
+
+
+@pytest.mark.parametrize("option", ["timeout", "deadline"])
+async def test_timeout_and_deadline(plugin, query, option):
+    with Sandbox(faults=[Fault(None, delay=60)]) as sandbox:
+        embeddings = plugin.make(api_key=sandbox.api_key, base_url=sandbox.base_url, max_retries=0, **{option: 0.2})
+        with pytest.raises(RequestTimeoutError, match=r"within 0\.\d+ s"):
+            await query(embeddings, "text")
+
+
+async def test_requests_per_second(make, sandbox, documents):
+    # At a URL of its own, since all objects with one key at one URL keep to the lowest rate among them.
+    base_url = sandbox.base_url.replace("/api/v1", "/api/paid/v1")
+    embeddings = make(base_url=base_url, batch_size=1, max_concurrency=1, requests_per_second=0.05)
+    with fake_clock() as waits:
+        await documents(embeddings, TEXTS)
+    assert waits.seconds > 60  # six pauses of 20 seconds, less the time that the requests take
+    assert len(sandbox.requests) == 7
+
+
+async def test_cached_texts_are_not_sent_again(make, documents, sandbox, tmp_path):
+    path = tmp_path / "vectors.sqlite"
+    first = await documents(make(cache=path), TEXTS)
+    embeddings = make(cache=path)
+    again = await documents(embeddings, ["new", *TEXTS])
+    assert again[1:] == first
+    assert [request.inputs for request in sandbox.requests] == [tuple(TEXTS), ("new",)]
+    assert embeddings.usage.texts_cached == 7
+
+
+async def test_budget_is_checked_before_anything_is_sent(make, documents, sandbox):
+    embeddings = make(budget_usd=1e-7)
+    assert len(await documents(embeddings, ["few"])) == 1
+    with pytest.raises(BudgetExceededError):
+        await documents(embeddings, TEXTS)
+    assert len(sandbox.requests) == 1
+
+
+async def test_progress_function(make, documents):
+    seen = []
+    await documents(make(batch_size=3, progress=lambda *counts: seen.append(counts), max_concurrency=1), TEXTS)
+    assert seen == [(3, 7), (6, 7), (7, 7)]
+
+
+@pytest.mark.parametrize("given", [True, None])
+async def test_progress_bar(make, documents, capsys, given):
+    await documents(make(progress=given), TEXTS)
+    assert ("7/7" in capsys.readouterr().err) is bool(given)
+
+
+async def test_default_headers(make, query, sandbox):
+    await query(make(default_headers={"X-Team": "search"}), "text")
+    assert sandbox.requests[0].headers["x-team"] == "search"
+
+
+class Gate:
+    """Lets requests go on once ``width`` of them are in flight together; remembers the most that ever were."""
+
+    def __init__(self, width, event):
+        self.width, self.event = width, event
+        self.now = self.most = 0
+        self.lock = threading.Lock()
+
+    def enter(self):
+        with self.lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+            if self.now == self.width:
+                self.event.set()
+
+    def leave(self):
+        with self.lock:
+            self.now -= 1
+
+
+def gated_clients(kind, width):
+    """Return a gate, and the option with a client that passes through it."""
+    if kind == "sync":
+        gate = Gate(width, threading.Event())
+
+        def entering(_request):
+            gate.enter()
+            assert gate.event.wait(30)
+
+        hooks = {"request": [entering], "response": [lambda _response: gate.leave()]}
+        return gate, {"http_client": sdk.http.Client(event_hooks=hooks)}
+
+    gate = Gate(width, asyncio.Event())
+
+    async def aentering(_request):
+        gate.enter()
+        await asyncio.wait_for(gate.event.wait(), 30)
+
+    async def aleaving(_response):
+        gate.leave()
+
+    hooks = {"request": [aentering], "response": [aleaving]}
+    return gate, {"http_async_client": sdk.http.AsyncClient(event_hooks=hooks)}
+
+
+@pytest.mark.parametrize("most", [1, 3])
+async def test_own_http_client_sends_and_max_concurrency_limits(make, documents, call, sandbox, most):
+    gate, clients = gated_clients(call.kind, most)
+    embeddings = make(batch_size=1, max_concurrency=most, **clients)
+    assert len(await documents(embeddings, TEXTS)) == 7
+    assert (gate.most, gate.now, len(sandbox.requests)) == (most, 0, 7)
+    for client in clients.values():
+        assert not client.is_closed
+        await client.aclose() if call.kind == "async" else client.close()
+
+
+def test_plain_http_to_another_machine_must_be_allowed(plugin):
+    options = {"api_key": "sk-nano-test", "base_url": "http://example.com/api/v1"}
+    with pytest.raises(ConfigurationError, match="allow_insecure_http"):
+        plugin.make(**options)
+    assert plugin.base_url_of(plugin.make(**options, allow_insecure_http=True)) == "http://example.com/api/v1"
+
+
+def test_model_may_be_model_info(plugin, make):
+    assert plugin.model_of(make(get_model("BAAI/bge-m3"))) == "BAAI/bge-m3"
+
+
+def test_every_option_is_a_field(plugin):
+    names = {"model": plugin.model, "base_url": plugin.base_url, "batch_size": plugin.batch_size}
+    expected = {names.get(name, name) for name in inspect.signature(Embedder).parameters}
+    assert expected | plugin.own_options <= set(plugin.cls.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "words"),
+    [
+        ({"dimension": 64}, TypeError, "Did you mean 'dimensions'"),
+        ({"async_http_client": None}, TypeError, "Did you mean 'http_async_client'"),
+        ({"request_timeout": 5}, TypeError, "Did you mean 'timeout'"),
+        ({"nonsense": 1}, TypeError, "The options are: model"),
+        ({"batch_size": 0}, ValueError, "batch_size"),
+        ({"batch_size": 2049}, ValueError, "batch_size"),
+        ({"batch_size": "8"}, TypeError, "batch_size"),
+        ({"dimensions": 1537}, ValueError, "1,536"),
+        ({"on_overflow": "cut"}, ValueError, "truncate"),
+        ({"max_concurrency": 0}, ValueError, "max_concurrency"),
+        ({"max_retries": -1}, ValueError, "max_retries"),
+        ({"timeout": 0}, ValueError, "timeout"),
+        ({"deadline": 0}, ValueError, "deadline"),
+        ({"requests_per_second": 0}, ValueError, "requests_per_second"),
+        ({"budget_usd": -1}, ValueError, "budget_usd"),
+        ({"cache": 5}, TypeError, "cache"),
+        ({"progress": "yes"}, TypeError, "progress"),
+        ({"default_headers": {"A": 1}}, TypeError, "default_headers"),
+        ({"query_instruction": 5}, TypeError, "query_instruction"),
+        ({"user": 5}, TypeError, "user"),
+        ({"base_url": "ftp://x"}, ValueError, "base_url"),
+        ({"model": ""}, ValueError, "model"),
+        ({"api_key": " "}, ValueError, "api_key"),
+    ],
+    ids=str,
+)
+def test_wrong_options_are_refused(plugin, options, given, kind, words):
+    with pytest.raises(NanoGPTError, match=words) as caught:
+        plugin.make(**{**options, **given})
+    assert isinstance(caught.value, kind)
+
+
+async def test_estimate_and_usage(make, documents, sandbox):
+    embeddings = make()
+    estimate = embeddings.estimate(["one", "two", "one"])
+    assert (estimate.texts, estimate.unique, estimate.requests, sandbox.requests) == (3, 2, 1, [])
+    await documents(embeddings, ["one", "two", "one"])
+    assert (embeddings.usage.requests, embeddings.usage.texts_sent) == (1, 2)
+    assert 0 < embeddings.usage.prompt_tokens <= estimate.tokens
+
+
+# --- input ---
+
+
+@pytest.mark.parametrize("bad", [None, 5, "", "  \n", b"bytes"])
+async def test_bad_input_is_refused_before_anything_is_sent(make, documents, query, sandbox, bad):
+    kind = InvalidInputError if isinstance(bad, str) else InvalidTypeError
+    with pytest.raises(kind) as caught:
+        await documents(make(batch_size=1), [*TEXTS, bad])
+    assert caught.value.positions == (7,)
+    assert isinstance(caught.value, ValueError if isinstance(bad, str) else TypeError)
+    with pytest.raises(kind):
+        await query(make(), bad)
+    assert sandbox.requests == []
+
+
+@pytest.mark.parametrize("bad", ["a bare string", None, 5, {"a": 1}])
+async def test_documents_that_are_no_list_are_refused(make, documents, sandbox, bad):
+    with pytest.raises(InvalidTypeError):
+        await documents(make(), bad)
+    assert sandbox.requests == []
+
+
+async def test_no_documents_send_nothing(make, documents, sandbox):
+    assert await documents(make(), []) == []
+    assert sandbox.requests == []
+
+
+# --- options changed later ---
+
+
+def changes(plugin):
+    """Return values that differ from the defaults, for each option that an attribute or a copy may change."""
+    return {
+        plugin.model: "BAAI/bge-m3",
+        plugin.base_url: "https://example.com/api/v1",
+        plugin.batch_size: 3,
+        "api_key": SecretStr("sk-nano-another"),
+        "dimensions": 64,
+        "user": "someone",
+        "on_overflow": "split",
+        "query_instruction": "find: ",
+        "max_concurrency": 2,
+        "requests_per_second": 5.0,
+        "max_retries": 1,
+        "timeout": 7.0,
+        "deadline": 70.0,
+        "cache": None,
+        "budget_usd": 2.0,
+        "progress": False,
+        "default_headers": {"X-Team": "search"},
+        "http_client": None,
+        "http_async_client": None,
+        "allow_insecure_http": True,
+        **({"show_progress_bar": True} if "show_progress_bar" in plugin.own_options else {}),
+    }
+
+
+def test_changes_cover_every_option(plugin):
+    names = {"model": plugin.model, "base_url": plugin.base_url, "batch_size": plugin.batch_size}
+    expected = {names.get(name, name) for name in inspect.signature(Embedder).parameters}
+    assert set(changes(plugin)) == expected | plugin.own_options
+
+
+def test_attribute_that_is_set_later_is_refused(plugin, make):
+    embeddings = make()
+    for name, value in changes(plugin).items():
+        before = getattr(embeddings, name)
+        with pytest.raises(ConfigurationError, match=rf'{name} cannot be changed.*model_copy\(update={{"{name}"'):
+            setattr(embeddings, name, value)
+        assert getattr(embeddings, name) is before
+
+
+@pytest.fixture(params=["model_copy", "copy"])
+def updated(request):
+    """Copy with an update, by pydantic's name or its older one."""
+    return lambda embeddings, **update: getattr(embeddings, request.param)(update=update)
+
+
+async def test_copy_with_another_model_embeds_with_it(plugin, make, documents, query, sandbox, updated):
+    old = make(batch_size=2, max_concurrency=1)
+    new = updated(old, **{plugin.model: "BAAI/bge-m3"})
+    assert (plugin.model_of(old), plugin.model_of(new)) == ("text-embedding-3-small", "BAAI/bge-m3")
+    assert new.model_dump()[plugin.model] == "BAAI/bge-m3"
+    assert [len(vector) for vector in await documents(new, ["one", "two", "three"])] == [1024] * 3
+    assert len(await query(new, "text")) == 1024
+    assert len(await query(old, "text")) == 1536
+    names = [(request.body["model"], request.items) for request in sandbox.requests]
+    assert names == [("BAAI/bge-m3", 2), ("BAAI/bge-m3", 1), ("BAAI/bge-m3", 1), ("text-embedding-3-small", 1)]
+
+
+def test_copy_takes_every_option(plugin, make, updated):
+    for name, value in changes(plugin).items():
+        copied = updated(make(), **{name: value})
+        expected = plugin.make(**{"api_key": KEY, name: value})
+        secret = name == "api_key"
+        get = (lambda one: one.api_key.get_secret_value()) if secret else (lambda one, name=name: getattr(one, name))
+        assert get(copied) == get(expected), name
+
+
+async def test_copy_sends_its_new_headers_dimensions_and_key(make, query, sandbox, updated):
+    await query(updated(make(), dimensions=64, default_headers={"X-Team": "search"}), "text")
+    (request,) = sandbox.requests
+    assert (request.body["dimensions"], request.headers["x-team"]) == (64, "search")
+    with pytest.raises(AuthenticationError):
+        await query(updated(make(), api_key=KEY), "text")
+
+
+def test_copy_with_wrong_options_is_refused(make, updated):
+    embeddings = make()
+    for update, kind in (
+        ({"dimensions": 0}, ValueError),
+        ({"timeout": "soon"}, TypeError),
+        ({"dimension": 1}, TypeError),
+    ):
+        with pytest.raises(NanoGPTError) as caught:
+            updated(embeddings, **update)
+        assert isinstance(caught.value, kind)
+
+
+def test_copy_keeps_a_default_a_default(make, updated):
+    copied = updated(updated(make(), dimensions=64), user="someone")
+    assert (copied.dimensions, copied.user) == (64, "someone")
+    assert "requests_per_second" not in copied.model_fields_set  # a default is no limit of the caller's
+
+
+async def test_subclass_may_add_fields(plugin, options, query, updated):
+    class Own(plugin.cls):
+        model_config = ConfigDict(validate_assignment=True)
+
+        tenant: str = "none"
+        tags: list[str] = Field(default_factory=list, alias="labels")
+        _seen: Any = None
+
+    embeddings = Own(**options, tenant="a", labels=["x"], dimensions=64)
+    embeddings._seen = "kept"
+    assert (embeddings.tenant, embeddings.tags, len(await query(embeddings, "text"))) == ("a", ["x"], 64)
+    embeddings.tenant = "b"
+    with pytest.raises(ValidationError):
+        embeddings.tenant = 5
+    with pytest.raises(ConfigurationError):
+        embeddings.dimensions = 32
+    copied = updated(embeddings, dimensions=32, tenant="c")
+    assert (copied.tenant, copied.tags, copied._seen, len(await query(copied, "text"))) == ("c", ["x"], "kept", 32)
+    with pytest.raises(InvalidTypeError, match="Did you mean 'tenant'"):
+        Own(**options, tenants="a")
+
+
+def test_dump_can_be_read_back(plugin, make, monkeypatch):
+    embeddings = make(dimensions=64, on_overflow="split", query_instruction="find: ")
+    dumped = {name: value for name, value in embeddings.model_dump().items() if name != "class_name"}
+    monkeypatch.setenv("NANOGPT_API_KEY", KEY)
+    assert plugin.cls(**dumped).model_dump() == embeddings.model_dump()
+    assert dumped["dimensions"] == 64
+
+
+# --- the key, copies and pickles ---
+
+
+@pytest.mark.parametrize("key", [KEY, SecretStr(KEY)], ids=["str", "SecretStr"])
+def test_key_and_header_values_are_in_no_output(plugin, key):
+    embeddings = plugin.make(api_key=key, default_headers={"X-Token": HEADER})
+    assert embeddings.api_key.get_secret_value() == KEY
+    outputs = {
+        "repr": repr(embeddings),
+        "str": str(embeddings),
+        "vars": str(vars(embeddings)).replace(HEADER, ""),
+        "repr of the key": repr(embeddings.api_key),
+        "model_dump": str(embeddings.model_dump()),
+        "model_dump_json": embeddings.model_dump_json(),
+        "model_json_schema": str(plugin.cls.model_json_schema()),
+        "repr of a copy": repr(embeddings.model_copy(update={"dimensions": 64})),
+        "pickle": pickle.dumps(embeddings).decode("latin1"),
+        "pickle of a copy": pickle.dumps(copy.deepcopy(embeddings)).decode("latin1"),
+    }
+    assert [name for name, text in outputs.items() if KEY in text or HEADER in text] == []
+
+
+def test_repr_names_model_and_url(plugin):
+    text = repr(plugin.make(api_key=KEY, dimensions=64))
+    assert text.startswith(f"{plugin.class_name}({plugin.model}='text-embedding-3-small'")
+    assert "dimensions=64" in text
+    assert f"{plugin.base_url}='https://nano-gpt.com/api/v1'" in text
+
+
+async def test_wrong_key(plugin, sandbox, query):
+    embeddings = plugin.make(api_key=KEY, base_url=sandbox.base_url)
+    with pytest.raises(AuthenticationError, match="NANOGPT_API_KEY") as caught:
+        await query(embeddings, "text")
+    assert KEY not in shown(caught.value)
+    assert len(sandbox.requests) == 1
+
+
+@pytest.mark.parametrize("bad", [{"base_url": "ftp://x"}, {"dimension": 5}, {"timeout": "soon"}], ids=str)
+def test_key_is_in_no_traceback_of_the_constructor(plugin, bad):
+    with pytest.raises(NanoGPTError) as caught:
+        plugin.make(api_key=KEY, **bad)
+    assert KEY not in shown(caught.value)
+
+
+def test_key_is_in_no_message_of_pydantic(plugin):
+    with pytest.raises(ValidationError, match="base_url") as caught:
+        plugin.cls.model_validate({"api_key": KEY, "base_url": "ftp://x"})
+    assert KEY[:10] not in shown(caught.value)
+
+
+def test_no_key(plugin):
+    with pytest.raises(ConfigurationError, match="NANOGPT_API_KEY"):
+        plugin.make()
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda one: one.model_copy(deep=True)])
+async def test_copies_work(make, documents, duplicate):
+    embeddings = make("BAAI/bge-m3", batch_size=1, default_headers={"X-Team": "search"})
+    before = await documents(embeddings, ["one", "two"])
+    twin = duplicate(embeddings)
+    assert await documents(twin, ["one", "two"]) == before
+    assert repr(twin) == repr(embeddings)
+
+
+async def test_copies_share_the_callers_http_client(plugin, make):
+    with sdk.http.Client() as client:
+        embeddings = make(http_client=client)
+        for twin in (copy.deepcopy(embeddings), embeddings.model_copy(update={"dimensions": 1536})):
+            assert twin.http_client is client
+            assert len(getattr(twin, plugin.query)("text")) == 1536
+            with pytest.raises(InvalidTypeError, match="http_client"):
+                pickle.dumps(twin)
+
+
+async def test_pickle_reads_the_key_from_the_environment(make, sandbox, query, monkeypatch, caplog):
+    caplog.set_level("WARNING")
+    embeddings = make(dimensions=64)
+    await query(embeddings, "text")
+    written = pickle.dumps(embeddings)
+    sandbox.clear()
+
+    keyless = pickle.loads(written)
+    with pytest.raises(ConfigurationError, match=r"does not carry its key.*NANOGPT_API_KEY"):
+        await query(keyless, "text")
+    assert sandbox.requests == []
+
+    monkeypatch.setenv("NANOGPT_API_KEY", sandbox.api_key)
+    twin = pickle.loads(written)
+    assert await query(twin, "text") == await query(embeddings, "text")
+    assert repr(twin) == repr(embeddings)
+    assert caplog.records == []
+
+
+async def test_pickle_for_a_worker_process_carries_key_and_headers(make, sandbox, query):
+    embeddings = make(dimensions=64, default_headers={"X-Team": "search"})
+    sent = ForkingPickler.dumps(embeddings)
+    assert len(await query(pickle.loads(sent), "text")) == 64
+    assert sandbox.requests[0].headers["x-team"] == "search"
+
+
+@pytest.mark.usefixtures("foreign_environment")
+async def test_openai_variables_do_not_leak(make, documents, query, nothing_leaked):
+    embeddings = make()
+    await documents(embeddings, ["one", "two"])
+    await query(embeddings, "three")
+    nothing_leaked(2)
+
+
+@pytest.mark.usefixtures("foreign_environment")
+def test_openai_variables_are_no_key_and_no_base_url(plugin, monkeypatch):
+    with pytest.raises(ConfigurationError, match="No API key"):
+        plugin.make()
+    monkeypatch.setenv("NANO_GPT_API_KEY", KEY)
+    embeddings = plugin.make()
+    assert plugin.base_url_of(embeddings) == "https://nano-gpt.com/api/v1"
+    assert embeddings.api_key.get_secret_value() == KEY
