@@ -1,4 +1,4 @@
-"""The clock, and waiting by it. Tests can let all waits pass at once with :func:`fake_clock`."""
+"""Clock, sleeping and deadlines. Tests can skip all sleeps with :func:`fake_clock`."""
 
 from __future__ import annotations
 
@@ -14,49 +14,58 @@ from dataclasses import dataclass
 __all__ = ["Deadline", "FakeClock", "async_sleep", "deadline_scope", "fake_clock", "now", "seconds_left", "sleep"]
 
 
+_lock = threading.Lock()
+_skipped_seconds = 0.0  # never decreases, so that now() does not run backwards after a fake clock
+_fake: FakeClock | None = None
+
+
 class FakeClock:
-    """Waits that took no time.
+    """The sleeps that :func:`fake_clock` skipped.
 
     Attributes:
-        seconds: Seconds that would have been waited, all threads and tasks added up.
+        seconds: Seconds skipped since the block began, the sum over all threads and tasks.
     """
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self._lock = threading.Lock()
 
-    def add(self, seconds: float) -> None:
-        """Let ``seconds`` pass at once."""
-        with self._lock:
+    def advance(self, seconds: float) -> None:
+        """Move the clock forward by ``seconds``."""
+        global _skipped_seconds  # noqa: PLW0603
+        with _lock:
             self.seconds += seconds
-
-
-_virtual: FakeClock | None = None
-_passed = 0.0
+            _skipped_seconds += seconds
 
 
 def now() -> float:
-    """Return the time in seconds, from a fixed but arbitrary point; virtual waits move it on."""
-    return time.monotonic() + _passed + (_virtual.seconds if _virtual else 0.0)
+    """Return the time in seconds since a fixed but arbitrary point: the monotonic clock plus all skipped sleeps."""
+    return time.monotonic() + _skipped_seconds
 
 
 @contextlib.contextmanager
 def fake_clock() -> Iterator[FakeClock]:
-    """Let every wait between attempts pass at once, in the whole process, as long as the block runs.
+    """Skip all sleeps of this project, in the whole process, until the end of the block.
 
-    For tests of code that uses this project: retries and rate limits work as they do otherwise, without taking time.
+    A skipped sleep returns at once and moves the clock of this project forward by its length. So retries, rate limits
+    and deadlines behave as with real sleeps, but take no time. Time also passes normally in between, and reading from
+    the network takes as long as always.
 
     Yields:
-        An object that adds up the seconds that would have been waited.
+        The clock, which adds up the skipped seconds.
+
+    Example:
+        >>> with fake_clock() as skipped:
+        ...     sleep(60)
+        >>> skipped.seconds
+        60.0
     """
-    global _virtual, _passed  # noqa: PLW0603 - the clock is the process's
-    before = _virtual
-    mine = _virtual = FakeClock()
+    global _fake  # noqa: PLW0603 - there is one clock in a process
+    outer = _fake
+    _fake = FakeClock()
     try:
-        yield mine
+        yield _fake
     finally:
-        _virtual = before
-        _passed += mine.seconds
+        _fake = outer
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +80,7 @@ class Deadline:
 
     @classmethod
     def after(cls, seconds: float | None) -> Deadline:
-        """Return the deadline in ``seconds`` from now; no deadline if None."""
+        """Return the deadline that is ``seconds`` from now, or no deadline if ``seconds`` is None."""
         return cls() if seconds is None else cls(now() + seconds)
 
     def remaining(self, timeout: float = math.inf) -> float:
@@ -85,7 +94,11 @@ _deadline: ContextVar[Deadline] = ContextVar("nanogpt_deadline", default=_NO_DEA
 
 @contextlib.contextmanager
 def deadline_scope(deadline: Deadline) -> Iterator[None]:
-    """Bound the waits in this block that take no deadline of their own, such as those of a cache for its file."""
+    """Set the deadline for :func:`seconds_left` in this block, for code that takes no deadline, such as a cache.
+
+    Args:
+        deadline: Replaces the deadline of an enclosing block. Other threads and tasks do not see it.
+    """
     token = _deadline.set(deadline)
     try:
         yield
@@ -94,16 +107,26 @@ def deadline_scope(deadline: Deadline) -> Iterator[None]:
 
 
 def seconds_left(timeout: float) -> float:
-    """Return ``timeout`` in seconds, or the time until the deadline of the enclosing block if that is less."""
+    """Return ``timeout`` in seconds, or the time until the deadline of :func:`deadline_scope` if that is less.
+
+    Returns:
+        Seconds, at least 0.
+    """
     return max(0.0, _deadline.get().remaining(timeout))
 
 
 def sleep(seconds: float, stop: threading.Event | None = None) -> None:
-    """Wait ``seconds``, or until ``stop`` is set."""
-    if seconds <= 0:
+    """Sleep for ``seconds``, or until ``stop`` is set.
+
+    Args:
+        seconds: Returns at once if 0 or negative.
+        stop: Ends the sleep early.
+    """
+    if seconds <= 0 or (stop is not None and stop.is_set()):
         return
-    if _virtual is not None:
-        _virtual.add(seconds)
+    fake = _fake
+    if fake is not None:
+        fake.advance(seconds)
     elif stop is not None:
         stop.wait(seconds)
     else:
@@ -111,12 +134,22 @@ def sleep(seconds: float, stop: threading.Event | None = None) -> None:
 
 
 async def async_sleep(seconds: float, stop: asyncio.Event | None = None) -> None:
-    """Wait ``seconds``, or until ``stop`` is set, without blocking the event loop."""
-    if seconds > 0 and _virtual is not None:
-        _virtual.add(seconds)
-        seconds = 0.0
-    if stop is None or seconds <= 0:
-        await asyncio.sleep(max(0.0, seconds))
+    """Sleep for ``seconds``, or until ``stop`` is set, without blocking the event loop.
+
+    Other tasks run at least once, also if the sleep takes no time.
+
+    Args:
+        seconds: See :func:`sleep`.
+        stop: Ends the sleep early.
+    """
+    fake = _fake
+    if seconds <= 0 or (stop is not None and stop.is_set()):
+        await asyncio.sleep(0)
+    elif fake is not None:
+        fake.advance(seconds)
+        await asyncio.sleep(0)
+    elif stop is None:
+        await asyncio.sleep(seconds)
     else:
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(stop.wait(), seconds)

@@ -123,9 +123,8 @@ class RateLimiter(ForkSafe):
             time = self._now()
             earliest = max(time, self._paused_until)
             start = max(earliest, self._next_start(time))
-            if start > earliest:
-                self._busy_seconds += max(0.0, start - max(earliest, self._busy_until))
-                self._busy_until = max(self._busy_until, start)
+            self._busy_seconds += max(0.0, start - max(earliest, self._busy_until))
+            self._busy_until = max(self._busy_until, start)
             insort(self._starts, start)
             return Reservation(start, start - time)
 

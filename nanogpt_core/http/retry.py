@@ -1,7 +1,7 @@
 """Retries and rate limiting: one flow for embeddings and chat, without I/O.
 
-:func:`send_with_retries` is a generator. It yields :class:`Wait` for each pause, and passes on everything that a single
-attempt yields; a short sync or async runner performs these actions. So sync and async share every decision.
+:func:`send_with_retries` is a generator. It yields :class:`Wait` for each sleep, and passes on everything that a single
+attempt yields. A short sync or async runner performs these actions, so sync and async share every decision.
 """
 
 from __future__ import annotations
@@ -36,17 +36,18 @@ __all__ = [
 T = TypeVar("T")
 
 BASE_BACKOFF_SECONDS = 0.5
-"""Upper bound of the first delay. Each further attempt doubles it (exponential backoff with full jitter)."""
+"""Upper bound of the first delay, in seconds. Each attempt doubles it (exponential backoff with full jitter)."""
 
 MAX_BACKOFF_SECONDS = 20.0
-"""Upper bound of all delays, unless the service asks for a longer one."""
+"""Upper bound of all delays, in seconds, unless the service asks for a longer one."""
 
 MAX_RETRY_AFTER_SECONDS = 60.0
-"""Longest ``Retry-After`` that is waited for. A longer one fails at once, with an error that says when to try again."""
+"""Longest ``Retry-After``, in seconds, that is waited for. A longer one ends the call at once, with an error that says
+when to try again."""
 
 _BASE_RATE_LIMIT_BACKOFF_SECONDS = 1.0
-_MAX_RESET_SECONDS = 366 * 86_400
-_MAX_DOUBLINGS = 10  # by then MAX_BACKOFF_SECONDS is the bound
+_MAX_RESET_SECONDS = 366 * 86_400  # one year; a longer time is not shown
+_MAX_DOUBLINGS = 10  # 0.5 s * 2**10 is far above MAX_BACKOFF_SECONDS; without a bound, floats would overflow
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +62,16 @@ class CallLimits:
     """Limits of one call, shared by its requests.
 
     Attributes:
-        deadline: The time by which the call must have ended.
-        stop: Set when no further attempt should be made: the call was interrupted, or another request of it failed.
+        deadline: The time by which the call must end. Default: none.
+        stop: Set if no further attempt must be made, because the call was interrupted or another of its requests
+            failed.
     """
 
     deadline: Deadline = field(default_factory=Deadline)
     stop: threading.Event = field(default_factory=threading.Event)
 
     def check(self) -> None:
-        """Check that the call may go on.
+        """Check that the call may continue.
 
         Raises:
             RequestTimeoutError: The deadline has passed, or ``stop`` is set.
@@ -85,7 +87,7 @@ class CallLimits:
         """Return ``timeout`` in seconds, or the time until the deadline if that is less.
 
         Raises:
-            RequestTimeoutError: As :meth:`check`.
+            RequestTimeoutError: See :meth:`check`.
         """
         self.check()
         return self.deadline.remaining(timeout)
@@ -102,12 +104,12 @@ def send_with_retries(
     max_retries: int,
     limits: CallLimits,
 ) -> Generator[Any, Any, T]:
-    """Run ``attempt`` until it succeeds, in the turn and at the rate that the limiter gives.
+    """Run ``attempt`` until it succeeds, each time at a start time of the rate limiter.
 
     Args:
-        attempt: Makes the generator of one attempt.
+        attempt: Returns the generator of one attempt, which raises :class:`~nanogpt_core.NanoGPTError` if it fails.
         limiter: Returns the rate limiter. Called for each attempt, since a forked process has a limiter of its own.
-        max_retries: Attempts after the first.
+        max_retries: Maximum number of attempts after the first.
         limits: Deadline and stop signal of the call.
 
     Yields:
@@ -117,7 +119,9 @@ def send_with_retries(
         The result of the successful attempt.
 
     Raises:
-        NanoGPTError: The error of the last attempt.
+        NanoGPTError: The error of the last attempt: it is not transient, or the retries are used up, or the deadline
+            comes before the next attempt.
+        RequestTimeoutError: The deadline has passed, or the stop signal is set, before an attempt begins.
     """
     failed = 0
     while True:
@@ -212,7 +216,7 @@ def backoff_delay(attempt: int, error: NanoGPTError) -> float | None:
     jitter = random.uniform(0.0, min(MAX_BACKOFF_SECONDS, base * 2.0 ** min(attempt, _MAX_DOUBLINGS)))  # noqa: S311
     if retry_after is None:
         return jitter
-    # The first time exactly as the service asks; after that, too many clients came back at the same time.
+    # First exactly as the service asks. If that fails too, many clients came back at once: jitter spreads them.
     return retry_after + jitter if attempt else retry_after
 
 
