@@ -28,7 +28,6 @@ _SHOWN = (
     "jiter",
     "msgspec",
     "pybase64",
-    "isal",
     "tiktoken",
 )
 

@@ -1,1 +1,1 @@
-"""Caches for vectors."""
+"""Caches for embedding vectors."""

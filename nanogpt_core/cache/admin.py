@@ -1,4 +1,4 @@
-"""What is in a cache file: inspect, verify, export and clear it."""
+"""Functions to inspect, verify, export and clear a cache file."""
 
 from __future__ import annotations
 
@@ -8,26 +8,29 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nanogpt_core.cache.base import is_width_note, vector_of, width_of
-from nanogpt_core.cache.sqlite_file import FAILURES, ForeignError, beside, connect, place_of
+from nanogpt_core.cache.base import decode_entry, entry_dimensions, holds_vector
+from nanogpt_core.cache.sqlite_file import FAILURES, ForeignError, connect, resolve_path, sibling
 from nanogpt_core.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["CacheReport", "clear_cache", "export_cache", "inspect_cache", "verify_cache"]
 
 
 @dataclass(frozen=True, slots=True)
 class CacheReport:
-    """What is in a cache file.
+    """The contents of a cache file.
 
     Attributes:
         path: The file.
-        entries: Vectors in it.
+        entries: Number of vectors.
         bytes: Size of the file and of its log.
-        widths: How many vectors there are of each width.
-        unsound: Entries whose checksum or width is wrong; None where they were not looked at.
-        damage: What SQLite's own check finds, empty where it finds nothing; None where it was not run.
+        widths: Number of vectors by their dimensions.
+        unsound: Number of entries with a wrong checksum or length; None if they were not checked.
+        damage: Messages of SQLite's own check, empty if it finds nothing; None if it was not run.
     """
 
     path: Path
@@ -39,105 +42,106 @@ class CacheReport:
 
     @property
     def clean(self) -> bool:
-        """Whether a check was run and found nothing."""
+        """Return whether a check was run and found nothing."""
         return self.unsound == 0 and self.damage == ()
 
 
 @contextlib.contextmanager
 def _existing(path: str | os.PathLike[str]) -> Iterator[tuple[Path, sqlite3.Connection]]:
-    place = place_of(path)
-    if not place.is_file():
-        raise ConfigurationError(f"There is no cache file at {place}.")
+    file = resolve_path(path)
+    if not file.is_file():
+        raise ConfigurationError(f"There is no cache file at {file}.")
     try:
-        if not place.stat().st_size:
+        if not file.stat().st_size:
             raise ForeignError("it is empty")
-        with contextlib.closing(connect(place)) as database:
-            yield place, database
+        with contextlib.closing(connect(file)) as database:
+            yield file, database
     except FAILURES as error:
-        raise ConfigurationError(f"The cache file {place} cannot be used: {error}.") from error
+        raise ConfigurationError(f"The cache file {file} cannot be used: {error}.") from error
 
 
-def _report(place: Path, database: sqlite3.Connection, **checks: Any) -> CacheReport:
-    # The entry's first four bytes are its width; a note of a width alone has eight bytes and is no vector.
+def _report(path: Path, database: sqlite3.Connection, **checks: Any) -> CacheReport:
+    # An entry begins with its dimensions, four bytes; one of eight bytes is a header without a vector.
     heads = database.execute(
         "SELECT substr(entry, 1, 4), count(*) FROM nanogpt_entries WHERE length(entry) > 8 GROUP BY 1"
     )
     widths = {int.from_bytes(head, "little"): count for head, count in heads}
-    files = (place, beside(place, "-wal"))
+    files = (path, sibling(path, "-wal"))
     size = sum(file.stat().st_size for file in files if file.exists())
-    return CacheReport(place, sum(widths.values()), size, widths, **checks)
+    return CacheReport(path, sum(widths.values()), size, widths, **checks)
 
 
 def inspect_cache(path: str | os.PathLike[str]) -> CacheReport:
-    """Say what is in a cache file, without checking it.
+    """Count the vectors of a cache file, without checking them.
 
     Raises:
-        ConfigurationError: There is no such file, or it is no cache.
+        ConfigurationError: There is no such file, or it is not a cache.
     """
-    with _existing(path) as (place, database):
-        return _report(place, database)
+    with _existing(path) as (file, database):
+        return _report(file, database)
 
 
 def verify_cache(path: str | os.PathLike[str]) -> CacheReport:
-    """Check every entry of a cache file, and the file itself. A damaged entry is never returned as a vector anyway.
+    """Check every entry of a cache file, and the file itself. A damaged entry is never returned as a vector.
 
     Raises:
-        ConfigurationError: There is no such file, it is no cache, or it is damaged so that nothing can be read.
+        ConfigurationError: There is no such file, it is not a cache, or it is too damaged to be read.
     """
-    with _existing(path) as (place, database):
+    with _existing(path) as (file, database):
         damage = []
         unsound = 0
         try:
             found = (row[0].decode(errors="replace") for row in database.execute("PRAGMA integrity_check"))
-            damage += [words for words in found if words != "ok"]
+            damage += [message for message in found if message != "ok"]
             for key, entry in database.execute("SELECT key, entry FROM nanogpt_entries"):
-                unsound += width_of(key, entry) is None
+                unsound += entry_dimensions(key, entry) is None
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             damage.append(str(error))
         try:
-            return _report(place, database, unsound=unsound, damage=tuple(damage))
+            return _report(file, database, unsound=unsound, damage=tuple(damage))
         except (sqlite3.DatabaseError, UnicodeDecodeError):
-            size = place.stat().st_size
-            return CacheReport(place, 0, size, {}, unsound=unsound, damage=tuple(damage))
+            size = file.stat().st_size
+            return CacheReport(file, 0, size, {}, unsound=unsound, damage=tuple(damage))
 
 
 def export_cache(path: str | os.PathLike[str], target: str | os.PathLike[str]) -> int:
-    """Write the sound vectors of a cache file into a NumPy ``.npz`` file, and return how many there are.
+    """Write the valid vectors of a cache file into a NumPy ``.npz`` file, and return their number.
 
-    For each width d it holds ``keys_d``, ``(n, 32)`` uint8, and ``vectors_d``, ``(n, d)`` float32.
+    For each number of dimensions d it has the arrays ``keys_d``, ``(n, 32)`` uint8, and ``vectors_d``, ``(n, d)``
+    float32.
 
     Raises:
-        ConfigurationError: There is no such cache file, or it is no cache, or ``target`` cannot be written.
+        ConfigurationError: There is no such cache file, or it is not a cache, or ``target`` cannot be written.
     """
     import numpy as np
 
     found: dict[int, tuple[list[bytes], list[bytes]]] = {}
     with _existing(path) as (_, database):
         for key, entry in database.execute("SELECT key, entry FROM nanogpt_entries ORDER BY key"):
-            width = width_of(key, entry)
-            if width is not None and not is_width_note(entry):
+            width = entry_dimensions(key, entry)
+            if width is not None and holds_vector(entry):
                 keys, entries = found.setdefault(width, ([], []))
                 keys.append(key)
                 entries.append(entry)
-    arrays = {}
+    arrays: dict[str, NDArray[Any]] = {}
     for width, (keys, entries) in found.items():
         arrays[f"keys_{width}"] = np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(len(keys), -1)
-        arrays[f"vectors_{width}"] = np.stack([vector_of(entry) for entry in entries])
+        arrays[f"vectors_{width}"] = np.stack([decode_entry(entry) for entry in entries])
     try:
-        np.savez(target, **arrays)  # type: ignore[arg-type] # the stub takes a keyword of savez for any of ours
+        np.savez(target, **arrays)  # type: ignore[arg-type] # the stub types every keyword as savez's own
     except OSError as error:
         raise ConfigurationError(f"Cannot write to {os.fspath(target)}: {error}.") from error
     return sum(len(keys) for keys, _ in found.values())
 
 
 def clear_cache(path: str | os.PathLike[str]) -> int:
-    """Remove every entry of a cache file, give the space back, and return how many vectors there were.
+    """Delete every entry of a cache file, release the space, and return the number of vectors deleted.
 
     Raises:
-        ConfigurationError: There is no such file, or it is no cache.
+        ConfigurationError: There is no such file, or it is not a cache.
     """
-    with _existing(path) as (place, database):
-        count = _report(place, database).entries
+    with _existing(path) as (file, database):
+        count = _report(file, database).entries
         database.execute("DELETE FROM nanogpt_entries")
         database.execute("VACUUM")
         return count

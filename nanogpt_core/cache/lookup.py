@@ -1,4 +1,4 @@
-"""A cache as one call uses it."""
+"""The cache as seen by one ``embed`` call."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from nanogpt_core._runtime.clock import Deadline
 from nanogpt_core.cache.base import (
     CacheNamespace,
     EmbeddingCache,
-    entry_of,
-    is_width_note,
-    vector_of,
-    vectors_of,
-    width_note_of,
-    width_of,
+    decode_entries,
+    decode_entry,
+    encode_dimensions,
+    encode_entry,
+    entry_dimensions,
+    holds_vector,
 )
 
 if TYPE_CHECKING:
@@ -25,57 +25,55 @@ if TYPE_CHECKING:
 
 __all__ = ["CacheLookup"]
 
-# Of a call's time that is left, what waiting for a locked cache may take: the requests want the rest.
-_SHARE = 0.25
-# Texts that are looked up together: what comes of them stays in the processor's own memory.
-_AT_ONCE = 512
+_WAIT_SHARE = 0.25  # of the time until the deadline, for a locked cache; the requests need the rest
+_TEXTS_PER_LOOKUP = 512  # their entries fit into the processor's caches
 
 
 class CacheLookup:
-    """A cache as one call uses it. Whatever the cache does, the call goes on: it is left out after its first failure.
+    """The cache as seen by one ``embed`` call; disabled, with a warning, after its first failure.
 
     Args:
         cache: The cache.
-        space: Makes the keys.
-        deadline: The time by which the call must have ended.
+        namespace: Makes the keys.
+        deadline: The deadline of the call.
     """
 
-    def __init__(self, cache: EmbeddingCache, space: CacheNamespace, deadline: Deadline) -> None:
+    def __init__(self, cache: EmbeddingCache, namespace: CacheNamespace, deadline: Deadline) -> None:
         self._cache = cache
-        self._space = space
+        self._namespace = namespace
         self._deadline = deadline
         self._failed = False
-        self._width_noted = False
+        self._dimensions_stored = False
 
     def find(self, texts: Sequence[str]) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
-        """Yield the sound vectors there are: the texts' rows, and ``(n, d)`` float32.
+        """Yield the valid vectors found: positions in ``texts``, and ``(n, d)`` float32.
 
-        The first may have no rows and the width of the space's note.
+        The first array may have no rows, and only give the dimensions of the namespace.
         """
         import numpy as np
 
-        note_key = self._space.width_key
-        note = self._get([note_key]).get(note_key)
-        noted = None if note is None else width_of(note_key, note)
-        if noted is not None:
-            self._width_noted = True
-            yield [], np.empty((0, noted), dtype=np.float32)
-        for start in range(0, len(texts), _AT_ONCE):
-            keys = self._space.keys(texts[start : start + _AT_ONCE])
+        key = self._namespace.dimensions_key
+        entry = self._get([key]).get(key)
+        dimensions = None if entry is None else entry_dimensions(key, entry)
+        if dimensions is not None:
+            self._dimensions_stored = True
+            yield [], np.empty((0, dimensions), dtype=np.float32)
+        for start in range(0, len(texts), _TEXTS_PER_LOOKUP):
+            keys = self._namespace.keys(texts[start : start + _TEXTS_PER_LOOKUP])
             entries = self._get(keys)
             rows = [row for row, key in enumerate(keys, start) if key in entries]
-            there = keys if len(rows) == len(keys) else [keys[row - start] for row in rows]
+            found = keys if len(rows) == len(keys) else [keys[row - start] for row in rows]
             if rows:
-                yield from _sound(rows, there, [entries[key] for key in there])
+                yield from _valid_vectors(rows, found, [entries[key] for key in found])
 
     def put(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
-        """CacheLookup vectors, ``(n, d)`` float32."""
-        entries = {key: entry_of(key, row) for key, row in zip(self._space.keys(texts), vectors, strict=True)}
-        if not self._width_noted:
-            key = self._space.width_key
-            entries[key] = width_note_of(key, vectors.shape[1])
+        """Store vectors, ``(n, d)`` float32, in the cache."""
+        entries = {key: encode_entry(key, row) for key, row in zip(self._namespace.keys(texts), vectors, strict=True)}
+        if not self._dimensions_stored:
+            key = self._namespace.dimensions_key
+            entries[key] = encode_dimensions(key, vectors.shape[1])
         if self._attempt(lambda: self._cache.put_many(entries)):
-            self._width_noted = True
+            self._dimensions_stored = True
 
     def _get(self, keys: Sequence[bytes]) -> Mapping[bytes, bytes]:
         found: dict[bytes, bytes] = {}
@@ -86,12 +84,12 @@ class CacheLookup:
         if self._failed:
             return False
         try:
-            with clock.deadline_scope(Deadline.after(_SHARE * self._deadline.remaining())):
+            with clock.deadline_scope(Deadline.after(_WAIT_SHARE * self._deadline.remaining())):
                 work()
-        except Exception as error:  # noqa: BLE001 - a cache of the caller's own may raise anything
+        except Exception as error:  # noqa: BLE001 - a user's own cache may raise anything
             self._failed = True
             warnings.warn(
-                f"The embedding cache {self._cache!r} failed ({type(error).__name__}: {error}); going on without it.",
+                f"The embedding cache {self._cache!r} failed ({type(error).__name__}: {error}); continuing without it.",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -99,13 +97,13 @@ class CacheLookup:
         return True
 
 
-def _sound(
+def _valid_vectors(
     rows: list[int], keys: Sequence[bytes], entries: Sequence[bytes]
 ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
-    vectors = vectors_of(keys, entries)
+    vectors = decode_entries(keys, entries)
     if vectors is not None:
         yield rows, vectors
         return
     for row, key, entry in zip(rows, keys, entries, strict=True):
-        if not is_width_note(entry) and width_of(key, entry) is not None:
-            yield [row], vector_of(entry)[None]
+        if holds_vector(entry) and entry_dimensions(key, entry) is not None:
+            yield [row], decode_entry(entry)[None]

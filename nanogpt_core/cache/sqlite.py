@@ -1,7 +1,7 @@
-"""The cache in SQLite: one file, safe for threads, processes, forks and kills.
+"""An embedding cache in one SQLite file, safe for threads, processes, forks and kills.
 
-Write-ahead logging lets readers go on while one process writes; a commit that a kill interrupts is undone at the next
-opening. A cache file that is damaged is set aside and a new one begun; another program's database is left alone.
+In write-ahead mode readers continue while one process writes, and a commit that a kill interrupts is undone at the next
+opening. A damaged cache file is set aside and a new one is created; another program's database stays unchanged.
 """
 
 from __future__ import annotations
@@ -16,17 +16,21 @@ from typing import TypeVar
 
 from nanogpt_core._runtime import clock
 from nanogpt_core._runtime.fork import ForkSafe
+from nanogpt_core.cache.network_drive import network_file_system
 from nanogpt_core.cache.sqlite_file import (
     BUSY_SECONDS,
     FAILURES,
+    backoff_seconds,
     connect,
-    identity_of,
-    locked,
-    make_ready,
-    place_of,
+    create_if_missing,
+    file_identity,
+    folder_lock,
+    is_damage,
+    is_locked,
+    may_be_damage,
+    reading_fails,
+    resolve_path,
     set_aside,
-    tells_of_damage,
-    tells_of_lock,
 )
 from nanogpt_core.errors import ConfigurationError
 
@@ -34,35 +38,34 @@ __all__ = ["SQLiteCache"]
 
 T = TypeVar("T")
 
-Work = Callable[[sqlite3.Connection], T]
-
-_KEYS_A_QUERY = 900  # SQLite before 3.32 takes at most 999 parameters
-_KEEP = 0.9
-_TURNS = 3
-# While another program keeps the file locked, nobody waits long for it a second time.
-_BUSY_AGAIN = 0.1
-# To note that an entry was used is not worth waiting for longer.
-_BUSY_NOTING = 0.1
+_KEYS_PER_QUERY = 900  # SQLite before 3.32 takes at most 999 parameters
+_KEPT_SHARE = 0.9  # of max_bytes, after entries were evicted
+_ATTEMPTS = 3  # one, one with the file reopened, one with a new file
+# After a call has waited in vain for a locked file, later calls wait only this long, until the file is free again.
+_BUSY_AGAIN_SECONDS = 0.1
 
 
 class SQLiteCache(ForkSafe):
-    """A cache in a SQLite file. Threads, processes and forks may share it, and it may be killed at any moment.
+    """An embedding cache in a SQLite file, shared by threads, processes and forks.
 
-    A file that cannot be read or written (no rights, full disk, another program's database) is said once in a warning,
-    and the call goes on without it; what a read-only file holds is still read. A damaged file is renamed to
-    ``<name>.corrupt-<number>``, with a warning, and a new one begun. Pickles and copies open the same file.
+    The process may be killed at any moment. If the file cannot be read or written (missing rights, full disk, another
+    program's database), the cache warns once and the call continues without it; a read-only file is still read. A
+    damaged file is renamed to ``<name>.corrupt-<number>``, with a warning, and a new one is created. Pickles and copies
+    open the same file.
 
-    A file that another program keeps locked is waited for, 10 seconds at most and for a quarter of the time that
-    the call's ``deadline`` leaves; then the call goes on without it, and later ones wait a tenth of a second, until it
-    is free again.
+    A call waits for a file that another program keeps locked for at most 10 seconds and at most a quarter of the time
+    until the call's ``deadline``, and then continues without it; later calls wait 0.1 seconds, until the file is free.
+
+    Keep the file on a local disk: SQLite's write-ahead log needs memory that all processes share, and locks that work.
+    A path on a network drive (NFS, SMB) gives a warning.
 
     Args:
-        path: The file. Its folder is made where it does not exist, for the owner alone (0700); so is the file (0600).
-        max_bytes: Most bytes of keys and entries to keep; the least recently used go first. What other processes add
-            in the meantime is noticed a little later. Default: no limit.
+        path: The file. A missing folder is created with mode 0700, the file with mode 0600.
+        max_bytes: Most bytes of keys and entries to keep; the least recently used are evicted first. Entries that other
+            processes add are counted with a delay. Default: no limit.
 
     Raises:
-        ConfigurationError: An argument that cannot be right.
+        ConfigurationError: ``path`` is a folder or cannot be a file, or ``max_bytes`` is below 1.
         InvalidTypeError: An argument of the wrong type.
     """
 
@@ -71,40 +74,48 @@ class SQLiteCache(ForkSafe):
     def __init__(self, path: str | os.PathLike[str], max_bytes: int | None = None) -> None:
         if max_bytes is not None and max_bytes < 1:
             raise ConfigurationError(f"max_bytes must be at least 1, not {max_bytes}.")
-        self.path = place_of(path)
+        self.path = resolve_path(path)
         self._max_bytes = max_bytes
         self._warned = False
         self._identity: tuple[int, int] | None = None
-        self._size: int | None = None
-        self._patience = {"read": BUSY_SECONDS, "written": BUSY_SECONDS}
+        self._total_bytes: int | None = None  # of keys and entries, as far as known
+        self._wait_seconds = {"read": BUSY_SECONDS, "written": BUSY_SECONDS}
         super().__init__()
+        file_system = network_file_system(self.path)
+        if file_system is not None:
+            warnings.warn(
+                f"The embedding cache {self.path} is on a network drive ({file_system}). If several machines use the "
+                "file at once, SQLite can damage it. Use a local disk.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     # SQLite keeps a list of the locks that the process holds. A fork copies the list, but not the locks: a child that
-    # has the file open, or opens it anew, would believe to hold locks that it does not. So it is closed for the fork.
+    # has the file open, or reopens it, would rely on locks that it does not hold. So the file is closed before a fork.
     def _before_fork(self) -> None:
         self.close()
 
     def _in_child(self) -> None:
         if self._connection is not None:
-            _strays.append(self._connection)
+            _abandoned.append(self._connection)
             self._connection = None
 
     def get_many(self, keys: Sequence[bytes]) -> Mapping[bytes, bytes]:
-        """Return the entries there are for ``keys``.
+        """Return the entries found for ``keys``.
 
         Raises:
             TimeoutError: Another program keeps the file locked.
         """
-        return self._do(lambda database: self._get(database, keys), {}, "read")
+        return self._run(lambda database: self._get(database, keys), {}, "read")
 
     def put_many(self, entries: Mapping[bytes, bytes]) -> None:
-        """CacheLookup entries in one transaction, and make room where the cache is over its limit.
+        """Store entries in one transaction, and evict others if the cache is over its limit.
 
         Raises:
             TimeoutError: Another program keeps the file locked.
         """
         if entries:
-            self._do(lambda database: self._put(database, entries), None, "written")
+            self._run(lambda database: self._put(database, entries), None, "written")
 
     def close(self) -> None:
         """Close the file; the next use opens it again."""
@@ -113,57 +124,69 @@ class SQLiteCache(ForkSafe):
                 self._connection.close()
             self._connection = None
 
-    def _do(self, work: Work[T], otherwise: T, verb: str) -> T:
-        seconds = clock.seconds_left(self._patience[verb])
-        until = time.monotonic() + seconds
-        # A thread that waits for the file holds this lock; the others must not wait for longer because of it.
-        if not self._lock.acquire(timeout=seconds):
-            raise self._kept_locked(seconds)
-        try:
-            for turn in range(_TURNS):
-                try:
-                    result = work(self._open(max(0.0, until - time.monotonic())))
-                except FAILURES as error:
-                    if tells_of_lock(error):
-                        self._patience[verb] = _BUSY_AGAIN
-                        raise self._kept_locked(seconds) from error
-                    if turn == _TURNS - 1 or not self._mend(error, again=turn > 0):
-                        self._warn(f"cannot be {verb} ({getattr(error, 'strerror', None) or error})")
-                        break
-                else:
-                    self._patience[verb] = BUSY_SECONDS
-                    return result
-            return otherwise
-        finally:
-            self._lock.release()
+    def _run(self, work: Callable[[sqlite3.Connection], T], default: T, verb: str) -> T:
+        """Run ``work`` on the open file, waiting while another process has it locked; return ``default`` if it fails.
 
-    def _kept_locked(self, seconds: float) -> TimeoutError:
-        return TimeoutError(f"{self.path} is kept locked by another program, for more than {seconds:.2g} seconds")
+        The wait is here and not in SQLite, which would keep ``_lock`` meanwhile: a fork handler needs that lock.
+        """
+        wait = clock.seconds_left(self._wait_seconds[verb])
+        give_up_at = time.monotonic() + wait
+        cause: Exception | None = None
+        while self._lock.acquire(timeout=max(0.0, give_up_at - time.monotonic())):
+            try:
+                result = self._run_locked(work, default, verb)
+            except FAILURES as error:
+                if not is_locked(error):
+                    raise
+                cause = error
+            else:
+                self._wait_seconds[verb] = BUSY_SECONDS
+                return result
+            finally:
+                self._lock.release()
+            if time.monotonic() >= give_up_at:
+                self._wait_seconds[verb] = _BUSY_AGAIN_SECONDS
+                break
+            time.sleep(min(backoff_seconds(), max(0.0, give_up_at - time.monotonic())))
+        raise TimeoutError(
+            f"{self.path} is kept locked by another program, for more than {wait:.2g} seconds"
+        ) from cause
 
-    def _open(self, seconds: float) -> sqlite3.Connection:
-        if self._connection is not None and self._identity != identity_of(self.path):
-            # Somebody deleted the file, or another process set it aside: what is written to it now would be lost.
+    def _run_locked(self, work: Callable[[sqlite3.Connection], T], default: T, verb: str) -> T:
+        for attempt in range(_ATTEMPTS):
+            try:
+                return work(self._open())
+            except FAILURES as error:
+                if is_locked(error):
+                    raise
+                if attempt == _ATTEMPTS - 1 or not self._recover(error, reopened=attempt > 0):
+                    self._warn(f"cannot be {verb} ({getattr(error, 'strerror', None) or error})")
+                    break
+        return default
+
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is not None and self._identity != file_identity(self.path):
+            # The file was deleted, or another process set it aside: entries written to it now would be lost.
             self.close()
         if self._connection is None:
-            make_ready(self.path, seconds)
-            self._size = None
-            self._identity = identity_of(self.path)
-            self._connection = connect(self.path, seconds)
-        _let_wait(self._connection, seconds)
+            create_if_missing(self.path)
+            self._total_bytes = None
+            self._identity = file_identity(self.path)
+            self._connection = connect(self.path, seconds=0)
         return self._connection
 
     def _get(self, database: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         found: dict[bytes, bytes] = {}
-        for part in _parts(keys):
-            marks = ",".join("?" * len(part))
-            # By way of the rows' numbers, in whose order entries lie on the disk, so that each page is read once. In a
-            # damaged file an entry may come up as a number or as text.
+        for some_keys in _chunked(keys):
+            marks = ",".join("?" * len(some_keys))
+            # Selected by rowid, the order of the entries on the disk: each page is read once. In a damaged file an
+            # entry may come up as a number or as text.
             rows = f"SELECT rowid FROM nanogpt_entries WHERE key IN ({marks})"  # noqa: S608
             query = f"SELECT key, entry FROM nanogpt_entries WHERE rowid IN ({rows}) AND typeof(entry) = 'blob'"  # noqa: S608
-            found.update(database.execute(query, part))
+            found.update(database.execute(query, some_keys))
         if self._max_bytes is not None and found:
-            with contextlib.suppress(sqlite3.OperationalError), database:  # a read-only cache still reads
-                _let_wait(database, clock.seconds_left(_BUSY_NOTING))
+            # Skipped if the file is read-only or locked for writing: the order of eviction is then less exact.
+            with contextlib.suppress(sqlite3.OperationalError), database:
                 database.execute("BEGIN IMMEDIATE")
                 used = time.time_ns()
                 database.executemany(
@@ -178,61 +201,73 @@ class SQLiteCache(ForkSafe):
             database.executemany(
                 "INSERT OR REPLACE INTO nanogpt_entries VALUES (?, ?, ?)", [(k, e, used) for k, e in entries.items()]
             )
-            size = self._size
+            total = self._total_bytes
             if self._max_bytes is not None:
                 added = sum(len(key) + len(entry) for key, entry in entries.items())
-                size = self._make_room(database, self._max_bytes, added)
-        self._size = size
+                total = self._evict(database, self._max_bytes, added)
+        self._total_bytes = total
 
-    def _make_room(self, database: sqlite3.Connection, most: int, added: int) -> int:
-        # Adding up the whole table each time would cost more than storing; what others add is seen at the next count.
-        if self._size is not None and self._size + added <= most:
-            return self._size + added
-        size: int
-        (size,) = database.execute(
+    def _evict(self, database: sqlite3.Connection, max_bytes: int, added: int) -> int:
+        """Delete the least recently used entries if the cache is over its limit; return the bytes that remain."""
+        # Adding up the whole table each time would cost more than storing the entries.
+        if self._total_bytes is not None and self._total_bytes + added <= max_bytes:
+            return self._total_bytes + added
+        total: int
+        (total,) = database.execute(
             "SELECT coalesce(sum(length(key) + length(entry)), 0) FROM nanogpt_entries"
         ).fetchone()
-        # Down to nine tenths, so that not every further entry has to make room for itself.
-        excess, gone = size - int(most * _KEEP) if size > most else 0, []
+        # More than necessary is deleted: otherwise each later entry would cause an eviction of its own.
+        excess, evicted = total - int(max_bytes * _KEPT_SHARE) if total > max_bytes else 0, []
         for row, length in database.execute(
             "SELECT rowid, coalesce(length(key) + length(entry), 0) FROM nanogpt_entries ORDER BY used, rowid"
         ):
             if excess <= 0:
                 break
-            gone.append((row,))
+            evicted.append((row,))
             excess -= length
-            size -= length
-        database.executemany("DELETE FROM nanogpt_entries WHERE rowid = ?", gone)
-        return size
+            total -= length
+        database.executemany("DELETE FROM nanogpt_entries WHERE rowid = ?", evicted)
+        return total
 
-    def _mend(self, error: Exception, *, again: bool) -> bool:
-        """Do what may help: open the file anew, or set it aside first; return whether to try again."""
-        cut_short = getattr(error, "sqlite_errorname", "") == "SQLITE_IOERR_SHORT_READ"  # known since Python 3.11
-        damaged = tells_of_damage(error, self.path) or (again and cut_short)
-        if not damaged and not cut_short:
+    def _recover(self, error: Exception, *, reopened: bool) -> bool:
+        """Close the file, and set it aside if it is damaged; return whether to try again.
+
+        Raises:
+            BlockingIOError: Another process is setting the file aside.
+        """
+        damaged = is_damage(error)
+        if not damaged and not may_be_damage(error, self.path):
             return False
         self.close()
-        if not damaged:
-            return True  # a log that was cut short under an open connection is read rightly by a new one
+        if not damaged and not reopened:
+            return True
+        uncertain = not damaged and not hasattr(error, "sqlite_errorname") and "disk I/O error" in str(error)
+        # Once a warning was given, the file is not searched for damage again in every call.
+        if uncertain and (self._warned or not reading_fails(self.path, clock.seconds_left(BUSY_SECONDS))):
+            return False
         try:
-            with locked(self.path.parent, clock.seconds_left(BUSY_SECONDS)):
-                # Where it is another file by now, some other process was first, and what is there is new.
-                if self._identity == identity_of(self.path):
+            with folder_lock(self.path.parent):
+                # With another identity it is a new file already: another process set the damaged one aside.
+                if self._identity == file_identity(self.path):
                     aside = set_aside(self.path)
                     warnings.warn(
-                        f"The embedding cache {self.path} is damaged ({error}). It was set aside as {aside}; a new one "
-                        "is begun.",
+                        f"The embedding cache {self.path} is damaged ({error or type(error).__name__}). It was set "
+                        f"aside as {aside}; a new file is created.",
                         RuntimeWarning,
                         stacklevel=2,
                     )
+        except BlockingIOError:
+            raise
         except OSError:
             return False
         return True
 
-    def _warn(self, what: str) -> None:
+    def _warn(self, problem: str) -> None:
         if not self._warned:
             self._warned = True
-            warnings.warn(f"The embedding cache {self.path} {what}; going on without it.", RuntimeWarning, stacklevel=2)
+            warnings.warn(
+                f"The embedding cache {self.path} {problem}; continuing without it.", RuntimeWarning, stacklevel=2
+            )
 
     def __del__(self) -> None:
         if self._connection is not None:
@@ -245,14 +280,10 @@ class SQLiteCache(ForkSafe):
         return f"SQLiteCache({str(self.path)!r})"
 
 
-# Connections that a fork carried over untold. SQLite allows neither their use nor their closing.
-_strays: list[sqlite3.Connection] = []
+# Connections copied by a fork without a call of `_before_fork`. SQLite allows neither their use nor their closing.
+_abandoned: list[sqlite3.Connection] = []
 
 
-def _let_wait(database: sqlite3.Connection, seconds: float) -> None:
-    database.execute(f"PRAGMA busy_timeout = {round(seconds * 1000)}")
-
-
-def _parts(keys: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
-    for start in range(0, len(keys), _KEYS_A_QUERY):
-        yield keys[start : start + _KEYS_A_QUERY]
+def _chunked(keys: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    for start in range(0, len(keys), _KEYS_PER_QUERY):
+        yield keys[start : start + _KEYS_PER_QUERY]

@@ -1,4 +1,8 @@
-"""The file of a SQLite cache: begun whole, opened safely, told from other programs' files, set aside when damaged."""
+"""The file of a SQLite cache: creating, opening and checking it, and setting a damaged one aside.
+
+No function here waits for other processes unless it is told how long: a caller that holds a lock must not keep a fork
+waiting.
+"""
 
 from __future__ import annotations
 
@@ -9,85 +13,125 @@ import random
 import sqlite3
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
+
+_flock: Callable[[int], None] | None
+try:
+    import fcntl
+except ImportError:  # Windows, where a file in use can be neither deleted nor renamed
+    _flock = None
+else:
+
+    def _flock(handle: int) -> None:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
 
 __all__ = [
     "BUSY_SECONDS",
     "FAILURES",
     "DamagedError",
     "ForeignError",
-    "beside",
+    "backoff_seconds",
     "connect",
-    "identity_of",
-    "locked",
-    "make_ready",
-    "place_of",
+    "create_if_missing",
+    "file_identity",
+    "folder_lock",
+    "is_damage",
+    "is_locked",
+    "may_be_damage",
+    "reading_fails",
+    "resolve_path",
     "set_aside",
-    "tells_of_damage",
-    "tells_of_lock",
+    "sibling",
 ]
 
 _SCHEMA = "CREATE TABLE nanogpt_entries (key BLOB PRIMARY KEY, entry BLOB NOT NULL, used INTEGER NOT NULL)"
-_APPLICATION = 0x4E_61_6E_6F  # "Nano", in the file's header: tells a cache from another program's database
-_LAYOUT = 1
+_APPLICATION_ID = 0x4E_61_6E_6F  # "Nano", in the file's header: distinguishes a cache from another program's database
+_SCHEMA_VERSION = 1
 # Five vectors of 1,536 numbers share a page; pages of SQLite's usual 4 KiB would spread each over a chain of three.
 _PAGE_BYTES = 32_768
-_MEMORY_KIB = 16_384  # the index of some 300,000 keys, which are looked up all over it
+_PAGE_CACHE_KIB = 16_384  # holds the index of some 300,000 keys, which are looked up all over it
 _LOG_BYTES = 64 * 1024 * 1024
 BUSY_SECONDS = 10.0
-"""How long to wait for other processes that are at the file."""
-# SQLite's words about a damaged file may quote from it, and then not be text.
+"""How long to wait for other processes that use the file."""
+# SQLite's message about a damaged file may quote from it, and then is not UTF-8.
 FAILURES = (sqlite3.Error, OSError, UnicodeDecodeError)
+_DAMAGE_MESSAGES = ("malformed", "not a database", "no such table", "no such column", "unsupported file format")
+_RIGHTS_MESSAGES = ("readonly", "unable to open", "access permission")
 
 
 class DamagedError(sqlite3.DatabaseError):
-    """What SQLite itself would not notice, or would call by another name."""
+    """Damage that SQLite does not notice, or reports as another error."""
 
 
 class ForeignError(sqlite3.DatabaseError):
     """The file is another program's database, or that of a later version."""
 
 
-def place_of(path: str | os.PathLike[str]) -> Path:
+def resolve_path(path: str | os.PathLike[str]) -> Path:
     """Return the absolute path of a cache file.
 
     Raises:
-        InvalidTypeError: It is no path.
-        ConfigurationError: It leads nowhere.
+        InvalidTypeError: It is not a path.
+        ConfigurationError: No file can be at this path: it is a folder, or it is below a file.
     """
     if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
         raise InvalidTypeError(f"A cache's path must be a str or a Path, not {type(path).__name__}.")
     if os.fspath(path) == ":memory:":
         raise ConfigurationError("A cache's path names a file.", remedy="For a cache in memory pass MemoryCache().")
     if not os.fspath(path) or "\0" in os.fspath(path):
-        raise ConfigurationError("A cache's path is empty or holds a null character.")
+        raise ConfigurationError("A cache's path is empty or contains a null character.")
     try:
-        # Where it is a link, SQLite's log is beside the file that it leads to.
-        return Path(path).expanduser().resolve()
+        # SQLite's log is beside the file that a link leads to.
+        resolved = Path(path).expanduser().resolve()
     except (OSError, RuntimeError) as error:  # no such user, no current folder, links in a circle
-        raise ConfigurationError(f"The cache's path {os.fspath(path)!r} leads nowhere: {error}") from error
+        raise ConfigurationError(f"The cache's path {os.fspath(path)!r} cannot be resolved: {error}") from error
+    try:
+        mode = resolved.stat().st_mode
+    except OSError as error:
+        # Missing files are created at the first use; missing rights are reported then.
+        if error.errno in (errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):
+            raise ConfigurationError(f"The cache's path {resolved} cannot be a file: {error.strerror}.") from error
+        return resolved
+    if stat.S_ISDIR(mode):
+        raise ConfigurationError(
+            f"The cache's path {resolved} is a folder.", remedy=f"Name a file in it, such as {resolved / 'vectors.db'}."
+        )
+    if not stat.S_ISREG(mode):
+        raise ConfigurationError(f"The cache's path {resolved} is not a regular file.")
+    return resolved
 
 
-def beside(path: Path, suffix: str) -> Path:
+def sibling(path: Path, suffix: str) -> Path:
     """Return the path of a file that belongs to a cache file, such as its log."""
     return path.with_name(path.name + suffix)
 
 
-# Nothing here opens the file by itself once SQLite may have it open: POSIX drops all locks that a process has on a file
-# as soon as it closes the file once, however often it has it open.
+def backoff_seconds() -> float:
+    """Return a random time to wait before the next attempt to use a locked file, in seconds."""
+    return random.uniform(0.001, 0.02)  # noqa: S311
 
 
-def make_ready(path: Path, seconds: float) -> None:
-    """Make the folder and an empty cache file, where they are missing; wait ``seconds`` for others that do so."""
+# Only SQLite opens the file once it may have it open: POSIX drops all locks that a process has on a file as soon as the
+# process closes it once, however often it has it open.
+
+
+def create_if_missing(path: Path) -> None:
+    """Make the folder and an empty cache file, if they are missing.
+
+    Raises:
+        BlockingIOError: Another process is creating a file in the folder.
+        OSError: The folder or the file cannot be made.
+    """
     if not path.parent.is_dir():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if _is_missing(path):
-        with locked(path.parent, seconds):
+        with folder_lock(path.parent):
             if _is_missing(path):
-                _begin(path)
+                _create(path)
 
 
 def _is_missing(path: Path) -> bool:
@@ -100,24 +144,29 @@ def _is_missing(path: Path) -> bool:
     return status.st_size == 0
 
 
-def _begin(path: Path) -> None:
-    # Somebody may have deleted the file alone, and left the log that belonged to it.
-    for suffix in ("-wal", "-shm", "-journal", ".new"):
-        beside(path, suffix).unlink(missing_ok=True)
-    new = beside(path, ".new")
-    os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))  # SQLite gives its log the same rights
+def _create(path: Path) -> None:
+    new = sibling(path, ".new")
+    try:
+        # The file may have been deleted without the log that belonged to it.
+        for suffix in ("-wal", "-shm", "-journal", ".new"):
+            sibling(path, suffix).unlink(missing_ok=True)
+        os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))  # SQLite gives its log the same mode
+    except (FileExistsError, PermissionError) as error:
+        if _flock is None:  # no lock on the folder: another process may be creating the file
+            raise BlockingIOError(errno.EAGAIN, "Another process is creating the file") from error
+        raise
     with contextlib.closing(_open_file(new, "mode=rw", BUSY_SECONDS)) as database:
         database.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
-        database.execute(f"PRAGMA application_id = {_APPLICATION}")
-        database.execute(f"PRAGMA user_version = {_LAYOUT}")
+        database.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+        database.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
         database.execute(_SCHEMA)
         database.execute("PRAGMA journal_mode = WAL")
-    # So that nobody ever sees half of it; and who has an empty file open in its place does not get in its way.
+    # Renamed when it is complete: no process ever opens an unfinished file.
     new.replace(path)
 
 
-def identity_of(path: Path) -> tuple[int, int] | None:
-    """Return what tells a file from a later one at the same path; None where there is none."""
+def file_identity(path: Path) -> tuple[int, int] | None:
+    """Return device and inode, which distinguish a file from a later one at the same path; None if it is missing."""
     try:
         status = path.stat()
     except OSError:
@@ -126,47 +175,54 @@ def identity_of(path: Path) -> tuple[int, int] | None:
 
 
 def connect(path: Path, seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
-    """Open a cache file, to write where that is allowed, and wait ``seconds`` for other processes that are at it."""
-    until = time.monotonic() + seconds
+    """Open a cache file for writing, or for reading if the rights to write are missing.
+
+    Args:
+        path: The file.
+        seconds: How long to wait for other processes, here and in each statement. 0: not at all.
+    """
+    give_up_at = time.monotonic() + seconds
     while True:
         try:
-            return _connect_once(path, max(0.0, until - time.monotonic()))
+            return _connect_once(path, max(0.0, give_up_at - time.monotonic()))
         except sqlite3.OperationalError as error:
-            # While several processes begin a file or switch on its log, SQLite does not wait by itself.
-            if not tells_of_lock(error) or time.monotonic() > until:
+            # SQLite's own wait does not cover processes that create the file or switch on its log.
+            if not is_locked(error) or time.monotonic() >= give_up_at:
                 raise
-            time.sleep(random.uniform(0.001, 0.05))  # noqa: S311
+            time.sleep(backoff_seconds())
 
 
 def _connect_once(path: Path, seconds: float) -> sqlite3.Connection:
     _refuse_foreign(path)
     try:
-        return _prepared(path, "mode=rw", seconds, write=True)
+        return _checked(path, "mode=rw", seconds, write=True)
     except sqlite3.OperationalError as error:
-        if not _tells_of_rights(error):
+        # Running out of file descriptors also says "unable to open": that must not end in a read-only connection.
+        if not any(message in str(error) for message in _RIGHTS_MESSAGES) or _is_writable(path):
             raise
         with contextlib.suppress(sqlite3.OperationalError):
-            return _prepared(path, "mode=ro", seconds, write=False)
-        # In a folder that cannot be written SQLite cannot make the log that it wants even for reading.
-        log = beside(path, "-wal")
+            return _checked(path, "mode=ro", seconds, write=False)
+        # In a read-only folder SQLite cannot create the log that it needs even for reading.
+        log = sibling(path, "-wal")
         if log.exists() and log.stat().st_size:
             raise
-        return _prepared(path, "immutable=1", seconds, write=False)
+        return _checked(path, "immutable=1", seconds, write=False)
 
 
-def _prepared(path: Path, how: str, seconds: float, *, write: bool) -> sqlite3.Connection:
-    database = _open_file(path, how, seconds)
+def _checked(path: Path, mode: str, seconds: float, *, write: bool) -> sqlite3.Connection:
+    database = _open_file(path, mode, seconds)
     try:
-        if database.execute("PRAGMA application_id").fetchone() != (_APPLICATION,):
+        if database.execute("PRAGMA application_id").fetchone() != (_APPLICATION_ID,):
             raise DamagedError("its header is damaged")
         try:
             database.execute("SELECT key, entry, used FROM nanogpt_entries LIMIT 1")
         except sqlite3.OperationalError as error:
-            # Another layout names its table otherwise.
-            if "no such table" in str(error) and database.execute("PRAGMA user_version").fetchone() > (_LAYOUT,):
-                raise ForeignError("it was made by a later version of nanogpt-rag, and is left alone") from error
+            # Later versions of the schema have another table.
+            version = database.execute("PRAGMA user_version").fetchone()
+            if "no such table" in str(error) and version > (_SCHEMA_VERSION,):
+                raise ForeignError("it was made by a later version of nanogpt-rag, and stays unchanged") from error
             raise
-        database.execute(f"PRAGMA cache_size = {-_MEMORY_KIB}")
+        database.execute(f"PRAGMA cache_size = {-_PAGE_CACHE_KIB}")
         if write:
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = NORMAL")
@@ -177,90 +233,117 @@ def _prepared(path: Path, how: str, seconds: float, *, write: bool) -> sqlite3.C
     return database
 
 
-def _open_file(path: Path, how: str, seconds: float) -> sqlite3.Connection:
+def _open_file(path: Path, mode: str, seconds: float) -> sqlite3.Connection:
     database = sqlite3.connect(
-        f"{path.as_uri()}?{how}", uri=True, timeout=seconds, isolation_level=None, check_same_thread=False
+        f"{path.as_uri()}?{mode}", uri=True, timeout=seconds, isolation_level=None, check_same_thread=False
     )
-    database.text_factory = bytes  # in a damaged file a blob may come up as text, which need not be UTF-8
-    database.execute("PRAGMA trusted_schema = OFF")
-    database.execute("PRAGMA cell_size_check = ON")
+    try:
+        database.text_factory = bytes  # in a damaged file a blob may come up as text, which need not be UTF-8
+        database.execute("PRAGMA trusted_schema = OFF")
+        database.execute("PRAGMA cell_size_check = ON")
+    except BaseException:
+        database.close()
+        raise
     return database
 
 
 def _refuse_foreign(path: Path) -> None:
-    # As if on a medium that cannot change: SQLite then neither locks the file, nor looks at its log, nor begins one.
+    # In immutable mode SQLite neither locks the file, nor reads its log, nor creates one.
     with contextlib.closing(_open_file(path, "immutable=1", 0)) as database:
         try:
-            (application,) = database.execute("PRAGMA application_id").fetchone()
+            (application_id,) = database.execute("PRAGMA application_id").fetchone()
             tables = database.execute("SELECT count(*) FROM sqlite_master WHERE name = 'nanogpt_entries'").fetchone()
             pages = database.execute("PRAGMA page_count").fetchone()
         except (sqlite3.DatabaseError, UnicodeDecodeError):
-            return  # nothing can be told this way; whoever opens it finds out
+            return  # unreadable in this mode; the usual way of opening reports the cause
     if pages == (0,):
         raise DamagedError("it is too short")
-    if application != _APPLICATION and tables == (0,):
-        raise ForeignError("it is another program's database, and is left alone")
+    if application_id != _APPLICATION_ID and tables == (0,):
+        raise ForeignError("it is another program's database, and stays unchanged")
 
 
-def tells_of_damage(error: Exception, path: Path) -> bool:
-    """Whether an error says that the file is damaged."""
-    # Python 3.10 does not tell SQLite's error code.
-    words = ("malformed", "not a database", "no such table", "no such column", "unsupported file format")
+def is_damage(error: Exception) -> bool:
+    """Return whether an error proves that the file is damaged."""
+    if isinstance(error, (DamagedError, UnicodeDecodeError)):
+        return True
+    # Python 3.10 raises this class without a message if SQLite's message is not UTF-8.
+    unreadable_message = type(error) is sqlite3.DatabaseError and not str(error)
+    return unreadable_message or any(message in str(error) for message in _DAMAGE_MESSAGES)
+
+
+def may_be_damage(error: Exception, path: Path) -> bool:
+    """Return whether an error means damage if it comes again after reopening the file.
+
+    A log that was truncated under an open connection is read correctly by a new one. A damaged header can make SQLite
+    report a file as read-only.
+    """
     if "readonly" in str(error):
-        # A damaged header can say so too.
-        files = [path.parent, *(beside(path, suffix) for suffix in ("", "-wal", "-shm"))]
-        effective = os.access in os.supports_effective_ids
-        return all(os.access(file, os.W_OK, effective_ids=effective) for file in files if file.exists())
-    return isinstance(error, (DamagedError, UnicodeDecodeError)) or any(said in str(error) for said in words)
+        return _is_writable(path)
+    # Python 3.10 has no error codes: a full disk gives the same message. See `reading_fails`.
+    name = getattr(error, "sqlite_errorname", None)
+    return name == "SQLITE_IOERR_SHORT_READ" or (name is None and "disk I/O error" in str(error))
 
 
-def tells_of_lock(error: Exception) -> bool:
-    """Whether an error says that another process holds the file for too long."""
-    # Python 3.10 does not tell SQLite's error code.
-    said = isinstance(error, sqlite3.OperationalError) and any(word in str(error) for word in ("locked", "locking"))
-    return said or isinstance(error, BlockingIOError)
+def reading_fails(path: Path, seconds: float) -> bool:
+    """Return whether SQLite fails to read the file. For Python 3.10, which does not tell a short read from a full disk.
+
+    Args:
+        path: The file.
+        seconds: Limit on the time for reading; a file that takes longer counts as readable.
+    """
+    give_up_at = time.monotonic() + seconds
+    shared_memory = sibling(path, "-shm")
+    # If SQLite had to create this file on a full disk, that would fail too.
+    mode = "mode=ro" if shared_memory.exists() and shared_memory.stat().st_size else "immutable=1"
+    try:
+        with contextlib.closing(_open_file(path, mode, 0)) as database:
+            database.set_progress_handler(lambda: time.monotonic() > give_up_at, 10_000)  # steps of SQLite's VM
+            return bool(database.execute("PRAGMA quick_check(1)").fetchone() != (b"ok",))
+    except FAILURES as error:
+        return is_damage(error) or "disk I/O error" in str(error)
 
 
-def _tells_of_rights(error: Exception) -> bool:
-    return any(words in str(error) for words in ("readonly", "unable to open", "access permission"))
+def is_locked(error: Exception) -> bool:
+    """Return whether an error says that another connection or process holds a lock on the file."""
+    # Python 3.10 has no error codes.
+    busy = isinstance(error, sqlite3.OperationalError) and any(word in str(error) for word in ("locked", "locking"))
+    return busy or isinstance(error, BlockingIOError)
+
+
+def _is_writable(path: Path) -> bool:
+    files = [path.parent, *(sibling(path, suffix) for suffix in ("", "-wal", "-shm"))]
+    effective = os.access in os.supports_effective_ids
+    return all(os.access(file, os.W_OK, effective_ids=effective) for file in files if file.exists())
 
 
 @contextlib.contextmanager
-def locked(folder: Path, seconds: float) -> Iterator[None]:
-    """Hold a lock on the folder: of all processes only one begins a file in it, or sets one aside.
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Hold a lock on the folder: only one process at a time creates a file in it, or sets one aside.
 
     Raises:
-        BlockingIOError: Another process has held it for ``seconds``.
+        BlockingIOError: Another process holds it.
     """
-    try:
-        import fcntl
-    except ImportError:  # Windows, where a file in use can be neither deleted nor renamed
+    if _flock is None:
         yield
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        until = time.monotonic() + seconds
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    raise
-                time.sleep(random.uniform(0.001, 0.05))  # noqa: S311
-            except OSError:  # a file system without locks
-                break
-            else:
-                break
+        try:
+            _flock(handle)
+        except BlockingIOError:
+            raise
+        except OSError:
+            pass  # a file system without locks
         yield
     finally:
         os.close(handle)
 
 
 def set_aside(path: Path) -> str:
-    """Rename a damaged file and what belongs to it; return the new name."""
+    """Rename a damaged file and the files that belong to it; return the new name."""
     aside = path.with_name(f"{path.name}.corrupt-{time.time_ns()}")
-    # The log goes first: once the file is gone, another process may begin a new one with a log of its own.
+    # The log goes first: once the file is gone, another process may create a new one with a log of its own.
     for suffix in ("-wal", "-shm", "-journal", ""):
         with contextlib.suppress(FileNotFoundError):
-            beside(path, suffix).rename(beside(aside, suffix))
+            sibling(path, suffix).rename(sibling(aside, suffix))
     return aside.name

@@ -1,10 +1,11 @@
-"""What tests run in a process of its own: ``python child.py WORK JSON``. Says what it has done, line by line."""
+"""Functions that tests run in a separate process: ``python child.py FUNCTION JSON``. Each prints its results."""
 
 import asyncio
-import fcntl  # noqa: F401 - needed later, when the rights to read it may be gone
+import errno
 import json
 import os
 import resource
+import sqlite3
 import sys
 import threading
 import warnings
@@ -12,12 +13,12 @@ import warnings
 import numpy as np
 
 from nanogpt_core import Embedder
-from nanogpt_core.cache.base import CacheNamespace, entry_of
+from nanogpt_core.cache.base import CacheNamespace, encode_entry
 from nanogpt_core.cache.sqlite import SQLiteCache
 
 
 def say(*words):
-    # One write, so that the lines of threads do not mix.
+    # One write: the lines of threads do not mix.
     sys.stdout.write(" ".join(map(str, words)) + "\n")
     sys.stdout.flush()
 
@@ -47,11 +48,11 @@ def stream(texts, **options):
 def put_for_ever(path, worker):
     """Put entries of 6 KB until killed; say each one that is in."""
     cache = SQLiteCache(path)
-    space = CacheNamespace("https://example.invalid", f"worker {worker}", None)
+    namespace = CacheNamespace("https://example.invalid", f"worker {worker}", None)
     number = 0
     while True:
-        keys = space.keys(map(str, range(number, number + 50)))
-        cache.put_many({key: entry_of(key, np.full(1536, number, np.float32)) for key in keys})
+        keys = namespace.keys(map(str, range(number, number + 50)))
+        cache.put_many({key: encode_entry(key, np.full(1536, number, np.float32)) for key in keys})
         say(number)
         number += 50
 
@@ -89,7 +90,7 @@ def said(work):
 
 
 def warned(path, texts, save, most_bytes=None, **options):
-    """Embed twice, where no file may grow over a size if told so; say each warning."""
+    """Embed twice, optionally with a limit on the size of files; print each warning."""
     if most_bytes is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
     texts = texts_of(texts)
@@ -101,7 +102,7 @@ def warned(path, texts, save, most_bytes=None, **options):
 
 
 def as_nobody(path):
-    """Use a cache as a user without rights; say what comes back."""
+    """Use a cache as a user without rights; print the entries found."""
     if os.geteuid() == 0:
         os.setgroups([])
         os.setgid(65534)
@@ -124,14 +125,14 @@ def in_daemon(texts, way="sync", **options):
 
 
 def fork(path, **options):
-    """Fork while other threads use the cache; each child reads what was there and adds something."""
+    """Fork while other threads use the cache; each child reads existing entries and adds its own."""
     cache = SQLiteCache(path)
-    space = CacheNamespace("https://example.invalid", "forks", None)
+    namespace = CacheNamespace("https://example.invalid", "forks", None)
     stop = threading.Event()
 
     def entries(name):
-        keys = space.keys(f"{name} {i}" for i in range(20))
-        return {key: entry_of(key, np.full(64, len(name), np.float32)) for key in keys}
+        keys = namespace.keys(f"{name} {i}" for i in range(20))
+        return {key: encode_entry(key, np.full(64, len(name), np.float32)) for key in keys}
 
     def busy(name):
         while not stop.is_set():
@@ -160,6 +161,61 @@ def fork(path, **options):
         thread.join()
     kept = [cache.get_many(list(entries(f"child {n}"))) == entries(f"child {n}") for n in range(options["forks"])]
     say("states", set(states), "kept", all(kept))
+
+
+def out_of_descriptors(path):
+    """Use a cache while ``spare`` file descriptors are free, and again when more are; say the entries found."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    for spare in range(8):
+        cache = SQLiteCache(path)
+        taken = []
+        try:
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        except OSError as error:
+            if error.errno != errno.EMFILE:
+                raise
+        for handle in taken[:spare]:
+            os.close(handle)
+        said(lambda cache=cache: cache.get_many([b"a"]))
+        said(lambda cache=cache: cache.put_many({b"b": b"2"}))
+        for handle in taken[spare:]:
+            os.close(handle)
+        said(lambda cache=cache: cache.put_many({b"b": b"2"}))
+        say("after", spare, "spare", dict(cache.get_many([b"a", b"b"])))
+        cache.close()
+
+
+def hold_lock(path):
+    """Keep the file locked against readers and writers until a line comes in."""
+    database = sqlite3.connect(path, isolation_level=None)
+    database.execute("PRAGMA locking_mode = EXCLUSIVE")
+    database.execute("BEGIN IMMEDIATE")
+    say("locked")
+    sys.stdin.readline()
+    database.close()
+
+
+def fork_while_waiting(path, forks):
+    """Fork while a thread waits for the locked file; say whether it still waits afterwards."""
+    cache, found, ended = SQLiteCache(path), {}, threading.Event()
+
+    def read():
+        try:
+            found.update(cache.get_many([b"a"]))
+        finally:
+            ended.set()
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    for _ in range(forks):
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0)
+        os.waitpid(pid, 0)
+    say("waiting", not ended.is_set())
+    thread.join()
+    say("found", found)
 
 
 if __name__ == "__main__":

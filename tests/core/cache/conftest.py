@@ -1,4 +1,4 @@
-"""What the tests of the cache share: processes of their own, sync and async from one test, a server of exact bytes."""
+"""Fixtures of the cache tests: child processes, sync and async from one test, a server of exact bytes."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from nanogpt_core import Embedder
-from nanogpt_core.cache.base import CacheNamespace, entry_of
+from nanogpt_core.cache.base import CacheNamespace, encode_entry
 
 LONG = bool(os.environ.get("NANOGPT_LONG"))
 
@@ -27,7 +27,7 @@ settings.load_profile("cache")
 
 
 def _load(path):
-    # Tests are no package, so that a helper beside them is loaded by its path.
+    # Tests are not a package: a helper beside them is loaded by its path.
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -86,14 +86,14 @@ def entries():
     def make(count, width=8, seed=0):
         vectors = np.random.default_rng(seed).random((count, width), dtype=np.float32)
         keys = CacheNamespace("https://example.invalid", "a model", None).keys(f"text {i}" for i in range(count))
-        return {key: entry_of(key, row) for key, row in zip(keys, vectors, strict=True)}
+        return {key: encode_entry(key, row) for key, row in zip(keys, vectors, strict=True)}
 
     return make
 
 
 @pytest.fixture
 def child():
-    """Start ``child.py`` in a process of its own; what is left running at the test's end is killed."""
+    """Start ``child.py`` in a process of its own; processes that still run at the test's end are killed."""
     script = Path(__file__).with_name("child.py")
     with contextlib.ExitStack() as stack:
 
@@ -114,7 +114,7 @@ def child():
 
 @pytest.fixture
 def finish():
-    """Wait for a process, and return its status and what it printed; one that hangs fails the test."""
+    """Wait for a process, and return its status and output; one that hangs fails the test."""
 
     def finish(process, more=None):
         try:

@@ -1,7 +1,7 @@
-"""A second writer in a process of its own: ``python dying.py PATH AT`` puts what it reads, and is killed at a point.
+"""A second writer: ``python dying.py PATH AT`` stores the entries that it reads, and is killed at a statement.
 
-AT counts SQLite's own statements: 0 is before the transaction begins. A large number lets it live. It needs no numpy,
-so that it starts quickly.
+AT counts SQLite's own statements: 0 is before the transaction begins. A large number lets it live. It needs no numpy
+and starts quickly.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Whatever a cache does, the vectors are right: a warning at most, and nothing unchecked is used."""
+"""Cache failures: the vectors are right, with a warning at most, and no unchecked entry is used."""
 
 import os
 import shutil
@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from nanogpt_core import Embedder
+from nanogpt_core.cache import sqlite as sqlite_cache
+from nanogpt_core.cache import sqlite_file
 from nanogpt_core.cache.admin import export_cache, inspect_cache, verify_cache
-from nanogpt_core.cache.base import CacheNamespace, MemoryCache, entry_of, width_note_of
+from nanogpt_core.cache.base import CacheNamespace, MemoryCache, encode_dimensions, encode_entry
 from nanogpt_core.cache.sqlite import SQLiteCache
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 
@@ -26,7 +28,7 @@ def right(make):
     return make(MODEL).embed(TEXTS)
 
 
-# --- caches of somebody's own ---
+# --- caches of the user's own ---
 
 
 class Base:
@@ -107,7 +109,7 @@ ODD = [
     ("longer entries", each(lambda _key, entry: entry + b"\0" * 4), False, False),
     ("zeros", each(lambda _key, entry: bytes(len(entry))), False, False),
     ("a flipped bit", each(lambda _key, entry: entry[:-1] + bytes([entry[-1] ^ 1])), False, False),
-    ("width notes in place of vectors", each(lambda key, _entry: width_note_of(key, 1536)), False, False),
+    ("width notes in place of vectors", each(lambda key, _entry: encode_dimensions(key, 1536)), False, False),
     ("other texts' entries", Shifts, False, False),
     ("forgets", Forgets, False, False),
     ("returns more than was asked for", ReturnsMore, False, True),
@@ -115,7 +117,7 @@ ODD = [
 
 
 @pytest.mark.parametrize("odd", [row[1:] for row in ODD], ids=[row[0] for row in ODD])
-def test_an_odd_cache_costs_a_warning_at_most(embed, make, sandbox, right, odd):
+def test_misbehaving_cache_never_changes_vectors(embed, make, sandbox, right, odd):
     kind, warns, used = odd
     sandbox.clear()
     embedder = make(MODEL, cache=kind())
@@ -130,7 +132,7 @@ def test_an_odd_cache_costs_a_warning_at_most(embed, make, sandbox, right, odd):
     assert embedder.usage.texts_cached == (len(TEXTS) if used else 0)
 
 
-def test_a_cache_that_failed_once_is_tried_again_by_the_next_call(embed, make, sandbox):
+def test_failed_cache_is_used_again_by_the_next_call(embed, make, sandbox):
     class Recovers(Base):
         broken = True
 
@@ -150,13 +152,13 @@ def test_a_cache_that_failed_once_is_tried_again_by_the_next_call(embed, make, s
 
 
 @pytest.mark.parametrize("wrong", [7, b"path", object(), MemoryCache, ["path"]])
-def test_what_is_no_cache_is_refused(make, wrong):
+def test_object_without_cache_methods_is_refused(make, wrong):
     with pytest.raises(InvalidTypeError, match="cache"):
         make(cache=wrong)
 
 
 @pytest.mark.parametrize("wrong", ["", "a\0b", "~nobody-of-this-name/c.db"])
-def test_what_is_no_path_is_refused(make, wrong):
+def test_invalid_cache_path_is_refused_by_embedder(make, wrong):
     with pytest.raises(ConfigurationError, match="path"):
         make(cache=wrong)
 
@@ -182,39 +184,66 @@ def goes_on(embed, make, right):
     return goes_on
 
 
-def test_a_path_that_is_a_folder(goes_on, tmp_path):
-    goes_on(tmp_path)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_path_below_a_file(goes_on, tmp_path):
+@pytest.mark.parametrize("kind", ["folder", "link to a folder", "below a file", "name too long"])
+def test_path_that_cannot_be_a_file_is_refused_at_construction(make, tmp_path, kind):
     (tmp_path / "file").write_text("mine")
-    goes_on(tmp_path / "file" / "c.db")
+    (tmp_path / "link").symlink_to(tmp_path)
+    paths = {"folder": "", "link to a folder": "link", "below a file": "file/deeper/c.db", "name too long": "x" * 300}
+    before = sorted(tmp_path.iterdir())
+    for build in (SQLiteCache, lambda path: make(MODEL, cache=path), lambda path: make(MODEL, cache=str(path))):
+        with pytest.raises(ConfigurationError, match="folder" if "folder" in kind else "cannot be a file") as caught:
+            build(tmp_path / paths[kind])
+        assert isinstance(caught.value, ValueError)
+    assert sorted(tmp_path.iterdir()) == before
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_a_name_that_is_too_long(goes_on, tmp_path):
-    goes_on(tmp_path / ("x" * 300))
-
-
-@pytest.mark.parametrize("kind", ["full", "null", "socket"])
-def test_what_is_neither_file_nor_folder(goes_on, tmp_path, kind):
+@pytest.mark.parametrize("kind", ["full", "null", "socket", "fifo"])
+def test_special_file_is_refused_at_construction(make, tmp_path, kind):
     # Nodes of the test's own, like /dev/full and /dev/null: those of the machine are not put at risk.
     path = tmp_path / kind
     try:
-        if kind == "socket":
+        if kind == "fifo":
+            os.mkfifo(path)
+        elif kind == "socket":
             os.mknod(path, stat.S_IFSOCK | 0o600)
         else:
             os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 7 if kind == "full" else 3))
     except PermissionError:
         pytest.skip("only root makes devices")
     mode = path.stat().st_mode
-    goes_on(path)
+    with pytest.raises(ConfigurationError, match="not a regular file"):
+        make(MODEL, cache=path)
     assert path.stat().st_mode == mode
-    assert [file.name for file in tmp_path.iterdir()] == [kind]
 
 
-def test_a_folder_that_does_not_exist_is_made(embed, make, right, tmp_path):
+def test_file_replaced_by_a_folder_later_costs_a_warning(embed, make, right, tmp_path):
+    embedder = make(MODEL, cache=tmp_path / "c.db")
+    (tmp_path / "c.db").mkdir()
+    with pytest.warns(RuntimeWarning, match="not a file"):
+        assert np.array_equal(embed(embedder, TEXTS), right)
+    assert not list((tmp_path / "c.db").iterdir())
+
+
+# --- no file descriptors left ---
+
+
+def test_file_descriptor_exhaustion_costs_a_warning(child, finish, tmp_path):
+    path = tmp_path / "c.db"
+    cache = SQLiteCache(path)
+    cache.put_many({b"a": b"1"})
+    cache.close()
+    ended = finish(child("out_of_descriptors", path=str(path)))
+    assert (ended.status, ended.err) == (0, "")
+    lines = ended.out.splitlines()
+    for spare in range(8):
+        assert f"after {spare} spare {{b'a': b'1', b'b': b'2'}}" in lines, lines
+    assert any(line.startswith("warning") for line in lines)
+    assert not list(tmp_path.glob("*corrupt*"))
+    assert verify_cache(path).damage == ()
+
+
+def test_missing_folder_is_created(embed, make, right, tmp_path):
     path = tmp_path / "one" / "two" / "c.db"
     assert np.array_equal(embed(make(MODEL, cache=path), TEXTS), right)
     assert verify_cache(path).entries == len(TEXTS)
@@ -239,7 +268,7 @@ def common():
         ((0o777, 0o666), "{b'a': b'1', b'b': b'2'}"),
     ],
 )
-def test_without_the_rights_to_write_it_still_reads(child, finish, common, modes, found_after):
+def test_read_only_cache_is_still_read(child, finish, common, modes, found_after):
     folder_mode, file_mode = modes
     cache = SQLiteCache(common / "c.db")
     cache.put_many({b"a": b"1"})
@@ -258,7 +287,7 @@ def test_without_the_rights_to_write_it_still_reads(child, finish, common, modes
 
 
 @pytest.mark.parametrize("hidden", ["file", "folder"])
-def test_without_the_rights_to_read_it_says_so_once(child, finish, common, hidden):
+def test_unreadable_cache_warns_once(child, finish, common, hidden):
     inner = common / "inner"
     inner.mkdir(mode=0o700 if hidden == "folder" else 0o755)
     cache = SQLiteCache(inner / "c.db")
@@ -276,7 +305,7 @@ def test_without_the_rights_to_read_it_says_so_once(child, finish, common, hidde
 # --- a full disk ---
 
 
-def test_a_disk_that_is_full(child, finish, options, right, tmp_path):
+def test_full_disk_costs_a_warning(child, finish, options, right, tmp_path):
     path, save = tmp_path / "c.db", tmp_path / "v.npy"
     told = {"texts": len(TEXTS), "model": MODEL, "batch_size": 5, **options}
     ended = finish(child("warned", path=str(path), save=str(save), most_bytes=250_000, **told))
@@ -287,7 +316,7 @@ def test_a_disk_that_is_full(child, finish, options, right, tmp_path):
     warned = [line for line in lines if line.startswith("warning")]
     assert len(warned) == 1
     assert "cannot be written" in warned[0]
-    # What came before is kept, and there is nothing half.
+    # Whole earlier batches are kept.
     report = verify_cache(path)
     assert report.clean
     assert 0 < report.entries < len(TEXTS)
@@ -298,7 +327,49 @@ def test_a_disk_that_is_full(child, finish, options, right, tmp_path):
     assert again.usage.texts_cached == report.entries
 
 
-def test_a_disk_that_is_full_for_a_while(entries, tmp_path):
+@pytest.fixture
+def _no_error_codes(monkeypatch):
+    """Make SQLite's errors look as on Python 3.10, which has no error codes."""
+    for name in ("is_damage", "may_be_damage"):
+        real = getattr(sqlite_file, name)
+
+        def without_code(error, *more, real=real):
+            if isinstance(error, sqlite3.Error) and not isinstance(error, sqlite_file.DamagedError):
+                error = type(error)(*error.args)
+            return real(error, *more)
+
+        monkeypatch.setattr(sqlite_cache, name, without_code)
+
+
+@pytest.mark.parametrize("shortened", ["-wal", ""], ids=["log", "file"])
+@pytest.mark.parametrize("python", ["this", "3.10"])
+def test_truncation_under_open_connections_is_survived(request, entries, tmp_path, shortened, python):
+    if python == "3.10":
+        request.getfixturevalue("_no_error_codes")
+    path = tmp_path / "c.db"
+    first, second = SQLiteCache(path), SQLiteCache(path)
+    many = entries(300, width=1000)
+    first.put_many(many)
+    assert dict(second.get_many(list(many))) == many
+    if not shortened:
+        for cache in (first, second):
+            cache.close()
+        assert dict(first.get_many(list(many))) == many
+    file = path.with_name(path.name + shortened)
+    with file.open("r+b") as opened:
+        opened.truncate(file.stat().st_size // 2)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for cache in (first, second):
+            found = cache.get_many(list(many))
+            assert all(found[key] == many[key] for key in found)
+        first.put_many({b"a": b"1"})
+        assert dict(second.get_many([b"a"])) == {b"a": b"1"}
+    assert all("set aside" in str(warning.message) for warning in caught), [str(w.message) for w in caught]
+    assert len(caught) <= 1
+
+
+def test_cache_works_again_after_disk_was_full(entries, tmp_path):
     cache = SQLiteCache(tmp_path / "c.db")
     few, many = entries(3), entries(500, width=1000, seed=1)
     cache.put_many(few)
@@ -311,7 +382,7 @@ def test_a_disk_that_is_full_for_a_while(entries, tmp_path):
     assert dict(cache.get_many(list(many))) == many
 
 
-# --- files that are not what they should be ---
+# --- damaged and foreign files ---
 
 
 def damage(kind, path):
@@ -343,7 +414,7 @@ def damage(kind, path):
 @pytest.mark.parametrize(
     "kind", ["garbage", "text", "header", "version", "mark", "cut", "one byte", "zeros", "schema", "name"]
 )
-def test_a_damaged_file_is_set_aside_once_and_the_work_goes_on(embed, make, right, tmp_path, kind):
+def test_damaged_file_is_set_aside(embed, make, right, tmp_path, kind):
     path = tmp_path / "c.db"
     first = make(MODEL, cache=path)
     first.embed(TEXTS)
@@ -359,7 +430,7 @@ def test_a_damaged_file_is_set_aside_once_and_the_work_goes_on(embed, make, righ
     assert aside.name in str(caught[0].message)
     assert aside.read_bytes() == before
     assert verify_cache(path).clean
-    for _ in range(2):  # what was read before the damage came up is not in the new file
+    for _ in range(2):  # entries read before the damage was found are not in the new file
         again = make(MODEL, cache=path)
         assert np.array_equal(embed(again, TEXTS), right)
     assert again.usage.texts_sent == 0
@@ -367,7 +438,7 @@ def test_a_damaged_file_is_set_aside_once_and_the_work_goes_on(embed, make, righ
 
 @pytest.mark.parametrize("ours", [b"", b"nanogpt"], ids=["any", "with our words in it"])
 @pytest.mark.parametrize("journal", ["delete", "wal"])
-def test_another_programs_database_is_left_alone(goes_on, tmp_path, journal, ours):
+def test_foreign_database_is_not_changed(goes_on, tmp_path, journal, ours):
     path = tmp_path / "c.db"
     theirs = sqlite3.connect(path)
     theirs.execute(f"PRAGMA journal_mode = {journal}")
@@ -384,7 +455,7 @@ def test_another_programs_database_is_left_alone(goes_on, tmp_path, journal, our
     theirs.close()
 
 
-def test_a_cache_of_a_later_version_is_left_alone(goes_on, tmp_path):
+def test_later_schema_version_is_not_changed(goes_on, tmp_path):
     path = tmp_path / "c.db"
     SQLiteCache(path).put_many({b"a": b"1"})
     with sqlite3.connect(path) as database:
@@ -395,14 +466,14 @@ def test_a_cache_of_a_later_version_is_left_alone(goes_on, tmp_path):
     assert not list(tmp_path.glob("*corrupt*"))
 
 
-def test_an_empty_file_becomes_a_cache(tmp_path):
+def test_empty_file_becomes_a_cache(tmp_path):
     (tmp_path / "c.db").touch(0o600)
     cache = SQLiteCache(tmp_path / "c.db")
     cache.put_many({b"a": b"1"})
     assert dict(SQLiteCache(cache.path).get_many([b"a"])) == {b"a": b"1"}
 
 
-def test_a_log_that_a_deleted_file_left_behind_is_not_read(tmp_path):
+def test_log_of_a_deleted_file_is_not_read(tmp_path):
     cache = SQLiteCache(tmp_path / "c.db")
     cache.put_many({b"a": b"1"})
     log = (tmp_path / "c.db-wal").read_bytes()
@@ -413,7 +484,7 @@ def test_a_log_that_a_deleted_file_left_behind_is_not_read(tmp_path):
     assert dict(SQLiteCache(cache.path).get_many([b"a"])) == {}
 
 
-def test_only_bytes_come_out_of_a_file_whose_entries_changed_their_type(tmp_path):
+def test_entries_of_wrong_sql_type_are_ignored(tmp_path):
     cache = SQLiteCache(tmp_path / "c.db")
     cache.put_many({b"a": b"1", b"b": b"2", b"c": b"3"})
     with sqlite3.connect(cache.path) as database:
@@ -425,12 +496,12 @@ def test_only_bytes_come_out_of_a_file_whose_entries_changed_their_type(tmp_path
     assert export_cache(cache.path, tmp_path / "out.npz") == 0
 
 
-def test_a_flipped_bit_in_an_entry_costs_that_text_alone(embed, make, sandbox, right, tmp_path):
+def test_flipped_bit_costs_only_that_text(embed, make, sandbox, right, tmp_path):
     path = tmp_path / "c.db"
     first = make(MODEL, cache=path)
     first.embed(TEXTS)
     first._config.vector_cache.close()
-    entry = entry_of(CacheNamespace(sandbox.base_url, MODEL, None).key(TEXTS[7]), right[7])
+    entry = encode_entry(CacheNamespace(sandbox.base_url, MODEL, None).key(TEXTS[7]), right[7])
     data = path.read_bytes()
     assert data.count(entry) == 1
     path.write_bytes(data.replace(entry, entry[:-1] + bytes([entry[-1] ^ 64])))
@@ -442,9 +513,9 @@ def test_a_flipped_bit_in_an_entry_costs_that_text_alone(embed, make, sandbox, r
     assert verify_cache(path).clean
 
 
-def test_another_texts_vector_under_a_key_is_not_used(embed, make, right, options, tmp_path):
+def test_swapped_entry_is_not_used(embed, make, right, options, tmp_path):
     path = tmp_path / "c.db"
-    space = CacheNamespace(options["base_url"], MODEL, None)
-    one, two = space.keys(TEXTS[:2])
-    SQLiteCache(path).put_many({one: entry_of(two, right[1])})
+    namespace = CacheNamespace(options["base_url"], MODEL, None)
+    one, two = namespace.keys(TEXTS[:2])
+    SQLiteCache(path).put_many({one: encode_entry(two, right[1])})
     assert np.array_equal(embed(make(MODEL, cache=path), TEXTS[:2]), right[:2])

@@ -1,4 +1,4 @@
-"""What makes two entries one, and what keeps them apart."""
+"""Keys and entries: the options that share an entry, and those that have separate ones."""
 
 import subprocess
 import sys
@@ -11,18 +11,18 @@ from hypothesis import strategies as st
 from nanogpt_core.cache.base import (
     CacheNamespace,
     MemoryCache,
-    entry_of,
-    is_width_note,
-    vector_of,
-    width_note_of,
-    width_of,
+    decode_entry,
+    encode_dimensions,
+    encode_entry,
+    entry_dimensions,
+    holds_vector,
 )
 from nanogpt_core.errors import DimensionsError
 
 URL = "https://example.invalid/api/v1"
 
 
-def test_a_key_is_the_same_in_every_process():
+def test_keys_are_equal_in_every_process():
     script = (
         "from nanogpt_core.cache.base import CacheNamespace\n"
         f"print(CacheNamespace({URL!r}, 'm', 256).key('ä text').hex())"
@@ -38,52 +38,55 @@ def test_a_key_is_the_same_in_every_process():
     assert seen == {b"0d4cf7a7f9e79f125e05816b4220303596a545f738d8a1501312327f83687b0c\n"}
 
 
-spaces = st.tuples(st.text(), st.text(), st.none() | st.integers(1, 9999))
+namespaces = st.tuples(st.text(), st.text(), st.none() | st.integers(1, 9999))
 
 
-@given(spaces, st.text(), spaces, st.text())
-def test_different_wire_texts_or_spaces_never_share_a_key(one, text, other, another):
+@given(namespaces, st.text(), namespaces, st.text())
+def test_different_texts_or_namespaces_have_different_keys(one, text, other, another):
     same = (one, text) == (other, another)
     assert (CacheNamespace(*one).key(text) == CacheNamespace(*other).key(another)) == same
-    assert (CacheNamespace(*one).width_key == CacheNamespace(*other).width_key) == (one == other)
-    assert CacheNamespace(*one).width_key != CacheNamespace(*other).key(another)
+    assert (CacheNamespace(*one).dimensions_key == CacheNamespace(*other).dimensions_key) == (one == other)
+    assert CacheNamespace(*one).dimensions_key != CacheNamespace(*other).key(another)
 
 
-def test_parts_do_not_run_into_each_other():
+def test_namespace_parts_are_length_prefixed():
     assert CacheNamespace("ab", "c", None).key("d") != CacheNamespace("a", "bc", None).key("d")
     assert CacheNamespace("a", "b", 12).key("3") != CacheNamespace("a", "b", 1).key("23")
 
 
 @given(st.binary(), st.integers(1, 50), st.data())
-def test_an_entry_with_any_bit_changed_is_unsound(key, width, data):
-    entry = entry_of(key, np.arange(1, width + 1, dtype=np.float32))
-    assert width_of(key, entry) == width
-    assert np.array_equal(vector_of(entry), np.arange(1, width + 1, dtype=np.float32))
+def test_entry_with_any_bit_changed_is_invalid(key, width, data):
+    entry = encode_entry(key, np.arange(1, width + 1, dtype=np.float32))
+    assert entry_dimensions(key, entry) == width
+    assert np.array_equal(decode_entry(entry), np.arange(1, width + 1, dtype=np.float32))
     place = data.draw(st.integers(0, len(entry) * 8 - 1))
     changed = bytearray(entry)
     changed[place // 8] ^= 1 << place % 8
-    assert width_of(key, bytes(changed)) is None
-    assert width_of(key + b"x", entry) is None
+    assert entry_dimensions(key, bytes(changed)) is None
+    assert entry_dimensions(key + b"x", entry) is None
     length = data.draw(st.integers(0, len(entry) - 1))
-    assert width_of(key, entry[:length]) is None
-    assert width_of(key, entry + entry[:4]) is None
+    assert entry_dimensions(key, entry[:length]) is None
+    assert entry_dimensions(key, entry + entry[:4]) is None
 
 
 @given(st.binary(), st.integers(1, 9999), st.integers(0, 63))
-def test_a_width_note_with_any_bit_changed_is_unsound(key, width, place):
-    note = width_note_of(key, width)
-    assert is_width_note(note)
-    assert width_of(key, note) == width
+def test_dimensions_entry_with_any_bit_changed_is_invalid(key, width, place):
+    note = encode_dimensions(key, width)
+    assert not holds_vector(note)
+    assert entry_dimensions(key, note) == width
     changed = bytearray(note)
     changed[place // 8] ^= 1 << place % 8
-    assert width_of(key, bytes(changed)) is None
+    assert entry_dimensions(key, bytes(changed)) is None
 
 
 @pytest.mark.parametrize("nonsense", [None, 7, "text", "eight ch", b"", b"1234567", [1.0], bytearray(12), object()])
-def test_what_is_no_entry_is_unsound(nonsense):
-    assert width_of(b"key", nonsense) is None
+def test_other_values_are_invalid_entries(nonsense):
+    assert entry_dimensions(b"key", nonsense) is None
     assert (
-        width_of(nonsense if not isinstance(nonsense, bytes) else None, entry_of(b"", np.ones(3, np.float32))) is None
+        entry_dimensions(
+            nonsense if not isinstance(nonsense, bytes) else None, encode_entry(b"", np.ones(3, np.float32))
+        )
+        is None
     )
 
 
@@ -94,7 +97,7 @@ BASE = {"model": "text-embedding-3-small"}
     "other",
     [{"model": "text-embedding-3-large"}, {"model": "jina-embeddings-v3"}, {"dimensions": 256}, {"dimensions": 1536}],
 )
-def test_what_changes_a_vector_gets_an_entry_of_its_own(make, sandbox, other):
+def test_options_that_change_vectors_have_separate_entries(make, sandbox, other):
     cache = MemoryCache()
     make(**BASE, cache=cache).embed(["text"])
     vector = make(**{**BASE, **other}, cache=cache).embed(["text"])
@@ -102,14 +105,14 @@ def test_what_changes_a_vector_gets_an_entry_of_its_own(make, sandbox, other):
     assert np.array_equal(vector, make(**{**BASE, **other}).embed(["text"]))
 
 
-def test_another_address_gets_an_entry_of_its_own(make, sandbox):
+def test_base_urls_have_separate_entries(make, sandbox):
     cache = MemoryCache()
     make(cache=cache).embed(["text"])
     make(cache=cache, base_url=sandbox.base_url.replace("/api/v1", "/api/paid/v1")).embed(["text"])
     assert len(sandbox.requests) == 2
 
 
-def test_a_query_with_an_instruction_is_another_text(make, sandbox):
+def test_query_instruction_is_part_of_the_key(make, sandbox):
     cache = MemoryCache()
     plain, instructed = make(cache=cache), make(cache=cache, query_instruction="query: ")
     assert np.array_equal(plain.embed(["text"])[0], plain.embed_query("text"))
@@ -134,7 +137,7 @@ def test_a_query_with_an_instruction_is_another_text(make, sandbox):
     ],
     ids=lambda other: next(iter(other)),
 )
-def test_what_does_not_change_a_vector_shares_the_entry(make, sandbox, other):
+def test_options_that_do_not_change_vectors_share_entries(make, sandbox, other):
     cache = MemoryCache()
     make(cache=cache).embed(["text", "another"])
     if "base_url_ending" in other:
@@ -143,7 +146,7 @@ def test_what_does_not_change_a_vector_shares_the_entry(make, sandbox, other):
     assert len(sandbox.requests) == 1
 
 
-def test_one_cache_holds_one_width_for_a_model(embed, make, tmp_path):
+def test_cached_dimensions_are_checked_against_replies(embed, make, tmp_path):
     """The service changes the width of a model whose width the sources dispute."""
     from nanogpt_core.sandbox import Sandbox
 
@@ -173,11 +176,11 @@ def test_one_cache_holds_one_width_for_a_model(embed, make, tmp_path):
         assert len(true.requests) > 0
 
 
-def test_a_cache_of_two_widths_is_an_error_and_not_a_matrix(embed, make, options):
+def test_cache_with_mixed_dimensions_raises(embed, make, options):
     # As when two processes began one while the service changed.
     cache = MemoryCache()
-    space = CacheNamespace(options["base_url"], "unknown/model", None)
+    namespace = CacheNamespace(options["base_url"], "unknown/model", None)
     for text, width in (("one", 3), ("two", 5)):
-        cache.put_many({space.key(text): entry_of(space.key(text), np.ones(width, np.float32))})
+        cache.put_many({namespace.key(text): encode_entry(namespace.key(text), np.ones(width, np.float32))})
     with pytest.raises(DimensionsError, match=r"cache's vectors have 5 dimensions, not 3.*clear_cache"):
         embed(make("unknown/model", cache=cache), ["one", "two"])

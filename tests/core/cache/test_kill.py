@@ -1,4 +1,4 @@
-"""Kills, forks, full interpreters' exits: finished work is kept, and paid for once."""
+"""Kills, forks and interpreter exits: finished batches are kept, and paid for once."""
 
 import contextlib
 import json
@@ -15,7 +15,7 @@ import pytest
 
 from nanogpt_core import Embedder
 from nanogpt_core.cache.admin import verify_cache
-from nanogpt_core.cache.base import CacheNamespace, vector_of, width_of
+from nanogpt_core.cache.base import CacheNamespace, decode_entry, entry_dimensions
 from nanogpt_core.cache.sqlite import SQLiteCache
 
 pytestmark = pytest.mark.xdist_group("processes")  # kills and starts processes: never beside each other
@@ -34,7 +34,7 @@ def sent(sandbox):
 
 @pytest.fixture
 def run(options):
-    """What an embedder in another process is told."""
+    """Options for an embedder in another process."""
     return {
         **options,
         "model": MODEL,
@@ -55,7 +55,7 @@ def start(request, child, run, tmp_path):
     return start
 
 
-def test_after_a_kill_only_what_was_in_flight_is_paid_for_again(sandbox, run, start, many, tmp_path):
+def test_kill_costs_only_requests_in_flight(sandbox, run, start, many, tmp_path):
     count = 5000
     texts = texts_of(count)
     undisturbed = Embedder(**run).embed(texts)
@@ -87,7 +87,7 @@ def test_after_a_kill_only_what_was_in_flight_is_paid_for_again(sandbox, run, st
     assert mid_run, "every process had ended before it was killed"
 
 
-def test_a_kill_while_sqlite_writes_leaves_whole_transactions(child, finish, many, tmp_path):
+def test_kill_leaves_whole_transactions(child, finish, many, tmp_path):
     path = tmp_path / "c.db"
     said = Counter()
     dice = random.Random("kill in commit")
@@ -102,16 +102,16 @@ def test_a_kill_while_sqlite_writes_leaves_whole_transactions(child, finish, man
         assert report.entries % 50 == 0, "half a transaction"
         cache = SQLiteCache(path)
         for worker, number in said.items():
-            space = CacheNamespace("https://example.invalid", f"worker {worker}", None)
-            keys = space.keys(map(str, range(number)))
+            namespace = CacheNamespace("https://example.invalid", f"worker {worker}", None)
+            keys = namespace.keys(map(str, range(number)))
             found = cache.get_many(keys)
             assert len(found) == number, "what was said to be in is not"
-            assert all(width_of(key, found[key]) == 1536 for key in keys)
-            assert all(vector_of(found[key])[0] == at // 50 * 50 for at, key in enumerate(keys))
+            assert all(entry_dimensions(key, found[key]) == 1536 for key in keys)
+            assert all(decode_entry(found[key])[0] == at // 50 * 50 for at, key in enumerate(keys))
         cache.close()
 
 
-def test_ctrl_c_keeps_what_is_finished(sandbox, run, start, finish, tmp_path):
+def test_ctrl_c_keeps_finished_batches(sandbox, run, start, finish, tmp_path):
     texts = texts_of(3000)
     path = tmp_path / "c.db"
     process = start("embed", len(texts), announce=True)
@@ -133,7 +133,7 @@ def test_ctrl_c_keeps_what_is_finished(sandbox, run, start, finish, tmp_path):
 
 
 @pytest.mark.parametrize("work", [{"work": "embed"}, {"work": "embed", "way": "async"}, {"work": "stream"}])
-def test_ctrl_c_does_not_wait_for_a_service_that_hangs(serve, child, finish, tmp_path, work):
+def test_ctrl_c_does_not_wait_for_a_hanging_service(serve, child, finish, tmp_path, work):
     hangs = threading.Event()
 
     def answer(seen):
@@ -156,7 +156,7 @@ def test_ctrl_c_does_not_wait_for_a_service_that_hangs(serve, child, finish, tmp
     assert verify_cache(tmp_path / "c.db").entries == 10
 
 
-def test_a_daemon_thread_does_not_keep_the_program_from_ending(sandbox, start, finish, tmp_path):
+def test_daemon_thread_does_not_delay_exit(sandbox, start, finish, tmp_path):
     texts = texts_of(5000)
     path = tmp_path / "c.db"
     ended = finish(start("in_daemon", len(texts)))  # leaves when some worker is at its second request
@@ -169,14 +169,14 @@ def test_a_daemon_thread_does_not_keep_the_program_from_ending(sandbox, start, f
     assert answered < len(texts), "the program went on to the end of its work"
 
 
-def test_forks_of_a_cache_that_threads_use(child, finish, many, tmp_path):
+def test_fork_while_threads_use_the_cache(child, finish, many, tmp_path):
     path = tmp_path / "c.db"
     ended = finish(child("fork", path=str(path), forks=many(10, 100)))
     assert (ended.status, ended.out, ended.err) == (0, "states {0} kept True\n", "")
     assert verify_cache(path).clean
 
 
-def test_a_fork_closes_the_file_first(tmp_path):
+def test_file_is_closed_before_fork(tmp_path):
     # In a child SQLite would take the parent's locks for its own, and two processes would then write at once.
     cache = SQLiteCache(tmp_path / "c.db")
     cache.put_many({b"a": b"1"})
@@ -196,8 +196,8 @@ def test_a_fork_closes_the_file_first(tmp_path):
     assert out.stdout == "0 {b'a': b'1', b'b': b'2'}\n"
 
 
-def test_nothing_is_left_open(tmp_path, recwarn):
-    # Python 3.13 warns of connections that nobody closed.
+def test_connection_is_closed_with_the_object(tmp_path, recwarn):
+    # Python 3.13 warns of connections that were not closed.
     cache = SQLiteCache(tmp_path / "c.db")
     cache.put_many({b"a": b"1"})
     connection = cache._connection

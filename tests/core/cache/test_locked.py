@@ -30,7 +30,7 @@ def how(request):
     return request.param
 
 
-def test_a_call_waits_once_and_no_longer_than_its_deadline(embed, make, tmp_path, how):
+def test_wait_for_locked_file_ends_with_the_deadline(embed, make, tmp_path, how):
     path = tmp_path / "c.db"
     right = make(MODEL).embed(TEXTS)
     SQLiteCache(path).put_many({b"a": b"1"})
@@ -40,7 +40,7 @@ def test_a_call_waits_once_and_no_longer_than_its_deadline(embed, make, tmp_path
             assert np.array_equal(embed(make(MODEL, cache=path, deadline=4), TEXTS), right)
         assert len(first) == 1
         cache = SQLiteCache(path)
-        cache._patience = {"read": 0.2, "written": 0.2}
+        cache._wait_seconds = {"read": 0.2, "written": 0.2}
         embedder = make(MODEL, cache=cache, batch_size=5, max_concurrency=2)
         for seconds in ("0.2", "0.1"):
             with pytest.warns(RuntimeWarning, match=f"kept locked.* more than {seconds} ") as caught:
@@ -49,10 +49,10 @@ def test_a_call_waits_once_and_no_longer_than_its_deadline(embed, make, tmp_path
     assert verify_cache(path).entries == 0
     embed(embedder, TEXTS)
     assert verify_cache(path).entries == len(TEXTS)
-    assert cache._patience["written"] == 10, "free again, it is waited for again"
+    assert cache._wait_seconds["written"] == 10, "free again, it is waited for again"
 
 
-def test_a_thread_that_waits_for_the_file_does_not_hold_up_the_others(embed, make, tmp_path):
+def test_busy_thread_does_not_block_other_threads(embed, make, tmp_path):
     cache = SQLiteCache(tmp_path / "c.db")
     held, free = threading.Event(), threading.Event()
 
@@ -70,3 +70,17 @@ def test_a_thread_that_waits_for_the_file_does_not_hold_up_the_others(embed, mak
     finally:
         free.set()
         thread.join()
+
+
+def test_fork_does_not_wait_for_a_locked_file(child, finish, tmp_path):
+    path = tmp_path / "c.db"
+    cache = SQLiteCache(path)
+    cache.put_many({b"a": b"1"})
+    cache.close()
+    holder = child("hold_lock", path=str(path))
+    assert holder.stdout.readline() == "locked\n"
+    forking = child("fork_while_waiting", path=str(path), forks=50)
+    assert forking.stdout.readline() == "waiting True\n"
+    assert finish(holder, "\n").status == 0
+    ended = finish(forking)
+    assert (ended.status, ended.err, ended.out) == (0, "", "found {b'a': b'1'}\n")

@@ -25,7 +25,7 @@ def words(result):
     return dict(zip(result.out.split()[::2], map(int, result.out.split()[1::2]), strict=True))
 
 
-def test_four_processes_of_eight_threads(options, child, finish, many, tmp_path):
+def test_four_processes_with_eight_threads_share_a_file(options, child, finish, many, tmp_path):
     rate = {"requests_per_second": 1e6, "model": MODEL, "dimensions": 64}
     expected = tmp_path / "expected.npy"
     np.save(expected, Embedder(**options, **rate).embed(TEXTS))
@@ -39,7 +39,7 @@ def test_four_processes_of_eight_threads(options, child, finish, many, tmp_path)
     assert verify_cache(told["path"]).clean
 
 
-def test_four_processes_that_find_the_file_damaged(options, child, finish, tmp_path):
+def test_four_processes_set_a_damaged_file_aside_once(options, child, finish, tmp_path):
     rate = {"requests_per_second": 1e6, "model": MODEL, "dimensions": 64}
     path = tmp_path / "c.db"
     first = Embedder(cache=path, **options, **rate)
@@ -65,7 +65,7 @@ def test_four_processes_that_find_the_file_damaged(options, child, finish, tmp_p
     assert last.usage.texts_sent == 0
 
 
-def test_a_new_file_that_four_processes_begin_at_once(child, finish, tmp_path):
+def test_four_processes_create_the_file_at_once(child, finish, tmp_path):
     for turn in range(3):
         path = tmp_path / f"{turn}.db"
         processes = [child("put_for_ever", path=str(path), worker=worker) for worker in range(4)]
@@ -79,7 +79,7 @@ def test_a_new_file_that_four_processes_begin_at_once(child, finish, tmp_path):
         assert report.entries >= 200
 
 
-def test_a_writer_waits_for_another(tmp_path, entries):
+def test_writer_waits_for_another_writer(tmp_path, entries):
     cache = SQLiteCache(tmp_path / "c.db")
     cache.put_many({b"a": b"1"})
     other = sqlite3.connect(cache.path, isolation_level=None, check_same_thread=False)
@@ -87,7 +87,7 @@ def test_a_writer_waits_for_another(tmp_path, entries):
     assert dict(cache.get_many([b"a"])) == {b"a": b"1"}  # readers do not wait
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        # One in its own object, so that its lock does not hold up the look-up below.
+        # In an object of its own, whose lock does not delay the lookup below.
         waiting = threading.Thread(target=SQLiteCache(cache.path).put_many, args=(entries(10),))
         waiting.start()
         assert dict(cache.get_many(list(entries(10)))) == {}
@@ -97,7 +97,7 @@ def test_a_writer_waits_for_another(tmp_path, entries):
     assert dict(cache.get_many(list(entries(10)))) == entries(10)
 
 
-def test_another_process_moves_to_the_new_file_when_one_sets_the_old_aside(tmp_path, entries):
+def test_other_objects_switch_to_the_new_file(tmp_path, entries):
     path = tmp_path / "c.db"
     cache, another = SQLiteCache(path), SQLiteCache(path)
     many = entries(300, width=1000)
@@ -107,7 +107,7 @@ def test_another_process_moves_to_the_new_file_when_one_sets_the_old_aside(tmp_p
     cache.close()
     data = path.read_bytes()
     path.write_bytes(data[:400_000] + bytes(len(data) - 400_000))
-    assert another._open(1)  # this one has the damaged file open, and has not noticed
+    assert another._open()  # this one has the damaged file open, and has not noticed
     with pytest.warns(RuntimeWarning, match="set aside"):
         cache.get_many(list(many))
     another.put_many({b"a": b"1"})
@@ -115,19 +115,19 @@ def test_another_process_moves_to_the_new_file_when_one_sets_the_old_aside(tmp_p
     assert len(list(tmp_path.glob("c.db.corrupt-*[0-9]"))) == 1
 
 
-def test_of_two_that_find_the_damage_only_the_first_sets_the_file_aside(tmp_path):
+def test_new_file_is_not_set_aside_for_old_damage(tmp_path):
     path = tmp_path / "c.db"
     late = SQLiteCache(path)
     late.put_many({b"a": b"1"})
     path.rename(tmp_path / "c.db.corrupt-1")  # by the other, which was quicker
     other = SQLiteCache(path)
     other.put_many({b"b": b"2"})
-    assert late._mend(sqlite3.DatabaseError("database disk image is malformed"), again=False)
+    assert late._recover(sqlite3.DatabaseError("database disk image is malformed"), reopened=False)
     assert dict(late.get_many([b"a", b"b"])) == {b"b": b"2"}
     assert len(list(tmp_path.glob("*corrupt-*"))) == 1
 
 
-def test_a_second_object_does_not_cost_the_first_its_locks(tmp_path):
+def test_second_object_keeps_posix_locks_of_the_first(tmp_path):
     # POSIX drops a process's locks on a file when it closes it once; another process would then take the log away.
     path = tmp_path / "c.db"
     first = SQLiteCache(path)
@@ -146,7 +146,7 @@ def _python(script):
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60).stdout
 
 
-def test_a_deleted_file_is_begun_anew(tmp_path):
+def test_deleted_file_is_created_again(tmp_path):
     cache = SQLiteCache(tmp_path / "c.db")
     cache.put_many({b"a": b"1"})
     cache.path.unlink()
@@ -155,7 +155,7 @@ def test_a_deleted_file_is_begun_anew(tmp_path):
     assert dict(SQLiteCache(cache.path).get_many([b"a"])) == {b"a": b"2"}
 
 
-def test_many_threads_on_one_embedder(make, sandbox, tmp_path):
+def test_many_threads_share_one_embedder(make, sandbox, tmp_path):
     embedder = make(MODEL, cache=tmp_path / "c.db", requests_per_second=1e6)
     expected = make(MODEL).embed(TEXTS)
     sandbox.clear()
@@ -175,7 +175,7 @@ def test_many_threads_on_one_embedder(make, sandbox, tmp_path):
     assert not sandbox.requests
 
 
-def test_a_pickled_embedder_uses_the_same_file(make, sandbox, monkeypatch, tmp_path):
+def test_pickled_embedder_uses_the_same_file(make, sandbox, monkeypatch, tmp_path):
     monkeypatch.setenv("NANOGPT_API_KEY", sandbox.api_key)
     embedder = make(MODEL, cache=tmp_path / "c.db")
     vectors = embedder.embed(TEXTS[:5])
@@ -185,7 +185,7 @@ def test_a_pickled_embedder_uses_the_same_file(make, sandbox, monkeypatch, tmp_p
     assert len(sandbox.requests) == 1
 
 
-async def test_sync_and_async_in_one_running_loop(make, sandbox, tmp_path):
+async def test_sync_and_async_calls_in_a_running_loop(make, sandbox, tmp_path):
     # A Jupyter cell runs in a loop.
     embedder = make(MODEL, cache=tmp_path / "c.db")
     first = embedder.embed(TEXTS[:70])

@@ -1,4 +1,4 @@
-"""SQLiteCache against a dictionary: whatever happens to the file, a key gives what was put under it, or nothing."""
+"""SQLiteCache against a dictionary: after any damage, a key gives an entry that was stored under it, or nothing."""
 
 import itertools
 import json
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from nanogpt_core.cache.admin import inspect_cache, verify_cache
-from nanogpt_core.cache.base import CacheNamespace, entry_of, width_of
+from nanogpt_core.cache.base import CacheNamespace, encode_entry, entry_dimensions
 from nanogpt_core.cache.sqlite import SQLiteCache
 from nanogpt_core.errors import ConfigurationError
 
@@ -30,7 +30,7 @@ seeds = st.integers(0, 2**16)
 
 
 class CacheMachine(RuleBasedStateMachine):
-    """Holds for each key what a look-up may find: an entry, or None for nothing."""
+    """Keeps the entries that a lookup of each key may find; None stands for no entry."""
 
     def __init__(self):
         super().__init__()
@@ -50,13 +50,13 @@ class CacheMachine(RuleBasedStateMachine):
     # --- helpers ---
 
     def new_entries(self, keys, width):
-        made = {key: entry_of(key, np.full(width, next(self.numbers), np.float32)) for key in keys}
+        made = {key: encode_entry(key, np.full(width, next(self.numbers), np.float32)) for key in keys}
         for key, entry in made.items():
             self.ever[key].add(entry)
         return made
 
     def watched(self, work, *arguments):
-        """Do what may find the file damaged. Only that may be said, and once."""
+        """Call a method that may find the file damaged. Only that warning may be given, and once."""
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             result = work(*arguments)
@@ -66,14 +66,14 @@ class CacheMachine(RuleBasedStateMachine):
         if said:
             assert self.damaged
             assert len(list(self.folder.glob("c.db.corrupt-*"))) >= 1
-            # A new file. The other object may yet write to it only what it is told to.
+            # A new file. The other object may still write entries to it.
             self.damaged = False
             self.may = {key: {None} for key in KEYS}
         return result
 
     def found(self, cache, keys):
         entries = self.watched(cache.get_many, keys)
-        return {key: entries[key] if width_of(key, entries.get(key)) is not None else None for key in keys}
+        return {key: entries[key] if entry_dimensions(key, entries.get(key)) is not None else None for key in keys}
 
     def hit(self):
         """From now on anything that was ever put under a key may come back under it, or nothing."""
@@ -117,11 +117,11 @@ class CacheMachine(RuleBasedStateMachine):
             assert at >= len(entries) + 2 or was_damaged  # a file begun anew has a connection of its own
             for key, entry in entries.items():
                 self.may[key] = {entry}
-        # Killed before COMMIT was carried out: what was there before is there still.
+        # Killed before COMMIT was carried out: earlier entries remain.
 
     @rule(keys=some_keys, width=widths)
     def evict(self, keys, width):
-        """A third writer keeps to a limit that leaves room for its own entries alone."""
+        """A third writer keeps to a limit that leaves room only for its own entries."""
         entries = self.new_entries(keys, width)
         size = sum(len(key) + len(entry) for key, entry in entries.items())
         cache = SQLiteCache(self.path, max_bytes=size + size // 4)  # it makes room down to nine tenths
@@ -143,7 +143,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     @rule()
     def delete(self):
-        """Somebody deletes the file under open connections."""
+        """The file is deleted under open connections."""
         self.path.unlink(missing_ok=True)
         self.damaged = False
         self.may = {key: {None} for key in KEYS}
@@ -183,8 +183,6 @@ class CacheMachine(RuleBasedStateMachine):
     @rule(which=st.integers(0, 1), place=places)
     def truncate(self, which, place):
         file = self.files()[which % len(self.files())]
-        if file != self.path and sys.version_info < (3, 11):
-            return  # there SQLite's error cannot be told from that of a full disk; the cache is left out then
         with file.open("r+b") as opened:
             opened.truncate(int(place * file.stat().st_size))
         self.hit()
@@ -203,7 +201,7 @@ class CacheMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.damaged)
     @rule(keys=some_keys, width=widths)
     def work_goes_on(self, keys, width):
-        """However damaged the file: after at most one warning, what is put now can be had."""
+        """However damaged the file: after at most one warning, new entries can be stored and read."""
         entries = self.new_entries(keys, width)
         for _ in range(2):  # the damage may come up only when reading; then the file is new
             self.watched(self.caches[0].put_many, entries)

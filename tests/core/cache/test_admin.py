@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from nanogpt_core.cache.admin import clear_cache, export_cache, inspect_cache, verify_cache
-from nanogpt_core.cache.base import CacheNamespace, entry_of, width_note_of
+from nanogpt_core.cache.base import CacheNamespace, encode_dimensions, encode_entry
 from nanogpt_core.cache.sqlite import SQLiteCache
 from nanogpt_core.errors import ConfigurationError
 
-SPACE = CacheNamespace("https://example.invalid", "a model", None)
+NAMESPACE = CacheNamespace("https://example.invalid", "a model", None)
 
 
 @pytest.fixture
@@ -27,12 +27,12 @@ def filled(entries, tmp_path):
     """A cache with 30 vectors of 8 numbers, 20 of 300, and a note of a width."""
     cache = SQLiteCache(tmp_path / "c.db")
     cache.put_many(entries(30))
-    cache.put_many({key + b"!": entry_of(key + b"!", np.full(300, 7, np.float32)) for key in list(entries(20))})
-    cache.put_many({SPACE.width_key: width_note_of(SPACE.width_key, 8)})
+    cache.put_many({key + b"!": encode_entry(key + b"!", np.full(300, 7, np.float32)) for key in list(entries(20))})
+    cache.put_many({NAMESPACE.dimensions_key: encode_dimensions(NAMESPACE.dimensions_key, 8)})
     return cache
 
 
-def test_inspecting_tells_what_is_there(filled):
+def test_inspect_counts_entries_and_bytes(filled):
     for look in (inspect_cache, verify_cache):
         report = look(filled.path)
         assert (report.path, report.entries, report.widths) == (filled.path, 50, {8: 30, 300: 20})
@@ -44,13 +44,13 @@ def test_inspecting_tells_what_is_there(filled):
     assert verify_cache(str(filled.path)).unsound == 0
 
 
-def test_a_new_cache_is_empty_and_clean(tmp_path):
+def test_new_cache_is_empty_and_clean(tmp_path):
     SQLiteCache(tmp_path / "c.db").get_many([b"a"])
     report = verify_cache(tmp_path / "c.db")
     assert (report.entries, report.widths, report.clean) == (0, {}, True)
 
 
-def test_verifying_finds_a_flipped_bit(filled, entries):
+def test_verify_finds_flipped_bit(filled, entries):
     filled.close()
     entry = list(entries(30).values())[4]
     data = filled.path.read_bytes()
@@ -61,13 +61,13 @@ def test_verifying_finds_a_flipped_bit(filled, entries):
     assert inspect_cache(filled.path).entries == 50
 
 
-def test_verifying_finds_a_swapped_entry(filled, entries):
+def test_verify_finds_swapped_entry(filled, entries):
     keys = list(entries(30))
     filled.put_many({keys[0]: entries(30)[keys[1]]})
     assert verify_cache(filled.path).unsound == 1
 
 
-def test_verifying_finds_a_damaged_page(filled, entries):
+def test_verify_finds_damaged_page(filled, entries):
     filled.put_many(entries(2000, width=100))
     filled.close()
     data = bytearray(filled.path.read_bytes())
@@ -78,7 +78,7 @@ def test_verifying_finds_a_damaged_page(filled, entries):
     assert not report.clean
 
 
-def test_an_export_holds_the_vectors(filled, entries, export, tmp_path):
+def test_export_contains_the_vectors(filled, entries, export, tmp_path):
     assert export(filled.path) == 50
     with np.load(tmp_path / "export.npz", allow_pickle=False) as found:
         assert sorted(found) == ["keys_300", "keys_8", "vectors_300", "vectors_8"]
@@ -86,26 +86,26 @@ def test_an_export_holds_the_vectors(filled, entries, export, tmp_path):
         by_key = {bytes(key): vector for key, vector in zip(found["keys_8"], found["vectors_8"], strict=True)}
         assert found["vectors_300"].shape == (20, 300)
         assert (found["vectors_300"] == 7).all()
-    assert {key: entry_of(key, vector) for key, vector in by_key.items()} == entries(30)
+    assert {key: encode_entry(key, vector) for key, vector in by_key.items()} == entries(30)
 
 
-def test_an_export_leaves_out_what_is_not_sound(filled, entries, export):
+def test_export_leaves_out_invalid_entries(filled, entries, export):
     key = next(iter(entries(1)))
     filled.put_many({key: entries(1)[key][:-1] + b"\x77", b"odd": b"not an entry at all"})
     assert export(filled.path) == 49
 
 
-def test_an_empty_cache_exports_nothing(tmp_path, export):
+def test_export_of_empty_cache_is_empty(tmp_path, export):
     SQLiteCache(tmp_path / "c.db").get_many([b"a"])
     assert export(tmp_path / "c.db") == 0
 
 
-def test_an_export_that_cannot_be_written_is_an_error(filled, tmp_path):
+def test_unwritable_export_target_is_a_configuration_error(filled, tmp_path):
     with pytest.raises(ConfigurationError, match="missing"):
         export_cache(filled.path, tmp_path / "missing" / "export.npz")
 
 
-def test_clearing_empties_the_file_and_gives_the_space_back(filled, entries):
+def test_clear_shrinks_the_file(filled, entries):
     filled.put_many(entries(2000, width=100))
     filled.close()
     before = filled.path.stat().st_size
@@ -116,7 +116,7 @@ def test_clearing_empties_the_file_and_gives_the_space_back(filled, entries):
     assert not filled.get_many(list(entries(10)))
 
 
-def test_a_process_that_uses_the_file_goes_on_through_all_of_them(filled, entries, export):
+def test_open_cache_keeps_working_during_admin_functions(filled, entries, export):
     assert len(filled.get_many(list(entries(30)))) == 30
     for function in functions(export):
         function(filled.path)
@@ -126,17 +126,17 @@ def test_a_process_that_uses_the_file_goes_on_through_all_of_them(filled, entrie
     assert inspect_cache(filled.path).entries == 30
 
 
-def test_a_missing_file_is_an_error_and_stays_missing(export, tmp_path):
+def test_missing_file_is_a_configuration_error(export, tmp_path):
     for function in functions(export):
         with pytest.raises(ConfigurationError, match="no cache file"):
             function(tmp_path / "no.db")
-        with pytest.raises(ConfigurationError, match="no cache file"):
+        with pytest.raises(ConfigurationError, match="is a folder"):
             function(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("content", [b"", b"S", b"some text, and no database", bytes(5000)])
-def test_what_is_no_database_is_an_error_and_stays_as_it_is(export, tmp_path, content):
+def test_admin_refuses_non_database_unchanged(export, tmp_path, content):
     path = tmp_path / "c.db"
     path.write_bytes(content)
     for function in functions(export):
@@ -148,7 +148,7 @@ def test_what_is_no_database_is_an_error_and_stays_as_it_is(export, tmp_path, co
 
 @pytest.mark.parametrize("journal", ["delete", "wal"])
 @pytest.mark.parametrize("closed", [True, False], ids=["closed", "open"])
-def test_another_programs_database_is_an_error_and_stays_as_it_is(export, tmp_path, journal, closed):
+def test_admin_refuses_foreign_database_unchanged(export, tmp_path, journal, closed):
     path = tmp_path / "theirs.db"
     theirs = sqlite3.connect(path)
     theirs.execute(f"PRAGMA journal_mode = {journal}")
@@ -166,7 +166,7 @@ def test_another_programs_database_is_an_error_and_stays_as_it_is(export, tmp_pa
     theirs.close()
 
 
-def test_a_link_leads_to_the_file(entries, tmp_path):
+def test_symbolic_link_is_followed(entries, tmp_path):
     (tmp_path / "link.db").symlink_to(tmp_path / "real.db")
     SQLiteCache(tmp_path / "link.db").put_many(entries(3))
     assert (tmp_path / "link.db").is_symlink()

@@ -64,7 +64,7 @@ class LlamaIndexClass:
 
 @pytest.mark.parametrize("way", ["sync", "async"])
 @pytest.mark.parametrize("kind", [EmbedderClass, LangChainClass, LlamaIndexClass])
-def test_a_second_run_sends_nothing(kind, way, options, sandbox, tmp_path):
+def test_second_run_sends_nothing(kind, way, options, sandbox, tmp_path):
     first = kind.make(MODEL, cache=tmp_path / "c.db", **options)
     vectors, query = kind.documents(first, TEXTS, way), kind.query(first, "a query", way)
     assert sandbox.requests
@@ -78,7 +78,7 @@ def test_a_second_run_sends_nothing(kind, way, options, sandbox, tmp_path):
         assert again.usage.cost_usd == 0
 
 
-def test_two_classes_share_one_file(options, sandbox, tmp_path):
+def test_core_and_plugins_share_one_file(options, sandbox, tmp_path):
     made = [
         kind.make(MODEL, cache=tmp_path / "c.db", **options)
         for kind in (EmbedderClass, LangChainClass, LlamaIndexClass)
@@ -110,7 +110,7 @@ class _InLists:
         self.embed, self.aembed = embedder.embed_lists, embedder.aembed_lists
 
 
-def test_after_a_failure_a_second_call_sends_only_what_is_missing(embed_in_any_form, make, sandbox, tmp_path):
+def test_retry_after_failure_sends_only_missing_texts(embed_in_any_form, make, sandbox, tmp_path):
     right = make(MODEL).embed(TEXTS)
     sandbox.clear()
     embedder = make(MODEL, cache=tmp_path / "c.db", batch_size=5, max_concurrency=1)
@@ -128,7 +128,7 @@ def test_after_a_failure_a_second_call_sends_only_what_is_missing(embed_in_any_f
     assert embedder.usage.texts_cached == 10
 
 
-def test_with_several_under_way_each_text_is_answered_once_in_all(embed_in_any_form, make, sandbox, tmp_path):
+def test_concurrent_batches_are_answered_once_despite_failure(embed_in_any_form, make, sandbox, tmp_path):
     embedder = make(MODEL, cache=tmp_path / "c.db", batch_size=2)
     sandbox.add_faults(*[None] * 6, Fault(500))
     with pytest.raises(ServerError) as caught:
@@ -142,7 +142,7 @@ def test_with_several_under_way_each_text_is_answered_once_in_all(embed_in_any_f
     assert answered == Counter(TEXTS)
 
 
-def test_positions_are_the_callers_with_repeats_cached_and_split_texts(embed_in_any_form, sandbox, options, tmp_path):
+def test_error_positions_with_repeated_cached_and_split_texts(embed_in_any_form, sandbox, options, tmp_path):
     model = "text-embedding-3-small"
     long = "many words " * 5000  # over the model's limit of 8,191 tokens: two pieces
     texts = ["b", "a", "cached", "a", long, "b", "cached"]
@@ -163,7 +163,7 @@ def test_positions_are_the_callers_with_repeats_cached_and_split_texts(embed_in_
     assert len(sandbox.requests) == 1  # the second piece
 
 
-def test_an_error_before_anything_was_sent_still_has_what_the_cache_had(embed_in_any_form, make, sandbox):
+def test_error_contains_cached_vectors_as_completed(embed_in_any_form, make, sandbox):
     cache = MemoryCache()
     vectors = make(MODEL, cache=cache).embed(TEXTS[:3])
     sandbox.add_faults(Fault(500))
@@ -173,7 +173,7 @@ def test_an_error_before_anything_was_sent_still_has_what_the_cache_had(embed_in
     assert [caught.value.completed[at].tolist() for at in range(3)] == vectors.tolist()
 
 
-def test_a_stream_that_failed_goes_on_from_the_cache(make, sandbox, tmp_path):
+def test_failed_stream_resumes_from_the_cache(make, sandbox, tmp_path):
     embedder = make(MODEL, cache=tmp_path / "c.db", batch_size=5, max_concurrency=1)
     sandbox.add_faults(None, None, Fault(500))
     with pytest.raises(ServerError) as caught:
@@ -186,7 +186,7 @@ def test_a_stream_that_failed_goes_on_from_the_cache(make, sandbox, tmp_path):
     assert [request.inputs[0] for request in sandbox.requests[:4]] == [TEXTS[at] for at in (10, 15, 20, 25)]
 
 
-# --- what must not get in ---
+# --- replies that must not be cached ---
 
 
 def changed(faults, seen, change):
@@ -236,7 +236,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("change", BAD.values(), ids=BAD)
-def test_a_bad_reply_is_not_cached(embed, serve, faults, change):
+def test_invalid_reply_is_not_cached(embed, serve, faults, change):
     spoiled = iter([True])
     cache = MemoryCache()
     server = serve(lambda seen: changed(faults, seen, change) if next(spoiled, False) else faults.good(seen))
@@ -248,7 +248,7 @@ def test_a_bad_reply_is_not_cached(embed, serve, faults, change):
     assert len(cache) == 4  # and the note of the width
 
 
-def test_a_reply_of_another_model_is_returned_with_a_warning_and_not_cached(embed, serve, faults):
+def test_reply_of_another_model_warns_and_is_not_cached(embed, serve, faults):
     cache = MemoryCache()
     server = serve(lambda seen: changed(faults, seen, lambda document: document.update(model="another/thing")))
     for _ in range(2):
@@ -259,7 +259,7 @@ def test_a_reply_of_another_model_is_returned_with_a_warning_and_not_cached(embe
     assert len(server.requests) == 2
 
 
-def test_each_request_is_in_the_cache_before_the_next_one_is_answered(embed, serve, faults):
+def test_batches_are_cached_as_they_arrive(embed, serve, faults):
     cache = MemoryCache()
     seen_in_cache = []
 
@@ -274,7 +274,7 @@ def test_each_request_is_in_the_cache_before_the_next_one_is_answered(embed, ser
 # --- counting ---
 
 
-def test_estimate_and_usage_count_what_the_cache_has(embed, make, sandbox, tmp_path):
+def test_estimate_and_usage_count_cached_texts(embed, make, sandbox, tmp_path):
     embedder = make(MODEL, cache=tmp_path / "c.db")
     embed(embedder, TEXTS[:10])
     sandbox.clear()
@@ -290,7 +290,7 @@ def test_estimate_and_usage_count_what_the_cache_has(embed, make, sandbox, tmp_p
     assert (usage.texts_cached, usage.texts_sent, usage.requests) == (10, 30, 2)
 
 
-def test_a_budget_is_not_asked_for_what_the_cache_has(embed, make, tmp_path):
+def test_cached_texts_do_not_count_against_the_budget(embed, make, tmp_path):
     embed(make(MODEL, cache=tmp_path / "c.db"), TEXTS)
     poor = make(MODEL, cache=tmp_path / "c.db", budget_usd=1e-12)
     assert len(embed(poor, TEXTS)) == 30
@@ -298,7 +298,7 @@ def test_a_budget_is_not_asked_for_what_the_cache_has(embed, make, tmp_path):
         embed(poor, [*TEXTS, "and one more"])
 
 
-def test_progress_counts_cached_texts_too(embed, make):
+def test_progress_counts_cached_texts(embed, make):
     cache = MemoryCache()
     make(MODEL, cache=cache).embed(TEXTS[:10])
     seen = []
@@ -308,7 +308,7 @@ def test_progress_counts_cached_texts_too(embed, make):
     assert (10, 30) in seen
 
 
-def test_a_rate_limit_keeps_what_is_there(embed, make, sandbox):
+def test_rate_limit_error_keeps_finished_batches(embed, make, sandbox):
     cache = MemoryCache()
     sandbox.add_faults(None, Fault(429, headers={"Retry-After": "3600"}))
     with pytest.raises(RateLimitError) as caught:
@@ -320,7 +320,7 @@ def test_a_rate_limit_keeps_what_is_there(embed, make, sandbox):
 # --- the frameworks' own caches ---
 
 
-def test_langchains_own_cache_works_beside_it(options, sandbox, tmp_path):
+def test_langchain_cache_backed_embeddings_work(options, sandbox, tmp_path):
     pytest.importorskip("langchain_openai")
     stores = pytest.importorskip("langchain_core.stores")
     try:
@@ -344,7 +344,7 @@ def test_langchains_own_cache_works_beside_it(options, sandbox, tmp_path):
     assert len(list(store.yield_keys())) == len(TEXTS)
 
 
-def test_llama_indexs_own_cache_works_beside_it(options, sandbox, tmp_path):
+def test_llama_index_ingestion_cache_works(options, sandbox, tmp_path):
     pytest.importorskip("llama_index.core")
     from llama_index.core.ingestion import IngestionCache, IngestionPipeline
     from llama_index.core.schema import TextNode
@@ -365,7 +365,7 @@ def test_llama_indexs_own_cache_works_beside_it(options, sandbox, tmp_path):
     assert not sandbox.requests
 
 
-def test_a_model_of_the_users_own_is_cached_too(embed, serve, faults, tmp_path):
+def test_unlisted_model_is_cached(embed, serve, faults, tmp_path):
     assert ModelInfo  # the public name
     server = serve(lambda seen: faults.response({**faults.document(seen.texts), "model": None}))
     for _ in range(2):

@@ -1,0 +1,80 @@
+"""Detection of network drives, on which SQLite's write-ahead log is not safe."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
+
+__all__ = ["file_system_of", "network_file_system", "parse_mount_output", "parse_proc_mounts", "windows_drive_type"]
+
+_NETWORK_TYPES = re.compile(
+    r"9p|afpfs|afs|beegfs|ceph|cifs|coda|davfs|fuse\.(ceph|glusterfs|s3fs|sshfs)|gfs2|gpfs|lustre|ncpfs|nfs4?|ocfs2|panfs"
+    r"|smb3|smbfs|webdav"
+)
+_DRIVE_REMOTE = 4  # a value of GetDriveTypeW of the Windows API
+
+
+def network_file_system(path: Path, platform: str = sys.platform, mounts: str | None = None) -> str | None:
+    """Return the type of the network file system that ``path`` is on; None if it is local or unknown.
+
+    Args:
+        path: An absolute path; the file need not exist.
+        platform: A value of ``sys.platform``.
+        mounts: The table of mounts, as the platform prints it. Default: this machine's.
+    """
+    if platform == "win32":
+        return "SMB" if windows_drive_type(path) == _DRIVE_REMOTE else None
+    try:
+        if platform.startswith("linux"):
+            table = parse_proc_mounts(mounts or Path("/proc/self/mounts").read_text(errors="surrogateescape"))
+        else:
+            table = parse_mount_output(mounts or _mount_output())
+    except OSError:
+        return None
+    file_system = file_system_of(PurePosixPath(path), table)
+    return file_system if file_system and _NETWORK_TYPES.fullmatch(file_system) else None
+
+
+def file_system_of(path: PurePath, table: Iterable[tuple[str, str]]) -> str | None:
+    """Return the type of the file system that ``path`` is on: that of the deepest mount point above it."""
+    depth, found = -1, None
+    for mount_point, file_system in table:
+        above = PurePosixPath(mount_point)
+        # Of two mounts at one point the later one is on top.
+        if len(above.parts) >= depth and (above == path or above in path.parents):
+            depth, found = len(above.parts), file_system
+    return found
+
+
+def parse_proc_mounts(text: str) -> list[tuple[str, str]]:
+    """Return mount points and types from Linux's ``/proc/self/mounts``."""
+    rows = re.findall(r"^\S+ (\S+) (\S+) ", text, re.MULTILINE)
+    return [(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), point), kind) for point, kind in rows]
+
+
+def parse_mount_output(text: str) -> list[tuple[str, str]]:
+    """Return mount points and types from the output of ``mount`` on macOS and BSD."""
+    return re.findall(r"^.*? on (/.*) \(([^,)]+)", text, re.MULTILINE)
+
+
+def windows_drive_type(path: Path) -> int:
+    """Return the type of the drive of ``path`` by Windows' GetDriveTypeW; a UNC path is a remote drive."""
+    drive = PureWindowsPath(path).drive
+    if drive.startswith("\\\\"):
+        return _DRIVE_REMOTE
+    import ctypes
+
+    windll = getattr(ctypes, "windll", None)
+    return int(windll.kernel32.GetDriveTypeW(f"{drive}\\")) if windll is not None else 0
+
+
+def _mount_output() -> str:
+    import subprocess
+
+    # By its full path: a program named `mount` in PATH could be anything.
+    with contextlib.suppress(subprocess.SubprocessError):
+        return subprocess.run(["/sbin/mount"], capture_output=True, text=True, timeout=5, check=True).stdout
+    return ""
