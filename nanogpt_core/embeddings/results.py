@@ -5,13 +5,11 @@ Each vector belongs to a request text, a *row* here. :meth:`ResultCollector.fini
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nanogpt_core._runtime.gc_pause import gc_paused
 from nanogpt_core.cache.lookup import CacheLookup
 from nanogpt_core.embeddings.planning import Batch, Plan
 from nanogpt_core.embeddings.response import DimensionsCheck, EmbeddingResponse, names_same_model
@@ -124,10 +122,7 @@ def _contiguous(rows: Sequence[int]) -> bool:
 
 def _iter_lists(vectors: NDArray[np.float32]) -> Iterator[list[list[float]]]:
     for start in range(0, len(vectors), _VECTORS_PER_TURN):
-        part = vectors[start : start + _VECTORS_PER_TURN]
-        with gc_paused() if len(part) == _VECTORS_PER_TURN else contextlib.nullcontext():
-            lists = part.tolist()
-        yield lists
+        yield vectors[start : start + _VECTORS_PER_TURN].tolist()
 
 
 class ResultCollector:
