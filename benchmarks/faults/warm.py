@@ -12,7 +12,7 @@ __all__ = ["child"]
 
 _MODULES = (
     "jiter",
-    "nanogpt_core.http.client",
+    "nanogpt_core.http.sdk",
     "nanogpt_core.cache.sqlite",
     "nanogpt_core.http.error_mapping",
     "numpy",

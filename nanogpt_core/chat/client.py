@@ -11,7 +11,6 @@ each further event. A stream that has begun is not retried.
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 import os
 from collections.abc import AsyncIterator, Generator, Iterator
@@ -33,14 +32,15 @@ from nanogpt_core.chat.stream import (
     recorded,
 )
 from nanogpt_core.errors import NanoGPTError, ReplyError, causes
-from nanogpt_core.http.deadline import Bounds, protect, protect_async, renewed
+from nanogpt_core.http.deadline import Bounds, renewed
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.error_body import error_message, excerpt
 from nanogpt_core.http.error_mapping import map_error, truncate_sdk_error
-from nanogpt_core.http.pool import AsyncSharedTransport, SharedTransport, http
+from nanogpt_core.http.pool import http
 from nanogpt_core.http.rate_limiter import RateLimit
 from nanogpt_core.http.redaction import redacted
 from nanogpt_core.http.retry import CallLimits, Wait, backoff_delay, send_with_retries
+from nanogpt_core.http.transport import shared_async_transport, shared_transport
 from nanogpt_core.validation import check_number, check_positive
 
 __all__ = [
@@ -319,9 +319,7 @@ class ChatTransport(http.BaseTransport):  # type: ignore[misc] # the library is 
     def __init__(self, session: ChatSession, http_client: Any = None) -> None:
         self._session = session
         self._has_deadline = http_client is None
-        # A copy shares the connections of a caller's client; the limits are set only on the copy.
-        self._client = copy.copy(http_client) or http.Client(transport=SharedTransport())
-        protect(self._client)
+        self._client = http.Client(transport=shared_transport(http_client))
 
     def handle_request(self, request: Any) -> Any:
         """Send a request, with retries, and return its checked response.
@@ -372,8 +370,7 @@ class AsyncChatTransport(http.AsyncBaseTransport):  # type: ignore[misc] # the l
 
     def __init__(self, session: ChatSession, http_client: Any = None) -> None:
         self._session = session
-        self._client = copy.copy(http_client) or http.AsyncClient(transport=AsyncSharedTransport())
-        protect_async(self._client)
+        self._client = http.AsyncClient(transport=shared_async_transport(http_client))
 
     async def handle_async_request(self, request: Any) -> Any:
         """Send a request, with retries, and return its checked response.
@@ -398,7 +395,7 @@ class AsyncChatTransport(http.AsyncBaseTransport):  # type: ignore[misc] # the l
 
     async def _attempt(self, call: _Call) -> tuple[Any, NanoGPTError | None]:
         try:
-            with renewed(call.limits, call.timeout), anyio.fail_after(_with_grace(call.timeout)):
+            with renewed(call.limits, call.timeout):
                 return await self._send(call), None
         except NanoGPTError as error:
             return None, error
@@ -524,11 +521,6 @@ def _attempt() -> Generator[None, NanoGPTError | None, None]:
 
 def _restore(endpoint: Endpoint, max_retries: int, requests_per_second: float | None) -> ChatSession:
     return ChatSession(endpoint, max_retries=max_retries, requests_per_second=requests_per_second)
-
-
-def _with_grace(seconds: float) -> float:
-    # The HTTP client's own limits come first, since their errors say more; this one catches everything else.
-    return seconds * 1.1 + 0.5
 
 
 def _for_chat(error: NanoGPTError) -> NanoGPTError:

@@ -1,160 +1,119 @@
-"""The OpenAI SDK as NanoGPT needs it. Imported at the first request, since the SDK takes most of a second to import.
+"""One request to the service through the OpenAI SDK: one attempt, within its limits.
 
-Works with openai 2.x, which stands on ``httpx``, and 3.x, which stands on ``httpx2``.
+Failures are raised as this project's errors, caused by the SDK's.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+import asyncio
+from typing import TYPE_CHECKING, Any
 
-import openai
-from openai._version import __version__ as sdk_version
-
-from nanogpt_core.http.deadline import protect, protect_async
+from nanogpt_core._runtime.fork import import_modules
+from nanogpt_core.errors import causes
+from nanogpt_core.http.deadline import request_limits
 from nanogpt_core.http.endpoint import Endpoint
-from nanogpt_core.http.pool import AsyncSharedTransport, SharedTransport, http
 
-__all__ = ["AsyncClient", "Client", "call", "make_async_client", "make_client"]
+if TYPE_CHECKING:
+    import openai
 
-# Vectors in base64 hardly shrink, and a compressed reply costs both ends more than it saves.
-_HEADERS = {
-    "Accept": "application/json",
-    "Accept-Encoding": "identity",
-    "Content-Type": "application/json",
-    "User-Agent": f"nanogpt-rag openai-python/{sdk_version}",
-}
+__all__ = ["HttpClient"]
+
+# Imported before the first request: an import in the moment of a failure could fail too, for lack of files.
+_MODULES = ("nanogpt_core.http.sdk", "nanogpt_core.http.error_mapping", "openai.resources.embeddings")
 
 
-def _own_environment(client: Client | AsyncClient, headers: Mapping[str, str]) -> None:
-    # The SDK fills these from OPENAI_* variables, which are meant for another service.
-    client.organization = None
-    client.project = None
-    client.webhook_secret = None
-    client.admin_api_key = None
-    # Header names do not depend on letter case, but the SDK's dictionaries do.
-    names = {name.lower(): name for name in (*_HEADERS, "Authorization")}
-    own = {names.get(name.lower(), name): value for name, value in headers.items()}
-    client._custom_headers = {**_HEADERS, **own}
-
-
-def _plain_key(endpoint: Endpoint) -> str:
-    return endpoint.key.get_secret_value() if endpoint.key else "none"
-
-
-class Client(openai.OpenAI):
-    """The SDK's client, sending our headers alone."""
-
-    @staticmethod
-    def key_for_sdk(endpoint: Endpoint) -> str:
-        """Return what the SDK is given as its key."""
-        return _plain_key(endpoint)
-
-    @property
-    def default_headers(self) -> dict[str, Any]:
-        """The headers of every request, beside the key."""
-        return dict(self._custom_headers)
-
-    def _prepare_url(self, url: str) -> Any:
-        return _kept(self, url, super()._prepare_url)
-
-
-class AsyncClient(openai.AsyncOpenAI):
-    """The SDK's async client, sending our headers alone."""
-
-    @staticmethod
-    def key_for_sdk(endpoint: Endpoint) -> str:
-        """Return what the SDK is given as its key."""
-        return _plain_key(endpoint)
-
-    @property
-    def default_headers(self) -> dict[str, Any]:
-        """The headers of every request, beside the key."""
-        return dict(self._custom_headers)
-
-    def _prepare_url(self, url: str) -> Any:
-        return _kept(self, url, super()._prepare_url)
-
-
-def _kept(client: Client | AsyncClient, path: str, prepare: Callable[[str], Any]) -> Any:
-    # There are two or three paths, and taking a URL apart takes a tenth of the time of a request.
-    urls = client.__dict__.setdefault("_urls", {})
-    base, url = urls.get(path, (None, None))
-    if base is not client.base_url:
-        url = prepare(path)
-        urls[path] = client.base_url, url
-    return url
-
-
-class _Cookies(http.Cookies):  # type: ignore[misc] # the library is known only when this runs
-    """Cookies, which are looked for where there are any: that, too, takes a tenth of the time."""
-
-    def extract_cookies(self, response: Any) -> None:
-        if "set-cookie" in response.headers:
-            super().extract_cookies(response)
-
-
-def _with_cookies(client: Any) -> Any:
-    client._cookies = _Cookies()
-    return client
-
-
-ClientT = TypeVar("ClientT", bound=Client)
-AsyncClientT = TypeVar("AsyncClientT", bound=AsyncClient)
-
-
-def call(client: Client | AsyncClient, endpoint: Endpoint, path: str, body: bytes | None) -> Any:
-    """POST ``body`` to ``path``, or GET it where there is no body.
-
-    Returns:
-        The HTTP response; from an async client, an awaitable of it.
-    """
-    options: Any = {"follow_redirects": False}
-    if endpoint.key is None:
-        options["headers"] = {"Authorization": openai.Omit()}
-    if body is None:
-        return client.get(path, cast_to=http.Response, options=options)
-    return client.post(path, cast_to=http.Response, content=body, options=options)
-
-
-def _arguments(endpoint: Endpoint) -> dict[str, Any]:
-    timeout = endpoint.timeout
-    return {
-        "base_url": endpoint.base_url,
-        "timeout": http.Timeout(timeout, connect=min(10.0, timeout)),
-        "max_retries": 0,  # the one retry layer is ours
-    }
-
-
-# A caller's own client is copied: the copy shares its connections, and bounds are set on the copy alone.
-
-
-def make_client(endpoint: Endpoint, http_client: Any = None, kind: type[ClientT] = Client) -> ClientT:  # type: ignore[assignment]
-    """Return a sync client that never follows a redirect. It may be used in any thread, and after a fork.
+class HttpClient:
+    """Sends single requests, sync and async. Safe in threads, after a fork, and in one event loop after another.
 
     Args:
-        endpoint: Where to and with which key.
-        http_client: The caller's own ``httpx`` client, or None.
-        kind: The class to make.
+        endpoint: Base URL, key and headers.
+        http_client: The caller's own ``httpx`` client for sync requests, or None.
+        http_async_client: The caller's own ``httpx`` client for async requests, or None. It belongs to one event loop.
     """
-    own = copy.copy(http_client) or _with_cookies(http.Client(transport=SharedTransport(), follow_redirects=False))
-    protect(own)
-    client = kind(http_client=own, api_key=kind.key_for_sdk(endpoint), **_arguments(endpoint))
-    _own_environment(client, endpoint.headers)
-    return client
+
+    def __init__(self, endpoint: Endpoint, http_client: Any = None, http_async_client: Any = None) -> None:
+        self.endpoint = endpoint
+        self._http_client = http_client
+        self._http_async_client = http_async_client
+        self._client: openai.OpenAI | None = None
+        self._async_client: openai.AsyncOpenAI | None = None
+
+    def client(self) -> openai.OpenAI:
+        """Return the SDK's client, made at the first call; that imports the SDK, which takes most of a second."""
+        if self._client is None:
+            import_modules(_MODULES)  # as a whole: a child that is forked in the middle of an import would hang
+            from nanogpt_core.http.sdk import make_openai_client
+
+            # Two threads may make one each; either will do.
+            self._client = make_openai_client(self.endpoint, self._http_client)
+        return self._client
+
+    async def async_client(self) -> openai.AsyncOpenAI:
+        """Return the SDK's async client, made at the first call; the event loop goes on meanwhile."""
+        if self._async_client is None:
+            self._async_client = await asyncio.to_thread(self._make_async_client)
+        return self._async_client
+
+    def _make_async_client(self) -> openai.AsyncOpenAI:
+        import_modules(_MODULES)
+        from nanogpt_core.http.sdk import make_async_openai_client
+
+        return make_async_openai_client(self.endpoint, self._http_async_client)
+
+    def send(self, path: str, body: bytes | None, seconds: float, most_bytes: int) -> bytes:
+        """POST ``body`` to ``path``, or GET it if there is no body; return the reply's bytes.
+
+        Args:
+            path: Path below the base URL.
+            body: JSON, or None.
+            seconds: Time limit, from the first byte sent to the last received.
+            most_bytes: Most bytes of the reply.
+
+        Raises:
+            NanoGPTError: The one of its subclasses that fits. Errors that are not about the request pass unchanged.
+        """
+        client = self.client()
+        failure: BaseException
+        try:
+            with request_limits(seconds, most_bytes):
+                return _content(_call(client, path, body))
+        except Exception as error:  # noqa: BLE001 - raised again
+            failure = self._failure(error, seconds)
+        # Raised out here, since the SDK wraps our errors in its own, and causes must not run in a circle.
+        raise failure
+
+    async def asend(self, path: str, body: bytes | None, seconds: float, most_bytes: int) -> bytes:
+        """Do the same as :meth:`send`, without blocking the event loop."""
+        client = await self.async_client()
+        failure: BaseException
+        try:
+            with request_limits(seconds, most_bytes):
+                return _content(await _call(client, path, body))
+        except Exception as error:  # noqa: BLE001 - raised again
+            failure = self._failure(error, seconds)
+        raise failure  # as in send()
+
+    def _failure(self, error: Exception, seconds: float) -> BaseException:
+        from nanogpt_core.http.error_mapping import foreign_error, map_error, truncate_sdk_error
+
+        foreign = foreign_error(error)
+        if foreign is not None:
+            return foreign
+        failure = map_error(error, self.endpoint.host, seconds)
+        if failure not in causes(error):
+            truncate_sdk_error(error)
+            failure.__cause__ = error
+        return failure
 
 
-def make_async_client(
-    endpoint: Endpoint,
-    http_client: Any = None,
-    kind: type[AsyncClientT] = AsyncClient,  # type: ignore[assignment]
-) -> AsyncClientT:
-    """Return an async client that never follows a redirect; see :func:`make_client`. Any event loop may use it."""
-    own = copy.copy(http_client) or _with_cookies(
-        http.AsyncClient(transport=AsyncSharedTransport(), follow_redirects=False)
-    )
-    protect_async(own)
-    client = kind(http_client=own, api_key=kind.key_for_sdk(endpoint), **_arguments(endpoint))
-    _own_environment(client, endpoint.headers)
-    return client
+def _call(client: Any, path: str, body: bytes | None) -> Any:
+    from nanogpt_core.http.library import httpx
+
+    if body is None:
+        return client.get(path, cast_to=httpx.Response)
+    return client.post(path, cast_to=httpx.Response, content=body)
+
+
+def _content(response: Any) -> bytes:
+    content: bytes = response.content
+    return content

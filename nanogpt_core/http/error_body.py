@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["error_message", "error_param", "excerpt"]
+__all__ = ["as_sentence", "error_message", "error_param", "excerpt"]
 
 _SHOWN = 300
 
@@ -38,3 +38,8 @@ def excerpt(text: bytes | str) -> str:
     # Half a surrogate pair can be said in JSON, but not written out.
     line = " ".join(text[: _SHOWN * 4].encode(errors="replace").decode().split())
     return line if len(line) <= _SHOWN else line[:_SHOWN] + "…"
+
+
+def as_sentence(text: str) -> str:
+    """Return ``text`` with a full stop at its end, unless it ends a sentence already."""
+    return text if text.endswith((".", "!", "?", "…")) else f"{text}."

@@ -12,10 +12,11 @@ from jiter import from_json
 
 from nanogpt_core import errors
 from nanogpt_core.errors import NanoGPTError, StatusError
-from nanogpt_core.http.error_body import error_message, error_param, excerpt
+from nanogpt_core.http.error_body import as_sentence, error_message, error_param, excerpt
+from nanogpt_core.http.library import httpcore, httpx
 from nanogpt_core.http.retry import MAX_RETRY_AFTER_SECONDS, parse_retry_after, reset_message
 
-__all__ = ["map_error", "truncate_sdk_error"]
+__all__ = ["foreign_error", "map_error", "truncate_sdk_error"]
 
 _BY_STATUS: dict[int, tuple[type[StatusError], str]] = {
     401: (errors.AuthenticationError, "Check the key in api_key or NANOGPT_API_KEY."),
@@ -38,13 +39,34 @@ _QUOTA_WORDS = re.compile(r"quota|daily|per.day|\brpd\b")
 _QUOTA_CODES = ("insufficient_quota", "daily_rpd_limit_exceeded", "daily_usd_limit_exceeded")
 
 
+# Everything that is raised about a request: by us, by the SDK, by the HTTP client, by sockets and TLS.
+_ABOUT_THE_REQUEST = (
+    NanoGPTError,
+    openai.OpenAIError,
+    httpx.HTTPError,
+    httpx.StreamError,
+    httpx.InvalidURL,
+    *(getattr(httpcore, name) for name in ("TimeoutException", "NetworkError", "ProtocolError", "ProxyError")),
+)
+
+
+def foreign_error(error: BaseException) -> BaseException | None:
+    """Return the error at the bottom of an SDK error that is not about the request, or None.
+
+    The SDK calls everything that is raised during a request a connection error: a mistake in our own code, or an
+    exception that a signal handler raised meanwhile, such as a task queue's time limit. Neither may be retried.
+    """
+    cause = error.__cause__ if isinstance(error, openai.APIConnectionError) else error
+    return None if cause is None or isinstance(cause, _ABOUT_THE_REQUEST) else cause
+
+
 def map_error(error: Exception, host: str, seconds: float) -> NanoGPTError:
     """Return our error for ``error``, to be raised from it.
 
     Args:
-        error: What the SDK, the HTTP client or the bounds on an attempt raised.
-        host: Who should have answered.
-        seconds: How long that might have taken.
+        error: An error of the SDK, of the HTTP client or of the limits on an attempt.
+        host: The host that should have answered.
+        seconds: The time limit of the attempt.
     """
     chain = list(errors.causes(error))
     ours = next((cause for cause in chain if isinstance(cause, NanoGPTError)), None)
@@ -58,18 +80,19 @@ def map_error(error: Exception, host: str, seconds: float) -> NanoGPTError:
             f"No complete answer from {host} within {seconds:.3g} s ({type(cause).__name__}).",
             remedy="Try again, or raise timeout.",
         )
-    what = f"{excerpt(str(cause)) or 'no reason given'} ({type(cause).__name__})"
-    if any(isinstance(cause, ssl.SSLError) for cause in chain):
+    told = f"{excerpt(str(cause)) or 'no reason given'} ({type(cause).__name__})"
+    if any(isinstance(each, ssl.SSLError) for each in chain):
         refused = errors.ConnectionFailedError(
-            f"No secure connection to {host}: {what}.", remedy="Check the certificate, the clock and base_url."
+            f"No secure connection to {host}: {told}.", remedy="Check the certificate, the clock and base_url."
         )
-        refused.transient = False
+        # A handshake that was broken off may succeed a moment later.
+        refused.transient = not any(isinstance(each, ssl.SSLCertVerificationError) for each in chain)
         return refused
-    return errors.ConnectionFailedError(f"No answer from {host}: {what}.", remedy="Check base_url and the network.")
+    return errors.ConnectionFailedError(f"No answer from {host}: {told}.", remedy="Check base_url and the network.")
 
 
 def truncate_sdk_error(error: Exception) -> None:
-    """Cut what the SDK's error says: it repeats the whole body, and with some servers that is the request's texts."""
+    """Truncate the SDK error's message, which repeats the whole body; with some servers that holds the texts."""
     if isinstance(error, openai.APIStatusError):
         detail = error_message(error.body) or excerpt(error.response.content)
         error.message = f"Error code: {error.status_code} - {detail}"
@@ -102,7 +125,7 @@ def _from_status(error: openai.APIStatusError) -> StatusError:
     if kind is errors.QuotaExceededError or (wait or 0.0) > MAX_RETRY_AFTER_SECONDS:
         remedy = reset_message(wait) or remedy
     return kind(
-        f"The service answered {named}: {detail or 'no words with it'}.".replace("..", "."),
+        as_sentence(f"The service answered {named}: {detail or 'no words with it'}"),
         remedy=remedy,
         status=status,
         code=code,

@@ -11,7 +11,7 @@ from pydantic import SecretStr, ValidationError
 
 from langchain_nanogpt import ChatNanoGPT
 from nanogpt_core import errors
-from nanogpt_core.http.client import http
+from nanogpt_core.http.library import httpx as http
 from nanogpt_core.sandbox import Fault
 
 KEY = "sk-nano-0123abcd-very-secret"

@@ -491,7 +491,7 @@ async def test_a_pickle_has_no_key(scripted, ask, monkeypatch):
 
 
 def test_a_callers_http_client_is_not_pickled():
-    from nanogpt_core.http.client import http
+    from nanogpt_core.http.library import httpx as http
 
     with http.Client() as client, pytest.raises(errors.InvalidTypeError, match="http_client"):
         pickle.dumps(ChatNanoGPT(api_key=KEY, http_client=client))

@@ -25,7 +25,7 @@ from nanogpt_core.errors import (
     ServerError,
     TextTooLongError,
 )
-from nanogpt_core.http import client as sdk
+from nanogpt_core.http.library import httpx as http
 from nanogpt_core.sandbox import Fault, Sandbox
 
 # Without LlamaIndex, which ships a vocabulary, counts are upper bounds. That is said once, and the tests still hold.
@@ -208,7 +208,7 @@ def gated_clients(kind, width):
             assert gate.event.wait(30)
 
         hooks = {"request": [entering], "response": [lambda _response: gate.leave()]}
-        return gate, {"http_client": sdk.http.Client(event_hooks=hooks)}
+        return gate, {"http_client": http.Client(event_hooks=hooks)}
 
     gate = Gate(width, asyncio.Event())
 
@@ -220,7 +220,7 @@ def gated_clients(kind, width):
         gate.leave()
 
     hooks = {"request": [aentering], "response": [aleaving]}
-    return gate, {"http_async_client": sdk.http.AsyncClient(event_hooks=hooks)}
+    return gate, {"http_async_client": http.AsyncClient(event_hooks=hooks)}
 
 
 @pytest.mark.parametrize("most", [1, 3])
@@ -515,7 +515,7 @@ async def test_copies_work(make, documents, duplicate):
 
 
 async def test_copies_share_the_callers_http_client(plugin, make):
-    with sdk.http.Client() as client:
+    with http.Client() as client:
         embeddings = make(http_client=client)
         for twin in (copy.deepcopy(embeddings), embeddings.model_copy(update={"dimensions": 1536})):
             assert twin.http_client is client

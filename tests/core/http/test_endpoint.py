@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from pydantic import SecretBytes, SecretStr
 
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError, NanoGPTError
-from nanogpt_core.http.client import http, make_client
 from nanogpt_core.http.endpoint import DEFAULT_BASE_URL, Endpoint, Secret, resolve_base_url, resolve_key
+from nanogpt_core.http.library import httpx as http
+from nanogpt_core.http.sdk import make_openai_client
 
 CLIENT = http.Client()
 KEY = "sk-nano-0d9f6c5e-very-secret"
@@ -224,7 +225,7 @@ def test_plain_http_to_another_machine_is_refused_unless_allowed(url):
 def test_any_text_is_an_address_that_the_client_takes_or_is_refused(url):
     with contextlib.suppress(NanoGPTError):
         endpoint = Endpoint.resolve(api_key=KEY, base_url=url, allow_insecure_http=True)
-        assert make_client(endpoint, CLIENT).base_url.host
+        assert make_openai_client(endpoint, CLIENT).base_url.host
 
 
 # --- time limit and headers ---
