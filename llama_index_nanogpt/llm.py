@@ -260,6 +260,8 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super(NanoGPT, self._without_clients()).__getstate__()
+        # A header may hold a secret; the session leaves them out too.
+        state["__dict__"] = {**state["__dict__"], "default_headers": None}
         return state
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> NanoGPT:
