@@ -14,12 +14,21 @@ from llama_index.core.base.llms.types import (
     CompletionResponseGen,
 )
 from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, ValidationError
+from llama_index.core.llms.llm import ToolSelection
 from llama_index.core.program.function_program import FunctionCallingProgram
 from llama_index.core.types import PydanticProgramMode
 from llama_index.llms.openai.utils import O1_MODELS
 from llama_index.llms.openai_like import OpenAILike
 
-from llama_index_nanogpt.forms import achecked, asingle, checked, side_by_side, single
+from llama_index_nanogpt.structured import (
+    afirst_tool_call,
+    avalidate_last,
+    check_selections,
+    first_tool_call,
+    parallel_tool_calls_allowed,
+    spoil_invalid_arguments,
+    validate_last,
+)
 from nanogpt_core.chat.client import (
     ChatSession,
     aiterate_stream,
@@ -151,13 +160,11 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
 
     def _chat(self, *args: Any, **kwargs: Any) -> ChatResponse:
         with map_sdk_errors(self._session):
-            response: ChatResponse = _without_retries(OpenAILike._chat)(self, *args, **kwargs)
-            return response
+            return spoil_invalid_arguments(_without_retries(OpenAILike._chat)(self, *args, **kwargs))
 
     async def _achat(self, *args: Any, **kwargs: Any) -> ChatResponse:
         with map_sdk_errors(self._session):
-            response: ChatResponse = await _without_retries(OpenAILike._achat)(self, *args, **kwargs)
-            return response
+            return spoil_invalid_arguments(await _without_retries(OpenAILike._achat)(self, *args, **kwargs))
 
     def _stream_chat(self, *args: Any, **kwargs: Any) -> Iterator[ChatResponse]:
         return iterate_stream(self._session, _without_retries(OpenAILike._stream_chat)(self, *args, **kwargs))
@@ -190,15 +197,27 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
         stream: CompletionResponseAsyncGen = await super().astream_complete(prompt, formatted, **kwargs)
         return stream
 
+    def get_tool_calls_from_response(
+        self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
+    ) -> list[ToolSelection]:
+        """Return the tool calls of a response.
+
+        Raises:
+            ToolArgumentsError: Arguments are not a JSON object. With ``error_on_no_tool_call=False``, as agents ask for
+                it, the model is told instead, and no tool is called.
+        """
+        selections = super().get_tool_calls_from_response(response, error_on_no_tool_call, **kwargs)
+        return check_selections(response, selections, error_on_invalid=error_on_no_tool_call)
+
     def stream_chat_with_tools(self, *args: Any, **kwargs: Any) -> Iterator[ChatResponse]:
         """Stream a chat with tools; with one tool call where ``allow_parallel_tool_calls`` is False, as unstreamed."""
         stream: Iterator[ChatResponse] = super().stream_chat_with_tools(*args, **kwargs)
-        return stream if side_by_side(*args, **kwargs) else single(stream)
+        return stream if parallel_tool_calls_allowed(*args, **kwargs) else first_tool_call(stream)
 
     async def astream_chat_with_tools(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatResponse]:
         """Stream a chat with tools; see :meth:`stream_chat_with_tools`."""
         stream: AsyncIterator[ChatResponse] = await super().astream_chat_with_tools(*args, **kwargs)
-        return stream if side_by_side(*args, **kwargs) else asingle(stream)
+        return stream if parallel_tool_calls_allowed(*args, **kwargs) else afirst_tool_call(stream)
 
     def _structured_stream_call(
         self, output_cls: type, prompt: Any, llm_kwargs: dict[str, Any] | None = None, **prompt_args: Any
@@ -210,7 +229,7 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
             if program
             else call(output_cls, prompt, llm_kwargs or {}, **prompt_args)
         )
-        return checked(parts, output_cls)
+        return validate_last(parts, output_cls)
 
     async def _structured_astream_call(
         self, output_cls: type, prompt: Any, llm_kwargs: dict[str, Any] | None = None, **prompt_args: Any
@@ -222,7 +241,7 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
             if program
             else call(output_cls, prompt, llm_kwargs or {}, **prompt_args)
         )
-        return achecked(await parts, output_cls)
+        return avalidate_last(await parts, output_cls)
 
     def _program(self, output_cls: type, prompt: Any) -> FunctionCallingProgram[Any] | None:
         """Return what asks for a tool call in a stream, or None where something else is asked for.
@@ -241,6 +260,8 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super(NanoGPT, self._without_clients()).__getstate__()
+        # A header may hold a secret; the session leaves them out too.
+        state["__dict__"] = {**state["__dict__"], "default_headers": None}
         return state
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> NanoGPT:

@@ -219,19 +219,19 @@ class _Call:
         # No local variable holds the body: it may repeat the key, and crash reports show local variables.
         if response.status_code >= _FIRST_ERROR_STATUS:
             raise self._map_status(response.status_code, response.content, response)
-        if self._is_chat:
-            request_id = response.headers.get("x-request-id")
-            error = check_whole(response.content, self._asked, request_id)
-            if error is not None:
-                raise self._map_error_body(error, response)
-            if self._asked.streams:
-                raise ReplyError(
-                    "A stream was asked for, and the service sent its answer whole.",
-                    remedy="Ask without streaming.",
-                    request_id=request_id,
-                )
-        content_type = "application/json" if self._is_chat else response.headers.get("content-type")
-        return self._response(response, content_type, content=response.content)
+        if not self._is_chat:
+            return self._response(response, response.headers.get("content-type"), content=response.content)
+        request_id = response.headers.get("x-request-id")
+        reply = check_whole(response.content, self._asked, request_id)
+        if isinstance(reply, ErrorBody):
+            raise self._map_error_body(reply, response)
+        if self._asked.streams:
+            raise ReplyError(
+                "A stream was asked for, and the service sent its answer whole.",
+                remedy="Ask without streaming.",
+                request_id=request_id,
+            )
+        return self._response(response, "application/json", content=json.dumps(reply).encode())
 
     def stream_response(self, response: Any, stream: Any) -> Any:
         """Return the response for the SDK, with its checked stream."""

@@ -1,7 +1,7 @@
 """Chat replies: checks and repairs of one reply, whole or a chunk of a stream. Pure functions, without I/O.
 
-Hosts deviate from OpenAI's format in many ways, and neither the SDK nor the frameworks validate a reply. Here small
-gaps are filled, wrong types that have a clear meaning are converted, and everything else is a :class:`ReplyError`.
+Errors that the service sends with status 200, replies without an answer, and truncated tool calls or structured output
+are found here; :mod:`~nanogpt_core.chat.repair` and :mod:`~nanogpt_core.chat.tool_calls` repair the rest.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from typing import Any
 
 from jiter import from_json
 
+from nanogpt_core.chat.repair import repair_message, repair_reply
+from nanogpt_core.chat.tool_calls import repair_tool_calls
 from nanogpt_core.errors import DamagedReplyError, ReplyError
 from nanogpt_core.http.error_body import error_message, excerpt
 
-__all__ = ["ChatRequest", "ErrorBody", "check_truncated", "check_whole", "find_error", "has_tool_calls", "parse_object"]
+__all__ = ["ChatRequest", "ErrorBody", "check_truncated", "check_whole", "find_error", "parse_object"]
 
 # The reference page's status for these codes: the service does not always repeat the status in a stream.
 _STATUS_BY_CODE = {
@@ -89,8 +91,8 @@ class ErrorBody:
     status: int | None
 
 
-def check_whole(body: bytes, request: ChatRequest, request_id: str | None = None) -> ErrorBody | None:
-    """Check the reply to a request that asked for no stream.
+def check_whole(body: bytes, request: ChatRequest, request_id: str | None = None) -> dict[str, Any] | ErrorBody:
+    """Check and repair the reply to a request that asked for no stream.
 
     Args:
         body: The body of the response.
@@ -98,7 +100,7 @@ def check_whole(body: bytes, request: ChatRequest, request_id: str | None = None
         request_id: The service's ``X-Request-ID``, for errors.
 
     Returns:
-        The service's own error, if the reply contains one, else None.
+        The reply, or the service's own error if it contains one.
 
     Raises:
         DamagedReplyError: It is not JSON.
@@ -106,22 +108,29 @@ def check_whole(body: bytes, request: ChatRequest, request_id: str | None = None
     """
     document = parse_object(body, request_id)
     error = find_error(document)
-    if error is None:
-        choices = document.get("choices")
-        if not isinstance(choices, list) or not choices or not all(map(_is_answer, choices)):
-            raise ReplyError(
-                f"The service sent no answer, but {excerpt(body)!r}.",
-                remedy="Try again, or with another model.",
-                request_id=request_id,
-            )
-        for choice in choices:
-            check_truncated(
-                choice.get("finish_reason"),
-                has_calls=has_tool_calls(choice.get("message")),
-                structured=request.structured,
-                request_id=request_id,
-            )
-    return error
+    if error is not None:
+        return error
+    choices = document.get("choices")
+    if not isinstance(choices, list) or not choices or not all(map(_is_answer, choices)):
+        raise ReplyError(
+            f"The service sent no answer, but {excerpt(body)!r}.",
+            remedy="Try again, or with another model.",
+            request_id=request_id,
+        )
+    repair_reply(document, streamed=False)
+    for choice in choices:
+        message = choice.get("message")
+        if message is not None:
+            repair_message(message, streamed=False, request_id=request_id)
+            calls = repair_tool_calls(message.pop("tool_calls", None), request_id)
+            message.update({"tool_calls": calls} if calls else {})
+        check_truncated(
+            choice["finish_reason"],
+            has_calls=message is not None and bool(message.get("tool_calls") or message.get("function_call")),
+            structured=request.structured,
+            request_id=request_id,
+        )
+    return document
 
 
 def parse_object(body: bytes, request_id: str | None = None) -> dict[str, Any]:
@@ -158,11 +167,6 @@ def find_error(document: dict[str, Any]) -> ErrorBody | None:
     if ended_by_error or (not choices and error_message(document)):
         return ErrorBody({"error": {"message": error_message(document) or "no reason given"}}, None)
     return None
-
-
-def has_tool_calls(message: Any) -> bool:
-    """Return whether a message, or a delta of one, contains tool calls or fragments of them."""
-    return isinstance(message, Mapping) and bool(message.get("tool_calls") or message.get("function_call"))
 
 
 def check_truncated(reason: Any, *, has_calls: bool, structured: bool, request_id: str | None = None) -> None:

@@ -20,17 +20,13 @@ from typing import Any
 
 import anyio  # a dependency of the SDK
 
-from nanogpt_core.chat.response import (
-    ChatRequest,
-    ErrorBody,
-    check_truncated,
-    find_error,
-    has_tool_calls,
-    parse_object,
-)
-from nanogpt_core.errors import DamagedReplyError, NanoGPTError
+from nanogpt_core.chat.repair import repair_message, repair_reply
+from nanogpt_core.chat.response import ChatRequest, ErrorBody, check_truncated, find_error, parse_object
+from nanogpt_core.chat.tool_calls import ToolCallAssembler
+from nanogpt_core.errors import DamagedReplyError, NanoGPTError, ReplyError
 from nanogpt_core.http.deadline import Bounds, renewed
 from nanogpt_core.http.endpoint import Endpoint
+from nanogpt_core.http.error_body import excerpt
 from nanogpt_core.http.pool import http
 from nanogpt_core.http.redaction import redacted
 
@@ -86,7 +82,8 @@ class EventParser:
 class StreamReader:
     """Checks the events of one stream, and knows whether the answer is complete.
 
-    :meth:`push` takes bytes as they come, :meth:`pop` returns clean events one by one.
+    :meth:`push` takes bytes as they come, :meth:`pop` returns clean events one by one: one choice and one tool call an
+    event, a finish_reason once for each choice, and the usage once, at the end.
 
     Args:
         request: The request.
@@ -103,10 +100,12 @@ class StreamReader:
         self._parser = EventParser()
         self._events: deque[str] = deque()
         self._ready: deque[bytes] = deque()
-        self._calling: set[int] = set()
+        self._calls: dict[int, ToolCallAssembler] = {}
+        self._old_calls: set[int] = set()
         self._begun: set[int] = set()
         self._finished: set[int] = set()
-        self._usage_seen = False
+        self._envelope: dict[str, Any] = {}
+        self._usage: dict[str, Any] | None = None
         self._done = False
         self._at_end = False
         self._ended = False
@@ -124,7 +123,7 @@ class StreamReader:
     @property
     def needs_nothing(self) -> bool:
         """True once every choice that was asked for is complete, and the usage is there if it was asked for."""
-        return self._has_all_choices and (self._usage_seen or not self._request.wants_usage)
+        return self._has_all_choices and (self._usage is not None or not self._request.wants_usage)
 
     @property
     def _has_all_choices(self) -> bool:
@@ -173,23 +172,62 @@ class StreamReader:
         error = find_error(chunk)
         if error is not None:
             raise self._map_error_body(error)
-        _fill_gaps(chunk)
-        for choice in chunk["choices"]:
-            self._note(choice["index"], choice)
-        self._usage_seen = self._usage_seen or bool(chunk.get("usage"))
-        self._emit(chunk)
+        repair_reply(chunk, streamed=True)
+        # Some hosts repeat the usage so far in every chunk, and LangChain would add it up.
+        usage = chunk.pop("usage", None)
+        self._usage = usage or self._usage
+        choices = chunk.pop("choices")
+        self._envelope = chunk
+        for choice in choices:
+            self._read_choice(choice)
+        if not choices and not usage:
+            self._emit()
 
-    def _note(self, index: int, choice: dict[str, Any]) -> None:
-        reason = choice.get("finish_reason")
-        if has_tool_calls(choice["delta"]):
-            self._calling.add(index)
+    def _read_choice(self, choice: dict[str, Any]) -> None:
+        index, reason, delta = choice["index"], choice["finish_reason"], choice.get("delta")
+        delta = choice["delta"] = delta if isinstance(delta, dict) else {}
+        repair_message(delta, streamed=True, request_id=self._request_id)
+        fragments = self._tool_calls(index, delta.pop("tool_calls", None))
+        if delta.get("function_call"):
+            self._old_calls.add(index)
         check_truncated(
             reason,
-            has_calls=index in self._calling,
+            has_calls=index in self._calls or index in self._old_calls,
             structured=self._request.structured,
             request_id=self._request_id,
         )
-        (self._finished if reason else self._begun).add(index)
+        if reason and index in self._calls:
+            fragments += self._calls[index].finish()
+        if index in self._finished:
+            choice["finish_reason"] = None  # LangChain would join the two
+        self._begun.add(index)
+        if reason:
+            self._finished.add(index)
+        self._emit_choice(choice, fragments)
+
+    def _tool_calls(self, index: int, fragments: Any) -> list[dict[str, Any]]:
+        if not fragments:
+            return []
+        if not isinstance(fragments, list | dict):
+            raise ReplyError(
+                f"The service sent tool calls of the wrong type: {excerpt(json.dumps(fragments))}.",
+                remedy="Try again, or with another model.",
+                request_id=self._request_id,
+            )
+        if index not in self._calls:
+            self._calls[index] = ToolCallAssembler(self._request_id)
+        return self._calls[index].add(fragments)
+
+    def _emit_choice(self, choice: dict[str, Any], fragments: list[dict[str, Any]]) -> None:
+        # LlamaIndex looks only at the first tool call of a chunk.
+        reason = choice["finish_reason"]
+        for number, fragment in enumerate(fragments):
+            choice["delta"]["tool_calls"] = [fragment]
+            choice["finish_reason"] = reason if number == len(fragments) - 1 else None
+            self._emit(choice)
+            choice = {"index": choice["index"], "delta": {}, "finish_reason": None}
+        if not fragments:
+            self._emit(choice)
 
     def _end(self) -> None:
         if not self.is_complete:
@@ -198,11 +236,17 @@ class StreamReader:
                 remedy="Try again.",
                 request_id=self._request_id,
             )
+        for index, calls in self._calls.items():
+            for fragment in calls.finish():
+                self._emit({"index": index, "delta": {"tool_calls": [fragment]}, "finish_reason": None})
+        if self._usage is not None:
+            self._envelope["usage"] = self._usage
+            self._emit()
         self._ended = True
         self._ready.append(_sse(_DONE))
 
-    def _emit(self, chunk: dict[str, Any]) -> None:
-        self._ready.append(_sse(json.dumps(chunk)))
+    def _emit(self, *choices: dict[str, Any]) -> None:
+        self._ready.append(_sse(json.dumps({**self._envelope, "choices": choices})))
 
 
 def _is_json(text: str) -> bool:
@@ -215,24 +259,6 @@ def _is_json(text: str) -> bool:
 
 def _sse(data: str) -> bytes:
     return f"data: {data}\n\n".encode()
-
-
-def _fill_gaps(chunk: dict[str, Any]) -> None:
-    """Put in fields that the frameworks rely on and some hosts leave out."""
-    choices = chunk.get("choices")
-    chunk["choices"] = [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
-    for choice in chunk["choices"]:
-        if not isinstance(choice.get("index"), int):
-            choice["index"] = 0
-        if not isinstance(choice.get("delta"), dict):
-            choice["delta"] = {}
-        if choice["delta"].get("content") is None and {"reasoning", "reasoning_content"} & choice["delta"].keys():
-            # LlamaIndex's async stream passes over a first chunk without content.
-            choice["delta"]["content"] = ""
-        calls = choice["delta"].get("tool_calls")
-        for position, call in enumerate(calls if isinstance(calls, list) else ()):
-            if isinstance(call, dict) and not isinstance(call.get("index"), int):
-                call["index"] = position
 
 
 @dataclass(frozen=True, slots=True)

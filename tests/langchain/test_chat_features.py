@@ -135,11 +135,11 @@ def test_a_choice_of_no_tool_is_refused(choice):
 async def test_arguments_that_are_no_json_are_kept_apart(scripted, ask):
     sandbox = scripted(Reply(tool_calls=[ToolCall("search", '{"query": ')]))
     answer = await ask(sandbox.chat().bind_tools([search]), "Size?")
-    if ask.form == "plain":
-        assert answer.tool_calls == []
-        assert [one["args"] for one in answer.invalid_tool_calls] == ['{"query": ']
-    else:  # LangChain mends what it can of a stream
-        assert [one["name"] for one in answer.tool_calls] == ["search"]
+    assert answer.tool_calls == []
+    # LangChain would complete truncated JSON in a stream, so there it ends with a bracket that does not match.
+    assert [one["args"] for one in answer.invalid_tool_calls] == [
+        '{"query": ' + ("]" if ask.form == "streamed" else "")
+    ]
 
 
 async def test_an_image_goes_out(scripted, ask):
@@ -481,13 +481,14 @@ async def test_a_pickle_has_no_key(scripted, ask, monkeypatch):
     assert (await ask(chat, "Hello")).content == "first"
     written = pickle.dumps(chat)
     assert sandbox.api_key.encode() not in written
+    assert b"search" not in written
     with pytest.raises(errors.ConfigurationError, match="NANOGPT_API_KEY"):
         await ask(pickle.loads(written), "Hello")
     monkeypatch.setenv("NANOGPT_API_KEY", sandbox.api_key)
     twin = pickle.loads(written)
     assert (twin.model_name, twin.request_timeout) == ("any/model", 7)
     assert (await ask(twin, "Hello")).content == "second"
-    assert sandbox.requests[-1].headers["x-team"] == "search"
+    assert ["x-team" in request.headers for request in sandbox.requests] == [True, False]
 
 
 def test_a_callers_http_client_is_not_pickled():

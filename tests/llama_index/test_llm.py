@@ -203,6 +203,7 @@ def test_key_is_in_no_output(key):
     outputs += [str(vars(llm)).replace("token-of-a-proxy", ""), str(llm.to_payload())]
     assert [text for text in outputs if KEY in text or "token-of-a-proxy" in text] == []
     assert KEY.encode() not in pickle.dumps(llm)
+    assert b"token-of-a-proxy" not in pickle.dumps(llm)
 
 
 async def test_dumps_read_back(make, call, sandbox):
@@ -240,7 +241,7 @@ async def test_pickle_reads_the_key_from_the_environment(make, call, sandbox, mo
     twin = pickle.loads(written)
     assert FACT in (await call(twin, "complete", PROMPT)).text
     assert twin.timeout == 7
-    assert [request.headers["x-team"] for request in sandbox.requests] == ["search"]
+    assert "x-team" not in sandbox.requests[0].headers
     assert caplog.records == []
 
 

@@ -183,7 +183,7 @@ async def test_a_stream_that_has_not_the_form_is_an_error_too(scripted, call, re
     async def run():
         await all_of(call, await call(llm, "stream_structured_predict", Joke, PROMPT, animal="cats"))
 
-    with pytest.raises(errors.ReplyError, match="form of Joke") as caught:
+    with pytest.raises(errors.ReplyError, match="schema of Joke") as caught:
         await run()
     assert isinstance(caught.value, ValueError)
 

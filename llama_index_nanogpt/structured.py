@@ -1,0 +1,155 @@
+"""Tool calls and structured output in LlamaIndex: checks that LlamaIndex makes of whole replies only, or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from llama_index.core.base.llms.types import ChatResponse, ToolCallBlock
+from llama_index.core.llms.llm import ToolSelection
+from llama_index.core.llms.utils import parse_partial_json
+from llama_index.llms.openai.base import force_single_tool_call
+
+from nanogpt_core.chat.tool_calls import parse_arguments, spoil_arguments
+from nanogpt_core.errors import ReplyError
+from nanogpt_core.http.error_body import excerpt
+
+__all__ = [
+    "StructuredOutputError",
+    "ToolArgumentsError",
+    "afirst_tool_call",
+    "avalidate_last",
+    "check_selections",
+    "first_tool_call",
+    "parallel_tool_calls_allowed",
+    "spoil_invalid_arguments",
+    "validate_last",
+]
+
+
+class StructuredOutputError(ReplyError, ValueError):
+    """The model's answer does not follow the schema that was asked for."""
+
+
+class ToolArgumentsError(ReplyError, ValueError):
+    """The arguments of a tool call are not a JSON object, so no tool was called."""
+
+
+def parallel_tool_calls_allowed(
+    tools: Any = (),  # noqa: ARG001
+    user_msg: Any = None,  # noqa: ARG001
+    chat_history: Any = None,  # noqa: ARG001
+    verbose: bool = False,  # noqa: ARG001
+    allow_parallel_tool_calls: bool = False,
+    **_: Any,
+) -> bool:
+    """Return whether the arguments of ``stream_chat_with_tools`` allow parallel tool calls."""
+    return allow_parallel_tool_calls
+
+
+def first_tool_call(stream: Iterator[ChatResponse]) -> Iterator[ChatResponse]:
+    """Yield the responses, each with its first tool call only."""
+    for response in stream:
+        yield _with_one_call(response)
+
+
+async def afirst_tool_call(stream: AsyncIterator[ChatResponse]) -> AsyncIterator[ChatResponse]:
+    """Yield the responses, each with its first tool call only."""
+    async for response in stream:
+        yield _with_one_call(response)
+
+
+def validate_last(parts: Iterator[Any], output_cls: type) -> Iterator[Any]:
+    """Yield the parts, and check that the last one is an ``output_cls``.
+
+    Raises:
+        StructuredOutputError: It is not.
+    """
+    last = None
+    for last in parts:
+        yield last
+    _validate(last, output_cls)
+
+
+async def avalidate_last(parts: AsyncIterator[Any], output_cls: type) -> AsyncIterator[Any]:
+    """Yield the parts, and check that the last one is an ``output_cls``.
+
+    Raises:
+        StructuredOutputError: It is not.
+    """
+    last = None
+    async for last in parts:
+        yield last
+    _validate(last, output_cls)
+
+
+def spoil_invalid_arguments(response: ChatResponse) -> ChatResponse:
+    """Make truncated arguments in a whole response unreadable; LlamaIndex would complete them and call the tool.
+
+    In a stream that is done before, since there its beginning is completed on purpose.
+    """
+    for block in response.message.blocks:
+        if isinstance(block, ToolCallBlock) and parse_arguments(block.tool_kwargs) is None:
+            text = str(block.tool_kwargs)
+            block.tool_kwargs = text + spoil_arguments(text)
+    return response
+
+
+def check_selections(
+    response: ChatResponse, selections: list[ToolSelection], *, error_on_invalid: bool
+) -> list[ToolSelection]:
+    """Return the tool selections of a response with arguments that the model wrote.
+
+    Args:
+        response: The response, whole or as far as it has come in a stream.
+        selections: LlamaIndex's selections; arguments that it cannot read are empty there.
+        error_on_invalid: Whether arguments that are not a JSON object are an error. If not, the call gets the name of
+            no tool: an agent then tells the model, in LlamaIndex's way, and calls nothing.
+
+    Raises:
+        ToolArgumentsError: Arguments are not a JSON object.
+    """
+    for selection, arguments in zip(selections, _arguments(response), strict=False):
+        text = parse_arguments(arguments)
+        if text is not None:
+            selection.tool_kwargs = json.loads(text, strict=False)
+        elif not _is_beginning(arguments):
+            if error_on_invalid:
+                raise ToolArgumentsError(
+                    f"The model called {selection.tool_name!r} with arguments that are not a JSON object: "
+                    f"{excerpt(str(arguments))}.",
+                    remedy="Ask again, or another model.",
+                )
+            selection.tool_name = f"{selection.tool_name} with arguments that are not a JSON object"
+            selection.tool_kwargs = {}
+    return selections
+
+
+def _arguments(response: ChatResponse) -> list[Any]:
+    blocks = [block.tool_kwargs for block in response.message.blocks if isinstance(block, ToolCallBlock)]
+    return blocks or [call.function.arguments for call in response.message.additional_kwargs.get("tool_calls") or ()]
+
+
+def _is_beginning(arguments: Any) -> bool:
+    try:
+        return isinstance(parse_partial_json(arguments), dict)
+    except (TypeError, ValueError):
+        return False
+
+
+def _with_one_call(response: ChatResponse) -> ChatResponse:
+    force_single_tool_call(response)
+    more = response.message.additional_kwargs
+    if more.get("tool_calls"):
+        # A new list: the one there grows with the stream.
+        more["tool_calls"] = more["tool_calls"][:1]
+    return response
+
+
+def _validate(last: Any, output_cls: type) -> None:
+    if not isinstance(last, output_cls):
+        raise StructuredOutputError(
+            f"The model's answer does not follow the schema of {output_cls.__name__}.",
+            remedy="Ask again, or another model; or try should_use_structured_outputs.",
+        )

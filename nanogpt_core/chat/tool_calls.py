@@ -1,0 +1,264 @@
+"""Tool calls in chat replies: arguments that are parsed or refused, and fragments of streams put in order.
+
+A tool must never run with arguments that the model did not write. Both frameworks complete truncated JSON, and take
+falsy or unreadable arguments for none, so the checks are here. Pure functions and classes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from nanogpt_core.errors import ReplyError
+from nanogpt_core.http.error_body import excerpt
+
+__all__ = ["ToolCallAssembler", "parse_arguments", "repair_tool_calls", "spoil_arguments"]
+
+_FENCE = re.compile(r"\s*```[\w-]*[ \t]*\n?(.*?)\s*```\s*", re.DOTALL)
+_CLOSING = {"{": "}", "[": "]"}
+
+
+def parse_arguments(arguments: object) -> str | None:
+    """Return the arguments of a tool call as the text of a JSON object; None if they are not one.
+
+    A fenced code block, an object that was encoded twice, and an object in place of its text are accepted. No text and
+    null are no arguments: an empty object.
+    """
+    if isinstance(arguments, Mapping):
+        return json.dumps(arguments)
+    text = "" if arguments is None else arguments
+    if not isinstance(text, str):
+        return None
+    fenced = _FENCE.fullmatch(text)
+    text = fenced[1] if fenced else text
+    try:
+        value = json.loads(text, strict=False) if text.strip() else {}
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(value, dict):
+        return text if text.strip() else "{}"
+    return parse_arguments(value) if value is None or isinstance(value, str) else None
+
+
+def spoil_arguments(arguments: str) -> str:
+    """Return the text to append to ``arguments``, which are not a JSON object, so no parser takes them for one.
+
+    Both frameworks complete truncated JSON, and a tool would run with a part of its arguments. A closing bracket that
+    does not match makes their parsers refuse the text, and their own handling of invalid calls begins.
+    """
+    expected: list[str] = []
+    in_string = escaped = False
+    for character in arguments:
+        if in_string:
+            if character == '"' and not escaped:
+                in_string = False
+            escaped = character == "\\" and not escaped
+        elif character == '"':
+            in_string = True
+        elif character in _CLOSING:
+            expected.append(_CLOSING[character])
+        elif expected and character == expected[-1]:
+            expected.pop()
+    wrong = "]" if expected and expected[-1] == "}" else "}"
+    return ("\\" if escaped else "") + ('"' if in_string else "") + wrong
+
+
+def repair_tool_calls(calls: Any, request_id: str | None = None) -> list[dict[str, Any]]:
+    """Return the tool calls of a whole message, with ids and with arguments as text.
+
+    Arguments that are JSON, but not an object, are made unreadable; the frameworks would take some of them for none.
+    Arguments that are not JSON stay as they are, for the frameworks' own handling of invalid calls.
+
+    Raises:
+        ReplyError: A call has no name, or is not a call.
+    """
+    repaired: list[dict[str, Any]] = []
+    for call in calls if isinstance(calls, list) else [calls] if calls else ():
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
+            raise _without_name(call, request_id)
+        arguments = function.get("arguments")
+        text = parse_arguments(arguments)
+        if text is None:
+            text = arguments if isinstance(arguments, str) else json.dumps(arguments)
+            text += spoil_arguments(text) if _is_json(text) else ""
+        made = {**call, "type": "function", "function": {**function, "arguments": text}}
+        if made in repaired:
+            continue  # a call that is repeated with its id
+        if _id(call) is None or any(other["id"] == call["id"] for other in repaired):
+            made["id"] = _new_id()
+        repaired.append(made)
+    return repaired
+
+
+@dataclass
+class _Call:
+    """One tool call of a stream, as far as it has come.
+
+    Attributes:
+        source: The index that the service gave.
+        id: Its id.
+        name: Its name.
+        arguments: Its arguments.
+        pending: Fields to send with the next fragment.
+        sent: Length of the arguments that were sent.
+        begun: Whether a fragment was sent.
+    """
+
+    source: int
+    id: str | None = None
+    name: str = ""
+    arguments: str = ""
+    pending: dict[str, Any] = field(default_factory=dict)
+    sent: int = 0
+    begun: bool = False
+
+    @property
+    def is_object(self) -> bool:
+        """Whether the arguments may be an object; others are held back until they are complete."""
+        return self.arguments.lstrip().startswith("{")
+
+    def is_repeated(self, name: str, arguments: str) -> bool:
+        """Return whether a fragment with the same id only repeats this call."""
+        return bool(arguments) and (name, arguments) == (self.name, self.arguments) and _is_json(arguments)
+
+    def is_followed_by(self, identifier: str | None, name: str, arguments: str) -> bool:
+        """Return whether a fragment with the same index, or none, begins another call."""
+        if not name or not self.name:
+            return False  # some hosts invent an id for every fragment
+        if identifier is not None and self.id not in (None, identifier):
+            return True
+        if name != self.name:
+            return self.arguments != ""
+        return arguments != "" and _is_json(self.arguments)
+
+
+class ToolCallAssembler:
+    """Puts the fragments of one choice's tool calls in order: each call whole before the next, with its own index.
+
+    Hosts give parallel calls the same index, none at all, interleave them, or repeat ids and names.
+
+    Args:
+        request_id: The service's ``X-Request-ID``, for errors.
+    """
+
+    def __init__(self, request_id: str | None = None) -> None:
+        self._request_id = request_id
+        self._calls: list[_Call] = []
+        self._current = 0
+
+    def add(self, fragments: Any) -> list[dict[str, Any]]:
+        """Take the fragments of one chunk, and return those that can be sent on, each for one call.
+
+        Raises:
+            ReplyError: A fragment is not a part of a call.
+        """
+        for position, fragment in enumerate([fragments] if isinstance(fragments, dict) else fragments):
+            function = fragment.get("function") if isinstance(fragment, dict) else None
+            if not isinstance(function, dict):
+                raise _without_name(fragment, self._request_id)
+            self._add(position, fragment, function)
+        return self._take()
+
+    def finish(self) -> list[dict[str, Any]]:
+        """Return the fragments that complete all calls.
+
+        Raises:
+            ReplyError: A call has no name.
+        """
+        return self._take(finishing=True)
+
+    def _add(self, position: int, fragment: dict[str, Any], function: dict[str, Any]) -> None:
+        index, name, arguments = fragment.get("index"), function.get("name"), function.get("arguments")
+        name = name if isinstance(name, str) else ""
+        if not isinstance(arguments, str):
+            arguments = json.dumps(arguments) if arguments is not None else ""
+        source, identifier = index if isinstance(index, int) else None, _id(fragment)
+        same = [call for call in self._calls if source is None or call.source == source]
+        call = next((one for one in same if one.id == identifier), None) if identifier else None
+        if call is not None and call.is_repeated(name, arguments):
+            return
+        call = call or (same[-1] if same else None)
+        if call is None or call.is_followed_by(identifier, name, arguments):
+            call = _Call(len(self._calls) + position if source is None else source)
+            self._calls.append(call)
+        if call.id is None and all(identifier != other.id for other in self._calls):
+            call.id = identifier
+        more = {key: value for key, value in fragment.items() if key not in ("index", "id", "type", "function")}
+        call.pending.update(more)
+        if name != call.name:  # some hosts repeat it in every fragment
+            call.name += name
+        call.arguments += arguments
+
+    def _take(self, *, finishing: bool = False) -> list[dict[str, Any]]:
+        taken = []
+        while self._current < len(self._calls):
+            call = self._calls[self._current]
+            is_last = self._current == len(self._calls) - 1
+            is_complete = finishing or (not is_last and _is_json(call.arguments))
+            fragment = self._fragment(call, is_complete=is_complete)
+            if fragment is not None:
+                taken.append(fragment)
+            if not is_complete:
+                break
+            self._current += 1
+        return taken
+
+    def _fragment(self, call: _Call, *, is_complete: bool) -> dict[str, Any] | None:
+        if is_complete and not call.name:
+            raise _without_name({"arguments": call.arguments}, self._request_id)
+        if not call.begun and not call.name:
+            return None
+        text = call.arguments[call.sent :] if call.is_object else ""
+        call.sent += len(text)
+        if is_complete:
+            text += self._ending(call)
+        if call.begun and not text and not call.pending:
+            return None
+        fragment: dict[str, Any] = {**call.pending, "index": self._current, "function": {"arguments": text}}
+        call.pending = {}
+        if not call.begun:
+            call.begun = True
+            call.id = call.id or _new_id()
+            fragment.update(id=call.id, type="function")
+            fragment["function"]["name"] = call.name
+        return fragment
+
+    @staticmethod
+    def _ending(call: _Call) -> str:
+        text = parse_arguments(call.arguments)
+        if call.is_object:
+            return "" if text is not None else spoil_arguments(call.arguments)
+        if text is not None:
+            return text if call.arguments else ""
+        return call.arguments + spoil_arguments(call.arguments)
+
+
+def _id(call: Mapping[str, Any]) -> str | None:
+    identifier = call.get("id")
+    return identifier if isinstance(identifier, str) and identifier else None
+
+
+def _new_id() -> str:
+    # The frameworks match results to calls by their ids.
+    return f"call_{uuid.uuid4().hex[:24]}"
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text, strict=False)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _without_name(call: object, request_id: str | None) -> ReplyError:
+    return ReplyError(
+        f"The service sent a tool call without a name: {excerpt(json.dumps(call))}.",
+        remedy="Try again, or with another model.",
+        request_id=request_id,
+    )

@@ -1,0 +1,249 @@
+"""Tool calls of chat replies: arguments, and fragments of streams. Pure functions."""
+
+import json
+
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from nanogpt_core import errors
+from nanogpt_core.chat.tool_calls import ToolCallAssembler, parse_arguments, repair_tool_calls, spoil_arguments
+
+JSON_LIKE = st.text(alphabet="{}[]\":,\\ \n\tab'1`", max_size=25)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+OBJECTS = st.dictionaries(st.text(max_size=4), VALUES, max_size=3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ('{"path": "x"}', {"path": "x"}),
+        ('```json\n{"path": "x"}\n```', {"path": "x"}),
+        ('```json {"path": "x"} ```', {"path": "x"}),
+        ('\n```\n{"path": "x"}```\n', {"path": "x"}),
+        ('"{\\"path\\": \\"x\\"}"', {"path": "x"}),
+        ('{"text": "two\nlines"}', {"text": "two\nlines"}),
+        ({"path": "x"}, {"path": "x"}),
+        ("", {}),
+        (" ", {}),
+        ("null", {}),
+        (None, {}),
+        ("{}", {}),
+    ],
+)
+def test_arguments_that_are_an_object_are_parsed(arguments, expected):
+    assert json.loads(parse_arguments(arguments), strict=False) == expected
+
+
+@pytest.mark.parametrize(
+    "arguments", ['{"path": "x', "path=x", "[1]", "0", "false", '"x"', "{'path': 'x'}", '{"a": 1}{"b": 2}', 3, [1]]
+)
+def test_arguments_that_are_no_object_are_refused(arguments):
+    assert parse_arguments(arguments) is None
+
+
+@given(JSON_LIKE)
+@example('{"path": "/ho')
+@example('{"a": 1}{"b": 2}')
+@example("{'a': \"x")
+@example('{"a": "\\')
+@example("[1]")
+def test_no_framework_reads_spoiled_arguments(text):
+    langchain = pytest.importorskip("langchain_core.utils.json")
+    llama_index = pytest.importorskip("llama_index.core.llms.utils")
+    assume(parse_arguments(text) is None)
+    spoiled = text + spoil_arguments(text)
+    assert parse_arguments(spoiled) is None
+    for parse in (langchain.parse_partial_json, llama_index.parse_partial_json, json.loads):
+        try:
+            found = parse(spoiled)
+        except ValueError:
+            continue
+        assert not isinstance(found, dict)
+
+
+# --- whole messages ---
+
+
+def call(name="clean", arguments="{}", identifier="call_a", **more):
+    return {"id": identifier, "type": "function", "function": {"name": name, "arguments": arguments}, **more}
+
+
+def test_calls_get_ids_and_text_as_arguments():
+    bare = {"function": {"name": "clean", "arguments": {"path": "x"}}}
+    first, second = repair_tool_calls([bare, {**bare, "id": ""}])
+    assert first["function"] == {"name": "clean", "arguments": '{"path": "x"}'}
+    assert first["type"] == "function"
+    assert first["id"].startswith("call_")
+    assert first["id"] != second["id"]
+
+
+def test_a_repeated_call_is_made_once_and_ids_are_unique():
+    assert repair_tool_calls([call(), call()]) == [call()]
+    first, second = repair_tool_calls([call(), call(arguments='{"path": "x"}')])
+    assert first == call()
+    assert second["id"] not in ("", "call_a")
+
+
+def test_fields_of_the_provider_are_kept():
+    signed = call(extra_content={"google": {"thought_signature": "abc"}})
+    assert repair_tool_calls([signed]) == [signed]
+
+
+@pytest.mark.parametrize("text", ["[1]", "0", "false", '""x', '{"path": "x'])
+def test_arguments_that_are_json_but_no_object_become_unreadable(text):
+    (repaired,) = repair_tool_calls([call(arguments=text)])
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(repaired["function"]["arguments"])
+
+
+@pytest.mark.parametrize(
+    "bad", [[None], ["x"], [{}], [{"function": None}], [{"function": {"name": ""}}], "x", 3 * [[]]]
+)
+def test_calls_without_a_name_are_an_error(bad):
+    with pytest.raises(errors.ReplyError, match="without a name"):
+        repair_tool_calls(bad)
+
+
+# --- streams ---
+
+
+def fragment(index=0, identifier=None, name=None, arguments=None, **more):
+    function = {key: value for key, value in (("name", name), ("arguments", arguments)) if value is not None}
+    found = {"index": index, "id": identifier, "function": function, **more}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def assemble(*chunks):
+    """Return the calls that a framework joins from the fragments, as ``(id, name, arguments)``."""
+    assembler = ToolCallAssembler()
+    sent = [one for chunk in chunks for one in assembler.add(chunk)] + assembler.finish()
+    calls = {}
+    for one in sent:
+        made = calls.setdefault(one["index"], ["", "", ""])
+        made[0] += one.get("id") or ""
+        made[1] += one["function"].get("name") or ""
+        made[2] += one["function"].get("arguments") or ""
+    assert list(calls) == sorted(one["index"] for one in sent if "id" in one), "each call is whole before the next"
+    return [tuple(made) for made in calls.values()]
+
+
+A, B = ("a", "clean", '{"path": "x"}'), ("b", "look", '{"q": "y"}')
+STREAMS = {
+    "openai": (
+        [fragment(0, "a", "clean", "")],
+        [fragment(0, arguments='{"path"')],
+        [fragment(0, arguments=': "x"}')],
+        [fragment(1, "b", "look", "")],
+        [fragment(1, arguments='{"q": "y"}')],
+    ),
+    "gemini: the same index": ([fragment(0, "a", "clean", A[2])], [fragment(0, "b", "look", B[2])]),
+    "gemini: in one chunk": ([fragment(0, "a", "clean", A[2]), fragment(0, "b", "look", B[2])],),
+    "no index": ([fragment(None, "a", "clean", A[2])], [fragment(None, "b", "look", B[2])]),
+    "no index, in pieces": (
+        [fragment(None, "a", "clean", '{"path"')],
+        [fragment(None, arguments=': "x"}')],
+        [fragment(None, "b", "look", B[2])],
+    ),
+    "vllm: an id for every fragment": (
+        [fragment(0, "a", "clean")],
+        [fragment(0, "other", arguments=A[2])],
+        [fragment(1, "b", "look")],
+        [fragment(1, "another", arguments=B[2])],
+    ),
+    "repeated ids and names": (
+        [fragment(0, "a", "clean", '{"path"')],
+        [fragment(0, "a", "clean", ': "x"}')],
+        [fragment(1, "b", "look", '{"q": ')],
+        [fragment(1, "b", "look", '"y"}')],
+    ),
+    "interleaved": (
+        [fragment(0, "a", "clean", '{"path"'), fragment(1, "b", "look", '{"q": ')],
+        [fragment(1, arguments='"y"}'), fragment(0, arguments=': "x"}')],
+    ),
+    "arguments as an object": (
+        [fragment(0, "a", "clean", {"path": "x"})],
+        [fragment(0, "b", "look", {"q": "y"})],
+    ),
+    "an event that is repeated": (
+        [fragment(0, "a", "clean", A[2])],
+        [fragment(0, "a", "clean", A[2])],
+        [fragment(1, "b", "look", B[2])],
+    ),
+    "fenced": (
+        [fragment(0, "a", "clean", "```json\n")],
+        [fragment(0, arguments=A[2])],
+        [fragment(0, arguments="\n```")],
+        [fragment(1, "b", "look", "```" + B[2] + "```")],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", STREAMS)
+def test_fragments_of_every_kind_of_host_make_two_calls(case):
+    assert assemble(*STREAMS[case]) == [A, B]
+
+
+def test_two_calls_of_one_tool_without_ids():
+    first, second = assemble(
+        [fragment(0, None, "clean", '{"path": "x"}')], [fragment(0, None, "clean", '{"path": "y"}')]
+    )
+    assert (first[1:], second[1:]) == (("clean", '{"path": "x"}'), ("clean", '{"path": "y"}'))
+    assert first[0] != second[0]
+
+
+def test_one_id_for_two_calls_is_made_unique():
+    first, second = assemble([fragment(0, "a", "clean", A[2])], [fragment(1, "a", "look", B[2])])
+    assert (first, second[1:]) == (A, B[1:])
+    assert second[0] not in ("", "a")
+
+
+def test_arguments_come_as_they_are_written():
+    assembler = ToolCallAssembler()
+    chunks = ([fragment(0, "a", "clean", "")], [fragment(0, arguments='{"path"')], [fragment(0, arguments=': "x"}')])
+    sent = [[one["function"].get("arguments") for one in assembler.add(chunk)] for chunk in chunks]
+    assert sent == [[""], ['{"path"'], [': "x"}']]
+    assert assembler.finish() == []
+
+
+@pytest.mark.parametrize("text", ['{"path": "/ho', "clean everything", "[1]", '{"a": 1}{"b": 2}'])
+def test_invalid_arguments_of_a_stream_are_spoiled(text):
+    ((_, _, found),) = assemble([fragment(0, "a", "clean", text)])
+    assert found == text + spoil_arguments(text)
+
+
+def test_fields_of_the_provider_are_kept_in_streams():
+    extra = {"google": {"thought_signature": "abc"}}
+    assembler = ToolCallAssembler()
+    (sent,) = assembler.add([fragment(0, "a", "clean", "{}", extra_content=extra)])
+    assert sent["extra_content"] == extra
+
+
+@pytest.mark.parametrize("bad", [[None], [{"index": 0}], [{"index": 0, "function": {"arguments": "{}"}}]])
+def test_fragments_without_a_name_are_an_error(bad):
+    with pytest.raises(errors.ReplyError, match="without a name"):
+        assemble(bad)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["clean", "look"]), st.dictionaries(st.text(max_size=4), VALUES, max_size=3)),
+        max_size=4,
+    ),
+    st.integers(1, 7),
+    st.booleans(),
+)
+def test_calls_survive_being_cut_into_fragments(calls, size, shared_index):
+    chunks = []
+    for position, (name, arguments) in enumerate(calls):
+        index = 0 if shared_index else position
+        text = json.dumps(arguments)
+        chunks.append([fragment(index, f"id{position}", name, "")])
+        chunks += [[fragment(index, arguments=text[at : at + size])] for at in range(0, len(text), size)]
+    expected = [(f"id{position}", name, json.dumps(arguments)) for position, (name, arguments) in enumerate(calls)]
+    assert assemble(*chunks) == expected

@@ -1,0 +1,135 @@
+"""Replies as real hosts send them, in LangChain: tool calls, usage and refusals; whole and streamed, sync and async."""
+
+import json
+
+import pytest
+from langchain.agents import create_agent
+from langchain_core.messages import HumanMessage, ToolMessage
+from langchain_core.tools import tool
+
+from langchain_nanogpt import ChatNanoGPT
+from nanogpt_core.sandbox import Fault, Reply, Sandbox
+
+USAGE = {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13}
+
+
+def whole(message, reason="stop", **more):
+    return Fault(200, body={"choices": [{"index": 0, "message": message, "finish_reason": reason}], **more})
+
+
+def streamed(*deltas, reason="stop", **more):
+    chunks = [{"choices": [{"index": 0, "delta": delta, "finish_reason": None}], **more} for delta in deltas]
+    chunks.append({"choices": [{"index": 0, "delta": {}, "finish_reason": reason}], **more})
+    return Fault(200, body="".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n")
+
+
+def call(arguments, *, name="clean", identifier="call_a", **more):
+    return {"id": identifier, "type": "function", "function": {"name": name, "arguments": arguments}, **more}
+
+
+@pytest.fixture(params=["plain", "streamed"])
+def form(request):
+    return request.param
+
+
+@pytest.fixture
+def replying(form):
+    """``replying(message)`` starts a sandbox that replies so, whole or as a stream; its ``chat`` makes a chat model."""
+    with Sandbox() as sandbox:
+
+        def start(message, *, reason="stop", usage=None, after=()):
+            more = {"usage": usage} if usage else {}
+            if form == "plain":
+                reply = whole({"role": "assistant", "content": None, **message}, reason, **more)
+            else:
+                calls = [{"index": 0, **one} for one in message.get("tool_calls", ())]
+                rest = {name: value for name, value in message.items() if name != "tool_calls"}
+                reply = streamed(
+                    {"role": "assistant", **rest}, *[{"tool_calls": [c]} for c in calls], reason=reason, **more
+                )
+            sandbox.add_replies(reply, *after)
+            sandbox.chat = lambda **options: ChatNanoGPT(
+                api_key=sandbox.api_key, base_url=sandbox.base_url, disable_streaming=form == "plain", **options
+            )
+            return sandbox
+
+        yield start
+
+
+@pytest.fixture
+def ask(call_, form):
+    async def run(runnable, given):
+        if form == "plain":
+            return await call_(runnable, "invoke", given)
+        if call_.kind == "sync":
+            parts = list(runnable.stream(given))
+        else:
+            parts = [part async for part in runnable.astream(given)]
+        answer = parts[0]
+        for part in parts[1:]:
+            answer += part
+        return answer
+
+    return run
+
+
+@pytest.fixture
+def call_(call):  # the name is taken by the helper above
+    return call
+
+
+@pytest.fixture
+def cleaner():
+    """A tool with a dangerous default, and the paths it was called with."""
+    paths = []
+
+    @tool
+    def clean(path: str = "/") -> str:
+        """Remove everything below a path."""
+        paths.append(path)
+        return "gone"
+
+    return clean, paths
+
+
+@pytest.mark.parametrize("arguments", ['```json\n{"path": "x"}\n```', {"path": "x"}, '"{\\"path\\": \\"x\\"}"'])
+async def test_fenced_and_doubly_encoded_tool_arguments_are_parsed(replying, ask, arguments):
+    sandbox = replying({"tool_calls": [call(arguments)]}, reason="tool_calls")
+    answer = await ask(sandbox.chat(), "Clean x.")
+    assert [(one["name"], one["args"]) for one in answer.tool_calls] == [("clean", {"path": "x"})]
+    assert answer.invalid_tool_calls == []
+
+
+UNREADABLE = ['{"path": "/home/us', "{'path': 'x'}", "path=x", "[1]", "false", '{"path": "x"}{"path": "y"}']
+
+
+@pytest.mark.parametrize("arguments", UNREADABLE)
+async def test_an_agent_tells_the_model_of_unreadable_arguments(replying, call_, form, cleaner, arguments):
+    clean, paths = cleaner
+    sandbox = replying({"tool_calls": [call(arguments)]}, reason="stop", after=[Reply("I give up.")])
+    agent = create_agent(sandbox.chat(streaming=form == "streamed"), [clean])
+    state = await call_(agent, "invoke", {"messages": [HumanMessage("Clean x.")]})
+    assert paths == []
+    (first, *_) = (message for message in state["messages"] if message.type == "ai")
+    assert first.tool_calls == []
+    assert [one["name"] for one in first.invalid_tool_calls] == ["clean"]
+    told = [message for message in sandbox.requests[-1].body["messages"] if message["role"] == "tool"]
+    assert all(message["tool_call_id"] == "call_a" for message in told)
+    assert not [
+        message for message in state["messages"] if isinstance(message, ToolMessage) and message.content == "gone"
+    ]
+
+
+async def test_parallel_calls_with_one_index_are_two_calls(replying, ask):
+    calls = [call('{"path": "x"}', identifier="a"), call('{"path": "y"}', identifier="b")]
+    sandbox = replying({"tool_calls": calls}, reason="tool_calls")
+    answer = await ask(sandbox.chat(), "Clean x and y.")
+    assert [(one["id"], one["args"]["path"]) for one in answer.tool_calls] == [("a", "x"), ("b", "y")]
+
+
+async def test_usage_that_every_chunk_repeats_counts_once(replying, ask):
+    sandbox = replying({"content": "all of it"}, usage=USAGE)
+    answer = await ask(sandbox.chat(), "Hello")
+    found = answer.usage_metadata
+    assert [found[name] for name in ("input_tokens", "output_tokens", "total_tokens")] == [10, 3, 13]
+    assert answer.response_metadata["finish_reason"] == "stop"

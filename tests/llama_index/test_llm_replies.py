@@ -1,0 +1,156 @@
+"""Replies as real hosts send them, in LlamaIndex: tool calls, usage, refusals; whole and streamed, sync and async."""
+
+import asyncio
+import json
+
+import pytest
+from llama_index.core.agent.workflow import FunctionAgent, ToolCallResult
+from llama_index.core.llms import ChatMessage
+from llama_index.core.tools import FunctionTool
+
+from llama_index_nanogpt import NanoGPT
+from llama_index_nanogpt.structured import ToolArgumentsError
+from nanogpt_core.sandbox import Fault, Reply, Sandbox
+
+# LlamaIndex's own classes use members of pydantic's models that pydantic wants forgotten.
+ITS_OWN_WARNING = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecationWarning")
+USAGE = {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13}
+HELLO = [ChatMessage(role="user", content="Hello")]
+
+
+def whole(message, reason="stop", **more):
+    return Fault(200, body={"choices": [{"index": 0, "message": message, "finish_reason": reason}], **more})
+
+
+def streamed(*deltas, reason="stop", **more):
+    chunks = [{"choices": [{"index": 0, "delta": delta, "finish_reason": None}], **more} for delta in deltas]
+    chunks.append({"choices": [{"index": 0, "delta": {}, "finish_reason": reason}], **more})
+    return Fault(200, body="".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n")
+
+
+def tool_call(arguments, *, name="clean", identifier="call_a", **more):
+    return {"id": identifier, "type": "function", "function": {"name": name, "arguments": arguments}, **more}
+
+
+@pytest.fixture(params=["plain", "streamed"])
+def form(request):
+    return request.param
+
+
+@pytest.fixture
+def replying(form):
+    """``replying(message)`` starts a sandbox that replies so, whole or as a stream; its ``llm`` makes an LLM."""
+    with Sandbox() as sandbox:
+
+        def start(message, *, reason="stop", usage=None, after=()):
+            more = {"usage": usage} if usage else {}
+            if form == "plain":
+                reply = whole({"role": "assistant", "content": None, **message}, reason, **more)
+            else:
+                calls = [{"index": 0, **one} for one in message.get("tool_calls", ())]
+                rest = {name: value for name, value in message.items() if name != "tool_calls"}
+                reply = streamed(
+                    {"role": "assistant", **rest}, *[{"tool_calls": [c]} for c in calls], reason=reason, **more
+                )
+            sandbox.add_replies(reply, *after)
+            sandbox.llm = lambda **options: NanoGPT(api_key=sandbox.api_key, base_url=sandbox.base_url, **options)
+            return sandbox
+
+        yield start
+
+
+@pytest.fixture
+def ask(call, form):
+    """``ask(llm, messages)`` returns the last response."""
+
+    async def run(llm, messages, method="chat", **more):
+        if form == "plain":
+            return await call(llm, method, messages, **more)
+        stream = await call(llm, f"stream_{method}", messages, **more)
+        return (list(stream) if call.kind == "sync" else [part async for part in stream])[-1]
+
+    return run
+
+
+@pytest.fixture
+def cleaner():
+    """A tool with a dangerous default, and the paths it was called with."""
+    paths = []
+
+    def clean(path: str = "/") -> str:
+        """Remove everything below a path."""
+        paths.append(path)
+        return "gone"
+
+    return FunctionTool.from_defaults(clean), paths
+
+
+@pytest.mark.parametrize("arguments", ['```json\n{"path": "x"}\n```', {"path": "x"}, '"{\\"path\\": \\"x\\"}"'])
+async def test_fenced_and_doubly_encoded_tool_arguments_are_parsed(replying, ask, cleaner, arguments):
+    sandbox = replying({"tool_calls": [tool_call(arguments)]}, reason="tool_calls")
+    llm = sandbox.llm()
+    answer = await ask(llm, [cleaner[0]], "chat_with_tools", user_msg="Clean x.")
+    (selection,) = llm.get_tool_calls_from_response(answer)
+    assert (selection.tool_name, selection.tool_kwargs) == ("clean", {"path": "x"})
+
+
+UNREADABLE = ['{"path": "/home/us', "{'path': 'x'}", "path=x", "[1]", "false", '{"path": "x"}{"path": "y"}']
+
+
+@pytest.mark.parametrize("arguments", UNREADABLE)
+async def test_unreadable_tool_arguments_are_an_error(replying, ask, cleaner, arguments):
+    sandbox = replying({"tool_calls": [tool_call(arguments)]}, reason="tool_calls")
+    llm = sandbox.llm()
+    answer = await ask(llm, [cleaner[0]], "chat_with_tools", user_msg="Clean x.")
+    with pytest.raises(ToolArgumentsError, match="'clean' with arguments that are not a JSON object"):
+        llm.get_tool_calls_from_response(answer)
+
+
+@pytest.mark.parametrize("arguments", UNREADABLE)
+@pytest.mark.parametrize("form", ["plain"])
+async def test_predict_and_call_runs_no_tool_with_unreadable_arguments(replying, call, cleaner, arguments):
+    tool, paths = cleaner
+    sandbox = replying({"tool_calls": [tool_call(arguments)]}, reason="tool_calls")
+    with pytest.raises(ToolArgumentsError):
+        await call(sandbox.llm(), "predict_and_call", [tool], user_msg="Clean x.")
+    assert paths == []
+
+
+@ITS_OWN_WARNING
+@pytest.mark.parametrize("arguments", UNREADABLE)
+def test_an_agent_tells_the_model_of_unreadable_arguments(replying, form, cleaner, arguments):
+    tool, paths = cleaner
+    sandbox = replying({"tool_calls": [tool_call(arguments)]}, reason="stop", after=[Reply("I give up.")])
+    agent = FunctionAgent(tools=[tool], llm=sandbox.llm(), streaming=form == "streamed")
+
+    async def run():
+        handler = agent.run("Clean x.")
+        events = [event async for event in handler.stream_events()]
+        return events, await handler
+
+    events, answer = asyncio.run(run())
+    assert paths == []
+    assert str(answer) == "I give up."
+    (result,) = [event for event in events if isinstance(event, ToolCallResult)]
+    assert result.tool_output.is_error
+    (told,) = [message for message in sandbox.requests[-1].body["messages"] if message["role"] == "tool"]
+    assert "clean with arguments that are not a JSON object" in told["content"]
+    assert told["tool_call_id"] == "call_a"
+
+
+async def test_parallel_calls_with_one_index_are_two_calls(replying, ask, cleaner):
+    calls = [tool_call('{"path": "x"}', identifier="a"), tool_call('{"path": "y"}', identifier="b")]
+    sandbox = replying({"tool_calls": calls}, reason="tool_calls")
+    llm = sandbox.llm()
+    answer = await ask(llm, [cleaner[0]], "chat_with_tools", user_msg="Clean.", allow_parallel_tool_calls=True)
+    found = llm.get_tool_calls_from_response(answer)
+    assert [(one.tool_id, one.tool_name, one.tool_kwargs["path"]) for one in found] == [
+        ("a", "clean", "x"),
+        ("b", "clean", "y"),
+    ]
+
+
+async def test_usage_that_every_chunk_repeats_counts_once(replying, ask):
+    sandbox = replying({"content": "all of it"}, usage=USAGE)
+    answer = await ask(sandbox.llm(), HELLO)
+    assert {name: answer.additional_kwargs[name] for name in USAGE} == USAGE
