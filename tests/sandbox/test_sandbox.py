@@ -24,11 +24,10 @@ from openai import AuthenticationError, NotFoundError, OpenAI, RateLimitError
 from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.models.catalog import MODELS, ModelInfo
 from nanogpt_core.sandbox import DEFAULT_API_KEY, Fault, Sandbox, SandboxConfig
-from nanogpt_core.sandbox.lexical import embed
-from nanogpt_core.sandbox.pacing import RateWindow
-from nanogpt_core.sandbox.passages import Message
-from nanogpt_core.sandbox.quoting import PREFIX, answer
-from nanogpt_core.sandbox.records import RecordedRequest, RequestLog
+from nanogpt_core.sandbox.fake_chat import PREFIX, Message, answer
+from nanogpt_core.sandbox.fake_vectors import embed
+from nanogpt_core.sandbox.rate_limit import RateWindow
+from nanogpt_core.sandbox.request_log import RecordedRequest, RequestLog
 from nanogpt_core.sandbox.tokens import count_tokens, first_tokens
 
 SMALL = "text-embedding-3-small"
@@ -205,7 +204,7 @@ def test_models_have_vectors_of_their_own(sandbox):
 
 def test_vectors_are_the_same_in_another_process():
     code = (
-        "import sys; from nanogpt_core.sandbox.lexical import embed;"
+        "import sys; from nanogpt_core.sandbox.fake_vectors import embed;"
         f"sys.stdout.write(embed({DOCS!r}, model={SMALL!r}, width=1536).tobytes().hex())"
     )
     for seed in ("1", "2"):

@@ -12,7 +12,7 @@ from openai import APIError, APIStatusError, OpenAI
 
 from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.sandbox import Fault, Reply, Sandbox, ToolCall
-from nanogpt_core.sandbox.quoting import PREFIX
+from nanogpt_core.sandbox.fake_chat import PREFIX
 
 
 @pytest.fixture
