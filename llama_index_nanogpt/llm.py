@@ -40,7 +40,7 @@ from nanogpt_core.chat.client import (
 from nanogpt_core.chat.options import EXAMPLE, check_known, check_tool_choice, refused, request_options, unknown_option
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError, NanoGPTError
 from nanogpt_core.http.endpoint import CHAT_TIMEOUT, ApiKey, Endpoint
-from nanogpt_core.models.chat_listing import fetch_context_window
+from nanogpt_core.models.listing import fetch_context_window
 from nanogpt_core.validation import check_model_name, check_number
 
 __all__ = ["NanoGPT"]

@@ -1,6 +1,6 @@
 """NanoGPT's embedding models, without a framework.
 
-The names below are the public API. They are loaded when they are first used, so that importing the package is quick.
+The names below are the public API. Each is imported at its first use: importing the package is quick.
 """
 
 from __future__ import annotations
@@ -15,25 +15,70 @@ if TYPE_CHECKING:
     from nanogpt_core.embeddings.embedder import Embedder
     from nanogpt_core.embeddings.stream import EmbeddedBatch
     from nanogpt_core.embeddings.usage import Estimate, Usage
-    from nanogpt_core.errors import NanoGPTError
+    from nanogpt_core.errors import (
+        AuthenticationError,
+        BadRequestError,
+        BudgetExceededError,
+        ConfigurationError,
+        ConnectionFailedError,
+        DamagedReplyError,
+        DimensionsError,
+        InsufficientBalanceError,
+        InvalidInputError,
+        InvalidTypeError,
+        ModelNotFoundError,
+        NanoGPTError,
+        PermissionDeniedError,
+        QuotaExceededError,
+        RateLimitError,
+        ReplyError,
+        RequestTimeoutError,
+        RequestTooLargeError,
+        ServerError,
+        StatusError,
+        TextTooLongError,
+    )
     from nanogpt_core.models.catalog import MODELS, ModelInfo, get_model
     from nanogpt_core.models.listing import list_models
+    from nanogpt_core.models.tokens import count_tokens
     from nanogpt_core.sandbox import Sandbox
 
 __all__ = [
     "MODELS",
+    "AuthenticationError",
+    "BadRequestError",
+    "BudgetExceededError",
     "CacheReport",
+    "ConfigurationError",
+    "ConnectionFailedError",
+    "DamagedReplyError",
+    "DimensionsError",
     "EmbeddedBatch",
     "Embedder",
     "EmbeddingCache",
     "Estimate",
+    "InsufficientBalanceError",
+    "InvalidInputError",
+    "InvalidTypeError",
     "MemoryCache",
     "ModelInfo",
+    "ModelNotFoundError",
     "NanoGPTError",
+    "PermissionDeniedError",
+    "QuotaExceededError",
+    "RateLimitError",
+    "ReplyError",
+    "RequestTimeoutError",
+    "RequestTooLargeError",
     "SQLiteCache",
     "Sandbox",
+    "ServerError",
+    "StatusError",
+    "TextTooLongError",
     "Usage",
+    "__version__",
     "clear_cache",
+    "count_tokens",
     "export_cache",
     "get_model",
     "inspect_cache",
@@ -41,20 +86,43 @@ __all__ = [
     "verify_cache",
 ]
 
-_HOMES = {
+__version__: str
+
+_MODULES = {
     "MODELS": "models.catalog",
+    "AuthenticationError": "errors",
+    "BadRequestError": "errors",
+    "BudgetExceededError": "errors",
     "CacheReport": "cache.admin",
+    "ConfigurationError": "errors",
+    "ConnectionFailedError": "errors",
+    "DamagedReplyError": "errors",
+    "DimensionsError": "errors",
     "EmbeddedBatch": "embeddings.stream",
     "Embedder": "embeddings.embedder",
     "EmbeddingCache": "cache.base",
     "Estimate": "embeddings.usage",
+    "InsufficientBalanceError": "errors",
+    "InvalidInputError": "errors",
+    "InvalidTypeError": "errors",
     "MemoryCache": "cache.base",
     "ModelInfo": "models.catalog",
+    "ModelNotFoundError": "errors",
     "NanoGPTError": "errors",
+    "PermissionDeniedError": "errors",
+    "QuotaExceededError": "errors",
+    "RateLimitError": "errors",
+    "ReplyError": "errors",
+    "RequestTimeoutError": "errors",
+    "RequestTooLargeError": "errors",
     "SQLiteCache": "cache.sqlite",
     "Sandbox": "sandbox",
+    "ServerError": "errors",
+    "StatusError": "errors",
+    "TextTooLongError": "errors",
     "Usage": "embeddings.usage",
     "clear_cache": "cache.admin",
+    "count_tokens": "models.tokens",
     "export_cache": "cache.admin",
     "get_model": "models.catalog",
     "inspect_cache": "cache.admin",
@@ -64,9 +132,15 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
+    value: object
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value = version("nanogpt-rag")
+    elif name in _MODULES:
+        value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
 

@@ -1,30 +1,30 @@
-"""Every error that this project raises.
+"""All errors of this project, in one tree.
 
 ::
 
-    NanoGPTError                      root; what the SDK or the network said is kept as __cause__
-    ├── ConfigurationError            also ValueError: a key, URL or option that cannot be right
+    NanoGPTError                      root; the error of the SDK or the network is its __cause__
+    ├── ConfigurationError            also ValueError: an invalid key, URL or option
     ├── InvalidInputError             also ValueError: an argument's value; .positions
     │   └── TextTooLongError          a text is over the model's token limit
     ├── InvalidTypeError              also TypeError: an argument of the wrong type; .positions
-    ├── BudgetExceededError           sending would go past budget_usd
-    ├── ReplyError                    the service answered, but not with the right vectors; .request_id
-    │   ├── DamagedReplyError         the reply cannot be read: not JSON, cut off
-    │   └── DimensionsError                the vectors have another number of dimensions than expected; .width
+    ├── BudgetExceededError           the next requests would exceed budget_usd
+    ├── ReplyError                    the service answered 200 with an invalid reply; .request_id
+    │   ├── DamagedReplyError         the reply cannot be parsed: not JSON, or truncated
+    │   └── DimensionsError           the vectors have other dimensions than expected; .width
     ├── ConnectionFailedError         no answer: refused, DNS, TLS, reset
     │   └── RequestTimeoutError       no answer in time
-    └── StatusError                   the service said no; .status .code .request_id
+    └── StatusError                   an HTTP error status; .status .code .request_id
         ├── BadRequestError           400 and other 4xx
-        │   └── RequestTooLargeError  400 or 413 that speaks of size
+        │   └── RequestTooLargeError  400 or 413 about the size of the request
         ├── AuthenticationError       401
         ├── InsufficientBalanceError  402
         ├── PermissionDeniedError     403
         ├── ModelNotFoundError        404
         ├── RateLimitError            429
-        │   └── QuotaExceededError    429 that waiting a moment does not cure
+        │   └── QuotaExceededError    429 that a short wait does not cure
         └── ServerError               5xx and 408
 
-A message says what is wrong, where, and what to do about it. No message holds an API key.
+A message names the problem, its place and the remedy. No message contains an API key.
 """
 
 from __future__ import annotations
@@ -68,12 +68,12 @@ class NanoGPTError(Exception):
     """The root of all errors of this project.
 
     Attributes:
-        message: What is wrong.
-        remedy: What to do about it, or an empty string where nothing general can be said.
-        transient: Whether the same request may well succeed a little later.
-        completed: Where a call failed in its middle: the vectors that were there by then, ``(d,)`` float32 each, by
-            position in the caller's list, counted from 0.
-        failed_positions: The positions that have no vector.
+        message: The problem.
+        remedy: The remedy, or an empty string if there is no general one.
+        transient: True if the same request is likely to succeed a little later.
+        completed: The vectors that a failed call had by then, ``(d,)`` float32 each, by position in the caller's list,
+            counted from 0.
+        failed_positions: The positions without a vector.
     """
 
     transient = False
@@ -86,7 +86,7 @@ class NanoGPTError(Exception):
         self.failed_positions: tuple[int, ...] = ()
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Keyword arguments are not in args, so that an error comes back from a worker process by its attributes.
+        # Keyword arguments are not in args: an error from a worker process is restored by its attributes.
         return _restore, (type(self), self.args, {**self.__dict__, "completed": dict(self.completed)})
 
     def __str__(self) -> str:
@@ -94,7 +94,7 @@ class NanoGPTError(Exception):
 
 
 class ConfigurationError(NanoGPTError, ValueError):
-    """A key, a URL or an option that cannot be right."""
+    """An invalid key, URL or option."""
 
 
 class _PositionedError(NanoGPTError):
@@ -110,7 +110,7 @@ class _PositionedError(NanoGPTError):
 
 
 class InvalidInputError(_PositionedError, ValueError):
-    """An argument whose value is not accepted."""
+    """An argument has a value that is not accepted."""
 
 
 class TextTooLongError(InvalidInputError):
@@ -122,11 +122,11 @@ class InvalidTypeError(_PositionedError, TypeError):
 
 
 class BudgetExceededError(NanoGPTError):
-    """Sending would go past ``budget_usd``; nothing of it was sent."""
+    """The next requests would exceed ``budget_usd``; none of them was sent."""
 
 
 class ReplyError(NanoGPTError):
-    """The service answered 200, but not with what was asked for.
+    """The service answered 200 with an invalid reply.
 
     Attributes:
         request_id: The service's ``X-Request-ID``, or None.
@@ -138,16 +138,16 @@ class ReplyError(NanoGPTError):
 
 
 class DamagedReplyError(ReplyError):
-    """The reply cannot be read at all, as when a proxy cuts it off; asking again may help."""
+    """The reply cannot be parsed, for example truncated by a proxy; a retry may help."""
 
     transient = True
 
 
 class DimensionsError(ReplyError):
-    """The vectors are of another width than any source gives for the model.
+    """The vectors have other dimensions than any source gives for the model.
 
     Attributes:
-        width: The width of the reply's vectors.
+        width: The dimensions of the reply's vectors.
     """
 
     def __init__(self, message: str, *, remedy: str, width: int) -> None:
@@ -156,13 +156,13 @@ class DimensionsError(ReplyError):
 
 
 class ConnectionFailedError(NanoGPTError):
-    """No answer came: refused, unknown host, TLS failure, or a connection reset."""
+    """No reply arrived: refused, unknown host, TLS failure, or a connection reset."""
 
     transient = True
 
 
 class RequestTimeoutError(ConnectionFailedError):
-    """No complete answer came in time."""
+    """No complete reply arrived in time."""
 
 
 class StatusError(NanoGPTError):
@@ -173,8 +173,8 @@ class StatusError(NanoGPTError):
         code: The service's error code, or None.
         param: The parameter that the service names, or None.
         request_id: The service's ``X-Request-ID``, or None.
-        detail: The service's own words, shortened.
-        retry_after: Seconds after which the service says to come again, or None.
+        detail: The service's own message, truncated.
+        retry_after: Seconds to wait before the next request, by the service; or None.
     """
 
     def __init__(
@@ -199,7 +199,7 @@ class StatusError(NanoGPTError):
 
 
 class BadRequestError(StatusError):
-    """The service does not accept the request (400, or a 4xx without a class of its own)."""
+    """The service does not accept the request (400, or another 4xx)."""
 
 
 class RequestTooLargeError(BadRequestError):
@@ -241,7 +241,7 @@ class ServerError(StatusError):
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield ``error``, what caused it, and so on; each once, since causes can run in a circle."""
+    """Yield ``error`` and its chain of causes; each once, since a chain can be circular."""
     seen: set[int] = set()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:
@@ -251,7 +251,7 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def bare(error: NanoGPTError) -> NanoGPTError:
-    """Return ``error`` without the frames that hold the reply: it may repeat the key."""
+    """Return ``error`` without tracebacks: their frames hold the reply, which may repeat the key."""
     for cause in causes(error):
         cause.__traceback__ = None
     return error

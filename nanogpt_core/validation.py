@@ -18,11 +18,11 @@ __all__ = [
     "check_positive",
 ]
 
-_MONSTROUS = 10**12
+_MAX_SHOWN = 10**12  # larger numbers are not repeated in messages
 
 
 def check_number(name: str, value: Any, least: int, most: int | None = None) -> int:
-    """Return ``value`` where it is a whole number from ``least`` to ``most``.
+    """Return ``value`` if it is a whole number from ``least`` to ``most``.
 
     Raises:
         InvalidTypeError: It is not a whole number.
@@ -32,7 +32,7 @@ def check_number(name: str, value: Any, least: int, most: int | None = None) -> 
         raise InvalidTypeError(f"{name} must be a whole number, not {type(value).__name__}.")
     if value < least or (most is not None and value > most):
         span = f"from {least} to {most:,}" if most is not None else f"at least {least}"
-        given = f"{value:,}" if abs(value) < _MONSTROUS else "a number of more than 12 digits"
+        given = f"{value:,}" if abs(value) < _MAX_SHOWN else "a number of more than 12 digits"
         raise ConfigurationError(f"{name} must be {span}, not {given}.")
     return value
 
@@ -53,7 +53,7 @@ def check_positive(name: str, value: Any, *, optional: bool = False) -> None:
 
 
 def check_model_name(model: Any, example: str = "text-embedding-3-small") -> str:
-    """Return the model's name, without blanks around it; an error names the ``example``.
+    """Return the model's name without surrounding blanks; an error shows the ``example``.
 
     Raises:
         InvalidTypeError: It is not a string.
@@ -71,12 +71,12 @@ def check_encodes(name: str, value: str) -> None:
     """Check that ``value`` can be encoded as UTF-8.
 
     Raises:
-        ConfigurationError: It holds an unpaired surrogate.
+        ConfigurationError: It contains an unpaired surrogate.
     """
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise ConfigurationError(f"{name} holds half a surrogate pair, which UTF-8 cannot carry.") from error
+        raise ConfigurationError(f"{name} contains an unpaired surrogate, which UTF-8 cannot encode.") from error
 
 
 def check_http_client(name: str, client: Any, kind: str) -> None:

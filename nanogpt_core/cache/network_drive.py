@@ -10,8 +10,9 @@ from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 
 __all__ = ["file_system_of", "network_file_system", "parse_mount_output", "parse_proc_mounts", "windows_drive_type"]
 
+# Not 9p: sandboxes such as gVisor use it for local disks.
 _NETWORK_TYPES = re.compile(
-    r"9p|afpfs|afs|beegfs|ceph|cifs|coda|davfs|fuse\.(ceph|glusterfs|s3fs|sshfs)|gfs2|gpfs|lustre|ncpfs|nfs4?|ocfs2|panfs"
+    r"afpfs|afs|beegfs|ceph|cifs|coda|davfs|fuse\.(ceph|glusterfs|s3fs|sshfs)|gfs2|gpfs|lustre|ncpfs|nfs4?|ocfs2|panfs"
     r"|smb3|smbfs|webdav"
 )
 _DRIVE_REMOTE = 4  # a value of GetDriveTypeW of the Windows API

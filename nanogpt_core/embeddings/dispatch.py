@@ -233,11 +233,11 @@ class Dispatcher:
             self.check.accept(dimensions)
 
     def _listed_dimensions(self, limits: CallLimits) -> Generator[Action, bytes, int | None]:
-        from nanogpt_core.models.listing import MOST_BYTES, parse_model_list
+        from nanogpt_core.models.listing import MAX_LIST_BYTES, parse_model_list
 
         yield from wait_for_turn(self.limiter(), limits)
         try:
-            body = yield Send("/embedding-models", None, limits.remaining(self.timeout), MOST_BYTES)
+            body = yield Send("/embedding-models", None, limits.remaining(self.timeout), MAX_LIST_BYTES)
             row = parse_model_list(body).get(self._model)
         except NanoGPTError:
             return None

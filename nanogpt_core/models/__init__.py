@@ -1,1 +1,1 @@
-"""Models: the packaged table, the service's live lists and token counts."""
+"""Models: the packaged catalog, the service's live lists, and token counts."""

@@ -1,9 +1,10 @@
-"""What is known about NanoGPT's embedding models, as a packaged table.
+"""The catalog of NanoGPT's embedding models: one row per model.
 
-The table is a snapshot that works offline. NanoGPT's live list (``GET /embedding-models``) is newer, and a reply's own
-width is the last word: see :func:`ModelInfo.allows_width`. Sources: "reference" is NanoGPT's reference page for
-``POST /v1/embeddings`` (price, listed dimension, reducible models); "card" is the vendor's model card or API page (true
-dimension, token limit, tokenizer, query instruction); "field" is what hosts of that model were seen to accept.
+The catalog is a snapshot that works offline. NanoGPT's live list (``GET /embedding-models``) is newer, and the
+dimensions of a reply overrule both: see :func:`ModelInfo.allows_width`. Sources: "reference" is NanoGPT's reference
+page for ``POST /v1/embeddings`` (price, listed dimensions, models that take ``dimensions``); "card" is the vendor's
+model card or API page (true dimensions, token limit, tokenizer, query instruction); "field" is a limit observed on
+hosts of the model.
 """
 
 from __future__ import annotations
@@ -21,23 +22,23 @@ MAX_ITEMS = 2048
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """One embedding model. What is not known is None, never a guess.
+    """One embedding model. An unknown value is None, never a guess.
 
     Attributes:
-        id: The name that goes on the wire.
-        dimensions: Width of a vector, in floats.
-        listed_dimensions: Width that NanoGPT's reference page lists, where it differs from ``dimensions``; else None.
-        min_dimensions: Least value of the ``dimensions`` option, or None where the model does not reduce.
-        max_dimensions: Greatest value of the ``dimensions`` option, or None where the model does not reduce.
+        id: The name in requests.
+        dimensions: Dimensions of a full vector.
+        listed_dimensions: Dimensions on NanoGPT's reference page if they differ from ``dimensions``; else None.
+        min_dimensions: Least value of the ``dimensions`` option; None if the model does not take it.
+        max_dimensions: Greatest value of the ``dimensions`` option; None if the model does not take it.
         usd_per_million_tokens: Price, in US dollars per 1,000,000 input tokens.
         max_tokens: Most tokens of one text, in the model's own tokenizer.
         tokenizer: ``"cl100k_base"``, ``"bert"``, ``"xlm-roberta"``, ``"qwen"``, ``"bpe"``, or None.
-        batch_size: Texts in a request to begin with.
+        batch_size: Most texts in one request, until a host accepts or refuses others.
         max_request_tokens: Most tokens of all texts of one request together.
-        query_instruction: What the model card puts around a query, with ``{query}`` in the query's place.
+        query_instruction: The model card's prompt for queries, with ``{query}`` in the query's place.
         languages: ISO 639-1 codes, or ``"multilingual"`` or ``"code"``.
-        unit_length: Whether vectors have Euclidean length 1.
-        source: Where the row comes from.
+        unit_length: True if vectors have Euclidean length 1.
+        source: The sources of the row.
     """
 
     id: str
@@ -57,16 +58,16 @@ class ModelInfo:
 
     @property
     def reduces(self) -> bool:
-        """Whether the model takes the ``dimensions`` option."""
+        """True if the model takes the ``dimensions`` option."""
         return self.max_dimensions is not None
 
     @property
     def widths(self) -> frozenset[int]:
-        """The widths that sources give for a vector without ``dimensions``; empty where none is known."""
+        """The dimensions of a full vector by all sources; empty if none is known."""
         return frozenset(d for d in (self.dimensions, self.listed_dimensions) if d is not None)
 
     def allows_width(self, width: int) -> bool:
-        """Whether a full vector of ``width`` floats agrees with a source, or no source speaks of it."""
+        """Return True if a source gives ``width`` as the dimensions of a full vector, or no source gives any."""
         return not self.widths or width in self.widths
 
 
@@ -212,12 +213,12 @@ MODELS: Mapping[str, ModelInfo] = MappingProxyType({row.id: row for row in _TABL
 
 
 def get_model(name: str) -> ModelInfo:
-    """Return what is known about ``name``; for an unknown name, a row that holds the name alone."""
+    """Return the row of ``name``; for an unknown name, a row with only the name."""
     return MODELS.get(name) or ModelInfo(id=name)
 
 
 def near_names(name: str) -> list[str]:
-    """Return the names of known models that ``name`` may be a slip of, nearest first, at most three."""
+    """Return at most three names of known models that resemble ``name``, the most similar first."""
     folded = {known.lower(): known for known in MODELS}
     tails = {known.lower().rsplit("/", 1)[-1]: known for known in MODELS}
     candidates = {**tails, **folded}

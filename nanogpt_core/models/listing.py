@@ -1,47 +1,47 @@
-"""NanoGPT's live list of embedding models, laid over the packaged table."""
+"""NanoGPT's live lists of models: embedding models merged with the catalog, and context lengths of chat models."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from nanogpt_core.errors import ReplyError
-from nanogpt_core.http.endpoint import ApiKey, Endpoint
+from nanogpt_core.errors import ConfigurationError, ReplyError
+from nanogpt_core.http.endpoint import DEFAULT_TIMEOUT, ApiKey, Endpoint
 from nanogpt_core.http.error_body import excerpt
 from nanogpt_core.http.redaction import redacted
 from nanogpt_core.models.catalog import MODELS, ModelInfo, get_model
 
-__all__ = ["MOST_BYTES", "list_models", "parse_model_list"]
+__all__ = ["MAX_LIST_BYTES", "fetch_context_window", "list_models", "parse_model_list"]
 
-_HIGHEST_PRICE = 1e6
-MOST_BYTES = 16 << 20
-"""Most bytes that the list may have."""
+_MAX_USD_PER_MILLION_TOKENS = 1e6  # a higher price is taken for an error in the list
+MAX_LIST_BYTES = 16 << 20
+"""Limit on the size of a list, in bytes."""
 
 
 def list_models(api_key: ApiKey = None, base_url: str | None = None) -> dict[str, ModelInfo]:
-    """Return the models that the service offers now, by name.
+    """Return the embedding models that the service offers now, by name.
 
-    A row takes its width, token limit and price from the service (``GET /embedding-models``), and the rest from the
-    packaged table. A model that the service no longer lists is left out; one that the table does not know is in.
+    Dimensions, token limit and price of a row come from the service (``GET /embedding-models``), the rest from the
+    catalog. The result has exactly the models that the service lists.
 
     Args:
-        api_key: The key. Default: the environment's; the service answers without one too.
-        base_url: Where the API begins. Default: ``NANOGPT_BASE_URL``, then NanoGPT.
+        api_key: The key. Default: the environment's; the service also answers without one.
+        base_url: The base URL of the API. Default: ``NANOGPT_BASE_URL``, then NanoGPT.
 
     Raises:
-        ConfigurationError: An argument that cannot be right.
-        NanoGPTError: The list could not be had.
+        ConfigurationError: An invalid argument.
+        NanoGPTError: The request for the list failed.
     """
     from nanogpt_core.http.requester import Requester
 
     endpoint = Endpoint.resolve(api_key=api_key, base_url=base_url, key_required=False)
     with redacted(endpoint):
-        return parse_model_list(Requester(endpoint).send("/embedding-models", None, endpoint.timeout, MOST_BYTES))
+        return parse_model_list(Requester(endpoint).send("/embedding-models", None, endpoint.timeout, MAX_LIST_BYTES))
 
 
 def parse_model_list(body: bytes) -> dict[str, ModelInfo]:
-    """Read the reply of ``GET /embedding-models``; rows without a usable name are passed over.
+    """Parse the reply of ``GET /embedding-models``; rows without a usable name are ignored.
 
     Raises:
         ReplyError: It is not a list of models.
@@ -56,10 +56,10 @@ def parse_model_list(body: bytes) -> dict[str, ModelInfo]:
     if not isinstance(rows, list):
         raise ReplyError(f"The list of models is not a list, but begins {excerpt(body)!r}.")
     named = {row["id"]: row for row in rows if isinstance(row, dict) and isinstance(row.get("id"), str)}
-    return {name: _overlay(name, row) for name, row in named.items()}
+    return {name: _merged(name, row) for name, row in named.items()}
 
 
-def _overlay(name: str, row: Mapping[str, Any]) -> ModelInfo:
+def _merged(name: str, row: Mapping[str, Any]) -> ModelInfo:
     known = get_model(name)
     width = _positive(row.get("dimensions"))
     reduces = row.get("supports_dimensions")
@@ -90,4 +90,48 @@ def _usd(pricing: object) -> float | None:
     price = pricing.get("per_million_tokens")
     if not isinstance(price, (int, float)) or isinstance(price, bool):
         return None
-    return float(price) if 0 <= price <= _HIGHEST_PRICE else None
+    return float(price) if 0 <= price <= _MAX_USD_PER_MILLION_TOKENS else None
+
+
+def fetch_context_window(endpoint: Endpoint, model: str) -> int:
+    """Return the context length of a chat model, in tokens, from the service's list (``GET /models``).
+
+    Suffixes such as ``:online`` are removed if the list does not have the name with them.
+
+    Raises:
+        ConfigurationError: The list has no context length for the model.
+        NanoGPTError: The request for the list failed.
+    """
+    from nanogpt_core.http.requester import Requester
+
+    with redacted(endpoint):
+        seconds = min(endpoint.timeout, DEFAULT_TIMEOUT)  # a chat model's own timeout is longer, for answers
+        windows = _context_windows(Requester(endpoint).send("/models?detailed=true", None, seconds, MAX_LIST_BYTES))
+    for name in _names_without_suffixes(model):
+        if name in windows:
+            return windows[name]
+    raise ConfigurationError(
+        f"The service's list of models has no context length for {model!r}.", remedy="Pass context_window as a number."
+    )
+
+
+def _context_windows(body: bytes) -> dict[str, int]:
+    from jiter import from_json  # comes with the SDK, which is imported late
+
+    try:
+        document = from_json(body)
+    except ValueError as error:
+        raise ReplyError(f"The list of chat models is not JSON, but begins {excerpt(body)!r}.") from error
+    rows = document.get("data") if isinstance(document, dict) else None
+    found: dict[str, int] = {}
+    for row in rows if isinstance(rows, list) else ():
+        name, window = (row.get("id"), row.get("context_length")) if isinstance(row, dict) else (None, None)
+        if isinstance(name, str) and type(window) is int and window > 0:
+            found[name] = window
+    return found
+
+
+def _names_without_suffixes(model: str) -> Iterator[str]:
+    while model:
+        yield model
+        model = model.rpartition(":")[0]

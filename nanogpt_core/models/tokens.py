@@ -1,15 +1,15 @@
-"""How many tokens a text has: exact where the model's tokenizer is at hand, on the safe side elsewhere.
+"""Token counts: exact for models with a known tokenizer, otherwise high estimates.
 
-Three kinds of count, by what is known:
+Three kinds of count:
 
 - ``exact``: OpenAI's models, counted with tiktoken's ``cl100k_base``.
 - ``scaled``: other models; the ``cl100k_base`` count times a factor that covers nearly all prose measured (own
   measurement over English, German, Spanish, Chinese and Python code: native count over cl100k count is at most 1.21 for
   Qwen, 1.6 for prose in BERT and XLM-R models, and more for code).
-- ``bound``: ``cl100k_base`` cannot be had (tiktoken downloads it on first use). Then a text's length decides: ASCII
-  text rarely has more than a token in 3 bytes, other text rarely more than one in 2.
+- ``bound``: ``cl100k_base`` is not available (tiktoken downloads it on first use). The count is estimated from the
+  length: ASCII text rarely has more than a token in 3 bytes, other text rarely more than one in 2.
 
-No text is counted whose length alone settles the question: a byte-level token covers at least one byte.
+A text is counted only if its length does not settle the question: a byte-level token covers at least one byte.
 """
 
 from __future__ import annotations
@@ -22,38 +22,41 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from nanogpt_core.models.catalog import ModelInfo
+from nanogpt_core.errors import InvalidTypeError
+from nanogpt_core.models.catalog import ModelInfo, get_model
+from nanogpt_core.validation import check_model_name
 
 if TYPE_CHECKING:
     import tiktoken
 
-__all__ = ["LOAD_TIMEOUT", "TokenCounter", "byte_lengths", "load_encoding"]
+__all__ = ["LOAD_TIMEOUT", "TokenCounter", "byte_lengths", "count_tokens", "load_encoding"]
 
 LOAD_TIMEOUT = 10.0
-"""Seconds to wait for tiktoken's vocabulary file, which it may have to download."""
+"""Limit on the wait for tiktoken's vocabulary file, which it may have to download, in seconds."""
 
-_FACTORS = {"cl100k_base": 1.0, "qwen": 1.1}
+_FACTORS = {"cl100k_base": 1.0, "qwen": 1.1}  # native tokens per cl100k_base token, by tokenizer
 _OTHER_FACTOR = 1.5
-# [CLS] and [SEP], or an end-of-text mark, come on top of the text's own tokens; OpenAI's models add none.
+# Other models add [CLS] and [SEP], or an end-of-text mark, to the text's own tokens; OpenAI's models add none.
 _SPECIAL_TOKENS = 2
 # tiktoken slows down, and its regular expressions overflow, on very long runs without a blank.
-_SLICE = 100_000
+_SLICE_CHARACTERS = 100_000
+_MAX_CHARACTERS_PER_TOKEN = 8  # rarely exceeded
 
 
 @functools.cache
 def load_encoding() -> tiktoken.Encoding | None:
-    """Return tiktoken's ``cl100k_base``, or None with one warning where its file cannot be had within 10 seconds.
+    """Return tiktoken's ``cl100k_base``; None, with one warning, if its file is not available within 10 seconds.
 
-    tiktoken downloads without a time limit, so it is left to a thread that may go on by itself.
+    tiktoken downloads without a time limit: a thread does it, and may outlast the wait.
     """
     box: list[tiktoken.Encoding | Exception] = []
 
     def load() -> None:
         try:
-            import tiktoken  # costs 30 ms and is often not needed at all
+            import tiktoken  # takes 30 ms, and is often not needed
 
             box.append(tiktoken.get_encoding("cl100k_base"))
-        except Exception as error:  # noqa: BLE001 - tiktoken lets every error of requests and of the disk through
+        except Exception as error:  # noqa: BLE001 - tiktoken passes on every error of requests and of the disk
             box.append(error)
 
     thread = threading.Thread(target=load, name="nanogpt-load-cl100k_base", daemon=True)
@@ -63,8 +66,8 @@ def load_encoding() -> tiktoken.Encoding | None:
     if not isinstance(result, Exception):
         return result
     warnings.warn(
-        f"tiktoken's cl100k_base file cannot be had ({type(result).__name__}), so token counts are bounds from the "
-        "texts' length. To have exact counts, run once with network access, or point TIKTOKEN_CACHE_DIR at a copy.",
+        f"tiktoken's cl100k_base file is not available ({type(result).__name__}): token counts are estimated from the "
+        "texts' length. For exact counts, run once with network access, or point TIKTOKEN_CACHE_DIR at a copy.",
         RuntimeWarning,
         stacklevel=2,
     )
@@ -75,7 +78,7 @@ class TokenCounter:
     """Counts tokens for one model.
 
     Args:
-        model: The model; an unknown tokenizer is treated as the most expensive kind.
+        model: The model. For an unknown tokenizer the highest factor is used.
     """
 
     def __init__(self, model: ModelInfo) -> None:
@@ -86,13 +89,13 @@ class TokenCounter:
 
     @property
     def kind(self) -> str:
-        """``"exact"``, ``"scaled"`` or ``"bound"``: how :meth:`count` counts."""
+        """The kind of count: ``"exact"``, ``"scaled"`` or ``"bound"``."""
         if load_encoding() is None:
             return "bound"
         return "exact" if self._exact else "scaled"
 
     def weights(self, lengths: Sequence[int]) -> list[int]:
-        """Return quick figures for packing requests: true upper bounds for OpenAI's models, else estimates.
+        """Return token counts for making batches, without counting: upper bounds for OpenAI's models, else estimates.
 
         Args:
             lengths: The texts' lengths, in bytes; none of these texts is over the model's limit.
@@ -103,28 +106,28 @@ class TokenCounter:
         return [min(math.ceil(length * self._factor / 3) + self._special, most) for length in lengths]
 
     def count(self, text: str) -> int:
-        """Return the tokens of ``text``, counted in the way that :attr:`kind` names."""
+        """Return the number of tokens of ``text``; :attr:`kind` tells its accuracy."""
         encoding = load_encoding()
         if encoding is None:
             tokens = _likely_tokens(text)
         else:
-            slices = (text[start : start + _SLICE] for start in range(0, len(text), _SLICE))
+            slices = (text[start : start + _SLICE_CHARACTERS] for start in range(0, len(text), _SLICE_CHARACTERS))
             tokens = sum(len(encoding.encode_ordinary(part)) for part in slices)
         return math.ceil(tokens * self._factor) + self._special
 
     def count_all(self, texts: Sequence[str]) -> int:
-        """Return the tokens of all ``texts`` together."""
+        """Return the sum of the tokens of ``texts``."""
         return sum(map(self.count, texts))
 
     def suspects(self, lengths: Sequence[int]) -> list[int]:
-        """Return the numbers of those texts that may be over the model's limit, by their lengths in bytes."""
+        """Return the positions of texts that may be over the model's limit, by their lengths in bytes."""
         if self.limit is None:
             return []
         longest = (self.limit - self._special) / self._worst_per_byte
         return [number for number, length in enumerate(lengths) if length > longest]
 
     def over(self, text: str) -> int | None:
-        """Return the tokens of ``text`` where it is over the model's limit, else None."""
+        """Return the number of tokens of ``text`` if it is over the model's limit, else None."""
         if not self.suspects(byte_lengths([text])):
             return None
         tokens = self.count(text)
@@ -136,10 +139,10 @@ class TokenCounter:
         return 1.0 if self._exact else self._factor
 
     def cut(self, text: str) -> Iterator[tuple[str, int]]:
-        """Yield ``text`` in pieces that fit the model, each with its tokens; joined, the pieces are ``text``.
+        """Yield ``text`` in pieces that fit the model, each with its number of tokens; joined, they are ``text``.
 
-        Pieces end at a character; where blanks are near the end, at a blank, so that words stay whole. A piece of
-        blanks alone is left out, since no model embeds it.
+        Pieces end at a blank if there is one near the end: words stay whole. Pieces of only blanks are left out, since
+        no model embeds them.
         """
         rest = text
         while rest:
@@ -151,12 +154,12 @@ class TokenCounter:
     def _longest_prefix(self, text: str) -> str:
         if self.limit is None:
             return text
-        # A token seldom covers more characters than this; looking no further keeps the work in step with the text.
-        window = text[: self.limit * 8]
+        # Without this window, each piece would count the whole rest of the text.
+        window = text[: self.limit * _MAX_CHARACTERS_PER_TOKEN]
         if len(window) == len(text) and self.over(text) is None:
             return text
         prefix = self._first_tokens(window, int((self.limit - self._special) / self._factor))
-        # A text cut within a token can have a few more tokens than the tokens it was made of.
+        # A text that ends within a token can have a few more tokens than it was made of.
         while self.count(prefix) > self.limit and len(prefix) > 1:
             prefix = prefix[: -max(1, len(prefix) // 64)]
         return _end_at_blank(prefix, text[len(prefix) : len(prefix) + 1])
@@ -165,7 +168,7 @@ class TokenCounter:
     def _first_tokens(text: str, tokens: int) -> str:
         encoding = load_encoding()
         if encoding is not None:
-            # A character may be spread over tokens; the part of one at the end is dropped.
+            # The last character may be incomplete, if it has several tokens; it is dropped.
             return encoding.decode_bytes(encoding.encode_ordinary(text)[:tokens]).decode(errors="ignore") or text[:1]
         low, high = 1, len(text)
         while low < high:
@@ -174,8 +177,24 @@ class TokenCounter:
         return text[:low]
 
 
+def count_tokens(text: str, model: str | ModelInfo) -> int:
+    """Return the number of tokens of ``text`` for a model: exact for OpenAI's models, else a high estimate.
+
+    Args:
+        text: The text.
+        model: The model's name or row. For an unknown model the highest factor is used.
+
+    Raises:
+        InvalidTypeError: An argument of the wrong type.
+        ConfigurationError: ``model`` is empty.
+    """
+    if not isinstance(text, str):
+        raise InvalidTypeError(f"text must be a str, not {type(text).__name__}.")
+    return TokenCounter(model if isinstance(model, ModelInfo) else get_model(check_model_name(model))).count(text)
+
+
 def byte_lengths(texts: Sequence[str]) -> list[int]:
-    """Return how many bytes each text has in UTF-8."""
+    """Return the length of each text in UTF-8, in bytes."""
     return [len(text) if text.isascii() else len(text.encode()) for text in texts]
 
 
@@ -190,7 +209,7 @@ def _likely_tokens(text: str) -> int:
 def _end_at_blank(piece: str, following: str) -> str:
     if not following or following.isspace():
         return piece
-    # Looking back over an eighth keeps pieces long; a text without blanks is cut between any two characters.
+    # Only the last eighth is searched, to keep pieces long; a text without blanks is split between any two characters.
     start = len(piece) - len(piece) // 8
     for index in range(len(piece) - 1, start, -1):
         if piece[index].isspace():

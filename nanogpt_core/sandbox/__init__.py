@@ -1,13 +1,13 @@
-"""A local stand-in for the NanoGPT API, for demos and tests.
+"""A local NanoGPT API for demos and tests.
 
-It serves real HTTP on this machine: embeddings that find texts by their words, and a chat that quotes numbered passages
-and says of itself that it is not a language model. ``python -m nanogpt_core.sandbox`` runs it in the foreground;
+It serves HTTP on this machine: embeddings that find texts by their words, and a chat that quotes numbered passages and
+says that it is not a language model. ``python -m nanogpt_core.sandbox`` runs it in the foreground;
 :class:`Sandbox` runs it in a thread::
 
     with Sandbox() as sandbox:
         client = OpenAI(base_url=sandbox.base_url, api_key=sandbox.api_key)
 
-Tests can write down what its chat says: ``Sandbox(script=[Reply(tool_calls=[ToolCall("search", {"query": "tea"})])])``.
+Tests can script the chat's replies: ``Sandbox(script=[Reply(tool_calls=[ToolCall("search", {"query": "tea"})])])``.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ except ImportError as error:
     message = f'The sandbox needs {error.name}, which is not installed. Run: pip install "nanogpt-rag[sandbox]"'
     raise ImportError(message, name=error.name) from error
 
-from nanogpt_core.sandbox.config import DEFAULT_API_KEY, Fault, SandboxConfig
-from nanogpt_core.sandbox.records import RecordedRequest
-from nanogpt_core.sandbox.replies import Reply, ToolCall
+from nanogpt_core.sandbox.config import DEFAULT_API_KEY, SandboxConfig
+from nanogpt_core.sandbox.request_log import RecordedRequest
+from nanogpt_core.sandbox.script import Fault, Reply, ToolCall
 
 __all__ = ["DEFAULT_API_KEY", "Fault", "RecordedRequest", "Reply", "Sandbox", "SandboxConfig", "ToolCall"]

@@ -1,4 +1,4 @@
-"""``python -m nanogpt_core.sandbox``: the sandbox in the foreground."""
+"""``python -m nanogpt_core.sandbox``: runs the sandbox in the foreground."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until SIGINT (Ctrl-C) or SIGTERM.
 
     Args:
-        arguments: Command line without the program's name; None takes the process's.
+        arguments: Command line without the program's name. Default: the process's.
 
     Returns:
-        The exit status: 0 after a stop, 2 where the options cannot be served.
+        The exit status: 0 after a stop, 2 for invalid options.
     """
     stop = threading.Event()
     options = vars(_parser().parse_args(arguments))
-    # Set by hand: a shell starts background jobs with SIGINT ignored.
+    # Set explicitly: a shell starts background jobs with SIGINT ignored.
     before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with Sandbox(**options) as sandbox:
             _greet(sandbox)
-            # In slices, because on Windows a wait without end does not see Ctrl-C.
+            # Not one endless wait, which on Windows Ctrl-C does not interrupt.
             while not stop.wait(0.5):
                 pass
     except ConfigurationError as error:
@@ -59,14 +59,14 @@ def _greet(sandbox: Sandbox) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m nanogpt_core.sandbox", description="A local stand-in for the NanoGPT API, for demos and tests."
+        prog="python -m nanogpt_core.sandbox", description="A local NanoGPT API for demos and tests."
     )
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     add("--port", type=int, default=_DEFAULT_PORT, help="port to listen on; 0 takes a free one (default: %(default)s)")
     add("--allow-remote", action="store_true", help="let --host be an address that other machines can reach")
     add("--api-key", default=DEFAULT_API_KEY, help="key that requests must carry (default: %(default)s)")
-    add("--latency", type=float, default=0.0, metavar="SECONDS", help="what every request takes at least")
+    add("--latency", type=float, default=0.0, metavar="SECONDS", help="least duration of every request")
     add("--requests-per-second", type=float, metavar="N", help="answer 429 over this rate (default: no limit)")
     add(
         "--width-source",
@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--no-vendor-limits", dest="vendor_limits", action="store_false", help="2048 items a request for every model")
     add("--refuse-base64", action="store_true", help='answer 400 to encoding_format="base64"')
-    add("--ignore-base64", action="store_true", help="answer floats whatever encoding_format says")
+    add("--ignore-base64", action="store_true", help="answer floats for every encoding_format")
     add("--shuffle", action="store_true", help="return embeddings out of order")
     return parser
 

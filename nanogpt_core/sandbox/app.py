@@ -19,28 +19,28 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from nanogpt_core.sandbox.chat import answer_chat, chat_models
-from nanogpt_core.sandbox.config import Fault, SandboxConfig
+from nanogpt_core.sandbox.config import SandboxConfig
 from nanogpt_core.sandbox.embeddings import answer_embeddings, model_list
-from nanogpt_core.sandbox.pacing import RateWindow
-from nanogpt_core.sandbox.problems import Problem
-from nanogpt_core.sandbox.records import RecordedRequest, RequestLog, describe
-from nanogpt_core.sandbox.script import Script
+from nanogpt_core.sandbox.http_errors import HTTPError
+from nanogpt_core.sandbox.rate_limit import RateWindow
+from nanogpt_core.sandbox.request_log import RecordedRequest, RequestLog, describe
+from nanogpt_core.sandbox.script import Fault, Script
 
 __all__ = ["SandboxApp"]
 
 _BASES = ("/api/v1", "/api/subscription/v1", "/api/paid/v1")
-_SMALL_BODY = 8192  # bytes; below, handing the work to a thread costs more than it saves
+_SMALL_BODY_BYTES = 8192  # below, a thread costs more time than it saves
 _Answer = Callable[[bytes], Awaitable[Response]]
 
 
 class SandboxApp:
-    """What the server serves.
+    """The application.
 
     Attributes:
-        log: The requests that came.
-        script: What chat requests get instead of quotes; may grow while the server runs.
-        more_faults: Faults that go before those of the configuration; may grow while the server runs.
-        closing: Set, in the server's event loop, when the server wants to stop: no delay lasts longer.
+        log: The requests so far.
+        script: Replies to chat requests in place of quotes; may grow while the server runs.
+        more_faults: Faults before those of the configuration; may grow while the server runs.
+        closing: Set, in the server's event loop, when the server stops: it ends every delay.
     """
 
     def __init__(self, config: SandboxConfig) -> None:
@@ -60,39 +60,39 @@ class SandboxApp:
             routes += [
                 Route(f"{base}/embeddings", self._endpoint(self._embeddings, faulty=True), methods=["POST"]),
                 Route(f"{base}/chat/completions", self._endpoint(self._chat, faulty=True), methods=["POST"]),
-                # NanoGPT shows both lists to everybody.
-                Route(f"{base}/embedding-models", self._endpoint(self._embedding_models, open_to_all=True)),
-                Route(f"{base}/models", self._endpoint(self._models, open_to_all=True)),
+                # NanoGPT needs no key for both lists.
+                Route(f"{base}/embedding-models", self._endpoint(self._embedding_models, without_key=True)),
+                Route(f"{base}/models", self._endpoint(self._models, without_key=True)),
             ]
         app = Starlette(routes=routes, exception_handlers={HTTPException: self._no_route, Exception: self._broken})
         app.router.redirect_slashes = False
         return app
 
     def _endpoint(
-        self, answer: _Answer, *, faulty: bool = False, open_to_all: bool = False
+        self, answer: _Answer, *, faulty: bool = False, without_key: bool = False
     ) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
             try:
                 body = await self._body(request)
             except ClientDisconnect:
-                return Response(status_code=408)  # nobody is there to read it
+                return Response(status_code=408)  # no client is left to read it
             try:
-                if not open_to_all:
+                if not without_key:
                     self._check_key(request.headers)
                 self._check_rate()
                 response = await self._fault() if faulty else None
                 await self._wait(self.config.latency)
                 response = response or await answer(body)
                 if isinstance(response, StreamingResponse):
-                    response.body_iterator = _while_heard(request, response.body_iterator)
-            except Problem as problem:
-                response = _problem_response(problem)
+                    response.body_iterator = _until_disconnect(request, response.body_iterator)
+            except HTTPError as error:
+                response = _error_response(error)
             return self._finish(request, response, body)
 
         return endpoint
 
     async def _body(self, request: Request) -> bytes:
-        """Return the body; a client that sends half of one does not keep the server from stopping."""
+        """Return the body; an incomplete one does not delay the end of the server."""
         reading, closing = asyncio.ensure_future(request.body()), asyncio.ensure_future(self.closing.wait())
         await asyncio.wait({reading, closing}, return_when=asyncio.FIRST_COMPLETED)
         closing.cancel()
@@ -102,7 +102,7 @@ class SandboxApp:
         return reading.result()
 
     def _finish(self, request: Request, response: Response, body: bytes = b"") -> Response:
-        """Give the response its id, and remember the request before the client can see the answer."""
+        """Set the response's id, and log the request before the client sees the answer."""
         response.headers.setdefault("x-request-id", f"sandbox-{uuid.uuid4().hex}")
         record = RecordedRequest(
             method=request.method,
@@ -118,14 +118,14 @@ class SandboxApp:
         def work() -> bytes:
             return answer_embeddings(_json_object(body), self.config)
 
-        reply = work() if len(body) < _SMALL_BODY else await run_in_threadpool(work)
+        reply = work() if len(body) < _SMALL_BODY_BYTES else await run_in_threadpool(work)
         return _json_response(reply)
 
     async def _chat(self, body: bytes) -> Response:
         answer = await run_in_threadpool(lambda: answer_chat(_json_object(body), self.script))
         if isinstance(answer, Fault):
             await self._wait(answer.delay)
-            assert answer.status is not None  # noqa: S101 - the script takes no other
+            assert answer.status is not None  # noqa: S101 - checked by the script
             return _fault_response(answer, answer.status)
         if not answer.streamed:
             return _json_response(answer.whole())
@@ -142,30 +142,30 @@ class SandboxApp:
 
     async def _no_route(self, request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500
-        what = "does not take this method" if status == 405 else "does not exist"  # noqa: PLR2004
-        problem = Problem(
+        problem = "does not take this method" if status == 405 else "does not exist"  # noqa: PLR2004
+        error_answer = HTTPError(
             status,
-            f"{request.method} {request.url.path}: this path {what}.",
+            f"{request.method} {request.url.path}: this path {problem}.",
             code="method_not_allowed" if status == 405 else "not_found",  # noqa: PLR2004
             headers=getattr(error, "headers", None),
         )
-        return self._finish(request, _problem_response(problem))
+        return self._finish(request, _error_response(error_answer))
 
     async def _broken(self, request: Request, error: Exception) -> Response:
-        problem = Problem(500, f"The sandbox failed: {error!r}", type="server_error")
-        return self._finish(request, _problem_response(problem))
+        answer = HTTPError(500, f"The sandbox failed: {error!r}", type="server_error")
+        return self._finish(request, _error_response(answer))
 
     def _check_key(self, headers: Mapping[str, str]) -> None:
         scheme, _, key = headers.get("authorization", "").partition(" ")
         given = key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
         if not hmac.compare_digest(given.encode(), self.config.api_key.encode()):
-            raise Problem(401, "Invalid or missing API key.", type="authentication_error", code="invalid_api_key")
+            raise HTTPError(401, "Invalid or missing API key.", type="authentication_error", code="invalid_api_key")
 
     def _check_rate(self) -> None:
         seconds = self._rate.admit() if self._rate else 0
         if seconds:
             body = {"code": "rate_limited", "message": "Too many requests; come again after Retry-After seconds."}
-            raise Problem(429, body["message"], body=body, headers={"Retry-After": str(seconds)})
+            raise HTTPError(429, body["message"], body=body, headers={"Retry-After": str(seconds)})
 
     async def _fault(self) -> Response | None:
         fault = self.more_faults.popleft() if self.more_faults else next(self._faults, None)
@@ -185,8 +185,8 @@ async def _each(events: list[bytes]) -> AsyncIterator[bytes]:
         yield event
 
 
-async def _while_heard(request: Request, events: AsyncIterable[Any]) -> AsyncIterator[Any]:
-    # Otherwise each further event would be a warning in the log.
+async def _until_disconnect(request: Request, events: AsyncIterable[Any]) -> AsyncIterator[Any]:
+    # Without this check each further event gives a warning in the log.
     async for event in events:
         if await request.is_disconnected():
             return
@@ -197,9 +197,9 @@ def _json_response(content: bytes, status: int = 200) -> Response:
     return Response(content, status_code=status, media_type="application/json")
 
 
-def _problem_response(problem: Problem) -> Response:
-    response = _json_response(orjson.dumps(problem.body), problem.status)
-    response.headers.update(problem.headers)
+def _error_response(error: HTTPError) -> Response:
+    response = _json_response(orjson.dumps(error.body), error.status)
+    response.headers.update(error.headers)
     return response
 
 
@@ -209,7 +209,7 @@ def _fault_response(fault: Fault, status: int) -> Response:
     elif isinstance(fault.body, str):
         response = Response(fault.body, status_code=status, media_type="text/plain")
     elif fault.body is None:
-        response = _problem_response(Problem(status, "A fault that this sandbox was told to have.", type="fault"))
+        response = _error_response(HTTPError(status, "A fault that this sandbox was told to have.", type="fault"))
     else:
         response = _json_response(orjson.dumps(fault.body, default=dict), status)
     response.headers.update(fault.headers)
@@ -220,14 +220,14 @@ def _json_object(body: bytes) -> dict[str, Any]:
     try:
         decoded = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise Problem(400, f"The body is not valid JSON: {error}", code="invalid_json") from None
+        raise HTTPError(400, f"The body is not valid JSON: {error}", code="invalid_json") from None
     if not isinstance(decoded, dict):
-        raise Problem(400, "The body must be a JSON object.", code="invalid_json")
+        raise HTTPError(400, "The body must be a JSON object.", code="invalid_json")
     return decoded
 
 
 def _json_or_empty(body: bytes) -> dict[str, Any]:
     try:
         return _json_object(body)
-    except Problem:
+    except HTTPError:
         return {}

@@ -1,42 +1,114 @@
-"""``POST /chat/completions``: what it accepts, and what it answers."""
+"""``POST /chat/completions``: checks of the request, and the reply, whole or as server-sent events."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from nanogpt_core.sandbox.completion import ChatAnswer
-from nanogpt_core.sandbox.config import Fault
-from nanogpt_core.sandbox.passages import Message
-from nanogpt_core.sandbox.problems import bad_value
-from nanogpt_core.sandbox.quoting import answer
-from nanogpt_core.sandbox.replies import Reply
-from nanogpt_core.sandbox.script import Script
+import orjson
+
+from nanogpt_core.sandbox.fake_chat import Message, answer
+from nanogpt_core.sandbox.http_errors import HTTPError, invalid_value
+from nanogpt_core.sandbox.script import Fault, Reply, Script
 from nanogpt_core.sandbox.tokens import count_tokens, first_tokens
 
-__all__ = ["CHAT_MODEL", "answer_chat", "chat_models"]
+__all__ = ["CHAT_MODEL", "ChatAnswer", "answer_chat", "chat_models"]
 
 CHAT_MODEL = "sandbox-quote"
-"""The name of the chat; it answers to every other name too, so that examples run with their own."""
+"""The name of the chat model. Every other name is accepted too: examples run with their own."""
 
-# What the plugins ask by default: listed too, so that context_window="live" can be tried.
-_PLUGINS_DEFAULT = {"gpt-4o-mini": 128_000, "openai/gpt-4o-mini": 128_000}
-_CREATED = 1_754_000_000
-_CONTEXT_LENGTH = 128_000
-_MOST_STOPS = 4
+# The default models of the plugins, listed for context_window="live". Context lengths in tokens.
+_DEFAULT_MODELS = {"gpt-4o-mini": 128_000, "openai/gpt-4o-mini": 128_000}
+_CREATED = 1_754_000_000  # seconds since 1970
+_CONTEXT_LENGTH = 128_000  # tokens
+_MAX_STOPS = 4
+
+_PIECES = re.compile(r"\s*\S+\s*$|\s*\S+|\s+")
+_ARGUMENT_PIECES = re.compile(r".{1,7}", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class ChatAnswer:
+    """An answer, to be sent whole or streamed."""
+
+    model: str
+    reply: Reply
+    usage: Mapping[str, Any]
+    streamed: bool
+    usage_in_stream: bool
+
+    def whole(self) -> bytes:
+        """Return the JSON of the whole reply.
+
+        Raises:
+            HTTPError: The reply is an error.
+        """
+        reply = self.reply
+        if reply.error is not None:
+            status = reply.error.get("status", 500)
+            raise HTTPError(status, str(reply.error.get("message")), body={"error": dict(reply.error)})
+        calls = [{"id": name, "type": "function", "function": function} for name, function in self._calls()]
+        message: dict[str, Any] = {"role": "assistant", "content": reply.content or (None if calls else "")}
+        if reply.reasoning:
+            message[reply.reasoning_field] = reply.reasoning
+        if calls:
+            message["tool_calls"] = calls
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reply.reason}
+        return orjson.dumps({**self._head("chat.completion"), "choices": [choice], "usage": self.usage})
+
+    def events(self) -> Iterator[bytes]:
+        """Yield the server-sent events of the streamed reply."""
+        head = self._head("chat.completion.chunk")
+        if self.usage_in_stream:
+            head["usage"] = None
+        for delta in self._deltas():
+            yield _event({**head, "choices": [_choice(delta, None)]})
+        if self.reply.cut_off:
+            return
+        if self.reply.error is not None:
+            yield _event({**head, "choices": [_choice({}, "error")], "error": self.reply.error})
+        else:
+            yield _event({**head, "choices": [_choice({}, self.reply.reason)]})
+            if self.usage_in_stream:
+                yield _event({**head, "choices": [], "usage": self.usage})
+        yield b"data: [DONE]\n\n"
+
+    def _deltas(self) -> Iterator[dict[str, Any]]:
+        yield {"role": "assistant", "content": ""}
+        for piece in _PIECES.findall(self.reply.reasoning):
+            yield {self.reply.reasoning_field: piece}
+        for piece in _PIECES.findall(self.reply.content):
+            yield {"content": piece}
+        for index, (name, function) in enumerate(self._calls()):
+            begun = {"name": function["name"], "arguments": ""}
+            yield {"tool_calls": [{"index": index, "id": name, "type": "function", "function": begun}]}
+            for piece in _ARGUMENT_PIECES.findall(function["arguments"]):
+                yield {"tool_calls": [{"index": index, "function": {"arguments": piece}}]}
+
+    def _calls(self) -> Iterator[tuple[str, dict[str, str]]]:
+        for position, call in enumerate(self.reply.tool_calls):
+            yield call.id or f"call_{position}", {"name": call.name, "arguments": call.arguments_text}
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        name = f"chatcmpl-{uuid.uuid4().hex}"
+        return {"id": name, "object": kind, "created": int(time.time()), "model": self.model}
 
 
 def answer_chat(body: Mapping[str, Any], script: Script | None = None) -> ChatAnswer | Fault:
-    """Return the answer to a decoded request body: the script's, where it has one, else quotes.
+    """Return the answer to a decoded request body: the script's if it has one, else quotes.
 
     Raises:
-        Problem: The request is not accepted.
+        HTTPError: The request is not accepted.
     """
     model = body.get("model")
     if not isinstance(model, str) or not model:
-        raise bad_value("'model' is required and must be a string.", "model")
+        raise invalid_value("'model' is required and must be a string.", "model")
     if body.get("n") not in (None, 1):
-        raise bad_value("'n' must be 1: the sandbox has one answer.", "n")
+        raise invalid_value("'n' must be 1: the sandbox has one answer.", "n")
     messages = _messages(body.get("messages"))
     stops, limit = _stops(body.get("stop")), _limit(body)
     streamed, with_usage = _flag(body, "stream"), _flag(body.get("stream_options") or {}, "include_usage")
@@ -44,7 +116,7 @@ def answer_chat(body: Mapping[str, Any], script: Script | None = None) -> ChatAn
     if isinstance(reply, Fault):
         return reply
     if reply is None:
-        text, reason = _cut(answer(messages), stops, limit)
+        text, reason = _truncated(answer(messages), stops, limit)
         reply = Reply(text, finish_reason=reason)
     usage = reply.usage or _usage(messages, reply)
     return ChatAnswer(model=model, reply=reply, usage=usage, streamed=streamed, usage_in_stream=with_usage)
@@ -62,7 +134,7 @@ def _usage(messages: Sequence[Message], reply: Reply) -> dict[str, Any]:
 
 def chat_models(context_lengths: Mapping[str, int]) -> dict[str, Any]:
     """Return the body of ``GET /models``."""
-    lengths = {CHAT_MODEL: _CONTEXT_LENGTH, **_PLUGINS_DEFAULT, **context_lengths}
+    lengths = {CHAT_MODEL: _CONTEXT_LENGTH, **_DEFAULT_MODELS, **context_lengths}
     return {"object": "list", "data": [_listed(name, length) for name, length in lengths.items()]}
 
 
@@ -81,25 +153,25 @@ def _listed(name: str, context_length: int) -> dict[str, Any]:
 def _flag(body: Any, name: str) -> bool:
     value = body.get(name) if isinstance(body, dict) else None
     if value is not None and not isinstance(value, bool):
-        raise bad_value(f"{name!r} must be true or false.", name)
+        raise invalid_value(f"{name!r} must be true or false.", name)
     return bool(value)
 
 
 def _messages(value: Any) -> list[Message]:
     if not isinstance(value, list) or not value:
-        raise bad_value("'messages' is required and must be an array with one message at least.", "messages")
+        raise invalid_value("'messages' is required and must be an array with one message at least.", "messages")
     return [_message(index, entry) for index, entry in enumerate(value)]
 
 
 def _message(index: int, entry: Any) -> Message:
     if not isinstance(entry, dict) or not isinstance(entry.get("role"), str):
-        raise bad_value(f"messages[{index}] must be an object with a 'role'.", "messages")
+        raise invalid_value(f"messages[{index}] must be an object with a 'role'.", "messages")
     content = entry.get("content")
     if isinstance(content, list):
-        # Parts that are no text, such as images, have nothing to quote.
+        # Other parts, such as images, have no text to quote.
         content = "\n".join(part["text"] for part in content if isinstance(part, dict) and _is_text(part))
     if content is not None and not isinstance(content, str):
-        raise bad_value(f"messages[{index}].content must be a string or an array of parts.", "messages")
+        raise invalid_value(f"messages[{index}].content must be a string or an array of parts.", "messages")
     return Message(entry["role"], content or "")
 
 
@@ -109,8 +181,8 @@ def _is_text(part: Mapping[str, Any]) -> bool:
 
 def _stops(value: Any) -> list[str]:
     stops = [value] if isinstance(value, str) else value or []
-    if not isinstance(stops, list) or len(stops) > _MOST_STOPS or not all(isinstance(stop, str) for stop in stops):
-        raise bad_value(f"'stop' must be a string or an array of at most {_MOST_STOPS} strings.", "stop")
+    if not isinstance(stops, list) or len(stops) > _MAX_STOPS or not all(isinstance(stop, str) for stop in stops):
+        raise invalid_value(f"'stop' must be a string or an array of at most {_MAX_STOPS} strings.", "stop")
     return [stop for stop in stops if stop]
 
 
@@ -119,13 +191,21 @@ def _limit(body: Mapping[str, Any]) -> int | None:
         value = body.get(name)
         if value is not None:
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise bad_value(f"{name!r} must be an integer of at least 1.", name)
+                raise invalid_value(f"{name!r} must be an integer of at least 1.", name)
             return value
     return None
 
 
-def _cut(text: str, stops: list[str], limit: int | None) -> tuple[str, str]:
+def _truncated(text: str, stops: list[str], limit: int | None) -> tuple[str, str]:
     ends = [text.find(stop) for stop in stops if stop in text]
     text = text[: min(ends)] if ends else text
     short = text if limit is None else first_tokens(text, limit)
     return short, "stop" if short == text else "length"
+
+
+def _event(chunk: Mapping[str, Any]) -> bytes:
+    return b"data: " + orjson.dumps(chunk, default=dict) + b"\n\n"
+
+
+def _choice(delta: Mapping[str, Any], reason: str | None) -> dict[str, Any]:
+    return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}

@@ -1,20 +1,20 @@
-"""The sandbox's options, and the models and limits that they give."""
+"""The sandbox's options, and the models and limits that follow from them."""
 
 from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.models.catalog import MAX_ITEMS, MODELS, ModelInfo
-from nanogpt_core.sandbox.replies import Reply
+from nanogpt_core.sandbox.script import Fault, Reply
 
-__all__ = ["DEFAULT_API_KEY", "NEWER_MODEL", "Fault", "SandboxConfig"]
+__all__ = ["DEFAULT_API_KEY", "NEWER_MODEL", "SandboxConfig"]
 
 DEFAULT_API_KEY = "sk-nano-sandbox"
-"""The key that the sandbox takes unless told another; worthless elsewhere."""
+"""The key that the sandbox accepts by default; worthless elsewhere."""
 
 NEWER_MODEL = ModelInfo(
     id="jina-embeddings-v3",
@@ -26,10 +26,10 @@ NEWER_MODEL = ModelInfo(
     unit_length=True,
     source="NanoGPT's newer list; card: jinaai/jina-embeddings-v3",
 )
-"""A model that the live list has and the packaged table has not, so that clients can show that they cope."""
+"""A model that is only in the live list, not in the catalog: for tests of clients with such models."""
 
 _DEFAULT_WIDTH = 1024
-# Resellers' hosts refuse more items than NanoGPT's own 2048; the longest matching start of a model's name counts.
+# Hosts of resold models accept fewer items than NanoGPT's 2048; the longest matching prefix of a model's name counts.
 _VENDOR_ITEMS = {
     "BAAI/": 64,
     "netease-youdao/": 64,
@@ -40,23 +40,6 @@ _VENDOR_ITEMS = {
 }
 
 
-@dataclass(frozen=True)
-class Fault:
-    """What one ``/embeddings`` or ``/chat/completions`` request gets instead of its answer.
-
-    Attributes:
-        status: HTTP status; None lets the request through to its normal answer, after ``delay``.
-        headers: Response headers, for example ``{"Retry-After": "1"}``.
-        body: Bytes and text go out as they are, anything else as JSON; None gives an error object.
-        delay: Seconds to wait before answering.
-    """
-
-    status: int | None = 429
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes | str | Mapping[str, Any] | list[Any] | None = None
-    delay: float = 0.0
-
-
 @dataclass
 class SandboxConfig:
     """The options of a sandbox.
@@ -64,24 +47,24 @@ class SandboxConfig:
     Attributes:
         host: Address to listen on.
         port: Port to listen on; 0 takes a free one.
-        allow_remote: Whether ``host`` may be an address that other machines can reach.
+        allow_remote: Allow a ``host`` that other machines can reach.
         api_key: The key that requests must carry.
-        latency: Seconds that every request takes at least.
-        requests_per_second: Requests over this rate get 429; None sets no limit. 0.5 means one request in two seconds.
+        latency: Least duration of every request, in seconds.
+        requests_per_second: Requests over this rate get 429; None: no limit. 0.5 is one request in two seconds.
         refuse_base64: Answer 400 to ``encoding_format="base64"``, as some hosts do.
         ignore_base64: Answer floats whatever ``encoding_format`` says, as some hosts do.
         shuffle: Return embeddings out of order, with the right ``index``.
         vendor_limits: Apply the item limits of resold models (64, 16) below the general 2048.
         item_limits: Item limits of single models by name, before any other rule.
-        models: Embedding models to add, or to put in place of those of the same name.
-        width_source: Whether vectors are as wide as the model cards say (``"true"``), or as NanoGPT's reference page
-            lists (``"listed"``).
-        faults: Consumed in order, one for each embeddings or chat request with the right key; None means normal.
-        script: Replies that chat requests get instead of quotes. Each is given once, in order, to the first request
-            that it is for (its ``model`` and ``when``); a fault is for any request. What finds no entry gets quotes.
-        context_lengths: Chat models to list beside the sandbox's own, with the tokens that they take.
-        keep_requests: How many requests to remember.
-        keep_bytes: How many bytes of request bodies to remember.
+        models: Embedding models to add, or to replace by name.
+        width_source: Source of the vectors' dimensions: the model cards (``"true"``) or NanoGPT's reference page
+            (``"listed"``).
+        faults: Used in order, one for each embeddings or chat request with the right key; None is a normal answer.
+        script: Replies to chat requests in place of quotes. Each is used once, in order, for the first request that
+            matches its ``model`` and ``when``; a fault matches any request. Other requests get quotes.
+        context_lengths: Chat models to list beside the sandbox's own, with their context lengths in tokens.
+        keep_requests: Most requests to keep in the log.
+        keep_bytes: Most bytes of request bodies to keep in the log.
     """
 
     host: str = "127.0.0.1"
@@ -114,8 +97,8 @@ class SandboxConfig:
             raise ConfigurationError(f'width_source is {self.width_source!r}; it must be "true" or "listed".')
         if not self.allow_remote and not _is_loopback(self.host):
             raise ConfigurationError(
-                f"host {self.host!r} can be reached from other machines, and the sandbox protects nothing.",
-                remedy="Use 127.0.0.1, or say allow_remote=True (--allow-remote).",
+                f"host {self.host!r} can be reached from other machines, and the sandbox has no protection.",
+                remedy="Use 127.0.0.1, or pass allow_remote=True (--allow-remote).",
             )
 
     def all_models(self) -> dict[str, ModelInfo]:
@@ -123,17 +106,17 @@ class SandboxConfig:
         return {**MODELS, NEWER_MODEL.id: NEWER_MODEL, **self.models}
 
     def width(self, info: ModelInfo) -> int:
-        """Return how many floats a full vector of the model has."""
+        """Return the dimensions of a full vector of the model."""
         if self.width_source == "listed" and info.listed_dimensions is not None:
             return info.listed_dimensions
         return info.dimensions or _DEFAULT_WIDTH
 
     def max_items(self, model: str) -> int:
-        """Return how many texts one request to the model may hold."""
+        """Return the limit on the texts in one request to the model."""
         if model in self.item_limits:
             return self.item_limits[model]
-        starts = [start for start in _VENDOR_ITEMS if model.startswith(start)] if self.vendor_limits else []
-        return _VENDOR_ITEMS[max(starts, key=len)] if starts else MAX_ITEMS
+        prefixes = [prefix for prefix in _VENDOR_ITEMS if model.startswith(prefix)] if self.vendor_limits else []
+        return _VENDOR_ITEMS[max(prefixes, key=len)] if prefixes else MAX_ITEMS
 
 
 def _is_loopback(host: str) -> bool:

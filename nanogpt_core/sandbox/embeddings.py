@@ -1,4 +1,4 @@
-"""``POST /embeddings``: what it accepts, and its reply."""
+"""``POST /embeddings``: checks of the request, and the reply."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import orjson
 
 from nanogpt_core.models.catalog import MAX_ITEMS, ModelInfo
 from nanogpt_core.sandbox.config import SandboxConfig
-from nanogpt_core.sandbox.lexical import embed
-from nanogpt_core.sandbox.problems import Problem, bad_value, too_large
+from nanogpt_core.sandbox.fake_vectors import embed
+from nanogpt_core.sandbox.http_errors import HTTPError, invalid_value, too_large
 from nanogpt_core.sandbox.tokens import count_tokens
 
 __all__ = ["answer_embeddings", "model_list"]
 
-_CREATED = 1_754_000_000
+_CREATED = 1_754_000_000  # seconds since 1970
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def answer_embeddings(body: Mapping[str, Any], config: SandboxConfig) -> bytes:
     """Return the JSON of the reply to a decoded request body.
 
     Raises:
-        Problem: The request is not accepted.
+        HTTPError: The request is not accepted.
     """
     request = _read(body, config)
     rows = embed(
@@ -89,7 +89,7 @@ def _read(body: Mapping[str, Any], config: SandboxConfig) -> _Request:
     texts = _texts(body)
     _check_count(len(texts), info, config)
     if not isinstance(body.get("user", ""), str):
-        raise bad_value("'user' must be a string.", "user")
+        raise invalid_value("'user' must be a string.", "user")
     return _Request(
         info=info,
         texts=texts,
@@ -102,40 +102,40 @@ def _read(body: Mapping[str, Any], config: SandboxConfig) -> _Request:
 def _model(body: Mapping[str, Any], config: SandboxConfig) -> ModelInfo:
     name = body.get("model")
     if not isinstance(name, str) or not name:
-        raise bad_value("'model' is required and must be a string.", "model")
+        raise invalid_value("'model' is required and must be a string.", "model")
     info = config.all_models().get(name)
     if info is None:
-        raise Problem(404, f"The model {name!r} does not exist.", param="model", code="model_not_found")
+        raise HTTPError(404, f"The model {name!r} does not exist.", param="model", code="model_not_found")
     return info
 
 
 def _texts(body: Mapping[str, Any]) -> list[str]:
     texts = body.get("input")
     if texts is None:
-        raise bad_value("'input' is required.", "input")
+        raise invalid_value("'input' is required.", "input")
     if isinstance(texts, str):
         texts = [texts]
     if not isinstance(texts, list):
-        raise bad_value("'input' must be a string or an array of strings.", "input")
+        raise invalid_value("'input' must be a string or an array of strings.", "input")
     if not texts:
-        raise bad_value("'input' is an empty array.", "input")
+        raise invalid_value("'input' is an empty array.", "input")
     for index, text in enumerate(texts):
         if not isinstance(text, str):
-            raise bad_value(f"input[{index}] is not a string. Token arrays are not accepted.", "input")
+            raise invalid_value(f"input[{index}] is not a string. Token arrays are not accepted.", "input")
         if not text:
-            raise bad_value(f"input[{index}] is an empty string.", "input")
+            raise invalid_value(f"input[{index}] is an empty string.", "input")
     return texts
 
 
 def _check_count(count: int, info: ModelInfo, config: SandboxConfig) -> None:
     if count > MAX_ITEMS:
         message = f"'input' array is too long: at most {MAX_ITEMS} items are allowed, got {count}."
-        raise Problem(400, message, param="input", code="array_above_max_length")
+        raise HTTPError(400, message, param="input", code="array_above_max_length")
     limit = config.max_items(info.id)
     if count > limit:
-        # Hosts differ in how they say this; the smallest ones answer 400.
+        # Hosts differ in the status: those with the lowest limits answer 400.
         status = 400 if limit < 64 else 413  # noqa: PLR2004
-        raise Problem(status, f"input batch size {count} > maximum allowed batch size {limit}", param="input")
+        raise HTTPError(status, f"input batch size {count} > maximum allowed batch size {limit}", param="input")
 
 
 def _tokens(texts: list[str], info: ModelInfo) -> int:
@@ -155,21 +155,21 @@ def _dimensions(value: Any, info: ModelInfo) -> int | None:
     if value is None:
         return None
     if not isinstance(value, int) or isinstance(value, bool):
-        raise bad_value("'dimensions' must be an integer.", "dimensions")
+        raise invalid_value("'dimensions' must be an integer.", "dimensions")
     if info.max_dimensions is None:
-        raise bad_value(f"The model {info.id!r} does not support 'dimensions'.", "dimensions")
+        raise invalid_value(f"The model {info.id!r} does not support 'dimensions'.", "dimensions")
     least = info.min_dimensions or 1
     if not least <= value <= info.max_dimensions:
         message = f"'dimensions' must be from {least} to {info.max_dimensions} for {info.id!r}, got {value}."
-        raise bad_value(message, "dimensions")
+        raise invalid_value(message, "dimensions")
     return value
 
 
 def _wants_base64(value: Any, config: SandboxConfig) -> bool:
     if value not in (None, "float", "base64"):
-        raise bad_value("'encoding_format' must be 'float' or 'base64'.", "encoding_format")
+        raise invalid_value("'encoding_format' must be 'float' or 'base64'.", "encoding_format")
     if value != "base64" or config.ignore_base64:
         return False
     if config.refuse_base64:
-        raise bad_value("This host does not support encoding_format 'base64'; use 'float'.", "encoding_format")
+        raise invalid_value("This host does not support encoding_format 'base64'; use 'float'.", "encoding_format")
     return True

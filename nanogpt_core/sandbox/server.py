@@ -13,21 +13,21 @@ import uvicorn
 
 from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.sandbox.app import SandboxApp
-from nanogpt_core.sandbox.config import Fault, SandboxConfig
-from nanogpt_core.sandbox.records import RecordedRequest
-from nanogpt_core.sandbox.replies import Reply
+from nanogpt_core.sandbox.config import SandboxConfig
+from nanogpt_core.sandbox.request_log import RecordedRequest
+from nanogpt_core.sandbox.script import Fault, Reply
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = ["Sandbox"]
 
-_BACKLOG = 2048
-_GRACE = 1  # seconds that requests under way get to end
+_BACKLOG = 2048  # connections that wait to be accepted
+_GRACE_SECONDS = 1  # for requests in progress at the end
 
 
 class Sandbox:
-    """A local NanoGPT API, served from entering to leaving the ``with`` block.
+    """A local NanoGPT API, served inside of a ``with`` block.
 
     Args:
         **options: The fields of :class:`SandboxConfig`.
@@ -77,7 +77,7 @@ class Sandbox:
         return self._app.log.snapshot()
 
     def clear(self) -> None:
-        """Forget the requests seen so far."""
+        """Clear the log of requests."""
         self._app.log.clear()
 
     def add_faults(self, *faults: Fault | None) -> None:
@@ -85,19 +85,19 @@ class Sandbox:
         self._app.more_faults.extend(faults)
 
     def add_replies(self, *replies: Reply | Fault) -> None:
-        """Put more replies at the end of the script."""
+        """Append replies to the script."""
         self._app.script.add(replies)
 
     @property
     def replies_left(self) -> int:
-        """How many entries of the script were not given yet."""
+        """Number of script entries not used yet."""
         return len(self._app.script)
 
     def start(self) -> None:
-        """Start to serve. Connections are taken from the moment that this returns.
+        """Start the server; it accepts connections when this method returns.
 
         Raises:
-            ConfigurationError: The sandbox runs already, or its address cannot be listened on.
+            ConfigurationError: The sandbox is running already, or its address is not available.
         """
         if self._thread is not None:
             raise ConfigurationError("The sandbox is running already.")
@@ -111,7 +111,7 @@ class Sandbox:
         ready.wait()
 
     def close(self) -> None:
-        """Stop serving; does nothing where nothing runs. The recorded requests stay readable."""
+        """Stop the server, if it runs. The recorded requests stay readable."""
         if self._thread is None or self._server is None or self._loop is None:
             return
         self._server.should_exit = True
@@ -129,7 +129,7 @@ class Sandbox:
         except OSError as error:
             where = f"{host}:{self.config.port}"
             raise ConfigurationError(f"Cannot listen on {where}: {error}", remedy="Is the port in use?") from error
-        # asyncio does it for its own sockets alone; without it each small reply waits 40 ms for the client's late ACK.
+        # asyncio sets it only for its own sockets; without it each small reply waits 40 ms for the client's late ACK.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - what to call it, not a bind
         self._root = f"http://{f'[{shown}]' if ':' in shown else shown}:{listener.getsockname()[1]}"
@@ -147,7 +147,7 @@ class Sandbox:
             proxy_headers=False,
             backlog=_BACKLOG,
             timeout_keep_alive=60,
-            timeout_graceful_shutdown=_GRACE,
+            timeout_graceful_shutdown=_GRACE_SECONDS,
         )
 
     def _run(self, server: uvicorn.Server, listener: socket.socket, ready: threading.Event) -> None:

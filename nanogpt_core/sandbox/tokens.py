@@ -1,4 +1,4 @@
-"""A token count that needs no vocabulary: an estimate that is the same everywhere."""
+"""Token counts without a vocabulary: an estimate that is the same on every machine."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import re
 __all__ = ["count_tokens", "first_tokens"]
 
 CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
-"""Inside of a regular expression's character class: letters of scripts that write no blanks between words."""
+"""Letters of scripts without blanks between words, for the character class of a regular expression."""
 
-# Every match takes one character or more, so that no count is above the number of UTF-8 bytes. Matches are long, so
-# that the count stays a little under cl100k_base's on ordinary text: what a client counted exactly is not refused.
+# Every match has one character or more: no count is above the number of UTF-8 bytes. Matches are long, which keeps the
+# count a little below cl100k_base's on ordinary text: a text that a client counted exactly is not refused.
 _TOKEN = re.compile(rf"[{CJK}]|[^\W\d_{CJK}]{{1,16}}|\d{{1,3}}|[^\w\s]{{1,3}}|_+")
 
 
 def count_tokens(text: str) -> int:
-    """Return about how many tokens ``text`` has; never more than it has UTF-8 bytes, and 1 at least if it has any."""
+    """Return an estimate of the tokens of ``text``: at most its UTF-8 bytes, and at least 1 unless it is empty."""
     return len(_TOKEN.findall(text)) or int(bool(text))
 
 
 def first_tokens(text: str, limit: int) -> str:
-    """Return the longest start of ``text`` that has at most ``limit`` tokens."""
+    """Return the longest prefix of ``text`` with at most ``limit`` tokens."""
     for number, match in enumerate(_TOKEN.finditer(text)):
         if number == limit:
             return text[: match.start()].rstrip()

@@ -24,11 +24,10 @@ from openai import AuthenticationError, NotFoundError, OpenAI, RateLimitError
 from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.models.catalog import MODELS, ModelInfo
 from nanogpt_core.sandbox import DEFAULT_API_KEY, Fault, Sandbox, SandboxConfig
-from nanogpt_core.sandbox.lexical import embed
-from nanogpt_core.sandbox.pacing import RateWindow
-from nanogpt_core.sandbox.passages import Message
-from nanogpt_core.sandbox.quoting import PREFIX, answer
-from nanogpt_core.sandbox.records import RecordedRequest, RequestLog
+from nanogpt_core.sandbox.fake_chat import PREFIX, Message, answer
+from nanogpt_core.sandbox.fake_vectors import embed
+from nanogpt_core.sandbox.rate_limit import RateWindow
+from nanogpt_core.sandbox.request_log import RecordedRequest, RequestLog
 from nanogpt_core.sandbox.tokens import count_tokens, first_tokens
 
 SMALL = "text-embedding-3-small"
@@ -154,13 +153,13 @@ def test_base64_is_little_endian_float32(sandbox):
         ("量子计算是什么", 3),
     ],
 )
-def test_queries_find_the_text_that_shares_words(sandbox, model, query, best):
+def test_queries_rank_texts_by_shared_words(sandbox, model, query, best):
     rows = vectors(embeddings(sandbox, [*DOCS, query], model))
     assert int(np.argmax(rows[:-1] @ rows[-1])) == best
 
 
 @pytest.mark.parametrize("name", [name for name, row in MODELS.items() if row.query_instruction])
-def test_a_query_instruction_changes_nothing(sandbox, name):
+def test_query_instruction_does_not_change_the_vector(sandbox, name):
     bare, wrapped = vectors(
         embeddings(sandbox, ["cats", MODELS[name].query_instruction.replace("{query}", "cats")], name)
     )
@@ -193,19 +192,19 @@ def test_vectors_do_not_depend_on_the_batch_and_are_never_zero(shared, texts, cu
     assert (np.linalg.norm(whole, axis=1) > 0.5).all()
 
 
-def test_punctuation_alone_gives_different_vectors(sandbox):
+def test_punctuation_only_texts_have_different_vectors(sandbox):
     rows = vectors(embeddings(sandbox, ["?!", "...", " ", "\n"]))
     assert len({row.tobytes() for row in rows}) == 4
 
 
-def test_models_have_vectors_of_their_own(sandbox):
+def test_models_have_different_vectors(sandbox):
     a, b = (vectors(embeddings(sandbox, "a cat on a mat", name)) for name in (BGE, "BAAI/bge-m3"))
     assert abs(float(a[0] @ b[0])) < 0.5
 
 
 def test_vectors_are_the_same_in_another_process():
     code = (
-        "import sys; from nanogpt_core.sandbox.lexical import embed;"
+        "import sys; from nanogpt_core.sandbox.fake_vectors import embed;"
         f"sys.stdout.write(embed({DOCS!r}, model={SMALL!r}, width=1536).tobytes().hex())"
     )
     for seed in ("1", "2"):
@@ -222,12 +221,12 @@ def test_shuffle_moves_items_but_not_their_index(sandbox):
         assert np.array_equal(vectors(reply), expected)
 
 
-def test_large_requests_come_back_whole(sandbox):
+def test_large_requests_are_answered_completely(sandbox):
     texts = [f"passage number {i} about subject {i % 7}" for i in range(2048)]
     assert vectors(embeddings(sandbox, texts, encoding_format="float", dimensions=16)).shape == (2048, 16)
 
 
-# --- what embeddings refuse ---
+# --- embedding requests that are refused ---
 
 
 REFUSED = {
@@ -291,7 +290,7 @@ def test_bad_embedding_requests_are_refused(sandbox, case):
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"text"', b"\xff\xfe", b'{"model": NaN}'])
 @pytest.mark.parametrize("path", ["/api/v1/embeddings", "/api/v1/chat/completions"])
-def test_bodies_that_are_no_json_object_are_refused(sandbox, path, body):
+def test_body_that_is_not_a_json_object_is_refused(sandbox, path, body):
     reply = call(sandbox, path, body)
     assert (reply.status, reply.json["error"]["code"]) == (400, "invalid_json")
 
@@ -299,7 +298,7 @@ def test_bodies_that_are_no_json_object_are_refused(sandbox, path, body):
 @pytest.mark.parametrize(
     ("model", "items"), [(SMALL, 2048), (BGE, 64), ("Baichuan-Text-Embedding", 16), ("jina-embeddings-v3", 2048)]
 )
-def test_limits_themselves_are_accepted(sandbox, model, items):
+def test_values_at_the_limits_are_accepted(sandbox, model, items):
     assert embeddings(sandbox, ["a"] * items, model).status == 200
 
 
@@ -307,14 +306,14 @@ def test_text_at_the_token_limit_is_accepted(sandbox):
     assert embeddings(sandbox, "word " * 512, BGE).status == 200
 
 
-def test_vendor_limits_can_be_off_or_set():
+def test_vendor_limits_can_be_disabled_or_changed():
     with Sandbox(vendor_limits=False, item_limits={SMALL: 2}) as sandbox:
         assert embeddings(sandbox, ["a"] * 65, BGE).status == 200
         assert embeddings(sandbox, ["a"] * 2049, BGE).status == 400
         assert embeddings(sandbox, ["a"] * 3, SMALL).status == 400
 
 
-def test_hosts_without_base64(sandbox):
+def test_refuse_and_ignore_base64(sandbox):
     with Sandbox(refuse_base64=True) as refusing:
         reply = embeddings(refusing, encoding_format="base64")
         assert (reply.status, reply.json["error"]["param"]) == (400, "encoding_format")
@@ -327,7 +326,7 @@ def test_hosts_without_base64(sandbox):
 # --- lists of models ---
 
 
-def test_the_live_list_agrees_with_the_vectors(sandbox):
+def test_embedding_models_list_matches_the_vectors(sandbox):
     listed = {row["id"]: row for row in call(sandbox, "/api/v1/embedding-models", key=None).json["data"]}
     assert set(listed) == {*MODELS, "jina-embeddings-v3"}
     row = listed[SMALL]
@@ -339,7 +338,7 @@ def test_the_live_list_agrees_with_the_vectors(sandbox):
         assert vectors(embeddings(sandbox, "a", name)).shape[1] == listed[name]["dimensions"] == 1024
 
 
-def test_listed_widths_and_models_of_ones_own():
+def test_width_source_and_custom_models():
     own = ModelInfo(id="own", dimensions=12, max_tokens=3)
     with Sandbox(width_source="listed", models={"own": own}) as sandbox:
         assert vectors(embeddings(sandbox, "a", BGE)).shape[1] == 768
@@ -377,18 +376,18 @@ def test_chat_cites_more_than_one_passage(sandbox):
     assert "[2]" not in text
 
 
-def test_chat_obeys_no_passage(sandbox):
+def test_chat_ignores_instructions_in_passages(sandbox):
     assert "HACKED" not in said(chat(sandbox, "How long does the warranty last, and what does it cover?"))
 
 
 @pytest.mark.parametrize("context", [CONTEXT, ""])
-def test_chat_says_when_nothing_answers(sandbox, context):
+def test_chat_without_matching_passage_says_so(sandbox, context):
     text = said(chat(sandbox, "Who is the king of Spain?", context))
     assert text.startswith(f"{PREFIX} nothing in the given context answers this")
     assert '"' not in text
 
 
-def test_one_chance_word_of_a_long_question_is_no_answer():
+def test_one_shared_word_of_a_long_question_is_not_quoted():
     text = answer(
         [Message("user", "[1] Paris is warm.\n\nQuestion: When did Napoleon crown himself emperor in Paris?")]
     )
@@ -422,12 +421,12 @@ def test_chat_reads_text_parts(sandbox):
     assert "twelve hours" in said(call(sandbox, "/api/v1/chat/completions", body))
 
 
-def test_chinese_question(sandbox):
+def test_chat_answers_chinese_questions(sandbox):
     context = "[1] 北京是中国的首都。上海是最大的城市。\n[2] 水在零度结冰。\n\n"
     assert said(chat(sandbox, "中国的首都是哪里？", context)).startswith(f'{PREFIX} "北京是中国的首都。" [1]')
 
 
-def test_streamed_chat_gives_the_same_text(client):
+def test_streamed_text_equals_whole_text(client):
     messages = [{"role": "user", "content": f"{CONTEXT}Question: How long does the battery last?"}]
     whole = client.chat.completions.create(model="m", messages=messages)
     stream = client.chat.completions.create(
@@ -449,7 +448,7 @@ def test_usage_is_null_until_the_last_chunk_of_a_stream(sandbox):
     assert [chunk["usage"] is None for chunk in chunks] == [True] * (len(chunks) - 1) + [False]
 
 
-def test_stream_on_the_wire(sandbox):
+def test_stream_server_sent_events_format(sandbox):
     reply = chat(sandbox, "How long does the battery last?", stream=True)
     assert reply.headers["content-type"].startswith("text/event-stream")
     events = reply.raw.decode().split("\n\n")
@@ -469,7 +468,7 @@ def test_chat_stops_at_the_token_limit(sandbox, name):
 
 
 @pytest.mark.parametrize("stop", ["twelve", ["zebra", "twelve", "hours"]])
-def test_chat_honours_stop(sandbox, stop):
+def test_chat_stops_at_stop_sequences(sandbox, stop):
     reply = chat(sandbox, "How long does the battery last?", stop=stop)
     assert said(reply) == f'{PREFIX} "Its battery lasts '
     assert reply.json["choices"][0]["finish_reason"] == "stop"
@@ -504,7 +503,7 @@ def test_bad_chat_requests_are_refused(sandbox, more, param):
 
 @pytest.mark.parametrize("key", [None, "sk-wrong", "sk-nano-sandbox-", "schlüssel"])
 @pytest.mark.parametrize("path", ["/api/v1/embeddings", "/api/v1/chat/completions", "/api/check-balance"])
-def test_the_key_is_checked(sandbox, path, key):
+def test_wrong_or_missing_key_is_401(sandbox, path, key):
     headers = {} if key is None else {"Authorization": f"Bearer {key}".encode()}
     reply = call(sandbox, path, {"model": SMALL, "input": "a"}, key=None, headers=headers)
     assert (reply.status, reply.json["error"]["code"]) == (401, "invalid_api_key")
@@ -518,7 +517,7 @@ def test_the_sdk_raises_its_own_errors(client):
         client.with_options(api_key="sk-wrong").embeddings.create(model=SMALL, input="a")
 
 
-def test_a_key_of_ones_own():
+def test_custom_api_key():
     with Sandbox(api_key="sk-mine") as sandbox:
         assert sandbox.api_key == "sk-mine"
         assert embeddings(sandbox).status == 401
@@ -526,7 +525,7 @@ def test_a_key_of_ones_own():
 
 
 @pytest.mark.parametrize("headers", [{"x-api-key": DEFAULT_API_KEY}, {"Authorization": f"bearer {DEFAULT_API_KEY}"}])
-def test_balance_takes_either_header(sandbox, headers):
+def test_balance_accepts_both_key_headers(sandbox, headers):
     reply = call(sandbox, "/api/check-balance", b"", key=None, headers=headers)
     assert reply.status == 200
     assert float(reply.json["usd_balance"]) > 0
@@ -562,7 +561,7 @@ def test_unknown_paths_and_methods(sandbox, method, path, status):
     assert ("allow" in reply.headers) == (status == 405)
 
 
-def test_every_answer_has_a_request_id_of_its_own(sandbox):
+def test_request_ids_are_unique(sandbox):
     replies = [
         embeddings(sandbox),
         chat(sandbox, "hi", stream=True),
@@ -598,7 +597,7 @@ def test_rate_window_slides():
     assert outcomes == [0, 0, 1, 0, 1, 0]
 
 
-def test_faults_come_in_order_and_then_end():
+def test_faults_are_used_in_order_once():
     faults = [
         Fault(status=429, headers={"Retry-After": "7"}, body={"code": "daily_rpd_limit_exceeded"}),
         None,
@@ -628,7 +627,7 @@ def test_added_faults_go_first():
         assert [embeddings(sandbox).status for _ in range(4)] == [402, 200, 500, 200]
 
 
-def test_a_delayed_request_holds_up_no_other_and_ends_with_the_sandbox():
+def test_delay_affects_only_its_request_and_ends_at_close():
     arrived = threading.Event()
 
     def faults():
@@ -652,7 +651,7 @@ def test_latency_delays_every_answer(path):
         call(sandbox, path, {"model": SMALL, "input": "a"} if "embed" in path else None, timeout=0.2)
 
 
-# --- what is remembered ---
+# --- the request log ---
 
 
 def test_requests_are_recorded(sandbox):
@@ -683,7 +682,7 @@ def test_the_log_is_bounded(most, size, kept):
     assert [entry.path for entry in log.snapshot()] == kept
 
 
-def test_every_request_of_many_threads_is_recorded(sandbox):
+def test_requests_of_many_threads_are_recorded(sandbox):
     threads = [threading.Thread(target=embeddings, args=(sandbox, f"text {n}")) for n in range(16)]
     for thread in threads:
         thread.start()
@@ -696,7 +695,7 @@ def test_every_request_of_many_threads_is_recorded(sandbox):
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])), st.integers(1, 20))
-def test_token_counts_are_bounded_and_cuts_agree(text, limit):
+def test_token_counts_are_bounded_and_prefixes_agree(text, limit):
     count = count_tokens(text)
     assert bool(text) <= count <= len(text.encode())
     cut = first_tokens(text, limit)
@@ -714,7 +713,7 @@ def test_token_counts(text, count):
 # --- starting and stopping ---
 
 
-def test_closing_with_an_idle_connection_open():
+def test_close_with_an_idle_connection_open():
     with Sandbox() as sandbox:
         host, port = sandbox.root_url.removeprefix("http://").split(":")
         idle = http.client.HTTPConnection(host, int(port), timeout=30)
@@ -737,7 +736,7 @@ def test_closing_with_an_idle_connection_open():
         socket.create_connection((host, int(port)), timeout=30)
 
 
-def test_a_sandbox_can_be_started_again():
+def test_sandbox_can_be_restarted():
     sandbox = Sandbox()
     for _ in range(2):
         with sandbox:
@@ -751,21 +750,21 @@ def test_starting_twice_is_refused(sandbox):
         sandbox.start()
 
 
-def test_there_is_no_address_before_the_start():
+def test_base_url_before_start_is_an_error():
     sandbox = Sandbox()
     assert repr(sandbox) == "<Sandbox not started>"
     with pytest.raises(ConfigurationError, match="before it is started"):
         _ = sandbox.base_url
 
 
-def test_a_port_in_use_is_named(sandbox):
+def test_port_in_use_is_named_in_the_error(sandbox):
     port = int(sandbox.root_url.rsplit(":", 1)[1])
     with pytest.raises(ConfigurationError, match=f"127.0.0.1:{port}"):
         Sandbox(port=port).start()
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::", "example.org", ""])
-def test_other_machines_are_kept_out_unless_told(host):
+def test_non_loopback_host_needs_allow_remote(host):
     with pytest.raises(ConfigurationError, match="other machines"):
         Sandbox(host=host)
     assert SandboxConfig(host=host, allow_remote=True).host == host
@@ -785,7 +784,7 @@ def test_localhost_serves():
 @pytest.mark.parametrize(
     "option", [{"latency": -1}, {"requests_per_second": 0}, {"width_source": "both"}, {"api_key": ""}]
 )
-def test_impossible_options_are_refused(option):
+def test_invalid_option_values_are_refused(option):
     with pytest.raises(ConfigurationError, match=next(iter(option))):
         Sandbox(**option)
 
@@ -801,7 +800,7 @@ def run(code):
 
 
 @pytest.mark.parametrize("missing", ["starlette", "uvicorn"])
-def test_a_missing_part_is_named_with_its_cure(missing):
+def test_missing_extra_is_named_with_the_install_command(missing):
     done = run(f"import sys; sys.modules[{missing!r}] = None\nimport nanogpt_core.sandbox")
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("ImportError")
@@ -809,7 +808,7 @@ def test_a_missing_part_is_named_with_its_cure(missing):
     assert 'pip install "nanogpt-rag[sandbox]"' in last
 
 
-def test_logging_and_output_are_left_alone():
+def test_logging_and_output_are_unchanged():
     done = run(
         "import logging, urllib.request\n"
         "from nanogpt_core.sandbox import Sandbox\n"
@@ -830,7 +829,7 @@ def start_command(*options):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are sent another way there")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_command_serves_until_it_is_told_to_stop(number):
+def test_command_serves_until_a_signal(number):
     with start_command("--api-key", "sk-mine", "--shuffle") as process:
         try:
             exports = {}

@@ -12,7 +12,7 @@ from openai import APIError, APIStatusError, OpenAI
 
 from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.sandbox import Fault, Reply, Sandbox, ToolCall
-from nanogpt_core.sandbox.quoting import PREFIX
+from nanogpt_core.sandbox.fake_chat import PREFIX
 
 
 @pytest.fixture
@@ -44,14 +44,14 @@ def deltas(chunks, name):
     return [one for one in found if one]
 
 
-def test_replies_come_in_order_and_then_quotes(start):
+def test_scripted_replies_in_order_then_quotes(start):
     sandbox, chat = start(Reply("first"), Reply("second"))
     assert [text_of(say(chat)) for _ in range(2)] == ["first", "second"]
     assert sandbox.replies_left == 0
     assert text_of(say(chat)).startswith(PREFIX)
 
 
-def test_a_script_of_the_constructor():
+def test_script_option():
     with (
         Sandbox(script=[Reply("here")]) as sandbox,
         OpenAI(base_url=sandbox.base_url, api_key=sandbox.api_key) as client,
@@ -59,7 +59,7 @@ def test_a_script_of_the_constructor():
         assert text_of(say(client.chat.completions)) == "here"
 
 
-def test_a_reply_waits_for_its_model_and_its_request(start):
+def test_reply_matches_model_and_when(start):
     sandbox, chat = start(
         Reply("for another", model="other/model"),
         Reply("about tea", when=lambda body: "tea" in body["messages"][-1]["content"]),
@@ -72,7 +72,7 @@ def test_a_reply_waits_for_its_model_and_its_request(start):
     assert text_of(say(chat, model="other/model")) == "for another"
 
 
-def test_each_reply_is_given_once_to_many_at_once(start):
+def test_concurrent_requests_get_each_reply_once(start):
     _, chat = start(*[Reply(str(number)) for number in range(40)])
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: text_of(say(chat)), range(40)))
@@ -80,7 +80,7 @@ def test_each_reply_is_given_once_to_many_at_once(start):
 
 
 @pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
-def test_a_streamed_reply_is_the_plain_one_in_pieces(start, field):
+def test_streamed_reply_equals_whole_reply(start, field):
     calls = [ToolCall("search", {"query": "größer als"}), ToolCall("none", id="call_mine")]
     reply = Reply("Let me see now.", reasoning="first think", reasoning_field=field, tool_calls=calls)
     _, chat = start(reply, reply)
@@ -104,7 +104,7 @@ def test_a_streamed_reply_is_the_plain_one_in_pieces(start, field):
     assert (chunks[-1]["choices"], chunks[-1]["usage"]["completion_tokens_details"]["reasoning_tokens"]) == ([], 2)
 
 
-def test_usage(start):
+def test_scripted_usage(start):
     given = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
     _, chat = start(Reply("x", usage=given), Reply("x", usage=given), Reply("x"))
     assert say(chat).usage.total_tokens == 3
@@ -117,13 +117,13 @@ def test_usage(start):
 
 
 @pytest.mark.parametrize("value", [{"a": [1, None]}, [], "text", 0, False])
-def test_any_json(start, value):
+def test_json_reply_round_trips(start, value):
     _, chat = start(Reply(json=value), Reply(json=value))
     assert json.loads(text_of(say(chat))) == value
     assert json.loads("".join(deltas(chunks_of(chat), "content"))) == value
 
 
-def test_an_error_in_mid_stream_and_alone(start):
+def test_error_reply_streamed_and_whole(start):
     error = {"status": 503, "message": "Service temporarily unavailable.", "code": "service_unavailable"}
     _, chat = start(Reply("Once upon", error=error), Reply("Once upon", error=error), Reply(error={"message": "x"}))
     parts = []
@@ -137,14 +137,14 @@ def test_an_error_in_mid_stream_and_alone(start):
         assert plain.value.status_code == status
 
 
-def test_a_stream_that_is_cut_off(start):
+def test_truncated_stream_has_no_done(start):
     _, chat = start(Reply("Once upon", cut_off=True))
     chunks = chunks_of(chat)
     assert "".join(deltas(chunks, "content")) == "Once upon"
     assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None] * 3
 
 
-def test_a_stream_that_is_left_is_not_sent_to_its_end_in_vain(caplog):
+def test_stream_stops_after_disconnect(caplog):
     with (
         Sandbox(script=[Reply("word " * 20_000)]) as sandbox,
         OpenAI(base_url=sandbox.base_url, api_key=sandbox.api_key) as client,
@@ -156,7 +156,7 @@ def test_a_stream_that_is_left_is_not_sent_to_its_end_in_vain(caplog):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_fault_in_the_script(start, stream):
+def test_fault_in_the_script(start, stream):
     body = {"error": "Insufficient balance", "requiredBalance": 0.0035, "status": 402}
     _, chat = start(Reply("first"), Fault(402, body=body, headers={"X-Request-ID": "mine"}))
     assert text_of(say(chat)) == "first"
@@ -166,7 +166,7 @@ def test_a_fault_in_the_script(start, stream):
     assert caught.value.request_id == "mine"
 
 
-def test_a_bad_request_takes_no_reply(start):
+def test_refused_request_uses_no_reply(start):
     sandbox, chat = start(Reply("first"))
     with pytest.raises(APIStatusError):
         say(chat, n=3)
@@ -183,6 +183,6 @@ def test_a_bad_request_takes_no_reply(start):
         (lambda: Sandbox(script=[Fault(None)]), "status"),
     ],
 )
-def test_scripts_that_cannot_be_right(make, words):
+def test_invalid_scripts_are_refused(make, words):
     with pytest.raises(ConfigurationError, match=words):
         make()

@@ -20,6 +20,7 @@ me@host: /home/me/remote fuse.sshfs rw 0 0
 /dev/vdb1 /data ext4 rw 0 0
 server:/over /data nfs rw 0 0
 /dev/fuse /run/user/1000/doc fuse.portal rw 0 0
+none /sandbox 9p rw,trans=fd 0 0
 """
 MACOS = """/dev/disk3s1s1 on / (apfs, sealed, local, read-only, journaled)
 devfs on /dev (devfs, local, nobrowse)
@@ -41,6 +42,7 @@ server:/export on /private/nfs (nfs, nodev, nosuid)
         ("/home/me/remote/c.db", "fuse.sshfs"),
         ("/data/c.db", "nfs"),
         ("/run/user/1000/doc/c.db", None),
+        ("/sandbox/c.db", None),
     ],
 )
 def test_linux_network_mounts_are_found(path, found):

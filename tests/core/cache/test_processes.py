@@ -7,11 +7,13 @@ import sys
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from nanogpt_core import Embedder
+from nanogpt_core.cache import sqlite_file
 from nanogpt_core.cache.admin import inspect_cache, verify_cache
 from nanogpt_core.cache.sqlite import SQLiteCache
 
@@ -193,3 +195,37 @@ async def test_sync_and_async_calls_in_a_running_loop(make, sandbox, tmp_path):
     second = await embedder.aembed(TEXTS[70:140])
     assert np.array_equal(embedder.embed(TEXTS[70:140]), second)
     assert sum(request.items for request in sandbox.requests) == 140
+
+
+# --- platforms without fcntl ---
+
+
+def test_file_is_created_and_set_aside_without_fcntl(monkeypatch, tmp_path, entries):
+    monkeypatch.setattr(sqlite_file, "_flock", None)
+    path = tmp_path / "c.db"
+    cache = SQLiteCache(path)
+    cache.put_many(entries(300, width=1000))
+    cache.close()
+    data = path.read_bytes()
+    path.write_bytes(data[:100_000] + bytes(len(data) - 100_000))
+    with pytest.warns(RuntimeWarning, match="set aside"):
+        cache.get_many(list(entries(300)))
+    cache.put_many({b"a": b"1"})
+    assert dict(SQLiteCache(path).get_many([b"a"])) == {b"a": b"1"}
+
+
+def test_file_in_creation_by_another_process_is_waited_for_without_fcntl(monkeypatch, tmp_path):
+    # Windows does not let a file be deleted while another process has it open.
+    unlink, refusals = Path.unlink, iter(range(3))
+
+    def refuse_first(path, **more):
+        if path.name.endswith(".new") and next(refusals, None) is not None:
+            raise PermissionError(13, "The process cannot access the file because it is being used by another process")
+        unlink(path, **more)
+
+    monkeypatch.setattr(sqlite_file, "_flock", None)
+    monkeypatch.setattr(Path, "unlink", refuse_first)
+    cache = SQLiteCache(tmp_path / "c.db")
+    cache.put_many({b"a": b"1"})
+    assert next(refusals, None) is None
+    assert dict(cache.get_many([b"a"])) == {b"a": b"1"}

@@ -26,7 +26,7 @@ from nanogpt_core.chat.client import (
 from nanogpt_core.errors import DamagedReplyError
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.pool import http
-from nanogpt_core.models.chat_listing import fetch_context_window
+from nanogpt_core.models.listing import fetch_context_window
 
 KEY = "sk-nano-0123abcd-very-secret"
 MESSAGES = [{"role": "user", "content": "hello"}]

@@ -20,7 +20,7 @@ from nanogpt_core.http import rate_limiter
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.rate_limiter import DEFAULT_RATE, MAX_DEFAULT_RATE, RateLimit, RateLimiter, limiter_for
 from nanogpt_core.http.retry import CallLimits, Wait, send_with_retries
-from nanogpt_core.sandbox.pacing import RateWindow
+from nanogpt_core.sandbox.rate_limit import RateWindow
 
 # --- Services in simulated time: admit(time) returns None, or the Retry-After of a refusal (NO_HEADER without one).
 

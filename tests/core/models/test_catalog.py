@@ -58,13 +58,13 @@ INSTRUCTIONS = {
 HOSTS_TAKE = {"BAAI/": 64, "netease-youdao/": 64, "Qwen/": 64, "Baichuan": 16}
 
 
-def test_table_has_the_sixteen_models_in_the_pages_order():
+def test_catalog_has_the_sixteen_models_in_reference_order():
     assert set(MODELS) == set(FACTS)
     assert list(MODELS) == list(FACTS)
 
 
 @pytest.mark.parametrize("name", FACTS)
-def test_row_equals_the_facts(name):
+def test_catalog_row_has_the_published_values(name):
     width, listed, price, tokens, tokenizer, reduces, unit = FACTS[name]
     row = MODELS[name]
     assert row.id == name
@@ -82,13 +82,13 @@ def test_row_equals_the_facts(name):
 
 
 @pytest.mark.parametrize("name", FACTS)
-def test_first_batch_is_one_that_hosts_take(name):
+def test_default_batch_size_is_accepted_by_hosts(name):
     row = MODELS[name]
     most = next((items for start, items in HOSTS_TAKE.items() if name.startswith(start)), MAX_ITEMS)
     assert 1 <= row.batch_size <= most
 
 
-def test_summed_tokens_of_a_request_are_bounded_where_a_bound_is_known():
+def test_max_request_tokens_is_set_if_a_limit_is_known():
     bounds = {name: row.max_request_tokens for name, row in MODELS.items() if row.max_request_tokens is not None}
     assert {name for name in bounds if name.startswith("text-embedding-")} == set(list(FACTS)[:3])
     assert all(bounds[name] == 300_000 for name in list(FACTS)[:3])
@@ -97,21 +97,21 @@ def test_summed_tokens_of_a_request_are_bounded_where_a_bound_is_known():
     assert len(bounds) == 5
 
 
-def test_instructions_hold_the_querys_place_once_at_the_end():
+def test_query_instructions_end_with_the_query():
     for row in MODELS.values():
         if row.query_instruction is not None:
             assert row.query_instruction.count("{query}") == 1
             assert row.query_instruction.endswith("{query}")
 
 
-def test_the_table_cannot_be_changed():
+def test_catalog_is_read_only():
     with pytest.raises(TypeError):
         MODELS["new"] = ModelInfo(id="new")  # type: ignore[index]
     with pytest.raises(dataclasses.FrozenInstanceError):
         MODELS["BAAI/bge-m3"].dimensions = 1  # type: ignore[misc]
 
 
-def test_an_unknown_model_is_a_row_of_unknowns():
+def test_unknown_model_has_only_a_name():
     row = get_model("lab/brand-new")
     assert row.id == "lab/brand-new"
     guessed = {
@@ -126,12 +126,12 @@ def test_an_unknown_model_is_a_row_of_unknowns():
 
 
 @given(st.integers(1, 10_000))
-def test_an_unknown_model_allows_any_width(width):
+def test_unknown_model_allows_any_width(width):
     assert get_model("lab/brand-new").allows_width(width)
 
 
 @given(st.sampled_from(list(FACTS)), st.integers(1, 5_000))
-def test_a_known_model_allows_the_widths_of_its_sources_alone(name, width):
+def test_known_model_allows_only_widths_of_its_sources(name, width):
     assert MODELS[name].allows_width(width) is (width in FACTS[name][:2])
 
 
@@ -147,17 +147,17 @@ def test_a_known_model_allows_the_widths_of_its_sources_alone(name, width):
         ("zhipu-embedding", "zhipu-embedding-2"),
     ],
 )
-def test_a_slip_finds_the_model_meant(slip, meant):
+def test_near_names_finds_misspelled_models(slip, meant):
     assert near_names(slip)[0] == meant
 
 
-def test_nothing_is_near_to_something_else():
+def test_near_names_of_unrelated_names_is_empty():
     assert near_names("gpt-4o") == []
     assert near_names("") == []
 
 
 @given(st.text(max_size=60))
-def test_near_names_are_known_and_few(name):
+def test_near_names_are_at_most_three_known_models(name):
     found = near_names(name)
     assert len(found) <= 3
     assert len(set(found)) == len(found)

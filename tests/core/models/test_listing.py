@@ -27,7 +27,7 @@ def read(*rows):
     return parse_model_list(json.dumps({"object": "list", "data": list(rows)}).encode())
 
 
-def test_list_is_laid_over_the_table(sandbox, options):
+def test_list_is_merged_with_the_catalog(sandbox, options):
     listed = list_models(**options)
     assert set(MODELS) < set(listed)
     assert listed["text-embedding-3-small"] == MODELS["text-embedding-3-small"]
@@ -47,20 +47,20 @@ def test_list_needs_no_key(sandbox):
     assert "x-api-key" not in sandbox.requests[0].headers
 
 
-def test_list_takes_key_and_address_from_the_environment(sandbox, monkeypatch):
+def test_list_uses_key_and_base_url_of_the_environment(sandbox, monkeypatch):
     monkeypatch.setenv("NANOGPT_API_KEY", sandbox.api_key)
     monkeypatch.setenv("NANOGPT_BASE_URL", sandbox.base_url)
     assert list_models()
     assert sandbox.requests[0].headers["authorization"] == f"Bearer {sandbox.api_key}"
 
 
-def test_a_key_that_cannot_be_right_is_refused_though_none_is_needed(sandbox):
+def test_list_refuses_an_invalid_key(sandbox):
     with pytest.raises(ConfigurationError):
         list_models(api_key="", base_url=sandbox.base_url)
     assert sandbox.requests == []
 
 
-def test_live_values_go_before_those_of_the_table():
+def test_live_values_override_the_catalog():
     (row,) = read(
         {
             "id": "BAAI/bge-m3",
@@ -75,11 +75,11 @@ def test_live_values_go_before_those_of_the_table():
     assert row.tokenizer == "xlm-roberta"
 
 
-def test_a_model_that_is_not_listed_is_left_out():
+def test_unlisted_model_is_left_out():
     assert list(read({"id": "BAAI/bge-m3"})) == ["BAAI/bge-m3"]
 
 
-def test_whether_a_model_reduces_is_the_lists_word():
+def test_list_decides_support_of_dimensions():
     rows = read(
         {"id": "text-embedding-3-small", "dimensions": 1536, "supports_dimensions": False},
         {"id": "lab/new", "dimensions": 640, "supports_dimensions": True},
@@ -93,7 +93,7 @@ def test_whether_a_model_reduces_is_the_lists_word():
 
 
 @pytest.mark.parametrize("bad", [None, True, "1024", 0, -1, 1.5, [1], {"a": 1}])
-def test_fields_of_a_wrong_kind_leave_what_is_known(bad):
+def test_fields_of_wrong_type_are_ignored(bad):
     row = read({"id": "BAAI/bge-m3", "dimensions": bad, "max_tokens": bad, "pricing": bad})["BAAI/bge-m3"]
     assert row == MODELS["BAAI/bge-m3"]
 
@@ -110,11 +110,11 @@ def test_fields_of_a_wrong_kind_leave_what_is_known(bad):
         {"per_million_tokens": 10**400},
     ],
 )
-def test_a_price_that_cannot_be_read_is_not_a_price(pricing):
+def test_invalid_price_is_ignored(pricing):
     assert read({"id": "lab/new", "pricing": pricing})["lab/new"].usd_per_million_tokens is None
 
 
-def test_a_bare_list_is_read_and_rows_without_a_name_are_passed_over():
+def test_bare_list_is_accepted_and_rows_without_name_ignored():
     body = json.dumps([{"id": "a/b"}, {"name": "x"}, {"id": 5}, None, "c", {"id": "d", "extra": {}}]).encode()
     assert list(parse_model_list(body)) == ["a/b", "d"]
 
@@ -134,13 +134,13 @@ def test_a_bare_list_is_read_and_rows_without_a_name_are_passed_over():
     ],
     ids=["nothing", "html", "null", "string", "no data", "null data", "object", "cut", "deep"],
 )
-def test_what_is_no_list_is_refused(body):
+def test_other_documents_are_a_reply_error(body):
     with pytest.raises(ReplyError, match="list of models"):
         parse_model_list(body)
 
 
 @given(st.lists(ROWS | JSON, max_size=5))
-def test_any_rows_become_rows_of_known_kinds(rows):
+def test_any_rows_give_valid_model_infos(rows):
     found = read(*rows)
     for name, row in found.items():
         assert isinstance(row, ModelInfo)
@@ -151,7 +151,7 @@ def test_any_rows_become_rows_of_known_kinds(rows):
 
 
 @given(st.binary(max_size=60) | JSON.map(lambda value: json.dumps(value).encode()))
-def test_any_bytes_are_read_or_refused(body):
+def test_any_bytes_are_parsed_or_a_reply_error(body):
     try:
         rows = parse_model_list(body)
     except ReplyError:
@@ -159,7 +159,7 @@ def test_any_bytes_are_read_or_refused(body):
     assert isinstance(rows, dict)
 
 
-def test_failures_are_ours(scripted, faults):
+def test_list_failures_are_nanogpt_errors(scripted, faults):
     server = scripted(
         faults.response({"error": {"message": "who are you"}}, 401), faults.response("<html>down</html>", 503)
     )

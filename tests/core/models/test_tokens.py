@@ -1,4 +1,4 @@
-"""Counting and cutting, against tiktoken itself where its vocabulary is at hand."""
+"""Token counts and splitting, compared with tiktoken if its vocabulary is available."""
 
 import os
 import subprocess
@@ -39,13 +39,13 @@ def test_openai_models_are_counted_exactly(text):
 
 @exact
 @given(st.sampled_from(["<|endoftext|>", "<|fim_prefix|>"]))
-def test_special_tokens_in_a_text_are_text(text):
+def test_special_tokens_are_counted_as_text(text):
     assert TokenCounter(OPENAI).count(text) > 1
 
 
 @exact
 @pytest.mark.parametrize(("tokenizer", "factor"), [("qwen", 1.1), ("bert", 1.5), ("xlm-roberta", 1.5), (None, 1.5)])
-def test_other_models_are_counted_with_the_measured_headroom(tokenizer, factor):
+def test_other_models_are_counted_with_the_measured_factor(tokenizer, factor):
     counter = TokenCounter(ModelInfo(id="x", tokenizer=tokenizer, max_tokens=512))
     text = "The quick brown fox jumps over the lazy dog. " * 20
     native = len(load_encoding().encode_ordinary(text))
@@ -55,20 +55,20 @@ def test_other_models_are_counted_with_the_measured_headroom(tokenizer, factor):
 
 @exact
 @given(TEXTS)
-def test_the_packing_weight_is_an_upper_bound_for_openai_models(text):
+def test_weight_is_an_upper_bound_for_openai_models(text):
     counter = TokenCounter(OPENAI)
     assert counter.weights(byte_lengths([text]))[0] >= min(counter.count(text), OPENAI.max_tokens)
 
 
 @given(TEXTS, st.sampled_from(TINY))
-def test_a_text_is_long_exactly_when_its_count_is_over_the_limit(text, model):
+def test_over_equals_count_above_the_limit(text, model):
     counter = TokenCounter(model)
     tokens = counter.count(text)
     assert counter.over(text) == (tokens if tokens > model.max_tokens else None)
 
 
 @exact
-def test_a_text_at_the_limit_fits_and_one_above_does_not():
+def test_text_at_the_limit_fits():
     counter = TokenCounter(OPENAI)
     text = "a" + " a" * 8190
     assert counter.count(text) == 8191
@@ -76,12 +76,12 @@ def test_a_text_at_the_limit_fits_and_one_above_does_not():
     assert counter.over(text + " a") == 8192
 
 
-def test_a_model_without_a_known_limit_takes_any_text():
+def test_model_without_limit_takes_any_text():
     assert TokenCounter(ModelInfo(id="x")).over("word " * 100_000) is None
 
 
 @given(st.text(ALPHABET, min_size=1, max_size=400).filter(str.strip), st.sampled_from(TINY))
-def test_pieces_fit_join_to_the_text_and_are_the_same_again(text, model):
+def test_pieces_fit_and_join_to_the_text(text, model):
     counter = TokenCounter(model)
     pieces = list(counter.cut(text))
     assert pieces == list(counter.cut(text))
@@ -99,13 +99,13 @@ def test_pieces_fit_join_to_the_text_and_are_the_same_again(text, model):
 
 
 @given(st.text(ALPHABET, min_size=1, max_size=200).filter(str.strip), st.sampled_from(TINY))
-def test_a_text_that_fits_is_one_piece(text, model):
+def test_text_that_fits_is_one_piece(text, model):
     counter = TokenCounter(model)
     if counter.over(text) is None:
         assert list(counter.cut(text)) == [(text, counter.count(text))]
 
 
-def test_words_stay_whole_where_blanks_are_near():
+def test_pieces_end_at_blanks():
     counter = TokenCounter(ModelInfo(id="x", tokenizer="cl100k_base", max_tokens=30))
     words = [f"consideration{i}" for i in range(100)]
     pieces = [piece for piece, _ in counter.cut(" ".join(words))]
@@ -113,7 +113,7 @@ def test_words_stay_whole_where_blanks_are_near():
     assert [word for piece in pieces for word in piece.split()] == words
 
 
-def test_pieces_are_long():
+def test_pieces_use_most_of_the_limit():
     counter = TokenCounter(MODELS["BAAI/bge-large-en-v1.5"])
     text = "Every word of this text is short and plain. " * 300
     pieces = [tokens for _, tokens in counter.cut(text)]
@@ -133,7 +133,7 @@ def test_pieces_are_long():
     ],
     ids=["letters", "signs", "blanks", "chinese", "emoji", "nul", "combining"],
 )
-def test_long_runs_are_counted_and_cut(text):
+def test_long_runs_without_blanks_are_counted_and_split(text):
     counter = TokenCounter(OPENAI)
     assert counter.count(text) > 0
     piece, tokens = next(counter.cut(text))
@@ -142,8 +142,8 @@ def test_long_runs_are_counted_and_cut(text):
 
 
 @exact
-def test_cutting_counts_each_part_of_a_text_a_bounded_number_of_times(monkeypatch):
-    # What tiktoken is handed in all must grow with the text, not with its square.
+def test_splitting_takes_linear_time(monkeypatch):
+    # The total length given to tiktoken must grow with the text, not with its square.
     handed = 0
     encode = tiktoken.Encoding.encode_ordinary
 
@@ -193,13 +193,13 @@ assert dict(os.environ) == before
 """
 
 
-def test_without_the_vocabulary_counts_are_bounds_with_one_warning():
+def test_missing_vocabulary_gives_estimates_and_one_warning():
     done = subprocess.run([sys.executable, "-c", BOUNDS], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
 
 
 @settings(max_examples=40)
 @given(st.lists(TEXTS, max_size=6))
-def test_the_sum_is_the_sum(texts):
+def test_count_all_is_the_sum(texts):
     counter = TokenCounter(OPENAI)
     assert counter.count_all(texts) == sum(counter.count(text) for text in texts)

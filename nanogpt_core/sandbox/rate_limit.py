@@ -11,11 +11,11 @@ __all__ = ["RateWindow"]
 
 
 class RateWindow:
-    """Admits so many requests in any stretch of one second; used from one event loop.
+    """A sliding window: a limit on the requests in any second. For use in one event loop.
 
     Args:
-        requests_per_second: The rate. Below 1, one request is admitted in ``1 / requests_per_second`` seconds.
-        clock: Returns seconds that only grow.
+        requests_per_second: The rate. Below 1, one request is accepted in ``1 / requests_per_second`` seconds.
+        clock: A monotonic clock, in seconds.
     """
 
     def __init__(self, requests_per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -25,7 +25,7 @@ class RateWindow:
         self._admitted: deque[float] = deque()
 
     def admit(self) -> int:
-        """Count a request and return 0, or return after how many whole seconds to come again."""
+        """Count a request and return 0, or return the whole seconds until the next one is accepted."""
         now = self._clock()
         while self._admitted and now - self._admitted[0] >= self._seconds:
             self._admitted.popleft()

@@ -1,4 +1,4 @@
-"""What the sandbox remembers of the requests that it saw."""
+"""The log of requests that the sandbox answered."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class RecordedRequest:
         method: HTTP method.
         path: Path of the URL, without the query.
         status: HTTP status of the answer.
-        model: The requested model, or None where the body names none.
-        items: How many texts ``input`` held; 0 where there is none.
+        model: The requested model, or None.
+        items: Number of texts in ``input``.
         inputs: The texts of ``input``.
-        headers: Request headers, names in lower case. They hold the key, so they are not in the ``repr``.
-        body: The decoded JSON object; empty where the body is none.
+        headers: Request headers, names in lower case. Not in the ``repr``: they contain the key.
+        body: The decoded JSON object; empty if the body is not one.
     """
 
     method: str
@@ -47,7 +47,7 @@ class RequestLog:
         self._bytes = 0
 
     def add(self, request: RecordedRequest, size: int) -> None:
-        """Remember a request whose body has ``size`` bytes, and forget the oldest ones where bounds are passed."""
+        """Append a request whose body has ``size`` bytes, and drop the oldest ones beyond the limits."""
         with self._lock:
             self._entries.append((size, request))
             self._bytes += size
@@ -55,19 +55,19 @@ class RequestLog:
                 self._bytes -= self._entries.popleft()[0]
 
     def snapshot(self) -> list[RecordedRequest]:
-        """Return the requests, oldest first, as a list of the caller's own."""
+        """Return a copy of the log, oldest request first."""
         with self._lock:
             return [request for _, request in self._entries]
 
     def clear(self) -> None:
-        """Forget all requests."""
+        """Drop all requests."""
         with self._lock:
             self._entries.clear()
             self._bytes = 0
 
 
 def describe(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a record that come from a decoded body, whatever that body holds."""
+    """Return the fields of a :class:`RecordedRequest` from a decoded body of any content."""
     model, texts = body.get("model"), body.get("input")
     items = texts if isinstance(texts, list) else [] if texts is None else [texts]
     return {
