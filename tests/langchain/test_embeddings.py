@@ -54,11 +54,20 @@ async def test_show_progress_bar(make, call, capsys, given, shown):
     assert bool(shown_text) is shown
 
 
-@pytest.mark.parametrize("before", [True, False])
-async def test_show_progress_bar_of_a_copy(make, call, capsys, before):
-    copied = make(show_progress_bar=before).model_copy(update={"show_progress_bar": not before})
-    await call(copied, "embed_documents", TEXTS)
-    assert ("7/7" in capsys.readouterr().err) is not before
+@pytest.mark.parametrize(
+    ("before", "update", "shown"),
+    [
+        ({"show_progress_bar": False}, {"show_progress_bar": True}, True),
+        ({"show_progress_bar": True}, {"show_progress_bar": False}, False),
+        ({"progress": True}, {"show_progress_bar": False}, False),
+        ({"show_progress_bar": True}, {"progress": None}, False),
+        ({"show_progress_bar": True}, {"user": "someone"}, True),
+    ],
+    ids=str,
+)
+async def test_progress_of_a_copy(make, call, capsys, before, update, shown):
+    await call(make(**before).model_copy(update=update), "embed_documents", TEXTS)
+    assert ("7/7" in capsys.readouterr().err) is shown
 
 
 @pytest.mark.parametrize(
