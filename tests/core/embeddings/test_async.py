@@ -1,6 +1,9 @@
 """Async methods: no blocking call on the event loop, and a clear error without one."""
 
 import asyncio
+import os
+import subprocess
+import sys
 
 import pytest
 from blockbuster import blockbuster_ctx
@@ -53,6 +56,29 @@ def test_async_calls_do_not_block_the_event_loop(make, call, given):
 def test_async_calls_with_a_cache_file_do_not_block_the_event_loop(make, tmp_path):
     for call in CALLS.values():
         asyncio.run(call(make(dimensions=8, cache=tmp_path / "vectors.sqlite", on_overflow="split")))
+
+
+def test_the_first_async_call_of_a_process_does_not_block_the_event_loop(options):
+    # In a process of its own: the SDK and numpy are imported for the first time.
+    code = """
+import asyncio, os
+from blockbuster import blockbuster_ctx
+from nanogpt_core import Embedder
+
+async def main():
+    embedder = Embedder(api_key=os.environ["KEY"], base_url=os.environ["URL"], dimensions=8)
+    with blockbuster_ctx():
+        vectors = await embedder.aembed(["one"])
+        query = await embedder.aembed_query("one")
+    assert (vectors[0] == query).all()
+
+asyncio.run(main())
+"""
+    environment = {**os.environ, "KEY": options["api_key"], "URL": options["base_url"]}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.mark.parametrize("call", CALLS)
