@@ -1,5 +1,7 @@
 """Results of one call: output containers, and the collector that refuses to return if a row is missing."""
 
+import gc
+
 import numpy as np
 import pytest
 
@@ -90,3 +92,26 @@ def test_finish_raises_if_a_row_is_missing(output):
     accept(results, range(1), vectors(1, 1536))
     accept(results, range(3, 4), vectors(1, 1536))
     assert len(results.finish()) == 4
+
+
+def make_lists(count):
+    plan = make_plan([f"text {i}" for i in range(count)], COUNTER)
+    lists = ListOutput(plan)
+    put(lists, range(count), vectors(count, 2))
+    return lists.result(2)
+
+
+def test_lists_are_in_the_oldest_generation_of_the_garbage_collector():
+    made = make_lists(5000)
+    young = {id(one) for generation in (0, 1) for one in gc.get_objects(generation=generation)}
+    assert sum(id(row) in young for row in made) < 64
+
+
+def test_objects_that_the_application_froze_stay_frozen():
+    gc.freeze()
+    try:
+        frozen = gc.get_freeze_count()
+        make_lists(300)
+        assert gc.get_freeze_count() > frozen // 2 > 0  # some are freed one by one
+    finally:
+        gc.unfreeze()
