@@ -44,7 +44,7 @@ QUESTIONS = [
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_a_question_reaches_both_demos_unchanged(make, question):
     assert make("demo", f"Q={question}") == [
-        [f"examples/demo/rag_{name}.py", "--", question] for name in ("langchain", "llama_index")
+        [f"examples/demo/{name}_pipeline.py", "--", question] for name in ("langchain", "llama_index")
     ]
 
 

@@ -109,6 +109,27 @@ def test_another_process_gives_the_same_and_imports_nothing_with_side_effects(pa
     assert shown == [hashlib.sha256(repr(passages).encode()).hexdigest(), "[]"]
 
 
+def test_documents_are_kept_in_a_file_for_the_next_run(corpus, tmp_path):
+    folder = tmp_path / "data"
+    first = corpus.load_documents(folder)
+    assert first == corpus.load_documents()
+    (file,) = folder.iterdir()
+    rows = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(rows[:2]), encoding="utf-8")
+    assert corpus.load_documents(folder) == first[:2], "read from the file"
+
+
+@pytest.mark.parametrize("damage", ["", "{", "5", "[5]", '[["only a text"]]', "null"])
+def test_damaged_file_of_documents_is_written_anew(corpus, tmp_path, monkeypatch, damage):
+    documents = [corpus.Passage("Bees make honey.", "bees")]
+    monkeypatch.setattr(corpus, "_documents", lambda: {"bees": "Bees make honey."})
+    corpus.load_documents(tmp_path)
+    (file,) = tmp_path.iterdir()
+    file.write_text(damage, encoding="utf-8")
+    assert corpus.load_documents(tmp_path) == documents
+    assert json.loads(file.read_text(encoding="utf-8")) == [["Bees make honey.", "bees"]]
+
+
 def test_there_are_sixty_different_questions_in_three_languages(questions):
     assert len({row["question"] for row in questions}) == len(questions) == 60
     assert Counter(row["language"] for row in questions) == {"en": 40, "de": 10, "zh": 10}

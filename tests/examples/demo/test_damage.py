@@ -44,7 +44,7 @@ def texts(pipeline):
 @pytest.fixture(scope="module")
 def whole(shared_sandbox, tmp_path_factory):
     """What can be found in an index that nothing ever happened to."""
-    from common import Service, Settings
+    from settings import Service, Settings
 
     service = Service("test", shared_sandbox.api_key, shared_sandbox.base_url, is_sandbox=True)
     looked = {}
@@ -90,7 +90,7 @@ def test_what_is_removed_after_a_loss_is_not_found_any_more(kind, opened, whole,
 
 
 def test_passages_that_are_in_the_store_are_not_paid_for_again(opened, embedded, tmp_path):
-    rag = pytest.importorskip("rag_langchain", exc_type=ImportError)
+    rag = pytest.importorskip("langchain_pipeline", exc_type=ImportError)
     first = opened(rag.LangChainPipeline)
     first.ingest(documents(FACTS))
     first.close()
@@ -103,7 +103,7 @@ def test_passages_that_are_in_the_store_are_not_paid_for_again(opened, embedded,
 
 
 def test_records_of_passages_that_are_not_in_the_store_are_no_records(opened, embedded):
-    rag = pytest.importorskip("rag_langchain", exc_type=ImportError)
+    rag = pytest.importorskip("langchain_pipeline", exc_type=ImportError)
     opened(rag.LangChainPipeline).ingest(documents(WITHOUT_NUTS))
     pipeline = opened(rag.LangChainPipeline)
     points, _ = pipeline.client.scroll("passages", limit=100)
@@ -134,7 +134,7 @@ def paid_service(service):
 
 
 def test_what_was_paid_for_is_not_paid_for_again_whatever_is_lost(kind, paid_service, embedded, tmp_path):
-    from common import Settings
+    from settings import Settings
 
     settings = Settings(data=tmp_path)
 
@@ -152,28 +152,28 @@ def test_what_was_paid_for_is_not_paid_for_again_whatever_is_lost(kind, paid_ser
 
 
 def test_what_one_framework_paid_for_the_other_has(framework, paid_service, embedded, tmp_path):
-    from common import Settings
+    from settings import Settings
 
-    rag_langchain = pytest.importorskip("rag_langchain", exc_type=ImportError)
-    rag_llama_index = pytest.importorskip("rag_llama_index", exc_type=ImportError)
-    both = [rag_langchain.LangChainPipeline, rag_llama_index.LlamaIndexPipeline]
+    langchain_pipeline = pytest.importorskip("langchain_pipeline", exc_type=ImportError)
+    llama_index_pipeline = pytest.importorskip("llama_index_pipeline", exc_type=ImportError)
+    both = [langchain_pipeline.LangChainPipeline, llama_index_pipeline.LlamaIndexPipeline]
     both.sort(key=lambda kind: kind is not framework)
     sent = []
     for kind in both:
         with contextlib.closing(kind(paid_service, Settings(data=tmp_path))) as pipeline:
             pipeline.ingest(documents(WITHOUT_NUTS))
-        sent.append([text for text in embedded() if text != "How many numbers?"])
+        sent.append([text for text in embedded() if text != "How many dimensions?"])
     assert sorted(sent[0]) == sorted(f"{name}: {text}" for name, text in WITHOUT_NUTS.items())
     assert sent[1] == []
 
 
 def test_what_came_before_a_failure_is_kept(paid_service, sandbox, embedded, monkeypatch, tmp_path):
-    import rag_openai_sdk
-    from common import Settings
+    import openai_sdk_pipeline
     from openai import APIStatusError
+    from settings import Settings
 
-    monkeypatch.setattr(rag_openai_sdk, "BATCH", 3)
-    pipeline = rag_openai_sdk.BarePipeline(paid_service, Settings(data=tmp_path))
+    monkeypatch.setattr(openai_sdk_pipeline, "BATCH", 3)
+    pipeline = openai_sdk_pipeline.BarePipeline(paid_service, Settings(data=tmp_path))
     sandbox.add_faults(None, Fault(status=401))
     with pytest.raises(APIStatusError):
         pipeline.ingest(documents(FACTS))
@@ -195,7 +195,7 @@ KILLED = """
 import os, signal, sys
 sys.path.insert(0, {examples!r})
 import {module} as rag
-from common import Service, Settings
+from settings import Service, Settings
 from corpus import Passage
 from pathlib import Path
 from qdrant_client.local.persistence import CollectionPersistence
@@ -238,7 +238,7 @@ def killed(request, shared_sandbox, tmp_path_factory):
     """Folders whose ingest was killed, each at its moment: the class of the pipeline, and a folder for each moment."""
     if not hasattr(os, "fork"):
         pytest.skip("there is no fork")
-    from common import Service, Settings
+    from settings import Service, Settings
 
     kind = request.getfixturevalue("module_framework")(request.param)
     folder = tmp_path_factory.mktemp("killed")
@@ -344,7 +344,7 @@ DAMAGES = [
 @pytest.mark.filterwarnings("ignore:Unclosed:ResourceWarning")
 @pytest.mark.parametrize(("kind", "damage"), DAMAGES, indirect=["kind"])
 def test_a_file_that_holds_something_else_ends_the_demo_with_a_message(kind, damage, sandbox, monkeypatch, tmp_path):
-    from common import main
+    from command_line import main
 
     monkeypatch.setenv("NANOGPT_API_KEY", sandbox.api_key)
     monkeypatch.setenv("NANOGPT_BASE_URL", sandbox.base_url)

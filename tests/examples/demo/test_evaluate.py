@@ -201,6 +201,35 @@ def test_where_a_model_fails_the_table_shows_the_others(run, sandbox):
     assert "this model rests" in end
 
 
+def test_cost_is_printed_before_anything_is_embedded(run):
+    out, end = run(MODELS[0], "--dimensions")
+    match = re.search(
+        r"Expected cost of 1 variants: ([\d,]+) tokens, (under \$0\.000001|\$0\.\d{6}) at list price\.", out
+    )
+    assert out.index(match[0]) < out.index("| model")
+    assert end == " "
+
+
+def test_cost_above_the_limit_ends_without_embedding_unless_allowed(run, sandbox):
+    out, end = run(MODELS[0], "--dimensions", "--max-usd", "0.0000000001")
+    assert "Expected cost" in out
+    assert end.startswith("error: That is more than --max-usd 1e-10. Nothing was embedded.")
+    assert inputs(sandbox) == []
+    out, end = run(MODELS[0], "--dimensions", "--max-usd", "0.0000000001", "--yes")
+    assert "Expected cost" not in out
+    assert inputs(sandbox)
+
+
+@pytest.mark.parametrize(("typed", "sent"), [("y", True), ("n", False), ("", False)])
+def test_user_is_asked_above_the_limit(run, sandbox, monkeypatch, typed, sent):
+    asked = []
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", lambda text: (asked.append(text), typed)[1])
+    run(MODELS[0], "--dimensions", "--max-usd", "0.0000000001")
+    assert asked == ["That is more than --max-usd 1e-10. Go on? [y/N] "]
+    assert bool(inputs(sandbox)) is sent
+
+
 def test_a_width_that_no_model_takes_is_told(run):
     out, end = run("text-embedding-3-small", "--dimensions", "512", "1536", "5000")
     assert re.findall(r"Not tried: (\d+)", out) == ["5000"]

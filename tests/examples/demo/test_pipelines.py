@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import os
 import re
 import shutil
 import subprocess
@@ -124,7 +125,7 @@ def test_where_the_store_is_lost_all_is_embedded_again(framework, opened, tmp_pa
 
 
 def test_however_many_change_or_go_the_store_is_searched_once(opened):
-    rag = pytest.importorskip("rag_llama_index", exc_type=ImportError)
+    rag = pytest.importorskip("llama_index_pipeline", exc_type=ImportError)
     pipeline = opened(rag.LlamaIndexPipeline, k=20, min_score=-1)
     pipeline.ingest(documents(FACTS))
     deletions, delete = [], pipeline.client.delete
@@ -138,7 +139,7 @@ def test_however_many_change_or_go_the_store_is_searched_once(opened):
 
 
 def test_what_was_stored_but_not_noted_is_not_there_twice(opened):
-    rag = pytest.importorskip("rag_llama_index", exc_type=ImportError)
+    rag = pytest.importorskip("llama_index_pipeline", exc_type=ImportError)
     pipeline = opened(rag.LlamaIndexPipeline)
     pipeline.documents_file.mkdir()  # in the way of the file
     with pytest.raises(IsADirectoryError):
@@ -273,7 +274,7 @@ def test_a_passage_cannot_end_its_quotation(filled, ending, sandbox):
 
 
 def test_the_answer_is_streamed_and_its_citations_are_sources(filled, sandbox):
-    from prompting import cited
+    from prompts import resolve_citations
 
     pipeline = filled(k=2)
     found = pipeline.retrieve(QUESTION)
@@ -282,15 +283,19 @@ def test_the_answer_is_streamed_and_its_citations_are_sources(filled, sandbox):
     assert chats(sandbox)[0]["stream"] is True
     assert len([piece for piece in pieces if piece]) > 5
     assert FACTS["x200"] in "".join(pieces)
-    assert cited("".join(pieces), found)[1].source == "x200"
+    assert resolve_citations("".join(pieces), found)[1].source == "x200"
 
 
 def test_citations_are_resolved_and_made_up_ones_are_told():
-    from prompting import Found, cited
+    from prompts import RetrievedPassage, resolve_citations
 
-    found = [Found("bees", "Bees.", 0.5), Found("cats", "Cats.", 0.4)]
-    assert cited("So [2], and [2] again, but [7] and [0], not list[int].", found) == {0: None, 2: found[1], 7: None}
-    assert cited("No citation.", found) == {}
+    found = [RetrievedPassage("bees", "Bees.", 0.5), RetrievedPassage("cats", "Cats.", 0.4)]
+    assert resolve_citations("So [2], and [2] again, but [7] and [0], not list[int].", found) == {
+        0: None,
+        2: found[1],
+        7: None,
+    }
+    assert resolve_citations("No citation.", found) == {}
 
 
 @pytest.mark.parametrize(
@@ -309,16 +314,16 @@ def test_citations_are_resolved_and_made_up_ones_are_told():
     ],
 )
 def test_a_citation_is_told_from_an_index(answer, numbers):
-    from prompting import Found, cited
+    from prompts import RetrievedPassage, resolve_citations
 
-    found = [Found(f"source {number}", "Text.", 0.5) for number in range(1, 4)]
-    assert list(cited(answer, found)) == numbers
-    assert all((cited(answer, found)[number] is not None) == (1 <= number <= 3) for number in numbers)
+    found = [RetrievedPassage(f"source {number}", "Text.", 0.5) for number in range(1, 4)]
+    assert list(resolve_citations(answer, found)) == numbers
+    assert all((resolve_citations(answer, found)[number] is not None) == (1 <= number <= 3) for number in numbers)
 
 
 @pytest.mark.parametrize("mmr", [False, True])
 def test_where_nothing_is_near_no_model_is_asked(filled, sandbox, mmr):
-    from common import answer
+    from command_line import answer
 
     pipeline = filled(mmr=mmr)
     question = "Which composer wrote nine symphonies?"
@@ -335,7 +340,7 @@ def test_passages_under_the_least_score_are_left_out(filled):
 
 
 def test_tokens_are_those_that_the_service_counted(filled):
-    from common import cost
+    from command_line import cost
 
     pipeline = filled()
     before = pipeline.embedded.prompt_tokens
@@ -347,7 +352,7 @@ def test_tokens_are_those_that_the_service_counted(filled):
     assert pipeline.embedded.prompt_tokens > before
     assert asked % 2 == said % 2 == 0  # the same question twice
     assert asked > said > 10
-    assert f"Chat: {asked:,} tokens in, {said:,} out, ${(asked + 2 * said) / 1e6:.6f}." in cost(pipeline, (1, 2))
+    assert f"chat {asked:,} tokens in, {said:,} out (${(asked + 2 * said) / 1e6:.6f})." in cost(pipeline, (1, 2))
 
 
 # --- the command line ---
@@ -356,7 +361,7 @@ def test_tokens_are_those_that_the_service_counted(filled):
 @pytest.fixture
 def command(kind, sandbox, monkeypatch, tmp_path, capsys):
     """Run the command line over the facts and return what it printed."""
-    from common import main
+    from command_line import main
 
     monkeypatch.setenv("NANOGPT_API_KEY", sandbox.api_key)
     monkeypatch.setenv("NANOGPT_BASE_URL", sandbox.base_url)
@@ -374,9 +379,28 @@ def test_the_command_line_shows_passages_answer_sources_and_cost(command):
     assert f'"x200: {FACTS["x200"]}" [1]' in out
     assert "  [1] = x200\n" in out
     assert re.search(
-        r"Embedding: [\d,]+ tokens, \$0\.0000\d+ at list price\. Chat: [\d,]+ tokens in, \d+ out, \$0\.", out
+        r"embedding [\d,]+ tokens \(\$0\.0000\d+ at NanoGPT's list price\); chat [\d,]+ tokens in, \d+ out \(\$0\.", out
     )
     assert "> " not in out
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"), [(0.0, "$0.000000"), (1e-9, "under $0.000001"), (1e-6, "$0.000001"), (1.5, "$1.500000")]
+)
+def test_small_amounts_are_not_shown_as_zero(amount, text):
+    from command_line import usd
+
+    assert usd(amount) == text
+
+
+def test_each_step_is_printed_before_it_begins(command):
+    first = command(QUESTION).splitlines()
+    steps = [line for line in first if line.endswith(" ...")]
+    assert steps == [
+        "Reading the documents ...",
+        f"Opening the index, and embedding new ones of {len(FACTS)} documents ...",
+    ]
+    assert first.index(steps[1]) < next(number for number, line in enumerate(first) if line.startswith("Index: 5 "))
 
 
 def test_show_prompt_prints_what_goes_out(command, sandbox):
@@ -404,7 +428,8 @@ def test_a_wrong_key_ends_the_demo_with_a_message(command, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Qdrant's client leaves a file open
 def test_an_index_that_another_has_open_ends_the_demo_with_a_message(framework, service, tmp_path):
-    from common import Settings, main
+    from command_line import main
+    from settings import Settings
 
     data, options = tmp_path / "data", ["--data", str(tmp_path / "data")]
 
@@ -445,7 +470,7 @@ def test_a_folder_that_cannot_be_written_ends_the_demo_with_a_message(command, t
         command(QUESTION)
 
 
-@pytest.mark.parametrize("module", ["common", "evaluate"])
+@pytest.mark.parametrize("module", ["command_line", "evaluate"])
 def test_ctrl_c_ends_a_script_quietly_in_its_imports_too(module, tmp_path):
     if module == "evaluate":
         pytest.importorskip("ir_measures", reason="the evaluate extra is not installed")
@@ -453,6 +478,34 @@ def test_ctrl_c_ends_a_script_quietly_in_its_imports_too(module, tmp_path):
     command = [sys.executable, "-c", f"import sys; sys.path[:0] = {[str(tmp_path), str(EXAMPLES)]}; import {module}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+MISSING = {"langchain_pipeline": "langchain_qdrant", "evaluate": "ir_measures", "web": "nicegui"}
+
+
+@pytest.mark.parametrize("script", MISSING)
+def test_missing_package_ends_script_with_one_line_that_names_the_make_target(script, tmp_path):
+    # As if it were not installed: a finder in front of all others refuses it.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Refuse:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {MISSING[script]!r}: raise ModuleNotFoundError(f'No module named {{name}}', name=name)\n"
+        "sys.meta_path.insert(0, Refuse())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / f"{script}.py", "--help"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    target = {"langchain_pipeline": "demo"}.get(script, script)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"error: The package {MISSING[script]} is not installed: `make {target}` installs it and runs this script.\n"
+    )
 
 
 def test_one_question_that_fails_does_not_end_the_session(command, monkeypatch):
@@ -466,13 +519,8 @@ def test_one_question_that_fails_does_not_end_the_session(command, monkeypatch):
 
 def test_a_script_runs_without_a_key():
     done = subprocess.run(
-        [sys.executable, EXAMPLES / "rag_openai_sdk.py"], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, EXAMPLES / "openai_sdk_pipeline.py"], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "the sandbox on this machine" in done.stdout
     assert "  [1] = heapq.merge\n" in done.stdout
-
-
-@pytest.mark.parametrize("name", ["rag_langchain.py", "rag_llama_index.py", "rag_openai_sdk.py"])
-def test_an_example_is_short(name):
-    assert len((EXAMPLES / name).read_text(encoding="utf-8").splitlines()) < 150
