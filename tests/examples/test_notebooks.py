@@ -1,6 +1,7 @@
-"""The tutorials run from start to end in a kernel of this environment, say what they should, and are kept clean."""
+"""Tutorials: they run from start to end in a kernel of this environment, print the expected text, and are kept clean."""
 
 import asyncio
+import inspect
 import json
 import re
 import sys
@@ -121,6 +122,15 @@ def test_a_citation_is_told_from_an_index(name):
     exec(f"from __future__ import annotations\n{function}", names)
     said = names["sources"]("`[9]`, lists[9], a[9][9], but [1, 4][2], 因此【3】, 所以[6-8].", [])
     assert said == [f"[{number}] made up" for number in (1, 2, 3, 4, 6, 7, 8)]
+
+
+@pytest.mark.parametrize("name", NEEDS)
+def test_number_of_concurrent_requests_is_the_default(name):
+    from nanogpt_core import Embedder
+
+    text = " ".join(" ".join(cell.source for cell in read(name).cells).split())
+    said = re.findall(r"up to (\d+) requests at a time \(`max_concurrency`\)", text)
+    assert said == [str(inspect.signature(Embedder).parameters["max_concurrency"].default)]
 
 
 @pytest.mark.parametrize("name", NEEDS)
