@@ -76,12 +76,12 @@ exec(compile(job["code"], "<string>", "exec"), vars(main))
 """
 
 
-# What openai imports as the first request goes out.
+# Modules that openai imports with the first request.
 LATE = "import openai.resources.chat, openai.resources.embeddings"
 
 
 def imports(snippet: str) -> set[str]:
-    """The lines that import what is installed."""
+    """Return the lines that import installed packages."""
     lines = set()
     for node in ast.walk(ast.parse(snippet)):
         names = (
@@ -125,7 +125,7 @@ def warm(shared_sandbox):
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS)
-def test_snippet_runs_in_a_process_of_its_own(snippet, warm, tmp_path):
+def test_snippet_runs_in_its_own_process(snippet, warm, tmp_path):
     for plugin, framework in NEEDS.items():
         if plugin in snippet and not installed(framework):
             pytest.skip(f"{framework} is not installed")
@@ -140,13 +140,13 @@ def test_snippet_runs_in_a_process_of_its_own(snippet, warm, tmp_path):
 
 
 @pytest.mark.parametrize("code", BEFORE)
-def test_what_stood_there_before_is_python(code):
+def test_removed_lines_of_diffs_are_python(code):
     # Most of its packages are not needed here, and ServiceContext is gone.
     assert "openai" in code
     ast.parse(code)
 
 
-def test_first_snippet_stands_early():
+def test_first_snippet_is_in_the_first_40_lines():
     assert README.splitlines().index("```python") < 40
 
 
@@ -197,3 +197,16 @@ def test_figures_on_faults_are_those_measured():
     assert f"up to {totals(most, 'LlamaIndex OpenAI')}." in said
     assert f"at most {totals(most, 'core')}," in said
     assert f"{totals('something leaked', others)} of the {number} faults" in said
+
+
+PLACES = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")})
+
+
+@pytest.mark.parametrize("page", PLACES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_and_named_test_files_exist(page):
+    text = page.read_text(encoding="utf-8")
+    links = [link.partition("#")[0] for link in re.findall(r"\]\((?!https?:|#)([^)\s]+)\)", text)]
+    named = re.findall(r"`(tests/[\w/]+(?:\.py)?|examples/[\w/]+\.py)`", text)
+    missing = [link for link in links if link and not (page.parent / link).exists()]
+    missing += [name for name in named if not (ROOT / name).exists()]
+    assert missing == []

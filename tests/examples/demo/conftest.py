@@ -29,7 +29,7 @@ def pipeline_class(name):
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_waiting_for_the_disk():
-    """Qdrant commits each passage alone; that thousands outlive a loss of power is not what is tested here."""
+    """Qdrant commits each passage separately; these tests do not need passages that survive a loss of power."""
     try:
         from qdrant_client.local.persistence import CollectionPersistence
     except ImportError:

@@ -43,7 +43,7 @@ def texts(pipeline):
 
 @pytest.fixture(scope="module")
 def whole(shared_sandbox, tmp_path_factory):
-    """What can be found in an index that nothing ever happened to."""
+    """Return the texts in an undamaged index of some facts."""
     from settings import Service, Settings
 
     service = Service("test", shared_sandbox.api_key, shared_sandbox.base_url, is_sandbox=True)
@@ -76,7 +76,7 @@ LOSSES = [
 
 
 @pytest.mark.parametrize(("kind", "lost"), LOSSES, indirect=["kind"])
-def test_what_is_removed_after_a_loss_is_not_found_any_more(kind, opened, whole, tmp_path, lost):
+def test_removed_documents_are_not_found_after_lost_files(kind, opened, whole, tmp_path, lost):
     opened(kind).ingest(documents(FACTS))
     opened(kind).close()
     (place,) = tmp_path.glob(f"data/*/*/**/{lost}")
@@ -89,7 +89,7 @@ def test_what_is_removed_after_a_loss_is_not_found_any_more(kind, opened, whole,
     assert (again.added, again.removed) == (0, 0)
 
 
-def test_passages_that_are_in_the_store_are_not_paid_for_again(opened, embedded, tmp_path):
+def test_lost_records_are_restored_from_the_store(opened, embedded, tmp_path):
     rag = pytest.importorskip("langchain_pipeline", exc_type=ImportError)
     first = opened(rag.LangChainPipeline)
     first.ingest(documents(FACTS))
@@ -102,7 +102,7 @@ def test_passages_that_are_in_the_store_are_not_paid_for_again(opened, embedded,
     assert done.removed > 3  # all passages of the long one
 
 
-def test_records_of_passages_that_are_not_in_the_store_are_no_records(opened, embedded):
+def test_records_without_stored_passages_are_dropped(opened, embedded):
     rag = pytest.importorskip("langchain_pipeline", exc_type=ImportError)
     opened(rag.LangChainPipeline).ingest(documents(WITHOUT_NUTS))
     pipeline = opened(rag.LangChainPipeline)
@@ -114,7 +114,7 @@ def test_records_of_passages_that_are_not_in_the_store_are_no_records(opened, em
 
 
 @pytest.mark.parametrize("put_back", [FACTS, CHANGED], ids=["as it was", "changed"])
-def test_what_is_put_back_after_an_ingest_that_failed_is_there_again(framework, opened, sandbox, whole, put_back):
+def test_restored_documents_are_found_after_a_failed_ingest(framework, opened, sandbox, whole, put_back):
     opened(framework).ingest(documents(FACTS))
     sandbox.add_faults(Fault(status=401))
     with pytest.raises(AuthenticationError):
@@ -133,7 +133,7 @@ def paid_service(service):
     return replace(service, is_sandbox=False)
 
 
-def test_what_was_paid_for_is_not_paid_for_again_whatever_is_lost(kind, paid_service, embedded, tmp_path):
+def test_lost_indexes_are_refilled_from_the_embedding_cache(kind, paid_service, embedded, tmp_path):
     from settings import Settings
 
     settings = Settings(data=tmp_path)
@@ -151,7 +151,7 @@ def test_what_was_paid_for_is_not_paid_for_again_whatever_is_lost(kind, paid_ser
     assert ingest() == []
 
 
-def test_what_one_framework_paid_for_the_other_has(framework, paid_service, embedded, tmp_path):
+def test_frameworks_share_the_embedding_cache(framework, paid_service, embedded, tmp_path):
     from settings import Settings
 
     langchain_pipeline = pytest.importorskip("langchain_pipeline", exc_type=ImportError)
@@ -167,7 +167,7 @@ def test_what_one_framework_paid_for_the_other_has(framework, paid_service, embe
     assert sent[1] == []
 
 
-def test_what_came_before_a_failure_is_kept(paid_service, sandbox, embedded, monkeypatch, tmp_path):
+def test_finished_batches_are_kept_after_a_failure(paid_service, sandbox, embedded, monkeypatch, tmp_path):
     import openai_sdk_pipeline
     from openai import APIStatusError
     from settings import Settings
@@ -266,7 +266,7 @@ def killed(request, shared_sandbox, tmp_path_factory):
 
 @pytest.fixture
 def reopened(killed, opened, tmp_path):
-    """Open a copy of what an ingest left that was killed at a moment."""
+    """Open a copy of the index of an ingest that was killed at a moment."""
     kind, folders = killed
 
     def make(moment):
@@ -278,7 +278,7 @@ def reopened(killed, opened, tmp_path):
 
 @pytest.mark.parametrize("put_back", [FACTS, CHANGED, WITHOUT_NUTS], ids=["as before", "the same", "less"])
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_an_ingest_that_was_killed_is_made_good_by_the_next(reopened, whole, moment, put_back):
+def test_killed_ingest_is_repaired_by_the_next(reopened, whole, moment, put_back):
     kind, pipeline = reopened(moment)
     pipeline.ingest(documents(put_back))
     assert texts(pipeline) == whole(kind, put_back)
@@ -289,7 +289,7 @@ def test_an_ingest_that_was_killed_is_made_good_by_the_next(reopened, whole, mom
 # --- two at once ---
 
 
-def test_an_index_that_another_filled_while_it_was_being_opened_is_read_again(framework, opened, tmp_path, monkeypatch):
+def test_store_that_changes_while_it_is_opened_is_read_again(framework, opened, tmp_path, monkeypatch):
     from qdrant_client.local.persistence import CollectionPersistence
 
     opened(framework).ingest(documents(FACTS))
@@ -343,7 +343,7 @@ DAMAGES = [
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Qdrant's client leaves a file open
 @pytest.mark.filterwarnings("ignore:Unclosed:ResourceWarning")
 @pytest.mark.parametrize(("kind", "damage"), DAMAGES, indirect=["kind"])
-def test_a_file_that_holds_something_else_ends_the_demo_with_a_message(kind, damage, sandbox, monkeypatch, tmp_path):
+def test_damaged_file_ends_the_demo_with_a_message(kind, damage, sandbox, monkeypatch, tmp_path):
     from command_line import main
 
     monkeypatch.setenv("NANOGPT_API_KEY", sandbox.api_key)

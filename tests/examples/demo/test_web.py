@@ -124,7 +124,7 @@ def opened(browser):
 
 
 def ask(page, question):
-    """Ask with the keyboard alone, and wait until the answer is whole."""
+    """Ask with the keyboard only, and wait until the answer is complete."""
     before = page.locator(".cost").inner_text()  # every question costs something, and the page says it last
     page.get_by_label("Your question").fill(question)
     page.keyboard.press("Enter")
@@ -137,7 +137,7 @@ def texts(page, selector):
     return page.locator(selector).all_inner_texts()
 
 
-def test_an_answer_with_its_citations_passages_and_cost(without_key, opened):
+def test_page_shows_answer_citations_passages_and_cost(without_key, opened):
     page = opened(without_key)
     assert "the sandbox on this machine" in page.locator(".service").inner_text()
     said = ask(page, QUESTION)
@@ -153,7 +153,7 @@ def test_an_answer_with_its_citations_passages_and_cost(without_key, opened):
     assert re.search(r"embedding [1-9]\d* tokens \(\$0\.\d+.*chat [1-9]\d* tokens in, [1-9]", texts(page, ".cost")[0])
 
 
-def test_where_nothing_is_found_it_does_not_know(without_key, opened):
+def test_page_answers_i_dont_know_without_passages(without_key, opened):
     page = opened(without_key)
     ask(page, QUESTION)
     said = ask(page, "Wer regiert Frankreich?")
@@ -163,7 +163,7 @@ def test_where_nothing_is_found_it_does_not_know(without_key, opened):
     assert texts(page, ".none") == ["None is near enough to the question."]
 
 
-def test_what_a_passage_holds_is_text_and_no_markup(without_key, opened):
+def test_passage_is_shown_as_text_not_markup(without_key, opened):
     page = opened(without_key)
     said = ask(page, "When do tulips bloom in April?")
     assert "<b id='bold'>" in said
@@ -171,7 +171,7 @@ def test_what_a_passage_holds_is_text_and_no_markup(without_key, opened):
     assert page.locator("#bold, main img").count() == 0
 
 
-def test_a_name_that_only_leads_here_is_refused(without_key):
+def test_other_host_names_are_refused(without_key):
     with pytest.raises(HTTPError) as refused:
         urlopen(Request(without_key, headers={"Host": "elsewhere.example"}), timeout=60)
     refused.value.close()
@@ -218,7 +218,7 @@ def test_focus_stays_on_the_button_that_asked_and_is_visible(without_key, opened
     assert page.locator(".sources a").first.evaluate(outline) == ["solid", 3]
 
 
-def test_a_port_that_cannot_be_had_is_told_before_anything_is_embedded(sandbox, monkeypatch, capsys, tmp_path):
+def test_used_port_ends_before_anything_is_embedded(sandbox, monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("NANOGPT_API_KEY", sandbox.api_key)
     monkeypatch.setenv("NANOGPT_BASE_URL", sandbox.base_url)
     monkeypatch.syspath_prepend(str(EXAMPLES))
@@ -237,13 +237,13 @@ def test_a_port_that_cannot_be_had_is_told_before_anything_is_embedded(sandbox, 
 
 
 @pytest.mark.parametrize("width", [400, 1280])
-def test_nothing_is_cut_off(without_key, opened, width):
+def test_page_fits_its_width(without_key, opened, width):
     page = opened(without_key, viewport={"width": width, "height": 800})
     ask(page, QUESTION)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_the_answer_streams_an_error_is_readable_and_the_next_question_is_answered(sandbox, opened, tmp_path):
+def test_answer_streams_and_errors_are_readable(sandbox, opened, tmp_path):
     key = {"NANOGPT_API_KEY": sandbox.api_key, "NANOGPT_BASE_URL": sandbox.base_url}
     with served(tmp_path, "--min-score", "0.28", **key) as address:
         page = opened(address)
