@@ -19,15 +19,17 @@ export UV_LINK_MODE := copy
 TESTS := -n logical --dist loadgroup
 
 .PHONY: help demo web evaluate notebooks test lint types tests kill faults bench compat pgvector versions pythons wheels \
-  clean
+  readme prose clean
 
 help:
-	@echo "make demo [Q='...']  a RAG pipeline in LangChain, then in LlamaIndex, over Python's own documentation"
-	@echo "make web [PORT=8080] the same pipeline as a page in the browser, on this machine alone"
-	@echo "                     both: [DATA=folder] keeps the index, [CHAT_PRICE='0.15 0.6'] dollars a million tokens"
+	@echo "make demo [Q='...']  RAG over Python's own documentation, in LangChain and in LlamaIndex"
+	@echo "make web [PORT=8080] the same pipeline as a page in the browser, on this machine only"
+	@echo "                     both: [DATA=folder] of the index, [CHAT_PRICE='0.15 0.6'] US dollars per million tokens"
 	@echo "make test [PYTHON=python3.10]  lint, types and tests"
-	@echo "make evaluate [MODELS='...']  how well models find what 60 questions ask for: a table and evaluation.png"
-	@echo "make notebooks       opens the two tutorials of docs/notebooks in JupyterLab"
+	@echo "make evaluate [MODELS='...']  retrieval quality over 60 questions: a table and evaluation.png"
+	@echo "make notebooks       the two tutorials of docs/notebooks in JupyterLab"
+	@echo "make readme          rewrites the generated tables of README and docs"
+	@echo "make prose           checks the language of docstrings, comments and Markdown"
 	@echo "make versions        the tests with the lowest and the highest versions that pyproject.toml admits"
 	@echo "make pythons         lint, types and tests with each Python from 3.10 on that is installed here"
 	@echo "make wheels          the wheel, installed with each extra alone, against a sandbox elsewhere"
@@ -38,20 +40,20 @@ help:
 	@echo "make pgvector        both frameworks' stores on a PostgreSQL of its own; downloads 150 MB"
 	@echo "make clean           removes the environments"
 
-# Words of the user's go through the environment as they are: neither make nor the shell may read them as its own.
+# The user's words go through the environment unchanged: neither make nor the shell interprets them.
 unexport Q DATA PORT MODELS CHAT_PRICE
 demo: export DEMO_QUESTION := $(value Q)
 demo web: export DEMO_DATA := $(value DATA)
 demo web: export DEMO_PRICE := $(value CHAT_PRICE)
 web: export DEMO_PORT := $(value PORT)
 evaluate: export EVALUATE_MODELS := $(value MODELS)
-# Without quotes where several words are meant; after "set -f" a star in them is a star.
+# Without quotes if several words are meant; after "set -f" a star in them is a star.
 DEMO_OPTIONS = $${DEMO_DATA:+--data "$$DEMO_DATA"} $${DEMO_PRICE:+--chat-price $$DEMO_PRICE}
 
 demo: $(VENV)/demo
-	@set -f; $(RUN) examples/demo/rag_langchain.py $(DEMO_OPTIONS) -- $${DEMO_QUESTION:+"$$DEMO_QUESTION"}
+	@set -f; $(RUN) examples/demo/langchain_pipeline.py $(DEMO_OPTIONS) -- $${DEMO_QUESTION:+"$$DEMO_QUESTION"}
 	@echo
-	@set -f; $(RUN) examples/demo/rag_llama_index.py $(DEMO_OPTIONS) -- $${DEMO_QUESTION:+"$$DEMO_QUESTION"}
+	@set -f; $(RUN) examples/demo/llama_index_pipeline.py $(DEMO_OPTIONS) -- $${DEMO_QUESTION:+"$$DEMO_QUESTION"}
 
 web: $(VENV)/web
 	@set -f; $(RUN) examples/demo/web.py --port "$$DEMO_PORT" $(DEMO_OPTIONS)
@@ -61,6 +63,12 @@ evaluate: $(VENV)/evaluate
 
 notebooks: $(VENV)/notebooks
 	@$(RUN) -m jupyterlab docs/notebooks
+
+readme: $(VENV)/dev
+	$(RUN) .ci/readme.py
+
+prose: $(VENV)/dev
+	$(RUN) .ci/prose.py
 
 test: lint types tests
 

@@ -1,8 +1,8 @@
-"""Passages to search: the documentation that every Python interpreter carries with it.
+"""Corpus of the demo: the documentation that every Python interpreter includes.
 
-Two parts make up the corpus: the language reference (``pydoc_data.topics``) and the docstrings of the standard
-library. Docstrings of Python code are read from the source files with ``ast``, because an import may open a window or
-a browser. Only modules written in C, which have no such file, are imported: a short list of harmless ones.
+It has two parts: the language reference (``pydoc_data.topics``) and the docstrings of the standard library. Docstrings
+of Python code are read from the source files with ``ast``, because an import may open a window or a browser. Modules
+written in C have no source file; a short list of harmless ones is imported.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import json
+import os
+import platform
 import re
 import sys
 import sysconfig
@@ -24,12 +27,12 @@ from types import ModuleType
 __all__ = ["Passage", "cut", "load_documents", "load_passages"]
 
 LEAST_MAX_CHARS = 200
-"""Least ``max_chars``, in characters: a name and a few words of text fit in."""
+"""Lowest ``max_chars``, in characters: room for a name and a few words of text."""
 
 LEAST_CHARS = 30
-"""Least length of a docstring, in characters; shorter ones only repeat the name."""
+"""Shortest docstring, in characters; shorter ones only repeat the name."""
 
-# Topics that hold other topics whole. Of these, only the paragraphs that no other topic has are taken.
+# Topics that contain other topics. Only their paragraphs that are in no other topic are used.
 _UMBRELLAS = ("typesseq", "execmodel", "compound", "specialnames")
 _TWINS = {"else"}  # the same text as topic "if"
 
@@ -46,7 +49,7 @@ _SKIPPED = {
 # fmt: on
 _SKIPPED_PARTS = {"test", "tests", "idle_test", "__main__", "macholib"}
 
-# Modules that people know by another name than their file's.
+# Modules with another public name than their file's.
 _PUBLIC_NAMES = {
     "_collections_abc": "collections.abc",
     "asyncio": "asyncio",
@@ -54,7 +57,7 @@ _PUBLIC_NAMES = {
     "posixpath": "os.path",
 }
 
-# Where a long text may be cut, best place first. Each pattern matches the empty string before the border.
+# Places to cut a long text, best first. Each pattern matches the empty string before the border.
 _BORDERS = (
     r"(?=\n[^\S\n]*\n\S)",  # a blank line, then a line that is not indented
     r"(?=\n[^\S\n]*\n)",  # any blank line
@@ -65,11 +68,11 @@ _BORDERS = (
 
 @dataclass(frozen=True)
 class Passage:
-    """A text that can be read and found alone.
+    """A text that can be understood without its neighbours.
 
     Attributes:
-        text: The words, which begin with the name of what they describe.
-        source: Where they come from: ``"functools.lru_cache"``, or ``"topic: try (part 2)"`` for a part of a long text.
+        text: The text, beginning with the name of its subject.
+        source: Its origin: ``"functools.lru_cache"``, or ``"topic: try (part 2)"`` for a part of a long text.
     """
 
     text: str
@@ -80,8 +83,8 @@ def load_passages(max_chars: int = 1200) -> list[Passage]:
     """Return the documentation of this interpreter, in the same order each time and without repeats.
 
     Args:
-        max_chars: Most characters of a passage's text, at least 200. Longer texts are cut at the borders of
-            paragraphs where possible.
+        max_chars: Maximum length of a passage's text in characters, at least 200. Longer texts are cut, if possible
+            between paragraphs.
 
     Raises:
         ValueError: If ``max_chars`` is below 200.
@@ -91,9 +94,26 @@ def load_passages(max_chars: int = 1200) -> list[Passage]:
     return [passage for document in load_documents() for passage in cut(document, max_chars)]
 
 
-def load_documents() -> list[Passage]:
-    """Return the same documentation uncut, a text for each source and without the name in it, for other splitters."""
-    return [Passage(body, name) for name, body in _documents().items()]
+def load_documents(folder: Path | None = None) -> list[Passage]:
+    """Return the same documentation for other splitters: one uncut text per source, without the name in it.
+
+    Args:
+        folder: Folder for a file that keeps the documents for the next run, because reading them takes seconds; None
+            for no file. It is named after the version of Python, and written anew if it cannot be read.
+    """
+    if folder is None:
+        return [Passage(body, name) for name, body in _documents().items()]
+    file = folder / f"documents-{platform.python_implementation()}-{platform.python_version()}.json"
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        return [Passage(text=str(text), source=str(source)) for text, source in kept]
+    except (OSError, ValueError, TypeError):
+        documents = load_documents()
+    folder.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(f".{os.getpid()}.part")
+    part.write_text(json.dumps([(one.text, one.source) for one in documents]), encoding="utf-8")
+    part.replace(file)
+    return documents
 
 
 def _documents() -> dict[str, str]:
@@ -106,7 +126,7 @@ def _documents() -> dict[str, str]:
 
 
 def cut(document: Passage, max_chars: int) -> Iterator[Passage]:
-    """Yield a document in passages of at most ``max_chars`` characters, each with the document's name before it."""
+    """Yield a document in passages of at most ``max_chars`` characters, each preceded by the document's name."""
     name = document.source
     pieces = _split(document.text, max_chars - len(name) - 2)
     bodies = dict.fromkeys(textwrap.dedent(piece.strip("\n")).strip() for piece in pieces)
@@ -155,7 +175,7 @@ def _imported_docstrings() -> Iterator[tuple[str, str]]:
 def _public_members(module: ModuleType) -> Iterator[tuple[str, object]]:
     members = vars(module)
     for name in sorted(getattr(module, "__all__", members)):
-        # Others may replace the hooks of sys, which keeps its own as "__excepthook__".
+        # Hooks of sys may be replaced; the original is kept as "__excepthook__".
         member = members.get(f"__{name}__") or members.get(name)
         if not name.startswith("_") and (inspect.isbuiltin(member) or inspect.isclass(member)):
             yield name, member

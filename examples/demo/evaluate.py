@@ -1,14 +1,15 @@
-"""How well models find what is asked for: nDCG@10, recall@5 and MRR over questions with known answers.
+"""Retrieval quality of embedding models: nDCG@10, recall@5 and MRR over questions with known answers.
 
 ``python examples/demo/evaluate.py [MODEL ...]`` embeds Python's own documentation (corpus.py) and the hand-written
 questions of questions.jsonl with each model, with and without the query instruction that its card recommends, at full
-width and reduced. It prints a table and draws quality against price and against width.
+and at reduced dimensions. It prints a table, and plots quality against price and against dimensions. With a key it
+first prints the expected cost, and asks for consent above ``--max-usd``.
 
-A question names the sources that answer it, and any one of them will do: the best passage of any of them counts, and
-further passages of a source that is in the list already do not.
+A question names its right sources. The best passage of any of them counts as found; further passages of a source that
+is already in the ranking are ignored.
 
-Without a key the vectors come from the sandbox. They are made of words, no model is behind them, and the figures say
-nothing about the models: they show that the measuring works.
+Without a key the vectors come from the sandbox. They are made from words, not by a model, and the figures say nothing
+about the models: they only show that the evaluation works.
 """
 
 from __future__ import annotations
@@ -19,16 +20,17 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import ctrl_c  # noqa: F401  the first of all slow imports: they too can be broken off
+import _startup  # noqa: F401  first: it handles Ctrl-C and missing packages during the imports
 import ir_measures
 import numpy as np
-from common import DATA, Service, connect, positive
+from cli_errors import report_errors
+from command_line import positive, usd
 from corpus import Passage, load_passages
-from endings import readable_errors
 from ir_measures import RR, Qrel, R, ScoredDoc, nDCG
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from questions import Question, load_questions
+from settings import DATA, Service, connect
 
 from nanogpt_core import MODELS as CATALOGUE
 from nanogpt_core import Embedder, NanoGPTError, Usage, get_model, list_models
@@ -39,13 +41,14 @@ MODELS = ("text-embedding-3-small", "text-embedding-3-large", "BAAI/bge-m3", "Qw
 MEASURES = (nDCG @ 10, R @ 5, RR)
 NAMES = ("nDCG@10", "recall@5", "MRR")
 WIDTHS = (64, 256, 768)
-DEPTH = 200  # passages of a ranking that are looked at
-WARNING = "SANDBOX: vectors made of words, no model behind them. These figures say nothing about the models."
+DEPTH = 200  # passages per ranking
+MAX_USD = 0.5  # US dollars that are spent without asking
+WARNING = "SANDBOX: vectors made from words, without a model. These figures say nothing about the models."
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to use a model."""
+    """Options with which a model is evaluated."""
 
     model: str
     dimensions: int | None = None
@@ -54,15 +57,15 @@ class Variant:
 
 @dataclass(frozen=True)
 class Result:
-    """What a variant reached.
+    """Quality of one variant.
 
     Attributes:
         variant: The variant.
-        width: Floats in a vector.
-        usd_per_million_tokens: The price, or None where it is not known.
+        width: Dimensions of its vectors.
+        usd_per_million_tokens: The price, or None if unknown.
         quality: nDCG@10, recall@5 and MRR, over all questions.
         by_language: nDCG@10 by the language of the question.
-        spent: What embedding took.
+        spent: Usage of embedding.
     """
 
     variant: Variant
@@ -74,7 +77,7 @@ class Result:
 
 
 def variants(models: Sequence[str], dimensions: Sequence[int]) -> Iterator[Variant]:
-    """Yield the ways to use each model: full and reduced where it reduces, with an instruction where it has one."""
+    """Yield the variants of each model: full and, if possible, reduced dimensions; with and without its instruction."""
     for name in models:
         model = get_model(name)
         lowest, full = model.min_dimensions, model.max_dimensions
@@ -86,18 +89,8 @@ def variants(models: Sequence[str], dimensions: Sequence[int]) -> Iterator[Varia
 
 
 def measure(variant: Variant, service: Service, passages: Sequence[Passage], questions: Sequence[Question]) -> Result:
-    """Embed passages and questions, rank, and measure."""
-    embedder = Embedder(
-        variant.model,
-        api_key=service.api_key,
-        base_url=service.base_url,
-        dimensions=variant.dimensions,
-        query_instruction="recommended" if variant.instruction else None,
-        on_overflow="truncate",
-        # What was paid for is kept; the sandbox costs nothing, and its address changes.
-        cache=None if service.is_sandbox else DATA / "evaluate.sqlite",
-        progress=sys.stderr.isatty(),
-    )
+    """Embed passages and questions, rank the passages, and compute the measures."""
+    embedder = _embedder(variant, service)
     matrix = _unit(embedder.embed([passage.text for passage in passages]))
     queries = _unit(np.stack([embedder.embed_query(question.text) for question in questions]))
     run = [
@@ -121,12 +114,62 @@ def measure(variant: Variant, service: Service, passages: Sequence[Passage], que
     )
 
 
+def _embedder(variant: Variant, service: Service) -> Embedder:
+    return Embedder(
+        variant.model,
+        api_key=service.api_key,
+        base_url=service.base_url,
+        dimensions=variant.dimensions,
+        query_instruction="recommended" if variant.instruction else None,
+        on_overflow="truncate",
+        # Vectors that are paid for are kept. The sandbox is free, and its address changes.
+        cache=None if service.is_sandbox else DATA / "evaluate.sqlite",
+        progress=sys.stderr.isatty(),
+    )
+
+
+def confirm_cost(
+    ways: Sequence[Variant],
+    service: Service,
+    passages: Sequence[Passage],
+    questions: Sequence[Question],
+    max_usd: float,
+) -> None:
+    """Print the expected cost before anything is sent; end the program unless it is small or the user agrees.
+
+    Args:
+        ways: The variants to evaluate.
+        service: The service; the sandbox is free, and nothing is printed.
+        passages: The passages to embed with each variant.
+        questions: The questions to embed with each variant.
+        max_usd: US dollars that may be spent without asking.
+    """
+    if service.is_sandbox:
+        return
+    texts = [*(passage.text for passage in passages), *(question.text for question in questions)]
+    expected = [_embedder(way, service).estimate(texts) for way in ways]
+    known = sum(estimate.cost_usd or 0 for estimate in expected)
+    unknown = sorted({way.model for way, estimate in zip(ways, expected, strict=True) if estimate.cost_usd is None})
+    without = f", and {', '.join(unknown)}, whose price is unknown" if unknown else ""
+    tokens = sum(estimate.tokens for estimate in expected)
+    print(
+        f"Expected cost of {len(ways)} variants: {tokens:,} tokens, {usd(known)} at list price{without}.\n", flush=True
+    )
+    if known <= max_usd and not unknown:
+        return
+    question = f"That is more than --max-usd {max_usd:g}. " if known > max_usd else ""
+    if not sys.stdin.isatty():
+        sys.exit(f"error: {question}Nothing was embedded. Allow it with --max-usd, and unknown prices with --yes.")
+    if input(f"{question}Go on? [y/N] ").strip().lower() not in ("y", "yes"):
+        sys.exit("Nothing was embedded.")
+
+
 def _unit(matrix: np.ndarray) -> np.ndarray:
     return matrix / np.linalg.norm(matrix, axis=1, keepdims=True)
 
 
 def ranked(question: Question, passages: Sequence[Passage], scores: np.ndarray) -> list[tuple[str, float]]:
-    """Return the sources in the order of their best passages; all that answer the question are called ``answer``."""
+    """Return the sources in the order of their best passages; each right source is called ``answer``."""
     best: dict[str, float] = {}
     for row in np.argsort(-scores, kind="stable")[:DEPTH]:
         source = passages[row].source.split(" (part ")[0]
@@ -155,7 +198,7 @@ def table(results: Sequence[Result]) -> str:
 
 
 def plot(results: Sequence[Result], file: Path, title: str) -> None:
-    """Draw nDCG@10 against price and against width; a line joins the widths of a model."""
+    """Plot nDCG@10 against price and against dimensions; a line joins the dimensions of a model."""
     figure = Figure(figsize=(11, 5.5), layout="constrained")
     by_price, by_width = figure.subplots(1, 2, sharey=True)
     figure.suptitle(title)
@@ -166,7 +209,7 @@ def plot(results: Sequence[Result], file: Path, title: str) -> None:
                 continue
             own.sort(key=lambda result: result.width)
             quality = [result.quality[0] for result in own]
-            # A larger, empty mark, since both may well lie in one place.
+            # A larger, empty mark, because both may lie in one place.
             style = {"ls": "--", "marker": "s", "ms": 11, "mfc": "none"} if instruction else {"marker": "o"}
             label = f"{name} + instruction" if instruction else name
             (line,) = by_width.plot([result.width for result in own], quality, label=label, **style)
@@ -174,15 +217,15 @@ def plot(results: Sequence[Result], file: Path, title: str) -> None:
             if price is not None:
                 by_price.plot(price, quality[-1], color=line.get_color(), **style)
     prices = {r.usd_per_million_tokens for r in results if r.usd_per_million_tokens is not None}
-    _scale(by_price, prices, "US dollars for a million tokens, at full width")
-    _scale(by_width, {result.width for result in results}, "floats in a vector")
+    _scale(by_price, prices, "US dollars per million tokens, at full dimensions")
+    _scale(by_width, {result.width for result in results}, "dimensions")
     by_price.set_ylabel(NAMES[0])
     figure.legend(*by_width.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
     figure.savefig(file, dpi=130)
 
 
 def spent(results: Sequence[Result]) -> str:
-    """Say what embedding took in all."""
+    """Describe the usage of all variants."""
     costs, tokens = [result.spent.cost_usd for result in results], [result.spent.prompt_tokens for result in results]
     cost = "price unknown" if None in costs else f"${sum(filter(None, costs)):.4f} at list price"
     return f"Embedding: {'unknown' if None in tokens else f'{sum(filter(None, tokens)):,}'} tokens, {cost}."
@@ -196,7 +239,7 @@ def _scale(axes: Axes, values: Collection[float], label: str) -> None:
 
 
 def check_models(names: Sequence[str], service: Service) -> None:
-    """End the program where a model is neither in the packaged table nor offered now: before any is paid for."""
+    """End the program, before anything is paid for, if a model is neither in the catalog nor in the live list."""
     unknown = [name for name in names if name not in CATALOGUE]
     offered = list_models(service.api_key, service.base_url) if unknown else {}
     for name in unknown:
@@ -208,7 +251,7 @@ def check_models(names: Sequence[str], service: Service) -> None:
 def measure_all(
     ways: Sequence[Variant], service: Service, passages: Sequence[Passage], questions: Sequence[Question]
 ) -> tuple[list[Result], list[str]]:
-    """Measure each way, and return the results and what failed; the other ways of a model that failed are left out."""
+    """Measure each variant; return the results and the errors. An error skips the other variants of its model."""
     results: list[Result] = []
     failed: dict[str, str] = {}
     for way in ways:
@@ -224,10 +267,10 @@ def measure_all(
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Read the command line, measure, print, draw."""
+    """Parse the command line, measure, print the table, and save the plot."""
     options = arguments(words)
     models, dimensions = options.models or MODELS, options.dimensions
-    with readable_errors(), connect() as service:
+    with report_errors(), connect() as service:
         check_models(models, service)
         questions, passages = load_questions(options.questions, options.limit), load_passages()
         notice = WARNING if service.is_sandbox else f"Vectors of {service.name}."
@@ -235,7 +278,9 @@ def main(words: Sequence[str] | None = None) -> None:
         ways = list(variants(models, WIDTHS if dimensions is None else dimensions))
         taken = {width for way in ways for width in (way.dimensions, get_model(way.model).dimensions)}
         for width in sorted(set(dimensions or ()) - taken):
-            print(f"Not tried: {width} dimensions, which none of these models takes.\n", flush=True)
+            print(f"Not tried: {width} dimensions; none of these models takes them.\n", flush=True)
+        if not options.yes:
+            confirm_cost(ways, service, passages, questions, options.max_usd)
         results, failed = measure_all(ways, service, passages, questions)
     if results:
         print(f"{table(results)}\n\n{notice}\n{spent(results)}")
@@ -249,15 +294,17 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line, and check what it names before any work is done."""
+    """Parse the command line, and check the files that it names before any work is done."""
     here = Path(__file__).resolve().parent
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("models", nargs="*", metavar="MODEL", help=f"default: {' '.join(MODELS)}")
     widths = " ".join(map(str, WIDTHS))
-    parser.add_argument("--dimensions", type=positive, nargs="*", help=f"reduced widths to try (default: {widths})")
+    parser.add_argument("--dimensions", type=positive, nargs="*", help=f"reduced dimensions to try (default: {widths})")
     parser.add_argument("--questions", type=Path, default=here / "questions.jsonl", help="file of questions")
-    parser.add_argument("--limit", type=positive, help="take so many of the questions alone")
-    parser.add_argument("--plot", type=Path, default=Path("evaluation.png"), help="where to draw")
+    parser.add_argument("--limit", type=positive, help="use only this number of questions")
+    parser.add_argument("--plot", type=Path, default=Path("evaluation.png"), help="file of the plot")
+    parser.add_argument("--max-usd", type=float, default=MAX_USD, help="ask above this cost (default: %(default)s)")
+    parser.add_argument("--yes", action="store_true", help="do not ask about the cost")
     options = parser.parse_args(words)
     if not options.plot.parent.is_dir() or options.plot.is_dir():
         parser.error(f"--plot must name a file in a folder that is there, not {options.plot}")

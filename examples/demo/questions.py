@@ -1,4 +1,4 @@
-"""The evaluation's questions: a file of them, each with the sources that answer it."""
+"""Questions of the evaluation, each with the sources that answer it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EXAMPLE = '{"question": "…", "sources": ["…"], "language": "en"}'
 
 @dataclass(frozen=True)
 class Question:
-    """A question, and the sources of which any answers it."""
+    """A question, and its sources; each of them is a right answer."""
 
     text: str
     sources: tuple[str, ...]
@@ -23,11 +23,11 @@ def load_questions(file: Path, limit: int | None = None) -> list[Question]:
     """Return the questions of a file.
 
     Args:
-        file: A question a line, as JSON.
-        limit: Return so many that are spread over the file.
+        file: One question per line, as JSON.
+        limit: Number of questions to return, spread over the file; None for all.
 
     Raises:
-        ValueError: If the file cannot be read, holds none, or holds what is no question.
+        ValueError: The file cannot be read, is empty, or has a line that is not a question.
     """
     try:
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
@@ -45,8 +45,8 @@ def load_questions(file: Path, limit: int | None = None) -> list[Question]:
 
 def _check(row: dict[str, Any]) -> None:
     words = [row["question"], row["language"], *row["sources"]]
-    # A list left out would make a source of each letter.
+    # A string instead of a list would give one source per letter.
     if not isinstance(row["sources"], list) or not row["sources"]:
         raise ValueError(f"no list of sources in {row!r}")
     if not all(isinstance(word, str) and word.strip() for word in words):
-        raise ValueError(f"something else than words in {row!r}")
+        raise ValueError(f"empty text or no text in {row!r}")

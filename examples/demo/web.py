@@ -1,29 +1,32 @@
-"""A page to ask, in the browser: the pipeline of rag_langchain.py or rag_llama_index.py, for this machine alone."""
+"""Page for questions in the browser, for this machine only: the pipeline of LangChain or of LlamaIndex."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import os
 import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from common import DATA, DEFAULT_QUESTION, Pipeline, Service, add_settings, answer, cost, opened
-from corpus import Passage, load_documents
-from endings import readable_errors
+import _startup  # noqa: F401  first: it handles Ctrl-C and missing packages during the imports
+from cli_errors import report_errors
+from command_line import DEFAULT_QUESTION, add_settings, answer, cost, open_pipeline
+from corpus import Passage
 from nicegui import app, run, ui
 from openai import OpenAIError
-from prompting import Found, cited
+from prompts import RetrievedPassage, resolve_citations
+from settings import DATA, Pipeline, Service
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from nanogpt_core import NanoGPTError
 
 HOST = "127.0.0.1"
 PIPELINES = {
-    "langchain": ("rag_langchain", "LangChainPipeline"),
-    "llama-index": ("rag_llama_index", "LlamaIndexPipeline"),
+    "langchain": ("langchain_pipeline", "LangChainPipeline"),
+    "llama-index": ("llama_index_pipeline", "LlamaIndexPipeline"),
 }
 STYLE = Path(__file__).with_name("web.css")
 
@@ -32,13 +35,14 @@ class Page:
     """One browser window.
 
     Args:
-        pipeline: What answers; all windows share it.
-        service: What the pipeline talks to.
-        chat_price: US dollars for a million tokens in and out, where known.
+        pipeline: The pipeline, shared by all windows.
+        service: The API that the pipeline talks to.
+        chat_price: US dollars per million tokens in prompts and in answers, or None if unknown.
     """
 
     def __init__(self, pipeline: Pipeline, service: Service, chat_price: Sequence[float] | None) -> None:
         self.pipeline, self.chat_price = pipeline, chat_price
+        self.busy = False
         ui.add_css(STYLE)
         with ui.element("div").classes("page"):  # inside NiceGUI's own <main>
             _text("h1", "Ask Python's own documentation")
@@ -61,13 +65,12 @@ class Page:
             self.cost = _text("footer", self._cost()).classes("cost")
 
     async def ask(self) -> None:
-        """Answer what is in the field; a second time is for after the answer."""
+        """Answer the question in the field; ignored while another question is being answered."""
         question = (self.question.value or "").strip() or DEFAULT_QUESTION
-        if not self.button.enabled:
+        if self.busy:
             return
-        self.button.disable()
+        self._set_busy(True)
         self.question.set_value(question)
-        self.answer.props('aria-busy="true"')
         self._set(self.answer, "Looking …")
         self._set(self.error, "")
         self.sources.clear()
@@ -78,11 +81,16 @@ class Page:
             self._set(self.answer, "No answer.")
             self._set(self.error, self._readable(error))
             if not isinstance(error, NanoGPTError | OpenAIError):
-                raise  # a fault of the page or the pipeline, which belongs into the log too
+                raise  # an error of the page or the pipeline, which is logged too
         finally:
             self._set(self.cost, self._cost())
-            self.answer.props('aria-busy="false"')
-            self.button.enable()
+            self._set_busy(False)
+
+    def _set_busy(self, busy: bool) -> None:
+        # Not disabled: a disabled button loses the keyboard's focus.
+        self.busy = busy
+        self.button.props(f'aria-disabled="{str(busy).lower()}"')
+        self.answer.props(f'aria-busy="{str(busy).lower()}"')
 
     async def _answer(self, question: str) -> None:
         found = await run.io_bound(self.pipeline.retrieve, question)
@@ -92,9 +100,9 @@ class Page:
             text += piece
             if text:
                 self._set(self.answer, text)
-        self._show_sources(cited(text, found))
+        self._show_sources(resolve_citations(text, found))
 
-    def _show_passages(self, found: Sequence[Found]) -> None:
+    def _show_passages(self, found: Sequence[RetrievedPassage]) -> None:
         with self.passages:
             for number, passage in enumerate(found, 1):
                 with ui.element("li").classes("passage").props(f'id="passage-{number}"'):
@@ -108,7 +116,7 @@ class Page:
             if not found:
                 _text("li", "None is near enough to the question.").classes("none")
 
-    def _show_sources(self, sources: dict[int, Found | None]) -> None:
+    def _show_sources(self, sources: dict[int, RetrievedPassage | None]) -> None:
         with self.sources:
             for number, passage in sources.items():
                 with ui.element("li"):
@@ -118,13 +126,13 @@ class Page:
                         _text("span", f"[{number}] no such passage: the model made this citation up")
 
     def _cost(self) -> str:
-        return f"Since the start. {cost(self.pipeline, self.chat_price)}"
+        return cost(self.pipeline, self.chat_price)
 
     @staticmethod
     def _readable(error: Exception) -> str:
         if isinstance(error, NanoGPTError | OpenAIError):
             return str(error)
-        return f"Something is wrong here ({type(error).__name__}); the terminal says more."
+        return f"Internal error ({type(error).__name__}); the terminal has the details."
 
     @staticmethod
     def _set(element: ui.element, text: str) -> None:
@@ -133,21 +141,21 @@ class Page:
 
 
 def _text(tag: str, text: str) -> ui.element:
-    # Text, and never Markdown or HTML: a passage or an answer could bring a picture that tells a stranger it was read.
+    # Text, never Markdown or HTML: a passage or an answer could load a picture from a foreign server.
     element = ui.element(tag)
     element.props["textContent"] = text
     return element
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--framework", choices=PIPELINES, default="langchain", help="whose pipeline (default: langchain)"
+        "--framework", choices=PIPELINES, default="langchain", help="framework of the pipeline (default: %(default)s)"
     )
-    parser.add_argument("--port", type=_port, default=8080, help="port on 127.0.0.1 (default: 8080)")
+    parser.add_argument("--port", type=_port, default=8080, help="port on 127.0.0.1 (default: %(default)s)")
     parser.add_argument("--browser", action="store_true", help="open the page in a browser")
-    add_settings(parser, DATA / "web")  # Qdrant's folder belongs to one process: the demos keep their own
+    add_settings(parser, DATA / "web")  # a folder of its own: only one process at a time can open Qdrant's
     return parser.parse_args(words)
 
 
@@ -159,25 +167,35 @@ def _port(word: str) -> int:
 
 
 def check_free(port: int) -> None:
-    """End the program where the page cannot listen: before passages are embedded for it."""
+    """End the program if the port cannot be used, before passages are embedded."""
     with socket.socket() as trial:
         if os.name != "nt":
-            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server will: one that ended is no bar
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
         try:
             trial.bind((HOST, port))
         except OSError as error:
-            sys.exit(f"error: Port {port} of {HOST} cannot be had ({error.strerror}). Name another with --port.")
+            sys.exit(f"error: Port {port} of {HOST} cannot be used ({error.strerror}). Name another one with --port.")
 
 
-def main(words: Sequence[str] | None = None, load: Callable[[], list[Passage]] = load_documents) -> None:
-    """Fill the index, and serve the page until the process is stopped."""
+def main(words: Sequence[str] | None = None, load: Callable[[], list[Passage]] | None = None) -> None:
+    """Fill the index, and serve the page until the process is stopped.
+
+    Args:
+        words: Arguments of the command line; None for those of the process.
+        load: Reads the documents; None for Python's own documentation.
+    """
     options = arguments(words)
     check_free(options.port)
     module, name = PIPELINES[options.framework]
     make = getattr(importlib.import_module(module), name)
-    with readable_errors(), opened(make, options, "RAG over Python's own documentation", load) as (service, pipeline):
-        # A page elsewhere could otherwise reach this one under a name of its own that leads to 127.0.0.1.
+    with (
+        report_errors(),
+        open_pipeline(make, options, "RAG over Python's own documentation", load) as (service, pipeline),
+    ):
+        # Otherwise a foreign page could reach this one by a host name that resolves to 127.0.0.1.
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
+        # Uvicorn would print a line of 300 characters for each window.
+        logging.getLogger("uvicorn.error").addFilter(lambda record: "WebSocket" not in record.getMessage())
         ui.run(
             lambda: Page(pipeline, service, options.chat_price),
             host=HOST,
@@ -185,11 +203,12 @@ def main(words: Sequence[str] | None = None, load: Callable[[], list[Passage]] =
             title="Ask Python's own documentation",
             favicon="🐍",
             dark=None,
+            language="en-US",  # lang="en-US" on <html>
             show=options.browser,
             reload=False,
             tailwind=False,
             show_welcome_message=False,
-            uvicorn_logging_level="info",  # says where the page is once it is there, or why it is not
+            uvicorn_logging_level="info",  # prints the address of the page, or the reason why there is none
             access_log=False,
         )
 

@@ -1,4 +1,4 @@
-"""The page on migrating: what it says of each option is so."""
+"""The page on migrating: its statements on options and defaults agree with the code."""
 
 import inspect
 import re
@@ -110,7 +110,7 @@ def test_default_models_are_as_the_tables_say(options):
 
 @pytest.mark.parametrize("option", ["max_retries", "timeout", "embed_batch_size", "max_concurrency"])
 def test_default_numbers_are_as_the_tables_say(option):
-    # What is in flight at once stands beside the size of batches.
+    # The number of requests in flight is in the row of the batch size.
     row = "embed_batch_size" if option == "max_concurrency" else option
     for name in ("OpenAIEmbeddings", "OpenAIEmbedding"):
         table = PAGE.split(f"<!-- options: {name} -->")[1].split("<!-- end -->")[0]

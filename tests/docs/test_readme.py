@@ -1,6 +1,8 @@
-"""The snippets of the README and of the pages in docs run as they stand; the README's table is the catalogue's."""
+"""README and pages: snippets run unchanged, and tables and figures agree with the code and the measurements."""
 
 import ast
+import importlib.util
+import inspect
 import json
 import os
 import re
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from nanogpt_core import MODELS, ModelInfo
+from nanogpt_core import MODELS, Embedder
 
 pytestmark = pytest.mark.xdist_group("snippets")  # one warm process for all
 
@@ -74,12 +76,12 @@ exec(compile(job["code"], "<string>", "exec"), vars(main))
 """
 
 
-# What openai imports as the first request goes out.
+# Modules that openai imports with the first request.
 LATE = "import openai.resources.chat, openai.resources.embeddings"
 
 
 def imports(snippet: str) -> set[str]:
-    """The lines that import what is installed."""
+    """Return the lines that import installed packages."""
     lines = set()
     for node in ast.walk(ast.parse(snippet)):
         names = (
@@ -123,7 +125,7 @@ def warm(shared_sandbox):
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS)
-def test_snippet_runs_in_a_process_of_its_own(snippet, warm, tmp_path):
+def test_snippet_runs_in_its_own_process(snippet, warm, tmp_path):
     for plugin, framework in NEEDS.items():
         if plugin in snippet and not installed(framework):
             pytest.skip(f"{framework} is not installed")
@@ -138,27 +140,73 @@ def test_snippet_runs_in_a_process_of_its_own(snippet, warm, tmp_path):
 
 
 @pytest.mark.parametrize("code", BEFORE)
-def test_what_stood_there_before_is_python(code):
+def test_removed_lines_of_diffs_are_python(code):
     # Most of its packages are not needed here, and ServiceContext is gone.
     assert "openai" in code
     ast.parse(code)
 
 
-def test_first_snippet_stands_early():
+def test_first_snippet_is_in_the_first_40_lines():
     assert README.splitlines().index("```python") < 40
 
 
-def row(model: ModelInfo) -> str:
-    width = f"{model.dimensions}" + (f" ({model.listed_dimensions})" if model.listed_dimensions else "")
-    reduces = f"{model.min_dimensions} to {model.max_dimensions}" if model.reduces else "–"
-    price = f"{model.usd_per_million_tokens:.3f}".rstrip("0")
-    price += "0" * (2 - len(price.partition(".")[2]))
-    languages = ", ".join(model.languages)
-    return f"| `{model.id}` | {width} | {reduces} | {price} | {model.max_tokens:,} | {languages} |"
+@pytest.fixture(scope="module")
+def generator():
+    spec = importlib.util.spec_from_file_location("readme_tables", ROOT / ".ci" / "readme.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def test_table_of_models_is_the_catalogue():
-    head = ["| model | width | reduces to | price | tokens a text | languages |", "|---|---|---|---|---|---|"]
-    expected = "\n".join([*head, *map(row, MODELS.values())])
-    table = README.split("<!-- models: begin -->")[1].split("<!-- models: end -->")[0].strip()
-    assert table == expected, f"the table should be:\n{expected}"
+def test_generated_tables_are_current(generator):
+    assert generator.update("README.md") == README, "run `make readme`"
+
+
+def test_table_of_options_has_each_option_with_its_default(generator):
+    table = generator.options_table()
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", table, re.MULTILINE))
+    assert list(rows) == list(inspect.signature(Embedder).parameters)
+    assert rows["max_concurrency"] == "`16`"
+    assert rows["base_url"] == "`NANOGPT_BASE_URL`, then `https://nano-gpt.com/api/v1`"
+    assert rows["cache"] == "no cache"
+
+
+def test_table_of_models_has_each_model(generator):
+    assert re.findall(r"^\| `(.+?)` \|", generator.models_table(), re.MULTILINE) == list(MODELS)
+
+
+def totals(fault, column):
+    """Return the figures of a row of the totals in FAULTS.md, by client."""
+    lines = (ROOT / "benchmarks" / "FAULTS.md").read_text(encoding="utf-8").splitlines()
+    head, row = (next(line for line in lines if line.startswith(start)) for start in ("| | core |", f"| {fault} |"))
+    cells = [[cell.strip() for cell in line.split("|")[2:-1]] for line in (head, row)]
+    return dict(zip(*cells, strict=True))[column]
+
+
+def test_figures_on_faults_are_those_measured():
+    said = " ".join(README.split("<!-- faults: begin -->")[1].split("<!-- faults: end -->")[0].split())
+    others = "langchain-openai"
+    number = sum(
+        int(totals(outcome, "core")) for outcome in ("right", "typed error", "raw error", "silently wrong", "hang")
+    )
+    assert f"Of {number} measured faults" in said
+    assert f"wrong vectors for {totals('silently wrong', others)} and hangs for {totals('hang', others)}" in said
+    assert totals("silently wrong", "core") == totals("hang", "core") == "0"
+    most = "most requests for one fault"
+    assert f"up to {totals(most, others)} requests" in said
+    assert f"up to {totals(most, 'LlamaIndex OpenAI')}." in said
+    assert f"at most {totals(most, 'core')}," in said
+    assert f"{totals('something leaked', others)} of the {number} faults" in said
+
+
+PLACES = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")})
+
+
+@pytest.mark.parametrize("page", PLACES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_and_named_test_files_exist(page):
+    text = page.read_text(encoding="utf-8")
+    links = [link.partition("#")[0] for link in re.findall(r"\]\((?!https?:|#)([^)\s]+)\)", text)]
+    named = re.findall(r"`(tests/[\w/]+(?:\.py)?|examples/[\w/]+\.py)`", text)
+    missing = [link for link in links if link and not (page.parent / link).exists()]
+    missing += [name for name in named if not (ROOT / name).exists()]
+    assert missing == []

@@ -1,4 +1,4 @@
-"""The Makefile's targets for the examples: what a user's words are by the time a script gets them."""
+"""The Makefile's targets for the demo: the user's words reach the scripts unchanged."""
 
 import shutil
 import subprocess
@@ -21,7 +21,7 @@ def make(tmp_path):
     (folder / "bin").mkdir(parents=True)
     (folder / "bin" / "python").write_text(PYTHON)
     (folder / "bin" / "python").chmod(0o755)
-    for name in ("bin/uv", "demo", "web", "evaluate"):  # each is newer than what it is made of: nothing is to be set up
+    for name in ("bin/uv", "demo", "web", "evaluate"):  # each is newer than its sources: make sets nothing up
         (folder / name).touch()
 
     def run(*words):
@@ -42,17 +42,17 @@ QUESTIONS = [
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
-def test_a_question_reaches_both_demos_unchanged(make, question):
+def test_question_reaches_both_demos_unchanged(make, question):
     assert make("demo", f"Q={question}") == [
-        [f"examples/demo/rag_{name}.py", "--", question] for name in ("langchain", "llama_index")
+        [f"examples/demo/{name}_pipeline.py", "--", question] for name in ("langchain", "llama_index")
     ]
 
 
-def test_without_a_question_the_demos_have_their_own(make):
+def test_demos_have_a_default_question(make):
     assert [words[1:] for words in make("demo")] == [["--"], ["--"]]
 
 
-def test_the_data_folder_and_the_chat_price_are_handed_on(make):
+def test_data_folder_and_chat_price_are_passed_on(make):
     given = ["DATA=/a b/$c", "CHAT_PRICE=0.15 0.6"]
     options = ["--data", "/a b/$c", "--chat-price", "0.15", "0.6"]
     assert [words[1:] for words in make("demo", *given)] == [[*options, "--"]] * 2
@@ -69,7 +69,7 @@ def test_models_may_stand_in_the_environment(make, monkeypatch):
     assert make("evaluate") == [["examples/demo/evaluate.py", "--", "$(shell", "echo)", "M*"]]
 
 
-def test_what_stands_for_a_number_is_no_command_either(make):
+def test_words_in_place_of_numbers_are_not_executed(make):
     port = "$(shell echo run) `id`"
     (words,) = make("web", f"PORT={port}", "CHAT_PRICE=M* $(echo 1)")
     assert words == ["examples/demo/web.py", "--port", port, "--chat-price", "M*", "$(echo", "1)"]

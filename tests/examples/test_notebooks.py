@@ -1,6 +1,7 @@
-"""The tutorials run from start to end in a kernel of this environment, say what they should, and are kept clean."""
+"""Tutorials: they run from start to end in a kernel of this environment, print the expected text, and are clean."""
 
 import asyncio
+import inspect
 import json
 import re
 import sys
@@ -57,7 +58,7 @@ def execute(notebook, folder):
 
 @pytest.fixture(scope="module", params=NEEDS)
 def said(request, tmp_path_factory):
-    """What each code cell wrote, by the cell's id."""
+    """Return the output of each code cell by the cell's id."""
     for package in (*NEEDS[request.param], "starlette", "uvicorn"):
         pytest.importorskip(package, exc_type=ImportError)
     folder = tmp_path_factory.mktemp(request.param)
@@ -114,7 +115,7 @@ def test_agent_looks_up_and_cites(said):
 
 
 @pytest.mark.parametrize("name", NEEDS)
-def test_a_citation_is_told_from_an_index(name):
+def test_citation_is_distinguished_from_an_index(name):
     cell = next(cell for cell in read(name).cells if cell.id == "answer")
     (function,) = re.findall(r"(?s)def sources.*?\n\n\n", cell.source.replace("\nprompt =", "\n\nprompt =") + "\n\n\n")
     names = {"re": re, "list": list}
@@ -124,7 +125,16 @@ def test_a_citation_is_told_from_an_index(name):
 
 
 @pytest.mark.parametrize("name", NEEDS)
-def test_kept_without_outputs_and_line_by_line(name):
+def test_number_of_concurrent_requests_is_the_default(name):
+    from nanogpt_core import Embedder
+
+    text = " ".join(" ".join(cell.source for cell in read(name).cells).split())
+    said = re.findall(r"up to (\d+) requests at a time \(`max_concurrency`\)", text)
+    assert said == [str(inspect.signature(Embedder).parameters["max_concurrency"].default)]
+
+
+@pytest.mark.parametrize("name", NEEDS)
+def test_notebooks_are_saved_without_outputs(name):
     text = (FOLDER / f"{name}.ipynb").read_text(encoding="utf-8")
     nbformat.validate(read(name))
     notebook = json.loads(text)

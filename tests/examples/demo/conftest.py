@@ -1,4 +1,4 @@
-"""What the tests of the examples share: their folder on the path, as when a script is run, and the pipelines."""
+"""Fixtures of the demo's tests: its folder on the path, as if a script were run, and its pipelines."""
 
 import contextlib
 import importlib
@@ -11,9 +11,12 @@ EXAMPLES = Path(__file__).resolve().parents[3] / "examples" / "demo"
 sys.path.insert(0, str(EXAMPLES))
 
 NEEDS = {
-    "LangChainPipeline": ("rag_langchain", ("langchain_classic", "langchain_openai", "langchain_qdrant")),
-    "LlamaIndexPipeline": ("rag_llama_index", ("llama_index.llms.openai_like", "llama_index.vector_stores.qdrant")),
-    "BarePipeline": ("rag_openai_sdk", ()),
+    "LangChainPipeline": ("langchain_pipeline", ("langchain_classic", "langchain_openai", "langchain_qdrant")),
+    "LlamaIndexPipeline": (
+        "llama_index_pipeline",
+        ("llama_index.llms.openai_like", "llama_index.vector_stores.qdrant"),
+    ),
+    "BarePipeline": ("openai_sdk_pipeline", ()),
 }
 
 
@@ -26,7 +29,7 @@ def pipeline_class(name):
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_waiting_for_the_disk():
-    """Qdrant commits each passage alone; that thousands outlive a loss of power is not what is tested here."""
+    """Qdrant commits each passage separately; these tests do not need passages that survive a loss of power."""
     try:
         from qdrant_client.local.persistence import CollectionPersistence
     except ImportError:
@@ -59,7 +62,7 @@ def module_framework():
 
 @pytest.fixture
 def service(sandbox):
-    from common import Service
+    from settings import Service
 
     return Service("the tests' sandbox", sandbox.api_key, sandbox.base_url, is_sandbox=True)
 
@@ -79,7 +82,7 @@ def kind(request):
 @pytest.fixture
 def opened(service, tmp_path):
     """Open a pipeline by its class and settings, after closing the one before; all of a test have one data folder."""
-    from common import Settings
+    from settings import Settings
 
     with contextlib.ExitStack() as last:
 

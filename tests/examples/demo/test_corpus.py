@@ -53,22 +53,22 @@ def questions():
 
 
 def answers(source, wanted):
-    """Whether a passage's source is one of those wanted, or a numbered part of one."""
+    """Return True if a passage's source is a wanted one, or a numbered part of it."""
     return any(source == name or source.startswith(f"{name} (part ") for name in wanted)
 
 
-def test_there_are_some_thousands_of_passages(passages):
+def test_corpus_has_3000_to_8000_passages(passages):
     assert 3000 < len(passages) < 8000
 
 
 @pytest.mark.parametrize("max_chars", [200, 333, 1200])
-def test_passages_keep_to_the_length_and_are_never_blank(corpus, max_chars):
+def test_passages_keep_max_chars_and_are_not_blank(corpus, max_chars):
     texts = [passage.text for passage in corpus.load_passages(max_chars)]
     assert max(map(len, texts)) <= max_chars
     assert all(text.partition(": ")[2].strip() for text in texts)
 
 
-def test_a_length_too_small_for_a_name_is_refused(corpus):
+def test_max_chars_below_200_is_refused(corpus):
     with pytest.raises(ValueError, match="at least 200"):
         corpus.load_passages(199)
 
@@ -78,7 +78,7 @@ def test_texts_and_sources_are_unique(passages):
     assert len({passage.source for passage in passages}) == len(passages)
 
 
-def test_a_text_begins_with_the_name_of_its_source(passages):
+def test_passage_begins_with_the_name_of_its_source(passages):
     for passage in passages:
         name = re.sub(r" \(part \d+\)$", "", passage.source)
         assert passage.text.startswith(f"{name}: ")
@@ -90,26 +90,47 @@ def test_texts_are_valid_unicode_without_control_characters(passages):
         assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", passage.text)
 
 
-def test_no_name_holds_a_private_part(passages):
+def test_no_source_is_private(passages):
     for passage in passages:
         assert passage.source.startswith("topic: ") or not re.search(r"(^|\.)_", passage.source)
 
 
 @pytest.mark.parametrize("topic", ["try", "string-methods", "debugger", "formatstrings"])
-def test_parts_of_a_topic_hold_all_of_it(passages, topic):
+def test_parts_of_a_topic_are_complete(passages, topic):
     parts = [p.text.removeprefix(f"topic: {topic}: ") for p in passages if answers(p.source, [f"topic: {topic}"])]
     assert len(parts) > 1
     assert "".join("".join(parts).split()) == "".join(topics[topic].split())
 
 
-def test_another_process_gives_the_same_and_imports_nothing_with_side_effects(passages):
+def test_corpus_is_reproducible_and_imports_no_module_with_side_effects(passages):
     environment = {**os.environ, "PYTHONPATH": str(EXAMPLES), "PYTHONHASHSEED": "7", "PYTHONIOENCODING": "utf-8"}
     command = [sys.executable, "-c", PRINT_DIGEST]
     shown = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
     assert shown == [hashlib.sha256(repr(passages).encode()).hexdigest(), "[]"]
 
 
-def test_there_are_sixty_different_questions_in_three_languages(questions):
+def test_documents_are_kept_in_a_file_for_the_next_run(corpus, tmp_path):
+    folder = tmp_path / "data"
+    first = corpus.load_documents(folder)
+    assert first == corpus.load_documents()
+    (file,) = folder.iterdir()
+    rows = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(rows[:2]), encoding="utf-8")
+    assert corpus.load_documents(folder) == first[:2], "read from the file"
+
+
+@pytest.mark.parametrize("damage", ["", "{", "5", "[5]", '[["only a text"]]', "null"])
+def test_damaged_file_of_documents_is_written_anew(corpus, tmp_path, monkeypatch, damage):
+    documents = [corpus.Passage("Bees make honey.", "bees")]
+    monkeypatch.setattr(corpus, "_documents", lambda: {"bees": "Bees make honey."})
+    corpus.load_documents(tmp_path)
+    (file,) = tmp_path.iterdir()
+    file.write_text(damage, encoding="utf-8")
+    assert corpus.load_documents(tmp_path) == documents
+    assert json.loads(file.read_text(encoding="utf-8")) == [["Bees make honey.", "bees"]]
+
+
+def test_questions_are_60_in_three_languages(questions):
     assert len({row["question"] for row in questions}) == len(questions) == 60
     assert Counter(row["language"] for row in questions) == {"en": 40, "de": 10, "zh": 10}
 
@@ -139,7 +160,7 @@ def embedder():
 def test_search_finds_the_answers(embedder, passages, questions):
     documents = embedder.embed([passage.text for passage in passages])
     documents /= np.linalg.norm(documents, axis=1, keepdims=True)
-    missed, asked = [], questions[:30]  # the corpus is English, and so is what words can find
+    missed, asked = [], questions[:30]  # the corpus is English, and the sandbox matches words
     assert {row["language"] for row in asked} == {"en"}
     for row in asked:
         # A query's own length does not change the order.

@@ -43,8 +43,8 @@ def texts(pipeline):
 
 @pytest.fixture(scope="module")
 def whole(shared_sandbox, tmp_path_factory):
-    """What can be found in an index that nothing ever happened to."""
-    from common import Service, Settings
+    """Return the texts in an undamaged index of some facts."""
+    from settings import Service, Settings
 
     service = Service("test", shared_sandbox.api_key, shared_sandbox.base_url, is_sandbox=True)
     looked = {}
@@ -76,7 +76,7 @@ LOSSES = [
 
 
 @pytest.mark.parametrize(("kind", "lost"), LOSSES, indirect=["kind"])
-def test_what_is_removed_after_a_loss_is_not_found_any_more(kind, opened, whole, tmp_path, lost):
+def test_removed_documents_are_not_found_after_lost_files(kind, opened, whole, tmp_path, lost):
     opened(kind).ingest(documents(FACTS))
     opened(kind).close()
     (place,) = tmp_path.glob(f"data/*/*/**/{lost}")
@@ -89,8 +89,8 @@ def test_what_is_removed_after_a_loss_is_not_found_any_more(kind, opened, whole,
     assert (again.added, again.removed) == (0, 0)
 
 
-def test_passages_that_are_in_the_store_are_not_paid_for_again(opened, embedded, tmp_path):
-    rag = pytest.importorskip("rag_langchain", exc_type=ImportError)
+def test_lost_records_are_restored_from_the_store(opened, embedded, tmp_path):
+    rag = pytest.importorskip("langchain_pipeline", exc_type=ImportError)
     first = opened(rag.LangChainPipeline)
     first.ingest(documents(FACTS))
     first.close()
@@ -102,8 +102,8 @@ def test_passages_that_are_in_the_store_are_not_paid_for_again(opened, embedded,
     assert done.removed > 3  # all passages of the long one
 
 
-def test_records_of_passages_that_are_not_in_the_store_are_no_records(opened, embedded):
-    rag = pytest.importorskip("rag_langchain", exc_type=ImportError)
+def test_records_without_stored_passages_are_dropped(opened, embedded):
+    rag = pytest.importorskip("langchain_pipeline", exc_type=ImportError)
     opened(rag.LangChainPipeline).ingest(documents(WITHOUT_NUTS))
     pipeline = opened(rag.LangChainPipeline)
     points, _ = pipeline.client.scroll("passages", limit=100)
@@ -114,7 +114,7 @@ def test_records_of_passages_that_are_not_in_the_store_are_no_records(opened, em
 
 
 @pytest.mark.parametrize("put_back", [FACTS, CHANGED], ids=["as it was", "changed"])
-def test_what_is_put_back_after_an_ingest_that_failed_is_there_again(framework, opened, sandbox, whole, put_back):
+def test_restored_documents_are_found_after_a_failed_ingest(framework, opened, sandbox, whole, put_back):
     opened(framework).ingest(documents(FACTS))
     sandbox.add_faults(Fault(status=401))
     with pytest.raises(AuthenticationError):
@@ -133,8 +133,8 @@ def paid_service(service):
     return replace(service, is_sandbox=False)
 
 
-def test_what_was_paid_for_is_not_paid_for_again_whatever_is_lost(kind, paid_service, embedded, tmp_path):
-    from common import Settings
+def test_lost_indexes_are_refilled_from_the_embedding_cache(kind, paid_service, embedded, tmp_path):
+    from settings import Settings
 
     settings = Settings(data=tmp_path)
 
@@ -151,29 +151,29 @@ def test_what_was_paid_for_is_not_paid_for_again_whatever_is_lost(kind, paid_ser
     assert ingest() == []
 
 
-def test_what_one_framework_paid_for_the_other_has(framework, paid_service, embedded, tmp_path):
-    from common import Settings
+def test_frameworks_share_the_embedding_cache(framework, paid_service, embedded, tmp_path):
+    from settings import Settings
 
-    rag_langchain = pytest.importorskip("rag_langchain", exc_type=ImportError)
-    rag_llama_index = pytest.importorskip("rag_llama_index", exc_type=ImportError)
-    both = [rag_langchain.LangChainPipeline, rag_llama_index.LlamaIndexPipeline]
+    langchain_pipeline = pytest.importorskip("langchain_pipeline", exc_type=ImportError)
+    llama_index_pipeline = pytest.importorskip("llama_index_pipeline", exc_type=ImportError)
+    both = [langchain_pipeline.LangChainPipeline, llama_index_pipeline.LlamaIndexPipeline]
     both.sort(key=lambda kind: kind is not framework)
     sent = []
     for kind in both:
         with contextlib.closing(kind(paid_service, Settings(data=tmp_path))) as pipeline:
             pipeline.ingest(documents(WITHOUT_NUTS))
-        sent.append([text for text in embedded() if text != "How many numbers?"])
+        sent.append([text for text in embedded() if text != "How many dimensions?"])
     assert sorted(sent[0]) == sorted(f"{name}: {text}" for name, text in WITHOUT_NUTS.items())
     assert sent[1] == []
 
 
-def test_what_came_before_a_failure_is_kept(paid_service, sandbox, embedded, monkeypatch, tmp_path):
-    import rag_openai_sdk
-    from common import Settings
+def test_finished_batches_are_kept_after_a_failure(paid_service, sandbox, embedded, monkeypatch, tmp_path):
+    import openai_sdk_pipeline
     from openai import APIStatusError
+    from settings import Settings
 
-    monkeypatch.setattr(rag_openai_sdk, "BATCH", 3)
-    pipeline = rag_openai_sdk.BarePipeline(paid_service, Settings(data=tmp_path))
+    monkeypatch.setattr(openai_sdk_pipeline, "BATCH", 3)
+    pipeline = openai_sdk_pipeline.BarePipeline(paid_service, Settings(data=tmp_path))
     sandbox.add_faults(None, Fault(status=401))
     with pytest.raises(APIStatusError):
         pipeline.ingest(documents(FACTS))
@@ -195,7 +195,7 @@ KILLED = """
 import os, signal, sys
 sys.path.insert(0, {examples!r})
 import {module} as rag
-from common import Service, Settings
+from settings import Service, Settings
 from corpus import Passage
 from pathlib import Path
 from qdrant_client.local.persistence import CollectionPersistence
@@ -238,7 +238,7 @@ def killed(request, shared_sandbox, tmp_path_factory):
     """Folders whose ingest was killed, each at its moment: the class of the pipeline, and a folder for each moment."""
     if not hasattr(os, "fork"):
         pytest.skip("there is no fork")
-    from common import Service, Settings
+    from settings import Service, Settings
 
     kind = request.getfixturevalue("module_framework")(request.param)
     folder = tmp_path_factory.mktemp("killed")
@@ -266,7 +266,7 @@ def killed(request, shared_sandbox, tmp_path_factory):
 
 @pytest.fixture
 def reopened(killed, opened, tmp_path):
-    """Open a copy of what an ingest left that was killed at a moment."""
+    """Open a copy of the index of an ingest that was killed at a moment."""
     kind, folders = killed
 
     def make(moment):
@@ -278,7 +278,7 @@ def reopened(killed, opened, tmp_path):
 
 @pytest.mark.parametrize("put_back", [FACTS, CHANGED, WITHOUT_NUTS], ids=["as before", "the same", "less"])
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_an_ingest_that_was_killed_is_made_good_by_the_next(reopened, whole, moment, put_back):
+def test_killed_ingest_is_repaired_by_the_next(reopened, whole, moment, put_back):
     kind, pipeline = reopened(moment)
     pipeline.ingest(documents(put_back))
     assert texts(pipeline) == whole(kind, put_back)
@@ -289,7 +289,7 @@ def test_an_ingest_that_was_killed_is_made_good_by_the_next(reopened, whole, mom
 # --- two at once ---
 
 
-def test_an_index_that_another_filled_while_it_was_being_opened_is_read_again(framework, opened, tmp_path, monkeypatch):
+def test_store_that_changes_while_it_is_opened_is_read_again(framework, opened, tmp_path, monkeypatch):
     from qdrant_client.local.persistence import CollectionPersistence
 
     opened(framework).ingest(documents(FACTS))
@@ -343,8 +343,8 @@ DAMAGES = [
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Qdrant's client leaves a file open
 @pytest.mark.filterwarnings("ignore:Unclosed:ResourceWarning")
 @pytest.mark.parametrize(("kind", "damage"), DAMAGES, indirect=["kind"])
-def test_a_file_that_holds_something_else_ends_the_demo_with_a_message(kind, damage, sandbox, monkeypatch, tmp_path):
-    from common import main
+def test_damaged_file_ends_the_demo_with_a_message(kind, damage, sandbox, monkeypatch, tmp_path):
+    from command_line import main
 
     monkeypatch.setenv("NANOGPT_API_KEY", sandbox.api_key)
     monkeypatch.setenv("NANOGPT_BASE_URL", sandbox.base_url)

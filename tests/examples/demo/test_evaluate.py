@@ -1,4 +1,4 @@
-"""The evaluation: what it measures, which ways of a model it tries, and that it says where the vectors come from."""
+"""The evaluation: measures, variants of a model, costs, and the source of the vectors."""
 
 import math
 import os
@@ -29,7 +29,7 @@ def passages(*sources):
     return [Passage(f"text {number}", source) for number, source in enumerate(sources)]
 
 
-def test_any_source_of_an_answer_counts_once_at_its_best_passage():
+def test_right_source_counts_once_at_its_best_passage():
     from evaluate import ranked
 
     found = passages("a", "b (part 2)", "b (part 1)", "c", "d")
@@ -38,7 +38,7 @@ def test_any_source_of_an_answer_counts_once_at_its_best_passage():
     assert ranked(question("b"), found, scores)[1] == ("answer", 0.8)
 
 
-def test_each_model_is_tried_in_the_ways_that_it_has():
+def test_variants_are_those_that_the_model_supports():
     from evaluate import Variant, variants
 
     assert list(variants(["BAAI/bge-m3"], [256])) == [Variant("BAAI/bge-m3")]
@@ -55,7 +55,7 @@ def test_each_model_is_tried_in_the_ways_that_it_has():
     ]
 
 
-def test_the_measures_are_those_of_the_ranks(service):
+def test_measures_follow_from_the_ranks(service):
     from corpus import Passage
     from evaluate import Question, Variant, measure
 
@@ -73,7 +73,7 @@ def test_the_measures_are_those_of_the_ranks(service):
     assert result.by_language == pytest.approx({"de": second, "en": 0.5})
 
 
-def test_questions_are_taken_from_all_over_the_file():
+def test_limited_questions_are_spread_over_the_file():
     from evaluate import load_questions
 
     file = Path(__file__).resolve().parents[3] / "examples" / "demo" / "questions.jsonl"
@@ -96,7 +96,7 @@ def some_passages(corpus_passages):
     ]
 
 
-def test_two_models_and_few_questions_from_the_command_line(sandbox, monkeypatch, tmp_path, capsys, some_passages):
+def test_two_models_give_a_table_and_a_plot(sandbox, monkeypatch, tmp_path, capsys, some_passages):
     import evaluate
 
     monkeypatch.setattr(evaluate, "DATA", tmp_path)
@@ -126,13 +126,13 @@ def test_two_models_and_few_questions_from_the_command_line(sandbox, monkeypatch
 
     sandbox.clear()
     evaluate.main(words)
-    assert sandbox.requests == []  # what was paid for is kept
+    assert sandbox.requests == []  # paid vectors are kept
     assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")] == [
         line for line in out.splitlines() if line.startswith("|")
     ]
 
 
-def test_without_a_key_table_and_plot_say_that_no_model_is_behind_them(monkeypatch, tmp_path, capsys, some_passages):
+def test_table_and_plot_of_the_sandbox_carry_a_warning(monkeypatch, tmp_path, capsys, some_passages):
     import evaluate
     from matplotlib.figure import Figure
 
@@ -156,7 +156,7 @@ def test_without_a_key_table_and_plot_say_that_no_model_is_behind_them(monkeypat
 
 @pytest.fixture
 def run(sandbox, monkeypatch, tmp_path, capsys):
-    """Run the command line against the sandbox over few passages, and return what it printed, and why it ended."""
+    """Run the command line against the sandbox over few passages, and return its output and its exit message."""
     import evaluate
 
     monkeypatch.setattr(evaluate, "DATA", tmp_path)
@@ -180,7 +180,7 @@ def inputs(sandbox):
     return [text for request in sandbox.requests for text in request.inputs]
 
 
-def test_a_model_that_is_not_there_is_told_before_any_is_paid_for(run, sandbox):
+def test_unknown_model_ends_before_anything_is_embedded(run, sandbox):
     out, end = run(MODELS[0], "baai/bge-m33")
     assert "no embedding model 'baai/bge-m33'" in end
     assert "Try BAAI/bge-m3" in end
@@ -188,7 +188,7 @@ def test_a_model_that_is_not_there_is_told_before_any_is_paid_for(run, sandbox):
     assert "|" not in out
 
 
-def test_where_a_model_fails_the_table_shows_the_others(run, sandbox):
+def test_table_shows_other_models_after_an_error(run, sandbox):
     broken = Fault(400, body={"error": {"message": "this model rests"}})
     out, end = run("BAAI/bge-m3", "--dimensions")
     assert out.count("| BAAI/bge-m3 ") == 1
@@ -201,7 +201,36 @@ def test_where_a_model_fails_the_table_shows_the_others(run, sandbox):
     assert "this model rests" in end
 
 
-def test_a_width_that_no_model_takes_is_told(run):
+def test_cost_is_printed_before_anything_is_embedded(run):
+    out, end = run(MODELS[0], "--dimensions")
+    match = re.search(
+        r"Expected cost of 1 variants: ([\d,]+) tokens, (under \$0\.000001|\$0\.\d{6}) at list price\.", out
+    )
+    assert out.index(match[0]) < out.index("| model")
+    assert end == " "
+
+
+def test_cost_above_the_limit_ends_without_embedding_unless_allowed(run, sandbox):
+    out, end = run(MODELS[0], "--dimensions", "--max-usd", "0.0000000001")
+    assert "Expected cost" in out
+    assert end.startswith("error: That is more than --max-usd 1e-10. Nothing was embedded.")
+    assert inputs(sandbox) == []
+    out, end = run(MODELS[0], "--dimensions", "--max-usd", "0.0000000001", "--yes")
+    assert "Expected cost" not in out
+    assert inputs(sandbox)
+
+
+@pytest.mark.parametrize(("typed", "sent"), [("y", True), ("n", False), ("", False)])
+def test_user_is_asked_above_the_limit(run, sandbox, monkeypatch, typed, sent):
+    asked = []
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", lambda text: (asked.append(text), typed)[1])
+    run(MODELS[0], "--dimensions", "--max-usd", "0.0000000001")
+    assert asked == ["That is more than --max-usd 1e-10. Go on? [y/N] "]
+    assert bool(inputs(sandbox)) is sent
+
+
+def test_unsupported_dimensions_are_reported(run):
     out, end = run("text-embedding-3-small", "--dimensions", "512", "1536", "5000")
     assert re.findall(r"Not tried: (\d+)", out) == ["5000"]
     assert end == " "
@@ -220,7 +249,7 @@ def test_a_width_that_no_model_takes_is_told(run):
         (["--plot", "x.bees"], "--plot must end in one of"),
     ],
 )
-def test_a_wrong_option_is_told_before_any_work(run, sandbox, words, message):
+def test_invalid_option_ends_before_any_work(run, sandbox, words, message):
     out, end = run(*words)
     assert end.startswith("2 ")
     assert message in end
@@ -244,7 +273,7 @@ ROW = '{"question": "Which?", "sources": ["heapq.merge"], "language": "en"}'
         ROW[:40],
     ],
 )
-def test_a_row_that_is_no_question_is_told_before_any_work(run, sandbox, tmp_path, row):
+def test_invalid_question_ends_before_any_work(run, sandbox, tmp_path, row):
     (tmp_path / "questions.jsonl").write_text(f"{ROW}\n{row}\n")
     out, end = run("--questions", tmp_path / "questions.jsonl")
     assert end.startswith("2 ")
@@ -253,7 +282,7 @@ def test_a_row_that_is_no_question_is_told_before_any_work(run, sandbox, tmp_pat
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
-def test_a_plot_that_cannot_be_written_ends_with_a_message_after_the_table(run, tmp_path):
+def test_unwritable_plot_ends_with_a_message_after_the_table(run, tmp_path):
     (tmp_path / "plot.png").symlink_to("/dev/full")
     out, end = run(MODELS[0], "--dimensions")
     assert f"| {MODELS[0]} " in out

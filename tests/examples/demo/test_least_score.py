@@ -33,8 +33,8 @@ ELSEWHERE = [
 ]
 
 
-def test_the_sandboxs_least_score_tells_the_corpus_from_other_matters(service, corpus_passages):
-    from common import SANDBOX_MIN_SCORE
+def test_sandbox_min_score_separates_the_corpus_from_other_subjects(service, corpus_passages):
+    from settings import SANDBOX_MIN_SCORE
 
     sources = np.array([passage.source.split(" (part ")[0] for passage in corpus_passages])
     embedder = Embedder(api_key=service.api_key, base_url=service.base_url)

@@ -44,6 +44,7 @@ FACTS = {
     "x200": "The battery of the X200 lasts twelve hours.",
     "markup": "Tulips <b id='bold'>bloom</b> in April. <img src='http://127.0.0.1:9/tulip.png'>",
 }
+LONGEST_LINE = 160
 QUESTION = "How long does the battery of the X200 last?"
 
 
@@ -78,7 +79,8 @@ def served(folder, *words, **environment):
     finally:
         guard.cancel()
         process.terminate()
-        process.communicate(timeout=30)
+        rest, _ = process.communicate(timeout=30)
+    assert [line for line in rest.splitlines() if len(line) > LONGEST_LINE or "WebSocket" in line] == []
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +124,7 @@ def opened(browser):
 
 
 def ask(page, question):
-    """Ask with the keyboard alone, and wait until the answer is whole."""
+    """Ask with the keyboard only, and wait until the answer is complete."""
     before = page.locator(".cost").inner_text()  # every question costs something, and the page says it last
     page.get_by_label("Your question").fill(question)
     page.keyboard.press("Enter")
@@ -135,7 +137,7 @@ def texts(page, selector):
     return page.locator(selector).all_inner_texts()
 
 
-def test_an_answer_with_its_citations_passages_and_cost(without_key, opened):
+def test_page_shows_answer_citations_passages_and_cost(without_key, opened):
     page = opened(without_key)
     assert "the sandbox on this machine" in page.locator(".service").inner_text()
     said = ask(page, QUESTION)
@@ -148,10 +150,10 @@ def test_an_answer_with_its_citations_passages_and_cost(without_key, opened):
     assert page.locator(".sources a").get_attribute("href") == "#passage-1"
     assert page.locator("#passage-1 .name").inner_text() == "x200"
     assert texts(page, ".error") == [""]
-    assert re.search(r"Embedding: [1-9]\d* tokens, \$0\.\d+.*Chat: [1-9]\d* tokens in, [1-9]", texts(page, ".cost")[0])
+    assert re.search(r"embedding [1-9]\d* tokens \(\$0\.\d+.*chat [1-9]\d* tokens in, [1-9]", texts(page, ".cost")[0])
 
 
-def test_where_nothing_is_found_it_does_not_know(without_key, opened):
+def test_page_answers_i_dont_know_without_passages(without_key, opened):
     page = opened(without_key)
     ask(page, QUESTION)
     said = ask(page, "Wer regiert Frankreich?")
@@ -161,7 +163,7 @@ def test_where_nothing_is_found_it_does_not_know(without_key, opened):
     assert texts(page, ".none") == ["None is near enough to the question."]
 
 
-def test_what_a_passage_holds_is_text_and_no_markup(without_key, opened):
+def test_passage_is_shown_as_text_not_markup(without_key, opened):
     page = opened(without_key)
     said = ask(page, "When do tulips bloom in April?")
     assert "<b id='bold'>" in said
@@ -169,18 +171,54 @@ def test_what_a_passage_holds_is_text_and_no_markup(without_key, opened):
     assert page.locator("#bold, main img").count() == 0
 
 
-def test_a_name_that_only_leads_here_is_refused(without_key):
+def test_other_host_names_are_refused(without_key):
     with pytest.raises(HTTPError) as refused:
         urlopen(Request(without_key, headers={"Host": "elsewhere.example"}), timeout=60)
     refused.value.close()
     assert refused.value.code == 400
 
 
-def test_there_is_one_main_landmark(without_key, opened):
-    assert opened(without_key).locator("main, [role=main]").count() == 1
+def test_there_is_one_main_landmark_and_a_language(without_key, opened):
+    page = opened(without_key)
+    assert page.locator("main, [role=main]").count() == 1
+    assert page.locator("html").get_attribute("lang") == "en-US"
 
 
-def test_a_port_that_cannot_be_had_is_told_before_anything_is_embedded(sandbox, monkeypatch, capsys, tmp_path):
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [400, 1280])
+def test_page_conforms_to_wcag_2_2_aa(without_key, opened, width, scheme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed").Axe()
+    page = opened(without_key, viewport={"width": width, "height": 800}, color_scheme=scheme)
+    rules = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+    for question in (None, QUESTION, "Wer regiert Frankreich?"):
+        if question:
+            ask(page, question)
+        found = axe.run(page, options={"runOnly": rules}).response
+        assert len(found["passes"]) > 10
+        assert [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found["violations"]] == []
+
+
+def test_focus_stays_on_the_button_that_asked_and_is_visible(without_key, opened):
+    page = opened(without_key)
+    before = page.locator(".cost").inner_text()
+    page.get_by_label("Your question").fill(QUESTION)
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    playwright.expect(page.locator(".cost")).not_to_have_text(before)
+    playwright.expect(page.get_by_role("status")).to_have_attribute("aria-busy", "false")
+    playwright.expect(page.get_by_role("button", name="Ask")).to_be_focused()
+    outline = "element => { const s = getComputedStyle(element); return [s.outlineStyle, parseFloat(s.outlineWidth)]; }"
+    shadow = page.get_by_role("button", name="Ask").evaluate("element => getComputedStyle(element).boxShadow")
+    assert "0px 0px 0px 5px" in shadow
+    page.keyboard.press("Shift+Tab")
+    assert page.locator(".question .q-field__control").evaluate(outline) == ["solid", 3]
+    for _ in range(2):
+        page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.tagName") == "A", "the source that is cited"
+    assert page.locator(".sources a").first.evaluate(outline) == ["solid", 3]
+
+
+def test_used_port_ends_before_anything_is_embedded(sandbox, monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("NANOGPT_API_KEY", sandbox.api_key)
     monkeypatch.setenv("NANOGPT_BASE_URL", sandbox.base_url)
     monkeypatch.syspath_prepend(str(EXAMPLES))
@@ -189,7 +227,7 @@ def test_a_port_that_cannot_be_had_is_told_before_anything_is_embedded(sandbox, 
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        with pytest.raises(SystemExit, match=f"Port {port} .* cannot be had .* --port"):
+        with pytest.raises(SystemExit, match=f"Port {port} .* cannot be used .* --port"):
             web.main(["--port", port, "--data", str(tmp_path)], load=list)
     for wrong in ("0", "99999", "-1"):
         with pytest.raises(SystemExit, match="2"):
@@ -199,13 +237,13 @@ def test_a_port_that_cannot_be_had_is_told_before_anything_is_embedded(sandbox, 
 
 
 @pytest.mark.parametrize("width", [400, 1280])
-def test_nothing_is_cut_off(without_key, opened, width):
+def test_page_fits_its_width(without_key, opened, width):
     page = opened(without_key, viewport={"width": width, "height": 800})
     ask(page, QUESTION)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_the_answer_streams_an_error_is_readable_and_the_next_question_is_answered(sandbox, opened, tmp_path):
+def test_answer_streams_and_errors_are_readable(sandbox, opened, tmp_path):
     key = {"NANOGPT_API_KEY": sandbox.api_key, "NANOGPT_BASE_URL": sandbox.base_url}
     with served(tmp_path, "--min-score", "0.28", **key) as address:
         page = opened(address)

@@ -1,4 +1,4 @@
-"""How a script ends where something went wrong: with a message instead of a traceback."""
+"""End a script with an error message instead of a traceback."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from nanogpt_core import NanoGPTError
 
 
 @contextlib.contextmanager
-def reading(place: Path) -> Iterator[None]:
-    """Raise a ``ValueError`` that names the place where a file is no file of ours, though it may well parse."""
+def name_damaged(place: Path) -> Iterator[None]:
+    """Turn the errors of parsers into a ``ValueError`` that names the damaged file or folder."""
     try:
         yield
-    # What those raise who take JSON, a pickle or an archive for what they once wrote.
+    # JSON, pickles and archives that parse, but have other contents than expected, raise these.
     except (AttributeError, ImportError, LookupError, TypeError, zipfile.BadZipFile) as error:
         raise ValueError(f"{place} is not what was written there: {type(error).__name__}: {error}") from error
 
 
 @contextlib.contextmanager
-def readable_damage(folder: Path) -> Iterator[None]:
-    """End the program with a message where the index cannot be opened or filled."""
+def report_index_damage(folder: Path) -> Iterator[None]:
+    """End the program with a message if the index cannot be opened or filled."""
     try:
         yield
     except (NanoGPTError, OpenAIError):
@@ -50,16 +50,16 @@ def readable_damage(folder: Path) -> Iterator[None]:
 
 
 def _database_errors() -> list[type[Exception]]:
-    sqlalchemy = sys.modules.get("sqlalchemy.exc")  # LangChain's records are kept with it
+    sqlalchemy = sys.modules.get("sqlalchemy.exc")  # used by LangChain's record manager
     return [sqlite3.Error, *([sqlalchemy.SQLAlchemyError] if sqlalchemy else [])]
 
 
 @contextlib.contextmanager
-def readable_errors() -> Iterator[None]:
+def report_errors() -> Iterator[None]:
     """End the program with a message instead of a traceback."""
     try:
         yield
-    except (NanoGPTError, OpenAIError) as error:  # chat raises the SDK's own
+    except (NanoGPTError, OpenAIError) as error:  # OpenAIError: from the pipeline on the bare SDK
         sys.exit(f"error: {error}")
     except RuntimeError as error:
         if "already accessed" not in str(error):

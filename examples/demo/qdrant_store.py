@@ -1,4 +1,4 @@
-"""Qdrant's folder on disk, as both frameworks' pipelines open it: whole, or with an error that says what is damaged."""
+"""Open Qdrant's folder on disk for both frameworks' pipelines, with errors that name the damage."""
 
 from __future__ import annotations
 
@@ -6,36 +6,36 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from endings import reading
+from cli_errors import name_damaged
 from qdrant_client import QdrantClient
 
 COLLECTION = "passages"
 
 
 def open_store(folder: Path, check_width: Callable[[int], object]) -> QdrantClient:
-    """Open the store in a folder, or make an empty one.
+    """Open the store in a folder, or create an empty one.
 
     Args:
-        folder: Its folder; one process at a time has it.
-        check_width: Called with the floats in a vector of the store, where it holds a collection already.
+        folder: Folder of the store; only one process at a time can open it.
+        check_width: Called with the number of dimensions of an existing collection.
 
     Raises:
-        RuntimeError: If another process has it open.
-        ValueError: If it is damaged; ``OSError``, ``sqlite3.Error`` and what ``pickle`` raises tell of damage too.
+        RuntimeError: Another process has it open.
+        ValueError: It is damaged; ``OSError``, ``sqlite3.Error`` and the errors of ``pickle`` mean damage too.
     """
-    with reading(folder):
+    with name_damaged(folder):
         client, before = None, None
-        while client is None or _state(folder) != before:  # another ended between the reading and the lock
+        while client is None or _state(folder) != before:  # another process ended between the reading and the lock
             if client:
                 client.close()
             before = _state(folder)
-            # A page that serves this asks from several threads.
+            # The page calls it from several threads.
             client = QdrantClient(path=str(folder), force_disable_check_same_thread=True)
         if client.collection_exists(COLLECTION):
             width = client.get_collection(COLLECTION).config.params.vectors.size
         else:
             width = None
-            # Half made, or Qdrant's list of collections is lost: passages would come back that are not wanted any more.
+            # An interrupted creation, or a lost list of collections, would bring back passages that were deleted.
             shutil.rmtree(folder / "collection" / COLLECTION, ignore_errors=True)
     if width is not None:
         check_width(width)
@@ -47,8 +47,8 @@ def _state(folder: Path) -> list[tuple[str, int, int]]:
     return [(str(file), state.st_mtime_ns, state.st_size) for file, state in found]
 
 
-def stored(client: QdrantClient) -> dict[str, str | None]:
-    """Return the ids of all passages in the store, and the ``source`` in the payload of each, where it has one."""
+def stored_sources(client: QdrantClient) -> dict[str, str | None]:
+    """Return the id of each passage in the store, with the ``source`` in its payload or None."""
     if not client.collection_exists(COLLECTION):
         return {}
     everything = client.count(COLLECTION).count or 1

@@ -6,7 +6,7 @@ import hashlib
 import uuid
 from collections.abc import Collection, Iterator, Sequence
 
-from common import Ingested, Service, Settings, main
+from command_line import main
 from corpus import Passage
 from langchain_classic.indexes import SQLRecordManager
 from langchain_core.documents import Document
@@ -14,23 +14,25 @@ from langchain_core.indexing import index
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_qdrant import QdrantVectorStore
 from langchain_text_splitters import RecursiveCharacterTextSplitter
-from prompting import SYSTEM_PROMPT, USER_PROMPT, Found, quoted
+from prompts import SYSTEM_PROMPT, USER_PROMPT, RetrievedPassage, quote_passages
 from qdrant_client import models
-from store import COLLECTION, open_store, stored
+from qdrant_store import COLLECTION, open_store, stored_sources
+from settings import IngestReport, Service, Settings
+from tqdm import tqdm
 
 from langchain_nanogpt import ChatNanoGPT, NanoGPTEmbeddings
 from nanogpt_core import Usage
 
-BATCH = 1000  # passages that the indexing API hands over at a time
+BATCH = 500  # passages per batch of the indexing API
 PROMPT = ChatPromptTemplate([("system", SYSTEM_PROMPT), ("user", USER_PROMPT)])
 
 
 class LangChainPipeline:
-    """The pipeline.
+    """RAG pipeline on LangChain's parts.
 
     Args:
-        service: What to talk to.
-        settings: How to work.
+        service: The API to talk to.
+        settings: Options.
     """
 
     def __init__(self, service: Service, settings: Settings) -> None:
@@ -44,20 +46,20 @@ class LangChainPipeline:
         folder = settings.folder(service, "langchain")
         self.client = open_store(folder / "qdrant", self.embeddings.check_width)
         if not self.client.collection_exists(COLLECTION):
-            width = len(self.embeddings.embed_query("How many numbers?"))
+            width = len(self.embeddings.embed_query("How many dimensions?"))
             vectors = models.VectorParams(size=width, distance=models.Distance.COSINE)
             self.client.create_collection(COLLECTION, vectors_config=vectors)
-        # The store's own check of the width would embed a word each time.
+        # The store's own check of the dimensions would embed a word each time.
         self.store = QdrantVectorStore(self.client, COLLECTION, self.embeddings, validate_collection_config=False)
         self.records = SQLRecordManager(COLLECTION, db_url=f"sqlite:///{folder / 'records.sqlite'}")
         self.records.create_schema()
 
-    def ingest(self, documents: Sequence[Passage]) -> Ingested:
-        """Make the index hold these documents and no others; only new passages are embedded."""
+    def ingest(self, documents: Sequence[Passage]) -> IngestReport:
+        """Make the index hold exactly these documents; only new passages are embedded."""
         parts = self._split(documents)
         strays = self._reconcile({_key(part) for part in parts})
         result = index(
-            parts,
+            tqdm(parts, desc="Indexing", unit="passage"),
             self.records,
             self.store,
             cleanup="full",
@@ -65,16 +67,16 @@ class LangChainPipeline:
             key_encoder=_key,
             batch_size=BATCH,
         )
-        return Ingested("passages", result["num_added"], result["num_deleted"] + strays, result["num_skipped"])
+        return IngestReport("passages", result["num_added"], result["num_deleted"] + strays, result["num_skipped"])
 
     def _reconcile(self, wanted: set[str]) -> int:
-        """Make the records agree with the store, after a loss or a kill; return how many strays left the store."""
-        there, known = set(stored(self.client)), set(self.records.list_keys())
+        """Make the records agree with the store after a loss or a kill; return the number of stray passages deleted."""
+        there, known = set(stored_sources(self.client)), set(self.records.list_keys())
         for keys in _batches(known - there):
             self.records.delete_keys(keys)
         for keys in _batches((there & wanted) - known):
-            self.records.update(keys)  # paid for: a key stands for a name and a text
-        if strays := list(there - wanted - known):  # the indexing API would never look at them
+            self.records.update(keys)  # already paid for: a key is a digest of name and text
+        if strays := list(there - wanted - known):  # the indexing API does not know them
             self.client.delete(COLLECTION, strays)
         return len(strays)
 
@@ -85,27 +87,29 @@ class LangChainPipeline:
         )
         whole = [Document(document.text, metadata={"source": document.source}) for document in documents]
         parts = splitter.split_documents(whole)
-        # A later part of a long text does not say what it is about, so that each part gets the name.
+        # A later part of a long text rarely names its subject, so each part gets the name.
         return [Document(f"{part.metadata['source']}: {part.page_content}", metadata=part.metadata) for part in parts]
 
-    def retrieve(self, question: str) -> list[Found]:
-        """Return the passages for a question, best first; with MMR, in the order in which it chose them."""
+    def retrieve(self, question: str) -> list[RetrievedPassage]:
+        """Return the passages for a question, best first; with MMR, in the order of its choice."""
         k, limits = self.settings.k, {"score_threshold": self.least_score}
         if self.settings.mmr:
             vector = self.embeddings.embed_query(question)
             scored = self.store.max_marginal_relevance_search_with_score_by_vector(vector, k=k, fetch_k=4 * k, **limits)
         else:
             scored = self.store.similarity_search_with_score(question, k=k, **limits)
-        return [Found(document.metadata["source"], document.page_content, score) for document, score in scored]
+        return [
+            RetrievedPassage(document.metadata["source"], document.page_content, score) for document, score in scored
+        ]
 
-    def prompt(self, question: str, found: Sequence[Found]) -> list[tuple[str, str]]:
-        """Return the messages that are sent: role and text of each."""
-        messages = PROMPT.format_messages(context=quoted(found), question=question)
+    def prompt(self, question: str, found: Sequence[RetrievedPassage]) -> list[tuple[str, str]]:
+        """Return role and text of the messages that :meth:`stream` sends."""
+        messages = PROMPT.format_messages(context=quote_passages(found), question=question)
         return [("user" if message.type == "human" else message.type, message.text) for message in messages]
 
-    def stream(self, question: str, found: Sequence[Found]) -> Iterator[str]:
-        """Yield the answer piece by piece."""
-        for chunk in self.chain.stream({"context": quoted(found), "question": question}):
+    def stream(self, question: str, found: Sequence[RetrievedPassage]) -> Iterator[str]:
+        """Yield the answer in pieces."""
+        for chunk in self.chain.stream({"context": quote_passages(found), "question": question}):
             if chunk.usage_metadata:
                 asked, said = self.chat_tokens
                 used = chunk.usage_metadata
@@ -114,17 +118,17 @@ class LangChainPipeline:
 
     @property
     def embedded(self) -> Usage:
-        """What embedding took so far."""
+        """Usage of embedding since the start."""
         return self.embeddings.usage
 
     def close(self) -> None:
-        """Close the files."""
+        """Close files and connections."""
         self.client.close()
         self.records.engine.dispose()
 
 
 def _batches(keys: Collection[str]) -> Iterator[list[str]]:
-    ordered = sorted(keys)  # SQLite takes some thousands at a time
+    ordered = sorted(keys)  # SQLite takes a few thousand at a time
     return (ordered[start : start + BATCH] for start in range(0, len(keys), BATCH))
 
 
