@@ -1,5 +1,5 @@
 # The two commands of the README are `make demo` and `make test`. Each sets itself up: an environment in .venv, with
-# what pyproject.toml names. `make help` lists the rest.
+# the packages that pyproject.toml names. `make help` lists the rest.
 
 PYTHON ?= python3
 Q ?=
@@ -23,16 +23,16 @@ TESTS := -n logical --dist loadgroup
 
 help:
 	@echo "make demo [Q='...']  a RAG pipeline in LangChain, then in LlamaIndex, over Python's own documentation"
-	@echo "make web [PORT=8080] the same pipeline as a page in the browser, on this machine alone"
+	@echo "make web [PORT=8080] the same pipeline as a page in the browser, on this machine only"
 	@echo "                     both: [DATA=folder] keeps the index, [CHAT_PRICE='0.15 0.6'] dollars a million tokens"
 	@echo "make test [PYTHON=python3.10]  lint, types and tests"
 	@echo "make evaluate [MODELS='...']  how well models find what 60 questions ask for: a table and evaluation.png"
 	@echo "make notebooks       opens the two tutorials of docs/notebooks in JupyterLab"
 	@echo "make versions        the tests with the lowest and the highest versions that pyproject.toml admits"
 	@echo "make pythons         lint, types and tests with each Python from 3.10 on that is installed here"
-	@echo "make wheels          the wheel, installed with each extra alone, against a sandbox elsewhere"
+	@echo "make wheels          the wheel, installed with one extra at a time, against a sandbox elsewhere"
 	@echo "make kill            the tests of the cache at full length: kills, processes, threads"
-	@echo "make faults          a table of what six clients make of everything that can go wrong"
+	@echo "make faults          a table of six clients' results for everything that can go wrong"
 	@echo "make bench           how fast, beside other clients; writes benchmarks/RESULTS.md"
 	@echo "make compat          the plugins against three servers that others wrote; downloads 1.5 GB"
 	@echo "make pgvector        both frameworks' stores on a PostgreSQL of its own; downloads 150 MB"
@@ -45,7 +45,7 @@ demo web: export DEMO_DATA := $(value DATA)
 demo web: export DEMO_PRICE := $(value CHAT_PRICE)
 web: export DEMO_PORT := $(value PORT)
 evaluate: export EVALUATE_MODELS := $(value MODELS)
-# Without quotes where several words are meant; after "set -f" a star in them is a star.
+# Without quotes if several words are meant; after "set -f" a star in them is a star.
 DEMO_OPTIONS = $${DEMO_DATA:+--data "$$DEMO_DATA"} $${DEMO_PRICE:+--chat-price $$DEMO_PRICE}
 
 demo: $(VENV)/demo
@@ -108,7 +108,7 @@ $(VENV)/bin/python:
 	  $(PYTHON) -m pip install --quiet --target $(VENV).bootstrap virtualenv && \
 	  PYTHONPATH=$(VENV).bootstrap $(PYTHON) -m virtualenv --quiet $(VENV); }; }
 
-# uv installs in seconds what takes pip a minute.
+# uv installs in seconds; pip takes a minute.
 $(VENV)/bin/uv: $(VENV)/bin/python
 	@$(RUN) -m pip install --quiet --disable-pip-version-check uv
 	@touch $@

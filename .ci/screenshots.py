@@ -13,7 +13,7 @@ QUIET = ["--disable-background-networking", "--disable-component-update", "--dis
 
 
 def main(address: str) -> None:
-    """Ask what is asked where nothing else is, at two widths."""
+    """Ask the default question, at two widths."""
     root = ["--no-sandbox"] if os.geteuid() == 0 else []
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=[*QUIET, *root])
