@@ -1,5 +1,5 @@
 # The two commands of the README are `make demo` and `make test`. Each sets itself up: an environment in .venv, with
-# what pyproject.toml names. `make help` lists the rest.
+# the packages that pyproject.toml names. `make help` lists the rest.
 
 PYTHON ?= python3
 Q ?=
@@ -32,9 +32,9 @@ help:
 	@echo "make prose           checks the language of docstrings, comments and Markdown"
 	@echo "make versions        the tests with the lowest and the highest versions that pyproject.toml admits"
 	@echo "make pythons         lint, types and tests with each Python from 3.10 on that is installed here"
-	@echo "make wheels          the wheel, installed with each extra alone, against a sandbox elsewhere"
+	@echo "make wheels          the wheel, installed with one extra at a time, against a sandbox elsewhere"
 	@echo "make kill            the tests of the cache at full length: kills, processes, threads"
-	@echo "make faults          a table of what six clients make of everything that can go wrong"
+	@echo "make faults          a table of six clients' results for everything that can go wrong"
 	@echo "make bench           how fast, beside other clients; writes benchmarks/RESULTS.md"
 	@echo "make compat          the plugins against three servers that others wrote; downloads 1.5 GB"
 	@echo "make pgvector        both frameworks' stores on a PostgreSQL of its own; downloads 150 MB"
@@ -116,7 +116,7 @@ $(VENV)/bin/python:
 	  $(PYTHON) -m pip install --quiet --target $(VENV).bootstrap virtualenv && \
 	  PYTHONPATH=$(VENV).bootstrap $(PYTHON) -m virtualenv --quiet $(VENV); }; }
 
-# uv installs in seconds what takes pip a minute.
+# uv installs in seconds; pip takes a minute.
 $(VENV)/bin/uv: $(VENV)/bin/python
 	@$(RUN) -m pip install --quiet --disable-pip-version-check uv
 	@touch $@

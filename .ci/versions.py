@@ -22,7 +22,7 @@ RUNS = {
 
 
 def main() -> int:
-    """Run all; return 0 where each run is green."""
+    """Run all; return 0 if each run is green."""
     results = {name: run(name, requirements) for name, requirements in RUNS.items()}
     for name, code in results.items():
         print(f"{name}: {'green' if code == 0 else f'failed ({code})'}")
@@ -38,7 +38,9 @@ def run(name: str, requirements: list[str]) -> int:
     subprocess.run(install, check=True, cwd=ROOT)
     print(f"--- {name}", flush=True)
     subprocess.run([UV, "pip", "list", "--quiet", "--python", python], check=True, cwd=ROOT)
-    return subprocess.run([python, "-m", "pytest", "-q"], check=False, cwd=ROOT).returncode
+    return subprocess.run(
+        [python, "-m", "pytest", "-q", "-n", "logical", "--dist", "loadgroup"], check=False, cwd=ROOT
+    ).returncode
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Builds the wheel, installs it with each extra alone into an empty environment, and embeds once in each.
+"""Builds the wheel, installs it with one extra at a time into an empty environment, and embeds once in each.
 
 The sandbox that answers runs in this process's environment, not in the one that is tested.
 """
@@ -38,7 +38,7 @@ with Sandbox() as other:
     again = Embedder(api_key=other.api_key, base_url=other.base_url).embed(["one text", "and another"])
 assert (again == vectors).all()
 """
-# What these bring is for examples/ and the tests, beside the packages.
+# These extras are for examples/ and the tests, beside the packages.
 DEMO = "import langchain_qdrant, llama_index.vector_stores.qdrant, qdrant_client"
 EVALUATE = "import ir_measures, matplotlib"
 WEB = "import nicegui"

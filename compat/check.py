@@ -49,7 +49,7 @@ REPEATED = [*TEXTS[:20], *TEXTS[10:30], TEXTS[0], TEXTS[89]]
 
 @dataclass
 class Case:
-    """What the checks of one server need.
+    """Data that the checks of one server need.
 
     Attributes:
         server: The server.

@@ -57,7 +57,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to install and start a server.
+    """Steps that install and start a server.
 
     Attributes:
         install: Installs into the folder given.

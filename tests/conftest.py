@@ -1,4 +1,4 @@
-"""What all tests share: a sandbox over real HTTP, a clean environment, and no other network."""
+"""Fixtures of all tests: a sandbox over real HTTP, a clean environment, and no other network."""
 
 import os
 import signal
@@ -40,7 +40,7 @@ def _packaged_vocabulary() -> str | None:
 
 
 def _keep_bytecode(config: pytest.Config) -> None:
-    # Where Python is told to write none, as in many containers, each of the many processes that the tests start would
+    # If Python is told to write none, as in many containers, each of the many processes that the tests start would
     # compile a framework anew. Kept with pytest's own files, so that no other folder sees any.
     if hasattr(config, "cache") and os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
         sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = str(config.cache.mkdir("bytecode"))
@@ -77,7 +77,7 @@ def pytest_configure_node(node) -> None:
 
 @pytest.fixture(scope="session")
 def shared_sandbox() -> Iterator[object]:
-    """One sandbox for the whole run, for tests that do not look at what it recorded."""
+    """One sandbox for the whole run, for tests that do not look at its request log."""
     sandbox = pytest.importorskip("nanogpt_core.sandbox", reason="the sandbox extra is not installed")
     with sandbox.Sandbox() as running:
         yield running

@@ -1,4 +1,4 @@
-"""Measures what six clients of the embeddings API make of everything that can go wrong.
+"""Measures the results of six clients of the embeddings API for everything that can go wrong.
 
 Start it with ``make faults``, or ``python -m benchmarks.faults.run`` in the project's folder. It makes an environment
 of its own in ``.venv.faults`` (:mod:`~benchmarks.faults.environment`), runs every fault of

@@ -28,7 +28,7 @@ class Certificates:
         return {} if kind == "unknown issuer" else {"SSL_CERT_FILE": str(self.trusted)}
 
     def context(self, kind: str) -> ssl.SSLContext:
-        """Return what makes a server's connections secure, with a certificate of ``kind``."""
+        """Return the TLS context of a server, with a certificate of ``kind``."""
         now = datetime.now(timezone.utc)
         past = {"not_before": now - timedelta(days=9), "not_after": now - timedelta(days=2)}
         name = "elsewhere.invalid" if kind == "other host" else "127.0.0.1"

@@ -24,7 +24,7 @@ _clock = time.perf_counter
 
 @dataclass(frozen=True)
 class Order:
-    """What a process should measure.
+    """One measurement that a process is asked for.
 
     Attributes:
         client: One of :data:`benchmarks.faults.clients.CLIENTS`.
@@ -58,7 +58,7 @@ class _Counts:
 
 
 def measure(order: Order, pipe: Connection) -> None:
-    """Do what ``order`` says, and send the :class:`~benchmarks.faults.judge.Result` through ``pipe``."""
+    """Perform ``order``, and send the :class:`~benchmarks.faults.judge.Result` through ``pipe``."""
     _settle(order)
     counts = _Counts()
     _count_connections(counts)
@@ -72,7 +72,7 @@ def measure(order: Order, pipe: Connection) -> None:
     result.connections = counts.connections
     result.memory = _memory() - before
     pipe.send(result)
-    os._exit(0)  # without the clean-up of clients, which is not what is measured
+    os._exit(0)  # without the clean-up of clients, which is not measured
 
 
 def _settle(order: Order) -> None:
@@ -97,7 +97,7 @@ def _result(order: Order) -> Result:
         right = getattr(tasks, order.task)(make_client, order.url)
     except tasks.HangError as error:
         return Result(HANG, message=str(error))
-    except BaseException as error:  # noqa: BLE001 - whatever a client raises is what is measured
+    except BaseException as error:  # noqa: BLE001 - any exception of a client is a result
         return judge(error, order.words)
     return Result("right" if right else WRONG)
 

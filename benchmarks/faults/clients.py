@@ -1,4 +1,4 @@
-"""The six clients, made with their own defaults but for address, key, time limit and what a fault asks for."""
+"""The six clients, made with their own defaults except for address, key, time limit and a fault's own options."""
 
 from __future__ import annotations
 

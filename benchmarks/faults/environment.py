@@ -24,12 +24,12 @@ _SHOWN = (
 
 
 def inside() -> bool:
-    """Whether this interpreter is the environment's own."""
+    """Return True if this interpreter is the environment's own."""
     return Path(sys.prefix).resolve() == FOLDER.resolve()
 
 
 def set_up() -> Path:
-    """Make the environment where it is missing, and return its interpreter. Needs uv beside this interpreter."""
+    """Make the environment if it is missing, and return its interpreter. Needs uv beside this interpreter."""
     uv = Path(sys.executable).parent / "uv"
     python = FOLDER / "bin" / "python"
     if not python.exists():
@@ -40,7 +40,7 @@ def set_up() -> Path:
 
 
 def versions() -> str:
-    """Return the versions of what is measured."""
+    """Return the versions of the measured packages."""
     installed = {name: _version(name) for name in _SHOWN}
     found = [f"{name} {version}" for name, version in installed.items() if version]
     return ", ".join([f"nanogpt-rag {metadata.version('nanogpt-rag')}", *found])
@@ -54,7 +54,7 @@ def _version(name: str) -> str:
 
 
 def machine() -> str:
-    """Return what matters of the machine."""
+    """Return a description of the machine."""
     import os
 
     return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"

@@ -1,4 +1,4 @@
-"""What a fault is."""
+"""The definition of a fault."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Fault:
 
     @property
     def slow(self) -> bool:
-        """Whether clients wait for it in real time, and need no processor meanwhile."""
+        """Return True if clients wait for it in real time, and need no processor meanwhile."""
         return self.group == "Time"
 
 

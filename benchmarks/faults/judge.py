@@ -1,4 +1,4 @@
-"""Says what an error is worth, and what it gives away."""
+"""Judges errors: their quality, and secrets in them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PARSERS = (json.JSONDecodeError, binascii.Error, UnicodeError)
 
 @dataclass
 class Result:
-    """What one client made of one fault.
+    """The result of one client and one fault.
 
     Attributes:
         outcome: Right, typed error, raw error, silently wrong, or hang.
@@ -67,7 +67,7 @@ def judge(error: BaseException, words: tuple[str, ...]) -> Result:
 
 
 def is_typed(error: BaseException, words: tuple[str, ...] = ()) -> bool:
-    """Whether an error is its client's own, or a ``ValueError`` that holds one of ``words``."""
+    """Return True if an error is its client's own, or a ``ValueError`` that holds one of ``words``."""
     import openai
 
     from nanogpt_core.errors import NanoGPTError

@@ -1,4 +1,4 @@
-"""Has one client meet one fault: starts servers and a process, ends both, and sees what arrived where."""
+"""Has one client meet one fault: starts servers and a process, ends both, and records the requests that arrived."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def prepare() -> None:
 
 
 def run(fault: Fault, client: str, certificates: Certificates) -> Result | None:
-    """Return what ``client`` makes of ``fault``; None where the fault does not concern it."""
+    """Return the result of ``client`` for ``fault``; None if the fault does not concern it."""
     if fault.own_only and client not in OURS:
         return None
     with contextlib.ExitStack() as stack:

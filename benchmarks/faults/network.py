@@ -10,7 +10,7 @@ from benchmarks.faults.server import End, Pause, Reply, Request, Step, good, res
 from benchmarks.faults.vectors import KEY
 
 TIMEOUT = 1.5
-"""Seconds; the time limit that every client is given where time is what goes wrong."""
+"""Seconds; the time limit of every client for faults about time."""
 
 _EVERY = 0.25
 _FOR_EVER = 600.0

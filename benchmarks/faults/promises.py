@@ -1,4 +1,4 @@
-"""What this project's own columns have to hold."""
+"""Promises that this project's own columns keep."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _COUNTED = ("refused", "unknown", "unknown issuer", "other host", "expired", "no
 
 
 def broken(fault: Fault, result: Result) -> list[str]:
-    """Return what ``result`` of one of this project's clients breaks, in words."""
+    """Return the promises that ``result`` of one of this project's clients breaks, in words."""
     found: list[str] = []
     wanted = {RIGHT, TYPED} if fault.want == EITHER else {fault.want}
     if result.outcome not in wanted:

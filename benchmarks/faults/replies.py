@@ -18,7 +18,7 @@ _VICTIM = 3
 
 
 def _vectors(numbers: Any, only: int | None = None) -> Reply:
-    """Return a reply whose vectors ``numbers(text)`` makes, as base64; only one of them is changed where so told."""
+    """Return a reply whose vectors ``numbers(text)`` makes, as base64; only one of them is changed if so told."""
 
     def change(body: dict[str, Any], request: Request) -> None:
         for row, item in enumerate(body["data"]):
@@ -29,7 +29,7 @@ def _vectors(numbers: Any, only: int | None = None) -> Reply:
 
 
 def _item(value: Any) -> Reply:
-    """Return a reply in lists of numbers, where ``value`` stands in the place of one number."""
+    """Return a reply in lists of numbers, with ``value`` in the place of one number."""
 
     def change(body: dict[str, Any], request: Request) -> None:
         for row, item in enumerate(body["data"]):

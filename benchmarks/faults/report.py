@@ -19,20 +19,20 @@ _MUCH_MEMORY = 64
 
 @dataclass
 class Row:
-    """One fault, and what each client made of it; None where it does not concern a client."""
+    """One fault, and each client's result; None if it does not concern a client."""
 
     fault: Fault
     results: dict[str, Result | None]
 
     def requests(self, client: str) -> int:
-        """Return the attempts of ``client``: requests, or connections where no request can come through."""
+        """Return the attempts of ``client``: requests, or connections if no request can come through."""
         result = self.results[client]
         if result is None:
             return 0
         return result.connections if self.fault.place in _COUNTED_BY_CONNECTION else result.requests
 
     def cell(self, client: str) -> str:
-        """Return what the table says of ``client``."""
+        """Return the table's words about ``client``."""
         result = self.results[client]
         if result is None:
             return "–"

@@ -21,7 +21,7 @@ _SLOW_AT_ONCE = 8
 
 
 def main() -> int:
-    """Measure; return 0 where this project's columns hold what is promised."""
+    """Measure; return 0 if this project's columns keep every promise."""
     if not environment.inside():
         python = environment.set_up()
         command = [python, "-m", "benchmarks.faults.run", *sys.argv[1:]]

@@ -29,7 +29,7 @@ class Pause:
 
 @dataclass(frozen=True)
 class End:
-    """End the connection; with a reset, what is under way is lost."""
+    """End the connection; with a reset, bytes under way are lost."""
 
     reset: bool = False
 
@@ -49,7 +49,7 @@ class Request:
 
     @property
     def asked(self) -> dict[str, Any]:
-        """What the body says."""
+        """Return the request's body."""
         return json.loads(self.body)
 
     @property
@@ -60,7 +60,7 @@ class Request:
 
     @property
     def encoding(self) -> str:
-        """How vectors should come."""
+        """Return the encoding that the request asks for."""
         return self.asked.get("encoding_format", "float")
 
 

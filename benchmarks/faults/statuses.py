@@ -18,7 +18,7 @@ def _error(status: int, message: str, code: str | None = None, **headers: str) -
 
 
 def _dated(_: Request) -> list[Step]:
-    # Dates have whole seconds: what is asked for lies between 5 and 6 seconds ahead.
+    # Dates have whole seconds: the time asked for lies between 5 and 6 seconds ahead.
     moment = formatdate(time.time() + 6, usegmt=True)
     return [response({"error": {"message": "slow down"}}, 429, Retry_After=moment)]
 

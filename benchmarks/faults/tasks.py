@@ -1,4 +1,4 @@
-"""What a client is told to do. Each function makes the client, uses it, and says whether the vectors were right."""
+"""Tasks of a client. Each function makes the client, uses it, and says whether the vectors were right."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def _ended(make: Make, url: str, by: signal.Signals) -> bool:
 
 
 def disk_full(make: Make, url: str) -> bool:
-    """Embed where no file can grow."""
+    """Embed with a file size limit of zero."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (16384, 16384))
     return embed(make, url)
@@ -188,7 +188,7 @@ def _fork(work: Callable[[], bool]) -> int:
     code = _RAW
     try:
         code = _RIGHT if work() else _WRONG
-    except BaseException as error:  # noqa: BLE001 - whatever a client raises is what is measured
+    except BaseException as error:  # noqa: BLE001 - any exception of a client is a result
         code = _TYPED if is_typed(error) else _RAW
     finally:
         os._exit(code)

@@ -47,7 +47,7 @@ def document(texts: Sequence[str], encoding: str, width: int = WIDTH) -> dict[st
 
 
 def is_right(texts: Sequence[str], vectors: Any) -> bool:
-    """Whether ``vectors`` are the right ones for ``texts``, bit by bit in float32, in order."""
+    """Return True if ``vectors`` are the right ones for ``texts``, bit by bit in float32, in order."""
     if len(vectors) != len(texts):
         return False
     return all(packed(list(row)) == packed(vector(text)) for text, row in zip(texts, vectors, strict=True))

@@ -1,4 +1,4 @@
-"""Imported once, in the process that all measurements are forked from: what takes seconds to import is there then."""
+"""Slow imports, done once in the process that all measurements are forked from."""
 
 from __future__ import annotations
 

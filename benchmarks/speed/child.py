@@ -1,4 +1,4 @@
-"""One sample, in a process of its own: the argument says in JSON what to do; a line of JSON on stdout is the result."""
+"""One sample, in a process of its own: the argument is the task in JSON; a line of JSON on stdout is the result."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def throughput(setup: Setup, client: str, texts: int, warm_up: int = _WARM_UP) -
 
 
 def profile(setup: Setup, client: str, texts: int, warm_up: int = _WARM_UP) -> dict[str, Any]:
-    """Embed so many texts once, after a warm-up, under the profiler; give what took longest, in seconds of its own."""
+    """Embed so many texts once, after a warm-up, under the profiler; give the slowest functions, in seconds."""
     chosen = CLIENTS[client]
     run = chosen.make(setup)
     everything = vectors.texts(texts)
@@ -114,14 +114,14 @@ async def _throughput_async(chosen: Client, setup: Setup, everything: list[str],
     cpu, start = time.process_time(), time.perf_counter()
     answer = await run(everything)
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-    await asyncio.sleep(0.01)  # a tick more, for what the loop could not do at the end
+    await asyncio.sleep(0.01)  # a tick more, for callbacks that are left at the end
     ticking.cancel()
     check(chosen, answer, len(everything))
     return {"seconds": seconds, "cpu": cpu, "longest_gap": max(gaps)}
 
 
 def make_ready() -> None:
-    """Before the clock runs, clear up what the imports have left behind, and have memory at hand.
+    """Before the clock runs, collect the garbage of the imports, and have memory at hand.
 
     A virtual machine gives memory that was idle for some seconds back to its host, and gets it again page by page at
     the first touch. That takes ten times as long as the touch itself, differs from minute to minute, and says nothing
@@ -212,11 +212,11 @@ def _status(name: str) -> float:
 
 
 def rate(setup: Setup, client: str, texts: int, rate: int) -> dict[str, float]:
-    """Embed under the server's rate limit; give the share of what it grants that was used, and the texts lost."""
+    """Embed under the server's rate limit; give the used share of the grant, and the texts lost."""
     chosen = CLIENTS[client]
     everything = vectors.texts(texts, words=8)
     run = chosen.make(setup)
-    # What the first request imports is not the pace's doing. A second later the server has forgotten the request.
+    # Imports of the first request do not count. A second later the server has forgotten the request.
     _called(chosen, run, vectors.texts(1, seed=1))
     counted(setup)
     time.sleep(1.05)
@@ -244,7 +244,7 @@ async def _awaited(awaitable: Any) -> Any:
 
 
 def counted(setup: Setup) -> dict[str, Any]:
-    """Return what the server has counted since it was last asked."""
+    """Return the server's counts since the last call."""
     connection = http.client.HTTPConnection("127.0.0.1", setup.port)
     connection.request("GET", "/statistics")
     counts: dict[str, Any] = json.loads(connection.getresponse().read())

@@ -1,4 +1,4 @@
-"""The clients. Each is made and used as its own documentation has it; what is not the default is said."""
+"""The clients. Each is made and used as its own documentation has it; other settings are noted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.speed.vectors import MODEL, in_turn
 
 _NO_PACE = 1_000_000.0
 
-# What measured best without latency.
+# Measured best without latency.
 _BEST: dict[str, Any] = {"requests_per_second": _NO_PACE, "max_concurrency": 1, "batch_size": 512}
 
 
@@ -76,7 +76,7 @@ def _sdk_async_query(setup: Setup) -> AsyncRun:
     return run
 
 
-# Left alone, it puts at most 8,000 characters into a request, whatever batch_size says.
+# By default it puts at most 8,000 characters into a request, whatever batch_size says.
 _BASETEN_BEST = {"batch_size": 128, "max_concurrent_requests": 32, "max_chars_per_request": 1_000_000}
 
 
@@ -111,7 +111,7 @@ def _llama_heard(setup: Setup) -> Run:
 
 
 def _idle_llama(setup: Setup) -> Any:
-    """Return LlamaIndex's class around vectors that are there: what it costs by itself."""
+    """Return LlamaIndex's class around ready vectors: its own cost."""
     del setup
     from llama_index.core.base.embeddings.base import BaseEmbedding
 
@@ -143,7 +143,7 @@ def _langchain_cached(setup: Setup) -> Run:
     from langchain_classic.embeddings import CacheBackedEmbeddings
     from langchain_classic.storage import LocalFileStore
 
-    # What embeds is only there to fill the cache, before the clock runs.
+    # The embedder is only there to fill the cache, before the clock runs.
     filler = _langchain(setup, requests_per_second=_NO_PACE)
     store = LocalFileStore(f"{setup.cache}/langchain")
     return CacheBackedEmbeddings.from_bytes_store(filler, store, namespace=MODEL, key_encoder="sha256").embed_documents

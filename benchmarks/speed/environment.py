@@ -1,4 +1,4 @@
-"""The benchmark's own environment: the project with both plugins, the other clients, and what the benchmark needs."""
+"""The benchmark's own environment: the project with both plugins, the other clients, and the benchmark's own needs."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ _SHOWN = (
 
 
 def inside() -> bool:
-    """Whether this interpreter is the environment's own."""
+    """Return True if this interpreter is the environment's own."""
     return Path(sys.prefix).resolve() == FOLDER.resolve()
 
 
 def set_up() -> Path:
-    """Make the environment where it is missing, and return its interpreter. Needs uv beside this interpreter."""
+    """Make the environment if it is missing, and return its interpreter. Needs uv beside this interpreter."""
     uv = Path(sys.executable).parent / "uv"
     python = FOLDER / "bin" / "python"
     if not python.exists():
@@ -61,18 +61,18 @@ def variables() -> dict[str, str]:
 
 
 def cores() -> tuple[int | None, int | None]:
-    """Return the server's core and the clients'; None where this machine does not allow to choose, or has only one."""
+    """Return the server's core and the clients'; None if this machine does not allow to choose, or has only one."""
     allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     return (allowed[0], allowed[1]) if len(allowed) > 1 else (None, None)
 
 
 def versions() -> str:
-    """Return the versions of what is measured."""
+    """Return the versions of the measured packages."""
     return ", ".join(f"{name} {metadata.version(name)}" for name in _SHOWN)
 
 
 def machine() -> str:
-    """Return what matters of the machine."""
+    """Return a description of the machine."""
     model = ""
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()

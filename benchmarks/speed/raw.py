@@ -1,4 +1,4 @@
-"""Programs on bare sockets: what a Python client could reach at most."""
+"""Programs on bare sockets: an upper bound for Python clients."""
 
 import socket
 import ssl
@@ -17,7 +17,7 @@ from pybase64 import b64decode
 from benchmarks.speed.setup import Setup
 from benchmarks.speed.vectors import MODEL, WIDTH, in_turn
 
-REQUEST = 64  # what measured best: a reply of half a megabyte stays in the processor's own memory
+REQUEST = 64  # measured best: a reply of half a megabyte stays in the processor's own memory
 _ROOM = 8300  # bytes of a reply for each text, and so many times around them
 
 

@@ -33,7 +33,7 @@ _NOT_PINNED = "Server and client could not be given a core each, so that the fig
 
 
 class Figures:
-    """Medians by scenario and client; None where nothing was measured."""
+    """Medians by scenario and client; None if nothing was measured."""
 
     def __init__(self, samples: Samples) -> None:
         self._samples = samples
@@ -57,12 +57,12 @@ class Figures:
         return other / mine if mine and other else None
 
     def error(self, scenario: str, client: str) -> str | None:
-        """Return what went wrong in a sample, if anything did."""
+        """Return the error of a sample, or None."""
         found = (one["error"] for one in self._samples.get(scenario, {}).get(client, []) if "error" in one)
         return next(found, None)
 
     def has(self, scenario: str) -> bool:
-        """Whether the scenario was measured."""
+        """Return True if the scenario was measured."""
         return scenario in self._samples
 
 
@@ -93,7 +93,7 @@ def document(measured: dict[str, Any]) -> str:
 def _targets(figures: Figures) -> Iterator[str]:
     rows = [(what, value, least, kind) for what, value, least, kind in _ratios(figures) if value is not None]
     if rows:
-        yield from ["## Targets", "", "| what | measured | target | reached |", "|---|---|---|---|"]
+        yield from ["## Targets", "", "| target of | measured | target | reached |", "|---|---|---|---|"]
     for what, value, bound, kind in rows:
         reached = value >= bound if kind == "least" else value <= bound
         sign = "≥" if kind == "least" else "≤"
@@ -176,7 +176,7 @@ _RATIOS = (
         3,
     ),
 )
-"""What, scenario, ours, theirs, how many times as fast at least."""
+"""Label, scenario, our client, their client, and the least speed-up."""
 
 
 def _label(client: Client) -> str:

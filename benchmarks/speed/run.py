@@ -27,11 +27,11 @@ _LONGEST = 600  # seconds for a sample
 _AT_ONCE = 3
 
 Samples = dict[str, dict[str, list[dict[str, Any]]]]
-"""By scenario and client, what each child printed."""
+"""The output of each child, by scenario and client."""
 
 
 def main() -> int:
-    """Measure; return 0 where every sample succeeded."""
+    """Measure; return 0 if every sample succeeded."""
     if not environment.inside():
         python = environment.set_up()
         command = [python, "-m", "benchmarks.speed.run", *sys.argv[1:]]
@@ -60,7 +60,7 @@ def main() -> int:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Run what the options ask for."""
+    """Run the chosen scenarios."""
     from benchmarks.speed.scenarios import SCENARIOS
 
     rounds = options.rounds or (_QUICK_ROUNDS if options.quick else _ROUNDS)
@@ -102,7 +102,7 @@ def _measured(samples: Samples, start: float, load: float, rounds: int) -> dict[
 
 
 def show(measured: dict[str, Any], *, whole: bool) -> int:
-    """Write or print the results; return 1 where a sample failed."""
+    """Write or print the results; return 1 if a sample failed."""
     from benchmarks.speed import plots, report
 
     document = report.document(measured)

@@ -1,4 +1,4 @@
-"""What is measured: for each scenario the server's options, the task, and who takes part."""
+"""The benchmark's scenarios: the server's options, the task, and the clients of each."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from benchmarks.speed.clients import CLIENTS, QUERIES
 from benchmarks.speed.setup import Client
 
 TEXTS = 20_000
-LATENCY = 100
-PER_TEXT = 0.5
-RATE = 25
+LATENCY = 100  # milliseconds
+SHORT_LATENCY = 20  # milliseconds: a service in the same region
+PER_TEXT = 0.5  # milliseconds
+RATE = 25  # requests per second
 CACHED = 100_000
 STREAMED = 1_000_000
 RATE_REQUEST = 32
@@ -24,16 +25,16 @@ class Scenario:
     """A measurement of several clients side by side.
 
     Attributes:
-        name: By which ``--only`` finds it.
+        name: Name for ``--only``.
         title: Its heading in the results.
-        clients: Who takes part, by name.
-        task: What :mod:`~benchmarks.speed.child` does.
+        clients: Names of the clients.
+        task: A task of :mod:`~benchmarks.speed.child`.
         server: The server's options.
         options: The task's options.
-        tls: Whether connections are secured.
-        huge_pages: Whether numpy asks for huge pages, as it does by default.
-        keeps: Whether clients keep vectors in a folder, filled by a first sample that does not count.
-        known: Where the clients' names lead.
+        tls: True for connections over TLS.
+        huge_pages: True if numpy asks for huge pages, as it does by default.
+        keeps: True if clients keep vectors in a folder, filled by a first sample that does not count.
+        known: The clients by name.
     """
 
     name: str
@@ -71,6 +72,12 @@ SCENARIOS = (
         keeps=True,
     ),
     Scenario("no latency", f"{TEXTS:,} texts, no latency", _NOW),
+    Scenario(
+        "short latency",
+        f"{TEXTS:,} texts, {SHORT_LATENCY} ms latency a request",
+        _LATE,
+        server=("--latency", str(SHORT_LATENCY)),
+    ),
     Scenario("latency", f"{TEXTS:,} texts, {LATENCY} ms latency a request", _LATE, server=("--latency", str(LATENCY))),
     Scenario(
         "huge pages",
@@ -123,10 +130,10 @@ SCENARIOS = (
 
 IMPORTS = {
     "nanogpt_core": ("", "nanogpt_core"),
-    # langchain_core.embeddings alone loads nothing yet.
+    # langchain_core.embeddings itself loads nothing yet.
     "langchain_nanogpt": ("langchain_core.embeddings.embeddings", "langchain_nanogpt"),
     "langchain_openai": ("langchain_core.embeddings.embeddings", "langchain_openai"),
     "llama_index_nanogpt": ("llama_index.core", "llama_index_nanogpt"),
     "llama_index.embeddings.openai": ("llama_index.core", "llama_index.embeddings.openai"),
 }
-"""What is imported first, and what is then timed."""
+"""The module that is imported first, and the one whose import is timed."""

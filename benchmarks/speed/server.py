@@ -63,7 +63,7 @@ def texts_in(body: bytes | bytearray | memoryview) -> int:
 
 
 class Limiter:
-    """Grants so many requests in any second, and counts what it did."""
+    """Grants so many requests in any second, and counts them."""
 
     def __init__(self, rate: int) -> None:
         self._rate = rate
@@ -71,7 +71,7 @@ class Limiter:
         self.refused = 0
 
     def grants(self) -> bool:
-        """Whether the request that is there now is granted."""
+        """Return True if the request that is there now is granted."""
         now = time.monotonic()
         while self._granted and self._granted[0] <= now - 1:
             self._granted.popleft()
@@ -121,7 +121,7 @@ class Server:
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The port that it listens on."""
         port: int = self._listener.getsockname()[1]
         return port
 

@@ -1,4 +1,4 @@
-"""What a client is told, and what a client is."""
+"""A client, and the settings that it is given."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ KEY = "sk-nano-benchmark"
 
 @dataclass(frozen=True)
 class Setup:
-    """Where the server is.
+    """The server's address and options.
 
     Attributes:
         port: Its port on this machine.

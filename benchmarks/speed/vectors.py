@@ -1,4 +1,4 @@
-"""The texts that are embedded, the vectors that the server answers with, and the check of what a client makes of them.
+"""The texts that are embedded, the vectors that the server answers with, and the check of a client's result.
 
 Texts are English words, about 120 tokens each, without quotes or brackets, so that the server can count them without
 reading them. Vector i of a request is always the same, and no two are alike, so that a client's answer shows how it cut

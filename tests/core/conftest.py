@@ -1,4 +1,4 @@
-"""What the tests of the core share: sync and async from one test, sandboxes, and a server of exact bytes."""
+"""Fixtures of the core's tests: sync and async from one test, sandboxes, and a server of exact bytes."""
 
 import asyncio
 import contextlib

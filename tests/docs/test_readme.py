@@ -51,7 +51,9 @@ def installed(name: str) -> bool:
     return (not parent or installed(parent)) and find_spec(name) is not None
 
 
-STRICT = [sys.executable, "-W", "error", "-W", f"ignore:{SUNSET}:DeprecationWarning", "-c"]
+# From Python 3.12 on, asyncio deprecates a call that LlamaIndex makes.
+LOOP = "There is no current event loop:DeprecationWarning:llama_index.core.async_utils"
+STRICT = [sys.executable, "-W", "error", "-W", f"ignore:{SUNSET}:DeprecationWarning", "-W", f"ignore:{LOOP}", "-c"]
 # Importing a framework takes longer than most snippets: one process does it, and each snippet gets a fork of it.
 WARM = """
 import gc, json, os, sys, types, warnings

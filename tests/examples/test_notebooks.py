@@ -24,6 +24,8 @@ NOT_OURS = (
     "ignore:The `__fields",
     # LlamaIndex's settings import it where it is installed.
     "ignore:`langchain-community` is being sunset",
+    # From Python 3.12 on, asyncio deprecates a call that ipykernel makes as it starts.
+    "ignore:There is no current event loop",
     # ipykernel's own, as it ends.
     "ignore:For consistency across implementations",
 )

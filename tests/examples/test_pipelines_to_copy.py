@@ -23,7 +23,13 @@ DOCUMENTS = {
 }
 QUESTION = "How long does the battery of the X200 last?"
 # LlamaIndex imports it in every environment that has it.
-SUNSET = "ignore:`langchain-community` is being sunset:DeprecationWarning"
+IGNORED = (
+    "-Wignore:`langchain-community` is being sunset:DeprecationWarning",
+    # From Python 3.12 on, asyncio deprecates a call that LlamaIndex makes.
+    "-Wignore:There is no current event loop:DeprecationWarning:llama_index.core.async_utils",
+    # Python 3.13 reports connections of SQLAlchemy and Qdrant that are open as it exits.
+    "-Wignore:unclosed database:ResourceWarning",
+)
 
 
 @pytest.fixture(params=NEEDS)
@@ -53,7 +59,7 @@ def run(name, tmp_path):
 
     def run(*words, environment=None):
         done = subprocess.run(
-            [sys.executable, "-W", "error", "-W", SUNSET, str(script), *map(str, words)],
+            [sys.executable, "-W", "error", *IGNORED, str(script), *map(str, words)],
             cwd=script.parent,
             env={**os.environ, **(environment or {})},
             capture_output=True,

@@ -1,4 +1,4 @@
-"""What LangChain's tests share. Without LangChain they are skipped, and the rest of the suite still runs."""
+"""Conditions of LangChain's tests. Without LangChain they are skipped, and the rest of the suite still runs."""
 
 from importlib.util import find_spec
 

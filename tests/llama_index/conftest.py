@@ -1,4 +1,4 @@
-"""What LlamaIndex's tests share. Without LlamaIndex they are skipped, and the rest of the suite still runs."""
+"""Conditions of LlamaIndex's tests. Without LlamaIndex they are skipped, and the rest of the suite still runs."""
 
 from importlib.util import find_spec
 
