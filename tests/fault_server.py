@@ -91,11 +91,15 @@ class FaultServer:
     Args:
         answer: Gets each request, in the connection's own thread so that it may wait for an event, and returns the
             bytes to send, an iterable of such, or RESET. Bytes with a true attribute ``close`` end the connection.
-        tls: The server's certificate, where connections are to be secured.
+        tls: The server's certificate, if connections are to be secured.
+        reads_body: False to answer as soon as the head of a request is there, and then to close the connection.
     """
 
-    def __init__(self, answer: Callable[[Seen], Any] = good, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, answer: Callable[[Seen], Any] = good, tls: ssl.SSLContext | None = None, *, reads_body: bool = True
+    ) -> None:
         self.answer = answer
+        self._reads_body = reads_body
         self._tls = tls
         self.requests: list[Seen] = []
         self.connections = 0
@@ -190,7 +194,7 @@ class FaultServer:
             raise OSError("reset on purpose")
         for part in [answer] if isinstance(answer, bytes) else answer:
             connection.sendall(part)
-        if getattr(answer, "close", False):
+        if getattr(answer, "close", False) or not self._reads_body:
             raise OSError("closed on purpose")
 
     def _read(self, connection: socket.socket, number: int) -> Seen | None:
@@ -205,7 +209,7 @@ class FaultServer:
         method, path, _ = first.split(" ")
         headers = [(name, value.strip()) for name, _, value in (line.partition(":") for line in lines)]
         size = next((int(value) for name, value in headers if name.lower() == "content-length"), 0)
-        while len(body) < size:
+        while len(body) < size and self._reads_body:
             more = connection.recv(1 << 20)
             if not more:
                 return None

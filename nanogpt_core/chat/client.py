@@ -32,11 +32,11 @@ from nanogpt_core.chat.stream import (
     recorded,
 )
 from nanogpt_core.errors import NanoGPTError, ReplyError, causes
-from nanogpt_core.http.deadline import Bounds, renewed
+from nanogpt_core.http.deadline import RequestLimits, extend_deadline
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.error_body import error_message, excerpt
 from nanogpt_core.http.error_mapping import map_error, truncate_sdk_error
-from nanogpt_core.http.pool import http
+from nanogpt_core.http.library import httpx
 from nanogpt_core.http.rate_limiter import RateLimit
 from nanogpt_core.http.redaction import redacted
 from nanogpt_core.http.retry import CallLimits, Wait, backoff_delay, send_with_retries
@@ -169,7 +169,7 @@ class _Call:
         # The SDK's clients can also list models, for example.
         self._is_chat = request.url.path.endswith("/completions")
         self._asked = ChatRequest.parse(request.content) if self._is_chat else ChatRequest()
-        self.limits = Bounds(0.0, _MAX_STREAM_BYTES if self._asked.streams else _MAX_REPLY_BYTES)
+        self.limits = RequestLimits(0.0, _MAX_STREAM_BYTES if self._asked.streams else _MAX_REPLY_BYTES)
 
     @property
     def timeout(self) -> float:
@@ -184,8 +184,8 @@ class _Call:
             ConfigurationError: There is no key, as in an object from a pickle.
         """
         sent = self._request.headers.items()
-        headers = http.Headers([(name, value) for name, value in sent if not name.startswith(_SDK_HEADER_PREFIXES)])
-        defaults = http.Headers({"Authorization": f"Bearer {_SDK_KEY}", **_HEADERS})
+        headers = httpx.Headers([(name, value) for name, value in sent if not name.startswith(_SDK_HEADER_PREFIXES)])
+        defaults = httpx.Headers({"Authorization": f"Bearer {_SDK_KEY}", **_HEADERS})
         endpoint = self._session.endpoint
         ours = {"Authorization": f"Bearer {endpoint.key.get_secret_value()}"} if endpoint.key else {}
         for name, value in {**ours, **endpoint.headers}.items():
@@ -273,7 +273,7 @@ class _Call:
 
     def _as_sdk_error(self, error: Exception) -> Exception:
         # Callers know the SDK's errors as causes.
-        is_late = isinstance(error, (http.TimeoutException, TimeoutError))
+        is_late = isinstance(error, (httpx.TimeoutException, TimeoutError))
         kind = openai.APITimeoutError if is_late else openai.APIConnectionError
         wrapped: Exception = kind(request=self._request)
         wrapped.__cause__ = error
@@ -285,7 +285,7 @@ class _Call:
         document: Any = None
         with contextlib.suppress(ValueError):
             document = from_json(body)
-        stand_in = http.Response(status, content=body, headers=headers, request=self._request)
+        stand_in = httpx.Response(status, content=body, headers=headers, request=self._request)
         error = openai.APIStatusError(f"Error code: {status}", response=stand_in, body=document)
         return self._session.map_error(error, self.timeout)
 
@@ -305,10 +305,10 @@ class _Call:
         headers = [(name, value) for name, value in response.headers.multi_items() if name not in left_out]
         if content_type is not None:
             headers.append(("content-type", content_type))
-        return http.Response(response.status_code, headers=headers, extensions=response.extensions, **content)
+        return httpx.Response(response.status_code, headers=headers, extensions=response.extensions, **content)
 
 
-class ChatTransport(http.BaseTransport):  # type: ignore[misc] # the library is known only at run time
+class ChatTransport(httpx.BaseTransport):  # type: ignore[misc] # the library is known only at run time
     """Sends the SDK's chat requests: rate limit, retries, limits, checks and errors.
 
     Args:
@@ -319,7 +319,7 @@ class ChatTransport(http.BaseTransport):  # type: ignore[misc] # the library is 
     def __init__(self, session: ChatSession, http_client: Any = None) -> None:
         self._session = session
         self._has_deadline = http_client is None
-        self._client = http.Client(transport=shared_transport(http_client))
+        self._client = httpx.Client(transport=shared_transport(http_client))
 
     def handle_request(self, request: Any) -> Any:
         """Send a request, with retries, and return its checked response.
@@ -344,7 +344,7 @@ class ChatTransport(http.BaseTransport):  # type: ignore[misc] # the library is 
 
     def _attempt(self, call: _Call) -> tuple[Any, NanoGPTError | None]:
         try:
-            with renewed(call.limits, call.timeout):
+            with extend_deadline(call.limits, call.timeout):
                 return self._send(call), None
         except NanoGPTError as error:
             return None, error
@@ -365,12 +365,12 @@ class ChatTransport(http.BaseTransport):  # type: ignore[misc] # the library is 
             raise
 
 
-class AsyncChatTransport(http.AsyncBaseTransport):  # type: ignore[misc] # the library is known only at run time
+class AsyncChatTransport(httpx.AsyncBaseTransport):  # type: ignore[misc] # the library is known only at run time
     """Sends the SDK's async chat requests; see :class:`ChatTransport`."""
 
     def __init__(self, session: ChatSession, http_client: Any = None) -> None:
         self._session = session
-        self._client = http.AsyncClient(transport=shared_async_transport(http_client))
+        self._client = httpx.AsyncClient(transport=shared_async_transport(http_client))
 
     async def handle_async_request(self, request: Any) -> Any:
         """Send a request, with retries, and return its checked response.
@@ -395,7 +395,7 @@ class AsyncChatTransport(http.AsyncBaseTransport):  # type: ignore[misc] # the l
 
     async def _attempt(self, call: _Call) -> tuple[Any, NanoGPTError | None]:
         try:
-            with renewed(call.limits, call.timeout):
+            with extend_deadline(call.limits, call.timeout):
                 return await self._send(call), None
         except NanoGPTError as error:
             return None, error
@@ -425,7 +425,7 @@ def make_chat_client(session: ChatSession, http_client: Any = None) -> openai.Op
         http_client: The caller's own ``httpx`` client, or None.
     """
     transport = ChatTransport(session, http_client)
-    client = openai.OpenAI(http_client=http.Client(transport=transport), **_sdk_options(session.endpoint))
+    client = openai.OpenAI(http_client=httpx.Client(transport=transport), **_sdk_options(session.endpoint))
     _forget_environment(client)
     return client
 
@@ -433,7 +433,7 @@ def make_chat_client(session: ChatSession, http_client: Any = None) -> openai.Op
 def make_async_chat_client(session: ChatSession, http_client: Any = None) -> openai.AsyncOpenAI:
     """Return an async client for chat; see :func:`make_chat_client`. Any event loop may use it."""
     transport = AsyncChatTransport(session, http_client)
-    client = openai.AsyncOpenAI(http_client=http.AsyncClient(transport=transport), **_sdk_options(session.endpoint))
+    client = openai.AsyncOpenAI(http_client=httpx.AsyncClient(transport=transport), **_sdk_options(session.endpoint))
     _forget_environment(client)
     return client
 
@@ -445,7 +445,7 @@ def _sdk_options(endpoint: Endpoint) -> dict[str, Any]:
     return {
         "api_key": _SDK_KEY,
         "base_url": endpoint.base_url,
-        "timeout": http.Timeout(endpoint.timeout, connect=min(_CONNECT_SECONDS, endpoint.timeout)),
+        "timeout": httpx.Timeout(endpoint.timeout, connect=min(_CONNECT_SECONDS, endpoint.timeout)),
         "max_retries": 0,  # the transport retries
         "default_headers": {**omitted, **_HEADERS},
     }

@@ -24,15 +24,15 @@ from nanogpt_core.chat.repair import repair_message, repair_reply
 from nanogpt_core.chat.response import ChatRequest, ErrorBody, check_truncated, find_error, parse_object
 from nanogpt_core.chat.tool_calls import ToolCallAssembler
 from nanogpt_core.errors import DamagedReplyError, NanoGPTError, ReplyError
-from nanogpt_core.http.deadline import Bounds, renewed
+from nanogpt_core.http.deadline import RequestLimits, extend_deadline
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.error_body import excerpt
-from nanogpt_core.http.pool import http
+from nanogpt_core.http.library import httpx
 from nanogpt_core.http.redaction import redacted
 
 __all__ = ["READ_ERRORS", "AsyncEventStream", "EventParser", "EventStream", "StreamContext", "StreamReader", "recorded"]
 
-READ_ERRORS: tuple[type[Exception], ...] = (http.HTTPError, http.StreamError, OSError, TimeoutError)
+READ_ERRORS: tuple[type[Exception], ...] = (httpx.HTTPError, httpx.StreamError, OSError, TimeoutError)
 """Errors of the HTTP library and of the network below it."""
 
 _STREAM_ERRORS: tuple[type[Exception], ...] = (NanoGPTError, *READ_ERRORS)
@@ -277,13 +277,13 @@ class StreamContext:
 
     endpoint: Endpoint
     timeout: float
-    limits: Bounds
+    limits: RequestLimits
     map_error: Callable[[Exception], NanoGPTError]
     on_error: Callable[[NanoGPTError], object]
     has_deadline: bool
 
 
-class EventStream(http.SyncByteStream):  # type: ignore[misc] # the library is known only at run time
+class EventStream(httpx.SyncByteStream):  # type: ignore[misc] # the library is known only at run time
     """A sync byte stream of checked events.
 
     Args:
@@ -339,7 +339,7 @@ class EventStream(http.SyncByteStream):  # type: ignore[misc] # the library is k
         if self._reader.needs_nothing and not self._context.has_deadline:
             return None
         try:
-            with renewed(self._context.limits, _seconds_left(started, self._reader, self._context)):
+            with extend_deadline(self._context.limits, _seconds_left(started, self._reader, self._context)):
                 return next(self._source, None)
         except READ_ERRORS:
             if not self._reader.is_complete:
@@ -348,7 +348,7 @@ class EventStream(http.SyncByteStream):  # type: ignore[misc] # the library is k
 
     def _drain(self) -> None:
         if self._context.has_deadline:
-            with contextlib.suppress(Exception), renewed(self._context.limits, _DRAIN_SECONDS):
+            with contextlib.suppress(Exception), extend_deadline(self._context.limits, _DRAIN_SECONDS):
                 deque(self._source, maxlen=0)
 
     def close(self) -> None:
@@ -356,7 +356,7 @@ class EventStream(http.SyncByteStream):  # type: ignore[misc] # the library is k
         self._response.close()
 
 
-class AsyncEventStream(http.AsyncByteStream):  # type: ignore[misc] # the library is known only at run time
+class AsyncEventStream(httpx.AsyncByteStream):  # type: ignore[misc] # the library is known only at run time
     """An async byte stream of checked events; see :class:`EventStream`.
 
     It is an iterator and not an async generator: when an event loop ends, it closes all generators at once, and one of
@@ -413,7 +413,7 @@ class AsyncEventStream(http.AsyncByteStream):  # type: ignore[misc] # the librar
     async def _read(self, started: float) -> bytes | None:
         try:
             seconds = _seconds_left(started, self._reader, self._context)
-            with renewed(self._context.limits, seconds), anyio.fail_after(seconds):
+            with extend_deadline(self._context.limits, seconds), anyio.fail_after(seconds):
                 return await anext(self._source, None)
         except READ_ERRORS:
             if not self._reader.is_complete:

@@ -24,9 +24,9 @@ from nanogpt_core.embeddings.results import ArrayOutput, ListOutput, ResultColle
 from nanogpt_core.embeddings.runner import run_async, run_sync
 from nanogpt_core.embeddings.usage import Budget, Estimate, UsageMeter, price
 from nanogpt_core.errors import ConfigurationError, NanoGPTError
+from nanogpt_core.http.client import HttpClient
 from nanogpt_core.http.rate_limiter import RateLimit
 from nanogpt_core.http.redaction import redacted
-from nanogpt_core.http.requester import Requester
 from nanogpt_core.http.retry import CallLimits
 from nanogpt_core.models.tokens import TokenCounter, byte_lengths
 
@@ -75,7 +75,7 @@ class Pipeline:
         self.config = config
         self.counter = TokenCounter(model)
         self.check = DimensionsCheck(model, config.dimensions, learned)
-        self.client = Requester(config.endpoint, config.http_client, config.http_async_client)
+        self.client = HttpClient(config.endpoint, config.http_client, config.http_async_client)
         self.namespace = CacheNamespace(config.endpoint.base_url, model.id, config.dimensions)
         self.meter = meter
         self.budget = budget

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from nanogpt_core._runtime import clock
 from nanogpt_core.errors import NanoGPTError
-from nanogpt_core.http.requester import Requester
+from nanogpt_core.http.client import HttpClient
 from nanogpt_core.http.retry import Wait
 
 __all__ = ["Action", "Run", "Send", "Yield", "run_async", "run_sync"]
@@ -56,7 +56,7 @@ Action = Send | Wait | Run | Yield
 Dispatch = Generator[Action, bytes, None]
 
 
-def run_sync(dispatch: Dispatch, client: Requester, stop: threading.Event) -> None:
+def run_sync(dispatch: Dispatch, client: HttpClient, stop: threading.Event) -> None:
     """Run ``dispatch`` in this thread; ``stop`` ends its waits early."""
     try:
         action = next(dispatch)
@@ -73,7 +73,7 @@ def run_sync(dispatch: Dispatch, client: Requester, stop: threading.Event) -> No
         dispatch.close()
 
 
-def _perform(action: Action, client: Requester, stop: threading.Event) -> bytes:
+def _perform(action: Action, client: HttpClient, stop: threading.Event) -> bytes:
     if isinstance(action, Send):
         return client.send(action.path, action.body, action.timeout, action.max_bytes)
     if isinstance(action, Wait):
@@ -83,7 +83,7 @@ def _perform(action: Action, client: Requester, stop: threading.Event) -> bytes:
     return b""
 
 
-async def run_async(dispatch: Dispatch, client: Requester, halt: asyncio.Event, parsing: asyncio.Lock) -> None:
+async def run_async(dispatch: Dispatch, client: HttpClient, halt: asyncio.Event, parsing: asyncio.Lock) -> None:
     """Run ``dispatch`` on the running event loop; ``halt`` ends its waits early.
 
     Large replies are parsed one after another, under the lock ``parsing``. In between, the event loop gets its turn.
@@ -113,7 +113,7 @@ async def run_async(dispatch: Dispatch, client: Requester, halt: asyncio.Event, 
         dispatch.close()
 
 
-async def _perform_async(action: Action, client: Requester, halt: asyncio.Event) -> bytes:
+async def _perform_async(action: Action, client: HttpClient, halt: asyncio.Event) -> bytes:
     if isinstance(action, Send):
         return await client.asend(action.path, action.body, action.timeout, action.max_bytes)
     if isinstance(action, Wait):

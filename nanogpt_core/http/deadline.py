@@ -13,7 +13,6 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from nanogpt_core.errors import DamagedReplyError, ReplyError
 
@@ -141,9 +140,3 @@ def _too_large(most_bytes: int) -> ReplyError:
     return ReplyError(
         f"The reply is larger than {most_bytes:,} bytes, more than what was asked for can take; it was not read."
     )
-
-
-# Old names, until their users follow.
-Bounds: TypeAlias = RequestLimits
-bounds, current_bounds, renewed = request_limits, current_limits, extend_deadline
-__all__ += ["Bounds", "bounds", "current_bounds", "renewed"]

@@ -24,6 +24,7 @@ __all__ = [
     "Secret",
     "SecretHeaders",
     "SecretLike",
+    "is_host",
     "is_loopback",
     "resolve_base_url",
     "resolve_key",
@@ -58,14 +59,14 @@ _KEY_REMEDY = "Pass api_key=... or set NANOGPT_API_KEY (see https://nano-gpt.com
 
 @runtime_checkable
 class SecretLike(Protocol):
-    """What holds a secret the way pydantic's ``SecretStr`` does."""
+    """An object that holds a secret, such as pydantic's ``SecretStr``."""
 
     def get_secret_value(self) -> str:
         """Return the secret itself."""
 
 
 ApiKey = str | SecretLike | None
-"""What is accepted as a key: the text, a ``SecretStr``, or None for the environment."""
+"""Accepted kinds of keys: text, a ``SecretStr``, or None for the environment."""
 
 
 class Secret:
@@ -85,14 +86,14 @@ class Secret:
         """Return the key.
 
         Raises:
-            ConfigurationError: A pickle was read back where the environment holds no key.
+            ConfigurationError: A pickle was read back, and the environment holds no key.
         """
         if not self._value:
             raise ConfigurationError("No API key: a pickled object does not carry its key.", remedy=_KEY_REMEDY)
         return self._value
 
     def reveal_or_empty(self) -> str:
-        """Return the key, or an empty string where a pickle has left it out."""
+        """Return the key, or an empty string if a pickle has left it out."""
         return self._value
 
     def __repr__(self) -> str:
@@ -158,11 +159,11 @@ reduction.register(SecretHeaders, _send_headers_to_worker)
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """How to reach the service. Safe to print: the key and the headers' values are not shown.
+    """Base URL, key, headers and time limit. Safe to print and to pickle: neither holds the key or the headers' values.
 
     Attributes:
         key: The API key; None for calls without one.
-        base_url: Where the API begins, without a slash at the end.
+        base_url: Base URL of the API, without a slash at the end.
         timeout: Seconds that one request may take, from sending it to the last byte of its reply.
         headers: Headers to send beside the usual ones.
     """
@@ -187,14 +188,14 @@ class Endpoint:
 
         Args:
             api_key: The key. Default: ``NANOGPT_API_KEY``, then ``NANO_GPT_API_KEY``.
-            base_url: Where the API begins. Default: ``NANOGPT_BASE_URL``, then ``https://nano-gpt.com/api/v1``.
+            base_url: Base URL of the API. Default: ``NANOGPT_BASE_URL``, then ``https://nano-gpt.com/api/v1``.
             timeout: Seconds that one request may take.
             headers: Headers to send beside the usual ones.
             allow_insecure_http: Let texts and key travel unencrypted to a host that is not this machine.
             key_required: False for calls that the service answers without a key.
 
         Raises:
-            ConfigurationError: A value that cannot be right, or no key where one is needed.
+            ConfigurationError: A value that cannot be right, or no key although one is needed.
             InvalidTypeError: A value of the wrong type.
         """
         needs_key = key_required or api_key is not None or bool(_key_from_environment())
@@ -203,10 +204,27 @@ class Endpoint:
             key, resolve_base_url(base_url, allow_insecure_http), _check_timeout(timeout), _check_headers(headers)
         )
 
+    def __copy__(self) -> Endpoint:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Endpoint:
+        return self
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Header values may be secrets. A pickle leaves them out like the key, but no environment holds them.
+        return Endpoint, (self.key, self.base_url, self.timeout)
+
     @property
     def host(self) -> str:
         """The host and port that requests go to."""
         return urlsplit(self.base_url).netloc
+
+
+def _endpoint_to_worker(endpoint: Endpoint) -> tuple[type[Endpoint], tuple[object, ...]]:
+    return Endpoint, (endpoint.key, endpoint.base_url, endpoint.timeout, dict(endpoint.headers))
+
+
+reduction.register(Endpoint, _endpoint_to_worker)
 
 
 def resolve_key(api_key: ApiKey) -> Secret:
@@ -269,8 +287,8 @@ def resolve_base_url(base_url: str | None, allow_insecure_http: bool = False) ->
     if parts.username or parts.password:
         raise ConfigurationError("base_url must not hold a user or password.", remedy="Use api_key or default_headers.")
     plain = not parts.query and not parts.fragment and _URL_CHARACTERS.fullmatch(parts.path)
-    if parts.scheme not in ("http", "https") or not host or not _is_host(host) or not plain:
-        # Not shown: what is no address may well be a key in the wrong place.
+    if parts.scheme not in ("http", "https") or not host or not is_host(host) or not plain:
+        # Not shown: it may well be a key in the wrong place.
         raise ConfigurationError("base_url is not an http(s) URL.", remedy=f"Use one like {DEFAULT_BASE_URL}.")
     if parts.path.endswith(("/embeddings", "/chat/completions")):
         raise ConfigurationError(f"base_url {url!r} names an endpoint.", remedy="Leave the endpoint's name out.")
@@ -282,7 +300,8 @@ def resolve_base_url(base_url: str | None, allow_insecure_http: bool = False) ->
     return url
 
 
-def _is_host(host: str) -> bool:
+def is_host(host: str) -> bool:
+    """Return whether a text is a host's name or IP address."""
     if ":" in host:
         with contextlib.suppress(ValueError):
             return bool(ip_address(host))
@@ -297,7 +316,7 @@ def _is_host(host: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host is this machine."""
+    """Return whether a host is this machine."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:

@@ -18,7 +18,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from nanogpt_core.errors import ConfigurationError
-from nanogpt_core.http.endpoint import is_loopback
+from nanogpt_core.http.endpoint import is_host, is_loopback
 from nanogpt_core.http.library import httpx
 
 __all__ = ["is_in_no_proxy", "proxy_for", "tls_context"]
@@ -61,18 +61,16 @@ def _variable(name: str) -> str:
 def _checked_proxy(variable: str, value: str) -> str:
     url = value if "://" in value else f"http://{value}"
     shown = _without_credentials(url)
-    try:
-        parts = urlsplit(url)
-        usable = bool(parts.hostname) and parts.port != 0 and not parts.netloc.endswith(":")
-        httpx.Proxy(url)
-    except (ValueError, httpx.InvalidURL):
-        if urlsplit(url.partition("://")[0] + "://x").scheme in _PROXY_SCHEMES:
-            raise _broken(variable, shown, "is not the URL of a proxy", "http://host:port") from None
-        usable = True  # an unknown scheme, said below
     scheme = url.partition("://")[0].lower()
     if scheme not in _PROXY_SCHEMES:
         advice = f"socks5://{shown.partition('://')[2]}" if scheme == "socks" else "http://host:port"
         raise _broken(variable, shown, f"has the unknown scheme {scheme!r}", advice)
+    try:
+        parts = urlsplit(url)
+        usable = is_host(parts.hostname or "") and parts.port != 0 and not parts.netloc.endswith(":")
+        httpx.Proxy(url)
+    except (ValueError, httpx.InvalidURL):
+        usable = False
     if not usable:
         raise _broken(variable, shown, "is not the URL of a proxy", f"{scheme}://host:port")
     if scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:

@@ -8,7 +8,7 @@ _SHOWN = 300
 
 
 def error_message(document: object) -> str:
-    """Return what an error body says, in its own words, shortened; empty where it says nothing."""
+    """Return the message of an error body, truncated; empty if it has none."""
     if not isinstance(document, dict):
         return ""
     error = document.get("error") or document.get("message") or document.get("detail")
@@ -20,14 +20,14 @@ def error_message(document: object) -> str:
 
 
 def error_param(complaints: list[object]) -> str:
-    """Return the parameter that FastAPI's list of complaints is about: ``input`` where one of them is about that."""
+    """Return the parameter that FastAPI's list of errors names; ``input`` if one of them names that."""
     places = [item.get("loc") for item in complaints if isinstance(item, dict)]
     names = [place[-1] if "input" not in place else "input" for place in places if isinstance(place, list) and place]
     return "input" if "input" in names or not names else str(names[0])
 
 
 def _complaint(item: object) -> str:
-    # FastAPI sends the request's own texts back with what it says of them, which is nothing to log or to search.
+    # FastAPI repeats the request's texts, which must not be logged or searched for words.
     return f"{item['msg']} ({item.get('loc')})" if isinstance(item, dict) and "msg" in item else str(item)
 
 

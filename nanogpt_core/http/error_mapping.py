@@ -1,4 +1,4 @@
-"""Turns the SDK's errors into ours: status, code, request id, the service's own words, and what to do about it."""
+"""Turns the SDK's errors into ours: status, code, request id, the service's message and a remedy."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def _kind(status: int, code: str | None, param: str | None, detail: str) -> tupl
     if status == 429 and (code in _QUOTA_CODES or _QUOTA_WORDS.search(words)):  # noqa: PLR2004
         return errors.QuotaExceededError, "Wait until the quota resets, or raise it."
     about_texts = param in (None, "", "input", "messages")
-    # Servers on FastAPI answer 422 where OpenAI answers 400.
+    # Servers on FastAPI answer 422 instead of 400.
     of_size = code in _SIZE_CODES or (_SIZE_WORDS.search(words) and not _OTHER_LIMITS.search(words))
     if status in (400, 422) and about_texts and of_size:
         return errors.RequestTooLargeError, "Send less at a time: a smaller batch_size, or shorter texts."

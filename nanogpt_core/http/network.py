@@ -38,7 +38,7 @@ __all__ = ["AsyncBackend", "Backend"]
 _READ_BYTES = 1 << 20
 # HTTP is read by at least so many bytes. A smaller read is a step of a proxy's handshake, which takes its reply whole.
 _LEAST_HTTP_READ_BYTES = 1 << 14
-# After so many bytes, an event loop does what else there is to do.
+# After so many bytes, other tasks of the event loop have a turn.
 _BYTES_PER_TURN = 1 << 16
 _NEXT_ADDRESS_SECONDS = 0.25
 
@@ -125,7 +125,7 @@ class _Channel:
 
     @property
     def is_readable(self) -> bool:
-        """Whether there are unread bytes, or the end. On an idle connection, nobody asked for them."""
+        """True if there are unread bytes, or the end. An idle connection that has any must not be used again."""
         return bool(self.held) or any(tls.pending for tls in self.sessions) or _has_bytes(self.sock)
 
     def decrypt(self, data: bytes) -> bytes:
@@ -158,7 +158,7 @@ class _Channel:
         """Check before the first write of a request that the connection is idle."""
         if self.answered and self.is_readable:
             # Kept for the next read: httpcore reads after a failed write, since a server may have answered early.
-            self.failure = httpcore.ReadError("the server closed the connection, or sent a reply that nobody asked for")
+            self.failure = httpcore.ReadError("the server closed the connection, or sent an unexpected reply")
             raise httpcore.WriteError(str(self.failure))
         self.answered = False
 

@@ -1,4 +1,4 @@
-"""Keeps the key out of errors: a service, or a proxy before it, may repeat the key in what it says."""
+"""Keeps the key out of errors: a service, or a proxy before it, may repeat the key in its messages."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def redacted(endpoint: Endpoint) -> Iterator[None]:
 def _redact(error: BaseException, key: str) -> None:
     error.args = tuple(_without(value, key) for value in error.args)
     for name, value in vars(error).items():
-        with contextlib.suppress(AttributeError, TypeError):  # what cannot be set is not text of the service's
+        with contextlib.suppress(
+            AttributeError, TypeError
+        ):  # an attribute that cannot be set holds no text of the service's
             setattr(error, name, _without(value, key))
 
 

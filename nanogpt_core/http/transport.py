@@ -425,7 +425,7 @@ def _is_of_sdk(name: bytes) -> bool:
 
 
 class EndpointTransport(httpx.BaseTransport):  # type: ignore[misc] # see above
-    """Adds an endpoint's key and headers to each request, so that no client has to hold them.
+    """Adds an endpoint's key and headers to each request; no client has to hold them.
 
     Args:
         endpoint: Key and headers.

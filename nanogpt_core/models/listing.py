@@ -33,11 +33,11 @@ def list_models(api_key: ApiKey = None, base_url: str | None = None) -> dict[str
         ConfigurationError: An invalid argument.
         NanoGPTError: The request for the list failed.
     """
-    from nanogpt_core.http.requester import Requester
+    from nanogpt_core.http.client import HttpClient
 
     endpoint = Endpoint.resolve(api_key=api_key, base_url=base_url, key_required=False)
     with redacted(endpoint):
-        return parse_model_list(Requester(endpoint).send("/embedding-models", None, endpoint.timeout, MAX_LIST_BYTES))
+        return parse_model_list(HttpClient(endpoint).send("/embedding-models", None, endpoint.timeout, MAX_LIST_BYTES))
 
 
 def parse_model_list(body: bytes) -> dict[str, ModelInfo]:
@@ -102,11 +102,11 @@ def fetch_context_window(endpoint: Endpoint, model: str) -> int:
         ConfigurationError: The list has no context length for the model.
         NanoGPTError: The request for the list failed.
     """
-    from nanogpt_core.http.requester import Requester
+    from nanogpt_core.http.client import HttpClient
 
     with redacted(endpoint):
         seconds = min(endpoint.timeout, DEFAULT_TIMEOUT)  # a chat model's own timeout is longer, for answers
-        windows = _context_windows(Requester(endpoint).send("/models?detailed=true", None, seconds, MAX_LIST_BYTES))
+        windows = _context_windows(HttpClient(endpoint).send("/models?detailed=true", None, seconds, MAX_LIST_BYTES))
     for name in _names_without_suffixes(model):
         if name in windows:
             return windows[name]

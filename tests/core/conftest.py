@@ -96,8 +96,8 @@ def serve():
     """Start a server of exact bytes; its ``embedder(**options)`` makes an embedder that talks to it."""
     with contextlib.ExitStack() as stack:
 
-        def start(answer=_fault_server.good, tls=None):
-            server = stack.enter_context(_fault_server.FaultServer(answer, tls))
+        def start(answer=_fault_server.good, tls=None, **options):
+            server = stack.enter_context(_fault_server.FaultServer(answer, tls, **options))
             server.embedder = lambda model="lab/unlisted", **more: Embedder(
                 model, **{"api_key": server.api_key, "base_url": server.base_url, "max_retries": 0, **more}
             )

@@ -25,7 +25,7 @@ from nanogpt_core.chat.client import (
 )
 from nanogpt_core.errors import DamagedReplyError
 from nanogpt_core.http.endpoint import Endpoint
-from nanogpt_core.http.pool import http
+from nanogpt_core.http.library import httpx
 from nanogpt_core.models.listing import fetch_context_window
 
 KEY = "sk-nano-0123abcd-very-secret"
@@ -139,7 +139,7 @@ def local_variables(error):
 def assert_ours(error, key=KEY, *, repeated=False):
     """Check an error. A key that the server has repeated may be in local variables, and never in text."""
     assert isinstance(error, errors.NanoGPTError)
-    assert not isinstance(error, (openai.OpenAIError, http.HTTPError))
+    assert not isinstance(error, (openai.OpenAIError, httpx.HTTPError))
     assert key not in shown(error)
     assert repeated or key not in local_variables(error)
 
@@ -205,11 +205,11 @@ def test_an_error_of_other_code_is_neither_hidden_nor_retried(kind, form, answer
     options = {"model": "m", "messages": MESSAGES, "stream": form == "streamed"}
 
     async def run():
-        async with http.AsyncClient(event_hooks={"request": [afail]}) as theirs:
+        async with httpx.AsyncClient(event_hooks={"request": [afail]}) as theirs:
             return await make_async_chat_client(made.caller, theirs).chat.completions.create(**options)
 
     def run_sync():
-        with http.Client(event_hooks={"request": [fail]}) as theirs:
+        with httpx.Client(event_hooks={"request": [fail]}) as theirs:
             make_chat_client(made.caller, theirs).chat.completions.create(**options)
 
     with pytest.raises(ZeroDivisionError), map_sdk_errors(made.caller):
@@ -267,9 +267,9 @@ async def test_redirects_are_not_followed_with_a_client_that_would(kind, answeri
     async def follow():
         options = {"model": "m", "messages": MESSAGES}
         if kind == "sync":
-            with http.Client(follow_redirects=True) as client:
+            with httpx.Client(follow_redirects=True) as client:
                 return make_chat_client(made.caller, client).chat.completions.create(**options)
-        async with http.AsyncClient(follow_redirects=True) as client:
+        async with httpx.AsyncClient(follow_redirects=True) as client:
             return await make_async_chat_client(made.caller, client).chat.completions.create(**options)
 
     with pytest.raises(errors.BadRequestError, match="Redirects"), map_sdk_errors(made.caller):
@@ -636,13 +636,13 @@ def test_a_server_that_holds_a_finished_stream_open_is_not_waited_for(kind, answ
     made = answering(answer, max_retries=0)
 
     async def ask():
-        async with http.AsyncClient() as theirs:
+        async with httpx.AsyncClient() as theirs:
             client = make_async_chat_client(made.caller, theirs if own else None)
             stream = await client.chat.completions.create(model="m", messages=MESSAGES, stream=True)
             return [part async for part in stream]
 
     if kind == "sync":
-        with http.Client() as theirs:
+        with httpx.Client() as theirs:
             client = make_chat_client(made.caller, theirs if own else None)
             parts = list(client.chat.completions.create(model="m", messages=MESSAGES, stream=True))
     else:
@@ -686,7 +686,7 @@ def test_a_stream_over_a_callers_client_ends_without_done(answering, case):
     events, more = ENDINGS[case]
     over = threading.Event()
     made = answering(held_open(over, chunk({"content": "all of it"}), *events), timeout=60)
-    with http.Client() as theirs:
+    with httpx.Client() as theirs:
         stream = make_chat_client(made.caller, theirs).chat.completions.create(
             model="m", messages=MESSAGES, stream=True, **more
         )
@@ -737,7 +737,7 @@ def test_a_stream_that_is_left_gives_its_connection_back(kind, answering):
 
 
 # Where all are closed at once, httpx2's own generators close each other.
-ALL_AT_ONCE = pytest.mark.skipif(http.__name__ != "httpx", reason="httpx2 complains of its own generators")
+ALL_AT_ONCE = pytest.mark.skipif(httpx.__name__ != "httpx", reason="httpx2 complains of its own generators")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import copy
 import pickle
 import traceback
 from dataclasses import FrozenInstanceError, asdict
+from multiprocessing.reduction import ForkingPickler
 
 import pytest
 from hypothesis import given
@@ -132,6 +133,13 @@ def test_a_connection_shows_neither_key_nor_headers():
     assert "header-secret" not in shown
     with pytest.raises(FrozenInstanceError):
         endpoint.timeout = 1.0  # type: ignore[misc]
+
+
+def test_pickled_endpoint_holds_no_header_values_but_copies_do():
+    endpoint = Endpoint.resolve(api_key=KEY, headers={"X-Gateway-Key": "header-secret"})
+    assert b"header-secret" not in pickle.dumps(endpoint)
+    assert copy.deepcopy(endpoint).headers == copy.copy(endpoint).headers == endpoint.headers
+    assert pickle.loads(ForkingPickler.dumps(endpoint)).headers == endpoint.headers  # to a worker, through a pipe
 
 
 def test_a_call_that_needs_no_key_sends_one_where_there_is_one(monkeypatch):

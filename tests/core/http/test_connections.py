@@ -1,0 +1,512 @@
+"""Replies in every form of HTTP/1.1, and the connections that may be used again or must not be. Sync and async."""
+
+import asyncio
+import contextlib
+import http.client
+import os
+import signal
+import socket
+import ssl
+import struct
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from types import SimpleNamespace
+
+import pytest
+import trustme
+
+from nanogpt_core import Embedder
+from nanogpt_core._runtime.clock import fake_clock
+from nanogpt_core.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    ConnectionFailedError,
+    DamagedReplyError,
+    NanoGPTError,
+    RateLimitError,
+    RequestTooLargeError,
+)
+from nanogpt_core.http.client import HttpClient
+from nanogpt_core.http.endpoint import Endpoint
+
+MIB = 1 << 20
+
+
+class Closing(bytes):
+    close = True
+
+
+def chunked(body, size=100):
+    parts = [body[start : start + size] for start in range(0, len(body), size)]
+    return b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts)
+
+
+def head_and_body(reply):
+    head, _, body = reply.partition(b"\r\n\r\n")
+    return head, body
+
+
+def in_chunks(reply, end=b"0\r\n\r\n"):
+    return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked(head_and_body(reply)[1]) + end
+
+
+def with_many_headers(reply):
+    head, body = head_and_body(reply)
+    return head + b"\r\nX-Word: caf\xe9\r\nX-Empty:\r\nX-Fold: a\r\n b\r\n\r\n" + body
+
+
+FORMS = {
+    "plain": lambda reply: reply,
+    "chunked": in_chunks,
+    "chunked with extensions": lambda reply: in_chunks(reply).replace(b"\r\n64\r\n", b"\r\n64;a=b\r\n"),
+    "chunked with a trailer": lambda reply: in_chunks(reply, b"0\r\nX-Sum: 1\r\n\r\n"),
+    "until closed": lambda reply: Closing(b"HTTP/1.1 200 OK\r\n\r\n" + head_and_body(reply)[1]),
+    "in pieces": lambda reply: [reply[start : start + 7] for start in range(0, len(reply), 7)],
+    "odd headers": with_many_headers,
+    "after 100 Continue": lambda reply: b"HTTP/1.1 100 Continue\r\n\r\n" + reply,
+    "after 103 Early Hints, twice": lambda reply: b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" * 2 + reply,
+    "after 102 Processing": lambda reply: b"HTTP/1.1 102 Processing\r\n\r\n" + reply,
+    "HTTP/1.0": lambda reply: reply.replace(b"HTTP/1.1", b"HTTP/1.0"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_reply_is_read_in_each_form_of_http(embed, serve, faults, form):
+    server = serve(lambda seen: FORMS[form](faults.good(seen)))
+    embedder = server.embedder()
+    for texts in (["a", "b"], ["c"]):
+        assert embed(embedder, texts).tolist() == [faults.vector_of(text).tolist() for text in texts]
+    assert len(server.requests) == 2
+
+
+BROKEN = {
+    "truncated": lambda reply: reply[:-5],
+    "truncated in a chunk": lambda reply: in_chunks(reply)[:-20],
+    "without the last chunk": lambda reply: in_chunks(reply, b""),
+    "chunk without a size": lambda reply: in_chunks(reply).replace(b"64\r\n", b"zz\r\n", 1),
+    "chunk with too small a size": lambda reply: in_chunks(reply).replace(b"64\r\n", b"54\r\n", 1),
+    "no HTTP": lambda _: b"hello\r\n\r\n",
+    "nothing": lambda _: b"",
+    "bad status": lambda _: b"HTTP/1.1 abc OK\r\n\r\n",
+    "endless header": lambda _: b"HTTP/1.1 200 OK\r\nX: " + b"x" * 200_000 + b"\r\n\r\n",
+    "thousands of headers": lambda _: b"HTTP/1.1 200 OK\r\n" + b"X-Name: value\r\n" * 10_000 + b"\r\n",
+}
+
+
+@pytest.mark.parametrize("form", BROKEN)
+def test_broken_reply_is_a_typed_error(embed, serve, faults, form):
+    server = serve(lambda seen: Closing(BROKEN[form](faults.good(seen))))
+    with pytest.raises((ConnectionFailedError, DamagedReplyError)):
+        embed(server.embedder(timeout=5), ["a", "b"])
+
+
+@pytest.mark.parametrize("header", [b"no colon here", b"Content-Length: 5"], ids=["no colon", "two lengths"])
+def test_illegal_header_is_refused_at_once(embed, serve, faults, header):
+    # The connection stays open: waiting for more would end only at the timeout.
+    server = serve(lambda seen: faults.good(seen).replace(b"\r\n", b"\r\n" + header + b"\r\n", 1))
+    began = time.monotonic()
+    with pytest.raises((ConnectionFailedError, DamagedReplyError)):
+        embed(server.embedder(timeout=60), ["a"])
+    assert time.monotonic() - began < 30
+    assert len(server.requests) == 1
+
+
+def calls(way, embedder, texts):
+    """Embed each text by a call of its own, all on one event loop if async."""
+    if way.name == "sync":
+        return [embedder.embed([text])[0].tolist() for text in texts]
+
+    async def run():
+        return [(await embedder.aembed([text]))[0].tolist() for text in texts]
+
+    return asyncio.run(run())
+
+
+def test_connection_serves_one_request_after_another(way, serve, faults):
+    server = serve(lambda seen: in_chunks(faults.good(seen)) if "b" in seen.texts else faults.good(seen))
+    calls(way, server.embedder(), "abc")
+    assert server.connections == 1
+
+
+def test_connection_that_the_server_closed_is_not_used_again(way, serve, faults):
+    server = serve(lambda seen: Closing(faults.good(seen)))
+    calls(way, server.embedder(max_retries=1), "abc")
+    assert len(server.requests) == server.connections == 3
+
+
+def secured(authority, name="127.0.0.1"):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(name).configure_cert(context)
+    return context
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory):
+    """An authority, the file with its certificate, and a folder as OpenSSL wants it."""
+    authority, folder = trustme.CA(), tmp_path_factory.mktemp("authority")
+    authority.cert_pem.write_to_path(folder / "authority.pem")
+    subprocess.run(["openssl", "rehash", folder], check=True, capture_output=True, timeout=60)
+    return SimpleNamespace(ca=authority, file=str(folder / "authority.pem"), folder=str(folder))
+
+
+STALE = {
+    "in one segment": lambda reply, stale: reply + stale,
+    "chunked": lambda reply, stale: in_chunks(reply) + in_chunks(stale),
+    # A record of TLS has at most 16 KiB.
+    "in two records": lambda reply, stale: (
+        reply.replace(b"\r\n", b"\r\nX-Padding: " + b"p" * 16_384 + b"\r\n", 1) + stale
+    ),
+    "half a reply": lambda reply, stale: reply + stale[:-9],
+    "one byte": lambda reply, _: reply + b"\n",
+}
+
+STALE_CHILD = """
+import asyncio, sys
+from nanogpt_core import Embedder
+embedder = Embedder("lab/unlisted", api_key="k", max_retries=1)
+texts = [f"text {number}" for number in range(6)]
+async def run():
+    return [(await embedder.aembed([text]))[0].tolist() for text in texts]
+rows = [embedder.embed([text])[0].tolist() for text in texts] if sys.argv[1] == "sync" else asyncio.run(run())
+print(rows, end="")
+"""
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("form", STALE)
+def test_connection_with_bytes_after_a_reply_is_never_used_again(way, serve, faults, authority, form, secure):
+    stale = faults.response(faults.document(["another text"]))
+    server = serve(lambda seen: STALE[form](faults.good(seen), stale), secured(authority.ca) if secure else None)
+    shown = run_child(STALE_CHILD, way.name, NANOGPT_BASE_URL=server.base_url, SSL_CERT_FILE=authority.file)
+    assert shown == str([faults.vector_of(f"text {number}").tolist() for number in range(6)])
+
+
+def run_child(code, *arguments, **variables):
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True, text=True, timeout=120, check=False,
+        env={**os.environ, "NANOGPT_API_KEY": "k", **variables},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_reply_that_was_refused_unread_is_not_mixed_up_with_the_next(way, serve, faults):
+    huge = faults.response(b"x" * (4 << 20))
+    server = serve(lambda seen: huge if "a" in seen.texts else faults.good(seen))
+    embedder = server.embedder()
+    with pytest.raises(NanoGPTError, match="larger than"):
+        way.embed(embedder, ["a"])
+    assert way.embed(embedder, ["b"])[0].tolist() == faults.vector_of("b").tolist()
+
+
+def test_many_threads_share_connections(serve, faults):
+    server = serve()
+    embedder = server.embedder(batch_size=1, max_concurrency=8, requests_per_second=1e6)
+    texts = [f"text {number}" for number in range(200)]
+    assert embedder.embed(texts).tolist() == [faults.vector_of(text).tolist() for text in texts]
+    assert server.connections <= 8
+
+
+def test_more_than_a_thousand_open_files_are_no_trouble(way, serve):
+    server = serve()
+    held = [os.dup(0) for _ in range(1100)]
+    try:
+        calls(way, server.embedder(), "abc")
+    finally:
+        for number in held:
+            os.close(number)
+    assert server.connections == 1
+
+
+# --- early replies, deadlines, signals ---
+
+
+@pytest.fixture
+def send(way):
+    """``send(client, body, seconds)``, once sync and once async."""
+
+    def send(client, body, seconds=30.0):
+        if way.name == "sync":
+            return client.send("/embeddings", body, seconds, MIB)
+        return asyncio.run(client.asend("/embeddings", body, seconds, MIB))
+
+    return send
+
+
+def client_of(server, **more):
+    return HttpClient(Endpoint.resolve(api_key="k", base_url=server.base_url), **more)
+
+
+@pytest.mark.parametrize(
+    ("status", "error"), [(401, AuthenticationError), (413, RequestTooLargeError), (429, RateLimitError)]
+)
+def test_early_error_reply_during_an_upload_is_read(send, serve, faults, status, error):
+    server = serve(lambda _: faults.response({"error": {"message": "early"}}, status), reads_body=False)
+    with pytest.raises(error, match="early"):
+        send(client_of(server), b"x" * (32 * MIB))
+
+
+def test_reply_in_the_kernels_buffer_is_read_after_the_process_was_stopped(way, serve, faults):
+    waiting, answered = threading.Event(), threading.Event()
+
+    def answer(seen):
+        waiting.set()
+        assert answered.wait(60)
+        return faults.response(faults.document(seen.texts), X_Padding="p" * 3000)
+
+    server = serve(answer)
+    code = STALE_CHILD.replace("max_retries=1", "max_retries=0, timeout=2").replace("range(6)", "range(1)")
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, way.name], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "NANOGPT_API_KEY": "k", "NANOGPT_BASE_URL": server.base_url},
+    )  # fmt: skip
+    assert waiting.wait(60)
+    child.send_signal(signal.SIGSTOP)
+    answered.set()
+    time.sleep(4)  # longer than the timeout, with grace
+    child.send_signal(signal.SIGCONT)
+    out, err = child.communicate(timeout=60)
+    assert (out, err) == (str([faults.vector_of("text 0").tolist()]), "")
+
+
+SIGNAL_CHILD = """
+import signal, sys
+from nanogpt_core import Embedder
+class Limit({kind}): pass
+def handler(*_): raise Limit("time limit of a task")
+signal.signal(signal.SIGALRM, handler)
+try:
+    Embedder("lab/unlisted", max_retries=3, timeout=60).embed(["a"])
+except Limit as error:
+    print(type(error).__name__, error, end="")
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="no SIGALRM on this system")
+@pytest.mark.parametrize("kind", ["Exception", "BaseException", "TimeoutError", "OSError", "ConnectionError"])
+def test_exception_of_a_signal_handler_passes_through(serve, kind):
+    waiting, over = threading.Event(), threading.Event()
+    server = serve(lambda _: (waiting.set(), over.wait(60), b"")[2])
+    child = subprocess.Popen(
+        [sys.executable, "-c", SIGNAL_CHILD.format(kind=kind)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "NANOGPT_API_KEY": "k", "NANOGPT_BASE_URL": server.base_url},
+    )  # fmt: skip
+    assert waiting.wait(60)
+    child.send_signal(signal.SIGALRM)
+    out, err = child.communicate(timeout=60)
+    over.set()
+    assert (out, err) == ("Limit time limit of a task", "")
+    assert len(server.requests) == 1
+
+
+def test_error_of_our_own_code_is_neither_a_network_failure_nor_retried(embed, serve, monkeypatch):
+    from nanogpt_core.http import transport
+
+    made = []
+    monkeypatch.setattr(transport, "BodyReader", lambda *_: made.append(1) or None.no_such_attribute)
+    server = serve()
+    with pytest.raises(AttributeError, match="no_such_attribute"):
+        embed(server.embedder(max_retries=3), ["a"])
+    assert len(made) == len(server.requests) == 1
+
+
+# --- addresses ---
+
+
+@pytest.fixture
+def dead_address():
+    """An address that never answers: its backlog is full."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.2", 0))
+        listener.listen(0)
+        for _ in range(3):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        yield listener.getsockname()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have only one loopback address")
+def test_second_address_is_tried_within_a_second(embed, serve, monkeypatch, dead_address):
+    server = serve()
+    port = int(server.base_url.split(":")[2].partition("/")[0])
+    look_up = socket.getaddrinfo
+
+    def two_addresses(host, *more, **options):
+        if host != "two.localhost":
+            return look_up(host, *more, **options)
+        if options.get("flags", 0) & socket.AI_NUMERICHOST:
+            raise socket.gaierror(socket.EAI_NONAME, "not numeric")
+        kind = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
+        return [(*kind, dead_address), (*kind, ("127.0.0.1", port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", two_addresses)
+    began = time.monotonic()
+    embed(server.embedder(base_url=f"http://two.localhost:{port}/api/v1", timeout=20), ["a"])
+    assert time.monotonic() - began < 5
+    assert len(server.requests) == 1
+
+
+def test_refused_address_is_left_for_the_next(embed, serve, monkeypatch):
+    server = serve()
+    port = int(server.base_url.split(":")[2].partition("/")[0])
+    look_up = socket.getaddrinfo
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        kind = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
+        found = [(*kind, unused.getsockname()), (*kind, ("127.0.0.1", port))]
+
+        def two_addresses(host, *more, **options):
+            if host != "two.localhost":
+                return look_up(host, *more, **options)
+            if options.get("flags", 0) & socket.AI_NUMERICHOST:
+                raise socket.gaierror(socket.EAI_NONAME, "not numeric")
+            return found
+
+        monkeypatch.setattr(socket, "getaddrinfo", two_addresses)
+        embedder = server.embedder(base_url=f"http://two.localhost:{port}/api/v1", timeout=20)
+        embed(embedder, ["a"])
+        found.pop()
+        with pytest.raises(ConnectionFailedError, match="No answer"):
+            embed(server.embedder(base_url="http://two.localhost:9/api/v1", timeout=20), ["a"])
+
+
+def test_host_that_is_looked_up_is_the_one_on_the_wire(embed, monkeypatch):
+    asked = []
+
+    def look_up(host, *_, **__):
+        asked.append(host)
+        raise socket.gaierror(socket.EAI_NONAME, "unknown")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    with pytest.raises(ConnectionFailedError):
+        embed(Embedder("lab/unlisted", api_key="k", base_url="https://faß.example/v1", max_retries=0), ["a"])
+    assert set(asked) == {"xn--fa-hia.example"}
+
+
+# --- TLS ---
+
+TLS_CHILD = """
+import asyncio, sys
+from nanogpt_core import Embedder, NanoGPTError
+embedder = Embedder("lab/unlisted", max_retries=3, batch_size=100)
+texts = [f"text {number}" for number in range(int(sys.argv[2]))]
+try:
+    rows = embedder.embed(texts) if sys.argv[1] == "sync" else asyncio.run(embedder.aembed(texts))
+    print(len(rows), end="")
+except NanoGPTError as error:
+    print(type(error).__name__, error, end="")
+"""
+
+
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
+@pytest.mark.parametrize("first", ["", "import truststore; truststore.inject_into_ssl()"], ids=["ssl", "truststore"])
+def test_tls_with_an_own_authority_takes_one_request(way, serve, authority, variable, first):
+    server = serve(tls=secured(authority.ca))
+    variables = {"SSL_CERT_FILE": "", variable: authority.file if variable == "SSL_CERT_FILE" else authority.folder}
+    assert run_child(first + TLS_CHILD, way.name, "1", NANOGPT_BASE_URL=server.base_url, **variables) == "1"
+    assert len(server.requests) == 1
+
+
+def test_tls_connection_is_used_again(way, serve, authority):
+    server = serve(tls=secured(authority.ca))
+    variables = {"NANOGPT_BASE_URL": server.base_url, "SSL_CERT_FILE": authority.file}
+    assert run_child(TLS_CHILD, way.name, "1000", **variables) == "1000"
+    assert server.connections <= 16
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "elsewhere.invalid"])
+def test_certificate_that_cannot_be_verified_is_final(way, serve, authority, name):
+    server = serve(tls=secured(trustme.CA() if name == "127.0.0.1" else authority.ca, name))
+    shown = run_child(TLS_CHILD, way.name, "1", NANOGPT_BASE_URL=server.base_url, SSL_CERT_FILE=authority.file)
+    assert shown.startswith("ConnectionFailedError No secure connection")
+    assert "certificate" in shown
+    assert server.connections == 1
+    assert not server.requests
+
+
+def test_tls_handshake_that_was_broken_off_is_retried(way, serve, authority):
+    server = serve(tls=secured(authority.ca))
+    target = int(server.base_url.split(":")[2].partition("/")[0])
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def break_off_then_forward():
+            connection, _ = listener.accept()
+            connection.recv(100)
+            connection.close()
+            connection, _ = listener.accept()
+            with connection, socket.create_connection(("127.0.0.1", target)) as onward:
+                back = threading.Thread(target=forward, args=(onward, connection), daemon=True)
+                back.start()
+                forward(connection, onward)
+                back.join(20)
+
+        thread = threading.Thread(target=break_off_then_forward, daemon=True)
+        thread.start()
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}/api/v1"
+        assert run_child(TLS_CHILD, way.name, "1", NANOGPT_BASE_URL=url, SSL_CERT_FILE=authority.file) == "1"
+        thread.join(20)
+    assert len(server.requests) == 1
+
+
+def forward(source, target):
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+
+
+# --- no key is shown ---
+
+KEY = "sk-nano-in-no-frame"
+
+
+def locals_of(error):
+    return "".join(traceback.TracebackException.from_exception(error, capture_locals=True).format())
+
+
+def test_no_frame_of_a_failed_request_shows_the_key(embed):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def hang_up():
+            for _ in range(2):
+                connection, _ = listener.accept()
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                connection.close()
+
+        thread = threading.Thread(target=hang_up, daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        embedder = Embedder("lab/unlisted", api_key=KEY, base_url=url, max_retries=1)
+        with fake_clock(), pytest.raises(ConnectionFailedError) as caught:
+            embed(embedder, ["a" * 100])
+        thread.join(20)
+    shown = locals_of(caught.value)  # before the key stands in a variable of this frame
+    assert KEY not in shown
+    assert "embedder = " in shown
+
+
+def test_debugging_switch_of_the_standard_library_shows_no_key(serve, capsys, monkeypatch):
+    monkeypatch.setattr(http.client.HTTPConnection, "debuglevel", 1)
+    server = serve()
+    server.embedder().embed(["a"])
+    shown = capsys.readouterr()
+    assert server.api_key not in shown.out + shown.err
+
+
+def test_async_request_without_an_event_loop_of_asyncio_says_so(serve):
+    trio = pytest.importorskip("trio")
+    client = client_of(serve())
+    client._async_client = asyncio.run(client.async_client())
+
+    async def main():
+        await client.asend("/embeddings", b"{}", 5.0, MIB)
+
+    with pytest.raises(ConfigurationError, match="asyncio"):
+        trio.run(main)
