@@ -80,7 +80,15 @@ class ChatReplyError(ours.ReplyError, theirs.ModelError):
     """The service answered, but not with a whole answer."""
 
 
-class ChatRefusalError(ours.RefusalError, OpenAIRefusalError):
+class _RefusalError(OpenAIRefusalError):
+    """LangChain's refusal error with the arguments of any exception: its own initializer takes one text."""
+
+    def __init__(self, *args: object) -> None:
+        Exception.__init__(self, *args)
+        self.raw_message = None
+
+
+class ChatRefusalError(ours.RefusalError, _RefusalError):
     """The model, or a content filter, refused structured output or a tool call."""
 
 
