@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
+import openai
+from langchain_core.exceptions import OutputParserException
 from langchain_core.language_models import LangSmithParams
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages.block_translators import openai as openai_blocks
+from langchain_core.messages.block_translators import register_translator
+from langchain_core.messages.content import ContentBlock
 from langchain_core.messages.utils import count_tokens_approximately
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable
+from langchain_core.runnables import Runnable, RunnableGenerator
+from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_openai.chat_models.base import BaseChatOpenAI
-from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, model_validator
 
 from langchain_nanogpt.errors import map_to_langchain_errors
 from nanogpt_core.chat.client import (
@@ -23,8 +30,9 @@ from nanogpt_core.chat.client import (
     map_sdk_errors,
 )
 from nanogpt_core.chat.options import EXAMPLE, check_known, check_tool_choice, refused
-from nanogpt_core.errors import ConfigurationError, InvalidTypeError
+from nanogpt_core.errors import ConfigurationError, InvalidTypeError, NanoGPTError, ReplyError
 from nanogpt_core.http.endpoint import CHAT_TIMEOUT, Endpoint
+from nanogpt_core.http.error_body import excerpt
 from nanogpt_core.validation import check_model_name
 
 __all__ = ["ChatNanoGPT"]
@@ -171,6 +179,21 @@ class ChatNanoGPT(BaseChatOpenAI):
         check_tool_choice(options.get("tool_choice"), options.get("tools"))
         return bound
 
+    def with_structured_output(self, schema: Any = None, **kwargs: Any) -> Runnable[Any, Any]:
+        """Return a runnable whose output follows ``schema``, as ``ChatOpenAI`` does; the default is a tool call.
+
+        With ``method="json_schema"`` an answer that does not follow the schema is LangChain's
+        ``OutputParserException``; the SDK's own parser would raise before LangChain sees the answer.
+        """
+        method = kwargs.get("method", "function_calling")
+        is_class = isinstance(schema, type) and issubclass(schema, BaseModel)
+        if method == "function_calling" or not is_class or kwargs.get("tools"):
+            return super().with_structured_output(schema, **kwargs)
+        if method == "json_schema":
+            kwargs = _as_json_schema(schema, kwargs)
+        runnable = super().with_structured_output(schema, **kwargs)
+        return runnable if kwargs.get("include_raw") else runnable | RunnableGenerator(_not_empty, _anot_empty)
+
     def get_num_tokens(self, text: str) -> int:
         """Count tokens as OpenAI's models do, and as a token for four bytes where tiktoken's file cannot be had."""
         try:
@@ -205,19 +228,19 @@ class ChatNanoGPT(BaseChatOpenAI):
         return payload
 
     def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
-        with map_to_langchain_errors(), map_sdk_errors(self._session):
+        with map_to_langchain_errors(), map_sdk_errors(self._session), _map_schema_errors(kwargs):
             return super()._generate(*args, **kwargs)
 
     async def _agenerate(self, *args: Any, **kwargs: Any) -> ChatResult:
-        with map_to_langchain_errors(), map_sdk_errors(self._session):
+        with map_to_langchain_errors(), map_sdk_errors(self._session), _map_schema_errors(kwargs):
             return await super()._agenerate(*args, **kwargs)
 
     def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
-        with map_to_langchain_errors(), map_sdk_errors(self._session):
+        with map_to_langchain_errors(), map_sdk_errors(self._session), _map_schema_errors(kwargs):
             yield from super()._stream(*args, **kwargs)
 
     async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
-        with map_to_langchain_errors(), map_sdk_errors(self._session):
+        with map_to_langchain_errors(), map_sdk_errors(self._session), _map_schema_errors(kwargs):
             async for chunk in super()._astream(*args, **kwargs):
                 yield chunk
 
@@ -237,15 +260,89 @@ class ChatNanoGPT(BaseChatOpenAI):
             # A chunk of a stream with a schema is wrapped in an event.
             choices = chunk.get("choices") or (chunk.get("chunk") or {}).get("choices")
             if choices:
-                _add_reasoning(made.message, choices[0].get("delta"))
+                delta = choices[0].get("delta") or {}
+                _add_reasoning(made.message, delta)
+                if delta.get("refusal"):
+                    made.message.additional_kwargs["refusal"] = delta["refusal"]
                 made.message.response_metadata["model_provider"] = _PROVIDER
         return made
 
     def _get_generation_chunk_from_completion(self, completion: Any) -> ChatGenerationChunk:
         chunk = super()._get_generation_chunk_from_completion(completion)
-        # It has come in pieces already.
-        chunk.message.additional_kwargs.pop("reasoning_content", None)
+        # These have come in chunks already.
+        for name in ("reasoning_content", "refusal"):
+            chunk.message.additional_kwargs.pop(name, None)
         return chunk
+
+
+def _as_json_schema(schema: type[BaseModel], options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of ``method="json_schema"`` for ``method="json_mode"``, which differs only in its parser."""
+    function = openai.pydantic_function_tool(schema)["function"]
+    strict = options.get("strict")
+    response_format = {"name": function["name"], "schema": function["parameters"], "strict": strict is not False}
+    ours = {
+        "method": "json_mode",
+        "strict": None,
+        "response_format": {"type": "json_schema", "json_schema": response_format},
+        "ls_structured_output_format": {
+            "kwargs": {"method": "json_schema", "strict": strict},
+            "schema": convert_to_openai_tool(schema),
+        },
+    }
+    return {**options, **ours}
+
+
+def _not_empty(parts: Iterator[Any]) -> Iterator[Any]:
+    # LangChain's parsers of streams pass over everything that they cannot read.
+    last = None
+    for last in parts:
+        yield last
+    if last is None:
+        raise _no_output()
+
+
+async def _anot_empty(parts: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    last = None
+    async for last in parts:
+        yield last
+    if last is None:
+        raise _no_output()
+
+
+def _no_output() -> OutputParserException:
+    return OutputParserException("The model's answer does not follow the schema asked for.")
+
+
+@contextlib.contextmanager
+def _map_schema_errors(options: Mapping[str, Any]) -> Iterator[None]:
+    """Raise the SDK's raw parser errors as a ReplyError; it parses only if ``response_format`` is a class."""
+    try:
+        yield
+    except ValueError as error:
+        if isinstance(error, NanoGPTError) or not isinstance(options.get("response_format"), type):
+            raise
+        raise ReplyError(
+            f"The answer does not follow the schema asked for: {excerpt(str(error))}.",
+            remedy="Ask again, or another model.",
+        ) from error
+
+
+def _translate(message: AIMessage) -> list[ContentBlock]:
+    return [*_reasoning_blocks(message), *openai_blocks.translate_content(message)]
+
+
+def _translate_chunk(message: AIMessageChunk) -> list[ContentBlock]:
+    return [*_reasoning_blocks(message), *openai_blocks.translate_content_chunk(message)]
+
+
+def _reasoning_blocks(message: AIMessage) -> list[ContentBlock]:
+    text = message.additional_kwargs.get("reasoning_content")
+    block: Any = {"type": "reasoning", "reasoning": text}
+    return [block] if isinstance(text, str) and text else []
+
+
+# LangChain raises its refusal error for a message that has a refusal among its content blocks.
+register_translator(_PROVIDER, _translate, _translate_chunk)
 
 
 def _add_reasoning(message: BaseMessage, source: Any) -> None:

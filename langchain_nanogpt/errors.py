@@ -1,4 +1,4 @@
-"""Our errors as LangChain knows failures of models, so that its retries, fallbacks and summaries react to them.
+"""This project's errors as LangChain's own: its retries, fallbacks and summaries react to them.
 
 Each class here is one of :mod:`nanogpt_core.errors` and one of :mod:`langchain_core.exceptions`; catch either.
 """
@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Iterator
 
 from langchain_core import exceptions as theirs
+from langchain_openai.chat_models.base import OpenAIRefusalError
 
 from nanogpt_core import errors as ours
 from nanogpt_core.errors import NanoGPTError
@@ -22,6 +23,7 @@ __all__ = [
     "ChatPermissionDeniedError",
     "ChatQuotaExceededError",
     "ChatRateLimitError",
+    "ChatRefusalError",
     "ChatReplyError",
     "ChatRequestTimeoutError",
     "ChatRequestTooLargeError",
@@ -78,6 +80,18 @@ class ChatReplyError(ours.ReplyError, theirs.ModelError):
     """The service answered, but not with a whole answer."""
 
 
+class _RefusalError(OpenAIRefusalError):
+    """LangChain's refusal error with the arguments of any exception: its own initializer takes one text."""
+
+    def __init__(self, *args: object) -> None:
+        Exception.__init__(self, *args)
+        self.raw_message = None
+
+
+class ChatRefusalError(ours.RefusalError, _RefusalError):
+    """The model, or a content filter, refused structured output or a tool call."""
+
+
 _KINDS: dict[type[NanoGPTError], type[NanoGPTError]] = {
     kind.__bases__[0]: kind
     for kind in (
@@ -92,6 +106,7 @@ _KINDS: dict[type[NanoGPTError], type[NanoGPTError]] = {
         ChatServerError,
         ChatConnectionFailedError,
         ChatRequestTimeoutError,
+        ChatRefusalError,
         ChatReplyError,
     )
 }
@@ -99,7 +114,7 @@ _KINDS: dict[type[NanoGPTError], type[NanoGPTError]] = {
 
 @contextlib.contextmanager
 def map_to_langchain_errors() -> Iterator[None]:
-    """Let our errors out of the block as those that LangChain knows too."""
+    """Raise errors of this project in the block as errors that LangChain knows too."""
     try:
         yield
     except NanoGPTError as error:

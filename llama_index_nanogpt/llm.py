@@ -23,6 +23,7 @@ from llama_index.llms.openai_like import OpenAILike
 from llama_index_nanogpt.structured import (
     afirst_tool_call,
     avalidate_last,
+    check_refusal,
     check_selections,
     first_tool_call,
     parallel_tool_calls_allowed,
@@ -160,18 +161,23 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
 
     def _chat(self, *args: Any, **kwargs: Any) -> ChatResponse:
         with map_sdk_errors(self._session):
-            return spoil_invalid_arguments(_without_retries(OpenAILike._chat)(self, *args, **kwargs))
+            response = _without_retries(OpenAILike._chat)(self, *args, **kwargs)
+        return spoil_invalid_arguments(check_refusal(response, self._get_model_kwargs(**kwargs)))
 
     async def _achat(self, *args: Any, **kwargs: Any) -> ChatResponse:
         with map_sdk_errors(self._session):
-            return spoil_invalid_arguments(await _without_retries(OpenAILike._achat)(self, *args, **kwargs))
+            response = await _without_retries(OpenAILike._achat)(self, *args, **kwargs)
+        return spoil_invalid_arguments(check_refusal(response, self._get_model_kwargs(**kwargs)))
 
     def _stream_chat(self, *args: Any, **kwargs: Any) -> Iterator[ChatResponse]:
-        return iterate_stream(self._session, _without_retries(OpenAILike._stream_chat)(self, *args, **kwargs))
+        stream = iterate_stream(self._session, _without_retries(OpenAILike._stream_chat)(self, *args, **kwargs))
+        options = self._get_model_kwargs(**kwargs)
+        return (check_refusal(part, options) for part in stream)
 
     async def _astream_chat(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatResponse]:
         stream = await _without_retries(OpenAILike._astream_chat)(self, *args, **kwargs)
-        return aiterate_stream(self._session, stream)
+        options = self._get_model_kwargs(**kwargs)
+        return (check_refusal(part, options) async for part in aiterate_stream(self._session, stream))
 
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """Complete the prompt."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 from llama_index.core.base.llms.types import ChatResponse, ToolCallBlock
@@ -12,14 +12,16 @@ from llama_index.core.llms.utils import parse_partial_json
 from llama_index.llms.openai.base import force_single_tool_call
 
 from nanogpt_core.chat.tool_calls import parse_arguments, spoil_arguments
-from nanogpt_core.errors import ReplyError
+from nanogpt_core.errors import RefusalError, ReplyError
 from nanogpt_core.http.error_body import excerpt
 
 __all__ = [
     "StructuredOutputError",
+    "StructuredOutputRefusedError",
     "ToolArgumentsError",
     "afirst_tool_call",
     "avalidate_last",
+    "check_refusal",
     "check_selections",
     "first_tool_call",
     "parallel_tool_calls_allowed",
@@ -30,6 +32,10 @@ __all__ = [
 
 class StructuredOutputError(ReplyError, ValueError):
     """The model's answer does not follow the schema that was asked for."""
+
+
+class StructuredOutputRefusedError(RefusalError, ValueError):
+    """The model refused to follow the schema, or to call the tool, that was asked for."""
 
 
 class ToolArgumentsError(ReplyError, ValueError):
@@ -82,6 +88,29 @@ async def avalidate_last(parts: AsyncIterator[Any], output_cls: type) -> AsyncIt
     async for last in parts:
         yield last
     _validate(last, output_cls)
+
+
+def check_refusal(response: ChatResponse, options: Mapping[str, Any]) -> ChatResponse:
+    """Put a refusal, which LlamaIndex leaves out, into the message.
+
+    Args:
+        response: The response, or a part of a stream.
+        options: The options of the request.
+
+    Raises:
+        StructuredOutputRefusedError: Structured output or a tool call was asked for.
+    """
+    choices = getattr(response.raw, "choices", None)
+    message = getattr(choices[0], "message", None) or getattr(choices[0], "delta", None) if choices else None
+    text = getattr(message, "refusal", None)
+    if not text:
+        return response
+    if options.get("response_format") or options.get("tool_choice") not in (None, "auto", "none"):
+        raise StructuredOutputRefusedError(f"The model refused: {text}", remedy="Ask in other words, or another model.")
+    response.message.additional_kwargs["refusal"] = text
+    if not response.message.content:
+        response.message.content = text
+    return response
 
 
 def spoil_invalid_arguments(response: ChatResponse) -> ChatResponse:

@@ -10,6 +10,7 @@
     ├── BudgetExceededError           the next requests would exceed budget_usd
     ├── ReplyError                    the service answered 200 with an invalid reply; .request_id
     │   ├── DamagedReplyError         the reply cannot be parsed: not JSON, or truncated
+    │   ├── RefusalError              the model, or a content filter, refused structured output or a tool call
     │   └── DimensionsError           the vectors have other dimensions than expected; .width
     ├── ConnectionFailedError         no answer: refused, DNS, TLS, reset
     │   └── RequestTimeoutError       no answer in time
@@ -53,6 +54,7 @@ __all__ = [
     "PermissionDeniedError",
     "QuotaExceededError",
     "RateLimitError",
+    "RefusalError",
     "ReplyError",
     "RequestTimeoutError",
     "RequestTooLargeError",
@@ -141,6 +143,10 @@ class DamagedReplyError(ReplyError):
     """The reply cannot be parsed, for example truncated by a proxy; a retry may help."""
 
     transient = True
+
+
+class RefusalError(ReplyError):
+    """The model refused, or a content filter stopped it, when structured output or a tool call was asked for."""
 
 
 class DimensionsError(ReplyError):

@@ -13,8 +13,8 @@ from typing import Any
 from jiter import from_json
 
 from nanogpt_core.chat.repair import repair_message, repair_reply
-from nanogpt_core.chat.tool_calls import repair_tool_calls
-from nanogpt_core.errors import DamagedReplyError, ReplyError
+from nanogpt_core.chat.tool_calls import repair_tool_calls, unfence
+from nanogpt_core.errors import DamagedReplyError, RefusalError, ReplyError
 from nanogpt_core.http.error_body import error_message, excerpt
 
 __all__ = ["ChatRequest", "ErrorBody", "check_truncated", "check_whole", "find_error", "parse_object"]
@@ -49,12 +49,14 @@ class ChatRequest:
     Attributes:
         streams: Whether a stream was asked for.
         structured: Whether the reply must be structured: JSON, or a tool call in any case.
+        wants_json: Whether the text of the reply must be JSON.
         choices: Number of choices asked for.
         wants_usage: Whether a stream should end with the token usage.
     """
 
     streams: bool = False
     structured: bool = False
+    wants_json: bool = False
     choices: int = 1
     wants_usage: bool = False
 
@@ -73,6 +75,7 @@ class ChatRequest:
         return cls(
             streams=document.get("stream") is True,
             structured=wants_json or isinstance(tool_choice, Mapping) or tool_choice == "required",
+            wants_json=wants_json,
             choices=choices if isinstance(choices, int) else 1,
             wants_usage=isinstance(stream_options, Mapping) and bool(stream_options.get("include_usage")),
         )
@@ -124,6 +127,8 @@ def check_whole(body: bytes, request: ChatRequest, request_id: str | None = None
             repair_message(message, streamed=False, request_id=request_id)
             calls = repair_tool_calls(message.pop("tool_calls", None), request_id)
             message.update({"tool_calls": calls} if calls else {})
+            if request.wants_json and isinstance(message["content"], str):
+                message["content"] = unfence(message["content"])
         check_truncated(
             choice["finish_reason"],
             has_calls=message is not None and bool(message.get("tool_calls") or message.get("function_call")),
@@ -179,13 +184,14 @@ def check_truncated(reason: Any, *, has_calls: bool, structured: bool, request_i
         request_id: The service's ``X-Request-ID``, for the error.
 
     Raises:
-        ReplyError: It is a truncated tool call or structured output.
+        ReplyError: It is a truncated tool call or structured output; a RefusalError if a content filter stopped it.
     """
     if not (has_calls or structured) or not isinstance(reason, str) or reason not in _TRUNCATED:
         return
     why, remedy = _TRUNCATED[reason]
     effect = "its tool calls are incomplete" if has_calls else "it does not follow the schema asked for"
-    raise ReplyError(
+    kind = RefusalError if reason == "content_filter" else ReplyError
+    raise kind(
         f"The answer was cut off (finish_reason {reason!r}: {why}), so {effect}.",
         remedy=remedy,
         request_id=request_id,

@@ -22,7 +22,7 @@ import anyio  # a dependency of the SDK
 
 from nanogpt_core.chat.repair import repair_message, repair_reply
 from nanogpt_core.chat.response import ChatRequest, ErrorBody, check_truncated, find_error, parse_object
-from nanogpt_core.chat.tool_calls import ToolCallAssembler
+from nanogpt_core.chat.tool_calls import ToolCallAssembler, unfence
 from nanogpt_core.errors import DamagedReplyError, NanoGPTError, ReplyError
 from nanogpt_core.http.deadline import RequestLimits, extend_deadline
 from nanogpt_core.http.endpoint import Endpoint
@@ -102,6 +102,9 @@ class StreamReader:
         self._ready: deque[bytes] = deque()
         self._calls: dict[int, ToolCallAssembler] = {}
         self._old_calls: set[int] = set()
+        self._refusals: dict[int, str] = {}
+        self._fenced: dict[int, str] = {}
+        self._plain: set[int] = set()
         self._begun: set[int] = set()
         self._finished: set[int] = set()
         self._envelope: dict[str, Any] = {}
@@ -187,6 +190,8 @@ class StreamReader:
         index, reason, delta = choice["index"], choice["finish_reason"], choice.get("delta")
         delta = choice["delta"] = delta if isinstance(delta, dict) else {}
         repair_message(delta, streamed=True, request_id=self._request_id)
+        # A refusal is sent on whole: LangChain raises its first part.
+        self._refusals[index] = self._refusals.get(index, "") + (delta.pop("refusal", None) or "")
         fragments = self._tool_calls(index, delta.pop("tool_calls", None))
         if delta.get("function_call"):
             self._old_calls.add(index)
@@ -198,6 +203,10 @@ class StreamReader:
         )
         if reason and index in self._calls:
             fragments += self._calls[index].finish()
+        if self._request.wants_json:
+            delta["content"] = self._hold_fence(index, delta.get("content"), is_last=bool(reason))
+        if reason and self._refusals[index]:
+            delta["refusal"] = self._refusals.pop(index)
         if index in self._finished:
             choice["finish_reason"] = None  # LangChain would join the two
         self._begun.add(index)
@@ -218,6 +227,21 @@ class StreamReader:
             self._calls[index] = ToolCallAssembler(self._request_id)
         return self._calls[index].add(fragments)
 
+    def _hold_fence(self, index: int, content: str | None, *, is_last: bool) -> str | None:
+        """Return the content to send on: a fenced code block is held back until it is whole, and sent without fence."""
+        if index in self._fenced:
+            text = self._fenced[index] + (content or "")
+            if is_last or (text.strip() and not "```".startswith(text.strip()[:3])):
+                self._fenced.pop(index)
+                self._plain.add(index)
+                return unfence(text)
+            self._fenced[index] = text
+            return None
+        if index in self._plain or not content:
+            return content
+        self._fenced[index] = ""
+        return self._hold_fence(index, content, is_last=is_last)
+
     def _emit_choice(self, choice: dict[str, Any], fragments: list[dict[str, Any]]) -> None:
         # LlamaIndex looks only at the first tool call of a chunk.
         reason = choice["finish_reason"]
@@ -236,9 +260,13 @@ class StreamReader:
                 remedy="Try again.",
                 request_id=self._request_id,
             )
+        rest: list[tuple[int, dict[str, Any]]] = []
         for index, calls in self._calls.items():
-            for fragment in calls.finish():
-                self._emit({"index": index, "delta": {"tool_calls": [fragment]}, "finish_reason": None})
+            rest += [(index, {"tool_calls": [fragment]}) for fragment in calls.finish()]
+        rest += [(index, {"refusal": text}) for index, text in self._refusals.items() if text]
+        rest += [(index, {"content": unfence(text)}) for index, text in self._fenced.items() if text]
+        for index, delta in rest:
+            self._emit({"index": index, "delta": delta, "finish_reason": None})
         if self._usage is not None:
             self._envelope["usage"] = self._usage
             self._emit()

@@ -16,7 +16,7 @@ from typing import Any
 from nanogpt_core.errors import ReplyError
 from nanogpt_core.http.error_body import excerpt
 
-__all__ = ["ToolCallAssembler", "parse_arguments", "repair_tool_calls", "spoil_arguments"]
+__all__ = ["ToolCallAssembler", "parse_arguments", "repair_tool_calls", "spoil_arguments", "unfence"]
 
 _FENCE = re.compile(r"\s*```[\w-]*[ \t]*\n?(.*?)\s*```\s*", re.DOTALL)
 _CLOSING = {"{": "}", "[": "]"}
@@ -33,8 +33,7 @@ def parse_arguments(arguments: object) -> str | None:
     text = "" if arguments is None else arguments
     if not isinstance(text, str):
         return None
-    fenced = _FENCE.fullmatch(text)
-    text = fenced[1] if fenced else text
+    text = unfence(text)
     try:
         value = json.loads(text, strict=False) if text.strip() else {}
     except (ValueError, RecursionError):
@@ -42,6 +41,12 @@ def parse_arguments(arguments: object) -> str | None:
     if isinstance(value, dict):
         return text if text.strip() else "{}"
     return parse_arguments(value) if value is None or isinstance(value, str) else None
+
+
+def unfence(text: str) -> str:
+    """Return the inside of ``text`` if it is a fenced code block, else ``text``."""
+    fenced = _FENCE.fullmatch(text)
+    return fenced[1] if fenced else text
 
 
 def spoil_arguments(arguments: str) -> str:

@@ -4,10 +4,14 @@ import json
 
 import pytest
 from langchain.agents import create_agent
+from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_core.tools import tool
+from langchain_openai.chat_models.base import OpenAIRefusalError
+from pydantic import BaseModel
 
 from langchain_nanogpt import ChatNanoGPT
+from nanogpt_core.errors import ReplyError
 from nanogpt_core.sandbox import Fault, Reply, Sandbox
 
 USAGE = {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13}
@@ -133,3 +137,96 @@ async def test_usage_that_every_chunk_repeats_counts_once(replying, ask):
     found = answer.usage_metadata
     assert [found[name] for name in ("input_tokens", "output_tokens", "total_tokens")] == [10, 3, 13]
     assert answer.response_metadata["finish_reason"] == "stop"
+
+
+# --- refusals ---
+
+
+class Joke(BaseModel):
+    """A joke."""
+
+    setup: str
+    punchline: str
+
+
+METHODS = ["function_calling", "json_schema", "json_mode"]
+REFUSAL = "I can't help with that."
+
+
+async def all_of(call_, form, runnable):
+    if form == "plain":
+        return await call_(runnable, "invoke", "A joke!")
+    if call_.kind == "sync":
+        return list(runnable.stream("A joke!"))
+    return [part async for part in runnable.astream("A joke!")]
+
+
+@pytest.mark.parametrize("schema", [Joke, Joke.model_json_schema()], ids=["class", "dict"])
+@pytest.mark.parametrize("method", METHODS)
+async def test_a_refusal_of_structured_output_is_langchains_refusal_error(replying, call_, form, schema, method):
+    sandbox = replying({"refusal": REFUSAL})
+    runnable = sandbox.chat().with_structured_output(schema, method=method)
+    with pytest.raises(OpenAIRefusalError, match=f"^{REFUSAL}"):
+        await all_of(call_, form, runnable)
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_a_refusal_with_the_raw_message_is_a_parsing_error(replying, call_, form, method):
+    chat = replying({"refusal": REFUSAL}).chat(streaming=form == "streamed")
+    found = await call_(chat.with_structured_output(Joke, method=method, include_raw=True), "invoke", "A joke!")
+    assert found["parsed"] is None
+    assert isinstance(found["parsing_error"], OpenAIRefusalError)
+    assert found["raw"].additional_kwargs["refusal"] == REFUSAL
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_a_content_filter_is_langchains_refusal_error(replying, call_, form, method):
+    sandbox = replying({"content": '{"setup": "Why'}, reason="content_filter")
+    runnable = sandbox.chat().with_structured_output(Joke, method=method)
+    with pytest.raises(OpenAIRefusalError) as caught:
+        await all_of(call_, form, runnable)
+    assert isinstance(caught.value, ReplyError)
+
+
+async def test_a_refusal_of_a_plain_question_is_in_the_message(replying, ask):
+    sandbox = replying({"refusal": REFUSAL})
+    answer = await ask(sandbox.chat(), "Hello")
+    assert answer.additional_kwargs["refusal"] == REFUSAL
+    assert [block["type"] for block in answer.content_blocks] == ["refusal"]
+
+
+# --- structured output ---
+
+JOKE = Joke(setup="Why?", punchline="Because.")
+FENCED = f"```json\n{JOKE.model_dump_json()}\n```"
+
+
+@pytest.mark.parametrize("schema", [Joke, Joke.model_json_schema()], ids=["class", "dict"])
+@pytest.mark.parametrize("method", ["json_schema", "json_mode"])
+async def test_fenced_json_is_parsed(replying, call_, form, schema, method):
+    runnable = replying({"content": FENCED}).chat().with_structured_output(schema, method=method)
+    found = await all_of(call_, form, runnable)
+    assert (found if form == "plain" else found[-1]) in (JOKE, JOKE.model_dump())
+
+
+@pytest.mark.parametrize("text", ["Why? Because.", '{"setup": "Why?"}', ""])
+@pytest.mark.parametrize("method", ["json_schema", "json_mode"])
+async def test_an_answer_without_the_schema_is_langchains_parser_error(replying, call_, form, method, text):
+    runnable = replying({"content": text}).chat().with_structured_output(Joke, method=method)
+    with pytest.raises(OutputParserException):
+        await all_of(call_, form, runnable)
+
+
+@pytest.mark.parametrize("text", ["Why? Because.", '{"setup": "Why?"}'])
+@pytest.mark.parametrize("method", ["json_schema", "json_mode"])
+async def test_the_raw_message_is_kept_with_a_parser_error(replying, call_, form, method, text):
+    chat = replying({"content": text}).chat(streaming=form == "streamed")
+    found = await call_(chat.with_structured_output(Joke, method=method, include_raw=True), "invoke", "A joke!")
+    assert (found["raw"].content, found["parsed"]) == (text, None)
+    assert isinstance(found["parsing_error"], OutputParserException)
+
+
+async def test_the_sdks_parser_error_is_a_reply_error(replying, call_, form):
+    runnable = replying({"content": "Why? Because."}).chat().bind(response_format=Joke)
+    with pytest.raises(ReplyError, match="does not follow the schema"):
+        await all_of(call_, form, runnable)

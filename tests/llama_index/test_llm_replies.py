@@ -6,10 +6,13 @@ import json
 import pytest
 from llama_index.core.agent.workflow import FunctionAgent, ToolCallResult
 from llama_index.core.llms import ChatMessage
+from llama_index.core.prompts import PromptTemplate
 from llama_index.core.tools import FunctionTool
+from pydantic import BaseModel
 
 from llama_index_nanogpt import NanoGPT
 from llama_index_nanogpt.structured import ToolArgumentsError
+from nanogpt_core.errors import RefusalError
 from nanogpt_core.sandbox import Fault, Reply, Sandbox
 
 # LlamaIndex's own classes use members of pydantic's models that pydantic wants forgotten.
@@ -154,3 +157,64 @@ async def test_usage_that_every_chunk_repeats_counts_once(replying, ask):
     sandbox = replying({"content": "all of it"}, usage=USAGE)
     answer = await ask(sandbox.llm(), HELLO)
     assert {name: answer.additional_kwargs[name] for name in USAGE} == USAGE
+
+
+# --- refusals ---
+
+
+class Joke(BaseModel):
+    """A joke."""
+
+    setup: str
+    punchline: str
+
+
+JOKE = Joke(setup="Why?", punchline="Because.")
+PROMPT = PromptTemplate("Tell a joke about {animal}.")
+REFUSAL = "I can't help with that."
+WAYS = {"tool": {}, "schema": {"should_use_structured_outputs": True}}
+
+
+async def drained(call, answer):
+    if call.kind == "sync":
+        return list(answer) if hasattr(answer, "__next__") else answer
+    return [part async for part in answer] if hasattr(answer, "__aiter__") else answer
+
+
+@pytest.fixture
+def predict(call, form):
+    async def run(llm):
+        method = "structured_predict" if form == "plain" else "stream_structured_predict"
+        return await drained(call, await call(llm, method, Joke, PROMPT, animal="cats"))
+
+    return run
+
+
+@ITS_OWN_WARNING
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_refusal_of_structured_output_is_a_refusal_error(replying, predict, way):
+    sandbox = replying({"refusal": REFUSAL})
+    with pytest.raises(RefusalError, match=REFUSAL) as caught:
+        await predict(sandbox.llm(**WAYS[way]))
+    assert isinstance(caught.value, ValueError)
+
+
+@ITS_OWN_WARNING
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_content_filter_is_a_refusal_error(replying, predict, way):
+    sandbox = replying({"content": '{"setup": "Why'}, reason="content_filter")
+    with pytest.raises(RefusalError, match="content filter"):
+        await predict(sandbox.llm(**WAYS[way]))
+
+
+async def test_a_refusal_of_a_plain_question_is_the_answer(replying, ask):
+    answer = await ask(replying({"refusal": REFUSAL}).llm(), HELLO)
+    assert answer.message.content == REFUSAL
+    assert answer.message.additional_kwargs["refusal"] == REFUSAL
+
+
+@ITS_OWN_WARNING
+async def test_fenced_json_is_parsed(replying, predict, form):
+    sandbox = replying({"content": f"```json\n{JOKE.model_dump_json()}\n```"})
+    found = await predict(sandbox.llm(should_use_structured_outputs=True))
+    assert (found if form == "plain" else found[-1]) == JOKE
