@@ -171,7 +171,7 @@ class Pipeline:
             len(texts) > _MAX_TEXTS_PLANNED_IN_LOOP
             or self.config.vector_cache is not None
             or self.budget is not None
-            or bool(self.counter.suspects(byte_lengths(texts)))
+            or bool(self.counter.may_be_too_long(byte_lengths(texts)))
         )
 
     @contextlib.contextmanager

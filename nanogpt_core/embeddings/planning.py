@@ -161,7 +161,11 @@ def make_plan(texts: Sequence[str], counter: TokenCounter, overflow: Overflow = 
         first_positions = dict(zip(reversed(texts), range(first + len(texts) - 1, first - 1, -1), strict=True))
         positions = [first_positions[text] for text in distinct]
     lengths = byte_lengths(distinct)
-    too_long = {index: tokens for index in counter.suspects(lengths) if (tokens := counter.over(distinct[index]))}
+    too_long = {
+        index: tokens
+        for index in counter.may_be_too_long(lengths)
+        if (tokens := counter.count_if_too_long(distinct[index]))
+    }
     if too_long and overflow == "error":
         raise _too_long_error([(positions[index], tokens) for index, tokens in too_long.items()], counter)
     if too_long:
@@ -196,10 +200,10 @@ def _truncate_or_split(
         if number not in too_long:
             rows.append(add(text, positions[number]))
         elif split:
-            plan.pieces[number] = [(add(piece, positions[number]), tokens) for piece, tokens in counter.cut(text)]
+            plan.pieces[number] = [(add(piece, positions[number]), tokens) for piece, tokens in counter.split(text)]
             rows.append(-1)
         else:
-            rows.append(add(next(counter.cut(text))[0], positions[number]))
+            rows.append(add(next(counter.split(text))[0], positions[number]))
     plan.request_texts, plan.positions = list(index_of), request_positions
     plan.weights = counter.weights(byte_lengths(plan.request_texts))
 

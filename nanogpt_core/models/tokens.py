@@ -119,16 +119,16 @@ class TokenCounter:
         """Return the sum of the tokens of ``texts``."""
         return sum(map(self.count, texts))
 
-    def suspects(self, lengths: Sequence[int]) -> list[int]:
+    def may_be_too_long(self, lengths: Sequence[int]) -> list[int]:
         """Return the positions of texts that may be over the model's limit, by their lengths in bytes."""
         if self.limit is None:
             return []
         longest = (self.limit - self._special) / self._worst_per_byte
         return [number for number, length in enumerate(lengths) if length > longest]
 
-    def over(self, text: str) -> int | None:
+    def count_if_too_long(self, text: str) -> int | None:
         """Return the number of tokens of ``text`` if it is over the model's limit, else None."""
-        if not self.suspects(byte_lengths([text])):
+        if not self.may_be_too_long(byte_lengths([text])):
             return None
         tokens = self.count(text)
         return tokens if self.limit is not None and tokens > self.limit else None
@@ -138,7 +138,7 @@ class TokenCounter:
         # Word-piece and sentence-piece tokenizers normalise first, which can lengthen a text; the factor covers that.
         return 1.0 if self._exact else self._factor
 
-    def cut(self, text: str) -> Iterator[tuple[str, int]]:
+    def split(self, text: str) -> Iterator[tuple[str, int]]:
         """Yield ``text`` in pieces that fit the model, each with its number of tokens; joined, they are ``text``.
 
         Pieces end at a blank if there is one near the end: words stay whole. Pieces of only blanks are left out, since
@@ -156,7 +156,7 @@ class TokenCounter:
             return text
         # Without this window, each piece would count the whole rest of the text.
         window = text[: self.limit * _MAX_CHARACTERS_PER_TOKEN]
-        if len(window) == len(text) and self.over(text) is None:
+        if len(window) == len(text) and self.count_if_too_long(text) is None:
             return text
         prefix = self._first_tokens(window, int((self.limit - self._special) / self._factor))
         # A text that ends within a token can have a few more tokens than it was made of.

@@ -1,8 +1,6 @@
-"""Fixtures of the cache tests: child processes, sync and async from one test, a server of exact bytes."""
+"""Fixtures of the cache tests: entries and child processes."""
 
-import asyncio
 import contextlib
-import importlib.util
 import json
 import os
 import subprocess
@@ -14,7 +12,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from nanogpt_core import Embedder
 from nanogpt_core.cache.base import CacheNamespace, encode_entry
 
 LONG = bool(os.environ.get("NANOGPT_LONG"))
@@ -26,57 +23,10 @@ settings.register_profile(
 settings.load_profile("cache")
 
 
-def _load(path):
-    # Tests are not a package: a helper beside them is loaded by its path.
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-_fault_server = _load(Path(__file__).parents[2] / "fault_server.py")
-
-
-@pytest.fixture(scope="session")
-def faults():
-    """The module ``tests/fault_server.py``."""
-    return _fault_server
-
-
 @pytest.fixture(scope="session")
 def many():
     """Return the first number in the usual run and the second in the long one (NANOGPT_LONG=1)."""
     return lambda few, lots: lots if LONG else few
-
-
-@pytest.fixture(params=["sync", "async"])
-def embed(request):
-    """``embed(embedder, texts)``, once sync and once async."""
-    if request.param == "sync":
-        return lambda embedder, texts, **more: embedder.embed(texts, **more)
-    return lambda embedder, texts, **more: asyncio.run(embedder.aembed(texts, **more))
-
-
-@pytest.fixture
-def make(options):
-    """Make an embedder that talks to the shared sandbox, without retries unless asked for."""
-    return lambda model="text-embedding-3-small", **more: Embedder(model, **{**options, "max_retries": 0, **more})
-
-
-@pytest.fixture
-def serve():
-    """Start a server of exact bytes; its ``embedder(**options)`` makes an embedder that talks to it."""
-    with contextlib.ExitStack() as stack:
-
-        def start(answer=_fault_server.good):
-            server = stack.enter_context(_fault_server.FaultServer(answer))
-            server.good = _fault_server.good
-            server.embedder = lambda model="lab/unlisted", **more: Embedder(
-                model, **{"api_key": server.api_key, "base_url": server.base_url, "max_retries": 0, **more}
-            )
-            return server
-
-        yield start
 
 
 @pytest.fixture(scope="session")

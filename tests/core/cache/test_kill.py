@@ -133,13 +133,13 @@ def test_ctrl_c_keeps_finished_batches(sandbox, run, start, finish, tmp_path):
 
 
 @pytest.mark.parametrize("work", [{"work": "embed"}, {"work": "embed", "way": "async"}, {"work": "stream"}])
-def test_ctrl_c_does_not_wait_for_a_hanging_service(serve, child, finish, tmp_path, work):
+def test_ctrl_c_does_not_wait_for_a_hanging_service(serve, faults, child, finish, tmp_path, work):
     hangs = threading.Event()
 
     def answer(seen):
         if seen.texts[0] != texts_of(1)[0]:
             hangs.wait()
-        return server.good(seen)
+        return faults.good(seen)
 
     server = serve(answer)
     with contextlib.ExitStack() as stack:

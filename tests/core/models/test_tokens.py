@@ -61,10 +61,10 @@ def test_weight_is_an_upper_bound_for_openai_models(text):
 
 
 @given(TEXTS, st.sampled_from(TINY))
-def test_over_equals_count_above_the_limit(text, model):
+def test_count_if_too_long_equals_count_above_the_limit(text, model):
     counter = TokenCounter(model)
     tokens = counter.count(text)
-    assert counter.over(text) == (tokens if tokens > model.max_tokens else None)
+    assert counter.count_if_too_long(text) == (tokens if tokens > model.max_tokens else None)
 
 
 @exact
@@ -72,19 +72,19 @@ def test_text_at_the_limit_fits():
     counter = TokenCounter(OPENAI)
     text = "a" + " a" * 8190
     assert counter.count(text) == 8191
-    assert counter.over(text) is None
-    assert counter.over(text + " a") == 8192
+    assert counter.count_if_too_long(text) is None
+    assert counter.count_if_too_long(text + " a") == 8192
 
 
 def test_model_without_limit_takes_any_text():
-    assert TokenCounter(ModelInfo(id="x")).over("word " * 100_000) is None
+    assert TokenCounter(ModelInfo(id="x")).count_if_too_long("word " * 100_000) is None
 
 
 @given(st.text(ALPHABET, min_size=1, max_size=400).filter(str.strip), st.sampled_from(TINY))
 def test_pieces_fit_and_join_to_the_text(text, model):
     counter = TokenCounter(model)
-    pieces = list(counter.cut(text))
-    assert pieces == list(counter.cut(text))
+    pieces = list(counter.split(text))
+    assert pieces == list(counter.split(text))
     assert pieces
     rest = text
     for piece, tokens in pieces:
@@ -101,14 +101,14 @@ def test_pieces_fit_and_join_to_the_text(text, model):
 @given(st.text(ALPHABET, min_size=1, max_size=200).filter(str.strip), st.sampled_from(TINY))
 def test_text_that_fits_is_one_piece(text, model):
     counter = TokenCounter(model)
-    if counter.over(text) is None:
-        assert list(counter.cut(text)) == [(text, counter.count(text))]
+    if counter.count_if_too_long(text) is None:
+        assert list(counter.split(text)) == [(text, counter.count(text))]
 
 
 def test_pieces_end_at_blanks():
     counter = TokenCounter(ModelInfo(id="x", tokenizer="cl100k_base", max_tokens=30))
     words = [f"consideration{i}" for i in range(100)]
-    pieces = [piece for piece, _ in counter.cut(" ".join(words))]
+    pieces = [piece for piece, _ in counter.split(" ".join(words))]
     assert len(pieces) > 3
     assert [word for piece in pieces for word in piece.split()] == words
 
@@ -116,7 +116,7 @@ def test_pieces_end_at_blanks():
 def test_pieces_use_most_of_the_limit():
     counter = TokenCounter(MODELS["BAAI/bge-large-en-v1.5"])
     text = "Every word of this text is short and plain. " * 300
-    pieces = [tokens for _, tokens in counter.cut(text)]
+    pieces = [tokens for _, tokens in counter.split(text)]
     assert all(tokens > 512 * 0.7 for tokens in pieces[:-1])
 
 
@@ -136,7 +136,7 @@ def test_pieces_use_most_of_the_limit():
 def test_long_runs_without_blanks_are_counted_and_split(text):
     counter = TokenCounter(OPENAI)
     assert counter.count(text) > 0
-    piece, tokens = next(counter.cut(text))
+    piece, tokens = next(counter.split(text))
     assert 0 < tokens <= 8191
     assert piece in text
 
@@ -158,7 +158,7 @@ def test_splitting_takes_linear_time(monkeypatch):
     for words in (1_000, 8_000):
         handed = 0
         text = " ".join(f"word{i}" for i in range(words))
-        list(TokenCounter(model).cut(text))
+        list(TokenCounter(model).split(text))
         work[words] = handed / len(text)
     assert work[8_000] < work[1_000] * 2
 
@@ -183,10 +183,10 @@ with warnings.catch_warnings(record=True) as caught:
     text = "one two three four, " * 5000 + "你好" * 5000
     for model in MODELS.values():
         counter = TokenCounter(model)
-        pieces = list(counter.cut(text))
+        pieces = list(counter.split(text))
         assert "".join(piece for piece, _ in pieces) == text
         assert all(tokens <= model.max_tokens for _, tokens in pieces)
-        assert counter.over(text)  or model.max_tokens > 8192
+        assert counter.count_if_too_long(text)  or model.max_tokens > 8192
 assert len(caught) == 1, [str(w.message) for w in caught]
 assert "TIKTOKEN_CACHE_DIR" in str(caught[0].message)
 assert dict(os.environ) == before
