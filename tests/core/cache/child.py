@@ -186,6 +186,30 @@ def out_of_descriptors(path):
         cache.close()
 
 
+def embed_out_of_descriptors(path, save, way, texts, **options):
+    """Embed with an open HTTP connection, a closed cache and no file descriptors left."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
+    cache = SQLiteCache(path)
+    embedder, texts = Embedder(cache=cache, max_concurrency=1, **options), texts_of(texts)
+
+    async def work():
+        for number, given in enumerate((texts[:5], texts)):
+            taken = []
+            if number == 1:
+                cache.close()
+                try:
+                    while True:
+                        taken.append(os.open(os.devnull, os.O_RDONLY))
+                except OSError:
+                    pass
+            vectors = embedder.embed(given) if way == "sync" else await embedder.aembed(given)
+            for handle in taken:
+                os.close(handle)
+        np.save(save, vectors)
+
+    said(lambda: asyncio.run(work()))
+
+
 def hold_lock(path):
     """Keep the file locked against readers and writers until a line comes in."""
     database = sqlite3.connect(path, isolation_level=None)

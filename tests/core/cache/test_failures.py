@@ -243,6 +243,16 @@ def test_file_descriptor_exhaustion_costs_a_warning(child, finish, tmp_path):
     assert verify_cache(path).damage == ()
 
 
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_file_descriptor_exhaustion_does_not_fail_the_call(child, finish, options, right, tmp_path, way):
+    told = {"path": str(tmp_path / "c.db"), "save": str(tmp_path / "v.npy"), "texts": len(TEXTS), "model": MODEL}
+    ended = finish(child("embed_out_of_descriptors", way=way, **told, **options))
+    assert (ended.status, ended.err) == (0, "")
+    assert np.array_equal(np.load(tmp_path / "v.npy"), right)
+    assert ended.out.startswith("warning The embedding cache")
+    assert len(ended.out.splitlines()) == 1
+
+
 def test_missing_folder_is_created(embed, make, right, tmp_path):
     path = tmp_path / "one" / "two" / "c.db"
     assert np.array_equal(embed(make(MODEL, cache=path), TEXTS), right)
