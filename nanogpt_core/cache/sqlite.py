@@ -238,12 +238,15 @@ class SQLiteCache(ForkSafe):
         damaged = is_damage(error)
         if not damaged and not may_be_damage(error, self.path):
             return False
+        opened = self._connection is not None
         self.close()
         if not damaged and not reopened:
             return True
         uncertain = not damaged and not hasattr(error, "sqlite_errorname") and "disk I/O error" in str(error)
         # Once a warning was given, the file is not searched for damage again in every call.
-        if uncertain and (self._warned or not reading_fails(self.path, clock.seconds_left(BUSY_SECONDS))):
+        if uncertain and self._warned:
+            return False
+        if uncertain and not reading_fails(self.path, clock.seconds_left(BUSY_SECONDS), opened=opened):
             return False
         try:
             with folder_lock(self.path.parent):

@@ -12,6 +12,7 @@ import os
 import random
 import sqlite3
 import stat
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -284,13 +285,16 @@ def may_be_damage(error: Exception, path: Path) -> bool:
     return name == "SQLITE_IOERR_SHORT_READ" or (name is None and "disk I/O error" in str(error))
 
 
-def reading_fails(path: Path, seconds: float) -> bool:
+def reading_fails(path: Path, seconds: float, *, opened: bool) -> bool:
     """Return whether SQLite fails to read the file. For Python 3.10, which does not tell a short read from a full disk.
 
     Args:
         path: The file.
         seconds: Limit on the time for reading; a file that takes longer counts as readable.
+        opened: True if SQLite could open the file. If it could not, only a full disk is ruled out.
     """
+    if not opened:
+        return _has_space(path.parent)
     give_up_at = time.monotonic() + seconds
     shared_memory = sibling(path, "-shm")
     # If SQLite had to create this file on a full disk, that would fail too.
@@ -301,6 +305,16 @@ def reading_fails(path: Path, seconds: float) -> bool:
             return bool(database.execute("PRAGMA quick_check(1)").fetchone() != (b"ok",))
     except FAILURES as error:
         return is_damage(error) or "disk I/O error" in str(error)
+
+
+def _has_space(folder: Path) -> bool:
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(2 * _PAGE_BYTES))  # more than SQLite writes to open a file
+            file.flush()
+    except OSError:
+        return False
+    return True
 
 
 def is_locked(error: Exception) -> bool:
