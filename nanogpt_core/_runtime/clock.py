@@ -73,27 +73,26 @@ class Deadline:
     """A point in time, in seconds of :func:`now`.
 
     Attributes:
-        at: The point in time. Default: infinity, which is no deadline.
+        at: The point in time.
     """
 
-    at: float = math.inf
+    at: float
 
     @classmethod
-    def after(cls, seconds: float | None) -> Deadline:
-        """Return the deadline that is ``seconds`` from now, or no deadline if ``seconds`` is None."""
-        return cls() if seconds is None else cls(now() + seconds)
+    def after(cls, seconds: float) -> Deadline:
+        """Return the deadline that is ``seconds`` from now."""
+        return cls(now() + seconds)
 
     def remaining(self, timeout: float = math.inf) -> float:
         """Return the seconds until the deadline, or ``timeout`` if that is less; 0 or less once it has passed."""
         return min(timeout, self.at - now())
 
 
-_NO_DEADLINE = Deadline()
-_deadline: ContextVar[Deadline] = ContextVar("nanogpt_deadline", default=_NO_DEADLINE)
+_deadline: ContextVar[Deadline | None] = ContextVar("nanogpt_deadline", default=None)
 
 
 @contextlib.contextmanager
-def deadline_scope(deadline: Deadline) -> Iterator[None]:
+def deadline_scope(deadline: Deadline | None) -> Iterator[None]:
     """Set the deadline for :func:`seconds_left` in this block, for code that takes no deadline, such as a cache.
 
     Args:
@@ -112,7 +111,8 @@ def seconds_left(timeout: float) -> float:
     Returns:
         Seconds, at least 0.
     """
-    return max(0.0, _deadline.get().remaining(timeout))
+    deadline = _deadline.get()
+    return timeout if deadline is None else max(0.0, deadline.remaining(timeout))
 
 
 def sleep(seconds: float, stop: threading.Event | None = None) -> None:

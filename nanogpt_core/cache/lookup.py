@@ -35,10 +35,10 @@ class CacheLookup:
     Args:
         cache: The cache.
         namespace: Makes the keys.
-        deadline: The deadline of the call.
+        deadline: The deadline of the call, or None.
     """
 
-    def __init__(self, cache: EmbeddingCache, namespace: CacheNamespace, deadline: Deadline) -> None:
+    def __init__(self, cache: EmbeddingCache, namespace: CacheNamespace, deadline: Deadline | None) -> None:
         self._cache = cache
         self._namespace = namespace
         self._deadline = deadline
@@ -84,7 +84,7 @@ class CacheLookup:
         if self._failed:
             return False
         try:
-            with clock.deadline_scope(Deadline.after(_WAIT_SHARE * self._deadline.remaining())):
+            with clock.deadline_scope(self._wait_deadline()):
                 work()
         except Exception as error:  # noqa: BLE001 - a user's own cache may raise anything
             self._failed = True
@@ -95,6 +95,11 @@ class CacheLookup:
             )
             return False
         return True
+
+    def _wait_deadline(self) -> Deadline | None:
+        if self._deadline is None:
+            return None
+        return Deadline.after(_WAIT_SHARE * self._deadline.remaining())
 
 
 def _valid_vectors(

@@ -79,6 +79,7 @@ class Pipeline:
         self.namespace = CacheNamespace(config.endpoint.base_url, model.id, config.dimensions)
         self.meter = meter
         self.budget = budget
+        self._ready = False  # whether the modules and the client for sync requests are there
         parameters = {"model": model.id, "dimensions": config.dimensions, "user": config.user}
         self.dispatcher = Dispatcher(
             parameters={name: value for name, value in parameters.items() if value is not None},
@@ -111,13 +112,14 @@ class Pipeline:
             show_progress: Whether to report progress.
             stop: Set by another thread when the call should end.
         """
-        limits = CallLimits(Deadline.after(self.config.deadline), stop or threading.Event())
+        limits = CallLimits(self._deadline(), stop or threading.Event())
         plan = make_plan(texts, self.counter, self.config.on_overflow, first)
         with self._collect(plan, limits, as_lists, show_progress) as results:
             batches = self._prepare(plan, results, batch_size)
-            if batches:
+            if batches and not self._ready:
                 import_modules(_MODULES_OF_WORKERS)
                 self.client.client()
+                self._ready = True
             tasks = [
                 partial(run_sync, self.dispatcher.dispatch(batch, results, limits), self.client, limits.stop)
                 for batch in batches
@@ -149,7 +151,7 @@ class Pipeline:
             parsing: The lock under which large replies are parsed, shared by concurrent calls of a stream.
         """
         check_event_loop()
-        limits = CallLimits(Deadline.after(self.config.deadline))
+        limits = CallLimits(self._deadline())
         blocks = self._may_block(texts)
         plan = await _run(blocks, make_plan, texts, self.counter, self.config.on_overflow, first)
         with self._collect(plan, limits, as_lists, show_progress) as results:
@@ -195,15 +197,17 @@ class Pipeline:
                     results.add_completed_to(error)
                     raise
 
-    def _cache_lookup(self, deadline: Deadline) -> CacheLookup | None:
+    def _deadline(self) -> Deadline | None:
+        return None if self.config.deadline is None else Deadline.after(self.config.deadline)
+
+    def _cache_lookup(self, deadline: Deadline | None) -> CacheLookup | None:
         cache = self.config.vector_cache
         return None if cache is None else CacheLookup(cache, self.namespace, deadline)
 
     def _prepare(self, plan: Plan, results: ResultCollector, batch_size: int | None) -> list[Batch]:
         """Load cached vectors, make batches of the rest, and check that the budget covers them."""
-        cached = results.load_cached()
-        if cached:
-            self.meter.add_cached(cached)
+        if self.config.vector_cache is not None:
+            self.meter.add_cached(results.load_cached())
         batches = self._make_batches(plan, results.missing, batch_size)
         if self.budget is not None:
             self.budget.check(sum(sum(batch.tokens) for batch in batches))
@@ -234,7 +238,7 @@ class Pipeline:
         """Return tokens, cost and requests that embedding checked texts would take."""
         plan = make_plan(texts, self.counter, self.config.on_overflow)
         done = bytearray(len(plan.request_texts))
-        cache = self._cache_lookup(Deadline.after(self.config.deadline))
+        cache = self._cache_lookup(self._deadline())
         for rows, _ in cache.find(plan.request_texts) if cache else ():
             for row in rows:
                 done[row] = 1

@@ -255,7 +255,7 @@ class ResultCollector:
                 f"{self._done.count(0)} of {len(self._done)} vectors are missing, though no request failed.",
                 remedy="Call again; completed vectors are in .completed. Please report this.",
             )
-        return self._output.result(self._check.dimensions or 0)
+        return self._output.result(0 if self._done else self._check.dimensions or 0)
 
     def add_completed_to(self, error: NanoGPTError) -> None:
         """Put the completed vectors and the failed positions into an error that ends the call."""

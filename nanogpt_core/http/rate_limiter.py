@@ -216,14 +216,14 @@ class RateLimit:
     """
 
     def __init__(self, endpoint: Endpoint, requests_per_second: float | None) -> None:
-        self.endpoint = endpoint
         self.requests_per_second = requests_per_second
+        self._name = _limiter_name(endpoint)
         self._limiter: RateLimiter | None = None
 
     def limiter(self) -> RateLimiter:
         """Return this process's limiter. Call it for each request, since a forked process has a limiter of its own."""
         # Kept here, since the registry holds limiters only as long as they are used.
-        self._limiter = limiter_for(self.endpoint)
+        self._limiter = _registry.get(self._name)
         self._limiter.join(self)
         return self._limiter
 
@@ -249,6 +249,10 @@ _registry, _salt = _Registry(), secrets.token_bytes(16)
 
 def limiter_for(endpoint: Endpoint) -> RateLimiter:
     """Return the limiter that this process uses for the endpoint's base URL and key."""
-    key = endpoint.key.get_secret_value() if endpoint.key else ""
+    return _registry.get(_limiter_name(endpoint))
+
+
+def _limiter_name(endpoint: Endpoint) -> bytes:
+    key = endpoint.key.reveal_or_empty() if endpoint.key else ""
     # The salt keeps the key from being guessed from the digest.
-    return _registry.get(hashlib.blake2b(f"{endpoint.base_url}\n{key}".encode(), key=_salt).digest())
+    return hashlib.blake2b(f"{endpoint.base_url}\n{key}".encode(), key=_salt).digest()

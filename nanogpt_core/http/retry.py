@@ -67,7 +67,7 @@ class CallLimits:
             failed.
     """
 
-    deadline: Deadline = field(default_factory=Deadline)
+    deadline: Deadline | None = None
     stop: threading.Event = field(default_factory=threading.Event)
 
     def check(self) -> None:
@@ -78,7 +78,7 @@ class CallLimits:
         """
         if self.stop.is_set():
             raise RequestTimeoutError("Cancelled: the call was interrupted, or another of its requests failed.")
-        if self.deadline.remaining() <= 0:
+        if self.deadline is not None and self.deadline.remaining() <= 0:
             raise RequestTimeoutError(
                 "The call's deadline has passed.", remedy="Raise deadline, or embed fewer texts at a time."
             )
@@ -90,11 +90,11 @@ class CallLimits:
             RequestTimeoutError: See :meth:`check`.
         """
         self.check()
-        return self.deadline.remaining(timeout)
+        return timeout if self.deadline is None else self.deadline.remaining(timeout)
 
     def allows_retry_after(self, delay: float) -> bool:
         """Return whether another attempt in ``delay`` seconds can still end in time."""
-        return not self.stop.is_set() and self.deadline.remaining() > delay
+        return not self.stop.is_set() and (self.deadline is None or self.deadline.remaining() > delay)
 
 
 def send_with_retries(
