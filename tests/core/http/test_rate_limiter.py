@@ -149,7 +149,10 @@ def _same_backoff_each_time():
     random.seed(1)
 
 
-def limit(requests_per_second=None, endpoint=None):
+ENDPOINT = Endpoint.resolve(api_key="sk-nano-limits", base_url="https://limits.invalid/api/v1")
+
+
+def limit(requests_per_second=None, endpoint=ENDPOINT):
     return RateLimit(endpoint, requests_per_second)
 
 
