@@ -38,6 +38,9 @@ from nanogpt_core.validation import check_model_name
 __all__ = ["ChatNanoGPT"]
 
 _PROVIDER = "nanogpt"
+_REASONING_FIELD = "nanogpt_reasoning_field"
+_CALL_EXTRAS = "nanogpt_tool_call_fields"
+_CALL_FIELDS = ("id", "type", "function", "index")
 # What the base class would build its own clients with.
 _UNUSED = ("openai_proxy", "organization", "openai_organization", "default_query", "http_socket_options")
 # What goes to an endpoint that is not used here.
@@ -71,6 +74,8 @@ class ChatNanoGPT(BaseChatOpenAI):
             same key at the same address Default: the service's rate; see
             :class:`~nanogpt_core.Embedder`.
         reasoning: NanoGPT's options of reasoning, such as ``{"exclude": True}``.
+        send_reasoning: Send the reasoning of earlier turns back, under the name it came in. Default: True; some
+            thinking models require it after tool calls.
         default_headers: HTTP headers to send beside the usual ones. Dumps leave them out.
         http_client: An ``httpx.Client`` (``httpx2`` with openai 3.x) to send sync requests with.
         http_async_client: An ``httpx.AsyncClient`` to send async requests with.
@@ -87,6 +92,7 @@ class ChatNanoGPT(BaseChatOpenAI):
     model_name: str = Field(default="gpt-4o-mini", alias="model")
     default_headers: Mapping[str, str] | None = Field(default=None, exclude=True, repr=False)
     stream_usage: bool | None = True
+    send_reasoning: bool = True
     use_responses_api: bool | None = False
     # The time for each event is ``timeout``, in sync streams too.
     stream_chunk_timeout: float | None = Field(default=None, exclude=True)
@@ -220,6 +226,9 @@ class ChatNanoGPT(BaseChatOpenAI):
 
     def _get_request_payload(self, input_: Any, *, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
         payload = super()._get_request_payload(input_, stop=stop, **kwargs)
+        messages = self._convert_input(input_).to_messages()
+        for message, sent in zip(messages, payload["messages"], strict=True):
+            _send_back(message, sent, send_reasoning=self.send_reasoning)
         check_known(payload, ("reasoning",), beside=_BESIDE)
         reasoning = payload.pop("reasoning", None)
         if reasoning is not None:
@@ -249,6 +258,7 @@ class ChatNanoGPT(BaseChatOpenAI):
         choices = response["choices"] if isinstance(response, dict) else response.choices
         for generation, choice in zip(result.generations, choices, strict=True):
             _add_reasoning(generation.message, _get(choice, "message"))
+            _add_call_fields(generation.message, _get(_get(choice, "message"), "tool_calls"))
         result.llm_output = {**(result.llm_output or {}), "model_provider": _PROVIDER}
         return result
 
@@ -262,6 +272,7 @@ class ChatNanoGPT(BaseChatOpenAI):
             if choices:
                 delta = choices[0].get("delta") or {}
                 _add_reasoning(made.message, delta)
+                _add_call_fields(made.message, delta.get("tool_calls"))
                 if delta.get("refusal"):
                     made.message.additional_kwargs["refusal"] = delta["refusal"]
                 made.message.response_metadata["model_provider"] = _PROVIDER
@@ -346,10 +357,36 @@ register_translator(_PROVIDER, _translate, _translate_chunk)
 
 
 def _add_reasoning(message: BaseMessage, source: Any) -> None:
-    found = (_get(source, name) for name in ("reasoning_content", "reasoning"))
-    text = next((one for one in found if isinstance(one, str) and one), None)
-    if text is not None and isinstance(message, AIMessage):
-        message.additional_kwargs["reasoning_content"] = text
+    found = {name: _get(source, name) for name in ("reasoning_content", "reasoning")}
+    name = next((name for name, text in found.items() if isinstance(text, str) and text), None)
+    if name is not None and isinstance(message, AIMessage):
+        message.additional_kwargs["reasoning_content"] = found[name]
+        if name == "reasoning":
+            # No text: LangChain joins texts of chunks.
+            message.additional_kwargs[_REASONING_FIELD] = True
+
+
+def _add_call_fields(message: BaseMessage, calls: Any) -> None:
+    """Keep fields of the provider on tool calls, such as a thought signature, by the ids of the calls."""
+    found = {}
+    for call in calls or ():
+        fields = call if isinstance(call, dict) else call.model_extra or {}
+        extra = {name: value for name, value in fields.items() if name not in _CALL_FIELDS and value is not None}
+        if extra and _get(call, "id"):
+            found[_get(call, "id")] = extra
+    if found:
+        message.additional_kwargs[_CALL_EXTRAS] = found
+
+
+def _send_back(message: BaseMessage, sent: dict[str, Any], *, send_reasoning: bool) -> None:
+    if not isinstance(message, AIMessage):
+        return
+    more = message.additional_kwargs
+    if send_reasoning and isinstance(more.get("reasoning_content"), str):
+        sent["reasoning" if more.get(_REASONING_FIELD) else "reasoning_content"] = more["reasoning_content"]
+    extras = more.get(_CALL_EXTRAS) or {}
+    for call in sent.get("tool_calls") or ():
+        call.update(extras.get(call.get("id"), {}))
 
 
 def _get(source: Any, name: str) -> Any:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import openai
 from llama_index.core.base.llms.types import (
+    ChatMessage,
     ChatResponse,
     CompletionResponse,
     CompletionResponseAsyncGen,
@@ -20,6 +21,7 @@ from llama_index.core.types import PydanticProgramMode
 from llama_index.llms.openai.utils import O1_MODELS
 from llama_index.llms.openai_like import OpenAILike
 
+from llama_index_nanogpt.messages import mark_reasoning_field, messages_with_reasoning
 from llama_index_nanogpt.structured import (
     afirst_tool_call,
     avalidate_last,
@@ -73,6 +75,8 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
             :class:`~nanogpt_core.Embedder`.
         context_window: Tokens that the model takes in all. Default: 128,000. ``"live"`` asks the service's list of
             models for it, now, and keeps the number.
+        send_reasoning: Send the reasoning of earlier turns back, under the name it came in. Default: True; some
+            thinking models require it after tool calls.
         default_headers: HTTP headers to send beside the usual ones. Dumps leave them out.
         allow_insecure_http: Allow a plain ``http://`` base URL of another machine.
         **options: What else ``OpenAILike`` takes.
@@ -88,6 +92,7 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
     api_key: Any = Field(default=None, exclude=True, repr=False)
     default_headers: dict[str, str] | None = Field(default=None, exclude=True, repr=False)
     requests_per_second: float | None = Field(default=None, description="Most attempts to start in a second.")
+    send_reasoning: bool = Field(default=True, description="Whether reasoning of earlier turns is sent back.")
     allow_insecure_http: bool = Field(default=False, description="Whether plain HTTP to another machine is allowed.")
 
     _session: ChatSession = PrivateAttr()
@@ -159,25 +164,57 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
 
     # The base class wraps these in a second retry layer, which would multiply ours and does not cover streams.
 
-    def _chat(self, *args: Any, **kwargs: Any) -> ChatResponse:
+    def _chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         with map_sdk_errors(self._session):
-            response = _without_retries(OpenAILike._chat)(self, *args, **kwargs)
-        return spoil_invalid_arguments(check_refusal(response, self._get_model_kwargs(**kwargs)))
+            sent = self._with_reasoning(messages, kwargs)
+            response: ChatResponse = _without_retries(OpenAILike._chat)(self, messages, **sent)
+        return self._finished(response, kwargs)
 
-    async def _achat(self, *args: Any, **kwargs: Any) -> ChatResponse:
+    async def _achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         with map_sdk_errors(self._session):
-            response = await _without_retries(OpenAILike._achat)(self, *args, **kwargs)
-        return spoil_invalid_arguments(check_refusal(response, self._get_model_kwargs(**kwargs)))
+            sent = self._with_reasoning(messages, kwargs)
+            response: ChatResponse = await _without_retries(OpenAILike._achat)(self, messages, **sent)
+        return self._finished(response, kwargs)
 
-    def _stream_chat(self, *args: Any, **kwargs: Any) -> Iterator[ChatResponse]:
-        stream = iterate_stream(self._session, _without_retries(OpenAILike._stream_chat)(self, *args, **kwargs))
-        options = self._get_model_kwargs(**kwargs)
-        return (check_refusal(part, options) for part in stream)
+    def _finished(self, response: ChatResponse, options: dict[str, Any]) -> ChatResponse:
+        mark_reasoning_field(response)
+        return spoil_invalid_arguments(check_refusal(response, self._get_model_kwargs(**options)))
 
-    async def _astream_chat(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatResponse]:
-        stream = await _without_retries(OpenAILike._astream_chat)(self, *args, **kwargs)
+    def _stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> Iterator[ChatResponse]:
         options = self._get_model_kwargs(**kwargs)
-        return (check_refusal(part, options) async for part in aiterate_stream(self._session, stream))
+        sent = self._with_reasoning(messages, kwargs)
+        stream = iterate_stream(self._session, _without_retries(OpenAILike._stream_chat)(self, messages, **sent))
+        return self._checked(stream, options)
+
+    def _checked(self, stream: Iterator[ChatResponse], options: dict[str, Any]) -> Iterator[ChatResponse]:
+        field = None
+        for part in stream:
+            field = mark_reasoning_field(part, field)
+            yield check_refusal(part, options)
+
+    async def _astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> AsyncIterator[ChatResponse]:
+        options = self._get_model_kwargs(**kwargs)
+        sent = self._with_reasoning(messages, kwargs)
+        stream = await _without_retries(OpenAILike._astream_chat)(self, messages, **sent)
+        return self._achecked(aiterate_stream(self._session, stream), options)
+
+    async def _achecked(
+        self, stream: AsyncIterator[ChatResponse], options: dict[str, Any]
+    ) -> AsyncIterator[ChatResponse]:
+        field = None
+        async for part in stream:
+            field = mark_reasoning_field(part, field)
+            yield check_refusal(part, options)
+
+    def _with_reasoning(self, messages: Sequence[ChatMessage], options: dict[str, Any]) -> dict[str, Any]:
+        """Return the options of a call with the messages as they are sent, if LlamaIndex would leave a part out."""
+        sent = messages_with_reasoning(messages, self.model, send_reasoning=self.send_reasoning)
+        if sent is None:
+            return options
+        bodies = (self.additional_kwargs.get("extra_body"), options.get("extra_body"))
+        # The SDK puts the fields of extra_body over its own.
+        body = {"messages": sent, **{name: value for one in bodies for name, value in (one or {}).items()}}
+        return {**options, "extra_body": body}
 
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """Complete the prompt."""

@@ -230,3 +230,31 @@ async def test_the_sdks_parser_error_is_a_reply_error(replying, call_, form):
     runnable = replying({"content": "Why? Because."}).chat().bind(response_format=Joke)
     with pytest.raises(ReplyError, match="does not follow the schema"):
         await all_of(call_, form, runnable)
+
+
+# --- reasoning of earlier turns ---
+
+SIGNATURE = {"google": {"thought_signature": "abc"}}
+
+
+@pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
+async def test_reasoning_and_provider_fields_are_sent_back(replying, call_, form, cleaner, field):
+    called = call('{"path": "x"}', extra_content=SIGNATURE)
+    sandbox = replying({field: "I must clean.", "tool_calls": [called]}, reason="tool_calls", after=[Reply("Done.")])
+    agent = create_agent(sandbox.chat(streaming=form == "streamed"), [cleaner[0]])
+    await call_(agent, "invoke", {"messages": [HumanMessage("Clean x.")]})
+    (sent,) = [one for one in sandbox.requests[-1].body["messages"] if one["role"] == "assistant"]
+    assert {name: sent.get(name) for name in ("reasoning", "reasoning_content")} == {
+        "reasoning": None,
+        "reasoning_content": None,
+        field: "I must clean.",
+    }
+    assert [one["extra_content"] for one in sent["tool_calls"]] == [SIGNATURE]
+
+
+async def test_reasoning_is_not_sent_back_on_request(replying, ask):
+    sandbox = replying({"content": "Done.", "reasoning": "Hm."}, after=[Reply("Yes.")])
+    chat = sandbox.chat(send_reasoning=False)
+    answer = await ask(chat, "Clean x.")
+    chat.invoke([HumanMessage("Clean x."), answer, HumanMessage("Sure?")])
+    assert not [one for one in sandbox.requests[-1].body["messages"] if "reasoning" in one]

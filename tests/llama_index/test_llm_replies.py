@@ -218,3 +218,38 @@ async def test_fenced_json_is_parsed(replying, predict, form):
     sandbox = replying({"content": f"```json\n{JOKE.model_dump_json()}\n```"})
     found = await predict(sandbox.llm(should_use_structured_outputs=True))
     assert (found if form == "plain" else found[-1]) == JOKE
+
+
+# --- reasoning of earlier turns ---
+
+SIGNATURE = {"google": {"thought_signature": "abc"}}
+
+
+@ITS_OWN_WARNING
+@pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
+def test_reasoning_and_provider_fields_are_sent_back(replying, form, cleaner, field):
+    called = tool_call('{"path": "x"}', extra_content=SIGNATURE)
+    sandbox = replying({field: "I must clean.", "tool_calls": [called]}, reason="tool_calls", after=[Reply("Done.")])
+    llm = sandbox.llm(additional_kwargs={"extra_body": {"top_k": 4}})
+    agent = FunctionAgent(tools=[cleaner[0]], llm=llm, streaming=form == "streamed")
+
+    async def run():
+        return str(await agent.run("Clean x."))
+
+    assert asyncio.run(run()) == "Done."
+    (sent,) = [one for one in sandbox.requests[-1].body["messages"] if one["role"] == "assistant"]
+    assert {name: sent.get(name) for name in ("reasoning", "reasoning_content")} == {
+        "reasoning": None,
+        "reasoning_content": None,
+        field: "I must clean.",
+    }
+    assert [one["extra_content"] for one in sent["tool_calls"]] == [SIGNATURE]
+    assert [request.body["top_k"] for request in sandbox.requests] == [4, 4]
+
+
+async def test_reasoning_is_not_sent_back_on_request(replying, ask):
+    sandbox = replying({"content": "Done.", "reasoning": "Hm."}, after=[Reply("Yes.")])
+    llm = sandbox.llm(send_reasoning=False)
+    answer = await ask(llm, HELLO)
+    llm.chat([*HELLO, answer.message, *HELLO])
+    assert not [one for one in sandbox.requests[-1].body["messages"] if "reasoning" in one]
