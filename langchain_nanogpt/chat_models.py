@@ -50,7 +50,8 @@ _CLIENTS = ("client", "root_client", "async_client", "root_async_client")
 _BESIDE = "extra_body={}"
 _BYTES_PER_TOKEN = 4
 _HTTP_CLIENTS = ("http_client", "http_async_client")
-# What the clients are made with.
+_SHARED_BY_COPIES = (*_CLIENTS, *_HTTP_CLIENTS, "rate_limiter")
+# The clients are made with these.
 _FIXED = {
     *("openai_api_key", "openai_api_base", "request_timeout", "max_retries", "requests_per_second"),
     *("default_headers", "allow_insecure_http", *_HTTP_CLIENTS),
@@ -137,10 +138,45 @@ class ChatNanoGPT(BaseChatOpenAI):
             raise ConfigurationError(f"{name} cannot be changed any more.", remedy="Make a new ChatNanoGPT.")
         super().__setattr__(name, value)
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> ChatNanoGPT:
+        """Return a copy; options in ``update``, by their names or aliases, take effect.
+
+        Raises:
+            ConfigurationError: An option is invalid.
+            InvalidTypeError: An option is unknown, or of the wrong type.
+        """
+        changes = dict(update or {})
+        self._check_names(changes)
+        names = {field.alias: name for name, field in type(self).model_fields.items() if field.alias}
+        changes = {names.get(name, name): value for name, value in changes.items()}
+        twin = super().model_copy(update=changes, deep=deep)
+        if _FIXED & changes.keys():
+            twin._connect_again(changes.get("openai_api_key", self._session.endpoint.key))
+        return twin
+
+    def _connect_again(self, api_key: Any) -> None:
+        timeout: Any = CHAT_TIMEOUT if self.request_timeout is None else self.request_timeout
+        endpoint = Endpoint.resolve(
+            api_key=api_key,
+            base_url=self.openai_api_base,
+            timeout=timeout,
+            headers=self.default_headers,
+            allow_insecure_http=self.allow_insecure_http,
+        )
+        retries = DEFAULT_RETRIES if self.max_retries is None else self.max_retries
+        self._session = ChatSession(endpoint, max_retries=retries, requests_per_second=self.requests_per_second)
+        self.__dict__.update(_clients(self._session, self.http_client, self.http_async_client))
+        self.__dict__.update(
+            openai_api_key=_secret(endpoint),
+            openai_api_base=endpoint.base_url,
+            request_timeout=endpoint.timeout,
+            max_retries=retries,
+        )
+
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> ChatNanoGPT:
-        # Clients are shared by copies.
+        # Copies share clients, and a rate limiter, which holds a lock.
         memo = {} if memo is None else memo
-        memo.update({id(one): one for one in (getattr(self, name) for name in (*_CLIENTS, *_HTTP_CLIENTS))})
+        memo.update({id(one): one for one in (getattr(self, name) for name in _SHARED_BY_COPIES)})
         return super().__deepcopy__(memo)
 
     def __getstate__(self) -> dict[Any, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import openai
@@ -301,6 +301,40 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
             raise ConfigurationError(f"{name} cannot be changed any more.", remedy="Make a new NanoGPT.")
         super().__setattr__(name, value)
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> NanoGPT:
+        """Return a copy; options in ``update`` take effect.
+
+        Raises:
+            ConfigurationError: An option is invalid.
+            InvalidTypeError: An option is unknown, or of the wrong type.
+        """
+        changes = dict(update or {})
+        for name in changes:
+            if name not in NanoGPT.model_fields and name != "base_url":
+                raise unknown_option(name, _OPTIONS, beside=_BESIDE)
+        if "base_url" in changes:
+            changes["api_base"] = changes.pop("base_url")
+        if "model" in changes:
+            changes["model"] = check_model_name(changes["model"], EXAMPLE)
+        twin: NanoGPT = super().model_copy(update=changes, deep=deep)
+        if _FIXED & changes.keys():
+            twin._connect_again(changes.get("api_key", self._session.endpoint.key))
+        return twin
+
+    def _connect_again(self, api_key: ApiKey) -> None:
+        endpoint = Endpoint.resolve(
+            api_key=api_key,
+            base_url=self.api_base,
+            timeout=self.timeout,
+            headers=self.default_headers,
+            allow_insecure_http=self.allow_insecure_http,
+        )
+        self._session = ChatSession(
+            endpoint, max_retries=self.max_retries, requests_per_second=self.requests_per_second
+        )
+        self._client = self._aclient = None
+        self.__dict__.update(api_key=endpoint.key, api_base=endpoint.base_url)
+
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super(NanoGPT, self._without_clients()).__getstate__()
         # A header may hold a secret; the session leaves them out too.
@@ -345,6 +379,10 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
         return settings
 
 
+# LlamaIndex's names of options that are no fields.
+_OPTIONS = (*NanoGPT.model_fields, "base_url", "http_client", "async_http_client")
+
+
 def _without_retries(method: Callable[..., Any]) -> Callable[..., Any]:
     plain: Callable[..., Any] = inspect.unwrap(method)
     return plain
@@ -363,5 +401,5 @@ def _refused(error: ValidationError) -> NanoGPTError:
             name = str(one["loc"][0])
             if name in request_options():
                 return InvalidTypeError(f"Unknown option {name!r}.", remedy=_IN_EACH_REQUEST.format(name))
-            return unknown_option(name, NanoGPT.model_fields, beside=_BESIDE)
+            return unknown_option(name, _OPTIONS, beside=_BESIDE)
     return refused(error)

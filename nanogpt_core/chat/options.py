@@ -1,4 +1,4 @@
-"""Options of chat that nobody knows: refused when they are given, with what was probably meant."""
+"""Checks of chat options: an unknown one is refused with the name that was probably meant."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nanogpt_core.errors import ConfigurationError, InvalidInputError, InvalidTy
 __all__ = ["EXAMPLE", "check_known", "check_tool_choice", "refused", "request_options", "unknown_option"]
 
 EXAMPLE = "openai/gpt-4o-mini"
-"""A model's name, for what is said of names that cannot be right."""
+"""A model's name, for messages about invalid ones."""
 
 _CHOICES = ("auto", "none", "required")
 
@@ -30,9 +30,9 @@ def check_known(names: Iterable[str], known: Iterable[str] = (), *, beside: str)
     """Check that each name is an option of a request, or one of the ``known``.
 
     Args:
-        names: What was given.
-        known: What there is beside the options of a request.
-        beside: Where other fields of the request's body go, with ``{}`` for the name.
+        names: The names that were given.
+        known: Names beside the options of a request.
+        beside: The argument that takes other fields of the request's body, with ``{}`` for the name.
 
     Raises:
         InvalidTypeError: One is neither.
@@ -45,11 +45,14 @@ def check_known(names: Iterable[str], known: Iterable[str] = (), *, beside: str)
 
 def unknown_option(name: str, known: Iterable[str], *, beside: str) -> InvalidTypeError:
     """Return the error for an unknown option; see :func:`check_known`."""
-    near = difflib.get_close_matches(name, sorted(known), n=1)
+    names = sorted(known)
+    # The frameworks have some names with their words in another order.
+    near = [one for one in names if sorted(one.split("_")) == sorted(name.split("_"))]
+    near = near or difflib.get_close_matches(name, names, n=1)
     meant = f"Did you mean {near[0]!r}? " if near else ""
     place = beside.replace("{}", f"{{{name!r}: ...}}")
     return InvalidTypeError(
-        f"Unknown option {name!r}.", remedy=f"{meant}What only the service knows goes into {place}."
+        f"Unknown option {name!r}.", remedy=f"{meant}Options that only the service knows go into {place}."
     )
 
 
@@ -71,7 +74,7 @@ def check_tool_choice(choice: Any, tools: Any) -> None:
 
 
 def refused(error: Any) -> ConfigurationError:
-    """Return our error for pydantic's, by name and reason alone: what was given may be a secret."""
+    """Return this project's error for pydantic's, with names and reasons only: a value may be a secret."""
     complaints = error.errors(include_url=False, include_context=False, include_input=False)
     words = "; ".join(": ".join(filter(None, (".".join(map(str, one["loc"])), one["msg"]))) for one in complaints)
-    return ConfigurationError(f"An option cannot be right. {words.rstrip('.')}.")
+    return ConfigurationError(f"An option is invalid. {words.rstrip('.')}.")

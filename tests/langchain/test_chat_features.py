@@ -14,6 +14,7 @@ from langchain_core._api import LangChainBetaWarning
 from langchain_core.exceptions import ContextOverflowError, ModelAPIError, ModelError, ModelRateLimitError
 from langchain_core.load import dumpd, load
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage, trim_messages
+from langchain_core.rate_limiters import InMemoryRateLimiter
 from langchain_core.tools import tool
 from langchain_core.vectorstores import InMemoryVectorStore
 from pydantic import BaseModel
@@ -473,6 +474,50 @@ async def test_a_deep_copy(scripted, ask):
     twin = copy.deepcopy(chat)
     assert (twin.max_retries, twin._session) == (7, chat._session)
     assert [(await ask(one, "Hello")).content for one in (chat, twin)] == ["first", "second"]
+
+
+@pytest.mark.parametrize("names", [("base_url", "timeout"), ("openai_api_base", "request_timeout")])
+async def test_options_of_a_copy_take_effect(scripted, ask, names):
+    sandbox = scripted(Fault(503), Reply("Here."))
+    chat = ChatNanoGPT(api_key=sandbox.api_key, base_url="http://127.0.0.1:9/api/v1", max_retries=0)
+    changes = {
+        **dict(zip(names, (sandbox.base_url, 7), strict=True)),
+        "max_retries": 1,
+        "default_headers": {"X-A": "b"},
+    }
+    twin = chat.model_copy(update=changes)
+    with fake_clock():
+        assert (await ask(twin, "Hello")).content == "Here."
+    assert (twin.openai_api_base, twin.request_timeout, twin.max_retries) == (sandbox.base_url, 7, 1)
+    assert sandbox.requests[0].headers["x-a"] == "b"
+    assert chat.openai_api_base == "http://127.0.0.1:9/api/v1"
+    assert chat.model_copy(update={"model": "any/model"}).model_name == "any/model"
+
+
+@pytest.mark.parametrize("bad", [{"temprature": 1}, {"timeout": "soon"}, {"base_url": "ftp://x"}, {"max_retries": -1}])
+def test_a_copy_with_an_invalid_option_is_refused(bad):
+    with pytest.raises(errors.NanoGPTError):
+        ChatNanoGPT(api_key=KEY).model_copy(update=bad)
+
+
+def test_a_deep_copy_shares_the_rate_limiter():
+    limiter = InMemoryRateLimiter(requests_per_second=100)
+    assert copy.deepcopy(ChatNanoGPT(api_key=KEY, rate_limiter=limiter)).rate_limiter is limiter
+
+
+async def test_repr_and_args_of_an_error_have_the_words_of_its_text(scripted, ask):
+    too_long = Fault(400, body={"error": {"message": "too many tokens", "code": "context_length_exceeded"}})
+    sandbox = scripted(too_long)
+    with pytest.raises(errors.RequestTooLargeError) as caught:
+        await ask(sandbox.chat(), "Hello")
+    assert " ".join(caught.value.args) == str(caught.value)
+    assert "batch_size" not in repr(caught.value)
+    assert "context window" in repr(caught.value)
+
+
+def test_the_hint_for_an_unknown_option_is_of_this_class():
+    with pytest.raises(errors.InvalidTypeError, match="'http_async_client'"):
+        ChatNanoGPT(api_key=KEY, async_http_client=None)
 
 
 async def test_a_pickle_has_no_key(scripted, ask, monkeypatch):

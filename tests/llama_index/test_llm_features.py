@@ -463,6 +463,30 @@ async def test_one_rate_for_the_llm_and_embeddings(scripted, ask):
 # --- copies ---
 
 
+@pytest.mark.parametrize("name", ["base_url", "api_base"])
+async def test_options_of_a_copy_take_effect(scripted, ask, name):
+    sandbox = scripted(Fault(503), Reply("Here."))
+    llm = NanoGPT(api_key=sandbox.api_key, base_url="http://127.0.0.1:9/api/v1", max_retries=0)
+    changes = {name: sandbox.base_url, "max_retries": 1, "timeout": 7, "default_headers": {"X-A": "b"}}
+    twin = llm.model_copy(update={**changes, "model": "any/model"})
+    with fake_clock():
+        assert (await ask(twin, HELLO)).message.content == "Here."
+    assert (twin.api_base, twin.timeout, twin.max_retries) == (sandbox.base_url, 7, 1)
+    assert (sandbox.requests[0].headers["x-a"], sandbox.requests[0].model) == ("b", "any/model")
+    assert llm.api_base == "http://127.0.0.1:9/api/v1"
+
+
+@pytest.mark.parametrize("bad", [{"temprature": 1}, {"timeout": "soon"}, {"base_url": "ftp://x"}, {"max_retries": -1}])
+def test_a_copy_with_an_invalid_option_is_refused(bad):
+    with pytest.raises(errors.NanoGPTError):
+        NanoGPT(api_key=KEY).model_copy(update=bad)
+
+
+def test_the_hint_for_an_unknown_option_is_of_this_class():
+    with pytest.raises(errors.InvalidTypeError, match="'async_http_client'"):
+        NanoGPT(api_key=KEY, http_async_client=None)
+
+
 async def test_copies_and_pickles_keep_options(scripted, ask, monkeypatch):
     sandbox = scripted(*[Reply("Here.")] * 3)
     llm = sandbox.llm(model="any/model", requests_per_second=7.0, max_retries=5)
