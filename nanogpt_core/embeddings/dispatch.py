@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from nanogpt_core.embeddings.planning import Batch
+from nanogpt_core.embeddings.planning import Batch, Overflow, weighted_mean
 from nanogpt_core.embeddings.response import DimensionsCheck, EmbeddingResponse, parse_embeddings
 from nanogpt_core.embeddings.results import ResultCollector
 from nanogpt_core.embeddings.runner import Action, Run, Send, Yield
@@ -37,6 +37,9 @@ __all__ = ["Dispatcher", "HostLimits", "host_limits_for"]
 _BYTES_PER_NUMBER = 32
 _BYTES_BESIDE_NUMBERS = 1 << 20
 _MAX_DIMENSIONS = 8192  # as long as the dimensions are not known
+
+# Halvings of a text that the host still refuses as too long. Estimates of tokens are at most three times too low.
+_MAX_HALVINGS = 4
 
 
 class HostLimits:
@@ -97,6 +100,7 @@ class Dispatcher:
         limiter: Returns the rate limiter of this process for the endpoint.
         max_retries: Attempts after the first, for one request.
         timeout: Seconds that one attempt may take.
+        on_overflow: Treatment of a text that the host refuses as too long, although it fits by the local count.
     """
 
     parameters: dict[str, Any]
@@ -107,6 +111,7 @@ class Dispatcher:
     limiter: Callable[[], RateLimiter]
     max_retries: int
     timeout: float
+    on_overflow: Overflow
 
     @property
     def _model(self) -> str:
@@ -130,10 +135,12 @@ class Dispatcher:
         """Send a batch, in halves if needed; the result is the largest part that the host accepted."""
         if self.host.fits(batch):
             try:
-                response = yield from self._send(batch, results, limits)
+                response = yield from self._send(batch, limits, results)
             except RequestTooLargeError as error:
                 if len(batch.texts) == 1:
-                    raise _text_too_long(error, batch) from error
+                    response = yield from self._shorten(batch, limits, error, _MAX_HALVINGS)
+                    yield from _accept(batch, response, results)
+                    return batch
             else:
                 yield from self._deliver(batch, response, results)
                 return batch
@@ -147,16 +154,38 @@ class Dispatcher:
     def _deliver(
         self, batch: Batch, response: EmbeddingResponse, results: ResultCollector
     ) -> Generator[Action, bytes, None]:
-        self.meter.add_request(texts=len(batch.texts), prompt_tokens=response.prompt_tokens)
-        for _ in results.accept(batch, response):
-            yield Yield()
+        yield from _accept(batch, response, results)
         if results.caches:
             yield Run(lambda: results.store(batch, response))
         else:
             results.store(batch, response)
 
+    def _shorten(
+        self, batch: Batch, limits: CallLimits, error: RequestTooLargeError, halvings: int
+    ) -> Generator[Action, bytes, EmbeddingResponse]:
+        """Truncate or split the single text of a batch further: its local count was an estimate.
+
+        The result is not cached, because it depends on ``on_overflow``.
+        """
+        halves = _halves_of(batch) if halvings else []
+        if self.on_overflow == "error" or len(halves) < 2:  # noqa: PLR2004
+            raise _text_too_long(error, batch, self.on_overflow) from error
+        responses = []
+        for half in halves[:1] if self.on_overflow == "truncate" else halves:
+            try:
+                response = yield from self._send(half, limits)
+            except RequestTooLargeError as again:
+                response = yield from self._shorten(half, limits, again, halvings - 1)
+            responses.append(response)
+        if len(responses) == 1:
+            return responses[0]
+        vectors = weighted_mean(
+            [response.vectors[0] for response in responses], [len(half.texts[0]) for half in halves]
+        )
+        return EmbeddingResponse(vectors[None], None, responses[0].model)
+
     def _send(
-        self, batch: Batch, results: ResultCollector, limits: CallLimits
+        self, batch: Batch, limits: CallLimits, results: ResultCollector | None = None
     ) -> Generator[Action, bytes, EmbeddingResponse]:
         """Send one request until it is answered; if the host refuses base64, ask for float lists."""
         last: NanoGPTError | None = None
@@ -166,7 +195,7 @@ class Dispatcher:
             if last is not None:
                 self.meter.add_retry()
             try:
-                return (yield from self._attempt(batch, results, limits, last))
+                return (yield from self._attempt(batch, limits, results, last))
             except NanoGPTError as error:
                 last = error
                 raise
@@ -174,10 +203,8 @@ class Dispatcher:
         while True:
             encoding = self.host.encoding
             try:
-                return (
-                    yield from send_with_retries(
-                        attempt, limiter=self.limiter, max_retries=self.max_retries, limits=limits
-                    )
+                response = yield from send_with_retries(
+                    attempt, limiter=self.limiter, max_retries=self.max_retries, limits=limits
                 )
             except BadRequestError as error:
                 if encoding != "base64" or not _refuses_base64(error):
@@ -186,18 +213,21 @@ class Dispatcher:
             except ModelNotFoundError as error:
                 _suggest_names(error, self._model)
                 raise
+            else:
+                self.meter.add_request(texts=len(batch.texts), prompt_tokens=response.prompt_tokens)
+                return response
 
     def _attempt(
-        self, batch: Batch, results: ResultCollector, limits: CallLimits, last: NanoGPTError | None
+        self, batch: Batch, limits: CallLimits, results: ResultCollector | None, last: NanoGPTError | None
     ) -> Generator[Action, bytes, EmbeddingResponse]:
         if self.budget is None:
-            return (yield from self._exchange(batch, results, limits))
+            return (yield from self._exchange(batch, limits, results))
         try:
             reserved = self.budget.reserve(sum(batch.tokens))
         except BudgetExceededError as error:
             raise error from last
         try:
-            response = yield from self._exchange(batch, results, limits)
+            response = yield from self._exchange(batch, limits, results)
         except NanoGPTError as error:
             self.budget.settle(reserved, 0 if _was_not_billed(error) else None)
             raise
@@ -205,10 +235,11 @@ class Dispatcher:
         return response
 
     def _exchange(
-        self, batch: Batch, results: ResultCollector, limits: CallLimits
+        self, batch: Batch, limits: CallLimits, results: ResultCollector | None
     ) -> Generator[Action, bytes, EmbeddingResponse]:
         body = yield self._request(batch, limits)
-        response = parse_embeddings(body, len(batch.texts), results.out(batch))
+        out = None if results is None else results.out(batch)
+        response = parse_embeddings(body, len(batch.texts), out)
         yield from self._check_dimensions(response, limits)
         return response
 
@@ -244,6 +275,21 @@ class Dispatcher:
         return row.dimensions if row else None
 
 
+def _accept(batch: Batch, response: EmbeddingResponse, results: ResultCollector) -> Generator[Action, bytes, None]:
+    for _ in results.accept(batch, response):
+        yield Yield()
+
+
+def _halves_of(batch: Batch) -> list[Batch]:
+    """Return the single text of a batch in two parts, divided at a blank if there is one near the middle."""
+    text, tokens = batch.texts[0], sum(batch.tokens)
+    middle = len(text) // 2
+    blank = next((index for index in range(middle, middle - middle // 4, -1) if text[index].isspace()), None)
+    cut = middle if blank is None else blank + 1
+    parts = [part for part in (text[:cut], text[cut:]) if part.strip()]
+    return [Batch([part], batch.rows, batch.positions, [tokens // 2] if batch.tokens else []) for part in parts]
+
+
 def _refuses_base64(error: BadRequestError) -> bool:
     words = f"{error.detail} {error.code} {error.param}".lower()
     return error.status in (400, 422) and ("encoding_format" in words or "base64" in words)
@@ -259,9 +305,10 @@ def _suggest_names(error: ModelNotFoundError, model: str) -> None:
         error.remedy = f"Did you mean {' or '.join(near)}? list_models() returns all models."
 
 
-def _text_too_long(error: RequestTooLargeError, batch: Batch) -> TextTooLongError:
+def _text_too_long(error: RequestTooLargeError, batch: Batch, on_overflow: Overflow) -> TextTooLongError:
+    remedy = 'Shorten it, or pass on_overflow="truncate" or on_overflow="split".'
     return TextTooLongError(
         f"The service refuses the text at position {batch.positions[0]} as too long: {error.detail.rstrip('.')}.",
-        remedy='Shorten it, or pass on_overflow="truncate" or on_overflow="split".',
+        remedy=remedy if on_overflow == "error" else "Shorten it; a sixteenth of it was refused too.",
         positions=batch.positions,
     )

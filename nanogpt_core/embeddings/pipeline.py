@@ -90,6 +90,7 @@ class Pipeline:
             limiter=RateLimit(config.endpoint, config.requests_per_second).limiter,
             max_retries=config.max_retries,
             timeout=config.endpoint.timeout,
+            on_overflow=config.on_overflow,
         )
 
     def embed(

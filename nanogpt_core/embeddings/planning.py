@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["OVERFLOW_MODES", "Batch", "Overflow", "Plan", "make_plan", "pack"]
+__all__ = ["OVERFLOW_MODES", "Batch", "Overflow", "Plan", "make_plan", "pack", "weighted_mean"]
 
 Overflow = Literal["error", "truncate", "split"]
 OVERFLOW_MODES: tuple[Overflow, ...] = ("error", "truncate", "split")
@@ -103,7 +103,8 @@ class Plan:
         result: NDArray[np.float32] = vectors[rows[distinct]]
         if self.pieces:
             for place in np.flatnonzero(rows[distinct] < 0).tolist():
-                result[place] = _weighted_mean(vectors, self.pieces[int(distinct[place])])
+                pieces = self.pieces[int(distinct[place])]
+                result[place] = weighted_mean([vectors[row] for row, _ in pieces], [tokens for _, tokens in pieces])
         return result
 
     def is_complete(self, index: int, done: Sequence[int]) -> bool:
@@ -127,14 +128,16 @@ class Plan:
         return counts
 
 
-def _weighted_mean(vectors: NDArray[np.float32], pieces: Sequence[tuple[int, int]]) -> NDArray[np.float64]:
+def weighted_mean(rows: Sequence[NDArray[np.float32]], weights: Sequence[int]) -> NDArray[np.float32]:
+    """Return the mean of ``rows``, ``(d,)`` float32 each, scaled to length 1: ``(d,)`` float32."""
     import numpy as np
 
-    rows = vectors[[row for row, _ in pieces]].astype(np.float64)
-    mean: NDArray[np.float64] = np.average(rows, axis=0, weights=[tokens for _, tokens in pieces])
+    exact = np.asarray(rows, dtype=np.float64)
+    mean = np.average(exact, axis=0, weights=weights)
     # Pieces that point in opposite directions cancel out; then the first one represents the text.
     norm = float(np.linalg.norm(mean))
-    return mean / norm if norm else rows[0] / np.linalg.norm(rows[0])
+    scaled: NDArray[np.float64] = mean / norm if norm else exact[0] / np.linalg.norm(exact[0])
+    return scaled.astype(np.float32)
 
 
 def make_plan(texts: Sequence[str], counter: TokenCounter, overflow: Overflow = "error", first: int = 0) -> Plan:

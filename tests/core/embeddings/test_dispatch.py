@@ -458,6 +458,41 @@ def test_the_single_text_that_is_too_long_is_named_by_its_position(embed, serve,
     assert len({seen.body for seen in server.requests}) == len(server.requests)
 
 
+@pytest.mark.parametrize("on_overflow", ["truncate", "split"])
+def test_text_that_the_service_still_finds_too_long_is_shortened_further(embed, serve, faults, on_overflow, tmp_path):
+    too_long = {"error": {"message": "maximum context length exceeded", "code": "context_length_exceeded"}}
+    server = serve(refusing(faults, (400, too_long), lambda texts: any(len(text) > 20 for text in texts)))
+    long = "one two three four five six seven eight nine ten"
+    cache = tmp_path / "vectors.sqlite"
+    embedder = server.embedder(on_overflow=on_overflow, cache=cache)
+    vectors = embed(embedder, ["a", long, "b"])
+    assert (vectors[[0, 2]] == right(faults, ["a", "b"])).all()
+    sent = [seen.json["input"][0] for seen in server.requests if len(seen.json["input"]) == 1]
+    accepted = [text for text in sent if len(text) <= 20 and text not in ("a", "b")]
+    if on_overflow == "truncate":
+        assert len(accepted) == 1
+        assert long.startswith(accepted[0])
+        assert (vectors[1] == right(faults, accepted)[0]).all()
+    else:
+        assert "".join(accepted) == long
+        assert np.linalg.norm(vectors[1]) == pytest.approx(1, abs=1e-6)
+        assert (vectors[1] @ right(faults, accepted).T > 0).all()
+    server.clear()
+    assert embed(server.embedder(cache=cache), ["a", "b"]).shape == (2, faults.WIDTH)
+    assert not server.requests
+    assert fail(embed, server.embedder(cache=cache), [long]).positions == (0,), "a shortened text must not be cached"
+
+
+@pytest.mark.parametrize("on_overflow", ["truncate", "split"])
+def test_text_that_is_always_too_long_ends_after_a_few_requests(embed, serve, faults, on_overflow):
+    too_long = {"error": {"message": "maximum context length exceeded", "code": "context_length_exceeded"}}
+    server = serve(lambda _: faults.response(too_long, 400))
+    error = fail(embed, server.embedder(on_overflow=on_overflow), ["word " * 100])
+    assert type(error) is TextTooLongError
+    assert error.positions == (0,)
+    assert len(server.requests) <= 5
+
+
 @pytest.mark.parametrize(
     "answer",
     [
