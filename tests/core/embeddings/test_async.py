@@ -58,7 +58,7 @@ def test_async_calls_with_a_cache_file_do_not_block_the_event_loop(make, tmp_pat
         asyncio.run(call(make(dimensions=8, cache=tmp_path / "vectors.sqlite", on_overflow="split")))
 
 
-def test_the_first_async_call_of_a_process_does_not_block_the_event_loop(options):
+def test_first_async_call_of_a_process_does_not_block_the_event_loop(options):
     # In a process of its own: the SDK and numpy are imported for the first time.
     code = """
 import asyncio, os

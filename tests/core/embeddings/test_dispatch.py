@@ -1,4 +1,4 @@
-"""What is done with each answer of the service: errors, retries, splits, fallbacks. Over HTTP, sync and async."""
+"""Dispatch of a batch over HTTP, sync and async: errors, retries, splits, fallbacks."""
 
 import gzip
 import json
@@ -90,7 +90,9 @@ ERRORS = [
 @pytest.mark.parametrize(
     ("status", "answer", "kind", "code", "words"), ERRORS, ids=lambda v: v if isinstance(v, int) else ""
 )
-def test_each_status_has_its_class_words_and_remedy(embed, scripted, faults, *, status, answer, kind, code, words):
+def test_each_status_has_its_error_class_message_and_remedy(
+    embed, scripted, faults, *, status, answer, kind, code, words
+):
     server = scripted(faults.response(answer, status, X_Request_ID="req-7"))
     error = fail(embed, server.embedder())
     assert type(error) is kind
@@ -104,14 +106,14 @@ def test_each_status_has_its_class_words_and_remedy(embed, scripted, faults, *, 
 
 
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 409, 418])
-def test_what_trying_again_does_not_cure_is_tried_once(embed, scripted, faults, status):
+def test_permanent_status_is_not_retried(embed, scripted, faults, status):
     server = scripted(faults.response(body(), status))
     error = fail(embed, server.embedder(max_retries=5))
     assert error.status == status
     assert len(server.requests) == 1
 
 
-def test_an_unknown_model_is_told_with_near_names(embed, make, sandbox):
+def test_unknown_model_error_suggests_similar_names(embed, make, sandbox):
     error = fail(embed, make("text-embedding-3-smal"))
     assert type(error) is ModelNotFoundError
     assert "text-embedding-3-small" in error.remedy
@@ -119,12 +121,12 @@ def test_an_unknown_model_is_told_with_near_names(embed, make, sandbox):
     assert "list_models()" in fail(embed, make("nothing-like-it")).remedy
 
 
-def test_a_known_model_that_is_not_found_is_not_its_own_near_name(embed, scripted, faults):
+def test_known_model_that_is_not_found_is_not_suggested_for_itself(embed, scripted, faults):
     server = scripted(faults.response(body("gone", "model_not_found"), 404))
     assert "BAAI/bge-m3" not in fail(embed, server.embedder("BAAI/bge-m3")).remedy
 
 
-def test_the_services_words_are_shortened(embed, scripted, faults):
+def test_long_error_message_of_the_service_is_shortened(embed, scripted, faults):
     server = scripted(faults.response(body("x" * 100_000), 400))
     error = fail(embed, server.embedder())
     assert len(error.detail) <= 301
@@ -134,7 +136,7 @@ def test_the_services_words_are_shortened(embed, scripted, faults):
 @pytest.mark.parametrize(
     "words", ["Your account has exceeded its spending limit", "dimensions must be at most 1024", "exceeds your plan"]
 )
-def test_other_limits_are_not_taken_for_the_size_of_texts(embed, scripted, faults, words):
+def test_error_about_another_limit_is_not_split(embed, scripted, faults, words):
     server = scripted(faults.response(body(words), 400))
     with pytest.raises(BadRequestError, match=words):
         embed(server.embedder(batch_size=50), [f"text {number}" for number in range(50)])
@@ -149,21 +151,21 @@ def test_other_limits_are_not_taken_for_the_size_of_texts(embed, scripted, fault
         {"message": "no more", "type": "insufficient_quota"},
     ],
 )
-def test_a_limit_of_the_day_fails_at_once(embed, scripted, faults, error):
+def test_daily_limit_is_not_retried(embed, scripted, faults, error):
     server = scripted(faults.response({"error": error}, 429))
     with pytest.raises(QuotaExceededError):
         embed(server.embedder(max_retries=5), ["a"])
     assert len(server.requests) == 1
 
 
-def test_a_quota_of_the_minute_is_waited_for(embed, scripted, faults):
+def test_per_minute_quota_is_retried_after_a_wait(embed, scripted, faults):
     server = scripted(faults.response(body("Per-minute quota reached"), 429, Retry_After="1"))
     with fake_clock():
         embed(server.embedder(max_retries=5), ["a"])
     assert len(server.requests) == 2
 
 
-def test_long_texts_that_were_split_leave_room_for_many_short_ones(embed, serve, faults):
+def test_split_of_long_texts_does_not_shrink_batches_of_short_texts(embed, serve, faults):
     def answer(seen):
         if sum(map(len, seen.texts)) > 3000:
             return faults.response(body("too large"), 413)
@@ -180,14 +182,14 @@ def test_long_texts_that_were_split_leave_room_for_many_short_ones(embed, serve,
     assert len(server.requests) <= 4
 
 
-def test_an_error_body_of_an_odd_character_set_keeps_status_and_words(embed, scripted, faults):
+def test_error_body_in_unknown_charset_keeps_status_and_message(embed, scripted, faults):
     answer = faults.response(body("no good"), 400, Content_Type="application/json; charset=rot13")
     error = fail(embed, scripted(answer).embedder())
     assert (error.status, type(error)) == (400, BadRequestError)
     assert "no good" in str(error)
 
 
-def test_a_budget_that_ends_the_attempts_tells_what_failed(embed, scripted, faults):
+def test_budget_error_during_retries_has_the_failure_as_cause(embed, scripted, faults):
     server = scripted(*[faults.response(body("kaboom"), 500)] * 9)
     embedder = server.embedder("text-embedding-3-small", budget_usd=5e-8, max_retries=9)
     with fake_clock(), pytest.raises(BudgetExceededError) as caught:
@@ -195,7 +197,7 @@ def test_a_budget_that_ends_the_attempts_tells_what_failed(embed, scripted, faul
     assert "kaboom" in str(caught.value.__cause__)
 
 
-def test_texts_that_a_server_repeats_do_not_get_into_tracebacks(embed, scripted, faults):
+def test_texts_echoed_by_the_service_are_not_in_tracebacks(embed, scripted, faults):
     complaints = [{"loc": ["body", "input"], "msg": "not so", "input": ["my secret text"] * 50}]
     error = fail(embed, scripted(faults.response({"detail": complaints}, 422)).embedder())
     assert "not so" in str(error)
@@ -212,7 +214,7 @@ def test_texts_that_a_server_repeats_do_not_get_into_tracebacks(embed, scripted,
     ids=lambda value: f"{value!r:.24}",
 )
 @pytest.mark.parametrize("status", [400, 402])
-def test_any_error_body_gives_our_error(scripted, faults, status, answer):
+def test_malformed_error_body_gives_a_status_error(scripted, faults, status, answer):
     server = scripted(faults.response(answer, status))
     with pytest.raises(StatusError) as caught:
         server.embedder().embed(["a text"])
@@ -221,22 +223,22 @@ def test_any_error_body_gives_our_error(scripted, faults, status, answer):
 
 
 @pytest.mark.parametrize("status", [200, 400, 401, 500])
-def test_a_key_that_the_service_repeats_is_not_shown(embed, scripted, faults, status):
+def test_key_echoed_by_the_service_is_redacted(embed, scripted, faults, status):
     server = scripted(faults.response(body("Incorrect API key provided: sk-nano-fault."), status))
     error = fail(embed, server.embedder())
     assert server.api_key not in "".join([str(error), repr(error), str(vars(error))])
 
 
-# --- waiting and trying again ---
+# --- retries ---
 
 
 class Closing(bytes):
-    """Bytes after which the server ends the connection, too early for the length that they announce."""
+    """Bytes after which the server closes the connection, before the end of the announced length."""
 
     close = True
 
 
-def test_what_may_pass_is_tried_again(embed, scripted, faults):
+def test_transient_statuses_are_retried(embed, scripted, faults):
     server = scripted(
         faults.response("<html>", 500, Retry_After="0"),
         faults.response(body(), 429, Retry_After="0"),
@@ -252,7 +254,7 @@ def test_what_may_pass_is_tried_again(embed, scripted, faults):
 
 
 @pytest.mark.parametrize("retries", [0, 1, 3])
-def test_attempts_are_bounded(embed, serve, faults, retries):
+def test_max_retries_limits_the_attempts(embed, serve, faults, retries):
     server = serve(lambda _: faults.response("<html>busy</html>", 503, Retry_After="0"))
     embedder = server.embedder(max_retries=retries)
     error = fail(embed, embedder)
@@ -263,7 +265,7 @@ def test_attempts_are_bounded(embed, serve, faults, retries):
 
 
 @pytest.mark.parametrize("broken", ["reset", "cut JSON", "cut body", "nothing", "html", "gzip", "base64"])
-def test_an_answer_that_breaks_off_is_asked_for_again(embed, scripted, faults, broken):
+def test_truncated_response_is_retried(embed, scripted, faults, broken):
     def cut_base64(seen):
         reply = faults.document(seen.texts)
         reply["data"][0]["embedding"] = reply["data"][0]["embedding"][:-1]
@@ -300,7 +302,7 @@ def test_an_answer_that_breaks_off_is_asked_for_again(embed, scripted, faults, b
     ],
     ids=str,
 )
-def test_an_answer_that_is_whole_but_wrong_is_not_asked_for_again(embed, scripted, faults, answer):
+def test_complete_but_invalid_response_is_not_retried(embed, scripted, faults, answer):
     server = scripted(faults.response(answer))
     embedder = server.embedder(max_retries=5)
     assert isinstance(fail(embed, embedder), ReplyError)
@@ -309,7 +311,7 @@ def test_an_answer_that_is_whole_but_wrong_is_not_asked_for_again(embed, scripte
 
 
 @pytest.mark.parametrize("after", ["61", "3600", "86400", "1e9", "inf"])
-def test_a_long_wait_is_an_error_at_once(embed, scripted, faults, after):
+def test_retry_after_over_60_seconds_fails_at_once(embed, scripted, faults, after):
     server = scripted(faults.response(body("come back later"), 429, Retry_After=after))
     error = fail(embed, server.embedder(max_retries=5))
     assert type(error) is RateLimitError
@@ -318,7 +320,7 @@ def test_a_long_wait_is_an_error_at_once(embed, scripted, faults, after):
 
 
 @pytest.mark.parametrize("code", ["daily_rpd_limit_exceeded", "daily_usd_limit_exceeded", "insufficient_quota"])
-def test_a_used_up_quota_is_an_error_at_once(embed, scripted, faults, code):
+def test_exhausted_quota_is_not_retried(embed, scripted, faults, code):
     server = scripted(faults.response(body("used up", code), 429, Retry_After="1"))
     error = fail(embed, server.embedder(max_retries=5))
     assert type(error) is QuotaExceededError
@@ -327,16 +329,16 @@ def test_a_used_up_quota_is_an_error_at_once(embed, scripted, faults, code):
 
 
 @pytest.mark.parametrize("after", ["nan", "soon", ""])
-def test_a_wait_that_cannot_be_read_is_no_wait(embed, scripted, faults, after):
+def test_invalid_retry_after_is_ignored(embed, scripted, faults, after):
     server = scripted(faults.response(body(), 429, Retry_After=after))
     embedder = server.embedder(max_retries=1)
     assert embed(embedder, ["a text"]).shape == (1, faults.WIDTH)
 
 
-# --- no answer ---
+# --- no response ---
 
 
-def test_a_refused_connection_names_host_and_cause(embed, serve):
+def test_refused_connection_names_host_and_cause(embed, serve):
     with_address = serve()
     with_address.__exit__()
     error = fail(embed, with_address.embedder())
@@ -346,7 +348,7 @@ def test_a_refused_connection_names_host_and_cause(embed, serve):
     assert isinstance(error.__cause__, openai.APIConnectionError)
 
 
-def test_no_answer_in_time_is_a_timeout(embed, serve, faults):
+def test_no_response_in_time_is_a_timeout(embed, serve, faults):
     gate = threading.Event()
 
     def never(_):
@@ -363,8 +365,8 @@ def test_no_answer_in_time_is_a_timeout(embed, serve, faults):
     assert isinstance(error.__cause__, openai.APITimeoutError)
 
 
-def test_an_answer_that_trickles_in_is_a_timeout(embed, serve, faults):
-    # The time limit is for the whole answer: each byte comes in time, and the last one does not.
+def test_trickling_response_is_a_timeout(embed, serve, faults):
+    # The timeout is for the whole response: each byte comes in time, and the last one does not.
     stop = threading.Event()
 
     class Trickle:
@@ -383,7 +385,7 @@ def test_an_answer_that_trickles_in_is_a_timeout(embed, serve, faults):
     assert type(error) is RequestTimeoutError
 
 
-def test_a_redirect_is_not_followed(embed, serve, scripted, faults):
+def test_redirect_is_not_followed(embed, serve, scripted, faults):
     elsewhere = serve()
     server = scripted(*[faults.response("", 307, Location=elsewhere.base_url + "/embeddings")] * 2)
     error = fail(embed, server.embedder(max_retries=3, default_headers={"X-Api-Key": "hunter2"}))
@@ -393,7 +395,7 @@ def test_a_redirect_is_not_followed(embed, serve, scripted, faults):
     assert len(server.requests) == 1
 
 
-def test_one_failed_request_ends_the_call(embed, serve, faults):
+def test_one_failed_batch_ends_the_call(embed, serve, faults):
     server = serve(lambda _: faults.response(body(), 401))
     fail(embed, server.embedder(batch_size=1, max_concurrency=1), [f"text {i}" for i in range(10)])
     assert len(server.requests) == 1
@@ -407,7 +409,7 @@ def texts_of(count):
 
 
 @pytest.mark.parametrize(("limit", "status"), [(3, 400), (64, 413)])
-def test_requests_with_too_many_texts_are_split(embed, sandbox_with, limit, status):
+def test_batch_with_too_many_texts_is_split(embed, sandbox_with, limit, status):
     sandbox = sandbox_with(item_limits={"BAAI/bge-m3": limit})
     options = {"api_key": sandbox.api_key, "base_url": sandbox.base_url, "max_retries": 0}
     texts = texts_of(limit * 3 + 1)
@@ -437,14 +439,14 @@ def refusing(faults, answer, too_large):
 
 
 @pytest.mark.parametrize("answer", SIZE_ANSWERS, ids=str)
-def test_whatever_speaks_of_size_is_split(embed, serve, faults, answer):
+def test_every_size_error_splits_the_batch(embed, serve, faults, answer):
     server = serve(refusing(faults, answer, lambda texts: len(texts) > 2))
     texts = texts_of(9)
     assert (embed(server.embedder(batch_size=9), texts) == right(faults, texts)).all()
 
 
 @pytest.mark.parametrize("answer", SIZE_ANSWERS, ids=str)
-def test_the_single_text_that_is_too_long_is_named_by_its_position(embed, serve, faults, answer):
+def test_single_text_that_is_too_long_is_named_by_position(embed, serve, faults, answer):
     server = serve(refusing(faults, answer, lambda texts: "long" in texts))
     texts = ["a", "a", "b", "a", "c", "d", "long", "long", "e"]
     error = fail(embed, server.embedder(max_retries=3), texts)
@@ -454,7 +456,7 @@ def test_the_single_text_that_is_too_long_is_named_by_its_position(embed, serve,
     assert isinstance(error, ValueError)
     assert isinstance(error.__cause__, RequestTooLargeError)
     assert any(isinstance(cause, openai.APIStatusError) for cause in chain(error))
-    # No request was repeated: each refused one was halved.
+    # No request was repeated: each refused batch was halved.
     assert len({seen.body for seen in server.requests}) == len(server.requests)
 
 
@@ -503,7 +505,7 @@ def test_text_that_is_always_too_long_ends_after_a_few_requests(embed, serve, fa
     ],
     ids=lambda value: value["error"]["param"],
 )
-def test_a_refusal_that_is_not_about_size_is_not_split(embed, serve, faults, answer):
+def test_bad_request_that_is_not_about_size_is_not_split(embed, serve, faults, answer):
     server = serve(lambda _: faults.response(answer, 400))
     error = fail(embed, server.embedder(), texts_of(8))
     assert type(error) is BadRequestError
@@ -511,7 +513,7 @@ def test_a_refusal_that_is_not_about_size_is_not_split(embed, serve, faults, ans
 
 
 @pytest.mark.parametrize("status", [401, 402, 403, 404])
-def test_a_refusal_of_the_account_is_never_split(embed, serve, faults, status):
+def test_account_error_is_never_split(embed, serve, faults, status):
     server = serve(lambda _: faults.response(body("maximum tokens too large, too many, too long"), status))
     assert fail(embed, server.embedder(), texts_of(8)).status == status
     assert len(server.requests) == 1
@@ -524,14 +526,14 @@ def formats(requests):
     return [seen.json["encoding_format"] for seen in requests]
 
 
-def test_base64_is_asked_for(embed, serve, faults):
+def test_base64_is_requested(embed, serve, faults):
     server = serve()
     embedder = server.embedder()
     assert (embed(embedder, ["a"]) == right(faults, ["a"])).all()
     assert formats(server.requests) == ["base64"]
 
 
-def test_a_host_that_refuses_base64_is_asked_for_floats_from_then_on(way, sandbox_with):
+def test_host_that_refuses_base64_is_sent_float_requests_afterwards(way, sandbox_with):
     sandbox = sandbox_with(refuse_base64=True)
     embedder = Embedder(api_key=sandbox.api_key, base_url=sandbox.base_url, max_retries=0)
     first = way.embed(embedder, ["one", "two"])
@@ -551,7 +553,7 @@ def test_a_host_that_refuses_base64_is_asked_for_floats_from_then_on(way, sandbo
     ],
     ids=str,
 )
-def test_refusals_of_base64_in_other_words_are_understood(embed, serve, faults, status, answer):
+def test_each_form_of_base64_refusal_falls_back_to_floats(embed, serve, faults, status, answer):
     server = serve(
         lambda seen: faults.response(answer, status) if seen.json["encoding_format"] == "base64" else faults.good(seen)
     )
@@ -559,13 +561,13 @@ def test_refusals_of_base64_in_other_words_are_understood(embed, serve, faults, 
     assert formats(server.requests) == ["base64", "float"]
 
 
-def test_a_host_that_refuses_both_encodings_is_asked_twice(embed, serve, faults):
+def test_host_that_refuses_both_encodings_is_tried_with_each_once(embed, serve, faults):
     server = serve(lambda _: faults.response(body("base64 and float are not supported"), 400))
     assert type(fail(embed, server.embedder(max_retries=5))) is BadRequestError
     assert formats(server.requests) == ["base64", "float"]
 
 
-def test_floats_in_answer_to_base64_are_taken(embed, sandbox_with, make):
+def test_floats_are_accepted_if_base64_was_requested(embed, sandbox_with, make):
     sandbox = sandbox_with(ignore_base64=True)
     vectors = embed(Embedder(api_key=sandbox.api_key, base_url=sandbox.base_url, max_retries=0), ["one", "two"])
     assert {request.body["encoding_format"] for request in sandbox.requests} == {"base64"}
@@ -583,7 +585,7 @@ def test_vectors_out_of_order_are_placed_by_index(embed, sandbox_with, make):
 
 
 @pytest.mark.parametrize(("source", "width"), [("true", 1024), ("listed", 768)])
-def test_a_model_whose_sources_differ_has_either_width(embed, sandbox_with, source, width):
+def test_model_with_conflicting_sources_accepts_either_width(embed, sandbox_with, source, width):
     sandbox = sandbox_with(width_source=source)
     embedder = Embedder("BAAI/bge-large-en-v1.5", api_key=sandbox.api_key, base_url=sandbox.base_url, max_retries=0)
     assert embedder.width is None
@@ -593,7 +595,7 @@ def test_a_model_whose_sources_differ_has_either_width(embed, sandbox_with, sour
     assert [request.path for request in sandbox.requests] == ["/api/v1/embeddings"]
 
 
-def test_a_width_that_the_live_list_gives_is_taken(embed, sandbox_with):
+def test_width_of_the_live_list_is_accepted(embed, sandbox_with):
     changed = ModelInfo(id="BAAI/bge-m3", dimensions=512, max_tokens=8192)
     sandbox = sandbox_with(models={"BAAI/bge-m3": changed})
     embedder = Embedder("BAAI/bge-m3", api_key=sandbox.api_key, base_url=sandbox.base_url, max_retries=0)
@@ -604,7 +606,7 @@ def test_a_width_that_the_live_list_gives_is_taken(embed, sandbox_with):
     assert paths == ["embeddings", "embedding-models", "embeddings"]
 
 
-def test_a_width_that_the_live_list_gives_is_taken_by_requests_at_the_same_time(embed, serve, faults):
+def test_width_of_the_live_list_is_accepted_by_concurrent_requests(embed, serve, faults):
     # All first replies are there before the live list answers.
     together = threading.Barrier(4)
     asked = threading.Semaphore(0)
@@ -634,7 +636,7 @@ def test_a_width_that_the_live_list_gives_is_taken_by_requests_at_the_same_time(
     ],
     ids=["another width", "not listed", "500", "html", "nonsense", "reset"],
 )
-def test_a_width_that_no_source_gives_is_refused(embed, serve, faults, answer):
+def test_width_in_no_source_is_refused(embed, serve, faults, answer):
     server = serve(lambda seen: faults.good(seen) if seen.method == "POST" else answer(faults))
     embedder = server.embedder("BAAI/bge-m3")
     error = fail(embed, embedder)
@@ -646,7 +648,7 @@ def test_a_width_that_no_source_gives_is_refused(embed, serve, faults, answer):
     assert embedder.usage.requests == 0
 
 
-def test_a_host_that_ignores_dimensions_is_refused(embed, serve, faults):
+def test_response_that_ignores_dimensions_is_refused(embed, serve, faults):
     server = serve(
         lambda seen: (
             faults.response(faults.document(seen.texts, width=6)) if seen.method == "POST" else faults.response({})
@@ -657,7 +659,7 @@ def test_a_host_that_ignores_dimensions_is_refused(embed, serve, faults):
     assert "6 dimensions, not 4" in str(error)
 
 
-def test_one_object_holds_one_width(way, serve, faults):
+def test_embedder_keeps_its_first_width(way, serve, faults):
     widths = iter([8, 6, 8])
 
     def answer(seen):

@@ -1,4 +1,4 @@
-"""The embedder as a whole, over real HTTP: what it refuses, what it sends, what it returns, and what it never shows."""
+"""Embedder over real HTTP: options, input checks, requests, results, and the hidden key."""
 
 import asyncio
 import copy
@@ -127,7 +127,7 @@ def right(faults):
     ],
     ids=lambda value: f"{value!r:.45}" if isinstance(value, dict) and "batch_size" not in value else "",
 )
-def test_options_that_cannot_be_right_are_refused_when_the_object_is_made(options, kind, words):
+def test_invalid_options_are_refused_by_the_constructor(options, kind, words):
     with pytest.raises(NanoGPTError) as caught:
         Embedder(**{"api_key": KEY, **options})
     assert isinstance(caught.value, kind)
@@ -137,12 +137,12 @@ def test_options_that_cannot_be_right_are_refused_when_the_object_is_made(option
     assert KEY not in str(caught.value)
 
 
-def test_a_missing_key_is_refused_with_the_variables_name():
+def test_missing_key_error_names_the_environment_variable():
     with pytest.raises(ConfigurationError, match="NANOGPT_API_KEY"):
         Embedder()
 
 
-def test_defaults_are_those_of_the_documentation(monkeypatch):
+def test_defaults_are_as_documented(monkeypatch):
     monkeypatch.setenv("NANOGPT_API_KEY", KEY)
     embedder = Embedder()
     assert embedder.model == "text-embedding-3-small"
@@ -153,7 +153,7 @@ def test_defaults_are_those_of_the_documentation(monkeypatch):
 
 
 @pytest.mark.parametrize("batch_size", [0, 2049, True, "5", -1])
-def test_a_calls_own_batch_size_is_checked_before_anything_is_sent(embed, make, sandbox, batch_size):
+def test_batch_size_of_a_call_is_checked_before_anything_is_sent(embed, make, sandbox, batch_size):
     with pytest.raises(NanoGPTError, match="batch_size") as caught:
         embed(make(), ["a"], batch_size=batch_size)
     assert isinstance(caught.value, (ValueError, TypeError))
@@ -190,7 +190,7 @@ def test_bad_input_is_refused_before_anything_is_sent(embed, make, sandbox, text
 
 
 @pytest.mark.parametrize("text", [None, 5, b"a", ["a"], "", " ", "\ud800", "word " * 9000], ids=lambda v: f"{v!r:.12}")
-def test_a_bad_query_is_refused_before_anything_is_sent(query, make, sandbox, text):
+def test_bad_query_is_refused_before_anything_is_sent(query, make, sandbox, text):
     with pytest.raises(NanoGPTError) as caught:
         query(make(), text)
     assert isinstance(caught.value, (ValueError, TypeError))
@@ -204,7 +204,7 @@ def test_a_bad_query_is_refused_before_anything_is_sent(query, make, sandbox, te
         *(("lab/new", {"dimensions": 7}, 7), ("BAAI/bge-m3", {}, 1024), ("BAAI/bge-large-en-v1.5", {}, 0)),
     ],
 )
-def test_no_texts_are_no_rows_and_no_request(embed, make, sandbox, *, model, more, width):
+def test_no_texts_give_no_rows_and_no_request(embed, make, sandbox, *, model, more, width):
     vectors = embed(make(model, **more), [])
     assert vectors.shape == (0, width)
     assert vectors.dtype == np.float32
@@ -223,29 +223,29 @@ def test_no_texts_are_no_rows_and_no_request(embed, make, sandbox, *, model, mor
     ],
     ids=["list", "tuple", "iterator", "generator", "array", "numpy strings"],
 )
-def test_any_iterable_of_texts_is_taken(embed, serve, right, container):
+def test_any_iterable_of_texts_is_accepted(embed, serve, right, container):
     texts = ["one", "two", "three"]
     assert (embed(serve().embedder(), container(texts)) == right(texts)).all()
 
 
-def test_odd_texts_arrive_as_they_are(embed, serve, right):
+def test_unusual_texts_are_sent_unchanged(embed, serve, right):
     server = serve()
     assert (embed(server.embedder(), ODD_TEXTS) == right(ODD_TEXTS)).all()
     assert server.requests[0].texts == ODD_TEXTS
 
 
-def test_a_huge_text_arrives_as_it_is(embed, serve, right):
-    # An unknown model has no known limit, so that its texts are the service's business.
+def test_huge_text_is_sent_unchanged_to_an_unknown_model(embed, serve, right):
+    # An unknown model has no known limit: the service decides.
     text = "word 你好 𝄞 " * 400_000
     server = serve()
     assert (embed(server.embedder(), [text, "small"]) == right([text, "small"])).all()
     assert server.requests[0].texts[0] == text
 
 
-# --- what is sent and returned ---
+# --- requests and results ---
 
 
-def test_a_request_holds_what_the_reference_names_and_nothing_else(way, serve):
+def test_request_has_only_documented_fields_and_headers(way, serve):
     server = serve()
     way.embed(server.embedder(), ["one"])
     way.embed(server.embedder(dimensions=4, user="me"), ["one"])
@@ -255,7 +255,7 @@ def test_a_request_holds_what_the_reference_names_and_nothing_else(way, serve):
     for seen in server.requests:
         assert (seen.method, seen.path) == ("POST", "/api/v1/embeddings")
         names = {name.lower() for name, _ in seen.headers}
-        # The SDK adds two of its own to whatever it is told.
+        # The SDK always adds these two headers.
         assert names - {"x-stainless-read-timeout", "x-stainless-retry-count"} == {
             *("host", "accept", "accept-encoding", "connection", "content-length", "content-type", "user-agent"),
             "authorization",
@@ -265,13 +265,13 @@ def test_a_request_holds_what_the_reference_names_and_nothing_else(way, serve):
         assert seen.header("user-agent").startswith("nanogpt-rag")
 
 
-def test_a_callers_authorization_header_stands_in_for_the_key(embed, serve):
+def test_authorization_header_replaces_the_key(embed, serve):
     server = serve()
     embed(server.embedder(default_headers={"authorization": "Basic abc"}), ["one"])
     assert [value for name, value in server.requests[0].headers if name.lower() == "authorization"] == ["Basic abc"]
 
 
-def test_headers_of_the_callers_are_sent_beside_the_key(embed, serve):
+def test_default_headers_are_sent_beside_the_key(embed, serve):
     server = serve()
     embed(server.embedder(default_headers={"X-Tenant": "seven", "user-agent": "mine"}), ["one"])
     assert server.requests[0].header("x-tenant") == "seven"
@@ -279,7 +279,7 @@ def test_headers_of_the_callers_are_sent_beside_the_key(embed, serve):
     assert [value for name, value in server.requests[0].headers if name.lower() == "user-agent"] == ["mine"]
 
 
-def test_a_cookie_of_the_services_is_sent_back(embed, scripted, faults):
+def test_cookie_of_the_service_is_sent_back(embed, scripted, faults):
     server = scripted(
         lambda seen: faults.response(faults.document(seen.json["input"]), Set_Cookie="place=seven; Path=/")
     )
@@ -291,7 +291,7 @@ def test_a_cookie_of_the_services_is_sent_back(embed, scripted, faults):
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=st.lists(st.sampled_from(ODD_TEXTS), max_size=40), batch_size=st.integers(1, 7))
-def test_vectors_come_in_order_and_repeated_texts_are_sent_once(texts, batch_size, shared_raw):
+def test_vectors_are_in_input_order_and_repeated_texts_are_sent_once(texts, batch_size, shared_raw):
     server, embedder, right = shared_raw
     server.clear()
     vectors = embedder.embed(texts, batch_size=batch_size)
@@ -310,7 +310,7 @@ def shared_raw(faults):
         yield server, embedder, lambda texts: np.array([faults.vector_of(text) for text in texts])
 
 
-def test_results_are_the_callers_own(embed, make):
+def test_result_array_is_writable_and_not_shared(embed, make):
     embedder = make()
     vectors = embed(embedder, ["one", "two"])
     assert (vectors.dtype, vectors.flags.writeable, vectors.flags.c_contiguous) == (np.float32, True, True)
@@ -330,7 +330,7 @@ def test_results_are_the_callers_own(embed, make):
     ],
     ids=str,
 )
-def test_texts_are_spread_over_the_requests_in_flight(embed, make, sandbox, *, count, more, sizes):
+def test_texts_are_spread_over_concurrent_requests(embed, make, sandbox, *, count, more, sizes):
     texts = [f"text {number}" for number in range(count)]
     embedder = make(dimensions=8, **more)
     assert embedder.estimate(texts).requests == len(sizes)
@@ -338,7 +338,7 @@ def test_texts_are_spread_over_the_requests_in_flight(embed, make, sandbox, *, c
     assert sorted(request.items for request in sandbox.requests) == sizes
 
 
-def test_the_token_budget_of_a_request_is_kept(embed, sandbox_with):
+def test_max_request_tokens_is_respected(embed, sandbox_with):
     sandbox = sandbox_with()
     embedder = Embedder("BAAI/bge-m3", api_key=sandbox.api_key, base_url=sandbox.base_url, batch_size=64, max_retries=0)
     texts = [f"{i} " + "several plain words " * 300 for i in range(12)]
@@ -351,14 +351,14 @@ def test_the_token_budget_of_a_request_is_kept(embed, sandbox_with):
 
 
 @pytest.mark.parametrize("dimensions", [1, 256, 1536])
-def test_vectors_are_reduced(way, make, sandbox, dimensions):
+def test_dimensions_reduces_the_vectors(way, make, sandbox, dimensions):
     embedder = make(dimensions=dimensions)
     assert way.embed(embedder, ["one"]).shape == (1, dimensions)
     assert way.query(embedder, "one").shape == (dimensions,)
     assert {request.body["dimensions"] for request in sandbox.requests} == {dimensions}
 
 
-def test_an_unknown_models_width_is_learned_then_held(way, make):
+def test_width_of_an_unknown_model_is_learned_from_the_first_response(way, make):
     embedder = make("jina-embeddings-v3")
     assert embedder.width is None
     assert way.embed(embedder, []).shape == (0, 0)
@@ -389,14 +389,14 @@ def test_an_unknown_models_width_is_learned_then_held(way, make):
         ("text-embedding-3-small", "{query} {query} {other} %s", "cats cats {other} %s"),
     ],
 )
-def test_instructions_go_around_queries_and_never_documents(way, make, sandbox, *, model, instruction, sent):
+def test_query_instruction_is_applied_to_queries_only(way, make, sandbox, *, model, instruction, sent):
     embedder = make(model, query_instruction=instruction)
     way.query(embedder, "cats")
     way.embed(embedder, ["cats"])
     assert [request.inputs for request in sandbox.requests] == [(sent,), ("cats",)]
 
 
-def test_a_query_that_looks_like_a_template_is_text(query, make, sandbox):
+def test_query_with_braces_is_not_a_template(query, make, sandbox):
     query(make(query_instruction="find {query}!"), "{query} {0} \\1")
     assert sandbox.requests[0].inputs == ("find {query} {0} \\1!",)
 
@@ -406,7 +406,7 @@ def test_a_query_that_looks_like_a_template_is_text(query, make, sandbox):
 LONG = "An ordinary sentence about nothing in particular. " * 150 + "The end."
 
 
-def test_a_long_text_is_an_error_that_names_its_positions(embed, make, sandbox):
+def test_too_long_texts_raise_with_their_positions(embed, make, sandbox):
     with pytest.raises(TextTooLongError) as caught:
         embed(make("BAAI/bge-large-en-v1.5"), ["a", LONG, "b", LONG, LONG + "!"])
     assert caught.value.positions == (1, 4)
@@ -414,7 +414,7 @@ def test_a_long_text_is_an_error_that_names_its_positions(embed, make, sandbox):
     assert sandbox.requests == []
 
 
-def test_a_long_query_is_treated_as_documents_are(query, make, sandbox):
+def test_on_overflow_applies_to_queries(query, make, sandbox):
     with pytest.raises(TextTooLongError):
         query(make("BAAI/bge-large-en-v1.5"), LONG)
     assert sandbox.requests == []
@@ -424,7 +424,7 @@ def test_a_long_query_is_treated_as_documents_are(query, make, sandbox):
     assert vector.shape == (1024,)
 
 
-def test_truncating_embeds_the_beginning(embed, make, sandbox):
+def test_truncate_embeds_the_beginning_of_a_long_text(embed, make, sandbox):
     embedder = make("BAAI/bge-large-en-v1.5", on_overflow="truncate")
     vectors = embed(embedder, ["a", LONG])
     (_, sent) = sandbox.requests[0].inputs
@@ -433,7 +433,7 @@ def test_truncating_embeds_the_beginning(embed, make, sandbox):
     np.testing.assert_array_equal(vectors[1], embed(embedder, [sent])[0])
 
 
-def test_splitting_embeds_all_of_it_as_a_weighted_mean(embed, make, sandbox):
+def test_split_embeds_a_long_text_as_weighted_mean(embed, make, sandbox):
     embedder = make("BAAI/bge-large-en-v1.5", on_overflow="split")
     vectors = embed(embedder, ["a", LONG, "b"])
     pieces = [text for request in sandbox.requests for text in request.inputs if text not in ("a", "b")]
@@ -441,7 +441,7 @@ def test_splitting_embeds_all_of_it_as_a_weighted_mean(embed, make, sandbox):
     counter = TokenCounter(embedder.model_info)
     weights = np.array([counter.count(piece) for piece in pieces], dtype=float)
     assert (weights <= 512).all()
-    # The same by hand, through the same API.
+    # The same, computed from the vectors of the pieces.
     alone = make("BAAI/bge-large-en-v1.5").embed(pieces).astype(float)
     mean = (weights[:, None] * alone).sum(axis=0) / weights.sum()
     np.testing.assert_allclose(vectors[1], mean / np.linalg.norm(mean), atol=1e-6)
@@ -452,7 +452,7 @@ def test_splitting_embeds_all_of_it_as_a_weighted_mean(embed, make, sandbox):
 # --- usage and estimate ---
 
 
-def test_usage_is_exact_under_threads(serve):
+def test_usage_is_exact_with_threads(serve):
     server = serve()
     embedder = server.embedder(batch_size=3)
     texts = [[f"thread {t} text {i}" for i in range(10)] for t in range(8)]
@@ -467,7 +467,7 @@ def test_usage_is_exact_under_threads(serve):
     assert usage.cost_usd is None
 
 
-def test_usage_is_exact_under_tasks(serve):
+def test_usage_is_exact_with_asyncio_tasks(serve):
     server = serve()
     embedder = server.embedder(batch_size=3)
     texts = [[f"task {t} text {i}" for i in range(10)] for t in range(8)]
@@ -480,7 +480,7 @@ def test_usage_is_exact_under_tasks(serve):
     assert embedder.usage.prompt_tokens == sum(len(text) for own in texts for text in own)
 
 
-def test_cost_is_tokens_at_the_catalogues_price(embed, make):
+def test_cost_is_tokens_times_the_catalog_price(embed, make):
     embedder = make("text-embedding-3-large")
     embed(embedder, ["one two three", "four"])
     tokens = embedder.usage.prompt_tokens
@@ -488,7 +488,7 @@ def test_cost_is_tokens_at_the_catalogues_price(embed, make):
     assert embedder.usage.cost_usd == pytest.approx(tokens * 0.13 / 1e6)
 
 
-def test_usage_that_one_reply_leaves_out_is_unknown_from_then_on(embed, scripted, faults):
+def test_usage_stays_unknown_after_a_response_without_usage(embed, scripted, faults):
     server = scripted(lambda seen: faults.response({**faults.document(seen.texts), "usage": None}))
     embedder = server.embedder()
     embed(embedder, ["one"])
@@ -498,7 +498,7 @@ def test_usage_that_one_reply_leaves_out_is_unknown_from_then_on(embed, scripted
     assert embedder.usage.cost_usd is None
 
 
-def test_a_monstrous_token_count_does_not_break_usage(embed, scripted, faults):
+def test_absurd_token_count_makes_the_cost_unknown(embed, scripted, faults):
     server = scripted(
         lambda seen: faults.response({**faults.document(seen.texts, width=1536), "usage": {"prompt_tokens": 10**400}})
     )
@@ -518,7 +518,7 @@ def test_a_monstrous_token_count_does_not_break_usage(embed, scripted, faults):
         ("jina-embeddings-v3", {}),
     ],
 )
-def test_an_estimate_agrees_with_what_is_then_sent(embed, make, sandbox, model, more):
+def test_estimate_equals_the_requests_and_tokens_sent(embed, make, sandbox, model, more):
     embedder = make(model, **more)
     texts = ["one", "two", "one", *[f"text {i} " * (i + 1) for i in range(40)], "two"]
     if more.get("on_overflow"):
@@ -537,7 +537,7 @@ def test_an_estimate_agrees_with_what_is_then_sent(embed, make, sandbox, model, 
     assert estimate.cost_usd == (None if price is None else pytest.approx(estimate.tokens * price / 1e6))
 
 
-def test_an_estimate_for_openai_is_exact(make):
+def test_estimate_is_exact_for_openai_models(make):
     if load_encoding() is None:
         pytest.skip("cl100k_base is not at hand without a download")
     estimate = make().estimate(["tiktoken is great!", "tiktoken is great!"])
@@ -559,7 +559,7 @@ FOREIGN = {
 }
 
 
-def test_variables_of_another_service_are_never_sent(way, serve, monkeypatch):
+def test_openai_variables_are_never_sent(way, serve, monkeypatch):
     other, server = serve(), serve()
     for name, value in FOREIGN.items():
         monkeypatch.setenv(name, value)
@@ -582,7 +582,7 @@ def test_variables_of_another_service_are_never_sent(way, serve, monkeypatch):
     assert keys == [f"Bearer {server.api_key}"] * 2 + ["Bearer ours"] * 2 + [None]
 
 
-def test_the_keys_order_is_argument_then_variables(way, serve, monkeypatch):
+def test_key_argument_takes_precedence_over_variables(way, serve, monkeypatch):
     server = serve()
     monkeypatch.setenv("NANOGPT_BASE_URL", server.base_url)
     monkeypatch.setenv("NANO_GPT_API_KEY", "second-variable")
@@ -598,7 +598,7 @@ def test_the_keys_order_is_argument_then_variables(way, serve, monkeypatch):
 # --- the key stays hidden ---
 
 
-def test_the_key_is_in_nothing_that_is_shown(way, scripted, faults, caplog):
+def test_key_is_in_no_repr_traceback_or_log(way, scripted, faults, caplog):
     caplog.set_level(logging.DEBUG)
     server = scripted(None, faults.response({"error": {"message": "no"}}, 401))
     embedder = server.embedder(api_key=KEY, default_headers={"X-Other": "header-5ecre7"})
@@ -624,7 +624,7 @@ def test_the_key_is_in_nothing_that_is_shown(way, scripted, faults, caplog):
     assert not any("header-5ecre7" in text for text in shown[:9])
 
 
-def test_a_pickle_holds_no_key_and_takes_it_from_the_environment(way, serve, monkeypatch):
+def test_pickle_has_no_key_and_reads_it_from_the_environment(way, serve, monkeypatch):
     server = serve()
     embedder = server.embedder(api_key=KEY, dimensions=4, query_instruction="q: ", batch_size=2)
     way.embed(embedder, ["one"])
@@ -639,14 +639,14 @@ def test_a_pickle_holds_no_key_and_takes_it_from_the_environment(way, serve, mon
     assert server.requests[1].header("authorization") == "Bearer of-the-environment"
 
 
-def test_a_pickle_without_a_key_to_take_says_so_when_used(way, serve):
+def test_unpickled_embedder_without_a_key_is_refused_when_used(way, serve):
     twin = pickle.loads(pickle.dumps(serve().embedder()))
     with pytest.raises(ConfigurationError, match="NANOGPT_API_KEY"):
         way.embed(twin, ["one"])
 
 
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda embedder: copy.deepcopy([embedder])[0]])
-def test_copies_carry_the_key_and_what_was_learned(way, serve, right, duplicate):
+def test_copies_keep_the_key_and_the_learned_width(way, serve, right, duplicate):
     server = serve()
     embedder = server.embedder(user="me", progress=print)
     way.embed(embedder, ["one"])
@@ -660,7 +660,7 @@ def test_copies_carry_the_key_and_what_was_learned(way, serve, right, duplicate)
     assert {seen.json["user"] for seen in server.requests} == {"me"}
 
 
-def test_an_object_with_the_callers_client_copies_but_does_not_pickle(serve, right):
+def test_embedder_with_own_http_client_can_be_copied_but_not_pickled(serve, right):
     server = serve()
     with http.Client() as client:
         embedder = server.embedder(http_client=client)
@@ -672,7 +672,7 @@ def test_an_object_with_the_callers_client_copies_but_does_not_pickle(serve, rig
         assert not client.is_closed
 
 
-def test_the_callers_clients_are_used(serve, right):
+def test_own_http_clients_are_used(serve, right):
     server = serve()
     used = []
     with http.Client(event_hooks={"request": [lambda _: used.append("sync")]}) as client:
@@ -689,7 +689,7 @@ def test_the_callers_clients_are_used(serve, right):
     assert used == ["sync", "async"]
 
 
-def test_the_callers_client_does_not_make_redirects_followed(serve, scripted, faults):
+def test_own_http_client_does_not_follow_redirects(serve, scripted, faults):
     elsewhere = serve()
     server = scripted(faults.response("", 307, Location=elsewhere.base_url + "/embeddings"))
     with http.Client(follow_redirects=True) as client, pytest.raises(BadRequestError):
@@ -700,7 +700,7 @@ def test_the_callers_client_does_not_make_redirects_followed(serve, scripted, fa
 # --- processes, threads, event loops ---
 
 
-def test_spawned_workers_get_the_key_through_the_pipe(serve, right):
+def test_spawned_workers_receive_the_key(serve, right):
     server = serve()
     embedder = server.embedder(api_key=KEY)
     assert KEY.encode() not in pickle.dumps(embedder)
@@ -737,7 +737,7 @@ assert (embedder.embed(["before"]) == first).all()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-def test_a_forked_child_opens_connections_of_its_own(serve, faults):
+def test_forked_child_opens_its_own_connections(serve, faults):
     used = {}
 
     def answer(seen):
@@ -757,7 +757,7 @@ def test_a_forked_child_opens_connections_of_its_own(serve, faults):
         assert len({text.startswith("child") for text in texts}) == 1
 
 
-def test_one_object_serves_one_event_loop_after_another(serve, right):
+def test_embedder_works_in_successive_event_loops(serve, right):
     server = serve()
     embedder = server.embedder()
     with warnings.catch_warnings(record=True) as caught:
@@ -770,7 +770,7 @@ def test_one_object_serves_one_event_loop_after_another(serve, right):
     server.wait_for(lambda: server.open_connections == 0)
 
 
-def test_an_event_loop_that_has_ended_is_let_go(serve):
+def test_closed_event_loop_is_garbage_collected(serve):
     embedder = serve().embedder()
     loops = []
 
@@ -784,7 +784,7 @@ def test_an_event_loop_that_has_ended_is_let_go(serve):
     assert [loop() for loop in loops] == [None, None, None]
 
 
-def test_one_object_serves_several_event_loops_at_once(serve, right):
+def test_embedder_works_in_concurrent_event_loops(serve, right):
     server = serve()
     embedder = server.embedder(batch_size=1)
     results = {}
@@ -802,7 +802,7 @@ def test_one_object_serves_several_event_loops_at_once(serve, right):
         assert (vectors == right([f"{name} {i}" for i in range(5)])).all()
 
 
-def test_many_threads_share_one_object(serve, right):
+def test_many_threads_share_one_embedder(serve, right):
     server = serve()
     embedder = server.embedder(batch_size=2)
     results = {}
@@ -820,7 +820,7 @@ def test_many_threads_share_one_object(serve, right):
 
 
 @pytest.mark.parametrize("most", [1, 3])
-def test_so_many_requests_are_in_flight_and_no_more(embed, serve, faults, right, most):
+def test_max_concurrency_limits_the_requests_in_flight(embed, serve, faults, right, most):
     together = threading.Barrier(most)
 
     def answer(seen):
@@ -834,7 +834,7 @@ def test_so_many_requests_are_in_flight_and_no_more(embed, serve, faults, right,
     assert server.most_in_flight == most
 
 
-def test_a_cancelled_call_ends_and_the_object_goes_on(serve, faults, right):
+def test_embedder_works_after_a_cancelled_call(serve, faults, right):
     gate = threading.Event()
 
     def answer(seen):
@@ -869,7 +869,7 @@ def is_progress(calls, total):
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])
-def test_progress_counts_up_to_the_texts_given(embed, serve, concurrency):
+def test_progress_counts_up_to_the_number_of_texts(embed, serve, concurrency):
     calls = []
     texts = [f"text {i % 17}" for i in range(40)]
     embedder = serve().embedder(progress=lambda *call: calls.append(call), batch_size=3, max_concurrency=concurrency)
@@ -890,7 +890,7 @@ def test_progress_counts_split_texts_once(embed, make):
     is_progress(calls, 5)
 
 
-def test_progress_counts_requests_that_were_split(embed, sandbox_with):
+def test_progress_is_complete_after_split_batches(embed, sandbox_with):
     calls = []
     sandbox = sandbox_with(item_limits={"BAAI/bge-m3": 3})
     embedder = Embedder(
@@ -909,17 +909,17 @@ def test_queries_show_no_progress(query, make):
     assert calls == []
 
 
-def test_a_progress_bar_moves_to_its_end(embed, make, capsys):
+def test_progress_bar_reaches_its_end(embed, make, capsys):
     embed(make(progress=True, batch_size=1), ["one", "two", "one"])
     assert "3/3" in capsys.readouterr().err
 
 
-def test_without_progress_nothing_is_shown(embed, make, capsys):
+def test_nothing_is_printed_without_progress(embed, make, capsys):
     embed(make(progress=False), ["one"])
     assert capsys.readouterr() == ("", "")
 
 
-def test_an_error_of_the_callers_function_reaches_the_caller(embed, make):
+def test_exception_of_the_progress_function_reaches_the_caller(embed, make):
     class MineError(Exception):
         pass
 
@@ -931,7 +931,7 @@ def test_an_error_of_the_callers_function_reaches_the_caller(embed, make):
 
 
 @pytest.mark.parametrize("method", ["embed", "aembed", "embed_query", "aembed_query", "estimate"])
-def test_input_errors_are_of_our_tree(method):
+def test_input_errors_are_invalid_type_errors(method):
     call = getattr(Embedder(api_key=KEY), method)
     with pytest.raises(InvalidTypeError) as caught:
         asyncio.run(call(None))

@@ -1,4 +1,4 @@
-"""Planning: what is accepted, what is sent once, how requests are packed, and how vectors come back. All of it pure."""
+"""Planning without I/O: input checks, deduplication, batches, and assembly of the results."""
 
 import string
 from itertools import pairwise
@@ -21,15 +21,15 @@ WORDS = st.lists(st.sampled_from(["one", "two", "über", "你好", "🎉", "long
     " ".join
 )
 TEXTS = st.lists(WORDS | st.sampled_from(["same", "same again"]), max_size=12)
-# Blank to Python, and so to us.
+# Blank by `str.isspace`.
 BLANK = st.text(" \t\n\r\x0b\x0c\u00a0\u2003\u3000", max_size=4)
 
 
-# --- what is accepted ---
+# --- input checks ---
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda t: not t.isspace())))
-def test_texts_come_back_as_they_are(texts):
+def test_check_texts_returns_texts_unchanged(texts):
     assert check_texts(texts) == texts
     assert check_texts(tuple(texts)) == texts
     assert check_texts(text for text in texts) == texts
@@ -54,7 +54,7 @@ def test_texts_come_back_as_they_are(texts):
         "-",
     ],
 )
-def test_odd_texts_are_texts(text):
+def test_control_and_combining_characters_are_accepted(text):
     assert check_texts([text]) == [text]
     assert check_query(text) == text
 
@@ -86,7 +86,7 @@ class Loud(str):
         return True
 
 
-def test_subclasses_of_str_become_their_plain_characters():
+def test_str_subclasses_become_plain_str():
     checked = check_texts([Loud("quiet"), np.str_("numpy"), *np.array(["array", "of"])])
     assert checked == ["quiet", "numpy", "array", "of"]
     assert {type(text) for text in checked} == {str}
@@ -96,7 +96,7 @@ def test_subclasses_of_str_become_their_plain_characters():
 
 @pytest.mark.parametrize("check", [lambda text: check_texts([text]), check_query], ids=["texts", "query"])
 @pytest.mark.parametrize("text", ["", "  ", "\ud800"])
-def test_subclasses_of_str_are_judged_by_their_plain_characters(check, text):
+def test_str_subclasses_are_checked_by_their_plain_characters(check, text):
     with pytest.raises(InvalidInputError):
         check(Loud(text))
 
@@ -119,7 +119,7 @@ def test_subclasses_of_str_are_judged_by_their_plain_characters(check, text):
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_is_no_list_of_texts_is_a_type_error(texts):
+def test_input_that_is_not_a_list_of_texts_is_a_type_error(texts):
     with pytest.raises(InvalidTypeError) as caught:
         check_texts(texts)
     assert isinstance(caught.value, NanoGPTError)
@@ -129,7 +129,7 @@ def test_what_is_no_list_of_texts_is_a_type_error(texts):
 @pytest.mark.parametrize(
     "wrong", [None, 5, 1.5, b"text", ["text"], {"a": "b"}, True, object()], ids=lambda v: type(v).__name__
 )
-def test_wrong_entries_are_named_by_position(wrong):
+def test_entries_of_wrong_type_are_named_by_position(wrong):
     with pytest.raises(InvalidTypeError, match=r"positions 1, 3 \(from 0\)") as caught:
         check_texts(["good", wrong, "good", wrong])
     assert caught.value.positions == (1, 3)
@@ -137,7 +137,7 @@ def test_wrong_entries_are_named_by_position(wrong):
     assert isinstance(caught.value, TypeError)
 
 
-def test_a_memoryview_or_an_array_of_arrays_holds_no_texts():
+def test_memoryview_and_2d_arrays_are_type_errors():
     for texts in (memoryview(b"text"), np.array([["a", "b"]]), np.arange(3)):
         with pytest.raises(InvalidTypeError):
             check_texts(texts)
@@ -159,7 +159,7 @@ def test_blank_texts_are_named_by_position(texts):
 
 
 @given(st.text(max_size=4), st.sampled_from(["\ud800", "\udfff", "\udcff"]), st.text(max_size=4))
-def test_half_a_surrogate_pair_is_refused_by_position(before, half, after):
+def test_lone_surrogate_is_refused_by_position(before, half, after):
     with pytest.raises(InvalidInputError) as caught:
         check_texts(["good", before + half + after])
     assert caught.value.positions == (1,)
@@ -169,24 +169,24 @@ def test_half_a_surrogate_pair_is_refused_by_position(before, half, after):
 
 
 @pytest.mark.parametrize("query", ["", " ", "\n", "\u3000"])
-def test_a_blank_query_is_refused(query):
+def test_blank_query_is_refused(query):
     with pytest.raises(InvalidInputError) as caught:
         check_query(query)
     assert isinstance(caught.value, ValueError)
 
 
 @pytest.mark.parametrize("query", [None, b"text", 5, ["text"]])
-def test_a_query_that_is_no_string_is_refused(query):
+def test_query_that_is_not_a_string_is_a_type_error(query):
     with pytest.raises(InvalidTypeError) as caught:
         check_query(query)
     assert isinstance(caught.value, TypeError)
 
 
-# --- what is sent ---
+# --- plans ---
 
 
 @given(TEXTS)
-def test_each_distinct_text_is_sent_once_and_the_first_position_is_known(texts):
+def test_plan_has_each_distinct_text_once_with_its_first_position(texts):
     plan = make_plan(texts, ENDLESS)
     assert plan.texts == len(texts)
     assert plan.request_texts == list(dict.fromkeys(texts))
@@ -196,7 +196,7 @@ def test_each_distinct_text_is_sent_once_and_the_first_position_is_known(texts):
 
 
 @given(TEXTS)
-def test_overlong_texts_are_an_error_that_names_every_first_position(texts):
+def test_too_long_texts_raise_with_the_first_position_of_each(texts):
     long = {text for text in texts if COUNTER.count(text) > 8}
     first = tuple(sorted(texts.index(text) for text in long))
     if not long:
@@ -210,7 +210,7 @@ def test_overlong_texts_are_an_error_that_names_every_first_position(texts):
 
 
 @given(TEXTS)
-def test_truncated_texts_are_fitting_beginnings(texts):
+def test_truncated_texts_are_prefixes_within_the_limit(texts):
     plan = make_plan(texts, COUNTER, "truncate")
     assert not plan.pieces
     for text, number in zip(texts, plan.index_of, strict=True):
@@ -236,7 +236,7 @@ def test_pieces_of_split_texts_fit_and_join_to_the_text(texts):
 
 @pytest.mark.parametrize("overflow", ["truncate", "split"])
 @given(texts=TEXTS)
-def test_plans_are_the_same_again_and_send_nothing_twice(overflow, texts):
+def test_plan_is_deterministic_and_has_no_duplicates(overflow, texts):
     plan = make_plan(texts, COUNTER, overflow)
     assert plan == make_plan(texts, COUNTER, overflow)
     assert len(set(plan.request_texts)) == len(plan.request_texts)
@@ -245,13 +245,13 @@ def test_plans_are_the_same_again_and_send_nothing_twice(overflow, texts):
 
 
 @given(TEXTS, st.sampled_from(["truncate", "split"]))
-def test_counts_of_progress_add_up_to_the_texts(texts, overflow):
+def test_texts_done_adds_up_to_the_number_of_texts(texts, overflow):
     counts = make_plan(texts, COUNTER, overflow).texts_done()
     assert sum(counts) == len(texts)
     assert all(count >= 0 for count in counts)
 
 
-# --- how it comes back ---
+# --- assembly ---
 
 
 def rows_for(wire):
@@ -259,7 +259,7 @@ def rows_for(wire):
 
 
 @given(TEXTS)
-def test_vectors_come_back_in_the_callers_order(texts):
+def test_assemble_returns_vectors_in_input_order_with_weighted_means(texts):
     plan = make_plan(texts, COUNTER, "split")
     assume(plan.request_texts)
     vectors = rows_for(plan.request_texts)
@@ -286,7 +286,7 @@ def test_repeated_texts_get_equal_rows(texts):
         assert (row == rows_for(plan.request_texts)[plan.request_texts.index(text)]).all()
 
 
-def test_pieces_that_cancel_out_leave_the_first():
+def test_first_piece_is_used_if_the_mean_of_the_pieces_is_zero():
     text = " ".join(string.ascii_lowercase)
     plan = make_plan([text], COUNTER, "split")
     (pieces,) = plan.pieces.values()
@@ -300,13 +300,13 @@ def test_pieces_that_cancel_out_leave_the_first():
     assert result[0].tolist() == [1.0, 0.0]
 
 
-# --- packing ---
+# --- batches ---
 
 WEIGHTS = st.lists(st.integers(0, 50) | st.integers(0, 400), max_size=60)
 
 
 @given(WEIGHTS, st.integers(1, 20), st.none() | st.integers(1, 300))
-def test_packing_covers_in_order_and_keeps_both_bounds(weights, max_items, max_tokens):
+def test_batches_keep_order_and_respect_both_limits(weights, max_items, max_tokens):
     parts = list(pack(weights, max_items, max_tokens))
     assert [index for part in parts for index in part] == list(range(len(weights)))
     for part in parts:
@@ -316,13 +316,13 @@ def test_packing_covers_in_order_and_keeps_both_bounds(weights, max_items, max_t
 
 
 @given(WEIGHTS, st.integers(1, 20), st.none() | st.integers(1, 300))
-def test_packing_is_as_full_as_order_allows(weights, max_items, max_tokens):
+def test_batches_are_as_full_as_order_allows(weights, max_items, max_tokens):
     parts = list(pack(weights, max_items, max_tokens))
     for part, following in pairwise(parts):
         grown = sum(weights[index] for index in part) + weights[following.start]
         assert len(part) == max_items or (max_tokens is not None and grown > max_tokens)
 
 
-def test_nothing_packs_to_nothing():
+def test_no_texts_give_no_batches():
     assert list(pack([], 5, 10)) == []
     assert make_plan([], COUNTER).request_texts == []

@@ -1,4 +1,4 @@
-"""The reply parser: the right vectors or a ReplyError, and nothing else, whatever the bytes."""
+"""Response parser: any bytes give the exact vectors or a ReplyError."""
 
 import base64
 import copy
@@ -65,7 +65,7 @@ def encoding(request):
     return request.param
 
 
-# --- what is right ---
+# --- valid responses ---
 
 
 @example(rows=[[1.0, 2.0, 3.0]], encoding="base64", random=random.Random(0), wider=1)
@@ -84,7 +84,7 @@ def test_vectors_are_exact_and_placed_by_index(rows, encoding, random, wider):
 
 
 @given(ROWS, st.sampled_from(["base64", "float"]), st.booleans())
-def test_without_any_index_vectors_are_placed_by_position(rows, encoding, null):
+def test_vectors_without_index_are_placed_by_position(rows, encoding, null):
     reply = document(rows, encoding)
     for item in reply["data"]:
         del item["index"]
@@ -93,7 +93,7 @@ def test_without_any_index_vectors_are_placed_by_position(rows, encoding, null):
     assert (read(reply, len(rows)).vectors == np.array(rows, dtype=np.float32)).all()
 
 
-def test_extra_fields_are_tolerated_anywhere(encoding):
+def test_extra_fields_are_ignored(encoding):
     reply = document(rows_of(2), encoding)
     reply["x_nanogpt_pricing"] = {"cost": 1e-9, "deep": [[[]]]}
     reply["error"] = None
@@ -102,18 +102,18 @@ def test_extra_fields_are_tolerated_anywhere(encoding):
     assert read(reply, 2).vectors.shape == (2, 3)
 
 
-def test_whole_numbers_and_tiny_numbers_are_numbers():
+def test_integers_and_subnormal_numbers_are_accepted():
     assert read(document([[1, -2, 0]], "float"), 1).vectors.tolist() == [[1.0, -2.0, 0.0]]
     got = read(document([[1e-30, 1e-60, 0.0]], "float"), 1).vectors
     assert got[0, 0] == np.float32(1e-30)
 
 
 @pytest.mark.parametrize("row", [[3e38, 3e38], [1e-38, 1e-40], [-3e38, 1e-45]], ids=str)
-def test_vectors_whose_squares_overflow_or_vanish_are_still_vectors(encoding, row):
+def test_vectors_whose_squares_overflow_or_underflow_are_accepted(encoding, row):
     assert read(document([row], encoding), 1).vectors.tolist() == np.array([row], dtype=np.float32).tolist()
 
 
-def test_a_callers_numpy_settings_change_nothing(encoding):
+def test_numpy_error_settings_do_not_matter(encoding):
     with np.errstate(all="raise"), warnings.catch_warnings():
         warnings.simplefilter("error")
         assert read(document([[1.0, 1e-40, 3e38]], encoding), 1).vectors.shape == (1, 3)
@@ -121,7 +121,7 @@ def test_a_callers_numpy_settings_change_nothing(encoding):
         refused(document([[1e300, 1.0]], "float"), 1)
 
 
-def test_vectors_can_be_written_to(encoding):
+def test_vectors_are_writable_or_can_be_copied(encoding):
     # They are handed to the caller, who may normalise in place.
     vectors = read(document(rows_of(3), encoding), 3).vectors
     writable = vectors.copy() if not vectors.flags.writeable else vectors
@@ -142,7 +142,7 @@ def test_vectors_can_be_written_to(encoding):
     ],
     ids=str,
 )
-def test_usage_that_cannot_be_read_is_unknown_not_zero(usage, tokens):
+def test_invalid_usage_is_unknown_not_zero(usage, tokens):
     reply = document(rows_of(1))
     reply["usage"] = usage
     assert read(reply, 1).prompt_tokens == tokens
@@ -150,14 +150,14 @@ def test_usage_that_cannot_be_read_is_unknown_not_zero(usage, tokens):
     assert read(reply, 1).prompt_tokens is None
 
 
-def test_a_count_that_no_bill_can_hold_is_unknown():
+def test_absurd_token_count_is_unknown():
     reply = document(rows_of(1))
     reply["usage"]["prompt_tokens"] = 10**400
     assert read(reply, 1).prompt_tokens is None
 
 
 @pytest.mark.parametrize("model", [None, 5, ["m"], True])
-def test_a_model_that_is_no_name_is_none(model):
+def test_model_that_is_not_a_string_is_none(model):
     assert read({**document(rows_of(1)), "model": model}, 1).model is None
 
 
@@ -165,7 +165,7 @@ def test_a_model_that_is_no_name_is_none(model):
 
 
 @given(ROWS, st.integers(1, 12))
-def test_another_number_of_vectors_is_refused(rows, count):
+def test_wrong_number_of_vectors_is_refused(rows, count):
     assume(count != len(rows))
     message = str(refused(document(rows), count))
     assert f"{len(rows)} vectors for {count} texts" in message
@@ -188,7 +188,7 @@ INDEX = st.none() | st.booleans() | st.integers(-2, 5) | st.floats() | st.text(m
 @example([{}, 1])
 @example([10**30, 0])
 @example([1, 0])
-def test_indices_are_all_there_once_or_none_at_all(indices):
+def test_indices_must_be_a_permutation_or_all_missing(indices):
     rows = rows_of(len(indices))
     reply = document(rows)
     for item, index in zip(reply["data"], indices, strict=True):
@@ -204,7 +204,7 @@ def test_indices_are_all_there_once_or_none_at_all(indices):
 
 
 @pytest.mark.parametrize("item", [None, "x", 5, [], [1.0], {}, {"index": 0}, {"index": 0, "embedding": None}], ids=str)
-def test_items_that_hold_no_vector_are_refused(item):
+def test_items_without_a_vector_are_refused(item):
     refused({**document(rows_of(1)), "data": [item]}, 1)
     refused({**document(rows_of(1)), "data": [*document(rows_of(1))["data"], item]}, 2)
 
@@ -230,7 +230,7 @@ def test_numbers_that_are_not_finite_are_refused_by_row(encoding, bad, row):
 
 
 @pytest.mark.parametrize("zero", [0.0, -0.0, 0])
-def test_a_vector_of_zeros_is_refused_by_row(encoding, zero):
+def test_zero_vector_is_refused_by_row(encoding, zero):
     assert "Vector 1" in str(refused(document([[1.0, 0.0], [zero, zero]], encoding), 2))
 
 
@@ -239,23 +239,23 @@ def test_a_vector_of_zeros_is_refused_by_row(encoding, zero):
     [None, True, False, "1.0", "", [1.0], [], {}, 1e39, -1e300, 10**39, 10**400, -(10**4000)],
     ids=lambda v: f"{v!r:.12}",
 )
-def test_a_number_that_is_no_float32_is_refused(number):
+def test_value_that_does_not_fit_float32_is_refused(number):
     refused(document([[1.0, 2.0], [number, 1.0]], "float"), 2)
 
 
-def test_a_number_that_vanishes_in_float32_cannot_hide_a_zero_vector():
+def test_vector_that_underflows_to_zero_in_float32_is_refused():
     refused(document([[1e-60, -1e-70]], "float"), 1)
 
 
 @pytest.mark.parametrize("part", [b'"index":0', b'"embedding":"AACAPw=="', b'"object":"embedding"'])
-def test_what_is_said_twice_is_refused(part):
+def test_duplicate_fields_are_refused(part):
     item = b'{"index":0,"embedding":"AAAAQA==","object":"embedding",' + part + b"}"
     with pytest.raises(ReplyError, match="twice") as caught:
         parse_embeddings(b'{"data":[' + item + b"]}", 1)
     assert not caught.value.transient
 
 
-def test_base64_and_floats_in_one_reply_are_refused():
+def test_base64_and_floats_in_one_response_are_refused():
     mixed = document(rows_of(2))
     mixed["data"][1]["embedding"] = [1.0, 2.0, 3.0]
     refused(mixed, 2)
@@ -283,8 +283,8 @@ def test_damaged_base64_is_refused(damage):
         refused(reply, 2)
 
 
-def test_base64_cut_on_a_number_is_refused_where_its_width_is_known():
-    # Alone in its reply, a vector that lost whole numbers is told by its width alone.
+def test_base64_truncated_between_numbers_is_refused_by_known_width():
+    # If a response has one vector, only the known width shows that numbers are missing.
     reply = document([[1.0, 2.0, 3.0, 4.0]])
     reply["data"][0]["embedding"] = reply["data"][0]["embedding"][:16]
     check = DimensionsCheck(get_model("lab/new"), learned=4)
@@ -292,7 +292,7 @@ def test_base64_cut_on_a_number_is_refused_where_its_width_is_known():
         check.accept(read(reply, 1).vectors.shape[1])
 
 
-# --- what is no reply ---
+# --- documents that are not a response ---
 
 
 @pytest.mark.parametrize(
@@ -320,12 +320,12 @@ def test_base64_cut_on_a_number_is_refused_where_its_width_is_known():
     ],
     ids=lambda value: f"{value!r:.30}",
 )
-def test_what_is_no_reply_is_refused_in_its_own_words(body, words):
+def test_other_documents_are_refused_with_their_own_message(body, words):
     assert words in str(refused(body, 1))
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b'{"data": [', b"{" * 50])
-def test_what_was_cut_off_is_told_apart_since_asking_again_may_help(body):
+def test_truncated_response_is_a_damaged_reply_error(body):
     assert isinstance(refused(body, 1), DamagedReplyError)
     assert not isinstance(refused(b"{}", 1), DamagedReplyError)
 
@@ -347,16 +347,16 @@ def test_deep_nesting_is_refused(depth, around):
 
 
 @given(ROWS, st.sampled_from(["base64", "float"]), st.data())
-def test_every_reply_that_is_cut_short_is_refused(rows, encoding, data):
+def test_response_truncated_at_any_byte_is_refused(rows, encoding, data):
     body = dump(document(rows, encoding))
     refused(body[: data.draw(st.integers(0, len(body) - 1))], len(rows))
 
 
-# --- anything at all ---
+# --- mutated and random bytes ---
 
 
 def judge(body, count):
-    """Read ``body`` a second time with the standard library alone; the vectors, or None where it is not right."""
+    """Parse ``body`` with the standard library only, and return the vectors."""
     document = json.loads(body)
     items = document["data"]
     placed = {}
@@ -391,7 +391,7 @@ def right_or_refused(body, count):
 
 
 @given(ROWS, st.sampled_from(["base64", "float"]), st.data())
-def test_changed_bytes_give_what_they_say_or_are_refused(rows, encoding, data):
+def test_mutated_bytes_are_parsed_exactly_or_refused(rows, encoding, data):
     body = bytearray(dump(document(rows, encoding)))
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(body) - 1))
@@ -420,7 +420,7 @@ def paths(value, path=()):
 
 
 @given(ROWS, st.sampled_from(["base64", "float"]), st.data())
-def test_changed_structures_give_what_they_say_or_are_refused(rows, encoding, data):
+def test_mutated_structures_are_parsed_exactly_or_refused(rows, encoding, data):
     reply = document(rows, encoding)
     for _ in range(data.draw(st.integers(1, 3))):
         *parents, last = data.draw(st.sampled_from([path for path in paths(reply) if path]))
@@ -438,22 +438,22 @@ def test_changed_structures_give_what_they_say_or_are_refused(rows, encoding, da
 
 
 @given(st.binary(max_size=80) | JSON.map(dump), st.integers(1, 5))
-def test_any_bytes_are_read_or_refused(body, count):
+def test_any_bytes_are_parsed_or_refused(body, count):
     right_or_refused(body, count)
 
 
-# --- words for errors ---
+# --- error messages ---
 
 
 @given(JSON)
-def test_server_words_are_a_short_line_for_any_document(value):
+def test_error_message_is_one_short_line_for_any_document(value):
     words = error_message(value)
     assert len(words) <= 301
     assert "\n" not in words
 
 
 @given(st.text(max_size=2000) | st.binary(max_size=4000))
-def test_an_excerpt_is_a_short_line(text):
+def test_excerpt_is_one_short_line(text):
     shown = excerpt(text)
     assert len(shown) <= 301
     assert shown == " ".join(shown.split())
@@ -464,7 +464,7 @@ def test_an_excerpt_is_a_short_line(text):
 BGE = MODELS["BAAI/bge-large-en-v1.5"]
 
 
-def test_one_object_holds_one_width():
+def test_dimensions_check_keeps_its_first_width():
     for first, second in ((768, 1024), (1024, 768)):
         check = DimensionsCheck(BGE)
         assert check.dimensions is None
@@ -479,7 +479,7 @@ def test_one_object_holds_one_width():
 
 
 @given(st.sampled_from(list(MODELS)), st.integers(0, 5000))
-def test_a_known_model_takes_the_widths_of_its_sources_alone(name, width):
+def test_known_model_accepts_only_the_widths_of_its_sources(name, width):
     check = DimensionsCheck(MODELS[name])
     if width in MODELS[name].widths:
         check.accept(width)
@@ -491,7 +491,7 @@ def test_a_known_model_takes_the_widths_of_its_sources_alone(name, width):
 
 
 @given(st.integers(1, 5000), st.integers(1, 5000))
-def test_an_unknown_models_first_width_is_held(first, second):
+def test_unknown_model_keeps_its_first_width(first, second):
     check = DimensionsCheck(get_model("lab/new"))
     assert check.dimensions is None
     check.accept(first)
@@ -502,7 +502,7 @@ def test_an_unknown_models_first_width_is_held(first, second):
             check.accept(second)
 
 
-def test_what_was_asked_for_is_the_only_width():
+def test_requested_dimensions_are_the_only_accepted_width():
     check = DimensionsCheck(MODELS["text-embedding-3-small"], dimensions=256)
     assert check.dimensions == 256
     check.add_source(1536)
@@ -511,7 +511,7 @@ def test_what_was_asked_for_is_the_only_width():
     check.accept(256)
 
 
-def test_a_further_source_allows_a_further_width():
+def test_added_source_allows_its_width():
     check = DimensionsCheck(MODELS["BAAI/bge-m3"])
     with pytest.raises(DimensionsError):
         check.accept(512)
@@ -522,7 +522,7 @@ def test_a_further_source_allows_a_further_width():
         check.accept(1024)
 
 
-def test_every_refusal_is_of_our_tree():
+def test_response_errors_are_nanogpt_errors():
     for kind in (ReplyError, DamagedReplyError, DimensionsError):
         assert issubclass(kind, ReplyError)
         assert issubclass(kind, NanoGPTError)

@@ -38,7 +38,7 @@ def test_vectors_written_in_place_are_not_copied():
     assert np.shares_memory(result, out)
 
 
-def test_rows_that_are_not_contiguous_have_no_memory_of_their_own():
+def test_rows_that_are_not_contiguous_get_no_output_buffer():
     assert ArrayOutput(PLAN).out([0, 2], 2) is None
 
 
@@ -101,7 +101,7 @@ def make_lists(count):
     return lists.result(2)
 
 
-def test_lists_are_in_the_oldest_generation_of_the_garbage_collector():
+def test_lists_are_moved_to_the_oldest_gc_generation():
     made = make_lists(5000)
     young = {id(one) for generation in (0, 1) for one in gc.get_objects(generation=generation)}
     assert sum(id(row) in young for row in made) < 64

@@ -1,4 +1,4 @@
-"""One model gives the same vectors whichever way they are asked for."""
+"""Equality of the vectors of a model through every method and framework."""
 
 import asyncio
 from importlib.util import find_spec
@@ -21,7 +21,7 @@ TEXTS = [
 
 
 def ways(model, options, batch_size):
-    """Yield (name, what returns the vectors of some texts, asynchronous)."""
+    """Yield (name, function that embeds texts, asynchronous)."""
     core = Embedder(model, **options, batch_size=batch_size)
     yield "sync", core.embed, False
     yield "async", core.aembed, True
@@ -53,7 +53,7 @@ async def answers(texts, model, options, batch_size):
 
 
 @pytest.mark.parametrize("model", MODELS)
-async def test_all_ways_give_the_same_vectors(model, options):
+async def test_all_methods_give_the_same_vectors(model, options):
     one_by_one = Embedder(model, **options)
     expected = np.stack([one_by_one.embed([text])[0] for text in TEXTS])
     assert expected.shape == (len(TEXTS), MODELS[model].dimensions)
@@ -69,7 +69,7 @@ WORDS = st.sampled_from([f"word{i}" for i in range(12)])
 @given(
     texts=st.lists(WORDS, min_size=1, max_size=25), batch_size=st.integers(1, 9), model=st.sampled_from(list(MODELS))
 )
-def test_batch_boundaries_and_repeats_change_nothing(options, texts, batch_size, model):
+def test_vectors_do_not_depend_on_batch_size_or_repeats(options, texts, batch_size, model):
     expected = {text: Embedder(model, **options).embed([text])[0].tobytes() for text in set(texts)}
     for name, vectors in asyncio.run(answers(texts, model, options, batch_size)).items():
         assert [vector.tobytes() for vector in vectors] == [expected[text] for text in texts], name

@@ -1,4 +1,4 @@
-"""Streams: in order, of bounded reach, and cleanly ended."""
+"""Streams: order, bounded read-ahead, errors and closing."""
 
 import asyncio
 import itertools
@@ -25,7 +25,7 @@ async def listed(batches, most):
 
 @pytest.fixture(params=["sync", "async"])
 def stream(request):
-    """``stream(embedder, texts, most=None, **more)``: the first ``most`` batches of a stream that is closed then."""
+    """Return a function that reads at most ``most`` batches of a stream and closes it, sync and async."""
 
     def sync(embedder, texts, most=None, **more):
         batches = embedder.stream(texts, **more)
@@ -41,7 +41,7 @@ def stream(request):
 
 @pytest.mark.parametrize("concurrency", [1, 8])
 @pytest.mark.parametrize("size", [1, 7, 100])
-def test_a_stream_gives_what_embed_gives(stream, make, size, concurrency):
+def test_stream_gives_the_same_vectors_as_embed(stream, make, size, concurrency):
     texts = [f"text {number % 40}" for number in range(99)]
     embedder = make(max_concurrency=concurrency)
     batches = stream(embedder, iter(texts), batch_size=size)
@@ -52,12 +52,12 @@ def test_a_stream_gives_what_embed_gives(stream, make, size, concurrency):
     assert (vectors == embedder.embed(texts)).all()
 
 
-def test_no_texts_give_no_batch(stream, make, sandbox):
+def test_stream_of_no_texts_gives_no_batch(stream, make, sandbox):
     assert stream(make(), iter([])) == []
     assert not sandbox.requests
 
 
-def test_batches_come_in_order_though_the_first_is_the_slowest(stream, serve, faults):
+def test_batches_are_in_order_if_the_first_is_the_slowest(stream, serve, faults):
     others = threading.Event()
 
     def answer(seen):
@@ -73,7 +73,7 @@ def test_batches_come_in_order_though_the_first_is_the_slowest(stream, serve, fa
 
 
 @pytest.mark.parametrize("concurrency", [1, 3])
-def test_an_endless_row_is_read_no_further_than_what_is_under_way(stream, serve, concurrency):
+def test_stream_reads_ahead_only_for_requests_in_flight(stream, serve, concurrency):
     read = itertools.count()
     server = serve()
     embedder = server.embedder(max_concurrency=concurrency)
@@ -83,7 +83,7 @@ def test_an_endless_row_is_read_no_further_than_what_is_under_way(stream, serve,
     assert server.most_in_flight <= concurrency
 
 
-def test_who_stops_pays_for_no_more(stream, serve):
+def test_closed_stream_sends_no_more_requests(stream, serve):
     server = serve()
     stream(server.embedder(max_concurrency=2), map(str, itertools.count()), most=3, batch_size=1)
     server.wait_for(lambda: server.in_flight == 0)
@@ -91,13 +91,13 @@ def test_who_stops_pays_for_no_more(stream, serve):
     assert not [thread for thread in threading.enumerate() if thread.name == "nanogpt-stream"]
 
 
-def test_a_failure_comes_in_its_place_and_names_the_position_in_the_row(stream, make):
+def test_input_error_names_the_position_in_the_whole_stream(stream, make):
     with pytest.raises(InvalidInputError) as caught:
         stream(make(), ["a"] * 25 + [" "] + ["b"] * 10, batch_size=10)
     assert caught.value.positions == (25,)
 
 
-def test_what_came_before_a_failure_is_given(make):
+def test_batches_before_a_failure_are_returned(make):
     batches = make(max_concurrency=2).stream(["a", "b", "", "c"], batch_size=1)
     assert [next(batches).texts, next(batches).texts] == [["a"], ["b"]]
     with pytest.raises(InvalidInputError):
@@ -105,7 +105,7 @@ def test_what_came_before_a_failure_is_given(make):
     assert list(batches) == []
 
 
-def test_a_failed_request_tells_its_positions(stream, serve, faults):
+def test_failed_batch_names_its_positions(stream, serve, faults):
     def answer(seen):
         return faults.response({"error": {"message": "no"}}, 400) if "text 7" in seen.texts else faults.good(seen)
 
@@ -114,7 +114,7 @@ def test_a_failed_request_tells_its_positions(stream, serve, faults):
     assert caught.value.failed_positions == (6, 7, 8)
 
 
-def test_what_the_row_raises_comes_out(stream, make):
+def test_exception_of_the_input_iterator_reaches_the_caller(stream, make):
     def texts():
         yield "a"
         raise KeyError("the caller's own")
@@ -124,7 +124,7 @@ def test_what_the_row_raises_comes_out(stream, make):
 
 
 @pytest.mark.parametrize("texts", ["a string", b"bytes", None, 5])
-def test_what_is_no_row_of_texts_is_refused(stream, make, sandbox, texts):
+def test_stream_input_that_is_not_an_iterable_of_texts_is_refused(stream, make, sandbox, texts):
     with pytest.raises(InvalidTypeError):
         stream(make(), texts)
     assert not sandbox.requests
@@ -136,7 +136,7 @@ def test_progress_counts_the_texts_of_a_list(stream, make):
     assert calls[-1] == (3, 3)
 
 
-def test_an_asynchronous_row_is_read(make):
+def test_astream_reads_an_async_iterator(make):
     async def texts():
         for number in range(5):
             await asyncio.sleep(0)
@@ -146,7 +146,7 @@ def test_an_asynchronous_row_is_read(make):
     assert [batch.texts for batch in found] == [["text 0", "text 1"], ["text 2", "text 3"], ["text 4"]]
 
 
-def test_a_second_stream_is_answered_from_the_cache(stream, make, sandbox, tmp_path):
+def test_second_stream_is_read_from_the_cache(stream, make, sandbox, tmp_path):
     texts = [f"text {number}" for number in range(30)]
     first = stream(make(cache=tmp_path / "c.db"), texts, batch_size=7)
     sandbox.clear()
@@ -163,7 +163,7 @@ print(len(next(batches).texts), flush=True)
 """
 
 
-def test_the_interpreter_exits_though_a_stream_was_never_ended(serve):
+def test_interpreter_exits_with_an_unfinished_stream(serve):
     done = subprocess.run(
         [sys.executable, "-c", ABANDONED],
         capture_output=True, text=True, timeout=60, check=False,
