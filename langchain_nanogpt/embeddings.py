@@ -118,7 +118,9 @@ class NanoGPTEmbeddings(BaseModel, Embeddings):
             # Tools that print the variables of a traceback's frames must not see the key.
             options["api_key"] = SecretStr(options["api_key"])
         check_option_names(options, _option_names(type(self)), _ALIASES)
-        fields = _with_field_names({"model": model, "batch_size": batch_size, **options})
+        if batch_size is not None:
+            options["batch_size"] = batch_size
+        fields = _with_field_names({"model": model, **options})
         embedder = Embedder(**_embedder_options(fields))
         resolved = {"model": embedder.model, "base_url": embedder.base_url, "api_key": _api_key(embedder.api_key)}
         super().__init__(**{**fields, **resolved})
@@ -245,10 +247,11 @@ def _option_names(cls: type[NanoGPTEmbeddings]) -> list[str]:
 
 def _with_field_names(options: Mapping[str, Any]) -> dict[str, Any]:
     fields = {name: value for name, value in options.items() if name != "batch_size"}
-    if options.get("batch_size") is not None:
-        if options.get("chunk_size") is not None:
-            raise ConfigurationError("chunk_size and batch_size are the same option.", remedy="Pass one of them.")
-        fields["chunk_size"] = options["batch_size"]
+    first, second = options.get("chunk_size"), options.get("batch_size")
+    if first is not None and second is not None:
+        raise ConfigurationError("chunk_size and batch_size are the same option.", remedy="Pass one of them.")
+    if "batch_size" in options:
+        fields["chunk_size"] = first if second is None else second
     return fields
 
 

@@ -127,6 +127,7 @@ class NanoGPTEmbedding(BaseEmbedding):
             options["api_key"] = SecretStr(options["api_key"])
         names = {"model_name": model_name, "model": model, "base_url": base_url}
         options |= {name: value for name, value in names.items() if value is not None}
+        options.pop("class_name", None)  # dumps carry it
         check_option_names(options, _option_names(type(self)), _ALIASES)
         fields = _with_field_names(options)
         embedder = Embedder(**_embedder_options(fields))
@@ -304,8 +305,8 @@ def _with_field_names(options: Mapping[str, Any]) -> dict[str, Any]:
         first, second = fields.get(name), options.get(core_name)
         if first is not None and second is not None and first != second:
             raise ConfigurationError(f"{name} and {core_name} differ.", remedy="They mean the same; pass one.")
-        if second is not None:
-            fields[name] = second
+        if core_name in options:
+            fields[name] = first if second is None else second
     return fields
 
 

@@ -61,7 +61,6 @@ __all__ = [
     "ServerError",
     "StatusError",
     "TextTooLongError",
-    "bare",
     "causes",
 ]
 
@@ -254,13 +253,6 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(cause))
         yield cause
         cause = cause.__cause__ or cause.__context__
-
-
-def bare(error: NanoGPTError) -> NanoGPTError:
-    """Return ``error`` without tracebacks: their frames hold the reply, which may repeat the key."""
-    for cause in causes(error):
-        cause.__traceback__ = None
-    return error
 
 
 def _restore(kind: type[NanoGPTError], args: tuple[object, ...], state: dict[str, object]) -> NanoGPTError:

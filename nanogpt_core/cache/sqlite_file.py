@@ -77,7 +77,7 @@ def resolve_path(path: str | os.PathLike[str]) -> Path:
 
     Raises:
         InvalidTypeError: It is not a path.
-        ConfigurationError: No file can be at this path: it is a folder, or it is below a file.
+        ConfigurationError: No file can be at this path: it is a folder, or its name is too long.
     """
     if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
         raise InvalidTypeError(f"A cache's path must be a str or a Path, not {type(path).__name__}.")
@@ -93,8 +93,8 @@ def resolve_path(path: str | os.PathLike[str]) -> Path:
     try:
         mode = resolved.stat().st_mode
     except OSError as error:
-        # Missing files are created at the first use; missing rights are reported then.
-        if error.errno in (errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):
+        # Missing files and folders are created at the first use; if that fails, a warning says so then.
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
             raise ConfigurationError(f"The cache's path {resolved} cannot be a file: {error.strerror}.") from error
         return resolved
     if stat.S_ISDIR(mode):

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
-import functools
-import inspect
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import Any, TypedDict
 
 from nanogpt_core.cache.base import EmbeddingCache
 from nanogpt_core.embeddings.planning import OVERFLOW_MODES, Overflow
@@ -23,20 +20,13 @@ from nanogpt_core.validation import (
     check_positive,
 )
 
-if TYPE_CHECKING:
-    from typing_extensions import ParamSpec
-
-    P = ParamSpec("P")
-
 __all__ = [
     "MAX_DIMENSIONS",
+    "OPTION_ALIASES",
     "EmbedderConfig",
     "EmbedderOptions",
     "Progress",
-    "reject_unknown_options",
 ]
-
-R = TypeVar("R")
 
 MAX_DIMENSIONS = 65_536
 """Largest ``dimensions`` of a model that the catalog does not know."""
@@ -44,8 +34,7 @@ MAX_DIMENSIONS = 65_536
 Progress = bool | Callable[[int, int], None] | None
 """None or False for no report, True for a bar, or a function of (texts done, texts in total)."""
 
-# Names of the same options in other embedding classes.
-_OPTION_ALIASES = {
+OPTION_ALIASES = {
     "api_base": "base_url",
     "async_http_client": "http_async_client",
     "openai_api_base": "base_url",
@@ -61,11 +50,14 @@ _OPTION_ALIASES = {
     "show_progress": "progress",
     "show_progress_bar": "progress",
 }
+"""Names of the same options in other embedding classes, for hints."""
 
 
 class EmbedderOptions(TypedDict, total=False):
-    """Keyword options of :class:`nanogpt_core.Embedder` that both plugins pass on, for type checkers."""
+    """Keyword options of :class:`nanogpt_core.Embedder`, for type checkers."""
 
+    api_key: ApiKey
+    base_url: str | None
     dimensions: int | None
     user: str | None
     on_overflow: Overflow
@@ -91,7 +83,7 @@ class EmbedderConfig:
 
     The constructor takes the options as a user passes them, and keeps them in the form in which they are used: the key,
     base URL, timeout and headers in ``endpoint``, the row of the model in ``model_info``, an opened cache in
-    ``vector_cache``.
+    ``opened_cache``.
 
     Raises:
         ConfigurationError: An invalid value, or no key.
@@ -120,9 +112,9 @@ class EmbedderConfig:
     http_async_client: Any = None
     allow_insecure_http: bool = False
 
-    model_info: ModelInfo = field(init=False)
-    endpoint: Endpoint = field(init=False)
-    vector_cache: EmbeddingCache | None = field(init=False)
+    model_info: ModelInfo = field(init=False, repr=False)
+    endpoint: Endpoint = field(init=False, repr=False)
+    opened_cache: EmbeddingCache | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         model = self.model if isinstance(self.model, ModelInfo) else get_model(check_model_name(self.model))
@@ -148,33 +140,13 @@ class EmbedderConfig:
             "model": model.id,
             "model_info": model,
             "endpoint": endpoint,
-            "vector_cache": _open_cache(self.cache),
+            "opened_cache": _open_cache(self.cache),
             # Secrets are in the endpoint only, which hides them.
             "api_key": None,
             "default_headers": None,
         }
         for name, value in resolved.items():
             object.__setattr__(self, name, value)  # the class is frozen for everybody else
-
-
-def reject_unknown_options(init: Callable[P, R]) -> Callable[P, R]:
-    """Decorate a constructor: an unknown option raises our error, which names the option that may have been meant."""
-    own = [name for name in inspect.signature(init).parameters if name not in ("self", "options")]
-    known = list(dict.fromkeys([*own, *EmbedderOptions.__annotations__]))
-
-    @functools.wraps(init)
-    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-        for name in kwargs:
-            if name not in known:
-                alias = _OPTION_ALIASES.get(name)
-                near = [alias] if alias in known else difflib.get_close_matches(name, known, n=1)
-                raise InvalidTypeError(
-                    f"Unknown option {name!r}.",
-                    remedy=f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(known)}.",
-                )
-        return init(*args, **kwargs)
-
-    return checked
 
 
 def _check_budget(budget_usd: Any, model: ModelInfo) -> None:

@@ -94,7 +94,7 @@ class Dispatcher:
     Attributes:
         parameters: Fields of each request beside the texts and the encoding: ``model``, ``dimensions``, ``user``.
         host: Limits of the host.
-        check: Compares the dimensions of the replies.
+        dimensions_check: Compares the dimensions of the replies.
         meter: Counts requests and retries.
         budget: Refuses a request that would exceed the budget; None for no limit.
         limiter: Returns the rate limiter of this process for the endpoint.
@@ -105,7 +105,7 @@ class Dispatcher:
 
     parameters: dict[str, Any]
     host: HostLimits
-    check: DimensionsCheck
+    dimensions_check: DimensionsCheck
     meter: UsageMeter
     budget: Budget | None
     limiter: Callable[[], RateLimiter]
@@ -142,7 +142,7 @@ class Dispatcher:
                     yield from _accept(batch, response, results)
                     return batch
             else:
-                yield from self._deliver(batch, response, results)
+                yield from self._collect(batch, response, results)
                 return batch
         first, second = batch.halves()
         accepted = (
@@ -151,7 +151,7 @@ class Dispatcher:
         )
         return max(accepted, key=lambda part: len(part.texts))
 
-    def _deliver(
+    def _collect(
         self, batch: Batch, response: EmbeddingResponse, results: ResultCollector
     ) -> Generator[Action, bytes, None]:
         yield from _accept(batch, response, results)
@@ -195,7 +195,7 @@ class Dispatcher:
             if last is not None:
                 self.meter.add_retry()
             try:
-                return (yield from self._attempt(batch, limits, results, last))
+                return (yield from self._attempt_within_budget(batch, limits, results, last))
             except NanoGPTError as error:
                 last = error
                 raise
@@ -217,24 +217,24 @@ class Dispatcher:
                 self.meter.add_request(texts=len(batch.texts), prompt_tokens=response.prompt_tokens)
                 return response
 
-    def _attempt(
+    def _attempt_within_budget(
         self, batch: Batch, limits: CallLimits, results: ResultCollector | None, last: NanoGPTError | None
     ) -> Generator[Action, bytes, EmbeddingResponse]:
         if self.budget is None:
-            return (yield from self._exchange(batch, limits, results))
+            return (yield from self._attempt_once(batch, limits, results))
         try:
             reserved = self.budget.reserve(sum(batch.tokens))
         except BudgetExceededError as error:
             raise error from last
         try:
-            response = yield from self._exchange(batch, limits, results)
+            response = yield from self._attempt_once(batch, limits, results)
         except NanoGPTError as error:
             self.budget.settle(reserved, 0 if _was_not_billed(error) else None)
             raise
         self.budget.settle(reserved, response.prompt_tokens)
         return response
 
-    def _exchange(
+    def _attempt_once(
         self, batch: Batch, limits: CallLimits, results: ResultCollector | None
     ) -> Generator[Action, bytes, EmbeddingResponse]:
         body = yield self._request(batch, limits)
@@ -248,20 +248,20 @@ class Dispatcher:
 
         encoding = self.host.encoding
         body = orjson.dumps({"input": list(batch.texts), "encoding_format": encoding, **self.parameters})
-        numbers = len(batch.texts) * (self.check.dimensions or _MAX_DIMENSIONS)
+        numbers = len(batch.texts) * (self.dimensions_check.dimensions or _MAX_DIMENSIONS)
         max_bytes = _BYTES_BESIDE_NUMBERS + numbers * _BYTES_PER_NUMBER
         return Send("/embeddings", body, limits.remaining(self.timeout), max_bytes)
 
     def _check_dimensions(self, response: EmbeddingResponse, limits: CallLimits) -> Generator[Action, bytes, None]:
         dimensions = response.vectors.shape[1]
         try:
-            self.check.accept(dimensions)
+            self.dimensions_check.accept(dimensions)
         except DimensionsError:
-            if not self.check.needs_live_list:
+            if not self.dimensions_check.needs_live_list:
                 raise
             # The catalog may be out of date; the service's own list decides.
-            self.check.add_source((yield from self._listed_dimensions(limits)))
-            self.check.accept(dimensions)
+            self.dimensions_check.add_source((yield from self._listed_dimensions(limits)))
+            self.dimensions_check.accept(dimensions)
 
     def _listed_dimensions(self, limits: CallLimits) -> Generator[Action, bytes, int | None]:
         from nanogpt_core.models.listing import MAX_LIST_BYTES, parse_model_list

@@ -11,19 +11,19 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Si
 from typing import TYPE_CHECKING, Any
 
 from nanogpt_core.embeddings.config import (
+    OPTION_ALIASES,
     EmbedderConfig,
     EmbedderOptions,
-    reject_unknown_options,
 )
 from nanogpt_core.embeddings.inputs import check_query, check_texts, iterate_texts
 from nanogpt_core.embeddings.pipeline import Pipeline, check_event_loop
 from nanogpt_core.embeddings.progress import reporting
 from nanogpt_core.embeddings.stream import EmbeddedBatch, achunked, amap_ordered, chunked, map_ordered
 from nanogpt_core.embeddings.usage import Budget, Estimate, Usage, UsageMeter
-from nanogpt_core.errors import InvalidTypeError
-from nanogpt_core.http.endpoint import ApiKey, Secret
+from nanogpt_core.errors import ConfigurationError, InvalidTypeError
+from nanogpt_core.http.endpoint import Secret, hide_key
 from nanogpt_core.models.catalog import MAX_ITEMS, ModelInfo
-from nanogpt_core.validation import check_number
+from nanogpt_core.validation import check_number, check_option_names
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,16 +79,11 @@ class Embedder:
         InvalidTypeError: An option of the wrong type, or an unknown option. It is a ``TypeError``.
     """
 
-    @reject_unknown_options
-    def __init__(
-        self,
-        model: str | ModelInfo = "text-embedding-3-small",
-        *,
-        api_key: ApiKey = None,
-        base_url: str | None = None,
-        **options: Unpack[EmbedderOptions],
-    ) -> None:
-        config = EmbedderConfig(model=model, api_key=api_key, base_url=base_url, **options)
+    def __init__(self, model: str | ModelInfo = "text-embedding-3-small", **options: Unpack[EmbedderOptions]) -> None:
+        if "api_key" in options:
+            options["api_key"] = hide_key(options["api_key"])
+        check_option_names(options, ["model", *EmbedderOptions.__annotations__], OPTION_ALIASES)
+        config = EmbedderConfig(model=model, **options)
         price = config.model_info.usd_per_million_tokens
         budget = None if config.budget_usd is None else Budget(config.budget_usd, price)
         self._start(config, UsageMeter(price), budget)
@@ -103,6 +98,11 @@ class Embedder:
         self._meter = meter
         self._budget = budget
         self._pipeline = Pipeline(config, meter, budget, learned)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "model" or name in EmbedderOptions.__annotations__:
+            raise ConfigurationError(f"{name} cannot be changed.", remedy="Create a new object.")
+        super().__setattr__(name, value)
 
     @property
     def model(self) -> str:
@@ -129,7 +129,7 @@ class Embedder:
     @property
     def width(self) -> int | None:
         """Dimensions of the vectors; None as long as they are not known."""
-        return self._pipeline.check.dimensions
+        return self._pipeline.dimensions_check.dimensions
 
     def check_width(self, stored_width: int) -> None:
         """Check that a vector store with vectors of ``stored_width`` dimensions fits this embedder; sends nothing.
@@ -142,7 +142,7 @@ class Embedder:
             InvalidTypeError: ``stored_width`` is not a whole number.
         """
         check_number("stored_width", stored_width, 1)
-        self._pipeline.check.accept_stored(stored_width)
+        self._pipeline.dimensions_check.accept_stored(stored_width)
 
     @property
     def cache_namespace(self) -> str:
@@ -324,7 +324,7 @@ class Embedder:
 
     def _state(self) -> dict[str, Any]:
         shared = {name: value for name, value in self.__dict__.items() if name != "_pipeline"}
-        return {**shared, "learned": self._pipeline.check.learned}
+        return {**shared, "learned": self._pipeline.dimensions_check.learned}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         settings = dict(state)

@@ -57,7 +57,14 @@ def check_query(text: str) -> str:
     if not isinstance(text, str):
         raise InvalidTypeError(f"The query must be a string, not {type(text).__name__}.")
     plain = str.__str__(text)
-    _check_contents([plain])
+    if not plain or plain.isspace():
+        raise InvalidInputError("The query is empty or blank, and has no embedding.", positions=[0])
+    if not _encodes(plain):
+        raise InvalidInputError(
+            "The query has an unpaired surrogate, which UTF-8 cannot encode.",
+            remedy='Clean it, for example with text.encode("utf-8", "replace").decode().',
+            positions=[0],
+        )
     return plain
 
 

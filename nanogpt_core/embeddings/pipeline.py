@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -74,17 +73,17 @@ class Pipeline:
         model = config.model_info
         self.config = config
         self.counter = TokenCounter(model)
-        self.check = DimensionsCheck(model, config.dimensions, learned)
+        self.dimensions_check = DimensionsCheck(model, config.dimensions, learned)
         self.client = HttpClient(config.endpoint, config.http_client, config.http_async_client)
         self.namespace = CacheNamespace(config.endpoint.base_url, model.id, config.dimensions)
         self.meter = meter
         self.budget = budget
-        self._ready = False  # whether the modules and the client for sync requests are there
+        self._imported = False
         parameters = {"model": model.id, "dimensions": config.dimensions, "user": config.user}
         self.dispatcher = Dispatcher(
             parameters={name: value for name, value in parameters.items() if value is not None},
             host=host_limits_for(config.endpoint.base_url, model.id),
-            check=self.check,
+            dimensions_check=self.dimensions_check,
             meter=meter,
             budget=budget,
             limiter=RateLimit(config.endpoint, config.requests_per_second).limiter,
@@ -117,10 +116,9 @@ class Pipeline:
         plan = make_plan(texts, self.counter, self.config.on_overflow, first)
         with self._collect(plan, limits, as_lists, show_progress) as results:
             batches = self._prepare(plan, results, batch_size)
-            if batches and not self._ready:
-                import_modules(_MODULES_OF_WORKERS)
+            if batches:
+                self._import_modules()
                 self.client.client()
-                self._ready = True
             tasks = [
                 partial(run_sync, self.dispatcher.dispatch(batch, results, limits), self.client, limits.stop)
                 for batch in batches
@@ -158,7 +156,7 @@ class Pipeline:
         with self._collect(plan, limits, as_lists, show_progress) as results:
             batches = await _run(blocks, self._prepare, plan, results, batch_size)
             if batches:
-                await _run(_MODULES_OF_WORKERS[-1] not in sys.modules, import_modules, _MODULES_OF_WORKERS)
+                await _run(not self._imported, self._import_modules)
                 await self.client.async_client()
             lock = parsing or asyncio.Lock()
             tasks = [
@@ -168,11 +166,16 @@ class Pipeline:
             await run_in_tasks(tasks, self.config.max_concurrency, limits.stop)
             return await _run(len(texts) > _MAX_TEXTS_PLANNED_IN_LOOP, results.finish)
 
+    def _import_modules(self) -> None:
+        if not self._imported:
+            import_modules(_MODULES_OF_WORKERS)
+            self._imported = True
+
     def _may_block(self, texts: list[str]) -> bool:
         """Return whether planning takes long, touches the disk, or may load or download a tokenizer."""
         return (
             len(texts) > _MAX_TEXTS_PLANNED_IN_LOOP
-            or self.config.vector_cache is not None
+            or self.config.opened_cache is not None
             or self.budget is not None
             or bool(self.counter.may_be_too_long(byte_lengths(texts)))
         )
@@ -182,11 +185,11 @@ class Pipeline:
         self, plan: Plan, limits: CallLimits, as_lists: bool, show_progress: bool
     ) -> Iterator[ResultCollector]:
         progress = self.config.progress if show_progress else None
-        with reporting(progress, plan.texts) if progress else contextlib.nullcontext() as report:
+        with reporting(progress, plan.text_count) if progress else contextlib.nullcontext() as report:
             results = ResultCollector(
                 plan,
                 ListOutput(plan) if as_lists else ArrayOutput(plan),
-                check=self.check,
+                dimensions_check=self.dimensions_check,
                 model=self.config.model_info.id,
                 cache=self._cache_lookup(limits.deadline),
                 report=report,
@@ -202,12 +205,12 @@ class Pipeline:
         return None if self.config.deadline is None else Deadline.after(self.config.deadline)
 
     def _cache_lookup(self, deadline: Deadline | None) -> CacheLookup | None:
-        cache = self.config.vector_cache
+        cache = self.config.opened_cache
         return None if cache is None else CacheLookup(cache, self.namespace, deadline)
 
     def _prepare(self, plan: Plan, results: ResultCollector, batch_size: int | None) -> list[Batch]:
         """Load cached vectors, make batches of the rest, and check that the budget covers them."""
-        if self.config.vector_cache is not None:
+        if self.config.opened_cache is not None:
             self.meter.add_cached(results.load_cached())
         batches = self._make_batches(plan, results.missing, batch_size)
         if self.budget is not None:

@@ -57,8 +57,8 @@ class Plan:
     Caller's text -> ``index_of`` -> distinct text -> ``rows`` -> request text, or ``pieces`` -> several request texts.
 
     Attributes:
-        texts: Number of texts that the caller passed.
-        first: Position of the first of them in the caller's list or stream.
+        text_count: Number of texts that the caller passed.
+        first_position: Position of the first of them in the caller's list or stream.
         request_texts: The distinct request texts.
         weights: For each request text, its tokens, as exactly as packing needs them.
         positions: For each request text, the first position in the caller's list that needs it.
@@ -67,8 +67,8 @@ class Plan:
         pieces: For each distinct text that was split, its pieces: index of the request text, and tokens.
     """
 
-    texts: int
-    first: int = 0
+    text_count: int
+    first_position: int = 0
     request_texts: list[str] = field(default_factory=list)
     weights: list[int] = field(default_factory=list)
     positions: Sequence[int] = ()
@@ -79,7 +79,7 @@ class Plan:
     @property
     def one_to_one(self) -> bool:
         """True if each of the caller's texts is one request text, in the same order."""
-        return self.texts == len(self.request_texts) and not self.pieces
+        return self.text_count == len(self.request_texts) and not self.pieces
 
     def assemble(self, vectors: NDArray[np.float32], positions: Sequence[int] | None = None) -> NDArray[np.float32]:
         """Return the vectors of the caller's texts.
@@ -118,9 +118,9 @@ class Plan:
         return bool(done[row]) if row >= 0 else all(done[piece] for piece, _ in self.pieces[index])
 
     def texts_done(self) -> list[int]:
-        """Return for each request text the number of the caller's texts that it completes; the sum is ``texts``."""
+        """Return for each request text the number of the caller's texts that it completes."""
         if self.one_to_one:
-            return [1] * self.texts
+            return [1] * self.text_count
         counts = [0] * len(self.request_texts)
         last = [self.pieces[index][-1][0] if row < 0 else row for index, row in enumerate(self.rows)]
         for index in self.index_of:

@@ -147,7 +147,7 @@ class ResultCollector:
     Args:
         plan: The plan of the call.
         output: The container for the vectors.
-        check: Compares dimensions.
+        dimensions_check: Compares dimensions.
         model: The model asked for.
         cache: The cache as seen by this call, or None.
         report: Called with the number of the caller's texts that have just been completed; None for no report.
@@ -158,14 +158,14 @@ class ResultCollector:
         plan: Plan,
         output: ArrayOutput | ListOutput,
         *,
-        check: DimensionsCheck,
+        dimensions_check: DimensionsCheck,
         model: str,
         cache: CacheLookup | None,
         report: Callable[[int], object] | None,
     ) -> None:
         self._plan = plan
         self._output = output
-        self._check = check
+        self._dimensions_check = dimensions_check
         self._model = model
         self._cache = cache
         self._report = report
@@ -206,18 +206,18 @@ class ResultCollector:
 
     def _accept_cached(self, dimensions: int) -> None:
         try:
-            self._check.accept(dimensions)
+            self._dimensions_check.accept(dimensions)
         except DimensionsError as error:
             error.message = error.message.replace("The reply's", "The cache's", 1)
             error.remedy = "Use another cache file, or clear this one with clear_cache()."
             # The vectors taken before may be the wrong ones.
             self._done, self._cached_dimensions = bytearray(len(self._plan.request_texts)), None
             raise
-        self._cached_dimensions = self._check.dimensions
+        self._cached_dimensions = self._dimensions_check.dimensions
 
     def out(self, batch: Batch) -> NDArray[np.float32] | None:
         """Return the memory for the vectors of a batch; None if the dimensions are not known yet, or for a copy."""
-        dimensions = self._check.dimensions
+        dimensions = self._dimensions_check.dimensions
         return None if dimensions is None else self._output.out(batch.rows, dimensions)
 
     def accept(self, batch: Batch, response: EmbeddingResponse) -> Iterator[None]:
@@ -255,7 +255,7 @@ class ResultCollector:
                 f"{self._done.count(0)} of {len(self._done)} vectors are missing, though no request failed.",
                 remedy="Call again; completed vectors are in .completed. Please report this.",
             )
-        return self._output.result(0 if self._done else self._check.dimensions or 0)
+        return self._output.result(0 if self._done else self._dimensions_check.dimensions or 0)
 
     def add_completed_to(self, error: NanoGPTError) -> None:
         """Put the completed vectors and the failed positions into an error that ends the call."""
@@ -263,9 +263,9 @@ class ResultCollector:
             error.remedy += (
                 f" The cache's have {self._cached_dimensions}: if the service changed the model, clear_cache()."
             )
-        if error.failed_positions or not self._plan.texts:
+        if error.failed_positions or not self._plan.text_count:
             return
-        plan, first = self._plan, self._plan.first
+        plan, first = self._plan, self._plan.first_position
         complete = [plan.is_complete(index, self._done) for index in range(len(plan.rows))]
         completed = [position for position, index in enumerate(plan.index_of) if complete[index]]
         error.failed_positions = tuple(

@@ -24,6 +24,7 @@ __all__ = [
     "Secret",
     "SecretHeaders",
     "SecretLike",
+    "hide_key",
     "is_host",
     "is_loopback",
     "resolve_base_url",
@@ -80,7 +81,7 @@ class Secret:
     __slots__ = ("_value",)
 
     def __init__(self, value: str) -> None:
-        self._value = value
+        self._value = value.strip() if isinstance(value, str) else value
 
     def get_secret_value(self) -> str:
         """Return the key.
@@ -118,8 +119,7 @@ class Secret:
 
 
 def _secret_from_environment() -> Secret:
-    value = _key_from_environment()
-    return Secret(value and _clean_key(value))
+    return _check_key(Secret(_key_from_environment())) if _key_from_environment() else Secret("")
 
 
 def _send_to_worker(secret: Secret) -> tuple[type[Secret], tuple[str]]:
@@ -198,6 +198,7 @@ class Endpoint:
             ConfigurationError: A value that cannot be right, or no key although one is needed.
             InvalidTypeError: A value of the wrong type.
         """
+        api_key = hide_key(api_key)
         needs_key = key_required or api_key is not None or bool(_key_from_environment())
         key = resolve_key(api_key) if needs_key else None
         return cls(
@@ -227,24 +228,29 @@ def _endpoint_to_worker(endpoint: Endpoint) -> tuple[type[Endpoint], tuple[objec
 reduction.register(Endpoint, _endpoint_to_worker)
 
 
+def hide_key(api_key: ApiKey) -> Secret | None:
+    """Return ``api_key`` as a :class:`Secret`, unchecked; None if it is None.
+
+    Constructors call it first: tools that print the variables of a traceback's frames must not see the key.
+    """
+    if api_key is None or isinstance(api_key, Secret):
+        return api_key
+    return Secret(api_key.get_secret_value() if isinstance(api_key, SecretLike) else api_key)
+
+
 def resolve_key(api_key: ApiKey) -> Secret:
     """Return the key that the argument or the environment gives.
 
     Raises:
-        ConfigurationError: There is none, or it holds characters that no header may hold. It is not shown.
+        ConfigurationError: There is none, or it has characters that no header may have. It is not shown.
         InvalidTypeError: It is neither a string nor a ``SecretStr``.
     """
-    if isinstance(api_key, Secret):
-        return api_key
-    if isinstance(api_key, SecretLike):
-        api_key = api_key.get_secret_value()
-    if api_key is None:
-        api_key = _key_from_environment()
-        if not api_key:
-            raise ConfigurationError(f"No API key: {' and '.join(KEY_VARIABLES)} are unset.", remedy=_KEY_REMEDY)
-    if not isinstance(api_key, str):
-        raise InvalidTypeError(f"api_key must be a str or a SecretStr, not {type(api_key).__name__}.")
-    return Secret(_clean_key(api_key))
+    api_key = hide_key(api_key)
+    if api_key is not None:
+        return _check_key(api_key)
+    if not _key_from_environment():
+        raise ConfigurationError(f"No API key: {' and '.join(KEY_VARIABLES)} are unset.", remedy=_KEY_REMEDY)
+    return _check_key(Secret(_key_from_environment()))
 
 
 def _key_from_environment() -> str:
@@ -252,13 +258,14 @@ def _key_from_environment() -> str:
     return next((value for value in values if value), "")
 
 
-def _clean_key(key: str) -> str:
-    key = key.strip()
-    if not key:
+def _check_key(key: Secret) -> Secret:
+    if not isinstance(key.reveal_or_empty(), str):
+        raise InvalidTypeError(f"api_key must be a str or a SecretStr, not {type(key.reveal_or_empty()).__name__}.")
+    if not key.reveal_or_empty():
         raise ConfigurationError("api_key is empty.", remedy=_KEY_REMEDY)
-    if not all("!" <= character <= "~" for character in key):
+    if not all("!" <= character <= "~" for character in key.reveal_or_empty()):
         raise ConfigurationError(
-            "api_key holds a blank, a line break or a character outside ASCII (the key is not shown).",
+            "api_key has a blank, a line break or a character outside ASCII (the key is not shown).",
             remedy="Copy it again: a key looks like sk-nano-... or a bare UUID.",
         )
     return key

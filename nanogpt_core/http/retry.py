@@ -92,7 +92,7 @@ class CallLimits:
         self.check()
         return timeout if self.deadline is None else self.deadline.remaining(timeout)
 
-    def allows_retry_after(self, delay: float) -> bool:
+    def leaves_time_for(self, delay: float) -> bool:
         """Return whether another attempt in ``delay`` seconds can still end in time."""
         return not self.stop.is_set() and (self.deadline is None or self.deadline.remaining() > delay)
 
@@ -133,7 +133,7 @@ def send_with_retries(
             if delay is None:
                 raise
             limiter().on_error(error, delay, reservation)
-            if failed >= max_retries or not limits.allows_retry_after(delay):
+            if failed >= max_retries or not limits.leaves_time_for(delay):
                 raise
         yield Wait(delay)
         failed += 1

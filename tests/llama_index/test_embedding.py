@@ -255,3 +255,10 @@ async def test_bad_text_is_refused_before_the_first_batch_is_sent(make, call, sa
 async def test_texts_of_a_generator(make, call):
     vectors = await call(make(embed_batch_size=2), "get_text_embedding_batch", (text for text in TEXTS))
     assert len(vectors) == 7
+
+
+def test_dump_is_validated_back(options, monkeypatch):
+    monkeypatch.setenv("NANOGPT_API_KEY", options["api_key"])
+    made = NanoGPTEmbedding(**options, dimensions=64)
+    twin = NanoGPTEmbedding.model_validate(made.model_dump())
+    assert (twin.model_name, twin.api_base, twin.dimensions) == (made.model_name, made.api_base, 64)

@@ -142,8 +142,8 @@ def test_hash_follows_what_changes_a_vector_and_nothing_else(options, name, valu
 
 
 def test_each_option_is_in_the_hash_or_is_not():
-    aliases = {"model", "api_key", "embed_batch_size", "num_workers"}
-    connections = {"http_client", "http_async_client"}
+    aliases = {"model", "embed_batch_size", "num_workers"}
+    connections = {"http_client", "http_async_client", "base_url"}
     assert {*HASHED, *NOT_HASHED} | connections == {*EmbedderOptions.__annotations__} | aliases
 
 

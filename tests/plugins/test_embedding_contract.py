@@ -566,3 +566,15 @@ def test_openai_variables_are_no_key_and_no_base_url(plugin, monkeypatch):
     embeddings = plugin.make()
     assert plugin.base_url_of(embeddings) == "https://nano-gpt.com/api/v1"
     assert embeddings.api_key.get_secret_value() == KEY
+
+
+def test_none_in_a_copy_resets_an_option_by_each_of_its_names(plugin, make):
+    for name in {"batch_size", plugin.batch_size}:
+        twin = make(batch_size=5).model_copy(update={name: None})
+        assert getattr(twin, plugin.batch_size) is None
+
+
+def test_none_in_a_copy_resets_the_base_url_by_each_of_its_names(plugin, make, monkeypatch):
+    monkeypatch.setenv("NANOGPT_BASE_URL", "https://variable.invalid/api/v1")
+    for name in {"base_url", plugin.base_url}:
+        assert plugin.base_url_of(make().model_copy(update={name: None})) == "https://variable.invalid/api/v1"

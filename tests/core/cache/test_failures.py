@@ -184,11 +184,17 @@ def goes_on(embed, make, right):
     return goes_on
 
 
-@pytest.mark.parametrize("kind", ["folder", "link to a folder", "below a file", "name too long"])
+def test_folder_that_cannot_be_created_gives_a_warning_and_the_vectors(goes_on, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    goes_on(tmp_path / "file" / "deeper" / "c.db")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("kind", ["folder", "link to a folder", "name too long"])
 def test_path_that_cannot_be_a_file_is_refused_at_construction(make, tmp_path, kind):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path)
-    paths = {"folder": "", "link to a folder": "link", "below a file": "file/deeper/c.db", "name too long": "x" * 300}
+    paths = {"folder": "", "link to a folder": "link", "name too long": "x" * 300}
     before = sorted(tmp_path.iterdir())
     for build in (SQLiteCache, lambda path: make(MODEL, cache=path), lambda path: make(MODEL, cache=str(path))):
         with pytest.raises(ConfigurationError, match="folder" if "folder" in kind else "cannot be a file") as caught:
@@ -428,7 +434,7 @@ def test_damaged_file_is_set_aside(embed, make, right, tmp_path, kind):
     path = tmp_path / "c.db"
     first = make(MODEL, cache=path)
     first.embed(TEXTS)
-    first._config.vector_cache.close()
+    first._config.opened_cache.close()
     damage(kind, path)
     before = path.read_bytes()
     embedder = make(MODEL, cache=path)
@@ -510,7 +516,7 @@ def test_flipped_bit_costs_only_that_text(embed, make, sandbox, right, tmp_path)
     path = tmp_path / "c.db"
     first = make(MODEL, cache=path)
     first.embed(TEXTS)
-    first._config.vector_cache.close()
+    first._config.opened_cache.close()
     entry = encode_entry(CacheNamespace(sandbox.base_url, MODEL, None).key(TEXTS[7]), right[7])
     data = path.read_bytes()
     assert data.count(entry) == 1

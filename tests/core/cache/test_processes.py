@@ -46,7 +46,7 @@ def test_four_processes_set_a_damaged_file_aside_once(options, child, finish, tm
     path = tmp_path / "c.db"
     first = Embedder(cache=path, **options, **rate)
     expected = first.embed(TEXTS)
-    first._config.vector_cache.close()
+    first._config.opened_cache.close()
     data = bytearray(path.read_bytes())
     data[20_000:300_000] = bytes(280_000)
     path.write_bytes(data)

@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import gc
+import inspect
 import logging
 import multiprocessing
 import os
@@ -123,7 +124,7 @@ def right(faults):
         ({"apikey": "x"}, TypeError, "'api_key'"),
         ({"async_http_client": None}, TypeError, "'http_async_client'"),
         ({"on_overflows": "error"}, TypeError, "'on_overflow'"),
-        ({"xyzzy": 5}, TypeError, "There are: model, api_key"),
+        ({"xyzzy": 5}, TypeError, "The options are: model, api_key"),
     ],
     ids=lambda value: f"{value!r:.45}" if isinstance(value, dict) and "batch_size" not in value else "",
 )
@@ -937,3 +938,27 @@ def test_input_errors_are_invalid_type_errors(method):
         asyncio.run(call(None))
     assert isinstance(caught.value, TypeError)
     assert not isinstance(caught.value, InvalidInputError)
+
+
+@pytest.mark.parametrize("name", [name for name in inspect.signature(Embedder).parameters if name != "self"])
+def test_option_that_is_set_later_is_refused(make, name):
+    embedder = make()
+    with pytest.raises(ConfigurationError, match=name):
+        setattr(embedder, name, None)
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n\t"])
+def test_blank_query_is_refused_as_a_query(query, make, text):
+    with pytest.raises(InvalidInputError, match="The query is empty or blank"):
+        query(make(), text)
+
+
+@pytest.mark.parametrize("key", ["sk-nano-secret\nX: y", "sk-nano-sécret", "sk-nano-secret key"])
+@pytest.mark.parametrize("more", [{}, {"base_url": "http://elsewhere.example"}], ids=["key", "key and url"])
+def test_key_is_in_no_variable_of_our_frames(key, more):
+    with pytest.raises(ConfigurationError) as caught:
+        Embedder(api_key=key, **more)
+    traceback = caught.value.__traceback__.tb_next  # the first frame is this test's
+    while traceback is not None:
+        assert "secret" not in repr(traceback.tb_frame.f_locals).replace("SecretLike", ""), traceback.tb_frame
+        traceback = traceback.tb_next

@@ -71,7 +71,9 @@ def test_outputs_return_the_vectors_in_order(output, count):
 
 
 def collector(plan, output):
-    return ResultCollector(plan, output(plan), check=DimensionsCheck(MODEL), model=MODEL.id, cache=None, report=None)
+    return ResultCollector(
+        plan, output(plan), dimensions_check=DimensionsCheck(MODEL), model=MODEL.id, cache=None, report=None
+    )
 
 
 def accept(results, rows, values):
