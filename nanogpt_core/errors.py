@@ -16,11 +16,11 @@
     │   └── RequestTimeoutError       no answer in time
     └── StatusError                   an HTTP error status; .status .code .request_id
         ├── BadRequestError           400 and other 4xx
-        │   └── RequestTooLargeError  400 or 413 about the size of the request
+        │   └── RequestTooLargeError  400, 413 or 422 about the size of the request
         ├── AuthenticationError       401
         ├── InsufficientBalanceError  402
         ├── PermissionDeniedError     403
-        ├── ModelNotFoundError        404
+        ├── ModelNotFoundError        404, and 400 about the model's name; .wrong_base_url
         ├── RateLimitError            429
         │   └── QuotaExceededError    429 that a short wait does not cure
         └── ServerError               5xx and 408
@@ -208,7 +208,7 @@ class BadRequestError(StatusError):
 
 
 class RequestTooLargeError(BadRequestError):
-    """The request has too many items or tokens (400 or 413)."""
+    """The request has too many items or tokens (400, 413 or 422)."""
 
 
 class AuthenticationError(StatusError):
@@ -224,7 +224,13 @@ class PermissionDeniedError(StatusError):
 
 
 class ModelNotFoundError(StatusError):
-    """The service has no such model, or no such path (404)."""
+    """The service has no such model (404, or 400), or no such path (404).
+
+    Attributes:
+        wrong_base_url: True if the base URL, not the model, is likely to be wrong.
+    """
+
+    wrong_base_url = False
 
 
 class RateLimitError(StatusError):

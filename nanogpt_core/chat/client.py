@@ -524,7 +524,7 @@ def _restore(endpoint: Endpoint, max_retries: int, requests_per_second: float | 
 
 
 def _for_chat(error: NanoGPTError) -> NanoGPTError:
-    if isinstance(error, errors.ModelNotFoundError):
+    if isinstance(error, errors.ModelNotFoundError) and not error.wrong_base_url:
         error.remedy = "Check the model's name, with its suffixes, and base_url; GET /models lists what there is."
     elif isinstance(error, errors.RequestTooLargeError):
         error.remedy = "Send shorter messages, ask for fewer tokens, or take a model with a larger context window."

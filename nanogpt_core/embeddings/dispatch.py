@@ -301,7 +301,7 @@ def _was_not_billed(error: NanoGPTError) -> bool:
 
 def _suggest_names(error: ModelNotFoundError, model: str) -> None:
     near = [name for name in near_names(model) if name != model]
-    if near:
+    if near and not error.wrong_base_url:
         error.remedy = f"Did you mean {' or '.join(near)}? list_models() returns all models."
 
 

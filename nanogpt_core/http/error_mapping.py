@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import ssl
+import time
 from typing import Any
 
 import openai
@@ -15,6 +16,7 @@ from nanogpt_core.errors import NanoGPTError, StatusError
 from nanogpt_core.http.error_body import as_sentence, error_message, error_param, excerpt
 from nanogpt_core.http.library import httpcore, httpx
 from nanogpt_core.http.retry import MAX_RETRY_AFTER_SECONDS, parse_retry_after, reset_message
+from nanogpt_core.http.size_errors import is_size_error
 
 __all__ = ["foreign_error", "map_error", "truncate_sdk_error"]
 
@@ -24,19 +26,36 @@ _BY_STATUS: dict[int, tuple[type[StatusError], str]] = {
     403: (errors.PermissionDeniedError, "Check what the key in api_key or NANOGPT_API_KEY may do."),
     404: (errors.ModelNotFoundError, "Check the model's name and base_url; list_models() tells what there is."),
     408: (errors.ServerError, "Try again."),
+    409: (errors.BadRequestError, "The service has processed this request already, or another one is in conflict."),
     413: (errors.RequestTooLargeError, "Send less at a time: a smaller batch_size."),
+    415: (errors.BadRequestError, "Remove Content-Encoding and Content-Type from default_headers."),
     429: (errors.RateLimitError, "Send fewer requests at a time, or try again later."),
 }
-_SIZE_CODES = ("context_length_exceeded", "array_above_max_length", "string_above_max_length", "request_too_large")
-_SIZE_WORDS = re.compile(
-    r"context.?length|too (long|large|many|big)|batch.?size|exceed|longer than|larger than|more than \d|at most \d"
-    r"|max(imum)?\b.{0,40}\b(tokens?|items?|inputs?|length|size|batch|texts?|characters)"
-)
-_OTHER_LIMITS = re.compile(
-    r"dimension|spending|billing|quota|credit|balance|account|plan\b|rate limit|per (minute|day)"
+# Remedies for codes of NanoGPT; the class follows from the status.
+_REMEDIES = {
+    "model_not_allowed": "This key may not use the model: take another one, or change the key's settings.",
+    "api_key_origin_not_allowed": "The key is limited to some web origins: change its settings, or take another key.",
+    "all_fallbacks_failed": "Every provider of the model failed: try again later, or take another model.",
+    "no_fallback_available": "No provider is available for the model: allow fallbacks, or take another model.",
+    "fallback_blocked_for_cache_consistency": "Remove stickyProvider from the request, or try again later.",
+    "memory_balance_required": "Add balance, or remove :memory from the model's name.",
+    "webSearch_balance_required": "Add balance, or remove :online from the model's name.",
+    "both_balance_required": "Add balance, or remove :memory and :online from the model's name.",
+    "content_policy_violation": "The service's content policy does not allow this text.",
+}
+_NO_SUCH_MODEL_CODES = ("model_not_found", "model_not_available", "invalid_model")
+_NO_SUCH_MODEL = re.compile(
+    r"\b(?:invalid|unknown|no such|unsupported|unrecognized) model\b(?! (?:param|option|config|output|response))"
+    r"|not a valid model\b|\bmodel\b.{0,80}\b(?:not exist|not found|not be found|unknown|not available)|模型不存在"
 )
 _QUOTA_WORDS = re.compile(r"quota|daily|per.day|\brpd\b")
+_DAILY_WORDS = re.compile(r"daily|per.day|\brpd\b")
 _QUOTA_CODES = ("insufficient_quota", "daily_rpd_limit_exceeded", "daily_usd_limit_exceeded")
+_SECONDS_PER_DAY = 86_400
+
+# The end of a base URL: NanoGPT's /api/v1, /api/paid/v1 or /api/v1legacy; a gateway's may be /v1.
+_BASE_PATH = re.compile(r"/v\d+[a-z]*")
+_ENDPOINTS = ("/embeddings", "/chat/completions", "/completions", "/embedding-models", "/models")
 
 
 # Everything that is raised about a request: by us, by the SDK, by the HTTP client, by sockets and TLS.
@@ -119,20 +138,69 @@ def _from_status(error: openai.APIStatusError) -> StatusError:
         and wait <= MAX_RETRY_AFTER_SECONDS
     ):
         kind, remedy = _BY_STATUS[status]  # a quota for a minute
-    if status == 402 and isinstance(document, dict) and "requiredBalance" in document:  # noqa: PLR2004
-        remedy = f"The request needs ${document['requiredBalance']}. {remedy}"
+    remedy = _REMEDIES.get(code or "", remedy)
+    if status == 402:  # noqa: PLR2004
+        remedy = _balance_remedy(document, remedy)
     named = f"{status} ({code})" if code else f"{status}"
     if kind is errors.QuotaExceededError or (wait or 0.0) > MAX_RETRY_AFTER_SECONDS:
-        remedy = reset_message(wait) or remedy
-    return kind(
+        remedy = _quota_remedy(wait, f"{code} {detail}".lower()) or remedy
+    wrong_base_url = _base_url_remedy(error.request.url) if _concerns_path(status, code, param, detail) else ""
+    failure = kind(
         as_sentence(f"The service answered {named}: {detail or 'no words with it'}"),
-        remedy=remedy,
+        remedy=wrong_base_url or remedy,
         status=status,
         code=code,
         param=param,
         request_id=response.headers.get("x-request-id"),
         detail=detail,
         retry_after=wait,
+    )
+    if isinstance(failure, errors.ModelNotFoundError):
+        failure.wrong_base_url = bool(wrong_base_url)
+    return failure
+
+
+def _balance_remedy(document: Any, remedy: str) -> str:
+    """Return the remedy of a 402, with the amount; ``payment`` is there if the service saw no key."""
+    if not isinstance(document, dict):
+        return remedy
+    inner, payment = document.get("error"), document.get("payment")
+    needed = document.get("requiredBalance", inner.get("requiredBalance") if isinstance(inner, dict) else None)
+    if isinstance(payment, dict):
+        needed = payment.get("amountUsd") if needed is None else needed
+        remedy = f"{remedy} The service saw no key: check that nothing removes the Authorization header."
+    amount = excerpt(str(needed)) if isinstance(needed, (int, float, str)) and not isinstance(needed, bool) else ""
+    return f"The request needs ${amount}. {remedy}" if amount else remedy
+
+
+def _quota_remedy(wait: float | None, words: str) -> str:
+    if _DAILY_WORDS.search(words) is None:
+        return reset_message(wait)
+    # NanoGPT's daily limits reset at midnight UTC, also if no Retry-After says so.
+    left = _SECONDS_PER_DAY - time.time() % _SECONDS_PER_DAY
+    return f"Daily limits reset at midnight UTC. {reset_message(left if wait is None else wait)}".rstrip()
+
+
+def _concerns_path(status: int, code: str | None, param: str | None, detail: str) -> bool:
+    if status == 405:  # noqa: PLR2004
+        return True
+    about_model = code in _NO_SUCH_MODEL_CODES or param == "model" or re.search(r"\bmodel\b", detail.lower())
+    return status == 404 and not about_model  # noqa: PLR2004
+
+
+def _base_url_remedy(url: Any) -> str:
+    """Return a remedy if the base URL of a request looks wrong; empty if it looks right."""
+    path = url.path
+    endpoint = next((end for end in _ENDPOINTS if path.endswith(end)), "")
+    base = path.removesuffix(endpoint)
+    is_nanogpt = url.host == "nano-gpt.com" or url.host.endswith(".nano-gpt.com")
+    has_version = _BASE_PATH.fullmatch(f"/{base.rpartition('/')[2]}") is not None
+    if has_version and (base.startswith("/api/") or not is_nanogpt):
+        return ""
+    port = f":{url.port}" if url.port else ""
+    return (
+        f"The base URL looks wrong: {url.scheme}://{url.host}{port}{base or '/'}. It should end in /api/v1, as "
+        "https://nano-gpt.com/api/v1 does."
     )
 
 
@@ -150,15 +218,25 @@ def _kind(status: int, code: str | None, param: str | None, detail: str) -> tupl
     words = f"{code or ''} {detail}".lower()
     if status == 429 and (code in _QUOTA_CODES or _QUOTA_WORDS.search(words)):  # noqa: PLR2004
         return errors.QuotaExceededError, "Wait until the quota resets, or raise it."
-    about_texts = param in (None, "", "input", "messages")
     # Servers on FastAPI answer 422 instead of 400.
-    of_size = code in _SIZE_CODES or (_SIZE_WORDS.search(words) and not _OTHER_LIMITS.search(words))
-    if status in (400, 422) and about_texts and of_size:
-        return errors.RequestTooLargeError, "Send less at a time: a smaller batch_size, or shorter texts."
-    if status in _BY_STATUS:
-        return _BY_STATUS[status]
+    if status in (400, 422):
+        if is_size_error(code, param, detail):
+            return errors.RequestTooLargeError, "Send less at a time: a smaller batch_size, or shorter texts."
+        if _names_no_model(code, param, detail):
+            return _BY_STATUS[404]
+    return _BY_STATUS.get(status) or _by_range(status)
+
+
+def _by_range(status: int) -> tuple[type[StatusError], str]:
     if status >= 500:  # noqa: PLR2004
         return errors.ServerError, "The service failed; try again later."
     if 300 <= status < 400:  # noqa: PLR2004
         return errors.BadRequestError, "Redirects are not followed; set base_url to where the API is."
     return errors.BadRequestError, "Check the arguments."
+
+
+def _names_no_model(code: str | None, param: str | None, detail: str) -> bool:
+    """Return whether a 400 says that the model does not exist."""
+    if code in _NO_SUCH_MODEL_CODES:
+        return True
+    return param in (None, "", "model") and _NO_SUCH_MODEL.search(detail.lower()) is not None

@@ -1,0 +1,114 @@
+"""Recognises errors about the size of a request: too many tokens, too long a text, too many items.
+
+Hosts behind NanoGPT report the same problem with different status codes (400, 413, 422) and words. Smaller requests
+cure only these errors. Any other error must not match: its request would be sent again, and may be billed twice.
+"""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["is_size_error"]
+
+_SIZE_CODES = frozenset(
+    {
+        "context_length_exceeded",  # NanoGPT, OpenAI, Groq
+        "array_above_max_length",  # OpenAI: too many items
+        "string_above_max_length",  # OpenAI: too many characters
+        "max_tokens_per_request",  # OpenAI: 300,000 tokens in one request
+        "model_context_window_exceeded",  # Z.ai
+        "request_too_large",  # Anthropic
+        "tokens_limit_reached",  # GitHub Models
+    }
+)
+
+# Short parts of the messages of real hosts, in lower case; the comment names hosts that send them.
+_HOST_MESSAGES = (
+    # Total or context length
+    r"maximum context length",  # OpenAI, vLLM, SGLang, Together, DeepSeek, OpenRouter, SiliconFlow
+    r"context.?(?:length|window|size)\b.{0,40}\bexceed",  # MiniMax, LiteLLM
+    r"exceed\w*\b.{0,40}\bcontext.?(?:length|window|size|limit)",  # Ollama, llama.cpp, Anthropic
+    r"(?:longer|greater|larger) than the (?:model'?s |max(?:imum)? )?(?:context|model)",  # vLLM, LM Studio, llama.cpp
+    r"configured context size",  # DwarfStar
+    r"max(?:imum)? prompt length",  # xAI
+    r"prompt (?:is )?too long|prompt 超长",  # Anthropic, Ollama; Zhipu (1261)
+    r"reduce (?:the length of )?(?:the|your) (?:messages|input|prompt)",  # Groq, vLLM
+    r"exceeded model token limit",  # Moonshot
+    r"input token count\b.{0,60}\bexceed",  # Gemini
+    r"too many input tokens|input is too long",  # Bedrock, Mistral
+    r"expected maxlength: \d+, actual",  # Bedrock with Cohere's models
+    # Tokens or characters of one text
+    r"max(?:imum)? input length",  # OpenAI, Azure
+    r"range of input length should be|input length should be \[",  # Qwen (DashScope)
+    r"must have less than [\d,]+ (?:tokens|characters)",  # TEI, SiliconFlow, Together
+    r"`?inputs`? tokens \+ `?max_new_tokens`? must be",  # Together, TGI
+    r"input length is larger than the largest allowed",  # Jina
+    r"physical batch size",  # llama.cpp
+    # Tokens of all texts of one request
+    r"max(?:imum)? (?:request size is )?[\d,]+ tokens per request",  # OpenAI, Azure
+    r"max allowed tokens per submitted batch",  # Voyage
+    r"too many tokens|total number of tokens\b.{0,40}\bcannot exceed",  # Cohere, Mistral
+    r"request payload size exceeds",  # Gemini
+    # Items of one request
+    r"batch size\b.{0,40}(?:>|exceed|larger|greater|too large|max|limit|at most)",  # TEI, SiliconFlow, Qwen, Voyage
+    r"max(?:imum)?(?: allowed)? batch size",  # TEI, SiliconFlow
+    r"total number of texts must be at most",  # Cohere
+    r"input list can contain at most",  # Jina
+    r"at most \d+ requests can be in one batch",  # Gemini
+    r"数组最大不得超过",  # Zhipu (1214)
+    r"(?:输入|文本|长度).{0,12}(?:超过|超出|超长|过长)",  # hosts that answer in Chinese
+)
+# For hosts that are not in the list: a limit, and in the same sentence a noun for tokens, length or items.
+_LIMIT = (
+    r"(?:too many|too large|too long|at most|up to|(?:no )?more than (?![01]\b)|(?:less|fewer|longer) than"
+    r"|(?:larger|greater) than|\bmax(?:imum)?\b|exceed\w*|over the limit|\blimit(?:ed)?\b|<=|>)"
+)
+_COUNTED = (
+    r"\b(?:tokens|token (?:limit|count)|items|elements|strings|inputs|texts|documents|sentences|characters|batch size"
+    r"|(?:context|input|prompt|text|message|sequence) (?:length|size|window))\b"
+)
+_TOO_LONG = (
+    r"\b(?:input|prompt|text|message|document|sequence|string|array|list|batch|request|body|payload|content)s?\b"
+    r"[^.;!?]{0,40}\b(?:too (?:long|large|big)\b|exceeds? the (?:limit|maximum))"
+)
+_GENERAL = re.compile(rf"{_COUNTED}[^.!?]{{0,60}}{_LIMIT}|{_LIMIT}[^.;!?]{{0,60}}{_COUNTED}|{_TOO_LONG}")
+_HOST_MESSAGE = re.compile("|".join(_HOST_MESSAGES))
+
+# Limits of an account, and limits per time.
+_OTHER_LIMITS = re.compile(
+    r"spending|billing|quota|credit|balance|\baccount|plan\b|rate.?limit|per (?:second|minute|hour|day|month)"
+)
+# Limits of single parameters. A message that fits no host's must not name one of them.
+_OTHER_PARAMETERS = re.compile(
+    r"dimension|temperature|top_?[pk]\b|penalt|log_?probs|logit|\bseed\b|\bstop\b|\btools?\b|tool_|function|metadata"
+    r"|\buser\b|\bname\b|image|audio|video|\bfiles?\b|schema|\benum\b|encoding|max_\w*tokens"
+    r"|(?:completion|output) tokens|\bn\b|best_of|header|\burl\b|\bkeys?\b"
+)
+# OpenAI names the parameter in quotes: Invalid 'tools': array too long.
+_QUOTED_PARAMETER = re.compile(r"\binvalid ['\"`]([^'\"`]+)['\"`]")
+_TEXT_PARAMETER = re.compile(
+    r"(?:(?:body|payload|\$)(?:\.| -> ))?(?:input|inputs|texts?|prompt|messages|contents?|documents|sentences)"
+    r"(?:\[\d+\])?(?:\.(?:contents?|text)(?:\[\d+\](?:\.text)?)?)?"
+)
+
+
+def is_size_error(code: str | None, param: str | None, message: str) -> bool:
+    """Return whether an error is about tokens, length or number of the texts of a request.
+
+    Args:
+        code: The service's error code, or None.
+        param: The parameter that the service names, or None.
+        message: The service's message.
+    """
+    words = message.lower()
+    quoted = _QUOTED_PARAMETER.search(words)
+    named = (param or "").lower() or (quoted.group(1) if quoted else "")
+    if named and not _TEXT_PARAMETER.fullmatch(named):
+        return False
+    if code in _SIZE_CODES:
+        return True
+    if _OTHER_LIMITS.search(words):
+        return False
+    if _HOST_MESSAGE.search(words):
+        return True
+    return _GENERAL.search(words) is not None and not _OTHER_PARAMETERS.search(words)
