@@ -1,8 +1,8 @@
 """Embeds through OpenAI-compatible servers that others wrote, and checks every vector and every error.
 
-``python compat/check.py [SERVER ...]`` installs what it needs (see servers.py), runs one server after the other on
-loopback, and ends. docs/compatibility.md tells what was found. What a server does in a way of its own is asserted too,
-so that a new version that does otherwise is noticed.
+``python compat/check.py [SERVER ...]`` installs the servers (see servers.py), runs one after the other on loopback, and
+ends. docs/compatibility.md has the results. The peculiarities of each server are asserted too, and so a new version
+that differs is noticed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from nanogpt_core.errors import (
     TextTooLongError,
 )
 
-# Of many lengths, in several scripts, with line breaks; in no order that a sorted batch would have.
+# Many lengths, several scripts, line breaks; not sorted by length, as some servers sort a batch.
 TEXTS = [f"{'word ' * (number * 7 % 19)}{number} – naïve, 文字,\n🐝 {number * number}" for number in range(90)]
 REPEATED = [*TEXTS[:20], *TEXTS[10:30], TEXTS[0], TEXTS[89]]
 
@@ -54,7 +54,7 @@ class Case:
     Attributes:
         server: The server.
         model: A model's name that it takes.
-        tolerance: By how much a number may differ from that of the text sent alone.
+        tolerance: Largest difference of a number from that of a request with one text.
         expected: For each text, the vector that the server gives it in a request of its own, as plain floats.
     """
 
@@ -73,14 +73,14 @@ class Case:
         return Embedder(model or self.model, **{"base_url": self.server.base_url, "api_key": KEY, **options})
 
     def learn(self) -> None:
-        """Fetch what is expected, one text a request."""
+        """Fetch the expected vectors, one text per request."""
         for text in dict.fromkeys([*TEXTS, *REPEATED]):
             status, reply = self.raw([text], key="sk-reference" if self.server.name == "llmock" else KEY)
             assert status == 200, reply
             self.expected[text] = np.asarray(reply["data"][0]["embedding"], dtype=np.float64).astype(np.float32)
         rows = np.stack([self.expected[text] for text in TEXTS])
         apart = np.abs(rows[:, None] - rows[None]).max(axis=2) + np.eye(len(rows)) * 9
-        # Else a vector in the wrong place could pass as one with other low bits.
+        # If not, a misplaced vector could pass as a rounding difference.
         assert apart.min() > 100 * self.tolerance, apart.min()
 
     def right(self, texts: list[str], vectors: Any) -> None:
@@ -96,7 +96,7 @@ class Case:
 
 
 def every_way(case: Case) -> None:
-    """The same vectors through each public way, sync, async and streamed."""
+    """The same vectors through each public method, sync, async and streamed."""
     options: dict[str, Any] = {"base_url": case.server.base_url, "api_key": KEY}
     core = case.embedder()
     chain = NanoGPTEmbeddings(case.model, **options)
@@ -141,7 +141,7 @@ def batches_and_repeats(case: Case) -> None:
 
 
 def empty_texts(case: Case) -> None:
-    """The server embeds an empty text and says nothing; ours refuses it before anything is sent."""
+    """The server silently embeds an empty text; our package refuses it before anything is sent."""
     assert case.raw(["a", ""])[0] == 200
     embedder = case.embedder()
     with pytest.raises(InvalidInputError) as caught:
@@ -161,16 +161,16 @@ def server_gone(case: Case) -> None:
 
 
 def infinity_format(case: Case) -> None:
-    """It sends base64 when asked to, with the bits of the floats, and indices in order."""
+    """Base64 on request, with the bits of the floats, and indices in order."""
     plain, packed = (case.raw(TEXTS[:1], encoding_format=way)[1] for way in ("float", "base64"))
     bits = np.frombuffer(base64.b64decode(packed["data"][0]["embedding"]), dtype="<f4")
-    # The same text twice in a row goes through the model alone each time.
+    # The same text twice in a row is a batch of one each time.
     assert np.array_equal(bits, np.asarray(plain["data"][0]["embedding"], dtype=np.float32))
     assert [item["index"] for item in case.raw(TEXTS[:64])[1]["data"]] == list(range(64))
 
 
 def infinity_dimensions(case: Case) -> None:
-    """It cuts vectors off and does not scale them to length 1 again; too wide is refused."""
+    """It truncates vectors without scaling them to length 1; more dimensions than it has are refused."""
     vectors = case.embedder(dimensions=16).embed(TEXTS)
     wanted = np.stack([case.expected[text][:16] for text in TEXTS])
     assert np.abs(vectors - wanted).max() <= case.tolerance
@@ -179,7 +179,7 @@ def infinity_dimensions(case: Case) -> None:
 
 
 def infinity_batch_limit(case: Case) -> None:
-    """It takes 64 texts here and refuses more with 422; ours splits, and begins with less the next time."""
+    """It accepts 64 texts here and refuses more with 422; our package splits, and remembers the limit."""
     assert case.raw(["a"] * 65)[0] == 422
     first, second = case.embedder(batch_size=90), case.embedder(batch_size=90)
     case.right(TEXTS, first.embed(TEXTS))
@@ -188,7 +188,7 @@ def infinity_batch_limit(case: Case) -> None:
 
 
 def infinity_long_texts(case: Case) -> None:
-    """It cuts texts at the model's limit without a word, and refuses 122,881 characters with 422."""
+    """It silently truncates texts at the model's limit, and refuses 122,881 characters with 422."""
     short, long = (case.raw([text])[1]["data"][0]["embedding"] for text in ("a " * 126, "a " * 5000))
     assert short == long
     with pytest.raises(TextTooLongError) as caught:
@@ -204,14 +204,14 @@ def infinity_usage(case: Case) -> None:
 
 
 def infinity_other_model(case: Case) -> None:
-    """With one model loaded it answers for any name; ours warns, and keeps nothing of it in a cache."""
+    """With one model loaded it accepts any name; our package warns, and caches none of the vectors."""
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         cache = str(Path(folder) / "vectors.sqlite")
         case.right(TEXTS[:3], case.embedder("another-model", cache=cache).embed(TEXTS[:3]))
         assert any("answered as 'random-bert'" in str(warning.message) for warning in caught), caught
         assert inspect_cache(cache).entries == 0
-    # A name with a known width is refused, since the width is another.
+    # A known model is refused, since its width differs.
     with pytest.raises(ReplyError, match="64 dimensions"):
         case.embedder("BAAI/bge-m3").embed(TEXTS[:3])
 
@@ -223,7 +223,7 @@ def infinity_key(case: Case) -> None:
 
 
 def infinity_overload(case: Case) -> None:
-    """More at once than its queue holds: 429 without ``Retry-After``; ours waits and ends with every vector."""
+    """More concurrent texts than its queue holds: 429 without ``Retry-After``; our package retries."""
     embedders = [case.embedder(batch_size=30, max_retries=10) for _ in range(12)]
 
     async def all_at_once() -> list[Any]:
@@ -239,7 +239,7 @@ def infinity_overload(case: Case) -> None:
 
 @contextlib.contextmanager
 def chaos(case: Case, **rates: float) -> Iterator[None]:
-    """Let the mock do this to requests as long as the block runs."""
+    """Let the mock inject faults while the block runs."""
     assert ask(f"{case.server.root}/__aimock/chaos", rates)[0] == 200
     try:
         yield
@@ -249,7 +249,7 @@ def chaos(case: Case, **rates: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def attempts(case: Case, number: int) -> Iterator[None]:
-    """Expect so many requests to the mock."""
+    """Check the number of requests to the mock."""
     ask(f"{case.server.root}/__aimock/reset/journal", {})
     yield
     journal = ask(f"{case.server.root}/__aimock/journal?path=/v1/embeddings")[1]
@@ -262,7 +262,7 @@ def once(case: Case, status: int, **body: str) -> None:
 
 
 def aimock_format(case: Case) -> None:
-    """It sends floats whatever is asked for, takes any model and any ``dimensions``, and counts no tokens."""
+    """It always sends floats, accepts any model and any ``dimensions``, and counts no tokens."""
     assert isinstance(case.raw(["a"], encoding_format="base64")[1]["data"][0]["embedding"], list)
     embedder = case.embedder("text-embedding-3-small", dimensions=256)
     wanted = np.stack([case.expected[text][:256] for text in TEXTS])
@@ -279,7 +279,7 @@ def aimock_key(case: Case) -> None:
 
 
 def aimock_passing_errors(case: Case) -> None:
-    """One 500, one 503 and one 429: tried again."""
+    """One 500, one 503 and one 429: each is retried."""
     for status in (500, 503, 429):
         once(case, status, message="for a moment")
     embedder = case.embedder()
@@ -301,7 +301,7 @@ def aimock_lasting_errors(case: Case) -> None:
 
 
 def aimock_split(case: Case) -> None:
-    """A 400 that speaks of size: the batch is sent in halves."""
+    """A 400 about size: the batch is split into halves."""
     once(case, 400, message="This model's maximum context length is 9 tokens.", code="context_length_exceeded")
     with attempts(case, 3):
         case.right(TEXTS[:32], case.embedder("split-here").embed(TEXTS[:32]))
@@ -332,7 +332,7 @@ def aimock_by_chance(case: Case) -> None:
 
 
 def aimock_delays(case: Case) -> None:
-    """Slow answers are right; too slow ones are given up in time."""
+    """Slow responses are right; the timeout and the deadline end slower ones."""
     with chaos(case, latencyMs=300):
         case.right(TEXTS, case.embedder().embed(TEXTS))
     with chaos(case, latencyMs=5000):
@@ -348,20 +348,20 @@ def aimock_delays(case: Case) -> None:
 
 
 def scripted(case: Case, *behaviors: dict[str, Any]) -> None:
-    """Let the mock forget what was, and do this next."""
+    """Reset the mock, and set its next behaviours."""
     ask(f"{case.server.root}/_llmock/reset", {})
     assert ask(f"{case.server.root}/_llmock/scenario", {"behaviors": list(behaviors)})[0] == 201
 
 
 def verdict(case: Case, *, faults: int) -> None:
-    """Check that the mock saw so many faults and has no fault to find with how they were met."""
+    """Check the number of injected faults, and that the mock has no finding on our reaction to them."""
     found = ask(f"{case.server.root}/_llmock/verdict")[1]
     assert found["faults_injected"] == faults, found
     assert found["findings"] == [], found
 
 
 def llmock_format(case: Case) -> None:
-    """It sends floats, 1536 of them for any model; ``dimensions`` does nothing there, which ours does not let pass."""
+    """It sends 1,536 floats for any model and ignores ``dimensions``, which our package refuses."""
     assert isinstance(case.raw(["a"], encoding_format="base64")[1]["data"][0]["embedding"], list)
     with pytest.raises(ReplyError, match="1536 dimensions, not 256"):
         case.embedder("text-embedding-3-small", dimensions=256).embed(TEXTS[:3])
@@ -371,7 +371,7 @@ def llmock_format(case: Case) -> None:
 
 
 def llmock_passing_errors(case: Case) -> None:
-    """Errors and delays, some with ``Retry-After``: right vectors, and nothing for the mock to complain of."""
+    """Errors and delays, some with ``Retry-After``: right vectors, and no findings of the mock."""
     scripted(
         case,
         {"type": "fail", "status": 429, "retry_after": 0.7, "times": 2},
@@ -384,7 +384,7 @@ def llmock_passing_errors(case: Case) -> None:
 
 
 def llmock_lasting_errors(case: Case) -> None:
-    """Refusals are not tried again; an outage is, and then given up."""
+    """Refusals are not retried; an outage is, up to ``max_retries``."""
     for status, kind in ((401, AuthenticationError), (403, PermissionDeniedError), (422, BadRequestError)):
         scripted(case, {"type": "fail", "status": status})
         with pytest.raises(kind):
@@ -397,7 +397,7 @@ def llmock_lasting_errors(case: Case) -> None:
 
 
 def llmock_quota(case: Case) -> None:
-    """300 requests a minute: what is over waits as long as it is told to."""
+    """300 requests a minute: refused requests wait for ``Retry-After``."""
     ask(f"{case.server.root}/_llmock/reset", {})
     texts = [f"{number}" for number in range(330)]
     embedder = case.embedder(api_key="sk-quota", batch_size=1)
@@ -410,7 +410,7 @@ def llmock_quota(case: Case) -> None:
 
 
 def llmock_context_window(case: Case) -> None:
-    """2,000 tokens a request: larger batches are split; a text that is too long alone is named."""
+    """2,000 tokens a request: larger batches are split; a single text that is too long is named."""
     ask(f"{case.server.root}/_llmock/reset", {})
     texts = [f"{number} {text} {'long ' * 60}" for number, text in enumerate(TEXTS)]
     embedder = case.embedder("window", api_key="sk-window", batch_size=90)
@@ -430,7 +430,7 @@ Check = Callable[[Case], None]
 COMMON: list[Check] = [every_way, batches_and_repeats, empty_texts]
 
 CASES: dict[str, tuple[str, float, list[Check]]] = {
-    # How infinity-emb pads a text depends on what it is batched with, which changes the last bits.
+    # infinity-emb pads a text depending on the other texts of the batch, which changes the last bits.
     "infinity-emb": (
         "random-bert",
         2e-6,
@@ -482,7 +482,7 @@ def check(name: str) -> int:
                 one(case)
                 result = "right"
             except Exception:  # noqa: BLE001 - the other checks are worth running
-                # Short, since a server may repeat all texts in what it says.
+                # Shortened, since a server may repeat all texts in its message.
                 print(traceback.format_exc()[-1500:])
                 failed += 1
                 result = "FAILED"

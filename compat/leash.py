@@ -1,4 +1,4 @@
-"""Runs a command that ends by itself: when standard input closes (its starter is gone), or after so many seconds."""
+"""Runs a command, and ends it when standard input closes (its parent is gone) or a time limit is reached."""
 
 from __future__ import annotations
 

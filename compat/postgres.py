@@ -2,7 +2,7 @@
 
 ``python compat/postgres.py`` takes a PostgreSQL with pgvector that is on the machine, else the one that the package
 pgserver brings; starts it on loopback with a data folder of its own; runs postgres_checks.py twice, with a restart of
-the server in between, so that the second run finds what the first one wrote; and stops it.
+the server in between: the second run finds the rows of the first one; and stops it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LONGEST = 120
 
 
 def main() -> None:
-    """Install, run the checks, and stop what was started."""
+    """Install, run the checks, and stop the server."""
     install()
     with tempfile.TemporaryDirectory() as folder, Sandbox() as sandbox:
         home = Path(folder)
@@ -64,7 +64,7 @@ def add(*packages: str) -> None:
 
 
 def found() -> Path | None:
-    """Return the folder of the machine's own programs, where pgvector is with them."""
+    """Return the folder of the machine's own programs if pgvector is installed with them."""
     for program in ("pg_config", *map(str, Path("/usr/lib/postgresql").glob("*/bin/pg_config"))):
         with contextlib.suppress(OSError, subprocess.CalledProcessError):
             done = subprocess.run([program, "--bindir", "--sharedir"], check=True, capture_output=True, text=True)
@@ -107,7 +107,7 @@ def running(programs: Path, data: Path) -> Iterator[int]:
 
 
 def run(*command: object) -> None:
-    """Run one of PostgreSQL's programs, as another user where this one is root."""
+    """Run one of PostgreSQL's programs, as another user if this one is root."""
     user = USER if os.geteuid() == 0 else None
     environment = {"PATH": os.defpath, "LC_ALL": "C"}
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The checks that postgres.py runs: ``write`` fills tables, ``read`` finds what is in them after a restart."""
+"""Checks that postgres.py runs: ``write`` fills tables, ``read`` queries them after a restart."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def write() -> None:
 
 
 def read() -> None:
-    """Find what was written, and see what another width brings."""
+    """Query the written rows, and check the error for another width."""
     right, other = NanoGPTEmbeddings(), NanoGPTEmbeddings("BAAI/bge-m3")
     best = expected(right)
 
@@ -121,7 +121,7 @@ def refused(framework: str, search: Callable[[], object]) -> None:
 
 
 def told(check: Callable[[int], None], width: int) -> None:
-    """Check that our own check says what to do."""
+    """Check that the message of ``check_width`` names the remedy."""
     with pytest.raises(ConfigurationError, match="fill a new store"):
         check(width)
 

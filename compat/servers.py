@@ -1,4 +1,4 @@
-"""Installs the servers of others, each in its own folder of ``.venv.compat``, and runs them on loopback."""
+"""Installs third-party servers, each in its own folder of ``.venv.compat``, and runs them on loopback."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ AIMOCK = ["@copilotkit/aimock@1.43.0"]
 
 @dataclass(frozen=True)
 class Server:
-    """A server that runs.
+    """A running server.
 
     Attributes:
-        name: What it is called.
+        name: Its name.
         root: Its address.
-        base_url: Where its OpenAI-compatible API begins.
-        process: The process that holds it.
+        base_url: Base URL of its OpenAI-compatible API.
+        process: Its process.
     """
 
     name: str
@@ -61,10 +61,10 @@ class Recipe:
 
     Attributes:
         install: Installs into the folder given.
-        packages: What is installed, with versions.
+        packages: Packages to install, with versions.
         command: The command, from the folder and a port.
-        path: Where its API begins.
-        environment: Variables to set beside those that are set.
+        path: Path of its API.
+        environment: Additional environment variables.
     """
 
     install: Callable[[Path, list[str]], None]
@@ -75,7 +75,7 @@ class Recipe:
 
 
 def _with_pip(folder: Path, packages: list[str]) -> None:
-    # pip rather than uv, so that pip's own settings say where a PyTorch without CUDA is.
+    # pip, not uv: pip's own settings name the index that has PyTorch without CUDA.
     subprocess.run([UV, "venv", "--quiet", "--clear", "--seed", "--python", sys.executable, folder], check=True)
     python = folder / "bin" / "python"
     subprocess.run(
@@ -109,7 +109,7 @@ SERVERS = {
             "HF_HUB_OFFLINE": "1",
             "DO_NOT_TRACK": "1",
             "OMP_NUM_THREADS": "1",
-            # Less than the usual 2048 and 32000, so that a small check meets both limits.
+            # Less than the defaults of 2048 and 32000: a small check reaches both limits.
             "INFINITY_MAX_CLIENT_BATCH_SIZE": "64",
             "INFINITY_QUEUE_SIZE": "100",
         },
@@ -190,12 +190,12 @@ def _wait_for(server: Server, log: Path) -> None:
     raise RuntimeError(f"{server.name} did not start:\n{log.read_text(encoding='utf-8', errors='replace')[-2000:]}")
 
 
-# Not through the packages under test, nor through what they use.
+# Independent of the packages under test and their dependencies.
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def ask(url: str, body: Any = None, *, key: str = KEY, method: str | None = None) -> tuple[int, Any]:
-    """Send ``body`` as JSON (GET where it is None); return status and document."""
+    """Send ``body`` as JSON (GET if it is None); return status and document."""
     request = urllib.request.Request(
         url,
         data=None if body is None else json.dumps(body).encode(),

@@ -40,15 +40,15 @@ def _packaged_vocabulary() -> str | None:
 
 
 def _keep_bytecode(config: pytest.Config) -> None:
-    # If Python is told to write none, as in many containers, each of the many processes that the tests start would
-    # compile a framework anew. Kept with pytest's own files, so that no other folder sees any.
+    # If Python writes no bytecode, as in many containers, each process that the tests start would compile a
+    # framework anew. It is kept with pytest's own files, and in no other folder.
     if hasattr(config, "cache") and os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
         sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = str(config.cache.mkdir("bytecode"))
         sys.dont_write_bytecode = False
 
 
 def _let_interrupt() -> None:
-    # A shell that starts something in the background lets it ignore Ctrl-C, and so would all that the tests start.
+    # A shell lets background processes ignore Ctrl-C, and the processes that the tests start would inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -56,8 +56,8 @@ def _let_interrupt() -> None:
 def pytest_configure(config: pytest.Config) -> None:
     _keep_bytecode(config)
     _let_interrupt()
-    # For the few tests that ask the real service, if there is a key. The environment is cleared of it, and a worker of
-    # pytest-xdist starts with the cleared environment.
+    # For the few tests that use the real service, if there is a key. It is removed from the environment, and a worker
+    # of pytest-xdist starts with that environment.
     given = {name: os.environ.get(f"NANOGPT_{variable}") for name, variable in REAL.items()}
     real_service = {name: value for name, value in given.items() if value}
     config.real_service = getattr(config, "workerinput", {}).get("real_service", real_service)
@@ -77,7 +77,7 @@ def pytest_configure_node(node) -> None:
 
 @pytest.fixture(scope="session")
 def shared_sandbox() -> Iterator[object]:
-    """One sandbox for the whole run, for tests that do not look at its request log."""
+    """One sandbox for the whole run, for tests that do not read its request log."""
     sandbox = pytest.importorskip("nanogpt_core.sandbox", reason="the sandbox extra is not installed")
     with sandbox.Sandbox() as running:
         yield running
@@ -85,20 +85,20 @@ def shared_sandbox() -> Iterator[object]:
 
 @pytest.fixture
 def sandbox(shared_sandbox):
-    """The shared sandbox with an empty record of requests."""
+    """The shared sandbox with an empty request log."""
     shared_sandbox.clear()
     return shared_sandbox
 
 
 @pytest.fixture
 def options(sandbox) -> dict[str, str]:
-    """Key and base URL of the sandbox, as every class takes them."""
+    """Key and base URL of the sandbox, as options of every class."""
     return {"api_key": sandbox.api_key, "base_url": sandbox.base_url}
 
 
 @pytest.fixture(params=["sync", "async"])
 def call(request):
-    """Call a method by its sync name, once as it is and once as its async twin."""
+    """Return a function that calls a method by its sync name, once sync and once async."""
 
     async def run(target, method, *args, **kwargs):
         if request.param == "sync":
@@ -117,7 +117,7 @@ def foreign_environment(monkeypatch):
 
 @pytest.fixture
 def nothing_leaked(sandbox):
-    """Check that requests were sent, with our key and with nothing of the foreign environment."""
+    """Return a check that requests were sent with our key and without any value of the foreign environment."""
 
     def check(count):
         assert len(sandbox.requests) == count

@@ -1,4 +1,4 @@
-"""A small HTTP server on raw sockets, for replies that a proper server would not send: any bytes, resets, gates."""
+"""HTTP server on raw sockets, for responses that a proper server would not send: any bytes, resets, delays."""
 
 import base64
 import contextlib
@@ -16,7 +16,7 @@ import numpy as np
 from typing_extensions import Self
 
 RESET = object()
-"""Answer of a handler that wants the connection reset."""
+"""Return value of a handler that resets the connection."""
 
 WIDTH = 6
 """Floats in the vectors of :func:`vector_of`."""
@@ -24,7 +24,7 @@ WIDTH = 6
 
 @dataclass
 class Seen:
-    """One request, as it came over the wire."""
+    """One request, as received."""
 
     method: str
     path: str
@@ -46,7 +46,7 @@ class Seen:
 
 
 def vector_of(text: str, width: int = WIDTH) -> np.ndarray:
-    """Return the vector that :func:`good` gives ``text``: told from any other text's, and never zero."""
+    """Return the vector that :func:`good` gives ``text``: different for each text, and never zero."""
     digest = hashlib.sha256(text.encode()).digest() * (width // 16 + 1)
     numbers = np.frombuffer(digest, dtype="<u2")[:width].astype(np.float32) / np.float32(65536)
     numbers[0] += 1
@@ -54,7 +54,7 @@ def vector_of(text: str, width: int = WIDTH) -> np.ndarray:
 
 
 def response(body: bytes | str | object = b"", status: int = 200, **headers: str) -> bytes:
-    """Return the bytes of a whole HTTP response; what is neither bytes nor text goes out as JSON."""
+    """Return the bytes of an HTTP response; a body that is neither bytes nor text is sent as JSON."""
     if not isinstance(body, (bytes, str)):
         body = json.dumps(body)
     if isinstance(body, str):
@@ -65,7 +65,7 @@ def response(body: bytes | str | object = b"", status: int = 200, **headers: str
 
 
 def document(texts: list[str], encoding: str = "base64", width: int = WIDTH, tokens: int | None = None) -> dict:
-    """Return the right reply to ``texts``."""
+    """Return the correct embeddings document for ``texts``."""
     rows = [vector_of(text, width) for text in texts]
     data = [
         {
@@ -80,7 +80,7 @@ def document(texts: list[str], encoding: str = "base64", width: int = WIDTH, tok
 
 
 def good(seen: Seen) -> bytes:
-    """Answer an embeddings request rightly."""
+    """Answer an embeddings request correctly."""
     asked = seen.json
     return response(document(asked["input"], asked.get("encoding_format", "float"), asked.get("dimensions", WIDTH)))
 
@@ -141,7 +141,7 @@ class FaultServer:
         self.most_in_flight = 0
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
-        """Return when ``condition`` holds; it is looked at whenever a request begins or ends."""
+        """Wait until ``condition`` holds; it is checked when a request begins or ends."""
         with self._changed:
             assert self._changed.wait_for(condition, 20), "what was waited for did not come"
 

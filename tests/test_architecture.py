@@ -1,4 +1,4 @@
-"""The public API and its documentation. Which module may import which is checked by import-linter (pyproject.toml)."""
+"""Public API and its documentation. Import-linter (pyproject.toml) checks the imports between modules."""
 
 import ast
 import copy
@@ -64,7 +64,7 @@ def test_each_package_lists_its_public_names(package):
     assert package.__doc__
 
 
-def test_a_name_that_is_not_there_is_an_attribute_error():
+def test_unknown_name_is_an_attribute_error():
     import nanogpt_core
 
     with pytest.raises(AttributeError, match="Embeder"):
@@ -85,7 +85,7 @@ def test_each_public_name_is_documented(package):
 
 
 @pytest.mark.parametrize("module", [name for name in CORE if name not in PACKAGES])
-def test_each_module_lists_what_others_may_use(module):
+def test_each_module_lists_its_public_names(module):
     tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
     assert ast.get_docstring(tree)
     listed = set(importlib.import_module(module).__all__)
@@ -97,7 +97,7 @@ def test_each_module_lists_what_others_may_use(module):
     assert not {name for name in listed if name.startswith("_")}
 
 
-def test_names_that_others_import_are_listed():
+def test_names_imported_by_other_modules_are_in_all():
     for module, path in MODULES.items():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.module in CORE:
@@ -105,7 +105,7 @@ def test_names_that_others_import_are_listed():
                 assert {alias.name for alias in node.names} <= set(listed), f"{module} imports from {node.module}"
 
 
-def test_every_error_is_of_one_tree_and_in_the_trees_picture():
+def test_every_error_is_a_nanogpt_error_and_in_the_documented_tree():
     errors = importlib.import_module(ERRORS)
     for name in errors.__all__:
         kind = getattr(errors, name)
@@ -133,7 +133,7 @@ def every_error():
 @pytest.mark.parametrize(
     "kind", sorted(set(every_error()), key=lambda kind: kind.__name__), ids=lambda kind: kind.__name__
 )
-def test_every_error_comes_back_from_a_pickle_as_it_was(kind, again):
+def test_every_error_is_unchanged_by_pickle_and_copy(kind, again):
     # multiprocessing.Pool waits for ever for an error that cannot be read back.
     given = {
         "status": 418,

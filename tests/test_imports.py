@@ -1,4 +1,4 @@
-"""What importing a package of ours brings with it, seen in a fresh interpreter."""
+"""Modules that our packages import, in a fresh interpreter."""
 
 import json
 import subprocess
@@ -39,7 +39,7 @@ def importorskip(package):
         pytest.skip(f"{package} is not installed")
 
 
-def test_importing_the_core_imports_nothing_heavy():
+def test_importing_the_core_imports_no_heavy_module():
     found = loaded("import nanogpt_core")
     assert "nanogpt_core" in found
     assert not found & (HEAVY | LANGCHAIN | LLAMA)
@@ -60,7 +60,7 @@ def test_refusing_input_imports_neither_sdk_nor_numpy():
     assert not found & (HEAVY | LANGCHAIN | LLAMA)
 
 
-def test_every_public_name_can_be_had_from_a_fresh_import():
+def test_core_names_can_be_used_without_importing_a_framework():
     importorskip("starlette")
     found = loaded("import nanogpt_core\nfor name in nanogpt_core.__all__: getattr(nanogpt_core, name)")
     assert not found & (LANGCHAIN | LLAMA)
@@ -74,7 +74,7 @@ def test_importing_one_plugin_does_not_import_the_other_framework(package, other
     assert not found & other
 
 
-def test_the_sandbox_says_which_extra_it_needs():
+def test_sandbox_import_error_names_its_extra():
     code = """
 import sys
 sys.modules["starlette"] = None

@@ -4,7 +4,7 @@ Start it with ``make faults``, or ``python -m benchmarks.faults.run`` in the pro
 of its own in ``.venv.faults`` (:mod:`~benchmarks.faults.environment`), runs every fault of
 :mod:`~benchmarks.faults.catalogue` against every client of :mod:`~benchmarks.faults.clients`, each in a process of its
 own against a server of its own on loopback (:mod:`~benchmarks.faults.server`), prints the outcomes as they come, and
-writes ``benchmarks/FAULTS.md``, which tells how to read it. It ends with code 1 where one of this project's three
+writes ``benchmarks/FAULTS.md``, which tells how to read it. It ends with code 1 if one of this project's three
 columns breaks a promise (:mod:`~benchmarks.faults.promises`). ``--only PART`` runs the faults whose group or name holds
 PART, and writes nothing.
 

@@ -15,7 +15,7 @@ class Certificates:
     """Certificates of an authority of their own.
 
     Args:
-        folder: Where to put the authority's certificate, for clients that are told to trust it.
+        folder: Folder for the authority's certificate, for clients that trust it.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -29,12 +29,12 @@ class Order:
     Attributes:
         client: One of :data:`benchmarks.faults.clients.CLIENTS`.
         task: A function of :mod:`benchmarks.faults.tasks`.
-        url: Where the client connects to.
+        url: Base URL of the client.
         folder: An empty folder to work in.
-        words: What an error's message should hold; see :class:`benchmarks.faults.fault.Fault`.
-        settings: What the client is made with.
+        words: Words that an error's message should contain; see :class:`benchmarks.faults.fault.Fault`.
+        settings: Options of the client.
         environment: Variables to set.
-        seconds: When the process ends by itself.
+        seconds: Time limit after which the process ends itself.
     """
 
     client: str
@@ -76,7 +76,7 @@ def measure(order: Order, pipe: Connection) -> None:
 
 
 def _settle(order: Order) -> None:
-    os.setpgid(0, 0)  # so that the processes it forks can be ended with it
+    os.setpgid(0, 0)  # the processes that it forks can be ended with it
     signal.alarm(int(order.seconds) + 10)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     warnings.simplefilter("ignore")

@@ -18,25 +18,25 @@ OURS_RETRY = 6
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that goes wrong.
+    """One fault.
 
     Attributes:
-        group: The heading that it stands under.
-        name: What goes wrong, in a few words; unique.
-        reply: How the server answers.
-        want: What this project has to make of it: ``"right"``, ``"typed error"`` or ``"either"``.
+        group: Heading in the report.
+        name: Short, unique description.
+        reply: The server's response.
+        want: Required outcome for this project: ``"right"``, ``"typed error"`` or ``"either"``.
         most: Embedding requests that this project may send.
         words: An error's message has to hold one of these, in lower case; a plain ``ValueError`` of another client
             that does counts as typed.
         waits: Seconds that the service asks to wait; this project must have waited so long.
-        task: What the client is told to do; a function of :mod:`benchmarks.faults.tasks`.
-        place: Where the client connects to: ``"server"``, ``"refused"``, ``"unknown"``, ``"remote"``, or a kind of
+        task: Task of the client; a function of :mod:`benchmarks.faults.tasks`.
+        place: Target of the client: ``"server"``, ``"refused"``, ``"unknown"``, ``"remote"``, or a kind of
             certificate of :mod:`benchmarks.faults.certificates`.
-        settings: What the client is made with, beside address and key.
+        settings: Options of the client, beside address and key.
         environment: Variables to set in the client's process.
-        secrets: What must not arrive at the server, by the name under which it is reported.
-        own_only: Whether it concerns this project's clients alone.
-        repeats: Texts that this project may have to send a second time; None where it is not looked at.
+        secrets: Values that must not arrive at the server, by the name under which they are reported.
+        own_only: True if it concerns only this project's clients.
+        repeats: Texts that this project may have to send a second time; None if they are not counted.
     """
 
     group: str

@@ -24,8 +24,8 @@ class Result:
     Attributes:
         outcome: Right, typed error, raw error, silently wrong, or hang.
         error: The error's class, or nothing.
-        message: What it says.
-        leaks: What got out.
+        message: The error's message.
+        leaks: Leaked values.
         kept: Finished vectors that the error carries.
         virtual: Seconds waited that took no time.
         elapsed: Seconds that it took.

@@ -66,7 +66,7 @@ _LOST = [
     ("reset in mid-body", _half(End(reset=True))),
     ("closed in mid-body", _half(End())),
     ("closed in mid-chunks", _chunked(whole=False)),
-    ("what comes is no HTTP", always(b"220 mail.invalid ESMTP\r\n", End())),
+    ("the response is not HTTP", always(b"220 mail.invalid ESMTP\r\n", End())),
 ]
 LOST = [
     fault

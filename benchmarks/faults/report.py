@@ -85,7 +85,7 @@ def document(rows: list[Row], broken: list[str]) -> str:
     parts += [_HOW.format(timeout=TIMEOUT, limit=HANGS_AFTER), "## Every fault"]
     for group in dict.fromkeys(row.fault.group for row in rows):
         parts += [f"### {group}", _table([row for row in rows if row.fault.group == group])]
-    parts += ["## What this project says", _WORDS, _messages(rows)]
+    parts += ["## Error messages of this project", _WORDS, _messages(rows)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -116,8 +116,8 @@ def _plain(text: str) -> str:
 
 _HEAD = """# Faults
 
-What this project's three entrances and three other clients make of {count} faults. Written by `make faults`, which
-measures all six anew.
+Results of this project's three entry points and three other clients for {count} faults. Written by `make faults`,
+which measures all six anew.
 
 Measured: {versions}.
 On: {machine}.
@@ -128,7 +128,7 @@ _HOW = """## How to read it
 
 Each fault and client meet in a process of their own, against a server of their own on loopback, with eight short texts
 whose right vectors are known. Clients have their own defaults but for address, key and a time limit: 10 s, and
-{timeout:g} s where time is what goes wrong;
+{timeout:g} s for faults of time;
 `langchain-openai` sends texts (`check_embedding_ctx_length=False`), since by default it sends OpenAI's token numbers.
 "Once" means that the server answers rightly from the second request on.
 
@@ -138,9 +138,9 @@ whose right vectors are known. Clients have their own defaults but for address, 
 - **raw error**: any other: a parser's, a decoder's, an attribute that is missing.
 - **silently wrong**: something was returned, and it was not right.
 - **hang**: no end within {limit:g} s of real time.
-- **req**: embedding requests that the server saw; connections tried, where no request can come through.
+- **req**: embedding requests that the server saw; connections tried, if no request can come through.
 - **s**: seconds until the outcome. Waits between attempts are virtual: they count here, and take no time.
-- Bold words at a cell's end tell what leaked: a key in a traceback as Python prints it, or in its frames' locals; what
-  arrived at another host, or was meant for another service."""
+- Bold words at a cell's end name a leak: a key in a traceback as Python prints it, or in its frames' locals; data that
+  arrived at another host, or that was meant for another service."""
 
 _WORDS = "The error that `core` raises; the two plugins raise the same."

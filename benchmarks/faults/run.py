@@ -26,7 +26,7 @@ def main() -> int:
         python = environment.set_up()
         command = [python, "-m", "benchmarks.faults.run", *sys.argv[1:]]
         return subprocess.run(command, check=False, cwd=environment.ROOT).returncode
-    parser = argparse.ArgumentParser(description="Measures what six clients make of faults.")
+    parser = argparse.ArgumentParser(description="Measures the results of six clients for each fault.")
     parser.add_argument("--only", metavar="PART", help="the faults whose group or name holds this; writes no file")
     return _measure(parser.parse_args().only)
 

@@ -93,7 +93,7 @@ class Server:
         reply: Answers the embedding requests.
         address: A loopback address.
         tls: Makes connections secure; None for plain HTTP.
-        other: What ``{other}`` in a reply stands for.
+        other: Replacement for ``{other}`` in a reply.
     """
 
     def __init__(

@@ -23,7 +23,7 @@ _MODULES = (
 
 for _module in _MODULES:
     importlib.import_module(_module)
-# Making a client imports what it needs; nothing is sent, and it is gone before the first fork.
+# Making a client imports its modules; nothing is sent, and it is gone before the first fork.
 os.environ.pop("OPENAI_API_KEY", None)
 for _client in CLIENTS:
     make(_client, "http://127.0.0.1:9/v1")

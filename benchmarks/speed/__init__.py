@@ -6,7 +6,7 @@ its own in ``.venv.bench`` (:mod:`~benchmarks.speed.environment`), runs each cli
 with prepared bytes (:mod:`~benchmarks.speed.server`), and writes ``benchmarks/RESULTS.md`` and a plot.
 
 Server and client are pinned to different cores. Each sample is a fresh process that warms up first; rounds go through
-all clients in turn, so that a machine that slows down slows them all. Every answer is checked: how many vectors, how
+all clients in turn, and a machine that slows down slows them all. Every answer is checked: how many vectors, how
 wide, each in its place, the first and the last number by number.
 
 ``--quick`` takes one sample of each, ``--only PATTERN`` runs the scenarios of :mod:`~benchmarks.speed.scenarios` whose

@@ -227,7 +227,7 @@ def rate(setup: Setup, client: str, texts: int, rate: int) -> dict[str, float]:
         lost = 0
     except AssertionError:
         raise
-    except Exception:  # noqa: BLE001 - a client that gives up raises whatever it likes, and all its texts are lost
+    except Exception:  # noqa: BLE001 - a client that fails may raise any exception, and all its texts are lost
         lost = texts
     seconds = time.perf_counter() - start
     told = counted(setup)

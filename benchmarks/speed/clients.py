@@ -76,7 +76,7 @@ def _sdk_async_query(setup: Setup) -> AsyncRun:
     return run
 
 
-# By default it puts at most 8,000 characters into a request, whatever batch_size says.
+# By default it puts at most 8,000 characters into a request, for any batch_size.
 _BASETEN_BEST = {"batch_size": 128, "max_concurrent_requests": 32, "max_chars_per_request": 1_000_000}
 
 
@@ -98,7 +98,7 @@ def _baseten_matrix(setup: Setup) -> Run:
 
 
 def _llama_heard(setup: Setup) -> Run:
-    """Return our class with somebody who wants to be told of its events."""
+    """Return our class with a handler for its events."""
     from llama_index.core.instrumentation import get_dispatcher
     from llama_index.core.instrumentation.event_handlers.base import BaseEventHandler
 

@@ -25,7 +25,7 @@ _HEAD = """# How fast
 - Texts are about 120 tokens long, vectors have 1,536 numbers. The server sends prepared bytes. Every answer is checked.
 - CPU is the client process's own, all threads, for 1,000 texts.
 - numpy asks for huge pages by default; here it is told not to (`NUMPY_MADVISE_HUGEPAGE=0`), for all clients, but in the
-  scenario that says so. Before the clock runs, each process touches 1.5 GiB and gives it back. See "What bounds it".
+  scenario that says so. Before the clock runs, each process touches 1.5 GiB and gives it back. See "Limits".
 """
 
 _PINNED = "Server and client run on a core each."
@@ -209,7 +209,7 @@ def _added_by_llama_index(figures: Figures) -> Iterator[str]:
         yield from [
             "",
             f"LlamaIndex's own part (events, which copy all lists) is {idle / TEXTS * 1e6:.1f} ms for 1,000 texts.",
-            f"Left alone, it does that in one go for all texts: {_gap(figures, 'llama-idle-async')} ms in a loop.",
+            f"Unchanged, it does that in one go for all texts: {_gap(figures, 'llama-idle-async')} ms in a loop.",
         ]
 
 
@@ -285,7 +285,7 @@ def _stream(figures: Figures, scenario: Scenario) -> Iterator[str]:
 
 
 def _imports(figures: Figures) -> Iterator[str]:
-    yield from ["| what | after | ms | spread |", "|---|---|---|---|"]
+    yield from ["| import of | after | ms | spread |", "|---|---|---|---|"]
     for name, (before, _) in IMPORTS.items():
         values = [value * 1000 for value in figures.values("imports", name)]
         median = statistics.median(values)

@@ -1,7 +1,7 @@
 """A server for embeddings that does nothing but send bytes: one thread, epoll, prepared replies.
 
 It reads of a request only how many texts it has and whether it asks for base64. Text number i of a request gets vector
-number i of :mod:`~benchmarks.speed.vectors`. What it can send in the best of cases is a line of the results.
+number i of :mod:`~benchmarks.speed.vectors`. Its maximum throughput is a line of the results.
 """
 
 from __future__ import annotations

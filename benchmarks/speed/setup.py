@@ -40,10 +40,10 @@ class Client:
     """One way to embed texts.
 
     Attributes:
-        label: What it is called in the results.
-        make: Makes it ready, and returns what embeds a list of texts, or one query.
-        form: What comes out: ``"matrix"``, ``"lists"``, ``"vector"`` for a query, or ``"nothing"``.
-        is_async: Whether what ``make`` returns gives an awaitable.
+        label: Name in the results.
+        make: Sets it up, and returns a function that embeds a list of texts, or one query.
+        form: Type of the result: ``"matrix"``, ``"lists"``, ``"vector"`` for a query, or ``"nothing"``.
+        is_async: True if the function that ``make`` returns is async.
         settings: The settings that are not the defaults, in words.
     """
 

@@ -1,8 +1,8 @@
 """The texts that are embedded, the vectors that the server answers with, and the check of a client's result.
 
-Texts are English words, about 120 tokens each, without quotes or brackets, so that the server can count them without
-reading them. Vector i of a request is always the same, and no two are alike, so that a client's answer shows how it cut
-its requests and whether each vector is in its place.
+Texts are English words, about 120 tokens each, without quotes or brackets, and the server counts them without reading
+them. Vector i of a request is always the same, and no two are equal: a client's result shows how it split its requests
+and if each vector is in its place.
 """
 
 from __future__ import annotations

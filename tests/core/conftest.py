@@ -1,4 +1,4 @@
-"""Fixtures of the core's tests: sync and async from one test, sandboxes, and a server of exact bytes."""
+"""Fixtures of the core's tests: sync and async calls, sandboxes, and a fault server."""
 
 import asyncio
 import contextlib
@@ -12,13 +12,13 @@ from hypothesis import settings
 
 from nanogpt_core import Embedder
 
-# A deadline measures the machine, not the code.
+# A Hypothesis deadline would measure the machine, not the code.
 settings.register_profile("core", deadline=None)
 settings.load_profile("core")
 
 
 def _load(path):
-    # Tests are no package, so that a helper beside them is loaded by its path.
+    # Tests are not a package: a helper beside them is loaded by its path.
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -30,7 +30,7 @@ _fault_server = _load(Path(__file__).parents[1] / "fault_server.py")
 
 @pytest.fixture(scope="package", autouse=True)
 def _few_authorities(tmp_path_factory):
-    # Every HTTP client reads all of the web's authorities, 30 ms each time, and none of these tests uses TLS.
+    # Every HTTP client loads all certificate authorities, 30 ms each time, and none of these tests uses TLS.
     first, end, _ = Path(certifi.where()).read_text(encoding="utf-8").partition("-----END CERTIFICATE-----")
     one = tmp_path_factory.mktemp("tls") / "one.pem"
     one.write_text(first + end, encoding="utf-8")
@@ -47,7 +47,7 @@ def faults():
 
 @pytest.fixture(params=["sync", "async"])
 def way(request):
-    """Functions ``embed(embedder, texts)`` and ``query(embedder, text)``, once sync and once async."""
+    """Return ``embed(embedder, texts)`` and ``query(embedder, text)``, once sync and once async."""
     if request.param == "sync":
         return SimpleNamespace(
             name="sync",
@@ -75,7 +75,7 @@ def query(way):
 
 @pytest.fixture
 def make(options):
-    """Make an embedder that talks to the shared sandbox, without retries unless asked for."""
+    """Make an embedder for the shared sandbox, by default without retries."""
 
     def make(model="text-embedding-3-small", **more):
         return Embedder(model, **{**options, "max_retries": 0, **more})
@@ -85,7 +85,7 @@ def make(options):
 
 @pytest.fixture
 def sandbox_with():
-    """Start a sandbox of the test's own, with options."""
+    """Start a separate sandbox with options."""
     module = pytest.importorskip("nanogpt_core.sandbox", reason="the sandbox extra is not installed")
     with contextlib.ExitStack() as stack:
         yield lambda **options: stack.enter_context(module.Sandbox(**options))
@@ -93,7 +93,7 @@ def sandbox_with():
 
 @pytest.fixture
 def serve():
-    """Start a server of exact bytes; its ``embedder(**options)`` makes an embedder that talks to it."""
+    """Start a fault server; its ``embedder(**options)`` makes an embedder for it."""
     with contextlib.ExitStack() as stack:
 
         def start(answer=_fault_server.good, tls=None, **options):
@@ -108,7 +108,7 @@ def serve():
 
 @pytest.fixture
 def scripted(serve):
-    """Start a server that gives the answers in order, and after them right ones."""
+    """Start a server that sends the given responses in order, and then correct ones."""
 
     def start(*answers):
         left = iter(answers)

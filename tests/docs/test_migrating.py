@@ -1,4 +1,4 @@
-"""The page on migrating: its statements on options and defaults agree with the code."""
+"""Migration page: its options and defaults agree with the code."""
 
 import inspect
 import re
@@ -118,7 +118,7 @@ def test_default_numbers_are_as_the_tables_say(option):
             assert f"{default_of(option):,.0f}" in re.findall(r"\d[\d,]*\d|\d", line)
 
 
-def test_the_time_limit_of_chat_is_as_the_table_says():
+def test_chat_timeout_is_as_the_table_says():
     for name in ("ChatOpenAI", "OpenAI"):
         table = PAGE.split(f"<!-- options: {name} -->")[1].split("<!-- end -->")[0]
         (line,) = re.findall(r"^\| `timeout`.*$", table, re.MULTILINE)

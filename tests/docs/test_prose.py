@@ -1,4 +1,4 @@
-"""The prose check: it finds each idiom in docstrings, comments and Markdown, and ignores code."""
+"""Prose check: it finds each idiom in docstrings, comments and Markdown, and ignores code."""
 
 import subprocess
 import sys
@@ -69,6 +69,6 @@ def test_docstring_that_begins_with_a_clause_is_found(run, text):
         ("quoted.md", 'Say "structured output", not "answers in a form".\n'),
     ],
 )
-def test_code_and_quotations_are_no_prose(run, name, text):
+def test_code_and_quotations_are_ignored(run, name, text):
     status, output = run(name, text)
     assert status == 0, output

@@ -34,7 +34,7 @@ BLOCKS = [
     for page in PAGES
     for number, block in enumerate(BLOCK.finditer(page.read_text(encoding="utf-8")), 1)
 ]
-# LlamaIndex imports it wherever it is installed.
+# LlamaIndex imports it if it is installed.
 SUNSET = "`langchain-community` is being sunset"
 SNIPPETS = [pytest.param(side(kind, code, "-"), id=name) for name, kind, code in BLOCKS]
 BEFORE = [pytest.param(side(kind, code, "+"), id=name) for name, kind, code in BLOCKS if kind == "diff"]
@@ -185,7 +185,7 @@ def totals(fault, column):
     return dict(zip(*cells, strict=True))[column]
 
 
-def test_figures_on_faults_are_those_measured():
+def test_fault_figures_equal_the_measured_figures():
     said = " ".join(README.split("<!-- faults: begin -->")[1].split("<!-- faults: end -->")[0].split())
     others = "langchain-openai"
     number = sum(

@@ -16,7 +16,7 @@ printf '\\n'
 
 @pytest.fixture
 def make(tmp_path):
-    """Run make in an environment whose Python says which words it was given; return those of each call."""
+    """Run make with a fake Python that prints its arguments; return the arguments of each call."""
     folder = tmp_path / "environment"
     (folder / "bin").mkdir(parents=True)
     (folder / "bin" / "python").write_text(PYTHON)
@@ -64,7 +64,7 @@ def test_models_reach_the_evaluation_word_by_word(make, words):
     assert make("evaluate", f"MODELS={words}") == [["examples/demo/evaluate.py", "--", *words.split()]]
 
 
-def test_models_may_stand_in_the_environment(make, monkeypatch):
+def test_models_can_be_set_in_the_environment(make, monkeypatch):
     monkeypatch.setenv("MODELS", "$(shell echo) M*")
     assert make("evaluate") == [["examples/demo/evaluate.py", "--", "$(shell", "echo)", "M*"]]
 

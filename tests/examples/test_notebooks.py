@@ -1,4 +1,4 @@
-"""Tutorials: they run from start to end in a kernel of this environment, print the expected text, and are clean."""
+"""Tutorial notebooks: they run in a kernel of this environment, print the expected text, and have no saved outputs."""
 
 import asyncio
 import inspect
@@ -22,14 +22,14 @@ NOT_OURS = (
     # LlamaIndex's agent looks at all members of its pydantic model, those that pydantic wants forgotten too.
     "ignore:Accessing the 'model_",
     "ignore:The `__fields",
-    # LlamaIndex's settings import it where it is installed.
+    # LlamaIndex's settings import it if it is installed.
     "ignore:`langchain-community` is being sunset",
     # From Python 3.12 on, asyncio deprecates a call that ipykernel makes as it starts.
     "ignore:There is no current event loop",
     # ipykernel's own, as it ends.
     "ignore:For consistency across implementations",
 )
-HANGS = 120  # seconds that a cell may take
+HANGS = 120  # time limit of a cell, in seconds
 SOURCE = "Python's language reference, try"
 
 
@@ -38,7 +38,7 @@ def read(name):
 
 
 def execute(notebook, folder):
-    """Run all cells in ``folder`` with this interpreter, whatever kernels are installed on the machine."""
+    """Run all cells in ``folder`` with this interpreter, independent of the installed kernels."""
     from jupyter_client.kernelspec import KernelSpecManager
     from jupyter_client.manager import AsyncKernelManager
 
@@ -66,7 +66,7 @@ def said(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     notebook = read(request.param)
     with pytest.MonkeyPatch.context() as environment:
-        # IPython's history and Jupyter's files have nothing to do in the user's home.
+        # IPython's history and Jupyter's files must not be written to the user's home.
         for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
             environment.setenv(name, str(folder / "jupyter"))
         execute(notebook, folder)
@@ -77,7 +77,7 @@ def said(request, tmp_path_factory):
     return {name: "".join(out.text for out in outs) for name, outs in outputs.items()}
 
 
-def test_answers_with_a_citation_and_its_source(said):
+def test_answer_has_a_citation_and_its_source(said):
     answer, *sources = said["answer"].splitlines()
     assert '"finally"' in answer
     assert re.search(r"\[1\]", answer)
@@ -86,7 +86,7 @@ def test_answers_with_a_citation_and_its_source(said):
     assert re.match(r"\d+ pieces: \[NanoGPT sandbox, not a language model\]", said["stream-async"])
 
 
-def test_many_at_once(said):
+def test_batches_and_streams_return_all_vectors(said):
     assert said["batches"].count("language reference, del") == 1
     assert said["batches"].count("language reference, lambda") == 1
     assert re.match(r"from 0: \d+ vectors of 1536, float32", said["corpus-as-stream"])
@@ -100,7 +100,7 @@ def test_second_run_costs_nothing(said):
     assert said["second-run"].endswith("The same vectors: True\n")
 
 
-def test_refusals_say_what_to_do(said):
+def test_error_messages_name_the_remedy(said):
     assert said["budget"].startswith("BudgetExceededError: ")
     width, refusal = said["queries"].splitlines()
     assert width == "256 numbers"
@@ -108,7 +108,7 @@ def test_refusals_say_what_to_do(said):
     assert said["errors"].startswith("InvalidInputError: ")
 
 
-def test_agent_looks_up_and_cites(said):
+def test_agent_calls_the_tool_and_cites(said):
     lines = said["agent"].splitlines()
     assert any("look_up({'query': 'finally clause return statement'})" in line for line in lines)
     assert any("[1] >" in line for line in lines), "what the tool returned"

@@ -1,4 +1,4 @@
-"""The examples that can be copied: each runs as a new user runs it, in a process of its own and a folder of its own."""
+"""Examples that can be copied: each runs as a new user runs it, in its own process and folder."""
 
 import os
 import re
@@ -22,7 +22,7 @@ DOCUMENTS = {
     "x200.md": "The battery of the X200 lasts twelve hours.",
 }
 QUESTION = "How long does the battery of the X200 last?"
-# LlamaIndex imports it in every environment that has it.
+# LlamaIndex imports it if it is installed.
 IGNORED = (
     "-Wignore:`langchain-community` is being sunset:DeprecationWarning",
     # From Python 3.12 on, asyncio deprecates a call that LlamaIndex makes.

@@ -1,4 +1,4 @@
-"""Conditions of LangChain's tests. Without LangChain they are skipped, and the rest of the suite still runs."""
+"""Skips the tests of the LangChain plugin if LangChain is not installed."""
 
 from importlib.util import find_spec
 

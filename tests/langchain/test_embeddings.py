@@ -1,4 +1,4 @@
-"""LangChain's own words and forms of the embeddings class; the shared contract is in tests/plugins."""
+"""Options and methods that only the LangChain embeddings class has; the shared contract is in tests/plugins."""
 
 import pytest
 from langchain_core.load import dumpd, dumps
@@ -16,19 +16,19 @@ def make(options):
     return lambda **more: NanoGPTEmbeddings(**options, **more)
 
 
-async def test_chunk_size_of_one_call(make, call, sandbox):
+async def test_chunk_size_of_one_call_limits_texts_per_request(make, call, sandbox):
     await call(make(max_concurrency=1, chunk_size=5), "embed_documents", TEXTS, chunk_size=4)
     assert [request.items for request in sandbox.requests] == [4, 3]
 
 
 @pytest.mark.parametrize("size", [0, 2049, "3"])
-async def test_bad_chunk_size_of_one_call(make, call, sandbox, size):
+async def test_invalid_chunk_size_of_one_call_is_refused(make, call, sandbox, size):
     with pytest.raises(NanoGPTError, match="batch_size"):
         await call(make(), "embed_documents", TEXTS, chunk_size=size)
     assert sandbox.requests == []
 
 
-def test_batch_size_is_chunk_size(make):
+def test_batch_size_is_an_alias_of_chunk_size(make):
     assert make(batch_size=3).chunk_size == make(chunk_size=3).chunk_size == 3
     assert make(chunk_size=3).model_copy(update={"batch_size": 5}).chunk_size == 5
     with pytest.raises(ConfigurationError, match="same option"):
@@ -47,7 +47,7 @@ def test_batch_size_is_chunk_size(make):
         ({}, False),
     ],
 )
-async def test_show_progress_bar(make, call, capsys, given, shown):
+async def test_show_progress_bar_shows_or_hides_the_bar(make, call, capsys, given, shown):
     await call(make(**given), "embed_documents", TEXTS)
     shown_text = capsys.readouterr().err
     assert ("7/7" in shown_text) is shown
@@ -65,7 +65,7 @@ async def test_show_progress_bar(make, call, capsys, given, shown):
     ],
     ids=str,
 )
-async def test_progress_of_a_copy(make, call, capsys, before, update, shown):
+async def test_copy_update_shows_or_hides_the_progress_bar(make, call, capsys, before, update, shown):
     await call(make(**before).model_copy(update=update), "embed_documents", TEXTS)
     assert ("7/7" in capsys.readouterr().err) is shown
 
@@ -79,7 +79,7 @@ async def test_progress_of_a_copy(make, call, capsys, before, update, shown):
         ("model_name", "model"),
     ],
 )
-def test_unknown_option_hints_at_langchains_word(options, given, meant):
+def test_unknown_option_error_suggests_the_langchain_name(options, given, meant):
     with pytest.raises(InvalidTypeError, match=f"Did you mean '{meant}'"):
         NanoGPTEmbeddings(**options, **{given: 1})
 

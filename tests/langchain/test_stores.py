@@ -1,4 +1,4 @@
-"""In LangChain's stores, caches and indexes."""
+"""Embeddings in LangChain's vector stores, caches and indexes."""
 
 import pytest
 from langchain_core.documents import Document
@@ -25,7 +25,7 @@ def documents(texts=TEXTS):
     return [Document(text, id=str(i), metadata={"source": f"file{i}"}) for i, text in enumerate(texts)]
 
 
-async def test_vector_store_finds_by_meaning(embeddings, call, sandbox):
+async def test_vector_store_finds_the_nearest_text(embeddings, call, sandbox):
     store = InMemoryVectorStore(embeddings)
     await call(store, "add_documents", documents())
     (found,) = await call(store, "similarity_search", QUESTION, k=1)
@@ -33,7 +33,7 @@ async def test_vector_store_finds_by_meaning(embeddings, call, sandbox):
     assert [request.inputs for request in sandbox.requests] == [tuple(TEXTS), (QUESTION,)]
 
 
-async def test_vector_store_scores(embeddings, call):
+async def test_vector_store_scores_are_sorted_cosines(embeddings, call):
     store = InMemoryVectorStore(embeddings)
     await call(store, "add_texts", TEXTS)
     scored = await call(store, "similarity_search_with_score", TEXTS[1], k=3)
@@ -44,13 +44,13 @@ async def test_vector_store_scores(embeddings, call):
     assert scores[1] < 0.9
 
 
-async def test_vector_store_as_retriever(embeddings, call):
+async def test_retriever_finds_the_nearest_text(embeddings, call):
     store = InMemoryVectorStore.from_texts(TEXTS, embeddings)
     (found,) = await call(store.as_retriever(search_kwargs={"k": 1}), "invoke", QUESTION)
     assert found.page_content == TEXTS[2]
 
 
-async def test_index_sends_only_what_is_new(embeddings, sandbox, call):
+async def test_index_sends_only_new_documents(embeddings, sandbox, call):
     records = InMemoryRecordManager("test")
     records.create_schema()
     store = InMemoryVectorStore(embeddings)
@@ -107,7 +107,7 @@ async def test_cache_backed_embeddings_send_each_text_once(embeddings, sandbox, 
     assert query == first[0]
 
 
-def test_cache_namespace_tells_vectors_apart(options):
+def test_cache_namespace_differs_if_vectors_differ(options):
     def namespace(**more):
         return NanoGPTEmbeddings(**{**options, **more}).cache_namespace
 

@@ -1,4 +1,4 @@
-"""Conditions of LlamaIndex's tests. Without LlamaIndex they are skipped, and the rest of the suite still runs."""
+"""Skips the tests of the LlamaIndex plugin if LlamaIndex is not installed."""
 
 from importlib.util import find_spec
 

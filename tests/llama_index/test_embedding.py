@@ -1,4 +1,4 @@
-"""What LlamaIndex's own base class gives: batches, events, caches, limits, progress."""
+"""Features of LlamaIndex's base class: batches, events, caches, rate limiters, progress."""
 
 import json
 from typing import Any
@@ -47,7 +47,7 @@ def recorder():
     root.event_handlers.remove(handler)
 
 
-async def test_single_texts_and_queries(make, call):
+async def test_single_texts_and_queries_equal_the_batch(make, call):
     embedding = make()
     batch = await call(embedding, "get_text_embedding_batch", TEXTS)
     assert await call(embedding, "get_text_embedding", TEXTS[3]) == batch[3]
@@ -61,7 +61,7 @@ async def test_single_texts_and_queries(make, call):
     ("given", "items"),
     [({"embed_batch_size": 3}, [1, 3, 3]), ({"embed_batch_size": 4, "batch_size": 3}, [1, 3, 3]), ({}, [7])],
 )
-async def test_batches(make, call, sandbox, given, items):
+async def test_embed_batch_size_limits_texts_per_request(make, call, sandbox, given, items):
     assert len(await call(make(**given), "get_text_embedding_batch", TEXTS)) == 7
     assert sorted(request.items for request in sandbox.requests) == items
     assert sorted(text for request in sandbox.requests for text in request.inputs) == TEXTS
@@ -74,7 +74,7 @@ async def test_num_workers_keeps_order(make, sandbox):
     assert vectors == make().get_text_embedding_batch(TEXTS)
 
 
-async def test_callback_events(make, call):
+async def test_callback_manager_gets_one_event_pair_per_batch(make, call):
     handler = LlamaDebugHandler(print_trace_on_end=False)
     embedding = make(callback_manager=CallbackManager([handler]), embed_batch_size=4)
     vectors = await call(embedding, "get_text_embedding_batch", TEXTS)
@@ -90,7 +90,7 @@ async def test_callback_events(make, call):
         assert start.payload[EventPayload.SERIALIZED]["model_name"] == "text-embedding-3-small"
 
 
-async def test_instrumentation_events(make, call, recorder):
+async def test_instrumentation_gets_start_and_end_events(make, call, recorder):
     vectors = await call(make(), "get_text_embedding_batch", TEXTS)
     start, end = recorder.events
     assert isinstance(start, EmbeddingStartEvent)
@@ -177,7 +177,7 @@ class Curious(BaseEventHandler):
             self.told[:] = self.ask()
 
 
-async def test_a_handler_that_embeds_gets_its_own_vectors(make, call, request):
+async def test_handler_that_embeds_gets_its_own_vectors(make, call, request):
     texts = [f"text {number}" for number in range(1100)]
     one, other = make(dimensions=32), make(dimensions=16)
     handler, root = (
@@ -202,7 +202,7 @@ async def test_key_is_in_no_event(make, call, recorder, sandbox):
         assert "token-of-a-proxy" not in text
 
 
-async def test_embeddings_cache(make, call, sandbox):
+async def test_embeddings_cache_spares_repeated_texts(make, call, sandbox):
     cache = SimpleKVStore()
     first = await call(make(embeddings_cache=cache), "get_text_embedding_batch", TEXTS)
     again = await call(make(embeddings_cache=cache), "get_text_embedding_batch", ["new", *TEXTS])
@@ -212,7 +212,7 @@ async def test_embeddings_cache(make, call, sandbox):
     assert [request.inputs for request in sandbox.requests] == [tuple(TEXTS), ("new",)]
 
 
-def test_embeddings_cache_is_no_part_of_dumps(make):
+def test_dumps_do_not_include_the_embeddings_cache(make):
     cached = make(embeddings_cache=SimpleKVStore())
     assert json.loads(cached.to_json()) == make().to_dict()
 
@@ -228,7 +228,7 @@ class CountingLimiter(BaseRateLimiter):
         self.calls.append("async")
 
 
-async def test_rate_limiter_is_asked_for_each_batch(make, call):
+async def test_rate_limiter_is_acquired_for_each_batch(make, call):
     limiter = CountingLimiter()
     embedding = make(rate_limiter=limiter, embed_batch_size=4)
     await call(embedding, "get_text_embedding_batch", TEXTS)
@@ -237,7 +237,7 @@ async def test_rate_limiter_is_asked_for_each_batch(make, call):
 
 
 @pytest.mark.parametrize("shown", [True, False])
-async def test_show_progress(make, call, capsys, shown):
+async def test_show_progress_shows_or_hides_the_bar(make, call, capsys, shown):
     await call(make(), "get_text_embedding_batch", TEXTS, show_progress=shown)
     assert ("Generating embeddings: 100%" in capsys.readouterr().err) is shown
 
@@ -252,7 +252,7 @@ async def test_bad_text_is_refused_before_the_first_batch_is_sent(make, call, sa
     assert sandbox.requests == []
 
 
-async def test_texts_of_a_generator(make, call):
+async def test_generator_of_texts_is_accepted(make, call):
     vectors = await call(make(embed_batch_size=2), "get_text_embedding_batch", (text for text in TEXTS))
     assert len(vectors) == 7
 

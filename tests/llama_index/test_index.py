@@ -1,4 +1,4 @@
-"""As ``Settings.embed_model``, in indexes and in ingestion pipelines."""
+"""Embeddings in LlamaIndex's settings, indexes and ingestion pipelines."""
 
 import pytest
 from llama_index.core import Document, Settings, StorageContext, VectorStoreIndex, load_index_from_storage
@@ -39,7 +39,7 @@ def documents():
 
 
 @pytest.mark.usefixtures("settings")
-async def test_index_by_settings_is_built_saved_loaded_and_asked(sandbox, call, tmp_path):
+async def test_index_from_settings_is_built_saved_loaded_and_queried(sandbox, call, tmp_path):
     VectorStoreIndex.from_documents(documents()).storage_context.persist(tmp_path)
     assert [set(request.inputs) for request in sandbox.requests] == [set(TEXTS)]
     sandbox.clear()
@@ -57,7 +57,7 @@ async def test_index_by_settings_is_built_saved_loaded_and_asked(sandbox, call, 
 
 
 @pytest.mark.usefixtures("settings")
-def test_index_takes_new_documents(sandbox):
+def test_index_embeds_only_inserted_documents(sandbox):
     index = VectorStoreIndex.from_documents(documents())
     sandbox.clear()
     index.insert(Document(text="Running shoes come in blue."))
@@ -73,7 +73,7 @@ def pipeline(embedding, cache=None, **more):
     return IngestionPipeline(transformations=[splitter, embedding], cache=cache or IngestionCache(), **more)
 
 
-async def test_pipeline_fills_a_store_and_its_cache_spares_the_second_run(embedding, options, sandbox, call):
+async def test_pipeline_fills_a_store_and_second_run_reads_its_cache(embedding, options, sandbox, call):
     store, cache = SimpleVectorStore(), IngestionCache()
     nodes = await call(pipeline(embedding, cache, vector_store=store), "run", documents=documents())
     assert [node.get_content() for node in nodes] == TEXTS
@@ -101,7 +101,7 @@ def test_pipeline_cache_survives_on_disk(embedding, sandbox, tmp_path):
     assert sandbox.requests == []
 
 
-def test_pipeline_in_spawned_processes_takes_the_key_along(embedding, sandbox):
+def test_pipeline_in_spawned_processes_receives_the_key(embedding, sandbox):
     expected = embedding.get_text_embedding_batch(TEXTS)
     sandbox.clear()
     built = pipeline(embedding)
@@ -133,7 +133,7 @@ NOT_HASHED = {
 
 
 @pytest.mark.parametrize(("name", "value"), [*HASHED.items(), *NOT_HASHED.items()], ids=str)
-def test_hash_follows_what_changes_a_vector_and_nothing_else(options, name, value, monkeypatch, tmp_path):
+def test_transformation_hash_depends_only_on_options_that_change_vectors(options, name, value, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     nodes = [TextNode(text=TEXTS[0])]
     first, other = NanoGPTEmbedding(**options), NanoGPTEmbedding(**{**options, name: value})
@@ -141,19 +141,19 @@ def test_hash_follows_what_changes_a_vector_and_nothing_else(options, name, valu
     assert same is (name in NOT_HASHED)
 
 
-def test_each_option_is_in_the_hash_or_is_not():
+def test_transformation_hash_test_covers_every_option():
     aliases = {"model", "embed_batch_size", "num_workers"}
     connections = {"http_client", "http_async_client", "base_url"}
     assert {*HASHED, *NOT_HASHED} | connections == {*EmbedderOptions.__annotations__} | aliases
 
 
-def test_hash_follows_the_place(options):
+def test_transformation_hash_depends_on_the_base_url(options):
     nodes = [TextNode(text=TEXTS[0])]
     other = NanoGPTEmbedding(api_key=options["api_key"], base_url="https://example.com/api/v1")
     assert get_transformation_hash(nodes, NanoGPTEmbedding(**options)) != get_transformation_hash(nodes, other)
 
 
-async def test_instruction_goes_before_queries_only(options, sandbox, call):
+async def test_query_instruction_is_applied_to_queries_only(options, sandbox, call):
     embedding = NanoGPTEmbedding("BAAI/bge-large-en-v1.5", **options, query_instruction="recommended")
     index = VectorStoreIndex.from_documents(documents(), embed_model=embedding)
     await call(index.as_retriever(similarity_top_k=1), "retrieve", QUESTION)

@@ -1,4 +1,4 @@
-"""LlamaIndex's own words for options, and its dumps; the shared contract is in tests/plugins."""
+"""Options and dumps that only the LlamaIndex class has; the shared contract is in tests/plugins."""
 
 import copy
 import json
@@ -38,7 +38,7 @@ def test_wrong_options_are_refused(options, given, kind, words):
     assert isinstance(caught.value, kind)
 
 
-def test_batches_can_be_changed_later(options):
+def test_embed_batch_size_and_num_workers_can_be_changed_later(options):
     embedding = NanoGPTEmbedding(**options)
     embedding.embed_batch_size = 5
     embedding.num_workers = 2
@@ -54,22 +54,22 @@ def test_batches_can_be_changed_later(options):
     [{"model_name": "BAAI/bge-m3"}, {"model": "BAAI/bge-m3"}, {"model": "BAAI/bge-m3", "model_name": "BAAI/bge-m3"}],
     ids=str,
 )
-def test_both_words_for_the_model(options, given):
+def test_model_and_model_name_are_aliases(options, given):
     assert NanoGPTEmbedding(**options, **given).model_name == "BAAI/bge-m3"
 
 
-def test_both_words_for_the_base_url(options):
+def test_api_base_and_base_url_are_aliases(options):
     url = options["base_url"]
     embedding = NanoGPTEmbedding(api_key=options["api_key"], api_base=url)
     assert (embedding.api_base, len(embedding.get_text_embedding("text"))) == (url, 1536)
 
 
-def test_copy_takes_both_words(options):
+def test_copy_update_accepts_both_names(options):
     copied = NanoGPTEmbedding(**options).model_copy(update={"model": "BAAI/bge-m3", "base_url": "https://example.com"})
     assert (copied.model_name, copied.api_base) == ("BAAI/bge-m3", "https://example.com")
 
 
-def test_dump_holds_the_options_that_change_a_vector():
+def test_dump_has_the_options_that_change_vectors():
     embedding = NanoGPTEmbedding(api_key=KEY, dimensions=64, on_overflow="split", query_instruction="find: ", timeout=5)
     assert embedding.to_dict() == {
         "class_name": "NanoGPTEmbedding",
@@ -81,7 +81,7 @@ def test_dump_holds_the_options_that_change_a_vector():
     }
 
 
-async def test_dumps_read_back(options, call, sandbox, monkeypatch):
+async def test_dumps_can_be_read_back(options, call, sandbox, monkeypatch):
     first = NanoGPTEmbedding("BAAI/bge-large-en-v1.5", **options, query_instruction="find: ")
     expected = await call(first, "get_query_embedding", "text")
     monkeypatch.setenv("NANOGPT_API_KEY", sandbox.api_key)

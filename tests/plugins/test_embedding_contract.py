@@ -28,7 +28,7 @@ from nanogpt_core.errors import (
 from nanogpt_core.http.library import httpx as http
 from nanogpt_core.sandbox import Fault, Sandbox
 
-# Without LlamaIndex, which ships a vocabulary, counts are upper bounds. That is said once, and the tests still hold.
+# Without LlamaIndex, which ships a vocabulary, counts are upper bounds: one warning, and the tests still hold.
 pytestmark = pytest.mark.filterwarnings("ignore:tiktoken's cl100k_base file:RuntimeWarning")
 
 KEY = "sk-nano-0123abcd-very-secret"
@@ -74,14 +74,14 @@ async def test_batch_size_limits_texts_per_request(plugin, make, documents, sand
         assert [request.items for request in sandbox.requests] == [3, 3, 1]
 
 
-async def test_overflow_error(make, documents, sandbox):
+async def test_overflow_error_names_positions_and_sends_nothing(make, documents, sandbox):
     with pytest.raises(TextTooLongError) as caught:
         await documents(make(BGE), ["short", LONG])
     assert caught.value.positions == (1,)
     assert sandbox.requests == []
 
 
-async def test_overflow_truncate(make, documents, sandbox):
+async def test_overflow_truncate_sends_the_beginning(make, documents, sandbox):
     await documents(make(BGE, on_overflow="truncate"), ["short", LONG])
     (request,) = sandbox.requests
     assert request.inputs[0] == "short"
@@ -89,7 +89,7 @@ async def test_overflow_truncate(make, documents, sandbox):
     assert 100 < len(request.inputs[1]) < len(LONG)
 
 
-async def test_overflow_split(make, documents, sandbox):
+async def test_overflow_split_returns_a_vector_of_length_1(make, documents, sandbox):
     _, vector = await documents(make(BGE, on_overflow="split"), ["short", LONG])
     pieces = [text for request in sandbox.requests for text in request.inputs if text != "short"]
     assert len(pieces) > 1
@@ -113,7 +113,7 @@ async def test_query_instruction_is_for_queries_only(make, documents, query, san
 
 
 @pytest.mark.parametrize(("retries", "works"), [(2, True), (1, False)])
-async def test_max_retries(make, query, sandbox, retries, works):
+async def test_max_retries_limits_the_attempts(make, query, sandbox, retries, works):
     embeddings = make(max_retries=retries)
     sandbox.add_faults(*[Fault(503, headers=NO_WAIT)] * (retries if works else retries + 1))
     if works:
@@ -126,14 +126,14 @@ async def test_max_retries(make, query, sandbox, retries, works):
 
 
 @pytest.mark.parametrize("option", ["timeout", "deadline"])
-async def test_timeout_and_deadline(plugin, query, option):
+async def test_timeout_and_deadline_end_a_slow_request(plugin, query, option):
     with Sandbox(faults=[Fault(None, delay=60)]) as sandbox:
         embeddings = plugin.make(api_key=sandbox.api_key, base_url=sandbox.base_url, max_retries=0, **{option: 0.2})
         with pytest.raises(RequestTimeoutError, match=r"within 0\.\d+ s"):
             await query(embeddings, "text")
 
 
-async def test_requests_per_second(make, sandbox, documents):
+async def test_requests_per_second_paces_the_requests(make, sandbox, documents):
     # At a URL of its own, since all objects with one key at one URL keep to the lowest rate among them.
     base_url = sandbox.base_url.replace("/api/v1", "/api/paid/v1")
     embeddings = make(base_url=base_url, batch_size=1, max_concurrency=1, requests_per_second=0.05)
@@ -161,25 +161,25 @@ async def test_budget_is_checked_before_anything_is_sent(make, documents, sandbo
     assert len(sandbox.requests) == 1
 
 
-async def test_progress_function(make, documents):
+async def test_progress_function_gets_counts_of_texts(make, documents):
     seen = []
     await documents(make(batch_size=3, progress=lambda *counts: seen.append(counts), max_concurrency=1), TEXTS)
     assert seen == [(3, 7), (6, 7), (7, 7)]
 
 
 @pytest.mark.parametrize("given", [True, None])
-async def test_progress_bar(make, documents, capsys, given):
+async def test_progress_bar_is_shown_only_if_requested(make, documents, capsys, given):
     await documents(make(progress=given), TEXTS)
     assert ("7/7" in capsys.readouterr().err) is bool(given)
 
 
-async def test_default_headers(make, query, sandbox):
+async def test_default_headers_are_sent(make, query, sandbox):
     await query(make(default_headers={"X-Team": "search"}), "text")
     assert sandbox.requests[0].headers["x-team"] == "search"
 
 
 class Gate:
-    """Lets requests go on once ``width`` of them are in flight together; remembers the most that ever were."""
+    """Barrier for requests: opens once ``width`` of them are in flight; records the maximum in flight."""
 
     def __init__(self, width, event):
         self.width, self.event = width, event
@@ -311,7 +311,7 @@ async def test_bad_input_is_refused_before_anything_is_sent(make, documents, que
 
 
 @pytest.mark.parametrize("bad", ["a bare string", None, 5, {"a": 1}])
-async def test_documents_that_are_no_list_are_refused(make, documents, sandbox, bad):
+async def test_documents_that_are_not_a_list_are_refused(make, documents, sandbox, bad):
     with pytest.raises(InvalidTypeError):
         await documents(make(), bad)
     assert sandbox.requests == []
@@ -358,7 +358,7 @@ def test_changes_cover_every_option(plugin):
     assert set(changes(plugin)) == expected | plugin.own_options
 
 
-def test_attribute_that_is_set_later_is_refused(plugin, make):
+def test_setting_an_attribute_later_is_refused(plugin, make):
     embeddings = make()
     for name, value in changes(plugin).items():
         before = getattr(embeddings, name)
@@ -479,7 +479,7 @@ def test_repr_names_model_and_url(plugin):
     assert f"{plugin.base_url}='https://nano-gpt.com/api/v1'" in text
 
 
-async def test_wrong_key(plugin, sandbox, query):
+async def test_wrong_key_is_an_authentication_error_that_does_not_show_it(plugin, sandbox, query):
     embeddings = plugin.make(api_key=KEY, base_url=sandbox.base_url)
     with pytest.raises(AuthenticationError, match="NANOGPT_API_KEY") as caught:
         await query(embeddings, "text")
@@ -500,13 +500,13 @@ def test_key_is_in_no_message_of_pydantic(plugin):
     assert KEY[:10] not in shown(caught.value)
 
 
-def test_no_key(plugin):
+def test_missing_key_error_names_the_environment_variable(plugin):
     with pytest.raises(ConfigurationError, match="NANOGPT_API_KEY"):
         plugin.make()
 
 
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda one: one.model_copy(deep=True)])
-async def test_copies_work(make, documents, duplicate):
+async def test_copies_give_the_same_vectors(make, documents, duplicate):
     embeddings = make("BAAI/bge-m3", batch_size=1, default_headers={"X-Team": "search"})
     before = await documents(embeddings, ["one", "two"])
     twin = duplicate(embeddings)
@@ -559,7 +559,7 @@ async def test_openai_variables_do_not_leak(make, documents, query, nothing_leak
 
 
 @pytest.mark.usefixtures("foreign_environment")
-def test_openai_variables_are_no_key_and_no_base_url(plugin, monkeypatch):
+def test_openai_variables_are_not_used_as_key_or_base_url(plugin, monkeypatch):
     with pytest.raises(ConfigurationError, match="No API key"):
         plugin.make()
     monkeypatch.setenv("NANO_GPT_API_KEY", KEY)

@@ -146,7 +146,7 @@ class LlamaIndexQdrant(LlamaIndexStore):
         client = pytest.importorskip("qdrant_client")
         store = pytest.importorskip("llama_index.vector_stores.qdrant", exc_type=ImportError)
         self.embeddings = embeddings
-        # On disk only one client may have the folder: that for the sync methods or that for the async ones.
+        # On disk only one client may use the folder: the sync or the async one.
         if asynchronous:
             self.client = client.AsyncQdrantClient(path=str(folder))
             self.store = store.QdrantVectorStore("texts", aclient=self.client, index_doc_id=False)

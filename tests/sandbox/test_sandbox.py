@@ -1,4 +1,4 @@
-"""The sandbox, over real HTTP."""
+"""Sandbox over real HTTP."""
 
 import base64
 import http.client
@@ -129,7 +129,7 @@ def test_each_model_has_its_true_width_and_length(sandbox, name):
     assert np.allclose(lengths, 1, atol=1e-6) == (MODELS[name].unit_length is not False)
 
 
-def test_the_sdk_reads_both_encodings_alike(client):
+def test_sdk_reads_base64_and_floats_alike(client):
     coded = client.embeddings.create(model=SMALL, input=DOCS)
     plain = client.embeddings.create(model=SMALL, input=DOCS, encoding_format="float")
     assert [row.index for row in coded.data] == list(range(len(DOCS)))
@@ -313,7 +313,7 @@ def test_vendor_limits_can_be_disabled_or_changed():
         assert embeddings(sandbox, ["a"] * 3, SMALL).status == 400
 
 
-def test_refuse_and_ignore_base64(sandbox):
+def test_base64_can_be_refused_or_ignored(sandbox):
     with Sandbox(refuse_base64=True) as refusing:
         reply = embeddings(refusing, encoding_format="base64")
         assert (reply.status, reply.json["error"]["param"]) == (400, "encoding_format")
@@ -338,7 +338,7 @@ def test_embedding_models_list_matches_the_vectors(sandbox):
         assert vectors(embeddings(sandbox, "a", name)).shape[1] == listed[name]["dimensions"] == 1024
 
 
-def test_width_source_and_custom_models():
+def test_width_source_and_custom_models_set_width_and_limit():
     own = ModelInfo(id="own", dimensions=12, max_tokens=3)
     with Sandbox(width_source="listed", models={"own": own}) as sandbox:
         assert vectors(embeddings(sandbox, "a", BGE)).shape[1] == 768
@@ -400,7 +400,7 @@ def test_one_shared_word_of_a_long_question_is_not_quoted():
         [("system", f"Use the context.\n{CONTEXT}"), ("user", "How long does the battery last?")],
         [("user", CONTEXT), ("assistant", "[1] no passage"), ("user", "How long does the battery last?")],
         [("user", f"Query: How long does the battery last?\n\nContext:\n{CONTEXT}")],
-        # The question that stands before the passages counts, not the one that the last passage holds.
+        # The question before the passages counts, not the question in the last passage.
         [("user", f"Question: battery?\n\n{CONTEXT}Question: What colour do shoes come in?")],
         [("user", f"{CONTEXT}How long does the battery last?")],
         [("user", f"----\n{CONTEXT}----\nQuery: How long does the battery last?\nAnswer: ")],
@@ -510,14 +510,14 @@ def test_wrong_or_missing_key_is_401(sandbox, path, key):
     assert sandbox.requests[-1].status == 401
 
 
-def test_the_sdk_raises_its_own_errors(client):
+def test_sdk_raises_its_own_errors(client):
     with pytest.raises(NotFoundError):
         client.embeddings.create(model="nope", input="a")
     with pytest.raises(AuthenticationError):
         client.with_options(api_key="sk-wrong").embeddings.create(model=SMALL, input="a")
 
 
-def test_custom_api_key():
+def test_custom_api_key_replaces_the_default():
     with Sandbox(api_key="sk-mine") as sandbox:
         assert sandbox.api_key == "sk-mine"
         assert embeddings(sandbox).status == 401
@@ -533,7 +533,7 @@ def test_balance_accepts_both_key_headers(sandbox, headers):
 
 
 @pytest.mark.parametrize("base", ["/api/v1", "/api/subscription/v1", "/api/paid/v1"])
-def test_base_path_variants(sandbox, base):
+def test_every_base_path_serves_all_endpoints(sandbox, base):
     assert call(sandbox, f"{base}/embeddings", {"model": SMALL, "input": "a"}).status == 200
     assert call(sandbox, f"{base}/embedding-models").status == 200
     assert call(sandbox, f"{base}/models").status == 200
@@ -553,7 +553,7 @@ def test_base_path_variants(sandbox, base):
         ("POST", "/api/v1/embedding-models", 405),
     ],
 )
-def test_unknown_paths_and_methods(sandbox, method, path, status):
+def test_unknown_path_is_404_and_wrong_method_is_405(sandbox, method, path, status):
     reply = call(sandbox, path, method=method)
     assert reply.status == status
     assert set(reply.json["error"]) == {"message", "type", "param", "code"}
@@ -575,7 +575,7 @@ def test_request_ids_are_unique(sandbox):
 # --- rate limit and faults ---
 
 
-def test_rate_limit():
+def test_rate_limit_is_429_with_retry_after():
     with Sandbox(requests_per_second=0.001) as sandbox:
         assert embeddings(sandbox).status == 200
         reply = embeddings(sandbox)
@@ -606,7 +606,7 @@ def test_faults_are_used_in_order_once():
         Fault(status=503),
     ]
     with Sandbox(faults=faults) as sandbox:
-        call(sandbox, "/api/v1/embedding-models")  # takes no fault
+        call(sandbox, "/api/v1/embedding-models")  # uses no fault
         embeddings_reply = embeddings(sandbox)
         assert (embeddings_reply.status, embeddings_reply.headers["retry-after"]) == (429, "7")
         assert embeddings_reply.json == {"code": "daily_rpd_limit_exceeded"}
@@ -646,7 +646,7 @@ def test_delay_affects_only_its_request_and_ends_at_close():
 
 
 @pytest.mark.parametrize("path", ["/api/v1/embeddings", "/api/v1/models"])
-def test_latency_delays_every_answer(path):
+def test_latency_delays_every_reply(path):
     with Sandbox(latency=3600) as sandbox, pytest.raises(TimeoutError):
         call(sandbox, path, {"model": SMALL, "input": "a"} if "embed" in path else None, timeout=0.2)
 
@@ -675,7 +675,7 @@ def test_requests_are_recorded(sandbox):
 
 
 @pytest.mark.parametrize(("most", "size", "kept"), [(3, 1000, ["7", "8", "9"]), (100, 20, ["8", "9"]), (5, 9, [])])
-def test_the_log_is_bounded(most, size, kept):
+def test_request_log_is_bounded(most, size, kept):
     log = RequestLog(max_requests=most, max_bytes=size)
     for number in range(10):
         log.add(RecordedRequest("POST", str(number), 200), 10)
@@ -706,14 +706,14 @@ def test_token_counts_are_bounded_and_prefixes_agree(text, limit):
 
 
 @pytest.mark.parametrize(("text", "count"), [("", 0), (" ", 1), ("two words.", 3), ("北京", 2), ("1234567", 3)])
-def test_token_counts(text, count):
+def test_count_tokens_of_typical_texts(text, count):
     assert count_tokens(text) == count
 
 
 # --- starting and stopping ---
 
 
-def test_close_with_an_idle_connection_open():
+def test_close_does_not_wait_for_idle_connections():
     with Sandbox() as sandbox:
         host, port = sandbox.root_url.removeprefix("http://").split(":")
         idle = http.client.HTTPConnection(host, int(port), timeout=30)

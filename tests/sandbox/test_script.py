@@ -1,4 +1,4 @@
-"""The sandbox's scripted replies, through the bare OpenAI SDK."""
+"""Scripted replies of the sandbox, read with the OpenAI SDK."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +17,7 @@ from nanogpt_core.sandbox.fake_chat import PREFIX
 
 @pytest.fixture
 def start():
-    """``start(*replies)`` returns a sandbox with this script and a client for it."""
+    """Return ``start(*replies)``, which returns a sandbox with this script and a client for it."""
     with Sandbox() as sandbox, OpenAI(base_url=sandbox.base_url, api_key=sandbox.api_key, max_retries=0) as client:
 
         def started(*replies):
@@ -44,14 +44,14 @@ def deltas(chunks, name):
     return [one for one in found if one]
 
 
-def test_scripted_replies_in_order_then_quotes(start):
+def test_scripted_replies_are_used_in_order_before_quotes(start):
     sandbox, chat = start(Reply("first"), Reply("second"))
     assert [text_of(say(chat)) for _ in range(2)] == ["first", "second"]
     assert sandbox.replies_left == 0
     assert text_of(say(chat)).startswith(PREFIX)
 
 
-def test_script_option():
+def test_script_option_sets_the_replies():
     with (
         Sandbox(script=[Reply("here")]) as sandbox,
         OpenAI(base_url=sandbox.base_url, api_key=sandbox.api_key) as client,
@@ -104,7 +104,7 @@ def test_streamed_reply_equals_whole_reply(start, field):
     assert (chunks[-1]["choices"], chunks[-1]["usage"]["completion_tokens_details"]["reasoning_tokens"]) == ([], 2)
 
 
-def test_scripted_usage(start):
+def test_scripted_usage_is_reported(start):
     given = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
     _, chat = start(Reply("x", usage=given), Reply("x", usage=given), Reply("x"))
     assert say(chat).usage.total_tokens == 3
@@ -123,7 +123,7 @@ def test_json_reply_round_trips(start, value):
     assert json.loads("".join(deltas(chunks_of(chat), "content"))) == value
 
 
-def test_error_reply_streamed_and_whole(start):
+def test_error_reply_ends_a_stream_or_sets_the_status(start):
     error = {"status": 503, "message": "Service temporarily unavailable.", "code": "service_unavailable"}
     _, chat = start(Reply("Once upon", error=error), Reply("Once upon", error=error), Reply(error={"message": "x"}))
     parts = []
@@ -156,7 +156,7 @@ def test_stream_stops_after_disconnect(caplog):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_fault_in_the_script(start, stream):
+def test_script_may_contain_a_fault(start, stream):
     body = {"error": "Insufficient balance", "requiredBalance": 0.0035, "status": 402}
     _, chat = start(Reply("first"), Fault(402, body=body, headers={"X-Request-ID": "mine"}))
     assert text_of(say(chat)) == "first"

@@ -1,4 +1,4 @@
-"""The packaged table against the facts, which are written down here a second time and from their source."""
+"""Model catalog compared with the published values, which are repeated here."""
 
 import dataclasses
 import typing
@@ -54,7 +54,7 @@ INSTRUCTIONS = {
         "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:{query}"
     ),
 }
-# Most items that some host was seen to take: a first request must not hold more.
+# Largest batch that a host was seen to accept: the default batch size must not be larger.
 HOSTS_TAKE = {"BAAI/": 64, "netease-youdao/": 64, "Qwen/": 64, "Baichuan": 16}
 
 

@@ -1,4 +1,4 @@
-"""The live list of models, over HTTP and as a pure reading of bytes."""
+"""Live list of models: over HTTP, and its parser without I/O."""
 
 import json
 

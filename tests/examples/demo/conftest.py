@@ -1,4 +1,4 @@
-"""Fixtures of the demo's tests: its folder on the path, as if a script were run, and its pipelines."""
+"""Fixtures of the demo's tests: its folder on `sys.path`, and its pipelines."""
 
 import contextlib
 import importlib
@@ -81,7 +81,7 @@ def kind(request):
 
 @pytest.fixture
 def opened(service, tmp_path):
-    """Open a pipeline by its class and settings, after closing the one before; all of a test have one data folder."""
+    """Open a pipeline by class and settings, and close the previous one; a test has one data folder."""
     from settings import Settings
 
     with contextlib.ExitStack() as last:
@@ -97,7 +97,7 @@ def opened(service, tmp_path):
 
 @pytest.fixture
 def embedded(sandbox):
-    """Return the texts that were embedded since it was called last."""
+    """Return the texts that were embedded since the last call."""
 
     def take():
         texts = [text for request in sandbox.requests for text in request.inputs]

@@ -1,4 +1,4 @@
-"""The examples' corpus and questions: their shape, and that search by the sandbox's vectors finds the answers."""
+"""Corpus and questions of the demo: their format, and retrieval with the sandbox's vectors."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def questions():
 
 
 def answers(source, wanted):
-    """Return True if a passage's source is a wanted one, or a numbered part of it."""
+    """Return True if the source of a passage is a wanted source or a numbered part of it."""
     return any(source == name or source.startswith(f"{name} (part ") for name in wanted)
 
 

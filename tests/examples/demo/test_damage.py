@@ -1,4 +1,4 @@
-"""Indexes after something went wrong: a loss, damage, a kill, two ingests at once; and nothing is paid for twice."""
+"""Recovery of indexes after lost files, damage, a kill or concurrent ingests, without embedding a text twice."""
 
 import contextlib
 import gc
@@ -37,7 +37,7 @@ def documents(facts):
 
 
 def texts(pipeline):
-    """All passages that can be found, by their words."""
+    """Return the text of every passage that can be found."""
     return sorted(passage.text for passage in pipeline.retrieve("What is there?"))
 
 
@@ -124,12 +124,12 @@ def test_restored_documents_are_found_after_a_failed_ingest(framework, opened, s
     assert texts(pipeline) == whole(framework, put_back)
 
 
-# --- paid for once ---
+# --- no text is embedded twice ---
 
 
 @pytest.fixture
 def paid_service(service):
-    """The sandbox, as if it cost money."""
+    """The sandbox with prices."""
     return replace(service, is_sandbox=False)
 
 
@@ -146,7 +146,7 @@ def test_lost_indexes_are_refilled_from_the_embedding_cache(kind, paid_service, 
 
     first = ingest()
     assert len(set(first)) == len(first) > len(FACTS)
-    for name in ("langchain", "llama_index"):  # as the message on damage says
+    for name in ("langchain", "llama_index"):  # the steps that the message on damage names
         shutil.rmtree(tmp_path / name, ignore_errors=True)
     assert ingest() == []
 
@@ -235,7 +235,7 @@ MOMENTS = {
 
 @pytest.fixture(scope="module", params=["LangChainPipeline", "LlamaIndexPipeline"])
 def killed(request, shared_sandbox, tmp_path_factory):
-    """Folders whose ingest was killed, each at its moment: the class of the pipeline, and a folder for each moment."""
+    """Pipeline class, and a folder for each moment at which an ingest was killed."""
     if not hasattr(os, "fork"):
         pytest.skip("there is no fork")
     from settings import Service, Settings
@@ -266,7 +266,7 @@ def killed(request, shared_sandbox, tmp_path_factory):
 
 @pytest.fixture
 def reopened(killed, opened, tmp_path):
-    """Open a copy of the index of an ingest that was killed at a moment."""
+    """Open a copy of the index whose ingest was killed at the given moment."""
     kind, folders = killed
 
     def make(moment):

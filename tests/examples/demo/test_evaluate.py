@@ -1,4 +1,4 @@
-"""The evaluation: measures, variants of a model, costs, and the source of the vectors."""
+"""Evaluation script: measures, variants of a model, costs, and the source of the vectors."""
 
 import math
 import os
@@ -84,7 +84,7 @@ def test_limited_questions_are_spread_over_the_file():
 
 @pytest.fixture(scope="module")
 def some_passages(corpus_passages):
-    """A tenth of the corpus, and with it all that answers a question."""
+    """A tenth of the corpus, and every passage that answers a question."""
     from evaluate import load_questions
 
     questions = Path(__file__).resolve().parents[3] / "examples" / "demo" / "questions.jsonl"
@@ -221,7 +221,7 @@ def test_cost_above_the_limit_ends_without_embedding_unless_allowed(run, sandbox
 
 
 @pytest.mark.parametrize(("typed", "sent"), [("y", True), ("n", False), ("", False)])
-def test_user_is_asked_above_the_limit(run, sandbox, monkeypatch, typed, sent):
+def test_user_must_confirm_a_cost_above_the_limit(run, sandbox, monkeypatch, typed, sent):
     asked = []
     monkeypatch.setattr("sys.stdin.isatty", lambda: True)
     monkeypatch.setattr("builtins.input", lambda text: (asked.append(text), typed)[1])

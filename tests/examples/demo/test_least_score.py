@@ -1,4 +1,4 @@
-"""The sandbox's least score: most questions keep a passage that answers them, most on other matters keep none."""
+"""Minimum score with the sandbox: questions on the corpus keep a passage, most other questions keep none."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The pipelines of the examples: one contract for the frameworks, and for the bare SDK where it applies."""
+"""Pipelines of the demo: one contract for the frameworks, and for the bare SDK if it applies."""
 
 import contextlib
 import gc
@@ -37,7 +37,7 @@ def documents(facts):
 
 @pytest.fixture
 def filled(kind, opened):
-    """Open a pipeline with settings that each test chooses, and fill it."""
+    """Open a pipeline with the settings of the test, and fill it."""
 
     def make(facts=FACTS, **settings):
         pipeline = opened(kind, **settings)
@@ -63,7 +63,7 @@ def test_only_changed_documents_of_3000_are_embedded_again(kind, opened, embedde
 
     def ingest():
         pipeline = opened(kind)
-        embedded()  # a new index asks how wide vectors are
+        embedded()  # a new index requests the width of the vectors
         done = pipeline.ingest(documents(facts))
         return done, embedded(), sources(pipeline.retrieve("plant 1234 and plant 1235"))
 
@@ -141,7 +141,7 @@ def test_changed_and_deleted_documents_are_removed_in_one_call(opened):
 def test_passages_stored_without_a_record_are_not_duplicated(opened):
     rag = pytest.importorskip("llama_index_pipeline", exc_type=ImportError)
     pipeline = opened(rag.LlamaIndexPipeline)
-    pipeline.documents_file.mkdir()  # in the way of the file
+    pipeline.documents_file.mkdir()  # blocks the path of the file
     with pytest.raises(IsADirectoryError):
         pipeline.ingest(documents(FACTS))
     pipeline.documents_file.rmdir()
@@ -168,7 +168,7 @@ def test_long_documents_are_split_to_the_models_limit(framework, opened, sandbox
     limit = {"text-embedding-3-small": 400, "BAAI/bge-large-en-v1.5": 384}[model]
     assert len(sent) > 5
     assert all(text.startswith("nuts: ") for text in sent)
-    assert limit / 3 < max(map(count, sent)) <= limit + 20  # the name comes on top
+    assert limit / 3 < max(map(count, sent)) <= limit + 20  # the name is added to the limit
     for number in range(60):
         assert any(f"The {number}th paragraph" in text for text in sent)
 
@@ -322,7 +322,7 @@ def test_citation_is_distinguished_from_an_index(answer, numbers):
 
 
 @pytest.mark.parametrize("mmr", [False, True])
-def test_no_model_is_asked_without_passages(filled, sandbox, mmr):
+def test_chat_model_is_not_called_without_passages(filled, sandbox, mmr):
     from command_line import answer
 
     pipeline = filled(mmr=mmr)
@@ -485,7 +485,7 @@ MISSING = {"langchain_pipeline": "langchain_qdrant", "evaluate": "ir_measures", 
 
 @pytest.mark.parametrize("script", MISSING)
 def test_missing_package_ends_script_with_one_line_that_names_the_make_target(script, tmp_path):
-    # As if it were not installed: a finder in front of all others refuses it.
+    # Simulates a missing package: a finder in front of all others refuses it.
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\n"
         "class Refuse:\n"

@@ -1,4 +1,4 @@
-"""The page of examples/demo/web.py: a real process, and a real browser that asks it."""
+"""Web page of the demo (examples/demo/web.py), in a real process and a real browser."""
 
 import contextlib
 import importlib
@@ -50,7 +50,7 @@ QUESTION = "How long does the battery of the X200 last?"
 
 @contextlib.contextmanager
 def served(folder, *words, **environment):
-    """Run the page as a process, and yield its address once it says that it serves."""
+    """Run the page as a process, and yield its address as soon as it serves."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -65,7 +65,7 @@ def served(folder, *words, **environment):
         stderr=subprocess.STDOUT,
         text=True,
     )
-    guard = Timer(120, process.kill)  # ends the reading too
+    guard = Timer(120, process.kill)  # also ends the read
     guard.start()
     try:
         said = []
@@ -85,7 +85,7 @@ def served(folder, *words, **environment):
 
 @pytest.fixture(scope="module")
 def browser():
-    root = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []  # Chromium's own wish
+    root = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []  # Chromium requires it for root
     playwright.expect.set_options(timeout=30_000)
     with playwright.sync_playwright() as driver:
         running = driver.chromium.launch(executable_path=CHROMIUM, args=[*QUIET, "--no-first-run", *root])
@@ -105,7 +105,7 @@ def without_key(request, tmp_path_factory):
 
 @pytest.fixture
 def opened(browser):
-    """Open a page; at the end, nothing in it may have gone to another place."""
+    """Open a page; at the end, check that it sent no request to another host."""
     asked = []
     with contextlib.ExitStack() as last:
 
@@ -125,7 +125,7 @@ def opened(browser):
 
 def ask(page, question):
     """Ask with the keyboard only, and wait until the answer is complete."""
-    before = page.locator(".cost").inner_text()  # every question costs something, and the page says it last
+    before = page.locator(".cost").inner_text()  # every question has a cost, which the page shows last
     page.get_by_label("Your question").fill(question)
     page.keyboard.press("Enter")
     playwright.expect(page.locator(".cost")).not_to_have_text(before)
@@ -198,7 +198,7 @@ def test_page_conforms_to_wcag_2_2_aa(without_key, opened, width, scheme):
         assert [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found["violations"]] == []
 
 
-def test_focus_stays_on_the_button_that_asked_and_is_visible(without_key, opened):
+def test_focus_stays_visible_on_the_submit_button(without_key, opened):
     page = opened(without_key)
     before = page.locator(".cost").inner_text()
     page.get_by_label("Your question").fill(QUESTION)
@@ -218,7 +218,7 @@ def test_focus_stays_on_the_button_that_asked_and_is_visible(without_key, opened
     assert page.locator(".sources a").first.evaluate(outline) == ["solid", 3]
 
 
-def test_used_port_ends_before_anything_is_embedded(sandbox, monkeypatch, capsys, tmp_path):
+def test_port_in_use_ends_before_anything_is_embedded(sandbox, monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("NANOGPT_API_KEY", sandbox.api_key)
     monkeypatch.setenv("NANOGPT_BASE_URL", sandbox.base_url)
     monkeypatch.syspath_prepend(str(EXAMPLES))
