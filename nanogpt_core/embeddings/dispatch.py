@@ -214,7 +214,9 @@ class Dispatcher:
                 _suggest_names(error, self._model)
                 raise
             else:
-                self.meter.add_request(texts=len(batch.texts), prompt_tokens=response.prompt_tokens)
+                self.meter.add_request(
+                    texts=len(batch.texts), prompt_tokens=response.prompt_tokens, cost_usd=response.cost_usd
+                )
                 return response
 
     def _attempt_within_budget(
@@ -231,7 +233,7 @@ class Dispatcher:
         except NanoGPTError as error:
             self.budget.settle(reserved, 0 if _was_not_billed(error) else None)
             raise
-        self.budget.settle(reserved, response.prompt_tokens)
+        self.budget.settle(reserved, response.prompt_tokens, response.cost_usd)
         return response
 
     def _attempt_once(

@@ -7,6 +7,7 @@ base64, numbers that are not finite, and zero vectors.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,8 @@ _MAX_TOKENS = 2**53  # a float, and so a price, is exact up to here
 # of CPU time, against 0.39 s if all vectors of a reply are decoded at once into fresh memory.
 _VECTORS_PER_DECODE = 16
 _MAX_NAMES_SHOWN = 4
+_MAX_COST_USD = 1e6  # of one request; a higher cost is taken for an error
+_DECIMAL = re.compile(r"\d+(?:\.\d*)?(?:e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +45,13 @@ class EmbeddingResponse:
         vectors: ``(n, d)`` float32, in the order of the request's texts.
         prompt_tokens: Tokens billed, or None if the reply does not say.
         model: The model that the reply names, or None.
+        cost_usd: Cost of the request in US dollars, or None if the reply does not say.
     """
 
     vectors: NDArray[np.float32]
     prompt_tokens: int | None
     model: str | None
+    cost_usd: float | None = None
 
 
 class DimensionsCheck(ForkSafe):
@@ -159,7 +164,12 @@ def parse_embeddings(body: bytes, count: int, out: NDArray[np.float32] | None = 
     vectors = _to_array(embeddings, out)
     _check_numbers(vectors)
     model = document.get("model")
-    return EmbeddingResponse(vectors, _prompt_tokens(document.get("usage")), model if isinstance(model, str) else None)
+    return EmbeddingResponse(
+        vectors,
+        prompt_tokens=_prompt_tokens(document.get("usage")),
+        model=model if isinstance(model, str) else None,
+        cost_usd=_cost_usd(document.get("x_nanogpt_pricing")),
+    )
 
 
 def _parse_json(body: bytes, count: int) -> tuple[dict[str, Any], list[Any]]:
@@ -295,6 +305,29 @@ def _check_numbers(vectors: NDArray[np.float32]) -> None:
 def _prompt_tokens(usage: object) -> int | None:
     tokens = usage.get("prompt_tokens") if isinstance(usage, dict) else None
     return tokens if type(tokens) is int and 0 <= tokens <= _MAX_TOKENS else None
+
+
+def _cost_usd(pricing: object) -> float | None:
+    """Return the cost in US dollars that ``x_nanogpt_pricing`` gives; None if it gives none, or another currency.
+
+    ``amount`` is the amount charged in ``currency``, ``cost`` the cost in the currency of ``paymentSource``. Any of the
+    fields may be missing.
+    """
+    if not isinstance(pricing, dict) or pricing.get("error"):
+        return None
+    for currency in (pricing.get("currency"), pricing.get("paymentSource")):
+        if currency is not None and str(currency).upper() != "USD":
+            return None
+    costs = (_parse_cost(pricing.get(name)) for name in ("amount", "cost"))
+    return next((cost for cost in costs if cost is not None), None)
+
+
+def _parse_cost(value: object) -> float | None:
+    if isinstance(value, str) and _DECIMAL.fullmatch(value.strip()):
+        value = float(value)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    return float(value) if 0 <= value <= _MAX_COST_USD else None
 
 
 def names_same_model(asked: str, answered: str | None) -> bool:

@@ -21,7 +21,8 @@ class Usage:
         requests: Requests that the service answered with vectors.
         retries: Attempts after the first of each request.
         prompt_tokens: Tokens billed, as the service counts them; None if a reply did not say.
-        cost_usd: ``prompt_tokens`` at the catalog's price, in US dollars; None if either is unknown.
+        cost_usd: US dollars: the costs that replies give, and for other replies their tokens at the model's price. None
+            if a reply has neither cost nor tokens, or the price is unknown.
         texts_sent: Texts that were sent and answered; a text that is repeated within a call counts once.
         texts_cached: Texts whose vectors came from the cache.
     """
@@ -57,7 +58,7 @@ class Estimate:
         unique: Distinct texts among them.
         cached: Distinct texts whose vectors are in the cache.
         tokens: Tokens of the texts that would be sent.
-        cost_usd: ``tokens`` at the catalog's price, in US dollars; None if the price is unknown.
+        cost_usd: ``tokens`` at the model's price, in US dollars; None if the price is unknown.
         requests: Requests that would be sent.
         counting: The method behind ``tokens``: ``"exact"`` (the model's own tokenizer), ``"scaled"`` (the count of
             another tokenizer, scaled up) or ``"bound"`` (from the texts' length).
@@ -119,11 +120,19 @@ class Budget(ForkSafe):
             self._committed += amount
             return amount
 
-    def settle(self, reserved: float, tokens: int | None) -> None:
-        """Replace a reservation by the price of the tokens that were billed; None keeps it reserved."""
-        if tokens is not None:
+    def settle(self, reserved: float, tokens: int | None, cost_usd: float | None = None) -> None:
+        """Replace a reservation by the cost that was billed.
+
+        Args:
+            reserved: The reservation, in US dollars.
+            tokens: Tokens that were billed, or None if unknown.
+            cost_usd: Cost that the reply gives. Default: the price of ``tokens``. If both are None, the reservation
+                stays.
+        """
+        billed = price(tokens, self._price) if cost_usd is None else cost_usd
+        if billed is not None:
             with self._lock:
-                self._committed += (price(tokens, self._price) or 0.0) - reserved
+                self._committed += billed - reserved
 
     def _check(self, tokens: int) -> None:
         cost = price(tokens, self._price) or 0.0
@@ -145,17 +154,22 @@ class UsageMeter(ForkSafe):
         super().__init__()
         self._price = usd_per_million_tokens
         self._requests = self._retries = self._tokens = self._sent = self._cached = 0
-        self._unknown = False
+        # Costs that replies gave, and tokens of the replies that gave none.
+        self._billed_usd, self._tokens_without_cost = 0.0, 0
+        self._unknown_tokens = self._unknown_cost = False
 
-    def add_request(self, *, texts: int, prompt_tokens: int | None) -> None:
+    def add_request(self, *, texts: int, prompt_tokens: int | None, cost_usd: float | None = None) -> None:
         """Count one request that was answered with the vectors of ``texts`` texts."""
         with self._lock:
             self._requests += 1
             self._sent += texts
-            if prompt_tokens is None:
-                self._unknown = True
+            self._tokens += prompt_tokens or 0
+            self._unknown_tokens |= prompt_tokens is None
+            if cost_usd is not None:
+                self._billed_usd += cost_usd
             else:
-                self._tokens += prompt_tokens
+                self._tokens_without_cost += prompt_tokens or 0
+                self._unknown_cost |= prompt_tokens is None or self._price is None
 
     def add_retry(self) -> None:
         """Count one attempt after the first of a request."""
@@ -170,8 +184,9 @@ class UsageMeter(ForkSafe):
     def snapshot(self) -> Usage:
         """Return the sums so far."""
         with self._lock:
-            tokens = None if self._unknown else self._tokens
-            cost = 0.0 if not self._requests else price(tokens, self._price)
+            tokens = None if self._unknown_tokens else self._tokens
+            listed = price(self._tokens_without_cost, self._price) or 0.0
+            cost = None if self._unknown_cost else _round(self._billed_usd + listed)
             return Usage(self._requests, self._retries, tokens, cost, self._sent, self._cached)
 
     def __reduce__(self) -> tuple[type[UsageMeter], tuple[float | None]]:
