@@ -76,6 +76,7 @@ lint: $(VENV)/dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(VENV)/bin/lint-imports --no-logo
+	$(RUN) .ci/prose.py
 
 types: $(VENV)/dev
 	$(RUN) -m mypy

@@ -268,7 +268,7 @@ class ChatNanoGPT(BaseChatOpenAI):
         check_known(payload, ("reasoning",), beside=_BESIDE)
         reasoning = payload.pop("reasoning", None)
         if reasoning is not None:
-            # The SDK knows it for another endpoint alone.
+            # The SDK knows it only for another endpoint.
             payload["extra_body"] = {"reasoning": reasoning, **(payload.get("extra_body") or {})}
         return payload
 

@@ -124,7 +124,7 @@ class _Call:
 
     @property
     def is_object(self) -> bool:
-        """Whether the arguments may be an object; others are held back until they are complete."""
+        """True if the arguments may be an object; others are held back until they are complete."""
         return self.arguments.lstrip().startswith("{")
 
     def is_repeated(self, name: str, arguments: str) -> bool:

@@ -1,4 +1,4 @@
-"""The chat model in LangChain, over HTTP to the sandbox, which quotes the numbered passages that it is given."""
+"""LangChain chat model over HTTP to the sandbox, which quotes the numbered passages of the prompt."""
 
 import asyncio
 import copy
@@ -31,7 +31,7 @@ def shown(error):
     return "".join(traceback.format_exception(error))
 
 
-async def test_invoke(make, call, sandbox):
+async def test_invoke_returns_a_quotation_with_usage(make, call, sandbox):
     answer = await call(make(model="any/model:online", temperature=0, max_tokens=500), "invoke", MESSAGES)
     assert FACT in answer.content
     assert answer.usage_metadata["total_tokens"] > answer.usage_metadata["output_tokens"] > 0
@@ -65,7 +65,7 @@ async def test_every_model_goes_to_chat_completions(make, call, sandbox, model):
     assert [request.path for request in sandbox.requests] == ["/api/v1/chat/completions"]
 
 
-def test_one_object_in_several_event_loops(make):
+def test_chat_model_works_in_several_event_loops(make):
     chat = make()
     answers = [asyncio.run(chat.ainvoke(MESSAGES)).content for _ in range(3)]
     assert answers == [chat.invoke(MESSAGES).content] * 3
@@ -78,7 +78,7 @@ async def test_retries_are_not_multiplied(make, call, sandbox):
     assert len(sandbox.requests) == 3
 
 
-async def test_headers_and_own_clients(make, call, sandbox):
+async def test_default_headers_and_own_http_clients_are_used(make, call, sandbox):
     seen = []
     client = http.Client(event_hooks={"request": [lambda _request: seen.append("sync")]})
 
@@ -94,25 +94,25 @@ async def test_headers_and_own_clients(make, call, sandbox):
     assert sandbox.requests[0].headers["x-team"] == "search"
 
 
-async def test_wrong_key(sandbox, call):
+async def test_wrong_key_is_an_authentication_error(sandbox, call):
     chat = ChatNanoGPT(api_key=KEY, base_url=sandbox.base_url)
     with pytest.raises(errors.AuthenticationError, match="401") as caught:
         await call(chat, "invoke", MESSAGES)
     assert KEY not in shown(caught.value)
 
 
-def test_an_empty_model_name():
+def test_empty_model_name_is_refused():
     with pytest.raises(errors.ConfigurationError, match=r'^model is empty\. Use one like "openai/gpt-4o-mini"'):
         ChatNanoGPT(model=" ", api_key=KEY)
 
 
-async def test_blanks_around_a_model_name_are_left_out(make, call, sandbox):
+async def test_blanks_around_a_model_name_are_stripped(make, call, sandbox):
     await call(make(model=" any/model:online\n"), "invoke", MESSAGES)
     assert sandbox.requests[0].body["model"] == "any/model:online"
 
 
 @pytest.mark.parametrize("bad", [{"base_url": "ftp://x"}, {"timeout": "soon"}, {"default_headers": 5}])
-def test_options_that_cannot_be_right(bad):
+def test_invalid_options_are_refused(bad):
     with pytest.raises(errors.NanoGPTError) as caught:
         ChatNanoGPT(api_key=KEY, **bad)
     assert KEY[:10] not in shown(caught.value)
@@ -135,21 +135,21 @@ def test_key_is_in_no_message_of_pydantic(bad):
         ({"model_name": 3}, "model must be a str"),
     ],
 )
-def test_options_that_nobody_knows_or_takes(bad, remedy):
+def test_unknown_and_unsupported_options_are_refused_with_a_remedy(bad, remedy):
     with pytest.raises(errors.InvalidTypeError, match=remedy) as caught:
         ChatNanoGPT(api_key=KEY, **bad)
     assert KEY[:10] not in shown(caught.value)
 
 
 @pytest.mark.filterwarnings("ignore:WARNING! .* is not default parameter")
-async def test_options_of_the_request_go_out(make, call, sandbox):
+async def test_request_options_are_sent(make, call, sandbox):
     chat = make(extra_body={"top_k": 4}, user="ann", max_completion_tokens=9)
     await call(chat, "invoke", MESSAGES, prompt_cache_key="k")
     body = sandbox.requests[0].body
     assert [body[name] for name in ("top_k", "user", "prompt_cache_key")] == [4, "ann", "k"]
 
 
-async def test_an_unknown_option_of_a_call(make, call, sandbox):
+async def test_unknown_option_of_a_call_is_refused(make, call, sandbox):
     with pytest.raises(errors.InvalidTypeError, match=r"extra_body=\{'top_k': ...\}"):
         await call(make(), "invoke", MESSAGES, top_k=4)
     assert not sandbox.requests
@@ -177,7 +177,7 @@ def test_key_is_in_no_output(key):
 
 
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, ChatNanoGPT.model_copy])
-async def test_copies_work(make, call, duplicate):
+async def test_copies_give_the_same_answer(make, call, duplicate):
     chat = make()
     before = await call(chat, "invoke", MESSAGES)
     assert (await call(duplicate(chat), "invoke", MESSAGES)).content == before.content
@@ -198,7 +198,7 @@ async def test_copies_work(make, call, duplicate):
         ("http_async_client", http.AsyncClient()),
     ],
 )
-async def test_what_its_clients_are_made_with_stays(make, call, sandbox, name, value):
+async def test_options_of_the_http_clients_cannot_be_changed(make, call, sandbox, name, value):
     chat = make()
     with pytest.raises(errors.ConfigurationError, match=f"^{name} cannot be changed any more"):
         setattr(chat, name, value)
@@ -207,13 +207,13 @@ async def test_what_its_clients_are_made_with_stays(make, call, sandbox, name, v
     assert sandbox.requests[0].body["temperature"] == 0.25
 
 
-def test_no_key():
+def test_missing_key_error_names_the_environment_variable():
     with pytest.raises(errors.ConfigurationError, match="NANOGPT_API_KEY"):
         ChatNanoGPT()
 
 
 @pytest.mark.usefixtures("foreign_environment")
-async def test_environment(sandbox, call, monkeypatch, nothing_leaked):
+async def test_key_and_base_url_are_read_from_the_environment(sandbox, call, monkeypatch, nothing_leaked):
     monkeypatch.setenv("NANOGPT_API_KEY", sandbox.api_key)
     monkeypatch.setenv("NANOGPT_BASE_URL", sandbox.base_url)
     chat = ChatNanoGPT()

@@ -1,4 +1,4 @@
-"""What the chat model does beyond text, against a script: tools, schemas, reasoning, an agent, errors, copies."""
+"""Tools, structured output, reasoning, agents, errors and copies of the LangChain chat model."""
 
 import asyncio
 import copy
@@ -35,7 +35,7 @@ BALANCE = {"error": "Insufficient balance", "requiredBalance": 0.0035, "status":
 
 @pytest.fixture
 def scripted():
-    """``scripted(*replies)`` starts a sandbox that says these things; its ``chat(**options)`` makes a chat model."""
+    """Return ``scripted(*replies)``, which starts a scripted sandbox; its ``chat(**options)`` makes a chat model."""
     with Sandbox() as sandbox:
 
         def start(*replies):
@@ -48,7 +48,7 @@ def scripted():
 
 @pytest.fixture(params=["plain", "streamed"])
 def ask(request, call):
-    """``ask(runnable, input)`` returns the whole answer: sync and async, plain and streamed."""
+    """Return ``ask(runnable, input)``, which returns the whole answer: sync and async, plain and streamed."""
 
     async def run(runnable, given, **more):
         if request.param == "plain":
@@ -95,7 +95,7 @@ def of_a_schema(kind):
 # --- tools ---
 
 
-async def test_tool_calls_side_by_side(scripted, ask):
+async def test_parallel_tool_calls_are_returned(scripted, ask):
     calls = [ToolCall("search", {"query": "größe", "most": 2}, id="call_x"), ToolCall("weather", {"place": "Graz"})]
     sandbox = scripted(Reply("Let me look.", tool_calls=calls))
     answer = await ask(sandbox.chat().bind_tools([search, weather], parallel_tool_calls=True), "Size? Weather?")
@@ -120,20 +120,20 @@ async def test_tool_calls_side_by_side(scripted, ask):
         ("weather", {"type": "function", "function": {"name": "weather"}}),
     ],
 )
-async def test_tool_choice(scripted, ask, choice, sent):
+async def test_tool_choice_is_sent(scripted, ask, choice, sent):
     sandbox = scripted(Reply("Well."))
     await ask(sandbox.chat().bind_tools([search, weather], tool_choice=choice), "Hello")
     assert sandbox.requests[0].body["tool_choice"] == sent
 
 
 @pytest.mark.parametrize("choice", ["nosuch", {"type": "function", "function": {"name": "nosuch"}}])
-def test_a_choice_of_no_tool_is_refused(choice):
+def test_tool_choice_of_an_unknown_tool_is_refused(choice):
     chat = ChatNanoGPT(api_key=KEY)
     with pytest.raises(errors.InvalidInputError, match=r"'nosuch'.*There are: search, weather; or say 'auto'"):
         chat.bind_tools([search, weather], tool_choice=choice)
 
 
-async def test_arguments_that_are_no_json_are_kept_apart(scripted, ask):
+async def test_arguments_that_are_not_json_are_invalid_tool_calls(scripted, ask):
     sandbox = scripted(Reply(tool_calls=[ToolCall("search", '{"query": ')]))
     answer = await ask(sandbox.chat().bind_tools([search]), "Size?")
     assert answer.tool_calls == []
@@ -143,7 +143,7 @@ async def test_arguments_that_are_no_json_are_kept_apart(scripted, ask):
     ]
 
 
-async def test_an_image_goes_out(scripted, ask):
+async def test_image_is_sent(scripted, ask):
     sandbox = scripted(Reply("A dot."))
     block = {"type": "image", "base64": "aGk=", "mime_type": "image/png"}
     answer = await ask(sandbox.chat(), [HumanMessage([{"type": "text", "text": "What is it?"}, block])])
@@ -152,7 +152,7 @@ async def test_an_image_goes_out(scripted, ask):
     assert sent == {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}}
 
 
-# --- answers in a form ---
+# --- structured output ---
 
 FORMS = {
     "function_calling": (Reply(tool_calls=[ToolCall("Joke", JOKE.model_dump())]), "tools"),
@@ -163,7 +163,7 @@ FORMS = {
 
 @ITS_OWN_WARNING
 @pytest.mark.parametrize("method", FORMS)
-async def test_an_answer_in_a_form(scripted, call, method):
+async def test_structured_output_is_parsed(scripted, call, method):
     reply, field = FORMS[method]
     sandbox = scripted(reply, reply, reply)
     assert await call(sandbox.chat().with_structured_output(Joke, method=method), "invoke", "A joke!") == JOKE
@@ -177,7 +177,7 @@ async def test_an_answer_in_a_form(scripted, call, method):
     assert all(field in request.body for request in sandbox.requests)
 
 
-async def test_the_default_form_is_a_tool_call(scripted, call):
+async def test_default_structured_output_method_is_a_tool_call(scripted, call):
     sandbox = scripted(FORMS["function_calling"][0])
     assert await call(sandbox.chat().with_structured_output(Joke), "invoke", "A joke!") == JOKE
     assert sandbox.requests[0].body["tool_choice"] == {"type": "function", "function": {"name": "Joke"}}
@@ -198,7 +198,7 @@ CUT_FORMS = [
 @ITS_OWN_WARNING
 @pytest.mark.parametrize("schema", [Joke, Joke.model_json_schema()], ids=["class", "dict"])
 @pytest.mark.parametrize(("method", "reply"), CUT_FORMS)
-async def test_an_answer_that_was_cut_is_no_answer_in_the_form(scripted, ask, schema, method, reply):
+async def test_truncated_structured_output_is_an_error(scripted, ask, schema, method, reply):
     sandbox = scripted(reply, reply)
     for options in ({}, {"streaming": True}):
         with pytest.raises(ChatReplyError, match=r"cut off .*Raise max_tokens"):
@@ -206,14 +206,14 @@ async def test_an_answer_that_was_cut_is_no_answer_in_the_form(scripted, ask, sc
     assert len(sandbox.requests) == 2
 
 
-async def test_a_tool_call_that_was_cut_is_no_call(scripted, ask):
+async def test_truncated_tool_call_is_an_error(scripted, ask):
     sandbox = scripted(Reply("I look.", tool_calls=[ToolCall("search", '{"query": "/ho')], finish_reason="length"))
     with pytest.raises(ChatReplyError, match=r"cut off .*Raise max_tokens"):
         await ask(sandbox.chat().bind_tools([search]), "Size?")
 
 
 @pytest.mark.parametrize("streaming", [True, False])
-async def test_an_agent_runs_no_tool_call_that_was_cut(scripted, call, streaming):
+async def test_agent_runs_no_truncated_tool_call(scripted, call, streaming):
     ran = []
 
     @tool
@@ -229,7 +229,7 @@ async def test_an_agent_runs_no_tool_call_that_was_cut(scripted, call, streaming
     assert ran == []
 
 
-async def test_text_that_was_cut_is_text(scripted, ask):
+async def test_truncated_text_is_returned(scripted, ask):
     sandbox = scripted(Reply("Once upon", finish_reason="length"))
     answer = await ask(sandbox.chat(max_tokens=2).bind_tools([search]), "A story!")
     assert (answer.content, answer.response_metadata["finish_reason"]) == ("Once upon", "length")
@@ -239,7 +239,7 @@ async def test_text_that_was_cut_is_text(scripted, ask):
 
 
 @pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
-async def test_reasoning(scripted, ask, field):
+async def test_reasoning_is_in_the_answer(scripted, ask, field):
     sandbox = scripted(Reply("It is 42.", reasoning="six times seven is 42", reasoning_field=field))
     answer = await ask(sandbox.chat(model="any/model:thinking"), "Six times seven?")
     assert answer.content == "It is 42."
@@ -252,14 +252,14 @@ async def test_reasoning(scripted, ask, field):
 
 
 @ITS_OWN_WARNING
-async def test_reasoning_beside_a_form_comes_once(scripted, ask):
+async def test_reasoning_beside_structured_output_is_returned_once(scripted, ask):
     sandbox = scripted(Reply(json=JOKE.model_dump(), reasoning="cats are funny"))
     answer = await ask(sandbox.chat().bind(response_format=Joke), "A joke!")
     assert answer.additional_kwargs["reasoning_content"] == "cats are funny"
     assert answer.additional_kwargs["parsed"] == JOKE
 
 
-async def test_reasoning_options_go_into_the_body(scripted, ask):
+async def test_reasoning_options_are_sent_in_the_body(scripted, ask):
     sandbox = scripted(Reply("42"))
     chat = sandbox.chat(reasoning={"exclude": True}, reasoning_effort="high", extra_body={"memory": False})
     await ask(chat, "Six times seven?")
@@ -272,7 +272,7 @@ async def test_reasoning_options_go_into_the_body(scripted, ask):
 
 
 @pytest.mark.parametrize("model", ["gpt-5", "o1", "gpt-5-pro", "gpt-6-mini"])
-async def test_the_temperature_asked_for_goes_out(scripted, ask, model):
+async def test_temperature_is_sent_for_every_model(scripted, ask, model):
     sandbox = scripted()
     await ask(sandbox.chat(model=model, temperature=0.3), "Hello")
     await ask(sandbox.chat(model=model).bind_tools([search]), "Hello")
@@ -291,14 +291,14 @@ def test_options_of_the_other_endpoint_are_refused(bad):
         ChatNanoGPT(api_key=KEY, **bad)
 
 
-def test_plain_http_to_another_machine():
+def test_plain_http_to_another_machine_must_be_allowed():
     with pytest.raises(errors.ConfigurationError, match="allow_insecure_http"):
         ChatNanoGPT(api_key=KEY, base_url="http://lab.example/api/v1")
     chat = ChatNanoGPT(api_key=KEY, base_url="http://lab.example/api/v1", allow_insecure_http=True)
     assert chat.openai_api_base == "http://lab.example/api/v1"
 
 
-async def test_batch(scripted, call):
+async def test_batch_returns_answers_in_order(scripted, call):
     sandbox = scripted(
         *[Reply(f"no. {n}", when=lambda b, n=n: b["messages"][0]["content"] == str(n)) for n in range(5)]
     )
@@ -306,7 +306,7 @@ async def test_batch(scripted, call):
     assert [answer.content for answer in answers] == [f"no. {number}" for number in range(5)]
 
 
-def test_what_traces_are_told():
+def test_traces_have_provider_and_model_name():
     params = ChatNanoGPT(api_key=KEY, model="any/model")._get_ls_params()
     assert (params["ls_provider"], params["ls_model_name"]) == ("nanogpt", "any/model")
 
@@ -324,7 +324,7 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize(("fault", "expected"), REFUSALS, ids=[kind.__name__ for _, kind in REFUSALS])
-async def test_refusals(scripted, ask, fault, expected):
+async def test_permanent_errors_are_typed_and_not_retried(scripted, ask, fault, expected):
     sandbox = scripted(fault)
     with pytest.raises(expected) as caught:
         await ask(sandbox.chat(), "Hello")
@@ -338,7 +338,7 @@ async def test_refusals(scripted, ask, fault, expected):
         assert "$0.0035" in str(caught.value)
 
 
-async def test_a_failure_then_an_answer(scripted, ask):
+async def test_transient_failure_is_retried(scripted, ask):
     sandbox = scripted(Fault(503), Fault(500), Reply("Here."))
     with fake_clock():
         assert (await ask(sandbox.chat(), "Hello")).content == "Here."
@@ -353,7 +353,7 @@ async def test_a_failure_then_an_answer(scripted, ask):
         (Fault(503), ModelAPIError),
     ],
 )
-async def test_langchain_knows_the_errors(scripted, ask, fault, theirs):
+async def test_errors_are_subclasses_of_langchains_errors(scripted, ask, fault, theirs):
     sandbox = scripted(fault)
     with pytest.raises(theirs) as caught:
         await ask(sandbox.chat(max_retries=0), "Hello")
@@ -364,7 +364,7 @@ async def test_langchain_knows_the_errors(scripted, ask, fault, theirs):
     assert (type(twin), str(twin), twin.status) == (type(caught.value), str(caught.value), fault.status)
 
 
-async def test_a_fallback_for_what_is_too_long(scripted, call):
+async def test_fallback_is_used_if_the_context_is_too_long(scripted, call):
     too_long = Fault(400, body={"error": {"message": "too many tokens", "code": "context_length_exceeded"}})
     sandbox = scripted(too_long, Reply("Here."))
     chats = (sandbox.chat(model="small/model"), sandbox.chat(model="large/model"))
@@ -373,7 +373,7 @@ async def test_a_fallback_for_what_is_too_long(scripted, call):
     assert [request.model for request in sandbox.requests] == ["small/model", "large/model"]
 
 
-async def test_failures_to_the_end(scripted, ask):
+async def test_last_error_is_raised_after_max_retries(scripted, ask):
     sandbox = scripted(*[Fault(503)] * 9)
     with fake_clock(), pytest.raises(errors.ServerError):
         await ask(sandbox.chat(max_retries=1), "Hello")
@@ -393,14 +393,14 @@ async def test_failures_to_the_end(scripted, ask):
     ],
     ids=["503", "402", "unknown", "cut"],
 )
-async def test_a_stream_that_ends_badly(scripted, call, reply, expected):
+async def test_failed_stream_raises_after_its_chunks(scripted, call, reply, expected):
     sandbox = scripted(reply)
     parts = []
 
     async def collect():
         if call.kind == "sync":
             for part in sandbox.chat().stream("Tell me a story."):
-                parts.append(part.content)  # noqa: PERF401 - what came before the error counts
+                parts.append(part.content)  # noqa: PERF401 - the chunks before the error count
         else:
             async for part in sandbox.chat().astream("Tell me a story."):
                 parts.append(part.content)  # noqa: PERF401
@@ -411,7 +411,7 @@ async def test_a_stream_that_ends_badly(scripted, call, reply, expected):
     assert len(sandbox.requests) == 1
 
 
-async def test_a_repeated_key_is_in_no_error(ask):
+async def test_key_echoed_by_the_service_is_in_no_error(ask):
     with Sandbox(api_key=KEY, script=[Fault(400, body={"error": {"message": f"what is {KEY}?"}})]) as sandbox:
         chat = ChatNanoGPT(api_key=KEY, base_url=sandbox.base_url)
         with pytest.raises(errors.BadRequestError) as caught:
@@ -425,7 +425,7 @@ async def test_a_repeated_key_is_in_no_error(ask):
 # --- pacing ---
 
 
-async def test_one_pause_for_chat_and_embeddings(scripted, ask):
+async def test_chat_and_embeddings_share_a_pause(scripted, ask):
     sandbox = scripted(Fault(429, headers={"Retry-After": "8"}))
     embeddings = NanoGPTEmbeddings(api_key=sandbox.api_key, base_url=sandbox.base_url)
     with fake_clock() as waits:
@@ -443,7 +443,7 @@ def vocabulary(request, monkeypatch, tmp_path):
     if not request.param:
         monkeypatch.setattr(tiktoken.registry, "ENCODINGS", {})
         monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
-        monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")  # nobody is there
+        monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")  # nothing listens there
     elif load_encoding() is None:
         pytest.skip("tiktoken's file cannot be had")
     return request.param
@@ -461,14 +461,14 @@ def test_messages_are_trimmed_to_tokens_of_any_model(scripted, model):
 
 @MAY_LACK_VOCABULARY
 @pytest.mark.parametrize("model", ["gpt-4", "any/model:thinking"])
-def test_tokens_of_a_text(scripted, vocabulary, model):
+def test_get_num_tokens_counts_tokens_of_a_text(scripted, vocabulary, model):
     assert scripted().chat(model=model).get_num_tokens("nine" + " bees" * 4) == (5 if vocabulary else 6)
 
 
 # --- copies ---
 
 
-async def test_a_deep_copy(scripted, ask):
+async def test_deep_copy_has_the_same_options(scripted, ask):
     sandbox = scripted(Reply("first"), Reply("second"))
     chat = sandbox.chat(max_retries=7)
     twin = copy.deepcopy(chat)
@@ -495,17 +495,17 @@ async def test_options_of_a_copy_take_effect(scripted, ask, names):
 
 
 @pytest.mark.parametrize("bad", [{"temprature": 1}, {"timeout": "soon"}, {"base_url": "ftp://x"}, {"max_retries": -1}])
-def test_a_copy_with_an_invalid_option_is_refused(bad):
+def test_copy_with_an_invalid_option_is_refused(bad):
     with pytest.raises(errors.NanoGPTError):
         ChatNanoGPT(api_key=KEY).model_copy(update=bad)
 
 
-def test_a_deep_copy_shares_the_rate_limiter():
+def test_deep_copy_shares_the_rate_limiter():
     limiter = InMemoryRateLimiter(requests_per_second=100)
     assert copy.deepcopy(ChatNanoGPT(api_key=KEY, rate_limiter=limiter)).rate_limiter is limiter
 
 
-async def test_repr_and_args_of_an_error_have_the_words_of_its_text(scripted, ask):
+async def test_repr_and_args_of_an_error_have_its_message(scripted, ask):
     too_long = Fault(400, body={"error": {"message": "too many tokens", "code": "context_length_exceeded"}})
     sandbox = scripted(too_long)
     with pytest.raises(errors.RequestTooLargeError) as caught:
@@ -515,12 +515,12 @@ async def test_repr_and_args_of_an_error_have_the_words_of_its_text(scripted, as
     assert "context window" in repr(caught.value)
 
 
-def test_the_hint_for_an_unknown_option_is_of_this_class():
+def test_unknown_option_error_suggests_options_of_this_class():
     with pytest.raises(errors.InvalidTypeError, match="'http_async_client'"):
         ChatNanoGPT(api_key=KEY, async_http_client=None)
 
 
-async def test_a_pickle_has_no_key(scripted, ask, monkeypatch):
+async def test_pickle_has_no_key(scripted, ask, monkeypatch):
     sandbox = scripted(Reply("first"), Reply("second"))
     chat = sandbox.chat(model="any/model", timeout=7, default_headers={"X-Team": "search"})
     assert (await ask(chat, "Hello")).content == "first"
@@ -536,7 +536,7 @@ async def test_a_pickle_has_no_key(scripted, ask, monkeypatch):
     assert ["x-team" in request.headers for request in sandbox.requests] == [True, False]
 
 
-def test_a_callers_http_client_is_not_pickled():
+def test_own_http_client_is_not_pickled():
     from nanogpt_core.http.library import httpx as http
 
     with http.Client() as client, pytest.raises(errors.InvalidTypeError, match="http_client"):
@@ -544,7 +544,7 @@ def test_a_callers_http_client_is_not_pickled():
 
 
 @pytest.mark.filterwarnings(f"ignore::{LangChainBetaWarning.__module__}.LangChainBetaWarning")
-async def test_a_dump_names_the_variable_and_reads_back(scripted, ask, monkeypatch):
+async def test_dump_names_the_key_variable_and_can_be_read_back(scripted, ask, monkeypatch):
     sandbox = scripted(Reply("Here."))
     chat = sandbox.chat(model="any/model", temperature=0.5, default_headers={"X-Token": "token-of-a-proxy"})
     dump = dumpd(chat)
@@ -578,7 +578,7 @@ def handbook(scripted):
     return sandbox, look_up
 
 
-async def test_an_agent_looks_up_and_cites(handbook, call):
+async def test_agent_calls_the_tool_and_cites(handbook, call):
     sandbox, look_up = handbook
     question = "How long does the battery of the X200 last?"
     sandbox.add_replies(
@@ -596,7 +596,7 @@ async def test_an_agent_looks_up_and_cites(handbook, call):
     assert last.body["messages"][-1]["tool_call_id"] == "call_7"
 
 
-async def test_an_agent_streams(handbook, call):
+async def test_agent_streams_its_answer(handbook, call):
     sandbox, look_up = handbook
     sandbox.add_replies(
         Reply(tool_calls=[ToolCall("look_up", {"query": "opening hours of the office"})]),
@@ -613,7 +613,7 @@ async def test_an_agent_streams(handbook, call):
     assert all(request.body["stream"] for request in sandbox.requests if request.path.endswith("/completions"))
 
 
-async def test_an_agent_whose_model_fails_says_why(handbook, call):
+async def test_agent_raises_the_error_of_its_model(handbook, call):
     sandbox, look_up = handbook
     sandbox.add_replies(Reply(tool_calls=[ToolCall("look_up", {"query": "battery"})]), Fault(402, body=BALANCE))
     agent = create_agent(sandbox.chat(), [look_up])
@@ -621,7 +621,7 @@ async def test_an_agent_whose_model_fails_says_why(handbook, call):
         await call(agent, "invoke", {"messages": [HumanMessage("Battery?")]})
 
 
-def test_one_chat_in_several_event_loops_streams(scripted):
+def test_streams_work_in_several_event_loops(scripted):
     sandbox = scripted(*[Reply("Here I am.")] * 3)
     chat = sandbox.chat()
 

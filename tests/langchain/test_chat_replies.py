@@ -84,7 +84,7 @@ def call_(call):  # the name is taken by the helper above
 
 @pytest.fixture
 def cleaner():
-    """A tool with a dangerous default, and the paths it was called with."""
+    """Return a tool with a dangerous default, and the list of paths of its calls."""
     paths = []
 
     @tool
@@ -108,7 +108,7 @@ UNREADABLE = ['{"path": "/home/us', "{'path': 'x'}", "path=x", "[1]", "false", '
 
 
 @pytest.mark.parametrize("arguments", UNREADABLE)
-async def test_an_agent_tells_the_model_of_unreadable_arguments(replying, call_, form, cleaner, arguments):
+async def test_agent_reports_unreadable_arguments_to_the_model(replying, call_, form, cleaner, arguments):
     clean, paths = cleaner
     sandbox = replying({"tool_calls": [call(arguments)]}, reason="stop", after=[Reply("I give up.")])
     agent = create_agent(sandbox.chat(streaming=form == "streamed"), [clean])
@@ -163,7 +163,7 @@ async def all_of(call_, form, runnable):
 
 @pytest.mark.parametrize("schema", [Joke, Joke.model_json_schema()], ids=["class", "dict"])
 @pytest.mark.parametrize("method", METHODS)
-async def test_a_refusal_of_structured_output_is_langchains_refusal_error(replying, call_, form, schema, method):
+async def test_refusal_of_structured_output_is_langchains_refusal_error(replying, call_, form, schema, method):
     sandbox = replying({"refusal": REFUSAL})
     runnable = sandbox.chat().with_structured_output(schema, method=method)
     with pytest.raises(OpenAIRefusalError, match=f"^{REFUSAL}"):
@@ -171,7 +171,7 @@ async def test_a_refusal_of_structured_output_is_langchains_refusal_error(replyi
 
 
 @pytest.mark.parametrize("method", METHODS)
-async def test_a_refusal_with_the_raw_message_is_a_parsing_error(replying, call_, form, method):
+async def test_refusal_with_include_raw_is_a_parsing_error(replying, call_, form, method):
     chat = replying({"refusal": REFUSAL}).chat(streaming=form == "streamed")
     found = await call_(chat.with_structured_output(Joke, method=method, include_raw=True), "invoke", "A joke!")
     assert found["parsed"] is None
@@ -180,7 +180,7 @@ async def test_a_refusal_with_the_raw_message_is_a_parsing_error(replying, call_
 
 
 @pytest.mark.parametrize("method", METHODS)
-async def test_a_content_filter_is_langchains_refusal_error(replying, call_, form, method):
+async def test_content_filter_is_langchains_refusal_error(replying, call_, form, method):
     sandbox = replying({"content": '{"setup": "Why'}, reason="content_filter")
     runnable = sandbox.chat().with_structured_output(Joke, method=method)
     with pytest.raises(OpenAIRefusalError) as caught:
@@ -188,7 +188,7 @@ async def test_a_content_filter_is_langchains_refusal_error(replying, call_, for
     assert isinstance(caught.value, ReplyError)
 
 
-async def test_a_refusal_of_a_plain_question_is_in_the_message(replying, ask):
+async def test_refusal_of_a_plain_question_is_in_the_message(replying, ask):
     sandbox = replying({"refusal": REFUSAL})
     answer = await ask(sandbox.chat(), "Hello")
     assert answer.additional_kwargs["refusal"] == REFUSAL
@@ -211,7 +211,7 @@ async def test_fenced_json_is_parsed(replying, call_, form, schema, method):
 
 @pytest.mark.parametrize("text", ["Why? Because.", '{"setup": "Why?"}', ""])
 @pytest.mark.parametrize("method", ["json_schema", "json_mode"])
-async def test_an_answer_without_the_schema_is_langchains_parser_error(replying, call_, form, method, text):
+async def test_output_that_breaks_the_schema_is_langchains_parser_error(replying, call_, form, method, text):
     runnable = replying({"content": text}).chat().with_structured_output(Joke, method=method)
     with pytest.raises(OutputParserException):
         await all_of(call_, form, runnable)
@@ -219,14 +219,14 @@ async def test_an_answer_without_the_schema_is_langchains_parser_error(replying,
 
 @pytest.mark.parametrize("text", ["Why? Because.", '{"setup": "Why?"}'])
 @pytest.mark.parametrize("method", ["json_schema", "json_mode"])
-async def test_the_raw_message_is_kept_with_a_parser_error(replying, call_, form, method, text):
+async def test_include_raw_keeps_the_message_with_a_parser_error(replying, call_, form, method, text):
     chat = replying({"content": text}).chat(streaming=form == "streamed")
     found = await call_(chat.with_structured_output(Joke, method=method, include_raw=True), "invoke", "A joke!")
     assert (found["raw"].content, found["parsed"]) == (text, None)
     assert isinstance(found["parsing_error"], OutputParserException)
 
 
-async def test_the_sdks_parser_error_is_a_reply_error(replying, call_, form):
+async def test_parser_error_of_the_sdk_is_a_reply_error(replying, call_, form):
     runnable = replying({"content": "Why? Because."}).chat().bind(response_format=Joke)
     with pytest.raises(ReplyError, match="does not follow the schema"):
         await all_of(call_, form, runnable)

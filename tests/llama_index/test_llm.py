@@ -1,4 +1,4 @@
-"""The LLM in LlamaIndex, over HTTP to the sandbox, which quotes the numbered passages that it is given."""
+"""LlamaIndex LLM over HTTP to the sandbox, which quotes the numbered passages of the prompt."""
 
 import asyncio
 import copy
@@ -33,7 +33,7 @@ def shown(error):
     return "".join(traceback.format_exception(error))
 
 
-async def test_complete(make, call, sandbox):
+async def test_complete_returns_a_quotation_with_usage(make, call, sandbox):
     answer = await call(make(model="any/model:online", temperature=0, max_tokens=500), "complete", PROMPT)
     assert FACT in answer.text
     assert answer.additional_kwargs["total_tokens"] > answer.additional_kwargs["completion_tokens"] > 0
@@ -43,7 +43,7 @@ async def test_complete(make, call, sandbox):
     assert sent == {"model": "any/model:online", "temperature": 0, "max_tokens": 500}
 
 
-async def test_chat(make, call, sandbox):
+async def test_chat_returns_a_quotation(make, call, sandbox):
     answer = await call(make(), "chat", MESSAGES)
     assert FACT in answer.message.content
     assert [message["role"] for message in sandbox.requests[0].body["messages"]] == ["system", "user"]
@@ -63,7 +63,7 @@ async def test_stream_ends_with_usage(make, call, method, given):
     assert usage == {name: whole.additional_kwargs[name] for name in USAGE}
 
 
-def test_metadata(make):
+def test_metadata_has_model_and_context_window(make):
     metadata = make(model="any/model:online", context_window=32_000, max_tokens=500).metadata
     assert (metadata.context_window, metadata.num_output, metadata.model_name) == (32_000, 500, "any/model:online")
     assert metadata.is_chat_model
@@ -71,7 +71,7 @@ def test_metadata(make):
     assert make().metadata.context_window == 128_000
 
 
-def test_one_object_in_several_event_loops(make):
+def test_llm_works_in_several_event_loops(make):
     llm = make()
     answers = [asyncio.run(llm.acomplete(PROMPT)).text for _ in range(3)]
     assert answers == [llm.complete(PROMPT).text] * 3
@@ -92,7 +92,7 @@ async def test_retries_are_not_multiplied(make, call, sandbox, method, given):
     assert len(sandbox.requests) == 3
 
 
-async def test_headers_and_own_clients(make, call, sandbox):
+async def test_default_headers_and_own_http_clients_are_used(make, call, sandbox):
     seen = []
     client = http.Client(event_hooks={"request": [lambda _request: seen.append("sync")]})
 
@@ -108,19 +108,19 @@ async def test_headers_and_own_clients(make, call, sandbox):
     assert sandbox.requests[0].headers["x-team"] == "search"
 
 
-async def test_wrong_key(sandbox, call):
+async def test_wrong_key_is_an_authentication_error(sandbox, call):
     llm = NanoGPT(api_key=KEY, base_url=sandbox.base_url)
     with pytest.raises(errors.AuthenticationError, match="401") as caught:
         await call(llm, "complete", PROMPT)
     assert KEY not in shown(caught.value)
 
 
-def test_an_empty_model_name():
+def test_empty_model_name_is_refused():
     with pytest.raises(errors.ConfigurationError, match=r'^model is empty\. Use one like "openai/gpt-4o-mini"'):
         NanoGPT(" ", api_key=KEY)
 
 
-async def test_blanks_around_a_model_name_are_left_out(make, call, sandbox):
+async def test_blanks_around_a_model_name_are_stripped(make, call, sandbox):
     llm = make(model=" any/model:online\n")
     await call(llm, "complete", PROMPT)
     assert sandbox.requests[0].body["model"] == llm.metadata.model_name == "any/model:online"
@@ -129,14 +129,14 @@ async def test_blanks_around_a_model_name_are_left_out(make, call, sandbox):
 @pytest.mark.parametrize(
     "bad", [{"base_url": "ftp://x"}, {"timeout": "soon"}, {"default_headers": 5}, {"base_url": "a", "api_base": "b"}]
 )
-def test_options_that_cannot_be_right(bad):
+def test_invalid_options_are_refused(bad):
     with pytest.raises(errors.NanoGPTError) as caught:
         NanoGPT(api_key=KEY, **bad)
     assert KEY[:10] not in shown(caught.value)
 
 
 @pytest.mark.parametrize("bad", [{"temperature": "hot"}, {"temprature": 0}])
-def test_unknown_options_and_messages_of_pydantic(bad):
+def test_key_is_in_no_message_of_pydantic(bad):
     with pytest.raises(errors.NanoGPTError, match=next(iter(bad))) as caught:
         NanoGPT(api_key=KEY, **bad)
     assert KEY[:10] not in shown(caught.value)
@@ -156,14 +156,14 @@ def test_unknown_options_and_messages_of_pydantic(bad):
         ({"is_chat_model": False}, "chat models alone"),
     ],
 )
-def test_options_that_nobody_knows_or_takes(bad, remedy):
+def test_unknown_and_unsupported_options_are_refused_with_a_remedy(bad, remedy):
     with pytest.raises(errors.NanoGPTError, match=remedy) as caught:
         NanoGPT(api_key=KEY, **bad)
     assert KEY[:10] not in shown(caught.value)
 
 
 async def drained(answer):
-    # A stream asks when it is read.
+    # A stream sends its request when it is read.
     if hasattr(answer, "__aiter__"):
         return [part async for part in answer]
     return list(answer) if hasattr(answer, "__next__") else answer
@@ -171,7 +171,7 @@ async def drained(answer):
 
 @pytest.mark.parametrize("bad", [{"top_k": 4}, {"use_chat_completions": False}])
 @pytest.mark.parametrize("method", ["chat", "stream_chat", "complete"])
-async def test_an_unknown_option_of_a_call(make, call, sandbox, method, bad):
+async def test_unknown_option_of_a_call_is_refused(make, call, sandbox, method, bad):
     given = PROMPT if method == "complete" else MESSAGES
 
     async def run():
@@ -182,7 +182,7 @@ async def test_an_unknown_option_of_a_call(make, call, sandbox, method, bad):
     assert not sandbox.requests
 
 
-async def test_options_of_the_request_go_out(make, call, sandbox):
+async def test_request_options_are_sent(make, call, sandbox):
     llm = make(additional_kwargs={"stop": ["x"], "extra_body": {"top_k": 4}})
     await call(llm, "chat", MESSAGES, seed=1)
     assert [sandbox.requests[0].body[name] for name in ("stop", "top_k", "seed")] == [["x"], 4, 1]
@@ -190,7 +190,7 @@ async def test_options_of_the_request_go_out(make, call, sandbox):
 
 @pytest.mark.parametrize("prompt", [None, 3, [], MESSAGES])
 @pytest.mark.parametrize("method", ["complete", "stream_complete"])
-async def test_a_prompt_that_is_no_text(make, call, sandbox, method, prompt):
+async def test_prompt_that_is_not_a_string_is_refused(make, call, sandbox, method, prompt):
     with pytest.raises(errors.InvalidTypeError, match=r"prompt must be a str.*chat\(\)"):
         await call(make(), method, prompt)
     assert not sandbox.requests
@@ -206,7 +206,7 @@ def test_key_is_in_no_output(key):
     assert b"token-of-a-proxy" not in pickle.dumps(llm)
 
 
-async def test_dumps_read_back(make, call, sandbox):
+async def test_dumps_can_be_read_back(make, call, sandbox):
     llm = make(model="any/model", temperature=0, max_tokens=500, timeout=7, max_retries=1, context_window=32_000)
     for twin in (
         NanoGPT.from_dict(llm.to_dict(), api_key=sandbox.api_key),
@@ -217,7 +217,7 @@ async def test_dumps_read_back(make, call, sandbox):
 
 
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, NanoGPT.model_copy])
-async def test_copies_work(make, call, duplicate):
+async def test_copies_give_the_same_answer(make, call, duplicate):
     llm = make()
     before = await call(llm, "complete", PROMPT)
     assert (await call(duplicate(llm), "complete", PROMPT)).text == before.text
@@ -258,7 +258,7 @@ async def test_pickle_reads_the_key_from_the_environment(make, call, sandbox, mo
         ("allow_insecure_http", True),
     ],
 )
-async def test_what_its_clients_are_made_with_stays(make, call, sandbox, name, value):
+async def test_options_of_the_http_clients_cannot_be_changed(make, call, sandbox, name, value):
     llm = make()
     with pytest.raises(errors.ConfigurationError, match=f"^{name} cannot be changed any more"):
         setattr(llm, name, value)
@@ -267,13 +267,13 @@ async def test_what_its_clients_are_made_with_stays(make, call, sandbox, name, v
     assert sandbox.requests[0].body["temperature"] == 0.25
 
 
-def test_no_key():
+def test_missing_key_error_names_the_environment_variable():
     with pytest.raises(errors.ConfigurationError, match="NANOGPT_API_KEY"):
         NanoGPT()
 
 
 @pytest.mark.usefixtures("foreign_environment")
-async def test_environment(sandbox, call, monkeypatch, nothing_leaked):
+async def test_key_and_base_url_are_read_from_the_environment(sandbox, call, monkeypatch, nothing_leaked):
     monkeypatch.setenv("NANOGPT_API_KEY", sandbox.api_key)
     monkeypatch.setenv("NANOGPT_BASE_URL", sandbox.base_url)
     llm = NanoGPT()

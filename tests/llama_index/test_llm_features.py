@@ -1,4 +1,4 @@
-"""What the LLM does beyond text, against a script: tools, schemas, reasoning, an agent, errors, copies."""
+"""Tools, structured output, reasoning, agents, errors and copies of the LlamaIndex LLM."""
 
 import asyncio
 import copy
@@ -20,7 +20,7 @@ from nanogpt_core import errors
 from nanogpt_core._runtime.clock import fake_clock, now
 from nanogpt_core.sandbox import Fault, Reply, Sandbox, ToolCall
 
-# LlamaIndex's own classes use members of pydantic's models that pydantic wants forgotten.
+# LlamaIndex's own classes use deprecated members of pydantic's models.
 ITS_OWN_WARNING = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecationWarning")
 KEY = "sk-nano-0123abcd-very-secret"
 BALANCE = {"error": "Insufficient balance", "requiredBalance": 0.0035, "status": 402}
@@ -29,7 +29,7 @@ HELLO = [ChatMessage(role="user", content="Hello")]
 
 @pytest.fixture
 def scripted():
-    """``scripted(*replies)`` starts a sandbox that says these things; its ``llm(**options)`` makes an LLM."""
+    """Return ``scripted(*replies)``, which starts a scripted sandbox; its ``llm(**options)`` makes an LLM."""
     with Sandbox() as sandbox:
 
         def start(*replies):
@@ -42,7 +42,7 @@ def scripted():
 
 @pytest.fixture(params=["plain", "streamed"])
 def ask(request, call):
-    """``ask(llm, messages)`` returns the last response: sync and async, plain and streamed."""
+    """Return ``ask(llm, messages)``, which returns the last response: sync and async, plain and streamed."""
 
     async def run(llm, messages, **more):
         if request.param == "plain":
@@ -88,7 +88,7 @@ async def all_of(call, stream):
 
 
 @pytest.mark.parametrize("form", ["plain", "streamed"])
-async def test_one_tool_call_where_one_was_asked_for(scripted, call, form):
+async def test_one_tool_call_is_returned_if_parallel_calls_are_off(scripted, call, form):
     calls = [ToolCall("search", {"query": "größe"}), ToolCall("weather", {"place": "Graz"})]
     llm = scripted(Reply(tool_calls=calls)).llm()
     if form == "plain":
@@ -100,7 +100,7 @@ async def test_one_tool_call_where_one_was_asked_for(scripted, call, form):
 
 
 @pytest.mark.parametrize("form", ["plain", "streamed"])
-async def test_tool_calls_side_by_side(scripted, call, form):
+async def test_parallel_tool_calls_are_returned(scripted, call, form):
     calls = [ToolCall("search", {"query": "größe", "most": 2}, id="call_x"), ToolCall("weather", {"place": "Graz"})]
     sandbox = scripted(Reply("Let me look.", tool_calls=calls))
     llm = sandbox.llm()
@@ -130,14 +130,14 @@ async def test_tool_calls_side_by_side(scripted, call, form):
         ({"tool_choice": "weather"}, {"type": "function", "function": {"name": "weather"}}),
     ],
 )
-async def test_tool_choice(scripted, call, options, sent):
+async def test_tool_choice_is_sent(scripted, call, options, sent):
     sandbox = scripted(Reply("Well."))
     await call(sandbox.llm(), "chat_with_tools", TOOLS, user_msg="Hello", **options)
     assert sandbox.requests[0].body["tool_choice"] == sent
 
 
 @pytest.mark.parametrize("form", ["plain", "streamed"])
-async def test_a_choice_of_no_tool_is_refused(scripted, call, form):
+async def test_tool_choice_of_an_unknown_tool_is_refused(scripted, call, form):
     sandbox = scripted()
 
     async def run():
@@ -152,17 +152,17 @@ async def test_a_choice_of_no_tool_is_refused(scripted, call, form):
     assert not sandbox.requests
 
 
-async def test_predict_and_call(scripted, call):
+async def test_predict_and_call_runs_the_tool(scripted, call):
     sandbox = scripted(Reply(tool_calls=[ToolCall("weather", {"place": "Graz"})]))
     answer = await call(sandbox.llm(), "predict_and_call", TOOLS, user_msg="Weather?")
     assert str(answer) == "Graz: fine"
 
 
-# --- answers in a form ---
+# --- structured output ---
 
 
 @pytest.mark.parametrize(("reply", "options"), [(AS_TOOL, {}), (AS_JSON, {"should_use_structured_outputs": True})])
-async def test_an_answer_in_a_form(scripted, call, reply, options):
+async def test_structured_output_is_parsed(scripted, call, reply, options):
     sandbox = scripted(*[reply] * 3)
     llm = sandbox.llm(**options)
     assert await call(llm, "structured_predict", Joke, PROMPT, animal="cats") == JOKE
@@ -177,7 +177,7 @@ async def test_an_answer_in_a_form(scripted, call, reply, options):
 
 @pytest.mark.parametrize("options", [{}, {"should_use_structured_outputs": True}], ids=["tool", "schema"])
 @pytest.mark.parametrize("reply", [Reply("I know no joke."), Reply('{"setup": "Why?"}')], ids=["text", "half"])
-async def test_a_stream_that_has_not_the_form_is_an_error_too(scripted, call, reply, options):
+async def test_streamed_output_that_breaks_the_schema_is_an_error(scripted, call, reply, options):
     llm = scripted(reply).llm(**options)
 
     async def run():
@@ -197,7 +197,7 @@ CUT_FORMS = [
 
 @ITS_OWN_WARNING
 @pytest.mark.parametrize(("reply", "options"), CUT_FORMS, ids=["tool", "schema"])
-async def test_an_answer_that_was_cut_is_no_answer_in_the_form(scripted, call, reply, options):
+async def test_truncated_structured_output_is_an_error(scripted, call, reply, options):
     sandbox = scripted(*[reply] * 4)
     llm = sandbox.llm(**options)
 
@@ -221,7 +221,7 @@ async def test_an_answer_that_was_cut_is_no_answer_in_the_form(scripted, call, r
 
 @pytest.fixture
 def remover():
-    """A tool, and what it was called with."""
+    """Return a tool, and the list of its arguments."""
     ran = []
 
     def remove(path: str | None = None) -> str:
@@ -235,7 +235,7 @@ def remover():
 CUT_CALL = Reply(tool_calls=[ToolCall("remove", '{"path": "/home/user/old')], finish_reason="length")
 
 
-async def test_a_tool_call_that_was_cut_is_not_run(scripted, call, remover):
+async def test_truncated_tool_call_is_not_run(scripted, call, remover):
     tool, ran = remover
     sandbox = scripted(CUT_CALL)
     with pytest.raises(errors.ReplyError, match=r"cut off .*Raise max_tokens"):
@@ -245,7 +245,7 @@ async def test_a_tool_call_that_was_cut_is_not_run(scripted, call, remover):
 
 @ITS_OWN_WARNING
 @pytest.mark.parametrize("streaming", [True, False])
-def test_an_agent_runs_no_tool_call_that_was_cut(scripted, remover, streaming):
+def test_agent_runs_no_truncated_tool_call(scripted, remover, streaming):
     tool, ran = remover
     agent = FunctionAgent(tools=[tool], llm=scripted(CUT_CALL).llm(), streaming=streaming)
 
@@ -257,7 +257,7 @@ def test_an_agent_runs_no_tool_call_that_was_cut(scripted, remover, streaming):
     assert ran == []
 
 
-async def test_text_that_was_cut_is_text(scripted, ask):
+async def test_truncated_text_is_returned(scripted, ask):
     answer = await ask(scripted(Reply("Once upon", finish_reason="length")).llm(max_tokens=2), HELLO)
     assert answer.message.content == "Once upon"
 
@@ -266,7 +266,7 @@ async def test_text_that_was_cut_is_text(scripted, ask):
 
 
 @pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
-async def test_reasoning(scripted, ask, field):
+async def test_reasoning_is_in_the_response(scripted, ask, field):
     sandbox = scripted(Reply("It is 42.", reasoning="six times seven is 42", reasoning_field=field))
     answer = await ask(sandbox.llm(model="any/model:thinking"), HELLO)
     assert answer.message.content == "It is 42."
@@ -285,7 +285,7 @@ def first_piece(field):
 
 
 @pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
-async def test_the_first_piece_of_reasoning_is_not_lost(scripted, call, field):
+async def test_first_chunk_of_reasoning_is_not_lost(scripted, call, field):
     import json
 
     events = "".join(f"data: {json.dumps(event)}\n\n" for event in first_piece(field)) + "data: [DONE]\n\n"
@@ -298,13 +298,13 @@ async def test_the_first_piece_of_reasoning_is_not_lost(scripted, call, field):
 # --- options ---
 
 
-async def test_reasoning_effort_goes_out_for_every_model(scripted, ask):
+async def test_reasoning_effort_is_sent_for_every_model(scripted, ask):
     sandbox = scripted(Reply("42"))
     await ask(sandbox.llm(model="any/model", reasoning_effort="high"), HELLO)
     assert sandbox.requests[0].body["reasoning_effort"] == "high"
 
 
-async def test_what_a_call_asks_for_goes_before_what_the_object_does(scripted, ask):
+async def test_options_of_a_call_override_those_of_the_llm(scripted, ask):
     sandbox = scripted()
     llm = sandbox.llm(max_tokens=500, temperature=0.2, additional_kwargs={"seed": 1})
     await ask(llm, HELLO, max_tokens=5, temperature=0.9, seed=2)
@@ -315,7 +315,7 @@ async def test_what_a_call_asks_for_goes_before_what_the_object_does(scripted, a
 
 
 @pytest.mark.parametrize("model", ["gpt-5.2-pro", "gpt-5.4-pro", "o1", "o3-pro"])
-async def test_every_name_goes_to_chat_completions(scripted, ask, model):
+async def test_every_model_goes_to_chat_completions(scripted, ask, model):
     sandbox = scripted(Reply("Here."))
     llm = sandbox.llm(model=model, max_tokens=9)
     assert (await ask(llm, HELLO)).message.content == "Here."
@@ -323,13 +323,13 @@ async def test_every_name_goes_to_chat_completions(scripted, ask, model):
     assert llm.model == model
 
 
-async def test_a_client_for_each_call(scripted, call):
+async def test_reuse_client_false_works(scripted, call):
     sandbox = scripted(Reply("One."), Reply("Two."))
     llm = sandbox.llm(reuse_client=False)
     assert [(await call(llm, "chat", HELLO)).message.content for _ in range(2)] == ["One.", "Two."]
 
 
-def test_plain_http_to_another_machine():
+def test_plain_http_to_another_machine_must_be_allowed():
     with pytest.raises(errors.ConfigurationError, match="allow_insecure_http"):
         NanoGPT(api_key=KEY, api_base="http://lab.example/api/v1")
     llm = NanoGPT(api_key=KEY, api_base="http://lab.example/api/v1", allow_insecure_http=True)
@@ -338,7 +338,7 @@ def test_plain_http_to_another_machine():
 
 
 @pytest.mark.parametrize("bad", [{"openai_client": object()}, {"max_retries": -1}, {"requests_per_second": 0}])
-def test_options_that_cannot_be_right(bad):
+def test_invalid_options_are_refused(bad):
     with pytest.raises(errors.NanoGPTError, match=next(iter(bad))) as caught:
         NanoGPT(api_key=KEY, **bad)
     assert KEY not in "".join(traceback.format_exception(caught.value))
@@ -347,7 +347,7 @@ def test_options_that_cannot_be_right(bad):
 @pytest.mark.parametrize(
     ("model", "window"), [("lab/small", 8000), ("lab/small:online:memory", 8000), ("lab/small:thinking", 4000)]
 )
-def test_the_context_window_of_the_live_list(model, window):
+def test_context_window_is_read_from_the_live_list(model, window):
     with Sandbox(context_lengths={"lab/small": 8000, "lab/small:thinking": 4000}) as sandbox:
         llm = NanoGPT(model, api_key=sandbox.api_key, base_url=sandbox.base_url, context_window="live")
         assert llm.metadata.context_window == window
@@ -358,7 +358,7 @@ def test_the_context_window_of_the_live_list(model, window):
 
 
 @pytest.mark.parametrize("more", [{}, {"model": "openai/gpt-4o-mini:online"}])
-def test_the_live_context_window_of_the_default_model(scripted, more):
+def test_live_context_window_of_the_default_model_is_used(scripted, more):
     assert scripted().llm(context_window="live", **more).metadata.context_window == 128_000
 
 
@@ -375,7 +375,7 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize(("fault", "expected"), REFUSALS, ids=[kind.__name__ for _, kind in REFUSALS])
-async def test_refusals(scripted, ask, fault, expected):
+async def test_permanent_errors_are_typed_and_not_retried(scripted, ask, fault, expected):
     sandbox = scripted(fault)
     with pytest.raises(expected) as caught:
         await ask(sandbox.llm(), HELLO)
@@ -387,14 +387,14 @@ async def test_refusals(scripted, ask, fault, expected):
         assert "$0.0035" in str(caught.value)
 
 
-async def test_a_failure_then_an_answer(scripted, ask):
+async def test_transient_failure_is_retried(scripted, ask):
     sandbox = scripted(Fault(503), Fault(500), Reply("Here."))
     with fake_clock():
         assert (await ask(sandbox.llm(), HELLO)).message.content == "Here."
     assert len(sandbox.requests) == 3
 
 
-async def test_failures_to_the_end(scripted, ask):
+async def test_last_error_is_raised_after_max_retries(scripted, ask):
     sandbox = scripted(*[Fault(503)] * 9)
     with fake_clock(), pytest.raises(errors.ServerError):
         await ask(sandbox.llm(max_retries=1), HELLO)
@@ -412,7 +412,7 @@ async def test_failures_to_the_end(scripted, ask):
     ids=["503", "402", "unknown", "cut"],
 )
 @pytest.mark.parametrize(("method", "given"), [("stream_chat", HELLO), ("stream_complete", "Hello")])
-async def test_a_stream_that_ends_badly(scripted, call, case, method, given):
+async def test_failed_stream_raises_after_its_chunks(scripted, call, case, method, given):
     reply, expected = case
     sandbox = scripted(reply)
     parts = []
@@ -421,7 +421,7 @@ async def test_a_stream_that_ends_badly(scripted, call, case, method, given):
         stream = await call(sandbox.llm(), method, given)
         if call.kind == "sync":
             for part in stream:
-                parts.append(part.delta or "")  # noqa: PERF401 - what came before the error counts
+                parts.append(part.delta or "")  # noqa: PERF401 - the chunks before the error count
         else:
             async for part in stream:
                 parts.append(part.delta or "")  # noqa: PERF401
@@ -435,7 +435,7 @@ async def test_a_stream_that_ends_badly(scripted, call, case, method, given):
 # --- pacing ---
 
 
-async def test_one_pause_for_the_llm_and_embeddings(scripted, ask):
+async def test_llm_and_embeddings_share_a_pause(scripted, ask):
     sandbox = scripted(Fault(429, headers={"Retry-After": "8"}))
     embedding = NanoGPTEmbedding(api_key=sandbox.api_key, base_url=sandbox.base_url)
     with fake_clock() as waits:
@@ -445,7 +445,7 @@ async def test_one_pause_for_the_llm_and_embeddings(scripted, ask):
         assert 7 < waits.seconds <= 8
 
 
-async def test_one_rate_for_the_llm_and_embeddings(scripted, ask):
+async def test_llm_and_embeddings_share_a_rate(scripted, ask):
     sandbox = scripted()
     llm = sandbox.llm(requests_per_second=2.0)
     embedding = NanoGPTEmbedding(api_key=sandbox.api_key, base_url=sandbox.base_url)
@@ -477,12 +477,12 @@ async def test_options_of_a_copy_take_effect(scripted, ask, name):
 
 
 @pytest.mark.parametrize("bad", [{"temprature": 1}, {"timeout": "soon"}, {"base_url": "ftp://x"}, {"max_retries": -1}])
-def test_a_copy_with_an_invalid_option_is_refused(bad):
+def test_copy_with_an_invalid_option_is_refused(bad):
     with pytest.raises(errors.NanoGPTError):
         NanoGPT(api_key=KEY).model_copy(update=bad)
 
 
-def test_the_hint_for_an_unknown_option_is_of_this_class():
+def test_unknown_option_error_suggests_options_of_this_class():
     with pytest.raises(errors.InvalidTypeError, match="'async_http_client'"):
         NanoGPT(api_key=KEY, http_async_client=None)
 
@@ -512,7 +512,7 @@ def index(scripted):
     Settings._llm = None
 
 
-async def test_settings(index, call):
+async def test_llm_of_settings_answers_a_query(index, call):
     sandbox, made = index
     Settings.llm = sandbox.llm()
     answer = await call(made.as_query_engine(similarity_top_k=1), "query", "How long does the X200's battery last?")
@@ -530,7 +530,7 @@ def look_up_in(made):
 
 @ITS_OWN_WARNING
 @pytest.mark.parametrize("streaming", [True, False])
-def test_a_function_agent_looks_up_and_cites(index, streaming):
+def test_function_agent_calls_the_tool_and_cites(index, streaming):
     sandbox, made = index
     question = "How long does the battery of the X200 last?"
     sandbox.add_replies(
@@ -556,7 +556,7 @@ def test_a_function_agent_looks_up_and_cites(index, streaming):
 
 
 @ITS_OWN_WARNING
-def test_an_agent_whose_model_fails_says_why(index):
+def test_agent_raises_the_error_of_its_model(index):
     sandbox, made = index
     sandbox.add_replies(Reply(tool_calls=[ToolCall("look_up", {"query": "battery"})]), Fault(402, body=BALANCE))
     agent = FunctionAgent(tools=[look_up_in(made)], llm=sandbox.llm())

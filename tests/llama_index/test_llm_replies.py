@@ -15,7 +15,7 @@ from llama_index_nanogpt.structured import ToolArgumentsError
 from nanogpt_core.errors import RefusalError
 from nanogpt_core.sandbox import Fault, Reply, Sandbox
 
-# LlamaIndex's own classes use members of pydantic's models that pydantic wants forgotten.
+# LlamaIndex's own classes use deprecated members of pydantic's models.
 ITS_OWN_WARNING = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecationWarning")
 USAGE = {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13}
 HELLO = [ChatMessage(role="user", content="Hello")]
@@ -77,7 +77,7 @@ def ask(call, form):
 
 @pytest.fixture
 def cleaner():
-    """A tool with a dangerous default, and the paths it was called with."""
+    """Return a tool with a dangerous default, and the list of paths of its calls."""
     paths = []
 
     def clean(path: str = "/") -> str:
@@ -121,7 +121,7 @@ async def test_predict_and_call_runs_no_tool_with_unreadable_arguments(replying,
 
 @ITS_OWN_WARNING
 @pytest.mark.parametrize("arguments", UNREADABLE)
-def test_an_agent_tells_the_model_of_unreadable_arguments(replying, form, cleaner, arguments):
+def test_agent_reports_unreadable_arguments_to_the_model(replying, form, cleaner, arguments):
     tool, paths = cleaner
     sandbox = replying({"tool_calls": [tool_call(arguments)]}, reason="stop", after=[Reply("I give up.")])
     agent = FunctionAgent(tools=[tool], llm=sandbox.llm(), streaming=form == "streamed")
@@ -192,7 +192,7 @@ def predict(call, form):
 
 @ITS_OWN_WARNING
 @pytest.mark.parametrize("way", WAYS)
-async def test_a_refusal_of_structured_output_is_a_refusal_error(replying, predict, way):
+async def test_refusal_of_structured_output_is_a_refusal_error(replying, predict, way):
     sandbox = replying({"refusal": REFUSAL})
     with pytest.raises(RefusalError, match=REFUSAL) as caught:
         await predict(sandbox.llm(**WAYS[way]))
@@ -201,13 +201,13 @@ async def test_a_refusal_of_structured_output_is_a_refusal_error(replying, predi
 
 @ITS_OWN_WARNING
 @pytest.mark.parametrize("way", WAYS)
-async def test_a_content_filter_is_a_refusal_error(replying, predict, way):
+async def test_content_filter_is_a_refusal_error(replying, predict, way):
     sandbox = replying({"content": '{"setup": "Why'}, reason="content_filter")
     with pytest.raises(RefusalError, match="content filter"):
         await predict(sandbox.llm(**WAYS[way]))
 
 
-async def test_a_refusal_of_a_plain_question_is_the_answer(replying, ask):
+async def test_refusal_of_a_plain_question_is_the_answer(replying, ask):
     answer = await ask(replying({"refusal": REFUSAL}).llm(), HELLO)
     assert answer.message.content == REFUSAL
     assert answer.message.additional_kwargs["refusal"] == REFUSAL

@@ -33,7 +33,7 @@ def test_keys_are_equal_in_every_process():
         ).stdout
         for seed in ("1", "2")
     }
-    # Written down, because a change of the keys throws away everybody's cache.
+    # Constants, because a change of the keys invalidates every user's cache.
     assert seen == {CacheNamespace(URL, "m", 256).key("ä text").hex().encode() + b"\n"}
     assert seen == {b"0d4cf7a7f9e79f125e05816b4220303596a545f738d8a1501312327f83687b0c\n"}
 

@@ -98,7 +98,7 @@ def ask_as(kind, form):
 
 @pytest.fixture
 def answering(serve, faults):
-    """Start a server that gives the answers in order, and after them right ones; returns it with a caller."""
+    """Start a server that sends the given responses in order, and then correct ones; returns it with a caller."""
 
     def start(*answers, key=KEY, timeout=20.0, headers=None, **more):
         left = iter(answers)
@@ -126,12 +126,12 @@ def waits():
 
 
 def shown(error):
-    """All that a program may print of an error."""
+    """Return everything that a program may print of an error."""
     return "\n".join(["".join(traceback.format_exception(error)), repr(error), str(error), str(vars(error))])
 
 
 def local_variables(error):
-    """The variables of the frames of an error and its causes, but for this module's own; crash reports show them."""
+    """Return the local variables of all frames of an error, except this module's; crash reports show them."""
     frames = [frame for cause in errors.causes(error) for frame, _ in traceback.walk_tb(cause.__traceback__)]
     return "\n".join(repr(frame.f_locals) for frame in frames if frame.f_code.co_filename != __file__)
 
@@ -144,7 +144,7 @@ def assert_ours(error, key=KEY, *, repeated=False):
     assert repeated or key not in local_variables(error)
 
 
-def test_answers(ask, answering):
+def test_each_call_returns_the_text_and_sends_the_key(ask, answering):
     made = answering()
     assert ask(made.caller) == "all of it"
     (seen,) = made.server.requests
@@ -191,7 +191,7 @@ def test_streams_are_of_the_sdk_class_that_the_caller_gives(kind, answering):
     assert "".join(part.choices[0].delta.content or "" for part in parts) == "all of it"
 
 
-def test_an_error_of_other_code_is_neither_hidden_nor_retried(kind, form, answering):
+def test_exception_of_other_code_is_neither_hidden_nor_retried(kind, form, answering):
     made = answering(max_retries=3)
     seen = []
 
@@ -217,7 +217,7 @@ def test_an_error_of_other_code_is_neither_hidden_nor_retried(kind, form, answer
     assert len(seen) == 1
 
 
-# --- what the service refuses ---
+# --- permanent errors ---
 
 REFUSALS = {
     "400": (
@@ -247,7 +247,7 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("case", REFUSALS)
-def test_refusals_come_at_once_and_typed(ask, answering, faults, case):
+def test_permanent_errors_are_typed_and_not_retried(ask, answering, faults, case):
     status, body, expected, words = REFUSALS[case]
     made = answering(faults.response(body, status, x_request_id="req-7", Location="/elsewhere"), max_retries=3)
     with pytest.raises(expected, match=words) as caught:
@@ -261,7 +261,7 @@ def test_refusals_come_at_once_and_typed(ask, answering, faults, case):
     assert_ours(error, repeated=KEY in str(body))
 
 
-async def test_redirects_are_not_followed_with_a_client_that_would(kind, answering, faults):
+async def test_own_http_client_does_not_follow_redirects(kind, answering, faults):
     made = answering(faults.response("", 307, Location="/elsewhere"))
 
     async def follow():
@@ -278,7 +278,7 @@ async def test_redirects_are_not_followed_with_a_client_that_would(kind, answeri
 
 
 @pytest.mark.parametrize("case", ["list", "string", "text", "nothing"])
-def test_odd_error_bodies(ask, answering, faults, case):
+def test_malformed_error_bodies_give_a_typed_error(ask, answering, faults, case):
     body = {"list": ["no"], "string": '"no"', "text": "<html>no</html>", "nothing": ""}[case]
     made = answering(faults.response(body, 400))
     with pytest.raises(errors.BadRequestError, match="400") as caught:
@@ -286,12 +286,12 @@ def test_odd_error_bodies(ask, answering, faults, case):
     assert_ours(caught.value)
 
 
-# --- what passes, and one layer of retries ---
+# --- transient errors and retries ---
 
 
 @pytest.mark.usefixtures("waits")
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
-def test_what_passes_is_tried_again(ask, answering, faults, status):
+def test_transient_statuses_are_retried(ask, answering, faults, status):
     made = answering(faults.response("later", status), max_retries=1)
     assert ask(made.caller) == "all of it"
     assert len(made.server.requests) == 2
@@ -307,13 +307,13 @@ def test_retries_are_counted_once(ask, answering, faults, retries):
     assert_ours(caught.value)
 
 
-def test_retry_after_is_kept_to(ask, answering, faults, waits):
+def test_retry_after_is_respected(ask, answering, faults, waits):
     made = answering(faults.response("slow down", 429, Retry_After="7"), max_retries=1)
     assert ask(made.caller) == "all of it"
     assert 7 <= waits.seconds < 7.5
 
 
-def test_a_long_retry_after_is_an_error_at_once(ask, answering, faults, waits):
+def test_long_retry_after_fails_at_once(ask, answering, faults, waits):
     made = answering(faults.response("slow down", 429, Retry_After="3600"), max_retries=3)
     with pytest.raises(errors.RateLimitError, match="Try again in 1 h"):
         ask(made.caller)
@@ -321,7 +321,7 @@ def test_a_long_retry_after_is_an_error_at_once(ask, answering, faults, waits):
 
 
 @pytest.mark.usefixtures("waits")
-def test_a_lost_connection_is_tried_again(ask, answering, faults):
+def test_lost_connection_is_retried(ask, answering, faults):
     made = answering(faults.RESET, max_retries=1)
     assert ask(made.caller) == "all of it"
     made = answering(faults.RESET, faults.RESET, max_retries=1)
@@ -330,7 +330,7 @@ def test_a_lost_connection_is_tried_again(ask, answering, faults):
     assert_ours(caught.value)
 
 
-def test_nobody_there(ask):
+def test_refused_connection_is_a_connection_error(ask):
     connection = Endpoint.resolve(api_key=KEY, base_url="http://127.0.0.1:9/api/v1")
     with pytest.raises(errors.ConnectionFailedError, match=r"127\.0\.0\.1:9") as caught:
         ask(ChatSession(connection, max_retries=0))
@@ -340,7 +340,7 @@ def test_nobody_there(ask):
 # --- time ---
 
 
-def test_no_answer_in_time(ask, answering):
+def test_no_reply_in_time_is_a_timeout(ask, answering):
     over = threading.Event()
 
     def never(_seen):
@@ -354,7 +354,7 @@ def test_no_answer_in_time(ask, answering):
     assert_ours(caught.value)
 
 
-def test_the_timeout_of_one_call(ask, answering):
+def test_timeout_of_one_call_overrides_the_default(ask, answering):
     over = threading.Event()
     made = answering(lambda _seen: [over.wait(20) and b""], max_retries=0)
     with pytest.raises(errors.RequestTimeoutError, match=r"0\.25 s"):
@@ -372,7 +372,7 @@ def trickle(over, beginning):
 
 
 @pytest.mark.parametrize("beginning", [b"", sse(chunk({"content": "all"}))], ids=["before the first", "in the middle"])
-def test_a_stream_that_only_keeps_alive_ends_in_time(kind, answering, beginning):
+def test_stream_of_only_keep_alives_is_a_timeout(kind, answering, beginning):
     over = threading.Event()
     made = answering(trickle(over, beginning), timeout=0.3, max_retries=0)
     with pytest.raises(errors.RequestTimeoutError) as caught:
@@ -381,7 +381,7 @@ def test_a_stream_that_only_keeps_alive_ends_in_time(kind, answering, beginning)
     assert_ours(caught.value)
 
 
-def test_a_stream_may_take_longer_than_the_timeout(kind, answering):
+def test_stream_may_take_longer_than_the_timeout(kind, answering):
     over = threading.Event()
 
     def answer(_seen):
@@ -396,7 +396,7 @@ def test_a_stream_may_take_longer_than_the_timeout(kind, answering):
     assert ask_as(kind, "streamed")(made.caller) == "all of it"
 
 
-# --- what a stream can end with ---
+# --- ends of streams ---
 
 MID = {
     "reference": (
@@ -425,7 +425,7 @@ MID = {
 
 
 @pytest.mark.parametrize("case", MID)
-def test_an_error_in_mid_stream(kind, answering, faults, case):
+def test_error_in_mid_stream_is_typed(kind, answering, faults, case):
     events, expected, status = MID[case]
     body = sse(chunk({"content": "all "}), *events)
     made = answering(faults.response(body, Content_Type="text/event-stream", x_request_id="req-9"), max_retries=3)
@@ -463,7 +463,7 @@ class Closing(bytes):
     close = True
 
 
-def test_a_connection_lost_in_mid_stream(kind, answering):
+def test_connection_lost_in_mid_stream_is_a_typed_error(kind, answering):
     made = answering(lost_in_the_middle, max_retries=3)
     parts = []
     with pytest.raises(errors.ConnectionFailedError, match="broke off") as caught:
@@ -482,7 +482,7 @@ EARLY = {
 
 @pytest.mark.usefixtures("waits")
 @pytest.mark.parametrize("case", EARLY)
-def test_a_stream_that_fails_before_its_first_chunk_is_tried_again(kind, answering, faults, case):
+def test_stream_that_fails_before_its_first_chunk_is_retried(kind, answering, faults, case):
     made = answering(faults.response(EARLY[case], Content_Type="text/event-stream"), max_retries=1)
     assert ask_as(kind, "streamed")(made.caller) == "all of it"
     assert len(made.server.requests) == 2
@@ -522,7 +522,7 @@ def cut_answer(kind, form, answering, faults):
 
 @pytest.mark.parametrize("reason", ["length", "content_filter"])
 @pytest.mark.parametrize("case", CUT)
-def test_half_a_call_and_half_a_form_are_no_answer(cut_answer, case, reason):
+def test_truncated_tool_call_or_structured_output_is_an_error(cut_answer, case, reason):
     message, request = CUT[case]
     made = cut_answer(message, reason)
     remedy = {"length": "Raise max_tokens", "content_filter": "other words"}[reason]
@@ -534,19 +534,19 @@ def test_half_a_call_and_half_a_form_are_no_answer(cut_answer, case, reason):
 
 
 @pytest.mark.parametrize("more", [{}, A_CALL, {"response_format": {"type": "text"}}, {**A_CALL, "tool_choice": "auto"}])
-def test_text_that_was_cut_off_is_text(cut_answer, more):
+def test_truncated_text_is_returned(cut_answer, more):
     made = cut_answer({"content": "Once upon"}, "length")
     assert made.ask(made.caller, **more) == "Once upon"
 
 
 @pytest.mark.parametrize("end", [[chunk(reason="stop")], ["[DONE]"]], ids=["finish_reason", "DONE"])
-def test_either_mark_ends_a_stream(kind, answering, faults, end):
+def test_done_or_finish_reason_ends_a_stream(kind, answering, faults, end):
     body = sse(chunk({"content": "all of it"}), *end)
     made = answering(faults.response(body, Content_Type="text/event-stream"))
     assert ask_as(kind, "streamed")(made.caller) == "all of it"
 
 
-def test_an_end_that_is_lost_after_a_whole_answer(kind, answering):
+def test_connection_lost_after_a_complete_answer_is_no_error(kind, answering):
     def answer(_seen):
         yield b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 100000\r\n\r\n"
         yield Closing(sse(chunk({"content": "all of it"}), chunk(reason="stop")))
@@ -564,7 +564,7 @@ def test_each_choice_must_have_ended(kind, answering, faults):
         ask_as(kind, "streamed")(made.caller)
 
 
-def test_what_hosts_add_or_leave_out_is_borne(kind, answering, faults):
+def test_extra_and_missing_fields_of_chunks_are_tolerated(kind, answering, faults):
     odd = [{**chunk(), "choices": None, "x_nanogpt_pricing": {"cost": 1}}, chunk({"content": "all of it"}, x_new=1)]
     odd.append({**chunk(), "choices": [{"index": 0, "delta": None, "finish_reason": None}]})
     body = b": hello\r\n\r\n" + sse(*odd, chunk(reason="stop"), "[DONE]").replace(b"\n", b"\r\n")
@@ -573,7 +573,7 @@ def test_what_hosts_add_or_leave_out_is_borne(kind, answering, faults):
 
 
 @pytest.mark.parametrize("chunked", [True, False])
-def test_parts_come_as_they_are_sent(kind, answering, chunked):
+def test_chunks_are_passed_on_immediately(kind, answering, chunked):
     seen_first = threading.Event()
     parts = [sse(chunk({"content": "all "})), sse(chunk({"content": "of it"}), chunk(reason="stop"), "[DONE]")]
 
@@ -593,7 +593,7 @@ def test_parts_come_as_they_are_sent(kind, answering, chunked):
 
 
 class Heard(list):
-    """A list that tells when something is put in."""
+    """A list with an event that is set by each append."""
 
     def __init__(self, tell):
         super().__init__()
@@ -608,7 +608,7 @@ class Heard(list):
         self._tell()
 
 
-def test_streams_one_after_another_share_a_connection(kind, answering):
+def test_successive_streams_share_a_connection(kind, answering):
     made = answering()
 
     async def thrice():
@@ -626,7 +626,7 @@ def test_streams_one_after_another_share_a_connection(kind, answering):
 
 
 @pytest.mark.parametrize("own", [False, True])
-def test_a_server_that_holds_a_finished_stream_open_is_not_waited_for(kind, answering, own):
+def test_finished_stream_does_not_wait_for_the_server_to_close(kind, answering, own):
     over = threading.Event()
 
     def answer(_seen):
@@ -672,7 +672,7 @@ def held_open(over, *events):
 
 
 @pytest.mark.parametrize("case", ENDINGS)
-def test_a_stream_ends_without_done_when_the_answer_is_complete(kind, answering, case):
+def test_stream_ends_without_done_if_the_answer_is_complete(kind, answering, case):
     events, more = ENDINGS[case]
     over = threading.Event()
     made = answering(held_open(over, chunk({"content": "all of it"}), *events), timeout=60)
@@ -682,7 +682,7 @@ def test_a_stream_ends_without_done_when_the_answer_is_complete(kind, answering,
 
 
 @pytest.mark.parametrize("case", ["finish_reason", "usage"])
-def test_a_stream_over_a_callers_client_ends_without_done(answering, case):
+def test_stream_over_own_http_client_ends_without_done(answering, case):
     events, more = ENDINGS[case]
     over = threading.Event()
     made = answering(held_open(over, chunk({"content": "all of it"}), *events), timeout=60)
@@ -696,7 +696,7 @@ def test_a_stream_over_a_callers_client_ends_without_done(answering, case):
     assert [part.usage.total_tokens for part in parts if part.usage] == ([13] if case == "usage" else [])
 
 
-def test_a_second_choice_and_late_usage_are_waited_for(kind, answering):
+def test_stream_waits_for_a_second_choice_and_late_usage(kind, answering):
     over = threading.Event()
     late = [
         {**chunk(), "choices": [{"index": 1, "delta": {"content": "of it"}, "finish_reason": "stop"}]},
@@ -717,7 +717,7 @@ def test_a_second_choice_and_late_usage_are_waited_for(kind, answering):
     over.set()
 
 
-def test_a_stream_that_is_left_gives_its_connection_back(kind, answering):
+def test_abandoned_stream_returns_its_connection(kind, answering):
     made = answering()
     stream = None
 
@@ -736,7 +736,7 @@ def test_a_stream_that_is_left_gives_its_connection_back(kind, answering):
     assert ask_as(kind, "streamed")(made.caller) == "all of it"
 
 
-# Where all are closed at once, httpx2's own generators close each other.
+# If all are closed at once, httpx2's own generators close each other.
 ALL_AT_ONCE = pytest.mark.skipif(httpx.__name__ != "httpx", reason="httpx2 complains of its own generators")
 
 
@@ -744,7 +744,7 @@ ALL_AT_ONCE = pytest.mark.skipif(httpx.__name__ != "httpx", reason="httpx2 compl
     "way",
     ["dropped", "closed", "cancelled", *(pytest.param(way, marks=ALL_AT_ONCE) for way in ("in a circle", "kept"))],
 )
-def test_an_async_stream_that_is_left_says_nothing_and_hangs_up(answering, way):
+def test_abandoned_async_stream_closes_its_connection_without_warnings(answering, way):
     over, complaints = threading.Event(), []
     made = answering(trickle(over, sse(chunk({"content": "all "}), chunk({"content": "of it"}))), max_retries=0)
 
@@ -784,12 +784,12 @@ def test_an_async_stream_that_is_left_says_nothing_and_hangs_up(answering, way):
     assert not complaints
 
 
-def test_a_sync_stream_that_is_left_hangs_up_at_once(answering):
+def test_abandoned_sync_stream_closes_its_connection_at_once(answering):
     over = threading.Event()
     made = answering(trickle(over, sse(chunk({"content": "all "}), chunk({"content": "of it"}))), max_retries=0)
 
     def read():
-        # As a framework does, which hands out its own generator and keeps the SDK's stream inside.
+        # Frameworks return their own generator, which holds the SDK's stream.
         yield from make_chat_client(made.caller).chat.completions.create(model="m", messages=MESSAGES, stream=True)
 
     gc.disable()
@@ -803,7 +803,7 @@ def test_a_sync_stream_that_is_left_hangs_up_at_once(answering):
     assert not over.is_set()
 
 
-# --- answers of status 200 that are none ---
+# --- replies of status 200 without an answer ---
 
 WRONG = {
     "error": ({"error": {"message": "no model", "code": "model_not_found"}}, errors.ModelNotFoundError),
@@ -823,7 +823,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_a_reply_that_is_no_answer(ask, answering, faults, case):
+def test_reply_without_an_answer_is_a_reply_error(ask, answering, faults, case):
     body, expected = WRONG[case]
     kind = "text/html" if case == "html" else "application/json"
     made = answering(faults.response(body, Content_Type=kind, x_request_id="req-5"), max_retries=0)
@@ -833,7 +833,7 @@ def test_a_reply_that_is_no_answer(ask, answering, faults, case):
     assert_ours(caught.value)
 
 
-def test_a_whole_answer_where_a_stream_was_asked_for(kind, answering, faults):
+def test_whole_answer_to_a_streamed_request_is_an_error(kind, answering, faults):
     made = answering(faults.response(ANSWER, Content_Type="application/json"), max_retries=0)
     with pytest.raises(errors.ReplyError, match="without streaming"):
         ask_as(kind, "streamed")(made.caller)
@@ -853,7 +853,7 @@ def test_a_whole_answer_where_a_stream_was_asked_for(kind, answering, faults):
         ("<html>", errors.ReplyError),
     ],
 )
-def test_context_window(answering, faults, body, expected):
+def test_context_window_is_read_from_the_live_list(answering, faults, body, expected):
     made = answering(faults.response(body))
     if isinstance(expected, int):
         assert fetch_context_window(made.connection, "m") == expected
@@ -881,7 +881,7 @@ def test_chat_and_embeddings_keep_to_one_rate(ask, answering):
     assert now() - begun >= 2
 
 
-def test_a_pause_of_chat_holds_embeddings_back(ask, answering, faults, waits):
+def test_pause_of_chat_delays_embeddings(ask, answering, faults, waits):
     made = answering(faults.response("slow down", 429, Retry_After="9"), max_retries=0)
     embedder = Embedder("lab/unlisted", api_key=KEY, base_url=made.server.base_url)
     with pytest.raises(errors.RateLimitError):
@@ -891,7 +891,7 @@ def test_a_pause_of_chat_holds_embeddings_back(ask, answering, faults, waits):
     assert 8 < waits.seconds <= 9
 
 
-def test_a_pause_of_embeddings_holds_chat_back(ask, answering, faults, waits):
+def test_pause_of_embeddings_delays_chat(ask, answering, faults, waits):
     made = answering(
         faults.response("slow down", 429, Retry_After="9"), faults.response("slow down", 429, Retry_After="9")
     )
@@ -903,7 +903,7 @@ def test_a_pause_of_embeddings_holds_chat_back(ask, answering, faults, waits):
     assert 8 < waits.seconds - before <= 9
 
 
-def test_a_rate_error_in_mid_stream_holds_everybody_back(kind, answering, faults, waits):
+def test_rate_error_in_mid_stream_pauses_other_calls(kind, answering, faults, waits):
     body = sse(chunk({"content": "all "}), {"error": {"status": 429, "message": "slow down"}})
     made = answering(faults.response(body, Content_Type="text/event-stream", Retry_After="3"))
     with pytest.raises(errors.RateLimitError):
@@ -912,7 +912,7 @@ def test_a_rate_error_in_mid_stream_holds_everybody_back(kind, answering, faults
     assert 2 < waits.seconds <= 3
 
 
-def test_another_key_waits_for_nobody(ask, answering, faults, waits):
+def test_pause_does_not_delay_calls_with_another_key(ask, answering, faults, waits):
     made = answering(faults.response("slow down", 429, Retry_After="9"), max_retries=0)
     with pytest.raises(errors.RateLimitError):
         ask(made.caller)
@@ -920,16 +920,16 @@ def test_another_key_waits_for_nobody(ask, answering, faults, waits):
     assert waits.seconds == 0
 
 
-# --- copies, and what is shown ---
+# --- copies and the hidden key ---
 
 
 @pytest.mark.parametrize("bad", [{"max_retries": -1}, {"max_retries": "2"}, {"requests_per_second": 0}])
-def test_options_that_cannot_be_right(bad):
+def test_invalid_options_are_refused(bad):
     with pytest.raises(errors.NanoGPTError, match=next(iter(bad))):
         ChatSession(Endpoint.resolve(api_key=KEY), **bad)
 
 
-def test_a_copy_is_the_same_and_a_pickle_has_no_key(ask, answering, monkeypatch):
+def test_copies_are_equal_and_pickles_have_no_key(ask, answering, monkeypatch):
     made = answering(max_retries=5)
     assert ask(copy.deepcopy(made.caller)) == "all of it"
     written = pickle.dumps(made.caller)
@@ -950,7 +950,7 @@ def _in_child(caller, sender):
 
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system has no fork")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_after_a_fork(answering):
+def test_chat_works_after_a_fork(answering):
     made = answering()
     assert ask_as("sync", "plain")(made.caller) == "all of it"
     context = multiprocessing.get_context("fork")
@@ -963,7 +963,7 @@ def test_after_a_fork(answering):
     assert ask_as("sync", "plain")(made.caller) == "all of it"
 
 
-def test_the_key_is_in_no_log_and_no_client(ask, answering, faults, caplog):
+def test_key_is_in_no_log_and_no_client(ask, answering, faults, caplog):
     caplog.set_level("DEBUG")
     made = answering(faults.response({"error": {"message": "no"}}, 401))
     client = make_chat_client(made.caller)

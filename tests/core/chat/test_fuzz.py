@@ -81,7 +81,7 @@ def check_usage(usage):
 
 @settings(max_examples=2000)
 @given(mutated(WHOLE))
-def test_a_mutated_reply_is_clean_or_an_error(document):
+def test_mutated_reply_is_valid_or_an_error(document):
     try:
         reply = check_whole(json.dumps(document).encode(), ChatRequest())
     except NanoGPTError:
@@ -96,7 +96,7 @@ def test_a_mutated_reply_is_clean_or_an_error(document):
 
 @settings(max_examples=2000)
 @given(mutated(CHUNKS), st.booleans(), st.integers(1, 200))
-def test_a_mutated_stream_is_clean_or_an_error(chunks, done, size):
+def test_mutated_stream_is_valid_or_an_error(chunks, done, size):
     reader = StreamReader(ChatRequest(streams=True), lambda error: ReplyError(str(error.document)))
     body = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + ("data: [DONE]\n\n" if done else "")
     data = body.encode()

@@ -1,4 +1,4 @@
-"""Tool calls of chat replies: arguments, and fragments of streams. Pure functions."""
+"""Tool calls of chat replies: arguments, and fragments of streams; without I/O."""
 
 import json
 
@@ -43,7 +43,7 @@ def test_arguments_that_are_an_object_are_parsed(arguments, expected):
 @pytest.mark.parametrize(
     "arguments", ['{"path": "x', "path=x", "[1]", "0", "false", '"x"', "{'path': 'x'}", '{"a": 1}{"b": 2}', 3, [1]]
 )
-def test_arguments_that_are_no_object_are_refused(arguments):
+def test_arguments_that_are_not_an_object_are_refused(arguments):
     assert parse_arguments(arguments) is None
 
 
@@ -53,7 +53,7 @@ def test_arguments_that_are_no_object_are_refused(arguments):
 @example("{'a': \"x")
 @example('{"a": "\\')
 @example("[1]")
-def test_no_framework_reads_spoiled_arguments(text):
+def test_frameworks_cannot_parse_spoiled_arguments(text):
     langchain = pytest.importorskip("langchain_core.utils.json")
     llama_index = pytest.importorskip("llama_index.core.llms.utils")
     assume(parse_arguments(text) is None)
@@ -83,7 +83,7 @@ def test_calls_get_ids_and_text_as_arguments():
     assert first["id"] != second["id"]
 
 
-def test_a_repeated_call_is_made_once_and_ids_are_unique():
+def test_repeated_call_is_dropped_and_ids_are_unique():
     assert repair_tool_calls([call(), call()]) == [call()]
     first, second = repair_tool_calls([call(), call(arguments='{"path": "x"}')])
     assert first == call()
@@ -96,7 +96,7 @@ def test_fields_of_the_provider_are_kept():
 
 
 @pytest.mark.parametrize("text", ["[1]", "0", "false", '""x', '{"path": "x'])
-def test_arguments_that_are_json_but_no_object_become_unreadable(text):
+def test_json_arguments_that_are_not_an_object_become_unreadable(text):
     (repaired,) = repair_tool_calls([call(arguments=text)])
     with pytest.raises(json.JSONDecodeError):
         json.loads(repaired["function"]["arguments"])
@@ -185,11 +185,11 @@ STREAMS = {
 
 
 @pytest.mark.parametrize("case", STREAMS)
-def test_fragments_of_every_kind_of_host_make_two_calls(case):
+def test_fragments_of_every_host_are_joined_to_two_calls(case):
     assert assemble(*STREAMS[case]) == [A, B]
 
 
-def test_two_calls_of_one_tool_without_ids():
+def test_two_calls_of_one_tool_without_ids_stay_separate():
     first, second = assemble(
         [fragment(0, None, "clean", '{"path": "x"}')], [fragment(0, None, "clean", '{"path": "y"}')]
     )
@@ -203,7 +203,7 @@ def test_one_id_for_two_calls_is_made_unique():
     assert second[0] not in ("", "a")
 
 
-def test_arguments_come_as_they_are_written():
+def test_argument_fragments_are_passed_on_immediately():
     assembler = ToolCallAssembler()
     chunks = ([fragment(0, "a", "clean", "")], [fragment(0, arguments='{"path"')], [fragment(0, arguments=': "x"}')])
     sent = [[one["function"].get("arguments") for one in assembler.add(chunk)] for chunk in chunks]

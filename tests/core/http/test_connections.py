@@ -1,4 +1,4 @@
-"""Replies in every form of HTTP/1.1, and the connections that may be used again or must not be. Sync and async."""
+"""Replies in every form of HTTP/1.1, reuse of connections, and TLS; sync and async."""
 
 import asyncio
 import contextlib
@@ -105,7 +105,7 @@ def test_broken_reply_is_a_typed_error(embed, serve, faults, form):
 
 @pytest.mark.parametrize("header", [b"no colon here", b"Content-Length: 5"], ids=["no colon", "two lengths"])
 def test_illegal_header_is_refused_at_once(embed, serve, faults, header):
-    # The connection stays open: waiting for more would end only at the timeout.
+    # The connection stays open: waiting for more bytes would end at the timeout.
     server = serve(lambda seen: faults.good(seen).replace(b"\r\n", b"\r\n" + header + b"\r\n", 1))
     began = time.monotonic()
     with pytest.raises((ConnectionFailedError, DamagedReplyError)):
@@ -115,7 +115,7 @@ def test_illegal_header_is_refused_at_once(embed, serve, faults, header):
 
 
 def calls(way, embedder, texts):
-    """Embed each text by a call of its own, all on one event loop if async."""
+    """Embed each text by a separate call, all on one event loop if async."""
     if way.name == "sync":
         return [embedder.embed([text])[0].tolist() for text in texts]
 
@@ -145,7 +145,7 @@ def secured(authority, name="127.0.0.1"):
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory):
-    """An authority, the file with its certificate, and a folder as OpenSSL wants it."""
+    """A certificate authority, its certificate file, and a folder in OpenSSL's layout."""
     authority, folder = trustme.CA(), tmp_path_factory.mktemp("authority")
     authority.cert_pem.write_to_path(folder / "authority.pem")
     subprocess.run(["openssl", "rehash", folder], check=True, capture_output=True, timeout=60)
@@ -211,7 +211,7 @@ def test_many_threads_share_connections(serve, faults):
     assert server.connections <= 8
 
 
-def test_more_than_a_thousand_open_files_are_no_trouble(way, serve):
+def test_requests_work_with_more_than_a_thousand_open_files(way, serve):
     server = serve()
     held = [os.dup(0) for _ in range(1100)]
     try:
@@ -487,7 +487,7 @@ def test_no_frame_of_a_failed_request_shows_the_key(embed):
         with fake_clock(), pytest.raises(ConnectionFailedError) as caught:
             embed(embedder, ["a" * 100])
         thread.join(20)
-    shown = locals_of(caught.value)  # before the key stands in a variable of this frame
+    shown = locals_of(caught.value)  # before a variable of this frame has the key
     assert KEY not in shown
     assert "embedder = " in shown
 
@@ -500,7 +500,7 @@ def test_debugging_switch_of_the_standard_library_shows_no_key(serve, capsys, mo
     assert server.api_key not in shown.out + shown.err
 
 
-def test_async_request_without_an_event_loop_of_asyncio_says_so(serve):
+def test_async_request_outside_asyncio_is_a_clear_error(serve):
     trio = pytest.importorskip("trio")
     client = client_of(serve())
     client._async_client = asyncio.run(client.async_client())

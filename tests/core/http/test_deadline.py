@@ -1,4 +1,4 @@
-"""The bounds on one attempt: how long it may take, and how large its reply may be."""
+"""Limits of one attempt: timeout, deadline and size of the reply."""
 
 import gzip
 import resource
@@ -20,7 +20,7 @@ def answer(body, **headers):
 
 
 @pytest.mark.parametrize("packing", [gzip.compress, zlib.compress], ids=["gzip", "deflate"])
-def test_a_compressed_reply_is_unpacked(embed, serve, faults, packing):
+def test_compressed_reply_is_decompressed(embed, serve, faults, packing):
     def packed(seen):
         return answer(packing(faults.good(seen).partition(b"\r\n\r\n")[2]), Content_Encoding=_name(packing))
 
@@ -32,7 +32,7 @@ def _name(packing):
     return "gzip" if packing is gzip.compress else "deflate"
 
 
-def test_a_bomb_is_refused_and_takes_no_memory(embed, serve):
+def test_decompression_bomb_is_refused_in_bounded_memory(embed, serve):
     bomb = answer(gzip.compress(b" " * (128 * MIB), 1), Content_Encoding="gzip")
     server = serve(lambda _: bomb)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -43,21 +43,21 @@ def test_a_bomb_is_refused_and_takes_no_memory(embed, serve):
 
 
 @pytest.mark.parametrize("length", [True, False], ids=["announced", "unannounced"])
-def test_a_reply_that_is_too_large_is_refused(embed, serve, length):
+def test_too_large_reply_is_refused(embed, serve, length):
     body = b'{"data": "' + b"x" * (4 * MIB) + b'"}'
     whole = answer(body) if length else b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + body
     with pytest.raises(ReplyError, match="larger than"):
         embed(serve(lambda _: whole).embedder(), ["a"])
 
 
-def test_a_large_error_body_is_refused_too(embed, serve):
+def test_too_large_error_body_is_refused(embed, serve):
     whole = answer(b"x" * (4 * MIB)).replace(b"200 OK", b"400 Bad Request")
     with pytest.raises(NanoGPTError, match="larger than"):
         embed(serve(lambda _: whole).embedder(), ["a"])
 
 
 @pytest.mark.parametrize("cut", [5, 40, -4])
-def test_a_cut_compressed_reply_is_asked_for_again_and_then_refused(embed, serve, faults, cut):
+def test_truncated_compressed_reply_is_retried_and_then_refused(embed, serve, faults, cut):
     def packed(seen):
         return answer(gzip.compress(faults.good(seen).partition(b"\r\n\r\n")[2])[:cut], Content_Encoding="gzip")
 
@@ -67,14 +67,14 @@ def test_a_cut_compressed_reply_is_asked_for_again_and_then_refused(embed, serve
     assert len(server.requests) == 2
 
 
-def test_a_compression_that_was_not_asked_for_is_named(embed, serve):
+def test_error_names_a_compression_that_was_not_requested(embed, serve):
     with pytest.raises(ReplyError, match="'br'"):
         embed(serve(lambda _: answer(b"...", Content_Encoding="br")).embedder(), ["a"])
 
 
 @pytest.fixture
 def trickle():
-    """Bytes that come one at a time until the test is over."""
+    """An iterator of single bytes that ends with the test."""
     over = threading.Event()
 
     def drops(first):
@@ -91,13 +91,13 @@ def trickle():
     [b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n{", b"HTTP/1.1 200 OK\r\nX-Slow: ", b"HTTP/1.1 2"],
     ids=["body", "header", "status line"],
 )
-def test_what_trickles_in_for_ever_ends_in_time(embed, serve, trickle, first):
+def test_endless_trickling_reply_is_a_timeout(embed, serve, trickle, first):
     server = serve(lambda _: trickle(first))
     with pytest.raises(RequestTimeoutError):
         embed(server.embedder(timeout=0.3), ["a"])
 
 
-def test_a_deadline_is_for_the_whole_call(embed, serve, faults):
+def test_deadline_is_for_the_whole_call(embed, serve, faults):
     server = serve(lambda _: faults.response("asleep", 503))
     with fake_clock() as waits, pytest.raises(NanoGPTError) as caught:
         embed(server.embedder(max_retries=50, deadline=30.0), ["a"])

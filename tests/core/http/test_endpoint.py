@@ -1,4 +1,4 @@
-"""Key, address, headers and time limit: where they come from, what is refused, and that the key is never shown."""
+"""Endpoint: sources and checks of key, base URL, headers and timeout, and redaction of the key."""
 
 import contextlib
 import copy
@@ -22,7 +22,7 @@ KEY = "sk-nano-0d9f6c5e-very-secret"
 
 
 def told(error):
-    """All that a traceback prints of an error."""
+    """Return the traceback of an error as text."""
     return "".join(traceback.format_exception(error)) + repr(error) + str(vars(error)) + str(error.args)
 
 
@@ -30,11 +30,11 @@ def told(error):
 
 
 @pytest.mark.parametrize("given_key", [KEY, SecretStr(KEY), Secret(KEY), f"  {KEY}\n", f"{KEY}\r\n"], ids=type)
-def test_a_key_is_text_or_a_secret_and_is_stripped(given_key):
+def test_key_is_str_or_secret_and_is_stripped(given_key):
     assert resolve_key(given_key).get_secret_value() == KEY
 
 
-def test_the_argument_goes_before_both_variables(monkeypatch):
+def test_key_argument_takes_precedence_over_variables(monkeypatch):
     monkeypatch.setenv("NANO_GPT_API_KEY", "third")
     assert resolve_key(None).get_secret_value() == "third"
     monkeypatch.setenv("NANOGPT_API_KEY", " second\n")
@@ -45,14 +45,14 @@ def test_the_argument_goes_before_both_variables(monkeypatch):
 
 
 @pytest.mark.parametrize("variable", ["OPENAI_API_KEY", "OPENAI_ADMIN_KEY", "NANO_API_KEY"])
-def test_no_other_variable_is_a_key(monkeypatch, variable):
+def test_other_variables_are_not_used_as_key(monkeypatch, variable):
     monkeypatch.setenv(variable, KEY)
     with pytest.raises(ConfigurationError, match="NANOGPT_API_KEY"):
         resolve_key(None)
 
 
 @pytest.mark.parametrize("key", ["", " ", "\n", SecretStr(""), SecretStr(" ")], ids=repr)
-def test_an_empty_key_is_refused_though_the_environment_has_one(monkeypatch, key):
+def test_empty_key_is_refused_even_if_the_environment_has_one(monkeypatch, key):
     monkeypatch.setenv("NANOGPT_API_KEY", KEY)
     with pytest.raises(ConfigurationError, match="empty") as caught:
         resolve_key(key)
@@ -62,7 +62,7 @@ def test_an_empty_key_is_refused_though_the_environment_has_one(monkeypatch, key
 @pytest.mark.parametrize(
     "inside", ["\n", "\r\n", " ", "\t", "\x00", "\x7f", "\u00e9", "\u2028", "\ud800", "\u200b", "\x1b"], ids=ascii
 )
-def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(monkeypatch, inside):
+def test_key_invalid_in_a_header_is_refused_and_not_shown(monkeypatch, inside):
     key = f"sk-nano-left{inside}right-secret"
     with pytest.raises(ConfigurationError) as caught:
         resolve_key(key)
@@ -78,23 +78,23 @@ def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(monkeypatch, ins
 @pytest.mark.parametrize(
     "key", [5, b"sk-nano-bytes", True, ["sk-nano-list"], object()], ids=["int", "bytes", "bool", "list", "object"]
 )
-def test_a_key_of_a_wrong_type_is_refused_and_not_shown(key):
+def test_key_of_wrong_type_is_refused_and_not_shown(key):
     with pytest.raises(InvalidTypeError) as caught:
         resolve_key(key)
     assert isinstance(caught.value, TypeError)
     assert "sk-nano" not in told(caught.value)
 
 
-def test_a_secret_of_bytes_is_refused_and_not_shown():
+def test_secret_of_bytes_is_refused_and_not_shown():
     with pytest.raises(InvalidTypeError) as caught:
         resolve_key(SecretBytes(KEY.encode()))
     assert KEY not in told(caught.value)
 
 
-# --- the secret is kept ---
+# --- secrets are not shown ---
 
 
-def test_a_secret_shows_nothing():
+def test_secret_is_in_no_repr_or_format():
     secret = Secret(KEY)
     shown = [repr(secret), str(secret), f"{secret}", f"{secret!r}", "%s" % secret, repr([secret]), repr({"k": secret})]  # noqa: UP031
     assert not any(KEY in text for text in shown)
@@ -103,14 +103,14 @@ def test_a_secret_shows_nothing():
         hash(secret)
 
 
-def test_secrets_compare_by_value_and_to_nothing_else():
+def test_secrets_compare_by_value_and_only_to_secrets():
     assert Secret("a") == Secret("a")
     assert Secret("a") != Secret("b")
     assert Secret("a") != "a"
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_a_pickle_holds_no_key_and_takes_it_from_the_environment(monkeypatch, protocol):
+def test_pickle_has_no_key_and_reads_it_from_the_environment(monkeypatch, protocol):
     data = pickle.dumps(Secret(KEY), protocol)
     assert KEY.encode() not in data
     monkeypatch.setenv("NANOGPT_API_KEY", "from-the-environment")
@@ -121,12 +121,12 @@ def test_a_pickle_holds_no_key_and_takes_it_from_the_environment(monkeypatch, pr
         without.get_secret_value()
 
 
-def test_copies_in_this_process_carry_the_key():
+def test_copies_in_the_same_process_keep_the_key():
     assert copy.copy(Secret(KEY)).get_secret_value() == KEY
     assert copy.deepcopy([Secret(KEY)])[0].get_secret_value() == KEY
 
 
-def test_a_connection_shows_neither_key_nor_headers():
+def test_repr_of_endpoint_shows_neither_key_nor_headers():
     endpoint = Endpoint.resolve(api_key=KEY, headers={"X-Tenant": "header-secret"})
     shown = repr(endpoint) + str(endpoint) + repr(asdict(endpoint)["key"])
     assert KEY not in shown
@@ -135,24 +135,24 @@ def test_a_connection_shows_neither_key_nor_headers():
         endpoint.timeout = 1.0  # type: ignore[misc]
 
 
-def test_pickled_endpoint_holds_no_header_values_but_copies_do():
+def test_pickle_has_no_header_values_but_copies_do():
     endpoint = Endpoint.resolve(api_key=KEY, headers={"X-Gateway-Key": "header-secret"})
     assert b"header-secret" not in pickle.dumps(endpoint)
     assert copy.deepcopy(endpoint).headers == copy.copy(endpoint).headers == endpoint.headers
     assert pickle.loads(ForkingPickler.dumps(endpoint)).headers == endpoint.headers  # to a worker, through a pipe
 
 
-def test_a_call_that_needs_no_key_sends_one_where_there_is_one(monkeypatch):
+def test_call_without_required_key_sends_the_key_if_set(monkeypatch):
     assert Endpoint.resolve(key_required=False).key is None
     assert Endpoint.resolve(api_key=KEY, key_required=False).key == Secret(KEY)
     monkeypatch.setenv("NANO_GPT_API_KEY", KEY)
     assert Endpoint.resolve(key_required=False).key == Secret(KEY)
 
 
-# --- address ---
+# --- base URL ---
 
 
-def test_the_address_is_the_argument_then_the_variable_then_nanogpt(monkeypatch):
+def test_base_url_precedence_is_argument_variable_default(monkeypatch):
     assert resolve_base_url(None) == DEFAULT_BASE_URL == "https://nano-gpt.com/api/v1"
     monkeypatch.setenv("OPENAI_BASE_URL", "https://elsewhere.example/v1")
     assert resolve_base_url(None) == DEFAULT_BASE_URL
@@ -172,14 +172,14 @@ def test_the_address_is_the_argument_then_the_variable_then_nanogpt(monkeypatch)
         *("javascript:alert(1)", "https://exa\nmple.com/v1", "https://a/\x7f", "https://h\x00/", "https://a b.com/v1"),
     ],
 )
-def test_an_address_that_cannot_be_right_is_refused(url):
+def test_invalid_base_url_is_refused(url):
     with pytest.raises(ConfigurationError) as caught:
         resolve_base_url(url)
     assert isinstance(caught.value, ValueError)
 
 
 @pytest.mark.parametrize("url", [5, b"https://nano-gpt.com", ["https://nano-gpt.com"], True])
-def test_an_address_of_a_wrong_type_is_refused(url):
+def test_base_url_of_wrong_type_is_refused(url):
     with pytest.raises(InvalidTypeError):
         resolve_base_url(url)
 
@@ -193,7 +193,7 @@ def test_an_address_of_a_wrong_type_is_refused(url):
         "hunter2",
     ],
 )
-def test_secrets_in_an_address_are_not_shown(url):
+def test_secrets_in_a_base_url_are_not_shown(url):
     with pytest.raises(ConfigurationError) as caught:
         resolve_base_url(url)
     assert "hunter2" not in told(caught.value)
@@ -218,7 +218,7 @@ REMOTE = [
 
 
 @pytest.mark.parametrize("url", LOOPBACK)
-def test_plain_http_is_for_this_machine(url):
+def test_plain_http_to_loopback_is_accepted(url):
     assert resolve_base_url(url) == url
 
 
@@ -230,30 +230,30 @@ def test_plain_http_to_another_machine_is_refused_unless_allowed(url):
 
 
 @given(st.text(max_size=30) | st.from_regex(r"https?://[^/]{0,12}(/.{0,8})?", fullmatch=True))
-def test_any_text_is_an_address_that_the_client_takes_or_is_refused(url):
+def test_any_text_is_a_usable_base_url_or_refused(url):
     with contextlib.suppress(NanoGPTError):
         endpoint = Endpoint.resolve(api_key=KEY, base_url=url, allow_insecure_http=True)
         assert make_openai_client(endpoint, CLIENT).base_url.host
 
 
-# --- time limit and headers ---
+# --- timeout and headers ---
 
 
 @pytest.mark.parametrize("timeout", [1, 0.5, 3600.0])
-def test_a_time_limit_is_seconds(timeout):
+def test_timeout_is_in_seconds(timeout):
     assert Endpoint.resolve(api_key=KEY, timeout=timeout).timeout == timeout
 
 
 @pytest.mark.parametrize(
     "timeout", [0, -1, -0.5, float("nan"), float("inf"), 10**400], ids=lambda value: f"{value!r:.8}"
 )
-def test_a_time_limit_that_cannot_be_right_is_refused(timeout):
+def test_invalid_timeout_is_refused(timeout):
     with pytest.raises(ConfigurationError, match="timeout"):
         Endpoint.resolve(api_key=KEY, timeout=timeout)
 
 
 @pytest.mark.parametrize("timeout", ["60", None, True, [1], b"1"])
-def test_a_time_limit_of_a_wrong_type_is_refused(timeout):
+def test_timeout_of_wrong_type_is_refused(timeout):
     with pytest.raises(InvalidTypeError, match="timeout"):
         Endpoint.resolve(api_key=KEY, timeout=timeout)
 
@@ -266,19 +266,19 @@ def test_a_time_limit_of_a_wrong_type_is_refused(timeout):
     ],
     ids=ascii,
 )
-def test_headers_that_http_cannot_hold_are_refused_and_not_shown(headers):
+def test_invalid_headers_are_refused_and_not_shown(headers):
     with pytest.raises(ConfigurationError, match="default_headers") as caught:
         Endpoint.resolve(api_key=KEY, headers=headers)
     assert "hunter2" not in told(caught.value)
 
 
 @pytest.mark.parametrize("headers", ["X: a", [("X", "a")], {"X": 5}, {5: "a"}, {"X": None}, {b"X": "a"}], ids=repr)
-def test_headers_of_a_wrong_type_are_refused(headers):
+def test_headers_of_wrong_type_are_refused(headers):
     with pytest.raises(InvalidTypeError, match="default_headers"):
         Endpoint.resolve(api_key=KEY, headers=headers)
 
 
-def test_headers_are_the_connections_own():
+def test_endpoint_copies_its_headers():
     headers = {"X": "before"}
     endpoint = Endpoint.resolve(api_key=KEY, headers=headers)
     headers["X"] = "after"

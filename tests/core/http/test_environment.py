@@ -1,4 +1,4 @@
-"""Proxies and certificates of the environment: used, refused with a clear error, or not looked at."""
+"""Proxies and certificates of the environment: used, refused with a clear error, or ignored."""
 
 import asyncio
 import base64
@@ -103,7 +103,7 @@ def test_socks_proxy_is_used(way, serve):
 
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "ALL_PROXY"])
 @pytest.mark.parametrize("value", ["http://127.0.0.1:9", "socks://127.0.0.1:1080", "garbage://"])
-def test_loopback_never_looks_at_the_proxies_of_the_environment(way, serve, variable, value):
+def test_loopback_ignores_the_proxies_of_the_environment(way, serve, variable, value):
     server = serve()
     assert run(way, NANOGPT_BASE_URL=server.base_url, NO_PROXY="", **{variable: value}) == "1"
 
@@ -148,7 +148,7 @@ def test_socks_without_its_package_is_a_configuration_error(monkeypatch):
     assert "s3cret" not in str(caught.value)
 
 
-def test_variable_of_the_scheme_goes_before_all_proxy(monkeypatch):
+def test_variable_of_the_scheme_takes_precedence_over_all_proxy(monkeypatch):
     monkeypatch.setenv("ALL_PROXY", "socks://broken")
     monkeypatch.setenv("HTTPS_PROXY", "proxy.example:3128")
     assert proxy_for("https", "nano-gpt.com", None) == "http://proxy.example:3128"
@@ -207,7 +207,7 @@ def test_no_proxy_does_not_exempt_other_hosts(value):
         ("2.3", "10.1.2.3", False),
     ],
 )
-def test_no_proxy_knows_addresses_and_ranges(value, host, exempt):
+def test_no_proxy_accepts_addresses_and_ranges(value, host, exempt):
     assert is_in_no_proxy(value, host, 443) is exempt
 
 
@@ -249,7 +249,7 @@ def test_tls_context_is_made_once():
     assert tls_context() is tls_context()
 
 
-def test_environment_is_read_in_one_event_loop_after_another(serve):
+def test_environment_is_read_in_successive_event_loops(serve):
     server = serve()
     embedder = server.embedder()
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""The rate limiter: pacing, adaptation to services in simulated time, limits of several objects, real processes."""
+"""Rate limiter: pacing, adaptation to services in simulated time, limits of several objects, real processes."""
 
 import functools
 import gc
@@ -28,7 +28,7 @@ NO_HEADER = object()
 
 
 class SlidingWindow:
-    """At most ``rate`` requests in any second, with whole seconds in ``Retry-After``: the sandbox's own."""
+    """At most ``rate`` requests in any second, with whole seconds in ``Retry-After``, as in the sandbox."""
 
     def __init__(self, rate):
         self.time = 0.0
@@ -322,7 +322,7 @@ def test_longest_pause_applies():
 
 
 @pytest.mark.parametrize("error", [ServerError("broken", status=500), ConnectionFailedError("reset")])
-def test_error_that_says_nothing_about_others_pauses_no_one(error):
+def test_error_of_a_single_request_pauses_no_other_request(error):
     paced = Paced()
     paced.limiter.on_error(error, 9.0, paced.start())
     assert paced.limiter.reserve().delay == 0
@@ -345,7 +345,7 @@ def test_peak_after_a_burst_is_the_number_of_accepted_requests():
     for _ in range(40):
         starts.append(paced.start())
         paced.time += 0.001
-    # They arrive in another order than they started in: 25 are accepted.
+    # They arrive in a different order than they started: 25 are accepted.
     for started in starts[21:36]:
         paced.limiter.on_error(refusal(1.0), 1.0, started)
     assert paced.limiter._peak == 25
@@ -369,7 +369,7 @@ def test_all_refusals_of_one_congestion_event_lower_the_rate_once():
 
 
 @pytest.mark.parametrize("before", [1, 5, 60])
-def test_single_refusal_that_has_nothing_to_do_with_the_rate_is_soon_forgotten(before):
+def test_rate_recovers_soon_after_a_single_unrelated_refusal(before):
     paced = Paced(told=100)
     for _ in range(before):
         started = paced.start()

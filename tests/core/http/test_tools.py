@@ -1,4 +1,4 @@
-"""Tools that mock, record or trace httpx see our requests: respx, pytest-httpx, VCR and OpenTelemetry."""
+"""Visibility of our requests to tools that mock, record or trace httpx."""
 
 import asyncio
 import json

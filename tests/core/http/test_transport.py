@@ -1,4 +1,4 @@
-"""The shared connections and the transports above them."""
+"""Network backend below the shared transports."""
 
 from nanogpt_core.http import network
 

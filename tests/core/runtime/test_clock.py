@@ -186,7 +186,7 @@ def test_deadline_scope_ends_with_an_error():
     assert seconds_left(HOUR) == HOUR
 
 
-def test_nothing_is_left_after_the_deadline():
+def test_no_time_remains_after_the_deadline():
     with fake_clock(), deadline_scope(Deadline.after(1)):
         clock.sleep(2)
         assert seconds_left(HOUR) == 0

@@ -1,4 +1,4 @@
-"""Workers: a fixed number of threads or tasks, and what remains of a call if some of them cannot start or die."""
+"""Workers: a fixed number of threads or tasks, failures, and threads that cannot be started."""
 
 import asyncio
 import gc
@@ -71,7 +71,7 @@ def test_first_failure_is_raised_and_stops_the_rest(way):
 
 
 @pytest.mark.parametrize("max_workers", [1, 4])
-def test_a_task_that_raises_system_exit_does_not_pass_for_a_success(max_workers):
+def test_task_that_raises_system_exit_is_not_a_success(max_workers):
     def leave():
         raise SystemExit(3)
 
@@ -121,7 +121,7 @@ assert all((batch.vectors[0] == vector).all() for batch, vector in zip(batches, 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Only Linux lets a test limit the threads of its own process.")
 @pytest.mark.parametrize("threads", [0, 2])
-def test_call_goes_on_with_the_threads_that_the_process_may_start(options, threads):
+def test_call_continues_with_fewer_threads_if_no_more_can_start(options, threads):
     environment = {**os.environ, "KEY": options["api_key"], "URL": options["base_url"]}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", LIMITED, str(threads)],
@@ -181,7 +181,7 @@ def test_green_threads_give_the_right_vectors(options, library, when):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def test_an_embedder_is_freed_without_the_garbage_collector(make):
+def test_embedder_is_freed_without_the_garbage_collector(make):
     gc.disable()
     try:
         embedder = make(dimensions=8, batch_size=1)
