@@ -222,7 +222,7 @@ def test_other_messages_stay_bad_requests(message):
 @pytest.mark.parametrize(
     "param", ["temperature", "tools", "stop", "user", "max_tokens", "messages[1].tool_calls[0].id"]
 )
-def test_a_size_code_of_another_parameter_stays_a_bad_request(param):
+def test_size_code_of_another_parameter_stays_a_bad_request(param):
     answer = body("array too long: at most 4 items, maximum context length", "array_above_max_length", param)
     assert type(mapped(400, answer)) is errors.BadRequestError
 
@@ -248,7 +248,7 @@ PARAM = st.sampled_from([None, "", "input", "temperature", "messages", "model"])
 @settings(max_examples=300)
 @given(NOT_ABOUT_SIZE, CODE, PARAM, st.sampled_from([400, 422]))
 @example("temperature must be at most 2", None, None, 400)
-def test_a_400_without_words_about_size_is_never_too_large(message, code, param, status):
+def test_400_without_words_about_size_is_never_too_large(message, code, param, status):
     error = mapped(status, body(message, code, param))
     assert not isinstance(error, errors.RequestTooLargeError)
     assert not error.transient
@@ -267,7 +267,7 @@ def refusing(faults):
 @given(NOT_ABOUT_SIZE, CODE, PARAM, st.sampled_from([400, 422]), st.booleans())
 @example("temperature must be at most 2", None, None, 400, False)
 @example("temperature must be at most 2", None, None, 400, True)
-def test_a_400_without_words_about_size_causes_one_request(refusing, message, code, param, status, is_async):
+def test_400_without_words_about_size_causes_one_request(refusing, message, code, param, status, is_async):
     refusing.clear()
     refusing.current.update(answer=body(message, code, param), status=status)
     embedder = Embedder("lab/unlisted", api_key=refusing.api_key, base_url=refusing.base_url, batch_size=50)
@@ -332,7 +332,7 @@ NO_MODEL = [
 
 @pytest.mark.parametrize("answer", NO_MODEL, ids=str)
 @pytest.mark.parametrize("status", [400, 404])
-def test_an_unknown_model_is_not_found_with_near_names(embed, scripted, faults, answer, status):
+def test_unknown_model_is_not_found_with_near_names(embed, scripted, faults, answer, status):
     server = scripted(faults.response(answer, status))
     with pytest.raises(errors.ModelNotFoundError) as caught:
         embed(server.embedder("text-embedding-3-smal", max_retries=3), ["a", "b"])
@@ -341,7 +341,7 @@ def test_an_unknown_model_is_not_found_with_near_names(embed, scripted, faults, 
     assert len(server.requests) == 1
 
 
-def test_an_unknown_chat_model_has_the_remedy_of_chat(ask_chat, scripted, faults):
+def test_unknown_chat_model_has_the_remedy_of_chat(ask_chat, scripted, faults):
     error = ask_chat(scripted(faults.response(NO_MODEL[0], 400)))
     assert type(error) is errors.ModelNotFoundError
     assert "suffixes" in error.remedy
@@ -369,7 +369,7 @@ WRONG = ["", "/api", "/dashboard"]
 
 @pytest.mark.parametrize(("status", "answer"), NO_PATH, ids=str)
 @pytest.mark.parametrize("path", WRONG)
-def test_a_wrong_base_url_is_named_with_its_right_end(embed, scripted, faults, path, status, answer):
+def test_wrong_base_url_is_named_with_its_right_end(embed, scripted, faults, path, status, answer):
     server = scripted(faults.response(answer, status))
     base = server.base_url.removesuffix("/api/v1") + path
     with pytest.raises(errors.StatusError, match="base URL looks wrong") as caught:
@@ -380,14 +380,14 @@ def test_a_wrong_base_url_is_named_with_its_right_end(embed, scripted, faults, p
     assert len(server.requests) == 1
 
 
-def test_a_wrong_base_url_of_chat_is_named(ask_chat, sandbox):
+def test_wrong_base_url_of_chat_is_named(ask_chat, sandbox):
     error = ask_chat(sandbox, sandbox.root_url)
     assert isinstance(error, errors.ModelNotFoundError)
     assert error.wrong_base_url
     assert "should end in /api/v1" in error.remedy
 
 
-def test_a_base_url_without_api_v1_of_the_sandbox_is_named(embed, sandbox):
+def test_base_url_without_api_v1_of_the_sandbox_is_named(embed, sandbox):
     with pytest.raises(errors.ModelNotFoundError, match="should end in /api/v1") as caught:
         embed(Embedder(api_key=sandbox.api_key, base_url=sandbox.root_url), ["a"])
     assert "text-embedding-3" not in str(caught.value)
@@ -423,7 +423,7 @@ PAYMENT = {
 }
 
 
-def test_a_request_for_payment_is_an_insufficient_balance():
+def test_request_for_payment_is_an_insufficient_balance():
     error = mapped(402, PAYMENT)
     assert type(error) is errors.InsufficientBalanceError
     assert error.code == "insufficient_quota"
@@ -471,7 +471,7 @@ def test_daily_limits_say_that_they_reset_at_midnight_utc(code, hours):
     assert error.retry_after == (None if hours is None else hours * 3600)
 
 
-def test_a_quota_that_is_not_daily_says_nothing_of_midnight():
+def test_quota_error_that_is_not_daily_does_not_mention_midnight():
     assert "midnight" not in mapped(429, body("no", "insufficient_quota")).remedy
 
 
