@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import difflib
 import math
+import sys
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 
 __all__ = [
+    "MIN_REQUESTS_PER_SECOND",
+    "check_bool",
     "check_encodes",
     "check_http_client",
     "check_model_name",
@@ -17,6 +20,9 @@ __all__ = [
     "check_option_names",
     "check_positive",
 ]
+
+MIN_REQUESTS_PER_SECOND = 1e-4
+"""Smallest ``requests_per_second``: a request in nearly three hours. The limiter's times overflow far below it."""
 
 _MAX_SHOWN = 10**12  # larger numbers are not repeated in messages
 
@@ -37,19 +43,39 @@ def check_number(name: str, value: Any, least: int, most: int | None = None) -> 
     return value
 
 
-def check_positive(name: str, value: Any, *, optional: bool = False) -> None:
+def check_positive(name: str, value: Any, *, optional: bool = False, at_least: float = 0.0) -> None:
     """Check that ``value`` is a positive number.
+
+    Args:
+        name: Name of the option.
+        value: Its value.
+        optional: Whether None is allowed.
+        at_least: Smallest value that is allowed.
 
     Raises:
         InvalidTypeError: It is not a number.
-        ConfigurationError: It is not positive, or not finite.
+        ConfigurationError: It is not positive, too small, or too large for a float.
     """
     if value is None and optional:
         return
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InvalidTypeError(f"{name} must be a number, not {type(value).__name__}.")
+    if value > sys.float_info.max:
+        raise ConfigurationError(f"{name} must be finite; this number is too large.", remedy="Leave it out.")
     if not (value > 0 and math.isfinite(value)):
         raise ConfigurationError(f"{name} must be positive and finite, not {value!r}.")
+    if value < at_least:
+        raise ConfigurationError(f"{name} must be at least {at_least:g}, not {value!r}.")
+
+
+def check_bool(name: str, value: Any) -> None:
+    """Check that ``value`` is a bool: a word such as ``"false"`` would count as true.
+
+    Raises:
+        InvalidTypeError: It is something else.
+    """
+    if not isinstance(value, bool):
+        raise InvalidTypeError(f"{name} must be True or False, not {type(value).__name__}.")
 
 
 def check_model_name(model: Any, example: str = "text-embedding-3-small") -> str:

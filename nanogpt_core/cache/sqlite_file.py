@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
+from nanogpt_core.validation import check_encodes
 
 _flock: Callable[[int], None] | None
 try:
@@ -81,6 +82,7 @@ def resolve_path(path: str | os.PathLike[str]) -> Path:
     """
     if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
         raise InvalidTypeError(f"A cache's path must be a str or a Path, not {type(path).__name__}.")
+    check_encodes("A cache's path", os.fspath(path))
     if os.fspath(path) == ":memory:":
         raise ConfigurationError("A cache's path names a file.", remedy="For a cache in memory pass MemoryCache().")
     if not os.fspath(path) or "\0" in os.fspath(path):

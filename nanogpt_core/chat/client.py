@@ -41,7 +41,7 @@ from nanogpt_core.http.rate_limiter import RateLimit
 from nanogpt_core.http.redaction import redacted
 from nanogpt_core.http.retry import CallLimits, Wait, backoff_delay, send_with_retries
 from nanogpt_core.http.transport import shared_async_transport, shared_transport
-from nanogpt_core.validation import check_number, check_positive
+from nanogpt_core.validation import MIN_REQUESTS_PER_SECOND, check_number, check_positive
 
 __all__ = [
     "DEFAULT_RETRIES",
@@ -102,7 +102,7 @@ class ChatSession:
         requests_per_second: float | None = None,
     ) -> None:
         check_number("max_retries", max_retries, 0)
-        check_positive("requests_per_second", requests_per_second, optional=True)
+        check_positive("requests_per_second", requests_per_second, optional=True, at_least=MIN_REQUESTS_PER_SECOND)
         self.endpoint = endpoint
         self._max_retries = max_retries
         self._rate_limit = RateLimit(endpoint, requests_per_second)

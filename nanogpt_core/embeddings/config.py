@@ -13,6 +13,7 @@ from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.http.endpoint import DEFAULT_TIMEOUT, ApiKey, Endpoint
 from nanogpt_core.models.catalog import MAX_ITEMS, ModelInfo, get_model
 from nanogpt_core.validation import (
+    MIN_REQUESTS_PER_SECOND,
     check_encodes,
     check_http_client,
     check_model_name,
@@ -123,7 +124,7 @@ class EmbedderConfig:
             check_number("batch_size", self.batch_size, 1, MAX_ITEMS)
         check_number("max_concurrency", self.max_concurrency, 1)
         check_number("max_retries", self.max_retries, 0)
-        check_positive("requests_per_second", self.requests_per_second, optional=True)
+        check_positive("requests_per_second", self.requests_per_second, optional=True, at_least=MIN_REQUESTS_PER_SECOND)
         check_positive("deadline", self.deadline, optional=True)
         _check_budget(self.budget_usd, model)
         _check_choices(self)

@@ -26,8 +26,6 @@ def check_texts(texts: Iterable[str], first: int = 0) -> list[str]:
         InvalidTypeError: The argument is not an iterable of strings.
         InvalidInputError: A text is empty or blank, or has an unpaired surrogate.
     """
-    if isinstance(texts, Mapping):
-        raise InvalidTypeError(f"texts must be a list of strings, not {type(texts).__name__}.")
     checked = list(iterate_texts(texts))
     # Here and below, all texts are tested together first. That nearly always finds nothing.
     if set(map(type, checked)) <= {str}:
@@ -78,6 +76,8 @@ def iterate_texts(texts: Iterable[str]) -> Iterator[str]:
         raise InvalidTypeError(
             f"texts is a single {type(texts).__name__}, not a list of strings.", remedy="Put it in a list: [text]."
         )
+    if isinstance(texts, Mapping):
+        raise InvalidTypeError(f"texts must be a list of strings, not {type(texts).__name__}.")
     try:
         return iter(texts)
     except TypeError as error:

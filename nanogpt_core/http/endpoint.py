@@ -13,6 +13,7 @@ from typing import Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
+from nanogpt_core.validation import check_bool
 
 __all__ = [
     "CHAT_TIMEOUT",
@@ -54,6 +55,8 @@ _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?\.?")
 _URL_CHARACTERS = re.compile(r"[\w.~!$&'()*+,;=:@%/-]*", re.ASCII)
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile(r"([!-~]([ \t!-~]*[!-~])?)?")
+
+_HEADERS_OF_THE_BODY = ("content-encoding", "content-length", "content-type", "transfer-encoding")
 
 _KEY_REMEDY = "Pass api_key=... or set NANOGPT_API_KEY (see https://nano-gpt.com/api)."
 
@@ -199,6 +202,7 @@ class Endpoint:
             InvalidTypeError: A value of the wrong type.
         """
         api_key = hide_key(api_key)
+        check_bool("allow_insecure_http", allow_insecure_http)
         needs_key = key_required or api_key is not None or bool(_key_from_environment())
         key = resolve_key(api_key) if needs_key else None
         return cls(
@@ -348,6 +352,11 @@ def _check_headers(headers: Mapping[str, str] | None) -> SecretHeaders:
     for name, value in headers.items():
         if not isinstance(name, str) or not isinstance(value, str):
             raise InvalidTypeError(f"default_headers must map str to str; the entry {name!r} does not.")
+        if name.lower() in _HEADERS_OF_THE_BODY:
+            raise ConfigurationError(
+                f"default_headers: {name!r} describes the body of a request, which this package writes.",
+                remedy="Leave it out.",
+            )
         if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
             raise ConfigurationError(
                 f"default_headers: the entry {name!r} is not a legal HTTP header (value not shown)."

@@ -1,6 +1,7 @@
 """Embedder over real HTTP: options, input checks, requests, results, and the hidden key."""
 
 import asyncio
+import contextlib
 import copy
 import gc
 import inspect
@@ -962,3 +963,26 @@ def test_key_is_in_no_variable_of_our_frames(key, more):
     while traceback is not None:
         assert "secret" not in repr(traceback.tb_frame.f_locals).replace("SecretLike", ""), traceback.tb_frame
         traceback = traceback.tb_next
+
+
+ODD_VALUES = [10**400, -(10**400), 1e-300, float("nan"), "\ud800", "no", b"no", [], {}, object()]
+
+
+@pytest.mark.parametrize("value", ODD_VALUES, ids=["huge", "-huge", "tiny", "nan", "surrogate", "word", *"blod"])
+@pytest.mark.parametrize("name", [name for name in inspect.signature(Embedder).parameters if name != "self"])
+def test_odd_values_of_options_are_refused_or_work(options, name, value):
+    # Any other error would fail the test.
+    with contextlib.suppress(NanoGPTError):
+        Embedder(**{**options, "max_retries": 0, name: value}).embed(["a text"])
+
+
+def test_insecure_http_is_allowed_only_by_true():
+    for value in ("false", "no", 1, "True"):
+        with pytest.raises(InvalidTypeError, match="allow_insecure_http must be True or False"):
+            Embedder(api_key=KEY, base_url="http://example.com/v1", allow_insecure_http=value)
+
+
+@pytest.mark.parametrize("name", ["Content-Length", "transfer-encoding", "Content-Type", "CONTENT-ENCODING"])
+def test_headers_of_the_body_are_refused(make, name):
+    with pytest.raises(ConfigurationError, match="describes the body"):
+        make(default_headers={name: "0"})

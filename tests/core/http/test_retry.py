@@ -20,6 +20,7 @@ from nanogpt_core.errors import (
     RequestTimeoutError,
     ServerError,
 )
+from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.rate_limiter import RateLimit, RateLimiter
 from nanogpt_core.http.retry import (
     BASE_BACKOFF_SECONDS,
@@ -218,7 +219,7 @@ def test_stop_signal_during_a_wait_ends_the_retries():
 @pytest.fixture
 def full():
     """A limiter whose next start time is a second away, and the limit that it keeps to."""
-    limiter, limit = RateLimiter(), RateLimit(None, 1.0)
+    limiter, limit = RateLimiter(), RateLimit(Endpoint(None, "https://limits.invalid"), 1.0)
     limiter.join(limit)
     limiter.confirm(limiter.reserve())
     return limiter, limit
