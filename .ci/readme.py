@@ -96,7 +96,8 @@ def _model_row(model: ModelInfo) -> str:
     price = f"{model.usd_per_million_tokens:.3f}".rstrip("0")
     price += "0" * (2 - len(price.partition(".")[2]))
     languages = ", ".join(model.languages)
-    return f"| `{model.id}` | {dimensions} | {reduces} | {price} | {model.max_tokens:,} | {languages} |"
+    tokens = f"{model.max_tokens:,}" if model.max_tokens else "unknown"
+    return f"| `{model.id}` | {dimensions} | {reduces} | {price} | {tokens} | {languages} |"
 
 
 def main(words: list[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, TypedDict
@@ -119,6 +120,12 @@ class EmbedderConfig:
 
     def __post_init__(self) -> None:
         model = self.model if isinstance(self.model, ModelInfo) else get_model(check_model_name(self.model))
+        if model.is_reranker:
+            warnings.warn(
+                f"{model.id} is a reranker, not an embedding model: its vectors are of no use in a search.",
+                UserWarning,
+                stacklevel=5,  # the line that calls Embedder()
+            )
         _check_dimensions(model, self.dimensions)
         if self.batch_size is not None:
             check_number("batch_size", self.batch_size, 1, MAX_ITEMS)

@@ -2,9 +2,9 @@
 
 The catalog is a snapshot that works offline. NanoGPT's live list (``GET /embedding-models``) is newer, and the
 dimensions of a reply overrule both: see :func:`ModelInfo.allows_width`. Sources: "reference" is NanoGPT's reference
-page for ``POST /v1/embeddings`` (price, listed dimensions, models that take ``dimensions``); "card" is the vendor's
-model card or API page (true dimensions, token limit, tokenizer, query instruction); "field" is a limit observed on
-hosts of the model.
+page for ``POST /v1/embeddings`` (price, listed dimensions, models that take ``dimensions``); "newer page" is the same
+page of August 2026, with more models; "card" is the vendor's model card or API page (true dimensions, token limit,
+tokenizer, query instruction); "field" is a limit observed on hosts of the model.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class ModelInfo:
     Attributes:
         id: The name in requests.
         dimensions: Dimensions of a full vector.
-        listed_dimensions: Dimensions on NanoGPT's reference page if they differ from ``dimensions``; else None.
+        listed_dimensions: Dimensions on NanoGPT's pages if they differ from ``dimensions``; else None.
         min_dimensions: Least value of the ``dimensions`` option; None if the model does not take it.
         max_dimensions: Greatest value of the ``dimensions`` option; None if the model does not take it.
         usd_per_million_tokens: Price, in US dollars per 1,000,000 input tokens.
@@ -60,6 +60,11 @@ class ModelInfo:
     def reduces(self) -> bool:
         """True if the model takes the ``dimensions`` option."""
         return self.max_dimensions is not None
+
+    @property
+    def is_reranker(self) -> bool:
+        """True if the name says that this is a reranker: the service lists one, and it makes no usable embeddings."""
+        return "rerank" in self.id.lower()
 
     @property
     def widths(self) -> frozenset[int]:
@@ -99,6 +104,32 @@ def _jina_v2(suffix: str, tokenizer: str, languages: tuple[str, ...], *, unit_le
         languages=languages,
         unit_length=unit_length,
         source="reference; card: jinaai/jina-embeddings-v2-base-" + suffix,
+    )
+
+
+_QWEN3_INSTRUCTION = (
+    "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:{query}"
+)
+
+
+def _qwen3(size: str, width: int, price: float, *, listed: int | None = None) -> ModelInfo:
+    return ModelInfo(
+        id=f"Qwen/Qwen3-Embedding-{size}",
+        dimensions=width,
+        listed_dimensions=listed,
+        min_dimensions=32,
+        max_dimensions=width,
+        usd_per_million_tokens=price,
+        max_tokens=32768,
+        tokenizer="qwen",
+        batch_size=32,
+        query_instruction=_QWEN3_INSTRUCTION,
+        languages=("multilingual",),
+        unit_length=True,
+        source=(
+            f"{f'newer page (lists {listed})' if listed else 'reference'}; card: Qwen/Qwen3-Embedding-{size}"
+            f"{f' ({width})' if listed else ''}; field: 32 or 64 items a request"
+        ),
     )
 
 
@@ -190,31 +221,76 @@ _TABLE = (
         languages=("zh", "en"),
         source="reference; card: Zhipu's API page (512 tokens a text, about 8k a request)",
     ),
+    _qwen3("0.6B", 1024, 0.01),
+    # The models below are not on the reference page, but on the newer one.
     ModelInfo(
-        id="Qwen/Qwen3-Embedding-0.6B",
-        dimensions=1024,
-        min_dimensions=32,
-        max_dimensions=1024,
+        id="BAAI/bge-base-en-v1.5",
+        dimensions=768,
         usd_per_million_tokens=0.01,
+        max_tokens=512,
+        tokenizer="bert",
+        batch_size=32,
+        query_instruction="Represent this sentence for searching relevant passages: {query}",
+        languages=("en",),
+        unit_length=True,
+        source="newer page; card: BAAI/bge-base-en-v1.5; field: 64 or 32 items a request",
+    ),
+    _qwen3("4B", 2560, 0.03, listed=1536),
+    _qwen3("8B", 4096, 0.05, listed=1536),
+    ModelInfo(
+        id="jina-embeddings-v3",
+        dimensions=1024,
+        usd_per_million_tokens=0.10,
+        max_tokens=8192,
+        tokenizer="xlm-roberta",
+        batch_size=128,
+        languages=("multilingual",),
+        source="newer page (does not list it as reducing); card: jinaai/jina-embeddings-v3",
+    ),
+    ModelInfo(
+        id="jina-embeddings-v4",
+        dimensions=2048,
+        usd_per_million_tokens=0.10,
         max_tokens=32768,
         tokenizer="qwen",
-        batch_size=32,
-        query_instruction=(
-            "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:{query}"
-        ),
+        batch_size=128,
         languages=("multilingual",),
-        unit_length=True,
-        source="reference; card: Qwen/Qwen3-Embedding-0.6B; field: 32 or 64 items a request",
+        source="newer page (does not list it as reducing); card: jinaai/jina-embeddings-v4; field: 512 items a request",
     ),
+    ModelInfo(
+        id="gemini-embedding-001",
+        dimensions=3072,
+        usd_per_million_tokens=0.15,
+        max_tokens=2048,
+        batch_size=100,
+        languages=("multilingual",),
+        source="newer page (does not list it as reducing); card: Google's API page (2,048 tokens); field: 100 items",
+    ),
+    ModelInfo(
+        id="doubao-embedding-large-text-240915",
+        dimensions=4096,
+        usd_per_million_tokens=0.10,
+        languages=("zh", "en"),
+        source="newer page; card: Volcano Engine's API page (languages)",
+    ),
+)
+_RERANKER = ModelInfo(
+    id="BAAI/bge-reranker-large",
+    listed_dimensions=1024,
+    usd_per_million_tokens=0.01,
+    max_tokens=512,
+    tokenizer="xlm-roberta",
+    languages=("zh", "en"),
+    source="newer page, among the embedding models; card: BAAI/bge-reranker-large (a reranker)",
 )
 
 MODELS: Mapping[str, ModelInfo] = MappingProxyType({row.id: row for row in _TABLE})
-"""The sixteen models of the reference page, by name."""
+"""The embedding models of NanoGPT's pages, by name: the sixteen of the reference page first."""
 
 
 def get_model(name: str) -> ModelInfo:
     """Return the row of ``name``; for an unknown name, a row with only the name."""
-    return MODELS.get(name) or ModelInfo(id=name)
+    return MODELS.get(name) or (_RERANKER if name == _RERANKER.id else ModelInfo(id=name))
 
 
 def near_names(name: str) -> list[str]:

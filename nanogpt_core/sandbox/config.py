@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from nanogpt_core.errors import ConfigurationError
-from nanogpt_core.models.catalog import MAX_ITEMS, MODELS, ModelInfo
+from nanogpt_core.models.catalog import MAX_ITEMS, MODELS, ModelInfo, get_model
 from nanogpt_core.sandbox.script import Fault, Reply
 
 __all__ = ["DEFAULT_API_KEY", "NEWER_MODEL", "SandboxConfig"]
@@ -17,17 +17,18 @@ DEFAULT_API_KEY = "sk-nano-sandbox"
 """The key that the sandbox accepts by default; worthless elsewhere."""
 
 NEWER_MODEL = ModelInfo(
-    id="jina-embeddings-v3",
+    id="sandbox-embedding-new",
     dimensions=1024,
     min_dimensions=32,
     max_dimensions=1024,
     max_tokens=8192,
     languages=("multilingual",),
     unit_length=True,
-    source="NanoGPT's newer list; card: jinaai/jina-embeddings-v3",
+    source="sandbox",
 )
 """A model that is only in the live list, not in the catalog: for tests of clients with such models."""
 
+_RERANKER = "BAAI/bge-reranker-large"  # NanoGPT lists it among the embedding models
 _DEFAULT_WIDTH = 1024
 # Hosts of resold models accept fewer items than NanoGPT's 2048; the longest matching prefix of a model's name counts.
 _VENDOR_ITEMS = {
@@ -37,6 +38,7 @@ _VENDOR_ITEMS = {
     "Baichuan": 16,
     "zhipu-": 16,
     "jina-embeddings-v4": 512,
+    "gemini-embedding": 100,
 }
 
 
@@ -103,7 +105,8 @@ class SandboxConfig:
 
     def all_models(self) -> dict[str, ModelInfo]:
         """Return every embedding model that the sandbox serves, by name."""
-        return {**MODELS, NEWER_MODEL.id: NEWER_MODEL, **self.models}
+        others = (get_model(_RERANKER), NEWER_MODEL)
+        return {**MODELS, **{info.id: info for info in others}, **self.models}
 
     def width(self, info: ModelInfo) -> int:
         """Return the dimensions of a full vector of the model."""

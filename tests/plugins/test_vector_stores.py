@@ -313,7 +313,7 @@ async def test_error_of_the_store_is_the_documented_one(kind, open_store, embedd
 
 
 async def test_checked_width_is_compared_with_the_first_reply(plugin, make, call):
-    other = make("jina-embeddings-v3")
+    other = make("sandbox-embedding-new")
     other.check_width(7)
     with pytest.raises(ReplyError, match="1024 dimensions, not 7"):
         await call(other, plugin.query, QUESTION)

@@ -296,7 +296,7 @@ def test_body_that_is_not_a_json_object_is_refused(sandbox, path, body):
 
 
 @pytest.mark.parametrize(
-    ("model", "items"), [(SMALL, 2048), (BGE, 64), ("Baichuan-Text-Embedding", 16), ("jina-embeddings-v3", 2048)]
+    ("model", "items"), [(SMALL, 2048), (BGE, 64), ("Baichuan-Text-Embedding", 16), ("sandbox-embedding-new", 2048)]
 )
 def test_values_at_the_limits_are_accepted(sandbox, model, items):
     assert embeddings(sandbox, ["a"] * items, model).status == 200
@@ -328,13 +328,13 @@ def test_base64_can_be_refused_or_ignored(sandbox):
 
 def test_embedding_models_list_matches_the_vectors(sandbox):
     listed = {row["id"]: row for row in call(sandbox, "/api/v1/embedding-models", key=None).json["data"]}
-    assert set(listed) == {*MODELS, "jina-embeddings-v3"}
+    assert set(listed) == {*MODELS, "sandbox-embedding-new", "BAAI/bge-reranker-large"}
     row = listed[SMALL]
     assert set(row) >= {"id", "object", "created", "owned_by", "name", "description", "dimensions", "max_tokens"}
     assert (row["supports_dimensions"], row["max_dimensions"]) == (True, 1536)
     assert row["pricing"] == {"per_million_tokens": 0.02, "currency": "USD"}
     assert "max_dimensions" not in listed[BGE]
-    for name in (BGE, "jina-embeddings-v3"):
+    for name in (BGE, "sandbox-embedding-new"):
         assert vectors(embeddings(sandbox, "a", name)).shape[1] == listed[name]["dimensions"] == 1024
 
 

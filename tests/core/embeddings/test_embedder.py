@@ -361,7 +361,7 @@ def test_dimensions_reduces_the_vectors(way, make, sandbox, dimensions):
 
 
 def test_width_of_an_unknown_model_is_learned_from_the_first_response(way, make):
-    embedder = make("jina-embeddings-v3")
+    embedder = make("sandbox-embedding-new")
     assert embedder.width is None
     assert way.embed(embedder, []).shape == (0, 0)
     assert way.query(embedder, "one").shape == (1024,)
@@ -385,7 +385,7 @@ def test_width_of_an_unknown_model_is_learned_from_the_first_response(way, make)
             "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:cats",
         ),
         ("text-embedding-3-small", "recommended", "cats"),
-        ("jina-embeddings-v3", "recommended", "cats"),
+        ("sandbox-embedding-new", "recommended", "cats"),
         ("text-embedding-3-small", "prefix ", "prefix cats"),
         ("text-embedding-3-small", "before {query} after", "before cats after"),
         ("text-embedding-3-small", "{query} {query} {other} %s", "cats cats {other} %s"),
@@ -517,7 +517,7 @@ def test_absurd_token_count_makes_the_cost_unknown(embed, scripted, faults):
         ("BAAI/bge-large-en-v1.5", {"on_overflow": "split"}),
         ("BAAI/bge-large-en-v1.5", {"on_overflow": "truncate", "batch_size": 2}),
         ("BAAI/bge-m3", {}),
-        ("jina-embeddings-v3", {}),
+        ("sandbox-embedding-new", {}),
     ],
 )
 def test_estimate_equals_the_requests_and_tokens_sent(embed, make, sandbox, model, more):

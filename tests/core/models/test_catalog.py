@@ -28,6 +28,14 @@ FACTS = {
     "netease-youdao/bce-embedding-base_v1": (768, 1024, 0.02, 512, "xlm-roberta", None, True),
     "zhipu-embedding-2": (1024, 1024, 0.07, 512, None, None, None),
     "Qwen/Qwen3-Embedding-0.6B": (1024, 1024, 0.01, 32768, "qwen", (32, 1024), True),
+    # Not on the reference page, but on NanoGPT's page of August 2026.
+    "BAAI/bge-base-en-v1.5": (768, 768, 0.01, 512, "bert", None, True),
+    "Qwen/Qwen3-Embedding-4B": (2560, 1536, 0.03, 32768, "qwen", (32, 2560), True),
+    "Qwen/Qwen3-Embedding-8B": (4096, 1536, 0.05, 32768, "qwen", (32, 4096), True),
+    "jina-embeddings-v3": (1024, 1024, 0.10, 8192, "xlm-roberta", None, None),
+    "jina-embeddings-v4": (2048, 2048, 0.10, 32768, "qwen", None, None),
+    "gemini-embedding-001": (3072, 3072, 0.15, 2048, None, None, None),
+    "doubao-embedding-large-text-240915": (4096, 4096, 0.10, None, None, None, None),
 }
 LANGUAGES = {
     "text-embedding-3-small": ("multilingual",),
@@ -46,19 +54,36 @@ LANGUAGES = {
     "netease-youdao/bce-embedding-base_v1": ("zh", "en"),
     "zhipu-embedding-2": ("zh", "en"),
     "Qwen/Qwen3-Embedding-0.6B": ("multilingual",),
+    "BAAI/bge-base-en-v1.5": ("en",),
+    "Qwen/Qwen3-Embedding-4B": ("multilingual",),
+    "Qwen/Qwen3-Embedding-8B": ("multilingual",),
+    "jina-embeddings-v3": ("multilingual",),
+    "jina-embeddings-v4": ("multilingual",),
+    "gemini-embedding-001": ("multilingual",),
+    "doubao-embedding-large-text-240915": ("zh", "en"),
 }
+QWEN3_INSTRUCTION = (
+    "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:{query}"
+)
 INSTRUCTIONS = {
+    "BAAI/bge-base-en-v1.5": "Represent this sentence for searching relevant passages: {query}",
     "BAAI/bge-large-en-v1.5": "Represent this sentence for searching relevant passages: {query}",
     "BAAI/bge-large-zh-v1.5": "为这个句子生成表示以用于检索相关文章：{query}",
-    "Qwen/Qwen3-Embedding-0.6B": (
-        "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:{query}"
-    ),
+    **dict.fromkeys([f"Qwen/Qwen3-Embedding-{size}" for size in ("0.6B", "4B", "8B")], QWEN3_INSTRUCTION),
 }
 # Largest batch that a host was seen to accept: the default batch size must not be larger.
-HOSTS_TAKE = {"BAAI/": 64, "netease-youdao/": 64, "Qwen/": 64, "Baichuan": 16}
+HOSTS_TAKE = {
+    "BAAI/": 64,
+    "netease-youdao/": 64,
+    "Qwen/": 64,
+    "Baichuan": 16,
+    "jina-embeddings-v4": 512,
+    "gemini-": 100,
+    "zhipu-": 64,
+}
 
 
-def test_catalog_has_the_sixteen_models_in_reference_order():
+def test_catalog_has_the_models_of_both_pages_in_order():
     assert set(MODELS) == set(FACTS)
     assert list(MODELS) == list(FACTS)
 
@@ -95,6 +120,23 @@ def test_max_request_tokens_is_set_if_a_limit_is_known():
     assert 7_500 <= bounds["BAAI/bge-m3"] <= 8_192
     assert 7_500 <= bounds["zhipu-embedding-2"] <= 8_192
     assert len(bounds) == 5
+
+
+def test_every_row_names_its_sources():
+    for row in MODELS.values():
+        assert row.source.startswith(("reference", "newer page"))
+    assert [row.id for row in MODELS.values() if row.source.startswith("reference")] == list(FACTS)[:16]
+
+
+@pytest.mark.parametrize("name", ["BAAI/bge-reranker-large", "BAAI/bge-reranker-v2-m3", "jina-reranker-v2"])
+def test_rerankers_are_known_and_not_suggested(name):
+    assert get_model(name).is_reranker
+    assert name not in MODELS
+    assert name not in near_names(name)
+
+
+def test_embedding_models_are_no_rerankers():
+    assert not any(row.is_reranker for row in MODELS.values())
 
 
 def test_query_instructions_end_with_the_query():

@@ -32,7 +32,7 @@ def test_list_is_merged_with_the_catalog(sandbox, options):
     assert set(MODELS) < set(listed)
     assert listed["text-embedding-3-small"] == MODELS["text-embedding-3-small"]
     assert listed["BAAI/bge-large-en-v1.5"].query_instruction == MODELS["BAAI/bge-large-en-v1.5"].query_instruction
-    newer = listed["jina-embeddings-v3"]
+    newer = listed["sandbox-embedding-new"]
     assert (newer.dimensions, newer.min_dimensions, newer.max_dimensions) == (1024, 1, 1024)
     assert newer.max_tokens == 8192
     assert newer.source == "live list"
