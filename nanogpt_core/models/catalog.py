@@ -62,6 +62,11 @@ class ModelInfo:
         return self.max_dimensions is not None
 
     @property
+    def on_reference_page(self) -> bool:
+        """True if NanoGPT's reference page lists the model."""
+        return self.source.startswith("reference")
+
+    @property
     def is_reranker(self) -> bool:
         """True if the name says that this is a reranker: the service lists one, and it makes no usable embeddings."""
         return "rerank" in self.id.lower()

@@ -8,6 +8,7 @@ says that it is not a language model. ``python -m nanogpt_core.sandbox`` runs it
         client = OpenAI(base_url=sandbox.base_url, api_key=sandbox.api_key)
 
 Tests can script the chat's replies: ``Sandbox(script=[Reply(tool_calls=[ToolCall("search", {"query": "tea"})])])``.
+The service's documented errors are faults: ``Sandbox(faults=[SERVICE_ERRORS["insufficient_quota"]])``.
 """
 
 from __future__ import annotations
@@ -23,5 +24,15 @@ except ImportError as error:
 from nanogpt_core.sandbox.config import DEFAULT_API_KEY, SandboxConfig
 from nanogpt_core.sandbox.request_log import RecordedRequest
 from nanogpt_core.sandbox.script import Fault, Reply, ToolCall
+from nanogpt_core.sandbox.service_errors import SERVICE_ERRORS
 
-__all__ = ["DEFAULT_API_KEY", "Fault", "RecordedRequest", "Reply", "Sandbox", "SandboxConfig", "ToolCall"]
+__all__ = [
+    "DEFAULT_API_KEY",
+    "SERVICE_ERRORS",
+    "Fault",
+    "RecordedRequest",
+    "Reply",
+    "Sandbox",
+    "SandboxConfig",
+    "ToolCall",
+]

@@ -68,6 +68,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--api-key", default=DEFAULT_API_KEY, help="key that requests must carry (default: %(default)s)")
     add("--latency", type=float, default=0.0, metavar="SECONDS", help="least duration of every request")
     add("--requests-per-second", type=float, metavar="N", help="answer 429 over this rate (default: no limit)")
+    add("--requests-per-day", type=int, metavar="N", help="answer 429 over this number in a day (default: no limit)")
+    add("--reference-page", action="store_true", help="the models and errors of NanoGPT's reference page")
+    add("--report-cost", action="store_true", help="give the cost in embedding replies")
     add(
         "--width-source",
         choices=("true", "listed"),

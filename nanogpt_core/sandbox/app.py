@@ -22,15 +22,17 @@ from nanogpt_core.sandbox.chat import answer_chat, chat_models
 from nanogpt_core.sandbox.config import SandboxConfig
 from nanogpt_core.sandbox.embeddings import answer_embeddings, model_list
 from nanogpt_core.sandbox.http_errors import HTTPError
-from nanogpt_core.sandbox.rate_limit import RateWindow
+from nanogpt_core.sandbox.rate_limit import DailyLimit, RateWindow
 from nanogpt_core.sandbox.request_log import RecordedRequest, RequestLog, describe
 from nanogpt_core.sandbox.script import Fault, Script
+from nanogpt_core.sandbox.service_errors import SERVICE_ERRORS
 
 __all__ = ["SandboxApp"]
 
 _BASES = ("/api/v1", "/api/subscription/v1", "/api/paid/v1")
 _SMALL_BODY_BYTES = 8192  # below, a thread costs more time than it saves
-_Answer = Callable[[bytes], Awaitable[Response]]
+_Query = Mapping[str, str]
+_Answer = Callable[[bytes, _Query], Awaitable[Response]]
 
 
 class SandboxApp:
@@ -52,6 +54,8 @@ class SandboxApp:
         self._faults = iter(config.faults)
         rate = config.requests_per_second
         self._rate = None if rate is None else RateWindow(rate)
+        most = config.requests_per_day
+        self._daily = None if most is None else DailyLimit(most)
 
     def starlette(self) -> Starlette:
         """Return the ASGI application."""
@@ -82,7 +86,7 @@ class SandboxApp:
                 self._check_rate()
                 response = await self._fault() if faulty else None
                 await self._wait(self.config.latency)
-                response = response or await answer(body)
+                response = response or await answer(body, request.query_params)
                 if isinstance(response, StreamingResponse):
                     response.body_iterator = _until_disconnect(request, response.body_iterator)
             except HTTPError as error:
@@ -114,14 +118,14 @@ class SandboxApp:
         self.log.add(record, len(body))
         return response
 
-    async def _embeddings(self, body: bytes) -> Response:
+    async def _embeddings(self, body: bytes, _query: _Query) -> Response:
         def work() -> bytes:
             return answer_embeddings(_json_object(body), self.config)
 
         reply = work() if len(body) < _SMALL_BODY_BYTES else await run_in_threadpool(work)
         return _json_response(reply)
 
-    async def _chat(self, body: bytes) -> Response:
+    async def _chat(self, body: bytes, _query: _Query) -> Response:
         answer = await run_in_threadpool(lambda: answer_chat(_json_object(body), self.script))
         if isinstance(answer, Fault):
             await self._wait(answer.delay)
@@ -131,13 +135,14 @@ class SandboxApp:
             return _json_response(answer.whole())
         return StreamingResponse(_each(list(answer.events())), media_type="text/event-stream")
 
-    async def _embedding_models(self, _body: bytes) -> Response:
+    async def _embedding_models(self, _body: bytes, _query: _Query) -> Response:
         return _json_response(orjson.dumps(model_list(self.config)))
 
-    async def _models(self, _body: bytes) -> Response:
-        return _json_response(orjson.dumps(chat_models(self.config.context_lengths)))
+    async def _models(self, _body: bytes, query: _Query) -> Response:
+        detailed = query.get("detailed", "").lower() in {"true", "1"}
+        return _json_response(orjson.dumps(chat_models(self.config.context_lengths, detailed=detailed)))
 
-    async def _balance(self, _body: bytes) -> Response:
+    async def _balance(self, _body: bytes, _query: _Query) -> Response:
         return _json_response(orjson.dumps({"usd_balance": "10.00000000", "nano_balance": "0.00000000"}))
 
     async def _no_route(self, request: Request, error: Exception) -> Response:
@@ -158,6 +163,9 @@ class SandboxApp:
     def _check_key(self, headers: Mapping[str, str]) -> None:
         scheme, _, key = headers.get("authorization", "").partition(" ")
         given = key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        if not given and headers.get("x-x402", "").lower() == "true":
+            payment = SERVICE_ERRORS["insufficient_quota"]
+            raise HTTPError(402, "Payment required.", body=payment.body)  # type: ignore[arg-type] # a mapping
         if not hmac.compare_digest(given.encode(), self.config.api_key.encode()):
             raise HTTPError(401, "Invalid or missing API key.", type="authentication_error", code="invalid_api_key")
 
@@ -166,6 +174,15 @@ class SandboxApp:
         if seconds:
             body = {"code": "rate_limited", "message": "Too many requests; come again after Retry-After seconds."}
             raise HTTPError(429, body["message"], body=body, headers={"Retry-After": str(seconds)})
+        seconds = self._daily.admit() if self._daily else 0
+        if seconds:
+            raise HTTPError(
+                429,
+                f"Daily request limit exceeded ({self.config.requests_per_day}). Resets at midnight UTC.",
+                type="rate_limit_error",
+                code="daily_rpd_limit_exceeded",
+                headers={"Retry-After": str(seconds)},
+            )
 
     async def _fault(self) -> Response | None:
         fault = self.more_faults.popleft() if self.more_faults else next(self._faults, None)

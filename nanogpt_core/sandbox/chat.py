@@ -25,6 +25,7 @@ CHAT_MODEL = "sandbox-quote"
 _DEFAULT_MODELS = {"gpt-4o-mini": 128_000, "openai/gpt-4o-mini": 128_000}
 _CREATED = 1_754_000_000  # seconds since 1970
 _CONTEXT_LENGTH = 128_000  # tokens
+_MAX_OUTPUT_TOKENS = 16_384
 _MAX_STOPS = 4
 
 _PIECES = re.compile(r"\s*\S+\s*$|\s*\S+|\s+")
@@ -132,21 +133,25 @@ def _usage(messages: Sequence[Message], reply: Reply) -> dict[str, Any]:
     return usage
 
 
-def chat_models(context_lengths: Mapping[str, int]) -> dict[str, Any]:
-    """Return the body of ``GET /models``."""
+def chat_models(context_lengths: Mapping[str, int], *, detailed: bool = False) -> dict[str, Any]:
+    """Return the body of ``GET /models``: names only, or with prices and context lengths if ``detailed``."""
     lengths = {CHAT_MODEL: _CONTEXT_LENGTH, **_DEFAULT_MODELS, **context_lengths}
-    return {"object": "list", "data": [_listed(name, length) for name, length in lengths.items()]}
+    return {"object": "list", "data": [_listed(name, length, detailed) for name, length in lengths.items()]}
 
 
-def _listed(name: str, context_length: int) -> dict[str, Any]:
+def _listed(name: str, context_length: int, detailed: bool) -> dict[str, Any]:
+    row = {"id": name, "object": "model", "created": _CREATED, "owned_by": "nanogpt-sandbox"}
+    return {**row, **_details(context_length)} if detailed else row
+
+
+def _details(context_length: int) -> dict[str, Any]:
     return {
-        "id": name,
-        "object": "model",
-        "created": _CREATED,
-        "owned_by": "nanogpt-sandbox",
         "name": "Sandbox quotes",
         "description": "No language model: quotes the numbered passages of the messages",
         "context_length": context_length,
+        "max_output_tokens": min(context_length, _MAX_OUTPUT_TOKENS),
+        "capabilities": {"vision": False, "reasoning": False, "tool_calling": True, "structured_output": True},
+        "pricing": {"prompt": 0.0, "completion": 0.0, "currency": "USD", "unit": "per_million_tokens"},
     }
 
 

@@ -53,6 +53,10 @@ class SandboxConfig:
         api_key: The key that requests must carry.
         latency: Least duration of every request, in seconds.
         requests_per_second: Requests over this rate get 429; None: no limit. 0.5 is one request in two seconds.
+        requests_per_day: Requests over this number in a day (UTC) get 429 until midnight; None: no limit.
+        reference_page: Behave as NanoGPT's reference page says: its sixteen models, with its dimensions, and 400 for an
+            unknown model. By default the sandbox follows the newer documentation.
+        report_cost: Give the cost in embedding replies, as ``x_nanogpt_pricing``.
         refuse_base64: Answer 400 to ``encoding_format="base64"``, as some hosts do.
         ignore_base64: Answer floats whatever ``encoding_format`` says, as some hosts do.
         shuffle: Return embeddings out of order, with the right ``index``.
@@ -75,6 +79,9 @@ class SandboxConfig:
     api_key: str = DEFAULT_API_KEY
     latency: float = 0.0
     requests_per_second: float | None = None
+    requests_per_day: int | None = None
+    reference_page: bool = False
+    report_cost: bool = False
     refuse_base64: bool = False
     ignore_base64: bool = False
     shuffle: bool = False
@@ -95,6 +102,8 @@ class SandboxConfig:
             raise ConfigurationError(f"latency is {self.latency}; it must be 0 or more seconds.")
         if self.requests_per_second is not None and self.requests_per_second <= 0:
             raise ConfigurationError(f"requests_per_second is {self.requests_per_second}; it must be above 0, or None.")
+        if self.requests_per_day is not None and self.requests_per_day < 1:
+            raise ConfigurationError(f"requests_per_day is {self.requests_per_day}; it must be at least 1, or None.")
         if self.width_source not in {"true", "listed"}:
             raise ConfigurationError(f'width_source is {self.width_source!r}; it must be "true" or "listed".')
         if not self.allow_remote and not _is_loopback(self.host):
@@ -105,12 +114,14 @@ class SandboxConfig:
 
     def all_models(self) -> dict[str, ModelInfo]:
         """Return every embedding model that the sandbox serves, by name."""
+        if self.reference_page:
+            return {**{name: info for name, info in MODELS.items() if info.on_reference_page}, **self.models}
         others = (get_model(_RERANKER), NEWER_MODEL)
         return {**MODELS, **{info.id: info for info in others}, **self.models}
 
     def width(self, info: ModelInfo) -> int:
         """Return the dimensions of a full vector of the model."""
-        if self.width_source == "listed" and info.listed_dimensions is not None:
+        if (self.reference_page or self.width_source == "listed") and info.listed_dimensions is not None:
             return info.listed_dimensions
         return info.dimensions or _DEFAULT_WIDTH
 

@@ -53,7 +53,15 @@ def answer_embeddings(body: Mapping[str, Any], config: SandboxConfig) -> bytes:
         data = data[1::2] + data[::2][::-1]
     usage = {"prompt_tokens": request.tokens, "total_tokens": request.tokens}
     reply = {"object": "list", "data": data, "model": request.info.id, "usage": usage}
+    if config.report_cost:
+        reply["x_nanogpt_pricing"] = _pricing(request)
     return orjson.dumps(reply, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _pricing(request: _Request) -> dict[str, Any]:
+    cost = request.tokens * (request.info.usd_per_million_tokens or 0.0) / 1e6
+    charged = {"amount": cost, "currency": "USD", "cost": cost, "paymentSource": "USD"}
+    return {**charged, "inputTokens": request.tokens, "outputTokens": 0}
 
 
 def model_list(config: SandboxConfig) -> dict[str, Any]:
@@ -104,6 +112,8 @@ def _model(body: Mapping[str, Any], config: SandboxConfig) -> ModelInfo:
     if not isinstance(name, str) or not name:
         raise invalid_value("'model' is required and must be a string.", "model")
     info = config.all_models().get(name)
+    if info is None and config.reference_page:
+        raise HTTPError(400, "Invalid model specified", param="model")
     if info is None:
         raise HTTPError(404, f"The model {name!r} does not exist.", param="model", code="model_not_found")
     return info

@@ -1,4 +1,4 @@
-"""The sandbox's rate limit."""
+"""The sandbox's rate limits: per second and per day."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-__all__ = ["RateWindow"]
+__all__ = ["DailyLimit", "RateWindow"]
+
+_SECONDS_PER_DAY = 86_400
 
 
 class RateWindow:
@@ -33,3 +35,27 @@ class RateWindow:
             self._admitted.append(now)
             return 0
         return math.ceil(self._admitted[0] + self._seconds - now)
+
+
+class DailyLimit:
+    """A limit on the requests of a day; it resets at midnight UTC. For use in one event loop.
+
+    Args:
+        requests_per_day: Most requests of a day.
+        clock: Returns the time, in seconds since 1970.
+    """
+
+    def __init__(self, requests_per_day: int, clock: Callable[[], float] = time.time) -> None:
+        self._most = requests_per_day
+        self._clock = clock
+        self._day = self._admitted = 0
+
+    def admit(self) -> int:
+        """Count a request and return 0, or return the whole seconds until midnight UTC."""
+        day, seconds = divmod(self._clock(), _SECONDS_PER_DAY)
+        if day != self._day:
+            self._day, self._admitted = int(day), 0
+        if self._admitted < self._most:
+            self._admitted += 1
+            return 0
+        return math.ceil(_SECONDS_PER_DAY - seconds)

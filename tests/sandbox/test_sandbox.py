@@ -352,7 +352,17 @@ def test_width_source_and_custom_models_set_width_and_limit():
 def test_chat_models_are_listed(client):
     rows = client.models.list().data
     assert [row.id for row in rows] == ["sandbox-quote", "gpt-4o-mini", "openai/gpt-4o-mini"]
-    assert all(row.model_dump()["context_length"] >= 8192 for row in rows)
+    assert {frozenset(row.model_dump()) for row in rows} == {frozenset({"id", "object", "created", "owned_by"})}
+
+
+@pytest.mark.parametrize("base", ["/api/v1", "/api/subscription/v1", "/api/paid/v1"])
+def test_prices_and_context_lengths_are_listed_with_detailed_only(sandbox, base):
+    rows = call(sandbox, f"{base}/models?detailed=true", key=None).json["data"]
+    assert all(row["context_length"] >= 8192 and row["max_output_tokens"] > 0 for row in rows)
+    assert {row["pricing"]["unit"] for row in rows} == {"per_million_tokens"}
+    for query in ("", "?detailed=false", "?detailed", "?sort=mostused"):
+        plain = call(sandbox, f"{base}/models{query}", key=None).json["data"]
+        assert plain == [{name: row[name] for name in ("id", "object", "created", "owned_by")} for row in rows]
 
 
 # --- chat ---
