@@ -181,7 +181,9 @@ def _parse_json(body: bytes, count: int) -> tuple[dict[str, Any], list[Any]]:
         if "duplicate key" in str(error):
             raise ReplyError(f"The reply has a key twice: {error}.") from error
         found = f"begins {excerpt(body)!r}" if body.strip() else "is empty"
-        raise DamagedReplyError(f"The reply is not JSON: it {found}.") from error
+        # A web site's page in place of a reply: the base URL may lack the API's path.
+        remedy = "Check base_url: it should end in /api/v1." if body.lstrip().startswith(b"<") else ""
+        raise DamagedReplyError(f"The reply is not JSON: it {found}.", remedy=remedy) from error
     if not isinstance(document, dict):
         raise ReplyError(f"The reply is not a JSON object: it begins {excerpt(body)!r}.")
     data = document.get("data")

@@ -87,8 +87,8 @@ _OTHER_PARAMETERS = re.compile(
 # OpenAI names the parameter in quotes: Invalid 'tools': array too long.
 _QUOTED_PARAMETER = re.compile(r"\binvalid ['\"`]([^'\"`]+)['\"`]")
 _TEXT_PARAMETER = re.compile(
-    r"(?:(?:body|payload|\$)(?:\.| -> ))?(?:input|inputs|texts?|prompt|messages|contents?|documents|sentences)"
-    r"(?:\[\d+\])?(?:\.(?:contents?|text)(?:\[\d+\](?:\.text)?)?)?"
+    r"(?:(?:body|payload|\$)(?:\.| -> ))?(?:inputs?|texts?|prompt|messages|contents?|documents|sentences)"
+    r"(?:_tokens|_text)?(?:\[\d+\])?(?:\.(?:contents?|text)(?:\[\d+\](?:\.text)?)?)?"
 )
 
 
@@ -103,7 +103,9 @@ def is_size_error(code: str | None, param: str | None, message: str) -> bool:
     words = message.lower()
     quoted = _QUOTED_PARAMETER.search(words)
     named = (param or "").lower() or (quoted.group(1) if quoted else "")
-    if named and not _TEXT_PARAMETER.fullmatch(named):
+    # vLLM names max_tokens if the messages and the answer together are over the context length.
+    fills_context = named in ("max_tokens", "max_completion_tokens") and "context length" in words
+    if named and not fills_context and not _TEXT_PARAMETER.fullmatch(named):
         return False
     if code in _SIZE_CODES:
         return True

@@ -91,7 +91,7 @@ def test_budget_counts_the_price_of_the_row(make, rows):
         make("lab/new", budget_usd=0.001)
 
 
-def test_the_row_survives_copies_and_pickles(make, rows, monkeypatch, service):
+def test_row_survives_copies_and_pickles(make, rows, monkeypatch, service):
     monkeypatch.setenv("NANOGPT_API_KEY", service.api_key)
     embeddings = make(rows["lab/new"])
     twins = [copy.copy(embeddings), copy.deepcopy(embeddings), pickle.loads(pickle.dumps(embeddings))]
@@ -102,20 +102,20 @@ def test_the_row_survives_copies_and_pickles(make, rows, monkeypatch, service):
         assert twin.estimate(["one"]).cost_usd == embeddings.estimate(["one"]).cost_usd > 0
 
 
-def test_a_row_by_keyword_is_taken(service, rows):
+def test_row_by_keyword_is_taken(service, rows):
     options = {"api_key": service.api_key, "base_url": service.base_url}
     for cls, name in ((Embedder, "model"), (NanoGPTEmbeddings, "model"), (NanoGPTEmbedding, "model_name")):
         assert info(cls(**{name: rows["lab/new"]}, **options)) == rows["lab/new"]
     assert info(NanoGPTEmbedding(model=rows["lab/new"], **options)) == rows["lab/new"]
 
 
-def test_a_dump_of_the_plugins_names_the_model(service, rows):
+def test_dump_of_the_plugins_names_the_model(service, rows):
     options = {"api_key": service.api_key, "base_url": service.base_url}
     assert NanoGPTEmbeddings(rows["lab/new"], **options).model_dump()["model"] == "lab/new"
     assert NanoGPTEmbedding(rows["lab/new"], **options).to_dict()["model_name"] == "lab/new"
 
 
-def test_a_reranker_gives_a_warning(make, rows):
+def test_reranker_gives_a_warning(make, rows):
     for model in ("BAAI/bge-reranker-large", rows["BAAI/bge-reranker-large"]):
         with pytest.warns(UserWarning, match="is a reranker, not an embedding model"):
             make(model)

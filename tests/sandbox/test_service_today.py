@@ -61,7 +61,7 @@ def ask_without_key(sandbox, **headers):
         return answer.code, json.load(answer)
 
 
-def test_a_request_for_a_quote_without_a_key_gets_the_payment_form():
+def test_request_for_a_quote_without_a_key_gets_the_payment_form():
     with Sandbox() as sandbox:
         status, body = ask_without_key(sandbox, **{"x-x402": "true"})
         assert (status, body["error"]["code"]) == (402, "insufficient_quota")
@@ -69,7 +69,7 @@ def test_a_request_for_a_quote_without_a_key_gets_the_payment_form():
         assert ask_without_key(sandbox)[0] == 401
 
 
-def test_the_reference_page_is_served_on_request():
+def test_reference_page_is_served_on_request():
     with Sandbox(reference_page=True) as sandbox:
         listed = list_models(sandbox.api_key, sandbox.base_url)
         assert list(listed) == list(MODELS)[:16]
@@ -82,7 +82,7 @@ def test_the_reference_page_is_served_on_request():
             embedder(sandbox, "jina-embeddings-v3").embed(["one"])
 
 
-def test_the_list_of_today_has_more_models():
+def test_list_of_today_has_more_models():
     with Sandbox() as sandbox:
         listed = list_models(sandbox.api_key, sandbox.base_url)
         assert set(MODELS) < set(listed)
@@ -129,6 +129,6 @@ def test_daily_limit_resets_at_midnight_utc():
 
 
 @pytest.mark.parametrize("value", [0, -1])
-def test_an_impossible_daily_limit_is_refused(value):
+def test_impossible_daily_limit_is_refused(value):
     with pytest.raises(ConfigurationError, match="requests_per_day"):
         Sandbox(requests_per_day=value)

@@ -173,6 +173,13 @@ def test_codes_about_size_are_too_large(code, param):
     assert type(mapped(400, body("no", code, param))) is errors.RequestTooLargeError
 
 
+@pytest.mark.parametrize("param", ["input_tokens", "input_text", "max_tokens", "max_completion_tokens"])
+def test_parameters_that_vllm_names_are_too_large(param):
+    message = "This model's maximum context length is 8192 tokens. However, you requested 9000 tokens."
+    assert type(mapped(400, body(message, 400, param))) is errors.RequestTooLargeError
+    assert type(mapped(400, body("max_tokens must be at least 1", 400, "max_tokens"))) is errors.BadRequestError
+
+
 def test_fastapi_list_of_items_is_too_large():
     item = {"type": "too_long", "loc": ["body", "input"], "msg": "List should have at most 64 items, not 65"}
     assert type(mapped(422, {"detail": [item]})) is errors.RequestTooLargeError
@@ -223,7 +230,7 @@ def test_other_messages_stay_bad_requests(message):
     "param", ["temperature", "tools", "stop", "user", "max_tokens", "messages[1].tool_calls[0].id"]
 )
 def test_size_code_of_another_parameter_stays_a_bad_request(param):
-    answer = body("array too long: at most 4 items, maximum context length", "array_above_max_length", param)
+    answer = body("array too long: at most 4 items", "array_above_max_length", param)
     assert type(mapped(400, answer)) is errors.BadRequestError
 
 
@@ -414,6 +421,12 @@ def test_base_urls_that_look_right(base, wrong):
     assert not mapped(404, body("gone", "model_not_found"), f"{base}/embeddings").wrong_base_url
 
 
+def test_page_in_place_of_a_reply_points_at_the_base_url(embed, scripted, faults):
+    server = scripted(faults.response("<!DOCTYPE html><html>Welcome</html>", 200))
+    with pytest.raises(errors.DamagedReplyError, match="should end in /api/v1"):
+        embed(server.embedder(), ["a"])
+
+
 # --- codes and statuses of the service today ---
 
 PAYMENT = {
@@ -475,16 +488,10 @@ def test_quota_error_that_is_not_daily_does_not_mention_midnight():
     assert "midnight" not in mapped(429, body("no", "insufficient_quota")).remedy
 
 
-ODD = st.recursive(
-    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=8),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(["error", "payment", "amountUsd", "requiredBalance", "code"]), inner, max_size=4
-        )
-    ),
-    max_leaves=8,
-)
+NAMES = st.sampled_from(["error", "payment", "amountUsd", "requiredBalance", "code", "param", "message", "detail"])
+LEAF = st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=8)
+INNER = LEAF | st.lists(LEAF, max_size=3) | st.dictionaries(NAMES, LEAF, max_size=4)
+ODD = INNER | st.lists(INNER, max_size=3) | st.dictionaries(NAMES, INNER, max_size=5)
 
 
 @given(ODD, st.sampled_from([400, 402, 403, 404, 405, 409, 413, 415, 422, 429, 500]))
