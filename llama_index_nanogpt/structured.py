@@ -163,7 +163,7 @@ def _arguments(response: ChatResponse) -> list[Any]:
 def _is_beginning(arguments: Any) -> bool:
     try:
         return isinstance(parse_partial_json(arguments), dict)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         return False
 
 
