@@ -45,29 +45,35 @@ _DRAIN_SECONDS = 0.2
 
 
 class EventParser:
-    """Parses server-sent events incrementally; only their data is of use here."""
+    """Parses server-sent events incrementally; only their data is of use here.
+
+    Source: the HTML standard, section "Server-sent events". A byte order mark at the beginning is ignored, as it says.
+    """
 
     def __init__(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._text = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig")(errors="replace")
+        self._parts: list[str] = []  # of a line that is not complete; joined only once, since a line may be long
         self._data: list[str] = []
 
     def feed(self, data: bytes) -> list[str]:
         """Return the data of the events that ``data`` completes."""
-        self._text += self._decoder.decode(data)
-        # "\r" at the end may be the first half of "\r\n".
-        text, self._text = self._text, ""
-        if text.endswith("\r"):
-            text, self._text = text[:-1], "\r"
-        lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-        self._text = lines.pop() + self._text
+        text = self._decoder.decode(data)
+        # "\r" at the end of a part may be the first half of "\r\n".
+        held = bool(self._parts) and self._parts[-1] == "\r"
+        if not held and "\n" not in text and "\r" not in text:
+            self._parts.append(text)
+            return []
+        text = "".join([*self._parts, text])
+        rest = ["\r"] if text.endswith("\r") else []
+        lines = text.removesuffix("\r").replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        self._parts = [lines.pop(), *rest]
         return [event for event in map(self._line, lines) if event is not None]
 
     def finish(self) -> str | None:
         """Return the data of an event that the end of the stream completes: its final blank line is missing."""
-        self._line(self._text)
-        self._text = ""
-        return self._line("")
+        event = self._line("".join(self._parts).removesuffix("\r"))
+        self._parts = []
+        return self._line("") if event is None else event
 
     def _line(self, line: str) -> str | None:
         if not line:
@@ -259,6 +265,10 @@ class StreamReader:
                 "The service's answer broke off: its stream ended without a finish_reason and without [DONE].",
                 remedy="Try again.",
                 request_id=self._request_id,
+            )
+        if not self._begun:
+            raise DamagedReplyError(
+                "The service's stream ended without an answer.", remedy="Try again.", request_id=self._request_id
             )
         rest: list[tuple[int, dict[str, Any]]] = []
         for index, calls in self._calls.items():

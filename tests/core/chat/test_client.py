@@ -970,3 +970,15 @@ def test_key_is_in_no_log_and_no_client(ask, answering, faults, caplog):
     with pytest.raises(errors.AuthenticationError):
         ask(made.caller)
     assert KEY not in f"{caplog.text} {client!r} {vars(client)} {made.caller!r} {vars(made.caller)}"
+
+
+@pytest.mark.parametrize("events", [["[DONE]"], [{"choices": [], "usage": {"prompt_tokens": 1}}, "[DONE]"]], ids=str)
+def test_stream_without_an_answer_is_a_damaged_reply(kind, answering, faults, events):
+    made = answering(faults.response(sse(*events), Content_Type="text/event-stream"), max_retries=0)
+    with pytest.raises(errors.DamagedReplyError, match="without an answer"):
+        ask_as(kind, "streamed")(made.caller)
+
+
+def test_stream_with_a_byte_order_mark_keeps_its_first_event(kind, answering, faults):
+    made = answering(faults.response(b"\xef\xbb\xbf" + ALL, Content_Type="text/event-stream"), max_retries=0)
+    assert ask_as(kind, "streamed")(made.caller) == "all of it"

@@ -1,0 +1,51 @@
+"""Server-sent events: parsed the same however the bytes are divided, with a byte order mark or without."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nanogpt_core.chat.stream import EventParser
+
+ENDS = ["\n", "\r\n", "\r"]
+
+
+def parse(parts):
+    parser = EventParser()
+    events = [event for part in parts for event in parser.feed(part)]
+    last = parser.finish()
+    return events if last is None else [*events, last]
+
+
+def divide(data, cuts):
+    places = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
+    return [data[start:end] for start, end in pairwise(places)]
+
+
+@given(
+    events=st.lists(st.text(st.characters(blacklist_characters="\r\n", codec="utf-8"), min_size=1), max_size=5),
+    end=st.sampled_from(ENDS),
+    mark=st.booleans(),
+    cuts=st.lists(st.integers(0, 10_000), max_size=6),
+)
+def test_events_are_the_same_however_the_bytes_are_divided(events, end, mark, cuts):
+    data = "".join(f"data: {event}{end}{end}" for event in events).encode()
+    if mark:
+        data = b"\xef\xbb\xbf" + data
+    assert parse(divide(data, cuts)) == events
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_data_lines_of_one_event_are_joined(end):
+    data = f": a comment{end}event: x{end}data: one{end}data:two{end}{end}".encode()
+    assert parse([data[index : index + 1] for index in range(len(data))]) == ["one\ntwo"]
+
+
+def test_long_line_is_joined_once():
+    parser = EventParser()
+    for _ in range(1000):
+        assert parser.feed(b"data: " + b"x" * 1000) == []
+    assert len(parser._parts) == 1000, "parts are kept apart until the line ends"
+    (event,) = parser.feed(b"\n\n")
+    assert len(event) > 1_000_000
