@@ -2,7 +2,9 @@
 
 import asyncio
 import base64
+import gc
 import importlib
+import sqlite3
 import warnings
 from collections import Counter
 
@@ -363,6 +365,18 @@ def test_llama_index_ingestion_cache_works(options, sandbox, tmp_path):
     assert [node.embedding for node in fresh.run(nodes=nodes)] == first
     assert inner.usage.texts_cached == used + len(TEXTS)
     assert not sandbox.requests
+
+
+def test_cache_that_is_no_longer_used_closes_its_file(options, tmp_path):
+    cache = SQLiteCache(tmp_path / "c.db")
+    embedder = Embedder(MODEL, cache=cache, **options)
+    embedder.embed(TEXTS[:3])
+    connection = cache._connection
+    connection.execute("SELECT 1")
+    del cache, embedder
+    gc.collect()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("SELECT 1")
 
 
 def test_unlisted_model_is_cached(embed, serve, faults, tmp_path):

@@ -26,24 +26,26 @@ def _no_proxies(monkeypatch):
 
 
 CHILD = """
-import asyncio, sys
+import asyncio, itertools, sys
 from nanogpt_core import Embedder, NanoGPTError
-embedder = Embedder("lab/unlisted", api_key="k", max_retries=3, allow_insecure_http=True)
-try:
-    rows = embedder.embed(["a"]) if sys.argv[1] == "sync" else asyncio.run(embedder.aembed(["a"]))
-    print(len(rows), end="")
-except NanoGPTError as error:
-    print(type(error).__name__, error, end="")
+for url, way in itertools.product(sys.argv[2:], sys.argv[1].split()):
+    embedder = Embedder("lab/unlisted", api_key="k", base_url=url, max_retries=3, allow_insecure_http=True)
+    try:
+        rows = embedder.embed(["a"]) if way == "sync" else asyncio.run(embedder.aembed(["a"]))
+        print(len(rows))
+    except NanoGPTError as error:
+        print(type(error).__name__, error)
 """
 
 
-def run(way, **variables):
+def run(*base_urls, ways="sync async", **variables):
+    """Embed a text at each base URL, sync and async, in one new process; return a line for each."""
     done = subprocess.run(
-        [sys.executable, "-c", CHILD, way.name],
+        [sys.executable, "-c", CHILD, ways, *base_urls],
         capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **variables},
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
+    return done.stdout.splitlines()
 
 
 SERVICE = "http://service.example/v1"
@@ -51,13 +53,13 @@ SERVICE = "http://service.example/v1"
 
 @pytest.mark.parametrize("login", ["", "me:s3%20cret@"], ids=["no login", "login"])
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
-def test_http_proxy_is_used(way, serve, variable, login):
+def test_http_proxy_is_used(serve, variable, login):
     proxy = serve()
     address = proxy.base_url.removesuffix("/api/v1").replace("://", f"://{login}")
-    assert run(way, NANOGPT_BASE_URL=SERVICE, **{variable: address}) == "1"
+    assert run(SERVICE, **{variable: address}) == ["1", "1"]
     assert {seen.path for seen in proxy.requests} == {"http://service.example/v1/embeddings"}
     expected = f"Basic {base64.b64encode(b'me:s3 cret').decode()}" if login else None
-    assert proxy.requests[0].header("proxy-authorization") == expected
+    assert [seen.header("proxy-authorization") for seen in proxy.requests] == [expected, expected]
 
 
 @contextlib.contextmanager
@@ -96,16 +98,16 @@ def test_socks_proxy_is_used(way, serve):
         connection.sendall(b"\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00")
 
     with tunnel(handshake, int(server.base_url.split(":")[2].partition("/")[0])) as port:
-        assert run(way, NANOGPT_BASE_URL=SERVICE, ALL_PROXY=f"socks5://127.0.0.1:{port}") == "1"
+        assert run(SERVICE, ways=way.name, ALL_PROXY=f"socks5://127.0.0.1:{port}") == ["1"]
     assert b"service.example" in asked[0]
     assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "ALL_PROXY"])
 @pytest.mark.parametrize("value", ["http://127.0.0.1:9", "socks://127.0.0.1:1080", "garbage://"])
-def test_loopback_ignores_the_proxies_of_the_environment(way, serve, variable, value):
+def test_loopback_ignores_the_proxies_of_the_environment(serve, variable, value):
     server = serve()
-    assert run(way, NANOGPT_BASE_URL=server.base_url, NO_PROXY="", **{variable: value}) == "1"
+    assert run(server.base_url, NO_PROXY="", **{variable: value}) == ["1", "1"]
 
 
 BROKEN = {
@@ -134,10 +136,12 @@ def test_broken_proxy_is_a_configuration_error_that_names_the_variable(monkeypat
     assert value.partition("://")[2] in str(caught.value)
 
 
-def test_broken_proxy_fails_at_once(way):
-    shown = run(way, NANOGPT_BASE_URL="https://service.example/v1", ALL_PROXY="socks://me:s3cret@127.0.0.1:1080")
-    assert shown.startswith("ConfigurationError ALL_PROXY=socks://**********@127.0.0.1:1080 has the unknown scheme")
-    assert "s3cret" not in shown
+def test_broken_proxy_fails_at_once():
+    lines = run("https://service.example/v1", ALL_PROXY="socks://me:s3cret@127.0.0.1:1080")
+    assert len(lines) == 2
+    for line in lines:
+        assert line.startswith("ConfigurationError ALL_PROXY=socks://**********@127.0.0.1:1080 has the unknown scheme")
+        assert "s3cret" not in line
 
 
 def test_socks_without_its_package_is_a_configuration_error(monkeypatch):
@@ -237,12 +241,13 @@ def test_any_proxy_is_used_or_refused(value):
     ],
     ids=lambda variables: str(list(variables)[-1]),
 )
-def test_broken_certificate_variable_is_a_configuration_error_at_once(way, serve, variables):
-    shown = run(way, NANOGPT_BASE_URL="https://127.0.0.1:9/v1", **variables)
+def test_broken_certificate_variable_is_a_configuration_error_at_once(serve, variables):
     name = list(variables)[-1]
-    assert shown.startswith(f"ConfigurationError {name}={variables[name]}")
+    *refused, sync, asynchronous = run("https://127.0.0.1:9/v1", serve().base_url, **variables)
+    assert len(refused) == 2
+    assert all(line.startswith(f"ConfigurationError {name}={variables[name]}") for line in refused)
     # Plain HTTP to this machine needs no certificates.
-    assert run(way, NANOGPT_BASE_URL=serve().base_url, **variables) == "1"
+    assert sync == asynchronous == "1"
 
 
 def test_tls_context_is_made_once():
