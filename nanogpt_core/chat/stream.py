@@ -1,47 +1,25 @@
-"""Chat streams: checked server-sent events between the HTTP library and the SDK.
-
-The SDK reads a chat stream from the byte stream of a response. The byte streams here stand in front of the service's
-own: a :class:`StreamReader` parses, checks and repairs each event and knows whether the answer is complete; an
-:class:`EventStream` or :class:`AsyncEventStream` bounds the wait for each event and passes on clean ones. The
-SDK's own stream classes read them, also in programs that instrument these.
-"""
+"""Server-sent events of chat streams: parsed, checked and repaired one by one, without I/O."""
 
 from __future__ import annotations
 
 import codecs
-import contextlib
 import json
-import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextvars import ContextVar
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
-
-import anyio  # a dependency of the SDK
 
 from nanogpt_core.chat.repair import repair_message, repair_reply
 from nanogpt_core.chat.response import ChatRequest, ErrorBody, check_truncated, find_error, parse_object
 from nanogpt_core.chat.tool_calls import ToolCallAssembler, unfence
 from nanogpt_core.errors import DamagedReplyError, NanoGPTError, ReplyError
-from nanogpt_core.http.deadline import RequestLimits, extend_deadline
-from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.error_body import excerpt
-from nanogpt_core.http.library import httpx
-from nanogpt_core.http.redaction import redacted
 
-__all__ = ["READ_ERRORS", "AsyncEventStream", "EventParser", "EventStream", "StreamContext", "StreamReader", "recorded"]
+__all__ = ["EventParser", "StreamReader"]
 
-READ_ERRORS: tuple[type[Exception], ...] = (httpx.HTTPError, httpx.StreamError, OSError, TimeoutError)
-"""Errors of the HTTP library and of the network below it."""
-
-_STREAM_ERRORS: tuple[type[Exception], ...] = (NanoGPTError, *READ_ERRORS)
 _DONE = "[DONE]"
 # Waits after the last finish_reason: some servers send no [DONE] and keep the connection open.
 _GRACE_SECONDS = 0.5
 _USAGE_GRACE_SECONDS = 3.0
-# A connection can be used again only if its body was read to the end: after the last event, a few bytes.
-_DRAIN_SECONDS = 0.2
 
 
 class EventParser:
@@ -297,209 +275,3 @@ def _is_json(text: str) -> bool:
 
 def _sse(data: str) -> bytes:
     return f"data: {data}\n\n".encode()
-
-
-@dataclass(frozen=True, slots=True)
-class StreamContext:
-    """The settings of one stream.
-
-    Attributes:
-        endpoint: The endpoint whose key is kept out of errors.
-        timeout: Seconds that each event may take.
-        limits: The limits of the attempt, extended for each event.
-        map_error: Makes this project's error from one of :data:`READ_ERRORS`.
-        on_error: Called with each error after the first event.
-        has_deadline: Whether sync reads keep to ``limits``. A client of the caller's own knows only its own limits, and
-            a sync stream over it ends with the last event that is needed.
-    """
-
-    endpoint: Endpoint
-    timeout: float
-    limits: RequestLimits
-    map_error: Callable[[Exception], NanoGPTError]
-    on_error: Callable[[NanoGPTError], object]
-    has_deadline: bool
-
-
-class EventStream(httpx.SyncByteStream):  # type: ignore[misc] # the library is known only at run time
-    """A sync byte stream of checked events.
-
-    Args:
-        response: The service's response.
-        reader: Checks its body.
-        context: The settings.
-    """
-
-    def __init__(self, response: Any, reader: StreamReader, context: StreamContext) -> None:
-        self._response = response
-        self._source = iter(response.iter_bytes())
-        self._reader = reader
-        self._context = context
-        self._first: bytes | None = None
-        self._begun = False
-        _record(self)
-
-    def begin(self) -> None:
-        """Wait for the first event.
-
-        Raises:
-            NanoGPTError: The service sent an error instead, or nothing in time.
-        """
-        self._first = self._advance()
-        self._begun = True
-
-    def __iter__(self) -> Iterator[bytes]:
-        """Return an iterator over the events."""
-        return iter(self._next, None)
-
-    def _next(self) -> bytes | None:
-        first, self._first = self._first, None
-        return first or self._advance()
-
-    def _advance(self) -> bytes | None:
-        with redacted(self._context.endpoint):
-            try:
-                return self._read_event()
-            except _STREAM_ERRORS as error:
-                failure = _failure(error, self._context, self._begun)
-            raise failure
-
-    def _read_event(self) -> bytes | None:
-        started = time.monotonic()
-        while (event := self._reader.pop()) is None and not self._reader.has_ended:
-            self._reader.push(self._read(started))
-        if self._reader.has_ended:
-            # Before the last event is passed on: the SDK closes the response as soon as it has it.
-            self._drain()
-        return event
-
-    def _read(self, started: float) -> bytes | None:
-        if self._reader.needs_nothing and not self._context.has_deadline:
-            return None
-        try:
-            with extend_deadline(self._context.limits, _seconds_left(started, self._reader, self._context)):
-                return next(self._source, None)
-        except READ_ERRORS:
-            if not self._reader.is_complete:
-                raise
-            return None
-
-    def _drain(self) -> None:
-        if self._context.has_deadline:
-            with contextlib.suppress(Exception), extend_deadline(self._context.limits, _DRAIN_SECONDS):
-                deque(self._source, maxlen=0)
-
-    def close(self) -> None:
-        """Close the response. Its connection is closed too unless the body was read to the end."""
-        self._response.close()
-
-
-class AsyncEventStream(httpx.AsyncByteStream):  # type: ignore[misc] # the library is known only at run time
-    """An async byte stream of checked events; see :class:`EventStream`.
-
-    It is an iterator and not an async generator: when an event loop ends, it closes all generators at once, and one of
-    them closing another is an error.
-    """
-
-    def __init__(self, response: Any, reader: StreamReader, context: StreamContext) -> None:
-        self._response = response
-        self._source = aiter(response.aiter_bytes())
-        self._reader = reader
-        self._context = context
-        self._first: bytes | None = None
-        self._begun = False
-        _record(self)
-
-    async def begin(self) -> None:
-        """Wait for the first event.
-
-        Raises:
-            NanoGPTError: The service sent an error instead, or nothing in time.
-        """
-        self._first = await self._advance()
-        self._begun = True
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        """Return an iterator over the events."""
-        return self
-
-    async def __anext__(self) -> bytes:
-        """Return the next event."""
-        first, self._first = self._first, None
-        event = first or await self._advance()
-        if event is None:
-            raise StopAsyncIteration
-        return event
-
-    async def _advance(self) -> bytes | None:
-        with redacted(self._context.endpoint):
-            try:
-                return await self._read_event()
-            except _STREAM_ERRORS as error:
-                failure = _failure(error, self._context, self._begun)
-            raise failure
-
-    async def _read_event(self) -> bytes | None:
-        started = time.monotonic()
-        while (event := self._reader.pop()) is None and not self._reader.has_ended:
-            self._reader.push(await self._read(started))
-        if self._reader.has_ended:
-            # Before the last event is passed on: the SDK closes the response as soon as it has it.
-            await self._drain()
-        return event
-
-    async def _read(self, started: float) -> bytes | None:
-        try:
-            seconds = _seconds_left(started, self._reader, self._context)
-            with extend_deadline(self._context.limits, seconds), anyio.fail_after(seconds):
-                return await anext(self._source, None)
-        except READ_ERRORS:
-            if not self._reader.is_complete:
-                raise
-            return None
-
-    async def _drain(self) -> None:
-        with contextlib.suppress(Exception), anyio.move_on_after(_DRAIN_SECONDS):
-            async for _ in self._source:
-                pass
-
-    async def aclose(self) -> None:
-        """Close the response. Its connection is closed too unless the body was read to the end."""
-        await self._response.aclose()
-
-
-def _seconds_left(started: float, reader: StreamReader, context: StreamContext) -> float:
-    seconds = started + reader.wait_seconds(context.timeout) - time.monotonic()
-    if seconds <= 0:
-        raise TimeoutError("no further event in time")
-    return seconds
-
-
-def _failure(error: Exception, context: StreamContext, begun: bool) -> NanoGPTError:
-    failure = error if isinstance(error, NanoGPTError) else context.map_error(error)
-    if begun:
-        context.on_error(failure)
-    return failure
-
-
-_recording: ContextVar[list[Any] | None] = ContextVar("nanogpt_recorded_streams", default=None)
-
-
-@contextlib.contextmanager
-def recorded(streams: list[Any]) -> Iterator[None]:
-    """Append every stream that is opened in this block to ``streams``.
-
-    The SDK's stream object is part of a reference cycle, so a stream that is left in the middle keeps its connection
-    until the garbage collector runs. A caller that cannot reach the SDK's object closes these instead.
-    """
-    token = _recording.set(streams)
-    try:
-        yield
-    finally:
-        _recording.reset(token)
-
-
-def _record(stream: Any) -> None:
-    streams = _recording.get()
-    if streams is not None:
-        streams.append(stream)

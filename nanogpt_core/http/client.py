@@ -9,7 +9,6 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from nanogpt_core._runtime.fork import import_modules
-from nanogpt_core.errors import causes
 from nanogpt_core.http.deadline import request_limits
 from nanogpt_core.http.endpoint import Endpoint
 
@@ -43,9 +42,10 @@ class HttpClient:
         if self._client is None:
             import_modules(_MODULES)  # as a whole: a child that is forked in the middle of an import would hang
             from nanogpt_core.http.sdk import make_openai_client
+            from nanogpt_core.http.transport import Transport
 
             # Two threads may make one each; either will do.
-            self._client = make_openai_client(self.endpoint, self._http_client)
+            self._client = make_openai_client(self.endpoint, Transport(self.endpoint, self._http_client))
         return self._client
 
     async def async_client(self) -> openai.AsyncOpenAI:
@@ -57,11 +57,12 @@ class HttpClient:
     def _make_async_client(self) -> openai.AsyncOpenAI:
         import_modules(_MODULES)
         from nanogpt_core.http.sdk import make_async_openai_client
+        from nanogpt_core.http.transport import AsyncTransport
 
-        return make_async_openai_client(self.endpoint, self._http_async_client)
+        return make_async_openai_client(self.endpoint, AsyncTransport(self.endpoint, self._http_async_client))
 
     def send(self, path: str, body: bytes | None, seconds: float, most_bytes: int) -> bytes:
-        """POST ``body`` to ``path``, or GET it if there is no body; return the reply's bytes.
+        """POST ``body`` to ``path`` below the base URL, or GET it if there is no body; return the reply's bytes.
 
         Args:
             path: Path below the base URL.
@@ -76,9 +77,11 @@ class HttpClient:
         failure: BaseException
         try:
             with request_limits(seconds, most_bytes):
-                return _content(_call(client, path, body))
+                response = _call(client, path, body)
         except Exception as error:  # noqa: BLE001 - raised again
             failure = self._failure(error, seconds)
+        else:
+            return response.content  # type: ignore[no-any-return]
         # Raised out here, since the SDK wraps our errors in its own, and causes must not run in a circle.
         raise failure
 
@@ -88,22 +91,17 @@ class HttpClient:
         failure: BaseException
         try:
             with request_limits(seconds, most_bytes):
-                return _content(await _call(client, path, body))
+                response = await _call(client, path, body)
         except Exception as error:  # noqa: BLE001 - raised again
             failure = self._failure(error, seconds)
+        else:
+            return response.content  # type: ignore[no-any-return]
         raise failure  # as in send()
 
     def _failure(self, error: Exception, seconds: float) -> BaseException:
-        from nanogpt_core.http.error_mapping import foreign_error, map_error, truncate_sdk_error
+        from nanogpt_core.http.error_mapping import foreign_error, map_error
 
-        foreign = foreign_error(error)
-        if foreign is not None:
-            return foreign
-        failure = map_error(error, self.endpoint.host, seconds)
-        if failure not in causes(error):
-            truncate_sdk_error(error)
-            failure.__cause__ = error
-        return failure
+        return foreign_error(error) or map_error(error, self.endpoint.host, seconds)
 
 
 def _call(client: Any, path: str, body: bytes | None) -> Any:
@@ -112,8 +110,3 @@ def _call(client: Any, path: str, body: bytes | None) -> Any:
     if body is None:
         return client.get(path, cast_to=httpx.Response)
     return client.post(path, cast_to=httpx.Response, content=body)
-
-
-def _content(response: Any) -> bytes:
-    content: bytes = response.content
-    return content

@@ -16,17 +16,12 @@ from dataclasses import dataclass
 
 from nanogpt_core.errors import DamagedReplyError, ReplyError
 
-__all__ = [
-    "BodyReader",
-    "RequestLimits",
-    "current_limits",
-    "extend_deadline",
-    "remaining",
-    "request_limits",
-]
+__all__ = ["BodyReader", "remaining", "request_limits"]
+
+_UNLIMITED_BYTES = 1 << 60
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class RequestLimits:
     """Limits of one attempt.
 
@@ -38,38 +33,14 @@ class RequestLimits:
     deadline: float
     most_bytes: int
 
-    @property
-    def seconds_left(self) -> float:
-        """Seconds until the deadline, negative after it."""
-        return self.deadline - time.monotonic()
-
 
 _current: ContextVar[RequestLimits | None] = ContextVar("nanogpt_request_limits", default=None)
 
 
 @contextlib.contextmanager
 def request_limits(seconds: float, most_bytes: int) -> Iterator[None]:
-    """Let attempts in this block take ``seconds`` in all, and replies have at most ``most_bytes`` bytes."""
-    with _set(RequestLimits(time.monotonic() + seconds, most_bytes)):
-        yield
-
-
-def current_limits() -> RequestLimits | None:
-    """Return the limits of the enclosing block, or None."""
-    return _current.get()
-
-
-@contextlib.contextmanager
-def extend_deadline(limits: RequestLimits, seconds: float) -> Iterator[None]:
-    """Let reads of a stream in this block take ``seconds`` from now; ``limits`` are those that it began under."""
-    limits.deadline = time.monotonic() + seconds
-    with _set(limits):
-        yield
-
-
-@contextlib.contextmanager
-def _set(limits: RequestLimits) -> Iterator[None]:
-    token = _current.set(limits)
+    """Let the attempt, or the read of a stream, in this block take ``seconds``, and a reply have ``most_bytes``."""
+    token = _current.set(RequestLimits(time.monotonic() + seconds, most_bytes))
     try:
         yield
     finally:
@@ -81,21 +52,23 @@ def remaining(timeout: float | None) -> float | None:
     limits = _current.get()
     if limits is None:
         return timeout
-    return limits.seconds_left if timeout is None else min(timeout, limits.seconds_left)
+    seconds = limits.deadline - time.monotonic()
+    return seconds if timeout is None else min(timeout, seconds)
 
 
 class BodyReader:
-    """Unpacks and counts the body of a reply.
+    """Unpacks the body of a reply, and keeps it to the size limit of the attempt.
 
     Args:
         headers: The reply's headers.
-        most_bytes: Most bytes that the body may have, unpacked.
 
     Raises:
         ReplyError: The headers announce more, or an unknown compression.
     """
 
-    def __init__(self, headers: Mapping[str, str], most_bytes: int) -> None:
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        limits = _current.get()
+        most_bytes = _UNLIMITED_BYTES if limits is None else limits.most_bytes
         length = headers.get("content-length", "")
         if length.isdigit() and int(length) > most_bytes:
             raise _too_large(most_bytes)

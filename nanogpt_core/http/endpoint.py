@@ -209,27 +209,10 @@ class Endpoint:
             key, resolve_base_url(base_url, allow_insecure_http), _check_timeout(timeout), _check_headers(headers)
         )
 
-    def __copy__(self) -> Endpoint:
-        return self
-
-    def __deepcopy__(self, memo: object) -> Endpoint:
-        return self
-
-    def __reduce__(self) -> tuple[object, ...]:
-        # Header values may be secrets. A pickle leaves them out like the key, but no environment holds them.
-        return Endpoint, (self.key, self.base_url, self.timeout)
-
     @property
     def host(self) -> str:
         """The host and port that requests go to."""
         return urlsplit(self.base_url).netloc
-
-
-def _endpoint_to_worker(endpoint: Endpoint) -> tuple[type[Endpoint], tuple[object, ...]]:
-    return Endpoint, (endpoint.key, endpoint.base_url, endpoint.timeout, dict(endpoint.headers))
-
-
-reduction.register(Endpoint, _endpoint_to_worker)
 
 
 def hide_key(api_key: ApiKey) -> Secret | None:

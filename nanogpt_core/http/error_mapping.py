@@ -18,7 +18,7 @@ from nanogpt_core.http.library import httpcore, httpx
 from nanogpt_core.http.retry import MAX_RETRY_AFTER_SECONDS, parse_retry_after, reset_message
 from nanogpt_core.http.size_errors import is_size_error
 
-__all__ = ["foreign_error", "map_error", "truncate_sdk_error"]
+__all__ = ["foreign_error", "map_error"]
 
 _BY_STATUS: dict[int, tuple[type[StatusError], str]] = {
     401: (errors.AuthenticationError, "Check the key in api_key or NANOGPT_API_KEY."),
@@ -80,7 +80,7 @@ def foreign_error(error: BaseException) -> BaseException | None:
 
 
 def map_error(error: Exception, host: str, seconds: float) -> NanoGPTError:
-    """Return our error for ``error``, to be raised from it.
+    """Return our error for ``error``, which becomes its cause.
 
     Args:
         error: An error of the SDK, of the HTTP client or of the limits on an attempt.
@@ -91,6 +91,14 @@ def map_error(error: Exception, host: str, seconds: float) -> NanoGPTError:
     ours = next((cause for cause in chain if isinstance(cause, NanoGPTError)), None)
     if ours is not None:
         return ours
+    failure = _mapped(error, chain, host, seconds)
+    if isinstance(error, openai.APIStatusError):
+        _truncate(error)
+    failure.__cause__ = error
+    return failure
+
+
+def _mapped(error: Exception, chain: list[BaseException], host: str, seconds: float) -> NanoGPTError:
     if isinstance(error, openai.APIStatusError):
         return _from_status(error)
     cause = error.__cause__ or error
@@ -110,13 +118,12 @@ def map_error(error: Exception, host: str, seconds: float) -> NanoGPTError:
     return errors.ConnectionFailedError(f"No answer from {host}: {told}.", remedy="Check base_url and the network.")
 
 
-def truncate_sdk_error(error: Exception) -> None:
-    """Truncate the SDK error's message, which repeats the whole body; with some servers that holds the texts."""
-    if isinstance(error, openai.APIStatusError):
-        detail = error_message(error.body) or excerpt(error.response.content)
-        error.message = f"Error code: {error.status_code} - {detail}"
-        error.args = (error.message,)
-        error.body = None
+def _truncate(error: openai.APIStatusError) -> None:
+    # The SDK's message repeats the whole body; with some servers that holds the texts.
+    detail = error_message(error.body) or excerpt(error.response.content)
+    error.message = f"Error code: {error.status_code} - {detail}"
+    error.args = (error.message,)
+    error.body = None
 
 
 def _from_status(error: openai.APIStatusError) -> StatusError:

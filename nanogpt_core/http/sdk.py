@@ -5,72 +5,51 @@ Works with openai 2.x, which stands on ``httpx``, and 3.x, which stands on ``htt
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
 from typing import Any
 
 import openai
 
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.library import httpx
-from nanogpt_core.http.transport import (
-    AsyncEndpointTransport,
-    EndpointTransport,
-    shared_async_transport,
-    shared_transport,
-)
+from nanogpt_core.http.transport import SDK_HEADERS, SDK_KEY
 
 __all__ = ["make_async_openai_client", "make_openai_client"]
 
-_KEY = "in-the-transport"
-_HEADERS = {"Accept": "application/json", "Content-Type": "application/json"}
+_CONNECT_SECONDS = 10.0
 
 
-class _Client(openai.OpenAI):
-    @property
-    def default_headers(self) -> Any:
-        """The headers of every request; not those of the variable ``OPENAI_CUSTOM_HEADERS``."""
-        return dict(_HEADERS)
+def make_openai_client(endpoint: Endpoint, transport: Any) -> openai.OpenAI:
+    """Return a sync client that never follows a redirect. It may be used in any thread, and after a fork.
+
+    Args:
+        endpoint: Base URL and timeout. The transport adds key and headers, so no object of the SDK holds them.
+        transport: Sends the requests.
+    """
+    client = openai.OpenAI(http_client=httpx.Client(transport=transport), **_options(endpoint))
+    _without_openai_variables(client)
+    return client
 
 
-class _AsyncClient(openai.AsyncOpenAI):
-    @property
-    def default_headers(self) -> Any:
-        """The headers of every request; see :class:`_Client`."""
-        return dict(_HEADERS)
+def make_async_openai_client(endpoint: Endpoint, transport: Any) -> openai.AsyncOpenAI:
+    """Return an async client that never follows a redirect; see :func:`make_openai_client`."""
+    client = openai.AsyncOpenAI(http_client=httpx.AsyncClient(transport=transport), **_options(endpoint))
+    _without_openai_variables(client)
+    return client
 
 
-def _options(endpoint: Endpoint) -> Mapping[str, Any]:
+def _options(endpoint: Endpoint) -> dict[str, Any]:
+    # OPENAI_* variables are meant for another service. The SDK reads headers from this one, a line each.
+    lines = os.environ.get("OPENAI_CUSTOM_HEADERS", "").split("\n")
+    omitted = {line.partition(":")[0].strip(): openai.Omit() for line in lines if ":" in line}
     return {
-        "api_key": _KEY,
+        "api_key": SDK_KEY,
         "base_url": endpoint.base_url,
-        "timeout": httpx.Timeout(endpoint.timeout, connect=min(10.0, endpoint.timeout)),
+        "timeout": httpx.Timeout(endpoint.timeout, connect=min(_CONNECT_SECONDS, endpoint.timeout)),
         "max_retries": 0,  # the one retry layer is ours
+        "default_headers": {**omitted, **SDK_HEADERS},
     }
 
 
 def _without_openai_variables(client: Any) -> None:
-    # The SDK fills these from OPENAI_* variables, which are meant for another service.
     client.organization = client.project = client.webhook_secret = client.admin_api_key = None
-
-
-def make_openai_client(endpoint: Endpoint, http_client: Any = None) -> openai.OpenAI:
-    """Return a sync client that never follows a redirect. It may be used in any thread, and after a fork.
-
-    The endpoint's key and headers are added below the client, which does not hold them.
-
-    Args:
-        endpoint: Base URL, key and headers.
-        http_client: The caller's own ``httpx`` client to send with, or None.
-    """
-    transport = EndpointTransport(endpoint, shared_transport(http_client))
-    client = _Client(http_client=httpx.Client(transport=transport), **_options(endpoint))
-    _without_openai_variables(client)
-    return client
-
-
-def make_async_openai_client(endpoint: Endpoint, http_client: Any = None) -> openai.AsyncOpenAI:
-    """Return an async client that never follows a redirect; see :func:`make_openai_client`."""
-    transport = AsyncEndpointTransport(endpoint, shared_async_transport(http_client))
-    client = _AsyncClient(http_client=httpx.AsyncClient(transport=transport), **_options(endpoint))
-    _without_openai_variables(client)
-    return client

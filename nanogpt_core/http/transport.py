@@ -1,7 +1,7 @@
 """Transports of ``httpx``: connections shared per process and per event loop, limits, and a caller's own client.
 
-A connection belongs to the process that opened it, and an async one to its event loop. :func:`shared_transport` looks
-up the right pool for each request, so a client may be used after a fork, and in one event loop after another.
+A connection belongs to the process that opened it, and an async one to its event loop. :class:`Transport` looks up the
+right pool for each request, so a client may be used after a fork, and in one event loop after another.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import math
 import os
 import ssl
 import threading
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -21,18 +22,13 @@ import anyio  # comes with the SDK
 import openai
 
 from nanogpt_core.errors import ConfigurationError
-from nanogpt_core.http.deadline import BodyReader, RequestLimits, current_limits, remaining
+from nanogpt_core.http.deadline import BodyReader, remaining
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.environment import proxy_for, tls_context
 from nanogpt_core.http.library import httpcore, httpx
 from nanogpt_core.http.network import AsyncBackend, Backend
 
-__all__ = [
-    "AsyncEndpointTransport",
-    "EndpointTransport",
-    "shared_async_transport",
-    "shared_transport",
-]
+__all__ = ["SDK_HEADERS", "SDK_KEY", "AsyncTransport", "Transport"]
 
 _MOST_IDLE_CONNECTIONS = 64
 _IDLE_SECONDS = 5.0  # as httpx does; servers close connections that idle for longer
@@ -85,7 +81,6 @@ class _Pool(Generic[TransportT]):
     def __init__(self, kind: Any) -> None:
         self._kind = kind
         self._by_origin: dict[tuple[str, str, int | None], TransportT] = {}
-        self._by_proxy: dict[tuple[str | None, bool], TransportT] = {}
 
     def transport(self, url: Any) -> TransportT:
         """Return the transport for a URL.
@@ -98,15 +93,12 @@ class _Pool(Generic[TransportT]):
         if found is None:
             proxy = proxy_for(*origin)
             needs_tls = url.scheme == "https" or (proxy or "").startswith("https")
-            found = self._by_proxy.get((proxy, needs_tls))
-            if found is None:
-                tls = tls_context() if needs_tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-                found = self._by_proxy[proxy, needs_tls] = self._kind(proxy, tls)
-            self._by_origin[origin] = found
+            tls = tls_context() if needs_tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            found = self._by_origin[origin] = self._kind(proxy, tls)
         return found
 
     def transports(self) -> list[TransportT]:
-        return list(self._by_proxy.values())
+        return list(self._by_origin.values())
 
 
 class _ProcessPool:
@@ -192,50 +184,123 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_start_afresh)
 
 
-class _Shared(httpx.BaseTransport):  # type: ignore[misc] # see above
-    """Sends sync requests over the process's connections."""
+class Transport(httpx.BaseTransport):  # type: ignore[misc] # see above
+    """Sends sync requests with an endpoint's key and headers, within the limits of the attempt.
+
+    Any thread may use it, and a forked process too. No client above has to hold the key.
+
+    Args:
+        endpoint: Key and headers.
+        http_client: The caller's own client of ``httpx`` or ``httpx2`` to send with, with its headers, cookies,
+            authentication and event hooks. Default: the connections that all objects of this process share.
+    """
+
+    def __init__(self, endpoint: Endpoint, http_client: Any = None) -> None:
+        self._endpoint, self._client = endpoint, http_client
 
     def handle_request(self, request: Any) -> Any:
-        return _process_pool.transport(request.url).handle_request(request)
+        """Send one request."""
+        request, client = _with_headers(request, self._endpoint), self._client
+        if client is None:
+            response = _process_pool.transport(request.url).handle_request(request)
+            chunks, close = response.stream, response.stream.close
+        else:
+            with _client_errors(client):
+                own = _request_of(client, request, request.read())
+                theirs = client.send(own, stream=True, follow_redirects=False)
+            response, chunks, close = _response_of(theirs), theirs.iter_raw(), theirs.close
+        try:
+            response.stream = _Body(chunks, _reader(response), close, client)
+        except BaseException:
+            close()
+            raise
+        return response
 
 
-class _AsyncShared(httpx.AsyncBaseTransport):  # type: ignore[misc] # see above
-    """Sends async requests over the running event loop's connections."""
+class AsyncTransport(httpx.AsyncBaseTransport):  # type: ignore[misc] # see above
+    """Sends async requests; see :class:`Transport`.
+
+    Any event loop of asyncio's may use it; a caller's own client belongs to one event loop.
+    """
+
+    def __init__(self, endpoint: Endpoint, http_client: Any = None) -> None:
+        self._endpoint, self._client = endpoint, http_client
 
     async def handle_async_request(self, request: Any) -> Any:
-        pool = await _pool_of_loop()
-        if request.url.scheme == "https" and not tls_context.cache_info().currsize:
-            await asyncio.to_thread(tls_context)  # reads files
-        return await pool.transport(request.url).handle_async_request(request)
+        """Send one request."""
+        request, client = _with_headers(request, self._endpoint), self._client
+        if client is None:
+            pool = await _pool_of_loop()
+            if request.url.scheme == "https" and not tls_context.cache_info().currsize:
+                await asyncio.to_thread(tls_context)  # reads files
+            response = await pool.transport(request.url).handle_async_request(request)
+            chunks, close = response.stream, response.stream.aclose
+        else:
+            with _client_errors(client), _time_limit():
+                own = _request_of(client, request, await request.aread())
+                theirs = await client.send(own, stream=True, follow_redirects=False)
+            response, chunks, close = _response_of(theirs), theirs.aiter_raw(), theirs.aclose
+        try:
+            response.stream = _AsyncBody(chunks, _reader(response), close, client)
+        except BaseException:
+            await close()
+            raise
+        return response
+
+
+# --- bodies of replies ---
+
+
+def _reader(response: Any) -> BodyReader:
+    response.encoding = "utf-8"  # as JSON is, whatever the service says: the SDK would decode by that
+    reader = BodyReader(response.headers)
+    if reader.is_compressed:
+        del response.headers["content-encoding"]  # unpacked here, and no longer by the HTTP client
+    return reader
+
+
+class _Body(httpx.SyncByteStream):  # type: ignore[misc] # see above
+    """A body, unpacked and counted. The time limit of a caller's own client is checked between its chunks."""
+
+    def __init__(self, chunks: Iterable[bytes], reader: BodyReader, close: Callable[[], None], client: Any) -> None:
+        self._chunks, self._reader, self._close, self._client = chunks, reader, close, client
+
+    def __iter__(self) -> Iterator[bytes]:
+        with _client_errors(self._client):
+            for chunk in self._chunks:
+                yield self._reader.feed(chunk)
+                if self._client is not None and (remaining(math.inf) or 0.0) <= 0:
+                    raise httpx.ReadTimeout("the reply did not end in time")
+        self._reader.finish()
+
+    def close(self) -> None:
+        self._close()
+
+
+class _AsyncBody(httpx.AsyncByteStream):  # type: ignore[misc] # see above
+    """The async twin of :class:`_Body`. A caller's own client is stopped at the time limit."""
+
+    def __init__(
+        self, chunks: AsyncIterable[bytes], reader: BodyReader, close: Callable[[], Awaitable[None]], client: Any
+    ) -> None:
+        self._chunks, self._reader, self._close, self._client = chunks, reader, close, client
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        chunks = aiter(self._chunks)
+        limit = contextlib.nullcontext if self._client is None else _time_limit
+        while True:
+            with _client_errors(self._client), limit():
+                chunk = await anext(chunks, None)
+            if chunk is None:
+                break
+            yield self._reader.feed(chunk)
+        self._reader.finish()
+
+    async def aclose(self) -> None:
+        await self._close()
 
 
 # --- a caller's own client ---
-
-
-class _OfClient(httpx.BaseTransport):  # type: ignore[misc] # see above
-    """Sends requests through a caller's own client, with its headers, cookies, authentication and event hooks."""
-
-    def __init__(self, client: Any) -> None:
-        self._client = client
-
-    def handle_request(self, request: Any) -> Any:
-        with _client_errors(self._client):
-            own = _request_of(self._client, request, request.read())
-            response = self._client.send(own, stream=True, follow_redirects=False)
-        return _response_of(response, _OfClientStream(response, self._client))
-
-
-class _AsyncOfClient(httpx.AsyncBaseTransport):  # type: ignore[misc] # see above
-    """The async twin of :class:`_OfClient`. The client belongs to one event loop."""
-
-    def __init__(self, client: Any) -> None:
-        self._client = client
-
-    async def handle_async_request(self, request: Any) -> Any:
-        with _client_errors(self._client), _time_limit():
-            own = _request_of(self._client, request, await request.aread())
-            response = await self._client.send(own, stream=True, follow_redirects=False)
-        return _response_of(response, _AsyncOfClientStream(response, self._client))
 
 
 def _request_of(client: Any, request: Any, body: bytes) -> Any:
@@ -243,9 +308,9 @@ def _request_of(client: Any, request: Any, body: bytes) -> Any:
     return client.build_request(request.method, str(request.url), headers=headers, content=body, extensions=extensions)
 
 
-def _response_of(response: Any, stream: Any) -> Any:
+def _response_of(response: Any) -> Any:
     kept = {name: value for name, value in response.extensions.items() if name in ("http_version", "reason_phrase")}
-    return httpx.Response(response.status_code, headers=response.headers.raw, stream=stream, extensions=kept)
+    return httpx.Response(response.status_code, headers=response.headers.raw, stream=response.stream, extensions=kept)
 
 
 @contextlib.contextmanager
@@ -253,6 +318,8 @@ def _client_errors(client: Any) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if client is None:
+            raise
         if client.is_closed:
             raise ConfigurationError(
                 "The HTTP client that was passed is closed.", remedy="Pass an open one."
@@ -273,179 +340,50 @@ def _time_limit() -> Iterator[None]:
         raise httpx.ReadTimeout("the attempt's time is over")
 
 
-def _check_time() -> None:
-    seconds = remaining(None)
-    if seconds is not None and seconds <= 0:
-        raise httpx.ReadTimeout("the reply did not end in time")
-
-
-class _OfClientStream(httpx.SyncByteStream):  # type: ignore[misc] # see above
-    def __init__(self, response: Any, client: Any) -> None:
-        self._response, self._client = response, client
-
-    def __iter__(self) -> Iterator[bytes]:
-        with _client_errors(self._client):
-            for chunk in self._response.iter_raw():
-                yield chunk
-                _check_time()
-
-    def close(self) -> None:
-        self._response.close()
-
-
-class _AsyncOfClientStream(httpx.AsyncByteStream):  # type: ignore[misc] # see above
-    def __init__(self, response: Any, client: Any) -> None:
-        self._response, self._client = response, client
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        chunks = self._response.aiter_raw()
-        while True:
-            with _client_errors(self._client), _time_limit():
-                chunk = await anext(chunks, None)
-            if chunk is None:
-                return
-            yield chunk
-
-    async def aclose(self) -> None:
-        await self._response.aclose()
-
-
-# --- limits on replies ---
-
-
-class _Limited(httpx.BaseTransport):  # type: ignore[misc] # see above
-    """Unpacks replies, and keeps them to the size limit of the attempt."""
-
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
-
-    def handle_request(self, request: Any) -> Any:
-        response, limits = self._inner.handle_request(request), current_limits()
-        try:
-            _limit(response, limits, _LimitedStream)
-        except BaseException:
-            response.close()
-            raise
-        return response
-
-
-class _AsyncLimited(httpx.AsyncBaseTransport):  # type: ignore[misc] # see above
-    """The async twin of :class:`_Limited`."""
-
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
-
-    async def handle_async_request(self, request: Any) -> Any:
-        response, limits = await self._inner.handle_async_request(request), current_limits()
-        try:
-            _limit(response, limits, _AsyncLimitedStream)
-        except BaseException:
-            await response.aclose()
-            raise
-        return response
-
-
-def _limit(response: Any, limits: RequestLimits | None, stream: Any) -> None:
-    response.encoding = "utf-8"  # as JSON is, whatever the service says: the SDK would decode by that
-    if limits is not None:
-        reader = BodyReader(response.headers, limits.most_bytes)
-        if reader.is_compressed:
-            del response.headers["content-encoding"]  # unpacked here, and no longer by the HTTP client
-        response.stream = stream(response.stream, reader)
-
-
-class _LimitedStream(httpx.SyncByteStream):  # type: ignore[misc] # see above
-    def __init__(self, inner: Any, reader: BodyReader) -> None:
-        self._inner, self._reader = inner, reader
-
-    def __iter__(self) -> Iterator[bytes]:
-        for chunk in self._inner:
-            yield self._reader.feed(chunk)
-        self._reader.finish()
-
-    def close(self) -> None:
-        self._inner.close()
-
-
-class _AsyncLimitedStream(httpx.AsyncByteStream):  # type: ignore[misc] # see above
-    def __init__(self, inner: Any, reader: BodyReader) -> None:
-        self._inner, self._reader = inner, reader
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for chunk in self._inner:
-            yield self._reader.feed(chunk)
-        self._reader.finish()
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
-
-
-def shared_transport(http_client: Any = None) -> Any:
-    """Return a transport that keeps to the limits of :func:`~nanogpt_core.http.deadline.request_limits`.
-
-    Args:
-        http_client: The caller's own client of ``httpx`` or ``httpx2`` to send with. Default: the connections that all
-            objects of this process share. That transport may be used in any thread, and after a fork.
-    """
-    return _Limited(_Shared() if http_client is None else _OfClient(http_client))
-
-
-def shared_async_transport(http_client: Any = None) -> Any:
-    """Return an async transport; see :func:`shared_transport`.
-
-    Args:
-        http_client: The caller's own async client, which belongs to one event loop. Default: the connections that all
-            objects share in the running event loop. That transport may be used in any event loop of asyncio's.
-    """
-    return _AsyncLimited(_AsyncShared() if http_client is None else _AsyncOfClient(http_client))
-
-
 # --- key and headers ---
 
+SDK_KEY = "in-the-transport"
+"""The SDK requires a key; the transports replace this one."""
+
 # Vectors in base64 hardly shrink, and a compressed reply costs both ends more than it saves.
-_HEADERS = {"Accept-Encoding": "identity", "User-Agent": f"nanogpt-rag openai-python/{openai.__version__}"}
+SDK_HEADERS = {
+    "Accept": "application/json",
+    "Accept-Encoding": "identity",
+    "User-Agent": f"nanogpt-rag openai-python/{openai.__version__}",
+}
+"""Headers of every request, for the SDK's clients. The endpoint's headers replace them."""
+
+_REPLACEABLE = {
+    **{name.lower().encode(): value.encode() for name, value in SDK_HEADERS.items()},
+    b"authorization": f"Bearer {SDK_KEY}".encode(),
+    b"content-type": b"application/json",
+    b"connection": b"keep-alive",
+}
+_DROPPED_PREFIXES = (b"x-stainless-", b"openai-")  # the SDK's notes on the machine and on OpenAI's account
 
 
 def _with_headers(request: Any, endpoint: Endpoint) -> Any:
     # A copy: the SDK reads its own request again, and its errors, which show it, must not hold the key.
-    headers = httpx.Headers([(name, value) for name, value in request.headers.raw if not _is_of_sdk(name)])
-    headers.update(_HEADERS)
+    added = {name.lower().encode(): value.encode() for name, value in endpoint.headers.items()}
     if endpoint.key is not None:
-        headers["Authorization"] = f"Bearer {endpoint.key.get_secret_value()}"
-    headers.update(endpoint.headers)
+        added.setdefault(b"authorization", f"Bearer {endpoint.key.get_secret_value()}".encode())
+    headers = []
+    for name, value in request.headers.raw:
+        lower = name.lower()
+        if lower.startswith(_DROPPED_PREFIXES):
+            continue
+        replacement = added.pop(lower, None)
+        # A header that was given with this one call comes first.
+        if value == (request.url.netloc if lower == b"host" else _REPLACEABLE.get(lower)):
+            if replacement is None and lower == b"authorization":
+                continue
+            headers.append((name, value if replacement is None else replacement))
+        else:
+            headers.append((name, value))
     return httpx.Request(
-        request.method, request.url, headers=headers, stream=request.stream, extensions=request.extensions
+        request.method,
+        request.url,
+        headers=[*headers, *added.items()],
+        stream=request.stream,
+        extensions=request.extensions,
     )
-
-
-def _is_of_sdk(name: bytes) -> bool:
-    # Its stand-in for the key, and its notes on the machine and the Python version.
-    name = name.lower()
-    return name == b"authorization" or name.startswith(b"x-stainless-")
-
-
-class EndpointTransport(httpx.BaseTransport):  # type: ignore[misc] # see above
-    """Adds an endpoint's key and headers to each request; no client has to hold them.
-
-    Args:
-        endpoint: Key and headers.
-        inner: The transport to send with, as of :func:`shared_transport`.
-    """
-
-    def __init__(self, endpoint: Endpoint, inner: Any) -> None:
-        self._endpoint, self._inner = endpoint, inner
-
-    def handle_request(self, request: Any) -> Any:
-        """Send one request."""
-        return self._inner.handle_request(_with_headers(request, self._endpoint))
-
-
-class AsyncEndpointTransport(httpx.AsyncBaseTransport):  # type: ignore[misc] # see above
-    """Adds an endpoint's key and headers to each request; see :class:`EndpointTransport`."""
-
-    def __init__(self, endpoint: Endpoint, inner: Any) -> None:
-        self._endpoint, self._inner = endpoint, inner
-
-    async def handle_async_request(self, request: Any) -> Any:
-        """Send one request."""
-        return await self._inner.handle_async_request(_with_headers(request, self._endpoint))

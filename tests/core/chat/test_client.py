@@ -8,6 +8,7 @@ import multiprocessing
 import pickle
 import threading
 import traceback
+import weakref
 from types import SimpleNamespace
 
 import openai
@@ -215,6 +216,28 @@ def test_exception_of_other_code_is_neither_hidden_nor_retried(kind, form, answe
     with pytest.raises(ZeroDivisionError), map_sdk_errors(made.caller):
         run_sync() if kind == "sync" else asyncio.run(run())
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_client_does_not_keep_the_rate_limit_alive(kind, answering, used):
+    """The SDK's clients are part of reference cycles; a limit must not wait for the garbage collector."""
+    made = answering(requests_per_second=7)
+    limit = weakref.ref(made.caller._rate_limit)
+    make = make_chat_client if kind == "sync" else make_async_chat_client
+    client = make(made.caller)
+    ask = client.chat.completions.create
+    options = {"model": "m", "messages": MESSAGES}
+    gc.disable()
+    try:
+        if used:
+            ask(**options) if kind == "sync" else asyncio.run(ask(**options))
+        assert limit() is not None
+        del made.caller
+        assert limit() is None
+    finally:
+        gc.enable()
+    # The client still works, with a limit of its own.
+    assert (ask(**options) if kind == "sync" else asyncio.run(ask(**options))).choices
 
 
 # --- permanent errors ---

@@ -16,6 +16,7 @@ from nanogpt_core.errors import ConfigurationError, InvalidTypeError, NanoGPTErr
 from nanogpt_core.http.endpoint import DEFAULT_BASE_URL, Endpoint, Secret, resolve_base_url, resolve_key
 from nanogpt_core.http.library import httpx as http
 from nanogpt_core.http.sdk import make_openai_client
+from nanogpt_core.http.transport import Transport
 
 CLIENT = http.Client()
 KEY = "sk-nano-0d9f6c5e-very-secret"
@@ -233,7 +234,7 @@ def test_plain_http_to_another_machine_is_refused_unless_allowed(url):
 def test_any_text_is_a_usable_base_url_or_refused(url):
     with contextlib.suppress(NanoGPTError):
         endpoint = Endpoint.resolve(api_key=KEY, base_url=url, allow_insecure_http=True)
-        assert make_openai_client(endpoint, CLIENT).base_url.host
+        assert make_openai_client(endpoint, Transport(endpoint, CLIENT)).base_url.host
 
 
 # --- timeout and headers ---
