@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from nanogpt_core.errors import DamagedReplyError, ReplyError
 
-__all__ = ["BodyReader", "remaining", "request_limits"]
+__all__ = ["BodyReader", "RequestLimits", "remaining", "request_limits"]
 
 _UNLIMITED_BYTES = 1 << 60
 

@@ -41,13 +41,17 @@ def make_async_openai_client(endpoint: Endpoint, transport: Any) -> openai.Async
 def _options(endpoint: Endpoint) -> dict[str, Any]:
     # OPENAI_* variables are meant for another service. The SDK reads headers from this one, a line each.
     lines = os.environ.get("OPENAI_CUSTOM_HEADERS", "").split("\n")
-    omitted = {line.partition(":")[0].strip(): openai.Omit() for line in lines if ":" in line}
+    names = [line.partition(":")[0].strip() for line in lines if ":" in line]
+    # The SDK needs an Authorization header. The transport replaces the one with the stand-in for the key.
+    foreign: dict[str, Any] = {
+        name: f"Bearer {SDK_KEY}" if name.lower() == "authorization" else openai.Omit() for name in names
+    }
     return {
         "api_key": SDK_KEY,
         "base_url": endpoint.base_url,
         "timeout": httpx.Timeout(endpoint.timeout, connect=min(_CONNECT_SECONDS, endpoint.timeout)),
         "max_retries": 0,  # the one retry layer is ours
-        "default_headers": {**omitted, **SDK_HEADERS},
+        "default_headers": {**foreign, **SDK_HEADERS},
     }
 
 

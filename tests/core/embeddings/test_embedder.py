@@ -561,10 +561,11 @@ FOREIGN = {
 }
 
 
-def test_openai_variables_are_never_sent(way, serve, monkeypatch):
+@pytest.mark.parametrize("name", ["Authorization", "authorization", "AUTHORIZATION"])
+def test_openai_variables_are_never_sent(way, serve, monkeypatch, name):
     other, server = serve(), serve()
-    for name, value in FOREIGN.items():
-        monkeypatch.setenv(name, value)
+    for variable, value in FOREIGN.items():
+        monkeypatch.setenv(variable, value.replace("Authorization", name))
     monkeypatch.setenv("OPENAI_BASE_URL", other.base_url)
     embedder = server.embedder()
     way.embed(embedder, ["one"])
