@@ -11,8 +11,9 @@ import os
 import threading
 import weakref
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 
-__all__ = ["ForkSafe", "import_modules"]
+__all__ = ["ForkSafe", "delay_forks", "import_modules"]
 
 
 class ForkSafe:
@@ -35,10 +36,26 @@ _living_lock = threading.Lock()
 
 
 def _before_fork() -> None:
+    """Acquire every lock. Never wait for one while another is held: the thread that holds it may want that other."""
+    while (busy := _acquire_all_or_none()) is not None:
+        with busy:
+            pass
+
+
+def _acquire_all_or_none() -> AbstractContextManager[bool | None] | None:
+    """Return None with every lock held, or, with none held, a lock that another thread holds."""
     _living_lock.acquire()
+    acquired: list[ForkSafe] = []
     for one in _living:
-        one._lock.acquire()
+        if not one._lock.acquire(blocking=False):
+            for other in acquired:
+                other._lock.release()
+            _living_lock.release()
+            return one._lock
+        acquired.append(one)
+    for one in acquired:
         one._before_fork()
+    return None
 
 
 def _after_in_parent() -> None:
@@ -60,23 +77,19 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child)
 
 
-class _Imports(ForkSafe):
-    def __init__(self) -> None:
-        super().__init__()
-        self._done: set[str] = set()
-
-    def run(self, names: Iterable[str]) -> None:
-        if self._done.issuperset(names):
-            return
-        with self._lock:
-            for name in names:
-                importlib.import_module(name)
-            self._done.update(names)
+_first_uses = ForkSafe()
+_imported: set[str] = set()
 
 
-_imports = _Imports()
+def delay_forks() -> AbstractContextManager[bool | None]:
+    """Return a lock under which a fork of another thread waits: for first uses of libraries with locks of their own."""
+    return _first_uses._lock
 
 
 def import_modules(names: Iterable[str]) -> None:
     """Import modules; a fork in another thread waits until the import is complete."""
-    _imports.run(names)
+    if not _imported.issuperset(names):
+        with delay_forks():
+            for name in names:
+                importlib.import_module(name)
+            _imported.update(names)

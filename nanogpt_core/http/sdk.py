@@ -10,6 +10,7 @@ from typing import Any
 
 import openai
 
+from nanogpt_core._runtime.fork import delay_forks
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.library import httpx
 from nanogpt_core.http.transport import SDK_HEADERS, SDK_KEY
@@ -27,14 +28,14 @@ def make_openai_client(endpoint: Endpoint, transport: Any) -> openai.OpenAI:
         transport: Sends the requests.
     """
     client = openai.OpenAI(http_client=httpx.Client(transport=transport), **_options(endpoint))
-    _without_openai_variables(client)
+    _prepare(client)
     return client
 
 
 def make_async_openai_client(endpoint: Endpoint, transport: Any) -> openai.AsyncOpenAI:
     """Return an async client that never follows a redirect; see :func:`make_openai_client`."""
     client = openai.AsyncOpenAI(http_client=httpx.AsyncClient(transport=transport), **_options(endpoint))
-    _without_openai_variables(client)
+    _prepare(client)
     return client
 
 
@@ -55,5 +56,8 @@ def _options(endpoint: Endpoint) -> dict[str, Any]:
     }
 
 
-def _without_openai_variables(client: Any) -> None:
+def _prepare(client: Any) -> None:
     client.organization = client.project = client.webhook_secret = client.admin_api_key = None
+    # The SDK asks the system for its headers once, under locks of the standard library before Python 3.12.
+    with delay_forks():
+        _ = client.default_headers

@@ -21,6 +21,7 @@ from typing import Any, Generic, TypeVar
 import anyio  # comes with the SDK
 import openai
 
+from nanogpt_core._runtime.fork import delay_forks
 from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.http.deadline import BodyReader, remaining
 from nanogpt_core.http.endpoint import Endpoint
@@ -91,10 +92,11 @@ class _Pool(Generic[TransportT]):
         origin = (url.scheme, url.host, url.port)
         found = self._by_origin.get(origin)
         if found is None:
-            proxy = proxy_for(*origin)
-            needs_tls = url.scheme == "https" or (proxy or "").startswith("https")
-            tls = tls_context() if needs_tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            found = self._by_origin[origin] = self._kind(proxy, tls)
+            with delay_forks():  # OpenSSL sets itself up under locks
+                proxy = proxy_for(*origin)
+                needs_tls = url.scheme == "https" or (proxy or "").startswith("https")
+                tls = tls_context() if needs_tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+                found = self._by_origin[origin] = self._kind(proxy, tls)
         return found
 
     def transports(self) -> list[TransportT]:
