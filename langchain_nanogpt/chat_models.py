@@ -234,7 +234,9 @@ class ChatNanoGPT(BaseChatOpenAI):
         if method == "json_schema":
             kwargs = _as_json_schema(schema, kwargs)
         runnable = super().with_structured_output(schema, **kwargs)
-        return runnable if kwargs.get("include_raw") else runnable | RunnableGenerator(_not_empty, _anot_empty)
+        if kwargs.get("include_raw"):
+            return runnable
+        return runnable | RunnableGenerator(_not_empty, _anot_empty).with_types(output_type=schema)
 
     def get_num_tokens(self, text: str) -> int:
         """Count tokens as OpenAI's models do, and as a token for four bytes where tiktoken's file cannot be had."""
@@ -309,16 +311,15 @@ class ChatNanoGPT(BaseChatOpenAI):
                 delta = choices[0].get("delta") or {}
                 _add_reasoning(made.message, delta)
                 _add_call_fields(made.message, delta.get("tool_calls"))
-                if delta.get("refusal"):
+                # With a schema, the completion at the end has it.
+                if delta.get("refusal") and "chunk" not in chunk:
                     made.message.additional_kwargs["refusal"] = delta["refusal"]
                 made.message.response_metadata["model_provider"] = _PROVIDER
         return made
 
     def _get_generation_chunk_from_completion(self, completion: Any) -> ChatGenerationChunk:
         chunk = super()._get_generation_chunk_from_completion(completion)
-        # These have come in chunks already.
-        for name in ("reasoning_content", "refusal"):
-            chunk.message.additional_kwargs.pop(name, None)
+        chunk.message.additional_kwargs.pop("reasoning_content", None)  # has come in chunks already
         return chunk
 
 

@@ -1,6 +1,7 @@
 """Replies as real hosts send them, in LangChain: tool calls, usage and refusals; whole and streamed, sync and async."""
 
 import json
+import re
 
 import pytest
 from langchain.agents import create_agent
@@ -47,10 +48,10 @@ def replying(form):
                 reply = whole({"role": "assistant", "content": None, **message}, reason, **more)
             else:
                 calls = [{"index": 0, **one} for one in message.get("tool_calls", ())]
-                rest = {name: value for name, value in message.items() if name != "tool_calls"}
-                reply = streamed(
-                    {"role": "assistant", **rest}, *[{"tool_calls": [c]} for c in calls], reason=reason, **more
-                )
+                refusal = [{"refusal": word} for word in re.findall(r"\S+\s*", message.get("refusal", ""))]
+                rest = {name: value for name, value in message.items() if name not in {"tool_calls", "refusal"}}
+                deltas = [{"role": "assistant", **rest}, *refusal, *[{"tool_calls": [one]} for one in calls]]
+                reply = streamed(*deltas, reason=reason, **more)
             sandbox.add_replies(reply, *after)
             sandbox.chat = lambda **options: ChatNanoGPT(
                 api_key=sandbox.api_key, base_url=sandbox.base_url, disable_streaming=form == "plain", **options
@@ -166,8 +167,18 @@ async def all_of(call_, form, runnable):
 async def test_refusal_of_structured_output_is_langchains_refusal_error(replying, call_, form, schema, method):
     sandbox = replying({"refusal": REFUSAL})
     runnable = sandbox.chat().with_structured_output(schema, method=method)
+    assert set(runnable.get_output_schema().model_json_schema().get("properties", {})) in (
+        {"setup", "punchline"},
+        set(),
+    )
     with pytest.raises(OpenAIRefusalError, match=f"^{REFUSAL}"):
         await all_of(call_, form, runnable)
+
+
+@pytest.mark.parametrize("method", ["json_schema", "json_mode"])
+def test_structured_output_has_the_schema_of_its_class(replying, method):
+    runnable = replying({}).chat().with_structured_output(Joke, method=method)
+    assert set(runnable.get_output_jsonschema()["properties"]) == {"setup", "punchline"}
 
 
 @pytest.mark.parametrize("method", METHODS)
