@@ -38,6 +38,10 @@ with Sandbox() as other:
     again = Embedder(api_key=other.api_key, base_url=other.base_url).embed(["one text", "and another"])
 assert (again == vectors).all()
 """
+REDIS = """
+from nanogpt_core import RedisLimits
+Embedder(limits=RedisLimits("redis://127.0.0.1"))
+"""
 # These extras are for examples/ and the tests, beside the packages.
 DEMO = "import langchain_qdrant, llama_index.vector_stores.qdrant, qdrant_client"
 EVALUATE = "import ir_measures, matplotlib"
@@ -47,6 +51,7 @@ CHECKS = {
     "[langchain]": CORE + LANGCHAIN,
     "[llama-index]": CORE + LLAMA_INDEX,
     "[sandbox]": CORE + SANDBOX,
+    "[redis]": CORE + REDIS,
     "[all]": CORE + LANGCHAIN + LLAMA_INDEX + SANDBOX,
     "[demo]": CORE + DEMO,
     "[evaluate]": CORE + EVALUATE,

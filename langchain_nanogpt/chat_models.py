@@ -50,11 +50,11 @@ _CLIENTS = ("client", "root_client", "async_client", "root_async_client")
 _BESIDE = "extra_body={}"
 _BYTES_PER_TOKEN = 4
 _HTTP_CLIENTS = ("http_client", "http_async_client")
-_SHARED_BY_COPIES = (*_CLIENTS, *_HTTP_CLIENTS, "rate_limiter")
+_SHARED_BY_COPIES = (*_CLIENTS, *_HTTP_CLIENTS, "rate_limiter", "limits")
 # The clients are made with these.
 _FIXED = {
     *("openai_api_key", "openai_api_base", "request_timeout", "max_retries", "requests_per_second"),
-    *("default_headers", "allow_insecure_http", *_HTTP_CLIENTS),
+    *("limits", "default_headers", "allow_insecure_http", *_HTTP_CLIENTS),
 }
 
 
@@ -74,6 +74,8 @@ class ChatNanoGPT(BaseChatOpenAI):
         requests_per_second: Most attempts to start in a second, shared with all objects of this process that use the
             same key at the same address Default: the service's rate; see
             :class:`~nanogpt_core.Embedder`.
+        limits: Limits that several processes share, such as :class:`nanogpt_core.RedisLimits`, in place of
+            ``requests_per_second``. Their budget counts embeddings only. Dumps leave them out.
         reasoning: NanoGPT's options of reasoning, such as ``{"exclude": True}``.
         send_reasoning: Send the reasoning of earlier turns back, under the name it came in. Default: True; some
             thinking models require it after tool calls.
@@ -98,6 +100,7 @@ class ChatNanoGPT(BaseChatOpenAI):
     # The time for each event is ``timeout``, in sync streams too.
     stream_chunk_timeout: float | None = Field(default=None, exclude=True)
     requests_per_second: float | None = None
+    limits: Any = Field(default=None, exclude=True, repr=False)
     allow_insecure_http: bool = False
 
     _session: ChatSession = PrivateAttr()
@@ -164,7 +167,9 @@ class ChatNanoGPT(BaseChatOpenAI):
             allow_insecure_http=self.allow_insecure_http,
         )
         retries = DEFAULT_RETRIES if self.max_retries is None else self.max_retries
-        self._session = ChatSession(endpoint, max_retries=retries, requests_per_second=self.requests_per_second)
+        self._session = ChatSession(
+            endpoint, max_retries=retries, requests_per_second=self.requests_per_second, limits=self.limits
+        )
         self.__dict__.update(_clients(self._session, self.http_client, self.http_async_client))
         self.__dict__.update(
             openai_api_key=_secret(endpoint),
@@ -466,7 +471,7 @@ def _connected(options: dict[str, Any]) -> tuple[ChatSession, dict[str, Any]]:
     )
     retries = take("max_retries", default=DEFAULT_RETRIES)
     rate = take("requests_per_second")
-    session = ChatSession(endpoint, max_retries=retries, requests_per_second=rate)
+    session = ChatSession(endpoint, max_retries=retries, requests_per_second=rate, limits=take("limits"))
     ours = {
         "api_key": _secret(endpoint),
         "base_url": endpoint.base_url,

@@ -63,7 +63,7 @@ class NanoGPTEmbeddings(BaseModel, Embeddings):
 
     All options of :class:`nanogpt_core.Embedder` are fields. They do not change after construction:
     ``model_copy(update={"dimensions": 64})`` returns an object with other options. Dumps leave out the key, headers,
-    caches, clients and progress functions. Subclasses may add fields.
+    caches, limits, clients and progress functions. Subclasses may add fields.
 
     A blank text is an error. To skip blank documents, filter them before they are embedded::
 
@@ -102,6 +102,7 @@ class NanoGPTEmbeddings(BaseModel, Embeddings):
     deadline: float | None = _option("deadline")
     cache: Any = _hidden("cache")
     budget_usd: float | None = _option("budget_usd")
+    limits: Any = _hidden("limits")
     show_progress_bar: bool = False
     progress: Any = _hidden("progress")
     default_headers: Mapping[str, str] | None = _hidden("default_headers")
@@ -161,7 +162,8 @@ class NanoGPTEmbeddings(BaseModel, Embeddings):
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         memo = {} if memo is None else memo
-        memo.update({id(one): one for one in (self.http_client, self.http_async_client, self.cache, self.progress)})
+        shared = (self.http_client, self.http_async_client, self.cache, self.limits, self.progress)
+        memo.update({id(one): one for one in shared})
         return super().__deepcopy__(memo)
 
     def __getstate__(self) -> dict[Any, Any]:

@@ -106,6 +106,7 @@ class NanoGPTEmbedding(BaseEmbedding):
     deadline: float | None = _operational("deadline")
     cache: Any = _operational("cache")
     budget_usd: float | None = _operational("budget_usd")
+    limits: Any = _operational("limits")
     progress: Any = _operational("progress")
     default_headers: Any = _operational("default_headers")
     http_client: Any = _operational("http_client")
@@ -174,7 +175,7 @@ class NanoGPTEmbedding(BaseEmbedding):
         return self.model_copy(update=update, deep=deep)
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        shared = (self.http_client, self.http_async_client, self.rate_limiter, self.progress, self.cache)
+        shared = (self.http_client, self.http_async_client, self.rate_limiter, self.progress, self.cache, self.limits)
         memo = {} if memo is None else memo
         memo.update({id(one): one for one in shared})
         return super().__deepcopy__(memo)

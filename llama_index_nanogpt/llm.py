@@ -43,6 +43,7 @@ from nanogpt_core.chat.client import (
 from nanogpt_core.chat.options import EXAMPLE, check_known, check_tool_choice, refused, request_options, unknown_option
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError, NanoGPTError
 from nanogpt_core.http.endpoint import CHAT_TIMEOUT, ApiKey, Endpoint
+from nanogpt_core.http.limits import SharedLimits
 from nanogpt_core.models.listing import fetch_context_window
 from nanogpt_core.validation import check_model_name, check_number
 
@@ -55,6 +56,7 @@ _BESIDE = "additional_kwargs={'extra_body': {}}, and in a call into extra_body={
 # What the clients are made with.
 _FIXED = {
     *("api_key", "api_base", "timeout", "max_retries", "requests_per_second", "default_headers"),
+    "limits",
     "allow_insecure_http",
 }
 _IN_EACH_REQUEST = "Pass additional_kwargs={{{0!r}: ...}}, or {0}=... in a call."
@@ -73,6 +75,8 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
         requests_per_second: Most attempts to start in a second, shared with all objects of this process that use the
             same key at the same address Default: the service's rate; see
             :class:`~nanogpt_core.Embedder`.
+        limits: Limits that several processes share, such as :class:`nanogpt_core.RedisLimits`, in place of
+            ``requests_per_second``. Their budget counts embeddings only. Dumps leave them out.
         context_window: Tokens that the model takes in all. Default: 128,000. ``"live"`` asks the service's list of
             models for it, now, and keeps the number.
         send_reasoning: Send the reasoning of earlier turns back, under the name it came in. Default: True; some
@@ -92,6 +96,7 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
     api_key: Any = Field(default=None, exclude=True, repr=False)
     default_headers: dict[str, str] | None = Field(default=None, exclude=True, repr=False)
     requests_per_second: float | None = Field(default=None, description="Most attempts to start in a second.")
+    limits: Any = Field(default=None, exclude=True, repr=False)
     send_reasoning: bool = Field(default=True, description="Whether reasoning of earlier turns is sent back.")
     allow_insecure_http: bool = Field(default=False, description="Whether plain HTTP to another machine is allowed.")
 
@@ -109,6 +114,7 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
         timeout: float = CHAT_TIMEOUT,
         max_retries: int = _DEFAULT_RETRIES,
         requests_per_second: float | None = None,
+        limits: SharedLimits | None = None,
         default_headers: dict[str, str] | None = None,
         allow_insecure_http: bool = False,
         context_window: int | Literal["live"] = _CONTEXT_WINDOW,
@@ -135,7 +141,7 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
             headers=default_headers,
             allow_insecure_http=allow_insecure_http,
         )
-        session = ChatSession(endpoint, max_retries=max_retries, requests_per_second=requests_per_second)
+        session = ChatSession(endpoint, max_retries=max_retries, requests_per_second=requests_per_second, limits=limits)
         # Token counts at the end of a stream come only when asked for.
         more = {"stream_options": {"include_usage": True}, **(options.pop("additional_kwargs", None) or {})}
         settings = {
@@ -148,6 +154,7 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
             "default_headers": default_headers,
             "max_retries": max_retries,
             "requests_per_second": requests_per_second,
+            "limits": limits,
             "allow_insecure_http": allow_insecure_http,
         }
         # A key in the argument keeps the base class from taking one out of OPENAI_API_KEY; and it refuses some names
@@ -330,7 +337,10 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
             allow_insecure_http=self.allow_insecure_http,
         )
         self._session = ChatSession(
-            endpoint, max_retries=self.max_retries, requests_per_second=self.requests_per_second
+            endpoint,
+            max_retries=self.max_retries,
+            requests_per_second=self.requests_per_second,
+            limits=self.limits,
         )
         self._client = self._aclient = None
         self.__dict__.update(api_key=endpoint.key, api_base=endpoint.base_url)
@@ -343,7 +353,7 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> NanoGPT:
         memo = {} if memo is None else memo
-        memo.update({id(one): one for one in (self._http_client, self._async_http_client)})
+        memo.update({id(one): one for one in (self._http_client, self._async_http_client, self.limits)})
         twin: NanoGPT = super(NanoGPT, self._without_clients()).__deepcopy__(memo)
         return twin
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         InsufficientBalanceError,
         InvalidInputError,
         InvalidTypeError,
+        LimitsUnavailableError,
         ModelNotFoundError,
         NanoGPTError,
         PermissionDeniedError,
@@ -39,10 +40,13 @@ if TYPE_CHECKING:
         StatusError,
         TextTooLongError,
     )
+    from nanogpt_core.http.limits import SharedLimits
     from nanogpt_core.models.catalog import MODELS, ModelInfo, get_model
     from nanogpt_core.models.listing import list_models
     from nanogpt_core.models.tokens import count_tokens
     from nanogpt_core.sandbox import Sandbox
+    from nanogpt_core.scale.ledger import Ledger
+    from nanogpt_core.scale.redis_limits import RedisLimits
 
 __all__ = [
     "MODELS",
@@ -61,6 +65,8 @@ __all__ = [
     "InsufficientBalanceError",
     "InvalidInputError",
     "InvalidTypeError",
+    "Ledger",
+    "LimitsUnavailableError",
     "MemoryCache",
     "ModelInfo",
     "ModelNotFoundError",
@@ -68,6 +74,7 @@ __all__ = [
     "PermissionDeniedError",
     "QuotaExceededError",
     "RateLimitError",
+    "RedisLimits",
     "RefusalError",
     "ReplyError",
     "RequestTimeoutError",
@@ -75,6 +82,7 @@ __all__ = [
     "SQLiteCache",
     "Sandbox",
     "ServerError",
+    "SharedLimits",
     "StatusError",
     "TextTooLongError",
     "Usage",
@@ -107,6 +115,8 @@ _MODULES = {
     "InsufficientBalanceError": "errors",
     "InvalidInputError": "errors",
     "InvalidTypeError": "errors",
+    "Ledger": "scale.ledger",
+    "LimitsUnavailableError": "errors",
     "MemoryCache": "cache.base",
     "ModelInfo": "models.catalog",
     "ModelNotFoundError": "errors",
@@ -114,6 +124,7 @@ _MODULES = {
     "PermissionDeniedError": "errors",
     "QuotaExceededError": "errors",
     "RateLimitError": "errors",
+    "RedisLimits": "scale.redis_limits",
     "RefusalError": "errors",
     "ReplyError": "errors",
     "RequestTimeoutError": "errors",
@@ -121,6 +132,7 @@ _MODULES = {
     "SQLiteCache": "cache.sqlite",
     "Sandbox": "sandbox",
     "ServerError": "errors",
+    "SharedLimits": "http.limits",
     "StatusError": "errors",
     "TextTooLongError": "errors",
     "Usage": "embeddings.usage",

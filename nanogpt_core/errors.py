@@ -8,6 +8,7 @@
     │   └── TextTooLongError          a text is over the model's token limit
     ├── InvalidTypeError              also TypeError: an argument of the wrong type; .positions
     ├── BudgetExceededError           the next requests would exceed budget_usd
+    ├── LimitsUnavailableError        shared limits cannot be read, so nothing is sent
     ├── ReplyError                    the service answered 200 with an invalid reply; .request_id
     │   ├── DamagedReplyError         the reply cannot be parsed: not JSON, or truncated
     │   ├── RefusalError              the model, or a content filter, refused structured output or a tool call
@@ -49,6 +50,7 @@ __all__ = [
     "InsufficientBalanceError",
     "InvalidInputError",
     "InvalidTypeError",
+    "LimitsUnavailableError",
     "ModelNotFoundError",
     "NanoGPTError",
     "PermissionDeniedError",
@@ -124,6 +126,12 @@ class InvalidTypeError(_PositionedError, TypeError):
 
 class BudgetExceededError(NanoGPTError):
     """The next requests would exceed ``budget_usd``; none of them was sent."""
+
+
+class LimitsUnavailableError(NanoGPTError):
+    """Shared limits cannot be read, for example because Redis is not reachable; nothing was sent."""
+
+    transient = True
 
 
 class ReplyError(NanoGPTError):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextvars
 import threading
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Sequence
 
-__all__ = ["GRACE_SECONDS", "park_if_exiting", "run_in_tasks", "run_in_threads", "start_thread"]
+__all__ = ["GRACE_SECONDS", "park_if_exiting", "run_in_tasks", "run_in_thread", "run_in_threads", "start_thread"]
 
 GRACE_SECONDS = 3.0
 """Time that requests in flight get to end after their caller has gone: at exit, or when a stream is left early."""
@@ -145,3 +146,15 @@ async def run_in_tasks(
         await asyncio.gather(*workers, return_exceptions=True)
     if failures:
         raise failures[0]
+
+
+async def run_in_thread(function: Callable[[], None]) -> None:
+    """Call ``function`` in a thread. If this coroutine is cancelled, the function still runs to its end."""
+    # Not asyncio.to_thread: cancelling that drops a function that no thread has started yet, and with it paid vectors.
+    context = contextvars.copy_context()
+    try:
+        future = asyncio.get_running_loop().run_in_executor(None, context.run, function)
+    except RuntimeError:  # the interpreter is exiting and starts no thread any more
+        function()
+    else:
+        await asyncio.shield(future)

@@ -22,9 +22,10 @@ from nanogpt_core.chat.transport import AsyncChatTransport, AsyncEventStream, Ch
 from nanogpt_core.errors import NanoGPTError, ReplyError
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.error_mapping import map_error
+from nanogpt_core.http.limits import Admission, ProcessLimits, SharedLimits, check_limits
 from nanogpt_core.http.rate_limiter import RateLimit, RateLimiter
 from nanogpt_core.http.redaction import redacted
-from nanogpt_core.http.retry import CallLimits, Wait, backoff_delay, send_with_retries
+from nanogpt_core.http.retry import CallLimits, Run, Wait, backoff_delay, send_with_retries
 from nanogpt_core.http.sdk import make_async_openai_client, make_openai_client
 from nanogpt_core.validation import MIN_REQUESTS_PER_SECOND, check_number, check_positive
 
@@ -55,10 +56,12 @@ class ChatSession:
         requests_per_second: Maximum number of attempts to start in a second, over all objects of this process that use
             the same key and base URL, embeddings among them; the lowest value that is set counts. Default: the rate
             that the service documents.
+        limits: Limits that several processes share, in place of ``requests_per_second``. Their budget counts embeddings
+            only, since the price of a chat request is not known before it is sent. Default: the limits of this process.
 
     Raises:
-        ConfigurationError: A number out of range.
-        InvalidTypeError: A value that is not a number.
+        ConfigurationError: A number out of range, or both ``requests_per_second`` and ``limits``.
+        InvalidTypeError: A value of the wrong type.
     """
 
     def __init__(
@@ -67,14 +70,17 @@ class ChatSession:
         *,
         max_retries: int = DEFAULT_RETRIES,
         requests_per_second: float | None = None,
+        limits: SharedLimits | None = None,
     ) -> None:
         check_number("max_retries", max_retries, 0)
         check_positive("requests_per_second", requests_per_second, optional=True, at_least=MIN_REQUESTS_PER_SECOND)
+        check_limits(limits, requests_per_second=requests_per_second)
         self.endpoint = endpoint
         self._max_retries = max_retries
         self._requests_per_second = requests_per_second
         self._rate_limit: RateLimit | None = RateLimit(endpoint, requests_per_second)
         self._limit_ref = weakref.ref(self._rate_limit)
+        self._shared = limits
 
     def __repr__(self) -> str:
         return f"<ChatSession of {self.endpoint.host}>"
@@ -83,7 +89,7 @@ class ChatSession:
         return self
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _restore, (self.endpoint, self._max_retries, self._requests_per_second)
+        return _restore, (self.endpoint, self._max_retries, self._requests_per_second, self._shared)
 
     def for_client(self) -> ChatSession:
         """Return this session for a client of the SDK, without a reference to the rate limit.
@@ -91,9 +97,14 @@ class ChatSession:
         The SDK's clients are part of reference cycles. A limit must end with the object that set it, and not when the
         garbage collector runs.
         """
-        twin = _restore(self.endpoint, self._max_retries, self._requests_per_second)
+        twin = _restore(self.endpoint, self._max_retries, self._requests_per_second, self._shared)
         twin._rate_limit, twin._limit_ref = None, self._limit_ref
         return twin
+
+    @property
+    def _limits(self) -> SharedLimits:
+        # Not kept: it refers to this session, and the limit must end without the garbage collector.
+        return ProcessLimits(self._limiter) if self._shared is None else self._shared
 
     def _limiter(self) -> RateLimiter:
         limit = self._limit_ref()
@@ -102,19 +113,19 @@ class ChatSession:
             self._limit_ref = weakref.ref(limit)
         return limit.limiter()
 
-    def attempts(self) -> Generator[Wait | None, NanoGPTError | None, None]:
-        """Run one call without I/O. Yields a wait, or None for an attempt; is sent the error of the attempt, or None.
+    def attempts(self) -> Generator[Wait | Run | None, NanoGPTError | None, None]:
+        """Run one call without I/O. Yields an action, or None for an attempt; is sent the error of either, or None.
 
         Raises:
             NanoGPTError: The error of the last attempt.
         """
-        return send_with_retries(_attempt, limiter=self._limiter, max_retries=self._max_retries, limits=CallLimits())
+        return send_with_retries(_attempt, limits=self._limits, max_retries=self._max_retries, call=CallLimits())
 
     def on_stream_error(self, error: NanoGPTError) -> None:
         """Pause all calls with this key if an error in the middle of a stream asks for it."""
         delay = backoff_delay(0, error)
         if delay is not None:
-            self._limiter().on_error(error, delay)
+            self._limits.on_error(error, delay)
 
     def map_error(self, error: Exception, seconds: float) -> NanoGPTError:
         """Return this project's error for an error of the SDK or of the HTTP library.
@@ -206,14 +217,16 @@ async def aiterate_stream(session: ChatSession, stream: AsyncIterator[T]) -> Asy
             await one.aclose()
 
 
-def _attempt() -> Generator[None, NanoGPTError | None, None]:
+def _attempt(_admission: Admission) -> Generator[None, NanoGPTError | None, None]:
     error = yield None
     if error is not None:
         raise error
 
 
-def _restore(endpoint: Endpoint, max_retries: int, requests_per_second: float | None) -> ChatSession:
-    return ChatSession(endpoint, max_retries=max_retries, requests_per_second=requests_per_second)
+def _restore(
+    endpoint: Endpoint, max_retries: int, requests_per_second: float | None, limits: SharedLimits | None
+) -> ChatSession:
+    return ChatSession(endpoint, max_retries=max_retries, requests_per_second=requests_per_second, limits=limits)
 
 
 def _for_chat(error: NanoGPTError) -> NanoGPTError:

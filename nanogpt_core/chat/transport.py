@@ -20,6 +20,7 @@ import openai
 from jiter import from_json
 
 from nanogpt_core._runtime import clock
+from nanogpt_core._runtime.workers import run_in_thread
 from nanogpt_core.chat.response import ChatRequest, ErrorBody, check_whole
 from nanogpt_core.chat.stream import StreamReader
 from nanogpt_core.errors import ConnectionFailedError, NanoGPTError, ReplyError
@@ -27,6 +28,7 @@ from nanogpt_core.http.deadline import request_limits
 from nanogpt_core.http.error_body import as_sentence, error_message, excerpt
 from nanogpt_core.http.library import httpx
 from nanogpt_core.http.redaction import redacted
+from nanogpt_core.http.retry import Wait
 from nanogpt_core.http.transport import AsyncTransport, Transport
 
 if TYPE_CHECKING:
@@ -209,10 +211,13 @@ class ChatTransport(httpx.BaseTransport):  # type: ignore[misc] # the library is
                 except StopIteration:
                     return response
                 failure = None
-                if step is not None:
+                if isinstance(step, Wait):
                     clock.sleep(step.seconds)
                     continue
                 try:
+                    if step is not None:
+                        step.function()
+                        continue
                     with call.attempt():
                         response = self._send(call, request)
                 except NanoGPTError as error:
@@ -255,10 +260,13 @@ class AsyncChatTransport(httpx.AsyncBaseTransport):  # type: ignore[misc] # the 
                 except StopIteration:
                     return response
                 failure = None
-                if step is not None:
+                if isinstance(step, Wait):
                     await clock.async_sleep(step.seconds)
                     continue
                 try:
+                    if step is not None:
+                        await run_in_thread(step.function)
+                        continue
                     with call.attempt():
                         response = await self._send(call, request)
                 except NanoGPTError as error:

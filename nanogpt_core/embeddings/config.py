@@ -12,6 +12,7 @@ from nanogpt_core.cache.base import EmbeddingCache
 from nanogpt_core.embeddings.planning import OVERFLOW_MODES, Overflow
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.http.endpoint import DEFAULT_TIMEOUT, ApiKey, Endpoint
+from nanogpt_core.http.limits import SharedLimits, check_limits
 from nanogpt_core.models.catalog import MAX_ITEMS, ModelInfo, get_model
 from nanogpt_core.validation import (
     MIN_REQUESTS_PER_SECOND,
@@ -72,6 +73,7 @@ class EmbedderOptions(TypedDict, total=False):
     deadline: float | None
     cache: str | os.PathLike[str] | EmbeddingCache | None
     budget_usd: float | None
+    limits: SharedLimits | None
     progress: Progress
     default_headers: Mapping[str, str] | None
     http_client: Any
@@ -108,6 +110,7 @@ class EmbedderConfig:
     deadline: float | None = None
     cache: str | os.PathLike[str] | EmbeddingCache | None = None
     budget_usd: float | None = None
+    limits: SharedLimits | None = None
     progress: Progress = None
     default_headers: Mapping[str, str] | None = field(default=None, repr=False)
     http_client: Any = None
@@ -134,6 +137,9 @@ class EmbedderConfig:
         check_positive("requests_per_second", self.requests_per_second, optional=True, at_least=MIN_REQUESTS_PER_SECOND)
         check_positive("deadline", self.deadline, optional=True)
         _check_budget(self.budget_usd, model)
+        check_limits(self.limits, requests_per_second=self.requests_per_second, budget_usd=self.budget_usd)
+        if self.limits is not None:
+            _check_budget(self.limits.budget_usd, model)
         _check_choices(self)
         check_http_client("http_client", self.http_client, "Client")
         check_http_client("http_async_client", self.http_async_client, "AsyncClient")

@@ -6,18 +6,17 @@ So sync and async share every decision.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from nanogpt_core.embeddings.planning import Batch, Overflow, weighted_mean
 from nanogpt_core.embeddings.response import DimensionsCheck, EmbeddingResponse, parse_embeddings
 from nanogpt_core.embeddings.results import ResultCollector
-from nanogpt_core.embeddings.runner import Action, Run, Send, Yield
-from nanogpt_core.embeddings.usage import Budget, UsageMeter
+from nanogpt_core.embeddings.runner import Action, Send, Yield
+from nanogpt_core.embeddings.usage import UsageMeter, price
 from nanogpt_core.errors import (
     BadRequestError,
-    BudgetExceededError,
     DimensionsError,
     ModelNotFoundError,
     NanoGPTError,
@@ -26,8 +25,8 @@ from nanogpt_core.errors import (
     StatusError,
     TextTooLongError,
 )
-from nanogpt_core.http.rate_limiter import RateLimiter
-from nanogpt_core.http.retry import CallLimits, send_with_retries, wait_for_turn
+from nanogpt_core.http.limits import Admission, Cost, Outcome, SharedLimits
+from nanogpt_core.http.retry import CallLimits, Run, send_with_retries, wait_for_turn
 from nanogpt_core.models.catalog import near_names
 from nanogpt_core.models.tokens import byte_lengths
 
@@ -96,8 +95,8 @@ class Dispatcher:
         host: Limits of the host.
         dimensions_check: Compares the dimensions of the replies.
         meter: Counts requests and retries.
-        budget: Refuses a request that would exceed the budget; None for no limit.
-        limiter: Returns the rate limiter of this process for the endpoint.
+        limits: Rate and budget.
+        usd_per_million_tokens: The model's price; None if unknown.
         max_retries: Attempts after the first, for one request.
         timeout: Seconds that one attempt may take.
         on_overflow: Treatment of a text that the host refuses as too long, although it fits by the local count.
@@ -107,8 +106,8 @@ class Dispatcher:
     host: HostLimits
     dimensions_check: DimensionsCheck
     meter: UsageMeter
-    budget: Budget | None
-    limiter: Callable[[], RateLimiter]
+    limits: SharedLimits
+    usd_per_million_tokens: float | None
     max_retries: int
     timeout: float
     on_overflow: Overflow
@@ -188,23 +187,24 @@ class Dispatcher:
         self, batch: Batch, limits: CallLimits, results: ResultCollector | None = None
     ) -> Generator[Action, bytes, EmbeddingResponse]:
         """Send one request until it is answered; if the host refuses base64, ask for float lists."""
-        last: NanoGPTError | None = None
+        attempts = 0
 
-        def attempt() -> Generator[Action, bytes, EmbeddingResponse]:
-            nonlocal last
-            if last is not None:
+        def attempt(admission: Admission) -> Generator[Action, bytes, EmbeddingResponse]:
+            nonlocal attempts
+            attempts += 1
+            if attempts > 1:
                 self.meter.add_retry()
-            try:
-                return (yield from self._attempt_within_budget(batch, limits, results, last))
-            except NanoGPTError as error:
-                last = error
-                raise
+            return (yield from self._attempt(batch, limits, results, admission))
 
         while True:
             encoding = self.host.encoding
             try:
                 response = yield from send_with_retries(
-                    attempt, limiter=self.limiter, max_retries=self.max_retries, limits=limits
+                    attempt,
+                    limits=self.limits,
+                    max_retries=self.max_retries,
+                    call=limits,
+                    cost=self.cost(batch),
                 )
             except BadRequestError as error:
                 if encoding != "base64" or not _refuses_base64(error):
@@ -219,21 +219,27 @@ class Dispatcher:
                 )
                 return response
 
-    def _attempt_within_budget(
-        self, batch: Batch, limits: CallLimits, results: ResultCollector | None, last: NanoGPTError | None
+    def cost(self, *batches: Batch) -> Cost:
+        """Return the expected cost of one attempt at each of the batches."""
+        tokens = sum(sum(batch.tokens) for batch in batches)
+        texts = sum(len(batch.texts) for batch in batches)
+        usd = price(tokens, self.usd_per_million_tokens) or 0.0
+        return Cost(self._model, texts, tokens, usd, self.timeout)
+
+    def _attempt(
+        self, batch: Batch, limits: CallLimits, results: ResultCollector | None, admission: Admission
     ) -> Generator[Action, bytes, EmbeddingResponse]:
-        if self.budget is None:
-            return (yield from self._attempt_once(batch, limits, results))
-        try:
-            reserved = self.budget.reserve(sum(batch.tokens))
-        except BudgetExceededError as error:
-            raise error from last
+        """Make one attempt, and settle its cost."""
         try:
             response = yield from self._attempt_once(batch, limits, results)
-        except NanoGPTError as error:
-            self.budget.settle(reserved, 0 if _was_not_billed(error) else None)
+        except BaseException as error:
+            billed = 0.0 if _was_not_billed(error) else None
+            self.limits.settle(admission, Outcome(billed, error=type(error).__name__))
             raise
-        self.budget.settle(reserved, response.prompt_tokens, response.cost_usd)
+        tokens = response.prompt_tokens
+        listed = price(tokens, self.usd_per_million_tokens)
+        billed = listed if response.cost_usd is None else response.cost_usd
+        self.limits.settle(admission, Outcome(billed, tokens, answered=True))
         return response
 
     def _attempt_once(
@@ -268,7 +274,7 @@ class Dispatcher:
     def _listed_dimensions(self, limits: CallLimits) -> Generator[Action, bytes, int | None]:
         from nanogpt_core.models.listing import MAX_LIST_BYTES, parse_model_list
 
-        yield from wait_for_turn(self.limiter(), limits)
+        yield from wait_for_turn(self.limits, limits)
         try:
             body = yield Send("/embedding-models", None, limits.remaining(self.timeout), MAX_LIST_BYTES)
             row = parse_model_list(body).get(self._model)
@@ -297,7 +303,7 @@ def _refuses_base64(error: BadRequestError) -> bool:
     return error.status in (400, 422) and ("encoding_format" in words or "base64" in words)
 
 
-def _was_not_billed(error: NanoGPTError) -> bool:
+def _was_not_billed(error: BaseException) -> bool:
     return isinstance(error, StatusError) and not isinstance(error, ServerError)
 
 

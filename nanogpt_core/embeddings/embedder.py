@@ -19,9 +19,10 @@ from nanogpt_core.embeddings.inputs import check_query, check_texts, iterate_tex
 from nanogpt_core.embeddings.pipeline import Pipeline, check_event_loop
 from nanogpt_core.embeddings.progress import reporting
 from nanogpt_core.embeddings.stream import EmbeddedBatch, achunked, amap_ordered, chunked, map_ordered
-from nanogpt_core.embeddings.usage import Budget, Estimate, Usage, UsageMeter
+from nanogpt_core.embeddings.usage import Estimate, Usage, UsageMeter
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.http.endpoint import Secret, hide_key
+from nanogpt_core.http.limits import Budget
 from nanogpt_core.models.catalog import MAX_ITEMS, ModelInfo
 from nanogpt_core.validation import check_number, check_option_names
 
@@ -68,6 +69,8 @@ class Embedder:
             text is paid for twice. Default: no cache.
         budget_usd: US dollars that this object may spend. A request that would exceed it is not sent. A failed attempt
             that may have been billed counts. Default: no limit.
+        limits: Limits that several processes share, such as :class:`nanogpt_core.RedisLimits`, in place of
+            ``requests_per_second`` and ``budget_usd``. Default: the limits of this process.
         progress: True for a progress bar, or a function of (texts done, texts in total). Default: none.
         default_headers: HTTP headers to send with each request.
         http_client: An ``httpx.Client`` (``httpx2`` with openai 3.x) for sync requests.
@@ -85,7 +88,7 @@ class Embedder:
         check_option_names(options, ["model", *EmbedderOptions.__annotations__], OPTION_ALIASES)
         config = EmbedderConfig(model=model, **options)
         price = config.model_info.usd_per_million_tokens
-        budget = None if config.budget_usd is None else Budget(config.budget_usd, price)
+        budget = None if config.budget_usd is None else Budget(config.budget_usd)
         self._start(config, UsageMeter(price), budget)
 
     # Signature and help show every option with its default.

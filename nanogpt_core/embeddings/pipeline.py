@@ -21,9 +21,10 @@ from nanogpt_core.embeddings.progress import reporting
 from nanogpt_core.embeddings.response import DimensionsCheck
 from nanogpt_core.embeddings.results import ArrayOutput, ListOutput, ResultCollector
 from nanogpt_core.embeddings.runner import run_async, run_sync
-from nanogpt_core.embeddings.usage import Budget, Estimate, UsageMeter, price
+from nanogpt_core.embeddings.usage import Estimate, UsageMeter, price
 from nanogpt_core.errors import ConfigurationError, NanoGPTError
 from nanogpt_core.http.client import HttpClient
+from nanogpt_core.http.limits import Budget, ProcessLimits, Saving
 from nanogpt_core.http.rate_limiter import RateLimit
 from nanogpt_core.http.redaction import redacted
 from nanogpt_core.http.retry import CallLimits
@@ -77,7 +78,8 @@ class Pipeline:
         self.client = HttpClient(config.endpoint, config.http_client, config.http_async_client)
         self.namespace = CacheNamespace(config.endpoint.base_url, model.id, config.dimensions)
         self.meter = meter
-        self.budget = budget
+        limiter = RateLimit(config.endpoint, config.requests_per_second).limiter
+        self.limits = config.limits or ProcessLimits(limiter, budget)
         self._imported = False
         parameters = {"model": model.id, "dimensions": config.dimensions, "user": config.user}
         self.dispatcher = Dispatcher(
@@ -85,8 +87,8 @@ class Pipeline:
             host=host_limits_for(config.endpoint.base_url, model.id),
             dimensions_check=self.dimensions_check,
             meter=meter,
-            budget=budget,
-            limiter=RateLimit(config.endpoint, config.requests_per_second).limiter,
+            limits=self.limits,
+            usd_per_million_tokens=model.usd_per_million_tokens,
             max_retries=config.max_retries,
             timeout=config.endpoint.timeout,
             on_overflow=config.on_overflow,
@@ -176,7 +178,7 @@ class Pipeline:
         return (
             len(texts) > _MAX_TEXTS_PLANNED_IN_LOOP
             or self.config.opened_cache is not None
-            or self.budget is not None
+            or self.limits.budget_usd is not None
             or bool(self.counter.may_be_too_long(byte_lengths(texts)))
         )
 
@@ -210,12 +212,24 @@ class Pipeline:
 
     def _prepare(self, plan: Plan, results: ResultCollector, batch_size: int | None) -> list[Batch]:
         """Load cached vectors, make batches of the rest, and check that the budget covers them."""
-        if self.config.opened_cache is not None:
-            self.meter.add_cached(results.load_cached())
-        batches = self._make_batches(plan, results.missing, batch_size)
-        if self.budget is not None:
-            self.budget.check(sum(sum(batch.tokens) for batch in batches))
+        cached = 0 if self.config.opened_cache is None else results.load_cached()
+        self.meter.add_cached(cached)
+        missing = results.missing
+        batches = self._make_batches(plan, missing, batch_size)
+        if self.limits.budget_usd is not None and batches:
+            self.limits.check(self.dispatcher.cost(*batches))
+        if self.config.limits is not None:
+            self._record_saving(plan, missing, cached)
         return batches
+
+    def _record_saving(self, plan: Plan, missing: Sequence[int], cached: int) -> None:
+        repeated = plan.text_count - len(plan.rows)
+        if cached or repeated:
+            # By the mean of the call: a repeated text can be of any length.
+            tokens = sum(plan.weights) - sum(plan.weights[row] for row in missing)
+            tokens += round(repeated * sum(plan.weights) / len(plan.rows))
+            usd = price(tokens, self.config.model_info.usd_per_million_tokens)
+            self.limits.add_saving(Saving(cached, repeated, tokens, usd))
 
     def _make_batches(self, plan: Plan, rows: Sequence[int], batch_size: int | None) -> list[Batch]:
         max_items = batch_size or self.config.batch_size or self._default_batch_size(len(rows))
@@ -235,7 +249,10 @@ class Pipeline:
             else [plan.request_texts[row] for row in rows]
         )
         # Only a budget needs exact counts.
-        tokens = [self.counter.count(text) for text in texts] if self.budget is not None else []
+        if self.limits.budget_usd is not None:
+            tokens = [self.counter.count(text) for text in texts]
+        else:
+            tokens = [plan.weights[row] for row in rows]
         return Batch(texts, rows, [plan.positions[row] for row in rows], tokens)
 
     def estimate(self, texts: list[str]) -> Estimate:

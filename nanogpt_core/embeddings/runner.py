@@ -1,23 +1,24 @@
 """Runs a dispatch generator, in a thread or on an event loop.
 
-A dispatch generator decides and does no I/O. It yields an action (:class:`Send`, :class:`Run`, :class:`Yield` or
-:class:`~nanogpt_core.http.retry.Wait`) and receives its result, or the error that the action raised.
+A dispatch generator decides and does no I/O. It yields an action (:class:`Send`, :class:`Yield`,
+:class:`~nanogpt_core.http.retry.Run` or :class:`~nanogpt_core.http.retry.Wait`) and receives its result, or the error
+that the action raised.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass
 
 from nanogpt_core._runtime import clock
+from nanogpt_core._runtime.workers import run_in_thread
 from nanogpt_core.errors import NanoGPTError
 from nanogpt_core.http.client import HttpClient
-from nanogpt_core.http.retry import Wait
+from nanogpt_core.http.retry import Run, Wait
 
-__all__ = ["Action", "Run", "Send", "Yield", "run_async", "run_sync"]
+__all__ = ["Action", "Send", "Yield", "run_async", "run_sync"]
 
 # Parsing a reply of this size takes about a millisecond.
 _LARGE_REPLY_BYTES = 1 << 18
@@ -38,13 +39,6 @@ class Send:
     body: bytes | None
     timeout: float
     max_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """Call a function that may block; on an event loop, in a thread."""
-
-    function: Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,18 +113,7 @@ async def _perform_async(action: Action, client: HttpClient, halt: asyncio.Event
     if isinstance(action, Wait):
         await clock.async_sleep(action.seconds, halt)
     elif isinstance(action, Run):
-        await _run_in_thread(action.function)
+        await run_in_thread(action.function)
     else:
         await asyncio.sleep(0)
     return b""
-
-
-async def _run_in_thread(function: Callable[[], None]) -> None:
-    # Not asyncio.to_thread: cancelling that drops a function that no thread has started yet, and with it paid vectors.
-    context = contextvars.copy_context()
-    try:
-        future = asyncio.get_running_loop().run_in_executor(None, context.run, function)
-    except RuntimeError:  # the interpreter is exiting and starts no thread any more
-        function()
-    else:
-        await asyncio.shield(future)

@@ -1,4 +1,4 @@
-"""Token usage, cost estimates and the spending budget."""
+"""Token usage and cost estimates."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from nanogpt_core._runtime.fork import ForkSafe
-from nanogpt_core.errors import BudgetExceededError
 
-__all__ = ["Budget", "Estimate", "Usage", "UsageMeter", "price"]
+__all__ = ["Estimate", "Usage", "UsageMeter", "price"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,68 +82,6 @@ def price(tokens: int | None, usd_per_million_tokens: float | None) -> float | N
 def _round(usd: float | None) -> float | None:
     # To twelve digits: the last digits of a float are noise that would show when it is printed.
     return None if usd is None else float(f"{usd:.12g}")
-
-
-class Budget(ForkSafe):
-    """Keeps the money that is spent, or may have been, within a limit. Thread-safe. Copies and pickles start at 0.
-
-    Args:
-        limit_usd: US dollars that may be spent.
-        usd_per_million_tokens: The model's price.
-    """
-
-    def __init__(self, limit_usd: float, usd_per_million_tokens: float | None) -> None:
-        self._limit = limit_usd
-        self._price = usd_per_million_tokens
-        self._committed = 0.0
-        super().__init__()
-
-    def check(self, tokens: int) -> None:
-        """Check that ``tokens`` can be sent.
-
-        Raises:
-            BudgetExceededError: They would exceed the limit.
-        """
-        with self._lock:
-            self._check(tokens)
-
-    def reserve(self, tokens: int) -> float:
-        """Reserve the price of ``tokens`` and return it, in US dollars.
-
-        Raises:
-            BudgetExceededError: They would exceed the limit.
-        """
-        with self._lock:
-            self._check(tokens)
-            amount = price(tokens, self._price) or 0.0
-            self._committed += amount
-            return amount
-
-    def settle(self, reserved: float, tokens: int | None, cost_usd: float | None = None) -> None:
-        """Replace a reservation by the cost that was billed.
-
-        Args:
-            reserved: The reservation, in US dollars.
-            tokens: Tokens that were billed, or None if unknown.
-            cost_usd: Cost that the reply gives. Default: the price of ``tokens``. If both are None, the reservation
-                stays.
-        """
-        billed = price(tokens, self._price) if cost_usd is None else cost_usd
-        if billed is not None:
-            with self._lock:
-                self._committed += billed - reserved
-
-    def _check(self, tokens: int) -> None:
-        cost = price(tokens, self._price) or 0.0
-        if self._committed + cost > self._limit:
-            raise BudgetExceededError(
-                f"Sending about {tokens:,} tokens (${cost:.3g}) would exceed budget_usd={self._limit:g}; "
-                f"${self._committed:.3g} of it are spent or may have been billed for failed attempts.",
-                remedy="Send less, or raise budget_usd.",
-            )
-
-    def __reduce__(self) -> tuple[type[Budget], tuple[float, float | None]]:
-        return Budget, (self._limit, self._price)
 
 
 class UsageMeter(ForkSafe):

@@ -14,17 +14,19 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import Any, TypeVar
 
 from nanogpt_core._runtime.clock import Deadline
-from nanogpt_core.errors import NanoGPTError, RateLimitError, RequestTimeoutError, StatusError
-from nanogpt_core.http.rate_limiter import RateLimiter, Reservation
+from nanogpt_core.errors import BudgetExceededError, NanoGPTError, RateLimitError, RequestTimeoutError, StatusError
+from nanogpt_core.http.limits import FREE, Admission, Cost, SharedLimits
 
 __all__ = [
     "BASE_BACKOFF_SECONDS",
     "MAX_BACKOFF_SECONDS",
     "MAX_RETRY_AFTER_SECONDS",
     "CallLimits",
+    "Run",
     "Wait",
     "backoff_delay",
     "parse_retry_after",
@@ -55,6 +57,13 @@ class Wait:
     """Sleep for ``seconds``."""
 
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Call a function that may block; on an event loop, in a thread."""
+
+    function: Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -98,72 +107,119 @@ class CallLimits:
 
 
 def send_with_retries(
-    attempt: Callable[[], Generator[Any, Any, T]],
+    attempt: Callable[[Admission], Generator[Any, Any, T]],
     *,
-    limiter: Callable[[], RateLimiter],
+    limits: SharedLimits,
     max_retries: int,
-    limits: CallLimits,
+    call: CallLimits,
+    cost: Cost = FREE,
 ) -> Generator[Any, Any, T]:
-    """Run ``attempt`` until it succeeds, each time at a start time of the rate limiter.
+    """Run ``attempt`` until it succeeds, each time within the budget and at a start time of the limits.
 
     Args:
-        attempt: Returns the generator of one attempt, which raises :class:`~nanogpt_core.NanoGPTError` if it fails.
-        limiter: Returns the rate limiter. Called for each attempt, since a forked process has a limiter of its own.
+        attempt: Returns the generator of one attempt, which raises :class:`~nanogpt_core.NanoGPTError` if it fails, and
+            settles its cost.
+        limits: Rate and budget.
         max_retries: Maximum number of attempts after the first.
-        limits: Deadline and stop signal of the call.
+        call: Deadline and stop signal of the call.
+        cost: Expected cost of one attempt.
 
     Yields:
-        :class:`Wait`, and everything that ``attempt`` yields.
+        :class:`Wait`, :class:`Run`, and everything that ``attempt`` yields.
 
     Returns:
         The result of the successful attempt.
 
     Raises:
+        BudgetExceededError: The next attempt would exceed the budget. Its cause is the error of the last one.
         NanoGPTError: The error of the last attempt: it is not transient, or the retries are used up, or the deadline
             comes before the next attempt.
         RequestTimeoutError: The deadline has passed, or the stop signal is set, before an attempt begins.
     """
-    failed = 0
+    failed, last = 0, None
     while True:
-        reservation = yield from wait_for_turn(limiter(), limits)
+        admission = None
         try:
-            return (yield from attempt())
+            admission = yield from wait_for_turn(limits, call, cost)
+            return (yield from attempt(admission))
+        except BudgetExceededError as error:
+            raise error from last
         except NanoGPTError as error:
-            delay = backoff_delay(failed, error)
+            last, delay = error, backoff_delay(failed, error)
             if delay is None:
                 raise
-            limiter().on_error(error, delay, reservation)
-            if failed >= max_retries or not limits.leaves_time_for(delay):
+            if admission is not None:
+                limits.on_error(error, delay, admission)
+            if failed >= max_retries or not call.leaves_time_for(delay):
                 raise
         yield Wait(delay)
         failed += 1
 
 
-def wait_for_turn(limiter: RateLimiter, limits: CallLimits) -> Generator[Wait, Any, Reservation]:
-    """Wait for a start time of the limiter.
+def wait_for_turn(limits: SharedLimits, call: CallLimits, cost: Cost = FREE) -> Generator[Wait | Run, Any, Admission]:
+    """Reserve the cost of a request in the budget, and wait for its start time.
 
     Yields:
-        :class:`Wait`.
+        :class:`Wait` and :class:`Run`.
 
     Returns:
-        The confirmed reservation: the request starts now.
+        The confirmed admission: the request starts now.
 
     Raises:
-        RequestTimeoutError: The call ends before the start time. It is given back to the limiter, as after every
+        BudgetExceededError: The cost would exceed the budget.
+        RequestTimeoutError: The call ends before the start time. Start time and cost are given back, as after every
             exception that is thrown in.
     """
-    while True:
-        reservation = limiter.reserve()
-        try:
-            if reservation.delay > 0:
-                yield Wait(limits.remaining(reservation.delay))
-            limits.check()
-        except BaseException:
-            limiter.release(reservation)
-            raise
-        confirmed = limiter.confirm(reservation)
-        if confirmed is not None:
-            return confirmed
+    admission = yield from _call(limits, partial(limits.reserve, cost))
+    try:
+        while True:
+            if admission.delay > 0:
+                yield Wait(call.remaining(admission.delay))
+            call.check()
+            if admission.ready:
+                return admission
+            admission = yield from _call(limits, partial(limits.confirm, admission))
+    except BaseException:
+        limits.release(admission)
+        raise
+
+
+def _call(limits: SharedLimits, function: Callable[[], Admission]) -> Generator[Run, Any, Admission]:
+    if not limits.may_block:
+        return function()
+    call = _BlockingCall(limits, function)
+    try:
+        yield Run(call.run)
+    except BaseException:
+        call.abandon()
+        raise
+    assert call.admission is not None  # noqa: S101 - the runner has called it
+    return call.admission
+
+
+class _BlockingCall:
+    """A call of shared limits in a thread, whose caller may be cancelled before it ends."""
+
+    def __init__(self, limits: SharedLimits, function: Callable[[], Admission]) -> None:
+        self._limits, self._function = limits, function
+        self._lock = threading.Lock()
+        self._abandoned = False
+        self.admission: Admission | None = None
+
+    def run(self) -> None:
+        admission = self._function()
+        with self._lock:
+            self.admission = admission
+            abandoned = self._abandoned
+        if abandoned:
+            self._limits.release(admission)
+
+    def abandon(self) -> None:
+        with self._lock:
+            self._abandoned = True
+            admission = self.admission
+        if admission is not None:
+            self._limits.release(admission)
 
 
 def parse_retry_after(headers: Mapping[str, str]) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ class RecordedRequest:
         inputs: The texts of ``input``.
         headers: Request headers, names in lower case. Not in the ``repr``: they contain the key.
         body: The decoded JSON object; empty if the body is not one.
+        time: Time of the answer, in seconds since 1970.
     """
 
     method: str
@@ -34,6 +36,7 @@ class RecordedRequest:
     inputs: tuple[str, ...] = field(default=(), repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     body: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    time: float = field(default_factory=time.time, compare=False)
 
 
 class RequestLog:

@@ -21,6 +21,7 @@ from nanogpt_core.errors import (
     ServerError,
 )
 from nanogpt_core.http.endpoint import Endpoint
+from nanogpt_core.http.limits import ProcessLimits
 from nanogpt_core.http.rate_limiter import RateLimit, RateLimiter
 from nanogpt_core.http.retry import (
     BASE_BACKOFF_SECONDS,
@@ -55,14 +56,18 @@ class Runner:
         self.limits = limits or CallLimits()
         self.limiters_asked = 0
         self.steps = send_with_retries(
-            self.attempt, limiter=self.limiter_of_process, max_retries=max_retries, limits=self.limits
+            self.attempt,
+            limits=ProcessLimits(self.limiter_of_process),
+            max_retries=max_retries,
+            call=self.limits,
         )
 
     def limiter_of_process(self):
         self.limiters_asked += 1
         return self.limiter
 
-    def attempt(self):
+    def attempt(self, admission):
+        assert admission.ready
         result = yield SEND
         if isinstance(result, BaseException):
             raise result
@@ -146,7 +151,7 @@ def test_last_error_is_raised_when_retries_are_used_up(max_retries):
 def test_limiter_is_looked_up_for_each_attempt():
     runner = Runner(server_error(), "result")
     runner.run()
-    assert runner.limiters_asked == 3  # two attempts and one error
+    assert runner.limiters_asked == 5  # two attempts, each with a reservation, and one error
 
 
 def test_limiter_learns_of_the_last_error_too():
@@ -228,7 +233,7 @@ def full():
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit, ValueError])
 def test_exception_thrown_into_a_wait_gives_the_start_time_back(full, error):
     limiter, _ = full
-    steps = wait_for_turn(limiter, CallLimits())
+    steps = wait_for_turn(ProcessLimits(lambda: limiter), CallLimits())
     delay = next(steps).seconds
     assert delay > 0
     with pytest.raises(error):
@@ -247,7 +252,7 @@ def test_closed_generator_gives_the_start_time_back(full):
 def test_cancelled_call_gives_the_start_time_back(full):
     limiter, _ = full
     limits = CallLimits()
-    steps = wait_for_turn(limiter, limits)
+    steps = wait_for_turn(ProcessLimits(lambda: limiter), limits)
     delay = next(steps).seconds
     limits.stop.set()
     with pytest.raises(RequestTimeoutError):
@@ -257,7 +262,7 @@ def test_cancelled_call_gives_the_start_time_back(full):
 
 def test_pause_that_begins_during_the_wait_is_waited_for_too(full):
     limiter, _ = full
-    steps = wait_for_turn(limiter, CallLimits())
+    steps = wait_for_turn(ProcessLimits(lambda: limiter), CallLimits())
     clock.sleep(next(steps).seconds)
     limiter.on_error(rate_limited(20.0), 20.0)
     second = next(steps)

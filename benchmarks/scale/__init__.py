@@ -1,0 +1,1 @@
+"""Several processes, engines and kills against one service that grants little: `make scale`."""

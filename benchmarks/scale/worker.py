@@ -1,0 +1,60 @@
+"""One worker: ``python -m benchmarks.scale.worker OPTIONS`` embeds its own texts until it is told to end.
+
+It prints a line when it is ready, waits for a line on its standard input, and prints a JSON line with its counts at the
+end. ``clock_error`` moves its wall clock: the limits must not depend on it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import warnings
+
+from nanogpt_core import BudgetExceededError, Embedder, LimitsUnavailableError, RedisLimits
+
+
+def main(options: dict) -> None:
+    if options.get("clock_error"):
+        true_time = time.time
+        time.time = lambda: true_time() + options["clock_error"]
+    limits = None
+    if options.get("redis"):
+        limits = RedisLimits(
+            options["redis"], options["name"], options.get("requests_per_second"), options.get("budget_usd")
+        )
+    embedder = Embedder(
+        api_key=options["api_key"],
+        base_url=options["base_url"],
+        limits=limits,
+        max_concurrency=options["threads"],
+        max_retries=options.get("max_retries", 20),
+    )
+    embedder.embed([f"worker {options['number']} warms up"])
+    print("ready", flush=True)
+    sys.stdin.readline()
+    end, call = time.monotonic() + options["seconds"], 0
+    counts = {"texts": 0, "refused": 0, "unavailable": 0, "warnings": 0}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        while time.monotonic() < end:
+            texts = [f"worker {options['number']} call {call} text {n}" for n in range(options["texts"])]
+            call += 1
+            try:
+                embedder.embed(texts, batch_size=options["batch_size"])
+            except BudgetExceededError:
+                counts["refused"] += 1
+                time.sleep(0.05)
+                continue
+            except LimitsUnavailableError:
+                counts["unavailable"] += 1
+                continue
+            counts["texts"] += len(texts)
+    counts["warnings"] = sum("share of the last known rate" in str(one.message) for one in caught)
+    if limits is not None:
+        limits.flush()
+    print(json.dumps(counts), flush=True)
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

@@ -1,0 +1,160 @@
+"""Address of a Redis or Valkey server: URL, hidden password, clients, and errors of the server."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from multiprocessing import reduction
+from typing import Any
+from urllib.parse import parse_qs, quote, unquote, urlsplit, urlunsplit
+
+from nanogpt_core.errors import ConfigurationError, InvalidTypeError, NanoGPTError
+from nanogpt_core.http.endpoint import Secret
+
+__all__ = ["PASSWORD_VARIABLE", "URL_VARIABLE", "RedisAddress", "RedisPassword", "server_error"]
+
+URL_VARIABLE = "NANOGPT_REDIS_URL"
+"""Environment variable that holds the URL if none is passed."""
+
+PASSWORD_VARIABLE = "NANOGPT_REDIS_PASSWORD"  # noqa: S105 - a name
+"""Environment variable from which an unpickled object takes the password."""
+
+_TIMEOUT_SECONDS = 2.0  # to connect, and for a reply
+_SCHEMES = ("redis", "rediss", "unix")
+# Codes of errors of a server that runs, and cannot do the work now. redis-py has classes for some of them.
+_TEMPORARY_CODES = ("READONLY", "OOM", "LOADING", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "BUSY ", "NOREPLICAS")
+
+
+class RedisPassword(Secret):
+    """A password that no ``repr`` and no plain pickle shows; reading a pickle takes it from the environment."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _password_from_environment, ()
+
+
+def _password_from_environment() -> RedisPassword:
+    url = urlsplit(os.environ.get(URL_VARIABLE, ""))
+    return RedisPassword(os.environ.get(PASSWORD_VARIABLE) or unquote(url.password or ""))
+
+
+def _send_to_worker(password: RedisPassword) -> tuple[type[RedisPassword], tuple[str]]:
+    return RedisPassword, (password.reveal_or_empty(),)
+
+
+reduction.register(RedisPassword, _send_to_worker)
+
+
+class RedisAddress:
+    """Address of a server.
+
+    Args:
+        url: ``redis://``, ``rediss://`` (TLS; options of redis-py such as ``?ssl_ca_certs=ca.pem`` are understood) or
+            ``unix://``. Default: ``NANOGPT_REDIS_URL``.
+        cluster: Whether it is a node of a Redis Cluster.
+
+    Raises:
+        ConfigurationError: The URL is missing or invalid. It is a ``ValueError``.
+        InvalidTypeError: It is not a string. It is a ``TypeError``.
+        ImportError: redis-py is not installed.
+    """
+
+    def __init__(self, url: str | None, *, cluster: bool = False) -> None:
+        if importlib.util.find_spec("redis") is None:
+            raise ImportError("Redis needs the package redis. Install it with: pip install 'nanogpt-rag[redis]'")
+        parts = urlsplit(_checked_url(url))
+        user = f"{parts.username}@" if parts.username else ""
+        host = parts.netloc.rpartition("@")[2]
+        self.url = urlunsplit(parts._replace(netloc=user + host))
+        """The URL without its password."""
+        self._password = None if parts.password is None else RedisPassword(unquote(parts.password))
+        self._cluster = cluster
+
+    @property
+    def place(self) -> str:
+        """Host and port, or the path of the socket, for messages."""
+        parts = urlsplit(self.url)
+        return parts.netloc.rpartition("@")[2] or parts.path
+
+    def connect(self) -> Any:
+        """Return a client of redis-py. It connects at its first command.
+
+        Raises:
+            ConfigurationError: A pickle was read back, and the environment holds no password.
+        """
+        from redis import Redis
+        from redis.backoff import NoBackoff
+        from redis.cluster import RedisCluster
+        from redis.retry import Retry
+
+        options: dict[str, Any] = {
+            "socket_timeout": _TIMEOUT_SECONDS,
+            "socket_connect_timeout": _TIMEOUT_SECONDS,
+            "retry": Retry(NoBackoff(), 0),  # RedisLimits decides; a cache continues without the server
+        }
+        if self._password is not None:
+            options["password"] = self._password.reveal_or_empty()
+            if not options["password"]:
+                raise ConfigurationError(
+                    f"No password for Redis at {self.place}: a pickled object does not carry it.",
+                    remedy=f"Set {PASSWORD_VARIABLE} in the environment of the workers.",
+                )
+        return (RedisCluster if self._cluster else Redis).from_url(self.url, **options)
+
+    def hide_password(self, words: str) -> str:
+        """Return ``words``, a message of the server or of redis-py, without the password and without a full stop."""
+        password = self._password.reveal_or_empty() if self._password else ""
+        for secret in {password, quote(password)} - {""}:
+            words = words.replace(secret, "***")
+        return words.rstrip(".")
+
+    def __repr__(self) -> str:
+        return f"RedisAddress({self.url!r})"
+
+
+def _checked_url(url: str | None) -> str:
+    given = os.environ.get(URL_VARIABLE) if url is None else url
+    if given is None or given == "":
+        raise ConfigurationError(
+            "No URL of a Redis server.", remedy=f'Pass url="redis://host:6379" or set {URL_VARIABLE}.'
+        )
+    if not isinstance(given, str):
+        raise InvalidTypeError(f"url must be a str, not {type(given).__name__}.")
+    parts = urlsplit(given)
+    if parts.scheme not in _SCHEMES:
+        # The URL itself stays out of the message, since it may hold a password.
+        raise ConfigurationError(
+            f"The URL of a Redis server must begin with {', '.join(f'{name}://' for name in _SCHEMES)}.",
+            remedy='Pass one like "redis://host:6379" or "rediss://:password@host:6379".',
+        )
+    if "password" in parse_qs(parts.query):
+        raise ConfigurationError(
+            "The URL of the Redis server holds a password as an option.",
+            remedy=f"Write it before the host: {parts.scheme}://:password@host",
+        )
+    return given
+
+
+def server_error(error: Exception, address: RedisAddress) -> NanoGPTError | None:
+    """Return our error for an error of redis-py that does not go away by itself; None for an outage."""
+    from redis import exceptions
+
+    denied = (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError)
+    temporary = (
+        exceptions.ClusterDownError,
+        exceptions.MasterDownError,
+        exceptions.OutOfMemoryError,
+        exceptions.ReadOnlyError,
+        exceptions.TryAgainError,
+    )
+    words = str(error)
+    if isinstance(error, temporary) or words.startswith(_TEMPORARY_CODES):
+        return None
+    if isinstance(error, denied) or words.startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
+        remedy = "Check user, password and rights in its URL."
+    elif isinstance(error, exceptions.ResponseError):
+        remedy = "Redis 5 or later, or Valkey, is needed, with the right to run scripts."
+    else:
+        return None
+    return ConfigurationError(f"Redis at {address.place} refuses: {address.hide_password(words)}.", remedy=remedy)

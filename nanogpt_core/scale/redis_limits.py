@@ -1,0 +1,330 @@
+"""``RedisLimits``: rate, pauses, learned grant and budget over all processes that use one Redis server."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+import secrets
+import warnings
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from nanogpt_core._runtime import clock
+from nanogpt_core._runtime.fork import ForkSafe
+from nanogpt_core.errors import (
+    ConfigurationError,
+    InvalidTypeError,
+    LimitsUnavailableError,
+    NanoGPTError,
+    RateLimitError,
+    StatusError,
+)
+from nanogpt_core.http.limits import Admission, Cost, Outcome, Saving, budget_exceeded
+from nanogpt_core.scale.ledger import NANO, Ledger, RequestLog, read_ledger
+from nanogpt_core.scale.redis_address import RedisAddress
+from nanogpt_core.scale.redis_scripts import BUDGET_REFUSED, KEYS, READY, RELEASE, RESET
+from nanogpt_core.scale.redis_session import RedisSession, Reply
+from nanogpt_core.validation import MIN_REQUESTS_PER_SECOND, check_positive
+
+__all__ = ["RedisLimits"]
+
+_NAME = re.compile(r"[\w.:@/+-]+")
+_USED_SHARE = 0.98  # of the rate, as in the rate limiter
+# A request that is not settled so long after its time limit was abandoned: its worker is dead.
+_PATIENCE_SECONDS = 120.0
+_COMMITTED_FIELDS = ("restored", "spent", "uncertain_amount", "open")
+_LOCAL = "-local"  # at the end of the names of requests that were admitted without Redis
+
+
+class _Settings(NamedTuple):
+    address: RedisAddress
+    name: str
+    requests_per_second: float | None
+    budget_usd: float | None
+    prefix: str
+    request_log: str | os.PathLike[str] | None
+
+
+class _LocalShare(ForkSafe):
+    """Even start times at this worker's share of the rate, while Redis is away."""
+
+    def __init__(self) -> None:
+        self._in_child()
+        super().__init__()
+
+    def _in_child(self) -> None:
+        self._next = self._paused_until = -math.inf
+
+    def pause(self, until: float) -> None:
+        with self._lock:
+            self._paused_until = max(self._paused_until, until)
+
+    def reserve(self, requests_per_second: float) -> float:
+        """Return a start time."""
+        with self._lock:
+            start = max(clock.now(), self._next, self._paused_until)
+            self._next = start + 1 / (_USED_SHARE * requests_per_second)
+            return start
+
+    def is_paused(self) -> bool:
+        with self._lock:
+            return clock.now() < self._paused_until
+
+
+class RedisLimits:
+    """Limits shared by all processes and machines that pass the same server and name.
+
+    Pass it as ``limits`` to :class:`nanogpt_core.Embedder` and to the classes of both plugins. Use one name for each
+    API key, since the service counts by key. Every process must pass the same rate and budget.
+
+    Each request takes one round trip to the server, and another one if it has to wait for its start time. The ends of
+    requests are reported with the next request, or a moment later in the background. Start times are given out by the
+    server's clock; those of the workers do not matter. A ``Retry-After`` that one worker sees pauses all. If no rate is
+    set, the rate begins at 25 requests per second and follows the service's refusals, for all workers together.
+
+    **Redis is away**: with a budget, requests fail with :class:`nanogpt_core.LimitsUnavailableError`, and are retried
+    as after other temporary failures. Without one, each worker warns once and continues at its share: the last known
+    rate, divided by the last known number of workers. When Redis is back, work goes on without a restart. If it has
+    lost its data, the highest amount that a worker knows counts as committed. Set ``maxmemory-policy noeviction``: a
+    server that evicts keys would lose the budget.
+
+    The budget counts embeddings, over all runs that use the name, until :meth:`reset`. A reservation that a killed
+    worker left open stays in the budget until :meth:`release_abandoned`. The API key is never sent to Redis. A pickle
+    leaves the password of Redis out, and reading it back takes it from ``NANOGPT_REDIS_PASSWORD``; the pipes of
+    ``multiprocessing`` carry it.
+
+    Args:
+        url: ``redis://host:6379``, ``rediss://`` with TLS, or ``unix://``; redis-py's options work in the URL, such as
+            ``?ssl_ca_certs=ca.pem``. Redis 5 or later, or Valkey. Default: ``NANOGPT_REDIS_URL``.
+        name: Name of the limits: letters, digits and ``_.:@/+-``.
+        requests_per_second: Maximum number of attempts to start in a second, over all workers. Default: begins at 25,
+            and follows the service, up to 100.
+        budget_usd: US dollars that all workers together may spend on embeddings. Default: no limit.
+        prefix: Prefix of all keys in Redis. Default: ``"nanogpt"``.
+        cluster: Whether ``url`` is a node of a Redis Cluster. All keys of a name are in one slot. Default: False.
+        request_log: A file to which each process appends one JSON line for each finished embedding request. Default:
+            none.
+
+    Raises:
+        ConfigurationError: An invalid value. It is a ``ValueError``.
+        InvalidTypeError: A value of the wrong type. It is a ``TypeError``.
+        ImportError: redis-py is not installed; the extra ``redis`` brings it.
+
+    Example:
+        >>> limits = RedisLimits("redis://10.0.0.5:6379", "wikipedia", budget_usd=50)
+        >>> embedder = Embedder(limits=limits)
+        >>> limits.ledger().spent_usd
+        0.0
+    """
+
+    may_block = True
+
+    def __init__(
+        self,
+        url: str | None = None,
+        name: str = "default",
+        requests_per_second: float | None = None,
+        budget_usd: float | None = None,
+        *,
+        prefix: str = "nanogpt",
+        cluster: bool = False,
+        request_log: str | os.PathLike[str] | None = None,
+    ) -> None:
+        for option, value in (("name", name), ("prefix", prefix)):
+            if not isinstance(value, str):
+                raise InvalidTypeError(f"{option} must be a str, not {type(value).__name__}.")
+            if not _NAME.fullmatch(value):
+                raise ConfigurationError(f"{option} may hold letters, digits and _.:@/+- only, not {value!r}.")
+        check_positive("requests_per_second", requests_per_second, optional=True, at_least=MIN_REQUESTS_PER_SECOND)
+        check_positive("budget_usd", budget_usd, optional=True)
+        address = RedisAddress(url, cluster=cluster)
+        self._connect(_Settings(address, name, requests_per_second, budget_usd, prefix, request_log))
+
+    def _connect(self, settings: _Settings) -> None:
+        self._settings = settings
+        self.name = settings.name
+        self.requests_per_second = settings.requests_per_second
+        self.budget_usd = settings.budget_usd
+        self._keys = [f"{settings.prefix}:{{{settings.name}}}:{key}" for key in KEYS]
+        self._session = RedisSession(settings.address, self._keys, settings.requests_per_second)
+        self._log = None if settings.request_log is None else RequestLog(settings.request_log)
+        self._local = _LocalShare()
+        self._warned = False
+
+    # --- The protocol
+
+    def check(self, cost: Cost) -> None:
+        """See :meth:`nanogpt_core.SharedLimits.check`."""
+        if self.budget_usd is None:
+            return
+        with contextlib.suppress(LimitsUnavailableError):  # reserve() tries again
+            fields = self._session.run(lambda client: client.hmget(self._keys[0], *_COMMITTED_FIELDS))
+            committed = sum(int(field or 0) for field in fields)
+            if committed + _nano(cost.usd) > _nano(self.budget_usd):
+                raise budget_exceeded(cost, self.budget_usd, committed / NANO)
+
+    def reserve(self, cost: Cost) -> Admission:
+        """See :meth:`nanogpt_core.SharedLimits.reserve`."""
+        name, last = self._session.new_name(), self._session.last
+        try:
+            reply = self._session.admit(
+                "reserve",
+                name,
+                nano=-1 if cost.usd is None else _nano(cost.usd),
+                budget=-1 if self.budget_usd is None else _nano(self.budget_usd),
+                patience=cost.timeout + _PATIENCE_SECONDS,
+                texts=cost.texts,
+            )
+        except LimitsUnavailableError as error:
+            # A budget fails closed; and before the first reply no share is known.
+            if (self.budget_usd is not None and cost.usd is not None) or last is None:
+                raise
+            return self._reserve_locally(name + _LOCAL, cost, last, error)
+        self._warned = False
+        if reply.status == BUDGET_REFUSED:
+            raise budget_exceeded(cost, self.budget_usd or 0.0, reply.committed / NANO)
+        return _admission(name, reply, cost)
+
+    def confirm(self, admission: Admission) -> Admission:
+        """See :meth:`nanogpt_core.SharedLimits.confirm`."""
+        last = self._session.last
+        if _is_local(admission) and last is not None:
+            if not self._local.is_paused():
+                return replace(admission, delay=0.0, ready=True)
+            start = self._local.reserve(last.rate / last.workers)
+            return replace(admission, start=start, delay=start - clock.now())
+        try:
+            reply = self._session.admit("confirm", admission.id)
+        except LimitsUnavailableError:
+            return replace(admission, delay=0.0, ready=True)  # the start time and the cost were reserved
+        return _admission(admission.id, reply, admission.cost)
+
+    def _reserve_locally(self, name: str, cost: Cost, last: Reply, error: NanoGPTError) -> Admission:
+        share = last.rate / last.workers
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{error.message} Continuing at this worker's share of the last known rate: {share:.3g} requests/s.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        start = self._local.reserve(share)
+        return Admission(name, start, max(0.0, start - clock.now()), ready=False, cost=cost)
+
+    def release(self, admission: Admission) -> None:
+        """See :meth:`nanogpt_core.SharedLimits.release`."""
+        self._session.record(["settle", admission.id, "unsent", 0, 0, 0, 0])
+
+    def settle(self, admission: Admission, outcome: Outcome) -> None:
+        """See :meth:`nanogpt_core.SharedLimits.settle`."""
+        cost = admission.cost
+        if cost.usd is None:
+            return
+        # An answer without a price counts as its reserved cost.
+        kind = "answered" if outcome.answered else "uncertain" if outcome.usd is None else "refused"
+        amount = _nano(cost.usd if outcome.usd is None else outcome.usd)
+        numbers = [amount, outcome.tokens or 0, cost.texts, int(_is_local(admission))]
+        self._session.record(["settle", admission.id, kind, *numbers])
+        if self._log is not None:
+            self._log.write(admission.id, self._session.worker, cost, outcome)
+
+    def on_error(self, error: NanoGPTError, delay: float, admission: Admission | None = None) -> None:
+        """See :meth:`nanogpt_core.SharedLimits.on_error`."""
+        retry_after = error.retry_after if isinstance(error, StatusError) else None
+        is_refusal = isinstance(error, RateLimitError)
+        if is_refusal or retry_after is not None:
+            until = clock.now() + (delay if retry_after is None else retry_after)
+            self._local.pause(until)
+            name = "" if admission is None else admission.id
+            self._session.record(["pause", name, int(is_refusal), until], urgent=True)
+
+    def add_saving(self, saving: Saving) -> None:
+        """See :meth:`nanogpt_core.SharedLimits.add_saving`."""
+        numbers = [saving.cached, saving.repeated, _nano(saving.usd), saving.tokens]
+        self._session.record(["saving", self._session.new_name(), *numbers])
+
+    # --- For users
+
+    def ledger(self) -> Ledger:
+        """Return the sums over all workers.
+
+        Raises:
+            LimitsUnavailableError: Redis is not reachable.
+            ConfigurationError: Redis refuses, for example because of a wrong password.
+        """
+        self._session.probe_now()
+        reply = self._session.admit("")
+        state_key, open_key = self._keys[:2]
+
+        def read(client: Any) -> list[Any]:
+            # The keys are in one slot: a transaction works in a cluster too.
+            with client.pipeline(transaction=True) as pipeline:
+                pipeline.hgetall(state_key)
+                pipeline.hgetall(open_key)
+                return list(pipeline.execute())
+
+        state, opened = self._session.run(read)
+        return read_ledger(state, opened, reply.now, reply.workers, reply.rate)
+
+    def release_abandoned(self) -> float:
+        """Take reservations that dead workers left open out of the budget, and return their sum in US dollars.
+
+        They may have been billed: compare ``ledger().spent_usd`` with the service's own account first. Should one of
+        the workers be alive after all, its request is still counted when it ends.
+
+        Raises:
+            LimitsUnavailableError: Redis is not reachable.
+        """
+        self._session.probe_now()
+        return int(self._session.run(lambda client: RELEASE.run(client, self._keys, []))) / NANO
+
+    def reset(self) -> None:
+        """Begin again at 0: ledger, budget and learned rate, for all workers.
+
+        Raises:
+            LimitsUnavailableError: Redis is not reachable.
+        """
+        self._session.probe_now()
+        self._session.run(lambda client: RESET.run(client, self._keys, [secrets.token_hex(8)]))
+
+    def flush(self) -> None:
+        """Report the ends of all requests of this process to Redis now, and not a moment later.
+
+        Raises:
+            LimitsUnavailableError: Redis is not reachable.
+        """
+        self._session.probe_now()
+        self._session.admit("")
+
+    def __repr__(self) -> str:
+        budget = "" if self.budget_usd is None else f", budget_usd={self.budget_usd:g}"
+        return f"RedisLimits({self._settings.address.url!r}, {self.name!r}{budget})"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _restore, (self._settings,)
+
+    def __copy__(self) -> RedisLimits:
+        return self
+
+    def __deepcopy__(self, memo: object) -> RedisLimits:
+        return self
+
+
+def _restore(settings: _Settings) -> RedisLimits:
+    limits = RedisLimits.__new__(RedisLimits)
+    limits._connect(settings)
+    return limits
+
+
+def _admission(name: str, reply: Reply, cost: Cost) -> Admission:
+    return Admission(name, clock.now() + reply.delay, reply.delay, ready=reply.status == READY, cost=cost)
+
+
+def _is_local(admission: Admission) -> bool:
+    return admission.id.endswith(_LOCAL)
+
+
+def _nano(usd: float | None) -> int:
+    return round((usd or 0.0) * NANO)

@@ -1,0 +1,289 @@
+"""Lua scripts of ``RedisLimits``. Each runs atomically in the server, by the server's clock.
+
+Times are microseconds since 1970 by ``TIME``. Amounts are whole billionths of a US dollar: sums are exact. All keys of
+one name share a hash tag, which puts them into one slot of a cluster.
+
+=========  ==========  ==================================================================================
+key        type        content
+=========  ==========  ==================================================================================
+state      hash        ``generation``, sums of the ledger, the learned rate, the end of the pause
+open       hash        attempts that are not settled: amount, worker, time to count as abandoned, texts
+starts     sorted set  start times of the last ten seconds, and reserved ones, by attempt
+workers    sorted set  workers, by the time of their last request
+done       sorted set  records without a reservation that were applied, for ten minutes
+released   hash        attempts that were released by hand, with their amounts
+=========  ==========  ==================================================================================
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+from nanogpt_core.http.rate_limiter import DEFAULT_RATE, MAX_DEFAULT_RATE
+
+__all__ = ["ADMIT", "BUDGET_REFUSED", "KEYS", "READY", "RELEASE", "RESET", "WAIT", "Script"]
+
+KEYS = ("state", "open", "starts", "workers", "done", "released")
+"""Names of the keys, in the order of ``KEYS`` in the scripts."""
+
+READY, WAIT, BUDGET_REFUSED = 0, 1, 2
+"""First numbers of a reply of :data:`ADMIT`."""
+
+
+@dataclass(frozen=True)
+class Script:
+    """A Lua script.
+
+    Attributes:
+        text: The source.
+        sha: Its SHA-1, the name under which the server keeps it.
+    """
+
+    text: str
+    sha: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sha", hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest())
+
+    def run(self, client: Any, keys: list[str], arguments: list[Any]) -> Any:
+        """Run the script in one round trip; in two if the server does not have it yet."""
+        from redis.exceptions import NoScriptError
+
+        try:
+            return client.evalsha(self.sha, len(keys), *keys, *arguments)
+        except NoScriptError:
+            return client.eval(self.text, len(keys), *keys, *arguments)
+
+
+_PRELUDE = """
+local state, open, starts, workers, done, released = unpack(KEYS)
+local SECOND = 1000000
+local clock = redis.call('TIME')
+local now = clock[1] * SECOND + clock[2]
+local function get(name, default) return tonumber(redis.call('HGET', state, name)) or default end
+local function set(...) redis.call('HSET', state, ...) end
+local function add(name, amount) redis.call('HINCRBY', state, name, amount) end
+"""
+
+# The same algorithm and constants as nanogpt_core/http/rate_limiter.py, which explains them.
+_RATE = (
+    f"\nlocal DEFAULT_RATE, MAX_DEFAULT_RATE, MIN_RATE = {DEFAULT_RATE}, {MAX_DEFAULT_RATE}, 0.2"
+    """
+local USED_SHARE, DECREASE_FACTOR = 0.98, 0.95
+local MAX_GROWTH, MIN_GROWTH, GROWTH_DIVISOR, NEAR_PEAK_FACTOR = 0.04, 5e-6, 64, 1.5
+local WINDOW, LOOK_BACK, HISTORY = 0.99 * SECOND, 1.1 * SECOND, 10 * SECOND
+
+local function rate_at(time)
+  local peak = get('peak', 0)
+  local most = told > 0 and told or MAX_DEFAULT_RATE
+  if peak == 0 and told > 0 then return told end
+  local growth, plateau = get('growth', MAX_GROWTH), 0
+  if peak > 0 then
+    plateau = (peak * (1 - DECREASE_FACTOR) / growth) ^ (1 / 3)
+  else
+    peak = DEFAULT_RATE
+  end
+  local busy = get('busy', 0) - math.max(0, get('busy_until', 0) - time) / SECOND
+  return math.min(math.max(peak + growth * (busy - plateau) ^ 3, MIN_RATE), most)
+end
+
+local function nth_last_start(n)
+  return tonumber(redis.call('ZRANGE', starts, -n, -n, 'WITHSCORES')[2])
+end
+
+local function reserve_start(id)
+  local rate = rate_at(math.huge)
+  local count = math.ceil(rate)
+  local period = count / rate / USED_SHARE * SECOND
+  redis.call('ZREMRANGEBYSCORE', starts, '-inf', now - math.max(2 * period, HISTORY))
+  local earliest = math.max(now, get('paused', 0))
+  local start = earliest
+  local oldest, half = nth_last_start(count), nth_last_start(math.floor((count + 1) / 2))
+  if oldest then start = math.max(start, oldest + period) end
+  if half and half + period > now then start = math.max(start, nth_last_start(1) + period / count) end
+  start = math.ceil(start)
+  local busy_until = get('busy_until', 0)
+  set('busy', get('busy', 0) + math.max(0, start - math.max(earliest, busy_until)) / SECOND,
+    'busy_until', math.max(busy_until, start))
+  redis.call('ZADD', starts, start, id)
+  return start
+end
+
+-- Returns the start time: now, or a later one if the caller woke early, a pause has begun or too many are late.
+local function confirm_start(id)
+  local start = tonumber(redis.call('ZSCORE', starts, id))
+  if start and now >= get('paused', 0) then
+    if start > now + SECOND / 1000 then return start end
+    redis.call('ZADD', starts, now, id)
+    local rate = rate_at(math.huge)
+    local count = math.ceil(rate)
+    local first = string.format('(%.0f', now - count / rate * SECOND)
+    if redis.call('ZCOUNT', starts, first, now) <= count then return now end
+  end
+  redis.call('ZREM', starts, id)
+  return reserve_start(id)
+end
+
+local function most_accepted(first, last)
+  local found = redis.call('ZRANGEBYSCORE', starts, first, last, 'WITHSCORES')
+  local times, most, begin = {}, 0, 1
+  for n = 2, #found, 2 do times[#times + 1] = tonumber(found[n]) end
+  for n, time in ipairs(times) do
+    while time - times[begin] > WINDOW do begin = begin + 1 end
+    most = math.max(most, n - begin + 1)
+  end
+  return most
+end
+
+local function decrease(start)
+  if start > get('event_known', 0) then
+    set('event_known', now, 'event_first', start, 'event_rate', rate_at(start), 'event_peak', get('peak', 0),
+      'event_growth', get('growth', MAX_GROWTH), 'event_refusals', 0)
+  end
+  add('event_refusals', 1)
+  local first, rate = math.min(get('event_first', start), start), get('event_rate', MAX_DEFAULT_RATE)
+  local accepted = most_accepted(first - LOOK_BACK, get('event_known', now))
+  local least = rate / 2
+  if accepted + get('event_refusals', 1) >= least then least = math.min(least, 1) end
+  local peak, before = math.max(least, MIN_RATE, math.min(rate, accepted)), get('event_peak', 0)
+  local growth = MAX_GROWTH
+  if before > 0 and peak / before < NEAR_PEAK_FACTOR and before / peak < NEAR_PEAK_FACTOR then
+    growth = math.max(get('event_growth', MAX_GROWTH) / GROWTH_DIVISOR, MIN_GROWTH)
+  end
+  set('event_first', first, 'peak', peak, 'growth', growth, 'busy', 0, 'busy_until', 0)
+end
+"""
+)
+
+_RECORDS = """
+local function is_new(id)
+  redis.call('ZREMRANGEBYSCORE', done, '-inf', now - 600 * SECOND)
+  return redis.call('ZADD', done, 'NX', now, id) == 1
+end
+
+local apply = {}
+
+-- id, kind ("answered", "uncertain", "refused" or "unsent"), amount, tokens, texts, 1 if Redis was not reachable
+function apply.settle(id, kind, amount, tokens, texts, unreserved)
+  if kind == 'unsent' then redis.call('ZREM', starts, id) end
+  local reserved = tonumber((redis.call('HGET', open, id) or ''):match('^%d+'))
+  if reserved then
+    redis.call('HDEL', open, id)
+    add('open', 0 - reserved) -- 0 would become "-0"
+  else
+    reserved = tonumber(redis.call('HGET', released, id))
+    redis.call('HDEL', released, id)
+    -- Without a reservation it was settled before, or the server has lost its data and counts it as restored.
+    if not reserved and not (unreserved == 1 and is_new(id)) then return end
+  end
+  if kind ~= 'unsent' then add(kind, 1) end
+  if kind == 'uncertain' then
+    add('uncertain_amount', amount)
+  elseif kind == 'answered' then
+    add('spent', amount)
+    add('tokens', tokens)
+    add('texts', texts)
+  end
+end
+
+-- id, 1 if the service refused the request (429), length of the pause in microseconds
+function apply.pause(id, is_refusal, pause)
+  local start = tonumber(redis.call('ZSCORE', starts, id))
+  if is_refusal == 1 and start then
+    redis.call('ZREM', starts, id)
+    decrease(start)
+  end
+  set('paused', math.max(get('paused', 0), math.ceil(now + pause)))
+  redis.call('ZREMRANGEBYSCORE', starts, string.format('(%.0f', now), '+inf')
+end
+
+-- id, texts from the cache, repeated texts, amount, tokens
+function apply.saving(id, cached, repeated, amount, tokens)
+  if is_new(id) then
+    add('cached', cached)
+    add('repeated', repeated)
+    add('saved', amount)
+    add('saved_tokens', tokens)
+  end
+end
+"""
+
+ADMIT = Script(
+    _PRELUDE
+    + "local told = tonumber(ARGV[2])"
+    + _RATE
+    + _RECORDS
+    + """
+-- worker, rate that was set or 0, generation, committed amount and peak that the worker knows, records as JSON,
+-- action ("", "reserve" or "confirm"), id, amount or -1, budget or -1, seconds to count as abandoned, texts
+local worker, generation, records, action, id = ARGV[1], ARGV[3], cjson.decode(ARGV[6]), ARGV[7], ARGV[8]
+local amount, budget, patience, texts = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11]), ARGV[12]
+
+local current = redis.call('HGET', state, 'generation')
+if not current then
+  current = worker .. '@' .. string.format('%.0f', now)
+  set('generation', current)
+end
+if generation ~= '' and generation ~= current and not redis.call('HGET', state, 'was_reset') then
+  -- The server has lost its data: the highest amount that a worker knows is taken as committed.
+  if tonumber(ARGV[4]) > get('restored', 0) then set('restored', ARGV[4]) end
+  if get('peak', 0) == 0 and tonumber(ARGV[5]) > 0 then set('peak', ARGV[5]) end
+end
+redis.call('ZADD', workers, now, worker)
+redis.call('ZREMRANGEBYSCORE', workers, '-inf', now - 60 * SECOND)
+
+for _, record in ipairs(records) do
+  apply[record[1]](unpack(record, 2))
+end
+
+local status, start = 0, now
+local committed = get('restored', 0) + get('spent', 0) + get('uncertain_amount', 0) + get('open', 0)
+if action == 'reserve' and budget >= 0 and amount >= 0 and redis.call('HEXISTS', open, id) == 0
+    and committed + amount > budget then
+  status = 2
+elseif action ~= '' then
+  start = action == 'reserve' and reserve_start(id) or confirm_start(id)
+  status = start > now and 1 or 0
+  if amount >= 0 and action == 'reserve' then
+    local entry = string.format('%.0f %s %.0f %s', amount, worker, start + patience * SECOND, texts)
+    if redis.call('HSET', open, id, entry) == 1 then
+      add('open', amount)
+      committed = committed + amount
+    end
+  end
+end
+return {status, start - now, current, committed, math.floor(rate_at(math.huge) * 1000), redis.call('ZCARD', workers),
+  math.floor(get('peak', 0) * 1000), now}
+"""
+)
+"""Applies records of ended attempts; then reserves a cost and a start time, or confirms a start time."""
+
+RELEASE = Script(
+    _PRELUDE
+    + """
+local sum = 0
+local entries = redis.call('HGETALL', open)
+for n = 1, #entries, 2 do
+  local amount, abandoned_at = entries[n + 1]:match('^(%d+) %S+ (%d+)')
+  if tonumber(abandoned_at) < now then
+    redis.call('HDEL', open, entries[n])
+    redis.call('HSET', released, entries[n], amount)
+    add('open', 0 - amount)
+    sum = sum + amount
+  end
+end
+return sum
+"""
+)
+"""Takes abandoned reservations out of the budget; returns their sum."""
+
+RESET = Script(
+    _PRELUDE
+    + """
+redis.call('DEL', unpack(KEYS))
+set('generation', ARGV[1], 'was_reset', 1)
+"""
+)
+"""Begins again at 0."""

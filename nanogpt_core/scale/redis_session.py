@@ -1,0 +1,216 @@
+"""One process's session with the Redis server of ``RedisLimits``: requests, outages, and records of ended requests."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import re
+import secrets
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+from nanogpt_core._runtime import clock
+from nanogpt_core._runtime.fork import ForkSafe
+from nanogpt_core._runtime.workers import start_thread
+from nanogpt_core.errors import LimitsUnavailableError, NanoGPTError
+from nanogpt_core.scale.redis_address import RedisAddress, server_error
+from nanogpt_core.scale.redis_scripts import ADMIT
+
+__all__ = ["RedisSession", "Reply"]
+
+T = TypeVar("T")
+
+_MICROSECONDS = 1_000_000
+_PROBE_SECONDS = 1.0  # between attempts to reach a server that is away
+_FLUSH_SECONDS = 0.05  # records of ended requests wait so long for a request that takes them along
+
+
+class Reply(NamedTuple):
+    """Reply of the script :data:`~nanogpt_core.scale.redis_scripts.ADMIT`.
+
+    Attributes:
+        status: ``READY``, ``WAIT`` or ``BUDGET_REFUSED``.
+        delay: Seconds until the start time.
+        generation: Name of the server's data: another one if it has lost them.
+        committed: Billionths of a US dollar that are spent, or may be.
+        rate: Requests per second over all workers.
+        workers: Workers of the last minute, at least 1.
+        peak: Learned peak of the rate; 0 if the service has refused nothing.
+        now: The server's time, in microseconds since 1970.
+    """
+
+    status: int
+    delay: float
+    generation: str
+    committed: int
+    rate: float
+    workers: int
+    peak: float
+    now: int
+
+
+class RedisSession(ForkSafe):
+    """The session of this process; a forked process begins one of its own. Thread-safe.
+
+    Args:
+        address: Address of the server.
+        keys: Names of the keys, as :data:`~nanogpt_core.scale.redis_scripts.KEYS`.
+        requests_per_second: The rate that was set, or None.
+    """
+
+    def __init__(self, address: RedisAddress, keys: list[str], requests_per_second: float | None) -> None:
+        self._address = address
+        self._keys = keys
+        self._requests_per_second = requests_per_second
+        self._in_child()
+        super().__init__()
+
+    def _in_child(self) -> None:
+        host = re.sub(r"[^\w.-]", "-", socket.gethostname())
+        self.worker = f"{host}:{os.getpid()}:{secrets.token_hex(4)}"
+        self.last: Reply | None = None
+        self._client: Any = None
+        self._numbers = itertools.count()
+        self._probe_at = -math.inf
+        self._records: list[list[Any]] = []
+        self._flushing = False
+        self._urgent, self._exiting = threading.Event(), threading.Event()
+
+    def new_name(self) -> str:
+        """Return a name that no other request of any worker has."""
+        return f"{self.worker}-{next(self._numbers)}"
+
+    def admit(
+        self, action: str, name: str = "", *, nano: int = -1, budget: int = -1, patience: float = 0.0, texts: int = 0
+    ) -> Reply:
+        """Send the records of ended requests, and reserve or confirm a start time: one round trip.
+
+        Args:
+            action: ``"reserve"``, ``"confirm"``, or ``""`` for the records only.
+            name: Name of the request.
+            nano: Amount to reserve in billionths of a US dollar, or -1.
+            budget: Budget in billionths of a US dollar, or -1.
+            patience: Seconds from the start time until the request counts as abandoned.
+            texts: Texts of the request.
+
+        Raises:
+            LimitsUnavailableError: The server is not reachable. The records are kept.
+            ConfigurationError: The server refuses.
+        """
+        with self._lock:
+            records, self._records = self._records, []
+            last = self.last
+        known = (last.generation, last.committed, last.peak) if last else ("", 0, 0)
+        arguments = [self.worker, self._requests_per_second or 0, *known, _encode(records)]
+        arguments += [action, name, nano, budget, patience, texts]
+        try:
+            status, delay, generation, committed, rate, workers, peak, now = self.run(
+                lambda client: ADMIT.run(client, self._keys, arguments)
+            )
+        except BaseException:
+            with self._lock:
+                self._records[:0] = records
+            raise
+        delay = delay / _MICROSECONDS
+        reply = Reply(status, delay, generation.decode(), committed, rate / 1000, max(workers, 1), peak / 1000, now)
+        with self._lock:
+            self.last = reply
+        return reply
+
+    def run(self, function: Callable[[Any], T]) -> T:
+        """Return the result of ``function`` of a client of redis-py.
+
+        Raises:
+            LimitsUnavailableError: The server is not reachable, or was not a second ago.
+            ConfigurationError: The server refuses.
+        """
+        with self._lock:
+            is_probing = self._probe_at > -math.inf
+            if clock.now() < self._probe_at:
+                raise self._unavailable("it was not reachable a second ago")
+            if is_probing:
+                self._probe_at = clock.now() + _PROBE_SECONDS  # one thread tries, and others do not wait for it
+        failure: NanoGPTError
+        try:
+            if self._client is None:
+                self._client = self._address.connect()  # two threads may make one each; either will do
+            result = function(self._client)
+        except Exception as error:
+            from redis.exceptions import RedisError
+
+            if not isinstance(error, (RedisError, OSError)):
+                raise
+            reason = f"{type(error).__name__}: {self._address.hide_password(str(error))}"
+            failure = server_error(error, self._address) or self._unavailable(reason)
+            if isinstance(failure, LimitsUnavailableError):
+                with self._lock:
+                    self._probe_at = clock.now() + _PROBE_SECONDS
+        else:
+            if is_probing:
+                with self._lock:
+                    self._probe_at = -math.inf
+            return result
+        raise failure  # without the cause: its text or its frames may hold the password
+
+    def probe_now(self) -> None:
+        """Let the next request try to reach the server, also if it was away a moment ago."""
+        with self._lock:
+            self._probe_at = -math.inf
+
+    def record(self, record: list[Any], *, urgent: bool = False) -> None:
+        """Queue a record for the next request, or for a moment later; does not block.
+
+        Args:
+            record: Name of the record, and its fields.
+            urgent: Whether to send it at once, in the background.
+        """
+        with self._lock:
+            self._records.append(record)
+            start, self._flushing = not self._flushing, True
+        if urgent:
+            self._urgent.set()
+        if start:
+            try:
+                start_thread(self._flush, "nanogpt-limits", self._exiting)
+            except RuntimeError:  # no more threads: the next request takes the record along
+                with self._lock:
+                    self._flushing = False
+
+    def _flush(self) -> None:
+        """Send records until none is left. Without the server, try again; at exit, once."""
+        delay = _FLUSH_SECONDS
+        while True:
+            self._urgent.wait(delay)
+            self._urgent.clear()
+            is_last = self._exiting.is_set()
+            delay = _FLUSH_SECONDS
+            try:
+                if self._records:
+                    self.admit("")
+            except NanoGPTError:
+                delay = _PROBE_SECONDS
+            with self._lock:
+                if not self._records or is_last:
+                    self._flushing = False
+                    return
+
+    def _unavailable(self, reason: str) -> LimitsUnavailableError:
+        return LimitsUnavailableError(
+            f"The shared limits cannot be read, and nothing was sent: Redis at {self._address.place}: {reason}.",
+            remedy="Start Redis, or correct its URL.",
+        )
+
+
+def _encode(records: list[list[Any]]) -> str:
+    now = clock.now()
+
+    def fields(record: list[Any]) -> list[Any]:
+        # A pause is kept as its end by this process's clock, since the record may wait.
+        is_pause = record[0] == "pause"
+        return [*record[:3], max(0.0, (record[3] - now) * _MICROSECONDS)] if is_pause else record
+
+    return json.dumps([fields(record) for record in records])

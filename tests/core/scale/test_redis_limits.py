@@ -1,0 +1,573 @@
+"""``RedisLimits`` against a real server: rate, pauses, budget, ledger, outages, and workers that die."""
+
+import copy
+import json
+import multiprocessing
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import warnings
+
+import pytest
+
+from nanogpt_core import (
+    BudgetExceededError,
+    ConfigurationError,
+    Embedder,
+    InvalidTypeError,
+    LimitsUnavailableError,
+    MemoryCache,
+    RedisLimits,
+)
+from nanogpt_core.errors import ConnectionFailedError, RateLimitError, ServerError
+from nanogpt_core.http.endpoint import Endpoint
+from nanogpt_core.http.limits import FREE, Cost, Outcome, Saving, SharedLimits
+from nanogpt_core.http.rate_limiter import RateLimit, RateLimiter
+
+CENT = Cost("model", texts=1, tokens=100, usd=0.01, timeout=60)
+PAID = Outcome(0.01, tokens=100, answered=True)
+GUARD_SECONDS = 60
+
+
+@pytest.fixture
+def make_limits(redis, name):
+    """Make limits of one more worker."""
+    return lambda rate=None, budget=None, **more: RedisLimits(redis.url, name, rate, budget, **more)
+
+
+def refused(retry_after=None):
+    return RateLimitError("refused", status=429, retry_after=retry_after)
+
+
+def admit(limits, cost=FREE):
+    """Reserve a start time and return it, confirmed, without waiting."""
+    admission = limits.reserve(cost)
+    assert admission.ready
+    return admission
+
+
+# --- Rate and pauses
+
+
+def test_redis_limits_follow_the_protocol(make_limits):
+    limits = make_limits()
+    assert isinstance(limits, SharedLimits)
+    assert limits.may_block
+
+
+def test_start_times_of_two_workers_keep_to_one_rate(make_limits):
+    first, second = make_limits(4), make_limits(4)
+    delays = [limits.reserve(FREE).delay for limits in (first, second) * 6]
+    # Two at once after an idle time, and then four in each 1 / 0.98 seconds.
+    assert delays[:2] == [0, 0]
+    assert delays[2] > 0
+    assert delays == sorted(delays)
+    for n in range(4, len(delays)):
+        assert delays[n] - delays[n - 4] >= 0.9
+    assert delays[-1] <= 11 / 4 / 0.98 + 0.1
+
+
+def test_request_that_need_not_wait_takes_one_command(make_limits):
+    limits = make_limits(100)
+    admit(limits)
+    client = limits._session._client
+    before = client.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"]
+    limits.settle(admit(limits, CENT), PAID)
+    limits.release(admit(limits, CENT))
+    after = client.info("commandstats")["cmdstat_evalsha"]["calls"]
+    assert after - before <= 3  # two requests, and at most one report in the background
+
+
+def test_retry_after_of_one_worker_pauses_all(make_limits):
+    first, second = make_limits(), make_limits()
+    waiting = second.reserve(FREE)
+    first.on_error(refused(30.0), 30.0, first.reserve(FREE))
+    first.flush()
+    assert second.reserve(FREE).delay == pytest.approx(30, abs=5)
+    later = second.confirm(waiting) if not waiting.ready else second.reserve(FREE)
+    assert later.delay > 20
+
+
+def test_request_that_waits_for_its_start_time_notices_a_pause(make_limits):
+    first, second = make_limits(1), make_limits(1)
+    admit(first)
+    waiting = second.reserve(FREE)
+    assert not waiting.ready
+    first.on_error(ServerError("overloaded", status=503, retry_after=40.0), 40.0)
+    first.flush()
+    again = second.confirm(waiting)
+    assert not again.ready
+    assert again.delay == pytest.approx(40, abs=5)
+
+
+def test_confirm_before_the_start_time_returns_the_rest_of_the_delay(make_limits):
+    limits = make_limits(0.01)
+    admit(limits)
+    waiting = limits.reserve(FREE)
+    early = limits.confirm(waiting)
+    assert not early.ready
+    assert 0 < early.delay <= waiting.delay
+
+
+def test_start_time_that_is_given_back_is_free_again(make_limits):
+    limits = make_limits(0.01)
+    admit(limits)
+    waiting = limits.reserve(FREE)
+    limits.release(waiting)
+    assert limits.reserve(FREE).delay <= waiting.delay
+
+
+def test_refusals_lower_the_rate_of_all_workers(make_limits):
+    first, second = make_limits(), make_limits()
+    admissions = [admit(first) for _ in range(3)]
+    assert second.ledger().requests_per_second == 25
+    for admission in admissions:
+        first.on_error(refused(0.0), 0.0, admission)
+    first.flush()
+    assert second.ledger().requests_per_second < 25
+    # All three were sent before the first refusal was known: one congestion event.
+    assert second.ledger().requests_per_second > 10
+
+
+def test_connection_error_changes_neither_rate_nor_pause(make_limits):
+    limits = make_limits()
+    limits.on_error(ConnectionFailedError("reset"), 9.0, admit(limits))
+    limits.flush()
+    assert limits.ledger().requests_per_second == 25
+    assert limits.reserve(FREE).delay < 1
+
+
+def test_rate_that_is_set_is_never_exceeded(make_limits):
+    limits = make_limits(7)
+    assert limits.ledger().requests_per_second == 7
+
+
+def test_clock_of_a_worker_does_not_matter(make_limits, monkeypatch):
+    limits = make_limits(1)
+    admit(limits)
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    other = make_limits(1)
+    assert 0 < other.reserve(FREE).delay < 1.1
+
+
+def test_names_and_prefixes_do_not_share(redis, name):
+    first, second = RedisLimits(redis.url, name, 0.01), RedisLimits(redis.url, name, 0.01, prefix="other")
+    admit(first)
+    admit(second)
+    admit(RedisLimits(redis.url, f"{name}-2", 0.01))
+    assert not first.reserve(FREE).ready
+
+
+# --- Budget and ledger
+
+
+def test_budget_holds_over_all_workers(make_limits):
+    workers = [make_limits(100, budget=0.05) for _ in range(2)]
+    for n in range(5):
+        admit(workers[n % 2], CENT)
+    for limits in workers:
+        with pytest.raises(BudgetExceededError, match=r"budget_usd=0\.05"):
+            limits.reserve(CENT)
+        with pytest.raises(BudgetExceededError):
+            limits.check(CENT)
+
+
+def test_refused_request_takes_no_start_time(make_limits):
+    limits = make_limits(0.01, budget=0.001)
+    with pytest.raises(BudgetExceededError):
+        limits.reserve(CENT)
+    assert limits.reserve(FREE).ready
+
+
+def test_settled_amount_replaces_the_reserved_one(make_limits):
+    limits = make_limits(100, budget=0.03)
+    first, second, third = (admit(limits, CENT) for _ in range(3))
+    limits.settle(first, Outcome(0.002, tokens=100, answered=True))
+    limits.settle(second, Outcome(0.0))
+    limits.settle(third, Outcome(None))
+    ledger = limits.ledger()
+    assert ledger.spent_usd == pytest.approx(0.002)
+    assert ledger.may_have_been_billed_usd == pytest.approx(0.01)
+    assert (ledger.answered, ledger.refused, ledger.uncertain) == (1, 1, 1)
+    assert (ledger.tokens, ledger.texts_sent, ledger.open) == (100, 1, ())
+    admit(limits, CENT)
+
+
+def test_request_that_was_never_sent_costs_nothing(make_limits):
+    limits = make_limits(100, budget=0.01)
+    limits.release(admit(limits, CENT))
+    admit(limits, CENT)
+    assert limits.ledger().may_have_been_billed_usd == pytest.approx(0.01)
+
+
+def test_settling_twice_counts_once(make_limits):
+    limits = make_limits()
+    admission = admit(limits, CENT)
+    for _ in range(3):
+        limits.settle(admission, PAID)
+        limits.flush()
+    limits.release(admission)
+    assert limits.ledger().spent_usd == pytest.approx(0.01)
+    assert limits.ledger().answered == 1
+
+
+def test_many_small_amounts_add_up_exactly(make_limits):
+    limits = make_limits(100)
+    cost = Cost("model", 1, 1, 1e-8, 60)
+    for _ in range(30):
+        limits.settle(limits.reserve(cost), Outcome(1e-8, tokens=1, answered=True))
+    assert limits.ledger().spent_usd == 3e-7
+
+
+def test_ledger_gives_a_usage_that_can_be_subtracted(make_limits):
+    limits = make_limits()
+    before = limits.ledger().usage()
+    limits.settle(admit(limits, CENT), PAID)
+    limits.add_saving(Saving(cached=3, repeated=2, tokens=50, usd=0.005))
+    used = limits.ledger().usage() - before
+    assert (used.requests, used.cost_usd, used.texts_sent, used.texts_cached) == (1, 0.01, 1, 3)
+    assert limits.ledger().texts_repeated == 2
+    assert limits.ledger().saved_usd == pytest.approx(0.005)
+
+
+def test_reset_begins_again_for_all_workers(make_limits):
+    first, second = make_limits(100, budget=0.01), make_limits(100, budget=0.01)
+    admit(first, CENT)
+    with pytest.raises(BudgetExceededError):
+        second.reserve(CENT)
+    second.reset()
+    admit(first, CENT)
+    assert first.ledger().may_have_been_billed_usd == pytest.approx(0.01)
+
+
+KILLED = """
+import os, signal, sys
+from nanogpt_core import RedisLimits
+from nanogpt_core.http.limits import Cost
+limits = RedisLimits(sys.argv[1], sys.argv[2])
+limits.reserve(Cost("model", 1, 100, 0.01, timeout=-300.0))
+limits.reserve(Cost("model", 1, 100, 0.02, timeout=60.0))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_reservations_of_a_killed_worker_are_shown_apart_and_can_be_released(make_limits, redis, name):
+    subprocess.run([sys.executable, "-c", KILLED, redis.url, name], check=False, timeout=GUARD_SECONDS)
+    limits = make_limits(budget=0.03)
+    ledger = limits.ledger()
+    assert ledger.may_have_been_billed_usd == pytest.approx(0.03)
+    assert ledger.abandoned_usd == pytest.approx(0.01)
+    assert len(ledger.open) == 2
+    assert len({request.worker for request in ledger.open}) == 1
+    with pytest.raises(BudgetExceededError):
+        limits.reserve(CENT)
+    assert limits.release_abandoned() == pytest.approx(0.01)
+    assert limits.release_abandoned() == 0
+    admit(limits, CENT)
+    assert limits.ledger().abandoned == ()
+
+
+def test_request_that_was_released_and_ends_after_all_is_counted(make_limits):
+    limits = make_limits()
+    admission = admit(limits, Cost("model", 1, 100, 0.01, timeout=-300.0))
+    assert limits.release_abandoned() == pytest.approx(0.01)
+    for _ in range(2):
+        limits.settle(admission, PAID)
+        limits.flush()
+    assert limits.ledger().spent_usd == pytest.approx(0.01)
+
+
+def test_request_log_has_a_line_for_each_finished_request(make_limits, tmp_path):
+    path = tmp_path / "requests.jsonl"
+    limits = make_limits(request_log=path)
+    limits.settle(admit(limits, CENT), PAID)
+    limits.settle(admit(limits, CENT), Outcome(None, error="ServerError"))
+    limits.release(admit(limits, CENT))
+    first, second = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    assert (first["billed_usd"], first["answered"], first["error"]) == (0.01, True, None)
+    assert (second["billed_usd"], second["answered"], second["error"]) == (None, False, "ServerError")
+    assert first["id"] != second["id"]
+    assert first["model"] == "model"
+    if os.name == "posix":
+        assert path.stat().st_mode & 0o777 == 0o600
+
+
+# --- With an embedder
+
+
+def test_embedder_counts_in_the_ledger(make_limits, options, call_embed):
+    limits = make_limits(budget=1.0)
+    embedder = Embedder(**options, limits=limits, cache=MemoryCache())
+    call_embed(embedder, ["one", "two", "one"])
+    call_embed(embedder, ["one", "three"])
+    ledger = limits.ledger()
+    assert (ledger.answered, ledger.texts_sent, ledger.texts_cached, ledger.texts_repeated) == (2, 3, 1, 1)
+    assert ledger.usage().cost_usd == embedder.usage.cost_usd
+    assert ledger.usage().prompt_tokens == embedder.usage.prompt_tokens == 3
+    assert ledger.saved_usd > 0
+    assert ledger.open == ()
+
+
+def test_embedders_share_a_budget(make_limits, options, call_embed, sandbox):
+    limits = [make_limits(budget=5e-8) for _ in range(2)]
+    first, second = (Embedder(**options, limits=one) for one in limits)
+    call_embed(first, ["one", "two"])
+    with pytest.raises(BudgetExceededError):
+        call_embed(second, ["three"])
+    assert len(sandbox.requests) == 1
+
+
+def test_failed_attempts_may_have_been_billed(make_limits, serve, faults, call_embed):
+    server = serve(lambda _: faults.response(status=500))
+    limits = make_limits()
+    embedder = server.embedder("text-embedding-3-small", limits=limits, max_retries=1)
+    with pytest.raises(ServerError):
+        call_embed(embedder, ["text"])
+    ledger = limits.ledger()
+    assert (ledger.uncertain, ledger.answered) == (2, 0)
+    assert ledger.may_have_been_billed_usd > 0
+    assert ledger.open == ()
+
+
+@pytest.fixture(params=["sync", "async"])
+def call_embed(request):
+    import asyncio
+
+    if request.param == "sync":
+        return lambda embedder, texts: embedder.embed(texts)
+    return lambda embedder, texts: asyncio.run(embedder.aembed(texts))
+
+
+# --- Outages
+
+
+@pytest.fixture
+def own_redis(start_redis):
+    return start_redis()
+
+
+def test_without_redis_the_rate_falls_back_to_the_last_share_with_one_warning(own_redis, name):
+    workers = [RedisLimits(own_redis.url, name, 8) for _ in range(2)]
+    for limits in workers:
+        admit(limits)
+        limits.flush()
+    limits = workers[1]
+    own_redis.stop()
+    with pytest.warns(RuntimeWarning, match=r"share of the last known rate: 4 requests/s") as caught:
+        delays = [limits.reserve(FREE).delay for _ in range(3)]
+    assert len(caught) == 1
+    assert delays[2] - delays[1] == pytest.approx(1 / 4 / 0.98, abs=0.1)
+    limits.on_error(refused(20.0), 20.0)
+    assert limits.reserve(FREE).delay > 15
+
+
+def test_without_redis_a_budget_fails_closed(own_redis, name, options, sandbox):
+    limits = RedisLimits(own_redis.url, name, budget_usd=1.0)
+    embedder = Embedder(**options, limits=limits, max_retries=0)
+    embedder.embed(["before"])
+    own_redis.stop()
+    with pytest.raises(LimitsUnavailableError, match="nothing was sent"):
+        embedder.embed(["while it is away"])
+    own_redis.start()
+    limits._session.probe_now()
+    embedder.embed(["after"])
+    assert len(sandbox.requests) == 2
+
+
+def test_without_redis_at_first_use_nothing_is_sent(name, options, sandbox):
+    limits = RedisLimits("redis://127.0.0.1:1", name)
+    with pytest.raises(LimitsUnavailableError, match=r"127\.0\.0\.1:1"):
+        Embedder(**options, limits=limits, max_retries=0).embed(["text"])
+    assert sandbox.requests == []
+
+
+def test_budget_survives_a_server_that_lost_its_data(own_redis, name):
+    limits = RedisLimits(own_redis.url, name, 100, budget_usd=0.03)
+    limits.settle(admit(limits, CENT), PAID)
+    open_admission = admit(limits, CENT)
+    own_redis.restart()
+    limits._session.probe_now()
+    admit(limits, CENT)
+    with pytest.raises(BudgetExceededError):
+        limits.reserve(CENT)
+    limits.settle(open_admission, PAID)
+    assert limits.ledger().may_have_been_billed_usd == pytest.approx(0.03)
+
+
+def test_ends_of_requests_are_kept_until_redis_is_back(own_redis, name):
+    limits = RedisLimits(own_redis.url, name)
+    admit(limits)
+    own_redis.stop()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        admission = limits.confirm(limits.reserve(CENT))
+    limits.settle(admission, PAID)
+    with pytest.raises(LimitsUnavailableError):
+        limits.flush()
+    own_redis.start()
+    assert limits.ledger().spent_usd == pytest.approx(0.01)
+    assert limits.ledger().answered == 1
+
+
+def test_learned_rate_survives_a_server_that_lost_its_data(own_redis, name):
+    limits = RedisLimits(own_redis.url, name)
+    limits.on_error(refused(0.0), 0.0, admit(limits))
+    limits.flush()
+    learned = limits.ledger().requests_per_second
+    own_redis.restart()
+    limits._session.probe_now()
+    assert limits.ledger().requests_per_second == pytest.approx(learned, rel=0.1)
+    assert learned < 24
+
+
+# --- Servers: password, cluster
+
+
+def test_password_is_used_and_never_shown(start_redis, name, monkeypatch):
+    server = start_redis("--requirepass", "open sesame")
+    url = f"redis://:open%20sesame@127.0.0.1:{server.port}"
+    limits = RedisLimits(url, name)
+    admit(limits)
+    pickled = pickle.dumps(limits)
+    for shown in (repr(limits), str(limits._settings), str(pickled)):
+        assert "sesame" not in shown
+    with pytest.raises(ConfigurationError, match="NANOGPT_REDIS_PASSWORD"):
+        pickle.loads(pickled).reserve(FREE)
+    monkeypatch.setenv("NANOGPT_REDIS_PASSWORD", "open sesame")
+    admit(pickle.loads(pickled))
+    with pytest.raises(ConfigurationError, match="refuses") as caught:
+        RedisLimits(f"redis://:wrong-word@127.0.0.1:{server.port}", name).reserve(FREE)
+    assert "wrong-word" not in str(caught.value)
+
+
+def test_keys_of_a_name_are_in_one_slot_of_a_cluster(start_redis, name, tmp_path):
+    server = start_redis("--cluster-enabled", "yes", "--dir", str(tmp_path))
+    from redis import Redis
+
+    client = Redis.from_url(server.url)
+    client.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
+    client.close()
+    limits = RedisLimits(server.url, name, budget_usd=1.0, cluster=True)
+    limits.settle(_until_available(limits), PAID)
+    assert limits.ledger().answered == 1
+    limits.reset()
+
+
+def _until_available(limits):
+    # A new cluster accepts commands a moment after it has all its slots.
+    for _ in range(600):
+        try:
+            return limits.reserve(CENT)
+        except LimitsUnavailableError:
+            threading.Event().wait(0.1)
+            limits._session.probe_now()
+    raise AssertionError("the cluster never accepted a command")
+
+
+# --- Copies, pickles, forks
+
+
+def test_copies_are_the_same_object(make_limits):
+    limits = make_limits()
+    assert copy.copy(limits) is limits
+    assert copy.deepcopy(limits) is limits
+
+
+def test_pickle_is_one_more_worker_of_the_same_limits(make_limits):
+    limits = make_limits(budget=0.02)
+    twin = pickle.loads(pickle.dumps(limits))
+    assert twin._session.worker != limits._session.worker
+    admit(limits, CENT)
+    admit(twin, CENT)
+    with pytest.raises(BudgetExceededError):
+        limits.reserve(CENT)
+    assert limits.ledger().workers == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_forked_process_is_one_more_worker(make_limits):
+    limits = make_limits()
+    admission = admit(limits, CENT)
+
+    def child():
+        limits.settle(limits.reserve(CENT), PAID)
+        limits.flush()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # fork with threads
+        process = multiprocessing.get_context("fork").Process(target=child)
+        process.start()
+        process.join(GUARD_SECONDS)
+    assert process.exitcode == 0
+    limits.settle(admission, PAID)
+    ledger = limits.ledger()
+    assert (ledger.answered, ledger.workers) == (2, 2)
+
+
+def test_threads_of_one_worker_get_different_start_times(make_limits):
+    limits = make_limits(50)
+    starts, barrier = [], threading.Barrier(8)
+
+    def work():
+        barrier.wait(GUARD_SECONDS)
+        starts.extend(limits.reserve(FREE).start for _ in range(5))
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(GUARD_SECONDS)
+    assert len(starts) == 40
+    assert max(starts) - min(starts) > 0
+
+
+# --- Options
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"url": "http://x"}, "must begin with redis://"),
+        ({"url": ""}, "NANOGPT_REDIS_URL"),
+        ({"url": "redis://x?password=secret"}, "before the host"),
+        ({"name": "a{b}"}, "name may hold"),
+        ({"name": ""}, "name may hold"),
+        ({"prefix": "a b"}, "prefix may hold"),
+        ({"requests_per_second": 0}, "requests_per_second must be positive"),
+        ({"budget_usd": -1}, "budget_usd must be positive"),
+    ],
+)
+def test_invalid_option_is_refused(options, message):
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        RedisLimits(**{"url": "redis://127.0.0.1", **options})
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [{"url": 7}, {"name": 7}, {"budget_usd": "1"}])
+def test_option_of_the_wrong_type_is_refused(options):
+    with pytest.raises(InvalidTypeError):
+        RedisLimits(**{"url": "redis://127.0.0.1", **options})
+
+
+def test_url_comes_from_the_environment(redis, name, monkeypatch):
+    monkeypatch.setenv("NANOGPT_REDIS_URL", redis.url)
+    admit(RedisLimits(name=name))
+
+
+# --- The same algorithm as in one process
+
+
+@pytest.mark.parametrize("rate", [None, 3.0, 30.0])
+def test_rate_of_redis_and_process_are_the_same(make_limits, rate):
+    limiter, limit = RateLimiter(), RateLimit(Endpoint(None, "https://limits.invalid"), rate)
+    limiter.join(limit)
+    limits = make_limits(rate)
+    for _ in range(6):
+        own, shared = limiter.reserve(), limits.reserve(FREE)
+        limiter.on_error(refused(0.0), 0.0, own)
+        limits.on_error(refused(0.0), 0.0, shared)
+        limits.flush()
+        assert limits.ledger().requests_per_second == pytest.approx(limiter.rate, rel=0.05)
