@@ -295,8 +295,7 @@ class RedisLimits:
         Raises:
             LimitsUnavailableError: Redis is not reachable.
         """
-        self._session.probe_now()
-        self._session.admit("")
+        self._session.flush()
 
     def __repr__(self) -> str:
         budget = "" if self.budget_usd is None else f", budget_usd={self.budget_usd:g}"

@@ -77,6 +77,8 @@ class RedisSession(ForkSafe):
         self._numbers = itertools.count()
         self._probe_at = -math.inf
         self._records: list[list[Any]] = []
+        self._carriers = 0  # round trips under way that carry records
+        self._carried = threading.Condition()
         self._flushing = False
         self._urgent, self._exiting = threading.Event(), threading.Event()
 
@@ -103,6 +105,8 @@ class RedisSession(ForkSafe):
         """
         with self._lock:
             records, self._records = self._records, []
+            with self._carried:
+                self._carriers += bool(records)
             last = self.last
         known = (last.generation, last.committed, last.peak) if last else ("", 0, 0)
         arguments = [self.worker, self._requests_per_second or 0, *known, _encode(records)]
@@ -115,6 +119,11 @@ class RedisSession(ForkSafe):
             with self._lock:
                 self._records[:0] = records
             raise
+        finally:
+            if records:
+                with self._carried:
+                    self._carriers -= 1
+                    self._carried.notify_all()
         delay = delay / _MICROSECONDS
         reply = Reply(status, delay, generation.decode(), committed, rate / 1000, max(workers, 1), peak / 1000, now)
         with self._lock:
@@ -179,6 +188,17 @@ class RedisSession(ForkSafe):
             except RuntimeError:  # no more threads: the next request takes the record along
                 with self._lock:
                     self._flushing = False
+
+    def flush(self) -> None:
+        """Send all records; return when no other thread's round trip carries one any more.
+
+        Raises:
+            LimitsUnavailableError: The server is not reachable.
+        """
+        self.probe_now()
+        self.admit("")
+        with self._carried:
+            self._carried.wait_for(lambda: not self._carriers)
 
     def _flush(self) -> None:
         """Send records until none is left. Without the server, try again; at exit, once."""
