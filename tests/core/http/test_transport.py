@@ -1,13 +1,25 @@
 """Network backend below the shared transports."""
 
+import ssl
+
+import pytest
+
 from nanogpt_core.http import network
+from nanogpt_core.http.library import httpcore
 
 
 def test_requests_go_through_our_network_backend(embed, serve, monkeypatch):
     used = []
-    hold_back = network._Channel.hold_back
+    read = network._Connection.read
     monkeypatch.setattr(
-        network._Channel, "hold_back", lambda self, data: (used.append(len(data)), hold_back(self, data))[1]
+        network._Connection, "read", lambda self, max_bytes: (used.append(max_bytes), read(self, max_bytes))[1]
     )
     embed(serve().embedder(), ["a"])
     assert used
+
+
+def test_certificate_error_without_a_number_is_a_connect_error():
+    # truststore raises such errors on macOS and Windows.
+    mapped = network._mapped(httpcore.ConnectTimeout, httpcore.ConnectError)
+    with pytest.raises(httpcore.ConnectError, match="not trusted"), mapped:
+        raise ssl.SSLCertVerificationError("the certificate is not trusted")
