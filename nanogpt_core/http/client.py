@@ -61,52 +61,53 @@ class HttpClient:
 
         return make_async_openai_client(self.endpoint, AsyncTransport(self.endpoint, self._http_async_client))
 
-    def send(self, path: str, body: bytes | None, seconds: float, most_bytes: int) -> bytes:
-        """POST ``body`` to ``path`` below the base URL, or GET it if there is no body; return the reply's bytes.
+    def send(self, path: str, body: bytes | None, timeout: float, max_bytes: int) -> bytes:
+        """POST ``body`` to ``path`` below the base URL, or GET it if there is no body; return the body of the reply.
 
         Args:
             path: Path below the base URL.
             body: JSON, or None.
-            seconds: Time limit, from the first byte sent to the last received.
-            most_bytes: Most bytes of the reply.
+            timeout: Seconds from the first byte sent to the last received.
+            max_bytes: Maximum size of the reply.
 
         Raises:
             NanoGPTError: The one of its subclasses that fits. Errors that are not about the request pass unchanged.
         """
         client = self.client()
-        failure: BaseException
         try:
-            with request_limits(seconds, most_bytes):
-                response = _call(client, path, body)
+            with request_limits(timeout, max_bytes):
+                return _take_content(self._call(client, path, body))
         except Exception as error:  # noqa: BLE001 - raised again
-            failure = self._failure(error, seconds)
-        else:
-            return response.content  # type: ignore[no-any-return]
-        # Raised out here, since the SDK wraps our errors in its own, and causes must not run in a circle.
-        raise failure
+            failure = self._failure(error, timeout)
+        raise failure  # out here: the SDK wraps our errors in its own, and causes must not run in a circle
 
-    async def asend(self, path: str, body: bytes | None, seconds: float, most_bytes: int) -> bytes:
+    async def asend(self, path: str, body: bytes | None, timeout: float, max_bytes: int) -> bytes:
         """Do the same as :meth:`send`, without blocking the event loop."""
         client = await self.async_client()
-        failure: BaseException
         try:
-            with request_limits(seconds, most_bytes):
-                response = await _call(client, path, body)
+            with request_limits(timeout, max_bytes):
+                return _take_content(await self._call(client, path, body))
         except Exception as error:  # noqa: BLE001 - raised again
-            failure = self._failure(error, seconds)
-        else:
-            return response.content  # type: ignore[no-any-return]
-        raise failure  # as in send()
+            failure = self._failure(error, timeout)
+        raise failure
 
-    def _failure(self, error: Exception, seconds: float) -> BaseException:
+    def _call(self, client: Any, path: str, body: bytes | None) -> Any:
+        from nanogpt_core.http.library import httpx
+
+        url = f"{self.endpoint.base_url}{path}"
+        if body is None:
+            return client.get(url, cast_to=httpx.Response)
+        return client.post(url, cast_to=httpx.Response, content=body)
+
+    def _failure(self, error: Exception, timeout: float) -> BaseException:
         from nanogpt_core.http.error_mapping import foreign_error, map_error
 
-        return foreign_error(error) or map_error(error, self.endpoint.host, seconds)
+        return foreign_error(error) or map_error(error, self.endpoint.host, timeout)
 
 
-def _call(client: Any, path: str, body: bytes | None) -> Any:
-    from nanogpt_core.http.library import httpx
-
-    if body is None:
-        return client.get(path, cast_to=httpx.Response)
-    return client.post(path, cast_to=httpx.Response, content=body)
+def _take_content(response: Any) -> bytes:
+    content: bytes = response.content
+    # httpx's stream refers back to its response. Megabytes in a reference cycle wait for the garbage collector, and
+    # the next reply needs fresh memory: 8.5 instead of 4.0 ms of CPU for a reply of 4 MB.
+    del response.stream
+    return content

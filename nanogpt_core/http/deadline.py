@@ -27,20 +27,20 @@ class RequestLimits:
 
     Attributes:
         deadline: When it has to be over, in seconds of ``time.monotonic()``.
-        most_bytes: Most bytes of a reply, unpacked.
+        max_bytes: Maximum size of a reply, unpacked.
     """
 
     deadline: float
-    most_bytes: int
+    max_bytes: int
 
 
 _current: ContextVar[RequestLimits | None] = ContextVar("nanogpt_request_limits", default=None)
 
 
 @contextlib.contextmanager
-def request_limits(seconds: float, most_bytes: int) -> Iterator[None]:
-    """Let the attempt, or the read of a stream, in this block take ``seconds``, and a reply have ``most_bytes``."""
-    token = _current.set(RequestLimits(time.monotonic() + seconds, most_bytes))
+def request_limits(timeout: float, max_bytes: int) -> Iterator[None]:
+    """Limit the attempt, or the read of a stream, in this block to ``timeout`` seconds and a reply to ``max_bytes``."""
+    token = _current.set(RequestLimits(time.monotonic() + timeout, max_bytes))
     try:
         yield
     finally:
@@ -68,18 +68,18 @@ class BodyReader:
 
     def __init__(self, headers: Mapping[str, str]) -> None:
         limits = _current.get()
-        most_bytes = _UNLIMITED_BYTES if limits is None else limits.most_bytes
+        max_bytes = _UNLIMITED_BYTES if limits is None else limits.max_bytes
         length = headers.get("content-length", "")
-        if length.isdigit() and int(length) > most_bytes:
-            raise _too_large(most_bytes)
+        if length.isdigit() and int(length) > max_bytes:
+            raise _too_large(max_bytes)
         encoding = headers.get("content-encoding", "").strip().lower()
         if encoding not in ("identity", "", "gzip", "x-gzip", "deflate"):
             raise ReplyError(f"The reply is compressed as {encoding!r}, which was not asked for.")
         self.is_compressed = encoding not in ("identity", "")
         # 32: either a gzip or a zlib header, whichever comes.
         self._inflater = zlib.decompressobj(zlib.MAX_WBITS | 32) if self.is_compressed else None
-        self._left = most_bytes
-        self._most = most_bytes
+        self._left = max_bytes
+        self._most = max_bytes
 
     def feed(self, chunk: bytes) -> bytes:
         """Return the unpacked bytes of ``chunk``.
@@ -109,7 +109,7 @@ class BodyReader:
             raise DamagedReplyError("The compressed reply was cut off.")
 
 
-def _too_large(most_bytes: int) -> ReplyError:
+def _too_large(max_bytes: int) -> ReplyError:
     return ReplyError(
-        f"The reply is larger than {most_bytes:,} bytes, more than what was asked for can take; it was not read."
+        f"The reply is larger than {max_bytes:,} bytes, more than what was asked for can take; it was not read."
     )

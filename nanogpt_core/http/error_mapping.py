@@ -79,32 +79,32 @@ def foreign_error(error: BaseException) -> BaseException | None:
     return None if cause is None or isinstance(cause, _ABOUT_THE_REQUEST) else cause
 
 
-def map_error(error: Exception, host: str, seconds: float) -> NanoGPTError:
+def map_error(error: Exception, host: str, timeout: float) -> NanoGPTError:
     """Return our error for ``error``, which becomes its cause.
 
     Args:
         error: An error of the SDK, of the HTTP client or of the limits on an attempt.
         host: The host that should have answered.
-        seconds: The time limit of the attempt.
+        timeout: Seconds that the attempt had.
     """
     chain = list(errors.causes(error))
     ours = next((cause for cause in chain if isinstance(cause, NanoGPTError)), None)
     if ours is not None:
         return ours
-    failure = _mapped(error, chain, host, seconds)
+    failure = _mapped(error, chain, host, timeout)
     if isinstance(error, openai.APIStatusError):
         _truncate(error)
     failure.__cause__ = error
     return failure
 
 
-def _mapped(error: Exception, chain: list[BaseException], host: str, seconds: float) -> NanoGPTError:
+def _mapped(error: Exception, chain: list[BaseException], host: str, timeout: float) -> NanoGPTError:
     if isinstance(error, openai.APIStatusError):
         return _from_status(error)
     cause = error.__cause__ or error
     if isinstance(error, (openai.APITimeoutError, TimeoutError)):
         return errors.RequestTimeoutError(
-            f"No complete answer from {host} within {seconds:.3g} s ({type(cause).__name__}).",
+            f"No complete answer from {host} within {timeout:.3g} s ({type(cause).__name__}).",
             remedy="Try again, or raise timeout.",
         )
     told = f"{excerpt(str(cause)) or 'no reason given'} ({type(cause).__name__})"
