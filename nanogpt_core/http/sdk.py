@@ -5,7 +5,6 @@ Works with openai 2.x, which stands on ``httpx``, and 3.x, which stands on ``htt
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import openai
@@ -28,36 +27,36 @@ def make_openai_client(endpoint: Endpoint, transport: Any) -> openai.OpenAI:
         transport: Sends the requests.
     """
     client = openai.OpenAI(http_client=httpx.Client(transport=transport), **_options(endpoint))
-    _prepare(client)
-    return client
+    own: openai.OpenAI = _with_own_headers(client)
+    return own
 
 
 def make_async_openai_client(endpoint: Endpoint, transport: Any) -> openai.AsyncOpenAI:
     """Return an async client that never follows a redirect; see :func:`make_openai_client`."""
     client = openai.AsyncOpenAI(http_client=httpx.AsyncClient(transport=transport), **_options(endpoint))
-    _prepare(client)
-    return client
+    own: openai.AsyncOpenAI = _with_own_headers(client)
+    return own
 
 
 def _options(endpoint: Endpoint) -> dict[str, Any]:
-    # OPENAI_* variables are meant for another service. The SDK reads headers from this one, a line each.
-    lines = os.environ.get("OPENAI_CUSTOM_HEADERS", "").split("\n")
-    names = [line.partition(":")[0].strip() for line in lines if ":" in line]
-    # The SDK needs an Authorization header. The transport replaces the one with the stand-in for the key.
-    foreign: dict[str, Any] = {
-        name: f"Bearer {SDK_KEY}" if name.lower() == "authorization" else openai.Omit() for name in names
-    }
     return {
         "api_key": SDK_KEY,
         "base_url": endpoint.base_url,
         "timeout": httpx.Timeout(endpoint.timeout, connect=min(_CONNECT_SECONDS, endpoint.timeout)),
         "max_retries": 0,  # the one retry layer is ours
-        "default_headers": {**foreign, **SDK_HEADERS},
     }
 
 
-def _prepare(client: Any) -> None:
-    client.organization = client.project = client.webhook_secret = client.admin_api_key = None
+def _with_own_headers(client: Any) -> Any:
+    """Return ``client`` without the headers of ``OPENAI_*`` variables and those that describe this machine."""
+    own: dict[str, Any] = {
+        **SDK_HEADERS,
+        "Authorization": f"Bearer {SDK_KEY}",  # the SDK needs one; the transport replaces it
+        "Content-Type": "application/json",
+    }
     # The SDK asks the system for its headers once, under locks of the standard library before Python 3.12.
     with delay_forks():
-        _ = client.default_headers
+        foreign = client.default_headers.keys() - own.keys()
+    client = client.copy(default_headers={**dict.fromkeys(foreign, openai.Omit()), **own})
+    client.organization = client.project = client.webhook_secret = client.admin_api_key = None
+    return client
