@@ -125,7 +125,7 @@ class FaultServer:
             open_ones = list(self._sockets)
         for connection in open_ones:
             with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)
         for thread in self._threads:
             thread.join(10)
             assert not thread.is_alive(), "a handler of the fault server hangs"
@@ -167,7 +167,11 @@ class FaultServer:
                 stack.enter_context(connection)
                 stack.enter_context(contextlib.suppress(OSError))
                 if self._tls is not None:
-                    connection = stack.enter_context(self._tls.wrap_socket(connection, server_side=True))
+                    plain, connection = connection, self._tls.wrap_socket(connection, server_side=True)
+                    stack.enter_context(connection)
+                    with self._changed:
+                        self._sockets.remove(plain)
+                        self._sockets.add(connection)
                 while seen := self._read(connection, number):
                     self._reply(connection, seen)
         except BaseException as error:  # noqa: BLE001 - raised in the test's own thread, at the end of the block

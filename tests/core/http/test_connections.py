@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import http.client
 import os
+import select
 import signal
 import socket
 import ssl
@@ -30,7 +31,11 @@ from nanogpt_core.errors import (
     RequestTooLargeError,
 )
 from nanogpt_core.http.client import HttpClient
+from nanogpt_core.http.deadline import request_limits
 from nanogpt_core.http.endpoint import Endpoint
+from nanogpt_core.http.environment import tls_context
+from nanogpt_core.http.library import httpcore
+from nanogpt_core.http.network import AsyncBackend, Backend
 
 MIB = 1 << 20
 
@@ -137,6 +142,27 @@ def test_connection_that_the_server_closed_is_not_used_again(way, serve, faults)
     assert len(server.requests) == server.connections == 3
 
 
+def test_idle_connection_that_the_server_closed_costs_no_attempt(way, serve, faults):
+    server = serve(lambda seen: Closing(faults.good(seen)))
+    embedder = server.embedder(max_retries=0)
+
+    def wait_until_closed():
+        server.wait_for(lambda: not server.open_connections)
+
+    async def run():
+        for text in "abc":
+            await embedder.aembed([text])
+            await asyncio.to_thread(wait_until_closed)
+
+    if way.name == "async":
+        asyncio.run(run())
+    else:
+        for text in "abc":
+            embedder.embed([text])
+            wait_until_closed()
+    assert len(server.requests) == server.connections == 3
+
+
 def secured(authority, name="127.0.0.1"):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(name).configure_cert(context)
@@ -149,7 +175,21 @@ def authority(tmp_path_factory):
     authority, folder = trustme.CA(), tmp_path_factory.mktemp("authority")
     authority.cert_pem.write_to_path(folder / "authority.pem")
     subprocess.run(["openssl", "rehash", folder], check=True, capture_output=True, timeout=60)
-    return SimpleNamespace(ca=authority, file=str(folder / "authority.pem"), folder=str(folder))
+    variables = {"SSL_CERT_FILE": str(folder / "authority.pem"), "SSL_CERT_DIR": str(folder)}
+    return SimpleNamespace(ca=authority, variables=variables)
+
+
+@pytest.fixture
+def trust(monkeypatch):
+    """Trust an authority, by one of the variables of certificates."""
+
+    def trust(authority, variable="SSL_CERT_FILE"):
+        for name, value in authority.variables.items():
+            monkeypatch.setenv(name, value if name == variable else "")
+        tls_context.cache_clear()
+
+    yield trust
+    tls_context.cache_clear()
 
 
 STALE = {
@@ -163,35 +203,17 @@ STALE = {
     "one byte": lambda reply, _: reply + b"\n",
 }
 
-STALE_CHILD = """
-import asyncio, sys
-from nanogpt_core import Embedder
-embedder = Embedder("lab/unlisted", api_key="k", max_retries=1)
-texts = [f"text {number}" for number in range(6)]
-async def run():
-    return [(await embedder.aembed([text]))[0].tolist() for text in texts]
-rows = [embedder.embed([text])[0].tolist() for text in texts] if sys.argv[1] == "sync" else asyncio.run(run())
-print(rows, end="")
-"""
-
 
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize("form", STALE)
-def test_connection_with_bytes_after_a_reply_is_never_used_again(way, serve, faults, authority, form, secure):
+def test_connection_with_bytes_after_a_reply_is_never_used_again(way, serve, faults, authority, trust, form, secure):
+    trust(authority)
     stale = faults.response(faults.document(["another text"]))
     server = serve(lambda seen: STALE[form](faults.good(seen), stale), secured(authority.ca) if secure else None)
-    shown = run_child(STALE_CHILD, way.name, NANOGPT_BASE_URL=server.base_url, SSL_CERT_FILE=authority.file)
-    assert shown == str([faults.vector_of(f"text {number}").tolist() for number in range(6)])
-
-
-def run_child(code, *arguments, **variables):
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        capture_output=True, text=True, timeout=120, check=False,
-        env={**os.environ, "NANOGPT_API_KEY": "k", **variables},
-    )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
+    assert calls(way, server.embedder(max_retries=1), "abcdef") == [
+        faults.vector_of(text).tolist() for text in "abcdef"
+    ]
+    assert server.connections > 1
 
 
 def test_reply_that_was_refused_unread_is_not_mixed_up_with_the_next(way, serve, faults):
@@ -250,27 +272,33 @@ def test_early_error_reply_during_an_upload_is_read(send, serve, faults, status,
         send(client_of(server), b"x" * (32 * MIB))
 
 
-def test_reply_in_the_kernels_buffer_is_read_after_the_process_was_stopped(way, serve, faults):
-    waiting, answered = threading.Event(), threading.Event()
+def test_bytes_that_came_in_time_are_read_after_the_deadline_sync():
+    # As if the process was stopped in between.
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        stream = Backend().connect_tcp("127.0.0.1", listener.getsockname()[1], 60.0)
+        with contextlib.closing(stream), listener.accept()[0] as peer, request_limits(-1.0, MIB):
+            peer.sendall(b"reply")
+            assert select.select([stream.get_extra_info("socket")], [], [], 60)[0]
+            assert bytes(stream.read(MIB)) + bytes(stream.read(MIB)) == b"reply"
+            with pytest.raises(httpcore.ReadTimeout):
+                stream.read(MIB)
 
-    def answer(seen):
-        waiting.set()
-        assert answered.wait(60)
-        return faults.response(faults.document(seen.texts), X_Padding="p" * 3000)
 
-    server = serve(answer)
-    code = STALE_CHILD.replace("max_retries=1", "max_retries=0, timeout=2").replace("range(6)", "range(1)")
-    child = subprocess.Popen(
-        [sys.executable, "-c", code, way.name], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "NANOGPT_API_KEY": "k", "NANOGPT_BASE_URL": server.base_url},
-    )  # fmt: skip
-    assert waiting.wait(60)
-    child.send_signal(signal.SIGSTOP)
-    answered.set()
-    time.sleep(4)  # longer than the timeout, with grace
-    child.send_signal(signal.SIGCONT)
-    out, err = child.communicate(timeout=60)
-    assert (out, err) == (str([faults.vector_of("text 0").tolist()]), "")
+def test_bytes_that_came_in_time_are_read_after_the_deadline_async():
+    async def run(listener):
+        stream = await AsyncBackend().connect_tcp("127.0.0.1", listener.getsockname()[1], 60.0)
+        with listener.accept()[0] as peer, request_limits(0.05, MIB):
+            reading = asyncio.ensure_future(stream.read(MIB))
+            await asyncio.sleep(0)  # now it waits
+            peer.sendall(b"reply")
+            time.sleep(0.1)  # noqa: ASYNC251 - stops the event loop until the deadline has passed
+            assert bytes(await reading) + bytes(await stream.read(MIB)) == b"reply"
+            with pytest.raises(httpcore.ReadTimeout):
+                await stream.read(MIB)
+        await stream.aclose()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        asyncio.run(run(listener))
 
 
 SIGNAL_CHILD = """
@@ -399,46 +427,58 @@ def test_host_that_is_looked_up_is_the_one_on_the_wire(embed, monkeypatch):
 
 # --- TLS ---
 
-TLS_CHILD = """
+TRUSTSTORE_CHILD = """
+import truststore
+truststore.inject_into_ssl()
 import asyncio, sys
-from nanogpt_core import Embedder, NanoGPTError
-embedder = Embedder("lab/unlisted", max_retries=3, batch_size=100)
-texts = [f"text {number}" for number in range(int(sys.argv[2]))]
-try:
-    rows = embedder.embed(texts) if sys.argv[1] == "sync" else asyncio.run(embedder.aembed(texts))
-    print(len(rows), end="")
-except NanoGPTError as error:
-    print(type(error).__name__, error, end="")
+from nanogpt_core import Embedder
+embedder = Embedder("lab/unlisted", max_retries=3)
+rows = embedder.embed(["a"]) if sys.argv[1] == "sync" else asyncio.run(embedder.aembed(["a"]))
+print(rows.tolist(), end="")
 """
 
 
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
-@pytest.mark.parametrize("first", ["", "import truststore; truststore.inject_into_ssl()"], ids=["ssl", "truststore"])
-def test_tls_with_an_own_authority_takes_one_request(way, serve, authority, variable, first):
+def test_tls_with_an_own_authority_takes_one_request(embed, serve, authority, trust, variable):
+    trust(authority, variable)
     server = serve(tls=secured(authority.ca))
-    variables = {"SSL_CERT_FILE": "", variable: authority.file if variable == "SSL_CERT_FILE" else authority.folder}
-    assert run_child(first + TLS_CHILD, way.name, "1", NANOGPT_BASE_URL=server.base_url, **variables) == "1"
+    embed(server.embedder(max_retries=3), ["a"])
     assert len(server.requests) == 1
 
 
-def test_tls_connection_is_used_again(way, serve, authority):
+def test_tls_with_truststore_takes_one_request(way, serve, faults, authority):
     server = serve(tls=secured(authority.ca))
-    variables = {"NANOGPT_BASE_URL": server.base_url, "SSL_CERT_FILE": authority.file}
-    assert run_child(TLS_CHILD, way.name, "1000", **variables) == "1000"
-    assert server.connections <= 16
+    done = subprocess.run(
+        [sys.executable, "-c", TRUSTSTORE_CHILD, way.name],
+        capture_output=True, text=True, timeout=120, check=False,
+        env={**os.environ, "NANOGPT_API_KEY": "k", "NANOGPT_BASE_URL": server.base_url,
+             "SSL_CERT_FILE": authority.variables["SSL_CERT_FILE"]},
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == (str([faults.vector_of("a").tolist()]), "")
+    assert len(server.requests) == 1
+
+
+def test_tls_connection_is_used_again(embed, serve, authority, trust):
+    trust(authority)
+    server = serve(tls=secured(authority.ca))
+    embedder = server.embedder(batch_size=1, max_concurrency=4, requests_per_second=1e6)
+    embed(embedder, [f"text {number}" for number in range(100)])
+    assert server.connections <= 4
+    assert len(server.requests) == 100
 
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "elsewhere.invalid"])
-def test_certificate_that_cannot_be_verified_is_final(way, serve, authority, name):
+def test_certificate_that_cannot_be_verified_is_final(embed, serve, authority, trust, name):
+    trust(authority)
     server = serve(tls=secured(trustme.CA() if name == "127.0.0.1" else authority.ca, name))
-    shown = run_child(TLS_CHILD, way.name, "1", NANOGPT_BASE_URL=server.base_url, SSL_CERT_FILE=authority.file)
-    assert shown.startswith("ConnectionFailedError No secure connection")
-    assert "certificate" in shown
+    with pytest.raises(ConnectionFailedError, match=r"No secure connection.*certificate"):
+        embed(server.embedder(max_retries=3), ["a"])
     assert server.connections == 1
     assert not server.requests
 
 
-def test_tls_handshake_that_was_broken_off_is_retried(way, serve, authority):
+def test_tls_handshake_that_was_broken_off_is_retried(embed, serve, authority, trust):
+    trust(authority)
     server = serve(tls=secured(authority.ca))
     target = int(server.base_url.split(":")[2].partition("/")[0])
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -457,8 +497,7 @@ def test_tls_handshake_that_was_broken_off_is_retried(way, serve, authority):
         thread = threading.Thread(target=break_off_then_forward, daemon=True)
         thread.start()
         url = f"https://127.0.0.1:{listener.getsockname()[1]}/api/v1"
-        assert run_child(TLS_CHILD, way.name, "1", NANOGPT_BASE_URL=url, SSL_CERT_FILE=authority.file) == "1"
-        thread.join(20)
+        embed(server.embedder(base_url=url, max_retries=3), ["a"])
     assert len(server.requests) == 1
 
 
