@@ -15,20 +15,31 @@ import urllib.request
 from functools import cache
 from ipaddress import ip_address, ip_network
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.http.endpoint import is_host, is_loopback
 from nanogpt_core.http.library import httpx
 
-__all__ = ["is_in_no_proxy", "proxy_for", "tls_context"]
+__all__ = ["Proxy", "is_in_no_proxy", "proxy_for", "tls_context"]
 
 _PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
-def proxy_for(scheme: str, host: str, port: int | None) -> str | None:
-    """Return the URL of the proxy that requests to an origin go through, or None.
+class Proxy(NamedTuple):
+    """A proxy, and the variable that it comes from. Its text is for messages, without credentials."""
+
+    url: str
+    variable: str
+
+    def __str__(self) -> str:
+        return f"{self.variable}={_without_credentials(self.url)}"
+
+
+def proxy_for(scheme: str, host: str, port: int | None) -> Proxy | None:
+    """Return the proxy that requests to an origin go through, or None.
 
     ``HTTPS_PROXY`` or ``HTTP_PROXY``, by the origin's scheme, goes before ``ALL_PROXY``; lower-case names go first.
     Without any such variable, the settings of macOS or Windows apply.
@@ -55,10 +66,10 @@ def proxy_for(scheme: str, host: str, port: int | None) -> str | None:
 
 def _variable(name: str) -> str:
     spellings = [name, name.upper(), *os.environ]
-    return next((each for each in spellings if each in os.environ and each.lower() == name), f"The system's {name}")
+    return next((each for each in spellings if each in os.environ and each.lower() == name), f"the system's {name}")
 
 
-def _checked_proxy(variable: str, value: str) -> str:
+def _checked_proxy(variable: str, value: str) -> Proxy:
     url = value if "://" in value else f"http://{value}"
     shown = _without_credentials(url)
     scheme = url.partition("://")[0].lower()
@@ -78,7 +89,7 @@ def _checked_proxy(variable: str, value: str) -> str:
             f"{variable}={shown} names a SOCKS proxy, which needs the package socksio.",
             remedy="Install it with `pip install socksio`, or unset the variable.",
         )
-    return url
+    return Proxy(url, variable)
 
 
 def _broken(variable: str, shown: str, fault: str, advice: str) -> ConfigurationError:

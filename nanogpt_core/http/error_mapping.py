@@ -115,6 +115,11 @@ def _mapped(error: Exception, chain: list[BaseException], host: str, timeout: fl
         # A handshake that was broken off may succeed a moment later.
         refused.transient = not any(isinstance(each, ssl.SSLCertVerificationError) for each in chain)
         return refused
+    if isinstance(cause, httpx.ProxyError):
+        return errors.ConnectionFailedError(
+            f"No connection to {host} through the proxy {told}.",
+            remedy="Check the proxy, unset the variable, or add the host to NO_PROXY.",
+        )
     return errors.ConnectionFailedError(f"No answer from {host}: {told}.", remedy="Check base_url and the network.")
 
 

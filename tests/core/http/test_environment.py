@@ -5,15 +5,14 @@ import base64
 import contextlib
 import os
 import socket
-import subprocess
-import sys
 import threading
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanogpt_core.errors import ConfigurationError
+from nanogpt_core import Embedder
+from nanogpt_core.errors import ConfigurationError, ConnectionFailedError
 from nanogpt_core.http import environment
 from nanogpt_core.http.environment import is_in_no_proxy, proxy_for, tls_context
 
@@ -25,46 +24,63 @@ def _no_proxies(monkeypatch):
             monkeypatch.delenv(name)
 
 
-CHILD = """
-import asyncio, itertools, sys
-from nanogpt_core import Embedder, NanoGPTError
-for url, way in itertools.product(sys.argv[2:], sys.argv[1].split()):
-    embedder = Embedder("lab/unlisted", api_key="k", base_url=url, max_retries=3, allow_insecure_http=True)
-    try:
-        rows = embedder.embed(["a"]) if way == "sync" else asyncio.run(embedder.aembed(["a"]))
-        print(len(rows))
-    except NanoGPTError as error:
-        print(type(error).__name__, error)
-"""
+@pytest.fixture
+def set_variables(monkeypatch):
+    """Set environment variables, and read the variables of certificates anew."""
+
+    def set_variables(**variables):
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        tls_context.cache_clear()
+
+    yield set_variables
+    tls_context.cache_clear()
 
 
-def run(*base_urls, ways="sync async", **variables):
-    """Embed a text at each base URL, sync and async, in one new process; return a line for each."""
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, ways, *base_urls],
-        capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **variables},
-    )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout.splitlines()
+def embedder_for(base_url):
+    return Embedder("lab/unlisted", api_key="k", base_url=base_url, max_retries=0, allow_insecure_http=True)
 
 
-SERVICE = "http://service.example/v1"
+def port_of(server):
+    return int(server.base_url.split(":")[2].partition("/")[0])
 
 
 @pytest.mark.parametrize("login", ["", "me:s3%20cret@"], ids=["no login", "login"])
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
-def test_http_proxy_is_used(serve, variable, login):
+def test_http_proxy_is_used(embed, serve, set_variables, variable, login):
     proxy = serve()
-    address = proxy.base_url.removesuffix("/api/v1").replace("://", f"://{login}")
-    assert run(SERVICE, **{variable: address}) == ["1", "1"]
-    assert {seen.path for seen in proxy.requests} == {"http://service.example/v1/embeddings"}
+    set_variables(**{variable: f"http://{login}127.0.0.1:{port_of(proxy)}"})
+    # The environment is read once for an origin, so each test has its own.
+    base_url = f"http://behind-{port_of(proxy)}.example/v1"
+    embed(embedder_for(base_url), ["a"])
+    assert [seen.path for seen in proxy.requests] == [f"{base_url}/embeddings"]
     expected = f"Basic {base64.b64encode(b'me:s3 cret').decode()}" if login else None
-    assert [seen.header("proxy-authorization") for seen in proxy.requests] == [expected, expected]
+    assert proxy.requests[0].header("proxy-authorization") == expected
+
+
+def test_proxy_that_refuses_connections_is_named_with_its_variable(embed, set_variables):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        set_variables(ALL_PROXY=f"http://me:hunter2@127.0.0.1:{port}")
+        with pytest.raises(ConnectionFailedError) as caught:
+            embed(embedder_for(f"https://behind-{port}.example/v1"), ["a"])
+    assert f"behind-{port}.example through the proxy ALL_PROXY=http://**********@127.0.0.1:{port}:" in str(caught.value)
+    assert "NO_PROXY" in caught.value.remedy
+    assert "hunter2" not in str(caught.value)
+
+
+def test_refusal_of_a_proxy_names_the_proxy(embed, serve, faults, set_variables):
+    proxy = serve(lambda _: faults.response("who are you?", 407))
+    set_variables(ALL_PROXY=f"http://127.0.0.1:{port_of(proxy)}")
+    with pytest.raises(ConnectionFailedError, match=r"example through the proxy ALL_PROXY=http://127.*: 407"):
+        embed(embedder_for(f"https://behind-{port_of(proxy)}.example/v1"), ["a"])
 
 
 @contextlib.contextmanager
 def tunnel(handshake, target):
     """Serve one proxy connection: ``handshake(connection)``, then bytes both ways to ``target``."""
+    opened = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def forward(source, sink):
@@ -74,6 +90,7 @@ def tunnel(handshake, target):
 
         def work():
             connection, _ = listener.accept()
+            opened.append(connection)
             with connection:
                 handshake(connection)
                 with socket.create_connection(("127.0.0.1", target)) as onward:
@@ -83,10 +100,13 @@ def tunnel(handshake, target):
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
         yield listener.getsockname()[1]
+        for connection in opened:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
         thread.join(20)
 
 
-def test_socks_proxy_is_used(way, serve):
+def test_socks_proxy_is_used(embed, serve, set_variables):
     pytest.importorskip("socksio")
     server = serve()
     asked = []
@@ -97,17 +117,20 @@ def test_socks_proxy_is_used(way, serve):
         asked.append(connection.recv(100))
         connection.sendall(b"\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00")
 
-    with tunnel(handshake, int(server.base_url.split(":")[2].partition("/")[0])) as port:
-        assert run(SERVICE, ways=way.name, ALL_PROXY=f"socks5://127.0.0.1:{port}") == ["1"]
-    assert b"service.example" in asked[0]
+    with tunnel(handshake, port_of(server)) as port:
+        set_variables(ALL_PROXY=f"socks5://127.0.0.1:{port}")
+        embed(embedder_for(f"http://behind-{port}.example/v1"), ["a"])
+    assert f"behind-{port}.example".encode() in asked[0]
     assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "ALL_PROXY"])
 @pytest.mark.parametrize("value", ["http://127.0.0.1:9", "socks://127.0.0.1:1080", "garbage://"])
-def test_loopback_ignores_the_proxies_of_the_environment(serve, variable, value):
+def test_loopback_ignores_the_proxies_of_the_environment(embed, serve, set_variables, variable, value):
+    set_variables(**{"NO_PROXY": "", variable: value})
     server = serve()
-    assert run(server.base_url, NO_PROXY="", **{variable: value}) == ["1", "1"]
+    embed(server.embedder(), ["a"])
+    assert len(server.requests) == 1
 
 
 BROKEN = {
@@ -136,12 +159,12 @@ def test_broken_proxy_is_a_configuration_error_that_names_the_variable(monkeypat
     assert value.partition("://")[2] in str(caught.value)
 
 
-def test_broken_proxy_fails_at_once():
-    lines = run("https://service.example/v1", ALL_PROXY="socks://me:s3cret@127.0.0.1:1080")
-    assert len(lines) == 2
-    for line in lines:
-        assert line.startswith("ConfigurationError ALL_PROXY=socks://**********@127.0.0.1:1080 has the unknown scheme")
-        assert "s3cret" not in line
+def test_broken_proxy_fails_at_once(embed, set_variables):
+    set_variables(ALL_PROXY="socks://me:s3cret@127.0.0.1:1080")
+    with pytest.raises(ConfigurationError) as caught:
+        embed(embedder_for("https://service.example/v1"), ["a"])
+    assert str(caught.value).startswith("ALL_PROXY=socks://**********@127.0.0.1:1080 has the unknown scheme")
+    assert "s3cret" not in str(caught.value)
 
 
 def test_socks_without_its_package_is_a_configuration_error(monkeypatch):
@@ -155,7 +178,7 @@ def test_socks_without_its_package_is_a_configuration_error(monkeypatch):
 def test_variable_of_the_scheme_takes_precedence_over_all_proxy(monkeypatch):
     monkeypatch.setenv("ALL_PROXY", "socks://broken")
     monkeypatch.setenv("HTTPS_PROXY", "proxy.example:3128")
-    assert proxy_for("https", "nano-gpt.com", None) == "http://proxy.example:3128"
+    assert proxy_for("https", "nano-gpt.com", None) == ("http://proxy.example:3128", "HTTPS_PROXY")
     with pytest.raises(ConfigurationError, match="ALL_PROXY"):
         proxy_for("http", "nano-gpt.com", None)
 
@@ -241,13 +264,13 @@ def test_any_proxy_is_used_or_refused(value):
     ],
     ids=lambda variables: str(list(variables)[-1]),
 )
-def test_broken_certificate_variable_is_a_configuration_error_at_once(serve, variables):
+def test_broken_certificate_variable_is_a_configuration_error_at_once(embed, serve, set_variables, variables):
+    set_variables(**variables)
     name = list(variables)[-1]
-    *refused, sync, asynchronous = run("https://127.0.0.1:9/v1", serve().base_url, **variables)
-    assert len(refused) == 2
-    assert all(line.startswith(f"ConfigurationError {name}={variables[name]}") for line in refused)
-    # Plain HTTP to this machine needs no certificates.
-    assert sync == asynchronous == "1"
+    with pytest.raises(ConfigurationError) as caught:
+        embed(embedder_for("https://127.0.0.1:9/v1"), ["a"])
+    assert str(caught.value).startswith(f"{name}={variables[name]}")
+    embed(serve().embedder(), ["a"])  # plain HTTP to this machine needs no certificates
 
 
 def test_tls_context_is_made_once():

@@ -1,0 +1,100 @@
+"""Requests through a caller's own client of ``httpx`` or ``httpx2``."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import anyio  # comes with the SDK
+
+from nanogpt_core.errors import ConfigurationError
+from nanogpt_core.http.deadline import remaining
+from nanogpt_core.http.library import httpx
+
+__all__ = ["asend_with", "send_with"]
+
+
+def send_with(client: Any, request: Any) -> Any:
+    """Send a request with the client's own headers, cookies, authentication and event hooks."""
+    with _mapped_errors(client):
+        response = client.send(_request_of(client, request, request.read()), stream=True, follow_redirects=False)
+    return _response_of(response, _Stream(client, response))
+
+
+async def asend_with(client: Any, request: Any) -> Any:
+    """Do the same as :func:`send_with` on an event loop; the client is stopped at the deadline of the attempt."""
+    with _mapped_errors(client), _time_limit():
+        own = _request_of(client, request, await request.aread())
+        response = await client.send(own, stream=True, follow_redirects=False)
+    return _response_of(response, _AsyncStream(client, response))
+
+
+def _request_of(client: Any, request: Any, body: bytes) -> Any:
+    headers, extensions = request.headers.raw, request.extensions
+    return client.build_request(request.method, str(request.url), headers=headers, content=body, extensions=extensions)
+
+
+def _response_of(response: Any, stream: Any) -> Any:
+    kept = {name: value for name, value in response.extensions.items() if name in ("http_version", "reason_phrase")}
+    return httpx.Response(response.status_code, headers=response.headers.raw, stream=stream, extensions=kept)
+
+
+class _Stream(httpx.SyncByteStream):  # type: ignore[misc] # the library is known only when this runs
+    """The body of a reply, as it comes. The deadline is checked between its chunks."""
+
+    def __init__(self, client: Any, response: Any) -> None:
+        self._client, self._response = client, response
+
+    def __iter__(self) -> Iterator[bytes]:
+        with _mapped_errors(self._client):
+            for chunk in self._response.iter_raw():
+                yield chunk
+                if (remaining(math.inf) or 0.0) <= 0:
+                    raise httpx.ReadTimeout("the reply did not end in time")
+
+    def close(self) -> None:
+        self._response.close()
+
+
+class _AsyncStream(httpx.AsyncByteStream):  # type: ignore[misc]
+    def __init__(self, client: Any, response: Any) -> None:
+        self._client, self._response = client, response
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        chunks = aiter(self._response.aiter_raw())
+        while True:
+            with _mapped_errors(self._client), _time_limit():
+                chunk = await anext(chunks, None)
+            if chunk is None:
+                return
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._response.aclose()
+
+
+@contextlib.contextmanager
+def _mapped_errors(client: Any) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if client.is_closed:
+            raise ConfigurationError(
+                "The HTTP client that was passed is closed.", remedy="Pass an open one."
+            ) from error
+        # A client of httpx may be used with an SDK on httpx2, and the other way round: same names, other classes.
+        same = getattr(httpx, type(error).__name__, None)
+        if same is None or isinstance(error, same) or not issubclass(same, httpx.TransportError):
+            raise
+        raise same(str(error)) from error
+
+
+@contextlib.contextmanager
+def _time_limit() -> Iterator[None]:
+    """Keep to the deadline of the attempt, which a caller's own client does not know."""
+    with anyio.move_on_after(remaining(None)) as scope:
+        yield
+    if scope.cancelled_caught:
+        raise httpx.ReadTimeout("the attempt's time is over")
