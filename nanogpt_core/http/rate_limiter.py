@@ -35,7 +35,7 @@ from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core.errors import NanoGPTError, RateLimitError, StatusError
 from nanogpt_core.http.endpoint import Endpoint
 
-__all__ = ["DEFAULT_RATE", "MAX_DEFAULT_RATE", "RateLimit", "RateLimiter", "Reservation", "limiter_for"]
+__all__ = ["DEFAULT_RATE", "MAX_DEFAULT_RATE", "RateLimit", "RateLimiter", "Reservation"]
 
 DEFAULT_RATE = 25.0
 """Requests per second at the start if no limit is set. Source: the service's documentation, since March 2025."""
@@ -217,7 +217,9 @@ class RateLimit:
 
     def __init__(self, endpoint: Endpoint, requests_per_second: float | None) -> None:
         self.requests_per_second = requests_per_second
-        self._name = _limiter_name(endpoint)
+        key = endpoint.key.reveal_or_empty() if endpoint.key else ""
+        # The salt keeps the key from being guessed from the digest.
+        self._name = hashlib.blake2b(f"{endpoint.base_url}\n{key}".encode(), key=_salt).digest()
         self._limiter: RateLimiter | None = None
 
     def limiter(self) -> RateLimiter:
@@ -245,14 +247,3 @@ class _Registry(ForkSafe):
 
 
 _registry, _salt = _Registry(), secrets.token_bytes(16)
-
-
-def limiter_for(endpoint: Endpoint) -> RateLimiter:
-    """Return the limiter that this process uses for the endpoint's base URL and key."""
-    return _registry.get(_limiter_name(endpoint))
-
-
-def _limiter_name(endpoint: Endpoint) -> bytes:
-    key = endpoint.key.reveal_or_empty() if endpoint.key else ""
-    # The salt keeps the key from being guessed from the digest.
-    return hashlib.blake2b(f"{endpoint.base_url}\n{key}".encode(), key=_salt).digest()

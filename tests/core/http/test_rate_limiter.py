@@ -18,7 +18,8 @@ from nanogpt_core import Embedder
 from nanogpt_core.errors import ConnectionFailedError, RateLimitError, ServerError
 from nanogpt_core.http import rate_limiter
 from nanogpt_core.http.endpoint import Endpoint
-from nanogpt_core.http.rate_limiter import DEFAULT_RATE, MAX_DEFAULT_RATE, RateLimit, RateLimiter, limiter_for
+from nanogpt_core.http.limits import ProcessLimits
+from nanogpt_core.http.rate_limiter import DEFAULT_RATE, MAX_DEFAULT_RATE, RateLimit, RateLimiter
 from nanogpt_core.http.retry import CallLimits, Wait, send_with_retries
 from nanogpt_core.sandbox.rate_limit import RateWindow
 
@@ -96,12 +97,13 @@ class Simulation:
         heapq.heappush(self.events, (self.time + seconds, next(self.order), action))
 
     def call(self, process):
-        def attempt():
+        def attempt(_admission):
             retry_after = yield "send"
             if retry_after is not None:
                 raise refusal(None if retry_after is NO_HEADER else retry_after)
 
-        steps = send_with_retries(attempt, limiter=lambda: self.limiters[process], max_retries=5, limits=CallLimits())
+        limits = ProcessLimits(lambda: self.limiters[process])
+        steps = send_with_retries(attempt, limits=limits, max_retries=5, call=CallLimits())
         self.advance(process, steps, None)
 
     def advance(self, process, steps, result):
@@ -154,6 +156,11 @@ ENDPOINT = Endpoint.resolve(api_key="sk-nano-limits", base_url="https://limits.i
 
 def limit(requests_per_second=None, endpoint=ENDPOINT):
     return RateLimit(endpoint, requests_per_second)
+
+
+def limiter_for(endpoint):
+    """Return this process's limiter for an endpoint, without a limit of its own."""
+    return RateLimit(endpoint, None).limiter()
 
 
 def refusal(retry_after=None):
@@ -515,13 +522,14 @@ import http.client, sys, threading
 from nanogpt_core._runtime import clock
 from nanogpt_core.errors import RateLimitError
 from nanogpt_core.http.endpoint import Endpoint
+from nanogpt_core.http.limits import ProcessLimits
 from nanogpt_core.http.rate_limiter import RateLimit
 from nanogpt_core.http.retry import CallLimits, send_with_retries
 
 port, count = map(int, sys.argv[1:])
 limit = RateLimit(Endpoint.resolve(api_key="key", base_url=f"http://127.0.0.1:{port}"), None)
 
-def attempt():
+def attempt(_admission):
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     connection.request("POST", "/")
     response = connection.getresponse()
@@ -533,7 +541,8 @@ def attempt():
 
 def work():
     for _ in range(count // 8):
-        for action in send_with_retries(attempt, limiter=limit.limiter, max_retries=5, limits=CallLimits()):
+        steps = send_with_retries(attempt, limits=ProcessLimits(limit.limiter), max_retries=5, call=CallLimits())
+        for action in steps:
             clock.sleep(action.seconds)
 
 sys.stdin.readline()
