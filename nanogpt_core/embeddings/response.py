@@ -98,8 +98,12 @@ class DimensionsCheck(ForkSafe):
             if dimensions is not None and not self._asked and self._expected:
                 self._expected |= {dimensions}
 
-    def accept(self, dimensions: int) -> None:
+    def accept(self, dimensions: int, source: str = "reply") -> None:
         """Learn the dimensions from the first reply; compare those of each further reply.
+
+        Args:
+            dimensions: Those of the vectors that came.
+            source: Origin of the vectors, for the message of the error.
 
         Raises:
             DimensionsError: They differ from the expected ones.
@@ -113,7 +117,7 @@ class DimensionsCheck(ForkSafe):
                 return
         expected = " or ".join(map(str, sorted(allowed)))
         raise DimensionsError(
-            f"The reply's vectors have {dimensions} dimensions, not {expected}, as expected of {self._model.id}.",
+            f"The {source}'s vectors have {dimensions} dimensions, not {expected}, as expected of {self._model.id}.",
             remedy="Nothing was returned or cached. Check the model's name and `dimensions`.",
             width=dimensions,
         )

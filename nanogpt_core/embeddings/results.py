@@ -206,9 +206,8 @@ class ResultCollector:
 
     def _accept_cached(self, dimensions: int) -> None:
         try:
-            self._dimensions_check.accept(dimensions)
+            self._dimensions_check.accept(dimensions, "cache")
         except DimensionsError as error:
-            error.message = error.message.replace("The reply's", "The cache's", 1)
             error.remedy = "Use another cache file, or clear this one with clear_cache()."
             # The vectors taken before may be the wrong ones.
             self._done, self._cached_dimensions = bytearray(len(self._plan.request_texts)), None
