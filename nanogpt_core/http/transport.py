@@ -210,7 +210,9 @@ class Transport(httpx.BaseTransport):  # type: ignore[misc] # see above
             with _client_errors(client):
                 own = _request_of(client, request, request.read())
                 theirs = client.send(own, stream=True, follow_redirects=False)
-            response, chunks, close = _response_of(theirs), theirs.iter_raw(), theirs.close
+            response, close = _response_of(theirs), theirs.close
+            # A client that tests replies with, such as MockTransport, may have read the body already.
+            chunks = theirs.stream if theirs.is_stream_consumed else theirs.iter_raw()
         try:
             response.stream = _Body(chunks, _reader(response), close, client)
         except BaseException:
@@ -241,7 +243,8 @@ class AsyncTransport(httpx.AsyncBaseTransport):  # type: ignore[misc] # see abov
             with _client_errors(client), _time_limit():
                 own = _request_of(client, request, await request.aread())
                 theirs = await client.send(own, stream=True, follow_redirects=False)
-            response, chunks, close = _response_of(theirs), theirs.aiter_raw(), theirs.aclose
+            response, close = _response_of(theirs), theirs.aclose
+            chunks = theirs.stream if theirs.is_stream_consumed else theirs.aiter_raw()
         try:
             response.stream = _AsyncBody(chunks, _reader(response), close, client)
         except BaseException:
