@@ -29,11 +29,11 @@ from nanogpt_core.chat.client import (
     make_chat_client,
     map_sdk_errors,
 )
-from nanogpt_core.chat.options import EXAMPLE, check_known, check_tool_choice, refused
+from nanogpt_core.chat.options import EXAMPLE, check_known, check_tool_choice, check_value, refused, unknown_option
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError, NanoGPTError, ReplyError
 from nanogpt_core.http.endpoint import CHAT_TIMEOUT, Endpoint
 from nanogpt_core.http.error_body import excerpt
-from nanogpt_core.validation import check_model_name
+from nanogpt_core.validation import check_model_name, check_number
 
 __all__ = ["ChatNanoGPT"]
 
@@ -116,13 +116,15 @@ class ChatNanoGPT(BaseChatOpenAI):
 
     @classmethod
     def _check_names(cls, options: dict[str, Any]) -> None:
-        fields = cls.model_fields
-        known = {*fields, *(field.alias for field in fields.values() if field.alias)}
         more = options.get("model_kwargs")
-        check_known([*options, *(more if isinstance(more, Mapping) else ())], known, beside=_BESIDE)
+        names = [*options, *(more if isinstance(more, Mapping) else ())]
+        check_known(names, {*cls.model_fields, *_names_by_alias(cls)}, beside=_BESIDE)
+        _check_supported(options)
         for name in ("model", "model_name"):
             if name in options:
                 options[name] = check_model_name(options[name], EXAMPLE)
+        if options.get("n") is not None:
+            check_number("n", options["n"], 1)
 
     @model_validator(mode="before")
     @classmethod
@@ -136,10 +138,29 @@ class ChatNanoGPT(BaseChatOpenAI):
         return self
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # The base class sets some while it is made.
-        if name in _FIXED and hasattr(self, "_session"):
-            raise ConfigurationError(f"{name} cannot be changed any more.", remedy="Make a new ChatNanoGPT.")
+        # The base class sets some fields while it is made.
+        if name.startswith("_") or not hasattr(self, "_session"):
+            super().__setattr__(name, value)
+            return
+        name = _names_by_alias(type(self)).get(name, name)
+        if name in _FIXED:
+            raise ConfigurationError(
+                f"{name} cannot be changed any more.", remedy=f"Use chat.model_copy(update={{{name!r}: ...}})."
+            )
+        ((name, value),) = self._checked({name: value}).items()
         super().__setattr__(name, value)
+
+    @classmethod
+    def _checked(cls, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Return changed options by the names of their fields, and with their values checked."""
+        names = _names_by_alias(cls)
+        options = {names.get(name, name): value for name, value in changes.items()}
+        for name in options:
+            if name not in cls.model_fields:
+                raise unknown_option(name, [*cls.model_fields, *names], beside=_BESIDE)
+        cls._check_names(options)
+        fixed = {name: value for name, value in options.items() if name in _FIXED}
+        return {name: value if name in fixed else check_value(cls, name, value) for name, value in options.items()}
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> ChatNanoGPT:
         """Return a copy; options in ``update``, by their names or aliases, take effect.
@@ -148,14 +169,15 @@ class ChatNanoGPT(BaseChatOpenAI):
             ConfigurationError: An option is invalid.
             InvalidTypeError: An option is unknown, or of the wrong type.
         """
-        changes = dict(update or {})
-        self._check_names(changes)
-        names = {field.alias: name for name, field in type(self).model_fields.items() if field.alias}
-        changes = {names.get(name, name): value for name, value in changes.items()}
+        changes = self._checked(update or {})
         twin = super().model_copy(update=changes, deep=deep)
         if _FIXED & changes.keys():
             twin._connect_again(changes.get("openai_api_key", self._session.endpoint.key))
         return twin
+
+    def copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> ChatNanoGPT:  # type: ignore[override]
+        """Do what :meth:`model_copy` does; pydantic's older name for it."""
+        return self.model_copy(update=update, deep=deep)
 
     def _connect_again(self, api_key: Any) -> None:
         timeout: Any = CHAT_TIMEOUT if self.request_timeout is None else self.request_timeout
@@ -300,10 +322,18 @@ class ChatNanoGPT(BaseChatOpenAI):
         result = super()._create_chat_result(response, generation_info)
         choices = response["choices"] if isinstance(response, dict) else response.choices
         for generation, choice in zip(result.generations, choices, strict=True):
-            _add_reasoning(generation.message, _get(choice, "message"))
-            _add_call_fields(generation.message, _get(_get(choice, "message"), "tool_calls"))
-        result.llm_output = {**(result.llm_output or {}), "model_provider": _PROVIDER}
+            _add_fields(generation.message, _get(choice, "message"))
+        cost = _cost(_get(response, "usage"))
+        result.llm_output = {**(result.llm_output or {}), "model_provider": _PROVIDER, **cost}
         return result
+
+    def _combine_llm_outputs(self, llm_outputs: list[dict[str, Any] | None]) -> dict[str, Any]:
+        # LangChain adds up whole numbers, and warns of fields of the service that are none.
+        made = [dict(output) for output in llm_outputs if output is not None]
+        for output in made:
+            output["token_usage"] = _counts(output.get("token_usage") or {})
+        costs = [output["cost_usd"] for output in made if "cost_usd" in output]
+        return {**super()._combine_llm_outputs([*made]), **({"cost_usd": sum(costs)} if costs else {})}
 
     def _convert_chunk_to_generation_chunk(
         self, chunk: dict[str, Any], default_chunk_class: type, base_generation_info: dict[str, Any] | None
@@ -314,12 +344,12 @@ class ChatNanoGPT(BaseChatOpenAI):
             choices = chunk.get("choices") or (chunk.get("chunk") or {}).get("choices")
             if choices:
                 delta = choices[0].get("delta") or {}
-                _add_reasoning(made.message, delta)
-                _add_call_fields(made.message, delta.get("tool_calls"))
+                _add_fields(made.message, delta)
                 # With a schema, the completion at the end has it.
                 if delta.get("refusal") and "chunk" not in chunk:
                     made.message.additional_kwargs["refusal"] = delta["refusal"]
                 made.message.response_metadata["model_provider"] = _PROVIDER
+            made.message.response_metadata.update(_cost(chunk.get("usage")))
         return made
 
     def _get_generation_chunk_from_completion(self, completion: Any) -> ChatGenerationChunk:
@@ -398,26 +428,38 @@ def _reasoning_blocks(message: AIMessage) -> list[ContentBlock]:
 register_translator(_PROVIDER, _translate, _translate_chunk)
 
 
-def _add_reasoning(message: BaseMessage, source: Any) -> None:
+def _add_fields(message: BaseMessage, source: Any) -> None:
+    """Add the parts of a message, or of a delta, that LangChain leaves out: reasoning, and fields of the provider."""
+    more = message.additional_kwargs
     found = {name: _get(source, name) for name in ("reasoning_content", "reasoning")}
     name = next((name for name, text in found.items() if isinstance(text, str) and text), None)
-    if name is not None and isinstance(message, AIMessage):
-        message.additional_kwargs["reasoning_content"] = found[name]
+    if name is not None:
+        more["reasoning_content"] = found[name]
         if name == "reasoning":
-            # No text: LangChain joins texts of chunks.
-            message.additional_kwargs[_REASONING_FIELD] = True
-
-
-def _add_call_fields(message: BaseMessage, calls: Any) -> None:
-    """Keep fields of the provider on tool calls, such as a thought signature, by the ids of the calls."""
-    found = {}
-    for call in calls or ():
+            more[_REASONING_FIELD] = True  # no text: LangChain joins texts of chunks
+    extras = {}
+    for call in _get(source, "tool_calls") or ():
         fields = call if isinstance(call, dict) else call.model_extra or {}
         extra = {name: value for name, value in fields.items() if name not in _CALL_FIELDS and value is not None}
-        if extra and _get(call, "id"):
-            found[_get(call, "id")] = extra
-    if found:
-        message.additional_kwargs[_CALL_EXTRAS] = found
+        if extra:
+            # Only the first fragment of a call in a stream has its id.
+            extras[_get(call, "id") or f"index {_get(call, 'index')}"] = extra
+    if extras:
+        more[_CALL_EXTRAS] = extras
+    blocks = _get(source, "content_blocks")
+    if blocks:
+        text = [{"type": "text", "text": message.content}] if message.content else []
+        message.content = [*text, *blocks]
+
+
+def _cost(usage: Any) -> dict[str, float]:
+    cost = _get(usage, "cost_usd")
+    return {} if cost is None else {"cost_usd": cost}
+
+
+def _counts(usage: dict[str, Any]) -> dict[str, Any]:
+    found = {name: _counts(value) if isinstance(value, dict) else value for name, value in usage.items()}
+    return {name: value for name, value in found.items() if isinstance(value, (dict, int)) and value is not True}
 
 
 def _send_back(message: BaseMessage, sent: dict[str, Any], *, send_reasoning: bool) -> None:
@@ -427,8 +469,8 @@ def _send_back(message: BaseMessage, sent: dict[str, Any], *, send_reasoning: bo
     if send_reasoning and isinstance(more.get("reasoning_content"), str):
         sent["reasoning" if more.get(_REASONING_FIELD) else "reasoning_content"] = more["reasoning_content"]
     extras = more.get(_CALL_EXTRAS) or {}
-    for call in sent.get("tool_calls") or ():
-        call.update(extras.get(call.get("id"), {}))
+    for position, call in enumerate(sent.get("tool_calls") or ()):
+        call.update({**extras.get(call.get("id"), {}), **extras.get(f"index {position}", {})})
 
 
 def _get(source: Any, name: str) -> Any:
@@ -450,18 +492,25 @@ def _clients(session: ChatSession, http_client: Any = None, http_async_client: A
     }
 
 
-def _connected(options: dict[str, Any]) -> tuple[ChatSession, dict[str, Any]]:
-    """Return ``options`` with clients of our own: with these in place, the base class makes none from ``OPENAI_*``."""
+def _names_by_alias(cls: type[BaseModel]) -> dict[str, str]:
+    return {field.alias: name for name, field in cls.model_fields.items() if field.alias}
 
-    def take(*names: str, default: Any = None) -> Any:
-        return next((options[name] for name in names if options.get(name) is not None), default)
 
+def _check_supported(options: Mapping[str, Any]) -> None:
     for name in _UNUSED:
         if options.get(name) is not None:
             raise ConfigurationError(f"{name} is not supported.", remedy="Pass http_client and http_async_client.")
     for name in _RESPONSES_ONLY:
         if options.get(name):
             raise ConfigurationError(f"{name} is for OpenAI's Responses API, which is not used here.")
+
+
+def _connected(options: dict[str, Any]) -> tuple[ChatSession, dict[str, Any]]:
+    """Return ``options`` with clients of our own: with these in place, the base class makes none from ``OPENAI_*``."""
+
+    def take(*names: str, default: Any = None) -> Any:
+        return next((options[name] for name in names if options.get(name) is not None), default)
+
     endpoint = Endpoint.resolve(
         api_key=take("api_key", "openai_api_key"),
         base_url=take("base_url", "openai_api_base"),

@@ -14,21 +14,26 @@ from llama_index.core.base.llms.types import (
     CompletionResponseAsyncGen,
     CompletionResponseGen,
 )
-from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, ValidationError
+from llama_index.core.bridge.pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from llama_index.core.chat_engine.types import AgentChatResponse
 from llama_index.core.llms.llm import ToolSelection
-from llama_index.core.program.function_program import FunctionCallingProgram
+from llama_index.core.program.function_program import get_function_tool
 from llama_index.core.types import PydanticProgramMode
 from llama_index.llms.openai.utils import O1_MODELS
 from llama_index.llms.openai_like import OpenAILike
 
-from llama_index_nanogpt.messages import mark_reasoning_field, messages_with_reasoning
+from llama_index_nanogpt.messages import keep_call_fields, mark_reasoning_field, messages_with_reasoning
 from llama_index_nanogpt.structured import (
+    ToolsOfOneCall,
     afirst_tool_call,
+    aparse_stream,
     avalidate_last,
     check_refusal,
     check_selections,
     first_tool_call,
+    map_schema_errors,
     parallel_tool_calls_allowed,
+    parse_stream,
     spoil_invalid_arguments,
     validate_last,
 )
@@ -40,7 +45,15 @@ from nanogpt_core.chat.client import (
     make_chat_client,
     map_sdk_errors,
 )
-from nanogpt_core.chat.options import EXAMPLE, check_known, check_tool_choice, refused, request_options, unknown_option
+from nanogpt_core.chat.options import (
+    EXAMPLE,
+    check_known,
+    check_tool_choice,
+    check_value,
+    refused,
+    request_options,
+    unknown_option,
+)
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError, NanoGPTError
 from nanogpt_core.http.endpoint import CHAT_TIMEOUT, ApiKey, Endpoint
 from nanogpt_core.http.limits import SharedLimits
@@ -59,6 +72,8 @@ _FIXED = {
     "limits",
     "allow_insecure_http",
 }
+# Arguments of LlamaIndex's programs for structured output, which decide on these themselves.
+_SET_BY_PROGRAMS = ("tool_required", "tool_choice", "allow_parallel_tool_calls")
 _IN_EACH_REQUEST = "Pass additional_kwargs={{{0!r}: ...}}, or {0}=... in a call."
 
 
@@ -122,16 +137,10 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
     ) -> None:
         if api_base is not None and base_url is not None and api_base != base_url:
             raise ConfigurationError("api_base and base_url differ.", remedy="They mean the same; pass one.")
-        for name in ("openai_client", "async_openai_client"):
-            if options.get(name) is not None:
-                raise ConfigurationError(f"{name} is not supported.", remedy="Pass http_client or async_http_client.")
-        if options.get("api_version") is not None:
-            raise ConfigurationError("api_version has no meaning here.", remedy="Leave it out; it is Azure's.")
-        if options.get("is_chat_model") is False:
-            raise ConfigurationError("is_chat_model=False is not supported.", remedy="NanoGPT has chat models alone.")
-        model = check_model_name(model, EXAMPLE)
+        _check_supported(options)
+        model = _with_checked_model({"model": model})["model"]
         if context_window != "live":
-            check_number("context_window", context_window, 1)
+            _check_supported({"context_window": context_window})
         more = options.get("additional_kwargs")
         check_known(more if isinstance(more, dict) else (), beside=_BESIDE)
         endpoint = Endpoint.resolve(
@@ -196,8 +205,8 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
     def _checked(self, stream: Iterator[ChatResponse], options: dict[str, Any]) -> Iterator[ChatResponse]:
         field = None
         for part in stream:
-            field = mark_reasoning_field(part, field)
-            yield check_refusal(part, options)
+            field = _complete_part(part, options, field)
+            yield part
 
     async def _astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> AsyncIterator[ChatResponse]:
         options = self._get_model_kwargs(**kwargs)
@@ -210,8 +219,8 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
     ) -> AsyncIterator[ChatResponse]:
         field = None
         async for part in stream:
-            field = mark_reasoning_field(part, field)
-            yield check_refusal(part, options)
+            field = _complete_part(part, options, field)
+            yield part
 
     def _with_reasoning(self, messages: Sequence[ChatMessage], options: dict[str, Any]) -> dict[str, Any]:
         """Return the options of a call with the messages as they are sent, if LlamaIndex would leave a part out."""
@@ -247,6 +256,11 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
         stream: CompletionResponseAsyncGen = await super().astream_complete(prompt, formatted, **kwargs)
         return stream
 
+    def _get_response_token_counts(self, raw_response: Any) -> dict[str, Any]:
+        counts: dict[str, Any] = super()._get_response_token_counts(raw_response)
+        cost = getattr(getattr(raw_response, "usage", None), "cost_usd", None)
+        return counts if cost is None else {**counts, "cost_usd": cost}
+
     def get_tool_calls_from_response(
         self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
     ) -> list[ToolSelection]:
@@ -259,8 +273,24 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
         selections = super().get_tool_calls_from_response(response, error_on_no_tool_call, **kwargs)
         return check_selections(response, selections, error_on_invalid=error_on_no_tool_call)
 
+    def predict_and_call(self, tools: Sequence[Any], *args: Any, **kwargs: Any) -> AgentChatResponse:
+        """Ask the model for tool calls, and run the tools; a call of an unknown tool is a tool output with an error."""
+        answer: AgentChatResponse = super().predict_and_call(ToolsOfOneCall(tools), *args, **kwargs)
+        return answer
+
+    async def apredict_and_call(self, tools: Sequence[Any], *args: Any, **kwargs: Any) -> AgentChatResponse:
+        """Ask the model for tool calls, and run the tools; see :meth:`predict_and_call`."""
+        answer: AgentChatResponse = await super().apredict_and_call(ToolsOfOneCall(tools), *args, **kwargs)
+        return answer
+
+    def _validate_chat_with_tools_response(self, response: ChatResponse, tools: Any, **kwargs: Any) -> ChatResponse:
+        checked: ChatResponse = super()._validate_chat_with_tools_response(response, tools, **kwargs)
+        if isinstance(tools, ToolsOfOneCall):
+            tools.add_unknown(self.get_tool_calls_from_response(checked, error_on_no_tool_call=False))
+        return checked
+
     def stream_chat_with_tools(self, *args: Any, **kwargs: Any) -> Iterator[ChatResponse]:
-        """Stream a chat with tools; with one tool call where ``allow_parallel_tool_calls`` is False, as unstreamed."""
+        """Stream a chat with tools; with one tool call if ``allow_parallel_tool_calls`` is False, as unstreamed."""
         stream: Iterator[ChatResponse] = super().stream_chat_with_tools(*args, **kwargs)
         return stream if parallel_tool_calls_allowed(*args, **kwargs) else first_tool_call(stream)
 
@@ -269,44 +299,84 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
         stream: AsyncIterator[ChatResponse] = await super().astream_chat_with_tools(*args, **kwargs)
         return stream if parallel_tool_calls_allowed(*args, **kwargs) else afirst_tool_call(stream)
 
+    def structured_predict(self, output_cls: type[BaseModel], *args: Any, **kwargs: Any) -> BaseModel:
+        """Return the model's answer as an ``output_cls``.
+
+        Raises:
+            StructuredOutputError: The answer does not follow the schema.
+        """
+        with map_schema_errors(output_cls):
+            answer: BaseModel = super().structured_predict(output_cls, *args, **kwargs)
+        return answer
+
+    async def astructured_predict(self, output_cls: type[BaseModel], *args: Any, **kwargs: Any) -> BaseModel:
+        """Return the model's answer as an ``output_cls``; see :meth:`structured_predict`."""
+        with map_schema_errors(output_cls):
+            answer: BaseModel = await super().astructured_predict(output_cls, *args, **kwargs)
+        return answer
+
     def _structured_stream_call(
         self, output_cls: type, prompt: Any, llm_kwargs: dict[str, Any] | None = None, **prompt_args: Any
     ) -> Iterator[Any]:
-        program = self._program(output_cls, prompt)
-        call = super()._structured_stream_call
-        parts = (
-            program.stream_call(llm_kwargs=llm_kwargs, **prompt_args)
-            if program
-            else call(output_cls, prompt, llm_kwargs or {}, **prompt_args)
-        )
-        return validate_last(parts, output_cls)
+        request = self._structured_request(output_cls, prompt, llm_kwargs, prompt_args)
+        if request is None:
+            parts = super()._structured_stream_call(output_cls, prompt, llm_kwargs or {}, **prompt_args)
+            return validate_last(parts, output_cls)
+        return parse_stream(self, self.stream_chat(**request), output_cls)
 
     async def _structured_astream_call(
         self, output_cls: type, prompt: Any, llm_kwargs: dict[str, Any] | None = None, **prompt_args: Any
     ) -> AsyncIterator[Any]:
-        program = self._program(output_cls, prompt)
-        call = super()._structured_astream_call
-        parts = (
-            program.astream_call(llm_kwargs=llm_kwargs, **prompt_args)
-            if program
-            else call(output_cls, prompt, llm_kwargs or {}, **prompt_args)
-        )
-        return avalidate_last(await parts, output_cls)
+        request = self._structured_request(output_cls, prompt, llm_kwargs, prompt_args)
+        if request is None:
+            parts = await super()._structured_astream_call(output_cls, prompt, llm_kwargs or {}, **prompt_args)
+            return avalidate_last(parts, output_cls)
+        return aparse_stream(self, await self.astream_chat(**request), output_cls)
 
-    def _program(self, output_cls: type, prompt: Any) -> FunctionCallingProgram[Any] | None:
-        """Return what asks for a tool call in a stream, or None where something else is asked for.
+    def _structured_request(
+        self, output_cls: type, prompt: Any, llm_kwargs: dict[str, Any] | None, prompt_args: dict[str, Any]
+    ) -> dict[str, Any] | None:
+        """Return the arguments of a chat that asks for an ``output_cls``; None if a program of LlamaIndex asks for it.
 
-        The base class's forgets on its way that the call is required.
+        LlamaIndex's own program for tool calls forgets in streams that the call is required, and takes the beginning of
+        an answer for the whole.
         """
-        by_tool = self.is_function_calling_model and self.pydantic_program_mode == PydanticProgramMode.DEFAULT
-        if not by_tool or self._should_use_structure_outputs():
+        options = {name: value for name, value in (llm_kwargs or {}).items() if name not in _SET_BY_PROGRAMS}
+        messages = self._extend_messages(prompt.format_messages(llm=self, **prompt_args))
+        if self._should_use_structure_outputs():
+            return {"messages": messages, **self._prepare_schema(options, output_cls)}
+        if not self.is_function_calling_model or self.pydantic_program_mode != PydanticProgramMode.DEFAULT:
             return None
-        return FunctionCallingProgram.from_defaults(output_cls, llm=self, prompt=prompt, tool_choice="required")
+        request: dict[str, Any] = self._prepare_chat_with_tools(
+            [get_function_tool(output_cls)], chat_history=messages, tool_choice="required", **options
+        )
+        return request
 
     def __setattr__(self, name: str, value: Any) -> None:
+        # The base class sets some fields while it is made.
+        if name.startswith("_") or not hasattr(self, "_session"):
+            super().__setattr__(name, value)
+            return
+        name = _ALIASES.get(name, name)
         if name in _FIXED:
-            raise ConfigurationError(f"{name} cannot be changed any more.", remedy="Make a new NanoGPT.")
+            raise ConfigurationError(
+                f"{name} cannot be changed any more.", remedy=f"Use llm.model_copy(update={{{name!r}: ...}})."
+            )
+        ((name, value),) = self._checked_changes({name: value}).items()
         super().__setattr__(name, value)
+
+    @classmethod
+    def _checked_changes(cls, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Return changed options by the names of their fields, and with their values checked."""
+        options = {_ALIASES.get(name, name): value for name, value in changes.items()}
+        for name in options:
+            if name not in cls.model_fields:
+                raise unknown_option(name, _OPTIONS, beside=_BESIDE)
+        _check_supported(options)
+        return {
+            name: value if name in _FIXED else check_value(cls, name, value)
+            for name, value in _with_checked_model(options).items()
+        }
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> NanoGPT:
         """Return a copy; options in ``update`` take effect.
@@ -315,18 +385,15 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
             ConfigurationError: An option is invalid.
             InvalidTypeError: An option is unknown, or of the wrong type.
         """
-        changes = dict(update or {})
-        for name in changes:
-            if name not in NanoGPT.model_fields and name != "base_url":
-                raise unknown_option(name, _OPTIONS, beside=_BESIDE)
-        if "base_url" in changes:
-            changes["api_base"] = changes.pop("base_url")
-        if "model" in changes:
-            changes["model"] = check_model_name(changes["model"], EXAMPLE)
+        changes = self._checked_changes(update or {})
         twin: NanoGPT = super().model_copy(update=changes, deep=deep)
         if _FIXED & changes.keys():
             twin._connect_again(changes.get("api_key", self._session.endpoint.key))
         return twin
+
+    def copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> NanoGPT:
+        """Do what :meth:`model_copy` does; pydantic's older name for it."""
+        return self.model_copy(update=update, deep=deep)
 
     def _connect_again(self, api_key: ApiKey) -> None:
         endpoint = Endpoint.resolve(
@@ -389,8 +456,32 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
         return settings
 
 
+_ALIASES = {"base_url": "api_base"}
 # LlamaIndex's names of options that are no fields.
 _OPTIONS = (*NanoGPT.model_fields, "base_url", "http_client", "async_http_client")
+
+
+def _check_supported(options: Mapping[str, Any]) -> None:
+    for name in ("openai_client", "async_openai_client"):
+        if options.get(name) is not None:
+            raise ConfigurationError(f"{name} is not supported.", remedy="Pass http_client or async_http_client.")
+    if options.get("api_version") is not None:
+        raise ConfigurationError("api_version has no meaning here.", remedy="Leave it out; it is Azure's.")
+    if options.get("is_chat_model") is False:
+        raise ConfigurationError("is_chat_model=False is not supported.", remedy="NanoGPT has chat models alone.")
+    if "context_window" in options:
+        check_number("context_window", options["context_window"], 1)
+
+
+def _with_checked_model(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: check_model_name(value, EXAMPLE) if name == "model" else value for name, value in options.items()}
+
+
+def _complete_part(part: ChatResponse, options: dict[str, Any], field: str | None) -> str | None:
+    """Add to a part of a stream the things that LlamaIndex leaves out, and return the field of its reasoning."""
+    keep_call_fields(part)
+    check_refusal(part, options)
+    return mark_reasoning_field(part, field)
 
 
 def _without_retries(method: Callable[..., Any]) -> Callable[..., Any]:

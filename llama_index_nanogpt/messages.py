@@ -11,7 +11,7 @@ from typing import Any
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, ThinkingBlock
 from llama_index.llms.openai.utils import to_openai_message_dicts
 
-__all__ = ["mark_reasoning_field", "messages_with_reasoning"]
+__all__ = ["keep_call_fields", "mark_reasoning_field", "messages_with_reasoning"]
 
 _FIELD = "nanogpt_field"
 _FIELDS = ("reasoning_content", "reasoning")
@@ -32,6 +32,16 @@ def mark_reasoning_field(response: ChatResponse, field: str | None = None) -> st
         if isinstance(block, ThinkingBlock) and field is not None:
             block.additional_information[_FIELD] = field
     return field
+
+
+def keep_call_fields(response: ChatResponse) -> None:
+    """Add provider fields of later fragments of a tool call to the call; LlamaIndex keeps only those of the first."""
+    choices = getattr(response.raw, "choices", None)
+    delta = getattr(choices[0], "delta", None) if choices else None
+    for fragment in getattr(delta, "tool_calls", None) or ():
+        for call in response.message.additional_kwargs.get("tool_calls") or ():
+            if call is not fragment and call.index == fragment.index and call.model_extra is not None:
+                call.model_extra.update(fragment.model_extra or {})
 
 
 def messages_with_reasoning(

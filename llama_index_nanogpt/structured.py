@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
-from llama_index.core.base.llms.types import ChatResponse, ToolCallBlock
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, ToolCallBlock
+from llama_index.core.bridge.pydantic import BaseModel, ValidationError
 from llama_index.core.llms.llm import ToolSelection
 from llama_index.core.llms.utils import parse_partial_json
+from llama_index.core.program.utils import process_streaming_objects
+from llama_index.core.tools import FunctionTool
 from llama_index.llms.openai.base import force_single_tool_call
 
-from nanogpt_core.chat.tool_calls import parse_arguments, spoil_arguments
+from nanogpt_core.chat.json_text import spoil, unfence
+from nanogpt_core.chat.tool_calls import parse_arguments
 from nanogpt_core.errors import RefusalError, ReplyError
 from nanogpt_core.http.error_body import excerpt
 
@@ -19,12 +24,16 @@ __all__ = [
     "StructuredOutputError",
     "StructuredOutputRefusedError",
     "ToolArgumentsError",
+    "ToolsOfOneCall",
     "afirst_tool_call",
+    "aparse_stream",
     "avalidate_last",
     "check_refusal",
     "check_selections",
     "first_tool_call",
+    "map_schema_errors",
     "parallel_tool_calls_allowed",
+    "parse_stream",
     "spoil_invalid_arguments",
     "validate_last",
 ]
@@ -66,6 +75,72 @@ async def afirst_tool_call(stream: AsyncIterator[ChatResponse]) -> AsyncIterator
         yield _with_one_call(response)
 
 
+def parse_stream(llm: Any, stream: Iterator[ChatResponse], output_cls: type[BaseModel]) -> Iterator[Any]:
+    """Yield structured output as far as it has come, and at last as an ``output_cls``.
+
+    Args:
+        llm: The LLM that gave the responses.
+        stream: The responses.
+        output_cls: The class of the output.
+
+    Raises:
+        ToolArgumentsError: The arguments of the tool call are not a JSON object.
+        StructuredOutputError: The answer does not follow the schema.
+    """
+    parts = _Parts(llm, output_cls)
+    for response in stream:
+        yield parts.add(response)
+    yield from parts.finish()
+
+
+async def aparse_stream(
+    llm: Any, stream: AsyncIterator[ChatResponse], output_cls: type[BaseModel]
+) -> AsyncIterator[Any]:
+    """Yield structured output as far as it has come; see :func:`parse_stream`."""
+    parts = _Parts(llm, output_cls)
+    async for response in stream:
+        yield parts.add(response)
+    for part in parts.finish():
+        yield part
+
+
+class _Parts:
+    """Structured output of a stream: parts from incomplete JSON, and the whole only from complete JSON."""
+
+    def __init__(self, llm: Any, output_cls: type[BaseModel]) -> None:
+        self._llm, self._output_cls = llm, output_cls
+        self._response: ChatResponse | None = None
+        self._last: Any = None
+
+    def add(self, response: ChatResponse) -> Any:
+        self._response = _with_one_call(response)
+        known = None if self._last is None else [self._last]
+        self._last = process_streaming_objects(response, self._output_cls, known, llm=self._llm)
+        return self._last
+
+    def finish(self) -> list[Any]:
+        """Return the whole output, unless it was the last part."""
+        with map_schema_errors(self._output_cls):
+            whole = self._parse()
+        return [] if type(self._last) is self._output_cls and whole == self._last else [whole]
+
+    def _parse(self) -> BaseModel:
+        message = ChatMessage() if self._response is None else self._response.message
+        if not any(isinstance(block, ToolCallBlock) for block in message.blocks):
+            return self._output_cls.model_validate_json(unfence(message.content or ""))
+        (selection,) = self._llm.get_tool_calls_from_response(self._response)
+        return self._output_cls.model_validate(selection.tool_kwargs)
+
+
+@contextlib.contextmanager
+def map_schema_errors(output_cls: type[BaseModel]) -> Iterator[None]:
+    """Raise pydantic's errors as a StructuredOutputError."""
+    try:
+        yield
+    except ValidationError as error:
+        raise _broken_schema(output_cls, str(error)) from error
+
+
 def validate_last(parts: Iterator[Any], output_cls: type) -> Iterator[Any]:
     """Yield the parts, and check that the last one is an ``output_cls``.
 
@@ -75,19 +150,46 @@ def validate_last(parts: Iterator[Any], output_cls: type) -> Iterator[Any]:
     last = None
     for last in parts:
         yield last
-    _validate(last, output_cls)
+    _check_class(last, output_cls)
 
 
 async def avalidate_last(parts: AsyncIterator[Any], output_cls: type) -> AsyncIterator[Any]:
-    """Yield the parts, and check that the last one is an ``output_cls``.
-
-    Raises:
-        StructuredOutputError: It is not.
-    """
+    """Yield the parts, and check that the last one is an ``output_cls``; see :func:`validate_last`."""
     last = None
     async for last in parts:
         yield last
-    _validate(last, output_cls)
+    _check_class(last, output_cls)
+
+
+def _check_class(last: Any, output_cls: type) -> None:
+    if not isinstance(last, output_cls):
+        raise _broken_schema(output_cls, "it has no such object")
+
+
+def _broken_schema(output_cls: type, reason: str) -> StructuredOutputError:
+    return StructuredOutputError(
+        f"The model's answer does not follow the schema of {output_cls.__name__}: {excerpt(reason)}.",
+        remedy="Ask again, or another model; or try should_use_structured_outputs.",
+    )
+
+
+class ToolsOfOneCall(list[Any]):
+    """The tools of one ``predict_and_call``, and tools that fail for names that the model made up.
+
+    LlamaIndex looks up a tool by its name without a check. Its agents answer such a call with the same message.
+    """
+
+    def add_unknown(self, selections: list[ToolSelection]) -> None:
+        """Add a tool that fails for each selection without a tool."""
+        names = {tool.metadata.name for tool in self}
+        self.extend(_failing_tool(one.tool_name) for one in selections if one.tool_name not in names)
+
+
+def _failing_tool(name: str) -> FunctionTool:
+    def fail(**_: Any) -> None:
+        raise ValueError(f"Tool {name} not found. Please select a tool that is available.")
+
+    return FunctionTool.from_defaults(fail, name=name)
 
 
 def check_refusal(response: ChatResponse, options: Mapping[str, Any]) -> ChatResponse:
@@ -121,7 +223,7 @@ def spoil_invalid_arguments(response: ChatResponse) -> ChatResponse:
     for block in response.message.blocks:
         if isinstance(block, ToolCallBlock) and parse_arguments(block.tool_kwargs) is None:
             text = str(block.tool_kwargs)
-            block.tool_kwargs = text + spoil_arguments(text)
+            block.tool_kwargs = text + spoil(text)
     return response
 
 
@@ -174,11 +276,3 @@ def _with_one_call(response: ChatResponse) -> ChatResponse:
         # A new list: the one there grows with the stream.
         more["tool_calls"] = more["tool_calls"][:1]
     return response
-
-
-def _validate(last: Any, output_cls: type) -> None:
-    if not isinstance(last, output_cls):
-        raise StructuredOutputError(
-            f"The model's answer does not follow the schema of {output_cls.__name__}.",
-            remedy="Ask again, or another model; or try should_use_structured_outputs.",
-        )

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import uuid
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -88,6 +89,28 @@ def sandbox(shared_sandbox):
     """The shared sandbox with an empty request log."""
     shared_sandbox.clear()
     return shared_sandbox
+
+
+@pytest.fixture(scope="session")
+def _sandbox_for_scripts() -> Iterator[object]:
+    # Starting and stopping a server takes 0.2 s, which hundreds of tests would spend.
+    sandbox = pytest.importorskip("nanogpt_core.sandbox", reason="the sandbox extra is not installed")
+    with sandbox.Sandbox() as running:
+        yield running
+
+
+@pytest.fixture
+def fresh_sandbox(_sandbox_for_scripts):
+    """A sandbox for scripts of replies, with an empty log and script.
+
+    It has a key of its own for each test: rate limits and pauses are shared by all objects with the same key.
+    """
+    sandbox = _sandbox_for_scripts
+    sandbox.config.api_key = f"sk-nano-{uuid.uuid4().hex}"
+    sandbox._app.script = type(sandbox._app.script)()
+    sandbox._app.more_faults.clear()
+    sandbox.clear()
+    return sandbox
 
 
 @pytest.fixture

@@ -11,11 +11,19 @@ from typing import Any
 
 from nanogpt_core.errors import ReplyError
 from nanogpt_core.http.error_body import excerpt
+from nanogpt_core.models.pricing import parse_cost_usd
 
-__all__ = ["repair_message", "repair_reply"]
+__all__ = ["PRICING", "repair_message", "repair_reply", "repair_usage"]
+
+PRICING = "x_nanogpt_pricing"
+"""The field of a reply, or of a chunk of a stream, that gives the cost of the request."""
 
 _COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 _DETAILS = ("prompt_tokens_details", "completion_tokens_details")
+_TEXT_BLOCKS = ("text", "output_text", None)
+_THOUGHT_BLOCKS = ("thinking", "reasoning")
+# The fields that hold the text of a part, in the order in which they are looked for.
+_TEXT_FIELDS = ("text", "thinking", "reasoning", "refusal", "message", "reason", "content")
 _OBJECT = {False: "chat.completion", True: "chat.completion.chunk"}
 
 
@@ -33,43 +41,48 @@ def repair_reply(document: dict[str, Any], *, streamed: bool) -> None:
         # LangChain takes a chunk with one of these for an event of the SDK's.
         document.pop("type", None)
         document.pop("chunk", None)
-    usage = _repair_usage(document.get("usage"))
-    if usage is not None or "usage" in document:
-        document["usage"] = usage
     choices = document.get("choices")
     document["choices"] = (
         [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
     )
+    # Moonshot puts it into a choice, Groq into a field of its own.
+    usages = [
+        one.get("usage") for one in (document, *document["choices"], document.get("x_groq")) if isinstance(one, dict)
+    ]
+    usage = repair_usage(next((one for one in usages if isinstance(one, dict)), None), document.get(PRICING))
+    if usage is not None or "usage" in document:
+        document["usage"] = usage
     for position, choice in enumerate(document["choices"]):
         if not _is_count(choice.get("index")):
             choice["index"] = 0 if streamed else position
         reason = choice.get("finish_reason")
         choice["finish_reason"] = reason if isinstance(reason, str) and reason else None
-        if not isinstance(choice.get("logprobs"), dict):
+        if not _is_logprobs(choice.get("logprobs")):
             choice.pop("logprobs", None)
 
 
 def repair_message(message: dict[str, Any], *, streamed: bool, request_id: str | None = None) -> None:
     """Repair a message, or a delta of one, without its tool calls; in place.
 
+    Content blocks, as Mistral sends them, become text, reasoning and refusal. Blocks of other types are kept in
+    ``content_blocks``.
+
     Raises:
         ReplyError: Its content is of a type without a meaning.
     """
     if not streamed or "role" in message:
         message["role"] = "assistant"
+    message["refusal"] = _refusal(message.get("refusal"))
     for name in ("refusal", "reasoning", "reasoning_content", "name", "id"):
-        if name in message and not isinstance(message[name], str):
-            del message[name]
+        if not isinstance(message.get(name), str):
+            message.pop(name, None)
     if not isinstance(message.get("audio"), dict):
         message.pop("audio", None)
     content = message.get("content")
-    if isinstance(content, list):
-        _join_blocks(message, content, request_id)
+    if isinstance(content, (list, dict)):
+        _join_blocks(message, content if isinstance(content, list) else [content], request_id)
     elif content is not None and not isinstance(content, str):
         raise _bad("content", content, request_id)
-    if message.get("content") is None and {"reasoning", "reasoning_content"} & message.keys():
-        # LlamaIndex's async stream passes over a first chunk without content.
-        message["content"] = ""
     message.setdefault("content", None)
     call = message.pop("function_call", None)
     if isinstance(call, dict) and isinstance(call.get("name"), str | None):
@@ -79,38 +92,60 @@ def repair_message(message: dict[str, Any], *, streamed: bool, request_id: str |
 
 
 def _join_blocks(message: dict[str, Any], blocks: list[Any], request_id: str | None) -> None:
-    """Join content blocks, as Mistral sends them, to text and reasoning. Blocks of other types stay as they are."""
     texts: list[str] = []
     thoughts: list[str] = []
+    refusals: list[str] = []
+    others: list[dict[str, Any]] = []
     for block in blocks:
-        if isinstance(block, str):
-            texts.append(block)
-        elif not isinstance(block, dict) or not isinstance(block.get("type"), str):
-            raise _bad("content", blocks, request_id)
-        elif block["type"] in ("text", "output_text") and isinstance(block.get("text"), str):
-            texts.append(block["text"])
-        elif block["type"] in ("thinking", "reasoning"):
-            thoughts.append(_text_of(block.get("thinking") or block.get("reasoning") or block.get("text")))
-        elif block["type"] == "reference":
-            continue
+        kind = block.get("type") if isinstance(block, dict) else None
+        text = _text_of(block)
+        if kind == "refusal":
+            refusals.append(_refusal(block) or "")
+        elif kind in _THOUGHT_BLOCKS:
+            thoughts.append(text or "")
+        elif kind in _TEXT_BLOCKS and (text is not None or (kind and block.get("text") is None)):
+            texts.append(text or "")
+        elif isinstance(kind, str) and kind not in _TEXT_BLOCKS:
+            others += [block] if kind != "reference" else []
         else:
-            return
+            raise _bad("content", blocks, request_id)
     message["content"] = "".join(texts)
-    if any(thoughts) and not message.get("reasoning_content"):
-        message["reasoning_content"] = "".join(thoughts)
+    for name, parts in (("reasoning_content", thoughts), ("refusal", refusals)):
+        if any(parts) and not message.get(name):
+            message[name] = "".join(parts)
+    if others:
+        message["content_blocks"] = others
 
 
-def _text_of(value: Any) -> str:
+def _refusal(value: Any) -> str | None:
+    """Return the words of a refusal, which some hosts send as an object or as parts; None if there is no refusal."""
+    if not value or isinstance(value, str):
+        return value or None
+    return _text_of(value) or ("no reason given" if value is True else None)
+
+
+def _text_of(value: Any) -> str | None:
+    """Return the text of a content block, or of a list of these; None if there is none."""
     if isinstance(value, str):
         return value
-    parts = value if isinstance(value, list) else []
-    return "".join(part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str))
+    if isinstance(value, list):
+        return "".join(filter(None, map(_text_of, value)))
+    fields = value if isinstance(value, dict) else {}
+    return next(
+        (text for name in _TEXT_FIELDS if name in fields and (text := _text_of(fields[name])) is not None), None
+    )
 
 
-def _repair_usage(usage: Any) -> dict[str, Any] | None:
-    """Return the token usage; None if it does not say how many tokens were used."""
+def repair_usage(usage: Any, pricing: Any = None) -> dict[str, Any] | None:
+    """Return the token usage with its cost as ``cost_usd``; None if nothing says how many tokens were used.
+
+    Args:
+        usage: The ``usage`` of a reply.
+        pricing: Its ``x_nanogpt_pricing``, which counts the tokens too.
+    """
+    pricing = pricing if isinstance(pricing, dict) else {}
     if not isinstance(usage, dict):
-        return None
+        usage = {"prompt_tokens": pricing.get("inputTokens"), "completion_tokens": pricing.get("outputTokens")}
     prompt, completion, total = (usage.get(name) if _is_count(usage.get(name)) else None for name in _COUNTS)
     if prompt is None and completion is None and total is None:
         return None
@@ -125,7 +160,29 @@ def _repair_usage(usage: Any) -> dict[str, Any] | None:
         details = repaired.pop(name, None)
         if isinstance(details, dict):
             repaired[name] = {key: value for key, value in details.items() if _is_count(value)}
-    return repaired
+    cost = parse_cost_usd(pricing)
+    repaired.pop("cost_usd", None)
+    return repaired if cost is None else {**repaired, "cost_usd": cost}
+
+
+def _is_logprobs(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return False
+    lists = [value.get(name) or [] for name in ("content", "refusal")]
+    return all(isinstance(entries, list) and all(map(_is_logprob, entries)) for entries in lists)
+
+
+def _is_logprob(entry: Any) -> bool:
+    if not isinstance(entry, dict) or not isinstance(entry.get("token"), str):
+        return False
+    data, others = entry.get("bytes") or [], entry.get("top_logprobs") or []
+    return (
+        isinstance(entry.get("logprob"), (int, float))
+        and isinstance(data, list)
+        and all(map(_is_count, data))
+        and isinstance(others, list)
+        and all(map(_is_logprob, others))
+    )
 
 
 def _is_count(value: object) -> bool:

@@ -6,39 +6,47 @@ are found here; :mod:`~nanogpt_core.chat.repair` and :mod:`~nanogpt_core.chat.to
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from jiter import from_json
 
+from nanogpt_core.chat.json_text import repair_json_text
 from nanogpt_core.chat.repair import repair_message, repair_reply
-from nanogpt_core.chat.tool_calls import repair_tool_calls, unfence
+from nanogpt_core.chat.tool_calls import repair_tool_calls
 from nanogpt_core.errors import DamagedReplyError, RefusalError, ReplyError
 from nanogpt_core.http.error_body import error_message, excerpt
 
 __all__ = ["ChatRequest", "ErrorBody", "check_truncated", "check_whole", "find_error", "parse_object"]
 
-# The reference page's status for these codes: the service does not always repeat the status in a stream.
+# The status that the service documents for a code, or that OpenAI and Anthropic have for a type: an error in a stream
+# does not always repeat its status.
 _STATUS_BY_CODE = {
-    "context_length_exceeded": 400,
-    "content_policy_violation": 400,
-    "invalid_parameter_value": 400,
-    "invalid_api_key": 401,
-    "insufficient_balance": 402,
-    "model_not_found": 404,
-    "rate_limited": 429,
-    "rate_limit_exceeded": 429,
-    "insufficient_quota": 429,
-    "daily_rpd_limit_exceeded": 429,
-    "daily_usd_limit_exceeded": 429,
-    "service_unavailable": 503,
+    400: "context_length_exceeded content_policy_violation invalid_parameter_value no_fallback_available "
+    "invalid_request_error",
+    401: "invalid_api_key authentication_error",
+    402: "insufficient_balance memory_balance_required webSearch_balance_required both_balance_required billing_error",
+    403: "model_not_allowed api_key_origin_not_allowed permission_error",
+    404: "model_not_found model_not_available invalid_model not_found_error",
+    429: "rate_limited rate_limit_exceeded insufficient_quota daily_rpd_limit_exceeded daily_usd_limit_exceeded "
+    "rate_limit_error",
+    500: "server_error internal_server_error api_error",
+    503: "service_unavailable all_fallbacks_failed overloaded_error",
 }
+_STATUSES = {code: status for status, codes in _STATUS_BY_CODE.items() for code in codes.split()}
+_STATUS = re.compile(r"[45]\d\d", re.ASCII)
+_PAYMENT_REQUIRED = 402
 _FIRST_ERROR_STATUS, _LAST_STATUS = 400, 599
 
+# Finish reasons, in lower case. DeepSeek and GLM have names of their own for a failure, Mistral and GLM for an end.
+_FAILED = ("error", "network_error", "insufficient_system_resource")
+_TOO_LONG = ("it reached max_tokens, or the model's limit", "Raise max_tokens, or ask for less.")
+_FILTERED = ("a content filter stopped it", "Ask in other words, or another model.")
 _TRUNCATED = {
-    "length": ("it reached max_tokens, or the model's limit", "Raise max_tokens, or ask for less."),
-    "content_filter": ("a content filter stopped it", "Ask in other words, or another model."),
+    **dict.fromkeys(("length", "max_tokens", "model_length", "max_output_tokens"), _TOO_LONG),
+    **dict.fromkeys(("content_filter", "safety", "prohibited_content", "sensitive", "refusal"), _FILTERED),
 }
 
 
@@ -52,6 +60,7 @@ class ChatRequest:
         wants_json: Whether the text of the reply must be JSON.
         choices: Number of choices asked for.
         wants_usage: Whether a stream should end with the token usage.
+        tools: Names of the tools.
     """
 
     streams: bool = False
@@ -59,6 +68,7 @@ class ChatRequest:
     wants_json: bool = False
     choices: int = 1
     wants_usage: bool = False
+    tools: frozenset[str] = frozenset()
 
     @classmethod
     def parse(cls, body: bytes) -> ChatRequest:
@@ -78,6 +88,7 @@ class ChatRequest:
             wants_json=wants_json,
             choices=choices if isinstance(choices, int) else 1,
             wants_usage=isinstance(stream_options, Mapping) and bool(stream_options.get("include_usage")),
+            tools=frozenset(_tool_names(document.get("tools"))),
         )
 
 
@@ -128,7 +139,7 @@ def check_whole(body: bytes, request: ChatRequest, request_id: str | None = None
             calls = repair_tool_calls(message.pop("tool_calls", None), request_id)
             message.update({"tool_calls": calls} if calls else {})
             if request.wants_json and isinstance(message["content"], str):
-                message["content"] = unfence(message["content"])
+                message["content"] = repair_json_text(message["content"])
         check_truncated(
             choice["finish_reason"],
             has_calls=message is not None and bool(message.get("tool_calls") or message.get("function_call")),
@@ -163,13 +174,12 @@ def parse_object(body: bytes, request_id: str | None = None) -> dict[str, Any]:
 
 def find_error(document: dict[str, Any]) -> ErrorBody | None:
     """Return the error that a reply, or a chunk of a stream, contains; None if it contains none."""
-    choices = document.get("choices")
-    ended_by_error = isinstance(choices, list) and any(
-        isinstance(choice, dict) and choice.get("finish_reason") == "error" for choice in choices
-    )
-    if document.get("error"):
+    found = document.get("choices")
+    choices = found if isinstance(found, list) else []
+    reasons = [choice.get("finish_reason") for choice in choices if isinstance(choice, dict)] if choices else []
+    if document.get("error") or (not choices and error_message(document)):
         return ErrorBody(document, _status(document))
-    if ended_by_error or (not choices and error_message(document)):
+    if any(isinstance(reason, str) and reason.lower() in _FAILED for reason in reasons):
         return ErrorBody({"error": {"message": error_message(document) or "no reason given"}}, None)
     return None
 
@@ -186,11 +196,12 @@ def check_truncated(reason: Any, *, has_calls: bool, structured: bool, request_i
     Raises:
         ReplyError: It is a truncated tool call or structured output; a RefusalError if a content filter stopped it.
     """
-    if not (has_calls or structured) or not isinstance(reason, str) or reason not in _TRUNCATED:
+    ending = _TRUNCATED.get(reason.lower()) if isinstance(reason, str) else None
+    if ending is None or not (has_calls or structured):
         return
-    why, remedy = _TRUNCATED[reason]
+    why, remedy = ending
     effect = "its tool calls are incomplete" if has_calls else "it does not follow the schema asked for"
-    kind = RefusalError if reason == "content_filter" else ReplyError
+    kind = RefusalError if ending is _FILTERED else ReplyError
     raise kind(
         f"The answer was cut off (finish_reason {reason!r}: {why}), so {effect}.",
         remedy=remedy,
@@ -198,14 +209,24 @@ def check_truncated(reason: Any, *, has_calls: bool, structured: bool, request_i
     )
 
 
+def _tool_names(tools: Any) -> Iterator[str]:
+    for tool in tools if isinstance(tools, list) else ():
+        function = tool.get("function") if isinstance(tool, dict) else None
+        if isinstance(function, dict) and isinstance(function.get("name"), str):
+            yield function["name"]
+
+
 def _status(document: dict[str, Any]) -> int | None:
-    error = document["error"]
+    error = document.get("error")
     inner = error if isinstance(error, dict) else {}
     for value in (inner.get("status"), document.get("status"), inner.get("code"), document.get("code")):
-        status = _STATUS_BY_CODE.get(value) if isinstance(value, str) else value
+        status = int(value) if isinstance(value, str) and _STATUS.fullmatch(value) else value
         if isinstance(status, int) and _FIRST_ERROR_STATUS <= status <= _LAST_STATUS:
             return status
-    return None
+    if {"payment", "requiredBalance"} & {*document, *inner}:
+        return _PAYMENT_REQUIRED
+    codes = (inner.get("code"), document.get("code"), inner.get("type"), document.get("type"))
+    return next((_STATUSES[code] for code in codes if isinstance(code, str) and code in _STATUSES), None)
 
 
 def _is_answer(choice: Any) -> bool:

@@ -8,9 +8,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from nanogpt_core.chat.repair import repair_message, repair_reply
+from nanogpt_core.chat.json_text import JsonTextStream, is_json
+from nanogpt_core.chat.repair import PRICING, repair_message, repair_reply, repair_usage
 from nanogpt_core.chat.response import ChatRequest, ErrorBody, check_truncated, find_error, parse_object
-from nanogpt_core.chat.tool_calls import ToolCallAssembler, unfence
+from nanogpt_core.chat.tool_calls import ToolCallAssembler
 from nanogpt_core.errors import DamagedReplyError, NanoGPTError, ReplyError
 from nanogpt_core.http.error_body import excerpt
 
@@ -20,6 +21,7 @@ _DONE = "[DONE]"
 # Waits after the last finish_reason: some servers send no [DONE] and keep the connection open.
 _GRACE_SECONDS = 0.5
 _USAGE_GRACE_SECONDS = 3.0
+_JOINED_FIELDS = ("role", "content", "refusal", "reasoning", "reasoning_content", "tool_calls", "function_call")
 
 
 class EventParser:
@@ -87,12 +89,13 @@ class StreamReader:
         self._calls: dict[int, ToolCallAssembler] = {}
         self._old_calls: set[int] = set()
         self._refusals: dict[int, str] = {}
-        self._fenced: dict[int, str] = {}
-        self._plain: set[int] = set()
+        self._json_texts: dict[int, JsonTextStream] = {}
+        self._places: dict[int, int] = {}
         self._begun: set[int] = set()
         self._finished: set[int] = set()
         self._envelope: dict[str, Any] = {}
         self._usage: dict[str, Any] | None = None
+        self._pricing: Any = None
         self._done = False
         self._at_end = False
         self._ended = False
@@ -130,7 +133,7 @@ class StreamReader:
         self._at_end = True
         event = self._parser.finish()
         # A last event without its blank line counts if it is whole.
-        if event is not None and (event.startswith(_DONE) or _is_json(event)):
+        if event is not None and (event.startswith(_DONE) or is_json(event)):
             self._events.append(event)
 
     def pop(self) -> bytes | None:
@@ -161,19 +164,25 @@ class StreamReader:
             raise self._map_error_body(error)
         repair_reply(chunk, streamed=True)
         # Some hosts repeat the usage so far in every chunk, and LangChain would add it up.
-        usage = chunk.pop("usage", None)
-        self._usage = usage or self._usage
+        usage, pricing = chunk.pop("usage", None), chunk.pop(PRICING, None)
+        self._usage, self._pricing = usage or self._usage, pricing or self._pricing
         choices = chunk.pop("choices")
         self._envelope = chunk
         for choice in choices:
             self._read_choice(choice)
-        if not choices and not usage:
+        if not choices and not usage and not pricing:
             self._emit()
 
     def _read_choice(self, choice: dict[str, Any]) -> None:
-        index, reason, delta = choice["index"], choice["finish_reason"], choice.get("delta")
+        index = choice["index"] = self._place(choice["index"])
+        reason, delta = choice["finish_reason"], choice.get("delta")
         delta = choice["delta"] = delta if isinstance(delta, dict) else {}
         repair_message(delta, streamed=True, request_id=self._request_id)
+        # The SDK joins the parts of an answer in JSON: all texts, and lists by the index of their entries.
+        delta.pop("role", None)
+        delta.update({"role": "assistant"} if index not in self._begun else {})
+        if self._request.wants_json:
+            delta = choice["delta"] = {name: value for name, value in delta.items() if name in _JOINED_FIELDS}
         # A refusal is sent on whole: LangChain raises its first part.
         self._refusals[index] = self._refusals.get(index, "") + (delta.pop("refusal", None) or "")
         fragments = self._tool_calls(index, delta.pop("tool_calls", None))
@@ -185,10 +194,12 @@ class StreamReader:
             structured=self._request.structured,
             request_id=self._request_id,
         )
-        if reason and index in self._calls:
-            fragments += self._calls[index].finish()
         if self._request.wants_json:
-            delta["content"] = self._hold_fence(index, delta.get("content"), is_last=bool(reason))
+            text = self._json_texts.setdefault(index, JsonTextStream())
+            delta["content"] = text.add(delta.get("content"), is_last=bool(reason) and index not in self._finished)
+        if index not in self._begun and not fragments:
+            # LlamaIndex's async stream passes over a first chunk without content.
+            delta["content"] = delta["content"] or ""
         if reason and self._refusals[index]:
             delta["refusal"] = self._refusals.pop(index)
         if index in self._finished:
@@ -197,6 +208,14 @@ class StreamReader:
         if reason:
             self._finished.add(index)
         self._emit_choice(choice, fragments)
+
+    def _place(self, index: int) -> int:
+        """Return the position of a choice; some hosts count from 1, or give a number that means something else."""
+        if index not in self._places:
+            free = [place for place in range(len(self._places) + 1) if place not in self._places.values()]
+            wanted = index < self._request.choices and index not in self._places.values()
+            self._places[index] = index if wanted else free[0]
+        return self._places[index]
 
     def _tool_calls(self, index: int, fragments: Any) -> list[dict[str, Any]]:
         if not fragments:
@@ -208,23 +227,8 @@ class StreamReader:
                 request_id=self._request_id,
             )
         if index not in self._calls:
-            self._calls[index] = ToolCallAssembler(self._request_id)
+            self._calls[index] = ToolCallAssembler(self._request_id, self._request.tools)
         return self._calls[index].add(fragments)
-
-    def _hold_fence(self, index: int, content: str | None, *, is_last: bool) -> str | None:
-        """Return the content to send on: a fenced code block is held back until it is whole, and sent without fence."""
-        if index in self._fenced:
-            text = self._fenced[index] + (content or "")
-            if is_last or (text.strip() and not "```".startswith(text.strip()[:3])):
-                self._fenced.pop(index)
-                self._plain.add(index)
-                return unfence(text)
-            self._fenced[index] = text
-            return None
-        if index in self._plain or not content:
-            return content
-        self._fenced[index] = ""
-        return self._hold_fence(index, content, is_last=is_last)
 
     def _emit_choice(self, choice: dict[str, Any], fragments: list[dict[str, Any]]) -> None:
         # LlamaIndex looks only at the first tool call of a chunk.
@@ -252,25 +256,19 @@ class StreamReader:
         for index, calls in self._calls.items():
             rest += [(index, {"tool_calls": [fragment]}) for fragment in calls.finish()]
         rest += [(index, {"refusal": text}) for index, text in self._refusals.items() if text]
-        rest += [(index, {"content": unfence(text)}) for index, text in self._fenced.items() if text]
+        unfinished = {index: text for index, text in self._json_texts.items() if index not in self._finished}
+        rest += [(index, {"content": text.add(None, is_last=True)}) for index, text in unfinished.items()]
         for index, delta in rest:
             self._emit({"index": index, "delta": delta, "finish_reason": None})
-        if self._usage is not None:
-            self._envelope["usage"] = self._usage
+        if self._usage is not None or self._pricing is not None:
+            more = {} if self._pricing is None else {PRICING: self._pricing}
+            self._envelope.update(more, usage=repair_usage(self._usage, self._pricing))
             self._emit()
         self._ended = True
         self._ready.append(_sse(_DONE))
 
     def _emit(self, *choices: dict[str, Any]) -> None:
         self._ready.append(_sse(json.dumps({**self._envelope, "choices": choices})))
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _sse(data: str) -> bytes:

@@ -7,19 +7,16 @@ falsy or unreadable arguments for none, so the checks are here. Pure functions a
 from __future__ import annotations
 
 import json
-import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from nanogpt_core.chat.json_text import is_json, spoil, unfence
 from nanogpt_core.errors import ReplyError
 from nanogpt_core.http.error_body import excerpt
 
-__all__ = ["ToolCallAssembler", "parse_arguments", "repair_tool_calls", "spoil_arguments", "unfence"]
-
-_FENCE = re.compile(r"\s*```[\w-]*[ \t]*\n?(.*?)\s*```\s*", re.DOTALL)
-_CLOSING = {"{": "}", "[": "]"}
+__all__ = ["ToolCallAssembler", "parse_arguments", "repair_tool_calls"]
 
 
 def parse_arguments(arguments: object) -> str | None:
@@ -43,35 +40,6 @@ def parse_arguments(arguments: object) -> str | None:
     return parse_arguments(value) if value is None or isinstance(value, str) else None
 
 
-def unfence(text: str) -> str:
-    """Return the inside of ``text`` if it is a fenced code block, else ``text``."""
-    fenced = _FENCE.fullmatch(text)
-    return fenced[1] if fenced else text
-
-
-def spoil_arguments(arguments: str) -> str:
-    """Return the text to append to ``arguments``, which are not a JSON object, so no parser takes them for one.
-
-    Both frameworks complete truncated JSON, and a tool would run with a part of its arguments. A closing bracket that
-    does not match makes their parsers refuse the text, and their own handling of invalid calls begins.
-    """
-    expected: list[str] = []
-    in_string = escaped = False
-    for character in arguments:
-        if in_string:
-            if character == '"' and not escaped:
-                in_string = False
-            escaped = character == "\\" and not escaped
-        elif character == '"':
-            in_string = True
-        elif character in _CLOSING:
-            expected.append(_CLOSING[character])
-        elif expected and character == expected[-1]:
-            expected.pop()
-    wrong = "]" if expected and expected[-1] == "}" else "}"
-    return ("\\" if escaped else "") + ('"' if in_string else "") + wrong
-
-
 def repair_tool_calls(calls: Any, request_id: str | None = None) -> list[dict[str, Any]]:
     """Return the tool calls of a whole message, with ids and with arguments as text.
 
@@ -90,7 +58,7 @@ def repair_tool_calls(calls: Any, request_id: str | None = None) -> list[dict[st
         text = parse_arguments(arguments)
         if text is None:
             text = arguments if isinstance(arguments, str) else json.dumps(arguments)
-            text += spoil_arguments(text) if _is_json(text) else ""
+            text += spoil(text) if is_json(text) else ""
         made = {**call, "type": "function", "function": {**function, "arguments": text}}
         if made in repaired:
             continue  # a call that is repeated with its id
@@ -111,6 +79,7 @@ class _Call:
         arguments: Its arguments.
         pending: Fields to send with the next fragment.
         sent: Length of the arguments that were sent.
+        sent_name: Length of the name that was sent.
         begun: Whether a fragment was sent.
     """
 
@@ -120,6 +89,7 @@ class _Call:
     arguments: str = ""
     pending: dict[str, Any] = field(default_factory=dict)
     sent: int = 0
+    sent_name: int = 0
     begun: bool = False
 
     @property
@@ -129,17 +99,30 @@ class _Call:
 
     def is_repeated(self, name: str, arguments: str) -> bool:
         """Return whether a fragment with the same id only repeats this call."""
-        return bool(arguments) and (name, arguments) == (self.name, self.arguments) and _is_json(arguments)
+        return bool(arguments) and (name, arguments) == (self.name, self.arguments) and is_json(arguments)
 
-    def is_followed_by(self, identifier: str | None, name: str, arguments: str) -> bool:
+    def is_followed_by(self, identifier: str | None, name: str, arguments: str, tools: frozenset[str]) -> bool:
         """Return whether a fragment with the same index, or none, begins another call."""
         if not name or not self.name:
             return False  # some hosts invent an id for every fragment
+        if self.arguments == "" and self.name not in tools and self._joins(name, tools):
+            return False
         if identifier is not None and self.id not in (None, identifier):
             return True
         if name != self.name:
-            return self.arguments != ""
-        return arguments != "" and _is_json(self.arguments)
+            return self.arguments != "" or {self.name, name} <= tools
+        return arguments != "" and is_json(self.arguments)
+
+    def _joins(self, name: str, tools: frozenset[str]) -> bool:
+        """Return whether ``name`` continues the name of a tool, or repeats its beginning."""
+        repeated = name.startswith(self.name)
+        return any(tool.startswith(self.name + name) or (repeated and tool.startswith(name)) for tool in tools)
+
+    def add_name(self, name: str, tools: frozenset[str]) -> None:
+        """Add a piece of the name; some hosts repeat the name in every fragment, as a whole or as far as it came."""
+        if name == self.name and self.name + name not in tools:
+            return
+        self.name = name if name.startswith(self.name) and name in tools else self.name + name
 
 
 class ToolCallAssembler:
@@ -149,10 +132,12 @@ class ToolCallAssembler:
 
     Args:
         request_id: The service's ``X-Request-ID``, for errors.
+        tools: Names of the tools in the request.
     """
 
-    def __init__(self, request_id: str | None = None) -> None:
+    def __init__(self, request_id: str | None = None, tools: frozenset[str] = frozenset()) -> None:
         self._request_id = request_id
+        self._tools = tools
         self._calls: list[_Call] = []
         self._current = 0
 
@@ -188,15 +173,14 @@ class ToolCallAssembler:
         if call is not None and call.is_repeated(name, arguments):
             return
         call = call or (same[-1] if same else None)
-        if call is None or call.is_followed_by(identifier, name, arguments):
+        if call is None or call.is_followed_by(identifier, name, arguments, self._tools):
             call = _Call(len(self._calls) + position if source is None else source)
             self._calls.append(call)
         if call.id is None and all(identifier != other.id for other in self._calls):
             call.id = identifier
         more = {key: value for key, value in fragment.items() if key not in ("index", "id", "type", "function")}
         call.pending.update(more)
-        if name != call.name:  # some hosts repeat it in every fragment
-            call.name += name
+        call.add_name(name, self._tools)
         call.arguments += arguments
 
     def _take(self, *, finishing: bool = False) -> list[dict[str, Any]]:
@@ -204,7 +188,7 @@ class ToolCallAssembler:
         while self._current < len(self._calls):
             call = self._calls[self._current]
             is_last = self._current == len(self._calls) - 1
-            is_complete = finishing or (not is_last and _is_json(call.arguments))
+            is_complete = finishing or (not is_last and is_json(call.arguments))
             fragment = self._fragment(call, is_complete=is_complete)
             if fragment is not None:
                 taken.append(fragment)
@@ -222,25 +206,28 @@ class ToolCallAssembler:
         call.sent += len(text)
         if is_complete:
             text += self._ending(call)
-        if call.begun and not text and not call.pending:
+        name = call.name[call.sent_name :]
+        call.sent_name += len(name)
+        if call.begun and not text and not name and not call.pending:
             return None
         fragment: dict[str, Any] = {**call.pending, "index": self._current, "function": {"arguments": text}}
         call.pending = {}
+        if name:
+            fragment["function"]["name"] = name
         if not call.begun:
             call.begun = True
             call.id = call.id or _new_id()
             fragment.update(id=call.id, type="function")
-            fragment["function"]["name"] = call.name
         return fragment
 
     @staticmethod
     def _ending(call: _Call) -> str:
         text = parse_arguments(call.arguments)
         if call.is_object:
-            return "" if text is not None else spoil_arguments(call.arguments)
+            return "" if text is not None else spoil(call.arguments)
         if text is not None:
             return text if call.arguments else ""
-        return call.arguments + spoil_arguments(call.arguments)
+        return call.arguments + spoil(call.arguments)
 
 
 def _id(call: Mapping[str, Any]) -> str | None:
@@ -251,14 +238,6 @@ def _id(call: Mapping[str, Any]) -> str | None:
 def _new_id() -> str:
     # The frameworks match results to calls by their ids.
     return f"call_{uuid.uuid4().hex[:24]}"
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text, strict=False)
-    except (ValueError, RecursionError):
-        return False
-    return True
 
 
 def _without_name(call: object, request_id: str | None) -> ReplyError:

@@ -7,7 +7,6 @@ base64, numbers that are not finite, and zero vectors.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core.errors import ConfigurationError, DamagedReplyError, DimensionsError, ReplyError
 from nanogpt_core.http.error_body import error_message, excerpt
 from nanogpt_core.models.catalog import MODELS, ModelInfo
+from nanogpt_core.models.pricing import parse_cost_usd
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,8 +33,6 @@ _MAX_TOKENS = 2**53  # a float, and so a price, is exact up to here
 # of CPU time, against 0.39 s if all vectors of a reply are decoded at once into fresh memory.
 _VECTORS_PER_DECODE = 16
 _MAX_NAMES_SHOWN = 4
-_MAX_COST_USD = 1e6  # of one request; a higher cost is taken for an error
-_DECIMAL = re.compile(r"\d+(?:\.\d*)?(?:e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +170,7 @@ def parse_embeddings(body: bytes, count: int, out: NDArray[np.float32] | None = 
         vectors,
         prompt_tokens=_prompt_tokens(document.get("usage")),
         model=model if isinstance(model, str) else None,
-        cost_usd=_cost_usd(document.get("x_nanogpt_pricing")),
+        cost_usd=parse_cost_usd(document.get("x_nanogpt_pricing")),
     )
 
 
@@ -311,29 +309,6 @@ def _check_numbers(vectors: NDArray[np.float32]) -> None:
 def _prompt_tokens(usage: object) -> int | None:
     tokens = usage.get("prompt_tokens") if isinstance(usage, dict) else None
     return tokens if type(tokens) is int and 0 <= tokens <= _MAX_TOKENS else None
-
-
-def _cost_usd(pricing: object) -> float | None:
-    """Return the cost in US dollars that ``x_nanogpt_pricing`` gives; None if it gives none, or another currency.
-
-    ``amount`` is the amount charged in ``currency``, ``cost`` the cost in the currency of ``paymentSource``. Any of the
-    fields may be missing.
-    """
-    if not isinstance(pricing, dict) or pricing.get("error"):
-        return None
-    for currency in (pricing.get("currency"), pricing.get("paymentSource")):
-        if currency is not None and str(currency).upper() != "USD":
-            return None
-    costs = (_parse_cost(pricing.get(name)) for name in ("amount", "cost"))
-    return next((cost for cost in costs if cost is not None), None)
-
-
-def _parse_cost(value: object) -> float | None:
-    if isinstance(value, str) and _DECIMAL.fullmatch(value.strip()):
-        value = float(value)
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        return None
-    return float(value) if 0 <= value <= _MAX_COST_USD else None
 
 
 def names_same_model(asked: str, answered: str | None) -> bool:

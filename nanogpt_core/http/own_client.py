@@ -48,8 +48,10 @@ class _Stream(httpx.SyncByteStream):  # type: ignore[misc] # the library is know
         self._client, self._response = client, response
 
     def __iter__(self) -> Iterator[bytes]:
+        response = self._response
         with _mapped_errors(self._client):
-            for chunk in self._response.iter_raw():
+            # A client that tests replies with, such as MockTransport, may have read the body already.
+            for chunk in response.stream if response.is_stream_consumed else response.iter_raw():
                 yield chunk
                 if (remaining(math.inf) or 0.0) <= 0:
                     raise httpx.ReadTimeout("the reply did not end in time")
@@ -63,7 +65,8 @@ class _AsyncStream(httpx.AsyncByteStream):  # type: ignore[misc]
         self._client, self._response = client, response
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        chunks = aiter(self._response.aiter_raw())
+        response = self._response
+        chunks = aiter(response.stream if response.is_stream_consumed else response.aiter_raw())
         while True:
             with _mapped_errors(self._client), _time_limit():
                 chunk = await anext(chunks, None)

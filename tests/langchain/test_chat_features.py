@@ -34,16 +34,16 @@ BALANCE = {"error": "Insufficient balance", "requiredBalance": 0.0035, "status":
 
 
 @pytest.fixture
-def scripted():
+def scripted(fresh_sandbox):
     """Return ``scripted(*replies)``, which starts a scripted sandbox; its ``chat(**options)`` makes a chat model."""
-    with Sandbox() as sandbox:
+    sandbox = fresh_sandbox
 
-        def start(*replies):
-            sandbox.add_replies(*replies)
-            sandbox.chat = lambda **more: ChatNanoGPT(api_key=sandbox.api_key, base_url=sandbox.base_url, **more)
-            return sandbox
+    def start(*replies):
+        sandbox.add_replies(*replies)
+        sandbox.chat = lambda **more: ChatNanoGPT(api_key=sandbox.api_key, base_url=sandbox.base_url, **more)
+        return sandbox
 
-        yield start
+    return start
 
 
 @pytest.fixture(params=["plain", "streamed"])
@@ -428,9 +428,10 @@ async def test_key_echoed_by_the_service_is_in_no_error(ask):
 async def test_chat_and_embeddings_share_a_pause(scripted, ask):
     sandbox = scripted(Fault(429, headers={"Retry-After": "8"}))
     embeddings = NanoGPTEmbeddings(api_key=sandbox.api_key, base_url=sandbox.base_url)
+    chat = sandbox.chat(max_retries=0)  # a pause is known as long as an object that uses the key
     with fake_clock() as waits:
         with pytest.raises(errors.RateLimitError):
-            await ask(sandbox.chat(max_retries=0), "Hello")
+            await ask(chat, "Hello")
         embeddings.embed_query("Hello")
         assert 7 < waits.seconds <= 8
 

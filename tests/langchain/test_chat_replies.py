@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from langchain_nanogpt import ChatNanoGPT
 from nanogpt_core.errors import ReplyError
-from nanogpt_core.sandbox import Fault, Reply, Sandbox
+from nanogpt_core.sandbox import Fault, Reply
 
 USAGE = {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13}
 
@@ -38,27 +38,27 @@ def form(request):
 
 
 @pytest.fixture
-def replying(form):
+def replying(form, fresh_sandbox):
     """``replying(message)`` starts a sandbox that replies so, whole or as a stream; its ``chat`` makes a chat model."""
-    with Sandbox() as sandbox:
+    sandbox = fresh_sandbox
 
-        def start(message, *, reason="stop", usage=None, after=()):
-            more = {"usage": usage} if usage else {}
-            if form == "plain":
-                reply = whole({"role": "assistant", "content": None, **message}, reason, **more)
-            else:
-                calls = [{"index": 0, **one} for one in message.get("tool_calls", ())]
-                refusal = [{"refusal": word} for word in re.findall(r"\S+\s*", message.get("refusal", ""))]
-                rest = {name: value for name, value in message.items() if name not in {"tool_calls", "refusal"}}
-                deltas = [{"role": "assistant", **rest}, *refusal, *[{"tool_calls": [one]} for one in calls]]
-                reply = streamed(*deltas, reason=reason, **more)
-            sandbox.add_replies(reply, *after)
-            sandbox.chat = lambda **options: ChatNanoGPT(
-                api_key=sandbox.api_key, base_url=sandbox.base_url, disable_streaming=form == "plain", **options
-            )
-            return sandbox
+    def start(message, *, reason="stop", usage=None, after=()):
+        more = {"usage": usage} if usage else {}
+        if form == "plain":
+            reply = whole({"role": "assistant", "content": None, **message}, reason, **more)
+        else:
+            calls = [{"index": 0, **one} for one in message.get("tool_calls", ())]
+            refusal = [{"refusal": word} for word in re.findall(r"\S+\s*", message.get("refusal", ""))]
+            rest = {name: value for name, value in message.items() if name not in {"tool_calls", "refusal"}}
+            deltas = [{"role": "assistant", **rest}, *refusal, *[{"tool_calls": [one]} for one in calls]]
+            reply = streamed(*deltas, reason=reason, **more)
+        sandbox.add_replies(reply, *after)
+        sandbox.chat = lambda **options: ChatNanoGPT(
+            api_key=sandbox.api_key, base_url=sandbox.base_url, disable_streaming=form == "plain", **options
+        )
+        return sandbox
 
-        yield start
+    return start
 
 
 @pytest.fixture

@@ -28,16 +28,16 @@ HELLO = [ChatMessage(role="user", content="Hello")]
 
 
 @pytest.fixture
-def scripted():
+def scripted(fresh_sandbox):
     """Return ``scripted(*replies)``, which starts a scripted sandbox; its ``llm(**options)`` makes an LLM."""
-    with Sandbox() as sandbox:
+    sandbox = fresh_sandbox
 
-        def start(*replies):
-            sandbox.add_replies(*replies)
-            sandbox.llm = lambda **more: NanoGPT(api_key=sandbox.api_key, base_url=sandbox.base_url, **more)
-            return sandbox
+    def start(*replies):
+        sandbox.add_replies(*replies)
+        sandbox.llm = lambda **more: NanoGPT(api_key=sandbox.api_key, base_url=sandbox.base_url, **more)
+        return sandbox
 
-        yield start
+    return start
 
 
 @pytest.fixture(params=["plain", "streamed"])
@@ -438,9 +438,10 @@ async def test_failed_stream_raises_after_its_chunks(scripted, call, case, metho
 async def test_llm_and_embeddings_share_a_pause(scripted, ask):
     sandbox = scripted(Fault(429, headers={"Retry-After": "8"}))
     embedding = NanoGPTEmbedding(api_key=sandbox.api_key, base_url=sandbox.base_url)
+    llm = sandbox.llm(max_retries=0)  # a pause is known as long as an object that uses the key
     with fake_clock() as waits:
         with pytest.raises(errors.RateLimitError):
-            await ask(sandbox.llm(max_retries=0), HELLO)
+            await ask(llm, HELLO)
         embedding.get_query_embedding("Hello")
         assert 7 < waits.seconds <= 8
 

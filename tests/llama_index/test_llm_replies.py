@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from llama_index_nanogpt import NanoGPT
 from llama_index_nanogpt.structured import ToolArgumentsError
 from nanogpt_core.errors import RefusalError
-from nanogpt_core.sandbox import Fault, Reply, Sandbox
+from nanogpt_core.sandbox import Fault, Reply
 
 # LlamaIndex's own classes use deprecated members of pydantic's models.
 ITS_OWN_WARNING = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecationWarning")
@@ -41,25 +41,25 @@ def form(request):
 
 
 @pytest.fixture
-def replying(form):
+def replying(form, fresh_sandbox):
     """``replying(message)`` starts a sandbox that replies so, whole or as a stream; its ``llm`` makes an LLM."""
-    with Sandbox() as sandbox:
+    sandbox = fresh_sandbox
 
-        def start(message, *, reason="stop", usage=None, after=()):
-            more = {"usage": usage} if usage else {}
-            if form == "plain":
-                reply = whole({"role": "assistant", "content": None, **message}, reason, **more)
-            else:
-                calls = [{"index": 0, **one} for one in message.get("tool_calls", ())]
-                rest = {name: value for name, value in message.items() if name != "tool_calls"}
-                reply = streamed(
-                    {"role": "assistant", **rest}, *[{"tool_calls": [c]} for c in calls], reason=reason, **more
-                )
-            sandbox.add_replies(reply, *after)
-            sandbox.llm = lambda **options: NanoGPT(api_key=sandbox.api_key, base_url=sandbox.base_url, **options)
-            return sandbox
+    def start(message, *, reason="stop", usage=None, after=()):
+        more = {"usage": usage} if usage else {}
+        if form == "plain":
+            reply = whole({"role": "assistant", "content": None, **message}, reason, **more)
+        else:
+            calls = [{"index": 0, **one} for one in message.get("tool_calls", ())]
+            rest = {name: value for name, value in message.items() if name != "tool_calls"}
+            reply = streamed(
+                {"role": "assistant", **rest}, *[{"tool_calls": [c]} for c in calls], reason=reason, **more
+            )
+        sandbox.add_replies(reply, *after)
+        sandbox.llm = lambda **options: NanoGPT(api_key=sandbox.api_key, base_url=sandbox.base_url, **options)
+        return sandbox
 
-        yield start
+    return start
 
 
 @pytest.fixture

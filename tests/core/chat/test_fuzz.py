@@ -79,7 +79,7 @@ def check_usage(usage):
     )
 
 
-@settings(max_examples=2000)
+@settings(max_examples=500)
 @given(mutated(WHOLE))
 def test_mutated_reply_is_valid_or_an_error(document):
     try:
@@ -94,7 +94,7 @@ def test_mutated_reply_is_valid_or_an_error(document):
         assert all(call["id"] and call["function"]["name"] for call in choice["message"].get("tool_calls", ()))
 
 
-@settings(max_examples=2000)
+@settings(max_examples=500)
 @given(mutated(CHUNKS), st.booleans(), st.integers(1, 200))
 def test_mutated_stream_is_valid_or_an_error(chunks, done, size):
     reader = StreamReader(ChatRequest(streams=True), lambda error: ReplyError(str(error.document)))

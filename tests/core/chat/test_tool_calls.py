@@ -7,7 +7,8 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from nanogpt_core import errors
-from nanogpt_core.chat.tool_calls import ToolCallAssembler, parse_arguments, repair_tool_calls, spoil_arguments
+from nanogpt_core.chat.json_text import spoil
+from nanogpt_core.chat.tool_calls import ToolCallAssembler, parse_arguments, repair_tool_calls
 
 JSON_LIKE = st.text(alphabet="{}[]\":,\\ \n\tab'1`", max_size=25)
 VALUES = st.recursive(
@@ -57,7 +58,7 @@ def test_frameworks_cannot_parse_spoiled_arguments(text):
     langchain = pytest.importorskip("langchain_core.utils.json")
     llama_index = pytest.importorskip("llama_index.core.llms.utils")
     assume(parse_arguments(text) is None)
-    spoiled = text + spoil_arguments(text)
+    spoiled = text + spoil(text)
     assert parse_arguments(spoiled) is None
     for parse in (langchain.parse_partial_json, llama_index.parse_partial_json, json.loads):
         try:
@@ -119,9 +120,9 @@ def fragment(index=0, identifier=None, name=None, arguments=None, **more):
     return {key: value for key, value in found.items() if value is not None}
 
 
-def assemble(*chunks):
+def assemble(*chunks, tools=()):
     """Return the calls that a framework joins from the fragments, as ``(id, name, arguments)``."""
-    assembler = ToolCallAssembler()
+    assembler = ToolCallAssembler(tools=frozenset(tools))
     sent = [one for chunk in chunks for one in assembler.add(chunk)] + assembler.finish()
     calls = {}
     for one in sent:
@@ -189,6 +190,63 @@ def test_fragments_of_every_host_are_joined_to_two_calls(case):
     assert assemble(*STREAMS[case]) == [A, B]
 
 
+NAMES_IN_PIECES = {
+    "with the arguments": (
+        [fragment(0, "a", "cl")],
+        [fragment(0, None, "ean", A[2])],
+        [fragment(1, "b", "look", B[2])],
+    ),
+    "before the arguments": (
+        [fragment(0, "a", "cl", "")],
+        [fragment(0, None, "e", "")],
+        [fragment(0, None, "an", "")],
+        [fragment(0, arguments=A[2])],
+        [fragment(1, "b", "lo", "")],
+        [fragment(1, None, "ok", B[2])],
+    ),
+    "an id for every piece": (
+        [fragment(0, "a", "cl")],
+        [fragment(0, "x", "ean", A[2])],
+        [fragment(0, "b", "look", B[2])],
+    ),
+    "as far as it came": (
+        [fragment(0, "a", "cl")],
+        [fragment(0, "a", "clean")],
+        [fragment(0, "a", "clean", A[2])],
+        [fragment(1, "b", "look", B[2])],
+    ),
+    "whole in every fragment": (
+        [fragment(0, "a", "clean", "")],
+        [fragment(0, "a", "clean", '{"path"')],
+        [fragment(0, None, "clean", ': "x"}')],
+        [fragment(1, "b", "look", '{"q": ')],
+        [fragment(1, "b", "look", '"y"}')],
+    ),
+    "no index": ([fragment(None, "a", "cl")], [fragment(None, "a", "ean", A[2])], [fragment(None, "b", "look", B[2])]),
+}
+
+
+@pytest.mark.parametrize("case", NAMES_IN_PIECES)
+def test_names_in_pieces_are_joined(case):
+    assert assemble(*NAMES_IN_PIECES[case], tools=("clean", "look")) == [A, B]
+
+
+def test_name_of_two_equal_pieces_is_joined():
+    ((_, name, _),) = assemble([fragment(0, "a", "a")], [fragment(0, "a", "a", "{}")], tools=("aa", "b"))
+    assert name == "aa"
+
+
+@pytest.mark.parametrize("index", [0, None])
+def test_calls_of_two_tools_without_arguments_stay_separate(index):
+    chunks = [fragment(index, None, "get")], [fragment(index, None, "get_all")]
+    assert [name for _, name, _ in assemble(*chunks, tools=("get", "get_all"))] == ["get", "get_all"]
+
+
+def test_unknown_tool_in_pieces_is_joined():
+    ((_, name, arguments),) = assemble([fragment(0, "a", "no")], [fragment(0, "a", "such", "{}")], tools=("clean",))
+    assert (name, arguments) == ("nosuch", "{}")
+
+
 def test_two_calls_of_one_tool_without_ids_stay_separate():
     first, second = assemble(
         [fragment(0, None, "clean", '{"path": "x"}')], [fragment(0, None, "clean", '{"path": "y"}')]
@@ -214,7 +272,7 @@ def test_argument_fragments_are_passed_on_immediately():
 @pytest.mark.parametrize("text", ['{"path": "/ho', "clean everything", "[1]", '{"a": 1}{"b": 2}'])
 def test_invalid_arguments_of_a_stream_are_spoiled(text):
     ((_, _, found),) = assemble([fragment(0, "a", "clean", text)])
-    assert found == text + spoil_arguments(text)
+    assert found == text + spoil(text)
 
 
 def test_fields_of_the_provider_are_kept_in_streams():

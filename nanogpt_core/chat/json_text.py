@@ -1,0 +1,95 @@
+"""JSON in answers of models: fences are removed, and incomplete JSON is made unreadable. Pure functions and classes.
+
+Both frameworks complete truncated JSON and take the beginning of an object for the whole.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+__all__ = ["JsonTextStream", "is_json", "repair_json_text", "spoil", "unfence"]
+
+_FENCE = re.compile(r"\s*```[\w-]*[ \t]*\n?(.*?)\s*```\s*", re.DOTALL)
+_OPEN_FENCE = re.compile(r"```[\w-]*(.*)", re.DOTALL)
+_CLOSING = {"{": "}", "[": "]"}
+
+
+def is_json(text: str) -> bool:
+    """Return whether ``text`` is JSON; control characters in strings are accepted."""
+    try:
+        json.loads(text, strict=False)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def unfence(text: str) -> str:
+    """Return the inside of ``text`` if it is a fenced code block, else ``text``."""
+    fenced = _FENCE.fullmatch(text)
+    return fenced[1] if fenced else text
+
+
+def repair_json_text(text: str) -> str:
+    """Return the text of structured output without a fence around it, and unreadable if its JSON is incomplete."""
+    return unfence(text) + _ending(text)
+
+
+class JsonTextStream:
+    """The text of structured output in a stream; a fenced code block is held back until it is whole."""
+
+    def __init__(self) -> None:
+        self._text = ""
+        self._may_be_fenced = True
+
+    def add(self, content: str | None, *, is_last: bool) -> str | None:
+        """Return the text to send on.
+
+        Args:
+            content: The next part of the text.
+            is_last: Whether the text ends with it.
+        """
+        self._text += content or ""
+        begun = self._text.strip()
+        if self._may_be_fenced and not is_last and "```".startswith(begun[:3]):
+            return None
+        if self._may_be_fenced:
+            self._may_be_fenced = False
+            content = unfence(self._text)
+        return (content or "") + _ending(self._text) if is_last else content
+
+
+def _ending(text: str) -> str:
+    """Return text that makes incomplete JSON unreadable; empty if there is none."""
+    fenced = _OPEN_FENCE.search(text)
+    inner = (text if fenced is None or text.lstrip().startswith(("{", "[")) else fenced[1]).strip(" \n\r\t`")
+    if not inner.startswith(("{", "[")):
+        return ""
+    try:
+        json.JSONDecoder(strict=False).raw_decode(inner)
+    except (ValueError, RecursionError):
+        return spoil(inner)
+    return ""
+
+
+def spoil(text: str) -> str:
+    """Return the text to append to ``text``, which is not the JSON asked for, so no parser takes it for that.
+
+    Both frameworks complete truncated JSON, and a tool would run with a part of its arguments. A closing bracket that
+    does not match makes their parsers refuse the text, and their own handling of invalid calls begins.
+    """
+    expected: list[str] = []
+    in_string = escaped = False
+    for character in text:
+        if in_string:
+            if character == '"' and not escaped:
+                in_string = False
+            escaped = character == "\\" and not escaped
+        elif character == '"':
+            in_string = True
+        elif character in _CLOSING:
+            expected.append(_CLOSING[character])
+        elif expected and character == expected[-1]:
+            expected.pop()
+    wrong = "]" if expected and expected[-1] == "}" else "}"
+    return ("\\" if escaped else "") + ('"' if in_string else "") + wrong

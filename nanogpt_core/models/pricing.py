@@ -1,0 +1,33 @@
+"""The cost of one request, as replies give it in ``x_nanogpt_pricing``. Pure functions."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["parse_cost_usd"]
+
+_MAX_COST_USD = 1e6  # of one request; a higher cost is taken for an error
+_DECIMAL = re.compile(r"\d+(?:\.\d*)?(?:e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+
+
+def parse_cost_usd(pricing: object) -> float | None:
+    """Return the cost in US dollars that ``x_nanogpt_pricing`` gives; None if it gives none, or another currency.
+
+    ``amount`` is the amount charged in ``currency``, ``cost`` the cost in the currency of ``paymentSource``. Any of the
+    fields may be missing.
+    """
+    if not isinstance(pricing, dict) or pricing.get("error"):
+        return None
+    for currency in (pricing.get("currency"), pricing.get("paymentSource")):
+        if currency is not None and str(currency).upper() != "USD":
+            return None
+    costs = (_parse_cost(pricing.get(name)) for name in ("amount", "cost"))
+    return next((cost for cost in costs if cost is not None), None)
+
+
+def _parse_cost(value: object) -> float | None:
+    if isinstance(value, str) and _DECIMAL.fullmatch(value.strip()):
+        value = float(value)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    return float(value) if 0 <= value <= _MAX_COST_USD else None

@@ -1,0 +1,293 @@
+"""Chat replies and streams, without I/O: costs, refusals, content blocks, endings and errors inside a reply."""
+
+import json
+
+import openai
+import pytest
+
+from nanogpt_core import errors
+from nanogpt_core.chat.client import ChatSession
+from nanogpt_core.chat.response import ChatRequest, ErrorBody, check_whole, find_error
+from nanogpt_core.chat.stream import StreamReader
+from nanogpt_core.http.endpoint import Endpoint
+from nanogpt_core.http.library import httpx
+from nanogpt_core.sandbox import SERVICE_ERRORS
+
+USAGE = {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13}
+PRICING = {"amount": 0.25, "currency": "USD", "cost": 0.25, "paymentSource": "USD"}
+JSON_WANTED = ChatRequest(structured=True, wants_json=True)
+
+
+def whole(message, reason="stop", request=None, **more):
+    body = {"choices": [{"message": message, "finish_reason": reason}], **more}
+    return check_whole(json.dumps(body).encode(), request or ChatRequest())
+
+
+def chunk(delta, reason=None, **more):
+    return {"choices": [{"index": 0, "delta": delta, "finish_reason": reason}], **more}
+
+
+def streamed(*chunks, request=None):
+    """Return the events that the reader makes of the chunks."""
+    reader = StreamReader(request or ChatRequest(streams=True), lambda error: errors.ReplyError(str(error.document)))
+    reader.push("".join(f"data: {json.dumps(one)}\n\n" for one in chunks).encode() + b"data: [DONE]\n\n")
+    events = []
+    while (event := reader.pop()) is not None:
+        events.append(event.removeprefix(b"data: "))
+    assert events.pop() == b"[DONE]\n\n"
+    return [json.loads(event) for event in events]
+
+
+def joined(events, name):
+    return "".join(choice["delta"].get(name) or "" for event in events for choice in event["choices"])
+
+
+# --- costs ---
+
+COSTS = [
+    ({"usage": USAGE, "x_nanogpt_pricing": PRICING}, {**USAGE, "cost_usd": 0.25}),
+    ({"usage": USAGE, "x_nanogpt_pricing": {"cost": "0.5"}}, {**USAGE, "cost_usd": 0.5}),
+    ({"x_nanogpt_pricing": {"cost": 0.5, "inputTokens": 10, "outputTokens": 3}}, {**USAGE, "cost_usd": 0.5}),
+    (
+        {"usage": None, "x_nanogpt_pricing": {"cost": 0.5, "inputTokens": 10, "outputTokens": 3}},
+        {**USAGE, "cost_usd": 0.5},
+    ),
+    ({"usage": USAGE, "x_nanogpt_pricing": {"cost": 0.5, "paymentSource": "XNO"}}, USAGE),
+    ({"usage": USAGE, "x_nanogpt_pricing": [1]}, USAGE),
+    ({"usage": {**USAGE, "cost_usd": "free"}}, USAGE),
+    ({"x_nanogpt_pricing": PRICING}, None),
+]
+
+
+@pytest.mark.parametrize(("more", "usage"), COSTS)
+def test_cost_is_in_the_usage_of_a_reply(more, usage):
+    assert whole({"content": "all of it"}, **more).get("usage") == usage
+
+
+@pytest.mark.parametrize(("more", "usage"), COSTS)
+@pytest.mark.parametrize("place", ["last", "own", "every"])
+def test_cost_is_in_the_usage_of_a_stream_once(more, usage, place):
+    chunks = [chunk({"content": "all "}), chunk({"content": "of it"}, "stop")]
+    if place == "own":
+        chunks += [{"choices": [], name: value} for name, value in more.items()]
+    else:
+        chunks = [one | (more if place == "every" or one is chunks[-1] else {}) for one in chunks]
+    events = streamed(*chunks)
+    found = [event["usage"] for event in events if event.get("usage")]
+    assert found == ([usage] if usage else [])
+    assert sum("x_nanogpt_pricing" in event for event in events) == ("x_nanogpt_pricing" in more)
+    assert joined(events, "content") == "all of it"
+
+
+# --- refusals and content blocks ---
+
+REFUSALS = [
+    {"content": None, "refusal": "no"},
+    {"content": None, "refusal": {"message": "no"}},
+    {"content": None, "refusal": {"type": "refusal", "refusal": "no"}},
+    {"content": None, "refusal": {"reason": {"text": "no"}}},
+    {"content": None, "refusal": [{"type": "text", "text": "n"}, {"text": "o"}]},
+    {"content": [{"type": "refusal", "refusal": "no"}]},
+    {"content": {"type": "refusal", "refusal": "no"}},
+    {"content": [{"type": "refusal", "text": "no"}], "refusal": None},
+]
+
+
+@pytest.mark.parametrize("message", REFUSALS, ids=str)
+def test_refusal_of_any_form_is_text(message):
+    (choice,) = whole(message)["choices"]
+    assert choice["message"]["refusal"] == "no"
+    assert not choice["message"]["content"]
+    events = streamed(chunk(message), chunk({}, "stop"))
+    assert joined(events, "refusal") == "no"
+    assert not joined(events, "content")
+
+
+def test_refusal_without_words_is_a_refusal():
+    assert whole({"content": None, "refusal": True})["choices"][0]["message"]["refusal"] == "no reason given"
+
+
+@pytest.mark.parametrize("refusal", [None, "", False, {}, [], {"refused": False}])
+def test_empty_refusal_is_none(refusal):
+    assert "refusal" not in whole({"content": "all of it", "refusal": refusal})["choices"][0]["message"]
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}}
+
+
+def test_content_blocks_become_text_and_reasoning_and_others_are_kept():
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
+    text = {"type": "text", "text": "all of it"}
+    blocks = [thought, text, {"type": "reference", "reference_ids": [1]}, IMAGE]
+    (choice,) = whole({"content": blocks})["choices"]
+    assert choice["message"] == {
+        "role": "assistant",
+        "content": "all of it",
+        "reasoning_content": "hm",
+        "content_blocks": [IMAGE],
+    }
+    events = streamed(*[chunk({"content": [block]}) for block in blocks], chunk({}, "stop"))
+    assert (joined(events, "content"), joined(events, "reasoning_content")) == ("all of it", "hm")
+
+
+@pytest.mark.parametrize("content", [5, True, [None], [5], [{}], [{"type": "text", "text": 5}]])
+def test_content_without_a_meaning_is_a_reply_error(content):
+    with pytest.raises(errors.ReplyError, match="content of the wrong type"):
+        whole({"content": content})
+
+
+LOGPROB = {"token": "all", "logprob": -0.5, "bytes": [97], "top_logprobs": [{"token": "a", "logprob": -1}]}
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "kept"),
+    [
+        ({"content": [LOGPROB], "refusal": None}, True),
+        ({"content": None}, True),
+        ({"content": [{**LOGPROB, "logprob": "x"}]}, False),
+        ({"content": [{**LOGPROB, "top_logprobs": [None]}]}, False),
+        ({"content": [{**LOGPROB, "bytes": ["a"]}]}, False),
+        ({"content": {}, "refusal": [1]}, False),
+        ([LOGPROB], False),
+    ],
+)
+def test_log_probabilities_that_frameworks_cannot_read_are_left_out(logprobs, kept):
+    body = {"choices": [{"message": {"content": "x"}, "finish_reason": "stop", "logprobs": logprobs}]}
+    (choice,) = check_whole(json.dumps(body).encode(), ChatRequest())["choices"]
+    assert ("logprobs" in choice) == kept
+
+
+# --- endings ---
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ("length", errors.ReplyError),
+        ("MAX_TOKENS", errors.ReplyError),
+        ("model_length", errors.ReplyError),
+        ("content_filter", errors.RefusalError),
+        ("SAFETY", errors.RefusalError),
+        ("sensitive", errors.RefusalError),
+    ],
+)
+def test_truncated_structured_output_is_an_error_under_every_hosts_name(reason, kind):
+    message = {"content": '{"a": "b'}
+    assert whole(message, reason)["choices"][0]["finish_reason"] == reason
+    with pytest.raises(errors.ReplyError, match="cut off") as caught:
+        whole(message, reason, JSON_WANTED)
+    assert type(caught.value) is kind
+    with pytest.raises(kind, match="cut off"):
+        streamed(chunk(message, reason), request=JSON_WANTED)
+
+
+@pytest.mark.parametrize("reason", ["error", "network_error", "insufficient_system_resource"])
+def test_answer_that_the_host_broke_off_is_an_error(reason):
+    assert isinstance(whole({"content": "all "}, reason), ErrorBody)
+    with pytest.raises(errors.ReplyError, match="no reason given"):
+        streamed(chunk({"content": "all "}), chunk({}, reason))
+
+
+# --- errors inside a reply ---
+
+
+@pytest.mark.parametrize("name", SERVICE_ERRORS)
+def test_error_inside_a_reply_is_of_the_class_of_its_http_status(name):
+    fault = SERVICE_ERRORS[name]
+    session = ChatSession(Endpoint.resolve(api_key="k"))
+    found = find_error(json.loads(json.dumps(fault.body)))
+
+    def error(status):
+        request = httpx.Request("POST", "https://nano-gpt.com/api/v1/chat/completions")
+        response = httpx.Response(status, json=fault.body, request=request)
+        return session.map_error(openai.APIStatusError("x", response=response, body=fault.body), 1)
+
+    assert type(error(found.status)) is type(error(fault.status))
+
+
+@pytest.mark.parametrize(
+    ("document", "status"),
+    [
+        ({"error": {"code": "insufficient_quota"}, "payment": {"amountUsd": "0.07"}}, 402),
+        ({"error": {"code": "insufficient_quota", "payment": {}}}, 402),
+        ({"error": {"code": "insufficient_quota"}}, 429),
+        ({"error": "Insufficient balance", "requiredBalance": 1}, 402),
+        ({"error": {"code": "429", "message": "slow"}}, 429),
+        ({"error": {"code": 502, "message": "bad gateway"}}, 502),
+        ({"error": {"type": "overloaded_error", "message": "busy"}}, 503),
+        ({"error": {"type": "server_error", "code": None}}, 500),
+        ({"code": "rate_limited", "message": "slow"}, 429),
+        ({"type": "error", "error": {"type": "rate_limit_error", "message": "slow"}}, 429),
+        ({"error": {"code": "x", "message": "who knows"}}, None),
+        ({"error": {"code": "9" * 5000, "status": True}}, None),
+        ({"error": "boom"}, None),
+    ],
+    ids=str,
+)
+def test_status_of_an_error_inside_a_reply(document, status):
+    assert find_error(document).status == status
+
+
+def test_arguments_after_the_finish_reason_belong_to_their_call():
+    call = {"index": 0, "id": "a", "function": {"name": "clean"}}
+    late = {"index": 0, "function": {"arguments": '{"path": "x"}'}}
+    events = streamed(chunk({"tool_calls": [call]}), chunk({}, "tool_calls"), chunk({"tool_calls": [late]}))
+    calls = [one for event in events for choice in event["choices"] for one in choice["delta"].get("tool_calls", ())]
+    assert "".join(one["function"]["arguments"] for one in calls) == '{"path": "x"}'
+
+
+def test_first_event_of_a_choice_has_its_role_and_content():
+    events = streamed(chunk({}, "stop"))
+    assert [event["choices"][0]["delta"] for event in events] == [{"role": "assistant", "content": ""}]
+    events = streamed(
+        chunk({"role": "assistant", "content": "all "}), chunk({"role": "assistant", "content": "of it"}, "stop")
+    )
+    assert [event["choices"][0]["delta"].get("role") for event in events] == ["assistant", None]
+
+
+@pytest.mark.parametrize("index", [1, 7, 10**30])
+def test_single_choice_is_the_first_one_whatever_its_number(index):
+    first, last = chunk({"content": "all "}), chunk({"content": "of it"}, "stop")
+    for one in (first, last):
+        one["choices"][0]["index"] = index
+    events = streamed(first, last)
+    assert [event["choices"][0]["index"] for event in events] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop", "usage": USAGE}]},
+        {**chunk({}, "stop"), "x_groq": {"id": "r", "usage": USAGE}},
+    ],
+)
+def test_usage_of_moonshot_and_groq_is_found(last):
+    events = streamed(chunk({"content": "all of it"}), last)
+    assert [event["usage"] for event in events if "usage" in event] == [USAGE]
+
+
+# --- text of structured output ---
+
+
+@pytest.mark.parametrize("size", [1, 5, 1000])
+@pytest.mark.parametrize(
+    ("text", "sent"),
+    [
+        ('{"a": "b"}', '{"a": "b"}'),
+        ('```json\n{"a": "b"}\n```', '{"a": "b"}'),
+        ('{"a": "b', '{"a": "b"]'),
+        ("{", "{]"),
+        ('```json\n{"a": "b', '```json\n{"a": "b"]'),
+        ('Here:\n```json\n{"a": ', 'Here:\n```json\n{"a": ]'),
+        ('Here:\n```json\n{"a": 1}\n```\nDone.', 'Here:\n```json\n{"a": 1}\n```\nDone.'),
+        ('{"a": 1}\nDone.', '{"a": 1}\nDone.'),
+        ("I do not know.", "I do not know."),
+        ("", ""),
+    ],
+)
+def test_incomplete_json_is_made_unreadable(text, sent, size):
+    assert whole({"content": text}, request=JSON_WANTED)["choices"][0]["message"]["content"] == sent
+    parts = [chunk({"content": text[at : at + size]}) for at in range(0, len(text), size)]
+    assert joined(streamed(*parts, chunk({}, "stop"), request=JSON_WANTED), "content") == sent
+    assert joined(streamed(*parts, chunk({}), request=JSON_WANTED), "content") == sent
+    assert whole({"content": text})["choices"][0]["message"]["content"] == text
