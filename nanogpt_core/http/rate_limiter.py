@@ -35,7 +35,15 @@ from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core.errors import NanoGPTError, RateLimitError, StatusError
 from nanogpt_core.http.endpoint import Endpoint
 
-__all__ = ["DEFAULT_RATE", "MAX_DEFAULT_RATE", "RateLimit", "RateLimiter", "Reservation", "limiter_for"]
+__all__ = [
+    "DEFAULT_RATE",
+    "MAX_DEFAULT_RATE",
+    "RateLimit",
+    "RateLimiter",
+    "Reservation",
+    "endpoint_digest",
+    "limiter_for",
+]
 
 DEFAULT_RATE = 25.0
 """Requests per second at the start if no limit is set. Source: the service's documentation, since March 2025."""
@@ -217,7 +225,7 @@ class RateLimit:
 
     def __init__(self, endpoint: Endpoint, requests_per_second: float | None) -> None:
         self.requests_per_second = requests_per_second
-        self._name = _limiter_name(endpoint)
+        self._name = endpoint_digest(endpoint)
         self._limiter: RateLimiter | None = None
 
     def limiter(self) -> RateLimiter:
@@ -249,10 +257,11 @@ _registry, _salt = _Registry(), secrets.token_bytes(16)
 
 def limiter_for(endpoint: Endpoint) -> RateLimiter:
     """Return the limiter that this process uses for the endpoint's base URL and key."""
-    return _registry.get(_limiter_name(endpoint))
+    return _registry.get(endpoint_digest(endpoint))
 
 
-def _limiter_name(endpoint: Endpoint) -> bytes:
+def endpoint_digest(endpoint: Endpoint) -> bytes:
+    """Return a digest of base URL and key, which stands for the endpoint in this process."""
     key = endpoint.key.reveal_or_empty() if endpoint.key else ""
     # The salt keeps the key from being guessed from the digest.
     return hashlib.blake2b(f"{endpoint.base_url}\n{key}".encode(), key=_salt).digest()
