@@ -88,6 +88,7 @@ class NanoGPTEmbeddings(BaseModel, Embeddings):
     )
 
     model: str = _option("model")
+    model_info: Any = _hidden("model_info")
     dimensions: int | None = _option("dimensions")
     base_url: str = Field(default="")
     api_key: SecretStr = Field(default=SecretStr(""), exclude=True, repr=False)
@@ -147,7 +148,7 @@ class NanoGPTEmbeddings(BaseModel, Embeddings):
         twin = super().model_copy(deep=deep)
         if update:
             kept = {name: getattr(twin, name) for name in twin.model_fields_set}
-            kept["model"] = twin._embedder.model_info
+            kept["model"] = twin.model if twin.model_info is not None else twin._embedder.model_info
             if not _PROGRESS.isdisjoint(update):
                 kept = {name: value for name, value in kept.items() if name not in _PROGRESS}
             private = dict(twin.__pydantic_private__ or {})

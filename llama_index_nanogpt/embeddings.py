@@ -96,6 +96,7 @@ class NanoGPTEmbedding(BaseEmbedding):
     dimensions: int | None = Field(default=None, description="Dimensions that vectors are reduced to.")
     on_overflow: str = Field(default="error", description="Treatment of a text over the model's token limit.")
     query_instruction: str | None = Field(default=None, description="Text that is put before queries.")
+    model_info: Any = _operational("model_info")
     api_key: Any = _operational("api_key")
     user: str | None = _operational("user")
     batch_size: int | None = _operational("batch_size")
@@ -163,7 +164,7 @@ class NanoGPTEmbedding(BaseEmbedding):
         twin = super().model_copy(deep=deep)
         if update:
             kept = {name: getattr(twin, name) for name in twin.model_fields_set}
-            kept["model_name"] = twin._embedder.model_info
+            kept["model_name"] = twin.model_name if twin.model_info is not None else twin._embedder.model_info
             private = dict(twin.__pydantic_private__ or {})
             NanoGPTEmbedding.__init__(twin, **{**kept, **_with_field_names(update)})
             private["_embedder"] = twin._embedder

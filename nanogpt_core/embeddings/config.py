@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from nanogpt_core.cache.base import EmbeddingCache
 from nanogpt_core.embeddings.planning import OVERFLOW_MODES, Overflow
@@ -14,6 +14,7 @@ from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.http.endpoint import DEFAULT_TIMEOUT, ApiKey, Endpoint
 from nanogpt_core.http.limits import SharedLimits, check_limits
 from nanogpt_core.models.catalog import MAX_ITEMS, ModelInfo, get_model
+from nanogpt_core.models.listing import live_model_info
 from nanogpt_core.validation import (
     MIN_REQUESTS_PER_SECOND,
     check_encodes,
@@ -61,6 +62,7 @@ class EmbedderOptions(TypedDict, total=False):
 
     api_key: ApiKey
     base_url: str | None
+    model_info: Literal["live"] | ModelInfo | None
     dimensions: int | None
     user: str | None
     on_overflow: Overflow
@@ -86,7 +88,7 @@ class EmbedderConfig:
     """All options of one embedder, checked once. See :class:`nanogpt_core.Embedder` for their meaning.
 
     The constructor takes the options as a user passes them, and keeps them in the form in which they are used: the key,
-    base URL, timeout and headers in ``endpoint``, the row of the model in ``model_info``, an opened cache in
+    base URL, timeout and headers in ``endpoint``, the row of the model in ``model_row``, an opened cache in
     ``opened_cache``.
 
     Raises:
@@ -98,6 +100,7 @@ class EmbedderConfig:
     _: KW_ONLY
     api_key: ApiKey = field(default=None, repr=False)
     base_url: str | None = None
+    model_info: Literal["live"] | ModelInfo | None = field(default=None, repr=False)
     dimensions: int | None = None
     user: str | None = None
     on_overflow: Overflow = "error"
@@ -117,29 +120,19 @@ class EmbedderConfig:
     http_async_client: Any = None
     allow_insecure_http: bool = False
 
-    model_info: ModelInfo = field(init=False, repr=False)
+    model_row: ModelInfo = field(init=False, repr=False)
     endpoint: Endpoint = field(init=False, repr=False)
     opened_cache: EmbeddingCache | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        model = self.model if isinstance(self.model, ModelInfo) else get_model(check_model_name(self.model))
-        if model.is_reranker:
-            warnings.warn(
-                f"{model.id} is a reranker, not an embedding model: its vectors are of no use in a search.",
-                UserWarning,
-                stacklevel=5,  # the line that calls Embedder()
-            )
-        _check_dimensions(model, self.dimensions)
         if self.batch_size is not None:
             check_number("batch_size", self.batch_size, 1, MAX_ITEMS)
         check_number("max_concurrency", self.max_concurrency, 1)
         check_number("max_retries", self.max_retries, 0)
         check_positive("requests_per_second", self.requests_per_second, optional=True, at_least=MIN_REQUESTS_PER_SECOND)
         check_positive("deadline", self.deadline, optional=True)
-        _check_budget(self.budget_usd, model)
+        check_positive("budget_usd", self.budget_usd, optional=True)
         check_limits(self.limits, requests_per_second=self.requests_per_second, budget_usd=self.budget_usd)
-        if self.limits is not None:
-            _check_budget(self.limits.budget_usd, model)
         _check_choices(self)
         check_http_client("http_client", self.http_client, "Client")
         check_http_client("http_async_client", self.http_async_client, "AsyncClient")
@@ -150,9 +143,20 @@ class EmbedderConfig:
             headers=self.default_headers,
             allow_insecure_http=self.allow_insecure_http,
         )
+        model = _model_row(self.model, self.model_info, endpoint, self.http_client)
+        if model.is_reranker:
+            warnings.warn(
+                f"{model.id} is a reranker, not an embedding model: its vectors are of no use in a search.",
+                UserWarning,
+                stacklevel=5,  # the line that calls Embedder()
+            )
+        _check_dimensions(model, self.dimensions)
+        _check_price(self.budget_usd, model)
+        if self.limits is not None:
+            _check_price(self.limits.budget_usd, model)
         resolved = {
             "model": model.id,
-            "model_info": model,
+            "model_row": model,
             "endpoint": endpoint,
             "opened_cache": _open_cache(self.cache),
             # Secrets are in the endpoint only, which hides them.
@@ -163,11 +167,27 @@ class EmbedderConfig:
             object.__setattr__(self, name, value)  # the class is frozen for everybody else
 
 
-def _check_budget(budget_usd: Any, model: ModelInfo) -> None:
-    check_positive("budget_usd", budget_usd, optional=True)
+def _model_row(model: str | ModelInfo, info: object, endpoint: Endpoint, http_client: Any) -> ModelInfo:
+    """Return the facts about the model: the caller's, the service's, or the catalog's."""
+    name = model.id if isinstance(model, ModelInfo) else check_model_name(model)
+    if isinstance(info, ModelInfo):
+        if info.id != name:
+            raise ConfigurationError(
+                f"model_info is about {info.id!r}, and model is {name!r}.", remedy="Pass the row as model."
+            )
+        return info
+    if info == "live":
+        return live_model_info(endpoint, name, http_client)
+    if info is not None:
+        raise InvalidTypeError(f'model_info must be "live" or a ModelInfo, not {info!r}.')
+    return model if isinstance(model, ModelInfo) else get_model(name)
+
+
+def _check_price(budget_usd: float | None, model: ModelInfo) -> None:
     if budget_usd is not None and model.usd_per_million_tokens is None:
         raise ConfigurationError(
-            f"budget_usd cannot be kept for {model.id!r}: the catalog has no price for it.", remedy="Leave it out."
+            f"budget_usd cannot be kept for {model.id!r}: its price is unknown.",
+            remedy='Leave it out, or pass model_info="live" for the price in the service\'s list.',
         )
 
 

@@ -45,6 +45,10 @@ class Embedder:
             learned from the first reply. Default: ``"text-embedding-3-small"``.
         api_key: The key, a ``str`` or ``SecretStr``. Default: ``NANOGPT_API_KEY``, then ``NANO_GPT_API_KEY``.
         base_url: Base URL of the API. Default: ``NANOGPT_BASE_URL``, then ``https://nano-gpt.com/api/v1``.
+        model_info: Source of the model's price, token limit and dimensions, and so of estimates and budgets: ``"live"``
+            for the service's list, which is fetched when the object is made, once in a process for each key and base
+            URL, or a ``ModelInfo``. In an event loop, make the object in a thread: fetching blocks. Default: the
+            packaged catalog.
         dimensions: Reduce the vectors to so many dimensions, for models that support it. Default: the model's full
             dimensions.
         user: Identifier that the service stores with the usage. Default: none.
@@ -87,7 +91,7 @@ class Embedder:
             options["api_key"] = hide_key(options["api_key"])
         check_option_names(options, ["model", *EmbedderOptions.__annotations__], OPTION_ALIASES)
         config = EmbedderConfig(model=model, **options)
-        price = config.model_info.usd_per_million_tokens
+        price = config.model_row.usd_per_million_tokens
         budget = None if config.budget_usd is None else Budget(config.budget_usd)
         self._start(config, UsageMeter(price), budget)
 
@@ -110,12 +114,12 @@ class Embedder:
     @property
     def model(self) -> str:
         """Name of the model."""
-        return self._config.model_info.id
+        return self._config.model_row.id
 
     @property
     def model_info(self) -> ModelInfo:
         """Facts about the model: price, limits, dimensions."""
-        return self._config.model_info
+        return self._config.model_row
 
     @property
     def api_key(self) -> Secret:
@@ -301,13 +305,13 @@ class Embedder:
         query = check_query(text)
         instruction = self._config.query_instruction
         if instruction == "recommended":
-            instruction = self._config.model_info.query_instruction
+            instruction = self._config.model_row.query_instruction
         if not instruction:
             return query
         return instruction.replace("{query}", query) if "{query}" in instruction else instruction + query
 
     def _streamed_batch_size(self, batch_size: int | None) -> int:
-        default = min(self._config.model_info.batch_size, _MAX_TEXTS_PER_STREAMED_BATCH)
+        default = min(self._config.model_row.batch_size, _MAX_TEXTS_PER_STREAMED_BATCH)
         return _checked(batch_size) or self._config.batch_size or default
 
     def __repr__(self) -> str:

@@ -71,7 +71,7 @@ class Pipeline:
     def __init__(
         self, config: EmbedderConfig, meter: UsageMeter, budget: Budget | None, learned: int | None = None
     ) -> None:
-        model = config.model_info
+        model = config.model_row
         self.config = config
         self.counter = TokenCounter(model)
         self.dimensions_check = DimensionsCheck(model, config.dimensions, learned)
@@ -192,7 +192,7 @@ class Pipeline:
                 plan,
                 ListOutput(plan) if as_lists else ArrayOutput(plan),
                 dimensions_check=self.dimensions_check,
-                model=self.config.model_info.id,
+                model=self.config.model_row.id,
                 cache=self._cache_lookup(limits.deadline),
                 report=report,
             )
@@ -228,19 +228,19 @@ class Pipeline:
             # By the mean of the call: a repeated text can be of any length.
             tokens = sum(plan.weights) - sum(plan.weights[row] for row in missing)
             tokens += round(repeated * sum(plan.weights) / len(plan.rows))
-            usd = price(tokens, self.config.model_info.usd_per_million_tokens)
+            usd = price(tokens, self.config.model_row.usd_per_million_tokens)
             self.limits.add_saving(Saving(cached, repeated, tokens, usd))
 
     def _make_batches(self, plan: Plan, rows: Sequence[int], batch_size: int | None) -> list[Batch]:
         max_items = batch_size or self.config.batch_size or self._default_batch_size(len(rows))
         weights = plan.weights if len(rows) == len(plan.request_texts) else [plan.weights[row] for row in rows]
-        ranges = pack(weights, max_items, self.config.model_info.max_request_tokens)
+        ranges = pack(weights, max_items, self.config.model_row.max_request_tokens)
         batches = (self._make_batch(plan, rows[indices.start : indices.stop]) for indices in ranges)
         return [part for batch in batches for part in self.dispatcher.host.split(batch)]
 
     def _default_batch_size(self, texts: int) -> int:
         per_request = -(-texts // self.config.max_concurrency)
-        return min(self.config.model_info.batch_size, max(_MIN_TEXTS_PER_REQUEST, per_request))
+        return min(self.config.model_row.batch_size, max(_MIN_TEXTS_PER_REQUEST, per_request))
 
     def _make_batch(self, plan: Plan, rows: Sequence[int]) -> Batch:
         texts = (
@@ -270,7 +270,7 @@ class Pipeline:
             unique=len(plan.rows),
             cached=sum(plan.is_complete(index, done) for index in range(len(plan.rows))),
             tokens=tokens,
-            cost_usd=price(tokens, self.config.model_info.usd_per_million_tokens),
+            cost_usd=price(tokens, self.config.model_row.usd_per_million_tokens),
             requests=len(self._make_batches(plan, missing, None)),
             counting=self.counter.kind,
         )

@@ -35,7 +35,14 @@ from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core.errors import NanoGPTError, RateLimitError, StatusError
 from nanogpt_core.http.endpoint import Endpoint
 
-__all__ = ["DEFAULT_RATE", "MAX_DEFAULT_RATE", "RateLimit", "RateLimiter", "Reservation"]
+__all__ = [
+    "DEFAULT_RATE",
+    "MAX_DEFAULT_RATE",
+    "RateLimit",
+    "RateLimiter",
+    "Reservation",
+    "endpoint_digest",
+]
 
 DEFAULT_RATE = 25.0
 """Requests per second at the start if no limit is set. Source: the service's documentation, since March 2025."""
@@ -217,9 +224,7 @@ class RateLimit:
 
     def __init__(self, endpoint: Endpoint, requests_per_second: float | None) -> None:
         self.requests_per_second = requests_per_second
-        key = endpoint.key.reveal_or_empty() if endpoint.key else ""
-        # The salt keeps the key from being guessed from the digest.
-        self._name = hashlib.blake2b(f"{endpoint.base_url}\n{key}".encode(), key=_salt).digest()
+        self._name = endpoint_digest(endpoint)
         self._limiter: RateLimiter | None = None
 
     def limiter(self) -> RateLimiter:
@@ -247,3 +252,10 @@ class _Registry(ForkSafe):
 
 
 _registry, _salt = _Registry(), secrets.token_bytes(16)
+
+
+def endpoint_digest(endpoint: Endpoint) -> bytes:
+    """Return a digest of base URL and key, which stands for the endpoint in this process."""
+    key = endpoint.key.reveal_or_empty() if endpoint.key else ""
+    # The salt keeps the key from being guessed from the digest.
+    return hashlib.blake2b(f"{endpoint.base_url}\n{key}".encode(), key=_salt).digest()

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from typing import Any
 
+from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core.errors import ConfigurationError, ReplyError
 from nanogpt_core.http.endpoint import DEFAULT_TIMEOUT, ApiKey, Endpoint
 from nanogpt_core.http.error_body import excerpt
+from nanogpt_core.http.rate_limiter import endpoint_digest
 from nanogpt_core.http.redaction import redacted
 from nanogpt_core.models.catalog import MODELS, ModelInfo, get_model
 
-__all__ = ["MAX_LIST_BYTES", "fetch_context_window", "list_models", "parse_model_list"]
+__all__ = ["MAX_LIST_BYTES", "fetch_context_window", "list_models", "live_model_info", "parse_model_list"]
 
 _MAX_USD_PER_MILLION_TOKENS = 1e6  # a higher price is taken for an error in the list
 MAX_LIST_BYTES = 16 << 20
@@ -33,11 +37,72 @@ def list_models(api_key: ApiKey = None, base_url: str | None = None) -> dict[str
         ConfigurationError: An invalid argument.
         NanoGPTError: The request for the list failed.
     """
+    return _fetch_models(Endpoint.resolve(api_key=api_key, base_url=base_url, key_required=False))
+
+
+class _LiveLists(ForkSafe):
+    """The lists that this process has fetched, by endpoint: each is fetched once, whatever the number of threads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lists: dict[bytes, Future[dict[str, ModelInfo]]] = {}
+
+    def get(self, endpoint: Endpoint, http_client: Any) -> dict[str, ModelInfo]:
+        """Return the list of an endpoint. A failure is not kept."""
+        name = endpoint_digest(endpoint)
+        with self._lock:
+            found = self._lists.get(name)
+            fetched = self._lists.setdefault(name, Future())
+        if found is not None:
+            return found.result()
+        try:
+            models = _fetch_models(endpoint, http_client)
+        except BaseException as error:
+            with self._lock:
+                self._lists.pop(name, None)
+            fetched.set_exception(error)
+            raise
+        fetched.set_result(models)
+        return models
+
+    def _in_child(self) -> None:
+        # The thread that fetches a list is not in the child.
+        self._lists = {name: models for name, models in self._lists.items() if models.done()}
+
+
+_live_lists = _LiveLists()
+
+
+def live_model_info(endpoint: Endpoint, model: str, http_client: Any = None) -> ModelInfo:
+    """Return the row of a model in the service's list, which is fetched once in a process for each endpoint.
+
+    Args:
+        endpoint: The endpoint.
+        model: The model's name.
+        http_client: The caller's own ``httpx.Client``, or None.
+
+    Raises:
+        ConfigurationError: The list does not have the model.
+        NanoGPTError: The request for the list failed.
+    """
+    models = _live_lists.get(endpoint, http_client)
+    if model in models:
+        return models[model]
+    near = difflib.get_close_matches(model, models, n=2)
+    hint = f"Did you mean {' or '.join(near)}? " if near else ""
+    raise ConfigurationError(
+        f"The service's list of embedding models does not have {model!r}.",
+        remedy=f'{hint}list_models() returns the list; without model_info="live" any name works.',
+    )
+
+
+def _fetch_models(endpoint: Endpoint, http_client: Any = None) -> dict[str, ModelInfo]:
     from nanogpt_core.http.client import HttpClient
 
-    endpoint = Endpoint.resolve(api_key=api_key, base_url=base_url, key_required=False)
+    seconds = min(endpoint.timeout, DEFAULT_TIMEOUT)
     with redacted(endpoint):
-        return parse_model_list(HttpClient(endpoint).send("/embedding-models", None, endpoint.timeout, MAX_LIST_BYTES))
+        client = HttpClient(endpoint, http_client)
+        return parse_model_list(client.send("/embedding-models", None, seconds, MAX_LIST_BYTES))
 
 
 def parse_model_list(body: bytes) -> dict[str, ModelInfo]:

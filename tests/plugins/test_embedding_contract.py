@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from pydantic import ConfigDict, Field, SecretStr, ValidationError
 
-from nanogpt_core import Embedder, NanoGPTError, get_model
+from nanogpt_core import Embedder, ModelInfo, NanoGPTError, get_model
 from nanogpt_core._runtime.clock import fake_clock
 from nanogpt_core.errors import (
     AuthenticationError,
@@ -343,6 +343,8 @@ def changes(plugin):
         "deadline": 70.0,
         "cache": None,
         "budget_usd": 2.0,
+        "limits": None,
+        "model_info": ModelInfo(id="text-embedding-3-small", dimensions=1536),
         "progress": False,
         "default_headers": {"X-Team": "search"},
         "http_client": None,

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from nanogpt_core import MODELS, ModelInfo, list_models
 from nanogpt_core.errors import AuthenticationError, ConfigurationError, ReplyError, ServerError
-from nanogpt_core.models.listing import parse_model_list
+from nanogpt_core.http.endpoint import Endpoint
+from nanogpt_core.models.listing import live_model_info, parse_model_list
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -168,3 +169,13 @@ def test_list_failures_are_nanogpt_errors(scripted, faults):
     assert caught.value.status == 401
     with pytest.raises(ServerError, match="down"):
         list_models("some-key", server.base_url)
+
+
+def test_failure_to_fetch_live_model_info_is_not_kept(scripted, faults):
+    rows = {"data": [{"id": "lab/new", "dimensions": 24}]}
+    server = scripted(faults.response("<html>down</html>", 503), faults.response(rows))
+    endpoint = Endpoint.resolve(api_key="some-key", base_url=server.base_url)
+    with pytest.raises(ServerError, match="down"):
+        live_model_info(endpoint, "lab/new")
+    assert [live_model_info(endpoint, "lab/new").dimensions for _ in range(2)] == [24, 24]
+    assert len(server.requests) == 2
