@@ -42,6 +42,11 @@ REDIS = """
 from nanogpt_core import RedisLimits
 Embedder(limits=RedisLimits("redis://127.0.0.1"))
 """
+ARROW = """
+import pyarrow
+from nanogpt_core import EmbedTable
+assert EmbedTable("text")(pyarrow.table({"text": ["one text"]})).column("embedding")[0].as_py() == vectors[0].tolist()
+"""
 # These extras are for examples/ and the tests, beside the packages.
 DEMO = "import langchain_qdrant, llama_index.vector_stores.qdrant, qdrant_client"
 EVALUATE = "import ir_measures, matplotlib"
@@ -52,6 +57,7 @@ CHECKS = {
     "[llama-index]": CORE + LLAMA_INDEX,
     "[sandbox]": CORE + SANDBOX,
     "[redis]": CORE + REDIS,
+    "[arrow]": CORE + ARROW,
     "[all]": CORE + LANGCHAIN + LLAMA_INDEX + SANDBOX,
     "[demo]": CORE + DEMO,
     "[evaluate]": CORE + EVALUATE,

@@ -45,7 +45,9 @@ if TYPE_CHECKING:
     from nanogpt_core.models.listing import list_models
     from nanogpt_core.models.tokens import count_tokens
     from nanogpt_core.sandbox import Sandbox
+    from nanogpt_core.scale.embed_table import EmbedTable
     from nanogpt_core.scale.ledger import Ledger
+    from nanogpt_core.scale.redis_cache import RedisCache
     from nanogpt_core.scale.redis_limits import RedisLimits
 
 __all__ = [
@@ -58,6 +60,7 @@ __all__ = [
     "ConnectionFailedError",
     "DamagedReplyError",
     "DimensionsError",
+    "EmbedTable",
     "EmbeddedBatch",
     "Embedder",
     "EmbeddingCache",
@@ -74,6 +77,7 @@ __all__ = [
     "PermissionDeniedError",
     "QuotaExceededError",
     "RateLimitError",
+    "RedisCache",
     "RedisLimits",
     "RefusalError",
     "ReplyError",
@@ -108,6 +112,7 @@ _MODULES = {
     "ConnectionFailedError": "errors",
     "DamagedReplyError": "errors",
     "DimensionsError": "errors",
+    "EmbedTable": "scale.embed_table",
     "EmbeddedBatch": "embeddings.stream",
     "Embedder": "embeddings.embedder",
     "EmbeddingCache": "cache.base",
@@ -124,6 +129,7 @@ _MODULES = {
     "PermissionDeniedError": "errors",
     "QuotaExceededError": "errors",
     "RateLimitError": "errors",
+    "RedisCache": "scale.redis_cache",
     "RedisLimits": "scale.redis_limits",
     "RefusalError": "errors",
     "ReplyError": "errors",

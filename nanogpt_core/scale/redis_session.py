@@ -145,9 +145,11 @@ class RedisSession(ForkSafe):
                 self._probe_at = clock.now() + _PROBE_SECONDS  # one thread tries, and others do not wait for it
         failure: NanoGPTError
         try:
-            if self._client is None:
-                self._client = self._address.connect()  # two threads may make one each; either will do
-            result = function(self._client)
+            with self._lock:  # a second client that is dropped would close its connections while they are used
+                if self._client is None:
+                    self._client = self._address.connect()
+                client = self._client
+            result = function(client)
         except Exception as error:
             from redis.exceptions import RedisError
 

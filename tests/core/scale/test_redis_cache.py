@@ -1,0 +1,117 @@
+"""``RedisCache`` against a real server: the contract of caches, expiry, outages, pickles and password."""
+
+import pickle
+import threading
+import uuid
+
+import numpy as np
+import pytest
+
+from nanogpt_core import ConfigurationError, Embedder, InvalidTypeError, RedisCache
+from nanogpt_core.cache.contract import EmbeddingCacheContract
+
+
+class TestRedisCache(EmbeddingCacheContract):
+    @pytest.fixture(autouse=True)
+    def _url(self, redis):
+        self.url = redis.url
+
+    def make_cache(self):
+        return RedisCache(self.url, prefix=uuid.uuid4().hex)
+
+
+@pytest.fixture
+def cache(redis, name):
+    return RedisCache(redis.url, ttl=1000, prefix=name)
+
+
+def test_text_is_paid_for_once_by_two_processes_with_one_cache(cache, options, sandbox):
+    vectors = Embedder(**options, cache=cache).embed(["one", "two"])
+    twin = pickle.loads(pickle.dumps(cache))
+    again = Embedder(**options, cache=twin).embed(["two", "one"])
+    assert np.array_equal(vectors[::-1], again)
+    assert len(sandbox.requests) == 1
+
+
+def test_entries_expire_after_ttl(cache, name):
+    cache.put_many({b"key": b"entry"})
+    assert 0 < cache._client.pttl(f"{name}:key") <= 1_000_000
+    forever = RedisCache(cache._address.url, ttl=None, prefix=name)
+    forever.put_many({b"other": b"entry"})
+    assert cache._client.pttl(f"{name}:other") == -1
+
+
+@pytest.mark.parametrize("call", ["get_many", "put_many"])
+def test_hundreds_of_keys_take_few_round_trips(cache, call):
+    cache.put_many({b"first": b"connects"})
+    client, keys = cache._client, [b"%d" % n for n in range(300)]
+    before = client.info("stats")["total_reads_processed"]
+    getattr(cache, call)(keys if call == "get_many" else dict.fromkeys(keys, b"entry"))
+    # The server reads 16 KiB at a time.
+    assert client.info("stats")["total_reads_processed"] - before < 30
+
+
+def test_call_continues_without_a_server(start_redis, options, name):
+    server = start_redis()
+    cache = RedisCache(server.url, prefix=name)
+    embedder = Embedder(**options, cache=cache)
+    embedder.embed(["one"])
+    server.stop()
+    with pytest.warns(RuntimeWarning, match="continuing without it"):
+        assert embedder.embed(["one"]).shape == (1, 1536)
+    server.start()
+    embedder.embed(["one"])
+    embedder.embed(["one"])
+    assert embedder.usage.texts_cached == 1
+
+
+def test_damaged_entry_is_fetched_again(cache, options, sandbox):
+    embedder = Embedder(**options, cache=cache)
+    embedder.embed(["one"])
+    for key in cache._client.scan_iter(f"{cache._prefix}:*"):
+        cache._client.set(key, b"damaged")
+    embedder.embed(["one"])
+    assert len(sandbox.requests) == 2
+
+
+def test_entries_work_in_a_cluster(start_redis, name, tmp_path):
+    server = start_redis("--cluster-enabled", "yes", "--dir", str(tmp_path))
+    from redis import Redis
+    from redis.exceptions import RedisError
+
+    client = Redis.from_url(server.url)
+    client.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
+    client.close()
+    cache = RedisCache(server.url, prefix=name, cluster=True)
+    entries = {b"%d" % n: b"entry %d" % n for n in range(100)}
+    for attempt in range(600):
+        try:
+            cache.put_many(entries)
+            break
+        except RedisError:
+            assert attempt < 599
+            threading.Event().wait(0.1)  # a new cluster accepts commands a moment after it has all its slots
+    assert dict(cache.get_many([*entries, b"missing"])) == entries
+
+
+def test_password_is_not_shown(start_redis, name):
+    server = start_redis("--requirepass", "sesame")
+    cache = RedisCache(f"redis://:sesame@127.0.0.1:{server.port}", prefix=name)
+    cache.put_many({b"key": b"entry"})
+    assert "sesame" not in repr(cache)
+    assert b"sesame" not in pickle.dumps(cache)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"ttl": 0}, ConfigurationError),
+        ({"ttl": "a day"}, InvalidTypeError),
+        ({"prefix": ""}, ConfigurationError),
+        ({"prefix": b"x"}, InvalidTypeError),
+        ({"url": "127.0.0.1"}, ConfigurationError),
+    ],
+)
+def test_invalid_option_is_refused(options, error):
+    with pytest.raises(error):
+        RedisCache(**{"url": "redis://127.0.0.1", **options})
