@@ -217,25 +217,57 @@ class ProcessLimits:
     Args:
         limiter: Returns the rate limiter. Called each time, since a forked process has a limiter of its own.
         budget: The budget, or None.
+        probes: Whether requests that wait may raise the rate over the documented one.
     """
 
     may_block = False
 
-    def __init__(self, limiter: Callable[[], RateLimiter], budget: Budget | None = None) -> None:
+    def __init__(
+        self, limiter: Callable[[], RateLimiter], budget: Budget | None = None, *, probes: bool = True
+    ) -> None:
         self._limiter = limiter
-        self._budget = budget
+        self._probes = probes
+        self.budget = budget
         self.budget_usd = None if budget is None else budget.limit_usd
+
+    @property
+    def turns(self) -> ProcessLimits:
+        """The same limits without the budget, for batches whose texts are not known before their start time.
+
+        They take more texts if they wait longer, so they do not probe for a higher rate.
+        """
+        return ProcessLimits(self._limiter, probes=False)
+
+    def admit_now(self, cost: Cost) -> Admission | None:
+        """Reserve ``cost`` and confirm a start time; None, with nothing reserved, if the request has to wait.
+
+        Raises:
+            BudgetExceededError: ``cost`` would exceed the budget. Nothing is reserved.
+        """
+        limiter = self._limiter()
+        reservation = limiter.reserve(probes=False)
+        confirmed = limiter.confirm(reservation) if reservation.delay <= 0 else None
+        if confirmed is None:
+            limiter.release(reservation)
+            return None
+        try:
+            if self.budget is not None:
+                self.budget.reserve(cost)
+        except BudgetExceededError:
+            limiter.release(confirmed)
+            raise
+        return Admission("", confirmed.start, 0.0, ready=True, cost=cost)
 
     def check(self, cost: Cost) -> None:
         """See :meth:`SharedLimits.check`."""
-        if self._budget is not None:
-            self._budget.check(cost)
+        if self.budget is not None:
+            self.budget.check(cost)
 
     def reserve(self, cost: Cost) -> Admission:
         """See :meth:`SharedLimits.reserve`."""
-        if self._budget is not None and cost.usd is not None:
-            self._budget.reserve(cost)
-        reservation = self._limiter().reserve()
+        if self.budget is not None and cost.usd is not None:
+            self.budget.reserve(cost)
+        reservation = self._limiter().reserve(probes=self._probes)
         return Admission("", reservation.start, reservation.delay, ready=False, cost=cost)
 
     def confirm(self, admission: Admission) -> Admission:
@@ -244,7 +276,7 @@ class ProcessLimits:
         confirmed = limiter.confirm(_reservation(admission))
         if confirmed is not None:
             return replace(admission, start=confirmed.start, delay=0.0, ready=True)
-        again = limiter.reserve()
+        again = limiter.reserve(probes=self._probes)
         return replace(admission, start=again.start, delay=again.delay)
 
     def release(self, admission: Admission) -> None:
@@ -254,8 +286,8 @@ class ProcessLimits:
 
     def settle(self, admission: Admission, outcome: Outcome) -> None:
         """See :meth:`SharedLimits.settle`."""
-        if self._budget is not None and admission.cost.usd is not None:
-            self._budget.settle(admission.cost, outcome.usd)
+        if self.budget is not None and admission.cost.usd is not None:
+            self.budget.settle(admission.cost, outcome.usd)
 
     def on_error(self, error: NanoGPTError, delay: float, admission: Admission | None = None) -> None:
         """See :meth:`SharedLimits.on_error`."""

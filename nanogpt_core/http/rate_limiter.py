@@ -124,14 +124,20 @@ class RateLimiter(ForkSafe):
         busy = self._busy_seconds - max(0.0, self._busy_until - at)
         return min(max(peak + self._growth * (busy - plateau) ** 3, _MIN_RATE), most)
 
-    def reserve(self) -> Reservation:
-        """Reserve the next start time."""
+    def reserve(self, *, probes: bool = True) -> Reservation:
+        """Reserve the next start time.
+
+        Args:
+            probes: Whether the wait for it may raise the rate over the peak, and over :data:`DEFAULT_RATE`. A refusal
+                pauses all requests, which is a bad bargain for a caller that does not need a higher rate.
+        """
         with self._lock:
             time = self._now()
             earliest = max(time, self._paused_until)
             start = max(earliest, self._next_start(time))
-            self._busy_seconds += max(0.0, start - max(earliest, self._busy_until))
-            self._busy_until = max(self._busy_until, start)
+            if probes or self._rate() < max(self._peak or 0.0, DEFAULT_RATE):
+                self._busy_seconds += max(0.0, start - max(earliest, self._busy_until))
+                self._busy_until = max(self._busy_until, start)
             insort(self._starts, start)
             return Reservation(start, start - time)
 

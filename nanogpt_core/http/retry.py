@@ -113,6 +113,7 @@ def send_with_retries(
     max_retries: int,
     call: CallLimits,
     cost: Cost = FREE,
+    first: Admission | None = None,
 ) -> Generator[Any, Any, T]:
     """Run ``attempt`` until it succeeds, each time within the budget and at a start time of the limits.
 
@@ -123,6 +124,7 @@ def send_with_retries(
         max_retries: Maximum number of attempts after the first.
         call: Deadline and stop signal of the call.
         cost: Expected cost of one attempt.
+        first: A confirmed admission for the first attempt, which then starts at once.
 
     Yields:
         :class:`Wait`, :class:`Run`, and everything that ``attempt`` yields.
@@ -138,9 +140,10 @@ def send_with_retries(
     """
     failed, last = 0, None
     while True:
-        admission = None
+        admission, first = first, None
         try:
-            admission = yield from wait_for_turn(limits, call, cost)
+            if admission is None:
+                admission = yield from wait_for_turn(limits, call, cost)
             return (yield from attempt(admission))
         except BudgetExceededError as error:
             raise error from last

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from nanogpt_core import BudgetExceededError, ConfigurationError, Embedder, InvalidTypeError, LimitsUnavailableError
-from nanogpt_core.errors import RequestTimeoutError, ServerError
+from nanogpt_core.errors import RateLimitError, RequestTimeoutError, ServerError
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.limits import FREE, Admission, Budget, Cost, Outcome, ProcessLimits, SharedLimits
 from nanogpt_core.http.rate_limiter import RateLimit, RateLimiter
@@ -203,3 +203,58 @@ def test_other_objects_are_refused_as_limits(limits):
 def test_shared_budget_needs_a_model_with_a_price():
     with pytest.raises(ConfigurationError, match="the catalog has no price"):
         Embedder("lab/unlisted", api_key="k", limits=RecordingLimits())
+
+
+# --- turns of gathered batches ---
+
+
+def test_admit_now_reserves_nothing_if_the_request_has_to_wait():
+    limits = limits_of(1, budget=0.05)
+    admission = limits.admit_now(CENT)
+    assert admission.ready
+    starts = list(limits._limiter()._starts)
+    assert limits.admit_now(CENT) is None
+    assert limits._limiter()._starts == starts
+    limits.check(Cost(usd=0.04))  # only the first cent is reserved
+    limits.release(admission)
+    limits.check(Cost(usd=0.05))
+
+
+def test_admit_now_without_money_reserves_no_start_time():
+    limits = limits_of(1, budget=0.005)
+    with pytest.raises(BudgetExceededError):
+        limits.admit_now(CENT)
+    assert limits._limiter()._starts == []
+
+
+@pytest.mark.parametrize(("probes", "grows"), [(True, True), (False, False)])
+def test_only_requests_that_probe_raise_the_rate_over_the_documented_one(probes, grows):
+    now = [0.0]
+    limiter = RateLimiter(lambda: now[0])
+    before = limiter.rate
+    for _ in range(1000):
+        reservation = limiter.reserve(probes=probes)
+        now[0] += reservation.delay
+        limiter.confirm(reservation)
+    assert (limiter.rate > before) is grows
+
+
+def test_rate_recovers_after_a_refusal_without_probing():
+    now = [0.0]
+    limiter = RateLimiter(lambda: now[0])
+    refused = RateLimitError("slow down", status=429)
+    for number in range(2000):
+        reservation = limiter.reserve(probes=False)
+        now[0] += reservation.delay
+        confirmed = limiter.confirm(reservation)
+        if number == 100:
+            limiter.on_error(refused, 1.0, confirmed)
+            lowered = limiter.rate
+    assert lowered < 25 <= limiter.rate + 0.5
+
+
+def test_turns_of_gathered_batches_have_no_budget():
+    limits = limits_of(1000, budget=0.01)
+    limits.admit_now(CENT)
+    assert limits.turns.budget_usd is None
+    limits.turns.reserve(CENT)  # spends nothing
