@@ -97,6 +97,7 @@ class NanoGPTEmbeddings(BaseModel, Embeddings):
     query_instruction: str | None = _option("query_instruction")
     chunk_size: int | None = _option("batch_size")
     max_concurrency: int = _option("max_concurrency")
+    coalesce: bool = _option("coalesce")
     requests_per_second: float | None = _option("requests_per_second")
     max_retries: int = _option("max_retries")
     timeout: float = _option("timeout")

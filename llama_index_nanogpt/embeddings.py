@@ -101,6 +101,7 @@ class NanoGPTEmbedding(BaseEmbedding):
     user: str | None = _operational("user")
     batch_size: int | None = _operational("batch_size")
     max_concurrency: int = _operational("max_concurrency")
+    coalesce: bool = _operational("coalesce")
     requests_per_second: float | None = _operational("requests_per_second")
     max_retries: int = _operational("max_retries")
     timeout: float = _operational("timeout")

@@ -17,6 +17,7 @@ from nanogpt_core.models.catalog import MAX_ITEMS, ModelInfo, get_model
 from nanogpt_core.models.listing import live_model_info
 from nanogpt_core.validation import (
     MIN_REQUESTS_PER_SECOND,
+    check_bool,
     check_encodes,
     check_http_client,
     check_model_name,
@@ -69,6 +70,7 @@ class EmbedderOptions(TypedDict, total=False):
     query_instruction: str | None
     batch_size: int | None
     max_concurrency: int
+    coalesce: bool
     requests_per_second: float | None
     max_retries: int
     timeout: float
@@ -107,6 +109,7 @@ class EmbedderConfig:
     query_instruction: str | None = None
     batch_size: int | None = None
     max_concurrency: int = 16
+    coalesce: bool = True
     requests_per_second: float | None = None
     max_retries: int = 5
     timeout: float = DEFAULT_TIMEOUT
@@ -128,6 +131,7 @@ class EmbedderConfig:
         if self.batch_size is not None:
             check_number("batch_size", self.batch_size, 1, MAX_ITEMS)
         check_number("max_concurrency", self.max_concurrency, 1)
+        check_bool("coalesce", self.coalesce)
         check_number("max_retries", self.max_retries, 0)
         check_positive("requests_per_second", self.requests_per_second, optional=True, at_least=MIN_REQUESTS_PER_SECOND)
         check_positive("deadline", self.deadline, optional=True)

@@ -6,9 +6,10 @@ So sync and async share every decision.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from nanogpt_core.embeddings.planning import Batch, Overflow, weighted_mean
 from nanogpt_core.embeddings.response import DimensionsCheck, EmbeddingResponse, parse_embeddings
@@ -30,7 +31,11 @@ from nanogpt_core.http.retry import CallLimits, Run, send_with_retries, wait_for
 from nanogpt_core.models.catalog import near_names
 from nanogpt_core.models.tokens import byte_lengths
 
-__all__ = ["Dispatcher", "HostLimits", "host_limits_for"]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["Dispatcher", "HostLimits", "host_limits_for", "text_too_long", "was_not_billed"]
 
 # Maximum size of a reply: so many bytes for each number of a vector, in base64 or in digits, and for everything else.
 _BYTES_PER_NUMBER = 32
@@ -117,42 +122,60 @@ class Dispatcher:
         model: str = self.parameters["model"]
         return model
 
-    def dispatch(self, batch: Batch, results: ResultCollector, limits: CallLimits) -> Generator[Action, bytes, None]:
+    def dispatch(
+        self,
+        batch: Batch,
+        results: ResultCollector,
+        limits: CallLimits,
+        first: Admission | None = None,
+        take: Callable[[Batch, EmbeddingResponse], None] | None = None,
+    ) -> Generator[Action, bytes, None]:
         """Send ``batch`` until ``results`` has all its vectors; in parts if the host refuses it as too large.
+
+        Args:
+            batch: The batch.
+            results: Collects the vectors.
+            limits: Deadline and stop signal of the call.
+            first: A confirmed admission for the first attempt.
+            take: Also gets each part of the batch with its response. The vectors may be those of ``results``.
 
         Raises:
             NanoGPTError: The batch cannot be answered.
         """
-        largest = yield from self._send_in_parts(batch, results, limits)
+        accepted: list[Batch] = []
+        for part, response in (yield from self._send_in_parts(batch, results, limits, first)):
+            accepted.append(part)
+            if take:
+                take(part, response)
+        largest = max(accepted, key=lambda part: len(part.texts))
         if len(largest.texts) < len(batch.texts):
             # Learned only now: a refusal can also concern a single text, which then ends the call.
             self.host.learn(largest)
 
     def _send_in_parts(
-        self, batch: Batch, results: ResultCollector, limits: CallLimits
-    ) -> Generator[Action, bytes, Batch]:
-        """Send a batch, in halves if needed; the result is the largest part that the host accepted."""
+        self, batch: Batch, results: ResultCollector, limits: CallLimits, first: Admission | None = None
+    ) -> Generator[Action, bytes, list[tuple[Batch, EmbeddingResponse]]]:
+        """Send a batch, in halves if needed; the result is the parts that the host accepted."""
         if self.host.fits(batch):
             try:
-                response = yield from self._send(batch, limits, results)
+                response = yield from self._send(batch, limits, results, first)
             except RequestTooLargeError as error:
+                first = None
                 if len(batch.texts) == 1:
                     response = yield from self._shorten(batch, limits, error, _MAX_HALVINGS)
                     yield from _accept(batch, response, results)
-                    return batch
+                    return [(batch, response)]
             else:
-                yield from self._collect(batch, response, results)
-                return batch
-        first, second = batch.halves()
-        accepted = (
-            (yield from self._send_in_parts(first, results, limits)),
-            (yield from self._send_in_parts(second, results, limits)),
-        )
-        return max(accepted, key=lambda part: len(part.texts))
+                yield from self.collect(batch, response, results)
+                return [(batch, response)]
+        one, two = batch.halves()
+        accepted = yield from self._send_in_parts(one, results, limits, first)
+        return accepted + (yield from self._send_in_parts(two, results, limits))
 
-    def _collect(
+    def collect(
         self, batch: Batch, response: EmbeddingResponse, results: ResultCollector
     ) -> Generator[Action, bytes, None]:
+        """Put a response into ``results`` and the cache."""
         yield from _accept(batch, response, results)
         if results.caches:
             yield Run(lambda: results.store(batch, response))
@@ -168,7 +191,7 @@ class Dispatcher:
         """
         halves = _halves_of(batch) if halvings else []
         if self.on_overflow == "error" or len(halves) < 2:  # noqa: PLR2004
-            raise _text_too_long(error, batch, self.on_overflow) from error
+            raise text_too_long(error, batch.positions[0], self.on_overflow) from error
         responses = []
         for half in halves[:1] if self.on_overflow == "truncate" else halves:
             try:
@@ -184,9 +207,12 @@ class Dispatcher:
         return EmbeddingResponse(vectors[None], None, responses[0].model)
 
     def _send(
-        self, batch: Batch, limits: CallLimits, results: ResultCollector | None = None
+        self,
+        batch: Batch,
+        limits: CallLimits,
+        results: ResultCollector | None = None,
+        first: Admission | None = None,
     ) -> Generator[Action, bytes, EmbeddingResponse]:
-        """Send one request until it is answered; if the host refuses base64, ask for float lists."""
         attempts = 0
 
         def attempt(admission: Admission) -> Generator[Action, bytes, EmbeddingResponse]:
@@ -196,28 +222,47 @@ class Dispatcher:
                 self.meter.add_retry()
             return (yield from self._attempt(batch, limits, results, admission))
 
+        response = yield from self.send(
+            attempt, limits=self.limits, call=limits, cost=self.cost(batch), first=first, max_retries=self.max_retries
+        )
+        self.meter.add_request(texts=len(batch.texts), prompt_tokens=response.prompt_tokens, cost_usd=response.cost_usd)
+        return response
+
+    def send(
+        self,
+        attempt: Callable[[Admission], Generator[Action, bytes, EmbeddingResponse]],
+        *,
+        limits: SharedLimits,
+        call: CallLimits,
+        cost: Cost,
+        first: Admission | None,
+        max_retries: int,
+    ) -> Generator[Action, bytes, EmbeddingResponse]:
+        """Send one request until it is answered; if the host refuses base64, ask for float lists.
+
+        Args:
+            attempt: Makes one attempt, and settles its cost.
+            limits: Rate and budget.
+            call: Deadline and stop signal.
+            cost: Expected cost of one attempt.
+            first: A confirmed admission for the first attempt, or None.
+            max_retries: Attempts after the first.
+        """
         while True:
             encoding = self.host.encoding
             try:
-                response = yield from send_with_retries(
-                    attempt,
-                    limits=self.limits,
-                    max_retries=self.max_retries,
-                    call=limits,
-                    cost=self.cost(batch),
+                return (
+                    yield from send_with_retries(
+                        attempt, limits=limits, max_retries=max_retries, call=call, cost=cost, first=first
+                    )
                 )
             except BadRequestError as error:
                 if encoding != "base64" or not _refuses_base64(error):
                     raise
-                self.host.encoding = "float"
+                self.host.encoding, first = "float", None
             except ModelNotFoundError as error:
                 _suggest_names(error, self._model)
                 raise
-            else:
-                self.meter.add_request(
-                    texts=len(batch.texts), prompt_tokens=response.prompt_tokens, cost_usd=response.cost_usd
-                )
-                return response
 
     def cost(self, *batches: Batch) -> Cost:
         """Return the expected cost of one attempt at each of the batches."""
@@ -233,7 +278,7 @@ class Dispatcher:
         try:
             response = yield from self._attempt_once(batch, limits, results)
         except BaseException as error:
-            billed = 0.0 if _was_not_billed(error) else None
+            billed = 0.0 if was_not_billed(error) else None
             self.limits.settle(admission, Outcome(billed, error=type(error).__name__))
             raise
         tokens = response.prompt_tokens
@@ -245,11 +290,22 @@ class Dispatcher:
     def _attempt_once(
         self, batch: Batch, limits: CallLimits, results: ResultCollector | None
     ) -> Generator[Action, bytes, EmbeddingResponse]:
-        body = yield self._request(batch, limits)
-        out = None if results is None else results.out(batch)
-        response = parse_embeddings(body, len(batch.texts), out)
-        yield from self._check_dimensions(response, limits)
+        response = yield from self.request(batch, limits, None if results is None else partial(results.out, batch))
+        yield from self.check_dimensions(response, limits)
         return response
+
+    def request(
+        self, batch: Batch, limits: CallLimits, out: Callable[[], NDArray[np.float32] | None] | None = None
+    ) -> Generator[Action, bytes, EmbeddingResponse]:
+        """Send ``batch`` once, and parse the reply.
+
+        Args:
+            batch: The batch.
+            limits: Deadline and stop signal.
+            out: Returns memory for the vectors, ``(n, d)`` float32, or None. Called when the reply is there.
+        """
+        body = yield self._request(batch, limits)
+        return parse_embeddings(body, len(batch.texts), None if out is None else out())
 
     def _request(self, batch: Batch, limits: CallLimits) -> Send:
         import orjson
@@ -260,7 +316,12 @@ class Dispatcher:
         max_bytes = _BYTES_BESIDE_NUMBERS + numbers * _BYTES_PER_NUMBER
         return Send("/embeddings", body, limits.remaining(self.timeout), max_bytes)
 
-    def _check_dimensions(self, response: EmbeddingResponse, limits: CallLimits) -> Generator[Action, bytes, None]:
+    def check_dimensions(self, response: EmbeddingResponse, limits: CallLimits) -> Generator[Action, bytes, None]:
+        """Compare the dimensions of a response; if they differ, ask the service's live list once.
+
+        Raises:
+            DimensionsError: They are not the expected ones.
+        """
         dimensions = response.vectors.shape[1]
         try:
             self.dimensions_check.accept(dimensions)
@@ -303,7 +364,8 @@ def _refuses_base64(error: BadRequestError) -> bool:
     return error.status in (400, 422) and ("encoding_format" in words or "base64" in words)
 
 
-def _was_not_billed(error: BaseException) -> bool:
+def was_not_billed(error: BaseException) -> bool:
+    """Return whether an attempt that failed so cost nothing."""
     return isinstance(error, StatusError) and not isinstance(error, ServerError)
 
 
@@ -313,10 +375,11 @@ def _suggest_names(error: ModelNotFoundError, model: str) -> None:
         error.remedy = f"Did you mean {' or '.join(near)}? list_models() returns all models."
 
 
-def _text_too_long(error: RequestTooLargeError, batch: Batch, on_overflow: Overflow) -> TextTooLongError:
+def text_too_long(error: RequestTooLargeError, position: int, on_overflow: Overflow = "error") -> TextTooLongError:
+    """Return the error for a text that the service refuses as too long, although it fits by the local count."""
     remedy = 'Shorten it, or pass on_overflow="truncate" or on_overflow="split".'
     return TextTooLongError(
-        f"The service refuses the text at position {batch.positions[0]} as too long: {error.detail.rstrip('.')}.",
+        f"The service refuses the text at position {position} as too long: {error.detail.rstrip('.')}.",
         remedy=remedy if on_overflow == "error" else "Shorten it; a sixteenth of it was refused too.",
-        positions=batch.positions,
+        positions=[position],
     )

@@ -61,6 +61,9 @@ class Embedder:
         batch_size: Maximum number of texts in a request, 1 to 2048. Default: as many as the model's hosts are known to
             accept, and fewer if that lets ``max_concurrency`` requests of 128 texts or more share the work.
         max_concurrency: Maximum number of requests in flight, at least 1. Default: 16.
+        coalesce: Let small calls that have to wait for a free slot or for the rate limit share a request: calls of all
+            threads, tasks and objects of this process that use the same options. Usage, budgets, deadlines and errors
+            stay those of each call. Calls with ``limits`` do not share requests. Default: True.
         requests_per_second: Maximum number of attempts to start in a second, over all objects of this process that use
             the same key and base URL; the lowest value that is set counts. If the service grants less, the rate
             follows it. Default: begins at the documented rate, 25, and follows the service, up to 100.

@@ -14,13 +14,15 @@ from nanogpt_core._runtime.fork import import_modules
 from nanogpt_core._runtime.workers import run_in_tasks, run_in_threads
 from nanogpt_core.cache.base import CacheNamespace
 from nanogpt_core.cache.lookup import CacheLookup
+from nanogpt_core.embeddings.coalescing import Coalescer
 from nanogpt_core.embeddings.config import EmbedderConfig
 from nanogpt_core.embeddings.dispatch import Dispatcher, host_limits_for
+from nanogpt_core.embeddings.gathered_call import Lane
 from nanogpt_core.embeddings.planning import Batch, Plan, make_plan, pack
 from nanogpt_core.embeddings.progress import reporting
 from nanogpt_core.embeddings.response import DimensionsCheck
 from nanogpt_core.embeddings.results import ArrayOutput, ListOutput, ResultCollector
-from nanogpt_core.embeddings.runner import run_async, run_sync
+from nanogpt_core.embeddings.runner import Dispatch, run_async, run_sync
 from nanogpt_core.embeddings.usage import Estimate, UsageMeter, price
 from nanogpt_core.errors import ConfigurationError, NanoGPTError
 from nanogpt_core.http.client import HttpClient
@@ -78,8 +80,8 @@ class Pipeline:
         self.client = HttpClient(config.endpoint, config.http_client, config.http_async_client)
         self.namespace = CacheNamespace(config.endpoint.base_url, model.id, config.dimensions)
         self.meter = meter
-        limiter = RateLimit(config.endpoint, config.requests_per_second).limiter
-        self.limits = config.limits or ProcessLimits(limiter, budget)
+        process_limits = ProcessLimits(RateLimit(config.endpoint, config.requests_per_second).limiter, budget)
+        self.limits = config.limits or process_limits
         self._imported = False
         parameters = {"model": model.id, "dimensions": config.dimensions, "user": config.user}
         self.dispatcher = Dispatcher(
@@ -93,6 +95,7 @@ class Pipeline:
             timeout=config.endpoint.timeout,
             on_overflow=config.on_overflow,
         )
+        self.coalescer = Coalescer(config, self.dispatcher, process_limits, self.client)
 
     def embed(
         self,
@@ -122,8 +125,8 @@ class Pipeline:
                 self._import_modules()
                 self.client.client()
             tasks = [
-                partial(run_sync, self.dispatcher.dispatch(batch, results, limits), self.client, limits.stop)
-                for batch in batches
+                partial(run_sync, dispatch, self.client, limits.stop)
+                for dispatch in self._dispatches(batches, results, limits, lane=None, joins=batch_size is None)
             ]
             if len(tasks) == 1:
                 tasks[0]()
@@ -160,13 +163,21 @@ class Pipeline:
             if batches:
                 await _run(not self._imported, self._import_modules)
                 await self.client.async_client()
-            lock = parsing or asyncio.Lock()
+            lock, loop = parsing or asyncio.Lock(), asyncio.get_running_loop()
             tasks = [
-                partial(run_async, self.dispatcher.dispatch(batch, results, limits), self.client, parsing=lock)
-                for batch in batches
+                partial(run_async, dispatch, self.client, parsing=lock)
+                for dispatch in self._dispatches(batches, results, limits, lane=loop, joins=batch_size is None)
             ]
             await run_in_tasks(tasks, self.config.max_concurrency, limits.stop)
             return await _run(len(texts) > _MAX_TEXTS_PLANNED_IN_LOOP, results.finish)
+
+    def _dispatches(
+        self, batches: list[Batch], results: ResultCollector, limits: CallLimits, *, lane: Lane, joins: bool
+    ) -> list[Dispatch]:
+        """Return a generator for each batch; that of a small call may share a request with other calls."""
+        if joins and self.coalescer.accepts(batches):
+            return [self.coalescer.dispatch(batches[0], results, limits, lane)]
+        return [self.dispatcher.dispatch(batch, results, limits) for batch in batches]
 
     def _import_modules(self) -> None:
         if not self._imported:

@@ -46,6 +46,17 @@ class Batch:
         middle = len(self.texts) // 2
         return self._slice(slice(None, middle)), self._slice(slice(middle, None))
 
+    def select(self, indices: Sequence[int]) -> Batch:
+        """Return the batch of some of the texts."""
+        if len(indices) == len(self.texts):
+            return self
+        return Batch(
+            [self.texts[index] for index in indices],
+            [self.rows[index] for index in indices],
+            [self.positions[index] for index in indices],
+            [self.tokens[index] for index in indices] if self.tokens else [],
+        )
+
     def _slice(self, part: slice) -> Batch:
         return Batch(self.texts[part], self.rows[part], self.positions[part], self.tokens[part])
 

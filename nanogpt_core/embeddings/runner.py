@@ -1,6 +1,6 @@
 """Runs a dispatch generator, in a thread or on an event loop.
 
-A dispatch generator decides and does no I/O. It yields an action (:class:`Send`, :class:`Yield`,
+A dispatch generator decides and does no I/O. It yields an action (:class:`Send`, :class:`Yield`, :class:`Join`,
 :class:`~nanogpt_core.http.retry.Run` or :class:`~nanogpt_core.http.retry.Wait`) and receives its result, or the error
 that the action raised.
 """
@@ -11,6 +11,7 @@ import asyncio
 import threading
 from collections.abc import Generator
 from dataclasses import dataclass
+from typing import Protocol
 
 from nanogpt_core._runtime import clock
 from nanogpt_core._runtime.workers import run_in_thread
@@ -18,7 +19,7 @@ from nanogpt_core.errors import NanoGPTError
 from nanogpt_core.http.client import HttpClient
 from nanogpt_core.http.retry import Run, Wait
 
-__all__ = ["Action", "Send", "Yield", "run_async", "run_sync"]
+__all__ = ["Action", "Dispatch", "Join", "Joinable", "Send", "Yield", "run_async", "run_sync"]
 
 # Parsing a reply of this size takes about a millisecond.
 _LARGE_REPLY_BYTES = 1 << 18
@@ -46,7 +47,30 @@ class Yield:
     """Let an event loop run its other tasks before the work goes on."""
 
 
-Action = Send | Wait | Run | Yield
+class Joinable(Protocol):
+    """An event that threads and event loops can wait for."""
+
+    def wait(self, seconds: float) -> None:
+        """Wait in a thread, at most ``seconds``."""
+
+    async def wait_async(self, seconds: float) -> None:
+        """Wait on the event loop, at most ``seconds``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """Wait for work that another thread or task does.
+
+    Attributes:
+        event: The event to wait for.
+        seconds: Maximum time to wait.
+    """
+
+    event: Joinable
+    seconds: float
+
+
+Action = Send | Wait | Run | Yield | Join
 Dispatch = Generator[Action, bytes, None]
 
 
@@ -74,6 +98,8 @@ def _perform(action: Action, client: HttpClient, stop: threading.Event) -> bytes
         clock.sleep(action.seconds, stop)
     elif isinstance(action, Run):
         action.function()
+    elif isinstance(action, Join):
+        action.event.wait(action.seconds)
     return b""
 
 
@@ -114,6 +140,8 @@ async def _perform_async(action: Action, client: HttpClient, halt: asyncio.Event
         await clock.async_sleep(action.seconds, halt)
     elif isinstance(action, Run):
         await run_in_thread(action.function)
+    elif isinstance(action, Join):
+        await action.event.wait_async(action.seconds)
     else:
         await asyncio.sleep(0)
     return b""

@@ -95,10 +95,19 @@ class UsageMeter(ForkSafe):
         self._billed_usd, self._tokens_without_cost = 0.0, 0
         self._unknown_tokens = self._unknown_cost = False
 
-    def add_request(self, *, texts: int, prompt_tokens: int | None, cost_usd: float | None = None) -> None:
-        """Count one request that was answered with the vectors of ``texts`` texts."""
+    def add_request(
+        self, *, texts: int, prompt_tokens: int | None, cost_usd: float | None = None, requests: int = 1
+    ) -> None:
+        """Count one request that was answered with the vectors of ``texts`` texts.
+
+        Args:
+            texts: Texts of this object in the request.
+            prompt_tokens: Their tokens, or None if unknown.
+            cost_usd: Their cost, or None if the reply does not say.
+            requests: 0 for a request that another object counts, because it carried texts of both.
+        """
         with self._lock:
-            self._requests += 1
+            self._requests += requests
             self._sent += texts
             self._tokens += prompt_tokens or 0
             self._unknown_tokens |= prompt_tokens is None

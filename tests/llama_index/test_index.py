@@ -1,16 +1,20 @@
 """Embeddings in LlamaIndex's settings, indexes and ingestion pipelines."""
 
+import asyncio
+
 import pytest
 from llama_index.core import Document, Settings, StorageContext, VectorStoreIndex, load_index_from_storage
 from llama_index.core.ingestion import IngestionCache, IngestionPipeline
 from llama_index.core.ingestion.pipeline import get_transformation_hash
 from llama_index.core.llms import MockLLM
 from llama_index.core.node_parser import SentenceSplitter
+from llama_index.core.retrievers import QueryFusionRetriever
 from llama_index.core.schema import TextNode
 from llama_index.core.vector_stores import SimpleVectorStore
 
-from llama_index_nanogpt import NanoGPTEmbedding
+from llama_index_nanogpt import NanoGPT, NanoGPTEmbedding
 from nanogpt_core.embeddings.config import EmbedderOptions
+from nanogpt_core.sandbox import Reply, Sandbox
 
 TEXTS = [
     "The cat sat on the mat and purred.",
@@ -160,3 +164,21 @@ async def test_query_instruction_is_applied_to_queries_only(options, sandbox, ca
     build, query = sandbox.requests
     assert set(build.inputs) == set(TEXTS)
     assert query.inputs == (f"Represent this sentence for searching relevant passages: {QUESTION}",)
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_fusion_retriever_with_four_queries_sends_one_or_two_requests(kind):
+    others = ["battery of the X200", "hours of battery life", "which device lasts long"]
+    with Sandbox(script=[Reply("\n".join(others))]) as sandbox:
+        options = {"api_key": sandbox.api_key, "api_base": sandbox.base_url}
+        embedding = NanoGPTEmbedding(**options)
+        index = VectorStoreIndex.from_documents(documents(), embed_model=embedding)
+        retriever = QueryFusionRetriever(
+            [index.as_retriever(similarity_top_k=2)], llm=NanoGPT("sandbox", **options), num_queries=4
+        )
+        sandbox.clear()
+        found = retriever.retrieve(QUESTION) if kind == "sync" else asyncio.run(retriever.aretrieve(QUESTION))
+        requests = [request.inputs for request in sandbox.requests if request.path.endswith("/embeddings")]
+    assert found[0].node.get_content() == TEXTS[2]
+    assert sorted(text for texts in requests for text in texts) == sorted([QUESTION, *others])
+    assert len(requests) <= 2

@@ -337,6 +337,7 @@ def changes(plugin):
         "on_overflow": "split",
         "query_instruction": "find: ",
         "max_concurrency": 2,
+        "coalesce": False,
         "requests_per_second": 5.0,
         "max_retries": 1,
         "timeout": 7.0,

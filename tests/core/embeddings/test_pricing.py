@@ -128,7 +128,7 @@ def test_lower_cost_leaves_more_of_the_budget(embed, serve, faults):
 
 
 async def test_concurrent_async_calls_add_their_costs(serve, faults):
-    embedder = serve(priced(faults, {"cost": 0.5}, width=6)).embedder()
+    embedder = serve(priced(faults, {"cost": 0.5}, width=6)).embedder(coalesce=False)
     await asyncio.gather(*[embedder.aembed([f"text {number}"]) for number in range(6)])
     assert embedder.usage.cost_usd == 3.0
 

@@ -1,0 +1,244 @@
+"""Dynamic batching: small calls that have to wait anyway share a request.
+
+:meth:`Coalescer.dispatch` is the part of a call, and a generator as :meth:`Dispatcher.dispatch
+<nanogpt_core.embeddings.dispatch.Dispatcher.dispatch>` is. It sends the call's batch by itself if a slot is free, or
+waits for a carrier. Reasons and figures: docs/adr/0060-gathered-batches.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Generator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from nanogpt_core._runtime.workers import start_thread
+from nanogpt_core.embeddings.config import EmbedderConfig
+from nanogpt_core.embeddings.dispatch import Dispatcher
+from nanogpt_core.embeddings.gathered_call import Call, Lane, running_loop
+from nanogpt_core.embeddings.gatherer import SLOT_SECONDS, Gatherer, gatherer_for
+from nanogpt_core.embeddings.planning import Batch
+from nanogpt_core.embeddings.response import EmbeddingResponse
+from nanogpt_core.embeddings.results import ResultCollector
+from nanogpt_core.embeddings.runner import Action, Join, Yield, run_async, run_sync
+from nanogpt_core.embeddings.shared_batch import SharedBatch
+from nanogpt_core.errors import NanoGPTError
+from nanogpt_core.http.client import HttpClient
+from nanogpt_core.http.limits import Admission, ProcessLimits
+from nanogpt_core.http.retry import CallLimits, wait_for_turn
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["MAX_GATHERED_TEXTS", "Coalescer"]
+
+MAX_GATHERED_TEXTS = 128
+"""Most texts of a call that may share a request. A service needs as long for fewer texts as for these."""
+
+_SLOTS = 8
+"""Requests of small calls in flight, in threads and on each event loop. Measured: docs/adr/0060-gathered-batches.md."""
+
+
+class Coalescer:
+    """Sends the small calls of one embedder, together with those of others that have the same options.
+
+    Args:
+        config: The embedder's options.
+        dispatcher: Sends batches.
+        limits: Rate, and the budget of the embedder.
+        client: Sends requests.
+    """
+
+    def __init__(
+        self, config: EmbedderConfig, dispatcher: Dispatcher, limits: ProcessLimits, client: HttpClient
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._limits = limits
+        self._client = client
+        self._config = config
+        self._gatherer: Gatherer | None = None
+
+    def accepts(self, batches: Sequence[Batch]) -> bool:
+        """Return whether these are the batches of a small call."""
+        if not self._config.coalesce or self._config.limits is not None:
+            return False
+        return len(batches) == 1 and len(batches[0].texts) <= MAX_GATHERED_TEXTS
+
+    def dispatch(
+        self, batch: Batch, results: ResultCollector, limits: CallLimits, lane: Lane
+    ) -> Generator[Action, bytes, None]:
+        """Send ``batch`` until ``results`` has all its vectors, by itself or with the texts of other calls.
+
+        Args:
+            batch: The batch of a small call.
+            results: Collects the vectors.
+            limits: Deadline and stop signal of the call.
+            lane: The event loop that runs this generator, or None.
+
+        Raises:
+            NanoGPTError: The batch cannot be answered.
+        """
+        gatherer, meter, budget = self.gatherer(), self._dispatcher.meter, self._limits.budget
+        call = Call(batch, limits, meter=meter, budget=budget, lane=lane, starter=self)
+        error: NanoGPTError | None = None
+        try:
+            first = (yield from self._admission_of(call)) if gatherer.enter(call) else None
+            if first is not None:
+                share = partial(_share, gatherer, call)
+                yield from self._dispatcher.dispatch(batch, results, limits, first, share)
+                return
+            while not call.done:
+                yield Join(call, limits.remaining(SLOT_SECONDS))
+                if not call.done:
+                    gatherer.look_again()
+        except NanoGPTError as failure:
+            error = failure
+            raise
+        finally:
+            gatherer.leave(call, error)
+        if call.error is not None:
+            raise call.error
+        yield from self._collect(call, results)
+
+    def _admission_of(self, call: Call) -> Generator[Action, bytes, Admission | None]:
+        """Return a confirmed admission for a call that goes by itself; None if it has joined the queue."""
+        gatherer, limits = self.gatherer(), self._limits
+        # Calls that other tasks make in the same turn of the event loop join this one.
+        yield Yield()
+        if not gatherer.waiting:
+            admission = limits.admit_now(self._dispatcher.cost(call.batch))
+            if admission is not None:
+                if gatherer.go_alone(call):
+                    return admission
+                limits.release(admission)
+        gatherer.join_queue(call)
+        return None
+
+    def _collect(self, call: Call, results: ResultCollector) -> Generator[Action, bytes, None]:
+        """Collect the vectors that carriers have brought; send the rest without other calls."""
+        import numpy as np
+
+        found = [position for position, vector in enumerate(call.vectors) if vector is not None]
+        if found:
+            rows: list[NDArray[np.float32]] = [vector for vector in call.vectors if vector is not None]
+            response = EmbeddingResponse(rows[0][None] if len(rows) == 1 else np.stack(rows), None, call.model)
+            yield from self._dispatcher.check_dimensions(response, call.limits)
+            yield from self._dispatcher.collect(call.batch.select(found), response, results)
+        if len(found) < len(call.vectors):
+            missing = [position for position, vector in enumerate(call.vectors) if vector is None]
+            yield from self._dispatcher.dispatch(call.batch.select(missing), results, call.limits)
+
+    def gatherer(self) -> Gatherer:
+        """Return the gatherer that all embedders with the same options share."""
+        if self._gatherer is None:
+            config, model, endpoint = self._config, self._config.model_info, self._config.endpoint
+            clients = config.http_client, config.http_async_client
+            key = (
+                *(endpoint.base_url, endpoint.key.reveal_or_empty() if endpoint.key else "", endpoint.timeout),
+                *(sorted(endpoint.headers.items()), model, config.dimensions, config.user, config.on_overflow),
+                *(config.batch_size, config.max_concurrency, config.max_retries, *map(id, clients)),
+            )
+            self._gatherer = gatherer_for(
+                key,
+                max_items=config.batch_size or model.batch_size,
+                max_tokens=model.max_request_tokens,
+                slots=min(_SLOTS, config.max_concurrency),
+                mixes_lanes=clients == (None, None),
+            )
+        return self._gatherer
+
+    def make_carrier(self, lane: Lane) -> _Carrier:
+        """Return a carrier that has not started, for an event loop, or for threads if ``lane`` is None."""
+        return _Carrier(self.gatherer(), self._dispatcher, self._limits.turns, self._client, lane)
+
+
+def _share(gatherer: Gatherer, call: Call, batch: Batch, response: EmbeddingResponse) -> None:
+    """Hand the vectors of a call that went by itself to others with the same texts."""
+    shared = [item for item in call.items if len(item.calls) > 1]
+    if shared:
+        positions = {text: position for position, text in enumerate(batch.texts)}
+        shared = [item for item in shared if item.text in positions]
+        # Copies: the caller may change its own array.
+        vectors = response.vectors[[positions[item.text] for item in shared]]
+        gatherer.deliver(shared, vectors, response.model)
+
+
+class _Carrier:
+    """Sends gathered batches one after another, as long as texts wait.
+
+    It is no caller's own thread or task: a caller that is cancelled, interrupted or late takes no other call with it.
+    """
+
+    def __init__(
+        self,
+        gatherer: Gatherer,
+        dispatcher: Dispatcher,
+        turns: ProcessLimits,
+        client: HttpClient,
+        lane: Lane,
+    ) -> None:
+        self.lane = lane
+        self.is_cancelled = False
+        self._gatherer, self._dispatcher, self._turns, self._client = gatherer, dispatcher, turns, client
+        self._stop = threading.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._failed = True  # until it has ended by itself
+
+    def start(self) -> None:
+        """Start the thread or task. If that is impossible, the calls go by themselves."""
+        lane = self.lane
+        try:
+            if lane is None:
+                start_thread(self._run, "nanogpt-gathered", self._stop)
+            elif lane is running_loop():
+                self._start_task()
+            else:
+                lane.call_soon_threadsafe(self._start_task)
+        except RuntimeError:  # no more threads, or the loop is closed
+            self._end()
+
+    def cancel(self) -> None:
+        """Stop: no call waits for the batch any more."""
+        self.is_cancelled = True
+        self._stop.set()
+        if self._task is not None and self.lane is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self.lane.call_soon_threadsafe(self._task.cancel)
+
+    def _start_task(self) -> None:
+        assert self.lane is not None  # noqa: S101 - see start()
+        self._task = self.lane.create_task(self._run_async())
+        # Not in the task itself: one that is cancelled before its first step never runs.
+        self._task.add_done_callback(self._end)
+
+    def _run(self) -> None:
+        try:
+            run_sync(self._carry(), self._client, self._stop)
+        except Exception:  # noqa: BLE001, S110 - the calls send again by themselves, and get the error
+            pass
+        finally:
+            self._end()
+
+    async def _run_async(self) -> None:
+        with contextlib.suppress(Exception):  # as in _run()
+            await run_async(self._carry(), self._client, asyncio.Event(), asyncio.Lock())
+
+    def _end(self, _task: object = None) -> None:
+        self._gatherer.end(self, failed=self._failed)
+
+    def _carry(self) -> Generator[Action, bytes, None]:
+        gatherer, limits = self._gatherer, CallLimits(stop=self._stop)
+        while True:
+            admission = yield from wait_for_turn(self._turns, limits)
+            items = gatherer.take(self)
+            if not items:
+                self._turns.release(admission)
+                break
+            batch = SharedBatch(gatherer, self._dispatcher, self._turns, limits=limits, items=items)
+            yield from batch.send(admission)
+            if not gatherer.go_on(self):
+                break
+        self._failed = False

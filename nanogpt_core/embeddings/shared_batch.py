@@ -1,0 +1,315 @@
+"""Sends one gathered batch: the texts of several calls in one request, without doing any I/O itself.
+
+Each call pays for its own texts. If the service refuses the batch because of one text, the batch is divided until that
+text is found: only its own call fails.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Sequence
+
+from nanogpt_core._runtime.clock import Deadline
+from nanogpt_core.embeddings.dispatch import Dispatcher, text_too_long, was_not_billed
+from nanogpt_core.embeddings.gathered_call import Call, Item
+from nanogpt_core.embeddings.gatherer import Gatherer
+from nanogpt_core.embeddings.planning import Batch
+from nanogpt_core.embeddings.response import EmbeddingResponse
+from nanogpt_core.embeddings.runner import Action
+from nanogpt_core.embeddings.usage import UsageMeter, price
+from nanogpt_core.errors import (
+    BadRequestError,
+    BudgetExceededError,
+    NanoGPTError,
+    ReplyError,
+    RequestTooLargeError,
+    ServerError,
+)
+from nanogpt_core.http.limits import FREE, Admission, Cost, ProcessLimits
+from nanogpt_core.http.retry import CallLimits
+
+__all__ = ["SharedBatch"]
+
+
+# So many bad texts are found one after another without any request that succeeds. Then no further one is searched for.
+_MAX_SEARCHES_IN_VAIN = 2
+
+
+class _NoCallLeft(Exception):  # noqa: N818 - no error: there is nothing to send
+    """All calls of a batch have ended."""
+
+
+class SharedBatch:
+    """One gathered batch.
+
+    Args:
+        gatherer: Gets the vectors and errors.
+        dispatcher: Sends requests.
+        turns: The rate limit.
+        limits: The stop signal of the carrier.
+        items: The texts.
+    """
+
+    def __init__(
+        self,
+        gatherer: Gatherer,
+        dispatcher: Dispatcher,
+        turns: ProcessLimits,
+        *,
+        limits: CallLimits,
+        items: Sequence[Item],
+    ) -> None:
+        self._gatherer = gatherer
+        self._dispatcher = dispatcher
+        self._turns = turns
+        self._limits = limits
+        self._items = items
+        self._requests = 0
+        self._answered = False
+        self._max_retries = dispatcher.max_retries
+        # The service may refuse each text. Then it costs no more than a request for each.
+        self._most_requests = len(items)
+
+    def send(self, first: Admission | None) -> Generator[Action, bytes, None]:
+        """Send the batch, and hand out vectors and errors.
+
+        Args:
+            first: A confirmed admission for the first attempt.
+        """
+        parts = [list(self._items)]
+        while parts:
+            part = parts.pop()
+            batch = _make_batch(part)
+            if len(part) > 1 and not self._dispatcher.host.fits(batch):
+                parts += _halves(part)[::-1]
+                continue
+            error = yield from self._try(part, first)
+            first = None
+            if error is not None:
+                yield from self._isolate(part, error)
+
+    def _try(
+        self, items: Sequence[Item], first: Admission | None = None
+    ) -> Generator[Action, bytes, NanoGPTError | None]:
+        """Send some of the texts in one request; return the error if it fails."""
+        account = _SharedAccount(self._gatherer, items, self._dispatcher.usd_per_million_tokens)
+        limits = CallLimits(_last_deadline(items), self._limits.stop)
+        self._requests += 1
+
+        def attempt(admission: Admission) -> Generator[Action, bytes, EmbeddingResponse]:
+            try:
+                batch = account.open()
+            except _NoCallLeft:
+                self._turns.release(admission)
+                raise
+            try:
+                response = yield from self._dispatcher.request(batch, limits)
+            except BaseException as error:
+                account.settle(error)
+                raise
+            account.add_request(response)
+            return response
+
+        try:
+            response = yield from self._dispatcher.send(
+                attempt, limits=self._turns, call=limits, cost=FREE, first=first, max_retries=self._max_retries
+            )
+        except _NoCallLeft:
+            return None
+        except NanoGPTError as error:
+            return error
+        self._answered = True
+        self._gatherer.deliver(account.items, response.vectors, response.model)
+        return None
+
+    def _isolate(self, items: list[Item], error: NanoGPTError) -> Generator[Action, bytes, None]:
+        """Find the texts that the service refuses; fail their calls, and answer the others.
+
+        Binary search. A half that succeeds leaves the other one as the suspect, without a request for it. The halves
+        beside the suspects go together in one request at the end: 64 texts with a bad one take at most 8 requests.
+        """
+        for _ in range(_MAX_SEARCHES_IN_VAIN):
+            self._answered = True
+            while self._answered:
+                self._answered = False
+                if not isinstance(error, BadRequestError):
+                    self._max_retries = 0  # the retries are used up
+                items, error_of_others = yield from self._isolate_one(items, error)
+                if error_of_others is None:
+                    return
+                error = error_of_others
+        # Hardly a matter of one text.
+        if error.transient:
+            self._gatherer.fail(items, error)
+            return
+        for item in items:
+            refusal = yield from self._try([item])
+            if refusal is not None:
+                self._fail_single([item], refusal)
+
+    def _isolate_one(
+        self, items: list[Item], error: NanoGPTError
+    ) -> Generator[Action, bytes, tuple[list[Item], NanoGPTError | None]]:
+        """Fail the calls of one bad text; return the texts that are left, and the error of a request with them."""
+        suspects, others = items, list[Item]()
+        refused, answered = items, list[Item]()  # the smallest and the largest part
+        enough = self._requests + 1 + math.ceil(math.log2(len(items)))  # requests; see _isolate()
+        while len(suspects) > 1 and _may_concern_one_text(error):
+            half, rest = _halves(suspects) if self._requests < self._most_requests else (suspects[:1], suspects[1:])
+            refusal = yield from self._try(half)
+            if refusal is None:
+                suspects, answered = rest, max(answered, half, key=len)
+            else:
+                suspects, others, refused, error = half, rest + others, half, refusal
+        if not _may_concern_one_text(error):
+            self._gatherer.fail([*suspects, *others], error)
+            return [], None
+        error_of_others = (yield from self._try(others)) if others else None
+        if others and error_of_others is None:
+            answered = max(answered, others, key=len)
+        # The number of texts can be the reason, or their tokens, or a temporary failure.
+        is_certain = len(answered) >= len(refused) and not (error.transient or isinstance(error, RequestTooLargeError))
+        if len(refused) > 1 and not (is_certain and self._requests >= enough):
+            refusal = yield from self._try(suspects)
+            if refusal is None and isinstance(error, RequestTooLargeError):
+                self._dispatcher.host.learn(_make_batch(answered))
+            error = refusal or error
+        self._fail_single(suspects, error)
+        return others, error_of_others
+
+    def _fail_single(self, items: list[Item], error: NanoGPTError) -> None:
+        """Fail the calls of a single text; nothing happens if it was answered."""
+        if not isinstance(error, RequestTooLargeError):
+            self._gatherer.fail(items, error)
+        elif self._dispatcher.on_overflow == "error":
+            for item in items:
+                for call, position in list(item.calls.items()):
+                    self._gatherer.fail_call(call, text_too_long(error, call.batch.positions[position]))
+        else:
+            self._gatherer.hand_back(items)  # each call truncates or splits it
+
+
+def _may_concern_one_text(error: NanoGPTError) -> bool:
+    return isinstance(error, (BadRequestError, ReplyError, ServerError))
+
+
+def _halves(items: list[Item]) -> tuple[list[Item], list[Item]]:
+    return items[: len(items) // 2], items[len(items) // 2 :]
+
+
+def _make_batch(items: Sequence[Item]) -> Batch:
+    return Batch([item.text for item in items], range(len(items)), range(len(items)), [])
+
+
+def _last_deadline(items: Sequence[Item]) -> Deadline | None:
+    """Return the latest deadline of all calls; None if a call has none."""
+    deadlines = [call.limits.deadline for item in items for call in list(item.calls)]
+    if not deadlines or None in deadlines:
+        return None
+    return max((deadline for deadline in deadlines if deadline), key=lambda deadline: deadline.at)
+
+
+class _SharedAccount:
+    """The account of a request that several calls share. Of calls with the same text, the first one pays.
+
+    Attributes:
+        items: The texts of the attempt.
+    """
+
+    def __init__(self, gatherer: Gatherer, items: Sequence[Item], usd_per_million_tokens: float | None) -> None:
+        self._gatherer = gatherer
+        self._price = usd_per_million_tokens
+        self._all_items = items
+        self.items: list[Item] = []
+        self._payers: list[Call] = []  # of the items
+        self._reserved: dict[Call, Cost] = {}
+        self._last: BaseException | None = None  # the error of the attempt before
+
+    def open(self) -> Batch:
+        """Reserve the price at each call's budget; a call whose budget refuses fails, and the others go on.
+
+        Raises:
+            _NoCallLeft: No call waits for any of the texts.
+        """
+        while True:
+            shares = [(item, *share) for item in self._all_items if (share := _payer_of(item)) is not None]
+            if not shares:
+                raise _NoCallLeft
+            if self._reserve([(payer, position) for _, payer, position in shares]):
+                self.items, self._payers = [item for item, _, _ in shares], [payer for _, payer, _ in shares]
+                if self._last is not None:
+                    self._payers[0].meter.add_retry()
+                return _make_batch(self.items)
+
+    def _reserve(self, shares: list[tuple[Call, int]]) -> bool:
+        """Reserve each call's price; False if a call could not pay, and so has left."""
+        tokens: dict[Call, int] = {}
+        for call, position in shares:
+            if call.budget is not None:
+                tokens[call] = tokens.get(call, 0) + call.batch.tokens[position]
+        self._reserved = {}
+        for call, count in tokens.items():
+            cost = Cost(tokens=count, usd=price(count, self._price))
+            try:
+                call.budget.reserve(cost)  # type: ignore[union-attr] # see above
+            except BudgetExceededError as error:
+                error.__cause__ = self._last
+                self._settle(0.0)
+                self._gatherer.fail_call(call, error)
+                return False
+            self._reserved[call] = cost
+        return True
+
+    def _settle(self, usd: float | None) -> None:
+        for call, cost in self._reserved.items():
+            call.budget.settle(cost, usd)  # type: ignore[union-attr] # it has reserved
+
+    def settle(self, error: BaseException) -> None:
+        """Give back the price of a failed attempt, unless it may have been billed."""
+        self._last = error
+        self._settle(0.0 if was_not_billed(error) else None)
+
+    def add_request(self, response: EmbeddingResponse) -> None:
+        """Divide tokens and cost among the calls by the sizes of their texts; the request counts for the first one."""
+        sizes: dict[Call, int] = {}
+        texts: dict[Call, int] = {}
+        for item, payer in zip(self.items, self._payers, strict=True):
+            sizes[payer] = sizes.get(payer, 0) + item.weight + 1
+            texts[payer] = texts.get(payer, 0) + 1
+        tokens = _divide(response.prompt_tokens, list(sizes.values()))
+        costs = _shares(response.cost_usd, list(sizes.values()))
+        meters: dict[UsageMeter, list[tuple[Call, int | None, float | None]]] = {}
+        for call, share, cost in zip(sizes, tokens, costs, strict=True):
+            meters.setdefault(call.meter, []).append((call, share, cost))
+            if call in self._reserved and call.budget is not None:
+                call.budget.settle(self._reserved[call], price(share, self._price) if cost is None else cost)
+        for number, (meter, calls) in enumerate(meters.items()):
+            meter.add_request(
+                texts=sum(texts[call] for call, _, _ in calls),
+                prompt_tokens=None if response.prompt_tokens is None else sum(share or 0 for _, share, _ in calls),
+                cost_usd=None if response.cost_usd is None else math.fsum(cost or 0.0 for _, _, cost in calls),
+                requests=int(number == 0),
+            )
+
+
+def _payer_of(item: Item) -> tuple[Call, int] | None:
+    """Return the first call that waits for the text, and the text's position in it."""
+    return next(((call, position) for call, position in list(item.calls.items()) if not call.is_late), None)
+
+
+def _divide(total: int | None, sizes: Sequence[int]) -> list[int | None]:
+    """Divide ``total`` in proportion to ``sizes``, into whole numbers with the same sum."""
+    if total is None:
+        return [None] * len(sizes)
+    shares: list[int | None] = []
+    size_so_far = given = 0
+    for size in sizes:
+        size_so_far += size
+        share = total * size_so_far // sum(sizes) - given
+        shares.append(share)
+        given += share
+    return shares
+
+
+def _shares(total: float | None, sizes: Sequence[int]) -> list[float | None]:
+    return [None if total is None else total * size / sum(sizes) for size in sizes]

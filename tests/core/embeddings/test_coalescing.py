@@ -1,0 +1,766 @@
+"""Coalescing: small calls that wait share a request, sync and async, and stay independent of each other."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from nanogpt_core._runtime.clock import fake_clock
+from nanogpt_core.embeddings import coalescing, gatherer
+from nanogpt_core.errors import (
+    AuthenticationError,
+    BadRequestError,
+    BudgetExceededError,
+    NanoGPTError,
+    ReplyError,
+    RequestTimeoutError,
+    ServerError,
+    TextTooLongError,
+)
+
+GUARD_SECONDS = 60
+MODEL = "text-embedding-3-small"
+WIDTH = 8
+
+
+@pytest.fixture(autouse=True)
+def _slots_stay_occupied(monkeypatch):
+    # The first request of these tests is held as long as the test wants.
+    monkeypatch.setattr(gatherer, "SLOT_SECONDS", GUARD_SECONDS)
+    monkeypatch.setattr(coalescing, "SLOT_SECONDS", GUARD_SECONDS)
+
+
+class Held:
+    """A fault server that holds the request with the text "first" until :meth:`release`."""
+
+    def __init__(self, serve, faults, answer=None):
+        self.faults = faults
+        self.released = threading.Event()
+        self.others = answer or (lambda _seen: None)
+        self.server = serve(self._answer)
+
+    def _answer(self, seen):
+        if seen.texts[0] == "first":
+            assert self.released.wait(GUARD_SECONDS)
+        return self.others(seen) or self.faults.good(seen)
+
+    def embedder(self, **options):
+        options = {"dimensions": WIDTH, "max_concurrency": 1, "requests_per_second": 1000, **options}
+        return self.server.embedder(MODEL, **options)
+
+    def right(self, vector, text):
+        return np.array_equal(np.asarray(vector, np.float32), self.faults.vector_of(text, WIDTH))
+
+    @property
+    def sent(self):
+        """The texts of each request after the first one."""
+        return [seen.texts for seen in self.server.requests if seen.texts != ["first"]]
+
+    def queue_of(self, embedder):
+        return embedder._pipeline.coalescer.gatherer()
+
+    def wait_for_queue(self, embedder, count):
+        until = time.monotonic() + GUARD_SECONDS
+        while self.queue_of(embedder).waiting != count:
+            assert time.monotonic() < until, "the calls did not queue"
+            time.sleep(0)
+
+    async def await_queue(self, embedder, count):
+        until = time.monotonic() + GUARD_SECONDS
+        while self.queue_of(embedder).waiting != count:
+            assert time.monotonic() < until, "the calls did not queue"
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+def held(serve, faults):
+    return lambda answer=None: Held(serve, faults, answer)
+
+
+def in_threads(held, calls, queued):
+    """Make calls, (embedder, texts) each, in threads while the first request is held; return vectors and errors."""
+    first, *others = calls
+
+    def run(call):
+        embedder, texts = call
+        try:
+            return embedder.embed_query(texts) if isinstance(texts, str) else embedder.embed(texts)
+        except NanoGPTError as error:
+            return error
+
+    with ThreadPoolExecutor(len(calls)) as executor:
+        futures = [executor.submit(run, first)]
+        try:
+            held.server.wait_for(lambda: held.server.in_flight == 1)
+            for number, call in enumerate(others, 1):
+                futures.append(executor.submit(run, call))
+                if queued is None:
+                    held.wait_for_queue(call[0], number)  # in this order
+            if queued is not None:
+                held.wait_for_queue(first[0], queued)
+        finally:
+            held.released.set()
+        return [future.result(GUARD_SECONDS) for future in futures]
+
+
+def in_tasks(held, calls, queued):
+    """Make the calls as :func:`in_threads`, in tasks of one event loop."""
+
+    async def run(call):
+        embedder, texts = call
+        return await (embedder.aembed_query(texts) if isinstance(texts, str) else embedder.aembed(texts))
+
+    async def main():
+        tasks = [asyncio.ensure_future(run(calls[0]))]
+        await asyncio.to_thread(held.server.wait_for, lambda: held.server.in_flight == 1)
+        tasks += [asyncio.ensure_future(run(call)) for call in calls[1:]]
+        await held.await_queue(calls[0][0], len(calls) - 1 if queued is None else queued)
+        held.released.set()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    return asyncio.run(main())
+
+
+@pytest.fixture(params=["sync", "async"])
+def together(request):
+    """Return ``together(held, calls, queued=None)``: the calls' results, after all but the first have queued."""
+    run = in_threads if request.param == "sync" else in_tasks
+    return lambda held, calls, queued=None: run(held, calls, queued)
+
+
+# --- one request for many calls ---
+
+
+def test_waiting_queries_share_one_request(together, held):
+    server = held()
+    embedder = server.embedder()
+    texts = ["first", *(f"query {number}" for number in range(20))]
+    results = together(server, [(embedder, text) for text in texts])
+    assert all(server.right(vector, text) for vector, text in zip(results, texts, strict=True))
+    assert server.sent == [texts[1:]]  # in the order of the calls
+
+
+def test_small_document_calls_and_queries_share_one_request(together, held):
+    server = held()
+    embedder = server.embedder(query_instruction="Q: ")
+    calls = [(embedder, ["first"]), (embedder, ["one", "two", "one"]), (embedder, "three"), (embedder, ["four"])]
+    _, documents, query, single = together(server, calls, queued=4)
+    assert all(server.right(row, text) for row, text in zip(documents, ["one", "two", "one"], strict=True))
+    assert server.right(query, "Q: three")
+    assert server.right(single[0], "four")
+    assert sorted(server.sent[0]) == ["Q: three", "four", "one", "two"]
+    assert len(server.sent) == 1
+
+
+def test_objects_with_the_same_options_share_and_others_do_not(together, held):
+    server = held()
+    one, twin, other = server.embedder(), server.embedder(cache=None, deadline=60), server.embedder(user="another")
+    results = together(server, [(one, "first"), (one, "a"), (twin, "b"), (other, "c")], queued=2)
+    assert all(server.right(vector, text) for vector, text in zip(results, ["first", "a", "b", "c"], strict=True))
+    assert sorted(map(sorted, server.sent)) == [["a", "b"], ["c"]]
+
+
+def test_calls_go_at_once_one_by_one_if_a_slot_is_free(query, serve, right_query):
+    server = serve()
+    embedder = server.embedder()
+    for number in range(5):
+        right_query(query(embedder, f"text {number}"), f"text {number}")
+    assert [len(seen.texts) for seen in server.requests] == [1] * 5
+
+
+@pytest.fixture
+def right_query(faults):
+    def check(vector, text):
+        assert (vector == faults.vector_of(text, len(vector))).all()
+
+    return check
+
+
+def test_coalesce_false_sends_each_call_by_itself(together, held):
+    server = held()
+    embedder = server.embedder(coalesce=False)
+    texts = ["first", "a", "b", "a"]
+    results = together(server, [(embedder, text) for text in texts], queued=0)
+    assert all(server.right(vector, text) for vector, text in zip(results, texts, strict=True))
+    assert sorted(server.sent) == [["a"], ["a"], ["b"]]
+
+
+def test_requests_keep_to_the_batch_size(together, held):
+    server = held()
+    embedder = server.embedder(batch_size=3)
+    texts = ["first", *(f"query {number}" for number in range(8))]
+    results = together(server, [(embedder, text) for text in texts])
+    assert all(server.right(vector, text) for vector, text in zip(results, texts, strict=True))
+    assert server.sent == [texts[1:4], texts[4:7], texts[7:]]
+
+
+def test_call_with_its_own_batch_size_or_many_texts_goes_by_itself(serve, right_query):
+    server = serve()
+    embedder = server.embedder()
+    many = [f"text {number}" for number in range(200)]
+    right_query(embedder.embed(["one", "two"], batch_size=2)[1], "two")
+    right_query(embedder.embed(many)[199], "text 199")
+    assert server.requests[0].texts == ["one", "two"]
+    assert sorted(text for seen in server.requests[1:] for text in seen.texts) == sorted(many)
+
+
+def test_tasks_of_one_turn_of_the_event_loop_share_a_request_though_slots_are_free(serve, right_query):
+    server = serve()
+    embedder = server.embedder()
+
+    async def main():
+        await embedder.aembed_query("first")  # makes the client, in other turns
+        return await asyncio.gather(*[embedder.aembed_query(f"query {number}") for number in range(30)])
+
+    for number, vector in enumerate(asyncio.run(main())):
+        right_query(vector, f"query {number}")
+    assert [len(seen.texts) for seen in server.requests] == [1, 30]
+
+
+def test_same_text_under_way_is_sent_once(together, held):
+    server = held()
+    embedder = server.embedder()
+    calls = [(embedder, text) for text in ("first", "first", "a", "a", "b", "first", ["a", "b", "c"])]
+    results = together(server, calls, queued=3)
+    for (_, text), vector in zip(calls[:-1], results, strict=False):
+        assert server.right(vector, text)
+    assert all(server.right(row, text) for row, text in zip(results[-1], ["a", "b", "c"], strict=True))
+    assert sorted(server.sent[0]) == ["a", "b", "c"]
+    assert len(server.server.requests) == 2
+    results[0][:] = 0  # the results are not the same array
+    assert server.right(results[1], "first")
+
+
+def test_texts_of_a_call_in_flight_are_not_sent_again_for_other_calls(together, held):
+    server = held()
+    embedder = server.embedder()
+    calls = [(embedder, ["first", "x", "y", "z"]), (embedder, "z"), (embedder, ["y", "first"]), (embedder, "a")]
+    _, one, two, _ = together(server, calls, queued=1)
+    assert server.right(one, "z")
+    assert server.right(two[0], "y")
+    assert server.right(two[1], "first")
+    assert [seen.texts for seen in server.server.requests] == [["first", "x", "y", "z"], ["a"]]
+
+
+def test_caller_may_change_the_lists_and_arrays_that_it_gets(together, held):
+    server = held()
+    embedder = server.embedder()
+    _, one, two = together(server, [(embedder, "first"), (embedder, "a"), (embedder, "b")])
+    one[:] = 0
+    assert server.right(two, "b")
+
+
+# --- errors stay with their call ---
+
+
+def refuses(faults, bad, answer=None):
+    refusal = answer or faults.response({"error": {"message": "forbidden words", "code": "content"}}, 400)
+    return lambda seen: refusal if any(bad in text for text in seen.texts) else None
+
+
+@pytest.mark.parametrize("position", [0, 1, 20, 31, 32, 63])
+def test_one_bad_text_among_64_fails_only_its_own_call_within_8_requests(together, held, faults, position):
+    server = held(refuses(faults, "bad"))
+    embedder = server.embedder()
+    texts = [f"query {number}" if number != position else "a bad query" for number in range(64)]
+    _, *results = together(server, [(embedder, text) for text in ["first", *texts]])
+    assert type(results[position]) is BadRequestError
+    assert "forbidden words" in str(results[position])
+    assert all(server.right(vector, text) for vector, text in zip(results, texts, strict=True) if "bad" not in text)
+    assert len(server.sent) <= 8
+
+
+@pytest.mark.parametrize("bad", [(3, 4), (0, 15), range(16), range(0, 16, 2)], ids=str)
+def test_several_bad_texts_fail_only_their_own_calls(together, held, faults, bad):
+    server = held(refuses(faults, "bad"))
+    embedder = server.embedder()
+    texts = [f"query {number}" if number not in bad else f"bad {number}" for number in range(16)]
+    _, *results = together(server, [(embedder, text) for text in ["first", *texts]])
+    for result, text in zip(results, texts, strict=True):
+        assert type(result) is BadRequestError if "bad" in text else server.right(result, text)
+    assert len(server.sent) <= 32
+    failed = [result for result in results if isinstance(result, BadRequestError)]
+    assert len(set(map(id, failed))) == len(bad)
+
+
+def test_refusal_of_every_request_takes_hardly_more_requests_than_calls(together, held, faults):
+    server = held(refuses(faults, "query"))
+    embedder = server.embedder()
+    results = together(server, [(embedder, text) for text in ["first", *(f"query {n}" for n in range(32))]])
+    assert all(type(result) is BadRequestError for result in results[1:])
+    assert len(server.sent) <= 48
+
+
+def test_text_that_crashes_the_host_fails_only_its_own_call(together, held, faults):
+    server = held(refuses(faults, "bad", faults.response("", 500)))
+    embedder = server.embedder()
+    _, *results = together(server, [(embedder, text) for text in ["first", "a", "bad", "c", "d"]])
+    assert type(results[1]) is ServerError
+    assert all(server.right(results[n], text) for n, text in ((0, "a"), (2, "c"), (3, "d")))
+
+
+def test_text_with_an_invalid_vector_fails_only_its_own_call(together, held, faults):
+    def answer(seen):
+        if "bad" not in seen.texts:
+            return None
+        document = faults.document(seen.texts, "float", WIDTH)
+        document["data"][seen.texts.index("bad")]["embedding"] = [0.0] * WIDTH
+        return faults.response(document)
+
+    server = held(answer)
+    embedder = server.embedder()
+    _, *results = together(server, [(embedder, text) for text in ["first", "a", "bad", "c"]])
+    assert type(results[1]) is ReplyError
+    assert "all zeros" in str(results[1])
+    assert server.right(results[0], "a")
+    assert server.right(results[2], "c")
+
+
+def too_long(faults, most):
+    refusal = {"error": {"message": f"This model's maximum context length is {most} tokens", "code": "too_long"}}
+    return lambda seen: faults.response(refusal, 400) if sum(map(len, seen.texts)) > most else None
+
+
+@pytest.mark.parametrize("on_overflow", ["error", "truncate"])
+def test_text_that_the_host_finds_too_long_concerns_only_its_own_call(together, held, faults, on_overflow):
+    server = held(too_long(faults, 60))
+    embedder = server.embedder(on_overflow=on_overflow)
+    long = "many words " * 8
+    calls = [(embedder, text) for text in ["first", "a", "b", ["c", long], "d"]]
+    _, *results = together(server, calls, queued=5)
+    assert all(server.right(results[n], text) for n, text in ((0, "a"), (1, "b"), (3, "d")))
+    if on_overflow == "error":
+        assert type(results[2]) is TextTooLongError
+        assert results[2].positions == (1,)
+    else:
+        assert server.right(results[2][0], "c")
+        assert server.right(results[2][1], long[: len(long) // 2])
+
+
+def test_gathered_batch_over_the_hosts_limit_is_divided_and_the_limit_learned(together, held, faults):
+    server = held(too_long(faults, 60))
+    embedder = server.embedder()
+    texts = ["first", *(f"query {number:02}" for number in range(12))]
+    results = together(server, [(embedder, text) for text in texts])
+    assert all(server.right(vector, text) for vector, text in zip(results, texts, strict=True))
+
+
+def test_wrong_key_takes_one_request_and_each_call_gets_its_own_error(together, held, faults):
+    server = held(lambda seen: None if seen.texts == ["first"] else faults.response("", 401))
+    embedder = server.embedder()
+    _, *errors = together(server, [(embedder, text) for text in ["first", "a", "b", "c"]])
+    assert [type(error) for error in errors] == [AuthenticationError] * 3
+    assert len(set(map(id, errors))) == 3
+    assert [error.failed_positions for error in errors] == [(0,)] * 3
+    assert len(server.sent) == 1
+
+
+def test_transient_error_of_a_gathered_batch_is_retried(together, held, faults):
+    failures = iter([faults.response("", 503, Retry_After="0")])
+    server = held(lambda seen: None if seen.texts == ["first"] else next(failures, None))
+    embedder = server.embedder(max_retries=2)
+    texts = ["first", "a", "b"]
+    results = together(server, [(embedder, text) for text in texts])
+    assert all(server.right(vector, text) for vector, text in zip(results, texts, strict=True))
+    assert embedder.usage.retries == 1
+    assert len(server.sent) == 2
+
+
+# --- deadlines, budgets, usage, progress ---
+
+
+def test_deadline_of_one_call_in_flight_does_not_end_the_others(held, monkeypatch):
+    monkeypatch.setattr(coalescing, "SLOT_SECONDS", 0.01)  # waiting calls look at their deadline
+    server, second = held(), threading.Event()
+    server.others = lambda seen: None if seen.texts == ["first"] else (second.wait(GUARD_SECONDS) and None)
+    patient, hasty = server.embedder(), server.embedder(deadline=1000)
+    with fake_clock() as skipped, ThreadPoolExecutor(3) as executor:
+        first = executor.submit(patient.embed_query, "first")
+        server.server.wait_for(lambda: server.server.in_flight == 1)
+        late, other = executor.submit(hasty.embed_query, "b"), executor.submit(patient.embed_query, "a")
+        server.wait_for_queue(patient, 2)
+        server.released.set()
+        server.server.wait_for(lambda: len(server.sent) == 1)
+        skipped.advance(1000)
+        with pytest.raises(RequestTimeoutError, match="deadline"):
+            late.result(GUARD_SECONDS)
+        second.set()
+        assert server.right(other.result(GUARD_SECONDS), "a")
+        assert server.right(first.result(GUARD_SECONDS), "first")
+    assert len(server.sent) == 1
+
+
+def test_late_call_leaves_the_queue_with_a_timeout_and_its_text_is_not_sent(held, way):
+    server = held()
+    patient, hasty = server.embedder(), server.embedder(deadline=0.02)
+    assert server.queue_of(patient) is server.queue_of(hasty)
+    with ThreadPoolExecutor(2) as executor:
+        first = executor.submit(patient.embed_query, "first")
+        server.server.wait_for(lambda: server.server.in_flight == 1)
+        other = executor.submit(patient.embed_query, "a")
+        server.wait_for_queue(patient, 1)
+        with pytest.raises(RequestTimeoutError, match="deadline"):
+            way.query(hasty, "b")
+        assert server.queue_of(patient).waiting == 1
+        server.released.set()
+        assert server.right(first.result(GUARD_SECONDS), "first")
+        assert server.right(other.result(GUARD_SECONDS), "a")
+    assert server.sent == [["a"]]
+
+
+def test_budget_refuses_only_the_call_that_would_exceed_it(together, held):
+    server = held()
+    text = "five words are in here"
+    price = server.embedder().estimate([text]).cost_usd
+    rich, poor = server.embedder(), server.embedder(budget_usd=1.5 * price)
+    calls = [(rich, "first"), (rich, "a"), (poor, text), (poor, f"some {text[5:]}"), (rich, "b")]
+    _, one, *both, two = together(server, calls, queued=4)
+    assert server.right(one, "a")
+    assert server.right(two, "b")
+    refused = [result for result in both if isinstance(result, BudgetExceededError)]
+    assert len(refused) == 1
+    assert len(server.sent) == 1
+    assert len(server.sent[0]) == 3
+
+
+def test_usage_of_objects_that_share_requests_adds_up_to_the_services_count(together, held, faults):
+    server = held(lambda seen: faults.response(faults.document(seen.texts, "base64", WIDTH, tokens=1001)))
+    embedders = [server.embedder(), server.embedder(deadline=60), server.embedder(max_concurrency=1)]
+    calls = [(embedders[0], "first"), *((embedders[n % 3], f"query {'x' * n}") for n in range(10))]
+    together(server, calls)
+    usages = [embedder.usage for embedder in embedders]
+    total = usages[0] + usages[1] + usages[2]
+    assert (total.requests, total.texts_sent, total.prompt_tokens) == (2, 11, 2002)
+    assert total.cost_usd == pytest.approx(2002 * 0.02 / 1e6)
+    assert all(usage.prompt_tokens for usage in usages)
+
+
+def test_costs_in_replies_are_divided_among_the_calls(together, held, faults):
+    def priced(seen):
+        pricing = {"amount": 0.5, "currency": "USD"}
+        return faults.response({**faults.document(seen.texts, "base64", WIDTH), "x_nanogpt_pricing": pricing})
+
+    server = held(priced)
+    embedders = [server.embedder(), server.embedder(deadline=60)]
+    together(server, [(embedders[0], "first"), *((embedders[n % 2], f"query {n}") for n in range(6))])
+    costs = [embedder.usage.cost_usd for embedder in embedders]
+    assert costs == [pytest.approx(0.75), pytest.approx(0.25)]
+
+
+def test_unknown_usage_stays_unknown(together, held, faults):
+    def silent(seen):
+        return faults.response({**faults.document(seen.texts, "base64", WIDTH), "usage": None})
+
+    server = held(silent)
+    embedder = server.embedder()
+    together(server, [(embedder, text) for text in ("first", "a", "b")])
+    assert embedder.usage.prompt_tokens is None
+
+
+def test_progress_and_cache_are_those_of_each_call(together, held, tmp_path):
+    seen = []
+    server = held()
+    one = server.embedder(progress=lambda done, total: seen.append((done, total)), cache=tmp_path / "one.sqlite")
+    two = server.embedder()
+    calls = [(two, "first"), (one, ["a", "b"]), (two, ["c", "d", "e"])]
+    together(server, calls, queued=5)
+    assert seen == [(2, 2)]
+    assert len(server.sent) == 1
+    assert one.embed(["a", "b"]).shape == (2, WIDTH)
+    assert (len(server.sent), one.usage.texts_cached) == (1, 2)
+
+
+# --- cancellation and interrupts ---
+
+
+async def test_cancelled_call_does_not_disturb_the_others_of_its_batch(held):
+    server = held()
+    embedder = server.embedder()
+    second = threading.Event()
+    server.others = lambda seen: None if seen.texts == ["first"] else (second.wait(GUARD_SECONDS) and None)
+    first = asyncio.ensure_future(embedder.aembed_query("first"))
+    await asyncio.to_thread(server.server.wait_for, lambda: server.server.in_flight == 1)
+    calls = [asyncio.ensure_future(embedder.aembed_query(text)) for text in ("a", "b", "c", "d")]
+    await server.await_queue(embedder, 4)
+    calls[1].cancel()  # in the queue
+    await server.await_queue(embedder, 3)
+    server.released.set()
+    await asyncio.to_thread(server.server.wait_for, lambda: len(server.sent) == 1)
+    calls[0].cancel()  # in flight; the first of its batch
+    second.set()
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(result) for result in results[:2]] == [asyncio.CancelledError] * 2
+    assert server.right(results[2], "c")
+    assert server.right(results[3], "d")
+    assert server.right(await first, "first")
+    assert server.sent == [["a", "c", "d"]]
+
+
+async def test_call_with_the_text_of_a_cancelled_call_sends_it_again(held):
+    server = held()
+    embedder = server.embedder()
+    first = asyncio.ensure_future(embedder.aembed_query("first"))
+    await asyncio.to_thread(server.server.wait_for, lambda: server.server.in_flight == 1)
+    same = asyncio.ensure_future(embedder.aembed_query("first"))
+    await asyncio.sleep(0)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    server.released.set()
+    assert server.right(await same, "first")
+
+
+async def test_batch_is_stopped_when_all_its_calls_are_cancelled(held):
+    server = held()
+    embedder = server.embedder()
+    forever = threading.Event()
+    server.others = lambda seen: None if "a" not in seen.texts else (forever.wait(GUARD_SECONDS) and None)
+    first = asyncio.ensure_future(embedder.aembed_query("first"))
+    await asyncio.to_thread(server.server.wait_for, lambda: server.server.in_flight == 1)
+    calls = [asyncio.ensure_future(embedder.aembed_query(text)) for text in ("a", "b")]
+    await server.await_queue(embedder, 2)
+    server.released.set()
+    await first
+    await asyncio.to_thread(server.server.wait_for, lambda: len(server.sent) == 1)
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+    # Its slot is free, though its request has not been answered.
+    assert server.right(await embedder.aembed_query("c"), "c")
+    forever.set()
+
+
+async def test_calls_go_by_themselves_if_the_task_that_carries_them_is_cancelled(held):
+    server = held()
+    embedder = server.embedder()
+    first = asyncio.ensure_future(embedder.aembed_query("first"))
+    await asyncio.to_thread(server.server.wait_for, lambda: server.server.in_flight == 1)
+    mine = asyncio.all_tasks()
+    texts = ["a", "b", "c"]
+    calls = [asyncio.ensure_future(embedder.aembed_query(text)) for text in texts]
+    await server.await_queue(embedder, 3)
+    server.released.set()
+    await first  # its end starts the carrier
+    for carrier in asyncio.all_tasks() - mine - set(calls):
+        carrier.cancel()
+    results = await asyncio.gather(*calls)
+    assert all(server.right(vector, text) for vector, text in zip(results, texts, strict=True))
+    assert sorted(server.sent)[-3:] == [["a"], ["b"], ["c"]]
+
+
+def test_calls_go_by_themselves_if_no_thread_can_start(held, monkeypatch):
+    start = threading.Thread.start
+
+    def refuse(thread):
+        if thread.name.startswith("nanogpt-gathered"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    server = held()
+    embedder = server.embedder()
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    texts = ["first", "a", "b", "c"]
+    results = in_threads(server, [(embedder, text) for text in texts], None)
+    assert all(server.right(vector, text) for vector, text in zip(results, texts, strict=True))
+
+
+class _Interrupted(Exception):  # noqa: N818
+    pass
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="This system has no signals for a thread.")
+@pytest.mark.parametrize("mine", ["first", "queued"])
+def test_exception_of_a_signal_handler_ends_only_the_call_of_the_main_thread(held, mine):
+    server, done = held(), threading.Event()
+    embedder = server.embedder()
+    main = threading.get_ident()
+    others = ["a", "b", "c"] if mine == "first" else ["first", "a", "b"]
+
+    def interrupt(*_):
+        if not done.is_set():
+            raise _Interrupted
+
+    def call_and_interrupt(executor):
+        if mine == "first":
+            server.server.wait_for(lambda: server.server.in_flight == 1)
+        calls = []
+        for text in others:
+            calls.append(executor.submit(embedder.embed_query, text))
+            server.server.wait_for(lambda: server.server.in_flight == 1)
+        server.wait_for_queue(embedder, 3)
+        signal.pthread_kill(main, signal.SIGUSR1)
+        while not done.wait(5):  # Python drops an exception that is raised in a callback of the garbage collector
+            signal.pthread_kill(main, signal.SIGUSR1)
+        return calls
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        with ThreadPoolExecutor(4) as executor:
+            starter = executor.submit(call_and_interrupt, executor)
+            if mine == "queued":
+                server.server.wait_for(lambda: server.server.in_flight == 1)
+            with pytest.raises(_Interrupted):
+                embedder.embed_query(mine)
+            done.set()
+            calls = starter.result(GUARD_SECONDS)
+            server.released.set()
+            for text, call in zip(others, calls, strict=True):
+                assert server.right(call.result(GUARD_SECONDS), text)
+    finally:
+        done.set()
+        server.released.set()
+        signal.signal(signal.SIGUSR1, before)
+    assert not any("queued" in texts for texts in server.sent)
+
+
+# --- several event loops, forks, gevent ---
+
+
+def test_calls_of_threads_and_of_two_event_loops_share_one_request(held):
+    server = held()
+    embedder = server.embedder()
+
+    def in_loop(text):
+        return asyncio.run(embedder.aembed_query(text))
+
+    with ThreadPoolExecutor(4) as executor:
+        first = executor.submit(embedder.embed_query, "first")
+        server.server.wait_for(lambda: server.server.in_flight == 1)
+        # A slot of an event loop is not that of the threads: both loops wait for one only if each holds a request.
+        texts = ["a", "b", "c"]
+        calls = [executor.submit(embedder.embed_query, "a")]
+        server.wait_for_queue(embedder, 1)
+        calls += [executor.submit(in_loop, "b"), executor.submit(in_loop, "c")]
+        server.wait_for_queue(embedder, 3)
+        server.released.set()
+        assert server.right(first.result(GUARD_SECONDS), "first")
+        for text, call in zip(texts, calls, strict=True):
+            assert server.right(call.result(GUARD_SECONDS), text)
+    assert [sorted(texts) for texts in server.sent] == [texts]
+
+
+def test_event_loop_that_ends_does_not_disturb_calls_of_other_threads(held):
+    server = held()
+    embedder = server.embedder()
+
+    async def give_up():
+        call = asyncio.ensure_future(embedder.aembed_query("of the loop"))
+        await server.await_queue(embedder, 2)
+        call.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await call
+
+    with ThreadPoolExecutor(2) as executor:
+        first = executor.submit(embedder.embed_query, "first")
+        server.server.wait_for(lambda: server.server.in_flight == 1)
+        call = executor.submit(embedder.embed_query, "a")
+        server.wait_for_queue(embedder, 1)
+        asyncio.run(give_up())
+        server.released.set()
+        assert server.right(first.result(GUARD_SECONDS), "first")
+        assert server.right(call.result(GUARD_SECONDS), "a")
+    assert server.sent == [["a"]]
+
+
+def test_own_async_client_carries_the_calls_of_its_event_loop(held):
+    from nanogpt_core.http.library import httpx
+
+    server = held()
+    sent = []
+
+    async def main():
+        async def note(request):
+            sent.append(request)
+
+        async with httpx.AsyncClient(event_hooks={"request": [note]}) as client:
+            embedder = server.embedder(http_async_client=client)
+            first = asyncio.ensure_future(embedder.aembed_query("first"))
+            await asyncio.to_thread(server.server.wait_for, lambda: server.server.in_flight == 1)
+            calls = [asyncio.ensure_future(embedder.aembed_query(text)) for text in "abc"]
+            await server.await_queue(embedder, 3)
+            server.released.set()
+            return await asyncio.gather(first, *calls)
+
+    results = asyncio.run(main())
+    assert all(server.right(vector, text) for vector, text in zip(results, ["first", *"abc"], strict=True))
+    assert len(sent) == 2
+
+
+SCRIPT = """
+import os, sys, threading, asyncio
+{before}
+from concurrent.futures import ThreadPoolExecutor
+from nanogpt_core import Embedder
+
+make = lambda **options: Embedder(
+    api_key=os.environ["KEY"], base_url=os.environ["URL"], dimensions=8, max_concurrency=1, requests_per_second=1000,
+    **options)
+embedder = make()
+queue = embedder._pipeline.coalescer.gatherer()
+expected = dict(zip("abcdefgh", make(coalesce=False).embed(list("abcdefgh"))))
+def right(text):
+    return bool((embedder.embed_query(text) == expected[text]).all())
+{code}
+"""
+
+FORK = """
+held = threading.Event()
+from nanogpt_core.embeddings.gathered_call import Call
+# A slot is taken, so that calls queue.
+taken = Call.__new__(Call)
+taken.lane = None
+queue._occupy_slot(taken)
+with ThreadPoolExecutor(4) as executor:
+    calls = [executor.submit(right, text) for text in "abc"]
+    while queue.waiting != 3:
+        os.sched_yield()
+    child = os.fork()
+    if child == 0:
+        ok = right("d") and queue.waiting == 0 and asyncio.run(embedder.aembed_query("e")).shape == (8,)
+        os._exit(0 if ok else 1)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    queue._free_slot(taken)
+    queue.look_again()
+    assert all(call.result(60) for call in calls)
+sys.exit(status)
+"""
+
+GEVENT = """
+import gevent
+jobs = [gevent.spawn(right, text) for text in "abcdefgh" * 4]
+gevent.joinall(jobs, timeout=60, raise_error=True)
+assert all(job.value for job in jobs)
+assert embedder.usage.requests < 32, embedder.usage
+"""
+
+
+def run_script(options, code, before=""):
+    environment = {**os.environ, "KEY": options["api_key"], "URL": options["base_url"]}
+    return subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", SCRIPT.format(code=code, before=before)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="This system has no fork.")
+def test_child_that_is_forked_while_calls_are_gathered_starts_with_an_empty_queue(options):
+    done = run_script(options, FORK)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_greenlets_of_gevent_share_requests(options):
+    pytest.importorskip("gevent")
+    done = run_script(options, GEVENT, before="from gevent import monkey; monkey.patch_all()")
+    assert done.returncode == 0, done.stderr[-2000:]

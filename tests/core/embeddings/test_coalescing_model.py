@@ -1,0 +1,247 @@
+"""Any interleaving of calls, replies, failures, cancellations and deadlines gives each call its own result.
+
+Calls and carriers are generators that do no I/O, so a Hypothesis state machine can run them step by step in any order.
+The decisions are those of sync and of async code; calls of threads and of two event loops take part.
+"""
+
+import asyncio
+import base64
+import json
+from collections import Counter
+
+import hypothesis.strategies as st
+import numpy as np
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from nanogpt_core import Embedder
+from nanogpt_core._runtime.clock import Deadline, fake_clock
+from nanogpt_core.embeddings.coalescing import Coalescer, _Carrier
+from nanogpt_core.embeddings.planning import make_plan
+from nanogpt_core.embeddings.results import ArrayOutput, ResultCollector
+from nanogpt_core.embeddings.runner import Join, Send
+from nanogpt_core.errors import (
+    BadRequestError,
+    BudgetExceededError,
+    NanoGPTError,
+    RequestTimeoutError,
+    ServerError,
+)
+from nanogpt_core.http.retry import CallLimits
+
+WIDTH = 4
+LOOPS = [asyncio.new_event_loop() for _ in range(2)]
+for loop in LOOPS:
+    loop.close()  # they only name lanes; nothing runs on them
+TEXTS = st.lists(st.sampled_from([*"abcdefgh", "bad 1", "bad 2"]), min_size=1, max_size=3, unique=True)
+
+
+def vector_of(text):
+    return np.frombuffer(text.encode().ljust(16, b"!"), dtype=np.uint8)[:WIDTH].astype(np.float32)
+
+
+class Carrier(_Carrier):
+    """A carrier that the state machine runs."""
+
+    machine: "Coalescing"
+
+    def start(self):
+        self.generator = self._carry()
+        self.machine.carriers.append(self)
+        self.action = None
+
+    def cancel(self):
+        self.is_cancelled = True
+        self._stop.set()
+
+    def stop(self):
+        """End as a task that is cancelled does."""
+        self.generator.close()
+        self._end()
+
+
+class OneCall:
+    """A call, and the result that it should have."""
+
+    def __init__(self, machine, texts, lane, *, deadline, poor):
+        embedder = machine.poor if poor else machine.embedder
+        self.texts, self.poor, self.lane = texts, poor, lane
+        self.limits = CallLimits(Deadline.after(deadline) if deadline else None)
+        pipeline = embedder._pipeline
+        plan = make_plan(texts, pipeline.counter)
+        self.results = ResultCollector(
+            plan,
+            ArrayOutput(plan),
+            dimensions_check=pipeline.dimensions_check,
+            model="lab/model",
+            cache=None,
+            report=None,
+        )
+        (batch,) = pipeline._make_batches(plan, self.results.missing, None)
+        self.generator = machine.coalescers[poor].dispatch(batch, self.results, self.limits, lane)
+        self.action = None
+        self.server_failed = False
+
+
+class Coalescing(RuleBasedStateMachine):
+    def __init__(self):
+        super().__init__()
+        self.clock = fake_clock()
+        self.skipped = self.clock.__enter__()
+        options = {"api_key": "k", "base_url": "http://127.0.0.1:9/api/v1", "max_retries": 1}
+        options |= {"dimensions": WIDTH, "requests_per_second": 1000, "max_concurrency": 1}
+        self.embedder = Embedder("text-embedding-3-small", **options)
+        self.poor = Embedder("text-embedding-3-small", **options, budget_usd=2e-6)
+        self.carriers, self.calls = [], []
+        machine = self
+
+        class Coalescing(Coalescer):
+            def make_carrier(self, lane):
+                carrier = Carrier(self.gatherer(), self._dispatcher, self._limits.turns, self._client, lane)
+                carrier.machine = machine
+                return carrier
+
+        self.coalescers = {}
+        for poor, embedder in ((False, self.embedder), (True, self.poor)):
+            pipeline = embedder._pipeline
+            self.coalescers[poor] = Coalescing(pipeline.config, pipeline.dispatcher, pipeline.limits, pipeline.client)
+        self.gatherer = self.coalescers[False].gatherer()
+        assert self.gatherer is self.coalescers[True].gatherer()
+        self.sent = Counter()
+
+    def teardown(self):
+        try:
+            for _ in range(10_000):
+                running = self.carriers + self.calls
+                if not running:
+                    break
+                for one in running:
+                    self.step(one, "right")
+                self.gatherer.look_again()
+            assert not self.carriers
+            assert not self.calls
+            assert self.gatherer.waiting == 0
+            assert not self.gatherer._under_way
+            assert not self.gatherer._collectors
+            assert not self.gatherer._in_flight
+            assert not self.gatherer._carried
+            assert not self.gatherer._queued_lanes
+        finally:
+            self.clock.__exit__(None, None, None)
+
+    # --- steps ---
+
+    @initialize(
+        texts=st.lists(TEXTS, min_size=4, max_size=8), lanes=st.lists(st.integers(0, 2), min_size=8, max_size=8)
+    )
+    def begin(self, texts, lanes):
+        for one, lane in zip(texts, lanes, strict=False):
+            self.new_call(one, lane, deadline=None, poor=False)
+
+    @rule(
+        texts=TEXTS,
+        lane=st.integers(0, 2),
+        deadline=st.sampled_from([None, None, 5.0, 500.0]),
+        poor=st.sampled_from([False, False, True]),
+    )
+    def new_call(self, texts, lane, *, deadline, poor):
+        call = OneCall(self, texts, [None, *LOOPS][lane], deadline=deadline, poor=poor)
+        self.calls.append(call)
+        self.step(call, "right")
+
+    @precondition(lambda self: self.calls)
+    @rule(data=st.data(), outcome=st.sampled_from(["right", "right", "right", "500", "reset"]))
+    def step_a_call(self, data, outcome):
+        self.step(data.draw(st.sampled_from(self.calls)), outcome)
+
+    @precondition(lambda self: self.carriers)
+    @rule(data=st.data(), outcome=st.sampled_from(["right", "right", "right", "500", "reset"]), count=st.integers(1, 4))
+    def step_a_carrier(self, data, outcome, count):
+        carrier = data.draw(st.sampled_from(self.carriers))
+        for _ in range(count):
+            self.step(carrier, outcome)
+
+    @precondition(lambda self: self.calls)
+    @rule(data=st.data())
+    def cancel_a_call(self, data):
+        call = data.draw(st.sampled_from(self.calls))
+        self.calls.remove(call)
+        call.generator.close()
+
+    @precondition(lambda self: self.carriers)
+    @rule(data=st.data())
+    def cancel_a_carrier(self, data):
+        carrier = data.draw(st.sampled_from(self.carriers))
+        self.carriers.remove(carrier)
+        carrier.stop()
+
+    @rule(seconds=st.sampled_from([1.0, 5.0]))
+    def pass_time(self, seconds):
+        self.skipped.advance(seconds)
+
+    # --- the runner ---
+
+    def step(self, one, outcome):
+        """Perform the action of a generator, and run it to its next one."""
+        if one not in self.carriers and one not in self.calls:
+            return
+        action = one.action
+        if isinstance(one, OneCall) and isinstance(action, Join) and not action.event.done:
+            self.skipped.advance(0.01)
+            self.gatherer.look_again()
+        try:
+            if action is None:
+                one.action = next(one.generator)
+            elif isinstance(action, Send):
+                reply = self.answer(action, outcome)
+                if isinstance(reply, NanoGPTError):
+                    one.action = one.generator.throw(reply)
+                else:
+                    one.action = one.generator.send(reply)
+            else:
+                if hasattr(action, "seconds") and not isinstance(action, Join):
+                    self.skipped.advance(action.seconds)
+                one.action = one.generator.send(b"")
+        except StopIteration:
+            self.finish(one, None)
+        except NanoGPTError as error:
+            self.finish(one, error)
+
+    def answer(self, action, outcome):
+        texts = json.loads(action.body)["input"]
+        self.sent.update(texts)
+        failed = ServerError("no", status=500) if outcome == "500" else RequestTimeoutError("no")
+        if outcome != "right":
+            for call in self.calls:
+                call.server_failed = call.server_failed or bool(set(call.texts) & set(texts))
+            return failed
+        if any(text.startswith("bad") for text in texts):
+            return BadRequestError("bad text", status=400)
+        data = [
+            {"index": index, "embedding": base64.b64encode(vector_of(text).tobytes()).decode()}
+            for index, text in enumerate(texts)
+        ]
+        return json.dumps({"data": data, "usage": {"prompt_tokens": len(texts)}}).encode()
+
+    def finish(self, one, error):
+        if isinstance(one, Carrier):
+            self.carriers.remove(one)
+            one._end()
+            return
+        self.calls.remove(one)
+        if error is None:
+            assert not any(text.startswith("bad") for text in one.texts)
+            vectors = one.results.finish()
+            assert (vectors == [vector_of(text) for text in one.texts]).all()
+        elif isinstance(error, BadRequestError):
+            assert any(text.startswith("bad") for text in one.texts)
+        elif isinstance(error, BudgetExceededError):
+            assert one.poor
+        elif one.limits.deadline is not None and one.limits.deadline.remaining() <= 0:
+            assert isinstance(error, NanoGPTError)
+        else:
+            assert one.server_failed, repr(error)
+
+
+TestCoalescing = Coalescing.TestCase
+TestCoalescing.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
