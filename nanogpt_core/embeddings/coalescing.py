@@ -134,7 +134,7 @@ class Coalescer:
     def gatherer(self) -> Gatherer:
         """Return the gatherer that all embedders with the same options share."""
         if self._gatherer is None:
-            config, model, endpoint = self._config, self._config.model_info, self._config.endpoint
+            config, model, endpoint = self._config, self._config.model_row, self._config.endpoint
             clients = config.http_client, config.http_async_client
             key = (
                 *(endpoint.base_url, endpoint.key.reveal_or_empty() if endpoint.key else "", endpoint.timeout),

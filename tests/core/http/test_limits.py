@@ -201,7 +201,7 @@ def test_other_objects_are_refused_as_limits(limits):
 
 
 def test_shared_budget_needs_a_model_with_a_price():
-    with pytest.raises(ConfigurationError, match="the catalog has no price"):
+    with pytest.raises(ConfigurationError, match="its price is unknown"):
         Embedder("lab/unlisted", api_key="k", limits=RecordingLimits())
 
 
