@@ -34,7 +34,7 @@ help:
 	@echo "make pythons         lint, types and tests with each Python from 3.10 on that is installed here"
 	@echo "make wheels          the wheel, installed with one extra at a time, against a sandbox elsewhere"
 	@echo "make kill            the tests of the cache at full length: kills, processes, threads"
-	@echo "make faults          a table of six clients' results for everything that can go wrong"
+	@echo "make faults          a table of our and other clients' results for everything that can go wrong"
 	@echo "make bench           how fast, beside other clients; writes benchmarks/RESULTS.md"
 	@echo "make compat          the plugins against three servers that others wrote; downloads 1.5 GB"
 	@echo "make pgvector        both frameworks' stores on a PostgreSQL of its own; downloads 150 MB"

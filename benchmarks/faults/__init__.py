@@ -1,12 +1,13 @@
-"""Measures the results of six clients of the embeddings API for everything that can go wrong.
+"""Measures the results of six clients of the embeddings API, and of four of chat, for all that can go wrong.
 
 Start it with ``make faults``, or ``python -m benchmarks.faults.run`` in the project's folder. It makes an environment
 of its own in ``.venv.faults`` (:mod:`~benchmarks.faults.environment`), runs every fault of
-:mod:`~benchmarks.faults.catalogue` against every client of :mod:`~benchmarks.faults.clients`, each in a process of its
-own against a server of its own on loopback (:mod:`~benchmarks.faults.server`), prints the outcomes as they come, and
-writes ``benchmarks/FAULTS.md``, which tells how to read it. It ends with code 1 if one of this project's three
-columns breaks a promise (:mod:`~benchmarks.faults.promises`). ``--only PART`` runs the faults whose group or name holds
-PART, and writes nothing.
+:mod:`~benchmarks.faults.catalogue` against every client of :mod:`~benchmarks.faults.clients`, or of
+:mod:`~benchmarks.faults.chat_clients`, each in a process of its own against a server of its own on loopback
+(:mod:`~benchmarks.faults.server`), prints the outcomes as they come, and writes ``benchmarks/FAULTS.md``, which tells
+how to read it. It ends with code 1 if one of this project's columns breaks a promise
+(:mod:`~benchmarks.faults.promises`). ``--only PART`` runs the faults whose group or name holds PART, and writes
+nothing.
 
 Nothing leaves this machine but one look-up of a host name that cannot exist.
 """

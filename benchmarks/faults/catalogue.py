@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.faults import network, replies, statuses, surroundings
+from benchmarks.faults import chats, network, replies, statuses, surroundings
 from benchmarks.faults.fault import RIGHT, Fault
 
 FAULTS: list[Fault] = [
@@ -11,4 +11,5 @@ FAULTS: list[Fault] = [
     *network.FAULTS,
     *replies.FAULTS,
     *surroundings.FAULTS,
+    *chats.CHAT_FAULTS,
 ]

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
-from benchmarks.faults import tasks
+from benchmarks.faults import chat_tasks, tasks
+from benchmarks.faults.chat_clients import CHAT_MODEL, Chat, make_chat
 from benchmarks.faults.clients import OURS, Client, make
 from benchmarks.faults.judge import HANG, WRONG, Result, judge
 from benchmarks.faults.vectors import MODEL
@@ -28,7 +29,7 @@ class Order:
 
     Attributes:
         client: One of :data:`benchmarks.faults.clients.CLIENTS`.
-        task: A function of :mod:`benchmarks.faults.tasks`.
+        task: A task; see :class:`benchmarks.faults.fault.Fault`.
         url: Base URL of the client.
         folder: An empty folder to work in.
         words: Words that an error's message should contain; see :class:`benchmarks.faults.fault.Fault`.
@@ -93,8 +94,14 @@ def _result(order: Order) -> Result:
     def make_client(model: str = MODEL, **changes: Any) -> Client:
         return make(order.client, order.url, model, **{**order.settings, **changes})
 
+    def make_chat_client(model: str = CHAT_MODEL, **changes: Any) -> Chat:
+        return make_chat(order.client, order.url, model, **{**order.settings, **changes})
+
     try:
-        right = getattr(tasks, order.task)(make_client, order.url)
+        if order.task.startswith("chat_"):
+            right = getattr(chat_tasks, order.task.removeprefix("chat_"))(make_chat_client, order.url)
+        else:
+            right = getattr(tasks, order.task)(make_client, order.url)
     except tasks.HangError as error:
         return Result(HANG, message=str(error))
     except BaseException as error:  # noqa: BLE001 - any exception of a client is a result

@@ -16,11 +16,26 @@ _TIMEOUT = 10.0
 
 
 class Client:
-    """One client: its functions to embed, sync and async, under the same names for all."""
+    """One client, under the same names for all.
 
-    def __init__(self, embed: Callable[[list[str]], Any], aembed: Callable[[list[str]], Any]) -> None:
+    Attributes:
+        embed: Embeds texts.
+        aembed: Embeds texts in an event loop.
+        used: The object of the client's own class.
+        copied: Returns a client with a copy of the object, made for another model.
+    """
+
+    def __init__(
+        self,
+        embed: Callable[[list[str]], Any],
+        aembed: Callable[[list[str]], Any],
+        used: Any,
+        copied: Callable[[str], Client] | None = None,
+    ) -> None:
         self.embed = embed
         self.aembed = aembed
+        self.used = used
+        self.copied = copied
 
 
 def make(name: str, url: str, model: str = MODEL, **settings: Any) -> Client:
@@ -44,21 +59,19 @@ def _core(url: str, model: str, options: dict[str, Any]) -> Client:
     from nanogpt_core import Embedder
 
     embedder = Embedder(model, base_url=url, **options)
-    return Client(embedder.embed, embedder.aembed)
+    return Client(embedder.embed, embedder.aembed, embedder)
 
 
 def _langchain(url: str, model: str, options: dict[str, Any]) -> Client:
     from langchain_nanogpt import NanoGPTEmbeddings
 
-    embeddings = NanoGPTEmbeddings(model, base_url=url, **options)
-    return Client(embeddings.embed_documents, embeddings.aembed_documents)
+    return _of_langchain(NanoGPTEmbeddings(model, base_url=url, **options))
 
 
 def _llama_index(url: str, model: str, options: dict[str, Any]) -> Client:
     from llama_index_nanogpt import NanoGPTEmbedding
 
-    embedding = NanoGPTEmbedding(model, base_url=url, **options)
-    return Client(embedding.get_text_embedding_batch, embedding.aget_text_embedding_batch)
+    return _of_llama_index(NanoGPTEmbedding(model, base_url=url, **options))
 
 
 def _sdk(url: str, model: str, options: dict[str, Any]) -> Client:
@@ -77,7 +90,7 @@ def _sdk(url: str, model: str, options: dict[str, Any]) -> Client:
         reply = await later.embeddings.create(model=model, input=texts)
         return [item.embedding for item in reply.data]
 
-    return Client(embed, aembed)
+    return Client(embed, aembed, client)
 
 
 def _langchain_openai(url: str, model: str, options: dict[str, Any]) -> Client:
@@ -85,18 +98,30 @@ def _langchain_openai(url: str, model: str, options: dict[str, Any]) -> Client:
 
     size = options.pop("batch_size", 1000)
     # By default it sends OpenAI's token numbers in the place of texts, which few other services take.
-    embeddings = OpenAIEmbeddings(
-        model=model, base_url=url, chunk_size=size, check_embedding_ctx_length=False, **options
+    return _of_langchain(
+        OpenAIEmbeddings(model=model, base_url=url, chunk_size=size, check_embedding_ctx_length=False, **options)
     )
-    return Client(embeddings.embed_documents, embeddings.aembed_documents)
 
 
 def _llama_index_openai(url: str, model: str, options: dict[str, Any]) -> Client:
     from llama_index.embeddings.openai import OpenAIEmbedding
 
     size = options.pop("batch_size", 100)
-    embedding = OpenAIEmbedding(model=model, api_base=url, embed_batch_size=size, **options)
-    return Client(embedding.get_text_embedding_batch, embedding.aget_text_embedding_batch)
+    return _of_llama_index(OpenAIEmbedding(model=model, api_base=url, embed_batch_size=size, **options))
+
+
+def _of_langchain(made: Any) -> Client:
+    def copied(model: str) -> Client:
+        return _of_langchain(made.model_copy(update={"model": model}))
+
+    return Client(made.embed_documents, made.aembed_documents, made, copied)
+
+
+def _of_llama_index(made: Any) -> Client:
+    def copied(model: str) -> Client:
+        return _of_llama_index(made.model_copy(update={"model_name": model}))
+
+    return Client(made.get_text_embedding_batch, made.aget_text_embedding_batch, made, copied)
 
 
 _Maker = Callable[[str, str, dict[str, Any]], Client]

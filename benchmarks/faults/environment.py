@@ -10,12 +10,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / ".venv.faults"
-PACKAGES = [".[all]", "langchain-openai", "llama-index-embeddings-openai", "trustme"]
+PACKAGES = [".[all]", "langchain-openai", "llama-index-embeddings-openai", "llama-index-llms-openai", "trustme"]
 _SHOWN = (
     "openai",
     "langchain-openai",
     "langchain-core",
     "llama-index-embeddings-openai",
+    "llama-index-llms-openai",
     "llama-index-core",
     "httpx",
     "httpx2",

@@ -29,13 +29,14 @@ class Fault:
         words: An error's message has to hold one of these, in lower case; a plain ``ValueError`` of another client
             that does counts as typed.
         waits: Seconds that the service asks to wait; this project must have waited so long.
-        task: Task of the client; a function of :mod:`benchmarks.faults.tasks`.
-        place: Target of the client: ``"server"``, ``"refused"``, ``"unknown"``, ``"remote"``, or a kind of
-            certificate of :mod:`benchmarks.faults.certificates`.
+        task: Task of the client; a function of :mod:`benchmarks.faults.tasks`, or after ``chat_`` one of
+            :mod:`benchmarks.faults.chat_tasks`.
+        place: Target of the client: ``"server"``, ``"no path"``, ``"refused"``, ``"unknown"``, ``"remote"``, or a kind
+            of certificate of :mod:`benchmarks.faults.certificates`.
         settings: Options of the client, beside address and key.
         environment: Variables to set in the client's process.
         secrets: Values that must not arrive at the server, by the name under which they are reported.
-        own_only: True if it concerns only this project's clients.
+        clients: Names of the clients that it concerns; empty for all embedding clients.
         repeats: Texts that this project may have to send a second time; None if they are not counted.
     """
 
@@ -51,13 +52,18 @@ class Fault:
     settings: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     secrets: dict[str, str] = field(default_factory=dict)
-    own_only: bool = False
+    clients: tuple[str, ...] = ()
     repeats: int | None = None
 
     @property
     def slow(self) -> bool:
         """Return True if clients wait for it in real time, and need no processor meanwhile."""
-        return self.group == "Time"
+        return self.group == "Time" or "timeout" in self.settings
+
+    @property
+    def is_chat(self) -> bool:
+        """Return True if it is a fault of chat."""
+        return self.task.startswith("chat_")
 
 
 def always(*steps: Step) -> Reply:

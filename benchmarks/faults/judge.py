@@ -67,17 +67,24 @@ def judge(error: BaseException, words: tuple[str, ...]) -> Result:
 
 
 def is_typed(error: BaseException, words: tuple[str, ...] = ()) -> bool:
-    """Return True if an error is its client's own, or a ``ValueError`` that holds one of ``words``."""
+    """Return True if an error is its client's or LangChain's own, or a ``ValueError`` that holds one of ``words``."""
     import openai
 
     from nanogpt_core.errors import NanoGPTError
 
     if isinstance(error, NanoGPTError):
         return type(error) is not NanoGPTError
-    if isinstance(error, openai.OpenAIError):
+    if isinstance(error, openai.OpenAIError) or _is_langchains(error):
         return True
     clear = any(word in str(error).lower() for word in words)
     return isinstance(error, ValueError) and not isinstance(error, _PARSERS) and clear
+
+
+def _is_langchains(error: BaseException) -> bool:
+    kinds = ("LangChainException", "ModelError")
+    return any(
+        kind.__name__ in kinds and kind.__module__ == "langchain_core.exceptions" for kind in type(error).__mro__
+    )
 
 
 def _leaks(error: BaseException) -> list[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.faults.certificates import KINDS, Certificates
 from benchmarks.faults.child import Order, measure
-from benchmarks.faults.clients import OURS
+from benchmarks.faults.clients import CLIENTS
 from benchmarks.faults.fault import RIGHT, Fault
 from benchmarks.faults.judge import HANG, RAW, Result
 from benchmarks.faults.server import Request, Server, good
@@ -33,7 +33,7 @@ def prepare() -> None:
 
 def run(fault: Fault, client: str, certificates: Certificates) -> Result | None:
     """Return the result of ``client`` for ``fault``; None if the fault does not concern it."""
-    if fault.own_only and client not in OURS:
+    if client not in (fault.clients or CLIENTS):
         return None
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True))
@@ -67,6 +67,7 @@ def _place(fault: Fault, server: Server) -> Iterator[str]:
         places = {
             "unknown": "https://faults.invalid/v1",
             "remote": "http://198.51.100.7/v1",  # an address of the documentation's range; nothing is sent
+            "no path": server.url.removesuffix("/v1"),
             "no TLS": f"https://127.0.0.1:{port}/v1",
         }
         yield places.get(fault.place, server.url)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from benchmarks.faults.chat_clients import CHAT_CLIENTS, CHAT_OURS
 from benchmarks.faults.clients import CLIENTS, OURS
 from benchmarks.faults.environment import machine, versions
 from benchmarks.faults.fault import Fault
@@ -47,15 +48,16 @@ class Row:
 
 def line(row: Row) -> str:
     """Return one row for the screen."""
-    cells = [f"    {client:18} {row.cell(client).replace('*', '')}" for client in CLIENTS]
+    cells = [f"    {client:18} {row.cell(client).replace('*', '')}" for client in _columns([row])]
     return "\n".join([f"{row.fault.group}: {row.fault.name}", *cells])
 
 
 def totals(rows: list[Row]) -> str:
-    """Return how often each outcome came, as a table."""
-    lines = ["| | " + " | ".join(CLIENTS) + " |", "|---|" + "--:|" * len(CLIENTS)]
+    """Return how often each outcome came, as a table; ``rows`` are of embeddings only, or of chat only."""
+    clients = _columns(rows)
+    lines = ["| | " + " | ".join(clients) + " |", "|---|" + "--:|" * len(clients)]
     for outcome in OUTCOMES:
-        counts = [Counter(_outcomes(rows, client))[outcome] for client in CLIENTS]
+        counts = [Counter(_outcomes(rows, client))[outcome] for client in clients]
         lines.append(f"| {outcome} | " + " | ".join(map(str, counts)) + " |")
     measures = {
         "something leaked": lambda client: sum(bool(result.leaks) for result in _results(rows, client)),
@@ -63,12 +65,22 @@ def totals(rows: list[Row]) -> str:
         "longest time until an answer, s": lambda client: f"{max(r.waited for r in _results(rows, client)):.0f}",
     }
     for name, measure in measures.items():
-        lines.append(f"| {name} | " + " | ".join(str(measure(client)) for client in CLIENTS) + " |")
+        lines.append(f"| {name} | " + " | ".join(str(measure(client)) for client in clients) + " |")
     return "\n".join(lines)
 
 
+def split(rows: list[Row]) -> list[list[Row]]:
+    """Return the rows of embeddings and those of chat, without an empty list."""
+    parts = [[row for row in rows if row.fault.is_chat is is_chat] for is_chat in (False, True)]
+    return [part for part in parts if part]
+
+
+def _columns(rows: list[Row]) -> tuple[str, ...]:
+    return CHAT_CLIENTS if rows[0].fault.is_chat else CLIENTS
+
+
 def _single(row: Row) -> bool:
-    return row.fault.task in ("embed", "in_loop", "construct")
+    return row.fault.is_chat or row.fault.task in ("embed", "in_loop", "construct")
 
 
 def _results(rows: list[Row], client: str) -> list[Result]:
@@ -81,7 +93,12 @@ def _outcomes(rows: list[Row], client: str) -> list[str]:
 
 def document(rows: list[Row], broken: list[str]) -> str:
     """Return the whole of ``FAULTS.md``."""
-    parts = [_HEAD.format(versions=versions(), machine=machine(), count=len(rows)), totals(rows), _verdict(broken)]
+    embeddings, chat = split(rows)
+    parts = [
+        _HEAD.format(versions=versions(), machine=machine(), count=len(embeddings), chat_count=len(chat)),
+        *("### Embeddings", totals(embeddings), "### Chat", totals(chat)),
+        _verdict(broken),
+    ]
     parts += [_HOW.format(timeout=TIMEOUT, limit=HANGS_AFTER), "## Every fault"]
     for group in dict.fromkeys(row.fault.group for row in rows):
         parts += [f"### {group}", _table([row for row in rows if row.fault.group == group])]
@@ -96,15 +113,16 @@ def _verdict(broken: list[str]) -> str:
 
 
 def _table(rows: list[Row]) -> str:
-    lines = ["| fault | " + " | ".join(CLIENTS) + " |", "|---|" + "---|" * len(CLIENTS)]
-    lines += [f"| {row.fault.name} | " + " | ".join(row.cell(client) for client in CLIENTS) + " |" for row in rows]
+    clients = _columns(rows)
+    lines = ["| fault | " + " | ".join(clients) + " |", "|---|" + "---|" * len(clients)]
+    lines += [f"| {row.fault.name} | " + " | ".join(row.cell(client) for client in clients) + " |" for row in rows]
     return "\n".join(lines)
 
 
 def _messages(rows: list[Row]) -> str:
     lines = ["| fault | error |", "|---|---|"]
     for row in rows:
-        result = row.results[OURS[0]]
+        result = row.results[CHAT_OURS[0] if row.fault.is_chat else OURS[0]]
         if result is not None and result.error:
             lines.append(f"| {row.fault.name} | `{result.error}`: {_plain(result.message)} |")
     return "\n".join(lines)
@@ -116,8 +134,8 @@ def _plain(text: str) -> str:
 
 _HEAD = """# Faults
 
-Results of this project's three entry points and three other clients for {count} faults. Written by `make faults`,
-which measures all six anew.
+Results of this project's three entry points and three other clients for {count} faults of embeddings, and of its two
+chat classes and two others for {chat_count} faults of chat. Written by `make faults`, which measures all of them anew.
 
 Measured: {versions}.
 On: {machine}.
@@ -130,17 +148,23 @@ Each fault and client meet in a process of their own, against a server of their 
 whose right vectors are known. Clients have their own defaults but for address, key and a time limit: 10 s, and
 {timeout:g} s for faults of time;
 `langchain-openai` sends texts (`check_embedding_ctx_length=False`), since by default it sends OpenAI's token numbers.
+The chat clients get the default model name `gpt-4o-mini`, and are asked for token counts in streams.
 "Once" means that the server answers rightly from the second request on.
 
 - **right**: every vector equals the right one in float32, in order.
-- **typed error**: the client's own error: a `NanoGPTError` of a definite class, an `OpenAIError`, or a `ValueError`
-  that names the cause in words.
+- **typed error**: the client's own error: a `NanoGPTError` of a definite class, an `OpenAIError`, an error of
+  LangChain's own, or a `ValueError` that names the cause in words.
 - **raw error**: any other: a parser's, a decoder's, an attribute that is missing.
-- **silently wrong**: something was returned, and it was not right.
+- **silently wrong**: something was returned, and it was not right. In chat that is an answer that the model did not
+  give or that is cut off, token counts that are too high, or a tool that was called with arguments that the model did
+  not write.
 - **hang**: no end within {limit:g} s of real time.
-- **req**: embedding requests that the server saw; connections tried, if no request can come through.
+- **req**: requests that the server saw; connections tried, if no request can come through.
 - **s**: seconds until the outcome. Waits between attempts are virtual: they count here, and take no time.
 - Bold words at a cell's end name a leak: a key in a traceback as Python prints it, or in its frames' locals; data that
   arrived at another host, or that was meant for another service."""
 
-_WORDS = "The error that `core` raises; the two plugins raise the same."
+_WORDS = (
+    "The error that `core` raises; the two plugins raise the same. For chat it is the error of the LangChain class; "
+    "that of the LlamaIndex class has the same words."
+)

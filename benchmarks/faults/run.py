@@ -26,7 +26,7 @@ def main() -> int:
         python = environment.set_up()
         command = [python, "-m", "benchmarks.faults.run", *sys.argv[1:]]
         return subprocess.run(command, check=False, cwd=environment.ROOT).returncode
-    parser = argparse.ArgumentParser(description="Measures the results of six clients for each fault.")
+    parser = argparse.ArgumentParser(description="Measures the results of the clients for each fault.")
     parser.add_argument("--only", metavar="PART", help="the faults whose group or name holds this; writes no file")
     return _measure(parser.parse_args().only)
 
@@ -63,7 +63,9 @@ def _measure(only: str | None) -> int:
                 found += [f"{fault.name}, {client}: {what}" for what in (broken(fault, result) if result else [])]
     if only is None:
         TARGET.write_text(report.document(rows, found))
-    print(f"\n{report.totals(rows)}\n\n{len(rows)} faults in {time.perf_counter() - start:.0f} s")
+    for part in report.split(rows):
+        print(f"\n{report.totals(part)}")
+    print(f"\n{len(rows)} faults in {time.perf_counter() - start:.0f} s")
     print("\n".join(["Broken promises:", *found]) if found else "No promise broken.")
     return 1 if found else 0
 

@@ -75,6 +75,35 @@ FAILURES = [
 ]
 
 _PAYMENT = {"x402Version": 1, "requiredBalance": 0.25, "accepts": [{"scheme": "exact", "network": "base"}]}
+_NO_KEY = {
+    "error": {"message": "Payment required", "type": "insufficient_quota", "code": "insufficient_quota"},
+    "payment": {"amountUsd": 0.25},
+}
+# Messages of hosts about more than two items in a request, with their status.
+_HOSTS = {
+    "OpenAI": (
+        400,
+        {
+            "message": "Invalid 'input': array too long. Expected an array with maximum length 2, but got 8 instead.",
+            "param": "input",
+            "code": "array_above_max_length",
+        },
+    ),
+    "TEI": (413, "batch size 8 > maximum allowed batch size 2"),
+    "DashScope": (400, {"message": "batch size is invalid, it should not be larger than 2.: input.contents"}),
+    "Cohere": (400, {"message": "invalid request: total number of texts must be at most 2 - received 8"}),
+    "Gemini": (400, {"message": "at most 2 requests can be in one batch"}),
+    "Jina": (422, {"message": "Input list can contain at most 2 elements"}),
+    "Zhipu": (400, {"message": "input数组最大不得超过2", "code": "1214"}),
+    "vLLM": (
+        400,
+        {"message": "This model's maximum context length is 32 tokens. However, you requested 80 tokens."},
+    ),
+}
+SIZES = [
+    Fault("Sizes", f"{status} as {host} says it", _most_items(2, status, {"error": error}), RIGHT, 7)
+    for host, (status, error) in _HOSTS.items()
+]
 REFUSALS = [
     Fault("Refusals", "401", _error(401, "Invalid session", "invalid_api_key"), words=("401",)),
     Fault("Refusals", "401 that repeats the key", _error(401, f"Incorrect key {KEY}"), words=("401",)),
@@ -97,7 +126,32 @@ REFUSALS = [
     # To get there takes log2(8) + 1 refusals; the other halves may be sent too.
     Fault("Refusals", "400 for one text that is too long", _one_too_long, most=15, words=("position 5",)),
     Fault("Refusals", "400 refuses base64", _no_base64, RIGHT, 2),
+    Fault(
+        "Refusals",
+        "400: dimensions too large",
+        _error(400, "dimensions must be at most 1024, fewer than requested"),
+        words=("at most 1024",),
+    ),
+    Fault("Refusals", "400: Invalid model specified", _error(400, "Invalid model specified"), words=("list_models",)),
+    Fault(
+        "Refusals",
+        "404 with HTML, base URL without /api/v1",
+        always(response("<h1>Not here</h1>", 404, "text/html")),
+        place="no path",
+        words=("/api/v1",),
+    ),
+    Fault("Refusals", "402 without a key", always(response(_NO_KEY, 402)), words=("no key",)),
+    Fault("Refusals", "403 model_not_allowed", _error(403, "not allowed", "model_not_allowed"), words=("key",)),
+    Fault(
+        "Refusals",
+        "503 all_fallbacks_failed, always",
+        _error(503, "All fallbacks failed", "all_fallbacks_failed"),
+        most=OURS_RETRY,
+        words=("provider",),
+    ),
+    Fault("Refusals", "409", _error(409, "already processed"), words=("already processed",)),
+    Fault("Refusals", "415", _error(415, "no", "unsupported_content_encoding"), words=("content-encoding",)),
     Fault("Refusals", "204", always(b"HTTP/1.1 204 No Content\r\n\r\n"), EITHER, OURS_RETRY),
 ]
 
-FAULTS = [*RATE, *FAILURES, *REFUSALS]
+FAULTS = [*RATE, *FAILURES, *REFUSALS, *SIZES]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from benchmarks.faults.clients import CLIENTS, OURS
 from benchmarks.faults.fault import EITHER, RIGHT, Fault
-from benchmarks.faults.server import Pause, Request, Step, good, response
-from benchmarks.faults.vectors import KEY
+from benchmarks.faults.server import Pause, Request, Step, good, response, right_document
+from benchmarks.faults.vectors import KEY, MODEL
 
-_FOREIGN = {
+FOREIGN = {
     "OPENAI_API_KEY": "sk-foreign-key",
     "OPENAI_ORG_ID": "org-foreign",
     "OPENAI_PROJECT_ID": "proj-foreign",
@@ -50,14 +51,14 @@ PROCESS = [
 ]
 
 KEYS = [
-    Fault("Keys", "OPENAI_* variables set", want=RIGHT, environment=_FOREIGN, secrets=_FOREIGN),
+    Fault("Keys", "OPENAI_* variables set", want=RIGHT, environment=FOREIGN, secrets=FOREIGN),
     Fault(
         "Keys",
         "OPENAI_API_KEY set, no key given",
         most=0,
         settings={"api_key": None},
-        environment=_FOREIGN,
-        secrets=_FOREIGN,
+        environment=FOREIGN,
+        secrets=FOREIGN,
         words=("nanogpt_api_key",),
     ),
     Fault("Keys", "a key with a newline at its end", want=EITHER, settings={"api_key": KEY + "\n"}),
@@ -69,7 +70,7 @@ KEYS = [
 
 _CACHE = {"cache": "vectors.sqlite"}
 CACHE = [
-    Fault("Caches", name, want=RIGHT, most=most, task=task, settings=_CACHE, own_only=True)
+    Fault("Caches", name, want=RIGHT, most=most, task=task, settings=_CACHE, clients=OURS)
     for name, most, task in (
         ("disk full", 2, "disk_full"),
         ("cache file is garbage", 2, "garbage_cache"),
@@ -80,4 +81,35 @@ CACHE = [
     )
 ]
 
-FAULTS = [*PROCESS, *KEYS, *CACHE]
+
+def _blank_refused(request: Request) -> Iterable[Step]:
+    if all(text.strip() for text in request.texts):
+        return good(request)
+    return [response({"error": {"message": "input cannot be an empty string"}}, 400)]
+
+
+def _by_model(request: Request) -> Iterable[Step]:
+    # Vectors of another model are other vectors.
+    document = right_document(request)
+    if request.asked["model"] == MODEL:
+        document["data"].reverse()
+        for index, item in enumerate(document["data"]):
+            item["index"] = index
+    return [response({**document, "model": request.asked["model"]})]
+
+
+_CLASSES = tuple(client for client in CLIENTS if client not in ("core", "OpenAI SDK"))
+OPTIONS = [
+    Fault("Options", "model_copy with another model", _by_model, RIGHT, task="copied", clients=_CLASSES),
+    Fault(
+        "Options",
+        "pickle of an object with a key and a header",
+        want=RIGHT,
+        most=0,
+        task="pickled",
+        settings={"default_headers": {"X-Gateway-Key": KEY}},
+    ),
+    Fault("Options", "a blank text among eight", _blank_refused, most=0, task="blank", words=("position 5",)),
+]
+
+FAULTS = [*PROCESS, *KEYS, *OPTIONS, *CACHE]

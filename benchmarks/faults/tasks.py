@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import pickle
 import resource
 import signal
 import threading
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.faults.clients import Client
 from benchmarks.faults.judge import is_typed
-from benchmarks.faults.vectors import MANY, TEXTS, is_right
+from benchmarks.faults.vectors import KEY, MANY, TEXTS, is_right
 
 Make = Callable[..., Client]
 _PATIENCE = 10.0
@@ -76,6 +77,23 @@ def construct(make: Make, _: str) -> bool:
     """Make the client, and send nothing."""
     make()
     return True
+
+
+def copied(make: Make, _: str) -> bool:
+    """Copy the object with another model, and embed eight texts with that."""
+    copy = make().copied
+    return copy is not None and is_right(TEXTS, copy("text-embedding-ada-002").embed(TEXTS))
+
+
+def pickled(make: Make, _: str) -> bool:
+    """Pickle the object; the pickle may hold no secret."""
+    return KEY.encode() not in pickle.dumps(make().used)
+
+
+def blank(make: Make, _: str) -> bool:
+    """Embed eight texts, one of them blank."""
+    texts = [*TEXTS[:5], "  ", *TEXTS[6:]]
+    return is_right(texts, make().embed(texts))
 
 
 def threaded(make: Make, _: str) -> bool:

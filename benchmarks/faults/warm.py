@@ -6,16 +6,20 @@ import importlib
 import os
 
 from benchmarks.faults import child
+from benchmarks.faults.chat_clients import CHAT_CLIENTS, make_chat
 from benchmarks.faults.clients import CLIENTS, make
 
 __all__ = ["child"]
 
 _MODULES = (
     "jiter",
+    "langchain_core.output_parsers",
+    "llama_index.core.program",
     "nanogpt_core.http.sdk",
     "nanogpt_core.cache.sqlite",
     "nanogpt_core.http.error_mapping",
     "numpy",
+    "openai.resources.chat.completions",
     "openai.resources.embeddings",
     "orjson",
     "pybase64",
@@ -27,3 +31,5 @@ for _module in _MODULES:
 os.environ.pop("OPENAI_API_KEY", None)
 for _client in CLIENTS:
     make(_client, "http://127.0.0.1:9/v1")
+for _client in CHAT_CLIENTS:
+    make_chat(_client, "http://127.0.0.1:9/v1").copied()

@@ -177,10 +177,14 @@ def test_table_of_models_has_each_model(generator):
     assert re.findall(r"^\| `(.+?)` \|", generator.models_table(), re.MULTILINE) == list(MODELS)
 
 
-def totals(fault, column):
-    """Return the figures of a row of the totals in FAULTS.md, by client."""
+OUTCOMES = ("right", "typed error", "raw error", "silently wrong", "hang")
+
+
+def totals(fault, column, first="core"):
+    """Return a figure of the totals in FAULTS.md: of embeddings, or of chat, whose table begins with another column."""
     lines = (ROOT / "benchmarks" / "FAULTS.md").read_text(encoding="utf-8").splitlines()
-    head, row = (next(line for line in lines if line.startswith(start)) for start in ("| | core |", f"| {fault} |"))
+    table = lines[next(number for number, line in enumerate(lines) if line.startswith(f"| | {first} |")) :]
+    head, row = table[0], next(line for line in table if line.startswith(f"| {fault} |"))
     cells = [[cell.strip() for cell in line.split("|")[2:-1]] for line in (head, row)]
     return dict(zip(*cells, strict=True))[column]
 
@@ -188,9 +192,7 @@ def totals(fault, column):
 def test_fault_figures_equal_the_measured_figures():
     said = " ".join(README.split("<!-- faults: begin -->")[1].split("<!-- faults: end -->")[0].split())
     others = "langchain-openai"
-    number = sum(
-        int(totals(outcome, "core")) for outcome in ("right", "typed error", "raw error", "silently wrong", "hang")
-    )
+    number = sum(int(totals(outcome, "LangChain")) for outcome in OUTCOMES)
     assert f"Of {number} measured faults" in said
     assert f"wrong vectors for {totals('silently wrong', others)} and hangs for {totals('hang', others)}" in said
     assert totals("silently wrong", "core") == totals("hang", "core") == "0"
@@ -199,6 +201,26 @@ def test_fault_figures_equal_the_measured_figures():
     assert f"up to {totals(most, 'LlamaIndex OpenAI')}." in said
     assert f"at most {totals(most, 'core')}," in said
     assert f"{totals('something leaked', others)} of the {number} faults" in said
+
+
+def test_chat_fault_figures_equal_the_measured_figures():
+    said = " ".join(README.split("<!-- faults: begin -->")[1].split("<!-- faults: end -->")[0].split())
+    figures = {
+        outcome: [totals(outcome, column, "LangChain") for column in ("langchain-openai", "LlamaIndex OpenAI")]
+        for outcome in OUTCOMES
+    }
+    number = sum(int(totals(outcome, "LangChain", "LangChain")) for outcome in OUTCOMES)
+    assert f"Of {number} measured faults of chat" in said
+    assert (
+        "wrong results for {} and raw errors for {}".format(figures["silently wrong"][0], figures["raw error"][0])
+        in said
+    )
+    assert (
+        "wrong results for {} and raw errors for {}".format(figures["silently wrong"][1], figures["raw error"][1])
+        in said
+    )
+    for column in ("LangChain", "LlamaIndex"):
+        assert {totals(outcome, column, "LangChain") for outcome in ("raw error", "silently wrong", "hang")} == {"0"}
 
 
 PLACES = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")})
