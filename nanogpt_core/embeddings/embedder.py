@@ -235,8 +235,9 @@ class Embedder:
     def stream(self, texts: Iterable[str], *, batch_size: int | None = None) -> Iterator[EmbeddedBatch]:
         """Embed any number of documents in constant memory.
 
-        Batches come in order, each as soon as it and all before it are complete. ``max_concurrency`` batches are in
-        flight at once, and ``texts`` is read no further. Repeated texts are sent once per batch; with a cache, once in
+        Batches come in order, each as soon as it and all before it are complete; if ``texts`` is read more slowly than
+        the service answers, before the next ones are read. ``max_concurrency`` batches are in flight at once, and
+        ``texts`` is read no further. Repeated texts are sent once per batch; with a cache, once in
         total. ``deadline`` applies to each batch.
 
         Args:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nanogpt_core._runtime.workers import GRACE_SECONDS, park_if_exiting, start_thread
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["EmbeddedBatch", "achunked", "amap_ordered", "chunked", "map_ordered"]
+
+# Until it is known how long a call takes: at most so long before the second item is read.
+_MAX_SECONDS_FOR_THE_FIRST = 0.5
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -67,17 +71,23 @@ async def achunked(items: AsyncIterable[T] | Iterator[T], size: int) -> AsyncIte
 def map_ordered(items: Iterator[T], function: Callable[[T], R], window: int, stop: threading.Event) -> Iterator[R]:
     """Yield ``function(item)`` for each item, in order, with at most ``window`` calls in progress.
 
-    ``items`` is read no further than the window. When the consumer stops or a call fails, ``stop`` is set, and the
-    calls in progress get :data:`GRACE_SECONDS` to end.
+    ``items`` is read in the consumer's thread, since a database cursor may belong to it, and no further than the
+    window. If reading takes longer than a call, results are waited for before it goes on. When the consumer stops or a
+    call fails, ``stop`` is set, and the calls in progress get :data:`GRACE_SECONDS` to end.
     """
     if window == 1:
         yield from map(function, items)
         return
     in_progress: deque[Future[R]] = deque()
+    pace = _Pace()
     try:
-        for item in items:
-            in_progress.append(_start(function, item, stop))
-            if len(in_progress) == window:
+        for item in pace.timed(items):
+            in_progress.append(_start(pace.timed_call(function), item, stop))
+            while in_progress:
+                if len(in_progress) < window and not in_progress[0].done():
+                    wait([in_progress[0]], timeout=pace.seconds_to_wait)
+                    if not in_progress[0].done():
+                        break
                 yield in_progress.popleft().result()
         while in_progress:
             yield in_progress.popleft().result()
@@ -85,6 +95,46 @@ def map_ordered(items: Iterator[T], function: Callable[[T], R], window: int, sto
         stop.set()
         wait(in_progress, timeout=GRACE_SECONDS)
         park_if_exiting()
+
+
+class _Pace:
+    """Compares the time that reading an item takes with the time of a call."""
+
+    def __init__(self) -> None:
+        self._read_seconds = 0.0
+        self._call_seconds: float | None = None
+
+    def timed(self, items: Iterator[T]) -> Iterator[T]:
+        """Yield the items, and note how long each took."""
+        while True:
+            start = time.monotonic()
+            for item in items:
+                self._read_seconds = time.monotonic() - start
+                yield item
+                break
+            else:
+                return
+
+    def timed_call(self, function: Callable[[T], R]) -> Callable[[T], R]:
+        """Return a function that also notes how long a call took."""
+
+        def call(item: T) -> R:
+            start = time.monotonic()
+            result = function(item)
+            self._call_seconds = time.monotonic() - start
+            return result
+
+        return call
+
+    @property
+    def seconds_to_wait(self) -> float:
+        """Seconds to wait for the next result before the next item is read; 0 if reading is faster than a call.
+
+        For the first result, a moment: the source may take long with its second item.
+        """
+        if self._call_seconds is None:
+            return max(self._read_seconds, _MAX_SECONDS_FOR_THE_FIRST)
+        return self._read_seconds if self._read_seconds >= self._call_seconds else 0.0
 
 
 def _start(function: Callable[[T], R], item: T, stop: threading.Event) -> Future[R]:
@@ -107,16 +157,35 @@ def _start(function: Callable[[T], R], item: T, stop: threading.Event) -> Future
 async def amap_ordered(
     items: AsyncIterator[T], function: Callable[[T], Awaitable[R]], window: int
 ) -> AsyncGenerator[R, None]:
-    """Do the same as :func:`map_ordered` with tasks; those in progress are cancelled when the consumer stops."""
+    """Do the same as :func:`map_ordered` with tasks; those in progress are cancelled when the consumer stops.
+
+    Results are handed out while the next item is awaited.
+    """
     in_progress: deque[asyncio.Future[R]] = deque()
+    reading: asyncio.Future[T | None] | None = None
+    exhausted = False
     try:
-        async for item in items:
-            in_progress.append(asyncio.ensure_future(function(item)))
-            if len(in_progress) == window:
-                yield await in_progress.popleft()
-        while in_progress:
-            yield await in_progress.popleft()
+        while True:
+            if reading is None and not exhausted and len(in_progress) < window:
+                reading = asyncio.ensure_future(_next(items))
+            pending: list[asyncio.Future[Any]] = [*([] if reading is None else [reading]), *islice(in_progress, 1)]
+            if not pending:
+                return
+            await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            if in_progress and in_progress[0].done():
+                yield in_progress.popleft().result()
+            elif reading is not None:
+                item, reading = reading.result(), None
+                if item is None:
+                    exhausted = True
+                else:
+                    in_progress.append(asyncio.ensure_future(function(item)))
     finally:
-        for task in in_progress:
+        tasks: list[asyncio.Future[Any]] = [*in_progress, *([] if reading is None else [reading])]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*in_progress, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _next(items: AsyncIterator[T]) -> T | None:
+    return await anext(items, None)

@@ -127,6 +127,7 @@ NOT_HASHED = {
     "cache": "vectors.sqlite",
     "batch_size": 9,
     "max_concurrency": 1,
+    "coalesce": False,
     "embed_batch_size": 7,
     "num_workers": 2,
     "user": "someone",

@@ -10,6 +10,7 @@ import threading
 import numpy as np
 import pytest
 
+from nanogpt_core.embeddings import stream as stream_module
 from nanogpt_core.errors import InvalidInputError, InvalidTypeError, NanoGPTError
 
 
@@ -170,3 +171,63 @@ def test_interpreter_exits_with_an_unfinished_stream(serve):
         env={**os.environ, "NANOGPT_BASE_URL": serve().base_url},
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "2\n", "")
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_first_batch_is_handed_out_before_a_slow_source_gives_more(make, way, monkeypatch):
+    monkeypatch.setattr(stream_module, "_MAX_SECONDS_FOR_THE_FIRST", 60)
+    received = threading.Event()
+
+    def source():
+        yield from ["one", "two"]
+        assert received.wait(60)
+        yield "three"
+
+    async def slow_source():
+        for text in ["one", "two"]:
+            yield text
+        assert await asyncio.to_thread(received.wait, 60)
+        yield "three"
+
+    async def main():
+        texts = []
+        async for batch in make().astream(slow_source(), batch_size=2):
+            received.set()
+            texts.append(batch.texts)
+        return texts
+
+    if way == "async":
+        texts = asyncio.run(main())
+    else:
+        texts = []
+        for batch in make().stream(source(), batch_size=2):
+            received.set()
+            texts.append(batch.texts)
+    assert texts == [["one", "two"], ["three"]]
+
+
+def test_each_batch_of_an_asynchronous_source_is_handed_out_before_the_next_is_read(make):
+    async def main():
+        received = asyncio.Semaphore(0)
+
+        async def source():
+            for number in range(5):
+                yield f"text {number}"
+                await received.acquire()
+
+        texts = []
+        async for batch in make().astream(source(), batch_size=1):
+            texts.append(batch.texts)
+            received.release()
+        return texts
+
+    assert asyncio.run(main()) == [[f"text {number}"] for number in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("read_seconds", "call_seconds", "expected"), [(2.0, None, 2.0), (2.0, 1.0, 2.0), (2.0, 2.0, 2.0), (1.0, 2.0, 0.0)]
+)
+def test_stream_waits_for_results_only_if_reading_is_slower_than_a_call(read_seconds, call_seconds, expected):
+    pace = stream_module._Pace()
+    pace._read_seconds, pace._call_seconds = read_seconds, call_seconds
+    assert pace.seconds_to_wait == expected
