@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
@@ -170,7 +171,8 @@ class ChatNanoGPT(BaseChatOpenAI):
             InvalidTypeError: An option is unknown, or of the wrong type.
         """
         changes = self._checked(update or {})
-        twin = super().model_copy(update=changes, deep=deep)
+        base = copy.deepcopy(self) if deep else self  # pydantic would copy the clients too if there are changes
+        twin = super(ChatNanoGPT, base).model_copy(update=changes)
         if _FIXED & changes.keys():
             twin._connect_again(changes.get("openai_api_key", self._session.endpoint.key))
         return twin

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -386,7 +387,8 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
             InvalidTypeError: An option is unknown, or of the wrong type.
         """
         changes = self._checked_changes(update or {})
-        twin: NanoGPT = super().model_copy(update=changes, deep=deep)
+        base = copy.deepcopy(self) if deep else self  # pydantic would copy the clients too if there are changes
+        twin: NanoGPT = super(NanoGPT, base).model_copy(update=changes)
         if _FIXED & changes.keys():
             twin._connect_again(changes.get("api_key", self._session.endpoint.key))
         return twin
