@@ -10,13 +10,20 @@ from langchain_core.language_models import LangSmithParams
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.utils import count_tokens_approximately
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable, RunnableGenerator
+from langchain_core.runnables import Runnable, RunnableGenerator, RunnableSequence
 from langchain_openai.chat_models.base import BaseChatOpenAI
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, model_validator
 
 from langchain_nanogpt.errors import map_to_langchain_errors
 from langchain_nanogpt.messages import PROVIDER, add_fields, cost_of, get_field, send_back, whole_numbers
-from langchain_nanogpt.structured import acheck_not_empty, as_json_schema, check_not_empty, map_schema_errors
+from langchain_nanogpt.structured import (
+    acheck_complete,
+    acheck_not_empty,
+    as_json_schema,
+    check_complete,
+    check_not_empty,
+    map_schema_errors,
+)
 from nanogpt_core.chat.changes import ChangeableOptions
 from nanogpt_core.chat.client import (
     DEFAULT_RETRIES,
@@ -208,17 +215,20 @@ class ChatNanoGPT(ChangeableOptions, BaseChatOpenAI):
     def with_structured_output(self, schema: Any = None, **kwargs: Any) -> Runnable[Any, Any]:
         """Return a runnable whose output follows ``schema``, as ``ChatOpenAI`` does; the default is a tool call.
 
-        With ``method="json_schema"`` an answer that does not follow the schema is LangChain's
-        ``OutputParserException``; the SDK's own parser would raise before LangChain sees the answer.
+        An answer that does not follow the schema, or is only the beginning of one, is LangChain's
+        ``OutputParserException``, streamed or not.
         """
         method = kwargs.get("method", "function_calling")
-        is_class = isinstance(schema, type) and issubclass(schema, BaseModel)
-        if method == "function_calling" or not is_class or kwargs.get("tools"):
-            return super().with_structured_output(schema, **kwargs)
-        if method == "json_schema":
+        is_json_of_class = method != "function_calling" and isinstance(schema, type) and issubclass(schema, BaseModel)
+        is_json_of_class = is_json_of_class and not kwargs.get("tools")
+        if is_json_of_class and method == "json_schema":
             kwargs = as_json_schema(schema, kwargs)
-        runnable = super().with_structured_output(schema, **kwargs)
-        if kwargs.get("include_raw"):
+        runnable: Runnable[Any, Any] = super().with_structured_output(schema, **kwargs)
+        if kwargs.get("include_raw") or not isinstance(runnable, RunnableSequence):
+            return runnable
+        model, *parsers = runnable.steps
+        runnable = RunnableSequence(model, RunnableGenerator(check_complete, acheck_complete), *parsers)
+        if not is_json_of_class:
             return runnable
         return runnable | RunnableGenerator(check_not_empty, acheck_not_empty).with_types(output_type=schema)
 

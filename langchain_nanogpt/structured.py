@@ -8,13 +8,22 @@ from typing import Any
 
 import openai
 from langchain_core.exceptions import OutputParserException
+from langchain_core.messages import AIMessage
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel
 
+from nanogpt_core.chat.json_text import is_incomplete
 from nanogpt_core.errors import NanoGPTError, ReplyError
 from nanogpt_core.http.error_body import excerpt
 
-__all__ = ["acheck_not_empty", "as_json_schema", "check_not_empty", "map_schema_errors"]
+__all__ = [
+    "acheck_complete",
+    "acheck_not_empty",
+    "as_json_schema",
+    "check_complete",
+    "check_not_empty",
+    "map_schema_errors",
+]
 
 
 def as_json_schema(schema: type[BaseModel], options: dict[str, Any]) -> dict[str, Any]:
@@ -32,6 +41,38 @@ def as_json_schema(schema: type[BaseModel], options: dict[str, Any]) -> dict[str
         },
     }
     return {**options, **ours}
+
+
+def check_complete(messages: Iterator[Any]) -> Iterator[Any]:
+    """Yield a message, or its chunks, and check that its arguments and its JSON are complete.
+
+    LangChain's parsers complete truncated JSON in streams, so the last part of the output would pass for the whole.
+
+    Raises:
+        OutputParserException: They are not.
+    """
+    whole = None
+    for message in messages:
+        whole = message if whole is None else whole + message
+        yield message
+    _check_whole(whole)
+
+
+async def acheck_complete(messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """Yield a message, or its chunks; see :func:`check_complete`."""
+    whole = None
+    async for message in messages:
+        whole = message if whole is None else whole + message
+        yield message
+    _check_whole(whole)
+
+
+def _check_whole(message: Any) -> None:
+    if not isinstance(message, AIMessage) or message.tool_calls:
+        return
+    text: Any = message.invalid_tool_calls[0]["args"] if message.invalid_tool_calls else message.content
+    if message.invalid_tool_calls or (isinstance(text, str) and is_incomplete(text)):
+        raise OutputParserException(f"The model's answer is not complete JSON: {excerpt(text)}.", llm_output=text)
 
 
 def check_not_empty(parts: Iterator[Any]) -> Iterator[Any]:
