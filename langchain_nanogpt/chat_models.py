@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
-import openai
-from langchain_core.exceptions import OutputParserException
 from langchain_core.language_models import LangSmithParams
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.messages.block_translators import openai as openai_blocks
-from langchain_core.messages.block_translators import register_translator
-from langchain_core.messages.content import ContentBlock
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.utils import count_tokens_approximately
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable, RunnableGenerator
-from langchain_core.utils.function_calling import convert_to_openai_tool
+from langchain_core.runnables import Runnable, RunnableGenerator, RunnableSequence
 from langchain_openai.chat_models.base import BaseChatOpenAI
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, model_validator
 
 from langchain_nanogpt.errors import map_to_langchain_errors
+from langchain_nanogpt.messages import PROVIDER, add_fields, cost_of, get_field, send_back, whole_numbers
+from langchain_nanogpt.structured import (
+    acheck_complete,
+    acheck_not_empty,
+    as_json_schema,
+    check_complete,
+    check_not_empty,
+    map_schema_errors,
+)
+from nanogpt_core.chat.changes import ChangeableOptions
 from nanogpt_core.chat.client import (
     DEFAULT_RETRIES,
     ChatSession,
@@ -29,36 +32,25 @@ from nanogpt_core.chat.client import (
     make_chat_client,
     map_sdk_errors,
 )
-from nanogpt_core.chat.options import EXAMPLE, check_known, check_tool_choice, check_value, refused, unknown_option
-from nanogpt_core.errors import ConfigurationError, InvalidTypeError, NanoGPTError, ReplyError
+from nanogpt_core.chat.options import EXAMPLE, check_known, check_tool_choice, refused
+from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.http.endpoint import CHAT_TIMEOUT, Endpoint
-from nanogpt_core.http.error_body import excerpt
 from nanogpt_core.validation import check_model_name, check_number
 
 __all__ = ["ChatNanoGPT"]
 
-_PROVIDER = "nanogpt"
-_REASONING_FIELD = "nanogpt_reasoning_field"
-_CALL_EXTRAS = "nanogpt_tool_call_fields"
-_CALL_FIELDS = ("id", "type", "function", "index")
 # What the base class would build its own clients with.
 _UNUSED = ("openai_proxy", "organization", "openai_organization", "default_query", "http_socket_options")
 # What goes to an endpoint that is not used here.
 _RESPONSES_ONLY = ("use_responses_api", "use_previous_response_id", "include", "truncation", "context_management")
 _CLIENTS = ("client", "root_client", "async_client", "root_async_client")
-# Where what the SDK does not know goes.
-_BESIDE = "extra_body={}"
+_BESIDE = "extra_body={}"  # for fields of a request that the SDK does not know
 _BYTES_PER_TOKEN = 4
 _HTTP_CLIENTS = ("http_client", "http_async_client")
 _SHARED_BY_COPIES = (*_CLIENTS, *_HTTP_CLIENTS, "rate_limiter", "limits")
-# The clients are made with these.
-_FIXED = {
-    *("openai_api_key", "openai_api_base", "request_timeout", "max_retries", "requests_per_second"),
-    *("limits", "default_headers", "allow_insecure_http", *_HTTP_CLIENTS),
-}
 
 
-class ChatNanoGPT(BaseChatOpenAI):
+class ChatNanoGPT(ChangeableOptions, BaseChatOpenAI):
     """NanoGPT's chat models in LangChain.
 
     Takes what ``ChatOpenAI`` takes for chat completions (``temperature``, ``max_tokens``, ``stop``, ``seed``,
@@ -92,6 +84,14 @@ class ChatNanoGPT(BaseChatOpenAI):
     # Pydantic's errors would show the whole input, and the key with it.
     model_config = ConfigDict(hide_input_in_errors=True)
 
+    _beside: ClassVar[str] = _BESIDE
+    _fixed: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("openai_api_key", "openai_api_base", "request_timeout", "max_retries", "requests_per_second"),
+            *("limits", "default_headers", "allow_insecure_http", "http_client", "http_async_client"),
+        }
+    )
+
     model_name: str = Field(default="gpt-4o-mini", alias="model")
     default_headers: Mapping[str, str] | None = Field(default=None, exclude=True, repr=False)
     stream_usage: bool | None = True
@@ -106,7 +106,7 @@ class ChatNanoGPT(BaseChatOpenAI):
     _session: ChatSession = PrivateAttr()
 
     def __init__(self, **options: Any) -> None:
-        self._check_names(options)
+        self._check_options(options)
         session, settings = _connected(options)
         try:
             super().__init__(**settings)
@@ -115,11 +115,16 @@ class ChatNanoGPT(BaseChatOpenAI):
         self._session = session
 
     @classmethod
-    def _check_names(cls, options: dict[str, Any]) -> None:
+    def _check_options(cls, options: dict[str, Any]) -> None:
         more = options.get("model_kwargs")
         names = [*options, *(more if isinstance(more, Mapping) else ())]
-        check_known(names, {*cls.model_fields, *_names_by_alias(cls)}, beside=_BESIDE)
-        _check_supported(options)
+        check_known(names, cls._option_names(), beside=_BESIDE)
+        for name in _UNUSED:
+            if options.get(name) is not None:
+                raise ConfigurationError(f"{name} is not supported.", remedy="Pass http_client and http_async_client.")
+        for name in _RESPONSES_ONLY:
+            if options.get(name):
+                raise ConfigurationError(f"{name} is for OpenAI's Responses API, which is not used here.")
         for name in ("model", "model_name"):
             if name in options:
                 options[name] = check_model_name(options[name], EXAMPLE)
@@ -137,49 +142,8 @@ class ChatNanoGPT(BaseChatOpenAI):
         self.openai_organization = None
         return self
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        # The base class sets some fields while it is made.
-        if name.startswith("_") or not hasattr(self, "_session"):
-            super().__setattr__(name, value)
-            return
-        name = _names_by_alias(type(self)).get(name, name)
-        if name in _FIXED:
-            raise ConfigurationError(
-                f"{name} cannot be changed any more.", remedy=f"Use chat.model_copy(update={{{name!r}: ...}})."
-            )
-        ((name, value),) = self._checked({name: value}).items()
-        super().__setattr__(name, value)
-
-    @classmethod
-    def _checked(cls, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """Return changed options by the names of their fields, and with their values checked."""
-        names = _names_by_alias(cls)
-        options = {names.get(name, name): value for name, value in changes.items()}
-        for name in options:
-            if name not in cls.model_fields:
-                raise unknown_option(name, [*cls.model_fields, *names], beside=_BESIDE)
-        cls._check_names(options)
-        fixed = {name: value for name, value in options.items() if name in _FIXED}
-        return {name: value if name in fixed else check_value(cls, name, value) for name, value in options.items()}
-
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> ChatNanoGPT:
-        """Return a copy; options in ``update``, by their names or aliases, take effect.
-
-        Raises:
-            ConfigurationError: An option is invalid.
-            InvalidTypeError: An option is unknown, or of the wrong type.
-        """
-        changes = self._checked(update or {})
-        twin = super().model_copy(update=changes, deep=deep)
-        if _FIXED & changes.keys():
-            twin._connect_again(changes.get("openai_api_key", self._session.endpoint.key))
-        return twin
-
-    def copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> ChatNanoGPT:  # type: ignore[override]
-        """Do what :meth:`model_copy` does; pydantic's older name for it."""
-        return self.model_copy(update=update, deep=deep)
-
-    def _connect_again(self, api_key: Any) -> None:
+    def _connect_again(self, changes: Mapping[str, Any]) -> None:
+        api_key = changes.get("openai_api_key", self._session.endpoint.key)
         timeout: Any = CHAT_TIMEOUT if self.request_timeout is None else self.request_timeout
         endpoint = Endpoint.resolve(
             api_key=api_key,
@@ -251,19 +215,22 @@ class ChatNanoGPT(BaseChatOpenAI):
     def with_structured_output(self, schema: Any = None, **kwargs: Any) -> Runnable[Any, Any]:
         """Return a runnable whose output follows ``schema``, as ``ChatOpenAI`` does; the default is a tool call.
 
-        With ``method="json_schema"`` an answer that does not follow the schema is LangChain's
-        ``OutputParserException``; the SDK's own parser would raise before LangChain sees the answer.
+        An answer that does not follow the schema, or is only the beginning of one, is LangChain's
+        ``OutputParserException``, streamed or not.
         """
         method = kwargs.get("method", "function_calling")
-        is_class = isinstance(schema, type) and issubclass(schema, BaseModel)
-        if method == "function_calling" or not is_class or kwargs.get("tools"):
-            return super().with_structured_output(schema, **kwargs)
-        if method == "json_schema":
-            kwargs = _as_json_schema(schema, kwargs)
-        runnable = super().with_structured_output(schema, **kwargs)
-        if kwargs.get("include_raw"):
+        is_json_of_class = method != "function_calling" and isinstance(schema, type) and issubclass(schema, BaseModel)
+        is_json_of_class = is_json_of_class and not kwargs.get("tools")
+        if is_json_of_class and method == "json_schema":
+            kwargs = as_json_schema(schema, kwargs)
+        runnable: Runnable[Any, Any] = super().with_structured_output(schema, **kwargs)
+        if kwargs.get("include_raw") or not isinstance(runnable, RunnableSequence):
             return runnable
-        return runnable | RunnableGenerator(_not_empty, _anot_empty).with_types(output_type=schema)
+        model, *parsers = runnable.steps
+        runnable = RunnableSequence(model, RunnableGenerator(check_complete, acheck_complete), *parsers)
+        if not is_json_of_class:
+            return runnable
+        return runnable | RunnableGenerator(check_not_empty, acheck_not_empty).with_types(output_type=schema)
 
     def get_num_tokens(self, text: str) -> int:
         """Count tokens as OpenAI's models do, and as a token for four bytes where tiktoken's file cannot be had."""
@@ -284,7 +251,7 @@ class ChatNanoGPT(BaseChatOpenAI):
             return count_tokens_approximately(messages, tools=tools)
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        return LangSmithParams(**{**super()._get_ls_params(stop=stop, **kwargs), "ls_provider": _PROVIDER})
+        return LangSmithParams(**{**super()._get_ls_params(stop=stop, **kwargs), "ls_provider": PROVIDER})
 
     def _use_responses_api(self, payload: dict[str, Any]) -> bool:  # noqa: ARG002
         return False
@@ -293,7 +260,7 @@ class ChatNanoGPT(BaseChatOpenAI):
         payload = super()._get_request_payload(input_, stop=stop, **kwargs)
         messages = self._convert_input(input_).to_messages()
         for message, sent in zip(messages, payload["messages"], strict=True):
-            _send_back(message, sent, send_reasoning=self.send_reasoning)
+            send_back(message, sent, send_reasoning=self.send_reasoning)
         check_known(payload, ("reasoning",), beside=_BESIDE)
         reasoning = payload.pop("reasoning", None)
         if reasoning is not None:
@@ -302,19 +269,19 @@ class ChatNanoGPT(BaseChatOpenAI):
         return payload
 
     def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
-        with map_to_langchain_errors(), map_sdk_errors(self._session), _map_schema_errors(kwargs):
+        with map_to_langchain_errors(), map_sdk_errors(self._session), map_schema_errors(kwargs):
             return super()._generate(*args, **kwargs)
 
     async def _agenerate(self, *args: Any, **kwargs: Any) -> ChatResult:
-        with map_to_langchain_errors(), map_sdk_errors(self._session), _map_schema_errors(kwargs):
+        with map_to_langchain_errors(), map_sdk_errors(self._session), map_schema_errors(kwargs):
             return await super()._agenerate(*args, **kwargs)
 
     def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
-        with map_to_langchain_errors(), map_sdk_errors(self._session), _map_schema_errors(kwargs):
+        with map_to_langchain_errors(), map_sdk_errors(self._session), map_schema_errors(kwargs):
             yield from super()._stream(*args, **kwargs)
 
     async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
-        with map_to_langchain_errors(), map_sdk_errors(self._session), _map_schema_errors(kwargs):
+        with map_to_langchain_errors(), map_sdk_errors(self._session), map_schema_errors(kwargs):
             async for chunk in super()._astream(*args, **kwargs):
                 yield chunk
 
@@ -322,16 +289,15 @@ class ChatNanoGPT(BaseChatOpenAI):
         result = super()._create_chat_result(response, generation_info)
         choices = response["choices"] if isinstance(response, dict) else response.choices
         for generation, choice in zip(result.generations, choices, strict=True):
-            _add_fields(generation.message, _get(choice, "message"))
-        cost = _cost(_get(response, "usage"))
-        result.llm_output = {**(result.llm_output or {}), "model_provider": _PROVIDER, **cost}
+            add_fields(generation.message, get_field(choice, "message"))
+        cost = cost_of(get_field(response, "usage"))
+        result.llm_output = {**(result.llm_output or {}), "model_provider": PROVIDER, **cost}
         return result
 
     def _combine_llm_outputs(self, llm_outputs: list[dict[str, Any] | None]) -> dict[str, Any]:
-        # LangChain adds up whole numbers, and warns of fields of the service that are none.
         made = [dict(output) for output in llm_outputs if output is not None]
         for output in made:
-            output["token_usage"] = _counts(output.get("token_usage") or {})
+            output["token_usage"] = whole_numbers(output.get("token_usage") or {})
         costs = [output["cost_usd"] for output in made if "cost_usd" in output]
         return {**super()._combine_llm_outputs([*made]), **({"cost_usd": sum(costs)} if costs else {})}
 
@@ -344,137 +310,18 @@ class ChatNanoGPT(BaseChatOpenAI):
             choices = chunk.get("choices") or (chunk.get("chunk") or {}).get("choices")
             if choices:
                 delta = choices[0].get("delta") or {}
-                _add_fields(made.message, delta)
+                add_fields(made.message, delta)
                 # With a schema, the completion at the end has it.
                 if delta.get("refusal") and "chunk" not in chunk:
                     made.message.additional_kwargs["refusal"] = delta["refusal"]
-                made.message.response_metadata["model_provider"] = _PROVIDER
-            made.message.response_metadata.update(_cost(chunk.get("usage")))
+                made.message.response_metadata["model_provider"] = PROVIDER
+            made.message.response_metadata.update(cost_of(chunk.get("usage")))
         return made
 
     def _get_generation_chunk_from_completion(self, completion: Any) -> ChatGenerationChunk:
         chunk = super()._get_generation_chunk_from_completion(completion)
         chunk.message.additional_kwargs.pop("reasoning_content", None)  # has come in chunks already
         return chunk
-
-
-def _as_json_schema(schema: type[BaseModel], options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of ``method="json_schema"`` for ``method="json_mode"``, which differs only in its parser."""
-    function = openai.pydantic_function_tool(schema)["function"]
-    strict = options.get("strict")
-    response_format = {"name": function["name"], "schema": function["parameters"], "strict": strict is not False}
-    ours = {
-        "method": "json_mode",
-        "strict": None,
-        "response_format": {"type": "json_schema", "json_schema": response_format},
-        "ls_structured_output_format": {
-            "kwargs": {"method": "json_schema", "strict": strict},
-            "schema": convert_to_openai_tool(schema),
-        },
-    }
-    return {**options, **ours}
-
-
-def _not_empty(parts: Iterator[Any]) -> Iterator[Any]:
-    # LangChain's parsers of streams pass over everything that they cannot read.
-    last = None
-    for last in parts:
-        yield last
-    if last is None:
-        raise _no_output()
-
-
-async def _anot_empty(parts: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    last = None
-    async for last in parts:
-        yield last
-    if last is None:
-        raise _no_output()
-
-
-def _no_output() -> OutputParserException:
-    return OutputParserException("The model's answer does not follow the schema asked for.")
-
-
-@contextlib.contextmanager
-def _map_schema_errors(options: Mapping[str, Any]) -> Iterator[None]:
-    """Raise the SDK's raw parser errors as a ReplyError; it parses only if ``response_format`` is a class."""
-    try:
-        yield
-    except ValueError as error:
-        if isinstance(error, NanoGPTError) or not isinstance(options.get("response_format"), type):
-            raise
-        raise ReplyError(
-            f"The answer does not follow the schema asked for: {excerpt(str(error))}.",
-            remedy="Ask again, or another model.",
-        ) from error
-
-
-def _translate(message: AIMessage) -> list[ContentBlock]:
-    return [*_reasoning_blocks(message), *openai_blocks.translate_content(message)]
-
-
-def _translate_chunk(message: AIMessageChunk) -> list[ContentBlock]:
-    return [*_reasoning_blocks(message), *openai_blocks.translate_content_chunk(message)]
-
-
-def _reasoning_blocks(message: AIMessage) -> list[ContentBlock]:
-    text = message.additional_kwargs.get("reasoning_content")
-    block: Any = {"type": "reasoning", "reasoning": text}
-    return [block] if isinstance(text, str) and text else []
-
-
-# LangChain raises its refusal error for a message that has a refusal among its content blocks.
-register_translator(_PROVIDER, _translate, _translate_chunk)
-
-
-def _add_fields(message: BaseMessage, source: Any) -> None:
-    """Add the parts of a message, or of a delta, that LangChain leaves out: reasoning, and fields of the provider."""
-    more = message.additional_kwargs
-    found = {name: _get(source, name) for name in ("reasoning_content", "reasoning")}
-    name = next((name for name, text in found.items() if isinstance(text, str) and text), None)
-    if name is not None:
-        more["reasoning_content"] = found[name]
-        if name == "reasoning":
-            more[_REASONING_FIELD] = True  # no text: LangChain joins texts of chunks
-    extras = {}
-    for call in _get(source, "tool_calls") or ():
-        fields = call if isinstance(call, dict) else call.model_extra or {}
-        extra = {name: value for name, value in fields.items() if name not in _CALL_FIELDS and value is not None}
-        if extra:
-            # Only the first fragment of a call in a stream has its id.
-            extras[_get(call, "id") or f"index {_get(call, 'index')}"] = extra
-    if extras:
-        more[_CALL_EXTRAS] = extras
-    blocks = _get(source, "content_blocks")
-    if blocks:
-        text = [{"type": "text", "text": message.content}] if message.content else []
-        message.content = [*text, *blocks]
-
-
-def _cost(usage: Any) -> dict[str, float]:
-    cost = _get(usage, "cost_usd")
-    return {} if cost is None else {"cost_usd": cost}
-
-
-def _counts(usage: dict[str, Any]) -> dict[str, Any]:
-    found = {name: _counts(value) if isinstance(value, dict) else value for name, value in usage.items()}
-    return {name: value for name, value in found.items() if isinstance(value, (dict, int)) and value is not True}
-
-
-def _send_back(message: BaseMessage, sent: dict[str, Any], *, send_reasoning: bool) -> None:
-    if not isinstance(message, AIMessage):
-        return
-    more = message.additional_kwargs
-    if send_reasoning and isinstance(more.get("reasoning_content"), str):
-        sent["reasoning" if more.get(_REASONING_FIELD) else "reasoning_content"] = more["reasoning_content"]
-    extras = more.get(_CALL_EXTRAS) or {}
-    for position, call in enumerate(sent.get("tool_calls") or ()):
-        call.update({**extras.get(call.get("id"), {}), **extras.get(f"index {position}", {})})
-
-
-def _get(source: Any, name: str) -> Any:
-    return source.get(name) if isinstance(source, dict) else getattr(source, name, None)
 
 
 def _secret(endpoint: Endpoint) -> SecretStr:
@@ -490,19 +337,6 @@ def _clients(session: ChatSession, http_client: Any = None, http_async_client: A
         "async_client": async_client.chat.completions,
         "root_async_client": async_client,
     }
-
-
-def _names_by_alias(cls: type[BaseModel]) -> dict[str, str]:
-    return {field.alias: name for name, field in cls.model_fields.items() if field.alias}
-
-
-def _check_supported(options: Mapping[str, Any]) -> None:
-    for name in _UNUSED:
-        if options.get(name) is not None:
-            raise ConfigurationError(f"{name} is not supported.", remedy="Pass http_client and http_async_client.")
-    for name in _RESPONSES_ONLY:
-        if options.get(name):
-            raise ConfigurationError(f"{name} is for OpenAI's Responses API, which is not used here.")
 
 
 def _connected(options: dict[str, Any]) -> tuple[ChatSession, dict[str, Any]]:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import openai
 from llama_index.core.base.llms.types import (
     ChatMessage,
     ChatResponse,
-    CompletionResponse,
-    CompletionResponseAsyncGen,
-    CompletionResponseGen,
 )
 from llama_index.core.bridge.pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 from llama_index.core.chat_engine.types import AgentChatResponse
@@ -37,6 +35,7 @@ from llama_index_nanogpt.structured import (
     spoil_invalid_arguments,
     validate_last,
 )
+from nanogpt_core.chat.changes import ChangeableOptions
 from nanogpt_core.chat.client import (
     ChatSession,
     aiterate_stream,
@@ -49,7 +48,6 @@ from nanogpt_core.chat.options import (
     EXAMPLE,
     check_known,
     check_tool_choice,
-    check_value,
     refused,
     request_options,
     unknown_option,
@@ -66,18 +64,25 @@ _CONTEXT_WINDOW = 128_000
 _DEFAULT_RETRIES = 3
 # Where what the SDK does not know goes, and what it knows and LlamaIndex does not.
 _BESIDE = "additional_kwargs={'extra_body': {}}, and in a call into extra_body={}"
-# What the clients are made with.
-_FIXED = {
-    *("api_key", "api_base", "timeout", "max_retries", "requests_per_second", "default_headers"),
-    "limits",
-    "allow_insecure_http",
-}
 # Arguments of LlamaIndex's programs for structured output, which decide on these themselves.
 _SET_BY_PROGRAMS = ("tool_required", "tool_choice", "allow_parallel_tool_calls")
 _IN_EACH_REQUEST = "Pass additional_kwargs={{{0!r}: ...}}, or {0}=... in a call."
 
 
-class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
+def _checks_prompt(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def checked(self: NanoGPT, prompt: str, formatted: bool = False, **kwargs: Any) -> Any:
+        if not isinstance(prompt, str):
+            raise InvalidTypeError(
+                f"prompt must be a str, not {type(prompt).__name__}.",
+                remedy="Messages go to chat() and stream_chat().",
+            )
+        return method(self, prompt, formatted, **kwargs)
+
+    return checked
+
+
+class NanoGPT(ChangeableOptions, OpenAILike):  # type: ignore[misc] # the package ships no types
     """NanoGPT's chat models in LlamaIndex, for ``Settings.llm``.
 
     Args:
@@ -108,6 +113,15 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
     # Pydantic's errors would show the whole input, and the key with it.
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
+    _beside: ClassVar[str] = _BESIDE
+    _fixed: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("api_key", "api_base", "timeout", "max_retries"),
+            *("requests_per_second", "limits", "default_headers", "allow_insecure_http"),
+        }
+    )
+    _more_names: ClassVar[Mapping[str, str]] = {"base_url": "api_base"}
+
     api_key: Any = Field(default=None, exclude=True, repr=False)
     default_headers: dict[str, str] | None = Field(default=None, exclude=True, repr=False)
     requests_per_second: float | None = Field(default=None, description="Most attempts to start in a second.")
@@ -137,10 +151,9 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
     ) -> None:
         if api_base is not None and base_url is not None and api_base != base_url:
             raise ConfigurationError("api_base and base_url differ.", remedy="They mean the same; pass one.")
-        _check_supported(options)
-        model = _with_checked_model({"model": model})["model"]
-        if context_window != "live":
-            _check_supported({"context_window": context_window})
+        given = {**options, "model": model, **({} if context_window == "live" else {"context_window": context_window})}
+        self._check_options(given)
+        model = given["model"]
         more = options.get("additional_kwargs")
         check_known(more if isinstance(more, dict) else (), beside=_BESIDE)
         endpoint = Endpoint.resolve(
@@ -153,7 +166,7 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
         session = ChatSession(endpoint, max_retries=max_retries, requests_per_second=requests_per_second, limits=limits)
         # Token counts at the end of a stream come only when asked for.
         more = {"stream_options": {"include_usage": True}, **(options.pop("additional_kwargs", None) or {})}
-        settings = {
+        settings: dict[str, Any] = {
             "is_chat_model": True,
             "is_function_calling_model": True,
             "context_window": fetch_context_window(endpoint, model) if context_window == "live" else context_window,
@@ -166,17 +179,30 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
             "limits": limits,
             "allow_insecure_http": allow_insecure_http,
         }
-        # A key in the argument keeps the base class from taking one out of OPENAI_API_KEY; and it refuses some names
-        # that OpenAI itself serves at another endpoint, so that the name comes afterwards.
+        # A key in the argument keeps the base class from taking one out of OPENAI_API_KEY. It refuses some names that
+        # OpenAI itself serves at another endpoint, so the name is set afterwards.
+        settings |= {"model": "nanogpt", "api_key": endpoint.key, "api_base": endpoint.base_url, "timeout": timeout}
         try:
-            super().__init__(
-                model="nanogpt", api_key=endpoint.key, api_base=endpoint.base_url, timeout=timeout, **settings
-            )
+            super().__init__(**settings)
         except ValidationError as error:
             raise _refused(error) from None
         self.model = model
         self.api_version = None  # the base class takes it from OPENAI_API_VERSION
         self._session = session
+
+    @classmethod
+    def _check_options(cls, options: dict[str, Any]) -> None:
+        for name in ("openai_client", "async_openai_client"):
+            if options.get(name) is not None:
+                raise ConfigurationError(f"{name} is not supported.", remedy="Pass http_client or async_http_client.")
+        if options.get("api_version") is not None:
+            raise ConfigurationError("api_version has no meaning here.", remedy="Leave it out; it is Azure's.")
+        if options.get("is_chat_model") is False:
+            raise ConfigurationError("is_chat_model=False is not supported.", remedy="NanoGPT has chat models alone.")
+        if "model" in options:
+            options["model"] = check_model_name(options["model"], EXAMPLE)
+        if "context_window" in options:
+            check_number("context_window", options["context_window"], 1)
 
     # The base class wraps these in a second retry layer, which would multiply ours and does not cover streams.
 
@@ -200,9 +226,9 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
         options = self._get_model_kwargs(**kwargs)
         sent = self._with_reasoning(messages, kwargs)
         stream = iterate_stream(self._session, _without_retries(OpenAILike._stream_chat)(self, messages, **sent))
-        return self._checked(stream, options)
+        return self._completed(stream, options)
 
-    def _checked(self, stream: Iterator[ChatResponse], options: dict[str, Any]) -> Iterator[ChatResponse]:
+    def _completed(self, stream: Iterator[ChatResponse], options: dict[str, Any]) -> Iterator[ChatResponse]:
         field = None
         for part in stream:
             field = _complete_part(part, options, field)
@@ -212,9 +238,9 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
         options = self._get_model_kwargs(**kwargs)
         sent = self._with_reasoning(messages, kwargs)
         stream = await _without_retries(OpenAILike._astream_chat)(self, messages, **sent)
-        return self._achecked(aiterate_stream(self._session, stream), options)
+        return self._acompleted(aiterate_stream(self._session, stream), options)
 
-    async def _achecked(
+    async def _acompleted(
         self, stream: AsyncIterator[ChatResponse], options: dict[str, Any]
     ) -> AsyncIterator[ChatResponse]:
         field = None
@@ -232,29 +258,10 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
         body = {"messages": sent, **{name: value for one in bodies for name, value in (one or {}).items()}}
         return {**options, "extra_body": body}
 
-    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        """Complete the prompt."""
-        _check_prompt(prompt)
-        answer: CompletionResponse = super().complete(prompt, formatted, **kwargs)
-        return answer
-
-    async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        """Complete the prompt."""
-        _check_prompt(prompt)
-        answer: CompletionResponse = await super().acomplete(prompt, formatted, **kwargs)
-        return answer
-
-    def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
-        """Complete the prompt, as a stream."""
-        _check_prompt(prompt)
-        stream: CompletionResponseGen = super().stream_complete(prompt, formatted, **kwargs)
-        return stream
-
-    async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
-        """Complete the prompt, as a stream."""
-        _check_prompt(prompt)
-        stream: CompletionResponseAsyncGen = await super().astream_complete(prompt, formatted, **kwargs)
-        return stream
+    complete = _checks_prompt(OpenAILike.complete)
+    acomplete = _checks_prompt(OpenAILike.acomplete)
+    stream_complete = _checks_prompt(OpenAILike.stream_complete)
+    astream_complete = _checks_prompt(OpenAILike.astream_complete)
 
     def _get_response_token_counts(self, raw_response: Any) -> dict[str, Any]:
         counts: dict[str, Any] = super()._get_response_token_counts(raw_response)
@@ -352,52 +359,9 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
         )
         return request
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        # The base class sets some fields while it is made.
-        if name.startswith("_") or not hasattr(self, "_session"):
-            super().__setattr__(name, value)
-            return
-        name = _ALIASES.get(name, name)
-        if name in _FIXED:
-            raise ConfigurationError(
-                f"{name} cannot be changed any more.", remedy=f"Use llm.model_copy(update={{{name!r}: ...}})."
-            )
-        ((name, value),) = self._checked_changes({name: value}).items()
-        super().__setattr__(name, value)
-
-    @classmethod
-    def _checked_changes(cls, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """Return changed options by the names of their fields, and with their values checked."""
-        options = {_ALIASES.get(name, name): value for name, value in changes.items()}
-        for name in options:
-            if name not in cls.model_fields:
-                raise unknown_option(name, _OPTIONS, beside=_BESIDE)
-        _check_supported(options)
-        return {
-            name: value if name in _FIXED else check_value(cls, name, value)
-            for name, value in _with_checked_model(options).items()
-        }
-
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> NanoGPT:
-        """Return a copy; options in ``update`` take effect.
-
-        Raises:
-            ConfigurationError: An option is invalid.
-            InvalidTypeError: An option is unknown, or of the wrong type.
-        """
-        changes = self._checked_changes(update or {})
-        twin: NanoGPT = super().model_copy(update=changes, deep=deep)
-        if _FIXED & changes.keys():
-            twin._connect_again(changes.get("api_key", self._session.endpoint.key))
-        return twin
-
-    def copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> NanoGPT:
-        """Do what :meth:`model_copy` does; pydantic's older name for it."""
-        return self.model_copy(update=update, deep=deep)
-
-    def _connect_again(self, api_key: ApiKey) -> None:
+    def _connect_again(self, changes: Mapping[str, Any]) -> None:
         endpoint = Endpoint.resolve(
-            api_key=api_key,
+            api_key=changes.get("api_key", self._session.endpoint.key),
             base_url=self.api_base,
             timeout=self.timeout,
             headers=self.default_headers,
@@ -456,27 +420,6 @@ class NanoGPT(OpenAILike):  # type: ignore[misc] # the package ships no types
         return settings
 
 
-_ALIASES = {"base_url": "api_base"}
-# LlamaIndex's names of options that are no fields.
-_OPTIONS = (*NanoGPT.model_fields, "base_url", "http_client", "async_http_client")
-
-
-def _check_supported(options: Mapping[str, Any]) -> None:
-    for name in ("openai_client", "async_openai_client"):
-        if options.get(name) is not None:
-            raise ConfigurationError(f"{name} is not supported.", remedy="Pass http_client or async_http_client.")
-    if options.get("api_version") is not None:
-        raise ConfigurationError("api_version has no meaning here.", remedy="Leave it out; it is Azure's.")
-    if options.get("is_chat_model") is False:
-        raise ConfigurationError("is_chat_model=False is not supported.", remedy="NanoGPT has chat models alone.")
-    if "context_window" in options:
-        check_number("context_window", options["context_window"], 1)
-
-
-def _with_checked_model(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: check_model_name(value, EXAMPLE) if name == "model" else value for name, value in options.items()}
-
-
 def _complete_part(part: ChatResponse, options: dict[str, Any], field: str | None) -> str | None:
     """Add to a part of a stream the things that LlamaIndex leaves out, and return the field of its reasoning."""
     keep_call_fields(part)
@@ -489,18 +432,12 @@ def _without_retries(method: Callable[..., Any]) -> Callable[..., Any]:
     return plain
 
 
-def _check_prompt(prompt: Any) -> None:
-    if not isinstance(prompt, str):
-        raise InvalidTypeError(
-            f"prompt must be a str, not {type(prompt).__name__}.", remedy="Messages go to chat() and stream_chat()."
-        )
-
-
 def _refused(error: ValidationError) -> NanoGPTError:
     for one in error.errors(include_url=False, include_context=False, include_input=False):
         if one["type"] == "extra_forbidden":
             name = str(one["loc"][0])
             if name in request_options():
                 return InvalidTypeError(f"Unknown option {name!r}.", remedy=_IN_EACH_REQUEST.format(name))
-            return unknown_option(name, _OPTIONS, beside=_BESIDE)
+            names = [*NanoGPT._option_names(), "http_client", "async_http_client"]
+            return unknown_option(name, names, beside=_BESIDE)
     return refused(error)

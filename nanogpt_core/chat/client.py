@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 import openai
 
 from nanogpt_core import errors
-from nanogpt_core.chat.transport import AsyncChatTransport, AsyncEventStream, ChatTransport, EventStream, recorded
+from nanogpt_core.chat.event_stream import AsyncEventStream, EventStream, recorded
+from nanogpt_core.chat.transport import AsyncChatTransport, ChatTransport
 from nanogpt_core.errors import NanoGPTError, ReplyError
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.error_mapping import map_error

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 
-__all__ = ["JsonTextStream", "is_json", "repair_json_text", "spoil", "unfence"]
+__all__ = ["JsonTextStream", "is_incomplete", "is_json", "repair_json_text", "spoil", "unfence"]
 
 _FENCE = re.compile(r"\s*```[\w-]*[ \t]*\n?(.*?)\s*```\s*", re.DOTALL)
 _OPEN_FENCE = re.compile(r"```[\w-]*(.*)", re.DOTALL)
@@ -59,17 +59,26 @@ class JsonTextStream:
         return (content or "") + _ending(self._text) if is_last else content
 
 
-def _ending(text: str) -> str:
-    """Return text that makes incomplete JSON unreadable; empty if there is none."""
-    fenced = _OPEN_FENCE.search(text)
-    inner = (text if fenced is None or text.lstrip().startswith(("{", "[")) else fenced[1]).strip(" \n\r\t`")
+def is_incomplete(text: str) -> bool:
+    """Return whether ``text``, or the fenced code block in it, begins like JSON and is none."""
+    inner = _inner(text)
     if not inner.startswith(("{", "[")):
-        return ""
+        return False
     try:
         json.JSONDecoder(strict=False).raw_decode(inner)
     except (ValueError, RecursionError):
-        return spoil(inner)
-    return ""
+        return True
+    return False
+
+
+def _inner(text: str) -> str:
+    fenced = _OPEN_FENCE.search(text)
+    return (text if fenced is None or text.lstrip().startswith(("{", "[")) else fenced[1]).strip(" \n\r\t`")
+
+
+def _ending(text: str) -> str:
+    """Return text that makes incomplete JSON unreadable; empty if there is none."""
+    return spoil(_inner(text)) if is_incomplete(text) else ""
 
 
 def spoil(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
 import functools
 import inspect
@@ -10,11 +9,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from openai.resources.chat.completions import Completions
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model  # a dependency of the SDK
 
 from nanogpt_core.errors import ConfigurationError, InvalidInputError, InvalidTypeError
 
-__all__ = ["EXAMPLE", "check_known", "check_tool_choice", "check_value", "refused", "request_options", "unknown_option"]
+__all__ = ["EXAMPLE", "check_known", "check_tool_choice", "refused", "request_options", "unknown_option"]
 
 EXAMPLE = "openai/gpt-4o-mini"
 """A model's name, for messages about invalid ones."""
@@ -73,32 +71,6 @@ def check_tool_choice(choice: Any, tools: Any) -> None:
             f"tool_choice {name!r} is none of the tools.",
             remedy=f"There are: {', '.join(names) or 'none'}; or say {', '.join(map(repr, _CHOICES))}.",
         )
-
-
-def check_value(model: type[BaseModel], name: str, value: Any) -> Any:
-    """Return the value for a field that is set after construction, converted as at construction.
-
-    Args:
-        model: The model.
-        name: The field's name.
-        value: The value.
-
-    Raises:
-        ConfigurationError: The field does not take it.
-    """
-    try:
-        checked = getattr(_single_field(model, name).model_validate({name: value}), name)
-    except ValidationError as error:
-        raise refused(error) from None
-    return value if type(checked) is type(value) else checked
-
-
-@functools.cache
-def _single_field(model: type[BaseModel], name: str) -> type[BaseModel]:
-    field = copy.copy(model.model_fields[name])
-    field.alias = field.validation_alias = None
-    config = ConfigDict(arbitrary_types_allowed=True, hide_input_in_errors=True, protected_namespaces=())
-    return create_model(model.__name__, __config__=config, **{name: (field.annotation, field)})  # type: ignore[call-overload,no-any-return]
 
 
 def refused(error: Any) -> ConfigurationError:

@@ -42,8 +42,7 @@ def replying(form, fresh_sandbox):
     """``replying(message)`` starts a sandbox that replies so, whole or as a stream; its ``chat`` makes a chat model."""
     sandbox = fresh_sandbox
 
-    def start(message, *, reason="stop", usage=None, after=()):
-        more = {"usage": usage} if usage else {}
+    def start(message, *, reason="stop", after=(), **more):
         if form == "plain":
             reply = whole({"role": "assistant", "content": None, **message}, reason, **more)
         else:
@@ -140,6 +139,16 @@ async def test_usage_that_every_chunk_repeats_counts_once(replying, ask):
     assert answer.response_metadata["finish_reason"] == "stop"
 
 
+@pytest.mark.parametrize("form", ["plain"])
+async def test_costs_of_several_prompts_are_added_up(replying, call_):
+    more = {"usage": {**USAGE, "queue_time": 0.5, "tier": "x"}, "x_nanogpt_pricing": {"cost": 0.25}}
+    second = whole({"content": "two"}, **more)
+    sandbox = replying({"content": "one"}, **more, after=[second])
+    found = await call_(sandbox.chat(), "generate", [[HumanMessage("Hello")], [HumanMessage("you")]])
+    assert found.llm_output["cost_usd"] == 0.5
+    assert {name: found.llm_output["token_usage"][name] for name in USAGE} == {name: 2 * USAGE[name] for name in USAGE}
+
+
 # --- refusals ---
 
 
@@ -220,7 +229,7 @@ async def test_fenced_json_is_parsed(replying, call_, form, schema, method):
     assert (found if form == "plain" else found[-1]) in (JOKE, JOKE.model_dump())
 
 
-@pytest.mark.parametrize("text", ["Why? Because.", '{"setup": "Why?"}', ""])
+@pytest.mark.parametrize("text", ["Why? Because.", '{"setup": "Why?"}', '{"setup": "Why?", "punchl', ""])
 @pytest.mark.parametrize("method", ["json_schema", "json_mode"])
 async def test_output_that_breaks_the_schema_is_langchains_parser_error(replying, call_, form, method, text):
     runnable = replying({"content": text}).chat().with_structured_output(Joke, method=method)
@@ -235,6 +244,22 @@ async def test_include_raw_keeps_the_message_with_a_parser_error(replying, call_
     found = await call_(chat.with_structured_output(Joke, method=method, include_raw=True), "invoke", "A joke!")
     assert (found["raw"].content, found["parsed"]) == (text, None)
     assert isinstance(found["parsing_error"], OutputParserException)
+
+
+class Options(BaseModel):
+    """Options that all have defaults."""
+
+    path: str = "/"
+
+
+@pytest.mark.parametrize("schema", [Options, Options.model_json_schema()], ids=["class", "dict"])
+@pytest.mark.parametrize("text", ['{"path": "/ho', "{", '```json\n{"path": "/ho'])
+@pytest.mark.parametrize("method", METHODS)
+async def test_beginning_of_structured_output_is_not_taken_for_the_whole(replying, call_, form, method, text, schema):
+    message = {"tool_calls": [call(text, name="Options")]} if method == "function_calling" else {"content": text}
+    runnable = replying(message).chat().with_structured_output(schema, method=method)
+    with pytest.raises(OutputParserException, match="not complete JSON"):
+        await all_of(call_, form, runnable)
 
 
 async def test_parser_error_of_the_sdk_is_a_reply_error(replying, call_, form):

@@ -1,0 +1,168 @@
+"""One chat request: the limits of its attempts, the checks of its reply, and its errors."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import openai
+from jiter import from_json
+
+from nanogpt_core.chat.response import ChatRequest, ErrorBody, check_whole
+from nanogpt_core.chat.stream import StreamReader
+from nanogpt_core.errors import ConnectionFailedError, NanoGPTError, ReplyError
+from nanogpt_core.http.deadline import request_limits
+from nanogpt_core.http.error_body import as_sentence, error_message, excerpt
+from nanogpt_core.http.library import httpx
+from nanogpt_core.http.redaction import redacted
+
+if TYPE_CHECKING:
+    from nanogpt_core.chat.client import ChatSession
+
+__all__ = ["READ_ERRORS", "Call", "make_response"]
+
+READ_ERRORS: tuple[type[Exception], ...] = (httpx.HTTPError, httpx.StreamError, OSError, TimeoutError)
+"""Errors of reading a response."""
+
+# A broken or hostile server must not fill the memory. No real reply comes near these.
+_MAX_REPLY_BYTES = 64 << 20
+_MAX_STREAM_BYTES = 256 << 20
+
+_FIRST_ERROR_STATUS = 300
+
+
+class Call:
+    """One request of the SDK: how its reply is checked, and its errors.
+
+    Args:
+        session: The session.
+        request: The SDK's request, which has been read and holds no key.
+
+    Attributes:
+        timeout: Seconds that an attempt may take, and then each event of a stream.
+    """
+
+    def __init__(self, session: ChatSession, request: Any) -> None:
+        self._session = session
+        self._request = request
+        # The SDK's clients can also list models, for example.
+        self._is_chat = request.url.path.endswith("/completions")
+        self._asked = ChatRequest.parse(request.content) if self._is_chat else ChatRequest()
+        self._max_bytes = _MAX_STREAM_BYTES if self._asked.streams else _MAX_REPLY_BYTES
+        self.timeout: float = request.extensions.get("timeout", {}).get("read") or session.endpoint.timeout
+
+    def limits(self, seconds: float | None = None) -> contextlib.AbstractContextManager[None]:
+        """Let an attempt in a block take ``seconds``, by default :attr:`timeout`."""
+        return request_limits(self.timeout if seconds is None else seconds, self._max_bytes)
+
+    @contextlib.contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Keep an attempt to its limits, and raise this project's errors for those of HTTP and the network."""
+        try:
+            with self.limits():
+                yield
+        except READ_ERRORS as error:
+            failure = self._map_error(error)
+        else:
+            return
+        raise failure
+
+    @contextlib.contextmanager
+    def event(self, *, begun: bool) -> Iterator[None]:
+        """Raise this project's errors for those of an event; with a pause of all calls if the stream has begun."""
+        with redacted(self._session.endpoint):
+            try:
+                yield
+            except NanoGPTError as error:
+                failure = error
+            except READ_ERRORS as error:
+                failure = self._map_stream_error(error)
+            else:
+                return
+            if begun:
+                self._session.on_stream_error(failure)
+            raise failure
+
+    def streams(self, response: Any) -> bool:
+        """Return whether ``response`` is the stream that was asked for."""
+        content_type = response.headers.get("content-type", "").lower()
+        is_whole = "json" in content_type or "html" in content_type
+        return self._is_chat and self._asked.streams and not is_whole and response.status_code < _FIRST_ERROR_STATUS
+
+    def check(self, response: Any) -> Any:
+        """Return the response for the SDK, made from the service's response, which has been read.
+
+        Raises:
+            NanoGPTError: The service sent an error, or no answer.
+        """
+        # No local variable holds the body: it may repeat the key, and crash reports show local variables.
+        if response.status_code >= _FIRST_ERROR_STATUS:
+            raise self._map_status(response.status_code, response.content, response)
+        if not self._is_chat:
+            return make_response(response, response.headers.get("content-type"), content=response.content)
+        request_id = response.headers.get("x-request-id")
+        reply = check_whole(response.content, self._asked, request_id)
+        if isinstance(reply, ErrorBody):
+            raise self._map_error_body(reply, response)
+        if self._asked.streams:
+            raise ReplyError(
+                "A stream was asked for, and the service sent its answer whole.",
+                remedy="Ask without streaming.",
+                request_id=request_id,
+            )
+        return make_response(response, "application/json", content=json.dumps(reply).encode())
+
+    def reader(self, response: Any) -> StreamReader:
+        """Return a reader for the stream of ``response``."""
+        request_id = response.headers.get("x-request-id")
+        return StreamReader(self._asked, lambda error: self._map_error_body(error, response), request_id)
+
+    def _map_error(self, error: Exception) -> NanoGPTError:
+        # Callers know the SDK's errors as causes.
+        is_late = isinstance(error, (httpx.TimeoutException, TimeoutError))
+        kind = openai.APITimeoutError if is_late else openai.APIConnectionError
+        wrapped: Exception = kind(request=self._request)
+        wrapped.__cause__ = error
+        return self._session.map_error(wrapped, self.timeout)
+
+    def _map_stream_error(self, error: Exception) -> NanoGPTError:
+        failure = self._map_error(error)
+        if type(failure) is ConnectionFailedError:
+            reason = f"{excerpt(str(error)) or 'no reason given'} ({type(error).__name__})"
+            failure = ConnectionFailedError(
+                f"The answer of {self._session.endpoint.host} broke off: {reason}.", remedy="Try again."
+            )
+            failure.__cause__ = error
+        return failure
+
+    def _map_status(self, status: int, body: bytes, response: Any) -> NanoGPTError:
+        names = ("x-request-id", "retry-after", "retry-after-ms")
+        headers = {name: response.headers[name] for name in names if name in response.headers}
+        document: Any = None
+        with contextlib.suppress(ValueError):
+            document = from_json(body)
+        stand_in = httpx.Response(status, content=body, headers=headers, request=self._request)
+        error = openai.APIStatusError(f"Error code: {status}", response=stand_in, body=document)
+        return self._session.map_error(error, self.timeout)
+
+    def _map_error_body(self, error: ErrorBody, response: Any) -> NanoGPTError:
+        if error.status is not None:
+            return self._map_status(error.status, json.dumps(error.document).encode(), response)
+        detail = error_message(error.document) or "no words with it"
+        return ReplyError(
+            as_sentence(f"The service ended its answer with an error: {detail}"),
+            remedy="Try again, or with another model.",
+            request_id=response.headers.get("x-request-id"),
+        )
+
+
+def make_response(response: Any, content_type: str | None, **content: Any) -> Any:
+    """Return the service's response for the SDK, with other content."""
+    # These describe the body as it came.
+    left_out = ("content-encoding", "content-length", "transfer-encoding", "content-type")
+    headers = [(name, value) for name, value in response.headers.multi_items() if name not in left_out]
+    if content_type is not None:
+        headers.append(("content-type", content_type))
+    return httpx.Response(response.status_code, headers=headers, extensions=response.extensions, **content)

@@ -1,0 +1,109 @@
+"""Changes of options after construction take effect or are refused. A base class of the plugins' chat classes."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model  # a dependency of the SDK
+
+from nanogpt_core.chat.options import refused, unknown_option
+from nanogpt_core.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["ChangeableOptions"]
+
+
+class ChangeableOptions(BaseModel):
+    """Options of a chat class that can be changed by attribute, ``model_copy`` and ``copy``.
+
+    Subclasses set ``_session`` when they are made: before that, their base classes may set any field. The class
+    variables are ``_fixed``, the names of the options of the connection, which only copies can change; ``_beside``, the
+    place for fields of a request that the SDK does not know; and ``_more_names``, other names of fields.
+    """
+
+    _fixed: ClassVar[frozenset[str]]
+    _beside: ClassVar[str]
+    _more_names: ClassVar[Mapping[str, str]] = {}
+
+    @classmethod
+    def _names(cls) -> dict[str, str]:
+        aliases = {field.alias: name for name, field in cls.model_fields.items() if field.alias}
+        return {**aliases, **cls._more_names}
+
+    @classmethod
+    def _option_names(cls) -> list[str]:
+        return [*cls.model_fields, *cls._names()]
+
+    @classmethod
+    def _check_options(cls, options: dict[str, Any]) -> None:
+        """Check the values of some options, by the names of their fields; in place."""
+
+    def _connect_again(self, changes: Mapping[str, Any]) -> None:
+        """Make a new connection from the fields, of which ``changes`` have changed."""
+
+    @classmethod
+    def _checked(cls, changes: Mapping[str, Any]) -> dict[str, Any]:
+        names = cls._names()
+        options = {names.get(name, name): value for name, value in changes.items()}
+        for name in options:
+            if name not in cls.model_fields:
+                raise unknown_option(name, cls._option_names(), beside=cls._beside)
+        cls._check_options(options)
+        return {
+            name: value if name in cls._fixed else _checked_value(cls, name, value) for name, value in options.items()
+        }
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not name.startswith("_") and hasattr(self, "_session"):
+            name = self._names().get(name, name)
+            if name in self._fixed:
+                raise ConfigurationError(
+                    f"{name} cannot be changed any more.", remedy=f"Use .model_copy(update={{{name!r}: ...}})."
+                )
+            value = self._checked({name: value})[name]
+        super().__setattr__(name, value)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy; options in ``update``, by any of their names, take effect.
+
+        Raises:
+            ConfigurationError: An option is invalid.
+            InvalidTypeError: An option is unknown, or of the wrong type.
+        """
+        changes = self._checked(update or {})
+        base = copy.deepcopy(self) if deep else self  # pydantic would copy the clients too if there are changes
+        twin = super(ChangeableOptions, base).model_copy(update=changes)
+        if self._fixed & changes.keys():
+            twin._connect_again(changes)
+        return twin
+
+    def copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:  # type: ignore[override]
+        """Do what :meth:`model_copy` does; pydantic's older name for it."""
+        return self.model_copy(update=update, deep=deep)
+
+
+def _checked_value(model: type[BaseModel], name: str, value: Any) -> Any:
+    """Return the value for a field, converted as at construction.
+
+    Raises:
+        ConfigurationError: The field does not take it.
+    """
+    try:
+        checked = getattr(_single_field(model, name).model_validate({name: value}), name)
+    except ValidationError as error:
+        raise refused(error) from None
+    return value if type(checked) is type(value) else checked
+
+
+@functools.cache
+def _single_field(model: type[BaseModel], name: str) -> type[BaseModel]:
+    field = copy.copy(model.model_fields[name])
+    field.alias = field.validation_alias = None
+    config = ConfigDict(arbitrary_types_allowed=True, hide_input_in_errors=True, protected_namespaces=())
+    fields: dict[str, Any] = {name: (field.annotation, field)}
+    return create_model(model.__name__, __config__=config, **fields)

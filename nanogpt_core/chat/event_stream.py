@@ -1,0 +1,174 @@
+"""Byte streams of checked events, between the service's response and the SDK.
+
+The SDK reads a chat stream from the byte stream of a response. An :class:`EventStream` or :class:`AsyncEventStream`
+stands in front of the service's own byte stream: it bounds the wait for each event and passes on clean ones. The SDK's
+own stream classes read it, also in programs that instrument these.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from contextvars import ContextVar
+from typing import Any
+
+import anyio  # a dependency of the SDK
+
+from nanogpt_core.chat.call import READ_ERRORS, Call
+from nanogpt_core.http.library import httpx
+
+__all__ = ["AsyncEventStream", "EventStream", "recorded"]
+
+# A connection can be used again only if its body was read to the end: after the last event, a few bytes.
+_DRAIN_SECONDS = 0.2
+
+
+class _EventStream:
+    """The parts of an event stream that need no I/O."""
+
+    def __init__(self, call: Call, response: Any) -> None:
+        self._call, self._response = call, response
+        self._reader = call.reader(response)
+        self._first: bytes | None = None
+        self._begun = False
+        streams = _recording.get()
+        if streams is not None:
+            streams.append(self)
+
+    def _seconds_left(self, started: float) -> float:
+        seconds = started + self._reader.wait_seconds(self._call.timeout) - time.monotonic()
+        if seconds <= 0:
+            raise TimeoutError("no further event in time")
+        return seconds
+
+
+class EventStream(_EventStream, httpx.SyncByteStream):  # type: ignore[misc] # the library is known only at run time
+    """A sync byte stream of checked events.
+
+    Args:
+        call: The call.
+        response: The service's response.
+        has_deadline: Whether reads keep to their time limit. A client of the caller's own knows only its own limits;
+            a stream over it ends with the last event that is needed.
+    """
+
+    def __init__(self, call: Call, response: Any, has_deadline: bool) -> None:
+        super().__init__(call, response)
+        self._source = response.iter_bytes()
+        self._has_deadline = has_deadline
+
+    def begin(self) -> None:
+        """Wait for the first event.
+
+        Raises:
+            NanoGPTError: The service sent an error instead, or nothing in time.
+        """
+        self._first = self._advance()
+        self._begun = True
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Return an iterator over the events."""
+        return iter(self._next, None)
+
+    def _next(self) -> bytes | None:
+        first, self._first = self._first, None
+        return first or self._advance()
+
+    def _advance(self) -> bytes | None:
+        with self._call.event(begun=self._begun):
+            started = time.monotonic()
+            while (event := self._reader.pop()) is None and not self._reader.has_ended:
+                self._reader.push(self._read(started))
+            if self._reader.has_ended and self._has_deadline:
+                # Before the last event is passed on: the SDK closes the response as soon as it has it.
+                with contextlib.suppress(Exception), self._call.limits(_DRAIN_SECONDS):
+                    deque(self._source, maxlen=0)
+            return event
+
+    def _read(self, started: float) -> bytes | None:
+        if self._reader.needs_nothing and not self._has_deadline:
+            return None
+        try:
+            with self._call.limits(self._seconds_left(started)):
+                return next(self._source, None)
+        except READ_ERRORS:
+            if not self._reader.is_complete:
+                raise
+            return None
+
+    def close(self) -> None:
+        """Close the response. Its connection is closed too unless the body was read to the end."""
+        self._response.close()
+
+
+class AsyncEventStream(_EventStream, httpx.AsyncByteStream):  # type: ignore[misc] # the library is known only at run time
+    """An async byte stream of checked events; see :class:`EventStream`.
+
+    It is an iterator and not an async generator: when an event loop ends, it closes all generators at once, and one of
+    them closing another is an error.
+    """
+
+    def __init__(self, call: Call, response: Any) -> None:
+        super().__init__(call, response)
+        self._source = response.aiter_bytes()
+
+    async def begin(self) -> None:
+        """Wait for the first event; see :meth:`EventStream.begin`."""
+        self._first = await self._advance()
+        self._begun = True
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """Return an iterator over the events."""
+        return self
+
+    async def __anext__(self) -> bytes:
+        """Return the next event."""
+        first, self._first = self._first, None
+        event = first or await self._advance()
+        if event is None:
+            raise StopAsyncIteration
+        return event
+
+    async def _advance(self) -> bytes | None:
+        with self._call.event(begun=self._begun):
+            started = time.monotonic()
+            while (event := self._reader.pop()) is None and not self._reader.has_ended:
+                self._reader.push(await self._read(started))
+            if self._reader.has_ended:
+                with contextlib.suppress(Exception), anyio.move_on_after(_DRAIN_SECONDS):
+                    async for _ in self._source:
+                        pass
+            return event
+
+    async def _read(self, started: float) -> bytes | None:
+        try:
+            seconds = self._seconds_left(started)
+            with self._call.limits(seconds), anyio.fail_after(seconds):
+                return await anext(self._source, None)
+        except READ_ERRORS:
+            if not self._reader.is_complete:
+                raise
+            return None
+
+    async def aclose(self) -> None:
+        """Close the response; see :meth:`EventStream.close`."""
+        await self._response.aclose()
+
+
+_recording: ContextVar[list[Any] | None] = ContextVar("nanogpt_recorded_streams", default=None)
+
+
+@contextlib.contextmanager
+def recorded(streams: list[Any]) -> Iterator[None]:
+    """Append every stream that is opened in this block to ``streams``.
+
+    The SDK's stream object is part of a reference cycle, so a stream that is left in the middle keeps its connection
+    until the garbage collector runs. A caller that cannot reach the SDK's object closes these instead.
+    """
+    token = _recording.set(streams)
+    try:
+        yield
+    finally:
+        _recording.reset(token)

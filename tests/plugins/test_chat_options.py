@@ -1,0 +1,220 @@
+"""Options of both chat classes that are changed later take effect or are refused."""
+
+import copy
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+pytest.importorskip("langchain_openai")
+pytest.importorskip("llama_index.llms.openai_like", exc_type=ImportError)
+
+from langchain_core.runnables import ConfigurableField
+
+from langchain_nanogpt import ChatNanoGPT
+from llama_index_nanogpt import NanoGPT
+from nanogpt_core.errors import ConfigurationError, InvalidTypeError, NanoGPTError
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """Names of one chat class."""
+
+    cls: Any
+    method: str
+    model: str
+    key: str
+    timeout: str
+
+
+PLUGINS = [
+    Plugin(ChatNanoGPT, "invoke", "model_name", "openai_api_key", "request_timeout"),
+    Plugin(NanoGPT, "complete", "model", "api_key", "timeout"),
+]
+
+
+@pytest.fixture(params=PLUGINS, ids=lambda plugin: plugin.cls.__name__)
+def plugin(request):
+    return request.param
+
+
+@pytest.fixture
+def make(plugin, fresh_sandbox):
+    return lambda **more: plugin.cls(api_key=fresh_sandbox.api_key, base_url=fresh_sandbox.base_url, **more)
+
+
+@pytest.fixture
+def sent(plugin, call, fresh_sandbox):
+    """``sent(chat)`` asks, and returns the request's body."""
+
+    async def run(chat):
+        await call(chat, plugin.method, "Hello")
+        return fresh_sandbox.requests[-1].body
+
+    return run
+
+
+def set_attributes(chat, options):
+    for name, value in options.items():
+        setattr(chat, name, value)
+    return chat
+
+
+WAYS = {
+    "attributes": set_attributes,
+    "model_copy": lambda chat, options: chat.model_copy(update=options),
+    "deep model_copy": lambda chat, options: chat.model_copy(update=options, deep=True),
+    "copy": lambda chat, options: chat.copy(update=options),
+    "attributes of a copy": lambda chat, options: set_attributes(copy.copy(chat), options),
+    "attributes of a deep copy": lambda chat, options: set_attributes(copy.deepcopy(chat), options),
+}
+if sys.version_info >= (3, 13):
+    WAYS["replace"] = lambda chat, options: copy.replace(chat, **options)
+
+
+@pytest.fixture(params=WAYS)
+def change(request):
+    return WAYS[request.param]
+
+
+async def test_changed_options_of_a_request_take_effect(plugin, make, sent, change):
+    options = {plugin.model: "other/model", "temperature": 0.25, "max_tokens": 7}
+    body = await sent(change(make(model="any/model", temperature=0.5), options))
+    assert {name: body[name] for name in ("model", "temperature", "max_tokens")} == {
+        "model": "other/model",
+        "temperature": 0.25,
+        "max_tokens": 7,
+    }
+
+
+def test_changed_option_is_converted_as_at_construction(make, change):
+    assert change(make(), {"temperature": "0.5"}).temperature == 0.5
+
+
+async def test_model_is_changed_by_the_name_of_the_argument(make, sent, change):
+    assert (await sent(change(make(), {"model": " other/model "})))["model"] == "other/model"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"temprature": 1}, "Unknown option 'temprature'. Did you mean 'temperature'"),
+        ({"top_k": 4}, "Unknown option 'top_k'"),
+        ({"temperature": "hot"}, "temperature: Input should be a valid number"),
+        ({"max_tokens": "many"}, "max_tokens: Input should be a valid integer"),
+        ({"model": ""}, "model is empty"),
+        ({"model": 5}, "model must be a str"),
+    ],
+)
+async def test_invalid_change_is_refused(make, sent, change, options, words):
+    chat = make(temperature=0.5)
+    with pytest.raises(NanoGPTError, match=words):
+        change(chat, options)
+    assert (await sent(chat))["temperature"] == 0.5
+
+
+CONNECTION = {
+    "max_retries": 7,
+    "requests_per_second": 3.5,
+    "allow_insecure_http": True,
+    "default_headers": {"X-A": "b"},
+}
+
+
+@pytest.mark.parametrize("name", CONNECTION)
+def test_option_of_the_connection_is_changed_in_a_copy_only(make, name):
+    chat = make()
+    with pytest.raises(ConfigurationError, match=rf"^{name} cannot be changed any more.*update=\{{'{name}': "):
+        setattr(chat, name, CONNECTION[name])
+    twins = [chat.model_copy(update={name: CONNECTION[name]}), chat.copy(update={name: CONNECTION[name]})]
+    assert [getattr(twin, name) for twin in twins] == [CONNECTION[name]] * 2
+    assert getattr(chat, name) != CONNECTION[name]
+    assert all(twin._session is not chat._session for twin in twins)
+
+
+async def test_key_timeout_and_headers_of_a_copy_take_effect(plugin, make, sent, fresh_sandbox):
+    chat = make()
+    twin = chat.copy(update={plugin.timeout: 7, "default_headers": {"X-A": "b"}})
+    await sent(twin)
+    assert fresh_sandbox.requests[-1].headers["x-a"] == "b"
+    assert twin._session.endpoint.timeout == 7
+    fresh_sandbox.config.api_key = "sk-nano-other"
+    await sent(chat.model_copy(update={plugin.key: "sk-nano-other"}))
+    with pytest.raises(NanoGPTError, match="401"):
+        await sent(chat)
+
+
+# --- LangChain ---
+
+
+@pytest.fixture
+def chat(fresh_sandbox):
+    return ChatNanoGPT(api_key=fresh_sandbox.api_key, base_url=fresh_sandbox.base_url, default_headers={"X-A": "b"})
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"use_responses_api": True}, "Responses API"),
+        ({"include": ["x"]}, "Responses API"),
+        ({"organization": "x"}, "not supported"),
+        ({"openai_proxy": "http://127.0.0.1:9"}, "not supported"),
+        ({"n": 0}, "n must be at least 1"),
+        ({"model_kwargs": {"top_k": 4}}, "Unknown option 'top_k'"),
+    ],
+)
+def test_langchain_refuses_changes_that_would_be_ignored(chat, change, options, words):
+    with pytest.raises(NanoGPTError, match=words):
+        change(chat, options)
+
+
+async def test_langchain_with_config_changes_options(chat, call, fresh_sandbox):
+    fields = {"temperature": ConfigurableField(id="t"), "model_name": ConfigurableField(id="m")}
+    runnable = chat.configurable_fields(**fields, max_retries=ConfigurableField(id="r"))
+    await call(runnable.with_config(configurable={"t": 0.25, "m": "other/model", "r": 5}), "invoke", "Hello")
+    (request,) = fresh_sandbox.requests
+    assert (request.body["temperature"], request.body["model"]) == (0.25, "other/model")
+    assert request.headers["x-a"] == "b"
+    with pytest.raises(ConfigurationError, match="temperature"):
+        await call(runnable.with_config(configurable={"t": "hot"}), "invoke", "Hello")
+
+
+async def test_langchain_bind_changes_options_of_a_request(chat, call, fresh_sandbox):
+    await call(chat.bind(model="other/model", temperature=0.25, stop=["x"]), "invoke", "Hello")
+    body = fresh_sandbox.requests[0].body
+    assert [body[name] for name in ("model", "temperature", "stop")] == ["other/model", 0.25, ["x"]]
+    with pytest.raises(InvalidTypeError, match="Unknown option 'max_retries'"):
+        await call(chat.bind(max_retries=5), "invoke", "Hello")
+
+
+# --- LlamaIndex ---
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"is_chat_model": False}, "is_chat_model=False is not supported"),
+        ({"api_version": "1"}, "api_version"),
+        ({"context_window": "live"}, "context_window must be a whole number"),
+        ({"context_window": 0}, "context_window must be at least 1"),
+        ({"reuse_client": "perhaps"}, "reuse_client"),
+    ],
+)
+def test_llama_index_refuses_changes_that_would_be_ignored(change, options, words):
+    with pytest.raises(NanoGPTError, match=words):
+        change(NanoGPT(api_key="k"), options)
+
+
+def test_llama_index_context_window_can_be_changed(change):
+    assert change(NanoGPT(api_key="k"), {"context_window": 32_000}).metadata.context_window == 32_000
+
+
+async def test_llama_index_checks_changed_additional_options_in_a_call(fresh_sandbox, call):
+    llm = NanoGPT(api_key=fresh_sandbox.api_key, base_url=fresh_sandbox.base_url)
+    llm.additional_kwargs = {"seed": 4}
+    await call(llm, "complete", "Hello")
+    assert fresh_sandbox.requests[0].body["seed"] == 4
+    llm.additional_kwargs = {"top_k": 4}
+    with pytest.raises(InvalidTypeError, match="Unknown option 'top_k'"):
+        await call(llm, "complete", "Hello")
