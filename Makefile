@@ -18,7 +18,7 @@ export UV_LINK_MODE := copy
 # Pytest's options for the whole suite: a worker a core. `make tests TESTS='-k cache'` overrides them.
 TESTS := -n logical --dist loadgroup
 
-.PHONY: help demo web evaluate notebooks test lint types tests kill faults bench compat pgvector versions pythons wheels \
+.PHONY: help demo web evaluate notebooks test lint types tests kill faults scale bench compat pgvector versions pythons wheels \
   readme prose clean
 
 help:
@@ -35,6 +35,7 @@ help:
 	@echo "make wheels          the wheel, installed with one extra at a time, against a sandbox elsewhere"
 	@echo "make kill            the tests of the cache at full length: kills, processes, threads"
 	@echo "make faults          a table of our and other clients' results for everything that can go wrong"
+	@echo "make scale           several processes, one Redis server, kills and outages; writes benchmarks/SCALE.md"
 	@echo "make bench           how fast, beside other clients; writes benchmarks/RESULTS.md"
 	@echo "make compat          the plugins against three servers that others wrote; downloads 1.5 GB"
 	@echo "make pgvector        both frameworks' stores on a PostgreSQL of its own; downloads 150 MB"
@@ -89,6 +90,9 @@ kill: $(VENV)/dev
 
 faults: $(VENV)/dev
 	$(RUN) -m benchmarks.faults.run
+
+scale: $(VENV)/dev
+	$(RUN) -m benchmarks.scale.run
 
 bench: $(VENV)/bin/uv
 	$(RUN) -m benchmarks.speed.run

@@ -38,7 +38,7 @@ def find_program():
 
 def unpack_debian_package(folder):
     """Download and unpack Debian's redis-server into ``folder``; return the program's path, or None."""
-    program = Path(folder) / "usr" / "bin" / "redis-check-rdb"  # redis-server is a link to it
+    program = Path(folder) / "usr" / "bin" / "redis-check-rdb"  # the server, if it is called by that name
     if not program.exists() and shutil.which("apt-get") and shutil.which("dpkg"):
         Path(folder).mkdir(parents=True, exist_ok=True)
         run = {"cwd": folder, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -49,7 +49,9 @@ def unpack_debian_package(folder):
     if not program.exists():
         return None
     link = program.with_name("redis-server")
-    return str(link if link.exists() else program)
+    if not link.exists():
+        link.symlink_to(program.name)
+    return str(link)
 
 
 def _free_port():

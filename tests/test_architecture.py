@@ -86,6 +86,8 @@ def test_each_public_name_is_documented(package):
 
 @pytest.mark.parametrize("module", [name for name in CORE if name not in PACKAGES])
 def test_each_module_lists_its_public_names(module):
+    if module == "nanogpt_core.scale.daft_provider":
+        pytest.importorskip("daft", reason="Daft is not installed; make scale tests it")
     tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
     assert ast.get_docstring(tree)
     listed = set(importlib.import_module(module).__all__)

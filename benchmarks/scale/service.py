@@ -1,6 +1,7 @@
 """A sandbox in a process of its own, which counts what it was asked and what it answered.
 
-Run as ``python -m benchmarks.scale.service OPTIONS``, with the sandbox's options as JSON. It prints its base URL, and
+Run as ``python -m benchmarks.scale.service OPTIONS``, with the sandbox's options as JSON. Each of the first requests is
+answered with the status in ``statuses``, with ``Retry-After`` if that is a pair. It prints its base URL, and
 for each line on its standard input a JSON list of all requests: time, status, texts and tokens.
 """
 
@@ -11,7 +12,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
-from nanogpt_core.sandbox import Sandbox
+from nanogpt_core.sandbox import Fault, Sandbox
 from nanogpt_core.sandbox.tokens import count_tokens
 
 
@@ -51,8 +52,16 @@ class Service:
         self._process.stdout.close()
 
 
+def _fault(status: int | list[int]) -> Fault:
+    if isinstance(status, int):
+        return Fault(status)
+    return Fault(status[0], {"Retry-After": str(status[1])})
+
+
 def main(options: str) -> None:
-    with Sandbox(keep_requests=10**6, keep_bytes=1 << 30, **json.loads(options)) as sandbox:
+    given = json.loads(options)
+    faults = [None if one is None else _fault(one) for one in given.pop("statuses", [])]
+    with Sandbox(keep_requests=10**6, keep_bytes=1 << 30, faults=faults, **given) as sandbox:
         print(json.dumps([sandbox.base_url, sandbox.api_key]), flush=True)
         for _ in sys.stdin:
             rows = [

@@ -11,7 +11,7 @@ import sys
 import time
 import warnings
 
-from nanogpt_core import BudgetExceededError, Embedder, LimitsUnavailableError, RedisLimits
+from nanogpt_core import BudgetExceededError, Embedder, LimitsUnavailableError, NanoGPTError, RedisLimits
 
 
 def main(options: dict) -> None:
@@ -27,14 +27,16 @@ def main(options: dict) -> None:
         api_key=options["api_key"],
         base_url=options["base_url"],
         limits=limits,
+        requests_per_second=options.get("requests_per_second") if limits is None else None,
         max_concurrency=options["threads"],
         max_retries=options.get("max_retries", 20),
     )
     embedder.embed([f"worker {options['number']} warms up"])
     print("ready", flush=True)
     sys.stdin.readline()
-    end, call = time.monotonic() + options["seconds"], 0
-    counts = {"texts": 0, "refused": 0, "unavailable": 0, "warnings": 0}
+    began = time.monotonic()
+    end, call = began + options["seconds"], 0
+    counts = {"texts": 0, "refused": 0, "unavailable": 0, "failed": 0, "warnings": 0}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         while time.monotonic() < end:
@@ -48,8 +50,13 @@ def main(options: dict) -> None:
                 continue
             except LimitsUnavailableError:
                 counts["unavailable"] += 1
+                time.sleep(0.05)
+                continue
+            except NanoGPTError:
+                counts["failed"] += 1
                 continue
             counts["texts"] += len(texts)
+    counts["seconds"] = time.monotonic() - began
     counts["warnings"] = sum("share of the last known rate" in str(one.message) for one in caught)
     if limits is not None:
         limits.flush()

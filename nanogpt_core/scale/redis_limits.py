@@ -190,16 +190,13 @@ class RedisLimits:
     def confirm(self, admission: Admission) -> Admission:
         """See :meth:`nanogpt_core.SharedLimits.confirm`."""
         last = self._session.last
-        if _is_local(admission) and last is not None:
-            if not self._local.is_paused():
-                return replace(admission, delay=0.0, ready=True)
-            start = self._local.reserve(last.rate / last.workers)
-            return replace(admission, start=start, delay=start - clock.now())
-        try:
-            reply = self._session.admit("confirm", admission.id)
-        except LimitsUnavailableError:
-            return replace(admission, delay=0.0, ready=True)  # the start time and the cost were reserved
-        return _admission(admission.id, reply, admission.cost)
+        if not _is_local(admission):
+            with contextlib.suppress(LimitsUnavailableError):  # the start time and the cost were reserved
+                return _admission(admission.id, self._session.admit("confirm", admission.id), admission.cost)
+        if last is None or not self._local.is_paused():
+            return replace(admission, delay=0.0, ready=True)
+        start = self._local.reserve(last.rate / last.workers)
+        return replace(admission, start=start, delay=max(0.0, start - clock.now()))
 
     def _reserve_locally(self, name: str, cost: Cost, last: Reply, error: NanoGPTError) -> Admission:
         share = last.rate / last.workers

@@ -571,3 +571,15 @@ def test_rate_of_redis_and_process_are_the_same(make_limits, rate):
         limits.on_error(refused(0.0), 0.0, shared)
         limits.flush()
         assert limits.ledger().requests_per_second == pytest.approx(limiter.rate, rel=0.05)
+
+
+def test_without_redis_a_request_that_waits_keeps_its_start_time_and_notices_a_pause(own_redis, name):
+    limits = RedisLimits(own_redis.url, name, 1)
+    admit(limits)
+    first, second = limits.reserve(CENT), limits.reserve(CENT)
+    own_redis.stop()
+    assert limits.confirm(first).ready
+    limits.on_error(refused(30.0), 30.0)
+    again = limits.confirm(second)
+    assert not again.ready
+    assert again.delay == pytest.approx(30, abs=5)
