@@ -213,7 +213,9 @@ class Coalescing(RuleBasedStateMachine):
         failed = ServerError("no", status=500) if outcome == "500" else RequestTimeoutError("no")
         if outcome != "right":
             for call in self.calls:
-                call.server_failed = call.server_failed or bool(set(call.texts) & set(texts))
+                # A connection that is lost ends the search for a bad text, for all calls of the batch.
+                concerns = outcome == "reset" or bool(set(call.texts) & set(texts))
+                call.server_failed = call.server_failed or concerns
             return failed
         if any(text.startswith("bad") for text in texts):
             return BadRequestError("bad text", status=400)
