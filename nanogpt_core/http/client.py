@@ -76,7 +76,7 @@ class HttpClient:
         client = self.client()
         try:
             with request_limits(timeout, max_bytes):
-                return _take_content(self._call(client, path, body))
+                return self._call(client, path, body).content  # type: ignore[no-any-return]
         except Exception as error:  # noqa: BLE001 - raised again
             failure = self._failure(error, timeout)
         raise failure  # out here: the SDK wraps our errors in its own, and causes must not run in a circle
@@ -86,7 +86,7 @@ class HttpClient:
         client = await self.async_client()
         try:
             with request_limits(timeout, max_bytes):
-                return _take_content(await self._call(client, path, body))
+                return (await self._call(client, path, body)).content  # type: ignore[no-any-return]
         except Exception as error:  # noqa: BLE001 - raised again
             failure = self._failure(error, timeout)
         raise failure
@@ -103,11 +103,3 @@ class HttpClient:
         from nanogpt_core.http.error_mapping import foreign_error, map_error
 
         return foreign_error(error) or map_error(error, self.endpoint.host, timeout)
-
-
-def _take_content(response: Any) -> bytes:
-    content: bytes = response.content
-    # httpx's stream refers back to its response. Megabytes in a reference cycle wait for the garbage collector, and
-    # the next reply needs fresh memory: 8.5 instead of 4.0 ms of CPU for a reply of 4 MB.
-    del response.stream
-    return content

@@ -287,11 +287,11 @@ def test_bytes_that_came_in_time_are_read_after_the_deadline_sync():
 def test_bytes_that_came_in_time_are_read_after_the_deadline_async():
     async def run(listener):
         stream = await AsyncBackend().connect_tcp("127.0.0.1", listener.getsockname()[1], 60.0)
-        with listener.accept()[0] as peer, request_limits(0.05, MIB):
+        with listener.accept()[0] as peer, request_limits(-1.0, MIB):
             reading = asyncio.ensure_future(stream.read(MIB))
-            await asyncio.sleep(0)  # now it waits
+            await asyncio.sleep(0)  # now it waits, and is cancelled as soon as the event loop goes on
             peer.sendall(b"reply")
-            time.sleep(0.1)  # noqa: ASYNC251 - stops the event loop until the deadline has passed
+            assert select.select([stream.get_extra_info("socket")], [], [], 60)[0]
             assert bytes(await reading) + bytes(await stream.read(MIB)) == b"reply"
             with pytest.raises(httpcore.ReadTimeout):
                 await stream.read(MIB)
@@ -481,6 +481,7 @@ def test_tls_handshake_that_was_broken_off_is_retried(embed, serve, authority, t
     trust(authority)
     server = serve(tls=secured(authority.ca))
     target = int(server.base_url.split(":")[2].partition("/")[0])
+    opened = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def break_off_then_forward():
@@ -488,6 +489,7 @@ def test_tls_handshake_that_was_broken_off_is_retried(embed, serve, authority, t
             connection.recv(100)
             connection.close()
             connection, _ = listener.accept()
+            opened.append(connection)
             with connection, socket.create_connection(("127.0.0.1", target)) as onward:
                 back = threading.Thread(target=forward, args=(onward, connection), daemon=True)
                 back.start()
@@ -498,6 +500,9 @@ def test_tls_handshake_that_was_broken_off_is_retried(embed, serve, authority, t
         thread.start()
         url = f"https://127.0.0.1:{listener.getsockname()[1]}/api/v1"
         embed(server.embedder(base_url=url, max_retries=3), ["a"])
+        with contextlib.suppress(OSError):
+            opened[0].shutdown(socket.SHUT_RDWR)
+        thread.join(20)
     assert len(server.requests) == 1
 
 
