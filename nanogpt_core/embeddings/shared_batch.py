@@ -127,7 +127,11 @@ class SharedBatch:
 
         Binary search. A half that succeeds leaves the other one as the suspect, without a request for it. The halves
         beside the suspects go together in one request at the end: 64 texts with a bad one take at most 8 requests.
+        Texts of one call need no search: it fails if one of them does.
         """
+        if _is_one_call(items):
+            self._fail_texts(items, error)
+            return
         for _ in range(_MAX_SEARCHES_IN_VAIN):
             self._answered = True
             while self._answered:
@@ -145,7 +149,7 @@ class SharedBatch:
         for item in items:
             refusal = yield from self._try([item])
             if refusal is not None:
-                self._fail_single([item], refusal)
+                self._fail_texts([item], refusal)
 
     def _isolate_one(
         self, items: list[Item], error: NanoGPTError
@@ -154,7 +158,7 @@ class SharedBatch:
         suspects, others = items, list[Item]()
         refused, answered = items, list[Item]()  # the smallest and the largest part
         enough = self._requests + 1 + math.ceil(math.log2(len(items)))  # requests; see _isolate()
-        while len(suspects) > 1 and _may_concern_one_text(error):
+        while not _is_one_call(suspects) and _may_concern_one_text(error):
             half, rest = _halves(suspects) if self._requests < self._most_requests else (suspects[:1], suspects[1:])
             refusal = yield from self._try(half)
             if refusal is None:
@@ -174,23 +178,27 @@ class SharedBatch:
             if refusal is None and isinstance(error, RequestTooLargeError):
                 self._dispatcher.host.learn(_make_batch(answered))
             error = refusal or error
-        self._fail_single(suspects, error)
+        self._fail_texts(suspects, error)
         return others, error_of_others
 
-    def _fail_single(self, items: list[Item], error: NanoGPTError) -> None:
-        """Fail the calls of a single text; nothing happens if it was answered."""
+    def _fail_texts(self, items: list[Item], error: NanoGPTError) -> None:
+        """Fail the calls of a single text, or the one call of several; nothing happens if they were answered."""
         if not isinstance(error, RequestTooLargeError):
             self._gatherer.fail(items, error)
-        elif self._dispatcher.on_overflow == "error":
+        elif len(items) == 1 and self._dispatcher.on_overflow == "error":
             for item in items:
                 for call, position in list(item.calls.items()):
                     self._gatherer.fail_call(call, text_too_long(error, call.batch.positions[position]))
         else:
-            self._gatherer.hand_back(items)  # each call truncates or splits it
+            self._gatherer.hand_back(items)  # each call truncates or splits them
 
 
 def _may_concern_one_text(error: NanoGPTError) -> bool:
     return isinstance(error, (BadRequestError, ReplyError, ServerError))
+
+
+def _is_one_call(items: list[Item]) -> bool:
+    return len(items) <= 1 or len({call for item in items for call in list(item.calls)}) <= 1
 
 
 def _halves(items: list[Item]) -> tuple[list[Item], list[Item]]:
