@@ -7,7 +7,7 @@ import json
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
-from llama_index.core.base.llms.types import ChatMessage, ChatResponse, ToolCallBlock
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, TextBlock, ToolCallBlock
 from llama_index.core.bridge.pydantic import BaseModel, ValidationError
 from llama_index.core.llms.llm import ToolSelection
 from llama_index.core.llms.utils import parse_partial_json
@@ -211,7 +211,8 @@ def check_refusal(response: ChatResponse, options: Mapping[str, Any]) -> ChatRes
         raise StructuredOutputRefusedError(f"The model refused: {text}", remedy="Ask in other words, or another model.")
     response.message.additional_kwargs["refusal"] = text
     if not response.message.content:
-        response.message.content = text
+        blocks = [block for block in response.message.blocks if not isinstance(block, TextBlock)]
+        response.message.blocks = [*blocks, TextBlock(text=text)]
     return response
 
 

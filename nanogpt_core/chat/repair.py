@@ -29,9 +29,10 @@ _OBJECT = {False: "chat.completion", True: "chat.completion.chunk"}
 
 def repair_reply(document: dict[str, Any], *, streamed: bool) -> None:
     """Repair the parts of a reply, or of a chunk of a stream, around its messages; in place."""
-    for name, default in (("id", ""), ("model", ""), ("object", _OBJECT[streamed])):
+    for name in ("id", "model"):
         if not isinstance(document.get(name), str):
-            document[name] = default
+            document[name] = ""
+    document["object"] = _OBJECT[streamed]  # the SDK leaves out other chunks if it joins an answer in JSON
     if not _is_count(document.get("created")):
         document["created"] = 0
     for name in ("system_fingerprint", "service_tier"):

@@ -213,6 +213,13 @@ async def test_refusal_of_a_plain_question_is_the_answer(replying, ask):
     assert answer.message.additional_kwargs["refusal"] == REFUSAL
 
 
+@pytest.mark.parametrize("more", [{"reasoning": "Hm."}, {"tool_calls": [tool_call("{}")]}], ids=["reasoning", "call"])
+async def test_refusal_beside_other_blocks_is_the_answer(replying, ask, more):
+    answer = await ask(replying({"refusal": REFUSAL, **more}).llm(), HELLO)
+    assert answer.message.content == REFUSAL
+    assert len(answer.message.blocks) == 2
+
+
 @ITS_OWN_WARNING
 async def test_fenced_json_is_parsed(replying, predict, form):
     sandbox = replying({"content": f"```json\n{JOKE.model_dump_json()}\n```"})

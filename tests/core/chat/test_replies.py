@@ -245,6 +245,11 @@ def test_first_event_of_a_choice_has_its_role_and_content():
     assert [event["choices"][0]["delta"].get("role") for event in events] == ["assistant", None]
 
 
+@pytest.mark.parametrize("more", [{}, {"object": ""}, {"object": "chat.completion"}, {"object": None}])
+def test_type_of_a_chunk_is_set(more):
+    assert {event["object"] for event in streamed(chunk({"content": "x"}, "stop", **more))} == {"chat.completion.chunk"}
+
+
 @pytest.mark.parametrize("index", [1, 7, 10**30])
 def test_single_choice_is_the_first_one_whatever_its_number(index):
     first, last = chunk({"content": "all "}), chunk({"content": "of it"}, "stop")
