@@ -198,7 +198,7 @@ class NanoGPT(ChangeableOptions, OpenAILike):  # type: ignore[misc] # the packag
         if options.get("api_version") is not None:
             raise ConfigurationError("api_version has no meaning here.", remedy="Leave it out; it is Azure's.")
         if options.get("is_chat_model") is False:
-            raise ConfigurationError("is_chat_model=False is not supported.", remedy="NanoGPT has chat models alone.")
+            raise ConfigurationError("is_chat_model=False is not supported.", remedy="NanoGPT has only chat models.")
         if "model" in options:
             options["model"] = check_model_name(options["model"], EXAMPLE)
         if "context_window" in options:
