@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed import environment, vectors
+from benchmarks.speed import environment, services, vectors
 from benchmarks.speed.clients import CLIENTS, QUERIES, embedder
 from benchmarks.speed.setup import Client, Setup
 
@@ -258,6 +258,8 @@ TASKS: dict[str, Callable[..., dict[str, Any]]] = {
     "queries": queries,
     "stream": stream,
     "rate": rate,
+    "under way": services.under_way,
+    "arrivals": services.arrivals,
 }
 
 

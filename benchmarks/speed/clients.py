@@ -9,10 +9,11 @@ from benchmarks.speed import raw
 from benchmarks.speed.setup import KEY, AsyncRun, Client, Run, Setup
 from benchmarks.speed.vectors import MODEL, in_turn
 
-_NO_PACE = 1_000_000.0
+NO_PACE = 1_000_000.0
+"""Requests per second that no machine reaches."""
 
 # Measured best without latency.
-_BEST: dict[str, Any] = {"requests_per_second": _NO_PACE, "max_concurrency": 1, "batch_size": 512}
+_BEST: dict[str, Any] = {"requests_per_second": NO_PACE, "max_concurrency": 1, "batch_size": 512}
 
 
 def embedder(setup: Setup, **options: Any) -> Any:
@@ -22,25 +23,29 @@ def embedder(setup: Setup, **options: Any) -> Any:
     return Embedder(MODEL, api_key=KEY, base_url=setup.url, **options)
 
 
-def _langchain(setup: Setup, **options: Any) -> Any:
+def langchain(setup: Setup, **options: Any) -> Any:
+    """Return ``NanoGPTEmbeddings`` for the server."""
     from langchain_nanogpt import NanoGPTEmbeddings
 
     return NanoGPTEmbeddings(MODEL, api_key=KEY, base_url=setup.url, **options)
 
 
-def _llama(setup: Setup, **options: Any) -> Any:
+def llama(setup: Setup, **options: Any) -> Any:
+    """Return ``NanoGPTEmbedding`` for the server."""
     from llama_index_nanogpt import NanoGPTEmbedding
 
     return NanoGPTEmbedding(MODEL, api_key=KEY, api_base=setup.url, **options)
 
 
-def _langchain_openai(setup: Setup, **options: Any) -> Any:
+def langchain_openai(setup: Setup, **options: Any) -> Any:
+    """Return langchain-openai's class for the server."""
     from langchain_openai import OpenAIEmbeddings
 
     return OpenAIEmbeddings(model=MODEL, api_key=KEY, base_url=setup.url, **options)
 
 
-def _llama_openai(setup: Setup, **options: Any) -> Any:
+def llama_openai(setup: Setup, **options: Any) -> Any:
+    """Return LlamaIndex's class for OpenAI, for the server."""
     from llama_index.embeddings.openai import OpenAIEmbedding
 
     return OpenAIEmbedding(model=MODEL, api_key=KEY, api_base=setup.url, **options)
@@ -107,7 +112,7 @@ def _llama_heard(setup: Setup) -> Run:
             del event, kwargs
 
     get_dispatcher("root").add_event_handler(Listener())
-    return _llama(setup).get_text_embedding_batch
+    return llama(setup).get_text_embedding_batch
 
 
 def _idle_llama(setup: Setup) -> Any:
@@ -144,7 +149,7 @@ def _langchain_cached(setup: Setup) -> Run:
     from langchain_classic.storage import LocalFileStore
 
     # The embedder is only there to fill the cache, before the clock runs.
-    filler = _langchain(setup, requests_per_second=_NO_PACE)
+    filler = langchain(setup, requests_per_second=NO_PACE)
     store = LocalFileStore(f"{setup.cache}/langchain")
     return CacheBackedEmbeddings.from_bytes_store(filler, store, namespace=MODEL, key_encoder="sha256").embed_documents
 
@@ -168,16 +173,16 @@ CLIENTS: dict[str, Client] = {
         "Embedder.embed", lambda s: embedder(s, **_BEST).embed, "matrix", settings="one request at a time, no pacing"
     ),
     "aembed": Client("Embedder.aembed", lambda s: embedder(s).aembed, "matrix", is_async=True),
-    "langchain-nanogpt": Client("NanoGPTEmbeddings.embed_documents", lambda s: _langchain(s).embed_documents, "lists"),
+    "langchain-nanogpt": Client("NanoGPTEmbeddings.embed_documents", lambda s: langchain(s).embed_documents, "lists"),
     "langchain-nanogpt-async": Client(
-        "NanoGPTEmbeddings.aembed_documents", lambda s: _langchain(s).aembed_documents, "lists", is_async=True
+        "NanoGPTEmbeddings.aembed_documents", lambda s: langchain(s).aembed_documents, "lists", is_async=True
     ),
     "llama-nanogpt": Client(
-        "NanoGPTEmbedding.get_text_embedding_batch", lambda s: _llama(s).get_text_embedding_batch, "lists"
+        "NanoGPTEmbedding.get_text_embedding_batch", lambda s: llama(s).get_text_embedding_batch, "lists"
     ),
     "llama-nanogpt-async": Client(
         "NanoGPTEmbedding.aget_text_embedding_batch",
-        lambda s: _llama(s).aget_text_embedding_batch,
+        lambda s: llama(s).aget_text_embedding_batch,
         "lists",
         is_async=True,
     ),
@@ -192,7 +197,7 @@ CLIENTS: dict[str, Client] = {
     ),
     "langchain-nanogpt-one": Client(
         "NanoGPTEmbeddings.embed_documents",
-        lambda s: _langchain(s, max_concurrency=1, requests_per_second=_NO_PACE).embed_documents,
+        lambda s: langchain(s, max_concurrency=1, requests_per_second=NO_PACE).embed_documents,
         "lists",
         settings="one request at a time, no pacing",
     ),
@@ -200,26 +205,26 @@ CLIENTS: dict[str, Client] = {
         "NanoGPTEmbedding.get_text_embedding_batch", _llama_heard, "lists", settings="with a handler of events"
     ),
     "sdk": Client("OpenAI SDK", _sdk_in_turn, "lists", settings="2048 a request, in turn"),
-    "langchain-openai": Client("langchain-openai", lambda s: _langchain_openai(s).embed_documents, "lists"),
+    "langchain-openai": Client("langchain-openai", lambda s: langchain_openai(s).embed_documents, "lists"),
     "langchain-openai-best": Client(
         "langchain-openai",
-        lambda s: _langchain_openai(s, check_embedding_ctx_length=False, chunk_size=2048).embed_documents,
+        lambda s: langchain_openai(s, check_embedding_ctx_length=False, chunk_size=2048).embed_documents,
         "lists",
         settings="check_embedding_ctx_length=False, chunk_size=2048",
     ),
     "langchain-openai-async": Client(
-        "langchain-openai, async", lambda s: _langchain_openai(s).aembed_documents, "lists", is_async=True
+        "langchain-openai, async", lambda s: langchain_openai(s).aembed_documents, "lists", is_async=True
     ),
-    "llama-openai": Client("LlamaIndex OpenAIEmbedding", lambda s: _llama_openai(s).get_text_embedding_batch, "lists"),
+    "llama-openai": Client("LlamaIndex OpenAIEmbedding", lambda s: llama_openai(s).get_text_embedding_batch, "lists"),
     "llama-openai-best": Client(
         "LlamaIndex OpenAIEmbedding",
-        lambda s: _llama_openai(s, embed_batch_size=2048).get_text_embedding_batch,
+        lambda s: llama_openai(s, embed_batch_size=2048).get_text_embedding_batch,
         "lists",
         settings="embed_batch_size=2048",
     ),
     "llama-openai-async": Client(
         "LlamaIndex OpenAIEmbedding, async",
-        lambda s: _llama_openai(s, num_workers=8).aget_text_embedding_batch,
+        lambda s: llama_openai(s, num_workers=8).aget_text_embedding_batch,
         "lists",
         is_async=True,
         settings="num_workers=8",
@@ -232,7 +237,7 @@ CLIENTS: dict[str, Client] = {
     ),
     "embed-unpaced": Client(
         "Embedder.embed, network",
-        lambda s: embedder(s, requests_per_second=_NO_PACE).embed,
+        lambda s: embedder(s, requests_per_second=NO_PACE).embed,
         "matrix",
         settings="no pacing",
     ),
@@ -241,7 +246,7 @@ CLIENTS: dict[str, Client] = {
     ),
     "langchain-nanogpt-cached": Client(
         "NanoGPTEmbeddings.embed_documents, SQLite cache",
-        lambda s: _langchain(s, cache=f"{s.cache}/nanogpt.db").embed_documents,
+        lambda s: langchain(s, cache=f"{s.cache}/nanogpt.db").embed_documents,
         "lists",
     ),
     "langchain-cached": Client("LangChain CacheBackedEmbeddings over LocalFileStore", _langchain_cached, "lists"),
@@ -262,11 +267,11 @@ QUERIES: dict[str, Client] = {
     "raw": Client("raw socket", raw.query, "vector"),
     "sdk": Client("OpenAI SDK embeddings.create", _sdk_query, "vector"),
     "embed-query": Client("Embedder.embed_query", lambda s: embedder(s).embed_query, "vector"),
-    "langchain-nanogpt": Client("NanoGPTEmbeddings.embed_query", lambda s: _langchain(s).embed_query, "vector"),
-    "llama-nanogpt": Client("NanoGPTEmbedding.get_query_embedding", lambda s: _llama(s).get_query_embedding, "vector"),
-    "langchain-openai": Client("langchain-openai embed_query", lambda s: _langchain_openai(s).embed_query, "vector"),
+    "langchain-nanogpt": Client("NanoGPTEmbeddings.embed_query", lambda s: langchain(s).embed_query, "vector"),
+    "llama-nanogpt": Client("NanoGPTEmbedding.get_query_embedding", lambda s: llama(s).get_query_embedding, "vector"),
+    "langchain-openai": Client("langchain-openai embed_query", lambda s: langchain_openai(s).embed_query, "vector"),
     "llama-openai": Client(
-        "LlamaIndex OpenAIEmbedding get_query_embedding", lambda s: _llama_openai(s).get_query_embedding, "vector"
+        "LlamaIndex OpenAIEmbedding get_query_embedding", lambda s: llama_openai(s).get_query_embedding, "vector"
     ),
     "sdk-async": Client("OpenAI SDK embeddings.create, async", _sdk_async_query, "vector", is_async=True),
     "aembed-query": Client("Embedder.aembed_query", lambda s: embedder(s).aembed_query, "vector", is_async=True),

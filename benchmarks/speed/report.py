@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.speed.scenarios import IMPORTS, SCENARIOS, STREAMED, TEXTS, Scenario
+from benchmarks.speed.services import UNDER_WAY
 from benchmarks.speed.setup import Client
 
 Samples = dict[str, dict[str, list[dict[str, Any]]]]
@@ -121,6 +122,18 @@ def _ratios(figures: Figures) -> Iterator[tuple[str, float | None, float, str]]:
         0.9,
         "most",
     )
+    for what, scenario, ours, theirs, number, least in _RATES:
+        mine, other = (figures.median(scenario, client, f"rate_{number}") for client in (ours, theirs))
+        yield f"queries, {number} {what}", mine / other if mine and other else None, least, "least"
+    slowest = figures.median("queries in tasks, 20", "embedder-async", "p99_256")
+    yield "queries, 256 tasks, 20 ms: 99th percentile, ms", slowest and slowest * 1000, 150, "most"
+    for rate, p50, p99 in ((200, 80, 300), (1000, 120, 500)):
+        scenario = f"queries arriving, {rate}"
+        for name, most in (("p50", p50), ("p99", p99)):
+            value = figures.median(scenario, "embedder-paced-async", name)
+            yield f"{rate} queries a second under a grant of 25: {name}, ms", value and value * 1000, most, "most"
+        for name, most in (("lost", 0), ("refused", 2)):
+            yield f"the same: {name}", figures.median(scenario, "embedder-paced-async", name), most, "most"
     yield (
         f"stream of {STREAMED:,} short texts: peak memory over the start, MiB",
         (figures.median("stream", "embed", "peak")),
@@ -143,6 +156,35 @@ _ASYNC = {
     "NanoGPTEmbeddings.aembed_documents": "langchain-nanogpt-async",
     "NanoGPTEmbedding.aget_text_embedding_batch": "llama-nanogpt-async",
 }
+
+_RATES = (
+    (
+        "tasks, no latency, against langchain-openai",
+        "queries in tasks, 0",
+        "embedder-async",
+        "langchain-openai-async",
+        32,
+        5,
+    ),
+    (
+        "tasks, no latency, against the SDK with aiohttp",
+        "queries in tasks, 0",
+        "embedder-async",
+        "sdk-aiohttp-async",
+        32,
+        1.5,
+    ),
+    ("threads, no latency, against langchain-openai", "queries in threads, 0", "embedder", "langchain-openai", 32, 3),
+    (
+        "tasks, 20 ms, against langchain-openai",
+        "queries in tasks, 20",
+        "embedder-async",
+        "langchain-openai-async",
+        256,
+        5,
+    ),
+)
+"""Label, scenario, our client, their client, queries under way, and the least ratio of queries per second."""
 
 _RATIOS = (
     ("matrix, no latency: `Embedder.embed`, defaults, against raw socket", "no latency", "embed", "raw-matrix", 0.6),
@@ -251,6 +293,37 @@ def _rate(figures: Figures, scenario: Scenario) -> Iterator[str]:
             yield _absent(figures, scenario, name, 3)
 
 
+def _under_way(figures: Figures, scenario: Scenario) -> Iterator[str]:
+    yield "For each number of queries under way: queries per second; median and 99th percentile, ms."
+    yield ""
+    yield f"| client | {' | '.join(map(str, UNDER_WAY))} |"
+    yield "|---|" + "---|" * len(UNDER_WAY)
+    for name in scenario.clients:
+        cells = [_cell(figures, scenario.name, name, number) for number in UNDER_WAY]
+        if any(cells):
+            yield f"| {_label(scenario.known[name])} | {' | '.join(cells)} |"
+        else:
+            yield _absent(figures, scenario, name, len(UNDER_WAY) - 1)
+
+
+def _cell(figures: Figures, scenario: str, client: str, number: int) -> str:
+    rate, p50, p99 = (figures.median(scenario, client, f"{what}_{number}") for what in ("rate", "p50", "p99"))
+    return f"{rate:,.0f}; {p50 * 1000:.1f}; {p99 * 1000:.1f}" if rate and p50 and p99 else ""
+
+
+def _arrivals(figures: Figures, scenario: Scenario) -> Iterator[str]:
+    yield "| client | median, ms | 99th percentile, ms | lost | refused in the first second | later |"
+    yield "|---|---|---|---|---|---|"
+    for name in scenario.clients:
+        p50, p99 = (figures.median(scenario.name, name, what) for what in ("p50", "p99"))
+        if p50 and p99:
+            rest = [figures.median(scenario.name, name, what) or 0 for what in ("lost", "refused_early", "refused")]
+            counts = " | ".join(f"{value:,.0f}" for value in rest)
+            yield f"| {_label(scenario.known[name])} | {p50 * 1000:,.0f} | {p99 * 1000:,.0f} | {counts} |"
+        else:
+            yield _absent(figures, scenario, name, 4)
+
+
 def _profile(figures: Figures, scenario: Scenario) -> Iterator[str]:
     name = scenario.clients[0]
     sample = figures.first(scenario.name, name)
@@ -296,5 +369,7 @@ _TABLES: dict[str, Callable[[Figures, Scenario], Iterator[str]]] = {
     "profile": _profile,
     "queries": _queries,
     "rate": _rate,
+    "under way": _under_way,
+    "arrivals": _arrivals,
     "stream": _stream,
 }

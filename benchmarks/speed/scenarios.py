@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.speed.clients import CLIENTS, QUERIES
+from benchmarks.speed.services import SERVICES
 from benchmarks.speed.setup import Client
 
 TEXTS = 20_000
@@ -60,6 +61,37 @@ _LATE = (
     "baseten-best",
 )
 
+_PEERS = ("embedder", "langchain", "llama", "single", "sdk", "langchain-openai", "llama-openai")
+_ASYNC_PEERS = ("aiohttp-client", "sdk-aiohttp", "aiohttp")
+
+
+def _queries_under_way(latency: int) -> tuple[Scenario, Scenario]:
+    words = f"{latency} ms latency a request" if latency else "no latency"
+    shared: dict[str, Any] = {
+        "task": "under way",
+        "server": ("--latency", str(latency)),
+        "options": {},
+        "known": SERVICES,
+    }
+    tasks = tuple(f"{name}-async" for name in (*_PEERS, *_ASYNC_PEERS))
+    return (
+        Scenario(f"queries in threads, {latency}", f"Queries under way in threads, {words}", _PEERS, **shared),
+        Scenario(f"queries in tasks, {latency}", f"Queries under way in tasks, {words}", tasks, **shared),
+    )
+
+
+def _arrivals(rate: int, clients: tuple[str, ...]) -> Scenario:
+    return Scenario(
+        f"queries arriving, {rate}",
+        f"{rate} queries arrive in a second, {RATE} requests a second granted",
+        clients,
+        task="arrivals",
+        server=("--rate", str(RATE)),
+        options={"rate": rate},
+        known=SERVICES,
+    )
+
+
 SCENARIOS = (
     Scenario("profile", f"Profile: {TEXTS:,} texts into a matrix", ("embed-best",), task="profile"),
     Scenario("profile of lists", f"Profile: {TEXTS:,} texts into lists", ("langchain-nanogpt-one",), task="profile"),
@@ -86,6 +118,11 @@ SCENARIOS = (
         huge_pages=True,
     ),
     Scenario("query", "One query, no latency", tuple(QUERIES), task="queries", options={}, known=QUERIES),
+    *_queries_under_way(0),
+    *_queries_under_way(SHORT_LATENCY),
+    *_queries_under_way(LATENCY),
+    _arrivals(200, ("embedder-paced-async", "single-paced-async", "langchain-openai-async")),
+    _arrivals(1000, ("embedder-paced-async",)),
     Scenario(
         "cache",
         f"{CACHED:,} texts into a matrix: from the cache, and over the network without latency",
