@@ -39,7 +39,7 @@ MAX_GATHERED_TEXTS = 128
 """Most texts of a call that may share a request. A service needs as long for fewer texts as for these."""
 
 _SLOTS = 8
-"""Requests of small calls in flight, in threads and on each event loop. Measured: docs/adr/0060-gathered-batches.md."""
+"""Most requests of small calls in flight, in threads and on each event loop: docs/adr/0060-gathered-batches.md."""
 
 
 class Coalescer:

@@ -33,6 +33,11 @@ SLOT_SECONDS = 0.25
 Slots bound the work of this process. A service that is slow, or does not answer, must not hold up other calls.
 """
 
+# Slots grow with the time of a request, up to the maximum at 15 ms: docs/adr/0060-gathered-batches.md.
+_MIN_SLOTS = 2
+_SECONDS_FOR_A_SLOT = 0.0025
+_DURATIONS_KEPT = 16
+
 
 class Gatherer(ForkSafe):
     """The texts that wait, and those in flight. Thread-safe; a forked child starts with none.
@@ -58,6 +63,7 @@ class Gatherer(ForkSafe):
         self._collectors: dict[Lane, Carrier | Call] = {}
         self._in_flight: dict[Lane, dict[Carrier | Call, float]] = {}
         self._carried: dict[Carrier, list[Item]] = {}
+        self._durations: deque[float] = deque(maxlen=_DURATIONS_KEPT)  # seconds, of the last requests
 
     # --- calls ---
 
@@ -103,11 +109,14 @@ class Gatherer(ForkSafe):
         return not self._collectors and self._has_slot(lane)
 
     def _has_slot(self, lane: Lane) -> bool:
+        # A service that answers at once is not waited for: more requests would only be more work for this process.
+        fastest = min(self._durations, default=SLOT_SECONDS)
+        slots = min(self._slots, _MIN_SLOTS + int(fastest / _SECONDS_FOR_A_SLOT))
         starts = self._in_flight.get(lane, {})
-        if len(starts) < self._slots:
+        if len(starts) < slots:
             return True
         oldest = time.monotonic() - SLOT_SECONDS
-        return sum(start > oldest for start in starts.values()) < self._slots
+        return sum(start > oldest for start in starts.values()) < slots
 
     def _occupy_slot(self, one: Carrier | Call) -> None:
         starts = self._in_flight.get(one.lane)
@@ -116,9 +125,12 @@ class Gatherer(ForkSafe):
         starts[one] = time.monotonic()
 
     def _free_slot(self, one: Carrier | Call) -> None:
-        starts = self._in_flight.get(one.lane)
-        if starts is not None and starts.pop(one, None) is not None and not starts:
-            del self._in_flight[one.lane]  # it would keep the event loop alive
+        starts = self._in_flight.get(one.lane, {})
+        start = starts.pop(one, None)
+        if start is not None:
+            self._durations.append(time.monotonic() - start)
+            if not starts:
+                del self._in_flight[one.lane]  # it would keep the event loop alive
 
     @property
     def waiting(self) -> int:

@@ -1,0 +1,130 @@
+"""The queue of gathered calls: slots, carriers and order. No requests are sent."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from nanogpt_core.embeddings import gatherer as gatherer_module
+from nanogpt_core.embeddings.gathered_call import Call
+from nanogpt_core.embeddings.gatherer import SLOT_SECONDS, Gatherer
+from nanogpt_core.embeddings.planning import Batch
+from nanogpt_core.http.retry import CallLimits
+
+
+class Carrier:
+    is_cancelled = False
+
+    def __init__(self, lane, started):
+        self.lane, self.started = lane, started
+
+    def start(self):
+        self.started.append(self)
+
+    def cancel(self):
+        self.is_cancelled = True
+
+
+@pytest.fixture
+def now(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(gatherer_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    return now
+
+
+@pytest.fixture
+def started():
+    return []
+
+
+@pytest.fixture
+def call(started):
+    def call(*texts, lane=None):
+        count = range(len(texts))
+        starter = SimpleNamespace(make_carrier=lambda lane: Carrier(lane, started))
+        batch = Batch(list(texts), count, count, [1] * len(texts))
+        return Call(batch, CallLimits(), meter=None, budget=None, lane=lane, starter=starter)
+
+    return call
+
+
+def go(gatherer, call):
+    """Let a call go by itself; return whether it may."""
+    return gatherer.enter(call) and gatherer.go_alone(call)
+
+
+def slots_taken(gatherer, call):
+    count = 0
+    while go(gatherer, call(f"text {count}")):
+        count += 1
+    return count
+
+
+@pytest.mark.parametrize(("seconds", "slots"), [(0.0, 2), (0.001, 2), (0.006, 4), (0.02, 8), (2.0, 8)])
+def test_slots_are_fewer_if_the_service_answers_at_once(now, call, seconds, slots):
+    gatherer = Gatherer(64, None, 8)
+    for number in range(20):
+        one = call(f"earlier {number}")
+        assert go(gatherer, one)
+        now[0] += seconds
+        gatherer.leave(one)
+    assert slots_taken(gatherer, call) == slots
+
+
+def test_slots_are_all_there_before_the_first_reply(call):
+    assert slots_taken(Gatherer(64, None, 8), call) == 8
+
+
+def test_request_in_flight_for_long_occupies_no_slot(now, call, started):
+    gatherer = Gatherer(64, None, 1)
+    assert go(gatherer, call("hangs"))
+    assert not go(gatherer, call("waits"))
+    gatherer.look_again()
+    assert started == []
+    now[0] += SLOT_SECONDS
+    gatherer.look_again()
+    (carrier,) = started
+    assert [item.text for item in gatherer.take(carrier)] == ["waits"]
+
+
+def test_carrier_takes_texts_in_order_up_to_items_and_tokens(call, started):
+    gatherer = Gatherer(3, 4, 1)
+    first = call("first")
+    go(gatherer, first)
+    long = call("long")
+    long.batch.tokens[0] = 3
+    for one in (call("a", "b"), long, call("c"), call("d"), call("e"), call("f")):
+        assert not gatherer.enter(one)
+    gatherer.leave(first)
+    (carrier,) = started
+    taken = []
+    while items := gatherer.take(carrier):
+        taken.append([item.text for item in items])
+        gatherer.deliver(items, np.ones((len(items), 2)), None)
+        gatherer.go_on(carrier)
+    assert taken == [["a", "b"], ["long", "c"], ["d", "e", "f"]]
+
+
+def test_only_one_carrier_waits_for_a_turn(call, started):
+    gatherer = Gatherer(64, None, 1)
+    first = call("first")
+    go(gatherer, first)
+    for number in range(5):
+        gatherer.enter(call(f"text {number}"))
+    gatherer.leave(first)
+    gatherer.enter(call("one more"))
+    gatherer.look_again()
+    assert len(started) == 1
+    assert len(gatherer.take(started[0])) == 6
+
+
+def test_texts_of_several_event_loops_are_carried_by_a_thread(call, started):
+    gatherer, loops = Gatherer(64, None, 1), [object(), object()]
+    first = [call("of one", lane=loops[0]), call("of two", lane=loops[1])]
+    for one in first:
+        assert go(gatherer, one)
+    gatherer.enter(call("a", lane=loops[0]))
+    gatherer.enter(call("b", lane=loops[1]))
+    (carrier,) = started
+    assert carrier.lane is None
+    assert [item.text for item in gatherer.take(carrier)] == ["a", "b"]
