@@ -223,7 +223,12 @@ class Dispatcher:
             return (yield from self._attempt(batch, limits, results, admission))
 
         response = yield from self.send(
-            attempt, limits=self.limits, call=limits, cost=self.cost(batch), first=first, max_retries=self.max_retries
+            attempt,
+            limits=self.limits,
+            call=limits,
+            cost=self.cost(batch) if first is None else first.cost,
+            first=first,
+            max_retries=self.max_retries,
         )
         self.meter.add_request(texts=len(batch.texts), prompt_tokens=response.prompt_tokens, cost_usd=response.cost_usd)
         return response

@@ -109,10 +109,12 @@ class Gatherer(ForkSafe):
         return not self._collectors and self._has_slot(lane)
 
     def _has_slot(self, lane: Lane) -> bool:
+        starts = self._in_flight.get(lane)
+        if starts is None:
+            return True
         # A service that answers at once is not waited for: more requests would only be more work for this process.
         fastest = min(self._durations, default=SLOT_SECONDS)
         slots = min(self._slots, _MIN_SLOTS + int(fastest / _SECONDS_FOR_A_SLOT))
-        starts = self._in_flight.get(lane, {})
         if len(starts) < slots:
             return True
         oldest = time.monotonic() - SLOT_SECONDS
@@ -169,10 +171,11 @@ class Gatherer(ForkSafe):
             for idle in self._withdraw(call):
                 if not isinstance(idle, Call) and not self._items_of(idle):
                     idle.cancel()
-            if error is not None and _concerns_others(error, call):
-                self.fail(unfinished, error)
-            else:
-                self._requeue(unfinished)
+            wanted = [item for item in unfinished if item.calls]
+            if wanted and error is not None and _concerns_others(error, call):
+                self.fail(wanted, error)
+            elif wanted:
+                self._enqueue(wanted, front=True)
             carrier = self._next_carrier()
         _start(carrier)
 
@@ -210,9 +213,6 @@ class Gatherer(ForkSafe):
             self._queue.extendleft(reversed(items))
         else:
             self._queue.extend(items)
-
-    def _requeue(self, items: Iterable[Item]) -> None:
-        self._enqueue((item for item in items if item.calls), front=True)
 
     def _forget(self, item: Item) -> None:
         if self._under_way.get(item.text) is item:
