@@ -75,9 +75,7 @@ def ray_data(service: Service, redis_url: str, folder: str) -> tuple[str, bool]:
     finally:
         ray.shutdown()
     vectors = np.array([row["embedding"] for row in found], dtype=np.float32)
-    right = [row["id"] for row in found] == list(range(ROWS)) and _right(
-        service, [row["text"] for row in found], vectors
-    )
+    right = [row["id"] for row in found] == list(range(ROWS)) and _right([row["text"] for row in found], vectors)
     return _judge(service, folder, right)
 
 
@@ -99,6 +97,7 @@ def spark_frames(service: Service, redis_url: str, folder: str) -> tuple[str, bo
     """``mapInArrow`` in two Python workers, one of which is killed."""
     from pyspark.sql import SparkSession
 
+    os.environ["PYSPARK_PYTHON"] = sys.executable
     builder = SparkSession.builder.master("local[2,4]").config("spark.ui.enabled", "false")
     builder = builder.config("spark.sql.execution.arrow.maxRecordsPerBatch", "1024").config("spark.local.dir", folder)
     spark = builder.getOrCreate()
