@@ -37,7 +37,8 @@ class DyingTable(EmbedTable):
 
     def __call__(self, data):
         self.batches += 1
-        if self.flag and self.batches == 3:
+        # Spark calls once for all batches of a task.
+        if self.flag and (self.batches == 3 or not hasattr(data, "schema")):
             with contextlib.suppress(FileExistsError):
                 Path(self.flag).touch(exist_ok=False)
                 threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGKILL)).start()

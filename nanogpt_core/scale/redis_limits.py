@@ -190,6 +190,8 @@ class RedisLimits:
     def confirm(self, admission: Admission) -> Admission:
         """See :meth:`nanogpt_core.SharedLimits.confirm`."""
         last = self._session.last
+        if _is_local(admission) and self._session.is_reachable:
+            return self.reserve(admission.cost)  # the shares of all workers together would go on beside the rate
         if not _is_local(admission):
             with contextlib.suppress(LimitsUnavailableError):  # the start time and the cost were reserved
                 return _admission(admission.id, self._session.admit("confirm", admission.id), admission.cost)

@@ -171,6 +171,12 @@ class RedisSession(ForkSafe):
         finally:
             del failure  # a cycle of error and frame would keep the client and its connections
 
+    @property
+    def is_reachable(self) -> bool:
+        """True if the last request reached the server."""
+        with self._lock:
+            return self._probe_at == -math.inf
+
     def probe_now(self) -> None:
         """Let the next request try to reach the server, also if it was away a moment ago."""
         with self._lock:
