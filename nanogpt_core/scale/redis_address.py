@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
+import traceback
+from collections.abc import Iterator
 from multiprocessing import reduction
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit, urlunsplit
@@ -11,7 +14,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit, urlunsplit
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError, NanoGPTError
 from nanogpt_core.http.endpoint import Secret
 
-__all__ = ["PASSWORD_VARIABLE", "URL_VARIABLE", "RedisAddress", "RedisPassword", "server_error"]
+__all__ = ["PASSWORD_VARIABLE", "URL_VARIABLE", "RedisAddress", "RedisPassword", "dropped_frames", "server_error"]
 
 URL_VARIABLE = "NANOGPT_REDIS_URL"
 """Environment variable that holds the URL if none is passed."""
@@ -134,6 +137,23 @@ def _checked_url(url: str | None) -> str:
             remedy=f"Write it before the host: {parts.scheme}://:password@host",
         )
     return given
+
+
+@contextlib.contextmanager
+def dropped_frames() -> Iterator[None]:
+    """Drop the local variables of frames that an error of this block has passed through.
+
+    redis-py's errors and frames refer to each other. They would keep the client, with open connections, until the
+    garbage collector runs; and one of them holds the password.
+    """
+    try:
+        yield
+    except Exception as error:
+        link: BaseException | None = error
+        while link is not None:
+            traceback.clear_frames(link.__traceback__)
+            link = link.__context__
+        raise
 
 
 def server_error(error: Exception, address: RedisAddress) -> NanoGPTError | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
-from nanogpt_core.scale.redis_address import RedisAddress
+from nanogpt_core.scale.redis_address import RedisAddress, dropped_frames
 from nanogpt_core.validation import check_positive
 
 __all__ = ["RedisCache"]
@@ -72,7 +72,7 @@ class RedisCache(ForkSafe):
         if not keys:
             return {}
         names = [self._name(key) for key in keys]
-        with self._connected().pipeline(transaction=False) as pipeline:
+        with dropped_frames(), self._connected().pipeline(transaction=False) as pipeline:
             if self._cluster:
                 for name in names:
                     pipeline.get(name)
@@ -88,7 +88,7 @@ class RedisCache(ForkSafe):
         if not entries:
             return
         milliseconds = None if self._ttl is None else max(1, round(self._ttl * 1000))
-        with self._connected().pipeline(transaction=not self._cluster) as pipeline:
+        with dropped_frames(), self._connected().pipeline(transaction=not self._cluster) as pipeline:
             for key, entry in entries.items():
                 pipeline.set(self._name(key), entry, px=milliseconds)
             pipeline.execute()

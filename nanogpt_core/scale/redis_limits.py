@@ -86,9 +86,9 @@ class RedisLimits:
 
     **Redis is away**: with a budget, requests fail with :class:`nanogpt_core.LimitsUnavailableError`, and are retried
     as after other temporary failures. Without one, each worker warns once and continues at its share: the last known
-    rate, divided by the last known number of workers. When Redis is back, work goes on without a restart. If it has
-    lost its data, the highest amount that a worker knows counts as committed. Set ``maxmemory-policy noeviction``: a
-    server that evicts keys would lose the budget.
+    rate, divided by the last known number of workers. When Redis is back, work goes on without a restart, after a
+    second in which all workers return. If it has lost its data, the highest amount that a worker knows counts as
+    committed. Set ``maxmemory-policy noeviction``: a server that evicts keys would lose the budget.
 
     The budget counts embeddings, over all runs that use the name, until :meth:`reset`. A reservation that a killed
     worker left open stays in the budget until :meth:`release_abandoned`. The API key is never sent to Redis. A pickle
@@ -190,6 +190,8 @@ class RedisLimits:
     def confirm(self, admission: Admission) -> Admission:
         """See :meth:`nanogpt_core.SharedLimits.confirm`."""
         last = self._session.last
+        if _is_local(admission) and self._session.is_reachable:
+            return self.reserve(admission.cost)  # the shares of all workers together would go on beside the rate
         if not _is_local(admission):
             with contextlib.suppress(LimitsUnavailableError):  # the start time and the cost were reserved
                 return _admission(admission.id, self._session.admit("confirm", admission.id), admission.cost)

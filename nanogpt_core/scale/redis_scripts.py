@@ -217,9 +217,11 @@ ADMIT = Script(
     + _RECORDS
     + """
 -- worker, rate that was set or 0, generation, committed amount and peak that the worker knows, records as JSON,
--- action ("", "reserve" or "confirm"), id, amount or -1, budget or -1, seconds to count as abandoned, texts
+-- action ("", "reserve" or "confirm"), id, amount or -1, budget or -1, seconds to count as abandoned, texts, 1 if the
+-- worker could not reach the server
 local worker, generation, records, action, id = ARGV[1], ARGV[3], cjson.decode(ARGV[6]), ARGV[7], ARGV[8]
 local amount, budget, patience, texts = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11]), ARGV[12]
+local was_away = ARGV[13]
 
 local current = redis.call('HGET', state, 'generation')
 if not current then
@@ -233,6 +235,11 @@ if generation ~= '' and generation ~= current and not redis.call('HGET', state, 
 end
 redis.call('ZADD', workers, now, worker)
 redis.call('ZREMRANGEBYSCORE', workers, '-inf', now - 60 * SECOND)
+
+if was_away == '1' then
+  -- This worker sent at its share until now, and others may not be back yet.
+  set('paused', math.max(get('paused', 0), now + SECOND))
+end
 
 for _, record in ipairs(records) do
   apply[record[1]](unpack(record, 2))

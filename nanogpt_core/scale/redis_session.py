@@ -17,7 +17,7 @@ from nanogpt_core._runtime import clock
 from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core._runtime.workers import start_thread
 from nanogpt_core.errors import LimitsUnavailableError, NanoGPTError
-from nanogpt_core.scale.redis_address import RedisAddress, server_error
+from nanogpt_core.scale.redis_address import RedisAddress, dropped_frames, server_error
 from nanogpt_core.scale.redis_scripts import ADMIT
 
 __all__ = ["RedisSession", "Reply"]
@@ -107,10 +107,10 @@ class RedisSession(ForkSafe):
             records, self._records = self._records, []
             with self._carried:
                 self._carriers += bool(records)
-            last = self.last
+            last, was_away = self.last, self._probe_at > -math.inf
         known = (last.generation, last.committed, last.peak) if last else ("", 0, 0)
         arguments = [self.worker, self._requests_per_second or 0, *known, _encode(records)]
-        arguments += [action, name, nano, budget, patience, texts]
+        arguments += [action, name, nano, budget, patience, texts, int(was_away)]
         try:
             status, delay, generation, committed, rate, workers, peak, now = self.run(
                 lambda client: ADMIT.run(client, self._keys, arguments)
@@ -149,7 +149,8 @@ class RedisSession(ForkSafe):
                 if self._client is None:
                     self._client = self._address.connect()
                 client = self._client
-            result = function(client)
+            with dropped_frames():
+                result = function(client)
         except Exception as error:
             from redis.exceptions import RedisError
 
@@ -165,7 +166,16 @@ class RedisSession(ForkSafe):
                 with self._lock:
                     self._probe_at = -math.inf
             return result
-        raise failure  # without the cause: its text or its frames may hold the password
+        try:
+            raise failure  # without the cause: its text or its frames may hold the password
+        finally:
+            del failure  # a cycle of error and frame would keep the client and its connections
+
+    @property
+    def is_reachable(self) -> bool:
+        """True if the last request reached the server."""
+        with self._lock:
+            return self._probe_at == -math.inf
 
     def probe_now(self) -> None:
         """Let the next request try to reach the server, also if it was away a moment ago."""

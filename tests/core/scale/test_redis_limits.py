@@ -1,6 +1,8 @@
 """``RedisLimits`` against a real server: rate, pauses, budget, ledger, outages, and workers that die."""
 
+import contextlib
 import copy
+import gc
 import json
 import multiprocessing
 import os
@@ -9,6 +11,7 @@ import subprocess
 import sys
 import threading
 import warnings
+import weakref
 
 import pytest
 
@@ -21,6 +24,8 @@ from nanogpt_core import (
     MemoryCache,
     RedisLimits,
 )
+from nanogpt_core._runtime import clock
+from nanogpt_core._runtime.clock import fake_clock
 from nanogpt_core.errors import ConnectionFailedError, RateLimitError, ServerError
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.limits import FREE, Cost, Outcome, Saving, SharedLimits
@@ -58,15 +63,14 @@ def test_redis_limits_follow_the_protocol(make_limits):
 
 
 def test_start_times_of_two_workers_keep_to_one_rate(make_limits):
-    first, second = make_limits(4), make_limits(4)
-    delays = [limits.reserve(FREE).delay for limits in (first, second) * 6]
-    # Two at once after an idle time, and then four in each 1 / 0.98 seconds.
-    assert delays[:2] == [0, 0]
-    assert delays[2] > 0
-    assert delays == sorted(delays)
-    for n in range(4, len(delays)):
-        assert delays[n] - delays[n - 4] >= 0.9
-    assert delays[-1] <= 11 / 4 / 0.98 + 0.1
+    workers = [make_limits(4), make_limits(4)]
+    for limits in workers * 6:
+        limits.reserve(FREE)
+    session = workers[0]._session
+    starts = [score / 1e6 for _, score in session._client.zrange(session._keys[2], 0, -1, withscores=True)]
+    assert len(starts) == 12
+    # By the server's clock, no five starts are within a second.
+    assert min(later - earlier for earlier, later in zip(starts, starts[4:], strict=False)) > 1
 
 
 def test_request_that_need_not_wait_takes_one_command(make_limits):
@@ -77,7 +81,7 @@ def test_request_that_need_not_wait_takes_one_command(make_limits):
     limits.settle(admit(limits, CENT), PAID)
     limits.release(admit(limits, CENT))
     after = client.info("commandstats")["cmdstat_evalsha"]["calls"]
-    assert after - before <= 3  # two requests, and at most one report in the background
+    assert after - before <= 4  # two requests, and at most two reports in the background
 
 
 def test_retry_after_of_one_worker_pauses_all(make_limits):
@@ -85,30 +89,30 @@ def test_retry_after_of_one_worker_pauses_all(make_limits):
     waiting = second.reserve(FREE)
     first.on_error(refused(30.0), 30.0, first.reserve(FREE))
     first.flush()
-    assert second.reserve(FREE).delay == pytest.approx(30, abs=5)
+    assert second.reserve(FREE).delay == pytest.approx(30, abs=20)
     later = second.confirm(waiting) if not waiting.ready else second.reserve(FREE)
     assert later.delay > 20
 
 
 def test_request_that_waits_for_its_start_time_notices_a_pause(make_limits):
-    first, second = make_limits(1), make_limits(1)
+    first, second = make_limits(0.01), make_limits(0.01)
     admit(first)
     waiting = second.reserve(FREE)
     assert not waiting.ready
-    first.on_error(ServerError("overloaded", status=503, retry_after=40.0), 40.0)
+    first.on_error(ServerError("overloaded", status=503, retry_after=400.0), 400.0)
     first.flush()
     again = second.confirm(waiting)
     assert not again.ready
-    assert again.delay == pytest.approx(40, abs=5)
+    assert again.delay == pytest.approx(400, abs=20)
 
 
 def test_confirm_before_the_start_time_returns_the_rest_of_the_delay(make_limits):
-    limits = make_limits(0.01)
+    limits = make_limits(0.1)
     admit(limits)
     waiting = limits.reserve(FREE)
     early = limits.confirm(waiting)
     assert not early.ready
-    assert 0 < early.delay <= waiting.delay
+    assert waiting.delay - 5 < early.delay <= waiting.delay
 
 
 def test_start_time_that_is_given_back_is_free_again(make_limits):
@@ -145,11 +149,11 @@ def test_rate_that_is_set_is_never_exceeded(make_limits):
 
 
 def test_clock_of_a_worker_does_not_matter(make_limits, monkeypatch):
-    limits = make_limits(1)
+    limits = make_limits(0.01)
     admit(limits)
     monkeypatch.setattr("time.time", lambda: 0.0)
-    other = make_limits(1)
-    assert 0 < other.reserve(FREE).delay < 1.1
+    other = make_limits(0.01)
+    assert 0 < other.reserve(FREE).delay < 103
 
 
 def test_names_and_prefixes_do_not_share(redis, name):
@@ -350,18 +354,17 @@ def own_redis(start_redis):
 
 
 def test_without_redis_the_rate_falls_back_to_the_last_share_with_one_warning(own_redis, name):
-    workers = [RedisLimits(own_redis.url, name, 8) for _ in range(2)]
+    workers = [RedisLimits(own_redis.url, name, 0.5) for _ in range(2)]
     for limits in workers:
-        admit(limits)
-        limits.flush()
+        limits.reserve(FREE)
     limits = workers[1]
     own_redis.stop()
-    with pytest.warns(RuntimeWarning, match=r"share of the last known rate: 4 requests/s") as caught:
-        delays = [limits.reserve(FREE).delay for _ in range(3)]
+    with pytest.warns(RuntimeWarning, match=r"share of the last known rate: 0\.25 requests/s") as caught:
+        starts = [limits.reserve(FREE).start for _ in range(3)]
     assert len(caught) == 1
-    assert delays[2] - delays[1] == pytest.approx(1 / 4 / 0.98, abs=0.1)
-    limits.on_error(refused(20.0), 20.0)
-    assert limits.reserve(FREE).delay > 15
+    assert starts[2] - starts[1] == pytest.approx(1 / 0.25 / 0.98, abs=1)
+    limits.on_error(refused(99.0), 99.0)
+    assert limits.reserve(FREE).delay > 50
 
 
 def test_without_redis_a_budget_fails_closed(own_redis, name, options, sandbox):
@@ -582,4 +585,53 @@ def test_without_redis_a_request_that_waits_keeps_its_start_time_and_notices_a_p
     limits.on_error(refused(30.0), 30.0)
     again = limits.confirm(second)
     assert not again.ready
-    assert again.delay == pytest.approx(30, abs=5)
+    assert again.delay == pytest.approx(30, abs=20)
+
+
+def test_worker_that_was_away_lets_the_others_return_first(own_redis, name):
+    limits = RedisLimits(own_redis.url, name)
+    admit(limits)
+    own_redis.stop()
+    with fake_clock(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        limits.reserve(FREE)
+        own_redis.start()
+        clock.sleep(2)
+        waiting = limits.reserve(FREE)
+    assert not waiting.ready
+    assert waiting.delay == pytest.approx(1, abs=0.5)
+
+
+def test_dropped_limits_close_their_connections_without_the_garbage_collector(own_redis, name):
+    limits = RedisLimits(own_redis.url, name, budget_usd=1.0)
+    admit(limits)
+    client = weakref.ref(limits._session._client)
+    own_redis.stop()
+    with pytest.raises(LimitsUnavailableError):
+        limits.flush()
+    gc.disable()
+    try:
+        with contextlib.suppress(LimitsUnavailableError):
+            limits.reserve(CENT)
+        del limits
+        session_is_gone = client() is None
+    finally:
+        gc.enable()
+    assert session_is_gone
+
+
+def test_request_that_was_admitted_without_redis_keeps_to_the_shared_rate_once_it_is_back(own_redis, name):
+    workers = [RedisLimits(own_redis.url, name, 0.01) for _ in range(2)]
+    for limits in workers:
+        limits.flush()
+    own_redis.stop()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        local = [limits.reserve(CENT) for limits in workers]
+    own_redis.start()
+    for limits in workers:
+        limits.flush()
+    again = [limits.confirm(one) for limits, one in zip(workers, local, strict=True)]
+    assert [one.ready for one in again] == [True, False]
+    assert again[1].delay > 0.5
+    assert {one.worker for one in workers[0].ledger().open} == {limits._session.worker for limits in workers}
