@@ -72,7 +72,8 @@ class RedisAddress:
         self.url = urlunsplit(parts._replace(netloc=user + host))
         """The URL without its password."""
         self._password = None if parts.password is None else RedisPassword(unquote(parts.password))
-        self._cluster = cluster
+        self.cluster = cluster
+        """Whether it is a node of a Redis Cluster."""
 
     @property
     def place(self) -> str:
@@ -103,7 +104,7 @@ class RedisAddress:
                     f"No password for Redis at {self.place}: a pickled object does not carry it.",
                     remedy=f"Set {PASSWORD_VARIABLE} in the environment of the workers.",
                 )
-        return (RedisCluster if self._cluster else Redis).from_url(self.url, **options)
+        return (RedisCluster if self.cluster else Redis).from_url(self.url, **options)
 
     def hide_password(self, words: str) -> str:
         """Return ``words``, a message of the server or of redis-py, without the password and without a full stop."""

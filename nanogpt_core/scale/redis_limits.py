@@ -258,8 +258,8 @@ class RedisLimits:
         state_key, open_key = self._keys[:2]
 
         def read(client: Any) -> list[Any]:
-            # The keys are in one slot: a transaction works in a cluster too.
-            with client.pipeline(transaction=True) as pipeline:
+            # redis-py 5 has no transactions in a cluster.
+            with client.pipeline(transaction=not self._settings.address.cluster) as pipeline:
                 pipeline.hgetall(state_key)
                 pipeline.hgetall(open_key)
                 return list(pipeline.execute())
