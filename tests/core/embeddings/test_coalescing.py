@@ -534,7 +534,7 @@ async def test_batch_is_stopped_when_all_its_calls_are_cancelled(held):
         call.cancel()
     await asyncio.gather(*calls, return_exceptions=True)
     # Its slot is free, though its request has not been answered.
-    assert server.right(await embedder.aembed_query("c"), "c")
+    assert server.right(await asyncio.wait_for(embedder.aembed_query("c"), GUARD_SECONDS / 2), "c")
     forever.set()
 
 

@@ -91,7 +91,7 @@ class Coalescing(RuleBasedStateMachine):
         options = {"api_key": "k", "base_url": "http://127.0.0.1:9/api/v1", "max_retries": 1}
         options |= {"dimensions": WIDTH, "requests_per_second": 1000, "max_concurrency": 1}
         self.embedder = Embedder("text-embedding-3-small", **options)
-        self.poor = Embedder("text-embedding-3-small", **options, budget_usd=2e-6)
+        self.poor = Embedder("text-embedding-3-small", **options, budget_usd=2e-7)
         self.carriers, self.calls = [], []
         machine = self
 
@@ -155,7 +155,11 @@ class Coalescing(RuleBasedStateMachine):
         self.step(data.draw(st.sampled_from(self.calls)), outcome)
 
     @precondition(lambda self: self.carriers)
-    @rule(data=st.data(), outcome=st.sampled_from(["right", "right", "right", "500", "reset"]), count=st.integers(1, 4))
+    @rule(
+        data=st.data(),
+        outcome=st.sampled_from(["right", "right", "right", "500", "reset"]),
+        count=st.sampled_from([1, 1, 1, 2]),
+    )
     def step_a_carrier(self, data, outcome, count):
         carrier = data.draw(st.sampled_from(self.carriers))
         for _ in range(count):
@@ -246,4 +250,4 @@ class Coalescing(RuleBasedStateMachine):
 
 
 TestCoalescing = Coalescing.TestCase
-TestCoalescing.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestCoalescing.settings = settings(max_examples=80, stateful_step_count=60, deadline=None)
