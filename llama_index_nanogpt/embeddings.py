@@ -273,11 +273,16 @@ class NanoGPTEmbedding(BaseEmbedding):
             event.on_end({EventPayload.CHUNKS: batch, EventPayload.EMBEDDINGS: done})
         dispatcher.event(EmbeddingEndEvent.model_construct(chunks=batch, embeddings=done))
 
+    def _request_limit(self) -> int | None:
+        """Return ``embed_batch_size`` if it is below the usual number of texts in a request."""
+        usual = self.batch_size or self._embedder.model_info.batch_size
+        return self.embed_batch_size if self.embed_batch_size < usual else None
+
     def _get_text_embedding(self, text: str) -> Embedding:
         return self._embedder.embed_lists([text])[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[Embedding]:
-        return self._embedder.embed_lists(texts)
+        return self._embedder.embed_lists(texts, batch_size=self._request_limit())
 
     def _get_query_embedding(self, query: str) -> Embedding:
         floats: Embedding = self._embedder.embed_query(query).tolist()
@@ -287,7 +292,7 @@ class NanoGPTEmbedding(BaseEmbedding):
         return (await self._embedder.aembed_lists([text]))[0]
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[Embedding]:
-        return await self._embedder.aembed_lists(texts)
+        return await self._embedder.aembed_lists(texts, batch_size=self._request_limit())
 
     async def _aget_query_embedding(self, query: str) -> Embedding:
         floats: Embedding = (await self._embedder.aembed_query(query)).tolist()

@@ -148,7 +148,7 @@ def test_transformation_hash_depends_only_on_options_that_change_vectors(options
 
 def test_transformation_hash_test_covers_every_option():
     aliases = {"model", "embed_batch_size", "num_workers"}
-    connections = {"http_client", "http_async_client", "base_url"}
+    connections = {"http_client", "http_async_client", "base_url", "limits", "model_info"}
     assert {*HASHED, *NOT_HASHED} | connections == {*EmbedderOptions.__annotations__} | aliases
 
 
