@@ -153,7 +153,7 @@ def test_key_is_in_no_message_of_pydantic(bad):
         ({"model": 3}, "model must be a str"),
         ({"context_window": -1}, "context_window must be at least 1"),
         ({"context_window": "large"}, "context_window must be a whole number"),
-        ({"is_chat_model": False}, "chat models alone"),
+        ({"is_chat_model": False}, "only chat models"),
     ],
 )
 def test_unknown_and_unsupported_options_are_refused_with_a_remedy(bad, remedy):
