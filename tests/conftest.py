@@ -76,6 +76,15 @@ def pytest_configure_node(node) -> None:
     node.workerinput["real_service"] = node.config.real_service
 
 
+@pytest.fixture(autouse=True)
+def _forget_learned_limits() -> Iterator[None]:
+    """Forget limits of hosts after each test: the next server may get the same port."""
+    yield
+    dispatch = sys.modules.get("nanogpt_core.embeddings.dispatch")
+    if dispatch is not None:
+        dispatch._hosts.clear()
+
+
 @pytest.fixture(scope="session")
 def shared_sandbox() -> Iterator[object]:
     """One sandbox for the whole run, for tests that do not read its request log."""

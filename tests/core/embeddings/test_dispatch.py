@@ -411,7 +411,7 @@ def texts_of(count):
 @pytest.mark.parametrize(("limit", "status"), [(3, 400), (64, 413)])
 def test_batch_with_too_many_texts_is_split(embed, sandbox_with, limit, status):
     sandbox = sandbox_with(item_limits={"BAAI/bge-m3": limit})
-    options = {"api_key": sandbox.api_key, "base_url": sandbox.base_url, "max_retries": 0}
+    options = {"api_key": sandbox.api_key, "base_url": sandbox.base_url, "max_retries": 0, "requests_per_second": 1000}
     texts = texts_of(limit * 3 + 1)
     embedder = Embedder("BAAI/bge-m3", batch_size=2048, **options)
     vectors = embed(embedder, texts)
