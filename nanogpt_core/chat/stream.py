@@ -170,7 +170,8 @@ class StreamReader:
         self._envelope = chunk
         for choice in choices:
             self._read_choice(choice)
-        if not choices and not usage and not pricing:
+        # After the answer, an event that says nothing must not begin a new wait.
+        if not choices and not usage and not pricing and not self._has_all_choices:
             self._emit()
 
     def _read_choice(self, choice: dict[str, Any]) -> None:
@@ -204,10 +205,12 @@ class StreamReader:
             delta["refusal"] = self._refusals.pop(index)
         if index in self._finished:
             choice["finish_reason"] = None  # LangChain would join the two
+        says_nothing = self._has_all_choices and not fragments and not any(delta.values())
         self._begun.add(index)
         if reason:
             self._finished.add(index)
-        self._emit_choice(choice, fragments)
+        if not says_nothing:
+            self._emit_choice(choice, fragments)
 
     def _place(self, index: int) -> int:
         """Return the position of a choice; some hosts count from 1, or give a number that means something else."""
