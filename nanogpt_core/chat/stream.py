@@ -176,6 +176,8 @@ class StreamReader:
 
     def _read_choice(self, choice: dict[str, Any]) -> None:
         index = choice["index"] = self._place(choice["index"])
+        if index >= self._request.choices:
+            return  # not asked for; the frameworks would join it to the first one
         reason, delta = choice["finish_reason"], choice.get("delta")
         delta = choice["delta"] = delta if isinstance(delta, dict) else {}
         repair_message(delta, streamed=True, request_id=self._request_id)

@@ -273,6 +273,14 @@ def test_single_choice_is_the_first_one_whatever_its_number(index):
     assert [event["choices"][0]["index"] for event in events] == [0, 0]
 
 
+@pytest.mark.parametrize("choices", [1, 2])
+def test_choices_that_were_not_asked_for_are_left_out(choices):
+    first, other, last = chunk({"content": "all of it"}), chunk({"content": "other"}), chunk({}, "stop")
+    other["choices"][0]["index"] = 1
+    events = streamed(first, other, last, request=ChatRequest(streams=True, choices=choices))
+    assert joined(events, "content") == {1: "all of it", 2: "all of itother"}[choices]
+
+
 @pytest.mark.parametrize(
     "last",
     [
