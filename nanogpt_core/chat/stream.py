@@ -170,11 +170,14 @@ class StreamReader:
         self._envelope = chunk
         for choice in choices:
             self._read_choice(choice)
-        if not choices and not usage and not pricing:
+        # After the answer, an event that says nothing must not begin a new wait.
+        if not choices and not usage and not pricing and not self._has_all_choices:
             self._emit()
 
     def _read_choice(self, choice: dict[str, Any]) -> None:
         index = choice["index"] = self._place(choice["index"])
+        if index >= self._request.choices:
+            return  # not asked for; the frameworks would join it to the first one
         reason, delta = choice["finish_reason"], choice.get("delta")
         delta = choice["delta"] = delta if isinstance(delta, dict) else {}
         repair_message(delta, streamed=True, request_id=self._request_id)
@@ -204,10 +207,12 @@ class StreamReader:
             delta["refusal"] = self._refusals.pop(index)
         if index in self._finished:
             choice["finish_reason"] = None  # LangChain would join the two
+        says_nothing = self._has_all_choices and not fragments and not any(delta.values())
         self._begun.add(index)
         if reason:
             self._finished.add(index)
-        self._emit_choice(choice, fragments)
+        if not says_nothing:
+            self._emit_choice(choice, fragments)
 
     def _place(self, index: int) -> int:
         """Return the position of a choice; some hosts count from 1, or give a number that means something else."""

@@ -73,7 +73,7 @@ class _Call:
     """One tool call of a stream, as far as it has come.
 
     Attributes:
-        source: The index that the service gave.
+        sources: The indices that the service gave.
         id: Its id.
         name: Its name.
         arguments: Its arguments.
@@ -81,9 +81,10 @@ class _Call:
         sent: Length of the arguments that were sent.
         sent_name: Length of the name that was sent.
         begun: Whether a fragment was sent.
+        double_of: An earlier call with the same id and name, which this one may repeat.
     """
 
-    source: int
+    sources: set[int]
     id: str | None = None
     name: str = ""
     arguments: str = ""
@@ -91,6 +92,12 @@ class _Call:
     sent: int = 0
     sent_name: int = 0
     begun: bool = False
+    double_of: _Call | None = None
+
+    @property
+    def is_double(self) -> bool:
+        """True if this call repeats an earlier one as far as it has come; it is held back until it is complete."""
+        return self.double_of is not None and self.arguments in ("", self.double_of.arguments)
 
     @property
     def is_object(self) -> bool:
@@ -99,7 +106,12 @@ class _Call:
 
     def is_repeated(self, name: str, arguments: str) -> bool:
         """Return whether a fragment with the same id only repeats this call."""
-        return bool(arguments) and (name, arguments) == (self.name, self.arguments) and is_json(arguments)
+        return bool(arguments) and name in ("", self.name) and arguments == self.arguments and is_json(arguments)
+
+    def is_continued_by(self, name: str, arguments: str) -> bool:
+        """Return whether a fragment with the same id, but another index, is a part of this call."""
+        begins = bool(name) and (name != self.name or arguments.lstrip()[:1] in ("", "{"))
+        return not begins and not is_json(self.arguments)
 
     def is_followed_by(self, identifier: str | None, name: str, arguments: str, tools: frozenset[str]) -> bool:
         """Return whether a fragment with the same index, or none, begins another call."""
@@ -168,13 +180,20 @@ class ToolCallAssembler:
         if not isinstance(arguments, str):
             arguments = json.dumps(arguments) if arguments is not None else ""
         source, identifier = index if isinstance(index, int) else None, _id(fragment)
-        same = [call for call in self._calls if source is None or call.source == source]
-        call = next((one for one in same if one.id == identifier), None) if identifier else None
-        if call is not None and call.is_repeated(name, arguments):
+        same = [call for call in self._calls if source is None or source in call.sources]
+        known = next((one for one in self._calls if one.id == identifier), None) if identifier else None
+        call = known if known in same else None
+        is_repeated = known is not None and known.is_repeated(name, arguments)
+        if known is not None and not same and (is_repeated or known.is_continued_by(name, arguments)):
+            known.sources.update(() if source is None else (source,))
+            call = known
+        if is_repeated:
             return
         call = call or (same[-1] if same else None)
         if call is None or call.is_followed_by(identifier, name, arguments, self._tools):
-            call = _Call(len(self._calls) + position if source is None else source)
+            call = _Call({len(self._calls) + position if source is None else source})
+            if known is not None and known.name == name:
+                call.double_of = known
             self._calls.append(call)
         if call.id is None and all(identifier != other.id for other in self._calls):
             call.id = identifier
@@ -189,6 +208,12 @@ class ToolCallAssembler:
             call = self._calls[self._current]
             is_last = self._current == len(self._calls) - 1
             is_complete = finishing or (not is_last and is_json(call.arguments))
+            if call.double_of is not None and not is_complete:
+                break
+            if call.double_of is not None and call.is_double:
+                call.double_of.sources |= call.sources
+                del self._calls[self._current]
+                continue
             fragment = self._fragment(call, is_complete=is_complete)
             if fragment is not None:
                 taken.append(fragment)

@@ -236,6 +236,20 @@ def test_arguments_after_the_finish_reason_belong_to_their_call():
     assert "".join(one["function"]["arguments"] for one in calls) == '{"path": "x"}'
 
 
+@pytest.mark.parametrize("wants_usage", [True, False])
+@pytest.mark.parametrize(
+    "more", [{"choices": []}, {"type": "ping"}, chunk({}), chunk({"content": ""}, "stop")], ids=str
+)
+def test_events_that_say_nothing_after_the_answer_do_not_prolong_the_wait(more, wants_usage):
+    reader = StreamReader(ChatRequest(streams=True, wants_usage=wants_usage), pytest.fail)
+    before = chunk({"content": "all of it"}), {"choices": []}, chunk({}, "stop")
+    reader.push("".join(f"data: {json.dumps(one)}\n\n" for one in (*before, more, more)).encode())
+    # The wait for an event begins with the call that asks for it, and goes on as long as none is returned.
+    assert [reader.pop() is None for _ in range(4)] == [False, False, False, True]
+    assert reader.is_complete
+    assert reader.wait_seconds(60) < 5
+
+
 def test_first_event_of_a_choice_has_its_role_and_content():
     events = streamed(chunk({}, "stop"))
     assert [event["choices"][0]["delta"] for event in events] == [{"role": "assistant", "content": ""}]
@@ -257,6 +271,14 @@ def test_single_choice_is_the_first_one_whatever_its_number(index):
         one["choices"][0]["index"] = index
     events = streamed(first, last)
     assert [event["choices"][0]["index"] for event in events] == [0, 0]
+
+
+@pytest.mark.parametrize("choices", [1, 2])
+def test_choices_that_were_not_asked_for_are_left_out(choices):
+    first, other, last = chunk({"content": "all of it"}), chunk({"content": "other"}), chunk({}, "stop")
+    other["choices"][0]["index"] = 1
+    events = streamed(first, other, last, request=ChatRequest(streams=True, choices=choices))
+    assert joined(events, "content") == {1: "all of it", 2: "all of itother"}[choices]
 
 
 @pytest.mark.parametrize(

@@ -176,6 +176,28 @@ STREAMS = {
         [fragment(0, "a", "clean", A[2])],
         [fragment(1, "b", "look", B[2])],
     ),
+    "an event that is repeated with another index": (
+        [fragment(0, "a", "clean", A[2])],
+        [fragment(1, "a", "clean", A[2])],
+        [fragment(1, arguments="")],
+        [fragment(2, "b", "look", B[2])],
+        [fragment(3, "b", "look", B[2])],
+    ),
+    "a call that is repeated in pieces with another index": (
+        [fragment(0, "a", "clean", "")],
+        [fragment(0, arguments=A[2])],
+        [fragment(1, "a", "clean", "")],
+        [fragment(1, arguments=A[2][:5])],
+        [fragment(1, arguments=A[2][5:])],
+        [fragment(2, "b", "look", B[2])],
+        [fragment(3, "b", "look", "")],
+    ),
+    "an index for every fragment": (
+        [fragment(0, "a", "clean", A[2][:5])],
+        [fragment(1, "a", arguments=A[2][5:])],
+        [fragment(2, "b", "look", B[2][:5])],
+        [fragment(3, "b", "look", B[2][5:])],
+    ),
     "fenced": (
         [fragment(0, "a", "clean", "```json\n")],
         [fragment(0, arguments=A[2])],
