@@ -28,7 +28,11 @@ _HOST_MESSAGES = (
     r"maximum context length",  # OpenAI, vLLM, SGLang, Together, DeepSeek, OpenRouter, SiliconFlow
     r"context.?(?:length|window|size)\b.{0,40}\bexceed",  # MiniMax, LiteLLM
     r"exceed\w*\b.{0,40}\bcontext.?(?:length|window|size|limit)",  # Ollama, llama.cpp, Anthropic
-    r"(?:longer|greater|larger) than the (?:model'?s |max(?:imum)? )?(?:context|model)",  # vLLM, LM Studio, llama.cpp
+    # vLLM, LM Studio, llama.cpp
+    r"(?:longer|greater|larger) than the (?:model'?s )?(?:max(?:imum)? )?(?:context|model) ?(?:length|window|size)",
+    r"keep the first \d+ tokens when context",  # LM Studio
+    r"(?:input|prompt|messages?) token length must be",  # Qwen (DashScope)
+    r"tokens of image and text exceed",  # Volcengine
     r"configured context size",  # DwarfStar
     r"max(?:imum)? prompt length",  # xAI
     r"prompt (?:is )?too long|prompt 超长",  # Anthropic, Ollama; Zhipu (1261)
@@ -40,7 +44,7 @@ _HOST_MESSAGES = (
     # Tokens or characters of one text
     r"max(?:imum)? input length",  # OpenAI, Azure
     r"range of input length should be|input length should be \[",  # Qwen (DashScope)
-    r"must have less than [\d,]+ (?:tokens|characters)",  # TEI, SiliconFlow, Together
+    r"\binputs?\W{1,3}must have less than [\d,]+ (?:tokens|characters)",  # TEI, SiliconFlow, Together
     r"`?inputs`? tokens \+ `?max_new_tokens`? must be",  # Together, TGI
     r"input length is larger than the largest allowed",  # Jina
     r"physical batch size",  # llama.cpp
@@ -64,8 +68,8 @@ _LIMIT = (
     r"|(?:larger|greater) than|\bmax(?:imum)?\b|exceed\w*|over the limit|\blimit(?:ed)?\b|<=|>)"
 )
 _COUNTED = (
-    r"\b(?:tokens|token (?:limit|count)|items|elements|strings|inputs|texts|documents|sentences|characters|batch size"
-    r"|(?:context|input|prompt|text|message|sequence) (?:length|size|window))\b"
+    r"(?<![^\W_])(?:tokens|token (?:limit|count|length)|items|elements|strings|inputs|texts|documents|sentences"
+    r"|characters|batch.size|(?:context|input|prompt|text|message|sequence) (?:length|size|window))\b"
 )
 _TOO_LONG = (
     r"\b(?:input|prompt|text|message|document|sequence|string|array|list|batch|request|body|payload|content)s?\b"
@@ -76,14 +80,24 @@ _HOST_MESSAGE = re.compile("|".join(_HOST_MESSAGES))
 
 # Limits of an account, and limits per time.
 _OTHER_LIMITS = re.compile(
-    r"spending|billing|quota|credit|balance|\baccount|plan\b|rate.?limit|per (?:second|minute|hour|day|month)"
+    r"spending|billing|quota|credit|balance|\baccount|plan\b|rate.?limit"
+    r"|(?:per|each|every) (?:second|minute|hour|day|month)"
+    r"|tokens ?/ ?(?:s|sec|min|minute|h|hour|day)\b|throttl|concurren|simultaneous|\bqueue"
 )
 # Limits of single parameters. A message that fits no host's must not name one of them.
 _OTHER_PARAMETERS = re.compile(
-    r"dimension|temperature|top_?[pk]\b|penalt|log_?probs|logit|\bseed\b|\bstop\b|\btools?\b|tool_|function|metadata"
-    r"|\buser\b|\bname\b|image|audio|video|\bfiles?\b|schema|\benum\b|encoding|max_\w*tokens"
-    r"|(?:completion|output) tokens|\bn\b|best_of|header|\burl\b|\bkeys?\b"
+    r"dimension|temperature|top_?[pk]\b|penalt|log_?probs|logit|\bseed\b|\bstop|\btools?\b|tool_|function|metadata"
+    r"|\buser\b|\bname\b|image|audio|video|\bfile|schema|\benum\b|encoding|max_?\w*tokens"
+    r"|\bmax(?:imum)? (?:new )?tokens (?:must|should|has to|needs? to|cannot|value|parameter|setting|is too)"
+    r"|(?:completion|output|new|generated) tokens|to (?:generate|sample|predict)\b|prediction|thinking|reasoning|budget"
+    r"|\bn\b|best_of|header|\burl\b|\bkeys?\b|password|e-?mail|username|identifier|suffix|choices|candidates"
 )
+# A word with an underscore is the name of a parameter. Names of texts and of their size, and codes, have these parts.
+_NAME_PARTS_OF_TEXTS = (
+    r"(?:max|num|n|total|model|batch|inputs?|texts?|tokens?|prompt|context|messages?|contents?|documents?|seq|sequence"
+    r"|length|len|size|count|limit|ctx|window|too|long|large|exceeded|array|string|list|ids|invalid|request|error)"
+)
+_OTHER_NAMES = re.compile(rf"(?<!\w)(?=[a-z]+_)(?!(?:{_NAME_PARTS_OF_TEXTS}(?:_|\b))+(?!\w))\w+")
 # OpenAI names the parameter in quotes: Invalid 'tools': array too long.
 _QUOTED_PARAMETER = re.compile(r"\binvalid ['\"`]([^'\"`]+)['\"`]")
 _TEXT_PARAMETER = re.compile(
@@ -113,4 +127,5 @@ def is_size_error(code: str | None, param: str | None, message: str) -> bool:
         return False
     if _HOST_MESSAGE.search(words):
         return True
-    return _GENERAL.search(words) is not None and not _OTHER_PARAMETERS.search(words)
+    names_another = _OTHER_PARAMETERS.search(words) or _OTHER_NAMES.search(words)
+    return _GENERAL.search(words) is not None and not names_another
