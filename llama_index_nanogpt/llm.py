@@ -34,6 +34,7 @@ from llama_index_nanogpt.structured import (
     parse_stream,
     spoil_invalid_arguments,
     validate_last,
+    without_unreadable_arguments,
 )
 from nanogpt_core.chat.changes import ChangeableOptions
 from nanogpt_core.chat.client import (
@@ -277,7 +278,11 @@ class NanoGPT(ChangeableOptions, OpenAILike):  # type: ignore[misc] # the packag
             ToolArgumentsError: Arguments are not a JSON object. With ``error_on_no_tool_call=False``, as agents ask for
                 it, the model is told instead, and no tool is called.
         """
-        selections = super().get_tool_calls_from_response(response, error_on_no_tool_call, **kwargs)
+        try:
+            selections = super().get_tool_calls_from_response(response, error_on_no_tool_call, **kwargs)
+        except RecursionError:
+            readable = without_unreadable_arguments(response)
+            selections = super().get_tool_calls_from_response(readable, error_on_no_tool_call, **kwargs)
         return check_selections(response, selections, error_on_invalid=error_on_no_tool_call)
 
     def predict_and_call(self, tools: Sequence[Any], *args: Any, **kwargs: Any) -> AgentChatResponse:

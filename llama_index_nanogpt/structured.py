@@ -36,6 +36,7 @@ __all__ = [
     "parse_stream",
     "spoil_invalid_arguments",
     "validate_last",
+    "without_unreadable_arguments",
 ]
 
 
@@ -89,7 +90,7 @@ def parse_stream(llm: Any, stream: Iterator[ChatResponse], output_cls: type[Base
     """
     parts = _Parts(llm, output_cls)
     for response in stream:
-        yield parts.add(response)
+        yield from parts.add(response)
     yield from parts.finish()
 
 
@@ -99,7 +100,8 @@ async def aparse_stream(
     """Yield structured output as far as it has come; see :func:`parse_stream`."""
     parts = _Parts(llm, output_cls)
     async for response in stream:
-        yield parts.add(response)
+        for part in parts.add(response):
+            yield part
     for part in parts.finish():
         yield part
 
@@ -112,11 +114,15 @@ class _Parts:
         self._response: ChatResponse | None = None
         self._last: Any = None
 
-    def add(self, response: ChatResponse) -> Any:
+    def add(self, response: ChatResponse) -> list[Any]:
+        """Return the output as far as it has come, unless it is nested too deeply for LlamaIndex."""
         self._response = _with_one_call(response)
         known = None if self._last is None else [self._last]
-        self._last = process_streaming_objects(response, self._output_cls, known, llm=self._llm)
-        return self._last
+        try:
+            self._last = process_streaming_objects(response, self._output_cls, known, llm=self._llm)
+        except RecursionError:
+            return []
+        return [self._last]
 
     def finish(self) -> list[Any]:
         """Return the whole output, unless it was the last part."""
@@ -226,6 +232,20 @@ def spoil_invalid_arguments(response: ChatResponse) -> ChatResponse:
             text = str(block.tool_kwargs)
             block.tool_kwargs = text + spoil(text)
     return response
+
+
+def without_unreadable_arguments(response: ChatResponse) -> ChatResponse:
+    """Return a copy of a response without arguments that LlamaIndex cannot read, as far as they have come.
+
+    JSON that is nested too deeply for Python's parser is not handled there.
+    """
+    blocks = [
+        block.model_copy(update={"tool_kwargs": ""})
+        if isinstance(block, ToolCallBlock) and not _is_beginning(block.tool_kwargs)
+        else block
+        for block in response.message.blocks
+    ]
+    return response.model_copy(update={"message": response.message.model_copy(update={"blocks": blocks})})
 
 
 def check_selections(

@@ -13,6 +13,8 @@ __all__ = ["JsonTextStream", "is_incomplete", "is_json", "repair_json_text", "sp
 _FENCE = re.compile(r"\s*```[\w-]*[ \t]*\n?(.*?)\s*```\s*", re.DOTALL)
 _OPEN_FENCE = re.compile(r"```[\w-]*(.*)", re.DOTALL)
 _CLOSING = {"{": "}", "[": "]"}
+# Levels. The SDK's parser, jiter, ends here; Python's, which LangChain uses, fails a little later with RecursionError.
+_MAX_DEPTH = 200
 
 
 def is_json(text: str) -> bool:
@@ -41,6 +43,13 @@ class JsonTextStream:
     def __init__(self) -> None:
         self._text = ""
         self._may_be_fenced = True
+        self._depth = 0
+        self._in_string = self._escaped = False
+
+    @property
+    def is_too_deep(self) -> bool:
+        """True if the text is nested too deeply for the frameworks' parsers."""
+        return self._depth > _MAX_DEPTH
 
     def add(self, content: str | None, *, is_last: bool) -> str | None:
         """Return the text to send on.
@@ -50,6 +59,7 @@ class JsonTextStream:
             is_last: Whether the text ends with it.
         """
         self._text += content or ""
+        self._measure(content or "")
         begun = self._text.strip()
         if self._may_be_fenced and not is_last and "```".startswith(begun[:3]):
             return None
@@ -57,6 +67,20 @@ class JsonTextStream:
             self._may_be_fenced = False
             content = unfence(self._text)
         return (content or "") + _ending(self._text) if is_last else content
+
+    def _measure(self, content: str) -> None:
+        for character in content:
+            if self.is_too_deep:
+                return
+            if self._in_string:
+                self._in_string = character != '"' or self._escaped
+                self._escaped = character == "\\" and not self._escaped
+            elif character == '"':
+                self._in_string = True
+            elif character in "{[":
+                self._depth += 1
+            elif character in "}]":
+                self._depth -= 1
 
 
 def is_incomplete(text: str) -> bool:

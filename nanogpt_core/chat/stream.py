@@ -200,6 +200,12 @@ class StreamReader:
         if self._request.wants_json:
             text = self._json_texts.setdefault(index, JsonTextStream())
             delta["content"] = text.add(delta.get("content"), is_last=bool(reason) and index not in self._finished)
+            if text.is_too_deep:
+                raise ReplyError(
+                    "The answer does not follow the schema asked for: its JSON is nested too deeply.",
+                    remedy="Ask again, or another model.",
+                    request_id=self._request_id,
+                )
         if index not in self._begun and not fragments:
             # LlamaIndex's async stream passes over a first chunk without content.
             delta["content"] = delta["content"] or ""

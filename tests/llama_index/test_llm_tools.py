@@ -17,6 +17,7 @@ from nanogpt_core.sandbox import Fault, Reply, ToolCall
 ITS_OWN_WARNING = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecationWarning")
 PROMPT = PromptTemplate("Clean {what}.")
 HALF = '{"path": "/home/us'
+DEEP = pytest.param('{"path": ' * 3000, id="deep")
 
 
 class Clean(BaseModel):
@@ -147,7 +148,7 @@ STREAMED = pytest.mark.parametrize("streamed", [True, False])
 
 
 @STREAMED
-@pytest.mark.parametrize("arguments", [HALF, "path=x", "[1]", "false", '{"path": "x"}{"path": "y"}'])
+@pytest.mark.parametrize("arguments", [HALF, "path=x", "[1]", "false", '{"path": "x"}{"path": "y"}', DEEP])
 async def test_unreadable_arguments_of_structured_output_are_an_error(scripted, call, streamed, arguments):
     llm = scripted(calling("Clean", arguments)).llm
     with pytest.raises(ToolArgumentsError, match="not a JSON object"):

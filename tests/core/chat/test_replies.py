@@ -296,6 +296,17 @@ def test_usage_of_moonshot_and_groq_is_found(last):
 # --- text of structured output ---
 
 
+@pytest.mark.parametrize("text", ["[" * 3000, '{"a\\"}": ' * 3000])
+def test_json_that_is_nested_too_deeply_for_parsers_is_a_reply_error(text):
+    with pytest.raises(errors.ReplyError, match="nested too deeply"):
+        streamed(*(chunk({"content": text[at : at + 100]}) for at in range(0, len(text), 100)), request=JSON_WANTED)
+
+
+def test_brackets_in_a_string_are_not_levels_of_json():
+    text = json.dumps({"a": "[" * 3000, "b": [[1]] * 300})
+    assert joined(streamed(chunk({"content": text}, "stop"), request=JSON_WANTED), "content") == text
+
+
 @pytest.mark.parametrize("size", [1, 5, 1000])
 @pytest.mark.parametrize(
     ("text", "sent"),
