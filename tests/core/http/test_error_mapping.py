@@ -336,8 +336,9 @@ def test_400_without_words_about_size_causes_one_request(refusing, message, code
 def ask_chat(request):
     """Ask for a chat answer at a base URL; return the error."""
 
-    def ask(server, base_url=None):
-        session = ChatSession(Endpoint.resolve(api_key=server.api_key, base_url=base_url or server.base_url))
+    def ask(server, base_url=None, headers=None):
+        endpoint = Endpoint.resolve(api_key=server.api_key, base_url=base_url or server.base_url, headers=headers)
+        session = ChatSession(endpoint)
         options = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello"}]}
 
         async def run():
@@ -366,6 +367,13 @@ def test_chat_uses_the_same_words_about_size(ask_chat, scripted, faults, message
     assert type(error) is kind
     assert ("context window" in error.remedy) is (kind is errors.RequestTooLargeError)
     assert len(server.requests) == 1
+
+
+def test_header_values_echoed_by_the_service_are_redacted_in_chat(ask_chat, scripted, faults):
+    answer = faults.response(body("no token gateway-secret-1"), 401)
+    error = ask_chat(scripted(answer), headers={"X-Gateway-Token": "gateway-secret-1"})
+    assert "no token" in str(error)
+    assert "gateway-secret-1" not in "".join([str(error), str(vars(error)), str(error.__cause__)])
 
 
 # --- models that do not exist ---
