@@ -34,7 +34,7 @@ from nanogpt_core.chat.client import (
 )
 from nanogpt_core.chat.options import EXAMPLE, check_known, check_tool_choice, refused
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
-from nanogpt_core.http.endpoint import CHAT_TIMEOUT, Endpoint
+from nanogpt_core.http.endpoint import CHAT_TIMEOUT, Endpoint, hide_keys
 from nanogpt_core.validation import check_model_name, check_number
 
 __all__ = ["ChatNanoGPT"]
@@ -106,6 +106,8 @@ class ChatNanoGPT(ChangeableOptions, BaseChatOpenAI):
     _session: ChatSession = PrivateAttr()
 
     def __init__(self, **options: Any) -> None:
+        # Tools that print the variables of a traceback's frames must not see the key.
+        options = hide_keys(options)
         self._check_options(options)
         session, settings = _connected(options)
         try:

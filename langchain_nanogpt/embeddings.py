@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr
 
 from nanogpt_core import Embedder, Estimate, ModelInfo, Usage
 from nanogpt_core.errors import ConfigurationError
-from nanogpt_core.http.endpoint import Secret
+from nanogpt_core.http.endpoint import Secret, hide_keys
 from nanogpt_core.validation import check_option_names
 
 if TYPE_CHECKING:
@@ -117,9 +117,8 @@ class NanoGPTEmbeddings(BaseModel, Embeddings):
     def __init__(
         self, model: str | ModelInfo = _DEFAULTS["model"], *, batch_size: int | None = None, **options: Any
     ) -> None:
-        if isinstance(options.get("api_key"), str):
-            # Tools that print the variables of a traceback's frames must not see the key.
-            options["api_key"] = SecretStr(options["api_key"])
+        # Tools that print the variables of a traceback's frames must not see the key.
+        options = hide_keys(options)
         check_option_names(options, _option_names(type(self)), _ALIASES)
         if batch_size is not None:
             options["batch_size"] = batch_size
@@ -130,6 +129,7 @@ class NanoGPTEmbeddings(BaseModel, Embeddings):
         self._embedder = embedder
 
     def __setattr__(self, name: str, value: Any) -> None:
+        value = hide_keys({name: value})[name]
         if name in _FIXED:
             raise ConfigurationError(
                 f"{name} cannot be changed after construction.",
@@ -146,6 +146,7 @@ class NanoGPTEmbeddings(BaseModel, Embeddings):
             ConfigurationError: A value is impossible. It is a ``ValueError``.
             InvalidTypeError: A name is unknown, or a value has the wrong type. It is a ``TypeError``.
         """
+        update = hide_keys(update or {})
         twin = super().model_copy(deep=deep)
         if update:
             kept = {name: getattr(twin, name) for name in twin.model_fields_set}
@@ -160,6 +161,7 @@ class NanoGPTEmbeddings(BaseModel, Embeddings):
 
     def copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:  # type: ignore[override]
         """Do what :meth:`model_copy` does; pydantic's older name for it."""
+        update = hide_keys(update or {})
         return self.model_copy(update=update, deep=deep)
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_index.core.async_utils import run_jobs
 from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding, dispatcher
-from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, SecretStr
+from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
 from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent, EmbeddingStartEvent
 from llama_index.core.instrumentation.events.exception import ExceptionEvent
@@ -19,6 +19,7 @@ from llama_index.core.utils import get_tqdm_iterable
 from nanogpt_core import Embedder, Estimate, ModelInfo, Usage
 from nanogpt_core.embeddings.inputs import check_texts
 from nanogpt_core.errors import ConfigurationError
+from nanogpt_core.http.endpoint import hide_keys
 from nanogpt_core.validation import check_number, check_option_names
 
 if TYPE_CHECKING:
@@ -125,9 +126,8 @@ class NanoGPTEmbedding(BaseEmbedding):
         base_url: str | None = None,
         **options: Any,
     ) -> None:
-        if isinstance(options.get("api_key"), str):
-            # Tools that print the variables of a traceback's frames must not see the key.
-            options["api_key"] = SecretStr(options["api_key"])
+        # Tools that print the variables of a traceback's frames must not see the key.
+        options = hide_keys(options)
         names = {"model_name": model_name, "model": model, "base_url": base_url}
         options |= {name: value for name, value in names.items() if value is not None}
         options.pop("class_name", None)  # dumps carry it
@@ -145,6 +145,7 @@ class NanoGPTEmbedding(BaseEmbedding):
         return "NanoGPTEmbedding"
 
     def __setattr__(self, name: str, value: Any) -> None:
+        value = hide_keys({name: value})[name]
         if name in _FIXED:
             raise ConfigurationError(
                 f"{name} cannot be changed after construction.",
@@ -162,6 +163,7 @@ class NanoGPTEmbedding(BaseEmbedding):
             ConfigurationError: A value is impossible. It is a ``ValueError``.
             InvalidTypeError: A name is unknown, or a value has the wrong type. It is a ``TypeError``.
         """
+        update = hide_keys(update or {})
         twin = super().model_copy(deep=deep)
         if update:
             kept = {name: getattr(twin, name) for name in twin.model_fields_set}
@@ -174,6 +176,7 @@ class NanoGPTEmbedding(BaseEmbedding):
 
     def copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:  # type: ignore[override]
         """Do what :meth:`model_copy` does; pydantic's older name for it."""
+        update = hide_keys(update or {})
         return self.model_copy(update=update, deep=deep)
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:

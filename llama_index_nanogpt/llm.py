@@ -54,7 +54,7 @@ from nanogpt_core.chat.options import (
     unknown_option,
 )
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError, NanoGPTError
-from nanogpt_core.http.endpoint import CHAT_TIMEOUT, ApiKey, Endpoint
+from nanogpt_core.http.endpoint import CHAT_TIMEOUT, ApiKey, Endpoint, hide_key, hide_keys
 from nanogpt_core.http.limits import SharedLimits
 from nanogpt_core.models.listing import fetch_context_window
 from nanogpt_core.validation import check_model_name, check_number
@@ -150,6 +150,8 @@ class NanoGPT(ChangeableOptions, OpenAILike):  # type: ignore[misc] # the packag
         context_window: int | Literal["live"] = _CONTEXT_WINDOW,
         **options: Any,
     ) -> None:
+        # Tools that print the variables of a traceback's frames must not see the key.
+        api_key, options = hide_key(api_key), hide_keys(options)
         if api_base is not None and base_url is not None and api_base != base_url:
             raise ConfigurationError("api_base and base_url differ.", remedy="They mean the same; pass one.")
         given = {**options, "model": model, **({} if context_window == "live" else {"context_window": context_window})}

@@ -8,17 +8,18 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, TextBlock, ToolCallBlock
-from llama_index.core.bridge.pydantic import BaseModel, ValidationError
+from llama_index.core.bridge.pydantic import BaseModel
 from llama_index.core.llms.llm import ToolSelection
 from llama_index.core.llms.utils import parse_partial_json
+from llama_index.core.program.function_program import get_function_tool
 from llama_index.core.program.utils import process_streaming_objects
 from llama_index.core.tools import FunctionTool
 from llama_index.llms.openai.base import force_single_tool_call
 
 from nanogpt_core.chat.json_text import spoil, unfence
 from nanogpt_core.chat.tool_calls import parse_arguments
-from nanogpt_core.errors import RefusalError, ReplyError
-from nanogpt_core.http.error_body import excerpt
+from nanogpt_core.errors import NanoGPTError, RefusalError, ReplyError
+from nanogpt_core.http.error_body import as_sentence, excerpt
 
 __all__ = [
     "StructuredOutputError",
@@ -135,15 +136,19 @@ class _Parts:
         if not any(isinstance(block, ToolCallBlock) for block in message.blocks):
             return self._output_cls.model_validate_json(unfence(message.content or ""))
         (selection,) = self._llm.get_tool_calls_from_response(self._response)
+        if selection.tool_name != get_function_tool(self._output_cls).metadata.name:
+            raise _broken_schema(self._output_cls, f"it is a call of {selection.tool_name!r}")
         return self._output_cls.model_validate(selection.tool_kwargs)
 
 
 @contextlib.contextmanager
 def map_schema_errors(output_cls: type[BaseModel]) -> Iterator[None]:
-    """Raise pydantic's errors as a StructuredOutputError."""
+    """Raise pydantic's errors, and those of LlamaIndex's programs, as a StructuredOutputError."""
     try:
         yield
-    except ValidationError as error:
+    except ValueError as error:  # pydantic's ValidationError is one
+        if isinstance(error, NanoGPTError):
+            raise
         raise _broken_schema(output_cls, str(error)) from error
 
 
@@ -214,7 +219,9 @@ def check_refusal(response: ChatResponse, options: Mapping[str, Any]) -> ChatRes
     if not text:
         return response
     if options.get("response_format") or options.get("tool_choice") not in (None, "auto", "none"):
-        raise StructuredOutputRefusedError(f"The model refused: {text}", remedy="Ask in other words, or another model.")
+        raise StructuredOutputRefusedError(
+            as_sentence(f"The model refused: {text}"), remedy="Ask in other words, or another model."
+        )
     response.message.additional_kwargs["refusal"] = text
     if not response.message.content:
         blocks = [block for block in response.message.blocks if not isinstance(block, TextBlock)]

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model  # a d
 
 from nanogpt_core.chat.options import refused, unknown_option
 from nanogpt_core.errors import ConfigurationError
+from nanogpt_core.http.endpoint import hide_keys
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -59,6 +60,7 @@ class ChangeableOptions(BaseModel):
         }
 
     def __setattr__(self, name: str, value: Any) -> None:
+        value = hide_keys({name: value})[name]
         if not name.startswith("_") and hasattr(self, "_session"):
             name = self._names().get(name, name)
             if name in self._fixed:
@@ -75,7 +77,9 @@ class ChangeableOptions(BaseModel):
             ConfigurationError: An option is invalid.
             InvalidTypeError: An option is unknown, or of the wrong type.
         """
-        changes = self._checked(update or {})
+        # Tools that print the variables of a traceback's frames must not see the key.
+        update = hide_keys(update or {})
+        changes = self._checked(update)
         base = copy.deepcopy(self) if deep else self  # pydantic would copy the clients too if there are changes
         twin = super(ChangeableOptions, base).model_copy(update=changes)
         if self._fixed & changes.keys():
@@ -84,6 +88,7 @@ class ChangeableOptions(BaseModel):
 
     def copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:  # type: ignore[override]
         """Do what :meth:`model_copy` does; pydantic's older name for it."""
+        update = hide_keys(update or {})
         return self.model_copy(update=update, deep=deep)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from multiprocessing import reduction
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
@@ -26,6 +26,7 @@ __all__ = [
     "SecretHeaders",
     "SecretLike",
     "hide_key",
+    "hide_keys",
     "is_host",
     "is_loopback",
     "resolve_base_url",
@@ -50,6 +51,7 @@ A model may think for minutes, and an attempt that is given up may be billed.
 DEFAULT_TIMEOUT = 60.0
 """Seconds that one request may take."""
 
+_KEY_OPTIONS = ("api_key", "openai_api_key", "nanogpt_api_key")
 _LONGEST_TIMEOUT = 86_400
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?\.?")
 _URL_CHARACTERS = re.compile(r"[\w.~!$&'()*+,;=:@%/-]*", re.ASCII)
@@ -223,6 +225,14 @@ def hide_key(api_key: ApiKey) -> Secret | None:
     if api_key is None or isinstance(api_key, Secret):
         return api_key
     return Secret(api_key.get_secret_value() if isinstance(api_key, SecretLike) else api_key)
+
+
+def hide_keys(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``options`` with the key, under any name of its option, as a :class:`Secret`; see :func:`hide_key`."""
+    return {
+        name: hide_key(value) if name in _KEY_OPTIONS and isinstance(value, str) else value
+        for name, value in options.items()
+    }
 
 
 def resolve_key(api_key: ApiKey) -> Secret:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-__all__ = ["as_sentence", "error_message", "error_param", "excerpt"]
+__all__ = ["as_sentence", "error_message", "error_object", "error_param", "excerpt"]
 
 _SHOWN = 300
 
 
+def error_object(document: object) -> object:
+    """Return the object of an error body; Gemini's endpoint for the OpenAI SDK sends it in an array."""
+    return document[0] if isinstance(document, list) and document else document
+
+
 def error_message(document: object) -> str:
     """Return the message of an error body, truncated; empty if it has none."""
+    document = error_object(document)
     if not isinstance(document, dict):
         return ""
     error = document.get("error") or document.get("message") or document.get("detail")

@@ -13,7 +13,7 @@ from jiter import from_json
 
 from nanogpt_core import errors
 from nanogpt_core.errors import NanoGPTError, StatusError
-from nanogpt_core.http.error_body import as_sentence, error_message, error_param, excerpt
+from nanogpt_core.http.error_body import as_sentence, error_message, error_object, error_param, excerpt
 from nanogpt_core.http.library import httpcore, httpx
 from nanogpt_core.http.retry import MAX_RETRY_AFTER_SECONDS, parse_retry_after, reset_message
 from nanogpt_core.http.size_errors import is_size_error
@@ -138,7 +138,7 @@ def _from_status(error: openai.APIStatusError) -> StatusError:
     text = response.content.decode(errors="replace")
     document: Any = None
     with contextlib.suppress(ValueError):
-        document = from_json(response.content)
+        document = error_object(from_json(response.content))
     wait = parse_retry_after(response.headers)
     detail = error_message(document) or excerpt(text)
     code, param = _field(document, "code"), _field(document, "param")
@@ -176,8 +176,9 @@ def _balance_remedy(document: Any, remedy: str) -> str:
     """Return the remedy of a 402, with the amount; ``payment`` is there if the service saw no key."""
     if not isinstance(document, dict):
         return remedy
-    inner, payment = document.get("error"), document.get("payment")
-    needed = document.get("requiredBalance", inner.get("requiredBalance") if isinstance(inner, dict) else None)
+    inner = document.get("error")
+    fields = {**inner, **document} if isinstance(inner, dict) else document
+    needed, payment = fields.get("requiredBalance"), fields.get("payment")
     if isinstance(payment, dict):
         needed = payment.get("amountUsd") if needed is None else needed
         remedy = f"{remedy} The service saw no key: check that nothing removes the Authorization header."
@@ -196,24 +197,24 @@ def _quota_remedy(wait: float | None, words: str) -> str:
 def _concerns_path(status: int, code: str | None, param: str | None, detail: str) -> bool:
     if status == 405:  # noqa: PLR2004
         return True
-    about_model = code in _NO_SUCH_MODEL_CODES or param == "model" or re.search(r"\bmodel\b", detail.lower())
+    about_model = _names_no_model(code, param, detail) or param == "model" or re.search(r"\bmodel\b", detail.lower())
     return status == 404 and not about_model  # noqa: PLR2004
 
 
 def _base_url_remedy(url: Any) -> str:
-    """Return a remedy if the base URL of a request looks wrong; empty if it looks right."""
+    """Return a remedy if the base URL of a request looks wrong; empty if it is one of NanoGPT's."""
     path = url.path
     endpoint = next((end for end in _ENDPOINTS if path.endswith(end)), "")
     base = path.removesuffix(endpoint)
     is_nanogpt = url.host == "nano-gpt.com" or url.host.endswith(".nano-gpt.com")
     has_version = _BASE_PATH.fullmatch(f"/{base.rpartition('/')[2]}") is not None
-    if has_version and (base.startswith("/api/") or not is_nanogpt):
-        return ""
     port = f":{url.port}" if url.port else ""
-    return (
-        f"The base URL looks wrong: {url.scheme}://{url.host}{port}{base or '/'}. It should end in /api/v1, as "
-        "https://nano-gpt.com/api/v1 does."
-    )
+    base_url = f"{url.scheme}://{url.host}{port}{base or '/'}"
+    if has_version and not is_nanogpt:
+        return f"Check base_url, as {base_url} may have no {endpoint or path}, and the model's name."
+    if has_version and base.startswith("/api/"):
+        return ""
+    return f"The base URL looks wrong: {base_url}. It should end in /api/v1, as https://nano-gpt.com/api/v1 does."
 
 
 def _field(document: Any, name: str) -> str | None:

@@ -172,7 +172,7 @@ class Joke(BaseModel):
 
 JOKE = Joke(setup="Why?", punchline="Because.")
 PROMPT = PromptTemplate("Tell a joke about {animal}.")
-REFUSAL = "I can't help with that."
+REFUSAL = "I can't help with that"
 WAYS = {"tool": {}, "schema": {"should_use_structured_outputs": True}}
 
 
@@ -198,6 +198,7 @@ async def test_refusal_of_structured_output_is_a_refusal_error(replying, predict
     with pytest.raises(RefusalError, match=REFUSAL) as caught:
         await predict(sandbox.llm(**WAYS[way]))
     assert isinstance(caught.value, ValueError)
+    assert f"The model refused: {REFUSAL}. Ask" in str(caught.value)
 
 
 @ITS_OWN_WARNING

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 from llama_index.core.agent.workflow import FunctionAgent, ToolCallResult
+from llama_index.core.llms import ChatMessage
 from llama_index.core.program import FunctionCallingProgram
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.tools import FunctionTool
@@ -173,8 +174,26 @@ async def test_whole_json_is_structured_output(scripted, call, streamed, text):
 @STREAMED
 async def test_arguments_that_break_the_schema_are_an_error(scripted, call, streamed):
     llm = scripted(calling("Clean", '{"path": [1]}')).llm
-    with pytest.raises(ValueError, match="Clean"):
+    with pytest.raises(StructuredOutputError, match="schema of Clean"):
         await predicted(call, llm, streamed=streamed)
+
+
+@STREAMED
+async def test_call_of_another_tool_is_no_structured_output(scripted, call, streamed):
+    llm = scripted(calling("Other")).llm
+    with pytest.raises(StructuredOutputError, match="Other"):
+        await predicted(call, llm, streamed=streamed)
+
+
+async def test_text_in_place_of_a_call_is_no_structured_output(scripted, call):
+    with pytest.raises(StructuredOutputError, match="schema of Clean"):
+        await predicted(call, scripted(Reply("path=x")).llm, streamed=False)
+
+
+async def test_arguments_that_break_the_schema_are_an_error_of_a_structured_llm(scripted, call):
+    llm = scripted(calling("Clean", '{"path": [1]}')).llm.as_structured_llm(Clean)
+    with pytest.raises(StructuredOutputError, match="schema of Clean"):
+        await call(llm, "chat", [ChatMessage(content="Clean x.")])
 
 
 async def test_first_of_several_calls_is_the_streamed_output(scripted, call):

@@ -1,5 +1,7 @@
 """Adapters to the two plugins' embedding classes. A plugin is skipped if its framework is not installed."""
 
+import re
+import traceback
 from dataclasses import dataclass
 from importlib import import_module
 
@@ -72,3 +74,17 @@ def plugin(request):
 def make(plugin, options):
     """Make an object that talks to the shared sandbox."""
     return lambda model=None, **more: plugin.make(model, **{**options, **more})
+
+
+@pytest.fixture
+def key_variables():
+    """Return the local variables of this project's frames in the traceback of an error that hold a key."""
+
+    def find(error, key):
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        ours = [one for one in frames if re.search(r"nanogpt_core|_nanogpt\b", one.f_globals["__name__"])]
+        assert ours
+        held = [(frame.f_code.co_name, *item) for frame in ours for item in frame.f_locals.items()]
+        return [(place, name) for place, name, value in held if isinstance(value, (str, dict)) and key in repr(value)]
+
+    return find

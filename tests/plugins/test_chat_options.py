@@ -218,3 +218,19 @@ async def test_llama_index_checks_changed_additional_options_in_a_call(fresh_san
     llm.additional_kwargs = {"top_k": 4}
     with pytest.raises(InvalidTypeError, match="Unknown option 'top_k'"):
         await call(llm, "complete", "Hello")
+
+
+@pytest.mark.parametrize("name", ["api_key", "openai_api_key"])
+@pytest.mark.parametrize("way", ["constructor", "model_copy", "copy"])
+def test_key_is_in_no_local_variable_of_an_option_error(plugin, make, key_variables, name, way):
+    given = {name: "sk-nano-very-secret", "temprature": 1}
+    with pytest.raises(NanoGPTError, match=r"temprature|api_key") as caught:
+        plugin.cls(**given) if way == "constructor" else getattr(make(), way)(update=given)
+    assert key_variables(caught.value, "sk-nano-very-secret") == []
+
+
+def test_key_is_in_no_local_variable_after_setting_it_as_an_attribute(plugin, make, key_variables):
+    chat = make()
+    with pytest.raises(ConfigurationError) as caught:
+        setattr(chat, plugin.key, "sk-nano-very-secret")
+    assert key_variables(caught.value, "sk-nano-very-secret") == []

@@ -497,6 +497,15 @@ def test_key_is_in_no_traceback_of_the_constructor(plugin, bad):
     assert KEY not in shown(caught.value)
 
 
+@pytest.mark.parametrize("name", ["api_key", "openai_api_key"])
+@pytest.mark.parametrize("way", ["constructor", "model_copy", "copy"])
+def test_key_is_in_no_local_variable_of_an_option_error(plugin, make, key_variables, name, way):
+    given = {name: "sk-nano-very-secret", "temprature": 1}
+    with pytest.raises(NanoGPTError, match=r"temprature|api_key") as caught:
+        plugin.make(**given) if way == "constructor" else getattr(make(), way)(update=given)
+    assert key_variables(caught.value, "sk-nano-very-secret") == []
+
+
 def test_key_is_in_no_message_of_pydantic(plugin):
     with pytest.raises(ValidationError, match="base_url") as caught:
         plugin.cls.model_validate({"api_key": KEY, "base_url": "ftp://x"})

@@ -229,6 +229,15 @@ def test_key_echoed_by_the_service_is_redacted(embed, scripted, faults, status):
     assert server.api_key not in "".join([str(error), repr(error), str(vars(error))])
 
 
+def test_header_values_echoed_by_the_service_are_redacted(embed, scripted, faults):
+    answer = faults.response(body("Bearer gateway-secret-1 or gateway-secret-1 of demo-app"), 401)
+    headers = {"X-Gateway-Token": "Bearer gateway-secret-1", "X-Title": "demo-app", "X-Mode": "of"}
+    error = fail(embed, scripted(answer).embedder(default_headers=headers))
+    told = "".join([str(error), repr(error), str(vars(error)), *map(str, chain(error))])
+    assert "gateway-secret-1" not in told
+    assert "of demo-app" in told
+
+
 # --- retries ---
 
 

@@ -336,8 +336,9 @@ def test_400_without_words_about_size_causes_one_request(refusing, message, code
 def ask_chat(request):
     """Ask for a chat answer at a base URL; return the error."""
 
-    def ask(server, base_url=None):
-        session = ChatSession(Endpoint.resolve(api_key=server.api_key, base_url=base_url or server.base_url))
+    def ask(server, base_url=None, headers=None):
+        endpoint = Endpoint.resolve(api_key=server.api_key, base_url=base_url or server.base_url, headers=headers)
+        session = ChatSession(endpoint)
         options = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello"}]}
 
         async def run():
@@ -366,6 +367,13 @@ def test_chat_uses_the_same_words_about_size(ask_chat, scripted, faults, message
     assert type(error) is kind
     assert ("context window" in error.remedy) is (kind is errors.RequestTooLargeError)
     assert len(server.requests) == 1
+
+
+def test_header_values_echoed_by_the_service_are_redacted_in_chat(ask_chat, scripted, faults):
+    answer = faults.response(body("no token gateway-secret-1"), 401)
+    error = ask_chat(scripted(answer), headers={"X-Gateway-Token": "gateway-secret-1"})
+    assert "no token" in str(error)
+    assert "gateway-secret-1" not in "".join([str(error), str(vars(error)), str(error.__cause__)])
 
 
 # --- models that do not exist ---
@@ -452,7 +460,6 @@ def test_base_url_without_api_v1_of_the_sandbox_is_named(embed, sandbox):
         ("https://nano-gpt.com/api/subscription/v1", False),
         ("https://nano-gpt.com/api/v1legacy", False),
         ("https://api.nano-gpt.com/api/v1", False),
-        ("https://gateway.example/v1", False),
         ("https://nano-gpt.com/v1", True),
         ("https://nano-gpt.com", True),
         ("https://gateway.example:8443/api", True),
@@ -463,6 +470,30 @@ def test_base_urls_that_look_right(base, wrong):
     assert error.wrong_base_url is wrong
     assert ("looks wrong" in error.remedy) is wrong
     assert not mapped(404, body("gone", "model_not_found"), f"{base}/embeddings").wrong_base_url
+
+
+@pytest.mark.parametrize("answer", [{"detail": "Not Found"}, b"<html>404</html>", b""], ids=str)
+@pytest.mark.parametrize("path", ["/v1", "/api/v2", "/api/v1"])
+def test_404_of_another_host_that_names_no_model_points_at_the_base_url(embed, scripted, faults, path, answer):
+    server = scripted(faults.response(answer, 404))
+    base = server.base_url.removesuffix("/api/v1") + path
+    with pytest.raises(errors.ModelNotFoundError, match="Check base_url") as caught:
+        embed(Embedder("text-embedding-3-smal", api_key=server.api_key, base_url=base), ["a"])
+    assert f"{base} may have no /embeddings" in caught.value.remedy
+    assert caught.value.wrong_base_url
+    assert "text-embedding-3-small" not in str(caught.value)
+
+
+def test_404_of_another_host_in_chat_points_at_the_base_url(ask_chat, scripted, faults):
+    error = ask_chat(scripted(faults.response({"detail": "Not Found"}, 404)))
+    assert "api/v1 may have no /chat/completions" in error.remedy
+
+
+def test_array_of_errors_is_read():
+    error = mapped(400, [{"error": {"code": 400, "message": "API key not valid.", "status": "INVALID_ARGUMENT"}}])
+    assert (error.detail, error.code) == ("API key not valid.", "400")
+    for empty in ([], [[]], [1], ["no"]):
+        assert type(mapped(400, empty)) is errors.BadRequestError
 
 
 def test_page_in_place_of_a_reply_points_at_the_base_url(embed, scripted, faults):
@@ -478,6 +509,12 @@ PAYMENT = {
     "payment": {"version": 1, "paymentId": "pay_1", "amountUsd": "0.0714", "accepted": []},
     "x402Version": 1,
 }
+
+
+def test_nested_request_for_payment_names_the_amount():
+    error = mapped(402, {"error": {"message": "Payment required", "payment": {"amountUsd": 0.25}}})
+    assert "The request needs $0.25." in error.remedy
+    assert "saw no key" in error.remedy
 
 
 def test_request_for_payment_is_an_insufficient_balance():
