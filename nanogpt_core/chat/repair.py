@@ -13,12 +13,18 @@ from nanogpt_core.errors import ReplyError
 from nanogpt_core.http.error_body import excerpt
 from nanogpt_core.models.pricing import parse_cost_usd
 
-__all__ = ["PRICING", "repair_message", "repair_reply", "repair_usage"]
+__all__ = ["PRICING", "merge_usage", "repair_message", "repair_reply", "repair_usage"]
 
 PRICING = "x_nanogpt_pricing"
 """The field of a reply, or of a chunk of a stream, that gives the cost of the request."""
 
-_COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
+# Some hosts have Anthropic's names.
+_COUNTS = {
+    "prompt_tokens": ("prompt_tokens", "input_tokens"),
+    "completion_tokens": ("completion_tokens", "output_tokens"),
+    "total_tokens": ("total_tokens",),
+}
+_MAX_DIGITS = 15  # of a count in text
 _DETAILS = ("prompt_tokens_details", "completion_tokens_details")
 _TEXT_BLOCKS = ("text", "output_text", None)
 _THOUGHT_BLOCKS = ("thinking", "reasoning")
@@ -50,7 +56,9 @@ def repair_reply(document: dict[str, Any], *, streamed: bool) -> None:
     usages = [
         one.get("usage") for one in (document, *document["choices"], document.get("x_groq")) if isinstance(one, dict)
     ]
-    usage = repair_usage(next((one for one in usages if isinstance(one, dict)), None), document.get(PRICING))
+    known = next((counted for one in usages if (counted := _counted(one)) is not None), None)
+    # In a stream it may be split over several chunks.
+    usage = known if streamed else repair_usage(known, document.get(PRICING))
     if usage is not None or "usage" in document:
         document["usage"] = usage
     for position, choice in enumerate(document["choices"]):
@@ -137,6 +145,38 @@ def _text_of(value: Any) -> str | None:
     )
 
 
+def merge_usage(known: dict[str, Any] | None, further: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return the token usage of a stream after a further chunk of it; both as :func:`repair_reply` leaves them.
+
+    Hosts repeat the usage so far, split it over chunks, or end with zeros. All counts are of the whole stream, so each
+    is the highest that was given.
+    """
+    if known is None or further is None:
+        return further if known is None else known
+    merged = {**known, **{name: value for name, value in further.items() if value is not None}}
+    for name in _COUNTS:
+        counts = [count for one in (known, further) if (count := _count(one.get(name))) is not None]
+        merged.update({name: max(counts)} if counts else {})
+    for name in _DETAILS:
+        found = [details for one in (known, further) if isinstance(details := one.get(name), dict)]
+        if found:
+            keys = {**found[0], **found[-1]}
+            merged[name] = {key: max(_count(details.get(key)) or 0 for details in found) for key in keys}
+    return merged
+
+
+def _counted(usage: Any) -> dict[str, Any] | None:
+    """Return the token usage with its counts as integers, under OpenAI's names; None if there are none."""
+    if not isinstance(usage, dict):
+        return None
+    counts = {}
+    for name, names in _COUNTS.items():
+        found = [count for one in names if (count := _count(usage.get(one))) is not None]
+        counts.update({name: max(found)} if found else {})
+    rest = {name: value for name, value in usage.items() if name not in _COUNTS}
+    return {**rest, **counts} if counts else None
+
+
 def repair_usage(usage: Any, pricing: Any = None) -> dict[str, Any] | None:
     """Return the token usage with its cost as ``cost_usd``; None if nothing says how many tokens were used.
 
@@ -145,13 +185,12 @@ def repair_usage(usage: Any, pricing: Any = None) -> dict[str, Any] | None:
         pricing: Its ``x_nanogpt_pricing``, which counts the tokens too.
     """
     pricing = pricing if isinstance(pricing, dict) else {}
-    if not isinstance(usage, dict):
-        usage = {"prompt_tokens": pricing.get("inputTokens"), "completion_tokens": pricing.get("outputTokens")}
-    prompt, completion, total = (usage.get(name) if _is_count(usage.get(name)) else None for name in _COUNTS)
-    if prompt is None and completion is None and total is None:
+    priced = {"prompt_tokens": pricing.get("inputTokens"), "completion_tokens": pricing.get("outputTokens")}
+    usage = _counted(usage) or _counted(priced)
+    if usage is None:
         return None
-    if total is None:
-        total = (prompt or 0) + (completion or 0)
+    prompt, completion, total = map(usage.get, _COUNTS)
+    total = max(total or 0, (prompt or 0) + (completion or 0))
     if prompt is None:
         prompt = max(0, total - (completion or 0))
     if completion is None:
@@ -160,7 +199,7 @@ def repair_usage(usage: Any, pricing: Any = None) -> dict[str, Any] | None:
     for name in _DETAILS:
         details = repaired.pop(name, None)
         if isinstance(details, dict):
-            repaired[name] = {key: value for key, value in details.items() if _is_count(value)}
+            repaired[name] = {key: count for key, value in details.items() if (count := _count(value)) is not None}
     cost = parse_cost_usd(pricing)
     repaired.pop("cost_usd", None)
     return repaired if cost is None else {**repaired, "cost_usd": cost}
@@ -184,6 +223,15 @@ def _is_logprob(entry: Any) -> bool:
         and isinstance(others, list)
         and all(map(_is_logprob, others))
     )
+
+
+def _count(value: object) -> int | None:
+    """Return a count of tokens, which some hosts send as a float or as text; None if it is none."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= _MAX_DIGITS:
+        return int(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, int) and _is_count(value) else None
 
 
 def _is_count(value: object) -> bool:

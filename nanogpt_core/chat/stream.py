@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nanogpt_core.chat.json_text import JsonTextStream, is_json
-from nanogpt_core.chat.repair import PRICING, repair_message, repair_reply, repair_usage
+from nanogpt_core.chat.repair import PRICING, merge_usage, repair_message, repair_reply, repair_usage
 from nanogpt_core.chat.response import ChatRequest, ErrorBody, check_truncated, find_error, parse_object
 from nanogpt_core.chat.tool_calls import ToolCallAssembler
 from nanogpt_core.errors import DamagedReplyError, NanoGPTError, ReplyError
@@ -165,7 +165,7 @@ class StreamReader:
         repair_reply(chunk, streamed=True)
         # Some hosts repeat the usage so far in every chunk, and LangChain would add it up.
         usage, pricing = chunk.pop("usage", None), chunk.pop(PRICING, None)
-        self._usage, self._pricing = usage or self._usage, pricing or self._pricing
+        self._usage, self._pricing = merge_usage(self._usage, usage), pricing or self._pricing
         choices = chunk.pop("choices")
         self._envelope = chunk
         for choice in choices:

@@ -293,6 +293,62 @@ def test_usage_of_moonshot_and_groq_is_found(last):
     assert [event["usage"] for event in events if "usage" in event] == [USAGE]
 
 
+PROMPT_COUNT, COMPLETION_COUNT = {"prompt_tokens": 10}, {"completion_tokens": 3}
+FORMS = {
+    "floats": ({"prompt_tokens": 10.0, "completion_tokens": 3.0, "total_tokens": 13.0},),
+    "text": ({"prompt_tokens": "10", "completion_tokens": "3", "total_tokens": "13"},),
+    "Anthropic's names": ({"input_tokens": 10, "output_tokens": 3},),
+    "no total": ({"prompt_tokens": 10, "completion_tokens": 3},),
+    "a total that is too low": ({**USAGE, "total_tokens": 0},),
+    "zeros at the end": (USAGE, dict.fromkeys(USAGE, 0)),
+    "split": (PROMPT_COUNT, COMPLETION_COUNT),
+    "split, with nulls": ({**PROMPT_COUNT, "completion_tokens": None}, {"prompt_tokens": None, **COMPLETION_COUNT}),
+    "split, with zeros": (
+        {**PROMPT_COUNT, "completion_tokens": 0, "total_tokens": 10},
+        {"prompt_tokens": 0, **COMPLETION_COUNT, "total_tokens": 3},
+    ),
+    "total first": ({"total_tokens": 13}, PROMPT_COUNT, COMPLETION_COUNT),
+    "so far": ({**USAGE, "completion_tokens": 1, "total_tokens": 11}, USAGE, USAGE),
+    "split, with Anthropic's names": ({"input_tokens": 10, "output_tokens": 1}, {"output_tokens": 3}),
+    "nothing at the end": (USAGE, {}),
+}
+
+
+def counts(usage):
+    return {name: usage[name] for name in USAGE}
+
+
+@pytest.mark.parametrize("case", FORMS)
+def test_usage_of_a_stream_is_the_highest_of_each_count_and_given_once(case):
+    usages = [{"choices": [], "usage": usage} for usage in FORMS[case]]
+    events = streamed(chunk({"content": "all of it"}), chunk({}, "stop"), *usages)
+    assert [counts(event["usage"]) for event in events if "usage" in event] == [USAGE]
+
+
+@pytest.mark.parametrize("case", [case for case, usages in FORMS.items() if len(usages) == 1])
+def test_usage_of_any_form_is_read(case):
+    assert counts(whole({"content": "all of it"}, usage=FORMS[case][0])["usage"]) == USAGE
+
+
+def test_details_of_usage_are_merged():
+    usages = [
+        {
+            **USAGE,
+            "prompt_tokens_details": {"cached_tokens": 4},
+            "completion_tokens_details": {"reasoning_tokens": "2"},
+        },
+        {**USAGE, "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 1}, "completion_tokens_details": None},
+    ]
+    *_, last = streamed(chunk({"content": "x"}, "stop"), *({"choices": [], "usage": usage} for usage in usages))
+    assert last["usage"]["prompt_tokens_details"] == {"cached_tokens": 4, "audio_tokens": 1}
+    assert last["usage"]["completion_tokens_details"] == {"reasoning_tokens": 2}
+
+
+@pytest.mark.parametrize("bad", [-1, "-1", "ten", 1.5, float("1e400"), True, None, "9" * 5000, [10], "²"])
+def test_counts_without_a_meaning_are_left_out(bad):
+    assert whole({"content": "all of it"}, usage={"prompt_tokens": bad}).get("usage") is None
+
+
 # --- text of structured output ---
 
 
