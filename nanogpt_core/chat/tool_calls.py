@@ -7,6 +7,7 @@ falsy or unreadable arguments for none, so the checks are here. Pure functions a
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from nanogpt_core.errors import ReplyError
 from nanogpt_core.http.error_body import excerpt
 
 __all__ = ["ToolCallAssembler", "parse_arguments", "repair_tool_calls"]
+
+_INDEX = re.compile(r"\d{1,9}", re.ASCII)
 
 
 def parse_arguments(arguments: object) -> str | None:
@@ -95,6 +98,11 @@ class _Call:
     double_of: _Call | None = None
 
     @property
+    def is_placeholder(self) -> bool:
+        """True if the arguments are none so far; some hosts begin each call so, and send the real ones later."""
+        return self.sent == 0 and self.arguments.strip() in ("{}", "null")
+
+    @property
     def is_double(self) -> bool:
         """True if this call repeats an earlier one as far as it has come; it is held back until it is complete."""
         return self.double_of is not None and self.arguments in ("", self.double_of.arguments)
@@ -121,6 +129,8 @@ class _Call:
             return False
         if identifier is not None and self.id not in (None, identifier):
             return True
+        if identifier is not None and name == self.name and self.is_placeholder:
+            return False
         if name != self.name:
             return self.arguments != "" or {self.name, name} <= tools
         return arguments != "" and is_json(self.arguments)
@@ -129,6 +139,13 @@ class _Call:
         """Return whether ``name`` continues the name of a tool, or repeats its beginning."""
         repeated = name.startswith(self.name)
         return any(tool.startswith(self.name + name) or (repeated and tool.startswith(name)) for tool in tools)
+
+    def add_arguments(self, arguments: str) -> None:
+        """Add a piece of the arguments. Some hosts send the whole again at the end."""
+        if self.is_placeholder and arguments.strip():
+            self.arguments = arguments
+        elif not (self.is_object and arguments == self.arguments and is_json(arguments)):
+            self.arguments += arguments
 
     def add_name(self, name: str, tools: frozenset[str]) -> None:
         """Add a piece of the name; some hosts repeat the name in every fragment, as a whole or as far as it came."""
@@ -161,6 +178,8 @@ class ToolCallAssembler:
         """
         for position, fragment in enumerate([fragments] if isinstance(fragments, dict) else fragments):
             function = fragment.get("function") if isinstance(fragment, dict) else None
+            if isinstance(fragment, dict) and function is None and self._calls:
+                function = {}  # it ends a call, or has further fields of one
             if not isinstance(function, dict):
                 raise _without_name(fragment, self._request_id)
             self._add(position, fragment, function)
@@ -179,6 +198,7 @@ class ToolCallAssembler:
         name = name if isinstance(name, str) else ""
         if not isinstance(arguments, str):
             arguments = json.dumps(arguments) if arguments is not None else ""
+        index = int(index) if isinstance(index, str) and _INDEX.fullmatch(index) else index
         source, identifier = index if isinstance(index, int) else None, _id(fragment)
         same = [call for call in self._calls if source is None or source in call.sources]
         known = next((one for one in self._calls if one.id == identifier), None) if identifier else None
@@ -200,18 +220,21 @@ class ToolCallAssembler:
         more = {key: value for key, value in fragment.items() if key not in ("index", "id", "type", "function")}
         call.pending.update(more)
         call.add_name(name, self._tools)
-        call.arguments += arguments
+        call.add_arguments(arguments)
 
     def _take(self, *, finishing: bool = False) -> list[dict[str, Any]]:
         taken = []
         while self._current < len(self._calls):
             call = self._calls[self._current]
             is_last = self._current == len(self._calls) - 1
-            is_complete = finishing or (not is_last and is_json(call.arguments))
+            is_complete = finishing or (not is_last and not call.is_placeholder and is_json(call.arguments))
             if call.double_of is not None and not is_complete:
                 break
             if call.double_of is not None and call.is_double:
                 call.double_of.sources |= call.sources
+                del self._calls[self._current]
+                continue
+            if finishing and len(self._calls) > 1 and not call.name and not call.arguments:
                 del self._calls[self._current]
                 continue
             fragment = self._fragment(call, is_complete=is_complete)
@@ -227,7 +250,8 @@ class ToolCallAssembler:
             raise _without_name({"arguments": call.arguments}, self._request_id)
         if not call.begun and not call.name:
             return None
-        text = call.arguments[call.sent :] if call.is_object else ""
+        is_held_back = not call.is_object or (call.is_placeholder and not is_complete)
+        text = "" if is_held_back else call.arguments[call.sent :]
         call.sent += len(text)
         if is_complete:
             text += self._ending(call)

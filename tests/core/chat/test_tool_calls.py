@@ -198,6 +198,32 @@ STREAMS = {
         [fragment(2, "b", "look", B[2][:5])],
         [fragment(3, "b", "look", B[2][5:])],
     ),
+    "no arguments at first": (
+        [fragment(0, "a", "clean", "{}")],
+        [fragment(0, arguments=A[2][:5])],
+        [fragment(0, arguments=A[2][5:])],
+        [fragment(1, "b", "look", "null")],
+        [fragment(1, "b", "look", B[2])],
+    ),
+    "the whole arguments again at the end": (
+        [fragment(0, "a", "clean", A[2][:5])],
+        [fragment(0, arguments=A[2][5:])],
+        [fragment(0, arguments=A[2])],
+        [fragment(1, "b", "look", B[2])],
+    ),
+    "interleaved, with text as indices": (
+        [fragment("0", "a", "clean", ""), fragment("1", "b", "look", "")],
+        [fragment("1", arguments=B[2][:5]), fragment("0", arguments=A[2][:5])],
+        [fragment("0", arguments=A[2][5:]), fragment("1", arguments=B[2][5:])],
+    ),
+    "fragments without a function": (
+        [fragment(0, "a", "clean", A[2])],
+        [{"index": 0, "function": None}],
+        [{"index": 0, "type": "function"}],
+        [fragment(1, "b", "look", B[2])],
+        [{"index": 1, "id": "b"}],
+        [{"index": 2, "function": None}],
+    ),
     "fenced": (
         [fragment(0, "a", "clean", "```json\n")],
         [fragment(0, arguments=A[2])],
@@ -281,6 +307,13 @@ def test_one_id_for_two_calls_is_made_unique():
     first, second = assemble([fragment(0, "a", "clean", A[2])], [fragment(1, "a", "look", B[2])])
     assert (first, second[1:]) == (A, B[1:])
     assert second[0] not in ("", "a")
+
+
+@pytest.mark.parametrize("text", ["{}", "null", "", "{ }"])
+def test_calls_without_arguments_stay_separate(text):
+    first, second = assemble([fragment(0, "a", "clean", text)], [fragment(1, "b", "clean", text)])
+    assert (first[:2], second[:2]) == (("a", "clean"), ("b", "clean"))
+    assert parse_arguments(first[2]) == parse_arguments(second[2]) == text.replace("null", "{}") or "{}"
 
 
 def test_argument_fragments_are_passed_on_immediately():
