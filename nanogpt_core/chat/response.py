@@ -40,13 +40,17 @@ _STATUS = re.compile(r"[45]\d\d", re.ASCII)
 _PAYMENT_REQUIRED = 402
 _FIRST_ERROR_STATUS, _LAST_STATUS = 400, 599
 
-# Finish reasons, in lower case. DeepSeek and GLM have names of their own for a failure, Mistral and GLM for an end.
+# Finish reasons, in lower case. DeepSeek and GLM have names of their own for a failure, Mistral and GLM for an end;
+# Gemini, Bedrock and the gateways before them have several for a filter.
 _FAILED = ("error", "network_error", "insufficient_system_resource")
 _TOO_LONG = ("it reached max_tokens, or the model's limit", "Raise max_tokens, or ask for less.")
 _FILTERED = ("a content filter stopped it", "Ask in other words, or another model.")
 _TRUNCATED = {
     **dict.fromkeys(("length", "max_tokens", "model_length", "max_output_tokens"), _TOO_LONG),
-    **dict.fromkeys(("content_filter", "safety", "prohibited_content", "sensitive", "refusal"), _FILTERED),
+    **dict.fromkeys(("content_filter", "content-filter", "content_filtered", "guardrail_intervened"), _FILTERED),
+    **dict.fromkeys(("safety", "prohibited_content", "recitation", "blocklist", "spii", "image_safety"), _FILTERED),
+    **dict.fromkeys(("sensitive", "refusal"), _FILTERED),
+    "malformed_function_call": ("the model wrote a tool call that cannot be read", "Ask again, or another model."),
 }
 
 
