@@ -130,6 +130,11 @@ class NanoGPTEmbeddings(BaseModel, Embeddings):
 
     def __setattr__(self, name: str, value: Any) -> None:
         value = hide_keys({name: value})[name]
+        if name in _ALIASES and name not in type(self).model_fields:
+            raise ConfigurationError(
+                f"{name} is called {_ALIASES[name]} here, and cannot be changed after construction.",
+                remedy=f'Use embeddings.model_copy(update={{"{_ALIASES[name]}": ...}}).',
+            )
         if name in _FIXED:
             raise ConfigurationError(
                 f"{name} cannot be changed after construction.",

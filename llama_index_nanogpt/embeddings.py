@@ -146,6 +146,11 @@ class NanoGPTEmbedding(BaseEmbedding):
 
     def __setattr__(self, name: str, value: Any) -> None:
         value = hide_keys({name: value})[name]
+        if name in _ALIASES and name not in type(self).model_fields:
+            raise ConfigurationError(
+                f"{name} is called {_ALIASES[name]} here, and cannot be changed after construction.",
+                remedy=f'Use embedding.model_copy(update={{"{_ALIASES[name]}": ...}}).',
+            )
         if name in _FIXED:
             raise ConfigurationError(
                 f"{name} cannot be changed after construction.",

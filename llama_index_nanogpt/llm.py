@@ -65,6 +65,7 @@ _CONTEXT_WINDOW = 128_000
 _DEFAULT_RETRIES = 3
 # Where what the SDK does not know goes, and what it knows and LlamaIndex does not.
 _BESIDE = "additional_kwargs={'extra_body': {}}, and in a call into extra_body={}"
+_HTTP_CLIENTS = ("http_client", "async_http_client")
 # Arguments of LlamaIndex's programs for structured output, which decide on these themselves.
 _SET_BY_PROGRAMS = ("tool_required", "tool_choice", "allow_parallel_tool_calls")
 _IN_EACH_REQUEST = "Pass additional_kwargs={{{0!r}: ...}}, or {0}=... in a call."
@@ -206,6 +207,30 @@ class NanoGPT(ChangeableOptions, OpenAILike):  # type: ignore[misc] # the packag
             options["model"] = check_model_name(options["model"], EXAMPLE)
         if "context_window" in options:
             check_number("context_window", options["context_window"], 1)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        value = hide_keys({name: value})[name]
+        if name in _HTTP_CLIENTS:
+            raise ConfigurationError(
+                f"{name} cannot be changed any more.", remedy=f"Use .model_copy(update={{{name!r}: ...}})."
+            )
+        super().__setattr__(name, value)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> NanoGPT:
+        """Return a copy; options in ``update``, by any of their names, take effect.
+
+        Raises:
+            ConfigurationError: An option is invalid.
+            InvalidTypeError: An option is unknown, or of the wrong type.
+        """
+        update = hide_keys(update or {})
+        clients = {f"_{name}": update.pop(name) for name in _HTTP_CLIENTS if name in update}
+        twin: NanoGPT = super().model_copy(update=update, deep=deep)
+        if clients:
+            twin._client = twin._aclient = None
+        for name, client in clients.items():
+            setattr(twin, name, client)
+        return twin
 
     # The base class wraps these in a second retry layer, which would multiply ours and does not cover streams.
 

@@ -6,7 +6,6 @@ are found here; :mod:`~nanogpt_core.chat.repair` and :mod:`~nanogpt_core.chat.to
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,36 +16,21 @@ from nanogpt_core.chat.json_text import repair_json_text
 from nanogpt_core.chat.repair import repair_message, repair_reply
 from nanogpt_core.chat.tool_calls import repair_tool_calls
 from nanogpt_core.errors import DamagedReplyError, RefusalError, ReplyError
-from nanogpt_core.http.error_body import error_message, excerpt
+from nanogpt_core.http.error_body import error_message, error_status, excerpt
 
 __all__ = ["ChatRequest", "ErrorBody", "check_truncated", "check_whole", "find_error", "parse_object"]
 
-# The status that the service documents for a code, or that OpenAI and Anthropic have for a type: an error in a stream
-# does not always repeat its status.
-_STATUS_BY_CODE = {
-    400: "context_length_exceeded content_policy_violation invalid_parameter_value no_fallback_available "
-    "invalid_request_error",
-    401: "invalid_api_key authentication_error",
-    402: "insufficient_balance memory_balance_required webSearch_balance_required both_balance_required billing_error",
-    403: "model_not_allowed api_key_origin_not_allowed permission_error",
-    404: "model_not_found model_not_available invalid_model not_found_error",
-    429: "rate_limited rate_limit_exceeded insufficient_quota daily_rpd_limit_exceeded daily_usd_limit_exceeded "
-    "rate_limit_error",
-    500: "server_error internal_server_error api_error",
-    503: "service_unavailable all_fallbacks_failed overloaded_error",
-}
-_STATUSES = {code: status for status, codes in _STATUS_BY_CODE.items() for code in codes.split()}
-_STATUS = re.compile(r"[45]\d\d", re.ASCII)
-_PAYMENT_REQUIRED = 402
-_FIRST_ERROR_STATUS, _LAST_STATUS = 400, 599
-
-# Finish reasons, in lower case. DeepSeek and GLM have names of their own for a failure, Mistral and GLM for an end.
+# Finish reasons, in lower case. DeepSeek and GLM have names of their own for a failure, Mistral and GLM for an end;
+# Gemini, Bedrock and the gateways before them have several for a filter.
 _FAILED = ("error", "network_error", "insufficient_system_resource")
 _TOO_LONG = ("it reached max_tokens, or the model's limit", "Raise max_tokens, or ask for less.")
 _FILTERED = ("a content filter stopped it", "Ask in other words, or another model.")
 _TRUNCATED = {
     **dict.fromkeys(("length", "max_tokens", "model_length", "max_output_tokens"), _TOO_LONG),
-    **dict.fromkeys(("content_filter", "safety", "prohibited_content", "sensitive", "refusal"), _FILTERED),
+    **dict.fromkeys(("content_filter", "content-filter", "content_filtered", "guardrail_intervened"), _FILTERED),
+    **dict.fromkeys(("safety", "prohibited_content", "recitation", "blocklist", "spii", "image_safety"), _FILTERED),
+    **dict.fromkeys(("sensitive", "refusal"), _FILTERED),
+    "malformed_function_call": ("the model wrote a tool call that cannot be read", "Ask again, or another model."),
 }
 
 
@@ -178,7 +162,7 @@ def find_error(document: dict[str, Any]) -> ErrorBody | None:
     choices = found if isinstance(found, list) else []
     reasons = [choice.get("finish_reason") for choice in choices if isinstance(choice, dict)] if choices else []
     if document.get("error") or (not choices and error_message(document)):
-        return ErrorBody(document, _status(document))
+        return ErrorBody(document, error_status(document))
     if any(isinstance(reason, str) and reason.lower() in _FAILED for reason in reasons):
         return ErrorBody({"error": {"message": error_message(document) or "no reason given"}}, None)
     return None
@@ -214,19 +198,6 @@ def _tool_names(tools: Any) -> Iterator[str]:
         function = tool.get("function") if isinstance(tool, dict) else None
         if isinstance(function, dict) and isinstance(function.get("name"), str):
             yield function["name"]
-
-
-def _status(document: dict[str, Any]) -> int | None:
-    error = document.get("error")
-    inner = error if isinstance(error, dict) else {}
-    for value in (inner.get("status"), document.get("status"), inner.get("code"), document.get("code")):
-        status = int(value) if isinstance(value, str) and _STATUS.fullmatch(value) else value
-        if isinstance(status, int) and _FIRST_ERROR_STATUS <= status <= _LAST_STATUS:
-            return status
-    if {"payment", "requiredBalance"} & {*document, *inner}:
-        return _PAYMENT_REQUIRED
-    codes = (inner.get("code"), document.get("code"), inner.get("type"), document.get("type"))
-    return next((_STATUSES[code] for code in codes if isinstance(code, str) and code in _STATUSES), None)
 
 
 def _is_answer(choice: Any) -> bool:

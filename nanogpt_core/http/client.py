@@ -76,7 +76,7 @@ class HttpClient:
         client = self.client()
         try:
             with request_limits(timeout, max_bytes):
-                return self._call(client, path, body).content  # type: ignore[no-any-return]
+                return _checked_content(self._call(client, path, body))
         except Exception as error:  # noqa: BLE001 - raised again
             failure = self._failure(error, timeout)
         raise failure  # out here: the SDK wraps our errors in its own, and causes must not run in a circle
@@ -86,7 +86,7 @@ class HttpClient:
         client = await self.async_client()
         try:
             with request_limits(timeout, max_bytes):
-                return (await self._call(client, path, body)).content  # type: ignore[no-any-return]
+                return _checked_content(await self._call(client, path, body))
         except Exception as error:  # noqa: BLE001 - raised again
             failure = self._failure(error, timeout)
         raise failure
@@ -103,3 +103,11 @@ class HttpClient:
         from nanogpt_core.http.error_mapping import foreign_error, map_error
 
         return foreign_error(error) or map_error(error, self.endpoint.host, timeout)
+
+
+def _checked_content(response: Any) -> bytes:
+    from nanogpt_core.http.error_mapping import raise_for_error_body
+
+    raise_for_error_body(response, response.request)
+    content: bytes = response.content
+    return content

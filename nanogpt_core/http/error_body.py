@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
-__all__ = ["as_sentence", "error_message", "error_object", "error_param", "excerpt"]
+import re
+from typing import Any
+
+__all__ = ["as_sentence", "error_message", "error_object", "error_param", "error_status", "excerpt"]
 
 _SHOWN = 300
+
+# The status that the service documents for a code, or that OpenAI and Anthropic have for a type: an error in a stream
+# does not always repeat its status.
+_STATUS_BY_CODE = {
+    400: "context_length_exceeded content_policy_violation invalid_parameter_value no_fallback_available "
+    "invalid_request_error",
+    401: "invalid_api_key authentication_error",
+    402: "insufficient_balance memory_balance_required webSearch_balance_required both_balance_required billing_error",
+    403: "model_not_allowed api_key_origin_not_allowed permission_error",
+    404: "model_not_found model_not_available invalid_model not_found_error",
+    429: "rate_limited rate_limit_exceeded insufficient_quota daily_rpd_limit_exceeded daily_usd_limit_exceeded "
+    "rate_limit_error",
+    500: "server_error internal_server_error api_error",
+    503: "service_unavailable all_fallbacks_failed overloaded_error",
+}
+_STATUSES = {code: status for status, codes in _STATUS_BY_CODE.items() for code in codes.split()}
+_STATUS = re.compile(r"[45]\d\d", re.ASCII)
+_PAYMENT_REQUIRED = 402
+_FIRST_ERROR_STATUS, _LAST_STATUS = 400, 599
 
 
 def error_object(document: object) -> object:
@@ -30,6 +52,20 @@ def error_param(complaints: list[object]) -> str:
     places = [item.get("loc") for item in complaints if isinstance(item, dict)]
     names = [place[-1] if "input" not in place else "input" for place in places if isinstance(place, list) and place]
     return "input" if "input" in names or not names else str(names[0])
+
+
+def error_status(document: dict[str, Any]) -> int | None:
+    """Return the HTTP status that an error in a reply of status 200 names or implies; None if neither is clear."""
+    error = document.get("error")
+    inner = error if isinstance(error, dict) else {}
+    for value in (inner.get("status"), document.get("status"), inner.get("code"), document.get("code")):
+        status = int(value) if isinstance(value, str) and _STATUS.fullmatch(value) else value
+        if isinstance(status, int) and _FIRST_ERROR_STATUS <= status <= _LAST_STATUS:
+            return status
+    if {"payment", "requiredBalance"} & {*document, *inner}:
+        return _PAYMENT_REQUIRED
+    codes = (inner.get("code"), document.get("code"), inner.get("type"), document.get("type"))
+    return next((_STATUSES[code] for code in codes if isinstance(code, str) and code in _STATUSES), None)
 
 
 def _complaint(item: object) -> str:

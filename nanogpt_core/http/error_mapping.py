@@ -13,12 +13,12 @@ from jiter import from_json
 
 from nanogpt_core import errors
 from nanogpt_core.errors import NanoGPTError, StatusError
-from nanogpt_core.http.error_body import as_sentence, error_message, error_object, error_param, excerpt
+from nanogpt_core.http.error_body import as_sentence, error_message, error_object, error_param, error_status, excerpt
 from nanogpt_core.http.library import httpcore, httpx
 from nanogpt_core.http.retry import MAX_RETRY_AFTER_SECONDS, parse_retry_after, reset_message
 from nanogpt_core.http.size_errors import is_size_error
 
-__all__ = ["foreign_error", "map_error"]
+__all__ = ["foreign_error", "map_error", "raise_for_error_body"]
 
 _BY_STATUS: dict[int, tuple[type[StatusError], str]] = {
     401: (errors.AuthenticationError, "Check the key in api_key or NANOGPT_API_KEY."),
@@ -52,6 +52,7 @@ _QUOTA_WORDS = re.compile(r"quota|daily|per.day|\brpd\b")
 _DAILY_WORDS = re.compile(r"daily|per.day|\brpd\b")
 _QUOTA_CODES = ("insufficient_quota", "daily_rpd_limit_exceeded", "daily_usd_limit_exceeded")
 _SECONDS_PER_DAY = 86_400
+_MAX_ERROR_BYTES = 1 << 16  # a larger reply of status 200 has vectors
 
 # The end of a base URL: NanoGPT's /api/v1, /api/paid/v1 or /api/v1legacy; a gateway's may be /v1.
 _BASE_PATH = re.compile(r"/v\d+[a-z]*")
@@ -96,6 +97,33 @@ def map_error(error: Exception, host: str, timeout: float) -> NanoGPTError:
         _truncate(error)
     failure.__cause__ = error
     return failure
+
+
+def raise_for_error_body(response: Any, request: Any) -> None:
+    """Raise the SDK's error for a reply of status 200 that contains an error with a status.
+
+    Args:
+        response: The response, read.
+        request: Its request.
+
+    Raises:
+        openai.APIStatusError: It is such a reply.
+    """
+    content = response.content
+    if len(content) > _MAX_ERROR_BYTES or b'"error"' not in content:
+        return
+    document: Any = None
+    with contextlib.suppress(ValueError):
+        document = error_object(from_json(content))
+    if not isinstance(document, dict) or not document.get("error"):
+        return
+    status = error_status(document)
+    if status is not None:
+        # No Content-Encoding: the content is decoded.
+        names = ("x-request-id", "retry-after", "retry-after-ms")
+        headers = {name: response.headers[name] for name in names if name in response.headers}
+        stand_in = httpx.Response(status, content=content, headers=headers, request=request)
+        raise openai.APIStatusError(f"Error code: {status}", response=stand_in, body=document)
 
 
 def _mapped(error: Exception, chain: list[BaseException], host: str, timeout: float) -> NanoGPTError:

@@ -208,6 +208,22 @@ async def test_content_filter_is_langchains_refusal_error(replying, call_, form,
     assert isinstance(caught.value, ReplyError)
 
 
+FILTERS = ["RECITATION", "BLOCKLIST", "SPII", "PROHIBITED_CONTENT", "content_filtered", "content-filter"]
+
+
+@pytest.mark.parametrize("reason", [*FILTERS, "guardrail_intervened"])
+async def test_names_of_other_hosts_for_a_content_filter_are_langchains_refusal_error(replying, call_, form, reason):
+    sandbox = replying({"content": None}, reason=reason)
+    with pytest.raises(OpenAIRefusalError):
+        await all_of(call_, form, sandbox.chat().with_structured_output(Joke, method="function_calling"))
+
+
+async def test_malformed_function_call_is_a_reply_error(replying, call_, form):
+    sandbox = replying({"content": None}, reason="MALFORMED_FUNCTION_CALL")
+    with pytest.raises(ReplyError, match="tool call that cannot be read"):
+        await all_of(call_, form, sandbox.chat().with_structured_output(Joke, method="function_calling"))
+
+
 async def test_refusal_of_a_plain_question_is_in_the_message(replying, ask):
     sandbox = replying({"refusal": REFUSAL})
     answer = await ask(sandbox.chat(), "Hello")

@@ -92,7 +92,8 @@ async def test_retries_are_not_multiplied(make, call, sandbox, method, given):
     assert len(sandbox.requests) == 3
 
 
-async def test_default_headers_and_own_http_clients_are_used(make, call, sandbox):
+@pytest.mark.parametrize("copied", [False, True])
+async def test_default_headers_and_own_http_clients_are_used(make, call, sandbox, copied):
     seen = []
     client = http.Client(event_hooks={"request": [lambda _request: seen.append("sync")]})
 
@@ -100,12 +101,23 @@ async def test_default_headers_and_own_http_clients_are_used(make, call, sandbox
         seen.append("async")
 
     async_client = http.AsyncClient(event_hooks={"request": [note]})
-    llm = make(http_client=client, async_http_client=async_client, default_headers={"X-Team": "search"})
+    clients = {"http_client": client, "async_http_client": async_client}
+    llm = make(default_headers={"X-Team": "search"}, **({} if copied else clients))
+    if copied:
+        await call(llm, "complete", PROMPT)  # with clients of its own
+        assert seen == []
+        llm = llm.model_copy(update=clients)
     await call(llm, "complete", PROMPT)
     client.close()
     await async_client.aclose()
     assert seen == [call.kind]
-    assert sandbox.requests[0].headers["x-team"] == "search"
+    assert sandbox.requests[-1].headers["x-team"] == "search"
+
+
+@pytest.mark.parametrize("name", ["http_client", "async_http_client"])
+def test_setting_an_http_client_later_is_refused(make, name):
+    with pytest.raises(errors.ConfigurationError, match=rf"^{name} cannot be changed any more.*model_copy"):
+        setattr(make(), name, None)
 
 
 async def test_wrong_key_is_an_authentication_error(sandbox, call):

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from llama_index_nanogpt import NanoGPT
 from llama_index_nanogpt.structured import ToolArgumentsError
-from nanogpt_core.errors import RefusalError
+from nanogpt_core.errors import RefusalError, ReplyError
 from nanogpt_core.sandbox import Fault, Reply
 
 # LlamaIndex's own classes use deprecated members of pydantic's models.
@@ -199,6 +199,23 @@ async def test_refusal_of_structured_output_is_a_refusal_error(replying, predict
         await predict(sandbox.llm(**WAYS[way]))
     assert isinstance(caught.value, ValueError)
     assert f"The model refused: {REFUSAL}. Ask" in str(caught.value)
+
+
+FILTERS = ["RECITATION", "BLOCKLIST", "SPII", "PROHIBITED_CONTENT", "content_filtered", "content-filter"]
+
+
+@pytest.mark.parametrize("reason", [*FILTERS, "Guardrail_Intervened"])
+async def test_names_of_other_hosts_for_a_content_filter_are_a_refusal_error(replying, predict, reason):
+    sandbox = replying({"content": None}, reason=reason)
+    with pytest.raises(RefusalError, match="content filter"):
+        await predict(sandbox.llm())
+
+
+async def test_malformed_function_call_is_a_reply_error(replying, predict):
+    sandbox = replying({"content": None}, reason="MALFORMED_FUNCTION_CALL")
+    with pytest.raises(ReplyError, match="tool call that cannot be read") as caught:
+        await predict(sandbox.llm())
+    assert not isinstance(caught.value, RefusalError)
 
 
 @ITS_OWN_WARNING

@@ -5,6 +5,7 @@ import copy
 import inspect
 import math
 import pickle
+import re
 import threading
 import traceback
 from multiprocessing.reduction import ForkingPickler
@@ -359,6 +360,15 @@ def test_changes_cover_every_option(plugin):
     names = {"model": plugin.model, "base_url": plugin.base_url, "batch_size": plugin.batch_size}
     expected = {names.get(name, name) for name in inspect.signature(Embedder).parameters}
     assert set(changes(plugin)) == expected | plugin.own_options
+
+
+@pytest.mark.parametrize("name", ["model_name", "api_base", "request_timeout", "headers"])
+def test_setting_an_attribute_by_another_name_is_refused_with_the_options_name(make, name):
+    embeddings = make()
+    with pytest.raises(ConfigurationError, match=rf"{name} .*cannot be changed.*model_copy") as caught:
+        setattr(embeddings, name, "value")
+    if name not in type(embeddings).model_fields:
+        assert re.search(r'"(model|base_url|timeout|default_headers)": ', caught.value.remedy)
 
 
 def test_setting_an_attribute_later_is_refused(plugin, make):

@@ -306,7 +306,7 @@ def test_truncated_response_is_retried(embed, scripted, faults, broken):
         {"data": []},
         {"data": [{"index": 0, "embedding": [0.0] * 6}]},
         {"error": {"message": "asleep"}},
-        body("asleep"),
+        {"error": {"message": "asleep", "code": "asleep"}},
         [],
     ],
     ids=str,

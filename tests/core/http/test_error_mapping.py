@@ -511,6 +511,22 @@ PAYMENT = {
 }
 
 
+@pytest.mark.parametrize(
+    ("answer", "kind", "remedy"),
+    [
+        ({"error": {"code": 402, "message": "no balance"}}, errors.InsufficientBalanceError, "Add balance"),
+        (body("no balance", "insufficient_balance"), errors.InsufficientBalanceError, "Add balance"),
+        ({"error": {"status": 401, "message": "no"}}, errors.AuthenticationError, "Check the key"),
+    ],
+    ids=str,
+)
+def test_error_with_a_status_in_a_reply_of_status_200_is_mapped(embed, scripted, faults, answer, kind, remedy):
+    server = scripted(faults.response(answer, 200))
+    with pytest.raises(kind, match=remedy):
+        embed(server.embedder(), ["a text"])
+    assert len(server.requests) == 1
+
+
 def test_nested_request_for_payment_names_the_amount():
     error = mapped(402, {"error": {"message": "Payment required", "payment": {"amountUsd": 0.25}}})
     assert "The request needs $0.25." in error.remedy
