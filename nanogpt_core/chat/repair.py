@@ -85,6 +85,8 @@ def repair_message(message: dict[str, Any], *, streamed: bool, request_id: str |
     for name in ("refusal", "reasoning", "reasoning_content", "name", "id"):
         if not isinstance(message.get(name), str):
             message.pop(name, None)
+    if message.get("reasoning") and message.get("reasoning_content") == "":
+        del message["reasoning_content"]  # LlamaIndex would take it
     if not isinstance(message.get("audio"), dict):
         message.pop("audio", None)
     content = message.get("content")

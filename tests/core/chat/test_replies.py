@@ -349,6 +349,15 @@ def test_counts_without_a_meaning_are_left_out(bad):
     assert whole({"content": "all of it"}, usage={"prompt_tokens": bad}).get("usage") is None
 
 
+def test_empty_reasoning_content_does_not_hide_reasoning():
+    message = {"content": "42", "reasoning_content": "", "reasoning": "six times seven"}
+    kept = whole(dict(message))["choices"][0]["message"]
+    (delta,) = (event["choices"][0]["delta"] for event in streamed(chunk(message, "stop")))
+    for one in (kept, delta):
+        assert one["reasoning"] == "six times seven"
+        assert "reasoning_content" not in one
+
+
 # --- text of structured output ---
 
 
