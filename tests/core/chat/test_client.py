@@ -584,7 +584,7 @@ def test_each_choice_must_have_ended(kind, answering, faults):
     body = sse({**chunk(), "choices": two}, {**chunk(), "choices": [one_ends]})
     made = answering(faults.response(body, Content_Type="text/event-stream"), max_retries=0)
     with pytest.raises(DamagedReplyError, match="broke off"):
-        ask_as(kind, "streamed")(made.caller)
+        ask_as(kind, "streamed")(made.caller, n=2)
 
 
 def test_extra_and_missing_fields_of_chunks_are_tolerated(kind, answering, faults):
