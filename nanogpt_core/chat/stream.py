@@ -209,7 +209,8 @@ class StreamReader:
         if index not in self._begun and not fragments:
             # LlamaIndex's async stream passes over a first chunk without content.
             delta["content"] = delta["content"] or ""
-        if reason and self._refusals[index]:
+        # After tool calls, which can be held back until the end: LlamaIndex takes the last part as the answer.
+        if reason and self._refusals[index] and index not in self._calls:
             delta["refusal"] = self._refusals.pop(index)
         if index in self._finished:
             choice["finish_reason"] = None  # LangChain would join the two
