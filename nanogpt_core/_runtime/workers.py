@@ -10,7 +10,15 @@ import time
 import weakref
 from collections.abc import Awaitable, Callable, Sequence
 
-__all__ = ["GRACE_SECONDS", "park_if_exiting", "run_in_tasks", "run_in_thread", "run_in_threads", "start_thread"]
+__all__ = [
+    "GRACE_SECONDS",
+    "call_after_workers",
+    "park_if_exiting",
+    "run_in_tasks",
+    "run_in_thread",
+    "run_in_threads",
+    "start_thread",
+]
 
 GRACE_SECONDS = 3.0
 """Time that requests in flight get to end after their caller has gone: at exit, or when a stream is left early."""
@@ -45,15 +53,27 @@ def park_if_exiting() -> None:
         threading.Event().wait()
 
 
+_after_workers: list[Callable[[], None]] = []
+
+
+def call_after_workers(function: Callable[[], None]) -> None:
+    """Call ``function`` at exit when workers have ended: one that still runs could open another connection."""
+    _after_workers.append(function)
+
+
 @atexit.register
 def _wait_for_workers() -> None:
     _exiting.set()
     until = time.monotonic() + GRACE_SECONDS
     workers = dict(_workers)
-    for stop in workers.values():
-        stop.set()
-    for worker in workers:
-        worker.join(max(0.0, until - time.monotonic()))
+    try:
+        for stop in workers.values():
+            stop.set()
+        for worker in workers:
+            worker.join(max(0.0, until - time.monotonic()))
+    finally:
+        for function in _after_workers:
+            function()
 
 
 def run_in_threads(tasks: Sequence[Callable[[], None]], max_workers: int, stop: threading.Event) -> None:

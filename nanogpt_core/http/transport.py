@@ -7,7 +7,6 @@ right pool for each request, so a client may be used after a fork, and in one ev
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
 import os
 import ssl
@@ -18,6 +17,7 @@ from typing import Any
 import openai
 
 from nanogpt_core._runtime.fork import delay_forks
+from nanogpt_core._runtime.workers import call_after_workers
 from nanogpt_core.errors import ConfigurationError, causes
 from nanogpt_core.http.body import AsyncBody, Body, BodyReader
 from nanogpt_core.http.endpoint import Endpoint
@@ -130,10 +130,12 @@ _of_loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[_Transport
 _of_loops = weakref.WeakKeyDictionary()
 
 
-@atexit.register
 def _close_all() -> None:
     for transport in _of_process.all():
         transport.close()
+
+
+call_after_workers(_close_all)
 
 
 def _start_afresh() -> None:
