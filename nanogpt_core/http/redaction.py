@@ -44,9 +44,8 @@ def _secrets(endpoint: Endpoint) -> list[str]:
 def _redact(error: BaseException, secret: str) -> None:
     error.args = tuple(_without(value, secret) for value in error.args)
     for name, value in vars(error).items():
-        with contextlib.suppress(
-            AttributeError, TypeError
-        ):  # an attribute that cannot be set holds no text of the service's
+        # An attribute that cannot be set holds no text of the service's.
+        with contextlib.suppress(AttributeError, TypeError):
             setattr(error, name, _without(value, secret))
 
 

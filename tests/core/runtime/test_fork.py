@@ -1,6 +1,8 @@
 """Locks at a fork: free in parent and child, and never a deadlock with a thread that holds one of several."""
 
+import faulthandler
 import os
+import sys
 import threading
 
 import pytest
@@ -11,7 +13,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="This system has
 
 
 class Shared(ForkSafe):
-    """An object that announces when a fork finds its lock taken."""
+    """An object with a lock that forks take."""
 
     def __init__(self):
         super().__init__()
@@ -51,10 +53,12 @@ def test_fork_does_not_deadlock_with_a_thread_that_makes_objects_under_a_lock(co
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     assert started.wait(60)
+    faulthandler.dump_traceback_later(60, exit=True, file=sys.__stderr__)  # a deadlock would hold up the whole run
     try:
         for _ in range(20):
             assert fork_and_check(lambda: is_free(registry))
     finally:
+        faulthandler.cancel_dump_traceback_later()
         over.set()
         thread.join(60)
     assert not thread.is_alive()
