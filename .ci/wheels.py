@@ -47,6 +47,11 @@ import pyarrow
 from nanogpt_core import EmbedTable
 assert EmbedTable("text")(pyarrow.table({"text": ["one text"]})).column("embedding")[0].as_py() == vectors[0].tolist()
 """
+CLI = """
+import subprocess
+help = subprocess.run([sys.executable, "-m", "nanogpt_core.cli", "--help"], check=True, capture_output=True, text=True)
+assert "completion" in help.stdout
+"""
 # These extras are for examples/ and the tests, beside the packages.
 DEMO = "import langchain_qdrant, llama_index.vector_stores.qdrant, qdrant_client"
 EVALUATE = "import ir_measures, matplotlib"
@@ -58,6 +63,7 @@ CHECKS = {
     "[sandbox]": CORE + SANDBOX,
     "[redis]": CORE + REDIS,
     "[arrow]": CORE + ARROW,
+    "[cli]": CORE + CLI,
     "[all]": CORE + LANGCHAIN + LLAMA_INDEX + SANDBOX,
     "[demo]": CORE + DEMO,
     "[evaluate]": CORE + EVALUATE,

@@ -1,0 +1,10 @@
+"""``python -m nanogpt_core.cli``: the command line, if ``nanogpt`` is not on the path."""
+
+from __future__ import annotations
+
+from nanogpt_core.cli.entry import main
+
+__all__: list[str] = []
+
+if __name__ == "__main__":
+    main()

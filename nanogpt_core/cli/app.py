@@ -1,0 +1,39 @@
+"""The commands of ``nanogpt``. A command's module is imported when it is called, and not for ``nanogpt --help``."""
+
+from __future__ import annotations
+
+from cyclopts import App
+
+__all__ = ["make_app"]
+
+_HELP = """\
+Embed documents with NanoGPT's models, and search them.
+
+The key is read from NANOGPT_API_KEY, the address from NANOGPT_BASE_URL."""
+
+# The first lines appear in the list of commands. The rest of a command's help is in its module.
+_COMMANDS = {
+    "completion": "Print a script that completes commands and options in a shell.",
+}
+
+
+def make_app() -> App:
+    """Return the application with all commands."""
+    app = App(
+        name="nanogpt",
+        help=_HELP,
+        help_format="plaintext",
+        version=_version,
+        result_action="return_value",
+        suppress_keyboard_interrupt=False,
+    )
+    app["--help"].group = app["--version"].group = "Options"
+    for name, summary in _COMMANDS.items():
+        app.command(f"nanogpt_core.cli.{name}:command", name=name, help=summary)
+    return app
+
+
+def _version() -> str:
+    import nanogpt_core
+
+    return f"nanogpt {nanogpt_core.__version__}"

@@ -1,0 +1,78 @@
+"""Standard output and standard error: text, tables and JSON, in a terminal, a pipe or a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["error_console", "make_table", "output_console", "print_error", "print_json", "print_warning", "printable"]
+
+# Not in a terminal, lines stay whole: grep and cut work on them.
+_PIPE_WIDTH_CHARACTERS = 4096
+
+# A document may hold escape sequences, which would move the cursor or change the terminal's title.
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def output_console() -> Console:
+    """Return a console on standard output. It has colours only in a terminal, and none with ``NO_COLOR``."""
+    return _console(stderr=False)
+
+
+def error_console() -> Console:
+    """Return a console on standard error, for progress and messages."""
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool) -> Console:
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() or "COLUMNS" in os.environ else _PIPE_WIDTH_CHARACTERS
+    # Without markup: a text with brackets is printed as it is.
+    return Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
+
+
+def make_table(*columns: str, right: Sequence[str] = (), title: str | None = None) -> Any:
+    """Return an empty table, a ``rich.table.Table``.
+
+    Args:
+        *columns: The headings.
+        right: The headings of the columns with numbers, which are aligned to the right.
+        title: A line above the table.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return table
+
+
+def print_json(value: object) -> None:
+    """Print ``value`` as one JSON document on standard output: indented in a terminal, else in one line."""
+    indent = 2 if sys.stdout.isatty() else None
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False) + "\n")
+
+
+def print_error(message: str) -> None:
+    """Print a message on standard error, after the program's name."""
+    sys.stderr.write(f"nanogpt: {printable(message)}\n")
+
+
+def print_warning(message: str) -> None:
+    """Print a warning on standard error, after the program's name."""
+    sys.stderr.write(f"nanogpt: warning: {printable(message)}\n")
+
+
+def printable(text: str) -> str:
+    """Return ``text`` with a replacement character for each control character but tabs and line breaks."""
+    return _CONTROL_CHARACTERS.sub("\N{REPLACEMENT CHARACTER}", text)

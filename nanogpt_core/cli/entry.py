@@ -1,0 +1,129 @@
+"""The entry point: runs a command, and turns every error into one line and an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
+
+from nanogpt_core.cli.console import print_error, print_warning
+from nanogpt_core.cli.exit_codes import CommandError, ExitCode, exit_code_of
+from nanogpt_core.errors import NanoGPTError
+
+__all__ = ["main", "run"]
+
+_TRACEBACK_VARIABLE = "NANOGPT_TRACEBACK"
+_EXTRAS = {
+    "cyclopts": "cli",
+    "lance": "lance",
+    "pyarrow": "arrow",
+    "pypdf": "pdf",
+    "rich": "cli",
+    "starlette": "sandbox",
+    "uvicorn": "sandbox",
+}
+"""The extra that brings a package, by the name of its module."""
+
+
+def main() -> NoReturn:
+    """Run the command of the process's arguments, and exit."""
+    code = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # Python would try again at exit, and print a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = ExitCode.OUTPUT_CLOSED
+    sys.exit(code)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command.
+
+    Args:
+        arguments: The command line without the program's name.
+
+    Returns:
+        The exit code.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal may not have every character
+    try:
+        with _short_warnings():
+            return _run(arguments)
+    except KeyboardInterrupt:
+        print_error("Interrupted.")
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        return ExitCode.OUTPUT_CLOSED
+    except Exception as error:  # noqa: BLE001 - no error may end in a traceback
+        return _report(error)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    from cyclopts import CycloptsError
+
+    from nanogpt_core.cli.app import make_app
+
+    app = make_app()
+    try:
+        result = app(list(arguments), exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        print_error(_usage_message(error))
+        return ExitCode.USAGE
+    return result if isinstance(result, int) else ExitCode.OK
+
+
+def _usage_message(error: Exception) -> str:
+    message = " ".join(str(error).split())
+    if "--api-key" in message:
+        return (
+            "There is no option for the key, since every user of this machine can read the arguments of a process. "
+            "Set NANOGPT_API_KEY in the environment."
+        )
+    command = " ".join(["nanogpt", *(getattr(error, "command_chain", None) or ())])
+    return f"{message} See {command} --help."
+
+
+def _report(error: Exception) -> int:
+    if os.environ.get(_TRACEBACK_VARIABLE):
+        traceback.print_exc()
+    if isinstance(error, CommandError):
+        print_error(str(error))
+        return error.code
+    if isinstance(error, NanoGPTError):
+        print_error(str(error))
+        return exit_code_of(error)
+    if isinstance(error, ImportError) and (error.name or "").partition(".")[0] in _EXTRAS:
+        package = (error.name or "").partition(".")[0]
+        print_error(f"{package} is not installed. Run: pip install 'nanogpt-rag[{_EXTRAS[package]}]'")
+        return ExitCode.USAGE
+    if isinstance(error, OSError):
+        place = f"{error.filename}: " if error.filename else ""
+        print_error(f"{place}{error.strerror or error}")
+        return ExitCode.USAGE
+    print_error(
+        f"Internal error: {type(error).__name__}: {error}. This is a defect of nanogpt-rag: please report it, with the "
+        f"output of the same command under {_TRACEBACK_VARIABLE}=1."
+    )
+    return ExitCode.INTERNAL
+
+
+@contextlib.contextmanager
+def _short_warnings() -> Iterator[None]:
+    """Print warnings in one line, without the place in the source."""
+    before = warnings.showwarning
+
+    def show(message: Warning | str, *_place: Any, **_more: Any) -> None:
+        print_warning(str(message))
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = before

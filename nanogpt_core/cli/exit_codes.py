@@ -1,0 +1,83 @@
+"""Exit codes of the command line, and the error that names one."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from nanogpt_core.errors import (
+    AuthenticationError,
+    BudgetExceededError,
+    ConfigurationError,
+    InsufficientBalanceError,
+    InvalidInputError,
+    InvalidTypeError,
+    ModelNotFoundError,
+    NanoGPTError,
+    PermissionDeniedError,
+)
+
+__all__ = ["CommandError", "ExitCode", "exit_code_of"]
+
+
+class ExitCode(IntEnum):
+    """Exit codes, for scripts. ``docs/cli/README.md`` lists them.
+
+    Attributes:
+        OK: The command did its work.
+        FOUND_PROBLEM: A check ran, and found a problem: ``verify`` or ``doctor``.
+        USAGE: The command line or the configuration is wrong. Nothing was sent.
+        BAD_INPUT: A file cannot be read, or a text cannot be embedded. Nothing was sent for it.
+        REFUSED: The service refuses the key, the balance, the rights or the model. Repeating does not help.
+        SERVICE: The service was not reached, or failed. The same command may succeed later.
+        NOT_CONFIRMED: The command would spend more than was allowed, and nobody confirmed it.
+        INTERNAL: A defect of this program.
+        INTERRUPTED: Ctrl-C.
+        OUTPUT_CLOSED: The reader of the output has gone, as in ``nanogpt search ... | head``.
+    """
+
+    OK = 0
+    FOUND_PROBLEM = 1
+    USAGE = 2
+    BAD_INPUT = 3
+    REFUSED = 4
+    SERVICE = 5
+    NOT_CONFIRMED = 6
+    INTERNAL = 70
+    INTERRUPTED = 130
+    OUTPUT_CLOSED = 141
+
+
+class CommandError(Exception):
+    """Ends a command with one line on standard error.
+
+    Args:
+        message: The problem, with its place. One line, or one line for each of several places.
+        remedy: The remedy, or an empty string.
+        code: The exit code.
+    """
+
+    def __init__(self, message: str, *, remedy: str = "", code: ExitCode = ExitCode.USAGE) -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+        self.code = code
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.remedy}" if self.remedy else self.message
+
+
+_CODES: tuple[tuple[type[NanoGPTError], ExitCode], ...] = (
+    (BudgetExceededError, ExitCode.NOT_CONFIRMED),
+    (ConfigurationError, ExitCode.USAGE),
+    (InvalidInputError, ExitCode.BAD_INPUT),
+    (InvalidTypeError, ExitCode.BAD_INPUT),
+    (AuthenticationError, ExitCode.REFUSED),
+    (InsufficientBalanceError, ExitCode.REFUSED),
+    (PermissionDeniedError, ExitCode.REFUSED),
+    (ModelNotFoundError, ExitCode.REFUSED),
+)
+
+
+def exit_code_of(error: NanoGPTError) -> ExitCode:
+    """Return the exit code for an error of the package."""
+    return next((code for kind, code in _CODES if isinstance(error, kind)), ExitCode.SERVICE)

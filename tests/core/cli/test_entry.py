@@ -1,0 +1,204 @@
+"""The entry point: help, version, errors and exit codes."""
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cyclopts import App
+
+from nanogpt_core import errors
+from nanogpt_core.cli import app as app_module
+from nanogpt_core.cli import entry
+from nanogpt_core.cli.exit_codes import CommandError, ExitCode, exit_code_of
+
+COMMANDS = sorted(app_module._COMMANDS)
+
+
+def command_that(raises):
+    """Return an application with one command, ``fail``, that raises."""
+    app = App(name="nanogpt", suppress_keyboard_interrupt=False)
+
+    @app.command
+    def fail():
+        raise raises
+
+    return app
+
+
+@pytest.fixture
+def failing(nanogpt, monkeypatch):
+    """Return ``failing(error)``: the result of a command that raises ``error``."""
+
+    def call(error):
+        monkeypatch.setattr(app_module, "make_app", lambda: command_that(error))
+        return nanogpt("fail")
+
+    return call
+
+
+def test_help_lists_every_command_and_imports_no_heavy_module():
+    code = (
+        "import sys, json\n"
+        "from nanogpt_core.cli.entry import run\n"
+        "code = run(['--help'])\n"
+        "sys.stderr.write(json.dumps([code, sorted(sys.modules)]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    exit_code, modules = json.loads(done.stderr)
+    assert exit_code == 0
+    assert all(f" {name} " in done.stdout for name in COMMANDS)
+    heavy = {"numpy", "openai", "tiktoken", "httpx", "httpx2", "pyarrow", "starlette", "nanogpt_core.embeddings"}
+    assert not heavy & set(modules)
+    assert not {f"nanogpt_core.cli.{name}" for name in COMMANDS} & set(modules)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_each_command_has_its_summary_and_examples(nanogpt, name):
+    result = nanogpt(name, "--help")
+    assert result.code == 0
+    assert app_module._COMMANDS[name] in " ".join(result.out.split())
+    assert f"  nanogpt {name} " in result.out.partition("Examples:")[2]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_summary_of_each_command_is_the_first_line_of_its_docstring(name):
+    app = importlib.import_module(f"nanogpt_core.cli.{name}").command
+    assert app.default_command.__doc__.splitlines()[0] == app_module._COMMANDS[name]
+
+
+def test_version_is_that_of_the_package(nanogpt):
+    import nanogpt_core
+
+    assert nanogpt("--version").out == f"nanogpt {nanogpt_core.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["sumarize"], 'Unknown command "sumarize"'),
+        (["completion"], "nanogpt completion --help"),
+        (["completion", "tcsh"], '"tcsh"'),
+        (["completion", "bash", "--colour"], "--colour"),
+    ],
+)
+def test_wrong_command_line_is_one_line_and_code_2(nanogpt, arguments, words):
+    result = nanogpt(*arguments)
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith("nanogpt: ")
+    assert result.err.count("\n") == 1
+    assert words in result.err
+
+
+def test_api_key_option_is_refused_with_the_name_of_the_variable(nanogpt):
+    result = nanogpt("completion", "bash", "--api-key", "sk-nano-secret")
+    assert result.code == 2
+    assert "NANOGPT_API_KEY" in result.err
+    assert "sk-nano-secret" not in result.err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.ConfigurationError("Wrong.", remedy="Do this."), 2),
+        (errors.InvalidInputError("Wrong.", remedy="Do this."), 3),
+        (errors.TextTooLongError("Wrong.", remedy="Do this."), 3),
+        (errors.AuthenticationError("Wrong.", remedy="Do this.", status=401), 4),
+        (errors.InsufficientBalanceError("Wrong.", remedy="Do this.", status=402), 4),
+        (errors.ModelNotFoundError("Wrong.", remedy="Do this.", status=404), 4),
+        (errors.ConnectionFailedError("Wrong.", remedy="Do this."), 5),
+        (errors.QuotaExceededError("Wrong.", remedy="Do this.", status=429), 5),
+        (errors.ServerError("Wrong.", remedy="Do this.", status=503), 5),
+        (errors.DamagedReplyError("Wrong.", remedy="Do this."), 5),
+        (errors.BudgetExceededError("Wrong.", remedy="Do this."), 6),
+        (CommandError("Wrong.", remedy="Do this.", code=ExitCode.BAD_INPUT), 3),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_error_is_one_line_with_its_remedy_and_a_documented_code(failing, error, code):
+    result = failing(error)
+    assert (result.code, result.out, result.err) == (code, "", "nanogpt: Wrong. Do this.\n")
+
+
+def test_every_error_of_the_package_has_an_exit_code():
+    kinds = [getattr(errors, name) for name in errors.__all__ if name.endswith("Error")]
+    codes = {exit_code_of(kind.__new__(kind)) for kind in kinds}
+    assert codes == {2, 3, 4, 5, 6}
+
+
+def test_defect_is_one_line_and_code_70(failing):
+    result = failing(ZeroDivisionError("division by zero"))
+    assert result.code == 70
+    assert result.err.count("\n") == 1
+    assert "ZeroDivisionError" in result.err
+    assert "NANOGPT_TRACEBACK" in result.err
+
+
+def test_traceback_is_printed_on_request(failing, monkeypatch):
+    monkeypatch.setenv("NANOGPT_TRACEBACK", "1")
+    assert "Traceback" in failing(ZeroDivisionError("division by zero")).err
+
+
+def test_missing_package_names_its_extra(failing):
+    result = failing(ImportError("No module named 'pypdf'", name="pypdf"))
+    assert result.code == 2
+    assert "pip install 'nanogpt-rag[pdf]'" in result.err
+
+
+def test_missing_file_is_named_in_one_line(failing):
+    result = failing(FileNotFoundError(2, "No such file or directory", "notes.txt"))
+    assert (result.code, result.err) == (2, "nanogpt: notes.txt: No such file or directory\n")
+
+
+def test_interrupt_is_code_130(failing):
+    assert failing(KeyboardInterrupt()).code == 130
+
+
+def test_closed_output_is_code_141_and_silent(failing):
+    result = failing(BrokenPipeError(32, "Broken pipe"))
+    assert (result.code, result.err) == (141, "")
+
+
+def test_warning_is_one_line_without_its_place_in_the_source():
+    code = (
+        "import sys, warnings\n"
+        "from cyclopts import App\n"
+        "from nanogpt_core.cli import app, entry\n"
+        "made = App(name='nanogpt')\n"
+        "made.command(lambda: warnings.warn('The cache is slow.', RuntimeWarning), name='warn')\n"
+        "app.make_app = lambda: made\n"
+        "sys.exit(entry.run(['warn']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "nanogpt: warning: The cache is slow.\n")
+
+
+def test_command_line_without_its_extra_says_how_to_install_it():
+    code = (
+        "import sys\n"
+        "sys.modules['cyclopts'] = sys.modules['rich'] = None\n"
+        "from nanogpt_core.cli.entry import main\n"
+        "sys.argv = ['nanogpt', 'models']\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "nanogpt: cyclopts is not installed. Run: pip install 'nanogpt-rag[cli]'\n"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "powershell"])
+def test_completion_script_knows_every_command(nanogpt, shell):
+    result = nanogpt("completion", shell)
+    assert result.code == 0
+    assert all(name in result.out for name in COMMANDS)
+
+
+def test_exit_codes_of_the_page_are_those_of_the_program():
+    page = (Path(entry.__file__).parents[2] / "docs" / "cli" / "README.md").read_text(encoding="utf-8")
+    listed = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")]
+    assert [int(code) for code in listed if code.isdigit()] == [code.value for code in ExitCode]
+    assert all(f"| `nanogpt {name}` | {summary} |" in page for name, summary in app_module._COMMANDS.items())
