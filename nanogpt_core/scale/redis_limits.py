@@ -79,10 +79,11 @@ class RedisLimits:
     Pass it as ``limits`` to :class:`nanogpt_core.Embedder` and to the classes of both plugins. Use one name for each
     API key, since the service counts by key. Every process must pass the same rate and budget.
 
-    Each request takes one round trip to the server, and another one if it has to wait for its start time. The ends of
-    requests are reported with the next request, or a moment later in the background. Start times are given out by the
-    server's clock; those of the workers do not matter. A ``Retry-After`` that one worker sees pauses all. If no rate is
-    set, the rate begins at 25 requests per second and follows the service's refusals, for all workers together.
+    Each request takes one round trip to the server, and another one if it has to wait for its start time; threads that
+    wait share one. The ends of requests are reported with the next request, or a moment later in the background. Start
+    times are given out by the server's clock; those of the workers do not matter. A ``Retry-After`` that one worker
+    sees pauses all. If no rate is set, the rate begins at 25 requests per second and follows the service's refusals,
+    for all workers together.
 
     **Redis is away**: with a budget, requests fail with :class:`nanogpt_core.LimitsUnavailableError`, and are retried
     as after other temporary failures. Without one, each worker warns once and continues at its share: the last known

@@ -29,7 +29,7 @@ KEYS = ("state", "open", "starts", "workers", "done", "released")
 """Names of the keys, in the order of ``KEYS`` in the scripts."""
 
 READY, WAIT, BUDGET_REFUSED = 0, 1, 2
-"""First numbers of a reply of :data:`ADMIT`."""
+"""Status of a request in a reply of :data:`ADMIT`."""
 
 
 @dataclass(frozen=True)
@@ -217,11 +217,9 @@ ADMIT = Script(
     + _RECORDS
     + """
 -- worker, rate that was set or 0, generation, committed amount and peak that the worker knows, records as JSON,
--- action ("", "reserve" or "confirm"), id, amount or -1, budget or -1, seconds to count as abandoned, texts, 1 if the
--- worker could not reach the server
-local worker, generation, records, action, id = ARGV[1], ARGV[3], cjson.decode(ARGV[6]), ARGV[7], ARGV[8]
-local amount, budget, patience, texts = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11]), ARGV[12]
-local was_away = ARGV[13]
+-- requests as JSON, 1 if the worker could not reach the server
+local worker, generation, records, requests = ARGV[1], ARGV[3], cjson.decode(ARGV[6]), cjson.decode(ARGV[7])
+local was_away = ARGV[8]
 
 local current = redis.call('HGET', state, 'generation')
 if not current then
@@ -245,27 +243,41 @@ for _, record in ipairs(records) do
   apply[record[1]](unpack(record, 2))
 end
 
-local status, start = 0, now
-local committed = get('restored', 0) + get('spent', 0) + get('uncertain_amount', 0) + get('open', 0)
-if action == 'reserve' and budget >= 0 and amount >= 0 and redis.call('HEXISTS', open, id) == 0
-    and committed + amount > budget then
-  status = 2
-elseif action ~= '' then
-  start = action == 'reserve' and reserve_start(id) or confirm_start(id)
-  status = start > now and 1 or 0
-  if amount >= 0 and action == 'reserve' then
-    local entry = string.format('%.0f %s %.0f %s', amount, worker, start + patience * SECOND, texts)
-    if redis.call('HSET', open, id, entry) == 1 then
-      add('open', amount)
-      committed = committed + amount
+-- action ("", "reserve" or "confirm"), id, amount or -1, budget or -1, seconds to count as abandoned, texts
+local function admit(action, id, amount, budget, patience, texts)
+  local status, start = 0, now
+  local committed = get('restored', 0) + get('spent', 0) + get('uncertain_amount', 0) + get('open', 0)
+  if action == 'reserve' and budget >= 0 and amount >= 0 and redis.call('HEXISTS', open, id) == 0
+      and committed + amount > budget then
+    status = 2
+  elseif action ~= '' then
+    start = action == 'reserve' and reserve_start(id) or confirm_start(id)
+    status = start > now and 1 or 0
+    if amount >= 0 and action == 'reserve' then
+      local entry = string.format('%.0f %s %.0f %.0f', amount, worker, start + patience * SECOND, texts)
+      if redis.call('HSET', open, id, entry) == 1 then
+        add('open', amount)
+        committed = committed + amount
+      end
     end
   end
+  return {status, start - now, committed}
 end
-return {status, start - now, current, committed, math.floor(rate_at(math.huge) * 1000), redis.call('ZCARD', workers),
+
+local replies = {{}}
+for _, request in ipairs(requests) do
+  replies[#replies + 1] = admit(unpack(request))
+end
+replies[1] = {current, math.floor(rate_at(math.huge) * 1000), redis.call('ZCARD', workers),
   math.floor(get('peak', 0) * 1000), now}
+return replies
 """
 )
-"""Applies records of ended attempts; then reserves a cost and a start time, or confirms a start time."""
+"""Applies records of ended attempts; then, for each request, reserves a cost and a start time or confirms a time.
+
+Returns a list: first generation, rate, workers, peak and the server's time; then for each request its status, the
+microseconds until its start, and the amount that is committed.
+"""
 
 RELEASE = Script(
     _PRELUDE

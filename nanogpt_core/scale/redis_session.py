@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import math
@@ -11,7 +12,7 @@ import secrets
 import socket
 import threading
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 from nanogpt_core._runtime import clock
 from nanogpt_core._runtime.fork import ForkSafe
@@ -53,6 +54,29 @@ class Reply(NamedTuple):
     now: int
 
 
+class _Request:
+    """A request of one thread, and its outcome.
+
+    Args:
+        fields: Arguments of the script: action, name, amount, budget, patience, texts.
+    """
+
+    __slots__ = ("fields", "outcome")
+
+    def __init__(self, fields: list[Any]) -> None:
+        self.fields = fields
+        self.outcome: Reply | NanoGPTError | None = None
+
+    def result(self) -> Reply:
+        outcome, self.outcome = self.outcome, None
+        try:
+            if isinstance(outcome, NanoGPTError):
+                raise outcome
+            return cast("Reply", outcome)
+        finally:
+            del outcome  # a cycle of error and frame would keep the client and its connections
+
+
 class RedisSession(ForkSafe):
     """The session of this process; a forked process begins one of its own. Thread-safe.
 
@@ -77,8 +101,8 @@ class RedisSession(ForkSafe):
         self._numbers = itertools.count()
         self._probe_at = -math.inf
         self._records: list[list[Any]] = []
-        self._carriers = 0  # round trips under way that carry records
-        self._carried = threading.Condition()
+        self._requests: list[_Request] = []  # of threads that wait for the next round trip
+        self._round_trip = threading.Lock()
         self._flushing = False
         self._urgent, self._exiting = threading.Event(), threading.Event()
 
@@ -90,6 +114,8 @@ class RedisSession(ForkSafe):
         self, action: str, name: str = "", *, nano: int = -1, budget: int = -1, patience: float = 0.0, texts: int = 0
     ) -> Reply:
         """Send the records of ended requests, and reserve or confirm a start time: one round trip.
+
+        One round trip at a time carries the requests of all threads that wait: under load, fewer trips than requests.
 
         Args:
             action: ``"reserve"``, ``"confirm"``, or ``""`` for the records only.
@@ -103,32 +129,42 @@ class RedisSession(ForkSafe):
             LimitsUnavailableError: The server is not reachable. The records are kept.
             ConfigurationError: The server refuses.
         """
+        self._check_reachable()
+        request = _Request([action, name, nano, budget, patience, texts])
         with self._lock:
+            self._requests.append(request)
+        with self._round_trip:
+            if request.outcome is None:
+                self._send(request)
+        return request.result()
+
+    def _send(self, first: _Request) -> None:
+        """Send all requests and records that wait, and keep the outcome of each request."""
+        with self._lock:
+            requests, self._requests = self._requests, []
             records, self._records = self._records, []
-            with self._carried:
-                self._carriers += bool(records)
             last, was_away = self.last, self._probe_at > -math.inf
         known = (last.generation, last.committed, last.peak) if last else ("", 0, 0)
-        arguments = [self.worker, self._requests_per_second or 0, *known, _encode(records)]
-        arguments += [action, name, nano, budget, patience, texts, int(was_away)]
+        wanted = json.dumps([request.fields for request in requests])
+        arguments = [self.worker, self._requests_per_second or 0, *known, _encode(records), wanted, int(was_away)]
         try:
-            status, delay, generation, committed, rate, workers, peak, now = self.run(
-                lambda client: ADMIT.run(client, self._keys, arguments)
-            )
-        except BaseException:
+            state, *answers = self.run(lambda client: ADMIT.run(client, self._keys, arguments))
+        except NanoGPTError as error:
             with self._lock:
                 self._records[:0] = records
+            for request in requests:  # raising an error adds to its traceback: each thread gets one of its own
+                request.outcome = error if request is first else copy.copy(error)
+            return
+        except BaseException:  # such as KeyboardInterrupt: the other threads send their requests themselves
+            with self._lock:
+                self._records[:0] = records
+                self._requests[:0] = [request for request in requests if request is not first]
             raise
-        finally:
-            if records:
-                with self._carried:
-                    self._carriers -= 1
-                    self._carried.notify_all()
-        delay = delay / _MICROSECONDS
-        reply = Reply(status, delay, generation.decode(), committed, rate / 1000, max(workers, 1), peak / 1000, now)
+        replies = [_reply(state, answer) for answer in answers]
+        for request, reply in zip(requests, replies, strict=True):
+            request.outcome = reply
         with self._lock:
-            self.last = reply
-        return reply
+            self.last = replies[-1]
 
     def run(self, function: Callable[[Any], T]) -> T:
         """Return the result of ``function`` of a client of redis-py.
@@ -137,10 +173,9 @@ class RedisSession(ForkSafe):
             LimitsUnavailableError: The server is not reachable, or was not a second ago.
             ConfigurationError: The server refuses.
         """
+        self._check_reachable()
         with self._lock:
             is_probing = self._probe_at > -math.inf
-            if clock.now() < self._probe_at:
-                raise self._unavailable("it was not reachable a second ago")
             if is_probing:
                 self._probe_at = clock.now() + _PROBE_SECONDS  # one thread tries, and others do not wait for it
         failure: NanoGPTError
@@ -202,15 +237,13 @@ class RedisSession(ForkSafe):
                     self._flushing = False
 
     def flush(self) -> None:
-        """Send all records; return when no other thread's round trip carries one any more.
+        """Send all records.
 
         Raises:
             LimitsUnavailableError: The server is not reachable.
         """
         self.probe_now()
-        self.admit("")
-        with self._carried:
-            self._carried.wait_for(lambda: not self._carriers)
+        self.admit("")  # after the round trip of another thread that carries some
 
     def _flush(self) -> None:
         """Send records until none is left. Without the server, try again; at exit, once."""
@@ -230,11 +263,31 @@ class RedisSession(ForkSafe):
                     self._flushing = False
                     return
 
+    def _check_reachable(self) -> None:
+        with self._lock:
+            if clock.now() < self._probe_at:
+                raise self._unavailable("it was not reachable a second ago")
+
     def _unavailable(self, reason: str) -> LimitsUnavailableError:
         return LimitsUnavailableError(
             f"The shared limits cannot be read, and nothing was sent: Redis at {self._address.place}: {reason}.",
             remedy="Start Redis, or correct its URL.",
         )
+
+
+def _reply(state: list[Any], answer: list[Any]) -> Reply:
+    generation, rate, workers, peak, now = state
+    status, delay, committed = answer
+    return Reply(
+        status=status,
+        delay=delay / _MICROSECONDS,
+        generation=generation.decode(),
+        committed=committed,
+        rate=rate / 1000,
+        workers=max(workers, 1),
+        peak=peak / 1000,
+        now=now,
+    )
 
 
 def _encode(records: list[list[Any]]) -> str:

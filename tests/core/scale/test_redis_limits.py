@@ -1,5 +1,6 @@
 """``RedisLimits`` against a real server: rate, pauses, budget, ledger, outages, and workers that die."""
 
+import asyncio
 import contextlib
 import copy
 import gc
@@ -7,13 +8,16 @@ import json
 import multiprocessing
 import os
 import pickle
+import ssl
 import subprocess
 import sys
 import threading
+import time
 import warnings
 import weakref
 
 import pytest
+import trustme
 
 from nanogpt_core import (
     BudgetExceededError,
@@ -51,6 +55,13 @@ def admit(limits, cost=FREE):
     admission = limits.reserve(cost)
     assert admission.ready
     return admission
+
+
+def wait_until(condition):
+    end = time.monotonic() + GUARD_SECONDS
+    while not condition():
+        assert time.monotonic() < end
+        threading.Event().wait(0.01)
 
 
 # --- Rate and pauses
@@ -510,6 +521,52 @@ def test_forked_process_is_one_more_worker(make_limits):
     assert (ledger.answered, ledger.workers) == (2, 2)
 
 
+def test_threads_that_wait_share_a_round_trip(redis, name):
+    limits = RedisLimits(f"{redis.url}?socket_timeout={GUARD_SECONDS}", name, 1000, 1.0)
+    admitted = [limits.reserve(CENT)]
+    threads = [threading.Thread(target=lambda: admitted.append(limits.reserve(CENT))) for _ in range(16)]
+    with contextlib.closing(limits._session._address.connect()) as client:
+        before = client.info("commandstats")["cmdstat_evalsha"]["calls"]
+        client.client_pause(GUARD_SECONDS * 1000, all=False)  # scripts wait
+        threads[0].start()
+        wait_until(lambda: client.info("clients")["blocked_clients"] == 1)
+        for thread in threads[1:]:
+            thread.start()
+        wait_until(lambda: len(limits._session._requests) == 15)
+        client.client_unpause()
+        for thread in threads:
+            thread.join(GUARD_SECONDS)
+        after = client.info("commandstats")["cmdstat_evalsha"]["calls"]
+    assert after - before == 2  # the first thread's, and one for the others
+    assert len({admission.start for admission in admitted}) == 17
+    assert limits.ledger().may_have_been_billed_usd == pytest.approx(0.17)
+
+
+def test_threads_that_share_a_failed_round_trip_get_errors_of_their_own(start_redis):
+    server = start_redis()
+    limits = RedisLimits(f"{server.url}?socket_timeout={GUARD_SECONDS}", "failing", 1000, 1.0)
+    limits.reserve(CENT)
+    errors = []
+
+    def work():
+        with pytest.raises(LimitsUnavailableError) as caught:
+            limits.reserve(CENT)
+        errors.append(caught.value)
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    with contextlib.closing(limits._session._address.connect()) as client:
+        client.client_pause(GUARD_SECONDS * 1000, all=False)
+        threads[0].start()
+        wait_until(lambda: client.info("clients")["blocked_clients"] == 1)
+        for thread in threads[1:]:
+            thread.start()
+        wait_until(lambda: len(limits._session._requests) == 2)
+        server.stop()
+    for thread in threads:
+        thread.join(GUARD_SECONDS)
+    assert len({id(error) for error in errors}) == 3
+
+
 def test_threads_of_one_worker_get_different_start_times(make_limits):
     limits = make_limits(50)
     starts, barrier = [], threading.Barrier(8)
@@ -525,6 +582,70 @@ def test_threads_of_one_worker_get_different_start_times(make_limits):
         thread.join(GUARD_SECONDS)
     assert len(starts) == 40
     assert max(starts) - min(starts) > 0
+
+
+# --- TLS
+
+
+class TlsProxy:
+    """Ends TLS in front of a Redis server, for servers that are built without it; runs in a thread."""
+
+    def __init__(self, port, context):
+        self._port, self._context = port, context
+
+    def __enter__(self):
+        self._loop = asyncio.new_event_loop()
+        self._server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", ssl=self._context))
+        self.port = self._server.sockets[0].getsockname()[1]
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(GUARD_SECONDS)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(GUARD_SECONDS)
+        self._loop.close()
+
+    async def _stop(self):
+        self._server.close()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+
+    async def _serve(self, reader, writer):
+        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._port)
+        try:
+            await asyncio.gather(_copy_bytes(reader, server_writer), _copy_bytes(server_reader, writer))
+        except asyncio.CancelledError:
+            pass
+        finally:
+            for one in (writer, server_writer):
+                one.transport.abort()
+
+
+async def _copy_bytes(reader, writer):
+    with contextlib.suppress(OSError):
+        while data := await reader.read(65536):
+            writer.write(data)
+    writer.close()
+
+
+def test_tls_with_an_own_certificate_authority(redis, name, tmp_path):
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost", "127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    trustme.CA().cert_pem.write_to_path(tmp_path / "other.pem")
+    with TlsProxy(redis.port, context) as proxy:
+        url = f"rediss://127.0.0.1:{proxy.port}?ssl_ca_certs={tmp_path}/"
+        limits = RedisLimits(url + "ca.pem", name, 10, 1.0)
+        limits.settle(admit(limits, CENT), PAID)
+        assert limits.ledger().spent_usd == 0.01
+        with pytest.raises(LimitsUnavailableError, match="certificate verify failed"):
+            RedisLimits(url + "other.pem", name, 10, 1.0).reserve(CENT)
+        limits.flush()
+        limits._session._client.close()
 
 
 # --- Options
