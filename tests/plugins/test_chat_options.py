@@ -2,8 +2,6 @@
 
 import copy
 import sys
-from dataclasses import dataclass
-from typing import Any
 
 import pytest
 
@@ -17,26 +15,10 @@ from llama_index_nanogpt import NanoGPT
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError, NanoGPTError
 
 
-@dataclass(frozen=True)
-class Plugin:
-    """Names of one chat class."""
-
-    cls: Any
-    method: str
-    model: str
-    key: str
-    timeout: str
-
-
-PLUGINS = [
-    Plugin(ChatNanoGPT, "invoke", "model_name", "openai_api_key", "request_timeout"),
-    Plugin(NanoGPT, "complete", "model", "api_key", "timeout"),
-]
-
-
-@pytest.fixture(params=PLUGINS, ids=lambda plugin: plugin.cls.__name__)
-def plugin(request):
-    return request.param
+@pytest.fixture
+def plugin(chat_plugin):
+    """The names of one of the chat classes."""
+    return chat_plugin
 
 
 @pytest.fixture
