@@ -158,7 +158,7 @@ class ChatNanoGPT(ChangeableOptions, BaseChatOpenAI):
         self._session = ChatSession(
             endpoint, max_retries=retries, requests_per_second=self.requests_per_second, limits=self.limits
         )
-        self.__dict__.update(_clients(self._session, self.http_client, self.http_async_client))
+        self._renew_clients()
         self.__dict__.update(
             openai_api_key=_secret(endpoint),
             openai_api_base=endpoint.base_url,
@@ -166,11 +166,16 @@ class ChatNanoGPT(ChangeableOptions, BaseChatOpenAI):
             max_retries=retries,
         )
 
+    def _renew_clients(self) -> None:
+        self.__dict__.update(_clients(self._session, self.http_client, self.http_async_client))
+
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> ChatNanoGPT:
-        # Copies share clients, and a rate limiter, which holds a lock.
+        # Copies share HTTP clients, and a rate limiter, which holds a lock.
         memo = {} if memo is None else memo
         memo.update({id(one): one for one in (getattr(self, name) for name in _SHARED_BY_COPIES)})
-        return super().__deepcopy__(memo)
+        twin = super().__deepcopy__(memo)
+        twin._renew_clients()
+        return twin
 
     def __getstate__(self) -> dict[Any, Any]:
         if any(getattr(self, name) for name in _HTTP_CLIENTS):
@@ -186,7 +191,7 @@ class ChatNanoGPT(ChangeableOptions, BaseChatOpenAI):
     def __setstate__(self, state: dict[Any, Any]) -> None:
         super().__setstate__(state)
         endpoint = self._session.endpoint
-        self.__dict__.update(_clients(self._session))
+        self._renew_clients()
         self.__dict__.update(openai_api_key=_secret(endpoint), default_headers=endpoint.headers or None)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr
 from nanogpt_core import Embedder, Estimate, ModelInfo, Usage
 from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.http.endpoint import Secret, hide_keys
+from nanogpt_core.http.lifetime import Closeable
 from nanogpt_core.validation import check_option_names
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ def _hidden(name: str) -> Any:
     return _option(name, exclude=True, repr=False)
 
 
-class NanoGPTEmbeddings(BaseModel, Embeddings):
+class NanoGPTEmbeddings(Closeable, BaseModel, Embeddings):
     """NanoGPT's embedding models in LangChain.
 
     All options of :class:`nanogpt_core.Embedder` are fields. They do not change after construction:
@@ -169,6 +171,11 @@ class NanoGPTEmbeddings(BaseModel, Embeddings):
         update = hide_keys(update or {})
         return self.model_copy(update=update, deep=deep)
 
+    def __copy__(self) -> Self:
+        twin = super().__copy__()
+        twin._embedder = copy.copy(self._embedder)
+        return twin
+
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         memo = {} if memo is None else memo
         shared = (self.http_client, self.http_async_client, self.cache, self.limits, self.progress)
@@ -193,6 +200,14 @@ class NanoGPTEmbeddings(BaseModel, Embeddings):
         It is for documents. For ``query_embedding_cache``, add the query instruction to it, if there is one.
         """
         return self._embedder.cache_namespace
+
+    def close(self) -> None:
+        """Close the object, as :meth:`nanogpt_core.Embedder.close` does: later calls raise, calls under way go on."""
+        self._embedder.close()
+
+    async def aclose(self) -> None:
+        """Close the object, as :meth:`nanogpt_core.Embedder.aclose` does, with the event loop's connections."""
+        await self._embedder.aclose()
 
     @property
     def usage(self) -> Usage:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from nanogpt_core import Embedder, Estimate, ModelInfo, Usage
 from nanogpt_core.embeddings.inputs import check_texts
 from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.http.endpoint import hide_keys
+from nanogpt_core.http.lifetime import Closeable
 from nanogpt_core.validation import check_number, check_option_names
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ def _operational(name: str) -> Any:
     return Field(default=_DEFAULTS[name], exclude=True, repr=False)
 
 
-class NanoGPTEmbedding(BaseEmbedding):
+class NanoGPTEmbedding(Closeable, BaseEmbedding):
     """NanoGPT's embedding models in LlamaIndex, for ``Settings.embed_model``.
 
     Dumps (``to_dict``, ``to_json``) hold the options that change a vector, and neither the key nor options such as
@@ -184,6 +186,11 @@ class NanoGPTEmbedding(BaseEmbedding):
         update = hide_keys(update or {})
         return self.model_copy(update=update, deep=deep)
 
+    def __copy__(self) -> Self:
+        twin = super().__copy__()
+        twin._embedder = copy.copy(self._embedder)
+        return twin
+
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         shared = (self.http_client, self.http_async_client, self.rate_limiter, self.progress, self.cache, self.limits)
         memo = {} if memo is None else memo
@@ -206,6 +213,14 @@ class NanoGPTEmbedding(BaseEmbedding):
             field = fields.get(name or "")
             if name == "model_name" or field is None or not (field.exclude or value == field.default):
                 yield name, value
+
+    def close(self) -> None:
+        """Close the object, as :meth:`nanogpt_core.Embedder.close` does: later calls raise, calls under way go on."""
+        self._embedder.close()
+
+    async def aclose(self) -> None:
+        """Close the object, as :meth:`nanogpt_core.Embedder.aclose` does, with the event loop's connections."""
+        await self._embedder.aclose()
 
     @property
     def usage(self) -> Usage:

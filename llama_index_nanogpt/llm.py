@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -226,8 +227,6 @@ class NanoGPT(ChangeableOptions, OpenAILike):  # type: ignore[misc] # the packag
         update = hide_keys(update or {})
         clients = {f"_{name}": update.pop(name) for name in _HTTP_CLIENTS if name in update}
         twin: NanoGPT = super().model_copy(update=update, deep=deep)
-        if clients:
-            twin._client = twin._aclient = None
         for name, client in clients.items():
             setattr(twin, name, client)
         return twin
@@ -405,11 +404,15 @@ class NanoGPT(ChangeableOptions, OpenAILike):  # type: ignore[misc] # the packag
             requests_per_second=self.requests_per_second,
             limits=self.limits,
         )
-        self._client = self._aclient = None
+        self._renew_clients()
         self.__dict__.update(api_key=endpoint.key, api_base=endpoint.base_url)
 
+    def _renew_clients(self) -> None:
+        self._client = self._aclient = None  # made when they are needed
+
     def __getstate__(self) -> dict[str, Any]:
-        state: dict[str, Any] = super(NanoGPT, self._without_clients()).__getstate__()
+        # A copy has no clients, which cannot be pickled.
+        state: dict[str, Any] = super(NanoGPT, copy.copy(self)).__getstate__()
         # A header may hold a secret; the session leaves them out too.
         state["__dict__"] = {**state["__dict__"], "default_headers": None}
         return state
@@ -417,13 +420,7 @@ class NanoGPT(ChangeableOptions, OpenAILike):  # type: ignore[misc] # the packag
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> NanoGPT:
         memo = {} if memo is None else memo
         memo.update({id(one): one for one in (self._http_client, self._async_http_client, self.limits)})
-        twin: NanoGPT = super(NanoGPT, self._without_clients()).__deepcopy__(memo)
-        return twin
-
-    def _without_clients(self) -> NanoGPT:
-        # Clients do not travel; a copy makes its own when it needs them.
-        twin: NanoGPT = self.model_copy()
-        twin._client = twin._aclient = None
+        twin: NanoGPT = super(NanoGPT, copy.copy(self)).__deepcopy__(memo)
         return twin
 
     @classmethod

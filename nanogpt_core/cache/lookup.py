@@ -36,10 +36,18 @@ class CacheLookup:
         cache: The cache.
         namespace: Makes the keys.
         deadline: The deadline of the call, or None.
+        close_late: Called after each use of the cache. It closes the file again if the embedder was closed meanwhile.
     """
 
-    def __init__(self, cache: EmbeddingCache, namespace: CacheNamespace, deadline: Deadline | None) -> None:
+    def __init__(
+        self,
+        cache: EmbeddingCache,
+        namespace: CacheNamespace,
+        deadline: Deadline | None,
+        close_late: Callable[[], None] = lambda: None,
+    ) -> None:
         self._cache = cache
+        self._close_late = close_late
         self._namespace = namespace
         self._deadline = deadline
         self._failed = False
@@ -94,6 +102,8 @@ class CacheLookup:
                 stacklevel=2,
             )
             return False
+        finally:
+            self._close_late()
         return True
 
     def _wait_deadline(self) -> Deadline | None:

@@ -12,15 +12,18 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model  # a d
 from nanogpt_core.chat.options import refused, unknown_option
 from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.http.endpoint import hide_keys
+from nanogpt_core.http.lifetime import Closeable
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from nanogpt_core.chat.client import ChatSession
+
 __all__ = ["ChangeableOptions"]
 
 
-class ChangeableOptions(BaseModel):
-    """Options of a chat class that can be changed by attribute, ``model_copy`` and ``copy``.
+class ChangeableOptions(Closeable, BaseModel):
+    """Options of a chat class that can be changed by attribute, ``model_copy`` and ``copy``; and its end.
 
     Subclasses set ``_session`` when they are made: before that, their base classes may set any field. The class
     variables are ``_fixed``, the names of the options of the connection, which only copies can change; ``_beside``, the
@@ -30,6 +33,31 @@ class ChangeableOptions(BaseModel):
     _fixed: ClassVar[frozenset[str]]
     _beside: ClassVar[str]
     _more_names: ClassVar[Mapping[str, str]] = {}
+
+    if TYPE_CHECKING:
+        _session: ChatSession
+
+    def close(self) -> None:
+        """Close the object: later calls raise; calls under way, and streams that have begun, go on to their end.
+
+        Closes the connections of this process that no other object uses, and never an HTTP client that was passed.
+        Connections of async calls stay open until their event loop shuts down: use :meth:`aclose` for these. Closing
+        twice is allowed. Copies are objects of their own and stay open.
+        """
+        self._session.close()
+
+    async def aclose(self) -> None:
+        """Close the object as :meth:`close` does, and the running event loop's connections without other users."""
+        await self._session.aclose()
+
+    def _renew_clients(self) -> None:
+        """Make or forget the SDK's clients, after another session was set."""
+
+    def __copy__(self) -> Self:
+        twin = super().__copy__()
+        twin._session = copy.copy(self._session)
+        twin._renew_clients()
+        return twin
 
     @classmethod
     def _names(cls) -> dict[str, str]:

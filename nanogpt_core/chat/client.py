@@ -11,6 +11,7 @@ each further event. A stream that has begun is not retried.
 from __future__ import annotations
 
 import contextlib
+import copy
 import weakref
 from collections.abc import AsyncIterator, Generator, Iterator
 from typing import Any, TypeVar
@@ -21,8 +22,10 @@ from nanogpt_core import errors
 from nanogpt_core.chat.event_stream import AsyncEventStream, EventStream, recorded
 from nanogpt_core.chat.transport import AsyncChatTransport, ChatTransport
 from nanogpt_core.errors import NanoGPTError, ReplyError
+from nanogpt_core.http.connections import aclose_connections, close_connections
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.error_mapping import map_error
+from nanogpt_core.http.lifetime import Lifetime
 from nanogpt_core.http.limits import Admission, ProcessLimits, SharedLimits, check_limits
 from nanogpt_core.http.rate_limiter import RateLimit, RateLimiter
 from nanogpt_core.http.redaction import redacted
@@ -49,7 +52,7 @@ _TRUNCATED_ERRORS = (openai.LengthFinishReasonError, openai.ContentFilterFinishR
 
 
 class ChatSession:
-    """Settings and rate limit shared by the sync and the async chat client of one object.
+    """Settings, rate limit and lifetime shared by the sync and the async chat client of one object.
 
     Args:
         endpoint: Base URL, key and headers.
@@ -63,6 +66,10 @@ class ChatSession:
     Raises:
         ConfigurationError: A number out of range, or both ``requests_per_second`` and ``limits``.
         InvalidTypeError: A value of the wrong type.
+
+    Attributes:
+        endpoint: See ``Args``.
+        lifetime: The state of the object: open or closed.
     """
 
     def __init__(
@@ -77,6 +84,7 @@ class ChatSession:
         check_positive("requests_per_second", requests_per_second, optional=True, at_least=MIN_REQUESTS_PER_SECOND)
         check_limits(limits, requests_per_second=requests_per_second)
         self.endpoint = endpoint
+        self.lifetime = Lifetime()
         self._max_retries = max_retries
         self._requests_per_second = requests_per_second
         self._rate_limit: RateLimit | None = RateLimit(endpoint, requests_per_second)
@@ -86,8 +94,11 @@ class ChatSession:
     def __repr__(self) -> str:
         return f"<ChatSession of {self.endpoint.host}>"
 
+    def __copy__(self) -> ChatSession:
+        return _restore(self.endpoint, self._max_retries, self._requests_per_second, self._shared)
+
     def __deepcopy__(self, memo: object) -> ChatSession:
-        return self
+        return copy.copy(self)
 
     def __reduce__(self) -> tuple[object, ...]:
         return _restore, (self.endpoint, self._max_retries, self._requests_per_second, self._shared)
@@ -98,9 +109,20 @@ class ChatSession:
         The SDK's clients are part of reference cycles. A limit must end with the object that set it, and not when the
         garbage collector runs.
         """
-        twin = _restore(self.endpoint, self._max_retries, self._requests_per_second, self._shared)
+        twin = copy.copy(self)
+        twin.lifetime = self.lifetime
         twin._rate_limit, twin._limit_ref = None, self._limit_ref
         return twin
+
+    def close(self) -> None:
+        """Close the object, and the connections of this process that no other object uses. Calls under way go on."""
+        self.lifetime.is_closed = True
+        close_connections()
+
+    async def aclose(self) -> None:
+        """Do the same as :meth:`close`, and close the connections of the running event loop that no other one uses."""
+        self.lifetime.is_closed = True
+        await aclose_connections()
 
     @property
     def _limits(self) -> SharedLimits:

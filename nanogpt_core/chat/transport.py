@@ -34,7 +34,7 @@ class ChatTransport(httpx.BaseTransport):  # type: ignore[misc] # the library is
     def __init__(self, session: ChatSession, http_client: Any = None) -> None:
         self._session = session
         self._has_deadline = http_client is None
-        self._inner = Transport(session.endpoint, http_client)
+        self._inner = Transport(session.endpoint, http_client, session.lifetime)
 
     def handle_request(self, request: Any) -> Any:
         """Send a request, with retries, and return its checked response.
@@ -42,6 +42,7 @@ class ChatTransport(httpx.BaseTransport):  # type: ignore[misc] # the library is
         Raises:
             NanoGPTError: The error of the last attempt.
         """
+        self._session.lifetime.check_open()
         request.read()
         call = Call(self._session, request)
         response, failure = None, None
@@ -83,7 +84,7 @@ class AsyncChatTransport(httpx.AsyncBaseTransport):  # type: ignore[misc] # the 
 
     def __init__(self, session: ChatSession, http_client: Any = None) -> None:
         self._session = session
-        self._inner = AsyncTransport(session.endpoint, http_client)
+        self._inner = AsyncTransport(session.endpoint, http_client, session.lifetime)
 
     async def handle_async_request(self, request: Any) -> Any:
         """Send a request, with retries, and return its checked response.
@@ -91,6 +92,7 @@ class AsyncChatTransport(httpx.AsyncBaseTransport):  # type: ignore[misc] # the 
         Raises:
             NanoGPTError: The error of the last attempt.
         """
+        self._session.lifetime.check_open()
         await request.aread()
         call = Call(self._session, request)
         response, failure = None, None

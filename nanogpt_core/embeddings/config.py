@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
 from nanogpt_core.cache.base import EmbeddingCache
 from nanogpt_core.embeddings.planning import OVERFLOW_MODES, Overflow
@@ -24,6 +24,9 @@ from nanogpt_core.validation import (
     check_number,
     check_positive,
 )
+
+if TYPE_CHECKING:
+    from nanogpt_core.cache.sqlite import SQLiteCache
 
 __all__ = [
     "MAX_DIMENSIONS",
@@ -169,6 +172,12 @@ class EmbedderConfig:
         }
         for name, value in resolved.items():
             object.__setattr__(self, name, value)  # the class is frozen for everybody else
+
+    @property
+    def own_cache(self) -> SQLiteCache | None:
+        """The cache if it was opened here, at a path, and not passed."""
+        is_own = isinstance(self.cache, (str, os.PathLike))
+        return cast("SQLiteCache", self.opened_cache) if is_own else None
 
 
 def _model_row(model: str | ModelInfo, info: object, endpoint: Endpoint, http_client: Any) -> ModelInfo:

@@ -22,6 +22,7 @@ from nanogpt_core.embeddings.stream import EmbeddedBatch, achunked, amap_ordered
 from nanogpt_core.embeddings.usage import Estimate, Usage, UsageMeter
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.http.endpoint import Secret, hide_key
+from nanogpt_core.http.lifetime import Closeable
 from nanogpt_core.http.limits import Budget
 from nanogpt_core.models.catalog import MAX_ITEMS, ModelInfo
 from nanogpt_core.validation import check_number, check_option_names
@@ -37,8 +38,11 @@ __all__ = ["Embedder"]
 _MAX_TEXTS_PER_STREAMED_BATCH = 256
 
 
-class Embedder:
+class Embedder(Closeable):
     """Embeds texts with one model. Thread-safe; works on any event loop; can be pickled and copied.
+
+    Use it in ``with`` or ``async with``, or call :meth:`close` or :meth:`aclose` at the end. Without that, connections
+    stay open until the process ends, or for async calls until the event loop shuts down.
 
     Args:
         model: Name of the model, or a row of :func:`nanogpt_core.list_models`. Unknown names work: their dimensions are
@@ -185,6 +189,7 @@ class Embedder:
             NanoGPTError: The service was not reached, refused, or sent an invalid reply. ``.completed`` holds the
                 vectors that were finished.
         """
+        self._pipeline.lifetime.check_open()
         vectors: NDArray[np.float32] = self._pipeline.embed(check_texts(texts), batch_size=_checked(batch_size))
         return vectors
 
@@ -193,6 +198,7 @@ class Embedder:
 
         Lists take ten times the memory of an array, and five times the CPU time.
         """
+        self._pipeline.lifetime.check_open()
         lists: list[list[float]] = self._pipeline.embed(
             check_texts(texts), batch_size=_checked(batch_size), as_lists=True
         )
@@ -210,17 +216,20 @@ class Embedder:
         Raises:
             NanoGPTError: As for :meth:`embed`.
         """
+        self._pipeline.lifetime.check_open()
         query = self._with_instruction(text)
         vector: NDArray[np.float32] = self._pipeline.embed([query], show_progress=False)[0]
         return vector
 
     async def aembed(self, texts: Iterable[str], *, batch_size: int | None = None) -> NDArray[np.float32]:
         """Embed documents as :meth:`embed` does, without blocking the event loop."""
+        self._pipeline.lifetime.check_open()
         vectors: NDArray[np.float32] = await self._pipeline.aembed(check_texts(texts), batch_size=_checked(batch_size))
         return vectors
 
     async def aembed_lists(self, texts: Iterable[str], *, batch_size: int | None = None) -> list[list[float]]:
         """Embed documents as :meth:`embed_lists` does, without blocking the event loop."""
+        self._pipeline.lifetime.check_open()
         lists: list[list[float]] = await self._pipeline.aembed(
             check_texts(texts), batch_size=_checked(batch_size), as_lists=True
         )
@@ -228,6 +237,7 @@ class Embedder:
 
     async def aembed_query(self, text: str) -> NDArray[np.float32]:
         """Embed a query as :meth:`embed_query` does, without blocking the event loop."""
+        self._pipeline.lifetime.check_open()
         query = self._with_instruction(text)
         vector: NDArray[np.float32] = (await self._pipeline.aembed([query], show_progress=False))[0]
         return vector
@@ -250,6 +260,7 @@ class Embedder:
         Raises:
             NanoGPTError: As for :meth:`embed`; positions are those in the whole stream.
         """
+        self._pipeline.lifetime.check_open()
         size, stop = self._streamed_batch_size(batch_size), threading.Event()
         chunks = chunked(iterate_texts(texts), size)
         batches = map_ordered(chunks, lambda chunk: self._embed_chunk(chunk, stop), self._config.max_concurrency, stop)
@@ -259,6 +270,7 @@ class Embedder:
         self, texts: Iterable[str] | AsyncIterable[str], *, batch_size: int | None = None
     ) -> AsyncIterator[EmbeddedBatch]:
         """Embed documents as :meth:`stream` does, without blocking the event loop; ``texts`` may be asynchronous."""
+        self._pipeline.lifetime.check_open()
         check_event_loop()
         size, parsing = self._streamed_batch_size(batch_size), asyncio.Lock()
         chunks = achunked(texts if isinstance(texts, AsyncIterable) else iterate_texts(texts), size)
@@ -303,7 +315,22 @@ class Embedder:
             InvalidInputError: As for :meth:`embed`.
             InvalidTypeError: As for :meth:`embed`.
         """
+        self._pipeline.lifetime.check_open()
         return self._pipeline.estimate(check_texts(texts))
+
+    def close(self) -> None:
+        """Close the object: later calls raise; calls under way, and streams that have begun, go on to their end.
+
+        Closes the cache file if ``cache`` is a path, and the connections of this process that no other object uses.
+        Never closes a client, cache or limits object that was passed. Connections of async calls stay open until their
+        event loop shuts down: use :meth:`aclose` for these. Closing twice is allowed. Copies are objects of their own
+        and stay open.
+        """
+        self._pipeline.close()
+
+    async def aclose(self) -> None:
+        """Close the object as :meth:`close` does, and the running event loop's connections without other users."""
+        await self._pipeline.aclose()
 
     def _with_instruction(self, text: str) -> str:
         query = check_query(text)

@@ -26,6 +26,7 @@ from nanogpt_core.embeddings.runner import Dispatch, run_async, run_sync
 from nanogpt_core.embeddings.usage import Estimate, UsageMeter, price
 from nanogpt_core.errors import ConfigurationError, NanoGPTError
 from nanogpt_core.http.client import HttpClient
+from nanogpt_core.http.lifetime import Lifetime
 from nanogpt_core.http.limits import Budget, ProcessLimits, Saving
 from nanogpt_core.http.rate_limiter import RateLimit
 from nanogpt_core.http.redaction import redacted
@@ -77,7 +78,8 @@ class Pipeline:
         self.config = config
         self.counter = TokenCounter(model)
         self.dimensions_check = DimensionsCheck(model, config.dimensions, learned)
-        self.client = HttpClient(config.endpoint, config.http_client, config.http_async_client)
+        self.lifetime = Lifetime()
+        self.client = HttpClient(config.endpoint, config.http_client, config.http_async_client, self.lifetime)
         self.namespace = CacheNamespace(config.endpoint.base_url, model.id, config.dimensions)
         self.meter = meter
         process_limits = ProcessLimits(RateLimit(config.endpoint, config.requests_per_second).limiter, budget)
@@ -219,7 +221,23 @@ class Pipeline:
 
     def _cache_lookup(self, deadline: Deadline | None) -> CacheLookup | None:
         cache = self.config.opened_cache
-        return None if cache is None else CacheLookup(cache, self.namespace, deadline)
+        return None if cache is None else CacheLookup(cache, self.namespace, deadline, self._close_cache_if_closed)
+
+    def close(self) -> None:
+        """Close connections that no other object uses, and a cache file that was opened here. Calls under way go on."""
+        self.client.close()
+        self._close_cache_if_closed()
+
+    async def aclose(self) -> None:
+        """Do what :meth:`close` does; connections of the running event loop too."""
+        await self.client.aclose()
+        if self.config.own_cache is not None:
+            await asyncio.to_thread(self._close_cache_if_closed)  # may write
+
+    def _close_cache_if_closed(self) -> None:
+        cache = self.config.own_cache
+        if cache is not None and self.lifetime.is_closed:
+            cache.close()
 
     def _prepare(self, plan: Plan, results: ResultCollector, batch_size: int | None) -> list[Batch]:
         """Load cached vectors, make batches of the rest, and check that the budget covers them."""

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 from nanogpt_core.errors import DamagedReplyError, ReplyError
+from nanogpt_core.http.connections import AsyncLease, Lease
 from nanogpt_core.http.deadline import max_reply_bytes
 from nanogpt_core.http.library import httpx
 
@@ -73,10 +74,11 @@ class Body(httpx.SyncByteStream):  # type: ignore[misc] # the library is known o
     Args:
         stream: The bytes as they come.
         reader: Unpacks and counts them.
+        lease: The use of the connection, which ends with the body; or None.
     """
 
-    def __init__(self, stream: Any, reader: BodyReader) -> None:
-        self._stream, self._reader = stream, reader
+    def __init__(self, stream: Any, reader: BodyReader, lease: Lease | None = None) -> None:
+        self._stream, self._reader, self._lease = stream, reader, lease
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield the unpacked chunks."""
@@ -86,14 +88,18 @@ class Body(httpx.SyncByteStream):  # type: ignore[misc] # the library is known o
 
     def close(self) -> None:
         """Close the stream below."""
-        self._stream.close()
+        try:
+            self._stream.close()
+        finally:
+            if self._lease is not None:
+                self._lease.end()
 
 
 class AsyncBody(httpx.AsyncByteStream):  # type: ignore[misc]
     """The body of an async reply; see :class:`Body`."""
 
-    def __init__(self, stream: Any, reader: BodyReader) -> None:
-        self._stream, self._reader = stream, reader
+    def __init__(self, stream: Any, reader: BodyReader, lease: AsyncLease | None = None) -> None:
+        self._stream, self._reader, self._lease = stream, reader, lease
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """Yield the unpacked chunks."""
@@ -103,4 +109,8 @@ class AsyncBody(httpx.AsyncByteStream):  # type: ignore[misc]
 
     async def aclose(self) -> None:
         """Close the stream below."""
-        await self._stream.aclose()
+        try:
+            await self._stream.aclose()
+        finally:
+            if self._lease is not None:
+                await self._lease.end()

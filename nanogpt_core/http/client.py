@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nanogpt_core._runtime.fork import import_modules
 from nanogpt_core.http.deadline import request_limits
 from nanogpt_core.http.endpoint import Endpoint
+from nanogpt_core.http.lifetime import Lifetime
 
 if TYPE_CHECKING:
     import openai
@@ -24,14 +25,24 @@ _MODULES = ("nanogpt_core.http.sdk", "nanogpt_core.http.error_mapping", "openai.
 class HttpClient:
     """Sends single requests, sync and async. Safe in threads, after a fork, and in one event loop after another.
 
+    Requests can still be sent after closing, for calls under way: each then uses a connection of its own.
+
     Args:
         endpoint: Base URL, key and headers.
         http_client: The caller's own ``httpx`` client for sync requests, or None.
         http_async_client: The caller's own ``httpx`` client for async requests, or None. It belongs to one event loop.
+        lifetime: The state of the object that the requests are for; None for single requests of none.
     """
 
-    def __init__(self, endpoint: Endpoint, http_client: Any = None, http_async_client: Any = None) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        http_client: Any = None,
+        http_async_client: Any = None,
+        lifetime: Lifetime | None = None,
+    ) -> None:
         self.endpoint = endpoint
+        self._lifetime = lifetime
         self._http_client = http_client
         self._http_async_client = http_async_client
         self._client: openai.OpenAI | None = None
@@ -45,7 +56,8 @@ class HttpClient:
             from nanogpt_core.http.transport import Transport
 
             # Two threads may make one each; either will do.
-            self._client = make_openai_client(self.endpoint, Transport(self.endpoint, self._http_client))
+            transport = Transport(self.endpoint, self._http_client, self._lifetime)
+            self._client = make_openai_client(self.endpoint, transport)
         return self._client
 
     async def async_client(self) -> openai.AsyncOpenAI:
@@ -59,7 +71,25 @@ class HttpClient:
         from nanogpt_core.http.sdk import make_async_openai_client
         from nanogpt_core.http.transport import AsyncTransport
 
-        return make_async_openai_client(self.endpoint, AsyncTransport(self.endpoint, self._http_async_client))
+        transport = AsyncTransport(self.endpoint, self._http_async_client, self._lifetime)
+        return make_async_openai_client(self.endpoint, transport)
+
+    def close(self) -> None:
+        """Close the object that the requests are for, and the connections of this process that no other one uses."""
+        if self._lifetime is not None:
+            self._lifetime.is_closed = True
+        if self._client is not None or self._async_client is not None:
+            from nanogpt_core.http.connections import close_connections
+
+            close_connections()
+
+    async def aclose(self) -> None:
+        """Do the same as :meth:`close`, and close the connections of the running event loop that no other one uses."""
+        self.close()
+        if self._async_client is not None:
+            from nanogpt_core.http.connections import aclose_connections
+
+            await aclose_connections()
 
     def send(self, path: str, body: bytes | None, timeout: float, max_bytes: int) -> bytes:
         """POST ``body`` to ``path`` below the base URL, or GET it if there is no body; return the body of the reply.

@@ -1,0 +1,287 @@
+"""Connections, shared per process and per event loop.
+
+A connection belongs to the process that opened it, and an async one to its event loop. The connections to an origin
+are closed with the last open object that has used them; at the latest when the process exits, or the event loop shuts
+down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import ssl
+import weakref
+from collections.abc import AsyncGenerator, Iterator
+from typing import Any
+
+from nanogpt_core._runtime.fork import ForkSafe, delay_forks
+from nanogpt_core._runtime.workers import call_after_workers
+from nanogpt_core.errors import ConfigurationError, causes
+from nanogpt_core.http.environment import Proxy, proxy_for, tls_context
+from nanogpt_core.http.library import httpcore, httpx
+from nanogpt_core.http.lifetime import Lifetime
+from nanogpt_core.http.network import AsyncBackend, Backend
+
+__all__ = ["AsyncLease", "Lease", "aclose_connections", "close_connections"]
+
+_MOST_IDLE_CONNECTIONS = 64
+_IDLE_SECONDS = 5.0  # as httpx does; servers close connections that idle for longer
+
+
+# Tools that record or trace requests patch the handle methods of these two base classes. They have no option for a
+# network backend, so the pool is replaced: docs/adr/0001-pool-with-own-network-backend.md.
+
+
+class _SharedTransport(httpx.HTTPTransport):  # type: ignore[misc] # the library is known only when this runs
+    """Sends sync requests, all through one proxy or all directly."""
+
+    def __init__(self, proxy: Proxy | None, tls: ssl.SSLContext) -> None:
+        super().__init__(verify=tls, trust_env=False)
+        self._proxy = proxy
+        self._pool = httpcore.ConnectionPool(network_backend=Backend(), **_pool_options(proxy, tls))
+
+    def handle_request(self, request: Any) -> Any:
+        with _naming(self._proxy):
+            return super().handle_request(request)
+
+
+class _AsyncSharedTransport(httpx.AsyncHTTPTransport):  # type: ignore[misc]
+    """Sends async requests, all through one proxy or all directly."""
+
+    def __init__(self, proxy: Proxy | None, tls: ssl.SSLContext) -> None:
+        super().__init__(verify=tls, trust_env=False)
+        self._proxy = proxy
+        self._pool = httpcore.AsyncConnectionPool(network_backend=AsyncBackend(), **_pool_options(proxy, tls))
+
+    async def handle_async_request(self, request: Any) -> Any:
+        with _naming(self._proxy):
+            return await super().handle_async_request(request)
+
+
+def _pool_options(proxy: Proxy | None, tls: ssl.SSLContext) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "ssl_context": tls,
+        "max_connections": None,  # for the callers to limit
+        "max_keepalive_connections": _MOST_IDLE_CONNECTIONS,
+        "keepalive_expiry": _IDLE_SECONDS,
+    }
+    if proxy is not None:
+        parsed = httpx.Proxy(proxy.url)
+        url = parsed.url
+        options["proxy"] = httpcore.Proxy(
+            httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+            auth=parsed.raw_auth,
+            ssl_context=tls if url.scheme == "https" else None,
+        )
+    return options
+
+
+@contextlib.contextmanager
+def _naming(proxy: Proxy | None) -> Iterator[None]:
+    """Name the proxy, and the variable that it comes from, in errors between here and the proxy."""
+    try:
+        yield
+    except (httpx.ProxyError, httpx.ConnectError, httpx.ConnectTimeout) as error:
+        # TLS is between here and the host.
+        if proxy is None or any(isinstance(cause, ssl.SSLError) for cause in causes(error)):
+            raise
+        raise httpx.ProxyError(f"{proxy}: {error}") from error
+
+
+class _Pool:
+    """The connections to one origin.
+
+    Attributes:
+        transport: Holds and uses the connections.
+        users: The objects that have used them.
+        in_flight: Number of requests in flight.
+    """
+
+    def __init__(self, transport: Any) -> None:
+        self.transport = transport
+        self.users: weakref.WeakSet[Lifetime] = weakref.WeakSet()
+        self.in_flight = 0
+
+    def is_unused(self) -> bool:
+        """Return whether no request is in flight and no user is open."""
+        return not self.in_flight and all(user.is_closed for user in self.users)
+
+
+class _Pools(ForkSafe):
+    """The pools of one process or one event loop, by origin.
+
+    The environment is read when an origin is used for the first time.
+    """
+
+    def __init__(self, kind: Any) -> None:
+        super().__init__()
+        self._kind = kind
+        self._by_origin: dict[tuple[str, str, int | None], _Pool] = {}
+
+    def take(self, url: Any, user: Lifetime | None) -> _Pool:
+        """Return the pool for a request to ``url``; :meth:`give_back` must follow.
+
+        Raises:
+            ConfigurationError: The environment's proxy or certificates cannot be used.
+        """
+        origin = (url.scheme, url.host, url.port)
+        pool = self._by_origin.get(origin) or self._make(*origin)
+        with self._lock:
+            pool = self._by_origin.setdefault(origin, pool)
+            pool.in_flight += 1
+            if user is not None and not user.is_closed:
+                pool.users.add(user)
+        return pool
+
+    def _make(self, scheme: str, host: str, port: int | None) -> _Pool:
+        with delay_forks():  # OpenSSL sets itself up under locks
+            proxy = proxy_for(scheme, host, port)
+            needs_tls = scheme == "https" or (proxy is not None and proxy.url.startswith("https"))
+            tls = tls_context() if needs_tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            return _Pool(self._kind(proxy, tls))
+
+    def give_back(self, pool: _Pool, user: Lifetime | None) -> list[Any]:
+        """End the use of a pool by one request; return the transports that its caller must close."""
+        with self._lock:
+            pool.in_flight -= 1
+        # The last request of an object that was closed meanwhile.
+        return self.remove_unused() if user is not None and user.is_closed else []
+
+    def remove_unused(self) -> list[Any]:
+        """Remove the pools that no open object uses; return their transports, which the caller must close."""
+        with self._lock:
+            unused = [(origin, pool) for origin, pool in self._by_origin.items() if pool.is_unused()]
+            for origin, _ in unused:
+                del self._by_origin[origin]
+        return [pool.transport for _, pool in unused]
+
+    def all(self) -> list[Any]:
+        """Return all transports."""
+        return [pool.transport for pool in self._by_origin.values()]
+
+
+_of_process = _Pools(_SharedTransport)
+# A child keeps its parent's connections, unused: threads of the parent may have been in the middle of them.
+_inherited: list[_Pools] = []
+
+# The async generator closes the connections; see _close_at_end().
+_of_loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[_Pools, AsyncGenerator[None, None]]]
+_of_loops = weakref.WeakKeyDictionary()
+
+
+def _close_all() -> None:
+    for transport in _of_process.all():
+        transport.close()
+
+
+call_after_workers(_close_all)
+
+
+def _start_afresh() -> None:
+    global _of_process  # noqa: PLW0603 - there is one for each process
+    _inherited.append(_of_process)
+    _of_process = _Pools(_SharedTransport)
+    _of_loops.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_afresh)
+
+
+async def _of_running_loop() -> _Pools:
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        raise ConfigurationError(
+            "Async calls need an event loop of asyncio's; another one is running.",
+            remedy="Run them with asyncio.run(), or use the sync methods.",
+        ) from None
+    found = _of_loops.get(loop)
+    if found is None:
+        # Connections refer to their loop, so weak keys do not free a loop that was closed abruptly.
+        for closed in [each for each in _of_loops if each.is_closed()]:
+            _of_loops.pop(closed, None)
+        pools = _Pools(_AsyncSharedTransport)
+        found = _of_loops[loop] = pools, _close_at_end(pools, weakref.ref(loop))
+        await anext(found[1])
+    return found[0]
+
+
+async def _close_at_end(pools: _Pools, loop: weakref.ref[asyncio.AbstractEventLoop]) -> AsyncGenerator[None, None]:
+    # An event loop that shuts down closes its async generators, and this one then closes the loop's connections.
+    try:
+        yield
+    finally:
+        ending = loop()
+        if ending is not None:
+            _of_loops.pop(ending, None)
+        for transport in pools.all():
+            await transport.aclose()
+
+
+class Lease:
+    """The use of this process's connections by one request.
+
+    Args:
+        url: The request's URL.
+        user: The object that sends it, or None for one that neither keeps connections open nor closes them.
+
+    Raises:
+        ConfigurationError: The environment's proxy or certificates cannot be used.
+    """
+
+    def __init__(self, url: Any, user: Lifetime | None) -> None:
+        self._pools, self._user = _of_process, user
+        self._pool: _Pool | None = self._pools.take(url, user)
+        self.transport: Any = self._pool.transport
+
+    def end(self) -> None:
+        """End the use. The second time it does nothing."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            for transport in self._pools.give_back(pool, self._user):
+                transport.close()
+
+
+class AsyncLease:
+    """The use of the running event loop's connections by one request; see :class:`Lease`. Begin with :meth:`of`."""
+
+    def __init__(self, pools: _Pools, pool: _Pool, user: Lifetime | None) -> None:
+        self._pools, self._user = pools, user
+        self._pool: _Pool | None = pool
+        self.transport: Any = pool.transport
+
+    @classmethod
+    async def of(cls, url: Any, user: Lifetime | None) -> AsyncLease:
+        """Return the lease for a request.
+
+        Raises:
+            ConfigurationError: No event loop of asyncio's is running, or the environment's proxy or certificates cannot
+                be used.
+        """
+        pools = await _of_running_loop()
+        if url.scheme == "https" and not tls_context.cache_info().currsize:
+            await asyncio.to_thread(tls_context)  # reads files
+        return cls(pools, pools.take(url, user), user)
+
+    async def end(self) -> None:
+        """End the use. The second time it does nothing."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            for transport in self._pools.give_back(pool, self._user):
+                await transport.aclose()
+
+
+def close_connections() -> None:
+    """Close the connections of this process that no open object uses."""
+    for transport in _of_process.remove_unused():
+        transport.close()
+
+
+async def aclose_connections() -> None:
+    """Close the connections of this process and of the running event loop that no open object uses."""
+    close_connections()
+    found = _of_loops.get(asyncio.get_running_loop())
+    for transport in found[0].remove_unused() if found else ():
+        await transport.aclose()
