@@ -21,7 +21,7 @@ CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 TESTS := -n $(shell expr $(CORES) + 1) --dist loadgroup
 
 .PHONY: help demo web evaluate notebooks test lint types tests kill faults scale bench compat pgvector versions pythons wheels \
-  readme prose clean
+  readme prose docs docs-serve clean
 
 help:
 	@echo "make demo [Q='...']  RAG over Python's own documentation, in LangChain and in LlamaIndex"
@@ -30,7 +30,9 @@ help:
 	@echo "make test [PYTHON=python3.10]  lint, types and tests"
 	@echo "make evaluate [MODELS='...']  retrieval quality over 60 questions: a table and evaluation.png"
 	@echo "make notebooks       the two tutorials of docs/notebooks in JupyterLab"
-	@echo "make readme          rewrites the generated tables of README and docs"
+	@echo "make docs            builds the documentation site in site/; broken links are errors"
+	@echo "make docs-serve [PORT=8080]  the site on this machine, rebuilt after each change"
+	@echo "make readme          rewrites the generated tables of the docs"
 	@echo "make prose           checks the language of docstrings, comments and Markdown"
 	@echo "make versions        the tests with the lowest and the highest versions that pyproject.toml admits"
 	@echo "make pythons         lint, types and tests with each Python from 3.10 on that is installed here"
@@ -66,6 +68,15 @@ evaluate: $(VENV)/evaluate
 
 notebooks: $(VENV)/notebooks
 	@$(RUN) -m jupyterlab docs/notebooks
+
+# The site's theme warns at each build that it ends in May 2027: docs/adr/0080-documentation-site.md.
+docs docs-serve: export NO_MKDOCS_2_WARNING := 1
+docs: $(VENV)/dev
+	$(RUN) -m mkdocs build --strict
+
+docs-serve: export DOCS_PORT := $(value PORT)
+docs-serve: $(VENV)/dev
+	$(RUN) -m mkdocs serve --strict --dev-addr "127.0.0.1:$$DOCS_PORT"
 
 readme: $(VENV)/dev
 	$(RUN) .ci/readme.py

@@ -1,4 +1,4 @@
-"""Write the generated parts of README and docs: options, models, modules and the index of ADRs.
+"""Write the generated parts of the docs: options, models, modules and the index of ADRs.
 
 ``python .ci/readme.py`` rewrites them; ``python .ci/readme.py --check`` fails if one of them is outdated.
 """
@@ -9,9 +9,13 @@ import ast
 import inspect
 import re
 import sys
+from dataclasses import MISSING
 from pathlib import Path
+from typing import Any
 
 from nanogpt_core import MODELS, Embedder, ModelInfo
+from nanogpt_core.sandbox import SERVICE_ERRORS, SandboxConfig
+from nanogpt_core.sandbox.__main__ import _parser
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -30,8 +34,39 @@ def options_table() -> str:
 
 def models_table() -> str:
     """Return the models of the catalog as a Markdown table."""
-    rows = ["| model | dimensions | reduces to | price | tokens per text | languages |", "|---|---|---|---|---|---|"]
-    return "\n".join([*rows, *map(_model_row, MODELS.values())])
+    head = "| model | dimensions | reduces to | price | tokens per text | languages | instruction |"
+    return "\n".join([head, "|---|---|---|---|---|---|---|", *map(_model_row, MODELS.values())])
+
+
+def sources_table() -> str:
+    """Return the sources of the catalog's rows as a Markdown table."""
+    rows = [f"| `{model.id}` | {model.source} |" for model in MODELS.values()]
+    return "\n".join(["| model | sources |", "|---|---|", *rows])
+
+
+def sandbox_table() -> str:
+    """Return the options of ``Sandbox`` as a Markdown table, with those of its command line."""
+    rows = ["| option | default | command line | meaning |", "|---|---|---|---|"]
+    section = (inspect.getdoc(SandboxConfig) or "").split("Attributes:\n")[1]
+    flags = {action.dest: action.option_strings[0] for action in _parser()._actions}
+    for block in re.split(r"\n(?=    \w)", section.rstrip()):
+        name, _, text = " ".join(block.split()).partition(": ")
+        field = SandboxConfig.__dataclass_fields__[name]
+        default = field.default if field.default is not MISSING else field.default_factory()  # type: ignore[misc]
+        flag = f"`{flags[name]}`" if name in flags else ""
+        rows.append(f"| `{name}` | `{_literal(default)}` | {flag} | {text.replace('``', '`')} |")
+    return "\n".join(rows)
+
+
+def service_errors_table() -> str:
+    """Return the errors of ``SERVICE_ERRORS`` as a Markdown table."""
+    rows = ["| key | status | message |", "|---|--:|---|"]
+    for name, fault in SERVICE_ERRORS.items():
+        body: Any = fault.body
+        error = body.get("error", body)
+        message = error if isinstance(error, str) else error["message"]
+        rows.append(f"| `{name}` | {fault.status} | {message} |")
+    return "\n".join(rows)
 
 
 def modules_table() -> str:
@@ -56,7 +91,9 @@ def adr_index() -> str:
 
 
 PARTS = {
-    "README.md": {"options": options_table, "models": models_table},
+    "docs/reference/options.md": {"options": options_table},
+    "docs/reference/models.md": {"models": models_table, "sources": sources_table},
+    "docs/sandbox.md": {"sandbox": sandbox_table, "service errors": service_errors_table},
     "docs/architecture.md": {"modules": modules_table},
     "docs/adr/README.md": {"index": adr_index},
 }
@@ -97,7 +134,8 @@ def _model_row(model: ModelInfo) -> str:
     price += "0" * (2 - len(price.partition(".")[2]))
     languages = ", ".join(model.languages)
     tokens = f"{model.max_tokens:,}" if model.max_tokens else "unknown"
-    return f"| `{model.id}` | {dimensions} | {reduces} | {price} | {tokens} | {languages} |"
+    instruction = "yes" if model.query_instruction else "–"
+    return f"| `{model.id}` | {dimensions} | {reduces} | {price} | {tokens} | {languages} | {instruction} |"
 
 
 def main(words: list[str]) -> None:

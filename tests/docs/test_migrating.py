@@ -11,7 +11,7 @@ from nanogpt_core.embeddings.config import EmbedderOptions
 from nanogpt_core.errors import NanoGPTError
 from nanogpt_core.http.endpoint import CHAT_TIMEOUT
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "migrating.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "guides" / "migrating.md").read_text(encoding="utf-8")
 # Of llama-index-embeddings-openai 0.7, which nothing here needs.
 LLAMA_INDEX_EMBEDDING = {
     *("mode", "model", "model_name", "embed_batch_size", "dimensions", "additional_kwargs", "api_key", "api_base"),

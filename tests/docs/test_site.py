@@ -1,0 +1,219 @@
+"""Documentation site: it builds strictly, loads nothing from other hosts, and covers the public API."""
+
+import importlib
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from nanogpt_core import errors
+
+pytest.importorskip("mkdocs", reason="the docs extra is not installed")
+pytestmark = pytest.mark.xdist_group("site")
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+
+
+def build(config, target):
+    command = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--strict",
+        "--config-file",
+        str(config),
+        "--site-dir",
+        str(target),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The folder of the built site."""
+    folder = tmp_path_factory.mktemp("site")
+    status, output = build(ROOT / "mkdocs.yml", folder)
+    assert status == 0, output
+    return folder
+
+
+class Resources(HTMLParser):
+    """Addresses that a browser loads with a page."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.found = []
+        self.feed(page.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        if tag in {"script", "img", "iframe", "source"} and values.get("src"):
+            self.found.append(values["src"])
+        if tag == "link" and values.get("rel") not in {"canonical", "next", "prev"}:
+            self.found.append(values.get("href") or "")
+
+
+def test_strict_build_passes_and_loads_nothing_from_other_hosts(site):
+    pages = [*site.rglob("*.html")]
+    assert len(pages) > 40
+    found = {address for page in pages for address in Resources(page).found}
+    assert found
+    assert [address for address in found if address.startswith(("http:", "https:", "//"))] == []
+    styles = "".join(style.read_text(encoding="utf-8") for style in site.rglob("*.css"))
+    assert re.findall(r"url\([\"']?(?:https?:)?//[^)]*\)", styles) == []
+
+
+def test_diagrams_need_no_script_of_another_host(site):
+    # The theme would load Mermaid from a content delivery network.
+    assert [page for page in site.rglob("*.html") if 'class="mermaid"' in page.read_text(encoding="utf-8")] == []
+
+
+def test_roles_of_docstrings_are_links(site):
+    html = (site / "reference" / "embedder.html").read_text(encoding="utf-8")
+    assert re.search(r'<a [^>]*href="models\.html#nanogpt_core\.list_models"[^>]*><code>list_models</code></a>', html)
+    text = "".join(page.read_text(encoding="utf-8") for page in (site / "reference").glob("*.html"))
+    assert re.findall(r":(?:class|meth|func|data|mod):.{0,40}", text) == []
+
+
+@pytest.fixture
+def project(tmp_path):
+    """Return a function that builds a site of one page, with the settings of ours."""
+    shutil.copytree(ROOT / ".ci", tmp_path / ".ci", ignore=shutil.ignore_patterns("__pycache__"))
+    lines = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    validation = re.search(r"^validation:\n(?:  .*\n)+", lines, re.MULTILINE)[0]
+    for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"):
+        (tmp_path / name).write_text(f"# {name}\n", encoding="utf-8")
+    (tmp_path / "code.py").write_text("answer = 42\n", encoding="utf-8")
+    (tmp_path / "notes.md").write_text("# Notes\n\n[back](docs/index.md#title) [code](code.py)\n", encoding="utf-8")
+    (tmp_path / "docs").mkdir()
+
+    def run(text, nav="index.md"):
+        config = f"site_name: x\nhooks: [.ci/site_hooks.py]\nplugins: []\nnav: [{nav}]\n{validation}"
+        (tmp_path / "mkdocs.yml").write_text(config, encoding="utf-8")
+        (tmp_path / "docs" / "index.md").write_text(f"# Title\n\n{text}\n", encoding="utf-8")
+        return *build(tmp_path / "mkdocs.yml", tmp_path / "site"), tmp_path / "site"
+
+    return run
+
+
+def test_links_to_files_outside_docs_get_pages_of_the_site(project):
+    status, output, site = project("[notes](../notes.md#notes)")
+    assert status == 0, output
+    assert 'href="repository/notes/#notes"' in (site / "index.html").read_text(encoding="utf-8")
+    notes = (site / "repository" / "notes" / "index.html").read_text(encoding="utf-8")
+    assert 'href="../../#title"' in notes
+    assert 'href="../code.py/"' in notes
+    assert "answer" in (site / "repository" / "code.py" / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("text", "nav"),
+    [
+        ("[missing page](missing.md)", "index.md"),
+        ("[missing file](../missing.py)", "index.md"),
+        ("[missing heading](#missing)", "index.md"),
+        ("[missing heading](../notes.md#missing)", "index.md"),
+        ("[absolute](/index.md)", "index.md"),
+        ("text", "repository/notes.md"),
+    ],
+)
+def test_strict_build_refuses_broken_links_and_pages_without_navigation(project, text, nav):
+    status, output, _ = project(text, nav)
+    assert status == 1, output
+    assert "WARNING" in output
+
+
+@pytest.mark.parametrize(
+    ("package", "page"),
+    [("nanogpt_core", "*"), ("langchain_nanogpt", "langchain"), ("llama_index_nanogpt", "llama_index")],
+)
+def test_every_public_name_is_in_the_reference(package, page):
+    text = "".join(file.read_text(encoding="utf-8") for file in (DOCS / "reference").glob(f"{page}.md"))
+    names = re.findall(rf"^::: {package}\.(\w+)$", text, re.MULTILINE)
+    members = re.findall(r"members: \[(.+)\]", text)
+    names += [name for line in members for name in line.split(", ")] if package == "nanogpt_core" else []
+    public = re.search(r"__all__ = \[(.*?)\]", (ROOT / package / "__init__.py").read_text(encoding="utf-8"), re.DOTALL)[
+        1
+    ]
+    assert set(re.findall(r'"(\w+)"', public)) - {"__version__"} <= set(names)
+
+
+def test_guide_to_errors_names_every_class():
+    guide = (DOCS / "guides" / "errors.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \|", guide, re.MULTILINE)
+    assert sorted(rows) == sorted(set(errors.__all__) - {"causes"})
+    llama_index = (ROOT / "llama_index_nanogpt" / "structured.py").read_text(encoding="utf-8")
+    for name in re.findall(r"^class (\w+Error)\(", llama_index, re.MULTILINE):
+        assert f"LlamaIndex: `{name}`" in guide
+
+
+def test_guide_to_errors_says_which_are_retried():
+    guide = (DOCS / "guides" / "errors.md").read_text(encoding="utf-8")
+    retried = dict(re.findall(r"^\| `(\w+)` \|[^|]*\| (\w+)?", guide, re.MULTILINE))
+    for name, word in retried.items():
+        if word:
+            assert getattr(errors, name).transient == (word == "yes"), name
+
+
+# -- commands --------------------------------------------------------------------------------------------------------
+
+CONSOLE = re.compile(r"^```console\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
+COMMANDS = [
+    pytest.param(line[1:].partition("  #")[0].strip(), id=f"{page.relative_to(ROOT).as_posix()}: {line[2:42]}")
+    for page in PAGES
+    for block in CONSOLE.findall(page.read_text(encoding="utf-8"))
+    for line in block.splitlines()
+    if line.startswith(("$ ", "> "))
+]
+VARIABLES = {"NANOGPT_API_KEY", "NANOGPT_BASE_URL", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_of_a_page_exists(command):
+    words = command.replace('"', "").replace(";", "").split()
+    if words[0] == "make":
+        targets = re.findall(r"^([\w$(). /-]+):(?!=)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+        known = {word.replace("$(VENV)", ".venv") for line in targets for word in line.split()}
+        asked = {word for word in words[1:] if "=" not in word and not command.startswith('make demo Q="')}
+        assert asked <= known
+    elif words[0] == "export":
+        assert {words[1].partition("=")[0]} <= VARIABLES
+    elif "pip" in words:
+        extras = re.search(r"^\[project.optional-dependencies\]\n(.*?)^\[", project_file(), re.DOTALL | re.MULTILINE)[1]
+        wanted = [
+            name for names in re.findall(r"(?:nanogpt-rag|\.)\[([\w,-]+)\]", command) for name in names.split(",")
+        ]
+        assert set(wanted) <= set(re.findall(r"^([\w-]+) = ", extras, re.MULTILINE))
+    elif "-m" in words:
+        name = words[words.index("-m") + 1]
+        if name == "nanogpt_core.sandbox":
+            parser = importlib.import_module("nanogpt_core.sandbox.__main__")._parser()
+            parser.parse_args(words[words.index(name) + 1 :])
+        else:
+            assert importlib.util.find_spec(name) is not None
+    else:
+        files = [word.replace("\\", "/") for word in words if word.endswith(".py")]
+        assert all((ROOT / file).is_file() for file in files)
+        assert files or words[0].startswith((".venv", "cd", "nanogpt")), "a command that this test does not know"
+
+
+def project_file():
+    return (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", ["langchain", "llama_index", "plain"])
+def test_start_page_shows_the_variables_that_the_sandbox_prints(page):
+    from nanogpt_core.sandbox import DEFAULT_API_KEY
+    from nanogpt_core.sandbox.__main__ import _DEFAULT_PORT
+
+    text = (DOCS / "start" / f"{page}.md").read_text(encoding="utf-8")
+    assert f"$ export NANOGPT_BASE_URL=http://127.0.0.1:{_DEFAULT_PORT}/api/v1\n" in text
+    assert f"$ export NANOGPT_API_KEY={DEFAULT_API_KEY}\n" in text
