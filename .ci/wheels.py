@@ -52,6 +52,10 @@ import subprocess
 help = subprocess.run([sys.executable, "-m", "nanogpt_core.cli", "--help"], check=True, capture_output=True, text=True)
 assert "completion" in help.stdout
 """
+LLM = """
+import llm
+assert llm.get_embedding_model("nanogpt/text-embedding-3-small").embed("one text") == vectors[0].tolist()
+"""
 # These extras are for examples/ and the tests, beside the packages.
 DEMO = "import langchain_qdrant, llama_index.vector_stores.qdrant, qdrant_client"
 EVALUATE = "import ir_measures, matplotlib"
@@ -64,6 +68,7 @@ CHECKS = {
     "[redis]": CORE + REDIS,
     "[arrow]": CORE + ARROW,
     "[cli]": CORE + CLI,
+    "[llm]": CORE + LLM,
     "[all]": CORE + LANGCHAIN + LLAMA_INDEX + SANDBOX,
     "[demo]": CORE + DEMO,
     "[evaluate]": CORE + EVALUATE,

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         StatusError,
         TextTooLongError,
     )
+    from nanogpt_core.http.account import Balance, KeyUsage, fetch_balance, fetch_usage
     from nanogpt_core.http.limits import SharedLimits
     from nanogpt_core.models.catalog import MODELS, ModelInfo, get_model
     from nanogpt_core.models.listing import list_models
@@ -54,6 +55,7 @@ __all__ = [
     "MODELS",
     "AuthenticationError",
     "BadRequestError",
+    "Balance",
     "BudgetExceededError",
     "CacheReport",
     "ConfigurationError",
@@ -68,6 +70,7 @@ __all__ = [
     "InsufficientBalanceError",
     "InvalidInputError",
     "InvalidTypeError",
+    "KeyUsage",
     "Ledger",
     "LimitsUnavailableError",
     "MemoryCache",
@@ -94,6 +97,8 @@ __all__ = [
     "clear_cache",
     "count_tokens",
     "export_cache",
+    "fetch_balance",
+    "fetch_usage",
     "get_model",
     "inspect_cache",
     "list_models",
@@ -106,6 +111,7 @@ _MODULES = {
     "MODELS": "models.catalog",
     "AuthenticationError": "errors",
     "BadRequestError": "errors",
+    "Balance": "http.account",
     "BudgetExceededError": "errors",
     "CacheReport": "cache.admin",
     "ConfigurationError": "errors",
@@ -120,6 +126,7 @@ _MODULES = {
     "InsufficientBalanceError": "errors",
     "InvalidInputError": "errors",
     "InvalidTypeError": "errors",
+    "KeyUsage": "http.account",
     "Ledger": "scale.ledger",
     "LimitsUnavailableError": "errors",
     "MemoryCache": "cache.base",
@@ -145,6 +152,8 @@ _MODULES = {
     "clear_cache": "cache.admin",
     "count_tokens": "models.tokens",
     "export_cache": "cache.admin",
+    "fetch_balance": "http.account",
+    "fetch_usage": "http.account",
     "get_model": "models.catalog",
     "inspect_cache": "cache.admin",
     "list_models": "models.listing",

@@ -13,6 +13,12 @@ The key is read from NANOGPT_API_KEY, the address from NANOGPT_BASE_URL."""
 
 # The first lines appear in the list of commands. The rest of a command's help is in its module.
 _COMMANDS = {
+    "models": "List the embedding models: dimensions, price, longest text and languages.",
+    "usage": "Print requests, tokens and cost of the key, as the service counted them.",
+    "balance": "Print the balance of the account that the key belongs to.",
+    "doctor": "Check versions, key, address, proxy, certificates, token counts, the service and a cache.",
+    "cache": "Inspect, verify, export or clear a cache file, the SQLite file that `cache=` names in Python.",
+    "sandbox": "Run a local NanoGPT API for trials and tests, until Ctrl-C.",
     "completion": "Print a script that completes commands and options in a shell.",
 }
 

@@ -16,6 +16,7 @@ from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.validation import check_bool
 
 __all__ = [
+    "BASE_URL_VARIABLE",
     "CHAT_TIMEOUT",
     "DEFAULT_BASE_URL",
     "DEFAULT_TIMEOUT",

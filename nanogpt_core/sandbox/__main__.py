@@ -8,11 +8,12 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.sandbox import DEFAULT_API_KEY, Sandbox
 
-__all__ = ["main"]
+__all__ = ["main", "serve"]
 
 _DEFAULT_PORT = 8765
 
@@ -26,8 +27,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 after a stop, 2 for invalid options.
     """
-    stop = threading.Event()
     options = vars(_parser().parse_args(arguments))
+    try:
+        return serve(**options)
+    except ConfigurationError as error:
+        sys.stderr.write(f"nanogpt_core.sandbox: {error}\n")
+        return 2
+
+
+def serve(**options: Any) -> int:
+    """Serve until SIGINT (Ctrl-C) or SIGTERM, and return 0.
+
+    Args:
+        **options: As for :class:`~nanogpt_core.Sandbox`.
+
+    Raises:
+        ConfigurationError: An invalid option.
+    """
+    stop = threading.Event()
     # Set explicitly: a shell starts background jobs with SIGINT ignored.
     before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -36,9 +53,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # Not one endless wait, which on Windows Ctrl-C does not interrupt.
             while not stop.wait(0.5):
                 pass
-    except ConfigurationError as error:
-        sys.stderr.write(f"nanogpt_core.sandbox: {error}\n")
-        return 2
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

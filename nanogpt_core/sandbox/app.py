@@ -26,6 +26,7 @@ from nanogpt_core.sandbox.rate_limit import DailyLimit, RateWindow
 from nanogpt_core.sandbox.request_log import RecordedRequest, RequestLog, describe
 from nanogpt_core.sandbox.script import Fault, Script
 from nanogpt_core.sandbox.service_errors import SERVICE_ERRORS
+from nanogpt_core.sandbox.usage import usage_report
 
 __all__ = ["SandboxApp"]
 
@@ -67,6 +68,7 @@ class SandboxApp:
                 # NanoGPT needs no key for both lists.
                 Route(f"{base}/embedding-models", self._endpoint(self._embedding_models, without_key=True)),
                 Route(f"{base}/models", self._endpoint(self._models, without_key=True)),
+                Route(f"{base}/usage", self._endpoint(self._usage)),
             ]
         app = Starlette(routes=routes, exception_handlers={HTTPException: self._no_route, Exception: self._broken})
         app.router.redirect_slashes = False
@@ -144,6 +146,9 @@ class SandboxApp:
 
     async def _balance(self, _body: bytes, _query: _Query) -> Response:
         return _json_response(orjson.dumps({"usd_balance": "10.00000000", "nano_balance": "0.00000000"}))
+
+    async def _usage(self, _body: bytes, query: _Query) -> Response:
+        return _json_response(orjson.dumps(usage_report(self.log.snapshot(), query, self.config.all_models())))
 
     async def _no_route(self, request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500

@@ -1,0 +1,68 @@
+"""``nanogpt doctor``: checks of the installation, the environment, the service and a cache."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+from rich.text import Text
+
+from nanogpt_core.cli.checks import Finding, check_all
+from nanogpt_core.cli.console import output_console, print_json
+from nanogpt_core.cli.exit_codes import ExitCode
+from nanogpt_core.cli.options import JsonFlag
+
+__all__ = ["command", "doctor"]
+
+_EXAMPLES = """\
+Examples:
+  nanogpt doctor                         sends two requests, which are free
+  nanogpt doctor --offline               sends nothing
+  nanogpt doctor --cache vectors.sqlite  also checks each vector of a cache
+
+Each line begins with "ok", "note" (works, but look at it) or "FAIL". Exit code
+0: nothing failed; 1: something did. The output has no secret: it can be pasted
+into a report.
+"""
+_STYLES = {"ok": "green", "note": "yellow", "FAIL": "bold red"}
+
+command = App(name="doctor", help_format="plaintext", help_epilogue=_EXAMPLES)
+
+
+@command.default
+def doctor(
+    *,
+    cache: Path | None = None,
+    offline: Annotated[bool, Parameter(negative=())] = False,
+    base_url: str | None = None,
+    json: JsonFlag = False,
+) -> int:
+    """Check versions, key, address, proxy, certificates, token counts, the service and a cache.
+
+    Args:
+        cache: A cache file to verify.
+        offline: Send nothing.
+        base_url: Address of the API. Default: `NANOGPT_BASE_URL`, then NanoGPT's own.
+        json: Print one JSON document: a list of objects with `status`, `check`, `message` and `remedy`.
+    """
+    console = output_console()
+    found: list[Finding] = []
+    for finding in check_all(base_url, cache, offline=offline):
+        found.append(finding)
+        if not json:
+            console.print(_line(finding))
+    failed = sum(finding.status == "FAIL" for finding in found)
+    if json:
+        print_json([dataclasses.asdict(finding) for finding in found])
+    else:
+        console.print(f"\nFailed checks: {failed}." if failed else "\nNothing failed.")
+    return ExitCode.FOUND_PROBLEM if failed else ExitCode.OK
+
+
+def _line(finding: Finding) -> Text:
+    text = Text(f"{finding.status:<5}", style=_STYLES[finding.status])
+    text.append(f"{finding.check:<13}", style="default not bold")
+    text.append(" ".join(f"{finding.message} {finding.remedy}".split()), style="default not bold")
+    return text

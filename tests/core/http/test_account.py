@@ -1,0 +1,135 @@
+"""Balance and usage of a key, over HTTP."""
+
+import datetime
+import json
+
+import pytest
+
+from nanogpt_core import Embedder
+from nanogpt_core.errors import AuthenticationError, ConfigurationError, InvalidTypeError, ReplyError
+from nanogpt_core.http.account import _api_root, fetch_balance, fetch_usage
+
+TODAY = datetime.datetime.now(datetime.timezone.utc).date
+
+
+@pytest.mark.parametrize(
+    ("base_url", "root"),
+    [
+        ("https://nano-gpt.com/api/v1", "https://nano-gpt.com/api"),
+        ("https://nano-gpt.com/api/subscription/v1", "https://nano-gpt.com/api"),
+        ("https://proxy.example/nano/api/v1", "https://proxy.example/nano/api"),
+        ("http://localhost:4000/v1", "http://localhost:4000"),
+        ("http://localhost:4000", "http://localhost:4000"),
+    ],
+)
+def test_balance_is_asked_outside_of_v1(base_url, root):
+    assert _api_root(base_url) == root
+
+
+def test_balance_is_read_with_both_key_headers(sandbox, options):
+    found = fetch_balance(**options)
+    assert (found.usd, found.nano) == (10.0, 0.0)
+    assert found.reply["usd_balance"] == "10.00000000"
+    (request,) = sandbox.requests
+    assert (request.method, request.path) == ("POST", "/api/check-balance")
+    assert request.headers["x-api-key"] == sandbox.api_key
+
+
+def test_wrong_key_is_an_authentication_error_that_does_not_show_it(sandbox):
+    for fetch in (fetch_balance, fetch_usage):
+        with pytest.raises(AuthenticationError) as caught:
+            fetch("sk-nano-wrong", sandbox.base_url)
+        assert "sk-nano-wrong" not in repr(caught.value)
+
+
+def test_usage_is_summed_by_model_and_by_day(fresh_sandbox):
+    options = {"api_key": fresh_sandbox.api_key, "base_url": fresh_sandbox.base_url}
+    spent = 0.0
+    for model, texts in (("BAAI/bge-m3", ["one text", "another one"]), ("text-embedding-3-small", ["a third text"])):
+        embedder = Embedder(model, **options)
+        embedder.embed(texts)
+        spent += embedder.usage.cost_usd
+    found = fetch_usage(**options)
+    assert {row.model: row.requests for row in found.by_model} == {"BAAI/bge-m3": 1, "text-embedding-3-small": 1}
+    assert sum(row.requests for row in found.by_day) == found.total.requests == 2
+    assert found.total.usd == pytest.approx(spent)
+    assert found.total.input_tokens > 0
+    assert (found.total.date, found.total.model) == (None, None)
+
+
+def test_usage_of_a_range_of_days_is_asked_for(fresh_sandbox):
+    options = {"api_key": fresh_sandbox.api_key, "base_url": fresh_sandbox.base_url}
+    last = TODAY() - datetime.timedelta(days=1)
+    found = fetch_usage(**options, first=last - datetime.timedelta(days=6), last=last)
+    assert (found.first, found.last) == (str(last - datetime.timedelta(days=6)), str(last))
+    assert found.total.requests == 0
+
+
+@pytest.mark.parametrize(
+    ("days", "message"),
+    [
+        ({"first": datetime.date(2026, 1, 2)}, "first and its last day"),
+        ({"first": datetime.date(2026, 1, 2), "last": datetime.date(2026, 1, 1)}, "is before the first"),
+        ({"first": datetime.date(2024, 1, 1), "last": datetime.date(2026, 1, 1)}, "more than 366 days"),
+    ],
+)
+def test_impossible_range_of_days_is_refused_before_a_request(sandbox, options, days, message):
+    with pytest.raises(ConfigurationError, match=message):
+        fetch_usage(**options, **days)
+    assert sandbox.requests == []
+
+
+def test_day_that_is_no_date_is_refused(options):
+    with pytest.raises(InvalidTypeError, match="first must be a date"):
+        fetch_usage(**options, first="2026-01-01", last=datetime.date(2026, 1, 1))
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"other": 1}', b"null"])
+@pytest.mark.parametrize("fetch", [fetch_balance, fetch_usage])
+def test_reply_of_another_form_is_a_reply_error(httpserver_of, fetch, body):
+    with pytest.raises(ReplyError):
+        fetch("sk-nano-test", httpserver_of(body))
+
+
+@pytest.fixture
+def httpserver_of():
+    """Return a function that starts a server which gives one body to every request, and returns its base URL."""
+    import http.server
+    import threading
+
+    servers = []
+
+    def start(body):
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def answer(self):
+                self.rfile.read(int(self.headers.get("content-length") or 0))
+                self.send_response(200)
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_GET = do_POST = answer  # noqa: N815 - http.server's names
+
+            def log_message(self, *_):
+                pass
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        return f"http://127.0.0.1:{server.server_port}/api/v1"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("row", "usd"),
+    [({"costUsd": 2, "netCostUsd": 1.5}, 1.5), ({"costUsd": 2}, 2.0), ({"costUsd": "x"}, None), ({}, None)],
+)
+def test_net_cost_goes_before_gross_cost(httpserver_of, row, usd):
+    body = json.dumps({"from": "a", "to": "b", "totals": row, "byDay": [row, 1], "byModel": None}).encode()
+    found = fetch_usage("sk-nano-test", httpserver_of(body))
+    assert found.total.usd == usd
+    assert (len(found.by_day), found.by_model) == (1, ())
