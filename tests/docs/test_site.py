@@ -192,7 +192,7 @@ def test_command_of_a_page_exists(command):
             name for names in re.findall(r"(?:nanogpt-rag|\.)\[([\w,-]+)\]", command) for name in names.split(",")
         ]
         assert set(wanted) <= set(re.findall(r"^([\w-]+) = ", extras, re.MULTILINE))
-    elif "-m" in words:
+    elif "-m" in words and words[0] != "llm":
         name = words[words.index("-m") + 1]
         if name == "nanogpt_core.sandbox":
             parser = importlib.import_module("nanogpt_core.sandbox.__main__")._parser()
