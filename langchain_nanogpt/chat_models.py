@@ -10,18 +10,16 @@ from langchain_core.language_models import LangSmithParams
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.utils import count_tokens_approximately
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable, RunnableGenerator, RunnableSequence
+from langchain_core.runnables import Runnable, RunnableParallel, RunnableSequence
 from langchain_openai.chat_models.base import BaseChatOpenAI
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, model_validator
 
 from langchain_nanogpt.errors import map_to_langchain_errors
 from langchain_nanogpt.messages import PROVIDER, add_fields, cost_of, get_field, send_back, whole_numbers
 from langchain_nanogpt.structured import (
-    acheck_complete,
-    acheck_not_empty,
+    CheckedParser,
     as_json_schema,
-    check_complete,
-    check_not_empty,
+    keep_parsing_error,
     map_schema_errors,
 )
 from nanogpt_core.chat.changes import ChangeableOptions
@@ -33,6 +31,7 @@ from nanogpt_core.chat.client import (
     map_sdk_errors,
 )
 from nanogpt_core.chat.options import EXAMPLE, check_known, check_tool_choice, refused
+from nanogpt_core.chat.provider_fields import PROVIDER_FIELDS
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.http.endpoint import CHAT_TIMEOUT, Endpoint, hide_keys
 from nanogpt_core.validation import check_model_name, check_number
@@ -69,8 +68,9 @@ class ChatNanoGPT(ChangeableOptions, BaseChatOpenAI):
         limits: Limits that several processes share, such as :class:`nanogpt_core.RedisLimits`, in place of
             ``requests_per_second``. Their budget counts embeddings only. Dumps leave them out.
         reasoning: NanoGPT's options of reasoning, such as ``{"exclude": True}``.
-        send_reasoning: Send the reasoning of earlier turns back, under the name it came in. Default: True; some
-            thinking models require it after tool calls.
+        send_reasoning: Send the reasoning of earlier turns back, under the name it came in, and provider fields such as
+            ``reasoning_details`` and thought signatures. Default: True; some thinking models require it after tool
+            calls.
         default_headers: HTTP headers to send beside the usual ones. Dumps leave them out.
         http_client: An ``httpx.Client`` (``httpx2`` with openai 3.x) to send sync requests with.
         http_async_client: An ``httpx.AsyncClient`` to send async requests with.
@@ -226,18 +226,21 @@ class ChatNanoGPT(ChangeableOptions, BaseChatOpenAI):
         ``OutputParserException``, streamed or not.
         """
         method = kwargs.get("method", "function_calling")
+        include_raw = kwargs.pop("include_raw", False)
         is_json_of_class = method != "function_calling" and isinstance(schema, type) and issubclass(schema, BaseModel)
         is_json_of_class = is_json_of_class and not kwargs.get("tools")
         if is_json_of_class and method == "json_schema":
             kwargs = as_json_schema(schema, kwargs)
         runnable: Runnable[Any, Any] = super().with_structured_output(schema, **kwargs)
-        if kwargs.get("include_raw") or not isinstance(runnable, RunnableSequence):
+        if not isinstance(runnable, RunnableSequence):
             return runnable
         model, *parsers = runnable.steps
-        runnable = RunnableSequence(model, RunnableGenerator(check_complete, acheck_complete), *parsers)
-        if not is_json_of_class:
-            return runnable
-        return runnable | RunnableGenerator(check_not_empty, acheck_not_empty).with_types(output_type=schema)
+        parser: Runnable[Any, Any] = CheckedParser(RunnableSequence(*parsers) if len(parsers) > 1 else parsers[0])
+        if is_json_of_class:
+            parser = parser.with_types(output_type=schema)
+        if include_raw:
+            return RunnableParallel(raw=model) | keep_parsing_error(parser)
+        return model | parser
 
     def get_num_tokens(self, text: str) -> int:
         """Count tokens as OpenAI's models do, and as a token for four bytes where tiktoken's file cannot be had."""
@@ -266,8 +269,8 @@ class ChatNanoGPT(ChangeableOptions, BaseChatOpenAI):
     def _get_request_payload(self, input_: Any, *, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
         payload = super()._get_request_payload(input_, stop=stop, **kwargs)
         messages = self._convert_input(input_).to_messages()
-        for message, sent in zip(messages, payload["messages"], strict=True):
-            send_back(message, sent, send_reasoning=self.send_reasoning)
+        for message, sent in zip(messages, payload["messages"], strict=True) if self.send_reasoning else ():
+            send_back(message, sent)
         check_known(payload, ("reasoning",), beside=_BESIDE)
         reasoning = payload.pop("reasoning", None)
         if reasoning is not None:
@@ -327,7 +330,8 @@ class ChatNanoGPT(ChangeableOptions, BaseChatOpenAI):
 
     def _get_generation_chunk_from_completion(self, completion: Any) -> ChatGenerationChunk:
         chunk = super()._get_generation_chunk_from_completion(completion)
-        chunk.message.additional_kwargs.pop("reasoning_content", None)  # has come in chunks already
+        for name in ("reasoning_content", PROVIDER_FIELDS):
+            chunk.message.additional_kwargs.pop(name, None)  # has come in chunks already
         return chunk
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nanogpt_core.chat.json_text import JsonTextStream, is_json
+from nanogpt_core.chat.provider_fields import ProviderFields
 from nanogpt_core.chat.repair import PRICING, merge_usage, repair_message, repair_reply, repair_usage
 from nanogpt_core.chat.response import ChatRequest, ErrorBody, check_truncated, find_error, parse_object
 from nanogpt_core.chat.tool_calls import ToolCallAssembler
@@ -88,11 +89,13 @@ class StreamReader:
         self._ready: deque[bytes] = deque()
         self._calls: dict[int, ToolCallAssembler] = {}
         self._old_calls: set[int] = set()
+        self._fields: dict[int, ProviderFields] = {}
         self._refusals: dict[int, str] = {}
         self._json_texts: dict[int, JsonTextStream] = {}
         self._places: dict[int, int] = {}
         self._begun: set[int] = set()
         self._finished: set[int] = set()
+        self._left_out: dict[int, bool] = {}  # choices with content that were not asked for: whether they are finished
         self._envelope: dict[str, Any] = {}
         self._usage: dict[str, Any] | None = None
         self._pricing: Any = None
@@ -175,11 +178,13 @@ class StreamReader:
             self._emit()
 
     def _read_choice(self, choice: dict[str, Any]) -> None:
-        index = choice["index"] = self._place(choice["index"])
-        if index >= self._request.choices:
-            return  # not asked for; the frameworks would join it to the first one
+        choice["index"] = self._place(choice["index"])
         reason, delta = choice["finish_reason"], choice.get("delta")
         delta = choice["delta"] = delta if isinstance(delta, dict) else {}
+        if self._is_left_out(choice):
+            return
+        index = choice["index"]
+        self._fields.setdefault(index, ProviderFields(streams=True)).add(delta)
         repair_message(delta, streamed=True, request_id=self._request_id)
         # The SDK joins the parts of an answer in JSON: all texts, and lists by the index of their entries.
         delta.pop("role", None)
@@ -220,6 +225,19 @@ class StreamReader:
             self._finished.add(index)
         if not says_nothing:
             self._emit_choice(choice, fragments)
+
+    def _is_left_out(self, choice: dict[str, Any]) -> bool:
+        """Return whether a choice was not asked for: the frameworks would join it to the first one."""
+        index = choice["index"]
+        if index < self._request.choices:
+            return False
+        has_content = any(value for name, value in choice["delta"].items() if name != "role")
+        if self._request.choices == 1 and not self._left_out and not has_content:
+            choice["index"] = 0  # the end of the only choice, under another index
+            return False
+        if has_content or index in self._left_out:
+            self._left_out[index] = bool(choice["finish_reason"]) or self._left_out.get(index, False)
+        return True
 
     def _place(self, index: int) -> int:
         """Return the position of a choice; some hosts count from 1, or give a number that means something else."""
@@ -264,12 +282,20 @@ class StreamReader:
             raise DamagedReplyError(
                 "The service's stream ended without an answer.", remedy="Try again.", request_id=self._request_id
             )
+        if self._done and self._left_out and not (all(self._left_out.values()) and self._begun <= self._finished):
+            raise ReplyError(
+                "The service changed the index of its choice in the middle of a stream: a part of the answer is lost.",
+                remedy="Ask without streaming, or another model.",
+                request_id=self._request_id,
+            )
         rest: list[tuple[int, dict[str, Any]]] = []
         for index, calls in self._calls.items():
             rest += [(index, {"tool_calls": [fragment]}) for fragment in calls.finish()]
+            self._fields[index].add_calls(calls.fields())
         rest += [(index, {"refusal": text}) for index, text in self._refusals.items() if text]
         unfinished = {index: text for index, text in self._json_texts.items() if index not in self._finished}
         rest += [(index, {"content": text.add(None, is_last=True)}) for index, text in unfinished.items()]
+        rest += [(index, delta) for index, fields in self._fields.items() if (delta := fields.document())]
         for index, delta in rest:
             self._emit({"index": index, "delta": delta, "finish_reason": None})
         if self._usage is not None or self._pricing is not None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nanogpt_core.chat.json_text import is_json, spoil, unfence
+from nanogpt_core.chat.provider_fields import call_fields, merge_fields
 from nanogpt_core.errors import ReplyError
 from nanogpt_core.http.error_body import excerpt
 
@@ -63,8 +64,10 @@ def repair_tool_calls(calls: Any, request_id: str | None = None) -> list[dict[st
             text = arguments if isinstance(arguments, str) else json.dumps(arguments)
             text += spoil(text) if is_json(text) else ""
         made = {**call, "type": "function", "function": {**function, "arguments": text}}
-        if made in repaired:
-            continue  # a call that is repeated with its id
+        double = next((one for one in repaired if _id(call) and _is_same_call(one, made)), None)
+        if double is not None:  # a call that is repeated with its id
+            double.update({**made, **double})
+            continue
         if _id(call) is None or any(other["id"] == call["id"] for other in repaired):
             made["id"] = _new_id()
         repaired.append(made)
@@ -79,8 +82,11 @@ class _Call:
         sources: The indices that the service gave.
         id: Its id.
         name: Its name.
-        arguments: Its arguments.
-        pending: Fields to send with the next fragment.
+        arguments: The pieces of its arguments, joined.
+        latest: The latest of these pieces if each one began with the piece before it, as the whole arguments so far do
+            that some hosts send in every chunk; else None.
+        pending: Provider fields to send with the next fragment.
+        fields: All provider fields, also those that came too late to be sent with a fragment.
         sent: Length of the arguments that were sent.
         sent_name: Length of the name that was sent.
         begun: Whether a fragment was sent.
@@ -91,11 +97,24 @@ class _Call:
     id: str | None = None
     name: str = ""
     arguments: str = ""
+    latest: str | None = ""
     pending: dict[str, Any] = field(default_factory=dict)
+    fields: dict[str, Any] = field(default_factory=dict)
     sent: int = 0
     sent_name: int = 0
     begun: bool = False
     double_of: _Call | None = None
+
+    @property
+    def may_be_cumulative(self) -> bool:
+        """True if each piece of the arguments may be the whole so far; they are held back until they are complete."""
+        return self.latest not in (None, self.arguments)
+
+    @property
+    def text(self) -> str:
+        """The arguments. The pieces are joined unless only the latest one can be the whole."""
+        is_whole = self.may_be_cumulative and not is_json(self.arguments)
+        return self.latest if is_whole and self.latest is not None else self.arguments
 
     @property
     def is_placeholder(self) -> bool:
@@ -105,7 +124,7 @@ class _Call:
     @property
     def is_double(self) -> bool:
         """True if this call repeats an earlier one as far as it has come; it is held back until it is complete."""
-        return self.double_of is not None and self.arguments in ("", self.double_of.arguments)
+        return self.double_of is not None and self.text in ("", self.double_of.text)
 
     @property
     def is_object(self) -> bool:
@@ -140,12 +159,18 @@ class _Call:
         repeated = name.startswith(self.name)
         return any(tool.startswith(self.name + name) or (repeated and tool.startswith(name)) for tool in tools)
 
+    def add_fields(self, fields: dict[str, Any]) -> None:
+        """Add provider fields."""
+        self.fields = merge_fields(self.fields, fields)
+        self.pending.update({name: value for name, value in fields.items() if name != "function"})
+
     def add_arguments(self, arguments: str) -> None:
         """Add a piece of the arguments. Some hosts send the whole again at the end."""
         if self.is_placeholder and arguments.strip():
-            self.arguments = arguments
-        elif not (self.is_object and arguments == self.arguments and is_json(arguments)):
+            self.arguments = self.latest = arguments
+        elif arguments and not (self.is_object and arguments == self.arguments and is_json(arguments)):
             self.arguments += arguments
+            self.latest = arguments if self.latest is not None and arguments.startswith(self.latest) else None
 
     def add_name(self, name: str, tools: frozenset[str]) -> None:
         """Add a piece of the name; some hosts repeat the name in every fragment, as a whole or as far as it came."""
@@ -178,7 +203,7 @@ class ToolCallAssembler:
         """
         for position, fragment in enumerate([fragments] if isinstance(fragments, dict) else fragments):
             function = fragment.get("function") if isinstance(fragment, dict) else None
-            if isinstance(fragment, dict) and function is None and self._calls:
+            if isinstance(fragment, dict) and function is None:
                 function = {}  # it ends a call, or has further fields of one
             if not isinstance(function, dict):
                 raise _without_name(fragment, self._request_id)
@@ -192,6 +217,10 @@ class ToolCallAssembler:
             ReplyError: A call has no name.
         """
         return self._take(finishing=True)
+
+    def fields(self) -> dict[str, dict[str, Any]]:
+        """Return the provider fields of all calls, by the ids of the calls."""
+        return {call.id: call.fields for call in self._calls if call.id is not None}
 
     def _add(self, position: int, fragment: dict[str, Any], function: dict[str, Any]) -> None:
         index, name, arguments = fragment.get("index"), function.get("name"), function.get("arguments")
@@ -207,7 +236,9 @@ class ToolCallAssembler:
         if known is not None and not same and (is_repeated or known.is_continued_by(name, arguments)):
             known.sources.update(() if source is None else (source,))
             call = known
-        if is_repeated:
+        fields = call_fields(fragment)
+        if is_repeated and known is not None:
+            known.add_fields(fields)
             return
         call = call or (same[-1] if same else None)
         if call is None or call.is_followed_by(identifier, name, arguments, self._tools):
@@ -217,8 +248,7 @@ class ToolCallAssembler:
             self._calls.append(call)
         if call.id is None and all(identifier != other.id for other in self._calls):
             call.id = identifier
-        more = {key: value for key, value in fragment.items() if key not in ("index", "id", "type", "function")}
-        call.pending.update(more)
+        call.add_fields(fields)
         call.add_name(name, self._tools)
         call.add_arguments(arguments)
 
@@ -227,11 +257,12 @@ class ToolCallAssembler:
         while self._current < len(self._calls):
             call = self._calls[self._current]
             is_last = self._current == len(self._calls) - 1
-            is_complete = finishing or (not is_last and not call.is_placeholder and is_json(call.arguments))
+            is_complete = finishing or (not is_last and not call.is_placeholder and is_json(call.text))
             if call.double_of is not None and not is_complete:
                 break
             if call.double_of is not None and call.is_double:
                 call.double_of.sources |= call.sources
+                call.double_of.add_fields(call.fields)
                 del self._calls[self._current]
                 continue
             if finishing and len(self._calls) > 1 and not call.name and not call.arguments:
@@ -250,8 +281,9 @@ class ToolCallAssembler:
             raise _without_name({"arguments": call.arguments}, self._request_id)
         if not call.begun and not call.name:
             return None
-        is_held_back = not call.is_object or (call.is_placeholder and not is_complete)
-        text = "" if is_held_back else call.arguments[call.sent :]
+        may_change = call.is_placeholder or call.may_be_cumulative
+        is_held_back = not call.is_object or (may_change and not is_complete)
+        text = "" if is_held_back else call.text[call.sent :]
         call.sent += len(text)
         if is_complete:
             text += self._ending(call)
@@ -271,12 +303,17 @@ class ToolCallAssembler:
 
     @staticmethod
     def _ending(call: _Call) -> str:
-        text = parse_arguments(call.arguments)
+        text = parse_arguments(call.text)
         if call.is_object:
-            return "" if text is not None else spoil(call.arguments)
+            return "" if text is not None else spoil(call.text)
         if text is not None:
-            return text if call.arguments else ""
-        return call.arguments + spoil(call.arguments)
+            return text if call.text else ""
+        return call.text + spoil(call.text)
+
+
+def _is_same_call(call: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    names = ("name", "arguments")
+    return call["id"] == other["id"] and all(call["function"][name] == other["function"][name] for name in names)
 
 
 def _id(call: Mapping[str, Any]) -> str | None:
