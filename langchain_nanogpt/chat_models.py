@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from langchain_core.language_models import LangSmithParams
 from langchain_core.messages import AIMessage, BaseMessage
@@ -35,6 +35,11 @@ from nanogpt_core.chat.provider_fields import PROVIDER_FIELDS
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.http.endpoint import CHAT_TIMEOUT, Endpoint, hide_keys
 from nanogpt_core.validation import check_model_name, check_number
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from langchain_nanogpt.options import ChatOptions
 
 __all__ = ["ChatNanoGPT"]
 
@@ -75,6 +80,15 @@ class ChatNanoGPT(ChangeableOptions, BaseChatOpenAI):
         http_client: An ``httpx.Client`` (``httpx2`` with openai 3.x) to send sync requests with.
         http_async_client: An ``httpx.AsyncClient`` to send async requests with.
         allow_insecure_http: Allow a plain ``http://`` base URL of another machine.
+        **options: Options of ``ChatOpenAI``, which describes them. For the request: ``temperature``, ``top_p``, ``n``,
+            ``seed``, ``max_tokens``, ``stop`` (or ``stop_sequences``), ``presence_penalty``, ``frequency_penalty``,
+            ``logit_bias``, ``logprobs``, ``top_logprobs``, ``reasoning_effort``, ``verbosity``, ``service_tier``,
+            ``store``, ``prompt_cache_options``, ``streaming``, ``stream_usage``; ``model_kwargs`` for all other options
+            of the SDK, and ``extra_body`` for those that only the service knows. For LangChain: ``name``, ``cache``,
+            ``callbacks``, ``tags``, ``metadata``, ``verbose``, ``rate_limiter``, ``profile``, ``output_version``,
+            ``custom_get_token_ids``, ``tiktoken_model_name``, ``disable_streaming``, ``disabled_params``,
+            ``include_response_headers``, ``stream_chunk_timeout``. Other names of options above: ``model_name``,
+            ``openai_api_key``, ``openai_api_base``, ``request_timeout``.
 
     Raises:
         ConfigurationError: No key, or an option that cannot be right. It is a ``ValueError``.
@@ -105,11 +119,13 @@ class ChatNanoGPT(ChangeableOptions, BaseChatOpenAI):
 
     _session: ChatSession = PrivateAttr()
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, model: str | None = None, **options: Unpack[ChatOptions]) -> None:
         # Tools that print the variables of a traceback's frames must not see the key.
-        options = hide_keys(options)
-        self._check_options(options)
-        session, settings = _connected(options)
+        given = options = hide_keys(options)  # type: ignore[assignment]
+        if model is not None:
+            given["model"] = model
+        self._check_options(given)
+        session, settings = _connected(given)
         try:
             super().__init__(**settings)
         except ValidationError as error:

@@ -19,7 +19,9 @@ from nanogpt_core.validation import check_option_names
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
+
+    from langchain_nanogpt.options import EmbeddingsOptions
 
 __all__ = ["NanoGPTEmbeddings"]
 
@@ -77,7 +79,11 @@ class NanoGPTEmbeddings(Closeable, BaseModel, Embeddings):
         base_url: The API's URL. Default: ``NANOGPT_BASE_URL``, then ``https://nano-gpt.com/api/v1``.
         chunk_size: LangChain's word for ``batch_size``, which is accepted too: most texts per request, 1 to 2048.
         show_progress_bar: LangChain's word for ``progress=True``.
-        **options: Any other option of :class:`nanogpt_core.Embedder`, and the fields of a subclass.
+        **options: The other options of :class:`nanogpt_core.Embedder`, which describes them: ``model_info``,
+            ``dimensions``, ``user``, ``on_overflow``, ``query_instruction``, ``batch_size``, ``max_concurrency``,
+            ``coalesce``, ``requests_per_second``, ``max_retries``, ``timeout``, ``deadline``, ``cache``,
+            ``budget_usd``, ``limits``, ``progress``, ``default_headers``, ``http_client``, ``http_async_client`` and
+            ``allow_insecure_http``; and the fields of a subclass.
 
     Raises:
         ConfigurationError: An option has an impossible value, or there is no key. It is a ``ValueError``.
@@ -116,15 +122,11 @@ class NanoGPTEmbeddings(Closeable, BaseModel, Embeddings):
 
     _embedder: Embedder = PrivateAttr()
 
-    def __init__(
-        self, model: str | ModelInfo = _DEFAULTS["model"], *, batch_size: int | None = None, **options: Any
-    ) -> None:
+    def __init__(self, model: str | ModelInfo = _DEFAULTS["model"], **options: Unpack[EmbeddingsOptions]) -> None:
         # Tools that print the variables of a traceback's frames must not see the key.
-        options = hide_keys(options)
-        check_option_names(options, _option_names(type(self)), _ALIASES)
-        if batch_size is not None:
-            options["batch_size"] = batch_size
-        fields = _with_field_names({"model": model, **options})
+        given = options = hide_keys(options)  # type: ignore[assignment]
+        check_option_names(given, _option_names(type(self)), _ALIASES)
+        fields = _with_field_names({"model": model, **given})
         embedder = Embedder(**_embedder_options(fields))
         resolved = {"model": embedder.model, "base_url": embedder.base_url, "api_key": _api_key(embedder.api_key)}
         super().__init__(**{**fields, **resolved})

@@ -25,7 +25,9 @@ from nanogpt_core.http.lifetime import Closeable
 from nanogpt_core.validation import check_number, check_option_names
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
+
+    from llama_index_nanogpt.options import EmbeddingOptions
 
 __all__ = ["NanoGPTEmbedding"]
 
@@ -34,6 +36,7 @@ _PROGRESS_LABEL = "Generating embeddings"  # LlamaIndex's own
 _DEFAULTS = {name: parameter.default for name, parameter in inspect.signature(Embedder).parameters.items()}
 # LlamaIndex's names, and the core's for the same option. Both are accepted.
 _CORE_NAMES = {"model_name": "model", "api_base": "base_url"}
+_MODEL_AND_URL = {*_CORE_NAMES, *_CORE_NAMES.values()}
 # Words for the same options in other embedding classes.
 _ALIASES = {
     "openai_api_base": "api_base",
@@ -81,7 +84,11 @@ class NanoGPTEmbedding(Closeable, BaseEmbedding):
         callback_manager: Receives the usual events.
         embeddings_cache: LlamaIndex's own cache of vectors, by text.
         rate_limiter: LlamaIndex's own limiter, asked once for each batch.
-        **options: Any other option of :class:`nanogpt_core.Embedder`, and the fields of a subclass.
+        **options: The other options of :class:`nanogpt_core.Embedder`, which describes them: ``model_info``,
+            ``dimensions``, ``user``, ``on_overflow``, ``query_instruction``, ``batch_size``, ``max_concurrency``,
+            ``coalesce``, ``requests_per_second``, ``max_retries``, ``timeout``, ``deadline``, ``cache``,
+            ``budget_usd``, ``limits``, ``progress``, ``default_headers``, ``http_client``, ``http_async_client`` and
+            ``allow_insecure_http``; and the fields of a subclass.
 
     Raises:
         ConfigurationError: An option has an impossible value, or there is no key. It is a ``ValueError``.
@@ -120,21 +127,13 @@ class NanoGPTEmbedding(Closeable, BaseEmbedding):
 
     _embedder: Embedder = PrivateAttr()
 
-    def __init__(
-        self,
-        model_name: str | ModelInfo | None = None,
-        *,
-        model: str | ModelInfo | None = None,
-        base_url: str | None = None,
-        **options: Any,
-    ) -> None:
+    def __init__(self, model_name: str | ModelInfo | None = None, **options: Unpack[EmbeddingOptions]) -> None:
         # Tools that print the variables of a traceback's frames must not see the key.
-        options = hide_keys(options)
-        names = {"model_name": model_name, "model": model, "base_url": base_url}
-        options |= {name: value for name, value in names.items() if value is not None}
-        options.pop("class_name", None)  # dumps carry it
-        check_option_names(options, _option_names(type(self)), _ALIASES)
-        fields = _with_field_names(options)
+        given = options = hide_keys({"model_name": model_name, **options})  # type: ignore[assignment]
+        given = {name: value for name, value in given.items() if value is not None or name not in _MODEL_AND_URL}
+        given.pop("class_name", None)  # dumps carry it
+        check_option_names(given, _option_names(type(self)), _ALIASES)
+        fields = _with_field_names(given)
         embedder = Embedder(**_embedder_options(fields))
         _check_batches(fields)
         resolved = {"model_name": embedder.model, "api_base": embedder.base_url, "api_key": embedder.api_key}

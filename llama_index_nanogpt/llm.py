@@ -6,7 +6,7 @@ import copy
 import functools
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import openai
 from llama_index.core.base.llms.types import (
@@ -60,6 +60,11 @@ from nanogpt_core.http.limits import SharedLimits
 from nanogpt_core.models.listing import fetch_context_window
 from nanogpt_core.validation import check_model_name, check_number
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from llama_index_nanogpt.options import LLMOptions
+
 __all__ = ["NanoGPT"]
 
 _CONTEXT_WINDOW = 128_000
@@ -107,7 +112,13 @@ class NanoGPT(ChangeableOptions, OpenAILike):  # type: ignore[misc] # the packag
             calls.
         default_headers: HTTP headers to send beside the usual ones. Dumps leave them out.
         allow_insecure_http: Allow a plain ``http://`` base URL of another machine.
-        **options: What else ``OpenAILike`` takes.
+        **options: Options of ``OpenAILike``, which describes them. For the request: ``temperature``, ``max_tokens``,
+            ``logprobs``, ``top_logprobs``, ``strict``, ``reasoning_effort``, ``modalities``, ``audio_config``;
+            ``additional_kwargs`` for all other options of the SDK. For the connection: ``http_client`` and
+            ``async_http_client`` (clients of ``httpx``, or ``httpx2`` with openai 3.x), ``reuse_client``. For
+            LlamaIndex: ``callback_manager``, ``rate_limiter``, ``system_prompt``, ``messages_to_prompt``,
+            ``completion_to_prompt``, ``query_wrapper_prompt``, ``output_parser``, ``pydantic_program_mode``,
+            ``is_chat_model``, ``is_function_calling_model``, ``should_use_structured_outputs``, ``tokenizer``.
 
     Raises:
         ConfigurationError: No key, or an option that cannot be right. It is a ``ValueError``.
@@ -151,16 +162,17 @@ class NanoGPT(ChangeableOptions, OpenAILike):  # type: ignore[misc] # the packag
         default_headers: dict[str, str] | None = None,
         allow_insecure_http: bool = False,
         context_window: int | Literal["live"] = _CONTEXT_WINDOW,
-        **options: Any,
+        **options: Unpack[LLMOptions],
     ) -> None:
         # Tools that print the variables of a traceback's frames must not see the key.
-        api_key, options = hide_key(api_key), hide_keys(options)
+        api_key = hide_key(api_key)
+        others = options = hide_keys(options)  # type: ignore[assignment]
         if api_base is not None and base_url is not None and api_base != base_url:
             raise ConfigurationError("api_base and base_url differ.", remedy="They mean the same; pass one.")
-        given = {**options, "model": model, **({} if context_window == "live" else {"context_window": context_window})}
+        given = {**others, "model": model, **({} if context_window == "live" else {"context_window": context_window})}
         self._check_options(given)
         model = given["model"]
-        more = options.get("additional_kwargs")
+        more = others.get("additional_kwargs")
         check_known(more if isinstance(more, dict) else (), beside=_BESIDE)
         endpoint = Endpoint.resolve(
             api_key=api_key,
@@ -171,13 +183,13 @@ class NanoGPT(ChangeableOptions, OpenAILike):  # type: ignore[misc] # the packag
         )
         session = ChatSession(endpoint, max_retries=max_retries, requests_per_second=requests_per_second, limits=limits)
         # Token counts at the end of a stream come only when asked for.
-        more = {"stream_options": {"include_usage": True}, **(options.pop("additional_kwargs", None) or {})}
+        more = {"stream_options": {"include_usage": True}, **(others.pop("additional_kwargs", None) or {})}
         settings: dict[str, Any] = {
             "is_chat_model": True,
             "is_function_calling_model": True,
             "context_window": fetch_context_window(endpoint, model) if context_window == "live" else context_window,
             **({"temperature": 1.0} if model in O1_MODELS else {}),
-            **options,
+            **others,
             "additional_kwargs": more,
             "default_headers": default_headers,
             "max_retries": max_retries,
