@@ -33,6 +33,7 @@ from nanogpt_core.chat.client import (
     map_sdk_errors,
 )
 from nanogpt_core.chat.options import EXAMPLE, check_known, check_tool_choice, refused
+from nanogpt_core.chat.provider_fields import PROVIDER_FIELDS
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.http.endpoint import CHAT_TIMEOUT, Endpoint, hide_keys
 from nanogpt_core.validation import check_model_name, check_number
@@ -69,8 +70,9 @@ class ChatNanoGPT(ChangeableOptions, BaseChatOpenAI):
         limits: Limits that several processes share, such as :class:`nanogpt_core.RedisLimits`, in place of
             ``requests_per_second``. Their budget counts embeddings only. Dumps leave them out.
         reasoning: NanoGPT's options of reasoning, such as ``{"exclude": True}``.
-        send_reasoning: Send the reasoning of earlier turns back, under the name it came in. Default: True; some
-            thinking models require it after tool calls.
+        send_reasoning: Send the reasoning of earlier turns back, under the name it came in, and provider fields such as
+            ``reasoning_details`` and thought signatures. Default: True; some thinking models require it after tool
+            calls.
         default_headers: HTTP headers to send beside the usual ones. Dumps leave them out.
         http_client: An ``httpx.Client`` (``httpx2`` with openai 3.x) to send sync requests with.
         http_async_client: An ``httpx.AsyncClient`` to send async requests with.
@@ -266,8 +268,8 @@ class ChatNanoGPT(ChangeableOptions, BaseChatOpenAI):
     def _get_request_payload(self, input_: Any, *, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
         payload = super()._get_request_payload(input_, stop=stop, **kwargs)
         messages = self._convert_input(input_).to_messages()
-        for message, sent in zip(messages, payload["messages"], strict=True):
-            send_back(message, sent, send_reasoning=self.send_reasoning)
+        for message, sent in zip(messages, payload["messages"], strict=True) if self.send_reasoning else ():
+            send_back(message, sent)
         check_known(payload, ("reasoning",), beside=_BESIDE)
         reasoning = payload.pop("reasoning", None)
         if reasoning is not None:
@@ -327,7 +329,8 @@ class ChatNanoGPT(ChangeableOptions, BaseChatOpenAI):
 
     def _get_generation_chunk_from_completion(self, completion: Any) -> ChatGenerationChunk:
         chunk = super()._get_generation_chunk_from_completion(completion)
-        chunk.message.additional_kwargs.pop("reasoning_content", None)  # has come in chunks already
+        for name in ("reasoning_content", PROVIDER_FIELDS):
+            chunk.message.additional_kwargs.pop(name, None)  # has come in chunks already
         return chunk
 
 

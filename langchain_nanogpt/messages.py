@@ -13,14 +13,15 @@ from langchain_core.messages.block_translators import openai as openai_blocks
 from langchain_core.messages.block_translators import register_translator
 from langchain_core.messages.content import ContentBlock
 
+from nanogpt_core.chat import provider_fields
+from nanogpt_core.chat.provider_fields import PROVIDER_FIELDS
+
 __all__ = ["PROVIDER", "add_fields", "cost_of", "get_field", "send_back", "whole_numbers"]
 
 PROVIDER = "nanogpt"
 """The name of the provider in metadata."""
 
 _REASONING_FIELD = "nanogpt_reasoning_field"
-_CALL_EXTRAS = "nanogpt_tool_call_fields"
-_CALL_FIELDS = ("id", "type", "function", "index")
 
 
 def _translate(message: AIMessage) -> list[ContentBlock]:
@@ -50,15 +51,9 @@ def add_fields(message: BaseMessage, source: Any) -> None:
         more["reasoning_content"] = found[name]
         if name == "reasoning":
             more[_REASONING_FIELD] = True  # no text: LangChain joins texts of chunks
-    extras = {}
-    for call in get_field(source, "tool_calls") or ():
-        fields = call if isinstance(call, dict) else call.model_extra or {}
-        extra = {name: value for name, value in fields.items() if name not in _CALL_FIELDS and value is not None}
-        if extra:
-            # Only the first fragment of a call in a stream has its id.
-            extras[get_field(call, "id") or f"index {get_field(call, 'index')}"] = extra
-    if extras:
-        more[_CALL_EXTRAS] = extras
+    fields = get_field(source, PROVIDER_FIELDS)
+    if fields:
+        more[PROVIDER_FIELDS] = fields
     blocks = get_field(source, "content_blocks")
     if blocks:
         text = [{"type": "text", "text": message.content}] if message.content else []
@@ -77,22 +72,20 @@ def whole_numbers(usage: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if isinstance(value, dict) or type(value) is int}
 
 
-def send_back(message: BaseMessage, sent: dict[str, Any], *, send_reasoning: bool) -> None:
-    """Add reasoning, and fields of the provider on tool calls, to a message of an earlier turn.
+def send_back(message: BaseMessage, sent: dict[str, Any]) -> None:
+    """Add reasoning and provider fields to a message of an earlier turn.
 
     Args:
         message: The message.
         sent: The message as it is sent; changed in place.
-        send_reasoning: Whether its reasoning is sent.
     """
     if not isinstance(message, AIMessage):
         return
     more = message.additional_kwargs
-    if send_reasoning and isinstance(more.get("reasoning_content"), str):
+    fields = more.get(PROVIDER_FIELDS)
+    if isinstance(more.get("reasoning_content"), str) and not (fields and fields.get("is_derived")):
         sent["reasoning" if more.get(_REASONING_FIELD) else "reasoning_content"] = more["reasoning_content"]
-    extras = more.get(_CALL_EXTRAS) or {}
-    for position, call in enumerate(sent.get("tool_calls") or ()):
-        call.update({**extras.get(call.get("id"), {}), **extras.get(f"index {position}", {})})
+    provider_fields.send_back(sent, fields)
 
 
 def get_field(source: Any, name: str) -> Any:

@@ -21,7 +21,7 @@ from llama_index.core.types import PydanticProgramMode
 from llama_index.llms.openai.utils import O1_MODELS
 from llama_index.llms.openai_like import OpenAILike
 
-from llama_index_nanogpt.messages import keep_call_fields, mark_reasoning_field, messages_with_reasoning
+from llama_index_nanogpt.messages import ReceivedFields, messages_with_reasoning
 from llama_index_nanogpt.structured import (
     ToolsOfOneCall,
     afirst_tool_call,
@@ -102,8 +102,9 @@ class NanoGPT(ChangeableOptions, OpenAILike):  # type: ignore[misc] # the packag
             ``requests_per_second``. Their budget counts embeddings only. Dumps leave them out.
         context_window: Tokens that the model takes in all. Default: 128,000. ``"live"`` asks the service's list of
             models for it, now, and keeps the number.
-        send_reasoning: Send the reasoning of earlier turns back, under the name it came in. Default: True; some
-            thinking models require it after tool calls.
+        send_reasoning: Send the reasoning of earlier turns back, under the name it came in, and provider fields such as
+            ``reasoning_details`` and thought signatures. Default: True; some thinking models require it after tool
+            calls.
         default_headers: HTTP headers to send beside the usual ones. Dumps leave them out.
         allow_insecure_http: Allow a plain ``http://`` base URL of another machine.
         **options: What else ``OpenAILike`` takes.
@@ -129,7 +130,7 @@ class NanoGPT(ChangeableOptions, OpenAILike):  # type: ignore[misc] # the packag
     default_headers: dict[str, str] | None = Field(default=None, exclude=True, repr=False)
     requests_per_second: float | None = Field(default=None, description="Most attempts to start in a second.")
     limits: Any = Field(default=None, exclude=True, repr=False)
-    send_reasoning: bool = Field(default=True, description="Whether reasoning of earlier turns is sent back.")
+    send_reasoning: bool = Field(default=True, description="Whether reasoning and signatures are sent back.")
     allow_insecure_http: bool = Field(default=False, description="Whether plain HTTP to another machine is allowed.")
 
     _session: ChatSession = PrivateAttr()
@@ -246,7 +247,7 @@ class NanoGPT(ChangeableOptions, OpenAILike):  # type: ignore[misc] # the packag
         return self._finished(response, kwargs)
 
     def _finished(self, response: ChatResponse, options: dict[str, Any]) -> ChatResponse:
-        mark_reasoning_field(response)
+        ReceivedFields().add_to(response)
         return spoil_invalid_arguments(check_refusal(response, self._get_model_kwargs(**options)))
 
     def _stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> Iterator[ChatResponse]:
@@ -256,10 +257,10 @@ class NanoGPT(ChangeableOptions, OpenAILike):  # type: ignore[misc] # the packag
         return self._completed(stream, options)
 
     def _completed(self, stream: Iterator[ChatResponse], options: dict[str, Any]) -> Iterator[ChatResponse]:
-        field = None
+        received = ReceivedFields()
         for part in stream:
-            field = _complete_part(part, options, field)
-            yield part
+            received.add_to(part)
+            yield check_refusal(part, options)
 
     async def _astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> AsyncIterator[ChatResponse]:
         options = self._get_model_kwargs(**kwargs)
@@ -270,10 +271,10 @@ class NanoGPT(ChangeableOptions, OpenAILike):  # type: ignore[misc] # the packag
     async def _acompleted(
         self, stream: AsyncIterator[ChatResponse], options: dict[str, Any]
     ) -> AsyncIterator[ChatResponse]:
-        field = None
+        received = ReceivedFields()
         async for part in stream:
-            field = _complete_part(part, options, field)
-            yield part
+            received.add_to(part)
+            yield check_refusal(part, options)
 
     def _with_reasoning(self, messages: Sequence[ChatMessage], options: dict[str, Any]) -> dict[str, Any]:
         """Return the options of a call with the messages as they are sent, if LlamaIndex would leave a part out."""
@@ -447,13 +448,6 @@ class NanoGPT(ChangeableOptions, OpenAILike):  # type: ignore[misc] # the packag
         check_known(settings, beside=_BESIDE)
         check_tool_choice(settings.get("tool_choice"), settings.get("tools"))
         return settings
-
-
-def _complete_part(part: ChatResponse, options: dict[str, Any], field: str | None) -> str | None:
-    """Add to a part of a stream the things that LlamaIndex leaves out, and return the field of its reasoning."""
-    keep_call_fields(part)
-    check_refusal(part, options)
-    return mark_reasoning_field(part, field)
 
 
 def _without_retries(method: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from nanogpt_core.chat.provider_fields import THOUGHT_BLOCKS, text_of
 from nanogpt_core.errors import ReplyError
 from nanogpt_core.http.error_body import excerpt
 from nanogpt_core.models.pricing import parse_cost_usd
@@ -27,9 +28,6 @@ _COUNTS = {
 _MAX_DIGITS = 15  # of a count in text
 _DETAILS = ("prompt_tokens_details", "completion_tokens_details")
 _TEXT_BLOCKS = ("text", "output_text", None)
-_THOUGHT_BLOCKS = ("thinking", "reasoning")
-# The fields that hold the text of a part, in the order in which they are looked for.
-_TEXT_FIELDS = ("text", "thinking", "reasoning", "refusal", "message", "reason", "content")
 _OBJECT = {False: "chat.completion", True: "chat.completion.chunk"}
 
 
@@ -109,10 +107,10 @@ def _join_blocks(message: dict[str, Any], blocks: list[Any], request_id: str | N
     others: list[dict[str, Any]] = []
     for block in blocks:
         kind = block.get("type") if isinstance(block, dict) else None
-        text = _text_of(block)
+        text = text_of(block)
         if kind == "refusal":
             refusals.append(_refusal(block) or "")
-        elif kind in _THOUGHT_BLOCKS:
+        elif kind in THOUGHT_BLOCKS:
             thoughts.append(text or "")
         elif kind in _TEXT_BLOCKS and (text is not None or (kind and block.get("text") is None)):
             texts.append(text or "")
@@ -132,19 +130,7 @@ def _refusal(value: Any) -> str | None:
     """Return the words of a refusal, which some hosts send as an object or as parts; None if there is no refusal."""
     if not value or isinstance(value, str):
         return value or None
-    return _text_of(value) or ("no reason given" if value is True else None)
-
-
-def _text_of(value: Any) -> str | None:
-    """Return the text of a content block, or of a list of these; None if there is none."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list):
-        return "".join(filter(None, map(_text_of, value)))
-    fields = value if isinstance(value, dict) else {}
-    return next(
-        (text for name in _TEXT_FIELDS if name in fields and (text := _text_of(fields[name])) is not None), None
-    )
+    return text_of(value) or ("no reason given" if value is True else None)
 
 
 def merge_usage(known: dict[str, Any] | None, further: dict[str, Any] | None) -> dict[str, Any] | None:

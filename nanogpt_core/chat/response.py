@@ -13,6 +13,7 @@ from typing import Any
 from jiter import from_json
 
 from nanogpt_core.chat.json_text import repair_json_text
+from nanogpt_core.chat.provider_fields import ProviderFields, call_fields
 from nanogpt_core.chat.repair import repair_message, repair_reply
 from nanogpt_core.chat.tool_calls import repair_tool_calls
 from nanogpt_core.errors import DamagedReplyError, RefusalError, ReplyError
@@ -119,9 +120,13 @@ def check_whole(body: bytes, request: ChatRequest, request_id: str | None = None
     for choice in choices:
         message = choice.get("message")
         if message is not None:
+            fields = ProviderFields(streams=False)
+            fields.add(message)
             repair_message(message, streamed=False, request_id=request_id)
             calls = repair_tool_calls(message.pop("tool_calls", None), request_id)
+            fields.add_calls({call["id"]: call_fields(call) for call in calls})
             message.update({"tool_calls": calls} if calls else {})
+            message.update(fields.document())
             if request.wants_json and isinstance(message["content"], str):
                 message["content"] = repair_json_text(message["content"])
         check_truncated(

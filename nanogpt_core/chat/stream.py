@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nanogpt_core.chat.json_text import JsonTextStream, is_json
+from nanogpt_core.chat.provider_fields import ProviderFields
 from nanogpt_core.chat.repair import PRICING, merge_usage, repair_message, repair_reply, repair_usage
 from nanogpt_core.chat.response import ChatRequest, ErrorBody, check_truncated, find_error, parse_object
 from nanogpt_core.chat.tool_calls import ToolCallAssembler
@@ -88,6 +89,7 @@ class StreamReader:
         self._ready: deque[bytes] = deque()
         self._calls: dict[int, ToolCallAssembler] = {}
         self._old_calls: set[int] = set()
+        self._fields: dict[int, ProviderFields] = {}
         self._refusals: dict[int, str] = {}
         self._json_texts: dict[int, JsonTextStream] = {}
         self._places: dict[int, int] = {}
@@ -180,6 +182,7 @@ class StreamReader:
             return  # not asked for; the frameworks would join it to the first one
         reason, delta = choice["finish_reason"], choice.get("delta")
         delta = choice["delta"] = delta if isinstance(delta, dict) else {}
+        self._fields.setdefault(index, ProviderFields(streams=True)).add(delta)
         repair_message(delta, streamed=True, request_id=self._request_id)
         # The SDK joins the parts of an answer in JSON: all texts, and lists by the index of their entries.
         delta.pop("role", None)
@@ -267,9 +270,11 @@ class StreamReader:
         rest: list[tuple[int, dict[str, Any]]] = []
         for index, calls in self._calls.items():
             rest += [(index, {"tool_calls": [fragment]}) for fragment in calls.finish()]
+            self._fields[index].add_calls(calls.fields())
         rest += [(index, {"refusal": text}) for index, text in self._refusals.items() if text]
         unfinished = {index: text for index, text in self._json_texts.items() if index not in self._finished}
         rest += [(index, {"content": text.add(None, is_last=True)}) for index, text in unfinished.items()]
+        rest += [(index, delta) for index, fields in self._fields.items() if (delta := fields.document())]
         for index, delta in rest:
             self._emit({"index": index, "delta": delta, "finish_reason": None})
         if self._usage is not None or self._pricing is not None:

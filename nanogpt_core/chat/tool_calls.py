@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nanogpt_core.chat.json_text import is_json, spoil, unfence
+from nanogpt_core.chat.provider_fields import call_fields, merge_fields
 from nanogpt_core.errors import ReplyError
 from nanogpt_core.http.error_body import excerpt
 
@@ -63,8 +64,10 @@ def repair_tool_calls(calls: Any, request_id: str | None = None) -> list[dict[st
             text = arguments if isinstance(arguments, str) else json.dumps(arguments)
             text += spoil(text) if is_json(text) else ""
         made = {**call, "type": "function", "function": {**function, "arguments": text}}
-        if made in repaired:
-            continue  # a call that is repeated with its id
+        double = next((one for one in repaired if _id(call) and _is_same_call(one, made)), None)
+        if double is not None:  # a call that is repeated with its id
+            double.update({**made, **double})
+            continue
         if _id(call) is None or any(other["id"] == call["id"] for other in repaired):
             made["id"] = _new_id()
         repaired.append(made)
@@ -80,7 +83,8 @@ class _Call:
         id: Its id.
         name: Its name.
         arguments: Its arguments.
-        pending: Fields to send with the next fragment.
+        pending: Provider fields to send with the next fragment.
+        fields: All provider fields, also those that came too late to be sent with a fragment.
         sent: Length of the arguments that were sent.
         sent_name: Length of the name that was sent.
         begun: Whether a fragment was sent.
@@ -92,6 +96,7 @@ class _Call:
     name: str = ""
     arguments: str = ""
     pending: dict[str, Any] = field(default_factory=dict)
+    fields: dict[str, Any] = field(default_factory=dict)
     sent: int = 0
     sent_name: int = 0
     begun: bool = False
@@ -140,6 +145,11 @@ class _Call:
         repeated = name.startswith(self.name)
         return any(tool.startswith(self.name + name) or (repeated and tool.startswith(name)) for tool in tools)
 
+    def add_fields(self, fields: dict[str, Any]) -> None:
+        """Add provider fields."""
+        self.fields = merge_fields(self.fields, fields)
+        self.pending.update({name: value for name, value in fields.items() if name != "function"})
+
     def add_arguments(self, arguments: str) -> None:
         """Add a piece of the arguments. Some hosts send the whole again at the end."""
         if self.is_placeholder and arguments.strip():
@@ -178,7 +188,7 @@ class ToolCallAssembler:
         """
         for position, fragment in enumerate([fragments] if isinstance(fragments, dict) else fragments):
             function = fragment.get("function") if isinstance(fragment, dict) else None
-            if isinstance(fragment, dict) and function is None and self._calls:
+            if isinstance(fragment, dict) and function is None:
                 function = {}  # it ends a call, or has further fields of one
             if not isinstance(function, dict):
                 raise _without_name(fragment, self._request_id)
@@ -192,6 +202,10 @@ class ToolCallAssembler:
             ReplyError: A call has no name.
         """
         return self._take(finishing=True)
+
+    def fields(self) -> dict[str, dict[str, Any]]:
+        """Return the provider fields of all calls, by the ids of the calls."""
+        return {call.id: call.fields for call in self._calls if call.id is not None}
 
     def _add(self, position: int, fragment: dict[str, Any], function: dict[str, Any]) -> None:
         index, name, arguments = fragment.get("index"), function.get("name"), function.get("arguments")
@@ -207,7 +221,9 @@ class ToolCallAssembler:
         if known is not None and not same and (is_repeated or known.is_continued_by(name, arguments)):
             known.sources.update(() if source is None else (source,))
             call = known
-        if is_repeated:
+        fields = call_fields(fragment)
+        if is_repeated and known is not None:
+            known.add_fields(fields)
             return
         call = call or (same[-1] if same else None)
         if call is None or call.is_followed_by(identifier, name, arguments, self._tools):
@@ -217,8 +233,7 @@ class ToolCallAssembler:
             self._calls.append(call)
         if call.id is None and all(identifier != other.id for other in self._calls):
             call.id = identifier
-        more = {key: value for key, value in fragment.items() if key not in ("index", "id", "type", "function")}
-        call.pending.update(more)
+        call.add_fields(fields)
         call.add_name(name, self._tools)
         call.add_arguments(arguments)
 
@@ -232,6 +247,7 @@ class ToolCallAssembler:
                 break
             if call.double_of is not None and call.is_double:
                 call.double_of.sources |= call.sources
+                call.double_of.add_fields(call.fields)
                 del self._calls[self._current]
                 continue
             if finishing and len(self._calls) > 1 and not call.name and not call.arguments:
@@ -277,6 +293,11 @@ class ToolCallAssembler:
         if text is not None:
             return text if call.arguments else ""
         return call.arguments + spoil(call.arguments)
+
+
+def _is_same_call(call: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    names = ("name", "arguments")
+    return call["id"] == other["id"] and all(call["function"][name] == other["function"][name] for name in names)
 
 
 def _id(call: Mapping[str, Any]) -> str | None:

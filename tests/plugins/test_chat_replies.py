@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("langchain_openai")
 pytest.importorskip("llama_index.llms.openai_like", exc_type=ImportError)
 
-from langchain_core.messages import HumanMessage, ToolMessage
+from langchain_core.messages import HumanMessage, ToolMessage, messages_from_dict, messages_to_dict
 from llama_index.core.llms import ChatMessage
 from llama_index.core.tools import FunctionTool
 
@@ -36,7 +36,11 @@ class LangChain:
 
     def __init__(self, call, form, options):
         self._call, self._form = call, form
-        self._chat = ChatNanoGPT(**options).bind_tools([clean, look])
+        self._model = ChatNanoGPT(**options)
+        self._chat = self._model.bind_tools([clean, look])
+
+    def set(self, **options):
+        self._chat = self._model.model_copy(update=options).bind_tools([clean, look])
 
     async def ask(self, *messages):
         given = [HumanMessage("Hello"), *messages]
@@ -61,7 +65,8 @@ class LangChain:
         return answer.additional_kwargs.get("refusal")
 
     def with_tool_result(self, answer):
-        return [answer, ToolMessage("gone", tool_call_id=answer.tool_calls[0]["id"])]
+        stored = messages_from_dict(json.loads(json.dumps(messages_to_dict([answer]))))
+        return [*stored, *[ToolMessage("gone", tool_call_id=one["id"]) for one in answer.tool_calls]]
 
 
 class LlamaIndex:
@@ -70,6 +75,9 @@ class LlamaIndex:
     def __init__(self, call, form, options):
         self._call, self._form = call, form
         self._llm = NanoGPT(**options)
+
+    def set(self, **options):
+        self._llm = self._llm.model_copy(update=options)
 
     async def ask(self, *messages):
         options = {
@@ -93,9 +101,12 @@ class LlamaIndex:
         return answer.message.additional_kwargs.get("refusal")
 
     def with_tool_result(self, answer):
-        (selection,) = self._llm.get_tool_calls_from_response(answer)
-        result = ChatMessage(role="tool", content="gone", additional_kwargs={"tool_call_id": selection.tool_id})
-        return [answer.message, result]
+        calls = self._llm.get_tool_calls_from_response(answer)
+        results = [
+            ChatMessage(role="tool", content="gone", additional_kwargs={"tool_call_id": one.tool_id}) for one in calls
+        ]
+        # Chat stores keep messages as JSON.
+        return [ChatMessage.model_validate_json(answer.message.model_dump_json()), *results]
 
 
 @pytest.fixture(params=["plain", "streamed"])
@@ -152,18 +163,100 @@ async def test_calls_of_two_tools_without_arguments_stay_separate(chat):
     assert chat.calls(await chat.ask()) == [("clean", {}), ("look", {})]
 
 
+CALLED = {"id": "a", "type": "function", "function": {"name": "clean", "arguments": '{"path": "x"}'}}
+DETAIL = {"type": "reasoning.text", "text": "I must clean.", "signature": "s", "index": 0}
+THOUGHT = {"type": "thinking", "thinking": [{"type": "text", "text": "I must clean."}]}
+
+# A whole message, the deltas of a stream, and the fields of the message that is sent back.
+SENT_BACK = {
+    "reasoning_details": (
+        {"reasoning": "I must clean.", "reasoning_details": [DETAIL]},
+        [
+            {"reasoning": "I must ", "reasoning_details": [{**DETAIL, "text": "I must ", "signature": None}]},
+            {"reasoning": "clean.", "reasoning_details": [{**DETAIL, "text": "clean.", "signature": None}]},
+            {"reasoning_details": [{"type": "reasoning.text", "signature": "s", "index": 0}]},
+        ],
+        {"reasoning": "I must clean.", "reasoning_details": [DETAIL]},
+    ),
+    "only reasoning_details": (
+        {"reasoning_details": [DETAIL]},
+        [{"reasoning_details": [{**DETAIL, "text": "I must "}]}, {"reasoning_details": [{**DETAIL, "text": "clean."}]}],
+        {"reasoning_details": [DETAIL]},
+    ),
+    "signatures in the message": (
+        {"reasoning_content": "hm", "thinking_signature": "s", "extra_content": SIGNATURE},
+        [{"reasoning_content": "hm", "thinking_signature": "s"}, {"content": "", "extra_content": SIGNATURE}],
+        {"reasoning_content": "hm", "thinking_signature": "s", "extra_content": SIGNATURE},
+    ),
+    "thinking blocks in the content": (
+        {"content": [THOUGHT]},
+        [{"content": [{**THOUGHT, "thinking": text}]} for text in ("I must ", "clean.")],
+        {"content": [{**THOUGHT, "thinking": "I must clean."}]},
+    ),
+}
+SENT_BACK["thinking blocks in the content"][0]["content"] = SENT_BACK["thinking blocks in the content"][2]["content"]
+REASONING = ("reasoning", "reasoning_content", "reasoning_details", "thinking_signature", "extra_content")
+
+
+async def second_turn(chat):
+    """Ask again with the answer and the result of its tool call; return the answer as it is sent back."""
+    chat.sandbox.add_replies(Reply("Done."))
+    answer = await chat.ask()
+    assert chat.calls(answer) == [("clean", {"path": "x"})]
+    await chat.ask(*chat.with_tool_result(answer))
+    (sent,) = [one for one in chat.sandbox.requests[-1].body["messages"] if one["role"] == "assistant"]
+    return sent
+
+
+@pytest.mark.parametrize(("message", "deltas", "expected"), SENT_BACK.values(), ids=SENT_BACK)
+async def test_reasoning_fields_of_a_message_are_sent_back(chat, form, message, deltas, expected):
+    deltas = [*deltas, {"tool_calls": [{"index": 0, **CALLED}]}]
+    chat.reply(*(deltas if form == "streamed" else [{**message, "tool_calls": [CALLED]}]), reason="tool_calls")
+    sent = await second_turn(chat)
+    assert {name: sent[name] for name in REASONING if name in sent} == {
+        name: value for name, value in expected.items() if name != "content"
+    }
+    assert sent["content"] == expected.get("content")
+    assert sent["tool_calls"] == [CALLED]
+
+
+SIGNED_CALLS = {
+    "in the call": {**CALLED, "extra_content": SIGNATURE},
+    "in its function": {**CALLED, "function": {**CALLED["function"], "thought_signature": "abc"}},
+}
+
+
+@pytest.mark.parametrize("signed", SIGNED_CALLS.values(), ids=SIGNED_CALLS)
+async def test_signatures_of_tool_calls_are_sent_back(chat, form, signed):
+    more = {"index": 0} if form == "streamed" else {}
+    chat.reply({"tool_calls": [{**signed, **more}]}, reason="tool_calls")
+    assert (await second_turn(chat))["tool_calls"] == [signed]
+
+
 @pytest.mark.parametrize("form", ["streamed"])
-async def test_provider_fields_of_later_fragments_are_sent_back(chat):
+@pytest.mark.parametrize("late", [{"index": 0}, {"id": "a"}, {"index": 0, **CALLED}], ids=["index", "id", "call"])
+async def test_provider_fields_of_later_fragments_are_sent_back(chat, late):
     chat.reply(
         fragment("clean", "", id="a"),
-        fragment(arguments='{"path": "x"}', extra_content=SIGNATURE),
+        fragment(arguments='{"path": "x"}'),
+        {"tool_calls": [{"index": 1, "id": "b", "function": {"name": "look", "arguments": "{}"}}]},
+        {"tool_calls": [{"extra_content": SIGNATURE, **late}]},
         reason="tool_calls",
     )
     chat.sandbox.add_replies(Reply("Done."))
     answer = await chat.ask()
+    assert chat.calls(answer) == [("clean", {"path": "x"}), ("look", {})]
     await chat.ask(*chat.with_tool_result(answer))
     (sent,) = [one for one in chat.sandbox.requests[-1].body["messages"] if one["role"] == "assistant"]
-    assert [one["extra_content"] for one in sent["tool_calls"]] == [SIGNATURE]
+    assert [one.get("extra_content") for one in sent["tool_calls"]] == [SIGNATURE, None]
+
+
+async def test_option_turns_reasoning_and_provider_fields_of_earlier_turns_off(chat, form):
+    more = {"index": 0} if form == "streamed" else {}
+    calls = [{**CALLED, **more, "extra_content": SIGNATURE}]
+    chat.reply({**SENT_BACK["reasoning_details"][0], "extra_content": SIGNATURE, "tool_calls": calls})
+    chat.set(send_reasoning=False)
+    assert await second_turn(chat) == {"role": "assistant", "content": None, "tool_calls": [CALLED]}
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 
 from nanogpt_core import errors
 from nanogpt_core.chat.client import ChatSession
+from nanogpt_core.chat.provider_fields import PROVIDER_FIELDS
 from nanogpt_core.chat.response import ChatRequest, ErrorBody, check_whole, find_error
 from nanogpt_core.chat.stream import StreamReader
 from nanogpt_core.http.endpoint import Endpoint
@@ -125,6 +126,7 @@ def test_content_blocks_become_text_and_reasoning_and_others_are_kept():
         "content": "all of it",
         "reasoning_content": "hm",
         "content_blocks": [IMAGE],
+        PROVIDER_FIELDS: {"message": {"content": [thought]}, "calls": {}, "is_derived": True},
     }
     events = streamed(*[chunk({"content": [block]}) for block in blocks], chunk({}, "stop"))
     assert (joined(events, "content"), joined(events, "reasoning_content")) == ("all of it", "hm")

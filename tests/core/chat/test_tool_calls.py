@@ -91,6 +91,11 @@ def test_repeated_call_is_dropped_and_ids_are_unique():
     assert second["id"] not in ("", "call_a")
 
 
+def test_repeated_call_with_a_further_field_is_one_call():
+    signed = call(extra_content={"google": {"thought_signature": "abc"}})
+    assert repair_tool_calls([call(), signed]) == [signed]
+
+
 def test_fields_of_the_provider_are_kept():
     signed = call(extra_content={"google": {"thought_signature": "abc"}})
     assert repair_tool_calls([signed]) == [signed]

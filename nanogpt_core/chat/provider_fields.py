@@ -1,0 +1,207 @@
+"""Provider fields of chat answers: reasoning and signatures that hosts want back with the next turn. Pure.
+
+Hosts put them into the message (``reasoning_details`` of OpenRouter and MiniMax, ``thinking_blocks`` of LiteLLM,
+``extra_content`` of Gemini, ``thinking_signature``, ...), into its content blocks (Mistral), into a tool call or into
+its ``function``. A stream sends them in pieces, and some only after a later tool call has begun.
+
+Neither framework keeps them. :class:`ProviderFields` collects them. Plugins get them in one more field of a message,
+or of one delta at the end of a stream, and :func:`send_back` puts them into the next request.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = [
+    "PROVIDER_FIELDS",
+    "THOUGHT_BLOCKS",
+    "ProviderFields",
+    "call_fields",
+    "merge_fields",
+    "send_back",
+    "text_of",
+]
+
+PROVIDER_FIELDS = "nanogpt_provider_fields"
+"""The field of a message, or of the last delta of a stream, with everything that a later request must repeat."""
+
+_CARRIED = re.compile(r"reasoning|thinking|thought|signature|encrypted|extra_content|provider_specific", re.IGNORECASE)
+_TEXT = re.compile(r"^(text|summary|content)$|reasoning|thinking|thought", re.IGNORECASE)
+_NO_TEXT = re.compile(r"signature|encrypted|opaque|(^|_)(id|type|format)$", re.IGNORECASE)
+THOUGHT_BLOCKS = ("thinking", "reasoning", "redacted_thinking")
+"""Types of content blocks with reasoning."""
+
+_SEALS = ("signature", "data")  # they complete a block
+_USUAL = ("reasoning_content", "reasoning")  # the plugins know these, if they are text
+_REASONING_TEXTS = (*_USUAL, "reasoning_text", "thinking", "thoughts", "reasoning_details", "thinking_blocks")
+_CALL_FIELDS = ("id", "type", "function", "index")
+_FUNCTION_FIELDS = ("name", "arguments", "description")
+# The fields that hold the text of a part, in the order in which they are looked for.
+_TEXT_FIELDS = ("text", "thinking", "reasoning", "summary", "refusal", "message", "reason", "content")
+
+
+class ProviderFields:
+    """The provider fields of one message, whole or in the deltas of a stream.
+
+    Args:
+        streams: Whether the message comes in deltas.
+    """
+
+    def __init__(self, *, streams: bool) -> None:
+        self._streams = streams
+        self._message: dict[str, Any] = {}
+        self._calls: dict[str, Any] = {}
+        self._has_reasoning = self._is_derived = False
+
+    def add(self, message: dict[str, Any]) -> None:
+        """Take the fields of a message, or of a delta, before it is repaired.
+
+        Reasoning text that comes only in other fields is put into ``reasoning_content`` too.
+        """
+        message.pop(PROVIDER_FIELDS, None)
+        found = {name: value for name, value in message.items() if _is_carried(name, value)}
+        content = message.get("content")
+        blocks = content if isinstance(content, list) else [content]
+        thoughts = [block for block in blocks if isinstance(block, dict) and block.get("type") in THOUGHT_BLOCKS]
+        found.update({"content": thoughts} if thoughts else {})
+        usual = any(isinstance(message.get(name), str) and message[name] for name in _USUAL)
+        if found:
+            self._message = merge_fields(self._message, _without_marks(found) if self._streams else found)
+            texts = filter(None, (text_of(found.get(name)) for name in _REASONING_TEXTS))
+            text = next(texts, None)
+            if not usual and (text or thoughts) and (self._is_derived or not self._has_reasoning):
+                self._is_derived = True
+                message.update({} if thoughts else {"reasoning_content": text})
+        self._has_reasoning = self._has_reasoning or usual or self._is_derived
+
+    def add_calls(self, calls: Mapping[str, dict[str, Any]]) -> None:
+        """Take the fields of tool calls, by the ids of the calls."""
+        self._calls.update({identifier: fields for identifier, fields in calls.items() if fields})
+
+    def document(self) -> dict[str, Any]:
+        """Return :data:`PROVIDER_FIELDS` with everything that a later request must repeat; empty if there is nothing.
+
+        It has the fields of the message, the fields of its tool calls by their ids, and ``is_derived`` if the usual
+        reasoning text was made from the fields, and is not to be sent as well.
+        """
+        if not self._message and not self._calls:
+            return {}
+        found = {"message": self._message, "calls": self._calls, "is_derived": self._is_derived}
+        return {PROVIDER_FIELDS: found}
+
+
+def call_fields(call: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the provider fields of a tool call, or of a fragment of one; those of its ``function`` under that name."""
+    fields = {name: value for name, value in call.items() if name not in _CALL_FIELDS and _is_there(value)}
+    function = call.get("function")
+    inner = function if isinstance(function, dict) else {}
+    more = {name: value for name, value in inner.items() if name not in _FUNCTION_FIELDS and _is_there(value)}
+    more.pop("index", None)  # Ollama has it there
+    return {**fields, "function": more} if more else fields
+
+
+def send_back(sent: dict[str, Any], fields: Any) -> None:
+    """Add the provider fields of an earlier answer to its message in a request; in place.
+
+    Args:
+        sent: The message as it is sent.
+        fields: The value of :data:`PROVIDER_FIELDS`, or None.
+    """
+    if not isinstance(fields, dict):
+        return
+    more = dict(fields.get("message") or {})
+    thoughts = more.pop("content", None)
+    if thoughts:
+        content = sent.get("content")
+        texts = [{"type": "text", "text": content}] if isinstance(content, str) and content else content
+        sent["content"] = [*thoughts, *(texts or ())]
+    sent.update(more)
+    calls = fields.get("calls") or {}
+    sent_calls = [_with_fields(call, calls.get(call.get("id"))) for call in sent.get("tool_calls") or ()]
+    sent.update({"tool_calls": sent_calls} if sent_calls else {})
+
+
+def _with_fields(call: dict[str, Any], fields: dict[str, Any] | None) -> dict[str, Any]:
+    fields = fields or {}
+    function = {**call.get("function", {}), **fields.get("function", {})}
+    return {**call, **fields, "function": function}
+
+
+def merge_fields(known: Mapping[str, Any], further: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the provider fields of a stream after a further delta: texts are joined, lists merged, others replaced."""
+    merged = dict(known)
+    for name, value in further.items():
+        if _is_there(value):
+            merged[name] = _merged(name, known[name], value) if name in known else value
+    return merged
+
+
+def _merged(name: str, known: Any, further: Any) -> Any:
+    if isinstance(known, dict) and isinstance(further, dict):
+        return merge_fields(known, further)
+    if isinstance(known, list) and isinstance(further, list):
+        return _merged_lists(known, further)
+    if isinstance(known, str) and isinstance(further, str) and _TEXT.search(name) and not _NO_TEXT.search(name):
+        return known + further
+    return further
+
+
+def _merged_lists(known: list[Any], further: list[Any]) -> list[Any]:
+    merged = list(known)
+    for entry in further:
+        place = next((at for at in reversed(range(len(merged))) if _is_continued(merged, at, entry)), None)
+        if place is None:
+            merged += [entry] if entry not in merged else []
+        elif not _is_repeated(merged[place], entry):
+            merged[place] = merge_fields(merged[place], entry)
+        else:
+            merged[place] = {**merged[place], **entry}
+    return merged
+
+
+def _is_continued(entries: list[Any], at: int, further: Any) -> bool:
+    """Return whether ``further`` is a part of the entry at ``at``: of one index, or the last and without an end."""
+    known = entries[at]
+    if not isinstance(known, dict) or not isinstance(further, dict):
+        return False
+    if any(known.get(name) != further.get(name) for name in ("type", "id") if known.get(name) and further.get(name)):
+        return False
+    if known.get("index") is not None or further.get("index") is not None:
+        return known.get("index") == further.get("index")
+    return at == len(entries) - 1 and (known == further or not any(known.get(name) for name in _SEALS))
+
+
+def _is_repeated(known: dict[str, Any], further: dict[str, Any]) -> bool:
+    """Return whether ``further`` is the whole block again, and not its next piece."""
+    is_whole = any(further.get(name) for name in _SEALS)
+    return is_whole and all(known.get(name) in (None, value) for name, value in further.items() if name not in _SEALS)
+
+
+def _without_marks(value: Any) -> Any:
+    """Return fields of a delta without Gemini's mark of a delta that is a thought; it does not hold for the message."""
+    if not isinstance(value, dict):
+        return value
+    kept = {name: _without_marks(inner) for name, inner in value.items() if (name, inner) != ("thought", True)}
+    return {name: inner for name, inner in kept.items() if _is_there(inner)}
+
+
+def _is_carried(name: str, value: Any) -> bool:
+    if name in _USUAL and isinstance(value, str):
+        return False
+    return bool(value) and isinstance(value, (str, list, dict)) and _CARRIED.search(name) is not None
+
+
+def _is_there(value: Any) -> bool:
+    return value is not None and value not in ("", [], {})
+
+
+def text_of(value: Any) -> str | None:
+    """Return the text of a content block, or of a list of these; None if there is none."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return "".join(filter(None, map(text_of, value)))
+    fields = value if isinstance(value, dict) else {}
+    return next((text for name in _TEXT_FIELDS if name in fields and (text := text_of(fields[name])) is not None), None)
