@@ -10,18 +10,16 @@ from langchain_core.language_models import LangSmithParams
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.utils import count_tokens_approximately
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable, RunnableGenerator, RunnableSequence
+from langchain_core.runnables import Runnable, RunnableParallel, RunnableSequence
 from langchain_openai.chat_models.base import BaseChatOpenAI
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, model_validator
 
 from langchain_nanogpt.errors import map_to_langchain_errors
 from langchain_nanogpt.messages import PROVIDER, add_fields, cost_of, get_field, send_back, whole_numbers
 from langchain_nanogpt.structured import (
-    acheck_complete,
-    acheck_not_empty,
+    CheckedParser,
     as_json_schema,
-    check_complete,
-    check_not_empty,
+    keep_parsing_error,
     map_schema_errors,
 )
 from nanogpt_core.chat.changes import ChangeableOptions
@@ -228,18 +226,21 @@ class ChatNanoGPT(ChangeableOptions, BaseChatOpenAI):
         ``OutputParserException``, streamed or not.
         """
         method = kwargs.get("method", "function_calling")
+        include_raw = kwargs.pop("include_raw", False)
         is_json_of_class = method != "function_calling" and isinstance(schema, type) and issubclass(schema, BaseModel)
         is_json_of_class = is_json_of_class and not kwargs.get("tools")
         if is_json_of_class and method == "json_schema":
             kwargs = as_json_schema(schema, kwargs)
         runnable: Runnable[Any, Any] = super().with_structured_output(schema, **kwargs)
-        if kwargs.get("include_raw") or not isinstance(runnable, RunnableSequence):
+        if not isinstance(runnable, RunnableSequence):
             return runnable
         model, *parsers = runnable.steps
-        runnable = RunnableSequence(model, RunnableGenerator(check_complete, acheck_complete), *parsers)
-        if not is_json_of_class:
-            return runnable
-        return runnable | RunnableGenerator(check_not_empty, acheck_not_empty).with_types(output_type=schema)
+        parser: Runnable[Any, Any] = CheckedParser(RunnableSequence(*parsers) if len(parsers) > 1 else parsers[0])
+        if is_json_of_class:
+            parser = parser.with_types(output_type=schema)
+        if include_raw:
+            return RunnableParallel(raw=model) | keep_parsing_error(parser)
+        return model | parser
 
     def get_num_tokens(self, text: str) -> int:
         """Count tokens as OpenAI's models do, and as a token for four bytes where tiktoken's file cannot be had."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import operator
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 import openai
 from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import AIMessage
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel
 
@@ -17,11 +20,9 @@ from nanogpt_core.errors import NanoGPTError, ReplyError
 from nanogpt_core.http.error_body import excerpt
 
 __all__ = [
-    "acheck_complete",
-    "acheck_not_empty",
+    "CheckedParser",
     "as_json_schema",
-    "check_complete",
-    "check_not_empty",
+    "keep_parsing_error",
     "map_schema_errors",
 ]
 
@@ -43,31 +44,84 @@ def as_json_schema(schema: type[BaseModel], options: dict[str, Any]) -> dict[str
     return {**options, **ours}
 
 
-def check_complete(messages: Iterator[Any]) -> Iterator[Any]:
-    """Yield a message, or its chunks, and check that its arguments and its JSON are complete.
+class CheckedParser(Runnable[Any, Any]):
+    """Parses a message, or its chunks, into structured output, and checks the whole at the end of a stream.
 
-    LangChain's parsers complete truncated JSON in streams, so the last part of the output would pass for the whole.
+    LangChain's parsers complete truncated JSON in streams and pass over everything that they cannot read, so the last
+    part of the output would pass for the whole, or there would be none.
 
-    Raises:
-        OutputParserException: They are not.
+    Args:
+        parser: LangChain's parser.
     """
-    whole = None
+
+    def __init__(self, parser: Runnable[Any, Any]) -> None:
+        self._parser = parser
+
+    @property
+    def OutputType(self) -> Any:  # noqa: N802 - LangChain's name
+        """The type of the output."""
+        return self._parser.OutputType
+
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002, ARG002
+        """Return the structured output of a message.
+
+        Raises:
+            OutputParserException: Its arguments, or its JSON, are not complete, or do not follow the schema.
+        """
+        _check_complete(input)
+        return self._parser.invoke(input, config)
+
+    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002, ARG002
+        """Return the structured output of a message; see :meth:`invoke`."""
+        _check_complete(input)
+        return await self._parser.ainvoke(input, config)
+
+    def transform(self, input: Iterator[Any], config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:  # noqa: A002, ARG002
+        """Yield the structured output as far as it has come, and at last the whole; see :meth:`invoke`."""
+        read: list[Any] = []
+        last = None
+        for last in self._parser.transform(_noting(input, read), config):
+            yield last
+        for whole in _joined(read):
+            found = self.invoke(whole, config)
+            if found is not None and found != last:
+                yield found
+
+    async def atransform(
+        self,
+        input: AsyncIterator[Any],  # noqa: A002
+        config: RunnableConfig | None = None,
+        **kwargs: Any,  # noqa: ARG002
+    ) -> AsyncIterator[Any]:
+        """Yield the structured output as far as it has come; see :meth:`transform`."""
+        read: list[Any] = []
+        last = None
+        async for last in self._parser.atransform(_anoting(input, read), config):
+            yield last
+        for whole in _joined(read):
+            found = await self.ainvoke(whole, config)
+            if found is not None and found != last:
+                yield found
+
+
+def _noting(messages: Iterator[Any], read: list[Any]) -> Iterator[Any]:
     for message in messages:
-        whole = message if whole is None else whole + message
+        read.append(message)
         yield message
-    _check_whole(whole)
 
 
-async def acheck_complete(messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    """Yield a message, or its chunks; see :func:`check_complete`."""
-    whole = None
+async def _anoting(messages: AsyncIterator[Any], read: list[Any]) -> AsyncIterator[Any]:
     async for message in messages:
-        whole = message if whole is None else whole + message
+        read.append(message)
         yield message
-    _check_whole(whole)
 
 
-def _check_whole(message: Any) -> None:
+def _joined(chunks: list[Any]) -> list[Any]:
+    """Return the message that the chunks of a stream make; empty if there are none."""
+    return [functools.reduce(operator.add, chunks)] if chunks else []
+
+
+def _check_complete(message: Any) -> None:
     if not isinstance(message, AIMessage) or message.tool_calls:
         return
     text: Any = message.invalid_tool_calls[0]["args"] if message.invalid_tool_calls else message.content
@@ -75,30 +129,25 @@ def _check_whole(message: Any) -> None:
         raise OutputParserException(f"The model's answer is not complete JSON: {excerpt(text)}.", llm_output=text)
 
 
-def check_not_empty(parts: Iterator[Any]) -> Iterator[Any]:
-    """Yield the parts of structured output. LangChain's parsers of streams pass over everything that they cannot read.
+def keep_parsing_error(parser: Runnable[Any, Any]) -> Runnable[Any, Any]:
+    """Return the step of ``include_raw=True`` after the model: it adds ``parsed`` and ``parsing_error``.
 
-    Raises:
-        OutputParserException: There is no part.
+    LangChain's own parses the parts of a stream, and passes over everything that it cannot read.
     """
-    last = None
-    for last in parts:
-        yield last
-    if last is None:
-        raise _no_output()
 
+    def parse(answer: dict[str, Any], config: RunnableConfig) -> dict[str, Any]:
+        try:
+            return {**answer, "parsed": parser.invoke(answer["raw"], config), "parsing_error": None}
+        except Exception as error:  # noqa: BLE001 - LangChain keeps every error
+            return {**answer, "parsed": None, "parsing_error": error}
 
-async def acheck_not_empty(parts: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    """Yield the parts of structured output; see :func:`check_not_empty`."""
-    last = None
-    async for last in parts:
-        yield last
-    if last is None:
-        raise _no_output()
+    async def aparse(answer: dict[str, Any], config: RunnableConfig) -> dict[str, Any]:
+        try:
+            return {**answer, "parsed": await parser.ainvoke(answer["raw"], config), "parsing_error": None}
+        except Exception as error:  # noqa: BLE001
+            return {**answer, "parsed": None, "parsing_error": error}
 
-
-def _no_output() -> OutputParserException:
-    return OutputParserException("The model's answer does not follow the schema asked for.")
+    return RunnableLambda(parse, aparse)
 
 
 @contextlib.contextmanager

@@ -82,7 +82,9 @@ class _Call:
         sources: The indices that the service gave.
         id: Its id.
         name: Its name.
-        arguments: Its arguments.
+        arguments: The pieces of its arguments, joined.
+        latest: The latest of these pieces if each one began with the piece before it, as the whole arguments so far do
+            that some hosts send in every chunk; else None.
         pending: Provider fields to send with the next fragment.
         fields: All provider fields, also those that came too late to be sent with a fragment.
         sent: Length of the arguments that were sent.
@@ -95,12 +97,24 @@ class _Call:
     id: str | None = None
     name: str = ""
     arguments: str = ""
+    latest: str | None = ""
     pending: dict[str, Any] = field(default_factory=dict)
     fields: dict[str, Any] = field(default_factory=dict)
     sent: int = 0
     sent_name: int = 0
     begun: bool = False
     double_of: _Call | None = None
+
+    @property
+    def may_be_cumulative(self) -> bool:
+        """True if each piece of the arguments may be the whole so far; they are held back until they are complete."""
+        return self.latest not in (None, self.arguments)
+
+    @property
+    def text(self) -> str:
+        """The arguments. The pieces are joined unless only the latest one can be the whole."""
+        is_whole = self.may_be_cumulative and not is_json(self.arguments)
+        return self.latest if is_whole and self.latest is not None else self.arguments
 
     @property
     def is_placeholder(self) -> bool:
@@ -110,7 +124,7 @@ class _Call:
     @property
     def is_double(self) -> bool:
         """True if this call repeats an earlier one as far as it has come; it is held back until it is complete."""
-        return self.double_of is not None and self.arguments in ("", self.double_of.arguments)
+        return self.double_of is not None and self.text in ("", self.double_of.text)
 
     @property
     def is_object(self) -> bool:
@@ -153,9 +167,10 @@ class _Call:
     def add_arguments(self, arguments: str) -> None:
         """Add a piece of the arguments. Some hosts send the whole again at the end."""
         if self.is_placeholder and arguments.strip():
-            self.arguments = arguments
-        elif not (self.is_object and arguments == self.arguments and is_json(arguments)):
+            self.arguments = self.latest = arguments
+        elif arguments and not (self.is_object and arguments == self.arguments and is_json(arguments)):
             self.arguments += arguments
+            self.latest = arguments if self.latest is not None and arguments.startswith(self.latest) else None
 
     def add_name(self, name: str, tools: frozenset[str]) -> None:
         """Add a piece of the name; some hosts repeat the name in every fragment, as a whole or as far as it came."""
@@ -242,7 +257,7 @@ class ToolCallAssembler:
         while self._current < len(self._calls):
             call = self._calls[self._current]
             is_last = self._current == len(self._calls) - 1
-            is_complete = finishing or (not is_last and not call.is_placeholder and is_json(call.arguments))
+            is_complete = finishing or (not is_last and not call.is_placeholder and is_json(call.text))
             if call.double_of is not None and not is_complete:
                 break
             if call.double_of is not None and call.is_double:
@@ -266,8 +281,9 @@ class ToolCallAssembler:
             raise _without_name({"arguments": call.arguments}, self._request_id)
         if not call.begun and not call.name:
             return None
-        is_held_back = not call.is_object or (call.is_placeholder and not is_complete)
-        text = "" if is_held_back else call.arguments[call.sent :]
+        may_change = call.is_placeholder or call.may_be_cumulative
+        is_held_back = not call.is_object or (may_change and not is_complete)
+        text = "" if is_held_back else call.text[call.sent :]
         call.sent += len(text)
         if is_complete:
             text += self._ending(call)
@@ -287,12 +303,12 @@ class ToolCallAssembler:
 
     @staticmethod
     def _ending(call: _Call) -> str:
-        text = parse_arguments(call.arguments)
+        text = parse_arguments(call.text)
         if call.is_object:
-            return "" if text is not None else spoil(call.arguments)
+            return "" if text is not None else spoil(call.text)
         if text is not None:
-            return text if call.arguments else ""
-        return call.arguments + spoil(call.arguments)
+            return text if call.text else ""
+        return call.text + spoil(call.text)
 
 
 def _is_same_call(call: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -9,9 +9,10 @@ from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_openai.chat_models.base import OpenAIRefusalError
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from langchain_nanogpt import ChatNanoGPT
+from nanogpt_core.chat.provider_fields import PROVIDER_FIELDS
 from nanogpt_core.errors import ReplyError
 from nanogpt_core.sandbox import Fault, Reply
 
@@ -276,6 +277,76 @@ async def test_beginning_of_structured_output_is_not_taken_for_the_whole(replyin
     runnable = replying(message).chat().with_structured_output(schema, method=method)
     with pytest.raises(OutputParserException, match="not complete JSON"):
         await all_of(call_, form, runnable)
+
+
+async def whole_of(call_, form, runnable):
+    """Return the output of ``include_raw=True``; a stream gives it in parts."""
+    if form == "plain":
+        return await call_(runnable, "invoke", "A joke!")
+    return {name: value for part in await all_of(call_, form, runnable) for name, value in part.items()}
+
+
+@pytest.mark.parametrize("schema", [Options, Options.model_json_schema()], ids=["class", "dict"])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("text", ['{"path": "/ho', '{"path": "/ho"', "```json\n{"])
+async def test_include_raw_tells_that_output_is_incomplete(replying, call_, form, method, schema, text):
+    message = {"tool_calls": [call(text, name="Options")]} if method == "function_calling" else {"content": text}
+    runnable = replying(message).chat().with_structured_output(schema, method=method, include_raw=True)
+    found = await whole_of(call_, form, runnable)
+    assert found["parsed"] is None
+    assert isinstance(found["parsing_error"], OutputParserException)
+    assert found["raw"].invalid_tool_calls or found["raw"].content
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_include_raw_gives_the_message_with_the_output(replying, call_, form, method):
+    text, more = JOKE.model_dump_json(), {"reasoning": "hm", "reasoning_details": [{"text": "hm", "signature": "s"}]}
+    message = {"tool_calls": [call(text, name="Joke")]} if method == "function_calling" else {"content": text}
+    runnable = replying({**message, **more}).chat().with_structured_output(Joke, method=method, include_raw=True)
+    found = await whole_of(call_, form, runnable)
+    assert (found["parsed"], found["parsing_error"]) == (JOKE, None)
+    kept = found["raw"].additional_kwargs
+    assert kept["reasoning_content"] == "hm"
+    assert kept[PROVIDER_FIELDS]["message"] == {"reasoning_details": more["reasoning_details"]}
+
+
+class Counted(BaseModel):
+    """Fields with defaults: a part of an answer fits as well."""
+
+    path: str = "/"
+    count: int = 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_last_part_that_breaks_the_schema_is_an_error(replying, call_, form, method):
+    text = '{"path": "/home", "count": "many"}'
+    message = {"tool_calls": [call(text, name="Counted")]} if method == "function_calling" else {"content": text}
+    runnable = replying(message).chat().with_structured_output(Counted, method=method)
+    with pytest.raises((OutputParserException, ValidationError), match="count"):
+        await all_of(call_, form, runnable)
+
+
+@pytest.mark.parametrize("method", ["json_schema", "json_mode"])
+async def test_text_in_place_of_a_dictionary_is_a_parser_error(replying, call_, form, method):
+    runnable = replying({"content": "No."}).chat().with_structured_output(Joke.model_json_schema(), method=method)
+    with pytest.raises(OutputParserException):
+        await all_of(call_, form, runnable)
+
+
+@pytest.mark.parametrize("form", ["streamed"])
+@pytest.mark.parametrize("method", METHODS)
+async def test_structured_output_is_streamed_in_parts(replying, call_, form, method):
+    pieces = ['{"path": "/ho', 'me", "count"', ": 3}"]
+    deltas = [{"content": piece} for piece in pieces]
+    if method == "function_calling":
+        names = [{"name": "Counted"}, {}, {}]
+        functions = [{**name, "arguments": piece} for name, piece in zip(names, pieces, strict=True)]
+        deltas = [{"tool_calls": [{"index": 0, "id": "a", "function": function}]} for function in functions]
+    sandbox = replying({}, after=[streamed(*deltas)])
+    list(sandbox.chat().stream("The first reply."))
+    parts = await all_of(call_, form, sandbox.chat().with_structured_output(Counted, method=method))
+    assert parts[-1] == Counted(path="/home", count=3)
+    assert len(parts) == len({part.model_dump_json() for part in parts}) > 1
 
 
 async def test_parser_error_of_the_sdk_is_a_reply_error(replying, call_, form):

@@ -157,6 +157,12 @@ async def test_tool_names_in_pieces_are_joined(chat):
     assert chat.calls(await chat.ask()) == [("clean", {"path": "x"})]
 
 
+@pytest.mark.parametrize("form", ["streamed"])
+async def test_arguments_sent_whole_again_in_every_chunk_are_parsed(chat):
+    chat.reply(*[fragment("clean", '{"path": "x"}'[:end], id="a") for end in (4, 9, 13)], reason="tool_calls")
+    assert chat.calls(await chat.ask()) == [("clean", {"path": "x"})]
+
+
 async def test_calls_of_two_tools_without_arguments_stay_separate(chat):
     calls = [{"index": 0, "type": "function", "function": {"name": name}} for name in ("clean", "look")]
     chat.reply({"tool_calls": calls}, reason="tool_calls")

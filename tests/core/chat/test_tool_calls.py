@@ -335,6 +335,41 @@ def test_invalid_arguments_of_a_stream_are_spoiled(text):
     assert found == text + spoil(text)
 
 
+CUMULATIVE = {
+    "pieces": ['{"pa', '{"path": "x', '{"path": "x"}'],
+    "character by character": ['{"path": "x"}'[:end] for end in range(1, 14)],
+    "the whole twice": ['{"path"', '{"path": "x"}', '{"path": "x"}'],
+    "nothing first": ["", '{"path"', "", '{"path": "x"}'],
+    "an empty object first": ["{}", '{"path"', '{"path": "x"}'],
+    "fenced": ["```json", '```json\n{"path": "x"', '```json\n{"path": "x"}\n```'],
+}
+
+
+@pytest.mark.parametrize("pieces", CUMULATIVE.values(), ids=CUMULATIVE)
+@pytest.mark.parametrize("name", ["clean", None], ids=["with the name", "without a name"])
+def test_arguments_that_are_sent_whole_again_in_every_chunk_are_parsed(pieces, name):
+    chunks = [[fragment(0, "a" if name else None, name, piece)] for piece in pieces]
+    (call,) = assemble([fragment(0, "a", "clean")], *chunks)
+    assert (call[0], call[1], parse_arguments(call[2])) == ("a", "clean", '{"path": "x"}')
+    first, second = assemble([fragment(0, "a", "clean")], *chunks, [fragment(1, "b", "look", '{"q": "y"}')])
+    assert (parse_arguments(first[2]), second) == ('{"path": "x"}', B)
+
+
+@pytest.mark.parametrize(
+    "pieces", [['{"', '{": 1}'], ['{"a": "', '{"a": "', '"}'], ["[", "[1]]"], ['{"', '{"}', ": 1}"]]
+)
+def test_pieces_that_only_begin_alike_are_joined(pieces):
+    ((_, _, found),) = assemble([fragment(0, "a", "clean")], *[[fragment(0, arguments=piece)] for piece in pieces])
+    joined = "".join(pieces)
+    assert found in (joined, joined + spoil(joined))
+
+
+@pytest.mark.parametrize("pieces", [['{"path"', '{"path": "/ho'], ['{"path": "x"}', '{"path": "x"}{"path": "y"}']])
+def test_cumulative_arguments_without_an_end_are_spoiled(pieces):
+    ((_, _, found),) = assemble([fragment(0, "a", "clean")], *[[fragment(0, arguments=piece)] for piece in pieces])
+    assert parse_arguments(found) is None
+
+
 def test_fields_of_the_provider_are_kept_in_streams():
     extra = {"google": {"thought_signature": "abc"}}
     assembler = ToolCallAssembler()
