@@ -95,6 +95,7 @@ class StreamReader:
         self._places: dict[int, int] = {}
         self._begun: set[int] = set()
         self._finished: set[int] = set()
+        self._left_out: dict[int, bool] = {}  # choices with content that were not asked for: whether they are finished
         self._envelope: dict[str, Any] = {}
         self._usage: dict[str, Any] | None = None
         self._pricing: Any = None
@@ -177,11 +178,12 @@ class StreamReader:
             self._emit()
 
     def _read_choice(self, choice: dict[str, Any]) -> None:
-        index = choice["index"] = self._place(choice["index"])
-        if index >= self._request.choices:
-            return  # not asked for; the frameworks would join it to the first one
+        choice["index"] = self._place(choice["index"])
         reason, delta = choice["finish_reason"], choice.get("delta")
         delta = choice["delta"] = delta if isinstance(delta, dict) else {}
+        if self._is_left_out(choice):
+            return
+        index = choice["index"]
         self._fields.setdefault(index, ProviderFields(streams=True)).add(delta)
         repair_message(delta, streamed=True, request_id=self._request_id)
         # The SDK joins the parts of an answer in JSON: all texts, and lists by the index of their entries.
@@ -223,6 +225,19 @@ class StreamReader:
             self._finished.add(index)
         if not says_nothing:
             self._emit_choice(choice, fragments)
+
+    def _is_left_out(self, choice: dict[str, Any]) -> bool:
+        """Return whether a choice was not asked for: the frameworks would join it to the first one."""
+        index = choice["index"]
+        if index < self._request.choices:
+            return False
+        has_content = any(value for name, value in choice["delta"].items() if name != "role")
+        if self._request.choices == 1 and not self._left_out and not has_content:
+            choice["index"] = 0  # the end of the only choice, under another index
+            return False
+        if has_content or index in self._left_out:
+            self._left_out[index] = bool(choice["finish_reason"]) or self._left_out.get(index, False)
+        return True
 
     def _place(self, index: int) -> int:
         """Return the position of a choice; some hosts count from 1, or give a number that means something else."""
@@ -266,6 +281,12 @@ class StreamReader:
         if not self._begun:
             raise DamagedReplyError(
                 "The service's stream ended without an answer.", remedy="Try again.", request_id=self._request_id
+            )
+        if self._done and self._left_out and not (all(self._left_out.values()) and self._begun <= self._finished):
+            raise ReplyError(
+                "The service changed the index of its choice in the middle of a stream, so a part of the answer is lost.",
+                remedy="Ask without streaming, or another model.",
+                request_id=self._request_id,
             )
         rest: list[tuple[int, dict[str, Any]]] = []
         for index, calls in self._calls.items():

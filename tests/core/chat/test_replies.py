@@ -277,10 +277,29 @@ def test_single_choice_is_the_first_one_whatever_its_number(index):
 
 @pytest.mark.parametrize("choices", [1, 2])
 def test_choices_that_were_not_asked_for_are_left_out(choices):
-    first, other, last = chunk({"content": "all of it"}), chunk({"content": "other"}), chunk({}, "stop")
+    first, other, last = chunk({"content": "all of it"}), chunk({"content": "other"}, "stop"), chunk({}, "stop")
     other["choices"][0]["index"] = 1
     events = streamed(first, other, last, request=ChatRequest(streams=True, choices=choices))
     assert joined(events, "content") == {1: "all of it", 2: "all of itother"}[choices]
+
+
+@pytest.mark.parametrize("indices", [[0, 1, 1], [0, 1, 0], [0, 1, 2], [5, 6, 6], [1, 0, 0]], ids=str)
+@pytest.mark.parametrize("delta", [{"content": "of it"}, {"reasoning": "hm"}], ids=["text", "reasoning"])
+def test_index_that_changes_in_the_middle_of_a_stream_is_an_error(indices, delta):
+    chunks = [chunk({"content": "all "}), chunk(delta), chunk({}, "stop")]
+    for one, index in zip(chunks, indices, strict=True):
+        one["choices"][0]["index"] = index
+    with pytest.raises(errors.ReplyError, match="changed the index of its choice"):
+        streamed(*chunks)
+
+
+def test_finish_reason_under_another_index_ends_the_only_choice():
+    last = chunk({"role": "assistant", "content": ""}, "length")
+    last["choices"][0]["index"] = 1
+    (event,) = [one for one in streamed(chunk({"content": "all of it"}), last) if one["choices"][0]["finish_reason"]]
+    assert (event["choices"][0]["index"], event["choices"][0]["finish_reason"]) == (0, "length")
+    with pytest.raises(errors.ReplyError, match="cut off"):
+        streamed(chunk({"tool_calls": [{"index": 0, "id": "a", "function": {"name": "f"}}]}), last)
 
 
 @pytest.mark.parametrize(
