@@ -59,6 +59,9 @@ class SQLiteCache(ForkSafe):
     Keep the file on a local disk: SQLite's write-ahead log needs memory that all processes share, and locks that work.
     A path on a network drive (NFS, SMB) gives a warning.
 
+    The constructor looks at the path and opens nothing: a few system calls. If a program forbids even these on an event
+    loop, as LangGraph's development server does, make the object before the loop runs, or with ``asyncio.to_thread``.
+
     Args:
         path: The file. A missing folder is created with mode 0700, the file with mode 0600.
         max_bytes: Most bytes of keys and entries to keep; the least recently used are evicted first. Entries that other

@@ -284,7 +284,7 @@ class StreamReader:
             )
         if self._done and self._left_out and not (all(self._left_out.values()) and self._begun <= self._finished):
             raise ReplyError(
-                "The service changed the index of its choice in the middle of a stream, so a part of the answer is lost.",
+                "The service changed the index of its choice in the middle of a stream: a part of the answer is lost.",
                 remedy="Ask without streaming, or another model.",
                 request_id=self._request_id,
             )

@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--requests-per-second", type=float, metavar="N", help="answer 429 over this rate (default: no limit)")
     add("--requests-per-day", type=int, metavar="N", help="answer 429 over this number in a day (default: no limit)")
     add("--reference-page", action="store_true", help="the models and errors of NanoGPT's reference page")
-    add("--report-cost", action="store_true", help="give the cost in embedding replies")
+    add("--report-cost", action="store_true", help="give the cost in replies")
     add(
         "--width-source",
         choices=("true", "listed"),

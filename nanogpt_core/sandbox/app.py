@@ -128,7 +128,8 @@ class SandboxApp:
         return _json_response(reply)
 
     async def _chat(self, body: bytes, _query: _Query) -> Response:
-        answer = await run_in_threadpool(lambda: answer_chat(_json_object(body), self.script))
+        report_cost = self.config.report_cost
+        answer = await run_in_threadpool(lambda: answer_chat(_json_object(body), self.script, report_cost=report_cost))
         if isinstance(answer, Fault):
             await self._wait(answer.delay)
             assert answer.status is not None  # noqa: S101 - checked by the script

@@ -26,6 +26,7 @@ _DEFAULT_MODELS = {"gpt-4o-mini": 128_000, "openai/gpt-4o-mini": 128_000}
 _CREATED = 1_754_000_000  # seconds since 1970
 _CONTEXT_LENGTH = 128_000  # tokens
 _MAX_OUTPUT_TOKENS = 16_384
+_USD_PER_MILLION = {"prompt": 0.15, "completion": 0.6}  # tokens, of every chat model
 _MAX_STOPS = 4
 
 _PIECES = re.compile(r"\s*\S+\s*$|\s*\S+|\s+")
@@ -41,6 +42,7 @@ class ChatAnswer:
     usage: Mapping[str, Any]
     streamed: bool
     usage_in_stream: bool
+    report_cost: bool = False
 
     def whole(self) -> bytes:
         """Return the JSON of the whole reply.
@@ -59,7 +61,8 @@ class ChatAnswer:
         if calls:
             message["tool_calls"] = calls
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reply.reason}
-        return orjson.dumps({**self._head("chat.completion"), "choices": [choice], "usage": self.usage})
+        body = {**self._head("chat.completion"), "choices": [choice], "usage": self.usage, **self._pricing()}
+        return orjson.dumps(body)
 
     def events(self) -> Iterator[bytes]:
         """Yield the server-sent events of the streamed reply."""
@@ -73,9 +76,11 @@ class ChatAnswer:
         if self.reply.error is not None:
             yield _event({**head, "choices": [_choice({}, "error")], "error": self.reply.error})
         else:
-            yield _event({**head, "choices": [_choice({}, self.reply.reason)]})
+            pricing = self._pricing()
+            at_end = {} if self.usage_in_stream else pricing
+            yield _event({**head, "choices": [_choice({}, self.reply.reason)], **at_end})
             if self.usage_in_stream:
-                yield _event({**head, "choices": [], "usage": self.usage})
+                yield _event({**head, "choices": [], "usage": self.usage, **pricing})
         yield b"data: [DONE]\n\n"
 
     def _deltas(self) -> Iterator[dict[str, Any]]:
@@ -94,13 +99,28 @@ class ChatAnswer:
         for position, call in enumerate(self.reply.tool_calls):
             yield call.id or f"call_{position}", {"name": call.name, "arguments": call.arguments_text}
 
+    def _pricing(self) -> dict[str, Any]:
+        if not self.report_cost:
+            return {}
+        counts = [self.usage.get(f"{name}_tokens") or 0 for name in _USD_PER_MILLION]
+        cost = sum(count * price for count, price in zip(counts, _USD_PER_MILLION.values(), strict=True)) / 1e6
+        charged = {"amount": cost, "currency": "USD", "cost": cost, "paymentSource": "USD"}
+        return {"x_nanogpt_pricing": {**charged, "inputTokens": counts[0], "outputTokens": counts[1]}}
+
     def _head(self, kind: str) -> dict[str, Any]:
         name = f"chatcmpl-{uuid.uuid4().hex}"
         return {"id": name, "object": kind, "created": int(time.time()), "model": self.model}
 
 
-def answer_chat(body: Mapping[str, Any], script: Script | None = None) -> ChatAnswer | Fault:
+def answer_chat(
+    body: Mapping[str, Any], script: Script | None = None, *, report_cost: bool = False
+) -> ChatAnswer | Fault:
     """Return the answer to a decoded request body: the script's if it has one, else quotes.
+
+    Args:
+        body: The request's body.
+        script: The script.
+        report_cost: Whether the answer gives its cost.
 
     Raises:
         HTTPError: The request is not accepted.
@@ -120,7 +140,7 @@ def answer_chat(body: Mapping[str, Any], script: Script | None = None) -> ChatAn
         text, reason = _truncated(answer(messages), stops, limit)
         reply = Reply(text, finish_reason=reason)
     usage = reply.usage or _usage(messages, reply)
-    return ChatAnswer(model=model, reply=reply, usage=usage, streamed=streamed, usage_in_stream=with_usage)
+    return ChatAnswer(model, reply, usage, streamed=streamed, usage_in_stream=with_usage, report_cost=report_cost)
 
 
 def _usage(messages: Sequence[Message], reply: Reply) -> dict[str, Any]:
@@ -151,7 +171,7 @@ def _details(context_length: int) -> dict[str, Any]:
         "context_length": context_length,
         "max_output_tokens": min(context_length, _MAX_OUTPUT_TOKENS),
         "capabilities": {"vision": False, "reasoning": False, "tool_calling": True, "structured_output": True},
-        "pricing": {"prompt": 0.0, "completion": 0.0, "currency": "USD", "unit": "per_million_tokens"},
+        "pricing": {**_USD_PER_MILLION, "currency": "USD", "unit": "per_million_tokens"},
     }
 
 

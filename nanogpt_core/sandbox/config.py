@@ -56,7 +56,7 @@ class SandboxConfig:
         requests_per_day: Requests over this number in a day (UTC) get 429 until midnight; None: no limit.
         reference_page: Behave as NanoGPT's reference page says: its sixteen models, with its dimensions, and 400 for an
             unknown model. By default the sandbox follows the newer documentation.
-        report_cost: Give the cost in embedding replies, as ``x_nanogpt_pricing``.
+        report_cost: Give the cost in embedding and chat replies, as ``x_nanogpt_pricing``.
         refuse_base64: Answer 400 to ``encoding_format="base64"``, as some hosts do.
         ignore_base64: Answer floats whatever ``encoding_format`` says, as some hosts do.
         shuffle: Return embeddings out of order, with the right ``index``.

@@ -13,7 +13,8 @@ import urllib.request
 
 from nanogpt_core import MODELS, Embedder, errors, list_models
 from nanogpt_core.errors import ConfigurationError
-from nanogpt_core.sandbox import SERVICE_ERRORS, Sandbox
+from nanogpt_core.http.library import httpx
+from nanogpt_core.sandbox import SERVICE_ERRORS, Reply, Sandbox
 from nanogpt_core.sandbox.rate_limit import DailyLimit
 
 
@@ -103,6 +104,40 @@ def test_costs_are_reported_on_request(model):
             assert first.usage.cost_usd > 0
         else:
             assert (first.usage.cost_usd, second.usage.cost_usd) == (0.0, None)
+
+
+@pytest.mark.parametrize("form", ["plain", "stream", "stream without usage"])
+def test_costs_of_chat_are_reported_on_request(form):
+    options = {"model": "any", "messages": [{"role": "user", "content": "one two three"}]}
+    if form != "plain":
+        options |= {"stream": True, "stream_options": {"include_usage": form == "stream"}}
+    with Sandbox(report_cost=True, script=[Reply("four five", reasoning="six")]) as sandbox:
+        listed = httpx.get(f"{sandbox.base_url}/models?detailed=true", headers={"x-api-key": sandbox.api_key}).json()[
+            "data"
+        ]
+        body = httpx.post(
+            f"{sandbox.base_url}/chat/completions", headers={"x-api-key": sandbox.api_key}, json=options
+        ).text
+    lines = [body] if form == "plain" else [line.removeprefix("data: ") for line in body.splitlines()]
+    replies = [json.loads(line) for line in lines if line.startswith("{")]
+    (pricing,) = [reply["x_nanogpt_pricing"] for reply in replies if "x_nanogpt_pricing" in reply]
+    prices = next(one["pricing"] for one in listed if one["id"] == "sandbox-quote")
+    cost = (pricing["inputTokens"] * prices["prompt"] + pricing["outputTokens"] * prices["completion"]) / 1e6
+    assert pricing["cost"] == pytest.approx(cost)
+    assert pricing["cost"] > 0
+    usages = [reply["usage"] for reply in replies if reply.get("usage")]
+    assert [(one["prompt_tokens"], one["completion_tokens"]) for one in usages] == (
+        [] if form == "stream without usage" else [(pricing["inputTokens"], pricing["outputTokens"])]
+    )
+
+
+def test_costs_of_chat_are_not_reported_by_default():
+    with Sandbox() as sandbox:
+        options = {"model": "any", "messages": [{"role": "user", "content": "one"}]}
+        body = httpx.post(
+            f"{sandbox.base_url}/chat/completions", headers={"x-api-key": sandbox.api_key}, json=options
+        ).json()
+    assert "x_nanogpt_pricing" not in body
 
 
 def test_requests_of_a_day_are_limited():

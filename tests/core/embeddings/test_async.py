@@ -58,6 +58,15 @@ def test_async_calls_with_a_cache_file_do_not_block_the_event_loop(make, tmp_pat
         asyncio.run(call(make(dimensions=8, cache=tmp_path / "vectors.sqlite", on_overflow="split")))
 
 
+@pytest.mark.usefixtures("no_blocking")
+def test_object_with_a_cache_file_made_in_a_thread_does_not_block_the_event_loop(make, tmp_path):
+    async def run():
+        embedder = await asyncio.to_thread(make, dimensions=8, cache=tmp_path / "vectors.sqlite")
+        return await embedder.aembed(["one"])
+
+    assert asyncio.run(run()).shape == (1, 8)
+
+
 def test_first_async_call_of_a_process_does_not_block_the_event_loop(options):
     # In a process of its own: the SDK and numpy are imported for the first time.
     code = """
