@@ -42,7 +42,10 @@ _FLOAT_BYTES = 4
 class EmbeddingCache(Protocol):
     """The interface of an embedding cache. Its methods are called from several threads at once.
 
-    If a method raises, the call warns and continues without the cache.
+    If a method raises, the call warns and continues without the cache. So it does if the call has a ``deadline`` and a
+    method takes longer than a quarter of the time until then; the method goes on in a thread of its own. A cache that
+    keeps its waits within :func:`nanogpt_core._runtime.clock.seconds_left` by itself says so with an attribute
+    ``keeps_deadline = True``.
     """
 
     def get_many(self, keys: Sequence[bytes]) -> Mapping[bytes, bytes]:
@@ -149,6 +152,8 @@ class MemoryCache(ForkSafe):
     Raises:
         ConfigurationError: ``max_bytes`` is below 1.
     """
+
+    keeps_deadline = True
 
     def __init__(self, max_bytes: int | None = None) -> None:
         if max_bytes is not None and max_bytes < 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -67,6 +68,8 @@ class CacheLookup:
             self._dimensions_stored = True
             yield [], np.empty((0, dimensions), dtype=np.float32)
         for start in range(0, len(texts), _TEXTS_PER_LOOKUP):
+            if self._deadline is not None and self._deadline.remaining() <= 0:
+                return  # the call ends with its deadline; a cache of many slow lookups must not delay it
             keys = self._namespace.keys(texts[start : start + _TEXTS_PER_LOOKUP])
             entries = self._get(keys)
             rows = [row for row, key in enumerate(keys, start) if key in entries]
@@ -92,8 +95,11 @@ class CacheLookup:
         if self._failed:
             return False
         try:
-            with clock.deadline_scope(self._wait_deadline()):
-                work()
+            if self._deadline is None or getattr(self._cache, "keeps_deadline", False):
+                with clock.deadline_scope(self._wait_deadline()):
+                    work()
+            else:
+                _run_within(_WAIT_SHARE * self._deadline.remaining(), work)
         except Exception as error:  # noqa: BLE001 - a user's own cache may raise anything
             self._failed = True
             warnings.warn(
@@ -110,6 +116,35 @@ class CacheLookup:
         if self._deadline is None:
             return None
         return Deadline.after(_WAIT_SHARE * self._deadline.remaining())
+
+
+def _run_within(seconds: float, work: Callable[[], None]) -> None:
+    """Call ``work``, of a cache that knows no deadline, in a thread of its own that is left behind if it takes longer.
+
+    Raises:
+        TimeoutError: It does.
+        Exception: An error of ``work``.
+    """
+    failures: list[Exception] = []
+
+    def run() -> None:
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001 - raised in the caller's thread
+            failures.append(error)
+
+    # A daemon: a cache that never answers must not delay the exit.
+    thread = threading.Thread(target=run, name="nanogpt-cache", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # no more threads, for example because of a limit on processes
+        work()
+        return
+    thread.join(max(0.0, seconds))
+    if thread.is_alive():
+        raise TimeoutError(f"no answer within {seconds:.3g} seconds, a quarter of the time until the deadline")
+    if failures:
+        raise failures[0]
 
 
 def _valid_vectors(

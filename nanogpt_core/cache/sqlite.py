@@ -72,6 +72,7 @@ class SQLiteCache(ForkSafe):
         InvalidTypeError: An argument of the wrong type.
     """
 
+    keeps_deadline = True
     _connection: sqlite3.Connection | None = None
 
     def __init__(self, path: str | os.PathLike[str], max_bytes: int | None = None) -> None:

@@ -28,6 +28,7 @@ from nanogpt_core.errors import (
     DamagedReplyError,
     NanoGPTError,
     RateLimitError,
+    RequestTimeoutError,
     RequestTooLargeError,
 )
 from nanogpt_core.http.client import HttpClient
@@ -116,6 +117,32 @@ def test_illegal_header_is_refused_at_once(embed, serve, faults, header):
     with pytest.raises((ConnectionFailedError, DamagedReplyError)):
         embed(server.embedder(timeout=60), ["a"])
     assert time.monotonic() - began < 30
+    assert len(server.requests) == 1
+
+
+def with_length(reply, *values):
+    """Return the reply with another Content-Length, of several values; ``n`` is the right one."""
+    head, _, body = reply.partition(b"\r\n\r\n")
+    lines = [line for line in head.split(b"\r\n") if not line.lower().startswith(b"content-length")]
+    lines += [b"Content-Length: " + value.replace(b"n", b"%d" % len(body)) for value in values]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+@pytest.mark.parametrize("values", [[b"n, n"], [b"n,n,n"], [b"n", b"n"]], ids=str)
+def test_length_that_is_repeated_counts_once(way, serve, faults, values):
+    # As RFC 9112, section 6.3, has it.
+    server = serve(lambda seen: with_length(faults.good(seen), *values))
+    assert calls(way, server.embedder(timeout=60), "ab") == [faults.vector_of(text).tolist() for text in "ab"]
+    assert (server.connections, len(server.requests)) == (1, 2)
+
+
+@pytest.mark.parametrize("values", [[b"n, 5"], [b"5, n"], [b"n", b"5"], [b"n, "], [b"-n"], [b"n n"]], ids=str)
+def test_length_of_different_values_is_refused_at_once(embed, serve, faults, values):
+    # Waiting for more bytes would end at the timeout, and the attempt would be made again.
+    server = serve(lambda seen: with_length(faults.good(seen), *values))
+    with pytest.raises((ConnectionFailedError, DamagedReplyError)) as caught:
+        embed(server.embedder(timeout=60, max_retries=0), ["a"])
+    assert not isinstance(caught.value, RequestTimeoutError)
     assert len(server.requests) == 1
 
 
