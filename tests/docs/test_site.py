@@ -3,8 +3,6 @@
 import importlib
 import re
 import shutil
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,31 +15,6 @@ pytestmark = pytest.mark.xdist_group("site")
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-
-
-def build(config, target):
-    command = [
-        sys.executable,
-        "-m",
-        "mkdocs",
-        "build",
-        "--strict",
-        "--config-file",
-        str(config),
-        "--site-dir",
-        str(target),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    return done.returncode, done.stdout + done.stderr
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """The folder of the built site."""
-    folder = tmp_path_factory.mktemp("site")
-    status, output = build(ROOT / "mkdocs.yml", folder)
-    assert status == 0, output
-    return folder
 
 
 class Resources(HTMLParser):
@@ -83,7 +56,7 @@ def test_roles_of_docstrings_are_links(site):
 
 
 @pytest.fixture
-def project(tmp_path):
+def project(tmp_path, build_site):
     """Return a function that builds a site of one page, with the settings of ours."""
     shutil.copytree(ROOT / ".ci", tmp_path / ".ci", ignore=shutil.ignore_patterns("__pycache__"))
     lines = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
@@ -98,7 +71,7 @@ def project(tmp_path):
         config = f"site_name: x\nhooks: [.ci/site_hooks.py]\nplugins: []\nnav: [{nav}]\n{validation}"
         (tmp_path / "mkdocs.yml").write_text(config, encoding="utf-8")
         (tmp_path / "docs" / "index.md").write_text(f"# Title\n\n{text}\n", encoding="utf-8")
-        return *build(tmp_path / "mkdocs.yml", tmp_path / "site"), tmp_path / "site"
+        return *build_site(tmp_path / "mkdocs.yml", tmp_path / "site"), tmp_path / "site"
 
     return run
 
