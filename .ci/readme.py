@@ -69,6 +69,53 @@ def service_errors_table() -> str:
     return "\n".join(rows)
 
 
+def fault_totals() -> str:
+    """Return the outcomes of all faults of embeddings and of chat as one Markdown table, from benchmarks/FAULTS.md."""
+    report = (ROOT / "benchmarks" / "FAULTS.md").read_text(encoding="utf-8").split("## How to read it")[0]
+    parts = {title.lower(): report.split(f"### {title}\n")[1].split("\n###")[0] for title in ("Embeddings", "Chat")}
+    clients = {
+        "embeddings": ("core", "LangChain", "LlamaIndex", "OpenAI SDK", "langchain-openai", "LlamaIndex OpenAI"),
+        "chat": ("LangChain", "LlamaIndex", "langchain-openai", "LlamaIndex OpenAI"),
+    }
+    ours = {"core": "`Embedder`", "LangChain": "`langchain_nanogpt`", "LlamaIndex": "`llama_index_nanogpt`"}
+    rows = ["| | client | right | typed error | raw error | silently wrong | hang |", "|---|---|--:|--:|--:|--:|--:|"]
+    for kind, part in parts.items():
+        table = [line.split("|")[1:-1] for line in part.splitlines() if line.startswith("|")]
+        head, _, *body = [[cell.strip() for cell in line] for line in table]
+        values = {row[0]: dict(zip(head[1:], row[1:], strict=True)) for row in body}
+        for client in clients[kind]:
+            outcomes = ("right", "typed error", "raw error", "silently wrong", "hang")
+            figures = " | ".join(values[outcome][client] for outcome in outcomes)
+            rows.append(f"| {kind} | {ours.get(client, client)} | {figures} |")
+    return "\n".join(rows)
+
+
+def speed_table() -> str:
+    """Return the throughput of a few clients as a Markdown table, from benchmarks/RESULTS.md."""
+    report = (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")
+    without, with_latency = (
+        dict(
+            re.findall(
+                r"^\| (.+?) \| \w+ \| ([\d,]+) \|",
+                report.split(f"## 20,000 texts, {title}\n")[1].split("\n## ")[0],
+                re.MULTILINE,
+            )
+        )
+        for title in ("no latency", "100 ms latency a request")
+    )
+    clients = {
+        "Embedder.embed": "`Embedder.embed` (array)",
+        "NanoGPTEmbeddings.embed_documents": "`NanoGPTEmbeddings` (lists)",
+        "NanoGPTEmbedding.get_text_embedding_batch": "`NanoGPTEmbedding` (lists)",
+        "langchain-openai": "`OpenAIEmbeddings` (lists)",
+        "LlamaIndex OpenAIEmbedding": "`OpenAIEmbedding` (lists)",
+    }
+    rows = ["| client, at its defaults | texts/s, 100 ms latency | texts/s, no latency |", "|---|--:|--:|"]
+    return "\n".join(
+        [*rows, *(f"| {shown} | {with_latency[name]} | {without[name]} |" for name, shown in clients.items())]
+    )
+
+
 def modules_table() -> str:
     """Return all modules of the three packages as a Markdown table, with the first lines of their docstrings."""
     rows = ["| module | content |", "|---|---|"]
@@ -94,6 +141,7 @@ PARTS = {
     "docs/reference/options.md": {"options": options_table},
     "docs/reference/models.md": {"models": models_table, "sources": sources_table},
     "docs/sandbox.md": {"sandbox": sandbox_table, "service errors": service_errors_table},
+    "docs/benchmarks.md": {"faults": fault_totals, "speed": speed_table},
     "docs/architecture.md": {"modules": modules_table},
     "docs/adr/README.md": {"index": adr_index},
 }

@@ -1,7 +1,7 @@
-"""An extension of Griffe: the docstrings' Sphinx roles become Markdown, as mkdocstrings renders it.
+"""Extensions of Griffe, which reads the docstrings and signatures for the reference.
 
-```:class:`nanogpt_core.Embedder` ``` becomes a cross-reference if the reference has the object, and code if not. A
-paragraph that ends with ``::`` ends with a colon, since the indented lines after it are a code block in Markdown too.
+The Sphinx roles of docstrings become Markdown: a cross-reference if the reference has the object, and code if not. A
+paragraph that ends with two colons ends with one, since the indented lines after it are a code block in Markdown too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _ROLE = re.compile(r":\w+:`~?([\w.]+)`")
 
 
 class SphinxRoles(griffe.Extension):
-    """Rewrites each docstring once, when its object is loaded."""
+    """Rewrites each docstring when its object is loaded."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         """Rewrite the docstring of an object."""
@@ -31,3 +31,13 @@ def _reference(name: str, obj: griffe.Object) -> str:
         name = f"{owner.path}.{name}"
     # Without a page for it, the text is code: "optional" references do not warn.
     return f'<autoref identifier="{name}" optional><code>{shown}</code></autoref>'
+
+
+class EmbedderSignature(griffe.Extension):
+    """Gives ``Embedder`` the signature that ``help`` shows: all options with their types and defaults."""
+
+    def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
+        """Take the parameters of the dataclass that holds the options."""
+        if pkg.path == "nanogpt_core":
+            config = pkg["embeddings.config.EmbedderConfig.__init__"]
+            pkg["embeddings.embedder.Embedder.__init__"].parameters = config.parameters

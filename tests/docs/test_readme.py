@@ -25,12 +25,20 @@ def generator():
     return module
 
 
-@pytest.mark.parametrize(
-    "page", ["docs/reference/options.md", "docs/reference/models.md", "docs/architecture.md", "docs/adr/README.md"]
+GENERATED = sorted(
+    page.relative_to(ROOT).as_posix()
+    for page in (ROOT / "docs").rglob("*.md")
+    if re.search(r"<!-- [\w ]+: begin -->", page.read_text(encoding="utf-8"))
 )
+
+
+@pytest.mark.parametrize("page", GENERATED)
 def test_generated_tables_are_current(generator, page):
-    assert page in generator.PARTS
     assert generator.update(page) == (ROOT / page).read_text(encoding="utf-8"), "run `make readme`"
+
+
+def test_each_generated_page_is_checked(generator):
+    assert sorted(generator.PARTS) == GENERATED
 
 
 def test_table_of_options_has_each_option_with_its_default(generator):
@@ -108,3 +116,22 @@ def test_links_and_named_test_files_exist(page):
     missing = [link for link in links if link and not (page.parent / link).exists()]
     missing += [name for name in named if not (ROOT / name).exists()]
     assert missing == []
+
+
+def test_speed_figures_of_the_page_equal_the_measured_figures():
+    results = (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")
+    page = " ".join((ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8").split())
+
+    def texts_per_second(client, title):
+        part = results.split(f"## 20,000 texts, {title}\n")[1].split("\n## ")[0]
+        return int(re.search(rf"^\| {re.escape(client)} \| \w+ \| ([\d,]+) \|", part, re.MULTILINE)[1].replace(",", ""))
+
+    latency = "100 ms latency a request"
+    ours = texts_per_second("NanoGPTEmbeddings.embed_documents", latency)
+    assert f"{ours / texts_per_second('langchain-openai', latency):.0f} times as many texts" in page
+    ours = texts_per_second("NanoGPTEmbedding.get_text_embedding_batch", latency)
+    assert f"{ours / texts_per_second('LlamaIndex OpenAIEmbedding', latency):.0f} times as many as LlamaIndex" in page
+    target = re.search(r"share of a granted rate that is used, sync \| ([\d.]+)", results)[1]
+    assert f"{float(target):.0%}".replace("%", " %") + " of a granted rate" in page
+    memory = re.search(r"at most (\d+) after a batch", results)[1]
+    assert f"{memory} MiB of memory" in page

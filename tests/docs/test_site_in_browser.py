@@ -1,0 +1,109 @@
+"""Documentation site in a real browser: nothing from other hosts, no overflow, and a search that finds the answers."""
+
+import os
+import shutil
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra dev)")
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.xdist_group("site"),  # one build of the site
+    pytest.mark.skipif(
+        not CHROMIUM, reason="Chromium is not installed; on Debian and Ubuntu: apt-get install chromium"
+    ),
+]
+QUIET = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-gpu"]
+GUARD = 60_000  # milliseconds
+PAGES = ("index", "guides/errors", "reference/models", "reference/embedder")
+# Words that a newcomer types, and the pages with the answer.
+QUESTIONS = {
+    "cap spending": "guides/cache_and_budget",
+    "ingest stopped": "guides/ingest",
+    "resume after kill": "guides/ingest",
+    "proxy certificate": "guides/network",
+    "test without key": "sandbox guides/testing",
+    "model for German": "guides/models",
+    "several processes one key": "guides/rate_limits",
+    "256 dimensions": "guides/models",
+    "stream answer citations": "guides/answers",
+    "text too long": "guides/long_texts",
+    "429": "guides/errors",
+}
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def address(site):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(site)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    root = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []  # Chromium requires it for root
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=[*QUIET, *root])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_window(browser, address):
+    """Return a function that opens a window; at the end, every request must have gone to the site and succeeded."""
+    foreign, failed, contexts = [], [], []
+
+    def check(request):
+        if not request.url.startswith((address, "data:", "blob:")):
+            foreign.append(request.url)
+
+    def open_window(width=1280, scheme="light"):
+        contexts.append(browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(GUARD)
+        page.on("request", check)
+        page.on("response", lambda response: response.status < 400 or failed.append(response.url))
+        page.on("pageerror", lambda error: failed.append(str(error)))
+        return page
+
+    yield open_window
+    for context in contexts:
+        context.close()
+    assert (foreign, failed) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("width", "scheme", "is_bright"), [(1280, "light", True), (400, "dark", False)], ids=["wide, light", "narrow, dark"]
+)
+def test_pages_fit_into_the_window_in_the_scheme_of_the_system(open_window, address, width, scheme, is_bright):
+    window = open_window(width, scheme)
+    for name in PAGES:
+        window.goto(f"{address}/{name}.html")
+        assert window.evaluate("document.documentElement.scrollWidth") <= width, name
+        colour = window.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (colour == "rgb(255, 255, 255)") == is_bright
+
+
+def test_search_finds_the_page_with_the_answer(open_window, address):
+    window, missed = open_window(), {}
+    for words, expected in QUESTIONS.items():
+        window.goto(f"{address}/index.html?q={words.replace(' ', '+')}")
+        results = window.locator(".md-search-result__item > a")
+        results.first.wait_for()
+        links = results.evaluate_all("links => links.map(link => link.pathname)")[:5]
+        if not set(links) & {f"/{name}.html" for name in expected.split()}:
+            missed[words] = links
+    assert missed == {}
