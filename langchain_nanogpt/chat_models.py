@@ -6,7 +6,7 @@ import math
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from langchain_core.language_models import LangSmithParams
+from langchain_core.language_models import LangSmithParams, ModelProfile
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.utils import count_tokens_approximately
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, Valid
 
 from langchain_nanogpt.errors import map_to_langchain_errors
 from langchain_nanogpt.messages import PROVIDER, add_fields, cost_of, get_field, send_back, whole_numbers
+from langchain_nanogpt.profiles import as_profile
 from langchain_nanogpt.structured import (
     CheckedParser,
     as_json_schema,
@@ -34,6 +35,8 @@ from nanogpt_core.chat.options import EXAMPLE, check_known, check_tool_choice, r
 from nanogpt_core.chat.provider_fields import PROVIDER_FIELDS
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.http.endpoint import CHAT_TIMEOUT, Endpoint, hide_keys
+from nanogpt_core.models.chat_catalog import get_chat_model
+from nanogpt_core.models.listing import fetch_chat_model
 from nanogpt_core.validation import check_model_name, check_number
 
 if TYPE_CHECKING:
@@ -72,6 +75,10 @@ class ChatNanoGPT(ChangeableOptions, BaseChatOpenAI):
             :class:`~nanogpt_core.Embedder`.
         limits: Limits that several processes share, such as :class:`nanogpt_core.RedisLimits`, in place of
             ``requests_per_second``. Their budget counts embeddings only. Dumps leave them out.
+        profile: LangChain's profile of the model: its context window, for middleware such as
+            ``SummarizationMiddleware(trigger=("fraction", 0.8))``, its longest answer and its abilities. Default: the
+            packaged catalog's. ``"live"`` asks the service's list of models for it, now; in an event loop, make the
+            object in a thread.
         reasoning: NanoGPT's options of reasoning, such as ``{"exclude": True}``.
         send_reasoning: Send the reasoning of earlier turns back, under the name it came in, and provider fields such as
             ``reasoning_details`` and thought signatures. Default: True; some thinking models require it after tool
@@ -85,7 +92,7 @@ class ChatNanoGPT(ChangeableOptions, BaseChatOpenAI):
             ``logit_bias``, ``logprobs``, ``top_logprobs``, ``reasoning_effort``, ``verbosity``, ``service_tier``,
             ``store``, ``prompt_cache_options``, ``streaming``, ``stream_usage``; ``model_kwargs`` for all other options
             of the SDK, and ``extra_body`` for those that only the service knows. For LangChain: ``name``, ``cache``,
-            ``callbacks``, ``tags``, ``metadata``, ``verbose``, ``rate_limiter``, ``profile``, ``output_version``,
+            ``callbacks``, ``tags``, ``metadata``, ``verbose``, ``rate_limiter``, ``output_version``,
             ``custom_get_token_ids``, ``tiktoken_model_name``, ``disable_streaming``, ``disabled_params``,
             ``include_response_headers``, ``stream_chunk_timeout``. Other names of options above: ``model_name``,
             ``openai_api_key``, ``openai_api_base``, ``request_timeout``.
@@ -118,6 +125,7 @@ class ChatNanoGPT(ChangeableOptions, BaseChatOpenAI):
     allow_insecure_http: bool = False
 
     _session: ChatSession = PrivateAttr()
+    _has_own_profile: bool = PrivateAttr()
 
     def __init__(self, model: str | None = None, **options: Unpack[ChatOptions]) -> None:
         # Tools that print the variables of a traceback's frames must not see the key.
@@ -126,11 +134,15 @@ class ChatNanoGPT(ChangeableOptions, BaseChatOpenAI):
             given["model"] = model
         self._check_options(given)
         session, settings = _connected(given)
+        if given.get("profile") == "live":
+            name = settings.get("model") or settings.get("model_name") or type(self).model_fields["model_name"].default
+            settings["profile"] = as_profile(fetch_chat_model(session.endpoint, name, given.get("http_client")))
         try:
             super().__init__(**settings)
         except ValidationError as error:
             raise refused(error) from None
         self._session = session
+        self._has_own_profile = given.get("profile") is not None
 
     @classmethod
     def _check_options(cls, options: dict[str, Any]) -> None:
@@ -209,6 +221,17 @@ class ChatNanoGPT(ChangeableOptions, BaseChatOpenAI):
         endpoint = self._session.endpoint
         self._renew_clients()
         self.__dict__.update(openai_api_key=_secret(endpoint), default_headers=endpoint.headers or None)
+
+    def _resolve_model_profile(self) -> ModelProfile | None:
+        info = get_chat_model(self.model_name)
+        profile: ModelProfile | None = super()._resolve_model_profile()
+        return profile if info is None else {**(profile or {}), **as_profile(info)}
+
+    def _follow(self, changes: Mapping[str, Any]) -> None:
+        if "profile" in changes:
+            self._has_own_profile = changes["profile"] is not None
+        if not self._has_own_profile and not changes.keys().isdisjoint(("model_name", "profile")):
+            self.__dict__["profile"] = self._resolve_model_profile()
 
     @property
     def _llm_type(self) -> str:

@@ -76,7 +76,7 @@ class ChatOptions(TypedDict, total=False):
     metadata: dict[str, Any] | None
     verbose: bool
     rate_limiter: BaseRateLimiter | None
-    profile: ModelProfile | None
+    profile: ModelProfile | Literal["live"] | None
     output_version: str | None
     custom_get_token_ids: Callable[[str], list[int]] | None
     tiktoken_model_name: str | None

@@ -12,6 +12,7 @@ import openai
 from llama_index.core.base.llms.types import (
     ChatMessage,
     ChatResponse,
+    LLMMetadata,
 )
 from llama_index.core.bridge.pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 from llama_index.core.chat_engine.types import AgentChatResponse
@@ -57,7 +58,8 @@ from nanogpt_core.chat.options import (
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError, NanoGPTError
 from nanogpt_core.http.endpoint import CHAT_TIMEOUT, ApiKey, Endpoint, hide_key, hide_keys
 from nanogpt_core.http.limits import SharedLimits
-from nanogpt_core.models.listing import fetch_context_window
+from nanogpt_core.models.chat_catalog import ChatModelInfo, get_chat_model
+from nanogpt_core.models.listing import fetch_chat_model
 from nanogpt_core.validation import check_model_name, check_number
 
 if TYPE_CHECKING:
@@ -68,6 +70,7 @@ if TYPE_CHECKING:
 __all__ = ["NanoGPT"]
 
 _CONTEXT_WINDOW = 128_000
+_SHARE_OF_WINDOW_FOR_ANSWER = 4  # a quarter at most: some models' answers may fill the whole window
 _DEFAULT_RETRIES = 3
 # Where what the SDK does not know goes, and what it knows and LlamaIndex does not.
 _BESIDE = "additional_kwargs={'extra_body': {}}, and in a call into extra_body={}"
@@ -105,8 +108,9 @@ class NanoGPT(ChangeableOptions, OpenAILike):  # type: ignore[misc] # the packag
             :class:`~nanogpt_core.Embedder`.
         limits: Limits that several processes share, such as :class:`nanogpt_core.RedisLimits`, in place of
             ``requests_per_second``. Their budget counts embeddings only. Dumps leave them out.
-        context_window: Tokens that the model takes in all. Default: 128,000. ``"live"`` asks the service's list of
-            models for it, now, and keeps the number.
+        context_window: Tokens that the model takes in all. Default: the packaged catalog's number for the model, or
+            128,000 for an unknown one. ``"live"`` asks the service's list of models for it, now, and keeps the number.
+            The longest answer comes from the same place, unless ``max_tokens`` is set.
         send_reasoning: Send the reasoning of earlier turns back, under the name it came in, and provider fields such as
             ``reasoning_details`` and thought signatures. Default: True; some thinking models require it after tool
             calls.
@@ -145,6 +149,8 @@ class NanoGPT(ChangeableOptions, OpenAILike):  # type: ignore[misc] # the packag
     allow_insecure_http: bool = Field(default=False, description="Whether plain HTTP to another machine is allowed.")
 
     _session: ChatSession = PrivateAttr()
+    _info: ChatModelInfo | None = PrivateAttr()
+    _has_own_window: bool = PrivateAttr()
     _client: openai.OpenAI | None = PrivateAttr(default=None)
     _aclient: openai.AsyncOpenAI | None = PrivateAttr(default=None)
 
@@ -161,7 +167,7 @@ class NanoGPT(ChangeableOptions, OpenAILike):  # type: ignore[misc] # the packag
         limits: SharedLimits | None = None,
         default_headers: dict[str, str] | None = None,
         allow_insecure_http: bool = False,
-        context_window: int | Literal["live"] = _CONTEXT_WINDOW,
+        context_window: int | Literal["live"] | None = None,
         **options: Unpack[LLMOptions],
     ) -> None:
         # Tools that print the variables of a traceback's frames must not see the key.
@@ -169,7 +175,9 @@ class NanoGPT(ChangeableOptions, OpenAILike):  # type: ignore[misc] # the packag
         others = options = hide_keys(options)  # type: ignore[assignment]
         if api_base is not None and base_url is not None and api_base != base_url:
             raise ConfigurationError("api_base and base_url differ.", remedy="They mean the same; pass one.")
-        given = {**others, "model": model, **({} if context_window == "live" else {"context_window": context_window})}
+        given = {**others, "model": model}
+        if context_window not in (None, "live"):
+            given["context_window"] = context_window
         self._check_options(given)
         model = given["model"]
         more = others.get("additional_kwargs")
@@ -182,12 +190,16 @@ class NanoGPT(ChangeableOptions, OpenAILike):  # type: ignore[misc] # the packag
             allow_insecure_http=allow_insecure_http,
         )
         session = ChatSession(endpoint, max_retries=max_retries, requests_per_second=requests_per_second, limits=limits)
+        if context_window == "live":
+            info: ChatModelInfo | None = fetch_chat_model(endpoint, model, others.get("http_client"))
+        else:
+            info = get_chat_model(model)
         # Token counts at the end of a stream come only when asked for.
         more = {"stream_options": {"include_usage": True}, **(others.pop("additional_kwargs", None) or {})}
         settings: dict[str, Any] = {
             "is_chat_model": True,
             "is_function_calling_model": True,
-            "context_window": fetch_context_window(endpoint, model) if context_window == "live" else context_window,
+            "context_window": given.get("context_window", _window_of(info)),
             **({"temperature": 1.0} if model in O1_MODELS else {}),
             **others,
             "additional_kwargs": more,
@@ -207,6 +219,7 @@ class NanoGPT(ChangeableOptions, OpenAILike):  # type: ignore[misc] # the packag
         self.model = model
         self.api_version = None  # the base class takes it from OPENAI_API_VERSION
         self._session = session
+        self._info, self._has_own_window = info, context_window is not None
 
     @classmethod
     def _check_options(cls, options: dict[str, Any]) -> None:
@@ -243,6 +256,24 @@ class NanoGPT(ChangeableOptions, OpenAILike):  # type: ignore[misc] # the packag
         for name, client in clients.items():
             setattr(twin, name, client)
         return twin
+
+    def _follow(self, changes: Mapping[str, Any]) -> None:
+        if "context_window" in changes:
+            self._has_own_window = True
+        if "model" in changes:
+            self._info = get_chat_model(self.model)
+            if not self._has_own_window:
+                self.__dict__["context_window"] = _window_of(self._info)
+
+    @property
+    def metadata(self) -> LLMMetadata:
+        """The context window, the longest answer and the abilities of the model, for LlamaIndex."""
+        metadata: LLMMetadata = super().metadata
+        longest = self._info.max_output_tokens if self._info else None
+        if self.max_tokens is None and longest is not None:
+            # LlamaIndex keeps this many tokens of the context window free of passages.
+            metadata.num_output = min(longest, self.context_window // _SHARE_OF_WINDOW_FOR_ANSWER)
+        return metadata
 
     # The base class wraps these in a second retry layer, which would multiply ours and does not cover streams.
 
@@ -430,6 +461,11 @@ class NanoGPT(ChangeableOptions, OpenAILike):  # type: ignore[misc] # the packag
         state["__dict__"] = {**state["__dict__"], "default_headers": None}
         return state
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # calls the constructor, with the fields only
+        private = state.get("__pydantic_private__") or {}
+        self._info, self._has_own_window = private["_info"], private["_has_own_window"]
+
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> NanoGPT:
         memo = {} if memo is None else memo
         memo.update({id(one): one for one in (self._http_client, self._async_http_client, self.limits)})
@@ -476,3 +512,8 @@ def _refused(error: ValidationError) -> NanoGPTError:
             names = [*NanoGPT._option_names(), "http_client", "async_http_client"]
             return unknown_option(name, names, beside=_BESIDE)
     return refused(error)
+
+
+def _window_of(info: ChatModelInfo | None) -> int:
+    window = info.context_window if info else None
+    return _CONTEXT_WINDOW if window is None else window

@@ -75,6 +75,9 @@ class ChangeableOptions(Closeable, BaseModel):
     def _connect_again(self, changes: Mapping[str, Any]) -> None:
         """Make a new connection from the fields, of which ``changes`` have changed."""
 
+    def _follow(self, changes: Mapping[str, Any]) -> None:
+        """Set fields that depend on others, of which ``changes`` have changed."""
+
     @classmethod
     def _checked(cls, changes: Mapping[str, Any]) -> dict[str, Any]:
         names = cls._names()
@@ -96,7 +99,10 @@ class ChangeableOptions(Closeable, BaseModel):
                     f"{name} cannot be changed any more.", remedy=f"Use .model_copy(update={{{name!r}: ...}})."
                 )
             value = self._checked({name: value})[name]
-        super().__setattr__(name, value)
+            super().__setattr__(name, value)
+            self._follow({name: value})
+        else:
+            super().__setattr__(name, value)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy; options in ``update``, by any of their names, take effect.
@@ -112,6 +118,7 @@ class ChangeableOptions(Closeable, BaseModel):
         twin = super(ChangeableOptions, base).model_copy(update=changes)
         if self._fixed & changes.keys():
             twin._connect_again(changes)
+        twin._follow(changes)
         return twin
 
     def copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:  # type: ignore[override]

@@ -1,10 +1,10 @@
-"""NanoGPT's live lists of models: embedding models merged with the catalog, and context lengths of chat models."""
+"""NanoGPT's live lists of models: embedding models merged with the catalog, and chat models."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any
 
@@ -15,8 +15,9 @@ from nanogpt_core.http.error_body import excerpt
 from nanogpt_core.http.rate_limiter import endpoint_digest
 from nanogpt_core.http.redaction import redacted
 from nanogpt_core.models.catalog import MODELS, ModelInfo, get_model
+from nanogpt_core.models.chat_catalog import ChatModelInfo, names_without_suffixes
 
-__all__ = ["MAX_LIST_BYTES", "fetch_context_window", "list_models", "live_model_info", "parse_model_list"]
+__all__ = ["MAX_LIST_BYTES", "fetch_chat_model", "list_models", "live_model_info", "parse_model_list"]
 
 _MAX_USD_PER_MILLION_TOKENS = 1e6  # a higher price is taken for an error in the list
 MAX_LIST_BYTES = 16 << 20
@@ -158,10 +159,15 @@ def _usd(pricing: object) -> float | None:
     return float(price) if 0 <= price <= _MAX_USD_PER_MILLION_TOKENS else None
 
 
-def fetch_context_window(endpoint: Endpoint, model: str) -> int:
-    """Return the context length of a chat model, in tokens, from the service's list (``GET /models``).
+def fetch_chat_model(endpoint: Endpoint, model: str, http_client: Any = None) -> ChatModelInfo:
+    """Return the row of a chat model in the service's list (``GET /models``), with the context window at least.
 
     Suffixes such as ``:online`` are removed if the list does not have the name with them.
+
+    Args:
+        endpoint: The endpoint.
+        model: The model's name.
+        http_client: The caller's own ``httpx.Client``, or None.
 
     Raises:
         ConfigurationError: The list has no context length for the model.
@@ -171,16 +177,17 @@ def fetch_context_window(endpoint: Endpoint, model: str) -> int:
 
     with redacted(endpoint):
         seconds = min(endpoint.timeout, DEFAULT_TIMEOUT)  # a chat model's own timeout is longer, for answers
-        windows = _context_windows(HttpClient(endpoint).send("/models?detailed=true", None, seconds, MAX_LIST_BYTES))
-    for name in _names_without_suffixes(model):
-        if name in windows:
-            return windows[name]
+        client = HttpClient(endpoint, http_client)
+        rows = _parse_chat_models(client.send("/models?detailed=true", None, seconds, MAX_LIST_BYTES))
+    for name in names_without_suffixes(model):
+        if name in rows:
+            return rows[name]
     raise ConfigurationError(
-        f"The service's list of models has no context length for {model!r}.", remedy="Pass context_window as a number."
+        f"The service's list of models has no context length for {model!r}.", remedy="Pass it as a number."
     )
 
 
-def _context_windows(body: bytes) -> dict[str, int]:
+def _parse_chat_models(body: bytes) -> dict[str, ChatModelInfo]:
     from jiter import from_json  # comes with the SDK, which is imported late
 
     try:
@@ -188,15 +195,28 @@ def _context_windows(body: bytes) -> dict[str, int]:
     except ValueError as error:
         raise ReplyError(f"The list of chat models is not JSON, but begins {excerpt(body)!r}.") from error
     rows = document.get("data") if isinstance(document, dict) else None
-    found: dict[str, int] = {}
+    found: dict[str, ChatModelInfo] = {}
     for row in rows if isinstance(rows, list) else ():
-        name, window = (row.get("id"), row.get("context_length")) if isinstance(row, dict) else (None, None)
-        if isinstance(name, str) and type(window) is int and window > 0:
-            found[name] = window
+        name, window = (row.get("id"), _positive(row.get("context_length"))) if isinstance(row, dict) else (None, None)
+        if isinstance(name, str) and window is not None:
+            found[name] = _chat_model(name, window, row)
     return found
 
 
-def _names_without_suffixes(model: str) -> Iterator[str]:
-    while model:
-        yield model
-        model = model.rpartition(":")[0]
+def _chat_model(name: str, context_window: int, row: Mapping[str, Any]) -> ChatModelInfo:
+    abilities = row.get("capabilities")
+
+    def has(ability: str) -> bool | None:
+        value = abilities.get(ability) if isinstance(abilities, dict) else None
+        return value if isinstance(value, bool) else None
+
+    return ChatModelInfo(
+        name,
+        context_window,
+        _positive(row.get("max_output_tokens")),
+        tool_calling=has("tool_calling"),
+        structured_output=has("structured_output"),
+        image_inputs=has("vision"),
+        reasoning=has("reasoning"),
+        pdf_inputs=has("pdf_upload"),
+    )

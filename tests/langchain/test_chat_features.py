@@ -374,7 +374,7 @@ async def test_deep_copy_has_the_same_options(scripted, ask):
     sandbox = scripted(Reply("first"), Reply("second"))
     chat = sandbox.chat(max_retries=7)
     twin = copy.deepcopy(chat)
-    assert (twin.max_retries, twin._session) == (7, chat._session)
+    assert (twin.max_retries, twin._session.endpoint) == (7, chat._session.endpoint)
     assert [(await ask(one, "Hello")).content for one in (chat, twin)] == ["first", "second"]
 
 

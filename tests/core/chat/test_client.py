@@ -27,7 +27,7 @@ from nanogpt_core.chat.client import (
 from nanogpt_core.errors import DamagedReplyError
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.library import httpx
-from nanogpt_core.models.listing import fetch_context_window
+from nanogpt_core.models.listing import fetch_chat_model
 
 KEY = "sk-nano-0123abcd-very-secret"
 MESSAGES = [{"role": "user", "content": "hello"}]
@@ -880,11 +880,11 @@ def test_whole_answer_to_a_streamed_request_is_an_error(kind, answering, faults)
 def test_context_window_is_read_from_the_live_list(answering, faults, body, expected):
     made = answering(faults.response(body))
     if isinstance(expected, int):
-        assert fetch_context_window(made.connection, "m") == expected
+        assert fetch_chat_model(made.connection, "m").context_window == expected
         assert made.server.requests[0].path == "/api/v1/models?detailed=true"
         return
     with pytest.raises(expected) as caught:
-        fetch_context_window(made.connection, "m")
+        fetch_chat_model(made.connection, "m")
     assert_ours(caught.value)
 
 
