@@ -12,6 +12,7 @@ from langchain_core.messages.utils import count_tokens_approximately
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableParallel, RunnableSequence
 from langchain_openai.chat_models.base import BaseChatOpenAI
+from openai import NOT_GIVEN, NotGiven
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, model_validator
 
 from langchain_nanogpt.errors import map_to_langchain_errors
@@ -127,10 +128,10 @@ class ChatNanoGPT(ChangeableOptions, BaseChatOpenAI):
     _session: ChatSession = PrivateAttr()
     _has_own_profile: bool = PrivateAttr()
 
-    def __init__(self, model: str | None = None, **options: Unpack[ChatOptions]) -> None:
+    def __init__(self, model: str | NotGiven = NOT_GIVEN, **options: Unpack[ChatOptions]) -> None:
         # Tools that print the variables of a traceback's frames must not see the key.
         given = options = hide_keys(options)  # type: ignore[assignment]
-        if model is not None:
+        if not isinstance(model, NotGiven):
             given["model"] = model
         self._check_options(given)
         session, settings = _connected(given)

@@ -97,7 +97,7 @@ async def test_fenced_and_doubly_encoded_tool_arguments_are_parsed(replying, ask
     assert (selection.tool_name, selection.tool_kwargs) == ("clean", {"path": "x"})
 
 
-DEEP = pytest.param('{"path": ' * 3000, id="deep")
+DEEP = pytest.param('{"path": ' * 1100, id="deep")
 UNREADABLE = ['{"path": "/home/us', "{'path': 'x'}", "path=x", "[1]", "false", '{"path": "x"}{"path": "y"}', DEEP]
 
 
