@@ -55,7 +55,7 @@ _CLIENTS = ("client", "root_client", "async_client", "root_async_client")
 _BESIDE = "extra_body={}"  # for fields of a request that the SDK does not know
 _BYTES_PER_TOKEN = 4
 _HTTP_CLIENTS = ("http_client", "http_async_client")
-_SHARED_BY_COPIES = (*_CLIENTS, *_HTTP_CLIENTS, "rate_limiter", "limits")
+_SHARED_BY_COPIES = (*_CLIENTS, *_HTTP_CLIENTS, "rate_limiter", "limits", "on_request")
 
 
 class ChatNanoGPT(ChangeableOptions, BaseChatOpenAI):
@@ -76,6 +76,8 @@ class ChatNanoGPT(ChangeableOptions, BaseChatOpenAI):
             :class:`~nanogpt_core.Embedder`.
         limits: Limits that several processes share, such as :class:`nanogpt_core.RedisLimits`, in place of
             ``requests_per_second``. Their budget counts embeddings only. Dumps leave them out.
+        on_request: A function that gets a :class:`nanogpt_core.RequestRecord` of each finished request. Its errors are
+            logged, and do not end a call. Dumps leave it out.
         profile: LangChain's profile of the model: its context window, for middleware such as
             ``SummarizationMiddleware(trigger=("fraction", 0.8))``, its longest answer and its abilities. Default: the
             packaged catalog's. ``"live"`` asks the service's list of models for it, now; in an event loop, make the
@@ -110,7 +112,7 @@ class ChatNanoGPT(ChangeableOptions, BaseChatOpenAI):
     _fixed: ClassVar[frozenset[str]] = frozenset(
         {
             *("openai_api_key", "openai_api_base", "request_timeout", "max_retries", "requests_per_second"),
-            *("limits", "default_headers", "allow_insecure_http", "http_client", "http_async_client"),
+            *("limits", "on_request", "default_headers", "allow_insecure_http", "http_client", "http_async_client"),
         }
     )
 
@@ -123,6 +125,7 @@ class ChatNanoGPT(ChangeableOptions, BaseChatOpenAI):
     stream_chunk_timeout: float | None = Field(default=None, exclude=True)
     requests_per_second: float | None = None
     limits: Any = Field(default=None, exclude=True, repr=False)
+    on_request: Any = Field(default=None, exclude=True, repr=False)
     allow_insecure_http: bool = False
 
     _session: ChatSession = PrivateAttr()
@@ -185,7 +188,11 @@ class ChatNanoGPT(ChangeableOptions, BaseChatOpenAI):
         )
         retries = DEFAULT_RETRIES if self.max_retries is None else self.max_retries
         self._session = ChatSession(
-            endpoint, max_retries=retries, requests_per_second=self.requests_per_second, limits=self.limits
+            endpoint,
+            max_retries=retries,
+            requests_per_second=self.requests_per_second,
+            limits=self.limits,
+            on_request=self.on_request,
         )
         self._renew_clients()
         self.__dict__.update(
@@ -405,7 +412,13 @@ def _connected(options: dict[str, Any]) -> tuple[ChatSession, dict[str, Any]]:
     )
     retries = take("max_retries", default=DEFAULT_RETRIES)
     rate = take("requests_per_second")
-    session = ChatSession(endpoint, max_retries=retries, requests_per_second=rate, limits=take("limits"))
+    session = ChatSession(
+        endpoint,
+        max_retries=retries,
+        requests_per_second=rate,
+        limits=take("limits"),
+        on_request=take("on_request"),
+    )
     ours = {
         "api_key": _secret(endpoint),
         "base_url": endpoint.base_url,

@@ -67,7 +67,7 @@ class NanoGPTEmbeddings(Closeable, BaseModel, Embeddings):
 
     All options of :class:`nanogpt_core.Embedder` are fields. They do not change after construction:
     ``model_copy(update={"dimensions": 64})`` returns an object with other options. Dumps leave out the key, headers,
-    caches, limits, clients and progress functions. Subclasses may add fields.
+    caches, limits, clients and functions. Subclasses may add fields.
 
     A blank text is an error. To skip blank documents, filter them before they are embedded::
 
@@ -82,8 +82,8 @@ class NanoGPTEmbeddings(Closeable, BaseModel, Embeddings):
         **options: The other options of :class:`nanogpt_core.Embedder`, which describes them: ``model_info``,
             ``dimensions``, ``user``, ``on_overflow``, ``query_instruction``, ``batch_size``, ``max_concurrency``,
             ``coalesce``, ``requests_per_second``, ``max_retries``, ``timeout``, ``deadline``, ``cache``,
-            ``budget_usd``, ``limits``, ``progress``, ``default_headers``, ``http_client``, ``http_async_client`` and
-            ``allow_insecure_http``; and the fields of a subclass.
+            ``budget_usd``, ``limits``, ``progress``, ``on_request``, ``default_headers``, ``http_client``,
+            ``http_async_client`` and ``allow_insecure_http``; and the fields of a subclass.
 
     Raises:
         ConfigurationError: An option has an impossible value, or there is no key. It is a ``ValueError``.
@@ -115,6 +115,7 @@ class NanoGPTEmbeddings(Closeable, BaseModel, Embeddings):
     limits: Any = _hidden("limits")
     show_progress_bar: bool = False
     progress: Any = _hidden("progress")
+    on_request: Any = _hidden("on_request")
     default_headers: Mapping[str, str] | None = _hidden("default_headers")
     http_client: Any = _hidden("http_client")
     http_async_client: Any = _hidden("http_async_client")
@@ -180,7 +181,7 @@ class NanoGPTEmbeddings(Closeable, BaseModel, Embeddings):
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         memo = {} if memo is None else memo
-        shared = (self.http_client, self.http_async_client, self.cache, self.limits, self.progress)
+        shared = (self.http_client, self.http_async_client, self.cache, self.limits, self.progress, self.on_request)
         memo.update({id(one): one for one in shared})
         return super().__deepcopy__(memo)
 

@@ -13,6 +13,7 @@ from langchain_core.rate_limiters import BaseRateLimiter
 from nanogpt_core.embeddings.config import EmbedderOptions
 from nanogpt_core.http.endpoint import ApiKey
 from nanogpt_core.http.limits import SharedLimits
+from nanogpt_core.observability.records import OnRequest
 
 __all__ = ["ChatOptions", "EmbeddingsOptions"]
 
@@ -63,6 +64,7 @@ class ChatOptions(TypedDict, total=False):
     max_retries: int | None
     requests_per_second: float | None
     limits: SharedLimits | None
+    on_request: OnRequest | None
     default_headers: Mapping[str, str] | None
     http_client: Any
     http_async_client: Any

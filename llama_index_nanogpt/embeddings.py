@@ -87,8 +87,8 @@ class NanoGPTEmbedding(Closeable, BaseEmbedding):
         **options: The other options of :class:`nanogpt_core.Embedder`, which describes them: ``model_info``,
             ``dimensions``, ``user``, ``on_overflow``, ``query_instruction``, ``batch_size``, ``max_concurrency``,
             ``coalesce``, ``requests_per_second``, ``max_retries``, ``timeout``, ``deadline``, ``cache``,
-            ``budget_usd``, ``limits``, ``progress``, ``default_headers``, ``http_client``, ``http_async_client`` and
-            ``allow_insecure_http``; and the fields of a subclass.
+            ``budget_usd``, ``limits``, ``progress``, ``on_request``, ``default_headers``, ``http_client``,
+            ``http_async_client`` and ``allow_insecure_http``; and the fields of a subclass.
 
     Raises:
         ConfigurationError: An option has an impossible value, or there is no key. It is a ``ValueError``.
@@ -120,6 +120,7 @@ class NanoGPTEmbedding(Closeable, BaseEmbedding):
     budget_usd: float | None = _operational("budget_usd")
     limits: Any = _operational("limits")
     progress: Any = _operational("progress")
+    on_request: Any = _operational("on_request")
     default_headers: Any = _operational("default_headers")
     http_client: Any = _operational("http_client")
     http_async_client: Any = _operational("http_async_client")
@@ -191,7 +192,8 @@ class NanoGPTEmbedding(Closeable, BaseEmbedding):
         return twin
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        shared = (self.http_client, self.http_async_client, self.rate_limiter, self.progress, self.cache, self.limits)
+        clients = (self.http_client, self.http_async_client)
+        shared = (*clients, self.rate_limiter, self.progress, self.on_request, self.cache, self.limits)
         memo = {} if memo is None else memo
         memo.update({id(one): one for one in shared})
         return super().__deepcopy__(memo)

@@ -60,6 +60,7 @@ from nanogpt_core.http.endpoint import CHAT_TIMEOUT, ApiKey, Endpoint, hide_key,
 from nanogpt_core.http.limits import SharedLimits
 from nanogpt_core.models.chat_catalog import ChatModelInfo, get_chat_model
 from nanogpt_core.models.listing import fetch_chat_model
+from nanogpt_core.observability.records import OnRequest
 from nanogpt_core.validation import check_model_name, check_number
 
 if TYPE_CHECKING:
@@ -108,6 +109,8 @@ class NanoGPT(ChangeableOptions, OpenAILike):  # type: ignore[misc] # the packag
             :class:`~nanogpt_core.Embedder`.
         limits: Limits that several processes share, such as :class:`nanogpt_core.RedisLimits`, in place of
             ``requests_per_second``. Their budget counts embeddings only. Dumps leave them out.
+        on_request: A function that gets a :class:`nanogpt_core.RequestRecord` of each finished request. Its errors are
+            logged, and do not end a call. Dumps leave it out.
         context_window: Tokens that the model takes in all. Default: the packaged catalog's number for the model, or
             128,000 for an unknown one. ``"live"`` asks the service's list of models for it, now, and keeps the number.
             The longest answer comes from the same place, unless ``max_tokens`` is set.
@@ -136,7 +139,7 @@ class NanoGPT(ChangeableOptions, OpenAILike):  # type: ignore[misc] # the packag
     _fixed: ClassVar[frozenset[str]] = frozenset(
         {
             *("api_key", "api_base", "timeout", "max_retries"),
-            *("requests_per_second", "limits", "default_headers", "allow_insecure_http"),
+            *("requests_per_second", "limits", "on_request", "default_headers", "allow_insecure_http"),
         }
     )
     _more_names: ClassVar[Mapping[str, str]] = {"base_url": "api_base"}
@@ -145,6 +148,7 @@ class NanoGPT(ChangeableOptions, OpenAILike):  # type: ignore[misc] # the packag
     default_headers: dict[str, str] | None = Field(default=None, exclude=True, repr=False)
     requests_per_second: float | None = Field(default=None, description="Most attempts to start in a second.")
     limits: Any = Field(default=None, exclude=True, repr=False)
+    on_request: Any = Field(default=None, exclude=True, repr=False)
     send_reasoning: bool = Field(default=True, description="Whether reasoning and signatures are sent back.")
     allow_insecure_http: bool = Field(default=False, description="Whether plain HTTP to another machine is allowed.")
 
@@ -165,6 +169,7 @@ class NanoGPT(ChangeableOptions, OpenAILike):  # type: ignore[misc] # the packag
         max_retries: int = _DEFAULT_RETRIES,
         requests_per_second: float | None = None,
         limits: SharedLimits | None = None,
+        on_request: OnRequest | None = None,
         default_headers: dict[str, str] | None = None,
         allow_insecure_http: bool = False,
         context_window: int | Literal["live"] | None = None,
@@ -189,7 +194,13 @@ class NanoGPT(ChangeableOptions, OpenAILike):  # type: ignore[misc] # the packag
             headers=default_headers,
             allow_insecure_http=allow_insecure_http,
         )
-        session = ChatSession(endpoint, max_retries=max_retries, requests_per_second=requests_per_second, limits=limits)
+        session = ChatSession(
+            endpoint,
+            max_retries=max_retries,
+            requests_per_second=requests_per_second,
+            limits=limits,
+            on_request=on_request,
+        )
         if context_window == "live":
             info: ChatModelInfo | None = fetch_chat_model(endpoint, model, others.get("http_client"))
         else:
@@ -207,6 +218,7 @@ class NanoGPT(ChangeableOptions, OpenAILike):  # type: ignore[misc] # the packag
             "max_retries": max_retries,
             "requests_per_second": requests_per_second,
             "limits": limits,
+            "on_request": on_request,
             "allow_insecure_http": allow_insecure_http,
         }
         # A key in the argument keeps the base class from taking one out of OPENAI_API_KEY. It refuses some names that
@@ -447,6 +459,7 @@ class NanoGPT(ChangeableOptions, OpenAILike):  # type: ignore[misc] # the packag
             max_retries=self.max_retries,
             requests_per_second=self.requests_per_second,
             limits=self.limits,
+            on_request=self.on_request,
         )
         self._renew_clients()
         self.__dict__.update(api_key=endpoint.key, api_base=endpoint.base_url)
@@ -468,7 +481,8 @@ class NanoGPT(ChangeableOptions, OpenAILike):  # type: ignore[misc] # the packag
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> NanoGPT:
         memo = {} if memo is None else memo
-        memo.update({id(one): one for one in (self._http_client, self._async_http_client, self.limits)})
+        shared = (self._http_client, self._async_http_client, self.limits, self.on_request)
+        memo.update({id(one): one for one in shared})
         twin: NanoGPT = super(NanoGPT, copy.copy(self)).__deepcopy__(memo)
         return twin
 

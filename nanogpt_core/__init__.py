@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from nanogpt_core.cache.base import EmbeddingCache, MemoryCache
     from nanogpt_core.cache.sqlite import SQLiteCache
     from nanogpt_core.embeddings.embedder import Embedder
+    from nanogpt_core.embeddings.estimate import Estimate
     from nanogpt_core.embeddings.stream import EmbeddedBatch
-    from nanogpt_core.embeddings.usage import Estimate, Usage
     from nanogpt_core.errors import (
         AuthenticationError,
         BadRequestError,
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from nanogpt_core.models.catalog import MODELS, ModelInfo, get_model
     from nanogpt_core.models.listing import list_models
     from nanogpt_core.models.tokens import count_tokens
+    from nanogpt_core.observability.records import RequestRecord
+    from nanogpt_core.observability.usage import Usage, track_usage
     from nanogpt_core.sandbox import Sandbox
     from nanogpt_core.scale.embed_table import EmbedTable
     from nanogpt_core.scale.ledger import Ledger
@@ -84,6 +86,7 @@ __all__ = [
     "RedisLimits",
     "RefusalError",
     "ReplyError",
+    "RequestRecord",
     "RequestTimeoutError",
     "RequestTooLargeError",
     "SQLiteCache",
@@ -102,6 +105,7 @@ __all__ = [
     "get_model",
     "inspect_cache",
     "list_models",
+    "track_usage",
     "verify_cache",
 ]
 
@@ -122,7 +126,7 @@ _MODULES = {
     "EmbeddedBatch": "embeddings.stream",
     "Embedder": "embeddings.embedder",
     "EmbeddingCache": "cache.base",
-    "Estimate": "embeddings.usage",
+    "Estimate": "embeddings.estimate",
     "InsufficientBalanceError": "errors",
     "InvalidInputError": "errors",
     "InvalidTypeError": "errors",
@@ -140,6 +144,7 @@ _MODULES = {
     "RedisLimits": "scale.redis_limits",
     "RefusalError": "errors",
     "ReplyError": "errors",
+    "RequestRecord": "observability.records",
     "RequestTimeoutError": "errors",
     "RequestTooLargeError": "errors",
     "SQLiteCache": "cache.sqlite",
@@ -148,7 +153,7 @@ _MODULES = {
     "SharedLimits": "http.limits",
     "StatusError": "errors",
     "TextTooLongError": "errors",
-    "Usage": "embeddings.usage",
+    "Usage": "observability.usage",
     "clear_cache": "cache.admin",
     "count_tokens": "models.tokens",
     "export_cache": "cache.admin",
@@ -157,6 +162,7 @@ _MODULES = {
     "get_model": "models.catalog",
     "inspect_cache": "cache.admin",
     "list_models": "models.listing",
+    "track_usage": "observability.usage",
     "verify_cache": "cache.admin",
 }
 

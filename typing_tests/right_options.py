@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from langchain_nanogpt import ChatNanoGPT, NanoGPTEmbeddings
 from llama_index_nanogpt import NanoGPT, NanoGPTEmbedding
-from nanogpt_core import Embedder, MemoryCache, ModelInfo, Usage, get_model
+from nanogpt_core import Embedder, MemoryCache, ModelInfo, RequestRecord, Usage, get_model, track_usage
 
 row: ModelInfo = get_model("BAAI/bge-m3")
 
@@ -36,6 +36,20 @@ NanoGPT(
     "openai/gpt-4o-mini", api_key=SecretStr("key"), temperature=0.1, context_window="live", system_prompt="Be brief."
 )
 NanoGPT(model="openai/gpt-4o-mini", base_url=None, additional_kwargs={"seed": 1}, reasoning_effort="low")
+
+
+def keep(record: RequestRecord) -> None:
+    """Keep a record."""
+
+
+Embedder(on_request=keep)
+ChatNanoGPT(on_request=keep)
+NanoGPT(on_request=None)
+NanoGPTEmbedding(on_request=lambda record: record.cost_usd)
+NanoGPTEmbeddings(on_request=print)
+
+with track_usage() as tracked:
+    total: Usage = tracked + Usage()
 
 
 class WithMore(NanoGPTEmbeddings):

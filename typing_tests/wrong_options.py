@@ -23,4 +23,5 @@ Embedder(timeout="5")  # type: ignore[arg-type] # pyright: ignore[reportArgument
 NanoGPTEmbeddings(on_overflow="cut")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
 ChatNanoGPT(max_tokens="5")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
 NanoGPTEmbedding(api_key=5)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+Embedder(on_request="print")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
 NanoGPT(context_window="large")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]

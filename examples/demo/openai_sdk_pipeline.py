@@ -20,7 +20,7 @@ from settings import IngestReport, Service, Settings
 from tqdm import tqdm
 
 from nanogpt_core import Usage, get_model
-from nanogpt_core.embeddings.usage import price
+from nanogpt_core.models.pricing import price
 
 BATCH = 512  # texts per request
 CHARS_PER_TOKEN = 3  # a low estimate for English

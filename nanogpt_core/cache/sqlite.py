@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from nanogpt_core._runtime import clock
 from nanogpt_core._runtime.fork import ForkSafe
+from nanogpt_core._runtime.log import logger
 from nanogpt_core.cache.network_drive import network_file_system
 from nanogpt_core.cache.sqlite_file import (
     BUSY_SECONDS,
@@ -257,6 +258,7 @@ class SQLiteCache(ForkSafe):
                 # With another identity it is a new file already: another process set the damaged one aside.
                 if self._identity == file_identity(self.path):
                     aside = set_aside(self.path)
+                    logger.info("The embedding cache %s is damaged, and was set aside as %s", self.path, aside)
                     warnings.warn(
                         f"The embedding cache {self.path} is damaged ({error or type(error).__name__}). It was set "
                         f"aside as {aside}; a new file is created.",

@@ -17,6 +17,9 @@ from nanogpt_core.http.deadline import request_limits
 from nanogpt_core.http.error_body import as_sentence, error_message, excerpt
 from nanogpt_core.http.library import httpx
 from nanogpt_core.http.redaction import redacted
+from nanogpt_core.http.retry import was_not_billed
+from nanogpt_core.observability.observer import RequestTimer
+from nanogpt_core.observability.records import CANCELLED
 
 if TYPE_CHECKING:
     from nanogpt_core.chat.client import ChatSession
@@ -42,6 +45,7 @@ class Call:
 
     Attributes:
         timeout: Seconds that an attempt may take, and then each event of a stream.
+        has_begun: True if a stream has begun; it reports its end itself.
     """
 
     def __init__(self, session: ChatSession, request: Any) -> None:
@@ -51,6 +55,11 @@ class Call:
         self._is_chat = request.url.path.endswith("/completions")
         self._asked = ChatRequest.parse(request.content) if self._is_chat else ChatRequest()
         self._max_bytes = _MAX_STREAM_BYTES if self._asked.streams else _MAX_REPLY_BYTES
+        self._observer = session.observer.call(self._asked.model) if self._is_chat else None
+        self._timer = RequestTimer()
+        self._usage: dict[str, Any] | None = None
+        self._request_id: str | None = None
+        self.has_begun = False
         self.timeout: float = request.extensions.get("timeout", {}).get("read") or session.endpoint.timeout
 
     def limits(self, seconds: float | None = None) -> contextlib.AbstractContextManager[None]:
@@ -58,16 +67,59 @@ class Call:
         return request_limits(self.timeout if seconds is None else seconds, self._max_bytes)
 
     @contextlib.contextmanager
+    def observed(self) -> Iterator[None]:
+        """Report the request at the end of the block that makes its attempts; a stream reports its end itself."""
+        try:
+            yield
+        except BaseException as error:
+            self.end(error)
+            raise
+        if not self.has_begun:
+            self.end()
+
+    def end(self, error: BaseException | str | None = None) -> None:
+        """Report the request, once."""
+        observer, self._observer = self._observer, None
+        if observer is None:
+            return
+        usage = self._usage or {}
+        observer.report(
+            self._timer,
+            prompt_tokens=usage.get("prompt_tokens"),
+            completion_tokens=usage.get("completion_tokens"),
+            cost_usd=usage.get("cost_usd"),
+            request_id=self._request_id,
+            error=error,
+        )
+        observer.end(error if isinstance(error, BaseException) else None)
+
+    def end_stream(self, reader: StreamReader) -> None:
+        """Report a stream that has ended, or was left; nothing if it never began."""
+        if not self.has_begun:
+            return
+        self._usage = reader.usage
+        if not reader.has_ended and not (reader.is_complete and self._usage):
+            self._timer.uncertain += 1
+            self.end(CANCELLED)
+        else:
+            self.end()
+
+    @contextlib.contextmanager
     def attempt(self) -> Iterator[None]:
         """Keep an attempt to its limits, and raise this project's errors for those of HTTP and the network."""
+        self._timer.attempts += 1
         try:
-            with self.limits():
-                yield
-        except READ_ERRORS as error:
-            failure = self._map_error(error)
-        else:
-            return
-        raise failure
+            try:
+                with self.limits():
+                    yield
+            except READ_ERRORS as error:
+                failure = self._map_error(error)
+            else:
+                return
+            raise failure
+        except BaseException as error:
+            self._timer.uncertain += not was_not_billed(error)
+            raise
 
     @contextlib.contextmanager
     def event(self, *, begun: bool) -> Iterator[None]:
@@ -83,6 +135,8 @@ class Call:
                 return
             if begun:
                 self._session.on_stream_error(failure)
+                self._timer.uncertain += 1
+                self.end(failure)
             raise failure
 
     def streams(self, response: Any) -> bool:
@@ -102,7 +156,7 @@ class Call:
             raise self._map_status(response.status_code, response.content, response)
         if not self._is_chat:
             return make_response(response, response.headers.get("content-type"), content=response.content)
-        request_id = response.headers.get("x-request-id")
+        request_id = self._request_id = response.headers.get("x-request-id")
         reply = check_whole(response.content, self._asked, request_id)
         if isinstance(reply, ErrorBody):
             raise self._map_error_body(reply, response)
@@ -112,11 +166,12 @@ class Call:
                 remedy="Ask without streaming.",
                 request_id=request_id,
             )
+        self._usage = reply.get("usage")
         return make_response(response, "application/json", content=json.dumps(reply).encode())
 
     def reader(self, response: Any) -> StreamReader:
         """Return a reader for the stream of ``response``."""
-        request_id = response.headers.get("x-request-id")
+        request_id = self._request_id = response.headers.get("x-request-id")
         return StreamReader(self._asked, lambda error: self._map_error_body(error, response), request_id)
 
     def _map_error(self, error: Exception) -> NanoGPTError:

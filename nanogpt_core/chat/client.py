@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import weakref
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import Any, TypeVar
 
 import openai
@@ -31,6 +31,8 @@ from nanogpt_core.http.rate_limiter import RateLimit, RateLimiter
 from nanogpt_core.http.redaction import redacted
 from nanogpt_core.http.retry import CallLimits, Run, Wait, backoff_delay, send_with_retries
 from nanogpt_core.http.sdk import make_async_openai_client, make_openai_client
+from nanogpt_core.observability.observer import Observer
+from nanogpt_core.observability.records import OnRequest, check_on_request
 from nanogpt_core.validation import MIN_REQUESTS_PER_SECOND, check_number, check_positive
 
 __all__ = [
@@ -62,6 +64,7 @@ class ChatSession:
             that the service documents.
         limits: Limits that several processes share, in place of ``requests_per_second``. Their budget counts embeddings
             only, since the price of a chat request is not known before it is sent. Default: the limits of this process.
+        on_request: Gets a record of each finished request. Default: none.
 
     Raises:
         ConfigurationError: A number out of range, or both ``requests_per_second`` and ``limits``.
@@ -79,10 +82,12 @@ class ChatSession:
         max_retries: int = DEFAULT_RETRIES,
         requests_per_second: float | None = None,
         limits: SharedLimits | None = None,
+        on_request: OnRequest | None = None,
     ) -> None:
         check_number("max_retries", max_retries, 0)
         check_positive("requests_per_second", requests_per_second, optional=True, at_least=MIN_REQUESTS_PER_SECOND)
         check_limits(limits, requests_per_second=requests_per_second)
+        check_on_request(on_request)
         self.endpoint = endpoint
         self.lifetime = Lifetime()
         self._max_retries = max_retries
@@ -90,18 +95,24 @@ class ChatSession:
         self._rate_limit: RateLimit | None = RateLimit(endpoint, requests_per_second)
         self._limit_ref = weakref.ref(self._rate_limit)
         self._shared = limits
+        self.observer = Observer("chat", endpoint, on_request)
 
     def __repr__(self) -> str:
         return f"<ChatSession of {self.endpoint.host}>"
 
     def __copy__(self) -> ChatSession:
-        return _restore(self.endpoint, self._max_retries, self._requests_per_second, self._shared)
+        restore, arguments = self.__reduce__()
+        twin: ChatSession = restore(*arguments)
+        return twin
 
     def __deepcopy__(self, memo: object) -> ChatSession:
         return copy.copy(self)
 
-    def __reduce__(self) -> tuple[object, ...]:
-        return _restore, (self.endpoint, self._max_retries, self._requests_per_second, self._shared)
+    def __reduce__(self) -> tuple[Callable[..., ChatSession], tuple[Any, ...]]:
+        return _restore, (
+            *(self.endpoint, self._max_retries, self._requests_per_second, self._shared),
+            self.observer.hook,
+        )
 
     def for_client(self) -> ChatSession:
         """Return this session for a client of the SDK, without a reference to the rate limit.
@@ -110,7 +121,7 @@ class ChatSession:
         garbage collector runs.
         """
         twin = copy.copy(self)
-        twin.lifetime = self.lifetime
+        twin.lifetime, twin.observer = self.lifetime, self.observer
         twin._rate_limit, twin._limit_ref = None, self._limit_ref
         return twin
 
@@ -247,9 +258,19 @@ def _attempt(_admission: Admission) -> Generator[None, NanoGPTError | None, None
 
 
 def _restore(
-    endpoint: Endpoint, max_retries: int, requests_per_second: float | None, limits: SharedLimits | None
+    endpoint: Endpoint,
+    max_retries: int,
+    requests_per_second: float | None,
+    limits: SharedLimits | None,
+    on_request: OnRequest | None = None,
 ) -> ChatSession:
-    return ChatSession(endpoint, max_retries=max_retries, requests_per_second=requests_per_second, limits=limits)
+    return ChatSession(
+        endpoint,
+        max_retries=max_retries,
+        requests_per_second=requests_per_second,
+        limits=limits,
+        on_request=on_request,
+    )
 
 
 def _for_chat(error: NanoGPTError) -> NanoGPTError:

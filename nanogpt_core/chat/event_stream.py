@@ -32,7 +32,6 @@ class _EventStream:
         self._call, self._response = call, response
         self._reader = call.reader(response)
         self._first: bytes | None = None
-        self._begun = False
         streams = _recording.get()
         if streams is not None:
             streams.append(self)
@@ -66,7 +65,7 @@ class EventStream(_EventStream, httpx.SyncByteStream):  # type: ignore[misc] # t
             NanoGPTError: The service sent an error instead, or nothing in time.
         """
         self._first = self._advance()
-        self._begun = True
+        self._call.has_begun = True
 
     def __iter__(self) -> Iterator[bytes]:
         """Return an iterator over the events."""
@@ -77,7 +76,7 @@ class EventStream(_EventStream, httpx.SyncByteStream):  # type: ignore[misc] # t
         return first or self._advance()
 
     def _advance(self) -> bytes | None:
-        with self._call.event(begun=self._begun):
+        with self._call.event(begun=self._call.has_begun):
             started = time.monotonic()
             while (event := self._reader.pop()) is None and not self._reader.has_ended:
                 self._reader.push(self._read(started))
@@ -85,6 +84,8 @@ class EventStream(_EventStream, httpx.SyncByteStream):  # type: ignore[misc] # t
                 # Before the last event is passed on: the SDK closes the response as soon as it has it.
                 with contextlib.suppress(Exception), self._call.limits(_DRAIN_SECONDS):
                     deque(self._source, maxlen=0)
+            if self._reader.has_ended:
+                self._call.end_stream(self._reader)
             return event
 
     def _read(self, started: float) -> bytes | None:
@@ -100,6 +101,7 @@ class EventStream(_EventStream, httpx.SyncByteStream):  # type: ignore[misc] # t
 
     def close(self) -> None:
         """Close the response. Its connection is closed too unless the body was read to the end."""
+        self._call.end_stream(self._reader)
         self._response.close()
 
 
@@ -117,7 +119,7 @@ class AsyncEventStream(_EventStream, httpx.AsyncByteStream):  # type: ignore[mis
     async def begin(self) -> None:
         """Wait for the first event; see :meth:`EventStream.begin`."""
         self._first = await self._advance()
-        self._begun = True
+        self._call.has_begun = True
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         """Return an iterator over the events."""
@@ -132,7 +134,7 @@ class AsyncEventStream(_EventStream, httpx.AsyncByteStream):  # type: ignore[mis
         return event
 
     async def _advance(self) -> bytes | None:
-        with self._call.event(begun=self._begun):
+        with self._call.event(begun=self._call.has_begun):
             started = time.monotonic()
             while (event := self._reader.pop()) is None and not self._reader.has_ended:
                 self._reader.push(await self._read(started))
@@ -140,6 +142,7 @@ class AsyncEventStream(_EventStream, httpx.AsyncByteStream):  # type: ignore[mis
                 with contextlib.suppress(Exception), anyio.move_on_after(_DRAIN_SECONDS):
                     async for _ in self._source:
                         pass
+                self._call.end_stream(self._reader)
             return event
 
     async def _read(self, started: float) -> bytes | None:
@@ -154,6 +157,7 @@ class AsyncEventStream(_EventStream, httpx.AsyncByteStream):  # type: ignore[mis
 
     async def aclose(self) -> None:
         """Close the response; see :meth:`EventStream.close`."""
+        self._call.end_stream(self._reader)
         await self._response.aclose()
 
 

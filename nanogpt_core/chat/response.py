@@ -46,6 +46,7 @@ class ChatRequest:
         choices: Number of choices asked for.
         wants_usage: Whether a stream should end with the token usage.
         tools: Names of the tools.
+        model: Name of the model.
     """
 
     streams: bool = False
@@ -54,6 +55,7 @@ class ChatRequest:
     choices: int = 1
     wants_usage: bool = False
     tools: frozenset[str] = frozenset()
+    model: str = ""
 
     @classmethod
     def parse(cls, body: bytes) -> ChatRequest:
@@ -74,6 +76,7 @@ class ChatRequest:
             choices=choices if isinstance(choices, int) else 1,
             wants_usage=isinstance(stream_options, Mapping) and bool(stream_options.get("include_usage")),
             tools=frozenset(_tool_names(document.get("tools"))),
+            model=str(document.get("model", "")),
         )
 
 

@@ -122,6 +122,11 @@ class StreamReader:
     def _has_all_choices(self) -> bool:
         return self.is_complete and len(self._finished) >= self._request.choices
 
+    @property
+    def usage(self) -> dict[str, Any] | None:
+        """The token usage and the cost so far, as :func:`~nanogpt_core.chat.repair.repair_usage` gives them."""
+        return repair_usage(self._usage, self._pricing)
+
     def wait_seconds(self, timeout: float) -> float:
         """Return the seconds to wait for the next event: ``timeout``, or a short grace after a complete answer."""
         if not self._has_all_choices:

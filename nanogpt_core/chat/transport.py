@@ -46,7 +46,8 @@ class ChatTransport(httpx.BaseTransport):  # type: ignore[misc] # the library is
         request.read()
         call = Call(self._session, request)
         response, failure = None, None
-        with redacted(self._session.endpoint), contextlib.closing(self._session.attempts()) as attempts:
+        attempts = self._session.attempts()
+        with call.observed(), redacted(self._session.endpoint), contextlib.closing(attempts):
             while True:
                 try:
                     step = attempts.send(failure)
@@ -96,7 +97,8 @@ class AsyncChatTransport(httpx.AsyncBaseTransport):  # type: ignore[misc] # the 
         await request.aread()
         call = Call(self._session, request)
         response, failure = None, None
-        with redacted(self._session.endpoint), contextlib.closing(self._session.attempts()) as attempts:
+        attempts = self._session.attempts()
+        with call.observed(), redacted(self._session.endpoint), contextlib.closing(attempts):
             while True:
                 try:
                     step = attempts.send(failure)

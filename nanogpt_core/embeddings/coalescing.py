@@ -25,9 +25,10 @@ from nanogpt_core.embeddings.results import ResultCollector
 from nanogpt_core.embeddings.runner import Action, Join, Yield, run_async, run_sync
 from nanogpt_core.embeddings.shared_batch import SharedBatch
 from nanogpt_core.errors import NanoGPTError
-from nanogpt_core.http.client import HttpClient
+from nanogpt_core.http.client import HttpClient, HttpReply
 from nanogpt_core.http.limits import Admission, ProcessLimits
 from nanogpt_core.http.retry import CallLimits, wait_for_turn
+from nanogpt_core.observability.observer import CallObserver
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,27 +69,28 @@ class Coalescer:
         return len(batches) == 1 and len(batches[0].texts) <= MAX_GATHERED_TEXTS
 
     def dispatch(
-        self, batch: Batch, results: ResultCollector, limits: CallLimits, lane: Lane
-    ) -> Generator[Action, bytes, None]:
+        self, batch: Batch, results: ResultCollector, limits: CallLimits, observer: CallObserver, lane: Lane
+    ) -> Generator[Action, HttpReply, None]:
         """Send ``batch`` until ``results`` has all its vectors, by itself or with the texts of other calls.
 
         Args:
             batch: The batch of a small call.
             results: Collects the vectors.
             limits: Deadline and stop signal of the call.
+            observer: Reports its requests.
             lane: The event loop that runs this generator, or None.
 
         Raises:
             NanoGPTError: The batch cannot be answered.
         """
-        gatherer, meter, budget = self.gatherer(), self._dispatcher.meter, self._limits.budget
-        call = Call(batch, limits, meter=meter, budget=budget, lane=lane, starter=self)
+        gatherer, budget = self.gatherer(), self._limits.budget
+        call = Call(batch, limits, observer=observer, budget=budget, lane=lane, starter=self)
         error: NanoGPTError | None = None
         try:
             first = (yield from self._admission_of(call)) if gatherer.enter(call) else None
             if first is not None:
                 share = partial(_share, gatherer, call)
-                yield from self._dispatcher.dispatch(batch, results, limits, first, share)
+                yield from self._dispatcher.dispatch(batch, results, limits, observer, first, take=share)
                 return
             while not call.done:
                 yield Join(call, limits.remaining(SLOT_SECONDS))
@@ -103,7 +105,7 @@ class Coalescer:
             raise call.error
         yield from self._collect(call, results)
 
-    def _admission_of(self, call: Call) -> Generator[Action, bytes, Admission | None]:
+    def _admission_of(self, call: Call) -> Generator[Action, HttpReply, Admission | None]:
         """Return a confirmed admission for a call that goes by itself; None if it has joined the queue."""
         gatherer, limits = self.gatherer(), self._limits
         # Calls that other tasks make in the same turn of the event loop join this one.
@@ -117,7 +119,7 @@ class Coalescer:
         gatherer.join_queue(call)
         return None
 
-    def _collect(self, call: Call, results: ResultCollector) -> Generator[Action, bytes, None]:
+    def _collect(self, call: Call, results: ResultCollector) -> Generator[Action, HttpReply, None]:
         """Collect the vectors that carriers have brought; send the rest without other calls."""
         import numpy as np
 
@@ -129,7 +131,7 @@ class Coalescer:
             yield from self._dispatcher.collect(call.batch.select(found), response, results)
         if len(found) < len(call.vectors):
             missing = [position for position, vector in enumerate(call.vectors) if vector is None]
-            yield from self._dispatcher.dispatch(call.batch.select(missing), results, call.limits)
+            yield from self._dispatcher.dispatch(call.batch.select(missing), results, call.limits, call.observer)
 
     def gatherer(self) -> Gatherer:
         """Return the gatherer that all embedders with the same options share."""
@@ -229,7 +231,7 @@ class _Carrier:
     def _end(self, _task: object = None) -> None:
         self._gatherer.end(self, failed=self._failed)
 
-    def _carry(self) -> Generator[Action, bytes, None]:
+    def _carry(self) -> Generator[Action, HttpReply, None]:
         gatherer, limits = self._gatherer, CallLimits(stop=self._stop)
         while True:
             admission = yield from wait_for_turn(self._turns, limits)

@@ -15,6 +15,7 @@ from nanogpt_core.http.endpoint import DEFAULT_TIMEOUT, ApiKey, Endpoint
 from nanogpt_core.http.limits import SharedLimits, check_limits
 from nanogpt_core.models.catalog import MAX_ITEMS, ModelInfo, get_model
 from nanogpt_core.models.listing import live_model_info
+from nanogpt_core.observability.records import OnRequest, check_on_request
 from nanogpt_core.validation import (
     MIN_REQUESTS_PER_SECOND,
     check_bool,
@@ -82,6 +83,7 @@ class EmbedderOptions(TypedDict, total=False):
     budget_usd: float | None
     limits: SharedLimits | None
     progress: Progress
+    on_request: OnRequest | None
     default_headers: Mapping[str, str] | None
     http_client: Any
     http_async_client: Any
@@ -121,6 +123,7 @@ class EmbedderConfig:
     budget_usd: float | None = None
     limits: SharedLimits | None = None
     progress: Progress = None
+    on_request: OnRequest | None = None
     default_headers: Mapping[str, str] | None = field(default=None, repr=False)
     http_client: Any = None
     http_async_client: Any = None
@@ -141,6 +144,7 @@ class EmbedderConfig:
         check_positive("budget_usd", self.budget_usd, optional=True)
         check_limits(self.limits, requests_per_second=self.requests_per_second, budget_usd=self.budget_usd)
         _check_choices(self)
+        check_on_request(self.on_request)
         check_http_client("http_client", self.http_client, "Client")
         check_http_client("http_async_client", self.http_async_client, "AsyncClient")
         endpoint = Endpoint.resolve(

@@ -11,31 +11,32 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from nanogpt_core._runtime.log import logger
 from nanogpt_core.embeddings.planning import Batch, Overflow, weighted_mean
 from nanogpt_core.embeddings.response import DimensionsCheck, EmbeddingResponse, parse_embeddings
 from nanogpt_core.embeddings.results import ResultCollector
 from nanogpt_core.embeddings.runner import Action, Send, Yield
-from nanogpt_core.embeddings.usage import UsageMeter, price
 from nanogpt_core.errors import (
     BadRequestError,
     DimensionsError,
     ModelNotFoundError,
     NanoGPTError,
     RequestTooLargeError,
-    ServerError,
-    StatusError,
     TextTooLongError,
 )
+from nanogpt_core.http.client import HttpReply
 from nanogpt_core.http.limits import Admission, Cost, Outcome, SharedLimits
-from nanogpt_core.http.retry import CallLimits, Run, send_with_retries, wait_for_turn
+from nanogpt_core.http.retry import CallLimits, Run, send_with_retries, wait_for_turn, was_not_billed
 from nanogpt_core.models.catalog import near_names
+from nanogpt_core.models.pricing import price
 from nanogpt_core.models.tokens import byte_lengths
+from nanogpt_core.observability.observer import CallObserver, RequestTimer
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Dispatcher", "HostLimits", "host_limits_for", "text_too_long", "was_not_billed"]
+__all__ = ["Dispatcher", "HostLimits", "host_limits_for", "text_too_long"]
 
 # Maximum size of a reply: so many bytes for each number of a vector, in base64 or in digits, and for everything else.
 _BYTES_PER_NUMBER = 32
@@ -69,6 +70,7 @@ class HostLimits:
         items, size = len(accepted.texts), _size(accepted)
         self._max_items = items if self._max_items is None else min(items, self._max_items)
         self._max_bytes = size if self._max_bytes is None else min(size, self._max_bytes)
+        logger.info("Learned: the host takes %d texts, or %d bytes, in a request", self._max_items, self._max_bytes)
 
     def split(self, batch: Batch) -> Iterator[Batch]:
         """Yield the batch in parts that fit."""
@@ -99,7 +101,6 @@ class Dispatcher:
         parameters: Fields of each request beside the texts and the encoding: ``model``, ``dimensions``, ``user``.
         host: Limits of the host.
         dimensions_check: Compares the dimensions of the replies.
-        meter: Counts requests and retries.
         limits: Rate and budget.
         usd_per_million_tokens: The model's price; None if unknown.
         max_retries: Attempts after the first, for one request.
@@ -110,7 +111,6 @@ class Dispatcher:
     parameters: dict[str, Any]
     host: HostLimits
     dimensions_check: DimensionsCheck
-    meter: UsageMeter
     limits: SharedLimits
     usd_per_million_tokens: float | None
     max_retries: int
@@ -127,15 +127,18 @@ class Dispatcher:
         batch: Batch,
         results: ResultCollector,
         limits: CallLimits,
+        observer: CallObserver,
         first: Admission | None = None,
+        *,
         take: Callable[[Batch, EmbeddingResponse], None] | None = None,
-    ) -> Generator[Action, bytes, None]:
+    ) -> Generator[Action, HttpReply, None]:
         """Send ``batch`` until ``results`` has all its vectors; in parts if the host refuses it as too large.
 
         Args:
             batch: The batch.
             results: Collects the vectors.
             limits: Deadline and stop signal of the call.
+            observer: Reports the requests.
             first: A confirmed admission for the first attempt.
             take: Also gets each part of the batch with its response. The vectors may be those of ``results``.
 
@@ -143,7 +146,7 @@ class Dispatcher:
             NanoGPTError: The batch cannot be answered.
         """
         accepted: list[Batch] = []
-        for part, response in (yield from self._send_in_parts(batch, results, limits, first)):
+        for part, response in (yield from self._send_in_parts(batch, results, limits, observer, first)):
             accepted.append(part)
             if take:
                 take(part, response)
@@ -153,28 +156,34 @@ class Dispatcher:
             self.host.learn(largest)
 
     def _send_in_parts(
-        self, batch: Batch, results: ResultCollector, limits: CallLimits, first: Admission | None = None
-    ) -> Generator[Action, bytes, list[tuple[Batch, EmbeddingResponse]]]:
+        self,
+        batch: Batch,
+        results: ResultCollector,
+        limits: CallLimits,
+        observer: CallObserver,
+        first: Admission | None = None,
+    ) -> Generator[Action, HttpReply, list[tuple[Batch, EmbeddingResponse]]]:
         """Send a batch, in halves if needed; the result is the parts that the host accepted."""
         if self.host.fits(batch):
             try:
-                response = yield from self._send(batch, limits, results, first)
+                response = yield from self._send(batch, limits, observer, results, first)
             except RequestTooLargeError as error:
                 first = None
                 if len(batch.texts) == 1:
-                    response = yield from self._shorten(batch, limits, error, _MAX_HALVINGS)
+                    response = yield from self._shorten(batch, limits, observer, error, _MAX_HALVINGS)
                     yield from _accept(batch, response, results)
                     return [(batch, response)]
+                logger.info("The host refused a batch of %d texts as too large: dividing it", len(batch.texts))
             else:
                 yield from self.collect(batch, response, results)
                 return [(batch, response)]
         one, two = batch.halves()
-        accepted = yield from self._send_in_parts(one, results, limits, first)
-        return accepted + (yield from self._send_in_parts(two, results, limits))
+        accepted = yield from self._send_in_parts(one, results, limits, observer, first)
+        return accepted + (yield from self._send_in_parts(two, results, limits, observer))
 
     def collect(
         self, batch: Batch, response: EmbeddingResponse, results: ResultCollector
-    ) -> Generator[Action, bytes, None]:
+    ) -> Generator[Action, HttpReply, None]:
         """Put a response into ``results`` and the cache."""
         yield from _accept(batch, response, results)
         if results.caches:
@@ -183,8 +192,8 @@ class Dispatcher:
             results.store(batch, response)
 
     def _shorten(
-        self, batch: Batch, limits: CallLimits, error: RequestTooLargeError, halvings: int
-    ) -> Generator[Action, bytes, EmbeddingResponse]:
+        self, batch: Batch, limits: CallLimits, observer: CallObserver, error: RequestTooLargeError, halvings: int
+    ) -> Generator[Action, HttpReply, EmbeddingResponse]:
         """Truncate or split the single text of a batch further: its local count was an estimate.
 
         The result is not cached, because it depends on ``on_overflow``.
@@ -195,9 +204,9 @@ class Dispatcher:
         responses = []
         for half in halves[:1] if self.on_overflow == "truncate" else halves:
             try:
-                response = yield from self._send(half, limits)
+                response = yield from self._send(half, limits, observer)
             except RequestTooLargeError as again:
-                response = yield from self._shorten(half, limits, again, halvings - 1)
+                response = yield from self._shorten(half, limits, observer, again, halvings - 1)
             responses.append(response)
         if len(responses) == 1:
             return responses[0]
@@ -210,39 +219,47 @@ class Dispatcher:
         self,
         batch: Batch,
         limits: CallLimits,
+        observer: CallObserver,
         results: ResultCollector | None = None,
         first: Admission | None = None,
-    ) -> Generator[Action, bytes, EmbeddingResponse]:
-        attempts = 0
+    ) -> Generator[Action, HttpReply, EmbeddingResponse]:
+        timer = RequestTimer()
 
-        def attempt(admission: Admission) -> Generator[Action, bytes, EmbeddingResponse]:
-            nonlocal attempts
-            attempts += 1
-            if attempts > 1:
-                self.meter.add_retry()
-            return (yield from self._attempt(batch, limits, results, admission))
+        def attempt(admission: Admission) -> Generator[Action, HttpReply, EmbeddingResponse]:
+            timer.attempts += 1
+            return (yield from self._attempt(batch, limits, results, admission, timer))
 
-        response = yield from self.send(
-            attempt,
-            limits=self.limits,
-            call=limits,
-            cost=self.cost(batch) if first is None else first.cost,
-            first=first,
-            max_retries=self.max_retries,
+        try:
+            response = yield from self.send(
+                attempt,
+                limits=self.limits,
+                call=limits,
+                cost=self.cost(batch) if first is None else first.cost,
+                first=first,
+                max_retries=self.max_retries,
+            )
+        except BaseException as error:
+            observer.report(timer, texts=len(batch.texts), error=error)
+            raise
+        observer.report(
+            timer,
+            texts=len(batch.texts),
+            prompt_tokens=response.prompt_tokens,
+            cost_usd=response.cost_usd,
+            request_id=response.request_id,
         )
-        self.meter.add_request(texts=len(batch.texts), prompt_tokens=response.prompt_tokens, cost_usd=response.cost_usd)
         return response
 
     def send(
         self,
-        attempt: Callable[[Admission], Generator[Action, bytes, EmbeddingResponse]],
+        attempt: Callable[[Admission], Generator[Action, HttpReply, EmbeddingResponse]],
         *,
         limits: SharedLimits,
         call: CallLimits,
         cost: Cost,
         first: Admission | None,
         max_retries: int,
-    ) -> Generator[Action, bytes, EmbeddingResponse]:
+    ) -> Generator[Action, HttpReply, EmbeddingResponse]:
         """Send one request until it is answered; if the host refuses base64, ask for float lists.
 
         Args:
@@ -277,13 +294,19 @@ class Dispatcher:
         return Cost(self._model, texts, tokens, usd, self.timeout)
 
     def _attempt(
-        self, batch: Batch, limits: CallLimits, results: ResultCollector | None, admission: Admission
-    ) -> Generator[Action, bytes, EmbeddingResponse]:
+        self,
+        batch: Batch,
+        limits: CallLimits,
+        results: ResultCollector | None,
+        admission: Admission,
+        timer: RequestTimer,
+    ) -> Generator[Action, HttpReply, EmbeddingResponse]:
         """Make one attempt, and settle its cost."""
         try:
             response = yield from self._attempt_once(batch, limits, results)
         except BaseException as error:
             billed = 0.0 if was_not_billed(error) else None
+            timer.uncertain += billed is None
             self.limits.settle(admission, Outcome(billed, error=type(error).__name__))
             raise
         tokens = response.prompt_tokens
@@ -294,14 +317,14 @@ class Dispatcher:
 
     def _attempt_once(
         self, batch: Batch, limits: CallLimits, results: ResultCollector | None
-    ) -> Generator[Action, bytes, EmbeddingResponse]:
+    ) -> Generator[Action, HttpReply, EmbeddingResponse]:
         response = yield from self.request(batch, limits, None if results is None else partial(results.out, batch))
         yield from self.check_dimensions(response, limits)
         return response
 
     def request(
         self, batch: Batch, limits: CallLimits, out: Callable[[], NDArray[np.float32] | None] | None = None
-    ) -> Generator[Action, bytes, EmbeddingResponse]:
+    ) -> Generator[Action, HttpReply, EmbeddingResponse]:
         """Send ``batch`` once, and parse the reply.
 
         Args:
@@ -309,8 +332,8 @@ class Dispatcher:
             limits: Deadline and stop signal.
             out: Returns memory for the vectors, ``(n, d)`` float32, or None. Called when the reply is there.
         """
-        body = yield self._request(batch, limits)
-        return parse_embeddings(body, len(batch.texts), None if out is None else out())
+        reply = yield self._request(batch, limits)
+        return parse_embeddings(reply.body, len(batch.texts), None if out is None else out(), reply.request_id)
 
     def _request(self, batch: Batch, limits: CallLimits) -> Send:
         import orjson
@@ -321,7 +344,7 @@ class Dispatcher:
         max_bytes = _BYTES_BESIDE_NUMBERS + numbers * _BYTES_PER_NUMBER
         return Send("/embeddings", body, limits.remaining(self.timeout), max_bytes)
 
-    def check_dimensions(self, response: EmbeddingResponse, limits: CallLimits) -> Generator[Action, bytes, None]:
+    def check_dimensions(self, response: EmbeddingResponse, limits: CallLimits) -> Generator[Action, HttpReply, None]:
         """Compare the dimensions of a response; if they differ, ask the service's live list once.
 
         Raises:
@@ -337,19 +360,19 @@ class Dispatcher:
             self.dimensions_check.add_source((yield from self._listed_dimensions(limits)))
             self.dimensions_check.accept(dimensions)
 
-    def _listed_dimensions(self, limits: CallLimits) -> Generator[Action, bytes, int | None]:
+    def _listed_dimensions(self, limits: CallLimits) -> Generator[Action, HttpReply, int | None]:
         from nanogpt_core.models.listing import MAX_LIST_BYTES, parse_model_list
 
         yield from wait_for_turn(self.limits, limits)
         try:
-            body = yield Send("/embedding-models", None, limits.remaining(self.timeout), MAX_LIST_BYTES)
-            row = parse_model_list(body).get(self._model)
+            reply = yield Send("/embedding-models", None, limits.remaining(self.timeout), MAX_LIST_BYTES)
+            row = parse_model_list(reply.body).get(self._model)
         except NanoGPTError:
             return None
         return row.dimensions if row else None
 
 
-def _accept(batch: Batch, response: EmbeddingResponse, results: ResultCollector) -> Generator[Action, bytes, None]:
+def _accept(batch: Batch, response: EmbeddingResponse, results: ResultCollector) -> Generator[Action, HttpReply, None]:
     for _ in results.accept(batch, response):
         yield Yield()
 
@@ -367,11 +390,6 @@ def _halves_of(batch: Batch) -> list[Batch]:
 def _refuses_base64(error: BadRequestError) -> bool:
     words = f"{error.detail} {error.code} {error.param}".lower()
     return error.status in (400, 422) and ("encoding_format" in words or "base64" in words)
-
-
-def was_not_billed(error: BaseException) -> bool:
-    """Return whether an attempt that failed so cost nothing."""
-    return isinstance(error, StatusError) and not isinstance(error, ServerError)
 
 
 def _suggest_names(error: ModelNotFoundError, model: str) -> None:

@@ -15,16 +15,18 @@ from nanogpt_core.embeddings.config import (
     EmbedderConfig,
     EmbedderOptions,
 )
+from nanogpt_core.embeddings.estimate import Estimate
 from nanogpt_core.embeddings.inputs import check_query, check_texts, iterate_texts
 from nanogpt_core.embeddings.pipeline import Pipeline, check_event_loop
 from nanogpt_core.embeddings.progress import reporting
 from nanogpt_core.embeddings.stream import EmbeddedBatch, achunked, amap_ordered, chunked, map_ordered
-from nanogpt_core.embeddings.usage import Estimate, Usage, UsageMeter
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.http.endpoint import Secret, hide_key
 from nanogpt_core.http.lifetime import Closeable
 from nanogpt_core.http.limits import Budget
 from nanogpt_core.models.catalog import MAX_ITEMS, ModelInfo
+from nanogpt_core.observability.observer import CallObserver
+from nanogpt_core.observability.usage import Usage, UsageMeter
 from nanogpt_core.validation import check_number, check_option_names
 
 if TYPE_CHECKING:
@@ -83,6 +85,8 @@ class Embedder(Closeable):
         limits: Limits that several processes share, such as :class:`nanogpt_core.RedisLimits`, in place of
             ``requests_per_second`` and ``budget_usd``. Default: the limits of this process.
         progress: True for a progress bar, or a function of (texts done, texts in total). Default: none.
+        on_request: A function that gets a :class:`nanogpt_core.RequestRecord` of each finished request: model, texts,
+            tokens, cost, seconds, attempts. Its errors are logged, and do not end a call. Default: none.
         default_headers: HTTP headers to send with each request.
         http_client: An ``httpx.Client`` (``httpx2`` with openai 3.x) for sync requests.
         http_async_client: An ``httpx.AsyncClient`` for async requests.
@@ -98,9 +102,8 @@ class Embedder(Closeable):
             options["api_key"] = hide_key(options["api_key"])
         check_option_names(options, ["model", *EmbedderOptions.__annotations__], OPTION_ALIASES)
         config = EmbedderConfig(model=model, **options)
-        price = config.model_row.usd_per_million_tokens
         budget = None if config.budget_usd is None else Budget(config.budget_usd)
-        self._start(config, UsageMeter(price), budget)
+        self._start(config, UsageMeter(), budget)
 
     # Signature and help show every option with its default.
     __init__.__signature__ = inspect.signature(EmbedderConfig.__init__)  # type: ignore[attr-defined]
@@ -263,8 +266,7 @@ class Embedder(Closeable):
         self._pipeline.lifetime.check_open()
         size, stop = self._streamed_batch_size(batch_size), threading.Event()
         chunks = chunked(iterate_texts(texts), size)
-        batches = map_ordered(chunks, lambda chunk: self._embed_chunk(chunk, stop), self._config.max_concurrency, stop)
-        return self._with_progress(batches, texts)
+        return self._observed_stream(chunks, stop, texts)
 
     async def astream(
         self, texts: Iterable[str] | AsyncIterable[str], *, batch_size: int | None = None
@@ -274,37 +276,52 @@ class Embedder(Closeable):
         check_event_loop()
         size, parsing = self._streamed_batch_size(batch_size), asyncio.Lock()
         chunks = achunked(texts if isinstance(texts, AsyncIterable) else iterate_texts(texts), size)
-        batches = amap_ordered(chunks, lambda chunk: self._aembed_chunk(chunk, parsing), self._config.max_concurrency)
-        with self._stream_progress(texts) as report:
+        observer = self._pipeline.observe()
+        batches = amap_ordered(
+            chunks, lambda chunk: self._aembed_chunk(chunk, parsing, observer), self._config.max_concurrency
+        )
+        with observer, self._stream_progress(texts) as report:
             async with contextlib.aclosing(batches):
                 async for batch in batches:
                     if report:
                         report(len(batch.texts))
                     yield batch
 
-    def _with_progress(self, batches: Iterator[EmbeddedBatch], texts: Iterable[str]) -> Iterator[EmbeddedBatch]:
-        with self._stream_progress(texts) as report:
-            for batch in batches:
-                if report:
-                    report(len(batch.texts))
-                yield batch
+    def _observed_stream(
+        self, chunks: Iterator[tuple[int, list[str]]], stop: threading.Event, texts: Iterable[str]
+    ) -> Iterator[EmbeddedBatch]:
+        with self._pipeline.observe() as observer, self._stream_progress(texts) as report:
+            batches = map_ordered(
+                chunks, lambda chunk: self._embed_chunk(chunk, stop, observer), self._config.max_concurrency, stop
+            )
+            with contextlib.closing(batches):
+                for batch in batches:
+                    if report:
+                        report(len(batch.texts))
+                    yield batch
 
     def _stream_progress(self, texts: object) -> Any:
         total = len(texts) if isinstance(texts, Sized) else None
         progress = self._config.progress
         return reporting(progress, total) if progress else contextlib.nullcontext()
 
-    def _embed_chunk(self, chunk: tuple[int, list[str]], stop: threading.Event) -> EmbeddedBatch:
+    def _embed_chunk(
+        self, chunk: tuple[int, list[str]], stop: threading.Event, observer: CallObserver
+    ) -> EmbeddedBatch:
         first, texts = chunk
         texts = check_texts(texts, first)
-        vectors = self._pipeline.embed(texts, batch_size=len(texts), first=first, show_progress=False, stop=stop)
+        vectors = self._pipeline.embed(
+            texts, batch_size=len(texts), first=first, show_progress=False, stop=stop, stream=observer
+        )
         return EmbeddedBatch(first, texts, vectors)
 
-    async def _aembed_chunk(self, chunk: tuple[int, list[str]], parsing: asyncio.Lock) -> EmbeddedBatch:
+    async def _aembed_chunk(
+        self, chunk: tuple[int, list[str]], parsing: asyncio.Lock, observer: CallObserver
+    ) -> EmbeddedBatch:
         first, texts = chunk
         texts = check_texts(texts, first)
         vectors = await self._pipeline.aembed(
-            texts, batch_size=len(texts), first=first, show_progress=False, parsing=parsing
+            texts, batch_size=len(texts), first=first, show_progress=False, parsing=parsing, stream=observer
         )
         return EmbeddedBatch(first, texts, vectors)
 

@@ -8,10 +8,10 @@ import threading
 from typing import TYPE_CHECKING, Protocol
 
 from nanogpt_core.embeddings.planning import Batch
-from nanogpt_core.embeddings.usage import UsageMeter
 from nanogpt_core.errors import NanoGPTError
 from nanogpt_core.http.limits import Budget
 from nanogpt_core.http.retry import CallLimits
+from nanogpt_core.observability.observer import CallObserver
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,7 +62,7 @@ class Call:
     Attributes:
         batch: Its texts.
         limits: Its deadline and stop signal.
-        meter: Counts its usage.
+        observer: Reports its requests.
         budget: Its budget, or None.
         lane: The event loop that it runs on, or None.
         starter: Makes carriers.
@@ -78,13 +78,13 @@ class Call:
         batch: Batch,
         limits: CallLimits,
         *,
-        meter: UsageMeter,
+        observer: CallObserver,
         budget: Budget | None,
         lane: Lane,
         starter: Starter,
     ) -> None:
         self.batch, self.limits = batch, limits
-        self.meter, self.budget, self.lane, self.starter = meter, budget, lane, starter
+        self.observer, self.budget, self.lane, self.starter = observer, budget, lane, starter
         self.items: list[Item] = []
         self.vectors: list[NDArray[np.float32] | None] = [None] * len(batch.texts)
         self.model: str | None = None

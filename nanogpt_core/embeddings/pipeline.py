@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,13 +18,13 @@ from nanogpt_core.cache.lookup import CacheLookup
 from nanogpt_core.embeddings.coalescing import Coalescer
 from nanogpt_core.embeddings.config import EmbedderConfig
 from nanogpt_core.embeddings.dispatch import Dispatcher, host_limits_for
+from nanogpt_core.embeddings.estimate import Estimate
 from nanogpt_core.embeddings.gathered_call import Lane
 from nanogpt_core.embeddings.planning import Batch, Plan, make_plan, pack
 from nanogpt_core.embeddings.progress import reporting
 from nanogpt_core.embeddings.response import DimensionsCheck
 from nanogpt_core.embeddings.results import ArrayOutput, ListOutput, ResultCollector
 from nanogpt_core.embeddings.runner import Dispatch, run_async, run_sync
-from nanogpt_core.embeddings.usage import Estimate, UsageMeter, price
 from nanogpt_core.errors import ConfigurationError, NanoGPTError
 from nanogpt_core.http.client import HttpClient
 from nanogpt_core.http.lifetime import Lifetime
@@ -31,7 +32,10 @@ from nanogpt_core.http.limits import Budget, ProcessLimits, Saving
 from nanogpt_core.http.rate_limiter import RateLimit
 from nanogpt_core.http.redaction import redacted
 from nanogpt_core.http.retry import CallLimits
+from nanogpt_core.models.pricing import price
 from nanogpt_core.models.tokens import TokenCounter, byte_lengths
+from nanogpt_core.observability.observer import CallObserver, Observer
+from nanogpt_core.observability.usage import UsageMeter
 
 if TYPE_CHECKING:
     from typing_extensions import ParamSpec
@@ -66,7 +70,7 @@ class Pipeline:
 
     Args:
         config: The embedder's options.
-        meter: Counts requests, texts and tokens.
+        meter: Counts the usage.
         budget: Refuses requests that would exceed ``budget_usd``; None for no limit.
         learned: Dimensions of an earlier reply, or None.
     """
@@ -81,7 +85,8 @@ class Pipeline:
         self.lifetime = Lifetime()
         self.client = HttpClient(config.endpoint, config.http_client, config.http_async_client, self.lifetime)
         self.namespace = CacheNamespace(config.endpoint.base_url, model.id, config.dimensions)
-        self.meter = meter
+        price_per_million = model.usd_per_million_tokens
+        self.observer = Observer("embeddings", config.endpoint, config.on_request, meter, price_per_million)
         process_limits = ProcessLimits(RateLimit(config.endpoint, config.requests_per_second).limiter, budget)
         self.limits = config.limits or process_limits
         self._imported = False
@@ -90,9 +95,8 @@ class Pipeline:
             parameters={name: value for name, value in parameters.items() if value is not None},
             host=host_limits_for(config.endpoint.base_url, model.id),
             dimensions_check=self.dimensions_check,
-            meter=meter,
             limits=self.limits,
-            usd_per_million_tokens=model.usd_per_million_tokens,
+            usd_per_million_tokens=price_per_million,
             max_retries=config.max_retries,
             timeout=config.endpoint.timeout,
             on_overflow=config.on_overflow,
@@ -108,6 +112,7 @@ class Pipeline:
         first: int = 0,
         show_progress: bool = True,
         stop: threading.Event | None = None,
+        stream: CallObserver | None = None,
     ) -> Any:
         """Embed checked texts.
 
@@ -118,23 +123,23 @@ class Pipeline:
             first: Position of the first text in the caller's list or stream.
             show_progress: Whether to report progress.
             stop: Set by another thread when the call should end.
+            stream: The observer of the stream that this call is a part of, or None.
         """
         limits = CallLimits(self._deadline(), stop or threading.Event())
-        plan = make_plan(texts, self.counter, self.config.on_overflow, first)
-        with self._collect(plan, limits, as_lists, show_progress) as results:
-            batches = self._prepare(plan, results, batch_size)
-            if batches:
-                self._import_modules()
-                self.client.client()
-            tasks = [
-                partial(run_sync, dispatch, self.client, limits.stop)
-                for dispatch in self._dispatches(batches, results, limits, lane=None, joins=batch_size is None)
-            ]
-            if len(tasks) == 1:
-                tasks[0]()
-            else:
-                run_in_threads(tasks, self.config.max_concurrency, limits.stop)
-            return results.finish()
+        with self._observed(stream) as observer:
+            plan = make_plan(texts, self.counter, self.config.on_overflow, first)
+            with self._collect(plan, limits, as_lists, show_progress) as results:
+                batches = self._prepare(plan, results, batch_size, observer)
+                if batches:
+                    self._import_modules()
+                    self.client.client()
+                dispatches = self._dispatches(batches, results, limits, observer, lane=None, joins=batch_size is None)
+                tasks = [partial(run_sync, dispatch, self.client, limits.stop) for dispatch in dispatches]
+                if len(tasks) == 1:
+                    tasks[0]()
+                else:
+                    run_in_threads(tasks, self.config.max_concurrency, limits.stop)
+                return results.finish()
 
     async def aembed(
         self,
@@ -145,6 +150,7 @@ class Pipeline:
         first: int = 0,
         show_progress: bool = True,
         parsing: asyncio.Lock | None = None,
+        stream: CallObserver | None = None,
     ) -> Any:
         """Embed checked texts without blocking the event loop; arguments as for :meth:`embed`.
 
@@ -155,31 +161,45 @@ class Pipeline:
             first: As for :meth:`embed`.
             show_progress: As for :meth:`embed`.
             parsing: The lock under which large replies are parsed, shared by concurrent calls of a stream.
+            stream: As for :meth:`embed`.
         """
         check_event_loop()
         limits = CallLimits(self._deadline())
         blocks = self._may_block(texts)
-        plan = await _run(blocks, make_plan, texts, self.counter, self.config.on_overflow, first)
-        with self._collect(plan, limits, as_lists, show_progress) as results:
-            batches = await _run(blocks, self._prepare, plan, results, batch_size)
-            if batches:
-                await _run(not self._imported, self._import_modules)
-                await self.client.async_client()
-            lock, loop = parsing or asyncio.Lock(), asyncio.get_running_loop()
-            tasks = [
-                partial(run_async, dispatch, self.client, parsing=lock)
-                for dispatch in self._dispatches(batches, results, limits, lane=loop, joins=batch_size is None)
-            ]
-            await run_in_tasks(tasks, self.config.max_concurrency, limits.stop)
-            return await _run(len(texts) > _MAX_TEXTS_PLANNED_IN_LOOP, results.finish)
+        with self._observed(stream) as observer:
+            plan = await _run(blocks, make_plan, texts, self.counter, self.config.on_overflow, first)
+            with self._collect(plan, limits, as_lists, show_progress) as results:
+                batches = await _run(blocks, self._prepare, plan, results, batch_size, observer)
+                if batches:
+                    await _run(not self._imported, self._import_modules)
+                    await self.client.async_client()
+                lock, loop = parsing or asyncio.Lock(), asyncio.get_running_loop()
+                dispatches = self._dispatches(batches, results, limits, observer, lane=loop, joins=batch_size is None)
+                tasks = [partial(run_async, dispatch, self.client, parsing=lock) for dispatch in dispatches]
+                await run_in_tasks(tasks, self.config.max_concurrency, limits.stop)
+                return await _run(len(texts) > _MAX_TEXTS_PLANNED_IN_LOOP, results.finish)
+
+    def observe(self) -> CallObserver:
+        """Return the observer of a call, or of a stream, that begins now."""
+        return self.observer.call(self.config.model_row.id)
+
+    def _observed(self, stream: CallObserver | None) -> contextlib.AbstractContextManager[CallObserver]:
+        return self.observe() if stream is None else contextlib.nullcontext(stream)
 
     def _dispatches(
-        self, batches: list[Batch], results: ResultCollector, limits: CallLimits, *, lane: Lane, joins: bool
+        self,
+        batches: list[Batch],
+        results: ResultCollector,
+        limits: CallLimits,
+        observer: CallObserver,
+        *,
+        lane: Lane,
+        joins: bool,
     ) -> list[Dispatch]:
         """Return a generator for each batch; that of a small call may share a request with other calls."""
         if joins and self.coalescer.accepts(batches):
-            return [self.coalescer.dispatch(batches[0], results, limits, lane)]
-        return [self.dispatcher.dispatch(batch, results, limits) for batch in batches]
+            return [self.coalescer.dispatch(batches[0], results, limits, observer, lane)]
+        return [self.dispatcher.dispatch(batch, results, limits, observer) for batch in batches]
 
     def _import_modules(self) -> None:
         if not self._imported:
@@ -239,10 +259,15 @@ class Pipeline:
         if cache is not None and self.lifetime.is_closed:
             cache.close()
 
-    def _prepare(self, plan: Plan, results: ResultCollector, batch_size: int | None) -> list[Batch]:
+    def _prepare(
+        self, plan: Plan, results: ResultCollector, batch_size: int | None, observer: CallObserver
+    ) -> list[Batch]:
         """Load cached vectors, make batches of the rest, and check that the budget covers them."""
-        cached = 0 if self.config.opened_cache is None else results.load_cached()
-        self.meter.add_cached(cached)
+        cached, started = 0, time.monotonic()
+        if self.config.opened_cache is not None:
+            cached = results.load_cached()
+        if cached:
+            observer.report_cached(cached, time.monotonic() - started)
         missing = results.missing
         batches = self._make_batches(plan, missing, batch_size)
         if self.limits.budget_usd is not None and batches:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nanogpt_core._runtime.fork import ForkSafe
+from nanogpt_core._runtime.log import logger
 from nanogpt_core.errors import ConfigurationError, DamagedReplyError, DimensionsError, ReplyError
 from nanogpt_core.http.error_body import error_message, excerpt
 from nanogpt_core.models.catalog import MODELS, ModelInfo
@@ -44,12 +45,14 @@ class EmbeddingResponse:
         prompt_tokens: Tokens billed, or None if the reply does not say.
         model: The model that the reply names, or None.
         cost_usd: Cost of the request in US dollars, or None if the reply does not say.
+        request_id: The service's ``X-Request-ID``, or None.
     """
 
     vectors: NDArray[np.float32]
     prompt_tokens: int | None
     model: str | None
     cost_usd: float | None = None
+    request_id: str | None = None
 
 
 class DimensionsCheck(ForkSafe):
@@ -110,9 +113,13 @@ class DimensionsCheck(ForkSafe):
             if self._learned == dimensions:
                 return
             allowed = self._expected if self._learned is None else frozenset((self._learned,))
-            if not allowed or dimensions in allowed:
+            is_accepted = not allowed or dimensions in allowed
+            if is_accepted:
                 self._learned = dimensions
-                return
+        if is_accepted:
+            if len(allowed) != 1:
+                logger.info("Learned: vectors of %s have %d dimensions", self._model.id, dimensions)
+            return
         expected = " or ".join(map(str, sorted(allowed)))
         raise DimensionsError(
             f"The {source}'s vectors have {dimensions} dimensions, not {expected}, as expected of {self._model.id}.",
@@ -149,7 +156,9 @@ def _store_remedy(model: ModelInfo, dimensions: int) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def parse_embeddings(body: bytes, count: int, out: NDArray[np.float32] | None = None) -> EmbeddingResponse:
+def parse_embeddings(
+    body: bytes, count: int, out: NDArray[np.float32] | None = None, request_id: str | None = None
+) -> EmbeddingResponse:
     """Parse the reply to a request of ``count`` texts; :class:`DimensionsCheck` compares its dimensions.
 
     Args:
@@ -157,20 +166,26 @@ def parse_embeddings(body: bytes, count: int, out: NDArray[np.float32] | None = 
         count: Texts in the request.
         out: An array to write the vectors into, ``(count, d)`` float32. It is used if the dimensions fit. Its contents
             are undefined after an error.
+        request_id: The service's name for the request, for the response and for errors.
 
     Raises:
         DamagedReplyError: The reply is no complete JSON, or the base64 of a vector is damaged.
         ReplyError: It does not hold the vectors asked for.
     """
-    document, embeddings = _parse_json(body, count)
-    vectors = _to_array(embeddings, out)
-    _check_numbers(vectors)
+    try:
+        document, embeddings = _parse_json(body, count)
+        vectors = _to_array(embeddings, out)
+        _check_numbers(vectors)
+    except ReplyError as error:
+        error.request_id = request_id
+        raise
     model = document.get("model")
     return EmbeddingResponse(
         vectors,
         prompt_tokens=_prompt_tokens(document.get("usage")),
         model=model if isinstance(model, str) else None,
         cost_usd=parse_cost_usd(document.get("x_nanogpt_pricing")),
+        request_id=request_id,
     )
 
 

@@ -16,7 +16,7 @@ from typing import Protocol
 from nanogpt_core._runtime import clock
 from nanogpt_core._runtime.workers import run_in_thread
 from nanogpt_core.errors import NanoGPTError
-from nanogpt_core.http.client import HttpClient
+from nanogpt_core.http.client import HttpClient, HttpReply
 from nanogpt_core.http.retry import Run, Wait
 
 __all__ = ["Action", "Dispatch", "Join", "Joinable", "Send", "Yield", "run_async", "run_sync"]
@@ -27,7 +27,7 @@ _LARGE_REPLY_BYTES = 1 << 18
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send one request; the result is the body of the reply.
+    """Send one request; the result is the reply.
 
     Attributes:
         path: Path below the base URL.
@@ -71,7 +71,8 @@ class Join:
 
 
 Action = Send | Wait | Run | Yield | Join
-Dispatch = Generator[Action, bytes, None]
+Dispatch = Generator[Action, HttpReply, None]
+_NO_REPLY = HttpReply(b"")
 
 
 def run_sync(dispatch: Dispatch, client: HttpClient, stop: threading.Event) -> None:
@@ -91,7 +92,7 @@ def run_sync(dispatch: Dispatch, client: HttpClient, stop: threading.Event) -> N
         dispatch.close()
 
 
-def _perform(action: Action, client: HttpClient, stop: threading.Event) -> bytes:
+def _perform(action: Action, client: HttpClient, stop: threading.Event) -> HttpReply:
     if isinstance(action, Send):
         return client.send(action.path, action.body, action.timeout, action.max_bytes)
     if isinstance(action, Wait):
@@ -100,7 +101,7 @@ def _perform(action: Action, client: HttpClient, stop: threading.Event) -> bytes
         action.function()
     elif isinstance(action, Join):
         action.event.wait(action.seconds)
-    return b""
+    return _NO_REPLY
 
 
 async def run_async(dispatch: Dispatch, client: HttpClient, halt: asyncio.Event, parsing: asyncio.Lock) -> None:
@@ -116,7 +117,7 @@ async def run_async(dispatch: Dispatch, client: HttpClient, halt: asyncio.Event,
             except NanoGPTError as error:
                 action = dispatch.throw(error)
                 continue
-            if len(result) < _LARGE_REPLY_BYTES:
+            if len(result.body) < _LARGE_REPLY_BYTES:
                 action = dispatch.send(result)
                 continue
             async with parsing:
@@ -124,7 +125,7 @@ async def run_async(dispatch: Dispatch, client: HttpClient, halt: asyncio.Event,
                     action = dispatch.send(result)
                     while isinstance(action, Yield):
                         await asyncio.sleep(0)
-                        action = dispatch.send(b"")
+                        action = dispatch.send(_NO_REPLY)
                 finally:
                     await asyncio.sleep(0)
     except StopIteration:
@@ -133,7 +134,7 @@ async def run_async(dispatch: Dispatch, client: HttpClient, halt: asyncio.Event,
         dispatch.close()
 
 
-async def _perform_async(action: Action, client: HttpClient, halt: asyncio.Event) -> bytes:
+async def _perform_async(action: Action, client: HttpClient, halt: asyncio.Event) -> HttpReply:
     if isinstance(action, Send):
         return await client.asend(action.path, action.body, action.timeout, action.max_bytes)
     if isinstance(action, Wait):
@@ -144,4 +145,4 @@ async def _perform_async(action: Action, client: HttpClient, halt: asyncio.Event
         await action.event.wait_async(action.seconds)
     else:
         await asyncio.sleep(0)
-    return b""
+    return _NO_REPLY

@@ -7,16 +7,17 @@ text is found: only its own call fails.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Generator, Sequence
 
 from nanogpt_core._runtime.clock import Deadline
-from nanogpt_core.embeddings.dispatch import Dispatcher, text_too_long, was_not_billed
+from nanogpt_core._runtime.log import describe, logger
+from nanogpt_core.embeddings.dispatch import Dispatcher, text_too_long
 from nanogpt_core.embeddings.gathered_call import Call, Item
 from nanogpt_core.embeddings.gatherer import Gatherer
 from nanogpt_core.embeddings.planning import Batch
 from nanogpt_core.embeddings.response import EmbeddingResponse
 from nanogpt_core.embeddings.runner import Action
-from nanogpt_core.embeddings.usage import UsageMeter, price
 from nanogpt_core.errors import (
     BadRequestError,
     BudgetExceededError,
@@ -25,8 +26,11 @@ from nanogpt_core.errors import (
     RequestTooLargeError,
     ServerError,
 )
+from nanogpt_core.http.client import HttpReply
 from nanogpt_core.http.limits import FREE, Admission, Cost, ProcessLimits
-from nanogpt_core.http.retry import CallLimits
+from nanogpt_core.http.retry import CallLimits, was_not_billed
+from nanogpt_core.models.pricing import price
+from nanogpt_core.observability.observer import RequestTimer
 
 __all__ = ["SharedBatch"]
 
@@ -70,7 +74,7 @@ class SharedBatch:
         # The service may refuse each text. Then it costs no more than a request for each.
         self._most_requests = len(items)
 
-    def send(self, first: Admission | None) -> Generator[Action, bytes, None]:
+    def send(self, first: Admission | None) -> Generator[Action, HttpReply, None]:
         """Send the batch, and hand out vectors and errors.
 
         Args:
@@ -90,13 +94,13 @@ class SharedBatch:
 
     def _try(
         self, items: Sequence[Item], first: Admission | None = None
-    ) -> Generator[Action, bytes, NanoGPTError | None]:
+    ) -> Generator[Action, HttpReply, NanoGPTError | None]:
         """Send some of the texts in one request; return the error if it fails."""
         account = _SharedAccount(self._gatherer, items, self._dispatcher.usd_per_million_tokens)
         limits = CallLimits(_last_deadline(items), self._limits.stop)
         self._requests += 1
 
-        def attempt(admission: Admission) -> Generator[Action, bytes, EmbeddingResponse]:
+        def attempt(admission: Admission) -> Generator[Action, HttpReply, EmbeddingResponse]:
             try:
                 batch = account.open()
             except _NoCallLeft:
@@ -114,15 +118,18 @@ class SharedBatch:
             response = yield from self._dispatcher.send(
                 attempt, limits=self._turns, call=limits, cost=FREE, first=first, max_retries=self._max_retries
             )
-        except _NoCallLeft:
-            return None
-        except NanoGPTError as error:
-            return error
+        except BaseException as error:
+            account.report_failure(error)
+            if isinstance(error, _NoCallLeft):
+                return None
+            if isinstance(error, NanoGPTError):
+                return error
+            raise
         self._answered = True
         self._gatherer.deliver(account.items, response.vectors, response.model)
         return None
 
-    def _isolate(self, items: list[Item], error: NanoGPTError) -> Generator[Action, bytes, None]:
+    def _isolate(self, items: list[Item], error: NanoGPTError) -> Generator[Action, HttpReply, None]:
         """Find the texts that the service refuses; fail their calls, and answer the others.
 
         Binary search. A half that succeeds leaves the other one as the suspect, without a request for it. The halves
@@ -132,6 +139,7 @@ class SharedBatch:
         if _is_one_call(items):
             self._fail_texts(items, error)
             return
+        logger.info("A batch of %d texts of several calls failed with %s: dividing it", len(items), describe(error))
         for _ in range(_MAX_SEARCHES_IN_VAIN):
             self._answered = True
             while self._answered:
@@ -153,7 +161,7 @@ class SharedBatch:
 
     def _isolate_one(
         self, items: list[Item], error: NanoGPTError
-    ) -> Generator[Action, bytes, tuple[list[Item], NanoGPTError | None]]:
+    ) -> Generator[Action, HttpReply, tuple[list[Item], NanoGPTError | None]]:
         """Fail the calls of one bad text; return the texts that are left, and the error of a request with them."""
         suspects, others = items, list[Item]()
         refused, answered = items, list[Item]()  # the smallest and the largest part
@@ -232,6 +240,7 @@ class _SharedAccount:
         self._payers: list[Call] = []  # of the items
         self._reserved: dict[Call, Cost] = {}
         self._last: BaseException | None = None  # the error of the attempt before
+        self._timer = RequestTimer()
 
     def open(self) -> Batch:
         """Reserve the price at each call's budget; a call whose budget refuses fails, and the others go on.
@@ -245,8 +254,7 @@ class _SharedAccount:
                 raise _NoCallLeft
             if self._reserve([(payer, position) for _, payer, position in shares]):
                 self.items, self._payers = [item for item, _, _ in shares], [payer for _, payer, _ in shares]
-                if self._last is not None:
-                    self._payers[0].meter.add_retry()
+                self._timer.attempts += 1
                 return _make_batch(self.items)
 
     def _reserve(self, shares: list[tuple[Call, int]]) -> bool:
@@ -275,29 +283,36 @@ class _SharedAccount:
     def settle(self, error: BaseException) -> None:
         """Give back the price of a failed attempt, unless it may have been billed."""
         self._last = error
-        self._settle(0.0 if was_not_billed(error) else None)
+        billed = 0.0 if was_not_billed(error) else None
+        self._timer.uncertain += billed is None
+        self._settle(billed)
 
     def add_request(self, response: EmbeddingResponse) -> None:
         """Divide tokens and cost among the calls by the sizes of their texts; the request counts for the first one."""
-        sizes: dict[Call, int] = {}
-        texts: dict[Call, int] = {}
+        texts = Counter(self._payers)
+        sizes: Counter[Call] = Counter()
         for item, payer in zip(self.items, self._payers, strict=True):
-            sizes[payer] = sizes.get(payer, 0) + item.weight + 1
-            texts[payer] = texts.get(payer, 0) + 1
+            sizes[payer] += item.weight + 1
         tokens = _divide(response.prompt_tokens, list(sizes.values()))
         costs = _shares(response.cost_usd, list(sizes.values()))
-        meters: dict[UsageMeter, list[tuple[Call, int | None, float | None]]] = {}
-        for call, share, cost in zip(sizes, tokens, costs, strict=True):
-            meters.setdefault(call.meter, []).append((call, share, cost))
+        for number, (call, share, cost) in enumerate(zip(sizes, tokens, costs, strict=True)):
             if call in self._reserved and call.budget is not None:
                 call.budget.settle(self._reserved[call], price(share, self._price) if cost is None else cost)
-        for number, (meter, calls) in enumerate(meters.items()):
-            meter.add_request(
-                texts=sum(texts[call] for call, _, _ in calls),
-                prompt_tokens=None if response.prompt_tokens is None else sum(share or 0 for _, share, _ in calls),
-                cost_usd=None if response.cost_usd is None else math.fsum(cost or 0.0 for _, _, cost in calls),
-                requests=int(number == 0),
+            call.observer.report(
+                self._timer,
+                texts=texts[call],
+                prompt_tokens=share,
+                cost_usd=cost,
+                request_id=response.request_id,
+                shared=number > 0,
             )
+
+    def report_failure(self, error: BaseException) -> None:
+        """Report to the calls that would have paid that the request failed."""
+        if isinstance(error, _NoCallLeft) and self._last is not None:
+            error = self._last
+        for number, (call, texts) in enumerate(Counter(self._payers).items()):
+            call.observer.report(self._timer, texts=texts, error=error, shared=number > 0)
 
 
 def _payer_of(item: Item) -> tuple[Call, int] | None:

@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Generator, Iterator
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from itertools import islice
@@ -68,7 +68,9 @@ async def achunked(items: AsyncIterable[T] | Iterator[T], size: int) -> AsyncIte
         yield start, collected
 
 
-def map_ordered(items: Iterator[T], function: Callable[[T], R], window: int, stop: threading.Event) -> Iterator[R]:
+def map_ordered(
+    items: Iterator[T], function: Callable[[T], R], window: int, stop: threading.Event
+) -> Generator[R, None, None]:
     """Yield ``function(item)`` for each item, in order, with at most ``window`` calls in progress.
 
     ``items`` is read in the consumer's thread, since a database cursor may belong to it, and no further than the

@@ -156,7 +156,7 @@ def _request(endpoint: Endpoint, path: str, body: bytes | None) -> dict[str, Any
 
     with redacted(endpoint):
         seconds = min(endpoint.timeout, DEFAULT_TIMEOUT)
-        content = HttpClient(endpoint).send(path, body, seconds, _MAX_REPLY_BYTES)
+        content = HttpClient(endpoint).send(path, body, seconds, _MAX_REPLY_BYTES).body
         from jiter import from_json  # comes with the SDK, which is imported late
 
         try:

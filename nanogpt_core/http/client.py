@@ -6,6 +6,7 @@ Failures are raised as this project's errors, caused by the SDK's.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nanogpt_core._runtime.fork import import_modules
@@ -16,10 +17,23 @@ from nanogpt_core.http.lifetime import Lifetime
 if TYPE_CHECKING:
     import openai
 
-__all__ = ["HttpClient"]
+__all__ = ["HttpClient", "HttpReply"]
 
 # Imported before the first request: an import in the moment of a failure could fail too, for lack of files.
 _MODULES = ("nanogpt_core.http.sdk", "nanogpt_core.http.error_mapping", "openai.resources.embeddings")
+
+
+@dataclass(frozen=True, slots=True)
+class HttpReply:
+    """A reply with a status below 300.
+
+    Attributes:
+        body: Its content.
+        request_id: The service's ``X-Request-ID``, or None.
+    """
+
+    body: bytes
+    request_id: str | None = None
 
 
 class HttpClient:
@@ -91,8 +105,8 @@ class HttpClient:
 
             await aclose_connections()
 
-    def send(self, path: str, body: bytes | None, timeout: float, max_bytes: int) -> bytes:
-        """POST ``body`` to ``path`` below the base URL, or GET it if there is no body; return the body of the reply.
+    def send(self, path: str, body: bytes | None, timeout: float, max_bytes: int) -> HttpReply:
+        """POST ``body`` to ``path`` below the base URL, or GET it if there is no body; return the reply.
 
         Args:
             path: Path below the base URL.
@@ -106,17 +120,17 @@ class HttpClient:
         client = self.client()
         try:
             with request_limits(timeout, max_bytes):
-                return _checked_content(self._call(client, path, body))
+                return _checked(self._call(client, path, body))
         except Exception as error:  # noqa: BLE001 - raised again
             failure = self._failure(error, timeout)
         raise failure  # out here: the SDK wraps our errors in its own, and causes must not run in a circle
 
-    async def asend(self, path: str, body: bytes | None, timeout: float, max_bytes: int) -> bytes:
+    async def asend(self, path: str, body: bytes | None, timeout: float, max_bytes: int) -> HttpReply:
         """Do the same as :meth:`send`, without blocking the event loop."""
         client = await self.async_client()
         try:
             with request_limits(timeout, max_bytes):
-                return _checked_content(await self._call(client, path, body))
+                return _checked(await self._call(client, path, body))
         except Exception as error:  # noqa: BLE001 - raised again
             failure = self._failure(error, timeout)
         raise failure
@@ -135,9 +149,8 @@ class HttpClient:
         return foreign_error(error) or map_error(error, self.endpoint.host, timeout)
 
 
-def _checked_content(response: Any) -> bytes:
+def _checked(response: Any) -> HttpReply:
     from nanogpt_core.http.error_mapping import raise_for_error_body
 
     raise_for_error_body(response, response.request)
-    content: bytes = response.content
-    return content
+    return HttpReply(response.content, response.headers.get("x-request-id"))

@@ -32,6 +32,7 @@ from dataclasses import dataclass
 
 from nanogpt_core._runtime import clock
 from nanogpt_core._runtime.fork import ForkSafe
+from nanogpt_core._runtime.log import describe, logger
 from nanogpt_core.errors import NanoGPTError, RateLimitError, StatusError
 from nanogpt_core.http.endpoint import Endpoint
 
@@ -188,13 +189,17 @@ class RateLimiter(ForkSafe):
             reservation: The confirmed reservation of the attempt. None if it is not known; the rate then stays.
         """
         retry_after = error.retry_after if isinstance(error, StatusError) else None
+        if not isinstance(error, RateLimitError) and retry_after is None:
+            return
         with self._lock:
-            time = self._now()
+            time, paused = self._now(), self._paused_until
             if isinstance(error, RateLimitError) and reservation is not None:
                 self._decrease(reservation.start, time)
-            if isinstance(error, RateLimitError) or retry_after is not None:
-                self._paused_until = max(self._paused_until, time + (delay if retry_after is None else retry_after))
-                del self._starts[bisect_right(self._starts, time) :]  # void: confirm() makes the callers reserve again
+            self._paused_until = max(paused, time + (delay if retry_after is None else retry_after))
+            del self._starts[bisect_right(self._starts, time) :]  # void: confirm() makes the callers reserve again
+            pause, rate = self._paused_until - time, self._rate()
+        if paused <= time:
+            logger.info("Pausing all requests for %.1f s after %s; rate: %.3g/s", pause, describe(error), rate)
 
     def _decrease(self, start: float, time: float) -> None:
         self._remove(start)

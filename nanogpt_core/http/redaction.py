@@ -9,7 +9,7 @@ from typing import Any
 from nanogpt_core.errors import NanoGPTError, causes
 from nanogpt_core.http.endpoint import Endpoint
 
-__all__ = ["redacted"]
+__all__ = ["redacted", "without_secrets"]
 
 _HIDDEN = "**********"
 _MIN_KEY_CHARACTERS = 6  # a few letters can stand anywhere; a key is longer
@@ -28,6 +28,13 @@ def redacted(endpoint: Endpoint) -> Iterator[None]:
             for secret in _secrets(endpoint):
                 _redact(cause, secret)
         raise
+
+
+def without_secrets(text: str, endpoint: Endpoint) -> str:
+    """Return ``text`` without the endpoint's key and headers."""
+    for secret in _secrets(endpoint):
+        text = text.replace(secret, _HIDDEN)
+    return text
 
 
 def _secrets(endpoint: Endpoint) -> list[str]:

@@ -18,7 +18,15 @@ from functools import partial
 from typing import Any, TypeVar
 
 from nanogpt_core._runtime.clock import Deadline
-from nanogpt_core.errors import BudgetExceededError, NanoGPTError, RateLimitError, RequestTimeoutError, StatusError
+from nanogpt_core._runtime.log import describe, logger
+from nanogpt_core.errors import (
+    BudgetExceededError,
+    NanoGPTError,
+    RateLimitError,
+    RequestTimeoutError,
+    ServerError,
+    StatusError,
+)
 from nanogpt_core.http.limits import FREE, Admission, Cost, SharedLimits
 
 __all__ = [
@@ -33,6 +41,7 @@ __all__ = [
     "reset_message",
     "send_with_retries",
     "wait_for_turn",
+    "was_not_billed",
 ]
 
 T = TypeVar("T")
@@ -48,6 +57,7 @@ MAX_RETRY_AFTER_SECONDS = 60.0
 when to try again."""
 
 _BASE_RATE_LIMIT_BACKOFF_SECONDS = 1.0
+_LOGGED_WAIT_SECONDS = 1.0
 _MAX_RESET_SECONDS = 366 * 86_400  # one year; a longer time is not shown
 _MAX_DOUBLINGS = 10  # 0.5 s * 2**10 is far above MAX_BACKOFF_SECONDS; without a bound, floats would overflow
 
@@ -155,8 +165,9 @@ def send_with_retries(
                 limits.on_error(error, delay, admission)
             if failed >= max_retries or not call.leaves_time_for(delay):
                 raise
+            failed += 1
+            logger.info("Retry %d of %d in %.2f s after %s", failed, max_retries, delay, describe(error))
         yield Wait(delay)
-        failed += 1
 
 
 def wait_for_turn(limits: SharedLimits, call: CallLimits, cost: Cost = FREE) -> Generator[Wait | Run, Any, Admission]:
@@ -177,6 +188,8 @@ def wait_for_turn(limits: SharedLimits, call: CallLimits, cost: Cost = FREE) -> 
     try:
         while True:
             if admission.delay > 0:
+                if admission.delay > _LOGGED_WAIT_SECONDS:
+                    logger.info("Waiting %.1f s for the rate limit", admission.delay)
                 yield Wait(call.remaining(admission.delay))
             call.check()
             if admission.ready:
@@ -277,6 +290,11 @@ def backoff_delay(attempt: int, error: NanoGPTError) -> float | None:
         return jitter
     # First exactly as the service asks. If that fails too, many clients came back at once: jitter spreads them.
     return retry_after + jitter if attempt else retry_after
+
+
+def was_not_billed(error: BaseException) -> bool:
+    """Return whether an attempt that failed so cost nothing."""
+    return isinstance(error, StatusError) and not isinstance(error, ServerError)
 
 
 def reset_message(seconds: float | None) -> str:

@@ -103,7 +103,7 @@ def _fetch_models(endpoint: Endpoint, http_client: Any = None) -> dict[str, Mode
     seconds = min(endpoint.timeout, DEFAULT_TIMEOUT)
     with redacted(endpoint):
         client = HttpClient(endpoint, http_client)
-        return parse_model_list(client.send("/embedding-models", None, seconds, MAX_LIST_BYTES))
+        return parse_model_list(client.send("/embedding-models", None, seconds, MAX_LIST_BYTES).body)
 
 
 def parse_model_list(body: bytes) -> dict[str, ModelInfo]:
@@ -178,7 +178,7 @@ def fetch_chat_model(endpoint: Endpoint, model: str, http_client: Any = None) ->
     with redacted(endpoint):
         seconds = min(endpoint.timeout, DEFAULT_TIMEOUT)  # a chat model's own timeout is longer, for answers
         client = HttpClient(endpoint, http_client)
-        rows = _parse_chat_models(client.send("/models?detailed=true", None, seconds, MAX_LIST_BYTES))
+        rows = _parse_chat_models(client.send("/models?detailed=true", None, seconds, MAX_LIST_BYTES).body)
     for name in names_without_suffixes(model):
         if name in rows:
             return rows[name]

@@ -1,13 +1,25 @@
-"""The cost of one request, as replies give it in ``x_nanogpt_pricing``. Pure functions."""
+"""The cost of one request: its tokens at a price, or as its reply gives it in ``x_nanogpt_pricing``. Pure functions."""
 
 from __future__ import annotations
 
 import re
 
-__all__ = ["parse_cost_usd"]
+__all__ = ["parse_cost_usd", "price", "round_usd"]
 
 _MAX_COST_USD = 1e6  # of one request; a higher cost is taken for an error
 _DECIMAL = re.compile(r"\d+(?:\.\d*)?(?:e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+
+
+def price(tokens: int | None, usd_per_million_tokens: float | None) -> float | None:
+    """Return the price of ``tokens`` in US dollars; None if the count or the price is unknown."""
+    if tokens is None or usd_per_million_tokens is None:
+        return None
+    return round_usd(tokens * usd_per_million_tokens / 1_000_000)
+
+
+def round_usd(usd: float | None) -> float | None:
+    """Round US dollars to twelve digits: the last digits of a float are noise that would show when it is printed."""
+    return None if usd is None else float(f"{usd:.12g}")
 
 
 def parse_cost_usd(pricing: object) -> float | None:

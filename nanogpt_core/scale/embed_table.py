@@ -26,7 +26,7 @@ _CLUSTER_REMEDY = (
     "before `ray start`, for Spark in spark-env.sh, for Dask before `dask worker`. EmbedTable itself carries no key."
 )
 # The key, headers and functions would be written in clear into files of an engine, and connections cannot be moved.
-_NOT_FOR_WORKERS = ("default_headers", "http_client", "http_async_client", "progress")
+_NOT_FOR_WORKERS = ("default_headers", "http_client", "http_async_client", "progress", "on_request")
 
 
 class EmbedTable:

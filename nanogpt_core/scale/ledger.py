@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-from nanogpt_core.embeddings.usage import Usage
 from nanogpt_core.http.limits import Cost, Outcome
+from nanogpt_core.observability.usage import Usage
 
 __all__ = ["NANO", "Ledger", "OpenRequest", "RequestLog", "read_ledger"]
 
@@ -92,6 +92,7 @@ class Ledger:
             cost_usd=self.spent_usd,
             texts_sent=self.texts_sent,
             texts_cached=self.texts_cached,
+            uncertain=self.uncertain,
         )
 
 

@@ -132,6 +132,7 @@ NOT_HASHED = {
     "num_workers": 2,
     "user": "someone",
     "progress": print,
+    "on_request": print,
     "default_headers": {"X-Team": "search"},
     "allow_insecure_http": True,
 }

@@ -348,6 +348,7 @@ def changes(plugin):
         "limits": None,
         "model_info": ModelInfo(id="text-embedding-3-small", dimensions=1536),
         "progress": False,
+        "on_request": None,
         "default_headers": {"X-Team": "search"},
         "http_client": None,
         "http_async_client": None,

@@ -27,6 +27,7 @@ from nanogpt_core.errors import (
     RequestTimeoutError,
     ServerError,
 )
+from nanogpt_core.http.client import HttpReply
 from nanogpt_core.http.retry import CallLimits
 
 WIDTH = 4
@@ -78,7 +79,7 @@ class OneCall:
             report=None,
         )
         (batch,) = pipeline._make_batches(plan, self.results.missing, None)
-        self.generator = machine.coalescers[poor].dispatch(batch, self.results, self.limits, lane)
+        self.generator = machine.coalescers[poor].dispatch(batch, self.results, self.limits, pipeline.observe(), lane)
         self.action = None
         self.server_failed = False
 
@@ -205,7 +206,7 @@ class Coalescing(RuleBasedStateMachine):
             else:
                 if hasattr(action, "seconds") and not isinstance(action, Join):
                     self.skipped.advance(action.seconds)
-                one.action = one.generator.send(b"")
+                one.action = one.generator.send(HttpReply(b""))
         except StopIteration:
             self.finish(one, None)
         except NanoGPTError as error:
@@ -227,7 +228,7 @@ class Coalescing(RuleBasedStateMachine):
             {"index": index, "embedding": base64.b64encode(vector_of(text).tobytes()).decode()}
             for index, text in enumerate(texts)
         ]
-        return json.dumps({"data": data, "usage": {"prompt_tokens": len(texts)}}).encode()
+        return HttpReply(json.dumps({"data": data, "usage": {"prompt_tokens": len(texts)}}).encode())
 
     def finish(self, one, error):
         if isinstance(one, Carrier):

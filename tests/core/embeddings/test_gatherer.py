@@ -43,7 +43,7 @@ def call(started):
         count = range(len(texts))
         starter = SimpleNamespace(make_carrier=lambda lane: Carrier(lane, started))
         batch = Batch(list(texts), count, count, [1] * len(texts))
-        return Call(batch, CallLimits(), meter=None, budget=None, lane=lane, starter=starter)
+        return Call(batch, CallLimits(), observer=None, budget=None, lane=lane, starter=starter)
 
     return call
 

@@ -1,0 +1,19 @@
+"""The logger of this project, ``nanogpt_core``. Its messages hold no key, no header's value and no text."""
+
+from __future__ import annotations
+
+import logging
+
+__all__ = ["describe", "logger"]
+
+logger = logging.getLogger("nanogpt_core")
+"""INFO: retries, pauses, splits, and everything that is learned. DEBUG: each request. WARNING: a hook that failed."""
+
+logger.addHandler(logging.NullHandler())  # silent, unless the application sets up logging
+
+
+def describe(error: BaseException) -> str:
+    """Return the class of an error, and its HTTP status. Not its message: that may repeat the key or a text."""
+    status = getattr(error, "status", None)
+    name = type(error).__name__
+    return name if status is None else f"{name} (status {status})"

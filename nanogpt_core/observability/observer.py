@@ -1,0 +1,204 @@
+"""Reports of calls: every finished request goes to the log, to usage and to the hook from one place."""
+
+from __future__ import annotations
+
+import logging
+from contextvars import Context, copy_context
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from nanogpt_core._runtime import clock
+from nanogpt_core._runtime.log import logger
+from nanogpt_core.http.endpoint import Endpoint
+from nanogpt_core.http.redaction import without_secrets
+from nanogpt_core.models.pricing import price
+from nanogpt_core.observability.records import Kind, OnRequest, RequestRecord, error_name
+from nanogpt_core.observability.usage import UsageMeter, active_trackers
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["CallObserver", "Observer", "RequestTimer"]
+
+
+class RequestTimer:
+    """Time and attempts of one request.
+
+    Attributes:
+        attempts: HTTP requests so far.
+        uncertain: Those that failed and may have been billed.
+    """
+
+    __slots__ = ("_started", "attempts", "uncertain")
+
+    def __init__(self) -> None:
+        self._started = clock.now()
+        self.attempts = self.uncertain = 0
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the request was begun."""
+        return clock.now() - self._started
+
+
+class Observer:
+    """Makes the observers of an object's calls.
+
+    Args:
+        kind: The kind of its requests.
+        endpoint: Base URL, key and headers.
+        hook: The option ``on_request``.
+        meter: Counts the usage of the object, or None.
+        usd_per_million_tokens: Price of the input, for replies without a cost; None if unknown.
+    """
+
+    def __init__(
+        self,
+        kind: Kind,
+        endpoint: Endpoint,
+        hook: OnRequest | None = None,
+        meter: UsageMeter | None = None,
+        usd_per_million_tokens: float | None = None,
+    ) -> None:
+        self.kind = kind
+        self.endpoint = endpoint
+        self.hook = hook
+        self.meter = meter
+        self.usd_per_million_tokens = usd_per_million_tokens
+        self._hook_failed = False
+
+    def call(self, model: str) -> CallObserver:
+        """Return the observer of a call that begins now, in this thread or task."""
+        return CallObserver(self, model)
+
+    def run_hook(self, record: RequestRecord, context: Context) -> None:
+        """Call the hook, in a copy of ``context``; its first error is logged, and none ends a call."""
+        assert self.hook is not None  # noqa: S101 - the caller has checked
+        try:
+            # A context cannot be entered twice, and two requests of a call may end at the same time.
+            context.copy().run(self.hook, record)
+        except Exception:  # noqa: BLE001 - the hook is the user's
+            if not self._hook_failed:
+                self._hook_failed = True
+                logger.warning("The hook on_request failed; later failures are not logged.", exc_info=True)
+
+
+class CallObserver:
+    """Reports the requests of one call, from any thread, also after its end.
+
+    The hook runs in the context of the caller, also if another thread or task sends the request: a context variable
+    with the user's name, for example, has the value of the call.
+    """
+
+    __slots__ = ("_context", "_observer", "_trackers", "model")
+
+    def __init__(self, observer: Observer, model: str) -> None:
+        self._observer = observer
+        self.model = model
+        self._trackers = active_trackers()
+        self._context = None if observer.hook is None else copy_context()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.end(error)
+
+    def end(self, error: BaseException | None = None) -> None:
+        """End the call."""
+
+    def report_cached(self, texts: int, seconds: float) -> None:
+        """Report texts whose vectors came from the cache."""
+        self._report(
+            RequestRecord(
+                kind=self._observer.kind,
+                model=self.model,
+                texts=texts,
+                prompt_tokens=0,
+                completion_tokens=0,
+                cost_usd=0.0,
+                seconds=seconds,
+                attempts=0,
+                cached=True,
+            )
+        )
+
+    def report(
+        self,
+        timer: RequestTimer,
+        *,
+        texts: int = 0,
+        prompt_tokens: int | None = None,
+        completion_tokens: int | None = 0,
+        cost_usd: float | None = None,
+        request_id: str | None = None,
+        shared: bool = False,
+        error: BaseException | str | None = None,
+    ) -> None:
+        """Report a finished request; nothing if it was never sent.
+
+        Args:
+            timer: Time and attempts.
+            texts: Number of the call's texts.
+            prompt_tokens: Tokens of the input, or None if unknown.
+            completion_tokens: Tokens of the answer, or None if unknown.
+            cost_usd: Cost that the reply gives, or None.
+            request_id: The service's name for the request, or None.
+            shared: Whether the record of another call counts the request.
+            error: The error that ended the request, or the name for one.
+        """
+        if not timer.attempts:
+            return
+        observer, name = self._observer, None
+        if error is not None:
+            name = error if isinstance(error, str) else error_name(error)
+            request_id = request_id or getattr(error, "request_id", None)
+            prompt_tokens = completion_tokens = None if timer.uncertain else 0
+            cost_usd = None if timer.uncertain else 0.0
+        elif cost_usd is None:
+            cost_usd = price(prompt_tokens, observer.usd_per_million_tokens)
+        self._report(
+            RequestRecord(
+                kind=observer.kind,
+                model=self.model,
+                texts=texts,
+                prompt_tokens=prompt_tokens,
+                completion_tokens=completion_tokens,
+                cost_usd=cost_usd,
+                seconds=timer.seconds,
+                attempts=timer.attempts,
+                uncertain=timer.uncertain,
+                request_id=None if request_id is None else without_secrets(request_id, observer.endpoint),
+                shared=shared,
+                error=name,
+            )
+        )
+
+    def _report(self, record: RequestRecord) -> None:
+        observer = self._observer
+        if observer.meter is not None:
+            observer.meter.add(record)
+        for tracker in self._trackers:
+            tracker.add(record)
+        if logger.isEnabledFor(logging.DEBUG):
+            _log(record)
+        if self._context is not None:
+            observer.run_hook(record, self._context)
+
+
+def _log(record: RequestRecord) -> None:
+    parts = [f"{record.texts} text{'' if record.texts == 1 else 's'}"] if record.kind == "embeddings" else []
+    if record.cached:
+        parts.append("from the cache")
+    elif record.error is None:
+        parts.append(f"{'?' if record.prompt_tokens is None else record.prompt_tokens} tokens")
+    if record.kind == "chat" and record.error is None:
+        parts.append(f"{'?' if record.completion_tokens is None else record.completion_tokens} tokens of answer")
+    parts.append(f"{record.seconds:.3f} s")
+    if record.attempts > 1:
+        parts.append(f"{record.attempts} attempts")
+    if record.error is not None:
+        parts.append(record.error)
+    if record.request_id is not None:
+        parts.append(f"request {record.request_id}")
+    logger.debug("%s %s: %s", record.kind, record.model, ", ".join(parts))
