@@ -21,7 +21,8 @@ from nanogpt_core import Embedder
 from nanogpt_core.embeddings.config import EmbedderConfig, EmbedderOptions
 
 ROOT = Path(__file__).resolve().parents[2]
-BLOCK = re.compile(r"^```(python|diff)\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
+# Marks as in test_snippets.py.
+BLOCK = re.compile(r"(?:^<!-- snippet: (.+?) -->\n)?^```(python|diff)\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
 SECONDS = 600  # without mypy's cache, both frameworks are analysed
 
 # Fields that are refused, or that only the base class sets.
@@ -72,14 +73,17 @@ def test_docstring_names_every_option(cls):
 
 
 def snippets():
-    """Yield a name and the code of each Python snippet; of a diff, its new side."""
+    """Yield a name and the code of each Python snippet that runs by itself; of a diff, its new side."""
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
         if page.parent.name == "scale":
-            continue  # parts of programs for engines that are not installed
-        name = "_".join(page.relative_to(ROOT).with_suffix("").parts).replace("-", "_")
-        for number, (kind, code) in enumerate(BLOCK.findall(page.read_text(encoding="utf-8")), 1):
+            continue  # most of its packages are no part of the environment for development
+        name, before = "_".join(page.relative_to(ROOT).with_suffix("").parts).replace("-", "_"), ""
+        for number, (mark, kind, code) in enumerate(BLOCK.findall(page.read_text(encoding="utf-8")), 1):
             lines = [line[1:] or "\n" for line in code.splitlines(keepends=True) if not line.startswith("-")]
-            yield f"{name}_{number}", code if kind == "python" else "".join(lines)
+            new = code if kind == "python" else "".join(lines)
+            before = f"{before}\n{new}" if mark == "continues" else new
+            if not mark.startswith("not run"):
+                yield f"{name}_{number}", before
 
 
 @pytest.mark.xdist_group("types")
@@ -87,7 +91,7 @@ def test_mypy_marks_exactly_the_wrong_options_and_accepts_the_snippets(tmp_path)
     written = dict(snippets())
     for name, code in written.items():
         (tmp_path / f"{name}.py").write_text(code, encoding="utf-8")
-    # The configuration is the strict one of `make types`, which also fills the cache.
+    # The strict configuration of `make types`, which also fills the cache; other options would discard it.
     done = subprocess.run(
         [sys.executable, "-m", "mypy", ROOT / "typing_tests", tmp_path],
         cwd=ROOT,
