@@ -28,7 +28,7 @@ help:
 	@echo "make web [PORT=8080] the same pipeline as a page in the browser, on this machine only"
 	@echo "                     both: [DATA=folder] of the index, [CHAT_PRICE='0.15 0.6'] US dollars per million tokens"
 	@echo "make test [PYTHON=python3.10]  lint, types and tests"
-	@echo "make evaluate [MODELS='...']  retrieval quality over 60 questions: a table and evaluation.png"
+	@echo "make evaluate [MODELS='...']  retrieval quality over 60 questions: a table, and evaluation/report.html"
 	@echo "make notebooks       the two tutorials of docs/notebooks in JupyterLab"
 	@echo "make docs            builds the documentation site in site/; broken links are errors"
 	@echo "make docs-serve [PORT=8080]  the site on this machine, rebuilt after each change"
@@ -151,7 +151,7 @@ $(VENV)/web: $(VENV)/bin/uv pyproject.toml
 
 $(VENV)/evaluate: $(VENV)/bin/uv pyproject.toml
 	@echo "Setting up $(VENV) ..."
-	@$(VENV)/bin/uv pip install --quiet --python $(RUN) --editable ".[all,evaluate]"
+	@$(VENV)/bin/uv pip install --quiet --python $(RUN) --editable ".[all,compare]"
 	@touch $@
 
 $(VENV)/notebooks: $(VENV)/bin/uv pyproject.toml

@@ -58,7 +58,13 @@ assert llm.get_embedding_model("nanogpt/text-embedding-3-small").embed("one text
 """
 # These extras are for examples/ and the tests, beside the packages.
 DEMO = "import langchain_qdrant, llama_index.vector_stores.qdrant, qdrant_client"
-EVALUATE = "import ir_measures, matplotlib"
+COMPARE = """
+from nanogpt_core.comparison import Passage, Question, compare_models
+from nanogpt_core.comparison.page import make_page
+passages = [Passage("Bees make honey.", "bees"), Passage("Cats sleep.", "cats")]
+comparison = compare_models(["BAAI/bge-m3"], [Question("What do bees make?", ("bees",))], passages)
+assert "Take BAAI/bge-m3." in make_page(comparison)
+"""
 WEB = "import nicegui"
 CHECKS = {
     "": CORE,
@@ -71,7 +77,7 @@ CHECKS = {
     "[llm]": CORE + LLM,
     "[all]": CORE + LANGCHAIN + LLAMA_INDEX + SANDBOX,
     "[demo]": CORE + DEMO,
-    "[evaluate]": CORE + EVALUATE,
+    "[compare]": CORE + COMPARE,
     "[web]": CORE + WEB,
 }
 

@@ -14,6 +14,7 @@ The key is read from NANOGPT_API_KEY, the address from NANOGPT_BASE_URL."""
 # The first lines appear in the list of commands. The rest of a command's help is in its module.
 _COMMANDS = {
     "models": "List the embedding models: dimensions, price, longest text and languages.",
+    "compare": "Compare models on your own questions: quality, price, dimensions and time.",
     "usage": "Print requests, tokens and cost of the key, as the service counted them.",
     "balance": "Print the balance of the account that the key belongs to.",
     "doctor": "Check versions, key, address, proxy, certificates, token counts, the service and a cache.",

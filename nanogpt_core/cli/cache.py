@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
+from nanogpt_core.cli.asking import answered_yes
 from nanogpt_core.cli.console import output_console, print_error, print_json
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode
 from nanogpt_core.cli.options import JsonFlag
@@ -97,17 +97,9 @@ def clear(file: Path, /, *, yes: Annotated[bool, Parameter(alias="-y", negative=
     from nanogpt_core import clear_cache, inspect_cache
 
     count = inspect_cache(file).entries
-    if not yes and not _confirmed(f"Delete {count:,} vectors of {file}? [y/N] "):
+    if not yes and not answered_yes(f"Delete {count:,} vectors of {file}?"):
         raise CommandError("Nothing was deleted.", remedy="Confirm with --yes.", code=ExitCode.NOT_CONFIRMED)
     output_console().print(f"{clear_cache(file):,} vectors deleted.")
-
-
-def _confirmed(question: str) -> bool:
-    if not sys.stdin.isatty():
-        return False
-    sys.stderr.write(question)
-    sys.stderr.flush()
-    return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 
 def _print_report(report: CacheReport, json: bool) -> None:

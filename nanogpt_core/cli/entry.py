@@ -19,7 +19,9 @@ __all__ = ["main", "run"]
 _TRACEBACK_VARIABLE = "NANOGPT_TRACEBACK"
 _EXTRAS = {
     "cyclopts": "cli",
+    "ir_measures": "compare",
     "lance": "lance",
+    "matplotlib": "compare",
     "pyarrow": "arrow",
     "pypdf": "pdf",
     "rich": "cli",

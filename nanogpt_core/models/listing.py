@@ -17,7 +17,14 @@ from nanogpt_core.http.redaction import redacted
 from nanogpt_core.models.catalog import MODELS, ModelInfo, get_model
 from nanogpt_core.models.chat_catalog import ChatModelInfo, names_without_suffixes
 
-__all__ = ["MAX_LIST_BYTES", "fetch_chat_model", "list_models", "live_model_info", "parse_model_list"]
+__all__ = [
+    "MAX_LIST_BYTES",
+    "fetch_chat_model",
+    "fetch_chat_price",
+    "list_models",
+    "live_model_info",
+    "parse_model_list",
+]
 
 _MAX_USD_PER_MILLION_TOKENS = 1e6  # a higher price is taken for an error in the list
 MAX_LIST_BYTES = 16 << 20
@@ -173,34 +180,54 @@ def fetch_chat_model(endpoint: Endpoint, model: str, http_client: Any = None) ->
         ConfigurationError: The list has no context length for the model.
         NanoGPTError: The request for the list failed.
     """
-    from nanogpt_core.http.client import HttpClient
-
-    with redacted(endpoint):
-        seconds = min(endpoint.timeout, DEFAULT_TIMEOUT)  # a chat model's own timeout is longer, for answers
-        client = HttpClient(endpoint, http_client)
-        rows = _parse_chat_models(client.send("/models?detailed=true", None, seconds, MAX_LIST_BYTES).body)
+    rows = _fetch_chat_rows(endpoint, http_client)
     for name in names_without_suffixes(model):
-        if name in rows:
-            return rows[name]
+        window = _positive(rows.get(name, {}).get("context_length"))
+        if window is not None:
+            return _chat_model(name, window, rows[name])
     raise ConfigurationError(
         f"The service's list of models has no context length for {model!r}.", remedy="Pass it as a number."
     )
 
 
-def _parse_chat_models(body: bytes) -> dict[str, ChatModelInfo]:
-    from jiter import from_json  # comes with the SDK, which is imported late
+def fetch_chat_price(endpoint: Endpoint, model: str) -> tuple[float, float] | None:
+    """Return the price of a chat model in US dollars for 1,000,000 tokens of prompts and of answers; None if unknown.
 
-    try:
-        document = from_json(body)
-    except ValueError as error:
-        raise ReplyError(f"The list of chat models is not JSON, but begins {excerpt(body)!r}.") from error
+    The service's list (``GET /models``) gives it. A suffix such as ``:online`` can cost more than the list says, so the
+    price of a name with one is unknown unless the list has that very name.
+
+    Raises:
+        ConfigurationError: The list does not have the model.
+        NanoGPTError: The request for the list failed.
+    """
+    rows = _fetch_chat_rows(endpoint)
+    if not any(name in rows for name in names_without_suffixes(model)):
+        near = difflib.get_close_matches(model, rows, n=3)
+        hint = f"Did you mean {' or '.join(near)}?" if near else f"It has {', '.join(sorted(rows)[:5])} and more."
+        raise ConfigurationError(f"The service's list of chat models does not have {model!r}.", remedy=hint)
+    pricing = rows.get(model, {}).get("pricing")
+    if not isinstance(pricing, dict) or pricing.get("unit", "per_million_tokens") != "per_million_tokens":
+        return None
+    prompt, answer = (_usd({**pricing, "per_million_tokens": pricing.get(name)}) for name in ("prompt", "completion"))
+    return None if prompt is None or answer is None else (prompt, answer)
+
+
+def _fetch_chat_rows(endpoint: Endpoint, http_client: Any = None) -> dict[str, Mapping[str, Any]]:
+    """Return the rows of the list of chat models by name, as the service sends them."""
+    from nanogpt_core.http.client import HttpClient
+
+    with redacted(endpoint):
+        seconds = min(endpoint.timeout, DEFAULT_TIMEOUT)  # a chat model's own timeout is longer, for answers
+        body = HttpClient(endpoint, http_client).send("/models?detailed=true", None, seconds, MAX_LIST_BYTES).body
+        from jiter import from_json  # comes with the SDK, which is imported late
+
+        try:
+            document = from_json(body)
+        except ValueError as error:
+            raise ReplyError(f"The list of chat models is not JSON, but begins {excerpt(body)!r}.") from error
     rows = document.get("data") if isinstance(document, dict) else None
-    found: dict[str, ChatModelInfo] = {}
-    for row in rows if isinstance(rows, list) else ():
-        name, window = (row.get("id"), _positive(row.get("context_length"))) if isinstance(row, dict) else (None, None)
-        if isinstance(name, str) and window is not None:
-            found[name] = _chat_model(name, window, row)
-    return found
+    named = (row for row in (rows if isinstance(rows, list) else ()) if isinstance(row, dict))
+    return {row["id"]: row for row in named if isinstance(row.get("id"), str)}
 
 
 def _chat_model(name: str, context_window: int, row: Mapping[str, Any]) -> ChatModelInfo:

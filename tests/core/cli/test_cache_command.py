@@ -75,6 +75,7 @@ def test_clear_asks_in_a_terminal(file, capsys, monkeypatch, typed, code):
     stdin = io.StringIO(typed)
     stdin.isatty = lambda: True
     monkeypatch.setattr("sys.stdin", stdin)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     assert run(["cache", "clear", str(file)]) == code
     assert f"Delete 4 vectors of {file}? [y/N] " in capsys.readouterr().err
 

@@ -1,0 +1,325 @@
+"""The measurement: embeds passages and questions with each model, ranks, and computes quality, time and cost."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nanogpt_core.cache.base import EmbeddingCache
+from nanogpt_core.comparison.advice import Advice, Assessment, assess, give_advice
+from nanogpt_core.comparison.candidates import DEFAULT_DIMENSIONS, Candidate, Variant, find_candidates, make_variants
+from nanogpt_core.comparison.passages import Passage
+from nanogpt_core.comparison.questions import Question, check_sources
+from nanogpt_core.comparison.ranking import first_ranks, measure_quality, rank_sources, unit_rows
+from nanogpt_core.embeddings.embedder import Embedder
+from nanogpt_core.embeddings.usage import Usage
+from nanogpt_core.errors import (
+    AuthenticationError,
+    BudgetExceededError,
+    ConnectionFailedError,
+    InsufficientBalanceError,
+    InvalidInputError,
+    NanoGPTError,
+)
+from nanogpt_core.http.endpoint import ApiKey
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Comparison", "Expense", "Result", "compare_models", "estimate_expense"]
+
+_TIMED_QUERIES = 10  # sent one by one; the rest go out together
+_QUERY_THREADS = 16
+_FATAL = (AuthenticationError, InsufficientBalanceError, ConnectionFailedError, BudgetExceededError)
+"""Errors after which the next model of the same service would fail too."""
+
+Progress = Callable[[str, int, int], None]
+"""A function of the candidate's name, the texts done and the texts in total."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One variant, measured.
+
+    Attributes:
+        variant: The variant.
+        dimensions: Dimensions of its vectors.
+        scores: Each measure for each question, by the measure's name: ``(q,)`` from 0 to 1.
+        ranks: The place of each question's first right source, counted from 1; None beyond the first 100.
+        passages_per_second: Rate of embedding the corpus; None if vectors came from the cache.
+        query_seconds: Median time of embedding one question; None if the vectors came from the cache.
+    """
+
+    variant: Variant
+    dimensions: int
+    scores: dict[str, NDArray[np.float64]] = field(repr=False)
+    ranks: Sequence[int | None] = field(repr=False)
+    passages_per_second: float | None
+    query_seconds: float | None
+
+    @property
+    def usd_per_million_tokens(self) -> float | None:
+        """The price; None if unknown."""
+        return self.variant.candidate.info.usd_per_million_tokens
+
+
+@dataclass(frozen=True)
+class Expense:
+    """Expected expense of one candidate.
+
+    Attributes:
+        candidate: The model.
+        tokens: Tokens to send; texts in the cache are not sent.
+        cost_usd: US dollars; None if the price is unknown.
+        requests: Requests to send, one for each question among them.
+    """
+
+    candidate: Candidate
+    tokens: int
+    cost_usd: float | None
+    requests: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The outcome of a comparison.
+
+    Attributes:
+        questions: The questions.
+        passages: Number of passages.
+        sources: Number of sources.
+        results: The measured variants, those of a candidate together.
+        failures: Errors of candidates that could not be measured, by their names; None for one that was not tried
+            after the error of another one on the same server.
+        usage: The usage of each candidate, by its name.
+        tolerance: Loss of nDCG@10 to accept for a lower price or smaller vectors.
+    """
+
+    questions: Sequence[Question] = field(repr=False)
+    passages: int
+    sources: int
+    results: Sequence[Result]
+    failures: dict[str, NanoGPTError | None]
+    usage: dict[str, Usage]
+    tolerance: float = 0.02
+
+    @cached_property
+    def assessments(self) -> list[Assessment]:
+        """The variants beside the best one, in the order of ``results``."""
+        return assess(self.results)
+
+    @cached_property
+    def advice(self) -> Advice:
+        """The variant to take."""
+        synthetic = any(question.synthetic for question in self.questions)
+        return give_advice(self.assessments, sources=self.sources, tolerance=self.tolerance, synthetic=synthetic)
+
+    @property
+    def spent(self) -> Usage:
+        """The usage of all candidates together."""
+        return sum(self.usage.values(), Usage())
+
+
+def estimate_expense(
+    candidates: Sequence[Candidate],
+    questions: Sequence[Question],
+    passages: Sequence[Passage],
+    *,
+    api_key: ApiKey = None,
+    base_url: str | None = None,
+    instructions: bool = True,
+    cache: EmbeddingCache | str | os.PathLike[str] | None = None,
+) -> list[Expense]:
+    """Return the expected expense of each candidate; sends nothing. Reduced dimensions cost nothing more.
+
+    Args:
+        candidates: The models.
+        questions: The questions.
+        passages: The passages.
+        api_key: The key for NanoGPT. Default: the environment's.
+        base_url: Base URL of NanoGPT. Default: the environment's.
+        instructions: False if query instructions are left out.
+        cache: The cache that the comparison will use.
+
+    Raises:
+        InvalidInputError: A text cannot be embedded.
+        ConfigurationError: An invalid argument.
+    """
+    found = []
+    for candidate in candidates:
+        texts = [passage.text for passage in passages]
+        for instruction in _instructions(candidate, instructions):
+            texts += [(instruction or "{query}").replace("{query}", question.text) for question in questions]
+        kept = None if candidate.is_local(base_url) else cache
+        embedder = Embedder(**candidate.options(api_key, base_url), on_overflow="truncate", cache=kept)
+        estimate = embedder.estimate(texts)
+        found.append(Expense(candidate, estimate.tokens, estimate.cost_usd, estimate.requests))
+    return found
+
+
+def compare_models(
+    models: Sequence[str] | Sequence[Candidate],
+    questions: Sequence[Question],
+    passages: Sequence[Passage],
+    *,
+    api_key: ApiKey = None,
+    base_url: str | None = None,
+    dimensions: Sequence[int] = DEFAULT_DIMENSIONS,
+    instructions: bool = True,
+    cache: EmbeddingCache | str | os.PathLike[str] | None = None,
+    budget_usd: float | None = None,
+    tolerance: float = 0.02,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Measure the retrieval quality of each model on the same questions.
+
+    A text over a model's token limit is truncated. Vectors of reduced dimensions are the beginnings of the full ones,
+    scaled to length 1, as the models that reduce are trained for; the corpus is embedded once for each model.
+
+    Args:
+        models: Names, ``MODEL`` or ``MODEL@URL`` for another OpenAI-compatible server; or candidates.
+        questions: The questions, at least one.
+        passages: The passages, at least one.
+        api_key: The key for NanoGPT. Default: the environment's. It is sent to no other server.
+        base_url: Base URL of NanoGPT. Default: the environment's.
+        dimensions: Reduced dimensions to measure, for models that take them.
+        instructions: False to leave out the query instructions of model cards.
+        cache: A cache for the vectors: a second comparison pays for no text again. Vectors of servers on this machine
+            are not cached. Default: none.
+        budget_usd: US dollars that the comparison may spend. Default: no limit.
+        tolerance: Loss of nDCG@10 to accept for a lower price or smaller vectors.
+        progress: A function of (candidate's name, texts done, texts in total). Default: none.
+
+    Raises:
+        InvalidInputError: No questions, no passages, or a question's source is not in the corpus. Nothing was sent.
+        ConfigurationError: An invalid argument. Nothing was sent.
+        NanoGPTError: No model could be measured; the error of the first.
+    """
+    if not questions or not passages:
+        raise InvalidInputError(f"There are no {'passages' if questions else 'questions'}.")
+    check_sources(questions, {passage.source for passage in passages})
+    named = [model for model in models if isinstance(model, str)]
+    given = [model for model in models if isinstance(model, Candidate)]
+    candidates = given + (find_candidates(named, api_key, base_url) if named or not given else [])
+    task = _Task(questions, passages, dimensions=dimensions, instructions=instructions, cache=cache, progress=progress)
+    results: list[Result] = []
+    failures: dict[str, NanoGPTError | None] = {}
+    usage: dict[str, Usage] = {}
+    down: set[str | None] = set()
+    for candidate in candidates:
+        if candidate.base_url in down:
+            failures[candidate.name] = None
+            continue
+        left = None if budget_usd is None else budget_usd - sum(each.cost_usd or 0.0 for each in usage.values())
+        embedders = task.embedders(candidate, api_key, base_url, left)
+        try:
+            results += task.measure(candidate, embedders)
+        except NanoGPTError as error:
+            failures[candidate.name] = error
+            if isinstance(error, _FATAL):
+                down.add(candidate.base_url)
+        finally:
+            usage[candidate.name] = sum((each.usage for each in embedders.values()), Usage())
+    if not results:
+        raise next(error for error in failures.values() if error is not None)
+    return Comparison(list(questions), len(passages), len(task.starts), results, failures, usage, tolerance)
+
+
+def _instructions(candidate: Candidate, wanted: bool) -> list[str | None]:
+    instruction = candidate.info.query_instruction if wanted else None
+    return [None, instruction] if instruction else [None]
+
+
+class _Task:
+    """The texts of a comparison, and the options of every measurement."""
+
+    def __init__(
+        self,
+        questions: Sequence[Question],
+        passages: Sequence[Passage],
+        *,
+        dimensions: Sequence[int],
+        instructions: bool,
+        cache: EmbeddingCache | str | os.PathLike[str] | None,
+        progress: Progress | None,
+    ) -> None:
+        # Passages of a source stand together: its best one is then a maximum over a range of columns.
+        names = {name: number for number, name in enumerate(dict.fromkeys(passage.source for passage in passages))}
+        ordered = sorted(passages, key=lambda passage: names[passage.source])
+        counts = [len(list(group)) for _, group in itertools.groupby(ordered, key=lambda passage: passage.source)]
+        self.starts = np.cumsum([0, *counts[:-1]])
+        self._texts = [passage.text for passage in ordered]
+        self._questions = [question.text for question in questions]
+        self._right = [[names[name] for name in question.sources] for question in questions]
+        self._dimensions = dimensions
+        self._instructions = instructions
+        self._cache = cache
+        self._progress = progress
+
+    def embedders(
+        self, candidate: Candidate, api_key: ApiKey, base_url: str | None, budget_usd: float | None
+    ) -> dict[bool, Embedder]:
+        """Return an embedder without query instruction, and one with it if the model has one."""
+        options: dict[str, Any] = {**candidate.options(api_key, base_url), "on_overflow": "truncate"}
+        cache = None if candidate.is_local(base_url) else self._cache
+        if budget_usd is not None:
+            options["budget_usd"] = max(budget_usd, 1e-12)
+        report = self._progress
+        progress = (lambda done, total: report(candidate.name, done, total)) if report else None
+        return {
+            bool(instruction): Embedder(**options, cache=cache, query_instruction=instruction, progress=progress)
+            for instruction in _instructions(candidate, self._instructions)
+        }
+
+    def measure(self, candidate: Candidate, embedders: dict[bool, Embedder]) -> list[Result]:
+        """Measure every variant of a candidate."""
+        # Questions first: the first request opens a connection, and would slow down the passages.
+        queries = {instruction: self._embed_questions(embedder) for instruction, embedder in embedders.items()}
+        plain, cached = embedders[False], embedders[False].usage.texts_cached
+        began = time.perf_counter()
+        full = plain.embed(self._texts)
+        seconds = time.perf_counter() - began
+        rate = None if plain.usage.texts_cached > cached else len(self._texts) / max(seconds, 1e-9)
+        return list(self._results(candidate, full, queries, rate))
+
+    def _embed_questions(self, embedder: Embedder) -> tuple[NDArray[np.float32], float | None]:
+        before, times, vectors = embedder.usage.texts_cached, [], []
+        for text in self._questions[:_TIMED_QUERIES]:
+            began = time.perf_counter()
+            vectors.append(embedder.embed_query(text))
+            times.append(time.perf_counter() - began)
+        with ThreadPoolExecutor(_QUERY_THREADS) as threads:
+            vectors += threads.map(embedder.embed_query, self._questions[_TIMED_QUERIES:])
+        cached = embedder.usage.texts_cached > before
+        return np.stack(vectors), None if cached else median(times)
+
+    def _results(
+        self,
+        candidate: Candidate,
+        full: NDArray[np.float32],
+        queries: dict[bool, tuple[NDArray[np.float32], float | None]],
+        rate: float | None,
+    ) -> Iterator[Result]:
+        variants = make_variants([candidate], self._dimensions, instructions=self._instructions)
+        for dimensions, group in itertools.groupby(variants, key=lambda variant: variant.dimensions):
+            passages = unit_rows(full, dimensions)
+            for variant in group:
+                vectors, seconds = queries[variant.instruction]
+                ranked = rank_sources(unit_rows(vectors, dimensions), passages, self.starts)
+                yield Result(
+                    variant,
+                    passages.shape[1],
+                    measure_quality(ranked, self._right),
+                    first_ranks(ranked, self._right),
+                    rate,
+                    seconds,
+                )

@@ -1,0 +1,142 @@
+"""Questions of a comparison, each with the sources that answer it: read, checked and written."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from nanogpt_core.errors import InvalidInputError
+
+__all__ = ["EXAMPLE", "Question", "check_sources", "load_questions", "write_questions"]
+
+EXAMPLE = '{"question": "...", "sources": ["..."]}'
+_TABLES = {".csv": ",", ".tsv": "\t"}
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question, and the sources that answer it.
+
+    Attributes:
+        text: The question.
+        sources: Names of the documents that answer it, as in the corpus; at least one.
+        language: Its language, for a table by language; empty if unknown.
+        synthetic: True if a chat model wrote it.
+    """
+
+    text: str
+    sources: tuple[str, ...]
+    language: str = ""
+    synthetic: bool = False
+
+
+def load_questions(file: str | os.PathLike[str], limit: int | None = None) -> list[Question]:
+    """Return the questions of a file.
+
+    Args:
+        file: JSON lines with the fields ``question``, ``sources`` (a list of names) and, if known, ``language``; or a
+            CSV or TSV file with the columns ``question`` and ``source``, a line for each right source.
+        limit: Number of questions to return, spread over the file; None for all.
+
+    Raises:
+        InvalidInputError: The file has no questions, or a line is not one; the message names file and line.
+        OSError: The file cannot be read.
+    """
+    path = Path(file)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(f"{path} is not UTF-8 text: {error}.") from error
+    found = list(_from_table(path, text) if path.suffix.lower() in _TABLES else _from_lines(path, text))
+    if not found:
+        raise InvalidInputError(f"{path} has no questions.", remedy=f"Each line is JSON such as {EXAMPLE}")
+    if limit is not None and limit < len(found):
+        found = [found[number * len(found) // limit] for number in range(limit)]
+    return found
+
+
+def _from_lines(path: Path, text: str) -> Iterator[Question]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise _invalid(path, number, f"is not JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise _invalid(path, number, "is not a JSON object")
+        yield _question(path, number, row)
+
+
+def _question(path: Path, number: int, row: dict[str, Any]) -> Question:
+    text, sources, language = row.get("question"), row.get("sources"), row.get("language", "")
+    if not isinstance(text, str) or not text.strip():
+        raise _invalid(path, number, "has no question")
+    # A string in place of a list would give one source per letter.
+    if not isinstance(sources, list) or not sources or not all(isinstance(s, str) and s.strip() for s in sources):
+        raise _invalid(path, number, "has no list of sources")
+    if not isinstance(language, str):
+        raise _invalid(path, number, "has a language that is not text")
+    return Question(text, tuple(dict.fromkeys(sources)), language, row.get("synthetic") is True)
+
+
+def _from_table(path: Path, text: str) -> list[Question]:
+    rows = csv.DictReader(text.splitlines(keepends=True), delimiter=_TABLES[path.suffix.lower()])
+    if not {"question", "source"} <= set(rows.fieldnames or ()):
+        raise InvalidInputError(
+            f"{path} has the columns {', '.join(rows.fieldnames or ()) or 'none'}.",
+            remedy="It needs the columns question and source.",
+        )
+    sources: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        question, source = (row["question"] or "").strip(), (row["source"] or "").strip()
+        if not question or not source:
+            raise _invalid(path, rows.line_num, "has no question or no source")
+        sources.setdefault((question, row.get("language") or ""), []).append(source)
+    return [Question(text, tuple(dict.fromkeys(names)), language) for (text, language), names in sources.items()]
+
+
+def _invalid(path: Path, number: int, problem: str) -> InvalidInputError:
+    remedy = "" if path.suffix.lower() in _TABLES else f"Each line is JSON such as {EXAMPLE}"
+    return InvalidInputError(f"{path}, line {number}, {problem}.", remedy=remedy, positions=(number - 1,))
+
+
+def check_sources(questions: Sequence[Question], sources: Collection[str]) -> None:
+    """Check that the corpus has the sources of every question.
+
+    Raises:
+        InvalidInputError: A question names a source that the corpus does not have; see ``.positions``.
+    """
+    known = set(sources)
+    for number, question in enumerate(questions):
+        for name in question.sources:
+            if name not in known:
+                near = get_close_matches(name, known, n=2, cutoff=0.5) or sorted(known)[:2]
+                raise InvalidInputError(
+                    f"The corpus has no source {name!r}, which question {number + 1} names: {question.text[:80]!r}.",
+                    remedy=f"Its sources have names like {' and '.join(map(repr, near))}.",
+                    positions=(number,),
+                )
+
+
+def write_questions(questions: Sequence[Question], file: str | os.PathLike[str]) -> None:
+    """Write questions as JSON lines, for :func:`load_questions`. The file appears as a whole or not at all."""
+    path = Path(file)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_text("".join(map(_line, questions)), encoding="utf-8", newline="\n")
+    part.replace(path)
+
+
+def _line(question: Question) -> str:
+    row: dict[str, Any] = {"question": question.text, "sources": list(question.sources)}
+    if question.language:
+        row["language"] = question.language
+    if question.synthetic:
+        row["synthetic"] = True
+    return json.dumps(row, ensure_ascii=False) + "\n"

@@ -1,0 +1,187 @@
+"""`nanogpt compare`: consent, output, failures and questions by a chat model."""
+
+import json
+
+import pytest
+
+pytest.importorskip("ir_measures", reason="the compare extra is not installed")
+pytest.importorskip("matplotlib", reason="the compare extra is not installed")
+
+from nanogpt_core.cli import compare as compare_module
+from nanogpt_core.sandbox import Fault, Reply
+
+PASSAGES = {
+    "bees": "Bees make honey, which is sweet, and they keep it in a hive of wax for the winter.",
+    "cats": "Cats sleep all day long, and hunt at night, when mice come out of their holes to eat.",
+    "locks": "A lock keeps a door shut, and its key opens it; a picklock does not need the key.",
+}
+ASKED = {"What do bees make?": "bees", "Who sleeps all day?": "cats", "What opens a lock?": "locks"}
+
+
+@pytest.fixture
+def paid(fresh_sandbox, monkeypatch):
+    """A sandbox with a key of its own that counts as NanoGPT: its vectors are paid for and cached."""
+    monkeypatch.setenv("NANOGPT_API_KEY", fresh_sandbox.api_key)
+    monkeypatch.setenv("NANOGPT_BASE_URL", fresh_sandbox.base_url)
+    monkeypatch.setattr("nanogpt_core.comparison.candidates.is_loopback", lambda _host: False)
+    return fresh_sandbox
+
+
+@pytest.fixture
+def files(tmp_path):
+    asked, corpus = tmp_path / "questions.jsonl", tmp_path / "corpus.jsonl"
+    asked.write_text("".join(json.dumps({"question": q, "sources": [s]}) + "\n" for q, s in ASKED.items()))
+    corpus.write_text("".join(json.dumps({"source": s, "text": text}) + "\n" for s, text in PASSAGES.items()))
+    return asked, corpus
+
+
+@pytest.fixture
+def compare(nanogpt, files, tmp_path):
+    """Return a function that compares on the files, into the folder `out`."""
+    return lambda *words: nanogpt("compare", *files, "--output", tmp_path / "out", *words)
+
+
+def inputs(sandbox):
+    return [text for request in sandbox.requests for text in request.inputs]
+
+
+def test_report_and_figures_are_written_and_the_advice_is_printed(paid, compare, tmp_path):
+    result = compare("-m", "BAAI/bge-m3", "text-embedding-3-small", "-d", "64")
+    assert (result.code, "2 models take" in result.err) == (0, True)
+    assert sorted(file.name for file in (tmp_path / "out").iterdir() if "sqlite-" not in file.name) == [
+        "chart.png", "chart.svg", "report.html", "results.json", "vectors.sqlite",
+    ]  # fmt: skip
+    document = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
+    assert [(each["model"], each["dimensions"]) for each in document["variants"]] == [
+        ("BAAI/bge-m3", None),
+        ("text-embedding-3-small", None),
+        ("text-embedding-3-small", 64),
+    ]
+    assert document["advice"]["summary"] == "Take BAAI/bge-m3."
+    assert "\nTake BAAI/bge-m3.\n" in result.out
+    assert "\x1b" not in result.out
+    assert "Take BAAI/bge-m3." in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert document["spent_usd"] > 0
+
+    paid.clear()
+    again = compare("-m", "BAAI/bge-m3", "text-embedding-3-small", "-d", "64", "--json")
+    assert inputs(paid) == []  # vectors are paid for once
+    assert json.loads(again.out)["advice"] == document["advice"]
+
+
+@pytest.mark.usefixtures("_no_key")
+def test_sandbox_needs_no_key_and_says_so(compare):
+    result = compare("--sandbox", "-m", "BAAI/bge-m3")
+    assert result.code == 0
+    assert result.out.startswith(compare_module._SANDBOX_NOTICE)
+    assert compare("-m", "BAAI/bge-m3").code == 2
+    assert compare("--sandbox", "--base-url", "http://127.0.0.1:9/v1").code == 2
+
+
+@pytest.fixture
+def _no_key(monkeypatch):
+    monkeypatch.delenv("NANOGPT_API_KEY", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--budget", "1e-9"], "more than --budget allows. Nothing was sent. Pass a higher --budget."),
+        (["--ask-above", "1e-9"], "Nothing was sent. Pass --yes, or a --budget."),
+        (["-m", "sandbox-embedding-new"], "whose price is unknown. Nothing was sent."),
+    ],
+)
+def test_cost_that_was_not_accepted_is_exit_code_6_and_sends_no_text(paid, compare, words, message):
+    result = compare("-m", "BAAI/bge-m3", *words)
+    assert result.code == 6
+    assert message in result.err
+    assert inputs(paid) == []
+
+
+@pytest.mark.parametrize("words", [["--yes", "--ask-above", "0"], ["--budget", "0.01"]])
+def test_accepted_cost_is_spent_without_a_question(paid, compare, words):
+    assert compare("-m", "BAAI/bge-m3", *words).code == 0
+    assert inputs(paid)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--limit", "0"], 2, "--limit must be at least 1"),
+        (["--make-questions", "0"], 2, "--make-questions must be at least 1"),
+        (["--tolerance", "-1"], 2, "--tolerance must be at least 0"),
+        (["--budget", "0"], 2, "--budget must be above 0"),
+        (["-m", "bge-m33"], 2, "Try BAAI/bge-m3"),
+        (["-d", "many"], 2, "many"),
+    ],
+)
+def test_impossible_option_is_one_line_and_embeds_nothing(paid, compare, words, code, message):
+    result = compare(*words)
+    assert (result.code, result.out) == (code, "")
+    assert message in result.err.splitlines()[-1]
+    assert inputs(paid) == []
+
+
+@pytest.mark.parametrize(("missing", "remedy"), [(0, "--make-questions 100"), (1, "")])
+def test_missing_file_is_exit_code_3(paid, compare, files, missing, remedy):
+    files[missing].unlink()
+    result = compare()
+    assert result.code == 3
+    assert f"{files[missing]}: There is no such file or folder. {remedy}".strip() in result.err.replace(
+        "A chat model can write questions: ", ""
+    )
+    assert paid.requests == []
+
+
+def test_question_about_an_unknown_source_is_named_before_money_is_spent(paid, compare, files):
+    files[0].write_text('{"question": "Who barks?", "sources": ["dogs"]}\n')
+    result = compare()
+    assert result.code == 3
+    assert "no source 'dogs', which question 1 names" in result.err
+    assert inputs(paid) == []
+
+
+def test_failed_model_is_a_warning_and_the_exit_code(paid, compare):
+    paid.add_faults(Fault(403, body={"error": {"message": "not for this key"}}))
+    result = compare("-m", "BAAI/bge-m3", "text-embedding-3-small", "--no-reduced")
+    assert result.code == 4
+    assert "warning: BAAI/bge-m3 was not measured" in result.err
+    assert "Take text-embedding-3-small." in result.out
+
+
+def test_chat_model_writes_questions_and_goes_on_after_an_interruption(paid, compare, files, tmp_path):
+    files[0].unlink()
+    paid.add_replies(Reply("What is sweet?"), Fault(400, body={"error": {"message": "a pause"}}))
+    result = compare("--make-questions", "3", "-m", "BAAI/bge-m3")
+    assert (result.code, "a pause" in result.err) == (5, True)
+    kept = files[0].read_text().splitlines()
+    assert len(kept) < 3
+    paid.clear()
+    paid.add_replies(*(Reply(f"Question {number}?") for number in range(3)))
+    result = compare("--make-questions", "3", "-m", "BAAI/bge-m3")
+    assert result.code == 0
+    written = files[0].read_text().splitlines()
+    assert written[: len(kept)] == kept
+    assert len(written) == 3
+    assert len({tuple(json.loads(line)["sources"]) for line in written}) == 3
+    posts = [request for request in paid.requests if request.path.endswith("/chat/completions")]
+    assert len(posts) == 3 - len(kept)
+    assert "Synthetic questions." in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "The questions are synthetic" in result.out
+
+
+def test_price_of_the_questions_is_asked_for_first(paid, compare, files, monkeypatch):
+    files[0].unlink()
+    monkeypatch.setattr("nanogpt_core.comparison.synthetic.fetch_chat_price", lambda *_: (1000.0, 1000.0))
+    result = compare("--make-questions", "3", "--budget", "0.5")
+    assert result.code == 6
+    assert "3 questions by gpt-4o-mini cost at most $" in result.err
+    assert not files[0].exists()
+    assert [request.path for request in paid.requests] == []
+    assert compare("--make-questions", "3").code == 6
+
+
+def test_questions_are_written_as_json_lines_only(paid, nanogpt, files, tmp_path):
+    result = nanogpt("compare", tmp_path / "new.csv", files[1], "--make-questions", "3")
+    assert (result.code, paid.requests) == (2, [])
+    assert "Name a file that ends in .jsonl" in result.err

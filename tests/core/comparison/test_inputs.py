@@ -1,0 +1,133 @@
+"""Questions and passages: read from files, and refused with file and line."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nanogpt_core.comparison import Passage, Question, load_passages, load_questions, write_questions
+from nanogpt_core.comparison.passages import _MAX_CHARACTERS, _split
+from nanogpt_core.comparison.questions import check_sources
+from nanogpt_core.errors import InvalidInputError
+
+ROW = '{"question": "Which?", "sources": ["a"], "language": "en"}'
+
+
+def test_written_questions_are_read_back(tmp_path):
+    found = [Question("Which?", ("a", "b"), "en"), Question("Wer \u2028 ist's?", ("ü",), synthetic=True)]
+    write_questions(found, tmp_path / "questions.jsonl")
+    assert load_questions(tmp_path / "questions.jsonl") == found
+    assert [file.name for file in tmp_path.iterdir()] == ["questions.jsonl"]
+
+
+@pytest.mark.parametrize(("suffix", "mark"), [("csv", ","), ("tsv", "\t")])
+def test_table_has_a_line_for_each_right_source(tmp_path, suffix, mark):
+    file = tmp_path / f"questions.{suffix}"
+    lines = [("question", "source", "language"), ("Which?", "a", "en"), ("Who?", "b", ""), ("Which?", "c", "en")]
+    file.write_text("\ufeff" + "\n".join(map(mark.join, lines)))
+    assert load_questions(file) == [Question("Which?", ("a", "c"), "en"), Question("Who?", ("b",))]
+
+
+def test_limited_questions_are_spread_over_the_file(tmp_path):
+    write_questions([Question(f"{number}?", ("a",)) for number in range(10)], tmp_path / "q.jsonl")
+    assert [each.text for each in load_questions(tmp_path / "q.jsonl", 3)] == ["0?", "3?", "6?"]
+    assert len(load_questions(tmp_path / "q.jsonl", 99)) == 10
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        ROW.replace('["a"]', '"a"'),  # would be a source for each letter
+        ROW.replace('["a"]', "[]"),
+        ROW.replace('["a"]', "[1]"),
+        ROW.replace('"Which?"', "5"),
+        ROW.replace('"Which?"', '" "'),
+        ROW.replace('"en"', "null"),
+        "[]",
+        ROW[:40],
+    ],
+)
+def test_invalid_question_is_named_by_file_and_line(tmp_path, row):
+    file = tmp_path / "questions.jsonl"
+    file.write_text(f"{ROW}\n\n{row}\n")
+    with pytest.raises(InvalidInputError, match=r"questions\.jsonl, line 3, .*Each line is JSON such as") as caught:
+        load_questions(file)
+    assert caught.value.positions == (2,)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("q.jsonl", b"", "has no questions"),
+        ("q.jsonl", b"\xff\xfe", "is not UTF-8 text"),
+        ("q.csv", b"question,answer\n", "has the columns question, answer. It needs the columns question and source"),
+        ("q.csv", b"question,source\nWhich?,\n", "line 2, has no question or no source"),
+        ("q.csv", b"", "has the columns none"),
+    ],
+)
+def test_unusable_file_of_questions_is_refused(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InvalidInputError, match=message):
+        load_questions(tmp_path / name)
+
+
+def test_source_that_the_corpus_does_not_have_is_named_with_near_ones():
+    asked = [Question("One?", ("guide/install.md",)), Question("Two?", ("guide/instal.md",))]
+    with pytest.raises(
+        InvalidInputError, match=r"no source 'guide/instal\.md', which question 2 .*guide/install\.md"
+    ) as e:
+        check_sources(asked, ["guide/install.md", "other.md"])
+    assert e.value.positions == (1,)
+
+
+def test_lines_of_a_corpus_may_name_the_source_id_and_have_a_title(tmp_path):
+    file = tmp_path / "corpus.jsonl"
+    file.write_text(
+        '{"source": "a", "text": "one"}\n\n{"_id": 7, "title": "T", "text": "two"}\n{"id": "c", "text": "x"}\n'
+    )
+    assert load_passages(file) == [Passage("one", "a"), Passage("T\ntwo", "7"), Passage("x", "c")]
+
+
+def test_folder_gives_passages_named_by_the_path_in_it(tmp_path):
+    (tmp_path / "guide").mkdir()
+    (tmp_path / "guide" / "b.md").write_text("# B\n\ntext")
+    (tmp_path / "a.TXT").write_text("plain")
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG")
+    (tmp_path / "empty.md").write_text(" \n")
+    assert load_passages(tmp_path) == [Passage("plain", "a.TXT"), Passage("# B\n\ntext", "guide/b.md")]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "has no passages"),
+        (b"{}", "line 1, has no text"),
+        (b'{"text": "x"}', "line 1, has no source"),
+        (b'{"text": "x", "source": true}\n{"text": "x", "source": ["a"]}', "line 2, has no source"),
+        (b"[1]", "line 1, is not a JSON object"),
+        (b"{", "line 1, is not JSON"),
+        (b"\xff", "is not UTF-8 text"),
+    ],
+)
+def test_unusable_corpus_is_refused(tmp_path, content, message):
+    (tmp_path / "corpus.jsonl").write_bytes(content)
+    with pytest.raises(InvalidInputError, match=message):
+        load_passages(tmp_path / "corpus.jsonl")
+
+
+def test_folder_without_texts_is_refused(tmp_path):
+    with pytest.raises(InvalidInputError, match=r"A folder needs files that end in \.md"):
+        load_passages(tmp_path)
+
+
+@given(st.lists(st.text("ab.\n ", max_size=900), max_size=5).map("\n\n".join))
+def test_pieces_of_a_text_are_short_and_lose_no_letter(text):
+    pieces = list(_split(text))
+    assert all(0 < len(piece) <= _MAX_CHARACTERS and piece.strip() for piece in pieces)
+    assert "".join("".join(pieces).split()) == "".join(text.split())
+
+
+def test_long_text_is_split_between_paragraphs_then_sentences():
+    paragraph = "One sentence is here. " * 40
+    pieces = list(_split(f"{paragraph}\n\n{paragraph}\n\n{'A longer one. ' * 200}"))
+    assert pieces[0] == paragraph.strip()
+    assert all(piece.endswith(".") for piece in pieces)
