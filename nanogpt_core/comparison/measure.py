@@ -21,7 +21,6 @@ from nanogpt_core.comparison.passages import Passage
 from nanogpt_core.comparison.questions import Question, check_sources
 from nanogpt_core.comparison.ranking import first_ranks, measure_quality, rank_sources, unit_rows
 from nanogpt_core.embeddings.embedder import Embedder
-from nanogpt_core.embeddings.usage import Usage
 from nanogpt_core.errors import (
     AuthenticationError,
     BudgetExceededError,
@@ -31,6 +30,7 @@ from nanogpt_core.errors import (
     NanoGPTError,
 )
 from nanogpt_core.http.endpoint import ApiKey
+from nanogpt_core.observability.usage import Usage
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
