@@ -8,8 +8,10 @@ from nanogpt_core.cli.entry import run
 
 
 @pytest.fixture
-def nanogpt(capsys):
+def nanogpt(capsys, monkeypatch):
     """Return ``nanogpt(*arguments)``, which runs a command in this process: ``code``, ``out`` and ``err``."""
+
+    monkeypatch.delenv("COLUMNS", raising=False)  # pytest-xdist sets it: output in a pipe would be wrapped
 
     def call(*arguments):
         capsys.readouterr()
