@@ -7,11 +7,15 @@ import pytest
 from nanogpt_core.cli.entry import run
 
 
-@pytest.fixture
-def nanogpt(capsys, monkeypatch):
-    """Return ``nanogpt(*arguments)``, which runs a command in this process: ``code``, ``out`` and ``err``."""
+@pytest.fixture(autouse=True)
+def _width_of_a_pipe(monkeypatch):
+    # pytest-xdist sets it, and output would be wrapped.
+    monkeypatch.delenv("COLUMNS", raising=False)
 
-    monkeypatch.delenv("COLUMNS", raising=False)  # pytest-xdist sets it: output in a pipe would be wrapped
+
+@pytest.fixture
+def nanogpt(capsys):
+    """Return ``nanogpt(*arguments)``, which runs a command in this process: ``code``, ``out`` and ``err``."""
 
     def call(*arguments):
         capsys.readouterr()
