@@ -19,6 +19,7 @@ from nanogpt_core.cli.options import JsonFlag
 
 if TYPE_CHECKING:
     from nanogpt_core.comparison import Comparison, Passage, Question
+    from nanogpt_core.comparison.advice import Assessment
 
 __all__ = ["DEFAULT_MODELS", "CostOptions", "SyntheticOptions", "command", "compare"]
 
@@ -42,6 +43,18 @@ again. Needs: pip install 'nanogpt-rag[compare]'
 """
 DEFAULT_MODELS = ("text-embedding-3-small", "text-embedding-3-large", "BAAI/bge-m3", "Qwen/Qwen3-Embedding-0.6B")
 _SANDBOX_NOTICE = "SANDBOX: vectors made of words, without a model. These figures say nothing about the models."
+_WIDE_COLUMNS = 150  # of a terminal; a narrower one gets fewer columns
+# Headings, and True for those of a narrow terminal.
+_COLUMNS = {
+    "nDCG@10": True,
+    "95 % interval": False,
+    "to the best": True,
+    "recall@5": False,
+    "MRR": False,
+    "dimensions": False,
+    "$/1M tokens": True,
+    "passages/s": False,
+}
 _Flag = Annotated[bool, Parameter(negative=())]
 _DIFFERENCES = {"best": "best", "noise": "{:+.3f} noise", "worse": "{:+.3f} worse"}
 
@@ -310,36 +323,34 @@ def _print(comparison: Comparison, files: list[Path], notice: str) -> None:
     console = output_console()
     if notice:
         console.print(f"{notice}\n")
-    columns = [
-        "nDCG@10",
-        "95 % interval",
-        "to the best",
-        "recall@5",
-        "MRR",
-        "dimensions",
-        "$ / 1M tokens",
-        "passages/s",
-    ]
+    wide = console.width >= _WIDE_COLUMNS
+    columns = [heading for heading, is_short in _COLUMNS.items() if wide or is_short]
     table = make_table("variant", *columns, right=columns)
+    if not wide:
+        table.padding = 0
     for each in sorted(comparison.assessments, key=lambda each: -each.means["nDCG@10"]):
-        result = each.result
-        table.add_row(
-            result.variant.label,
-            f"{each.means['nDCG@10']:.3f}",
-            f"{each.interval.low:.3f} to {each.interval.high:.3f}",
-            _DIFFERENCES[each.verdict].format(each.difference),
-            f"{each.means['recall@5']:.3f}",
-            f"{each.means['MRR']:.3f}",
-            f"{result.dimensions:,}",
-            "?" if result.usd_per_million_tokens is None else f"{result.usd_per_million_tokens:g}",
-            "cached" if result.passages_per_second is None else f"{result.passages_per_second:,.0f}",
-        )
+        cells = _cells(each)
+        table.add_row(each.result.variant.label, *(cells[heading] for heading in columns))
     console.print(table)
     advice = comparison.advice
     console.print(f"\n{advice.summary}")
     for sentence in (*advice.reasons, *advice.reservations):
         console.print(f"- {sentence}")
     console.print(f"\nWritten: {', '.join(map(str, files))}.")
+
+
+def _cells(each: Assessment) -> dict[str, str]:
+    result = each.result
+    return {
+        "nDCG@10": f"{each.means['nDCG@10']:.3f}",
+        "95 % interval": f"{each.interval.low:.3f} to {each.interval.high:.3f}",
+        "to the best": _DIFFERENCES[each.verdict].format(each.difference),
+        "recall@5": f"{each.means['recall@5']:.3f}",
+        "MRR": f"{each.means['MRR']:.3f}",
+        "dimensions": f"{result.dimensions:,}",
+        "$/1M tokens": "?" if result.usd_per_million_tokens is None else f"{result.usd_per_million_tokens:g}",
+        "passages/s": "cached" if result.passages_per_second is None else f"{result.passages_per_second:,.0f}",
+    }
 
 
 def _as_json(comparison: Comparison, notice: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
+from rich.table import Column, Table
 from rich.text import Text
 
 from nanogpt_core.cli.checks import Finding, check_all
@@ -52,7 +53,7 @@ def doctor(
     for finding in check_all(base_url, cache, offline=offline):
         found.append(finding)
         if not json:
-            console.print(_line(finding))
+            console.print(_row(finding))
     failed = sum(finding.status == "FAIL" for finding in found)
     if json:
         print_json([dataclasses.asdict(finding) for finding in found])
@@ -61,8 +62,8 @@ def doctor(
     return ExitCode.FOUND_PROBLEM if failed else ExitCode.OK
 
 
-def _line(finding: Finding) -> Text:
-    text = Text(f"{finding.status:<5}", style=_STYLES[finding.status])
-    text.append(f"{finding.check:<13}", style="default not bold")
-    text.append(" ".join(f"{finding.message} {finding.remedy}".split()), style="default not bold")
-    return text
+def _row(finding: Finding) -> Table:
+    row = Table.grid(Column(width=4), Column(width=12), Column(overflow="fold"), padding=(0, 1, 0, 0))
+    message = " ".join(f"{finding.message} {finding.remedy}".split())
+    row.add_row(Text(finding.status, style=_STYLES[finding.status]), finding.check, Text(message))
+    return row

@@ -43,6 +43,18 @@ class NanoGPTEmbeddingModel(llm.EmbeddingModel):  # type: ignore[misc, name-defi
         # The first variable that is set: `llm` reads one only.
         self.key_env_var = next((name for name in KEY_VARIABLES if os.environ.get(name)), KEY_VARIABLES[0])
 
+    def get_key(self, explicit_key: str | None = None) -> str | None:
+        """Return the key; see ``llm.EmbeddingModel``.
+
+        Raises:
+            EmbeddingFailedError: There is none.
+        """
+        try:
+            key: str | None = super().get_key(explicit_key)
+        except llm.NeedsKeyException as error:
+            raise EmbeddingFailedError(str(error)) from error
+        return key
+
     def embed_batch(self, items: Iterable[str | bytes], *, key: str | None = None) -> Iterator[list[float]]:
         """Yield a vector for each text, in order; requests are sent while the texts are read.
 

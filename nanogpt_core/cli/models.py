@@ -29,6 +29,7 @@ command = App(name="models", help_format="plaintext", help_epilogue=_EXAMPLES)
 
 _COMPARED = ("dimensions", "usd_per_million_tokens", "max_tokens", "min_dimensions", "max_dimensions")
 _ANY_LANGUAGE = "multilingual"
+_WIDE_COLUMNS = 120  # of a terminal; a narrower one gets shorter headings
 _Sort = Literal["list", "name", "price", "dimensions", "tokens"]
 _KEYS: dict[str, Callable[[ModelInfo], Any]] = {
     "name": lambda row: row.id.lower(),
@@ -133,12 +134,17 @@ def _at_most(value: float | None, limit: float | None) -> bool:
 def _print_table(rows: Sequence[_Row], live: bool) -> None:
     console = output_console()
     columns = ["model", "dimensions", "reduces to", "$ / 1M tokens", "tokens per text", "languages"]
+    narrow = console.width < _WIDE_COLUMNS
+    if narrow:
+        columns = ["model", "width", "reduces", "$/1M", "tokens", "languages"]
     table = make_table(*columns, *(["list"] if live else []), right=columns[1:5])
+    if narrow:
+        table.padding = 0
     for row in rows:
         cells = [
             row.info.id,
             _cell(row, _number, "dimensions"),
-            _cell(row, _range, "min_dimensions", "max_dimensions"),
+            _cell(row, _yes_or_no if narrow else _range, "min_dimensions", "max_dimensions"),
             _cell(row, _price, "usd_per_million_tokens"),
             _cell(row, _number, "max_tokens"),
             ", ".join(row.info.languages) or "?",
@@ -163,6 +169,10 @@ def _number(value: int | None) -> str:
 
 def _price(value: float | None) -> str:
     return "?" if value is None else f"{value:g}"
+
+
+def _yes_or_no(_least: int | None, most: int | None) -> str:
+    return "" if most is None else "yes"
 
 
 def _range(least: int | None, most: int | None) -> str:

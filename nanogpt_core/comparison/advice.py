@@ -102,9 +102,8 @@ def give_advice(
     good = [each for each in assessments if each.difference >= -tolerance]
     chosen = min(good, key=_expense)
     reasons = _reasons(chosen, best, good, assessments, tolerance)
-    return Advice(
-        chosen, f"Take {named(chosen)}.", tuple(reasons), tuple(_reservations(assessments, sources, synthetic))
-    )
+    reservations = _reservations(assessments, good, sources, synthetic)
+    return Advice(chosen, f"Take {named(chosen)}.", tuple(reasons), tuple(reservations))
 
 
 def _expense(each: Assessment) -> tuple[float, int, bool, float]:
@@ -140,7 +139,8 @@ def _reasons(
         loss = (
             f"the difference of {chosen.difference:+.3f} is noise {interval}"
             if chosen.verdict == "noise"
-            else f"the loss of {-chosen.difference:.3f} is more than noise {interval}, but less than the accepted one"
+            else f"the loss of {-chosen.difference:.3f} is more than noise {interval}, but within the accepted "
+            f"{tolerance:g}"
         )
         yield f"{named(best)} has the highest {name}, {best.means[name]:.3f}. This one has {quality:.3f}, and {loss}."
     if len(good) > 1:
@@ -162,12 +162,15 @@ def _smallest(chosen: Assessment, good: Sequence[Assessment]) -> str:
 def _savings(ours: Result, theirs: Result) -> Iterator[str]:
     our_price, their_price = ours.usd_per_million_tokens, theirs.usd_per_million_tokens
     if our_price is not None and their_price is not None and our_price != their_price:
-        yield f"It costs ${our_price:g} for a million tokens in place of ${their_price:g}."
+        price = f"${our_price:g} for a million tokens" if our_price else "nothing"
+        yield f"It costs {price} in place of ${their_price:g}{'' if our_price else ' for a million tokens'}."
     if ours.dimensions < theirs.dimensions:
         yield f"Its vectors take {ours.dimensions / theirs.dimensions:.0%} of the space."
 
 
-def _reservations(assessments: Sequence[Assessment], sources: int, synthetic: bool) -> Iterator[str]:
+def _reservations(
+    assessments: Sequence[Assessment], good: Sequence[Assessment], sources: int, synthetic: bool
+) -> Iterator[str]:
     questions = len(assessments[0].result.scores[MEASURES[0]])
     if synthetic:
         yield (
@@ -178,6 +181,10 @@ def _reservations(assessments: Sequence[Assessment], sources: int, synthetic: bo
         yield f"{questions} questions are few: one of them more or less can change the advice."
     if sources < _FEW_SOURCES:
         yield f"{sources} sources are few: a right one is near the top by chance, and models look more alike."
+    unclear = sum(each.verdict == "noise" and each not in good for each in assessments)
+    if unclear:
+        lose = "loses" if unclear == 1 else "lose"
+        yield f"{_variants(unclear).capitalize()} {lose} more than accepted, but within noise: more questions decide."
     widths = [each.difference_interval.high - each.difference_interval.low for each in assessments]
     seen = median([width / 2 for width in widths if width > _TINY] or [0.0])
     if seen > _RELEVANT_DIFFERENCE:

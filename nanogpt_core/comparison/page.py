@@ -92,9 +92,14 @@ def _verdict(comparison: Comparison) -> str:
     advice = comparison.advice
     reasons = "\n".join(f"<li>{escape(reason)}</li>" for reason in advice.reasons)
     return (
-        f'<section class="verdict">\n<p class="take">Take {escape(named(advice.chosen))}.</p>\n<ul>\n{reasons}\n</ul>\n'
-        f"<pre>{escape(_code(advice.chosen))}</pre>\n</section>"
+        f'<section class="verdict">\n<p class="take">Take {_breakable(named(advice.chosen))}.</p>\n'
+        f"<ul>\n{reasons}\n</ul>\n<pre>{escape(_code(advice.chosen))}</pre>\n</section>"
     )
+
+
+def _breakable(name: str) -> str:
+    """Return a name as HTML that breaks before its server, and after a slash, rather than anywhere."""
+    return escape(name).replace("@", "<wbr>@").replace("/", "/<wbr>")
 
 
 def _code(chosen: Assessment) -> str:

@@ -87,6 +87,15 @@ def test_second_key_variable_is_read(invoke, sandbox, monkeypatch):
     assert invoke("embed", "-m", "nanogpt/BAAI/bge-m3", "-c", "text").exit_code == 0
 
 
+def test_missing_key_is_one_line_that_names_both_remedies(invoke, monkeypatch):
+    monkeypatch.delenv("NANOGPT_API_KEY")
+    done = invoke("embed", "-m", "nanogpt/BAAI/bge-m3", "-c", "text")
+    assert done.exit_code == 1
+    assert done.output == (
+        "Error: No key found - add one using 'llm keys set nanogpt' or set the NANOGPT_API_KEY environment variable\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("fault", "text", "message"),
     [

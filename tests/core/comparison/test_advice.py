@@ -49,6 +49,8 @@ def test_cheapest_of_equals_is_taken_with_the_reason():
     text = " ".join(found.reasons)
     assert "$0.01 for a million tokens in place of $0.13" in text
     assert "33% of the space" in text
+    free = advice(result("dear", NOISE, price=0.13), result("own", NOISE, price=0.0))
+    assert "It costs nothing in place of $0.13 for a million tokens." in free.reasons
 
 
 def test_best_is_taken_if_all_cheaper_ones_are_worse():
@@ -84,7 +86,7 @@ def test_loss_within_the_tolerance_is_accepted_and_told(tolerance, taken):
     scores = NOISE * 0.9 + 0.02
     found = advice(result("dear", scores, price=0.13), result("cheap", scores - 0.015, price=0.01), tolerance=tolerance)
     assert found.chosen.result.variant.candidate.name == taken
-    told = "the loss of 0.015 is more than noise (95 % interval -0.015 to -0.015), but less than the accepted one"
+    told = "the loss of 0.015 is more than noise (95 % interval -0.015 to -0.015), but within the accepted 0.02"
     assert (told in found.reasons[0]) is (taken == "cheap")
 
 
@@ -97,7 +99,10 @@ def test_noise_beyond_the_tolerance_is_not_taken(tolerance, taken):
         result("cheap", cheap, price=0.01),
     )
     assert {each.verdict for each in assess(results)} == {"best", "noise"}
-    assert advice(*results, tolerance=tolerance).chosen.result.variant.candidate.name == taken
+    found = advice(*results, tolerance=tolerance)
+    assert found.chosen.result.variant.candidate.name == taken
+    told = "One variant loses more than accepted, but within noise: more questions decide."
+    assert (told in found.reservations) is (taken == "dear")
 
 
 def test_reservations_name_few_questions_few_sources_and_synthetic_ones():
