@@ -23,6 +23,7 @@ PAGES = ("index", "guides/errors", "reference/models", "reference/embedder")
 # Words that a newcomer types, and the pages with the answer.
 QUESTIONS = {
     "cap spending": "guides/cache_and_budget",
+    "cost per user": "guides/tracing_and_costs",
     "ingest stopped": "guides/ingest",
     "resume after kill": "guides/ingest",
     "proxy certificate": "guides/network",
