@@ -11,8 +11,9 @@ from typing import Any
 
 import orjson
 
-from nanogpt_core.sandbox.fake_chat import Message, answer
+from nanogpt_core.sandbox.fake_chat import answer
 from nanogpt_core.sandbox.http_errors import HTTPError, invalid_value
+from nanogpt_core.sandbox.prompts import Message
 from nanogpt_core.sandbox.script import Fault, Reply, Script
 from nanogpt_core.sandbox.tokens import count_tokens, first_tokens
 
@@ -28,6 +29,8 @@ _CONTEXT_LENGTH = 128_000  # tokens
 _MAX_OUTPUT_TOKENS = 16_384
 _USD_PER_MILLION = {"prompt": 0.15, "completion": 0.6}  # tokens, of every chat model
 _MAX_STOPS = 4
+_TOOLS_HINT = "it calls no tools by itself. Script it: Sandbox(script=[Reply(tool_calls=[ToolCall(name, arguments)])])."
+_JSON_HINT = "it makes no JSON by itself. Script it: Sandbox(script=[Reply(json={...})])."
 
 _PIECES = re.compile(r"\s*\S+\s*$|\s*\S+|\s+")
 _ARGUMENT_PIECES = re.compile(r".{1,7}", re.DOTALL)
@@ -137,10 +140,22 @@ def answer_chat(
     if isinstance(reply, Fault):
         return reply
     if reply is None:
-        text, reason = _truncated(answer(messages), stops, limit)
+        hint, needs_script = _hint(body)
+        text, reason = _truncated(answer(messages, hint, needs_script=needs_script), stops, limit)
         reply = Reply(text, finish_reason=reason)
     usage = reply.usage or _usage(messages, reply)
     return ChatAnswer(model, reply, usage, streamed=streamed, usage_in_stream=with_usage, report_cost=report_cost)
+
+
+def _hint(body: Mapping[str, Any]) -> tuple[str, bool]:
+    """Return advice for a request with a schema or tools, and True if quotes are no answer to it."""
+    form = body.get("response_format")
+    if isinstance(form, dict) and form.get("type") in ("json_schema", "json_object"):
+        return _JSON_HINT, True
+    tools = body.get("tools")
+    if isinstance(tools, list) and tools:
+        return _TOOLS_HINT, body.get("tool_choice") not in (None, "auto", "none")
+    return "", False
 
 
 def _usage(messages: Sequence[Message], reply: Reply) -> dict[str, Any]:

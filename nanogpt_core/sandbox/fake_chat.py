@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from nanogpt_core.sandbox.fake_vectors import content_words
+from nanogpt_core.sandbox.prompts import Message, Passage, answer_to_refine, question_to_rewrite, read_context
 
-__all__ = ["PREFIX", "Message", "Passage", "answer", "read_context"]
+__all__ = ["PREFIX", "answer"]
 
 PREFIX = "[NanoGPT sandbox, not a language model]"
 """The beginning of every answer."""
@@ -26,37 +27,8 @@ _PASSAGE_WEIGHT = 0.3  # a sentence may refer to its neighbours: "It opens at ni
 _WRAPPED_LINE_CHARACTERS = 50  # a line at least this long was wrapped, and continues in the next one
 _LONG_QUESTION_WORDS = 4
 
+_QUOTED = re.compile(r'"([^"]+)"')
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)\]]*\s+(?![a-z])|(?<=[。！？])")
-
-_START = re.compile(r"^[ \t]{0,3}\[(\d{1,4})\](?:[ \t:]+|$)")
-_QUESTION = re.compile(r"^[ \t#*]*(?:user )?(?:question|query)[ \t]*\**:\**[ \t]*", re.IGNORECASE)
-_QUOTE = re.compile(r"^> ?")
-_END = re.compile(
-    r"^[ \t#*]*(?:(?:user )?(?:question|query)|(?:helpful |final )?answer|instructions?)[ \t]*\**:"
-    r"|^[ \t]*(?:-{3,}|={3,}|</)",
-    re.IGNORECASE,
-)
-_FENCED = re.compile(r"context.*\n-{5,}\n(?P<context>.*?)\n-{5,}", re.IGNORECASE | re.DOTALL)
-_CONTEXT = re.compile(
-    r"^[ \t#*]*context[ \t]*\**:\**\s*(?P<context>.*?)(?=^[ \t#*]*(?:question|query|answer)\b|\Z)",
-    re.IGNORECASE | re.DOTALL | re.MULTILINE,
-)
-
-
-@dataclass(frozen=True)
-class Message:
-    """One chat message, reduced to its text."""
-
-    role: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Passage:
-    """One passage of the context; the number is 0 if it has none."""
-
-    number: int
-    text: str
 
 
 @dataclass(frozen=True)
@@ -66,15 +38,26 @@ class _Sentence:
     words: frozenset[str]
 
 
-def answer(messages: Sequence[Message]) -> str:
-    """Return the answer to a chat."""
+def answer(messages: Sequence[Message], hint: str = "", *, needs_script: bool = False) -> str:
+    """Return the answer to a chat.
+
+    Args:
+        messages: The messages.
+        hint: Advice for a request that the chat cannot answer, such as one with tools.
+        needs_script: Whether quotes are no answer to the request.
+    """
+    rewritten = question_to_rewrite(messages)
+    if rewritten:
+        return rewritten  # no answer, but the next query
     passages, question = read_context(messages)
-    if not passages:
-        return f"{PREFIX} {_NO_PASSAGES}"
-    quotes = _best(passages, content_words(question))
-    if not quotes:
-        return f"{PREFIX} {_NOTHING}"
-    return " ".join([PREFIX, *map(_cited, quotes)])
+    existing = answer_to_refine(messages)
+    passages += [Passage(0, quote) for quote in _QUOTED.findall(existing)]
+    quotes = [] if needs_script else _best(passages, content_words(question))
+    if quotes:
+        return " ".join([PREFIX, *map(_cited, quotes)])
+    if hint:
+        return f"{PREFIX} {hint}"
+    return existing or f"{PREFIX} {_NOTHING if passages else _NO_PASSAGES}"
 
 
 def _cited(quote: _Sentence) -> str:
@@ -127,80 +110,3 @@ def _sentences(text: str) -> list[str]:
 
 def _short(text: str) -> str:
     return text if len(text) <= _MAX_QUOTE_CHARACTERS else text[:_MAX_QUOTE_CHARACTERS].rsplit(" ", 1)[0] + " …"
-
-
-def read_context(messages: Sequence[Message]) -> tuple[list[Passage], str]:
-    """Return the passages of the latest message that has any, and the question of the latest user message.
-
-    Text of passages is only quoted, never interpreted.
-    """
-    passages: list[Passage] = []
-    for message in reversed(messages):
-        if message.role != "assistant" and not passages:
-            passages = _split(message.text)[0]
-    if not passages:
-        passages = _unnumbered([message.text for message in messages if message.role != "assistant"])
-    asked = next((message.text for message in reversed(messages) if message.role == "user"), "")
-    _, before, after = _split(asked)
-    return passages, _question(before, after)
-
-
-def _split(text: str) -> tuple[list[Passage], str, str]:
-    """Return the passages of a text, and the text before the first and after the last of them."""
-    lines = text.splitlines()
-    starts = [i for i, line in enumerate(lines) if _START.match(line)]
-    if not starts:
-        return [], text, ""
-    stop = _end_of_last(lines, starts[-1])
-    passages = []
-    for start, end in zip(starts, [*starts[1:], stop], strict=True):
-        match = _START.match(lines[start])
-        if match is not None:
-            body = [lines[start][match.end() :], *_unquoted(lines[start + 1 : end])]
-            passages.append(Passage(int(match[1]), "\n".join(body).strip()))
-    return passages, "\n".join(lines[: starts[0]]), "\n".join(lines[stop:])
-
-
-def _unquoted(lines: Sequence[str]) -> list[str]:
-    """Return the lines without the ``"> "`` before each, if all of them have it."""
-    filled = [line for line in lines if line.strip()]
-    if not filled or not all(line.startswith(">") for line in filled):
-        return list(lines)
-    return [_QUOTE.sub("", line) for line in lines]
-
-
-def _unnumbered(texts: Sequence[str]) -> list[Passage]:
-    """Return the paragraphs of the latest block of context without numbers, as in the frameworks' own prompts."""
-    for text in reversed(texts):
-        match = _FENCED.search(text) or _CONTEXT.search(text)
-        if match:
-            paragraphs = re.split(r"\n\s*\n", match["context"])
-            return [Passage(0, paragraph.strip()) for paragraph in paragraphs if paragraph.strip()]
-    return []
-
-
-def _end_of_last(lines: Sequence[str], start: int) -> int:
-    # A blank line ends only the last passage: text that is not a passage may follow it.
-    for i in range(start + 1, len(lines)):
-        if not lines[i].strip() or _END.match(lines[i]):
-            return i
-    return len(lines)
-
-
-def _question(before: str, after: str) -> str:
-    # Text after the passages can belong to a passage: a question before them is more reliable.
-    return _marked(before) or _marked(after) or f"{before}\n{after}".strip()
-
-
-def _marked(text: str) -> str:
-    lines = text.splitlines()
-    for i in range(len(lines) - 1, -1, -1):
-        match = _QUESTION.match(lines[i])
-        if match:
-            rest = [lines[i][match.end() :]]
-            for line in lines[i + 1 :]:
-                if _END.match(line):
-                    break
-                rest.append(line)
-            return "\n".join(rest).strip()
-    return ""

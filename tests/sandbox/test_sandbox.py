@@ -24,8 +24,9 @@ from openai import AuthenticationError, NotFoundError, OpenAI, RateLimitError
 from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.models.catalog import MODELS, ModelInfo
 from nanogpt_core.sandbox import DEFAULT_API_KEY, Fault, Sandbox, SandboxConfig
-from nanogpt_core.sandbox.fake_chat import PREFIX, Message, answer
+from nanogpt_core.sandbox.fake_chat import PREFIX, answer
 from nanogpt_core.sandbox.fake_vectors import embed
+from nanogpt_core.sandbox.prompts import Message
 from nanogpt_core.sandbox.rate_limit import RateWindow
 from nanogpt_core.sandbox.request_log import RecordedRequest, RequestLog
 from nanogpt_core.sandbox.tokens import count_tokens, first_tokens
