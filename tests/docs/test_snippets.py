@@ -34,6 +34,7 @@ NEEDS = {
     "langchain.agents": "langchain",
     "langchain_classic": "langchain_classic",
     "llama_index_nanogpt": "llama_index.llms.openai_like",
+    "pydantic_ai": "pydantic_ai",  # needs Python 3.11
 }
 
 
