@@ -1,7 +1,8 @@
 """Extensions of Griffe, which reads the docstrings and signatures for the reference.
 
 The Sphinx roles of docstrings become Markdown: a cross-reference if the reference has the object, and code if not. A
-paragraph that ends with two colons ends with one, since the indented lines after it are a code block in Markdown too.
+paragraph that ends with two colons ends with one, since the indented lines after it are a code block in Markdown too. A
+section "Example" gets the name that Griffe knows.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ class SphinxRoles(griffe.Extension):
         """Rewrite the docstring of an object."""
         if obj.docstring:
             text = _ROLE.sub(lambda match: _reference(match[1], obj), obj.docstring.value)
-            obj.docstring.value = re.sub(r"::$", ":", re.sub(r"^::$", "", text, flags=re.MULTILINE), flags=re.MULTILINE)
+            text = re.sub(r"^::$", "", text, flags=re.MULTILINE)
+            text = re.sub(r"::$", ":", text, flags=re.MULTILINE)
+            obj.docstring.value = re.sub(r"^( *)Example:$", r"\1Examples:", text, flags=re.MULTILINE)
 
 
 def _reference(name: str, obj: griffe.Object) -> str:

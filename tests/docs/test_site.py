@@ -57,6 +57,12 @@ def test_roles_of_docstrings_are_links(site):
     assert re.findall(r":(?:class|meth|func|data|mod):.{0,40}", text) == []
 
 
+def test_examples_of_docstrings_are_code(site):
+    for page in (site / "reference").glob("*.html"):
+        html = page.read_text(encoding="utf-8")
+        assert "<blockquote>" not in html, page.name  # ">>>" outside of a code block
+
+
 @pytest.fixture
 def project(tmp_path, build_site):
     """Return a function that builds a site of one page, with the settings of ours."""

@@ -1,4 +1,4 @@
-"""Documentation site in a real browser: nothing from other hosts, no overflow, and a search that finds the answers."""
+"""Documentation site in a real browser: nothing from other hosts, no overflow, contrast, and a search that finds."""
 
 import os
 import shutil
@@ -9,6 +9,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra dev)")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed (extra dev)")
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
@@ -89,13 +90,19 @@ def open_window(browser, address):
 @pytest.mark.parametrize(
     ("width", "scheme", "is_bright"), [(1280, "light", True), (400, "dark", False)], ids=["wide, light", "narrow, dark"]
 )
-def test_pages_fit_into_the_window_in_the_scheme_of_the_system(open_window, address, width, scheme, is_bright):
+def test_pages_fit_into_the_window_and_are_accessible_in_the_scheme_of_the_system(
+    open_window, address, width, scheme, is_bright
+):
     window = open_window(width, scheme)
     for name in PAGES:
         window.goto(f"{address}/{name}.html")
         assert window.evaluate("document.documentElement.scrollWidth") <= width, name
         colour = window.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (colour == "rgb(255, 255, 255)") == is_bright
+        if name == "reference/embedder":
+            continue  # as the others, with many more elements
+        found = axe.Axe().run(window).response["violations"]
+        assert [each["id"] for each in found if each["impact"] in {"serious", "critical"}] == []
 
 
 def test_search_finds_the_page_with_the_answer(open_window, address):

@@ -1,0 +1,9 @@
+// The theme gives the search dialog no name for screen readers, and wraps wide tables in boxes that a keyboard cannot scroll.
+document.querySelector(".md-search")?.setAttribute("aria-label", "Search");
+function letKeyboardScrollTables() {
+  for (const box of document.querySelectorAll(".md-typeset__scrollwrap:not([tabindex])")) {
+    box.tabIndex = 0;
+  }
+}
+letKeyboardScrollTables();
+new MutationObserver(letKeyboardScrollTables).observe(document.body, { childList: true, subtree: true });
