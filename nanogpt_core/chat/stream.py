@@ -96,6 +96,9 @@ class StreamReader:
         self._begun: set[int] = set()
         self._finished: set[int] = set()
         self._left_out: dict[int, bool] = {}  # choices with content that were not asked for: whether they are finished
+        self._held: list[
+            dict[str, Any]
+        ] = []  # parts of the only choice under another index, or parts of another choice
         self._envelope: dict[str, Any] = {}
         self._usage: dict[str, Any] | None = None
         self._pricing: Any = None
@@ -183,12 +186,14 @@ class StreamReader:
             self._emit()
 
     def _read_choice(self, choice: dict[str, Any]) -> None:
+        delta = choice.get("delta")
+        choice["delta"] = delta if isinstance(delta, dict) else {}
         choice["index"] = self._place(choice["index"])
-        reason, delta = choice["finish_reason"], choice.get("delta")
-        delta = choice["delta"] = delta if isinstance(delta, dict) else {}
-        if self._is_left_out(choice):
-            return
-        index = choice["index"]
+        if not self._is_left_out(choice):
+            self._send_on(choice)
+
+    def _send_on(self, choice: dict[str, Any]) -> None:
+        index, reason, delta = choice["index"], choice["finish_reason"], choice["delta"]
         self._fields.setdefault(index, ProviderFields(streams=True)).add(delta)
         repair_message(delta, streamed=True, request_id=self._request_id)
         # The SDK joins the parts of an answer in JSON: all texts, and lists by the index of their entries.
@@ -232,17 +237,32 @@ class StreamReader:
             self._emit_choice(choice, fragments)
 
     def _is_left_out(self, choice: dict[str, Any]) -> bool:
-        """Return whether a choice was not asked for: the frameworks would join it to the first one."""
-        index = choice["index"]
-        if index < self._request.choices:
-            return False
+        """Return whether a part of a choice is not sent on.
+
+        The frameworks would join a choice that was not asked for to the first one. But if the first one goes no
+        further, it is the first one under another index; so its parts are held until that is certain.
+        """
+        index, reason = choice["index"], choice["finish_reason"]
         has_content = any(value for name, value in choice["delta"].items() if name != "role")
-        if self._request.choices == 1 and not self._left_out and not has_content:
-            choice["index"] = 0  # the end of the only choice, under another index
+        if index < self._request.choices:
+            if has_content or reason:
+                for held in self._held:
+                    self._leave_out(held)
+                self._held = []
             return False
-        if has_content or index in self._left_out:
-            self._left_out[index] = bool(choice["finish_reason"]) or self._left_out.get(index, False)
+        may_be_first = self._request.choices == 1 and not self._left_out and not self._finished
+        if may_be_first and not self._held and not has_content:
+            choice["index"] = 0  # the end of the only choice
+            return False
+        if may_be_first:
+            self._held.append(choice)
+        elif has_content or index in self._left_out:
+            self._leave_out(choice)
         return True
+
+    def _leave_out(self, choice: dict[str, Any]) -> None:
+        index = choice["index"]
+        self._left_out[index] = bool(choice["finish_reason"]) or self._left_out.get(index, False)
 
     def _place(self, index: int) -> int:
         """Return the position of a choice; some hosts count from 1, or give a number that means something else."""
@@ -277,6 +297,9 @@ class StreamReader:
             self._emit(choice)
 
     def _end(self) -> None:
+        held, self._held = self._held, []
+        for choice in held:
+            self._send_on({**choice, "index": 0})
         if not self.is_complete:
             raise DamagedReplyError(
                 "The service's answer broke off: its stream ended without a finish_reason and without [DONE].",
@@ -289,7 +312,7 @@ class StreamReader:
             )
         if self._done and self._left_out and not (all(self._left_out.values()) and self._begun <= self._finished):
             raise ReplyError(
-                "The service changed the index of its choice in the middle of a stream: a part of the answer is lost.",
+                "The service sent parts of its answer under several indices, and they are not whole choices.",
                 remedy="Ask without streaming, or another model.",
                 request_id=self._request_id,
             )

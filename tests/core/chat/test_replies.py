@@ -28,10 +28,11 @@ def chunk(delta, reason=None, **more):
     return {"choices": [{"index": 0, "delta": delta, "finish_reason": reason}], **more}
 
 
-def streamed(*chunks, request=None):
+def streamed(*chunks, request=None, done=True):
     """Return the events that the reader makes of the chunks."""
     reader = StreamReader(request or ChatRequest(streams=True), lambda error: errors.ReplyError(str(error.document)))
-    reader.push("".join(f"data: {json.dumps(one)}\n\n" for one in chunks).encode() + b"data: [DONE]\n\n")
+    reader.push("".join(f"data: {json.dumps(one)}\n\n" for one in chunks).encode())
+    reader.push(b"data: [DONE]\n\n" if done else None)
     events = []
     while (event := reader.pop()) is not None:
         events.append(event.removeprefix(b"data: "))
@@ -283,14 +284,26 @@ def test_choices_that_were_not_asked_for_are_left_out(choices):
     assert joined(events, "content") == {1: "all of it", 2: "all of itother"}[choices]
 
 
-@pytest.mark.parametrize("indices", [[0, 1, 1], [0, 1, 0], [0, 1, 2], [5, 6, 6], [1, 0, 0]], ids=str)
-@pytest.mark.parametrize("delta", [{"content": "of it"}, {"reasoning": "hm"}], ids=["text", "reasoning"])
-def test_index_that_changes_in_the_middle_of_a_stream_is_an_error(indices, delta):
-    chunks = [chunk({"content": "all "}), chunk(delta), chunk({}, "stop")]
+@pytest.mark.parametrize("indices", [[0, 0, 1, 1], [0, 1, 1, 1], [0, 1, 2, 3], [5, 6, 6, 6], [1, 0, 0, 0]], ids=str)
+@pytest.mark.parametrize("done", [True, False])
+def test_only_choice_may_change_its_index_in_the_middle(indices, done):
+    deltas = {"role": "assistant", "content": "all "}, {"reasoning": "hm"}, {"content": "of it"}, {}
+    chunks = [chunk(delta, "stop" if not delta else None) for delta in deltas]
     for one, index in zip(chunks, indices, strict=True):
         one["choices"][0]["index"] = index
-    with pytest.raises(errors.ReplyError, match="changed the index of its choice"):
-        streamed(*chunks)
+    events = streamed(*chunks, done=done)
+    assert (joined(events, "content"), joined(events, "reasoning")) == ("all of it", "hm")
+    assert {choice["index"] for event in events for choice in event["choices"]} == {0}
+    assert [choice["finish_reason"] for event in events for choice in event["choices"]][-1] == "stop"
+
+
+@pytest.mark.parametrize("indices", [[0, 1, 0], [5, 6, 5], [0, 1, 0, 1]], ids=str)
+def test_parts_of_a_choice_that_are_no_whole_choice_are_an_error(indices):
+    chunks = [chunk({"content": "all "}), chunk({"content": "of it"}), chunk({}, "stop"), chunk({"content": "!"})]
+    for one, index in zip(chunks, indices, strict=False):
+        one["choices"][0]["index"] = index
+    with pytest.raises(errors.ReplyError, match="under several indices"):
+        streamed(*chunks[: len(indices)])
 
 
 def test_finish_reason_under_another_index_ends_the_only_choice():
