@@ -1,4 +1,4 @@
-"""Measures the results of six clients of the embeddings API, and of four of chat, for all that can go wrong.
+"""Measures the results of clients of the embeddings API, and of chat, for all that can go wrong.
 
 Start it with ``make faults``, or ``python -m benchmarks.faults.run`` in the project's folder. It makes an environment
 of its own in ``.venv.faults`` (:mod:`~benchmarks.faults.environment`), runs every fault of

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import types
 from collections.abc import Callable
+from typing import Any
 
 from benchmarks.faults.chat_clients import CHAT_MODEL, Answer, Chat
 
@@ -24,6 +26,36 @@ def ask(make: Make, _: str) -> bool:
 def stream(make: Make, _: str) -> bool:
     """Ask for a stream, and compare the text."""
     return make().ask(streamed=True)[0] == TEXT
+
+
+def instrumented_stream(make: Make, _: str) -> bool:
+    """Ask for a stream while every stream of the SDK is of another class, as instrumentation has it."""
+    import openai
+
+    request = openai.OpenAI.request
+
+    def traced(self: Any, cast_to: Any, options: Any, *, stream: bool = False, stream_cls: Any = None) -> Any:
+        kind = types.new_class("InstrumentedStream", (stream_cls,)) if stream_cls else None
+        return request(self, cast_to, options, stream=stream, stream_cls=kind)
+
+    openai.OpenAI.request = traced
+    return stream(make, "")
+
+
+def misspelt(make: Make, _: str) -> bool:
+    """Make the client with an option that there is not; an error is right."""
+    make()
+    return False
+
+
+def clear_repr(make: Make, _: str) -> bool:
+    """Ask, and look at the error as debuggers show it: advice that is for embeddings is wrong."""
+    try:
+        return ask(make, "")
+    except Exception as error:
+        if "batch_size" in f"{error!r} {error.args}":
+            return False
+        raise
 
 
 def usage(make: Make, _: str) -> bool:

@@ -143,6 +143,23 @@ def _needs_signature(request: Request) -> Iterable[Step]:
     return good(request)
 
 
+def _needs_details(request: Request) -> Iterable[Step]:
+    """Call a tool with reasoning in signed pieces, and refuse the next turn without the whole, as OpenRouter does."""
+    turns = [message for message in request.asked["messages"] if message["role"] == "assistant"]
+    block = {"type": "reasoning.text", "index": 0}
+    if turns:
+        if turns[0].get("reasoning_details") == [{**block, "text": "I think of bees.", "signature": "c2ln"}]:
+            return good(request)
+        return [response({"error": {"message": "invalid signature in a thinking block"}}, 400)]
+    if not request.asked.get("stream"):
+        details = [{**block, "text": "I think of bees.", "signature": "c2ln"}]
+        return [_whole({"role": "assistant", "reasoning_details": details, "tool_calls": [_call(_PATH)]}, "tool_calls")]
+    pieces = [{"text": "I think "}, {"text": "of bees."}, {"signature": "c2ln"}]
+    deltas: list[dict[str, Any]] = [{"reasoning_details": [{**block, **piece}]} for piece in pieces]
+    deltas.append({"tool_calls": [{"index": 0, **_call(_PATH)}]})
+    return [_events(*map(_chunk, deltas), _chunk({}, "tool_calls"), _DONE)]
+
+
 def _names_itself(request: Request) -> Iterable[Step]:
     return says({"content": f"I am {request.asked['model']}, not gpt-4o-mini."})(request)
 
@@ -166,9 +183,9 @@ def _chat(  # noqa: PLR0917 - as Fault itself
     return Fault(f"Chat: {group}", name, reply, want, most, task=f"chat_{task}", clients=CHAT_CLIENTS, **more)
 
 
+_PATH = '{"path": "x"}'
 _CUT = _by_tool_or_text('{"text": "hon', "length")
 _FENCED = f"```json\n{_JSON}\n```"
-_PATH = '{"path": "x"}'
 REFUSED = [
     _chat("refusals", "refusal of structured output", says({"refusal": _REFUSAL}), "structured", words=("can't help",)),
     _chat(
@@ -245,6 +262,17 @@ TOOLS = [
         "one_call_stream",
         RIGHT,
     ),
+    _chat(
+        "tools",
+        "the whole arguments again in each chunk, streamed",
+        _streamed(
+            *(_chunk({"tool_calls": [{"index": 0, **_call(_PATH[:end])}]}) for end in (4, 9, len(_PATH))),
+            _chunk({}, "tool_calls"),
+            _DONE,
+        ),
+        "one_call_stream",
+        RIGHT,
+    ),
 ]
 
 TURNS = [
@@ -253,6 +281,11 @@ TURNS = [
     for form, task in (("", ""), (", streamed", "_stream"))
 ]
 TURNS.append(_chat("turns", "a thought signature has to come back", _needs_signature, "turns", RIGHT, 2))
+
+TURNS += [
+    _chat("turns", f"signed reasoning_details have to come back{form}", _needs_details, f"turns{task}", RIGHT, 2)
+    for form, task in (("", ""), (", streamed", "_stream"))
+]
 
 REPLIES = [
     _chat("replies", "right", good, "ask", RIGHT),
@@ -350,6 +383,33 @@ STREAMS = [
     _chat(
         "streams", "an event that is not JSON", _streamed(_chunk({"content": "Bees"}), "data: {nonsense\n\n"), "stream"
     ),
+    _chat("streams", "instrumented, of another class", good, "instrumented_stream", RIGHT),
+    _chat(
+        "streams",
+        "another index in its middle",
+        _streamed(
+            _chunk({"role": "assistant", "content": "Bees "}),
+            _chunk({"content": "make honey."}).replace('"index": 0', '"index": 1'),
+            _chunk({}, "stop").replace('"index": 0', '"index": 1'),
+            _DONE,
+        ),
+        "stream",
+        RIGHT,
+    ),
+    _chat(
+        "streams",
+        "a second choice that was not asked for",
+        _streamed(
+            _chunk({"role": "assistant", "content": "Bees "}),
+            _chunk({"content": "Ants "}).replace('"index": 0', '"index": 1'),
+            _chunk({"content": "make honey."}),
+            _chunk({"content": "do not."}, "stop").replace('"index": 0', '"index": 1'),
+            _chunk({}, "stop"),
+            _DONE,
+        ),
+        "stream",
+        RIGHT,
+    ),
     _chat("streams", "no answer at all", _streamed(_DONE), "stream", most=CHAT_RETRY),
     _chat("streams", "JSON in place of a stream", _message({"role": "assistant", "content": TEXT}), "stream", EITHER),
     _chat(
@@ -397,6 +457,13 @@ REQUESTS = [
     ),
     _chat(
         "requests",
+        "400: too many tokens, as a debugger shows it",
+        _error(400, "maximum context length is 512 tokens", code="context_length_exceeded"),
+        "clear_repr",
+        words=("512",),
+    ),
+    _chat(
+        "requests",
         "400: temperature too high",
         _error(400, "temperature must be at most 2"),
         "ask",
@@ -414,6 +481,7 @@ REQUESTS = [
 ]
 
 OPTIONS = [
+    _chat("options", "a misspelt option", good, "misspelt", most=0, settings={"max_retry": 1}, words=("max_retries",)),
     _chat("options", "model_copy with another model", _names_itself, "other_model", RIGHT),
     _chat("options", "model_copy without retries, 500 always", _error(500, "it broke"), "no_retries"),
     _chat("options", "deepcopy of a used object", good, "deep_copy", RIGHT, 2, settings={"limited": True}),

@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.faults import chat_tasks, tasks
 from benchmarks.faults.chat_clients import CHAT_MODEL, Chat, make_chat
-from benchmarks.faults.clients import OURS, Client, make
+from benchmarks.faults.clients import OWN_COLUMNS, Client, make
 from benchmarks.faults.judge import HANG, WRONG, Result, judge
 from benchmarks.faults.vectors import MODEL
 
@@ -124,7 +124,7 @@ def _count_connections(counts: _Counts) -> None:
 
 
 def _waits(client: str, counts: _Counts) -> AbstractContextManager[Any]:
-    if client in OURS:
+    if client in OWN_COLUMNS:
         from nanogpt_core._runtime.clock import fake_clock
 
         return fake_clock()

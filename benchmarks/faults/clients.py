@@ -1,18 +1,22 @@
-"""The six clients, made with their own defaults except for address, key, time limit and a fault's own options."""
+"""The clients, made with their own defaults except for address, key, time limit and a fault's own options."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from benchmarks.faults.gathered import GATHERED, aembed_gathered, embed_gathered
 from benchmarks.faults.vectors import KEY, MODEL
 
 OURS = ("core", "LangChain", "LlamaIndex")
 PEERS = ("OpenAI SDK", "langchain-openai", "LlamaIndex OpenAI")
-CLIENTS = (*OURS, *PEERS)
+OWN_COLUMNS = (*OURS, GATHERED)
+CLIENTS = (*OWN_COLUMNS, *PEERS)
 
 
 _TIMEOUT = 10.0
+_OWN_OPTIONS = ("max_concurrency", "cache", "on_overflow")
 
 
 class Client:
@@ -46,13 +50,13 @@ def make(name: str, url: str, model: str = MODEL, **settings: Any) -> Client:
         url: The base URL.
         model: The model's name.
         **settings: ``api_key``, ``timeout``, ``default_headers``, ``batch_size``; for this project's clients also
-            ``max_concurrency`` and ``cache``. None stands for the client's default.
+            ``max_concurrency``, ``cache`` and ``on_overflow``. None stands for the client's default.
     """
     given = {"api_key": KEY, "timeout": _TIMEOUT, **settings}
     options = {option: value for option, value in given.items() if value is not None}
-    if name in OURS:
+    if name in OWN_COLUMNS:
         return _OWN[name](url, model, {"max_concurrency": 2, **options})
-    return _OTHERS[name](url, model, {o: v for o, v in options.items() if o not in ("max_concurrency", "cache")})
+    return _OTHERS[name](url, model, {o: v for o, v in options.items() if o not in _OWN_OPTIONS})
 
 
 def _core(url: str, model: str, options: dict[str, Any]) -> Client:
@@ -60,6 +64,15 @@ def _core(url: str, model: str, options: dict[str, Any]) -> Client:
 
     embedder = Embedder(model, base_url=url, **options)
     return Client(embedder.embed, embedder.aembed, embedder)
+
+
+def _gathered(url: str, model: str, options: dict[str, Any]) -> Client:
+    from nanogpt_core import Embedder
+
+    # With one slot, all calls after the first share a request.
+    embedder = Embedder(model, base_url=url, **{**options, "max_concurrency": 1})
+    embed, aembed = partial(embed_gathered, embedder.embed, url), partial(aembed_gathered, embedder.aembed, url)
+    return Client(embed, aembed, embedder)
 
 
 def _langchain(url: str, model: str, options: dict[str, Any]) -> Client:
@@ -125,5 +138,5 @@ def _of_llama_index(made: Any) -> Client:
 
 
 _Maker = Callable[[str, str, dict[str, Any]], Client]
-_OWN: dict[str, _Maker] = dict(zip(OURS, (_core, _langchain, _llama_index), strict=True))
+_OWN: dict[str, _Maker] = dict(zip(OWN_COLUMNS, (_core, _langchain, _llama_index, _gathered), strict=True))
 _OTHERS: dict[str, _Maker] = dict(zip(PEERS, (_sdk, _langchain_openai, _llama_index_openai), strict=True))

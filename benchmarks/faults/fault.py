@@ -61,6 +61,11 @@ class Fault:
         return self.group == "Time" or "timeout" in self.settings
 
     @property
+    def gathers(self) -> bool:
+        """Return True if several calls of one text, in place of one of eight, can have it too."""
+        return self.task in ("embed", "in_loop") and self.place == "server" and not self.clients
+
+    @property
     def is_chat(self) -> bool:
         """Return True if it is a fault of chat."""
         return self.task.startswith("chat_")

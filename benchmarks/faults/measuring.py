@@ -15,6 +15,7 @@ from benchmarks.faults.certificates import KINDS, Certificates
 from benchmarks.faults.child import Order, measure
 from benchmarks.faults.clients import CLIENTS
 from benchmarks.faults.fault import RIGHT, Fault
+from benchmarks.faults.gathered import GATHERED, gathering
 from benchmarks.faults.judge import HANG, RAW, Result
 from benchmarks.faults.server import Request, Server, good
 from benchmarks.faults.vectors import KEY
@@ -33,20 +34,22 @@ def prepare() -> None:
 
 def run(fault: Fault, client: str, certificates: Certificates) -> Result | None:
     """Return the result of ``client`` for ``fault``; None if the fault does not concern it."""
-    if client not in (fault.clients or CLIENTS):
+    if client not in (fault.clients or CLIENTS) or (client == GATHERED and not fault.gathers):
         return None
+    reply = gathering(fault.reply) if client == GATHERED else fault.reply
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True))
         elsewhere = stack.enter_context(Server(good, "127.0.0.2"))
         tls = certificates.context(fault.place) if fault.place in KINDS else None
-        server = stack.enter_context(Server(fault.reply, tls=tls, other=elsewhere.url))
+        server = stack.enter_context(Server(reply, tls=tls, other=elsewhere.url))
         url = stack.enter_context(_place(fault, server))
         environment = {**fault.environment, **(certificates.environment(fault.place) if tls else {})}
         order = Order(client, fault.task, url, folder, fault.words, fault.settings, environment, HANGS_AFTER)
         result = _run(order)
         if server.broken is not None:
             raise RuntimeError(f"the server itself failed at {fault.name!r}") from server.broken
-        result.requests = len(server.embedding_requests)
+        # The first request of calls that gather is not counted.
+        result.requests = max(0, len(server.embedding_requests) - (client == GATHERED))
         if fault.repeats is not None:
             result.repeats = _repeats(server)
         result.leaks += _arrived(fault, server.requests, elsewhere.requests)

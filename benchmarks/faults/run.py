@@ -34,7 +34,7 @@ def main() -> int:
 def _measure(only: str | None) -> int:
     from benchmarks.faults import measuring, replies, report
     from benchmarks.faults.catalogue import FAULTS
-    from benchmarks.faults.clients import CLIENTS, OURS
+    from benchmarks.faults.clients import CLIENTS, OWN_COLUMNS
     from benchmarks.faults.promises import broken
 
     start = time.perf_counter()
@@ -58,9 +58,11 @@ def _measure(only: str | None) -> int:
             row = report.Row(fault, {client: future.result() for client, future in futures.items()})
             rows.append(row)
             print(report.line(row), flush=True)
-            for client in OURS:
+            for client in OWN_COLUMNS:
                 result = row.results[client]
-                found += [f"{fault.name}, {client}: {what}" for what in (broken(fault, result) if result else [])]
+                found += [
+                    f"{fault.name}, {client}: {what}" for what in (broken(fault, client, result) if result else [])
+                ]
     if only is None:
         TARGET.write_text(report.document(rows, found))
     for part in report.split(rows):

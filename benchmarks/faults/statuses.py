@@ -7,6 +7,7 @@ from email.utils import formatdate
 
 from benchmarks.faults.fault import EITHER, OURS_RETRY, RIGHT, Fault, always, once
 from benchmarks.faults.server import Reply, Request, Step, good, response
+from benchmarks.faults.tasks import MOST_CHARACTERS
 from benchmarks.faults.vectors import KEY, MODEL, TEXTS
 
 _HTML = "<html><head><title>502 Bad Gateway</title></head><body><h1>upstream sent no reply</h1></body></html>"
@@ -36,6 +37,12 @@ def _one_too_long(request: Request) -> list[Step]:
 def _no_base64(request: Request) -> list[Step]:
     if request.encoding == "base64":
         return [response({"error": {"message": "encoding_format 'base64' is not supported", "code": None}}, 400)]
+    return good(request)
+
+
+def _counts_high(request: Request) -> list[Step]:
+    if max(map(len, request.texts)) > MOST_CHARACTERS:
+        return [response({"error": {"message": "This model's maximum context length is 512 tokens"}}, 400)]
     return good(request)
 
 
@@ -104,6 +111,17 @@ SIZES = [
     Fault("Sizes", f"{status} as {host} says it", _most_items(2, status, {"error": error}), RIGHT, 7)
     for host, (status, error) in _HOSTS.items()
 ]
+SIZES.append(
+    Fault(
+        "Sizes",
+        "a text that has more tokens than estimated, truncated on request",
+        _counts_high,
+        RIGHT,
+        12,
+        task="cut_further",
+        settings={"on_overflow": "truncate"},
+    )
+)
 REFUSALS = [
     Fault("Refusals", "401", _error(401, "Invalid session", "invalid_api_key"), words=("401",)),
     Fault("Refusals", "401 that repeats the key", _error(401, f"Incorrect key {KEY}"), words=("401",)),

@@ -109,6 +109,23 @@ OPTIONS = [
         task="pickled",
         settings={"default_headers": {"X-Gateway-Key": KEY}},
     ),
+    Fault(
+        "Options",
+        "a misspelt option",
+        most=0,
+        task="misspelt",
+        settings={"max_retry": 1},
+        words=("max_retries",),
+    ),
+    Fault(
+        "Options",
+        "events of LlamaIndex for forty texts",
+        want=RIGHT,
+        most=5,
+        task="listened",
+        settings={"batch_size": _BATCH},
+        clients=("LlamaIndex", "LlamaIndex OpenAI"),
+    ),
     Fault("Options", "a blank text among eight", _blank_refused, most=0, task="blank", words=("position 5",)),
 ]
 

@@ -25,6 +25,10 @@ _FORKED_CALLS = 15
 _PROCESSES = 4
 _RIGHT, _WRONG, _TYPED, _RAW = range(4)
 _CACHE = Path("vectors.sqlite")
+# A digit can be a token of its own, and estimates expect fewer.
+DENSE_TEXT = "0123456789abcdef" * 200
+MOST_CHARACTERS = 1000
+"""Longest text that the service takes in :func:`cut_further`."""
 
 
 class HangError(Exception):
@@ -71,6 +75,40 @@ def twice(make: Make, _: str) -> bool:
 def many(make: Make, _: str) -> bool:
     """Embed forty texts."""
     return is_right(MANY, make().embed(MANY))
+
+
+def misspelt(make: Make, _: str) -> bool:
+    """Make the client with an option that there is not; an error is right."""
+    make()
+    return False
+
+
+def cut_further(make: Make, _: str) -> bool:
+    """Embed eight texts, of which the service counts one higher than any estimate; its beginning is right."""
+    vectors = make().embed([*TEXTS[:7], DENSE_TEXT])
+    beginnings = (DENSE_TEXT[:length] for length in range(MOST_CHARACTERS, 0, -1))
+    return is_right(TEXTS[:7], vectors[:7]) and any(is_right([text], vectors[7:]) for text in beginnings)
+
+
+def listened(make: Make, url: str) -> bool:
+    """Embed forty texts with a listener: each start precedes its requests, each end follows them."""
+    from llama_index.core.instrumentation import get_dispatcher
+    from llama_index.core.instrumentation.event_handlers import BaseEventHandler
+    from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent, EmbeddingStartEvent
+
+    seen: list[tuple[type, int]] = []
+
+    class Listener(BaseEventHandler):
+        def handle(self, event: object, **_: object) -> None:
+            if isinstance(event, (EmbeddingStartEvent, EmbeddingEndEvent)):
+                seen.append((type(event), _seen(url)))
+
+    get_dispatcher("root").add_event_handler(Listener())
+    right = is_right(MANY, make().embed(MANY))
+    kinds, requests = [kind for kind, _ in seen], [count for _, count in seen]
+    pairs = len(seen) // 2
+    in_turn = kinds == [EmbeddingStartEvent, EmbeddingEndEvent] * pairs
+    return right and pairs > 0 and in_turn and requests[0] == 0 and requests[-1] == _seen(url)
 
 
 def construct(make: Make, _: str) -> bool:

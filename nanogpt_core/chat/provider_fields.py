@@ -39,7 +39,7 @@ _REASONING_TEXTS = (*_USUAL, "reasoning_text", "thinking", "thoughts", "reasonin
 _CALL_FIELDS = ("id", "type", "function", "index")
 _FUNCTION_FIELDS = ("name", "arguments", "description")
 # The fields that hold the text of a part, in the order in which they are looked for.
-_TEXT_FIELDS = ("text", "thinking", "reasoning", "summary", "refusal", "message", "reason", "content")
+_TEXT_FIELDS = ("text", "thinking", "reasoning", "summary", "refusal", "message", "reason", "content", "value")
 
 
 class ProviderFields:

@@ -25,9 +25,9 @@ _COUNTS = {
     "completion_tokens": ("completion_tokens", "output_tokens"),
     "total_tokens": ("total_tokens",),
 }
-_MAX_DIGITS = 15  # of a count in text
+_MAX_DIGITS = 15  # of a count
 _DETAILS = ("prompt_tokens_details", "completion_tokens_details")
-_TEXT_BLOCKS = ("text", "output_text", None)
+_TEXT_BLOCKS = ("text", "output_text", "input_text", None)
 _OBJECT = {False: "chat.completion", True: "chat.completion.chunk"}
 
 
@@ -63,16 +63,19 @@ def repair_reply(document: dict[str, Any], *, streamed: bool) -> None:
         if not _is_count(choice.get("index")):
             choice["index"] = 0 if streamed else position
         reason = choice.get("finish_reason")
-        choice["finish_reason"] = reason if isinstance(reason, str) and reason else None
+        is_reason = isinstance(reason, str) and reason.lower() not in ("", "null", "none")
+        choice["finish_reason"] = reason if is_reason else None
         if not _is_logprobs(choice.get("logprobs")):
             choice.pop("logprobs", None)
 
 
-def repair_message(message: dict[str, Any], *, streamed: bool, request_id: str | None = None) -> None:
+def repair_message(
+    message: dict[str, Any], *, streamed: bool, tools: frozenset[str] = frozenset(), request_id: str | None = None
+) -> None:
     """Repair a message, or a delta of one, without its tool calls; in place.
 
-    Content blocks, as Mistral sends them, become text, reasoning and refusal. Blocks of other types are kept in
-    ``content_blocks``.
+    Content blocks, as Mistral sends them, become text, reasoning and refusal. Blocks of other types, and images beside
+    the content, are kept in ``content_blocks``. If there are ``tools``, a call in OpenAI's older form is one of a tool.
 
     Raises:
         ReplyError: Its content is of a type without a meaning.
@@ -93,11 +96,17 @@ def repair_message(message: dict[str, Any], *, streamed: bool, request_id: str |
     elif content is not None and not isinstance(content, str):
         raise _bad("content", content, request_id)
     message.setdefault("content", None)
+    images = message.pop("images", None)  # OpenRouter
+    if isinstance(images, list) and all(isinstance(one, dict) for one in images) and images:
+        message["content_blocks"] = [*message.get("content_blocks", ()), *images]
     call = message.pop("function_call", None)
     if isinstance(call, dict) and isinstance(call.get("name"), str | None):
         arguments = call.get("arguments")
         call["arguments"] = arguments if isinstance(arguments, str) else json.dumps(arguments) if arguments else ""
-        message["function_call"] = call
+        if not tools:
+            message["function_call"] = call
+        elif call.get("name") or call["arguments"]:
+            message["tool_calls"] = message.get("tool_calls") or [{"type": "function", "index": 0, "function": call}]
 
 
 def _join_blocks(message: dict[str, Any], blocks: list[Any], request_id: str | None) -> None:
@@ -223,7 +232,7 @@ def _count(value: object) -> int | None:
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**_MAX_DIGITS
 
 
 def _bad(name: str, value: object, request_id: str | None) -> ReplyError:

@@ -6,12 +6,14 @@ are found here; :mod:`~nanogpt_core.chat.repair` and :mod:`~nanogpt_core.chat.to
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from jiter import from_json
 
+from nanogpt_core.chat.half_characters import mend_all
 from nanogpt_core.chat.json_text import repair_json_text
 from nanogpt_core.chat.provider_fields import ProviderFields, call_fields
 from nanogpt_core.chat.repair import repair_message, repair_reply
@@ -23,6 +25,7 @@ __all__ = ["ChatRequest", "ErrorBody", "check_truncated", "check_whole", "find_e
 
 # Finish reasons, in lower case. DeepSeek and GLM have names of their own for a failure, Mistral and GLM for an end;
 # Gemini, Bedrock and the gateways before them have several for a filter.
+_HALF = b"\\ud"  # the beginning of an escape of a half, or of a whole character of two halves
 _FAILED = ("error", "network_error", "insufficient_system_resource")
 _TOO_LONG = ("it reached max_tokens, or the model's limit", "Raise max_tokens, or ask for less.")
 _FILTERED = ("a content filter stopped it", "Ask in other words, or another model.")
@@ -122,35 +125,41 @@ def check_whole(body: bytes, request: ChatRequest, request_id: str | None = None
     repair_reply(document, streamed=False)
     for choice in choices:
         message = choice.get("message")
-        if message is not None:
-            fields = ProviderFields(streams=False)
-            fields.add(message)
-            repair_message(message, streamed=False, request_id=request_id)
-            calls = repair_tool_calls(message.pop("tool_calls", None), request_id)
-            fields.add_calls({call["id"]: call_fields(call) for call in calls})
-            message.update({"tool_calls": calls} if calls else {})
-            message.update(fields.document())
-            if request.wants_json and isinstance(message["content"], str):
-                message["content"] = repair_json_text(message["content"])
+        if not isinstance(message, dict):
+            message = choice["message"] = {"content": choice["text"]}
+        fields = ProviderFields(streams=False)
+        fields.add(message)
+        repair_message(message, streamed=False, tools=request.tools, request_id=request_id)
+        calls = repair_tool_calls(message.pop("tool_calls", None), request_id)
+        fields.add_calls({call["id"]: call_fields(call) for call in calls})
+        message.update({"tool_calls": calls} if calls else {})
+        message.update(fields.document())
+        if request.wants_json and isinstance(message["content"], str):
+            message["content"] = repair_json_text(message["content"])
         check_truncated(
             choice["finish_reason"],
-            has_calls=message is not None and bool(message.get("tool_calls") or message.get("function_call")),
+            has_calls=bool(message.get("tool_calls") or message.get("function_call")),
             structured=request.structured,
             request_id=request_id,
         )
     return document
 
 
-def parse_object(body: bytes, request_id: str | None = None) -> dict[str, Any]:
+def parse_object(body: bytes, request_id: str | None = None, *, keep_halves: bool = False) -> dict[str, Any]:
     """Parse a JSON object.
+
+    Args:
+        body: Its text.
+        request_id: The service's ``X-Request-ID``, for errors.
+        keep_halves: Whether halves of characters stay in its texts. If not, replacement characters are in their place.
 
     Raises:
         DamagedReplyError: It is not JSON.
         ReplyError: It is JSON of another type.
     """
     try:
-        document = from_json(body)
-    except ValueError as error:
+        document = from_json(body) if _HALF not in body.lower() else _parse_with_halves(body, keep=keep_halves)
+    except (ValueError, RecursionError) as error:
         found = f"begins {excerpt(body)!r}" if body.strip() else "is empty"
         raise DamagedReplyError(
             f"The service's reply is not JSON; it {found}.", remedy="Try again.", request_id=request_id
@@ -164,13 +173,22 @@ def parse_object(body: bytes, request_id: str | None = None) -> dict[str, Any]:
     return document
 
 
+def _parse_with_halves(body: bytes, *, keep: bool) -> Any:
+    document = json.loads(body)  # the other parser takes no halves
+    return document if keep else mend_all(document)
+
+
 def find_error(document: dict[str, Any]) -> ErrorBody | None:
     """Return the error that a reply, or a chunk of a stream, contains; None if it contains none."""
     found = document.get("choices")
     choices = found if isinstance(found, list) else []
-    reasons = [choice.get("finish_reason") for choice in choices if isinstance(choice, dict)] if choices else []
+    parts = [choice for choice in choices if isinstance(choice, dict)]
+    reasons = [choice.get("finish_reason") for choice in parts]
+    inside = next((choice for choice in parts if choice.get("error")), None)
     if document.get("error") or (not choices and error_message(document)):
         return ErrorBody(document, error_status(document))
+    if inside is not None:  # as OpenRouter has it
+        return ErrorBody({"error": inside["error"]}, error_status(inside))
     if any(isinstance(reason, str) and reason.lower() in _FAILED for reason in reasons):
         return ErrorBody({"error": {"message": error_message(document) or "no reason given"}}, None)
     return None

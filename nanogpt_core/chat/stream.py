@@ -1,13 +1,14 @@
-"""Server-sent events of chat streams: parsed, checked and repaired one by one, without I/O."""
+"""Chat streams: server-sent events that are checked and repaired one by one, without I/O."""
 
 from __future__ import annotations
 
-import codecs
 import json
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from nanogpt_core.chat.event_parser import EventParser, is_done
+from nanogpt_core.chat.half_characters import HalfCharacters
 from nanogpt_core.chat.json_text import JsonTextStream, is_json
 from nanogpt_core.chat.provider_fields import ProviderFields
 from nanogpt_core.chat.repair import PRICING, merge_usage, repair_message, repair_reply, repair_usage
@@ -16,54 +17,13 @@ from nanogpt_core.chat.tool_calls import ToolCallAssembler
 from nanogpt_core.errors import DamagedReplyError, NanoGPTError, ReplyError
 from nanogpt_core.http.error_body import excerpt
 
-__all__ = ["EventParser", "StreamReader"]
+__all__ = ["StreamReader"]
 
-_DONE = "[DONE]"
 # Waits after the last finish_reason: some servers send no [DONE] and keep the connection open.
 _GRACE_SECONDS = 0.5
 _USAGE_GRACE_SECONDS = 3.0
-_JOINED_FIELDS = ("role", "content", "refusal", "reasoning", "reasoning_content", "tool_calls", "function_call")
-
-
-class EventParser:
-    """Parses server-sent events incrementally; only their data is of use here.
-
-    Source: the HTML standard, section "Server-sent events". A byte order mark at the beginning is ignored, as it says.
-    """
-
-    def __init__(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8-sig")(errors="replace")
-        self._parts: list[str] = []  # of a line that is not complete; joined only once, since a line may be long
-        self._data: list[str] = []
-
-    def feed(self, data: bytes) -> list[str]:
-        """Return the data of the events that ``data`` completes."""
-        text = self._decoder.decode(data)
-        # "\r" at the end of a part may be the first half of "\r\n".
-        held = bool(self._parts) and self._parts[-1] == "\r"
-        if not held and "\n" not in text and "\r" not in text:
-            self._parts.append(text)
-            return []
-        text = "".join([*self._parts, text])
-        rest = ["\r"] if text.endswith("\r") else []
-        lines = text.removesuffix("\r").replace("\r\n", "\n").replace("\r", "\n").split("\n")
-        self._parts = [lines.pop(), *rest]
-        return [event for event in map(self._line, lines) if event is not None]
-
-    def finish(self) -> str | None:
-        """Return the data of an event that the end of the stream completes: its final blank line is missing."""
-        event = self._line("".join(self._parts).removesuffix("\r"))
-        self._parts = []
-        return self._line("") if event is None else event
-
-    def _line(self, line: str) -> str | None:
-        if not line:
-            event, self._data = "\n".join(self._data), []
-            return event or None
-        name, _, value = line.partition(":")
-        if name == "data":
-            self._data.append(value.removeprefix(" "))
-        return None
+_TEXTS = ("content", "refusal", "reasoning", "reasoning_content")
+_JOINED_FIELDS = ("role", *_TEXTS, "tool_calls", "function_call")
 
 
 class StreamReader:
@@ -96,9 +56,15 @@ class StreamReader:
         self._begun: set[int] = set()
         self._finished: set[int] = set()
         self._left_out: dict[int, bool] = {}  # choices with content that were not asked for: whether they are finished
+        self._held: list[
+            dict[str, Any]
+        ] = []  # parts of the only choice under another index, or parts of another choice
         self._envelope: dict[str, Any] = {}
         self._usage: dict[str, Any] | None = None
         self._pricing: Any = None
+        self._halves = HalfCharacters()
+        self._has_said: set[int] = set()
+        self._goes_on = False
         self._done = False
         self._at_end = False
         self._ended = False
@@ -129,7 +95,7 @@ class StreamReader:
 
     def wait_seconds(self, timeout: float) -> float:
         """Return the seconds to wait for the next event: ``timeout``, or a short grace after a complete answer."""
-        if not self._has_all_choices:
+        if not self._has_all_choices or self._goes_on:
             return timeout
         return min(timeout, _GRACE_SECONDS if self.needs_nothing else _USAGE_GRACE_SECONDS)
 
@@ -141,7 +107,7 @@ class StreamReader:
         self._at_end = True
         event = self._parser.finish()
         # A last event without its blank line counts if it is whole.
-        if event is not None and (event.startswith(_DONE) or is_json(event)):
+        if event is not None and (is_done(event) or is_json(event)):
             self._events.append(event)
 
     def pop(self) -> bytes | None:
@@ -162,11 +128,13 @@ class StreamReader:
         return self._ready.popleft() if self._ready else None
 
     def _read(self, event: str) -> None:
-        if event.startswith(_DONE):
+        if is_done(event):
             self._done = True
             self._end()
             return
-        chunk = parse_object(event.encode(errors="replace"), self._request_id)
+        if event.strip() == "null":
+            return
+        chunk = parse_object(event.encode(errors="replace"), self._request_id, keep_halves=True)
         error = find_error(chunk)
         if error is not None:
             raise self._map_error_body(error)
@@ -184,13 +152,38 @@ class StreamReader:
 
     def _read_choice(self, choice: dict[str, Any]) -> None:
         choice["index"] = self._place(choice["index"])
-        reason, delta = choice["finish_reason"], choice.get("delta")
-        delta = choice["delta"] = delta if isinstance(delta, dict) else {}
-        if self._is_left_out(choice):
-            return
-        index = choice["index"]
+        choice["delta"] = self._delta(choice)
+        if not self._is_left_out(choice):
+            self._send_on(choice)
+
+    def _delta(self, choice: dict[str, Any]) -> dict[str, Any]:
+        """Return the delta of a choice. Some hosts send a message or a text in its place, or the message once more."""
+        delta, message, text = choice.get("delta"), choice.pop("message", None), choice.get("text")
+        if isinstance(delta, str):
+            delta = {"content": delta}
+        if not delta and isinstance(message, dict) and choice["index"] not in self._has_said:
+            delta = message
+        if not delta and isinstance(text, str):
+            delta = {"content": text}
+        if delta and not isinstance(delta, dict):
+            raise ReplyError(
+                f"The service sent a delta of the wrong type: {excerpt(json.dumps(delta))}.",
+                remedy="Try again, or with another model.",
+                request_id=self._request_id,
+            )
+        return delta or {}
+
+    def _send_on(self, choice: dict[str, Any]) -> None:
+        index, reason, delta = choice["index"], choice["finish_reason"], choice["delta"]
+        if _has_content(delta):
+            self._has_said.add(index)
+            # A host that ends each part can take long for the next one.
+            self._goes_on = self._goes_on or index in self._finished
         self._fields.setdefault(index, ProviderFields(streams=True)).add(delta)
-        repair_message(delta, streamed=True, request_id=self._request_id)
+        repair_message(delta, streamed=True, tools=self._request.tools, request_id=self._request_id)
+        for name in _TEXTS:
+            if isinstance(delta.get(name), str):
+                delta[name] = self._halves.join((index, name), delta[name], is_last=bool(reason))
         # The SDK joins the parts of an answer in JSON: all texts, and lists by the index of their entries.
         delta.pop("role", None)
         delta.update({"role": "assistant"} if index not in self._begun else {})
@@ -232,17 +225,32 @@ class StreamReader:
             self._emit_choice(choice, fragments)
 
     def _is_left_out(self, choice: dict[str, Any]) -> bool:
-        """Return whether a choice was not asked for: the frameworks would join it to the first one."""
-        index = choice["index"]
+        """Return whether a part of a choice is not sent on.
+
+        The frameworks would join a choice that was not asked for to the first one. But if the first one goes no
+        further, it is the first one under another index; so its parts are held until that is certain.
+        """
+        index, reason = choice["index"], choice["finish_reason"]
+        has_content = _has_content(choice["delta"])
         if index < self._request.choices:
+            if has_content or reason:
+                for held in self._held:
+                    self._leave_out(held)
+                self._held = []
             return False
-        has_content = any(value for name, value in choice["delta"].items() if name != "role")
-        if self._request.choices == 1 and not self._left_out and not has_content:
-            choice["index"] = 0  # the end of the only choice, under another index
+        may_be_first = self._request.choices == 1 and not self._left_out and not self._finished
+        if may_be_first and not self._held and not has_content:
+            choice["index"] = 0  # the end of the only choice
             return False
-        if has_content or index in self._left_out:
-            self._left_out[index] = bool(choice["finish_reason"]) or self._left_out.get(index, False)
+        if may_be_first:
+            self._held.append(choice)
+        elif has_content or index in self._left_out:
+            self._leave_out(choice)
         return True
+
+    def _leave_out(self, choice: dict[str, Any]) -> None:
+        index = choice["index"]
+        self._left_out[index] = bool(choice["finish_reason"]) or self._left_out.get(index, False)
 
     def _place(self, index: int) -> int:
         """Return the position of a choice; some hosts count from 1, or give a number that means something else."""
@@ -277,9 +285,15 @@ class StreamReader:
             self._emit(choice)
 
     def _end(self) -> None:
+        held, self._held = self._held, []
+        for choice in held:
+            self._send_on({**choice, "index": 0})
         if not self.is_complete:
+            other = self._parser.other_text
             raise DamagedReplyError(
-                "The service's answer broke off: its stream ended without a finish_reason and without [DONE].",
+                f"The service sent no stream, but {excerpt(other)!r}."
+                if other and not self._begun
+                else "The service's answer broke off: its stream ended without a finish_reason and without [DONE].",
                 remedy="Try again.",
                 request_id=self._request_id,
             )
@@ -289,7 +303,7 @@ class StreamReader:
             )
         if self._done and self._left_out and not (all(self._left_out.values()) and self._begun <= self._finished):
             raise ReplyError(
-                "The service changed the index of its choice in the middle of a stream: a part of the answer is lost.",
+                "The service sent parts of its answer under several indices, and they are not whole choices.",
                 remedy="Ask without streaming, or another model.",
                 request_id=self._request_id,
             )
@@ -308,10 +322,14 @@ class StreamReader:
             self._envelope.update(more, usage=repair_usage(self._usage, self._pricing))
             self._emit()
         self._ended = True
-        self._ready.append(_sse(_DONE))
+        self._ready.append(_sse("[DONE]"))
 
     def _emit(self, *choices: dict[str, Any]) -> None:
         self._ready.append(_sse(json.dumps({**self._envelope, "choices": choices})))
+
+
+def _has_content(delta: dict[str, Any]) -> bool:
+    return any(value for name, value in delta.items() if name != "role")
 
 
 def _sse(data: str) -> bytes:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from nanogpt_core.chat.half_characters import ends_in_half, mend
 from nanogpt_core.chat.json_text import is_json, spoil, unfence
 from nanogpt_core.chat.provider_fields import call_fields, merge_fields
 from nanogpt_core.errors import ReplyError
@@ -147,7 +148,8 @@ class _Call:
         if self.arguments == "" and self.name not in tools and self._joins(name, tools):
             return False
         if identifier is not None and self.id not in (None, identifier):
-            return True
+            # Some hosts invent an id for every fragment, and repeat the name.
+            return name != self.name or arguments.lstrip()[:1] in ("", "{") or is_json(self.text) or not self.arguments
         if identifier is not None and name == self.name and self.is_placeholder:
             return False
         if name != self.name:
@@ -241,6 +243,9 @@ class ToolCallAssembler:
             known.add_fields(fields)
             return
         call = call or (same[-1] if same else None)
+        if call is None and not name and identifier is None and self._calls and not is_json(self._calls[-1].text):
+            call = self._calls[-1]  # the index counts fragments
+            call.sources.update(() if source is None else (source,))
         if call is None or call.is_followed_by(identifier, name, arguments, self._tools):
             call = _Call({len(self._calls) + position if source is None else source})
             if known is not None and known.name == name:
@@ -284,9 +289,11 @@ class ToolCallAssembler:
         may_change = call.is_placeholder or call.may_be_cumulative
         is_held_back = not call.is_object or (may_change and not is_complete)
         text = "" if is_held_back else call.text[call.sent :]
+        text = text[:-1] if ends_in_half(text) and not is_complete else text
         call.sent += len(text)
         if is_complete:
             text += self._ending(call)
+        text = mend(text)
         name = call.name[call.sent_name :]
         call.sent_name += len(name)
         if call.begun and not text and not name and not call.pending:

@@ -383,16 +383,6 @@ def test_deep_copy_shares_the_rate_limiter():
     assert copy.deepcopy(ChatNanoGPT(api_key=KEY, rate_limiter=limiter)).rate_limiter is limiter
 
 
-async def test_repr_and_args_of_an_error_have_its_message(scripted, ask):
-    too_long = Fault(400, body={"error": {"message": "too many tokens", "code": "context_length_exceeded"}})
-    sandbox = scripted(too_long)
-    with pytest.raises(errors.RequestTooLargeError) as caught:
-        await ask(sandbox.chat(), "Hello")
-    assert " ".join(caught.value.args) == str(caught.value)
-    assert "batch_size" not in repr(caught.value)
-    assert "context window" in repr(caught.value)
-
-
 def test_own_http_client_is_not_pickled():
     from nanogpt_core.http.library import httpx as http
 

@@ -174,6 +174,15 @@ async def test_wrong_key_is_an_authentication_error(make, ask):
     assert KEY not in shown(caught.value)
 
 
+async def test_repr_and_args_of_an_error_have_its_message(make, ask, scripted):
+    scripted(Fault(400, body={"error": {"message": "too many tokens", "code": "context_length_exceeded"}}))
+    with pytest.raises(errors.RequestTooLargeError) as caught:
+        await ask(make(), "Hello")
+    assert " ".join(caught.value.args) == str(caught.value)
+    assert "batch_size" not in repr(caught.value)
+    assert "context window" in repr(caught.value)
+
+
 async def test_key_that_the_service_repeats_is_in_no_error(make, ask, scripted):
     sandbox = scripted()
     sandbox.config.api_key = KEY

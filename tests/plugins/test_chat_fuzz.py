@@ -79,6 +79,27 @@ MESSAGES = {
     "groq": ({"content": "all of it"}, {}, {"x_groq": {"id": "r"}, "usage": {**USAGE, "queue_time": 0.1}}),
     "together": ({"content": "all of it", "tool_calls": []}, {"seed": 10**19}, {"prompt": []}),
     "gemini": ({"tool_calls": [call(extra_content=SIGNATURE, id=""), LOOK]}, {}, {}),
+    "openrouter": (
+        {
+            "content": "all of it",
+            "reasoning": "hm",
+            "reasoning_details": [{"type": "reasoning.text", "text": "hm", "signature": "s", "index": 0}],
+            "images": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}}],
+            "tool_calls": [call(function={**call()["function"], "thought_signature": "abc"})],
+        },
+        {},
+        {},
+    ),
+    "litellm": (
+        {
+            "content": None,
+            "thinking_blocks": [{"type": "thinking", "thinking": "hm", "signature": "s"}],
+            "provider_specific_fields": {"thought_signatures": ["abc"]},
+            "tool_calls": [call(), LOOK],
+        },
+        {},
+        {},
+    ),
     "old": ({"content": None, "function_call": call()["function"]}, {}, {}),
 }
 
@@ -153,6 +174,23 @@ STREAMS = {
         chunk(part(0, "clean", '{"path": ', id="functions.clean:0", type="function")),
         chunk(part(0, arguments='"x"}')),
         {**chunk({}), "choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls", "usage": USAGE}]},
+    ],
+    "openrouter": [
+        chunk({"role": "assistant", "content": "", "reasoning": "h", "reasoning_details": [{"text": "h", "index": 0}]}),
+        chunk({"reasoning": "m", "reasoning_details": [{"text": "m", "index": 0}, {"data": "x", "index": 1}]}),
+        chunk({"reasoning_details": [{"signature": "s", "index": 0}]}),
+        chunk(part(0, "clean", '{"path": "x"}', id="call_a")),
+        chunk(part(1, "look", '{"q": "y"}', id="call_b")),
+        chunk(part(0, extra_content=SIGNATURE)),
+        chunk({}, "tool_calls", usage=USAGE),
+    ],
+    "cumulative arguments": [
+        *(chunk(part(0, "clean", '{"path": "x"}'[:end], id="call_a")) for end in (4, 9, 13)),
+        chunk({}, "tool_calls"),
+    ],
+    "answer in another place": [
+        {"choices": [{"index": 0, "message": {"content": "all ", "tool_calls": [call()]}, "finish_reason": None}]},
+        {"choices": [{"index": 1, "text": "of it", "finish_reason": "stop"}]},
     ],
     "name in pieces": [
         chunk(part(0, "cl", id="call_a")),
@@ -365,7 +403,7 @@ def answer_of(host, runnable, *, streamed, is_async):
 
 def check_object(found, documents):
     """Check that a ``Clean`` was written by the model, in a tool call or in the text."""
-    texts = [one for name in ("content", "text") for one in strings(documents, name) if isinstance(one, str)]
+    texts = [one for name in ("content", "text", "delta") for one in strings(documents, name) if isinstance(one, str)]
     objects = [*written_objects(documents), *filter(None, map(parsed, texts))]
     assert {"path": found.path} in [{"path": one.get("path", "/")} for one in objects]
 

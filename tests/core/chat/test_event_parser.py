@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanogpt_core.chat.stream import EventParser
+from nanogpt_core.chat.event_parser import EventParser, is_done
 
 ENDS = ["\n", "\r\n", "\r"]
 
@@ -49,3 +49,26 @@ def test_long_line_is_joined_once():
     assert len(parser._parts) == 1000, "parts are kept apart until the line ends"
     (event,) = parser.feed(b"\n\n")
     assert len(event) > 1_000_000
+
+
+@pytest.mark.parametrize("event", ["[DONE]", " [DONE] ", "[done]", '"[DONE]"', "[DONE] bye"])
+def test_end_of_a_stream_is_known_in_every_form(event):
+    assert is_done(event)
+
+
+@pytest.mark.parametrize("event", ["", "DONE", '{"x": "[DONE]"}', "null"])
+def test_other_events_are_no_end_of_a_stream(event):
+    assert not is_done(event)
+
+
+@pytest.mark.parametrize("cuts", [[], [3, 9, 20]])
+def test_lines_of_json_are_events(cuts):
+    data = b'{"a": 1}\n{"b": 2}\n'
+    assert parse(divide(data, cuts)) == ['{"a": 1}', '{"b": 2}']
+
+
+def test_lines_that_are_no_fields_are_kept_for_an_error():
+    parser = EventParser()
+    assert parser.feed(b"<p>busy</p>\nevent: x\n: y\ndata: z\n\n" + b"more\n" * 1000) == ["z"]
+    assert parser.other_text.startswith("<p>busy</p>\nmore\n")
+    assert len(parser.other_text) < 1100

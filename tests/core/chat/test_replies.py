@@ -28,10 +28,11 @@ def chunk(delta, reason=None, **more):
     return {"choices": [{"index": 0, "delta": delta, "finish_reason": reason}], **more}
 
 
-def streamed(*chunks, request=None):
+def streamed(*chunks, request=None, done=True):
     """Return the events that the reader makes of the chunks."""
     reader = StreamReader(request or ChatRequest(streams=True), lambda error: errors.ReplyError(str(error.document)))
-    reader.push("".join(f"data: {json.dumps(one)}\n\n" for one in chunks).encode() + b"data: [DONE]\n\n")
+    reader.push("".join(f"data: {json.dumps(one)}\n\n" for one in chunks).encode())
+    reader.push(b"data: [DONE]\n\n" if done else None)
     events = []
     while (event := reader.pop()) is not None:
         events.append(event.removeprefix(b"data: "))
@@ -283,14 +284,26 @@ def test_choices_that_were_not_asked_for_are_left_out(choices):
     assert joined(events, "content") == {1: "all of it", 2: "all of itother"}[choices]
 
 
-@pytest.mark.parametrize("indices", [[0, 1, 1], [0, 1, 0], [0, 1, 2], [5, 6, 6], [1, 0, 0]], ids=str)
-@pytest.mark.parametrize("delta", [{"content": "of it"}, {"reasoning": "hm"}], ids=["text", "reasoning"])
-def test_index_that_changes_in_the_middle_of_a_stream_is_an_error(indices, delta):
-    chunks = [chunk({"content": "all "}), chunk(delta), chunk({}, "stop")]
+@pytest.mark.parametrize("indices", [[0, 0, 1, 1], [0, 1, 1, 1], [0, 1, 2, 3], [5, 6, 6, 6], [1, 0, 0, 0]], ids=str)
+@pytest.mark.parametrize("done", [True, False])
+def test_only_choice_may_change_its_index_in_the_middle(indices, done):
+    deltas = {"role": "assistant", "content": "all "}, {"reasoning": "hm"}, {"content": "of it"}, {}
+    chunks = [chunk(delta, "stop" if not delta else None) for delta in deltas]
     for one, index in zip(chunks, indices, strict=True):
         one["choices"][0]["index"] = index
-    with pytest.raises(errors.ReplyError, match="changed the index of its choice"):
-        streamed(*chunks)
+    events = streamed(*chunks, done=done)
+    assert (joined(events, "content"), joined(events, "reasoning")) == ("all of it", "hm")
+    assert {choice["index"] for event in events for choice in event["choices"]} == {0}
+    assert [choice["finish_reason"] for event in events for choice in event["choices"]][-1] == "stop"
+
+
+@pytest.mark.parametrize("indices", [[0, 1, 0], [5, 6, 5], [0, 1, 0, 1]], ids=str)
+def test_parts_of_a_choice_that_are_no_whole_choice_are_an_error(indices):
+    chunks = [chunk({"content": "all "}), chunk({"content": "of it"}), chunk({}, "stop"), chunk({"content": "!"})]
+    for one, index in zip(chunks, indices, strict=False):
+        one["choices"][0]["index"] = index
+    with pytest.raises(errors.ReplyError, match="under several indices"):
+        streamed(*chunks[: len(indices)])
 
 
 def test_finish_reason_under_another_index_ends_the_only_choice():
@@ -415,3 +428,193 @@ def test_incomplete_json_is_made_unreadable(text, sent, size):
     assert joined(streamed(*parts, chunk({}, "stop"), request=JSON_WANTED), "content") == sent
     assert joined(streamed(*parts, chunk({}), request=JSON_WANTED), "content") == sent
     assert whole({"content": text})["choices"][0]["message"]["content"] == text
+
+
+# --- answers in other places ---
+
+TOOLS = ChatRequest(tools=frozenset({"clean"}))
+STREAMED_TOOLS = ChatRequest(streams=True, tools=frozenset({"clean"}))
+
+
+def test_text_of_the_older_endpoint_is_the_content():
+    body = {"choices": [{"text": "all of it", "message": None, "finish_reason": "stop"}]}
+    (choice,) = check_whole(json.dumps(body).encode(), ChatRequest())["choices"]
+    assert choice["message"]["content"] == choice["text"] == "all of it"
+
+
+ELSEWHERE = {
+    "message": [{"message": {"role": "assistant", "content": "all of it", "reasoning": "hm"}}],
+    "text": [{"text": "all "}, {"text": "of it", "delta": {"reasoning": "hm"}}, {"text": ""}],
+    "delta of text": [{"delta": "all "}, {"delta": "of it"}, {"delta": {"reasoning": "hm"}}],
+    "message again at the end": [
+        {"delta": {"content": "all ", "reasoning": "hm"}},
+        {"delta": {"content": "of it"}},
+        {"delta": {}, "message": {"content": "all of it"}},
+    ],
+}
+
+
+@pytest.mark.parametrize("case", ELSEWHERE)
+def test_answer_in_the_place_of_a_delta_is_not_lost(case):
+    choices = [{"index": 0, **choice} for choice in ELSEWHERE[case]]
+    if case == "text":
+        choices.insert(1, {"index": 0, "text": "of it"})
+        choices[2]["text"] = ""
+    events = streamed(*({"choices": [choice]} for choice in choices), chunk({}, "stop"))
+    assert (joined(events, "content"), joined(events, "reasoning")) == ("all of it", "hm")
+
+
+def test_tool_call_of_a_message_in_the_place_of_a_delta_is_not_lost():
+    call = {"id": "a", "function": {"name": "clean", "arguments": {"path": "x"}}}
+    events = streamed({"choices": [{"message": {"tool_calls": [call]}, "finish_reason": "tool_calls"}]})
+    (found,) = [one for event in events for choice in event["choices"] for one in choice["delta"].get("tool_calls", ())]
+    assert found["function"] == {"name": "clean", "arguments": '{"path": "x"}'}
+
+
+@pytest.mark.parametrize("delta", [5, [{"content": "x"}], True], ids=str)
+def test_delta_without_a_meaning_is_a_reply_error(delta):
+    with pytest.raises(errors.ReplyError, match="delta of the wrong type"):
+        streamed(chunk(delta), chunk({}, "stop"))
+
+
+@pytest.mark.parametrize(
+    "content", [{"type": "text", "text": {"value": "all of it"}}, {"type": "input_text", "text": "all of it"}], ids=str
+)
+def test_text_in_other_blocks_is_the_content(content):
+    assert whole({"content": [content]})["choices"][0]["message"]["content"] == "all of it"
+
+
+def test_images_beside_the_content_are_kept():
+    for found in (
+        whole({"content": "", "images": [IMAGE]})["choices"][0]["message"],
+        *(choice["delta"] for event in streamed(chunk({"images": [IMAGE]}, "stop")) for choice in event["choices"]),
+    ):
+        assert found["content_blocks"] == [IMAGE]
+
+
+def test_call_in_the_older_form_is_a_tool_call_if_tools_were_sent():
+    call = {"name": "clean", "arguments": '{"path": "x"}'}
+    (choice,) = whole({"content": None, "function_call": call}, "function_call", TOOLS)["choices"]
+    ((found,), old) = choice["message"]["tool_calls"], choice["message"].get("function_call")
+    assert (found["function"], found["type"], old) == (call, "function", None)
+    parts = [{"function_call": {"name": "clean", "arguments": ""}}]
+    parts += [{"function_call": {"arguments": piece}} for piece in ('{"path"', ': "x"}')]
+    events = streamed(*map(chunk, parts), chunk({}, "function_call"), request=STREAMED_TOOLS)
+    calls = [one for event in events for choice in event["choices"] for one in choice["delta"].get("tool_calls", ())]
+    assert "".join(one["function"]["arguments"] for one in calls) == '{"path": "x"}'
+    assert [one["function"]["name"] for one in calls if "name" in one["function"]] == ["clean"]
+
+
+def test_call_in_the_older_form_stays_if_no_tools_were_sent():
+    call = {"name": "clean", "arguments": "{}"}
+    assert whole({"content": None, "function_call": call})["choices"][0]["message"]["function_call"] == call
+
+
+def test_error_inside_a_choice_is_the_services_error():
+    choice = {"index": 0, "finish_reason": None, "error": {"code": 502, "message": "provider down"}}
+    body = check_whole(json.dumps({"choices": [{**choice, "message": {"content": ""}}]}).encode(), ChatRequest())
+    assert isinstance(body, ErrorBody)
+    assert (body.status, body.document["error"]["message"]) == (502, "provider down")
+    with pytest.raises(errors.ReplyError, match="provider down"):
+        streamed(chunk({"content": "all "}), {"choices": [{**choice, "delta": {}}]})
+
+
+@pytest.mark.parametrize("reason", ["null", "None", ""])
+def test_finish_reason_that_says_nothing_is_none(reason):
+    events = streamed(chunk({"content": "all "}, reason), chunk({"content": "of it"}, "stop"))
+    assert [choice["finish_reason"] for event in events for choice in event["choices"]] == [None, "stop"]
+
+
+def test_tokens_beyond_all_measure_are_no_count():
+    assert whole({"content": "x"}, usage={"prompt_tokens": 10**30, "completion_tokens": 3})["usage"] == {
+        "prompt_tokens": 0,
+        "completion_tokens": 3,
+        "total_tokens": 3,
+    }
+
+
+# --- the end of a stream ---
+
+
+def test_wait_is_short_after_the_answer_and_long_if_the_host_ends_every_part():
+    reader = StreamReader(ChatRequest(streams=True), lambda error: errors.ReplyError(str(error.document)))
+    for number in (1, 2):
+        reader.push(f"data: {json.dumps(chunk({'content': 'x'}, 'stop'))}\n\n".encode())
+        assert reader.pop() is not None
+        assert (reader.wait_seconds(60) < 5) is (number == 1)
+
+
+@pytest.mark.parametrize("end", ["data:  [DONE] \n\n", 'data: "[DONE]"\n\n', "data: null\n\ndata: [done]\n\n"])
+def test_end_of_a_stream_in_other_forms_is_known(end):
+    events = read(f"data: {json.dumps(chunk({'content': 'all of it'}))}\n\n{end}")
+    assert joined(events, "content") == "all of it"
+
+
+def read(text):
+    """Return the events that the reader makes of the text of a whole stream."""
+    reader = StreamReader(ChatRequest(streams=True), lambda error: errors.ReplyError(str(error.document)))
+    reader.push(text.encode())
+    reader.push(None)
+    events = []
+    while (event := reader.pop()) is not None:
+        events.append(event.removeprefix(b"data: "))
+    return [json.loads(event) for event in events[:-1]]
+
+
+def test_lines_of_json_are_a_stream():
+    chunks = [chunk({"content": "all "}), chunk({"content": "of it"}, "stop")]
+    assert joined(read("".join(f"{json.dumps(one)}\n" for one in chunks)), "content") == "all of it"
+
+
+def test_answer_in_json_announced_as_a_stream_is_not_lost():
+    body = {"choices": [{"index": 0, "message": {"content": "all of it"}, "finish_reason": "stop"}]}
+    assert joined(read(json.dumps(body)), "content") == "all of it"
+
+
+def test_error_in_json_announced_as_a_stream_is_the_services_error():
+    with pytest.raises(errors.ReplyError, match="busy"):
+        read(json.dumps({"error": {"message": "busy"}}))
+
+
+def test_page_announced_as_a_stream_is_shown():
+    with pytest.raises(errors.DamagedReplyError, match=r"sent no stream, but .*busy"):
+        read("<html>\n<p>busy</p>\n</html>\n")
+
+
+# --- halves of characters ---
+
+EMOJI = "\U0001f41d"
+HALVES = '"\\ud83d"', '"\\udc1d"'
+
+
+def cut(delta):
+    """Return the text of chunks in which the emoji is cut in halves."""
+    return "".join(f"data: {json.dumps(chunk(delta)).replace('HERE', half.strip(chr(34)))}\n\n" for half in HALVES)
+
+
+@pytest.mark.parametrize("name", ["content", "reasoning", "reasoning_content"])
+def test_halves_of_a_character_are_joined(name):
+    events = read(cut({name: "HERE"}) + "data: [DONE]\n\n")
+    assert joined(events, name) == EMOJI
+    assert [joined([event], name) for event in events if joined([event], name)] == [EMOJI]
+
+
+def test_halves_of_a_character_in_arguments_are_joined():
+    call = {"index": 0, "id": "a", "function": {"name": "clean", "arguments": ""}}
+    text = cut({"tool_calls": [{"index": 0, "function": {"arguments": "HERE"}}]})
+    texts = [
+        f"data: {json.dumps(chunk({'tool_calls': [{**call, 'function': {**call['function'], **more}}]}))}\n\n"
+        for more in ({"arguments": '{"path": "'}, {"name": "", "arguments": '"}'})
+    ]
+    events = read(texts[0] + text + texts[1] + "data: [DONE]\n\n")
+    calls = [one for event in events for choice in event["choices"] for one in choice["delta"].get("tool_calls", ())]
+    assert json.loads("".join(one["function"]["arguments"] for one in calls)) == {"path": EMOJI}
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_half_of_a_character_without_the_other_is_replaced(half):
+    half = half.strip('"')
+    body = json.dumps({"choices": [{"message": {"content": "aHERE"}, "finish_reason": "stop"}]}).replace("HERE", half)
+    assert check_whole(body.encode(), ChatRequest())["choices"][0]["message"]["content"] == "a\ufffd"
+    event = json.dumps(chunk({"content": "aHERE"}, "stop")).replace("HERE", half)
+    assert joined(read(f"data: {event}\n\n"), "content") == "a\ufffd"

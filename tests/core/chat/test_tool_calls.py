@@ -335,6 +335,20 @@ def test_invalid_arguments_of_a_stream_are_spoiled(text):
     assert found == text + spoil(text)
 
 
+def test_index_that_counts_fragments_is_one_call():
+    chunks = [fragment(0, "a", "clean", '{"pa')], [fragment(1, arguments='th": "x')], [fragment(2, arguments='"}')]
+    assert assemble(*chunks) == [A]
+    assert assemble(*chunks, [fragment(3, "b", "look", '{"q": "y"}')]) == [A, B]
+
+
+def test_ids_that_are_new_in_every_fragment_are_one_call():
+    chunks = [fragment(0, "a", "clean", '{"path"')], [fragment(0, "a2", "clean", ': "x"}')]
+    assert assemble(*chunks) == [A]
+    assert assemble(*chunks, [fragment(0, "b", "look", '{"q": "y"}')]) == [A, B]
+    cut = assemble([fragment(0, "a", "clean", '{"pa')], [fragment(0, "c", "clean", '{"path": "y"}')])
+    assert [parse_arguments(arguments) for _, _, arguments in cut] == [None, '{"path": "y"}']
+
+
 CUMULATIVE = {
     "pieces": ['{"pa', '{"path": "x', '{"path": "x"}'],
     "character by character": ['{"path": "x"}'[:end] for end in range(1, 14)],

@@ -158,6 +158,25 @@ def test_blank_texts_are_named_by_position(texts):
     assert (f"and {len(blank) - 10} more" in shown) == (len(blank) > 10)
 
 
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        (
+            ["A first page,\nwith lines.", " ", "The third."],
+            "after the text 'A first page, with lines.' and before the text",
+        ),
+        (["", "The second."], "the first is before the text 'The second.'"),
+        (["The first.", "\t"], "the first is after the text 'The first.'"),
+        (["x" * 500, ""], "xxx…'"),
+        (["", " "], "positions 0 and 1|0, 1"),
+    ],
+)
+def test_error_about_a_blank_text_shows_the_texts_around_it(texts, words):
+    with pytest.raises(InvalidInputError, match=words) as caught:
+        check_texts(texts)
+    assert len(str(caught.value)) < 400
+
+
 @given(st.text(max_size=4), st.sampled_from(["\ud800", "\udfff", "\udcff"]), st.text(max_size=4))
 def test_lone_surrogate_is_refused_by_position(before, half, after):
     with pytest.raises(InvalidInputError) as caught:

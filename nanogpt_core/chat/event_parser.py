@@ -1,0 +1,68 @@
+"""Parser of server-sent events, without I/O."""
+
+from __future__ import annotations
+
+import codecs
+
+from nanogpt_core.chat.json_text import is_json
+
+__all__ = ["EventParser", "is_done"]
+
+_FIELDS = ("", "data", "event", "id", "retry")  # an empty name begins a comment
+_MAX_OTHER_CHARACTERS = 1000
+
+
+def is_done(event: str) -> bool:
+    """Return whether the data of an event is the end of a stream, ``[DONE]``; some hosts add blanks or quotes."""
+    return event.lstrip(' "').upper().startswith("[DONE]")
+
+
+class EventParser:
+    """Parses server-sent events incrementally; only their data is of use here.
+
+    Source: the HTML standard, section "Server-sent events". A byte order mark at the beginning is ignored, as it says.
+    """
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig")(errors="replace")
+        self._parts: list[str] = []  # of a line that is not complete; joined only once, since a line may be long
+        self._data: list[str] = []
+        self._other = ""
+
+    @property
+    def other_text(self) -> str:
+        """The beginning of the lines that are no fields of events, such as those of a page in HTML."""
+        return self._other
+
+    def feed(self, data: bytes) -> list[str]:
+        """Return the data of the events that ``data`` completes."""
+        text = self._decoder.decode(data)
+        # "\r" at the end of a part may be the first half of "\r\n".
+        held = bool(self._parts) and self._parts[-1] == "\r"
+        if not held and "\n" not in text and "\r" not in text:
+            self._parts.append(text)
+            return []
+        text = "".join([*self._parts, text])
+        rest = ["\r"] if text.endswith("\r") else []
+        lines = text.removesuffix("\r").replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        self._parts = [lines.pop(), *rest]
+        return [event for event in map(self._line, lines) if event is not None]
+
+    def finish(self) -> str | None:
+        """Return the data of an event that the end of the stream completes: its final blank line is missing."""
+        event = self._line("".join(self._parts).removesuffix("\r"))
+        self._parts = []
+        return self._line("") if event is None else event
+
+    def _line(self, line: str) -> str | None:
+        if not line:
+            event, self._data = "\n".join(self._data), []
+            return event or None
+        name, _, value = line.partition(":")
+        if name == "data":
+            self._data.append(value.removeprefix(" "))
+        elif line.startswith("{") and is_json(line):
+            return line  # some hosts send lines of JSON, or an error as it is
+        elif name not in _FIELDS and len(self._other) < _MAX_OTHER_CHARACTERS:
+            self._other += f"{line[:_MAX_OTHER_CHARACTERS]}\n"
+        return None
