@@ -159,3 +159,61 @@ def nothing_leaked(sandbox):
             assert not [name for name in request.headers if name.startswith("openai-")]
 
     return check
+
+
+class Telemetry:
+    """Spans and measurements that OpenTelemetry's SDK has recorded, of all instrumentation."""
+
+    def __init__(self) -> None:
+        from opentelemetry.sdk.metrics import MeterProvider
+        from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+        from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+        self._exporter, self._reader = InMemorySpanExporter(), InMemoryMetricReader()
+        self.tracer_provider, self.meter_provider = TracerProvider(), MeterProvider([self._reader])
+        self.processor = SimpleSpanProcessor(self._exporter)
+        self.tracer_provider.add_span_processor(self.processor)
+
+    def span(self, name="app"):
+        """Return a context manager that makes a span the current one."""
+        return self.tracer_provider.get_tracer("app").start_as_current_span(name)
+
+    def clear(self):
+        """Forget all spans."""
+        self._exporter.clear()
+
+    @property
+    def spans(self):
+        """The finished spans, without those of :meth:`span`."""
+        return [span for span in self._exporter.get_finished_spans() if span.instrumentation_scope.name != "app"]
+
+    @property
+    def app_spans(self):
+        """The finished spans of :meth:`span`, by name."""
+        spans = self._exporter.get_finished_spans()
+        return {span.name: span for span in spans if span.instrumentation_scope.name == "app"}
+
+    def points(self, name):
+        """Return the data points of a metric."""
+        data = self._reader.get_metrics_data()
+        metrics = [
+            metric
+            for resource in (data.resource_metrics if data else ())
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+        ]
+        return [point for metric in metrics if metric.name == name for point in metric.data.data_points]
+
+
+@pytest.fixture
+def telemetry(monkeypatch):
+    """OpenTelemetry, set up for one test: its own functions for this allow it only once in a process."""
+    pytest.importorskip("opentelemetry.sdk")
+    from opentelemetry import metrics, trace
+
+    recorded = Telemetry()
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: recorded.tracer_provider)
+    monkeypatch.setattr(metrics, "get_meter_provider", lambda: recorded.meter_provider)
+    return recorded

@@ -18,7 +18,7 @@ from nanogpt_core.http.error_body import as_sentence, error_message, excerpt
 from nanogpt_core.http.library import httpx
 from nanogpt_core.http.redaction import redacted
 from nanogpt_core.http.retry import was_not_billed
-from nanogpt_core.observability.observer import RequestTimer
+from nanogpt_core.observability.observer import CallObserver, RequestTimer
 from nanogpt_core.observability.records import CANCELLED
 
 if TYPE_CHECKING:
@@ -55,12 +55,16 @@ class Call:
         self._is_chat = request.url.path.endswith("/completions")
         self._asked = ChatRequest.parse(request.content) if self._is_chat else ChatRequest()
         self._max_bytes = _MAX_STREAM_BYTES if self._asked.streams else _MAX_REPLY_BYTES
-        self._observer = session.observer.call(self._asked.model) if self._is_chat else None
+        self._observer = self._observe() if self._is_chat else None
         self._timer = RequestTimer()
         self._usage: dict[str, Any] | None = None
         self._request_id: str | None = None
         self.has_begun = False
         self.timeout: float = request.extensions.get("timeout", {}).get("read") or session.endpoint.timeout
+
+    def _observe(self) -> CallObserver:
+        streams = {"gen_ai__request__stream": True} if self._asked.streams else {}
+        return self._session.observer.call(self._asked.model, **streams)
 
     def limits(self, seconds: float | None = None) -> contextlib.AbstractContextManager[None]:
         """Let an attempt in a block take ``seconds``, by default :attr:`timeout`."""
@@ -110,7 +114,7 @@ class Call:
         self._timer.attempts += 1
         try:
             try:
-                with self.limits():
+                with self.limits(), self._observer.sending() if self._observer else contextlib.nullcontext():
                     yield
             except READ_ERRORS as error:
                 failure = self._map_error(error)

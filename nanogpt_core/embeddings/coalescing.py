@@ -127,7 +127,7 @@ class Coalescer:
         if found:
             rows: list[NDArray[np.float32]] = [vector for vector in call.vectors if vector is not None]
             response = EmbeddingResponse(rows[0][None] if len(rows) == 1 else np.stack(rows), None, call.model)
-            yield from self._dispatcher.check_dimensions(response, call.limits)
+            yield from self._dispatcher.check_dimensions(response, call.limits, call.observer)
             yield from self._dispatcher.collect(call.batch.select(found), response, results)
         if len(found) < len(call.vectors):
             missing = [position for position, vector in enumerate(call.vectors) if vector is None]

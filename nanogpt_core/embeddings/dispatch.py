@@ -227,7 +227,11 @@ class Dispatcher:
 
         def attempt(admission: Admission) -> Generator[Action, HttpReply, EmbeddingResponse]:
             timer.attempts += 1
-            return (yield from self._attempt(batch, limits, results, admission, timer))
+            try:
+                return (yield from self._attempt(batch, limits, observer, results, admission))
+            except BaseException as error:
+                timer.uncertain += not was_not_billed(error)
+                raise
 
         try:
             response = yield from self.send(
@@ -297,16 +301,15 @@ class Dispatcher:
         self,
         batch: Batch,
         limits: CallLimits,
+        observer: CallObserver,
         results: ResultCollector | None,
         admission: Admission,
-        timer: RequestTimer,
     ) -> Generator[Action, HttpReply, EmbeddingResponse]:
         """Make one attempt, and settle its cost."""
         try:
-            response = yield from self._attempt_once(batch, limits, results)
+            response = yield from self._attempt_once(batch, limits, observer, results)
         except BaseException as error:
             billed = 0.0 if was_not_billed(error) else None
-            timer.uncertain += billed is None
             self.limits.settle(admission, Outcome(billed, error=type(error).__name__))
             raise
         tokens = response.prompt_tokens
@@ -316,23 +319,30 @@ class Dispatcher:
         return response
 
     def _attempt_once(
-        self, batch: Batch, limits: CallLimits, results: ResultCollector | None
+        self, batch: Batch, limits: CallLimits, observer: CallObserver, results: ResultCollector | None
     ) -> Generator[Action, HttpReply, EmbeddingResponse]:
-        response = yield from self.request(batch, limits, None if results is None else partial(results.out, batch))
-        yield from self.check_dimensions(response, limits)
+        out = None if results is None else partial(results.out, batch)
+        response = yield from self.request(batch, limits, observer, out)
+        yield from self.check_dimensions(response, limits, observer)
         return response
 
     def request(
-        self, batch: Batch, limits: CallLimits, out: Callable[[], NDArray[np.float32] | None] | None = None
+        self,
+        batch: Batch,
+        limits: CallLimits,
+        observer: CallObserver,
+        out: Callable[[], NDArray[np.float32] | None] | None = None,
     ) -> Generator[Action, HttpReply, EmbeddingResponse]:
         """Send ``batch`` once, and parse the reply.
 
         Args:
             batch: The batch.
             limits: Deadline and stop signal.
+            observer: The observer of the call, or of one of those that share the request.
             out: Returns memory for the vectors, ``(n, d)`` float32, or None. Called when the reply is there.
         """
-        reply = yield self._request(batch, limits)
+        with observer.sending():
+            reply = yield self._request(batch, limits)
         return parse_embeddings(reply.body, len(batch.texts), None if out is None else out(), reply.request_id)
 
     def _request(self, batch: Batch, limits: CallLimits) -> Send:
@@ -344,7 +354,9 @@ class Dispatcher:
         max_bytes = _BYTES_BESIDE_NUMBERS + numbers * _BYTES_PER_NUMBER
         return Send("/embeddings", body, limits.remaining(self.timeout), max_bytes)
 
-    def check_dimensions(self, response: EmbeddingResponse, limits: CallLimits) -> Generator[Action, HttpReply, None]:
+    def check_dimensions(
+        self, response: EmbeddingResponse, limits: CallLimits, observer: CallObserver
+    ) -> Generator[Action, HttpReply, None]:
         """Compare the dimensions of a response; if they differ, ask the service's live list once.
 
         Raises:
@@ -357,15 +369,18 @@ class Dispatcher:
             if not self.dimensions_check.needs_live_list:
                 raise
             # The catalog may be out of date; the service's own list decides.
-            self.dimensions_check.add_source((yield from self._listed_dimensions(limits)))
+            self.dimensions_check.add_source((yield from self._listed_dimensions(limits, observer)))
             self.dimensions_check.accept(dimensions)
 
-    def _listed_dimensions(self, limits: CallLimits) -> Generator[Action, HttpReply, int | None]:
+    def _listed_dimensions(
+        self, limits: CallLimits, observer: CallObserver
+    ) -> Generator[Action, HttpReply, int | None]:
         from nanogpt_core.models.listing import MAX_LIST_BYTES, parse_model_list
 
         yield from wait_for_turn(self.limits, limits)
         try:
-            reply = yield Send("/embedding-models", None, limits.remaining(self.timeout), MAX_LIST_BYTES)
+            with observer.sending():
+                reply = yield Send("/embedding-models", None, limits.remaining(self.timeout), MAX_LIST_BYTES)
             row = parse_model_list(reply.body).get(self._model)
         except NanoGPTError:
             return None

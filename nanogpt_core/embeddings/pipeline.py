@@ -139,6 +139,7 @@ class Pipeline:
                     tasks[0]()
                 else:
                     run_in_threads(tasks, self.config.max_concurrency, limits.stop)
+                observer.dimensions = self.dimensions_check.dimensions
                 return results.finish()
 
     async def aembed(
@@ -177,6 +178,7 @@ class Pipeline:
                 dispatches = self._dispatches(batches, results, limits, observer, lane=loop, joins=batch_size is None)
                 tasks = [partial(run_async, dispatch, self.client, parsing=lock) for dispatch in dispatches]
                 await run_in_tasks(tasks, self.config.max_concurrency, limits.stop)
+                observer.dimensions = self.dimensions_check.dimensions
                 return await _run(len(texts) > _MAX_TEXTS_PLANNED_IN_LOOP, results.finish)
 
     def observe(self) -> CallObserver:

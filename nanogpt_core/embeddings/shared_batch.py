@@ -30,7 +30,7 @@ from nanogpt_core.http.client import HttpReply
 from nanogpt_core.http.limits import FREE, Admission, Cost, ProcessLimits
 from nanogpt_core.http.retry import CallLimits, was_not_billed
 from nanogpt_core.models.pricing import price
-from nanogpt_core.observability.observer import RequestTimer
+from nanogpt_core.observability.observer import CallObserver, RequestTimer
 
 __all__ = ["SharedBatch"]
 
@@ -107,7 +107,7 @@ class SharedBatch:
                 self._turns.release(admission)
                 raise
             try:
-                response = yield from self._dispatcher.request(batch, limits)
+                response = yield from self._dispatcher.request(batch, limits, account.first_observer)
             except BaseException as error:
                 account.settle(error)
                 raise
@@ -241,6 +241,11 @@ class _SharedAccount:
         self._reserved: dict[Call, Cost] = {}
         self._last: BaseException | None = None  # the error of the attempt before
         self._timer = RequestTimer()
+
+    @property
+    def first_observer(self) -> CallObserver:
+        """The observer of the call that counts the request."""
+        return self._payers[0].observer
 
     def open(self) -> Batch:
         """Reserve the price at each call's budget; a call whose budget refuses fails, and the others go on.

@@ -66,12 +66,12 @@ class HttpClient:
         """Return the SDK's client, made at the first call; that imports the SDK, which takes most of a second."""
         if self._client is None:
             import_modules(_MODULES)  # as a whole: a child that is forked in the middle of an import would hang
-            from nanogpt_core.http.sdk import make_openai_client
+            from nanogpt_core.http.sdk import make_plain_client
             from nanogpt_core.http.transport import Transport
 
             # Two threads may make one each; either will do.
             transport = Transport(self.endpoint, self._http_client, self._lifetime)
-            self._client = make_openai_client(self.endpoint, transport)
+            self._client = make_plain_client(self.endpoint, transport)
         return self._client
 
     async def async_client(self) -> openai.AsyncOpenAI:
@@ -82,11 +82,11 @@ class HttpClient:
 
     def _make_async_client(self) -> openai.AsyncOpenAI:
         import_modules(_MODULES)
-        from nanogpt_core.http.sdk import make_async_openai_client
+        from nanogpt_core.http.sdk import make_async_plain_client
         from nanogpt_core.http.transport import AsyncTransport
 
         transport = AsyncTransport(self.endpoint, self._http_async_client, self._lifetime)
-        return make_async_openai_client(self.endpoint, transport)
+        return make_async_plain_client(self.endpoint, transport)
 
     def close(self) -> None:
         """Close the object that the requests are for, and the connections of this process that no other one uses."""

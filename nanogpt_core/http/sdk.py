@@ -14,7 +14,7 @@ from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.library import httpx
 from nanogpt_core.http.transport import SDK_HEADERS, SDK_KEY
 
-__all__ = ["make_async_openai_client", "make_openai_client"]
+__all__ = ["make_async_openai_client", "make_async_plain_client", "make_openai_client", "make_plain_client"]
 
 _CONNECT_SECONDS = 10.0
 
@@ -36,6 +36,34 @@ def make_async_openai_client(endpoint: Endpoint, transport: Any) -> openai.Async
     client = openai.AsyncOpenAI(http_client=httpx.AsyncClient(transport=transport), **_options(endpoint))
     own: openai.AsyncOpenAI = _with_own_headers(client)
     return own
+
+
+def make_plain_client(endpoint: Endpoint, transport: Any) -> openai.OpenAI:
+    """Return a client for requests whose bodies are bytes; see :func:`make_openai_client`.
+
+    Instrumentation of other packages replaces ``openai.OpenAI.request``, and reads the model from bodies that are
+    dictionaries. Of ours it would make a span without a model beside the one of this project.
+    """
+    client = _PlainClient(http_client=httpx.Client(transport=transport), **_options(endpoint))
+    own: openai.OpenAI = _with_own_headers(client)
+    return own
+
+
+def make_async_plain_client(endpoint: Endpoint, transport: Any) -> openai.AsyncOpenAI:
+    """Return an async client for requests whose bodies are bytes; see :func:`make_plain_client`."""
+    client = _AsyncPlainClient(http_client=httpx.AsyncClient(transport=transport), **_options(endpoint))
+    own: openai.AsyncOpenAI = _with_own_headers(client)
+    return own
+
+
+class _PlainClient(openai.OpenAI):
+    def request(self, *args: Any, **kwargs: Any) -> Any:
+        return super(openai.OpenAI, self).request(*args, **kwargs)
+
+
+class _AsyncPlainClient(openai.AsyncOpenAI):
+    async def request(self, *args: Any, **kwargs: Any) -> Any:
+        return await super(openai.AsyncOpenAI, self).request(*args, **kwargs)
 
 
 def _options(endpoint: Endpoint) -> dict[str, Any]:

@@ -1,11 +1,12 @@
-"""Reports of calls: every finished request goes to the log, to usage and to the hook from one place."""
+"""Reports of calls: every finished request goes to the log, usage, the hook and the span from one place."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from contextvars import Context, copy_context
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nanogpt_core._runtime import clock
 from nanogpt_core._runtime.log import logger
@@ -13,12 +14,15 @@ from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.redaction import without_secrets
 from nanogpt_core.models.pricing import price
 from nanogpt_core.observability.records import Kind, OnRequest, RequestRecord, error_name
+from nanogpt_core.observability.telemetry import CallTelemetry, begin
 from nanogpt_core.observability.usage import UsageMeter, active_trackers
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = ["CallObserver", "Observer", "RequestTimer"]
+
+_NO_SPAN = contextlib.nullcontext()
 
 
 class RequestTimer:
@@ -67,9 +71,14 @@ class Observer:
         self.usd_per_million_tokens = usd_per_million_tokens
         self._hook_failed = False
 
-    def call(self, model: str) -> CallObserver:
-        """Return the observer of a call that begins now, in this thread or task."""
-        return CallObserver(self, model)
+    def call(self, model: str, **attributes: Any) -> CallObserver:
+        """Return the observer of a call that begins now, in this thread or task.
+
+        Args:
+            model: Name of the model.
+            attributes: Further attributes of the span; dots in their names are double underscores.
+        """
+        return CallObserver(self, model, begin(self.kind, model, self.endpoint.base_url, **attributes))
 
     def run_hook(self, record: RequestRecord, context: Context) -> None:
         """Call the hook, in a copy of ``context``; its first error is logged, and none ends a call."""
@@ -88,13 +97,19 @@ class CallObserver:
 
     The hook runs in the context of the caller, also if another thread or task sends the request: a context variable
     with the user's name, for example, has the value of the call.
+
+    Attributes:
+        model: Name of the model.
+        dimensions: Dimensions of the vectors, for the span.
     """
 
-    __slots__ = ("_context", "_observer", "_trackers", "model")
+    __slots__ = ("_context", "_observer", "_telemetry", "_trackers", "dimensions", "model")
 
-    def __init__(self, observer: Observer, model: str) -> None:
+    def __init__(self, observer: Observer, model: str, telemetry: CallTelemetry | None) -> None:
         self._observer = observer
         self.model = model
+        self.dimensions: int | None = None
+        self._telemetry = telemetry
         self._trackers = active_trackers()
         self._context = None if observer.hook is None else copy_context()
 
@@ -105,7 +120,16 @@ class CallObserver:
         self.end(error)
 
     def end(self, error: BaseException | None = None) -> None:
-        """End the call."""
+        """End the call, and its span. A stream that its consumer leaves is no error."""
+        telemetry, self._telemetry = self._telemetry, None
+        if telemetry is not None:
+            is_failed = error is not None and not isinstance(error, GeneratorExit)
+            telemetry.end(error_name(error) if error is not None and is_failed else None, self.dimensions)
+
+    def sending(self) -> contextlib.AbstractContextManager[Any]:
+        """Return a context for the HTTP request: its own span becomes a child of the call's."""
+        telemetry = self._telemetry
+        return _NO_SPAN if telemetry is None else telemetry.current()
 
     def report_cached(self, texts: int, seconds: float) -> None:
         """Report texts whose vectors came from the cache."""
@@ -180,6 +204,9 @@ class CallObserver:
             observer.meter.add(record)
         for tracker in self._trackers:
             tracker.add(record)
+        telemetry = self._telemetry  # another thread may end the call
+        if telemetry is not None:
+            telemetry.add(record)
         if logger.isEnabledFor(logging.DEBUG):
             _log(record)
         if self._context is not None:
