@@ -17,6 +17,7 @@ The key is read from NANOGPT_API_KEY, the address from NANOGPT_BASE_URL."""
 _COMMANDS = {
     "estimate": "Show tokens, requests, cost and time of embedding files, and send nothing.",
     "embed": "Embed files and folders, into one file with passages and vectors.",
+    "search": "Find the passages of an output that answer a question.",
     "verify": "Compare an output with its manifest, and name rows without a vector.",
     "models": "List the embedding models: dimensions, price, longest text and languages.",
     "compare": "Compare models on your own questions: quality, price, dimensions and time.",
