@@ -51,6 +51,15 @@ CLI = """
 import subprocess
 help = subprocess.run([sys.executable, "-m", "nanogpt_core.cli", "--help"], check=True, capture_output=True, text=True)
 assert "completion" in help.stdout
+def embed(source, output, *options):
+    command = [sys.executable, "-m", "nanogpt_core.cli", "embed", source, "-o", output, "-q", *options]
+    subprocess.run(command, check=True, capture_output=True)
+open("texts.txt", "w").write("one text")
+embed("texts.txt", "texts.parquet", "--overwrite")
+"""
+PDF = "import pypdfium2"
+LANCE = """
+embed("texts.txt", "texts.lance", "--overwrite")
 """
 LLM = """
 import llm
@@ -74,6 +83,8 @@ CHECKS = {
     "[redis]": CORE + REDIS,
     "[arrow]": CORE + ARROW,
     "[cli]": CORE + CLI,
+    "[pdf]": CORE + CLI + PDF,
+    "[lance]": CORE + CLI + LANCE,
     "[llm]": CORE + LLM,
     "[all]": CORE + LANGCHAIN + LLAMA_INDEX + SANDBOX,
     "[demo]": CORE + DEMO,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from cyclopts import App
+from typing import Any
+
+from cyclopts import App, Parameter
 
 __all__ = ["make_app"]
 
@@ -13,6 +15,10 @@ The key is read from NANOGPT_API_KEY, the address from NANOGPT_BASE_URL."""
 
 # The first lines appear in the list of commands. The rest of a command's help is in its module.
 _COMMANDS = {
+    "estimate": "Show tokens, requests, cost and time of embedding files, and send nothing.",
+    "embed": "Embed files and folders, into one file with passages and vectors.",
+    "search": "Find the passages of an output that answer a question.",
+    "verify": "Compare an output with its manifest, and name rows without a vector.",
     "models": "List the embedding models: dimensions, price, longest text and languages.",
     "compare": "Compare models on your own questions: quality, price, dimensions and time.",
     "usage": "Print requests, tokens and cost of the key, as the service counted them.",
@@ -31,6 +37,7 @@ def make_app() -> App:
         help=_HELP,
         help_format="plaintext",
         version=_version,
+        default_parameter=Parameter(negative=(), show_default=_shown_default),
         result_action="return_value",
         suppress_keyboard_interrupt=False,
     )
@@ -44,3 +51,10 @@ def _version() -> str:
     import nanogpt_core
 
     return f"nanogpt {nanogpt_core.__version__}"
+
+
+def _shown_default(value: Any) -> str | None:
+    """Return a default as the help shows it; None for a flag that is off, and for an empty list."""
+    if value is None or value is False or value == ():
+        return None
+    return ", ".join(value) if isinstance(value, tuple) else str(value)

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from nanogpt_core.cli.console import print_error, print_warning
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode, exit_code_of
+from nanogpt_core.cli.names import STDIN
 from nanogpt_core.errors import NanoGPTError
 
 __all__ = ["main", "run"]
@@ -23,7 +24,7 @@ _EXTRAS = {
     "lance": "lance",
     "matplotlib": "compare",
     "pyarrow": "arrow",
-    "pypdf": "pdf",
+    "pypdfium2": "pdf",
     "rich": "cli",
     "starlette": "sandbox",
     "uvicorn": "sandbox",
@@ -74,7 +75,8 @@ def _run(arguments: Sequence[str]) -> int:
 
     app = make_app()
     try:
-        result = app(list(arguments), exit_on_error=False, print_error=False, result_action="return_value")
+        words = [STDIN if word == "-" else word for word in arguments]
+        result = app(words, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         print_error(_usage_message(error))
         return ExitCode.USAGE

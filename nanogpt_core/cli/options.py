@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
-__all__ = ["JsonFlag", "ModelOptions"]
+__all__ = ["InputOptions", "JsonFlag", "ModelOptions"]
 
 # There is no option for the key: every user of the machine can read the arguments of a running process.
 
-JsonFlag = Annotated[bool, Parameter(name="--json", negative=())]
+JsonFlag = Annotated[bool, Parameter(name="--json")]
 """Type of the option ``--json``: print one JSON document and nothing else on standard output."""
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=Group.create_ordered("Model"))
 @dataclass(frozen=True)
 class ModelOptions:
     """The model and its address.
@@ -33,3 +33,33 @@ class ModelOptions:
     def for_embedder(self) -> dict[str, Any]:
         """Return the options as keyword arguments of :class:`nanogpt_core.Embedder`."""
         return {"model": self.model, "dimensions": self.dimensions, "base_url": self.base_url}
+
+
+@Parameter(name="*", group=Group.create_ordered("Input"))
+@dataclass(frozen=True)
+class InputOptions:
+    """Reading of the input.
+
+    Attributes:
+        field: Field of records (JSONL, CSV, Parquet) that holds the text. Dots lead into nested fields.
+        id_field: Field of records that holds their ID. Default: file name and number.
+        keep: Field of records to keep in the column `metadata`, as JSON. May be repeated.
+        format: Format of standard input, and of files whose names do not tell it.
+        include: Pattern of the files to read in folders, such as `*.py`. May be repeated. Default: text, Markdown,
+            HTML, PDF, JSONL, CSV and Parquet.
+        encoding: Encoding of text files and CSV.
+        chunk_tokens: Most tokens of a passage; 0 for whole documents. Default: 400 for documents and pages, and whole
+            texts for records. Passages end between paragraphs, lines or sentences.
+        chunk_overlap: Tokens that a passage repeats of the one before it, at most. Default: a tenth of chunk-tokens.
+        skip_bad: Leave out parts of the input that cannot be embedded, and count them.
+    """
+
+    field: str = "text"
+    id_field: str | None = None
+    keep: tuple[str, ...] = ()
+    format: Literal["text", "markdown", "html", "pdf", "jsonl", "csv", "parquet"] | None = None
+    include: tuple[str, ...] = ()
+    encoding: str = "utf-8"
+    chunk_tokens: int | None = None
+    chunk_overlap: int | None = None
+    skip_bad: bool = False

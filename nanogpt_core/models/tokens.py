@@ -29,7 +29,7 @@ from nanogpt_core.validation import check_model_name
 if TYPE_CHECKING:
     import tiktoken
 
-__all__ = ["LOAD_TIMEOUT", "TokenCounter", "byte_lengths", "count_tokens", "load_encoding"]
+__all__ = ["LOAD_TIMEOUT", "TokenCounter", "byte_lengths", "count_base_tokens", "count_tokens", "load_encoding"]
 
 LOAD_TIMEOUT = 10.0
 """Limit on the wait for tiktoken's vocabulary file, which it may have to download, in seconds."""
@@ -107,13 +107,11 @@ class TokenCounter:
 
     def count(self, text: str) -> int:
         """Return the number of tokens of ``text``; :attr:`kind` tells its accuracy."""
-        encoding = load_encoding()
-        if encoding is None:
-            tokens = _likely_tokens(text)
-        else:
-            slices = (text[start : start + _SLICE_CHARACTERS] for start in range(0, len(text), _SLICE_CHARACTERS))
-            tokens = sum(len(encoding.encode_ordinary(part)) for part in slices)
-        return math.ceil(tokens * self._factor) + self._special
+        return self.scale(count_base_tokens(text))
+
+    def scale(self, base_tokens: int) -> int:
+        """Return the model's number of tokens of a text that has ``base_tokens`` by :func:`count_base_tokens`."""
+        return math.ceil(base_tokens * self._factor) + self._special
 
     def count_all(self, texts: Sequence[str]) -> int:
         """Return the sum of the tokens of ``texts``."""
@@ -175,6 +173,15 @@ class TokenCounter:
             middle = (low + high + 1) // 2
             low, high = (middle, high) if _likely_tokens(text[:middle]) <= tokens else (low, middle - 1)
         return text[:low]
+
+
+def count_base_tokens(text: str) -> int:
+    """Return the number of ``cl100k_base`` tokens of ``text``; an estimate if tiktoken's file is not available."""
+    encoding = load_encoding()
+    if encoding is None:
+        return _likely_tokens(text)
+    slices = (text[start : start + _SLICE_CHARACTERS] for start in range(0, len(text), _SLICE_CHARACTERS))
+    return sum(len(encoding.encode_ordinary(part)) for part in slices)
 
 
 def count_tokens(text: str, model: str | ModelInfo) -> int:

@@ -1,0 +1,1 @@
+"""Speed and memory of ``nanogpt embed``, beside ``Embedder.stream``."""

@@ -1,0 +1,104 @@
+"""``nanogpt embed``: files and folders into one file with passages and vectors."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import App, Parameter
+
+from nanogpt_core.cli.console import print_json
+from nanogpt_core.cli.job.cost import format_usd, warn_about_unknown_model
+from nanogpt_core.cli.job.job import Job
+from nanogpt_core.cli.job.progress import make_progress
+from nanogpt_core.cli.options import InputOptions, JsonFlag, ModelOptions
+
+__all__ = ["embed"]
+
+_EXAMPLES = """\
+Ctrl-C, a kill or an error loses nothing: the same command goes on, and pays for
+no text twice. Before anything is sent, all input is read, and each part that
+cannot be embedded is named.
+
+Examples:
+  nanogpt embed docs/ -o docs.parquet
+  nanogpt embed papers/*.pdf notes.md -o library.parquet --chunk-tokens 300
+  nanogpt embed reviews.csv --field review --id-field id --keep stars -o reviews.npy
+  jq -c .posts[] dump.json | nanogpt embed - --field body -o posts.jsonl --yes
+  nanogpt embed docs/ -o docs.lance -m BAAI/bge-m3 --budget 0.50
+Then:
+  nanogpt search docs.parquet "How do I ...?"
+  nanogpt verify docs.parquet
+"""
+
+command = App(name="embed", help_format="plaintext", help_epilogue=_EXAMPLES)
+
+
+@command.default
+def embed(
+    inputs: tuple[str, ...] = (),
+    /,
+    *,
+    output: Annotated[Path, Parameter(alias="-o")],
+    budget: float | None = None,
+    yes: Annotated[bool, Parameter(alias="-y")] = False,
+    ask_above: float = 1.0,
+    overwrite: bool = False,
+    cache: Path | None = None,
+    on_overflow: Literal["error", "truncate", "split"] = "error",
+    requests_per_second: float | None = None,
+    quiet: Annotated[bool, Parameter(alias="-q")] = False,
+    json: JsonFlag = False,
+    model: ModelOptions = ModelOptions(),  # noqa: B008 - it is frozen
+    options: InputOptions = InputOptions(),  # noqa: B008 - it is frozen
+) -> None:
+    """Embed files and folders, into one file with passages and vectors.
+
+    Args:
+        inputs: Files and folders; - for standard input.
+        output: The file to write. The end of its name is the format: .parquet, .jsonl, .lance, or .npy (with the
+            passages beside it).
+        budget: US dollars that this output may cost, over all runs. Nothing is sent if more is expected.
+        yes: Do not ask before spending money.
+        ask_above: Without a budget, ask if the expected cost is above so many US dollars.
+        overwrite: Replace an output with other texts or another model.
+        cache: SQLite file that keeps all vectors for other runs and outputs. Default: a file that is deleted when the
+            output is complete.
+        on_overflow: Texts over the model's token limit: name them and stop, embed their beginning, or embed them in
+            pieces and store the mean.
+        requests_per_second: Most requests to start in a second. Default: begins at 25, and follows the service.
+        quiet: Show no progress.
+        json: Print the manifest as JSON.
+        model: The model and its address.
+        options: Reading of the input.
+    """
+    warn_about_unknown_model(model.model)
+    job = Job(
+        inputs=inputs,
+        output=output,
+        reading=options,
+        embedder_options={
+            **model.for_embedder(),
+            "on_overflow": on_overflow,
+            "requests_per_second": requests_per_second,
+        },
+        budget=budget,
+        ask_above=ask_above,
+        yes=yes,
+        cache=cache,
+        overwrite=overwrite,
+    )
+    result = job.run(make_progress(quiet=quiet))
+    manifest = result.manifest
+    if json:
+        print_json(manifest.as_json())
+        return
+    if result.was_complete:
+        sys.stdout.write(f"{output}: complete already, {manifest.rows:,} rows. Nothing was sent.\n")
+        return
+    tokens = "unknown" if manifest.tokens is None else f"{manifest.tokens:,}"
+    sys.stdout.write(
+        f"{output}: {manifest.rows:,} rows, {manifest.dimensions:,} dimensions, {manifest.model}; "
+        f"{tokens} tokens, {format_usd(manifest.usd)}\n"
+    )

@@ -1,0 +1,107 @@
+"""``nanogpt estimate``: tokens, requests, cost and time, without sending anything."""
+
+from __future__ import annotations
+
+import tempfile
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+from nanogpt_core.cli.console import make_table, output_console, print_json
+from nanogpt_core.cli.job.cost import ModelTally, format_usd, warn_about_unknown_model
+from nanogpt_core.cli.job.intake import Intake, take_in
+from nanogpt_core.cli.job.progress import make_progress
+from nanogpt_core.cli.job.spool import Spool
+from nanogpt_core.cli.options import InputOptions, JsonFlag
+from nanogpt_core.models.catalog import MODELS, get_model
+from nanogpt_core.models.tokens import byte_lengths, count_base_tokens
+
+__all__ = ["estimate"]
+
+_ALL = "all"
+_TEXTS_PER_STEP = 512
+_EXAMPLES = """\
+Nothing is sent, and no key is needed. The input is read as by nanogpt embed.
+
+Examples:
+  nanogpt estimate docs/
+  nanogpt estimate docs/ --model all
+  nanogpt estimate reviews.csv --field review -m BAAI/bge-m3 -m zhipu-embedding-2
+  jq -c .posts[] dump.json | nanogpt estimate - --json
+"""
+
+command = App(name="estimate", help_format="plaintext", help_epilogue=_EXAMPLES)
+
+
+@command.default
+def estimate(
+    inputs: tuple[str, ...] = (),
+    /,
+    *,
+    model: Annotated[tuple[str, ...], Parameter(alias="-m")] = ("text-embedding-3-small",),
+    options: InputOptions = InputOptions(),  # noqa: B008 - it is frozen
+    json: JsonFlag = False,
+) -> None:
+    """Show tokens, requests, cost and time of embedding files, and send nothing.
+
+    Args:
+        inputs: Files and folders; - for standard input.
+        model: A model, or `all`. May be repeated.
+        options: Reading of the input.
+        json: Print JSON.
+    """
+    names = list(MODELS) if _ALL in model else list(dict.fromkeys(model))
+    for name in names:
+        warn_about_unknown_model(name)
+    tallies = [ModelTally(get_model(name)) for name in names]
+    progress = make_progress(quiet=json)
+    with tempfile.TemporaryDirectory(prefix="nanogpt-") as folder:
+        spool = Spool(Path(folder) / "passages.sqlite")
+        try:
+            intake = take_in(inputs, options, spool, progress)
+            progress.begin("Counting tokens", spool.texts)
+            done, texts = 0, spool.distinct_texts()
+            while block := list(islice(texts, _TEXTS_PER_STEP)):
+                tokens, lengths = list(map(count_base_tokens, block)), byte_lengths(block)
+                for tally in tallies:
+                    tally.add(tokens, lengths)
+                done += len(block)
+                progress.advance_to(done)
+            progress.end(f"{done:,} texts")
+        finally:
+            progress.close()
+            spool.close()
+        _print(spool, intake, tallies, as_json=json)
+
+
+def _print(spool: Spool, intake: Intake, tallies: list[ModelTally], *, as_json: bool) -> None:
+    if as_json:
+        facts: dict[str, Any] = {"files": intake.sources, "passages": spool.passages, "texts": spool.texts}
+        print_json({**facts, "skipped": intake.bad, "models": [tally.as_json(None) for tally in tallies]})
+        return
+    console = output_console()
+    repeated = spool.passages - spool.texts
+    console.print(f"{spool.passages:,} passages" + (f", {repeated:,} of them repeat another" if repeated else ""))
+    right = ("dimensions", "tokens", "requests", "USD", "minutes", "too long")
+    table = make_table("model", *right, right=right)
+    for tally in sorted(tallies, key=lambda tally: (tally.usd is None, tally.usd)):
+        exact = tally.counter.kind == "exact"
+        table.add_row(
+            tally.model.id,
+            f"{tally.model.dimensions or '?'}",
+            f"{'' if exact else '~'}{tally.tokens:,}",
+            f"{tally.requests:,}",
+            format_usd(tally.usd),
+            f"{tally.minutes:,.1f}",
+            f"{tally.too_long:,}",
+        )
+    console.print(table)
+    notes = ["Minutes: 16 requests at once, each of 1 second, as an assumption."]
+    if any(tally.counter.kind != "exact" for tally in tallies):
+        notes.append("~ is a high estimate: the model's tokenizer is not known here.")
+    if any(tally.too_long for tally in tallies):
+        notes.append("Too long: passages over the model's token limit. Pass a lower --chunk-tokens.")
+    for note in notes:
+        console.print(note)

@@ -1,0 +1,164 @@
+"""The interfaces of a format, and the facts that every output holds."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from nanogpt_core.cli.exit_codes import CommandError
+from nanogpt_core.cli.reading.passage import Passage
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = [
+    "ROWS_PER_BLOCK",
+    "Block",
+    "Facts",
+    "StoredRow",
+    "VectorReader",
+    "VectorWriter",
+    "format_module",
+    "open_output",
+    "row_fields",
+]
+
+ROWS_PER_BLOCK = 1024
+"""Rows of a block, and of a row group: 6 MiB of vectors with 1,536 dimensions."""
+
+_MODULES = {".parquet": "parquet", ".npy": "numpy_array", ".jsonl": "json_lines", ".lance": "lance_dataset"}
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Facts about an output, in the file itself if its format has a place for them.
+
+    Attributes:
+        model: The model.
+        dimensions: Dimensions of the vectors.
+        rows: Number of rows.
+        texts_sha256: SHA-256, in hexadecimal, over the SHA-256 of each row's text, in order.
+    """
+
+    model: str
+    dimensions: int
+    rows: int
+    texts_sha256: str
+
+    def as_strings(self) -> dict[str, str]:
+        """Return the facts as metadata of a file: ``nanogpt.model`` and so on."""
+        return {f"nanogpt.{name}": str(value) for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_strings(cls, metadata: dict[str, str]) -> Facts | None:
+        """Return the facts from metadata of a file; None if they are not there."""
+        try:
+            return cls(
+                metadata["nanogpt.model"],
+                int(metadata["nanogpt.dimensions"]),
+                int(metadata["nanogpt.rows"]),
+                metadata["nanogpt.texts_sha256"],
+            )
+        except (KeyError, ValueError):
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Rows to write.
+
+    Attributes:
+        passages: The passages.
+        vectors: ``(len(passages), d)`` float32.
+    """
+
+    passages: Sequence[Passage]
+    vectors: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRow:
+    """A row of an output, without its vector. See :class:`nanogpt_core.cli.reading.passage.Passage`."""
+
+    id: str
+    text: str
+    source: str = ""
+    line: int | None = None
+    page: int | None = None
+    metadata: str | None = None
+
+    @property
+    def place(self) -> str:
+        """The place of the passage, for people: ``guide.md:12``, ``paper.pdf page 3``, or the ID."""
+        if self.page is not None:
+            return f"{self.source} page {self.page}"
+        return self.id if self.line is None else f"{self.source}:{self.line}"
+
+
+class VectorWriter(Protocol):
+    """Writes an output into a folder, from which it is moved when it is complete."""
+
+    def write(self, block: Block) -> None:
+        """Write the next rows."""
+
+    def close(self) -> None:
+        """Complete the files."""
+
+    def abort(self) -> None:
+        """Release files and threads of an output that will not be completed."""
+
+    def publish(self, output: Path) -> None:
+        """Move the complete files to their place, and replace older ones."""
+
+
+class VectorReader(Protocol):
+    """Reads an output."""
+
+    facts: Facts | None
+    """Facts that the file itself holds; None if its format has no place for them."""
+
+    def blocks(self) -> Iterator[NDArray[np.float32]]:
+        """Yield the vectors in order, ``(n, d)`` float32 each; a row without a vector is NaN."""
+
+    def rows(self, numbers: Sequence[int] | None = None) -> Iterator[StoredRow]:
+        """Yield the rows with these numbers, counted from 0 and in ascending order; None for all."""
+
+
+def format_module(output: Path) -> Any:
+    """Return the module for a file, by the end of its name. It has ``Writer`` and ``Reader``.
+
+    Raises:
+        CommandError: There is no such format.
+    """
+    name = _MODULES.get(output.suffix.lower())
+    if name is None:
+        raise CommandError(f"{output}: The name of an output ends with {', '.join(_MODULES)}.")
+    return importlib.import_module(f"nanogpt_core.cli.formats.{name}")
+
+
+def open_output(output: Path) -> VectorReader:
+    """Open a file that ``nanogpt embed`` has written.
+
+    Raises:
+        CommandError: There is none, or it is of another kind.
+    """
+    if not output.exists():
+        raise CommandError(f"{output}: There is no such file.", remedy="Make it with nanogpt embed.")
+    reader: VectorReader = format_module(output).Reader(output)
+    return reader
+
+
+def row_fields(passage: Passage) -> dict[str, str | int | None]:
+    """Return the fields of a row, in the order of the columns."""
+    return {
+        "id": passage.id,
+        "source": passage.source,
+        "line": passage.line,
+        "page": passage.page,
+        "text": passage.text,
+        "metadata": passage.metadata,
+    }

@@ -1,0 +1,95 @@
+"""JSON Lines: an object for each row, with the vector as a list of numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from nanogpt_core.cli.exit_codes import CommandError
+from nanogpt_core.cli.formats.base import ROWS_PER_BLOCK, Block, Facts, StoredRow, row_fields
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["Reader", "Writer"]
+
+_VECTOR = "embedding"
+_OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
+
+
+class Writer:
+    """Writes JSON Lines. The numbers are the shortest that give the same float32.
+
+    Args:
+        folder: The folder for the incomplete file.
+        facts: The facts about the output, for which this format has no place.
+    """
+
+    def __init__(self, folder: Path, facts: Facts) -> None:  # noqa: ARG002
+        self._path = folder / "output.jsonl"
+        self._file = self._path.open("wb")
+
+    def write(self, block: Block) -> None:
+        """Write the next rows."""
+        for passage, vector in zip(block.passages, block.vectors, strict=True):
+            self._file.write(orjson.dumps({**row_fields(passage), _VECTOR: vector}, option=_OPTIONS))
+
+    def close(self) -> None:
+        """Complete the file."""
+        self._file.close()
+
+    abort = close
+
+    def publish(self, output: Path) -> None:
+        """Move the file to its place."""
+        self._path.replace(output)
+
+
+class Reader:
+    """Reads JSON Lines.
+
+    Args:
+        path: The file.
+    """
+
+    facts = None
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        if _VECTOR not in next(self._lines(), {_VECTOR: None}):
+            raise CommandError(f"{path} was not written by nanogpt embed: line 1 has no {_VECTOR!r}.")
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        with self._path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    row = orjson.loads(line)
+                except orjson.JSONDecodeError as error:
+                    raise CommandError(f"{self._path}:{number} is not JSON ({error.msg}).") from None
+                if not isinstance(row, dict):
+                    raise CommandError(f"{self._path}:{number} is not a JSON object.")
+                yield row
+
+    def blocks(self) -> Iterator[NDArray[np.float32]]:
+        """Yield the vectors in blocks."""
+        import numpy as np
+
+        rows = (row.get(_VECTOR) or [] for row in self._lines())
+        width = 0
+        while block := list(islice(rows, ROWS_PER_BLOCK)):
+            width = width or max(map(len, block))
+            missing = [np.nan] * width
+            yield np.array([row if len(row) == width else missing for row in block], dtype=np.float32)
+
+    def rows(self, numbers: Sequence[int] | None = None) -> Iterator[StoredRow]:
+        """Yield rows."""
+        wanted = None if numbers is None else set(numbers)
+        for number, row in enumerate(self._lines()):
+            if wanted is None or number in wanted:
+                row.pop(_VECTOR, None)
+                yield StoredRow(**row)

@@ -1,0 +1,97 @@
+"""An array of NumPy, ``(rows, dimensions)`` float32, and the passages in JSON Lines beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import orjson
+
+from nanogpt_core.cli.exit_codes import CommandError
+from nanogpt_core.cli.formats.base import ROWS_PER_BLOCK, Block, Facts, StoredRow, row_fields
+from nanogpt_core.cli.names import PASSAGES
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["Reader", "Writer", "passages_path"]
+
+
+def passages_path(output: Path) -> Path:
+    """Return the file with the passages of an array."""
+    return output.with_name(output.stem + PASSAGES)
+
+
+class Writer:
+    """Writes an array and its passages.
+
+    Args:
+        folder: The folder for the incomplete files.
+        facts: The facts about the output.
+    """
+
+    def __init__(self, folder: Path, facts: Facts) -> None:
+        import numpy as np
+
+        self._folder = folder
+        self._array = (folder / "output.npy").open("wb")
+        self._passages = (folder / "output.jsonl").open("wb")
+        header = {"descr": "<f4", "fortran_order": False, "shape": (facts.rows, facts.dimensions)}
+        np.lib.format.write_array_header_1_0(self._array, header)
+
+    def write(self, block: Block) -> None:
+        """Write the next rows."""
+        self._array.write(block.vectors.astype("<f4", order="C", copy=False).data)
+        self._passages.write(
+            b"".join(orjson.dumps(row_fields(one), option=orjson.OPT_APPEND_NEWLINE) for one in block.passages)
+        )
+
+    def close(self) -> None:
+        """Complete the files."""
+        self._array.close()
+        self._passages.close()
+
+    abort = close
+
+    def publish(self, output: Path) -> None:
+        """Move the files to their places."""
+        (self._folder / "output.jsonl").replace(passages_path(output))
+        (self._folder / "output.npy").replace(output)
+
+
+class Reader:
+    """Reads an array, mapped into memory, and its passages.
+
+    Args:
+        path: The array.
+    """
+
+    facts = None
+
+    def __init__(self, path: Path) -> None:
+        import numpy as np
+
+        self._path = path
+        try:
+            self._array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise CommandError(f"{path} is not an array of NumPy ({error}).") from None
+        if self._array.ndim != 2 or self._array.dtype != np.float32:  # noqa: PLR2004 - rows and dimensions
+            raise CommandError(f"{path} was not written by nanogpt embed: it is not (rows, dimensions) float32.")
+        if not passages_path(path).exists():
+            raise CommandError(f"{passages_path(path)}: The passages of {path.name} are missing.")
+
+    def blocks(self) -> Iterator[NDArray[np.float32]]:
+        """Yield the rows of the array in blocks."""
+        for start in range(0, len(self._array), ROWS_PER_BLOCK):
+            yield self._array[start : start + ROWS_PER_BLOCK]
+
+    def rows(self, numbers: Sequence[int] | None = None) -> Iterator[StoredRow]:
+        """Yield rows; only lines that are wanted are parsed."""
+        wanted = None if numbers is None else set(numbers)
+        with passages_path(self._path).open("rb") as file:
+            for number, line in enumerate(file):
+                if wanted is None or number in wanted:
+                    yield StoredRow(**orjson.loads(line))

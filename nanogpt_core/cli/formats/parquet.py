@@ -1,0 +1,103 @@
+"""Parquet: a row group for each block, vectors as fixed-size lists of float32 without compression."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nanogpt_core.cli.exit_codes import CommandError
+from nanogpt_core.cli.formats.arrow import (
+    COLUMNS,
+    VECTORS,
+    facts_of,
+    make_schema,
+    make_table,
+    stored_rows,
+    take_rows,
+    vectors_of,
+)
+from nanogpt_core.cli.formats.base import ROWS_PER_BLOCK, Block, Facts, StoredRow
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["Reader", "Writer"]
+
+
+class Writer:
+    """Writes a Parquet file.
+
+    Args:
+        folder: The folder for the incomplete file.
+        facts: The facts about the output.
+    """
+
+    def __init__(self, folder: Path, facts: Facts) -> None:
+        import pyarrow.parquet as pq
+
+        self._path = folder / "output.parquet"
+        self._schema = make_schema(facts)
+        # Vectors hardly shrink: zstd saves 8 % and takes longer than writing them.
+        compression = {**dict.fromkeys(COLUMNS, "zstd"), f"{VECTORS}.list.element": "none"}
+        self._writer = pq.ParquetWriter(
+            self._path, self._schema, compression=compression, use_dictionary=["source"], write_statistics=["source"]
+        )
+
+    def write(self, block: Block) -> None:
+        """Write the next rows as a row group."""
+        self._writer.write_table(make_table(block, self._schema), row_group_size=ROWS_PER_BLOCK)
+
+    def close(self) -> None:
+        """Complete the file."""
+        self._writer.close()
+
+    def abort(self) -> None:
+        """Close the file, of which a part is missing."""
+        self._writer.close()
+
+    def publish(self, output: Path) -> None:
+        """Move the file to its place."""
+        self._path.replace(output)
+
+
+class Reader:
+    """Reads a Parquet file row group by row group.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            self._file = pq.ParquetFile(path, memory_map=True)
+        except pa.ArrowException as error:
+            raise CommandError(f"{path} is not a Parquet file ({str(error).partition('. ')[0]}).") from None
+        self._schema = self._file.schema_arrow
+        missing = [name for name in ("id", "text", VECTORS) if name not in self._schema.names]
+        if missing or not pa.types.is_fixed_size_list(self._schema.field(VECTORS).type):
+            raise CommandError(f"{path} was not written by nanogpt embed: it has no {', '.join(missing) or 'vectors'}.")
+        self.facts = facts_of(self._schema)
+
+    def blocks(self) -> Iterator[NDArray[np.float32]]:
+        """Yield the vectors of one row group after the other."""
+        for number in range(self._file.num_row_groups):
+            column = self._file.read_row_group(number, columns=[VECTORS], use_threads=False).column(VECTORS)
+            for chunk in column.chunks:
+                yield vectors_of(chunk)
+
+    def rows(self, numbers: Sequence[int] | None = None) -> Iterator[StoredRow]:
+        """Yield rows; only the row groups that hold them are read."""
+        columns = [name for name in COLUMNS if name in self._schema.names]
+        first = 0
+        for group in range(self._file.num_row_groups):
+            count = self._file.metadata.row_group(group).num_rows
+            wanted = None if numbers is None else [row - first for row in numbers if first <= row < first + count]
+            if wanted is None or wanted:
+                table: Any = self._file.read_row_group(group, columns=columns)
+                yield from stored_rows(table if wanted is None else take_rows(table, wanted))
+            first += count

@@ -1,0 +1,126 @@
+"""The reading pass of a command: all passages into a spool, and all problems named, before anything is sent."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nanogpt_core.cli.console import print_error, print_warning
+from nanogpt_core.cli.exit_codes import CommandError, ExitCode
+from nanogpt_core.cli.job.progress import Progress
+from nanogpt_core.cli.job.spool import Spool
+from nanogpt_core.cli.options import InputOptions
+from nanogpt_core.cli.reading.corpus import CorpusReader, make_reader
+from nanogpt_core.cli.reading.passage import Passage, Problem
+from nanogpt_core.cli.reading.sources import Source, find_sources
+
+__all__ = ["Intake", "take_in"]
+
+_MAX_PROBLEMS_SHOWN = 10
+_MAX_PROBLEMS_KEPT = 100
+
+
+@dataclass
+class Intake:
+    """The result of a reading pass.
+
+    Attributes:
+        sources: Number of files that were read.
+        bad: Number of parts of the input that cannot be embedded.
+        problems: The first of them.
+    """
+
+    sources: int = 0
+    bad: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    def add(self, problem: Problem) -> None:
+        """Count a problem."""
+        self.bad += 1
+        if len(self.problems) < _MAX_PROBLEMS_KEPT:
+            self.problems.append(str(problem))
+
+
+def take_in(
+    inputs: Sequence[str],
+    options: InputOptions,
+    spool: Spool,
+    progress: Progress,
+    *,
+    reason_against: Callable[[str], str | None] = lambda _: None,
+    outputs: Collection[Path] = (),
+) -> Intake:
+    """Read all input into the spool.
+
+    Args:
+        inputs: Files, folders, and ``<stdin>``.
+        options: The options of reading.
+        spool: Takes the passages.
+        progress: Shows the number of passages.
+        reason_against: Returns the reason for which a text cannot be embedded, or None.
+        outputs: Files that the command writes.
+
+    Raises:
+        CommandError: An input does not exist or is an output; or there are problems and no ``--skip-bad``; or there is
+            no text at all.
+    """
+    if not inputs:
+        raise CommandError("There is no input.", remedy="Name files or folders, or - for standard input.")
+    intake = Intake()
+    reader = make_reader(options)
+    sources, folders, left_out = find_sources(inputs, given_format=options.format, include=options.include)
+    _check_outputs(sources, outputs)
+    for problem in folders:
+        intake.add(problem)
+    intake.sources = len(sources)
+    progress.begin("Reading", None)
+    for count in spool.add_all(_passages(reader, sources, intake, reason_against)):
+        progress.advance_to(count)
+    progress.end(f"{spool.passages:,} passages from {len(sources):,} {'file' if len(sources) == 1 else 'files'}")
+    _report(intake, left_out, skip_bad=options.skip_bad)
+    if not spool.passages:
+        raise CommandError("The input holds no text to embed.", code=ExitCode.BAD_INPUT)
+    return intake
+
+
+def _check_outputs(sources: Sequence[Source], outputs: Collection[Path]) -> None:
+    written = {path.resolve() for path in outputs}
+    for source in sources:
+        if source.path is not None and source.path.resolve() in written:
+            raise CommandError(f"{source.name} is an input, and the output would replace it.")
+
+
+def _passages(
+    reader: CorpusReader, sources: Sequence[Source], intake: Intake, reason_against: Callable[[str], str | None]
+) -> Iterator[Passage]:
+    for source in sources:
+        for item in reader.read(source):
+            if isinstance(item, Problem):
+                intake.add(item)
+            elif (reason := reason_against(item.text)) is not None:
+                intake.add(Problem(item.place, reason))
+            else:
+                yield item
+
+
+def _report(intake: Intake, left_out: Counter[str], *, skip_bad: bool) -> None:
+    if left_out:
+        kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in left_out.most_common(5))
+        print_warning(f"Files of other kinds in folders are left out: {kinds}. See --include.")
+    if not intake.bad:
+        return
+    show = print_warning if skip_bad else print_error
+    for problem in intake.problems[:_MAX_PROBLEMS_SHOWN]:
+        show(problem)
+    if intake.bad > _MAX_PROBLEMS_SHOWN:
+        show(f"and {intake.bad - _MAX_PROBLEMS_SHOWN:,} more")
+    parts = "part of the input" if intake.bad == 1 else "parts of the input"
+    if not skip_bad:
+        raise CommandError(
+            f"{intake.bad:,} {parts} cannot be embedded. Nothing was sent.",
+            remedy="Correct the input, or pass --skip-bad.",
+            code=ExitCode.BAD_INPUT,
+        )
+    print_warning(f"{intake.bad:,} {parts} left out.")

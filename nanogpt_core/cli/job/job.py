@@ -1,0 +1,215 @@
+"""A job: everything between the options of ``nanogpt embed`` and the finished output."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from nanogpt_core.cache.sqlite import SQLiteCache
+from nanogpt_core.cli.exit_codes import CommandError, ExitCode, exit_code_of
+from nanogpt_core.cli.formats.base import Facts, VectorWriter, format_module
+from nanogpt_core.cli.job.intake import Intake, take_in
+from nanogpt_core.cli.job.manifest import Manifest, manifest_path, read_manifest
+from nanogpt_core.cli.job.progress import Progress
+from nanogpt_core.cli.job.run import JobRun
+from nanogpt_core.cli.job.spending import budget_left, check_space, confirm
+from nanogpt_core.cli.job.spool import Spool
+from nanogpt_core.cli.job.state import State, state_folder
+from nanogpt_core.cli.job.vector_log import VectorLog
+from nanogpt_core.cli.options import InputOptions
+from nanogpt_core.embeddings.embedder import Embedder
+from nanogpt_core.errors import NanoGPTError
+from nanogpt_core.models.tokens import TokenCounter
+
+__all__ = ["Job", "Result"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """The result of a job.
+
+    Attributes:
+        manifest: The manifest of the output.
+        was_complete: True if the output was there already, and nothing was sent.
+    """
+
+    manifest: Manifest
+    was_complete: bool
+
+
+@dataclass(frozen=True)
+class Job:
+    """Embeds inputs into one output.
+
+    Attributes:
+        inputs: Files, folders, and ``<stdin>``.
+        output: The output.
+        reading: The options of reading.
+        embedder_options: Keyword arguments of :class:`nanogpt_core.Embedder`, without cache and budget.
+        budget: US dollars that all runs of the job may spend, or None.
+        ask_above: US dollars above which there is a question without a budget.
+        yes: True if the cost is accepted.
+        cache: Path of a cache that is kept, in place of the state's own; or None.
+        overwrite: Whether an existing output may be replaced.
+    """
+
+    inputs: Sequence[str]
+    output: Path
+    reading: InputOptions
+    embedder_options: dict[str, Any]
+    budget: float | None
+    ask_above: float
+    yes: bool
+    cache: Path | None
+    overwrite: bool
+
+    def run(self, progress: Progress) -> Result:
+        """Do the job, or go on with it.
+
+        Raises:
+            CommandError: The job cannot be done, or was interrupted; the message says if it can go on.
+            NanoGPTError: An option of the embedder is invalid.
+        """
+        format_module(self.output)
+        Embedder(**self.embedder_options)  # an invalid option or a missing key is named before anything is read
+        earlier = self._earlier_output()
+        with contextlib.ExitStack() as stack:
+            state = State(self.output)
+            stack.callback(state.close)
+            stack.callback(progress.close)
+            log = None if self.cache is not None else VectorLog(state.folder / "vectors.log")
+            if log is not None:
+                stack.callback(log.close)
+            spool = Spool(state.folder / "passages.sqlite")
+            stack.callback(spool.close)
+            embedder = self._embedder(state, log)
+            intake = self._take_in(embedder, spool, progress)
+            if earlier is not None and state.is_new and not self.overwrite:
+                self._check_earlier(earlier, embedder, spool)
+                return Result(earlier, was_complete=True)
+            check_space(state.folder, spool, embedder.width, 0 if log is None else len(log))
+            confirm(embedder, spool, progress, budget=self._left(state), ask_above=self.ask_above, yes=self.yes)
+            run = JobRun(embedder, spool, state, log, progress)
+            writer, facts = self._write(run, spool, state)
+            progress.end(f"{run.done:,} texts")
+            writer.publish(self.output)
+            manifest = self._manifest(run, facts, spool, intake, embedder)
+            manifest.write(self.output)
+            state.keep = False
+        return Result(manifest, was_complete=False)
+
+    def _left(self, state: State) -> float | None:
+        return budget_left(self.budget, state.earlier_usage.cost_usd)
+
+    def _embedder(self, state: State, log: VectorLog | None) -> Embedder:
+        cache = log if self.cache is None else SQLiteCache(self.cache)
+        return Embedder(**self.embedder_options, cache=cache, budget_usd=self._left(state))
+
+    def _take_in(self, embedder: Embedder, spool: Spool, progress: Progress) -> Intake:
+        counter = TokenCounter(embedder.model_info)
+        may_be_long = self.embedder_options.get("on_overflow", "error") != "error"
+
+        def reason_against(text: str) -> str | None:
+            tokens = None if may_be_long else counter.count_if_too_long(text)
+            if tokens is None:
+                return None
+            return f"has {tokens:,} tokens, and the model takes {counter.limit:,}; see --chunk-tokens and --on-overflow"
+
+        outputs = [self.output, manifest_path(self.output)]
+        return take_in(self.inputs, self.reading, spool, progress, reason_against=reason_against, outputs=outputs)
+
+    def _earlier_output(self) -> Manifest | None:
+        """Return the manifest of a finished output that must not be replaced; None if there is none.
+
+        Raises:
+            CommandError: There is a file that this program has not finished.
+        """
+        if not self.output.exists() or self.overwrite or state_folder(self.output).exists():
+            return None
+        manifest = read_manifest(self.output)
+        if manifest is None:
+            raise self._exists("it has no manifest")
+        return manifest
+
+    def _check_earlier(self, earlier: Manifest, embedder: Embedder, spool: Spool) -> None:
+        """Check that the existing output is the one that this job would make.
+
+        Raises:
+            CommandError: It is another one.
+        """
+        same = {
+            "texts": earlier.texts_sha256 == spool.texts_sha256,
+            "model": earlier.model == embedder.model,
+            "dimensions": embedder.width in (None, earlier.dimensions),
+        }
+        differs = [name for name, equal in same.items() if not equal]
+        if differs:
+            raise self._exists(f"with other {' and '.join(differs)}")
+
+    def _exists(self, reason: str) -> CommandError:
+        return CommandError(
+            f"{self.output} exists, {reason}. Nothing was sent.", remedy="Pass --overwrite, or another --output."
+        )
+
+    def _write(self, run: JobRun, spool: Spool, state: State) -> tuple[VectorWriter, Facts]:
+        """Embed and write everything; an error says how much is kept.
+
+        Raises:
+            CommandError: An error of the service, of the disk, or Ctrl-C.
+        """
+        module = format_module(self.output)
+        try:
+            return run.write(lambda facts: module.Writer(state.folder, facts))
+        except KeyboardInterrupt:
+            raise CommandError(
+                "Interrupted.", remedy=self._kept(run, spool, state), code=ExitCode.INTERRUPTED
+            ) from None
+        except NanoGPTError as error:
+            remedy = _place(error, spool) + self._kept(run, spool, state)
+            raise CommandError(str(error), remedy=remedy, code=exit_code_of(error)) from error
+        except OSError as error:
+            raise CommandError(
+                f"{error.filename or state.folder}: {error.strerror or error}.", remedy=self._kept(run, spool, state)
+            ) from error
+
+    def _kept(self, run: JobRun, spool: Spool, state: State) -> str:
+        if not state.keep:
+            return "Nothing was sent."
+        kept = state.folder if self.cache is None else self.cache
+        return (
+            f"{run.done:,} of {spool.texts:,} texts are done and kept in {kept}. The same command goes on, and pays "
+            "for none of them again."
+        )
+
+    def _manifest(self, run: JobRun, facts: Facts, spool: Spool, intake: Intake, embedder: Embedder) -> Manifest:
+        import nanogpt_core
+
+        usage = run.usage
+        return Manifest(
+            output=self.output.name,
+            rows=facts.rows,
+            distinct_texts=spool.texts,
+            model=facts.model,
+            dimensions=facts.dimensions,
+            base_url=embedder.base_url,
+            texts_sha256=facts.texts_sha256,
+            vectors_sha256=run.vectors_sha256,
+            requests=usage.requests,
+            tokens=usage.prompt_tokens,
+            usd=usage.cost_usd,
+            skipped=intake.bad,
+            problems=tuple(intake.problems),
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            version=nanogpt_core.__version__,
+        )
+
+
+def _place(error: NanoGPTError, spool: Spool) -> str:
+    """Return a sentence with the place of the first text that an error is about; empty if it is about none."""
+    positions = getattr(error, "positions", ()) or error.failed_positions[:1]
+    passage = spool.first_passage(positions[0] + 1) if positions else None
+    return "" if passage is None else f"First text concerned: {passage.place}. "

@@ -1,0 +1,90 @@
+"""The manifest of an output: rows, hashes, tokens and cost, in a JSON file beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nanogpt_core.cli.exit_codes import CommandError
+from nanogpt_core.cli.names import MANIFEST
+
+__all__ = ["Manifest", "manifest_path", "read_manifest"]
+
+_FORMAT = "nanogpt embed 1"
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Facts about a finished output.
+
+    Attributes:
+        output: Name of the file.
+        rows: Number of rows.
+        distinct_texts: Number of distinct texts among them.
+        model: The model.
+        dimensions: Dimensions of the vectors.
+        base_url: Address of the API.
+        texts_sha256: SHA-256, in hexadecimal, over the SHA-256 of each row's text, in order.
+        vectors_sha256: SHA-256, in hexadecimal, over all vectors in order, little-endian float32.
+        requests: Requests that were answered, in all runs.
+        tokens: Tokens that were billed in all runs; None if a reply did not say. A run that was killed may have noted
+            too few.
+        usd: US dollars that were billed in all runs; None if unknown.
+        skipped: Number of parts of the input that were left out.
+        problems: The first of them, with their places.
+        created: Time, in UTC.
+        version: Version of nanogpt-rag.
+    """
+
+    output: str
+    rows: int
+    distinct_texts: int
+    model: str
+    dimensions: int
+    base_url: str
+    texts_sha256: str
+    vectors_sha256: str
+    requests: int
+    tokens: int | None
+    usd: float | None
+    skipped: int
+    problems: tuple[str, ...]
+    created: str
+    version: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the manifest as a JSON object."""
+        return {"format": _FORMAT, **asdict(self)}
+
+    def write(self, output: Path) -> None:
+        """Write the manifest of ``output``: complete, or not at all."""
+        path = manifest_path(output)
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        part.write_text(json.dumps(self.as_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        part.replace(path)
+
+
+def manifest_path(output: Path) -> Path:
+    """Return the path of the manifest of ``output``."""
+    return output.with_name(output.name + MANIFEST)
+
+
+def read_manifest(output: Path) -> Manifest | None:
+    """Return the manifest of ``output``; None if there is none.
+
+    Raises:
+        CommandError: It cannot be read.
+    """
+    path = manifest_path(output)
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        if fields.pop("format") != _FORMAT:
+            raise CommandError(f"{path} is of another version of nanogpt-rag.")
+        return Manifest(**{**fields, "problems": tuple(fields["problems"])})
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CommandError(f"{path} cannot be read ({type(error).__name__}: {error}).") from None

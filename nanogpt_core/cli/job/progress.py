@@ -1,0 +1,132 @@
+"""Progress on standard error: a bar in a terminal, a line now and then elsewhere, or nothing."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, Protocol
+
+from nanogpt_core.cli.console import error_console
+
+__all__ = ["Progress", "make_progress"]
+
+_SECONDS_BETWEEN_LINES = 5.0
+_SECONDS_PER_MINUTE = 60
+
+
+class Progress(Protocol):
+    """Shows the progress of one stage after the other."""
+
+    def begin(self, stage: str, total: int | None) -> None:
+        """Begin a stage; ``total`` is None if it is not known."""
+
+    def advance_to(self, done: int, detail: str = "") -> None:
+        """Show the number of items done, and a detail such as the cost."""
+
+    def end(self, summary: str) -> None:
+        """End the stage."""
+
+    def close(self) -> None:
+        """Remove a bar that is left, after an error."""
+
+
+def make_progress(*, quiet: bool) -> Progress:
+    """Return the progress display for standard error."""
+    if quiet:
+        return _Silence()
+    return _Bar() if sys.stderr.isatty() else _Lines()
+
+
+class _Silence:
+    def begin(self, stage: str, total: int | None) -> None:
+        pass
+
+    def advance_to(self, done: int, detail: str = "") -> None:
+        pass
+
+    def end(self, summary: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class _Lines:
+    """Prints a line when a stage begins, every 5 seconds, and when it ends."""
+
+    def begin(self, stage: str, total: int | None) -> None:
+        self._stage, self._total = stage, total
+        self._start = self._last = time.monotonic()
+        self._first_done: int | None = None
+        self._print(f"{stage} ..." if total is None else f"{stage} {total:,} ...")
+
+    def advance_to(self, done: int, detail: str = "") -> None:
+        now = time.monotonic()
+        if self._first_done is None:
+            self._first_done, self._start = done, now
+        if now - self._last < _SECONDS_BETWEEN_LINES:
+            return
+        self._last = now
+        # From the second report on: the first one may count texts of an earlier run.
+        rate = (done - self._first_done) / max(now - self._start, 1e-9)
+        parts = [f"{self._stage}: {done:,}" + ("" if self._total is None else f" of {self._total:,}")]
+        parts += [*([f"{rate:,.0f}/s"] if rate else []), *([detail] if detail else [])]
+        if self._total is not None and rate:
+            parts.append(f"{_duration((self._total - done) / rate)} left")
+        self._print(", ".join(parts))
+
+    def end(self, summary: str) -> None:
+        self._print(f"{self._stage}: {summary}")
+
+    def close(self) -> None:
+        pass
+
+    @staticmethod
+    def _print(line: str) -> None:
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
+
+
+class _Bar:
+    """A bar of ``rich``."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._task: Any = None
+
+    def begin(self, stage: str, total: int | None) -> None:
+        from rich import progress
+
+        self.close()
+        self._stage = stage
+        columns = [
+            progress.TextColumn("{task.description}", markup=False),
+            *([progress.SpinnerColumn()] if total is None else [progress.BarColumn()]),
+            progress.TextColumn("{task.completed:,.0f}" + ("" if total is None else "/{task.total:,.0f}")),
+            progress.TextColumn("{task.fields[rate]}"),
+            progress.TextColumn("{task.fields[detail]}"),
+            *([] if total is None else [progress.TimeRemainingColumn()]),
+        ]
+        self._bar = progress.Progress(*columns, console=error_console(), transient=True)
+        self._task = self._bar.add_task(stage, total=total, detail="", rate="")
+        self._bar.start()
+
+    def advance_to(self, done: int, detail: str = "") -> None:
+        speed = self._bar.tasks[0].speed
+        rate = f"{speed:,.0f}/s" if speed else ""
+        self._bar.update(self._task, completed=done, detail=detail, rate=rate)
+
+    def end(self, summary: str) -> None:
+        self.close()
+        sys.stderr.write(f"{self._stage}: {summary}\n")
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), _SECONDS_PER_MINUTE)
+    hours, minutes = divmod(minutes, _SECONDS_PER_MINUTE)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,156 @@
+"""Sends the texts of a spool, and writes passages and vectors in order."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from nanogpt_core.cli.formats.base import ROWS_PER_BLOCK, Block, Facts, VectorWriter
+from nanogpt_core.cli.job.cost import format_usd
+from nanogpt_core.cli.job.progress import Progress
+from nanogpt_core.cli.job.spool import Spool, SpooledRow
+from nanogpt_core.cli.job.state import State
+from nanogpt_core.cli.job.vector_log import VectorLog
+from nanogpt_core.embeddings.embedder import Embedder
+from nanogpt_core.observability.usage import Usage
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["JobRun"]
+
+_SECONDS_BETWEEN_NOTES = 0.5
+
+
+class JobRun:
+    """One run of a job.
+
+    Args:
+        embedder: Sends the texts; its cache holds the vectors of earlier runs.
+        spool: The passages.
+        state: Takes the usage.
+        log: The embedder's cache if it is the state's own, or None.
+        progress: Shows the texts done.
+
+    Attributes:
+        done: Number of distinct texts that have a vector.
+        vectors_sha256: SHA-256, in hexadecimal, of the vectors that were written.
+    """
+
+    def __init__(
+        self, embedder: Embedder, spool: Spool, state: State, log: VectorLog | None, progress: Progress
+    ) -> None:
+        self._embedder = embedder
+        self._spool = spool
+        self._state = state
+        self._log = log
+        self._progress = progress
+        self._noted_at = 0.0
+        self._hash = hashlib.sha256()
+        self._left: list[NDArray[np.float32]] = []
+        self.done = 0
+
+    @property
+    def vectors_sha256(self) -> str:
+        """SHA-256, in hexadecimal, of the vectors that were written."""
+        return self._hash.hexdigest()
+
+    @property
+    def usage(self) -> Usage:
+        """Usage of all runs."""
+        return self._state.earlier_usage + self._embedder.usage
+
+    def write(self, open_writer: Callable[[Facts], VectorWriter]) -> tuple[VectorWriter, Facts]:
+        """Embed and write all passages; return the completed writer.
+
+        Args:
+            open_writer: Opens the writer when the dimensions are known.
+
+        Raises:
+            NanoGPTError: As :meth:`nanogpt_core.Embedder.stream`.
+            OSError: The output or the state cannot be written.
+        """
+        writer: VectorWriter | None = None
+        try:
+            for block in self._blocks():
+                if writer is None:
+                    facts = self._facts(block.vectors.shape[1])
+                    writer = open_writer(facts)
+                writer.write(block)
+                self._hash.update(block.vectors.astype("<f4", order="C", copy=False).data)
+            assert writer is not None  # noqa: S101 - the spool is not empty
+            writer.close()
+        except BaseException:
+            if writer is not None:
+                writer.abort()
+            raise
+        finally:
+            self._state.note_usage(self._embedder.usage)
+        return writer, facts
+
+    def _facts(self, dimensions: int) -> Facts:
+        return Facts(self._embedder.model, dimensions, self._spool.passages, self._spool.texts_sha256)
+
+    def _blocks(self) -> Iterator[Block]:
+        """Yield all rows in blocks of the same size in each run, so that the output is the same."""
+        vectors = self._vectors()
+        rows = self._spool.rows()
+        known = 0  # texts whose vectors have been taken from the stream
+        while block := list(islice(rows, ROWS_PER_BLOCK)):
+            new = max(row.text_id for row in block) - known
+            taken = self._take(vectors, new) if new > 0 else None
+            yield Block([row.passage for row in block], self._assemble(block, known, taken))
+            known += max(new, 0)
+
+    def _assemble(self, block: list[SpooledRow], known: int, new: NDArray[np.float32] | None) -> NDArray[np.float32]:
+        """Return the vectors of a block: of new texts, and of texts that earlier blocks held too."""
+        import numpy as np
+
+        if new is not None and len(new) == len(block):
+            return new
+        repeated = {row.text_id: row.passage.text for row in block if row.text_id <= known}
+        # From the cache: nothing is sent.
+        older = self._embedder.embed(repeated.values()) if repeated else None
+        place = {text_id: number for number, text_id in enumerate(repeated)}
+        parts = [part for part in (older, new) if part is not None]
+        indices = [
+            place[row.text_id] if row.text_id <= known else len(repeated) + row.text_id - known - 1 for row in block
+        ]
+        assembled: NDArray[np.float32] = np.concatenate(parts)[indices]
+        return assembled
+
+    def _take(self, vectors: Iterator[NDArray[np.float32]], count: int) -> NDArray[np.float32]:
+        """Return the next ``count`` vectors of the stream."""
+        import numpy as np
+
+        parts = self._left
+        have = sum(map(len, parts))
+        while have < count:
+            parts.append(next(vectors))
+            have += len(parts[-1])
+        joined = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        self._left = [joined[count:]] if have > count else []
+        return joined[:count]
+
+    def _vectors(self) -> Iterator[NDArray[np.float32]]:
+        """Yield the vectors of the distinct texts, as they arrive."""
+        self._progress.begin("Embedding", self._spool.texts)
+        for batch in self._embedder.stream(self._spool.distinct_texts()):
+            if self._log is not None and self._log.failure is not None:
+                raise self._log.failure  # the embedder continues without its cache, and a kill would cost money
+            self.done += len(batch.texts)
+            self._note()
+            yield batch.vectors
+
+    def _note(self) -> None:
+        now = time.monotonic()
+        if now - self._noted_at >= _SECONDS_BETWEEN_NOTES or self.done == self._spool.texts:
+            self._noted_at = now
+            self._state.note_usage(self._embedder.usage)
+            usage = self.usage
+            tokens = "" if usage.prompt_tokens is None else f"{usage.prompt_tokens:,} tokens, "
+            self._progress.advance_to(self.done, f"{tokens}{format_usd(usage.cost_usd)}")

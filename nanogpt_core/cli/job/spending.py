@@ -1,0 +1,112 @@
+"""The question before money is spent, and the budget of all runs of a job."""
+
+from __future__ import annotations
+
+import shutil
+from itertools import islice
+from pathlib import Path
+
+from nanogpt_core.cli.asking import confirm_cost
+from nanogpt_core.cli.exit_codes import CommandError, ExitCode
+from nanogpt_core.cli.job.cost import format_usd
+from nanogpt_core.cli.job.progress import Progress
+from nanogpt_core.cli.job.spool import Spool
+from nanogpt_core.embeddings.embedder import Embedder
+from nanogpt_core.models.pricing import price
+from nanogpt_core.models.tokens import TokenCounter
+
+__all__ = ["budget_left", "check_space", "confirm"]
+
+_TEXTS_PER_STEP = 2048
+_MAX_SPECIAL_TOKENS = 2  # of a text
+_BYTES_PER_ENTRY = 44  # of a vector in the log, beside its numbers
+_FLOAT_BYTES = 4
+
+
+def budget_left(budget: float | None, spent: float | None) -> float | None:
+    """Return the part of the budget that earlier runs have left; None without a budget.
+
+    Raises:
+        CommandError: Nothing is left, or it is not known.
+    """
+    if budget is None:
+        return None
+    if budget <= 0:
+        raise CommandError(f"--budget must be above 0, not {budget:g}.")
+    if spent is None:
+        raise CommandError("The cost of earlier runs is not known.", remedy="Leave --budget out.")
+    if spent >= budget:
+        raise CommandError(
+            f"Earlier runs have spent {format_usd(spent)}: the budget of {format_usd(budget)} is used up.",
+            remedy="Pass a higher --budget.",
+            code=ExitCode.NOT_CONFIRMED,
+        )
+    return budget - spent
+
+
+def confirm(
+    embedder: Embedder, spool: Spool, progress: Progress, *, budget: float | None, ask_above: float, yes: bool
+) -> None:
+    """Compare the expected cost with the budget, or ask if it is above ``ask_above``.
+
+    Args:
+        embedder: The embedder; texts in its cache cost nothing.
+        spool: The texts.
+        progress: Shows the counting of tokens.
+        budget: US dollars that may be spent without a question, or None.
+        ask_above: US dollars above which there is a question without a budget.
+        yes: True if the cost is accepted, without a budget.
+
+    Raises:
+        CommandError: The cost is above the budget, or was not accepted.
+    """
+    if yes and budget is None:
+        return
+    limit = ask_above if budget is None else budget
+    usd_per_million = embedder.model_info.usd_per_million_tokens
+    # A token has at least one byte. Below the limit by that measure, nothing has to be counted.
+    bound = TokenCounter(embedder.model_info).scale(spool.text_bytes) + _MAX_SPECIAL_TOKENS * spool.texts
+    usd = price(bound, usd_per_million)
+    if usd is not None and usd <= limit:
+        return
+    if usd is not None:
+        usd = price(_tokens(embedder, spool, progress), usd_per_million)
+    if usd is not None and usd <= limit:
+        return
+    cost = f"The price of {embedder.model} is unknown" if usd is None else f"This will cost about {format_usd(usd)}"
+    confirm_cost(cost, usd, budget=budget, ask_above=ask_above, yes=yes)
+
+
+def _tokens(embedder: Embedder, spool: Spool, progress: Progress) -> int:
+    progress.begin("Counting tokens", spool.texts)
+    tokens, done, texts = 0, 0, spool.distinct_texts()
+    while block := list(islice(texts, _TEXTS_PER_STEP)):
+        tokens += embedder.estimate(block).tokens
+        done += len(block)
+        progress.advance_to(done)
+    progress.end(f"{tokens:,} tokens to send")
+    return tokens
+
+
+def check_space(folder: Path, spool: Spool, dimensions: int | None, stored: int) -> None:
+    """Check that the disk has room for the vectors and the output.
+
+    Args:
+        folder: A folder on the disk.
+        spool: The passages.
+        dimensions: Dimensions of the vectors; None if they are not known yet.
+        stored: Number of vectors that the state holds already.
+
+    Raises:
+        CommandError: It has not.
+    """
+    if dimensions is None:
+        return
+    vector = dimensions * _FLOAT_BYTES
+    needed = max(0, spool.texts - stored) * (vector + _BYTES_PER_ENTRY) + spool.passages * vector + spool.text_bytes
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise CommandError(
+            f"{folder}: {free / 2**30:.1f} GiB are free, and vectors and output need {needed / 2**30:.1f} GiB. Nothing "
+            "was sent."
+        )

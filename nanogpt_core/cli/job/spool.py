@@ -1,0 +1,120 @@
+"""The passages of a run, in a temporary SQLite file: memory stays bounded, and repeated texts are found."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from nanogpt_core.cli.reading.passage import Passage
+
+__all__ = ["Spool", "SpooledRow"]
+
+_ROWS_PER_INSERT = 1000
+_CACHE_KIB = 16_384
+_DIGEST_BYTES = 16  # of SHA-256; 2**64 texts until two of them are likely to share one
+
+
+@dataclass(frozen=True, slots=True)
+class SpooledRow:
+    """A passage in the spool.
+
+    Attributes:
+        text_id: Number of its text among the distinct texts, counted from 1 in the order of first occurrence.
+        passage: The passage.
+    """
+
+    text_id: int
+    passage: Passage
+
+
+class Spool:
+    """Stores passages in order. One thread only.
+
+    Args:
+        path: The file. An existing one is replaced.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        self._database = sqlite3.connect(path, isolation_level=None)
+        # Nothing here survives a kill: the input is read again.
+        for setting in ("journal_mode = OFF", "synchronous = OFF", f"cache_size = -{_CACHE_KIB}"):
+            self._database.execute(f"PRAGMA {setting}")
+        self._database.execute("CREATE TABLE texts (id INTEGER PRIMARY KEY, digest BLOB UNIQUE, text TEXT)")
+        self._database.execute(
+            "CREATE TABLE passages (id INTEGER PRIMARY KEY, text_id, source, number, part, line, page, key, metadata)"
+        )
+        self._hash = hashlib.sha256()
+        self.passages = self.texts = self.text_bytes = 0
+
+    @property
+    def texts_sha256(self) -> str:
+        """SHA-256, in hexadecimal, over the SHA-256 of each passage's text, in order."""
+        return self._hash.hexdigest()
+
+    def add_all(self, passages: Iterable[Passage]) -> Iterator[int]:
+        """Store passages; yield the number of those stored so far, now and then."""
+        passages = iter(passages)
+        while block := list(islice(passages, _ROWS_PER_INSERT)):
+            self._add(block)
+            yield self.passages
+
+    def _add(self, passages: list[Passage]) -> None:
+        encoded = [passage.text.encode() for passage in passages]
+        digests = [hashlib.sha256(text).digest() for text in encoded]
+        self._hash.update(b"".join(digests))
+        short = [digest[:_DIGEST_BYTES] for digest in digests]
+        known = self._text_ids(short)
+        new = []
+        for digest, passage, text in zip(short, passages, encoded, strict=True):
+            if digest not in known:
+                self.texts += 1
+                self.text_bytes += len(text)
+                known[digest] = self.texts
+                new.append((self.texts, digest, passage.text))
+        self._database.execute("BEGIN")
+        self._database.executemany("INSERT INTO texts VALUES (?, ?, ?)", new)
+        self._database.executemany(
+            "INSERT INTO passages VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (known[digest], row.source, row.number, row.part, row.line, row.page, row.key, row.metadata)
+                for digest, row in zip(short, passages, strict=True)
+            ],
+        )
+        self._database.execute("COMMIT")
+        self.passages += len(passages)
+
+    def _text_ids(self, digests: list[bytes]) -> dict[bytes, int]:
+        found: dict[bytes, int] = {}
+        for start in range(0, len(digests), 500):
+            part = digests[start : start + 500]
+            marks = ",".join("?" * len(part))
+            found.update(self._database.execute(f"SELECT digest, id FROM texts WHERE digest IN ({marks})", part))  # noqa: S608
+        return found
+
+    def distinct_texts(self) -> Iterator[str]:
+        """Yield each distinct text once, in the order of first occurrence."""
+        for (text,) in self._database.execute("SELECT text FROM texts ORDER BY id"):
+            yield text
+
+    def rows(self) -> Iterator[SpooledRow]:
+        """Yield all passages in order."""
+        columns = "text_id, text, source, number, part, line, page, key, metadata"
+        query = f"SELECT {columns} FROM passages JOIN texts ON texts.id = text_id ORDER BY passages.id"  # noqa: S608
+        for text_id, *fields in self._database.execute(query):
+            yield SpooledRow(text_id, Passage(*fields))
+
+    def first_passage(self, text_id: int) -> Passage | None:
+        """Return the first passage with a text, for messages; None if there is none."""
+        columns = "text, source, number, part, line, page, key, metadata"
+        query = f"SELECT {columns} FROM passages JOIN texts ON texts.id = text_id WHERE text_id = ? LIMIT 1"  # noqa: S608
+        row = self._database.execute(query, (text_id,)).fetchone()
+        return None if row is None else Passage(*row)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()

@@ -1,0 +1,17 @@
+"""Names: standard input, and the files that ``nanogpt embed`` writes beside its output."""
+
+from __future__ import annotations
+
+__all__ = ["MANIFEST", "PASSAGES", "STDIN", "UNFINISHED"]
+
+MANIFEST = ".manifest.json"
+"""End of the name of the manifest: ``corpus.parquet.manifest.json``."""
+
+PASSAGES = ".passages.jsonl"
+"""End of the name of the passages beside an array, in place of ``.npy``: ``corpus.passages.jsonl``."""
+
+UNFINISHED = ".unfinished"
+"""End of the name of the folder with the state of an output that is not finished: ``corpus.parquet.unfinished``."""
+
+STDIN = "<stdin>"
+"""Standard input. On the command line it is ``-``, which cyclopts would take for an option."""

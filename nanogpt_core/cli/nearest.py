@@ -1,0 +1,53 @@
+"""Exact search: the rows of an output whose vectors have the highest cosine with a question's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["Hit", "nearest"]
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A row that was found.
+
+    Attributes:
+        row: Its number, counted from 0.
+        score: The cosine, at most 1.
+    """
+
+    row: int
+    score: float
+
+
+def nearest(blocks: Iterable[NDArray[np.float32]], query: NDArray[np.float32], count: int) -> list[Hit]:
+    """Return the rows with the highest cosines, the best first; equal ones in the order of the rows.
+
+    Args:
+        blocks: The vectors, ``(n, d)`` float32 each. One block is in memory at a time. A row of NaN or of zeros is
+            never found.
+        query: The question's vector, ``(d,)`` float32.
+        count: Number of rows wanted.
+    """
+    import numpy as np
+
+    unit = query / np.linalg.norm(query)
+    best_rows, best_scores = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
+    first = 0
+    for block in blocks:
+        lengths = np.sqrt(np.einsum("ij,ij->i", block, block))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scores = (block @ unit) / lengths
+        found = np.flatnonzero(np.isfinite(scores))
+        best_rows = np.concatenate([best_rows, found + first])
+        best_scores = np.concatenate([best_scores, scores[found]])
+        order = np.lexsort((best_rows, -best_scores))[:count]
+        best_rows, best_scores = best_rows[order], best_scores[order]
+        first += len(block)
+    return [Hit(int(row), float(score)) for row, score in zip(best_rows, best_scores, strict=True)]

@@ -1,0 +1,1 @@
+"""Reading of documents and records, into passages."""

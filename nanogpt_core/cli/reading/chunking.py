@@ -1,0 +1,118 @@
+"""Division of texts into chunks of a number of tokens, between paragraphs, lines or sentences, with an overlap."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from nanogpt_core.models.tokens import count_base_tokens
+
+__all__ = ["Chunker"]
+
+# A chunk ends at its strongest border after this share of its tokens.
+_LEAST_FILL = 0.6
+_HEADING, _PARAGRAPH, _LINE, _SENTENCE, _WORD, _INSIDE = 5, 4, 3, 2, 1, 0
+_BORDERS = re.compile(r"\n(?:[^\S\n]*\n)*|(?<=[.!?])[^\S\n]+|(?<=[。！？])(?!\s)")
+# A character has at most 4 bytes, and a token at least one.
+_MAX_TOKENS_PER_CHARACTER = 4
+_MAX_CHARACTERS_PER_WORD = 64  # a longer run without a blank is divided
+
+
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """A sentence or line, or a part of a long one.
+
+    Attributes:
+        start: Its first character.
+        end: The character after it.
+        tokens: Its tokens.
+        border: Strength of the border after it.
+    """
+
+    start: int
+    end: int
+    tokens: int
+    border: int
+
+
+class Chunker:
+    """Divides texts. Tokens are those of ``cl100k_base``, for all models: the same passages are compared.
+
+    Args:
+        tokens: Most tokens of a chunk.
+        overlap: Tokens that a chunk repeats of the one before it, at most.
+    """
+
+    def __init__(self, tokens: int, overlap: int) -> None:
+        self._tokens = tokens
+        self._overlap = overlap
+
+    def chunks(self, text: str) -> Iterator[tuple[int, str]]:
+        """Yield the chunks of ``text``, each with the position of its first character; blank ones are left out."""
+        units = list(self._units(text))
+        first = 0
+        while first < len(units):
+            last = self._end(units, first)
+            start, chunk = units[first].start, text[units[first].start : units[last - 1].end].rstrip()
+            if chunk:
+                trimmed = chunk.lstrip("\n")
+                yield start + len(chunk) - len(trimmed), trimmed
+            if last == len(units):
+                return
+            first = self._with_overlap(units, first, last)
+
+    def _end(self, units: list[_Unit], first: int) -> int:
+        """Return the unit before which the chunk that begins with unit ``first`` ends."""
+        total = 0
+        best, border = first + 1, -1
+        for number in range(first, len(units)):
+            total += units[number].tokens
+            if total > self._tokens:
+                return best
+            if total < _LEAST_FILL * self._tokens:
+                best = number + 1
+            elif units[number].border >= border:
+                best, border = number + 1, units[number].border
+        return len(units)
+
+    def _with_overlap(self, units: list[_Unit], first: int, last: int) -> int:
+        """Return the first unit of the next chunk."""
+        repeated = 0
+        start = last
+        while start > first + 1 and repeated + units[start - 1].tokens <= self._overlap:
+            start -= 1
+            repeated += units[start].tokens
+        # Unit ``last`` must fit in too, or the next chunk would end at the same place.
+        while start < last and repeated + units[last].tokens > self._tokens:
+            repeated -= units[start].tokens
+            start += 1
+        return start
+
+    def _units(self, text: str) -> Iterator[_Unit]:
+        start = 0
+        for match in _BORDERS.finditer(text):
+            yield from self._unit(text, start, match.end(), _strength(text, match))
+            start = match.end()
+        if start < len(text):
+            yield from self._unit(text, start, len(text), _PARAGRAPH)
+
+    def _unit(self, text: str, start: int, end: int, border: int) -> Iterator[_Unit]:
+        unit = text[start:end]
+        tokens = 0 if unit.isspace() else count_base_tokens(unit)
+        if tokens <= self._tokens:
+            yield _Unit(start, end, tokens, border)
+            return
+        run = max(1, min(_MAX_CHARACTERS_PER_WORD, self._tokens // _MAX_TOKENS_PER_CHARACTER))
+        for match in re.compile(rf"\s*\S{{1,{run}}}\s*\Z|\s*\S{{1,{run}}}|\s+").finditer(text, start, end):
+            word = text[match.start() : match.end()]
+            following = text[match.end() : match.end() + 1]
+            strength = border if match.end() == end else _WORD if following.isspace() else _INSIDE
+            yield _Unit(match.start(), match.end(), 0 if word.isspace() else count_base_tokens(word), strength)
+
+
+def _strength(text: str, border: re.Match[str]) -> int:
+    breaks = border[0].count("\n")
+    if breaks and text.startswith("#", border.end()):
+        return _HEADING
+    return (_SENTENCE, _LINE)[breaks] if breaks < 2 else _PARAGRAPH  # noqa: PLR2004 - a blank line is two breaks

@@ -1,0 +1,233 @@
+"""The reading pass: every passage of the input, and every part that cannot be embedded, in a fixed order."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+
+from nanogpt_core.cli.exit_codes import CommandError
+from nanogpt_core.cli.options import InputOptions
+from nanogpt_core.cli.reading.chunking import Chunker
+from nanogpt_core.cli.reading.passage import Passage, Problem
+from nanogpt_core.cli.reading.pdf import read_pdf
+from nanogpt_core.cli.reading.sources import Source
+from nanogpt_core.cli.reading.tables import Record, read_csv, read_jsonl, read_parquet
+from nanogpt_core.cli.reading.text_files import (
+    BadTextError,
+    check_encoding,
+    html_to_text,
+    read_whole,
+    segments,
+)
+
+__all__ = ["CorpusReader", "make_reader"]
+
+MIN_CHUNK_TOKENS = 16
+"""Lowest number of tokens of a passage: a sentence."""
+
+_DEFAULT_CHUNK_TOKENS = 400
+_DEFAULT_OVERLAP = 0.1  # of the tokens of a passage
+_MAX_OVERLAP = 0.5
+
+_RECORD_FORMATS = ("jsonl", "csv", "parquet")
+
+
+@dataclass(frozen=True)
+class CorpusReader:
+    """Reads sources into passages.
+
+    Attributes:
+        field: Name of the field of records that holds the text; with dots, of a field in a field.
+        id_field: Name of the field that holds the ID of a record, or None.
+        keep: Names of fields that are kept beside the text.
+        encoding: Encoding of text files.
+        chunk_tokens: Most tokens of a passage of a document; 0 for whole documents and pages.
+        chunk_overlap: Tokens that a passage repeats of the one before it, at most.
+        divide_records: Whether the texts of records are divided too.
+    """
+
+    field: str
+    id_field: str | None
+    keep: tuple[str, ...]
+    encoding: str
+    chunk_tokens: int
+    chunk_overlap: int
+    divide_records: bool
+
+    def read(self, source: Source) -> Iterator[Passage | Problem]:
+        """Yield the passages of a source in order, and its problems."""
+        found = False
+        try:
+            with _opened(source) as file:
+                for item in self._read(source, file):
+                    found = True
+                    yield item
+        except BadTextError as error:
+            yield Problem(source.name if error.line is None else f"{source.name}:{error.line}", error.reason)
+        except OSError as error:
+            yield Problem(source.name, error.strerror or str(error))
+        else:
+            if not found:
+                yield Problem(source.name, "holds no text")
+
+    def _read(self, source: Source, file: BinaryIO) -> Iterator[Passage | Problem]:
+        kind = source.format or _format_of_stdin(file)
+        if kind in _RECORD_FORMATS:
+            return self._records(source, kind, file)
+        if kind == "pdf":
+            return self._pages(source, file)
+        if kind == "html":
+            text = html_to_text(read_whole(file, self.encoding))
+            return self._divided(source, iter([(None, text)]))
+        if self.chunk_tokens:
+            return self._divided(source, segments(file, self.encoding))
+        return self._divided(source, iter([(1, read_whole(file, self.encoding))]))
+
+    def _divided(self, source: Source, texts: Iterator[tuple[int | None, str]]) -> Iterator[Passage]:
+        """Yield the passages of texts, each of which comes with the number of its first line, or None."""
+        number = 0
+        for first_line, text in texts:
+            line, counted = first_line, 0
+            for start, passage in self._chunks(text):
+                number += 1
+                if line is not None:
+                    # Passages overlap: the next may begin before the place at which this one ends, never before it.
+                    line += text.count("\n", counted, start)
+                    counted = start
+                yield Passage(passage, source.name, number, line=line)
+
+    def _chunks(self, text: str) -> Iterator[tuple[int, str]]:
+        if self.chunk_tokens:
+            return Chunker(self.chunk_tokens, self.chunk_overlap).chunks(text)
+        stripped = text.strip()
+        return iter([(text.index(stripped), stripped)] if stripped else [])
+
+    def _pages(self, source: Source, file: BinaryIO) -> Iterator[Passage | Problem]:
+        number = 0
+        for page, text in read_pdf(source.path, file):
+            if not text.strip():
+                yield Problem(f"{source.name} page {page}", "has pictures and no text; a scan needs OCR first")
+            for _, passage in self._chunks(text):
+                number += 1
+                yield Passage(passage, source.name, number, page=page)
+
+    def _records(self, source: Source, kind: str, file: BinaryIO) -> Iterator[Passage | Problem]:
+        for number, fields in self._rows(source, kind, file):
+            line = None if kind == "parquet" else number
+            place = f"{source.name}:{number}"
+            try:
+                if isinstance(fields, BadTextError):
+                    raise fields
+                text, key = self._text(fields), self._key(fields)
+                metadata = self._metadata(fields)
+            except BadTextError as error:
+                yield Problem(place, error.reason)
+                continue
+            if not self.divide_records or not self.chunk_tokens:
+                yield Passage(text, source.name, number, line=line, key=key, metadata=metadata)
+                continue
+            for part, (_, passage) in enumerate(self._chunks(text), 1):
+                yield Passage(passage, source.name, number, part, line, key=key, metadata=metadata)
+
+    def _rows(self, source: Source, kind: str, file: BinaryIO) -> Iterator[Record]:
+        if kind == "jsonl":
+            return read_jsonl(file)
+        if kind == "csv":
+            return read_csv(file, self.encoding, tabs=source.name.lower().endswith(".tsv"))
+        wanted = [self.field, *([self.id_field] if self.id_field else []), *self.keep]
+        columns = list(dict.fromkeys(name.partition(".")[0] for name in wanted))
+        return read_parquet(source.path, file, columns)
+
+    def _text(self, fields: Mapping[str, Any]) -> str:
+        text = _value(fields, self.field)
+        if not isinstance(text, str):
+            raise BadTextError(f"field {self.field!r} is {_kind(text)}, not a text")
+        if not text or text.isspace():
+            raise BadTextError(f"field {self.field!r} is {'blank' if text else 'empty'}")
+        return text
+
+    def _key(self, fields: Mapping[str, Any]) -> str | None:
+        if self.id_field is None:
+            return None
+        key = _value(fields, self.id_field)
+        if isinstance(key, bool) or not isinstance(key, (str, int)) or key == "":
+            raise BadTextError(f"field {self.id_field!r} is {_kind(key)}, not an ID")
+        return str(key)
+
+    def _metadata(self, fields: Mapping[str, Any]) -> str | None:
+        if not self.keep:
+            return None
+        kept = {name: _value(fields, name) for name in self.keep}
+        try:
+            return orjson.dumps(kept, default=str).decode()
+        except TypeError as error:
+            raise BadTextError(f"the kept fields cannot be written as JSON ({error})") from None
+
+
+def make_reader(options: InputOptions) -> CorpusReader:
+    """Return a reader for the options of a command.
+
+    Raises:
+        CommandError: An invalid option.
+    """
+    tokens = _DEFAULT_CHUNK_TOKENS if options.chunk_tokens is None else options.chunk_tokens
+    overlap = int(tokens * _DEFAULT_OVERLAP) if options.chunk_overlap is None else options.chunk_overlap
+    if tokens != 0 and tokens < MIN_CHUNK_TOKENS:
+        raise CommandError(f"--chunk-tokens must be 0, or at least {MIN_CHUNK_TOKENS}, not {tokens}.")
+    if not 0 <= overlap <= tokens * _MAX_OVERLAP:
+        raise CommandError(f"--chunk-overlap must be 0 to half of --chunk-tokens ({tokens}), not {overlap}.")
+    return CorpusReader(
+        field=options.field,
+        id_field=options.id_field,
+        keep=options.keep,
+        encoding=check_encoding(options.encoding),
+        chunk_tokens=tokens,
+        chunk_overlap=overlap,
+        divide_records=options.chunk_tokens is not None,
+    )
+
+
+def _value(fields: Mapping[str, Any], name: str) -> Any:
+    if name in fields:
+        return fields[name]
+    value: Any = fields
+    for part in name.split("."):
+        if not isinstance(value, dict) or part not in value:
+            known = ", ".join(list(fields)[:8]) or "none"
+            raise BadTextError(f"has no field {name!r}; it has {known}")
+        value = value[part]
+    return value
+
+
+def _kind(value: object) -> str:
+    names: dict[type, str] = {type(None): "null", bool: "a boolean", list: "a list", dict: "an object", str: "empty"}
+    return names.get(type(value), f"a {type(value).__name__}")
+
+
+def _format_of_stdin(file: BinaryIO) -> str:
+    """Return ``"jsonl"`` if the first line of standard input is a JSON object, else ``"text"``."""
+    peek = getattr(file, "peek", None)
+    start: bytes = peek(1) if peek else b""
+    with contextlib.suppress(orjson.JSONDecodeError):
+        line, end, _ = start.partition(b"\n")
+        if end or len(start) < _PIPE_BYTES:
+            return "jsonl" if isinstance(orjson.loads(line), dict) else "text"
+    return "jsonl" if start.lstrip().startswith(b'{"') else "text"
+
+
+_PIPE_BYTES = 4096  # less than this was read: it is the whole input
+
+
+@contextlib.contextmanager
+def _opened(source: Source) -> Iterator[BinaryIO]:
+    if source.path is None:
+        yield sys.stdin.buffer
+        return
+    with Path(source.path).open("rb") as file:
+        yield file

@@ -1,0 +1,43 @@
+"""Pages of PDF files, with pypdfium2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from nanogpt_core.cli.reading.text_files import BadTextError
+
+__all__ = ["read_pdf"]
+
+
+def read_pdf(path: Path | None, file: BinaryIO) -> Iterator[tuple[int, str]]:
+    """Yield each page that is not empty: its number, counted from 1, and its text. A scan has an empty text.
+
+    Args:
+        path: The file; None for standard input.
+        file: The opened file.
+
+    Raises:
+        BadTextError: The file is not a PDF, or needs a password.
+    """
+    import pypdfium2
+
+    try:
+        document = pypdfium2.PdfDocument(path if path is not None else file.read())
+    except pypdfium2.PdfiumError as error:
+        reason = "needs a password" if "password" in str(error).lower() else "is not a PDF that can be read"
+        raise BadTextError(reason) from None
+    with document:
+        for number in range(len(document)):
+            page = document[number]
+            text_page = page.get_textpage()
+            # PDF marks the end of a line with CR LF, and a hyphen at it with U+FFFE or U+0002.
+            text = text_page.get_text_bounded().replace("\r\n", "\n").replace("\r", "\n")
+            has_pictures = any(page.get_objects([pypdfium2.raw.FPDF_PAGEOBJ_IMAGE]))
+            text_page.close()
+            page.close()
+            for mark in ("\ufffe", "\x02"):
+                text = text.replace(f"{mark}\n", "").replace(mark, "")
+            if has_pictures or text.strip():
+                yield number + 1, text

@@ -1,0 +1,111 @@
+"""Inputs of a command: files, folders and standard input, in a fixed order."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nanogpt_core.cli.exit_codes import CommandError
+from nanogpt_core.cli.names import MANIFEST, PASSAGES, STDIN, UNFINISHED
+from nanogpt_core.cli.reading.passage import Problem
+
+__all__ = ["FORMATS", "Source", "find_sources"]
+
+FORMATS = {
+    ".txt": "text",
+    ".text": "text",
+    ".rst": "text",
+    ".md": "markdown",
+    ".markdown": "markdown",
+    ".html": "html",
+    ".htm": "html",
+    ".xhtml": "html",
+    ".pdf": "pdf",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".parquet": "parquet",
+}
+"""Formats by the ends of file names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file to read, or standard input.
+
+    Attributes:
+        name: The name in messages and in the output, with ``/`` between folders.
+        path: The file; None for standard input.
+        format: One of the values of :data:`FORMATS`; None for standard input whose format was not given.
+    """
+
+    name: str
+    path: Path | None
+    format: str | None
+
+
+def find_sources(
+    inputs: Sequence[str], *, given_format: str | None = None, include: Sequence[str] = ()
+) -> tuple[list[Source], list[Problem], Counter[str]]:
+    """Return the files to read.
+
+    Args:
+        inputs: Files, folders, and :data:`STDIN`.
+        given_format: Format of standard input, and of named files with an unknown end of their name.
+        include: Patterns of files in folders, such as ``*.py``. Default: files with an end in :data:`FORMATS`.
+
+    Files that ``nanogpt embed`` has written are left out.
+
+    Returns:
+        The sources, folders in alphabetical order; folders without any; and the number of other files in folders, by
+        the ends of their names.
+
+    Raises:
+        CommandError: An input does not exist.
+    """
+    sources: list[Source] = []
+    problems: list[Problem] = []
+    left_out: Counter[str] = Counter()
+    for name in inputs:
+        path = Path(name)
+        if name == STDIN:
+            sources.append(Source(STDIN, None, given_format))
+        elif path.is_dir():
+            found = [_source(file, given_format) for file in _files(path, include, left_out)]
+            sources += found
+            if not found:
+                problems.append(Problem(path.as_posix(), "the folder holds no file of a known format"))
+        elif path.exists():
+            sources.append(_source(path, given_format))
+        else:
+            raise CommandError(f"{name}: There is no such file or folder.")
+    # A file that is named twice, or also found in a folder, is read once.
+    return list({source.name: source for source in sources}.values()), problems, left_out
+
+
+def _source(path: Path, given_format: str | None) -> Source:
+    return Source(path.as_posix(), path, FORMATS.get(path.suffix.lower(), given_format or "text"))
+
+
+def _files(folder: Path, include: Sequence[str], left_out: Counter[str]) -> Iterator[Path]:
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and not name.endswith(UNFINISHED))
+        outputs = {name.removesuffix(MANIFEST) for name in names if name.endswith(MANIFEST)}
+        outputs |= {output.removesuffix(".npy") + PASSAGES for output in outputs if output.endswith(".npy")}
+        for name in sorted(names):
+            path = Path(root, name)
+            if name.startswith(".") or name.endswith(MANIFEST) or name in outputs or not path.is_file():
+                continue
+            if include:
+                wanted = any(fnmatch.fnmatch(name, pattern) for pattern in include)
+            else:
+                wanted = path.suffix.lower() in FORMATS
+            if wanted:
+                yield path
+            else:
+                left_out[path.suffix or name] += 1

@@ -1,0 +1,174 @@
+"""``nanogpt search``: passages of an output that answer a question, and an answer with citations on request."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+from nanogpt_core.cli.answer import cited_numbers, stream_answer
+from nanogpt_core.cli.console import print_json, print_warning, printable
+from nanogpt_core.cli.exit_codes import CommandError
+from nanogpt_core.cli.formats.base import StoredRow, VectorReader, open_output
+from nanogpt_core.cli.job.manifest import read_manifest
+from nanogpt_core.cli.names import STDIN
+from nanogpt_core.cli.nearest import Hit, nearest
+from nanogpt_core.cli.options import JsonFlag
+from nanogpt_core.embeddings.embedder import Embedder
+from nanogpt_core.models.catalog import get_model
+
+__all__ = ["search"]
+
+_MAX_COUNT = 1000
+_SHOWN_CHARACTERS = 600
+_EXAMPLES = """\
+Scores are cosines: at most 1, higher is nearer. Every vector is compared.
+
+Examples:
+  nanogpt search docs.parquet "How are errors reported?"
+  nanogpt search docs.parquet "How are errors reported?" --answer
+  nanogpt search docs.npy "refunds" -k 20 --json | jq -r .passages[].source
+  echo "refunds" | nanogpt search docs.parquet -
+"""
+
+command = App(name="search", help_format="plaintext", help_epilogue=_EXAMPLES)
+
+Found = Sequence[tuple[StoredRow, Hit]]
+
+
+@command.default
+def search(
+    output: Path,
+    question: str,
+    /,
+    *,
+    count: Annotated[int, Parameter(alias="-k")] = 5,
+    answer: bool = False,
+    chat_model: str = "gpt-4o-mini",
+    full: bool = False,
+    query_instruction: str = "recommended",
+    model: Annotated[str | None, Parameter(alias="-m")] = None,
+    base_url: str | None = None,
+    json: JsonFlag = False,
+) -> None:
+    """Find the passages of an output that answer a question.
+
+    Args:
+        output: A file that `nanogpt embed` has written.
+        question: The question; - for standard input.
+        count: Number of passages.
+        answer: Have a chat model answer from the passages, with citations.
+        chat_model: The chat model.
+        full: Print whole passages, not only their first 600 characters.
+        query_instruction: Text to put around the question, or `recommended` for the one on the model's card; "" for
+            none.
+        model: The embedding model of a file that does not name it.
+        base_url: Address of the API. Default: `NANOGPT_BASE_URL`, then NanoGPT's own.
+        json: Print JSON.
+    """
+    if not 1 <= count <= _MAX_COUNT:
+        raise CommandError(f"--count must be 1 to {_MAX_COUNT:,}, not {count}.")
+    text = (sys.stdin.read() if question == STDIN else question).strip()
+    reader = open_output(output)
+    embedder = _embedder(output, reader, model, base_url, query_instruction)
+    hits = nearest(_checked(reader, embedder, output), embedder.embed_query(text), count)
+    found = _rows(reader, hits)
+    if json:
+        print_json(_document(text, found, chat_model if answer else None, base_url))
+    elif answer:
+        _print_answer(text, found, chat_model, base_url)
+    else:
+        _print_passages(found, full=full)
+
+
+def _embedder(
+    output: Path, reader: VectorReader, model: str | None, base_url: str | None, instruction: str
+) -> Embedder:
+    manifest = read_manifest(output)
+    facts = reader.facts or manifest
+    name = facts.model if facts is not None else model
+    if name is None:
+        raise CommandError(f"{output} does not name its model.", remedy="Pass --model.")
+    if model is not None and model != name:
+        raise CommandError(f"The vectors of {output} are of {name}, not of {model}.", remedy="Leave --model out.")
+    dimensions = _dimensions(reader) if facts is None else facts.dimensions
+    info = get_model(name)
+    reduced = dimensions if info.reduces and dimensions != info.dimensions else None
+    return Embedder(name, dimensions=reduced, base_url=base_url, query_instruction=instruction)
+
+
+def _dimensions(reader: VectorReader) -> int:
+    return next((block.shape[1] for block in reader.blocks()), 0)
+
+
+def _checked(reader: VectorReader, embedder: Embedder, output: Path) -> Any:
+    """Return the blocks of vectors, after a look at the dimensions of the first: a mistake must cost nothing."""
+    dimensions = _dimensions(reader)
+    if not dimensions:
+        raise CommandError(f"{output} has no rows.")
+    embedder.check_width(dimensions)
+    return reader.blocks()
+
+
+def _rows(reader: VectorReader, hits: list[Hit]) -> Found:
+    numbers = sorted(hit.row for hit in hits)
+    by_number = dict(zip(numbers, reader.rows(numbers), strict=True))
+    return [(by_number[hit.row], hit) for hit in hits]
+
+
+def _print_passages(found: Found, *, full: bool) -> None:
+    for number, (row, hit) in enumerate(found, 1):
+        text = row.text.strip() if full else _shortened(row.text.strip())
+        lines = "".join(f"    {line}\n" for line in printable(text).splitlines())
+        sys.stdout.write(f"[{number}] {hit.score:.4f}  {printable(row.place)}\n{lines}\n")
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS].rstrip()} ..."
+
+
+def _print_answer(question: str, found: Found, chat_model: str, base_url: str | None) -> None:
+    parts = []
+    for part in stream_answer(question, [row.text for row, _ in found], chat_model, base_url):
+        parts.append(part)
+        sys.stdout.write(printable(part))
+        sys.stdout.flush()
+    sys.stdout.write("\n\n")
+    cited = cited_numbers("".join(parts))
+    for number, (row, hit) in enumerate(found, 1):
+        if number in cited:
+            sys.stdout.write(f"[{number}] {hit.score:.4f}  {printable(row.place)}\n")
+    _warn_about(cited, found)
+
+
+def _warn_about(cited: Sequence[int], found: Found) -> None:
+    unknown = [f"[{number}]" for number in cited if not 1 <= number <= len(found)]
+    if unknown:
+        print_warning(f"The answer cites {', '.join(unknown)}, and there is no such passage.")
+    elif not cited:
+        print_warning("The answer cites no passage.")
+
+
+def _document(question: str, found: Found, chat_model: str | None, base_url: str | None) -> dict[str, Any]:
+    passages = [
+        {
+            "number": number,
+            "score": round(hit.score, 6),
+            "row": hit.row,
+            "id": row.id,
+            "source": row.source,
+            "line": row.line,
+            "page": row.page,
+            "text": row.text,
+            "metadata": row.metadata,
+        }
+        for number, (row, hit) in enumerate(found, 1)
+    ]
+    document: dict[str, Any] = {"question": question, "passages": passages}
+    if chat_model is not None:
+        text = "".join(stream_answer(question, [row.text for row, _ in found], chat_model, base_url))
+        document.update(answer=text, cited=cited_numbers(text), chat_model=chat_model)
+    return document

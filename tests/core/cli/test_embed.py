@@ -1,0 +1,364 @@
+"""``nanogpt embed`` and ``verify`` against a sandbox: formats, states, money, and bad input."""
+
+import io
+import json
+import sys
+import warnings
+from collections import Counter
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from nanogpt_core import Embedder
+from nanogpt_core.cli.formats.base import open_output
+from nanogpt_core.cli.job import run as run_module
+from nanogpt_core.cli.job.state import State
+from nanogpt_core.cli.job.vector_log import VectorLog
+from nanogpt_core.sandbox import SERVICE_ERRORS
+
+FORMATS = ("parquet", "npy", "jsonl")
+OPTIONS = ("--dimensions", 16, "--quiet", "--requests-per-second", 1_000_000)
+
+
+def records(path, texts, **more):
+    path.write_text("".join(json.dumps({"text": text, **more}) + "\n" for text in texts), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def texts():
+    return [f"Text number {number} of the corpus." for number in range(700)]
+
+
+@pytest.fixture
+def corpus(tmp_path, texts):
+    return records(tmp_path / "corpus.jsonl", texts)
+
+
+@pytest.fixture
+def embed(nanogpt, service):
+    """Return ``embed(*arguments)``: the result of ``nanogpt embed``, with the texts that were sent."""
+
+    def call(*arguments):
+        service.clear()
+        result = nanogpt("embed", *arguments, *OPTIONS)
+        sent = Counter(text for request in service.requests if request.status == 200 for text in request.inputs)
+        return SimpleNamespace(**vars(result), sent=sent)
+
+    return call
+
+
+def stored(path):
+    """Return the rows of an output, and its vectors."""
+    reader = open_output(path)
+    return list(reader.rows()), np.concatenate(list(reader.blocks()))
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_output_holds_passages_and_the_vectors_of_the_embedder(embed, nanogpt, service, tmp_path, suffix):
+    texts = ["Red apples.", "Größe, 你好", "Red apples.", "[bold] and \x1b[31m"]
+    output = tmp_path / f"out.{suffix}"
+    result = embed(records(tmp_path / "in.jsonl", texts, stars=4), "-o", output, "--keep", "stars")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith(f"{output}: 4 rows, 16 dimensions, text-embedding-3-small; ")
+    rows, vectors = stored(output)
+    assert [row.text for row in rows] == texts
+    assert [(row.id, row.line, row.metadata) for row in rows[:2]] == [
+        (f"{tmp_path.as_posix()}/in.jsonl#1", 1, '{"stars":4}'),
+        (f"{tmp_path.as_posix()}/in.jsonl#2", 2, '{"stars":4}'),
+    ]
+    expected = Embedder(dimensions=16, api_key=service.api_key, base_url=service.base_url).embed(texts)
+    assert np.array_equal(vectors, expected)
+    assert result.sent.total() == 3
+    manifest = json.loads((tmp_path / f"out.{suffix}.manifest.json").read_text("utf-8"))
+    wanted = {"rows": 4, "distinct_texts": 3, "dimensions": 16, "model": "text-embedding-3-small", "skipped": 0}
+    assert wanted.items() <= manifest.items()
+    assert manifest["tokens"] > 0
+    assert manifest["usd"] == pytest.approx(manifest["tokens"] * 0.02 / 1e6)
+    checked = nanogpt("verify", output)
+    assert (checked.code, checked.err) == (0, "")
+    assert not (tmp_path / f"out.{suffix}.unfinished").exists()
+
+
+def test_parquet_has_fixed_size_lists_and_facts_in_its_metadata(embed, corpus, tmp_path):
+    embed(corpus, "-o", tmp_path / "out.parquet")
+    schema = pq.read_schema(tmp_path / "out.parquet")
+    assert str(schema.field("embedding").type) == "fixed_size_list<element: float not null>[16]"
+    manifest = json.loads((tmp_path / "out.parquet.manifest.json").read_text("utf-8"))
+    assert schema.metadata[b"nanogpt.model"] == b"text-embedding-3-small"
+    assert schema.metadata[b"nanogpt.dimensions"] == b"16"
+    assert schema.metadata[b"nanogpt.rows"] == b"700"
+    assert schema.metadata[b"nanogpt.texts_sha256"].decode() == manifest["texts_sha256"]
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_repeated_texts_in_other_blocks_get_the_same_vector_and_are_sent_once(embed, tmp_path, suffix, monkeypatch):
+    monkeypatch.setattr(run_module, "ROWS_PER_BLOCK", 16)
+    texts = [f"Text {number % 37}." for number in range(200)] + [f"New text {number}." for number in range(50)]
+    result = embed(records(tmp_path / "in.jsonl", texts), "-o", tmp_path / f"out.{suffix}")
+    assert result.code == 0
+    assert result.sent == Counter(dict.fromkeys(texts, 1))
+    rows, vectors = stored(tmp_path / f"out.{suffix}")
+    assert [row.text for row in rows] == texts
+    by_text = {text: vectors[texts.index(text)] for text in texts}
+    assert all(np.array_equal(vector, by_text[text]) for text, vector in zip(texts, vectors, strict=True))
+
+
+def test_same_command_again_sends_nothing_and_another_one_is_refused(embed, corpus, tmp_path, texts):
+    output = tmp_path / "out.parquet"
+    embed(corpus, "-o", output)
+    before = output.read_bytes()
+    again = embed(corpus, "-o", output)
+    assert (again.code, again.sent.total()) == (0, 0)
+    assert again.out == f"{output}: complete already, 700 rows. Nothing was sent.\n"
+    records(corpus, [*texts, "One more."])
+    other = embed(corpus, "-o", output)
+    assert (other.code, other.sent.total()) == (2, 0)
+    assert "exists, with other texts" in other.err
+    assert "--overwrite" in other.err
+    assert output.read_bytes() == before
+    assert not (tmp_path / "out.parquet.unfinished").exists()
+    replaced = embed(corpus, "-o", output, "--overwrite")
+    assert (replaced.code, replaced.sent.total()) == (0, 701)
+
+
+def test_file_of_another_program_is_not_replaced(embed, corpus, tmp_path):
+    (tmp_path / "out.parquet").write_text("mine")
+    result = embed(corpus, "-o", tmp_path / "out.parquet")
+    assert (result.code, result.sent.total()) == (2, 0)
+    assert "no manifest" in result.err
+    assert (tmp_path / "out.parquet").read_text() == "mine"
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_failed_run_goes_on_and_pays_for_no_text_twice(embed, service, corpus, tmp_path, suffix):
+    undisturbed = tmp_path / f"undisturbed.{suffix}"
+    embed(corpus, "-o", undisturbed)
+    output = tmp_path / f"out.{suffix}"
+    service.add_faults(None, None, SERVICE_ERRORS["insufficient_quota"])
+    first = embed(corpus, "-o", output)
+    assert first.code in {4, 5}
+    assert f"{output}.unfinished" in first.err
+    assert first.err.count("\n") == 1
+    assert not output.exists()
+    second = embed(corpus, "-o", output)
+    assert second.code == 0
+    assert max((first.sent + second.sent).values()) == 1
+    assert second.sent.total() < 700
+    assert output.read_bytes() == undisturbed.read_bytes()
+    manifest, expected = (
+        json.loads((tmp_path / f"{path.name}.manifest.json").read_text()) for path in (output, undisturbed)
+    )
+    for name in ("rows", "tokens", "usd", "texts_sha256", "vectors_sha256"):
+        assert manifest[name] == expected[name]
+
+
+def test_interrupt_keeps_the_state_and_says_how_to_go_on(embed, corpus, tmp_path, monkeypatch):
+    note = run_module.JobRun._note
+
+    def interrupting(self):
+        note(self)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_module.JobRun, "_note", interrupting)
+    result = embed(corpus, "-o", tmp_path / "out.parquet")
+    assert result.code == 130
+    assert "256 of 700 texts are done and kept in" in result.err
+    assert "The same command goes on" in result.err
+
+
+def test_state_that_is_in_use_is_not_touched(embed, corpus, tmp_path):
+    state = State(tmp_path / "out.parquet")
+    result = embed(corpus, "-o", tmp_path / "out.parquet")
+    assert (result.code, result.sent.total()) == (2, 0)
+    assert "Another process is writing" in result.err
+    state.close()
+    assert embed(corpus, "-o", tmp_path / "out.parquet").code == 0
+
+
+def test_full_disk_ends_the_run_before_more_money_is_spent(embed, corpus, tmp_path, monkeypatch):
+    def full(self, _entries):
+        self.failure = OSError(28, "No space left on device")
+        raise self.failure
+
+    monkeypatch.setattr(VectorLog, "put_many", full)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        result = embed(corpus, "-o", tmp_path / "out.parquet")
+    assert result.code == 2
+    assert "No space left on device" in result.err
+
+
+def test_cache_is_kept_and_serves_other_outputs(embed, corpus, tmp_path):
+    cache = tmp_path / "vectors.db"
+    assert embed(corpus, "-o", tmp_path / "a.parquet", "--cache", cache).sent.total() == 700
+    assert embed(corpus, "-o", tmp_path / "b.npy", "--cache", cache).sent.total() == 0
+    assert np.array_equal(stored(tmp_path / "a.parquet")[1], stored(tmp_path / "b.npy")[1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--budget", "0.00001"], 6, "more than --budget allows"),
+        (["--budget", "0"], 2, "--budget"),
+        (["--ask-above", "0.00001"], 6, "Pass --yes"),
+        (["--ask-above", "0.00001", "--yes"], 0, ""),
+        (["--budget", "1"], 0, ""),
+        (["--model", "unknown/model", "--yes"], 4, "unknown/model"),
+        (["--model", "text-embedding-ada-002"], 2, "dimensions"),
+    ],
+)
+def test_money_is_spent_only_as_allowed(embed, corpus, tmp_path, arguments, code, words):
+    result = embed(corpus, "-o", tmp_path / "out.parquet", *arguments)
+    assert result.code == code
+    assert words in result.err
+    assert (result.sent.total() == 700) is (code == 0)
+    assert (tmp_path / "out.parquet").exists() is (code == 0)
+    assert not (tmp_path / "out.parquet.unfinished").exists()
+
+
+def test_budget_counts_earlier_runs(embed, corpus, tmp_path):
+    from nanogpt_core import Usage
+
+    state = State(tmp_path / "out.parquet")
+    state.note_usage(Usage(requests=1, prompt_tokens=45_000, cost_usd=0.9, texts_sent=5))
+    state.close()
+    result = embed(corpus, "-o", tmp_path / "out.parquet", "--budget", "0.9")
+    assert (result.code, result.sent.total()) == (6, 0)
+    assert "used up" in result.err
+    assert embed(corpus, "-o", tmp_path / "out.parquet", "--budget", "2").code == 0
+    assert json.loads((tmp_path / "out.parquet.manifest.json").read_text())["usd"] > 0.9
+
+
+BAD = ['{"text": "good"}', '{"text": "broken', '{"title": "x"}', '{"text": ""}', '{"text": "also good"}']
+
+
+def test_bad_input_is_named_by_line_and_nothing_is_sent(embed, tmp_path):
+    (tmp_path / "bad.jsonl").write_text("\n".join(BAD))
+    result = embed(tmp_path / "bad.jsonl", "-o", tmp_path / "out.parquet")
+    assert (result.code, result.sent.total()) == (3, 0)
+    lines = result.err.splitlines()
+    places = [line.removeprefix(f"nanogpt: {tmp_path.as_posix()}/").partition(": ")[0] for line in lines]
+    assert places[:3] == ["bad.jsonl:2", "bad.jsonl:3", "bad.jsonl:4"]
+    assert lines[3].startswith("nanogpt: 3 parts of the input cannot be embedded. Nothing was sent.")
+    assert not (tmp_path / "out.parquet.unfinished").exists()
+
+
+def test_skip_bad_leaves_it_out_and_counts_it(embed, tmp_path):
+    (tmp_path / "bad.jsonl").write_text("\n".join(BAD))
+    result = embed(tmp_path / "bad.jsonl", "-o", tmp_path / "out.parquet", "--skip-bad")
+    assert (result.code, result.sent.total()) == (0, 2)
+    assert "3 parts of the input left out" in result.err
+    manifest = json.loads((tmp_path / "out.parquet.manifest.json").read_text())
+    assert (manifest["rows"], manifest["skipped"], len(manifest["problems"])) == (2, 3, 3)
+    assert [row.line for row in stored(tmp_path / "out.parquet")[0]] == [1, 5]
+
+
+def test_too_long_text_is_named_before_anything_is_sent_unless_it_may_be_cut(embed, tmp_path):
+    path = records(tmp_path / "long.jsonl", ["short", "many words " * 6000])
+    result = embed(path, "-o", tmp_path / "out.parquet")
+    assert (result.code, result.sent.total()) == (3, 0)
+    assert "long.jsonl:2: has 12,0" in result.err
+    cut = embed(path, "-o", tmp_path / "out.parquet", "--on-overflow", "truncate")
+    assert (cut.code, cut.sent.total()) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ([], 2, "no input"),
+        (["gone.txt"], 2, "gone.txt: There is no such file or folder."),
+        (["empty"], 3, "empty: the folder holds no file of a known format"),
+        (["in.jsonl", "-o", "out.csv"], 2, ".parquet, .npy, .jsonl, .lance"),
+        (["in.jsonl", "-o", "in.jsonl", "--overwrite"], 2, "is an input"),
+    ],
+)
+def test_wrong_command_is_refused_with_the_reason(embed, tmp_path, monkeypatch, arguments, code, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    records(tmp_path / "in.jsonl", ["text"])
+    output = [] if "-o" in arguments else ["-o", "out.parquet"]
+    result = embed(*arguments, *output)
+    assert (result.code, result.sent.total()) == (code, 0)
+    assert words in result.err
+
+
+def test_missing_key_is_named_before_anything_is_read(nanogpt, tmp_path):
+    result = nanogpt("embed", tmp_path / "gone", "-o", tmp_path / "out.parquet")
+    assert result.code == 2
+    assert "NANOGPT_API_KEY" in result.err
+
+
+def test_standard_input_is_read_once_as_lines_of_json_or_as_text(embed, tmp_path, monkeypatch):
+    for content, ids in (('{"text": "a"}\n{"text": "b"}\n', ["<stdin>#1", "<stdin>#2"]), ("A text.\n", ["<stdin>#1"])):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(content.encode()))))
+        output = tmp_path / f"{len(ids)}.jsonl"
+        assert embed("-", "-o", output).code == 0
+        assert [row.id for row in stored(output)[0]] == ids
+
+
+def test_json_is_the_manifest(embed, corpus, tmp_path):
+    result = embed(corpus, "-o", tmp_path / "out.npy", "--json")
+    assert json.loads(result.out) == json.loads((tmp_path / "out.npy.manifest.json").read_text())
+
+
+@pytest.mark.usefixtures("service")
+def test_progress_without_a_terminal_is_lines_on_standard_error(nanogpt, corpus, tmp_path):
+    result = nanogpt("embed", corpus, "-o", tmp_path / "out.npy", "-d", 16)
+    lines = result.err.splitlines()
+    assert lines[0] == "Reading ..."
+    assert lines[1] == "Reading: 700 passages from 1 file"
+    assert lines[2] == "Embedding 700 ..."
+    assert lines[-1] == "Embedding: 700 texts"
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_verify_names_rows_without_a_vector_and_changed_texts(embed, nanogpt, tmp_path, suffix):
+    output = tmp_path / f"out.{suffix}"
+    embed(records(tmp_path / "in.jsonl", ["one", "two", "three"]), "-o", output)
+    if suffix == "npy":
+        array = np.load(output)
+        array[1] = 0
+        np.save(output, array)
+        passages = tmp_path / "out.passages.jsonl"
+        passages.write_text(passages.read_text().replace('"three"', '"four"'))
+    elif suffix == "jsonl":
+        rows = [json.loads(line) for line in output.read_text().splitlines()]
+        rows[1]["embedding"], rows[2]["text"] = None, "four"
+        output.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        import pyarrow as pa
+
+        table = pq.read_table(output)
+        vectors = pa.array(
+            [row if number != 1 else None for number, row in enumerate(table["embedding"].to_pylist())],
+            pa.list_(pa.float32(), 16),
+        )
+        table = table.set_column(6, "embedding", vectors).set_column(4, "text", pa.array(["one", "two", "four"]))
+        pq.write_table(table, output)
+    result = nanogpt("verify", output)
+    assert result.code == 1
+    assert f"row 1 has no vector ({tmp_path.as_posix()}/in.jsonl:2)" in result.err
+    assert "the texts are not those of the manifest" in result.err
+    found = json.loads(nanogpt("verify", output, "--json").out)
+    assert (found["ok"], [row["row"] for row in found["without_vector"]]) == (False, [1])
+
+
+def test_verify_notices_changed_vectors_and_a_missing_manifest(embed, nanogpt, corpus, tmp_path):
+    output = tmp_path / "out.npy"
+    embed(corpus, "-o", output)
+    array = np.load(output)
+    array[5] *= -1
+    np.save(output, array)
+    assert "the vectors are not those of the manifest" in nanogpt("verify", output).err
+    (tmp_path / "out.npy.manifest.json").unlink()
+    result = nanogpt("verify", output)
+    assert (result.code, "manifest is missing" in result.err) == (1, True)
+
+
+def test_verify_refuses_other_files(nanogpt, tmp_path):
+    (tmp_path / "a.parquet").write_text("no")
+    assert nanogpt("verify", tmp_path / "a.parquet").code == 2
+    assert "There is no such file" in nanogpt("verify", tmp_path / "gone.npy").err

@@ -1,0 +1,155 @@
+"""Kills of ``nanogpt embed``: the finished file is the same, and only texts in flight are paid for twice."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+
+import pytest
+
+from nanogpt_core import Sandbox
+from nanogpt_core.cache.base import CacheNamespace
+from nanogpt_core.cli.job.vector_log import VectorLog
+
+pytestmark = pytest.mark.xdist_group("processes")  # kills and starts processes: never beside each other
+
+KILLS = 10 if os.environ.get("NANOGPT_LONG") else 2
+MODEL, DIMENSIONS, BATCH, CONCURRENCY = "Qwen/Qwen3-Embedding-0.6B", 32, 32, 16
+TEXTS = 1600
+
+
+@pytest.fixture
+def server():
+    # Latency, and so requests in flight when the process is killed.
+    with Sandbox(latency=0.05) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def words(tmp_path):
+    """Return ``words(output)``: the arguments of a run."""
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text("".join(json.dumps({"text": f"Text number {number}."}) + "\n" for number in range(TEXTS)))
+
+    def words(output):
+        given = ["embed", corpus, "-o", output, "-m", MODEL, "-d", DIMENSIONS, "--requests-per-second", 1_000_000, "-y"]
+        return list(map(str, given))
+
+    return words
+
+
+@pytest.fixture
+def start(server, words):
+    """Return ``start(output)``, which starts a run as a process."""
+    environment = {**os.environ, "NANOGPT_API_KEY": server.api_key, "NANOGPT_BASE_URL": server.base_url}
+
+    def start(output):
+        command = [sys.executable, "-m", "nanogpt_core.cli", *words(output)]
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    return start
+
+
+@pytest.fixture
+def finish(server, words, nanogpt, monkeypatch):
+    """Return ``finish(output)``, which runs to the end in this process."""
+    monkeypatch.setenv("NANOGPT_API_KEY", server.api_key)
+    monkeypatch.setenv("NANOGPT_BASE_URL", server.base_url)
+
+    def finish(output):
+        result = nanogpt(*words(output))
+        assert result.code == 0, result.err
+
+    return finish
+
+
+def sent(server):
+    return Counter(text for request in server.requests if request.status == 200 for text in request.inputs)
+
+
+def wait_for_requests(server, process, count):
+    """Wait until so many requests were answered, or the process has ended."""
+    tick = threading.Event()
+    while len(server.requests) < count and process.poll() is None:
+        tick.wait(0.002)
+
+
+def stored(output, server):
+    """Return the texts whose vectors the state of an output holds."""
+    log = VectorLog(output.with_name(f"{output.name}.unfinished") / "vectors.log")
+    namespace = CacheNamespace(server.base_url, MODEL, DIMENSIONS)
+    texts = [f"Text number {number}." for number in range(TEXTS)]
+    found = log.get_many(namespace.keys(texts))
+    log.close()
+    return {text for text, key in zip(texts, namespace.keys(texts), strict=True) if key in found}
+
+
+def test_killed_runs_end_in_the_same_file_and_pay_only_for_texts_in_flight_again(server, start, finish, tmp_path):
+    undisturbed, output = tmp_path / "undisturbed.parquet", tmp_path / "out.parquet"
+    finish(undisturbed)
+    total, kept = Counter(), set()
+    for _ in range(KILLS):
+        server.clear()
+        process = start(output)
+        left = -(-(TEXTS - len(kept)) // BATCH)
+        wait_for_requests(server, process, random.randint(0, max(1, left // 2)))
+        process.kill()
+        process.communicate()
+        if output.exists():
+            break
+        assert not kept & set(sent(server))
+        total += sent(server)
+        if output.with_name("out.parquet.unfinished").exists():
+            kept = stored(output, server)
+        assert len(sent(server).keys() - kept) <= CONCURRENCY * BATCH
+    server.clear()
+    finish(output)
+    assert not kept & set(sent(server))
+    total += sent(server)
+    assert set(total) == {f"Text number {number}." for number in range(TEXTS)}
+    assert output.read_bytes() == undisturbed.read_bytes()
+    assert not output.with_name("out.parquet.unfinished").exists()
+    manifest, expected = (
+        json.loads(path.with_name(f"{path.name}.manifest.json").read_text()) for path in (output, undisturbed)
+    )
+    assert manifest["vectors_sha256"] == expected["vectors_sha256"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for another process")
+def test_interrupt_of_a_process_is_code_130_and_one_line(server, start, finish, tmp_path):
+    output = tmp_path / "out.npy"
+    process = start(output)
+    wait_for_requests(server, process, 20)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    if process.returncode == 0:
+        pytest.skip("The run was complete before the signal arrived.")
+    assert (process.returncode, out) == (130, b"")
+    assert b"Traceback" not in err
+    assert err.splitlines()[-1].startswith(b"nanogpt: Interrupted.")
+    server.clear()
+    kept = stored(output, server)
+    finish(output)
+    assert not kept & set(sent(server))
+
+
+def test_first_line_of_progress_comes_before_any_request(server, start, tmp_path):
+    process = start(tmp_path / "out.npy")
+    assert process.stderr.readline() == b"Reading ...\n"
+    assert server.requests == []
+    process.kill()
+    process.communicate()
+
+
+def test_output_into_a_closed_pipe_is_code_141_without_a_traceback():
+    command = [sys.executable, "-m", "nanogpt_core.cli", "completion", "bash"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    err = process.stderr.read()
+    process.stderr.close()
+    process.wait(timeout=60)
+    assert (process.returncode, err) == (141, b"")

@@ -1,0 +1,256 @@
+"""Reading of files: each format, and the place of each problem."""
+
+import gzip
+import io
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from nanogpt_core.cli.exit_codes import CommandError
+from nanogpt_core.cli.options import InputOptions
+from nanogpt_core.cli.reading.corpus import make_reader
+from nanogpt_core.cli.reading.passage import Passage, Problem
+from nanogpt_core.cli.reading.sources import find_sources
+from nanogpt_core.cli.reading.text_files import html_to_text
+
+
+def read(path, **options):
+    """Return the passages and problems of a file."""
+    sources, problems, _ = find_sources([str(path)], given_format=options.get("format"))
+    found = [*problems, *(item for source in sources for item in make_reader(InputOptions(**options)).read(source))]
+    passages = [item for item in found if isinstance(item, Passage)]
+    return passages, [
+        str(item).replace(f"{path.parent.as_posix()}/", "") for item in found if isinstance(item, Problem)
+    ]
+
+
+def written(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+PAGE = b"""<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents %d 0 R
+/Resources << /Font << /F %d 0 R >> /XObject << /Im %d 0 R >> >> >>"""
+PICTURE = b"""<< /Type /XObject /Subtype /Image /Width 1 /Height 1
+/ColorSpace /DeviceGray /BitsPerComponent 8 /Length 1 >>
+stream
+\x80
+endstream"""
+
+
+def pdf(*pages):
+    """Return a PDF file with these texts; None is a page with a picture."""
+    objects = [b"<< /Type /Catalog /Pages 2 0 R >>", b""]
+    kids = []
+    for text in pages:
+        picture = text is None
+        stream = b"q 9 0 0 9 9 9 cm /Im Do Q" if picture else b"BT /F 12 Tf 72 720 Td (%s) Tj ET" % text.encode()
+        page = len(objects) + 1
+        kids.append(b"%d 0 R" % page)
+        objects += [
+            PAGE % (page + 1, page + 2, page + 3),
+            b"<< /Length %d >>\nstream\n%s\nendstream" % (len(stream), stream),
+            b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+            PICTURE,
+        ]
+    objects[1] = b"<< /Type /Pages /Kids [%s] /Count %d >>" % (b" ".join(kids), len(kids))
+    out, places = io.BytesIO(), []
+    out.write(b"%PDF-1.4\n")
+    for number, content in enumerate(objects, 1):
+        places.append(out.tell())
+        out.write(b"%d 0 obj\n%s\nendobj\n" % (number, content))
+    start = out.tell()
+    out.write(b"xref\n0 %d\n0000000000 65535 f \n" % (len(objects) + 1))
+    out.write(b"".join(b"%010d 00000 n \n" % place for place in places))
+    out.write(b"trailer << /Root 1 0 R /Size %d >>\nstartxref\n%d\n%%%%EOF\n" % (len(objects) + 1, start))
+    return out.getvalue()
+
+
+def test_text_is_divided_and_each_passage_knows_its_line(tmp_path):
+    lines = [f"Line {number} has a few words in it." for number in range(1, 101)]
+    passages, problems = read(written(tmp_path, "a.txt", "\n".join(lines)), chunk_tokens=64, chunk_overlap=16)
+    assert problems == []
+    assert len(passages) > 5
+    for passage in passages:
+        assert passage.text.startswith(lines[passage.line - 1])
+    assert [passage.id for passage in passages[:2]] == [f"{passages[0].source}#1", f"{passages[0].source}#2"]
+    assert passages[0].place == f"{passages[0].source}:1"
+
+
+def test_lines_are_counted_through_a_long_text_that_is_read_in_parts(tmp_path):
+    lines = [f"Line {number} has a few words in it." + "\n" * (number % 50 == 0) for number in range(1, 60_001)]
+    path = written(tmp_path, "long.md", "\n".join(lines))
+    passages, problems = read(path)
+    assert problems == []
+    numbered = path.read_text().splitlines()
+    assert all(numbered[passage.line - 1] == passage.text.splitlines()[0] for passage in passages)
+
+
+def test_whole_documents_with_chunk_tokens_0(tmp_path):
+    passages, _ = read(written(tmp_path, "a.md", "\n\n# Title\n\nText.\n"), chunk_tokens=0)
+    assert [(passage.text, passage.line) for passage in passages] == [("# Title\n\nText.", 3)]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_byte_order_mark_gives_the_encoding(tmp_path, encoding):
+    passages, problems = read(written(tmp_path, "a.txt", "Größe 你好".encode(encoding)))
+    assert ([passage.text for passage in passages], problems) == (["Größe 你好"], [])
+
+
+def test_other_encoding_is_read_on_request(tmp_path):
+    path = written(tmp_path, "a.txt", "Größe".encode("latin-1"))
+    assert [passage.text for passage in read(path, encoding="latin-1")[0]] == ["Größe"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("a.txt", "eins\nzwei\nGrö\n".encode("latin-1"), "a.txt:3: is not utf-8 (byte 0xf6); see --encoding"),
+        ("a.html", "<p>\n<p>Grö".encode("latin-1"), "a.html:2: is not utf-8 (byte 0xf6); see --encoding"),
+        ("a.csv", "text\nok\nGrö\n".encode("latin-1"), "a.csv:3: is not utf-8 (byte 0xf6); see --encoding"),
+        ("a.txt", b"PK\x03\x04\0\0\0", "a.txt: is a binary file"),
+        ("a.csv", b"text\n\0\0", "a.csv: is a binary file"),
+        ("a.txt", "", "a.txt: holds no text"),
+        ("a.md", " \n\n", "a.md: holds no text"),
+        ("a.html", "<script>var a</script>", "a.html: holds no text"),
+        ("a.jsonl", "", "a.jsonl: holds no text"),
+        ("a.csv", "text\n", "a.csv: holds no text"),
+        ("a.jsonl", '[{"text": "a"}]', "a.jsonl: is a JSON array, not JSON Lines; convert it with: jq -c '.[]'"),
+        ("a.jsonl", '[\n{"text": "a"}]', "a.jsonl: is a JSON array, not JSON Lines; convert it with: jq -c '.[]'"),
+        ("a.jsonl", '"text"', "a.jsonl:1: is not a JSON object but a string"),
+        ("a.jsonl", '{"title": "a", "n": 1}', "a.jsonl:1: has no field 'text'; it has title, n"),
+        ("a.jsonl", '{"text": null}', "a.jsonl:1: field 'text' is null, not a text"),
+        ("a.jsonl", '{"text": ["a"]}', "a.jsonl:1: field 'text' is a list, not a text"),
+        ("a.jsonl", '{"text": ""}', "a.jsonl:1: field 'text' is empty"),
+        ("a.jsonl", '{"text": " "}', "a.jsonl:1: field 'text' is blank"),
+        ("a.csv", "id,body\n1,a\n", "a.csv:2: has no field 'text'; it has id, body"),
+        ("a.csv", "id,text\n1\n", "a.csv:2: has 1 fields, and the first row 2"),
+        ("a.parquet", b"nonsense", "a.parquet: is not Parquet"),
+        ("a.pdf", b"nonsense", "a.pdf: is not a PDF that can be read"),
+        ("a.pdf", pdf(None), "a.pdf page 1: has pictures and no text; a scan needs OCR first"),
+        ("a.pdf", pdf(""), "a.pdf: holds no text"),
+    ],
+)
+def test_problem_is_named_with_its_place(tmp_path, name, content, problem):
+    passages, problems = read(written(tmp_path, name, content))
+    assert [found for found in problems if not found.startswith(problem)] == []
+    assert len(problems) == 1
+    assert all(passage.text in {"ok", "a"} for passage in passages)
+
+
+def test_bad_json_in_line_70001_is_named_and_the_rest_is_read(tmp_path):
+    lines = ['{"text": "one of many"}'] * 70_010
+    lines[70_000] = '{"text": "broken'
+    passages, problems = read(written(tmp_path, "a.jsonl", "\n".join(lines)))
+    assert len(passages) == 70_009
+    assert [problem.partition("(")[0] for problem in problems] == ["a.jsonl:70001: is not JSON "]
+
+
+def test_unpaired_surrogate_in_json_is_a_problem(tmp_path):
+    _, problems = read(written(tmp_path, "a.jsonl", '{"text": "\\ud800"}'))
+    assert len(problems) == 1
+    assert problems[0].startswith("a.jsonl:1: is not JSON")
+
+
+def test_records_give_text_id_and_kept_fields(tmp_path):
+    record = {"post": {"body": "A text.", "id": 7}, "stars": 4, "tags": ["a"]}
+    path = written(tmp_path, "a.jsonl", "\ufeff" + json.dumps(record) + "\n\n")
+    passages, problems = read(path, field="post.body", id_field="post.id", keep=("stars", "tags"))
+    assert problems == []
+    assert [(one.text, one.id, one.line, one.metadata) for one in passages] == [
+        ("A text.", "7", 1, '{"stars":4,"tags":["a"]}')
+    ]
+
+
+def test_records_are_divided_only_on_request(tmp_path):
+    path = written(tmp_path, "a.jsonl", json.dumps({"text": "Some words in a sentence. " * 100}))
+    assert [passage.id for passage in read(path)[0]] == [f"{path.as_posix()}#1"]
+    divided, _ = read(path, chunk_tokens=100)
+    assert len(divided) > 4
+    assert [passage.id for passage in divided[:2]] == [f"{path.as_posix()}#1.1", f"{path.as_posix()}#1.2"]
+
+
+@pytest.mark.parametrize(("name", "delimiter"), [("a.csv", ","), ("a.csv", ";"), ("a.tsv", "\t")])
+def test_csv_fields_may_hold_line_breaks_and_quotes(tmp_path, name, delimiter):
+    rows = ["id,text".replace(",", delimiter), f'1{delimiter}"two\nlines, ""quoted"""', f"2{delimiter}plain"]
+    passages, problems = read(written(tmp_path, name, "\n".join(rows)), id_field="id")
+    assert problems == []
+    assert [(one.text, one.id, one.line) for one in passages] == [
+        ('two\nlines, "quoted"', "1", 2),
+        ("plain", "2", 4),
+    ]
+
+
+def test_parquet_reads_only_the_columns_it_needs_and_names_missing_ones(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"id": [1, 2], "text": ["a", None], "n": [0.5, 1.5]}), path)
+    passages, problems = read(path, id_field="id", keep=("n",))
+    assert [(one.text, one.id, one.metadata, one.line) for one in passages] == [("a", "1", '{"n":0.5}', None)]
+    assert problems == ["a.parquet:2: field 'text' is null, not a text"]
+    assert read(path, field="body")[1] == ["a.parquet: has no column body; it has id, text, n"]
+
+
+def test_pdf_pages_are_numbered_and_empty_pages_are_left_out(tmp_path):
+    path = written(tmp_path, "a.pdf", pdf("First page", "", "Third page"))
+    passages, problems = read(path)
+    assert problems == []
+    assert [(one.text, one.page) for one in passages] == [("First page", 1), ("Third page", 3)]
+    assert passages[1].place == f"{path.as_posix()} page 3"
+
+
+def test_html_keeps_paragraphs_and_leaves_out_scripts():
+    html = """<html><head><title>A &amp; B</title><style>p {}</style></head><body><h1>Head</h1>
+    <p>One <b>bold</b>   word<br>and a line.</p><script>x</script><ul><li>item</li><li>more</li></ul>
+    <table><tr><td>a</td><td>b</td></tr></table><pre>x
+  y</pre></body></html>"""
+    assert html_to_text(html) == ("A & B\n\nHead\n\nOne bold word\nand a line.\n\nitem\nmore\n\na b\n\nx\n  y")
+
+
+def test_folders_are_read_in_order_without_hidden_files_and_own_outputs(tmp_path):
+    for name in ("b/z.md", "b/a.txt", "a.md", ".hidden/x.md", ".secret.md", "c.png", "d.py", "old.jsonl", "e.npy"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("Text.")
+    for name in ("old.jsonl.manifest.json", "e.npy.manifest.json", "e.passages.jsonl"):
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "x.parquet.unfinished").mkdir()
+    (tmp_path / "x.parquet.unfinished" / "output.jsonl").write_text("{}")
+    sources, problems, left_out = find_sources([str(tmp_path), str(tmp_path / "a.md")])
+    assert [source.path.relative_to(tmp_path).as_posix() for source in sources] == ["a.md", "b/a.txt", "b/z.md"]
+    assert problems == []
+    assert left_out == {".png": 1, ".py": 1}
+    only, _, _ = find_sources([str(tmp_path)], include=["*.py"])
+    assert [(source.path.name, source.format) for source in only] == [("d.py", "text")]
+
+
+def test_folder_without_a_readable_file_is_a_problem(tmp_path):
+    (tmp_path / "empty").mkdir()
+    _, problems, _ = find_sources([str(tmp_path / "empty")])
+    assert [problem.reason for problem in problems] == ["the folder holds no file of a known format"]
+
+
+def test_missing_input_ends_the_command(tmp_path):
+    with pytest.raises(CommandError, match=r"gone\.txt: There is no such file"):
+        find_sources([str(tmp_path / "gone.txt")])
+
+
+def test_compressed_file_is_binary(tmp_path):
+    path = written(tmp_path, "a.txt", gzip.compress(b"text" * 9))
+    assert read(path)[1] == ["a.txt: is a binary file"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"chunk_tokens": 8}, "--chunk-tokens"),
+        ({"chunk_overlap": 300}, "--chunk-overlap"),
+        ({"chunk_tokens": 100, "chunk_overlap": -1}, "--chunk-overlap"),
+        ({"encoding": "utf-99"}, "--encoding"),
+    ],
+)
+def test_invalid_option_is_named(options, words):
+    with pytest.raises(CommandError, match=words):
+        make_reader(InputOptions(**options))
