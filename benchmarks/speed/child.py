@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed import environment, services, vectors
+from benchmarks.speed import environment, services, stores, vectors
 from benchmarks.speed.clients import CLIENTS, QUERIES, embedder
 from benchmarks.speed.setup import Client, Setup
 
@@ -145,31 +145,33 @@ def check(chosen: Client, answer: Any, count: int) -> None:
     vectors.check(answer, count)
 
 
-def queries(setup: Setup, client: str, bursts: int = 2, each: int = 50) -> dict[str, float]:
-    """Embed single queries, in bursts that stay within the default pace; give the median's seconds."""
+def queries(setup: Setup, client: str, warm_up: int = 50, count: int = 200) -> dict[str, float]:
+    """Embed single queries, one after another; give the median's seconds, and the mean CPU time of one."""
     chosen = QUERIES[client]
     times: list[float] = []
 
-    async def in_loop() -> None:
-        await _queries(chosen.make(setup), bursts, each, times)
+    async def in_loop() -> float:
+        run = chosen.make(setup)
+        await _queries(run, warm_up, [])
+        make_ready()
+        cpu = time.process_time()
+        await _queries(run, count, times)
+        return time.process_time() - cpu
 
-    asyncio.run(in_loop())
-    return {"seconds": statistics.median(times)}
+    cpu = asyncio.run(in_loop())
+    return {"seconds": statistics.median(times), "cpu": cpu / count}
 
 
-async def _queries(run: Callable[[Any], Any], bursts: int, each: int, times: list[float]) -> None:
+async def _queries(run: Callable[[Any], Any], count: int, times: list[float]) -> None:
     expected = vectors.vectors()[0]
-    for burst in range(bursts + 1):
-        for text in vectors.texts(each, words=20, seed=burst):
-            start = time.perf_counter()
-            answer = run(text)
-            if inspect.isawaitable(answer):
-                answer = await answer
-            if burst:
-                times.append(time.perf_counter() - start)
-            assert [float(number) for number in answer[:3]] == expected[:3].tolist()
-            assert len(answer) == vectors.WIDTH
-        time.sleep(1.05)  # noqa: ASYNC251 - nothing else is running
+    for text in vectors.texts(count, words=20, seed=len(times)):
+        start = time.perf_counter()
+        answer = run(text)
+        if inspect.isawaitable(answer):
+            answer = await answer
+        times.append(time.perf_counter() - start)
+        assert [float(number) for number in answer[:3]] == expected[:3].tolist()
+        assert len(answer) == vectors.WIDTH
 
 
 def stream(setup: Setup, client: str, texts: int) -> dict[str, float]:
@@ -260,6 +262,7 @@ TASKS: dict[str, Callable[..., dict[str, Any]]] = {
     "rate": rate,
     "under way": services.under_way,
     "arrivals": services.arrivals,
+    "stores": stores.ingest,
 }
 
 

@@ -263,16 +263,33 @@ CLIENTS: dict[str, Client] = {
     ),
 }
 
+_UNPACED: dict[str, Any] = {"requests_per_second": NO_PACE}
+
 QUERIES: dict[str, Client] = {
     "raw": Client("raw socket", raw.query, "vector"),
     "sdk": Client("OpenAI SDK embeddings.create", _sdk_query, "vector"),
-    "embed-query": Client("Embedder.embed_query", lambda s: embedder(s).embed_query, "vector"),
-    "langchain-nanogpt": Client("NanoGPTEmbeddings.embed_query", lambda s: langchain(s).embed_query, "vector"),
-    "llama-nanogpt": Client("NanoGPTEmbedding.get_query_embedding", lambda s: llama(s).get_query_embedding, "vector"),
+    "embed-query": Client(
+        "Embedder.embed_query", lambda s: embedder(s, **_UNPACED).embed_query, "vector", settings="no pacing"
+    ),
+    "langchain-nanogpt": Client(
+        "NanoGPTEmbeddings.embed_query", lambda s: langchain(s, **_UNPACED).embed_query, "vector", settings="no pacing"
+    ),
+    "llama-nanogpt": Client(
+        "NanoGPTEmbedding.get_query_embedding",
+        lambda s: llama(s, **_UNPACED).get_query_embedding,
+        "vector",
+        settings="no pacing",
+    ),
     "langchain-openai": Client("langchain-openai embed_query", lambda s: langchain_openai(s).embed_query, "vector"),
     "llama-openai": Client(
         "LlamaIndex OpenAIEmbedding get_query_embedding", lambda s: llama_openai(s).get_query_embedding, "vector"
     ),
     "sdk-async": Client("OpenAI SDK embeddings.create, async", _sdk_async_query, "vector", is_async=True),
-    "aembed-query": Client("Embedder.aembed_query", lambda s: embedder(s).aembed_query, "vector", is_async=True),
+    "aembed-query": Client(
+        "Embedder.aembed_query",
+        lambda s: embedder(s, **_UNPACED).aembed_query,
+        "vector",
+        is_async=True,
+        settings="no pacing",
+    ),
 }

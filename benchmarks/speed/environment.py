@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / ".venv.bench"
 PEERS = ["langchain-openai", "langchain-classic", "llama-index-embeddings-openai", "baseten-performance-client"]
-PACKAGES = [".[all]", *PEERS, "openai[aiohttp]", "matplotlib", "msgspec", "trustme"]
+PACKAGES = [".[all,stores]", *PEERS, "openai[aiohttp]", "matplotlib", "msgspec", "trustme"]
 _SHOWN = (
     "nanogpt-rag",
     "openai",

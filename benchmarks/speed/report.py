@@ -186,6 +186,8 @@ _RATES = (
 )
 """Label, scenario, our client, their client, queries under way, and the least ratio of queries per second."""
 
+_STORES = {name: (f"{name}-ours", f"{name}-peer") for name in ("langchain-faiss", "llama-faiss")}
+
 _RATIOS = (
     ("matrix, no latency: `Embedder.embed`, defaults, against raw socket", "no latency", "embed", "raw-matrix", 0.6),
     ("the same at its best settings", "no latency", "embed-best", "raw-matrix", 0.6),
@@ -209,6 +211,9 @@ _RATIOS = (
     ("100 ms, async: against LlamaIndex with 8 workers", "latency", "llama-nanogpt-async", "llama-openai-async", 2.5),
     ("100 ms, matrix: `Embedder.embed` against Baseten at its best", "latency", "embed", "baseten-best", 1.1),
     ("TLS, matrix: `Embedder.embed` against raw TLS socket", "tls", "embed", "raw-matrix", 0.6),
+    ("TLS, matrix: `Embedder.aembed` against `Embedder.embed`", "tls", "aembed", "embed", 0.8),
+    ("stores: LangChain into FAISS, against langchain-openai", "stores: FAISS", *_STORES["langchain-faiss"], 2),
+    ("stores: LlamaIndex into FAISS, against its OpenAIEmbedding", "stores: FAISS", *_STORES["llama-faiss"], 2),
     ("cache, matrix: against the network run", "cache", "embed-cached", "embed-unpaced", 1),
     (
         "cache, lists: against LangChain's CacheBackedEmbeddings",
@@ -266,14 +271,15 @@ def _absent(figures: Figures, scenario: Scenario, name: str, columns: int) -> st
 
 
 def _queries(figures: Figures, scenario: Scenario) -> Iterator[str]:
-    yield from ["| client | µs | spread |", "|---|---|---|"]
+    yield from ["| client | µs | spread | CPU µs |", "|---|---|---|---|"]
     for name in scenario.clients:
         values = [value * 1e6 for value in figures.values(scenario.name, name)]
+        cpu = (figures.median(scenario.name, name, "cpu") or 0.0) * 1e6
         if values:
-            median = statistics.median(values)
-            yield f"| {_label(scenario.known[name])} | {median:,.0f} | {values[0]:,.0f} to {values[-1]:,.0f} |"
+            median, spread = statistics.median(values), f"{values[0]:,.0f} to {values[-1]:,.0f}"
+            yield f"| {_label(scenario.known[name])} | {median:,.0f} | {spread} | {cpu:,.0f} |"
         else:
-            yield _absent(figures, scenario, name, 1)
+            yield _absent(figures, scenario, name, 2)
 
 
 def _rate(figures: Figures, scenario: Scenario) -> Iterator[str]:
@@ -324,6 +330,30 @@ def _arrivals(figures: Figures, scenario: Scenario) -> Iterator[str]:
             yield _absent(figures, scenario, name, 4)
 
 
+def _stores(figures: Figures, scenario: Scenario) -> Iterator[str]:
+    count = next((figures.median(scenario.name, name, "texts") for name in scenario.clients), None) or 0
+    yield (
+        f"The store's own call with {count:,.0f} passages, and one search. The time of the embedding class is the time "
+        "beside that with vectors that are there. Every vector is another one."
+    )
+    yield ""
+    yield "| client | s | spread | beside the store, s | of the whole | CPU, s |"
+    yield "|---|---|---|---|---|---|"
+    for name in scenario.clients:
+        seconds = figures.values(scenario.name, name)
+        own = figures.median(scenario.name, f"{name.rpartition('-')[0]}-ready")
+        if not seconds:
+            yield _absent(figures, scenario, name, 4)
+            continue
+        median, cpu = statistics.median(seconds), figures.median(scenario.name, name, "cpu") or 0.0
+        beside = None if own is None or name.endswith("-ready") else max(0.0, median - own)
+        cells = "|" if beside is None else f"{beside:.1f} | {beside / median:.0%}"
+        yield (
+            f"| {_label(scenario.known[name])} | {median:.1f} | {seconds[0]:.1f} to {seconds[-1]:.1f} | {cells} | "
+            f"{cpu:.1f} |"
+        )
+
+
 def _profile(figures: Figures, scenario: Scenario) -> Iterator[str]:
     name = scenario.clients[0]
     sample = figures.first(scenario.name, name)
@@ -372,4 +402,5 @@ _TABLES: dict[str, Callable[[Figures, Scenario], Iterator[str]]] = {
     "under way": _under_way,
     "arrivals": _arrivals,
     "stream": _stream,
+    "stores": _stores,
 }

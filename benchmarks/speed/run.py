@@ -23,6 +23,7 @@ FOLDER = environment.ROOT / "benchmarks"
 SAMPLES = environment.FOLDER / "samples.json"
 _ROUNDS = 5
 _QUICK_ROUNDS = 1
+_QUICK_DIVISORS = {"stream": 10, "stores": 40}  # of the number of texts, by task
 _LONGEST = 600  # seconds for a sample
 _AT_ONCE = 3
 
@@ -37,7 +38,9 @@ def main() -> int:
         command = [python, "-m", "benchmarks.speed.run", *sys.argv[1:]]
         return subprocess.run(command, check=False, cwd=environment.ROOT).returncode
     parser = argparse.ArgumentParser(description="Measures how fast clients of the embeddings API are, side by side.")
-    parser.add_argument("--quick", action="store_true", help="one sample of each, and a shorter stream; writes no file")
+    parser.add_argument(
+        "--quick", action="store_true", help="one sample of each, and less of the slow ones; writes no file"
+    )
     parser.add_argument("--only", metavar="PATTERN", help="the scenarios whose name holds this; writes no file")
     parser.add_argument("--client", metavar="NAME", help="the clients whose name holds this; writes no file")
     parser.add_argument(
@@ -120,8 +123,9 @@ def run(scenario: Scenario, clients: list[str], rounds: int, *, quick: bool) -> 
     """Take the samples of one scenario, round by round."""
     found: dict[str, list[dict[str, Any]]] = {client: [] for client in clients}
     options = dict(scenario.options)
-    if quick and scenario.task == "stream":
-        options["texts"] //= 10
+    if quick and scenario.task in _QUICK_DIVISORS:
+        options["texts"] //= _QUICK_DIVISORS[scenario.task]
+    rounds = min(rounds, scenario.most_rounds or rounds)
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="nanogpt-bench-"))
         authority, certificate = _certificates(Path(folder)) if scenario.tls else ("", "")

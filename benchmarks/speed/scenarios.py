@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.speed.clients import CLIENTS, QUERIES
 from benchmarks.speed.services import SERVICES
 from benchmarks.speed.setup import Client
+from benchmarks.speed.stores import STORES
 
 TEXTS = 20_000
 LATENCY = 100  # milliseconds
@@ -18,6 +19,7 @@ RATE = 25  # requests per second
 CACHED = 100_000
 STREAMED = 1_000_000
 RATE_REQUEST = 32
+DISTINCT = 24_000  # vectors: more than a sample asks for, with its warm-up
 RATED = 72_000  # a minute and a half's worth
 
 
@@ -36,6 +38,7 @@ class Scenario:
         huge_pages: True if numpy asks for huge pages, as it does by default.
         keeps: True if clients keep vectors in a folder, filled by a first sample that does not count.
         known: The clients by name.
+        most_rounds: Most samples of each client; None for as many as are asked for.
     """
 
     name: str
@@ -48,6 +51,7 @@ class Scenario:
     huge_pages: bool = False
     keeps: bool = False
     known: Mapping[str, Client] = field(default_factory=lambda: CLIENTS)
+    most_rounds: int | None = None
 
 
 _OURS = ("embed", "aembed", "langchain-nanogpt", "langchain-nanogpt-async", "llama-nanogpt", "llama-nanogpt-async")
@@ -89,6 +93,18 @@ def _arrivals(rate: int, clients: tuple[str, ...]) -> Scenario:
         server=("--rate", str(RATE)),
         options={"rate": rate},
         known=SERVICES,
+    )
+
+
+def _stores(label: str, name: str, most_rounds: int) -> Scenario:
+    return Scenario(
+        f"stores: {label}",
+        f"{TEXTS:,} passages into {label}, {SHORT_LATENCY} ms latency a request",
+        tuple(client for client in STORES if name in client),
+        task="stores",
+        server=("--latency", str(SHORT_LATENCY), "--distinct", str(DISTINCT)),
+        known=STORES,
+        most_rounds=most_rounds,
     )
 
 
@@ -163,6 +179,9 @@ SCENARIOS = (
         ("raw-matrix-32", "embed", "aembed", "langchain-nanogpt", "baseten-best"),
         server=("--latency", str(LATENCY), "--per-text", str(PER_TEXT)),
     ),
+    _stores("FAISS", "faiss", 3),
+    _stores("Qdrant", "qdrant", 3),
+    _stores("Chroma", "chroma", 1),  # two minutes a sample
 )
 
 IMPORTS = {

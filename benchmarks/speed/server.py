@@ -36,9 +36,38 @@ class Replies:
         if base64 not in self._rows:
             self._rows[base64] = _joined(vectors.items_in_base64() if base64 else vectors.items_in_floats())
         row, ends = self._rows[base64]
-        usage = json.dumps({"prompt_tokens": count * 120, "total_tokens": count * 120})
-        tail = f'],"model":"{vectors.MODEL}","usage":{usage}}}'.encode()
-        return [memoryview(b'{"object":"list","data":['), row[: ends[count]], memoryview(tail)]
+        return _around(row[: ends[count]], count)
+
+
+def _around(items: memoryview, count: int) -> list[memoryview]:
+    usage = json.dumps({"prompt_tokens": count * 120, "total_tokens": count * 120})
+    tail = f'],"model":"{vectors.MODEL}","usage":{usage}}}'.encode()
+    return [memoryview(b'{"object":"list","data":['), items, memoryview(tail)]
+
+
+class DistinctReplies:
+    """Bodies in base64 with vectors in turn, so that a vector store gets hardly any vector twice.
+
+    An index of a vector store would take its time for many equal vectors, and each client would give it others.
+
+    Args:
+        count: How many vectors there are.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._vectors = [vectors.in_base64(row).encode() for row in vectors.distinct(count)]
+        self._next = 0
+
+    def body(self, count: int, base64: bool) -> list[memoryview]:
+        """Return the parts of a reply to ``count`` texts."""
+        assert base64 or count == 0, "not prepared"
+        places = ((self._next + index) % len(self._vectors) for index in range(count))
+        items = [
+            b'{"object":"embedding","index":%d,"embedding":%b}' % (index, self._vectors[place])
+            for index, place in enumerate(places)
+        ]
+        self._next += count
+        return _around(memoryview(b",".join(items)), count)
 
 
 def _joined(items: list[bytes]) -> tuple[memoryview, list[int]]:
@@ -105,7 +134,7 @@ class Server:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
-        self._replies = Replies()
+        self._replies = DistinctReplies(options.distinct) if options.distinct else Replies()
         self._limiter = Limiter(options.rate)
         self._waiting: list[tuple[float, int, Peer, list[memoryview]]] = []
         self._number = self._requests = 0
@@ -117,7 +146,7 @@ class Server:
             self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             self._context.load_cert_chain(options.certificate)
         self._events.register(self._listener, selectors.EVENT_READ, None)
-        self._replies.body(1, base64=True)  # made now; those of numbers, four times as long, when they are asked for
+        self._replies.body(0, base64=True)  # made now; those of numbers, four times as long, when they are asked for
 
     @property
     def port(self) -> int:
@@ -265,6 +294,7 @@ def main() -> None:
     parser.add_argument("--latency", type=float, default=0, help="milliseconds before each reply")
     parser.add_argument("--per-text", type=float, default=0, help="milliseconds more for each text of a request")
     parser.add_argument("--rate", type=int, default=0, help="requests granted a second")
+    parser.add_argument("--distinct", type=int, default=0, help="so many different vectors in turn, in base64 only")
     parser.add_argument("--certificate", help="file with key and certificate, for TLS")
     options = parser.parse_args()
     if options.core is not None:

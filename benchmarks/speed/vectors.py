@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 MODEL = "text-embedding-3-small"
 WIDTH = 1536
 MOST = 2048  # vectors in a reply
+_DIRECTIONS = 32  # of the vectors for vector stores
 
 _SENTENCE = (
     "the of and to in that is was for on with as by at from his her they were which their have been had not but are "
@@ -55,9 +56,28 @@ def vectors() -> NDArray[np.float32]:
     return rows
 
 
+def distinct(count: int) -> NDArray[np.float32]:
+    """Return ``count`` vectors of which no two are equal, for vector stores: float32 of length 1.
+
+    They vary along few directions, as those of texts do. An index takes several times as long for random ones.
+    """
+    import numpy as np
+
+    random = np.random.default_rng(8)
+    rows = random.standard_normal((count, _DIRECTIONS), dtype=np.float32)
+    rows = rows @ random.standard_normal((_DIRECTIONS, WIDTH), dtype=np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows
+
+
 def items_in_base64() -> list[bytes]:
     """Return the vectors as a reply's items, in base64."""
-    return [_item(i, '"' + base64.b64encode(row.tobytes()).decode() + '"') for i, row in enumerate(vectors())]
+    return [_item(i, in_base64(row)) for i, row in enumerate(vectors())]
+
+
+def in_base64(row: NDArray[np.float32]) -> str:
+    """Return a vector as JSON, in base64."""
+    return '"' + base64.b64encode(row.tobytes()).decode() + '"'
 
 
 def items_in_floats() -> list[bytes]:

@@ -3,6 +3,7 @@
 import pytest
 from langchain_core.documents import Document
 from langchain_core.indexing import InMemoryRecordManager, aindex, index
+from langchain_core.language_models import FakeListChatModel
 from langchain_core.stores import InMemoryByteStore
 from langchain_core.vectorstores import InMemoryVectorStore
 
@@ -48,6 +49,30 @@ async def test_retriever_finds_the_nearest_text(embeddings, call):
     store = InMemoryVectorStore.from_texts(TEXTS, embeddings)
     (found,) = await call(store.as_retriever(search_kwargs={"k": 1}), "invoke", QUESTION)
     assert found.page_content == TEXTS[2]
+
+
+async def _abatch(retriever, queries):
+    found = await retriever.abatch(queries)
+    return [documents[0] for documents in found]
+
+
+async def _multi_query(retriever, queries):
+    langchain = pytest.importorskip("langchain_classic.retrievers")
+    llm = FakeListChatModel(responses=["\n".join(queries[1:])])
+    several = langchain.MultiQueryRetriever.from_llm(retriever=retriever, llm=llm, include_original=True)
+    return await several.ainvoke(queries[0])
+
+
+@pytest.mark.parametrize("retrieve", [_abatch, _multi_query])
+async def test_retriever_with_four_queries_sends_one_or_two_requests(embeddings, sandbox, retrieve):
+    queries = [QUESTION, "battery of the X200", "hours of battery life", "which device lasts long"]
+    store = await InMemoryVectorStore.afrom_texts(TEXTS, embeddings)
+    sandbox.clear()
+    found = await retrieve(store.as_retriever(search_kwargs={"k": 1}), queries)
+    assert found[0].page_content == TEXTS[2]
+    sent = [request.inputs for request in sandbox.requests]
+    assert sorted(text for texts in sent for text in texts) == sorted(queries)
+    assert len(sent) <= 2
 
 
 async def test_index_sends_only_new_documents(embeddings, sandbox, call):

@@ -10,8 +10,10 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import hypothesis.strategies as st
 import numpy as np
 import pytest
+from hypothesis import given, settings
 
 from nanogpt_core._runtime.clock import fake_clock
 from nanogpt_core.embeddings import coalescing, gatherer
@@ -476,6 +478,57 @@ def test_progress_and_cache_are_those_of_each_call(together, held, tmp_path):
     assert len(server.sent) == 1
     assert one.embed(["a", "b"]).shape == (2, WIDTH)
     assert (len(server.sent), one.usage.texts_cached) == (1, 2)
+
+
+# --- all at once ---
+
+
+def test_any_mix_of_calls_in_threads_and_tasks_gives_each_its_own_vectors_or_error(serve, faults):
+    """Random calls at the same time, over real connections. test_coalescing_model.py has every interleaving."""
+
+    refuse = refuses(faults, "bad")
+    embedder = serve(lambda seen: refuse(seen) or faults.good(seen)).embedder(
+        MODEL, dimensions=WIDTH, max_concurrency=2, requests_per_second=10_000, max_retries=0
+    )
+    texts = st.lists(st.sampled_from(["a", "b", "c", "d", "bad 1", "bad 2"]), min_size=1, max_size=3)
+    calls = st.lists(st.tuples(texts, st.sampled_from(["thread", "task", "cancelled task"])), min_size=2, max_size=12)
+
+    def check(texts, vectors):
+        if any(text.startswith("bad") for text in texts):
+            assert isinstance(vectors, (BadRequestError, asyncio.CancelledError))
+        elif not isinstance(vectors, asyncio.CancelledError):
+            assert all(map(np.array_equal, vectors, (faults.vector_of(text, WIDTH) for text in texts))), vectors
+
+    def embed(texts):
+        try:
+            return embedder.embed(texts)
+        except NanoGPTError as error:
+            return error
+
+    async def run(calls):
+        running, cancelled = [], []
+        with ThreadPoolExecutor(12) as executor:
+            for texts, way in calls:
+                if way == "thread":
+                    running.append(asyncio.get_running_loop().run_in_executor(executor, embed, texts))
+                else:
+                    running.append(asyncio.ensure_future(embedder.aembed(texts)))
+                    cancelled += [running[-1]] if way == "cancelled task" else []
+            await running[0]
+            for task in cancelled:
+                task.cancel()
+            return await asyncio.wait_for(asyncio.gather(*running, return_exceptions=True), GUARD_SECONDS)
+
+    @settings(max_examples=15, deadline=None)
+    @given(calls=calls)
+    def try_mix(calls):
+        # The first call decides when others are cancelled, and has a right answer.
+        calls = [(["a"], "thread"), *calls]
+        for (texts, way), vectors in zip(calls, asyncio.run(run(calls)), strict=True):
+            assert way == "cancelled task" or not isinstance(vectors, asyncio.CancelledError)
+            check(texts, vectors)
+
+    try_mix()
 
 
 # --- cancellation and interrupts ---

@@ -36,7 +36,7 @@ from nanogpt_core.http.deadline import request_limits
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.environment import tls_context
 from nanogpt_core.http.library import httpcore
-from nanogpt_core.http.network import AsyncBackend, Backend
+from nanogpt_core.http.network import AsyncBackend, Backend, _Connection
 
 MIB = 1 << 20
 
@@ -588,3 +588,27 @@ def test_async_request_outside_asyncio_is_a_clear_error(serve):
 
     with pytest.raises(ConfigurationError, match="asyncio"):
         trio.run(main)
+
+
+def test_reads_of_a_long_reply_grow_and_those_of_the_next_reply_begin_small():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        connection = _Connection(ours)
+
+        def read(part):
+            steps = connection.read(1 << 16)
+            size = next(steps)
+            with pytest.raises(StopIteration) as done:
+                steps.send(part)
+            assert bytes(done.value.value) == part[:-1]
+            with pytest.raises(StopIteration) as done:
+                next(connection.read(1 << 16))
+            assert done.value.value == part[-1:]
+            return size
+
+        assert read(b"query" * 1000) == 1 << 16
+        assert read(b"long" * 15_000) == 1 << 16
+        assert read(b"long" * 100_000) == MIB
+        assert list(connection.write(b"next request")) == [b"next request"]
+        assert read(b"query" * 1000) == 1 << 16
