@@ -20,7 +20,7 @@ export UV_LINK_MODE := copy
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 TESTS := -n $(shell expr $(CORES) + 1) --dist loadgroup
 
-.PHONY: help demo web evaluate notebooks test lint types tests kill faults scale bench compat pgvector versions pythons wheels \
+.PHONY: help demo web evaluate notebooks test lint types tests kill faults ray scale bench compat pgvector versions pythons wheels \
   readme prose docs docs-serve clean
 
 help:
@@ -40,6 +40,7 @@ help:
 	@echo "make kill            the tests of cache and command line at full length: kills, processes"
 	@echo "make faults          a table of our and other clients' results for everything that can go wrong"
 	@echo "make scale           several processes, one Redis server, kills and outages; writes benchmarks/SCALE.md"
+	@echo "make ray             EmbedTable in actors of Ray Data, in an environment with Ray"
 	@echo "make bench           how fast, beside other clients; writes benchmarks/RESULTS.md"
 	@echo "make compat          the plugins against three servers that others wrote; downloads 1.5 GB"
 	@echo "make pgvector        both frameworks' stores on a PostgreSQL of its own; downloads 150 MB"
@@ -103,6 +104,10 @@ kill: $(VENV)/dev
 
 faults: $(VENV)/dev
 	$(RUN) -m benchmarks.faults.run
+
+# In an environment of its own: Ray is large, and starts a dozen processes.
+ray:
+	@$(MAKE) --no-print-directory tests VENV=$(VENV).ray EXTRAS="$(EXTRAS),ray" TESTS=tests/core/scale/test_ray.py
 
 scale: $(VENV)/dev
 	$(RUN) -m benchmarks.scale.run
