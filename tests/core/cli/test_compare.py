@@ -151,6 +151,8 @@ def test_failed_model_is_a_warning_and_the_exit_code(paid, compare):
 
 def test_chat_model_writes_questions_and_goes_on_after_an_interruption(paid, compare, files, tmp_path):
     files[0].unlink()
+    with files[1].open("a") as corpus:  # more passages than questions
+        corpus.writelines(json.dumps({"source": s, "text": f"More: {text}"}) + "\n" for s, text in PASSAGES.items())
     paid.add_replies(Reply("What is sweet?"), Fault(400, body={"error": {"message": "a pause"}}))
     result = compare("--make-questions", "3", "-m", "BAAI/bge-m3")
     assert (result.code, "a pause" in result.err) == (5, True)

@@ -58,6 +58,10 @@ def test_bootstrap_interval_covers_the_mean_as_often_as_it_says():
     assert hits >= 16  # 95 % of 20 is 19; fewer than 16 has a probability below 0.003
 
 
+def test_interval_holds_the_middle_95_percent():
+    assert interval_of(np.linspace(0, 1, 1001)) == pytest.approx((0.025, 0.975))
+
+
 def test_bootstrap_is_paired_and_repeatable():
     random = np.random.default_rng(2)
     first = random.random((50, 1))
