@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("ir_measures", reason="the compare extra is not installed")
 pytest.importorskip("matplotlib", reason="the compare extra is not installed")
 
-from nanogpt_core.cli import compare as compare_module
+from nanogpt_core.cli.comparison.run import SANDBOX_NOTICE
 from nanogpt_core.sandbox import Fault, Reply
 
 PASSAGES = {
@@ -73,7 +73,7 @@ def test_report_and_figures_are_written_and_the_advice_is_printed(paid, compare,
 def test_sandbox_needs_no_key_and_says_so(compare):
     result = compare("--sandbox", "-m", "BAAI/bge-m3")
     assert result.code == 0
-    assert result.out.startswith(compare_module._SANDBOX_NOTICE)
+    assert result.out.startswith(SANDBOX_NOTICE)
     assert compare("-m", "BAAI/bge-m3").code == 2
     assert compare("--sandbox", "--base-url", "http://127.0.0.1:9/v1").code == 2
 
@@ -123,10 +123,10 @@ def test_impossible_option_is_one_line_and_embeds_nothing(paid, compare, words, 
 
 
 @pytest.mark.parametrize(("missing", "remedy"), [(0, "--make-questions 100"), (1, "")])
-def test_missing_file_is_exit_code_3(paid, compare, files, missing, remedy):
+def test_missing_file_is_exit_code_2(paid, compare, files, missing, remedy):
     files[missing].unlink()
     result = compare()
-    assert result.code == 3
+    assert result.code == 2
     assert f"{files[missing]}: There is no such file or folder. {remedy}".strip() in result.err.replace(
         "A chat model can write questions: ", ""
     )
@@ -139,6 +139,48 @@ def test_question_about_an_unknown_source_is_named_before_money_is_spent(paid, c
     assert result.code == 3
     assert "no source 'dogs', which question 1 names" in result.err
     assert inputs(paid) == []
+
+
+def test_folder_is_read_as_by_embed_and_its_sources_are_paths(paid, nanogpt, tmp_path):
+    folder = tmp_path / "docs"
+    (folder / "guide").mkdir(parents=True)
+    (folder / "guide" / "bees.md").write_text(
+        f"# Bees\n\n{PASSAGES['bees']}\n\n" + "They fly from flower to flower. " * 200
+    )
+    (folder / "cats.html").write_text(f"<p>{PASSAGES['cats']}</p>")
+    (tmp_path / "q.csv").write_text("question,source\nWhat do bees make?,guide/bees.md\nWho sleeps?,cats.html\n")
+    words = ["--output", tmp_path / "out", "-m", "BAAI/bge-m3", "--chunk-tokens", "100", "--json"]
+    result = nanogpt("compare", tmp_path / "q.csv", folder, *words)
+    assert result.code == 0
+    found = json.loads(result.out)
+    assert found["sources"] == 2
+    assert found["passages"] > 5
+    assert not any("<p>" in text for text in inputs(paid))
+    (folder / "broken.md").write_bytes(b"\xff\xfe\x00broken")
+    broken = nanogpt("compare", tmp_path / "q.csv", folder, *words)
+    assert broken.code == 3
+    assert "broken.md" in broken.err
+    assert nanogpt("compare", tmp_path / "q.csv", folder, *words, "--skip-bad").code == 0
+
+
+@pytest.mark.parametrize(("field", "words"), [("source", []), ("name", ["--id-field", "name"])])
+def test_records_are_named_by_a_field(paid, nanogpt, tmp_path, files, field, words):
+    rows = "".join(f'{source},"{text}"\n' for source, text in PASSAGES.items())
+    (tmp_path / "corpus.csv").write_text(f"{field},text\n{rows}")
+    result = nanogpt(
+        "compare",
+        files[0],
+        tmp_path / "corpus.csv",
+        "--output",
+        tmp_path / "out",
+        "--json",
+        "-m",
+        "BAAI/bge-m3",
+        *words,
+    )
+    assert result.code == 0
+    assert json.loads(result.out)["sources"] == 3
+    assert sorted(inputs(paid)[-3:]) == sorted(PASSAGES.values())
 
 
 def test_failed_model_is_a_warning_and_the_exit_code(paid, compare):
