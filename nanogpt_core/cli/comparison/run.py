@@ -163,7 +163,7 @@ class Run:
         service: dict[str, Any] = {"api_key": self._service.api_key, "base_url": self._service.base_url}
         candidates = find_candidates(options.pop("models"), **service)
         self._output.mkdir(parents=True, exist_ok=True)
-        service["cache"] = self._output / "vectors.sqlite"
+        service["cache"] = None if self._service.is_sandbox else self._output / "vectors.sqlite"
         if not self._service.is_sandbox:
             expenses = estimate_expense(
                 candidates, questions, passages, instructions=options["instructions"], **service

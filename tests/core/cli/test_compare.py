@@ -20,10 +20,9 @@ ASKED = {"What do bees make?": "bees", "Who sleeps all day?": "cats", "What open
 
 @pytest.fixture
 def paid(fresh_sandbox, monkeypatch):
-    """A sandbox with a key of its own that counts as NanoGPT: its vectors are paid for and cached."""
+    """A sandbox with a key of its own, in the place of NanoGPT."""
     monkeypatch.setenv("NANOGPT_API_KEY", fresh_sandbox.api_key)
     monkeypatch.setenv("NANOGPT_BASE_URL", fresh_sandbox.base_url)
-    monkeypatch.setattr("nanogpt_core.comparison.candidates.is_loopback", lambda _host: False)
     return fresh_sandbox
 
 
@@ -229,3 +228,14 @@ def test_questions_are_written_as_json_lines_only(paid, nanogpt, files, tmp_path
     result = nanogpt("compare", tmp_path / "new.csv", files[1], "--make-questions", "3")
     assert (result.code, paid.requests) == (2, [])
     assert "Name a file that ends in .jsonl" in result.err
+
+
+def test_comparison_goes_on_after_an_error_and_pays_for_no_text_twice(paid, compare, files):
+    with files[1].open("a") as corpus:
+        corpus.writelines(json.dumps({"source": f"{n}", "text": f"Passage {n}."}) + "\n" for n in range(300))
+    # Three questions, five batches of passages, and then a refusal, after which nothing more is sent.
+    paid.add_faults(*[None] * 8, Fault(403, body={"error": {"message": "not now"}}))
+    assert compare("-m", "BAAI/bge-m3").code == 4
+    assert compare("-m", "BAAI/bge-m3").code == 0
+    answered = [text for request in paid.requests if request.status == 200 for text in request.inputs]
+    assert len(answered) == len(set(answered)) == 3 + 303
