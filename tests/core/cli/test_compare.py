@@ -209,7 +209,7 @@ def test_chat_model_writes_questions_and_goes_on_after_an_interruption(paid, com
     assert len({tuple(json.loads(line)["sources"]) for line in written}) == 3
     posts = [request for request in paid.requests if request.path.endswith("/chat/completions")]
     assert len(posts) == 3 - len(kept)
-    assert "Synthetic questions." in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "3 of the 3 questions are by a chat model." in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "The questions are synthetic" in result.out
 
 
