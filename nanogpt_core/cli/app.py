@@ -57,4 +57,4 @@ def _shown_default(value: Any) -> str | None:
     """Return a default as the help shows it; None for a flag that is off, and for an empty list."""
     if value is None or value is False or value == ():
         return None
-    return ", ".join(value) if isinstance(value, tuple) else str(value)
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

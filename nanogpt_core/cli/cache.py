@@ -87,7 +87,7 @@ def export(file: Path, target: Path, /) -> None:
 
 
 @command.command
-def clear(file: Path, /, *, yes: Annotated[bool, Parameter(alias="-y", negative=())] = False) -> None:
+def clear(file: Path, /, *, yes: Annotated[bool, Parameter(alias="-y")] = False) -> None:
     """Delete every vector of a cache file, and release its space. Embedding the texts again is paid for again.
 
     Args:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import App
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -36,7 +35,7 @@ command = App(name="doctor", help_format="plaintext", help_epilogue=_EXAMPLES)
 def doctor(
     *,
     cache: Path | None = None,
-    offline: Annotated[bool, Parameter(negative=())] = False,
+    offline: bool = False,
     base_url: str | None = None,
     json: JsonFlag = False,
 ) -> int:

@@ -63,9 +63,9 @@ def models(
     max_price: float | None = None,
     max_dimensions: int | None = None,
     min_tokens: int | None = None,
-    reduces: Annotated[bool, Parameter(negative=())] = False,
+    reduces: bool = False,
     sort: Annotated[_Sort, Parameter(alias="-s")] = "list",
-    live: Annotated[bool, Parameter(negative=())] = False,
+    live: bool = False,
     base_url: str | None = None,
     json: JsonFlag = False,
 ) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
 __all__ = ["command", "sandbox"]
 
@@ -19,26 +19,24 @@ no model runs. `python -m nanogpt_core.sandbox` is the same.
 
 command = App(name="sandbox", help_format="plaintext", help_epilogue=_EXAMPLES)
 
-_Flag = Annotated[bool, Parameter(negative=())]
-
 
 @command.default
 def sandbox(
     *,
     host: str = "127.0.0.1",
     port: int = 8765,
-    allow_remote: _Flag = False,
+    allow_remote: bool = False,
     api_key: str = "sk-nano-sandbox",
     latency: float = 0.0,
     requests_per_second: float | None = None,
     requests_per_day: int | None = None,
-    reference_page: _Flag = False,
-    report_cost: _Flag = False,
+    reference_page: bool = False,
+    report_cost: bool = False,
     width_source: Literal["true", "listed"] = "true",
-    no_vendor_limits: _Flag = False,
-    refuse_base64: _Flag = False,
-    ignore_base64: _Flag = False,
-    shuffle: _Flag = False,
+    no_vendor_limits: bool = False,
+    refuse_base64: bool = False,
+    ignore_base64: bool = False,
+    shuffle: bool = False,
 ) -> int:
     """Run a local NanoGPT API for trials and tests, until Ctrl-C.
 

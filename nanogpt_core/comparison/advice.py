@@ -16,7 +16,13 @@ from nanogpt_core.comparison.ranking import MEASURES
 if TYPE_CHECKING:
     from nanogpt_core.comparison.measure import Result
 
-__all__ = ["Advice", "Assessment", "assess", "give_advice", "named"]
+__all__ = ["SYNTHETIC_NOTE", "Advice", "Assessment", "assess", "give_advice", "named"]
+
+SYNTHETIC_NOTE = (
+    "The questions are synthetic: a chat model wrote them from the passages that answer them. They repeat words of the "
+    "passages more than people do, so real quality is lower, and models may rank otherwise."
+)
+"""The reservation about questions by a chat model."""
 
 _RELEVANT_DIFFERENCE = 0.02
 """A difference of nDCG@10 that is worth more questions to see."""
@@ -173,10 +179,7 @@ def _reservations(
 ) -> Iterator[str]:
     questions = len(assessments[0].result.scores[MEASURES[0]])
     if synthetic:
-        yield (
-            "The questions are synthetic: a chat model wrote each from the passage that answers it. They repeat words "
-            "of the passage more than people do, so real quality is lower, and models may rank otherwise."
-        )
+        yield SYNTHETIC_NOTE
     if questions < _FEW_QUESTIONS:
         yield f"{questions} questions are few: one of them more or less can change the advice."
     if sources < _FEW_SOURCES:

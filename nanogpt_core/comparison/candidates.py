@@ -39,14 +39,10 @@ class Candidate:
         """A short name: the model, and the host of another server."""
         return self.info.id if self.base_url is None else f"{self.info.id}@{urlsplit(self.base_url).netloc}"
 
-    def is_local(self, base_url: str | None) -> bool:
-        """Return True if the server is on this machine.
-
-        Args:
-            base_url: Base URL of NanoGPT; None for the environment's.
-        """
-        url = resolve_base_url(base_url) if self.base_url is None else self.base_url
-        return is_loopback(urlsplit(url).hostname or "")
+    @property
+    def is_own(self) -> bool:
+        """True for a model on a server of the user's own on this machine, which costs nothing."""
+        return self.base_url is not None and is_loopback(urlsplit(self.base_url).hostname or "")
 
     def options(self, api_key: ApiKey, base_url: str | None) -> dict[str, Any]:
         """Return model, key and address as options of an ``Embedder``.

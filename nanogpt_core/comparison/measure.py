@@ -159,7 +159,7 @@ def estimate_expense(
         texts = [passage.text for passage in passages]
         for instruction in _instructions(candidate, instructions):
             texts += [(instruction or "{query}").replace("{query}", question.text) for question in questions]
-        kept = None if candidate.is_local(base_url) else cache
+        kept = None if candidate.is_own else cache
         embedder = Embedder(**candidate.options(api_key, base_url), on_overflow="truncate", cache=kept)
         estimate = embedder.estimate(texts)
         found.append(Expense(candidate, estimate.tokens, estimate.cost_usd, estimate.requests))
@@ -193,8 +193,8 @@ def compare_models(
         base_url: Base URL of NanoGPT. Default: the environment's.
         dimensions: Reduced dimensions to measure, for models that take them.
         instructions: False to leave out the query instructions of model cards.
-        cache: A cache for the vectors: a second comparison pays for no text again. Vectors of servers on this machine
-            are not cached. Default: none.
+        cache: A cache for the vectors: a second comparison pays for no text again. Vectors of ``MODEL@URL`` on this
+            machine are not cached. Default: none.
         budget_usd: US dollars that the comparison may spend. Default: no limit.
         tolerance: Loss of nDCG@10 to accept for a lower price or smaller vectors.
         progress: A function of (candidate's name, texts done, texts in total). Default: none.
@@ -270,7 +270,7 @@ class _Task:
     ) -> dict[bool, Embedder]:
         """Return an embedder without query instruction, and one with it if the model has one."""
         options: dict[str, Any] = {**candidate.options(api_key, base_url), "on_overflow": "truncate"}
-        cache = None if candidate.is_local(base_url) else self._cache
+        cache = None if candidate.is_own else self._cache
         if budget_usd is not None:
             options["budget_usd"] = max(budget_usd, 1e-12)
         report = self._progress

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nanogpt_core.comparison.advice import Assessment, named
+from nanogpt_core.comparison.advice import SYNTHETIC_NOTE, Assessment, named
 from nanogpt_core.comparison.chart import svg_charts
 from nanogpt_core.comparison.ranking import DEPTH, MEASURES
 
@@ -62,9 +62,8 @@ def _sections(comparison: Comparison, notice: str) -> Iterator[str]:
     yield _verdict(comparison)
     if synthetic:
         yield (
-            f'<p class="warning"><strong>Synthetic questions.</strong> A chat model wrote {synthetic} of the '
-            f"{len(comparison.questions)} questions from the passages that answer them. Questions of people use other "
-            "words; check the advice with some of your own.</p>"
+            f'<p class="warning"><strong>{synthetic} of the {len(comparison.questions)} questions are by a chat model.'
+            f"</strong> {escape(SYNTHETIC_NOTE)} Check the advice with some of your own.</p>"
         )
     yield _reservations(comparison)
     yield _quality(comparison)
@@ -115,7 +114,7 @@ def _code(chosen: Assessment) -> str:
 
 
 def _reservations(comparison: Comparison) -> str:
-    notes = [*comparison.advice.reservations]
+    notes = [note for note in comparison.advice.reservations if note != SYNTHETIC_NOTE]  # it stands above
     notes += [f"{name} was not measured: {error or _AFTER_AN_ERROR}" for name, error in comparison.failures.items()]
     if not notes:
         return ""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +13,8 @@ from nanogpt_core.errors import InvalidInputError
 
 __all__ = ["Passage", "load_passages"]
 
-_SUFFIXES = frozenset({".md", ".rst", ".text", ".txt"})
+_EXAMPLE = '{"source": "...", "text": "..."}'
 _NAME_FIELDS = ("source", "id", "_id")
-_MAX_CHARACTERS = 1500
-"""Length of the passages that text files are split into: about 375 tokens of English."""
-# Paragraphs, lines, sentences and words, each with the text that joins two of them again.
-_BORDERS = (
-    (re.compile(r"\n\s*\n"), "\n\n"),
-    (re.compile(r"\n"), "\n"),
-    (re.compile(r"(?<=[.!?])\s+|(?<=[。！？])"), " "),
-    (re.compile(r"\s+"), " "),
-)
 
 
 @dataclass(frozen=True)
@@ -35,22 +25,20 @@ class Passage:
     source: str
 
 
-def load_passages(path: str | os.PathLike[str]) -> list[Passage]:
-    """Return the passages of a file or folder.
+def load_passages(file: str | os.PathLike[str]) -> list[Passage]:
+    """Return the passages of a file.
 
     Args:
-        path: JSON lines with the fields ``text`` and ``source`` (or ``id``), a passage each; or a folder of text files
-            (``.txt``, ``.md``, ``.rst``), whose passages are named by the path of their file in the folder.
+        file: JSON lines with the fields ``text`` and ``source`` (or ``id``), a passage each.
 
     Raises:
         InvalidInputError: There are no passages, or a line is not one; the message names file and line.
-        OSError: A file cannot be read.
+        OSError: The file cannot be read.
     """
-    place = Path(path)
-    found = list(_from_folder(place) if place.is_dir() else _from_lines(place))
+    path = Path(file)
+    found = list(_from_lines(path))
     if not found:
-        kinds = ", ".join(sorted(_SUFFIXES))
-        raise InvalidInputError(f"{place} has no passages.", remedy=f"A folder needs files that end in {kinds}.")
+        raise InvalidInputError(f"{path} has no passages.", remedy=f"Each line is JSON such as {_EXAMPLE}")
     return found
 
 
@@ -77,13 +65,6 @@ def _passage(path: Path, number: int, row: Any) -> Passage:
     return Passage(f"{title}\n{text}" if isinstance(title, str) and title.strip() else text, str(name))
 
 
-def _from_folder(folder: Path) -> Iterator[Passage]:
-    for file in sorted(folder.rglob("*")):
-        if file.suffix.lower() in _SUFFIXES and file.is_file():
-            name = file.relative_to(folder).as_posix()
-            yield from (Passage(text, name) for text in _split(_read(file)))
-
-
 def _read(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8-sig")
@@ -94,30 +75,6 @@ def _read(file: Path) -> str:
 def _invalid(path: Path, number: int, problem: str) -> InvalidInputError:
     return InvalidInputError(
         f"{path}, line {number}, {problem}.",
-        remedy='Each line is JSON such as {"source": "...", "text": "..."}',
+        remedy=f"Each line is JSON such as {_EXAMPLE}",
         positions=(number - 1,),
     )
-
-
-def _split(text: str, borders: Sequence[tuple[re.Pattern[str], str]] = _BORDERS) -> Iterator[str]:
-    """Yield ``text`` in passages of limited length, split at the best borders that allow it."""
-    text = text.strip()
-    if len(text) <= _MAX_CHARACTERS:
-        yield from (text,) if text else ()
-        return
-    if not borders:
-        yield from (text[start : start + _MAX_CHARACTERS] for start in range(0, len(text), _MAX_CHARACTERS))
-        return
-    (border, joint), *rest = borders
-    gathered = ""
-    for piece in border.split(text):
-        joined = f"{gathered}{joint}{piece}" if gathered else piece
-        if len(joined) <= _MAX_CHARACTERS:
-            gathered = joined
-            continue
-        yield from _split(gathered)
-        gathered = piece
-        if len(piece) > _MAX_CHARACTERS:
-            yield from _split(piece, rest)
-            gathered = ""
-    yield from _split(gathered)

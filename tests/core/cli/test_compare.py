@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("ir_measures", reason="the compare extra is not installed")
 pytest.importorskip("matplotlib", reason="the compare extra is not installed")
 
-from nanogpt_core.cli import compare as compare_module
+from nanogpt_core.cli.comparison.run import SANDBOX_NOTICE
 from nanogpt_core.sandbox import Fault, Reply
 
 PASSAGES = {
@@ -20,10 +20,9 @@ ASKED = {"What do bees make?": "bees", "Who sleeps all day?": "cats", "What open
 
 @pytest.fixture
 def paid(fresh_sandbox, monkeypatch):
-    """A sandbox with a key of its own that counts as NanoGPT: its vectors are paid for and cached."""
+    """A sandbox with a key of its own, in the place of NanoGPT."""
     monkeypatch.setenv("NANOGPT_API_KEY", fresh_sandbox.api_key)
     monkeypatch.setenv("NANOGPT_BASE_URL", fresh_sandbox.base_url)
-    monkeypatch.setattr("nanogpt_core.comparison.candidates.is_loopback", lambda _host: False)
     return fresh_sandbox
 
 
@@ -73,7 +72,7 @@ def test_report_and_figures_are_written_and_the_advice_is_printed(paid, compare,
 def test_sandbox_needs_no_key_and_says_so(compare):
     result = compare("--sandbox", "-m", "BAAI/bge-m3")
     assert result.code == 0
-    assert result.out.startswith(compare_module._SANDBOX_NOTICE)
+    assert result.out.startswith(SANDBOX_NOTICE)
     assert compare("-m", "BAAI/bge-m3").code == 2
     assert compare("--sandbox", "--base-url", "http://127.0.0.1:9/v1").code == 2
 
@@ -123,10 +122,10 @@ def test_impossible_option_is_one_line_and_embeds_nothing(paid, compare, words, 
 
 
 @pytest.mark.parametrize(("missing", "remedy"), [(0, "--make-questions 100"), (1, "")])
-def test_missing_file_is_exit_code_3(paid, compare, files, missing, remedy):
+def test_missing_file_is_exit_code_2(paid, compare, files, missing, remedy):
     files[missing].unlink()
     result = compare()
-    assert result.code == 3
+    assert result.code == 2
     assert f"{files[missing]}: There is no such file or folder. {remedy}".strip() in result.err.replace(
         "A chat model can write questions: ", ""
     )
@@ -141,6 +140,48 @@ def test_question_about_an_unknown_source_is_named_before_money_is_spent(paid, c
     assert inputs(paid) == []
 
 
+def test_folder_is_read_as_by_embed_and_its_sources_are_paths(paid, nanogpt, tmp_path):
+    folder = tmp_path / "docs"
+    (folder / "guide").mkdir(parents=True)
+    (folder / "guide" / "bees.md").write_text(
+        f"# Bees\n\n{PASSAGES['bees']}\n\n" + "They fly from flower to flower. " * 200
+    )
+    (folder / "cats.html").write_text(f"<p>{PASSAGES['cats']}</p>")
+    (tmp_path / "q.csv").write_text("question,source\nWhat do bees make?,guide/bees.md\nWho sleeps?,cats.html\n")
+    words = ["--output", tmp_path / "out", "-m", "BAAI/bge-m3", "--chunk-tokens", "100", "--json"]
+    result = nanogpt("compare", tmp_path / "q.csv", folder, *words)
+    assert result.code == 0
+    found = json.loads(result.out)
+    assert found["sources"] == 2
+    assert found["passages"] > 5
+    assert not any("<p>" in text for text in inputs(paid))
+    (folder / "broken.md").write_bytes(b"\xff\xfe\x00broken")
+    broken = nanogpt("compare", tmp_path / "q.csv", folder, *words)
+    assert broken.code == 3
+    assert "broken.md" in broken.err
+    assert nanogpt("compare", tmp_path / "q.csv", folder, *words, "--skip-bad").code == 0
+
+
+@pytest.mark.parametrize(("field", "words"), [("source", []), ("name", ["--id-field", "name"])])
+def test_records_are_named_by_a_field(paid, nanogpt, tmp_path, files, field, words):
+    rows = "".join(f'{source},"{text}"\n' for source, text in PASSAGES.items())
+    (tmp_path / "corpus.csv").write_text(f"{field},text\n{rows}")
+    result = nanogpt(
+        "compare",
+        files[0],
+        tmp_path / "corpus.csv",
+        "--output",
+        tmp_path / "out",
+        "--json",
+        "-m",
+        "BAAI/bge-m3",
+        *words,
+    )
+    assert result.code == 0
+    assert json.loads(result.out)["sources"] == 3
+    assert sorted(inputs(paid)[-3:]) == sorted(PASSAGES.values())
+
+
 def test_failed_model_is_a_warning_and_the_exit_code(paid, compare):
     paid.add_faults(Fault(403, body={"error": {"message": "not for this key"}}))
     result = compare("-m", "BAAI/bge-m3", "text-embedding-3-small", "--no-reduced")
@@ -151,6 +192,8 @@ def test_failed_model_is_a_warning_and_the_exit_code(paid, compare):
 
 def test_chat_model_writes_questions_and_goes_on_after_an_interruption(paid, compare, files, tmp_path):
     files[0].unlink()
+    with files[1].open("a") as corpus:  # more passages than questions
+        corpus.writelines(json.dumps({"source": s, "text": f"More: {text}"}) + "\n" for s, text in PASSAGES.items())
     paid.add_replies(Reply("What is sweet?"), Fault(400, body={"error": {"message": "a pause"}}))
     result = compare("--make-questions", "3", "-m", "BAAI/bge-m3")
     assert (result.code, "a pause" in result.err) == (5, True)
@@ -166,7 +209,7 @@ def test_chat_model_writes_questions_and_goes_on_after_an_interruption(paid, com
     assert len({tuple(json.loads(line)["sources"]) for line in written}) == 3
     posts = [request for request in paid.requests if request.path.endswith("/chat/completions")]
     assert len(posts) == 3 - len(kept)
-    assert "Synthetic questions." in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "3 of the 3 questions are by a chat model." in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "The questions are synthetic" in result.out
 
 
@@ -185,3 +228,14 @@ def test_questions_are_written_as_json_lines_only(paid, nanogpt, files, tmp_path
     result = nanogpt("compare", tmp_path / "new.csv", files[1], "--make-questions", "3")
     assert (result.code, paid.requests) == (2, [])
     assert "Name a file that ends in .jsonl" in result.err
+
+
+def test_comparison_goes_on_after_an_error_and_pays_for_no_text_twice(paid, compare, files):
+    with files[1].open("a") as corpus:
+        corpus.writelines(json.dumps({"source": f"{n}", "text": f"Passage {n}."}) + "\n" for n in range(300))
+    # Three questions, five batches of passages, and then a refusal, after which nothing more is sent.
+    paid.add_faults(*[None] * 8, Fault(403, body={"error": {"message": "not now"}}))
+    assert compare("-m", "BAAI/bge-m3").code == 4
+    assert compare("-m", "BAAI/bge-m3").code == 0
+    answered = [text for request in paid.requests if request.status == 200 for text in request.inputs]
+    assert len(answered) == len(set(answered)) == 3 + 303

@@ -11,7 +11,7 @@ from nanogpt_core.comparison.candidates import Candidate, Variant
 from nanogpt_core.comparison.measure import Result
 
 RANDOM = np.random.default_rng(3)
-NOISE = RANDOM.random(200)
+NOISE = RANDOM.random(60)
 
 
 def result(name, scores, *, price=0.02, dimensions=1024, reduced=None, instruction=False):

@@ -1,11 +1,8 @@
 """Questions and passages: read from files, and refused with file and line."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from nanogpt_core.comparison import Passage, Question, load_passages, load_questions, write_questions
-from nanogpt_core.comparison.passages import _MAX_CHARACTERS, _split
 from nanogpt_core.comparison.questions import check_sources
 from nanogpt_core.errors import InvalidInputError
 
@@ -87,15 +84,6 @@ def test_lines_of_a_corpus_may_name_the_source_id_and_have_a_title(tmp_path):
     assert load_passages(file) == [Passage("one", "a"), Passage("T\ntwo", "7"), Passage("x", "c")]
 
 
-def test_folder_gives_passages_named_by_the_path_in_it(tmp_path):
-    (tmp_path / "guide").mkdir()
-    (tmp_path / "guide" / "b.md").write_text("# B\n\ntext")
-    (tmp_path / "a.TXT").write_text("plain")
-    (tmp_path / "picture.png").write_bytes(b"\x89PNG")
-    (tmp_path / "empty.md").write_text(" \n")
-    assert load_passages(tmp_path) == [Passage("plain", "a.TXT"), Passage("# B\n\ntext", "guide/b.md")]
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -112,22 +100,3 @@ def test_unusable_corpus_is_refused(tmp_path, content, message):
     (tmp_path / "corpus.jsonl").write_bytes(content)
     with pytest.raises(InvalidInputError, match=message):
         load_passages(tmp_path / "corpus.jsonl")
-
-
-def test_folder_without_texts_is_refused(tmp_path):
-    with pytest.raises(InvalidInputError, match=r"A folder needs files that end in \.md"):
-        load_passages(tmp_path)
-
-
-@given(st.lists(st.text("ab.\n ", max_size=900), max_size=5).map("\n\n".join))
-def test_pieces_of_a_text_are_short_and_lose_no_letter(text):
-    pieces = list(_split(text))
-    assert all(0 < len(piece) <= _MAX_CHARACTERS and piece.strip() for piece in pieces)
-    assert "".join("".join(pieces).split()) == "".join(text.split())
-
-
-def test_long_text_is_split_between_paragraphs_then_sentences():
-    paragraph = "One sentence is here. " * 40
-    pieces = list(_split(f"{paragraph}\n\n{paragraph}\n\n{'A longer one. ' * 200}"))
-    assert pieces[0] == paragraph.strip()
-    assert all(piece.endswith(".") for piece in pieces)

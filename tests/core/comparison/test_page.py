@@ -33,13 +33,18 @@ def comparison(shared_sandbox):
     )
 
 
+@pytest.fixture(scope="module")
+def page(comparison):
+    return make_page(comparison, notice="Only a trial.")
+
+
 def text_of(page):
     shown = page.partition("</style>")[2].replace("<wbr>", "")
     return " ".join(re.sub("<[^>]+>", " ", shown).split())
 
 
-def test_page_says_which_model_to_take_and_why(comparison):
-    text = text_of(make_page(comparison, notice="Only a trial."))
+def test_page_says_which_model_to_take_and_why(comparison, page):
+    text = text_of(page)
     assert "Only a trial." in text
     assert comparison.advice.summary in text
     for sentence in (*comparison.advice.reasons, *comparison.advice.reservations):
@@ -50,17 +55,16 @@ def test_page_says_which_model_to_take_and_why(comparison):
     assert "3 questions over 16 passages of 16 sources" in text
 
 
-def test_page_has_a_table_by_language_and_the_missed_questions(comparison):
-    text = text_of(make_page(comparison))
+def test_page_has_a_table_by_language_and_the_missed_questions(page):
+    text = text_of(page)
     assert "nDCG@10 by language variant de (1) en (2)" in text
     assert re.search(
         r"For 1 of 3 questions no right source is in the first 10\. .* Where is the .* last: place 1\d", text
     )
-    assert "Synthetic questions. A chat model wrote 1 of the 3 questions" in text
+    assert "1 of the 3 questions are by a chat model. The questions are synthetic" in text
 
 
-def test_page_needs_no_other_file_and_runs_no_script(comparison):
-    page = make_page(comparison)
+def test_page_needs_no_other_file_and_runs_no_script(page):
     assert "<script" not in page
     assert "&lt;script&gt;alert(" in page
     assert not re.findall(r'(?:src|href)="(?!#)', page)
@@ -100,21 +104,21 @@ def test_unusable_name_of_a_chart_is_refused(tmp_path, name, message):
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed")
-@pytest.mark.parametrize("width", [1280, 400])
-def test_page_fits_the_window_and_shows_the_advice_first(comparison, tmp_path, width):
+def test_page_fits_wide_and_narrow_windows_and_shows_the_advice_first(comparison, page, tmp_path):
     playwright = pytest.importorskip("playwright.sync_api")
-    write_page(comparison, tmp_path / "page.html")
+    (tmp_path / "page.html").write_text(page, encoding="utf-8")
     with playwright.sync_playwright() as started:
         browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": width, "height": 900})
+        tab = browser.new_page()
         errors = []
-        page.on("console", lambda message: errors.append(message.text))
-        page.goto((tmp_path / "page.html").as_uri())
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        take = page.locator(".take").bounding_box()
-        assert take["y"] + take["height"] < 900
-        rows = page.locator("table").first.locator("tbody tr")
-        assert rows.count() == len(comparison.results)
-        assert page.locator("thead").first.is_visible() is (width > 768)
+        tab.on("console", lambda message: errors.append(message.text))
+        tab.goto((tmp_path / "page.html").as_uri())
+        for width in (1280, 400):
+            tab.set_viewport_size({"width": width, "height": 900})
+            assert tab.evaluate("document.documentElement.scrollWidth") <= width
+            take = tab.locator(".take").bounding_box()
+            assert take["y"] + take["height"] < 900
+            assert tab.locator("table").first.locator("tbody tr").count() == len(comparison.results)
+            assert tab.locator("thead").first.is_visible() is (width > 768)
         assert errors == []
         browser.close()

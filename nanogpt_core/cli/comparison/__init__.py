@@ -1,0 +1,1 @@
+"""The parts of ``nanogpt compare``: reading, the consent to costs, and output."""

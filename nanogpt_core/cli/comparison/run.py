@@ -1,0 +1,202 @@
+"""One run of ``nanogpt compare``: the service, the consent to costs, questions and measurement."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Group, Parameter
+
+from nanogpt_core.cli.asking import confirm_cost
+from nanogpt_core.cli.comparison.corpus import CorpusOptions, read_corpus
+from nanogpt_core.cli.console import error_console, print_warning
+from nanogpt_core.cli.exit_codes import CommandError
+from nanogpt_core.cli.job.cost import format_usd
+from nanogpt_core.cli.job.progress import Progress
+
+if TYPE_CHECKING:
+    from nanogpt_core.comparison import Comparison, Passage, Question
+
+__all__ = ["SANDBOX_NOTICE", "CostOptions", "Run", "Service", "SyntheticOptions", "open_service"]
+
+SANDBOX_NOTICE = "SANDBOX: vectors made of words, without a model. These figures say nothing about the models."
+"""The warning that goes with all figures of a sandbox."""
+
+
+@Parameter(name="*", group=Group.create_ordered("Questions by a chat model"))
+@dataclass(frozen=True)
+class SyntheticOptions:
+    """Questions that a chat model writes.
+
+    Attributes:
+        make_questions: Let a chat model write so many questions from the passages, into QUESTIONS. If the file has
+            some already, only the rest are written.
+        chat_model: The chat model.
+    """
+
+    make_questions: int | None = None
+    chat_model: str = "gpt-4o-mini"
+
+
+@Parameter(name="*", group=Group.create_ordered("Cost"))
+@dataclass(frozen=True)
+class CostOptions:
+    """Consent to the cost.
+
+    Attributes:
+        yes: Accept any cost.
+        budget: US dollars that may be spent, without a question. Nothing is sent if more is expected.
+        ask_above: Without a budget, ask if the expected cost is above so many US dollars.
+    """
+
+    yes: Annotated[bool, Parameter(alias="-y", negative=())] = False
+    budget: float | None = None
+    ask_above: float = 0.5
+
+
+@dataclass(frozen=True)
+class Service:
+    """Key and address; None for the environment's."""
+
+    api_key: str | None = None
+    base_url: str | None = None
+    is_sandbox: bool = False
+
+
+@contextlib.contextmanager
+def open_service(sandbox: bool, base_url: str | None) -> Iterator[Service]:
+    """Yield NanoGPT, or a sandbox that runs until the end of the block.
+
+    Raises:
+        CommandError: A sandbox with a base URL.
+        ConfigurationError: An invalid base URL.
+    """
+    if not sandbox:
+        from nanogpt_core.http.endpoint import resolve_base_url
+
+        yield Service(base_url=resolve_base_url(base_url))
+        return
+    if base_url:
+        raise CommandError("--sandbox has an address of its own.", remedy="Leave --base-url out.")
+    from nanogpt_core import Sandbox
+
+    with Sandbox() as running:
+        yield Service(running.api_key, running.base_url, is_sandbox=True)
+
+
+class Run:
+    """One run of the command: the service, the consent to costs, and the folder of the output."""
+
+    def __init__(self, service: Service, cost: CostOptions, output: Path, progress: Progress) -> None:
+        self._service = service
+        self._cost = cost
+        self._output = output
+        self._left = cost.budget
+        self._progress = progress
+        self._stage = ""
+        self.notice = SANDBOX_NOTICE if service.is_sandbox else ""
+
+    def read_passages(self, corpus: Path, options: CorpusOptions) -> list[Passage]:
+        """Read the corpus."""
+        _check_exists(corpus)
+        return read_corpus(corpus, options, self._progress)
+
+    def read_questions(
+        self, file: Path, passages: list[Passage], limit: int | None, synthetic: SyntheticOptions
+    ) -> list[Question]:
+        """Read the questions; let the chat model write those that are missing."""
+        from nanogpt_core.comparison import load_questions
+
+        for option, number in (("--limit", limit), ("--make-questions", synthetic.make_questions)):
+            if number is not None and number < 1:
+                raise CommandError(f"{option} must be at least 1, not {number}.")
+        if synthetic.make_questions is None:
+            _check_exists(file, "A chat model can write questions: --make-questions 100")
+        else:
+            self._make_questions(file, passages, synthetic.make_questions, synthetic.chat_model)
+        return load_questions(file, limit)
+
+    def _make_questions(self, file: Path, passages: list[Passage], count: int, chat_model: str) -> None:
+        from nanogpt_core.comparison import load_questions
+        from nanogpt_core.comparison.synthetic import QuestionWriter
+
+        if file.suffix.lower() != ".jsonl":
+            raise CommandError(
+                f"{file}: Questions are written as JSON lines.", remedy="Name a file that ends in .jsonl."
+            )
+        found = load_questions(file) if file.exists() and file.stat().st_size else []
+        count -= len(found)
+        if count <= 0:
+            return
+        options: dict[str, Any] = {"api_key": self._service.api_key, "base_url": self._service.base_url}
+        writer = QuestionWriter(passages, chat_model, done=found, **options)
+        count = min(count, writer.available)
+        usd = writer.most_usd(count)
+        self._confirm(f"{count} questions by {chat_model} cost {_at_most(usd)}", usd)
+        self._left = None if self._left is None else self._left - (usd or 0.0)
+        written = 0
+        self._progress.begin(f"Questions by {chat_model}", count)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("a", encoding="utf-8", newline="\n") as lines:
+            for question in writer.write(count):
+                # Line by line: after an interruption, the same command pays only for the rest.
+                row = {"question": question.text, "sources": question.sources, "synthetic": True}
+                lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+                lines.flush()
+                written += 1
+                self._progress.advance_to(written)
+        self._progress.end(f"{written:,} of {count:,} written to {file}")
+        if written < count:
+            print_warning(f"{count - written} answers of {chat_model} were no questions. The same command tries again.")
+
+    def compare(self, questions: list[Question], passages: list[Passage], **options: Any) -> Comparison:
+        """Show the expected cost, ask, and measure."""
+        from nanogpt_core.comparison import compare_models, estimate_expense
+        from nanogpt_core.comparison.candidates import find_candidates
+        from nanogpt_core.comparison.questions import check_sources
+
+        check_sources(questions, {passage.source for passage in passages})
+        service: dict[str, Any] = {"api_key": self._service.api_key, "base_url": self._service.base_url}
+        candidates = find_candidates(options.pop("models"), **service)
+        self._output.mkdir(parents=True, exist_ok=True)
+        service["cache"] = None if self._service.is_sandbox else self._output / "vectors.sqlite"
+        if not self._service.is_sandbox:
+            expenses = estimate_expense(
+                candidates, questions, passages, instructions=options["instructions"], **service
+            )
+            unknown = [each.candidate.label for each in expenses if each.cost_usd is None]
+            usd = sum(each.cost_usd or 0.0 for each in expenses)
+            tokens = sum(each.tokens for each in expenses)
+            more = f", and those of {', '.join(unknown)}, whose price is unknown" if unknown else ""
+            words = f"{len(candidates)} models take {tokens:,} tokens, about {format_usd(usd)}{more}"
+            error_console().print(f"{words}.")
+            self._confirm(words, None if unknown else usd)
+        return compare_models(
+            candidates, questions, passages, budget_usd=self._left, progress=self._report, **options, **service
+        )
+
+    def _report(self, name: str, done: int, total: int) -> None:
+        """Show the passages of one model after the other."""
+        if name != self._stage:
+            self._stage = name
+            self._progress.begin(f"Embedding with {name}", total)
+        self._progress.advance_to(done)
+        if done == total:
+            self._progress.end(f"{total:,} passages")
+
+    def _confirm(self, words: str, usd: float | None) -> None:
+        if not self._service.is_sandbox:
+            confirm_cost(words, usd, budget=self._left, ask_above=self._cost.ask_above, yes=self._cost.yes)
+
+
+def _check_exists(path: Path, remedy: str = "") -> None:
+    if not path.exists():
+        raise CommandError(f"{path}: There is no such file or folder.", remedy=remedy)
+
+
+def _at_most(usd: float | None) -> str:
+    return "an unknown amount" if usd is None else f"at most {format_usd(usd)}"
