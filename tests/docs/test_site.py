@@ -143,6 +143,17 @@ def test_guide_to_errors_says_which_are_retried():
             assert getattr(errors, name).transient == (word == "yes"), name
 
 
+def test_home_page_names_every_extra_for_users():
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    extras = re.search(r"^\[project.optional-dependencies\]\n(.*?)^\[", project, re.DOTALL | re.MULTILINE)[1]
+    for_this_repository = {"compat", "demo", "dev", "docs", "notebooks", "stores", "web"}
+    table = (DOCS / "index.md").read_text(encoding="utf-8").split("## Extras")[1]
+    named = {
+        name for line in re.findall(r"^\| (.+?) \|", table, re.MULTILINE) for name in re.findall(r"`([\w-]+)`", line)
+    }
+    assert named == set(re.findall(r"^([\w-]+) = \[", extras, re.MULTILINE)) - for_this_repository
+
+
 # -- commands --------------------------------------------------------------------------------------------------------
 
 CONSOLE = re.compile(r"^```console\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
