@@ -4,6 +4,7 @@ import asyncio
 import copy
 import gc
 import importlib.util
+import json
 import sys
 import threading
 from dataclasses import dataclass
@@ -201,6 +202,55 @@ async def test_stream_that_has_begun_goes_on(make, call, close):
         assert (await anext(stream)).texts == ["a"]
         await close(embedder)
         assert [batch.texts async for batch in stream] == [["b"], ["c"]]
+
+
+def events():
+    """Return the events of a streamed answer, in two parts."""
+    chunk = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    parts = [({"role": "assistant", "content": "one "}, None), ({"content": "two"}, None), ({}, "stop")]
+    choices = [{"index": 0, "delta": delta, "finish_reason": reason} for delta, reason in parts]
+    sent = [b"data: %s\n\n" % json.dumps({**chunk, "choices": [choice]}).encode() for choice in choices]
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+    return head + sent[0], sent[1] + sent[2] + b"data: [DONE]\n\n"
+
+
+class Parts:
+    """A response in two parts, the second when the test says so; then the connection ends."""
+
+    close = True
+
+    def __init__(self, goes_on):
+        self._goes_on = goes_on
+
+    def __iter__(self):
+        first, second = events()
+        yield first
+        assert self._goes_on.wait(GUARD_SECONDS)
+        yield second
+
+
+@pytest.mark.parametrize("kind", [KINDS[2], KINDS[4]], ids=["ChatNanoGPT", "NanoGPT"])
+async def test_chat_stream_that_has_begun_goes_on(make, call, close, server, kind):
+    goes_on, chat = threading.Event(), make(kind)
+    server.answer = lambda _: Parts(goes_on)
+
+    def text(part):
+        return part.text if kind.make is ChatNanoGPT else part.delta
+
+    if call.kind == "sync":
+        stream = chat.stream("hello") if kind.make is ChatNanoGPT else chat.stream_complete("hello")
+        said = [text(next(stream))]
+        await close(chat)
+        goes_on.set()
+        said += await asyncio.to_thread(lambda: [text(part) for part in stream])
+    else:
+        stream = chat.astream("hello") if kind.make is ChatNanoGPT else await chat.astream_complete("hello")
+        said = [text(await anext(stream))]
+        await close(chat)
+        goes_on.set()
+        said += [text(part) async for part in stream]
+    assert "".join(filter(None, said)) == "one two"
+    await asyncio.to_thread(server.wait_for, lambda: server.open_connections == 0)
 
 
 async def test_calls_of_other_objects_that_share_a_request_are_answered(make, call, close, server):

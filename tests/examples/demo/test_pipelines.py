@@ -379,7 +379,9 @@ def test_command_line_prints_passages_answer_sources_and_cost(command):
     assert f'"x200: {FACTS["x200"]}" [1]' in out
     assert "  [1] = x200\n" in out
     assert re.search(
-        r"embedding [\d,]+ tokens \(\$0\.0000\d+ at NanoGPT's list price\); chat [\d,]+ tokens in, \d+ out \(\$0\.", out
+        r"This run so far, ingest and all questions: embedding [\d,]+ tokens \(\$0\.0000\d+ at NanoGPT's list price\); "
+        r"chat [\d,]+ tokens in, \d+ out \(\$0\.",
+        out,
     )
     assert "> " not in out
 
