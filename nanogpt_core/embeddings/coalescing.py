@@ -108,8 +108,9 @@ class Coalescer:
     def _admission_of(self, call: Call) -> Generator[Action, HttpReply, Admission | None]:
         """Return a confirmed admission for a call that goes by itself; None if it has joined the queue."""
         gatherer, limits = self.gatherer(), self._limits
-        # Calls that other tasks make in the same turn of the event loop join this one.
-        yield Yield()
+        if call.lane is not None:
+            # Calls that other tasks make in the same turn of the event loop join this one.
+            yield Yield()
         if not gatherer.waiting:
             admission = limits.admit_now(self._dispatcher.cost(call.batch))
             if admission is not None:

@@ -6,7 +6,7 @@ So sync and async share every decision.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -72,13 +72,11 @@ class HostLimits:
         self._max_bytes = size if self._max_bytes is None else min(size, self._max_bytes)
         logger.info("Learned: the host takes %d texts, or %d bytes, in a request", self._max_items, self._max_bytes)
 
-    def split(self, batch: Batch) -> Iterator[Batch]:
-        """Yield the batch in parts that fit."""
+    def split(self, batch: Batch) -> list[Batch]:
+        """Return the batch in parts that fit."""
         if self.fits(batch):
-            yield batch
-        else:
-            for half in batch.halves():
-                yield from self.split(half)
+            return [batch]
+        return [part for half in batch.halves() for part in self.split(half)]
 
 
 _hosts: dict[tuple[str, str], HostLimits] = {}

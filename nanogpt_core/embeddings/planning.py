@@ -6,7 +6,7 @@ once, even if the caller's texts repeat.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
@@ -234,7 +234,7 @@ def _too_long_error(found: Sequence[tuple[int, int]], counter: TokenCounter) -> 
     )
 
 
-def pack(weights: Sequence[int], max_items: int, max_tokens: int | None) -> Iterator[range]:
+def pack(weights: Sequence[int], max_items: int, max_tokens: int | None) -> list[range]:
     """Divide texts into batches, in order.
 
     Args:
@@ -242,15 +242,17 @@ def pack(weights: Sequence[int], max_items: int, max_tokens: int | None) -> Iter
         max_items: Maximum number of texts in a batch.
         max_tokens: Maximum number of tokens in a batch, or None for no limit.
 
-    Yields:
+    Returns:
         The indices of each batch. Together they are ``range(len(weights))``.
     """
+    ranges = []
     start = total = 0
     for index, weight in enumerate(weights):
         full = index - start >= max_items or (max_tokens is not None and total + weight > max_tokens)
         if full and index > start:
-            yield range(start, index)
+            ranges.append(range(start, index))
             start, total = index, 0
         total += weight
     if start < len(weights):
-        yield range(start, len(weights))
+        ranges.append(range(start, len(weights)))
+    return ranges

@@ -215,25 +215,25 @@ def _parse_json(body: bytes, count: int) -> tuple[dict[str, Any], list[Any]]:
 def _sort_by_index(data: list[Any], count: int) -> list[Any]:
     if len(data) != count:
         raise ReplyError(f"The reply holds {len(data)} vectors for {count} texts.")
-    if not all(isinstance(item, dict) for item in data):
+    if set(map(type, data)) != {dict}:
         raise ReplyError("An item of the reply's data is not an object.")
     indices = [item.get("index") for item in data]
     embeddings = [item.get("embedding") for item in data]
-    if indices == list(range(count)) and all(type(index) is int for index in indices):
+    types = set(map(type, indices))  # True and 1.0 are no indices
+    if types == {type(None)} or (types == {int} and indices == list(range(count))):
         return embeddings
-    if all(index is None for index in indices):
-        return embeddings
-    if not all(type(index) is int for index in indices) or sorted(indices) != list(range(count)):
+    if types != {int} or sorted(indices) != list(range(count)):
         raise ReplyError(f"The reply's indices are not 0 to {count - 1}, each once, so the vectors cannot be assigned.")
     return [embedding for _, embedding in sorted(zip(indices, embeddings, strict=True), key=lambda pair: pair[0])]
 
 
 def _to_array(embeddings: list[Any], out: NDArray[np.float32] | None) -> NDArray[np.float32]:
-    if all(type(embedding) is str for embedding in embeddings):
+    types = set(map(type, embeddings))
+    if types == {str}:
         return _decode_base64(embeddings, out)
-    if all(type(embedding) is list for embedding in embeddings):
+    if types == {list}:
         return _convert_lists(embeddings)
-    kinds = ", ".join(sorted({type(embedding).__name__ for embedding in embeddings}))
+    kinds = ", ".join(sorted(kind.__name__ for kind in types))
     raise ReplyError(f"The reply's vectors are neither all base64 nor all lists of numbers, but: {kinds}.")
 
 
@@ -256,7 +256,7 @@ def _decode_equal_lengths(embeddings: list[str], out: NDArray[np.float32] | None
 
     length = len(embeddings[0])
     # 16 characters of base64 are three float32, so vectors can be joined before decoding.
-    if length == 0 or length % 16 or any(len(embedding) != length for embedding in embeddings):
+    if length == 0 or length % 16 or set(map(len, embeddings)) != {length}:
         return None
     dimensions = length // 16 * 3
     shape = len(embeddings), dimensions
@@ -330,7 +330,7 @@ def _prompt_tokens(usage: object) -> int | None:
 
 def names_same_model(asked: str, answered: str | None) -> bool:
     """Return whether both names mean the same model: the vendor's prefix, case and version suffix may differ."""
-    if answered is None:
+    if answered is None or answered == asked:
         return True
     mine, theirs = (name.lower().rsplit("/", 1)[-1] for name in (asked, answered))
     return theirs.startswith(mine) or (mine.startswith(theirs) and len(theirs) * 2 >= len(mine))

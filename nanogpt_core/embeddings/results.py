@@ -92,15 +92,16 @@ class ListOutput:
         return None if self._array is None else self._array.out(rows, dimensions)
 
     def put(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> Iterable[None]:
-        """Store ``vectors``, a few in each step while the result is iterated over."""
+        """Store ``vectors`` while the result is iterated over, which has a step between any two parts of a few."""
         return self._put(rows, vectors) if self._array is None else self._array.put(rows, vectors)
 
     def _put(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> Iterator[None]:
         remaining = iter(rows)
-        for lists in _iter_lists(vectors):
+        for number, lists in enumerate(_iter_lists(vectors)):
+            if number:
+                yield
             for floats, row in zip(lists, remaining, strict=False):
                 self._lists[row] = floats
-            yield
 
     def result(self, dimensions: int) -> list[list[float]]:
         """Return the lists of all texts in the caller's order."""

@@ -240,10 +240,11 @@ class RateLimit:
 
     def limiter(self) -> RateLimiter:
         """Return this process's limiter. Call it for each request, since a forked process has a limiter of its own."""
-        # Kept here, since the registry holds limiters only as long as they are used.
-        self._limiter = _registry.get(self._name)
-        self._limiter.join(self)
-        return self._limiter
+        limiter = _registry.get(self._name)
+        if limiter is not self._limiter:
+            limiter.join(self)
+            self._limiter = limiter  # the registry holds limiters only as long as they are used
+        return limiter
 
 
 class _Registry(ForkSafe):
