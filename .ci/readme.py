@@ -18,6 +18,7 @@ from nanogpt_core.sandbox import SERVICE_ERRORS, SandboxConfig
 from nanogpt_core.sandbox.__main__ import _parser
 
 ROOT = Path(__file__).resolve().parents[1]
+_SENTENCE_END = re.compile(r"\. ")
 
 
 def options_table() -> str:
@@ -29,6 +30,15 @@ def options_table() -> str:
         if parameter.default is not None:
             default = f"`{_literal(parameter.default)}`"
         rows.append(f"| `{name}` | {default or 'none'} | {text} |")
+    return "\n".join(rows)
+
+
+def short_options_table() -> str:
+    """Return the options with the first sentence of each meaning."""
+    rows = []
+    for row in options_table().splitlines():
+        name, default, meaning = row.strip("|").split(" | ", 2) if row.startswith("| ") else ("", "", "")
+        rows.append(f"|{name} | {default} | {re.split(_SENTENCE_END, meaning)[0].strip(' |.:')} |" if name else row)
     return "\n".join(rows)
 
 
@@ -138,6 +148,7 @@ def adr_index() -> str:
 
 
 PARTS = {
+    "README.md": {"options": short_options_table, "models": models_table},
     "docs/reference/options.md": {"options": options_table},
     "docs/reference/models.md": {"models": models_table, "sources": sources_table},
     "docs/sandbox.md": {"sandbox": sandbox_table, "service errors": service_errors_table},

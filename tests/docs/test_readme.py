@@ -27,7 +27,7 @@ def generator():
 
 GENERATED = sorted(
     page.relative_to(ROOT).as_posix()
-    for page in (ROOT / "docs").rglob("*.md")
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
     if re.search(r"<!-- [\w ]+: begin -->", page.read_text(encoding="utf-8"))
 )
 
