@@ -20,8 +20,8 @@ export UV_LINK_MODE := copy
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 TESTS := -n $(shell expr $(CORES) + 1) --dist loadgroup
 
-.PHONY: help demo web evaluate notebooks test lint types tests kill faults ray scale bench compat pgvector versions pythons wheels \
-  readme prose docs docs-serve clean
+.PHONY: help demo web evaluate notebooks test lint types tests kill faults ray scale bench cli-bench compat pgvector \
+  versions pythons wheels readme prose docs docs-serve clean
 
 help:
 	@echo "make demo [Q='...']  RAG over Python's own documentation, in LangChain and in LlamaIndex"
@@ -42,6 +42,7 @@ help:
 	@echo "make scale           several processes, one Redis server, kills and outages; writes benchmarks/SCALE.md"
 	@echo "make ray             EmbedTable in actors of Ray Data, in an environment with Ray"
 	@echo "make bench           how fast, beside other clients; writes benchmarks/RESULTS.md"
+	@echo "make cli-bench       nanogpt embed beside Embedder.stream: speed, memory and the first line of progress"
 	@echo "make compat          the plugins against three servers that others wrote; downloads 1.5 GB"
 	@echo "make pgvector        both frameworks' stores on a PostgreSQL of its own; downloads 150 MB"
 	@echo "make clean           removes the environments"
@@ -111,6 +112,9 @@ ray:
 
 scale: $(VENV)/dev
 	$(RUN) -m benchmarks.scale.run
+
+cli-bench: $(VENV)/dev
+	$(RUN) -m benchmarks.cli.run
 
 bench: $(VENV)/bin/uv
 	$(RUN) -m benchmarks.speed.run

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 from nanogpt_core.cli.reading.chunking import Chunker
 
 ROOT = Path(__file__).resolve().parents[2]
-SIZES = (16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 384)
+SIZES = (16, 18, 20, 22, 24, 28, 32, 36, 40, 48, 56, 64, 80, 96, 128, 160, 192, 256, 384)
 """Most tokens of a passage."""
 
 # The benchmark's server counts texts by their quotes.
@@ -20,6 +22,10 @@ _PLAIN = str.maketrans({'"': "'", "[": "(", "]": ")", "\\": "/"})
 
 def documents() -> list[str]:
     """Return the documents of the demo's corpus."""
+    # LlamaIndex ships tiktoken's vocabulary.
+    with contextlib.suppress(ImportError, AttributeError):
+        package = Path(importlib.util.find_spec("llama_index.core").origin).parent  # type: ignore[union-attr, arg-type]
+        os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(package / "_static" / "tiktoken_cache"))
     path = ROOT / "examples" / "demo" / "corpus.py"
     spec = importlib.util.spec_from_file_location("demo_corpus", path)
     assert spec is not None
@@ -42,7 +48,9 @@ def write_corpus(folder: Path, count: int) -> int:
     """Write ``count`` distinct passages, or all if there are fewer, into ``folder``; return their number."""
     texts = documents()
     seen: set[str] = set()
-    for size in SIZES:
+    for size in reversed(SIZES):
+        if len(seen) == count:
+            break
         with (folder / f"passages-{size:03}.jsonl").open("w", encoding="utf-8") as file:
             for text in passages(size, texts):
                 if text not in seen and len(seen) < count:

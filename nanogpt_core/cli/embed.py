@@ -24,7 +24,7 @@ cannot be embedded is named.
 Examples:
   nanogpt embed docs/ -o docs.parquet
   nanogpt embed papers/*.pdf notes.md -o library.parquet --chunk-tokens 300
-  nanogpt embed reviews.csv --field review --id-field id --keep stars -o reviews.npy
+  nanogpt embed reviews.csv --field body --id-field id --keep stars -o r.npy
   jq -c .posts[] dump.json | nanogpt embed - --field body -o posts.jsonl --yes
   nanogpt embed docs/ -o docs.lance -m BAAI/bge-m3 --budget 0.50
 Then:
@@ -32,7 +32,12 @@ Then:
   nanogpt verify docs.parquet
 """
 
-command = App(name="embed", help_format="plaintext", help_epilogue=_EXAMPLES)
+command = App(
+    name="embed",
+    usage="Usage: nanogpt embed INPUT... -o OUTPUT [OPTIONS]",
+    help_format="plaintext",
+    help_epilogue=_EXAMPLES,
+)
 
 
 @command.default
@@ -57,16 +62,13 @@ def embed(
 
     Args:
         inputs: Files and folders; - for standard input.
-        output: The file to write. The end of its name is the format: .parquet, .jsonl, .lance, or .npy (with the
-            passages beside it).
+        output: The file to write. Its name ends with .parquet, .npy, .jsonl or .lance, which is the format.
         budget: US dollars that this output may cost, over all runs. Nothing is sent if more is expected.
         yes: Do not ask before spending money.
         ask_above: Without a budget, ask if the expected cost is above so many US dollars.
         overwrite: Replace an output with other texts or another model.
-        cache: SQLite file that keeps all vectors for other runs and outputs. Default: a file that is deleted when the
-            output is complete.
-        on_overflow: Texts over the model's token limit: name them and stop, embed their beginning, or embed them in
-            pieces and store the mean.
+        cache: SQLite file that keeps all vectors, also for other outputs. Default: none after the end.
+        on_overflow: Texts over the model's token limit: stop, embed their beginning, or the mean of pieces.
         requests_per_second: Most requests to start in a second. Default: begins at 25, and follows the service.
         quiet: Show no progress.
         json: Print the manifest as JSON.

@@ -34,7 +34,12 @@ Examples:
   echo "refunds" | nanogpt search docs.parquet -
 """
 
-command = App(name="search", help_format="plaintext", help_epilogue=_EXAMPLES)
+command = App(
+    name="search",
+    usage="Usage: nanogpt search OUTPUT QUESTION [OPTIONS]",
+    help_format="plaintext",
+    help_epilogue=_EXAMPLES,
+)
 
 Found = Sequence[tuple[StoredRow, Hit]]
 
@@ -63,8 +68,7 @@ def search(
         answer: Have a chat model answer from the passages, with citations.
         chat_model: The chat model.
         full: Print whole passages, not only their first 600 characters.
-        query_instruction: Text to put around the question, or `recommended` for the one on the model's card; "" for
-            none.
+        query_instruction: Text to put around the question; `recommended` is that of the model's card, "" none.
         model: The embedding model of a file that does not name it.
         base_url: Address of the API. Default: `NANOGPT_BASE_URL`, then NanoGPT's own.
         json: Print JSON.
