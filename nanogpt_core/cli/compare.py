@@ -52,11 +52,7 @@ def compare(
         tuple[str, ...],
         Parameter(name=("--models", "--model", "-m"), consume_multiple=True, show_default=False),
     ] = DEFAULT_MODELS,
-    dimensions: Annotated[tuple[int, ...], Parameter(alias="-d", consume_multiple=True, show_default=False)] = (
-        256,
-        512,
-        1024,
-    ),
+    dimensions: Annotated[tuple[int, ...] | None, Parameter(alias="-d", consume_multiple=True)] = None,
     no_reduced: bool = False,
     no_instructions: bool = False,
     limit: int | None = None,
@@ -97,6 +93,10 @@ def compare(
     import ir_measures  # noqa: F401 - a missing package is an error before anything is sent
     import matplotlib as mpl  # noqa: F401
 
+    if dimensions and min(dimensions) < 1:
+        raise CommandError(f"--dimensions must be at least 1, not {min(dimensions)}.")
+    if no_reduced and dimensions:
+        raise CommandError("--no-reduced and --dimensions contradict each other.", remedy="Leave one of them out.")
     if tolerance < 0:
         raise CommandError(f"--tolerance must be at least 0, not {tolerance:g}.")
     progress = make_progress(quiet=quiet)

@@ -31,6 +31,7 @@ from nanogpt_core.errors import (
 )
 from nanogpt_core.http.endpoint import ApiKey
 from nanogpt_core.observability.usage import Usage
+from nanogpt_core.validation import check_number
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -206,6 +207,8 @@ def compare_models(
     """
     if not questions or not passages:
         raise InvalidInputError(f"There are no {'passages' if questions else 'questions'}.")
+    for each in dimensions:
+        check_number("dimensions", each, 1)
     check_sources(questions, {passage.source for passage in passages})
     named = [model for model in models if isinstance(model, str)]
     given = [model for model in models if isinstance(model, Candidate)]

@@ -30,6 +30,7 @@ NEWER_MODEL = ModelInfo(
 
 _RERANKER = "BAAI/bge-reranker-large"  # NanoGPT lists it among the embedding models
 _DEFAULT_WIDTH = 1024
+_MAX_PORT = 65_535
 # Hosts of resold models accept fewer items than NanoGPT's 2048; the longest matching prefix of a model's name counts.
 _VENDOR_ITEMS = {
     "BAAI/": 64,
@@ -98,6 +99,8 @@ class SandboxConfig:
     def __post_init__(self) -> None:
         if not self.api_key:
             raise ConfigurationError("api_key is empty.")
+        if not 0 <= self.port <= _MAX_PORT:
+            raise ConfigurationError(f"port is {self.port}; it must be from 0 to {_MAX_PORT}.")
         if self.latency < 0:
             raise ConfigurationError(f"latency is {self.latency}; it must be 0 or more seconds.")
         if self.requests_per_second is not None and self.requests_per_second <= 0:

@@ -793,7 +793,15 @@ def test_localhost_serves():
 
 
 @pytest.mark.parametrize(
-    "option", [{"latency": -1}, {"requests_per_second": 0}, {"width_source": "both"}, {"api_key": ""}]
+    "option",
+    [
+        {"latency": -1},
+        {"requests_per_second": 0},
+        {"width_source": "both"},
+        {"api_key": ""},
+        {"port": 65_536},
+        {"port": -1},
+    ],
 )
 def test_invalid_option_values_are_refused(option):
     with pytest.raises(ConfigurationError, match=next(iter(option))):

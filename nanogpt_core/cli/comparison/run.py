@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,7 +19,7 @@ from nanogpt_core.cli.job.cost import format_usd
 from nanogpt_core.cli.job.progress import Progress
 
 if TYPE_CHECKING:
-    from nanogpt_core.comparison import Comparison, Passage, Question
+    from nanogpt_core.comparison import Candidate, Comparison, Passage, Question
 
 __all__ = ["SANDBOX_NOTICE", "CostOptions", "Run", "Service", "SyntheticOptions", "open_service"]
 
@@ -153,15 +153,36 @@ class Run:
         if written < count:
             print_warning(f"{count - written} answers of {chat_model} were no questions. The same command tries again.")
 
-    def compare(self, questions: list[Question], passages: list[Passage], **options: Any) -> Comparison:
-        """Show the expected cost, ask, and measure."""
+    def compare(
+        self,
+        questions: list[Question],
+        passages: list[Passage],
+        *,
+        models: Sequence[str],
+        dimensions: Sequence[int] | None,
+        **options: Any,
+    ) -> Comparison:
+        """Show the expected cost, ask, and measure.
+
+        Args:
+            questions: The questions.
+            passages: The passages.
+            models: The models.
+            dimensions: Reduced dimensions to try; None for the default ones.
+            **options: Further options of :func:`nanogpt_core.comparison.compare_models`.
+
+        Raises:
+            CommandError: The cost was not accepted.
+        """
         from nanogpt_core.comparison import compare_models, estimate_expense
-        from nanogpt_core.comparison.candidates import find_candidates
+        from nanogpt_core.comparison.candidates import DEFAULT_DIMENSIONS, find_candidates
         from nanogpt_core.comparison.questions import check_sources
 
         check_sources(questions, {passage.source for passage in passages})
         service: dict[str, Any] = {"api_key": self._service.api_key, "base_url": self._service.base_url}
-        candidates = find_candidates(options.pop("models"), **service)
+        candidates = find_candidates(models, **service)
+        _warn_about_unused(candidates, dimensions or ())
+        options["dimensions"] = DEFAULT_DIMENSIONS if dimensions is None else dimensions
         self._output.mkdir(parents=True, exist_ok=True)
         service["cache"] = None if self._service.is_sandbox else self._output / "vectors.sqlite"
         if not self._service.is_sandbox:
@@ -191,6 +212,15 @@ class Run:
     def _confirm(self, words: str, usd: float | None) -> None:
         if not self._service.is_sandbox:
             confirm_cost(words, usd, budget=self._left, ask_above=self._cost.ask_above, yes=self._cost.yes)
+
+
+def _warn_about_unused(candidates: Sequence[Candidate], dimensions: Sequence[int]) -> None:
+    from nanogpt_core.comparison import make_variants
+
+    tried = {variant.dimensions for variant in make_variants(candidates, dimensions)}
+    tried |= {candidate.info.dimensions for candidate in candidates}
+    for width in sorted(set(dimensions) - tried):
+        print_warning(f"{width} dimensions are not tried: none of these models reduces its vectors to them.")
 
 
 def _check_exists(path: Path, remedy: str = "") -> None:

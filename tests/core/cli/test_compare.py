@@ -112,6 +112,8 @@ def test_accepted_cost_is_spent_without_a_question(paid, compare, words):
         (["--budget", "0"], 2, "--budget must be above 0"),
         (["-m", "bge-m33"], 2, "Try BAAI/bge-m3"),
         (["-d", "many"], 2, "many"),
+        (["-d", "0"], 2, "--dimensions must be at least 1, not 0"),
+        (["-d", "64", "--no-reduced"], 2, "contradict each other"),
     ],
 )
 def test_impossible_option_is_one_line_and_embeds_nothing(paid, compare, words, code, message):
@@ -180,6 +182,16 @@ def test_records_are_named_by_a_field(paid, nanogpt, tmp_path, files, field, wor
     assert result.code == 0
     assert json.loads(result.out)["sources"] == 3
     assert sorted(inputs(paid)[-3:]) == sorted(PASSAGES.values())
+
+
+def test_dimensions_that_no_model_takes_are_named(paid, compare):
+    result = compare("-m", "text-embedding-3-small", "-d", "64", "1536", "5000", "--json")
+    assert result.code == 0
+    assert [line for line in result.err.splitlines() if "not tried" in line] == [
+        "nanogpt: warning: 5000 dimensions are not tried: none of these models reduces its vectors to them."
+    ]
+    assert [each["dimensions"] for each in json.loads(result.out)["variants"]] == [None, 64]
+    assert paid.requests
 
 
 def test_failed_model_is_a_warning_and_the_exit_code(paid, compare):

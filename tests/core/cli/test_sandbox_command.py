@@ -24,11 +24,14 @@ def test_options_and_defaults_are_those_of_the_module():
     assert ours == theirs
 
 
-def test_unusable_option_is_one_line_and_exit_code_2(capsys):
-    assert run(["sandbox", "--host", "0.0.0.0"]) == 2
+@pytest.mark.parametrize(
+    ("words", "message"), [(["--host", "0.0.0.0"], "--allow-remote"), (["--port", "70000"], "port is 70000")]
+)
+def test_unusable_option_is_one_line_and_exit_code_2(capsys, words, message):
+    assert run(["sandbox", *words]) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
-    assert "--allow-remote" in err
+    assert message in err
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for one process on Windows")

@@ -135,6 +135,12 @@ def test_impossible_names_are_refused(passages, questions, options, models, mess
         compare_models(models, questions, passages, **options)
 
 
+def test_dimensions_below_1_are_refused(sandbox, passages, questions, options):
+    with pytest.raises(ConfigurationError, match="dimensions"):
+        compare_models(["BAAI/bge-m3"], questions, passages, dimensions=[0], **options)
+    assert sandbox.requests == []
+
+
 def test_comparison_without_texts_or_with_unknown_sources_is_refused(sandbox, passages, questions, options):
     for asked, corpus in (([], passages), (questions, []), ([Question("?", ("dogs",))], passages)):
         with pytest.raises(InvalidInputError):
