@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import warnings
 
-__all__ = ["describe", "logger"]
+__all__ = ["OneWarning", "describe", "logger"]
+
+_MAX_WARNINGS_KEPT = 100
 
 logger = logging.getLogger("nanogpt_core")
 """INFO: retries, pauses, splits, and everything that is learned. DEBUG: each request. WARNING: a hook that failed."""
@@ -17,3 +20,16 @@ def describe(error: BaseException) -> str:
     status = getattr(error, "status", None)
     name = type(error).__name__
     return name if status is None else f"{name} (status {status})"
+
+
+class OneWarning:
+    """Gives each warning once: a condition that lasts must not give one in every call."""
+
+    def __init__(self) -> None:
+        self._given: set[str] = set()
+
+    def warn(self, message: str) -> None:
+        """Give a ``RuntimeWarning``, unless it was given before."""
+        if message not in self._given and len(self._given) < _MAX_WARNINGS_KEPT:
+            self._given.add(message)
+            warnings.warn(message, RuntimeWarning, stacklevel=3)

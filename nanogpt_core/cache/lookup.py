@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from nanogpt_core._runtime import clock
 from nanogpt_core._runtime.clock import Deadline
+from nanogpt_core._runtime.log import OneWarning
 from nanogpt_core.cache.base import (
     CacheNamespace,
     EmbeddingCache,
@@ -33,11 +33,14 @@ _TEXTS_PER_LOOKUP = 512  # their entries fit into the processor's caches
 class CacheLookup:
     """The cache as seen by one ``embed`` call; disabled, with a warning, after its first failure.
 
+    The embedder gives each warning once.
+
     Args:
         cache: The cache.
         namespace: Makes the keys.
         deadline: The deadline of the call, or None.
         close_late: Called after each use of the cache. It closes the file again if the embedder was closed meanwhile.
+        warning: Gives the warnings of all calls of the embedder.
     """
 
     def __init__(
@@ -46,11 +49,13 @@ class CacheLookup:
         namespace: CacheNamespace,
         deadline: Deadline | None,
         close_late: Callable[[], None] = lambda: None,
+        warning: OneWarning | None = None,
     ) -> None:
         self._cache = cache
         self._close_late = close_late
         self._namespace = namespace
         self._deadline = deadline
+        self._warning = warning or OneWarning()
         self._failed = False
         self._dimensions_stored = False
 
@@ -102,10 +107,8 @@ class CacheLookup:
                 _run_within(_WAIT_SHARE * self._deadline.remaining(), work)
         except Exception as error:  # noqa: BLE001 - a user's own cache may raise anything
             self._failed = True
-            warnings.warn(
-                f"The embedding cache {self._cache!r} failed ({type(error).__name__}: {error}); continuing without it.",
-                RuntimeWarning,
-                stacklevel=2,
+            self._warning.warn(
+                f"The embedding cache {self._cache!r} failed ({type(error).__name__}: {error}); continuing without it."
             )
             return False
         finally:

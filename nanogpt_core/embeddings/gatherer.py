@@ -14,7 +14,7 @@ import secrets
 import time
 import weakref
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nanogpt_core._runtime.fork import ForkSafe
@@ -334,10 +334,15 @@ class Gatherer(ForkSafe):
             self._withdraw(call)
             call.finish()
 
-    def hand_back(self, items: Iterable[Item]) -> None:
-        """Let the calls that wait for these texts send all that they still miss by themselves."""
+    def hand_back(self, items: Iterable[Item], which: Callable[[Call], bool] = lambda _: True) -> None:
+        """Let the calls that wait for these texts send all that they still miss by themselves.
+
+        Args:
+            items: The texts.
+            which: Returns whether a call is meant. Default: all.
+        """
         with self._lock:
-            for call in {call for item in items for call in item.calls}:
+            for call in {call for item in items for call in item.calls if which(call)}:
                 self._withdraw(call)
                 call.finish()
 

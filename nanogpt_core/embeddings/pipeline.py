@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from nanogpt_core._runtime.clock import Deadline
 from nanogpt_core._runtime.fork import import_modules
+from nanogpt_core._runtime.log import OneWarning
 from nanogpt_core._runtime.workers import run_in_tasks, run_in_threads
 from nanogpt_core.cache.base import CacheNamespace
 from nanogpt_core.cache.lookup import CacheLookup
@@ -90,6 +91,7 @@ class Pipeline:
         process_limits = ProcessLimits(RateLimit(config.endpoint, config.requests_per_second).limiter, budget)
         self.limits = config.limits or process_limits
         self._imported = False
+        self._warning = OneWarning()
         parameters = {"model": model.id, "dimensions": config.dimensions, "user": config.user}
         self.dispatcher = Dispatcher(
             parameters={name: value for name, value in parameters.items() if value is not None},
@@ -230,6 +232,7 @@ class Pipeline:
                 model=self.config.model_row.id,
                 cache=self._cache_lookup(limits.deadline),
                 report=report,
+                warning=self._warning,
             )
             try:
                 yield results
@@ -243,7 +246,11 @@ class Pipeline:
 
     def _cache_lookup(self, deadline: Deadline | None) -> CacheLookup | None:
         cache = self.config.opened_cache
-        return None if cache is None else CacheLookup(cache, self.namespace, deadline, self._close_cache_if_closed)
+        return (
+            None
+            if cache is None
+            else CacheLookup(cache, self.namespace, deadline, self._close_cache_if_closed, self._warning)
+        )
 
     def close(self) -> None:
         """Close connections that no other object uses, and a cache file that was opened here. Calls under way go on."""

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import gc
 import threading
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from nanogpt_core._runtime.log import OneWarning
 from nanogpt_core.cache.lookup import CacheLookup
 from nanogpt_core.embeddings.planning import Batch, Plan
 from nanogpt_core.embeddings.response import DimensionsCheck, EmbeddingResponse, names_same_model
@@ -152,6 +152,7 @@ class ResultCollector:
         model: The model asked for.
         cache: The cache as seen by this call, or None.
         report: Called with the number of the caller's texts that have just been completed; None for no report.
+        warning: Gives the warnings of all calls of the embedder.
     """
 
     def __init__(
@@ -163,6 +164,7 @@ class ResultCollector:
         model: str,
         cache: CacheLookup | None,
         report: Callable[[int], object] | None,
+        warning: OneWarning | None = None,
     ) -> None:
         self._plan = plan
         self._output = output
@@ -170,6 +172,7 @@ class ResultCollector:
         self._model = model
         self._cache = cache
         self._report = report
+        self._warning = warning or OneWarning()
         self._texts_done = plan.texts_done() if report else ()
         self._done = bytearray(len(plan.request_texts))
         self._cached_dimensions: int | None = None
@@ -235,11 +238,9 @@ class ResultCollector:
     def store(self, batch: Batch, response: EmbeddingResponse) -> None:
         """Write the vectors of one batch to the cache, unless the reply names another model."""
         if not names_same_model(self._model, response.model):
-            warnings.warn(
+            self._warning.warn(
                 f"Asked for the model {self._model!r}, the service answered as {response.model!r}; its vectors are "
-                "returned, but not cached.",
-                RuntimeWarning,
-                stacklevel=2,
+                "returned, but not cached."
             )
         elif self._cache is not None:
             self._cache.put(batch.texts, response.vectors)

@@ -70,6 +70,8 @@ class SharedBatch:
         self._items = items
         self._requests = 0
         self._answered = False
+        self._has_skipped = False  # True if a request went without a text whose calls had left
+        self._was_late = False  # True if the deadline of its calls ended the last request that failed
         self._max_retries = dispatcher.max_retries
         # The service may refuse each text. Then it costs no more than a request for each.
         self._most_requests = len(items)
@@ -122,9 +124,12 @@ class SharedBatch:
             account.report_failure(error)
             if isinstance(error, _NoCallLeft):
                 return None
-            if isinstance(error, NanoGPTError):
-                return error
-            raise
+            if not isinstance(error, NanoGPTError):
+                raise
+            self._was_late = limits.deadline is not None and limits.deadline.remaining() <= 0
+            return error
+        finally:
+            self._has_skipped = self._has_skipped or len(account.items) < len(items)
         self._answered = True
         self._gatherer.deliver(account.items, response.vectors, response.model)
         return None
@@ -137,7 +142,7 @@ class SharedBatch:
         Texts of one call need no search: it fails if one of them does.
         """
         if _is_one_call(items):
-            self._fail_texts(items, error)
+            self._fail_one_call(items, error)
             return
         logger.info("A batch of %d texts of several calls failed with %s: dividing it", len(items), describe(error))
         for _ in range(_MAX_SEARCHES_IN_VAIN):
@@ -152,7 +157,7 @@ class SharedBatch:
                 error = error_of_others
         # Hardly a matter of one text.
         if error.transient:
-            self._gatherer.fail(items, error)
+            self._fail(items, error)
             return
         for item in items:
             refusal = yield from self._try([item])
@@ -165,6 +170,7 @@ class SharedBatch:
         """Fail the calls of one bad text; return the texts that are left, and the error of a request with them."""
         suspects, others = items, list[Item]()
         refused, answered = items, list[Item]()  # the smallest and the largest part
+        self._has_skipped = False
         enough = self._requests + 1 + math.ceil(math.log2(len(items)))  # requests; see _isolate()
         while not _is_one_call(suspects) and _may_concern_one_text(error):
             half, rest = _halves(suspects) if self._requests < self._most_requests else (suspects[:1], suspects[1:])
@@ -174,25 +180,42 @@ class SharedBatch:
             else:
                 suspects, others, refused, error = half, rest + others, half, refusal
         if not _may_concern_one_text(error):
-            self._gatherer.fail([*suspects, *others], error)
+            self._fail([*suspects, *others], error)
             return [], None
+        owners = {call for item in suspects for call in list(item.calls)}
         error_of_others = (yield from self._try(others)) if others else None
         if others and error_of_others is None:
             answered = max(answered, others, key=len)
         # The number of texts can be the reason, or their tokens, or a temporary failure.
         is_certain = len(answered) >= len(refused) and not (error.transient or isinstance(error, RequestTooLargeError))
-        if len(refused) > 1 and not (is_certain and self._requests >= enough):
+        if self._has_skipped or (len(refused) > 1 and not (is_certain and self._requests >= enough)):
             refusal = yield from self._try(suspects)
             if refusal is None and isinstance(error, RequestTooLargeError):
                 self._dispatcher.host.learn(_make_batch(answered))
             error = refusal or error
-        self._fail_texts(suspects, error)
+        if len(suspects) > 1:
+            # Calls that joined meanwhile have some of these texts only, perhaps good ones.
+            self._gatherer.hand_back(suspects, lambda call: call not in owners)
+        self._fail_one_call(suspects, error)
         return others, error_of_others
+
+    def _fail(self, items: Sequence[Item], error: NanoGPTError) -> None:
+        """Fail all calls with these texts; those with more time than the request had go on by themselves."""
+        if self._was_late:
+            self._gatherer.hand_back(items, lambda call: not call.is_late)
+        self._gatherer.fail(items, error)
+
+    def _fail_one_call(self, items: list[Item], error: NanoGPTError) -> None:
+        """Fail the call of some texts. If another call has left one of them, that may be the bad one."""
+        if len(items) > 1 and not all(item.calls for item in items):
+            self._gatherer.hand_back(items)
+        else:
+            self._fail_texts(items, error)
 
     def _fail_texts(self, items: list[Item], error: NanoGPTError) -> None:
         """Fail the calls of a single text, or the one call of several; nothing happens if they were answered."""
         if not isinstance(error, RequestTooLargeError):
-            self._gatherer.fail(items, error)
+            self._fail(items, error)
         elif len(items) == 1 and self._dispatcher.on_overflow == "error":
             for item in items:
                 for call, position in list(item.calls.items()):

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from nanogpt_core._runtime import clock
 from nanogpt_core._runtime.fork import ForkSafe
+from nanogpt_core._runtime.log import describe, logger
 from nanogpt_core.errors import (
     ConfigurationError,
     InvalidTypeError,
@@ -235,7 +236,10 @@ class RedisLimits:
         retry_after = error.retry_after if isinstance(error, StatusError) else None
         is_refusal = isinstance(error, RateLimitError)
         if is_refusal or retry_after is not None:
-            until = clock.now() + (delay if retry_after is None else retry_after)
+            pause = delay if retry_after is None else retry_after
+            until = clock.now() + pause
+            if not self._local.is_paused():
+                logger.info("Pausing the requests of all workers for %.1f s after %s", pause, describe(error))
             self._local.pause(until)
             name = "" if admission is None else admission.id
             self._session.record(["pause", name, int(is_refusal), until], urgent=True)

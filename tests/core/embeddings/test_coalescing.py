@@ -571,6 +571,31 @@ async def test_call_with_the_text_of_a_cancelled_call_sends_it_again(held):
     assert server.right(await same, "first")
 
 
+async def test_bad_text_of_a_cancelled_call_fails_no_other_call(held, faults):
+    second = threading.Event()
+
+    def answer(seen):
+        if "bad" in seen.texts:
+            assert second.wait(GUARD_SECONDS)
+            return faults.response({"error": {"message": "bad text"}}, 400)
+        return None
+
+    server = held(answer)
+    embedder = server.embedder()
+    first = asyncio.ensure_future(embedder.aembed_query("first"))
+    await asyncio.to_thread(server.server.wait_for, lambda: server.server.in_flight == 1)
+    calls = [asyncio.ensure_future(embedder.aembed([text])) for text in ("a", "bad")]
+    await server.await_queue(embedder, 2)
+    server.released.set()
+    await first
+    await asyncio.to_thread(server.server.wait_for, lambda: len(server.sent) == 1)
+    calls[1].cancel()
+    await asyncio.wait(calls[1:], timeout=GUARD_SECONDS)
+    second.set()
+    assert server.right((await calls[0])[0], "a")
+    assert server.sent == [["a", "bad"], ["a"]]
+
+
 async def test_batch_is_stopped_when_all_its_calls_are_cancelled(held):
     server = held()
     embedder = server.embedder()

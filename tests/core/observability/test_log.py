@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import sys
+import warnings
 
 import pytest
 
@@ -145,3 +146,20 @@ def test_nothing_is_printed_unless_logging_is_set_up(sandbox):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_condition_that_lasts_warns_once(make, embed, recwarn):
+    class Away:
+        def get_many(self, _keys):
+            raise LookupError("away")
+
+        def put_many(self, _entries):
+            raise LookupError("away")
+
+    embedder = make(cache=Away(), batch_size=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        for text in "abc":
+            embed(embedder, [text, f"{text} again"])
+    (warning,) = recwarn.list
+    assert "LookupError: away" in str(warning.message)

@@ -5,6 +5,7 @@ import contextlib
 import copy
 import gc
 import json
+import logging
 import multiprocessing
 import os
 import pickle
@@ -103,6 +104,15 @@ def test_retry_after_of_one_worker_pauses_all(make_limits):
     assert second.reserve(FREE).delay == pytest.approx(30, abs=20)
     later = second.confirm(waiting) if not waiting.ready else second.reserve(FREE)
     assert later.delay > 20
+
+
+def test_pause_is_logged_once(make_limits, caplog):
+    caplog.set_level(logging.INFO, "nanogpt_core")
+    limits = make_limits()
+    for _ in range(2):
+        limits.on_error(refused(30.0), 30.0, limits.reserve(FREE))
+    messages = [record.getMessage() for record in caplog.records if record.name == "nanogpt_core"]
+    assert messages == ["Pausing the requests of all workers for 30.0 s after RateLimitError (status 429)"]
 
 
 def test_request_that_waits_for_its_start_time_notices_a_pause(make_limits):
