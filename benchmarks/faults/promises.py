@@ -12,9 +12,11 @@ _COUNTED = ("refused", "unknown", "unknown issuer", "other host", "expired", "no
 def broken(fault: Fault, client: str, result: Result) -> list[str]:
     """Return the promises that ``result`` of one of this project's clients breaks, in words."""
     found: list[str] = []
-    # A search for a bad text may begin, and a position is that of a call's own text.
-    most, words = (2 * CALLS * fault.most, ()) if client == GATHERED else (fault.most, fault.words)
-    wanted = {RIGHT, TYPED} if fault.want == EITHER else {fault.want}
+    wanted, most, words = {fault.want}, fault.most, fault.words
+    if client == GATHERED:
+        # After a bad reply each call is sent by itself, and may be answered. A position is that of its own text.
+        wanted, most, words = wanted | ({RIGHT} if fault.want == TYPED else set()), 2 * CALLS * most, ()
+    wanted = {RIGHT, TYPED} if fault.want == EITHER else wanted
     if result.outcome not in wanted:
         found.append(f"{result.outcome} instead of {fault.want}")
     if result.requests > most:

@@ -14,6 +14,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from nanogpt_core.chat.half_characters import mend_all
+
 __all__ = [
     "PROVIDER_FIELDS",
     "THOUGHT_BLOCKS",
@@ -88,8 +90,8 @@ class ProviderFields:
         """
         if not self._message and not self._calls:
             return {}
-        found = {"message": self._message, "calls": self._calls, "is_derived": self._is_derived}
-        return {PROVIDER_FIELDS: found}
+        found = mend_all({"message": self._message, "calls": self._calls})
+        return {PROVIDER_FIELDS: {**found, "is_derived": self._is_derived}}
 
 
 def call_fields(call: Mapping[str, Any]) -> dict[str, Any]:

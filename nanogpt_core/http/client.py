@@ -13,6 +13,7 @@ from nanogpt_core._runtime.fork import import_modules
 from nanogpt_core.http.deadline import request_limits
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.lifetime import Lifetime
+from nanogpt_core.http.redaction import redacted
 
 if TYPE_CHECKING:
     import openai
@@ -123,7 +124,10 @@ class HttpClient:
                 return _checked(self._call(client, path, body))
         except Exception as error:  # noqa: BLE001 - raised again
             failure = self._failure(error, timeout)
-        raise failure  # out here: the SDK wraps our errors in its own, and causes must not run in a circle
+        # Out here: the SDK wraps our errors in its own, and causes must not run in a circle. Calls that share a request
+        # get copies of the error, with this frame in their tracebacks: its variables must show no secret.
+        with redacted(self.endpoint):
+            raise failure
 
     async def asend(self, path: str, body: bytes | None, timeout: float, max_bytes: int) -> HttpReply:
         """Do the same as :meth:`send`, without blocking the event loop."""
@@ -133,7 +137,8 @@ class HttpClient:
                 return _checked(await self._call(client, path, body))
         except Exception as error:  # noqa: BLE001 - raised again
             failure = self._failure(error, timeout)
-        raise failure
+        with redacted(self.endpoint):
+            raise failure
 
     def _call(self, client: Any, path: str, body: bytes | None) -> Any:
         from nanogpt_core.http.library import httpx

@@ -180,6 +180,12 @@ def test_reasoning_under_other_names_is_reasoning_text_too(message):
     assert fields_of(deltas)["is_derived"] is True
 
 
+def test_halves_of_a_character_in_provider_fields_are_joined():
+    first, second = "\ud83d", "\udc1d"
+    found = fields_of(streamed({"thinking": f"a{first}"}, {"thinking": second}, {"thinking_signature": second}))
+    assert found["message"] == {"thinking": "a\U0001f41d", "thinking_signature": "\ufffd"}
+
+
 def test_reasoning_text_beside_details_is_not_doubled():
     message = {"reasoning": "hm", "reasoning_details": [detail("hm", index=0)]}
     found = whole({"content": "all of it", **message})

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 
 import hypothesis.strategies as st
@@ -363,6 +364,18 @@ def test_wrong_key_takes_one_request_and_each_call_gets_its_own_error(together, 
     assert len(set(map(id, errors))) == 3
     assert [error.failed_positions for error in errors] == [(0,)] * 3
     assert len(server.sent) == 1
+
+
+def test_key_that_the_service_repeats_is_in_no_frame_of_an_error_of_a_shared_request(together, held, faults):
+    key = "sk-nano-in-no-frame"
+    body = {"error": {"message": f"Incorrect key {key}"}}
+    server = held(lambda seen: None if seen.texts == ["first"] else faults.response(body, 401))
+    embedder = server.embedder(api_key=key)
+    _, *errors = together(server, [(embedder, text) for text in ["first", "a", "b", "c"]])
+    for error in errors:
+        shown = "".join(traceback.TracebackException.from_exception(error, capture_locals=True).format())
+        assert "Incorrect key" in shown
+        assert key not in shown
 
 
 def test_transient_error_of_a_gathered_batch_is_retried(together, held, faults):
