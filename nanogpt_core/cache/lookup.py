@@ -73,8 +73,6 @@ class CacheLookup:
             self._dimensions_stored = True
             yield [], np.empty((0, dimensions), dtype=np.float32)
         for start in range(0, len(texts), _TEXTS_PER_LOOKUP):
-            if self._deadline is not None and self._deadline.remaining() <= 0:
-                return  # the call ends with its deadline; a cache of many slow lookups must not delay it
             keys = self._namespace.keys(texts[start : start + _TEXTS_PER_LOOKUP])
             entries = self._get(keys)
             rows = [row for row, key in enumerate(keys, start) if key in entries]
@@ -93,6 +91,9 @@ class CacheLookup:
 
     def _get(self, keys: Sequence[bytes]) -> Mapping[bytes, bytes]:
         found: dict[bytes, bytes] = {}
+        # The call ends with its deadline, and a cache of many slow lookups must not delay it.
+        if self._deadline is not None and self._deadline.remaining() <= 0:
+            return found
         self._attempt(lambda: found.update(self._cache.get_many(keys)))
         return found
 

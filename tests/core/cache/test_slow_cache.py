@@ -26,7 +26,7 @@ class Hanging:
     def _call(self, name, result):
         self.calls.append(name)
         if name == self._hangs:
-            assert self.over.wait(60)
+            assert self.over.wait(600)
         return result
 
 
@@ -38,9 +38,9 @@ def hanging(request):
 
 
 def test_call_with_a_deadline_goes_on_without_a_cache_that_hangs(embed, make, hanging, monkeypatch):
-    monkeypatch.setattr(lookup, "_WAIT_SHARE", 0.002)  # of a minute
+    monkeypatch.setattr(lookup, "_WAIT_SHARE", 0.0003)  # of ten minutes
     with pytest.warns(RuntimeWarning, match="no answer within .* seconds") as caught:
-        vectors = embed(make(MODEL, cache=hanging, deadline=60), ["one", "two"])
+        vectors = embed(make(MODEL, cache=hanging, deadline=600), ["one", "two"])
     assert len(caught) == 1
     assert np.array_equal(vectors, make(MODEL).embed(["one", "two"]))
     assert not hanging.over.is_set()
@@ -52,12 +52,12 @@ def test_errors_of_a_cache_are_those_of_its_own_with_a_deadline(embed, make):
             raise LookupError("away")
 
     with pytest.warns(RuntimeWarning, match="LookupError: away"):
-        embed(make(MODEL, cache=Failing(None), deadline=60), ["one"])
+        embed(make(MODEL, cache=Failing(None), deadline=600), ["one"])
 
 
 def test_lookups_end_with_the_deadline(options):
     cache = Hanging(None)
-    embedder = Embedder(MODEL, cache=cache, deadline=60, **options)
+    embedder = Embedder(MODEL, cache=cache, deadline=600, **options)
     found = lookup.CacheLookup(cache, embedder._pipeline.namespace, lookup.Deadline.after(-1))
     assert list(found.find([f"text {number}" for number in range(2000)])) == []
-    assert len(cache.calls) <= 1  # the dimensions
+    assert cache.calls == []
