@@ -255,7 +255,7 @@ async def test_chat_stream_that_has_begun_goes_on(make, call, close, server, kin
 
 async def test_calls_of_other_objects_that_share_a_request_are_answered(make, call, close, server):
     # All slots are taken, so further calls are gathered, and carried through the client of one that is then closed.
-    goes_on, embedders = threading.Event(), [make(KINDS[0], max_concurrency=1) for _ in range(6)]
+    goes_on, embedders = threading.Event(), [make(KINDS[0], max_concurrency=1) for _ in range(3)]
 
     def late(seen):
         assert goes_on.wait(GUARD_SECONDS)
@@ -265,13 +265,16 @@ async def test_calls_of_other_objects_that_share_a_request_are_answered(make, ca
     embed = (
         (lambda one, text: asyncio.to_thread(one.embed_query, text)) if call.kind == "sync" else Embedder.aembed_query
     )
-    running = [asyncio.create_task(embed(one, f"text {number}")) for number, one in enumerate(embedders)]
-    await asyncio.to_thread(server.wait_for, lambda: server.in_flight >= 1)
+    texts = [f"text {number}" for number in range(len(embedders))]
+    running = [asyncio.create_task(embed(one, text)) for one, text in zip(embedders, texts, strict=True)]
+    await asyncio.to_thread(
+        server.wait_for, lambda: {text for one in server.requests for text in one.texts} == {*texts}
+    )
     for one in embedders[:-1]:
         await close(one)
     goes_on.set()
-    for number, vector in enumerate(await asyncio.gather(*running)):
-        assert vector.tolist() == fault_server.vector_of(f"text {number}").tolist()
+    for text, vector in zip(texts, await asyncio.gather(*running), strict=True):
+        assert vector.tolist() == fault_server.vector_of(text).tolist()
 
 
 @each_class
