@@ -28,6 +28,7 @@ BLOCK = re.compile(r"(?:^<!-- snippet: (.+?) -->\n)?^```(python|diff)\n(.*?)^```
 REDIS = re.compile(r"redis://[\d.]+:63\d\d")
 # Packages that are no part of the environment for development; their snippets run if they are there, with warnings.
 OPTIONAL = {"celery", "dask", "daft", "lance", "pyspark", "ray"}
+FRAMEWORKS = ("langchain", "llama_index")
 # Packages that come with an extra, and are left out in some environments of CI.
 NEEDS = {
     "langchain_nanogpt": "langchain_openai",
@@ -103,7 +104,7 @@ os._exit(0)  # the end of an interpreter looks at all objects, and would copy th
 
 
 # Modules that openai imports with the first request.
-LATE = "import openai.resources.chat, openai.resources.embeddings, tiktoken; tiktoken.get_encoding('cl100k_base')"
+LATE = "import openai.resources.chat, openai.resources.embeddings"
 
 
 def imported(snippet):
@@ -131,7 +132,9 @@ def missing_package(snippet):
 
 
 def frameworks(snippet):
-    return frozenset(name for name in ("langchain", "llama_index") if name in snippet)
+    """Return the frameworks that a snippet imports: a process with all of them would be slow to fork."""
+    names = {name for _, names in imported(snippet) for name in names}
+    return frozenset(each for each in FRAMEWORKS if any(name.startswith(each) for name in names))
 
 
 @pytest.fixture(scope="module")
