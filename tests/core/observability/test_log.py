@@ -117,7 +117,14 @@ def test_log_holds_no_key_header_or_text_that_the_service_repeats(serve, faults,
 
     headers = {"X-Secret": HEADER}
     server = serve(answer)
-    embedder = server.embedder(api_key=KEY, default_headers=headers, max_retries=1)
+
+    def hook(record):
+        try:
+            raise KeyError(record.model)
+        except KeyError:
+            raise ValueError("the hook's own")  # noqa: B904 - its context is shown too
+
+    embedder = server.embedder(api_key=KEY, default_headers=headers, max_retries=1, on_request=hook)
     endpoint = Endpoint.resolve(api_key=KEY, base_url=server.base_url, headers=headers)
     session = ChatSession(endpoint, max_retries=1)
     failed = 0
@@ -133,6 +140,8 @@ def test_log_holds_no_key_header_or_text_that_the_service_repeats(serve, faults,
     ours = [record for record in caplog.records if record.name == "nanogpt_core"]
     shown = "\n".join(logging.Formatter().format(record) for record in ours)
     assert "chat m: " in shown
+    assert "ValueError: the hook's own" in shown
+    assert "KeyError: 'lab/unlisted'" in shown
     assert "embeddings lab/unlisted: " in shown
     for secret in (KEY, HEADER, TEXT):
         assert secret not in shown
