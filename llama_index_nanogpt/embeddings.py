@@ -22,7 +22,7 @@ from nanogpt_core.embeddings.inputs import check_texts
 from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.http.endpoint import hide_keys
 from nanogpt_core.http.lifetime import Closeable
-from nanogpt_core.validation import check_number, check_option_names
+from nanogpt_core.validation import check_can_be_pickled, check_number, check_option_names
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -199,8 +199,9 @@ class NanoGPTEmbedding(Closeable, BaseEmbedding):
         return super().__deepcopy__(memo)
 
     def __getstate__(self) -> dict[str, Any]:
-        # The base class leaves out attributes that cannot be pickled; an HTTP client must not get lost like that.
+        # The base class leaves out attributes that cannot be pickled; a client or hook must not get lost like that.
         self._embedder.__getstate__()
+        check_can_be_pickled(progress=self.progress, on_request=self.on_request)
         state = super().__getstate__()
         return {**state, "__dict__": {**state["__dict__"], "default_headers": None}}
 

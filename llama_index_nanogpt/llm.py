@@ -61,7 +61,7 @@ from nanogpt_core.http.limits import SharedLimits
 from nanogpt_core.models.chat_catalog import ChatModelInfo, get_chat_model
 from nanogpt_core.models.listing import fetch_chat_model
 from nanogpt_core.observability.records import OnRequest
-from nanogpt_core.validation import check_model_name, check_number
+from nanogpt_core.validation import check_can_be_pickled, check_model_name, check_number
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -468,6 +468,8 @@ class NanoGPT(ChangeableOptions, OpenAILike):  # type: ignore[misc] # the packag
         self._client = self._aclient = None  # made when they are needed
 
     def __getstate__(self) -> dict[str, Any]:
+        # The base class leaves out attributes that cannot be pickled; a hook must not get lost like that.
+        check_can_be_pickled(on_request=self.on_request)
         # A copy has no clients, which cannot be pickled.
         state: dict[str, Any] = super(NanoGPT, copy.copy(self)).__getstate__()
         # A header may hold a secret; the session leaves them out too.

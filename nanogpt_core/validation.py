@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import pickle
 import sys
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
@@ -13,6 +14,7 @@ from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 __all__ = [
     "MIN_REQUESTS_PER_SECOND",
     "check_bool",
+    "check_can_be_pickled",
     "check_encodes",
     "check_http_client",
     "check_model_name",
@@ -103,6 +105,21 @@ def check_encodes(name: str, value: str) -> None:
         value.encode()
     except UnicodeEncodeError as error:
         raise ConfigurationError(f"{name} contains an unpaired surrogate, which UTF-8 cannot encode.") from error
+
+
+def check_can_be_pickled(**functions: Any) -> None:
+    """Check that functions that were passed as options can be pickled, before a framework leaves them out silently.
+
+    Raises:
+        InvalidTypeError: One cannot, such as a lambda.
+    """
+    for name, function in functions.items():
+        try:
+            pickle.dumps(function)
+        except Exception as error:
+            raise InvalidTypeError(
+                f"An object with this {name} cannot be pickled.", remedy="Pass a function of a module, or None."
+            ) from error
 
 
 def check_http_client(name: str, client: Any, kind: str) -> None:

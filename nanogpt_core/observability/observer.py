@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 from contextvars import Context, copy_context
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from nanogpt_core._runtime import clock
 from nanogpt_core._runtime.log import logger
+from nanogpt_core.errors import causes
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.redaction import without_secrets
 from nanogpt_core.models.pricing import price
@@ -83,10 +85,14 @@ class Observer:
     def run_hook(self, record: RequestRecord, context: Context) -> None:
         """Call the hook, in a copy of ``context``; its first error is logged, and none ends a call."""
         assert self.hook is not None  # noqa: S101 - the caller has checked
+        failure = sys.exc_info()[1]  # the error of the request, if it failed
         try:
             # A context cannot be entered twice, and two requests of a call may end at the same time.
             context.copy().run(self.hook, record)
-        except Exception:  # noqa: BLE001 - the hook is the user's
+        except Exception as error:  # noqa: BLE001 - the hook is the user's
+            for cause in causes(error):
+                if cause.__context__ is failure:
+                    cause.__context__ = None  # its message may repeat the key or a text, and must not be logged
             if not self._hook_failed:
                 self._hook_failed = True
                 logger.warning("The hook on_request failed; later failures are not logged.", exc_info=True)

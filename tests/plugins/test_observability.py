@@ -256,6 +256,12 @@ def test_dumps_leave_the_hook_out_and_pickles_keep_it(make_any, fresh_sandbox, m
     assert pickle.loads(pickle.dumps(target)).on_request is print
 
 
+def test_hook_that_cannot_be_pickled_is_not_lost(make_any):
+    target = make_any(on_request=lambda record: record)
+    with pytest.raises((InvalidTypeError, pickle.PicklingError, AttributeError), match=r"on_request|lambda"):
+        pickle.dumps(target)
+
+
 async def test_chat_requests_are_logged(make_chat, fresh_sandbox, kind, form, caplog):
     caplog.set_level(logging.DEBUG, "nanogpt_core")
     fresh_sandbox.add_replies(COUNTED)

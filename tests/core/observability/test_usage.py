@@ -8,7 +8,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanogpt_core import MemoryCache, Usage, track_usage
@@ -45,6 +45,7 @@ def sum_of(records):
     return meter.snapshot()
 
 
+@settings(max_examples=50)
 @given(RECORDS, RECORDS)
 def test_usage_of_all_records_is_the_sum_of_its_parts(some, others):
     both, one, other = sum_of(some + others), sum_of(some), sum_of(others)
