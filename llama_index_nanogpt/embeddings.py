@@ -296,7 +296,9 @@ class NanoGPTEmbedding(Closeable, BaseEmbedding):
                 dispatcher.event(ExceptionEvent(exception=error))
                 raise
             event.on_end({EventPayload.CHUNKS: batch, EventPayload.EMBEDDINGS: done})
-        dispatcher.event(EmbeddingEndEvent.model_construct(chunks=batch, embeddings=done))
+        end = EmbeddingEndEvent(chunks=[], embeddings=[])
+        end.chunks, end.embeddings = batch, done
+        dispatcher.event(end)
 
     def _request_limit(self) -> int | None:
         """Return ``embed_batch_size`` if it is below the usual number of texts in a request."""
