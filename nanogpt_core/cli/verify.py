@@ -40,17 +40,17 @@ def verify(output: Path, /, *, json: JsonFlag = False) -> int:
     manifest = read_manifest(output)
     vectors = _Vectors(reader)
     texts = hashlib.sha256()
-    rows, places = 0, {}
+    rows, places, missing = 0, {}, set(vectors.missing)
     for number, row in enumerate(reader.rows()):
         texts.update(hashlib.sha256(row.text.encode()).digest())
         rows += 1
-        if number in vectors.missing:
+        if number in missing:
             places[number] = row.place
     problems = _problems(manifest, reader, vectors, rows, texts.hexdigest())
     if json:
-        missing = [{"row": number, "place": places.get(number)} for number in vectors.missing]
-        facts = {"output": str(output), "rows": rows, "dimensions": vectors.dimensions, "without_vector": missing}
-        print_json({**facts, "problems": problems, "ok": not problems and not missing})
+        without = [{"row": number, "place": places.get(number)} for number in vectors.missing]
+        facts = {"output": str(output), "rows": rows, "dimensions": vectors.dimensions, "without_vector": without}
+        print_json({**facts, "problems": problems, "ok": not problems and not without})
     for problem in problems:
         print_error(f"{output}: {problem}")
     for number in vectors.missing[:_MAX_ROWS_SHOWN]:

@@ -24,7 +24,8 @@ def test_chunks_fit_keep_their_place_and_hold_every_character(text, tokens, shar
         assert count_tokens(chunk, MODEL) <= tokens
         assert text[start : start + len(chunk)] == chunk
         assert not text[covered:start].strip()
-        covered = max(covered, start + len(chunk))
+        assert start + len(chunk) > covered
+        covered = start + len(chunk)
     assert not text[covered:].strip()
 
 
@@ -44,6 +45,13 @@ def test_overlap_repeats_the_end_of_the_chunk_before():
         repeated = after.partition(". ")[0]
         assert repeated in before
         assert count_tokens(repeated, MODEL) <= 10
+
+
+def test_chunk_never_only_repeats_the_one_before():
+    text = "Some short words. " * 9 + "Then " + "a long sentence of words, " * 8 + "ends. " + "Some short words. " * 9
+    ends = [start + len(chunk) for start, chunk in Chunker(60, 30).chunks(text)]
+    assert len(ends) > 2
+    assert ends == sorted(set(ends))
 
 
 def test_chunks_without_overlap_repeat_nothing():

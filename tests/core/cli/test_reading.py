@@ -128,6 +128,8 @@ def test_other_encoding_is_read_on_request(tmp_path):
         ("a.jsonl", '{"text": " "}', "a.jsonl:1: field 'text' is blank"),
         ("a.csv", "id,body\n1,a\n", "a.csv:2: has no field 'text'; it has id, body"),
         ("a.csv", "id,text\n1\n", "a.csv:2: has 1 fields, and the first row 2"),
+        ("a.csv", 'text\n"never closed\n', "a.csv:2: is not CSV (unexpected end of data)"),
+        ("a.csv", 'text\n"closed" and more\n', "a.csv:2: is not CSV ("),
         ("a.parquet", b"nonsense", "a.parquet: is not Parquet"),
         ("a.pdf", b"nonsense", "a.pdf: is not a PDF that can be read"),
         ("a.pdf", pdf(None), "a.pdf page 1: has pictures and no text; a scan needs OCR first"),

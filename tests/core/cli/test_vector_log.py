@@ -49,6 +49,20 @@ def test_any_truncation_keeps_the_complete_entries_and_can_be_continued(path):
         again.close()
 
 
+def test_rest_of_an_incomplete_entry_is_never_read_as_entries(path):
+    log = VectorLog(path)
+    log.put_many({b"a" * 32: bytes(1000)})
+    log.close()
+    path.write_bytes(path.read_bytes()[:-1])
+    log = VectorLog(path)
+    log.put_many({b"b" * 32: b"short"})
+    log.close()
+    log = VectorLog(path)
+    assert len(log) == 1
+    assert log.get_many([b"", b"a" * 32, b"b" * 32]) == {b"b" * 32: b"short"}
+    log.close()
+
+
 def test_entry_with_an_impossible_length_ends_the_log(path):
     data = bytearray(filled(path))
     data[18 + 4 : 18 + 8] = b"\xff\xff\xff\xff"
