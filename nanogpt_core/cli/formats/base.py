@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ ROWS_PER_BLOCK = 1024
 """Rows of a block, and of a row group: 6 MiB of vectors with 1,536 dimensions."""
 
 _MODULES = {".parquet": "parquet", ".npy": "numpy_array", ".jsonl": "json_lines", ".lance": "lance_dataset"}
+_NEEDS = {".parquet": "pyarrow", ".lance": "lance"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +135,13 @@ def format_module(output: Path) -> Any:
 
     Raises:
         CommandError: There is no such format.
+        ImportError: Its package is not installed.
     """
-    name = _MODULES.get(output.suffix.lower())
+    name, package = _MODULES.get(output.suffix.lower()), _NEEDS.get(output.suffix.lower())
     if name is None:
         raise CommandError(f"{output}: The name of an output ends with {', '.join(_MODULES)}.")
+    if package is not None and importlib.util.find_spec(package) is None:
+        raise ImportError(f"{package} is not installed", name=package)
     return importlib.import_module(f"nanogpt_core.cli.formats.{name}")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import queue
+import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["JobRun"]
 
 _SECONDS_BETWEEN_NOTES = 0.5
+_MAX_WAITING_BLOCKS = 4  # 16 batches of 256 texts, which can arrive at once
 
 
 class JobRun:
@@ -38,7 +41,7 @@ class JobRun:
 
     Attributes:
         done: Number of distinct texts that have a vector.
-        vectors_sha256: SHA-256, in hexadecimal, of the vectors that were written.
+        vectors_sha256: SHA-256, in hexadecimal, of the vectors, after everything was written.
     """
 
     def __init__(
@@ -50,14 +53,9 @@ class JobRun:
         self._log = log
         self._progress = progress
         self._noted_at = 0.0
-        self._hash = hashlib.sha256()
         self._left: list[NDArray[np.float32]] = []
         self.done = 0
-
-    @property
-    def vectors_sha256(self) -> str:
-        """SHA-256, in hexadecimal, of the vectors that were written."""
-        return self._hash.hexdigest()
+        self.vectors_sha256 = ""
 
     @property
     def usage(self) -> Usage:
@@ -74,19 +72,18 @@ class JobRun:
             NanoGPTError: As :meth:`nanogpt_core.Embedder.stream`.
             OSError: The output or the state cannot be written.
         """
-        writer: VectorWriter | None = None
+        writing: _Writing | None = None
         try:
             for block in self._blocks():
-                if writer is None:
+                if writing is None:
                     facts = self._facts(block.vectors.shape[1])
-                    writer = open_writer(facts)
-                writer.write(block)
-                self._hash.update(block.vectors.astype("<f4", order="C", copy=False).data)
-            assert writer is not None  # noqa: S101 - the spool is not empty
-            writer.close()
+                    writing = _Writing(open_writer, facts)
+                writing.put(block)
+            assert writing is not None  # noqa: S101 - the spool is not empty
+            writer, self.vectors_sha256 = writing.finish()
         except BaseException:
-            if writer is not None:
-                writer.abort()
+            if writing is not None:
+                writing.abort()
             raise
         finally:
             self._state.note_usage(self._embedder.usage)
@@ -154,3 +151,56 @@ class JobRun:
             usage = self.usage
             tokens = "" if usage.prompt_tokens is None else f"{usage.prompt_tokens:,} tokens, "
             self._progress.advance_to(self.done, f"{tokens}{format_usd(usage.cost_usd)}")
+
+
+class _Writing:
+    """Writes blocks in a thread. Requests are started by the thread that reads the stream, which must not wait.
+
+    Args:
+        open_writer: Opens the writer.
+        facts: The facts about the output.
+    """
+
+    def __init__(self, open_writer: Callable[[Facts], VectorWriter], facts: Facts) -> None:
+        self._writer = open_writer(facts)
+        self._hash = hashlib.sha256()
+        self._blocks: queue.Queue[Block | None] = queue.Queue(_MAX_WAITING_BLOCKS)
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="nanogpt-writer", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        for block in iter(self._blocks.get, None):
+            if self._failure is None:  # after a failure, put() must not wait for a place in the queue
+                try:
+                    self._write(block)
+                except BaseException as error:  # noqa: BLE001 - raised in the thread that reads the stream
+                    self._failure = error
+
+    def _write(self, block: Block) -> None:
+        self._writer.write(block)
+        self._hash.update(block.vectors.astype("<f4", order="C", copy=False).data)
+
+    def put(self, block: Block) -> None:
+        """Have a block written."""
+        if self._failure is not None:
+            raise self._failure
+        self._blocks.put(block)
+
+    def finish(self) -> tuple[VectorWriter, str]:
+        """Wait until everything is written; return the completed writer, and the SHA-256 of the vectors."""
+        self._end()
+        if self._failure is not None:
+            raise self._failure
+        self._writer.close()
+        return self._writer, self._hash.hexdigest()
+
+    def abort(self) -> None:
+        """Stop writing."""
+        self._end()
+        self._writer.abort()
+
+    def _end(self) -> None:
+        if self._thread.is_alive():
+            self._blocks.put(None)
+            self._thread.join()

@@ -1,5 +1,6 @@
 """``nanogpt embed`` and ``verify`` against a sandbox: formats, states, money, and bad input."""
 
+import importlib.util
 import io
 import json
 import sys
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanogpt_core import Embedder
+from nanogpt_core.cli.formats import numpy_array
 from nanogpt_core.cli.formats.base import open_output
 from nanogpt_core.cli.job import run as run_module
 from nanogpt_core.cli.job.state import State
@@ -189,6 +191,26 @@ def test_full_disk_ends_the_run_before_more_money_is_spent(embed, corpus, tmp_pa
         result = embed(corpus, "-o", tmp_path / "out.parquet")
     assert result.code == 2
     assert "No space left on device" in result.err
+
+
+def test_output_that_cannot_be_written_ends_the_run_and_keeps_the_vectors(embed, corpus, tmp_path, monkeypatch):
+    def full(_self, _block):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(numpy_array.Writer, "write", full)
+        failed = embed(corpus, "-o", tmp_path / "out.npy")
+    assert failed.code == 2
+    assert "No space left on device" in failed.err
+    assert failed.err.count("\n") == 1
+    assert embed(corpus, "-o", tmp_path / "out.npy").sent.total() + failed.sent.total() == 700
+
+
+def test_missing_package_of_a_format_is_named_before_anything_is_sent(embed, corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    result = embed(corpus, "-o", tmp_path / "out.lance")
+    assert (result.code, result.sent.total()) == (2, 0)
+    assert "pip install 'nanogpt-rag[lance]'" in result.err
 
 
 def test_cache_is_kept_and_serves_other_outputs(embed, corpus, tmp_path):
