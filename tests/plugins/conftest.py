@@ -163,7 +163,6 @@ def ask(request, chat_plugin, call):
             return chat_plugin.text_of(await call(chat, chat_plugin.method, prompt, **options))
         return "".join([part async for part in chat_plugin.parts(call, chat, prompt, **options)])
 
-    run.form = request.param
     return run
 
 

@@ -531,18 +531,23 @@ def test_forked_process_is_one_more_worker(make_limits):
     assert (ledger.answered, ledger.workers) == (2, 2)
 
 
+def start_while_scripts_wait(client, limits, threads):
+    """Start threads that reserve: the server holds the first one's script, so the others wait for the next trip."""
+    client.client_pause(GUARD_SECONDS * 1000, all=False)
+    threads[0].start()
+    wait_until(lambda: client.info("clients")["blocked_clients"] == 1)
+    for thread in threads[1:]:
+        thread.start()
+    wait_until(lambda: len(limits._session._requests) == len(threads) - 1)
+
+
 def test_threads_that_wait_share_a_round_trip(redis, name):
     limits = RedisLimits(f"{redis.url}?socket_timeout={GUARD_SECONDS}", name, 1000, 1.0)
     admitted = [limits.reserve(CENT)]
     threads = [threading.Thread(target=lambda: admitted.append(limits.reserve(CENT))) for _ in range(16)]
     with contextlib.closing(limits._session._address.connect()) as client:
         before = client.info("commandstats")["cmdstat_evalsha"]["calls"]
-        client.client_pause(GUARD_SECONDS * 1000, all=False)  # scripts wait
-        threads[0].start()
-        wait_until(lambda: client.info("clients")["blocked_clients"] == 1)
-        for thread in threads[1:]:
-            thread.start()
-        wait_until(lambda: len(limits._session._requests) == 15)
+        start_while_scripts_wait(client, limits, threads)
         client.client_unpause()
         for thread in threads:
             thread.join(GUARD_SECONDS)
@@ -565,12 +570,7 @@ def test_threads_that_share_a_failed_round_trip_get_errors_of_their_own(start_re
 
     threads = [threading.Thread(target=work) for _ in range(3)]
     with contextlib.closing(limits._session._address.connect()) as client:
-        client.client_pause(GUARD_SECONDS * 1000, all=False)
-        threads[0].start()
-        wait_until(lambda: client.info("clients")["blocked_clients"] == 1)
-        for thread in threads[1:]:
-            thread.start()
-        wait_until(lambda: len(limits._session._requests) == 2)
+        start_while_scripts_wait(client, limits, threads)
         server.stop()
     for thread in threads:
         thread.join(GUARD_SECONDS)
