@@ -299,8 +299,8 @@ class ChatNanoGPT(ChangeableOptions, BaseChatOpenAI):
     def get_num_tokens_from_messages(self, messages: Sequence[BaseMessage], tools: Any = None, **options: Any) -> int:
         """Count tokens, for ``trim_messages(token_counter=chat)`` for example.
 
-        It is OpenAI's way of counting for names that OpenAI has, and LangChain's approximation for all others, or where
-        tiktoken's file cannot be had.
+        OpenAI's models are counted as OpenAI does. LangChain's approximation is used for all others, and if tiktoken's
+        file is not available.
         """
         try:
             return super().get_num_tokens_from_messages(messages, tools, **options)

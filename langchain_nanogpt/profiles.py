@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from langchain_core.language_models import ModelProfile
 
 from nanogpt_core.models.chat_catalog import ChatModelInfo
@@ -11,19 +13,14 @@ __all__ = ["as_profile"]
 
 def as_profile(info: ChatModelInfo) -> ModelProfile:
     """Return what is known of a model as LangChain's profile of it."""
-    profile: ModelProfile = {"text_inputs": True, "text_outputs": True}
-    if info.context_window is not None:
-        profile["max_input_tokens"] = info.context_window
-    if info.max_output_tokens is not None:
-        profile["max_output_tokens"] = info.max_output_tokens
-    if info.tool_calling is not None:
-        profile["tool_calling"] = info.tool_calling
-    if info.structured_output is not None:
-        profile["structured_output"] = info.structured_output
-    if info.image_inputs is not None:
-        profile["image_inputs"] = info.image_inputs
-    if info.pdf_inputs is not None:
-        profile["pdf_inputs"] = info.pdf_inputs
-    if info.reasoning is not None:
-        profile["reasoning_output"] = info.reasoning
-    return profile
+    known = {
+        "max_input_tokens": info.context_window,
+        "max_output_tokens": info.max_output_tokens,
+        "tool_calling": info.tool_calling,
+        "structured_output": info.structured_output,
+        "image_inputs": info.image_inputs,
+        "pdf_inputs": info.pdf_inputs,
+        "reasoning_output": info.reasoning,
+    }
+    given = {name: value for name, value in known.items() if value is not None}
+    return cast("ModelProfile", {"text_inputs": True, "text_outputs": True, **given})
