@@ -51,16 +51,23 @@ class Chunker:
     def chunks(self, text: str) -> Iterator[tuple[int, str]]:
         """Yield the chunks of ``text``, each with the position of its first character; blank ones are left out."""
         units = list(self._units(text))
-        first = 0
-        while first < len(units):
+        first = done = 0  # the first unit of the next chunk, and the units in chunks so far
+        while done < len(units):
             last = self._end(units, first)
-            start, chunk = units[first].start, text[units[first].start : units[last - 1].end].rstrip()
+            # Units that are put together can have more tokens than their sum: "aa" and "word" 2, "aaword" 3.
+            while count_base_tokens(_trimmed(text, units[first:last])[1]) > self._tokens:
+                if last > done + 1:
+                    last -= 1
+                elif first < done:
+                    first += 1
+                else:
+                    break
+            start, chunk = _trimmed(text, units[first:last])
             if chunk:
-                trimmed = chunk.lstrip("\n")
-                yield start + len(chunk) - len(trimmed), trimmed
+                yield start, chunk
             if last == len(units):
                 return
-            first = self._with_overlap(units, first, last)
+            first, done = self._with_overlap(units, first, last), last
 
     def _end(self, units: list[_Unit], first: int) -> int:
         """Return the unit before which the chunk that begins with unit ``first`` ends."""
@@ -109,6 +116,13 @@ class Chunker:
             following = text[match.end() : match.end() + 1]
             strength = border if match.end() == end else _WORD if following.isspace() else _INSIDE
             yield _Unit(match.start(), match.end(), 0 if word.isspace() else count_base_tokens(word), strength)
+
+
+def _trimmed(text: str, units: list[_Unit]) -> tuple[int, str]:
+    """Return the text of units without blanks at its end and empty lines at its beginning, and its position."""
+    start, chunk = units[0].start, text[units[0].start : units[-1].end].rstrip()
+    trimmed = chunk.lstrip("\n")
+    return start + len(chunk) - len(trimmed), trimmed
 
 
 def _strength(text: str, border: re.Match[str]) -> int:

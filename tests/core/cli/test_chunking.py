@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nanogpt_core import count_tokens
@@ -18,6 +18,7 @@ texts = st.lists(words, max_size=12).map("".join)
 
 @settings(max_examples=60)
 @given(texts, st.integers(16, 80), st.floats(0, 0.5))
+@example("????aa" + "word " * 30, 24, 0.0)  # "aaword" has more tokens than "aa" and "word"
 def test_chunks_fit_keep_their_place_and_hold_every_character(text, tokens, share):
     covered = 0
     for start, chunk in Chunker(tokens, int(tokens * share)).chunks(text):
