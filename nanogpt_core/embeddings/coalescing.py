@@ -24,9 +24,9 @@ from nanogpt_core.embeddings.response import EmbeddingResponse
 from nanogpt_core.embeddings.results import ResultCollector
 from nanogpt_core.embeddings.runner import Action, Join, Yield, run_async, run_sync
 from nanogpt_core.embeddings.shared_batch import SharedBatch
-from nanogpt_core.errors import NanoGPTError
+from nanogpt_core.errors import LimitsUnavailableError, NanoGPTError
 from nanogpt_core.http.client import HttpClient, HttpReply
-from nanogpt_core.http.limits import Admission, ProcessLimits
+from nanogpt_core.http.limits import Admission, ProcessLimits, SharedLimits
 from nanogpt_core.http.retry import CallLimits, wait_for_turn
 from nanogpt_core.observability.observer import CallObserver
 
@@ -49,7 +49,7 @@ class Coalescer:
     Args:
         config: The embedder's options.
         dispatcher: Sends batches.
-        limits: Rate, and the budget of the embedder.
+        limits: Rate, and the budget of the embedder, unless the option ``limits`` has them.
         client: Sends requests.
     """
 
@@ -64,9 +64,7 @@ class Coalescer:
 
     def accepts(self, batches: Sequence[Batch]) -> bool:
         """Return whether these are the batches of a small call."""
-        if not self._config.coalesce or self._config.limits is not None:
-            return False
-        return len(batches) == 1 and len(batches[0].texts) <= MAX_GATHERED_TEXTS
+        return self._config.coalesce and len(batches) == 1 and len(batches[0].texts) <= MAX_GATHERED_TEXTS
 
     def dispatch(
         self, batch: Batch, results: ResultCollector, limits: CallLimits, observer: CallObserver, lane: Lane
@@ -111,12 +109,18 @@ class Coalescer:
         if call.lane is not None:
             # Calls that other tasks make in the same turn of the event loop join this one.
             yield Yield()
-        if not gatherer.waiting:
-            admission = limits.admit_now(self._dispatcher.cost(call.batch))
-            if admission is not None:
+        cost, shared = self._dispatcher.cost(call.batch), self._config.limits
+        if not gatherer.waiting and shared is not None:
+            with contextlib.suppress(LimitsUnavailableError):  # a carrier tries again, as often as the retries allow
+                admission = yield from wait_for_turn(shared, call.limits, cost)
+                gatherer.depart(call)
+                return admission
+        elif not gatherer.waiting:
+            now = limits.admit_now(cost)
+            if now is not None:
                 if gatherer.go_alone(call):
-                    return admission
-                limits.release(admission)
+                    return now
+                limits.release(now)
         gatherer.join_queue(call)
         return None
 
@@ -139,10 +143,11 @@ class Coalescer:
         if self._gatherer is None:
             config, model, endpoint = self._config, self._config.model_row, self._config.endpoint
             clients = config.http_client, config.http_async_client
+            objects = *clients, config.limits
             key = (
                 *(endpoint.base_url, endpoint.key.reveal_or_empty() if endpoint.key else "", endpoint.timeout),
                 *(sorted(endpoint.headers.items()), model, config.dimensions, config.user, config.on_overflow),
-                *(config.batch_size, config.max_concurrency, config.max_retries, *map(id, clients)),
+                *(config.batch_size, config.max_concurrency, config.max_retries, *map(id, objects)),
             )
             self._gatherer = gatherer_for(
                 key,
@@ -155,7 +160,9 @@ class Coalescer:
 
     def make_carrier(self, lane: Lane) -> _Carrier:
         """Return a carrier that has not started, for an event loop, or for threads if ``lane`` is None."""
-        return _Carrier(self.gatherer(), self._dispatcher, self._limits.turns, self._client, lane)
+        shared = self._config.limits
+        limits = self._limits.turns if shared is None else shared
+        return _Carrier(self.gatherer(), self._dispatcher, limits, self._client, lane, takes_first=shared is not None)
 
 
 def _share(gatherer: Gatherer, call: Call, batch: Batch, response: EmbeddingResponse) -> None:
@@ -173,19 +180,31 @@ class _Carrier:
     """Sends gathered batches one after another, as long as texts wait.
 
     It is no caller's own thread or task: a caller that is cancelled, interrupted or late takes no other call with it.
+
+    Args:
+        gatherer: The queue.
+        dispatcher: Sends requests.
+        limits: Rate; also the budget if ``takes_first``.
+        client: Sends requests.
+        lane: The event loop, or None for a thread.
+        takes_first: Whether to take the texts before the limits give a turn, in order to reserve their cost with it.
+            Otherwise each call reserves its own cost, and texts that come before the turn go along.
     """
 
     def __init__(
         self,
         gatherer: Gatherer,
         dispatcher: Dispatcher,
-        turns: ProcessLimits,
+        limits: SharedLimits,
         client: HttpClient,
         lane: Lane,
+        *,
+        takes_first: bool,
     ) -> None:
         self.lane = lane
         self.is_cancelled = False
-        self._gatherer, self._dispatcher, self._turns, self._client = gatherer, dispatcher, turns, client
+        self._gatherer, self._dispatcher, self._limits, self._client = gatherer, dispatcher, limits, client
+        self._takes_first = takes_first
         self._stop = threading.Event()
         self._task: asyncio.Task[None] | None = None
         self._failed = True  # until it has ended by itself
@@ -233,15 +252,15 @@ class _Carrier:
         self._gatherer.end(self, failed=self._failed)
 
     def _carry(self) -> Generator[Action, HttpReply, None]:
-        gatherer, limits = self._gatherer, CallLimits(stop=self._stop)
+        gatherer, limits, call = self._gatherer, self._limits, CallLimits(stop=self._stop)
         while True:
-            admission = yield from wait_for_turn(self._turns, limits)
-            items = gatherer.take(self)
-            if not items:
-                self._turns.release(admission)
-                break
-            batch = SharedBatch(gatherer, self._dispatcher, self._turns, limits=limits, items=items)
-            yield from batch.send(admission)
-            if not gatherer.go_on(self):
+            admission = None if self._takes_first else (yield from wait_for_turn(limits, call))
+            items = gatherer.take(self, departs=not self._takes_first)
+            if items:
+                batch = SharedBatch(self, gatherer, self._dispatcher, limits, call=call, items=items)
+                yield from batch.send(admission)
+            elif admission is not None:
+                limits.release(admission)
+            if not (items and gatherer.go_on(self)):
                 break
         self._failed = False

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Dispatcher", "HostLimits", "host_limits_for", "text_too_long"]
+__all__ = ["Dispatcher", "HostLimits", "failed_outcome", "host_limits_for", "text_too_long"]
 
 # Maximum size of a reply: so many bytes for each number of a vector, in base64 or in digits, and for everything else.
 _BYTES_PER_NUMBER = 32
@@ -307,14 +307,15 @@ class Dispatcher:
         try:
             response = yield from self._attempt_once(batch, limits, observer, results)
         except BaseException as error:
-            billed = 0.0 if was_not_billed(error) else None
-            self.limits.settle(admission, Outcome(billed, error=type(error).__name__))
+            self.limits.settle(admission, failed_outcome(error))
             raise
-        tokens = response.prompt_tokens
-        listed = price(tokens, self.usd_per_million_tokens)
-        billed = listed if response.cost_usd is None else response.cost_usd
-        self.limits.settle(admission, Outcome(billed, tokens, answered=True))
+        self.limits.settle(admission, self.outcome(response))
         return response
+
+    def outcome(self, response: EmbeddingResponse) -> Outcome:
+        """Return the outcome of an attempt that was answered: the cost that the reply gives, or its tokens' price."""
+        tokens, cost = response.prompt_tokens, response.cost_usd
+        return Outcome(price(tokens, self.usd_per_million_tokens) if cost is None else cost, tokens, answered=True)
 
     def _attempt_once(
         self, batch: Batch, limits: CallLimits, observer: CallObserver, results: ResultCollector | None
@@ -383,6 +384,11 @@ class Dispatcher:
         except NanoGPTError:
             return None
         return row.dimensions if row else None
+
+
+def failed_outcome(error: BaseException) -> Outcome:
+    """Return the outcome of an attempt that failed."""
+    return Outcome(0.0 if was_not_billed(error) else None, error=type(error).__name__)
 
 
 def _accept(batch: Batch, response: EmbeddingResponse, results: ResultCollector) -> Generator[Action, HttpReply, None]:

@@ -69,7 +69,7 @@ class Embedder(Closeable):
         max_concurrency: Maximum number of requests in flight, at least 1. Default: 16.
         coalesce: Let small calls that have to wait for a free slot or for the rate limit share a request: calls of all
             threads, tasks and objects of this process that use the same options. Usage, budgets, deadlines and errors
-            stay those of each call. Calls with ``limits`` do not share requests. Default: True.
+            stay those of each call. With ``limits``, a shared request takes one reservation. Default: True.
         requests_per_second: Maximum number of attempts to start in a second, over all objects of this process that use
             the same key and base URL; the lowest value that is set counts. If the service grants less, the rate
             follows it. Default: begins at the documented rate, 25, and follows the service, up to 100.

@@ -2,7 +2,8 @@
 
 A call goes at once, by itself, if a slot and a turn of the rate limiter are free. Otherwise its texts join a queue. A
 *carrier*, a thread or a task, waits for the next slot and turn, takes the texts from the front of the queue up to the
-model's limits, and sends them as one batch. All changes of state happen here, under one lock:
+model's limits, and sends them as one batch. With limits that several processes share, it takes the texts first, since
+such limits reserve their cost together with the turn. All changes of state happen here, under one lock:
 docs/adr/0060-gathered-batches.md.
 """
 
@@ -59,7 +60,7 @@ class Gatherer(ForkSafe):
         self._queue: deque[Item] = deque()
         self._queued_lanes: Counter[Lane] = Counter()
         self._under_way: dict[str, Item] = {}
-        # Those that wait for a turn of the rate limiter: at most one a lane. And those in flight, with their start.
+        # Those that wait for a turn of the rate limit: at most one a lane. And those in flight, with their start.
         self._collectors: dict[Lane, Carrier | Call] = {}
         self._in_flight: dict[Lane, dict[Carrier | Call, float]] = {}
         self._carried: dict[Carrier, list[Item]] = {}
@@ -71,8 +72,8 @@ class Gatherer(ForkSafe):
         """Register the texts of a call; a text that is under way already is not sent twice.
 
         Returns:
-            True if the call may go by itself: :meth:`go_alone` or :meth:`join_queue` must follow. False if its texts
-            are in the queue, or under way.
+            True if the call may go by itself: :meth:`go_alone`, :meth:`depart` or :meth:`join_queue` must follow. False
+            if its texts are in the queue, or under way.
         """
         with self._lock:
             new = [item for position in range(len(call.batch.texts)) if (item := self._add(call, position))]
@@ -147,6 +148,20 @@ class Gatherer(ForkSafe):
             self._collectors.pop(call.lane, None)
             self._occupy_slot(call)
             return True
+
+    def depart(self, one: Carrier | Call) -> None:
+        """Occupy a slot for a request that starts, and let others wait for the next turn; only the first time counts.
+
+        Args:
+            one: A carrier that has taken its texts, or a call that :meth:`enter` has let through.
+        """
+        with self._lock:
+            if self._collectors.get(one.lane) is not one:
+                return
+            del self._collectors[one.lane]
+            self._occupy_slot(one)
+            carrier = self._next_carrier()
+        _start(carrier)
 
     def join_queue(self, call: Call) -> None:
         """Put the texts of a call that :meth:`enter` has let through at the front of the queue."""
@@ -246,14 +261,17 @@ class Gatherer(ForkSafe):
 
     # --- carriers ---
 
-    def take(self, carrier: Carrier) -> list[Item]:
-        """Occupy a slot, and return the texts of the next batch; none if there are no more."""
+    def take(self, carrier: Carrier, *, departs: bool = True) -> list[Item]:
+        """Return the texts of the next batch; none if there are no more.
+
+        Args:
+            carrier: The carrier.
+            departs: Whether its request starts now and occupies a slot. Otherwise :meth:`depart` must follow.
+        """
         taken: list[Item] = []
         passed_over: list[Item] = []
         tokens = 0
         with self._lock:
-            if self._collectors.get(carrier.lane) is carrier:
-                del self._collectors[carrier.lane]
             takes_all = carrier.lane is None and self._mixes_lanes
             while self._queue:
                 item = self._queue[0]
@@ -270,10 +288,21 @@ class Gatherer(ForkSafe):
                 item.lane = carrier.lane
             if taken:
                 self._carried[carrier] = taken
+            if taken and not departs:
+                return taken
+            self._stop_collecting(carrier)
+            if taken:
                 self._occupy_slot(carrier)
             following = self._next_carrier()
         _start(following)
         return taken
+
+    def _stop_collecting(self, carrier: Carrier) -> bool:
+        """Let other carriers wait for the next turn; True if this one did so."""
+        is_collector = self._collectors.get(carrier.lane) is carrier
+        if is_collector:
+            del self._collectors[carrier.lane]
+        return is_collector
 
     def _fits(self, items: int, tokens: int) -> bool:
         return items < self._max_items and (self._max_tokens is None or tokens <= self._max_tokens)
@@ -291,11 +320,9 @@ class Gatherer(ForkSafe):
     def end(self, carrier: Carrier, *, failed: bool) -> None:
         """Forget a carrier, also twice. If it could not start, or was stopped, its calls go by themselves."""
         with self._lock:
-            if self._collectors.get(carrier.lane) is carrier:
-                del self._collectors[carrier.lane]
-                if failed:
-                    mine = (item for item in self._queue if carrier.lane is None or item.lane is carrier.lane)
-                    self.hand_back(list(mine))
+            if self._stop_collecting(carrier) and failed:
+                mine = (item for item in self._queue if carrier.lane is None or item.lane is carrier.lane)
+                self.hand_back(list(mine))
             self._put_down(carrier)
             following = self._next_carrier()
         _start(following)

@@ -7,17 +7,17 @@ text is found: only its own call fails.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 
 from nanogpt_core._runtime.clock import Deadline
 from nanogpt_core._runtime.log import describe, logger
-from nanogpt_core.embeddings.dispatch import Dispatcher, text_too_long
-from nanogpt_core.embeddings.gathered_call import Call, Item
+from nanogpt_core.embeddings.dispatch import Dispatcher, failed_outcome, text_too_long
+from nanogpt_core.embeddings.gathered_call import Carrier, Item
 from nanogpt_core.embeddings.gatherer import Gatherer
-from nanogpt_core.embeddings.planning import Batch
 from nanogpt_core.embeddings.response import EmbeddingResponse
 from nanogpt_core.embeddings.runner import Action
+from nanogpt_core.embeddings.shared_account import NoCallLeft, SharedAccount, make_batch
 from nanogpt_core.errors import (
     BadRequestError,
     BudgetExceededError,
@@ -27,46 +27,42 @@ from nanogpt_core.errors import (
     ServerError,
 )
 from nanogpt_core.http.client import HttpReply
-from nanogpt_core.http.limits import FREE, Admission, Cost, ProcessLimits
-from nanogpt_core.http.retry import CallLimits, was_not_billed
-from nanogpt_core.models.pricing import price
-from nanogpt_core.observability.observer import CallObserver, RequestTimer
+from nanogpt_core.http.limits import Admission, SharedLimits
+from nanogpt_core.http.retry import CallLimits
 
 __all__ = ["SharedBatch"]
 
-
 # So many bad texts are found one after another without any request that succeeds. Then no further one is searched for.
 _MAX_SEARCHES_IN_VAIN = 2
-
-
-class _NoCallLeft(Exception):  # noqa: N818 - no error: there is nothing to send
-    """All calls of a batch have ended."""
 
 
 class SharedBatch:
     """One gathered batch.
 
     Args:
+        carrier: Sends the batch.
         gatherer: Gets the vectors and errors.
         dispatcher: Sends requests.
-        turns: The rate limit.
-        limits: The stop signal of the carrier.
+        limits: The rate limit; also the budget if several processes share it.
+        call: The stop signal of the carrier.
         items: The texts.
     """
 
     def __init__(
         self,
+        carrier: Carrier,
         gatherer: Gatherer,
         dispatcher: Dispatcher,
-        turns: ProcessLimits,
+        limits: SharedLimits,
         *,
-        limits: CallLimits,
+        call: CallLimits,
         items: Sequence[Item],
     ) -> None:
+        self._carrier = carrier
         self._gatherer = gatherer
         self._dispatcher = dispatcher
-        self._turns = turns
         self._limits = limits
+        self._call = call
         self._items = items
         self._requests = 0
         self._answered = False
@@ -85,7 +81,7 @@ class SharedBatch:
         parts = [list(self._items)]
         while parts:
             part = parts.pop()
-            batch = _make_batch(part)
+            batch = make_batch(part)
             if len(part) > 1 and not self._dispatcher.host.fits(batch):
                 parts += _halves(part)[::-1]
                 continue
@@ -98,35 +94,44 @@ class SharedBatch:
         self, items: Sequence[Item], first: Admission | None = None
     ) -> Generator[Action, HttpReply, NanoGPTError | None]:
         """Send some of the texts in one request; return the error if it fails."""
-        account = _SharedAccount(self._gatherer, items, self._dispatcher.usd_per_million_tokens)
-        limits = CallLimits(_last_deadline(items), self._limits.stop)
+        account = SharedAccount(self._gatherer, items, self._dispatcher.usd_per_million_tokens)
+        call = CallLimits(_last_deadline(items), self._call.stop)
         self._requests += 1
 
         def attempt(admission: Admission) -> Generator[Action, HttpReply, EmbeddingResponse]:
+            self._gatherer.depart(self._carrier)
             try:
                 batch = account.open()
-            except _NoCallLeft:
-                self._turns.release(admission)
+            except NoCallLeft:
+                self._limits.release(admission)
                 raise
+            admission = replace(admission, cost=replace(admission.cost, texts=len(batch.texts)))  # some may have left
             try:
-                response = yield from self._dispatcher.request(batch, limits, account.first_observer)
+                response = yield from self._dispatcher.request(batch, call, account.first_observer)
             except BaseException as error:
                 account.settle(error)
+                self._limits.settle(admission, failed_outcome(error))
                 raise
             account.add_request(response)
+            self._limits.settle(admission, self._dispatcher.outcome(response))
             return response
 
         try:
             response = yield from self._dispatcher.send(
-                attempt, limits=self._turns, call=limits, cost=FREE, first=first, max_retries=self._max_retries
+                attempt,
+                limits=self._limits,
+                call=call,
+                cost=self._dispatcher.cost(make_batch(items)),
+                first=first,
+                max_retries=self._max_retries,
             )
         except BaseException as error:
             account.report_failure(error)
-            if isinstance(error, _NoCallLeft):
+            if isinstance(error, NoCallLeft):
                 return None
             if not isinstance(error, NanoGPTError):
                 raise
-            self._was_late = limits.deadline is not None and limits.deadline.remaining() <= 0
+            self._was_late = call.deadline is not None and call.deadline.remaining() <= 0
             return error
         finally:
             self._has_skipped = self._has_skipped or len(account.items) < len(items)
@@ -143,6 +148,9 @@ class SharedBatch:
         """
         if _is_one_call(items):
             self._fail_one_call(items, error)
+            return
+        if not _may_concern_one_text(error):
+            self._fail(items, error)
             return
         logger.info("A batch of %d texts of several calls failed with %s: dividing it", len(items), describe(error))
         for _ in range(_MAX_SEARCHES_IN_VAIN):
@@ -191,7 +199,7 @@ class SharedBatch:
         if self._has_skipped or (len(refused) > 1 and not (is_certain and self._requests >= enough)):
             refusal = yield from self._try(suspects)
             if refusal is None and isinstance(error, RequestTooLargeError):
-                self._dispatcher.host.learn(_make_batch(answered))
+                self._dispatcher.host.learn(make_batch(answered))
             error = refusal or error
         if len(suspects) > 1:
             # Calls that joined meanwhile have some of these texts only, perhaps good ones.
@@ -201,6 +209,9 @@ class SharedBatch:
 
     def _fail(self, items: Sequence[Item], error: NanoGPTError) -> None:
         """Fail all calls with these texts; those with more time than the request had go on by themselves."""
+        if isinstance(error, BudgetExceededError):
+            self._gatherer.hand_back(items)  # the shared budget may cover some of them
+            return
         if self._was_late:
             self._gatherer.hand_back(items, lambda call: not call.is_late)
         self._gatherer.fail(items, error)
@@ -236,131 +247,9 @@ def _halves(items: list[Item]) -> tuple[list[Item], list[Item]]:
     return items[: len(items) // 2], items[len(items) // 2 :]
 
 
-def _make_batch(items: Sequence[Item]) -> Batch:
-    return Batch([item.text for item in items], range(len(items)), range(len(items)), [])
-
-
 def _last_deadline(items: Sequence[Item]) -> Deadline | None:
     """Return the latest deadline of all calls; None if a call has none."""
     deadlines = [call.limits.deadline for item in items for call in list(item.calls)]
     if not deadlines or None in deadlines:
         return None
     return max((deadline for deadline in deadlines if deadline), key=lambda deadline: deadline.at)
-
-
-class _SharedAccount:
-    """The account of a request that several calls share. Of calls with the same text, the first one pays.
-
-    Attributes:
-        items: The texts of the attempt.
-    """
-
-    def __init__(self, gatherer: Gatherer, items: Sequence[Item], usd_per_million_tokens: float | None) -> None:
-        self._gatherer = gatherer
-        self._price = usd_per_million_tokens
-        self._all_items = items
-        self.items: list[Item] = []
-        self._payers: list[Call] = []  # of the items
-        self._reserved: dict[Call, Cost] = {}
-        self._last: BaseException | None = None  # the error of the attempt before
-        self._timer = RequestTimer()
-
-    @property
-    def first_observer(self) -> CallObserver:
-        """The observer of the call that counts the request."""
-        return self._payers[0].observer
-
-    def open(self) -> Batch:
-        """Reserve the price at each call's budget; a call whose budget refuses fails, and the others go on.
-
-        Raises:
-            _NoCallLeft: No call waits for any of the texts.
-        """
-        while True:
-            shares = [(item, *share) for item in self._all_items if (share := _payer_of(item)) is not None]
-            if not shares:
-                raise _NoCallLeft
-            if self._reserve([(payer, position) for _, payer, position in shares]):
-                self.items, self._payers = [item for item, _, _ in shares], [payer for _, payer, _ in shares]
-                self._timer.attempts += 1
-                return _make_batch(self.items)
-
-    def _reserve(self, shares: list[tuple[Call, int]]) -> bool:
-        """Reserve each call's price; False if a call could not pay, and so has left."""
-        tokens: dict[Call, int] = {}
-        for call, position in shares:
-            if call.budget is not None:
-                tokens[call] = tokens.get(call, 0) + call.batch.tokens[position]
-        self._reserved = {}
-        for call, count in tokens.items():
-            cost = Cost(tokens=count, usd=price(count, self._price))
-            try:
-                call.budget.reserve(cost)  # type: ignore[union-attr] # see above
-            except BudgetExceededError as error:
-                error.__cause__ = self._last
-                self._settle(0.0)
-                self._gatherer.fail_call(call, error)
-                return False
-            self._reserved[call] = cost
-        return True
-
-    def _settle(self, usd: float | None) -> None:
-        for call, cost in self._reserved.items():
-            call.budget.settle(cost, usd)  # type: ignore[union-attr] # it has reserved
-
-    def settle(self, error: BaseException) -> None:
-        """Give back the price of a failed attempt, unless it may have been billed."""
-        self._last = error
-        billed = 0.0 if was_not_billed(error) else None
-        self._timer.uncertain += billed is None
-        self._settle(billed)
-
-    def add_request(self, response: EmbeddingResponse) -> None:
-        """Divide tokens and cost among the calls by the sizes of their texts; the request counts for the first one."""
-        texts = Counter(self._payers)
-        sizes: Counter[Call] = Counter()
-        for item, payer in zip(self.items, self._payers, strict=True):
-            sizes[payer] += item.weight + 1
-        tokens = _divide(response.prompt_tokens, list(sizes.values()))
-        costs = _shares(response.cost_usd, list(sizes.values()))
-        for number, (call, share, cost) in enumerate(zip(sizes, tokens, costs, strict=True)):
-            if call in self._reserved and call.budget is not None:
-                call.budget.settle(self._reserved[call], price(share, self._price) if cost is None else cost)
-            call.observer.report(
-                self._timer,
-                texts=texts[call],
-                prompt_tokens=share,
-                cost_usd=cost,
-                request_id=response.request_id,
-                shared=number > 0,
-            )
-
-    def report_failure(self, error: BaseException) -> None:
-        """Report to the calls that would have paid that the request failed."""
-        if isinstance(error, _NoCallLeft) and self._last is not None:
-            error = self._last
-        for number, (call, texts) in enumerate(Counter(self._payers).items()):
-            call.observer.report(self._timer, texts=texts, error=error, shared=number > 0)
-
-
-def _payer_of(item: Item) -> tuple[Call, int] | None:
-    """Return the first call that waits for the text, and the text's position in it."""
-    return next(((call, position) for call, position in list(item.calls.items()) if not call.is_late), None)
-
-
-def _divide(total: int | None, sizes: Sequence[int]) -> list[int | None]:
-    """Divide ``total`` in proportion to ``sizes``, into whole numbers with the same sum."""
-    if total is None:
-        return [None] * len(sizes)
-    shares: list[int | None] = []
-    size_so_far = given = 0
-    for size in sizes:
-        size_so_far += size
-        share = total * size_so_far // sum(sizes) - given
-        shares.append(share)
-        given += share
-    return shares
-
-
-def _shares(total: float | None, sizes: Sequence[int]) -> list[float | None]:
-    return [None if total is None else total * size / sum(sizes) for size in sizes]

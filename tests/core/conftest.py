@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 
 from nanogpt_core import Embedder
+from nanogpt_core.embeddings import coalescing, gatherer
 
 # A Hypothesis deadline would measure the machine, not the code.
 settings.register_profile("core", deadline=None)
@@ -26,6 +27,7 @@ def _load(path):
 
 
 _fault_server = _load(Path(__file__).parents[1] / "fault_server.py")
+_gathering = _load(Path(__file__).parent / "gathering.py")
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -121,3 +123,24 @@ def scripted(serve):
         return serve(answer)
 
     return start
+
+
+@pytest.fixture(scope="session")
+def gathering():
+    """The module ``tests/core/gathering.py``."""
+    return _gathering
+
+
+@pytest.fixture
+def held(serve, faults, monkeypatch):
+    """Start a server that holds its first request, so that further calls gather."""
+    for module in (coalescing, gatherer):  # the request that is held occupies its slot as long as the test wants
+        monkeypatch.setattr(module, "SLOT_SECONDS", _gathering.GUARD_SECONDS)
+    return lambda answer=None: _gathering.Held(serve, faults, answer)
+
+
+@pytest.fixture(params=["sync", "async"])
+def together(request):
+    """Return ``together(held, calls, queued=None)``: the calls' results, after all but the first have queued."""
+    run = _gathering.in_threads if request.param == "sync" else _gathering.in_tasks
+    return lambda held, calls, queued=None: run(held, calls, queued)

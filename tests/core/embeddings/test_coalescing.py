@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 
 from nanogpt_core._runtime.clock import fake_clock
-from nanogpt_core.embeddings import coalescing, gatherer
+from nanogpt_core.embeddings import coalescing
 from nanogpt_core.errors import (
     AuthenticationError,
     BadRequestError,
@@ -32,111 +31,6 @@ from nanogpt_core.errors import (
 GUARD_SECONDS = 60
 MODEL = "text-embedding-3-small"
 WIDTH = 8
-
-
-@pytest.fixture(autouse=True)
-def _slots_stay_occupied(monkeypatch):
-    # The first request of these tests is held as long as the test wants.
-    monkeypatch.setattr(gatherer, "SLOT_SECONDS", GUARD_SECONDS)
-    monkeypatch.setattr(coalescing, "SLOT_SECONDS", GUARD_SECONDS)
-
-
-class Held:
-    """A fault server that holds the request with the text "first" until :meth:`release`."""
-
-    def __init__(self, serve, faults, answer=None):
-        self.faults = faults
-        self.released = threading.Event()
-        self.others = answer or (lambda _seen: None)
-        self.server = serve(self._answer)
-
-    def _answer(self, seen):
-        if seen.texts[0] == "first":
-            assert self.released.wait(GUARD_SECONDS)
-        return self.others(seen) or self.faults.good(seen)
-
-    def embedder(self, **options):
-        options = {"dimensions": WIDTH, "max_concurrency": 1, "requests_per_second": 1000, **options}
-        return self.server.embedder(MODEL, **options)
-
-    def right(self, vector, text):
-        return np.array_equal(np.asarray(vector, np.float32), self.faults.vector_of(text, WIDTH))
-
-    @property
-    def sent(self):
-        """The texts of each request after the first one."""
-        return [seen.texts for seen in self.server.requests if seen.texts != ["first"]]
-
-    def queue_of(self, embedder):
-        return embedder._pipeline.coalescer.gatherer()
-
-    def wait_for_queue(self, embedder, count):
-        until = time.monotonic() + GUARD_SECONDS
-        while self.queue_of(embedder).waiting != count:
-            assert time.monotonic() < until, "the calls did not queue"
-            time.sleep(0)
-
-    async def await_queue(self, embedder, count):
-        until = time.monotonic() + GUARD_SECONDS
-        while self.queue_of(embedder).waiting != count:
-            assert time.monotonic() < until, "the calls did not queue"
-            await asyncio.sleep(0)
-
-
-@pytest.fixture
-def held(serve, faults):
-    return lambda answer=None: Held(serve, faults, answer)
-
-
-def in_threads(held, calls, queued):
-    """Make calls, (embedder, texts) each, in threads while the first request is held; return vectors and errors."""
-    first, *others = calls
-
-    def run(call):
-        embedder, texts = call
-        try:
-            return embedder.embed_query(texts) if isinstance(texts, str) else embedder.embed(texts)
-        except NanoGPTError as error:
-            return error
-
-    with ThreadPoolExecutor(len(calls)) as executor:
-        futures = [executor.submit(run, first)]
-        try:
-            held.server.wait_for(lambda: held.server.in_flight == 1)
-            for number, call in enumerate(others, 1):
-                futures.append(executor.submit(run, call))
-                if queued is None:
-                    held.wait_for_queue(call[0], number)  # in this order
-            if queued is not None:
-                held.wait_for_queue(first[0], queued)
-        finally:
-            held.released.set()
-        return [future.result(GUARD_SECONDS) for future in futures]
-
-
-def in_tasks(held, calls, queued):
-    """Make the calls as :func:`in_threads`, in tasks of one event loop."""
-
-    async def run(call):
-        embedder, texts = call
-        return await (embedder.aembed_query(texts) if isinstance(texts, str) else embedder.aembed(texts))
-
-    async def main():
-        tasks = [asyncio.ensure_future(run(calls[0]))]
-        await asyncio.to_thread(held.server.wait_for, lambda: held.server.in_flight == 1)
-        tasks += [asyncio.ensure_future(run(call)) for call in calls[1:]]
-        await held.await_queue(calls[0][0], len(calls) - 1 if queued is None else queued)
-        held.released.set()
-        return await asyncio.gather(*tasks, return_exceptions=True)
-
-    return asyncio.run(main())
-
-
-@pytest.fixture(params=["sync", "async"])
-def together(request):
-    """Return ``together(held, calls, queued=None)``: the calls' results, after all but the first have queued."""
-    run = in_threads if request.param == "sync" else in_tasks
-    return lambda held, calls, queued=None: run(held, calls, queued)
 
 
 # --- one request for many calls ---
@@ -647,7 +541,7 @@ async def test_calls_go_by_themselves_if_the_task_that_carries_them_is_cancelled
     assert sorted(server.sent)[-3:] == [["a"], ["b"], ["c"]]
 
 
-def test_calls_go_by_themselves_if_no_thread_can_start(held, monkeypatch):
+def test_calls_go_by_themselves_if_no_thread_can_start(held, gathering, monkeypatch):
     start = threading.Thread.start
 
     def refuse(thread):
@@ -659,7 +553,7 @@ def test_calls_go_by_themselves_if_no_thread_can_start(held, monkeypatch):
     embedder = server.embedder()
     monkeypatch.setattr(threading.Thread, "start", refuse)
     texts = ["first", "a", "b", "c"]
-    results = in_threads(server, [(embedder, text) for text in texts], None)
+    results = gathering.in_threads(server, [(embedder, text) for text in texts], None)
     assert all(server.right(vector, text) for vector, text in zip(results, texts, strict=True))
 
 

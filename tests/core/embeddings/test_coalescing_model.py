@@ -1,21 +1,28 @@
 """Any interleaving of calls, replies, failures, cancellations and deadlines gives each call its own result.
 
 Calls and carriers are generators that do no I/O, so a Hypothesis state machine can run them step by step in any order.
-The decisions are those of sync and of async code; calls of threads and of two event loops take part.
+The decisions are those of sync and of async code; calls of threads and of two event loops take part. A second machine
+has calls with shared limits, which can be away for a moment.
 """
 
 import asyncio
 import base64
+import contextlib
 import json
 from collections import Counter
+from functools import partial
+from types import SimpleNamespace
 
 import hypothesis.strategies as st
 import numpy as np
+import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from nanogpt_core import Embedder
+from nanogpt_core._runtime import clock
 from nanogpt_core._runtime.clock import Deadline, fake_clock
+from nanogpt_core.embeddings import gatherer
 from nanogpt_core.embeddings.coalescing import Coalescer, _Carrier
 from nanogpt_core.embeddings.planning import make_plan
 from nanogpt_core.embeddings.results import ArrayOutput, ResultCollector
@@ -23,12 +30,13 @@ from nanogpt_core.embeddings.runner import Join, Send
 from nanogpt_core.errors import (
     BadRequestError,
     BudgetExceededError,
+    LimitsUnavailableError,
     NanoGPTError,
     RequestTimeoutError,
     ServerError,
 )
 from nanogpt_core.http.client import HttpReply
-from nanogpt_core.http.retry import CallLimits
+from nanogpt_core.http.retry import CallLimits, Run, Wait
 
 WIDTH = 4
 LOOPS = [asyncio.new_event_loop() for _ in range(2)]
@@ -66,7 +74,8 @@ class OneCall:
 
     def __init__(self, machine, texts, lane, *, deadline, poor):
         embedder = machine.poor if poor else machine.embedder
-        self.texts, self.poor, self.lane = texts, poor, lane
+        self.texts, self.lane = texts, lane
+        self.poor = poor or machine.has_one_budget
         self.limits = CallLimits(Deadline.after(deadline) if deadline else None)
         pipeline = embedder._pipeline
         plan = make_plan(texts, pipeline.counter)
@@ -82,33 +91,47 @@ class OneCall:
         self.generator = machine.coalescers[poor].dispatch(batch, self.results, self.limits, pipeline.observe(), lane)
         self.action = None
         self.server_failed = False
+        self.limits_were_away = machine.limits_are_away()
 
 
 class Coalescing(RuleBasedStateMachine):
+    has_one_budget = False
+
     def __init__(self):
         super().__init__()
-        self.clock = fake_clock()
-        self.skipped = self.clock.__enter__()
+        self.contexts = contextlib.ExitStack()
+        self.skipped = self.contexts.enter_context(fake_clock())
+        # Only skipped time passes: a slow machine must not decide which slots are free.
+        patch = self.contexts.enter_context(pytest.MonkeyPatch.context())
+        patch.setattr(clock, "time", SimpleNamespace(monotonic=lambda: 0.0))
+        patch.setattr(gatherer, "time", SimpleNamespace(monotonic=clock.now))
         options = {"api_key": "k", "base_url": "http://127.0.0.1:9/api/v1", "max_retries": 1}
-        options |= {"dimensions": WIDTH, "requests_per_second": 1000, "max_concurrency": 1}
-        self.embedder = Embedder("text-embedding-3-small", **options)
-        self.poor = Embedder("text-embedding-3-small", **options, budget_usd=2e-7)
+        options |= {"dimensions": WIDTH, "max_concurrency": 1}
+        self.embedder, self.poor = self.make_embedders(options)
         self.carriers, self.calls = [], []
         machine = self
 
         class Coalescing(Coalescer):
             def make_carrier(self, lane):
-                carrier = Carrier(self.gatherer(), self._dispatcher, self._limits.turns, self._client, lane)
-                carrier.machine = machine
+                carrier = super().make_carrier(lane)
+                carrier.__class__, carrier.machine = Carrier, machine
                 return carrier
 
         self.coalescers = {}
         for poor, embedder in ((False, self.embedder), (True, self.poor)):
             pipeline = embedder._pipeline
-            self.coalescers[poor] = Coalescing(pipeline.config, pipeline.dispatcher, pipeline.limits, pipeline.client)
+            limits = pipeline.coalescer._limits
+            self.coalescers[poor] = Coalescing(pipeline.config, pipeline.dispatcher, limits, pipeline.client)
         self.gatherer = self.coalescers[False].gatherer()
         assert self.gatherer is self.coalescers[True].gatherer()
         self.sent = Counter()
+
+    def make_embedders(self, options):
+        make = partial(Embedder, "text-embedding-3-small", **options, requests_per_second=1000)
+        return make(), make(budget_usd=2e-7)
+
+    def limits_are_away(self):
+        return False
 
     def teardown(self):
         try:
@@ -128,7 +151,7 @@ class Coalescing(RuleBasedStateMachine):
             assert not self.gatherer._carried
             assert not self.gatherer._queued_lanes
         finally:
-            self.clock.__exit__(None, None, None)
+            self.contexts.close()
 
     # --- steps ---
 
@@ -195,22 +218,28 @@ class Coalescing(RuleBasedStateMachine):
             self.skipped.advance(0.01)
             self.gatherer.look_again()
         try:
-            if action is None:
-                one.action = next(one.generator)
-            elif isinstance(action, Send):
-                reply = self.answer(action, outcome)
-                if isinstance(reply, NanoGPTError):
-                    one.action = one.generator.throw(reply)
-                else:
-                    one.action = one.generator.send(reply)
+            result = None if action is None else self.perform(action, outcome)
+            if isinstance(result, NanoGPTError):
+                one.action = one.generator.throw(result)
             else:
-                if hasattr(action, "seconds") and not isinstance(action, Join):
-                    self.skipped.advance(action.seconds)
-                one.action = one.generator.send(HttpReply(b""))
+                one.action = one.generator.send(result)
         except StopIteration:
             self.finish(one, None)
         except NanoGPTError as error:
             self.finish(one, error)
+
+    def perform(self, action, outcome):
+        """Return the result of an action, or its error."""
+        if isinstance(action, Send):
+            return self.answer(action, outcome)
+        if isinstance(action, Run):
+            try:
+                action.function()
+            except NanoGPTError as error:
+                return error
+        if isinstance(action, Wait):
+            self.skipped.advance(action.seconds)
+        return HttpReply(b"")
 
     def answer(self, action, outcome):
         texts = json.loads(action.body)["input"]
@@ -244,11 +273,45 @@ class Coalescing(RuleBasedStateMachine):
             assert any(text.startswith("bad") for text in one.texts)
         elif isinstance(error, BudgetExceededError):
             assert one.poor
+        elif isinstance(error, LimitsUnavailableError):
+            assert one.limits_were_away
         elif one.limits.deadline is not None and one.limits.deadline.remaining() <= 0:
             assert isinstance(error, NanoGPTError)
         else:
             assert one.server_failed, repr(error)
 
 
+class CoalescingWithLimits(Coalescing):
+    has_one_budget = True
+
+    def make_embedders(self, options):
+        self.shared = self.limits_in_process(budget_usd=4e-7)
+        embedder = Embedder("text-embedding-3-small", **options, limits=self.shared)
+        return embedder, embedder
+
+    def limits_are_away(self):
+        return self.shared.failures > 0
+
+    @rule(failures=st.integers(1, 4))
+    def lose_limits(self, failures):
+        self.shared.failures = failures
+        for call in self.calls:
+            call.limits_were_away = True
+
+    def teardown(self):
+        super().teardown()
+        assert not self.shared.open
+        sent = [(cost, outcome) for cost, outcome in self.shared.ended.values() if outcome]
+        spent = sum(cost.usd if outcome.usd is None else outcome.usd for cost, outcome in sent)
+        assert self.shared.budget._committed == pytest.approx(spent)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _limits_in_process(gathering):
+    CoalescingWithLimits.limits_in_process = gathering.LimitsInProcess
+
+
 TestCoalescing = Coalescing.TestCase
 TestCoalescing.settings = settings(max_examples=80, stateful_step_count=60, deadline=None)
+TestCoalescingWithLimits = CoalescingWithLimits.TestCase
+TestCoalescingWithLimits.settings = settings(max_examples=40, stateful_step_count=60, deadline=None)

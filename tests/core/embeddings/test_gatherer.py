@@ -128,3 +128,38 @@ def test_texts_of_several_event_loops_are_carried_by_a_thread(call, started):
     (carrier,) = started
     assert carrier.lane is None
     assert [item.text for item in gatherer.take(carrier)] == ["a", "b"]
+
+
+def test_carrier_that_has_taken_its_texts_is_the_only_one_to_wait_until_its_request_starts(call, started):
+    gatherer = Gatherer(64, None, 2)
+    first = call("first")
+    assert gatherer.enter(first)  # it waits for its turn
+    assert not gatherer.enter(call("a"))
+    assert started == []
+    gatherer.depart(first)
+    (carrier,) = started
+    assert [item.text for item in gatherer.take(carrier, departs=False)] == ["a"]
+    assert not gatherer.enter(call("b"))
+    gatherer.look_again()
+    assert started == [carrier]
+    gatherer.depart(carrier)
+    gatherer.look_again()
+    assert started == [carrier]  # both slots are taken
+    gatherer.leave(first)
+    assert len(started) == 2
+    assert [item.text for item in gatherer.take(started[1], departs=False)] == ["b"]
+
+
+def test_carrier_whose_request_never_started_lets_the_next_one_start(call, started):
+    gatherer = Gatherer(64, None, 2)
+    first = call("first")
+    assert gatherer.enter(first)
+    waits = call("a")
+    assert not gatherer.enter(waits)
+    gatherer.depart(first)
+    gatherer.take(started[0], departs=False)
+    assert not gatherer.enter(call("b"))
+    assert not gatherer.go_on(started[0])
+    gatherer.end(started[0], failed=False)
+    assert waits.done  # it goes by itself
+    assert [item.text for item in gatherer.take(started[1])] == ["b"]
