@@ -80,9 +80,9 @@ def pytest_configure_node(node) -> None:
 def _forget_learned_limits() -> Iterator[None]:
     """Forget limits of hosts after each test: the next server may get the same port."""
     yield
-    dispatch = sys.modules.get("nanogpt_core.embeddings.dispatch")
-    if dispatch is not None:
-        dispatch._hosts.clear()
+    planning = sys.modules.get("nanogpt_core.embeddings.planning")
+    if planning is not None:
+        planning._hosts.clear()
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,8 @@ from nanogpt_core.http.lifetime import Lifetime
 from nanogpt_core.http.limits import Admission, ProcessLimits, SharedLimits, check_limits
 from nanogpt_core.http.rate_limiter import RateLimit, RateLimiter
 from nanogpt_core.http.redaction import redacted
-from nanogpt_core.http.retry import CallLimits, Run, Wait, backoff_delay, send_with_retries
+from nanogpt_core.http.retry import CallLimits, backoff_delay, send_with_retries
+from nanogpt_core.http.runner import Run, Wait
 from nanogpt_core.http.sdk import make_async_openai_client, make_openai_client
 from nanogpt_core.observability.observer import Observer
 from nanogpt_core.observability.records import OnRequest, check_on_request
@@ -147,8 +148,8 @@ class ChatSession:
             self._limit_ref = weakref.ref(limit)
         return limit.limiter()
 
-    def attempts(self) -> Generator[Wait | Run | None, NanoGPTError | None, None]:
-        """Run one call without I/O. Yields an action, or None for an attempt; is sent the error of either, or None.
+    def attempts(self) -> Generator[Wait | Run | None, Any, Any]:
+        """Run one call without I/O. Yields actions, and None for an attempt; the result is its response.
 
         Raises:
             NanoGPTError: The error of the last attempt.
@@ -251,10 +252,8 @@ async def aiterate_stream(session: ChatSession, stream: AsyncIterator[T]) -> Asy
             await one.aclose()
 
 
-def _attempt(_admission: Admission) -> Generator[None, NanoGPTError | None, None]:
-    error = yield None
-    if error is not None:
-        raise error
+def _attempt(_admission: Admission) -> Generator[None, Any, Any]:
+    return (yield None)
 
 
 def _restore(

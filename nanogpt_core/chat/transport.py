@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, Any
 
 import anyio  # a dependency of the SDK
 
-from nanogpt_core._runtime import clock
-from nanogpt_core._runtime.workers import run_in_thread
 from nanogpt_core.chat.call import Call, make_response
 from nanogpt_core.chat.event_stream import AsyncEventStream, EventStream
-from nanogpt_core.errors import NanoGPTError
 from nanogpt_core.http.library import httpx
 from nanogpt_core.http.redaction import redacted
-from nanogpt_core.http.retry import Wait
+from nanogpt_core.http.runner import run_async, run_sync
 from nanogpt_core.http.transport import AsyncTransport, Transport
 
 if TYPE_CHECKING:
@@ -45,39 +41,22 @@ class ChatTransport(httpx.BaseTransport):  # type: ignore[misc] # the library is
         self._session.lifetime.check_open()
         request.read()
         call = Call(self._session, request)
-        response, failure = None, None
-        attempts = self._session.attempts()
-        with call.observed(), redacted(self._session.endpoint), contextlib.closing(attempts):
-            while True:
-                try:
-                    step = attempts.send(failure)
-                except StopIteration:
-                    return response
-                failure = None
-                if isinstance(step, Wait):
-                    clock.sleep(step.seconds)
-                    continue
-                try:
-                    if step is not None:
-                        step.function()
-                        continue
-                    with call.attempt():
-                        response = self._send(call, request)
-                except NanoGPTError as error:
-                    failure = error
+        with call.observed(), redacted(self._session.endpoint):
+            return run_sync(self._session.attempts(), lambda _: self._attempt(call, request))
 
-    def _send(self, call: Call, request: Any) -> Any:
-        response = self._inner.handle_request(request)
-        try:
-            if call.streams(response):
-                stream = EventStream(call, response, self._has_deadline)
-                stream.begin()
-                return make_response(response, "text/event-stream; charset=utf-8", stream=stream)
-            response.read()
-            return call.check(response)
-        except BaseException:
-            response.close()
-            raise
+    def _attempt(self, call: Call, request: Any) -> Any:
+        with call.attempt():
+            response = self._inner.handle_request(request)
+            try:
+                if call.streams(response):
+                    stream = EventStream(call, response, self._has_deadline)
+                    stream.begin()
+                    return make_response(response, "text/event-stream; charset=utf-8", stream=stream)
+                response.read()
+                return call.check(response)
+            except BaseException:
+                response.close()
+                raise
 
 
 class AsyncChatTransport(httpx.AsyncBaseTransport):  # type: ignore[misc] # the library is known only at run time
@@ -96,37 +75,20 @@ class AsyncChatTransport(httpx.AsyncBaseTransport):  # type: ignore[misc] # the 
         self._session.lifetime.check_open()
         await request.aread()
         call = Call(self._session, request)
-        response, failure = None, None
-        attempts = self._session.attempts()
-        with call.observed(), redacted(self._session.endpoint), contextlib.closing(attempts):
-            while True:
-                try:
-                    step = attempts.send(failure)
-                except StopIteration:
-                    return response
-                failure = None
-                if isinstance(step, Wait):
-                    await clock.async_sleep(step.seconds)
-                    continue
-                try:
-                    if step is not None:
-                        await run_in_thread(step.function)
-                        continue
-                    with call.attempt():
-                        response = await self._send(call, request)
-                except NanoGPTError as error:
-                    failure = error
+        with call.observed(), redacted(self._session.endpoint):
+            return await run_async(self._session.attempts(), lambda _: self._attempt(call, request))
 
-    async def _send(self, call: Call, request: Any) -> Any:
-        response = await self._inner.handle_async_request(request)
-        try:
-            if call.streams(response):
-                stream = AsyncEventStream(call, response)
-                await stream.begin()
-                return make_response(response, "text/event-stream; charset=utf-8", stream=stream)
-            await response.aread()
-            return call.check(response)
-        except BaseException:
-            with anyio.CancelScope(shield=True):
-                await response.aclose()
-            raise
+    async def _attempt(self, call: Call, request: Any) -> Any:
+        with call.attempt():
+            response = await self._inner.handle_async_request(request)
+            try:
+                if call.streams(response):
+                    stream = AsyncEventStream(call, response)
+                    await stream.begin()
+                    return make_response(response, "text/event-stream; charset=utf-8", stream=stream)
+                await response.aread()
+                return call.check(response)
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    await response.aclose()
+                raise

@@ -10,29 +10,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from functools import partial
-from typing import TYPE_CHECKING
 
 from nanogpt_core._runtime.workers import start_thread
 from nanogpt_core.embeddings.config import EmbedderConfig
-from nanogpt_core.embeddings.dispatch import Dispatcher
+from nanogpt_core.embeddings.dispatch import Action, Dispatcher
 from nanogpt_core.embeddings.gathered_call import Call, Lane, running_loop
 from nanogpt_core.embeddings.gatherer import SLOT_SECONDS, Gatherer, gatherer_for
 from nanogpt_core.embeddings.planning import Batch
 from nanogpt_core.embeddings.response import EmbeddingResponse
 from nanogpt_core.embeddings.results import ResultCollector
-from nanogpt_core.embeddings.runner import Action, Join, Yield, run_async, run_sync
 from nanogpt_core.embeddings.shared_batch import SharedBatch
 from nanogpt_core.errors import LimitsUnavailableError, NanoGPTError
 from nanogpt_core.http.client import HttpClient, HttpReply
 from nanogpt_core.http.limits import Admission, ProcessLimits, SharedLimits
 from nanogpt_core.http.retry import CallLimits, wait_for_turn
+from nanogpt_core.http.runner import Join, Yield, run_async, run_sync
 from nanogpt_core.observability.observer import CallObserver
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 __all__ = ["MAX_GATHERED_TEXTS", "Coalescer"]
 
@@ -61,10 +56,6 @@ class Coalescer:
         self._client = client
         self._config = config
         self._gatherer: Gatherer | None = None
-
-    def accepts(self, batches: Sequence[Batch]) -> bool:
-        """Return whether these are the batches of a small call."""
-        return self._config.coalesce and len(batches) == 1 and len(batches[0].texts) <= MAX_GATHERED_TEXTS
 
     def dispatch(
         self, batch: Batch, results: ResultCollector, limits: CallLimits, observer: CallObserver, lane: Lane
@@ -128,14 +119,14 @@ class Coalescer:
         """Collect the vectors that carriers have brought; send the rest without other calls."""
         import numpy as np
 
-        found = [position for position, vector in enumerate(call.vectors) if vector is not None]
+        found = sorted(call.vectors)
         if found:
-            rows: list[NDArray[np.float32]] = [vector for vector in call.vectors if vector is not None]
-            response = EmbeddingResponse(rows[0][None] if len(rows) == 1 else np.stack(rows), None, call.model)
+            vectors = np.stack([call.vectors[position] for position in found])
+            response = EmbeddingResponse(vectors, None, call.model)
             yield from self._dispatcher.check_dimensions(response, call.limits, call.observer)
             yield from self._dispatcher.collect(call.batch.select(found), response, results)
-        if len(found) < len(call.vectors):
-            missing = [position for position, vector in enumerate(call.vectors) if vector is None]
+        missing = [position for position in range(len(call.batch.texts)) if position not in call.vectors]
+        if missing:
             yield from self._dispatcher.dispatch(call.batch.select(missing), results, call.limits, call.observer)
 
     def gatherer(self) -> Gatherer:
@@ -238,7 +229,7 @@ class _Carrier:
 
     def _run(self) -> None:
         try:
-            run_sync(self._carry(), self._client, self._stop)
+            run_sync(self._carry(), self._client.send, self._stop)
         except Exception:  # noqa: BLE001, S110 - the calls send again by themselves, and get the error
             pass
         finally:
@@ -246,7 +237,7 @@ class _Carrier:
 
     async def _run_async(self) -> None:
         with contextlib.suppress(Exception):  # as in _run()
-            await run_async(self._carry(), self._client, asyncio.Event(), asyncio.Lock())
+            await run_async(self._carry(), self._client.asend, parsing=asyncio.Lock())
 
     def _end(self, _task: object = None) -> None:
         self._gatherer.end(self, failed=self._failed)

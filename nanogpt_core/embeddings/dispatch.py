@@ -1,6 +1,6 @@
 """Sends one batch: rate limiting, retries and splitting, without doing any I/O itself.
 
-:meth:`Dispatcher.dispatch` is a generator; :mod:`~nanogpt_core.embeddings.runner` performs the actions that it yields.
+:meth:`Dispatcher.dispatch` is a generator; :mod:`~nanogpt_core.http.runner` performs the actions that it yields.
 So sync and async share every decision.
 """
 
@@ -12,10 +12,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nanogpt_core._runtime.log import logger
-from nanogpt_core.embeddings.planning import Batch, Overflow, weighted_mean
+from nanogpt_core.embeddings.planning import Batch, HostLimits, Overflow, weighted_mean
 from nanogpt_core.embeddings.response import DimensionsCheck, EmbeddingResponse, parse_embeddings
 from nanogpt_core.embeddings.results import ResultCollector
-from nanogpt_core.embeddings.runner import Action, Send, Yield
 from nanogpt_core.errors import (
     BadRequestError,
     DimensionsError,
@@ -24,19 +23,22 @@ from nanogpt_core.errors import (
     RequestTooLargeError,
     TextTooLongError,
 )
-from nanogpt_core.http.client import HttpReply
+from nanogpt_core.http.client import HttpReply, Send
 from nanogpt_core.http.limits import Admission, Cost, Outcome, SharedLimits
-from nanogpt_core.http.retry import CallLimits, Run, send_with_retries, wait_for_turn, was_not_billed
+from nanogpt_core.http.retry import CallLimits, send_with_retries, wait_for_turn, was_not_billed
+from nanogpt_core.http.runner import Join, Run, Wait, Yield
 from nanogpt_core.models.catalog import near_names
 from nanogpt_core.models.pricing import price
-from nanogpt_core.models.tokens import byte_lengths
 from nanogpt_core.observability.observer import CallObserver, RequestTimer
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Dispatcher", "HostLimits", "failed_outcome", "host_limits_for", "text_too_long"]
+__all__ = ["Action", "Dispatch", "Dispatcher", "failed_outcome", "text_too_long"]
+
+Action = Send | Wait | Run | Yield | Join
+Dispatch = Generator[Action, HttpReply, None]
 
 # Maximum size of a reply: so many bytes for each number of a vector, in base64 or in digits, and for everything else.
 _BYTES_PER_NUMBER = 32
@@ -45,50 +47,6 @@ _MAX_DIMENSIONS = 8192  # as long as the dimensions are not known
 
 # Halvings of a text that the host still refuses as too long. Estimates of tokens are at most three times too low.
 _MAX_HALVINGS = 4
-
-
-class HostLimits:
-    """Limits of the host behind one model, learned by this process from its refusals.
-
-    Attributes:
-        encoding: The ``encoding_format`` that the host accepts: ``"base64"`` until it refuses it, then ``"float"``.
-    """
-
-    def __init__(self) -> None:
-        self.encoding = "base64"
-        self._max_items: int | None = None
-        self._max_bytes: int | None = None
-
-    def fits(self, batch: Batch) -> bool:
-        """Return whether the host accepts the batch by what is known; its limit may be one of texts or of bytes."""
-        if self._max_items is None or self._max_bytes is None or len(batch.texts) == 1:
-            return True
-        return len(batch.texts) <= self._max_items or _size(batch) <= self._max_bytes
-
-    def learn(self, accepted: Batch) -> None:
-        """Learn from the largest part that the host accepted of a batch that it refused as too large."""
-        items, size = len(accepted.texts), _size(accepted)
-        self._max_items = items if self._max_items is None else min(items, self._max_items)
-        self._max_bytes = size if self._max_bytes is None else min(size, self._max_bytes)
-        logger.info("Learned: the host takes %d texts, or %d bytes, in a request", self._max_items, self._max_bytes)
-
-    def split(self, batch: Batch) -> list[Batch]:
-        """Return the batch in parts that fit."""
-        if self.fits(batch):
-            return [batch]
-        return [part for half in batch.halves() for part in self.split(half)]
-
-
-_hosts: dict[tuple[str, str], HostLimits] = {}
-
-
-def host_limits_for(base_url: str, model: str) -> HostLimits:
-    """Return the limits that this process has learned for ``model`` at ``base_url``."""
-    return _hosts.setdefault((base_url, model), HostLimits())
-
-
-def _size(batch: Batch) -> int:
-    return sum(byte_lengths(batch.texts))
 
 
 @dataclass(frozen=True)
@@ -143,12 +101,11 @@ class Dispatcher:
         Raises:
             NanoGPTError: The batch cannot be answered.
         """
-        accepted: list[Batch] = []
-        for part, response in (yield from self._send_in_parts(batch, results, limits, observer, first)):
-            accepted.append(part)
-            if take:
+        accepted = yield from self._send_in_parts(batch, results, limits, observer, first)
+        if take:
+            for part, response in accepted:
                 take(part, response)
-        largest = max(accepted, key=lambda part: len(part.texts))
+        largest = max((part for part, _ in accepted), key=lambda part: len(part.texts))
         if len(largest.texts) < len(batch.texts):
             # Learned only now: a refusal can also concern a single text, which then ends the call.
             self.host.learn(largest)
@@ -221,36 +178,41 @@ class Dispatcher:
         results: ResultCollector | None = None,
         first: Admission | None = None,
     ) -> Generator[Action, HttpReply, EmbeddingResponse]:
+        """Send a batch in one request, with retries; settle the cost of each attempt, and report the request."""
         timer = RequestTimer()
+        out = None if results is None else partial(results.out, batch)
 
         def attempt(admission: Admission) -> Generator[Action, HttpReply, EmbeddingResponse]:
             timer.attempts += 1
             try:
-                return (yield from self._attempt(batch, limits, observer, results, admission))
+                response = yield from self.request(batch, limits, observer, out)
+                yield from self.check_dimensions(response, limits, observer)
             except BaseException as error:
-                timer.uncertain += not was_not_billed(error)
+                outcome = failed_outcome(error)
+                timer.uncertain += outcome.usd is None
+                self.limits.settle(admission, outcome)
                 raise
+            outcome = self.outcome(response)
+            self.limits.settle(admission, outcome)
+            observer.report(
+                timer,
+                texts=len(batch.texts),
+                prompt_tokens=outcome.tokens,
+                cost_usd=outcome.usd,
+                request_id=response.request_id,
+            )
+            return response
 
+        cost = self.cost(batch) if first is None else first.cost
         try:
-            response = yield from self.send(
-                attempt,
-                limits=self.limits,
-                call=limits,
-                cost=self.cost(batch) if first is None else first.cost,
-                first=first,
-                max_retries=self.max_retries,
+            return (
+                yield from self.send(
+                    attempt, limits=self.limits, call=limits, cost=cost, first=first, max_retries=self.max_retries
+                )
             )
         except BaseException as error:
             observer.report(timer, texts=len(batch.texts), error=error)
             raise
-        observer.report(
-            timer,
-            texts=len(batch.texts),
-            prompt_tokens=response.prompt_tokens,
-            cost_usd=response.cost_usd,
-            request_id=response.request_id,
-        )
-        return response
 
     def send(
         self,
@@ -295,35 +257,10 @@ class Dispatcher:
         usd = price(tokens, self.usd_per_million_tokens) or 0.0
         return Cost(self._model, texts, tokens, usd, self.timeout)
 
-    def _attempt(
-        self,
-        batch: Batch,
-        limits: CallLimits,
-        observer: CallObserver,
-        results: ResultCollector | None,
-        admission: Admission,
-    ) -> Generator[Action, HttpReply, EmbeddingResponse]:
-        """Make one attempt, and settle its cost."""
-        try:
-            response = yield from self._attempt_once(batch, limits, observer, results)
-        except BaseException as error:
-            self.limits.settle(admission, failed_outcome(error))
-            raise
-        self.limits.settle(admission, self.outcome(response))
-        return response
-
     def outcome(self, response: EmbeddingResponse) -> Outcome:
         """Return the outcome of an attempt that was answered: the cost that the reply gives, or its tokens' price."""
         tokens, cost = response.prompt_tokens, response.cost_usd
         return Outcome(price(tokens, self.usd_per_million_tokens) if cost is None else cost, tokens, answered=True)
-
-    def _attempt_once(
-        self, batch: Batch, limits: CallLimits, observer: CallObserver, results: ResultCollector | None
-    ) -> Generator[Action, HttpReply, EmbeddingResponse]:
-        out = None if results is None else partial(results.out, batch)
-        response = yield from self.request(batch, limits, observer, out)
-        yield from self.check_dimensions(response, limits, observer)
-        return response
 
     def request(
         self,
@@ -370,6 +307,7 @@ class Dispatcher:
             # The catalog may be out of date; the service's own list decides.
             self.dimensions_check.add_source((yield from self._listed_dimensions(limits, observer)))
             self.dimensions_check.accept(dimensions)
+        observer.dimensions = dimensions
 
     def _listed_dimensions(
         self, limits: CallLimits, observer: CallObserver

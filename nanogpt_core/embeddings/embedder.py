@@ -192,7 +192,6 @@ class Embedder(Closeable):
             NanoGPTError: The service was not reached, refused, or sent an invalid reply. ``.completed`` holds the
                 vectors that were finished.
         """
-        self._pipeline.lifetime.check_open()
         vectors: NDArray[np.float32] = self._pipeline.embed(check_texts(texts), batch_size=_checked(batch_size))
         return vectors
 
@@ -201,7 +200,6 @@ class Embedder(Closeable):
 
         Lists take ten times the memory of an array, and five times the CPU time.
         """
-        self._pipeline.lifetime.check_open()
         lists: list[list[float]] = self._pipeline.embed(
             check_texts(texts), batch_size=_checked(batch_size), as_lists=True
         )
@@ -219,20 +217,17 @@ class Embedder(Closeable):
         Raises:
             NanoGPTError: As for :meth:`embed`.
         """
-        self._pipeline.lifetime.check_open()
         query = self._with_instruction(text)
         vector: NDArray[np.float32] = self._pipeline.embed([query], show_progress=False)[0]
         return vector
 
     async def aembed(self, texts: Iterable[str], *, batch_size: int | None = None) -> NDArray[np.float32]:
         """Embed documents as :meth:`embed` does, without blocking the event loop."""
-        self._pipeline.lifetime.check_open()
         vectors: NDArray[np.float32] = await self._pipeline.aembed(check_texts(texts), batch_size=_checked(batch_size))
         return vectors
 
     async def aembed_lists(self, texts: Iterable[str], *, batch_size: int | None = None) -> list[list[float]]:
         """Embed documents as :meth:`embed_lists` does, without blocking the event loop."""
-        self._pipeline.lifetime.check_open()
         lists: list[list[float]] = await self._pipeline.aembed(
             check_texts(texts), batch_size=_checked(batch_size), as_lists=True
         )
@@ -240,7 +235,6 @@ class Embedder(Closeable):
 
     async def aembed_query(self, text: str) -> NDArray[np.float32]:
         """Embed a query as :meth:`embed_query` does, without blocking the event loop."""
-        self._pipeline.lifetime.check_open()
         query = self._with_instruction(text)
         vector: NDArray[np.float32] = (await self._pipeline.aembed([query], show_progress=False))[0]
         return vector
@@ -272,7 +266,6 @@ class Embedder(Closeable):
         self, texts: Iterable[str] | AsyncIterable[str], *, batch_size: int | None = None
     ) -> AsyncIterator[EmbeddedBatch]:
         """Embed documents as :meth:`stream` does, without blocking the event loop; ``texts`` may be asynchronous."""
-        self._pipeline.lifetime.check_open()
         check_event_loop()
         size, parsing = self._streamed_batch_size(batch_size), asyncio.Lock()
         chunks = achunked(texts if isinstance(texts, AsyncIterable) else iterate_texts(texts), size)

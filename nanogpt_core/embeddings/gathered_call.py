@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from nanogpt_core.embeddings.planning import Batch
@@ -43,19 +44,26 @@ class Starter(Protocol):
         """Return a carrier that has not started."""
 
 
+@dataclass(eq=False, repr=False, slots=True)
 class Item:
-    """A text under way, for one or more calls."""
+    """A text under way, for one or more calls.
 
-    __slots__ = ("calls", "carrier", "lane", "text", "weight")
+    Attributes:
+        text: The text.
+        weight: Its tokens, for the size of a batch.
+        lane: The event loop of its calls, or None.
+        calls: The calls that wait for it, each with the text's position in its batch.
+        carrier: That sends it; None in the queue.
+    """
 
-    def __init__(self, text: str, weight: int, lane: Lane) -> None:
-        self.text = text
-        self.weight = weight
-        self.lane = lane
-        self.calls: dict[Call, int] = {}  # with the position of the text in the call's batch
-        self.carrier: Carrier | Call | None = None  # None in the queue
+    text: str
+    weight: int
+    lane: Lane
+    calls: dict[Call, int] = field(default_factory=dict)
+    carrier: Carrier | Call | None = None
 
 
+@dataclass(eq=False, repr=False)
 class Call:
     """One call, as long as it waits for its texts.
 
@@ -67,30 +75,25 @@ class Call:
         lane: The event loop that it runs on, or None.
         starter: Makes carriers.
         items: The texts under way.
-        vectors: For each text its vector, ``(d,)`` float32, or None.
+        vectors: The vectors that have come, ``(d,)`` float32 each, by position of their text.
         model: The model that the last reply named.
         error: The error that ends the call, or None.
         done: True if nothing is left to wait for.
     """
 
-    def __init__(
-        self,
-        batch: Batch,
-        limits: CallLimits,
-        *,
-        observer: CallObserver,
-        budget: Budget | None,
-        lane: Lane,
-        starter: Starter,
-    ) -> None:
-        self.batch, self.limits = batch, limits
-        self.observer, self.budget, self.lane, self.starter = observer, budget, lane, starter
-        self.items: list[Item] = []
-        self.vectors: list[NDArray[np.float32] | None] = [None] * len(batch.texts)
-        self.model: str | None = None
-        self.error: NanoGPTError | None = None
-        self.done = False
-        self._event: threading.Event | asyncio.Future[None] | None = None
+    batch: Batch
+    limits: CallLimits
+    _: KW_ONLY
+    observer: CallObserver
+    budget: Budget | None
+    lane: Lane
+    starter: Starter
+    items: list[Item] = field(default_factory=list)
+    vectors: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    model: str | None = None
+    error: NanoGPTError | None = None
+    done: bool = False
+    _event: threading.Event | asyncio.Future[None] | None = None
 
     @property
     def is_late(self) -> bool:

@@ -16,16 +16,15 @@ from nanogpt_core._runtime.log import OneWarning
 from nanogpt_core._runtime.workers import run_in_tasks, run_in_threads
 from nanogpt_core.cache.base import CacheNamespace
 from nanogpt_core.cache.lookup import CacheLookup
-from nanogpt_core.embeddings.coalescing import Coalescer
+from nanogpt_core.embeddings.coalescing import MAX_GATHERED_TEXTS, Coalescer
 from nanogpt_core.embeddings.config import EmbedderConfig
-from nanogpt_core.embeddings.dispatch import Dispatcher, host_limits_for
+from nanogpt_core.embeddings.dispatch import Dispatch, Dispatcher
 from nanogpt_core.embeddings.estimate import Estimate
 from nanogpt_core.embeddings.gathered_call import Lane
-from nanogpt_core.embeddings.planning import Batch, Plan, make_plan, pack
+from nanogpt_core.embeddings.planning import Batch, Plan, host_limits_for, make_batches, make_plan
 from nanogpt_core.embeddings.progress import reporting
 from nanogpt_core.embeddings.response import DimensionsCheck
 from nanogpt_core.embeddings.results import ArrayOutput, ListOutput, ResultCollector
-from nanogpt_core.embeddings.runner import Dispatch, run_async, run_sync
 from nanogpt_core.errors import ConfigurationError, NanoGPTError
 from nanogpt_core.http.client import HttpClient
 from nanogpt_core.http.lifetime import Lifetime
@@ -33,6 +32,7 @@ from nanogpt_core.http.limits import Budget, ProcessLimits, Saving
 from nanogpt_core.http.rate_limiter import RateLimit
 from nanogpt_core.http.redaction import redacted
 from nanogpt_core.http.retry import CallLimits
+from nanogpt_core.http.runner import run_async, run_sync
 from nanogpt_core.models.pricing import price
 from nanogpt_core.models.tokens import TokenCounter, byte_lengths
 from nanogpt_core.observability.observer import CallObserver, Observer
@@ -90,7 +90,7 @@ class Pipeline:
         self.observer = Observer("embeddings", config.endpoint, config.on_request, meter, price_per_million)
         process_limits = ProcessLimits(RateLimit(config.endpoint, config.requests_per_second).limiter, budget)
         self.limits = config.limits or process_limits
-        self._imported = False
+        self._imported = self._is_ready = False
         self._warning = OneWarning()
         parameters = {"model": model.id, "dimensions": config.dimensions, "user": config.user}
         self.dispatcher = Dispatcher(
@@ -132,16 +132,14 @@ class Pipeline:
             plan = make_plan(texts, self.counter, self.config.on_overflow, first)
             with self._collect(plan, limits, as_lists, show_progress) as results:
                 batches = self._prepare(plan, results, batch_size, observer)
-                if batches:
-                    self._import_modules()
-                    self.client.client()
+                if batches and not self._is_ready:
+                    self._get_ready()
                 dispatches = self._dispatches(batches, results, limits, observer, lane=None, joins=batch_size is None)
-                tasks = [partial(run_sync, dispatch, self.client, limits.stop) for dispatch in dispatches]
+                tasks = [partial(run_sync, dispatch, self.client.send, limits.stop) for dispatch in dispatches]
                 if len(tasks) == 1:
                     tasks[0]()
                 else:
                     run_in_threads(tasks, self.config.max_concurrency, limits.stop)
-                observer.dimensions = self.dimensions_check.dimensions
                 return results.finish()
 
     async def aembed(
@@ -178,13 +176,17 @@ class Pipeline:
                     await self.client.async_client()
                 lock, loop = parsing or asyncio.Lock(), asyncio.get_running_loop()
                 dispatches = self._dispatches(batches, results, limits, observer, lane=loop, joins=batch_size is None)
-                tasks = [partial(run_async, dispatch, self.client, parsing=lock) for dispatch in dispatches]
+                tasks = [partial(run_async, dispatch, self.client.asend, parsing=lock) for dispatch in dispatches]
                 await run_in_tasks(tasks, self.config.max_concurrency, limits.stop)
-                observer.dimensions = self.dimensions_check.dimensions
                 return await _run(len(texts) > _MAX_TEXTS_PLANNED_IN_LOOP, results.finish)
 
     def observe(self) -> CallObserver:
-        """Return the observer of a call, or of a stream, that begins now."""
+        """Return the observer of a call, or of a stream, that begins now.
+
+        Raises:
+            ConfigurationError: The embedder was closed.
+        """
+        self.lifetime.check_open()
         return self.observer.call(self.config.model_row.id)
 
     def _observed(self, stream: CallObserver | None) -> contextlib.AbstractContextManager[CallObserver]:
@@ -201,9 +203,14 @@ class Pipeline:
         joins: bool,
     ) -> list[Dispatch]:
         """Return a generator for each batch; that of a small call may share a request with other calls."""
-        if joins and self.coalescer.accepts(batches):
+        if joins and self.config.coalesce and len(batches) == 1 and len(batches[0].texts) <= MAX_GATHERED_TEXTS:
             return [self.coalescer.dispatch(batches[0], results, limits, observer, lane)]
         return [self.dispatcher.dispatch(batch, results, limits, observer) for batch in batches]
+
+    def _get_ready(self) -> None:
+        self._import_modules()
+        self.client.client()
+        self._is_ready = True
 
     def _import_modules(self) -> None:
         if not self._imported:
@@ -276,6 +283,7 @@ class Pipeline:
         if self.config.opened_cache is not None:
             cached = results.load_cached()
         if cached:
+            observer.dimensions = self.dimensions_check.dimensions
             observer.report_cached(cached, time.monotonic() - started)
         missing = results.missing
         batches = self._make_batches(plan, missing, batch_size)
@@ -295,28 +303,19 @@ class Pipeline:
             self.limits.add_saving(Saving(cached, repeated, tokens, usd))
 
     def _make_batches(self, plan: Plan, rows: Sequence[int], batch_size: int | None) -> list[Batch]:
-        max_items = batch_size or self.config.batch_size or self._default_batch_size(len(rows))
-        weights = plan.weights if len(rows) == len(plan.request_texts) else [plan.weights[row] for row in rows]
-        ranges = pack(weights, max_items, self.config.model_row.max_request_tokens)
-        batches = (self._make_batch(plan, rows[indices.start : indices.stop]) for indices in ranges)
-        return [part for batch in batches for part in self.dispatcher.host.split(batch)]
+        return make_batches(
+            plan,
+            rows,
+            max_items=batch_size or self.config.batch_size or self._default_batch_size(len(rows)),
+            max_tokens=self.config.model_row.max_request_tokens,
+            host=self.dispatcher.host,
+            # Only a budget needs exact counts.
+            count=None if self.limits.budget_usd is None else self.counter.count,
+        )
 
     def _default_batch_size(self, texts: int) -> int:
         per_request = -(-texts // self.config.max_concurrency)
         return min(self.config.model_row.batch_size, max(_MIN_TEXTS_PER_REQUEST, per_request))
-
-    def _make_batch(self, plan: Plan, rows: Sequence[int]) -> Batch:
-        texts = (
-            plan.request_texts[rows[0] : rows[-1] + 1]
-            if isinstance(rows, range)
-            else [plan.request_texts[row] for row in rows]
-        )
-        # Only a budget needs exact counts.
-        if self.limits.budget_usd is not None:
-            tokens = [self.counter.count(text) for text in texts]
-        else:
-            tokens = [plan.weights[row] for row in rows]
-        return Batch(texts, rows, [plan.positions[row] for row in rows], tokens)
 
     def estimate(self, texts: list[str]) -> Estimate:
         """Return tokens, cost and requests that embedding checked texts would take."""

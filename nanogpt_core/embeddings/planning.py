@@ -6,11 +6,12 @@ once, even if the caller's texts repeat.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
+from nanogpt_core._runtime.log import logger
 from nanogpt_core.embeddings.inputs import MAX_POSITIONS_SHOWN, describe_positions
 from nanogpt_core.errors import TextTooLongError
 from nanogpt_core.models.tokens import TokenCounter, byte_lengths
@@ -19,10 +20,23 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["OVERFLOW_MODES", "Batch", "Overflow", "Plan", "make_plan", "pack", "weighted_mean"]
+__all__ = [
+    "OVERFLOW_MODES",
+    "Batch",
+    "HostLimits",
+    "Overflow",
+    "Plan",
+    "host_limits_for",
+    "make_batches",
+    "make_plan",
+    "pack",
+    "weighted_mean",
+]
 
 Overflow = Literal["error", "truncate", "split"]
 OVERFLOW_MODES: tuple[Overflow, ...] = ("error", "truncate", "split")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +75,51 @@ class Batch:
         return Batch(self.texts[part], self.rows[part], self.positions[part], self.tokens[part])
 
 
-@dataclass(slots=True)
+class HostLimits:
+    """Limits of the host behind one model, learned by this process from its refusals.
+
+    Attributes:
+        encoding: The ``encoding_format`` that the host accepts: ``"base64"`` until it refuses it, then ``"float"``.
+    """
+
+    def __init__(self) -> None:
+        self.encoding = "base64"
+        self._max_items: int | None = None
+        self._max_bytes: int | None = None
+
+    def fits(self, batch: Batch) -> bool:
+        """Return whether the host accepts the batch by what is known; its limit may be one of texts or of bytes."""
+        if self._max_items is None or self._max_bytes is None or len(batch.texts) == 1:
+            return True
+        return len(batch.texts) <= self._max_items or _size(batch) <= self._max_bytes
+
+    def learn(self, accepted: Batch) -> None:
+        """Learn from the largest part that the host accepted of a batch that it refused as too large."""
+        items, size = len(accepted.texts), _size(accepted)
+        self._max_items = items if self._max_items is None else min(items, self._max_items)
+        self._max_bytes = size if self._max_bytes is None else min(size, self._max_bytes)
+        logger.info("Learned: the host takes %d texts, or %d bytes, in a request", self._max_items, self._max_bytes)
+
+    def split(self, batch: Batch) -> list[Batch]:
+        """Return the batch in parts that fit."""
+        if self.fits(batch):
+            return [batch]
+        return [part for half in batch.halves() for part in self.split(half)]
+
+
+_hosts: dict[tuple[str, str], HostLimits] = {}
+
+
+def host_limits_for(base_url: str, model: str) -> HostLimits:
+    """Return the limits that this process has learned for ``model`` at ``base_url``."""
+    return _hosts.setdefault((base_url, model), HostLimits())
+
+
+def _size(batch: Batch) -> int:
+    return sum(byte_lengths(batch.texts))
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Maps the caller's texts to request texts.
 
@@ -75,22 +133,19 @@ class Plan:
         positions: For each request text, the first position in the caller's list that needs it.
         index_of: For each of the caller's texts, the index of its distinct text.
         rows: For each distinct text, the index of its request text; -1 if it was split.
+        one_to_one: True if each of the caller's texts is one request text, in the same order.
         pieces: For each distinct text that was split, its pieces: index of the request text, and tokens.
     """
 
     text_count: int
-    first_position: int = 0
-    request_texts: list[str] = field(default_factory=list)
-    weights: list[int] = field(default_factory=list)
-    positions: Sequence[int] = ()
-    index_of: Sequence[int] = ()
-    rows: Sequence[int] = ()
+    first_position: int
+    request_texts: list[str]
+    weights: list[int]
+    positions: Sequence[int]
+    index_of: Sequence[int]
+    rows: Sequence[int]
+    one_to_one: bool
     pieces: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
-
-    @property
-    def one_to_one(self) -> bool:
-        """True if each of the caller's texts is one request text, in the same order."""
-        return self.text_count == len(self.request_texts) and not self.pieces
 
     def assemble(self, vectors: NDArray[np.float32], positions: Sequence[int] | None = None) -> NDArray[np.float32]:
         """Return the vectors of the caller's texts.
@@ -164,62 +219,58 @@ def make_plan(texts: Sequence[str], counter: TokenCounter, overflow: Overflow = 
         TextTooLongError: ``overflow`` is ``"error"`` and a text has more tokens than the model takes.
     """
     distinct = list(dict.fromkeys(texts))
-    plan = Plan(len(texts), first)
-    positions: Sequence[int]
-    if len(distinct) == len(texts):
-        plan.index_of, positions = range(len(texts)), range(first, first + len(texts))
-    else:
+    index_of: Sequence[int] = range(len(texts))
+    positions: Sequence[int] = range(first, first + len(texts))
+    if len(distinct) < len(texts):
         indices = {text: index for index, text in enumerate(distinct)}
-        plan.index_of = [indices[text] for text in texts]
+        index_of = [indices[text] for text in texts]
         # In reverse order, so that the first position of a repeated text is the one that stays.
         first_positions = dict(zip(reversed(texts), range(first + len(texts) - 1, first - 1, -1), strict=True))
         positions = [first_positions[text] for text in distinct]
-    lengths = byte_lengths(distinct)
-    too_long = {
-        index: tokens
-        for index in counter.may_be_too_long(lengths)
-        if (tokens := counter.count_if_too_long(distinct[index]))
-    }
-    if too_long and overflow == "error":
+    weights, too_long = counter.measure(distinct)
+    if not too_long:
+        one_to_one = len(distinct) == len(texts)
+        rows = range(len(distinct))
+        return Plan(len(texts), first, distinct, weights, positions, index_of, rows, one_to_one)
+    if overflow == "error":
         raise _too_long_error([(positions[index], tokens) for index, tokens in too_long.items()], counter)
-    if too_long:
-        _truncate_or_split(plan, distinct, positions, too_long, counter, split=overflow == "split")
-    else:
-        plan.request_texts, plan.weights = distinct, counter.weights(lengths)
-        plan.positions, plan.rows = positions, range(len(distinct))
-    return plan
+    return _truncate_or_split(index_of, distinct, positions, too_long, counter, first=first, split=overflow == "split")
 
 
 def _truncate_or_split(
-    plan: Plan,
+    index_of: Sequence[int],
     distinct: Sequence[str],
     positions: Sequence[int],
     too_long: Collection[int],
     counter: TokenCounter,
     *,
+    first: int,
     split: bool,
-) -> None:
-    """Fill in the request texts of a plan in which some texts are over the limit."""
-    index_of: dict[str, int] = {}
+) -> Plan:
+    """Plan the request texts if some of the distinct texts are over the limit."""
+    request_indices: dict[str, int] = {}
     request_positions: list[int] = []
+    rows: list[int] = []
+    pieces: dict[int, list[tuple[int, int]]] = {}
 
     def add(text: str, position: int) -> int:
-        index = index_of.setdefault(text, len(index_of))
+        index = request_indices.setdefault(text, len(request_indices))
         if index == len(request_positions):
             request_positions.append(position)
         return index
 
-    plan.rows = rows = []
     for number, text in enumerate(distinct):
         if number not in too_long:
             rows.append(add(text, positions[number]))
         elif split:
-            plan.pieces[number] = [(add(piece, positions[number]), tokens) for piece, tokens in counter.split(text)]
+            pieces[number] = [(add(piece, positions[number]), tokens) for piece, tokens in counter.split(text)]
             rows.append(-1)
         else:
             rows.append(add(next(counter.split(text))[0], positions[number]))
-    plan.request_texts, plan.positions = list(index_of), request_positions
-    plan.weights = counter.weights(byte_lengths(plan.request_texts))
+    texts = list(request_indices)
+    weights = counter.weights(byte_lengths(texts))
+    one_to_one = len(texts) == len(index_of) and not pieces
+    return Plan(len(index_of), first, texts, weights, request_positions, index_of, rows, one_to_one, pieces)
 
 
 def _too_long_error(found: Sequence[tuple[int, int]], counter: TokenCounter) -> TextTooLongError:
@@ -232,6 +283,39 @@ def _too_long_error(found: Sequence[tuple[int, int]], counter: TokenCounter) -> 
         remedy='Split the texts, or pass on_overflow="truncate" or on_overflow="split".',
         positions=positions,
     )
+
+
+def make_batches(
+    plan: Plan,
+    rows: Sequence[int],
+    *,
+    max_items: int,
+    max_tokens: int | None,
+    host: HostLimits,
+    count: Callable[[str], int] | None = None,
+) -> list[Batch]:
+    """Divide request texts into batches, in order.
+
+    Args:
+        plan: The plan.
+        rows: Indices of the request texts.
+        max_items: Maximum number of texts in a batch.
+        max_tokens: Maximum number of tokens in a batch, or None for no limit.
+        host: Limits of the host, which can be lower.
+        count: Counts tokens exactly, for a budget. Default: the plan's weights will do.
+    """
+    weights = _take(plan.weights, rows)
+    batches = []
+    for indices in pack(weights, max_items, max_tokens):
+        some = rows[indices.start : indices.stop]
+        texts = _take(plan.request_texts, some)
+        tokens = weights[indices.start : indices.stop] if count is None else [count(text) for text in texts]
+        batches += host.split(Batch(texts, some, _take(plan.positions, some), tokens))
+    return batches
+
+
+def _take(values: Sequence[T], rows: Sequence[int]) -> Sequence[T]:
+    return values[rows.start : rows.stop] if isinstance(rows, range) else [values[row] for row in rows]
 
 
 def pack(weights: Sequence[int], max_items: int, max_tokens: int | None) -> list[range]:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = [
     "DimensionsCheck",
     "EmbeddingResponse",
-    "names_same_model",
     "parse_embeddings",
 ]
 
@@ -65,6 +64,10 @@ class DimensionsCheck(ForkSafe):
         model: The model.
         dimensions: The option, or None for the model's full dimensions.
         learned: Dimensions of an earlier reply, or None.
+
+    Attributes:
+        dimensions: Dimensions of the vectors; None as long as no reply has come and the sources give none or several.
+        learned: Dimensions of the first reply, or None.
     """
 
     def __init__(self, model: ModelInfo, dimensions: int | None = None, learned: int | None = None) -> None:
@@ -72,25 +75,17 @@ class DimensionsCheck(ForkSafe):
         self._expected = frozenset((dimensions,)) if dimensions is not None else model.widths
         self._asked = dimensions is not None
         self._listed = False
-        self._learned = learned
+        self.learned = learned
+        self.dimensions = self._single_expectation() if learned is None else learned
         super().__init__()
 
-    @property
-    def dimensions(self) -> int | None:
-        """Dimensions of the vectors; None as long as no reply has come and the sources give none or several."""
-        if self._learned is None and len(self._expected) == 1:
-            return next(iter(self._expected))
-        return self._learned
-
-    @property
-    def learned(self) -> int | None:
-        """Dimensions of the first reply, or None."""
-        return self._learned
+    def _single_expectation(self) -> int | None:
+        return next(iter(self._expected)) if len(self._expected) == 1 else None
 
     @property
     def needs_live_list(self) -> bool:
         """True if the live list could allow other dimensions than the expected ones."""
-        return not self._asked and not self._listed and self._learned is None
+        return not self._asked and not self._listed and self.learned is None
 
     def add_source(self, dimensions: int | None) -> None:
         """Also allow the dimensions that the live list gives for the model; None if it gives none."""
@@ -98,6 +93,8 @@ class DimensionsCheck(ForkSafe):
             self._listed = True
             if dimensions is not None and not self._asked and self._expected:
                 self._expected |= {dimensions}
+                if self.learned is None:
+                    self.dimensions = self._single_expectation()
 
     def accept(self, dimensions: int, source: str = "reply") -> None:
         """Learn the dimensions from the first reply; compare those of each further reply.
@@ -110,12 +107,12 @@ class DimensionsCheck(ForkSafe):
             DimensionsError: They differ from the expected ones.
         """
         with self._lock:
-            if self._learned == dimensions:
+            if self.learned == dimensions:
                 return
-            allowed = self._expected if self._learned is None else frozenset((self._learned,))
+            allowed = self._expected if self.learned is None else frozenset((self.learned,))
             is_accepted = not allowed or dimensions in allowed
             if is_accepted:
-                self._learned = dimensions
+                self.learned = self.dimensions = dimensions
         if is_accepted:
             if len(allowed) != 1:
                 logger.info("Learned: vectors of %s have %d dimensions", self._model.id, dimensions)
@@ -326,11 +323,3 @@ def _check_numbers(vectors: NDArray[np.float32]) -> None:
 def _prompt_tokens(usage: object) -> int | None:
     tokens = usage.get("prompt_tokens") if isinstance(usage, dict) else None
     return tokens if type(tokens) is int and 0 <= tokens <= _MAX_TOKENS else None
-
-
-def names_same_model(asked: str, answered: str | None) -> bool:
-    """Return whether both names mean the same model: the vendor's prefix, case and version suffix may differ."""
-    if answered is None or answered == asked:
-        return True
-    mine, theirs = (name.lower().rsplit("/", 1)[-1] for name in (asked, answered))
-    return theirs.startswith(mine) or (mine.startswith(theirs) and len(theirs) * 2 >= len(mine))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from nanogpt_core._runtime.log import OneWarning
 from nanogpt_core.cache.lookup import CacheLookup
 from nanogpt_core.embeddings.planning import Batch, Plan
-from nanogpt_core.embeddings.response import DimensionsCheck, EmbeddingResponse, names_same_model
+from nanogpt_core.embeddings.response import DimensionsCheck, EmbeddingResponse
 from nanogpt_core.errors import DimensionsError, NanoGPTError
 
 if TYPE_CHECKING:
@@ -237,7 +237,7 @@ class ResultCollector:
 
     def store(self, batch: Batch, response: EmbeddingResponse) -> None:
         """Write the vectors of one batch to the cache, unless the reply names another model."""
-        if not names_same_model(self._model, response.model):
+        if not _names_same_model(self._model, response.model):
             self._warning.warn(
                 f"Asked for the model {self._model!r}, the service answered as {response.model!r}; its vectors are "
                 "returned, but not cached."
@@ -275,3 +275,11 @@ class ResultCollector:
         if completed:
             vectors = self._output.select(completed)
             error.completed = dict(zip((first + position for position in completed), vectors, strict=True))
+
+
+def _names_same_model(asked: str, answered: str | None) -> bool:
+    """Return whether both names mean the same model: the vendor's prefix, case and version suffix may differ."""
+    if answered is None or answered == asked:
+        return True
+    mine, theirs = (name.lower().rsplit("/", 1)[-1] for name in (asked, answered))
+    return theirs.startswith(mine) or (mine.startswith(theirs) and len(theirs) * 2 >= len(mine))

@@ -152,11 +152,11 @@ def _days(first: datetime.date | None, last: datetime.date | None) -> str:
 
 
 def _request(endpoint: Endpoint, path: str, body: bytes | None) -> dict[str, Any]:
-    from nanogpt_core.http.client import HttpClient
+    from nanogpt_core.http.client import HttpClient, Send
 
     with redacted(endpoint):
         seconds = min(endpoint.timeout, DEFAULT_TIMEOUT)
-        content = HttpClient(endpoint).send(path, body, seconds, _MAX_REPLY_BYTES).body
+        content = HttpClient(endpoint).send(Send(path, body, seconds, _MAX_REPLY_BYTES)).body
         from jiter import from_json  # comes with the SDK, which is imported late
 
         try:

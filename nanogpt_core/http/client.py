@@ -18,10 +18,28 @@ from nanogpt_core.http.redaction import redacted
 if TYPE_CHECKING:
     import openai
 
-__all__ = ["HttpClient", "HttpReply"]
+__all__ = ["HttpClient", "HttpReply", "Send"]
 
 # Imported before the first request: an import in the moment of a failure could fail too, for lack of files.
 _MODULES = ("nanogpt_core.http.sdk", "nanogpt_core.http.error_mapping", "openai.resources.embeddings")
+_MAX_ERROR_BYTES = 1 << 16  # a larger reply of status 200 has vectors
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """A request to send; the result is the reply.
+
+    Attributes:
+        path: Path below the base URL.
+        body: JSON to POST; None for a GET.
+        timeout: Seconds from the first byte sent to the last received.
+        max_bytes: Maximum size of the reply.
+    """
+
+    path: str
+    body: bytes | None
+    timeout: float
+    max_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,47 +124,41 @@ class HttpClient:
 
             await aclose_connections()
 
-    def send(self, path: str, body: bytes | None, timeout: float, max_bytes: int) -> HttpReply:
-        """POST ``body`` to ``path`` below the base URL, or GET it if there is no body; return the reply.
-
-        Args:
-            path: Path below the base URL.
-            body: JSON, or None.
-            timeout: Seconds from the first byte sent to the last received.
-            max_bytes: Maximum size of the reply.
+    def send(self, request: Send) -> HttpReply:
+        """Send a request, and return the reply.
 
         Raises:
             NanoGPTError: The one of its subclasses that fits. Errors that are not about the request pass unchanged.
         """
         client = self.client()
         try:
-            with request_limits(timeout, max_bytes):
-                return _checked(self._call(client, path, body))
+            with request_limits(request.timeout, request.max_bytes):
+                return _checked(self._call(client, request))
         except Exception as error:  # noqa: BLE001 - raised again
-            failure = self._failure(error, timeout)
+            failure = self._failure(error, request.timeout)
         # Out here: the SDK wraps our errors in its own, and causes must not run in a circle. Calls that share a request
         # get copies of the error, with this frame in their tracebacks: its variables must show no secret.
         with redacted(self.endpoint):
             raise failure
 
-    async def asend(self, path: str, body: bytes | None, timeout: float, max_bytes: int) -> HttpReply:
+    async def asend(self, request: Send) -> HttpReply:
         """Do the same as :meth:`send`, without blocking the event loop."""
         client = await self.async_client()
         try:
-            with request_limits(timeout, max_bytes):
-                return _checked(await self._call(client, path, body))
+            with request_limits(request.timeout, request.max_bytes):
+                return _checked(await self._call(client, request))
         except Exception as error:  # noqa: BLE001 - raised again
-            failure = self._failure(error, timeout)
+            failure = self._failure(error, request.timeout)
         with redacted(self.endpoint):
             raise failure
 
-    def _call(self, client: Any, path: str, body: bytes | None) -> Any:
+    def _call(self, client: Any, request: Send) -> Any:
         from nanogpt_core.http.library import httpx
 
-        url = f"{self.endpoint.base_url}{path}"
-        if body is None:
+        url = f"{self.endpoint.base_url}{request.path}"
+        if request.body is None:
             return client.get(url, cast_to=httpx.Response)
-        return client.post(url, cast_to=httpx.Response, content=body)
+        return client.post(url, cast_to=httpx.Response, content=request.body)
 
     def _failure(self, error: Exception, timeout: float) -> BaseException:
         from nanogpt_core.http.error_mapping import foreign_error, map_error
@@ -155,7 +167,9 @@ class HttpClient:
 
 
 def _checked(response: Any) -> HttpReply:
-    from nanogpt_core.http.error_mapping import raise_for_error_body
+    content = response.content
+    if len(content) <= _MAX_ERROR_BYTES and b'"error"' in content:
+        from nanogpt_core.http.error_mapping import raise_for_error_body
 
-    raise_for_error_body(response, response.request)
-    return HttpReply(response.content, response.headers.get("x-request-id"))
+        raise_for_error_body(response, response.request)
+    return HttpReply(content, response.headers.get("x-request-id"))

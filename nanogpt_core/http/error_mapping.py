@@ -52,7 +52,6 @@ _QUOTA_WORDS = re.compile(r"quota|daily|per.day|\brpd\b")
 _DAILY_WORDS = re.compile(r"daily|per.day|\brpd\b")
 _QUOTA_CODES = ("insufficient_quota", "daily_rpd_limit_exceeded", "daily_usd_limit_exceeded")
 _SECONDS_PER_DAY = 86_400
-_MAX_ERROR_BYTES = 1 << 16  # a larger reply of status 200 has vectors
 
 # The end of a base URL: NanoGPT's /api/v1, /api/paid/v1 or /api/v1legacy; a gateway's may be /v1.
 _BASE_PATH = re.compile(r"/v\d+[a-z]*")
@@ -110,8 +109,6 @@ def raise_for_error_body(response: Any, request: Any) -> None:
         openai.APIStatusError: It is such a reply.
     """
     content = response.content
-    if len(content) > _MAX_ERROR_BYTES or b'"error"' not in content:
-        return
     document: Any = None
     with contextlib.suppress(ValueError):
         document = error_object(from_json(content))

@@ -1,7 +1,7 @@
 """Retries and rate limiting: one flow for embeddings and chat, without I/O.
 
 :func:`send_with_retries` is a generator. It yields :class:`Wait` for each sleep, and passes on everything that a single
-attempt yields. A short sync or async runner performs these actions, so sync and async share every decision.
+attempt yields. :mod:`~nanogpt_core.http.runner` performs these actions, so sync and async share every decision.
 """
 
 from __future__ import annotations
@@ -28,14 +28,13 @@ from nanogpt_core.errors import (
     StatusError,
 )
 from nanogpt_core.http.limits import FREE, Admission, Cost, SharedLimits
+from nanogpt_core.http.runner import Run, Wait
 
 __all__ = [
     "BASE_BACKOFF_SECONDS",
     "MAX_BACKOFF_SECONDS",
     "MAX_RETRY_AFTER_SECONDS",
     "CallLimits",
-    "Run",
-    "Wait",
     "backoff_delay",
     "parse_retry_after",
     "reset_message",
@@ -60,20 +59,6 @@ _BASE_RATE_LIMIT_BACKOFF_SECONDS = 1.0
 _LOGGED_WAIT_SECONDS = 1.0
 _MAX_RESET_SECONDS = 366 * 86_400  # one year; a longer time is not shown
 _MAX_DOUBLINGS = 10  # 0.5 s * 2**10 is far above MAX_BACKOFF_SECONDS; without a bound, floats would overflow
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """Sleep for ``seconds``."""
-
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """Call a function that may block; on an event loop, in a thread."""
-
-    function: Callable[[], None]
 
 
 @dataclass(frozen=True)

@@ -57,13 +57,11 @@ def make_async_plain_client(endpoint: Endpoint, transport: Any) -> openai.AsyncO
 
 
 class _PlainClient(openai.OpenAI):
-    def request(self, *args: Any, **kwargs: Any) -> Any:
-        return super(openai.OpenAI, self).request(*args, **kwargs)
+    request = super(openai.OpenAI, openai.OpenAI).request
 
 
 class _AsyncPlainClient(openai.AsyncOpenAI):
-    async def request(self, *args: Any, **kwargs: Any) -> Any:
-        return await super(openai.AsyncOpenAI, self).request(*args, **kwargs)
+    request = super(openai.AsyncOpenAI, openai.AsyncOpenAI).request
 
 
 def _options(endpoint: Endpoint) -> dict[str, Any]:

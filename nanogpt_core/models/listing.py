@@ -105,12 +105,12 @@ def live_model_info(endpoint: Endpoint, model: str, http_client: Any = None) -> 
 
 
 def _fetch_models(endpoint: Endpoint, http_client: Any = None) -> dict[str, ModelInfo]:
-    from nanogpt_core.http.client import HttpClient
+    from nanogpt_core.http.client import HttpClient, Send
 
     seconds = min(endpoint.timeout, DEFAULT_TIMEOUT)
     with redacted(endpoint):
-        client = HttpClient(endpoint, http_client)
-        return parse_model_list(client.send("/embedding-models", None, seconds, MAX_LIST_BYTES).body)
+        request = Send("/embedding-models", None, seconds, MAX_LIST_BYTES)
+        return parse_model_list(HttpClient(endpoint, http_client).send(request).body)
 
 
 def parse_model_list(body: bytes) -> dict[str, ModelInfo]:
@@ -214,11 +214,12 @@ def fetch_chat_price(endpoint: Endpoint, model: str) -> tuple[float, float] | No
 
 def _fetch_chat_rows(endpoint: Endpoint, http_client: Any = None) -> dict[str, Mapping[str, Any]]:
     """Return the rows of the list of chat models by name, as the service sends them."""
-    from nanogpt_core.http.client import HttpClient
+    from nanogpt_core.http.client import HttpClient, Send
 
     with redacted(endpoint):
         seconds = min(endpoint.timeout, DEFAULT_TIMEOUT)  # a chat model's own timeout is longer, for answers
-        body = HttpClient(endpoint, http_client).send("/models?detailed=true", None, seconds, MAX_LIST_BYTES).body
+        request = Send("/models?detailed=true", None, seconds, MAX_LIST_BYTES)
+        body = HttpClient(endpoint, http_client).send(request).body
         from jiter import from_json  # comes with the SDK, which is imported late
 
         try:

@@ -94,15 +94,21 @@ class TokenCounter:
             return "bound"
         return "exact" if self._exact else "scaled"
 
+    def measure(self, texts: Sequence[str]) -> tuple[list[int], dict[int, int]]:
+        """Return for each text its weight, see :meth:`weights`, and the tokens of those over the limit, by position."""
+        lengths = byte_lengths(texts)
+        counts = ((position, self.count_if_too_long(texts[position])) for position in self.may_be_too_long(lengths))
+        return self.weights(lengths), {position: tokens for position, tokens in counts if tokens}
+
     def weights(self, lengths: Sequence[int]) -> list[int]:
         """Return token counts for making batches, without counting: upper bounds for OpenAI's models, else estimates.
 
         Args:
-            lengths: The texts' lengths, in bytes; none of these texts is over the model's limit.
+            lengths: The texts' lengths, in bytes. A text over the model's limit counts as one of that size.
         """
         most = self.limit or sys.maxsize
         if self._exact:
-            return [min(length, most) for length in lengths] if max(lengths, default=0) > most else list(lengths)
+            return list(lengths) if max(lengths, default=0) <= most else [min(length, most) for length in lengths]
         return [min(math.ceil(length * self._factor / 3) + self._special, most) for length in lengths]
 
     def count(self, text: str) -> int:
@@ -122,6 +128,8 @@ class TokenCounter:
         if self.limit is None:
             return []
         longest = (self.limit - self._special) / self._worst_per_byte
+        if max(lengths, default=0) <= longest:
+            return []
         return [number for number, length in enumerate(lengths) if length > longest]
 
     def count_if_too_long(self, text: str) -> int | None:

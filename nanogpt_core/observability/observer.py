@@ -80,7 +80,10 @@ class Observer:
             model: Name of the model.
             attributes: Further attributes of the span; dots in their names are double underscores.
         """
-        return CallObserver(self, model, begin(self.kind, model, self.endpoint.base_url, **attributes))
+        # A program that records spans or metrics has imported OpenTelemetry.
+        in_use = "opentelemetry" in sys.modules
+        telemetry = begin(self.kind, model, self.endpoint.base_url, **attributes) if in_use else None
+        return CallObserver(self, model, telemetry)
 
     def run_hook(self, record: RequestRecord, context: Context) -> None:
         """Call the hook, in a copy of ``context``; its first error is logged, and none ends a call."""
@@ -116,7 +119,7 @@ class CallObserver:
         self.model = model
         self.dimensions: int | None = None
         self._telemetry = telemetry
-        self._trackers = active_trackers()
+        self._trackers = active_trackers.get()
         self._context = None if observer.hook is None else copy_context()
 
     def __enter__(self) -> Self:

@@ -131,12 +131,8 @@ class TrackedUsage(Usage):
     __hash__ = None  # type: ignore[assignment]
 
 
-_trackers: ContextVar[tuple[TrackedUsage, ...]] = ContextVar("nanogpt_usage_trackers", default=())
-
-
-def active_trackers() -> tuple[TrackedUsage, ...]:
-    """Return the usages of all :func:`track_usage` blocks that this thread or task is in."""
-    return _trackers.get()
+active_trackers: ContextVar[tuple[TrackedUsage, ...]] = ContextVar("nanogpt_usage_trackers", default=())
+"""The usages of all :func:`track_usage` blocks that this thread or task is in."""
 
 
 class track_usage:  # noqa: N801 - used as a function
@@ -158,13 +154,13 @@ class track_usage:  # noqa: N801 - used as a function
 
     def __enter__(self) -> TrackedUsage:
         usage = TrackedUsage()
-        self._tokens.append(_trackers.set((*_trackers.get(), usage)))
+        self._tokens.append(active_trackers.set((*active_trackers.get(), usage)))
         return usage
 
     def __exit__(self, *_: object) -> None:
         # A test fixture, for example, may leave the block in another context than it entered; that one has ended.
         with contextlib.suppress(ValueError):
-            _trackers.reset(self._tokens.pop())
+            active_trackers.reset(self._tokens.pop())
 
     async def __aenter__(self) -> TrackedUsage:
         return self.__enter__()

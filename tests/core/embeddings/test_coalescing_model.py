@@ -26,7 +26,6 @@ from nanogpt_core.embeddings import gatherer
 from nanogpt_core.embeddings.coalescing import Coalescer, _Carrier
 from nanogpt_core.embeddings.planning import make_plan
 from nanogpt_core.embeddings.results import ArrayOutput, ResultCollector
-from nanogpt_core.embeddings.runner import Join, Send
 from nanogpt_core.errors import (
     BadRequestError,
     BudgetExceededError,
@@ -35,8 +34,9 @@ from nanogpt_core.errors import (
     RequestTimeoutError,
     ServerError,
 )
-from nanogpt_core.http.client import HttpReply
-from nanogpt_core.http.retry import CallLimits, Run, Wait
+from nanogpt_core.http.client import HttpReply, Send
+from nanogpt_core.http.retry import CallLimits
+from nanogpt_core.http.runner import Join, Run, Wait
 
 WIDTH = 4
 LOOPS = [asyncio.new_event_loop() for _ in range(2)]

@@ -31,7 +31,7 @@ from nanogpt_core.errors import (
     RequestTimeoutError,
     RequestTooLargeError,
 )
-from nanogpt_core.http.client import HttpClient
+from nanogpt_core.http.client import HttpClient, Send
 from nanogpt_core.http.deadline import request_limits
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.environment import tls_context
@@ -280,8 +280,8 @@ def send(way):
 
     def send(client, body, seconds=30.0):
         if way.name == "sync":
-            return client.send("/embeddings", body, seconds, MIB)
-        return asyncio.run(client.asend("/embeddings", body, seconds, MIB))
+            return client.send(Send("/embeddings", body, seconds, MIB))
+        return asyncio.run(client.asend(Send("/embeddings", body, seconds, MIB)))
 
     return send
 
@@ -584,7 +584,7 @@ def test_async_request_outside_asyncio_is_a_clear_error(serve):
     client._async_client = asyncio.run(client.async_client())
 
     async def main():
-        await client.asend("/embeddings", b"{}", 5.0, MIB)
+        await client.asend(Send("/embeddings", b"{}", 5.0, MIB))
 
     with pytest.raises(ConfigurationError, match="asyncio"):
         trio.run(main)

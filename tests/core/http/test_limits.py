@@ -11,7 +11,8 @@ from nanogpt_core.errors import RateLimitError, RequestTimeoutError, ServerError
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.limits import FREE, Admission, Budget, Cost, Outcome, ProcessLimits, SharedLimits
 from nanogpt_core.http.rate_limiter import RateLimit, RateLimiter
-from nanogpt_core.http.retry import CallLimits, Run, Wait, send_with_retries, wait_for_turn
+from nanogpt_core.http.retry import CallLimits, send_with_retries, wait_for_turn
+from nanogpt_core.http.runner import Run, Wait
 
 CENT = Cost("model", texts=1, tokens=100, usd=0.01, timeout=60)
 GUARD_SECONDS = 60

@@ -20,7 +20,8 @@ from nanogpt_core.http import rate_limiter
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.limits import ProcessLimits
 from nanogpt_core.http.rate_limiter import DEFAULT_RATE, MAX_DEFAULT_RATE, RateLimit, RateLimiter
-from nanogpt_core.http.retry import CallLimits, Wait, send_with_retries
+from nanogpt_core.http.retry import CallLimits, send_with_retries
+from nanogpt_core.http.runner import Wait
 from nanogpt_core.sandbox.rate_limit import RateWindow
 
 # --- Services in simulated time: admit(time) returns None, or the Retry-After of a refusal (NO_HEADER without one).

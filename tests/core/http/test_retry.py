@@ -28,13 +28,13 @@ from nanogpt_core.http.retry import (
     MAX_BACKOFF_SECONDS,
     MAX_RETRY_AFTER_SECONDS,
     CallLimits,
-    Wait,
     backoff_delay,
     parse_retry_after,
     reset_message,
     send_with_retries,
     wait_for_turn,
 )
+from nanogpt_core.http.runner import Wait
 
 SEND = "send"
 

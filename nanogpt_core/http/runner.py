@@ -1,0 +1,155 @@
+"""Runs a generator that decides and does no I/O, in a thread or on an event loop: a call of embeddings or of chat.
+
+Such a generator yields an action and receives its result, or the error that the action raised. Actions are
+:class:`Wait`, :class:`Run`, :class:`Yield` and :class:`Join`; everything else is a request to send.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Generator
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from nanogpt_core._runtime import clock
+from nanogpt_core._runtime.workers import run_in_thread
+from nanogpt_core.errors import NanoGPTError
+
+__all__ = ["Join", "Joinable", "Run", "Wait", "Yield", "run_async", "run_sync"]
+
+T = TypeVar("T")
+
+# Parsing a reply of this size takes about a millisecond.
+_LARGE_REPLY_BYTES = 1 << 18
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Sleep for ``seconds``."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Call a function that may block; on an event loop, in a thread."""
+
+    function: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Yield:
+    """Let an event loop run its other tasks before the work goes on."""
+
+
+class Joinable(Protocol):
+    """An event that threads and event loops can wait for."""
+
+    def wait(self, seconds: float) -> None:
+        """Wait in a thread, at most ``seconds``."""
+
+    async def wait_async(self, seconds: float) -> None:
+        """Wait on the event loop, at most ``seconds``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """Wait for work that another thread or task does.
+
+    Attributes:
+        event: The event to wait for.
+        seconds: Maximum time to wait.
+    """
+
+    event: Joinable
+    seconds: float
+
+
+def run_sync(steps: Generator[Any, Any, T], send: Callable[[Any], Any], stop: threading.Event | None = None) -> T:
+    """Run a generator in this thread, and return its result.
+
+    Args:
+        steps: The generator.
+        send: Sends a request that the generator yields, and returns the reply.
+        stop: Ends waits early.
+    """
+    try:
+        action = next(steps)
+        while True:
+            try:
+                result = _perform(action, send, stop)
+            except NanoGPTError as error:
+                action = steps.throw(error)
+            else:
+                action = steps.send(result)
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
+    finally:
+        steps.close()
+
+
+def _perform(action: Any, send: Callable[[Any], Any], stop: threading.Event | None) -> Any:
+    if isinstance(action, Wait):
+        clock.sleep(action.seconds, stop)
+    elif isinstance(action, Run):
+        action.function()
+    elif isinstance(action, Join):
+        action.event.wait(action.seconds)
+    elif not isinstance(action, Yield):
+        return send(action)
+    return None
+
+
+async def run_async(
+    steps: Generator[Any, Any, T],
+    send: Callable[[Any], Awaitable[Any]],
+    stop: asyncio.Event | None = None,
+    parsing: asyncio.Lock | None = None,
+) -> T:
+    """Run a generator on the running event loop, and return its result.
+
+    Args:
+        steps: The generator.
+        send: Sends a request that the generator yields, and returns the reply.
+        stop: Ends waits early.
+        parsing: The lock under which large replies are parsed one after another. In between, the event loop gets its
+            turn. Default: replies are not parsed by the generator.
+    """
+    try:
+        action = next(steps)
+        while True:
+            try:
+                result = await _perform_async(action, send, stop)
+            except NanoGPTError as error:
+                action = steps.throw(error)
+                continue
+            if parsing is None or result is None or len(result.body) < _LARGE_REPLY_BYTES:
+                action = steps.send(result)
+                continue
+            async with parsing:
+                try:
+                    action = steps.send(result)
+                    while isinstance(action, Yield):
+                        await asyncio.sleep(0)
+                        action = next(steps)
+                finally:
+                    await asyncio.sleep(0)
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
+    finally:
+        steps.close()
+
+
+async def _perform_async(action: Any, send: Callable[[Any], Awaitable[Any]], stop: asyncio.Event | None) -> Any:
+    if isinstance(action, Wait):
+        await clock.async_sleep(action.seconds, stop)
+    elif isinstance(action, Run):
+        await run_in_thread(action.function)
+    elif isinstance(action, Join):
+        await action.event.wait_async(action.seconds)
+    elif isinstance(action, Yield):
+        await asyncio.sleep(0)
+    else:
+        return await send(action)
+    return None
