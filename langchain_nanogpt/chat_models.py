@@ -274,15 +274,18 @@ class ChatNanoGPT(ChangeableOptions, BaseChatOpenAI):
         """
         method = kwargs.get("method", "function_calling")
         include_raw = kwargs.pop("include_raw", False)
-        is_json_of_class = method != "function_calling" and isinstance(schema, type) and issubclass(schema, BaseModel)
-        is_json_of_class = is_json_of_class and not kwargs.get("tools")
+        is_class = isinstance(schema, type) and issubclass(schema, BaseModel)
+        is_json = method != "function_calling" and schema is not None and not kwargs.get("tools")
+        is_json_of_class = is_json and is_class
         if is_json_of_class and method == "json_schema":
             kwargs = as_json_schema(schema, kwargs)
         runnable: Runnable[Any, Any] = super().with_structured_output(schema, **kwargs)
         if not isinstance(runnable, RunnableSequence):
             return runnable
         model, *parsers = runnable.steps
-        parser: Runnable[Any, Any] = CheckedParser(RunnableSequence(*parsers) if len(parsers) > 1 else parsers[0])
+        parser: Runnable[Any, Any] = CheckedParser(
+            RunnableSequence(*parsers) if len(parsers) > 1 else parsers[0], wants_object=is_json and not is_class
+        )
         if is_json_of_class:
             parser = parser.with_types(output_type=schema)
         if include_raw:

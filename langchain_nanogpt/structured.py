@@ -52,10 +52,12 @@ class CheckedParser(Runnable[Any, Any]):
 
     Args:
         parser: LangChain's parser.
+        wants_object: Whether JSON that is no object is an error; LangChain's parser accepts all JSON.
     """
 
-    def __init__(self, parser: Runnable[Any, Any]) -> None:
+    def __init__(self, parser: Runnable[Any, Any], *, wants_object: bool = False) -> None:
         self._parser = parser
+        self._wants_object = wants_object
 
     @property
     def OutputType(self) -> Any:  # noqa: N802 - LangChain's name
@@ -69,12 +71,18 @@ class CheckedParser(Runnable[Any, Any]):
             OutputParserException: Its arguments, or its JSON, are not complete, or do not follow the schema.
         """
         _check_complete(input)
-        return self._parser.invoke(input, config)
+        return self._checked(self._parser.invoke(input, config), input)
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002, ARG002
         """Return the structured output of a message; see :meth:`invoke`."""
         _check_complete(input)
-        return await self._parser.ainvoke(input, config)
+        return self._checked(await self._parser.ainvoke(input, config), input)
+
+    def _checked(self, found: Any, message: Any) -> Any:
+        if self._wants_object and not isinstance(found, dict):
+            text = str(message.content)
+            raise OutputParserException(f"The model's answer is no JSON object: {excerpt(text)}.", llm_output=text)
+        return found
 
     def transform(self, input: Iterator[Any], config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:  # noqa: A002, ARG002
         """Yield the structured output as far as it has come, and at last the whole; see :meth:`invoke`."""
@@ -122,8 +130,8 @@ def _joined(chunks: list[Any]) -> list[Any]:
 
 
 def _check_complete(message: Any) -> None:
-    if not isinstance(message, AIMessage) or message.tool_calls:
-        return
+    if not isinstance(message, AIMessage) or message.tool_calls or message.additional_kwargs.get("refusal"):
+        return  # LangChain's parsers raise a refusal
     text: Any = message.invalid_tool_calls[0]["args"] if message.invalid_tool_calls else message.content
     if message.invalid_tool_calls or (isinstance(text, str) and is_incomplete(text)):
         raise OutputParserException(f"The model's answer is not complete JSON: {excerpt(text)}.", llm_output=text)

@@ -14,30 +14,13 @@ from llama_index.core.base.llms.types import (
     ChatResponse,
     LLMMetadata,
 )
-from llama_index.core.bridge.pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
-from llama_index.core.chat_engine.types import AgentChatResponse
-from llama_index.core.llms.llm import ToolSelection
-from llama_index.core.program.function_program import get_function_tool
-from llama_index.core.types import PydanticProgramMode
+from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, ValidationError
 from llama_index.llms.openai.utils import O1_MODELS
 from llama_index.llms.openai_like import OpenAILike
 
+from llama_index_nanogpt.calls import CheckedCalls
 from llama_index_nanogpt.messages import ReceivedFields, messages_with_reasoning
-from llama_index_nanogpt.structured import (
-    ToolsOfOneCall,
-    afirst_tool_call,
-    aparse_stream,
-    avalidate_last,
-    check_refusal,
-    check_selections,
-    first_tool_call,
-    map_schema_errors,
-    parallel_tool_calls_allowed,
-    parse_stream,
-    spoil_invalid_arguments,
-    validate_last,
-    without_unreadable_arguments,
-)
+from llama_index_nanogpt.structured import check_refusal, spoil_invalid_arguments
 from nanogpt_core.chat.changes import ChangeableOptions
 from nanogpt_core.chat.client import (
     ChatSession,
@@ -76,8 +59,6 @@ _DEFAULT_RETRIES = 3
 # Where what the SDK does not know goes, and what it knows and LlamaIndex does not.
 _BESIDE = "additional_kwargs={'extra_body': {}}, and in a call into extra_body={}"
 _HTTP_CLIENTS = ("http_client", "async_http_client")
-# Arguments of LlamaIndex's programs for structured output, which decide on these themselves.
-_SET_BY_PROGRAMS = ("tool_required", "tool_choice", "allow_parallel_tool_calls")
 _IN_EACH_REQUEST = "Pass additional_kwargs={{{0!r}: ...}}, or {0}=... in a call."
 
 
@@ -94,7 +75,7 @@ def _checks_prompt(method: Callable[..., Any]) -> Callable[..., Any]:
     return checked
 
 
-class NanoGPT(ChangeableOptions, OpenAILike):  # type: ignore[misc] # the package ships no types
+class NanoGPT(ChangeableOptions, CheckedCalls):
     """NanoGPT's chat models in LlamaIndex, for ``Settings.llm``.
 
     Args:
@@ -350,101 +331,6 @@ class NanoGPT(ChangeableOptions, OpenAILike):  # type: ignore[misc] # the packag
         counts: dict[str, Any] = super()._get_response_token_counts(raw_response)
         cost = getattr(getattr(raw_response, "usage", None), "cost_usd", None)
         return counts if cost is None else {**counts, "cost_usd": cost}
-
-    def get_tool_calls_from_response(
-        self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
-    ) -> list[ToolSelection]:
-        """Return the tool calls of a response.
-
-        Raises:
-            ToolArgumentsError: Arguments are not a JSON object. With ``error_on_no_tool_call=False``, as agents ask for
-                it, the model is told instead, and no tool is called.
-        """
-        try:
-            selections = super().get_tool_calls_from_response(response, error_on_no_tool_call, **kwargs)
-        except RecursionError:
-            readable = without_unreadable_arguments(response)
-            selections = super().get_tool_calls_from_response(readable, error_on_no_tool_call, **kwargs)
-        return check_selections(response, selections, error_on_invalid=error_on_no_tool_call)
-
-    def predict_and_call(self, tools: Sequence[Any], *args: Any, **kwargs: Any) -> AgentChatResponse:
-        """Ask the model for tool calls, and run the tools; a call of an unknown tool is a tool output with an error."""
-        answer: AgentChatResponse = super().predict_and_call(ToolsOfOneCall(tools), *args, **kwargs)
-        return answer
-
-    async def apredict_and_call(self, tools: Sequence[Any], *args: Any, **kwargs: Any) -> AgentChatResponse:
-        """Ask the model for tool calls, and run the tools; see :meth:`predict_and_call`."""
-        answer: AgentChatResponse = await super().apredict_and_call(ToolsOfOneCall(tools), *args, **kwargs)
-        return answer
-
-    def _validate_chat_with_tools_response(self, response: ChatResponse, tools: Any, **kwargs: Any) -> ChatResponse:
-        checked: ChatResponse = super()._validate_chat_with_tools_response(response, tools, **kwargs)
-        if isinstance(tools, ToolsOfOneCall):
-            tools.add_unknown(self.get_tool_calls_from_response(checked, error_on_no_tool_call=False))
-        return checked
-
-    def stream_chat_with_tools(self, *args: Any, **kwargs: Any) -> Iterator[ChatResponse]:
-        """Stream a chat with tools; with one tool call if ``allow_parallel_tool_calls`` is False, as unstreamed."""
-        stream: Iterator[ChatResponse] = super().stream_chat_with_tools(*args, **kwargs)
-        return stream if parallel_tool_calls_allowed(*args, **kwargs) else first_tool_call(stream)
-
-    async def astream_chat_with_tools(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatResponse]:
-        """Stream a chat with tools; see :meth:`stream_chat_with_tools`."""
-        stream: AsyncIterator[ChatResponse] = await super().astream_chat_with_tools(*args, **kwargs)
-        return stream if parallel_tool_calls_allowed(*args, **kwargs) else afirst_tool_call(stream)
-
-    def structured_predict(self, output_cls: type[BaseModel], *args: Any, **kwargs: Any) -> BaseModel:
-        """Return the model's answer as an ``output_cls``.
-
-        Raises:
-            StructuredOutputError: The answer does not follow the schema.
-        """
-        with map_schema_errors(output_cls):
-            answer: BaseModel = super().structured_predict(output_cls, *args, **kwargs)
-        return answer
-
-    async def astructured_predict(self, output_cls: type[BaseModel], *args: Any, **kwargs: Any) -> BaseModel:
-        """Return the model's answer as an ``output_cls``; see :meth:`structured_predict`."""
-        with map_schema_errors(output_cls):
-            answer: BaseModel = await super().astructured_predict(output_cls, *args, **kwargs)
-        return answer
-
-    def _structured_stream_call(
-        self, output_cls: type, prompt: Any, llm_kwargs: dict[str, Any] | None = None, **prompt_args: Any
-    ) -> Iterator[Any]:
-        request = self._structured_request(output_cls, prompt, llm_kwargs, prompt_args)
-        if request is None:
-            parts = super()._structured_stream_call(output_cls, prompt, llm_kwargs or {}, **prompt_args)
-            return validate_last(parts, output_cls)
-        return parse_stream(self, self.stream_chat(**request), output_cls)
-
-    async def _structured_astream_call(
-        self, output_cls: type, prompt: Any, llm_kwargs: dict[str, Any] | None = None, **prompt_args: Any
-    ) -> AsyncIterator[Any]:
-        request = self._structured_request(output_cls, prompt, llm_kwargs, prompt_args)
-        if request is None:
-            parts = await super()._structured_astream_call(output_cls, prompt, llm_kwargs or {}, **prompt_args)
-            return avalidate_last(parts, output_cls)
-        return aparse_stream(self, await self.astream_chat(**request), output_cls)
-
-    def _structured_request(
-        self, output_cls: type, prompt: Any, llm_kwargs: dict[str, Any] | None, prompt_args: dict[str, Any]
-    ) -> dict[str, Any] | None:
-        """Return the arguments of a chat that asks for an ``output_cls``; None if a program of LlamaIndex asks for it.
-
-        LlamaIndex's own program for tool calls forgets in streams that the call is required, and takes the beginning of
-        an answer for the whole.
-        """
-        options = {name: value for name, value in (llm_kwargs or {}).items() if name not in _SET_BY_PROGRAMS}
-        messages = self._extend_messages(prompt.format_messages(llm=self, **prompt_args))
-        if self._should_use_structure_outputs():
-            return {"messages": messages, **self._prepare_schema(options, output_cls)}
-        if not self.is_function_calling_model or self.pydantic_program_mode != PydanticProgramMode.DEFAULT:
-            return None
-        request: dict[str, Any] = self._prepare_chat_with_tools(
-            [get_function_tool(output_cls)], chat_history=messages, tool_choice="required", **options
-        )
-        return request
 
     def _connect_again(self, changes: Mapping[str, Any]) -> None:
         endpoint = Endpoint.resolve(

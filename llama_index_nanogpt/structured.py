@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, TextBlock, ToolCallBlock
@@ -16,7 +17,8 @@ from llama_index.core.program.utils import process_streaming_objects
 from llama_index.core.tools import FunctionTool
 from llama_index.llms.openai.base import force_single_tool_call
 
-from nanogpt_core.chat.json_text import spoil, unfence
+from nanogpt_core.chat.json_text import spoil
+from nanogpt_core.chat.response import check_truncated
 from nanogpt_core.chat.tool_calls import parse_arguments
 from nanogpt_core.errors import NanoGPTError, RefusalError, ReplyError
 from nanogpt_core.http.error_body import as_sentence, excerpt
@@ -24,6 +26,7 @@ from nanogpt_core.http.error_body import as_sentence, excerpt
 __all__ = [
     "StructuredOutputError",
     "StructuredOutputRefusedError",
+    "StructuredRequest",
     "ToolArgumentsError",
     "ToolsOfOneCall",
     "afirst_tool_call",
@@ -31,6 +34,7 @@ __all__ = [
     "avalidate_last",
     "check_refusal",
     "check_selections",
+    "finish_reason",
     "first_tool_call",
     "map_schema_errors",
     "parallel_tool_calls_allowed",
@@ -77,29 +81,61 @@ async def afirst_tool_call(stream: AsyncIterator[ChatResponse]) -> AsyncIterator
         yield _with_one_call(response)
 
 
-def parse_stream(llm: Any, stream: Iterator[ChatResponse], output_cls: type[BaseModel]) -> Iterator[Any]:
+@dataclass(frozen=True)
+class StructuredRequest:
+    """A request for structured output.
+
+    Attributes:
+        arguments: The arguments of the chat.
+        parse: Makes the output of the text of the answer.
+    """
+
+    arguments: dict[str, Any]
+    parse: Callable[[str], Any]
+
+    def parse_response(self, response: ChatResponse | None, reason: str | None = None) -> Any:
+        """Return the output of a whole response without tool calls.
+
+        Args:
+            response: The response; None if a stream had none.
+            reason: Its ``finish_reason`` if another response of the stream had it.
+
+        Raises:
+            ReplyError: The answer was cut off; a RefusalError if a content filter stopped it, or the model refused.
+            ValueError: The answer does not follow the schema.
+        """
+        message = ChatMessage() if response is None else response.message
+        _raise_refusal(message.additional_kwargs.get("refusal"))
+        check_truncated(reason or finish_reason(response), has_calls=False, structured=True)
+        return self.parse(message.content or "")
+
+
+def parse_stream(
+    llm: Any, stream: Iterator[ChatResponse], request: StructuredRequest, output_cls: type[BaseModel]
+) -> Iterator[Any]:
     """Yield structured output as far as it has come, and at last as an ``output_cls``.
 
     Args:
         llm: The LLM that gave the responses.
         stream: The responses.
+        request: The request.
         output_cls: The class of the output.
 
     Raises:
         ToolArgumentsError: The arguments of the tool call are not a JSON object.
         StructuredOutputError: The answer does not follow the schema.
     """
-    parts = _Parts(llm, output_cls)
+    parts = _Parts(llm, request, output_cls)
     for response in stream:
         yield from parts.add(response)
     yield from parts.finish()
 
 
 async def aparse_stream(
-    llm: Any, stream: AsyncIterator[ChatResponse], output_cls: type[BaseModel]
+    llm: Any, stream: AsyncIterator[ChatResponse], request: StructuredRequest, output_cls: type[BaseModel]
 ) -> AsyncIterator[Any]:
     """Yield structured output as far as it has come; see :func:`parse_stream`."""
-    parts = _Parts(llm, output_cls)
+    parts = _Parts(llm, request, output_cls)
     async for response in stream:
         for part in parts.add(response):
             yield part
@@ -110,14 +146,16 @@ async def aparse_stream(
 class _Parts:
     """Structured output of a stream: parts from incomplete JSON, and the whole only from complete JSON."""
 
-    def __init__(self, llm: Any, output_cls: type[BaseModel]) -> None:
-        self._llm, self._output_cls = llm, output_cls
+    def __init__(self, llm: Any, request: StructuredRequest, output_cls: type[BaseModel]) -> None:
+        self._llm, self._request, self._output_cls = llm, request, output_cls
         self._response: ChatResponse | None = None
         self._last: Any = None
+        self._reason: str | None = None
 
     def add(self, response: ChatResponse) -> list[Any]:
         """Return the output as far as it has come, unless it is nested too deeply for LlamaIndex."""
         self._response = _with_one_call(response)
+        self._reason = finish_reason(response) or self._reason
         known = None if self._last is None else [self._last]
         try:
             self._last = process_streaming_objects(response, self._output_cls, known, llm=self._llm)
@@ -131,14 +169,20 @@ class _Parts:
             whole = self._parse()
         return [] if type(self._last) is self._output_cls and whole == self._last else [whole]
 
-    def _parse(self) -> BaseModel:
+    def _parse(self) -> Any:
         message = ChatMessage() if self._response is None else self._response.message
         if not any(isinstance(block, ToolCallBlock) for block in message.blocks):
-            return self._output_cls.model_validate_json(unfence(message.content or ""))
+            return self._request.parse_response(self._response, self._reason)
         (selection,) = self._llm.get_tool_calls_from_response(self._response)
         if selection.tool_name != get_function_tool(self._output_cls).metadata.name:
             raise _broken_schema(self._output_cls, f"it is a call of {selection.tool_name!r}")
         return self._output_cls.model_validate(selection.tool_kwargs)
+
+
+def finish_reason(response: ChatResponse | None) -> str | None:
+    """Return the ``finish_reason`` of a response, or of a part of a stream; None if it has none."""
+    choices = getattr(getattr(response, "raw", None), "choices", None)
+    return getattr(choices[0], "finish_reason", None) if choices else None
 
 
 @contextlib.contextmanager
@@ -219,14 +263,19 @@ def check_refusal(response: ChatResponse, options: Mapping[str, Any]) -> ChatRes
     if not text:
         return response
     if options.get("response_format") or options.get("tool_choice") not in (None, "auto", "none"):
-        raise StructuredOutputRefusedError(
-            as_sentence(f"The model refused: {text}"), remedy="Ask in other words, or another model."
-        )
+        _raise_refusal(text)
     response.message.additional_kwargs["refusal"] = text
     if not response.message.content:
         blocks = [block for block in response.message.blocks if not isinstance(block, TextBlock)]
         response.message.blocks = [*blocks, TextBlock(text=text)]
     return response
+
+
+def _raise_refusal(text: str | None) -> None:
+    if text:
+        raise StructuredOutputRefusedError(
+            as_sentence(f"The model refused: {text}"), remedy="Ask in other words, or another model."
+        )
 
 
 def spoil_invalid_arguments(response: ChatResponse) -> ChatResponse:

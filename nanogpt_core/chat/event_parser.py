@@ -9,7 +9,7 @@ from nanogpt_core.chat.json_text import is_json
 __all__ = ["EventParser", "is_done"]
 
 _FIELDS = ("", "data", "event", "id", "retry")  # an empty name begins a comment
-_MAX_OTHER_CHARACTERS = 1000
+_MAX_OTHER_LINES = 20  # of text that is no JSON
 
 
 def is_done(event: str) -> bool:
@@ -27,12 +27,12 @@ class EventParser:
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")(errors="replace")
         self._parts: list[str] = []  # of a line that is not complete; joined only once, since a line may be long
         self._data: list[str] = []
-        self._other = ""
+        self._other: list[str] = []
 
     @property
     def other_text(self) -> str:
-        """The beginning of the lines that are no fields of events, such as those of a page in HTML."""
-        return self._other
+        """The lines that are no fields of events, such as those of a page in HTML: all if they may be JSON."""
+        return "\n".join(self._other)
 
     def feed(self, data: bytes) -> list[str]:
         """Return the data of the events that ``data`` completes."""
@@ -48,21 +48,28 @@ class EventParser:
         self._parts = [lines.pop(), *rest]
         return [event for event in map(self._line, lines) if event is not None]
 
-    def finish(self) -> str | None:
-        """Return the data of an event that the end of the stream completes: its final blank line is missing."""
-        event = self._line("".join(self._parts).removesuffix("\r"))
+    def finish(self) -> list[str]:
+        """Return the data of the events that the end of the stream completes: their final blank line is missing."""
+        lines = "".join(self._parts).removesuffix("\r"), ""
         self._parts = []
-        return self._line("") if event is None else event
+        return [event for event in map(self._line, lines) if event is not None]
 
     def _line(self, line: str) -> str | None:
         if not line:
             event, self._data = "\n".join(self._data), []
             return event or None
+        line = line.lstrip("\ufeff")
         name, _, value = line.partition(":")
+        name = name.strip(" ").lower()
         if name == "data":
-            self._data.append(value.removeprefix(" "))
-        elif line.startswith("{") and is_json(line):
+            value = value.removeprefix(" ")
+            # Some hosts leave the blank line between events out.
+            begins = value.startswith(("{", "[DONE]")) and is_json("\n".join(self._data))
+            ended = "\n".join(self._data) if begins else None
+            self._data = [value] if begins else [*self._data, value]
+            return ended
+        if line.startswith("{") and is_json(line):
             return line  # some hosts send lines of JSON, or an error as it is
-        elif name not in _FIELDS and len(self._other) < _MAX_OTHER_CHARACTERS:
-            self._other += f"{line[:_MAX_OTHER_CHARACTERS]}\n"
+        if name not in _FIELDS and (len(self._other) < _MAX_OTHER_LINES or self._other[0].startswith("{")):
+            self._other.append(line)
         return None

@@ -60,8 +60,9 @@ def repair_reply(document: dict[str, Any], *, streamed: bool) -> None:
     if usage is not None or "usage" in document:
         document["usage"] = usage
     for position, choice in enumerate(document["choices"]):
-        if not _is_count(choice.get("index")):
-            choice["index"] = 0 if streamed else position
+        index = _count(choice.get("index"))
+        # A chunk without an index is of the only choice, unless it has several.
+        choice["index"] = index if index is not None else position
         reason = choice.get("finish_reason")
         is_reason = isinstance(reason, str) and reason.lower() not in ("", "null", "none")
         choice["finish_reason"] = reason if is_reason else None
@@ -97,8 +98,12 @@ def repair_message(
         raise _bad("content", content, request_id)
     message.setdefault("content", None)
     images = message.pop("images", None)  # OpenRouter
-    if isinstance(images, list) and all(isinstance(one, dict) for one in images) and images:
-        message["content_blocks"] = [*message.get("content_blocks", ()), *images]
+    if isinstance(images, list) and any(isinstance(one, (dict, str)) for one in images):
+        links = [{"type": "image_url", "image_url": {"url": one}} if isinstance(one, str) else one for one in images]
+        message["content_blocks"] = [
+            *message.get("content_blocks", ()),
+            *(one for one in links if isinstance(one, dict)),
+        ]
     call = message.pop("function_call", None)
     if isinstance(call, dict) and isinstance(call.get("name"), str | None):
         arguments = call.get("arguments")
@@ -107,6 +112,10 @@ def repair_message(
             message["function_call"] = call
         elif call.get("name") or call["arguments"]:
             message["tool_calls"] = message.get("tool_calls") or [{"type": "function", "index": 0, "function": call}]
+
+
+def _image(image: dict[str, Any] | str) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": image}} if isinstance(image, str) else image
 
 
 def _join_blocks(message: dict[str, Any], blocks: list[Any], request_id: str | None) -> None:

@@ -7,6 +7,7 @@ are found here; :mod:`~nanogpt_core.chat.repair` and :mod:`~nanogpt_core.chat.to
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,22 +20,30 @@ from nanogpt_core.chat.provider_fields import ProviderFields, call_fields
 from nanogpt_core.chat.repair import repair_message, repair_reply
 from nanogpt_core.chat.tool_calls import repair_tool_calls
 from nanogpt_core.errors import DamagedReplyError, RefusalError, ReplyError
-from nanogpt_core.http.error_body import error_message, error_status, excerpt
+from nanogpt_core.http.error_body import error_message, error_status, excerpt, remedy_of_page
 
 __all__ = ["ChatRequest", "ErrorBody", "check_truncated", "check_whole", "find_error", "parse_object"]
 
-# Finish reasons, in lower case. DeepSeek and GLM have names of their own for a failure, Mistral and GLM for an end;
-# Gemini, Bedrock and the gateways before them have several for a filter.
-_HALF = b"\\ud"  # the beginning of an escape of a half, or of a whole character of two halves
-_FAILED = ("error", "network_error", "insufficient_system_resource")
+# Escapes of halves of characters, and of whole characters of two halves.
+_HALF = re.compile(rb"\\ud[89a-f][0-9a-f]{2}", re.IGNORECASE)
+# Finish reasons, in lower case. DeepSeek, GLM, vLLM and watsonx have names of their own for a failure, Mistral, GLM and
+# watsonx for an end; Gemini, Bedrock, Cohere and the gateways before them have several for a filter.
+_FAILED = frozenset(
+    {"error", "network_error", "insufficient_system_resource", "abort", "aborted", "timeout"}
+    | {"cancelled", "canceled", "user_cancel"}
+)
 _TOO_LONG = ("it reached max_tokens, or the model's limit", "Raise max_tokens, or ask for less.")
 _FILTERED = ("a content filter stopped it", "Ask in other words, or another model.")
+_UNREADABLE = ("the model wrote a tool call that cannot be read", "Ask again, or another model.")
 _TRUNCATED = {
-    **dict.fromkeys(("length", "max_tokens", "model_length", "max_output_tokens"), _TOO_LONG),
+    **dict.fromkeys(("length", "max_tokens", "model_length", "max_output_tokens", "max_output"), _TOO_LONG),
+    **dict.fromkeys(("token_limit", "time_limit", "error_limit", "model_context_window_exceeded"), _TOO_LONG),
     **dict.fromkeys(("content_filter", "content-filter", "content_filtered", "guardrail_intervened"), _FILTERED),
     **dict.fromkeys(("safety", "prohibited_content", "recitation", "blocklist", "spii", "image_safety"), _FILTERED),
+    **dict.fromkeys(("image_prohibited_content", "image_recitation", "error_toxic"), _FILTERED),
     **dict.fromkeys(("sensitive", "refusal"), _FILTERED),
-    "malformed_function_call": ("the model wrote a tool call that cannot be read", "Ask again, or another model."),
+    **dict.fromkeys(("malformed_function_call", "malformed_tool_use", "malformed_model_output"), _UNREADABLE),
+    **dict.fromkeys(("unexpected_tool_call", "too_many_tool_calls"), _UNREADABLE),
 }
 
 
@@ -115,8 +124,9 @@ def check_whole(body: bytes, request: ChatRequest, request_id: str | None = None
     error = find_error(document)
     if error is not None:
         return error
-    choices = document.get("choices")
-    if not isinstance(choices, list) or not choices or not all(map(_is_answer, choices)):
+    found = document.get("choices")
+    choices = document["choices"] = [one for one in found if _is_answer(one)] if isinstance(found, list) else []
+    if not choices:
         raise ReplyError(
             f"The service sent no answer, but {excerpt(body)!r}.",
             remedy="Try again, or with another model.",
@@ -157,12 +167,16 @@ def parse_object(body: bytes, request_id: str | None = None, *, keep_halves: boo
         DamagedReplyError: It is not JSON.
         ReplyError: It is JSON of another type.
     """
+    # Without a byte order mark, and with replacement characters in place of bytes that are no UTF-8.
+    text = body.decode("utf-8-sig", errors="replace").encode()
     try:
-        document = from_json(body) if _HALF not in body.lower() else _parse_with_halves(body, keep=keep_halves)
-    except (ValueError, RecursionError) as error:
+        document = from_json(text) if _HALF.search(text) is None else _parse_with_halves(text, keep=keep_halves)
+    except ValueError as error:
         found = f"begins {excerpt(body)!r}" if body.strip() else "is empty"
         raise DamagedReplyError(
-            f"The service's reply is not JSON; it {found}.", remedy="Try again.", request_id=request_id
+            f"The service's reply is not JSON; it {found}.",
+            remedy=remedy_of_page(text, "Try again."),
+            request_id=request_id,
         ) from error
     if not isinstance(document, dict):
         raise ReplyError(
@@ -173,8 +187,9 @@ def parse_object(body: bytes, request_id: str | None = None, *, keep_halves: boo
     return document
 
 
-def _parse_with_halves(body: bytes, *, keep: bool) -> Any:
-    document = json.loads(body)  # the other parser takes no halves
+def _parse_with_halves(text: bytes, *, keep: bool) -> Any:
+    from_json(_HALF.sub(rb"\\u0041", text))  # it takes no halves, and refuses deep nesting, which the other one takes
+    document = json.loads(text)
     return document if keep else mend_all(document)
 
 
@@ -189,8 +204,10 @@ def find_error(document: dict[str, Any]) -> ErrorBody | None:
         return ErrorBody(document, error_status(document))
     if inside is not None:  # as OpenRouter has it
         return ErrorBody({"error": inside["error"]}, error_status(inside))
-    if any(isinstance(reason, str) and reason.lower() in _FAILED for reason in reasons):
-        return ErrorBody({"error": {"message": error_message(document) or "no reason given"}}, None)
+    failed = next((reason for reason in reasons if not _FAILED.isdisjoint(_names(reason))), None)
+    if failed is not None:
+        words = error_message(document) or f"finish_reason {failed!r}, no reason given"
+        return ErrorBody({"error": {"message": words}}, None)
     return None
 
 
@@ -204,19 +221,26 @@ def check_truncated(reason: Any, *, has_calls: bool, structured: bool, request_i
         request_id: The service's ``X-Request-ID``, for the error.
 
     Raises:
-        ReplyError: It is a truncated tool call or structured output; a RefusalError if a content filter stopped it.
+        ReplyError: It is a truncated tool call or structured output, or lacks a tool call that could not be read; a
+            RefusalError if a content filter stopped it.
     """
-    ending = _TRUNCATED.get(reason.lower()) if isinstance(reason, str) else None
-    if ending is None or not (has_calls or structured):
+    ending = next((_TRUNCATED[name] for name in reversed(_names(reason)) if name in _TRUNCATED), None)
+    if ending is None or not (has_calls or structured or ending is _UNREADABLE):
         return
     why, remedy = ending
     effect = "its tool calls are incomplete" if has_calls else "it does not follow the schema asked for"
+    effect = effect if has_calls or structured else "it lacks a tool call"
     kind = RefusalError if ending is _FILTERED else ReplyError
     raise kind(
         f"The answer was cut off (finish_reason {reason!r}: {why}), so {effect}.",
         remedy=remedy,
         request_id=request_id,
     )
+
+
+def _names(reason: Any) -> list[str]:
+    """Return the names in a finish reason; Gemini's have two: ``content_filter: RECITATION``."""
+    return re.split(r"\W*[:\s]\W*", reason.strip().lower()) if isinstance(reason, str) else []
 
 
 def _tool_names(tools: Any) -> Iterator[str]:

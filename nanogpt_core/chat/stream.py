@@ -15,7 +15,7 @@ from nanogpt_core.chat.repair import PRICING, merge_usage, repair_message, repai
 from nanogpt_core.chat.response import ChatRequest, ErrorBody, check_truncated, find_error, parse_object
 from nanogpt_core.chat.tool_calls import ToolCallAssembler
 from nanogpt_core.errors import DamagedReplyError, NanoGPTError, ReplyError
-from nanogpt_core.http.error_body import excerpt
+from nanogpt_core.http.error_body import excerpt, remedy_of_page
 
 __all__ = ["StreamReader"]
 
@@ -105,10 +105,13 @@ class StreamReader:
             self._events.extend(self._parser.feed(data))
             return
         self._at_end = True
-        event = self._parser.finish()
         # A last event without its blank line counts if it is whole.
-        if event is not None and (is_done(event) or is_json(event)):
-            self._events.append(event)
+        events = [event for event in self._parser.finish() if is_done(event) or is_json(event)]
+        if events:
+            self._events += events
+        elif is_json(self._parser.other_text):
+            # An answer that came whole, in several lines; or an error after the beginning of an answer.
+            self._events += [self._parser.other_text] if self._begun else [self._parser.other_text, "[DONE]"]
 
     def pop(self) -> bytes | None:
         """Return the next clean event; None if further bytes are needed, or at the end.
@@ -132,7 +135,7 @@ class StreamReader:
             self._done = True
             self._end()
             return
-        if event.strip() == "null":
+        if event.strip() in ("null", '""'):
             return
         chunk = parse_object(event.encode(errors="replace"), self._request_id, keep_halves=True)
         error = find_error(chunk)
@@ -294,7 +297,7 @@ class StreamReader:
                 f"The service sent no stream, but {excerpt(other)!r}."
                 if other and not self._begun
                 else "The service's answer broke off: its stream ended without a finish_reason and without [DONE].",
-                remedy="Try again.",
+                remedy="Try again." if self._begun else remedy_of_page(other.encode(), "Try again."),
                 request_id=self._request_id,
             )
         if not self._begun:

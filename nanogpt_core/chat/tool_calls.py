@@ -22,6 +22,7 @@ from nanogpt_core.http.error_body import excerpt
 __all__ = ["ToolCallAssembler", "parse_arguments", "repair_tool_calls"]
 
 _INDEX = re.compile(r"\d{1,9}", re.ASCII)
+_ARGUMENTS = ("arguments", "parameters", "args", "input")  # other names are those of Llama, Cohere and Anthropic
 
 
 def parse_arguments(arguments: object) -> str | None:
@@ -35,7 +36,7 @@ def parse_arguments(arguments: object) -> str | None:
     text = "" if arguments is None else arguments
     if not isinstance(text, str):
         return None
-    text = unfence(text)
+    text = unfence(text.lstrip("\ufeff"))
     try:
         value = json.loads(text, strict=False) if text.strip() else {}
     except (ValueError, RecursionError):
@@ -55,7 +56,7 @@ def repair_tool_calls(calls: Any, request_id: str | None = None) -> list[dict[st
         ReplyError: A call has no name, or is not a call.
     """
     repaired: list[dict[str, Any]] = []
-    for call in calls if isinstance(calls, list) else [calls] if calls else ():
+    for call in map(_unified, calls if isinstance(calls, list) else [calls] if calls else ()):
         function = call.get("function") if isinstance(call, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
             raise _without_name(call, request_id)
@@ -73,6 +74,22 @@ def repair_tool_calls(calls: Any, request_id: str | None = None) -> list[dict[st
             made["id"] = _new_id()
         repaired.append(made)
     return repaired
+
+
+def _unified(call: Any) -> Any:
+    """Return a call, or a fragment of one, with its name and its arguments in ``function``, as OpenAI has them."""
+    if not isinstance(call, dict):
+        return call
+    function = call.get("function")
+    if function is None and any(isinstance(call.get(name), (str, dict)) for name in ("name", "arguments")):
+        function = {name: call[name] for name in ("name", *_ARGUMENTS) if name in call}
+        call = {name: value for name, value in call.items() if name not in function}
+    if isinstance(function, dict) and not function.get("arguments"):
+        found = next((name for name in _ARGUMENTS if function.get(name) and name in function), None)
+        if found is not None:
+            rest = {name: value for name, value in function.items() if name != found}
+            function = {**rest, "arguments": function[found]}
+    return call if function is None else {**call, "function": function}
 
 
 @dataclass
@@ -203,7 +220,7 @@ class ToolCallAssembler:
         Raises:
             ReplyError: A fragment is not a part of a call.
         """
-        for position, fragment in enumerate([fragments] if isinstance(fragments, dict) else fragments):
+        for position, fragment in enumerate(map(_unified, [fragments] if isinstance(fragments, dict) else fragments)):
             function = fragment.get("function") if isinstance(fragment, dict) else None
             if isinstance(fragment, dict) and function is None:
                 function = {}  # it ends a call, or has further fields of one

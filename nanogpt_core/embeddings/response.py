@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core._runtime.log import logger
 from nanogpt_core.errors import ConfigurationError, DamagedReplyError, DimensionsError, ReplyError
-from nanogpt_core.http.error_body import error_message, excerpt
+from nanogpt_core.http.error_body import error_message, excerpt, remedy_of_page
 from nanogpt_core.models.catalog import MODELS, ModelInfo
 from nanogpt_core.models.pricing import parse_cost_usd
 
@@ -195,9 +195,7 @@ def _parse_json(body: bytes, count: int) -> tuple[dict[str, Any], list[Any]]:
         if "duplicate key" in str(error):
             raise ReplyError(f"The reply has a key twice: {error}.") from error
         found = f"begins {excerpt(body)!r}" if body.strip() else "is empty"
-        # A web site's page in place of a reply: the base URL may lack the API's path.
-        remedy = "Check base_url: it should end in /api/v1." if body.lstrip().startswith(b"<") else ""
-        raise DamagedReplyError(f"The reply is not JSON: it {found}.", remedy=remedy) from error
+        raise DamagedReplyError(f"The reply is not JSON: it {found}.", remedy=remedy_of_page(body)) from error
     if not isinstance(document, dict):
         raise ReplyError(f"The reply is not a JSON object: it begins {excerpt(body)!r}.")
     data = document.get("data")

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 from typing import Any
 
-__all__ = ["as_sentence", "error_message", "error_object", "error_param", "error_status", "excerpt"]
+__all__ = [
+    "as_sentence",
+    "error_layers",
+    "error_message",
+    "error_object",
+    "error_param",
+    "error_status",
+    "excerpt",
+    "remedy_of_page",
+]
 
 _SHOWN = 300
+_MAX_LAYERS = 4  # objects inside each other
 
 # The status that the service documents for a code, or that OpenAI and Anthropic have for a type: an error in a stream
 # does not always repeat its status.
@@ -34,17 +46,34 @@ def error_object(document: object) -> object:
     return document[0] if isinstance(document, list) and document else document
 
 
+def error_layers(document: object) -> list[dict[str, Any]]:
+    """Return the objects of an error body that are inside each other, the innermost first, as gateways nest them."""
+    layers: list[dict[str, Any]] = []
+    while isinstance(document, dict) and len(layers) < _MAX_LAYERS:
+        layers.insert(0, document)
+        inner = (document.get(name) for name in ("error", "detail"))
+        document = next((one for one in inner if isinstance(one, dict)), None)
+    return layers
+
+
 def error_message(document: object) -> str:
     """Return the message of an error body, truncated; empty if it has none."""
     document = error_object(document)
-    if not isinstance(document, dict):
-        return ""
-    error = document.get("error") or document.get("message") or document.get("detail")
-    if isinstance(error, dict):
-        error = error.get("message") or error
-    if isinstance(error, list):
-        error = "; ".join(map(_complaint, error))
-    return excerpt(str(error)) if error else ""
+    return excerpt(_words(document)) if isinstance(document, dict) else ""
+
+
+def _words(value: object, layers: int = _MAX_LAYERS) -> str:
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        with contextlib.suppress(ValueError, RecursionError):
+            return _words(json.loads(value), layers) or value
+    if not isinstance(value, dict) or layers == 0:
+        return "; ".join(map(_complaint, value)) if isinstance(value, list) else str(value) if value else ""
+    found = (value[name] for name in ("error", "message", "detail", "errors") if value.get(name))
+    words = next((words for one in found if (words := _words(one, layers - 1) or str(one))), "")
+    # OpenRouter's message is a general one, with the host's own words beside it.
+    metadata = value.get("metadata")
+    raw = _words(metadata.get("raw"), layers - 1) if isinstance(metadata, dict) else ""
+    return f"{words}: {raw}" if words and raw and raw not in words else words
 
 
 def error_param(complaints: list[object]) -> str:
@@ -56,21 +85,22 @@ def error_param(complaints: list[object]) -> str:
 
 def error_status(document: dict[str, Any]) -> int | None:
     """Return the HTTP status that an error in a reply of status 200 names or implies; None if neither is clear."""
-    error = document.get("error")
-    inner = error if isinstance(error, dict) else {}
-    for value in (inner.get("status"), document.get("status"), inner.get("code"), document.get("code")):
+    layers = error_layers(document)
+    for value in (layer.get(name) for name in ("status", "code") for layer in layers):
         status = int(value) if isinstance(value, str) and _STATUS.fullmatch(value) else value
         if isinstance(status, int) and _FIRST_ERROR_STATUS <= status <= _LAST_STATUS:
             return status
-    if {"payment", "requiredBalance"} & {*document, *inner}:
+    if any({"payment", "requiredBalance"} & layer.keys() for layer in layers):
         return _PAYMENT_REQUIRED
-    codes = (inner.get("code"), document.get("code"), inner.get("type"), document.get("type"))
+    codes = (layer.get(name) for name in ("code", "type") for layer in layers)
     return next((_STATUSES[code] for code in codes if isinstance(code, str) and code in _STATUSES), None)
 
 
 def _complaint(item: object) -> str:
     # FastAPI repeats the request's texts, which must not be logged or searched for words.
-    return f"{item['msg']} ({item.get('loc')})" if isinstance(item, dict) and "msg" in item else str(item)
+    if isinstance(item, dict) and "msg" in item:
+        return f"{item['msg']} ({item.get('loc')})"
+    return _words(item) or str(item)
 
 
 def excerpt(text: bytes | str) -> str:
@@ -80,6 +110,11 @@ def excerpt(text: bytes | str) -> str:
     # Half a surrogate pair can be said in JSON, but not written out.
     line = " ".join(text[: _SHOWN * 4].encode(errors="replace").decode().split())
     return line if len(line) <= _SHOWN else line[:_SHOWN] + "…"
+
+
+def remedy_of_page(body: bytes, otherwise: str = "") -> str:
+    """Return the remedy for a web site's page in place of a reply: the base URL may lack the API's path."""
+    return "Check base_url: it should end in /api/v1." if body.lstrip().startswith(b"<") else otherwise
 
 
 def as_sentence(text: str) -> str:

@@ -13,7 +13,15 @@ from jiter import from_json
 
 from nanogpt_core import errors
 from nanogpt_core.errors import NanoGPTError, StatusError
-from nanogpt_core.http.error_body import as_sentence, error_message, error_object, error_param, error_status, excerpt
+from nanogpt_core.http.error_body import (
+    as_sentence,
+    error_layers,
+    error_message,
+    error_object,
+    error_param,
+    error_status,
+    excerpt,
+)
 from nanogpt_core.http.library import httpcore, httpx
 from nanogpt_core.http.retry import MAX_RETRY_AFTER_SECONDS, parse_retry_after, reset_message
 from nanogpt_core.http.size_errors import is_size_error
@@ -243,11 +251,8 @@ def _base_url_remedy(url: Any) -> str:
 
 
 def _field(document: Any, name: str) -> str | None:
-    if not isinstance(document, dict):
-        return None
-    error = document.get("error")
-    value = error.get(name) if isinstance(error, dict) else document.get(name)
-    if name == "param" and isinstance(document.get("detail"), list):
+    value = next((layer[name] for layer in error_layers(document) if layer.get(name) is not None), None)
+    if name == "param" and isinstance(document, dict) and isinstance(document.get("detail"), list):
         value = error_param(document["detail"])
     return excerpt(str(value)) if value is not None else None
 

@@ -263,6 +263,21 @@ async def test_include_raw_keeps_the_message_with_a_parser_error(replying, call_
     assert isinstance(found["parsing_error"], OutputParserException)
 
 
+@pytest.mark.parametrize("method", METHODS)
+async def test_refusal_after_the_beginning_of_json_is_langchains_refusal_error(replying, call_, form, method):
+    sandbox = replying({"content": '{"setup": "Wh', "refusal": REFUSAL})
+    with pytest.raises(OpenAIRefusalError, match=f"^{REFUSAL}"):
+        await all_of(call_, form, sandbox.chat().with_structured_output(Joke, method=method))
+
+
+@pytest.mark.parametrize("text", ["null", "[1]", '"{\\"setup\\": 1}"', "5"])
+@pytest.mark.parametrize("method", ["json_schema", "json_mode"])
+async def test_json_that_is_no_object_is_a_parser_error(replying, call_, form, method, text):
+    runnable = replying({"content": text}).chat().with_structured_output(Joke.model_json_schema(), method=method)
+    with pytest.raises(OutputParserException, match="no JSON object"):
+        await all_of(call_, form, runnable)
+
+
 class Options(BaseModel):
     """Options that all have defaults."""
 

@@ -246,6 +246,38 @@ async def test_fenced_json_is_parsed(replying, predict, form):
     assert (found if form == "plain" else found[-1]) == JOKE
 
 
+IN_PROMPT = [{"is_function_calling_model": False}, {"pydantic_program_mode": "llm"}]
+
+
+@ITS_OWN_WARNING
+@pytest.mark.parametrize("options", IN_PROMPT, ids=str)
+@pytest.mark.parametrize("text", ["{}", "Here:\n```json\n{}\n```\nEnjoy!", "Sure! {}"])
+async def test_schema_in_the_prompt_is_followed_by_json_in_any_text(replying, predict, form, options, text):
+    sandbox = replying({"content": text.replace("{}", JOKE.model_dump_json())})
+    found = await predict(sandbox.llm(**options))
+    assert (found if form == "plain" else found[-1]) == JOKE
+    (request,) = sandbox.requests
+    assert not {"tools", "tool_choice", "response_format"} & request.body.keys()
+    assert '"punchline"' in request.body["messages"][0]["content"]
+
+
+@ITS_OWN_WARNING
+@pytest.mark.parametrize(
+    ("message", "reason", "kind"),
+    [
+        ({"content": '{"setup": "Why?", "punchline": "Be'}, "stop", ValueError),
+        ({"content": '{"setup": "Why?", "punchline": "Be'}, "length", ReplyError),
+        ({"content": JOKE.model_dump_json()}, "content_filter", RefusalError),
+        ({"refusal": REFUSAL}, "stop", RefusalError),
+    ],
+    ids=str,
+)
+async def test_beginning_of_json_with_the_schema_in_the_prompt_is_an_error(replying, predict, message, reason, kind):
+    with pytest.raises(kind) as caught:
+        await predict(replying(message, reason=reason).llm(**IN_PROMPT[0]))
+    assert isinstance(caught.value, ReplyError)
+
+
 # --- reasoning of earlier turns ---
 
 SIGNATURE = {"google": {"thought_signature": "abc"}}

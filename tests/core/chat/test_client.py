@@ -857,10 +857,10 @@ def test_reply_without_an_answer_is_a_reply_error(ask, answering, faults, case):
     assert_ours(caught.value)
 
 
-def test_whole_answer_to_a_streamed_request_is_an_error(kind, answering, faults):
-    made = answering(faults.response(ANSWER, Content_Type="application/json"), max_retries=0)
-    with pytest.raises(errors.ReplyError, match="without streaming"):
-        ask_as(kind, "streamed")(made.caller)
+@pytest.mark.parametrize("content_type", ["application/json", "text/html", "text/event-stream"])
+def test_whole_answer_to_a_streamed_request_is_a_stream(kind, answering, faults, content_type):
+    made = answering(faults.response(ANSWER, Content_Type=content_type), max_retries=0)
+    assert ask_as(kind, "streamed")(made.caller) == "all of it"
 
 
 # --- the live list ---

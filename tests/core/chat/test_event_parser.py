@@ -1,5 +1,6 @@
 """Server-sent events: parsed the same however the bytes are divided, with a byte order mark or without."""
 
+import json
 from itertools import pairwise
 
 import pytest
@@ -13,9 +14,7 @@ ENDS = ["\n", "\r\n", "\r"]
 
 def parse(parts):
     parser = EventParser()
-    events = [event for part in parts for event in parser.feed(part)]
-    last = parser.finish()
-    return events if last is None else [*events, last]
+    return [event for part in parts for event in parser.feed(part)] + parser.finish()
 
 
 def divide(data, cuts):
@@ -40,6 +39,18 @@ def test_events_are_the_same_however_the_bytes_are_divided(events, end, mark, cu
 def test_data_lines_of_one_event_are_joined(end):
     data = f": a comment{end}event: x{end}data: one{end}data:two{end}{end}".encode()
     assert parse([data[index : index + 1] for index in range(len(data))]) == ["one\ntwo"]
+
+
+@pytest.mark.parametrize("name", ["data", " data", "Data", "\ufeffdata", "data "])
+def test_odd_names_of_the_field_are_read(name):
+    assert parse([f'{name}: {{"a": 1}}\n\n{name}:[DONE]\n\n'.encode()]) == ['{"a": 1}', "[DONE]"]
+
+
+@pytest.mark.parametrize("cuts", [[], [3, 9, 20]])
+def test_events_without_a_blank_line_between_them_are_separate(cuts):
+    data = b'data: {"a": 1}\ndata: {"b":\ndata: {"c": 2}}\ndata: [DONE]'
+    expected = ['{"a": 1}', '{"b":\n{"c": 2}}', "[DONE]"]
+    assert parse(divide(data, cuts)) == parse(divide(data + b"\n", cuts)) == expected
 
 
 def test_long_line_is_joined_once():
@@ -72,3 +83,10 @@ def test_lines_that_are_no_fields_are_kept_for_an_error():
     assert parser.feed(b"<p>busy</p>\nevent: x\n: y\ndata: z\n\n" + b"more\n" * 1000) == ["z"]
     assert parser.other_text.startswith("<p>busy</p>\nmore\n")
     assert len(parser.other_text) < 1100
+
+
+def test_lines_that_may_be_json_are_all_kept():
+    text = json.dumps({"a": list(range(100))}, indent=1)
+    parser = EventParser()
+    assert parser.feed(text.encode() + b"\n") == []
+    assert parser.other_text == text

@@ -40,6 +40,17 @@ def streamed(*chunks, request=None, done=True):
     return [json.loads(event) for event in events]
 
 
+def read(text):
+    """Return the events that the reader makes of the text of a whole stream."""
+    reader = StreamReader(ChatRequest(streams=True), lambda error: errors.ReplyError(str(error.document)))
+    reader.push(text.encode() if isinstance(text, str) else text)
+    reader.push(None)
+    events = []
+    while (event := reader.pop()) is not None:
+        events.append(event.removeprefix(b"data: "))
+    return [json.loads(event) for event in events[:-1]]
+
+
 def joined(events, name):
     return "".join(choice["delta"].get(name) or "" for event in events for choice in event["choices"])
 
@@ -160,6 +171,69 @@ def test_log_probabilities_that_frameworks_cannot_read_are_left_out(logprobs, ke
     assert ("logprobs" in choice) == kept
 
 
+IMAGE_URL = "data:image/png;base64,aGk="
+
+
+def test_links_of_images_beside_the_content_are_content_blocks():
+    message = {"content": "here", "images": [IMAGE_URL, {"type": "image_url", "image_url": {"url": IMAGE_URL}}, None]}
+    (choice,) = whole(message)["choices"]
+    assert choice["message"]["content_blocks"] == [IMAGE, IMAGE]
+
+
+# --- bytes ---
+
+BODY = json.dumps({"choices": [{"message": {"content": "all of it"}, "finish_reason": "stop"}]}).encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (b"\xef\xbb\xbf" + BODY, "all of it"),
+        (b"\n\n " + BODY, "all of it"),
+        (BODY.replace(b"of", b"\xff"), "all \ufffd it"),
+        (BODY.replace(b"]}", b", null]}"), "all of it"),
+    ],
+)
+def test_answer_in_odd_bytes_is_read(body, text):
+    (choice,) = check_whole(body, ChatRequest())["choices"]
+    assert choice["message"]["content"] == text
+
+
+@pytest.mark.parametrize("levels", [210, 700, 5000])
+@pytest.mark.parametrize("text", [b'"\\ud83d"', b'"\\\\ud83d"', b"1"])
+def test_deep_nesting_is_a_damaged_reply(levels, text):
+    field = b'{"a":' * levels + text + b"}" * levels
+    body = BODY.replace(b'"content"', b'"extra_content": ' + field + b', "content"')
+    with pytest.raises(errors.DamagedReplyError, match="not JSON"):
+        check_whole(body, ChatRequest())
+    with pytest.raises(errors.DamagedReplyError, match="not JSON"):
+        read(b"data: " + body.replace(b'"message"', b'"delta"') + b"\n\n")
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_page_in_place_of_an_answer_points_at_the_base_url(streams):
+    with pytest.raises(errors.DamagedReplyError, match=r"Welcome.*should end in /api/v1"):
+        read(b"<html>\n<p>Welcome</p>") if streams else check_whole(b"<html>Welcome</html>", ChatRequest())
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_answer_that_came_whole_is_a_stream(indent):
+    message = {"role": "assistant", "content": "all of it", "tool_calls": [{"function": {"name": "clean"}}]}
+    answer = {"choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}], "usage": USAGE}
+    events = read(json.dumps(answer, indent=indent).encode())
+    assert joined(events, "content") == "all of it"
+    (call,) = [one for event in events for choice in event["choices"] for one in choice["delta"].get("tool_calls", ())]
+    assert call["function"] == {"name": "clean", "arguments": ""}
+    assert events[-1]["usage"] == USAGE
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("before", [b"", b'data: {"choices": [{"delta": {"content": "all "}}]}\n\n'])
+def test_error_that_came_whole_in_a_stream_is_raised(indent, before):
+    with pytest.raises(errors.ReplyError, match="boom"):
+        read(before + json.dumps({"error": {"message": "boom"}}, indent=indent).encode())
+
+
 # --- endings ---
 
 
@@ -172,6 +246,9 @@ def test_log_probabilities_that_frameworks_cannot_read_are_left_out(logprobs, ke
         ("content_filter", errors.RefusalError),
         ("SAFETY", errors.RefusalError),
         ("sensitive", errors.RefusalError),
+        ("token_limit", errors.ReplyError),
+        ("content_filter: PROHIBITED_CONTENT", errors.RefusalError),
+        ("ERROR_TOXIC", errors.RefusalError),
     ],
 )
 def test_truncated_structured_output_is_an_error_under_every_hosts_name(reason, kind):
@@ -184,7 +261,19 @@ def test_truncated_structured_output_is_an_error_under_every_hosts_name(reason, 
         streamed(chunk(message, reason), request=JSON_WANTED)
 
 
-@pytest.mark.parametrize("reason", ["error", "network_error", "insufficient_system_resource"])
+@pytest.mark.parametrize(
+    "reason", ["MALFORMED_FUNCTION_CALL", "function_call_filter: UNEXPECTED_TOOL_CALL", "malformed_tool_use"]
+)
+def test_answer_without_a_tool_call_that_could_not_be_read_is_an_error(reason):
+    with pytest.raises(errors.ReplyError, match="lacks a tool call"):
+        whole({"content": None}, reason)
+    with pytest.raises(errors.ReplyError, match="lacks a tool call"):
+        streamed(chunk({"content": ""}), chunk({}, reason))
+
+
+@pytest.mark.parametrize(
+    "reason", ["error", "network_error", "insufficient_system_resource", "abort", "CANCELLED", "timeout"]
+)
 def test_answer_that_the_host_broke_off_is_an_error(reason):
     assert isinstance(whole({"content": "all "}, reason), ErrorBody)
     with pytest.raises(errors.ReplyError, match="no reason given"):
@@ -224,6 +313,9 @@ def test_error_inside_a_reply_is_of_the_class_of_its_http_status(name):
         ({"error": {"code": "x", "message": "who knows"}}, None),
         ({"error": {"code": "9" * 5000, "status": True}}, None),
         ({"error": "boom"}, None),
+        ({"error": {"error": {"code": 503, "message": "down"}}}, 503),
+        ({"detail": {"error": {"code": "rate_limit_exceeded", "message": "slow"}}}, 429),
+        ({"success": False, "errors": [{"code": 7003, "message": "boom"}]}, None),
     ],
     ids=str,
 )
@@ -282,6 +374,19 @@ def test_choices_that_were_not_asked_for_are_left_out(choices):
     other["choices"][0]["index"] = 1
     events = streamed(first, other, last, request=ChatRequest(streams=True, choices=choices))
     assert joined(events, "content") == {1: "all of it", 2: "all of itother"}[choices]
+
+
+@pytest.mark.parametrize("indices", [("0", "1"), (0.0, 1.0), (None, None)], ids=str)
+def test_choices_of_one_chunk_stay_separate(indices):
+    choices = [{"index": index, "delta": {"content": str(at)}} for at, index in enumerate(indices)]
+    ends = [{"index": index, "delta": {}, "finish_reason": "stop"} for index in indices]
+    events = streamed({"choices": choices}, {"choices": ends}, request=ChatRequest(streams=True, choices=2))
+    parts = [choice for event in events for choice in event["choices"]]
+    assert [(one["index"], one["delta"]["content"]) for one in parts if one["delta"].get("content")] == [
+        (0, "0"),
+        (1, "1"),
+    ]
+    assert [one["index"] for one in parts if one["finish_reason"]] == [0, 1]
 
 
 @pytest.mark.parametrize("indices", [[0, 0, 1, 1], [0, 1, 1, 1], [0, 1, 2, 3], [5, 6, 6, 6], [1, 0, 0, 0]], ids=str)
@@ -550,35 +655,9 @@ def test_end_of_a_stream_in_other_forms_is_known(end):
     assert joined(events, "content") == "all of it"
 
 
-def read(text):
-    """Return the events that the reader makes of the text of a whole stream."""
-    reader = StreamReader(ChatRequest(streams=True), lambda error: errors.ReplyError(str(error.document)))
-    reader.push(text.encode())
-    reader.push(None)
-    events = []
-    while (event := reader.pop()) is not None:
-        events.append(event.removeprefix(b"data: "))
-    return [json.loads(event) for event in events[:-1]]
-
-
 def test_lines_of_json_are_a_stream():
     chunks = [chunk({"content": "all "}), chunk({"content": "of it"}, "stop")]
     assert joined(read("".join(f"{json.dumps(one)}\n" for one in chunks)), "content") == "all of it"
-
-
-def test_answer_in_json_announced_as_a_stream_is_not_lost():
-    body = {"choices": [{"index": 0, "message": {"content": "all of it"}, "finish_reason": "stop"}]}
-    assert joined(read(json.dumps(body)), "content") == "all of it"
-
-
-def test_error_in_json_announced_as_a_stream_is_the_services_error():
-    with pytest.raises(errors.ReplyError, match="busy"):
-        read(json.dumps({"error": {"message": "busy"}}))
-
-
-def test_page_announced_as_a_stream_is_shown():
-    with pytest.raises(errors.DamagedReplyError, match=r"sent no stream, but .*busy"):
-        read("<html>\n<p>busy</p>\n</html>\n")
 
 
 # --- halves of characters ---

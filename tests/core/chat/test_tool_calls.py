@@ -84,6 +84,22 @@ def test_calls_get_ids_and_text_as_arguments():
     assert first["id"] != second["id"]
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"id": "call_a", "function": {"name": "clean", "parameters": {"path": "x"}}},
+        {"id": "call_a", "function": {"name": "clean", "arguments": None, "args": '{"path": "x"}'}},
+        {"id": "call_a", "type": "tool_use", "name": "clean", "input": {"path": "x"}},
+        {"id": "call_a", "name": "clean", "arguments": '\ufeff{"path": "x"}'},
+    ],
+    ids=str,
+)
+def test_arguments_are_found_under_the_names_of_other_hosts(odd):
+    (found,) = repair_tool_calls([odd])
+    assert parse_arguments(found["function"].pop("arguments")) == '{"path": "x"}'
+    assert found == {"id": "call_a", "type": "function", "function": {"name": "clean"}}
+
+
 def test_repeated_call_is_dropped_and_ids_are_unique():
     assert repair_tool_calls([call(), call()]) == [call()]
     first, second = repair_tool_calls([call(), call(arguments='{"path": "x"}')])
@@ -175,6 +191,15 @@ STREAMS = {
     "arguments as an object": (
         [fragment(0, "a", "clean", {"path": "x"})],
         [fragment(0, "b", "look", {"q": "y"})],
+    ),
+    "arguments under other names": (
+        [{"index": 0, "id": "a", "function": {"name": "clean", "parameters": {"path": "x"}}}],
+        [{"index": 1, "id": "b", "function": {"name": "look", "arguments": "", "args": B[2]}}],
+    ),
+    "name and arguments in the call itself": (
+        [{"index": 0, "id": "a", "name": "clean", "arguments": A[2][:5]}],
+        [{"index": 0, "arguments": A[2][5:]}],
+        [{"index": 1, "id": "b", "type": "tool_use", "name": "look", "input": {"q": "y"}}],
     ),
     "an event that is repeated": (
         [fragment(0, "a", "clean", A[2])],

@@ -489,6 +489,31 @@ def test_404_of_another_host_in_chat_points_at_the_base_url(ask_chat, scripted, 
     assert "api/v1 may have no /chat/completions" in error.remedy
 
 
+LONG = "This model's maximum context length is 8192 tokens. However, you requested 9000 tokens."
+INSIDE = body(LONG, "context_length_exceeded", "messages")
+NESTED = [
+    {"error": INSIDE},
+    {"detail": INSIDE},
+    {"error": {"message": json.dumps(INSIDE), "code": 400}},
+    {"error": json.dumps(INSIDE)},
+    {"error": {"message": "Provider returned error", "code": 400, "metadata": {"raw": json.dumps(INSIDE)}}},
+    {"success": False, "errors": [{"code": 7003, "message": LONG}], "result": None},
+]
+
+
+@pytest.mark.parametrize("document", NESTED, ids=str)
+def test_words_of_the_inner_error_are_read(document):
+    error = mapped(400, document)
+    assert type(error) is errors.RequestTooLargeError
+    assert error.detail.endswith(LONG)
+    assert "{" not in str(error)
+
+
+def test_code_and_parameter_of_an_inner_error_are_read():
+    error = mapped(400, {"error": {"error": {"message": "no", "code": "model_not_found", "param": "model"}}})
+    assert (type(error), error.code, error.param) == (errors.ModelNotFoundError, "model_not_found", "model")
+
+
 def test_array_of_errors_is_read():
     error = mapped(400, [{"error": {"code": 400, "message": "API key not valid.", "status": "INVALID_ARGUMENT"}}])
     assert (error.detail, error.code) == ("API key not valid.", "400")
