@@ -1,7 +1,7 @@
 """Sends one gathered batch: the texts of several calls in one request, without doing any I/O itself.
 
-Each call pays for its own texts. If the service refuses the batch because of one text, the batch is divided until that
-text is found: only its own call fails.
+Each call pays for its own texts. If one text can be the reason for a refusal, the batch is divided until that text is
+found: only its own call fails.
 """
 
 from __future__ import annotations
@@ -17,17 +17,11 @@ from nanogpt_core.embeddings.gathered_call import Carrier, Item
 from nanogpt_core.embeddings.gatherer import Gatherer
 from nanogpt_core.embeddings.response import EmbeddingResponse
 from nanogpt_core.embeddings.shared_account import NoCallLeft, SharedAccount, make_batch
-from nanogpt_core.errors import (
-    BadRequestError,
-    BudgetExceededError,
-    NanoGPTError,
-    ReplyError,
-    RequestTooLargeError,
-    ServerError,
-)
+from nanogpt_core.errors import BadRequestError, BudgetExceededError, NanoGPTError, RequestTooLargeError
 from nanogpt_core.http.client import HttpReply
 from nanogpt_core.http.limits import Admission, SharedLimits
 from nanogpt_core.http.retry import CallLimits
+from nanogpt_core.http.text_errors import may_concern_one_text, named_position
 
 __all__ = ["SharedBatch"]
 
@@ -65,6 +59,7 @@ class SharedBatch:
         self._items = items
         self._requests = 0
         self._answered = False
+        self._named: Item | None = None  # the text that the service named when it refused the last request
         self._has_skipped = False  # True if a request went without a text whose calls had left
         self._was_late = False  # True if the deadline of its calls ended the last request that failed
         self._max_retries = dispatcher.max_retries
@@ -96,6 +91,7 @@ class SharedBatch:
         account = SharedAccount(self._gatherer, items, self._dispatcher.usd_per_million_tokens)
         call = CallLimits(_last_deadline(items), self._call.stop)
         self._requests += 1
+        self._named = None
 
         def attempt(admission: Admission) -> Generator[Action, HttpReply, EmbeddingResponse]:
             self._gatherer.depart(self._carrier)
@@ -131,6 +127,8 @@ class SharedBatch:
             if not isinstance(error, NanoGPTError):
                 raise
             self._was_late = call.deadline is not None and call.deadline.remaining() <= 0
+            position = named_position(error, len(account.items))
+            self._named = None if position is None else account.items[position]
             return error
         finally:
             self._has_skipped = self._has_skipped or len(account.items) < len(items)
@@ -141,17 +139,22 @@ class SharedBatch:
     def _isolate(self, items: list[Item], error: NanoGPTError) -> Generator[Action, HttpReply, None]:
         """Find the texts that the service refuses; fail their calls, and answer the others.
 
-        Binary search. A half that succeeds leaves the other one as the suspect, without a request for it. The halves
-        beside the suspects go together in one request at the end: 64 texts with a bad one take at most 8 requests.
-        Texts of one call need no search: it fails if one of them does.
+        The service may name them. Otherwise binary search: a half that succeeds leaves the other one as the suspect,
+        without a request for it, and the halves beside the suspects go together in one request at the end. 64 texts
+        with a bad one take at most 8 requests. Texts of one call need no search: it fails if one of them does. Nor do
+        errors that no text can cause: all calls fail.
         """
         if _is_one_call(items):
             self._fail_one_call(items, error)
             return
-        if not _may_concern_one_text(error):
+        if not may_concern_one_text(error):
             self._fail(items, error)
             return
         logger.info("A batch of %d texts of several calls failed with %s: dividing it", len(items), describe(error))
+        items, rest_error = yield from self._isolate_named(items, error)
+        if rest_error is None:
+            return
+        error = rest_error
         for _ in range(_MAX_SEARCHES_IN_VAIN):
             self._answered = True
             while self._answered:
@@ -171,6 +174,30 @@ class SharedBatch:
             if refusal is not None:
                 self._fail_texts([item], refusal)
 
+    def _isolate_named(
+        self, items: list[Item], error: NanoGPTError
+    ) -> Generator[Action, HttpReply, tuple[list[Item], NanoGPTError | None]]:
+        """Fail the calls of texts that the service names; return the texts that are left, and their error.
+
+        If the others are answered, the named text was the reason. Otherwise it is sent by itself: several texts may be
+        bad, or the service counts from 1. Its names are used as long as they are right.
+        """
+        while (named := self._named) is not None:
+            owners = set(named.calls)
+            others = [item for item in items if item is not named and set(item.calls) - owners]
+            error_of_others = (yield from self._try(others)) if others else None
+            named_next, refusal = self._named, error
+            if error_of_others is not None and may_concern_one_text(error_of_others):
+                alone = yield from self._try([named])
+                if alone is None:
+                    return others, error_of_others
+                refusal = alone
+            self._fail_texts([named], refusal)
+            if error_of_others is None:
+                return [], None
+            items, error, self._named = others, error_of_others, named_next
+        return items, error
+
     def _isolate_one(
         self, items: list[Item], error: NanoGPTError
     ) -> Generator[Action, HttpReply, tuple[list[Item], NanoGPTError | None]]:
@@ -179,14 +206,14 @@ class SharedBatch:
         refused, answered = items, list[Item]()  # the smallest and the largest part
         self._has_skipped = False
         enough = self._requests + 1 + math.ceil(math.log2(len(items)))  # requests; see _isolate()
-        while not _is_one_call(suspects) and _may_concern_one_text(error):
+        while not _is_one_call(suspects) and may_concern_one_text(error):
             half, rest = _halves(suspects) if self._requests < self._most_requests else (suspects[:1], suspects[1:])
             refusal = yield from self._try(half)
             if refusal is None:
                 suspects, answered = rest, max(answered, half, key=len)
             else:
                 suspects, others, refused, error = half, rest + others, half, refusal
-        if not _may_concern_one_text(error):
+        if not may_concern_one_text(error):
             self._fail([*suspects, *others], error)
             return [], None
         owners = {call for item in suspects for call in list(item.calls)}
@@ -232,10 +259,6 @@ class SharedBatch:
                     self._gatherer.fail_call(call, text_too_long(error, call.batch.positions[position]))
         else:
             self._gatherer.hand_back(items)  # each call truncates or splits them
-
-
-def _may_concern_one_text(error: NanoGPTError) -> bool:
-    return isinstance(error, (BadRequestError, ReplyError, ServerError))
 
 
 def _is_one_call(items: list[Item]) -> bool:

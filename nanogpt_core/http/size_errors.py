@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["is_size_error"]
+__all__ = ["is_size_error", "is_text_parameter", "names_other_parameter"]
 
 _SIZE_CODES = frozenset(
     {
@@ -119,7 +119,7 @@ def is_size_error(code: str | None, param: str | None, message: str) -> bool:
     named = (param or "").lower() or (quoted.group(1) if quoted else "")
     # vLLM names max_tokens if the messages and the answer together are over the context length.
     fills_context = named in ("max_tokens", "max_completion_tokens") and "context length" in words
-    if named and not fills_context and not _TEXT_PARAMETER.fullmatch(named):
+    if named and not fills_context and not is_text_parameter(named):
         return False
     if code in _SIZE_CODES:
         return True
@@ -127,5 +127,14 @@ def is_size_error(code: str | None, param: str | None, message: str) -> bool:
         return False
     if _HOST_MESSAGE.search(words):
         return True
-    names_another = _OTHER_PARAMETERS.search(words) or _OTHER_NAMES.search(words)
-    return _GENERAL.search(words) is not None and not names_another
+    return _GENERAL.search(words) is not None and not names_other_parameter(words)
+
+
+def is_text_parameter(name: str) -> bool:
+    """Return whether a parameter that a service names holds the texts, such as ``input`` or ``input[3]``."""
+    return _TEXT_PARAMETER.fullmatch(name.lower()) is not None
+
+
+def names_other_parameter(words: str) -> bool:
+    """Return whether a message, in lower case, names a parameter that holds no texts."""
+    return bool(_OTHER_PARAMETERS.search(words) or _OTHER_NAMES.search(words))

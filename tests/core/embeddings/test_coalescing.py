@@ -25,6 +25,7 @@ from nanogpt_core.errors import (
     ReplyError,
     RequestTimeoutError,
     ServerError,
+    StatusError,
     TextTooLongError,
 )
 
@@ -173,6 +174,49 @@ def test_one_bad_text_among_64_fails_only_its_own_call_within_8_requests(togethe
     assert "forbidden words" in str(results[position])
     assert all(server.right(vector, text) for vector, text in zip(results, texts, strict=True) if "bad" not in text)
     assert len(server.sent) <= 8
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (400, {"message": "dimensions must be at most 1024"}),
+        (400, {"message": "Invalid value.", "code": "invalid_parameter_value", "param": "dimensions"}),
+        (400, {"message": "Unknown parameter: 'input_type'."}),
+        (400, {"message": "Your account has been suspended: inputs break the content policy"}),
+        (402, {"message": "Insufficient balance"}),
+        (403, {"message": "Model not allowed.", "code": "model_not_allowed"}),
+        (404, {"message": "The model does not exist.", "code": "model_not_found"}),
+        (415, {"message": "Unsupported Content-Type"}),
+    ],
+    ids=str,
+)
+def test_error_that_no_text_can_cause_takes_one_request_for_64_calls(together, held, faults, status, error):
+    server = held(lambda seen: None if seen.texts == ["first"] else faults.response({"error": error}, status))
+    embedder = server.embedder()
+    _, *results = together(server, [(embedder, text) for text in ["first", *(f"query {n}" for n in range(64))]])
+    assert all(isinstance(result, StatusError) and result.status == status for result in results)
+    assert len(set(map(id, results))) == 64
+    assert len(server.sent) == 1
+
+
+@pytest.mark.parametrize("bad", [(5,), (0, 15), (3, 4, 9)], ids=str)
+@pytest.mark.parametrize("first_number", [0, 1])
+def test_text_that_the_service_names_is_not_searched_for(together, held, faults, bad, first_number):
+    def answer(seen):
+        position = next((n for n, text in enumerate(seen.texts) if "bad" in text), None)
+        error = {"message": "Invalid string.", "param": f"input[{(position or 0) + first_number}]"}
+        return None if position is None else faults.response({"error": error}, 400)
+
+    server = held(answer)
+    embedder = server.embedder()
+    texts = [f"query {number}" if number not in bad else f"bad {number}" for number in range(16)]
+    _, *results = together(server, [(embedder, text) for text in ["first", *texts]])
+    for result, text in zip(results, texts, strict=True):
+        assert type(result) is BadRequestError if "bad" in text else server.right(result, text)
+    if not first_number:
+        assert len(server.sent) <= 2 * len(bad)
+    elif len(bad) == 1:
+        assert len(server.sent) <= 9  # a wrong name is followed once
 
 
 @pytest.mark.parametrize("bad", [(3, 4), (0, 15), range(16), range(0, 16, 2)], ids=str)
