@@ -14,7 +14,15 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit, urlunsplit
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError, NanoGPTError
 from nanogpt_core.http.endpoint import Secret
 
-__all__ = ["PASSWORD_VARIABLE", "URL_VARIABLE", "RedisAddress", "RedisPassword", "dropped_frames", "server_error"]
+__all__ = [
+    "PASSWORD_VARIABLE",
+    "URL_VARIABLE",
+    "RedisAddress",
+    "RedisPassword",
+    "drop_frames",
+    "dropped_frames",
+    "server_error",
+]
 
 URL_VARIABLE = "NANOGPT_REDIS_URL"
 """Environment variable that holds the URL if none is passed."""
@@ -81,8 +89,12 @@ class RedisAddress:
         parts = urlsplit(self.url)
         return parts.netloc.rpartition("@")[2] or parts.path
 
-    def connect(self) -> Any:
+    def connect(self, *, keeps_connection: bool = False) -> Any:
         """Return a client of redis-py. It connects at its first command.
+
+        Args:
+            keeps_connection: Whether the client connects at once, and keeps ``client.connection`` for one thread at a
+                time. Without effect in a cluster.
 
         Raises:
             ConfigurationError: A pickle was read back, and the environment holds no password.
@@ -104,6 +116,8 @@ class RedisAddress:
                     f"No password for Redis at {self.place}: a pickled object does not carry it.",
                     remedy=f"Set {PASSWORD_VARIABLE} in the environment of the workers.",
                 )
+        if keeps_connection and not self.cluster:
+            options["single_connection_client"] = True
         return (RedisCluster if self.cluster else Redis).from_url(self.url, **options)
 
     def hide_password(self, words: str) -> str:
@@ -150,11 +164,16 @@ def dropped_frames() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        link: BaseException | None = error
-        while link is not None:
-            traceback.clear_frames(link.__traceback__)
-            link = link.__context__
+        drop_frames(error)
         raise
+
+
+def drop_frames(error: BaseException) -> None:
+    """Drop the local variables of the frames that ``error`` and its causes have passed through."""
+    link: BaseException | None = error
+    while link is not None:
+        traceback.clear_frames(link.__traceback__)
+        link = link.__context__
 
 
 def server_error(error: Exception, address: RedisAddress) -> NanoGPTError | None:

@@ -187,7 +187,7 @@ class RedisLimits:
         self._warned = False
         if reply.status == BUDGET_REFUSED:
             raise budget_exceeded(cost, self.budget_usd or 0.0, reply.committed / NANO)
-        return _admission(name, reply, cost)
+        return self._admission(name, reply, cost)
 
     def confirm(self, admission: Admission) -> Admission:
         """See :meth:`nanogpt_core.SharedLimits.confirm`."""
@@ -196,11 +196,15 @@ class RedisLimits:
             return self.reserve(admission.cost)  # the shares of all workers together would go on beside the rate
         if not _is_local(admission):
             with contextlib.suppress(LimitsUnavailableError):  # the start time and the cost were reserved
-                return _admission(admission.id, self._session.admit("confirm", admission.id), admission.cost)
+                return self._admission(admission.id, self._session.admit("confirm", admission.id), admission.cost)
         if last is None or not self._local.is_paused():
             return replace(admission, delay=0.0, ready=True)
         start = self._local.reserve(last.rate / last.workers)
         return replace(admission, start=start, delay=max(0.0, start - clock.now()))
+
+    def _admission(self, name: str, reply: Reply, cost: Cost) -> Admission:
+        self._session.log_rate(reply)
+        return Admission(name, clock.now() + reply.delay, reply.delay, ready=reply.status == READY, cost=cost)
 
     def _reserve_locally(self, name: str, cost: Cost, last: Reply, error: NanoGPTError) -> Admission:
         share = last.rate / last.workers
@@ -216,7 +220,7 @@ class RedisLimits:
 
     def release(self, admission: Admission) -> None:
         """See :meth:`nanogpt_core.SharedLimits.release`."""
-        self._session.record(["settle", admission.id, "unsent", 0, 0, 0, 0])
+        self._session.record(["settle", admission.id, "unsent", _nano(admission.cost.usd), 0, 0, 0, 0])
 
     def settle(self, admission: Admission, outcome: Outcome) -> None:
         """See :meth:`nanogpt_core.SharedLimits.settle`."""
@@ -226,7 +230,7 @@ class RedisLimits:
         # An answer without a price counts as its reserved cost.
         kind = "answered" if outcome.answered else "uncertain" if outcome.usd is None else "refused"
         amount = _nano(cost.usd if outcome.usd is None else outcome.usd)
-        numbers = [amount, outcome.tokens or 0, cost.texts, int(_is_local(admission))]
+        numbers = [_nano(cost.usd), amount, outcome.tokens or 0, cost.texts, int(_is_local(admission))]
         self._session.record(["settle", admission.id, kind, *numbers])
         if self._log is not None:
             self._log.write(admission.id, self._session.worker, cost, outcome)
@@ -282,7 +286,7 @@ class RedisLimits:
             LimitsUnavailableError: Redis is not reachable.
         """
         self._session.probe_now()
-        return int(self._session.run(lambda client: RELEASE.run(client, self._keys, []))) / NANO
+        return int(self._session.run(lambda client: RELEASE.run(client, self._keys))) / NANO
 
     def reset(self) -> None:
         """Begin again at 0: ledger, budget and learned rate, for all workers.
@@ -291,7 +295,7 @@ class RedisLimits:
             LimitsUnavailableError: Redis is not reachable.
         """
         self._session.probe_now()
-        self._session.run(lambda client: RESET.run(client, self._keys, [secrets.token_hex(8)]))
+        self._session.run(lambda client: RESET.run(client, self._keys, secrets.token_hex(8)))
 
     def flush(self) -> None:
         """Report the ends of all requests of this process to Redis now, and not a moment later.
@@ -319,10 +323,6 @@ def _restore(settings: _Settings) -> RedisLimits:
     limits = RedisLimits.__new__(RedisLimits)
     limits._connect(settings)
     return limits
-
-
-def _admission(name: str, reply: Reply, cost: Cost) -> Admission:
-    return Admission(name, clock.now() + reply.delay, reply.delay, ready=reply.status == READY, cost=cost)
 
 
 def _is_local(admission: Admission) -> bool:

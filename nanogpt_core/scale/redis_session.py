@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import json
 import math
 import os
 import re
@@ -14,12 +13,15 @@ import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar, cast
 
+import orjson
+
 from nanogpt_core._runtime import clock
 from nanogpt_core._runtime.fork import ForkSafe
+from nanogpt_core._runtime.log import logger
 from nanogpt_core._runtime.workers import start_thread
 from nanogpt_core.errors import LimitsUnavailableError, NanoGPTError
-from nanogpt_core.scale.redis_address import RedisAddress, dropped_frames, server_error
-from nanogpt_core.scale.redis_scripts import ADMIT
+from nanogpt_core.scale.redis_address import RedisAddress, drop_frames, server_error
+from nanogpt_core.scale.redis_scripts import ADMIT, READY
 
 __all__ = ["RedisSession", "Reply"]
 
@@ -27,7 +29,7 @@ T = TypeVar("T")
 
 _MICROSECONDS = 1_000_000
 _PROBE_SECONDS = 1.0  # between attempts to reach a server that is away
-_FLUSH_SECONDS = 0.05  # records of ended requests wait so long for a request that takes them along
+_FLUSH_SECONDS = 0.05  # records of ended requests wait so long, and at most twice, for a request that takes them along
 
 
 class Reply(NamedTuple):
@@ -97,12 +99,14 @@ class RedisSession(ForkSafe):
         host = re.sub(r"[^\w.-]", "-", socket.gethostname())
         self.worker = f"{host}:{os.getpid()}:{secrets.token_hex(4)}"
         self.last: Reply | None = None
+        self._logged_peak = 0.0
         self._client: Any = None
         self._numbers = itertools.count()
         self._probe_at = -math.inf
         self._records: list[list[Any]] = []
         self._requests: list[_Request] = []  # of threads that wait for the next round trip
         self._round_trip = threading.Lock()
+        self._round_trips = 0
         self._flushing = False
         self._urgent, self._exiting = threading.Event(), threading.Event()
 
@@ -140,15 +144,16 @@ class RedisSession(ForkSafe):
 
     def _send(self, first: _Request) -> None:
         """Send all requests and records that wait, and keep the outcome of each request."""
+        self._round_trips += 1
         with self._lock:
             requests, self._requests = self._requests, []
             records, self._records = self._records, []
             last, was_away = self.last, self._probe_at > -math.inf
         known = (last.generation, last.committed, last.peak) if last else ("", 0, 0)
-        wanted = json.dumps([request.fields for request in requests])
-        arguments = [self.worker, self._requests_per_second or 0, *known, _encode(records), wanted, int(was_away)]
+        wanted = [request.fields for request in requests]
+        arguments = [self.worker, self._requests_per_second or 0, *known, was_away, _by_length(records), wanted]
         try:
-            state, *answers = self.run(lambda client: ADMIT.run(client, self._keys, arguments))
+            state, *answers = self._run(lambda client: ADMIT.run(client, self._keys, orjson.dumps(arguments)))
         except NanoGPTError as error:
             with self._lock:
                 self._records[:0] = records
@@ -167,55 +172,75 @@ class RedisSession(ForkSafe):
             self.last = replies[-1]
 
     def run(self, function: Callable[[Any], T]) -> T:
-        """Return the result of ``function`` of a client of redis-py.
+        """Return the result of ``function`` of a client of redis-py, when no other thread uses it.
 
         Raises:
             LimitsUnavailableError: The server is not reachable, or was not a second ago.
             ConfigurationError: The server refuses.
         """
+        with self._round_trip:
+            return self._run(function)
+
+    def _run(self, function: Callable[[Any], T]) -> T:
         self._check_reachable()
-        with self._lock:
-            is_probing = self._probe_at > -math.inf
-            if is_probing:
-                self._probe_at = clock.now() + _PROBE_SECONDS  # one thread tries, and others do not wait for it
+        is_probing = self._probe_at > -math.inf
+        if is_probing:
+            self._probe_at = clock.now() + _PROBE_SECONDS  # one thread tries, and others do not wait for it
         failure: NanoGPTError
         try:
-            with self._lock:  # a second client that is dropped would close its connections while they are used
-                if self._client is None:
-                    self._client = self._address.connect()
-                client = self._client
-            with dropped_frames():
-                result = function(client)
+            result = self._run_connected(function)
         except Exception as error:
             from redis.exceptions import RedisError
 
+            drop_frames(error)
             if not isinstance(error, (RedisError, OSError)):
                 raise
             reason = f"{type(error).__name__}: {self._address.hide_password(str(error))}"
             failure = server_error(error, self._address) or self._unavailable(reason)
             if isinstance(failure, LimitsUnavailableError):
-                with self._lock:
-                    self._probe_at = clock.now() + _PROBE_SECONDS
+                self._probe_at = clock.now() + _PROBE_SECONDS
         else:
             if is_probing:
-                with self._lock:
-                    self._probe_at = -math.inf
+                self._probe_at = -math.inf
             return result
         try:
             raise failure  # without the cause: its text or its frames may hold the password
         finally:
             del failure  # a cycle of error and frame would keep the client and its connections
 
+    def _run_connected(self, function: Callable[[Any], T]) -> T:
+        if self._client is None:
+            self._client = self._address.connect(keeps_connection=True)
+            return function(self._client)
+        try:
+            return function(self._client)
+        except Exception as error:
+            from redis.exceptions import ConnectionError  # noqa: A004
+
+            if not isinstance(error, ConnectionError):
+                raise
+            drop_frames(error)
+        # The server may have closed the connection in the meantime. A script that has run before changes nothing.
+        return function(self._client)
+
+    def log_rate(self, reply: Reply) -> None:
+        """Log a rate that the workers have learned: once, when requests start again after the refusals."""
+        if reply.status == READY and reply.peak not in {0.0, self._logged_peak}:
+            with self._lock:
+                is_new, self._logged_peak = reply.peak != self._logged_peak, reply.peak
+            if is_new:
+                logger.info(
+                    "Learned: %.3g requests/s of all workers are accepted; rate: %.3g/s", reply.peak, reply.rate
+                )
+
     @property
     def is_reachable(self) -> bool:
         """True if the last request reached the server."""
-        with self._lock:
-            return self._probe_at == -math.inf
+        return self._probe_at == -math.inf
 
     def probe_now(self) -> None:
         """Let the next request try to reach the server, also if it was away a moment ago."""
-        with self._lock:
-            self._probe_at = -math.inf
+        self._probe_at = -math.inf
 
     def record(self, record: list[Any], *, urgent: bool = False) -> None:
         """Queue a record for the next request, or for a moment later; does not block.
@@ -246,27 +271,29 @@ class RedisSession(ForkSafe):
         self.admit("")  # after the round trip of another thread that carries some
 
     def _flush(self) -> None:
-        """Send records until none is left. Without the server, try again; at exit, once."""
-        delay = _FLUSH_SECONDS
+        """Send records that no request takes along, until none comes. Without the server, try again; at exit, once."""
+        delay, trips = _FLUSH_SECONDS, self._round_trips
         while True:
-            self._urgent.wait(delay)
+            is_urgent = self._urgent.wait(delay)
             self._urgent.clear()
             is_last = self._exiting.is_set()
+            trips_before, trips = trips, self._round_trips
+            # A request has just taken all records along, and the next one will take those that came later.
+            is_busy = trips > trips_before and not is_urgent and not is_last
             delay = _FLUSH_SECONDS
             try:
-                if self._records:
+                if self._records and not is_busy:
                     self.admit("")
             except NanoGPTError:
                 delay = _PROBE_SECONDS
             with self._lock:
-                if not self._records or is_last:
+                if (not self._records and not is_busy) or is_last:
                     self._flushing = False
                     return
 
     def _check_reachable(self) -> None:
-        with self._lock:
-            if clock.now() < self._probe_at:
-                raise self._unavailable("it was not reachable a second ago")
+        if self._probe_at > -math.inf and clock.now() < self._probe_at:
+            raise self._unavailable("it was not reachable a second ago")
 
     def _unavailable(self, reason: str) -> LimitsUnavailableError:
         return LimitsUnavailableError(
@@ -290,12 +317,10 @@ def _reply(state: list[Any], answer: list[Any]) -> Reply:
     )
 
 
-def _encode(records: list[list[Any]]) -> str:
+def _by_length(records: list[list[Any]]) -> list[list[Any]]:
+    """Replace the ends of pauses, by this process's clock, by the microseconds until then: the records have waited."""
     now = clock.now()
-
-    def fields(record: list[Any]) -> list[Any]:
-        # A pause is kept as its end by this process's clock, since the record may wait.
-        is_pause = record[0] == "pause"
-        return [*record[:3], max(0.0, (record[3] - now) * _MICROSECONDS)] if is_pause else record
-
-    return json.dumps([fields(record) for record in records])
+    return [
+        [*record[:3], max(0.0, (record[3] - now) * _MICROSECONDS)] if record[0] == "pause" else record
+        for record in records
+    ]

@@ -115,6 +115,33 @@ def test_pause_is_logged_once(make_limits, caplog):
     assert messages == ["Pausing the requests of all workers for 30.0 s after RateLimitError (status 429)"]
 
 
+def test_learned_rate_is_logged_once_by_each_worker(make_limits, caplog):
+    one, two = make_limits(), make_limits()
+    admissions = [admit(one) for _ in range(6)]
+    with caplog.at_level(logging.INFO, logger="nanogpt_core"):
+        for admission in admissions[4:]:
+            one.on_error(refused(0.05), 0.05, admission)
+        one.flush()
+        for limits in (one, one, two):
+            admission = limits.reserve(FREE)
+            while not admission.ready:
+                clock.sleep(admission.delay)
+                admission = limits.confirm(admission)
+    learned = [record.message for record in caplog.records if record.message.startswith("Learned")]
+    assert len(learned) == 2
+    assert "requests/s of all workers are accepted" in learned[0]
+
+
+def test_connection_that_the_server_closed_is_opened_again(make_limits):
+    limits = make_limits(1000, 1.0)
+    limits.reserve(CENT)
+    with contextlib.closing(limits._session._address.connect()) as client:
+        for use in (limits.check, limits.reserve):
+            client.client_kill_filter(_type="normal", skipme=True)
+            use(CENT)
+    assert limits._session.is_reachable
+
+
 def test_request_that_waits_for_its_start_time_notices_a_pause(make_limits):
     first, second = make_limits(0.01), make_limits(0.01)
     admit(first)
