@@ -21,7 +21,7 @@ from langchain_qdrant import QdrantVectorStore
 from langchain_text_splitters import RecursiveCharacterTextSplitter
 
 from langchain_nanogpt import ChatNanoGPT, NanoGPTEmbeddings
-from nanogpt_core import Sandbox
+from nanogpt_core.sandbox import Sandbox
 
 HAS_KEY = bool(os.environ.get("NANOGPT_API_KEY"))
 INDEX = Path("rag-index") / ("langchain" if HAS_KEY else "langchain-sandbox")

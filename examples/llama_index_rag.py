@@ -22,7 +22,7 @@ from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import QdrantClient
 
 from llama_index_nanogpt import NanoGPT, NanoGPTEmbedding
-from nanogpt_core import Sandbox
+from nanogpt_core.sandbox import Sandbox
 
 HAS_KEY = bool(os.environ.get("NANOGPT_API_KEY"))
 INDEX = Path("rag-index") / ("llama_index" if HAS_KEY else "llama_index-sandbox")

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from openai import OpenAI
 
-from nanogpt_core import Sandbox
+from nanogpt_core.sandbox import Sandbox
 
 HAS_KEY = bool(os.environ.get("NANOGPT_API_KEY"))
 INDEX = Path("rag-index") / ("openai_sdk" if HAS_KEY else "openai_sdk-sandbox")

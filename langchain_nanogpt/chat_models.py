@@ -72,7 +72,7 @@ class ChatNanoGPT(ChangeableOptions, BaseChatOpenAI):
         timeout: Seconds that one attempt may take, and that each event of a stream may keep waiting. Default: 600.
         max_retries: Attempts beyond the first. A stream that has begun is not tried again.
         requests_per_second: Most attempts to start in a second, shared with all objects of this process that use the
-            same key at the same address Default: the service's rate; see
+            same key at the same address. Default: the service's rate; see
             :class:`~nanogpt_core.Embedder`.
         limits: Limits that several processes share, such as :class:`nanogpt_core.RedisLimits`, in place of
             ``requests_per_second``. Their budget counts embeddings only. Dumps leave them out.

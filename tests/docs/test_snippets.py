@@ -31,6 +31,7 @@ OPTIONAL = {"celery", "dask", "daft", "lance", "pyspark", "ray"}
 FRAMEWORKS = ("langchain", "llama_index")
 # Packages that come with an extra, and are left out in some environments of CI.
 NEEDS = {
+    "fastapi": "fastapi",
     "langchain_nanogpt": "langchain_openai",
     "langchain.agents": "langchain",
     "langchain_classic": "langchain_classic",
@@ -186,7 +187,8 @@ def test_snippet_runs_in_its_own_process(snippet, warm, environment, folder, req
         snippet = REDIS.sub(request.getfixturevalue("redis_url"), snippet)
     if "passages/" in snippet:
         parquet = pytest.importorskip("pyarrow.parquet")
-        table = pytest.importorskip("pyarrow").table({"id": [1, 2], "text": ["Bees make honey.", "Honey keeps."]})
+        columns = {"id": [1, 2], "source": ["bees.md", "honey.md"], "text": ["Bees make honey.", "Honey keeps."]}
+        table = pytest.importorskip("pyarrow").table(columns)
         (folder / "passages").mkdir()
         parquet.write_table(table, folder / "passages" / "part.parquet")
     out, err = folder.parent / "out", folder.parent / "err"

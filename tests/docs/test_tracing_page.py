@@ -1,4 +1,4 @@
-"""The guide to tracing and costs: each cell of its table names a test that there is."""
+"""The table of tests of observability: each cell names a test that there is."""
 
 import ast
 import re
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "docs" / "guides" / "tracing_and_costs.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 TABLE = PAGE.split("<!-- tests -->")[1].split("<!-- end of tests -->")[0].strip().splitlines()
 CELLS = sorted({cell.strip() for row in TABLE[2:] for cell in row.strip("| ").split("|")[1:]})
 
