@@ -21,6 +21,8 @@ from mkdocs.structure.pages import Page
 _FOLDER = "repository"
 _IN_NAVIGATION = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 _LINK = re.compile(r"(\]\()(?![a-z]+:|#|/)([^)#\s]+)((?:#[^)\s]*)?\))")
+_FOR_MAINTAINERS = ("adr/", "architecture.md")
+_MAINTAINERS_BOOST = 0.1  # of the rank of other pages in the results of a search
 _FENCE = re.compile(r"^(`{3,}).*?^\1[ ]*$", re.DOTALL | re.MULTILINE)
 _LANGUAGES = {".py": "python", ".toml": "toml", ".yml": "yaml", ".jsonl": "json"}
 _IMAGES = {".svg", ".png"}
@@ -49,6 +51,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: Any) 
     """Point the links between ``docs/`` and the rest of the repository at the pages of the site."""
     root, docs = _folders(config)
     source = page.file.src_uri
+    if source.startswith(_FOR_MAINTAINERS):
+        page.meta.setdefault("search", {"boost": _MAINTAINERS_BOOST})
     path = root / source.removeprefix(f"{_FOLDER}/") if source.startswith(f"{_FOLDER}/") else docs / source
     if not path.is_file():  # the page of a file that is not Markdown
         return markdown

@@ -1,6 +1,7 @@
 """Documentation site: it builds strictly, loads nothing from other hosts, and covers the public API."""
 
 import importlib
+import json
 import re
 import shlex
 import shutil
@@ -48,6 +49,14 @@ def test_strict_build_passes_and_loads_nothing_from_other_hosts(site):
 def test_diagrams_need_no_script_of_another_host(site):
     # The theme would load Mermaid from a content delivery network.
     assert [page for page in site.rglob("*.html") if 'class="mermaid"' in page.read_text(encoding="utf-8")] == []
+
+
+def test_search_ranks_pages_for_maintainers_below_guides(site):
+    entries = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))["docs"]
+    lowered = {entry["location"].partition("#")[0] for entry in entries if entry.get("boost", 1) < 1}
+    assert "architecture.html" in lowered
+    assert "adr/0010-rate-limiter.html" in lowered
+    assert "guides/rate_limits.html" not in lowered
 
 
 def test_roles_of_docstrings_are_links(site):
@@ -217,12 +226,13 @@ def check_llm(words):
 
 
 CHECKS = {
+    # Programs of other projects.
+    **dict.fromkeys(("gunicorn", "nohup", "pre-commit", "redis-server", "tail", "uvicorn"), lambda _: None),
     "export": check_export,
     "llm": check_llm,
     "make": check_make,
     "nanogpt": check_nanogpt,
     "pip": check_pip,
-    "pre-commit": lambda _: None,
     "py": check_python,
     "python": check_python,
 }

@@ -26,8 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"(?:^<!-- snippet: (.+?) -->\n)?^```(python|diff)\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
 REDIS = re.compile(r"redis://[\d.]+:63\d\d")
-# Packages that are no part of the environment for development; their snippets run if they are there, with warnings.
-OPTIONAL = {"celery", "dask", "daft", "lance", "pyspark", "ray"}
+# Packages that are no part of some environments, or that warn; their snippets run if they are there, with warnings.
+OPTIONAL = {"celery", "dask", "daft", "langchain_community", "lance", "pyspark", "ray"}
 FRAMEWORKS = ("langchain", "llama_index")
 # Packages that come with an extra, and are left out in some environments of CI.
 NEEDS = {
