@@ -80,6 +80,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         grouped = [item for item in session.items if item.get_closest_marker("xdist_group")]
         if not all("@" in item.nodeid for item in grouped):
             raise pytest.UsageError("Groups of pytest-xdist have no effect with this version of pytest.")
+    import hypothesis  # noqa: F401 - as it is imported, it counts referrers of an object, and would find no frozen ones
+
     gc.collect()
     gc.freeze()
 

@@ -10,15 +10,19 @@ server of the tests.
 """
 
 import ast
-import json
+import importlib.util
 import os
 import re
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+_PATH = Path(__file__).parents[1] / "warm_process.py"
+_SPEC = importlib.util.spec_from_file_location("nanogpt_test_warm_process", _PATH)
+warm_process = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(warm_process)
 
 pytestmark = pytest.mark.xdist_group("snippets")  # one warm process for all
 
@@ -66,75 +70,19 @@ BEFORE = [
 ]
 
 
-def installed(name):
-    parent = name.rpartition(".")[0]
-    return (not parent or installed(parent)) and find_spec(name) is not None
-
-
-# LlamaIndex imports langchain-community if it is installed. From Python 3.12 on, asyncio deprecates a call that
-# LlamaIndex makes.
-SUNSET = "`langchain-community` is being sunset"
-LOOP = "There is no current event loop:DeprecationWarning:llama_index.core.async_utils"
-STRICT = [sys.executable, "-W", "error", "-W", f"ignore:{SUNSET}:DeprecationWarning", "-W", f"ignore:{LOOP}", "-c"]
-# Importing a framework takes longer than most snippets: one process does it, and each snippet gets a fork of it.
-WARM = """
-import gc, json, os, sys, types, warnings
-for line in json.loads(sys.argv[1]):
-    exec(line, {})
-gc.freeze()  # or each fork would copy all of it to look at it
-for line in sys.stdin:
-    job = json.loads(line)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of threads that numpy has outside of Python
-        child = os.fork()
-    if not child:
-        break
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-else:
-    sys.exit()
-os.chdir(job["folder"])
-for number, name in enumerate((os.devnull, "../out", "../err")):
-    os.dup2(os.open(name, os.O_RDWR | os.O_CREAT), number)
-if job["with_warnings"]:
-    warnings.simplefilter("default")
-sys.modules["__main__"] = main = types.ModuleType("__main__")
-exec(compile(job["code"], "<string>", "exec"), vars(main))
-sys.stdout.flush()
-os._exit(0)  # the end of an interpreter looks at all objects, and would copy their pages: a third of the CPU time
-"""
-
-
-# Modules that openai imports with the first request.
-LATE = "import openai.resources.chat, openai.resources.embeddings"
-
-
-def imported(snippet):
-    """Return the import statements of a snippet with the modules that they name."""
-    for node in ast.walk(ast.parse(snippet)):
-        if isinstance(node, ast.ImportFrom):
-            yield ast.unparse(node), [node.module]
-        elif isinstance(node, ast.Import):
-            yield ast.unparse(node), [alias.name for alias in node.names]
-
-
-def imports(snippet):
-    """Return the lines that import installed packages."""
-    return {line for line, names in imported(snippet) if all(map(installed, names))}
-
-
 def optional_packages(snippet):
-    return OPTIONAL & {name.partition(".")[0] for _, names in imported(snippet) for name in names}
+    return OPTIONAL & {name.partition(".")[0] for _, names in warm_process.imported(snippet) for name in names}
 
 
 def missing_package(snippet):
     """Return the name of a package that the snippet needs and that is not installed, or None."""
     needed = {framework for plugin, framework in NEEDS.items() if plugin in snippet} | optional_packages(snippet)
-    return next((name for name in sorted(needed) if not installed(name)), None)
+    return next((name for name in sorted(needed) if not warm_process.installed(name)), None)
 
 
 def frameworks(snippet):
     """Return the frameworks that a snippet imports: a process with all of them would be slow to fork."""
-    names = {name for _, names in imported(snippet) for name in names}
+    names = {name for _, names in warm_process.imported(snippet) for name in names}
     return frozenset(each for each in FRAMEWORKS if any(name.startswith(each) for name in names))
 
 
@@ -156,19 +104,13 @@ def warm(environment):
         if wanted not in running:
             like = [code for (code,) in (param.values for param in RUN) if frameworks(code) == wanted]
             like = [code for code in like if missing_package(code) is None]
-            running[wanted] = subprocess.Popen(
-                [*STRICT, WARM, json.dumps([LATE, *sorted(set().union(*map(imports, like)))])],
-                env=environment,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
+            lines = set().union(*map(warm_process.imports, like))
+            running[wanted] = warm_process.WarmProcess(lines, environment=environment)
         return running[wanted]
 
     yield process
     for each in running.values():
-        each.communicate(timeout=60)
+        each.close()
 
 
 @pytest.fixture
@@ -191,21 +133,15 @@ def test_snippet_runs_in_its_own_process(snippet, warm, environment, folder, req
         table = pytest.importorskip("pyarrow").table(columns)
         (folder / "passages").mkdir()
         parquet.write_table(table, folder / "passages" / "part.parquet")
-    out, err = folder.parent / "out", folder.parent / "err"
     if hasattr(os, "fork"):
-        process = warm(frameworks(snippet))
-        job = {"code": snippet, "folder": str(folder), "with_warnings": bool(optional_packages(snippet))}
-        process.stdin.write(json.dumps(job) + "\n")
-        process.stdin.flush()
-        status = process.stdout.readline().strip() or process.communicate()[1]
+        with_warnings = bool(optional_packages(snippet))
+        status, out, err = warm(frameworks(snippet)).run(snippet, folder, with_warnings=with_warnings)
     else:
-        with out.open("w") as output, err.open("w") as errors:
-            done = subprocess.run(
-                [*STRICT, snippet], cwd=folder, env=environment, stdout=output, stderr=errors, check=False
-            )
-        status = str(done.returncode)
-    assert status == "0", err.read_text() if err.exists() else status
-    assert out.read_text().strip() or "print(" not in snippet
+        command = [sys.executable, "-W", "error", *warm_process.IGNORED, "-c", snippet]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        status, out, err = str(done.returncode), done.stdout, done.stderr
+    assert status == "0", err or status
+    assert out.strip() or "print(" not in snippet
 
 
 def test_marks_of_snippets_are_known_and_give_reasons():

@@ -13,6 +13,8 @@ nbformat = pytest.importorskip("nbformat", reason="nbclient is not installed")
 nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")
 pytest.importorskip("ipykernel", reason="ipykernel is not installed")
 
+pytestmark = pytest.mark.xdist_group("notebooks")  # each notebook runs once for all
+
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "notebooks"
 NEEDS = {
     "langchain": ("langchain", "langchain_openai", "langchain_text_splitters"),

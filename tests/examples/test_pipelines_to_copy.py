@@ -1,14 +1,21 @@
 """Examples that can be copied: each runs as a new user runs it, in its own process and folder."""
 
+import importlib.util
 import os
 import re
 import shutil
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+_PATH = Path(__file__).parents[1] / "warm_process.py"
+_SPEC = importlib.util.spec_from_file_location("nanogpt_test_warm_process", _PATH)
+warm_process = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(warm_process)
+
+pytestmark = pytest.mark.xdist_group("copied examples")  # one warm process for each example
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 NEEDS = {
@@ -22,22 +29,18 @@ DOCUMENTS = {
     "x200.md": "The battery of the X200 lasts twelve hours.",
 }
 QUESTION = "How long does the battery of the X200 last?"
-# LlamaIndex imports it if it is installed.
 IGNORED = (
-    "-Wignore:`langchain-community` is being sunset:DeprecationWarning",
-    # From Python 3.12 on, asyncio deprecates a call that LlamaIndex makes.
-    "-Wignore:There is no current event loop:DeprecationWarning:llama_index.core.async_utils",
+    *warm_process.IGNORED,
     # Python 3.13 reports SQLAlchemy's pooled connection, open at exit, and one in memory that qdrant-client forgets
     # (local/persistence.py). Ours is closed: test_cache_that_is_no_longer_used_closes_its_file.
     "-Wignore:unclosed database:ResourceWarning",
 )
 
 
-@pytest.fixture(params=NEEDS)
+@pytest.fixture(scope="module", params=NEEDS)
 def name(request):
     for package in (*NEEDS[request.param], "starlette", "uvicorn"):
-        parents = package.split(".")
-        if not all(find_spec(".".join(parents[: end + 1])) for end in range(len(parents))):
+        if not warm_process.installed(package):
             pytest.skip(f"{package} is not installed")
     return request.param
 
@@ -52,11 +55,16 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def run(name, tmp_path):
-    """Copy the example to a folder, run it there, and return its output."""
+def script(name, tmp_path):
+    """The example, copied to a folder."""
     script = tmp_path / "copied" / f"{name}.py"
     script.parent.mkdir()
-    shutil.copy(EXAMPLES / f"{name}.py", script)
+    return shutil.copy(EXAMPLES / f"{name}.py", script)
+
+
+@pytest.fixture
+def run_alone(script):
+    """Run the example in its folder as a user does, and return its output."""
 
     def run(*words, environment=None):
         done = subprocess.run(
@@ -68,9 +76,36 @@ def run(name, tmp_path):
             timeout=120,
             check=False,
         )
-        assert done.returncode == 0, done.stderr
-        assert done.stderr == ""
+        assert (done.returncode, done.stderr) == (0, "")
         return done.stdout
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def warm(name):
+    """A process that has imported the packages of the example; None on Windows, which has no fork."""
+    if not hasattr(os, "fork"):
+        yield None
+        return
+    lines = warm_process.imports((EXAMPLES / f"{name}.py").read_text(encoding="utf-8"))
+    process = warm_process.WarmProcess(lines, IGNORED)
+    yield process
+    process.close()
+
+
+@pytest.fixture
+def run(script, warm, run_alone):
+    """Run the example in its folder, in a process that has imported the packages already; return its output."""
+    if warm is None:
+        return run_alone
+
+    def run(*words, environment=None):
+        code = script.read_text(encoding="utf-8")
+        given = [str(script), *map(str, words)]
+        status, out, err = warm.run(code, script.parent, *given, environment=environment)
+        assert (status, err) == ("0", "")
+        return out
 
     return run
 
@@ -85,8 +120,8 @@ def with_key(sandbox):
     return {"NANOGPT_API_KEY": sandbox.api_key, "NANOGPT_BASE_URL": sandbox.base_url}
 
 
-def test_without_key_second_run_embeds_nothing_and_answers_the_same(run, folder):
-    first, second = run(folder, QUESTION), run(folder, QUESTION)
+def test_without_key_second_run_embeds_nothing_and_answers_the_same(run_alone, run, folder):
+    first, second = run_alone(folder, QUESTION), run(folder, QUESTION)
     assert first.startswith("Index: 3 chunks embedded")
     assert second.startswith("Index: 0 chunks embedded")
     for out in (first, second):
@@ -95,7 +130,7 @@ def test_without_key_second_run_embeds_nothing_and_answers_the_same(run, folder)
     assert first.splitlines()[1:] == second.splitlines()[1:]
 
 
-def test_with_key_only_changed_documents_are_embedded_and_deleted_ones_are_not_found(run, folder, sandbox):
+def test_with_key_only_changed_documents_are_embedded_and_only_present_ones_are_found(run, folder, sandbox):
     key = with_key(sandbox)
     run(folder, QUESTION, environment=key)
     assert sandbox.requests[-1].body["stream"] is True, "the answer is streamed"
@@ -115,16 +150,10 @@ def test_with_key_only_changed_documents_are_embedded_and_deleted_ones_are_not_f
     assert "sixteen hours" in prompt
     assert "honey" not in prompt, "the former text of a changed document is gone"
     assert "twelve hours" not in prompt, "a deleted document is gone"
+    assert "x200" not in out
 
-
-def test_document_put_back_is_found_again(run, folder, sandbox):
-    key = with_key(sandbox)
-    text = (folder / "x200.md").read_text(encoding="utf-8")
-    run(folder, QUESTION, environment=key)
-    (folder / "x200.md").unlink()
-    assert "x200" not in run(folder, QUESTION, environment=key)
-    (folder / "x200.md").write_text(text, encoding="utf-8")
-    assert run(folder, QUESTION, environment=key).endswith("\n[1] x200.md\n")
+    (folder / "x200.md").write_text(DOCUMENTS["x200.md"], encoding="utf-8")
+    assert run(folder, QUESTION, environment=key).endswith("\n[1] x200.md\n"), "a document put back is found again"
 
 
 @pytest.mark.parametrize("name", NEEDS, ids=NEEDS, indirect=True)

@@ -18,7 +18,7 @@ from nanogpt_core.sandbox import Fault, Reply, ToolCall
 ITS_OWN_WARNING = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecationWarning")
 PROMPT = PromptTemplate("Clean {what}.")
 HALF = '{"path": "/home/us'
-DEEP = pytest.param('{"path": ' * 1100, id="deep")
+DEEP = pytest.param('{"path": ' + "[" * 1100, id="deep")
 
 
 class Clean(BaseModel):

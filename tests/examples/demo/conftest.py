@@ -1,6 +1,7 @@
 """Fixtures of the demo's tests: its folder on `sys.path`, and its pipelines."""
 
 import contextlib
+import functools
 import importlib
 import sys
 from pathlib import Path
@@ -47,11 +48,19 @@ def _no_waiting_for_the_disk():
 
 
 @pytest.fixture(scope="session")
-def corpus_passages():
-    """The examples' corpus, which takes seconds to read."""
-    from corpus import load_passages
+def corpus_module():
+    """The module ``corpus``, which here reads Python's documentation only once: that takes seconds."""
+    import corpus
 
-    return load_passages()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpus, "_documents", functools.cache(corpus._documents))
+        yield corpus
+
+
+@pytest.fixture(scope="session")
+def corpus_passages(corpus_module):
+    """The examples' corpus."""
+    return corpus_module.load_passages()
 
 
 @pytest.fixture(scope="session")

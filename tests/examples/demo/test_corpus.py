@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -30,19 +29,14 @@ print(sorted({"antigravity", "this", "tkinter", "turtle", "idlelib", "webbrowser
 """
 
 
-@pytest.fixture(scope="module")
-def corpus():
-    spec = importlib.util.spec_from_file_location("examples_corpus", EXAMPLES / "corpus.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+@pytest.fixture
+def corpus(corpus_module):
+    return corpus_module
 
 
 @pytest.fixture(scope="module")
-def passages(corpus):
-    return corpus.load_passages()
+def passages(corpus_passages):
+    return corpus_passages
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,8 @@ pytest.importorskip("ir_measures", reason="the compare extra is not installed")
 pytest.importorskip("matplotlib", reason="the compare extra is not installed")
 pytest.importorskip("cyclopts", reason="the cli extra is not installed")
 
+pytestmark = pytest.mark.xdist_group("corpus")  # one reading of the corpus for all
+
 MODELS = ["text-embedding-3-small", "BAAI/bge-large-en-v1.5"]
 
 

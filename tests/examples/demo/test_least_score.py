@@ -4,8 +4,11 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from nanogpt_core import Embedder
+
+pytestmark = pytest.mark.xdist_group("corpus")  # one reading of the corpus for all
 
 QUESTIONS = Path(__file__).resolve().parents[3] / "examples" / "demo" / "questions.jsonl"
 
