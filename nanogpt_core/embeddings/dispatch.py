@@ -73,11 +73,6 @@ class Dispatcher:
     timeout: float
     on_overflow: Overflow
 
-    @property
-    def _model(self) -> str:
-        model: str = self.parameters["model"]
-        return model
-
     def dispatch(
         self,
         batch: Batch,
@@ -105,10 +100,9 @@ class Dispatcher:
         if take:
             for part, response in accepted:
                 take(part, response)
-        largest = max((part for part, _ in accepted), key=lambda part: len(part.texts))
-        if len(largest.texts) < len(batch.texts):
+        if len(accepted) > 1:
             # Learned only now: a refusal can also concern a single text, which then ends the call.
-            self.host.learn(largest)
+            self.host.learn(max((part for part, _ in accepted), key=lambda part: len(part.texts)))
 
     def _send_in_parts(
         self,
@@ -247,7 +241,7 @@ class Dispatcher:
                     raise
                 self.host.encoding, first = "float", None
             except ModelNotFoundError as error:
-                _suggest_names(error, self._model)
+                _suggest_names(error, self.parameters["model"])
                 raise
 
     def cost(self, *batches: Batch) -> Cost:
@@ -255,7 +249,7 @@ class Dispatcher:
         tokens = sum(sum(batch.tokens) for batch in batches)
         texts = sum(len(batch.texts) for batch in batches)
         usd = price(tokens, self.usd_per_million_tokens) or 0.0
-        return Cost(self._model, texts, tokens, usd, self.timeout)
+        return Cost(self.parameters["model"], texts, tokens, usd, self.timeout)
 
     def outcome(self, response: EmbeddingResponse) -> Outcome:
         """Return the outcome of an attempt that was answered: the cost that the reply gives, or its tokens' price."""
@@ -318,7 +312,7 @@ class Dispatcher:
         try:
             with observer.sending():
                 reply = yield Send("/embedding-models", None, limits.remaining(self.timeout), MAX_LIST_BYTES)
-            row = parse_model_list(reply.body).get(self._model)
+            row = parse_model_list(reply.body).get(self.parameters["model"])
         except NanoGPTError:
             return None
         return row.dimensions if row else None

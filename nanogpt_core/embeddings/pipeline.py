@@ -231,13 +231,14 @@ class Pipeline:
         self, plan: Plan, limits: CallLimits, as_lists: bool, show_progress: bool
     ) -> Iterator[ResultCollector]:
         progress = self.config.progress if show_progress else None
+        cache = self._cache_lookup(limits.deadline)
         with reporting(progress, plan.text_count) if progress else contextlib.nullcontext() as report:
             results = ResultCollector(
                 plan,
                 ListOutput(plan) if as_lists else ArrayOutput(plan),
                 dimensions_check=self.dimensions_check,
                 model=self.config.model_row.id,
-                cache=self._cache_lookup(limits.deadline),
+                cache=cache,
                 report=report,
                 warning=self._warning,
             )

@@ -8,11 +8,10 @@ down.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import ssl
 import weakref
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from nanogpt_core._runtime.fork import ForkSafe, delay_forks
@@ -42,8 +41,11 @@ class _SharedTransport(httpx.HTTPTransport):  # type: ignore[misc] # the library
         self._pool = httpcore.ConnectionPool(network_backend=Backend(), **_pool_options(proxy, tls))
 
     def handle_request(self, request: Any) -> Any:
-        with _naming(self._proxy):
+        try:
             return super().handle_request(request)
+        except _PROXY_ERRORS as error:
+            _name_proxy(error, self._proxy)
+            raise
 
 
 class _AsyncSharedTransport(httpx.AsyncHTTPTransport):  # type: ignore[misc]
@@ -55,8 +57,11 @@ class _AsyncSharedTransport(httpx.AsyncHTTPTransport):  # type: ignore[misc]
         self._pool = httpcore.AsyncConnectionPool(network_backend=AsyncBackend(), **_pool_options(proxy, tls))
 
     async def handle_async_request(self, request: Any) -> Any:
-        with _naming(self._proxy):
+        try:
             return await super().handle_async_request(request)
+        except _PROXY_ERRORS as error:
+            _name_proxy(error, self._proxy)
+            raise
 
 
 def _pool_options(proxy: Proxy | None, tls: ssl.SSLContext) -> dict[str, Any]:
@@ -77,15 +82,13 @@ def _pool_options(proxy: Proxy | None, tls: ssl.SSLContext) -> dict[str, Any]:
     return options
 
 
-@contextlib.contextmanager
-def _naming(proxy: Proxy | None) -> Iterator[None]:
-    """Name the proxy, and the variable that it comes from, in errors between here and the proxy."""
-    try:
-        yield
-    except (httpx.ProxyError, httpx.ConnectError, httpx.ConnectTimeout) as error:
-        # TLS is between here and the host.
-        if proxy is None or any(isinstance(cause, ssl.SSLError) for cause in causes(error)):
-            raise
+_PROXY_ERRORS = (httpx.ProxyError, httpx.ConnectError, httpx.ConnectTimeout)
+
+
+def _name_proxy(error: Exception, proxy: Proxy | None) -> None:
+    """Raise an error between here and the proxy with the name of the proxy, and of the variable that it comes from."""
+    # TLS is between here and the host.
+    if proxy is not None and not any(isinstance(cause, ssl.SSLError) for cause in causes(error)):
         raise httpx.ProxyError(f"{proxy}: {error}") from error
 
 

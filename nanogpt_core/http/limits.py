@@ -245,10 +245,8 @@ class ProcessLimits:
             BudgetExceededError: ``cost`` would exceed the budget. Nothing is reserved.
         """
         limiter = self._limiter()
-        reservation = limiter.reserve(probes=False)
-        confirmed = limiter.confirm(reservation) if reservation.delay <= 0 else None
+        confirmed = limiter.start_now()
         if confirmed is None:
-            limiter.release(reservation)
             return None
         try:
             if self.budget is not None:

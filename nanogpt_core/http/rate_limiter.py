@@ -133,17 +133,16 @@ class RateLimiter(ForkSafe):
                 pauses all requests, which is a bad bargain for a caller that does not need a higher rate.
         """
         with self._lock:
-            time = self._now()
+            time, rate = self._now(), self._rate()
             earliest = max(time, self._paused_until)
-            start = max(earliest, self._next_start(time))
-            if probes or self._rate() < max(self._peak or 0.0, DEFAULT_RATE):
+            start = max(earliest, self._next_start(time, rate))
+            if probes or rate < max(self._peak or 0.0, DEFAULT_RATE):
                 self._busy_seconds += max(0.0, start - max(earliest, self._busy_until))
                 self._busy_until = max(self._busy_until, start)
             insort(self._starts, start)
             return Reservation(start, start - time)
 
-    def _next_start(self, time: float) -> float:
-        rate = self._rate()
+    def _next_start(self, time: float, rate: float) -> float:
         count = math.ceil(rate)
         period = count / rate / _USED_SHARE
         starts, half = self._starts, (count + 1) // 2
@@ -162,11 +161,22 @@ class RateLimiter(ForkSafe):
             time, rate = self._now(), self._rate()
             if not self._remove(reservation.start) or time < self._paused_until:
                 return None
-            count = math.ceil(rate)
-            if bisect_right(self._starts, time) - bisect_right(self._starts, time - count / rate) >= count:
+            return self._start(time, rate)
+
+    def _start(self, time: float, rate: float) -> Reservation | None:
+        count = math.ceil(rate)
+        if bisect_right(self._starts, time) - bisect_right(self._starts, time - count / rate) >= count:
+            return None
+        insort(self._starts, time)
+        return Reservation(time, 0.0)
+
+    def start_now(self) -> Reservation | None:
+        """Start now, as :meth:`reserve` and :meth:`confirm` together; None if the request would have to wait."""
+        with self._lock:
+            time, rate = self._now(), self._rate()
+            if max(self._paused_until, self._next_start(time, rate)) > time:
                 return None
-            insort(self._starts, time)
-            return Reservation(time, 0.0)
+            return self._start(time, rate)
 
     def release(self, reservation: Reservation) -> None:
         """Give back a start time that will not be used."""

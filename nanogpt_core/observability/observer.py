@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+from collections.abc import Callable
 from contextvars import Context, copy_context
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CallObserver", "Observer", "RequestTimer"]
 
-_NO_SPAN = contextlib.nullcontext()
 
-
+@dataclass(slots=True)
 class RequestTimer:
     """Time and attempts of one request.
 
@@ -35,11 +36,9 @@ class RequestTimer:
         uncertain: Those that failed and may have been billed.
     """
 
-    __slots__ = ("_started", "attempts", "uncertain")
-
-    def __init__(self) -> None:
-        self._started = clock.now()
-        self.attempts = self.uncertain = 0
+    attempts: int = 0
+    uncertain: int = 0
+    _started: float = field(default_factory=clock.now)
 
     @property
     def seconds(self) -> float:
@@ -110,15 +109,18 @@ class CallObserver:
     Attributes:
         model: Name of the model.
         dimensions: Dimensions of the vectors, for the span.
+        sending: Returns a context for the HTTP request: its own span becomes a child of the call's.
     """
 
-    __slots__ = ("_context", "_observer", "_telemetry", "_trackers", "dimensions", "model")
+    __slots__ = ("_context", "_observer", "_telemetry", "_trackers", "dimensions", "model", "sending")
 
     def __init__(self, observer: Observer, model: str, telemetry: CallTelemetry | None) -> None:
         self._observer = observer
         self.model = model
         self.dimensions: int | None = None
         self._telemetry = telemetry
+        self.sending: Callable[[], contextlib.AbstractContextManager[Any]]
+        self.sending = contextlib.nullcontext if telemetry is None else telemetry.current
         self._trackers = active_trackers.get()
         self._context = None if observer.hook is None else copy_context()
 
@@ -132,13 +134,9 @@ class CallObserver:
         """End the call, and its span. A stream that its consumer leaves is no error."""
         telemetry, self._telemetry = self._telemetry, None
         if telemetry is not None:
+            self.sending = contextlib.nullcontext
             is_failed = error is not None and not isinstance(error, GeneratorExit)
             telemetry.end(error_name(error) if error is not None and is_failed else None, self.dimensions)
-
-    def sending(self) -> contextlib.AbstractContextManager[Any]:
-        """Return a context for the HTTP request: its own span becomes a child of the call's."""
-        telemetry = self._telemetry
-        return _NO_SPAN if telemetry is None else telemetry.current()
 
     def report_cached(self, texts: int, seconds: float) -> None:
         """Report texts whose vectors came from the cache."""

@@ -125,7 +125,7 @@ def test_temporary_failure_of_the_limits_is_retried(options, call_embed):
 
 
 def test_limits_that_stay_away_end_the_call_before_anything_is_sent(options, call_embed, sandbox):
-    limits = RecordingLimits(LimitsUnavailableError("away"), LimitsUnavailableError("away"))
+    limits = RecordingLimits(*(LimitsUnavailableError("away") for _ in range(10)))
     with pytest.raises(LimitsUnavailableError):
         call_embed(Embedder(**options, limits=limits, max_retries=1), ["text"])
     assert sandbox.requests == []
