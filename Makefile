@@ -21,7 +21,7 @@ CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 TESTS := -n $(shell expr $(CORES) + 1) --dist loadgroup
 
 .PHONY: help demo web evaluate notebooks test lint types tests kill faults ray scale bench cli-bench compat pgvector \
-  versions pythons wheels readme prose docs docs-serve clean
+  logfire versions pythons wheels readme prose docs docs-serve clean
 
 help:
 	@echo "make demo [Q='...']  RAG over Python's own documentation, in LangChain and in LlamaIndex"
@@ -45,6 +45,7 @@ help:
 	@echo "make cli-bench       nanogpt embed beside Embedder.stream: speed, memory and the first line of progress"
 	@echo "make compat          the plugins against three servers that others wrote; downloads 1.5 GB"
 	@echo "make pgvector        both frameworks' stores on a PostgreSQL of its own; downloads 150 MB"
+	@echo "make logfire         the test of spans beside Logfire"
 	@echo "make clean           removes the environments"
 
 # The user's words go through the environment unchanged: neither make nor the shell interprets them.
@@ -124,6 +125,11 @@ compat: $(VENV)/dev
 
 pgvector: $(VENV)/dev
 	$(RUN) compat/postgres.py
+
+# In a folder of its own: its plugins of pydantic and pytest would slow down all other tests.
+logfire: $(VENV)/dev
+	@$(VENV)/bin/uv pip install --quiet --python $(RUN) --target $(VENV).logfire logfire
+	PYTHONPATH=$(VENV).logfire $(RUN) -m pytest tests/plugins/test_tracing.py -k logfire
 
 versions: $(VENV)/dev
 	$(RUN) .ci/versions.py

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from nanogpt_core._runtime import clock
 from nanogpt_core._runtime.log import logger
-from nanogpt_core.errors import causes
+from nanogpt_core.errors import InvalidTypeError, causes
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.redaction import without_secrets
 from nanogpt_core.models.pricing import price
@@ -90,7 +91,10 @@ class Observer:
         failure = sys.exc_info()[1]  # the error of the request, if it failed
         try:
             # A context cannot be entered twice, and two requests of a call may end at the same time.
-            context.copy().run(self.hook, record)
+            result = context.copy().run(self.hook, record)
+            if inspect.iscoroutine(result):
+                result.close()
+                raise InvalidTypeError("on_request returned a coroutine, which is never run: pass a plain function.")
         except Exception as error:  # noqa: BLE001 - the hook is the user's
             for cause in causes(error):
                 if cause.__context__ is failure:
@@ -221,13 +225,13 @@ class CallObserver:
 
 
 def _log(record: RequestRecord) -> None:
-    parts = [f"{record.texts} text{'' if record.texts == 1 else 's'}"] if record.kind == "embeddings" else []
+    parts = [_count(record.texts, "text")] if record.kind == "embeddings" else []
     if record.cached:
         parts.append("from the cache")
     elif record.error is None:
-        parts.append(f"{'?' if record.prompt_tokens is None else record.prompt_tokens} tokens")
+        parts.append(_count(record.prompt_tokens, "token"))
     if record.kind == "chat" and record.error is None:
-        parts.append(f"{'?' if record.completion_tokens is None else record.completion_tokens} tokens of answer")
+        parts.append(f"{_count(record.completion_tokens, 'token')} of answer")
     parts.append(f"{record.seconds:.3f} s")
     if record.attempts > 1:
         parts.append(f"{record.attempts} attempts")
@@ -236,3 +240,7 @@ def _log(record: RequestRecord) -> None:
     if record.request_id is not None:
         parts.append(f"request {record.request_id}")
     logger.debug("%s %s: %s", record.kind, record.model, ", ".join(parts))
+
+
+def _count(number: int | None, noun: str) -> str:
+    return f"{'?' if number is None else number} {noun}{'' if number == 1 else 's'}"

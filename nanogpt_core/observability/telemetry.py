@@ -1,7 +1,7 @@
 """OpenTelemetry: one span for each call, and metrics, by the semantic conventions for generative AI.
 
 Nothing here imports OpenTelemetry. A program that records spans or metrics has imported its API before: if that is not
-the case, a call costs a look into ``sys.modules``. Decisions: docs/adr/0080-spans-and-metrics.md.
+the case, a call costs a look into ``sys.modules``. Decisions: docs/adr/0085-spans-and-metrics.md.
 """
 
 from __future__ import annotations

@@ -164,6 +164,17 @@ def test_hook_that_raises_breaks_no_call_and_is_logged_once(make, embed, caplog)
     assert "the hook's own" in caplog.text  # with its traceback
 
 
+def test_hook_that_returns_a_coroutine_is_logged_once(make, embed, caplog):
+    async def late(_model):
+        raise AssertionError("never run")
+
+    embedder = make(on_request=lambda record: late(record.model))
+    for text in "ab":
+        assert len(embed(embedder, [text])) == 1
+    assert len([one for one in caplog.records if one.levelno == logging.WARNING]) == 1
+    assert "InvalidTypeError: on_request returned a coroutine" in caplog.text
+
+
 user = contextvars.ContextVar("user")
 
 

@@ -37,8 +37,10 @@ def test_each_request_is_logged_at_debug(sandbox_with, embed, log):
     embedder = embedder_of(sandbox_with(), cache=MemoryCache())
     embed(embedder, ["a", "b"])
     embed(embedder, ["a"])
-    sent, cached = log(logging.DEBUG)
-    assert sent.startswith(f"embeddings {MODEL}: 2 texts, {embedder.usage.prompt_tokens} tokens, ")
+    embed(embedder, ["c"])
+    sent, cached, single = log(logging.DEBUG)
+    assert sent.startswith(f"embeddings {MODEL}: 2 texts, 2 tokens, ")
+    assert single.startswith(f"embeddings {MODEL}: 1 text, 1 token, ")
     assert "request sandbox-" in sent
     assert cached.startswith(f"embeddings {MODEL}: 1 text, from the cache, ")
     assert log(logging.INFO) == log(logging.WARNING) == []
