@@ -107,8 +107,8 @@ def verify_cache(path: str | os.PathLike[str]) -> CacheReport:
 def export_cache(path: str | os.PathLike[str], target: str | os.PathLike[str]) -> int:
     """Write the valid vectors of a cache file into a NumPy ``.npz`` file, and return their number.
 
-    For each number of dimensions d it has the arrays ``keys_d``, ``(n, 32)`` uint8, and ``vectors_d``, ``(n, d)``
-    float32.
+    It has two arrays for each number of dimensions d, whose names end with that number: for 1536, ``keys_1536``,
+    ``(n, 32)`` uint8, and ``vectors_1536``, ``(n, 1536)`` float32.
 
     Raises:
         ConfigurationError: There is no such cache file, or it is not a cache, or ``target`` cannot be written.

@@ -43,9 +43,22 @@ class EmbeddingCache(Protocol):
     """The interface of an embedding cache. Its methods are called from several threads at once.
 
     If a method raises, the call warns and continues without the cache. So it does if the call has a ``deadline`` and a
-    method takes longer than a quarter of the time until then; the method goes on in a thread of its own. A cache that
-    keeps its waits within :func:`nanogpt_core._runtime.clock.seconds_left` by itself says so with an attribute
-    ``keeps_deadline = True``.
+    method takes longer than a quarter of the time until then: for that, each method runs in a thread of its own. A
+    cache whose methods never wait long says so with an attribute ``keeps_deadline = True``, and needs no such threads.
+
+    Example:
+        >>> class DictionaryCache:
+        ...     keeps_deadline = True  # neither method waits
+        ...
+        ...     def __init__(self):
+        ...         self._entries = {}
+        ...
+        ...     def get_many(self, keys):
+        ...         return {key: self._entries[key] for key in keys if key in self._entries}
+        ...
+        ...     def put_many(self, entries):
+        ...         self._entries.update(entries)
+        >>> embedder = Embedder(cache=DictionaryCache())
     """
 
     def get_many(self, keys: Sequence[bytes]) -> Mapping[bytes, bytes]:

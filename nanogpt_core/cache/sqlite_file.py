@@ -101,7 +101,8 @@ def resolve_path(path: str | os.PathLike[str]) -> Path:
         return resolved
     if stat.S_ISDIR(mode):
         raise ConfigurationError(
-            f"The cache's path {resolved} is a folder.", remedy=f"Name a file in it, such as {resolved / 'vectors.db'}."
+            f"The cache's path {resolved} is a folder.",
+            remedy=f"Name a file in it, such as {resolved / 'vectors.sqlite'}.",
         )
     if not stat.S_ISREG(mode):
         raise ConfigurationError(f"The cache's path {resolved} is not a regular file.")

@@ -49,7 +49,7 @@ def sandbox(
         requests_per_second: Answer 429 over this rate. Default: no limit.
         requests_per_day: Answer 429 over this number in a day. Default: no limit.
         reference_page: The models and errors of NanoGPT's reference page.
-        report_cost: Give the cost in embedding replies.
+        report_cost: Give the cost in replies.
         width_source: Dimensions of the vectors: those of the model cards, or those that NanoGPT lists.
         no_vendor_limits: Take 2048 texts a request for every model.
         refuse_base64: Answer 400 to `encoding_format="base64"`.

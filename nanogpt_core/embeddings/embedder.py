@@ -57,7 +57,7 @@ class Embedder(Closeable):
             packaged catalog.
         dimensions: Reduce the vectors to so many dimensions, for models that support it. Default: the model's full
             dimensions.
-        user: Identifier that the service stores with the usage. Default: none.
+        user: Identifier that is sent with each request, for tracking usage. Default: none.
         on_overflow: Treatment of a text over the model's token limit: ``"error"`` (default) raises before anything is
             sent, ``"truncate"`` embeds its beginning, ``"split"`` embeds it in pieces and returns their mean, weighted
             by tokens and scaled to length 1.

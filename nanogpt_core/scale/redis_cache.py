@@ -93,6 +93,13 @@ class RedisCache(ForkSafe):
                 pipeline.set(self._name(key), entry, px=milliseconds)
             pipeline.execute()
 
+    def close(self) -> None:
+        """Close the connections of this process, when no call uses them; a later call makes new ones."""
+        with self._lock:
+            client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
     def _name(self, key: bytes) -> bytes:
         return self._prefix.encode() + b":" + key
 

@@ -305,6 +305,13 @@ class RedisLimits:
         """
         self._session.flush()
 
+    def close(self) -> None:
+        """Do as :meth:`flush` if Redis is reachable, and close the connection of this process.
+
+        A later request makes a new one. Without ``close()``, the connection ends with the object.
+        """
+        self._session.close()
+
     def __repr__(self) -> str:
         budget = "" if self.budget_usd is None else f", budget_usd={self.budget_usd:g}"
         return f"RedisLimits({self._settings.address.url!r}, {self.name!r}{budget})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 import math
@@ -269,6 +270,16 @@ class RedisSession(ForkSafe):
         """
         self.probe_now()
         self.admit("")  # after the round trip of another thread that carries some
+
+    def close(self) -> None:
+        """Send all records if the server is reachable, and close the connection; the next request makes a new one."""
+        if self._records:
+            with contextlib.suppress(LimitsUnavailableError):
+                self.flush()
+        with self._round_trip:
+            client, self._client = self._client, None
+            if client is not None:
+                client.close()
 
     def _flush(self) -> None:
         """Send records that no request takes along, until none comes. Without the server, try again; at exit, once."""

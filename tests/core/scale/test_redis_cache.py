@@ -2,6 +2,7 @@
 
 import pickle
 import threading
+import time
 import uuid
 
 import numpy as np
@@ -31,6 +32,23 @@ def test_text_is_paid_for_once_by_two_processes_with_one_cache(cache, options, s
     again = Embedder(**options, cache=twin).embed(["two", "one"])
     assert np.array_equal(vectors[::-1], again)
     assert len(sandbox.requests) == 1
+
+
+def test_close_ends_the_connection_until_the_next_call(cache, start_redis, name):
+    server = start_redis()
+    cache = RedisCache(server.url, prefix=name)
+    observer = RedisCache(server.url)
+    cache.close()  # nothing to close yet
+    cache.put_many({b"key": b"entry"})
+    observer.put_many({b"connects": b""})
+    assert len(observer._client.client_list()) == 2
+    cache.close()
+    deadline = time.monotonic() + 60
+    while len(observer._client.client_list()) > 1:  # the server reads the end of a connection in its next turn
+        assert time.monotonic() < deadline
+    assert cache.get_many([b"key"]) == {b"key": b"entry"}
+    cache.close()
+    observer.close()
 
 
 def test_entries_expire_after_ttl(cache, name):

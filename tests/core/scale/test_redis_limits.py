@@ -793,3 +793,18 @@ def test_request_that_was_admitted_without_redis_keeps_to_the_shared_rate_once_i
     assert [one.ready for one in again] == [True, False]
     assert again[1].delay > 0.5
     assert {one.worker for one in workers[0].ledger().open} == {limits._session.worker for limits in workers}
+
+
+def test_close_reports_and_ends_the_connection_until_the_next_request(start_redis, name):
+    server = start_redis()
+    limits, observer = RedisLimits(server.url, name, budget_usd=1), RedisLimits(server.url, name)
+    limits.close()  # nothing to close yet
+    limits.settle(admit(limits, CENT), PAID)
+    limits.close()
+    wait_until(lambda: len(observer._session.run(lambda client: client.client_list())) == 1)
+    assert observer.ledger().spent_usd == 0.01
+    assert limits.ledger().spent_usd == 0.01
+    server.stop()
+    limits.settle(admit(RedisLimits(start_redis().url, name), CENT), PAID)
+    limits.close()  # without the server
+    observer.close()
