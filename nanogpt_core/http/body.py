@@ -13,6 +13,9 @@ from nanogpt_core.http.library import httpx
 
 __all__ = ["AsyncBody", "Body", "BodyReader"]
 
+_COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate"})
+_NOT_ASKED_FOR = frozenset({"br", "zstd", "compress", "x-compress", "dcb", "dcz"})
+
 
 class BodyReader:
     """Unpacks the body of a reply, and keeps it to the size limit of the attempt.
@@ -21,7 +24,7 @@ class BodyReader:
         headers: The reply's headers.
 
     Raises:
-        ReplyError: The headers announce more, or an unknown compression.
+        ReplyError: The headers announce more, or another compression.
     """
 
     def __init__(self, headers: Mapping[str, str]) -> None:
@@ -29,10 +32,12 @@ class BodyReader:
         length = headers.get("content-length", "")
         if length.isdigit() and int(length) > self._max_bytes:
             raise self._too_large()
-        encoding = headers.get("content-encoding", "").strip().lower()
-        if encoding not in ("identity", "", "gzip", "x-gzip", "deflate"):
-            raise ReplyError(f"The reply is compressed as {encoding!r}, which was not asked for.")
-        self.is_compressed = encoding not in ("identity", "")
+        encodings = {name.strip().lower() for name in headers.get("content-encoding", "").split(",")}
+        others = encodings & _NOT_ASKED_FOR
+        if others:
+            raise ReplyError(f"The reply is compressed as {min(others)!r}, which was not asked for.")
+        # Some servers name a character set there, or "none".
+        self.is_compressed = not encodings.isdisjoint(_COMPRESSIONS)
         # 32: either a gzip or a zlib header, whichever comes.
         self._inflater = zlib.decompressobj(zlib.MAX_WBITS | 32) if self.is_compressed else None
 
