@@ -16,7 +16,15 @@ from openai import NOT_GIVEN, NotGiven
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, model_validator
 
 from langchain_nanogpt.errors import map_to_langchain_errors
-from langchain_nanogpt.messages import PROVIDER, add_fields, cost_of, get_field, send_back, whole_numbers
+from langchain_nanogpt.messages import (
+    PROVIDER,
+    add_fields,
+    cost_of,
+    get_field,
+    send_back,
+    separate_calls,
+    whole_numbers,
+)
 from langchain_nanogpt.profiles import as_profile
 from langchain_nanogpt.structured import (
     CheckedParser,
@@ -150,9 +158,17 @@ class ChatNanoGPT(ChangeableOptions, BaseChatOpenAI):
 
     @classmethod
     def _check_options(cls, options: dict[str, Any]) -> None:
-        more = options.get("model_kwargs")
-        names = [*options, *(more if isinstance(more, Mapping) else ())]
-        check_known(names, cls._option_names(), beside=_BESIDE)
+        more = {} if options.get("model_kwargs") is None else options["model_kwargs"]
+        if not isinstance(more, Mapping):
+            raise InvalidTypeError(f"model_kwargs must be a mapping, not {type(more).__name__}.")
+        if "model_kwargs" in options:
+            options["model_kwargs"] = more
+        check_known([*options, *more], cls._option_names(), beside=_BESIDE)
+        if "metadata" in more:
+            raise ConfigurationError(
+                "metadata in model_kwargs would not be sent: LangChain takes it for its own.",
+                remedy="Pass extra_body={'metadata': ...}.",
+            )
         for name in _UNUSED:
             if options.get(name) is not None:
                 raise ConfigurationError(f"{name} is not supported.", remedy="Pass http_client and http_async_client.")
@@ -375,6 +391,8 @@ class ChatNanoGPT(ChangeableOptions, BaseChatOpenAI):
                 if delta.get("refusal") and "chunk" not in chunk:
                     made.message.additional_kwargs["refusal"] = delta["refusal"]
                 made.message.response_metadata["model_provider"] = PROVIDER
+                if self.output_version == "v1":
+                    separate_calls(made.message)
             made.message.response_metadata.update(cost_of(chunk.get("usage")))
         return made
 

@@ -6,7 +6,7 @@ Importing this registers the provider's content blocks: LangChain's of OpenAI, w
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.block_translators import openai as openai_blocks
@@ -16,20 +16,34 @@ from langchain_core.messages.content import ContentBlock
 from nanogpt_core.chat import provider_fields
 from nanogpt_core.chat.provider_fields import PROVIDER_FIELDS
 
-__all__ = ["PROVIDER", "add_fields", "cost_of", "get_field", "send_back", "whole_numbers"]
+__all__ = ["PROVIDER", "add_fields", "cost_of", "get_field", "send_back", "separate_calls", "whole_numbers"]
+
+AnyMessage = TypeVar("AnyMessage", bound=AIMessage)
 
 PROVIDER = "nanogpt"
 """The name of the provider in metadata."""
 
+_FIRST_CALL_INDEX = 1000  # no message has so many blocks
 _REASONING_FIELD = "nanogpt_reasoning_field"
 
 
 def _translate(message: AIMessage) -> list[ContentBlock]:
-    return [*_reasoning_blocks(message), *openai_blocks.translate_content(message)]
+    return [*_reasoning_blocks(message), *openai_blocks.translate_content(_with_text_blocks(message))]
 
 
 def _translate_chunk(message: AIMessageChunk) -> list[ContentBlock]:
-    return [*_reasoning_blocks(message), *openai_blocks.translate_content_chunk(message)]
+    return [*_reasoning_blocks(message), *openai_blocks.translate_content_chunk(_with_text_blocks(message))]
+
+
+def _with_text_blocks(message: AnyMessage) -> AnyMessage:
+    """Return a message without texts among its content blocks, which LangChain would pass over.
+
+    A joined stream has such texts if other blocks came after them.
+    """
+    if not isinstance(message.content, list) or all(isinstance(part, dict) for part in message.content):
+        return message
+    blocks = [{"type": "text", "text": part} if isinstance(part, str) else part for part in message.content]
+    return message.model_copy(update={"content": blocks})
 
 
 def _reasoning_blocks(message: AIMessage) -> list[ContentBlock]:
@@ -58,6 +72,15 @@ def add_fields(message: BaseMessage, source: Any) -> None:
     if blocks:
         text = [{"type": "text", "text": message.content}] if message.content else []
         message.content = [*text, *blocks]
+
+
+def separate_calls(message: BaseMessage) -> None:
+    """Give the fragments of tool calls indices of their own, in place.
+
+    LangChain's content blocks of version 1 number texts and reasoning too, and blocks of one index are joined.
+    """
+    for chunk in getattr(message, "tool_call_chunks", ()):
+        chunk["index"] = _FIRST_CALL_INDEX + (chunk["index"] or 0)
 
 
 def cost_of(usage: Any) -> dict[str, float]:

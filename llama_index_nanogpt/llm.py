@@ -393,6 +393,8 @@ class NanoGPT(ChangeableOptions, CheckedCalls):
         settings: dict[str, Any] = super()._get_model_kwargs(**kwargs)
         if self.reasoning_effort is not None:
             settings["reasoning_effort"] = self.reasoning_effort
+        if self.top_logprobs and self.logprobs is None:  # LlamaIndex would leave it out
+            settings.update(logprobs=True, top_logprobs=self.top_logprobs)
         # What one call asks for goes before what the object was made with.
         settings.update(kwargs)
         check_known(settings, beside=_BESIDE)

@@ -295,7 +295,7 @@ def resolve_base_url(base_url: str | None, allow_insecure_http: bool = False) ->
     if parts.scheme not in ("http", "https") or not host or not is_host(host) or not plain:
         # Not shown: it may well be a key in the wrong place.
         raise ConfigurationError("base_url is not an http(s) URL.", remedy=f"Use one like {DEFAULT_BASE_URL}.")
-    if parts.path.endswith(("/embeddings", "/chat/completions")):
+    if parts.path.endswith(("/embeddings", "/completions", "/embedding-models")):
         raise ConfigurationError(f"base_url {url!r} names an endpoint.", remedy="Leave the endpoint's name out.")
     if parts.scheme == "http" and not allow_insecure_http and not is_loopback(host):
         raise ConfigurationError(

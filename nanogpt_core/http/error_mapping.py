@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import re
 import ssl
@@ -51,11 +52,22 @@ _REMEDIES = {
     "both_balance_required": "Add balance, or remove :memory and :online from the model's name.",
     "content_policy_violation": "The service's content policy does not allow this text.",
 }
-_NO_SUCH_MODEL_CODES = ("model_not_found", "model_not_available", "invalid_model")
+_NO_SUCH_MODEL_CODES = (
+    *("model_not_found", "model_not_available", "invalid_model", "unknown_model", "unsupported_model"),
+    *("model_not_supported", "model_decommissioned", "model_deprecated"),
+)
 _NO_SUCH_MODEL = re.compile(
     r"\b(?:invalid|unknown|no such|unsupported|unrecognized) model\b(?! (?:param|option|config|output|response))"
     r"|not a valid model\b|\bmodel\b.{0,80}\b(?:not exist|not found|not be found|unknown|not available)|模型不存在"
+    r"|\bmodel\b.{0,80}\b(?:decommissioned|no longer (?:available|supported))"
+    r"|^(?:the |this )?(?:requested )?model (?!is\b)\S+ is not supported\b"
 )
+# Some hosts have another status for these.
+_INVALID_KEY = re.compile(r"(?:invalid|incorrect) api.?key|api.?key (?:is )?(?:not valid|invalid|incorrect)")
+_NO_BALANCE = re.compile(
+    r"insufficient (?:account )?(?:balance|credits?|funds)|balance is (?:too low|insufficient)|can only afford|余额不足"
+)
+
 _QUOTA_WORDS = re.compile(r"quota|daily|per.day|\brpd\b")
 _DAILY_WORDS = re.compile(r"daily|per.day|\brpd\b")
 _QUOTA_CODES = ("insufficient_quota", "daily_rpd_limit_exceeded", "daily_usd_limit_exceeded")
@@ -119,7 +131,7 @@ def raise_for_error_body(response: Any, request: Any) -> None:
     content = response.content
     document: Any = None
     with contextlib.suppress(ValueError):
-        document = error_object(from_json(content))
+        document = error_object(from_json(content.removeprefix(codecs.BOM_UTF8)))
     if not isinstance(document, dict) or not document.get("error"):
         return
     status = error_status(document)
@@ -168,10 +180,10 @@ def _from_status(error: openai.APIStatusError) -> StatusError:
     response = error.response
     status = response.status_code
     # Not response.text, which decodes by whatever character set the service names.
-    text = response.content.decode(errors="replace")
+    text = response.content.decode("utf-8-sig", errors="replace")
     document: Any = None
     with contextlib.suppress(ValueError):
-        document = error_object(from_json(response.content))
+        document = error_object(from_json(text.encode()))
     wait = parse_retry_after(response.headers)
     detail = error_message(document) or excerpt(text)
     code, param = _field(document, "code"), _field(document, "param")
@@ -184,9 +196,11 @@ def _from_status(error: openai.APIStatusError) -> StatusError:
     ):
         kind, remedy = _BY_STATUS[status]  # a quota for a minute
     remedy = _REMEDIES.get(code or "", remedy)
+    if status == 403 and text.lstrip().startswith("<"):  # noqa: PLR2004
+        remedy = "A firewall or proxy in front of the service sent this page: check the network, and base_url."
     if status == 402:  # noqa: PLR2004
         remedy = _balance_remedy(document, remedy)
-    named = f"{status} ({code})" if code else f"{status}"
+    named = f"{status} ({code})" if code and code != str(status) else f"{status}"
     if kind is errors.QuotaExceededError or (wait or 0.0) > MAX_RETRY_AFTER_SECONDS:
         remedy = _quota_remedy(wait, f"{code} {detail}".lower()) or remedy
     wrong_base_url = _base_url_remedy(error.request.url) if _concerns_path(status, code, param, detail) else ""
@@ -245,7 +259,7 @@ def _base_url_remedy(url: Any) -> str:
     base_url = f"{url.scheme}://{url.host}{port}{base or '/'}"
     if has_version and not is_nanogpt:
         return f"Check base_url, as {base_url} may have no {endpoint or path}, and the model's name."
-    if has_version and base.startswith("/api/"):
+    if has_version and base.startswith("/api/") and len(_BASE_PATH.findall(base)) == 1:
         return ""
     return f"The base URL looks wrong: {base_url}. It should end in /api/v1, as https://nano-gpt.com/api/v1 does."
 
@@ -261,6 +275,10 @@ def _kind(status: int, code: str | None, param: str | None, detail: str) -> tupl
     words = f"{code or ''} {detail}".lower()
     if status == 429 and (code in _QUOTA_CODES or _QUOTA_WORDS.search(words)):  # noqa: PLR2004
         return errors.QuotaExceededError, "Wait until the quota resets, or raise it."
+    if status in (400, 403, 429) and _NO_BALANCE.search(words):
+        return _BY_STATUS[402]
+    if status in (400, 403) and (code == "invalid_api_key" or _INVALID_KEY.search(words)):
+        return _BY_STATUS[401]
     # Servers on FastAPI answer 422 instead of 400.
     if status in (400, 422):
         if is_size_error(code, param, detail):

@@ -236,7 +236,7 @@ def parse_retry_after(headers: Mapping[str, str]) -> float | None:
     if milliseconds is not None:
         return milliseconds / 1000
     value = headers.get("retry-after")
-    seconds = _parse_number(value)
+    seconds = _parse_number((value or "").partition(",")[0])  # a header that is there twice
     if seconds is None and value:
         with contextlib.suppress(TypeError, ValueError, OverflowError):
             date = parsedate_to_datetime(value)

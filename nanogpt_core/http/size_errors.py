@@ -60,7 +60,7 @@ _HOST_MESSAGES = (
     r"input list can contain at most",  # Jina
     r"at most \d+ requests can be in one batch",  # Gemini
     r"数组最大不得超过",  # Zhipu (1214)
-    r"(?:输入|文本|长度).{0,12}(?:超过|超出|超长|过长)",  # hosts that answer in Chinese
+    r"(?:输入|文本|长度|tokens?).{0,12}(?:超过|超出|超长|过长)",  # hosts that answer in Chinese
 )
 # For hosts that are not in the list: a limit, and in the same sentence a noun for tokens, length or items.
 _LIMIT = (
@@ -72,8 +72,8 @@ _COUNTED = (
     r"|characters|batch.size|(?:context|input|prompt|text|message|sequence) (?:length|size|window))\b"
 )
 _TOO_LONG = (
-    r"\b(?:input|prompt|text|message|document|sequence|string|array|list|batch|request|body|payload|content)s?\b"
-    r"[^.;!?]{0,40}\b(?:too (?:long|large|big)\b|exceeds? the (?:limit|maximum))"
+    r"\b(?:input|prompt|text|message|document|sequence|string|array|list|batch|request|body|payload|content|entity)s?\b"
+    r"[^.;!?]{0,40}\b(?:too (?:long|large|big)\b|exceeds? (?:the )?(?:limit|max|allowed)|(?:must|may|can) ?not exceed)"
 )
 _GENERAL = re.compile(rf"{_COUNTED}[^.!?]{{0,60}}{_LIMIT}|{_LIMIT}[^.;!?]{{0,60}}{_COUNTED}|{_TOO_LONG}")
 _HOST_MESSAGE = re.compile("|".join(_HOST_MESSAGES))
@@ -81,7 +81,8 @@ _HOST_MESSAGE = re.compile("|".join(_HOST_MESSAGES))
 # Limits of an account, and limits per time.
 _OTHER_LIMITS = re.compile(
     r"spending|billing|quota|credit|balance|\baccount|plan\b|rate.?limit"
-    r"|(?:per|each|every) (?:second|minute|hour|day|month)"
+    r"|(?:per|each|every) (?:second|minute|hour|day|month)|hourly|daily|weekly|monthly|\bafford|organi[sz]ation"
+    r"|额度|配额|余额|账户|每[秒分日天月]"
     r"|tokens ?/ ?(?:s|sec|min|minute|h|hour|day)\b|throttl|concurren|simultaneous|\bqueue"
 )
 # Limits of single parameters. A message that fits no host's must not name one of them.
@@ -90,6 +91,8 @@ _OTHER_PARAMETERS = re.compile(
     r"|\buser\b|\bname\b|image|audio|video|\bfile|schema|\benum\b|encoding|max_?\w*tokens"
     r"|\bmax(?:imum)? (?:new )?tokens (?:must|should|has to|needs? to|cannot|value|parameter|setting|is too)"
     r"|(?:completion|output|new|generated) tokens|to (?:generate|sample|predict)\b|prediction|thinking|reasoning|budget"
+    # A lower limit.
+    r"|(?:must|should|has to|have to|needs? to) (?:be|have|contain) (?:more|longer|larger|greater) than"
     r"|\bn\b|best_of|header|\burl\b|\bkeys?\b|password|e-?mail|username|identifier|suffix|choices|candidates"
 )
 # A word with an underscore is the name of a parameter. Names of texts and of their size, and codes, have these parts.

@@ -24,6 +24,9 @@ from nanogpt_core.http.own_client import asend_with, send_with
 
 __all__ = ["SDK_HEADERS", "SDK_KEY", "AsyncBody", "AsyncTransport", "Body", "BodyReader", "Transport"]
 
+_COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate"})
+_NOT_ASKED_FOR = frozenset({"br", "zstd", "compress", "x-compress", "dcb", "dcz"})
+
 
 class Transport(httpx.BaseTransport):  # type: ignore[misc] # the library is known only when this runs
     """Sends sync requests with an endpoint's key and headers, within the limits of the attempt.
@@ -119,7 +122,7 @@ class BodyReader:
         headers: The reply's headers.
 
     Raises:
-        ReplyError: The headers announce more, or an unknown compression.
+        ReplyError: The headers announce more, or another compression.
     """
 
     def __init__(self, headers: Mapping[str, str]) -> None:
@@ -127,10 +130,12 @@ class BodyReader:
         length = headers.get("content-length", "")
         if length.isdigit() and int(length) > self._max_bytes:
             raise self._too_large()
-        encoding = headers.get("content-encoding", "").strip().lower()
-        if encoding not in ("identity", "", "gzip", "x-gzip", "deflate"):
-            raise ReplyError(f"The reply is compressed as {encoding!r}, which was not asked for.")
-        self.is_compressed = encoding not in ("identity", "")
+        encodings = {name.strip().lower() for name in headers.get("content-encoding", "").split(",")}
+        others = encodings & _NOT_ASKED_FOR
+        if others:
+            raise ReplyError(f"The reply is compressed as {min(others)!r}, which was not asked for.")
+        # Some servers name a character set there, or "none".
+        self.is_compressed = not encodings.isdisjoint(_COMPRESSIONS)
         # 32: either a gzip or a zlib header, whichever comes.
         self._inflater = zlib.decompressobj(zlib.MAX_WBITS | 32) if self.is_compressed else None
 

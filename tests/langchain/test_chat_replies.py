@@ -370,6 +370,28 @@ async def test_parser_error_of_the_sdk_is_a_reply_error(replying, call_, form):
         await all_of(call_, form, runnable)
 
 
+# --- content blocks ---
+
+
+@pytest.mark.parametrize("version", ["v0", "v1"])
+async def test_blocks_of_reasoning_text_and_calls_stay_separate(replying, ask, version):
+    calls = [call('{"path": "x"}', identifier="a"), call('{"path": "y"}', identifier="b")]
+    sandbox = replying({"reasoning": "Hm.", "content": "Here.", "tool_calls": calls}, reason="tool_calls")
+    blocks = (await ask(sandbox.chat(output_version=version), "Clean.")).content_blocks
+    assert [block["type"] for block in blocks] == ["reasoning", "text", "tool_call", "tool_call"]
+    assert [block["args"] for block in blocks[2:]] == [{"path": "x"}, {"path": "y"}]
+    assert not {"name", "args"} & {name for block in blocks[:2] for name in block}
+
+
+@pytest.mark.parametrize("form", ["streamed"])
+async def test_text_before_an_image_is_a_content_block(fresh_sandbox, ask):
+    image = {"type": "image_url", "image_url": {"url": "https://a.example/b.png"}}
+    fresh_sandbox.add_replies(streamed({"content": "Here."}, {"images": [image]}))
+    chat = ChatNanoGPT(api_key=fresh_sandbox.api_key, base_url=fresh_sandbox.base_url)
+    text, other = (await ask(chat, "Draw.")).content_blocks
+    assert (text, other["value"]) == ({"type": "text", "text": "Here."}, image)
+
+
 # --- reasoning of earlier turns ---
 
 SIGNATURE = {"google": {"thought_signature": "abc"}}

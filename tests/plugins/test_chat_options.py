@@ -70,6 +70,47 @@ async def test_changed_options_of_a_request_take_effect(plugin, make, sent, chan
     }
 
 
+# Options of a request: those that both classes take, those of LangChain's only, and those that neither has as a field.
+SENT = {
+    "temperature": 0.25,
+    "max_tokens": 7,
+    "logprobs": True,
+    "top_logprobs": 2,
+    "reasoning_effort": "low",
+}
+BY_LANGCHAIN = {
+    "top_p": 0.5,
+    "seed": 5,
+    "stop": ["x"],
+    "presence_penalty": 0.5,
+    "frequency_penalty": 0.5,
+    "logit_bias": {"5": 1},
+    "verbosity": "low",
+    "service_tier": "auto",
+    "store": True,
+}
+MORE = {"user": "me", "prompt_cache_key": "k", "modalities": ["text"]}
+BODY = {"extra_body": {"top_k": 4}}
+
+
+@pytest.mark.parametrize("way", ["constructor", "attributes", "call"])
+async def test_every_option_of_a_request_is_sent(plugin, make, ask, fresh_sandbox, way):
+    is_langchain = plugin.class_name == "ChatNanoGPT"
+    known = {**SENT, **BY_LANGCHAIN, "reasoning": {"exclude": True}, **BODY} if is_langchain else SENT
+    more = MORE if is_langchain else {**BY_LANGCHAIN, **MORE, **BODY}
+    options = {**known, "model_kwargs" if is_langchain else "additional_kwargs": more}
+    if way == "constructor":
+        await ask(make(**options))
+    elif way == "attributes":
+        await ask(set_attributes(make(), options))
+    else:
+        await ask(make(), **known, **more)
+    sent = fresh_sandbox.requests[0].body
+    expected = {**known, **more, **BODY["extra_body"]}
+    del expected["extra_body"]
+    assert {name: sent.get(name) for name in expected} == expected
+
+
 def test_changed_option_is_converted_as_at_construction(make, change):
     assert change(make(), {"temperature": "0.5"}).temperature == 0.5
 
@@ -144,11 +185,19 @@ def chat(fresh_sandbox):
         ({"openai_proxy": "http://127.0.0.1:9"}, "not supported"),
         ({"n": 0}, "n must be at least 1"),
         ({"model_kwargs": {"top_k": 4}}, "Unknown option 'top_k'"),
+        ({"model_kwargs": {"metadata": {"a": "b"}}}, "would not be sent.*extra_body"),
+        ({"model_kwargs": 5}, "model_kwargs must be a mapping, not int"),
     ],
 )
 def test_langchain_refuses_changes_that_would_be_ignored(chat, change, options, words):
     with pytest.raises(NanoGPTError, match=words):
         change(chat, options)
+
+
+async def test_langchain_takes_none_for_no_further_options(call, fresh_sandbox):
+    options = {"api_key": fresh_sandbox.api_key, "base_url": fresh_sandbox.base_url}
+    await call(ChatNanoGPT(**options, model_kwargs=None), "invoke", "Hello")
+    assert len(fresh_sandbox.requests) == 1
 
 
 async def test_langchain_with_config_changes_options(chat, call, fresh_sandbox):
@@ -190,6 +239,14 @@ def test_llama_index_refuses_changes_that_would_be_ignored(change, options, word
 
 def test_llama_index_context_window_can_be_changed(change):
     assert change(NanoGPT(api_key="k"), {"context_window": 32_000}).metadata.context_window == 32_000
+
+
+@pytest.mark.parametrize(("logprobs", "sent"), [(None, 2), (True, 2), (False, None)])
+async def test_llama_index_sends_top_logprobs_unless_logprobs_are_off(fresh_sandbox, call, logprobs, sent):
+    options = {"api_key": fresh_sandbox.api_key, "base_url": fresh_sandbox.base_url, "logprobs": logprobs}
+    await call(NanoGPT(**options, top_logprobs=2), "complete", "Hello")
+    body = fresh_sandbox.requests[0].body
+    assert (body.get("top_logprobs"), bool(body.get("logprobs"))) == (sent, sent is not None)
 
 
 async def test_llama_index_checks_changed_additional_options_in_a_call(fresh_sandbox, call):

@@ -19,17 +19,19 @@ def answer(body, **headers):
     return f"HTTP/1.1 200 OK\r\n{head}\r\n".encode() + body
 
 
-@pytest.mark.parametrize("packing", [gzip.compress, zlib.compress], ids=["gzip", "deflate"])
-def test_compressed_reply_is_decompressed(embed, serve, faults, packing):
+@pytest.mark.parametrize(
+    ("name", "packing"),
+    [
+        *(("gzip", gzip.compress), ("deflate", zlib.compress), ("GZIP, identity", gzip.compress)),
+        *(("utf-8", bytes), ("none", bytes)),  # mistakes of servers
+    ],
+)
+def test_compressed_reply_is_decompressed(embed, serve, faults, name, packing):
     def packed(seen):
-        return answer(packing(faults.good(seen).partition(b"\r\n\r\n")[2]), Content_Encoding=_name(packing))
+        return answer(packing(faults.good(seen).partition(b"\r\n\r\n")[2]), Content_Encoding=name)
 
     right = [faults.vector_of(text).tolist() for text in ("a", "b")]
     assert embed(serve(packed).embedder(), ["a", "b"]).tolist() == right
-
-
-def _name(packing):
-    return "gzip" if packing is gzip.compress else "deflate"
 
 
 def test_decompression_bomb_is_refused_in_bounded_memory(embed, serve):

@@ -170,6 +170,7 @@ def test_base_url_precedence_is_argument_variable_default(monkeypatch):
         *("", " ", "/", "nano-gpt.com/api/v1", "ftp://nano-gpt.com", "file:///etc/passwd", "https://", "https:///v1"),
         *("https://host:99999999/v1", "https://host:x/v1", "https://[::1", "https://nano-gpt.com/api/v1?a=b"),
         *("https://nano-gpt.com/api/v1#a", "https://nano-gpt.com/api/v1/embeddings", "https://a/v1/chat/completions/"),
+        *("https://a/v1/completions", "https://a/api/v1/embedding-models"),
         *("javascript:alert(1)", "https://exa\nmple.com/v1", "https://a/\x7f", "https://h\x00/", "https://a b.com/v1"),
     ],
 )

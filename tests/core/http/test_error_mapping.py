@@ -172,6 +172,12 @@ SIZE_MESSAGES = [
     ("another host", 400, "Input array must contain no more than 96 elements"),
     ("another host", 400, "messages exceed the model's token limit"),
     ("another host", 400, "输入长度超过限制"),
+    ("another host", 400, "tokens 数量超过限制 8192"),
+    ("another host", 400, "Text exceeds max length"),
+    ("another host", 400, "`input` exceeds the allowed size"),
+    ("another host", 400, "messages: total length 300000 exceeds limit 200000"),
+    ("another host", 400, "length of input must not exceed 10"),
+    ("another host", 400, "Request entity too large"),
 ]
 
 
@@ -216,6 +222,11 @@ OTHER_MESSAGES = [
     "stop: at most 4 items",
     "'stop' must be an array of at most 4 strings",
     "input must have more than 0 characters",
+    "input text must be longer than 3 characters",
+    "You exceeded your monthly token limit",
+    "Daily token limit exceeded",
+    "organization tokens limit exceeded",
+    "每月 tokens 超过限制",
     "Input should be less than or equal to 2",
     "Extra inputs are not permitted",
     "Function name too long: at most 64 characters",
@@ -386,6 +397,9 @@ NO_MODEL = [
     {"code": 20012, "message": "Model does not exist. Please check it carefully.", "data": None},  # SiliconFlow
     body("模型不存在，请检查模型代码。", "1211"),  # Zhipu
     body("no", "model_not_found"),
+    body("The model `x` has been decommissioned and is no longer supported.", "model_decommissioned"),
+    body("This model is no longer available."),
+    body("Model text-embedding-3-smal is not supported"),
 ]
 
 
@@ -410,6 +424,8 @@ def test_unknown_chat_model_has_the_remedy_of_chat(ask_chat, scripted, faults):
     ("message", "param"),
     [
         ("This model does not support tools", None),
+        ("Function calling with model x is not supported", None),
+        ("The model is not supported with tools", None),
         ("'model' is required and must be a string.", "model"),
         ("the model name is too long", "model"),
         ("invalid model parameter: temperature", None),
@@ -461,6 +477,7 @@ def test_base_url_without_api_v1_of_the_sandbox_is_named(embed, sandbox):
         ("https://nano-gpt.com/api/v1legacy", False),
         ("https://api.nano-gpt.com/api/v1", False),
         ("https://nano-gpt.com/v1", True),
+        ("https://nano-gpt.com/api/v1/v1", True),
         ("https://nano-gpt.com", True),
         ("https://gateway.example:8443/api", True),
     ],
@@ -581,6 +598,7 @@ def test_request_for_payment_is_an_insufficient_balance():
         (409, None, errors.BadRequestError, "in conflict"),
         (415, "unsupported_content_encoding", errors.BadRequestError, "Content-Encoding"),
         (415, "unsupported_media_type", errors.BadRequestError, "Content-Type"),
+        (400, "invalid_api_key", errors.AuthenticationError, "Check the key"),
     ],
 )
 def test_codes_have_a_fitting_class_and_remedy(status, code, kind, words):
@@ -608,6 +626,41 @@ def test_daily_limits_say_that_they_reset_at_midnight_utc(code, hours):
 
 def test_quota_error_that_is_not_daily_does_not_mention_midnight():
     assert "midnight" not in mapped(429, body("no", "insufficient_quota")).remedy
+
+
+@pytest.mark.parametrize("status", [400, 403, 429])
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Your credit balance is too low to access the API.",
+        "Sorry, your account balance is insufficient",
+        "Insufficient credits",
+        "You requested up to 65536 tokens, but can only afford 1000",
+        "余额不足或无可用资源包,请充值。",
+    ],
+)
+def test_words_about_the_balance_are_an_insufficient_balance(status, message):
+    error = mapped(status, body(message))
+    assert type(error) is errors.InsufficientBalanceError
+    assert not error.transient
+
+
+def test_invalid_key_in_a_400_is_an_authentication_error():
+    answer = {"error": {"code": 400, "message": "API key not valid. Please pass a valid API key."}}
+    assert type(mapped(400, answer)) is errors.AuthenticationError
+
+
+def test_page_of_a_firewall_does_not_blame_the_key():
+    error = mapped(403, b"\n<!DOCTYPE html><title>Attention Required! | Cloudflare</title>")
+    assert type(error) is errors.PermissionDeniedError
+    assert error.remedy.startswith("A firewall or proxy")
+
+
+def test_byte_order_mark_before_an_error_is_ignored(embed, scripted, faults):
+    answer = b"\xef\xbb\xbf" + json.dumps(body("no", "insufficient_balance")).encode()
+    assert mapped(400, answer).code == "insufficient_balance"
+    with pytest.raises(errors.InsufficientBalanceError):
+        embed(scripted(faults.response(answer, 200)).embedder(), ["a text"])
 
 
 NAMES = st.sampled_from(["error", "payment", "amountUsd", "requiredBalance", "code", "param", "message", "detail"])

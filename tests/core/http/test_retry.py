@@ -368,6 +368,7 @@ def test_header_without_a_meaning_is_ignored(value):
 
 def test_header_names_of_a_response_may_have_any_case():
     assert parse_retry_after(httpx.Headers({"Retry-After": "3"})) == 3
+    assert parse_retry_after(httpx.Headers([("Retry-After", "3"), ("Retry-After", "5")])) == 3
 
 
 # --- The sentence about the reset
