@@ -14,7 +14,7 @@ from cyclopts import Group, Parameter
 from nanogpt_core.cli.asking import confirm_cost
 from nanogpt_core.cli.comparison.corpus import CorpusOptions, read_corpus
 from nanogpt_core.cli.console import error_console, print_warning
-from nanogpt_core.cli.exit_codes import CommandError
+from nanogpt_core.cli.exit_codes import CommandError, ExitCode
 from nanogpt_core.cli.job.cost import format_usd
 from nanogpt_core.cli.job.progress import Progress
 
@@ -172,7 +172,7 @@ class Run:
             **options: Further options of :func:`nanogpt_core.comparison.compare_models`.
 
         Raises:
-            CommandError: The cost was not accepted.
+            CommandError: The cost was not accepted, or Ctrl-C.
         """
         from nanogpt_core.comparison import compare_models, estimate_expense
         from nanogpt_core.comparison.candidates import DEFAULT_DIMENSIONS, find_candidates
@@ -196,9 +196,14 @@ class Run:
             words = f"{len(candidates)} models take {tokens:,} tokens, about {format_usd(usd)}{more}"
             error_console().print(f"{words}.")
             self._confirm(words, None if unknown else usd)
-        return compare_models(
-            candidates, questions, passages, budget_usd=self._left, progress=self._report, **options, **service
-        )
+        try:
+            return compare_models(
+                candidates, questions, passages, budget_usd=self._left, progress=self._report, **options, **service
+            )
+        except KeyboardInterrupt:
+            kept = service["cache"]
+            remedy = f"The same command goes on, and pays for no text again whose vector is in {kept}." if kept else ""
+            raise CommandError("Interrupted.", remedy=remedy, code=ExitCode.INTERRUPTED) from None
 
     def _report(self, name: str, done: int, total: int) -> None:
         """Show the passages of one model after the other."""
