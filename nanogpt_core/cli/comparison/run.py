@@ -17,6 +17,7 @@ from nanogpt_core.cli.console import error_console, print_warning
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode
 from nanogpt_core.cli.job.cost import format_usd
 from nanogpt_core.cli.job.progress import Progress
+from nanogpt_core.cli.kept_cache import KeptCache
 
 if TYPE_CHECKING:
     from nanogpt_core.comparison import Candidate, Comparison, Passage, Question
@@ -184,7 +185,8 @@ class Run:
         _warn_about_unused(candidates, dimensions or ())
         options["dimensions"] = DEFAULT_DIMENSIONS if dimensions is None else dimensions
         self._output.mkdir(parents=True, exist_ok=True)
-        service["cache"] = None if self._service.is_sandbox else self._output / "vectors.sqlite"
+        kept = self._output / "vectors.sqlite"
+        service["cache"] = None if self._service.is_sandbox else KeptCache(kept)
         if not self._service.is_sandbox:
             expenses = estimate_expense(
                 candidates, questions, passages, instructions=options["instructions"], **service
@@ -201,8 +203,8 @@ class Run:
                 candidates, questions, passages, budget_usd=self._left, progress=self._report, **options, **service
             )
         except KeyboardInterrupt:
-            kept = service["cache"]
-            remedy = f"The same command goes on, and pays for no text again whose vector is in {kept}." if kept else ""
+            remedy = f"The same command goes on, and pays for no text again whose vector is in {kept}."
+            remedy = "" if self._service.is_sandbox else remedy
             raise CommandError("Interrupted.", remedy=remedy, code=ExitCode.INTERRUPTED) from None
 
     def _report(self, name: str, done: int, total: int) -> None:
