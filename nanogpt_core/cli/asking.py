@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode
@@ -31,8 +32,8 @@ def confirm_cost(cost: str, usd: float | None, *, budget: float | None, ask_abov
     Raises:
         CommandError: The cost is above the budget, or was not accepted.
     """
-    if budget is not None and budget <= 0:
-        raise CommandError(f"--budget must be above 0, not {budget:g}.")
+    if budget is not None and not 0 < budget < math.inf:
+        raise CommandError(f"--budget must be above 0 and finite, not {budget:g}.")
     limit = ask_above if budget is None else budget
     if (usd is not None and usd <= limit) or (yes and budget is None):
         return

@@ -112,7 +112,10 @@ def compare(
             instructions=not no_instructions,
             tolerance=tolerance,
         )
-    files = write_report(comparison, output, run.notice)
+    try:
+        files = write_report(comparison, output, run.notice)
+    except OSError as problem:
+        raise CommandError(f"{problem.filename or output}: {problem.strerror or problem}.") from problem
     if json:
         print_json(as_json(comparison, run.notice))
     else:

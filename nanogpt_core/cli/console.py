@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -16,6 +17,7 @@ __all__ = ["error_console", "make_table", "output_console", "print_error", "prin
 
 # Not in a terminal, lines stay whole: grep and cut work on them.
 _PIPE_WIDTH_CHARACTERS = 4096
+_USUAL_WIDTH_CHARACTERS = 80
 
 # A document may hold escape sequences, which would move the cursor or change the terminal's title.
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -34,8 +36,11 @@ def error_console() -> Console:
 def _console(*, stderr: bool) -> Console:
     from rich.console import Console
 
-    stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() or "COLUMNS" in os.environ else _PIPE_WIDTH_CHARACTERS
+    # rich takes the width of the terminal or of COLUMNS if none is given, and prints nothing if COLUMNS is 0.
+    columns, width = os.environ.get("COLUMNS", ""), None
+    if not (columns.isdecimal() and int(columns)):
+        is_terminal = (sys.stderr if stderr else sys.stdout).isatty()
+        width = (_USUAL_WIDTH_CHARACTERS if columns else None) if is_terminal else _PIPE_WIDTH_CHARACTERS
     # Without markup: a text with brackets is printed as it is.
     return Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
 
@@ -65,12 +70,17 @@ def print_json(value: object) -> None:
 
 def print_error(message: str) -> None:
     """Print a message on standard error, after the program's name."""
-    sys.stderr.write(f"nanogpt: {printable(message)}\n")
+    _print_message(printable(message))
 
 
 def print_warning(message: str) -> None:
     """Print a warning on standard error, after the program's name."""
-    sys.stderr.write(f"nanogpt: warning: {printable(message)}\n")
+    _print_message(f"warning: {printable(message)}")
+
+
+def _print_message(message: str) -> None:
+    with contextlib.suppress(OSError):  # the exit code tells the rest if nobody reads standard error
+        sys.stderr.write(f"nanogpt: {message}\n")
 
 
 def printable(text: str) -> str:

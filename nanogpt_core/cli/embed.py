@@ -17,6 +17,7 @@ from nanogpt_core.cli.options import InputOptions, JsonFlag, ModelOptions
 __all__ = ["embed"]
 
 _EXAMPLES = """\
+The key is read from NANOGPT_API_KEY. `nanogpt sandbox` is a trial without one.
 Ctrl-C, a kill or an error loses nothing: the same command goes on, and pays for
 no text twice. Before anything is sent, all input is read, and each part that
 cannot be embedded is named.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import traceback
 import warnings
@@ -34,14 +35,42 @@ _EXTRAS = {
 
 def main() -> NoReturn:
     """Run the command of the process's arguments, and exit."""
+    _open_closed_streams()
+    _handle_signals()
     code = run(sys.argv[1:])
     try:
         sys.stdout.flush()
-    except OSError:
+    except OSError as error:
         # Python would try again at exit, and print a traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = ExitCode.OUTPUT_CLOSED
+        if isinstance(error, BrokenPipeError):
+            code = ExitCode.OUTPUT_CLOSED
+        else:
+            print_error(f"standard output: {error.strerror}")
+            code = ExitCode.USAGE
     sys.exit(code)
+
+
+def _open_closed_streams() -> None:
+    """Replace standard streams that the caller has closed, as in ``nanogpt ... <&-``, by the null device."""
+    # In this order: each takes the lowest free file descriptor, and no other file gets it.
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: PTH123, SIM115
+
+
+def _handle_signals() -> None:
+    """Let SIGTERM end a command as Ctrl-C does, and a second signal end it at once, without a traceback."""
+    for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+        if signal.getsignal(number) == default:  # else it is ignored, as under nohup
+            signal.signal(number, _interrupt)
+
+
+def _interrupt(_number: int, _frame: object) -> NoReturn:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is _interrupt:
+            signal.signal(number, signal.SIG_DFL)
+    raise KeyboardInterrupt
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -62,7 +91,7 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print_error("Interrupted.")
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):  # rich exits when the reader of its output has gone
         return ExitCode.OUTPUT_CLOSED
     except Exception as error:  # noqa: BLE001 - no error may end in a traceback
         return _report(error)
@@ -84,7 +113,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _usage_message(error: Exception) -> str:
-    message = " ".join(str(error).split())
+    message = _one_line(error)
     if "--api-key" in message:
         return (
             "There is no option for the key, since every user of this machine can read the arguments of a process. "
@@ -109,13 +138,17 @@ def _report(error: Exception) -> int:
         return ExitCode.USAGE
     if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
-        print_error(f"{place}{error.strerror or error}")
+        print_error(f"{place}{_one_line(error.strerror or error)}")
         return ExitCode.USAGE
     print_error(
-        f"Internal error: {type(error).__name__}: {error}. This is a defect of nanogpt-rag: please report it, with the "
-        f"output of the same command under {_TRACEBACK_VARIABLE}=1."
+        f"Internal error: {type(error).__name__}: {_one_line(error)}. This is a defect of nanogpt-rag: please report "
+        f"it, with the output of the same command under {_TRACEBACK_VARIABLE}=1."
     )
     return ExitCode.INTERNAL
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split())
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ Nothing is sent, and no key is needed. The input is read as by nanogpt embed.
 Examples:
   nanogpt estimate docs/
   nanogpt estimate docs/ --model all
-  nanogpt estimate reviews.csv --field review -m BAAI/bge-m3 -m zhipu-embedding-2
+  nanogpt estimate reviews.csv --field body -m BAAI/bge-m3 -m zhipu-embedding-2
   jq -c .posts[] dump.json | nanogpt estimate - --json
 """
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["MANIFEST", "PASSAGES", "STDIN", "UNFINISHED"]
+import os
+from pathlib import Path
+
+__all__ = ["MANIFEST", "PASSAGES", "STDIN", "UNFINISHED", "name_of"]
 
 MANIFEST = ".manifest.json"
 """End of the name of the manifest: ``corpus.parquet.manifest.json``."""
@@ -15,3 +18,8 @@ UNFINISHED = ".unfinished"
 
 STDIN = "<stdin>"
 """Standard input. On the command line it is ``-``, which cyclopts would take for an option."""
+
+
+def name_of(path: Path) -> str:
+    r"""Return a path as text: ``/`` between folders, and an escape such as ``\xe9`` for a byte that is not UTF-8."""
+    return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")

@@ -11,13 +11,14 @@ from cyclopts import App, Parameter
 
 from nanogpt_core.cli.answer import cited_numbers, stream_answer
 from nanogpt_core.cli.console import print_json, print_warning, printable
-from nanogpt_core.cli.exit_codes import CommandError
-from nanogpt_core.cli.formats.base import StoredRow, VectorReader, open_output
+from nanogpt_core.cli.exit_codes import CommandError, ExitCode
+from nanogpt_core.cli.formats.base import StoredRow, VectorReader, open_output, unreadable
 from nanogpt_core.cli.job.manifest import read_manifest
 from nanogpt_core.cli.names import STDIN
 from nanogpt_core.cli.nearest import Hit, nearest
 from nanogpt_core.cli.options import JsonFlag
 from nanogpt_core.embeddings.embedder import Embedder
+from nanogpt_core.errors import NanoGPTError
 from nanogpt_core.models.catalog import get_model
 
 __all__ = ["search"]
@@ -25,6 +26,7 @@ __all__ = ["search"]
 _MAX_COUNT = 1000
 _SHOWN_CHARACTERS = 600
 _EXAMPLES = """\
+The question is embedded, with the key in NANOGPT_API_KEY; nothing else is sent.
 Scores are cosines: at most 1, higher is nearer. Every vector is compared.
 
 Examples:
@@ -75,11 +77,11 @@ def search(
     """
     if not 1 <= count <= _MAX_COUNT:
         raise CommandError(f"--count must be 1 to {_MAX_COUNT:,}, not {count}.")
-    text = (sys.stdin.read() if question == STDIN else question).strip()
+    text = (_standard_input() if question == STDIN else question).strip()
     reader = open_output(output)
     embedder = _embedder(output, reader, model, base_url, query_instruction)
     hits = nearest(_checked(reader, embedder, output), embedder.embed_query(text), count)
-    found = _rows(reader, hits)
+    found = _rows(output, reader, hits)
     if json:
         print_json(_document(text, found, chat_model if answer else None, base_url))
     elif answer:
@@ -88,11 +90,17 @@ def search(
         _print_passages(found, full=full)
 
 
+def _standard_input() -> str:
+    try:
+        return sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise CommandError("Standard input is not UTF-8 text.", code=ExitCode.BAD_INPUT) from None
+
+
 def _embedder(
     output: Path, reader: VectorReader, model: str | None, base_url: str | None, instruction: str
 ) -> Embedder:
-    manifest = read_manifest(output)
-    facts = reader.facts or manifest
+    facts = reader.facts or read_manifest(output)
     name = facts.model if facts is not None else model
     if name is None:
         raise CommandError(f"{output} does not name its model.", remedy="Pass --model.")
@@ -113,13 +121,19 @@ def _checked(reader: VectorReader, embedder: Embedder, output: Path) -> Any:
     dimensions = _dimensions(reader)
     if not dimensions:
         raise CommandError(f"{output} has no rows.")
-    embedder.check_width(dimensions)
+    try:
+        embedder.check_width(dimensions)
+    except NanoGPTError as error:
+        raise CommandError(f"{output}: {error}") from None
     return reader.blocks()
 
 
-def _rows(reader: VectorReader, hits: list[Hit]) -> Found:
+def _rows(output: Path, reader: VectorReader, hits: list[Hit]) -> Found:
     numbers = sorted(hit.row for hit in hits)
-    by_number = dict(zip(numbers, reader.rows(numbers), strict=True))
+    rows = list(reader.rows(numbers))
+    if len(rows) < len(numbers):
+        raise unreadable(output, "has fewer passages than vectors")
+    by_number = dict(zip(numbers, rows, strict=True))
     return [(by_number[hit.row], hit) for hit in hits]
 
 

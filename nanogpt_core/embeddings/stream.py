@@ -74,8 +74,10 @@ def map_ordered(
     """Yield ``function(item)`` for each item, in order, with at most ``window`` calls in progress.
 
     ``items`` is read in the consumer's thread, since a database cursor may belong to it, and no further than the
-    window. If reading takes longer than a call, results are waited for before it goes on. When the consumer stops or a
-    call fails, ``stop`` is set, and the calls in progress get :data:`GRACE_SECONDS` to end.
+    window. After each result the next call begins: a consumer that takes its time with many finished results would
+    else leave the service without requests. If reading takes longer than a call, results are waited for before it goes
+    on. When the consumer stops or a call fails, ``stop`` is set, and the calls in progress get :data:`GRACE_SECONDS` to
+    end.
     """
     if window == 1:
         yield from map(function, items)
@@ -91,6 +93,8 @@ def map_ordered(
                     if not in_progress[0].done():
                         break
                 yield in_progress.popleft().result()
+                if not pace.seconds_to_wait:
+                    break
         while in_progress:
             yield in_progress.popleft().result()
     finally:
@@ -174,14 +178,16 @@ async def amap_ordered(
             if not pending:
                 return
             await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            if in_progress and in_progress[0].done():
-                yield in_progress.popleft().result()
-            elif reading is not None:
+            finished = bool(in_progress) and in_progress[0].done()
+            # The next call begins before a result is handed out: the consumer may take its time with it.
+            if reading is not None and reading.done() and not (finished and reading.exception()):
                 item, reading = reading.result(), None
                 if item is None:
                     exhausted = True
                 else:
                     in_progress.append(asyncio.ensure_future(function(item)))
+            elif finished:
+                yield in_progress.popleft().result()
     finally:
         tasks: list[asyncio.Future[Any]] = [*in_progress, *([] if reading is None else [reading])]
         for task in tasks:

@@ -13,6 +13,7 @@ from cyclopts import Group, Parameter
 from nanogpt_core.cli.job.intake import take_in
 from nanogpt_core.cli.job.progress import Progress
 from nanogpt_core.cli.job.spool import Spool
+from nanogpt_core.cli.names import name_of
 from nanogpt_core.cli.options import InputOptions
 from nanogpt_core.cli.reading.passage import Passage as PlacedPassage
 
@@ -80,4 +81,4 @@ def _source(passage: PlacedPassage, corpus: Path) -> str:
     if passage.key is not None:
         return passage.key
     path = Path(passage.source)
-    return path.relative_to(corpus).as_posix() if corpus.is_dir() else path.name
+    return path.relative_to(name_of(corpus)).as_posix() if corpus.is_dir() else path.name

@@ -14,9 +14,10 @@ from cyclopts import Group, Parameter
 from nanogpt_core.cli.asking import confirm_cost
 from nanogpt_core.cli.comparison.corpus import CorpusOptions, read_corpus
 from nanogpt_core.cli.console import error_console, print_warning
-from nanogpt_core.cli.exit_codes import CommandError
+from nanogpt_core.cli.exit_codes import CommandError, ExitCode
 from nanogpt_core.cli.job.cost import format_usd
 from nanogpt_core.cli.job.progress import Progress
+from nanogpt_core.cli.kept_cache import KeptCache
 
 if TYPE_CHECKING:
     from nanogpt_core.comparison import Candidate, Comparison, Passage, Question
@@ -172,7 +173,7 @@ class Run:
             **options: Further options of :func:`nanogpt_core.comparison.compare_models`.
 
         Raises:
-            CommandError: The cost was not accepted.
+            CommandError: The cost was not accepted, or Ctrl-C.
         """
         from nanogpt_core.comparison import compare_models, estimate_expense
         from nanogpt_core.comparison.candidates import DEFAULT_DIMENSIONS, find_candidates
@@ -184,7 +185,8 @@ class Run:
         _warn_about_unused(candidates, dimensions or ())
         options["dimensions"] = DEFAULT_DIMENSIONS if dimensions is None else dimensions
         self._output.mkdir(parents=True, exist_ok=True)
-        service["cache"] = None if self._service.is_sandbox else self._output / "vectors.sqlite"
+        kept = self._output / "vectors.sqlite"
+        service["cache"] = None if self._service.is_sandbox else KeptCache(kept)
         if not self._service.is_sandbox:
             expenses = estimate_expense(
                 candidates, questions, passages, instructions=options["instructions"], **service
@@ -196,9 +198,14 @@ class Run:
             words = f"{len(candidates)} models take {tokens:,} tokens, about {format_usd(usd)}{more}"
             error_console().print(f"{words}.")
             self._confirm(words, None if unknown else usd)
-        return compare_models(
-            candidates, questions, passages, budget_usd=self._left, progress=self._report, **options, **service
-        )
+        try:
+            return compare_models(
+                candidates, questions, passages, budget_usd=self._left, progress=self._report, **options, **service
+            )
+        except KeyboardInterrupt:
+            remedy = f"The same command goes on, and pays for no text again whose vector is in {kept}."
+            remedy = "" if self._service.is_sandbox else remedy
+            raise CommandError("Interrupted.", remedy=remedy, code=ExitCode.INTERRUPTED) from None
 
     def _report(self, name: str, done: int, total: int) -> None:
         """Show the passages of one model after the other."""

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nanogpt_core.cli.formats.base import Block, Facts, StoredRow
+from nanogpt_core.cli.formats.base import Block, Facts, StoredRow, stored_row, unreadable
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["COLUMNS", "VECTORS", "facts_of", "make_schema", "make_table", "stored_rows", "take_rows", "vectors_of"]
+__all__ = [
+    "COLUMNS",
+    "VECTORS",
+    "ArrowReader",
+    "make_schema",
+    "make_table",
+    "reading",
+    "take_rows",
+    "vectors_of",
+]
 
 VECTORS = "embedding"
 COLUMNS = ("id", "source", "line", "page", "text", "metadata")
@@ -73,9 +84,53 @@ def _valid(values: Sequence[object]) -> Any:
     return pa.py_buffer(np.packbits([value is not None for value in values], bitorder="little"))
 
 
-def facts_of(schema: Any) -> Facts | None:
-    """Return the facts in the metadata of a schema."""
-    return Facts.from_strings({key.decode(): value.decode() for key, value in (schema.metadata or {}).items()})
+@contextlib.contextmanager
+def reading(output: Path) -> Iterator[None]:
+    """Turn an error of Arrow or Lance about the content of a file into one line.
+
+    Raises:
+        CommandError: Such an error.
+    """
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # for example missing rights: the file itself may be good
+        reason = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
+        raise unreadable(output, f"cannot be read ({reason})") from None
+
+
+class ArrowReader:
+    """The part of a reader that Parquet and Lance share.
+
+    Args:
+        output: The file or dataset.
+        schema: Its ``pyarrow.Schema``.
+
+    Attributes:
+        facts: Facts in the metadata of the schema, or None.
+
+    Raises:
+        CommandError: It does not hold passages and vectors.
+    """
+
+    def __init__(self, output: Path, schema: Any) -> None:
+        import pyarrow as pa
+
+        missing = [name for name in ("id", "text", VECTORS) if name not in schema.names]
+        if missing or not pa.types.is_fixed_size_list(schema.field(VECTORS).type):
+            raise unreadable(output, f"was not written by nanogpt embed: it has no {', '.join(missing) or 'vectors'}")
+        self._output = output
+        self._columns = [name for name in COLUMNS if name in schema.names]
+        metadata = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
+        self.facts = Facts.from_strings(metadata)
+
+    def _stored_rows(self, table: Any, first: int) -> Iterator[StoredRow]:
+        """Yield the rows of a table or record batch, the first of which has number ``first``."""
+        for number, fields in enumerate(table.select(self._columns).to_pylist(), first):
+            yield stored_row(fields, self._output, number)
 
 
 def vectors_of(column: Any) -> NDArray[np.float32]:
@@ -89,12 +144,6 @@ def vectors_of(column: Any) -> NDArray[np.float32]:
         vectors = vectors.copy()
         vectors[column.is_null().to_numpy(zero_copy_only=False)] = np.nan
     return vectors
-
-
-def stored_rows(table: Any) -> Iterator[StoredRow]:
-    """Yield the rows of a table or record batch."""
-    for fields in table.select([name for name in COLUMNS if name in table.schema.names]).to_pylist():
-        yield StoredRow(**fields)
 
 
 def take_rows(table: Any, numbers: Sequence[int]) -> Any:

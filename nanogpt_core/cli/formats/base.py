@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from nanogpt_core.cli.exit_codes import CommandError
+from nanogpt_core.cli.exit_codes import CommandError, ExitCode
 from nanogpt_core.cli.reading.passage import Passage
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ __all__ = [
     "format_module",
     "open_output",
     "row_fields",
+    "stored_row",
+    "unreadable",
 ]
 
 ROWS_PER_BLOCK = 1024
@@ -155,6 +157,36 @@ def open_output(output: Path) -> VectorReader:
         raise CommandError(f"{output}: There is no such file.", remedy="Make it with nanogpt embed.")
     reader: VectorReader = format_module(output).Reader(output)
     return reader
+
+
+def unreadable(output: Path, reason: str) -> CommandError:
+    """Return the error for a file that is damaged, or that another program has written.
+
+    Args:
+        output: The file.
+        reason: The reason, after the name of the file.
+    """
+    return CommandError(f"{output} {reason}.", code=ExitCode.BAD_INPUT)
+
+
+def stored_row(fields: Any, output: Path, number: int) -> StoredRow:
+    """Return a row from the fields that a file holds; others than those of :class:`StoredRow` are left out.
+
+    Args:
+        fields: The fields; None or another value for a line that is none.
+        output: The file, for messages.
+        number: Number of the row, counted from 0.
+
+    Raises:
+        CommandError: It has no text or no ID.
+    """
+    if not isinstance(fields, dict) or not isinstance(fields.get("text"), str) or fields.get("id") is None:
+        raise unreadable(output, f"was not written by nanogpt embed: row {number} has no text or no id")
+    known = {name: value for name, value in fields.items() if name in _ROW_FIELDS and value is not None}
+    return StoredRow(**{**known, "id": str(fields["id"])})
+
+
+_ROW_FIELDS = StoredRow.__dataclass_fields__
 
 
 def row_fields(passage: Passage) -> dict[str, str | int | None]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from nanogpt_core.cli.exit_codes import CommandError
-from nanogpt_core.cli.formats.base import ROWS_PER_BLOCK, Block, Facts, StoredRow, row_fields
+from nanogpt_core.cli.formats.base import ROWS_PER_BLOCK, Block, Facts, StoredRow, row_fields, stored_row, unreadable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,7 +62,7 @@ class Reader:
     def __init__(self, path: Path) -> None:
         self._path = path
         if _VECTOR not in next(self._lines(), {_VECTOR: None}):
-            raise CommandError(f"{path} was not written by nanogpt embed: line 1 has no {_VECTOR!r}.")
+            raise unreadable(path, f"was not written by nanogpt embed: line 1 has no {_VECTOR!r}")
 
     def _lines(self) -> Iterator[dict[str, Any]]:
         with self._path.open("rb") as file:
@@ -70,9 +70,11 @@ class Reader:
                 try:
                     row = orjson.loads(line)
                 except orjson.JSONDecodeError as error:
-                    raise CommandError(f"{self._path}:{number} is not JSON ({error.msg}).") from None
+                    raise unreadable(self._path, f"cannot be read: line {number} is not JSON ({error.msg})") from None
                 if not isinstance(row, dict):
-                    raise CommandError(f"{self._path}:{number} is not a JSON object.")
+                    raise unreadable(self._path, f"cannot be read: line {number} is not a JSON object")
+                if not isinstance(row.get(_VECTOR), (list, NoneType)):
+                    raise unreadable(self._path, f"cannot be read: line {number} has no list of numbers in {_VECTOR!r}")
                 yield row
 
     def blocks(self) -> Iterator[NDArray[np.float32]]:
@@ -84,12 +86,14 @@ class Reader:
         while block := list(islice(rows, ROWS_PER_BLOCK)):
             width = width or max(map(len, block))
             missing = [np.nan] * width
-            yield np.array([row if len(row) == width else missing for row in block], dtype=np.float32)
+            try:
+                yield np.array([row if len(row) == width else missing for row in block], dtype=np.float32)
+            except (ValueError, TypeError) as error:
+                raise unreadable(self._path, f"has a vector with a value that is not a number ({error})") from None
 
     def rows(self, numbers: Sequence[int] | None = None) -> Iterator[StoredRow]:
         """Yield rows."""
         wanted = None if numbers is None else set(numbers)
         for number, row in enumerate(self._lines()):
             if wanted is None or number in wanted:
-                row.pop(_VECTOR, None)
-                yield StoredRow(**row)
+                yield stored_row(row, self._path, number)

@@ -9,8 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nanogpt_core.cli.exit_codes import CommandError
-from nanogpt_core.cli.formats.arrow import COLUMNS, VECTORS, facts_of, make_schema, make_table, stored_rows, vectors_of
+from nanogpt_core.cli.formats.arrow import VECTORS, ArrowReader, make_schema, make_table, reading, vectors_of
 from nanogpt_core.cli.formats.base import ROWS_PER_BLOCK, Block, Facts, StoredRow
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ class Writer:
         shutil.rmtree(older, ignore_errors=True)
 
 
-class Reader:
+class Reader(ArrowReader):
     """Reads a dataset.
 
     Args:
@@ -97,21 +96,32 @@ class Reader:
     def __init__(self, path: Path) -> None:
         import lance
 
-        try:
+        with reading(path):
             self._dataset = lance.dataset(str(path))
-        except (ValueError, OSError) as error:
-            raise CommandError(f"{path} is not a Lance dataset ({str(error).partition(',')[0]}).") from None
-        self.facts = facts_of(self._dataset.schema)
+        super().__init__(path, self._dataset.schema)
 
     def blocks(self) -> Iterator[NDArray[np.float32]]:
         """Yield the vectors in blocks."""
-        for batch in self._dataset.to_batches(columns=[VECTORS], batch_size=ROWS_PER_BLOCK):
+        for batch in self._batches([VECTORS]):
             yield vectors_of(batch.column(VECTORS))
 
     def rows(self, numbers: Sequence[int] | None = None) -> Iterator[StoredRow]:
         """Yield rows."""
         if numbers is not None:
-            yield from stored_rows(self._dataset.take(list(numbers), columns=list(COLUMNS)))
+            with reading(self._output):
+                table = self._dataset.take(list(numbers), columns=self._columns)
+            yield from self._stored_rows(table, 0)
             return
-        for batch in self._dataset.to_batches(columns=list(COLUMNS), batch_size=ROWS_PER_BLOCK):
-            yield from stored_rows(batch)
+        first = 0
+        for batch in self._batches(self._columns):
+            yield from self._stored_rows(batch, first)
+            first += len(batch)
+
+    def _batches(self, columns: list[str]) -> Iterator[Any]:
+        batches = iter(self._dataset.to_batches(columns=columns, batch_size=ROWS_PER_BLOCK))
+        while True:
+            with reading(self._output):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch

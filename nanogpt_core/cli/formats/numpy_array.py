@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from nanogpt_core.cli.exit_codes import CommandError
-from nanogpt_core.cli.formats.base import ROWS_PER_BLOCK, Block, Facts, StoredRow, row_fields
+from nanogpt_core.cli.formats.base import ROWS_PER_BLOCK, Block, Facts, StoredRow, row_fields, stored_row, unreadable
 from nanogpt_core.cli.names import PASSAGES
 
 if TYPE_CHECKING:
@@ -77,11 +76,11 @@ class Reader:
         try:
             self._array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, EOFError) as error:
-            raise CommandError(f"{path} is not an array of NumPy ({error}).") from None
+            raise unreadable(path, f"is not an array of NumPy ({error})") from None
         if self._array.ndim != 2 or self._array.dtype != np.float32:  # noqa: PLR2004 - rows and dimensions
-            raise CommandError(f"{path} was not written by nanogpt embed: it is not (rows, dimensions) float32.")
+            raise unreadable(path, "was not written by nanogpt embed: it is not (rows, dimensions) float32")
         if not passages_path(path).exists():
-            raise CommandError(f"{passages_path(path)}: The passages of {path.name} are missing.")
+            raise unreadable(path, f"has no passages: {passages_path(path).name} is missing")
 
     def blocks(self) -> Iterator[NDArray[np.float32]]:
         """Yield the rows of the array in blocks."""
@@ -91,7 +90,12 @@ class Reader:
     def rows(self, numbers: Sequence[int] | None = None) -> Iterator[StoredRow]:
         """Yield rows; only lines that are wanted are parsed."""
         wanted = None if numbers is None else set(numbers)
-        with passages_path(self._path).open("rb") as file:
+        path = passages_path(self._path)
+        with path.open("rb") as file:
             for number, line in enumerate(file):
                 if wanted is None or number in wanted:
-                    yield StoredRow(**orjson.loads(line))
+                    try:
+                        fields = orjson.loads(line)
+                    except orjson.JSONDecodeError as error:
+                        raise unreadable(path, f"cannot be read: line {number + 1} is not JSON ({error.msg})") from None
+                    yield stored_row(fields, path, number)

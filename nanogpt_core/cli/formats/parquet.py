@@ -6,14 +6,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nanogpt_core.cli.exit_codes import CommandError
 from nanogpt_core.cli.formats.arrow import (
     COLUMNS,
     VECTORS,
-    facts_of,
+    ArrowReader,
     make_schema,
     make_table,
-    stored_rows,
+    reading,
     take_rows,
     vectors_of,
 )
@@ -62,7 +61,7 @@ class Writer:
         self._path.replace(output)
 
 
-class Reader:
+class Reader(ArrowReader):
     """Reads a Parquet file row group by row group.
 
     Args:
@@ -70,34 +69,28 @@ class Reader:
     """
 
     def __init__(self, path: Path) -> None:
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        try:
+        with reading(path):
             self._file = pq.ParquetFile(path, memory_map=True)
-        except pa.ArrowException as error:
-            raise CommandError(f"{path} is not a Parquet file ({str(error).partition('. ')[0]}).") from None
-        self._schema = self._file.schema_arrow
-        missing = [name for name in ("id", "text", VECTORS) if name not in self._schema.names]
-        if missing or not pa.types.is_fixed_size_list(self._schema.field(VECTORS).type):
-            raise CommandError(f"{path} was not written by nanogpt embed: it has no {', '.join(missing) or 'vectors'}.")
-        self.facts = facts_of(self._schema)
+        super().__init__(path, self._file.schema_arrow)
 
     def blocks(self) -> Iterator[NDArray[np.float32]]:
         """Yield the vectors of one row group after the other."""
         for number in range(self._file.num_row_groups):
-            column = self._file.read_row_group(number, columns=[VECTORS], use_threads=False).column(VECTORS)
+            with reading(self._output):
+                column = self._file.read_row_group(number, columns=[VECTORS], use_threads=False).column(VECTORS)
             for chunk in column.chunks:
                 yield vectors_of(chunk)
 
     def rows(self, numbers: Sequence[int] | None = None) -> Iterator[StoredRow]:
         """Yield rows; only the row groups that hold them are read."""
-        columns = [name for name in COLUMNS if name in self._schema.names]
         first = 0
         for group in range(self._file.num_row_groups):
             count = self._file.metadata.row_group(group).num_rows
             wanted = None if numbers is None else [row - first for row in numbers if first <= row < first + count]
             if wanted is None or wanted:
-                table: Any = self._file.read_row_group(group, columns=columns)
-                yield from stored_rows(table if wanted is None else take_rows(table, wanted))
+                with reading(self._output):
+                    table: Any = self._file.read_row_group(group, columns=self._columns)
+                yield from self._stored_rows(table if wanted is None else take_rows(table, wanted), first)
             first += count

@@ -107,8 +107,8 @@ def _passages(
 
 def _report(intake: Intake, left_out: Counter[str], *, skip_bad: bool) -> None:
     if left_out:
-        kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in left_out.most_common(5))
-        print_warning(f"Files of other kinds in folders are left out: {kinds}. See --include.")
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in left_out.most_common(5))
+        print_warning(f"Left out in folders: {kinds}. See --include.")
     if not intake.bad:
         return
     show = print_warning if skip_bad else print_error

@@ -9,7 +9,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from nanogpt_core.cache.sqlite import SQLiteCache
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode, exit_code_of
 from nanogpt_core.cli.formats.base import Facts, VectorWriter, format_module
 from nanogpt_core.cli.job.intake import Intake, take_in
@@ -20,9 +19,11 @@ from nanogpt_core.cli.job.spending import budget_left, check_space, confirm
 from nanogpt_core.cli.job.spool import Spool
 from nanogpt_core.cli.job.state import State, state_folder
 from nanogpt_core.cli.job.vector_log import VectorLog
+from nanogpt_core.cli.kept_cache import KeptCache
+from nanogpt_core.cli.names import name_of
 from nanogpt_core.cli.options import InputOptions
 from nanogpt_core.embeddings.embedder import Embedder
-from nanogpt_core.errors import NanoGPTError
+from nanogpt_core.errors import BadRequestError, InvalidInputError, NanoGPTError, ReplyError
 from nanogpt_core.models.tokens import TokenCounter
 
 __all__ = ["Job", "Result"]
@@ -76,24 +77,25 @@ class Job:
         """
         format_module(self.output)
         Embedder(**self.embedder_options)  # an invalid option or a missing key is named before anything is read
+        self._check_places()
         earlier = self._earlier_output()
         with contextlib.ExitStack() as stack:
             state = State(self.output)
             stack.callback(state.close)
             stack.callback(progress.close)
-            log = None if self.cache is not None else VectorLog(state.folder / "vectors.log")
-            if log is not None:
-                stack.callback(log.close)
+            kept = VectorLog(state.folder / "vectors.log") if self.cache is None else KeptCache(self.cache)
+            stack.callback(kept.close)
             spool = Spool(state.folder / "passages.sqlite")
             stack.callback(spool.close)
-            embedder = self._embedder(state, log)
+            embedder = Embedder(**self.embedder_options, cache=kept, budget_usd=self._left(state))
             intake = self._take_in(embedder, spool, progress)
             if earlier is not None and state.is_new and not self.overwrite:
                 self._check_earlier(earlier, embedder, spool)
                 return Result(earlier, was_complete=True)
-            check_space(state.folder, spool, embedder.width, 0 if log is None else len(log))
+            stored = len(kept) if isinstance(kept, VectorLog) else 0
+            check_space(state.folder, spool, embedder.width, stored)
             confirm(embedder, spool, progress, budget=self._left(state), ask_above=self.ask_above, yes=self.yes)
-            run = JobRun(embedder, spool, state, log, progress)
+            run = JobRun(embedder, spool, state, kept, progress)
             writer, facts = self._write(run, spool, state)
             progress.end(f"{run.done:,} texts")
             writer.publish(self.output)
@@ -104,10 +106,6 @@ class Job:
 
     def _left(self, state: State) -> float | None:
         return budget_left(self.budget, state.earlier_usage.cost_usd)
-
-    def _embedder(self, state: State, log: VectorLog | None) -> Embedder:
-        cache = log if self.cache is None else SQLiteCache(self.cache)
-        return Embedder(**self.embedder_options, cache=cache, budget_usd=self._left(state))
 
     def _take_in(self, embedder: Embedder, spool: Spool, progress: Progress) -> Intake:
         counter = TokenCounter(embedder.model_info)
@@ -122,6 +120,22 @@ class Job:
         outputs = [self.output, manifest_path(self.output)]
         return take_in(self.inputs, self.reading, spool, progress, reason_against=reason_against, outputs=outputs)
 
+    def _check_places(self) -> None:
+        """Check that output and manifest can be put into their places.
+
+        Raises:
+            CommandError: The folder is missing, a folder is in one of the places, or a byte of the path is not UTF-8.
+        """
+        if name_of(self.output) != self.output.as_posix():
+            raise CommandError(f"{name_of(self.output)}: Arrow and SQLite take only paths in UTF-8.")
+        folder = self.output.parent
+        if not folder.is_dir():
+            raise CommandError(f"{folder}: There is no such folder.", remedy="Make it, or pass another --output.")
+        is_dataset = self.output.suffix.lower() == ".lance"
+        for path in (*([] if is_dataset else [self.output]), manifest_path(self.output)):
+            if path.is_dir():
+                raise CommandError(f"{path} is a folder.", remedy="Pass another --output.")
+
     def _earlier_output(self) -> Manifest | None:
         """Return the manifest of a finished output that must not be replaced; None if there is none.
 
@@ -132,7 +146,7 @@ class Job:
             return None
         manifest = read_manifest(self.output)
         if manifest is None:
-            raise self._exists("it has no manifest")
+            raise self._exists("and has no manifest")
         return manifest
 
     def _check_earlier(self, earlier: Manifest, embedder: Embedder, spool: Spool) -> None:
@@ -210,6 +224,8 @@ class Job:
 
 def _place(error: NanoGPTError, spool: Spool) -> str:
     """Return a sentence with the place of the first text that an error is about; empty if it is about none."""
+    if not isinstance(error, (InvalidInputError, BadRequestError, ReplyError)):
+        return ""  # no text is the cause
     positions = getattr(error, "positions", ()) or error.failed_positions[:1]
     passage = spool.first_passage(positions[0] + 1) if positions else None
     return "" if passage is None else f"First text concerned: {passage.place}. "

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nanogpt_core.cli.exit_codes import CommandError
+from nanogpt_core.cli.exit_codes import CommandError, ExitCode
 from nanogpt_core.cli.names import MANIFEST
 
 __all__ = ["Manifest", "manifest_path", "read_manifest"]
@@ -83,8 +83,13 @@ def read_manifest(output: Path) -> Manifest | None:
         fields = json.loads(path.read_text(encoding="utf-8"))
         if fields.pop("format") != _FORMAT:
             raise CommandError(f"{path} is of another version of nanogpt-rag.")
-        return Manifest(**{**fields, "problems": tuple(fields["problems"])})
+        manifest = Manifest(**{**fields, "problems": tuple(fields["problems"])})
+        if not all(isinstance(value, int) for value in (manifest.rows, manifest.distinct_texts, manifest.dimensions)):
+            raise TypeError("a count is not a number")
+        return manifest
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CommandError(f"{path} cannot be read ({type(error).__name__}: {error}).") from None
+        raise CommandError(
+            f"{path} cannot be read ({type(error).__name__}: {error}).", code=ExitCode.BAD_INPUT
+        ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import Any, Protocol
@@ -34,7 +35,8 @@ def make_progress(*, quiet: bool) -> Progress:
     """Return the progress display for standard error."""
     if quiet:
         return _Silence()
-    return _Bar() if sys.stderr.isatty() else _Lines()
+    can_move_cursor = sys.stderr.isatty() and os.environ.get("TERM") not in {"dumb", "unknown"}
+    return _Bar() if can_move_cursor else _Lines()
 
 
 class _Silence:

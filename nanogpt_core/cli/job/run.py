@@ -16,6 +16,7 @@ from nanogpt_core.cli.job.progress import Progress
 from nanogpt_core.cli.job.spool import Spool, SpooledRow
 from nanogpt_core.cli.job.state import State
 from nanogpt_core.cli.job.vector_log import VectorLog
+from nanogpt_core.cli.kept_cache import KeptCache
 from nanogpt_core.embeddings.embedder import Embedder
 from nanogpt_core.observability.usage import Usage
 
@@ -36,7 +37,7 @@ class JobRun:
         embedder: Sends the texts; its cache holds the vectors of earlier runs.
         spool: The passages.
         state: Takes the usage.
-        log: The embedder's cache if it is the state's own, or None.
+        kept: The embedder's cache.
         progress: Shows the texts done.
 
     Attributes:
@@ -45,12 +46,12 @@ class JobRun:
     """
 
     def __init__(
-        self, embedder: Embedder, spool: Spool, state: State, log: VectorLog | None, progress: Progress
+        self, embedder: Embedder, spool: Spool, state: State, kept: VectorLog | KeptCache, progress: Progress
     ) -> None:
         self._embedder = embedder
         self._spool = spool
         self._state = state
-        self._log = log
+        self._kept = kept
         self._progress = progress
         self._noted_at = 0.0
         self._left: list[NDArray[np.float32]] = []
@@ -137,8 +138,8 @@ class JobRun:
         """Yield the vectors of the distinct texts, as they arrive."""
         self._progress.begin("Embedding", self._spool.texts)
         for batch in self._embedder.stream(self._spool.distinct_texts()):
-            if self._log is not None and self._log.failure is not None:
-                raise self._log.failure  # the embedder continues without its cache, and a kill would cost money
+            if self._kept.failure is not None:
+                raise self._kept.failure  # the embedder continues without its cache, and a kill would cost money
             self.done += len(batch.texts)
             self._note()
             yield batch.vectors

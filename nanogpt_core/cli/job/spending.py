@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from itertools import islice
 from pathlib import Path
@@ -31,8 +32,8 @@ def budget_left(budget: float | None, spent: float | None) -> float | None:
     """
     if budget is None:
         return None
-    if budget <= 0:
-        raise CommandError(f"--budget must be above 0, not {budget:g}.")
+    if not 0 < budget < math.inf:
+        raise CommandError(f"--budget must be above 0 and finite, not {budget:g}.")
     if spent is None:
         raise CommandError("The cost of earlier runs is not known.", remedy="Leave --budget out.")
     if spent >= budget:
@@ -107,6 +108,6 @@ def check_space(folder: Path, spool: Spool, dimensions: int | None, stored: int)
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise CommandError(
-            f"{folder}: {free / 2**30:.1f} GiB are free, and vectors and output need {needed / 2**30:.1f} GiB. Nothing "
-            "was sent."
+            f"{folder}: {free / 2**20:,.0f} MiB are free, and vectors and output need {needed / 2**20:,.0f} MiB. "
+            "Nothing was sent."
         )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from nanogpt_core.cli.exit_codes import CommandError
 from nanogpt_core.cli.reading.passage import Passage
 
 __all__ = ["Spool", "SpooledRow"]
@@ -40,6 +41,7 @@ class Spool:
 
     def __init__(self, path: Path) -> None:
         path.unlink(missing_ok=True)
+        self._folder = path.parent
         self._database = sqlite3.connect(path, isolation_level=None)
         # Nothing here survives a kill: the input is read again.
         for setting in ("journal_mode = OFF", "synchronous = OFF", f"cache_size = -{_CACHE_KIB}"):
@@ -57,10 +59,17 @@ class Spool:
         return self._hash.hexdigest()
 
     def add_all(self, passages: Iterable[Passage]) -> Iterator[int]:
-        """Store passages; yield the number of those stored so far, now and then."""
+        """Store passages; yield the number of those stored so far, now and then.
+
+        Raises:
+            CommandError: The disk is full.
+        """
         passages = iter(passages)
         while block := list(islice(passages, _ROWS_PER_INSERT)):
-            self._add(block)
+            try:
+                self._add(block)
+            except sqlite3.OperationalError as error:
+                raise CommandError(f"{self._folder}: The passages cannot be stored ({error}).") from None
             yield self.passages
 
     def _add(self, passages: list[Passage]) -> None:

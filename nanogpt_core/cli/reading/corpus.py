@@ -138,10 +138,9 @@ class CorpusReader:
     def _rows(self, source: Source, kind: str, file: BinaryIO) -> Iterator[Record]:
         if kind == "jsonl":
             return read_jsonl(file)
+        columns = list(dict.fromkeys([self.field, *([self.id_field] if self.id_field else []), *self.keep]))
         if kind == "csv":
-            return read_csv(file, self.encoding, tabs=source.name.lower().endswith(".tsv"))
-        wanted = [self.field, *([self.id_field] if self.id_field else []), *self.keep]
-        columns = list(dict.fromkeys(name.partition(".")[0] for name in wanted))
+            return read_csv(file, self.encoding, columns, tabs=source.name.lower().endswith(".tsv"))
         return read_parquet(source.path, file, columns)
 
     def _text(self, fields: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ def read_pdf(path: Path | None, file: BinaryIO) -> Iterator[tuple[int, str]]:
         file: The opened file.
 
     Raises:
-        BadTextError: The file is not a PDF, or needs a password.
+        BadTextError: The file is not a PDF, needs a password, or has a damaged page.
     """
     import pypdfium2
 
@@ -30,8 +30,11 @@ def read_pdf(path: Path | None, file: BinaryIO) -> Iterator[tuple[int, str]]:
         raise BadTextError(reason) from None
     with document:
         for number in range(len(document)):
-            page = document[number]
-            text_page = page.get_textpage()
+            try:
+                page = document[number]
+                text_page = page.get_textpage()
+            except pypdfium2.PdfiumError:
+                raise BadTextError(f"page {number + 1} is damaged") from None
             # PDF marks the end of a line with CR LF, and a hyphen at it with U+FFFE or U+0002.
             text = text_page.get_text_bounded().replace("\r\n", "\n").replace("\r", "\n")
             has_pictures = any(page.get_objects([pypdfium2.raw.FPDF_PAGEOBJ_IMAGE]))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanogpt_core.cli.exit_codes import CommandError
-from nanogpt_core.cli.names import MANIFEST, PASSAGES, STDIN, UNFINISHED
+from nanogpt_core.cli.names import MANIFEST, PASSAGES, STDIN, UNFINISHED, name_of
 from nanogpt_core.cli.reading.passage import Problem
 
 __all__ = ["FORMATS", "Source", "find_sources"]
@@ -39,7 +39,7 @@ class Source:
     """A file to read, or standard input.
 
     Attributes:
-        name: The name in messages and in the output, with ``/`` between folders.
+        name: The name in messages and in the output, by :func:`nanogpt_core.cli.names.name_of`.
         path: The file; None for standard input.
         format: One of the values of :data:`FORMATS`; None for standard input whose format was not given.
     """
@@ -76,36 +76,45 @@ def find_sources(
         if name == STDIN:
             sources.append(Source(STDIN, None, given_format))
         elif path.is_dir():
-            found = [_source(file, given_format) for file in _files(path, include, left_out)]
+            unreadable: list[Problem] = []
+            found = [_source(file, given_format) for file in _files(path, include, left_out, unreadable)]
             sources += found
-            if not found:
-                problems.append(Problem(path.as_posix(), "the folder holds no file of a known format"))
+            problems += unreadable
+            if not found and not unreadable:
+                problems.append(Problem(name_of(path), "the folder holds no file of a known format"))
         elif path.exists():
             sources.append(_source(path, given_format))
         else:
             raise CommandError(f"{name}: There is no such file or folder.")
     # A file that is named twice, or also found in a folder, is read once.
-    return list({source.name: source for source in sources}.values()), problems, left_out
+    return list({source.path: source for source in sources}.values()), problems, +left_out
 
 
 def _source(path: Path, given_format: str | None) -> Source:
-    return Source(path.as_posix(), path, FORMATS.get(path.suffix.lower(), given_format or "text"))
+    return Source(name_of(path), path, FORMATS.get(path.suffix.lower(), given_format or "text"))
 
 
-def _files(folder: Path, include: Sequence[str], left_out: Counter[str]) -> Iterator[Path]:
-    for root, folders, names in os.walk(folder):
+def _files(folder: Path, include: Sequence[str], left_out: Counter[str], unreadable: list[Problem]) -> Iterator[Path]:
+    def note(error: OSError) -> None:
+        unreadable.append(Problem(name_of(Path(error.filename)), error.strerror or str(error)))
+
+    for root, folders, names in os.walk(folder, onerror=note):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and not name.endswith(UNFINISHED))
+        # A link may lead back to a folder above it.
+        left_out["linked folder"] += sum(Path(root, name).is_symlink() for name in folders)
         outputs = {name.removesuffix(MANIFEST) for name in names if name.endswith(MANIFEST)}
         outputs |= {output.removesuffix(".npy") + PASSAGES for output in outputs if output.endswith(".npy")}
         for name in sorted(names):
             path = Path(root, name)
-            if name.startswith(".") or name.endswith(MANIFEST) or name in outputs or not path.is_file():
+            if name.startswith(".") or name.endswith(MANIFEST) or name in outputs:
                 continue
             if include:
                 wanted = any(fnmatch.fnmatch(name, pattern) for pattern in include)
             else:
                 wanted = path.suffix.lower() in FORMATS
-            if wanted:
+            if not wanted:
+                left_out[name_of(Path(path.suffix or name))] += path.is_file()
+            elif path.is_file():
                 yield path
-            else:
-                left_out[path.suffix or name] += 1
+            elif path.is_symlink():
+                unreadable.append(Problem(name_of(path), "the link leads to no file"))

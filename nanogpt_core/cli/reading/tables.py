@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import itertools
@@ -11,7 +12,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from nanogpt_core.cli.reading.text_files import MAX_CHARACTERS, BadTextError, open_text, undecodable
+from nanogpt_core.cli.reading.text_files import MAX_CHARACTERS, BadTextError, find_bad_byte, open_text, readline
 
 __all__ = ["Record", "read_csv", "read_jsonl", "read_parquet"]
 
@@ -34,7 +35,9 @@ def read_jsonl(file: BinaryIO) -> Iterator[Record]:
         if len(line) == MAX_CHARACTERS:
             raise BadTextError("the line is longer than 64 MiB: the file is not JSON Lines", number)
         if number == 1:
-            line = line.removeprefix(b"\xef\xbb\xbf")
+            if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                raise BadTextError("is UTF-16, and JSON Lines are UTF-8; convert it with: iconv -f UTF-16 -t UTF-8")
+            line = line.removeprefix(codecs.BOM_UTF8)
         if not line.isspace():
             yield number, _json_object(line, number)
 
@@ -56,24 +59,31 @@ def _json_object(line: bytes, number: int) -> Mapping[str, Any] | BadTextError:
 _KINDS: dict[type, str] = {list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
 
 
-def read_csv(file: BinaryIO, encoding: str, *, tabs: bool = False) -> Iterator[Record]:
-    """Yield the rows of a CSV file, by the names in its first row.
+def read_csv(file: BinaryIO, encoding: str, columns: list[str], *, tabs: bool = False) -> Iterator[Record]:
+    """Yield the rows of a CSV file, by the names in its first row. Blank rows are left out.
 
     The delimiter is a comma, or a semicolon if the first row has more of them.
 
     Args:
         file: The file.
         encoding: Its encoding.
+        columns: The columns that are needed.
         tabs: True if tabs separate the fields.
 
     Raises:
-        BadTextError: The file is not a text, or has no first row.
+        BadTextError: The file is not a text, or a column is missing or there twice.
     """
     with open_text(file, encoding, newline="") as stream:
-        head = stream.readline(MAX_CHARACTERS)
+        lines = _lines(stream)
+        start = []
+        for text in lines:
+            start.append(text)
+            if not text.isspace():
+                break
+        head = start[-1] if start else ""
         delimiter = "\t" if tabs else ";" if head.count(";") > head.count(",") else ","
         csv.field_size_limit(MAX_CHARACTERS)
-        rows = csv.reader(itertools.chain([head], stream), delimiter=delimiter, strict=True)
+        rows = csv.reader(itertools.chain(start, lines), delimiter=delimiter, strict=True)
         names: list[str] | None = None
         while True:
             line = rows.line_num + 1
@@ -82,17 +92,39 @@ def read_csv(file: BinaryIO, encoding: str, *, tabs: bool = False) -> Iterator[R
             except csv.Error as error:
                 yield line, BadTextError(f"is not CSV ({error})")
                 continue
-            except UnicodeDecodeError as error:
-                raise BadTextError(f"is not {stream.encoding}: {error.reason}", line) from None
             if row is None:
                 return
-            bad = undecodable("".join(row))
+            bad = find_bad_byte("".join(row), encoding)
             if bad is not None:
-                yield line, BadTextError(f"is not {encoding} (byte {bad[1]}); see --encoding")
+                yield line, BadTextError(bad[1])
             elif names is None:
-                names = row
+                if any(map(str.strip, row)):
+                    names = row
+                    _check_columns(names, columns, line)
             elif row:
                 yield line, _csv_record(row, names)
+
+
+def _lines(stream: io.TextIOWrapper) -> Iterator[str]:
+    for number in itertools.count():
+        line = readline(stream, number)
+        if not line:
+            return
+        yield line
+
+
+def _check_columns(names: list[str], needed: list[str], line: int | None = None) -> None:
+    """Check that the names of columns have each that is needed, once.
+
+    Raises:
+        BadTextError: They do not.
+    """
+    missing = [name for name in needed if name not in names]
+    if missing:
+        raise BadTextError(f"has no column {', '.join(missing)}; it has {', '.join(names) or 'none'}", line)
+    doubled = [name for name in needed if names.count(name) > 1]
+    if doubled:
+        raise BadTextError(f"has the column {doubled[0]} twice", line)
 
 
 def _csv_record(row: list[str], names: list[str]) -> Mapping[str, Any] | BadTextError:
@@ -107,23 +139,21 @@ def read_parquet(path: Path | None, file: BinaryIO, columns: list[str]) -> Itera
     Args:
         path: The file; None for standard input.
         file: The opened file.
-        columns: The columns to read.
+        columns: The columns to read; with dots, of a field in a column.
 
     Raises:
-        BadTextError: The file is not Parquet, or a column is missing.
+        BadTextError: The file is not Parquet, or a column is missing or there twice.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         table = pq.ParquetFile(path if path is not None else io.BytesIO(file.read()))
-        missing = [column for column in columns if column not in table.schema_arrow.names]
-        if missing:
-            raise BadTextError(
-                f"has no column {', '.join(missing)}; it has {', '.join(table.schema_arrow.names) or 'none'}"
-            )
+        names = table.schema_arrow.names
+        needed = list(dict.fromkeys(name if name in names else name.partition(".")[0] for name in columns))
+        _check_columns(names, needed)
         number = 0
-        for batch in table.iter_batches(_ROWS_PER_READ, columns=columns):
+        for batch in table.iter_batches(_ROWS_PER_READ, columns=needed):
             for row in batch.to_pylist():
                 number += 1
                 yield number, row

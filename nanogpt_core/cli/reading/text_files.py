@@ -16,11 +16,12 @@ __all__ = [
     "MAX_CHARACTERS",
     "BadTextError",
     "check_encoding",
+    "find_bad_byte",
     "html_to_text",
     "open_text",
     "read_whole",
+    "readline",
     "segments",
-    "undecodable",
 ]
 
 MAX_CHARACTERS = 64 << 20
@@ -29,8 +30,8 @@ MAX_CHARACTERS = 64 << 20
 _SEGMENT_CHARACTERS = 1 << 20  # a long text is divided between paragraphs after so many
 _SNIFFED_BYTES = 8192
 _BOMS = ((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
-# Bytes that are not in the encoding are decoded to these characters, and so can be found with their line.
-_ESCAPED = re.compile("[\udc80-\udcff]")
+# Bytes that are not in the encoding are decoded to the others of these characters, and so can be found with their line.
+_NOT_TEXT = re.compile("[\0\udc80-\udcff]")
 
 
 class BadTextError(Exception):
@@ -55,7 +56,9 @@ def check_encoding(encoding: str) -> str:
     """
     try:
         codecs.lookup(encoding)
-    except LookupError:
+        # Some of Python's codecs are none of text, such as base64, or have no way to go on after a wrong byte.
+        io.TextIOWrapper(io.BytesIO(), encoding, errors="surrogateescape").read()
+    except (LookupError, UnicodeError):
         raise CommandError(f"--encoding: {encoding!r} is unknown.", remedy="Use utf-8, cp1252 or latin-1.") from None
     return encoding
 
@@ -82,12 +85,14 @@ def open_text(file: BinaryIO, encoding: str, *, newline: str | None = None) -> I
         stream.detach()  # the file is closed by its owner
 
 
-def undecodable(text: str) -> tuple[int, str] | None:
-    """Return the line breaks before the first byte that was not decoded, and the byte; None if there is none."""
-    found = None if text.isascii() else _ESCAPED.search(text)
+def find_bad_byte(text: str, encoding: str) -> tuple[int, str] | None:
+    """Return the line breaks before the first byte that was not decoded or is NUL, and the problem; or None."""
+    found = None if text.isascii() and "\0" not in text else _NOT_TEXT.search(text)
     if found is None:
         return None
-    return text.count("\n", 0, found.start()), f"0x{ord(found[0]) - 0xDC00:02x}"
+    byte = ord(found[0]) & 0xFF
+    problem = f"is not {encoding} (byte 0x{byte:02x}); see --encoding" if byte else "has a NUL byte, which is no text"
+    return text.count("\n", 0, found.start()), problem
 
 
 def segments(file: BinaryIO, encoding: str) -> Iterator[tuple[int, str]]:
@@ -99,7 +104,7 @@ def segments(file: BinaryIO, encoding: str) -> Iterator[tuple[int, str]]:
     first, line, size = 1, 0, 0
     lines: list[str] = []
     with open_text(file, encoding) as stream:
-        while text := _readline(stream, line):
+        while text := readline(stream, line):
             line += 1
             lines.append(text)
             size += len(text)
@@ -119,28 +124,37 @@ def read_whole(file: BinaryIO, encoding: str) -> str:
     with open_text(file, encoding) as stream:
         try:
             text = stream.read(MAX_CHARACTERS + 1)
-        except UnicodeDecodeError as error:
-            raise BadTextError(f"is not {encoding}: {error.reason}") from None
+        except UnicodeError as error:
+            raise BadTextError(f"is not {encoding}: {getattr(error, 'reason', error)}") from None
     if len(text) > MAX_CHARACTERS:
         raise BadTextError(f"has more than {MAX_CHARACTERS:,} characters")
     return _checked(text, 1, encoding)
 
 
-def _readline(stream: io.TextIOWrapper, line: int) -> str:
+def readline(stream: io.TextIOWrapper, line: int) -> str:
+    """Return the next line, with its end; empty after the last one.
+
+    Args:
+        stream: A stream of :func:`open_text`.
+        line: Number of lines before it, for messages.
+
+    Raises:
+        BadTextError: It cannot be decoded, or is too long.
+    """
     try:
         text = stream.readline(MAX_CHARACTERS + 1)
-    except UnicodeDecodeError as error:
-        raise BadTextError(f"is not {stream.encoding}: {error.reason}", line + 1) from None
+    except UnicodeError as error:
+        raise BadTextError(f"is not {stream.encoding}: {getattr(error, 'reason', error)}", line + 1) from None
     if len(text) > MAX_CHARACTERS:
         raise BadTextError(f"the line has more than {MAX_CHARACTERS:,} characters", line + 1)
     return text
 
 
 def _checked(text: str, first_line: int, encoding: str) -> str:
-    found = undecodable(text)
+    found = find_bad_byte(text, encoding)
     if found is not None:
-        breaks, byte = found
-        raise BadTextError(f"is not {encoding} (byte {byte}); see --encoding", first_line + breaks)
+        breaks, problem = found
+        raise BadTextError(problem, first_line + breaks)
     return text
 
 
@@ -192,9 +206,16 @@ class _TextOfHTML(HTMLParser):
 
 
 def html_to_text(html: str) -> str:
-    """Return the text of an HTML page: paragraphs with blank lines between them, without scripts and styles."""
+    """Return the text of an HTML page: paragraphs with blank lines between them, without scripts and styles.
+
+    Raises:
+        BadTextError: A declaration that the parser of Python does not take, such as ``<![x[``.
+    """
     parser = _TextOfHTML()
-    parser.feed(html)
-    parser.close()
+    try:
+        parser.feed(html)
+        parser.close()
+    except AssertionError as error:
+        raise BadTextError(f"is not HTML ({error})", parser.getpos()[0]) from None
     text = re.sub(r"[^\S\n]*\n[^\S\n]*\n\s*", "\n\n", "".join(parser.parts))
     return re.sub(r" *\n ?(?=\S)", "\n", text).strip()

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("ir_measures", reason="the compare extra is not installed")
 pytest.importorskip("matplotlib", reason="the compare extra is not installed")
 
-from nanogpt_core.cli.comparison.run import SANDBOX_NOTICE
+from nanogpt_core.cli.comparison.run import SANDBOX_NOTICE, Run
 from nanogpt_core.sandbox import Fault, Reply
 
 PASSAGES = {
@@ -251,3 +251,21 @@ def test_comparison_goes_on_after_an_error_and_pays_for_no_text_twice(paid, comp
     assert compare("-m", "BAAI/bge-m3").code == 0
     answered = [text for request in paid.requests if request.status == 200 for text in request.inputs]
     assert len(answered) == len(set(answered)) == 3 + 303
+
+
+def test_interrupt_is_code_130_and_says_that_the_same_command_goes_on(paid, compare, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "_report", interrupt)
+        result = compare("-m", "BAAI/bge-m3")
+    assert (result.code, result.out) == (130, "")
+    kept = tmp_path / "out" / "vectors.sqlite"
+    assert result.err.endswith(
+        f"nanogpt: Interrupted. The same command goes on, and pays for no text again whose vector is in {kept}.\n"
+    )
+    questions = {text for text in inputs(paid) if text in ASKED}
+    paid.clear()
+    assert compare("-m", "BAAI/bge-m3").code == 0
+    assert not questions & set(inputs(paid))

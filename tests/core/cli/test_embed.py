@@ -3,6 +3,8 @@
 import importlib.util
 import io
 import json
+import os
+import sqlite3
 import sys
 import warnings
 from collections import Counter
@@ -12,10 +14,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from nanogpt_core import Embedder
+from nanogpt_core import Embedder, SQLiteCache
 from nanogpt_core.cli.formats import numpy_array
 from nanogpt_core.cli.formats.base import open_output
 from nanogpt_core.cli.job import run as run_module
+from nanogpt_core.cli.job.spool import Spool
 from nanogpt_core.cli.job.state import State
 from nanogpt_core.cli.job.vector_log import VectorLog
 from nanogpt_core.sandbox import SERVICE_ERRORS
@@ -193,6 +196,39 @@ def test_full_disk_ends_the_run_before_more_money_is_spent(embed, corpus, tmp_pa
     assert "No space left on device" in result.err
 
 
+def test_cache_that_cannot_be_written_ends_the_run(embed, corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(SQLiteCache, "put_many", lambda *_: None)  # on a full disk it warns, and returns
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        result = embed(corpus, "-o", tmp_path / "out.parquet", "--cache", tmp_path / "vectors.db")
+    assert result.code == 2
+    assert "The cache cannot be written" in result.err
+    assert "0 of 700 texts are done" in result.err
+
+
+def test_passages_that_do_not_fit_on_the_disk_are_one_line(embed, corpus, tmp_path, monkeypatch):
+    def full(*_):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(Spool, "_add", full)
+    result = embed(corpus, "-o", tmp_path / "out.parquet")
+    assert (result.code, result.sent.total()) == (2, 0)
+    assert result.err.endswith("out.parquet.unfinished: The passages cannot be stored (database or disk is full).\n")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux takes any bytes as a name")
+def test_output_whose_name_is_not_utf_8_is_refused(embed, corpus, tmp_path):
+    result = embed(corpus, "-o", tmp_path / os.fsdecode(b"caf\xe9.parquet"))
+    assert (result.code, result.sent.total()) == (2, 0)
+    assert "caf\\xe9.parquet: Arrow and SQLite take only paths in UTF-8." in result.err
+
+
+def test_error_that_no_text_has_caused_names_no_text(embed, corpus, tmp_path):
+    result = embed(corpus, "-o", tmp_path / "out.parquet", "--base-url", "http://127.0.0.1:9/v1")
+    assert result.code == 5
+    assert "First text concerned" not in result.err
+
+
 def test_output_that_cannot_be_written_ends_the_run_and_keeps_the_vectors(embed, corpus, tmp_path, monkeypatch):
     def full(_self, _block):
         raise OSError(28, "No space left on device")
@@ -225,6 +261,7 @@ def test_cache_is_kept_and_serves_other_outputs(embed, corpus, tmp_path):
     [
         (["--budget", "0.00001"], 6, "more than --budget allows"),
         (["--budget", "0"], 2, "--budget"),
+        (["--budget", "nan"], 2, "--budget must be above 0 and finite"),
         (["--ask-above", "0.00001"], 6, "Pass --yes"),
         (["--ask-above", "0.00001", "--yes"], 0, ""),
         (["--budget", "1"], 0, ""),
@@ -295,11 +332,16 @@ def test_too_long_text_is_named_before_anything_is_sent_unless_it_may_be_cut(emb
         (["empty"], 3, "empty: the folder holds no file of a known format"),
         (["in.jsonl", "-o", "out.csv"], 2, ".parquet, .npy, .jsonl, .lance"),
         (["in.jsonl", "-o", "in.jsonl", "--overwrite"], 2, "is an input"),
+        (["in.jsonl", "-o", "gone/out.parquet"], 2, "gone: There is no such folder."),
+        (["in.jsonl", "-o", "folder.npy", "--overwrite"], 2, "folder.npy is a folder."),
+        (["in.jsonl", "-o", "out.npy"], 2, "out.npy.manifest.json is a folder."),
+        (["in.jsonl", "--cache", "in.jsonl/vectors.db"], 2, "in.jsonl"),
     ],
 )
 def test_wrong_command_is_refused_with_the_reason(embed, tmp_path, monkeypatch, arguments, code, words):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "empty").mkdir()
+    for name in ("empty", "folder.npy", "out.npy.manifest.json"):
+        (tmp_path / name).mkdir()
     records(tmp_path / "in.jsonl", ["text"])
     output = [] if "-o" in arguments else ["-o", "out.parquet"]
     result = embed(*arguments, *output)
@@ -382,5 +424,5 @@ def test_verify_notices_changed_vectors_and_a_missing_manifest(embed, nanogpt, c
 
 def test_verify_refuses_other_files(nanogpt, tmp_path):
     (tmp_path / "a.parquet").write_text("no")
-    assert nanogpt("verify", tmp_path / "a.parquet").code == 2
+    assert nanogpt("verify", tmp_path / "a.parquet").code == 3
     assert "There is no such file" in nanogpt("verify", tmp_path / "gone.npy").err

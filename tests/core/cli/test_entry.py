@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -154,6 +155,49 @@ def test_missing_package_names_its_extra(failing):
 def test_missing_file_is_named_in_one_line(failing):
     result = failing(FileNotFoundError(2, "No such file or directory", "notes.txt"))
     assert (result.code, result.err) == (2, "nanogpt: notes.txt: No such file or directory\n")
+
+
+def test_error_of_the_system_without_a_file_is_one_line(failing):
+    assert failing(OSError("broken\nin two")).err == "nanogpt: broken in two\n"
+
+
+def test_exit_of_rich_after_its_reader_has_gone_is_code_141(failing):
+    assert failing(SystemExit(1)).code == 141
+
+
+def test_message_that_cannot_be_written_leaves_the_exit_code(monkeypatch):
+    class Full:
+        def write(self, _):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys, "stderr", Full())
+    assert entry.run(["nonesuch"]) == 2
+
+
+def test_streams_that_the_caller_has_closed_are_empty_or_discard(monkeypatch):
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    entry._open_closed_streams()
+    with sys.stdin as stdin, sys.stdout as stdout, sys.stderr as stderr:
+        assert (stdin.read(), stdout.write("a"), stderr.write("b")) == ("", 1, 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_first_signal_interrupts_and_the_next_one_ends_the_process(number):
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        entry._handle_signals()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+        assert signal.getsignal(signal.SIGINT) == signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        entry._handle_signals()
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def test_interrupt_is_code_130(failing):

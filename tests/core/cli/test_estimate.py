@@ -60,3 +60,10 @@ def test_text_over_a_limit_is_counted(nanogpt, tmp_path):
 def test_bad_input_is_code_3(nanogpt, tmp_path):
     (tmp_path / "bad.jsonl").write_text("{")
     assert nanogpt("estimate", tmp_path).code == 3
+
+
+@pytest.mark.parametrize("columns", ["0", "-5", "many"])
+def test_table_is_printed_for_any_value_of_columns(nanogpt, tmp_path, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    (tmp_path / "a.txt").write_text("Text.")
+    assert "text-embedding-3-small" in nanogpt("estimate", tmp_path / "a.txt").out

@@ -3,6 +3,8 @@
 import gzip
 import io
 import json
+import os
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,6 +12,7 @@ import pytest
 
 from nanogpt_core.cli.exit_codes import CommandError
 from nanogpt_core.cli.options import InputOptions
+from nanogpt_core.cli.reading import text_files
 from nanogpt_core.cli.reading.corpus import make_reader
 from nanogpt_core.cli.reading.passage import Passage, Problem
 from nanogpt_core.cli.reading.sources import find_sources
@@ -126,7 +129,12 @@ def test_other_encoding_is_read_on_request(tmp_path):
         ("a.jsonl", '{"text": ["a"]}', "a.jsonl:1: field 'text' is a list, not a text"),
         ("a.jsonl", '{"text": ""}', "a.jsonl:1: field 'text' is empty"),
         ("a.jsonl", '{"text": " "}', "a.jsonl:1: field 'text' is blank"),
-        ("a.csv", "id,body\n1,a\n", "a.csv:2: has no field 'text'; it has id, body"),
+        ("a.csv", "id,body\n1,a\n2,b\n", "a.csv:1: has no column text; it has id, body"),
+        ("a.csv", "text,text\na,b\n", "a.csv:1: has the column text twice"),
+        ("a.csv", "text\n" + "a\n" * 9000 + "a\0b\n", "a.csv:9002: "),
+        ("a.txt", "a line\n" * 9000 + "a\0b\n", "a.txt:9001: has a NUL byte, which is no text"),
+        ("a.jsonl", '{"text": "a"}\n'.encode("utf-16"), "a.jsonl: is UTF-16, and JSON Lines are UTF-8"),
+        ("a.html", "<p>a</p>\n<p><![x[y]]></p>", "a.html:2: is not HTML ("),
         ("a.csv", "id,text\n1\n", "a.csv:2: has 1 fields, and the first row 2"),
         ("a.csv", 'text\n"never closed\n', "a.csv:2: is not CSV (unexpected end of data)"),
         ("a.csv", 'text\n"closed" and more\n', "a.csv:2: is not CSV ("),
@@ -149,6 +157,19 @@ def test_bad_json_in_line_70001_is_named_and_the_rest_is_read(tmp_path):
     passages, problems = read(written(tmp_path, "a.jsonl", "\n".join(lines)))
     assert len(passages) == 70_009
     assert [problem.partition("(")[0] for problem in problems] == ["a.jsonl:70001: is not JSON "]
+
+
+def test_line_of_csv_is_limited_as_other_lines_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(text_files, "MAX_CHARACTERS", 100)
+    path = written(tmp_path, "a.csv", "text\na\n" + "b" * 101 + "\n")
+    passages, problems = read(path)
+    assert [passage.text for passage in passages] == ["a"]
+    assert problems == ["a.csv:3: the line has more than 100 characters"]
+
+
+def test_blank_lines_before_the_names_of_csv_are_left_out(tmp_path):
+    passages, problems = read(written(tmp_path, "a.csv", "\r\n \r\nid;text\r\n1;a\r\n"))
+    assert ([(one.text, one.line) for one in passages], problems) == ([("a", 4)], [])
 
 
 def test_unpaired_surrogate_in_json_is_a_problem(tmp_path):
@@ -195,6 +216,13 @@ def test_parquet_reads_only_the_columns_it_needs_and_names_missing_ones(tmp_path
     assert read(path, field="body")[1] == ["a.parquet: has no column body; it has id, text, n"]
 
 
+def test_parquet_column_may_have_a_dot_in_its_name_or_hold_fields(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"a.b": ["one"], "c": [{"d": "two"}]}), path)
+    assert [passage.text for passage in read(path, field="a.b")[0]] == ["one"]
+    assert [passage.text for passage in read(path, field="c.d")[0]] == ["two"]
+
+
 def test_pdf_pages_are_numbered_and_empty_pages_are_left_out(tmp_path):
     path = written(tmp_path, "a.pdf", pdf("First page", "", "Third page"))
     passages, problems = read(path)
@@ -234,9 +262,50 @@ def test_folder_without_a_readable_file_is_a_problem(tmp_path):
     assert [problem.reason for problem in problems] == ["the folder holds no file of a known format"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux takes any bytes as a name")
+def test_name_that_is_not_utf_8_is_escaped(tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.txt")
+    path.write_text("Coffee.")
+    sources, problems, _ = find_sources([str(tmp_path)])
+    assert ([source.name for source in sources], problems) == ([f"{tmp_path.as_posix()}/caf\\xe9.txt"], [])
+    assert [passage.id.encode() for passage in read(path)[0]] == [f"{tmp_path.as_posix()}/caf\\xe9.txt#1".encode()]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights on Windows")
+def test_links_to_folders_are_counted_and_a_dangling_link_is_a_problem(tmp_path):
+    (tmp_path / "a.md").write_text("Text.")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "gone.md").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
+    sources, problems, left_out = find_sources([str(tmp_path)])
+    assert [source.path.name for source in sources] == ["a.md"]
+    assert [str(problem) for problem in problems] == [f"{tmp_path.as_posix()}/gone.md: the link leads to no file"]
+    assert left_out == {"linked folder": 1}
+
+
+def test_folder_that_cannot_be_read_is_a_problem(tmp_path, monkeypatch):
+    (tmp_path / "a.md").write_text("Text.")
+    (tmp_path / "secret").mkdir()
+    scandir = os.scandir
+
+    def refusing(path):  # root may read every folder
+        if str(path).endswith("secret"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    sources, problems, _ = find_sources([str(tmp_path)])
+    assert len(sources) == 1
+    assert [str(problem) for problem in problems] == [f"{tmp_path.as_posix()}/secret: Permission denied"]
+
+
 def test_missing_input_ends_the_command(tmp_path):
     with pytest.raises(CommandError, match=r"gone\.txt: There is no such file"):
         find_sources([str(tmp_path / "gone.txt")])
+
+
+def test_utf_16_without_its_mark_is_a_problem(tmp_path):
+    assert read(written(tmp_path, "a.txt", "text"), encoding="utf-16")[1][0].startswith("a.txt:1: is not utf-16")
 
 
 def test_compressed_file_is_binary(tmp_path):
@@ -251,6 +320,8 @@ def test_compressed_file_is_binary(tmp_path):
         ({"chunk_overlap": 300}, "--chunk-overlap"),
         ({"chunk_tokens": 100, "chunk_overlap": -1}, "--chunk-overlap"),
         ({"encoding": "utf-99"}, "--encoding"),
+        ({"encoding": "base64"}, "--encoding"),
+        ({"encoding": "idna"}, "--encoding"),
     ],
 )
 def test_invalid_option_is_named(options, words):

@@ -138,7 +138,7 @@ def test_citations_are_numbers_in_brackets():
 
 
 def test_question_may_come_from_standard_input(nanogpt, one_format, monkeypatch):
-    monkeypatch.setattr(sys, "stdin", io.StringIO("honey\n"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"honey\n")))
     assert "in.jsonl:1" in nanogpt("search", one_format, "-", "-k", 1).out
 
 
@@ -192,3 +192,70 @@ def test_recommended_instruction_is_put_around_the_question_only_on_request(nano
         "Represent this sentence for searching relevant passages: honey",
         "honey",
     ]
+
+
+ROW = {"id": "1", "text": "a", "embedding": [1.0, 2.0]}
+
+
+@pytest.mark.parametrize(
+    ("row", "code", "words"),
+    [
+        ({**ROW, "other": 1}, 1, "manifest is missing"),
+        ({**ROW, "id": 7}, 1, "manifest is missing"),
+        ({**ROW, "text": None}, 3, "row 0 has no text or no id"),
+        ({**ROW, "id": None}, 3, "row 0 has no text or no id"),
+        ({**ROW, "embedding": ["x", "y"]}, 3, "a value that is not a number"),
+        ({**ROW, "embedding": 5}, 3, "line 1 has no list of numbers in 'embedding'"),
+        ([1], 3, "line 1 is not a JSON object"),
+    ],
+)
+def test_json_lines_of_another_program_are_read_or_refused_in_one_line(nanogpt, tmp_path, row, code, words):
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
+    result = nanogpt("verify", tmp_path / "a.jsonl")
+    assert (result.code, result.err.count("\n")) == (code, 1)
+    assert words in result.err
+    found = nanogpt("search", tmp_path / "a.jsonl", "honey", "-m", "BAAI/bge-m3")
+    assert found.code in {2, 3}
+    assert "Internal error" not in found.err
+
+
+@pytest.mark.parametrize(
+    ("passages", "words"),
+    [
+        ("no json\n", "line 1 is not JSON"),
+        ("[1]\n", "row 0 has no text or no id"),
+        ('{"id": "1", "text": "a"}\n', "has fewer passages than vectors"),
+    ],
+)
+def test_damaged_passages_of_an_array_are_named(nanogpt, make_output, tmp_path, passages, words):
+    output = make_output("npy")
+    (tmp_path / "out.passages.jsonl").write_text(passages)
+    result = nanogpt("search", output, "honey")
+    assert (result.code, result.out, result.err.count("\n")) == (3, "", 1)
+    assert words in result.err
+
+
+@pytest.mark.usefixtures("service")
+def test_damaged_parquet_is_one_line_with_its_name(nanogpt, one_format, tmp_path):
+    content = bytearray((tmp_path / one_format).read_bytes())
+    content[4:2000] = b"\xff" * 1996
+    (tmp_path / one_format).write_bytes(content)
+    for words in (["verify", one_format], ["search", one_format, "honey"]):
+        result = nanogpt(*words)
+        assert (result.code, result.err.count("\n")) == (3, 1)
+        assert "out.parquet cannot be read (" in result.err
+
+
+def test_manifest_with_a_count_that_is_none_is_refused(nanogpt, one_format, tmp_path):
+    manifest = tmp_path / f"{one_format}.manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "rows": "many"}))
+    result = nanogpt("verify", one_format)
+    assert (result.code, result.err.count("\n")) == (3, 1)
+    assert "manifest.json cannot be read" in result.err
+    assert nanogpt("search", one_format, "honey").code == 0  # the file itself has all facts
+
+
+def test_question_on_standard_input_that_is_no_text_is_refused(nanogpt, service, one_format, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff\xfe\x00")))
+    result = nanogpt("search", one_format, "-")
+    assert (result.code, result.err, service.requests) == (3, "nanogpt: Standard input is not UTF-8 text.\n", [])

@@ -224,6 +224,58 @@ def test_each_batch_of_an_asynchronous_source_is_handed_out_before_the_next_is_r
     assert asyncio.run(main()) == [[f"text {number}"] for number in range(5)]
 
 
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_next_request_begins_while_the_consumer_is_busy_with_finished_batches(serve, faults, way, monkeypatch):
+    monkeypatch.setattr(stream_module._Pace, "seconds_to_wait", 0.0)  # as for a source that is faster than a call
+    others = threading.Semaphore(0)
+
+    def answer(seen):
+        if seen.texts == ["0"]:  # the first batch is the last of the first four to be finished
+            assert all(others.acquire(timeout=60) for _ in range(3))
+        return faults.good(seen)
+
+    server, texts = serve(answer), list(map(str, range(9)))
+    embedder = server.embedder(max_concurrency=4, on_request=lambda _: others.release())
+
+    async def main():
+        batches = embedder.astream(texts, batch_size=1)
+        await anext(batches)
+        await anext(batches)
+        await asyncio.to_thread(server.wait_for, lambda: len(server.requests) >= 5)
+        return 2 + len([batch async for batch in batches])
+
+    if way == "async":
+        assert asyncio.run(main()) == 9
+    else:
+        batches = embedder.stream(texts, batch_size=1)
+        next(batches)
+        next(batches)
+        server.wait_for(lambda: len(server.requests) >= 5)
+        assert 2 + len(list(batches)) == 9
+    assert server.most_in_flight <= 4
+
+
+def test_finished_result_is_handed_out_before_an_error_of_an_asynchronous_source():
+    async def main():
+        finished = asyncio.Event()
+
+        async def source():
+            yield "a"
+            await finished.wait()
+            raise KeyError("the caller's own")
+
+        async def call(item):
+            finished.set()
+            return item
+
+        results = stream_module.amap_ordered(source(), call, 4)
+        assert await anext(results) == "a"
+        with pytest.raises(KeyError, match="the caller's own"):
+            await anext(results)
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize(
     ("read_seconds", "call_seconds", "expected"), [(2.0, None, 2.0), (2.0, 1.0, 2.0), (2.0, 2.0, 2.0), (1.0, 2.0, 0.0)]
 )
