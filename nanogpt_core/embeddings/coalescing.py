@@ -121,7 +121,8 @@ class Coalescer:
 
         found = sorted(call.vectors)
         if found:
-            vectors = np.stack([call.vectors[position] for position in found])
+            rows = [call.vectors[position] for position in found]
+            vectors = rows[0][None] if len(rows) == 1 else np.stack(rows)
             response = EmbeddingResponse(vectors, None, call.model)
             yield from self._dispatcher.check_dimensions(response, call.limits, call.observer)
             yield from self._dispatcher.collect(call.batch.select(found), response, results)

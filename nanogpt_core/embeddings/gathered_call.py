@@ -93,7 +93,8 @@ class Call:
     model: str | None = None
     error: NanoGPTError | None = None
     done: bool = False
-    _event: threading.Event | asyncio.Future[None] | None = None
+    # A caller in a thread waits for the lock: an Event takes three times as long to make and to wait for.
+    _wakes: threading.Lock | asyncio.Future[None] | None = None
 
     @property
     def is_late(self) -> bool:
@@ -101,29 +102,31 @@ class Call:
         return self.limits.deadline is not None and self.limits.deadline.remaining() <= 0
 
     def finish(self) -> None:
-        """Wake the caller."""
+        """Wake the caller. The gatherer calls it under its lock."""
         self.done = True
-        event = self._event
-        if isinstance(event, threading.Event):
-            event.set()
-        elif event is not None:
-            _resolve_in_its_loop(event)
+        wakes, self._wakes = self._wakes, None
+        if isinstance(wakes, asyncio.Future):
+            _resolve_in_its_loop(wakes)
+        elif wakes is not None:
+            wakes.release()
 
     def wait(self, seconds: float) -> None:
         """Wait in a thread until the call is done, at most ``seconds``."""
-        self._event = event = threading.Event()
-        if not self.done:  # else it was done before the event was there
-            event.wait(seconds)
+        lock = threading.Lock()
+        lock.acquire()
+        self._wakes = lock
+        if not self.done:  # else it was done before the lock was there
+            lock.acquire(timeout=seconds)
 
     async def wait_async(self, seconds: float) -> None:
         """Wait on the event loop until the call is done, at most ``seconds``."""
         loop = asyncio.get_running_loop()
-        self._event = event = loop.create_future()
+        self._wakes = woken = loop.create_future()
         if self.done:
             return
-        timer = loop.call_later(seconds, _resolve, event)
+        timer = loop.call_later(seconds, _resolve, woken)
         try:
-            await event
+            await woken
         finally:
             timer.cancel()
 

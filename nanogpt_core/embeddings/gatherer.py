@@ -65,6 +65,7 @@ class Gatherer(ForkSafe):
         self._in_flight: dict[Lane, dict[Carrier | Call, float]] = {}
         self._carried: dict[Carrier, list[Item]] = {}
         self._durations: deque[float] = deque(maxlen=_DURATIONS_KEPT)  # seconds, of the last requests
+        self._fastest = SLOT_SECONDS  # of them
 
     # --- calls ---
 
@@ -114,12 +115,13 @@ class Gatherer(ForkSafe):
         if starts is None:
             return True
         # A service that answers at once is not waited for: more requests would only be more work for this process.
-        fastest = min(self._durations, default=SLOT_SECONDS)
-        slots = min(self._slots, _MIN_SLOTS + int(fastest / _SECONDS_FOR_A_SLOT))
+        slots = min(self._slots, _MIN_SLOTS + int(self._fastest / _SECONDS_FOR_A_SLOT))
         if len(starts) < slots:
             return True
+        # The oldest requests come first. They no longer occupy their slots if they take long.
         oldest = time.monotonic() - SLOT_SECONDS
-        return sum(start > oldest for start in starts.values()) < slots
+        slow = next((number for number, start in enumerate(starts.values()) if start > oldest), len(starts))
+        return len(starts) - slow < slots
 
     def _occupy_slot(self, one: Carrier | Call) -> None:
         starts = self._in_flight.get(one.lane)
@@ -132,6 +134,7 @@ class Gatherer(ForkSafe):
         start = starts.pop(one, None)
         if start is not None:
             self._durations.append(time.monotonic() - start)
+            self._fastest = min(self._durations)
             if not starts:
                 del self._in_flight[one.lane]  # it would keep the event loop alive
 
@@ -178,6 +181,8 @@ class Gatherer(ForkSafe):
             call: The call. It may have left before.
             error: The error of a call that went by itself.
         """
+        if call.done and call not in self._in_flight.get(call.lane, ()):
+            return  # a carrier has answered it
         with self._lock:
             if self._collectors.get(call.lane) is call:
                 del self._collectors[call.lane]
