@@ -55,7 +55,7 @@ def install() -> None:
     """Put the stores' packages and ours into an environment of their own."""
     if not PYTHON.exists():
         subprocess.run([UV, "venv", "--quiet", "--python", sys.executable, HOME], check=True)
-    add(*PACKAGES, "--editable", f"{HERE.parent}[langchain,llama-index]")
+    add(*PACKAGES, "--editable", f"{HERE.parent}[langchain,llama-index,arrow]")
 
 
 def add(*packages: str) -> None:

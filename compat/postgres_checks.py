@@ -1,15 +1,22 @@
-"""Checks that postgres.py runs: ``write`` fills tables, ``read`` queries them after a restart."""
+"""Checks that postgres.py runs: ``write`` fills tables, ``read`` queries them after a restart.
+
+``read`` also runs the snippet of docs/scale/sinks.md, twice.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psycopg
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from langchain_core.documents import Document
 from langchain_postgres import PGEngine
@@ -30,6 +37,8 @@ TEXTS = [
     "The battery of the X200 lasts twelve hours.",
     "A laptop's battery is charged over night.",
 ]
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "scale" / "sinks.md"
+SNIPPET = re.compile(r"^## pgvector$.*?^```python\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
 QUESTION = "How long does the X200's battery last?"
 WIDTH = "SELECT atttypmod FROM pg_attribute WHERE attrelid = %s::regclass AND attname = 'embedding'"
 
@@ -102,7 +111,23 @@ def read() -> None:
     refused("LlamaIndex", lambda: wrong_index.as_retriever().retrieve(QUESTION))
     told(wrong.check_width, ask(WIDTH, "data_llama"))
     model.check_width(ask(WIDTH, "data_llama"))
+    snippet()
     print("read after a restart: the right texts and scores, sync and async, and another width refused", flush=True)
+
+
+def snippet() -> None:
+    """Run the page's snippet twice; the second time, one text is new."""
+    found = SNIPPET.search(PAGE.read_text(encoding="utf-8"))
+    assert found, PAGE
+    code = compile(found[1].replace("postgresql://localhost/search", f"postgresql://{SERVER}"), str(PAGE), "exec")
+    Path("passages").mkdir()
+    for texts in (TEXTS[:2], TEXTS[:3]):
+        pq.write_table(pa.table({"source": ["page.md"] * len(texts), "text": texts}), "passages/part.parquet")
+        exec(code, {"__name__": "snippet"})
+        assert ask("SELECT count(*) FROM passages") == len(texts)
+    vector = str(NanoGPTEmbeddings().embed_query(QUESTION))
+    assert ask("SELECT text FROM passages ORDER BY embedding <=> %s::vector LIMIT 1", vector) == TEXTS[2]
+    print("the snippet of docs/scale/sinks.md: each passage once", flush=True)
 
 
 def same(found: list[tuple[str, float]], best: list[tuple[str, float]]) -> None:
