@@ -121,6 +121,7 @@ class NanoGPT(ChangeableOptions, CheckedCalls):
         {
             *("api_key", "api_base", "timeout", "max_retries"),
             *("requests_per_second", "limits", "on_request", "default_headers", "allow_insecure_http"),
+            *_HTTP_CLIENTS,
         }
     )
     _more_names: ClassVar[Mapping[str, str]] = {"base_url": "api_base"}
@@ -227,14 +228,6 @@ class NanoGPT(ChangeableOptions, CheckedCalls):
             options["model"] = check_model_name(options["model"], EXAMPLE)
         if "context_window" in options:
             check_number("context_window", options["context_window"], 1)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        value = hide_keys({name: value})[name]
-        if name in _HTTP_CLIENTS:
-            raise ConfigurationError(
-                f"{name} cannot be changed any more.", remedy=f"Use .model_copy(update={{{name!r}: ...}})."
-            )
-        super().__setattr__(name, value)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> NanoGPT:
         """Return a copy; options in ``update``, by any of their names, take effect.

@@ -10,10 +10,13 @@ import time
 import weakref
 from collections.abc import Awaitable, Callable, Sequence
 
+from nanogpt_core.errors import ConfigurationError
+
 __all__ = [
     "GRACE_SECONDS",
     "call_after_workers",
     "park_if_exiting",
+    "require_event_loop",
     "run_in_tasks",
     "run_in_thread",
     "run_in_threads",
@@ -166,6 +169,21 @@ async def run_in_tasks(
         await asyncio.gather(*workers, return_exceptions=True)
     if failures:
         raise failures[0]
+
+
+def require_event_loop() -> asyncio.AbstractEventLoop:
+    """Return the running event loop.
+
+    Raises:
+        ConfigurationError: There is none, or it is one of another library.
+    """
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError as error:
+        raise ConfigurationError(
+            "The async methods need a running asyncio event loop.",
+            remedy="Use asyncio (or uvloop); under trio, call the sync methods in a thread.",
+        ) from error
 
 
 async def run_in_thread(function: Callable[[], None]) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import copy
 import inspect
-import threading
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sized
 from typing import TYPE_CHECKING, Any
 
+from nanogpt_core._runtime.workers import require_event_loop
 from nanogpt_core.embeddings.config import (
     OPTION_ALIASES,
     EmbedderConfig,
@@ -17,15 +16,13 @@ from nanogpt_core.embeddings.config import (
 )
 from nanogpt_core.embeddings.estimate import Estimate
 from nanogpt_core.embeddings.inputs import check_query, check_texts, iterate_texts
-from nanogpt_core.embeddings.pipeline import Pipeline, check_event_loop
-from nanogpt_core.embeddings.progress import reporting
-from nanogpt_core.embeddings.stream import EmbeddedBatch, achunked, amap_ordered, chunked, map_ordered
+from nanogpt_core.embeddings.pipeline import Pipeline
+from nanogpt_core.embeddings.stream import EmbeddedBatch, achunked, astream_chunks, chunked, stream_chunks
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.http.endpoint import Secret, hide_key
 from nanogpt_core.http.lifetime import Closeable
 from nanogpt_core.http.limits import Budget
 from nanogpt_core.models.catalog import MAX_ITEMS, ModelInfo
-from nanogpt_core.observability.observer import CallObserver
 from nanogpt_core.observability.usage import Usage, UsageMeter
 from nanogpt_core.validation import check_number, check_option_names
 
@@ -258,65 +255,20 @@ class Embedder(Closeable):
             NanoGPTError: As for :meth:`embed`; positions are those in the whole stream.
         """
         self._pipeline.lifetime.check_open()
-        size, stop = self._streamed_batch_size(batch_size), threading.Event()
-        chunks = chunked(iterate_texts(texts), size)
-        return self._observed_stream(chunks, stop, texts)
+        chunks = chunked(iterate_texts(texts), self._streamed_batch_size(batch_size))
+        return stream_chunks(self._pipeline, chunks, len(texts) if isinstance(texts, Sized) else None)
 
     async def astream(
         self, texts: Iterable[str] | AsyncIterable[str], *, batch_size: int | None = None
     ) -> AsyncIterator[EmbeddedBatch]:
         """Embed documents as :meth:`stream` does, without blocking the event loop; ``texts`` may be asynchronous."""
-        check_event_loop()
-        size, parsing = self._streamed_batch_size(batch_size), asyncio.Lock()
+        require_event_loop()
+        size = self._streamed_batch_size(batch_size)
         chunks = achunked(texts if isinstance(texts, AsyncIterable) else iterate_texts(texts), size)
-        observer = self._pipeline.observe()
-        batches = amap_ordered(
-            chunks, lambda chunk: self._aembed_chunk(chunk, parsing, observer), self._config.max_concurrency
-        )
-        with observer, self._stream_progress(texts) as report:
-            async with contextlib.aclosing(batches):
-                async for batch in batches:
-                    if report:
-                        report(len(batch.texts))
-                    yield batch
-
-    def _observed_stream(
-        self, chunks: Iterator[tuple[int, list[str]]], stop: threading.Event, texts: Iterable[str]
-    ) -> Iterator[EmbeddedBatch]:
-        with self._pipeline.observe() as observer, self._stream_progress(texts) as report:
-            batches = map_ordered(
-                chunks, lambda chunk: self._embed_chunk(chunk, stop, observer), self._config.max_concurrency, stop
-            )
-            with contextlib.closing(batches):
-                for batch in batches:
-                    if report:
-                        report(len(batch.texts))
-                    yield batch
-
-    def _stream_progress(self, texts: object) -> Any:
         total = len(texts) if isinstance(texts, Sized) else None
-        progress = self._config.progress
-        return reporting(progress, total) if progress else contextlib.nullcontext()
-
-    def _embed_chunk(
-        self, chunk: tuple[int, list[str]], stop: threading.Event, observer: CallObserver
-    ) -> EmbeddedBatch:
-        first, texts = chunk
-        texts = check_texts(texts, first)
-        vectors = self._pipeline.embed(
-            texts, batch_size=len(texts), first=first, show_progress=False, stop=stop, stream=observer
-        )
-        return EmbeddedBatch(first, texts, vectors)
-
-    async def _aembed_chunk(
-        self, chunk: tuple[int, list[str]], parsing: asyncio.Lock, observer: CallObserver
-    ) -> EmbeddedBatch:
-        first, texts = chunk
-        texts = check_texts(texts, first)
-        vectors = await self._pipeline.aembed(
-            texts, batch_size=len(texts), first=first, show_progress=False, parsing=parsing, stream=observer
-        )
-        return EmbeddedBatch(first, texts, vectors)
+        async with contextlib.aclosing(astream_chunks(self._pipeline, chunks, total)) as batches:
+            async for batch in batches:
+                yield batch
 
     def estimate(self, texts: Iterable[str]) -> Estimate:
         """Estimate tokens, cost and requests for ``texts``; sends nothing.

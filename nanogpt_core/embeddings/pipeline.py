@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from nanogpt_core._runtime.clock import Deadline
 from nanogpt_core._runtime.fork import import_modules
 from nanogpt_core._runtime.log import OneWarning
-from nanogpt_core._runtime.workers import run_in_tasks, run_in_threads
+from nanogpt_core._runtime.workers import require_event_loop, run_in_tasks, run_in_threads
 from nanogpt_core.cache.base import CacheNamespace
 from nanogpt_core.cache.lookup import CacheLookup
 from nanogpt_core.embeddings.coalescing import MAX_GATHERED_TEXTS, Coalescer
@@ -25,7 +25,7 @@ from nanogpt_core.embeddings.planning import Batch, Plan, host_limits_for, make_
 from nanogpt_core.embeddings.progress import reporting
 from nanogpt_core.embeddings.response import DimensionsCheck
 from nanogpt_core.embeddings.results import ArrayOutput, ListOutput, ResultCollector
-from nanogpt_core.errors import ConfigurationError, NanoGPTError
+from nanogpt_core.errors import NanoGPTError
 from nanogpt_core.http.client import HttpClient
 from nanogpt_core.http.lifetime import Lifetime
 from nanogpt_core.http.limits import Budget, ProcessLimits, Saving
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     P = ParamSpec("P")
 
-__all__ = ["Pipeline", "check_event_loop"]
+__all__ = ["Pipeline"]
 
 R = TypeVar("R")
 
@@ -164,7 +164,7 @@ class Pipeline:
             parsing: The lock under which large replies are parsed, shared by concurrent calls of a stream.
             stream: As for :meth:`embed`.
         """
-        check_event_loop()
+        loop = require_event_loop()
         limits = CallLimits(self._deadline())
         blocks = self._may_block(texts)
         with self._observed(stream) as observer:
@@ -174,7 +174,7 @@ class Pipeline:
                 if batches:
                     await _run(not self._imported, self._import_modules)
                     await self.client.async_client()
-                lock, loop = parsing or asyncio.Lock(), asyncio.get_running_loop()
+                lock = parsing or asyncio.Lock()
                 dispatches = self._dispatches(batches, results, limits, observer, lane=loop, joins=batch_size is None)
                 tasks = [partial(run_async, dispatch, self.client.asend, parsing=lock) for dispatch in dispatches]
                 await run_in_tasks(tasks, self.config.max_concurrency, limits.stop)
@@ -230,9 +230,8 @@ class Pipeline:
     def _collect(
         self, plan: Plan, limits: CallLimits, as_lists: bool, show_progress: bool
     ) -> Iterator[ResultCollector]:
-        progress = self.config.progress if show_progress else None
         cache = self._cache_lookup(limits.deadline)
-        with reporting(progress, plan.text_count) if progress else contextlib.nullcontext() as report:
+        with self.reporting(plan.text_count) if show_progress else contextlib.nullcontext() as report:
             results = ResultCollector(
                 plan,
                 ListOutput(plan) if as_lists else ArrayOutput(plan),
@@ -248,6 +247,11 @@ class Pipeline:
                 with redacted(self.config.endpoint):
                     results.add_completed_to(error)
                     raise
+
+    def reporting(self, total: int | None) -> contextlib.AbstractContextManager[Callable[[int], object] | None]:
+        """Return a context with the function to report progress to, or None; ``total`` texts are expected."""
+        progress = self.config.progress
+        return reporting(progress, total) if progress else contextlib.nullcontext()
 
     def _deadline(self) -> Deadline | None:
         return None if self.config.deadline is None else Deadline.after(self.config.deadline)
@@ -337,21 +341,6 @@ class Pipeline:
             requests=len(self._make_batches(plan, missing, None)),
             counting=self.counter.kind,
         )
-
-
-def check_event_loop() -> None:
-    """Check that an asyncio event loop is running.
-
-    Raises:
-        ConfigurationError: There is none, or it is one of another library.
-    """
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError as error:
-        raise ConfigurationError(
-            "The async methods need a running asyncio event loop.",
-            remedy="Use asyncio (or uvloop); under trio, call the sync methods in a thread.",
-        ) from error
 
 
 async def _run(in_thread: bool, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections import deque
@@ -13,12 +14,23 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nanogpt_core._runtime.workers import GRACE_SECONDS, park_if_exiting, start_thread
+from nanogpt_core.embeddings.inputs import check_texts
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["EmbeddedBatch", "achunked", "amap_ordered", "chunked", "map_ordered"]
+    from nanogpt_core.embeddings.pipeline import Pipeline
+
+__all__ = [
+    "EmbeddedBatch",
+    "achunked",
+    "amap_ordered",
+    "astream_chunks",
+    "chunked",
+    "map_ordered",
+    "stream_chunks",
+]
 
 # Until it is known how long a call takes: at most so long before the second item is read.
 _MAX_SECONDS_FOR_THE_FIRST = 0.5
@@ -66,6 +78,51 @@ async def achunked(items: AsyncIterable[T] | Iterator[T], size: int) -> AsyncIte
             start, collected = start + size, []
     if collected:
         yield start, collected
+
+
+def stream_chunks(pipeline: Pipeline, chunks: Iterator[Chunk[str]], total: int | None) -> Iterator[EmbeddedBatch]:
+    """Embed the chunks of a stream, and yield them in order.
+
+    Args:
+        pipeline: Embeds each chunk.
+        chunks: The chunks.
+        total: Number of texts, for progress reports; None if unknown.
+    """
+    stop = threading.Event()
+
+    def embed(chunk: Chunk[str]) -> EmbeddedBatch:
+        texts = check_texts(chunk[1], chunk[0])
+        options: dict[str, Any] = {"first": chunk[0], "batch_size": len(texts), "show_progress": False}
+        return EmbeddedBatch(chunk[0], texts, pipeline.embed(texts, **options, stop=stop, stream=observer))
+
+    with (
+        pipeline.observe() as observer,
+        pipeline.reporting(total) as report,
+        contextlib.closing(map_ordered(chunks, embed, pipeline.config.max_concurrency, stop)) as batches,
+    ):
+        for batch in batches:
+            if report:
+                report(len(batch.texts))
+            yield batch
+
+
+async def astream_chunks(
+    pipeline: Pipeline, chunks: AsyncIterator[Chunk[str]], total: int | None
+) -> AsyncGenerator[EmbeddedBatch, None]:
+    """Do the same as :func:`stream_chunks` on the running event loop."""
+    parsing = asyncio.Lock()
+
+    async def embed(chunk: Chunk[str]) -> EmbeddedBatch:
+        texts = check_texts(chunk[1], chunk[0])
+        options: dict[str, Any] = {"first": chunk[0], "batch_size": len(texts), "show_progress": False}
+        return EmbeddedBatch(chunk[0], texts, await pipeline.aembed(texts, **options, parsing=parsing, stream=observer))
+
+    with pipeline.observe() as observer, pipeline.reporting(total) as report:
+        async with contextlib.aclosing(amap_ordered(chunks, embed, pipeline.config.max_concurrency)) as batches:
+            async for batch in batches:
+                if report:
+                    report(len(batch.texts))
+                yield batch
 
 
 def map_ordered(

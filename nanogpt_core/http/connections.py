@@ -15,8 +15,8 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from nanogpt_core._runtime.fork import ForkSafe, delay_forks
-from nanogpt_core._runtime.workers import call_after_workers
-from nanogpt_core.errors import ConfigurationError, causes
+from nanogpt_core._runtime.workers import call_after_workers, require_event_loop
+from nanogpt_core.errors import causes
 from nanogpt_core.http.environment import Proxy, proxy_for, tls_context
 from nanogpt_core.http.library import httpcore, httpx
 from nanogpt_core.http.lifetime import Lifetime
@@ -193,13 +193,7 @@ if hasattr(os, "register_at_fork"):
 
 
 async def _of_running_loop() -> _Pools:
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
-        raise ConfigurationError(
-            "Async calls need an event loop of asyncio's; another one is running.",
-            remedy="Run them with asyncio.run(), or use the sync methods.",
-        ) from None
+    loop = require_event_loop()
     found = _of_loops.get(loop)
     if found is None:
         # Connections refer to their loop, so weak keys do not free a loop that was closed abruptly.

@@ -5,39 +5,29 @@ They differ from those of ``httpcore`` in four points:
 * A read takes up to 1 MiB instead of 64 KiB, once a reply is known to be long. Vectors come in megabytes, and each read
   costs a turn of the HTTP parser.
 * All reads, writes, connects and TLS handshakes of an attempt share its deadline, for proxied connections too.
-* A host's second address is tried after 0.25 s without an answer from the first ("happy eyeballs", RFC 8305).
+* A host's second address is tried after 0.25 s without an answer from the first: :mod:`~nanogpt_core.http.addresses`.
 * A connection that holds bytes after the end of a reply is never used again; see :meth:`_Connection.read`.
-
-TLS is done in memory (``SSLContext.wrap_bio``), as asyncio does. So it works with any kind of ``SSLContext``
-(``truststore``'s, gevent's, eventlet's) and inside another TLS connection (an ``https`` proxy), sync and async.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import encodings.idna  # noqa: F401 - looking up a host would import it, which fails without free files
-import errno
-import itertools
-import math
-import os
 import select
-import selectors
 import socket
 import ssl
-import time
 from collections.abc import Generator, Iterator
 from typing import Any, TypeVar
 
 import anyio  # comes with the SDK
 
+from nanogpt_core.http.addresses import TIMED_OUT, aconnect, connect
 from nanogpt_core.http.deadline import remaining
 from nanogpt_core.http.library import httpcore
+from nanogpt_core.http.tls import READ_BYTES, TlsSession
 
 __all__ = ["AsyncBackend", "Backend"]
 
-# CPU ms per 1,000 vectors of 1,536 dimensions on a quiet machine: 24.6; with 256 KiB 25.9, with 64 KiB 35.2.
-_READ_BYTES = 1 << 20
 # The first read of a reply: most queries fit. The memory for a larger one is mapped anew for each read, which takes
 # 40 microseconds, 4 % of a query.
 _FIRST_READ_BYTES = 1 << 16
@@ -45,12 +35,8 @@ _FIRST_READ_BYTES = 1 << 16
 _LEAST_HTTP_READ_BYTES = 1 << 14
 # After so many bytes, other tasks of the event loop have a turn.
 _BYTES_PER_TURN = 1 << 16
-_NEXT_ADDRESS_SECONDS = 0.25
-_TIMED_OUT = "timed out"
-_CONNECTING = (0, errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EALREADY)
 
 T = TypeVar("T")
-_Address = tuple[Any, ...]
 # Steps of I/O: a number is the most bytes to receive, bytes are to be sent.
 _Steps = Generator[int | bytes, bytes, T]
 
@@ -58,7 +44,7 @@ _Steps = Generator[int | bytes, bytes, T]
 def _is_from_network(error: OSError) -> bool:
     """Return whether a socket or TLS raised ``error``, and not a signal handler that ran meanwhile."""
     is_known = error.errno is not None or isinstance(error, ssl.SSLError)
-    return is_known or (isinstance(error, TimeoutError) and str(error) == _TIMED_OUT)
+    return is_known or (isinstance(error, TimeoutError) and str(error) == TIMED_OUT)
 
 
 class _Mapped:
@@ -81,7 +67,7 @@ class _Mapped:
         if isinstance(error, OSError) and not _is_from_network(error):
             return
         if isinstance(error, TimeoutError):
-            raise self._timeout_error(_TIMED_OUT) from error
+            raise self._timeout_error(TIMED_OUT) from error
         raise self._other_error(str(error)) from error
 
 
@@ -91,60 +77,13 @@ _READ_ERRORS = _Mapped(httpcore.ReadTimeout, httpcore.ReadError)
 _WRITE_ERRORS = _Mapped(httpcore.WriteError, httpcore.WriteError)
 
 
-class _Tls:
-    """One TLS session in memory. Decrypts and encrypts, without I/O."""
-
-    def __init__(self, context: ssl.SSLContext, server_hostname: str | None) -> None:
-        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.object = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_hostname)
-
-    @property
-    def pending(self) -> int:
-        """Bytes that have come in and were not read."""
-        return self._incoming.pending + self.object.pending()
-
-    def handshake(self, data: bytes | None) -> tuple[bool, bytes]:
-        """Go on with the handshake, after ``data`` from the server; return whether it is done, and bytes to send."""
-        if data is not None:
-            self._feed(data)
-        try:
-            self.object.do_handshake()
-        except ssl.SSLWantReadError:
-            return False, self._outgoing.read()
-        return True, self._outgoing.read()
-
-    def encrypt(self, data: bytes) -> bytes:
-        """Return ``data`` as bytes to send."""
-        view = memoryview(data)
-        while view:
-            view = view[self.object.write(view) :]
-        return self._outgoing.read()
-
-    def decrypt(self, data: bytes) -> bytes:
-        """Return the bytes that ``data`` completes; none if it completes none, or at the end."""
-        self._feed(data)
-        parts = []
-        try:
-            while part := self.object.read(_READ_BYTES):
-                parts.append(part)
-        except (ssl.SSLWantReadError, ssl.SSLZeroReturnError, ssl.SSLEOFError):
-            pass  # all was read; if too little came, the HTTP parser notices
-        return b"".join(parts)
-
-    def _feed(self, data: bytes) -> None:
-        if data:
-            self._incoming.write(data)
-        else:
-            self._incoming.write_eof()
-
-
 class _Connection:
     """A socket with any number of TLS sessions inside one another.
 
     Its methods are generators of I/O steps, which :class:`_Stream` and :class:`_AsyncStream` perform.
     """
 
-    def __init__(self, sock: socket.socket, sessions: tuple[_Tls, ...] = ()) -> None:
+    def __init__(self, sock: socket.socket, sessions: tuple[TlsSession, ...] = ()) -> None:
         self.sock = sock
         self._sessions = sessions
         self._held = b""
@@ -165,7 +104,7 @@ class _Connection:
         data = yield from self._receive(self._read_bytes)
         self._answered = True
         if len(data) > _FIRST_READ_BYTES // 2:
-            self._read_bytes = _READ_BYTES
+            self._read_bytes = READ_BYTES
         if len(data) < 2:  # noqa: PLR2004
             return data
         self._held = data[-1:]
@@ -209,11 +148,11 @@ class _Connection:
 
     def start_tls(self, context: ssl.SSLContext, server_hostname: str | None) -> _Steps[_Connection]:
         """Return the connection with a TLS session inside it."""
-        tls = _Tls(context, server_hostname)
+        tls = TlsSession(context, server_hostname)
         done, data = tls.handshake(None)
         while not done:
             yield self._encrypt(data)
-            done, data = tls.handshake((yield from self._receive(_READ_BYTES)))
+            done, data = tls.handshake((yield from self._receive(READ_BYTES)))
         yield self._encrypt(data)
         return _Connection(self.sock, (*self._sessions, tls))
 
@@ -285,7 +224,7 @@ class _Stream(_StreamBase, httpcore.NetworkStream):  # type: ignore[misc] # the 
             # Bytes that have come in time are read after the deadline too: this process may have been stopped.
             return self._connection.sock.recv(max_bytes)
         except BlockingIOError:
-            raise TimeoutError(_TIMED_OUT) from None
+            raise TimeoutError(TIMED_OUT) from None
 
     def _send(self, data: bytes, timeout: float | None) -> None:
         view = memoryview(data)
@@ -294,7 +233,7 @@ class _Stream(_StreamBase, httpcore.NetworkStream):  # type: ignore[misc] # the 
                 view = view[self._connection.sock.send(view) :]
             except BlockingIOError:
                 if not _wait(self._connection.sock, remaining(timeout), writing=True):
-                    raise TimeoutError(_TIMED_OUT) from None
+                    raise TimeoutError(TIMED_OUT) from None
 
 
 def _wait(sock: socket.socket, seconds: float | None, *, writing: bool) -> bool:
@@ -315,58 +254,7 @@ class Backend(httpcore.NetworkBackend):  # type: ignore[misc]
     def connect_tcp(self, host: str, port: int, timeout: float | None = None, **_: Any) -> _Stream:
         """Connect to the first of the host's addresses that answers. Our pools set no further options."""
         with _CONNECT_ERRORS:
-            addresses = _alternating(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-            return _Stream(_Connection(_connect_any(addresses, remaining(timeout))))
-
-
-def _alternating(addresses: list[_Address]) -> list[_Address]:
-    """Order addresses so that their families alternate, beginning with the system's first choice."""
-    families = list(dict.fromkeys(address[0] for address in addresses))
-    columns = [[address for address in addresses if address[0] == family] for family in families]
-    return [one for row in itertools.zip_longest(*columns) for one in row if one is not None]
-
-
-def _open(address: _Address) -> socket.socket:
-    sock = socket.socket(*address[:3])
-    sock.setblocking(False)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return sock
-
-
-def _connect_any(addresses: list[_Address], seconds: float | None) -> socket.socket:
-    """Connect to the first address that answers; each has a head start of 0.25 s over the next."""
-    deadline = math.inf if seconds is None else time.monotonic() + seconds
-    failure = OSError(errno.EADDRNOTAVAIL, "the host has no address")
-    untried, opened = list(addresses), list[socket.socket]()
-    try:
-        with selectors.DefaultSelector() as selector:
-            while untried or selector.get_map():
-                if untried:
-                    address = untried.pop(0)
-                    try:
-                        opened.append(_open(address))
-                        code = opened[-1].connect_ex(address[4])
-                        if code not in _CONNECTING:
-                            raise OSError(code, os.strerror(code))
-                    except OSError as error:
-                        failure = error
-                        continue
-                    selector.register(opened[-1], selectors.EVENT_WRITE)
-                pause = min(deadline - time.monotonic(), _NEXT_ADDRESS_SECONDS if untried else math.inf)
-                for key, _ in selector.select(None if pause == math.inf else max(0.0, pause)):
-                    ready: Any = key.fileobj
-                    selector.unregister(ready)
-                    code = ready.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-                    if code == 0:
-                        opened.remove(ready)
-                        return ready  # type: ignore[no-any-return]
-                    failure = OSError(code, os.strerror(code))
-                if time.monotonic() >= deadline:
-                    raise TimeoutError(_TIMED_OUT)
-        raise failure
-    finally:
-        for sock in opened:
-            sock.close()
+            return _Stream(_Connection(connect(host, port, remaining(timeout))))
 
 
 # --- async ---
@@ -423,7 +311,7 @@ class _AsyncStream(_StreamBase, httpcore.AsyncNetworkStream):  # type: ignore[mi
             return await asyncio.get_running_loop().sock_recv(sock, max_bytes)
         with contextlib.suppress(BlockingIOError):  # after the deadline, as in the sync stream
             return sock.recv(max_bytes)
-        raise TimeoutError(_TIMED_OUT)
+        raise TimeoutError(TIMED_OUT)
 
 
 @contextlib.contextmanager
@@ -432,7 +320,7 @@ def _time_limit(seconds: float | None) -> Iterator[None]:
     with anyio.move_on_after(seconds) as scope:
         yield
     if scope.cancelled_caught:
-        raise TimeoutError(_TIMED_OUT)
+        raise TimeoutError(TIMED_OUT)
 
 
 class AsyncBackend(httpcore.AsyncNetworkBackend):  # type: ignore[misc]
@@ -441,44 +329,4 @@ class AsyncBackend(httpcore.AsyncNetworkBackend):  # type: ignore[misc]
     async def connect_tcp(self, host: str, port: int, timeout: float | None = None, **_: Any) -> _AsyncStream:
         """Connect to the first of the host's addresses that answers. Our pools set no further options."""
         with _CONNECT_ERRORS, _time_limit(remaining(timeout)):
-            return _AsyncStream(_Connection(await _aconnect_any(_alternating(await _look_up(host, port)))))
-
-
-async def _look_up(host: str, port: int) -> list[_Address]:
-    with contextlib.suppress(socket.gaierror):  # a numeric address needs no thread
-        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-    return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-
-
-async def _aconnect_any(addresses: list[_Address]) -> socket.socket:
-    failure: BaseException = OSError(errno.EADDRNOTAVAIL, "the host has no address")
-    untried, tasks = list(addresses), set[asyncio.Task[socket.socket]]()
-    try:
-        while untried or tasks:
-            if untried:
-                tasks.add(asyncio.ensure_future(_aconnect(untried.pop(0))))
-            pause = _NEXT_ADDRESS_SECONDS if untried else None
-            done, _ = await asyncio.wait(tasks, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                tasks.discard(task)
-                error = task.exception()
-                if error is None:
-                    return task.result()
-                failure = error
-        raise failure
-    finally:
-        for task in tasks:
-            task.cancel()
-        for outcome in await asyncio.gather(*tasks, return_exceptions=True):
-            if isinstance(outcome, socket.socket):
-                outcome.close()
-
-
-async def _aconnect(address: _Address) -> socket.socket:
-    sock = _open(address)
-    try:
-        await asyncio.get_running_loop().sock_connect(sock, address[4])
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+            return _AsyncStream(_Connection(await aconnect(host, port)))

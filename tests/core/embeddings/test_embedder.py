@@ -5,6 +5,7 @@ import contextlib
 import copy
 import gc
 import inspect
+import itertools
 import logging
 import multiprocessing
 import os
@@ -15,6 +16,7 @@ import threading
 import traceback
 import warnings
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -988,3 +990,25 @@ def test_insecure_http_is_allowed_only_by_true():
 def test_headers_of_the_body_are_refused(make, name):
     with pytest.raises(ConfigurationError, match="describes the body"):
         make(default_headers={name: "0"})
+
+
+def test_call_of_three_texts_enters_few_files(sandbox_with, monkeypatch):
+    monkeypatch.delitem(sys.modules, "opentelemetry", raising=False)  # a call without a span
+    sandbox = sandbox_with()  # its rate limiter is unused
+    embedder = Embedder(api_key=sandbox.api_key, base_url=sandbox.base_url)
+    embedder.embed_lists(["first", "call", "imports"])
+    package, entered = f"{Path(inspect.getfile(Embedder)).parents[1]}{os.sep}", []
+
+    def note(frame, event, _):
+        if event == "call" and frame.f_code.co_filename.startswith(package):
+            entered.append(frame.f_code.co_filename.removeprefix(package))
+
+    outer = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        embedder.embed_lists(["one", "two", "three"])
+    finally:
+        sys.setprofile(outer)
+    changes = sum(one != other for one, other in itertools.pairwise(entered))
+    assert len(set(entered)) <= 26, sorted(set(entered))
+    assert changes <= 100, entered  # 78, and 4 more for each further read of the socket

@@ -1,0 +1,134 @@
+"""Connects to the first of a host's addresses that answers ("happy eyeballs", RFC 8305), sync and async."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import encodings.idna  # noqa: F401 - looking up a host would import it, which fails without free files
+import errno
+import itertools
+import math
+import os
+import selectors
+import socket
+import time
+from typing import Any
+
+__all__ = ["TIMED_OUT", "aconnect", "connect"]
+
+TIMED_OUT = "timed out"
+"""Text of the errors of this project about a socket whose time is over."""
+
+_NEXT_ADDRESS_SECONDS = 0.25
+_CONNECTING = (0, errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EALREADY)
+
+_Address = tuple[Any, ...]
+
+
+def connect(host: str, port: int, seconds: float | None) -> socket.socket:
+    """Return a connected socket, which does not block.
+
+    Args:
+        host: Name or address.
+        port: Port.
+        seconds: Maximum time for all addresses, or None.
+
+    Raises:
+        OSError: No address can be connected to.
+    """
+    return _connect_any(_alternating(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)), seconds)
+
+
+async def aconnect(host: str, port: int) -> socket.socket:
+    """Return a connected socket for the running event loop; see :func:`connect`."""
+    return await _aconnect_any(_alternating(await _look_up(host, port)))
+
+
+def _alternating(addresses: list[_Address]) -> list[_Address]:
+    """Order addresses so that their families alternate, beginning with the system's first choice."""
+    families = list(dict.fromkeys(address[0] for address in addresses))
+    columns = [[address for address in addresses if address[0] == family] for family in families]
+    return [one for row in itertools.zip_longest(*columns) for one in row if one is not None]
+
+
+def _open(address: _Address) -> socket.socket:
+    sock = socket.socket(*address[:3])
+    sock.setblocking(False)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+def _connect_any(addresses: list[_Address], seconds: float | None) -> socket.socket:
+    """Connect to the first address that answers; each has a head start of 0.25 s over the next."""
+    deadline = math.inf if seconds is None else time.monotonic() + seconds
+    failure = OSError(errno.EADDRNOTAVAIL, "the host has no address")
+    untried, opened = list(addresses), list[socket.socket]()
+    try:
+        with selectors.DefaultSelector() as selector:
+            while untried or selector.get_map():
+                if untried:
+                    address = untried.pop(0)
+                    try:
+                        opened.append(_open(address))
+                        code = opened[-1].connect_ex(address[4])
+                        if code not in _CONNECTING:
+                            raise OSError(code, os.strerror(code))
+                    except OSError as error:
+                        failure = error
+                        continue
+                    selector.register(opened[-1], selectors.EVENT_WRITE)
+                pause = min(deadline - time.monotonic(), _NEXT_ADDRESS_SECONDS if untried else math.inf)
+                for key, _ in selector.select(None if pause == math.inf else max(0.0, pause)):
+                    ready: Any = key.fileobj
+                    selector.unregister(ready)
+                    code = ready.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                    if code == 0:
+                        opened.remove(ready)
+                        return ready  # type: ignore[no-any-return]
+                    failure = OSError(code, os.strerror(code))
+                if time.monotonic() >= deadline:
+                    raise TimeoutError(TIMED_OUT)
+        raise failure
+    finally:
+        for sock in opened:
+            sock.close()
+
+
+async def _look_up(host: str, port: int) -> list[_Address]:
+    with contextlib.suppress(socket.gaierror):  # a numeric address needs no thread
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+
+
+async def _aconnect_any(addresses: list[_Address]) -> socket.socket:
+    failure: BaseException = OSError(errno.EADDRNOTAVAIL, "the host has no address")
+    untried, tasks = list(addresses), set[asyncio.Task[socket.socket]]()
+    try:
+        while untried or tasks:
+            if untried:
+                tasks.add(asyncio.ensure_future(_aconnect(untried.pop(0))))
+            pause = _NEXT_ADDRESS_SECONDS if untried else None
+            done, _ = await asyncio.wait(tasks, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                tasks.discard(task)
+                error = task.exception()
+                if error is None:
+                    return task.result()
+                failure = error
+        raise failure
+    finally:
+        for task in tasks:
+            task.cancel()
+        for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(outcome, socket.socket):
+                outcome.close()
+
+
+async def _aconnect(address: _Address) -> socket.socket:
+    sock = _open(address)
+    try:
+        await asyncio.get_running_loop().sock_connect(sock, address[4])
+    except BaseException:
+        sock.close()
+        raise
+    return sock
