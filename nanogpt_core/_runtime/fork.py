@@ -10,14 +10,14 @@ import importlib
 import os
 import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Collection
 from contextlib import AbstractContextManager
 
 __all__ = ["ForkSafe", "delay_forks", "import_modules"]
 
 
 class ForkSafe:
-    """An object with a lock, ``_lock``, that a fork finds free and leaves free, whatever other threads do."""
+    """An object with a lock, ``_lock``, that a fork finds free and leaves free."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -37,13 +37,13 @@ _living_lock = threading.Lock()
 
 def _before_fork() -> None:
     """Acquire every lock. Never wait for one while another is held: the thread that holds it may want that other."""
-    while (busy := _acquire_all_or_none()) is not None:
+    while (busy := _acquire_all()) is not None:
         with busy:
             pass
 
 
-def _acquire_all_or_none() -> AbstractContextManager[bool | None] | None:
-    """Return None with every lock held, or, with none held, a lock that another thread holds."""
+def _acquire_all() -> AbstractContextManager[bool | None] | None:
+    """Acquire every lock. Return None, or, if another thread holds one of them, that lock, with none acquired."""
     _living_lock.acquire()
     acquired: list[ForkSafe] = []
     for one in _living:
@@ -82,11 +82,11 @@ _imported: set[str] = set()
 
 
 def delay_forks() -> AbstractContextManager[bool | None]:
-    """Return a lock under which a fork of another thread waits: for first uses of libraries with locks of their own."""
+    """Return the lock that forks wait for; hold it around first uses of libraries with locks of their own."""
     return _first_uses._lock
 
 
-def import_modules(names: Iterable[str]) -> None:
+def import_modules(names: Collection[str]) -> None:
     """Import modules; a fork in another thread waits until the import is complete."""
     if not _imported.issuperset(names):
         with delay_forks():

@@ -60,23 +60,26 @@ class ProviderFields:
     def add(self, message: dict[str, Any]) -> None:
         """Take the fields of a message, or of a delta, before it is repaired.
 
-        Reasoning text that comes only in other fields is put into ``reasoning_content`` too.
+        Reasoning text that comes only in other fields is put into ``reasoning_content`` too; thoughts in content blocks
+        stay there.
         """
         message.pop(PROVIDER_FIELDS, None)
         found = {name: value for name, value in message.items() if _is_carried(name, value)}
         content = message.get("content")
         blocks = content if isinstance(content, list) else [content]
         thoughts = [block for block in blocks if isinstance(block, dict) and block.get("type") in THOUGHT_BLOCKS]
-        found.update({"content": thoughts} if thoughts else {})
-        usual = any(isinstance(message.get(name), str) and message[name] for name in _USUAL)
+        if thoughts:
+            found["content"] = thoughts
+        has_usual_text = any(isinstance(message.get(name), str) and message[name] for name in _USUAL)
         if found:
             self._message = merge_fields(self._message, _without_marks(found) if self._streams else found)
             texts = filter(None, (text_of(found.get(name)) for name in _REASONING_TEXTS))
             text = next(texts, None)
-            if not usual and (text or thoughts) and (self._is_derived or not self._has_reasoning):
+            if not has_usual_text and (text or thoughts) and (self._is_derived or not self._has_reasoning):
                 self._is_derived = True
-                message.update({} if thoughts else {"reasoning_content": text})
-        self._has_reasoning = self._has_reasoning or usual or self._is_derived
+                if not thoughts:
+                    message["reasoning_content"] = text
+        self._has_reasoning = self._has_reasoning or has_usual_text or self._is_derived
 
     def add_calls(self, calls: Mapping[str, dict[str, Any]]) -> None:
         """Take the fields of tool calls, by the ids of the calls."""
@@ -122,7 +125,8 @@ def send_back(sent: dict[str, Any], fields: Any) -> None:
     sent.update(more)
     calls = fields.get("calls") or {}
     sent_calls = [_with_fields(call, calls.get(call.get("id"))) for call in sent.get("tool_calls") or ()]
-    sent.update({"tool_calls": sent_calls} if sent_calls else {})
+    if sent_calls:
+        sent["tool_calls"] = sent_calls
 
 
 def _with_fields(call: dict[str, Any], fields: dict[str, Any] | None) -> dict[str, Any]:
@@ -155,7 +159,8 @@ def _merged_lists(known: list[Any], further: list[Any]) -> list[Any]:
     for entry in further:
         place = next((at for at in reversed(range(len(merged))) if _is_continued(merged, at, entry)), None)
         if place is None:
-            merged += [entry] if entry not in merged else []
+            if entry not in merged:
+                merged.append(entry)
         elif not _is_repeated(merged[place], entry):
             merged[place] = merge_fields(merged[place], entry)
         else:
@@ -182,7 +187,7 @@ def _is_repeated(known: dict[str, Any], further: dict[str, Any]) -> bool:
 
 
 def _without_marks(value: Any) -> Any:
-    """Return fields of a delta without Gemini's mark of a delta that is a thought; it does not hold for the message."""
+    """Return a delta's fields without Gemini's ``thought: true``, which holds for the delta only."""
     if not isinstance(value, dict):
         return value
     kept = {name: _without_marks(inner) for name, inner in value.items() if (name, inner) != ("thought", True)}

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["make_page", "write_page"]
 
-_MOST_MISSED = 20
+_MAX_MISSED_SHOWN = 20
 _AFTER_AN_ERROR = "another model of the same server failed before."
 _GOOD_RANK = 10
 _FLOAT_BYTES = 4
@@ -212,9 +212,9 @@ def _missed(comparison: Comparison) -> str:
     items = "\n".join(
         f"<li>{escape(question.text)}<span>{escape(', '.join(question.sources))}: "
         f"{f'place {rank}' if rank else f'not in the first {DEPTH}'}</span></li>"
-        for question, rank in missed[:_MOST_MISSED]
+        for question, rank in missed[:_MAX_MISSED_SHOWN]
     )
-    more = f"<p>And {len(missed) - _MOST_MISSED} more.</p>" if len(missed) > _MOST_MISSED else ""
+    more = f"<p>And {len(missed) - _MAX_MISSED_SHOWN} more.</p>" if len(missed) > _MAX_MISSED_SHOWN else ""
     return (
         f"<h2>Questions that it misses</h2>\n<p>For {len(missed)} of {len(comparison.questions)} questions no right "
         f"source is in the first {_GOOD_RANK}. Does the corpus answer them as it is, or is a passage cut badly?</p>\n"

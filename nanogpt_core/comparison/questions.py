@@ -13,9 +13,9 @@ from typing import Any
 
 from nanogpt_core.errors import InvalidInputError
 
-__all__ = ["EXAMPLE", "Question", "check_sources", "load_questions", "write_questions"]
+__all__ = ["Question", "check_sources", "load_questions", "write_questions"]
 
-EXAMPLE = '{"question": "...", "sources": ["..."]}'
+_EXAMPLE = '{"question": "...", "sources": ["..."]}'
 _TABLES = {".csv": ",", ".tsv": "\t"}
 
 
@@ -55,7 +55,7 @@ def load_questions(file: str | os.PathLike[str], limit: int | None = None) -> li
         raise InvalidInputError(f"{path} is not UTF-8 text: {error}.") from error
     found = list(_from_table(path, text) if path.suffix.lower() in _TABLES else _from_lines(path, text))
     if not found:
-        raise InvalidInputError(f"{path} has no questions.", remedy=f"Each line is JSON such as {EXAMPLE}")
+        raise InvalidInputError(f"{path} has no questions.", remedy=f"Each line is JSON such as {_EXAMPLE}")
     if limit is not None and limit < len(found):
         found = [found[number * len(found) // limit] for number in range(limit)]
     return found
@@ -111,7 +111,7 @@ def check_sources(questions: Sequence[Question], sources: Collection[str]) -> No
     """Check that the corpus has the sources of every question.
 
     Raises:
-        InvalidInputError: A question names a source that the corpus does not have; see ``.positions``.
+        InvalidInputError: A question names a source that the corpus does not have; ``.positions`` has the number of the question, from 0.
     """
     known = set(sources)
     for number, question in enumerate(questions):

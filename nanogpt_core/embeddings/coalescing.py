@@ -138,8 +138,8 @@ class Coalescer:
             objects = *clients, config.limits
             key = (
                 *(endpoint.base_url, endpoint.key.reveal_or_empty() if endpoint.key else "", endpoint.timeout),
-                *(sorted(endpoint.headers.items()), model, config.dimensions, config.user, config.on_overflow),
-                *(config.batch_size, config.max_concurrency, config.max_retries, *map(id, objects)),
+                *(sorted(endpoint.headers.items()), sorted(self._dispatcher.parameters.items()), model),
+                *(config.on_overflow, config.batch_size, config.max_concurrency, config.max_retries, *map(id, objects)),
             )
             self._gatherer = gatherer_for(
                 key,

@@ -189,7 +189,7 @@ class Embedder(Closeable):
             NanoGPTError: The service was not reached, refused, or sent an invalid reply. ``.completed`` holds the
                 vectors that were finished.
         """
-        vectors: NDArray[np.float32] = self._pipeline.embed(check_texts(texts), batch_size=_checked(batch_size))
+        vectors: NDArray[np.float32] = self._pipeline.embed(check_texts(texts), batch_size=_checked_batch_size(batch_size))
         return vectors
 
     def embed_lists(self, texts: Iterable[str], *, batch_size: int | None = None) -> list[list[float]]:
@@ -198,7 +198,7 @@ class Embedder(Closeable):
         Lists take ten times the memory of an array, and five times the CPU time.
         """
         lists: list[list[float]] = self._pipeline.embed(
-            check_texts(texts), batch_size=_checked(batch_size), as_lists=True
+            check_texts(texts), batch_size=_checked_batch_size(batch_size), as_lists=True
         )
         return lists
 
@@ -220,13 +220,13 @@ class Embedder(Closeable):
 
     async def aembed(self, texts: Iterable[str], *, batch_size: int | None = None) -> NDArray[np.float32]:
         """Embed documents as :meth:`embed` does, without blocking the event loop."""
-        vectors: NDArray[np.float32] = await self._pipeline.aembed(check_texts(texts), batch_size=_checked(batch_size))
+        vectors: NDArray[np.float32] = await self._pipeline.aembed(check_texts(texts), batch_size=_checked_batch_size(batch_size))
         return vectors
 
     async def aembed_lists(self, texts: Iterable[str], *, batch_size: int | None = None) -> list[list[float]]:
         """Embed documents as :meth:`embed_lists` does, without blocking the event loop."""
         lists: list[list[float]] = await self._pipeline.aembed(
-            check_texts(texts), batch_size=_checked(batch_size), as_lists=True
+            check_texts(texts), batch_size=_checked_batch_size(batch_size), as_lists=True
         )
         return lists
 
@@ -305,7 +305,7 @@ class Embedder(Closeable):
 
     def _streamed_batch_size(self, batch_size: int | None) -> int:
         default = min(self._config.model_row.batch_size, _MAX_TEXTS_PER_STREAMED_BATCH)
-        return _checked(batch_size) or self._config.batch_size or default
+        return _checked_batch_size(batch_size) or self._config.batch_size or default
 
     def __repr__(self) -> str:
         if "_pipeline" not in self.__dict__:
@@ -343,7 +343,7 @@ class Embedder(Closeable):
         return copy.copy(self)
 
 
-def _checked(batch_size: int | None) -> int | None:
+def _checked_batch_size(batch_size: int | None) -> int | None:
     if batch_size is not None:
         check_number("batch_size", batch_size, 1, MAX_ITEMS)
     return batch_size

@@ -53,7 +53,7 @@ class Item:
         weight: Its tokens, for the size of a batch.
         lane: The event loop of its calls, or None.
         calls: The calls that wait for it, each with the text's position in its batch.
-        carrier: That sends it; None in the queue.
+        carrier: The carrier, or the call by itself, that sends it; None in the queue.
     """
 
     text: str

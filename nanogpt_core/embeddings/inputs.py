@@ -11,7 +11,6 @@ __all__ = ["MAX_POSITIONS_SHOWN", "check_query", "check_texts", "describe_positi
 MAX_POSITIONS_SHOWN = 10
 """Positions that an error message lists."""
 
-
 _MAX_NEIGHBOUR_CHARACTERS = 40
 
 

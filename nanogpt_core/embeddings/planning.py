@@ -47,7 +47,7 @@ class Batch:
         texts: The request texts.
         rows: For each text, its row in the result.
         positions: For each text, its first position in the caller's list, for error messages.
-        tokens: For each text, its tokens; empty without a budget, since only a budget needs them.
+        tokens: For each text, its tokens: exact with a budget, otherwise the plan's weights.
     """
 
     texts: Sequence[str]
@@ -68,7 +68,7 @@ class Batch:
             [self.texts[index] for index in indices],
             [self.rows[index] for index in indices],
             [self.positions[index] for index in indices],
-            [self.tokens[index] for index in indices] if self.tokens else [],
+            [self.tokens[index] for index in indices],
         )
 
     def _slice(self, part: slice) -> Batch:

@@ -24,7 +24,7 @@ from nanogpt_core.http.network import AsyncBackend, Backend
 
 __all__ = ["AsyncLease", "Lease", "aclose_connections", "close_connections"]
 
-_MOST_IDLE_CONNECTIONS = 64
+_MAX_IDLE_CONNECTIONS = 64
 _IDLE_SECONDS = 5.0  # as httpx does; servers close connections that idle for longer
 
 
@@ -68,7 +68,7 @@ def _pool_options(proxy: Proxy | None, tls: ssl.SSLContext) -> dict[str, Any]:
     options: dict[str, Any] = {
         "ssl_context": tls,
         "max_connections": None,  # for the callers to limit
-        "max_keepalive_connections": _MOST_IDLE_CONNECTIONS,
+        "max_keepalive_connections": _MAX_IDLE_CONNECTIONS,
         "keepalive_expiry": _IDLE_SECONDS,
     }
     if proxy is not None:

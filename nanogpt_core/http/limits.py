@@ -37,7 +37,7 @@ class Cost:
         model: Name of the model.
         texts: Number of texts.
         tokens: Their tokens: exact with a budget, otherwise an upper estimate.
-        usd: US dollars; None if the request is not paid for, or its price is unknown: only the rate then applies.
+        usd: US dollars; None if the request is not paid for, such as a chat request: only the rate then applies.
         timeout: Seconds that the attempt may take.
     """
 

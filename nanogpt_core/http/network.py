@@ -32,7 +32,7 @@ __all__ = ["AsyncBackend", "Backend"]
 # 40 microseconds, 4 % of a query.
 _FIRST_READ_BYTES = 1 << 16
 # HTTP is read by at least so many bytes. A smaller read is a step of a proxy's handshake, which takes its reply whole.
-_LEAST_HTTP_READ_BYTES = 1 << 14
+_MIN_HTTP_READ_BYTES = 1 << 14
 # After so many bytes, other tasks of the event loop have a turn.
 _BYTES_PER_TURN = 1 << 16
 
@@ -99,7 +99,7 @@ class _Connection:
         if self._held:
             held, self._held = self._held, b""
             return held
-        if max_bytes < _LEAST_HTTP_READ_BYTES:
+        if max_bytes < _MIN_HTTP_READ_BYTES:
             return (yield from self._receive(max_bytes))
         data = yield from self._receive(self._read_bytes)
         self._answered = True

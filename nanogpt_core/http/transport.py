@@ -252,7 +252,7 @@ def _with_headers(request: Any, endpoint: Endpoint) -> Any:
         if lower.startswith(_DROPPED_PREFIXES):
             continue
         replacement = added.pop(lower, None)
-        # A header that was given with this one call comes first.
+        # A header that was given with this one call wins.
         if value == (request.url.netloc if lower == b"host" else _REPLACEABLE.get(lower)):
             if replacement is None and lower == b"authorization":
                 continue

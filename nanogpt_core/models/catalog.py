@@ -1,7 +1,7 @@
 """The catalog of NanoGPT's embedding models: one row per model.
 
 The catalog is a snapshot that works offline. NanoGPT's live list (``GET /embedding-models``) is newer, and the
-dimensions of a reply overrule both: see :func:`ModelInfo.allows_width`. Sources: "reference" is NanoGPT's reference
+dimensions of a reply overrule both: see :meth:`ModelInfo.allows_width`. Sources: "reference" is NanoGPT's reference
 page for ``POST /v1/embeddings`` (price, listed dimensions, models that take ``dimensions``); "newer page" is the same
 page of August 2026, with more models; "card" is the vendor's model card or API page (true dimensions, token limit,
 tokenizer, query instruction); "field" is a limit observed on hosts of the model.

@@ -123,8 +123,9 @@ class CallObserver:
         self.model = model
         self.dimensions: int | None = None
         self._telemetry = telemetry
-        self.sending: Callable[[], contextlib.AbstractContextManager[Any]]
-        self.sending = contextlib.nullcontext if telemetry is None else telemetry.current
+        self.sending: Callable[[], contextlib.AbstractContextManager[Any]] = (
+            contextlib.nullcontext if telemetry is None else telemetry.current
+        )
         self._trackers = active_trackers.get()
         self._context = None if observer.hook is None else copy_context()
 
@@ -179,7 +180,7 @@ class CallObserver:
             completion_tokens: Tokens of the answer, or None if unknown.
             cost_usd: Cost that the reply gives, or None.
             request_id: The service's name for the request, or None.
-            shared: Whether the record of another call counts the request.
+            shared: Whether the record of another call already counts this request.
             error: The error that ended the request, or the name for one.
         """
         if not timer.attempts:

@@ -11,7 +11,7 @@ from nanogpt_core.models.tokens import count_base_tokens
 __all__ = ["Chunker"]
 
 # A chunk ends at its strongest border after this share of its tokens.
-_LEAST_FILL = 0.6
+_MIN_FILL_SHARE = 0.6
 _HEADING, _PARAGRAPH, _LINE, _SENTENCE, _WORD, _INSIDE = 5, 4, 3, 2, 1, 0
 _BORDERS = re.compile(r"\n(?:[^\S\n]*\n)*|(?<=[.!?])[^\S\n]+|(?<=[。！？])(?!\s)")
 # A character has at most 4 bytes, and a token at least one.
@@ -77,7 +77,7 @@ class Chunker:
             total += units[number].tokens
             if total > self._tokens:
                 return best
-            if total < _LEAST_FILL * self._tokens:
+            if total < _MIN_FILL_SHARE * self._tokens:
                 best = number + 1
             elif units[number].border >= border:
                 best, border = number + 1, units[number].border
@@ -111,11 +111,11 @@ class Chunker:
             yield _Unit(start, end, tokens, border)
             return
         run = max(1, min(_MAX_CHARACTERS_PER_WORD, self._tokens // _MAX_TOKENS_PER_CHARACTER))
-        for match in re.compile(rf"\s*\S{{1,{run}}}\s*\Z|\s*\S{{1,{run}}}|\s+").finditer(text, start, end):
+        for match in re.compile(rf"\s*\S{{1,{run}}}\s*\Z|\s*\S{{1,{run}}}").finditer(text, start, end):
             word = text[match.start() : match.end()]
             following = text[match.end() : match.end() + 1]
             strength = border if match.end() == end else _WORD if following.isspace() else _INSIDE
-            yield _Unit(match.start(), match.end(), 0 if word.isspace() else count_base_tokens(word), strength)
+            yield _Unit(match.start(), match.end(), count_base_tokens(word), strength)
 
 
 def _trimmed(text: str, units: list[_Unit]) -> tuple[int, str]:
