@@ -62,6 +62,11 @@ class Call:
         self.has_begun = False
         self.timeout: float = request.extensions.get("timeout", {}).get("read") or session.endpoint.timeout
 
+    @property
+    def model(self) -> str:
+        """Name of the model that was asked for; empty if the request is no chat request."""
+        return self._asked.model
+
     def _observe(self) -> CallObserver:
         streams = {"gen_ai__request__stream": True} if self._asked.streams else {}
         return self._session.observer.call(self._asked.model, **streams)

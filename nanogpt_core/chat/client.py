@@ -26,7 +26,7 @@ from nanogpt_core.http.connections import aclose_connections, close_connections
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.error_mapping import map_error
 from nanogpt_core.http.lifetime import Lifetime
-from nanogpt_core.http.limits import Admission, ProcessLimits, SharedLimits, check_limits
+from nanogpt_core.http.limits import Admission, Cost, ProcessLimits, SharedLimits, check_limits
 from nanogpt_core.http.rate_limiter import RateLimit, RateLimiter
 from nanogpt_core.http.redaction import redacted
 from nanogpt_core.http.retry import CallLimits, backoff_delay, send_with_retries
@@ -148,13 +148,18 @@ class ChatSession:
             self._limit_ref = weakref.ref(limit)
         return limit.limiter()
 
-    def attempts(self) -> Generator[Wait | Run | None, Any, Any]:
+    def attempts(self, model: str) -> Generator[Wait | Run | None, Any, Any]:
         """Run one call without I/O. Yields actions, and None for an attempt; the result is its response.
+
+        Args:
+            model: Name of the model, for the log.
 
         Raises:
             NanoGPTError: The error of the last attempt.
         """
-        return send_with_retries(_attempt, limits=self._limits, max_retries=self._max_retries, call=CallLimits())
+        return send_with_retries(
+            _attempt, limits=self._limits, max_retries=self._max_retries, call=CallLimits(), cost=Cost(model)
+        )
 
     def on_stream_error(self, error: NanoGPTError) -> None:
         """Pause all calls with this key if an error in the middle of a stream asks for it."""

@@ -42,7 +42,7 @@ class ChatTransport(httpx.BaseTransport):  # type: ignore[misc] # the library is
         request.read()
         call = Call(self._session, request)
         with call.observed(), redacted(self._session.endpoint):
-            return run_sync(self._session.attempts(), lambda _: self._attempt(call, request))
+            return run_sync(self._session.attempts(call.model), lambda _: self._attempt(call, request))
 
     def _attempt(self, call: Call, request: Any) -> Any:
         with call.attempt():
@@ -76,7 +76,7 @@ class AsyncChatTransport(httpx.AsyncBaseTransport):  # type: ignore[misc] # the 
         await request.aread()
         call = Call(self._session, request)
         with call.observed(), redacted(self._session.endpoint):
-            return await run_async(self._session.attempts(), lambda _: self._attempt(call, request))
+            return await run_async(self._session.attempts(call.model), lambda _: self._attempt(call, request))
 
     async def _attempt(self, call: Call, request: Any) -> Any:
         with call.attempt():

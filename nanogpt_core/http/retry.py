@@ -151,7 +151,8 @@ def send_with_retries(
             if failed >= max_retries or not call.leaves_time_for(delay):
                 raise
             failed += 1
-            logger.info("Retry %d of %d in %.2f s after %s", failed, max_retries, delay, describe(error))
+            of = f" of {cost.model}" if cost.model else ""
+            logger.info("Retry %d of %d%s in %.2f s after %s", failed, max_retries, of, delay, describe(error))
         yield Wait(delay)
 
 

@@ -264,7 +264,12 @@ def test_hook_that_cannot_be_pickled_is_not_lost(make_any):
 
 async def test_chat_requests_are_logged(make_chat, fresh_sandbox, kind, form, caplog):
     caplog.set_level(logging.DEBUG, "nanogpt_core")
+    fresh_sandbox.add_faults(Fault(503))
     fresh_sandbox.add_replies(COUNTED)
-    await run(make_chat(), kind, form)
-    (message,) = [one.getMessage() for one in caplog.records if one.name == "nanogpt_core"]
+    with fake_clock():
+        await run(make_chat(), kind, form)
+    retry, message = [one.getMessage() for one in caplog.records if one.name == "nanogpt_core"]
+    assert retry.startswith("Retry 1 of ")
+    assert retry.endswith(" s after ServerError (status 503)")
+    assert f" of {CHAT} in " in retry
     assert message.startswith(f"chat {CHAT}: 7 tokens, 5 tokens of answer, ")

@@ -51,10 +51,10 @@ def test_retries_and_pauses_are_logged_with_delay_and_reason(sandbox_with, embed
     with fake_clock():
         embed(embedder, ["a"])
     first, pause, second = log(logging.INFO)
-    assert first.startswith("Retry 1 of 3 in ")
+    assert first.startswith(f"Retry 1 of 3 of {MODEL} in ")
     assert first.endswith(" s after ServerError (status 503)")
     assert pause.startswith("Pausing all requests for 7.0 s after RateLimitError (status 429); rate: ")
-    assert second.startswith("Retry 2 of 3 in ")
+    assert second.startswith(f"Retry 2 of 3 of {MODEL} in ")
     assert second.endswith(" s after RateLimitError (status 429)")
     assert "3 attempts" in log(logging.DEBUG)[-1]
 
