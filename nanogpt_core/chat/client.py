@@ -158,7 +158,7 @@ class ChatSession:
             NanoGPTError: The error of the last attempt.
         """
         return send_with_retries(
-            _attempt, limits=self._limits, max_retries=self._max_retries, call=CallLimits(), cost=Cost(model)
+            _attempt, limits=self._limits, max_retries=self._max_retries, call_limits=CallLimits(), cost=Cost(model)
         )
 
     def on_stream_error(self, error: NanoGPTError) -> None:

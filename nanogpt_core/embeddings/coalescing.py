@@ -16,7 +16,7 @@ from functools import partial
 from nanogpt_core._runtime.workers import start_thread
 from nanogpt_core.embeddings.config import EmbedderConfig
 from nanogpt_core.embeddings.dispatch import Action, Dispatcher
-from nanogpt_core.embeddings.gathered_call import Call, Lane, running_loop
+from nanogpt_core.embeddings.gathered_call import Lane, WaitingCall, running_loop
 from nanogpt_core.embeddings.gatherer import SLOT_SECONDS, Gatherer, gatherer_for
 from nanogpt_core.embeddings.planning import Batch
 from nanogpt_core.embeddings.response import EmbeddingResponse
@@ -58,14 +58,14 @@ class Coalescer:
         self._gatherer: Gatherer | None = None
 
     def dispatch(
-        self, batch: Batch, results: ResultCollector, limits: CallLimits, observer: CallObserver, lane: Lane
+        self, batch: Batch, results: ResultCollector, call_limits: CallLimits, observer: CallObserver, lane: Lane
     ) -> Generator[Action, HttpReply, None]:
         """Send ``batch`` until ``results`` has all its vectors, by itself or with the texts of other calls.
 
         Args:
             batch: The batch of a small call.
             results: Collects the vectors.
-            limits: Deadline and stop signal of the call.
+            call_limits: Deadline and stop signal of the call.
             observer: Reports its requests.
             lane: The event loop that runs this generator, or None.
 
@@ -73,16 +73,16 @@ class Coalescer:
             NanoGPTError: The batch cannot be answered.
         """
         gatherer, budget = self.gatherer(), self._limits.budget
-        call = Call(batch, limits, observer=observer, budget=budget, lane=lane, starter=self)
+        call = WaitingCall(batch, call_limits, observer=observer, budget=budget, lane=lane, starter=self)
         error: NanoGPTError | None = None
         try:
             first = (yield from self._admission_of(call)) if gatherer.enter(call) else None
             if first is not None:
                 share = partial(_share, gatherer, call)
-                yield from self._dispatcher.dispatch(batch, results, limits, observer, first, take=share)
+                yield from self._dispatcher.dispatch(batch, results, call_limits, observer, first, take=share)
                 return
             while not call.done:
-                yield Join(call, limits.remaining(SLOT_SECONDS))
+                yield Join(call, call_limits.remaining(SLOT_SECONDS))
                 if not call.done:
                     gatherer.look_again()
         except NanoGPTError as failure:
@@ -92,9 +92,9 @@ class Coalescer:
             gatherer.leave(call, error)
         if call.error is not None:
             raise call.error
-        yield from self._collect(call, results)
+        yield from self._take_delivered(call, results)
 
-    def _admission_of(self, call: Call) -> Generator[Action, HttpReply, Admission | None]:
+    def _admission_of(self, call: WaitingCall) -> Generator[Action, HttpReply, Admission | None]:
         """Return a confirmed admission for a call that goes by itself; None if it has joined the queue."""
         gatherer, limits = self.gatherer(), self._limits
         if call.lane is not None:
@@ -103,7 +103,7 @@ class Coalescer:
         cost, shared = self._dispatcher.cost(call.batch), self._config.limits
         if not gatherer.waiting and shared is not None:
             with contextlib.suppress(LimitsUnavailableError):  # a carrier tries again, as often as the retries allow
-                admission = yield from wait_for_turn(shared, call.limits, cost)
+                admission = yield from wait_for_turn(shared, call.call_limits, cost)
                 gatherer.depart(call)
                 return admission
         elif not gatherer.waiting:
@@ -115,7 +115,7 @@ class Coalescer:
         gatherer.join_queue(call)
         return None
 
-    def _collect(self, call: Call, results: ResultCollector) -> Generator[Action, HttpReply, None]:
+    def _take_delivered(self, call: WaitingCall, results: ResultCollector) -> Generator[Action, HttpReply, None]:
         """Collect the vectors that carriers have brought; send the rest without other calls."""
         import numpy as np
 
@@ -124,11 +124,11 @@ class Coalescer:
             rows = [call.vectors[position] for position in found]
             vectors = rows[0][None] if len(rows) == 1 else np.stack(rows)
             response = EmbeddingResponse(vectors, None, call.model)
-            yield from self._dispatcher.check_dimensions(response, call.limits, call.observer)
+            yield from self._dispatcher.check_dimensions(response, call.call_limits, call.observer)
             yield from self._dispatcher.collect(call.batch.select(found), response, results)
         missing = [position for position in range(len(call.batch.texts)) if position not in call.vectors]
         if missing:
-            yield from self._dispatcher.dispatch(call.batch.select(missing), results, call.limits, call.observer)
+            yield from self._dispatcher.dispatch(call.batch.select(missing), results, call.call_limits, call.observer)
 
     def gatherer(self) -> Gatherer:
         """Return the gatherer that all embedders with the same options share."""
@@ -157,7 +157,7 @@ class Coalescer:
         return _Carrier(self.gatherer(), self._dispatcher, limits, self._client, lane, takes_first=shared is not None)
 
 
-def _share(gatherer: Gatherer, call: Call, batch: Batch, response: EmbeddingResponse) -> None:
+def _share(gatherer: Gatherer, call: WaitingCall, batch: Batch, response: EmbeddingResponse) -> None:
     """Hand the vectors of a call that went by itself to others with the same texts."""
     shared = [item for item in call.items if len(item.calls) > 1]
     if shared:
@@ -244,12 +244,12 @@ class _Carrier:
         self._gatherer.end(self, failed=self._failed)
 
     def _carry(self) -> Generator[Action, HttpReply, None]:
-        gatherer, limits, call = self._gatherer, self._limits, CallLimits(stop=self._stop)
+        gatherer, limits, call_limits = self._gatherer, self._limits, CallLimits(stop=self._stop)
         while True:
-            admission = None if self._takes_first else (yield from wait_for_turn(limits, call))
+            admission = None if self._takes_first else (yield from wait_for_turn(limits, call_limits))
             items = gatherer.take(self, departs=not self._takes_first)
             if items:
-                batch = SharedBatch(self, gatherer, self._dispatcher, limits, call=call, items=items)
+                batch = SharedBatch(self, gatherer, self._dispatcher, limits, call_limits=call_limits, items=items)
                 yield from batch.send(admission)
             elif admission is not None:
                 limits.release(admission)

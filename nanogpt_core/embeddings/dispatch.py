@@ -12,7 +12,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nanogpt_core._runtime.log import logger
-from nanogpt_core.embeddings.planning import Batch, HostLimits, Overflow, weighted_mean
+from nanogpt_core.embeddings.host_limits import HostLimits
+from nanogpt_core.embeddings.planning import Batch, Overflow, weighted_mean
 from nanogpt_core.embeddings.response import DimensionsCheck, EmbeddingResponse, parse_embeddings
 from nanogpt_core.embeddings.results import ResultCollector
 from nanogpt_core.errors import (
@@ -77,7 +78,7 @@ class Dispatcher:
         self,
         batch: Batch,
         results: ResultCollector,
-        limits: CallLimits,
+        call_limits: CallLimits,
         observer: CallObserver,
         first: Admission | None = None,
         *,
@@ -88,7 +89,7 @@ class Dispatcher:
         Args:
             batch: The batch.
             results: Collects the vectors.
-            limits: Deadline and stop signal of the call.
+            call_limits: Deadline and stop signal of the call.
             observer: Reports the requests.
             first: A confirmed admission for the first attempt.
             take: Also gets each part of the batch with its response. The vectors may be those of ``results``.
@@ -96,7 +97,7 @@ class Dispatcher:
         Raises:
             NanoGPTError: The batch cannot be answered.
         """
-        accepted = yield from self._send_in_parts(batch, results, limits, observer, first)
+        accepted = yield from self._send_in_parts(batch, results, call_limits, observer, first)
         if take:
             for part, response in accepted:
                 take(part, response)
@@ -108,18 +109,18 @@ class Dispatcher:
         self,
         batch: Batch,
         results: ResultCollector,
-        limits: CallLimits,
+        call_limits: CallLimits,
         observer: CallObserver,
         first: Admission | None = None,
     ) -> Generator[Action, HttpReply, list[tuple[Batch, EmbeddingResponse]]]:
         """Send a batch, in halves if needed; the result is the parts that the host accepted."""
         if self.host.fits(batch):
             try:
-                response = yield from self._send(batch, limits, observer, results, first)
+                response = yield from self._send_and_report(batch, call_limits, observer, results, first)
             except RequestTooLargeError as error:
                 first = None
                 if len(batch.texts) == 1:
-                    response = yield from self._shorten(batch, limits, observer, error, _MAX_HALVINGS)
+                    response = yield from self._shorten(batch, call_limits, observer, error, _MAX_HALVINGS)
                     yield from _accept(batch, response, results)
                     return [(batch, response)]
                 logger.info("The host refused a batch of %d texts as too large: dividing it", len(batch.texts))
@@ -127,8 +128,8 @@ class Dispatcher:
                 yield from self.collect(batch, response, results)
                 return [(batch, response)]
         one, two = batch.halves()
-        accepted = yield from self._send_in_parts(one, results, limits, observer, first)
-        return accepted + (yield from self._send_in_parts(two, results, limits, observer))
+        accepted = yield from self._send_in_parts(one, results, call_limits, observer, first)
+        return accepted + (yield from self._send_in_parts(two, results, call_limits, observer))
 
     def collect(
         self, batch: Batch, response: EmbeddingResponse, results: ResultCollector
@@ -141,7 +142,7 @@ class Dispatcher:
             results.store(batch, response)
 
     def _shorten(
-        self, batch: Batch, limits: CallLimits, observer: CallObserver, error: RequestTooLargeError, halvings: int
+        self, batch: Batch, call_limits: CallLimits, observer: CallObserver, error: RequestTooLargeError, halvings: int
     ) -> Generator[Action, HttpReply, EmbeddingResponse]:
         """Truncate or split the single text of a batch further: its local count was an estimate.
 
@@ -153,9 +154,9 @@ class Dispatcher:
         responses = []
         for half in halves[:1] if self.on_overflow == "truncate" else halves:
             try:
-                response = yield from self._send(half, limits, observer)
+                response = yield from self._send_and_report(half, call_limits, observer)
             except RequestTooLargeError as again:
-                response = yield from self._shorten(half, limits, observer, again, halvings - 1)
+                response = yield from self._shorten(half, call_limits, observer, again, halvings - 1)
             responses.append(response)
         if len(responses) == 1:
             return responses[0]
@@ -164,10 +165,10 @@ class Dispatcher:
         )
         return EmbeddingResponse(vectors[None], None, responses[0].model)
 
-    def _send(
+    def _send_and_report(
         self,
         batch: Batch,
-        limits: CallLimits,
+        call_limits: CallLimits,
         observer: CallObserver,
         results: ResultCollector | None = None,
         first: Admission | None = None,
@@ -179,8 +180,8 @@ class Dispatcher:
         def attempt(admission: Admission) -> Generator[Action, HttpReply, EmbeddingResponse]:
             timer.attempts += 1
             try:
-                response = yield from self.request(batch, limits, observer, out)
-                yield from self.check_dimensions(response, limits, observer)
+                response = yield from self.request_once(batch, call_limits, observer, out)
+                yield from self.check_dimensions(response, call_limits, observer)
             except BaseException as error:
                 outcome = failed_outcome(error)
                 timer.uncertain += outcome.usd is None
@@ -200,20 +201,25 @@ class Dispatcher:
         cost = self.cost(batch) if first is None else first.cost
         try:
             return (
-                yield from self.send(
-                    attempt, limits=self.limits, call=limits, cost=cost, first=first, max_retries=self.max_retries
+                yield from self.send_with_encoding(
+                    attempt,
+                    limits=self.limits,
+                    call_limits=call_limits,
+                    cost=cost,
+                    first=first,
+                    max_retries=self.max_retries,
                 )
             )
         except BaseException as error:
             observer.report(timer, texts=len(batch.texts), error=error)
             raise
 
-    def send(
+    def send_with_encoding(
         self,
         attempt: Callable[[Admission], Generator[Action, HttpReply, EmbeddingResponse]],
         *,
         limits: SharedLimits,
-        call: CallLimits,
+        call_limits: CallLimits,
         cost: Cost,
         first: Admission | None,
         max_retries: int,
@@ -223,7 +229,7 @@ class Dispatcher:
         Args:
             attempt: Makes one attempt, and settles its cost.
             limits: Rate and budget.
-            call: Deadline and stop signal.
+            call_limits: Deadline and stop signal.
             cost: Expected cost of one attempt.
             first: A confirmed admission for the first attempt, or None.
             max_retries: Attempts after the first.
@@ -233,7 +239,7 @@ class Dispatcher:
             try:
                 return (
                     yield from send_with_retries(
-                        attempt, limits=limits, max_retries=max_retries, call=call, cost=cost, first=first
+                        attempt, limits=limits, max_retries=max_retries, call_limits=call_limits, cost=cost, first=first
                     )
                 )
             except BadRequestError as error:
@@ -256,10 +262,10 @@ class Dispatcher:
         tokens, cost = response.prompt_tokens, response.cost_usd
         return Outcome(price(tokens, self.usd_per_million_tokens) if cost is None else cost, tokens, answered=True)
 
-    def request(
+    def request_once(
         self,
         batch: Batch,
-        limits: CallLimits,
+        call_limits: CallLimits,
         observer: CallObserver,
         out: Callable[[], NDArray[np.float32] | None] | None = None,
     ) -> Generator[Action, HttpReply, EmbeddingResponse]:
@@ -267,25 +273,25 @@ class Dispatcher:
 
         Args:
             batch: The batch.
-            limits: Deadline and stop signal.
+            call_limits: Deadline and stop signal.
             observer: The observer of the call, or of one of those that share the request.
             out: Returns memory for the vectors, ``(n, d)`` float32, or None. Called when the reply is there.
         """
         with observer.sending():
-            reply = yield self._request(batch, limits)
+            reply = yield self._make_send(batch, call_limits)
         return parse_embeddings(reply.body, len(batch.texts), None if out is None else out(), reply.request_id)
 
-    def _request(self, batch: Batch, limits: CallLimits) -> Send:
+    def _make_send(self, batch: Batch, call_limits: CallLimits) -> Send:
         import orjson
 
         encoding = self.host.encoding
         body = orjson.dumps({"input": list(batch.texts), "encoding_format": encoding, **self.parameters})
         numbers = len(batch.texts) * (self.dimensions_check.dimensions or _MAX_DIMENSIONS)
         max_bytes = _BYTES_BESIDE_NUMBERS + numbers * _BYTES_PER_NUMBER
-        return Send("/embeddings", body, limits.remaining(self.timeout), max_bytes)
+        return Send("/embeddings", body, call_limits.remaining(self.timeout), max_bytes)
 
     def check_dimensions(
-        self, response: EmbeddingResponse, limits: CallLimits, observer: CallObserver
+        self, response: EmbeddingResponse, call_limits: CallLimits, observer: CallObserver
     ) -> Generator[Action, HttpReply, None]:
         """Compare the dimensions of a response; if they differ, ask the service's live list once.
 
@@ -299,19 +305,19 @@ class Dispatcher:
             if not self.dimensions_check.needs_live_list:
                 raise
             # The catalog may be out of date; the service's own list decides.
-            self.dimensions_check.add_source((yield from self._listed_dimensions(limits, observer)))
+            self.dimensions_check.add_source((yield from self._listed_dimensions(call_limits, observer)))
             self.dimensions_check.accept(dimensions)
         observer.dimensions = dimensions
 
     def _listed_dimensions(
-        self, limits: CallLimits, observer: CallObserver
+        self, call_limits: CallLimits, observer: CallObserver
     ) -> Generator[Action, HttpReply, int | None]:
         from nanogpt_core.models.listing import MAX_LIST_BYTES, parse_model_list
 
-        yield from wait_for_turn(self.limits, limits)
+        yield from wait_for_turn(self.limits, call_limits)
         try:
             with observer.sending():
-                reply = yield Send("/embedding-models", None, limits.remaining(self.timeout), MAX_LIST_BYTES)
+                reply = yield Send("/embedding-models", None, call_limits.remaining(self.timeout), MAX_LIST_BYTES)
             row = parse_model_list(reply.body).get(self.parameters["model"])
         except NanoGPTError:
             return None

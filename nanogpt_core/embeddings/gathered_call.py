@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Call", "Carrier", "Item", "Lane", "Starter", "running_loop"]
+__all__ = ["Carrier", "Item", "Lane", "Starter", "WaitingCall", "running_loop"]
 
 Lane = asyncio.AbstractEventLoop | None
 """The event loop of a call or carrier; None for threads."""
@@ -59,17 +59,17 @@ class Item:
     text: str
     weight: int
     lane: Lane
-    calls: dict[Call, int] = field(default_factory=dict)
-    carrier: Carrier | Call | None = None
+    calls: dict[WaitingCall, int] = field(default_factory=dict)
+    carrier: Carrier | WaitingCall | None = None
 
 
 @dataclass(eq=False, repr=False)
-class Call:
+class WaitingCall:
     """One call, as long as it waits for its texts.
 
     Attributes:
         batch: Its texts.
-        limits: Its deadline and stop signal.
+        call_limits: Its deadline and stop signal.
         observer: Reports its requests.
         budget: Its budget, or None.
         lane: The event loop that it runs on, or None.
@@ -82,7 +82,7 @@ class Call:
     """
 
     batch: Batch
-    limits: CallLimits
+    call_limits: CallLimits
     _: KW_ONLY
     observer: CallObserver
     budget: Budget | None
@@ -99,7 +99,7 @@ class Call:
     @property
     def is_late(self) -> bool:
         """True if its deadline has passed: it is about to end."""
-        return self.limits.deadline is not None and self.limits.deadline.remaining() <= 0
+        return self.call_limits.deadline is not None and self.call_limits.deadline.remaining() <= 0
 
     def finish(self) -> None:
         """Wake the caller. The gatherer calls it under its lock."""

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nanogpt_core._runtime.fork import ForkSafe
-from nanogpt_core.embeddings.gathered_call import Call, Carrier, Item, Lane
+from nanogpt_core.embeddings.gathered_call import Carrier, Item, Lane, WaitingCall
 from nanogpt_core.errors import BudgetExceededError, NanoGPTError, TextTooLongError
 
 if TYPE_CHECKING:
@@ -61,15 +61,15 @@ class Gatherer(ForkSafe):
         self._queued_lanes: Counter[Lane] = Counter()
         self._under_way: dict[str, Item] = {}
         # Those that wait for a turn of the rate limit: at most one a lane. And those in flight, with their start.
-        self._collectors: dict[Lane, Carrier | Call] = {}
-        self._in_flight: dict[Lane, dict[Carrier | Call, float]] = {}
+        self._waiting_for_turn: dict[Lane, Carrier | WaitingCall] = {}
+        self._in_flight: dict[Lane, dict[Carrier | WaitingCall, float]] = {}
         self._carried: dict[Carrier, list[Item]] = {}
         self._durations: deque[float] = deque(maxlen=_DURATIONS_KEPT)  # seconds, of the last requests
         self._fastest = SLOT_SECONDS  # of them
 
     # --- calls ---
 
-    def enter(self, call: Call) -> bool:
+    def enter(self, call: WaitingCall) -> bool:
         """Register the texts of a call; a text that is under way already is not sent twice.
 
         Returns:
@@ -82,14 +82,14 @@ class Gatherer(ForkSafe):
             if alone:
                 for item in new:
                     item.carrier = call
-                self._collectors[call.lane] = call
+                self._waiting_for_turn[call.lane] = call
                 return True
             self._enqueue(new)
             carrier = self._next_carrier()
         _start(carrier)
         return False
 
-    def _add(self, call: Call, position: int) -> Item | None:
+    def _add(self, call: WaitingCall, position: int) -> Item | None:
         """Return a new item for a text of the call; None if the text is under way."""
         text = call.batch.texts[position]
         item, new = self._under_way.get(text), None
@@ -108,7 +108,7 @@ class Gatherer(ForkSafe):
         return new
 
     def _is_idle(self, lane: Lane) -> bool:
-        return not self._collectors and self._has_slot(lane)
+        return not self._waiting_for_turn and self._has_slot(lane)
 
     def _has_slot(self, lane: Lane) -> bool:
         starts = self._in_flight.get(lane)
@@ -123,13 +123,13 @@ class Gatherer(ForkSafe):
         slow = next((number for number, start in enumerate(starts.values()) if start > oldest), len(starts))
         return len(starts) - slow < slots
 
-    def _occupy_slot(self, one: Carrier | Call) -> None:
+    def _occupy_slot(self, one: Carrier | WaitingCall) -> None:
         starts = self._in_flight.get(one.lane)
         if starts is None:
             starts = self._in_flight[one.lane] = {}
         starts[one] = time.monotonic()
 
-    def _free_slot(self, one: Carrier | Call) -> None:
+    def _free_slot(self, one: Carrier | WaitingCall) -> None:
         starts = self._in_flight.get(one.lane, {})
         start = starts.pop(one, None)
         if start is not None:
@@ -143,38 +143,38 @@ class Gatherer(ForkSafe):
         """Number of texts in the queue."""
         return len(self._queue)
 
-    def go_alone(self, call: Call) -> bool:
+    def go_alone(self, call: WaitingCall) -> bool:
         """Occupy a slot for a call that :meth:`enter` has let through; False if other calls have joined it."""
         with self._lock:
             if self._queue:
                 return False
-            self._collectors.pop(call.lane, None)
+            self._waiting_for_turn.pop(call.lane, None)
             self._occupy_slot(call)
             return True
 
-    def depart(self, one: Carrier | Call) -> None:
+    def depart(self, one: Carrier | WaitingCall) -> None:
         """Occupy a slot for a request that starts, and let others wait for the next turn; only the first time counts.
 
         Args:
             one: A carrier that has taken its texts, or a call that :meth:`enter` has let through.
         """
         with self._lock:
-            if self._collectors.get(one.lane) is not one:
+            if self._waiting_for_turn.get(one.lane) is not one:
                 return
-            del self._collectors[one.lane]
+            del self._waiting_for_turn[one.lane]
             self._occupy_slot(one)
             carrier = self._next_carrier()
         _start(carrier)
 
-    def join_queue(self, call: Call) -> None:
+    def join_queue(self, call: WaitingCall) -> None:
         """Put the texts of a call that :meth:`enter` has let through at the front of the queue."""
         with self._lock:
-            self._collectors.pop(call.lane, None)
+            self._waiting_for_turn.pop(call.lane, None)
             self._enqueue(call.items, front=True)
             carrier = self._next_carrier()
         _start(carrier)
 
-    def leave(self, call: Call, error: NanoGPTError | None = None) -> None:
+    def leave(self, call: WaitingCall, error: NanoGPTError | None = None) -> None:
         """Forget a call that ends; its texts stay under way if other calls wait for them.
 
         Args:
@@ -184,12 +184,12 @@ class Gatherer(ForkSafe):
         if call.done and call not in self._in_flight.get(call.lane, ()):
             return  # a carrier has answered it
         with self._lock:
-            if self._collectors.get(call.lane) is call:
-                del self._collectors[call.lane]
+            if self._waiting_for_turn.get(call.lane) is call:
+                del self._waiting_for_turn[call.lane]
             self._free_slot(call)
             unfinished = [item for item in call.items if item.carrier is call]
             for idle in self._withdraw(call):
-                if not isinstance(idle, Call) and not self._items_of(idle):
+                if not isinstance(idle, WaitingCall) and not self._items_of(idle):
                     idle.cancel()
             wanted = [item for item in unfinished if item.calls]
             if wanted and error is not None and _concerns_others(error, call):
@@ -202,7 +202,7 @@ class Gatherer(ForkSafe):
     def _items_of(self, carrier: Carrier) -> list[Item]:
         return [item for item in self._carried.get(carrier, ()) if item.calls]
 
-    def _withdraw(self, call: Call) -> set[Carrier | Call]:
+    def _withdraw(self, call: WaitingCall) -> set[Carrier | WaitingCall]:
         """Let a call wait for nothing; return those that carry a text which no other call waits for."""
         carriers = set()
         for item in call.items:
@@ -217,8 +217,8 @@ class Gatherer(ForkSafe):
     def look_again(self) -> None:
         """Start a carrier if a slot has become free since nothing came in the time of a slot."""
         with self._lock:
-            for lane in [lane for lane in self._collectors if lane is not None and lane.is_closed()]:
-                del self._collectors[lane]  # its task never ran again
+            for lane in [lane for lane in self._waiting_for_turn if lane is not None and lane.is_closed()]:
+                del self._waiting_for_turn[lane]  # its task never ran again
             carrier = self._next_carrier()
         _start(carrier)
 
@@ -248,9 +248,9 @@ class Gatherer(ForkSafe):
 
     def _next_carrier(self, own: Carrier | None = None) -> Carrier | None:
         """Return a carrier to start, if the queue needs one; ``own`` itself if it can go on."""
-        if not self._queue or (self._mixes_lanes and None in self._collectors):
+        if not self._queue or (self._mixes_lanes and None in self._waiting_for_turn):
             return None
-        waiting = [lane for lane in self._queued_lanes if lane not in self._collectors]
+        waiting = [lane for lane in self._queued_lanes if lane not in self._waiting_for_turn]
         if not waiting:
             return None
         if len(self._queued_lanes) > 1 and self._mixes_lanes:
@@ -261,7 +261,7 @@ class Gatherer(ForkSafe):
         if own is None or own.lane is not lane or own.is_cancelled:
             item = next((item for item in self._queue if item.lane is lane), self._queue[0])
             own = next(iter(item.calls)).starter.make_carrier(lane)
-        self._collectors[lane] = own
+        self._waiting_for_turn[lane] = own
         return own
 
     # --- carriers ---
@@ -295,19 +295,19 @@ class Gatherer(ForkSafe):
                 self._carried[carrier] = taken
             if taken and not departs:
                 return taken
-            self._stop_collecting(carrier)
+            self._stop_waiting(carrier)
             if taken:
                 self._occupy_slot(carrier)
             following = self._next_carrier()
         _start(following)
         return taken
 
-    def _stop_collecting(self, carrier: Carrier) -> bool:
+    def _stop_waiting(self, carrier: Carrier) -> bool:
         """Let other carriers wait for the next turn; True if this one did so."""
-        is_collector = self._collectors.get(carrier.lane) is carrier
-        if is_collector:
-            del self._collectors[carrier.lane]
-        return is_collector
+        is_waiting = self._waiting_for_turn.get(carrier.lane) is carrier
+        if is_waiting:
+            del self._waiting_for_turn[carrier.lane]
+        return is_waiting
 
     def _fits(self, items: int, tokens: int) -> bool:
         return items < self._max_items and (self._max_tokens is None or tokens <= self._max_tokens)
@@ -325,7 +325,7 @@ class Gatherer(ForkSafe):
     def end(self, carrier: Carrier, *, failed: bool) -> None:
         """Forget a carrier, also twice. If it could not start, or was stopped, its calls go by themselves."""
         with self._lock:
-            if self._stop_collecting(carrier) and failed:
+            if self._stop_waiting(carrier) and failed:
                 mine = (item for item in self._queue if carrier.lane is None or item.lane is carrier.lane)
                 self.hand_back(list(mine))
             self._put_down(carrier)
@@ -359,14 +359,14 @@ class Gatherer(ForkSafe):
                 for call in list(item.calls):
                     self.fail_call(call, _copy(error))
 
-    def fail_call(self, call: Call, error: NanoGPTError) -> None:
+    def fail_call(self, call: WaitingCall, error: NanoGPTError) -> None:
         """End one call."""
         with self._lock:
             call.error = error
             self._withdraw(call)
             call.finish()
 
-    def hand_back(self, items: Iterable[Item], which: Callable[[Call], bool] = lambda _: True) -> None:
+    def hand_back(self, items: Iterable[Item], which: Callable[[WaitingCall], bool] = lambda _: True) -> None:
         """Let the calls that wait for these texts send all that they still miss by themselves.
 
         Args:
@@ -384,11 +384,11 @@ def _start(carrier: Carrier | None) -> None:
         carrier.start()
 
 
-def _concerns_others(error: NanoGPTError, call: Call) -> bool:
+def _concerns_others(error: NanoGPTError, call: WaitingCall) -> bool:
     """Return whether other calls with the same text would get the same error."""
     if len(call.batch.texts) > 1 or isinstance(error, (BudgetExceededError, TextTooLongError)):
         return False
-    return call.limits.deadline is None or not error.transient
+    return call.call_limits.deadline is None or not error.transient
 
 
 def _copy(error: NanoGPTError) -> NanoGPTError:

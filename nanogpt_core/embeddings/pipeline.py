@@ -21,7 +21,8 @@ from nanogpt_core.embeddings.config import EmbedderConfig
 from nanogpt_core.embeddings.dispatch import Dispatch, Dispatcher
 from nanogpt_core.embeddings.estimate import Estimate
 from nanogpt_core.embeddings.gathered_call import Lane
-from nanogpt_core.embeddings.planning import Batch, Plan, host_limits_for, make_batches, make_plan
+from nanogpt_core.embeddings.host_limits import host_limits_for
+from nanogpt_core.embeddings.planning import Batch, Plan, make_batches, make_plan
 from nanogpt_core.embeddings.progress import reporting
 from nanogpt_core.embeddings.response import DimensionsCheck
 from nanogpt_core.embeddings.results import ArrayOutput, ListOutput, ResultCollector
@@ -52,7 +53,6 @@ _MAX_TEXTS_PLANNED_IN_LOOP = 200
 # Several requests at once are faster than one large one, but a service needs as long for fewer texts than these.
 _MIN_TEXTS_PER_REQUEST = 128
 
-
 # Modules that requests use, imported before the first one and in no worker thread: a fork in the middle of an import
 # leaves the child with a locked module, and an import fails if the process has no file descriptors left.
 _MODULES_OF_WORKERS = (
@@ -60,9 +60,6 @@ _MODULES_OF_WORKERS = (
     "numpy",
     "orjson",
     "pybase64",
-    "nanogpt_core.http.client",
-    "nanogpt_core.http.error_mapping",
-    "nanogpt_core.models.listing",
 )
 
 
@@ -90,6 +87,7 @@ class Pipeline:
         self.observer = Observer("embeddings", config.endpoint, config.on_request, meter, price_per_million)
         process_limits = ProcessLimits(RateLimit(config.endpoint, config.requests_per_second).limiter, budget)
         self.limits = config.limits or process_limits
+        # The sync client is made with the modules; the async one by itself, since it belongs to an event loop.
         self._imported = self._is_ready = False
         self._warning = OneWarning()
         parameters = {"model": model.id, "dimensions": config.dimensions, "user": config.user}
@@ -127,19 +125,18 @@ class Pipeline:
             stop: Set by another thread when the call should end.
             stream: The observer of the stream that this call is a part of, or None.
         """
-        limits = CallLimits(self._deadline(), stop or threading.Event())
+        call_limits = CallLimits(self._deadline(), stop or threading.Event())
         with self._observed(stream) as observer:
             plan = make_plan(texts, self.counter, self.config.on_overflow, first)
-            with self._collect(plan, limits, as_lists, show_progress) as results:
+            with self._open_results(plan, call_limits, as_lists, show_progress) as results:
                 batches = self._prepare(plan, results, batch_size, observer)
                 if batches and not self._is_ready:
                     self._get_ready()
-                dispatches = self._dispatches(batches, results, limits, observer, lane=None, joins=batch_size is None)
-                tasks = [partial(run_sync, dispatch, self.client.send, limits.stop) for dispatch in dispatches]
-                if len(tasks) == 1:
-                    tasks[0]()
-                else:
-                    run_in_threads(tasks, self.config.max_concurrency, limits.stop)
+                dispatches = self._dispatches(
+                    batches, results, call_limits, observer, lane=None, joins=batch_size is None
+                )
+                tasks = [partial(run_sync, dispatch, self.client.send, call_limits.stop) for dispatch in dispatches]
+                run_in_threads(tasks, self.config.max_concurrency, call_limits.stop)
                 return results.finish()
 
     async def aembed(
@@ -165,19 +162,21 @@ class Pipeline:
             stream: As for :meth:`embed`.
         """
         loop = require_event_loop()
-        limits = CallLimits(self._deadline())
+        call_limits = CallLimits(self._deadline())
         blocks = self._may_block(texts)
         with self._observed(stream) as observer:
             plan = await _run(blocks, make_plan, texts, self.counter, self.config.on_overflow, first)
-            with self._collect(plan, limits, as_lists, show_progress) as results:
+            with self._open_results(plan, call_limits, as_lists, show_progress) as results:
                 batches = await _run(blocks, self._prepare, plan, results, batch_size, observer)
                 if batches:
                     await _run(not self._imported, self._import_modules)
-                    await self.client.async_client()
+                    await self.client.async_sdk_client()
                 lock = parsing or asyncio.Lock()
-                dispatches = self._dispatches(batches, results, limits, observer, lane=loop, joins=batch_size is None)
+                dispatches = self._dispatches(
+                    batches, results, call_limits, observer, lane=loop, joins=batch_size is None
+                )
                 tasks = [partial(run_async, dispatch, self.client.asend, parsing=lock) for dispatch in dispatches]
-                await run_in_tasks(tasks, self.config.max_concurrency, limits.stop)
+                await run_in_tasks(tasks, self.config.max_concurrency, call_limits.stop)
                 return await _run(len(texts) > _MAX_TEXTS_PLANNED_IN_LOOP, results.finish)
 
     def observe(self) -> CallObserver:
@@ -196,7 +195,7 @@ class Pipeline:
         self,
         batches: list[Batch],
         results: ResultCollector,
-        limits: CallLimits,
+        call_limits: CallLimits,
         observer: CallObserver,
         *,
         lane: Lane,
@@ -204,12 +203,12 @@ class Pipeline:
     ) -> list[Dispatch]:
         """Return a generator for each batch; that of a small call may share a request with other calls."""
         if joins and self.config.coalesce and len(batches) == 1 and len(batches[0].texts) <= MAX_GATHERED_TEXTS:
-            return [self.coalescer.dispatch(batches[0], results, limits, observer, lane)]
-        return [self.dispatcher.dispatch(batch, results, limits, observer) for batch in batches]
+            return [self.coalescer.dispatch(batches[0], results, call_limits, observer, lane)]
+        return [self.dispatcher.dispatch(batch, results, call_limits, observer) for batch in batches]
 
     def _get_ready(self) -> None:
         self._import_modules()
-        self.client.client()
+        self.client.sdk_client()
         self._is_ready = True
 
     def _import_modules(self) -> None:
@@ -227,10 +226,10 @@ class Pipeline:
         )
 
     @contextlib.contextmanager
-    def _collect(
-        self, plan: Plan, limits: CallLimits, as_lists: bool, show_progress: bool
+    def _open_results(
+        self, plan: Plan, call_limits: CallLimits, as_lists: bool, show_progress: bool
     ) -> Iterator[ResultCollector]:
-        cache = self._cache_lookup(limits.deadline)
+        cache = self._cache_lookup(call_limits.deadline)
         with self.reporting(plan.text_count) if show_progress else contextlib.nullcontext() as report:
             results = ResultCollector(
                 plan,

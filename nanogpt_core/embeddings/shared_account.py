@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from nanogpt_core.embeddings.gathered_call import Call, Item
+from nanogpt_core.embeddings.gathered_call import Item, WaitingCall
 from nanogpt_core.embeddings.gatherer import Gatherer
 from nanogpt_core.embeddings.planning import Batch
 from nanogpt_core.embeddings.response import EmbeddingResponse
@@ -40,8 +40,8 @@ class SharedAccount:
         self._price = usd_per_million_tokens
         self._all_items = items
         self.items: list[Item] = []
-        self._payers: list[Call] = []  # of the items
-        self._reserved: dict[Call, Cost] = {}
+        self._payers: list[WaitingCall] = []  # of the items
+        self._reserved: dict[WaitingCall, Cost] = {}
         self._last: BaseException | None = None  # the error of the attempt before
         self._timer = RequestTimer()
 
@@ -65,9 +65,9 @@ class SharedAccount:
                 self._timer.attempts += 1
                 return make_batch(self.items)
 
-    def _reserve(self, shares: list[tuple[Call, int]]) -> bool:
+    def _reserve(self, shares: list[tuple[WaitingCall, int]]) -> bool:
         """Reserve each call's price; False if a call could not pay, and so has left."""
-        tokens: dict[Call, int] = {}
+        tokens: dict[WaitingCall, int] = {}
         for call, position in shares:
             if call.budget is not None:
                 tokens[call] = tokens.get(call, 0) + call.batch.tokens[position]
@@ -98,7 +98,7 @@ class SharedAccount:
     def add_request(self, response: EmbeddingResponse) -> None:
         """Divide tokens and cost among the calls by the sizes of their texts; the request counts for the first one."""
         texts = Counter(self._payers)
-        sizes: Counter[Call] = Counter()
+        sizes: Counter[WaitingCall] = Counter()
         for item, payer in zip(self.items, self._payers, strict=True):
             sizes[payer] += item.weight + 1
         tokens = _divide(response.prompt_tokens, list(sizes.values()))
@@ -123,7 +123,7 @@ class SharedAccount:
             call.observer.report(self._timer, texts=texts, error=error, shared=number > 0)
 
 
-def _payer_of(item: Item) -> tuple[Call, int] | None:
+def _payer_of(item: Item) -> tuple[WaitingCall, int] | None:
     """Return the first call that waits for the text, and the text's position in it."""
     return next(((call, position) for call, position in list(item.calls.items()) if not call.is_late), None)
 

@@ -37,7 +37,7 @@ class SharedBatch:
         gatherer: Gets the vectors and errors.
         dispatcher: Sends requests.
         limits: The rate limit; also the budget if several processes share it.
-        call: The stop signal of the carrier.
+        call_limits: The stop signal of the carrier.
         items: The texts.
     """
 
@@ -48,14 +48,14 @@ class SharedBatch:
         dispatcher: Dispatcher,
         limits: SharedLimits,
         *,
-        call: CallLimits,
+        call_limits: CallLimits,
         items: Sequence[Item],
     ) -> None:
         self._carrier = carrier
         self._gatherer = gatherer
         self._dispatcher = dispatcher
         self._limits = limits
-        self._call = call
+        self._call_limits = call_limits
         self._items = items
         self._requests = 0
         self._answered = False
@@ -89,7 +89,7 @@ class SharedBatch:
     ) -> Generator[Action, HttpReply, NanoGPTError | None]:
         """Send some of the texts in one request; return the error if it fails."""
         account = SharedAccount(self._gatherer, items, self._dispatcher.usd_per_million_tokens)
-        call = CallLimits(_last_deadline(items), self._call.stop)
+        call_limits = CallLimits(_last_deadline(items), self._call_limits.stop)
         self._requests += 1
         self._named = None
 
@@ -102,7 +102,7 @@ class SharedBatch:
                 raise
             admission = replace(admission, cost=replace(admission.cost, texts=len(batch.texts)))  # some may have left
             try:
-                response = yield from self._dispatcher.request(batch, call, account.first_observer)
+                response = yield from self._dispatcher.request_once(batch, call_limits, account.first_observer)
             except BaseException as error:
                 account.settle(error)
                 self._limits.settle(admission, failed_outcome(error))
@@ -112,10 +112,10 @@ class SharedBatch:
             return response
 
         try:
-            response = yield from self._dispatcher.send(
+            response = yield from self._dispatcher.send_with_encoding(
                 attempt,
                 limits=self._limits,
-                call=call,
+                call_limits=call_limits,
                 cost=self._dispatcher.cost(make_batch(items)),
                 first=first,
                 max_retries=self._max_retries,
@@ -126,7 +126,7 @@ class SharedBatch:
                 return None
             if not isinstance(error, NanoGPTError):
                 raise
-            self._was_late = call.deadline is not None and call.deadline.remaining() <= 0
+            self._was_late = call_limits.deadline is not None and call_limits.deadline.remaining() <= 0
             position = named_position(error, len(account.items))
             self._named = None if position is None else account.items[position]
             return error
@@ -271,7 +271,7 @@ def _halves(items: list[Item]) -> tuple[list[Item], list[Item]]:
 
 def _last_deadline(items: Sequence[Item]) -> Deadline | None:
     """Return the latest deadline of all calls; None if a call has none."""
-    deadlines = [call.limits.deadline for item in items for call in list(item.calls)]
+    deadlines = [call.call_limits.deadline for item in items for call in list(item.calls)]
     if not deadlines or None in deadlines:
         return None
     return max((deadline for deadline in deadlines if deadline), key=lambda deadline: deadline.at)

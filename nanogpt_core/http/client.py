@@ -81,7 +81,7 @@ class HttpClient:
         self._client: openai.OpenAI | None = None
         self._async_client: openai.AsyncOpenAI | None = None
 
-    def client(self) -> openai.OpenAI:
+    def sdk_client(self) -> openai.OpenAI:
         """Return the SDK's client, made at the first call; that imports the SDK, which takes most of a second."""
         if self._client is None:
             import_modules(_MODULES)  # as a whole: a child that is forked in the middle of an import would hang
@@ -93,7 +93,7 @@ class HttpClient:
             self._client = make_plain_client(self.endpoint, transport)
         return self._client
 
-    async def async_client(self) -> openai.AsyncOpenAI:
+    async def async_sdk_client(self) -> openai.AsyncOpenAI:
         """Return the SDK's async client, made at the first call; the event loop goes on meanwhile."""
         if self._async_client is None:
             self._async_client = await asyncio.to_thread(self._make_async_client)
@@ -130,7 +130,7 @@ class HttpClient:
         Raises:
             NanoGPTError: The one of its subclasses that fits. Errors that are not about the request pass unchanged.
         """
-        client = self.client()
+        client = self.sdk_client()
         try:
             with request_limits(request.timeout, request.max_bytes):
                 return _checked(self._call(client, request))
@@ -143,7 +143,7 @@ class HttpClient:
 
     async def asend(self, request: Send) -> HttpReply:
         """Do the same as :meth:`send`, without blocking the event loop."""
-        client = await self.async_client()
+        client = await self.async_sdk_client()
         try:
             with request_limits(request.timeout, request.max_bytes):
                 return _checked(await self._call(client, request))

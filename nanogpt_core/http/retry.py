@@ -106,7 +106,7 @@ def send_with_retries(
     *,
     limits: SharedLimits,
     max_retries: int,
-    call: CallLimits,
+    call_limits: CallLimits,
     cost: Cost = FREE,
     first: Admission | None = None,
 ) -> Generator[Any, Any, T]:
@@ -117,7 +117,7 @@ def send_with_retries(
             settles its cost.
         limits: Rate and budget.
         max_retries: Maximum number of attempts after the first.
-        call: Deadline and stop signal of the call.
+        call_limits: Deadline and stop signal of the call.
         cost: Expected cost of one attempt.
         first: A confirmed admission for the first attempt, which then starts at once.
 
@@ -138,7 +138,7 @@ def send_with_retries(
         admission, first = first, None
         try:
             if admission is None:
-                admission = yield from wait_for_turn(limits, call, cost)
+                admission = yield from wait_for_turn(limits, call_limits, cost)
             return (yield from attempt(admission))
         except BudgetExceededError as error:
             raise error from last
@@ -148,7 +148,7 @@ def send_with_retries(
                 raise
             if admission is not None:
                 limits.on_error(error, delay, admission)
-            if failed >= max_retries or not call.leaves_time_for(delay):
+            if failed >= max_retries or not call_limits.leaves_time_for(delay):
                 raise
             failed += 1
             of = f" of {cost.model}" if cost.model else ""
@@ -156,7 +156,9 @@ def send_with_retries(
         yield Wait(delay)
 
 
-def wait_for_turn(limits: SharedLimits, call: CallLimits, cost: Cost = FREE) -> Generator[Wait | Run, Any, Admission]:
+def wait_for_turn(
+    limits: SharedLimits, call_limits: CallLimits, cost: Cost = FREE
+) -> Generator[Wait | Run, Any, Admission]:
     """Reserve the cost of a request in the budget, and wait for its start time.
 
     Yields:
@@ -176,8 +178,8 @@ def wait_for_turn(limits: SharedLimits, call: CallLimits, cost: Cost = FREE) -> 
             if admission.delay > 0:
                 if admission.delay > _LOGGED_WAIT_SECONDS:
                     logger.info("Waiting %.1f s for the rate limit", admission.delay)
-                yield Wait(call.remaining(admission.delay))
-            call.check()
+                yield Wait(call_limits.remaining(admission.delay))
+            call_limits.check()
             if admission.ready:
                 return admission
             admission = yield from _call(limits, partial(limits.confirm, admission))

@@ -58,9 +58,12 @@ def test_small_document_calls_and_queries_share_one_request(together, held):
     assert len(server.sent) == 1
 
 
-def test_objects_with_the_same_options_share_and_others_do_not(together, held):
+@pytest.mark.parametrize(
+    "options", [{"user": "another"}, {"on_overflow": "truncate"}, {"default_headers": {"X-Team": "search"}}], ids=str
+)
+def test_objects_with_the_same_options_share_and_others_do_not(together, held, options):
     server = held()
-    one, twin, other = server.embedder(), server.embedder(cache=None, deadline=60), server.embedder(user="another")
+    one, twin, other = server.embedder(), server.embedder(cache=None, deadline=60), server.embedder(**options)
     results = together(server, [(one, "first"), (one, "a"), (twin, "b"), (other, "c")], queued=2)
     assert all(server.right(vector, text) for vector, text in zip(results, ["first", "a", "b", "c"], strict=True))
     assert sorted(map(sorted, server.sent)) == [["a", "b"], ["c"]]
@@ -742,9 +745,9 @@ def right(text):
 
 FORK = """
 held = threading.Event()
-from nanogpt_core.embeddings.gathered_call import Call
+from nanogpt_core.embeddings.gathered_call import WaitingCall
 # A slot is taken, so that calls queue.
-taken = Call.__new__(Call)
+taken = WaitingCall.__new__(WaitingCall)
 taken.lane = None
 queue._occupy_slot(taken)
 with ThreadPoolExecutor(4) as executor:

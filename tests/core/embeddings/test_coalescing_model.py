@@ -146,7 +146,7 @@ class Coalescing(RuleBasedStateMachine):
             assert not self.calls
             assert self.gatherer.waiting == 0
             assert not self.gatherer._under_way
-            assert not self.gatherer._collectors
+            assert not self.gatherer._waiting_for_turn
             assert not self.gatherer._in_flight
             assert not self.gatherer._carried
             assert not self.gatherer._queued_lanes

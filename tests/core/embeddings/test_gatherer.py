@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nanogpt_core.embeddings import gatherer as gatherer_module
-from nanogpt_core.embeddings.gathered_call import Call
+from nanogpt_core.embeddings.gathered_call import WaitingCall
 from nanogpt_core.embeddings.gatherer import SLOT_SECONDS, Gatherer
 from nanogpt_core.embeddings.planning import Batch
 from nanogpt_core.http.retry import CallLimits
@@ -43,7 +43,7 @@ def call(started):
         count = range(len(texts))
         starter = SimpleNamespace(make_carrier=lambda lane: Carrier(lane, started))
         batch = Batch(list(texts), count, count, [1] * len(texts))
-        return Call(batch, CallLimits(), observer=None, budget=None, lane=lane, starter=starter)
+        return WaitingCall(batch, CallLimits(), observer=None, budget=None, lane=lane, starter=starter)
 
     return call
 

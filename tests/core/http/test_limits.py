@@ -161,7 +161,7 @@ def test_budget_error_of_a_retry_is_caused_by_the_last_failure():
         limits.settle(admission, Outcome(None))
         raise failure
 
-    steps = send_with_retries(attempt, limits=limits, max_retries=3, call=CallLimits(), cost=CENT)
+    steps = send_with_retries(attempt, limits=limits, max_retries=3, call_limits=CallLimits(), cost=CENT)
     with pytest.raises(BudgetExceededError) as caught:
         list(steps)
     assert caught.value.__cause__ is failure

@@ -104,7 +104,7 @@ class Simulation:
                 raise refusal(None if retry_after is NO_HEADER else retry_after)
 
         limits = ProcessLimits(lambda: self.limiters[process])
-        steps = send_with_retries(attempt, limits=limits, max_retries=5, call=CallLimits())
+        steps = send_with_retries(attempt, limits=limits, max_retries=5, call_limits=CallLimits())
         self.advance(process, steps, None)
 
     def advance(self, process, steps, result):
@@ -542,7 +542,7 @@ def attempt(_admission):
 
 def work():
     for _ in range(count // 8):
-        steps = send_with_retries(attempt, limits=ProcessLimits(limit.limiter), max_retries=5, call=CallLimits())
+        steps = send_with_retries(attempt, limits=ProcessLimits(limit.limiter), max_retries=5, call_limits=CallLimits())
         for action in steps:
             clock.sleep(action.seconds)
 

@@ -59,7 +59,7 @@ class Runner:
             self.attempt,
             limits=ProcessLimits(self.limiter_of_process),
             max_retries=max_retries,
-            call=self.limits,
+            call_limits=self.limits,
         )
 
     def limiter_of_process(self):
