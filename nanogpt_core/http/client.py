@@ -156,9 +156,11 @@ class HttpClient:
         from nanogpt_core.http.library import httpx
 
         url = f"{self.endpoint.base_url}{request.path}"
+        # The client's own values. For each that is not given, the SDK makes a deep copy of a marker: 2 % of a query.
+        options = {"headers": {}, "max_retries": client.max_retries, "timeout": client.timeout}
         if request.body is None:
-            return client.get(url, cast_to=httpx.Response)
-        return client.post(url, cast_to=httpx.Response, content=request.body)
+            return client.get(url, cast_to=httpx.Response, options=options)
+        return client.post(url, cast_to=httpx.Response, options=options, content=request.body)
 
     def _failure(self, error: Exception, timeout: float) -> BaseException:
         from nanogpt_core.http.error_mapping import foreign_error, map_error
