@@ -103,7 +103,7 @@ def _from_table(path: Path, text: str) -> list[Question]:
 
 
 def _invalid(path: Path, number: int, problem: str) -> InvalidInputError:
-    remedy = "" if path.suffix.lower() in _TABLES else f"Each line is JSON such as {EXAMPLE}"
+    remedy = "" if path.suffix.lower() in _TABLES else f"Each line is JSON such as {_EXAMPLE}"
     return InvalidInputError(f"{path}, line {number}, {problem}.", remedy=remedy, positions=(number - 1,))
 
 
