@@ -98,7 +98,8 @@ def reading(output: Path) -> Iterator[None]:
     except (pa.ArrowException, ValueError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # for example missing rights: the file itself may be good
-        reason = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
+        # Lance adds places in its own source: ", /home/..."
+        reason = " ".join(str(error).split()).partition(", /")[0].partition(". ")[0].rstrip(".")
         raise unreadable(output, f"cannot be read ({reason})") from None
 
 

@@ -7,6 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -158,12 +159,13 @@ class _Writing:
     """Writes blocks in a thread. Requests are started by the thread that reads the stream, which must not wait.
 
     Args:
-        open_writer: Opens the writer.
+        open_writer: Opens the writer, in the thread too: it imports Arrow, which takes about as long as a request.
         facts: The facts about the output.
     """
 
     def __init__(self, open_writer: Callable[[Facts], VectorWriter], facts: Facts) -> None:
-        self._writer = open_writer(facts)
+        self._open = partial(open_writer, facts)
+        self._writer: VectorWriter | None = None
         self._hash = hashlib.sha256()
         self._blocks: queue.Queue[Block | None] = queue.Queue(_MAX_WAITING_BLOCKS)
         self._failure: BaseException | None = None
@@ -171,16 +173,15 @@ class _Writing:
         self._thread.start()
 
     def _run(self) -> None:
-        for block in iter(self._blocks.get, None):
-            if self._failure is None:  # after a failure, put() must not wait for a place in the queue
-                try:
-                    self._write(block)
-                except BaseException as error:  # noqa: BLE001 - raised in the thread that reads the stream
-                    self._failure = error
-
-    def _write(self, block: Block) -> None:
-        self._writer.write(block)
-        self._hash.update(block.vectors.astype("<f4", order="C", copy=False).data)
+        try:
+            self._writer = self._open()
+            for block in iter(self._blocks.get, None):
+                self._writer.write(block)
+                self._hash.update(block.vectors.astype("<f4", order="C", copy=False).data)
+        except BaseException as error:  # noqa: BLE001 - raised in the thread that reads the stream
+            self._failure = error
+            while self._blocks.get() is not None:  # put() must not wait for a place in the queue
+                pass
 
     def put(self, block: Block) -> None:
         """Have a block written."""
@@ -193,13 +194,15 @@ class _Writing:
         self._end()
         if self._failure is not None:
             raise self._failure
+        assert self._writer is not None  # noqa: S101 - the thread has ended without a failure
         self._writer.close()
         return self._writer, self._hash.hexdigest()
 
     def abort(self) -> None:
         """Stop writing."""
         self._end()
-        self._writer.abort()
+        if self._writer is not None:
+            self._writer.abort()
 
     def _end(self) -> None:
         if self._thread.is_alive():

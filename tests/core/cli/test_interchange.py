@@ -108,6 +108,12 @@ assert (np.concatenate(list(reader.blocks())) == np.load("docs.npy")).all()
 assert [row.id for row in reader.rows([3, 7])] == ["in.jsonl#4", "in.jsonl#8"]
 assert lance.dataset("docs.lance").count_rows() == 30
 assert reader.facts.model == "text-embedding-3-small"
+import pyarrow as pa
+lance.write_dataset(pa.table({"a": [1]}), "other.lance")
+Path("empty.lance").mkdir()
+assert run(["verify", "other.lance"]) == run(["verify", "empty.lance"]) == 3
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    first, second = done.stderr.splitlines()
+    assert (done.returncode, first[:49]) == (0, "nanogpt: other.lance was not written by nanogpt e")
+    assert second.startswith("nanogpt: empty.lance cannot be read (")
