@@ -63,7 +63,7 @@ _CLIENTS = ("client", "root_client", "async_client", "root_async_client")
 _BESIDE = "extra_body={}"  # for fields of a request that the SDK does not know
 _BYTES_PER_TOKEN = 4
 _HTTP_CLIENTS = ("http_client", "http_async_client")
-_SHARED_BY_COPIES = (*_CLIENTS, *_HTTP_CLIENTS, "rate_limiter", "limits", "on_request")
+_SHARED_BY_COPIES = (*_CLIENTS, *_HTTP_CLIENTS, "rate_limiter", "limits", "on_request", "cache", "custom_get_token_ids")
 
 
 class ChatNanoGPT(ChangeableOptions, BaseChatOpenAI):
@@ -222,9 +222,10 @@ class ChatNanoGPT(ChangeableOptions, BaseChatOpenAI):
         self.__dict__.update(_clients(self._session, self.http_client, self.http_async_client))
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> ChatNanoGPT:
-        # Copies share HTTP clients, and a rate limiter, which holds a lock.
+        # Copies share HTTP clients, and objects that may hold a lock.
         memo = {} if memo is None else memo
-        memo.update({id(one): one for one in (getattr(self, name) for name in _SHARED_BY_COPIES)})
+        handlers = self.callbacks if isinstance(self.callbacks, list) else [self.callbacks]
+        memo.update({id(one): one for one in (*(getattr(self, name) for name in _SHARED_BY_COPIES), *handlers)})
         twin = super().__deepcopy__(memo)
         twin._renew_clients()
         return twin
