@@ -10,11 +10,12 @@ from langchain_core.language_models import LangSmithParams, ModelProfile
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.utils import count_tokens_approximately
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable, RunnableParallel, RunnableSequence
+from langchain_core.runnables import Runnable
 from langchain_openai.chat_models.base import BaseChatOpenAI
 from openai import NOT_GIVEN, NotGiven
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, model_validator
+from pydantic import ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
+from langchain_nanogpt.connection import connect, make_clients, secret_of
 from langchain_nanogpt.errors import map_to_langchain_errors
 from langchain_nanogpt.messages import (
     PROVIDER,
@@ -26,18 +27,11 @@ from langchain_nanogpt.messages import (
     whole_numbers,
 )
 from langchain_nanogpt.profiles import as_profile
-from langchain_nanogpt.structured import (
-    CheckedParser,
-    as_json_schema,
-    keep_parsing_error,
-    map_schema_errors,
-)
+from langchain_nanogpt.structured import checked_structured_output, map_schema_errors
 from nanogpt_core.chat.changes import ChangeableOptions
 from nanogpt_core.chat.client import (
     DEFAULT_RETRIES,
     ChatSession,
-    make_async_chat_client,
-    make_chat_client,
     map_sdk_errors,
 )
 from nanogpt_core.chat.options import EXAMPLE, check_known, check_tool_choice, refused
@@ -63,7 +57,7 @@ _CLIENTS = ("client", "root_client", "async_client", "root_async_client")
 _BESIDE = "extra_body={}"  # for fields of a request that the SDK does not know
 _BYTES_PER_TOKEN = 4
 _HTTP_CLIENTS = ("http_client", "http_async_client")
-_SHARED_BY_COPIES = (*_CLIENTS, *_HTTP_CLIENTS, "rate_limiter", "limits", "on_request")
+_SHARED_BY_COPIES = (*_CLIENTS, *_HTTP_CLIENTS, "rate_limiter", "limits", "on_request", "cache", "custom_get_token_ids")
 
 
 class ChatNanoGPT(ChangeableOptions, BaseChatOpenAI):
@@ -145,7 +139,7 @@ class ChatNanoGPT(ChangeableOptions, BaseChatOpenAI):
         if not isinstance(model, NotGiven):
             given["model"] = model
         self._check_options(given)
-        session, settings = _connected(given)
+        session, settings = connect(given)
         if given.get("profile") == "live":
             name = settings.get("model") or settings.get("model_name") or type(self).model_fields["model_name"].default
             settings["profile"] = as_profile(fetch_chat_model(session.endpoint, name, given.get("http_client")))
@@ -212,19 +206,20 @@ class ChatNanoGPT(ChangeableOptions, BaseChatOpenAI):
         )
         self._renew_clients()
         self.__dict__.update(
-            openai_api_key=_secret(endpoint),
+            openai_api_key=secret_of(endpoint),
             openai_api_base=endpoint.base_url,
             request_timeout=endpoint.timeout,
             max_retries=retries,
         )
 
     def _renew_clients(self) -> None:
-        self.__dict__.update(_clients(self._session, self.http_client, self.http_async_client))
+        self.__dict__.update(make_clients(self._session, self.http_client, self.http_async_client))
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> ChatNanoGPT:
-        # Copies share HTTP clients, and a rate limiter, which holds a lock.
+        # Copies share HTTP clients, and objects that may hold a lock.
         memo = {} if memo is None else memo
-        memo.update({id(one): one for one in (getattr(self, name) for name in _SHARED_BY_COPIES)})
+        handlers = self.callbacks if isinstance(self.callbacks, list) else [self.callbacks]
+        memo.update({id(one): one for one in (*(getattr(self, name) for name in _SHARED_BY_COPIES), *handlers)})
         twin = super().__deepcopy__(memo)
         twin._renew_clients()
         return twin
@@ -244,7 +239,7 @@ class ChatNanoGPT(ChangeableOptions, BaseChatOpenAI):
         super().__setstate__(state)
         endpoint = self._session.endpoint
         self._renew_clients()
-        self.__dict__.update(openai_api_key=_secret(endpoint), default_headers=endpoint.headers or None)
+        self.__dict__.update(openai_api_key=secret_of(endpoint), default_headers=endpoint.headers or None)
 
     def _resolve_model_profile(self) -> ModelProfile | None:
         info = get_chat_model(self.model_name)
@@ -288,25 +283,7 @@ class ChatNanoGPT(ChangeableOptions, BaseChatOpenAI):
         An answer that does not follow the schema, or is only the beginning of one, is LangChain's
         ``OutputParserException``, streamed or not.
         """
-        method = kwargs.get("method", "function_calling")
-        include_raw = kwargs.pop("include_raw", False)
-        is_class = isinstance(schema, type) and issubclass(schema, BaseModel)
-        is_json = method != "function_calling" and schema is not None and not kwargs.get("tools")
-        is_json_of_class = is_json and is_class
-        if is_json_of_class and method == "json_schema":
-            kwargs = as_json_schema(schema, kwargs)
-        runnable: Runnable[Any, Any] = super().with_structured_output(schema, **kwargs)
-        if not isinstance(runnable, RunnableSequence):
-            return runnable
-        model, *parsers = runnable.steps
-        parser: Runnable[Any, Any] = CheckedParser(
-            RunnableSequence(*parsers) if len(parsers) > 1 else parsers[0], wants_object=is_json and not is_class
-        )
-        if is_json_of_class:
-            parser = parser.with_types(output_type=schema)
-        if include_raw:
-            return RunnableParallel(raw=model) | keep_parsing_error(parser)
-        return model | parser
+        return checked_structured_output(super().with_structured_output, schema, kwargs)
 
     def get_num_tokens(self, text: str) -> int:
         """Count tokens as OpenAI's models do, and as a token for four bytes where tiktoken's file cannot be had."""
@@ -401,53 +378,3 @@ class ChatNanoGPT(ChangeableOptions, BaseChatOpenAI):
         for name in ("reasoning_content", PROVIDER_FIELDS):
             chunk.message.additional_kwargs.pop(name, None)  # has come in chunks already
         return chunk
-
-
-def _secret(endpoint: Endpoint) -> SecretStr:
-    return SecretStr(endpoint.key.reveal_or_empty() if endpoint.key else "")
-
-
-def _clients(session: ChatSession, http_client: Any = None, http_async_client: Any = None) -> dict[str, Any]:
-    client = make_chat_client(session, http_client)
-    async_client = make_async_chat_client(session, http_async_client)
-    return {
-        "client": client.chat.completions,
-        "root_client": client,
-        "async_client": async_client.chat.completions,
-        "root_async_client": async_client,
-    }
-
-
-def _connected(options: dict[str, Any]) -> tuple[ChatSession, dict[str, Any]]:
-    """Return ``options`` with clients of our own: with these in place, the base class makes none from ``OPENAI_*``."""
-
-    def take(*names: str, default: Any = None) -> Any:
-        return next((options[name] for name in names if options.get(name) is not None), default)
-
-    endpoint = Endpoint.resolve(
-        api_key=take("api_key", "openai_api_key"),
-        base_url=take("base_url", "openai_api_base"),
-        timeout=take("timeout", "request_timeout", default=CHAT_TIMEOUT),
-        headers=take("default_headers"),
-        allow_insecure_http=take("allow_insecure_http", default=False),
-    )
-    retries = take("max_retries", default=DEFAULT_RETRIES)
-    rate = take("requests_per_second")
-    session = ChatSession(
-        endpoint,
-        max_retries=retries,
-        requests_per_second=rate,
-        limits=take("limits"),
-        on_request=take("on_request"),
-    )
-    ours = {
-        "api_key": _secret(endpoint),
-        "base_url": endpoint.base_url,
-        "timeout": endpoint.timeout,
-        "max_retries": retries,
-        "requests_per_second": rate,
-        "openai_proxy": None,
-        **_clients(session, take("http_client"), take("http_async_client")),
-    }
-    aliases = ("openai_api_key", "openai_api_base", "request_timeout")
-    return session, {**{name: value for name, value in options.items() if name not in aliases}, **ours}

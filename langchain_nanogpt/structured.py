@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import operator
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
 
 import openai
 from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import AIMessage
-from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, RunnableParallel, RunnableSequence
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel
 
@@ -19,15 +19,40 @@ from nanogpt_core.chat.json_text import is_incomplete
 from nanogpt_core.errors import NanoGPTError, ReplyError
 from nanogpt_core.http.error_body import excerpt
 
-__all__ = [
-    "CheckedParser",
-    "as_json_schema",
-    "keep_parsing_error",
-    "map_schema_errors",
-]
+__all__ = ["checked_structured_output", "map_schema_errors"]
 
 
-def as_json_schema(schema: type[BaseModel], options: dict[str, Any]) -> dict[str, Any]:
+def checked_structured_output(
+    make: Callable[..., Runnable[Any, Any]], schema: Any, options: dict[str, Any]
+) -> Runnable[Any, Any]:
+    """Return a runnable whose output follows ``schema``, with checks of the answer.
+
+    Args:
+        make: LangChain's ``with_structured_output``.
+        schema: The schema.
+        options: The other arguments of ``make``.
+    """
+    method = options.get("method", "function_calling")
+    include_raw = options.pop("include_raw", False)
+    is_class = isinstance(schema, type) and issubclass(schema, BaseModel)
+    is_json = method != "function_calling" and schema is not None and not options.get("tools")
+    if is_json and is_class and method == "json_schema":
+        options = _as_json_schema(schema, options)
+    runnable = make(schema, **options)
+    if not isinstance(runnable, RunnableSequence):
+        return runnable
+    model, *parsers = runnable.steps
+    parser: Runnable[Any, Any] = _CheckedParser(
+        RunnableSequence(*parsers) if len(parsers) > 1 else parsers[0], wants_object=is_json and not is_class
+    )
+    if is_json and is_class:
+        parser = parser.with_types(output_type=schema)
+    if include_raw:
+        return RunnableParallel(raw=model) | _keep_parsing_error(parser)
+    return model | parser
+
+
+def _as_json_schema(schema: type[BaseModel], options: dict[str, Any]) -> dict[str, Any]:
     """Return the options of ``method="json_schema"`` for ``method="json_mode"``, which differs only in its parser."""
     function = openai.pydantic_function_tool(schema)["function"]
     strict = options.get("strict")
@@ -44,7 +69,7 @@ def as_json_schema(schema: type[BaseModel], options: dict[str, Any]) -> dict[str
     return {**options, **ours}
 
 
-class CheckedParser(Runnable[Any, Any]):
+class _CheckedParser(Runnable[Any, Any]):
     """Parses a message, or its chunks, into structured output, and checks the whole at the end of a stream.
 
     LangChain's parsers complete truncated JSON in streams and pass over everything that they cannot read, so the last
@@ -137,7 +162,7 @@ def _check_complete(message: Any) -> None:
         raise OutputParserException(f"The model's answer is not complete JSON: {excerpt(text)}.", llm_output=text)
 
 
-def keep_parsing_error(parser: Runnable[Any, Any]) -> Runnable[Any, Any]:
+def _keep_parsing_error(parser: Runnable[Any, Any]) -> Runnable[Any, Any]:
     """Return the step of ``include_raw=True`` after the model: it adds ``parsed`` and ``parsing_error``.
 
     LangChain's own parses the parts of a stream, and passes over everything that it cannot read.

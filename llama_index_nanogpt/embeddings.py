@@ -193,7 +193,8 @@ class NanoGPTEmbedding(Closeable, BaseEmbedding):
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         clients = (self.http_client, self.http_async_client)
-        shared = (*clients, self.rate_limiter, self.progress, self.on_request, self.cache, self.limits)
+        theirs = (self.rate_limiter, self.callback_manager, self.embeddings_cache)
+        shared = (*clients, *theirs, self.progress, self.on_request, self.cache, self.limits)
         memo = {} if memo is None else memo
         memo.update({id(one): one for one in shared})
         return super().__deepcopy__(memo)

@@ -362,7 +362,9 @@ class NanoGPT(ChangeableOptions, CheckedCalls):
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> NanoGPT:
         memo = {} if memo is None else memo
-        shared = (self._http_client, self._async_http_client, self.limits, self.on_request)
+        # HTTP clients, and objects that may hold a lock.
+        clients = (self._http_client, self._async_http_client)
+        shared = (*clients, self.limits, self.on_request, self.rate_limiter, self.callback_manager)
         memo.update({id(one): one for one in shared})
         twin: NanoGPT = super(NanoGPT, copy.copy(self)).__deepcopy__(memo)
         return twin

@@ -4,12 +4,15 @@ import asyncio
 import copy
 import json
 import pickle
+import threading
 
 import openai
 import pytest
 import tiktoken
 from langchain.agents import create_agent
 from langchain_core._api import LangChainBetaWarning
+from langchain_core.caches import InMemoryCache
+from langchain_core.callbacks import BaseCallbackHandler, CallbackManager
 from langchain_core.exceptions import ContextOverflowError, ModelAPIError, ModelError, ModelRateLimitError
 from langchain_core.load import dumpd, load
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage, trim_messages
@@ -378,9 +381,36 @@ async def test_deep_copy_has_the_same_options(scripted, ask):
     assert [(await ask(one, "Hello")).content for one in (chat, twin)] == ["first", "second"]
 
 
-def test_deep_copy_shares_the_rate_limiter():
-    limiter = InMemoryRateLimiter(requests_per_second=100)
-    assert copy.deepcopy(ChatNanoGPT(api_key=KEY, rate_limiter=limiter)).rate_limiter is limiter
+class LockedHandler(BaseCallbackHandler):
+    """A callback handler that cannot be copied."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+
+
+class LockedCache(InMemoryCache):
+    """A cache that cannot be copied."""
+
+    def __init__(self):
+        super().__init__()
+        self.lock = threading.Lock()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rate_limiter", InMemoryRateLimiter(requests_per_second=100)),
+        ("cache", LockedCache()),
+        ("callbacks", CallbackManager([LockedHandler()])),
+        ("callbacks", [LockedHandler()]),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_deep_copy_shares_objects_that_hold_a_lock(name, value):
+    chat = ChatNanoGPT(api_key=KEY, **{name: value})
+    for twin in (copy.deepcopy(chat), chat.model_copy(deep=True), chat.model_copy(update={"n": 1}, deep=True)):
+        found = getattr(twin, name)
+        assert found[0] is value[0] if isinstance(value, list) else found is value
 
 
 def test_own_http_client_is_not_pickled():

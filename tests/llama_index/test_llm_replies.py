@@ -88,15 +88,6 @@ def cleaner():
     return FunctionTool.from_defaults(clean), paths
 
 
-@pytest.mark.parametrize("arguments", ['```json\n{"path": "x"}\n```', {"path": "x"}, '"{\\"path\\": \\"x\\"}"'])
-async def test_fenced_and_doubly_encoded_tool_arguments_are_parsed(replying, ask, cleaner, arguments):
-    sandbox = replying({"tool_calls": [tool_call(arguments)]}, reason="tool_calls")
-    llm = sandbox.llm()
-    answer = await ask(llm, [cleaner[0]], "chat_with_tools", user_msg="Clean x.")
-    (selection,) = llm.get_tool_calls_from_response(answer)
-    assert (selection.tool_name, selection.tool_kwargs) == ("clean", {"path": "x"})
-
-
 DEEP = pytest.param('{"path": ' * 1100, id="deep")
 UNREADABLE = ['{"path": "/home/us', "{'path': 'x'}", "path=x", "[1]", "false", '{"path": "x"}{"path": "y"}', DEEP]
 
@@ -142,24 +133,6 @@ def test_agent_reports_unreadable_arguments_to_the_model(replying, form, cleaner
     assert told["tool_call_id"] == "call_a"
 
 
-async def test_parallel_calls_with_one_index_are_two_calls(replying, ask, cleaner):
-    calls = [tool_call('{"path": "x"}', identifier="a"), tool_call('{"path": "y"}', identifier="b")]
-    sandbox = replying({"tool_calls": calls}, reason="tool_calls")
-    llm = sandbox.llm()
-    answer = await ask(llm, [cleaner[0]], "chat_with_tools", user_msg="Clean.", allow_parallel_tool_calls=True)
-    found = llm.get_tool_calls_from_response(answer)
-    assert [(one.tool_id, one.tool_name, one.tool_kwargs["path"]) for one in found] == [
-        ("a", "clean", "x"),
-        ("b", "clean", "y"),
-    ]
-
-
-async def test_usage_that_every_chunk_repeats_counts_once(replying, ask):
-    sandbox = replying({"content": "all of it"}, usage=USAGE)
-    answer = await ask(sandbox.llm(), HELLO)
-    assert {name: answer.additional_kwargs[name] for name in USAGE} == USAGE
-
-
 # --- refusals ---
 
 
@@ -201,23 +174,6 @@ async def test_refusal_of_structured_output_is_a_refusal_error(replying, predict
     assert f"The model refused: {REFUSAL}. Ask" in str(caught.value)
 
 
-FILTERS = ["RECITATION", "BLOCKLIST", "SPII", "PROHIBITED_CONTENT", "content_filtered", "content-filter"]
-
-
-@pytest.mark.parametrize("reason", [*FILTERS, "Guardrail_Intervened"])
-async def test_names_of_other_hosts_for_a_content_filter_are_a_refusal_error(replying, predict, reason):
-    sandbox = replying({"content": None}, reason=reason)
-    with pytest.raises(RefusalError, match="content filter"):
-        await predict(sandbox.llm())
-
-
-async def test_malformed_function_call_is_a_reply_error(replying, predict):
-    sandbox = replying({"content": None}, reason="MALFORMED_FUNCTION_CALL")
-    with pytest.raises(ReplyError, match="tool call that cannot be read") as caught:
-        await predict(sandbox.llm())
-    assert not isinstance(caught.value, RefusalError)
-
-
 @ITS_OWN_WARNING
 @pytest.mark.parametrize("way", WAYS)
 async def test_content_filter_is_a_refusal_error(replying, predict, way):
@@ -226,17 +182,11 @@ async def test_content_filter_is_a_refusal_error(replying, predict, way):
         await predict(sandbox.llm(**WAYS[way]))
 
 
-async def test_refusal_of_a_plain_question_is_the_answer(replying, ask):
-    answer = await ask(replying({"refusal": REFUSAL}).llm(), HELLO)
-    assert answer.message.content == REFUSAL
-    assert answer.message.additional_kwargs["refusal"] == REFUSAL
-
-
-@pytest.mark.parametrize("more", [{"reasoning": "Hm."}, {"tool_calls": [tool_call("{}")]}], ids=["reasoning", "call"])
-async def test_refusal_beside_other_blocks_is_the_answer(replying, ask, more):
+@pytest.mark.parametrize("more", [{}, {"reasoning": "Hm."}, {"tool_calls": [tool_call("{}")]}], ids=str)
+async def test_refusal_of_a_plain_question_is_the_answer(replying, ask, more):
     answer = await ask(replying({"refusal": REFUSAL, **more}).llm(), HELLO)
-    assert answer.message.content == REFUSAL
-    assert len(answer.message.blocks) == 2
+    assert answer.message.content == answer.message.additional_kwargs["refusal"] == REFUSAL
+    assert len(answer.message.blocks) == len(more) + 1
 
 
 @ITS_OWN_WARNING
@@ -284,10 +234,10 @@ SIGNATURE = {"google": {"thought_signature": "abc"}}
 
 
 @ITS_OWN_WARNING
-@pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
-def test_reasoning_and_provider_fields_are_sent_back(replying, form, cleaner, field):
+def test_agent_sends_reasoning_and_provider_fields_back(replying, form, cleaner):
     called = tool_call('{"path": "x"}', extra_content=SIGNATURE)
-    sandbox = replying({field: "I must clean.", "tool_calls": [called]}, reason="tool_calls", after=[Reply("Done.")])
+    message = {"reasoning": "I must clean.", "tool_calls": [called]}
+    sandbox = replying(message, reason="tool_calls", after=[Reply("Done.")])
     llm = sandbox.llm(additional_kwargs={"extra_body": {"top_k": 4}})
     agent = FunctionAgent(tools=[cleaner[0]], llm=llm, streaming=form == "streamed")
 
@@ -296,18 +246,6 @@ def test_reasoning_and_provider_fields_are_sent_back(replying, form, cleaner, fi
 
     assert asyncio.run(run()) == "Done."
     (sent,) = [one for one in sandbox.requests[-1].body["messages"] if one["role"] == "assistant"]
-    assert {name: sent.get(name) for name in ("reasoning", "reasoning_content")} == {
-        "reasoning": None,
-        "reasoning_content": None,
-        field: "I must clean.",
-    }
+    assert (sent["reasoning"], "reasoning_content" in sent) == ("I must clean.", False)
     assert [one["extra_content"] for one in sent["tool_calls"]] == [SIGNATURE]
     assert [request.body["top_k"] for request in sandbox.requests] == [4, 4]
-
-
-async def test_reasoning_is_not_sent_back_on_request(replying, ask):
-    sandbox = replying({"content": "Done.", "reasoning": "Hm."}, after=[Reply("Yes.")])
-    llm = sandbox.llm(send_reasoning=False)
-    answer = await ask(llm, HELLO)
-    llm.chat([*HELLO, answer.message, *HELLO])
-    assert not [one for one in sandbox.requests[-1].body["messages"] if "reasoning" in one]

@@ -3,15 +3,17 @@
 import copy
 import json
 import pickle
+import threading
 
 import pytest
 from llama_index.core import Document
+from llama_index.core.callbacks import CallbackManager, LlamaDebugHandler
 from llama_index.core.ingestion import IngestionPipeline
 from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.rate_limiter import TokenBucketRateLimiter
 from llama_index.core.schema import MetadataMode, TextNode, TransformComponent
 
-from llama_index_nanogpt import NanoGPTEmbedding
+from llama_index_nanogpt import NanoGPT, NanoGPTEmbedding
 from nanogpt_core import NanoGPTError
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 
@@ -125,3 +127,26 @@ async def test_transformation_skips_blank_nodes(options, call):
     assert all(node.embedding for node in embedded)
     split = IngestionPipeline(transformations=[SentenceSplitter(), SkipBlank(), embedding], disable_cache=True)
     assert len(await call(split, "run", documents=[Document(text="a page"), Document(text=" ")])) == 1
+
+
+class LockedHandler(LlamaDebugHandler):
+    """A callback handler that cannot be copied."""
+
+    def __init__(self):
+        super().__init__(print_trace_on_end=False)
+        self.lock = threading.Lock()
+
+
+@pytest.mark.parametrize("make", [NanoGPT, NanoGPTEmbedding])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rate_limiter", TokenBucketRateLimiter(requests_per_minute=6000)),
+        ("callback_manager", CallbackManager([LockedHandler()])),
+    ],
+    ids=["rate_limiter", "callback_manager"],
+)
+def test_deep_copy_shares_objects_that_hold_a_lock(make, name, value):
+    made = make(api_key=KEY, **{name: value})
+    for twin in (copy.deepcopy(made), made.model_copy(deep=True)):
+        assert getattr(twin, name) is value

@@ -61,6 +61,9 @@ class LangChain:
     def cost(self, answer):
         return answer.response_metadata.get("cost_usd")
 
+    def usage(self, answer):
+        return [answer.usage_metadata[name] for name in ("input_tokens", "output_tokens", "total_tokens")]
+
     def refusal(self, answer):
         return answer.additional_kwargs.get("refusal")
 
@@ -97,6 +100,9 @@ class LlamaIndex:
     def cost(self, answer):
         return answer.additional_kwargs.get("cost_usd")
 
+    def usage(self, answer):
+        return [answer.additional_kwargs[name] for name in USAGE]
+
     def refusal(self, answer):
         return answer.message.additional_kwargs.get("refusal")
 
@@ -119,11 +125,12 @@ def chat(request, call, form, fresh_sandbox):
     """One framework over a sandbox, which is ``chat.sandbox``; ``chat.reply`` adds a reply, whole or as a stream."""
     made = request.param(call, form, {"api_key": fresh_sandbox.api_key, "base_url": fresh_sandbox.base_url})
 
-    def reply(*deltas, reason="stop", **more):
+    def reply(*deltas, reason="stop", in_every_chunk=None, **more):
+        more = {**more, **(in_every_chunk or {})}
         if form == "plain":
             (message,) = deltas
             return Fault(200, body={"choices": [{"message": message, "finish_reason": reason}], **more})
-        chunks = [{"choices": [{"index": 0, "delta": delta}]} for delta in deltas]
+        chunks = [{"choices": [{"index": 0, "delta": delta}], **(in_every_chunk or {})} for delta in deltas]
         chunks.append({"choices": [{"index": 0, "delta": {}, "finish_reason": reason}], **more})
         body = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks)
         return Fault(200, body=body + "data: [DONE]\n\n")
@@ -149,6 +156,28 @@ def fragment(name=None, arguments=None, **more):
 async def test_cost_of_the_reply_is_in_the_answer(chat, more, cost):
     chat.reply({"role": "assistant", "content": "all of it"}, **more)
     assert chat.cost(await chat.ask()) == cost
+
+
+async def test_usage_that_every_chunk_repeats_counts_once(chat):
+    chat.reply({"role": "assistant", "content": "all of it"}, in_every_chunk={"usage": USAGE})
+    assert chat.usage(await chat.ask()) == [10, 3, 13]
+
+
+@pytest.mark.parametrize("arguments", ['```json\n{"path": "x"}\n```', {"path": "x"}, '"{\\"path\\": \\"x\\"}"'])
+async def test_fenced_and_doubly_encoded_tool_arguments_are_parsed(chat, arguments):
+    chat.reply(fragment("clean", arguments, id="a"), reason="tool_calls")
+    assert chat.calls(await chat.ask()) == [("clean", {"path": "x"})]
+
+
+async def test_arguments_under_another_name_are_parsed(chat):
+    chat.reply({"tool_calls": [{"index": 0, "id": "a", "function": {"name": "clean", "parameters": {"path": "x"}}}]})
+    assert chat.calls(await chat.ask()) == [("clean", {"path": "x"})]
+
+
+async def test_parallel_calls_with_one_index_are_two_calls(chat):
+    calls = [fragment("clean", json.dumps({"path": path}), id=path)["tool_calls"][0] for path in ("x", "y")]
+    chat.reply({"tool_calls": calls}, reason="tool_calls")
+    assert chat.calls(await chat.ask()) == [("clean", {"path": "x"}), ("clean", {"path": "y"})]
 
 
 @pytest.mark.parametrize("form", ["streamed"])

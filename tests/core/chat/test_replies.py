@@ -236,6 +236,8 @@ def test_error_that_came_whole_in_a_stream_is_raised(indent, before):
 
 # --- endings ---
 
+FILTERS = ["RECITATION", "BLOCKLIST", "SPII", "content_filtered", "content-filter", "Guardrail_Intervened"]
+
 
 @pytest.mark.parametrize(
     ("reason", "kind"),
@@ -249,6 +251,7 @@ def test_error_that_came_whole_in_a_stream_is_raised(indent, before):
         ("token_limit", errors.ReplyError),
         ("content_filter: PROHIBITED_CONTENT", errors.RefusalError),
         ("ERROR_TOXIC", errors.RefusalError),
+        *((name, errors.RefusalError) for name in FILTERS),
     ],
 )
 def test_truncated_structured_output_is_an_error_under_every_hosts_name(reason, kind):
