@@ -103,7 +103,7 @@ def _from_table(path: Path, text: str) -> list[Question]:
 
 
 def _invalid(path: Path, number: int, problem: str) -> InvalidInputError:
-    remedy = "" if path.suffix.lower() in _TABLES else f"Each line is JSON such as {EXAMPLE}"
+    remedy = "" if path.suffix.lower() in _TABLES else f"Each line is JSON such as {_EXAMPLE}"
     return InvalidInputError(f"{path}, line {number}, {problem}.", remedy=remedy, positions=(number - 1,))
 
 
@@ -111,7 +111,8 @@ def check_sources(questions: Sequence[Question], sources: Collection[str]) -> No
     """Check that the corpus has the sources of every question.
 
     Raises:
-        InvalidInputError: A question names a source that the corpus does not have; ``.positions`` has the number of the question, from 0.
+        InvalidInputError: A question names a source that the corpus does not have; ``.positions`` has the number of the
+            question, from 0.
     """
     known = set(sources)
     for number, question in enumerate(questions):

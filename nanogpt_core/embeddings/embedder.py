@@ -189,7 +189,9 @@ class Embedder(Closeable):
             NanoGPTError: The service was not reached, refused, or sent an invalid reply. ``.completed`` holds the
                 vectors that were finished.
         """
-        vectors: NDArray[np.float32] = self._pipeline.embed(check_texts(texts), batch_size=_checked_batch_size(batch_size))
+        vectors: NDArray[np.float32] = self._pipeline.embed(
+            check_texts(texts), batch_size=_checked_batch_size(batch_size)
+        )
         return vectors
 
     def embed_lists(self, texts: Iterable[str], *, batch_size: int | None = None) -> list[list[float]]:
@@ -220,7 +222,9 @@ class Embedder(Closeable):
 
     async def aembed(self, texts: Iterable[str], *, batch_size: int | None = None) -> NDArray[np.float32]:
         """Embed documents as :meth:`embed` does, without blocking the event loop."""
-        vectors: NDArray[np.float32] = await self._pipeline.aembed(check_texts(texts), batch_size=_checked_batch_size(batch_size))
+        vectors: NDArray[np.float32] = await self._pipeline.aembed(
+            check_texts(texts), batch_size=_checked_batch_size(batch_size)
+        )
         return vectors
 
     async def aembed_lists(self, texts: Iterable[str], *, batch_size: int | None = None) -> list[list[float]]:
