@@ -48,7 +48,7 @@ def _from_lines(path: Path) -> Iterator[Passage]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise _invalid(path, number, f"is not JSON ({error})") from error
         yield _passage(path, number, row)
 
@@ -69,7 +69,7 @@ def _read(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InvalidInputError(f"{file} is not UTF-8 text: {error}.") from error
+        raise _invalid(file, 1 + error.object.count(b"\n", 0, error.start), "is not UTF-8 text") from error
 
 
 def _invalid(path: Path, number: int, problem: str) -> InvalidInputError:

@@ -52,7 +52,7 @@ def load_questions(file: str | os.PathLike[str], limit: int | None = None) -> li
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InvalidInputError(f"{path} is not UTF-8 text: {error}.") from error
+        raise _invalid(path, 1 + error.object.count(b"\n", 0, error.start), "is not UTF-8 text") from error
     found = list(_from_table(path, text) if path.suffix.lower() in _TABLES else _from_lines(path, text))
     if not found:
         raise InvalidInputError(f"{path} has no questions.", remedy=f"Each line is JSON such as {_EXAMPLE}")
@@ -67,7 +67,7 @@ def _from_lines(path: Path, text: str) -> Iterator[Question]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise _invalid(path, number, f"is not JSON ({error})") from error
         if not isinstance(row, dict):
             raise _invalid(path, number, "is not a JSON object")
@@ -94,12 +94,19 @@ def _from_table(path: Path, text: str) -> list[Question]:
             remedy="It needs the columns question and source.",
         )
     sources: dict[tuple[str, str], list[str]] = {}
-    for row in rows:
+    for row in _rows(path, rows):
         question, source = (row["question"] or "").strip(), (row["source"] or "").strip()
         if not question or not source:
             raise _invalid(path, rows.line_num, "has no question or no source")
         sources.setdefault((question, row.get("language") or ""), []).append(source)
     return [Question(text, tuple(dict.fromkeys(names)), language) for (text, language), names in sources.items()]
+
+
+def _rows(path: Path, rows: csv.DictReader[str]) -> Iterator[dict[str, str | Any]]:
+    try:
+        yield from rows
+    except csv.Error as error:  # for example a field of more than 131,072 characters
+        raise _invalid(path, rows.line_num + 1, f"is not CSV ({error})") from error
 
 
 def _invalid(path: Path, number: int, problem: str) -> InvalidInputError:

@@ -136,6 +136,8 @@ class Run:
         options: dict[str, Any] = {"api_key": self._service.api_key, "base_url": self._service.base_url}
         writer = QuestionWriter(passages, chat_model, done=found, **options)
         count = min(count, writer.available)
+        if not found and not count:
+            raise CommandError("The corpus has no passage that is long enough for a question.", code=ExitCode.BAD_INPUT)
         usd = writer.most_usd(count)
         self._confirm(f"{count} questions by {chat_model} cost {_at_most(usd)}", usd)
         self._left = None if self._left is None else self._left - (usd or 0.0)

@@ -269,3 +269,10 @@ def test_interrupt_is_code_130_and_says_that_the_same_command_goes_on(paid, comp
     paid.clear()
     assert compare("-m", "BAAI/bge-m3").code == 0
     assert not questions & set(inputs(paid))
+
+
+def test_corpus_without_a_passage_for_a_question_says_so(paid, nanogpt, tmp_path):
+    (tmp_path / "short.jsonl").write_text('{"source": "a", "text": "Tea."}\n')
+    result = nanogpt("compare", tmp_path / "q.jsonl", tmp_path / "short.jsonl", "--make-questions", "2")
+    assert (result.code, inputs(paid)) == (3, [])
+    assert "no passage that is long enough for a question" in result.err

@@ -1,5 +1,7 @@
 """Questions and passages: read from files, and refused with file and line."""
 
+import csv
+
 import pytest
 
 from nanogpt_core.comparison import Passage, Question, load_passages, load_questions, write_questions
@@ -55,7 +57,8 @@ def test_invalid_question_is_named_by_file_and_line(tmp_path, row):
     ("name", "content", "message"),
     [
         ("q.jsonl", b"", "has no questions"),
-        ("q.jsonl", b"\xff\xfe", "is not UTF-8 text"),
+        ("q.jsonl", b'{"question": "a",\n\n\xff', "line 3, is not UTF-8 text"),
+        ("q.jsonl", b"[" * 9000, "line 1, is not JSON"),
         ("q.csv", b"question,answer\n", "has the columns question, answer. It needs the columns question and source"),
         ("q.csv", b"question,source\nWhich?,\n", "line 2, has no question or no source"),
         ("q.csv", b"", "has the columns none"),
@@ -65,6 +68,16 @@ def test_unusable_file_of_questions_is_refused(tmp_path, name, content, message)
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InvalidInputError, match=message):
         load_questions(tmp_path / name)
+
+
+def test_row_that_the_reader_of_csv_refuses_is_named(tmp_path):
+    (tmp_path / "q.csv").write_text("question,source\nWhich of them?,a\n")
+    before = csv.field_size_limit(10)  # it is one for the whole process
+    try:
+        with pytest.raises(InvalidInputError, match=r"q\.csv, line 2, is not CSV \(field larger"):
+            load_questions(tmp_path / "q.csv")
+    finally:
+        csv.field_size_limit(before)
 
 
 def test_source_that_the_corpus_does_not_have_is_named_with_near_ones():
@@ -93,7 +106,8 @@ def test_lines_of_a_corpus_may_name_the_source_id_and_have_a_title(tmp_path):
         (b'{"text": "x", "source": true}\n{"text": "x", "source": ["a"]}', "line 2, has no source"),
         (b"[1]", "line 1, is not a JSON object"),
         (b"{", "line 1, is not JSON"),
-        (b"\xff", "is not UTF-8 text"),
+        (b"{}\n\xff", "line 2, is not UTF-8 text"),
+        (b"[" * 9000, "line 1, is not JSON"),
     ],
 )
 def test_unusable_corpus_is_refused(tmp_path, content, message):
