@@ -136,7 +136,10 @@ class Pipeline:
                     batches, results, call_limits, observer, lane=None, joins=batch_size is None
                 )
                 tasks = [partial(run_sync, dispatch, self.client.send, call_limits.stop) for dispatch in dispatches]
-                run_in_threads(tasks, self.config.max_concurrency, call_limits.stop)
+                if len(tasks) == 1:  # as most calls have: no threads, and no file more to follow
+                    tasks[0]()
+                else:
+                    run_in_threads(tasks, self.config.max_concurrency, call_limits.stop)
                 return results.finish()
 
     async def aembed(
