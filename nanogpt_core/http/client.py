@@ -96,7 +96,7 @@ class HttpClient:
     async def async_sdk_client(self) -> openai.AsyncOpenAI:
         """Return the SDK's async client, made at the first call; the event loop goes on meanwhile."""
         if self._async_client is None:
-            self._async_client = await asyncio.to_thread(self._make_async_client)
+            return await asyncio.to_thread(self._make_async_client)
         return self._async_client
 
     def _make_async_client(self) -> openai.AsyncOpenAI:
@@ -104,8 +104,10 @@ class HttpClient:
         from nanogpt_core.http.sdk import make_async_plain_client
         from nanogpt_core.http.transport import AsyncTransport
 
-        transport = AsyncTransport(self.endpoint, self._http_async_client, self._lifetime)
-        return make_async_plain_client(self.endpoint, transport)
+        if self._async_client is None:  # two threads may make one each; either will do
+            transport = AsyncTransport(self.endpoint, self._http_async_client, self._lifetime)
+            self._async_client = make_async_plain_client(self.endpoint, transport)
+        return self._async_client
 
     def close(self) -> None:
         """Close the object that the requests are for, and the connections of this process that no other one uses."""

@@ -178,8 +178,14 @@ def test_fusion_retriever_with_four_queries_sends_one_or_two_requests(kind):
         retriever = QueryFusionRetriever(
             [index.as_retriever(similarity_top_k=2)], llm=NanoGPT("sandbox", **options), num_queries=4
         )
+
+        async def ask():
+            await embedding.aget_query_embedding("a query of a service under way")  # makes the client for async calls
+            sandbox.clear()
+            return await retriever.aretrieve(QUESTION)
+
         sandbox.clear()
-        found = retriever.retrieve(QUESTION) if kind == "sync" else asyncio.run(retriever.aretrieve(QUESTION))
+        found = retriever.retrieve(QUESTION) if kind == "sync" else asyncio.run(ask())
         requests = [request.inputs for request in sandbox.requests if request.path.endswith("/embeddings")]
     assert found[0].node.get_content() == TEXTS[2]
     assert sorted(text for texts in requests for text in texts) == sorted([QUESTION, *others])
