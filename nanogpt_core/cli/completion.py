@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import Literal
+from typing import Any, Literal, cast
 
 from cyclopts import App
+
+from nanogpt_core.cli.exit_codes import CommandError
 
 __all__ = ["completion"]
 
@@ -29,4 +31,8 @@ def completion(shell: Literal["bash", "zsh", "fish", "powershell"], /) -> None:
     """
     from nanogpt_core.cli.app import make_app
 
-    sys.stdout.write(make_app().generate_completion(prog_name="nanogpt", shell=shell))
+    try:
+        script = make_app().generate_completion(prog_name="nanogpt", shell=cast("Any", shell))
+    except ValueError as error:  # cyclopts 4, the last for Python 3.10, does not know PowerShell
+        raise CommandError(f"No script for {shell}: the installed cyclopts does not support it.") from error
+    sys.stdout.write(script)

@@ -38,7 +38,8 @@ def nearest(blocks: Iterable[NDArray[np.float32]], query: NDArray[np.float32], c
     import numpy as np
 
     unit = query / np.linalg.norm(query)
-    best_rows, best_scores = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
+    best_rows: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+    best_scores: NDArray[np.float32] = np.empty(0, dtype=np.float32)
     first = 0
     for block in blocks:
         lengths = np.sqrt(np.einsum("ij,ij->i", block, block))

@@ -77,7 +77,7 @@ def measure_quality(ranked: NDArray[np.intp], right: Sequence[Sequence[int]]) ->
         for place, source in enumerate(sources)
     ]
     names = {measure: name for name, measure in objects.items()}
-    values = {name: np.zeros(len(right)) for name in MEASURES}
+    values: dict[str, NDArray[np.float64]] = {name: np.zeros(len(right)) for name in MEASURES}
     for row in ir_measures.iter_calc(list(objects.values()), qrels, run):
         values[names[row.measure]][int(row.query_id)] = row.value
     return values

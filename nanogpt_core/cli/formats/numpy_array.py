@@ -38,7 +38,7 @@ class Writer:
         self._array = (folder / "output.npy").open("wb")
         self._passages = (folder / "output.jsonl").open("wb")
         header = {"descr": "<f4", "fortran_order": False, "shape": (facts.rows, facts.dimensions)}
-        np.lib.format.write_array_header_1_0(self._array, header)
+        np.lib.format.write_array_header_1_0(self._array, header)  # type: ignore[no-untyped-call, unused-ignore] # before numpy 2.3
 
     def write(self, block: Block) -> None:
         """Write the next rows."""

@@ -395,6 +395,8 @@ def test_verify_names_rows_without_a_vector_and_changed_texts(embed, nanogpt, tm
     else:
         import pyarrow as pa
 
+        if suffix == "parquet" and int(pa.__version__.split(".")[0]) < 26:
+            pytest.skip("pyarrow before 26 cannot read Parquet files in which a vector of fixed size is missing")
         table = pq.read_table(output)
         vectors = pa.array(
             [row if number != 1 else None for number, row in enumerate(table["embedding"].to_pylist())],
