@@ -103,6 +103,9 @@ class StoredRow:
         return self.id if self.line is None else f"{self.source}:{self.line}"
 
 
+_ROW_FIELDS = StoredRow.__dataclass_fields__
+
+
 class VectorWriter(Protocol):
     """Writes an output into a folder, from which it is moved when it is complete."""
 
@@ -170,10 +173,10 @@ def unreadable(output: Path, reason: str) -> CommandError:
 
 
 def stored_row(fields: Any, output: Path, number: int) -> StoredRow:
-    """Return a row from the fields that a file holds; others than those of :class:`StoredRow` are left out.
+    """Return a row from the fields that a file holds; fields that :class:`StoredRow` does not have are left out.
 
     Args:
-        fields: The fields; None or another value for a line that is none.
+        fields: The fields, as a dictionary. Every other value, such as None, is an error.
         output: The file, for messages.
         number: Number of the row, counted from 0.
 
@@ -184,9 +187,6 @@ def stored_row(fields: Any, output: Path, number: int) -> StoredRow:
         raise unreadable(output, f"was not written by nanogpt embed: row {number} has no text or no id")
     known = {name: value for name, value in fields.items() if name in _ROW_FIELDS and value is not None}
     return StoredRow(**{**known, "id": str(fields["id"])})
-
-
-_ROW_FIELDS = StoredRow.__dataclass_fields__
 
 
 def row_fields(passage: Passage) -> dict[str, str | int | None]:
