@@ -10,7 +10,7 @@ import contextlib
 import functools
 import os
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -47,6 +47,11 @@ _SAME_CALL = {
         ("llm.request.type", ("embedding",)),
     ),
 }
+try:
+    _VERSION: str | None = version("nanogpt-rag")  # read now, and not on an event loop at the first call
+except PackageNotFoundError:  # the folder of the sources is on the path, and nothing is installed
+    _VERSION = None
+
 _SUPPRESSED = "suppress_language_model_instrumentation"  # OpenLLMetry's key in a context
 
 
@@ -185,7 +190,7 @@ def _tracer(trace: Any) -> Any:
         return None
     last, tracer = _last_tracer
     if last is not provider:
-        tracer = provider.get_tracer(_SCOPE, version("nanogpt-rag"), _SCHEMA)
+        tracer = provider.get_tracer(_SCOPE, _VERSION, _SCHEMA)
         _last_tracer = provider, tracer
     return tracer
 
@@ -199,7 +204,7 @@ def _instruments(metrics: Any) -> Any:
     provider = metrics.get_meter_provider()
     last, instruments = _last_instruments
     if last is not provider:
-        instruments = _make_instruments(provider.get_meter(_SCOPE, version("nanogpt-rag"), _SCHEMA))
+        instruments = _make_instruments(provider.get_meter(_SCOPE, _VERSION, _SCHEMA))
         _last_instruments = provider, instruments
     return instruments
 

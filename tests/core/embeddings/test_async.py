@@ -71,6 +71,7 @@ def test_first_async_call_of_a_process_does_not_block_the_event_loop(options):
     # In a process of its own: the SDK and numpy are imported for the first time.
     code = """
 import asyncio, os
+import opentelemetry.metrics, opentelemetry.trace  # the first call makes instruments
 from blockbuster import blockbuster_ctx
 from nanogpt_core import Embedder
 
