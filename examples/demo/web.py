@@ -16,6 +16,7 @@ from cli_errors import report_errors
 from command_line import DEFAULT_QUESTION, add_settings, answer, cost, open_pipeline
 from corpus import Passage
 from nicegui import app, run, ui
+from nicegui.events import GenericEventArguments
 from openai import OpenAIError
 from prompts import RetrievedPassage, resolve_citations
 from settings import DATA, Pipeline, Service
@@ -51,7 +52,9 @@ class Page:
                 self.question = ui.input("Your question", placeholder=DEFAULT_QUESTION)
                 self.question.classes("question").props("outlined autofocus autocomplete=off maxlength=2000")
                 self.button = ui.button("Ask").props("type=submit unelevated no-caps text-color=button")
-            form.on("submit.prevent", self.ask)  # the button, and Enter
+            # By the button or Enter. With the field's content: the field's own event may arrive later than this one.
+            content = "event => emit(event.target.querySelector('input').value)"
+            form.on("submit.prevent", self.ask, js_handler=content)
             with ui.element("div").classes("columns"):
                 with ui.element("section").props('aria-labelledby="answer-title"'):
                     _text("h2", "Answer").props("id=answer-title")
@@ -64,9 +67,9 @@ class Page:
                     self.passages = ui.element("ol").classes("passages")
             self.cost = _text("footer", self._cost()).classes("cost")
 
-    async def ask(self) -> None:
+    async def ask(self, event: GenericEventArguments) -> None:
         """Answer the question in the field; ignored while another question is being answered."""
-        question = (self.question.value or "").strip() or DEFAULT_QUESTION
+        question = event.args.strip() or DEFAULT_QUESTION
         if self.busy:
             return
         self._set_busy(True)

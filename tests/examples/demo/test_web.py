@@ -167,6 +167,23 @@ def test_page_answers_i_dont_know_without_passages(without_key, opened):
     assert texts(page, ".none") == ["None is near enough to the question."]
 
 
+@one_framework
+def test_question_is_asked_although_its_event_comes_after_the_submission(without_key, opened):
+    page = opened(without_key)
+    page.wait_for_function("window.did_handshake")
+    # Each event of NiceGUI waits for the connection by itself: events before that may come in another order.
+    page.evaluate(
+        """() => { const emit = window.socket.emit.bind(window.socket); const held = [];
+            window.socket.emit = (name, data) => {
+                if (name === 'event' && !held.length) { held.push([name, data]); return; }
+                emit(name, data);
+                held.splice(0).forEach((each) => emit(...each));
+                window.socket.emit = emit;
+            }; }"""
+    )
+    assert "twelve hours" in ask(page, QUESTION)
+
+
 def test_passage_is_shown_as_text_not_markup(without_key, opened):
     page = opened(without_key)
     said = ask(page, "When do tulips bloom in April?")
