@@ -111,9 +111,16 @@ def shared_sandbox() -> Iterator[object]:
 
 @pytest.fixture
 def sandbox(shared_sandbox):
-    """The shared sandbox with an empty request log."""
+    """The shared sandbox with an empty log and script, also after a test that failed before it used its faults."""
     shared_sandbox.clear()
-    return shared_sandbox
+    _remove_script(shared_sandbox)
+    yield shared_sandbox
+    _remove_script(shared_sandbox)
+
+
+def _remove_script(sandbox):
+    sandbox._app.script = type(sandbox._app.script)()
+    sandbox._app.more_faults.clear()
 
 
 @pytest.fixture(scope="session")
@@ -132,8 +139,7 @@ def fresh_sandbox(_sandbox_for_scripts):
     """
     sandbox = _sandbox_for_scripts
     sandbox.config.api_key = f"sk-nano-{uuid.uuid4().hex}"
-    sandbox._app.script = type(sandbox._app.script)()
-    sandbox._app.more_faults.clear()
+    _remove_script(sandbox)
     sandbox.clear()
     return sandbox
 

@@ -28,9 +28,10 @@ def configured(monkeypatch, home, sandbox):
 
 
 @pytest.fixture
-def invoke(configured):  # noqa: ARG001
+def invoke(configured, monkeypatch):  # noqa: ARG001
     """Return a function that runs `llm` in this process, with our plugin only."""
     import llm.plugins
+    import sqlite_utils
     from click.testing import CliRunner
     from llm.cli import cli
 
@@ -41,7 +42,19 @@ def invoke(configured):  # noqa: ARG001
     added = not plugins.is_registered(llm_plugin)
     if added:
         plugins.register(llm_plugin, name="nanogpt")
+    # `llm` leaves its databases open until its process ends. From Python 3.13 on, each of them would give a warning in
+    # a later test.
+    opened = []
+
+    class Database(sqlite_utils.Database):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            opened.append(self)
+
+    monkeypatch.setattr(sqlite_utils, "Database", Database)
     yield lambda *words, **options: CliRunner().invoke(cli, words, **options)
+    for database in opened:
+        database.close()
     if added:
         plugins.unregister(llm_plugin)
 
