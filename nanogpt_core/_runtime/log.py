@@ -10,7 +10,8 @@ __all__ = ["OneWarning", "describe", "logger"]
 _MAX_WARNINGS_KEPT = 100
 
 logger = logging.getLogger("nanogpt_core")
-"""INFO: retries, pauses, splits, and everything that is learned. DEBUG: each request. WARNING: a hook that failed."""
+"""INFO: retries, pauses, splits, truncated texts, and everything that is learned. DEBUG: each request. WARNING: a hook
+that failed."""
 
 logger.addHandler(logging.NullHandler())  # silent, unless the application sets up logging
 

@@ -151,6 +151,8 @@ class Dispatcher:
         halves = _halves_of(batch) if halvings else []
         if self.on_overflow == "error" or len(halves) < 2:  # noqa: PLR2004
             raise text_too_long(error, batch.positions[0], self.on_overflow) from error
+        verb = "truncating" if self.on_overflow == "truncate" else "splitting"
+        logger.info("The host refused the text at position %d as too long: %s it", batch.positions[0], verb)
         responses = []
         for half in halves[:1] if self.on_overflow == "truncate" else halves:
             try:

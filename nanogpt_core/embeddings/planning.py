@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+from nanogpt_core._runtime.log import logger
 from nanogpt_core.embeddings.inputs import MAX_POSITIONS_SHOWN, describe_positions
 from nanogpt_core.errors import TextTooLongError
 from nanogpt_core.models.tokens import TokenCounter, byte_lengths
@@ -203,6 +204,13 @@ def _truncate_or_split(
     split: bool,
 ) -> Plan:
     """Plan the request texts if some of the distinct texts are over the limit."""
+    logger.info(
+        "%d distinct texts over the model's limit of %d tokens are %s: %s",
+        len(too_long),
+        counter.limit,
+        "split" if split else "truncated",
+        describe_positions([positions[number] for number in too_long]),
+    )
     request_indices: dict[str, int] = {}
     request_positions: list[int] = []
     rows: list[int] = []

@@ -84,6 +84,22 @@ def test_split_and_learned_limits_are_logged(sandbox_with, embed, log):
     assert learned == "Learned: the host takes 2 texts, or 2 bytes, in a request"
 
 
+@pytest.mark.parametrize(("on_overflow", "done"), [("truncate", "truncated"), ("split", "split")])
+def test_texts_over_the_token_limit_are_logged_with_their_number(serve, embed, log, on_overflow, done):
+    model = ModelInfo("lab/short", 6, max_tokens=4, tokenizer="cl100k_base")
+    embed(serve().embedder(model, on_overflow=on_overflow), ["a", "one two three four five", "six " * 9, "six " * 9])
+    limit = "over the model's limit of 4 tokens"
+    assert log(logging.INFO) == [f"2 distinct texts {limit} are {done}: positions 1, 2 (from 0)"]
+
+
+@pytest.mark.parametrize(("on_overflow", "doing"), [("truncate", "truncating"), ("split", "splitting")])
+def test_text_that_the_host_finds_too_long_is_logged(scripted, faults, embed, log, on_overflow, doing):
+    refusal = faults.response({"error": {"message": "context length", "code": "context_length_exceeded"}}, 400)
+    embedder = scripted(refusal).embedder(ModelInfo("lab/known", 6), on_overflow=on_overflow)
+    embed(embedder, ["one two"])
+    assert log(logging.INFO) == [f"The host refused the text at position 0 as too long: {doing} it"]
+
+
 def test_learned_dimensions_are_logged_once(serve, embed, log):
     embedder = serve().embedder()
     for text in "ab":
