@@ -92,7 +92,7 @@ _deadline: ContextVar[Deadline | None] = ContextVar("nanogpt_deadline", default=
 
 
 @contextlib.contextmanager
-def deadline_scope(deadline: Deadline | None) -> Iterator[None]:
+def deadline_scope(deadline: Deadline) -> Iterator[None]:
     """Set the deadline for :func:`seconds_left` in this block, for code that takes no deadline, such as a cache.
 
     Args:

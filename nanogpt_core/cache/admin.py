@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nanogpt_core.cache.base import decode_entry, entry_dimensions, holds_vector
+from nanogpt_core.cache.base import decode_entry, entry_dimensions
 from nanogpt_core.cache.sqlite_file import FAILURES, ForeignError, connect, resolve_path, sibling
 from nanogpt_core.errors import ConfigurationError
 
@@ -115,18 +115,18 @@ def export_cache(path: str | os.PathLike[str], target: str | os.PathLike[str]) -
     """
     import numpy as np
 
-    found: dict[int, tuple[list[bytes], list[bytes]]] = {}
+    found: dict[int, tuple[list[bytes], list[NDArray[np.float32]]]] = {}
     with _existing(path) as (_, database):
         for key, entry in database.execute("SELECT key, entry FROM nanogpt_entries ORDER BY key"):
-            width = entry_dimensions(key, entry)
-            if width is not None and holds_vector(entry):
-                keys, entries = found.setdefault(width, ([], []))
+            vector = decode_entry(key, entry)
+            if vector is not None:
+                keys, vectors = found.setdefault(len(vector), ([], []))
                 keys.append(key)
-                entries.append(entry)
+                vectors.append(vector)
     arrays: dict[str, NDArray[Any]] = {}
-    for width, (keys, entries) in found.items():
+    for width, (keys, vectors) in found.items():
         arrays[f"keys_{width}"] = np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(len(keys), -1)
-        arrays[f"vectors_{width}"] = np.stack([decode_entry(entry) for entry in entries])
+        arrays[f"vectors_{width}"] = np.stack(vectors)
     try:
         np.savez(target, **arrays)  # type: ignore[arg-type] # the stub types every keyword as savez's own
     except OSError as error:

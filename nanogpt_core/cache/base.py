@@ -25,12 +25,10 @@ __all__ = [
     "CacheNamespace",
     "EmbeddingCache",
     "MemoryCache",
-    "decode_entries",
     "decode_entry",
     "encode_dimensions",
     "encode_entry",
     "entry_dimensions",
-    "holds_vector",
 ]
 
 _FORMAT = b"nanogpt-rag 1"
@@ -122,35 +120,10 @@ def entry_dimensions(key: object, entry: object) -> int | None:
     return dimensions if valid else None
 
 
-def holds_vector(entry: object) -> bool:
-    """Return whether an entry has numbers after its header."""
-    return isinstance(entry, bytes) and len(entry) > _HEADER.size
-
-
-def decode_entries(keys: Sequence[bytes], entries: Sequence[bytes]) -> NDArray[np.float32] | None:
-    """Return the vectors of entries, ``(n, d)`` float32, read-only; None unless all are valid and equally long.
-
-    One call replaces :func:`entry_dimensions` and :func:`decode_entry` for each entry.
-    """
-    import numpy as np
-
-    sizes = set(map(len, entries)) if {type(entry) for entry in entries} == {bytes} else set()
-    size = sizes.pop() if len(sizes) == 1 else 0
-    dimensions, rest = divmod(size - _HEADER.size, _FLOAT_BYTES)
-    if dimensions < 1 or rest:
+def decode_entry(key: object, entry: object) -> NDArray[np.float32] | None:
+    """Return the vector of an entry, ``(d,)`` float32, read-only; None if it is not valid, or has no numbers."""
+    if not isinstance(entry, bytes) or len(entry) == _HEADER.size or entry_dimensions(key, entry) is None:
         return None
-    joined = b"".join(entries)
-    view, skip = memoryview(joined), _HEADER.size
-    starts = range(0, len(joined), size)
-    checksums = [crc32(view[at + skip : at + size], crc32(key)) for key, at in zip(keys, starts, strict=True)]
-    words = np.frombuffer(joined, dtype="<u4").reshape(len(entries), -1)
-    if (words[:, 0] != dimensions).any() or words[:, 1].tolist() != checksums:
-        return None
-    return words[:, skip // _FLOAT_BYTES :].view("<f4")
-
-
-def decode_entry(entry: bytes) -> NDArray[np.float32]:
-    """Return the vector of a valid entry: ``(d,)`` float32, read-only."""
     import numpy as np
 
     return np.frombuffer(entry, dtype="<f4", offset=_HEADER.size)
@@ -189,7 +162,9 @@ class MemoryCache(ForkSafe):
         """Store entries, and evict others if the cache is over its limit."""
         with self._lock:
             for key, entry in entries.items():
-                self._bytes += len(entry) - len(self._entries.pop(key)) if key in self._entries else len(key + entry)
+                if key in self._entries:
+                    self._bytes -= len(key) + len(self._entries.pop(key))
+                self._bytes += len(key) + len(entry)
                 self._entries[key] = entry
             while self._max_bytes is not None and self._bytes > self._max_bytes:
                 key, entry = self._entries.popitem(last=False)

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from nanogpt_core._runtime import clock
 from nanogpt_core._runtime.clock import Deadline
 from nanogpt_core._runtime.log import OneWarning
+from nanogpt_core._runtime.time_limit import run_within
 from nanogpt_core.cache.base import (
     CacheNamespace,
     EmbeddingCache,
-    decode_entries,
     decode_entry,
     encode_dimensions,
     encode_entry,
     entry_dimensions,
-    holds_vector,
 )
 
 if TYPE_CHECKING:
@@ -48,14 +46,14 @@ class CacheLookup:
         cache: EmbeddingCache,
         namespace: CacheNamespace,
         deadline: Deadline | None,
-        close_late: Callable[[], None] = lambda: None,
-        warning: OneWarning | None = None,
+        close_late: Callable[[], None],
+        warning: OneWarning,
     ) -> None:
         self._cache = cache
         self._close_late = close_late
         self._namespace = namespace
         self._deadline = deadline
-        self._warning = warning or OneWarning()
+        self._warning = warning
         self._failed = False
         self._dimensions_stored = False
 
@@ -75,10 +73,15 @@ class CacheLookup:
         for start in range(0, len(texts), _TEXTS_PER_LOOKUP):
             keys = self._namespace.keys(texts[start : start + _TEXTS_PER_LOOKUP])
             entries = self._get(keys)
-            rows = [row for row, key in enumerate(keys, start) if key in entries]
-            found = keys if len(rows) == len(keys) else [keys[row - start] for row in rows]
-            if rows:
-                yield from _valid_vectors(rows, found, [entries[key] for key in found])
+            by_dimensions: dict[int, tuple[list[int], list[NDArray[np.float32]]]] = {}
+            for row, key in enumerate(keys, start):
+                vector = decode_entry(key, entries.get(key))
+                if vector is not None:
+                    rows, vectors = by_dimensions.setdefault(len(vector), ([], []))
+                    rows.append(row)
+                    vectors.append(vector)
+            for rows, vectors in by_dimensions.values():
+                yield rows, np.stack(vectors)
 
     def put(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
         """Store vectors, ``(n, d)`` float32, in the cache."""
@@ -101,11 +104,13 @@ class CacheLookup:
         if self._failed:
             return False
         try:
-            if self._deadline is None or getattr(self._cache, "keeps_deadline", False):
-                with clock.deadline_scope(self._wait_deadline()):
+            if self._deadline is None:
+                work()
+            elif getattr(self._cache, "keeps_deadline", False):
+                with clock.deadline_scope(Deadline.after(_WAIT_SHARE * self._deadline.remaining())):
                     work()
             else:
-                _run_within(_WAIT_SHARE * self._deadline.remaining(), work)
+                run_within(_WAIT_SHARE * self._deadline.remaining(), work, "nanogpt-cache")
         except Exception as error:  # noqa: BLE001 - a user's own cache may raise anything
             self._failed = True
             self._warning.warn(
@@ -115,49 +120,3 @@ class CacheLookup:
         finally:
             self._close_late()
         return True
-
-    def _wait_deadline(self) -> Deadline | None:
-        if self._deadline is None:
-            return None
-        return Deadline.after(_WAIT_SHARE * self._deadline.remaining())
-
-
-def _run_within(seconds: float, work: Callable[[], None]) -> None:
-    """Call ``work``, of a cache that knows no deadline, in a thread of its own that is left behind if it takes longer.
-
-    Raises:
-        TimeoutError: It does.
-        Exception: An error of ``work``.
-    """
-    failures: list[Exception] = []
-
-    def run() -> None:
-        try:
-            work()
-        except Exception as error:  # noqa: BLE001 - raised in the caller's thread
-            failures.append(error)
-
-    # A daemon: a cache that never answers must not delay the exit.
-    thread = threading.Thread(target=run, name="nanogpt-cache", daemon=True)
-    try:
-        thread.start()
-    except RuntimeError:  # no more threads, for example because of a limit on processes
-        work()
-        return
-    thread.join(max(0.0, seconds))
-    if thread.is_alive():
-        raise TimeoutError(f"no answer within {seconds:.3g} seconds, a quarter of the time until the deadline")
-    if failures:
-        raise failures[0]
-
-
-def _valid_vectors(
-    rows: list[int], keys: Sequence[bytes], entries: Sequence[bytes]
-) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
-    vectors = decode_entries(keys, entries)
-    if vectors is not None:
-        yield rows, vectors
-        return
-    for row, key, entry in zip(rows, keys, entries, strict=True):
-        if holds_vector(entry) and entry_dimensions(key, entry) is not None:
-            yield [row], decode_entry(entry)[None]

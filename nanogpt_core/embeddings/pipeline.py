@@ -333,7 +333,7 @@ class Pipeline:
             for row in rows:
                 done[row] = 1
         missing = [row for row, found in enumerate(done) if not found]
-        tokens = self.counter.count_all([plan.request_texts[row] for row in missing])
+        tokens = sum(self.counter.count(plan.request_texts[row]) for row in missing)
         return Estimate(
             texts=len(texts),
             unique=len(plan.rows),

@@ -17,11 +17,11 @@ from __future__ import annotations
 import functools
 import math
 import sys
-import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from nanogpt_core._runtime.time_limit import run_within
 from nanogpt_core.errors import InvalidTypeError
 from nanogpt_core.models.catalog import ModelInfo, get_model
 from nanogpt_core.validation import check_model_name
@@ -29,10 +29,9 @@ from nanogpt_core.validation import check_model_name
 if TYPE_CHECKING:
     import tiktoken
 
-__all__ = ["LOAD_TIMEOUT", "TokenCounter", "byte_lengths", "count_base_tokens", "count_tokens", "load_encoding"]
+__all__ = ["TokenCounter", "byte_lengths", "count_base_tokens", "count_tokens", "load_encoding"]
 
-LOAD_TIMEOUT = 10.0
-"""Limit on the wait for tiktoken's vocabulary file, which it may have to download, in seconds."""
+_LOAD_SECONDS = 10.0  # limit on the wait for tiktoken's vocabulary file, which it may have to download
 
 _FACTORS = {"cl100k_base": 1.0, "qwen": 1.1}  # native tokens per cl100k_base token, by tokenizer
 _OTHER_FACTOR = 1.5
@@ -49,24 +48,18 @@ def load_encoding() -> tiktoken.Encoding | None:
 
     tiktoken downloads without a time limit: a thread does it, and may outlast the wait.
     """
-    box: list[tiktoken.Encoding | Exception] = []
 
-    def load() -> None:
-        try:
-            import tiktoken  # takes 30 ms, and is often not needed
+    def load() -> tiktoken.Encoding:
+        import tiktoken  # takes 30 ms, and is often not needed
 
-            box.append(tiktoken.get_encoding("cl100k_base"))
-        except Exception as error:  # noqa: BLE001 - tiktoken passes on every error of requests and of the disk
-            box.append(error)
+        return tiktoken.get_encoding("cl100k_base")
 
-    thread = threading.Thread(target=load, name="nanogpt-load-cl100k_base", daemon=True)
-    thread.start()
-    thread.join(LOAD_TIMEOUT)
-    result = box[0] if box else TimeoutError(f"no answer within {LOAD_TIMEOUT:g} s")
-    if not isinstance(result, Exception):
-        return result
+    try:
+        return run_within(_LOAD_SECONDS, load, "nanogpt-load-cl100k_base")
+    except Exception as error:  # noqa: BLE001 - tiktoken passes on every error of requests and of the disk
+        problem = type(error).__name__
     warnings.warn(
-        f"tiktoken's cl100k_base file is not available ({type(result).__name__}): token counts are estimated from the "
+        f"tiktoken's cl100k_base file is not available ({problem}): token counts are estimated from the "
         "texts' length. For exact counts, run once with network access, or point TIKTOKEN_CACHE_DIR at a copy.",
         RuntimeWarning,
         stacklevel=2,
@@ -119,15 +112,12 @@ class TokenCounter:
         """Return the model's number of tokens of a text that has ``base_tokens`` by :func:`count_base_tokens`."""
         return math.ceil(base_tokens * self._factor) + self._special
 
-    def count_all(self, texts: Sequence[str]) -> int:
-        """Return the sum of the tokens of ``texts``."""
-        return sum(map(self.count, texts))
-
     def may_be_too_long(self, lengths: Sequence[int]) -> list[int]:
         """Return the positions of texts that may be over the model's limit, by their lengths in bytes."""
         if self.limit is None:
             return []
-        longest = (self.limit - self._special) / self._worst_per_byte
+        # Word-piece and sentence-piece tokenizers normalize first, which can lengthen a text; the factor covers that.
+        longest = (self.limit - self._special) / self._factor
         if max(lengths, default=0) <= longest:
             return []
         return [number for number, length in enumerate(lengths) if length > longest]
@@ -138,11 +128,6 @@ class TokenCounter:
             return None
         tokens = self.count(text)
         return tokens if self.limit is not None and tokens > self.limit else None
-
-    @property
-    def _worst_per_byte(self) -> float:
-        # Word-piece and sentence-piece tokenizers normalise first, which can lengthen a text; the factor covers that.
-        return 1.0 if self._exact else self._factor
 
     def split(self, text: str) -> Iterator[tuple[str, int]]:
         """Yield ``text`` in pieces that fit the model, each with its number of tokens; joined, they are ``text``.

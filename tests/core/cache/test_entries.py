@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanogpt_core.cache.base import decode_entries, encode_entry, entry_dimensions
+from nanogpt_core.cache.base import decode_entry, encode_entry, entry_dimensions
 
 FLOATS = st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=9)
 
@@ -22,4 +22,4 @@ def test_entry_format_is_dimensions_crc32_and_little_endian_floats(key, numbers)
     entry = written_out(key, numbers)
     assert encode_entry(key, np.array(numbers, dtype=np.float32)) == entry
     assert entry_dimensions(key, entry) == len(numbers)
-    assert decode_entries([key], [entry]).tolist() == [numbers]
+    assert decode_entry(key, entry).tolist() == numbers

@@ -15,7 +15,6 @@ from nanogpt_core.cache.base import (
     encode_dimensions,
     encode_entry,
     entry_dimensions,
-    holds_vector,
 )
 from nanogpt_core.errors import DimensionsError
 
@@ -58,11 +57,12 @@ def test_namespace_parts_are_length_prefixed():
 def test_entry_with_any_bit_changed_is_invalid(key, width, data):
     entry = encode_entry(key, np.arange(1, width + 1, dtype=np.float32))
     assert entry_dimensions(key, entry) == width
-    assert np.array_equal(decode_entry(entry), np.arange(1, width + 1, dtype=np.float32))
+    assert np.array_equal(decode_entry(key, entry), np.arange(1, width + 1, dtype=np.float32))
     place = data.draw(st.integers(0, len(entry) * 8 - 1))
     changed = bytearray(entry)
     changed[place // 8] ^= 1 << place % 8
     assert entry_dimensions(key, bytes(changed)) is None
+    assert decode_entry(key, bytes(changed)) is None
     assert entry_dimensions(key + b"x", entry) is None
     length = data.draw(st.integers(0, len(entry) - 1))
     assert entry_dimensions(key, entry[:length]) is None
@@ -72,7 +72,7 @@ def test_entry_with_any_bit_changed_is_invalid(key, width, data):
 @given(st.binary(), st.integers(1, 9999), st.integers(0, 63))
 def test_dimensions_entry_with_any_bit_changed_is_invalid(key, width, place):
     note = encode_dimensions(key, width)
-    assert not holds_vector(note)
+    assert decode_entry(key, note) is None
     assert entry_dimensions(key, note) == width
     changed = bytearray(note)
     changed[place // 8] ^= 1 << place % 8

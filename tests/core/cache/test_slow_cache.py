@@ -58,6 +58,6 @@ def test_errors_of_a_cache_are_those_of_its_own_with_a_deadline(embed, make):
 def test_lookups_end_with_the_deadline(options):
     cache = Hanging(None)
     embedder = Embedder(MODEL, cache=cache, deadline=600, **options)
-    found = lookup.CacheLookup(cache, embedder._pipeline.namespace, lookup.Deadline.after(-1))
+    found = embedder._pipeline._cache_lookup(lookup.Deadline.after(-1))
     assert list(found.find([f"text {number}" for number in range(2000)])) == []
     assert cache.calls == []

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import tiktoken
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nanogpt_core import MODELS
@@ -196,10 +196,3 @@ assert dict(os.environ) == before
 def test_missing_vocabulary_gives_estimates_and_one_warning():
     done = subprocess.run([sys.executable, "-c", BOUNDS], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-
-
-@settings(max_examples=40)
-@given(st.lists(TEXTS, max_size=6))
-def test_count_all_is_the_sum(texts):
-    counter = TokenCounter(OPENAI)
-    assert counter.count_all(texts) == sum(counter.count(text) for text in texts)

@@ -1,0 +1,40 @@
+"""A time limit for functions that have none of their own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+__all__ = ["run_within"]
+
+T = TypeVar("T")
+
+
+def run_within(seconds: float, function: Callable[[], T], name: str) -> T:
+    """Return the result of ``function``. It runs in a thread, which is left behind if it takes longer than ``seconds``.
+
+    Raises:
+        TimeoutError: It takes longer.
+        Exception: An error of ``function``.
+    """
+    result: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(function())
+        except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
+            result.set_exception(error)
+
+    # A daemon: a function that never returns must not delay the exit.
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # no more threads, for example because of a limit on processes
+        run()
+    else:
+        thread.join(max(0.0, seconds))
+    if not result.done():
+        raise TimeoutError(f"no answer within {seconds:.3g} seconds")
+    return result.result()
