@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
-from concurrent.futures import Future
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core.errors import ConfigurationError, ReplyError
@@ -29,6 +28,10 @@ __all__ = [
 _MAX_USD_PER_MILLION_TOKENS = 1e6  # a higher price is taken for an error in the list
 MAX_LIST_BYTES = 16 << 20
 """Limit on the size of a list, in bytes."""
+_EMBEDDING_MODELS = "/embedding-models"
+_CHAT_MODELS = "/models?detailed=true"
+
+Rows = TypeVar("Rows")
 
 
 def list_models(api_key: ApiKey = None, base_url: str | None = None) -> dict[str, ModelInfo]:
@@ -45,37 +48,24 @@ def list_models(api_key: ApiKey = None, base_url: str | None = None) -> dict[str
         ConfigurationError: An invalid argument.
         NanoGPTError: The request for the list failed.
     """
-    return _fetch_models(Endpoint.resolve(api_key=api_key, base_url=base_url, key_required=False))
+    endpoint = Endpoint.resolve(api_key=api_key, base_url=base_url, key_required=False)
+    return _fetch(_EMBEDDING_MODELS, parse_model_list, endpoint)
 
 
 class _LiveLists(ForkSafe):
-    """The lists that this process has fetched, by endpoint: each is fetched once, whatever the number of threads."""
+    """The lists that this process has fetched, by endpoint. Other threads, and a fork, wait until one is fetched."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._lists: dict[bytes, Future[dict[str, ModelInfo]]] = {}
+        self._lists: dict[bytes, dict[str, ModelInfo]] = {}
 
     def get(self, endpoint: Endpoint, http_client: Any) -> dict[str, ModelInfo]:
-        """Return the list of an endpoint. A failure is not kept."""
+        """Return the list of an endpoint."""
         name = endpoint_digest(endpoint)
         with self._lock:
-            found = self._lists.get(name)
-            fetched = self._lists.setdefault(name, Future())
-        if found is not None:
-            return found.result()
-        try:
-            models = _fetch_models(endpoint, http_client)
-        except BaseException as error:
-            with self._lock:
-                self._lists.pop(name, None)
-            fetched.set_exception(error)
-            raise
-        fetched.set_result(models)
-        return models
-
-    def _in_child(self) -> None:
-        # The thread that fetches a list is not in the child.
-        self._lists = {name: models for name, models in self._lists.items() if models.done()}
+            if name not in self._lists:
+                self._lists[name] = _fetch(_EMBEDDING_MODELS, parse_model_list, endpoint, http_client)
+            return self._lists[name]
 
 
 _live_lists = _LiveLists()
@@ -104,13 +94,12 @@ def live_model_info(endpoint: Endpoint, model: str, http_client: Any = None) -> 
     )
 
 
-def _fetch_models(endpoint: Endpoint, http_client: Any = None) -> dict[str, ModelInfo]:
+def _fetch(path: str, parse: Callable[[bytes], Rows], endpoint: Endpoint, http_client: Any = None) -> Rows:
     from nanogpt_core.http.client import HttpClient, Send
 
-    seconds = min(endpoint.timeout, DEFAULT_TIMEOUT)
+    seconds = min(endpoint.timeout, DEFAULT_TIMEOUT)  # a chat model's own timeout is longer, for answers
     with redacted(endpoint):
-        request = Send("/embedding-models", None, seconds, MAX_LIST_BYTES)
-        return parse_model_list(HttpClient(endpoint, http_client).send(request).body)
+        return parse(HttpClient(endpoint, http_client).send(Send(path, None, seconds, MAX_LIST_BYTES)).body)
 
 
 def parse_model_list(body: bytes) -> dict[str, ModelInfo]:
@@ -119,6 +108,10 @@ def parse_model_list(body: bytes) -> dict[str, ModelInfo]:
     Raises:
         ReplyError: It is not a list of models.
     """
+    return {name: _merged(name, row) for name, row in _parse_rows(body).items()}
+
+
+def _parse_rows(body: bytes) -> dict[str, Mapping[str, Any]]:
     from jiter import from_json  # comes with the SDK, which is imported late
 
     try:
@@ -128,8 +121,7 @@ def parse_model_list(body: bytes) -> dict[str, ModelInfo]:
     rows = document.get("data") if isinstance(document, dict) else document
     if not isinstance(rows, list):
         raise ReplyError(f"The list of models is not a list, but begins {excerpt(body)!r}.")
-    named = {row["id"]: row for row in rows if isinstance(row, dict) and isinstance(row.get("id"), str)}
-    return {name: _merged(name, row) for name, row in named.items()}
+    return {row["id"]: row for row in rows if isinstance(row, dict) and isinstance(row.get("id"), str)}
 
 
 def _merged(name: str, row: Mapping[str, Any]) -> ModelInfo:
@@ -180,7 +172,7 @@ def fetch_chat_model(endpoint: Endpoint, model: str, http_client: Any = None) ->
         ConfigurationError: The list has no context length for the model.
         NanoGPTError: The request for the list failed.
     """
-    rows = _fetch_chat_rows(endpoint, http_client)
+    rows = _fetch(_CHAT_MODELS, _parse_rows, endpoint, http_client)
     for name in names_without_suffixes(model):
         window = _positive(rows.get(name, {}).get("context_length"))
         if window is not None:
@@ -200,7 +192,7 @@ def fetch_chat_price(endpoint: Endpoint, model: str) -> tuple[float, float] | No
         ConfigurationError: The list does not have the model.
         NanoGPTError: The request for the list failed.
     """
-    rows = _fetch_chat_rows(endpoint)
+    rows = _fetch(_CHAT_MODELS, _parse_rows, endpoint)
     if not any(name in rows for name in names_without_suffixes(model)):
         near = difflib.get_close_matches(model, rows, n=3)
         hint = f"Did you mean {' or '.join(near)}?" if near else f"It has {', '.join(sorted(rows)[:5])} and more."
@@ -210,25 +202,6 @@ def fetch_chat_price(endpoint: Endpoint, model: str) -> tuple[float, float] | No
         return None
     prompt, answer = (_usd({**pricing, "per_million_tokens": pricing.get(name)}) for name in ("prompt", "completion"))
     return None if prompt is None or answer is None else (prompt, answer)
-
-
-def _fetch_chat_rows(endpoint: Endpoint, http_client: Any = None) -> dict[str, Mapping[str, Any]]:
-    """Return the rows of the list of chat models by name, as the service sends them."""
-    from nanogpt_core.http.client import HttpClient, Send
-
-    with redacted(endpoint):
-        seconds = min(endpoint.timeout, DEFAULT_TIMEOUT)  # a chat model's own timeout is longer, for answers
-        request = Send("/models?detailed=true", None, seconds, MAX_LIST_BYTES)
-        body = HttpClient(endpoint, http_client).send(request).body
-        from jiter import from_json  # comes with the SDK, which is imported late
-
-        try:
-            document = from_json(body)
-        except ValueError as error:
-            raise ReplyError(f"The list of chat models is not JSON, but begins {excerpt(body)!r}.") from error
-    rows = document.get("data") if isinstance(document, dict) else None
-    named = (row for row in (rows if isinstance(rows, list) else ()) if isinstance(row, dict))
-    return {row["id"]: row for row in named if isinstance(row.get("id"), str)}
 
 
 def _chat_model(name: str, context_window: int, row: Mapping[str, Any]) -> ChatModelInfo:

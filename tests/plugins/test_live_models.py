@@ -4,7 +4,7 @@ import asyncio
 import copy
 import pickle
 import warnings
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -18,7 +18,6 @@ from nanogpt_core import (
     list_models,
 )
 from nanogpt_core.http.library import httpx
-from nanogpt_core.models.listing import _LiveLists
 
 pytest.importorskip("langchain_openai")
 pytest.importorskip("llama_index.llms.openai_like")
@@ -191,14 +190,6 @@ def test_live_list_is_fetched_once_in_a_process_for_each_endpoint(fresh):
 def test_name_that_the_live_list_does_not_have_is_refused_with_near_names(make_live):
     with pytest.raises(ConfigurationError, match=r"does not have 'BAAI/bge-m2'\. Did you mean BAAI/bge-m3"):
         make_live("BAAI/bge-m2")
-
-
-def test_forked_child_does_not_wait_for_a_list_that_its_parent_fetches():
-    lists = _LiveLists()
-    lists._lists = {b"under way": Future(), b"fetched": Future()}
-    lists._lists[b"fetched"].set_result({})
-    lists._in_child()
-    assert list(lists._lists) == [b"fetched"]
 
 
 def test_model_info_may_be_a_row(make_live):
