@@ -111,48 +111,26 @@ __all__ = [
 
 __version__: str
 
+# The module of each name that is no error class.
 _MODULES = {
     "MODELS": "models.catalog",
-    "AuthenticationError": "errors",
-    "BadRequestError": "errors",
     "Balance": "http.account",
-    "BudgetExceededError": "errors",
     "CacheReport": "cache.admin",
-    "ConfigurationError": "errors",
-    "ConnectionFailedError": "errors",
-    "DamagedReplyError": "errors",
-    "DimensionsError": "errors",
     "EmbedTable": "scale.embed_table",
     "EmbeddedBatch": "embeddings.stream",
     "Embedder": "embeddings.embedder",
     "EmbeddingCache": "cache.base",
     "Estimate": "embeddings.estimate",
-    "InsufficientBalanceError": "errors",
-    "InvalidInputError": "errors",
-    "InvalidTypeError": "errors",
     "KeyUsage": "http.account",
     "Ledger": "scale.ledger",
-    "LimitsUnavailableError": "errors",
     "MemoryCache": "cache.base",
     "ModelInfo": "models.catalog",
-    "ModelNotFoundError": "errors",
-    "NanoGPTError": "errors",
-    "PermissionDeniedError": "errors",
-    "QuotaExceededError": "errors",
-    "RateLimitError": "errors",
     "RedisCache": "scale.redis_cache",
     "RedisLimits": "scale.redis_limits",
-    "RefusalError": "errors",
-    "ReplyError": "errors",
     "RequestRecord": "observability.records",
-    "RequestTimeoutError": "errors",
-    "RequestTooLargeError": "errors",
     "SQLiteCache": "cache.sqlite",
     "Sandbox": "sandbox",
-    "ServerError": "errors",
     "SharedLimits": "http.limits",
-    "StatusError": "errors",
-    "TextTooLongError": "errors",
     "Usage": "observability.usage",
     "clear_cache": "cache.admin",
     "count_tokens": "models.tokens",
@@ -173,8 +151,8 @@ def __getattr__(name: str) -> object:
         from importlib.metadata import version
 
         value = version("nanogpt-rag")
-    elif name in _MODULES:
-        value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    elif name in __all__:
+        value = getattr(importlib.import_module(f"{__name__}.{_MODULES.get(name, 'errors')}"), name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value

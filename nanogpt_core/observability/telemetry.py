@@ -74,7 +74,7 @@ def begin(kind: Kind, model: str, base_url: str, **more: Any) -> CallTelemetry |
     tracer = None if trace is None else _tracer(trace)
     if trace is not None and _is_recorded_already(trace, kind):
         return None
-    instruments = None if metrics is None else _instruments(metrics)
+    instruments = None if metrics is None else _instruments_of(metrics.get_meter_provider())
     if tracer is None and instruments is None:
         return None
     attributes = {
@@ -179,37 +179,21 @@ def _server(base_url: str) -> dict[str, Any]:
     return {"server.address": parts.hostname or "", "server.port": parts.port or _PORTS.get(parts.scheme, 443)}
 
 
-_last_tracer: tuple[Any, Any] = (None, None)  # of the last provider
-
-
 def _tracer(trace: Any) -> Any:
     """Return a tracer, or None if the program has set up no tracing."""
-    global _last_tracer  # noqa: PLW0603
     provider = trace.get_tracer_provider()
-    if isinstance(provider, trace.ProxyTracerProvider):
-        return None
-    last, tracer = _last_tracer
-    if last is not provider:
-        tracer = provider.get_tracer(_SCOPE, _VERSION, _SCHEMA)
-        _last_tracer = provider, tracer
-    return tracer
+    return None if isinstance(provider, trace.ProxyTracerProvider) else _tracer_of(provider)
 
 
-_last_instruments: tuple[Any, Any] = (None, None)
+@functools.lru_cache(maxsize=1)
+def _tracer_of(provider: Any) -> Any:
+    return provider.get_tracer(_SCOPE, _VERSION, _SCHEMA)
 
 
-def _instruments(metrics: Any) -> Any:
+@functools.lru_cache(maxsize=1)
+def _instruments_of(provider: Any) -> tuple[Any, Any]:
     """Return the histograms of durations and of tokens. If the program has set up no metrics, they do nothing."""
-    global _last_instruments  # noqa: PLW0603
-    provider = metrics.get_meter_provider()
-    last, instruments = _last_instruments
-    if last is not provider:
-        instruments = _make_instruments(provider.get_meter(_SCOPE, _VERSION, _SCHEMA))
-        _last_instruments = provider, instruments
-    return instruments
-
-
-def _make_instruments(meter: Any) -> tuple[Any, Any]:
+    meter = provider.get_meter(_SCOPE, _VERSION, _SCHEMA)
     durations = meter.create_histogram(
         "gen_ai.client.operation.duration",
         unit="s",
