@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 
-__all__ = ["file_system_of", "network_file_system", "parse_mount_output", "parse_proc_mounts", "windows_drive_type"]
+__all__ = ["network_file_system"]
 
 # Not 9p: sandboxes such as gVisor use it for local disks.
 _NETWORK_TYPES = re.compile(
@@ -27,20 +27,19 @@ def network_file_system(path: Path, platform: str = sys.platform, mounts: str | 
         mounts: The table of mounts, as the platform prints it. Default: this machine's.
     """
     if platform == "win32":
-        return "SMB" if windows_drive_type(path) == _DRIVE_REMOTE else None
+        return "SMB" if _windows_drive_type(path) == _DRIVE_REMOTE else None
     try:
         if platform.startswith("linux"):
-            table = parse_proc_mounts(mounts or Path("/proc/self/mounts").read_text(errors="surrogateescape"))
+            table = _parse_proc_mounts(mounts or Path("/proc/self/mounts").read_text(errors="surrogateescape"))
         else:
-            table = parse_mount_output(mounts or _mount_output())
+            table = _parse_mount_output(mounts or _mount_output())
     except OSError:
         return None
-    file_system = file_system_of(PurePosixPath(path), table)
+    file_system = _file_system_of(PurePosixPath(path), table)
     return file_system if file_system and _NETWORK_TYPES.fullmatch(file_system) else None
 
 
-def file_system_of(path: PurePath, table: Iterable[tuple[str, str]]) -> str | None:
-    """Return the type of the file system that ``path`` is on: that of the deepest mount point above it."""
+def _file_system_of(path: PurePath, table: Iterable[tuple[str, str]]) -> str | None:
     depth, found = -1, None
     for mount_point, file_system in table:
         above = PurePosixPath(mount_point)
@@ -50,19 +49,18 @@ def file_system_of(path: PurePath, table: Iterable[tuple[str, str]]) -> str | No
     return found
 
 
-def parse_proc_mounts(text: str) -> list[tuple[str, str]]:
-    """Return mount points and types from Linux's ``/proc/self/mounts``."""
+def _parse_proc_mounts(text: str) -> list[tuple[str, str]]:
+    # Lines such as "/dev/vda1 / ext4 rw 0 0"; a blank in a name is "\040".
     rows = re.findall(r"^\S+ (\S+) (\S+) ", text, re.MULTILINE)
     return [(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), point), kind) for point, kind in rows]
 
 
-def parse_mount_output(text: str) -> list[tuple[str, str]]:
-    """Return mount points and types from the output of ``mount`` on macOS and BSD."""
+def _parse_mount_output(text: str) -> list[tuple[str, str]]:
+    # Lines such as "/dev/disk5s1 on /Volumes/USB (exfat, local)".
     return re.findall(r"^.*? on (/.*) \(([^,)]+)", text, re.MULTILINE)
 
 
-def windows_drive_type(path: Path) -> int:
-    """Return the type of the drive of ``path`` by Windows' GetDriveTypeW; a UNC path is a remote drive."""
+def _windows_drive_type(path: Path) -> int:
     drive = PureWindowsPath(path).drive
     if drive.startswith("\\\\"):
         return _DRIVE_REMOTE

@@ -17,6 +17,7 @@ from typing import TypeVar
 from nanogpt_core._runtime import clock
 from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core._runtime.log import logger
+from nanogpt_core.cache.damage import is_ambiguous, is_damage, may_be_damage, reading_fails, set_aside
 from nanogpt_core.cache.network_drive import network_file_system
 from nanogpt_core.cache.sqlite_file import (
     BUSY_SECONDS,
@@ -26,12 +27,8 @@ from nanogpt_core.cache.sqlite_file import (
     create_if_missing,
     file_identity,
     folder_lock,
-    is_damage,
     is_locked,
-    may_be_damage,
-    reading_fails,
     resolve_path,
-    set_aside,
 )
 from nanogpt_core.errors import ConfigurationError
 
@@ -240,18 +237,19 @@ class SQLiteCache(ForkSafe):
         Raises:
             BlockingIOError: Another process is setting the file aside.
         """
-        damaged = is_damage(error)
-        if not damaged and not may_be_damage(error, self.path):
-            return False
         opened = self._connection is not None
-        self.close()
-        if not damaged and not reopened:
-            return True
-        uncertain = not damaged and not hasattr(error, "sqlite_errorname") and "disk I/O error" in str(error)
-        # Once a warning was given, the file is not searched for damage again in every call.
-        if uncertain and self._warned:
-            return False
-        if uncertain and not reading_fails(self.path, clock.seconds_left(BUSY_SECONDS), opened=opened):
+        if is_damage(error):
+            self.close()
+        elif may_be_damage(error, self.path):
+            self.close()
+            if not reopened:
+                return True
+            # Once a warning was given, the file is not searched for damage again in every call.
+            if is_ambiguous(error) and (
+                self._warned or not reading_fails(self.path, clock.seconds_left(BUSY_SECONDS), opened=opened)
+            ):
+                return False
+        else:
             return False
         try:
             with folder_lock(self.path.parent):

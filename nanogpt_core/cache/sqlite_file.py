@@ -12,7 +12,6 @@ import os
 import random
 import sqlite3
 import stat
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,6 +33,7 @@ else:
 __all__ = [
     "BUSY_SECONDS",
     "FAILURES",
+    "PAGE_BYTES",
     "DamagedError",
     "ForeignError",
     "backoff_seconds",
@@ -41,27 +41,24 @@ __all__ = [
     "create_if_missing",
     "file_identity",
     "folder_lock",
-    "is_damage",
     "is_locked",
-    "may_be_damage",
-    "reading_fails",
+    "is_writable",
+    "open_file",
     "resolve_path",
-    "set_aside",
     "sibling",
 ]
 
 _SCHEMA = "CREATE TABLE nanogpt_entries (key BLOB PRIMARY KEY, entry BLOB NOT NULL, used INTEGER NOT NULL)"
 _APPLICATION_ID = 0x4E_61_6E_6F  # "Nano", in the file's header: distinguishes a cache from another program's database
 _SCHEMA_VERSION = 1
-# Five vectors of 1,536 numbers share a page; pages of SQLite's usual 4 KiB would spread each over a chain of three.
-_PAGE_BYTES = 32_768
+PAGE_BYTES = 32_768
+"""Five vectors of 1,536 numbers share a page; pages of SQLite's usual 4 KiB would spread each over a chain of three."""
 _PAGE_CACHE_KIB = 16_384  # holds the index of some 300,000 keys, which are looked up all over it
 _LOG_BYTES = 64 * 1024 * 1024
 BUSY_SECONDS = 10.0
 """How long to wait for other processes that use the file."""
 # SQLite's message about a damaged file may quote from it, and then is not UTF-8.
 FAILURES = (sqlite3.Error, OSError, UnicodeDecodeError)
-_DAMAGE_MESSAGES = ("malformed", "not a database", "no such table", "no such column", "unsupported file format")
 _RIGHTS_MESSAGES = ("readonly", "unable to open", "access permission")
 
 
@@ -159,8 +156,8 @@ def _create(path: Path) -> None:
         if _flock is None:  # no lock on the folder: another process may be creating the file
             raise BlockingIOError(errno.EAGAIN, "Another process is creating the file") from error
         raise
-    with contextlib.closing(_open_file(new, "mode=rw", BUSY_SECONDS)) as database:
-        database.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
+    with contextlib.closing(open_file(new, "mode=rw", BUSY_SECONDS)) as database:
+        database.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         database.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
         database.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
         database.execute(_SCHEMA)
@@ -202,7 +199,7 @@ def _connect_once(path: Path, seconds: float) -> sqlite3.Connection:
         return _checked(path, "mode=rw", seconds, write=True)
     except sqlite3.OperationalError as error:
         # Running out of file descriptors also says "unable to open": that must not end in a read-only connection.
-        if not any(message in str(error) for message in _RIGHTS_MESSAGES) or _is_writable(path):
+        if not any(message in str(error) for message in _RIGHTS_MESSAGES) or is_writable(path):
             raise
         with contextlib.suppress(sqlite3.OperationalError):
             return _checked(path, "mode=ro", seconds, write=False)
@@ -214,7 +211,7 @@ def _connect_once(path: Path, seconds: float) -> sqlite3.Connection:
 
 
 def _checked(path: Path, mode: str, seconds: float, *, write: bool) -> sqlite3.Connection:
-    database = _open_file(path, mode, seconds)
+    database = open_file(path, mode, seconds)
     try:
         if database.execute("PRAGMA application_id").fetchone() != (_APPLICATION_ID,):
             raise DamagedError("its header is damaged")
@@ -237,7 +234,14 @@ def _checked(path: Path, mode: str, seconds: float, *, write: bool) -> sqlite3.C
     return database
 
 
-def _open_file(path: Path, mode: str, seconds: float) -> sqlite3.Connection:
+def open_file(path: Path, mode: str, seconds: float) -> sqlite3.Connection:
+    """Open a file without checking it.
+
+    Args:
+        path: The file.
+        mode: Parameter of SQLite's URI, such as ``mode=ro``.
+        seconds: How long each statement waits for other processes.
+    """
     database = sqlite3.connect(
         f"{path.as_uri()}?{mode}", uri=True, timeout=seconds, isolation_level=None, check_same_thread=False
     )
@@ -253,7 +257,7 @@ def _open_file(path: Path, mode: str, seconds: float) -> sqlite3.Connection:
 
 def _refuse_foreign(path: Path) -> None:
     # In immutable mode SQLite neither locks the file, nor reads its log, nor creates one.
-    with contextlib.closing(_open_file(path, "immutable=1", 0)) as database:
+    with contextlib.closing(open_file(path, "immutable=1", 0)) as database:
         try:
             (application_id,) = database.execute("PRAGMA application_id").fetchone()
             tables = database.execute("SELECT count(*) FROM sqlite_master WHERE name = 'nanogpt_entries'").fetchone()
@@ -266,60 +270,6 @@ def _refuse_foreign(path: Path) -> None:
         raise ForeignError("it is another program's database, and stays unchanged")
 
 
-def is_damage(error: Exception) -> bool:
-    """Return whether an error proves that the file is damaged."""
-    if isinstance(error, (DamagedError, UnicodeDecodeError)):
-        return True
-    # Python 3.10 raises this class without a message if SQLite's message is not UTF-8.
-    unreadable_message = type(error) is sqlite3.DatabaseError and not str(error)
-    return unreadable_message or any(message in str(error) for message in _DAMAGE_MESSAGES)
-
-
-def may_be_damage(error: Exception, path: Path) -> bool:
-    """Return whether an error means damage if it comes again after reopening the file.
-
-    A log that was truncated under an open connection is read correctly by a new one. A damaged header can make SQLite
-    report a file as read-only.
-    """
-    if "readonly" in str(error):
-        return _is_writable(path)
-    # Python 3.10 has no error codes: a full disk gives the same message. See `reading_fails`.
-    name = getattr(error, "sqlite_errorname", None)
-    return name == "SQLITE_IOERR_SHORT_READ" or (name is None and "disk I/O error" in str(error))
-
-
-def reading_fails(path: Path, seconds: float, *, opened: bool) -> bool:
-    """Return whether SQLite fails to read the file. For Python 3.10, which does not tell a short read from a full disk.
-
-    Args:
-        path: The file.
-        seconds: Limit on the time for reading; a file that takes longer counts as readable.
-        opened: True if SQLite could open the file. If it could not, only a full disk is ruled out.
-    """
-    if not opened:
-        return _has_space(path.parent)
-    give_up_at = time.monotonic() + seconds
-    shared_memory = sibling(path, "-shm")
-    # If SQLite had to create this file on a full disk, that would fail too.
-    mode = "mode=ro" if shared_memory.exists() and shared_memory.stat().st_size else "immutable=1"
-    try:
-        with contextlib.closing(_open_file(path, mode, 0)) as database:
-            database.set_progress_handler(lambda: time.monotonic() > give_up_at, 10_000)  # steps of SQLite's VM
-            return bool(database.execute("PRAGMA quick_check(1)").fetchone() != (b"ok",))
-    except FAILURES as error:
-        return is_damage(error) or "disk I/O error" in str(error)
-
-
-def _has_space(folder: Path) -> bool:
-    try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(bytes(2 * _PAGE_BYTES))  # more than SQLite writes to open a file
-            file.flush()
-    except OSError:
-        return False
-    return True
-
-
 def is_locked(error: Exception) -> bool:
     """Return whether an error says that another connection or process holds a lock on the file."""
     # Python 3.10 has no error codes.
@@ -327,7 +277,8 @@ def is_locked(error: Exception) -> bool:
     return busy or isinstance(error, BlockingIOError)
 
 
-def _is_writable(path: Path) -> bool:
+def is_writable(path: Path) -> bool:
+    """Return whether this process has the rights to write to the file, its log and its folder."""
     files = [path.parent, *(sibling(path, suffix) for suffix in ("", "-wal", "-shm"))]
     effective = os.access in os.supports_effective_ids
     return all(os.access(file, os.W_OK, effective_ids=effective) for file in files if file.exists())
@@ -354,13 +305,3 @@ def folder_lock(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
-
-
-def set_aside(path: Path) -> str:
-    """Rename a damaged file and the files that belong to it; return the new name."""
-    aside = path.with_name(f"{path.name}.corrupt-{time.time_ns()}")
-    # The log goes first: once the file is gone, another process may create a new one with a log of its own.
-    for suffix in ("-wal", "-shm", "-journal", ""):
-        with contextlib.suppress(FileNotFoundError):
-            sibling(path, suffix).rename(sibling(aside, suffix))
-    return aside.name
