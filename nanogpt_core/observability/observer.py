@@ -47,10 +47,11 @@ class RequestTimer:
         return clock.now() - self._started
 
 
+@dataclass(eq=False, slots=True)
 class Observer:
     """Makes the observers of an object's calls.
 
-    Args:
+    Attributes:
         kind: The kind of its requests.
         endpoint: Base URL, key and headers.
         hook: The option ``on_request``.
@@ -58,20 +59,12 @@ class Observer:
         usd_per_million_tokens: Price of the input, for replies without a cost; None if unknown.
     """
 
-    def __init__(
-        self,
-        kind: Kind,
-        endpoint: Endpoint,
-        hook: OnRequest | None = None,
-        meter: UsageMeter | None = None,
-        usd_per_million_tokens: float | None = None,
-    ) -> None:
-        self.kind = kind
-        self.endpoint = endpoint
-        self.hook = hook
-        self.meter = meter
-        self.usd_per_million_tokens = usd_per_million_tokens
-        self._hook_failed = False
+    kind: Kind
+    endpoint: Endpoint
+    hook: OnRequest | None = None
+    meter: UsageMeter | None = None
+    usd_per_million_tokens: float | None = None
+    _hook_failed: bool = field(default=False, init=False)
 
     def call(self, model: str, **attributes: Any) -> CallObserver:
         """Return the observer of a call that begins now, in this thread or task.

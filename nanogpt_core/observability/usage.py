@@ -6,7 +6,7 @@ import contextlib
 import operator
 from collections.abc import Callable
 from contextvars import ContextVar, Token
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from nanogpt_core._runtime.fork import ForkSafe
@@ -62,48 +62,37 @@ class UsageMeter(ForkSafe):
 
     def __init__(self) -> None:
         super().__init__()
-        self._requests = self._retries = self._sent = self._cached = self._uncertain = 0
-        self._prompt_tokens: int | None = 0
-        self._completion_tokens: int | None = 0
-        self._cost_usd: float | None = 0.0
+        self._sums: dict[str, Any] = asdict(Usage())
 
     def add(self, record: RequestRecord) -> None:
         """Count one record."""
         with self._lock:
             if record.cached:
-                self._cached += record.texts
+                self._add(texts_cached=record.texts)
                 return
             if not record.shared:
-                self._retries += record.attempts - 1
-                self._uncertain += record.uncertain
-            if record.error is not None:
-                return
-            self._requests += not record.shared
-            self._sent += record.texts
-            self._prompt_tokens = _plus(self._prompt_tokens, record.prompt_tokens)
-            self._completion_tokens = _plus(self._completion_tokens, record.completion_tokens)
-            self._cost_usd = _plus(self._cost_usd, record.cost_usd)
+                self._add(retries=record.attempts - 1, uncertain=record.uncertain)
+            if record.error is None:
+                self._add(
+                    requests=int(not record.shared),
+                    texts_sent=record.texts,
+                    prompt_tokens=record.prompt_tokens,
+                    completion_tokens=record.completion_tokens,
+                    cost_usd=record.cost_usd,
+                )
+
+    def _add(self, **numbers: float | None) -> None:
+        for name, number in numbers.items():
+            total = self._sums[name]
+            self._sums[name] = None if total is None or number is None else total + number
 
     def snapshot(self) -> Usage:
         """Return the sums so far."""
         with self._lock:
-            return Usage(
-                requests=self._requests,
-                retries=self._retries,
-                prompt_tokens=self._prompt_tokens,
-                cost_usd=round_usd(self._cost_usd),
-                texts_sent=self._sent,
-                texts_cached=self._cached,
-                completion_tokens=self._completion_tokens,
-                uncertain=self._uncertain,
-            )
+            return Usage(**{**self._sums, "cost_usd": round_usd(self._sums["cost_usd"])})
 
     def __reduce__(self) -> tuple[type[UsageMeter], tuple[()]]:
         return UsageMeter, ()
-
-
-def _plus(total: Any, more: Any) -> Any:
-    return None if total is None or more is None else total + more
 
 
 class TrackedUsage(Usage):
