@@ -6,9 +6,10 @@ once, even if the caller's texts repeat. Counting tokens may load a vocabulary: 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import accumulate, islice
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from nanogpt_core._runtime.log import logger
@@ -293,13 +294,10 @@ def pack(weights: Sequence[int], max_items: int, max_tokens: int | None) -> list
         The indices of each batch. Together they are ``range(len(weights))``.
     """
     ranges = []
-    start = total = 0
-    for index, weight in enumerate(weights):
-        full = index - start >= max_items or (max_tokens is not None and total + weight > max_tokens)
-        if full and index > start:
-            ranges.append(range(start, index))
-            start, total = index, 0
-        total += weight
-    if start < len(weights):
-        ranges.append(range(start, len(weights)))
+    start = 0
+    while start < len(weights):
+        totals = list(accumulate(weights[start : start + max_items]))
+        count = len(totals) if max_tokens is None else max(1, bisect_right(totals, max_tokens))
+        ranges.append(range(start, start + count))
+        start += count
     return ranges

@@ -230,8 +230,11 @@ class ResultCollector:
     def _put(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> Iterator[None]:
         yield from self._output.put(rows, vectors)
         with self._lock:
-            for row in rows:
-                self._done[row] = 1
+            if _contiguous(rows):
+                self._done[rows[0] : rows[-1] + 1] = b"\1" * len(rows)
+            else:
+                for row in rows:
+                    self._done[row] = 1
             if self._report is not None:
                 self._report(sum(self._texts_done[row] for row in rows))
 
