@@ -96,9 +96,9 @@ def pytest_configure_node(node) -> None:
 def _forget_learned_limits() -> Iterator[None]:
     """Forget limits of hosts after each test: the next server may get the same port."""
     yield
-    host_limits = sys.modules.get("nanogpt_core.embeddings.host_limits")
-    if host_limits is not None:
-        host_limits._hosts.clear()
+    planning = sys.modules.get("nanogpt_core.embeddings.planning")
+    if planning is not None:
+        planning._hosts.clear()
 
 
 @pytest.fixture(scope="session")

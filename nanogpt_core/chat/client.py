@@ -31,7 +31,7 @@ from nanogpt_core.http.rate_limiter import RateLimit, RateLimiter
 from nanogpt_core.http.redaction import redacted
 from nanogpt_core.http.retry import CallLimits, backoff_delay, send_with_retries
 from nanogpt_core.http.runner import Run, Wait
-from nanogpt_core.http.sdk import make_async_openai_client, make_openai_client
+from nanogpt_core.http.sdk import make_client
 from nanogpt_core.observability.observer import Observer
 from nanogpt_core.observability.records import OnRequest, check_on_request
 from nanogpt_core.validation import MIN_REQUESTS_PER_SECOND, check_number, check_positive
@@ -191,12 +191,12 @@ def make_chat_client(session: ChatSession, http_client: Any = None) -> openai.Op
         session: Endpoint, retries and rate.
         http_client: The caller's own ``httpx`` client, or None.
     """
-    return make_openai_client(session.endpoint, ChatTransport(session.for_client(), http_client))
+    return make_client(openai.OpenAI, session.endpoint, ChatTransport(session.for_client(), http_client))
 
 
 def make_async_chat_client(session: ChatSession, http_client: Any = None) -> openai.AsyncOpenAI:
     """Return an async client for chat; see :func:`make_chat_client`. Any event loop may use it."""
-    return make_async_openai_client(session.endpoint, AsyncChatTransport(session.for_client(), http_client))
+    return make_client(openai.AsyncOpenAI, session.endpoint, AsyncChatTransport(session.for_client(), http_client))
 
 
 @contextlib.contextmanager

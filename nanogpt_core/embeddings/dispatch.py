@@ -7,13 +7,12 @@ So sync and async share every decision.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nanogpt_core._runtime.log import logger
-from nanogpt_core.embeddings.host_limits import HostLimits
-from nanogpt_core.embeddings.planning import Batch, Overflow, weighted_mean
+from nanogpt_core.embeddings.config import EmbedderConfig
+from nanogpt_core.embeddings.planning import Batch, Overflow, host_limits_for, weighted_mean
 from nanogpt_core.embeddings.response import DimensionsCheck, EmbeddingResponse, parse_embeddings
 from nanogpt_core.embeddings.results import ResultCollector
 from nanogpt_core.errors import (
@@ -50,29 +49,31 @@ _MAX_DIMENSIONS = 8192  # as long as the dimensions are not known
 _MAX_HALVINGS = 4
 
 
-@dataclass(frozen=True)
 class Dispatcher:
     """Sends batches for one embedder.
 
-    Attributes:
-        parameters: Fields of each request beside the texts and the encoding: ``model``, ``dimensions``, ``user``.
-        host: Limits of the host.
+    Args:
+        config: The embedder's options.
         dimensions_check: Compares the dimensions of the replies.
         limits: Rate and budget.
+
+    Attributes:
+        config: See ``Args``.
+        host: Limits of the host.
+        parameters: Fields of each request beside the texts and the encoding: ``model``, ``dimensions``, ``user``.
         usd_per_million_tokens: The model's price; None if unknown.
-        max_retries: Attempts after the first, for one request.
-        timeout: Seconds that one attempt may take.
-        on_overflow: Treatment of a text that the host refuses as too long, although it fits by the local count.
     """
 
-    parameters: dict[str, Any]
-    host: HostLimits
-    dimensions_check: DimensionsCheck
-    limits: SharedLimits
-    usd_per_million_tokens: float | None
-    max_retries: int
-    timeout: float
-    on_overflow: Overflow
+    def __init__(self, config: EmbedderConfig, dimensions_check: DimensionsCheck, limits: SharedLimits) -> None:
+        model = config.model_row
+        self.config = config
+        self.host = host_limits_for(config.endpoint.base_url, model.id)
+        fields = {"model": model.id, "dimensions": config.dimensions, "user": config.user}
+        self.parameters: dict[str, Any] = {name: value for name, value in fields.items() if value is not None}
+        self.usd_per_million_tokens = model.usd_per_million_tokens
+        self._dimensions_check = dimensions_check
+        self._limits = limits
+        self._timeout = config.endpoint.timeout
 
     def dispatch(
         self,
@@ -149,12 +150,13 @@ class Dispatcher:
         The result is not cached, because it depends on ``on_overflow``.
         """
         halves = _halves_of(batch) if halvings else []
-        if self.on_overflow == "error" or len(halves) < 2:  # noqa: PLR2004
-            raise text_too_long(error, batch.positions[0], self.on_overflow) from error
-        verb = "truncating" if self.on_overflow == "truncate" else "splitting"
+        mode = self.config.on_overflow
+        if mode == "error" or len(halves) < 2:  # noqa: PLR2004
+            raise text_too_long(error, batch.positions[0], mode) from error
+        verb = "truncating" if mode == "truncate" else "splitting"
         logger.info("The host refused the text at position %d as too long: %s it", batch.positions[0], verb)
         responses = []
-        for half in halves[:1] if self.on_overflow == "truncate" else halves:
+        for half in halves[:1] if mode == "truncate" else halves:
             try:
                 response = yield from self._send_and_report(half, call_limits, observer)
             except RequestTooLargeError as again:
@@ -187,10 +189,10 @@ class Dispatcher:
             except BaseException as error:
                 outcome = failed_outcome(error)
                 timer.uncertain += outcome.usd is None
-                self.limits.settle(admission, outcome)
+                self._limits.settle(admission, outcome)
                 raise
             outcome = self.outcome(response)
-            self.limits.settle(admission, outcome)
+            self._limits.settle(admission, outcome)
             observer.report(
                 timer,
                 texts=len(batch.texts),
@@ -205,11 +207,11 @@ class Dispatcher:
             return (
                 yield from self.send_with_encoding(
                     attempt,
-                    limits=self.limits,
+                    limits=self._limits,
                     call_limits=call_limits,
                     cost=cost,
                     first=first,
-                    max_retries=self.max_retries,
+                    max_retries=self.config.max_retries,
                 )
             )
         except BaseException as error:
@@ -257,7 +259,7 @@ class Dispatcher:
         tokens = sum(sum(batch.tokens) for batch in batches)
         texts = sum(len(batch.texts) for batch in batches)
         usd = price(tokens, self.usd_per_million_tokens) or 0.0
-        return Cost(self.parameters["model"], texts, tokens, usd, self.timeout)
+        return Cost(self.parameters["model"], texts, tokens, usd, self._timeout)
 
     def outcome(self, response: EmbeddingResponse) -> Outcome:
         """Return the outcome of an attempt that was answered: the cost that the reply gives, or its tokens' price."""
@@ -288,9 +290,9 @@ class Dispatcher:
 
         encoding = self.host.encoding
         body = orjson.dumps({"input": list(batch.texts), "encoding_format": encoding, **self.parameters})
-        numbers = len(batch.texts) * (self.dimensions_check.dimensions or _MAX_DIMENSIONS)
+        numbers = len(batch.texts) * (self._dimensions_check.dimensions or _MAX_DIMENSIONS)
         max_bytes = _BYTES_BESIDE_NUMBERS + numbers * _BYTES_PER_NUMBER
-        return Send("/embeddings", body, call_limits.remaining(self.timeout), max_bytes)
+        return Send("/embeddings", body, call_limits.remaining(self._timeout), max_bytes)
 
     def check_dimensions(
         self, response: EmbeddingResponse, call_limits: CallLimits, observer: CallObserver
@@ -302,13 +304,13 @@ class Dispatcher:
         """
         dimensions = response.vectors.shape[1]
         try:
-            self.dimensions_check.accept(dimensions)
+            self._dimensions_check.accept(dimensions)
         except DimensionsError:
-            if not self.dimensions_check.needs_live_list:
+            if not self._dimensions_check.needs_live_list:
                 raise
             # The catalog may be out of date; the service's own list decides.
-            self.dimensions_check.add_source((yield from self._listed_dimensions(call_limits, observer)))
-            self.dimensions_check.accept(dimensions)
+            self._dimensions_check.add_source((yield from self._listed_dimensions(call_limits, observer)))
+            self._dimensions_check.accept(dimensions)
         observer.dimensions = dimensions
 
     def _listed_dimensions(
@@ -316,10 +318,10 @@ class Dispatcher:
     ) -> Generator[Action, HttpReply, int | None]:
         from nanogpt_core.models.listing import MAX_LIST_BYTES, parse_model_list
 
-        yield from wait_for_turn(self.limits, call_limits)
+        yield from wait_for_turn(self._limits, call_limits)
         try:
             with observer.sending():
-                reply = yield Send("/embedding-models", None, call_limits.remaining(self.timeout), MAX_LIST_BYTES)
+                reply = yield Send("/embedding-models", None, call_limits.remaining(self._timeout), MAX_LIST_BYTES)
             row = parse_model_list(reply.body).get(self.parameters["model"])
         except NanoGPTError:
             return None

@@ -189,9 +189,7 @@ class Embedder(Closeable):
             NanoGPTError: The service was not reached, refused, or sent an invalid reply. ``.completed`` holds the
                 vectors that were finished.
         """
-        vectors: NDArray[np.float32] = self._pipeline.embed(
-            check_texts(texts), batch_size=_checked_batch_size(batch_size)
-        )
+        vectors: NDArray[np.float32] = self._pipeline.embed(check_texts(texts), batch_size=batch_size)
         return vectors
 
     def embed_lists(self, texts: Iterable[str], *, batch_size: int | None = None) -> list[list[float]]:
@@ -199,9 +197,7 @@ class Embedder(Closeable):
 
         Lists take ten times the memory of an array, and five times the CPU time.
         """
-        lists: list[list[float]] = self._pipeline.embed(
-            check_texts(texts), batch_size=_checked_batch_size(batch_size), as_lists=True
-        )
+        lists: list[list[float]] = self._pipeline.embed(check_texts(texts), batch_size=batch_size, as_lists=True)
         return lists
 
     def embed_query(self, text: str) -> NDArray[np.float32]:
@@ -222,16 +218,12 @@ class Embedder(Closeable):
 
     async def aembed(self, texts: Iterable[str], *, batch_size: int | None = None) -> NDArray[np.float32]:
         """Embed documents as :meth:`embed` does, without blocking the event loop."""
-        vectors: NDArray[np.float32] = await self._pipeline.aembed(
-            check_texts(texts), batch_size=_checked_batch_size(batch_size)
-        )
+        vectors: NDArray[np.float32] = await self._pipeline.aembed(check_texts(texts), batch_size=batch_size)
         return vectors
 
     async def aembed_lists(self, texts: Iterable[str], *, batch_size: int | None = None) -> list[list[float]]:
         """Embed documents as :meth:`embed_lists` does, without blocking the event loop."""
-        lists: list[list[float]] = await self._pipeline.aembed(
-            check_texts(texts), batch_size=_checked_batch_size(batch_size), as_lists=True
-        )
+        lists: list[list[float]] = await self._pipeline.aembed(check_texts(texts), batch_size=batch_size, as_lists=True)
         return lists
 
     async def aembed_query(self, text: str) -> NDArray[np.float32]:
@@ -308,8 +300,9 @@ class Embedder(Closeable):
         return instruction.replace("{query}", query) if "{query}" in instruction else instruction + query
 
     def _streamed_batch_size(self, batch_size: int | None) -> int:
-        default = min(self._config.model_row.batch_size, _MAX_TEXTS_PER_STREAMED_BATCH)
-        return _checked_batch_size(batch_size) or self._config.batch_size or default
+        if batch_size is not None:
+            return check_number("batch_size", batch_size, 1, MAX_ITEMS)
+        return self._config.batch_size or min(self._config.model_row.batch_size, _MAX_TEXTS_PER_STREAMED_BATCH)
 
     def __repr__(self) -> str:
         if "_pipeline" not in self.__dict__:
@@ -345,9 +338,3 @@ class Embedder(Closeable):
 
     def __deepcopy__(self, memo: object) -> Embedder:
         return copy.copy(self)
-
-
-def _checked_batch_size(batch_size: int | None) -> int | None:
-    if batch_size is not None:
-        check_number("batch_size", batch_size, 1, MAX_ITEMS)
-    return batch_size

@@ -21,7 +21,6 @@ from nanogpt_core.embeddings.config import EmbedderConfig
 from nanogpt_core.embeddings.dispatch import Dispatch, Dispatcher
 from nanogpt_core.embeddings.estimate import Estimate
 from nanogpt_core.embeddings.gathered_call import Lane
-from nanogpt_core.embeddings.host_limits import host_limits_for
 from nanogpt_core.embeddings.planning import Batch, Plan, make_batches, make_plan
 from nanogpt_core.embeddings.progress import reporting
 from nanogpt_core.embeddings.response import DimensionsCheck
@@ -34,10 +33,12 @@ from nanogpt_core.http.rate_limiter import RateLimit
 from nanogpt_core.http.redaction import redacted
 from nanogpt_core.http.retry import CallLimits
 from nanogpt_core.http.runner import run_async, run_sync
+from nanogpt_core.models.catalog import MAX_ITEMS
 from nanogpt_core.models.pricing import price
 from nanogpt_core.models.tokens import TokenCounter, byte_lengths
 from nanogpt_core.observability.observer import CallObserver, Observer
 from nanogpt_core.observability.usage import UsageMeter
+from nanogpt_core.validation import check_number
 
 if TYPE_CHECKING:
     from typing_extensions import ParamSpec
@@ -90,17 +91,7 @@ class Pipeline:
         # The sync client is made with the modules; the async one by itself, since it belongs to an event loop.
         self._imported = self._is_ready = False
         self._warning = OneWarning()
-        parameters = {"model": model.id, "dimensions": config.dimensions, "user": config.user}
-        self.dispatcher = Dispatcher(
-            parameters={name: value for name, value in parameters.items() if value is not None},
-            host=host_limits_for(config.endpoint.base_url, model.id),
-            dimensions_check=self.dimensions_check,
-            limits=self.limits,
-            usd_per_million_tokens=price_per_million,
-            max_retries=config.max_retries,
-            timeout=config.endpoint.timeout,
-            on_overflow=config.on_overflow,
-        )
+        self.dispatcher = Dispatcher(config, self.dimensions_check, self.limits)
         self.coalescer = Coalescer(config, self.dispatcher, process_limits, self.client)
 
     def embed(
@@ -125,6 +116,8 @@ class Pipeline:
             stop: Set by another thread when the call should end.
             stream: The observer of the stream that this call is a part of, or None.
         """
+        if batch_size is not None:
+            check_number("batch_size", batch_size, 1, MAX_ITEMS)
         call_limits = CallLimits(self._deadline(), stop or threading.Event())
         with self._observed(stream) as observer:
             plan = make_plan(texts, self.counter, self.config.on_overflow, first)
@@ -164,6 +157,8 @@ class Pipeline:
             parsing: The lock under which large replies are parsed, shared by concurrent calls of a stream.
             stream: As for :meth:`embed`.
         """
+        if batch_size is not None:
+            check_number("batch_size", batch_size, 1, MAX_ITEMS)
         loop = require_event_loop()
         call_limits = CallLimits(self._deadline())
         blocks = self._may_block(texts)
@@ -286,22 +281,23 @@ class Pipeline:
         self, plan: Plan, results: ResultCollector, batch_size: int | None, observer: CallObserver
     ) -> list[Batch]:
         """Load cached vectors, make batches of the rest, and check that the budget covers them."""
-        cached, started = 0, time.monotonic()
+        missing: Sequence[int] = range(len(plan.request_texts))
         if self.config.opened_cache is not None:
-            cached = results.load_cached()
-        if cached:
-            observer.dimensions = self.dimensions_check.dimensions
-            observer.report_cached(cached, time.monotonic() - started)
-        missing = results.missing
+            started = time.monotonic()
+            missing = results.load_cached()
+            cached = len(plan.request_texts) - len(missing)
+            if cached:
+                observer.dimensions = self.dimensions_check.dimensions
+                observer.report_cached(cached, time.monotonic() - started)
         batches = self._make_batches(plan, missing, batch_size)
         if self.limits.budget_usd is not None and batches:
             self.limits.check(self.dispatcher.cost(*batches))
         if self.config.limits is not None:
-            self._record_saving(plan, missing, cached)
+            self._record_saving(plan, missing)
         return batches
 
-    def _record_saving(self, plan: Plan, missing: Sequence[int], cached: int) -> None:
-        repeated = plan.text_count - len(plan.rows)
+    def _record_saving(self, plan: Plan, missing: Sequence[int]) -> None:
+        cached, repeated = len(plan.request_texts) - len(missing), plan.text_count - len(plan.rows)
         if cached or repeated:
             # By the mean of the call: a repeated text can be of any length.
             tokens = sum(plan.weights) - sum(plan.weights[row] for row in missing)

@@ -1,14 +1,16 @@
 """Plans one call: which texts are sent, in which batches, and which result rows they fill. No I/O of its own.
 
 A text is sent as it is, truncated, or in several pieces. Each such string is a *request text*. A request text is sent
-once, even if the caller's texts repeat. Counting tokens may load a vocabulary: :mod:`~nanogpt_core.models.tokens`.
+once, even if the caller's texts repeat. Batches keep to the limits of the model, and to those of its host, which this
+process learns from refusals. Counting tokens may load a vocabulary: :mod:`~nanogpt_core.models.tokens`.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import accumulate, islice
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from nanogpt_core._runtime.log import logger
@@ -20,13 +22,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from nanogpt_core.embeddings.host_limits import HostLimits
-
 __all__ = [
     "OVERFLOW_MODES",
     "Batch",
+    "HostLimits",
     "Overflow",
     "Plan",
+    "host_limits_for",
     "make_batches",
     "make_plan",
     "pack",
@@ -293,13 +295,54 @@ def pack(weights: Sequence[int], max_items: int, max_tokens: int | None) -> list
         The indices of each batch. Together they are ``range(len(weights))``.
     """
     ranges = []
-    start = total = 0
-    for index, weight in enumerate(weights):
-        full = index - start >= max_items or (max_tokens is not None and total + weight > max_tokens)
-        if full and index > start:
-            ranges.append(range(start, index))
-            start, total = index, 0
-        total += weight
-    if start < len(weights):
-        ranges.append(range(start, len(weights)))
+    start = 0
+    while start < len(weights):
+        totals = list(accumulate(weights[start : start + max_items]))
+        count = len(totals) if max_tokens is None else max(1, bisect_right(totals, max_tokens))
+        ranges.append(range(start, start + count))
+        start += count
     return ranges
+
+
+class HostLimits:
+    """Limits of the host behind one model, learned by this process from its refusals.
+
+    Attributes:
+        encoding: The ``encoding_format`` that the host accepts: ``"base64"`` until it refuses it, then ``"float"``.
+    """
+
+    def __init__(self) -> None:
+        self.encoding = "base64"
+        self._max_items: int | None = None
+        self._max_bytes: int | None = None
+
+    def fits(self, batch: Batch) -> bool:
+        """Return whether the host accepts the batch by what is known; its limit may be one of texts or of bytes."""
+        if self._max_items is None or self._max_bytes is None or len(batch.texts) == 1:
+            return True
+        return len(batch.texts) <= self._max_items or _size(batch) <= self._max_bytes
+
+    def learn(self, accepted: Batch) -> None:
+        """Learn from the largest part that the host accepted of a batch that it refused as too large."""
+        items, size = len(accepted.texts), _size(accepted)
+        self._max_items = items if self._max_items is None else min(items, self._max_items)
+        self._max_bytes = size if self._max_bytes is None else min(size, self._max_bytes)
+        logger.info("Learned: the host takes %d texts, or %d bytes, in a request", self._max_items, self._max_bytes)
+
+    def split(self, batch: Batch) -> list[Batch]:
+        """Return the batch in parts that fit."""
+        if self.fits(batch):
+            return [batch]
+        return [part for half in batch.halves() for part in self.split(half)]
+
+
+_hosts: dict[tuple[str, str], HostLimits] = {}
+
+
+def host_limits_for(base_url: str, model: str) -> HostLimits:
+    """Return the limits that this process has learned for ``model`` at ``base_url``."""
+    return _hosts.setdefault((base_url, model), HostLimits())
+
+
+def _size(batch: Batch) -> int:
+    return sum(byte_lengths(batch.texts))

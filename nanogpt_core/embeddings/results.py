@@ -183,30 +183,22 @@ class ResultCollector:
         """True if :meth:`store` writes to a cache, which may block."""
         return self._cache is not None
 
-    @property
-    def missing(self) -> Sequence[int]:
-        """Rows that have no vector yet."""
-        return [row for row, done in enumerate(self._done) if not done] if any(self._done) else range(len(self._done))
-
-    def load_cached(self) -> int:
+    def load_cached(self) -> Sequence[int]:
         """Take all vectors that the cache has; may block.
 
         Returns:
-            The number of rows found.
+            The rows that it has no vector for.
 
         Raises:
             DimensionsError: The cached vectors have other dimensions than the model's.
         """
-        if self._cache is None or not self._plan.request_texts:
-            return 0
-        count = 0
-        for rows, vectors in self._cache.find(self._plan.request_texts):
+        texts = self._plan.request_texts
+        for rows, vectors in self._cache.find(texts) if self._cache is not None and texts else ():
             self._accept_cached(vectors.shape[1])
             if rows:
                 for _ in self._put(rows, vectors):
                     pass
-                count += len(rows)
-        return count
+        return [row for row, done in enumerate(self._done) if not done] if any(self._done) else range(len(texts))
 
     def _accept_cached(self, dimensions: int) -> None:
         try:
@@ -230,8 +222,11 @@ class ResultCollector:
     def _put(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> Iterator[None]:
         yield from self._output.put(rows, vectors)
         with self._lock:
-            for row in rows:
-                self._done[row] = 1
+            if _contiguous(rows):
+                self._done[rows[0] : rows[-1] + 1] = b"\1" * len(rows)
+            else:
+                for row in rows:
+                    self._done[row] = 1
             if self._report is not None:
                 self._report(sum(self._texts_done[row] for row in rows))
 

@@ -62,7 +62,7 @@ class SharedBatch:
         self._named: Item | None = None  # the text that the service named when it refused the last request
         self._has_skipped = False  # True if a request went without a text whose calls had left
         self._was_late = False  # True if the deadline of its calls ended the last request that failed
-        self._max_retries = dispatcher.max_retries
+        self._max_retries = dispatcher.config.max_retries
         # The service may refuse each text. Then it costs no more than a request for each.
         self._most_requests = len(items)
 
@@ -253,7 +253,7 @@ class SharedBatch:
         """Fail the calls of a single text, or the one call of several; nothing happens if they were answered."""
         if not isinstance(error, RequestTooLargeError):
             self._fail(items, error)
-        elif len(items) == 1 and self._dispatcher.on_overflow == "error":
+        elif len(items) == 1 and self._dispatcher.config.on_overflow == "error":
             for item in items:
                 for call, position in list(item.calls.items()):
                     self._gatherer.fail_call(call, text_too_long(error, call.batch.positions[position]))

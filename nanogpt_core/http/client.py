@@ -85,12 +85,12 @@ class HttpClient:
         """Return the SDK's client, made at the first call; that imports the SDK, which takes most of a second."""
         if self._client is None:
             import_modules(_MODULES)  # as a whole: a child that is forked in the middle of an import would hang
-            from nanogpt_core.http.sdk import make_plain_client
+            from nanogpt_core.http.sdk import PlainClient, make_client
             from nanogpt_core.http.transport import Transport
 
             # Two threads may make one each; either will do.
             transport = Transport(self.endpoint, self._http_client, self._lifetime)
-            self._client = make_plain_client(self.endpoint, transport)
+            self._client = make_client(PlainClient, self.endpoint, transport)
         return self._client
 
     async def async_sdk_client(self) -> openai.AsyncOpenAI:
@@ -101,12 +101,12 @@ class HttpClient:
 
     def _make_async_client(self) -> openai.AsyncOpenAI:
         import_modules(_MODULES)
-        from nanogpt_core.http.sdk import make_async_plain_client
+        from nanogpt_core.http.sdk import AsyncPlainClient, make_client
         from nanogpt_core.http.transport import AsyncTransport
 
         if self._async_client is None:  # two threads may make one each; either will do
             transport = AsyncTransport(self.endpoint, self._http_async_client, self._lifetime)
-            self._async_client = make_async_plain_client(self.endpoint, transport)
+            self._async_client = make_client(AsyncPlainClient, self.endpoint, transport)
         return self._async_client
 
     def close(self) -> None:

@@ -252,13 +252,13 @@ def _with_headers(request: Any, endpoint: Endpoint) -> Any:
         if lower.startswith(_DROPPED_PREFIXES):
             continue
         replacement = added.pop(lower, None)
-        # A header that was given with this one call wins.
-        if value == (request.url.netloc if lower == b"host" else _REPLACEABLE.get(lower)):
-            if replacement is None and lower == b"authorization":
-                continue
-            headers.append((name, value if replacement is None else replacement))
-        else:
+        if replacement is None and lower != b"authorization":
             headers.append((name, value))
+            continue
+        default = request.url.netloc if lower == b"host" else _REPLACEABLE.get(lower)
+        chosen = replacement if value == default else value  # a header that was given with this one call wins
+        if chosen is not None:
+            headers.append((name, chosen))
     return httpx.Request(
         request.method,
         request.url,

@@ -195,6 +195,8 @@ def count_tokens(text: str, model: str | ModelInfo) -> int:
 
 def byte_lengths(texts: Sequence[str]) -> list[int]:
     """Return the length of each text in UTF-8, in bytes."""
+    if all(map(str.isascii, texts)):
+        return list(map(len, texts))
     return [len(text) if text.isascii() else len(text.encode()) for text in texts]
 
 

@@ -186,6 +186,8 @@ class CallObserver:
             cost_usd = None if timer.uncertain else 0.0
         elif cost_usd is None:
             cost_usd = price(prompt_tokens, observer.usd_per_million_tokens)
+        if request_id is not None:
+            request_id = without_secrets(request_id, observer.endpoint) if self._is_shown else None
         self._report(
             RequestRecord(
                 kind=observer.kind,
@@ -197,11 +199,16 @@ class CallObserver:
                 seconds=timer.seconds,
                 attempts=timer.attempts,
                 uncertain=timer.uncertain,
-                request_id=None if request_id is None else without_secrets(request_id, observer.endpoint),
+                request_id=request_id,
                 shared=shared,
                 error=name,
             )
         )
+
+    @property
+    def _is_shown(self) -> bool:
+        """True if a hook, a span or the log shows the records. Usage only adds up their numbers."""
+        return self._context is not None or self._telemetry is not None or logger.isEnabledFor(logging.DEBUG)
 
     def _report(self, record: RequestRecord) -> None:
         observer = self._observer

@@ -87,7 +87,7 @@ class OneCall:
             cache=None,
             report=None,
         )
-        (batch,) = pipeline._make_batches(plan, self.results.missing, None)
+        (batch,) = pipeline._make_batches(plan, range(len(plan.request_texts)), None)
         self.generator = machine.coalescers[poor].dispatch(batch, self.results, self.limits, pipeline.observe(), lane)
         self.action = None
         self.server_failed = False

@@ -7,6 +7,7 @@ import traceback
 from dataclasses import FrozenInstanceError, asdict
 from multiprocessing.reduction import ForkingPickler
 
+import openai
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from pydantic import SecretBytes, SecretStr
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError, NanoGPTError
 from nanogpt_core.http.endpoint import DEFAULT_BASE_URL, Endpoint, Secret, resolve_base_url, resolve_key
 from nanogpt_core.http.library import httpx as http
-from nanogpt_core.http.sdk import make_openai_client
+from nanogpt_core.http.sdk import make_client
 from nanogpt_core.http.transport import Transport
 
 CLIENT = http.Client()
@@ -235,7 +236,7 @@ def test_plain_http_to_another_machine_is_refused_unless_allowed(url):
 def test_any_text_is_a_usable_base_url_or_refused(url):
     with contextlib.suppress(NanoGPTError):
         endpoint = Endpoint.resolve(api_key=KEY, base_url=url, allow_insecure_http=True)
-        assert make_openai_client(endpoint, Transport(endpoint, CLIENT)).base_url.host
+        assert make_client(openai.OpenAI, endpoint, Transport(endpoint, CLIENT)).base_url.host
 
 
 # --- timeout and headers ---
