@@ -217,26 +217,23 @@ class ProcessLimits:
     Args:
         limiter: Returns the rate limiter. Called each time, since a forked process has a limiter of its own.
         budget: The budget, or None.
-        probes: Whether requests that wait may raise the rate over the documented one.
+        gathers: Whether requests take more texts along if they wait longer: :meth:`RateLimiter.reserve`.
     """
 
     may_block = False
 
     def __init__(
-        self, limiter: Callable[[], RateLimiter], budget: Budget | None = None, *, probes: bool = True
+        self, limiter: Callable[[], RateLimiter], budget: Budget | None = None, *, gathers: bool = False
     ) -> None:
         self._limiter = limiter
-        self._probes = probes
+        self._gathers = gathers
         self.budget = budget
         self.budget_usd = None if budget is None else budget.limit_usd
 
     @property
     def turns(self) -> ProcessLimits:
-        """The same limits without the budget, for batches whose texts are not known before their start time.
-
-        They take more texts if they wait longer, so they do not probe for a higher rate.
-        """
-        return ProcessLimits(self._limiter, probes=False)
+        """The same limits without the budget, for batches whose texts are not known before their start time."""
+        return ProcessLimits(self._limiter, gathers=True)
 
     def admit_now(self, cost: Cost) -> Admission | None:
         """Reserve ``cost`` and confirm a start time; None, with nothing reserved, if the request has to wait.
@@ -265,7 +262,7 @@ class ProcessLimits:
         """See :meth:`SharedLimits.reserve`."""
         if self.budget is not None and cost.usd is not None:
             self.budget.reserve(cost)
-        reservation = self._limiter().reserve(probes=self._probes)
+        reservation = self._limiter().reserve(gathers=self._gathers)
         return Admission("", reservation.start, reservation.delay, ready=False, cost=cost)
 
     def confirm(self, admission: Admission) -> Admission:
@@ -274,7 +271,7 @@ class ProcessLimits:
         confirmed = limiter.confirm(_reservation(admission))
         if confirmed is not None:
             return replace(admission, start=confirmed.start, delay=0.0, ready=True)
-        again = limiter.reserve(probes=self._probes)
+        again = limiter.reserve(gathers=self._gathers)
         return replace(admission, start=again.start, delay=again.delay)
 
     def release(self, admission: Admission) -> None:

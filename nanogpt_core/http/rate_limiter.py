@@ -125,31 +125,37 @@ class RateLimiter(ForkSafe):
         busy = self._busy_seconds - max(0.0, self._busy_until - at)
         return min(max(peak + self._growth * (busy - plateau) ** 3, _MIN_RATE), most)
 
-    def reserve(self, *, probes: bool = True) -> Reservation:
+    def reserve(self, *, gathers: bool = False) -> Reservation:
         """Reserve the next start time.
 
         Args:
-            probes: Whether the wait for it may raise the rate over the peak, and over :data:`DEFAULT_RATE`. A refusal
-                pauses all requests, which is a bad bargain for a caller that does not need a higher rate.
+            gathers: Whether the request takes more texts along if it waits longer. Then its wait does not raise the
+                rate over the peak, or over :data:`DEFAULT_RATE`, since a refusal would pause all requests. And the
+                starts that are left in a period are spread over it: otherwise, calls that come after the last of them
+                would wait for up to half a second.
         """
         with self._lock:
             time, rate = self._now(), self._rate()
             earliest = max(time, self._paused_until)
-            start = max(earliest, self._next_start(time, rate))
-            if probes or rate < max(self._peak or 0.0, DEFAULT_RATE):
+            start = max(earliest, self._next_start(time, rate, gathers=gathers))
+            if not gathers or rate < max(self._peak or 0.0, DEFAULT_RATE):
                 self._busy_seconds += max(0.0, start - max(earliest, self._busy_until))
                 self._busy_until = max(self._busy_until, start)
             insort(self._starts, start)
             return Reservation(start, start - time)
 
-    def _next_start(self, time: float, rate: float) -> float:
+    def _next_start(self, time: float, rate: float, *, gathers: bool = False) -> float:
         count = math.ceil(rate)
         period = count / rate / _USED_SHARE
         starts, half = self._starts, (count + 1) // 2
         del starts[: bisect_left(starts, time - max(2 * period, _HISTORY_SECONDS))]
         start = starts[-count] + period if len(starts) >= count else -math.inf
         if len(starts) >= half and starts[-half] + period > time:
-            start = max(start, starts[-1] + period / count)
+            spacing = period / count
+            if gathers:
+                used = len(starts) - bisect_right(starts, starts[-1] - period)
+                spacing = max(spacing, (starts[-used] + period - starts[-1]) / max(1, count - used + 1))
+            start = max(start, starts[-1] + spacing)
         return start
 
     def confirm(self, reservation: Reservation) -> Reservation | None:

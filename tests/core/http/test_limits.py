@@ -228,24 +228,24 @@ def test_admit_now_without_money_reserves_no_start_time():
     assert limits._limiter()._starts == []
 
 
-@pytest.mark.parametrize(("probes", "grows"), [(True, True), (False, False)])
-def test_only_requests_that_probe_raise_the_rate_over_the_documented_one(probes, grows):
+@pytest.mark.parametrize(("gathers", "grows"), [(False, True), (True, False)])
+def test_gathered_batches_do_not_raise_the_rate_over_the_documented_one(gathers, grows):
     now = [0.0]
     limiter = RateLimiter(lambda: now[0])
     before = limiter.rate
     for _ in range(1000):
-        reservation = limiter.reserve(probes=probes)
+        reservation = limiter.reserve(gathers=gathers)
         now[0] += reservation.delay
         limiter.confirm(reservation)
     assert (limiter.rate > before) is grows
 
 
-def test_rate_recovers_after_a_refusal_without_probing():
+def test_rate_of_gathered_batches_recovers_after_a_refusal():
     now = [0.0]
     limiter = RateLimiter(lambda: now[0])
     refused = RateLimitError("slow down", status=429)
     for number in range(2000):
-        reservation = limiter.reserve(probes=False)
+        reservation = limiter.reserve(gathers=True)
         now[0] += reservation.delay
         confirmed = limiter.confirm(reservation)
         if number == 100:

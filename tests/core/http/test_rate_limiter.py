@@ -262,6 +262,21 @@ def test_few_requests_after_an_idle_time_start_at_once():
         paced.time += 10
 
 
+@pytest.mark.parametrize("rate", [2, 3, 25, 25.5, 100])
+def test_gathered_batches_after_a_burst_start_without_a_long_gap(rate):
+    paced = Paced(told=rate)
+    starts = [paced.start().start for _ in range(math.ceil(rate / 2))]  # calls that come in the same moment
+    for _ in range(3 * math.ceil(rate)):
+        reservation = paced.limiter.reserve(gathers=True)
+        paced.time += reservation.delay
+        starts.append(paced.limiter.confirm(reservation).start)
+    gaps = [later - earlier for earlier, later in itertools.pairwise(starts)]
+    assert max(gaps) <= 2.5 / rate
+    count = math.ceil(rate)
+    assert all(later - earlier >= count / rate for earlier, later in zip(starts, starts[count:], strict=False))
+    assert starts[-1] - starts[0] == pytest.approx(3.5 * count / rate / 0.98, rel=0.2)  # no start is given away
+
+
 def test_rate_below_one_request_per_second():
     paced = Paced(told=0.25)
     assert paced.start().start + 4 < paced.start().start < paced.time + 4.2
