@@ -14,18 +14,18 @@ from typing import Any
 
 from jiter import from_json
 
-from nanogpt_core.chat.half_characters import mend_all
 from nanogpt_core.chat.json_text import repair_json_text
 from nanogpt_core.chat.provider_fields import ProviderFields, call_fields
 from nanogpt_core.chat.repair import repair_message, repair_reply
+from nanogpt_core.chat.surrogates import join_surrogates_in
 from nanogpt_core.chat.tool_calls import repair_tool_calls
 from nanogpt_core.errors import DamagedReplyError, RefusalError, ReplyError
 from nanogpt_core.http.error_body import error_message, error_status, excerpt, remedy_of_page
 
 __all__ = ["ChatRequest", "ErrorBody", "check_truncated", "check_whole", "find_error", "parse_object"]
 
-# Escapes of halves of characters, and of whole characters of two halves.
-_HALF = re.compile(rb"\\ud[89a-f][0-9a-f]{2}", re.IGNORECASE)
+# JSON escapes of UTF-16 surrogates, single or in pairs.
+_SURROGATE = re.compile(rb"\\ud[89a-f][0-9a-f]{2}", re.IGNORECASE)
 # Finish reasons, in lower case. DeepSeek, GLM, vLLM and watsonx have names of their own for a failure, Mistral, GLM and
 # watsonx for an end; Gemini, Bedrock, Cohere and the gateways before them have several for a filter.
 _FAILED = frozenset(
@@ -155,13 +155,13 @@ def check_whole(body: bytes, request: ChatRequest, request_id: str | None = None
     return document
 
 
-def parse_object(body: bytes, request_id: str | None = None, *, keep_halves: bool = False) -> dict[str, Any]:
+def parse_object(body: bytes, request_id: str | None = None, *, keep_surrogates: bool = False) -> dict[str, Any]:
     """Parse a JSON object.
 
     Args:
         body: Its text.
         request_id: The service's ``X-Request-ID``, for errors.
-        keep_halves: Whether halves of characters stay in its texts. If not, replacement characters are in their place.
+        keep_surrogates: Whether single surrogates stay in its texts. If not, replacement characters are in their place.
 
     Raises:
         DamagedReplyError: It is not JSON.
@@ -170,7 +170,8 @@ def parse_object(body: bytes, request_id: str | None = None, *, keep_halves: boo
     # Without a byte order mark, and with replacement characters in place of bytes that are no UTF-8.
     text = body.decode("utf-8-sig", errors="replace").encode()
     try:
-        document = from_json(text) if _HALF.search(text) is None else _parse_with_halves(text, keep=keep_halves)
+        has_surrogates = _SURROGATE.search(text) is not None
+        document = _parse_with_surrogates(text, keep=keep_surrogates) if has_surrogates else from_json(text)
     except ValueError as error:
         found = f"begins {excerpt(body)!r}" if body.strip() else "is empty"
         raise DamagedReplyError(
@@ -187,10 +188,11 @@ def parse_object(body: bytes, request_id: str | None = None, *, keep_halves: boo
     return document
 
 
-def _parse_with_halves(text: bytes, *, keep: bool) -> Any:
-    from_json(_HALF.sub(rb"\\u0041", text))  # it takes no halves, and refuses deep nesting, which the other one takes
+def _parse_with_surrogates(text: bytes, *, keep: bool) -> Any:
+    # jiter refuses single surrogates, and deep nesting, which json takes.
+    from_json(_SURROGATE.sub(rb"\\u0041", text))
     document = json.loads(text)
-    return document if keep else mend_all(document)
+    return document if keep else join_surrogates_in(document)
 
 
 def find_error(document: dict[str, Any]) -> ErrorBody | None:

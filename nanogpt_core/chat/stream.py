@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 from nanogpt_core.chat.event_parser import EventParser, is_done
-from nanogpt_core.chat.half_characters import HalfCharacters
 from nanogpt_core.chat.json_text import JsonTextStream, is_json
 from nanogpt_core.chat.provider_fields import ProviderFields
 from nanogpt_core.chat.repair import PRICING, merge_usage, repair_message, repair_reply, repair_usage
 from nanogpt_core.chat.response import ChatRequest, ErrorBody, check_truncated, find_error, parse_object
+from nanogpt_core.chat.surrogates import SurrogateJoiner
 from nanogpt_core.chat.tool_calls import ToolCallAssembler
 from nanogpt_core.errors import DamagedReplyError, NanoGPTError, ReplyError
 from nanogpt_core.http.error_body import excerpt, remedy_of_page
@@ -62,7 +62,7 @@ class StreamReader:
         self._envelope: dict[str, Any] = {}
         self._usage: dict[str, Any] | None = None
         self._pricing: Any = None
-        self._halves = HalfCharacters()
+        self._surrogates = SurrogateJoiner()
         self._has_said: set[int] = set()
         self._goes_on = False
         self._done = False
@@ -137,7 +137,7 @@ class StreamReader:
             return
         if event.strip() in ("null", '""'):
             return
-        chunk = parse_object(event.encode(errors="replace"), self._request_id, keep_halves=True)
+        chunk = parse_object(event.encode(errors="replace"), self._request_id, keep_surrogates=True)
         error = find_error(chunk)
         if error is not None:
             raise self._map_error_body(error)
@@ -186,7 +186,7 @@ class StreamReader:
         repair_message(delta, streamed=True, tools=self._request.tools, request_id=self._request_id)
         for name in _TEXTS:
             if isinstance(delta.get(name), str):
-                delta[name] = self._halves.join((index, name), delta[name], is_last=bool(reason))
+                delta[name] = self._surrogates.join((index, name), delta[name], is_last=bool(reason))
         # The SDK joins the parts of an answer in JSON: all texts, and lists by the index of their entries.
         delta.pop("role", None)
         delta.update({"role": "assistant"} if index not in self._begun else {})

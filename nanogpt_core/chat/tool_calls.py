@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from nanogpt_core.chat.half_characters import ends_in_half, mend
 from nanogpt_core.chat.json_text import is_json, spoil, unfence
 from nanogpt_core.chat.provider_fields import call_fields, merge_fields
+from nanogpt_core.chat.surrogates import ends_in_high_surrogate, join_surrogates
 from nanogpt_core.errors import ReplyError
 from nanogpt_core.http.error_body import excerpt
 
@@ -306,11 +306,11 @@ class ToolCallAssembler:
         may_change = call.is_placeholder or call.may_be_cumulative
         is_held_back = not call.is_object or (may_change and not is_complete)
         text = "" if is_held_back else call.text[call.sent :]
-        text = text[:-1] if ends_in_half(text) and not is_complete else text
+        text = text[:-1] if ends_in_high_surrogate(text) and not is_complete else text
         call.sent += len(text)
         if is_complete:
             text += self._ending(call)
-        text = mend(text)
+        text = join_surrogates(text)
         name = call.name[call.sent_name :]
         call.sent_name += len(name)
         if call.begun and not text and not name and not call.pending:
