@@ -13,7 +13,7 @@ from nanogpt_core.chat.provider_fields import ProviderFields
 from nanogpt_core.chat.repair import PRICING, merge_usage, repair_message, repair_reply, repair_usage
 from nanogpt_core.chat.response import ChatRequest, ErrorBody, check_truncated, find_error, parse_object
 from nanogpt_core.chat.surrogates import SurrogateJoiner
-from nanogpt_core.chat.tool_calls import ToolCallAssembler
+from nanogpt_core.chat.tool_call_stream import ToolCallAssembler
 from nanogpt_core.errors import DamagedReplyError, NanoGPTError, ReplyError
 from nanogpt_core.http.error_body import excerpt, remedy_of_page
 
