@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from nanogpt_core.chat.json_text import is_json, spoil
+from nanogpt_core.chat.json_text import invalidating_suffix, is_json
 from nanogpt_core.chat.provider_fields import call_fields, merge_fields
 from nanogpt_core.chat.surrogates import ends_in_high_surrogate, join_surrogates
 from nanogpt_core.chat.tool_calls import call_id, nameless_call, new_call_id, parse_arguments, unify_call
@@ -257,7 +257,7 @@ class ToolCallAssembler:
     def _ending(call: _Call) -> str:
         text = parse_arguments(call.text)
         if call.is_object:
-            return "" if text is not None else spoil(call.text)
+            return "" if text is not None else invalidating_suffix(call.text)
         if text is not None:
             return text if call.text else ""
-        return call.text + spoil(call.text)
+        return call.text + invalidating_suffix(call.text)

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from nanogpt_core.chat.json_text import is_json, spoil, unfence
+from nanogpt_core.chat.json_text import invalidating_suffix, is_json, strip_code_fence
 from nanogpt_core.errors import ReplyError
 from nanogpt_core.http.error_body import excerpt
 
@@ -31,7 +31,7 @@ def parse_arguments(arguments: object) -> str | None:
     text = "" if arguments is None else arguments
     if not isinstance(text, str):
         return None
-    text = unfence(text.lstrip("\ufeff"))
+    text = strip_code_fence(text.lstrip("\ufeff"))
     try:
         value = json.loads(text, strict=False) if text.strip() else {}
     except (ValueError, RecursionError):
@@ -59,7 +59,7 @@ def repair_tool_calls(calls: Any, request_id: str | None = None) -> list[dict[st
         text = parse_arguments(arguments)
         if text is None:
             text = arguments if isinstance(arguments, str) else json.dumps(arguments)
-            text += spoil(text) if is_json(text) else ""
+            text += invalidating_suffix(text) if is_json(text) else ""
         made = {**call, "type": "function", "function": {**function, "arguments": text}}
         double = next((one for one in repaired if call_id(call) and _is_same_call(one, made)), None)
         if double is not None:  # a call that is repeated with its id

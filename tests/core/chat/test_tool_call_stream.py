@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanogpt_core import errors
-from nanogpt_core.chat.json_text import spoil
+from nanogpt_core.chat.json_text import invalidating_suffix
 from nanogpt_core.chat.tool_call_stream import ToolCallAssembler
 from nanogpt_core.chat.tool_calls import parse_arguments
 
@@ -238,9 +238,9 @@ def test_argument_fragments_are_passed_on_immediately():
 
 
 @pytest.mark.parametrize("text", ['{"path": "/ho', "clean everything", "[1]", '{"a": 1}{"b": 2}'])
-def test_invalid_arguments_of_a_stream_are_spoiled(text):
+def test_invalid_arguments_of_a_stream_are_invalidated(text):
     ((_, _, found),) = assemble([fragment(0, "a", "clean", text)])
-    assert found == text + spoil(text)
+    assert found == text + invalidating_suffix(text)
 
 
 def test_index_that_counts_fragments_is_one_call():
@@ -283,11 +283,11 @@ def test_arguments_that_are_sent_whole_again_in_every_chunk_are_parsed(pieces, n
 def test_pieces_that_only_begin_alike_are_joined(pieces):
     ((_, _, found),) = assemble([fragment(0, "a", "clean")], *[[fragment(0, arguments=piece)] for piece in pieces])
     joined = "".join(pieces)
-    assert found in (joined, joined + spoil(joined))
+    assert found in (joined, joined + invalidating_suffix(joined))
 
 
 @pytest.mark.parametrize("pieces", [['{"path"', '{"path": "/ho'], ['{"path": "x"}', '{"path": "x"}{"path": "y"}']])
-def test_cumulative_arguments_without_an_end_are_spoiled(pieces):
+def test_cumulative_arguments_without_an_end_are_invalidated(pieces):
     ((_, _, found),) = assemble([fragment(0, "a", "clean")], *[[fragment(0, arguments=piece)] for piece in pieces])
     assert parse_arguments(found) is None
 

@@ -7,7 +7,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from nanogpt_core import errors
-from nanogpt_core.chat.json_text import spoil
+from nanogpt_core.chat.json_text import invalidating_suffix
 from nanogpt_core.chat.tool_calls import parse_arguments, repair_tool_calls
 
 JSON_LIKE = st.text(alphabet="{}[]\":,\\ \n\tab'1`", max_size=25)
@@ -47,15 +47,15 @@ def test_arguments_that_are_not_an_object_are_refused(arguments):
 @example("{'a': \"x")
 @example('{"a": "\\')
 @example("[1]")
-def test_frameworks_cannot_parse_spoiled_arguments(text):
+def test_frameworks_cannot_parse_invalidated_arguments(text):
     langchain = pytest.importorskip("langchain_core.utils.json")
     llama_index = pytest.importorskip("llama_index.core.llms.utils")
     assume(parse_arguments(text) is None)
-    spoiled = text + spoil(text)
-    assert parse_arguments(spoiled) is None
+    invalidated = text + invalidating_suffix(text)
+    assert parse_arguments(invalidated) is None
     for parse in (langchain.parse_partial_json, llama_index.parse_partial_json, json.loads):
         try:
-            found = parse(spoiled)
+            found = parse(invalidated)
         except ValueError:
             continue
         assert not isinstance(found, dict)
