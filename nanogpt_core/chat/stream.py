@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable
 from typing import Any
 
 from nanogpt_core.chat.event_parser import EventParser, is_done
 from nanogpt_core.chat.json_text import JsonTextStream, is_json
 from nanogpt_core.chat.provider_fields import ProviderFields
-from nanogpt_core.chat.repair import PRICING, merge_usage, repair_message, repair_reply, repair_usage
-from nanogpt_core.chat.response import ChatRequest, ErrorBody, check_truncated, find_error, parse_object
+from nanogpt_core.chat.repair import PRICING, merge_usage, repair_message, repair_reply, repair_usage, wrong_type
+from nanogpt_core.chat.response import ChatRequest, check_no_error, check_truncated, parse_object
 from nanogpt_core.chat.surrogates import SurrogateJoiner
 from nanogpt_core.chat.tool_call_stream import ToolCallAssembler
-from nanogpt_core.errors import DamagedReplyError, NanoGPTError, ReplyError
+from nanogpt_core.errors import DamagedReplyError, ReplyError
 from nanogpt_core.http.error_body import excerpt, remedy_of_page
 
 __all__ = ["StreamReader"]
@@ -34,16 +33,10 @@ class StreamReader:
 
     Args:
         request: The request.
-        map_error_body: Makes this project's error from an error in the stream.
-        request_id: The service's ``X-Request-ID``, for errors.
     """
 
-    def __init__(
-        self, request: ChatRequest, map_error_body: Callable[[ErrorBody], NanoGPTError], request_id: str | None = None
-    ) -> None:
+    def __init__(self, request: ChatRequest) -> None:
         self._request = request
-        self._map_error_body = map_error_body
-        self._request_id = request_id
         self._parser = EventParser()
         self._events: deque[str] = deque()
         self._ready: deque[bytes] = deque()
@@ -119,7 +112,7 @@ class StreamReader:
         Raises:
             DamagedReplyError: An event is not JSON, or the stream broke off.
             ReplyError: An event is not a chunk, or truncates a tool call or structured output.
-            NanoGPTError: The service sent an error.
+            ReportedError: The service reports an error.
         """
         while not self._ready and not self._ended:
             if self._events:
@@ -137,10 +130,8 @@ class StreamReader:
             return
         if event.strip() in ("null", '""'):
             return
-        chunk = parse_object(event.encode(errors="replace"), self._request_id, keep_surrogates=True)
-        error = find_error(chunk)
-        if error is not None:
-            raise self._map_error_body(error)
+        chunk = parse_object(event.encode(errors="replace"), keep_surrogates=True)
+        check_no_error(chunk)
         repair_reply(chunk, streamed=True)
         # Some hosts repeat the usage so far in every chunk, and LangChain would add it up.
         usage, pricing = chunk.pop("usage", None), chunk.pop(PRICING, None)
@@ -169,11 +160,7 @@ class StreamReader:
         if not delta and isinstance(text, str):
             delta = {"content": text}
         if delta and not isinstance(delta, dict):
-            raise ReplyError(
-                f"The service sent a delta of the wrong type: {excerpt(json.dumps(delta))}.",
-                remedy="Try again, or with another model.",
-                request_id=self._request_id,
-            )
+            raise wrong_type("a delta", delta)
         return delta or {}
 
     def _send_on(self, choice: dict[str, Any]) -> None:
@@ -183,7 +170,7 @@ class StreamReader:
             # A host that ends each part can take long for the next one.
             self._goes_on = self._goes_on or index in self._finished
         self._fields.setdefault(index, ProviderFields(streams=True)).add(delta)
-        repair_message(delta, streamed=True, tools=self._request.tools, request_id=self._request_id)
+        repair_message(delta, streamed=True, tools=self._request.tools)
         for name in _TEXTS:
             if isinstance(delta.get(name), str):
                 delta[name] = self._surrogates.join((index, name), delta[name], is_last=bool(reason))
@@ -201,7 +188,6 @@ class StreamReader:
             reason,
             has_calls=index in self._calls or index in self._old_calls,
             structured=self._request.structured,
-            request_id=self._request_id,
         )
         if self._request.wants_json:
             text = self._json_texts.setdefault(index, JsonTextStream())
@@ -210,7 +196,6 @@ class StreamReader:
                 raise ReplyError(
                     "The answer does not follow the schema asked for: its JSON is nested too deeply.",
                     remedy="Ask again, or another model.",
-                    request_id=self._request_id,
                 )
         if index not in self._begun and not fragments:
             # LlamaIndex's async stream passes over a first chunk without content.
@@ -267,13 +252,9 @@ class StreamReader:
         if not fragments:
             return []
         if not isinstance(fragments, list | dict):
-            raise ReplyError(
-                f"The service sent tool calls of the wrong type: {excerpt(json.dumps(fragments))}.",
-                remedy="Try again, or with another model.",
-                request_id=self._request_id,
-            )
+            raise wrong_type("tool calls", fragments)
         if index not in self._calls:
-            self._calls[index] = ToolCallAssembler(self._request_id, self._request.tools)
+            self._calls[index] = ToolCallAssembler(self._request.tools)
         return self._calls[index].add(fragments)
 
     def _emit_choice(self, choice: dict[str, Any], fragments: list[dict[str, Any]]) -> None:
@@ -298,17 +279,13 @@ class StreamReader:
                 if other and not self._begun
                 else "The service's answer broke off: its stream ended without a finish_reason and without [DONE].",
                 remedy="Try again." if self._begun else remedy_of_page(other.encode(), "Try again."),
-                request_id=self._request_id,
             )
         if not self._begun:
-            raise DamagedReplyError(
-                "The service's stream ended without an answer.", remedy="Try again.", request_id=self._request_id
-            )
+            raise DamagedReplyError("The service's stream ended without an answer.", remedy="Try again.")
         if self._done and self._left_out and not (all(self._left_out.values()) and self._begun <= self._finished):
             raise ReplyError(
                 "The service sent parts of its answer under several indices, and they are not whole choices.",
                 remedy="Ask without streaming, or another model.",
-                request_id=self._request_id,
             )
         rest: list[tuple[int, dict[str, Any]]] = []
         for index, calls in self._calls.items():

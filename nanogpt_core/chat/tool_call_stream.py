@@ -132,12 +132,10 @@ class ToolCallAssembler:
     Hosts give parallel calls the same index, none at all, interleave them, or repeat ids and names.
 
     Args:
-        request_id: The service's ``X-Request-ID``, for errors.
         tools: Names of the tools in the request.
     """
 
-    def __init__(self, request_id: str | None = None, tools: frozenset[str] = frozenset()) -> None:
-        self._request_id = request_id
+    def __init__(self, tools: frozenset[str] = frozenset()) -> None:
         self._tools = tools
         self._calls: list[_Call] = []
         self._current = 0
@@ -153,7 +151,7 @@ class ToolCallAssembler:
             if isinstance(fragment, dict) and function is None:
                 function = {}  # it ends a call, or has further fields of one
             if not isinstance(function, dict):
-                raise nameless_call(fragment, self._request_id)
+                raise nameless_call(fragment)
             self._add(position, fragment, function)
         return self._take()
 
@@ -228,7 +226,7 @@ class ToolCallAssembler:
 
     def _fragment(self, call: _Call, *, is_complete: bool) -> dict[str, Any] | None:
         if is_complete and not call.name:
-            raise nameless_call({"arguments": call.arguments}, self._request_id)
+            raise nameless_call({"arguments": call.arguments})
         if not call.begun and not call.name:
             return None
         may_change = call.is_placeholder or call.may_be_cumulative

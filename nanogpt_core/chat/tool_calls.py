@@ -41,7 +41,7 @@ def parse_arguments(arguments: object) -> str | None:
     return parse_arguments(value) if value is None or isinstance(value, str) else None
 
 
-def repair_tool_calls(calls: Any, request_id: str | None = None) -> list[dict[str, Any]]:
+def repair_tool_calls(calls: Any) -> list[dict[str, Any]]:
     """Return the tool calls of a whole message, with ids and with arguments as text.
 
     Arguments that are JSON, but not an object, are made unreadable; the frameworks would take some of them for none.
@@ -54,7 +54,7 @@ def repair_tool_calls(calls: Any, request_id: str | None = None) -> list[dict[st
     for call in map(unify_call, calls if isinstance(calls, list) else [calls] if calls else ()):
         function = call.get("function") if isinstance(call, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
-            raise nameless_call(call, request_id)
+            raise nameless_call(call)
         arguments = function.get("arguments")
         text = parse_arguments(arguments)
         if text is None:
@@ -103,10 +103,9 @@ def new_call_id() -> str:
     return f"call_{uuid.uuid4().hex[:24]}"
 
 
-def nameless_call(call: object, request_id: str | None) -> ReplyError:
+def nameless_call(call: object) -> ReplyError:
     """Return the error for a call without a name."""
     return ReplyError(
         f"The service sent a tool call without a name: {excerpt(json.dumps(call))}.",
         remedy="Try again, or with another model.",
-        request_id=request_id,
     )
