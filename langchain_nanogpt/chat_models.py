@@ -28,13 +28,13 @@ from langchain_nanogpt.messages import (
 )
 from langchain_nanogpt.profiles import as_profile
 from langchain_nanogpt.structured import checked_structured_output, map_schema_errors
-from nanogpt_core.chat.changes import ChangeableOptions
 from nanogpt_core.chat.client import (
     DEFAULT_RETRIES,
     ChatSession,
     map_sdk_errors,
 )
-from nanogpt_core.chat.options import EXAMPLE, check_known, check_tool_choice, refused
+from nanogpt_core.chat.model_base import ChatModelBase
+from nanogpt_core.chat.options import EXAMPLE_MODEL, check_request_options, check_tool_choice, invalid_option_error
 from nanogpt_core.chat.provider_fields import PROVIDER_FIELDS
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.http.endpoint import CHAT_TIMEOUT, Endpoint, hide_keys
@@ -54,13 +54,12 @@ _UNUSED = ("openai_proxy", "organization", "openai_organization", "default_query
 # What goes to an endpoint that is not used here.
 _RESPONSES_ONLY = ("use_responses_api", "use_previous_response_id", "include", "truncation", "context_management")
 _CLIENTS = ("client", "root_client", "async_client", "root_async_client")
-_BESIDE = "extra_body={}"  # for fields of a request that the SDK does not know
 _BYTES_PER_TOKEN = 4
 _HTTP_CLIENTS = ("http_client", "http_async_client")
 _SHARED_BY_COPIES = (*_CLIENTS, *_HTTP_CLIENTS, "rate_limiter", "limits", "on_request", "cache", "custom_get_token_ids")
 
 
-class ChatNanoGPT(ChangeableOptions, BaseChatOpenAI):
+class ChatNanoGPT(ChatModelBase, BaseChatOpenAI):
     """NanoGPT's chat models in LangChain.
 
     Takes what ``ChatOpenAI`` takes for chat completions (``temperature``, ``max_tokens``, ``stop``, ``seed``,
@@ -110,8 +109,8 @@ class ChatNanoGPT(ChangeableOptions, BaseChatOpenAI):
     # Pydantic's errors would show the whole input, and the key with it.
     model_config = ConfigDict(hide_input_in_errors=True)
 
-    _beside: ClassVar[str] = _BESIDE
-    _fixed: ClassVar[frozenset[str]] = frozenset(
+    _extra_body_hint: ClassVar[str] = "extra_body={}"
+    _connection_options: ClassVar[frozenset[str]] = frozenset(
         {
             *("openai_api_key", "openai_api_base", "request_timeout", "max_retries", "requests_per_second"),
             *("limits", "on_request", "default_headers", "allow_insecure_http", "http_client", "http_async_client"),
@@ -146,7 +145,7 @@ class ChatNanoGPT(ChangeableOptions, BaseChatOpenAI):
         try:
             super().__init__(**settings)
         except ValidationError as error:
-            raise refused(error) from None
+            raise invalid_option_error(error) from None
         self._session = session
         self._has_own_profile = given.get("profile") is not None
 
@@ -157,7 +156,7 @@ class ChatNanoGPT(ChangeableOptions, BaseChatOpenAI):
             raise InvalidTypeError(f"model_kwargs must be a mapping, not {type(more).__name__}.")
         if "model_kwargs" in options:
             options["model_kwargs"] = more
-        check_known([*options, *more], cls._option_names(), beside=_BESIDE)
+        check_request_options([*options, *more], cls._option_names(), extra_body_hint=cls._extra_body_hint)
         if "metadata" in more:
             raise ConfigurationError(
                 "metadata in model_kwargs would not be sent: LangChain takes it for its own.",
@@ -171,7 +170,7 @@ class ChatNanoGPT(ChangeableOptions, BaseChatOpenAI):
                 raise ConfigurationError(f"{name} is for OpenAI's Responses API, which is not used here.")
         for name in ("model", "model_name"):
             if name in options:
-                options[name] = check_model_name(options[name], EXAMPLE)
+                options[name] = check_model_name(options[name], EXAMPLE_MODEL)
         if options.get("n") is not None:
             check_number("n", options["n"], 1)
 
@@ -186,7 +185,7 @@ class ChatNanoGPT(ChangeableOptions, BaseChatOpenAI):
         self.openai_organization = None
         return self
 
-    def _connect_again(self, changes: Mapping[str, Any]) -> None:
+    def _reconnect(self, changes: Mapping[str, Any]) -> None:
         api_key = changes.get("openai_api_key", self._session.endpoint.key)
         timeout: Any = CHAT_TIMEOUT if self.request_timeout is None else self.request_timeout
         endpoint = Endpoint.resolve(
@@ -246,7 +245,7 @@ class ChatNanoGPT(ChangeableOptions, BaseChatOpenAI):
         profile: ModelProfile | None = super()._resolve_model_profile()
         return profile if info is None else {**(profile or {}), **as_profile(info)}
 
-    def _follow(self, changes: Mapping[str, Any]) -> None:
+    def _update_dependents(self, changes: Mapping[str, Any]) -> None:
         if "profile" in changes:
             self._has_own_profile = changes["profile"] is not None
         if not self._has_own_profile and not changes.keys().isdisjoint(("model_name", "profile")):
@@ -314,7 +313,7 @@ class ChatNanoGPT(ChangeableOptions, BaseChatOpenAI):
         messages = self._convert_input(input_).to_messages()
         for message, sent in zip(messages, payload["messages"], strict=True) if self.send_reasoning else ():
             send_back(message, sent)
-        check_known(payload, ("reasoning",), beside=_BESIDE)
+        check_request_options(payload, ("reasoning",), extra_body_hint=self._extra_body_hint)
         reasoning = payload.pop("reasoning", None)
         if reasoning is not None:
             # The SDK knows it only for another endpoint.

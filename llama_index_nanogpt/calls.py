@@ -28,7 +28,7 @@ from llama_index_nanogpt.structured import (
     validate_last,
     without_unreadable_arguments,
 )
-from nanogpt_core.chat.json_text import unfence
+from nanogpt_core.chat.json_text import strip_code_fence
 
 __all__ = ["CheckedCalls"]
 
@@ -148,7 +148,7 @@ class CheckedCalls(OpenAILike):  # type: ignore[misc] # the package ships no typ
             )
         else:
             return None
-        return StructuredRequest(arguments, lambda text: output_cls.model_validate_json(unfence(text)))
+        return StructuredRequest(arguments, lambda text: output_cls.model_validate_json(strip_code_fence(text)))
 
     def _request_in_prompt(
         self, output_cls: type[BaseModel], prompt: Any, llm_kwargs: dict[str, Any] | None, prompt_args: dict[str, Any]

@@ -20,8 +20,7 @@ from llama_index.llms.openai_like import OpenAILike
 
 from llama_index_nanogpt.calls import CheckedCalls
 from llama_index_nanogpt.messages import ReceivedFields, messages_with_reasoning
-from llama_index_nanogpt.structured import check_refusal, spoil_invalid_arguments
-from nanogpt_core.chat.changes import ChangeableOptions
+from llama_index_nanogpt.structured import check_refusal, invalidate_broken_arguments
 from nanogpt_core.chat.client import (
     ChatSession,
     aiterate_stream,
@@ -30,13 +29,14 @@ from nanogpt_core.chat.client import (
     make_chat_client,
     map_sdk_errors,
 )
+from nanogpt_core.chat.model_base import ChatModelBase
 from nanogpt_core.chat.options import (
-    EXAMPLE,
-    check_known,
+    EXAMPLE_MODEL,
+    check_request_options,
     check_tool_choice,
-    refused,
+    invalid_option_error,
     request_options,
-    unknown_option,
+    unknown_option_error,
 )
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError, NanoGPTError
 from nanogpt_core.http.endpoint import CHAT_TIMEOUT, ApiKey, Endpoint, hide_key, hide_keys
@@ -56,10 +56,8 @@ __all__ = ["NanoGPT"]
 _CONTEXT_WINDOW = 128_000
 _SHARE_OF_WINDOW_FOR_ANSWER = 4  # a quarter at most: some models' answers may fill the whole window
 _DEFAULT_RETRIES = 3
-# Where what the SDK does not know goes, and what it knows and LlamaIndex does not.
-_BESIDE = "additional_kwargs={'extra_body': {}}, and in a call into extra_body={}"
 _HTTP_CLIENTS = ("http_client", "async_http_client")
-_IN_EACH_REQUEST = "Pass additional_kwargs={{{0!r}: ...}}, or {0}=... in a call."
+_REQUEST_OPTION_REMEDY = "Pass additional_kwargs={{{0!r}: ...}}, or {0}=... in a call."
 
 
 def _checks_prompt(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -75,7 +73,7 @@ def _checks_prompt(method: Callable[..., Any]) -> Callable[..., Any]:
     return checked
 
 
-class NanoGPT(ChangeableOptions, CheckedCalls):
+class NanoGPT(ChatModelBase, CheckedCalls):
     """NanoGPT's chat models in LlamaIndex, for ``Settings.llm``.
 
     Args:
@@ -116,15 +114,15 @@ class NanoGPT(ChangeableOptions, CheckedCalls):
     # Pydantic's errors would show the whole input, and the key with it.
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
-    _beside: ClassVar[str] = _BESIDE
-    _fixed: ClassVar[frozenset[str]] = frozenset(
+    _extra_body_hint: ClassVar[str] = "additional_kwargs={'extra_body': {}}, and in a call into extra_body={}"
+    _connection_options: ClassVar[frozenset[str]] = frozenset(
         {
             *("api_key", "api_base", "timeout", "max_retries"),
             *("requests_per_second", "limits", "on_request", "default_headers", "allow_insecure_http"),
             *_HTTP_CLIENTS,
         }
     )
-    _more_names: ClassVar[Mapping[str, str]] = {"base_url": "api_base"}
+    _other_names: ClassVar[Mapping[str, str]] = {"base_url": "api_base"}
 
     api_key: Any = Field(default=None, exclude=True, repr=False)
     default_headers: dict[str, str] | None = Field(default=None, exclude=True, repr=False)
@@ -168,7 +166,7 @@ class NanoGPT(ChangeableOptions, CheckedCalls):
         self._check_options(given)
         model = given["model"]
         more = others.get("additional_kwargs")
-        check_known(more if isinstance(more, dict) else (), beside=_BESIDE)
+        check_request_options(more if isinstance(more, dict) else (), extra_body_hint=self._extra_body_hint)
         endpoint = Endpoint.resolve(
             api_key=api_key,
             base_url=base_url if api_base is None else api_base,
@@ -209,7 +207,7 @@ class NanoGPT(ChangeableOptions, CheckedCalls):
         try:
             super().__init__(**settings)
         except ValidationError as error:
-            raise _refused(error) from None
+            raise _option_error(error) from None
         self.model = model
         self.api_version = None  # the base class takes it from OPENAI_API_VERSION
         self._session = session
@@ -225,7 +223,7 @@ class NanoGPT(ChangeableOptions, CheckedCalls):
         if options.get("is_chat_model") is False:
             raise ConfigurationError("is_chat_model=False is not supported.", remedy="NanoGPT has only chat models.")
         if "model" in options:
-            options["model"] = check_model_name(options["model"], EXAMPLE)
+            options["model"] = check_model_name(options["model"], EXAMPLE_MODEL)
         if "context_window" in options:
             check_number("context_window", options["context_window"], 1)
 
@@ -243,7 +241,7 @@ class NanoGPT(ChangeableOptions, CheckedCalls):
             setattr(twin, name, client)
         return twin
 
-    def _follow(self, changes: Mapping[str, Any]) -> None:
+    def _update_dependents(self, changes: Mapping[str, Any]) -> None:
         if "context_window" in changes:
             self._has_own_window = True
         if "model" in changes:
@@ -277,7 +275,7 @@ class NanoGPT(ChangeableOptions, CheckedCalls):
 
     def _finished(self, response: ChatResponse, options: dict[str, Any]) -> ChatResponse:
         ReceivedFields().add_to(response)
-        return spoil_invalid_arguments(check_refusal(response, self._get_model_kwargs(**options)))
+        return invalidate_broken_arguments(check_refusal(response, self._get_model_kwargs(**options)))
 
     def _stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> Iterator[ChatResponse]:
         options = self._get_model_kwargs(**kwargs)
@@ -325,7 +323,7 @@ class NanoGPT(ChangeableOptions, CheckedCalls):
         cost = getattr(getattr(raw_response, "usage", None), "cost_usd", None)
         return counts if cost is None else {**counts, "cost_usd": cost}
 
-    def _connect_again(self, changes: Mapping[str, Any]) -> None:
+    def _reconnect(self, changes: Mapping[str, Any]) -> None:
         endpoint = Endpoint.resolve(
             api_key=changes.get("api_key", self._session.endpoint.key),
             base_url=self.api_base,
@@ -392,7 +390,7 @@ class NanoGPT(ChangeableOptions, CheckedCalls):
             settings.update(logprobs=True, top_logprobs=self.top_logprobs)
         # What one call asks for goes before what the object was made with.
         settings.update(kwargs)
-        check_known(settings, beside=_BESIDE)
+        check_request_options(settings, extra_body_hint=self._extra_body_hint)
         check_tool_choice(settings.get("tool_choice"), settings.get("tools"))
         return settings
 
@@ -402,15 +400,15 @@ def _without_retries(method: Callable[..., Any]) -> Callable[..., Any]:
     return plain
 
 
-def _refused(error: ValidationError) -> NanoGPTError:
+def _option_error(error: ValidationError) -> NanoGPTError:
     for one in error.errors(include_url=False, include_context=False, include_input=False):
         if one["type"] == "extra_forbidden":
             name = str(one["loc"][0])
             if name in request_options():
-                return InvalidTypeError(f"Unknown option {name!r}.", remedy=_IN_EACH_REQUEST.format(name))
+                return InvalidTypeError(f"Unknown option {name!r}.", remedy=_REQUEST_OPTION_REMEDY.format(name))
             names = [*NanoGPT._option_names(), "http_client", "async_http_client"]
-            return unknown_option(name, names, beside=_BESIDE)
-    return refused(error)
+            return unknown_option_error(name, names, extra_body_hint=NanoGPT._extra_body_hint)
+    return invalid_option_error(error)
 
 
 def _window_of(info: ChatModelInfo | None) -> int:

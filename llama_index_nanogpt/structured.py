@@ -17,7 +17,7 @@ from llama_index.core.program.utils import process_streaming_objects
 from llama_index.core.tools import FunctionTool
 from llama_index.llms.openai.base import force_single_tool_call
 
-from nanogpt_core.chat.json_text import spoil
+from nanogpt_core.chat.json_text import invalidating_suffix
 from nanogpt_core.chat.response import check_truncated
 from nanogpt_core.chat.tool_calls import parse_arguments
 from nanogpt_core.errors import NanoGPTError, RefusalError, ReplyError
@@ -36,10 +36,10 @@ __all__ = [
     "check_selections",
     "finish_reason",
     "first_tool_call",
+    "invalidate_broken_arguments",
     "map_schema_errors",
     "parallel_tool_calls_allowed",
     "parse_stream",
-    "spoil_invalid_arguments",
     "validate_last",
     "without_unreadable_arguments",
 ]
@@ -278,7 +278,7 @@ def _raise_refusal(text: str | None) -> None:
         )
 
 
-def spoil_invalid_arguments(response: ChatResponse) -> ChatResponse:
+def invalidate_broken_arguments(response: ChatResponse) -> ChatResponse:
     """Make truncated arguments in a whole response unreadable; LlamaIndex would complete them and call the tool.
 
     In a stream that is done before, since there its beginning is completed on purpose.
@@ -286,7 +286,7 @@ def spoil_invalid_arguments(response: ChatResponse) -> ChatResponse:
     for block in response.message.blocks:
         if isinstance(block, ToolCallBlock) and parse_arguments(block.tool_kwargs) is None:
             text = str(block.tool_kwargs)
-            block.tool_kwargs = text + spoil(text)
+            block.tool_kwargs = text + invalidating_suffix(text)
     return response
 
 

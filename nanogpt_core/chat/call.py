@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import openai
-from jiter import from_json
 
-from nanogpt_core.chat.response import ChatRequest, ErrorBody, check_whole
+from nanogpt_core.chat.response import ChatRequest, ReportedError, check_whole
 from nanogpt_core.chat.stream import StreamReader
 from nanogpt_core.errors import ConnectionFailedError, NanoGPTError, ReplyError
 from nanogpt_core.http.deadline import request_limits
 from nanogpt_core.http.error_body import as_sentence, error_message, excerpt
+from nanogpt_core.http.error_mapping import status_error
 from nanogpt_core.http.library import httpx
 from nanogpt_core.http.redaction import redacted
 from nanogpt_core.http.retry import was_not_billed
@@ -53,23 +53,23 @@ class Call:
         self._request = request
         # The SDK's clients can also list models, for example.
         self._is_chat = request.url.path.endswith("/completions")
-        self._asked = ChatRequest.parse(request.content) if self._is_chat else ChatRequest()
-        self._max_bytes = _MAX_STREAM_BYTES if self._asked.streams else _MAX_REPLY_BYTES
+        self._chat_request = ChatRequest.parse(request.content) if self._is_chat else ChatRequest()
+        self._max_bytes = _MAX_STREAM_BYTES if self._chat_request.streams else _MAX_REPLY_BYTES
         self._observer = self._observe() if self._is_chat else None
         self._timer = RequestTimer()
         self._usage: dict[str, Any] | None = None
-        self._request_id: str | None = None
+        self._headers: Mapping[str, str] = {}  # of the response
         self.has_begun = False
         self.timeout: float = request.extensions.get("timeout", {}).get("read") or session.endpoint.timeout
 
     @property
     def model(self) -> str:
         """Name of the model that was asked for; empty if the request is no chat request."""
-        return self._asked.model
+        return self._chat_request.model
 
     def _observe(self) -> CallObserver:
-        streams = {"gen_ai__request__stream": True} if self._asked.streams else {}
-        return self._session.observer.call(self._asked.model, **streams)
+        streams = {"gen_ai__request__stream": True} if self._chat_request.streams else {}
+        return self._session.observer.call(self._chat_request.model, **streams)
 
     def limits(self, seconds: float | None = None) -> contextlib.AbstractContextManager[None]:
         """Let an attempt in a block take ``seconds``, by default :attr:`timeout`."""
@@ -97,7 +97,7 @@ class Call:
             prompt_tokens=usage.get("prompt_tokens"),
             completion_tokens=usage.get("completion_tokens"),
             cost_usd=usage.get("cost_usd"),
-            request_id=self._request_id,
+            request_id=self._headers.get("x-request-id"),
             error=error,
         )
         observer.end(error if isinstance(error, BaseException) else None)
@@ -115,65 +115,70 @@ class Call:
 
     @contextlib.contextmanager
     def attempt(self) -> Iterator[None]:
-        """Keep an attempt to its limits, and raise this project's errors for those of HTTP and the network."""
+        """Keep an attempt to its limits, and raise this project's errors."""
         self._timer.attempts += 1
+        sending = self._observer.sending() if self._observer else contextlib.nullcontext()
         try:
-            try:
-                with self.limits(), self._observer.sending() if self._observer else contextlib.nullcontext():
-                    yield
-            except READ_ERRORS as error:
-                failure = self._map_error(error)
-            else:
-                return
-            raise failure
+            with self._mapped_errors(self._map_error), self.limits(), sending:
+                yield
         except BaseException as error:
             self._timer.uncertain += not was_not_billed(error)
             raise
 
     @contextlib.contextmanager
-    def event(self, *, begun: bool) -> Iterator[None]:
-        """Raise this project's errors for those of an event; with a pause of all calls if the stream has begun."""
-        with redacted(self._session.endpoint):
-            try:
+    def event(self) -> Iterator[None]:
+        """Raise this project's errors for those of an event; if the stream has begun, they end and report the call."""
+        try:
+            with redacted(self._session.endpoint), self._mapped_errors(self._map_stream_error):
                 yield
-            except NanoGPTError as error:
-                failure = error
-            except READ_ERRORS as error:
-                failure = self._map_stream_error(error)
-            else:
-                return
-            if begun:
-                self._session.on_stream_error(failure)
+        except NanoGPTError as error:
+            if self.has_begun:
+                self._session.on_stream_error(error)
                 self._timer.uncertain += 1
-                self.end(failure)
-            raise failure
+                self.end(error)
+            raise
+
+    @contextlib.contextmanager
+    def _mapped_errors(self, map_read_error: Callable[[Exception], NanoGPTError]) -> Iterator[None]:
+        """Raise this project's errors for those of the network and for those that a reply reports."""
+        try:
+            yield
+        except READ_ERRORS as error:
+            failure = map_read_error(error)
+        except ReportedError as error:
+            failure = self._map_reported(error)
+        except ReplyError as error:
+            error.request_id = self._headers.get("x-request-id")
+            raise
+        else:
+            return
+        raise failure
 
     def streams(self, response: Any) -> bool:
         """Return whether ``response`` is to be read as a stream; its content type may be wrong."""
-        return self._is_chat and self._asked.streams and response.status_code < _FIRST_ERROR_STATUS
+        return self._is_chat and self._chat_request.streams and response.status_code < _FIRST_ERROR_STATUS
 
     def check(self, response: Any) -> Any:
         """Return the response for the SDK, made from the service's response, which has been read.
 
         Raises:
             NanoGPTError: The service sent an error, or no answer.
+            ReportedError: The reply reports an error; :meth:`attempt` maps it.
         """
         # No local variable holds the body: it may repeat the key, and crash reports show local variables.
+        self._headers = response.headers
         if response.status_code >= _FIRST_ERROR_STATUS:
-            raise self._map_status(response.status_code, response.content, response)
+            raise self._map_status(response.status_code, response.content)
         if not self._is_chat:
             return make_response(response, response.headers.get("content-type"), content=response.content)
-        request_id = self._request_id = response.headers.get("x-request-id")
-        reply = check_whole(response.content, self._asked, request_id)
-        if isinstance(reply, ErrorBody):
-            raise self._map_error_body(reply, response)
+        reply = check_whole(response.content, self._chat_request)
         self._usage = reply.get("usage")
         return make_response(response, "application/json", content=json.dumps(reply).encode())
 
     def reader(self, response: Any) -> StreamReader:
         """Return a reader for the stream of ``response``."""
-        request_id = self._request_id = response.headers.get("x-request-id")
-        return StreamReader(self._asked, lambda error: self._map_error_body(error, response), request_id)
+        self._headers = response.headers
+        return StreamReader(self._chat_request)
 
     def _map_error(self, error: Exception) -> NanoGPTError:
         # Callers know the SDK's errors as causes.
@@ -193,24 +198,18 @@ class Call:
             failure.__cause__ = error
         return failure
 
-    def _map_status(self, status: int, body: bytes, response: Any) -> NanoGPTError:
-        names = ("x-request-id", "retry-after", "retry-after-ms")
-        headers = {name: response.headers[name] for name in names if name in response.headers}
-        document: Any = None
-        with contextlib.suppress(ValueError):
-            document = from_json(body)
-        stand_in = httpx.Response(status, content=body, headers=headers, request=self._request)
-        error = openai.APIStatusError(f"Error code: {status}", response=stand_in, body=document)
-        return self._session.map_error(error, self.timeout)
+    def _map_status(self, status: int, body: bytes) -> NanoGPTError:
+        return self._session.map_error(status_error(status, body, self._headers, self._request), self.timeout)
 
-    def _map_error_body(self, error: ErrorBody, response: Any) -> NanoGPTError:
+    def _map_reported(self, error: ReportedError) -> NanoGPTError:
         if error.status is not None:
-            return self._map_status(error.status, json.dumps(error.document).encode(), response)
-        detail = error_message(error.document) or "no words with it"
+            return self._map_status(error.status, json.dumps(error.document).encode())
         return ReplyError(
-            as_sentence(f"The service ended its answer with an error: {detail}"),
+            as_sentence(
+                f"The service ended its answer with an error: {error_message(error.document) or 'no words with it'}"
+            ),
             remedy="Try again, or with another model.",
-            request_id=response.headers.get("x-request-id"),
+            request_id=self._headers.get("x-request-id"),
         )
 
 

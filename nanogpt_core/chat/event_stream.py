@@ -76,7 +76,7 @@ class EventStream(_EventStream, httpx.SyncByteStream):  # type: ignore[misc] # t
         return first or self._advance()
 
     def _advance(self) -> bytes | None:
-        with self._call.event(begun=self._call.has_begun):
+        with self._call.event():
             started = time.monotonic()
             while (event := self._reader.pop()) is None and not self._reader.has_ended:
                 self._reader.push(self._read(started))
@@ -134,7 +134,7 @@ class AsyncEventStream(_EventStream, httpx.AsyncByteStream):  # type: ignore[mis
         return event
 
     async def _advance(self) -> bytes | None:
-        with self._call.event(begun=self._call.has_begun):
+        with self._call.event():
             started = time.monotonic()
             while (event := self._reader.pop()) is None and not self._reader.has_ended:
                 self._reader.push(await self._read(started))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 
-__all__ = ["JsonTextStream", "is_incomplete", "is_json", "repair_json_text", "spoil", "unfence"]
+__all__ = ["JsonTextStream", "invalidating_suffix", "is_incomplete", "is_json", "repair_json_text", "strip_code_fence"]
 
 _FENCE = re.compile(r"\s*```[\w-]*[ \t]*\n?(.*?)\s*```\s*", re.DOTALL)
 _OPEN_FENCE = re.compile(r"```[\w-]*(.*)", re.DOTALL)
@@ -26,7 +26,7 @@ def is_json(text: str) -> bool:
     return True
 
 
-def unfence(text: str) -> str:
+def strip_code_fence(text: str) -> str:
     """Return the inside of ``text`` if it is a fenced code block, else ``text``."""
     fenced = _FENCE.fullmatch(text)
     return fenced[1] if fenced else text
@@ -34,7 +34,7 @@ def unfence(text: str) -> str:
 
 def repair_json_text(text: str) -> str:
     """Return the text of structured output without a fence around it, and unreadable if its JSON is incomplete."""
-    return unfence(text) + _ending(text)
+    return strip_code_fence(text) + _ending(text)
 
 
 class JsonTextStream:
@@ -65,7 +65,7 @@ class JsonTextStream:
             return None
         if self._may_be_fenced:
             self._may_be_fenced = False
-            content = unfence(self._text)
+            content = strip_code_fence(self._text)
         return (content or "") + _ending(self._text) if is_last else content
 
     def _measure(self, content: str) -> None:
@@ -102,10 +102,10 @@ def _inner(text: str) -> str:
 
 def _ending(text: str) -> str:
     """Return text that makes incomplete JSON unreadable; empty if there is none."""
-    return spoil(_inner(text)) if is_incomplete(text) else ""
+    return invalidating_suffix(_inner(text)) if is_incomplete(text) else ""
 
 
-def spoil(text: str) -> str:
+def invalidating_suffix(text: str) -> str:
     """Return the text to append to ``text``, which is not the JSON asked for, so no parser takes it for that.
 
     Both frameworks complete truncated JSON, and a tool would run with a part of its arguments. A closing bracket that

@@ -12,9 +12,16 @@ from openai.resources.chat.completions import Completions
 
 from nanogpt_core.errors import ConfigurationError, InvalidInputError, InvalidTypeError
 
-__all__ = ["EXAMPLE", "check_known", "check_tool_choice", "refused", "request_options", "unknown_option"]
+__all__ = [
+    "EXAMPLE_MODEL",
+    "check_request_options",
+    "check_tool_choice",
+    "invalid_option_error",
+    "request_options",
+    "unknown_option_error",
+]
 
-EXAMPLE = "openai/gpt-4o-mini"
+EXAMPLE_MODEL = "openai/gpt-4o-mini"
 """A model's name, for messages about invalid ones."""
 
 _CHOICES = ("auto", "none", "required")
@@ -26,31 +33,31 @@ def request_options() -> frozenset[str]:
     return frozenset(inspect.signature(Completions.create).parameters) - {"self"}
 
 
-def check_known(names: Iterable[str], known: Iterable[str] = (), *, beside: str) -> None:
+def check_request_options(names: Iterable[str], known: Iterable[str] = (), *, extra_body_hint: str) -> None:
     """Check that each name is an option of a request, or one of the ``known``.
 
     Args:
         names: The names that were given.
         known: Names beside the options of a request.
-        beside: The argument that takes other fields of the request's body, with ``{}`` for the name.
+        extra_body_hint: The argument for fields of the request's body that the SDK does not know, with ``{}`` for them.
 
     Raises:
         InvalidTypeError: One is neither.
     """
-    there_are = request_options().union(known)
+    options = request_options().union(known)
     for name in names:
-        if name not in there_are:
-            raise unknown_option(name, there_are, beside=beside)
+        if name not in options:
+            raise unknown_option_error(name, options, extra_body_hint=extra_body_hint)
 
 
-def unknown_option(name: str, known: Iterable[str], *, beside: str) -> InvalidTypeError:
-    """Return the error for an unknown option; see :func:`check_known`."""
+def unknown_option_error(name: str, known: Iterable[str], *, extra_body_hint: str) -> InvalidTypeError:
+    """Return the error for an unknown option; see :func:`check_request_options`."""
     names = sorted(known)
     # The frameworks have some names with their words in another order.
     near = [one for one in names if sorted(one.split("_")) == sorted(name.split("_"))]
     near = near or difflib.get_close_matches(name, names, n=1)
     meant = f"Did you mean {near[0]!r}? " if near else ""
-    place = beside.replace("{}", f"{{{name!r}: ...}}")
+    place = extra_body_hint.replace("{}", f"{{{name!r}: ...}}")
     return InvalidTypeError(
         f"Unknown option {name!r}.", remedy=f"{meant}Options that only the service knows go into {place}."
     )
@@ -73,7 +80,7 @@ def check_tool_choice(choice: Any, tools: Any) -> None:
         )
 
 
-def refused(error: Any) -> ConfigurationError:
+def invalid_option_error(error: Any) -> ConfigurationError:
     """Return this project's error for pydantic's, with names and reasons only: a value may be a secret."""
     complaints = error.errors(include_url=False, include_context=False, include_input=False)
     words = "; ".join(": ".join(filter(None, (".".join(map(str, one["loc"])), one["msg"]))) for one in complaints)

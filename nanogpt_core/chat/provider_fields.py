@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from nanogpt_core.chat.half_characters import mend_all
+from nanogpt_core.chat.surrogates import join_surrogates_in
 
 __all__ = [
     "PROVIDER_FIELDS",
@@ -93,7 +93,7 @@ class ProviderFields:
         """
         if not self._message and not self._calls:
             return {}
-        found = mend_all({"message": self._message, "calls": self._calls})
+        found = join_surrogates_in({"message": self._message, "calls": self._calls})
         return {PROVIDER_FIELDS: {**found, "is_derived": self._is_derived}}
 
 

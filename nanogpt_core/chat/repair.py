@@ -14,7 +14,7 @@ from nanogpt_core.errors import ReplyError
 from nanogpt_core.http.error_body import excerpt
 from nanogpt_core.models.pricing import parse_cost_usd
 
-__all__ = ["PRICING", "merge_usage", "repair_message", "repair_reply", "repair_usage"]
+__all__ = ["PRICING", "merge_usage", "repair_message", "repair_reply", "repair_usage", "wrong_type"]
 
 PRICING = "x_nanogpt_pricing"
 """The field of a reply, or of a chunk of a stream, that gives the cost of the request."""
@@ -70,9 +70,7 @@ def repair_reply(document: dict[str, Any], *, streamed: bool) -> None:
             choice.pop("logprobs", None)
 
 
-def repair_message(
-    message: dict[str, Any], *, streamed: bool, tools: frozenset[str] = frozenset(), request_id: str | None = None
-) -> None:
+def repair_message(message: dict[str, Any], *, streamed: bool, tools: frozenset[str] = frozenset()) -> None:
     """Repair a message, or a delta of one, without its tool calls; in place.
 
     Content blocks, as Mistral sends them, become text, reasoning and refusal. Blocks of other types, and images beside
@@ -93,9 +91,9 @@ def repair_message(
         message.pop("audio", None)
     content = message.get("content")
     if isinstance(content, (list, dict)):
-        _join_blocks(message, content if isinstance(content, list) else [content], request_id)
+        _join_blocks(message, content if isinstance(content, list) else [content])
     elif content is not None and not isinstance(content, str):
-        raise _bad("content", content, request_id)
+        raise wrong_type("a content", content)
     message.setdefault("content", None)
     images = message.pop("images", None)  # OpenRouter
     if isinstance(images, list) and any(isinstance(one, (dict, str)) for one in images):
@@ -118,7 +116,7 @@ def _image(image: dict[str, Any] | str) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": image}} if isinstance(image, str) else image
 
 
-def _join_blocks(message: dict[str, Any], blocks: list[Any], request_id: str | None) -> None:
+def _join_blocks(message: dict[str, Any], blocks: list[Any]) -> None:
     texts: list[str] = []
     thoughts: list[str] = []
     refusals: list[str] = []
@@ -135,7 +133,7 @@ def _join_blocks(message: dict[str, Any], blocks: list[Any], request_id: str | N
         elif isinstance(kind, str) and kind not in _TEXT_BLOCKS:
             others += [block] if kind != "reference" else []
         else:
-            raise _bad("content", blocks, request_id)
+            raise wrong_type("a content", blocks)
     message["content"] = "".join(texts)
     for name, parts in (("reasoning_content", thoughts), ("refusal", refusals)):
         if any(parts) and not message.get(name):
@@ -244,9 +242,9 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**_MAX_DIGITS
 
 
-def _bad(name: str, value: object, request_id: str | None) -> ReplyError:
+def wrong_type(name: str, value: object) -> ReplyError:
+    """Return the error for a part of a reply that has a type without a meaning."""
     return ReplyError(
-        f"The service's reply has a {name} of the wrong type: {excerpt(json.dumps(value))}.",
+        f"The service's reply has {name} of the wrong type: {excerpt(json.dumps(value))}.",
         remedy="Try again, or with another model.",
-        request_id=request_id,
     )

@@ -14,18 +14,18 @@ from typing import Any
 
 from jiter import from_json
 
-from nanogpt_core.chat.half_characters import mend_all
 from nanogpt_core.chat.json_text import repair_json_text
 from nanogpt_core.chat.provider_fields import ProviderFields, call_fields
 from nanogpt_core.chat.repair import repair_message, repair_reply
+from nanogpt_core.chat.surrogates import join_surrogates_in
 from nanogpt_core.chat.tool_calls import repair_tool_calls
 from nanogpt_core.errors import DamagedReplyError, RefusalError, ReplyError
 from nanogpt_core.http.error_body import error_message, error_status, excerpt, remedy_of_page
 
-__all__ = ["ChatRequest", "ErrorBody", "check_truncated", "check_whole", "find_error", "parse_object"]
+__all__ = ["ChatRequest", "ReportedError", "check_no_error", "check_truncated", "check_whole", "parse_object"]
 
-# Escapes of halves of characters, and of whole characters of two halves.
-_HALF = re.compile(rb"\\ud[89a-f][0-9a-f]{2}", re.IGNORECASE)
+# JSON escapes of UTF-16 surrogates, single or in pairs.
+_SURROGATE = re.compile(rb"\\ud[89a-f][0-9a-f]{2}", re.IGNORECASE)
 # Finish reasons, in lower case. DeepSeek, GLM, vLLM and watsonx have names of their own for a failure, Mistral, GLM and
 # watsonx for an end; Gemini, Bedrock, Cohere and the gateways before them have several for a filter.
 _FAILED = frozenset(
@@ -92,45 +92,39 @@ class ChatRequest:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class ErrorBody:
-    """An error that the service put into a reply of status 200.
+class ReportedError(Exception):
+    """An error that the service reports in a reply of status 200.
 
     Attributes:
         document: The reply that contains the error.
         status: The HTTP status that it names or implies; None if neither is clear.
     """
 
-    document: dict[str, Any]
-    status: int | None
+    def __init__(self, document: dict[str, Any], status: int | None) -> None:
+        super().__init__(error_message(document))
+        self.document = document
+        self.status = status
 
 
-def check_whole(body: bytes, request: ChatRequest, request_id: str | None = None) -> dict[str, Any] | ErrorBody:
+def check_whole(body: bytes, request: ChatRequest) -> dict[str, Any]:
     """Check and repair the reply to a request that asked for no stream.
 
     Args:
         body: The body of the response.
         request: The request.
-        request_id: The service's ``X-Request-ID``, for errors.
-
-    Returns:
-        The reply, or the service's own error if it contains one.
 
     Raises:
+        ReportedError: The service reports an error.
         DamagedReplyError: It is not JSON.
         ReplyError: It contains no answer, or a truncated tool call or structured output.
     """
-    document = parse_object(body, request_id)
-    error = find_error(document)
-    if error is not None:
-        return error
+    document = parse_object(body)
+    check_no_error(document)
     found = document.get("choices")
     choices = document["choices"] = [one for one in found if _is_answer(one)] if isinstance(found, list) else []
     if not choices:
         raise ReplyError(
-            f"The service sent no answer, but {excerpt(body)!r}.",
-            remedy="Try again, or with another model.",
-            request_id=request_id,
+            f"The service sent no answer, but {excerpt(body)!r}.", remedy="Try again, or with another model."
         )
     repair_reply(document, streamed=False)
     for choice in choices:
@@ -139,8 +133,8 @@ def check_whole(body: bytes, request: ChatRequest, request_id: str | None = None
             message = choice["message"] = {"content": choice["text"]}
         fields = ProviderFields(streams=False)
         fields.add(message)
-        repair_message(message, streamed=False, tools=request.tools, request_id=request_id)
-        calls = repair_tool_calls(message.pop("tool_calls", None), request_id)
+        repair_message(message, streamed=False, tools=request.tools)
+        calls = repair_tool_calls(message.pop("tool_calls", None))
         fields.add_calls({call["id"]: call_fields(call) for call in calls})
         message.update({"tool_calls": calls} if calls else {})
         message.update(fields.document())
@@ -150,18 +144,16 @@ def check_whole(body: bytes, request: ChatRequest, request_id: str | None = None
             choice["finish_reason"],
             has_calls=bool(message.get("tool_calls") or message.get("function_call")),
             structured=request.structured,
-            request_id=request_id,
         )
     return document
 
 
-def parse_object(body: bytes, request_id: str | None = None, *, keep_halves: bool = False) -> dict[str, Any]:
+def parse_object(body: bytes, *, keep_surrogates: bool = False) -> dict[str, Any]:
     """Parse a JSON object.
 
     Args:
         body: Its text.
-        request_id: The service's ``X-Request-ID``, for errors.
-        keep_halves: Whether halves of characters stay in its texts. If not, replacement characters are in their place.
+        keep_surrogates: Whether single surrogates stay in its texts. If not, replacement characters are in their place.
 
     Raises:
         DamagedReplyError: It is not JSON.
@@ -170,55 +162,55 @@ def parse_object(body: bytes, request_id: str | None = None, *, keep_halves: boo
     # Without a byte order mark, and with replacement characters in place of bytes that are no UTF-8.
     text = body.decode("utf-8-sig", errors="replace").encode()
     try:
-        document = from_json(text) if _HALF.search(text) is None else _parse_with_halves(text, keep=keep_halves)
+        has_surrogates = _SURROGATE.search(text) is not None
+        document = _parse_with_surrogates(text, keep=keep_surrogates) if has_surrogates else from_json(text)
     except ValueError as error:
         found = f"begins {excerpt(body)!r}" if body.strip() else "is empty"
         raise DamagedReplyError(
-            f"The service's reply is not JSON; it {found}.",
-            remedy=remedy_of_page(text, "Try again."),
-            request_id=request_id,
+            f"The service's reply is not JSON; it {found}.", remedy=remedy_of_page(text, "Try again.")
         ) from error
     if not isinstance(document, dict):
         raise ReplyError(
-            f"The service's reply is no JSON object; it begins {excerpt(body)!r}.",
-            remedy="Check base_url.",
-            request_id=request_id,
+            f"The service's reply is no JSON object; it begins {excerpt(body)!r}.", remedy="Check base_url."
         )
     return document
 
 
-def _parse_with_halves(text: bytes, *, keep: bool) -> Any:
-    from_json(_HALF.sub(rb"\\u0041", text))  # it takes no halves, and refuses deep nesting, which the other one takes
+def _parse_with_surrogates(text: bytes, *, keep: bool) -> Any:
+    # jiter refuses single surrogates, and deep nesting, which json takes.
+    from_json(_SURROGATE.sub(rb"\\u0041", text))
     document = json.loads(text)
-    return document if keep else mend_all(document)
+    return document if keep else join_surrogates_in(document)
 
 
-def find_error(document: dict[str, Any]) -> ErrorBody | None:
-    """Return the error that a reply, or a chunk of a stream, contains; None if it contains none."""
+def check_no_error(document: dict[str, Any]) -> None:
+    """Check that a reply, or a chunk of a stream, contains no error of the service.
+
+    Raises:
+        ReportedError: It contains one.
+    """
     found = document.get("choices")
     choices = found if isinstance(found, list) else []
     parts = [choice for choice in choices if isinstance(choice, dict)]
     reasons = [choice.get("finish_reason") for choice in parts]
     inside = next((choice for choice in parts if choice.get("error")), None)
     if document.get("error") or (not choices and error_message(document)):
-        return ErrorBody(document, error_status(document))
+        raise ReportedError(document, error_status(document))
     if inside is not None:  # as OpenRouter has it
-        return ErrorBody({"error": inside["error"]}, error_status(inside))
+        raise ReportedError({"error": inside["error"]}, error_status(inside))
     failed = next((reason for reason in reasons if not _FAILED.isdisjoint(_names(reason))), None)
     if failed is not None:
         words = error_message(document) or f"finish_reason {failed!r}, no reason given"
-        return ErrorBody({"error": {"message": words}}, None)
-    return None
+        raise ReportedError({"error": {"message": words}}, None)
 
 
-def check_truncated(reason: Any, *, has_calls: bool, structured: bool, request_id: str | None = None) -> None:
+def check_truncated(reason: Any, *, has_calls: bool, structured: bool) -> None:
     """Check that a truncated answer is plain text: frameworks complete truncated JSON and take it for the whole.
 
     Args:
         reason: The ``finish_reason``, or None.
         has_calls: Whether the answer contains tool calls.
         structured: Whether structured output was asked for.
-        request_id: The service's ``X-Request-ID``, for the error.
 
     Raises:
         ReplyError: It is a truncated tool call or structured output, or lacks a tool call that could not be read; a
@@ -231,11 +223,7 @@ def check_truncated(reason: Any, *, has_calls: bool, structured: bool, request_i
     effect = "its tool calls are incomplete" if has_calls else "it does not follow the schema asked for"
     effect = effect if has_calls or structured else "it lacks a tool call"
     kind = RefusalError if ending is _FILTERED else ReplyError
-    raise kind(
-        f"The answer was cut off (finish_reason {reason!r}: {why}), so {effect}.",
-        remedy=remedy,
-        request_id=request_id,
-    )
+    raise kind(f"The answer was cut off (finish_reason {reason!r}: {why}), so {effect}.", remedy=remedy)
 
 
 def _names(reason: Any) -> list[str]:

@@ -1,27 +1,22 @@
-"""Tool calls in chat replies: arguments that are parsed or refused, and fragments of streams put in order.
+"""Tool calls of whole chat replies: names and ids are completed, and arguments are parsed or refused. Pure functions.
 
 A tool must never run with arguments that the model did not write. Both frameworks complete truncated JSON, and take
-falsy or unreadable arguments for none, so the checks are here. Pure functions and classes.
+falsy or unreadable arguments for none, so the checks are here.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
-from nanogpt_core.chat.half_characters import ends_in_half, mend
-from nanogpt_core.chat.json_text import is_json, spoil, unfence
-from nanogpt_core.chat.provider_fields import call_fields, merge_fields
+from nanogpt_core.chat.json_text import invalidating_suffix, is_json, strip_code_fence
 from nanogpt_core.errors import ReplyError
 from nanogpt_core.http.error_body import excerpt
 
-__all__ = ["ToolCallAssembler", "parse_arguments", "repair_tool_calls"]
+__all__ = ["call_id", "nameless_call", "new_call_id", "parse_arguments", "repair_tool_calls", "unify_call"]
 
-_INDEX = re.compile(r"\d{1,9}", re.ASCII)
 _ARGUMENTS = ("arguments", "parameters", "args", "input")  # other names are those of Llama, Cohere and Anthropic
 
 
@@ -36,7 +31,7 @@ def parse_arguments(arguments: object) -> str | None:
     text = "" if arguments is None else arguments
     if not isinstance(text, str):
         return None
-    text = unfence(text.lstrip("\ufeff"))
+    text = strip_code_fence(text.lstrip("\ufeff"))
     try:
         value = json.loads(text, strict=False) if text.strip() else {}
     except (ValueError, RecursionError):
@@ -46,7 +41,7 @@ def parse_arguments(arguments: object) -> str | None:
     return parse_arguments(value) if value is None or isinstance(value, str) else None
 
 
-def repair_tool_calls(calls: Any, request_id: str | None = None) -> list[dict[str, Any]]:
+def repair_tool_calls(calls: Any) -> list[dict[str, Any]]:
     """Return the tool calls of a whole message, with ids and with arguments as text.
 
     Arguments that are JSON, but not an object, are made unreadable; the frameworks would take some of them for none.
@@ -56,27 +51,27 @@ def repair_tool_calls(calls: Any, request_id: str | None = None) -> list[dict[st
         ReplyError: A call has no name, or is not a call.
     """
     repaired: list[dict[str, Any]] = []
-    for call in map(_unified, calls if isinstance(calls, list) else [calls] if calls else ()):
+    for call in map(unify_call, calls if isinstance(calls, list) else [calls] if calls else ()):
         function = call.get("function") if isinstance(call, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
-            raise _without_name(call, request_id)
+            raise nameless_call(call)
         arguments = function.get("arguments")
         text = parse_arguments(arguments)
         if text is None:
             text = arguments if isinstance(arguments, str) else json.dumps(arguments)
-            text += spoil(text) if is_json(text) else ""
+            text += invalidating_suffix(text) if is_json(text) else ""
         made = {**call, "type": "function", "function": {**function, "arguments": text}}
-        double = next((one for one in repaired if _id(call) and _is_same_call(one, made)), None)
+        double = next((one for one in repaired if call_id(call) and _is_same_call(one, made)), None)
         if double is not None:  # a call that is repeated with its id
             double.update({**made, **double})
             continue
-        if _id(call) is None or any(other["id"] == call["id"] for other in repaired):
-            made["id"] = _new_id()
+        if call_id(call) is None or any(other["id"] == call["id"] for other in repaired):
+            made["id"] = new_call_id()
         repaired.append(made)
     return repaired
 
 
-def _unified(call: Any) -> Any:
+def unify_call(call: Any) -> Any:
     """Return a call, or a fragment of one, with its name and its arguments in ``function``, as OpenAI has them."""
     if not isinstance(call, dict):
         return call
@@ -92,267 +87,25 @@ def _unified(call: Any) -> Any:
     return call if function is None else {**call, "function": function}
 
 
-@dataclass
-class _Call:
-    """One tool call of a stream, as far as it has come.
-
-    Attributes:
-        sources: The indices that the service gave.
-        id: Its id.
-        name: Its name.
-        arguments: The pieces of its arguments, joined.
-        latest: The latest of these pieces if each one began with the piece before it, as the whole arguments so far do
-            that some hosts send in every chunk; else None.
-        pending: Provider fields to send with the next fragment.
-        fields: All provider fields, also those that came too late to be sent with a fragment.
-        sent: Length of the arguments that were sent.
-        sent_name: Length of the name that was sent.
-        begun: Whether a fragment was sent.
-        double_of: An earlier call with the same id and name, which this one may repeat.
-    """
-
-    sources: set[int]
-    id: str | None = None
-    name: str = ""
-    arguments: str = ""
-    latest: str | None = ""
-    pending: dict[str, Any] = field(default_factory=dict)
-    fields: dict[str, Any] = field(default_factory=dict)
-    sent: int = 0
-    sent_name: int = 0
-    begun: bool = False
-    double_of: _Call | None = None
-
-    @property
-    def may_be_cumulative(self) -> bool:
-        """True if each piece of the arguments may be the whole so far; they are held back until they are complete."""
-        return self.latest not in (None, self.arguments)
-
-    @property
-    def text(self) -> str:
-        """The arguments. The pieces are joined unless only the latest one can be the whole."""
-        is_whole = self.may_be_cumulative and not is_json(self.arguments)
-        return self.latest if is_whole and self.latest is not None else self.arguments
-
-    @property
-    def is_placeholder(self) -> bool:
-        """True if the arguments are none so far; some hosts begin each call so, and send the real ones later."""
-        return self.sent == 0 and self.arguments.strip() in ("{}", "null")
-
-    @property
-    def is_double(self) -> bool:
-        """True if this call repeats an earlier one as far as it has come; it is held back until it is complete."""
-        return self.double_of is not None and self.text in ("", self.double_of.text)
-
-    @property
-    def is_object(self) -> bool:
-        """True if the arguments may be an object; others are held back until they are complete."""
-        return self.arguments.lstrip().startswith("{")
-
-    def is_repeated(self, name: str, arguments: str) -> bool:
-        """Return whether a fragment with the same id only repeats this call."""
-        return bool(arguments) and name in ("", self.name) and arguments == self.arguments and is_json(arguments)
-
-    def is_continued_by(self, name: str, arguments: str) -> bool:
-        """Return whether a fragment with the same id, but another index, is a part of this call."""
-        begins = bool(name) and (name != self.name or arguments.lstrip()[:1] in ("", "{"))
-        return not begins and not is_json(self.arguments)
-
-    def is_followed_by(self, identifier: str | None, name: str, arguments: str, tools: frozenset[str]) -> bool:
-        """Return whether a fragment with the same index, or none, begins another call."""
-        if not name or not self.name:
-            return False  # some hosts invent an id for every fragment
-        if self.arguments == "" and self.name not in tools and self._joins(name, tools):
-            return False
-        if identifier is not None and self.id not in (None, identifier):
-            # Some hosts invent an id for every fragment, and repeat the name.
-            return name != self.name or arguments.lstrip()[:1] in ("", "{") or is_json(self.text) or not self.arguments
-        if identifier is not None and name == self.name and self.is_placeholder:
-            return False
-        if name != self.name:
-            return self.arguments != "" or {self.name, name} <= tools
-        return arguments != "" and is_json(self.arguments)
-
-    def _joins(self, name: str, tools: frozenset[str]) -> bool:
-        """Return whether ``name`` continues the name of a tool, or repeats its beginning."""
-        repeated = name.startswith(self.name)
-        return any(tool.startswith(self.name + name) or (repeated and tool.startswith(name)) for tool in tools)
-
-    def add_fields(self, fields: dict[str, Any]) -> None:
-        """Add provider fields."""
-        self.fields = merge_fields(self.fields, fields)
-        self.pending.update({name: value for name, value in fields.items() if name != "function"})
-
-    def add_arguments(self, arguments: str) -> None:
-        """Add a piece of the arguments. Some hosts send the whole again at the end."""
-        if self.is_placeholder and arguments.strip():
-            self.arguments = self.latest = arguments
-        elif arguments and not (self.is_object and arguments == self.arguments and is_json(arguments)):
-            self.arguments += arguments
-            self.latest = arguments if self.latest is not None and arguments.startswith(self.latest) else None
-
-    def add_name(self, name: str, tools: frozenset[str]) -> None:
-        """Add a piece of the name; some hosts repeat the name in every fragment, as a whole or as far as it came."""
-        if name == self.name and self.name + name not in tools:
-            return
-        self.name = name if name.startswith(self.name) and name in tools else self.name + name
-
-
-class ToolCallAssembler:
-    """Puts the fragments of one choice's tool calls in order: each call whole before the next, with its own index.
-
-    Hosts give parallel calls the same index, none at all, interleave them, or repeat ids and names.
-
-    Args:
-        request_id: The service's ``X-Request-ID``, for errors.
-        tools: Names of the tools in the request.
-    """
-
-    def __init__(self, request_id: str | None = None, tools: frozenset[str] = frozenset()) -> None:
-        self._request_id = request_id
-        self._tools = tools
-        self._calls: list[_Call] = []
-        self._current = 0
-
-    def add(self, fragments: Any) -> list[dict[str, Any]]:
-        """Take the fragments of one chunk, and return those that can be sent on, each for one call.
-
-        Raises:
-            ReplyError: A fragment is not a part of a call.
-        """
-        for position, fragment in enumerate(map(_unified, [fragments] if isinstance(fragments, dict) else fragments)):
-            function = fragment.get("function") if isinstance(fragment, dict) else None
-            if isinstance(fragment, dict) and function is None:
-                function = {}  # it ends a call, or has further fields of one
-            if not isinstance(function, dict):
-                raise _without_name(fragment, self._request_id)
-            self._add(position, fragment, function)
-        return self._take()
-
-    def finish(self) -> list[dict[str, Any]]:
-        """Return the fragments that complete all calls.
-
-        Raises:
-            ReplyError: A call has no name.
-        """
-        return self._take(finishing=True)
-
-    def fields(self) -> dict[str, dict[str, Any]]:
-        """Return the provider fields of all calls, by the ids of the calls."""
-        return {call.id: call.fields for call in self._calls if call.id is not None}
-
-    def _add(self, position: int, fragment: dict[str, Any], function: dict[str, Any]) -> None:
-        index, name, arguments = fragment.get("index"), function.get("name"), function.get("arguments")
-        name = name if isinstance(name, str) else ""
-        if not isinstance(arguments, str):
-            arguments = json.dumps(arguments) if arguments is not None else ""
-        index = int(index) if isinstance(index, str) and _INDEX.fullmatch(index) else index
-        source, identifier = index if isinstance(index, int) else None, _id(fragment)
-        same = [call for call in self._calls if source is None or source in call.sources]
-        known = next((one for one in self._calls if one.id == identifier), None) if identifier else None
-        call = known if known in same else None
-        is_repeated = known is not None and known.is_repeated(name, arguments)
-        if known is not None and not same and (is_repeated or known.is_continued_by(name, arguments)):
-            known.sources.update(() if source is None else (source,))
-            call = known
-        fields = call_fields(fragment)
-        if is_repeated and known is not None:
-            known.add_fields(fields)
-            return
-        call = call or (same[-1] if same else None)
-        if call is None and not name and identifier is None and self._calls and not is_json(self._calls[-1].text):
-            call = self._calls[-1]  # the index counts fragments
-            call.sources.update(() if source is None else (source,))
-        if call is None or call.is_followed_by(identifier, name, arguments, self._tools):
-            call = _Call({len(self._calls) + position if source is None else source})
-            if known is not None and known.name == name:
-                call.double_of = known
-            self._calls.append(call)
-        if call.id is None and all(identifier != other.id for other in self._calls):
-            call.id = identifier
-        call.add_fields(fields)
-        call.add_name(name, self._tools)
-        call.add_arguments(arguments)
-
-    def _take(self, *, finishing: bool = False) -> list[dict[str, Any]]:
-        taken = []
-        while self._current < len(self._calls):
-            call = self._calls[self._current]
-            is_last = self._current == len(self._calls) - 1
-            is_complete = finishing or (not is_last and not call.is_placeholder and is_json(call.text))
-            if call.double_of is not None and not is_complete:
-                break
-            if call.double_of is not None and call.is_double:
-                call.double_of.sources |= call.sources
-                call.double_of.add_fields(call.fields)
-                del self._calls[self._current]
-                continue
-            if finishing and len(self._calls) > 1 and not call.name and not call.arguments:
-                del self._calls[self._current]
-                continue
-            fragment = self._fragment(call, is_complete=is_complete)
-            if fragment is not None:
-                taken.append(fragment)
-            if not is_complete:
-                break
-            self._current += 1
-        return taken
-
-    def _fragment(self, call: _Call, *, is_complete: bool) -> dict[str, Any] | None:
-        if is_complete and not call.name:
-            raise _without_name({"arguments": call.arguments}, self._request_id)
-        if not call.begun and not call.name:
-            return None
-        may_change = call.is_placeholder or call.may_be_cumulative
-        is_held_back = not call.is_object or (may_change and not is_complete)
-        text = "" if is_held_back else call.text[call.sent :]
-        text = text[:-1] if ends_in_half(text) and not is_complete else text
-        call.sent += len(text)
-        if is_complete:
-            text += self._ending(call)
-        text = mend(text)
-        name = call.name[call.sent_name :]
-        call.sent_name += len(name)
-        if call.begun and not text and not name and not call.pending:
-            return None
-        fragment: dict[str, Any] = {**call.pending, "index": self._current, "function": {"arguments": text}}
-        call.pending = {}
-        if name:
-            fragment["function"]["name"] = name
-        if not call.begun:
-            call.begun = True
-            call.id = call.id or _new_id()
-            fragment.update(id=call.id, type="function")
-        return fragment
-
-    @staticmethod
-    def _ending(call: _Call) -> str:
-        text = parse_arguments(call.text)
-        if call.is_object:
-            return "" if text is not None else spoil(call.text)
-        if text is not None:
-            return text if call.text else ""
-        return call.text + spoil(call.text)
-
-
 def _is_same_call(call: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     names = ("name", "arguments")
     return call["id"] == other["id"] and all(call["function"][name] == other["function"][name] for name in names)
 
 
-def _id(call: Mapping[str, Any]) -> str | None:
+def call_id(call: Mapping[str, Any]) -> str | None:
+    """Return the id of a call, or of a fragment of one; None if it has none."""
     identifier = call.get("id")
     return identifier if isinstance(identifier, str) and identifier else None
 
 
-def _new_id() -> str:
-    # The frameworks match results to calls by their ids.
+def new_call_id() -> str:
+    """Return a new id; the frameworks match results to calls by their ids."""
     return f"call_{uuid.uuid4().hex[:24]}"
 
 
-def _without_name(call: object, request_id: str | None) -> ReplyError:
+def nameless_call(call: object) -> ReplyError:
+    """Return the error for a call without a name."""
     return ReplyError(
         f"The service sent a tool call without a name: {excerpt(json.dumps(call))}.",
         remedy="Try again, or with another model.",
-        request_id=request_id,
     )

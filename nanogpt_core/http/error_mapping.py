@@ -27,7 +27,7 @@ from nanogpt_core.http.library import httpcore, httpx
 from nanogpt_core.http.retry import MAX_RETRY_AFTER_SECONDS, parse_retry_after, reset_message
 from nanogpt_core.http.size_errors import is_size_error
 
-__all__ = ["foreign_error", "map_error", "raise_for_error_body"]
+__all__ = ["foreign_error", "map_error", "raise_for_error_body", "status_error"]
 
 _BY_STATUS: dict[int, tuple[type[StatusError], str]] = {
     401: (errors.AuthenticationError, "Check the key in api_key or NANOGPT_API_KEY."),
@@ -136,11 +136,26 @@ def raise_for_error_body(response: Any, request: Any) -> None:
         return
     status = error_status(document)
     if status is not None:
-        # No Content-Encoding: the content is decoded.
-        names = ("x-request-id", "retry-after", "retry-after-ms")
-        headers = {name: response.headers[name] for name in names if name in response.headers}
-        stand_in = httpx.Response(status, content=content, headers=headers, request=request)
-        raise openai.APIStatusError(f"Error code: {status}", response=stand_in, body=document)
+        raise status_error(status, content, response.headers, request)
+
+
+def status_error(status: int, content: bytes, headers: Any, request: Any) -> openai.APIStatusError:
+    """Return the SDK's error for an error body, as if it had come with ``status``.
+
+    Args:
+        status: The HTTP status.
+        content: The error body, decoded.
+        headers: The headers of the response that it came in.
+        request: The request.
+    """
+    document: Any = None
+    with contextlib.suppress(ValueError):
+        document = from_json(content)
+    # No Content-Encoding: the content is decoded.
+    names = ("x-request-id", "retry-after", "retry-after-ms")
+    kept = {name: headers[name] for name in names if name in headers}
+    response = httpx.Response(status, content=content, headers=kept, request=request)
+    return openai.APIStatusError(f"Error code: {status}", response=response, body=document)
 
 
 def _mapped(error: Exception, chain: list[BaseException], host: str, timeout: float) -> NanoGPTError:

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from nanogpt_core.chat.provider_fields import PROVIDER_FIELDS, ProviderFields, merge_fields, send_back
 from nanogpt_core.chat.response import ChatRequest, check_whole
 from nanogpt_core.chat.stream import StreamReader
-from nanogpt_core.errors import ReplyError
 
 SIGNED = {"google": {"thought_signature": "abc"}}
 
@@ -30,7 +29,7 @@ def whole(message):
 
 def streamed(*deltas, request=None):
     """Return the deltas of a stream as they are sent on."""
-    reader = StreamReader(request or ChatRequest(streams=True), lambda error: ReplyError(str(error.document)))
+    reader = StreamReader(request or ChatRequest(streams=True))
     chunks = [{"choices": [{"index": 0, "delta": delta}]} for delta in deltas]
     chunks.append({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
     reader.push("".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks).encode() + b"data: [DONE]\n\n")

@@ -8,7 +8,7 @@ import pytest
 from nanogpt_core import errors
 from nanogpt_core.chat.client import ChatSession
 from nanogpt_core.chat.provider_fields import PROVIDER_FIELDS
-from nanogpt_core.chat.response import ChatRequest, ErrorBody, check_whole, find_error
+from nanogpt_core.chat.response import ChatRequest, ReportedError, check_no_error, check_whole
 from nanogpt_core.chat.stream import StreamReader
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.library import httpx
@@ -30,7 +30,7 @@ def chunk(delta, reason=None, **more):
 
 def streamed(*chunks, request=None, done=True):
     """Return the events that the reader makes of the chunks."""
-    reader = StreamReader(request or ChatRequest(streams=True), lambda error: errors.ReplyError(str(error.document)))
+    reader = StreamReader(request or ChatRequest(streams=True))
     reader.push("".join(f"data: {json.dumps(one)}\n\n" for one in chunks).encode())
     reader.push(b"data: [DONE]\n\n" if done else None)
     events = []
@@ -42,7 +42,7 @@ def streamed(*chunks, request=None, done=True):
 
 def read(text):
     """Return the events that the reader makes of the text of a whole stream."""
-    reader = StreamReader(ChatRequest(streams=True), lambda error: errors.ReplyError(str(error.document)))
+    reader = StreamReader(ChatRequest(streams=True))
     reader.push(text.encode() if isinstance(text, str) else text)
     reader.push(None)
     events = []
@@ -230,7 +230,7 @@ def test_answer_that_came_whole_is_a_stream(indent):
 @pytest.mark.parametrize("indent", [None, 2])
 @pytest.mark.parametrize("before", [b"", b'data: {"choices": [{"delta": {"content": "all "}}]}\n\n'])
 def test_error_that_came_whole_in_a_stream_is_raised(indent, before):
-    with pytest.raises(errors.ReplyError, match="boom"):
+    with pytest.raises(ReportedError, match="boom"):
         read(before + json.dumps({"error": {"message": "boom"}}, indent=indent).encode())
 
 
@@ -278,8 +278,9 @@ def test_answer_without_a_tool_call_that_could_not_be_read_is_an_error(reason):
     "reason", ["error", "network_error", "insufficient_system_resource", "abort", "CANCELLED", "timeout"]
 )
 def test_answer_that_the_host_broke_off_is_an_error(reason):
-    assert isinstance(whole({"content": "all "}, reason), ErrorBody)
-    with pytest.raises(errors.ReplyError, match="no reason given"):
+    with pytest.raises(ReportedError, match="no reason given"):
+        whole({"content": "all "}, reason)
+    with pytest.raises(ReportedError, match="no reason given"):
         streamed(chunk({"content": "all "}), chunk({}, reason))
 
 
@@ -290,14 +291,15 @@ def test_answer_that_the_host_broke_off_is_an_error(reason):
 def test_error_inside_a_reply_is_of_the_class_of_its_http_status(name):
     fault = SERVICE_ERRORS[name]
     session = ChatSession(Endpoint.resolve(api_key="k"))
-    found = find_error(json.loads(json.dumps(fault.body)))
+    with pytest.raises(ReportedError) as found:
+        check_no_error(json.loads(json.dumps(fault.body)))
 
     def error(status):
         request = httpx.Request("POST", "https://nano-gpt.com/api/v1/chat/completions")
         response = httpx.Response(status, json=fault.body, request=request)
         return session.map_error(openai.APIStatusError("x", response=response, body=fault.body), 1)
 
-    assert type(error(found.status)) is type(error(fault.status))
+    assert type(error(found.value.status)) is type(error(fault.status))
 
 
 @pytest.mark.parametrize(
@@ -323,7 +325,9 @@ def test_error_inside_a_reply_is_of_the_class_of_its_http_status(name):
     ids=str,
 )
 def test_status_of_an_error_inside_a_reply(document, status):
-    assert find_error(document).status == status
+    with pytest.raises(ReportedError) as found:
+        check_no_error(document)
+    assert found.value.status == status
 
 
 def test_arguments_after_the_finish_reason_belong_to_their_call():
@@ -339,7 +343,7 @@ def test_arguments_after_the_finish_reason_belong_to_their_call():
     "more", [{"choices": []}, {"type": "ping"}, chunk({}), chunk({"content": ""}, "stop")], ids=str
 )
 def test_events_that_say_nothing_after_the_answer_do_not_prolong_the_wait(more, wants_usage):
-    reader = StreamReader(ChatRequest(streams=True, wants_usage=wants_usage), pytest.fail)
+    reader = StreamReader(ChatRequest(streams=True, wants_usage=wants_usage))
     before = chunk({"content": "all of it"}), {"choices": []}, chunk({}, "stop")
     reader.push("".join(f"data: {json.dumps(one)}\n\n" for one in (*before, more, more)).encode())
     # The wait for an event begins with the call that asks for it, and goes on as long as none is returned.
@@ -620,10 +624,11 @@ def test_call_in_the_older_form_stays_if_no_tools_were_sent():
 
 def test_error_inside_a_choice_is_the_services_error():
     choice = {"index": 0, "finish_reason": None, "error": {"code": 502, "message": "provider down"}}
-    body = check_whole(json.dumps({"choices": [{**choice, "message": {"content": ""}}]}).encode(), ChatRequest())
-    assert isinstance(body, ErrorBody)
-    assert (body.status, body.document["error"]["message"]) == (502, "provider down")
-    with pytest.raises(errors.ReplyError, match="provider down"):
+    body = json.dumps({"choices": [{**choice, "message": {"content": ""}}]})
+    with pytest.raises(ReportedError, match="provider down") as found:
+        check_whole(body.encode(), ChatRequest())
+    assert found.value.status == 502
+    with pytest.raises(ReportedError, match="provider down"):
         streamed(chunk({"content": "all "}), {"choices": [{**choice, "delta": {}}]})
 
 
@@ -645,7 +650,7 @@ def test_tokens_beyond_all_measure_are_no_count():
 
 
 def test_wait_is_short_after_the_answer_and_long_if_the_host_ends_every_part():
-    reader = StreamReader(ChatRequest(streams=True), lambda error: errors.ReplyError(str(error.document)))
+    reader = StreamReader(ChatRequest(streams=True))
     for number in (1, 2):
         reader.push(f"data: {json.dumps(chunk({'content': 'x'}, 'stop'))}\n\n".encode())
         assert reader.pop() is not None

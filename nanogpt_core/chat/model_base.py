@@ -1,4 +1,4 @@
-"""Changes of options after construction take effect or are refused. A base class of the plugins' chat classes."""
+"""Base class of the plugins' chat classes: options that are changed later take effect or are refused, and closing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model  # a dependency of the SDK
 
-from nanogpt_core.chat.options import refused, unknown_option
+from nanogpt_core.chat.options import invalid_option_error, unknown_option_error
 from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.http.endpoint import hide_keys
 from nanogpt_core.http.lifetime import Closeable
@@ -19,20 +19,21 @@ if TYPE_CHECKING:
 
     from nanogpt_core.chat.client import ChatSession
 
-__all__ = ["ChangeableOptions"]
+__all__ = ["ChatModelBase"]
 
 
-class ChangeableOptions(Closeable, BaseModel):
-    """Options of a chat class that can be changed by attribute, ``model_copy`` and ``copy``; and its end.
+class ChatModelBase(Closeable, BaseModel):
+    """A chat class of a framework: its options can be changed by attribute, ``model_copy`` and ``copy``; and closed.
 
-    Subclasses set ``_session`` when they are made: before that, their base classes may set any field. The class
-    variables are ``_fixed``, the names of the options of the connection, which only copies can change; ``_beside``, the
-    place for fields of a request that the SDK does not know; and ``_more_names``, other names of fields.
+    Subclasses set ``_session`` when they are made: before that, their base classes may set any field.
     """
 
-    _fixed: ClassVar[frozenset[str]]
-    _beside: ClassVar[str]
-    _more_names: ClassVar[Mapping[str, str]] = {}
+    # Fields that the session is made from: only copies can change them.
+    _connection_options: ClassVar[frozenset[str]]
+    # The argument for fields of a request that the SDK does not know, with {} for them.
+    _extra_body_hint: ClassVar[str]
+    # Names of fields beside their aliases.
+    _other_names: ClassVar[Mapping[str, str]] = {}
 
     if TYPE_CHECKING:
         _session: ChatSession
@@ -60,47 +61,48 @@ class ChangeableOptions(Closeable, BaseModel):
         return twin
 
     @classmethod
-    def _names(cls) -> dict[str, str]:
+    def _fields_by_other_name(cls) -> dict[str, str]:
         aliases = {field.alias: name for name, field in cls.model_fields.items() if field.alias}
-        return {**aliases, **cls._more_names}
+        return {**aliases, **cls._other_names}
 
     @classmethod
     def _option_names(cls) -> list[str]:
-        return [*cls.model_fields, *cls._names()]
+        return [*cls.model_fields, *cls._fields_by_other_name()]
 
     @classmethod
     def _check_options(cls, options: dict[str, Any]) -> None:
         """Check the values of some options, by the names of their fields; in place."""
 
-    def _connect_again(self, changes: Mapping[str, Any]) -> None:
+    def _reconnect(self, changes: Mapping[str, Any]) -> None:
         """Make a new connection from the fields, of which ``changes`` have changed."""
 
-    def _follow(self, changes: Mapping[str, Any]) -> None:
+    def _update_dependents(self, changes: Mapping[str, Any]) -> None:
         """Set fields that depend on others, of which ``changes`` have changed."""
 
     @classmethod
-    def _checked(cls, changes: Mapping[str, Any]) -> dict[str, Any]:
-        names = cls._names()
+    def _check_changes(cls, changes: Mapping[str, Any]) -> dict[str, Any]:
+        names = cls._fields_by_other_name()
         options = {names.get(name, name): value for name, value in changes.items()}
         for name in options:
             if name not in cls.model_fields:
-                raise unknown_option(name, cls._option_names(), beside=cls._beside)
+                raise unknown_option_error(name, cls._option_names(), extra_body_hint=cls._extra_body_hint)
         cls._check_options(options)
         return {
-            name: value if name in cls._fixed else _checked_value(cls, name, value) for name, value in options.items()
+            name: value if name in cls._connection_options else _validate_field(cls, name, value)
+            for name, value in options.items()
         }
 
     def __setattr__(self, name: str, value: Any) -> None:
         value = hide_keys({name: value})[name]
         if not name.startswith("_") and hasattr(self, "_session"):
-            name = self._names().get(name, name)
-            if name in self._fixed:
+            name = self._fields_by_other_name().get(name, name)
+            if name in self._connection_options:
                 raise ConfigurationError(
                     f"{name} cannot be changed any more.", remedy=f"Use .model_copy(update={{{name!r}: ...}})."
                 )
-            value = self._checked({name: value})[name]
+            value = self._check_changes({name: value})[name]
             super().__setattr__(name, value)
-            self._follow({name: value})
+            self._update_dependents({name: value})
         else:
             super().__setattr__(name, value)
 
@@ -113,12 +115,12 @@ class ChangeableOptions(Closeable, BaseModel):
         """
         # Tools that print the variables of a traceback's frames must not see the key.
         update = hide_keys(update or {})
-        changes = self._checked(update)
+        changes = self._check_changes(update)
         base = copy.deepcopy(self) if deep else self  # pydantic would copy the clients too if there are changes
-        twin = super(ChangeableOptions, base).model_copy(update=changes)
-        if self._fixed & changes.keys():
-            twin._connect_again(changes)
-        twin._follow(changes)
+        twin = super(ChatModelBase, base).model_copy(update=changes)
+        if self._connection_options & changes.keys():
+            twin._reconnect(changes)
+        twin._update_dependents(changes)
         return twin
 
     def copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:  # type: ignore[override]
@@ -127,7 +129,7 @@ class ChangeableOptions(Closeable, BaseModel):
         return self.model_copy(update=update, deep=deep)
 
 
-def _checked_value(model: type[BaseModel], name: str, value: Any) -> Any:
+def _validate_field(model: type[BaseModel], name: str, value: Any) -> Any:
     """Return the value for a field, converted as at construction.
 
     Raises:
@@ -136,7 +138,7 @@ def _checked_value(model: type[BaseModel], name: str, value: Any) -> Any:
     try:
         checked = getattr(_single_field(model, name).model_validate({name: value}), name)
     except ValidationError as error:
-        raise refused(error) from None
+        raise invalid_option_error(error) from None
     return value if type(checked) is type(value) else checked
 
 

@@ -1,9 +1,9 @@
-"""Characters that a host has cut in halves."""
+"""Surrogate pairs that a host has split."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanogpt_core.chat.half_characters import HalfCharacters, mend, mend_all
+from nanogpt_core.chat.surrogates import SurrogateJoiner, join_surrogates, join_surrogates_in
 
 
 @given(st.lists(st.text(max_size=6), max_size=4), st.integers(0, 10))
@@ -12,15 +12,15 @@ def test_text_cut_between_code_units_is_joined(texts, place):
     units = text.encode("utf-16-le", "surrogatepass")
     at = 2 * min(place, len(units) // 2)
     parts = [units[:at].decode("utf-16-le", "surrogatepass"), units[at:].decode("utf-16-le", "surrogatepass")]
-    halves = HalfCharacters()
-    joined = halves.join(0, parts[0]) + halves.join(0, parts[1], is_last=True)
+    joiner = SurrogateJoiner()
+    joined = joiner.join(0, parts[0]) + joiner.join(0, parts[1], is_last=True)
     assert joined == text
 
 
 def test_texts_are_joined_by_their_keys():
-    halves = HalfCharacters()
+    joiner = SurrogateJoiner()
     first, second = "\ud83d", "\udc1d"
-    assert [halves.join(key, text) for key, text in ((0, f"a{first}"), (1, "b"), (0, f"{second}c"))] == [
+    assert [joiner.join(key, text) for key, text in ((0, f"a{first}"), (1, "b"), (0, f"{second}c"))] == [
         "a",
         "b",
         "\U0001f41dc",
@@ -28,6 +28,6 @@ def test_texts_are_joined_by_their_keys():
 
 
 @given(st.text(st.characters(codec=None), max_size=8))
-def test_mended_text_can_be_encoded(text):
-    assert mend(text).encode().decode() == mend(text)
-    assert mend_all({text: [text, 1, None]}) == {mend(text): [mend(text), 1, None]}
+def test_joined_text_can_be_encoded(text):
+    assert join_surrogates(text).encode().decode() == join_surrogates(text)
+    assert join_surrogates_in({text: [text, 1, None]}) == {join_surrogates(text): [join_surrogates(text), 1, None]}

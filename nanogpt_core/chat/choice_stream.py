@@ -1,0 +1,154 @@
+"""One choice of a chat stream: its deltas are checked, repaired and put in order. No I/O."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nanogpt_core.chat.json_text import JsonTextStream
+from nanogpt_core.chat.provider_fields import ProviderFields
+from nanogpt_core.chat.repair import repair_message, wrong_type
+from nanogpt_core.chat.response import ChatRequest, check_truncated
+from nanogpt_core.chat.surrogates import SurrogateJoiner
+from nanogpt_core.chat.tool_call_stream import ToolCallAssembler
+from nanogpt_core.errors import ReplyError
+
+__all__ = ["ChoiceStream", "find_delta", "has_content"]
+
+_TEXTS = ("content", "refusal", "reasoning", "reasoning_content")
+# The SDK joins the parts of an answer in JSON itself: all texts, and lists by the index of their entries.
+_FIELDS_IN_JSON_MODE = ("role", *_TEXTS, "tool_calls", "function_call")
+
+
+class ChoiceStream:
+    """The deltas of one choice of a stream.
+
+    Args:
+        index: Position of the choice in the stream.
+        request: The request.
+
+    Attributes:
+        is_finished: True after a finish_reason.
+        has_content: True after a delta with more than a role.
+    """
+
+    def __init__(self, index: int, request: ChatRequest) -> None:
+        self._index = index
+        self._request = request
+        self._calls = ToolCallAssembler(request.tools)
+        self._fields = ProviderFields(streams=True)
+        self._surrogates = SurrogateJoiner()
+        self._json_text = JsonTextStream()
+        self._refusal = ""
+        self._has_begun = self._has_calls = False
+        self.is_finished = self.has_content = False
+
+    def add(self, choice: dict[str, Any]) -> list[dict[str, Any]]:
+        """Take a part of the choice, and return the parts to send on, each with at most one tool call.
+
+        Raises:
+            ReplyError: It is invalid, or truncates a tool call or structured output.
+        """
+        reason = choice["finish_reason"]
+        self.has_content = self.has_content or has_content(choice["delta"])
+        delta = self._repair(choice["delta"], is_last=bool(reason))
+        fragments = self._add_calls(delta)
+        check_truncated(reason, has_calls=self._has_calls, structured=self._request.structured)
+        if self._request.wants_json:
+            delta["content"] = self._add_json_text(delta["content"], is_last=bool(reason))
+        if not self._has_begun and not fragments:
+            # LlamaIndex's async stream passes over a first chunk without content.
+            delta["content"] = delta["content"] or ""
+        # A refusal is sent on whole: LangChain raises its first part. If there are tool calls, which can be held back
+        # until the end, it comes after them: LlamaIndex takes the last part as the answer.
+        self._refusal += delta.pop("refusal", None) or ""
+        if reason and self._refusal and not self._has_calls:
+            delta["refusal"], self._refusal = self._refusal, ""
+        if self.is_finished:
+            reason = None  # LangChain would join the two
+        self._has_begun = True
+        self.is_finished = self.is_finished or bool(reason)
+        return self._parts({**choice, "index": self._index, "delta": delta, "finish_reason": reason}, fragments)
+
+    def finish(self) -> list[dict[str, Any]]:
+        """Return the parts that complete the choice at the end of the stream.
+
+        Raises:
+            ReplyError: A tool call has no name.
+        """
+        deltas: list[dict[str, Any]] = [{"tool_calls": [fragment]} for fragment in self._calls.finish()]
+        self._fields.add_calls(self._calls.fields())
+        if self._refusal:
+            deltas.append({"refusal": self._refusal})
+        if self._request.wants_json and not self.is_finished:
+            deltas.append({"content": self._json_text.add(None, is_last=True)})
+        fields = self._fields.document()
+        return [self._part(delta) for delta in [*deltas, *([fields] if fields else ())]]
+
+    def _repair(self, delta: dict[str, Any], *, is_last: bool) -> dict[str, Any]:
+        self._fields.add(delta)
+        repair_message(delta, streamed=True, tools=self._request.tools)
+        for name in _TEXTS:
+            if isinstance(delta.get(name), str):
+                delta[name] = self._surrogates.join(name, delta[name], is_last=is_last)
+        delta.pop("role", None)
+        if not self._has_begun:
+            delta["role"] = "assistant"
+        if self._request.wants_json:
+            return {name: value for name, value in delta.items() if name in _FIELDS_IN_JSON_MODE}
+        return delta
+
+    def _add_calls(self, delta: dict[str, Any]) -> list[dict[str, Any]]:
+        fragments = delta.pop("tool_calls", None)
+        self._has_calls = self._has_calls or bool(fragments or delta.get("function_call"))
+        if fragments and not isinstance(fragments, list | dict):
+            raise wrong_type("tool calls", fragments)
+        return self._calls.add(fragments) if fragments else []
+
+    def _add_json_text(self, content: str | None, *, is_last: bool) -> str | None:
+        content = self._json_text.add(content, is_last=is_last and not self.is_finished)
+        if self._json_text.is_too_deep:
+            raise ReplyError(
+                "The answer does not follow the schema asked for: its JSON is nested too deeply.",
+                remedy="Ask again, or another model.",
+            )
+        return content
+
+    def _parts(self, choice: dict[str, Any], fragments: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if not fragments:
+            return [choice]
+        # LlamaIndex looks only at the first tool call of a chunk. The last part has the finish_reason.
+        first, *rest = fragments
+        choice["delta"]["tool_calls"] = [first]
+        parts = [choice, *(self._part({"tool_calls": [fragment]}) for fragment in rest)]
+        parts[-1]["finish_reason"], choice["finish_reason"] = choice["finish_reason"], None
+        return parts
+
+    def _part(self, delta: dict[str, Any]) -> dict[str, Any]:
+        return {"index": self._index, "delta": delta, "finish_reason": None}
+
+
+def has_content(delta: dict[str, Any]) -> bool:
+    """Return whether a delta has more than a role."""
+    return any(value for name, value in delta.items() if name != "role")
+
+
+def find_delta(choice: dict[str, Any], *, accepts_message: bool) -> dict[str, Any]:
+    """Return the delta of a part of a choice. Some hosts send a message or a text in its place; a message is removed.
+
+    Args:
+        choice: The part.
+        accepts_message: Whether a message counts: some hosts repeat the answer in one at the end.
+
+    Raises:
+        ReplyError: The delta is of a type without a meaning.
+    """
+    delta, message, text = choice.get("delta"), choice.pop("message", None), choice.get("text")
+    if isinstance(delta, str):
+        delta = {"content": delta}
+    if not delta and accepts_message and isinstance(message, dict):
+        delta = message
+    if not delta and isinstance(text, str):
+        delta = {"content": text}
+    if delta and not isinstance(delta, dict):
+        raise wrong_type("a delta", delta)
+    return delta or {}
