@@ -13,9 +13,8 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_openai.chat_models.base import BaseChatOpenAI
 from openai import NOT_GIVEN, NotGiven
-from pydantic import ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, model_validator
 
-from langchain_nanogpt.connection import connect, make_clients, secret_of
 from langchain_nanogpt.errors import map_to_langchain_errors
 from langchain_nanogpt.messages import (
     PROVIDER,
@@ -28,19 +27,15 @@ from langchain_nanogpt.messages import (
 )
 from langchain_nanogpt.profiles import as_profile
 from langchain_nanogpt.structured import checked_structured_output, map_schema_errors
-from nanogpt_core.chat.client import (
-    DEFAULT_RETRIES,
-    ChatSession,
-    map_sdk_errors,
-)
-from nanogpt_core.chat.model_base import ChatModelBase
+from nanogpt_core.chat.client import ChatSession, make_async_chat_client, make_chat_client, map_sdk_errors
+from nanogpt_core.chat.model_base import SESSION_FIELDS, ChatModelBase
 from nanogpt_core.chat.options import EXAMPLE_MODEL, check_request_options, check_tool_choice, invalid_option_error
 from nanogpt_core.chat.provider_fields import PROVIDER_FIELDS
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
-from nanogpt_core.http.endpoint import CHAT_TIMEOUT, Endpoint, hide_keys
+from nanogpt_core.http.endpoint import hide_keys
 from nanogpt_core.models.chat_catalog import get_chat_model
 from nanogpt_core.models.listing import fetch_chat_model
-from nanogpt_core.validation import check_model_name, check_number
+from nanogpt_core.validation import check_model_name, check_number, with_field_names
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -55,8 +50,10 @@ _UNUSED = ("openai_proxy", "organization", "openai_organization", "default_query
 _RESPONSES_ONLY = ("use_responses_api", "use_previous_response_id", "include", "truncation", "context_management")
 _CLIENTS = ("client", "root_client", "async_client", "root_async_client")
 _BYTES_PER_TOKEN = 4
-_HTTP_CLIENTS = ("http_client", "http_async_client")
-_SHARED_BY_COPIES = (*_CLIENTS, *_HTTP_CLIENTS, "rate_limiter", "limits", "on_request", "cache", "custom_get_token_ids")
+_SHARED_BY_COPIES = (
+    *(*_CLIENTS, "http_client", "http_async_client", "rate_limiter", "limits"),
+    *("on_request", "cache", "custom_get_token_ids"),
+)
 
 
 class ChatNanoGPT(ChatModelBase, BaseChatOpenAI):
@@ -110,12 +107,13 @@ class ChatNanoGPT(ChatModelBase, BaseChatOpenAI):
     model_config = ConfigDict(hide_input_in_errors=True)
 
     _extra_body_hint: ClassVar[str] = "extra_body={}"
-    _connection_options: ClassVar[frozenset[str]] = frozenset(
-        {
-            *("openai_api_key", "openai_api_base", "request_timeout", "max_retries", "requests_per_second"),
-            *("limits", "on_request", "default_headers", "allow_insecure_http", "http_client", "http_async_client"),
-        }
-    )
+    _session_fields: ClassVar[Mapping[str, str]] = {
+        **SESSION_FIELDS,
+        "api_key": "openai_api_key",
+        "base_url": "openai_api_base",
+        "timeout": "request_timeout",
+    }
+    _http_client_fields: ClassVar[tuple[str, str]] = ("http_client", "http_async_client")
 
     model_name: str = Field(default="gpt-4o-mini", alias="model")
     default_headers: Mapping[str, str] | None = Field(default=None, exclude=True, repr=False)
@@ -137,17 +135,21 @@ class ChatNanoGPT(ChatModelBase, BaseChatOpenAI):
         given = options = hide_keys(options)  # type: ignore[assignment]
         if not isinstance(model, NotGiven):
             given["model"] = model
-        self._check_options(given)
-        session, settings = connect(given)
-        if given.get("profile") == "live":
-            name = settings.get("model") or settings.get("model_name") or type(self).model_fields["model_name"].default
-            settings["profile"] = as_profile(fetch_chat_model(session.endpoint, name, given.get("http_client")))
+        fields = with_field_names(given, self._fields_by_other_name())
+        self._check_options(fields)
+        session = self._connect(fields)
+        has_own_profile = fields.get("profile") is not None
+        if fields.get("profile") == "live":
+            name = fields.get("model_name", type(self).model_fields["model_name"].default)
+            fields["profile"] = as_profile(fetch_chat_model(session.endpoint, name, fields.get("http_client")))
+        # With clients in place, the base class makes none; with no proxy, it does not read OPENAI_PROXY.
+        clients = (fields.get(name) for name in self._http_client_fields)
+        fields |= {"openai_proxy": None, **_fields_of_session(session, *clients)}
         try:
-            super().__init__(**settings)
+            super().__init__(**fields)
         except ValidationError as error:
             raise invalid_option_error(error) from None
-        self._session = session
-        self._has_own_profile = given.get("profile") is not None
+        self._session, self._has_own_profile = session, has_own_profile
 
     @classmethod
     def _check_options(cls, options: dict[str, Any]) -> None:
@@ -168,9 +170,8 @@ class ChatNanoGPT(ChatModelBase, BaseChatOpenAI):
         for name in _RESPONSES_ONLY:
             if options.get(name):
                 raise ConfigurationError(f"{name} is for OpenAI's Responses API, which is not used here.")
-        for name in ("model", "model_name"):
-            if name in options:
-                options[name] = check_model_name(options[name], EXAMPLE_MODEL)
+        if "model_name" in options:
+            options["model_name"] = check_model_name(options["model_name"], EXAMPLE_MODEL)
         if options.get("n") is not None:
             check_number("n", options["n"], 1)
 
@@ -185,60 +186,22 @@ class ChatNanoGPT(ChatModelBase, BaseChatOpenAI):
         self.openai_organization = None
         return self
 
-    def _reconnect(self, changes: Mapping[str, Any]) -> None:
-        api_key = changes.get("openai_api_key", self._session.endpoint.key)
-        timeout: Any = CHAT_TIMEOUT if self.request_timeout is None else self.request_timeout
-        endpoint = Endpoint.resolve(
-            api_key=api_key,
-            base_url=self.openai_api_base,
-            timeout=timeout,
-            headers=self.default_headers,
-            allow_insecure_http=self.allow_insecure_http,
-        )
-        retries = DEFAULT_RETRIES if self.max_retries is None else self.max_retries
-        self._session = ChatSession(
-            endpoint,
-            max_retries=retries,
-            requests_per_second=self.requests_per_second,
-            limits=self.limits,
-            on_request=self.on_request,
-        )
-        self._renew_clients()
-        self.__dict__.update(
-            openai_api_key=secret_of(endpoint),
-            openai_api_base=endpoint.base_url,
-            request_timeout=endpoint.timeout,
-            max_retries=retries,
-        )
+    def _update_session(self) -> None:
+        self.__dict__.update(_fields_of_session(self._session, self.http_client, self.http_async_client))
 
-    def _renew_clients(self) -> None:
-        self.__dict__.update(make_clients(self._session, self.http_client, self.http_async_client))
-
-    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> ChatNanoGPT:
-        # Copies share HTTP clients, and objects that may hold a lock.
-        memo = {} if memo is None else memo
+    def _shared_by_copies(self) -> list[Any]:
         handlers = self.callbacks if isinstance(self.callbacks, list) else [self.callbacks]
-        memo.update({id(one): one for one in (*(getattr(self, name) for name in _SHARED_BY_COPIES), *handlers)})
-        twin = super().__deepcopy__(memo)
-        twin._renew_clients()
-        return twin
+        return [*(getattr(self, name) for name in _SHARED_BY_COPIES), *handlers]
 
     def __getstate__(self) -> dict[Any, Any]:
-        if any(getattr(self, name) for name in _HTTP_CLIENTS):
-            raise InvalidTypeError(
-                "An object with http_client or http_async_client cannot be pickled.",
-                remedy="Connections do not travel; make it anew where it is needed.",
-            )
-        state = dict(super().__getstate__())
+        state = super().__getstate__()
         left_out = (*_CLIENTS, "openai_api_key", "default_headers")
-        state["__dict__"] = {name: value for name, value in state["__dict__"].items() if name not in left_out}
-        return state
+        return {**state, "__dict__": {name: value for name, value in state["__dict__"].items() if name not in left_out}}
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
         super().__setstate__(state)
-        endpoint = self._session.endpoint
-        self._renew_clients()
-        self.__dict__.update(openai_api_key=secret_of(endpoint), default_headers=endpoint.headers or None)
+        self._update_session()
+        self.__dict__["default_headers"] = self._session.endpoint.headers or None
 
     def _resolve_model_profile(self) -> ModelProfile | None:
         info = get_chat_model(self.model_name)
@@ -377,3 +340,19 @@ class ChatNanoGPT(ChatModelBase, BaseChatOpenAI):
         for name in ("reasoning_content", PROVIDER_FIELDS):
             chunk.message.additional_kwargs.pop(name, None)  # has come in chunks already
         return chunk
+
+
+def _fields_of_session(session: ChatSession, http_client: Any, http_async_client: Any) -> dict[str, Any]:
+    """Return the fields that follow from a session: its options, and the SDK's clients."""
+    endpoint = session.endpoint
+    client, async_client = make_chat_client(session, http_client), make_async_chat_client(session, http_async_client)
+    return {
+        "openai_api_key": SecretStr(endpoint.key.reveal_or_empty() if endpoint.key else ""),
+        "openai_api_base": endpoint.base_url,
+        "request_timeout": endpoint.timeout,
+        "max_retries": session.max_retries,
+        "client": client.chat.completions,
+        "root_client": client,
+        "async_client": async_client.chat.completions,
+        "root_async_client": async_client,
+    }

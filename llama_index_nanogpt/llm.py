@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import openai
 from llama_index.core.base.llms.types import (
@@ -29,22 +29,19 @@ from nanogpt_core.chat.client import (
     make_chat_client,
     map_sdk_errors,
 )
-from nanogpt_core.chat.model_base import ChatModelBase
+from nanogpt_core.chat.model_base import SESSION_FIELDS, ChatModelBase
 from nanogpt_core.chat.options import (
     EXAMPLE_MODEL,
     check_request_options,
     check_tool_choice,
     invalid_option_error,
     request_options,
-    unknown_option_error,
 )
-from nanogpt_core.errors import ConfigurationError, InvalidTypeError, NanoGPTError
-from nanogpt_core.http.endpoint import CHAT_TIMEOUT, ApiKey, Endpoint, hide_key, hide_keys
-from nanogpt_core.http.limits import SharedLimits
+from nanogpt_core.errors import ConfigurationError, InvalidTypeError
+from nanogpt_core.http.endpoint import hide_keys
 from nanogpt_core.models.chat_catalog import ChatModelInfo, get_chat_model
 from nanogpt_core.models.listing import fetch_chat_model
-from nanogpt_core.observability.records import OnRequest
-from nanogpt_core.validation import check_can_be_pickled, check_model_name, check_number
+from nanogpt_core.validation import check_can_be_pickled, check_model_name, check_number, with_field_names
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -54,10 +51,8 @@ if TYPE_CHECKING:
 __all__ = ["NanoGPT"]
 
 _CONTEXT_WINDOW = 128_000
+_DEFAULT_RETRIES = 3  # LlamaIndex's own
 _SHARE_OF_WINDOW_FOR_ANSWER = 4  # a quarter at most: some models' answers may fill the whole window
-_DEFAULT_RETRIES = 3
-_HTTP_CLIENTS = ("http_client", "async_http_client")
-_REQUEST_OPTION_REMEDY = "Pass additional_kwargs={{{0!r}: ...}}, or {0}=... in a call."
 
 
 def _checks_prompt(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -112,18 +107,20 @@ class NanoGPT(ChatModelBase, CheckedCalls):
     """
 
     # Pydantic's errors would show the whole input, and the key with it.
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     _extra_body_hint: ClassVar[str] = "additional_kwargs={'extra_body': {}}, and in a call into extra_body={}"
-    _connection_options: ClassVar[frozenset[str]] = frozenset(
-        {
-            *("api_key", "api_base", "timeout", "max_retries"),
-            *("requests_per_second", "limits", "on_request", "default_headers", "allow_insecure_http"),
-            *_HTTP_CLIENTS,
-        }
-    )
-    _other_names: ClassVar[Mapping[str, str]] = {"base_url": "api_base"}
+    _session_fields: ClassVar[Mapping[str, str]] = {
+        **SESSION_FIELDS,
+        "api_key": "api_key",
+        "base_url": "api_base",
+        "timeout": "timeout",
+    }
+    _http_client_fields: ClassVar[tuple[str, str]] = ("http_client", "async_http_client")
+    _other_names: ClassVar[Mapping[str, str]] = {"base_url": "api_base", "max_new_tokens": "max_tokens"}
 
+    http_client: Any = Field(default=None, exclude=True, repr=False)
+    async_http_client: Any = Field(default=None, exclude=True, repr=False)
     api_key: Any = Field(default=None, exclude=True, repr=False)
     default_headers: dict[str, str] | None = Field(default=None, exclude=True, repr=False)
     requests_per_second: float | None = Field(default=None, description="Most attempts to start in a second.")
@@ -138,85 +135,58 @@ class NanoGPT(ChatModelBase, CheckedCalls):
     _client: openai.OpenAI | None = PrivateAttr(default=None)
     _aclient: openai.AsyncOpenAI | None = PrivateAttr(default=None)
 
-    def __init__(
-        self,
-        model: str = "gpt-4o-mini",
-        *,
-        api_key: ApiKey = None,
-        api_base: str | None = None,
-        base_url: str | None = None,
-        timeout: float = CHAT_TIMEOUT,
-        max_retries: int = _DEFAULT_RETRIES,
-        requests_per_second: float | None = None,
-        limits: SharedLimits | None = None,
-        on_request: OnRequest | None = None,
-        default_headers: dict[str, str] | None = None,
-        allow_insecure_http: bool = False,
-        context_window: int | Literal["live"] | None = None,
-        **options: Unpack[LLMOptions],
-    ) -> None:
+    def __init__(self, model: str = "gpt-4o-mini", **options: Unpack[LLMOptions]) -> None:
         # Tools that print the variables of a traceback's frames must not see the key.
-        api_key = hide_key(api_key)
-        others = options = hide_keys(options)  # type: ignore[assignment]
-        if api_base is not None and base_url is not None and api_base != base_url:
-            raise ConfigurationError("api_base and base_url differ.", remedy="They mean the same; pass one.")
-        given = {**others, "model": model}
-        if context_window not in (None, "live"):
-            given["context_window"] = context_window
-        self._check_options(given)
-        model = given["model"]
-        more = others.get("additional_kwargs")
-        check_request_options(more if isinstance(more, dict) else (), extra_body_hint=self._extra_body_hint)
-        endpoint = Endpoint.resolve(
-            api_key=api_key,
-            base_url=base_url if api_base is None else api_base,
-            timeout=timeout,
-            headers=default_headers,
-            allow_insecure_http=allow_insecure_http,
-        )
-        session = ChatSession(
-            endpoint,
-            max_retries=max_retries,
-            requests_per_second=requests_per_second,
-            limits=limits,
-            on_request=on_request,
-        )
-        if context_window == "live":
-            info: ChatModelInfo | None = fetch_chat_model(endpoint, model, others.get("http_client"))
-        else:
-            info = get_chat_model(model)
-        # Token counts at the end of a stream come only when asked for.
-        more = {"stream_options": {"include_usage": True}, **(others.pop("additional_kwargs", None) or {})}
-        settings: dict[str, Any] = {
+        given = options = hide_keys({"model": model, **options})  # type: ignore[assignment]
+        fields = with_field_names(given, self._fields_by_other_name())
+        has_own_window = fields.get("context_window") is not None
+        is_live = fields.get("context_window") == "live"
+        if is_live:
+            del fields["context_window"]
+        self._check_options(fields)
+        self._check_names(fields)
+        fields = {name: value for name, value in fields.items() if value is not None}
+        session = self._connect({"max_retries": _DEFAULT_RETRIES, **fields})
+        model, client = fields["model"], fields.get("http_client")
+        info = fetch_chat_model(session.endpoint, model, client) if is_live else get_chat_model(model)
+        defaults: dict[str, Any] = {
             "is_chat_model": True,
             "is_function_calling_model": True,
-            "context_window": given.get("context_window", _window_of(info)),
-            **({"temperature": 1.0} if model in O1_MODELS else {}),
-            **others,
-            "additional_kwargs": more,
-            "default_headers": default_headers,
-            "max_retries": max_retries,
-            "requests_per_second": requests_per_second,
-            "limits": limits,
-            "on_request": on_request,
-            "allow_insecure_http": allow_insecure_http,
+            "context_window": _window_of(info),
         }
+        if model in O1_MODELS:
+            defaults["temperature"] = 1.0
+        # Token counts at the end of a stream come only when asked for.
+        fields["additional_kwargs"] = {"stream_options": {"include_usage": True}, **fields.get("additional_kwargs", {})}
         # A key in the argument keeps the base class from taking one out of OPENAI_API_KEY. It refuses some names that
         # OpenAI itself serves at another endpoint, so the name is set afterwards.
-        settings |= {"model": "nanogpt", "api_key": endpoint.key, "api_base": endpoint.base_url, "timeout": timeout}
+        stand_ins = {"model": "nanogpt", "api_key": session.endpoint.key}
         try:
-            super().__init__(**settings)
+            super().__init__(**{**defaults, **fields, **stand_ins})
         except ValidationError as error:
-            raise _option_error(error) from None
+            raise invalid_option_error(error) from None
         self.model = model
         self.api_version = None  # the base class takes it from OPENAI_API_VERSION
+        # The base class keeps the clients in private attributes.
+        self.__dict__.update({name: fields.get(name) for name in self._http_client_fields})
+        self._info, self._has_own_window = info, has_own_window
         self._session = session
-        self._info, self._has_own_window = info, context_window is not None
+        self._update_session()
+
+    @classmethod
+    def _check_names(cls, names: Iterable[str]) -> None:
+        for name in names:
+            if name in request_options() and name not in cls.model_fields:
+                raise InvalidTypeError(
+                    f"Unknown option {name!r}.",
+                    remedy=f"Pass additional_kwargs={{{name!r}: ...}}, or {name}=... in a call.",
+                )
+        super()._check_names(names)
 
     @classmethod
     def _check_options(cls, options: dict[str, Any]) -> None:
         for name in ("openai_client", "async_openai_client"):
-            if options.get(name) is not None:
+            if options.pop(name, None) is not None:
                 raise ConfigurationError(f"{name} is not supported.", remedy="Pass http_client or async_http_client.")
         if options.get("api_version") is not None:
             raise ConfigurationError("api_version has no meaning here.", remedy="Leave it out; it is Azure's.")
@@ -224,22 +194,10 @@ class NanoGPT(ChatModelBase, CheckedCalls):
             raise ConfigurationError("is_chat_model=False is not supported.", remedy="NanoGPT has only chat models.")
         if "model" in options:
             options["model"] = check_model_name(options["model"], EXAMPLE_MODEL)
-        if "context_window" in options:
+        if options.get("context_window") is not None:
             check_number("context_window", options["context_window"], 1)
-
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> NanoGPT:
-        """Return a copy; options in ``update``, by any of their names, take effect.
-
-        Raises:
-            ConfigurationError: An option is invalid.
-            InvalidTypeError: An option is unknown, or of the wrong type.
-        """
-        update = hide_keys(update or {})
-        clients = {f"_{name}": update.pop(name) for name in _HTTP_CLIENTS if name in update}
-        twin: NanoGPT = super().model_copy(update=update, deep=deep)
-        for name, client in clients.items():
-            setattr(twin, name, client)
-        return twin
+        more = options.get("additional_kwargs")
+        check_request_options(more if isinstance(more, dict) else (), extra_body_hint=cls._extra_body_hint)
 
     def _update_dependents(self, changes: Mapping[str, Any]) -> None:
         if "context_window" in changes:
@@ -323,49 +281,32 @@ class NanoGPT(ChatModelBase, CheckedCalls):
         cost = getattr(getattr(raw_response, "usage", None), "cost_usd", None)
         return counts if cost is None else {**counts, "cost_usd": cost}
 
-    def _reconnect(self, changes: Mapping[str, Any]) -> None:
-        endpoint = Endpoint.resolve(
-            api_key=changes.get("api_key", self._session.endpoint.key),
-            base_url=self.api_base,
-            timeout=self.timeout,
-            headers=self.default_headers,
-            allow_insecure_http=self.allow_insecure_http,
-        )
-        self._session = ChatSession(
-            endpoint,
-            max_retries=self.max_retries,
-            requests_per_second=self.requests_per_second,
-            limits=self.limits,
-            on_request=self.on_request,
-        )
-        self._renew_clients()
-        self.__dict__.update(api_key=endpoint.key, api_base=endpoint.base_url)
-
-    def _renew_clients(self) -> None:
+    def _update_session(self) -> None:
         self._client = self._aclient = None  # made when they are needed
+        endpoint = self._session.endpoint
+        self.__dict__.update(
+            api_key=endpoint.key,
+            api_base=endpoint.base_url,
+            timeout=endpoint.timeout,
+            max_retries=self._session.max_retries,
+        )
+
+    def _shared_by_copies(self) -> list[Any]:
+        clients = (self._client, self._aclient, self.http_client, self.async_http_client)
+        return [*clients, self.limits, self.on_request, self.rate_limiter, self.callback_manager]
 
     def __getstate__(self) -> dict[str, Any]:
         # The base class leaves out attributes that cannot be pickled; a hook must not get lost like that.
         check_can_be_pickled(on_request=self.on_request)
         # A copy has no clients, which cannot be pickled.
-        state: dict[str, Any] = super(NanoGPT, copy.copy(self)).__getstate__()
+        state = super(NanoGPT, copy.copy(self)).__getstate__()
         # A header may hold a secret; the session leaves them out too.
-        state["__dict__"] = {**state["__dict__"], "default_headers": None}
-        return state
+        return {**state, "__dict__": {**state["__dict__"], "default_headers": None}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # calls the constructor, with the fields only
         private = state.get("__pydantic_private__") or {}
         self._info, self._has_own_window = private["_info"], private["_has_own_window"]
-
-    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> NanoGPT:
-        memo = {} if memo is None else memo
-        # HTTP clients, and objects that may hold a lock.
-        clients = (self._http_client, self._async_http_client)
-        shared = (*clients, self.limits, self.on_request, self.rate_limiter, self.callback_manager)
-        memo.update({id(one): one for one in shared})
-        twin: NanoGPT = super(NanoGPT, copy.copy(self)).__deepcopy__(memo)
-        return twin
 
     @classmethod
     def class_name(cls) -> str:
@@ -374,12 +315,12 @@ class NanoGPT(ChatModelBase, CheckedCalls):
 
     def _get_client(self) -> openai.OpenAI:
         if self._client is None or not self.reuse_client:
-            self._client = make_chat_client(self._session, self._http_client)
+            self._client = make_chat_client(self._session, self.http_client)
         return self._client
 
     def _get_aclient(self) -> openai.AsyncOpenAI:
         if self._aclient is None or not self.reuse_client:
-            self._aclient = make_async_chat_client(self._session, self._async_http_client)
+            self._aclient = make_async_chat_client(self._session, self.async_http_client)
         return self._aclient
 
     def _get_model_kwargs(self, **kwargs: Any) -> dict[str, Any]:
@@ -398,17 +339,6 @@ class NanoGPT(ChatModelBase, CheckedCalls):
 def _without_retries(method: Callable[..., Any]) -> Callable[..., Any]:
     plain: Callable[..., Any] = inspect.unwrap(method)
     return plain
-
-
-def _option_error(error: ValidationError) -> NanoGPTError:
-    for one in error.errors(include_url=False, include_context=False, include_input=False):
-        if one["type"] == "extra_forbidden":
-            name = str(one["loc"][0])
-            if name in request_options():
-                return InvalidTypeError(f"Unknown option {name!r}.", remedy=_REQUEST_OPTION_REMEDY.format(name))
-            names = [*NanoGPT._option_names(), "http_client", "async_http_client"]
-            return unknown_option_error(name, names, extra_body_hint=NanoGPT._extra_body_hint)
-    return invalid_option_error(error)
 
 
 def _window_of(info: ChatModelInfo | None) -> int:

@@ -21,6 +21,7 @@ __all__ = [
     "check_number",
     "check_option_names",
     "check_positive",
+    "with_field_names",
 ]
 
 MIN_REQUESTS_PER_SECOND = 1e-4
@@ -152,3 +153,26 @@ def check_option_names(given: Iterable[str], known: Collection[str], aliases: Ma
                 f"Unknown option {name!r}.",
                 remedy=f"Did you mean {near[0]!r}?" if near else f"The options are: {', '.join(known)}.",
             )
+
+
+def with_field_names(options: Mapping[str, Any], other_names: Mapping[str, str]) -> dict[str, Any]:
+    """Return options by the names of their fields. None under one name gives way to a value under another.
+
+    Args:
+        options: Values by any name of an option.
+        other_names: Names of fields by their other names.
+
+    Raises:
+        ConfigurationError: Two names of one field have different values.
+    """
+    fields: dict[str, Any] = {}
+    for given, value in options.items():
+        name = other_names.get(given, given)
+        if value is None:
+            fields.setdefault(name, None)
+        elif fields.get(name) is None or fields[name] == value:
+            fields[name] = value
+        else:
+            names = " and ".join(sorted(one for one in options if other_names.get(one, one) == name))
+            raise ConfigurationError(f"{names} are the same option, and differ.", remedy="Pass one of them.")
+    return fields

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import weakref
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping
 from typing import Any, TypeVar
 
 import openai
@@ -23,7 +24,7 @@ from nanogpt_core.chat.event_stream import AsyncEventStream, EventStream, record
 from nanogpt_core.chat.transport import AsyncChatTransport, ChatTransport
 from nanogpt_core.errors import NanoGPTError, ReplyError
 from nanogpt_core.http.connections import aclose_connections, close_connections
-from nanogpt_core.http.endpoint import Endpoint
+from nanogpt_core.http.endpoint import CHAT_TIMEOUT, ApiKey, Endpoint, hide_key
 from nanogpt_core.http.error_mapping import map_error
 from nanogpt_core.http.lifetime import Lifetime
 from nanogpt_core.http.limits import Admission, Cost, ProcessLimits, SharedLimits, check_limits
@@ -73,6 +74,7 @@ class ChatSession:
 
     Attributes:
         endpoint: See ``Args``.
+        max_retries: See ``Args``.
         lifetime: The state of the object: open or closed.
     """
 
@@ -91,7 +93,7 @@ class ChatSession:
         check_on_request(on_request)
         self.endpoint = endpoint
         self.lifetime = Lifetime()
-        self._max_retries = max_retries
+        self.max_retries = max_retries
         self._requests_per_second = requests_per_second
         self._rate_limit: RateLimit | None = RateLimit(endpoint, requests_per_second)
         self._limit_ref = weakref.ref(self._rate_limit)
@@ -101,19 +103,52 @@ class ChatSession:
     def __repr__(self) -> str:
         return f"<ChatSession of {self.endpoint.host}>"
 
-    def __copy__(self) -> ChatSession:
-        restore, arguments = self.__reduce__()
-        twin: ChatSession = restore(*arguments)
-        return twin
-
-    def __deepcopy__(self, memo: object) -> ChatSession:
-        return copy.copy(self)
-
-    def __reduce__(self) -> tuple[Callable[..., ChatSession], tuple[Any, ...]]:
-        return _restore, (
-            *(self.endpoint, self._max_retries, self._requests_per_second, self._shared),
-            self.observer.hook,
+    def __reduce__(self) -> tuple[functools.partial[ChatSession], tuple[()]]:
+        # Copies and pickles are new sessions with the same options.
+        make = functools.partial(
+            ChatSession,
+            self.endpoint,
+            max_retries=self.max_retries,
+            requests_per_second=self._requests_per_second,
+            limits=self._shared,
+            on_request=self.observer.hook,
         )
+        return make, ()
+
+    @classmethod
+    def connect(
+        cls,
+        *,
+        api_key: ApiKey = None,
+        base_url: str | None = None,
+        timeout: float = CHAT_TIMEOUT,
+        default_headers: Mapping[str, str] | None = None,
+        allow_insecure_http: bool = False,
+        **options: Any,
+    ) -> ChatSession:
+        """Return a session for options as users pass them.
+
+        Args:
+            api_key: The key; see :meth:`~nanogpt_core.http.endpoint.Endpoint.resolve` for this and the following.
+            base_url: Base URL of the API.
+            timeout: Seconds that an attempt, and then each event of a stream, may take.
+            default_headers: Headers to send beside the usual ones.
+            allow_insecure_http: Let messages and key travel unencrypted to another machine.
+            **options: The other arguments of the class.
+
+        Raises:
+            ConfigurationError: A value that cannot be right, or no key.
+            InvalidTypeError: A value of the wrong type.
+        """
+        api_key = hide_key(api_key)
+        endpoint = Endpoint.resolve(
+            api_key=api_key,
+            base_url=base_url,
+            timeout=timeout,
+            headers=default_headers,
+            allow_insecure_http=allow_insecure_http,
+        )
+        return cls(endpoint, **options)
 
     def for_client(self) -> ChatSession:
         """Return this session for a client of the SDK, without a reference to the rate limit.
@@ -158,7 +193,7 @@ class ChatSession:
             NanoGPTError: The error of the last attempt.
         """
         return send_with_retries(
-            _attempt, limits=self._limits, max_retries=self._max_retries, call_limits=CallLimits(), cost=Cost(model)
+            _attempt, limits=self._limits, max_retries=self.max_retries, call_limits=CallLimits(), cost=Cost(model)
         )
 
     def on_stream_error(self, error: NanoGPTError) -> None:
@@ -259,22 +294,6 @@ async def aiterate_stream(session: ChatSession, stream: AsyncIterator[T]) -> Asy
 
 def _attempt(_admission: Admission) -> Generator[None, Any, Any]:
     return (yield None)
-
-
-def _restore(
-    endpoint: Endpoint,
-    max_retries: int,
-    requests_per_second: float | None,
-    limits: SharedLimits | None,
-    on_request: OnRequest | None = None,
-) -> ChatSession:
-    return ChatSession(
-        endpoint,
-        max_retries=max_retries,
-        requests_per_second=requests_per_second,
-        limits=limits,
-        on_request=on_request,
-    )
 
 
 def _for_chat(error: NanoGPTError) -> NanoGPTError:

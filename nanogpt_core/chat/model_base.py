@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model  # a dependency of the SDK
 
+from nanogpt_core.chat.client import ChatSession
 from nanogpt_core.chat.options import invalid_option_error, unknown_option_error
-from nanogpt_core.errors import ConfigurationError
+from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.http.endpoint import hide_keys
 from nanogpt_core.http.lifetime import Closeable
+from nanogpt_core.validation import with_field_names
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from nanogpt_core.chat.client import ChatSession
+__all__ = ["SESSION_FIELDS", "ChatModelBase"]
 
-__all__ = ["ChatModelBase"]
+SESSION_FIELDS = {
+    name: name
+    for name in (
+        *("max_retries", "requests_per_second", "limits", "on_request"),
+        *("default_headers", "allow_insecure_http"),
+    )
+}
+"""Fields of both classes with the name of an argument of :meth:`~nanogpt_core.chat.client.ChatSession.connect`."""
 
 
 class ChatModelBase(Closeable, BaseModel):
@@ -28,15 +37,16 @@ class ChatModelBase(Closeable, BaseModel):
     Subclasses set ``_session`` when they are made: before that, their base classes may set any field.
     """
 
-    # Fields that the session is made from: only copies can change them.
-    _connection_options: ClassVar[frozenset[str]]
+    # Names of fields, by the arguments of ChatSession.connect. Only copies can change these and the HTTP clients.
+    _session_fields: ClassVar[Mapping[str, str]]
+    _http_client_fields: ClassVar[tuple[str, str]]
     # The argument for fields of a request that the SDK does not know, with {} for them.
     _extra_body_hint: ClassVar[str]
-    # Names of fields beside their aliases.
+    # Names of fields, by names beside their aliases.
     _other_names: ClassVar[Mapping[str, str]] = {}
 
     if TYPE_CHECKING:
-        _session: ChatSession
+        _session: ChatSession  # a private attribute of pydantic must be declared in the subclass
 
     def close(self) -> None:
         """Close the object: later calls raise; calls under way, and streams that have begun, go on to their end.
@@ -51,14 +61,48 @@ class ChatModelBase(Closeable, BaseModel):
         """Close the object as :meth:`close` does, and the running event loop's connections without other users."""
         await self._session.aclose()
 
-    def _renew_clients(self) -> None:
-        """Make or forget the SDK's clients, after another session was set."""
+    @classmethod
+    def _check_names(cls, names: Iterable[str]) -> None:
+        """Check that there is a field of each name."""
+        for name in names:
+            if name not in cls.model_fields:
+                raise unknown_option_error(name, cls._option_names(), extra_body_hint=cls._extra_body_hint)
+
+    @classmethod
+    def _check_options(cls, options: dict[str, Any]) -> None:
+        """Check the values of some options, by the names of their fields; in place."""
+
+    def _update_session(self) -> None:
+        """Set the fields and the SDK's clients that follow from the session, after another one was set."""
+
+    def _update_dependents(self, changes: Mapping[str, Any]) -> None:
+        """Set fields that depend on others, of which ``changes`` have changed."""
+
+    def _shared_by_copies(self) -> Iterable[Any]:
+        """Return the objects that deep copies share, such as HTTP clients and objects that may hold a lock."""
+        return ()
 
     def __copy__(self) -> Self:
         twin = super().__copy__()
         twin._session = copy.copy(self._session)
-        twin._renew_clients()
+        twin._update_session()
         return twin
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        memo = {} if memo is None else memo
+        memo.update({id(one): one for one in self._shared_by_copies()})
+        twin = super().__deepcopy__(memo)
+        twin._update_session()
+        return twin
+
+    def __getstate__(self) -> dict[Any, Any]:
+        if any(getattr(self, name) is not None for name in self._http_client_fields):
+            raise InvalidTypeError(
+                f"An object with {' or '.join(self._http_client_fields)} cannot be pickled.",
+                remedy="Connections do not travel; make it anew where it is needed.",
+            )
+        state: dict[Any, Any] = super().__getstate__()
+        return state
 
     @classmethod
     def _fields_by_other_name(cls) -> dict[str, str]:
@@ -70,33 +114,28 @@ class ChatModelBase(Closeable, BaseModel):
         return [*cls.model_fields, *cls._fields_by_other_name()]
 
     @classmethod
-    def _check_options(cls, options: dict[str, Any]) -> None:
-        """Check the values of some options, by the names of their fields; in place."""
+    def _connection_options(cls) -> set[str]:
+        return {*cls._session_fields.values(), *cls._http_client_fields}
 
-    def _reconnect(self, changes: Mapping[str, Any]) -> None:
-        """Make a new connection from the fields, of which ``changes`` have changed."""
-
-    def _update_dependents(self, changes: Mapping[str, Any]) -> None:
-        """Set fields that depend on others, of which ``changes`` have changed."""
+    @classmethod
+    def _connect(cls, options: Mapping[str, Any]) -> ChatSession:
+        """Return a session for options by the names of their fields; those that are None have the session's default."""
+        given = {argument: options.get(name) for argument, name in cls._session_fields.items()}
+        return ChatSession.connect(**{argument: value for argument, value in given.items() if value is not None})
 
     @classmethod
     def _check_changes(cls, changes: Mapping[str, Any]) -> dict[str, Any]:
-        names = cls._fields_by_other_name()
-        options = {names.get(name, name): value for name, value in changes.items()}
-        for name in options:
-            if name not in cls.model_fields:
-                raise unknown_option_error(name, cls._option_names(), extra_body_hint=cls._extra_body_hint)
+        options = with_field_names(changes, cls._fields_by_other_name())
+        cls._check_names(options)
         cls._check_options(options)
-        return {
-            name: value if name in cls._connection_options else _validate_field(cls, name, value)
-            for name, value in options.items()
-        }
+        kept = cls._connection_options()  # the session checks these
+        return {name: value if name in kept else _validate_field(cls, name, value) for name, value in options.items()}
 
     def __setattr__(self, name: str, value: Any) -> None:
         value = hide_keys({name: value})[name]
         if not name.startswith("_") and hasattr(self, "_session"):
             name = self._fields_by_other_name().get(name, name)
-            if name in self._connection_options:
+            if name in self._connection_options():
                 raise ConfigurationError(
                     f"{name} cannot be changed any more.", remedy=f"Use .model_copy(update={{{name!r}: ...}})."
                 )
@@ -118,8 +157,12 @@ class ChatModelBase(Closeable, BaseModel):
         changes = self._check_changes(update)
         base = copy.deepcopy(self) if deep else self  # pydantic would copy the clients too if there are changes
         twin = super(ChatModelBase, base).model_copy(update=changes)
-        if self._connection_options & changes.keys():
-            twin._reconnect(changes)
+        if self._connection_options() & changes.keys():
+            fields = {name: getattr(twin, name) for name in self._session_fields.values()}
+            # The session knows if a pickle has left the key out.
+            known_key = {self._session_fields["api_key"]: self._session.endpoint.key}
+            twin._session = self._connect({**fields, **known_key, **changes})
+            twin._update_session()
         twin._update_dependents(changes)
         return twin
 

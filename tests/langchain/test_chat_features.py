@@ -413,13 +413,6 @@ def test_deep_copy_shares_objects_that_hold_a_lock(name, value):
         assert found[0] is value[0] if isinstance(value, list) else found is value
 
 
-def test_own_http_client_is_not_pickled():
-    from nanogpt_core.http.library import httpx as http
-
-    with http.Client() as client, pytest.raises(errors.InvalidTypeError, match="http_client"):
-        pickle.dumps(ChatNanoGPT(api_key=KEY, http_client=client))
-
-
 @pytest.mark.filterwarnings(f"ignore::{LangChainBetaWarning.__module__}.LangChainBetaWarning")
 async def test_dump_names_the_key_variable_and_can_be_read_back(scripted, ask, monkeypatch):
     sandbox = scripted(Reply("Here."))

@@ -355,3 +355,16 @@ async def test_pickle_has_no_key_and_reads_it_from_the_environment(chat_plugin, 
     assert (getattr(twin, chat_plugin.model), getattr(twin, chat_plugin.timeout)) == ("any/model", 7)
     assert await ask(twin) == "second"
     assert ["x-team" in request.headers for request in sandbox.requests] == [True, False]
+
+
+def test_object_with_an_own_http_client_is_not_pickled(make):
+    with http.Client() as client, pytest.raises(errors.InvalidTypeError, match="http_client"):
+        pickle.dumps(make(http_client=client))
+
+
+def test_two_names_of_one_option_may_not_differ(chat_plugin, make):
+    other = "http://127.0.0.1:9/api/v1"
+    with pytest.raises(errors.ConfigurationError, match="same option, and differ"):
+        make(**{"base_url": "http://127.0.0.1:8/api/v1", chat_plugin.base_url: other})
+    for update in ({chat_plugin.base_url: other}, {"base_url": other, chat_plugin.base_url: None}):
+        assert getattr(make().model_copy(update=update), chat_plugin.base_url) == other

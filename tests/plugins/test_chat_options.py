@@ -249,14 +249,16 @@ async def test_llama_index_sends_top_logprobs_unless_logprobs_are_off(fresh_sand
     assert (body.get("top_logprobs"), bool(body.get("logprobs"))) == (sent, sent is not None)
 
 
-async def test_llama_index_checks_changed_additional_options_in_a_call(fresh_sandbox, call):
+async def test_llama_index_checks_additional_options_at_construction_and_later(fresh_sandbox, call):
     llm = NanoGPT(api_key=fresh_sandbox.api_key, base_url=fresh_sandbox.base_url)
     llm.additional_kwargs = {"seed": 4}
     await call(llm, "complete", "Hello")
     assert fresh_sandbox.requests[0].body["seed"] == 4
-    llm.additional_kwargs = {"top_k": 4}
+    for make in (llm.__setattr__, lambda name, value: NanoGPT(api_key="k", **{name: value})):
+        with pytest.raises(InvalidTypeError, match="Unknown option 'top_k'"):
+            make("additional_kwargs", {"top_k": 4})
     with pytest.raises(InvalidTypeError, match="Unknown option 'top_k'"):
-        await call(llm, "complete", "Hello")
+        await call(llm, "complete", "Hello", top_k=4)
 
 
 @pytest.mark.parametrize("name", ["api_key", "openai_api_key"])
