@@ -34,7 +34,13 @@ from nanogpt_core.chat.client import (
     map_sdk_errors,
 )
 from nanogpt_core.chat.model_base import ChatModelBase
-from nanogpt_core.chat.options import EXAMPLE_MODEL, check_request_options, check_tool_choice, invalid_option_error
+from nanogpt_core.chat.options import (
+    EXAMPLE_MODEL,
+    check_request_options,
+    check_single_choice,
+    check_tool_choice,
+    invalid_option_error,
+)
 from nanogpt_core.chat.provider_fields import PROVIDER_FIELDS
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.http.endpoint import CHAT_TIMEOUT, Endpoint, hide_keys
@@ -314,6 +320,8 @@ class ChatNanoGPT(ChatModelBase, BaseChatOpenAI):
         for message, sent in zip(messages, payload["messages"], strict=True) if self.send_reasoning else ():
             send_back(message, sent)
         check_request_options(payload, ("reasoning",), extra_body_hint=self._extra_body_hint)
+        if payload.get("stream"):
+            check_single_choice(payload)
         reasoning = payload.pop("reasoning", None)
         if reasoning is not None:
             # The SDK knows it only for another endpoint.
