@@ -29,7 +29,13 @@ from langchain_nanogpt.profiles import as_profile
 from langchain_nanogpt.structured import checked_structured_output, map_schema_errors
 from nanogpt_core.chat.client import ChatSession, make_async_chat_client, make_chat_client, map_sdk_errors
 from nanogpt_core.chat.model_base import SESSION_FIELDS, ChatModelBase
-from nanogpt_core.chat.options import EXAMPLE_MODEL, check_request_options, check_tool_choice, invalid_option_error
+from nanogpt_core.chat.options import (
+    EXAMPLE_MODEL,
+    check_request_options,
+    check_single_choice,
+    check_tool_choice,
+    invalid_option_error,
+)
 from nanogpt_core.chat.provider_fields import PROVIDER_FIELDS
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.http.endpoint import hide_keys
@@ -277,6 +283,8 @@ class ChatNanoGPT(ChatModelBase, BaseChatOpenAI):
         for message, sent in zip(messages, payload["messages"], strict=True) if self.send_reasoning else ():
             send_back(message, sent)
         check_request_options(payload, ("reasoning",), extra_body_hint=self._extra_body_hint)
+        if payload.get("stream"):
+            check_single_choice(payload)
         reasoning = payload.pop("reasoning", None)
         if reasoning is not None:
             # The SDK knows it only for another endpoint.

@@ -33,6 +33,7 @@ from nanogpt_core.chat.model_base import SESSION_FIELDS, ChatModelBase
 from nanogpt_core.chat.options import (
     EXAMPLE_MODEL,
     check_request_options,
+    check_single_choice,
     check_tool_choice,
     invalid_option_error,
     request_options,
@@ -237,6 +238,7 @@ class NanoGPT(ChatModelBase, CheckedCalls):
 
     def _stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> Iterator[ChatResponse]:
         options = self._get_model_kwargs(**kwargs)
+        check_single_choice(options)
         sent = self._with_reasoning(messages, kwargs)
         stream = iterate_stream(self._session, _without_retries(OpenAILike._stream_chat)(self, messages, **sent))
         return self._completed(stream, options)
@@ -249,6 +251,7 @@ class NanoGPT(ChatModelBase, CheckedCalls):
 
     async def _astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> AsyncIterator[ChatResponse]:
         options = self._get_model_kwargs(**kwargs)
+        check_single_choice(options)
         sent = self._with_reasoning(messages, kwargs)
         stream = await _without_retries(OpenAILike._astream_chat)(self, messages, **sent)
         return self._acompleted(aiterate_stream(self._session, stream), options)

@@ -11,6 +11,7 @@ import openai
 
 from nanogpt_core.chat.response import ChatRequest, ReportedError, check_whole
 from nanogpt_core.chat.stream import StreamReader
+from nanogpt_core.chat.unasked_stream import is_stream, join_stream
 from nanogpt_core.errors import ConnectionFailedError, NanoGPTError, ReplyError
 from nanogpt_core.http.deadline import request_limits
 from nanogpt_core.http.error_body import as_sentence, error_message, excerpt
@@ -171,7 +172,8 @@ class Call:
             raise self._map_status(response.status_code, response.content)
         if not self._is_chat:
             return make_response(response, response.headers.get("content-type"), content=response.content)
-        reply = check_whole(response.content, self._chat_request)
+        is_events = is_stream(response.content)
+        reply = (join_stream if is_events else check_whole)(response.content, self._chat_request)
         self._usage = reply.get("usage")
         return make_response(response, "application/json", content=json.dumps(reply).encode())
 

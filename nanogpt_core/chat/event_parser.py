@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import json
 
 from nanogpt_core.chat.json_text import is_json
 
@@ -14,7 +15,7 @@ _MAX_OTHER_LINES = 20  # of text that is no JSON
 
 def is_done(event: str) -> bool:
     """Return whether the data of an event is the end of a stream, ``[DONE]``; some hosts add blanks or quotes."""
-    return event.lstrip(' "').upper().startswith("[DONE]")
+    return event.lstrip(' \t"').upper().startswith("[DONE]")
 
 
 class EventParser:
@@ -27,6 +28,7 @@ class EventParser:
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")(errors="replace")
         self._parts: list[str] = []  # of a line that is not complete; joined only once, since a line may be long
         self._data: list[str] = []
+        self._name = ""  # of the event
         self._other: list[str] = []
 
     @property
@@ -57,6 +59,7 @@ class EventParser:
     def _line(self, line: str) -> str | None:
         if not line:
             event, self._data = "\n".join(self._data), []
+            event, self._name = (_as_error(event) if self._name == "error" else event), ""
             return event or None
         line = line.lstrip("\ufeff")
         name, _, value = line.partition(":")
@@ -68,8 +71,20 @@ class EventParser:
             ended = "\n".join(self._data) if begins else None
             self._data = [value] if begins else [*self._data, value]
             return ended
+        if name == "event":
+            self._name = value.strip().lower()
         if line.startswith("{") and is_json(line):
             return line  # some hosts send lines of JSON, or an error as it is
         if name not in _FIELDS and (len(self._other) < _MAX_OTHER_LINES or self._other[0].startswith("{")):
             self._other.append(line)
         return None
+
+
+def _as_error(event: str) -> str:
+    """Return the data of an event named ``error`` as an object with an error, unless it is one already."""
+    try:
+        data = json.loads(event)
+    except ValueError:
+        data = event
+    is_named = isinstance(data, dict) and not data.keys().isdisjoint(("error", "choices"))
+    return event if not event or is_named or is_done(event) else json.dumps({"error": data})

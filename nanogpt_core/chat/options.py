@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from openai.resources.chat.completions import Completions
@@ -15,6 +15,7 @@ from nanogpt_core.errors import ConfigurationError, InvalidInputError, InvalidTy
 __all__ = [
     "EXAMPLE_MODEL",
     "check_request_options",
+    "check_single_choice",
     "check_tool_choice",
     "invalid_option_error",
     "request_options",
@@ -74,10 +75,26 @@ def check_tool_choice(choice: Any, tools: Any) -> None:
     names = [tool["function"]["name"] for tool in tools or () if "function" in tool]
     known = names if isinstance(choice, dict) else _CHOICES
     if isinstance(name, str) and name not in known:
+        if name in names:
+            tool = {"type": "function", "function": {"name": name}}
+            raise InvalidInputError(f"tool_choice {name!r} is no request for that tool.", remedy=f"Pass {tool}.")
         raise InvalidInputError(
             f"tool_choice {name!r} is none of the tools.",
             remedy=f"There are: {', '.join(names) or 'none'}; or say {', '.join(map(repr, _CHOICES))}.",
         )
+
+
+def check_single_choice(options: Mapping[str, Any]) -> None:
+    """Check that a stream is asked for one choice: both frameworks would join the texts of several.
+
+    Args:
+        options: The options of a request for a stream.
+
+    Raises:
+        ConfigurationError: ``n`` is more than 1.
+    """
+    if isinstance(options.get("n"), int) and options["n"] > 1:
+        raise ConfigurationError("n must be 1 in a stream.", remedy="Ask without streaming, or several times.")
 
 
 def invalid_option_error(error: Any) -> ConfigurationError:

@@ -36,6 +36,7 @@ def repair_reply(document: dict[str, Any], *, streamed: bool) -> None:
     for name in ("id", "model"):
         if not isinstance(document.get(name), str):
             document[name] = ""
+    document.pop("error", None)  # without content; the SDK and LangChain raise some of these
     document["object"] = _OBJECT[streamed]  # the SDK leaves out other chunks if it joins an answer in JSON
     if not _is_count(document.get("created")):
         document["created"] = 0
@@ -54,9 +55,13 @@ def repair_reply(document: dict[str, Any], *, streamed: bool) -> None:
     usages = [
         one.get("usage") for one in (document, *document["choices"], document.get("x_groq")) if isinstance(one, dict)
     ]
+    inner = [one.pop(PRICING, None) for one in (*usages, *document["choices"]) if isinstance(one, dict)]
+    pricing = next((one for one in (document.get(PRICING), *inner) if isinstance(one, dict)), None)
+    if pricing is not None:
+        document[PRICING] = pricing
     known = next((counted for one in usages if (counted := _counted(one)) is not None), None)
     # In a stream it may be split over several chunks.
-    usage = known if streamed else repair_usage(known, document.get(PRICING))
+    usage = known if streamed else repair_usage(known, pricing)
     if usage is not None or "usage" in document:
         document["usage"] = usage
     for position, choice in enumerate(document["choices"]):
@@ -73,8 +78,9 @@ def repair_reply(document: dict[str, Any], *, streamed: bool) -> None:
 def repair_message(message: dict[str, Any], *, streamed: bool, tools: frozenset[str] = frozenset()) -> None:
     """Repair a message, or a delta of one, without its tool calls; in place.
 
-    Content blocks, as Mistral sends them, become text, reasoning and refusal. Blocks of other types, and images beside
-    the content, are kept in ``content_blocks``. If there are ``tools``, a call in OpenAI's older form is one of a tool.
+    Content blocks, as Mistral sends them, become text, reasoning, refusal and tool calls. Blocks of other types, and
+    images beside the content, are kept in ``content_blocks``. If there are ``tools``, a call in OpenAI's older form is
+    one of a tool.
 
     Raises:
         ReplyError: Its content is of a type without a meaning.
@@ -112,15 +118,12 @@ def repair_message(message: dict[str, Any], *, streamed: bool, tools: frozenset[
             message["tool_calls"] = message.get("tool_calls") or [{"type": "function", "index": 0, "function": call}]
 
 
-def _image(image: dict[str, Any] | str) -> dict[str, Any]:
-    return {"type": "image_url", "image_url": {"url": image}} if isinstance(image, str) else image
-
-
 def _join_blocks(message: dict[str, Any], blocks: list[Any]) -> None:
     texts: list[str] = []
     thoughts: list[str] = []
     refusals: list[str] = []
     others: list[dict[str, Any]] = []
+    calls: list[dict[str, Any]] = []
     for block in blocks:
         kind = block.get("type") if isinstance(block, dict) else None
         text = text_of(block)
@@ -130,6 +133,8 @@ def _join_blocks(message: dict[str, Any], blocks: list[Any]) -> None:
             thoughts.append(text or "")
         elif kind in _TEXT_BLOCKS and (text is not None or (kind and block.get("text") is None)):
             texts.append(text or "")
+        elif kind == "tool_use" and isinstance(block.get("name"), str):
+            calls.append(block)
         elif isinstance(kind, str) and kind not in _TEXT_BLOCKS:
             others += [block] if kind != "reference" else []
         else:
@@ -140,6 +145,8 @@ def _join_blocks(message: dict[str, Any], blocks: list[Any]) -> None:
             message[name] = "".join(parts)
     if others:
         message["content_blocks"] = others
+    if calls and not message.get("tool_calls"):
+        message["tool_calls"] = calls
 
 
 def _refusal(value: Any) -> str | None:

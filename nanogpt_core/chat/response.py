@@ -127,6 +127,7 @@ def check_whole(body: bytes, request: ChatRequest) -> dict[str, Any]:
             f"The service sent no answer, but {excerpt(body)!r}.", remedy="Try again, or with another model."
         )
     repair_reply(document, streamed=False)
+    choices = document["choices"] = sorted(document["choices"], key=lambda choice: choice["index"])
     for choice in choices:
         message = choice.get("message")
         if not isinstance(message, dict):
@@ -193,8 +194,10 @@ def check_no_error(document: dict[str, Any]) -> None:
     choices = found if isinstance(found, list) else []
     parts = [choice for choice in choices if isinstance(choice, dict)]
     reasons = [choice.get("finish_reason") for choice in parts]
-    inside = next((choice for choice in parts if choice.get("error")), None)
-    if document.get("error") or (not choices and error_message(document)):
+    inside = next((choice for choice in parts if _is_error(choice.get("error"))), None)
+    is_error = _is_error(document.get("error"))
+    words = "" if choices else error_message({**document, "error": document["error"] if is_error else None})
+    if is_error or words:
         raise ReportedError(document, error_status(document))
     if inside is not None:  # as OpenRouter has it
         raise ReportedError({"error": inside["error"]}, error_status(inside))
@@ -202,6 +205,11 @@ def check_no_error(document: dict[str, Any]) -> None:
     if failed is not None:
         words = error_message(document) or f"finish_reason {failed!r}, no reason given"
         raise ReportedError({"error": {"message": words}}, None)
+
+
+def _is_error(error: Any) -> bool:
+    """Return whether a field ``error`` is one: gateways in Go send it in every reply, with nothing in it."""
+    return any(error.values()) if isinstance(error, dict) else bool(error)
 
 
 def check_truncated(reason: Any, *, has_calls: bool, structured: bool) -> None:

@@ -14,6 +14,7 @@ from nanogpt_core.chat.json_text import invalidating_suffix, is_json
 from nanogpt_core.chat.provider_fields import call_fields, merge_fields
 from nanogpt_core.chat.surrogates import ends_in_high_surrogate, join_surrogates
 from nanogpt_core.chat.tool_calls import call_id, nameless_call, new_call_id, parse_arguments, unify_call
+from nanogpt_core.errors import ReplyError
 
 __all__ = ["ToolCallAssembler"]
 
@@ -85,6 +86,10 @@ class _Call:
         """Return whether a fragment with the same id, but another index, is a part of this call."""
         begins = bool(name) and (name != self.name or arguments.lstrip()[:1] in ("", "{"))
         return not begins and not is_json(self.arguments)
+
+    def is_renamed_by(self, name: str, tools: frozenset[str]) -> bool:
+        """Return whether a fragment with the same id and index has the name of another tool, and no arguments came."""
+        return not self.arguments and name != self.name and {self.name, name} <= tools
 
     def is_followed_by(self, identifier: str | None, name: str, arguments: str, tools: frozenset[str]) -> bool:
         """Return whether a fragment with the same index, or none, begins another call."""
@@ -185,6 +190,11 @@ class ToolCallAssembler:
         if is_repeated and known is not None:
             known.add_fields(fields)
             return
+        if call is not None and call.is_renamed_by(name, self._tools):
+            raise ReplyError(
+                f"The service sent one tool call under two names: {call.name!r} and {name!r}.",
+                remedy="Try again, or with another model.",
+            )
         call = call or (same[-1] if same else None)
         if call is None and not name and identifier is None and self._calls and not is_json(self._calls[-1].text):
             call = self._calls[-1]  # the index counts fragments

@@ -75,6 +75,9 @@ def unify_call(call: Any) -> Any:
     """Return a call, or a fragment of one, with its name and its arguments in ``function``, as OpenAI has them."""
     if not isinstance(call, dict):
         return call
+    custom = call.get("custom")
+    if isinstance(custom, dict):  # a call of a tool with text as its input: a JSON object is parsed, other text is not
+        call = {**{name: value for name, value in call.items() if name != "custom"}, "function": custom}
     function = call.get("function")
     if function is None and any(isinstance(call.get(name), (str, dict)) for name in ("name", "arguments")):
         function = {name: call[name] for name in ("name", *_ARGUMENTS) if name in call}

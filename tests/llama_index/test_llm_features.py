@@ -135,6 +135,13 @@ async def test_tool_choice_is_sent(scripted, call, options, sent):
     assert sandbox.requests[0].body["tool_choice"] == sent
 
 
+async def test_name_of_a_tool_as_tool_choice_of_a_plain_chat_is_refused_with_the_right_form(scripted, call):
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": {}}}]
+    form = r"\{'type': 'function', 'function': \{'name': 'weather'\}\}"
+    with pytest.raises(errors.InvalidInputError, match=f"'weather' is no request for that tool. Pass {form}"):
+        await call(scripted().llm(), "chat", [ChatMessage("Hello")], tools=tools, tool_choice="weather")
+
+
 @pytest.mark.parametrize("form", ["plain", "streamed"])
 async def test_tool_choice_of_an_unknown_tool_is_refused(scripted, call, form):
     sandbox = scripted()

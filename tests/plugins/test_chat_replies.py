@@ -13,7 +13,7 @@ from llama_index.core.tools import FunctionTool
 
 from langchain_nanogpt import ChatNanoGPT
 from llama_index_nanogpt import NanoGPT
-from nanogpt_core.errors import InsufficientBalanceError, QuotaExceededError
+from nanogpt_core.errors import ConfigurationError, InsufficientBalanceError, QuotaExceededError
 from nanogpt_core.sandbox import Fault, Reply
 
 USAGE = {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13}
@@ -42,14 +42,14 @@ class LangChain:
     def set(self, **options):
         self._chat = self._model.model_copy(update=options).bind_tools([clean, look])
 
-    async def ask(self, *messages):
+    async def ask(self, *messages, **more):
         given = [HumanMessage("Hello"), *messages]
         if self._form == "plain":
-            return await self._call(self._chat, "invoke", given)
+            return await self._call(self._chat, "invoke", given, **more)
         if self._call.kind == "sync":
-            parts = list(self._chat.stream(given))
+            parts = list(self._chat.stream(given, **more))
         else:
-            parts = [part async for part in self._chat.astream(given)]
+            parts = [part async for part in self._chat.astream(given, **more)]
         answer = parts[0]
         for part in parts[1:]:
             answer += part
@@ -82,8 +82,9 @@ class LlamaIndex:
     def set(self, **options):
         self._llm = self._llm.model_copy(update=options)
 
-    async def ask(self, *messages):
+    async def ask(self, *messages, **more):
         options = {
+            **more,
             "tools": [FunctionTool.from_defaults(clean), FunctionTool.from_defaults(look)],
             "chat_history": [ChatMessage(role="user", content="Hello"), *messages],
             "allow_parallel_tool_calls": True,
@@ -156,6 +157,33 @@ def fragment(name=None, arguments=None, **more):
 async def test_cost_of_the_reply_is_in_the_answer(chat, more, cost):
     chat.reply({"role": "assistant", "content": "all of it"}, **more)
     assert chat.cost(await chat.ask()) == cost
+
+
+@pytest.mark.parametrize("form", ["plain"])
+@pytest.mark.parametrize("content_type", ["text/event-stream", "application/json"])
+async def test_stream_that_was_not_asked_for_is_the_answer_of_one_request(chat, content_type):
+    deltas = [fragment("clean", "", id="a"), fragment(arguments='{"path": '), fragment(arguments='"x"}')]
+    chunks = [{"choices": [{"index": 0, "delta": delta}]} for delta in deltas]
+    end = {"choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}], "usage": USAGE}
+    body = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in [*chunks, {**end, "x_nanogpt_pricing": PRICING}])
+    chat.sandbox.add_replies(Fault(200, headers={"Content-Type": content_type}, body=f"{body}data: [DONE]\n\n"))
+    answer = await chat.ask()
+    assert chat.calls(answer) == [("clean", {"path": "x"})]
+    assert (chat.usage(answer), chat.cost(answer)) == ([10, 3, 13], 0.25)
+    assert len(chat.sandbox.requests) == 1
+
+
+async def test_calls_in_content_blocks_are_calls(chat):
+    block = {"type": "tool_use", "id": "a", "name": "clean", "input": {"path": "x"}}
+    chat.reply({"content": [{"type": "text", "text": "I clean."}, block]}, reason="tool_use")
+    assert chat.calls(await chat.ask()) == [("clean", {"path": "x"})]
+
+
+@pytest.mark.parametrize("form", ["streamed"])
+async def test_several_choices_in_a_stream_are_refused_before_they_cost(chat):
+    with pytest.raises(ConfigurationError, match="n must be 1 in a stream"):
+        await chat.ask(n=2)
+    assert len(chat.sandbox.requests) == 0
 
 
 async def test_usage_that_every_chunk_repeats_counts_once(chat):

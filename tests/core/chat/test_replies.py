@@ -92,6 +92,17 @@ def test_cost_is_in_the_usage_of_a_stream_once(more, usage, place):
     assert joined(events, "content") == "all of it"
 
 
+@pytest.mark.parametrize("place", ["usage", "choice"])
+def test_cost_in_usage_or_in_a_choice_is_the_cost_of_the_reply(place):
+    cost = {"x_nanogpt_pricing": PRICING}
+    usage, more = ({**USAGE, **cost}, {}) if place == "usage" else (USAGE, cost)
+    choice = {"message": {"content": "x"}, "delta": {"content": "x"}, "finish_reason": "stop", **more}
+    reply = {"choices": [choice], "usage": usage}
+    expected = {**USAGE, "cost_usd": 0.25}
+    assert check_whole(json.dumps(reply).encode(), ChatRequest())["usage"] == expected
+    assert [event["usage"] for event in streamed(reply) if event.get("usage")] == [expected]
+
+
 # --- refusals and content blocks ---
 
 REFUSALS = [
@@ -284,7 +295,41 @@ def test_answer_that_the_host_broke_off_is_an_error(reason):
         streamed(chunk({"content": "all "}), chunk({}, reason))
 
 
+# --- choices ---
+
+
+@pytest.mark.parametrize("indices", [(0, 1), (1, 0)])
+def test_choices_of_a_reply_are_in_the_order_of_their_indices(indices):
+    choices = [{"index": index, "message": {"content": str(index)}, "finish_reason": "stop"} for index in indices]
+    found = check_whole(json.dumps({"choices": choices}).encode(), ChatRequest(choices=2))["choices"]
+    assert [choice["message"]["content"] for choice in found] == ["0", "1"]
+
+
 # --- errors inside a reply ---
+
+EMPTY = [{}, {"message": "", "type": "", "param": None, "code": None}, {"code": 0, "message": ""}, "", False]
+
+
+@pytest.mark.parametrize("empty", EMPTY, ids=str)
+def test_error_without_content_is_none(empty):
+    document = whole({"content": "all of it"}, error=empty)
+    assert "error" not in document
+    assert document["choices"][0]["message"]["content"] == "all of it"
+    end = {"choices": [], "usage": USAGE, "error": empty}
+    events = streamed(chunk({"content": "all of it"}, error=empty), chunk({}, "stop"), end)
+    assert joined(events, "content") == "all of it"
+    assert not any("error" in event for event in events)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [("overloaded", "overloaded"), ('{"reason": "down"}', "down"), ('{"error": "busy"}', "busy"), ("7", "7")],
+)
+@pytest.mark.parametrize("before", ["", f"data: {json.dumps(chunk({'content': 'all '}))}\n\n"])
+def test_event_named_error_is_an_error_with_its_words(data, words, before):
+    with pytest.raises(ReportedError) as caught:
+        read(f"{before}event: error\ndata: {data}\n\n")
+    assert words in str(caught.value.document["error"])
 
 
 @pytest.mark.parametrize("name", SERVICE_ERRORS)
@@ -657,7 +702,9 @@ def test_wait_is_short_after_the_answer_and_long_if_the_host_ends_every_part():
         assert (reader.wait_seconds(60) < 5) is (number == 1)
 
 
-@pytest.mark.parametrize("end", ["data:  [DONE] \n\n", 'data: "[DONE]"\n\n', "data: null\n\ndata: [done]\n\n"])
+@pytest.mark.parametrize(
+    "end", ["data:  [DONE] \n\n", "data:\t[DONE]\n\n", 'data: "[DONE]"\n\n', "data: null\n\ndata: [done]\n\n"]
+)
 def test_end_of_a_stream_in_other_forms_is_known(end):
     events = read(f"data: {json.dumps(chunk({'content': 'all of it'}))}\n\n{end}")
     assert joined(events, "content") == "all of it"

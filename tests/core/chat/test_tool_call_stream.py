@@ -299,6 +299,18 @@ def test_fields_of_the_provider_are_kept_in_streams():
     assert sent["extra_content"] == extra
 
 
+def test_input_of_a_custom_call_that_is_text_is_made_unreadable():
+    custom = {"index": 0, "id": "a", "type": "custom", "custom": {"name": "run", "input": "print(1)"}}
+    ((identifier, name, arguments),) = assemble([custom])
+    assert (identifier, name) == ("a", "run")
+    assert parse_arguments(arguments) is None
+
+
+def test_one_call_under_the_names_of_two_tools_is_an_error():
+    with pytest.raises(errors.ReplyError, match="two names: 'clean' and 'look'"):
+        assemble([fragment(0, "a", "clean", "")], [fragment(0, "a", "look", '{"q": "x"}')], tools=["clean", "look"])
+
+
 @pytest.mark.parametrize("bad", [[None], [{"index": 0}], [{"index": 0, "function": {"arguments": "{}"}}]])
 def test_fragments_without_a_name_are_an_error(bad):
     with pytest.raises(errors.ReplyError, match="without a name"):

@@ -81,6 +81,7 @@ def test_calls_get_ids_and_text_as_arguments():
         {"id": "call_a", "function": {"name": "clean", "arguments": None, "args": '{"path": "x"}'}},
         {"id": "call_a", "type": "tool_use", "name": "clean", "input": {"path": "x"}},
         {"id": "call_a", "name": "clean", "arguments": '\ufeff{"path": "x"}'},
+        {"id": "call_a", "type": "custom", "custom": {"name": "clean", "input": '{"path": "x"}'}},
     ],
     ids=str,
 )
@@ -112,6 +113,12 @@ def test_json_arguments_that_are_not_an_object_become_unreadable(text):
     (repaired,) = repair_tool_calls([call(arguments=text)])
     with pytest.raises(json.JSONDecodeError):
         json.loads(repaired["function"]["arguments"])
+
+
+def test_input_of_a_custom_call_that_is_text_is_not_parsed():
+    bare = {"id": "a", "type": "custom", "custom": {"name": "run", "input": "print(1)"}}
+    function = {"name": "run", "arguments": "print(1)"}
+    assert repair_tool_calls([bare]) == [{"id": "a", "type": "function", "function": function}]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,83 @@
+"""Streams that come although none was asked for: their events become one whole reply. No I/O."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from nanogpt_core.chat.response import ChatRequest
+from nanogpt_core.chat.stream import StreamReader
+
+__all__ = ["is_stream", "join_stream"]
+
+_EVENT_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+def is_stream(body: bytes) -> bool:
+    """Return whether a body is server-sent events; its content type may be wrong."""
+    return body.removeprefix(_BYTE_ORDER_MARK).lstrip().lower().startswith(_EVENT_FIELDS)
+
+
+def join_stream(body: bytes, request: ChatRequest) -> dict[str, Any]:
+    """Return the whole reply that the events of a body make.
+
+    Args:
+        body: The body of a response, with all events.
+        request: The request.
+
+    Raises:
+        ReplyError: See :meth:`~nanogpt_core.chat.stream.StreamReader.pop`.
+        ReportedError: An event reports an error.
+    """
+    reader = StreamReader(request)
+    reader.push(body)
+    reader.push(None)
+    reply: dict[str, Any] = {}
+    choices: dict[int, dict[str, Any]] = {}
+    while (event := reader.pop()) is not None and not reader.has_ended:
+        chunk = json.loads(event.removeprefix(b"data:"))
+        for part in chunk.pop("choices"):
+            _add(choices.setdefault(part["index"], {"message": {}, "finish_reason": None}), part)
+        reply.update(chunk)
+    return {**reply, "object": "chat.completion", "choices": [_whole(choices[index]) for index in sorted(choices)]}
+
+
+class _Text(list[str]):
+    """The pieces of a text, which are joined once: there may be many."""
+
+
+def _add(choice: dict[str, Any], part: dict[str, Any]) -> None:
+    message, delta = choice["message"], part.pop("delta")
+    for fragment in delta.pop("tool_calls", ()):
+        calls, index = message.setdefault("tool_calls", []), fragment.pop("index")
+        if index == len(calls):
+            calls.append({})
+        _join(calls[index], fragment)
+    _join(message, delta)
+    _join(choice, part)
+
+
+def _join(known: dict[str, Any], further: dict[str, Any]) -> None:
+    """Add a further part: texts, lists and objects are joined, other values replaced."""
+    for name, value in further.items():
+        before = known.get(name)
+        if isinstance(value, str):
+            known[name] = before if isinstance(before, _Text) else _Text()
+            known[name].append(value)
+        elif isinstance(value, list):
+            known[name] = before if isinstance(before, list) else []
+            known[name] += value
+        elif isinstance(value, dict):
+            known[name] = before if isinstance(before, dict) else {}
+            _join(known[name], value)
+        elif value is not None or before is None:
+            known[name] = value
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, _Text):
+        return "".join(value)
+    if isinstance(value, list):
+        return [_whole(one) for one in value]
+    return {name: _whole(one) for name, one in value.items()} if isinstance(value, dict) else value
