@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -48,6 +49,7 @@ def main() -> NoReturn:
         else:
             print_error(f"standard output: {error.strerror}")
             code = ExitCode.USAGE
+    gc.freeze()  # at exit, Python would look for garbage among the objects of all modules, which takes 0.3 s
     sys.exit(code)
 
 

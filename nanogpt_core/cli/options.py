@@ -41,7 +41,7 @@ class InputOptions:
     """Reading of the input.
 
     Attributes:
-        field: Field of records (JSONL, CSV, Parquet) that holds the text. Dots lead into nested fields.
+        field: Field of records (JSONL, JSON, CSV, Parquet) that holds the text. Dots lead into nested fields.
         id_field: Field of records that holds their ID. Default: file name and number.
         keep: Field of records to keep in the column `metadata`, as JSON. May be repeated.
         format: Format of standard input, and of files whose names do not tell it.
@@ -57,7 +57,7 @@ class InputOptions:
     field: str = "text"
     id_field: str | None = None
     keep: tuple[str, ...] = ()
-    format: Literal["text", "markdown", "html", "pdf", "jsonl", "csv", "parquet"] | None = None
+    format: Literal["text", "markdown", "html", "pdf", "jsonl", "json", "csv", "parquet"] | None = None
     include: tuple[str, ...] = ()
     encoding: str = "utf-8"
     chunk_tokens: int | None = None

@@ -12,7 +12,7 @@ from cyclopts import App, Parameter
 from nanogpt_core.cli.answer import cited_numbers, stream_answer
 from nanogpt_core.cli.console import print_json, print_warning, printable
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode
-from nanogpt_core.cli.formats.base import StoredRow, VectorReader, open_output, unreadable
+from nanogpt_core.cli.formats.base import StoredRow, VectorReader, open_output
 from nanogpt_core.cli.job.manifest import read_manifest
 from nanogpt_core.cli.names import STDIN
 from nanogpt_core.cli.nearest import Hit, nearest
@@ -81,7 +81,7 @@ def search(
     reader = open_output(output)
     embedder = _embedder(output, reader, model, base_url, query_instruction)
     hits = nearest(_checked(reader, embedder, output), embedder.embed_query(text), count)
-    found = _rows(output, reader, hits)
+    found = _rows(reader, hits)
     if json:
         print_json(_document(text, found, chat_model if answer else None, base_url))
     elif answer:
@@ -117,7 +117,8 @@ def _dimensions(reader: VectorReader) -> int:
 
 
 def _checked(reader: VectorReader, embedder: Embedder, output: Path) -> Any:
-    """Return the blocks of vectors, after a look at the dimensions of the first: a mistake must cost nothing."""
+    """Return the blocks of vectors, after checks that need not read all of them: a mistake must cost nothing."""
+    reader.check_complete()
     dimensions = _dimensions(reader)
     if not dimensions:
         raise CommandError(f"{output} has no rows.")
@@ -128,13 +129,10 @@ def _checked(reader: VectorReader, embedder: Embedder, output: Path) -> Any:
     return reader.blocks()
 
 
-def _rows(output: Path, reader: VectorReader, hits: list[Hit]) -> Found:
+def _rows(reader: VectorReader, hits: list[Hit]) -> Found:
     numbers = sorted(hit.row for hit in hits)
-    rows = list(reader.rows(numbers))
-    if len(rows) < len(numbers):
-        raise unreadable(output, "has fewer passages than vectors")
-    by_number = dict(zip(numbers, rows, strict=True))
-    return [(by_number[hit.row], hit) for hit in hits]
+    rows = dict(zip(numbers, reader.rows(numbers), strict=True))
+    return [(rows[hit.row], hit) for hit in hits]
 
 
 def _print_passages(found: Found, *, full: bool) -> None:

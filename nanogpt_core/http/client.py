@@ -172,6 +172,7 @@ class HttpClient:
 
 def _checked(response: Any) -> HttpReply:
     content = response.content
+    response.stream = None  # it refers to the response: without this circle, the body is released at once
     if len(content) <= _MAX_ERROR_BYTES and b'"error"' in content:
         from nanogpt_core.http.error_mapping import raise_for_error_body
 

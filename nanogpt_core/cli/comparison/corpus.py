@@ -32,7 +32,7 @@ class CorpusOptions:
     """Reading of the corpus.
 
     Attributes:
-        field: Field of records (JSONL, CSV, Parquet) that holds the text.
+        field: Field of records (JSONL, JSON, CSV, Parquet) that holds the text.
         id_field: Field of records that holds the name of their source. Default: `source`; in JSONL also `id`.
         include: Pattern of the files to read in folders, such as `*.py`. May be repeated. Default: text, Markdown,
             HTML, PDF, JSONL, CSV and Parquet.

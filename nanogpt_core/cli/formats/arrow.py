@@ -128,6 +128,9 @@ class ArrowReader:
         metadata = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
         self.facts = Facts.from_strings(metadata)
 
+    def check_complete(self) -> None:
+        """Do nothing: an incomplete file cannot be opened, and each row has both."""
+
     def _stored_rows(self, table: Any, first: int) -> Iterator[StoredRow]:
         """Yield the rows of a table or record batch, the first of which has number ``first``."""
         for number, fields in enumerate(table.select(self._columns).to_pylist(), first):

@@ -128,6 +128,13 @@ class VectorReader(Protocol):
     facts: Facts | None
     """Facts that the file itself holds; None if its format has no place for them."""
 
+    def check_complete(self) -> None:
+        """Check that the end of each file is there, and a passage for each vector, without reading the vectors.
+
+        Raises:
+            CommandError: It is not.
+        """
+
     def blocks(self) -> Iterator[NDArray[np.float32]]:
         """Yield the vectors in order, ``(n, d)`` float32 each; a row without a vector is NaN."""
 

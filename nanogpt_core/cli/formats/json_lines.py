@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -64,18 +65,28 @@ class Reader:
         if _VECTOR not in next(self._lines(), {_VECTOR: None}):
             raise unreadable(path, f"was not written by nanogpt embed: line 1 has no {_VECTOR!r}")
 
+    def check_complete(self) -> None:
+        """Check that the last line is complete."""
+        with self._path.open("rb") as file:
+            if self._path.stat().st_size:
+                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                    self._row(content[content.rfind(b"\n", 0, -1) + 1 :], "the last line")
+
     def _lines(self) -> Iterator[dict[str, Any]]:
         with self._path.open("rb") as file:
             for number, line in enumerate(file, 1):
-                try:
-                    row = orjson.loads(line)
-                except orjson.JSONDecodeError as error:
-                    raise unreadable(self._path, f"cannot be read: line {number} is not JSON ({error.msg})") from None
-                if not isinstance(row, dict):
-                    raise unreadable(self._path, f"cannot be read: line {number} is not a JSON object")
-                if not isinstance(row.get(_VECTOR), (list, NoneType)):
-                    raise unreadable(self._path, f"cannot be read: line {number} has no list of numbers in {_VECTOR!r}")
-                yield row
+                yield self._row(line, f"line {number}")
+
+    def _row(self, line: bytes, place: str) -> dict[str, Any]:
+        try:
+            row = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            raise unreadable(self._path, f"cannot be read: {place} is not JSON ({error.msg})") from None
+        if not isinstance(row, dict):
+            raise unreadable(self._path, f"cannot be read: {place} is not a JSON object")
+        if not isinstance(row.get(_VECTOR), (list, NoneType)):
+            raise unreadable(self._path, f"cannot be read: {place} has no list of numbers in {_VECTOR!r}")
+        return row
 
     def blocks(self) -> Iterator[NDArray[np.float32]]:
         """Yield the vectors in blocks."""

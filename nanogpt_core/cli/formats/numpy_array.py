@@ -82,6 +82,18 @@ class Reader:
         if not passages_path(path).exists():
             raise unreadable(path, f"has no passages: {passages_path(path).name} is missing")
 
+    def check_complete(self) -> None:
+        """Check that there is a passage for each vector, and that the last one is complete."""
+        path = passages_path(self._path)
+        lines, last = 0, b""
+        with path.open("rb") as file:
+            for line in file:
+                lines, last = lines + 1, line
+        if lines != len(self._array):
+            raise unreadable(self._path, f"has {len(self._array):,} vectors, and {path.name} {lines:,} passages")
+        if lines:
+            _stored_row(last, path, lines - 1)
+
     def blocks(self) -> Iterator[NDArray[np.float32]]:
         """Yield the rows of the array in blocks."""
         for start in range(0, len(self._array), ROWS_PER_BLOCK):
@@ -94,8 +106,12 @@ class Reader:
         with path.open("rb") as file:
             for number, line in enumerate(file):
                 if wanted is None or number in wanted:
-                    try:
-                        fields = orjson.loads(line)
-                    except orjson.JSONDecodeError as error:
-                        raise unreadable(path, f"cannot be read: line {number + 1} is not JSON ({error.msg})") from None
-                    yield stored_row(fields, path, number)
+                    yield _stored_row(line, path, number)
+
+
+def _stored_row(line: bytes, path: Path, number: int) -> StoredRow:
+    try:
+        fields = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise unreadable(path, f"cannot be read: line {number + 1} is not JSON ({error.msg})") from None
+    return stored_row(fields, path, number)

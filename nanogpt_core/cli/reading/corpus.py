@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from nanogpt_core.cli.reading.chunking import Chunker
 from nanogpt_core.cli.reading.passage import Passage, Problem
 from nanogpt_core.cli.reading.pdf import read_pdf
 from nanogpt_core.cli.reading.sources import Source
-from nanogpt_core.cli.reading.tables import Record, read_csv, read_jsonl, read_parquet
+from nanogpt_core.cli.reading.tables import Record, read_csv, read_json, read_jsonl, read_parquet
 from nanogpt_core.cli.reading.text_files import (
     BadTextError,
     check_encoding,
@@ -35,7 +37,8 @@ _DEFAULT_CHUNK_TOKENS = 400
 _DEFAULT_OVERLAP = 0.1  # of the tokens of a passage
 _MAX_OVERLAP = 0.5
 
-_RECORD_FORMATS = ("jsonl", "csv", "parquet")
+_RECORD_FORMATS = ("jsonl", "json", "csv", "parquet")
+_LINE_FORMATS = ("jsonl", "csv")
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,9 @@ class CorpusReader:
                 yield Problem(source.name, "holds no text")
 
     def _read(self, source: Source, file: BinaryIO) -> Iterator[Passage | Problem]:
-        kind = source.format or _format_of_stdin(file)
+        kind = source.format or _format_of_start(file)
+        if kind == "json" and _format_of_start(file) == "jsonl":
+            kind = "jsonl"  # many programs write JSON Lines into a file that ends in .json
         if kind in _RECORD_FORMATS:
             return self._records(source, kind, file)
         if kind == "pdf":
@@ -119,7 +124,7 @@ class CorpusReader:
 
     def _records(self, source: Source, kind: str, file: BinaryIO) -> Iterator[Passage | Problem]:
         for number, fields in self._rows(source, kind, file):
-            line = None if kind == "parquet" else number
+            line = number if kind in _LINE_FORMATS else None
             place = f"{source.name}:{number}"
             try:
                 if isinstance(fields, BadTextError):
@@ -138,6 +143,8 @@ class CorpusReader:
     def _rows(self, source: Source, kind: str, file: BinaryIO) -> Iterator[Record]:
         if kind == "jsonl":
             return read_jsonl(file)
+        if kind == "json":
+            return read_json(file)
         columns = list(dict.fromkeys([self.field, *([self.id_field] if self.id_field else []), *self.keep]))
         if kind == "csv":
             return read_csv(file, self.encoding, columns, tabs=source.name.lower().endswith(".tsv"))
@@ -209,18 +216,25 @@ def _kind(value: object) -> str:
     return names.get(type(value), f"a {type(value).__name__}")
 
 
-def _format_of_stdin(file: BinaryIO) -> str:
-    """Return ``"jsonl"`` if the first line of standard input is a JSON object, else ``"text"``."""
+_JSON_START = re.compile(rb'(\[\s*)?\{\s*"')
+
+
+def _format_of_start(file: BinaryIO) -> str:
+    """Return ``"jsonl"`` if a file begins with a line of JSON, ``"json"`` if with other JSON, else ``"text"``."""
     peek = getattr(file, "peek", None)
-    start: bytes = peek(1) if peek else b""
-    with contextlib.suppress(orjson.JSONDecodeError):
-        line, end, _ = start.partition(b"\n")
-        if end or len(start) < _PIPE_BYTES:
-            return "jsonl" if isinstance(orjson.loads(line), dict) else "text"
-    return "jsonl" if start.lstrip().startswith(b'{"') else "text"
-
-
-_PIPE_BYTES = 4096  # less than this was read: it is the whole input
+    start: bytes = peek(1).removeprefix(codecs.BOM_UTF8).lstrip() if peek else b""
+    if not _JSON_START.match(start):
+        return "text"
+    if start.startswith(b"["):
+        return "json"
+    line, line_end, following = start.partition(b"\n")
+    if not line_end or following.startswith(b"{"):
+        return "jsonl"
+    try:
+        orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return "json"
+    return "jsonl"
 
 
 @contextlib.contextmanager

@@ -27,11 +27,14 @@ FORMATS = {
     ".pdf": "pdf",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
+    ".json": "json",
     ".csv": "csv",
     ".tsv": "csv",
     ".parquet": "parquet",
 }
 """Formats by the ends of file names."""
+
+_FORMATS_IN_FOLDERS = FORMATS.keys() - {".json"}  # most of these hold settings, and no records
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,8 @@ def find_sources(
     Args:
         inputs: Files, folders, and :data:`STDIN`.
         given_format: Format of standard input, and of named files with an unknown end of their name.
-        include: Patterns of files in folders, such as ``*.py``. Default: files with an end in :data:`FORMATS`.
+        include: Patterns of files in folders, such as ``*.py``. Default: files with an end in
+            :data:`FORMATS` but ``.json``.
 
     Files that ``nanogpt embed`` has written are left out.
 
@@ -111,7 +115,7 @@ def _files(folder: Path, include: Sequence[str], left_out: Counter[str], unreada
             if include:
                 wanted = any(fnmatch.fnmatch(name, pattern) for pattern in include)
             else:
-                wanted = path.suffix.lower() in FORMATS
+                wanted = path.suffix.lower() in _FORMATS_IN_FOLDERS
             if not wanted:
                 left_out[name_of(Path(path.suffix or name))] += path.is_file()
             elif path.is_file():

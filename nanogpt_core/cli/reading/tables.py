@@ -1,4 +1,4 @@
-"""Records with fields: JSON Lines, CSV and Parquet."""
+"""Records with fields: JSON Lines, JSON, CSV and Parquet."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import orjson
 
 from nanogpt_core.cli.reading.text_files import MAX_CHARACTERS, BadTextError, find_bad_byte, open_text, readline
 
-__all__ = ["Record", "read_csv", "read_jsonl", "read_parquet"]
+__all__ = ["Record", "read_csv", "read_json", "read_jsonl", "read_parquet"]
 
 Record = tuple[int, Mapping[str, Any] | BadTextError]
 """Line or number of a record, counted from 1, and its fields; or the reason for which it cannot be read."""
@@ -35,25 +35,50 @@ def read_jsonl(file: BinaryIO) -> Iterator[Record]:
         if len(line) == MAX_CHARACTERS:
             raise BadTextError("the line is longer than 64 MiB: the file is not JSON Lines", number)
         if number == 1:
-            if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                raise BadTextError("is UTF-16, and JSON Lines are UTF-8; convert it with: iconv -f UTF-16 -t UTF-8")
-            line = line.removeprefix(codecs.BOM_UTF8)
+            line = _without_bom(line)
+            if line.lstrip().startswith(b"["):
+                raise BadTextError("is a JSON array, not JSON Lines; name it .json, or pipe it with --format json")
         if not line.isspace():
-            yield number, _json_object(line, number)
+            yield number, _record_of_line(line)
 
 
-def _json_object(line: bytes, number: int) -> Mapping[str, Any] | BadTextError:
+def _record_of_line(line: bytes) -> Mapping[str, Any] | BadTextError:
     try:
-        value = orjson.loads(line)
+        return _record(orjson.loads(line))
     except orjson.JSONDecodeError as error:
-        if number == 1 and line.lstrip().startswith(b"["):
-            raise BadTextError("is a JSON array, not JSON Lines; convert it with: jq -c '.[]'") from None
         return BadTextError(f"is not JSON ({error.msg}, column {error.colno})")
+
+
+def read_json(file: BinaryIO) -> Iterator[Record]:
+    """Yield the objects of a file with one JSON array of objects, or with one object.
+
+    Raises:
+        BadTextError: The file is not JSON, or too large to be read as a whole.
+    """
+    content = file.read(MAX_CHARACTERS + 1)
+    if len(content) > MAX_CHARACTERS:
+        raise BadTextError("is larger than 64 MiB; convert it to JSON Lines with: jq -c '.[]'")
+    content = _without_bom(content)
+    if not content.strip():
+        return
+    try:
+        value = orjson.loads(content)
+    except orjson.JSONDecodeError as error:
+        raise BadTextError(f"is not JSON ({error.msg}, column {error.colno})", error.lineno) from None
+    for number, element in enumerate(value if isinstance(value, list) else [value], 1):
+        yield number, _record(element)
+
+
+def _record(value: object) -> Mapping[str, Any] | BadTextError:
     if isinstance(value, dict):
         return value
-    if number == 1 and isinstance(value, list):
-        raise BadTextError("is a JSON array, not JSON Lines; convert it with: jq -c '.[]'")
     return BadTextError(f"is not a JSON object but {_KINDS.get(type(value), 'a number')}")
+
+
+def _without_bom(start: bytes) -> bytes:
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise BadTextError("is UTF-16, and JSON is UTF-8; convert it with: iconv -f UTF-16 -t UTF-8")
+    return start.removeprefix(codecs.BOM_UTF8)
 
 
 _KINDS: dict[type, str] = {list: "a list", str: "a string", bool: "a boolean", type(None): "null"}

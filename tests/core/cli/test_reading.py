@@ -11,11 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanogpt_core.cli.exit_codes import CommandError
+from nanogpt_core.cli.names import STDIN
 from nanogpt_core.cli.options import InputOptions
-from nanogpt_core.cli.reading import text_files
+from nanogpt_core.cli.reading import tables, text_files
 from nanogpt_core.cli.reading.corpus import make_reader
 from nanogpt_core.cli.reading.passage import Passage, Problem
-from nanogpt_core.cli.reading.sources import find_sources
+from nanogpt_core.cli.reading.sources import Source, find_sources
 from nanogpt_core.cli.reading.text_files import html_to_text
 
 
@@ -121,8 +122,21 @@ def test_other_encoding_is_read_on_request(tmp_path):
         ("a.html", "<script>var a</script>", "a.html: holds no text"),
         ("a.jsonl", "", "a.jsonl: holds no text"),
         ("a.csv", "text\n", "a.csv: holds no text"),
-        ("a.jsonl", '[{"text": "a"}]', "a.jsonl: is a JSON array, not JSON Lines; convert it with: jq -c '.[]'"),
-        ("a.jsonl", '[\n{"text": "a"}]', "a.jsonl: is a JSON array, not JSON Lines; convert it with: jq -c '.[]'"),
+        (
+            "a.jsonl",
+            '[{"text": "a"}]',
+            "a.jsonl: is a JSON array, not JSON Lines; name it .json, or pipe it with --format json",
+        ),
+        (
+            "a.jsonl",
+            '[\n{"text": "a"}]',
+            "a.jsonl: is a JSON array, not JSON Lines; name it .json, or pipe it with --format json",
+        ),
+        ("a.json", "", "a.json: holds no text"),
+        ("a.json", "[]", "a.json: holds no text"),
+        ("a.json", '[{"text": "a"},\n{"text": b}]', "a.json:2: is not JSON (unexpected character"),
+        ("a.json", '["b", {"text": "a"}]', "a.json:1: is not a JSON object but a string"),
+        ("a.json", '[{"text": "a"}, {"body": "b"}]', "a.json:2: has no field 'text'; it has body"),
         ("a.jsonl", '"text"', "a.jsonl:1: is not a JSON object but a string"),
         ("a.jsonl", '{"title": "a", "n": 1}', "a.jsonl:1: has no field 'text'; it has title, n"),
         ("a.jsonl", '{"text": null}', "a.jsonl:1: field 'text' is null, not a text"),
@@ -133,7 +147,7 @@ def test_other_encoding_is_read_on_request(tmp_path):
         ("a.csv", "text,text\na,b\n", "a.csv:1: has the column text twice"),
         ("a.csv", "text\n" + "a\n" * 9000 + "a\0b\n", "a.csv:9002: "),
         ("a.txt", "a line\n" * 9000 + "a\0b\n", "a.txt:9001: has a NUL byte, which is no text"),
-        ("a.jsonl", '{"text": "a"}\n'.encode("utf-16"), "a.jsonl: is UTF-16, and JSON Lines are UTF-8"),
+        ("a.jsonl", '{"text": "a"}\n'.encode("utf-16"), "a.jsonl: is UTF-16, and JSON is UTF-8"),
         ("a.html", "<p>a</p>\n<p><![x[y]]></p>", "a.html:2: is not HTML ("),
         ("a.csv", "id,text\n1\n", "a.csv:2: has 1 fields, and the first row 2"),
         ("a.csv", 'text\n"never closed\n', "a.csv:2: is not CSV (unexpected end of data)"),
@@ -149,6 +163,38 @@ def test_problem_is_named_with_its_place(tmp_path, name, content, problem):
     assert [found for found in problems if not found.startswith(problem)] == []
     assert len(problems) == 1
     assert all(passage.text in {"ok", "a"} for passage in passages)
+
+
+@pytest.mark.parametrize(
+    ("content", "texts"),
+    [
+        ('[{"text": "a"}, {"text": "b"}]', ["a", "b"]),
+        ('\ufeff[\n  {\n    "text": "a"\n  }\n]\n', ["a"]),
+        ('{\n  "text": "a",\n  "n": 1\n}\n', ["a"]),
+        ('{"text": "a",\n "n": 1}', ["a"]),
+        ('{"text": "a"}\n{"text": "b"}\n', ["a", "b"]),  # JSON Lines in a file with the wrong name
+        ('{"text": "a"}', ["a"]),
+    ],
+)
+def test_json_file_and_piped_json_give_a_passage_for_each_object(tmp_path, monkeypatch, content, texts):
+    passages, problems = read(written(tmp_path, "a.json", content))
+    assert ([one.text for one in passages], problems) == (texts, [])
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(content.encode()))))
+    piped = make_reader(InputOptions()).read(Source(STDIN, None, None))
+    assert [one.text for one in piped] == texts
+
+
+def test_json_over_the_limit_names_the_way_to_json_lines(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "MAX_CHARACTERS", 10)
+    _, problems = read(written(tmp_path, "a.json", '[{"text": "a"}]'))
+    assert problems == ["a.json: is larger than 64 MiB; convert it to JSON Lines with: jq -c '.[]'"]
+
+
+def test_bad_first_line_of_piped_json_lines_is_one_problem(monkeypatch):
+    content = b'{"text": "a\n{"text": "b"}\n'
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(content))))
+    problem, passage = make_reader(InputOptions()).read(Source(STDIN, None, None))
+    assert (problem.place, passage.text) == ("<stdin>:1", "b")
 
 
 def test_bad_json_in_line_70001_is_named_and_the_rest_is_read(tmp_path):
@@ -240,7 +286,18 @@ def test_html_keeps_paragraphs_and_leaves_out_scripts():
 
 
 def test_folders_are_read_in_order_without_hidden_files_and_own_outputs(tmp_path):
-    for name in ("b/z.md", "b/a.txt", "a.md", ".hidden/x.md", ".secret.md", "c.png", "d.py", "old.jsonl", "e.npy"):
+    for name in (
+        "b/z.md",
+        "b/a.txt",
+        "a.md",
+        ".hidden/x.md",
+        ".secret.md",
+        "c.png",
+        "d.py",
+        "e.json",
+        "old.jsonl",
+        "e.npy",
+    ):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_text("Text.")
@@ -251,7 +308,7 @@ def test_folders_are_read_in_order_without_hidden_files_and_own_outputs(tmp_path
     sources, problems, left_out = find_sources([str(tmp_path), str(tmp_path / "a.md")])
     assert [source.path.relative_to(tmp_path).as_posix() for source in sources] == ["a.md", "b/a.txt", "b/z.md"]
     assert problems == []
-    assert left_out == {".png": 1, ".py": 1}
+    assert left_out == {".png": 1, ".py": 1, ".json": 1}
     only, _, _ = find_sources([str(tmp_path)], include=["*.py"])
     assert [(source.path.name, source.format) for source in only] == [("d.py", "text")]
 

@@ -195,6 +195,7 @@ def test_recommended_instruction_is_put_around_the_question_only_on_request(nano
 
 
 ROW = {"id": "1", "text": "a", "embedding": [1.0, 2.0]}
+ROW_LINE = '{"id": "1", "text": "a"}\n'
 
 
 @pytest.mark.parametrize(
@@ -220,19 +221,38 @@ def test_json_lines_of_another_program_are_read_or_refused_in_one_line(nanogpt, 
 
 
 @pytest.mark.parametrize(
-    ("passages", "words"),
+    ("last", "words"),
     [
-        ("no json\n", "line 1 is not JSON"),
-        ("[1]\n", "row 0 has no text or no id"),
-        ('{"id": "1", "text": "a"}\n', "has fewer passages than vectors"),
+        ('{"id": "1", "te', "line 4 is not JSON"),
+        ("[1]\n", "row 3 has no text or no id"),
+        ("", "has 4 vectors, and out.passages.jsonl 3 passages"),
+        (ROW_LINE * 2, "has 4 vectors, and out.passages.jsonl 5 passages"),
     ],
 )
-def test_damaged_passages_of_an_array_are_named(nanogpt, make_output, tmp_path, passages, words):
+def test_damaged_passages_of_an_array_are_named_before_the_question_is_sent(
+    nanogpt, service, make_output, tmp_path, last, words
+):
     output = make_output("npy")
-    (tmp_path / "out.passages.jsonl").write_text(passages)
+    (tmp_path / "out.passages.jsonl").write_text(ROW_LINE * 3 + last)
+    result = nanogpt("search", output, "honey")
+    assert (result.code, result.out, result.err.count("\n"), service.requests) == (3, "", 1, [])
+    assert words in result.err
+
+
+def test_damaged_passage_of_an_array_is_named_when_it_is_found(nanogpt, make_output, tmp_path):
+    output = make_output("npy")
+    (tmp_path / "out.passages.jsonl").write_text("no json\n" * 3 + ROW_LINE)
     result = nanogpt("search", output, "honey")
     assert (result.code, result.out, result.err.count("\n")) == (3, "", 1)
-    assert words in result.err
+    assert "out.passages.jsonl cannot be read: line 1 is not JSON" in result.err
+
+
+def test_incomplete_json_lines_are_named_before_the_question_is_sent(nanogpt, service, make_output, tmp_path):
+    output = make_output("jsonl")
+    (tmp_path / output).write_bytes((tmp_path / output).read_bytes()[:-20])
+    result = nanogpt("search", output, "honey")
+    assert (result.code, result.err.count("\n"), service.requests) == (3, 1, [])
+    assert "out.jsonl cannot be read: the last line is not JSON" in result.err
 
 
 @pytest.mark.usefixtures("service")
