@@ -124,9 +124,9 @@ def export_cache(path: str | os.PathLike[str], target: str | os.PathLike[str]) -
                 keys.append(key)
                 vectors.append(vector)
     arrays: dict[str, NDArray[Any]] = {}
-    for width, (keys, vectors) in found.items():
-        arrays[f"keys_{width}"] = np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(len(keys), -1)
-        arrays[f"vectors_{width}"] = np.stack(vectors)
+    for dimensions, (keys, vectors) in found.items():
+        arrays[f"keys_{dimensions}"] = np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(len(keys), -1)
+        arrays[f"vectors_{dimensions}"] = np.stack(vectors)
     try:
         np.savez(target, **arrays)  # type: ignore[arg-type] # the stub types every keyword as savez's own
     except OSError as error:

@@ -127,9 +127,17 @@ class SQLiteCache(ForkSafe):
             self._connection = None
 
     def _run(self, work: Callable[[sqlite3.Connection], T], default: T, verb: str) -> T:
-        """Run ``work`` on the open file, waiting while another process has it locked; return ``default`` if it fails.
+        """Run ``work`` on the open file, and wait while another process has it locked.
 
         The wait is here and not in SQLite, which would keep ``_lock`` meanwhile: a fork handler needs that lock.
+
+        Args:
+            work: Reads or writes entries.
+            default: Returned, with a warning, if the file cannot be used.
+            verb: ``"read"`` or ``"written"``, for messages and for the time to wait.
+
+        Raises:
+            TimeoutError: The file is still locked.
         """
         wait = clock.seconds_left(self._wait_seconds[verb])
         give_up_at = time.monotonic() + wait

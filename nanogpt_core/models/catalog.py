@@ -81,12 +81,12 @@ class ModelInfo:
         return not self.widths or width in self.widths
 
 
-def _openai(name: str, width: int, price: float, *, reduces: bool) -> ModelInfo:
+def _openai(name: str, dimensions: int, price: float, *, reduces: bool) -> ModelInfo:
     return ModelInfo(
         id=name,
-        dimensions=width,
+        dimensions=dimensions,
         min_dimensions=1 if reduces else None,
-        max_dimensions=width if reduces else None,
+        max_dimensions=dimensions if reduces else None,
         usd_per_million_tokens=price,
         max_tokens=8191,
         tokenizer="cl100k_base",
@@ -117,13 +117,13 @@ _QWEN3_INSTRUCTION = (
 )
 
 
-def _qwen3(size: str, width: int, price: float, *, listed: int | None = None) -> ModelInfo:
+def _qwen3(size: str, dimensions: int, price: float, *, listed: int | None = None) -> ModelInfo:
     return ModelInfo(
         id=f"Qwen/Qwen3-Embedding-{size}",
-        dimensions=width,
+        dimensions=dimensions,
         listed_dimensions=listed,
         min_dimensions=32,
-        max_dimensions=width,
+        max_dimensions=dimensions,
         usd_per_million_tokens=price,
         max_tokens=32768,
         tokenizer="qwen",
@@ -133,7 +133,7 @@ def _qwen3(size: str, width: int, price: float, *, listed: int | None = None) ->
         unit_length=True,
         source=(
             f"{f'newer page (lists {listed})' if listed else 'reference'}; card: Qwen/Qwen3-Embedding-{size}"
-            f"{f' ({width})' if listed else ''}; field: 32 or 64 items a request"
+            f"{f' ({dimensions})' if listed else ''}; field: 32 or 64 items a request"
         ),
     )
 

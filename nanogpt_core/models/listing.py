@@ -126,17 +126,17 @@ def _parse_rows(body: bytes) -> dict[str, Mapping[str, Any]]:
 
 def _merged(name: str, row: Mapping[str, Any]) -> ModelInfo:
     known = get_model(name)
-    width = _positive(row.get("dimensions"))
+    dimensions = _positive(row.get("dimensions"))
     reduces = row.get("supports_dimensions")
     changes: dict[str, Any] = {
-        "dimensions": width,
+        "dimensions": dimensions,
         "max_tokens": _positive(row.get("max_tokens")),
         "usd_per_million_tokens": _usd(row.get("pricing")),
     }
-    if width is not None and known.dimensions not in (None, width):
+    if dimensions is not None and known.dimensions not in (None, dimensions):
         changes["listed_dimensions"] = known.dimensions
     if reduces is True:
-        changes["max_dimensions"] = _positive(row.get("max_dimensions")) or width
+        changes["max_dimensions"] = _positive(row.get("max_dimensions")) or dimensions
         changes["min_dimensions"] = known.min_dimensions or 1
     given = {key: value for key, value in changes.items() if value is not None}
     if name not in MODELS:

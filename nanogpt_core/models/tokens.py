@@ -14,6 +14,7 @@ A text is counted only if its length does not settle the question: a byte-level 
 
 from __future__ import annotations
 
+import bisect
 import functools
 import math
 import sys
@@ -161,11 +162,8 @@ class TokenCounter:
         if encoding is not None:
             # The last character may be incomplete, if it has several tokens; it is dropped.
             return encoding.decode_bytes(encoding.encode_ordinary(text)[:tokens]).decode(errors="ignore") or text[:1]
-        low, high = 1, len(text)
-        while low < high:
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if _likely_tokens(text[:middle]) <= tokens else (low, middle - 1)
-        return text[:low]
+        longer = bisect.bisect_right(range(len(text) + 1), tokens, key=lambda end: _likely_tokens(text[:end]))
+        return text[: max(longer - 1, 1)]
 
 
 def count_base_tokens(text: str) -> int:
