@@ -1,4 +1,4 @@
-"""Write the generated parts of the docs: options, models, modules and the index of ADRs.
+"""Write the generated parts of the docs: options, models, measurements, modules and the index of ADRs.
 
 ``python .ci/readme.py`` rewrites them; ``python .ci/readme.py --check`` fails if one of them is outdated.
 """
@@ -126,6 +126,23 @@ def speed_table() -> str:
     )
 
 
+def processes_table() -> str:
+    """Return the throughput of several processes with one key as a Markdown table, from benchmarks/SCALE.md."""
+    report = (ROOT / "benchmarks" / "SCALE.md").read_text(encoding="utf-8")
+    cases = {
+        "one process, without Redis": "one process",
+        "four processes, without Redis": "four processes, each by itself",
+        "four processes, told the rate": "four processes with shared limits, told the rate: `requests_per_second=20`",
+        "four processes, not told the rate": "four processes with shared limits, not told the rate",
+    }
+    measured = dict(re.findall(r"^\| (.+?) \| ([\d.]+ answers/s .+?) \|", report, re.MULTILINE))
+    rows = ["| | answers per second | refused |", "|---|--:|--:|"]
+    for case, shown in cases.items():
+        answers, refused = re.findall(r"([\d.]+)(?: answers/s|% refused)", measured[case])
+        rows.append(f"| {shown} | {answers} | {refused} % |")
+    return "\n".join(rows)
+
+
 def modules_table() -> str:
     """Return all modules of the three packages as a Markdown table, with the first lines of their docstrings."""
     rows = ["| module | content |", "|---|---|"]
@@ -153,6 +170,7 @@ PARTS = {
     "docs/reference/models.md": {"models": models_table, "sources": sources_table},
     "docs/sandbox.md": {"sandbox": sandbox_table, "service errors": service_errors_table},
     "docs/benchmarks.md": {"faults": fault_totals, "speed": speed_table},
+    "docs/guides/rate_limits.md": {"processes": processes_table},
     "docs/architecture.md": {"modules": modules_table},
     "docs/adr/README.md": {"index": adr_index},
 }
