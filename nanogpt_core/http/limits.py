@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core.errors import BudgetExceededError, ConfigurationError, InvalidTypeError, NanoGPTError
-from nanogpt_core.http.rate_limiter import RateLimiter, Reservation
+from nanogpt_core.http.rate_limiter import RateLimiter
 
 __all__ = [
     "FREE",
@@ -242,16 +242,16 @@ class ProcessLimits:
             BudgetExceededError: ``cost`` would exceed the budget. Nothing is reserved.
         """
         limiter = self._limiter()
-        confirmed = limiter.start_now()
-        if confirmed is None:
+        start = limiter.start_now()
+        if start is None:
             return None
         try:
             if self.budget is not None:
                 self.budget.reserve(cost)
         except BudgetExceededError:
-            limiter.release(confirmed)
+            limiter.release(start)
             raise
-        return Admission("", confirmed.start, 0.0, ready=True, cost=cost)
+        return Admission("", start, 0.0, ready=True, cost=cost)
 
     def check(self, cost: Cost) -> None:
         """See :meth:`SharedLimits.check`."""
@@ -262,21 +262,21 @@ class ProcessLimits:
         """See :meth:`SharedLimits.reserve`."""
         if self.budget is not None and cost.usd is not None:
             self.budget.reserve(cost)
-        reservation = self._limiter().reserve(gathers=self._gathers)
-        return Admission("", reservation.start, reservation.delay, ready=False, cost=cost)
+        start, delay = self._limiter().reserve(gathers=self._gathers)
+        return Admission("", start, delay, ready=False, cost=cost)
 
     def confirm(self, admission: Admission) -> Admission:
         """See :meth:`SharedLimits.confirm`."""
         limiter = self._limiter()
-        confirmed = limiter.confirm(_reservation(admission))
-        if confirmed is not None:
-            return replace(admission, start=confirmed.start, delay=0.0, ready=True)
-        again = limiter.reserve(gathers=self._gathers)
-        return replace(admission, start=again.start, delay=again.delay)
+        start = limiter.confirm(admission.start)
+        if start is not None:
+            return replace(admission, start=start, delay=0.0, ready=True)
+        start, delay = limiter.reserve(gathers=self._gathers)
+        return replace(admission, start=start, delay=delay)
 
     def release(self, admission: Admission) -> None:
         """See :meth:`SharedLimits.release`."""
-        self._limiter().release(_reservation(admission))
+        self._limiter().release(admission.start)
         self.settle(admission, Outcome(0.0))
 
     def settle(self, admission: Admission, outcome: Outcome) -> None:
@@ -286,14 +286,10 @@ class ProcessLimits:
 
     def on_error(self, error: NanoGPTError, delay: float, admission: Admission | None = None) -> None:
         """See :meth:`SharedLimits.on_error`."""
-        self._limiter().on_error(error, delay, None if admission is None else _reservation(admission))
+        self._limiter().on_error(error, delay, None if admission is None else admission.start)
 
     def add_saving(self, saving: Saving) -> None:
         """See :meth:`SharedLimits.add_saving`; ``Usage`` counts what one object saves."""
-
-
-def _reservation(admission: Admission) -> Reservation:
-    return Reservation(admission.start, admission.delay)
 
 
 def check_limits(limits: Any, *, requests_per_second: float | None, budget_usd: float | None = None) -> None:

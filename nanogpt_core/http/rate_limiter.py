@@ -41,7 +41,6 @@ __all__ = [
     "MAX_DEFAULT_RATE",
     "RateLimit",
     "RateLimiter",
-    "Reservation",
     "endpoint_digest",
 ]
 
@@ -61,19 +60,6 @@ _NEAR_PEAK_FACTOR = 1.5
 _WINDOW_SECONDS = 0.99  # a little less than the second in which the service counts
 _LOOK_BACK_SECONDS = 1.1  # before the first refusal
 _HISTORY_SECONDS = 10.0  # a refusal that arrives later halves the rate
-
-
-@dataclass(frozen=True, slots=True)
-class Reservation:
-    """A reserved start time.
-
-    Attributes:
-        start: Seconds by the limiter's clock.
-        delay: Seconds from the reservation to the start, at least 0.
-    """
-
-    start: float
-    delay: float
 
 
 @dataclass(slots=True)
@@ -125,8 +111,8 @@ class RateLimiter(ForkSafe):
         busy = self._busy_seconds - max(0.0, self._busy_until - at)
         return min(max(peak + self._growth * (busy - plateau) ** 3, _MIN_RATE), most)
 
-    def reserve(self, *, gathers: bool = False) -> Reservation:
-        """Reserve the next start time.
+    def reserve(self, *, gathers: bool = False) -> tuple[float, float]:
+        """Reserve the next start time; return it, and the seconds until then.
 
         Args:
             gathers: Whether the request takes more texts along if it waits longer. Then its wait does not raise the
@@ -142,7 +128,7 @@ class RateLimiter(ForkSafe):
                 self._busy_seconds += max(0.0, start - max(earliest, self._busy_until))
                 self._busy_until = max(self._busy_until, start)
             insort(self._starts, start)
-            return Reservation(start, start - time)
+            return start, start - time
 
     def _next_start(self, time: float, rate: float, *, gathers: bool = False) -> float:
         count = math.ceil(rate)
@@ -158,25 +144,25 @@ class RateLimiter(ForkSafe):
             start = max(start, starts[-1] + spacing)
         return start
 
-    def confirm(self, reservation: Reservation) -> Reservation | None:
-        """Start now; return the reservation with the real start time, or None if the caller must reserve again.
+    def confirm(self, start: float) -> float | None:
+        """Start now; return the real start time, or None if the caller must reserve again.
 
         It must if a pause has begun, or if too many requests are late and would start at the same time.
         """
         with self._lock:
             time, rate = self._now(), self._rate()
-            if not self._remove(reservation.start) or time < self._paused_until:
+            if not self._remove(start) or time < self._paused_until:
                 return None
             return self._start(time, rate)
 
-    def _start(self, time: float, rate: float) -> Reservation | None:
+    def _start(self, time: float, rate: float) -> float | None:
         count = math.ceil(rate)
         if bisect_right(self._starts, time) - bisect_right(self._starts, time - count / rate) >= count:
             return None
         insort(self._starts, time)
-        return Reservation(time, 0.0)
+        return time
 
-    def start_now(self) -> Reservation | None:
+    def start_now(self) -> float | None:
         """Start now, as :meth:`reserve` and :meth:`confirm` together; None if the request would have to wait."""
         with self._lock:
             time, rate = self._now(), self._rate()
@@ -184,10 +170,10 @@ class RateLimiter(ForkSafe):
                 return None
             return self._start(time, rate)
 
-    def release(self, reservation: Reservation) -> None:
+    def release(self, start: float) -> None:
         """Give back a start time that will not be used."""
         with self._lock:
-            self._remove(reservation.start)
+            self._remove(start)
 
     def _remove(self, start: float) -> bool:
         index = bisect_left(self._starts, start)
@@ -196,21 +182,21 @@ class RateLimiter(ForkSafe):
             del self._starts[index]
         return found
 
-    def on_error(self, error: NanoGPTError, delay: float, reservation: Reservation | None = None) -> None:
+    def on_error(self, error: NanoGPTError, delay: float, start: float | None = None) -> None:
         """Lower the rate after a refusal (429), and pause all requests after that or a ``Retry-After``.
 
         Args:
             error: The error of an attempt.
             delay: Seconds until its next attempt: the length of the pause if the service does not give one.
-            reservation: The confirmed reservation of the attempt. None if it is not known; the rate then stays.
+            start: The real start time of the attempt. None if it is not known; the rate then stays.
         """
         retry_after = error.retry_after if isinstance(error, StatusError) else None
         if not isinstance(error, RateLimitError) and retry_after is None:
             return
         with self._lock:
             time, paused = self._now(), self._paused_until
-            if isinstance(error, RateLimitError) and reservation is not None:
-                self._decrease(reservation.start, time)
+            if isinstance(error, RateLimitError) and start is not None:
+                self._decrease(start, time)
             self._paused_until = max(paused, time + (delay if retry_after is None else retry_after))
             del self._starts[bisect_right(self._starts, time) :]  # void: confirm() makes the callers reserve again
             pause, rate = self._paused_until - time, self._rate()

@@ -14,7 +14,10 @@ from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.library import httpx
 from nanogpt_core.http.transport import SDK_HEADERS, SDK_KEY
 
-__all__ = ["AsyncPlainClient", "PlainClient", "make_client"]
+__all__ = ["NO_NOTES", "AsyncPlainClient", "PlainClient", "make_client"]
+
+NO_NOTES: dict[str, Any] = dict.fromkeys(("x-stainless-read-timeout", "x-stainless-retry-count"), openai.Omit())
+"""Headers of a request, for none of the SDK's notes. The transport would drop them; they take 4 % of a query."""
 
 _CONNECT_SECONDS = 10.0
 

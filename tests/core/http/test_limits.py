@@ -234,9 +234,9 @@ def test_gathered_batches_do_not_raise_the_rate_over_the_documented_one(gathers,
     limiter = RateLimiter(lambda: now[0])
     before = limiter.rate
     for _ in range(1000):
-        reservation = limiter.reserve(gathers=gathers)
-        now[0] += reservation.delay
-        limiter.confirm(reservation)
+        start, delay = limiter.reserve(gathers=gathers)
+        now[0] += delay
+        limiter.confirm(start)
     assert (limiter.rate > before) is grows
 
 
@@ -245,9 +245,9 @@ def test_rate_of_gathered_batches_recovers_after_a_refusal():
     limiter = RateLimiter(lambda: now[0])
     refused = RateLimitError("slow down", status=429)
     for number in range(2000):
-        reservation = limiter.reserve(gathers=True)
-        now[0] += reservation.delay
-        confirmed = limiter.confirm(reservation)
+        start, delay = limiter.reserve(gathers=True)
+        now[0] += delay
+        confirmed = limiter.confirm(start)
         if number == 100:
             limiter.on_error(refused, 1.0, confirmed)
             lowered = limiter.rate

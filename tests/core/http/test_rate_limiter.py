@@ -180,11 +180,18 @@ class Paced:
     def start(self):
         """Start one request at the next possible time, which becomes now."""
         while True:
-            reservation = self.limiter.reserve()
-            self.time += reservation.delay
-            confirmed = self.limiter.confirm(reservation)
-            if confirmed:
+            start, delay = self.limiter.reserve()
+            self.time += delay
+            confirmed = self.limiter.confirm(start)
+            if confirmed is not None:
                 return confirmed
+
+    def reserve(self):
+        return self.limiter.reserve()[0]
+
+    def delay(self):
+        """Return the delay of one more reservation."""
+        return self.limiter.reserve()[1]
 
 
 # --- Shares of a granted rate
@@ -249,7 +256,7 @@ def test_processes_that_remain_take_over_the_rate_of_those_that_ended():
 
 def test_no_second_has_more_starts_than_the_limit():
     paced = Paced(told=20)
-    starts = [paced.start().start for _ in range(200)]
+    starts = [paced.start() for _ in range(200)]
     assert all(later - earlier > 1 for earlier, later in zip(starts, starts[20:], strict=False))
     assert starts[-1] - starts[0] == pytest.approx(199 / 20 / 0.98, rel=0.06)
 
@@ -257,19 +264,19 @@ def test_no_second_has_more_starts_than_the_limit():
 def test_few_requests_after_an_idle_time_start_at_once():
     paced = Paced(told=20)
     for _ in range(3):
-        assert [paced.limiter.reserve().delay for _ in range(10)] == [0] * 10
-        assert paced.limiter.reserve().delay > 0
+        assert [paced.delay() for _ in range(10)] == [0] * 10
+        assert paced.delay() > 0
         paced.time += 10
 
 
 @pytest.mark.parametrize("rate", [2, 3, 25, 25.5, 100])
 def test_gathered_batches_after_a_burst_start_without_a_long_gap(rate):
     paced = Paced(told=rate)
-    starts = [paced.start().start for _ in range(math.ceil(rate / 2))]  # calls that come in the same moment
+    starts = [paced.start() for _ in range(math.ceil(rate / 2))]  # calls that come in the same moment
     for _ in range(3 * math.ceil(rate)):
-        reservation = paced.limiter.reserve(gathers=True)
-        paced.time += reservation.delay
-        starts.append(paced.limiter.confirm(reservation).start)
+        start, delay = paced.limiter.reserve(gathers=True)
+        paced.time += delay
+        starts.append(paced.limiter.confirm(start))
     gaps = [later - earlier for earlier, later in itertools.pairwise(starts)]
     assert max(gaps) <= 2.5 / rate
     count = math.ceil(rate)
@@ -279,37 +286,37 @@ def test_gathered_batches_after_a_burst_start_without_a_long_gap(rate):
 
 def test_rate_below_one_request_per_second():
     paced = Paced(told=0.25)
-    assert paced.start().start + 4 < paced.start().start < paced.time + 4.2
+    assert paced.start() + 4 < paced.start() < paced.time + 4.2
 
 
 def test_late_start_delays_later_reservations():
     paced = Paced(told=20)
-    reservations = [paced.limiter.reserve() for _ in range(20)]
+    reservations = [paced.reserve() for _ in range(20)]
     paced.time += 1.0
     assert all(map(paced.limiter.confirm, reservations))
-    assert paced.limiter.reserve().delay >= 1
+    assert paced.delay() >= 1
 
 
 def test_late_requests_do_not_all_start_at_once():
     paced = Paced(told=4)
-    reservations = [paced.limiter.reserve() for _ in range(16)]
+    reservations = [paced.reserve() for _ in range(16)]
     paced.time += 10
     confirmed = [paced.limiter.confirm(reservation) for reservation in reservations]
     assert [entry is not None for entry in confirmed] == [True] * 4 + [False] * 12
-    assert confirmed[0].start == paced.time
+    assert confirmed[0] == paced.time
 
 
 def test_released_start_time_goes_to_the_next_request():
     paced = Paced(told=5)
-    reservations = [paced.limiter.reserve() for _ in range(60)]
+    reservations = [paced.reserve() for _ in range(60)]
     for reservation in reservations[5:]:
         paced.limiter.release(reservation)
-    assert paced.limiter.reserve().delay <= 1.1
+    assert paced.delay() <= 1.1
 
 
 def test_released_start_time_cannot_be_confirmed():
     paced = Paced()
-    reservation = paced.limiter.reserve()
+    reservation = paced.reserve()
     paced.limiter.release(reservation)
     paced.limiter.release(reservation)
     assert paced.limiter.confirm(reservation) is None
@@ -321,41 +328,41 @@ def test_released_start_time_cannot_be_confirmed():
 @pytest.mark.parametrize("error", [refusal(5.0), ServerError("busy", status=503, retry_after=5.0)])
 def test_retry_after_pauses_all_requests_exactly_as_long(error):
     paced = Paced()
-    first, waiting = paced.start(), paced.limiter.reserve()
+    first, waiting = paced.start(), paced.reserve()
     paced.limiter.on_error(error, 99.0, first)
     assert paced.limiter.confirm(waiting) is None
-    assert paced.limiter.reserve().delay == 5
+    assert paced.delay() == 5
     paced.time += 4.999
-    assert paced.limiter.reserve().delay == pytest.approx(0.001)
+    assert paced.delay() == pytest.approx(0.001)
     paced.time += 0.001
-    assert paced.limiter.reserve().delay <= 0.05
+    assert paced.delay() <= 0.05
 
 
 def test_refusal_without_retry_after_pauses_all_requests_for_the_backoff():
     paced = Paced()
     paced.limiter.on_error(refusal(), 0.7, paced.start())
-    assert paced.limiter.reserve().delay == pytest.approx(0.7)
+    assert paced.delay() == pytest.approx(0.7)
 
 
 def test_longest_pause_applies():
     paced = Paced()
     for retry_after in (2.0, 5.0, 1.0):
         paced.limiter.on_error(refusal(retry_after), 0, None)
-    assert paced.limiter.reserve().delay == 5
+    assert paced.delay() == 5
 
 
 @pytest.mark.parametrize("error", [ServerError("broken", status=500), ConnectionFailedError("reset")])
 def test_error_of_a_single_request_pauses_no_other_request(error):
     paced = Paced()
     paced.limiter.on_error(error, 9.0, paced.start())
-    assert paced.limiter.reserve().delay == 0
+    assert paced.delay() == 0
     assert paced.limiter.rate == pytest.approx(DEFAULT_RATE)
 
 
 def test_refusal_of_an_unknown_request_pauses_but_keeps_the_rate():
     paced = Paced()
     paced.limiter.on_error(refusal(3.0), 0.5)
-    assert paced.limiter.reserve().delay == 3
+    assert paced.delay() == 3
     assert paced.limiter.rate == pytest.approx(DEFAULT_RATE)
 
 
@@ -495,9 +502,7 @@ def test_threads_reserve_different_start_times():
     found = []
 
     def reserve():
-        for _ in range(200):
-            reservation = limiter.reserve()
-            found.append(reservation.start)
+        found.extend(limiter.reserve()[0] for _ in range(200))
 
     threads = [threading.Thread(target=reserve) for _ in range(8)]
     for thread in threads:
