@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import copy
-import inspect
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from langchain_core.embeddings import Embeddings
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr
+from pydantic import ConfigDict, Field, PrivateAttr, SecretStr
 
-from nanogpt_core import Embedder, Estimate, ModelInfo, Usage
-from nanogpt_core.errors import ConfigurationError
+from nanogpt_core import Embedder, ModelInfo
+from nanogpt_core.embeddings.model_base import EMBEDDER_DEFAULTS, EmbeddingModelBase, hidden_option, option
 from nanogpt_core.http.endpoint import Secret, hide_keys
-from nanogpt_core.http.lifetime import Closeable
-from nanogpt_core.validation import check_option_names
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,9 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["NanoGPTEmbeddings"]
 
-_DEFAULTS = {name: parameter.default for name, parameter in inspect.signature(Embedder).parameters.items()}
 # Words for the same options in other embedding classes.
-_ALIASES = {
+_FOREIGN_NAMES = {
     "api_base": "base_url",
     "openai_api_base": "base_url",
     "openai_api_key": "api_key",
@@ -54,15 +49,7 @@ def _api_key(key: Secret) -> _ApiKey:
     return _ApiKey(key.reveal_or_empty())
 
 
-def _option(name: str, **more: Any) -> Any:
-    return Field(default=_DEFAULTS[name], **more)
-
-
-def _hidden(name: str) -> Any:
-    return _option(name, exclude=True, repr=False)
-
-
-class NanoGPTEmbeddings(Closeable, BaseModel, Embeddings):
+class NanoGPTEmbeddings(EmbeddingModelBase, Embeddings):
     """NanoGPT's embedding models in LangChain.
 
     All options of :class:`nanogpt_core.Embedder` are fields. They do not change after construction:
@@ -95,57 +82,55 @@ class NanoGPTEmbeddings(Closeable, BaseModel, Embeddings):
         arbitrary_types_allowed=True, hide_input_in_errors=True, populate_by_name=True, protected_namespaces=()
     )
 
-    model: str = _option("model")
-    model_info: Any = _hidden("model_info")
-    dimensions: int | None = _option("dimensions")
+    model: str = option("model")
+    model_info: Any = hidden_option("model_info")
+    dimensions: int | None = option("dimensions")
     base_url: str = Field(default="")
     api_key: SecretStr = Field(default=SecretStr(""), exclude=True, repr=False)
-    user: str | None = _option("user")
-    on_overflow: str = _option("on_overflow")
-    query_instruction: str | None = _option("query_instruction")
-    chunk_size: int | None = _option("batch_size")
-    max_concurrency: int = _option("max_concurrency")
-    coalesce: bool = _option("coalesce")
-    requests_per_second: float | None = _option("requests_per_second")
-    max_retries: int = _option("max_retries")
-    timeout: float = _option("timeout")
-    deadline: float | None = _option("deadline")
-    cache: Any = _hidden("cache")
-    budget_usd: float | None = _option("budget_usd")
-    limits: Any = _hidden("limits")
+    user: str | None = option("user")
+    on_overflow: str = option("on_overflow")
+    query_instruction: str | None = option("query_instruction")
+    chunk_size: int | None = option("batch_size")
+    max_concurrency: int = option("max_concurrency")
+    coalesce: bool = option("coalesce")
+    requests_per_second: float | None = option("requests_per_second")
+    max_retries: int = option("max_retries")
+    timeout: float = option("timeout")
+    deadline: float | None = option("deadline")
+    cache: Any = hidden_option("cache")
+    budget_usd: float | None = option("budget_usd")
+    limits: Any = hidden_option("limits")
     show_progress_bar: bool = False
-    progress: Any = _hidden("progress")
-    on_request: Any = _hidden("on_request")
-    default_headers: Mapping[str, str] | None = _hidden("default_headers")
-    http_client: Any = _hidden("http_client")
-    http_async_client: Any = _hidden("http_async_client")
-    allow_insecure_http: bool = _option("allow_insecure_http")
+    progress: Any = hidden_option("progress")
+    on_request: Any = hidden_option("on_request")
+    default_headers: Mapping[str, str] | None = hidden_option("default_headers")
+    http_client: Any = hidden_option("http_client")
+    http_async_client: Any = hidden_option("http_async_client")
+    allow_insecure_http: bool = option("allow_insecure_http")
+
+    _field_names: ClassVar[Mapping[str, str]] = {"batch_size": "chunk_size"}
+    _foreign_names: ClassVar[Mapping[str, str]] = _FOREIGN_NAMES
+    _fixed_fields: ClassVar[tuple[str, ...]] = ("show_progress_bar",)
 
     _embedder: Embedder = PrivateAttr()
 
-    def __init__(self, model: str | ModelInfo = _DEFAULTS["model"], **options: Unpack[EmbeddingsOptions]) -> None:
+    def __init__(
+        self, model: str | ModelInfo = EMBEDDER_DEFAULTS["model"], **options: Unpack[EmbeddingsOptions]
+    ) -> None:
         # Tools that print the variables of a traceback's frames must not see the key.
         given = options = hide_keys(options)  # type: ignore[assignment]
-        check_option_names(given, _option_names(type(self)), _ALIASES)
-        fields = _with_field_names({"model": model, **given})
-        embedder = Embedder(**_embedder_options(fields))
-        resolved = {"model": embedder.model, "base_url": embedder.base_url, "api_key": _api_key(embedder.api_key)}
-        super().__init__(**{**fields, **resolved})
-        self._embedder = embedder
+        self._set_options({"model": model, **given})
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        value = hide_keys({name: value})[name]
-        if name in _ALIASES and name not in type(self).model_fields:
-            raise ConfigurationError(
-                f"{name} is called {_ALIASES[name]} here, and cannot be changed after construction.",
-                remedy=f'Use embeddings.model_copy(update={{"{_ALIASES[name]}": ...}}).',
-            )
-        if name in _FIXED:
-            raise ConfigurationError(
-                f"{name} cannot be changed after construction.",
-                remedy=f'Use embeddings.model_copy(update={{"{name}": ...}}).',
-            )
-        super().__setattr__(name, value)
+    @classmethod
+    def _embedder_options(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
+        options = super()._embedder_options(fields)
+        if fields.get("show_progress_bar") and options.get("progress") is None:
+            options["progress"] = True
+        return options
+
+    @classmethod
+    def _as_key(cls, key: Secret) -> SecretStr:
+        return _api_key(key)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy, with other values for the options and fields in ``update``.
@@ -156,39 +141,11 @@ class NanoGPTEmbeddings(Closeable, BaseModel, Embeddings):
             ConfigurationError: A value is impossible. It is a ``ValueError``.
             InvalidTypeError: A name is unknown, or a value has the wrong type. It is a ``TypeError``.
         """
+        # The two are one option.
         update = hide_keys(update or {})
-        twin = super().model_copy(deep=deep)
-        if update:
-            kept = {name: getattr(twin, name) for name in twin.model_fields_set}
-            kept["model"] = twin.model if twin.model_info is not None else twin._embedder.model_info
-            if not _PROGRESS.isdisjoint(update):
-                kept = {name: value for name, value in kept.items() if name not in _PROGRESS}
-            private = dict(twin.__pydantic_private__ or {})
-            NanoGPTEmbeddings.__init__(twin, **{**kept, **_with_field_names(update)})
-            private["_embedder"] = twin._embedder
-            twin.__pydantic_private__ = private
-        return twin
-
-    def copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:  # type: ignore[override]
-        """Do what :meth:`model_copy` does; pydantic's older name for it."""
-        update = hide_keys(update or {})
-        return self.model_copy(update=update, deep=deep)
-
-    def __copy__(self) -> Self:
-        twin = super().__copy__()
-        twin._embedder = copy.copy(self._embedder)
-        return twin
-
-    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        memo = {} if memo is None else memo
-        shared = (self.http_client, self.http_async_client, self.cache, self.limits, self.progress, self.on_request)
-        memo.update({id(one): one for one in shared})
-        return super().__deepcopy__(memo)
-
-    def __getstate__(self) -> dict[Any, Any]:
-        self._embedder.__getstate__()  # refuses clients, which cannot be pickled
-        state = super().__getstate__()
-        return {**state, "__dict__": {**state["__dict__"], "default_headers": None}}
+        if not {"progress", "show_progress_bar"}.isdisjoint(update):
+            update = {"progress": None, "show_progress_bar": False, **update}
+        return super().model_copy(update=update, deep=deep)
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         fields = type(self).model_fields
@@ -203,19 +160,6 @@ class NanoGPTEmbeddings(Closeable, BaseModel, Embeddings):
         It is for documents. For ``query_embedding_cache``, add the query instruction to it, if there is one.
         """
         return self._embedder.cache_namespace
-
-    def close(self) -> None:
-        """Close the object, as :meth:`nanogpt_core.Embedder.close` does: later calls raise, calls under way go on."""
-        self._embedder.close()
-
-    async def aclose(self) -> None:
-        """Close the object, as :meth:`nanogpt_core.Embedder.aclose` does, with the event loop's connections."""
-        await self._embedder.aclose()
-
-    @property
-    def usage(self) -> Usage:
-        """Usage of this object so far: a snapshot."""
-        return self._embedder.usage
 
     def embed_documents(self, texts: list[str], chunk_size: int | None = None) -> list[list[float]]:
         """Embed documents.
@@ -249,45 +193,3 @@ class NanoGPTEmbeddings(Closeable, BaseModel, Embeddings):
         """Do what :meth:`embed_query` does, without blocking the event loop."""
         vector: list[float] = (await self._embedder.aembed_query(text)).tolist()
         return vector
-
-    def estimate(self, texts: Iterable[str]) -> Estimate:
-        """Estimate requests, tokens and cost of embedding ``texts``, without sending anything."""
-        return self._embedder.estimate(texts)
-
-    def check_width(self, stored_width: int) -> None:
-        """Check that a vector store of ``stored_width`` floats a vector takes this object's vectors; sends nothing.
-
-        Call it after opening an existing store, for example with ``store.index.d``.
-
-        Raises:
-            ConfigurationError: Store and model do not fit; the message names the remedy. It is a ``ValueError``.
-        """
-        self._embedder.check_width(stored_width)
-
-
-_PROGRESS = {"progress", "show_progress_bar"}
-_FIXED = {*NanoGPTEmbeddings.model_fields, "batch_size"}
-
-
-def _option_names(cls: type[NanoGPTEmbeddings]) -> list[str]:
-    aliases = [field.alias for field in cls.model_fields.values() if field.alias]
-    return [*cls.model_fields, *aliases, "batch_size"]
-
-
-def _with_field_names(options: Mapping[str, Any]) -> dict[str, Any]:
-    fields = {name: value for name, value in options.items() if name != "batch_size"}
-    first, second = options.get("chunk_size"), options.get("batch_size")
-    if first is not None and second is not None:
-        raise ConfigurationError("chunk_size and batch_size are the same option.", remedy="Pass one of them.")
-    if "batch_size" in options:
-        fields["chunk_size"] = first if second is None else second
-    return fields
-
-
-def _embedder_options(fields: Mapping[str, Any]) -> dict[str, Any]:
-    options = {name: value for name, value in fields.items() if name in _DEFAULTS}
-    if "chunk_size" in fields:
-        options["batch_size"] = fields["chunk_size"]
-    if fields.get("show_progress_bar") and options.get("progress") is None:
-        options["progress"] = fields["show_progress_bar"]
-    return options

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import copy
-import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from llama_index.core.async_utils import run_jobs
 from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding, dispatcher
@@ -17,15 +15,14 @@ from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent,
 from llama_index.core.instrumentation.events.exception import ExceptionEvent
 from llama_index.core.utils import get_tqdm_iterable
 
-from nanogpt_core import Embedder, Estimate, ModelInfo, Usage
+from nanogpt_core import Embedder, ModelInfo
 from nanogpt_core.embeddings.inputs import check_texts
-from nanogpt_core.errors import ConfigurationError
+from nanogpt_core.embeddings.model_base import EMBEDDER_DEFAULTS, EmbeddingModelBase, hidden_option
 from nanogpt_core.http.endpoint import hide_keys
-from nanogpt_core.http.lifetime import Closeable
-from nanogpt_core.validation import check_can_be_pickled, check_number, check_option_names
+from nanogpt_core.validation import check_can_be_pickled, check_number
 
 if TYPE_CHECKING:
-    from typing_extensions import Self, Unpack
+    from typing_extensions import Unpack
 
     from llama_index_nanogpt.options import EmbeddingOptions
 
@@ -33,12 +30,8 @@ __all__ = ["NanoGPTEmbedding"]
 
 _TEXTS_PER_BATCH = 32_768
 _PROGRESS_LABEL = "Generating embeddings"  # LlamaIndex's own
-_DEFAULTS = {name: parameter.default for name, parameter in inspect.signature(Embedder).parameters.items()}
-# LlamaIndex's names, and the core's for the same option. Both are accepted.
-_CORE_NAMES = {"model_name": "model", "api_base": "base_url"}
-_MODEL_AND_URL = {*_CORE_NAMES, *_CORE_NAMES.values()}
 # Words for the same options in other embedding classes.
-_ALIASES = {
+_FOREIGN_NAMES = {
     "openai_api_base": "api_base",
     "openai_api_key": "api_key",
     "nanogpt_api_key": "api_key",
@@ -52,12 +45,7 @@ _ALIASES = {
 }
 
 
-def _operational(name: str) -> Any:
-    # Options that change no vector stay out of dumps: LlamaIndex's caches take a dump as part of their key.
-    return Field(default=_DEFAULTS[name], exclude=True, repr=False)
-
-
-class NanoGPTEmbedding(Closeable, BaseEmbedding):
+class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
     """NanoGPT's embedding models in LlamaIndex, for ``Settings.embed_model``.
 
     Dumps (``to_dict``, ``to_json``) hold the options that change a vector, and neither the key nor options such as
@@ -98,7 +86,7 @@ class NanoGPTEmbedding(Closeable, BaseEmbedding):
     # Pydantic's errors would show the whole input, and the key with it.
     model_config = ConfigDict(hide_input_in_errors=True, populate_by_name=True)
 
-    model_name: str = Field(default=_DEFAULTS["model"], description="The model's name.")
+    model_name: str = Field(default=EMBEDDER_DEFAULTS["model"], description="The model's name.")
     embed_batch_size: int = Field(default=_TEXTS_PER_BATCH, gt=0, exclude=True)
     num_workers: int | None = Field(default=None, exclude=True)
     embeddings_cache: Any = Field(default=None, exclude=True)
@@ -106,40 +94,44 @@ class NanoGPTEmbedding(Closeable, BaseEmbedding):
     dimensions: int | None = Field(default=None, description="Dimensions that vectors are reduced to.")
     on_overflow: str = Field(default="error", description="Treatment of a text over the model's token limit.")
     query_instruction: str | None = Field(default=None, description="Text that is put before queries.")
-    model_info: Any = _operational("model_info")
-    api_key: Any = _operational("api_key")
-    user: str | None = _operational("user")
-    batch_size: int | None = _operational("batch_size")
-    max_concurrency: int = _operational("max_concurrency")
-    coalesce: bool = _operational("coalesce")
-    requests_per_second: float | None = _operational("requests_per_second")
-    max_retries: int = _operational("max_retries")
-    timeout: float = _operational("timeout")
-    deadline: float | None = _operational("deadline")
-    cache: Any = _operational("cache")
-    budget_usd: float | None = _operational("budget_usd")
-    limits: Any = _operational("limits")
-    progress: Any = _operational("progress")
-    on_request: Any = _operational("on_request")
-    default_headers: Any = _operational("default_headers")
-    http_client: Any = _operational("http_client")
-    http_async_client: Any = _operational("http_async_client")
-    allow_insecure_http: bool = _operational("allow_insecure_http")
+    model_info: Any = hidden_option("model_info")
+    api_key: Any = hidden_option("api_key")
+    user: str | None = hidden_option("user")
+    batch_size: int | None = hidden_option("batch_size")
+    max_concurrency: int = hidden_option("max_concurrency")
+    coalesce: bool = hidden_option("coalesce")
+    requests_per_second: float | None = hidden_option("requests_per_second")
+    max_retries: int = hidden_option("max_retries")
+    timeout: float = hidden_option("timeout")
+    deadline: float | None = hidden_option("deadline")
+    cache: Any = hidden_option("cache")
+    budget_usd: float | None = hidden_option("budget_usd")
+    limits: Any = hidden_option("limits")
+    progress: Any = hidden_option("progress")
+    on_request: Any = hidden_option("on_request")
+    default_headers: Any = hidden_option("default_headers")
+    http_client: Any = hidden_option("http_client")
+    http_async_client: Any = hidden_option("http_async_client")
+    allow_insecure_http: bool = hidden_option("allow_insecure_http")
+
+    _field_names: ClassVar[Mapping[str, str]] = {"model": "model_name", "base_url": "api_base"}
+    _foreign_names: ClassVar[Mapping[str, str]] = _FOREIGN_NAMES
+    _shared_fields: ClassVar[tuple[str, ...]] = ("rate_limiter", "callback_manager", "embeddings_cache")
 
     _embedder: Embedder = PrivateAttr()
 
     def __init__(self, model_name: str | ModelInfo | None = None, **options: Unpack[EmbeddingOptions]) -> None:
         # Tools that print the variables of a traceback's frames must not see the key.
         given = options = hide_keys({"model_name": model_name, **options})  # type: ignore[assignment]
-        given = {name: value for name, value in given.items() if value is not None or name not in _MODEL_AND_URL}
         given.pop("class_name", None)  # dumps carry it
-        check_option_names(given, _option_names(type(self)), _ALIASES)
-        fields = _with_field_names(given)
-        embedder = Embedder(**_embedder_options(fields))
-        _check_batches(fields)
-        resolved = {"model_name": embedder.model, "api_base": embedder.base_url, "api_key": embedder.api_key}
-        super().__init__(**{**fields, **resolved})
-        self._embedder = embedder
+        self._set_options(given)
+
+    def _set_options(self, options: Mapping[str, Any]) -> None:
+        # None is the default of the model and of the URL.
+        optional = {*self._field_names, *self._field_names.values()}
+        options = {name: value for name, value in options.items() if value is not None or name not in optional}
+        _check_batches(options)
+        super()._set_options(options)
 
     @classmethod
     def class_name(cls) -> str:
@@ -148,63 +140,13 @@ class NanoGPTEmbedding(Closeable, BaseEmbedding):
 
     def __setattr__(self, name: str, value: Any) -> None:
         value = hide_keys({name: value})[name]
-        if name in _ALIASES and name not in type(self).model_fields:
-            raise ConfigurationError(
-                f"{name} is called {_ALIASES[name]} here, and cannot be changed after construction.",
-                remedy=f'Use embedding.model_copy(update={{"{_ALIASES[name]}": ...}}).',
-            )
-        if name in _FIXED:
-            raise ConfigurationError(
-                f"{name} cannot be changed after construction.",
-                remedy=f'Use embedding.model_copy(update={{"{name}": ...}}).',
-            )
         _check_batches({name: value})
         super().__setattr__(name, value)
 
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Return a copy, with other values for the options and fields in ``update``.
-
-        A copy with other options counts its usage and its budget from zero. Copies share clients and caches.
-
-        Raises:
-            ConfigurationError: A value is impossible. It is a ``ValueError``.
-            InvalidTypeError: A name is unknown, or a value has the wrong type. It is a ``TypeError``.
-        """
-        update = hide_keys(update or {})
-        twin = super().model_copy(deep=deep)
-        if update:
-            kept = {name: getattr(twin, name) for name in twin.model_fields_set}
-            kept["model_name"] = twin.model_name if twin.model_info is not None else twin._embedder.model_info
-            private = dict(twin.__pydantic_private__ or {})
-            NanoGPTEmbedding.__init__(twin, **{**kept, **_with_field_names(update)})
-            private["_embedder"] = twin._embedder
-            twin.__pydantic_private__ = private
-        return twin
-
-    def copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:  # type: ignore[override]
-        """Do what :meth:`model_copy` does; pydantic's older name for it."""
-        update = hide_keys(update or {})
-        return self.model_copy(update=update, deep=deep)
-
-    def __copy__(self) -> Self:
-        twin = super().__copy__()
-        twin._embedder = copy.copy(self._embedder)
-        return twin
-
-    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        clients = (self.http_client, self.http_async_client)
-        theirs = (self.rate_limiter, self.callback_manager, self.embeddings_cache)
-        shared = (*clients, *theirs, self.progress, self.on_request, self.cache, self.limits)
-        memo = {} if memo is None else memo
-        memo.update({id(one): one for one in shared})
-        return super().__deepcopy__(memo)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # The base class leaves out attributes that cannot be pickled; a client or hook must not get lost like that.
-        self._embedder.__getstate__()
+    def __getstate__(self) -> dict[Any, Any]:
+        # The base class leaves out attributes that cannot be pickled; a function must not get lost like that.
         check_can_be_pickled(progress=self.progress, on_request=self.on_request)
-        state = super().__getstate__()
-        return {**state, "__dict__": {**state["__dict__"], "default_headers": None}}
+        return super().__getstate__()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -216,33 +158,6 @@ class NanoGPTEmbedding(Closeable, BaseEmbedding):
             field = fields.get(name or "")
             if name == "model_name" or field is None or not (field.exclude or value == field.default):
                 yield name, value
-
-    def close(self) -> None:
-        """Close the object, as :meth:`nanogpt_core.Embedder.close` does: later calls raise, calls under way go on."""
-        self._embedder.close()
-
-    async def aclose(self) -> None:
-        """Close the object, as :meth:`nanogpt_core.Embedder.aclose` does, with the event loop's connections."""
-        await self._embedder.aclose()
-
-    @property
-    def usage(self) -> Usage:
-        """Usage of this object so far: a snapshot."""
-        return self._embedder.usage
-
-    def estimate(self, texts: list[str]) -> Estimate:
-        """Estimate requests, tokens and cost of embedding ``texts``, without sending anything."""
-        return self._embedder.estimate(texts)
-
-    def check_width(self, stored_width: int) -> None:
-        """Check that a vector store of ``stored_width`` floats a vector takes this object's vectors; sends nothing.
-
-        Call it after opening an existing store, for example with ``faiss_index.d``.
-
-        Raises:
-            ConfigurationError: Store and model do not fit; the message names the remedy. It is a ``ValueError``.
-        """
-        self._embedder.check_width(stored_width)
 
     def get_text_embedding_batch(
         self, texts: Iterable[str], show_progress: bool = False, **_kwargs: Any
@@ -325,30 +240,6 @@ class NanoGPTEmbedding(Closeable, BaseEmbedding):
     async def _aget_query_embedding(self, query: str) -> Embedding:
         floats: Embedding = (await self._embedder.aembed_query(query)).tolist()
         return floats
-
-
-_FIXED = {*_DEFAULTS, *_CORE_NAMES}
-
-
-def _option_names(cls: type[NanoGPTEmbedding]) -> list[str]:
-    aliases = [field.alias for field in cls.model_fields.values() if field.alias]
-    return [*cls.model_fields, *aliases, *_CORE_NAMES.values()]
-
-
-def _with_field_names(options: Mapping[str, Any]) -> dict[str, Any]:
-    fields = {name: value for name, value in options.items() if name not in _CORE_NAMES.values()}
-    for name, core_name in _CORE_NAMES.items():
-        first, second = fields.get(name), options.get(core_name)
-        if first is not None and second is not None and first != second:
-            raise ConfigurationError(f"{name} and {core_name} differ.", remedy="They mean the same; pass one.")
-        if core_name in options:
-            fields[name] = first if second is None else second
-    return fields
-
-
-def _embedder_options(fields: Mapping[str, Any]) -> dict[str, Any]:
-    options = {_CORE_NAMES.get(name, name): value for name, value in fields.items()}
-    return {name: value for name, value in options.items() if name in _DEFAULTS}
 
 
 def _check_batches(fields: Mapping[str, Any]) -> None:

@@ -32,7 +32,7 @@ def test_batch_size_is_an_alias_of_chunk_size(make):
     assert make(batch_size=3).chunk_size == make(chunk_size=3).chunk_size == 3
     assert make(chunk_size=3).model_copy(update={"batch_size": 5}).chunk_size == 5
     with pytest.raises(ConfigurationError, match="same option"):
-        make(chunk_size=8, batch_size=8)
+        make(chunk_size=8, batch_size=9)
     with pytest.raises(ConfigurationError, match="cannot be changed"):
         make().batch_size = 3
 

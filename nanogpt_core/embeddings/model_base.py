@@ -1,0 +1,164 @@
+"""Base class of the plugins' embedding classes: an ``Embedder`` behind the fields of a framework's class."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel, Field  # a dependency of the frameworks
+
+from nanogpt_core.embeddings.embedder import Embedder
+from nanogpt_core.embeddings.estimate import Estimate
+from nanogpt_core.errors import ConfigurationError
+from nanogpt_core.http.endpoint import Secret, hide_keys
+from nanogpt_core.http.lifetime import Closeable
+from nanogpt_core.observability.usage import Usage
+from nanogpt_core.validation import check_option_names, with_field_names
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["EMBEDDER_DEFAULTS", "EmbeddingModelBase", "hidden_option", "option"]
+
+EMBEDDER_DEFAULTS = {name: parameter.default for name, parameter in inspect.signature(Embedder).parameters.items()}
+"""Defaults of the options of :class:`nanogpt_core.Embedder`, by their names."""
+
+_HOLD_LOCKS = ("http_client", "http_async_client", "cache", "limits", "progress", "on_request")
+
+
+def option(name: str, **more: Any) -> Any:
+    """Return a pydantic field with the default of an option of :class:`nanogpt_core.Embedder`."""
+    return Field(default=EMBEDDER_DEFAULTS[name], **more)
+
+
+def hidden_option(name: str) -> Any:
+    """Return the same field, left out of dumps and of ``repr``."""
+    return option(name, exclude=True, repr=False)
+
+
+class EmbeddingModelBase(Closeable, BaseModel):
+    """An embedding class of a framework: the options of an :class:`nanogpt_core.Embedder` are fields.
+
+    The options do not change after construction; changed copies have an embedder of their own.
+    """
+
+    # Names of fields, by the embedder's names for the same option. Both are accepted.
+    _field_names: ClassVar[Mapping[str, str]]
+    # Names of fields, by words of other embedding classes for the same option: hints in errors.
+    _foreign_names: ClassVar[Mapping[str, str]]
+    # Further fields that only copies can change, and further fields that deep copies share.
+    _fixed_fields: ClassVar[tuple[str, ...]] = ()
+    _shared_fields: ClassVar[tuple[str, ...]] = ()
+
+    if TYPE_CHECKING:
+        _embedder: Embedder  # a private attribute of pydantic must be declared in the subclass
+
+    def _set_options(self, options: Mapping[str, Any]) -> None:
+        """Make the embedder, and set all fields, from options by any of their names."""
+        names = [*type(self).model_fields, *(field.alias for field in type(self).model_fields.values() if field.alias)]
+        check_option_names(options, [*names, *self._field_names], self._foreign_names)
+        fields = with_field_names(options, self._field_names)
+        embedder = Embedder(**self._embedder_options(fields))
+        resolved = {"model": embedder.model, "base_url": embedder.base_url, "api_key": self._as_key(embedder.api_key)}
+        super().__init__(**{**fields, **with_field_names(resolved, self._field_names)})
+        self._embedder = embedder
+
+    @classmethod
+    def _embedder_options(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the embedder's options, by its own names, from options by the names of fields."""
+        return {
+            name: fields[field] for name in EMBEDDER_DEFAULTS if (field := cls._field_names.get(name, name)) in fields
+        }
+
+    @classmethod
+    def _as_key(cls, key: Secret) -> Any:
+        """Return the key as the class holds keys."""
+        return key
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        value = hide_keys({name: value})[name]
+        known = name in type(self).model_fields
+        if not known and name in self._foreign_names:
+            field = self._foreign_names[name]
+            raise ConfigurationError(
+                f"{name} is called {field} here, and cannot be changed after construction.", remedy=_copy_with(field)
+            )
+        if name in self._fixed_fields or name in EMBEDDER_DEFAULTS or name in self._field_names.values():
+            raise ConfigurationError(f"{name} cannot be changed after construction.", remedy=_copy_with(name))
+        super().__setattr__(name, value)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy, with other values for the options and fields in ``update``.
+
+        A copy with other options counts its usage and its budget from zero. Copies share clients and caches.
+
+        Raises:
+            ConfigurationError: A value is impossible. It is a ``ValueError``.
+            InvalidTypeError: A name is unknown, or a value has the wrong type. It is a ``TypeError``.
+        """
+        update = hide_keys(update or {})
+        twin = super().model_copy(deep=deep)
+        if update:
+            kept = {name: getattr(twin, name) for name in twin.model_fields_set}
+            # A row that is no option was looked up by its name, or passed as the model.
+            if twin.model_info is None:  # type: ignore[attr-defined] # a field of the subclass
+                kept[self._field_names.get("model", "model")] = twin._embedder.model_info
+            private = dict(twin.__pydantic_private__ or {})
+            twin._set_options({**kept, **with_field_names(update, self._field_names)})
+            twin.__pydantic_private__ = {**private, "_embedder": twin._embedder}
+        return twin
+
+    def copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:  # type: ignore[override]
+        """Do what :meth:`model_copy` does; pydantic's older name for it."""
+        update = hide_keys(update or {})
+        return self.model_copy(update=update, deep=deep)
+
+    def __copy__(self) -> Self:
+        twin = super().__copy__()
+        twin._embedder = copy.copy(self._embedder)
+        return twin
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        memo = {} if memo is None else memo
+        shared = (getattr(self, name) for name in (*_HOLD_LOCKS, *self._shared_fields))
+        memo.update({id(one): one for one in shared})
+        return super().__deepcopy__(memo)
+
+    def __getstate__(self) -> dict[Any, Any]:
+        self._embedder.__getstate__()  # refuses clients, which cannot be pickled
+        state: dict[Any, Any] = super().__getstate__()
+        # A header may hold a secret; the embedder leaves them out too.
+        return {**state, "__dict__": {**state["__dict__"], "default_headers": None}}
+
+    def close(self) -> None:
+        """Close the object, as :meth:`nanogpt_core.Embedder.close` does: later calls raise, calls under way go on."""
+        self._embedder.close()
+
+    async def aclose(self) -> None:
+        """Close the object, as :meth:`nanogpt_core.Embedder.aclose` does, with the event loop's connections."""
+        await self._embedder.aclose()
+
+    @property
+    def usage(self) -> Usage:
+        """Usage of this object so far: a snapshot."""
+        return self._embedder.usage
+
+    def estimate(self, texts: Iterable[str]) -> Estimate:
+        """Estimate requests, tokens and cost of embedding ``texts``, without sending anything."""
+        return self._embedder.estimate(texts)
+
+    def check_width(self, stored_width: int) -> None:
+        """Check that a vector store of ``stored_width`` floats a vector takes this object's vectors; sends nothing.
+
+        Call it after opening an existing store, for example with the ``d`` of a FAISS index.
+
+        Raises:
+            ConfigurationError: Store and model do not fit; the message names the remedy. It is a ``ValueError``.
+        """
+        self._embedder.check_width(stored_width)
+
+
+def _copy_with(field: str) -> str:
+    return f'Use .model_copy(update={{"{field}": ...}}).'
