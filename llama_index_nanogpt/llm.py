@@ -18,9 +18,9 @@ from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, Val
 from llama_index.llms.openai.utils import O1_MODELS
 from llama_index.llms.openai_like import OpenAILike
 
-from llama_index_nanogpt.calls import CheckedCalls
-from llama_index_nanogpt.messages import ReceivedFields, messages_with_reasoning
-from llama_index_nanogpt.structured import check_refusal, invalidate_broken_arguments
+from llama_index_nanogpt.messages import ReceivedFields, check_refusal, messages_with_reasoning
+from llama_index_nanogpt.structured import StructuredOutput
+from llama_index_nanogpt.tool_calls import ToolCalls, invalidate_broken_arguments
 from nanogpt_core.chat.client import (
     ChatSession,
     aiterate_stream,
@@ -69,7 +69,7 @@ def _checks_prompt(method: Callable[..., Any]) -> Callable[..., Any]:
     return checked
 
 
-class NanoGPT(ChatModelBase, CheckedCalls):
+class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
     """NanoGPT's chat models in LlamaIndex, for ``Settings.llm``.
 
     Args:

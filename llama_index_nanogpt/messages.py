@@ -1,19 +1,21 @@
-"""Messages of earlier turns in LlamaIndex: reasoning and provider fields that have to be sent back.
+"""Messages in LlamaIndex: reasoning and provider fields, which have to be sent back, and refusals.
 
-LlamaIndex leaves both out. Some thinking models answer a tool result with status 400 without them.
+LlamaIndex leaves them out. Some thinking models answer a tool result with status 400 without their reasoning.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llama_index.core.base.llms.types import ChatMessage, ChatResponse, ThinkingBlock
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, TextBlock, ThinkingBlock
 from llama_index.llms.openai.utils import to_openai_message_dicts
 
+from llama_index_nanogpt.errors import StructuredOutputRefusedError
 from nanogpt_core.chat.provider_fields import PROVIDER_FIELDS, send_back
+from nanogpt_core.http.error_body import as_sentence
 
-__all__ = ["ReceivedFields", "messages_with_reasoning"]
+__all__ = ["ReceivedFields", "check_refusal", "finish_reason", "messages_with_reasoning", "raise_refusal"]
 
 _FIELD = "nanogpt_field"
 _FIELDS = ("reasoning_content", "reasoning")
@@ -72,3 +74,41 @@ def _reasoning(message: ChatMessage) -> dict[str, str]:
             field = block.additional_information.get(_FIELD, _FIELDS[0])
             reasoning[field] = reasoning.get(field, "") + block.content
     return reasoning
+
+
+def finish_reason(response: ChatResponse | None) -> str | None:
+    """Return the ``finish_reason`` of a response, or of a part of a stream; None if it has none."""
+    choices = getattr(getattr(response, "raw", None), "choices", None)
+    return getattr(choices[0], "finish_reason", None) if choices else None
+
+
+def check_refusal(response: ChatResponse, options: Mapping[str, Any]) -> ChatResponse:
+    """Put a refusal, which LlamaIndex leaves out, into the message.
+
+    Args:
+        response: The response, or a part of a stream.
+        options: The options of the request.
+
+    Raises:
+        StructuredOutputRefusedError: Structured output or a tool call was asked for.
+    """
+    choices = getattr(response.raw, "choices", None)
+    message = getattr(choices[0], "message", None) or getattr(choices[0], "delta", None) if choices else None
+    text = getattr(message, "refusal", None)
+    if not text:
+        return response
+    if options.get("response_format") or options.get("tool_choice") not in (None, "auto", "none"):
+        raise_refusal(text)
+    response.message.additional_kwargs["refusal"] = text
+    if not response.message.content:
+        blocks = [block for block in response.message.blocks if not isinstance(block, TextBlock)]
+        response.message.blocks = [*blocks, TextBlock(text=text)]
+    return response
+
+
+def raise_refusal(text: str | None) -> None:
+    """Raise the error for a refusal, if there is one."""
+    if text:
+        raise StructuredOutputRefusedError(
+            as_sentence(f"The model refused: {text}"), remedy="Ask in other words, or another model."
+        )

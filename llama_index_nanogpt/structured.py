@@ -1,88 +1,126 @@
-"""Tool calls and structured output in LlamaIndex: checks that LlamaIndex makes of whole replies only, or not at all."""
+"""Structured output of LlamaIndex's LLM: every answer is checked against the schema, whole or streamed."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from llama_index.core.base.llms.types import ChatMessage, ChatResponse, TextBlock, ToolCallBlock
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, ToolCallBlock
 from llama_index.core.bridge.pydantic import BaseModel
-from llama_index.core.llms.llm import ToolSelection
-from llama_index.core.llms.utils import parse_partial_json
+from llama_index.core.output_parsers.pydantic import PydanticOutputParser
 from llama_index.core.program.function_program import get_function_tool
 from llama_index.core.program.utils import process_streaming_objects
-from llama_index.core.tools import FunctionTool
-from llama_index.llms.openai.base import force_single_tool_call
+from llama_index.core.types import PydanticProgramMode
+from llama_index.llms.openai_like import OpenAILike
 
-from nanogpt_core.chat.json_text import invalidating_suffix
+from llama_index_nanogpt.errors import StructuredOutputError
+from llama_index_nanogpt.messages import finish_reason, raise_refusal
+from llama_index_nanogpt.tool_calls import with_one_call
+from nanogpt_core.chat.json_text import strip_code_fence
 from nanogpt_core.chat.response import check_truncated
-from nanogpt_core.chat.tool_calls import parse_arguments
-from nanogpt_core.errors import NanoGPTError, RefusalError, ReplyError
-from nanogpt_core.http.error_body import as_sentence, excerpt
+from nanogpt_core.errors import NanoGPTError
+from nanogpt_core.http.error_body import excerpt
 
-__all__ = [
-    "StructuredOutputError",
-    "StructuredOutputRefusedError",
-    "StructuredRequest",
-    "ToolArgumentsError",
-    "ToolsOfOneCall",
-    "afirst_tool_call",
-    "aparse_stream",
-    "avalidate_last",
-    "check_refusal",
-    "check_selections",
-    "finish_reason",
-    "first_tool_call",
-    "invalidate_broken_arguments",
-    "map_schema_errors",
-    "parallel_tool_calls_allowed",
-    "parse_stream",
-    "validate_last",
-    "without_unreadable_arguments",
-]
+__all__ = ["StructuredOutput"]
+
+# Arguments of LlamaIndex's programs for structured output, which decide on these themselves.
+_SET_BY_PROGRAMS = ("tool_required", "tool_choice", "allow_parallel_tool_calls")
 
 
-class StructuredOutputError(ReplyError, ValueError):
-    """The model's answer does not follow the schema that was asked for."""
+class StructuredOutput(OpenAILike):  # type: ignore[misc] # the package ships no types
+    """LlamaIndex's LLM with checks of structured output; a base class of ``NanoGPT``."""
 
+    def structured_predict(
+        self, output_cls: type[BaseModel], prompt: Any, llm_kwargs: dict[str, Any] | None = None, **prompt_args: Any
+    ) -> BaseModel:
+        """Return the model's answer as an ``output_cls``.
 
-class StructuredOutputRefusedError(RefusalError, ValueError):
-    """The model refused to follow the schema, or to call the tool, that was asked for."""
+        Raises:
+            StructuredOutputError: The answer does not follow the schema.
+        """
+        request = self._request_in_prompt(output_cls, prompt, llm_kwargs, prompt_args)
+        with _map_schema_errors(output_cls):
+            if request is not None:
+                answer: BaseModel = request.parse_response(self.chat(**request.arguments))
+            else:
+                answer = super().structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
+        return answer
 
+    async def astructured_predict(
+        self, output_cls: type[BaseModel], prompt: Any, llm_kwargs: dict[str, Any] | None = None, **prompt_args: Any
+    ) -> BaseModel:
+        """Return the model's answer as an ``output_cls``; see :meth:`structured_predict`."""
+        request = self._request_in_prompt(output_cls, prompt, llm_kwargs, prompt_args)
+        with _map_schema_errors(output_cls):
+            if request is not None:
+                answer: BaseModel = request.parse_response(await self.achat(**request.arguments))
+            else:
+                answer = await super().astructured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
+        return answer
 
-class ToolArgumentsError(ReplyError, ValueError):
-    """The arguments of a tool call are not a JSON object, so no tool was called."""
+    def _structured_stream_call(
+        self, output_cls: type[BaseModel], prompt: Any, llm_kwargs: dict[str, Any] | None = None, **prompt_args: Any
+    ) -> Iterator[Any]:
+        request = self._structured_request(output_cls, prompt, llm_kwargs, prompt_args)
+        if request is None:
+            parts = super()._structured_stream_call(output_cls, prompt, llm_kwargs or {}, **prompt_args)
+            return _validate_last(parts, output_cls)
+        return _parse_stream(self, self.stream_chat(**request.arguments), request, output_cls)
 
+    async def _structured_astream_call(
+        self, output_cls: type[BaseModel], prompt: Any, llm_kwargs: dict[str, Any] | None = None, **prompt_args: Any
+    ) -> AsyncIterator[Any]:
+        request = self._structured_request(output_cls, prompt, llm_kwargs, prompt_args)
+        if request is None:
+            parts = await super()._structured_astream_call(output_cls, prompt, llm_kwargs or {}, **prompt_args)
+            return _avalidate_last(parts, output_cls)
+        return _aparse_stream(self, await self.astream_chat(**request.arguments), request, output_cls)
 
-def parallel_tool_calls_allowed(
-    tools: Any = (),  # noqa: ARG001
-    user_msg: Any = None,  # noqa: ARG001
-    chat_history: Any = None,  # noqa: ARG001
-    verbose: bool = False,  # noqa: ARG001
-    allow_parallel_tool_calls: bool = False,
-    **_: Any,
-) -> bool:
-    """Return whether the arguments of ``stream_chat_with_tools`` allow parallel tool calls."""
-    return allow_parallel_tool_calls
+    def _structured_request(
+        self, output_cls: type[BaseModel], prompt: Any, llm_kwargs: dict[str, Any] | None, prompt_args: dict[str, Any]
+    ) -> _StructuredRequest | None:
+        """Return a chat that asks for an ``output_cls``; None if a program of LlamaIndex asks for it.
 
+        LlamaIndex's own programs take the beginning of a streamed answer for the whole, and the one for tool calls
+        forgets in streams that the call is required.
+        """
+        in_prompt = self._request_in_prompt(output_cls, prompt, llm_kwargs, prompt_args)
+        if in_prompt is not None:
+            return in_prompt
+        options = {name: value for name, value in (llm_kwargs or {}).items() if name not in _SET_BY_PROGRAMS}
+        messages = self._extend_messages(prompt.format_messages(llm=self, **prompt_args))
+        if self._should_use_structure_outputs():
+            arguments = {"messages": messages, **self._prepare_schema(options, output_cls)}
+        elif self.pydantic_program_mode in (PydanticProgramMode.DEFAULT, PydanticProgramMode.FUNCTION):
+            arguments = self._prepare_chat_with_tools(
+                [get_function_tool(output_cls)], chat_history=messages, tool_choice="required", **options
+            )
+        else:
+            return None
+        return _StructuredRequest(arguments, lambda text: output_cls.model_validate_json(strip_code_fence(text)))
 
-def first_tool_call(stream: Iterator[ChatResponse]) -> Iterator[ChatResponse]:
-    """Yield the responses, each with its first tool call only."""
-    for response in stream:
-        yield _with_one_call(response)
+    def _request_in_prompt(
+        self, output_cls: type[BaseModel], prompt: Any, llm_kwargs: dict[str, Any] | None, prompt_args: dict[str, Any]
+    ) -> _StructuredRequest | None:
+        """Return a chat with the schema in its prompt, for models without tools; None for others.
 
-
-async def afirst_tool_call(stream: AsyncIterator[ChatResponse]) -> AsyncIterator[ChatResponse]:
-    """Yield the responses, each with its first tool call only."""
-    async for response in stream:
-        yield _with_one_call(response)
+        LlamaIndex's own program sends ``tool_choice`` without tools, which hosts refuse.
+        """
+        mode = self.pydantic_program_mode
+        has_tools = self.is_function_calling_model or self._should_use_structure_outputs()
+        if mode != PydanticProgramMode.LLM and (mode != PydanticProgramMode.DEFAULT or has_tools):
+            return None
+        options = {name: value for name, value in (llm_kwargs or {}).items() if name not in _SET_BY_PROGRAMS}
+        parser: PydanticOutputParser[Any] = PydanticOutputParser(output_cls=output_cls)
+        prompt = prompt.model_copy(update={"output_parser": parser})
+        messages = self._extend_messages(prompt.format_messages(llm=self, **prompt_args))
+        return _StructuredRequest({"messages": messages, **options}, parser.parse)
 
 
 @dataclass(frozen=True)
-class StructuredRequest:
+class _StructuredRequest:
     """A request for structured output.
 
     Attributes:
@@ -105,13 +143,13 @@ class StructuredRequest:
             ValueError: The answer does not follow the schema.
         """
         message = ChatMessage() if response is None else response.message
-        _raise_refusal(message.additional_kwargs.get("refusal"))
+        raise_refusal(message.additional_kwargs.get("refusal"))
         check_truncated(reason or finish_reason(response), has_calls=False, structured=True)
         return self.parse(message.content or "")
 
 
-def parse_stream(
-    llm: Any, stream: Iterator[ChatResponse], request: StructuredRequest, output_cls: type[BaseModel]
+def _parse_stream(
+    llm: Any, stream: Iterator[ChatResponse], request: _StructuredRequest, output_cls: type[BaseModel]
 ) -> Iterator[Any]:
     """Yield structured output as far as it has come, and at last as an ``output_cls``.
 
@@ -131,10 +169,10 @@ def parse_stream(
     yield from parts.finish()
 
 
-async def aparse_stream(
-    llm: Any, stream: AsyncIterator[ChatResponse], request: StructuredRequest, output_cls: type[BaseModel]
+async def _aparse_stream(
+    llm: Any, stream: AsyncIterator[ChatResponse], request: _StructuredRequest, output_cls: type[BaseModel]
 ) -> AsyncIterator[Any]:
-    """Yield structured output as far as it has come; see :func:`parse_stream`."""
+    """Yield structured output as far as it has come; see :func:`_parse_stream`."""
     parts = _Parts(llm, request, output_cls)
     async for response in stream:
         for part in parts.add(response):
@@ -146,7 +184,7 @@ async def aparse_stream(
 class _Parts:
     """Structured output of a stream: parts from incomplete JSON, and the whole only from complete JSON."""
 
-    def __init__(self, llm: Any, request: StructuredRequest, output_cls: type[BaseModel]) -> None:
+    def __init__(self, llm: Any, request: _StructuredRequest, output_cls: type[BaseModel]) -> None:
         self._llm, self._request, self._output_cls = llm, request, output_cls
         self._response: ChatResponse | None = None
         self._last: Any = None
@@ -154,7 +192,7 @@ class _Parts:
 
     def add(self, response: ChatResponse) -> list[Any]:
         """Return the output as far as it has come, unless it is nested too deeply for LlamaIndex."""
-        self._response = _with_one_call(response)
+        self._response = with_one_call(response)
         self._reason = finish_reason(response) or self._reason
         known = None if self._last is None else [self._last]
         try:
@@ -165,7 +203,7 @@ class _Parts:
 
     def finish(self) -> list[Any]:
         """Return the whole output, unless it was the last part."""
-        with map_schema_errors(self._output_cls):
+        with _map_schema_errors(self._output_cls):
             whole = self._parse()
         return [] if type(self._last) is self._output_cls and whole == self._last else [whole]
 
@@ -179,14 +217,8 @@ class _Parts:
         return self._output_cls.model_validate(selection.tool_kwargs)
 
 
-def finish_reason(response: ChatResponse | None) -> str | None:
-    """Return the ``finish_reason`` of a response, or of a part of a stream; None if it has none."""
-    choices = getattr(getattr(response, "raw", None), "choices", None)
-    return getattr(choices[0], "finish_reason", None) if choices else None
-
-
 @contextlib.contextmanager
-def map_schema_errors(output_cls: type[BaseModel]) -> Iterator[None]:
+def _map_schema_errors(output_cls: type[BaseModel]) -> Iterator[None]:
     """Raise pydantic's errors, and those of LlamaIndex's programs, as a StructuredOutputError."""
     try:
         yield
@@ -196,7 +228,7 @@ def map_schema_errors(output_cls: type[BaseModel]) -> Iterator[None]:
         raise _broken_schema(output_cls, str(error)) from error
 
 
-def validate_last(parts: Iterator[Any], output_cls: type) -> Iterator[Any]:
+def _validate_last(parts: Iterator[Any], output_cls: type) -> Iterator[Any]:
     """Yield the parts, and check that the last one is an ``output_cls``.
 
     Raises:
@@ -208,8 +240,8 @@ def validate_last(parts: Iterator[Any], output_cls: type) -> Iterator[Any]:
     _check_class(last, output_cls)
 
 
-async def avalidate_last(parts: AsyncIterator[Any], output_cls: type) -> AsyncIterator[Any]:
-    """Yield the parts, and check that the last one is an ``output_cls``; see :func:`validate_last`."""
+async def _avalidate_last(parts: AsyncIterator[Any], output_cls: type) -> AsyncIterator[Any]:
+    """Yield the parts, and check that the last one is an ``output_cls``; see :func:`_validate_last`."""
     last = None
     async for last in parts:
         yield last
@@ -226,130 +258,3 @@ def _broken_schema(output_cls: type, reason: str) -> StructuredOutputError:
         f"The model's answer does not follow the schema of {output_cls.__name__}: {excerpt(reason)}.",
         remedy="Ask again, or another model; or try should_use_structured_outputs.",
     )
-
-
-class ToolsOfOneCall(list[Any]):
-    """The tools of one ``predict_and_call``, and tools that fail for names that the model made up.
-
-    LlamaIndex looks up a tool by its name without a check. Its agents answer such a call with the same message.
-    """
-
-    def add_unknown(self, selections: list[ToolSelection]) -> None:
-        """Add a tool that fails for each selection without a tool."""
-        names = {tool.metadata.name for tool in self}
-        self.extend(_failing_tool(one.tool_name) for one in selections if one.tool_name not in names)
-
-
-def _failing_tool(name: str) -> FunctionTool:
-    def fail(**_: Any) -> None:
-        raise ValueError(f"Tool {name} not found. Please select a tool that is available.")
-
-    return FunctionTool.from_defaults(fail, name=name)
-
-
-def check_refusal(response: ChatResponse, options: Mapping[str, Any]) -> ChatResponse:
-    """Put a refusal, which LlamaIndex leaves out, into the message.
-
-    Args:
-        response: The response, or a part of a stream.
-        options: The options of the request.
-
-    Raises:
-        StructuredOutputRefusedError: Structured output or a tool call was asked for.
-    """
-    choices = getattr(response.raw, "choices", None)
-    message = getattr(choices[0], "message", None) or getattr(choices[0], "delta", None) if choices else None
-    text = getattr(message, "refusal", None)
-    if not text:
-        return response
-    if options.get("response_format") or options.get("tool_choice") not in (None, "auto", "none"):
-        _raise_refusal(text)
-    response.message.additional_kwargs["refusal"] = text
-    if not response.message.content:
-        blocks = [block for block in response.message.blocks if not isinstance(block, TextBlock)]
-        response.message.blocks = [*blocks, TextBlock(text=text)]
-    return response
-
-
-def _raise_refusal(text: str | None) -> None:
-    if text:
-        raise StructuredOutputRefusedError(
-            as_sentence(f"The model refused: {text}"), remedy="Ask in other words, or another model."
-        )
-
-
-def invalidate_broken_arguments(response: ChatResponse) -> ChatResponse:
-    """Make truncated arguments in a whole response unreadable; LlamaIndex would complete them and call the tool.
-
-    In a stream that is done before, since there its beginning is completed on purpose.
-    """
-    for block in response.message.blocks:
-        if isinstance(block, ToolCallBlock) and parse_arguments(block.tool_kwargs) is None:
-            text = str(block.tool_kwargs)
-            block.tool_kwargs = text + invalidating_suffix(text)
-    return response
-
-
-def without_unreadable_arguments(response: ChatResponse) -> ChatResponse:
-    """Return a copy of a response without arguments that LlamaIndex cannot read, as far as they have come.
-
-    JSON that is nested too deeply for Python's parser is not handled there.
-    """
-    blocks = [
-        block.model_copy(update={"tool_kwargs": ""})
-        if isinstance(block, ToolCallBlock) and not _is_beginning(block.tool_kwargs)
-        else block
-        for block in response.message.blocks
-    ]
-    return response.model_copy(update={"message": response.message.model_copy(update={"blocks": blocks})})
-
-
-def check_selections(
-    response: ChatResponse, selections: list[ToolSelection], *, error_on_invalid: bool
-) -> list[ToolSelection]:
-    """Return the tool selections of a response with arguments that the model wrote.
-
-    Args:
-        response: The response, whole or as far as it has come in a stream.
-        selections: LlamaIndex's selections; arguments that it cannot read are empty there.
-        error_on_invalid: Whether arguments that are not a JSON object are an error. If not, the call gets the name of
-            no tool: an agent then tells the model, in LlamaIndex's way, and calls nothing.
-
-    Raises:
-        ToolArgumentsError: Arguments are not a JSON object.
-    """
-    for selection, arguments in zip(selections, _arguments(response), strict=False):
-        text = parse_arguments(arguments)
-        if text is not None:
-            selection.tool_kwargs = json.loads(text, strict=False)
-        elif not _is_beginning(arguments):
-            if error_on_invalid:
-                raise ToolArgumentsError(
-                    f"The model called {selection.tool_name!r} with arguments that are not a JSON object: "
-                    f"{excerpt(str(arguments))}.",
-                    remedy="Ask again, or another model.",
-                )
-            selection.tool_name = f"{selection.tool_name} with arguments that are not a JSON object"
-            selection.tool_kwargs = {}
-    return selections
-
-
-def _arguments(response: ChatResponse) -> list[Any]:
-    blocks = [block.tool_kwargs for block in response.message.blocks if isinstance(block, ToolCallBlock)]
-    return blocks or [call.function.arguments for call in response.message.additional_kwargs.get("tool_calls") or ()]
-
-
-def _is_beginning(arguments: Any) -> bool:
-    try:
-        return isinstance(parse_partial_json(arguments), dict)
-    except (TypeError, ValueError, RecursionError):
-        return False
-
-
-def _with_one_call(response: ChatResponse) -> ChatResponse:
-    force_single_tool_call(response)
-    more = response.message.additional_kwargs
-    if more.get("tool_calls"):
-        # A new list: the one there grows with the stream.
-        more["tool_calls"] = more["tool_calls"][:1]
-    return response

@@ -11,7 +11,7 @@ from llama_index.core.tools import FunctionTool
 from pydantic import BaseModel
 
 from llama_index_nanogpt import NanoGPT
-from llama_index_nanogpt.structured import StructuredOutputError, ToolArgumentsError
+from llama_index_nanogpt.errors import StructuredOutputError, ToolArgumentsError
 from nanogpt_core.errors import NanoGPTError
 from nanogpt_core.sandbox import Fault, Reply, ToolCall
 
