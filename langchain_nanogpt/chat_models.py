@@ -21,7 +21,7 @@ from langchain_nanogpt.messages import (
     add_fields,
     cost_of,
     get_field,
-    send_back,
+    restore_reasoning,
     separate_calls,
     whole_numbers,
 )
@@ -281,7 +281,7 @@ class ChatNanoGPT(ChatModelBase, BaseChatOpenAI):
         payload = super()._get_request_payload(input_, stop=stop, **kwargs)
         messages = self._convert_input(input_).to_messages()
         for message, sent in zip(messages, payload["messages"], strict=True) if self.send_reasoning else ():
-            send_back(message, sent)
+            restore_reasoning(message, sent)
         check_request_options(payload, ("reasoning",), extra_body_hint=self._extra_body_hint)
         if payload.get("stream"):
             check_single_choice(payload)

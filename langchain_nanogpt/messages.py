@@ -13,10 +13,9 @@ from langchain_core.messages.block_translators import openai as openai_blocks
 from langchain_core.messages.block_translators import register_translator
 from langchain_core.messages.content import ContentBlock
 
-from nanogpt_core.chat import provider_fields
-from nanogpt_core.chat.provider_fields import PROVIDER_FIELDS
+from nanogpt_core.chat.provider_fields import PROVIDER_FIELDS, REASONING_FIELDS, restore_fields
 
-__all__ = ["PROVIDER", "add_fields", "cost_of", "get_field", "send_back", "separate_calls", "whole_numbers"]
+__all__ = ["PROVIDER", "add_fields", "cost_of", "get_field", "restore_reasoning", "separate_calls", "whole_numbers"]
 
 AnyMessage = TypeVar("AnyMessage", bound=AIMessage)
 
@@ -59,7 +58,7 @@ register_translator(PROVIDER, _translate, _translate_chunk)
 def add_fields(message: BaseMessage, source: Any) -> None:
     """Add the parts of a message, or of a delta, that LangChain leaves out: reasoning, and fields of the provider."""
     more = message.additional_kwargs
-    found = {name: get_field(source, name) for name in ("reasoning_content", "reasoning")}
+    found = {name: get_field(source, name) for name in REASONING_FIELDS}
     name = next((name for name, text in found.items() if isinstance(text, str) and text), None)
     if name is not None:
         more["reasoning_content"] = found[name]
@@ -95,7 +94,7 @@ def whole_numbers(usage: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if isinstance(value, dict) or type(value) is int}
 
 
-def send_back(message: BaseMessage, sent: dict[str, Any]) -> None:
+def restore_reasoning(message: BaseMessage, sent: dict[str, Any]) -> None:
     """Add reasoning and provider fields to a message of an earlier turn.
 
     Args:
@@ -105,10 +104,8 @@ def send_back(message: BaseMessage, sent: dict[str, Any]) -> None:
     if not isinstance(message, AIMessage):
         return
     more = message.additional_kwargs
-    fields = more.get(PROVIDER_FIELDS)
-    if isinstance(more.get("reasoning_content"), str) and not (fields and fields.get("is_derived")):
-        sent["reasoning" if more.get(_REASONING_FIELD) else "reasoning_content"] = more["reasoning_content"]
-    provider_fields.send_back(sent, fields)
+    text, name = more.get("reasoning_content"), "reasoning" if more.get(_REASONING_FIELD) else "reasoning_content"
+    restore_fields(sent, more.get(PROVIDER_FIELDS), {name: text} if isinstance(text, str) else {})
 
 
 def get_field(source: Any, name: str) -> Any:

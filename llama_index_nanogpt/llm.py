@@ -18,7 +18,7 @@ from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, Val
 from llama_index.llms.openai.utils import O1_MODELS
 from llama_index.llms.openai_like import OpenAILike
 
-from llama_index_nanogpt.messages import ReceivedFields, check_refusal, messages_with_reasoning
+from llama_index_nanogpt.messages import ReceivedMessage, messages_with_reasoning
 from llama_index_nanogpt.structured import StructuredOutput
 from llama_index_nanogpt.tool_calls import ToolCalls, invalidate_broken_arguments
 from nanogpt_core.chat.client import (
@@ -218,61 +218,41 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
             metadata.num_output = min(longest, self.context_window // _SHARE_OF_WINDOW_FOR_ANSWER)
         return metadata
 
-    # The base class wraps these in a second retry layer, which would multiply ours and does not cover streams.
-
     def _chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        received = ReceivedMessage(self._get_model_kwargs(**kwargs))
         with map_sdk_errors(self._session):
-            sent = self._with_reasoning(messages, kwargs)
-            response: ChatResponse = _without_retries(OpenAILike._chat)(self, messages, **sent)
-        return self._finished(response, kwargs)
+            response = _without_retries(OpenAILike._chat)(self, messages, **self._with_reasoning(messages, kwargs))
+        return invalidate_broken_arguments(received.add_to(response))
 
     async def _achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        received = ReceivedMessage(self._get_model_kwargs(**kwargs))
         with map_sdk_errors(self._session):
             sent = self._with_reasoning(messages, kwargs)
-            response: ChatResponse = await _without_retries(OpenAILike._achat)(self, messages, **sent)
-        return self._finished(response, kwargs)
-
-    def _finished(self, response: ChatResponse, options: dict[str, Any]) -> ChatResponse:
-        ReceivedFields().add_to(response)
-        return invalidate_broken_arguments(check_refusal(response, self._get_model_kwargs(**options)))
+            response = await _without_retries(OpenAILike._achat)(self, messages, **sent)
+        return invalidate_broken_arguments(received.add_to(response))
 
     def _stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> Iterator[ChatResponse]:
         options = self._get_model_kwargs(**kwargs)
         check_single_choice(options)
-        sent = self._with_reasoning(messages, kwargs)
+        received, sent = ReceivedMessage(options), self._with_reasoning(messages, kwargs)
         stream = iterate_stream(self._session, _without_retries(OpenAILike._stream_chat)(self, messages, **sent))
-        return self._completed(stream, options)
-
-    def _completed(self, stream: Iterator[ChatResponse], options: dict[str, Any]) -> Iterator[ChatResponse]:
-        received = ReceivedFields()
-        for part in stream:
-            received.add_to(part)
-            yield check_refusal(part, options)
+        return (received.add_to(part) for part in stream)
 
     async def _astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> AsyncIterator[ChatResponse]:
         options = self._get_model_kwargs(**kwargs)
         check_single_choice(options)
-        sent = self._with_reasoning(messages, kwargs)
+        received, sent = ReceivedMessage(options), self._with_reasoning(messages, kwargs)
         stream = await _without_retries(OpenAILike._astream_chat)(self, messages, **sent)
-        return self._acompleted(aiterate_stream(self._session, stream), options)
-
-    async def _acompleted(
-        self, stream: AsyncIterator[ChatResponse], options: dict[str, Any]
-    ) -> AsyncIterator[ChatResponse]:
-        received = ReceivedFields()
-        async for part in stream:
-            received.add_to(part)
-            yield check_refusal(part, options)
+        return (received.add_to(part) async for part in aiterate_stream(self._session, stream))
 
     def _with_reasoning(self, messages: Sequence[ChatMessage], options: dict[str, Any]) -> dict[str, Any]:
         """Return the options of a call with the messages as they are sent, if LlamaIndex would leave a part out."""
         sent = messages_with_reasoning(messages, self.model, send_reasoning=self.send_reasoning)
         if sent is None:
             return options
-        bodies = (self.additional_kwargs.get("extra_body"), options.get("extra_body"))
         # The SDK puts the fields of extra_body over its own.
-        body = {"messages": sent, **{name: value for one in bodies for name, value in (one or {}).items()}}
-        return {**options, "extra_body": body}
+        ours, of_call = self.additional_kwargs.get("extra_body") or {}, options.get("extra_body") or {}
+        return {**options, "extra_body": {"messages": sent, **ours, **of_call}}
 
     complete = _checks_prompt(OpenAILike.complete)
     acomplete = _checks_prompt(OpenAILike.acomplete)
@@ -340,6 +320,7 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
 
 
 def _without_retries(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the base class's method without its second retry layer, which multiplies ours and covers no streams."""
     plain: Callable[..., Any] = inspect.unwrap(method)
     return plain
 

@@ -5,7 +5,7 @@ Hosts put them into the message (``reasoning_details`` of OpenRouter and MiniMax
 its ``function``. A stream sends them in pieces, and some only after a later tool call has begun.
 
 Neither framework keeps them. :class:`ProviderFields` collects them. Plugins get them in one more field of a message,
-or of one delta at the end of a stream, and :func:`send_back` puts them into the next request.
+or of one delta at the end of a stream, and :func:`restore_fields` puts them into the next request.
 """
 
 from __future__ import annotations
@@ -18,16 +18,20 @@ from nanogpt_core.chat.surrogates import join_surrogates_in
 
 __all__ = [
     "PROVIDER_FIELDS",
+    "REASONING_FIELDS",
     "THOUGHT_BLOCKS",
     "ProviderFields",
     "call_fields",
     "merge_fields",
-    "send_back",
+    "restore_fields",
     "text_of",
 ]
 
 PROVIDER_FIELDS = "nanogpt_provider_fields"
 """The field of a message, or of the last delta of a stream, with everything that a later request must repeat."""
+
+REASONING_FIELDS = ("reasoning_content", "reasoning")
+"""Fields of a message, or of a delta, with reasoning as text. The plugins read these."""
 
 _CARRIED = re.compile(r"reasoning|thinking|thought|signature|encrypted|extra_content|provider_specific", re.IGNORECASE)
 _TEXT = re.compile(r"^(text|summary|content)$|reasoning|thinking|thought", re.IGNORECASE)
@@ -36,8 +40,7 @@ THOUGHT_BLOCKS = ("thinking", "reasoning", "redacted_thinking")
 """Types of content blocks with reasoning."""
 
 _SEALS = ("signature", "data")  # they complete a block
-_USUAL = ("reasoning_content", "reasoning")  # the plugins know these, if they are text
-_REASONING_TEXTS = (*_USUAL, "reasoning_text", "thinking", "thoughts", "reasoning_details", "thinking_blocks")
+_REASONING_TEXTS = (*REASONING_FIELDS, "reasoning_text", "thinking", "thoughts", "reasoning_details", "thinking_blocks")
 _CALL_FIELDS = ("id", "type", "function", "index")
 _FUNCTION_FIELDS = ("name", "arguments", "description")
 # The fields that hold the text of a part, in the order in which they are looked for.
@@ -70,7 +73,7 @@ class ProviderFields:
         thoughts = [block for block in blocks if isinstance(block, dict) and block.get("type") in THOUGHT_BLOCKS]
         if thoughts:
             found["content"] = thoughts
-        has_usual_text = any(isinstance(message.get(name), str) and message[name] for name in _USUAL)
+        has_usual_text = any(isinstance(message.get(name), str) and message[name] for name in REASONING_FIELDS)
         if found:
             self._message = merge_fields(self._message, _without_marks(found) if self._streams else found)
             texts = filter(None, (text_of(found.get(name)) for name in _REASONING_TEXTS))
@@ -107,15 +110,17 @@ def call_fields(call: Mapping[str, Any]) -> dict[str, Any]:
     return {**fields, "function": more} if more else fields
 
 
-def send_back(sent: dict[str, Any], fields: Any) -> None:
-    """Add the provider fields of an earlier answer to its message in a request; in place.
+def restore_fields(sent: dict[str, Any], fields: Any, reasoning: Mapping[str, str]) -> None:
+    """Add the reasoning and the provider fields of an earlier answer to its message in a request; in place.
 
     Args:
         sent: The message as it is sent.
         fields: The value of :data:`PROVIDER_FIELDS`, or None.
+        reasoning: Reasoning text, by the name of its field. It is not sent if it was made from ``fields``.
     """
-    if not isinstance(fields, dict):
-        return
+    fields = fields if isinstance(fields, dict) else {}
+    if not fields.get("is_derived"):
+        sent.update(reasoning)
     more = dict(fields.get("message") or {})
     thoughts = more.pop("content", None)
     if thoughts:
@@ -195,7 +200,7 @@ def _without_marks(value: Any) -> Any:
 
 
 def _is_carried(name: str, value: Any) -> bool:
-    if name in _USUAL and isinstance(value, str):
+    if name in REASONING_FIELDS and isinstance(value, str):
         return False
     return bool(value) and isinstance(value, (str, list, dict)) and _CARRIED.search(name) is not None
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanogpt_core.chat.provider_fields import PROVIDER_FIELDS, ProviderFields, merge_fields, send_back
+from nanogpt_core.chat.provider_fields import PROVIDER_FIELDS, ProviderFields, merge_fields, restore_fields
 from nanogpt_core.chat.response import ChatRequest, check_whole
 from nanogpt_core.chat.stream import StreamReader
 
@@ -236,7 +236,7 @@ def test_fields_inside_a_function_are_kept():
 )
 def test_thinking_blocks_are_sent_back_before_the_content(content, expected):
     sent = {"role": "assistant", "content": content}
-    send_back(sent, {"message": {"content": [{"type": "thinking"}]}, "calls": {}})
+    restore_fields(sent, {"message": {"content": [{"type": "thinking"}]}, "calls": {}}, {})
     assert sent == {"role": "assistant", "content": expected}
 
 
@@ -244,7 +244,7 @@ def test_fields_of_calls_are_sent_back_by_their_ids():
     function = {"name": "clean", "arguments": "{}"}
     sent = {"role": "assistant", "tool_calls": [{"id": one, "function": function} for one in ("a", "b")]}
     fields = {"extra_content": SIGNED, "function": {"thought_signature": "abc"}}
-    send_back(sent, {"message": {"thinking_signature": "s"}, "calls": {"b": fields, "gone": fields}})
+    restore_fields(sent, {"message": {"thinking_signature": "s"}, "calls": {"b": fields, "gone": fields}}, {})
     assert sent["thinking_signature"] == "s"
     assert sent["tool_calls"] == [
         {"id": "a", "function": function},
@@ -271,7 +271,7 @@ def test_fields_of_any_type_are_no_error(deltas, streams):
     for delta in deltas:
         fields.add(delta)
     sent = {"role": "assistant", "content": "x"}
-    send_back(sent, fields.document().get(PROVIDER_FIELDS))
+    restore_fields(sent, fields.document().get(PROVIDER_FIELDS), {})
     json.dumps(sent)
 
 
