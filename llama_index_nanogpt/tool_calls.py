@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
-from llama_index.core.base.llms.types import ChatResponse, ToolCallBlock
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, ToolCallBlock
 from llama_index.core.chat_engine.types import AgentChatResponse
 from llama_index.core.llms.llm import ToolSelection
 from llama_index.core.llms.utils import parse_partial_json
@@ -34,12 +34,11 @@ class ToolCalls(OpenAILike):  # type: ignore[misc] # the package ships no types
             ToolArgumentsError: Arguments are not a JSON object. With ``error_on_no_tool_call=False``, as agents ask for
                 it, the model is told instead, and no tool is called.
         """
-        try:
-            selections = super().get_tool_calls_from_response(response, error_on_no_tool_call, **kwargs)
-        except RecursionError:
-            readable = _without_unreadable_arguments(response)
-            selections = super().get_tool_calls_from_response(readable, error_on_no_tool_call, **kwargs)
-        return _check_selections(response, selections, error_on_invalid=error_on_no_tool_call)
+        calls = _calls(response)
+        if not calls:
+            none: list[ToolSelection] = super().get_tool_calls_from_response(response, error_on_no_tool_call, **kwargs)
+            return none
+        return [_selection(*call, error_on_invalid=error_on_no_tool_call) for call in calls]
 
     def predict_and_call(self, tools: Sequence[Any], *args: Any, **kwargs: Any) -> AgentChatResponse:
         """Ask the model for tool calls, and run the tools; a call of an unknown tool is a tool output with an error."""
@@ -57,39 +56,35 @@ class ToolCalls(OpenAILike):  # type: ignore[misc] # the package ships no types
             tools.add_unknown(self.get_tool_calls_from_response(checked, error_on_no_tool_call=False))
         return checked
 
-    def stream_chat_with_tools(self, *args: Any, **kwargs: Any) -> Iterator[ChatResponse]:
+    def stream_chat_with_tools(
+        self,
+        tools: Sequence[Any],
+        user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None,
+        verbose: bool = False,
+        allow_parallel_tool_calls: bool = False,
+        **kwargs: Any,
+    ) -> Iterator[ChatResponse]:
         """Stream a chat with tools; with one tool call if ``allow_parallel_tool_calls`` is False, as unstreamed."""
-        stream: Iterator[ChatResponse] = super().stream_chat_with_tools(*args, **kwargs)
-        return stream if _parallel_tool_calls_allowed(*args, **kwargs) else _first_tool_call(stream)
+        stream: Iterator[ChatResponse] = super().stream_chat_with_tools(
+            tools, user_msg, chat_history, verbose, allow_parallel_tool_calls, **kwargs
+        )
+        return stream if allow_parallel_tool_calls else (with_one_call(response) for response in stream)
 
-    async def astream_chat_with_tools(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatResponse]:
+    async def astream_chat_with_tools(
+        self,
+        tools: Sequence[Any],
+        user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None,
+        verbose: bool = False,
+        allow_parallel_tool_calls: bool = False,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatResponse]:
         """Stream a chat with tools; see :meth:`stream_chat_with_tools`."""
-        stream: AsyncIterator[ChatResponse] = await super().astream_chat_with_tools(*args, **kwargs)
-        return stream if _parallel_tool_calls_allowed(*args, **kwargs) else _afirst_tool_call(stream)
-
-
-def _parallel_tool_calls_allowed(
-    tools: Any = (),  # noqa: ARG001
-    user_msg: Any = None,  # noqa: ARG001
-    chat_history: Any = None,  # noqa: ARG001
-    verbose: bool = False,  # noqa: ARG001
-    allow_parallel_tool_calls: bool = False,
-    **_: Any,
-) -> bool:
-    """Return whether the arguments of ``stream_chat_with_tools`` allow parallel tool calls."""
-    return allow_parallel_tool_calls
-
-
-def _first_tool_call(stream: Iterator[ChatResponse]) -> Iterator[ChatResponse]:
-    """Yield the responses, each with its first tool call only."""
-    for response in stream:
-        yield with_one_call(response)
-
-
-async def _afirst_tool_call(stream: AsyncIterator[ChatResponse]) -> AsyncIterator[ChatResponse]:
-    """Yield the responses, each with its first tool call only."""
-    async for response in stream:
-        yield with_one_call(response)
+        stream: AsyncIterator[ChatResponse] = await super().astream_chat_with_tools(
+            tools, user_msg, chat_history, verbose, allow_parallel_tool_calls, **kwargs
+        )
+        return stream if allow_parallel_tool_calls else (with_one_call(response) async for response in stream)
 
 
 def with_one_call(response: ChatResponse) -> ChatResponse:
@@ -133,57 +128,44 @@ def invalidate_broken_arguments(response: ChatResponse) -> ChatResponse:
     return response
 
 
-def _without_unreadable_arguments(response: ChatResponse) -> ChatResponse:
-    """Return a copy of a response without arguments that LlamaIndex cannot read, as far as they have come.
-
-    JSON that is nested too deeply for Python's parser is not handled there.
-    """
-    blocks = [
-        block.model_copy(update={"tool_kwargs": ""})
-        if isinstance(block, ToolCallBlock) and not _is_beginning(block.tool_kwargs)
-        else block
-        for block in response.message.blocks
+def _calls(response: ChatResponse) -> list[tuple[str, str, Any]]:
+    """Return the id, the name and the arguments of each tool call of a response."""
+    blocks = [block for block in response.message.blocks if isinstance(block, ToolCallBlock)]
+    older = response.message.additional_kwargs.get("tool_calls") or ()  # messages that LlamaIndex did not make itself
+    return [(block.tool_call_id or "", block.tool_name, block.tool_kwargs) for block in blocks] or [
+        (call.id, call.function.name, call.function.arguments) for call in older
     ]
-    return response.model_copy(update={"message": response.message.model_copy(update={"blocks": blocks})})
 
 
-def _check_selections(
-    response: ChatResponse, selections: list[ToolSelection], *, error_on_invalid: bool
-) -> list[ToolSelection]:
-    """Return the tool selections of a response with arguments that the model wrote.
+def _selection(identifier: str, name: str, arguments: Any, *, error_on_invalid: bool) -> ToolSelection:
+    """Return a tool selection with the arguments that the model wrote, as far as they have come in a stream.
 
     Args:
-        response: The response, whole or as far as it has come in a stream.
-        selections: LlamaIndex's selections; arguments that it cannot read are empty there.
+        identifier: The id of the call.
+        name: The name of the tool.
+        arguments: The arguments, usually text.
         error_on_invalid: Whether arguments that are not a JSON object are an error. If not, the call gets the name of
             no tool: an agent then tells the model, in LlamaIndex's way, and calls nothing.
 
     Raises:
-        ToolArgumentsError: Arguments are not a JSON object.
+        ToolArgumentsError: The arguments are not a JSON object.
     """
-    for selection, arguments in zip(selections, _arguments(response), strict=False):
-        text = parse_arguments(arguments)
-        if text is not None:
-            selection.tool_kwargs = json.loads(text, strict=False)
-        elif not _is_beginning(arguments):
-            if error_on_invalid:
-                raise ToolArgumentsError(
-                    f"The model called {selection.tool_name!r} with arguments that are not a JSON object: "
-                    f"{excerpt(str(arguments))}.",
-                    remedy="Ask again, or another model.",
-                )
-            selection.tool_name = f"{selection.tool_name} with arguments that are not a JSON object"
-            selection.tool_kwargs = {}
-    return selections
+    text = parse_arguments(arguments)
+    values = _parse_beginning(arguments) if text is None else json.loads(text, strict=False)
+    if values is None and error_on_invalid:
+        raise ToolArgumentsError(
+            f"The model called {name!r} with arguments that are not a JSON object: {excerpt(str(arguments))}.",
+            remedy="Ask again, or another model.",
+        )
+    if values is None:
+        name, values = f"{name} with arguments that are not a JSON object", {}
+    return ToolSelection(tool_id=identifier, tool_name=name, tool_kwargs=values)
 
 
-def _arguments(response: ChatResponse) -> list[Any]:
-    blocks = [block.tool_kwargs for block in response.message.blocks if isinstance(block, ToolCallBlock)]
-    return blocks or [call.function.arguments for call in response.message.additional_kwargs.get("tool_calls") or ()]
-
-
-def _is_beginning(arguments: Any) -> bool:
+def _parse_beginning(arguments: Any) -> dict[str, Any] | None:
+    """Return the values in the beginning of a JSON object; None if it is not one."""
     try:
-        return isinstance(parse_partial_json(arguments), dict)
+        values = parse_partial_json(arguments)
     except (TypeError, ValueError, RecursionError):
-        return False
+        return None
+    return values if isinstance(values, dict) else None
