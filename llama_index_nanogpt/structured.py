@@ -27,6 +27,7 @@ __all__ = ["StructuredOutput"]
 
 # Arguments of LlamaIndex's programs for structured output, which decide on these themselves.
 _SET_BY_PROGRAMS = ("tool_required", "tool_choice", "allow_parallel_tool_calls")
+_TOOL_CALL_MODES = (PydanticProgramMode.DEFAULT, PydanticProgramMode.FUNCTION, PydanticProgramMode.OPENAI)
 
 
 class StructuredOutput(OpenAILike):  # type: ignore[misc] # the package ships no types
@@ -65,23 +66,25 @@ class StructuredOutput(OpenAILike):  # type: ignore[misc] # the package ships no
     ) -> Iterator[Any]:
         request = self._structured_request(output_cls, prompt, llm_kwargs, prompt_args)
         if request is None:
-            parts = super()._structured_stream_call(output_cls, prompt, llm_kwargs or {}, **prompt_args)
-            return _validate_last(parts, output_cls)
-        return _parse_stream(self, self.stream_chat(**request.arguments), request, output_cls)
+            parts: Iterator[Any] = super()._structured_stream_call(output_cls, prompt, llm_kwargs or {}, **prompt_args)
+            return parts
+        return _parse_stream(self.stream_chat(**request.arguments), _StreamedOutput(self, request, output_cls))
 
     async def _structured_astream_call(
         self, output_cls: type[BaseModel], prompt: Any, llm_kwargs: dict[str, Any] | None = None, **prompt_args: Any
     ) -> AsyncIterator[Any]:
         request = self._structured_request(output_cls, prompt, llm_kwargs, prompt_args)
         if request is None:
-            parts = await super()._structured_astream_call(output_cls, prompt, llm_kwargs or {}, **prompt_args)
-            return _avalidate_last(parts, output_cls)
-        return _aparse_stream(self, await self.astream_chat(**request.arguments), request, output_cls)
+            parts = super()._structured_astream_call(output_cls, prompt, llm_kwargs or {}, **prompt_args)
+            stream: AsyncIterator[Any] = await parts
+            return stream
+        output = _StreamedOutput(self, request, output_cls)
+        return _aparse_stream(await self.astream_chat(**request.arguments), output)
 
     def _structured_request(
         self, output_cls: type[BaseModel], prompt: Any, llm_kwargs: dict[str, Any] | None, prompt_args: dict[str, Any]
     ) -> _StructuredRequest | None:
-        """Return a chat that asks for an ``output_cls``; None if a program of LlamaIndex asks for it.
+        """Return a chat that asks for an ``output_cls``; None for modes that a remote API does not have.
 
         LlamaIndex's own programs take the beginning of a streamed answer for the whole, and the one for tool calls
         forgets in streams that the call is required.
@@ -93,7 +96,7 @@ class StructuredOutput(OpenAILike):  # type: ignore[misc] # the package ships no
         messages = self._extend_messages(prompt.format_messages(llm=self, **prompt_args))
         if self._should_use_structure_outputs():
             arguments = {"messages": messages, **self._prepare_schema(options, output_cls)}
-        elif self.pydantic_program_mode in (PydanticProgramMode.DEFAULT, PydanticProgramMode.FUNCTION):
+        elif self.pydantic_program_mode in _TOOL_CALL_MODES:
             arguments = self._prepare_chat_with_tools(
                 [get_function_tool(output_cls)], chat_history=messages, tool_choice="required", **options
             )
@@ -148,41 +151,35 @@ class _StructuredRequest:
         return self.parse(message.content or "")
 
 
-def _parse_stream(
-    llm: Any, stream: Iterator[ChatResponse], request: _StructuredRequest, output_cls: type[BaseModel]
-) -> Iterator[Any]:
-    """Yield structured output as far as it has come, and at last as an ``output_cls``.
-
-    Args:
-        llm: The LLM that gave the responses.
-        stream: The responses.
-        request: The request.
-        output_cls: The class of the output.
+def _parse_stream(stream: Iterator[ChatResponse], output: _StreamedOutput) -> Iterator[Any]:
+    """Yield structured output as far as it has come, and at last the whole.
 
     Raises:
         ToolArgumentsError: The arguments of the tool call are not a JSON object.
         StructuredOutputError: The answer does not follow the schema.
     """
-    parts = _Parts(llm, request, output_cls)
     for response in stream:
-        yield from parts.add(response)
-    yield from parts.finish()
+        yield from output.add(response)
+    yield from output.finish()
 
 
-async def _aparse_stream(
-    llm: Any, stream: AsyncIterator[ChatResponse], request: _StructuredRequest, output_cls: type[BaseModel]
-) -> AsyncIterator[Any]:
+async def _aparse_stream(stream: AsyncIterator[ChatResponse], output: _StreamedOutput) -> AsyncIterator[Any]:
     """Yield structured output as far as it has come; see :func:`_parse_stream`."""
-    parts = _Parts(llm, request, output_cls)
     async for response in stream:
-        for part in parts.add(response):
+        for part in output.add(response):
             yield part
-    for part in parts.finish():
+    for part in output.finish():
         yield part
 
 
-class _Parts:
-    """Structured output of a stream: parts from incomplete JSON, and the whole only from complete JSON."""
+class _StreamedOutput:
+    """Structured output of a stream: parts from incomplete JSON, and the whole only from complete JSON.
+
+    Args:
+        llm: The LLM that gives the responses.
+        request: The request.
+        output_cls: The class of the output.
+    """
 
     def __init__(self, llm: Any, request: _StructuredRequest, output_cls: type[BaseModel]) -> None:
         self._llm, self._request, self._output_cls = llm, request, output_cls
@@ -226,31 +223,6 @@ def _map_schema_errors(output_cls: type[BaseModel]) -> Iterator[None]:
         if isinstance(error, NanoGPTError):
             raise
         raise _broken_schema(output_cls, str(error)) from error
-
-
-def _validate_last(parts: Iterator[Any], output_cls: type) -> Iterator[Any]:
-    """Yield the parts, and check that the last one is an ``output_cls``.
-
-    Raises:
-        StructuredOutputError: It is not.
-    """
-    last = None
-    for last in parts:
-        yield last
-    _check_class(last, output_cls)
-
-
-async def _avalidate_last(parts: AsyncIterator[Any], output_cls: type) -> AsyncIterator[Any]:
-    """Yield the parts, and check that the last one is an ``output_cls``; see :func:`_validate_last`."""
-    last = None
-    async for last in parts:
-        yield last
-    _check_class(last, output_cls)
-
-
-def _check_class(last: Any, output_cls: type) -> None:
-    if not isinstance(last, output_cls):
-        raise _broken_schema(output_cls, "it has no such object")
 
 
 def _broken_schema(output_cls: type, reason: str) -> StructuredOutputError:
