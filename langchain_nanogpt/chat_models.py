@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -11,37 +12,26 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.utils import count_tokens_approximately
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
-from langchain_openai.chat_models.base import BaseChatOpenAI
 from openai import NOT_GIVEN, NotGiven
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, model_validator
 
 from langchain_nanogpt.errors import map_to_langchain_errors
-from langchain_nanogpt.messages import (
-    PROVIDER,
-    add_fields,
-    cost_of,
-    get_field,
-    restore_reasoning,
-    separate_calls,
-    whole_numbers,
-)
+from langchain_nanogpt.messages import PROVIDER, ConvertedReplies, restore_reasoning
 from langchain_nanogpt.profiles import as_profile
 from langchain_nanogpt.structured import checked_structured_output, map_schema_errors
 from nanogpt_core.chat.client import ChatSession, make_async_chat_client, make_chat_client, map_sdk_errors
 from nanogpt_core.chat.model_base import SESSION_FIELDS, ChatModelBase
 from nanogpt_core.chat.options import (
-    EXAMPLE_MODEL,
     check_request_options,
     check_single_choice,
     check_tool_choice,
     invalid_option_error,
 )
-from nanogpt_core.chat.provider_fields import PROVIDER_FIELDS
-from nanogpt_core.errors import ConfigurationError, InvalidTypeError
+from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.http.endpoint import hide_keys
 from nanogpt_core.models.chat_catalog import get_chat_model
 from nanogpt_core.models.listing import fetch_chat_model
-from nanogpt_core.validation import check_model_name, check_number, with_field_names
+from nanogpt_core.validation import check_number, with_field_names
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -50,9 +40,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ChatNanoGPT"]
 
-# What the base class would build its own clients with.
+# Options of clients that the base class would make itself.
 _UNUSED = ("openai_proxy", "organization", "openai_organization", "default_query", "http_socket_options")
-# What goes to an endpoint that is not used here.
+# Options of an endpoint that is not used here.
 _RESPONSES_ONLY = ("use_responses_api", "use_previous_response_id", "include", "truncation", "context_management")
 _CLIENTS = ("client", "root_client", "async_client", "root_async_client")
 _BYTES_PER_TOKEN = 4
@@ -62,7 +52,7 @@ _SHARED_BY_COPIES = (
 )
 
 
-class ChatNanoGPT(ChatModelBase, BaseChatOpenAI):
+class ChatNanoGPT(ChatModelBase, ConvertedReplies):
     """NanoGPT's chat models in LangChain.
 
     Takes what ``ChatOpenAI`` takes for chat completions (``temperature``, ``max_tokens``, ``stop``, ``seed``,
@@ -112,6 +102,8 @@ class ChatNanoGPT(ChatModelBase, BaseChatOpenAI):
     # Pydantic's errors would show the whole input, and the key with it.
     model_config = ConfigDict(hide_input_in_errors=True)
 
+    _model_field: ClassVar[str] = "model_name"
+    _request_options_field: ClassVar[str] = "model_kwargs"
     _extra_body_hint: ClassVar[str] = "extra_body={}"
     _session_fields: ClassVar[Mapping[str, str]] = {
         **SESSION_FIELDS,
@@ -159,13 +151,9 @@ class ChatNanoGPT(ChatModelBase, BaseChatOpenAI):
 
     @classmethod
     def _check_options(cls, options: dict[str, Any]) -> None:
-        more = {} if options.get("model_kwargs") is None else options["model_kwargs"]
-        if not isinstance(more, Mapping):
-            raise InvalidTypeError(f"model_kwargs must be a mapping, not {type(more).__name__}.")
-        if "model_kwargs" in options:
-            options["model_kwargs"] = more
-        check_request_options([*options, *more], cls._option_names(), extra_body_hint=cls._extra_body_hint)
-        if "metadata" in more:
+        super()._check_options(options)
+        check_request_options(options, cls._option_names(), extra_body_hint=cls._extra_body_hint)
+        if "metadata" in (options.get("model_kwargs") or ()):
             raise ConfigurationError(
                 "metadata in model_kwargs would not be sent: LangChain takes it for its own.",
                 remedy="Pass extra_body={'metadata': ...}.",
@@ -176,8 +164,6 @@ class ChatNanoGPT(ChatModelBase, BaseChatOpenAI):
         for name in _RESPONSES_ONLY:
             if options.get(name):
                 raise ConfigurationError(f"{name} is for OpenAI's Responses API, which is not used here.")
-        if "model_name" in options:
-            options["model_name"] = check_model_name(options["model_name"], EXAMPLE_MODEL)
         if options.get("n") is not None:
             check_number("n", options["n"], 1)
 
@@ -291,63 +277,27 @@ class ChatNanoGPT(ChatModelBase, BaseChatOpenAI):
             payload["extra_body"] = {"reasoning": reasoning, **(payload.get("extra_body") or {})}
         return payload
 
+    @contextlib.contextmanager
+    def _mapped_errors(self, options: Mapping[str, Any]) -> Iterator[None]:
+        with map_to_langchain_errors(), map_sdk_errors(self._session), map_schema_errors(options):
+            yield
+
     def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
-        with map_to_langchain_errors(), map_sdk_errors(self._session), map_schema_errors(kwargs):
+        with self._mapped_errors(kwargs):
             return super()._generate(*args, **kwargs)
 
     async def _agenerate(self, *args: Any, **kwargs: Any) -> ChatResult:
-        with map_to_langchain_errors(), map_sdk_errors(self._session), map_schema_errors(kwargs):
+        with self._mapped_errors(kwargs):
             return await super()._agenerate(*args, **kwargs)
 
     def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
-        with map_to_langchain_errors(), map_sdk_errors(self._session), map_schema_errors(kwargs):
+        with self._mapped_errors(kwargs):
             yield from super()._stream(*args, **kwargs)
 
     async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
-        with map_to_langchain_errors(), map_sdk_errors(self._session), map_schema_errors(kwargs):
+        with self._mapped_errors(kwargs):
             async for chunk in super()._astream(*args, **kwargs):
                 yield chunk
-
-    def _create_chat_result(self, response: Any, generation_info: dict[str, Any] | None = None) -> ChatResult:
-        result = super()._create_chat_result(response, generation_info)
-        choices = response["choices"] if isinstance(response, dict) else response.choices
-        for generation, choice in zip(result.generations, choices, strict=True):
-            add_fields(generation.message, get_field(choice, "message"))
-        cost = cost_of(get_field(response, "usage"))
-        result.llm_output = {**(result.llm_output or {}), "model_provider": PROVIDER, **cost}
-        return result
-
-    def _combine_llm_outputs(self, llm_outputs: list[dict[str, Any] | None]) -> dict[str, Any]:
-        made = [dict(output) for output in llm_outputs if output is not None]
-        for output in made:
-            output["token_usage"] = whole_numbers(output.get("token_usage") or {})
-        costs = [output["cost_usd"] for output in made if "cost_usd" in output]
-        return {**super()._combine_llm_outputs([*made]), **({"cost_usd": sum(costs)} if costs else {})}
-
-    def _convert_chunk_to_generation_chunk(
-        self, chunk: dict[str, Any], default_chunk_class: type, base_generation_info: dict[str, Any] | None
-    ) -> ChatGenerationChunk | None:
-        made = super()._convert_chunk_to_generation_chunk(chunk, default_chunk_class, base_generation_info)
-        if made is not None:
-            # A chunk of a stream with a schema is wrapped in an event.
-            choices = chunk.get("choices") or (chunk.get("chunk") or {}).get("choices")
-            if choices:
-                delta = choices[0].get("delta") or {}
-                add_fields(made.message, delta)
-                # With a schema, the completion at the end has it.
-                if delta.get("refusal") and "chunk" not in chunk:
-                    made.message.additional_kwargs["refusal"] = delta["refusal"]
-                made.message.response_metadata["model_provider"] = PROVIDER
-                if self.output_version == "v1":
-                    separate_calls(made.message)
-            made.message.response_metadata.update(cost_of(chunk.get("usage")))
-        return made
-
-    def _get_generation_chunk_from_completion(self, completion: Any) -> ChatGenerationChunk:
-        chunk = super()._get_generation_chunk_from_completion(completion)
-        for name in ("reasoning_content", PROVIDER_FIELDS):
-            chunk.message.additional_kwargs.pop(name, None)  # has come in chunks already
-        return chunk
 
 
 def _fields_of_session(session: ChatSession, http_client: Any, http_async_client: Any) -> dict[str, Any]:

@@ -12,10 +12,12 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.block_translators import openai as openai_blocks
 from langchain_core.messages.block_translators import register_translator
 from langchain_core.messages.content import ContentBlock
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_openai.chat_models.base import BaseChatOpenAI
 
 from nanogpt_core.chat.provider_fields import PROVIDER_FIELDS, REASONING_FIELDS, restore_fields
 
-__all__ = ["PROVIDER", "add_fields", "cost_of", "get_field", "restore_reasoning", "separate_calls", "whole_numbers"]
+__all__ = ["PROVIDER", "ConvertedReplies", "restore_reasoning"]
 
 AnyMessage = TypeVar("AnyMessage", bound=AIMessage)
 
@@ -55,25 +57,72 @@ def _reasoning_blocks(message: AIMessage) -> list[ContentBlock]:
 register_translator(PROVIDER, _translate, _translate_chunk)
 
 
-def add_fields(message: BaseMessage, source: Any) -> None:
+class ConvertedReplies(BaseChatOpenAI):
+    """LangChain's chat model with all parts of a reply in its messages; a base class of ``ChatNanoGPT``."""
+
+    def _create_chat_result(self, response: Any, generation_info: dict[str, Any] | None = None) -> ChatResult:
+        result = super()._create_chat_result(response, generation_info)
+        choices = response["choices"] if isinstance(response, dict) else response.choices
+        for generation, choice in zip(result.generations, choices, strict=True):
+            _add_fields(generation.message, _get_field(choice, "message"))
+        cost = _cost_of(_get_field(response, "usage"))
+        result.llm_output = {**(result.llm_output or {}), "model_provider": PROVIDER, **cost}
+        return result
+
+    def _combine_llm_outputs(self, llm_outputs: list[dict[str, Any] | None]) -> dict[str, Any]:
+        made = [dict(output) for output in llm_outputs if output is not None]
+        for output in made:
+            output["token_usage"] = _whole_numbers(output.get("token_usage") or {})
+        costs = [output["cost_usd"] for output in made if "cost_usd" in output]
+        return {**super()._combine_llm_outputs([*made]), **({"cost_usd": sum(costs)} if costs else {})}
+
+    def _convert_chunk_to_generation_chunk(
+        self, chunk: dict[str, Any], default_chunk_class: type, base_generation_info: dict[str, Any] | None
+    ) -> ChatGenerationChunk | None:
+        made = super()._convert_chunk_to_generation_chunk(chunk, default_chunk_class, base_generation_info)
+        if made is None:
+            return None
+        message = made.message
+        message.response_metadata.update(_cost_of(chunk.get("usage")))
+        # A chunk of a stream with a schema is wrapped in an event.
+        choices = chunk.get("choices") or (chunk.get("chunk") or {}).get("choices")
+        if choices:
+            delta = choices[0].get("delta") or {}
+            _add_fields(message, delta)
+            # With a schema, the completion at the end has it.
+            if delta.get("refusal") and "chunk" not in chunk:
+                message.additional_kwargs["refusal"] = delta["refusal"]
+            message.response_metadata["model_provider"] = PROVIDER
+            if self.output_version == "v1":
+                _separate_calls(message)
+        return made
+
+    def _get_generation_chunk_from_completion(self, completion: Any) -> ChatGenerationChunk:
+        chunk = super()._get_generation_chunk_from_completion(completion)
+        for name in ("reasoning_content", PROVIDER_FIELDS):
+            chunk.message.additional_kwargs.pop(name, None)  # has come in chunks already
+        return chunk
+
+
+def _add_fields(message: BaseMessage, source: Any) -> None:
     """Add the parts of a message, or of a delta, that LangChain leaves out: reasoning, and fields of the provider."""
     more = message.additional_kwargs
-    found = {name: get_field(source, name) for name in REASONING_FIELDS}
+    found = {name: _get_field(source, name) for name in REASONING_FIELDS}
     name = next((name for name, text in found.items() if isinstance(text, str) and text), None)
     if name is not None:
         more["reasoning_content"] = found[name]
         if name == "reasoning":
             more[_REASONING_FIELD] = True  # no text: LangChain joins texts of chunks
-    fields = get_field(source, PROVIDER_FIELDS)
+    fields = _get_field(source, PROVIDER_FIELDS)
     if fields:
         more[PROVIDER_FIELDS] = fields
-    blocks = get_field(source, "content_blocks")
+    blocks = _get_field(source, "content_blocks")
     if blocks:
         text = [{"type": "text", "text": message.content}] if message.content else []
         message.content = [*text, *blocks]
 
 
-def separate_calls(message: BaseMessage) -> None:
+def _separate_calls(message: BaseMessage) -> None:
     """Give the fragments of tool calls indices of their own, in place.
 
     LangChain's content blocks of version 1 number texts and reasoning too, and blocks of one index are joined.
@@ -82,15 +131,15 @@ def separate_calls(message: BaseMessage) -> None:
         chunk["index"] = _FIRST_CALL_INDEX + (chunk["index"] or 0)
 
 
-def cost_of(usage: Any) -> dict[str, float]:
+def _cost_of(usage: Any) -> dict[str, float]:
     """Return the cost of a reply in US dollars, as metadata; empty if its usage gives none."""
-    cost = get_field(usage, "cost_usd")
+    cost = _get_field(usage, "cost_usd")
     return {} if cost is None else {"cost_usd": cost}
 
 
-def whole_numbers(usage: Mapping[str, Any]) -> dict[str, Any]:
+def _whole_numbers(usage: Mapping[str, Any]) -> dict[str, Any]:
     """Return the counts of a token usage. LangChain adds up whole numbers, and warns of all other fields."""
-    found = {name: whole_numbers(value) if isinstance(value, dict) else value for name, value in usage.items()}
+    found = {name: _whole_numbers(value) if isinstance(value, dict) else value for name, value in usage.items()}
     return {name: value for name, value in found.items() if isinstance(value, dict) or type(value) is int}
 
 
@@ -108,6 +157,6 @@ def restore_reasoning(message: BaseMessage, sent: dict[str, Any]) -> None:
     restore_fields(sent, more.get(PROVIDER_FIELDS), {name: text} if isinstance(text, str) else {})
 
 
-def get_field(source: Any, name: str) -> Any:
+def _get_field(source: Any, name: str) -> Any:
     """Return a field of an object of the SDK, or of a dictionary; None if it has none of this name."""
     return source.get(name) if isinstance(source, dict) else getattr(source, name, None)

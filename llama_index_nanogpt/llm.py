@@ -31,7 +31,6 @@ from nanogpt_core.chat.client import (
 )
 from nanogpt_core.chat.model_base import SESSION_FIELDS, ChatModelBase
 from nanogpt_core.chat.options import (
-    EXAMPLE_MODEL,
     check_request_options,
     check_single_choice,
     check_tool_choice,
@@ -42,7 +41,7 @@ from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.http.endpoint import hide_keys
 from nanogpt_core.models.chat_catalog import ChatModelInfo, get_chat_model
 from nanogpt_core.models.listing import fetch_chat_model
-from nanogpt_core.validation import check_can_be_pickled, check_model_name, check_number, with_field_names
+from nanogpt_core.validation import check_can_be_pickled, check_number, with_field_names
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -110,6 +109,8 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
     # Pydantic's errors would show the whole input, and the key with it.
     model_config = ConfigDict(hide_input_in_errors=True)
 
+    _model_field: ClassVar[str] = "model"
+    _request_options_field: ClassVar[str] = "additional_kwargs"
     _extra_body_hint: ClassVar[str] = "additional_kwargs={'extra_body': {}}, and in a call into extra_body={}"
     _session_fields: ClassVar[Mapping[str, str]] = {
         **SESSION_FIELDS,
@@ -186,6 +187,7 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
 
     @classmethod
     def _check_options(cls, options: dict[str, Any]) -> None:
+        super()._check_options(options)
         for name in ("openai_client", "async_openai_client"):
             if options.pop(name, None) is not None:
                 raise ConfigurationError(f"{name} is not supported.", remedy="Pass http_client or async_http_client.")
@@ -193,12 +195,8 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
             raise ConfigurationError("api_version has no meaning here.", remedy="Leave it out; it is Azure's.")
         if options.get("is_chat_model") is False:
             raise ConfigurationError("is_chat_model=False is not supported.", remedy="NanoGPT has only chat models.")
-        if "model" in options:
-            options["model"] = check_model_name(options["model"], EXAMPLE_MODEL)
         if options.get("context_window") is not None:
             check_number("context_window", options["context_window"], 1)
-        more = options.get("additional_kwargs")
-        check_request_options(more if isinstance(more, dict) else (), extra_body_hint=cls._extra_body_hint)
 
     def _update_dependents(self, changes: Mapping[str, Any]) -> None:
         if "context_window" in changes:

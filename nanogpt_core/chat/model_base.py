@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model  # a dependency of the SDK
 
 from nanogpt_core.chat.client import ChatSession
-from nanogpt_core.chat.options import invalid_option_error, unknown_option_error
+from nanogpt_core.chat.options import EXAMPLE_MODEL, check_request_options, invalid_option_error, unknown_option_error
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.http.endpoint import hide_keys
 from nanogpt_core.http.lifetime import Closeable
-from nanogpt_core.validation import with_field_names
+from nanogpt_core.validation import check_model_name, with_field_names
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -40,6 +40,9 @@ class ChatModelBase(Closeable, BaseModel):
     # Names of fields, by the arguments of ChatSession.connect. Only copies can change these and the HTTP clients.
     _session_fields: ClassVar[Mapping[str, str]]
     _http_client_fields: ClassVar[tuple[str, str]]
+    _model_field: ClassVar[str]
+    # The field for further options of the SDK's requests.
+    _request_options_field: ClassVar[str]
     # The argument for fields of a request that the SDK does not know, with {} for them.
     _extra_body_hint: ClassVar[str]
     # Names of fields, by names beside their aliases.
@@ -70,7 +73,15 @@ class ChatModelBase(Closeable, BaseModel):
 
     @classmethod
     def _check_options(cls, options: dict[str, Any]) -> None:
-        """Check the values of some options, by the names of their fields; in place."""
+        """Check the values of some options, by the names of their fields, and convert them; in place."""
+        more = options.get(cls._request_options_field)
+        if more is None and cls._request_options_field in options:
+            options[cls._request_options_field] = more = {}
+        if not isinstance(more, Mapping | None):
+            raise InvalidTypeError(f"{cls._request_options_field} must be a mapping, not {type(more).__name__}.")
+        check_request_options(more or (), extra_body_hint=cls._extra_body_hint)
+        if cls._model_field in options:
+            options[cls._model_field] = check_model_name(options[cls._model_field], EXAMPLE_MODEL)
 
     def _update_session(self) -> None:
         """Set the fields and the SDK's clients that follow from the session, after another one was set."""
