@@ -34,6 +34,7 @@ from nanogpt_core.chat.options import (
     check_request_options,
     check_single_choice,
     check_tool_choice,
+    complete_options,
     invalid_option_error,
 )
 from nanogpt_core.chat.provider_fields import PROVIDER_FIELDS
@@ -283,6 +284,7 @@ class ChatNanoGPT(ChatModelBase, BaseChatOpenAI):
         for message, sent in zip(messages, payload["messages"], strict=True) if self.send_reasoning else ():
             send_back(message, sent)
         check_request_options(payload, ("reasoning",), extra_body_hint=self._extra_body_hint)
+        complete_options(payload, kwargs)
         if payload.get("stream"):
             check_single_choice(payload)
         reasoning = payload.pop("reasoning", None)
