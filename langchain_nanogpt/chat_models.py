@@ -25,6 +25,7 @@ from nanogpt_core.chat.options import (
     check_request_options,
     check_single_choice,
     check_tool_choice,
+    complete_options,
     invalid_option_error,
 )
 from nanogpt_core.errors import ConfigurationError
@@ -269,6 +270,7 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
         for message, sent in zip(messages, payload["messages"], strict=True) if self.send_reasoning else ():
             restore_reasoning(message, sent)
         check_request_options(payload, ("reasoning",), extra_body_hint=self._extra_body_hint)
+        complete_options(payload, kwargs)
         if payload.get("stream"):
             check_single_choice(payload)
         reasoning = payload.pop("reasoning", None)

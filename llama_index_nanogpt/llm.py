@@ -34,6 +34,7 @@ from nanogpt_core.chat.options import (
     check_request_options,
     check_single_choice,
     check_tool_choice,
+    complete_options,
     invalid_option_error,
     request_options,
 )
@@ -309,9 +310,10 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
         if self.reasoning_effort is not None:
             settings["reasoning_effort"] = self.reasoning_effort
         if self.top_logprobs and self.logprobs is None:  # LlamaIndex would leave it out
-            settings.update(logprobs=True, top_logprobs=self.top_logprobs)
+            settings["top_logprobs"] = self.top_logprobs
         # What one call asks for goes before what the object was made with.
         settings.update(kwargs)
+        complete_options(settings, kwargs)
         check_request_options(settings, extra_body_hint=self._extra_body_hint)
         check_tool_choice(settings.get("tool_choice"), settings.get("tools"))
         return settings

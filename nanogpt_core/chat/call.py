@@ -11,7 +11,7 @@ import openai
 
 from nanogpt_core.chat.response import ChatRequest, ReportedError, check_whole
 from nanogpt_core.chat.stream import StreamReader
-from nanogpt_core.chat.unasked_stream import is_stream, join_stream
+from nanogpt_core.chat.unasked_stream import first_event, is_stream, join_stream
 from nanogpt_core.errors import ConnectionFailedError, NanoGPTError, ReplyError
 from nanogpt_core.http.deadline import request_limits
 from nanogpt_core.http.error_body import as_sentence, error_message, excerpt
@@ -169,7 +169,7 @@ class Call:
         # No local variable holds the body: it may repeat the key, and crash reports show local variables.
         self._headers = response.headers
         if response.status_code >= _FIRST_ERROR_STATUS:
-            raise self._map_status(response.status_code, response.content)
+            raise self._map_status(response.status_code, first_event(response.content))
         if not self._is_chat:
             return make_response(response, response.headers.get("content-type"), content=response.content)
         is_events = is_stream(response.content)

@@ -17,6 +17,7 @@ __all__ = [
     "check_request_options",
     "check_single_choice",
     "check_tool_choice",
+    "complete_options",
     "invalid_option_error",
     "request_options",
     "unknown_option_error",
@@ -95,6 +96,22 @@ def check_single_choice(options: Mapping[str, Any]) -> None:
     """
     if isinstance(options.get("n"), int) and options["n"] > 1:
         raise ConfigurationError("n must be 1 in a stream.", remedy="Ask without streaming, or several times.")
+
+
+def complete_options(options: dict[str, Any], call: Mapping[str, Any]) -> None:
+    """Keep one limit of tokens, and ask for log probabilities if ``top_logprobs`` says how many; in place.
+
+    Hosts refuse both limits together, and ``top_logprobs`` without ``logprobs``. ``logprobs=False`` turns both off.
+
+    Args:
+        options: The options of a request.
+        call: Those that were passed with the call; they go before those of the object.
+    """
+    if options.get("max_tokens") is not None and options.get("max_completion_tokens") is not None:
+        is_for_call = "max_tokens" in call and "max_completion_tokens" not in call
+        del options["max_completion_tokens" if is_for_call else "max_tokens"]
+    if options.get("top_logprobs") and options.setdefault("logprobs", True) is False:
+        del options["top_logprobs"]
 
 
 def invalid_option_error(error: Any) -> ConfigurationError:

@@ -170,6 +170,8 @@ def parse_object(body: bytes, *, keep_surrogates: bool = False) -> dict[str, Any
         raise DamagedReplyError(
             f"The service's reply is not JSON; it {found}.", remedy=remedy_of_page(text, "Try again.")
         ) from error
+    if isinstance(document, list) and len(document) == 1:  # Gemini's endpoint puts an error into an array
+        (document,) = document
     if not isinstance(document, dict):
         raise ReplyError(
             f"The service's reply is no JSON object; it begins {excerpt(body)!r}.", remedy="Check base_url."

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from nanogpt_core.chat.event_parser import EventParser
 from nanogpt_core.chat.response import ChatRequest
 from nanogpt_core.chat.stream import StreamReader
 
-__all__ = ["is_stream", "join_stream"]
+__all__ = ["first_event", "is_stream", "join_stream"]
 
 _EVENT_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -17,6 +18,13 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 def is_stream(body: bytes) -> bool:
     """Return whether a body is server-sent events; its content type may be wrong."""
     return body.removeprefix(_BYTE_ORDER_MARK).lstrip().lower().startswith(_EVENT_FIELDS)
+
+
+def first_event(body: bytes) -> bytes:
+    """Return the data of the first event of a body: the error that some hosts send so; other bodies as they are."""
+    parser = EventParser()
+    events = [*parser.feed(body), *parser.finish()] if is_stream(body) else []
+    return events[0].encode() if events else body
 
 
 def join_stream(body: bytes, request: ChatRequest) -> dict[str, Any]:

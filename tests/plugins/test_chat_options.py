@@ -242,11 +242,23 @@ def test_llama_index_context_window_can_be_changed(change):
 
 
 @pytest.mark.parametrize(("logprobs", "sent"), [(None, 2), (True, 2), (False, None)])
-async def test_llama_index_sends_top_logprobs_unless_logprobs_are_off(fresh_sandbox, call, logprobs, sent):
-    options = {"api_key": fresh_sandbox.api_key, "base_url": fresh_sandbox.base_url, "logprobs": logprobs}
-    await call(NanoGPT(**options, top_logprobs=2), "complete", "Hello")
+async def test_top_logprobs_are_sent_unless_logprobs_are_off(plugin, make, call, fresh_sandbox, logprobs, sent):
+    await call(make(top_logprobs=2, logprobs=logprobs), plugin.method, "Hello")
     body = fresh_sandbox.requests[0].body
     assert (body.get("top_logprobs"), bool(body.get("logprobs"))) == (sent, sent is not None)
+
+
+@pytest.mark.parametrize("limit", ["max_tokens", "max_completion_tokens"])
+async def test_limit_of_tokens_of_a_call_is_the_only_one(plugin, make, call, fresh_sandbox, limit):
+    other = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}[limit]
+    if other == "max_completion_tokens":
+        more = "model_kwargs" if plugin.cls is ChatNanoGPT else "additional_kwargs"
+        chat = make(**{more: {other: 7}})
+    else:
+        chat = make(max_tokens=7)
+    await call(chat, plugin.method, "Hello", **{limit: 3})
+    body = fresh_sandbox.requests[0].body
+    assert (body.get(limit), body.get(other)) == (3, None)
 
 
 async def test_llama_index_checks_additional_options_at_construction_and_later(fresh_sandbox, call):

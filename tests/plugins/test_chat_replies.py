@@ -13,7 +13,12 @@ from llama_index.core.tools import FunctionTool
 
 from langchain_nanogpt import ChatNanoGPT
 from llama_index_nanogpt import NanoGPT
-from nanogpt_core.errors import ConfigurationError, InsufficientBalanceError, QuotaExceededError
+from nanogpt_core.errors import (
+    ConfigurationError,
+    InsufficientBalanceError,
+    PermissionDeniedError,
+    QuotaExceededError,
+)
 from nanogpt_core.sandbox import Fault, Reply
 
 USAGE = {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13}
@@ -171,6 +176,16 @@ async def test_stream_that_was_not_asked_for_is_the_answer_of_one_request(chat, 
     assert chat.calls(answer) == [("clean", {"path": "x"})]
     assert (chat.usage(answer), chat.cost(answer)) == ([10, 3, 13], 0.25)
     assert len(chat.sandbox.requests) == 1
+
+
+@pytest.mark.parametrize("before", ["", ": wait\n\n", "event: error\n"])
+async def test_server_sent_events_with_an_error_status_are_read(chat, before):
+    error = {"code": "model_not_allowed", "message": "Not for this key."}
+    body = error if "event" in before else {"error": error}
+    chat.sandbox.add_replies(Fault(403, body=f"{before}data: {json.dumps(body)}\n\ndata: [DONE]\n\n"))
+    with pytest.raises(PermissionDeniedError, match=r"403 \(model_not_allowed\): Not for this key\. ") as caught:
+        await chat.ask()
+    assert caught.value.code == "model_not_allowed"
 
 
 async def test_calls_in_content_blocks_are_calls(chat):

@@ -310,6 +310,14 @@ def test_choices_of_a_reply_are_in_the_order_of_their_indices(indices):
 EMPTY = [{}, {"message": "", "type": "", "param": None, "code": None}, {"code": 0, "message": ""}, "", False]
 
 
+def test_error_in_an_array_is_an_error():
+    error = {"error": {"code": 429, "message": "slow", "status": "RESOURCE_EXHAUSTED"}}
+    for ask in (lambda: check_whole(json.dumps([error]).encode(), ChatRequest()), lambda: streamed([error])):
+        with pytest.raises(ReportedError) as caught:
+            ask()
+        assert caught.value.status == 429
+
+
 @pytest.mark.parametrize("empty", EMPTY, ids=str)
 def test_error_without_content_is_none(empty):
     document = whole({"content": "all of it"}, error=empty)
