@@ -91,7 +91,10 @@ def find_sources(
         else:
             raise CommandError(f"{name}: There is no such file or folder.")
     # A file that is named twice, or also found in a folder, is read once.
-    return list({source.path: source for source in sources}.values()), problems, +left_out
+    first: dict[Path | None, Source] = {}
+    for source in sources:
+        first.setdefault(source.path and source.path.absolute(), source)
+    return list(first.values()), problems, +left_out
 
 
 def _source(path: Path, given_format: str | None) -> Source:

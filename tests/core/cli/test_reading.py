@@ -98,7 +98,7 @@ def test_whole_documents_with_chunk_tokens_0(tmp_path):
     assert [(passage.text, passage.line) for passage in passages] == [("# Title\n\nText.", 3)]
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
 def test_byte_order_mark_gives_the_encoding(tmp_path, encoding):
     passages, problems = read(written(tmp_path, "a.txt", "Größe 你好".encode(encoding)))
     assert ([passage.text for passage in passages], problems) == (["Größe 你好"], [])
@@ -138,12 +138,12 @@ def test_other_encoding_is_read_on_request(tmp_path):
         ("a.json", '["b", {"text": "a"}]', "a.json:1: is not a JSON object but a string"),
         ("a.json", '[{"text": "a"}, {"body": "b"}]', "a.json:2: has no field 'text'; it has body"),
         ("a.jsonl", '"text"', "a.jsonl:1: is not a JSON object but a string"),
-        ("a.jsonl", '{"title": "a", "n": 1}', "a.jsonl:1: has no field 'text'; it has title, n"),
+        ("a.jsonl", '{"title": "a", "n": 1}', "a.jsonl:1: has no field 'text'; it has title, n; see --field"),
         ("a.jsonl", '{"text": null}', "a.jsonl:1: field 'text' is null, not a text"),
         ("a.jsonl", '{"text": ["a"]}', "a.jsonl:1: field 'text' is a list, not a text"),
         ("a.jsonl", '{"text": ""}', "a.jsonl:1: field 'text' is empty"),
         ("a.jsonl", '{"text": " "}', "a.jsonl:1: field 'text' is blank"),
-        ("a.csv", "id,body\n1,a\n2,b\n", "a.csv:1: has no column text; it has id, body"),
+        ("a.csv", "id,body\n1,a\n2,b\n", "a.csv:1: has no column text; it has id, body; see --field"),
         ("a.csv", "text,text\na,b\n", "a.csv:1: has the column text twice"),
         ("a.csv", "text\n" + "a\n" * 9000 + "a\0b\n", "a.csv:9002: "),
         ("a.txt", "a line\n" * 9000 + "a\0b\n", "a.txt:9001: has a NUL byte, which is no text"),
@@ -242,7 +242,9 @@ def test_records_are_divided_only_on_request(tmp_path):
     assert [passage.id for passage in divided[:2]] == [f"{path.as_posix()}#1.1", f"{path.as_posix()}#1.2"]
 
 
-@pytest.mark.parametrize(("name", "delimiter"), [("a.csv", ","), ("a.csv", ";"), ("a.tsv", "\t")])
+@pytest.mark.parametrize(
+    ("name", "delimiter"), [("a.csv", ","), ("a.csv", ";"), ("a.csv", "\t"), ("a.csv", "|"), ("a.tsv", "\t")]
+)
 def test_csv_fields_may_hold_line_breaks_and_quotes(tmp_path, name, delimiter):
     rows = ["id,text".replace(",", delimiter), f'1{delimiter}"two\nlines, ""quoted"""', f"2{delimiter}plain"]
     passages, problems = read(written(tmp_path, name, "\n".join(rows)), id_field="id")
@@ -259,7 +261,8 @@ def test_parquet_reads_only_the_columns_it_needs_and_names_missing_ones(tmp_path
     passages, problems = read(path, id_field="id", keep=("n",))
     assert [(one.text, one.id, one.metadata, one.line) for one in passages] == [("a", "1", '{"n":0.5}', None)]
     assert problems == ["a.parquet:2: field 'text' is null, not a text"]
-    assert read(path, field="body")[1] == ["a.parquet: has no column body; it has id, text, n"]
+    assert read(path, field="body")[1] == ["a.parquet: has no column body; it has id, text, n; see --field"]
+    assert read(path, id_field="key")[1] == ["a.parquet: has no column key; it has id, text, n"]
 
 
 def test_parquet_column_may_have_a_dot_in_its_name_or_hold_fields(tmp_path):
@@ -283,6 +286,36 @@ def test_html_keeps_paragraphs_and_leaves_out_scripts():
     <table><tr><td>a</td><td>b</td></tr></table><pre>x
   y</pre></body></html>"""
     assert html_to_text(html) == ("A & B\n\nHead\n\nOne bold word\nand a line.\n\nitem\nmore\n\na b\n\nx\n  y")
+
+
+PAGE_IN_LATIN_1 = '<html><head><meta charset="ISO-8859-1"></head><p>Größe</p>'.encode("latin-1")
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "text"),
+    [
+        (PAGE_IN_LATIN_1, {}, "Größe"),
+        (PAGE_IN_LATIN_1, {"encoding": "cp1250"}, "Größe"),  # as the option says: the same letters
+        (b'<?xml version="1.0" encoding="windows-1251"?><p>\xc4\xe0</p>', {}, "Да"),
+        ('<meta charset="latin-1"><p>Größe</p>'.encode(), {}, "Größe"),  # it is UTF-8 all the same
+    ],
+)
+def test_html_is_read_in_the_encoding_that_it_declares_if_it_is_no_utf_8(tmp_path, content, options, text):
+    passages, problems = read(written(tmp_path, "a.html", content), **options)
+    assert ([one.text for one in passages], problems) == ([text], [])
+
+
+@pytest.mark.parametrize("declared", [b'<meta charset="nonsense">', b""])
+def test_html_without_a_known_encoding_is_a_problem(tmp_path, declared):
+    _, problems = read(written(tmp_path, "a.html", declared + b"\n<p>Gr\xf6"))
+    assert problems == ["a.html:2: is not utf-8 (byte 0xf6); see --encoding"]
+
+
+def test_file_that_is_named_twice_is_read_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path, "a.md", "Text.")
+    sources, _, _ = find_sources(["a.md", "./a.md", str(tmp_path / "a.md"), "."])
+    assert [source.name for source in sources] == ["a.md"]
 
 
 def test_folders_are_read_in_order_without_hidden_files_and_own_outputs(tmp_path):
