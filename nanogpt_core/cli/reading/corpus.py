@@ -211,8 +211,17 @@ def _value(fields: Mapping[str, Any], name: str, remedy: str = "") -> Any:
 
 
 def _kind(value: object) -> str:
-    names: dict[type, str] = {type(None): "null", bool: "a boolean", list: "a list", dict: "an object", str: "empty"}
-    return names.get(type(value), f"a {type(value).__name__}")
+    return _KINDS.get(type(value), f"a {type(value).__name__}")
+
+
+_KINDS: dict[type, str] = {
+    type(None): "null",
+    bool: "a boolean",
+    bytes: "binary",
+    list: "a list",
+    dict: "an object",
+    str: "empty",
+}
 
 
 _JSON_START = re.compile(rb'(\[\s*)?\{\s*"')

@@ -37,7 +37,7 @@ def read_jsonl(file: BinaryIO) -> Iterator[Record]:
         if number == 1:
             line = _without_bom(line)
             if line.lstrip().startswith(b"["):
-                raise BadTextError("is a JSON array, not JSON Lines; name it .json, or pipe it with --format json")
+                raise BadTextError("is a JSON array, not JSON Lines; pass --format json")
         if not line.isspace():
             yield number, _record_of_line(line)
 

@@ -73,6 +73,16 @@ def pdf(*pages):
     return out.getvalue()
 
 
+def parquet(table):
+    """Return a Parquet file."""
+    out = io.BytesIO()
+    pq.write_table(table, out)
+    return out.getvalue()
+
+
+BINARY_COLUMN = parquet(pa.table({"text": [b"a"]}))
+
+
 def test_text_is_divided_and_each_passage_knows_its_line(tmp_path):
     lines = [f"Line {number} has a few words in it." for number in range(1, 101)]
     passages, problems = read(written(tmp_path, "a.txt", "\n".join(lines)), chunk_tokens=64, chunk_overlap=16)
@@ -125,12 +135,12 @@ def test_other_encoding_is_read_on_request(tmp_path):
         (
             "a.jsonl",
             '[{"text": "a"}]',
-            "a.jsonl: is a JSON array, not JSON Lines; name it .json, or pipe it with --format json",
+            "a.jsonl: is a JSON array, not JSON Lines; pass --format json",
         ),
         (
             "a.jsonl",
             '[\n{"text": "a"}]',
-            "a.jsonl: is a JSON array, not JSON Lines; name it .json, or pipe it with --format json",
+            "a.jsonl: is a JSON array, not JSON Lines; pass --format json",
         ),
         ("a.json", "", "a.json: holds no text"),
         ("a.json", "[]", "a.json: holds no text"),
@@ -153,6 +163,7 @@ def test_other_encoding_is_read_on_request(tmp_path):
         ("a.csv", 'text\n"never closed\n', "a.csv:2: is not CSV (unexpected end of data)"),
         ("a.csv", 'text\n"closed" and more\n', "a.csv:2: is not CSV ("),
         ("a.parquet", b"nonsense", "a.parquet: is not Parquet"),
+        ("a.parquet", BINARY_COLUMN, "a.parquet:1: field 'text' is binary, not a text"),
         ("a.pdf", b"nonsense", "a.pdf: is not a PDF that can be read"),
         ("a.pdf", pdf(None), "a.pdf page 1: has pictures and no text; a scan needs OCR first"),
         ("a.pdf", pdf(""), "a.pdf: holds no text"),
@@ -305,6 +316,15 @@ def test_html_is_read_in_the_encoding_that_it_declares_if_it_is_no_utf_8(tmp_pat
     assert ([one.text for one in passages], problems) == ([text], [])
 
 
+def test_given_format_counts_for_named_files_and_for_unknown_names_in_folders(tmp_path):
+    for name in ("a.md", "b.txt", "c.xyz"):
+        written(tmp_path, name, "Text.")
+    named, _, _ = find_sources([str(tmp_path / "a.md"), str(tmp_path / "c.xyz")], given_format="csv")
+    assert [source.format for source in named] == ["csv", "csv"]
+    found, _, _ = find_sources([str(tmp_path)], given_format="csv", include=["*"])
+    assert [source.format for source in found] == ["markdown", "text", "csv"]
+
+
 @pytest.mark.parametrize("declared", [b'<meta charset="nonsense">', b""])
 def test_html_without_a_known_encoding_is_a_problem(tmp_path, declared):
     _, problems = read(written(tmp_path, "a.html", declared + b"\n<p>Gr\xf6"))
@@ -350,6 +370,8 @@ def test_folder_without_a_readable_file_is_a_problem(tmp_path):
     (tmp_path / "empty").mkdir()
     _, problems, _ = find_sources([str(tmp_path / "empty")])
     assert [problem.reason for problem in problems] == ["the folder holds no file of a known format"]
+    _, problems, _ = find_sources([str(tmp_path / "empty")], include=["*.py"])
+    assert [problem.reason for problem in problems] == ["the folder holds no file that --include names"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux takes any bytes as a name")
@@ -392,6 +414,8 @@ def test_folder_that_cannot_be_read_is_a_problem(tmp_path, monkeypatch):
 def test_missing_input_ends_the_command(tmp_path):
     with pytest.raises(CommandError, match=r"gone\.txt: There is no such file"):
         find_sources([str(tmp_path / "gone.txt")])
+    with pytest.raises(CommandError, match="An input has an empty name"):
+        find_sources([""])
 
 
 def test_utf_16_without_its_mark_is_a_problem(tmp_path):
