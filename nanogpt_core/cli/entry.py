@@ -115,12 +115,16 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _usage_message(error: Exception) -> str:
+    from cyclopts import UnusedCliTokensError
+
     message = _one_line(error)
     if "--api-key" in message:
         return (
             "There is no option for the key, since every user of this machine can read the arguments of a process. "
             "Set NANOGPT_API_KEY in the environment."
         )
+    if isinstance(error, UnusedCliTokensError):
+        message = f"Too many arguments: {' '.join(error.unused_tokens or ())}. A text with blanks needs quotes."
     command = " ".join(["nanogpt", *(getattr(error, "command_chain", None) or ())])
     return f"{message} See {command} --help."
 

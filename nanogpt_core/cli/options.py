@@ -44,7 +44,8 @@ class InputOptions:
         field: Field of records (JSONL, JSON, CSV, Parquet) that holds the text. Dots lead into nested fields.
         id_field: Field of records that holds their ID. Default: file name and number.
         keep: Field of records to keep in the column `metadata`, as JSON. May be repeated.
-        format: Format of standard input, and of files whose names do not tell it.
+        format: Format of standard input and of the files named, whatever their names say. Files in folders have that
+            of their names.
         include: Pattern of the files to read in folders, such as `*.py`. May be repeated. Default: text, Markdown,
             HTML, PDF, JSONL, CSV and Parquet.
         encoding: Encoding of text files and CSV.

@@ -50,10 +50,18 @@ class Chunker:
 
     def chunks(self, text: str) -> Iterator[tuple[int, str]]:
         """Yield the chunks of ``text``, each with the position of its first character; blank ones are left out."""
-        units = list(self._units(text))
-        first = done = 0  # the first unit of the next chunk, and the units in chunks so far
-        while done < len(units):
-            last = self._end(units, first)
+        rest = self._units(text)
+        units: list[_Unit] = []  # from the first unit of the next chunk on
+        done = 0  # of them, those that the chunk before has too
+        while True:
+            tokens = sum(unit.tokens for unit in units)
+            # A unit more than the chunk can take: it is not the last one.
+            while (tokens <= self._tokens or len(units) < done + 2) and (unit := next(rest, None)) is not None:
+                units.append(unit)
+                tokens += unit.tokens
+            if len(units) == done:
+                return
+            first, last = 0, self._end(units)
             # Units that are put together can have more tokens than their sum: "aa" and "word" 2, "aaword" 3.
             while count_base_tokens(_trimmed(text, units[first:last])[1]) > self._tokens:
                 if last > done + 1:
@@ -67,24 +75,26 @@ class Chunker:
                 yield start, chunk
             if last == len(units):
                 return
-            first, done = self._with_overlap(units, first, last), last
+            first = self._with_overlap(units, first, last)
+            done = last - first
+            del units[:first]
 
-    def _end(self, units: list[_Unit], first: int) -> int:
-        """Return the unit before which the chunk that begins with unit ``first`` ends."""
+    def _end(self, units: list[_Unit]) -> int:
+        """Return the unit before which the chunk that begins with the first one ends."""
         total = 0
-        best, border = first + 1, -1
-        for number in range(first, len(units)):
-            total += units[number].tokens
+        best, border = 1, -1
+        for number, unit in enumerate(units):
+            total += unit.tokens
             if total > self._tokens:
                 return best
             if total < _MIN_FILL_SHARE * self._tokens:
                 best = number + 1
-            elif units[number].border >= border:
-                best, border = number + 1, units[number].border
+            elif unit.border >= border:
+                best, border = number + 1, unit.border
         return len(units)
 
     def _with_overlap(self, units: list[_Unit], first: int, last: int) -> int:
-        """Return the first unit of the next chunk."""
+        """Return the first unit of the chunk after that of the units ``first`` to ``last``."""
         repeated = 0
         start = last
         while start > first + 1 and repeated + units[start - 1].tokens <= self._overlap:
@@ -111,7 +121,8 @@ class Chunker:
             yield _Unit(start, end, tokens, border)
             return
         run = max(1, min(_MAX_CHARACTERS_PER_WORD, self._tokens // _MAX_TOKENS_PER_CHARACTER))
-        for match in re.compile(rf"\s*\S{{1,{run}}}\s*\Z|\s*\S{{1,{run}}}").finditer(text, start, end):
+        # A word with the blank before it, or a part of a long word; and blanks beyond the first.
+        for match in re.compile(rf"\s{{1,{run}}}(?=\s|\Z)|\s?\S{{1,{run}}}").finditer(text, start, end):
             word = text[match.start() : match.end()]
             following = text[match.end() : match.end() + 1]
             strength = border if match.end() == end else _WORD if following.isspace() else _INSIDE

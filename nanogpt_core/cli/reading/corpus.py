@@ -23,7 +23,7 @@ from nanogpt_core.cli.reading.tables import Record, read_csv, read_json, read_js
 from nanogpt_core.cli.reading.text_files import (
     BadTextError,
     check_encoding,
-    html_to_text,
+    read_html,
     read_whole,
     segments,
 )
@@ -88,8 +88,7 @@ class CorpusReader:
         if kind == "pdf":
             return self._pages(source, file)
         if kind == "html":
-            text = html_to_text(read_whole(file, self.encoding))
-            return self._divided(source, iter([(None, text)]))
+            return self._divided(source, iter([(None, read_html(file, self.encoding))]))
         if self.chunk_tokens:
             return self._divided(source, segments(file, self.encoding))
         return self._divided(source, iter([(1, read_whole(file, self.encoding))]))
@@ -151,7 +150,7 @@ class CorpusReader:
         return read_parquet(source.path, file, columns)
 
     def _text(self, fields: Mapping[str, Any]) -> str:
-        text = _value(fields, self.field)
+        text = _value(fields, self.field, "; see --field")
         if not isinstance(text, str):
             raise BadTextError(f"field {self.field!r} is {_kind(text)}, not a text")
         if not text or text.isspace():
@@ -199,21 +198,30 @@ def make_reader(options: InputOptions) -> CorpusReader:
     )
 
 
-def _value(fields: Mapping[str, Any], name: str) -> Any:
+def _value(fields: Mapping[str, Any], name: str, remedy: str = "") -> Any:
     if name in fields:
         return fields[name]
     value: Any = fields
     for part in name.split("."):
         if not isinstance(value, dict) or part not in value:
             known = ", ".join(list(fields)[:8]) or "none"
-            raise BadTextError(f"has no field {name!r}; it has {known}")
+            raise BadTextError(f"has no field {name!r}; it has {known}{remedy}")
         value = value[part]
     return value
 
 
 def _kind(value: object) -> str:
-    names: dict[type, str] = {type(None): "null", bool: "a boolean", list: "a list", dict: "an object", str: "empty"}
-    return names.get(type(value), f"a {type(value).__name__}")
+    return _KINDS.get(type(value), f"a {type(value).__name__}")
+
+
+_KINDS: dict[type, str] = {
+    type(None): "null",
+    bool: "a boolean",
+    bytes: "binary",
+    list: "a list",
+    dict: "an object",
+    str: "empty",
+}
 
 
 _JSON_START = re.compile(rb'(\[\s*)?\{\s*"')

@@ -59,7 +59,7 @@ def find_sources(
 
     Args:
         inputs: Files, folders, and :data:`STDIN`.
-        given_format: Format of standard input, and of named files with an unknown end of their name.
+        given_format: Format of standard input and named files, and of files in folders whose names do not tell it.
         include: Patterns of files in folders, such as ``*.py``. Default: files with an end in
             :data:`FORMATS` but ``.json``.
 
@@ -70,32 +70,41 @@ def find_sources(
         the ends of their names.
 
     Raises:
-        CommandError: An input does not exist.
+        CommandError: An input does not exist, or its name is empty: a shell's variable may be unset.
     """
     sources: list[Source] = []
     problems: list[Problem] = []
     left_out: Counter[str] = Counter()
     for name in inputs:
         path = Path(name)
+        if not name:
+            raise CommandError("An input has an empty name.", remedy="For the current folder, write a full stop.")
         if name == STDIN:
             sources.append(Source(STDIN, None, given_format))
         elif path.is_dir():
             unreadable: list[Problem] = []
-            found = [_source(file, given_format) for file in _files(path, include, left_out, unreadable)]
+            found = [
+                Source(name_of(file), file, _format(file) or given_format or "text")
+                for file in _files(path, include, left_out, unreadable)
+            ]
             sources += found
             problems += unreadable
             if not found and not unreadable:
-                problems.append(Problem(name_of(path), "the folder holds no file of a known format"))
+                reason = "that --include names" if include else "of a known format"
+                problems.append(Problem(name_of(path), f"the folder holds no file {reason}"))
         elif path.exists():
-            sources.append(_source(path, given_format))
+            sources.append(Source(name_of(path), path, given_format or _format(path) or "text"))
         else:
             raise CommandError(f"{name}: There is no such file or folder.")
     # A file that is named twice, or also found in a folder, is read once.
-    return list({source.path: source for source in sources}.values()), problems, +left_out
+    first: dict[Path | None, Source] = {}
+    for source in sources:
+        first.setdefault(source.path and source.path.absolute(), source)
+    return list(first.values()), problems, +left_out
 
 
-def _source(path: Path, given_format: str | None) -> Source:
-    return Source(name_of(path), path, FORMATS.get(path.suffix.lower(), given_format or "text"))
+def _format(path: Path) -> str | None:
+    return FORMATS.get(path.suffix.lower())
 
 
 def _files(folder: Path, include: Sequence[str], left_out: Counter[str], unreadable: list[Problem]) -> Iterator[Path]:

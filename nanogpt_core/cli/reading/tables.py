@@ -37,7 +37,7 @@ def read_jsonl(file: BinaryIO) -> Iterator[Record]:
         if number == 1:
             line = _without_bom(line)
             if line.lstrip().startswith(b"["):
-                raise BadTextError("is a JSON array, not JSON Lines; name it .json, or pipe it with --format json")
+                raise BadTextError("is a JSON array, not JSON Lines; pass --format json")
         if not line.isspace():
             yield number, _record_of_line(line)
 
@@ -87,7 +87,7 @@ _KINDS: dict[type, str] = {list: "a list", str: "a string", bool: "a boolean", t
 def read_csv(file: BinaryIO, encoding: str, columns: list[str], *, tabs: bool = False) -> Iterator[Record]:
     """Yield the rows of a CSV file, by the names in its first row. Blank rows are left out.
 
-    The delimiter is a comma, or a semicolon if the first row has more of them.
+    The delimiter is a comma, or a semicolon, tab or vertical bar if the first row has more of them.
 
     Args:
         file: The file.
@@ -106,7 +106,7 @@ def read_csv(file: BinaryIO, encoding: str, columns: list[str], *, tabs: bool = 
             if not text.isspace():
                 break
         head = start[-1] if start else ""
-        delimiter = "\t" if tabs else ";" if head.count(";") > head.count(",") else ","
+        delimiter = "\t" if tabs else max(",;\t|", key=head.count)
         csv.field_size_limit(MAX_CHARACTERS)
         rows = csv.reader(itertools.chain(start, lines), delimiter=delimiter, strict=True)
         names: list[str] | None = None
@@ -139,14 +139,15 @@ def _lines(stream: io.TextIOWrapper) -> Iterator[str]:
 
 
 def _check_columns(names: list[str], needed: list[str], line: int | None = None) -> None:
-    """Check that the names of columns have each that is needed, once.
+    """Check that the names of columns have each that is needed, once. The first one that is needed is the text's.
 
     Raises:
         BadTextError: They do not.
     """
     missing = [name for name in needed if name not in names]
     if missing:
-        raise BadTextError(f"has no column {', '.join(missing)}; it has {', '.join(names) or 'none'}", line)
+        option = "; see --field" if missing[0] == needed[0] else ""
+        raise BadTextError(f"has no column {', '.join(missing)}; it has {', '.join(names) or 'none'}{option}", line)
     doubled = [name for name in needed if names.count(name) > 1]
     if doubled:
         raise BadTextError(f"has the column {doubled[0]} twice", line)

@@ -19,6 +19,7 @@ __all__ = [
     "find_bad_byte",
     "html_to_text",
     "open_text",
+    "read_html",
     "read_whole",
     "readline",
     "segments",
@@ -29,7 +30,13 @@ MAX_CHARACTERS = 64 << 20
 
 _SEGMENT_CHARACTERS = 1 << 20  # a long text is divided between paragraphs after so many
 _SNIFFED_BYTES = 8192
-_BOMS = ((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+_BOMS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before that of UTF-16, with which it begins
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_DECLARED_ENCODING = re.compile(rb"""(?:charset|encoding)\s*=\s*["']?([\w.:-]+)""", re.IGNORECASE)
 # Bytes that are not in the encoding are decoded to the others of these characters, and so can be found with their line.
 _NOT_TEXT = re.compile("[\0\udc80-\udcff]")
 
@@ -72,12 +79,12 @@ def open_text(file: BinaryIO, encoding: str, *, newline: str | None = None) -> I
     """
     reader = file if isinstance(file, io.BufferedReader) else io.BufferedReader(cast("io.RawIOBase", file))
     start = reader.peek(_SNIFFED_BYTES)[:_SNIFFED_BYTES]
-    utf_16 = next((name for bom, name in _BOMS if start.startswith(bom)), None)
-    wide = utf_16 or codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
+    marked = next((name for bom, name in _BOMS if start.startswith(bom)), None)
+    wide = marked or codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
     if b"\0" in start and not wide:
         raise BadTextError("is a binary file")
     if codecs.lookup(encoding).name == "utf-8":
-        encoding = utf_16 or "utf-8-sig"
+        encoding = marked or "utf-8-sig"
     stream = io.TextIOWrapper(reader, encoding, errors="surrogateescape", newline=newline)
     try:
         yield stream
@@ -129,6 +136,34 @@ def read_whole(file: BinaryIO, encoding: str) -> str:
     if len(text) > MAX_CHARACTERS:
         raise BadTextError(f"has more than {MAX_CHARACTERS:,} characters")
     return _checked(text, 1, encoding)
+
+
+def read_html(file: BinaryIO, encoding: str) -> str:
+    """Return the text of an HTML page. If it is not in ``encoding``, it is read in the encoding that it declares.
+
+    Raises:
+        BadTextError: It is in neither, or too large, or no HTML.
+    """
+    page = file.read(MAX_CHARACTERS + 1)
+    if len(page) > MAX_CHARACTERS:
+        raise BadTextError("is larger than 64 MiB")
+    try:
+        text = read_whole(io.BytesIO(page), encoding)
+    except BadTextError:
+        declared = _declared_encoding(page)
+        if declared is None:
+            raise
+        text = read_whole(io.BytesIO(page), declared)
+    return html_to_text(text)
+
+
+def _declared_encoding(page: bytes) -> str | None:
+    found = _DECLARED_ENCODING.search(page, 0, _SNIFFED_BYTES)
+    try:
+        name = check_encoding(found[1].decode()) if found else None
+    except CommandError:
+        return None
+    return "cp1252" if name and codecs.lookup(name).name == "iso8859-1" else name  # browsers read it so
 
 
 def readline(stream: io.TextIOWrapper, line: int) -> str:

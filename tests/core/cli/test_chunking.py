@@ -1,5 +1,6 @@
 """Division of texts into chunks."""
 
+import tracemalloc
 from itertools import pairwise
 
 import pytest
@@ -19,6 +20,7 @@ texts = st.lists(words, max_size=12).map("".join)
 @settings(max_examples=60)
 @given(texts, st.integers(16, 80), st.floats(0, 0.5))
 @example("????aa" + "word " * 30, 24, 0.0)  # "aaword" has more tokens than "aa" and "word"
+@example(" \t" * 60 + "word " * 60, 16, 0.0)  # the blanks have more tokens than a chunk
 def test_chunks_fit_keep_their_place_and_hold_every_character(text, tokens, share):
     covered = 0
     for start, chunk in Chunker(tokens, int(tokens * share)).chunks(text):
@@ -59,6 +61,19 @@ def test_chunks_without_overlap_repeat_nothing():
     text = " ".join(f"Sentence number {number}." for number in range(60))
     joined = " ".join(chunk for _, chunk in Chunker(50, 0).chunks(text))
     assert joined == text
+
+
+def test_memory_does_not_grow_with_the_text():
+    text = "A sentence of words. " * 6000
+    list(Chunker(50, 5).chunks("This loads the vocabulary."))
+    tracemalloc.start()
+    try:
+        chunks = sum(1 for _ in Chunker(50, 5).chunks(text))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert chunks > 600
+    assert peak < 1 << 19
 
 
 @pytest.mark.parametrize("text", ["", " \n\t\n "])

@@ -88,6 +88,10 @@ def test_version_is_that_of_the_package(nanogpt):
         (["completion"], "nanogpt completion --help"),
         (["completion", "tcsh"], '"tcsh"'),
         (["completion", "bash", "--colour"], "--colour"),
+        (
+            ["search", "a.npy", "two", "words", "more"],
+            "Too many arguments: words more. A text with blanks needs quotes.",
+        ),
     ],
 )
 def test_wrong_command_line_is_one_line_and_code_2(nanogpt, arguments, words):

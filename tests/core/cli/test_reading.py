@@ -73,6 +73,16 @@ def pdf(*pages):
     return out.getvalue()
 
 
+def parquet(table):
+    """Return a Parquet file."""
+    out = io.BytesIO()
+    pq.write_table(table, out)
+    return out.getvalue()
+
+
+BINARY_COLUMN = parquet(pa.table({"text": [b"a"]}))
+
+
 def test_text_is_divided_and_each_passage_knows_its_line(tmp_path):
     lines = [f"Line {number} has a few words in it." for number in range(1, 101)]
     passages, problems = read(written(tmp_path, "a.txt", "\n".join(lines)), chunk_tokens=64, chunk_overlap=16)
@@ -98,7 +108,7 @@ def test_whole_documents_with_chunk_tokens_0(tmp_path):
     assert [(passage.text, passage.line) for passage in passages] == [("# Title\n\nText.", 3)]
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
 def test_byte_order_mark_gives_the_encoding(tmp_path, encoding):
     passages, problems = read(written(tmp_path, "a.txt", "Größe 你好".encode(encoding)))
     assert ([passage.text for passage in passages], problems) == (["Größe 你好"], [])
@@ -125,12 +135,12 @@ def test_other_encoding_is_read_on_request(tmp_path):
         (
             "a.jsonl",
             '[{"text": "a"}]',
-            "a.jsonl: is a JSON array, not JSON Lines; name it .json, or pipe it with --format json",
+            "a.jsonl: is a JSON array, not JSON Lines; pass --format json",
         ),
         (
             "a.jsonl",
             '[\n{"text": "a"}]',
-            "a.jsonl: is a JSON array, not JSON Lines; name it .json, or pipe it with --format json",
+            "a.jsonl: is a JSON array, not JSON Lines; pass --format json",
         ),
         ("a.json", "", "a.json: holds no text"),
         ("a.json", "[]", "a.json: holds no text"),
@@ -138,12 +148,12 @@ def test_other_encoding_is_read_on_request(tmp_path):
         ("a.json", '["b", {"text": "a"}]', "a.json:1: is not a JSON object but a string"),
         ("a.json", '[{"text": "a"}, {"body": "b"}]', "a.json:2: has no field 'text'; it has body"),
         ("a.jsonl", '"text"', "a.jsonl:1: is not a JSON object but a string"),
-        ("a.jsonl", '{"title": "a", "n": 1}', "a.jsonl:1: has no field 'text'; it has title, n"),
+        ("a.jsonl", '{"title": "a", "n": 1}', "a.jsonl:1: has no field 'text'; it has title, n; see --field"),
         ("a.jsonl", '{"text": null}', "a.jsonl:1: field 'text' is null, not a text"),
         ("a.jsonl", '{"text": ["a"]}', "a.jsonl:1: field 'text' is a list, not a text"),
         ("a.jsonl", '{"text": ""}', "a.jsonl:1: field 'text' is empty"),
         ("a.jsonl", '{"text": " "}', "a.jsonl:1: field 'text' is blank"),
-        ("a.csv", "id,body\n1,a\n2,b\n", "a.csv:1: has no column text; it has id, body"),
+        ("a.csv", "id,body\n1,a\n2,b\n", "a.csv:1: has no column text; it has id, body; see --field"),
         ("a.csv", "text,text\na,b\n", "a.csv:1: has the column text twice"),
         ("a.csv", "text\n" + "a\n" * 9000 + "a\0b\n", "a.csv:9002: "),
         ("a.txt", "a line\n" * 9000 + "a\0b\n", "a.txt:9001: has a NUL byte, which is no text"),
@@ -153,6 +163,7 @@ def test_other_encoding_is_read_on_request(tmp_path):
         ("a.csv", 'text\n"never closed\n', "a.csv:2: is not CSV (unexpected end of data)"),
         ("a.csv", 'text\n"closed" and more\n', "a.csv:2: is not CSV ("),
         ("a.parquet", b"nonsense", "a.parquet: is not Parquet"),
+        ("a.parquet", BINARY_COLUMN, "a.parquet:1: field 'text' is binary, not a text"),
         ("a.pdf", b"nonsense", "a.pdf: is not a PDF that can be read"),
         ("a.pdf", pdf(None), "a.pdf page 1: has pictures and no text; a scan needs OCR first"),
         ("a.pdf", pdf(""), "a.pdf: holds no text"),
@@ -242,7 +253,9 @@ def test_records_are_divided_only_on_request(tmp_path):
     assert [passage.id for passage in divided[:2]] == [f"{path.as_posix()}#1.1", f"{path.as_posix()}#1.2"]
 
 
-@pytest.mark.parametrize(("name", "delimiter"), [("a.csv", ","), ("a.csv", ";"), ("a.tsv", "\t")])
+@pytest.mark.parametrize(
+    ("name", "delimiter"), [("a.csv", ","), ("a.csv", ";"), ("a.csv", "\t"), ("a.csv", "|"), ("a.tsv", "\t")]
+)
 def test_csv_fields_may_hold_line_breaks_and_quotes(tmp_path, name, delimiter):
     rows = ["id,text".replace(",", delimiter), f'1{delimiter}"two\nlines, ""quoted"""', f"2{delimiter}plain"]
     passages, problems = read(written(tmp_path, name, "\n".join(rows)), id_field="id")
@@ -259,7 +272,8 @@ def test_parquet_reads_only_the_columns_it_needs_and_names_missing_ones(tmp_path
     passages, problems = read(path, id_field="id", keep=("n",))
     assert [(one.text, one.id, one.metadata, one.line) for one in passages] == [("a", "1", '{"n":0.5}', None)]
     assert problems == ["a.parquet:2: field 'text' is null, not a text"]
-    assert read(path, field="body")[1] == ["a.parquet: has no column body; it has id, text, n"]
+    assert read(path, field="body")[1] == ["a.parquet: has no column body; it has id, text, n; see --field"]
+    assert read(path, id_field="key")[1] == ["a.parquet: has no column key; it has id, text, n"]
 
 
 def test_parquet_column_may_have_a_dot_in_its_name_or_hold_fields(tmp_path):
@@ -283,6 +297,45 @@ def test_html_keeps_paragraphs_and_leaves_out_scripts():
     <table><tr><td>a</td><td>b</td></tr></table><pre>x
   y</pre></body></html>"""
     assert html_to_text(html) == ("A & B\n\nHead\n\nOne bold word\nand a line.\n\nitem\nmore\n\na b\n\nx\n  y")
+
+
+PAGE_IN_LATIN_1 = '<html><head><meta charset="ISO-8859-1"></head><p>Größe</p>'.encode("latin-1")
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "text"),
+    [
+        (PAGE_IN_LATIN_1, {}, "Größe"),
+        (PAGE_IN_LATIN_1, {"encoding": "cp1250"}, "Größe"),  # as the option says: the same letters
+        (b'<?xml version="1.0" encoding="windows-1251"?><p>\xc4\xe0</p>', {}, "Да"),
+        ('<meta charset="latin-1"><p>Größe</p>'.encode(), {}, "Größe"),  # it is UTF-8 all the same
+    ],
+)
+def test_html_is_read_in_the_encoding_that_it_declares_if_it_is_no_utf_8(tmp_path, content, options, text):
+    passages, problems = read(written(tmp_path, "a.html", content), **options)
+    assert ([one.text for one in passages], problems) == ([text], [])
+
+
+def test_given_format_counts_for_named_files_and_for_unknown_names_in_folders(tmp_path):
+    for name in ("a.md", "b.txt", "c.xyz"):
+        written(tmp_path, name, "Text.")
+    named, _, _ = find_sources([str(tmp_path / "a.md"), str(tmp_path / "c.xyz")], given_format="csv")
+    assert [source.format for source in named] == ["csv", "csv"]
+    found, _, _ = find_sources([str(tmp_path)], given_format="csv", include=["*"])
+    assert [source.format for source in found] == ["markdown", "text", "csv"]
+
+
+@pytest.mark.parametrize("declared", [b'<meta charset="nonsense">', b""])
+def test_html_without_a_known_encoding_is_a_problem(tmp_path, declared):
+    _, problems = read(written(tmp_path, "a.html", declared + b"\n<p>Gr\xf6"))
+    assert problems == ["a.html:2: is not utf-8 (byte 0xf6); see --encoding"]
+
+
+def test_file_that_is_named_twice_is_read_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path, "a.md", "Text.")
+    sources, _, _ = find_sources(["a.md", "./a.md", str(tmp_path / "a.md"), "."])
+    assert [source.name for source in sources] == ["a.md"]
 
 
 def test_folders_are_read_in_order_without_hidden_files_and_own_outputs(tmp_path):
@@ -317,6 +370,8 @@ def test_folder_without_a_readable_file_is_a_problem(tmp_path):
     (tmp_path / "empty").mkdir()
     _, problems, _ = find_sources([str(tmp_path / "empty")])
     assert [problem.reason for problem in problems] == ["the folder holds no file of a known format"]
+    _, problems, _ = find_sources([str(tmp_path / "empty")], include=["*.py"])
+    assert [problem.reason for problem in problems] == ["the folder holds no file that --include names"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux takes any bytes as a name")
@@ -359,6 +414,8 @@ def test_folder_that_cannot_be_read_is_a_problem(tmp_path, monkeypatch):
 def test_missing_input_ends_the_command(tmp_path):
     with pytest.raises(CommandError, match=r"gone\.txt: There is no such file"):
         find_sources([str(tmp_path / "gone.txt")])
+    with pytest.raises(CommandError, match="An input has an empty name"):
+        find_sources([""])
 
 
 def test_utf_16_without_its_mark_is_a_problem(tmp_path):
