@@ -45,6 +45,9 @@ _BYTES_PER_NUMBER = 32
 _BYTES_BESIDE_NUMBERS = 1 << 20
 _MAX_DIMENSIONS = 8192  # as long as the dimensions are not known
 
+# The encoding to ask for after one that the host refuses. None leaves the field out: some hosts do not know it.
+_NEXT_ENCODINGS: dict[str, str | None] = {"base64": "float", "float": None}
+
 # Halvings of a text that the host still refuses as too long. Estimates of tokens are at most three times too low.
 _MAX_HALVINGS = 4
 
@@ -228,7 +231,7 @@ class Dispatcher:
         first: Admission | None,
         max_retries: int,
     ) -> Generator[Action, HttpReply, EmbeddingResponse]:
-        """Send one request until it is answered; if the host refuses base64, ask for float lists.
+        """Send one request until it is answered; if the host refuses base64, ask for float lists or for no encoding.
 
         Args:
             attempt: Makes one attempt, and settles its cost.
@@ -247,9 +250,9 @@ class Dispatcher:
                     )
                 )
             except BadRequestError as error:
-                if encoding != "base64" or not _refuses_base64(error):
+                if encoding is None or not _refuses_encoding(error, encoding):
                     raise
-                self.host.encoding, first = "float", None
+                self.host.encoding, first = _NEXT_ENCODINGS[encoding], None
             except ModelNotFoundError as error:
                 _suggest_names(error, self.parameters["model"])
                 raise
@@ -288,8 +291,8 @@ class Dispatcher:
     def _make_send(self, batch: Batch, call_limits: CallLimits) -> Send:
         import orjson
 
-        encoding = self.host.encoding
-        body = orjson.dumps({"input": list(batch.texts), "encoding_format": encoding, **self.parameters})
+        encoding = {} if self.host.encoding is None else {"encoding_format": self.host.encoding}
+        body = orjson.dumps({"input": list(batch.texts), **encoding, **self.parameters})
         numbers = len(batch.texts) * (self._dimensions_check.dimensions or _MAX_DIMENSIONS)
         max_bytes = _BYTES_BESIDE_NUMBERS + numbers * _BYTES_PER_NUMBER
         return Send("/embeddings", body, call_limits.remaining(self._timeout), max_bytes)
@@ -348,9 +351,9 @@ def _halves_of(batch: Batch) -> list[Batch]:
     return [Batch([part], batch.rows, batch.positions, [tokens // 2]) for part in parts]
 
 
-def _refuses_base64(error: BadRequestError) -> bool:
+def _refuses_encoding(error: BadRequestError, encoding: str) -> bool:
     words = f"{error.detail} {error.code} {error.param}".lower()
-    return error.status in (400, 422) and ("encoding_format" in words or "base64" in words)
+    return error.status in (400, 422) and ("encoding_format" in words or (encoding == "base64" and "base64" in words))
 
 
 def _suggest_names(error: ModelNotFoundError, model: str) -> None:

@@ -308,11 +308,12 @@ class HostLimits:
     """Limits of the host behind one model, learned by this process from its refusals.
 
     Attributes:
-        encoding: The ``encoding_format`` that the host accepts: ``"base64"`` until it refuses it, then ``"float"``.
+        encoding: The ``encoding_format`` that the host accepts: ``"base64"`` until it refuses it, then ``"float"``, and
+            None if it refuses the field.
     """
 
     def __init__(self) -> None:
-        self.encoding = "base64"
+        self.encoding: str | None = "base64"
         self._max_items: int | None = None
         self._max_bytes: int | None = None
 

@@ -319,5 +319,8 @@ def _check_numbers(vectors: NDArray[np.float32]) -> None:
 
 
 def _prompt_tokens(usage: object) -> int | None:
-    tokens = usage.get("prompt_tokens") if isinstance(usage, dict) else None
-    return tokens if type(tokens) is int and 0 <= tokens <= _MAX_TOKENS else None
+    if not isinstance(usage, dict):
+        return None
+    # Voyage gives the total only. Every text has a token: hosts that say 0 do not count.
+    tokens = usage.get("total_tokens") if usage.get("prompt_tokens") is None else usage["prompt_tokens"]
+    return tokens if type(tokens) is int and 0 < tokens <= _MAX_TOKENS else None

@@ -61,6 +61,7 @@ _HEADER_VALUE = re.compile(r"([!-~]([ \t!-~]*[!-~])?)?")
 
 _HEADERS_OF_THE_BODY = ("content-encoding", "content-length", "content-type", "transfer-encoding")
 
+_QUOTES = ("'", '"')
 _KEY_REMEDY = "Pass api_key=... or set NANOGPT_API_KEY (see https://nano-gpt.com/api)."
 
 
@@ -125,7 +126,7 @@ class Secret:
 
 
 def _secret_from_environment() -> Secret:
-    return _check_key(Secret(_key_from_environment())) if _key_from_environment() else Secret("")
+    return Secret("") if _key_variable() is None else resolve_key(None)
 
 
 def _send_to_worker(secret: Secret) -> tuple[type[Secret], tuple[str]]:
@@ -206,7 +207,7 @@ class Endpoint:
         """
         api_key = hide_key(api_key)
         check_bool("allow_insecure_http", allow_insecure_http)
-        needs_key = key_required or api_key is not None or bool(_key_from_environment())
+        needs_key = key_required or api_key is not None or _key_variable() is not None
         key = resolve_key(api_key) if needs_key else None
         return cls(
             key, resolve_base_url(base_url, allow_insecure_http), _check_timeout(timeout), _check_headers(headers)
@@ -246,25 +247,30 @@ def resolve_key(api_key: ApiKey) -> Secret:
     api_key = hide_key(api_key)
     if api_key is not None:
         return _check_key(api_key)
-    if not _key_from_environment():
+    variable = _key_variable()
+    if variable is None:
         raise ConfigurationError(f"No API key: {' and '.join(KEY_VARIABLES)} are unset.", remedy=_KEY_REMEDY)
-    return _check_key(Secret(_key_from_environment()))
+    return _check_key(Secret(os.environ[variable]), variable)
 
 
-def _key_from_environment() -> str:
-    values = (os.environ.get(name, "").strip() for name in KEY_VARIABLES)
-    return next((value for value in values if value), "")
+def _key_variable() -> str | None:
+    return next((name for name in KEY_VARIABLES if os.environ.get(name, "").strip()), None)
 
 
-def _check_key(key: Secret) -> Secret:
+def _check_key(key: Secret, source: str = "api_key") -> Secret:
     if not isinstance(key.reveal_or_empty(), str):
         raise InvalidTypeError(f"api_key must be a str or a SecretStr, not {type(key.reveal_or_empty()).__name__}.")
     if not key.reveal_or_empty():
         raise ConfigurationError("api_key is empty.", remedy=_KEY_REMEDY)
     if not all("!" <= character <= "~" for character in key.reveal_or_empty()):
         raise ConfigurationError(
-            "api_key has a blank, a line break or a character outside ASCII (the key is not shown).",
+            f"{source} has a blank, a line break or a character outside ASCII (the key is not shown).",
             remedy="Copy it again: a key looks like sk-nano-... or a bare UUID.",
+        )
+    if key.reveal_or_empty()[0] in _QUOTES or key.reveal_or_empty()[-1] in _QUOTES:
+        raise ConfigurationError(
+            f"{source} is in quotes (the key is not shown).",
+            remedy="Remove them: Docker, for example, keeps the quotes of a file of variables.",
         )
     return key
 
@@ -276,8 +282,12 @@ def resolve_base_url(base_url: str | None, allow_insecure_http: bool = False) ->
         ConfigurationError: It is not an http(s) URL that can be used, or is plain HTTP to another machine.
         InvalidTypeError: It is not a string.
     """
-    if base_url is None:
-        base_url = os.environ.get(BASE_URL_VARIABLE, "").strip() or DEFAULT_BASE_URL
+    if base_url is None and os.environ.get(BASE_URL_VARIABLE, "").strip():
+        try:
+            return resolve_base_url(os.environ[BASE_URL_VARIABLE], allow_insecure_http)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{BASE_URL_VARIABLE}: {error.message}", remedy=error.remedy) from None
+    base_url = DEFAULT_BASE_URL if base_url is None else base_url
     if not isinstance(base_url, str):
         raise InvalidTypeError(f"base_url must be a str, not {type(base_url).__name__}.")
     url = base_url.strip().rstrip("/")

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+import idna  # comes with the HTTP client of the SDK
+
 from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.http.endpoint import is_host, is_loopback
 from nanogpt_core.http.library import httpx
@@ -70,7 +72,7 @@ def _variable(name: str) -> str:
 
 
 def _checked_proxy(variable: str, value: str) -> Proxy:
-    url = value if "://" in value else f"http://{value}"
+    url = value if re.match(r"[\w+.-]*://", value, re.ASCII) else f"http://{value}"
     shown = _without_credentials(url)
     scheme = url.partition("://")[0].lower()
     if scheme not in _PROXY_SCHEMES:
@@ -107,8 +109,19 @@ def is_in_no_proxy(no_proxy: str, host: str, port: int) -> bool:
     An entry is ``*``, a host (which stands for the hosts below it too), ``.host``, ``*.host``, an IP address or a range
     in CIDR notation; each may have a port or a scheme. Entries are separated by commas or blanks.
     """
-    host = host.strip("[]").rstrip(".").lower()
+    host = _plain_host(host.strip("[]"))
     return any(_exempts(entry.lower(), host, port) for entry in re.split(r"[,\s]+", no_proxy) if entry)
+
+
+def _plain_host(host: str) -> str:
+    """Return a host's name or address in the form in which it is compared."""
+    with contextlib.suppress(ValueError):
+        return str(ip_address(host))
+    host = host.rstrip(".").lower()
+    if not host.isascii():
+        with contextlib.suppress(UnicodeError):
+            host = idna.encode(host, uts46=True).decode()
+    return host
 
 
 def _exempts(entry: str, host: str, port: int) -> bool:
@@ -121,15 +134,15 @@ def _exempts(entry: str, host: str, port: int) -> bool:
     with contextlib.suppress(ValueError):
         network = ip_network(entry.strip("[]"), strict=False)
         return address is not None and address.version == network.version and address in network
-    bracketed = re.fullmatch(r"(?:\[([^]]+)\]|([^:]+))(?::(\d+))?", entry)
+    bracketed = re.fullmatch(r"(?:\[([^]]+)\]|([^:]+))(?::(\d+))?", entry.partition("/")[0])
     if bracketed is None:
         return False
     name, given_port = bracketed[1] or bracketed[2], bracketed[3]
     if given_port and int(given_port) != port:
         return False
     if bracketed[1] or address is not None:
-        return name == host
-    name = name.removeprefix("*").strip(".")
+        return _plain_host(name) == host
+    name = _plain_host(name.removeprefix("*").strip("."))
     return host == name or host.endswith("." + name)
 
 

@@ -152,7 +152,7 @@ def status_error(status: int, content: bytes, headers: Any, request: Any) -> ope
     with contextlib.suppress(ValueError):
         document = from_json(content)
     # No Content-Encoding: the content is decoded.
-    names = ("x-request-id", "retry-after", "retry-after-ms")
+    names = ("x-request-id", "retry-after", "retry-after-ms", "location")
     kept = {name: headers[name] for name in names if name in headers}
     response = httpx.Response(status, content=content, headers=kept, request=request)
     return openai.APIStatusError(f"Error code: {status}", response=response, body=document)
@@ -213,6 +213,8 @@ def _from_status(error: openai.APIStatusError) -> StatusError:
     remedy = _REMEDIES.get(code or "", remedy)
     if status == 403 and text.lstrip().startswith("<"):  # noqa: PLR2004
         remedy = "A firewall or proxy in front of the service sent this page: check the network, and base_url."
+    if "location" in response.headers and 300 <= status < 400:  # noqa: PLR2004
+        remedy = _redirect_remedy(error.request.url, response.headers["location"]) or remedy
     if status == 402:  # noqa: PLR2004
         remedy = _balance_remedy(document, remedy)
     named = f"{status} ({code})" if code and code != str(status) else f"{status}"
@@ -277,6 +279,17 @@ def _base_url_remedy(url: Any) -> str:
     if has_version and base.startswith("/api/") and len(_BASE_PATH.findall(base)) == 1:
         return ""
     return f"The base URL looks wrong: {base_url}. It should end in /api/v1, as https://nano-gpt.com/api/v1 does."
+
+
+def _redirect_remedy(url: Any, location: str) -> str:
+    """Return a remedy with the base URL that a redirect leads to; empty if it cannot be read."""
+    try:
+        target = url.join(location)
+    except httpx.InvalidURL:
+        return ""
+    endpoint = next((end for end in _ENDPOINTS if target.path.endswith(end)), "")
+    base_url = f"{target.scheme}://{target.netloc.decode()}{target.path.removesuffix(endpoint)}"
+    return f"Redirects are not followed. This one leads to {excerpt(base_url)}: set base_url to it if the API is there."
 
 
 def _field(document: Any, name: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -15,11 +16,18 @@ from nanogpt_core.http.library import httpx
 
 __all__ = ["asend_with", "send_with"]
 
+_FIRST_ERROR_STATUS = 300
+_OTHER_LOOP = re.compile(r"event loop is closed|different (?:event )?loop", re.IGNORECASE)
+
 
 def send_with(client: Any, request: Any) -> Any:
     """Send a request with the client's own headers, cookies, authentication and event hooks."""
+    own = _request_of(client, request, request.read())
     with _mapped_errors(client):
-        response = client.send(_request_of(client, request, request.read()), stream=True, follow_redirects=False)
+        try:
+            response = client.send(own, stream=True, follow_redirects=False)
+        except Exception as error:  # noqa: BLE001 - raised again
+            response = _response_in(error)
     return _response_of(response, _Stream(client, response))
 
 
@@ -27,7 +35,10 @@ async def asend_with(client: Any, request: Any) -> Any:
     """Do the same as :func:`send_with` on an event loop; the client is stopped at the deadline of the attempt."""
     with _mapped_errors(client), _time_limit():
         own = _request_of(client, request, await request.aread())
-        response = await client.send(own, stream=True, follow_redirects=False)
+        try:
+            response = await client.send(own, stream=True, follow_redirects=False)
+        except Exception as error:  # noqa: BLE001 - raised again
+            response = _response_in(error)
     return _response_of(response, _AsyncStream(client, response))
 
 
@@ -36,9 +47,35 @@ def _request_of(client: Any, request: Any, body: bytes) -> Any:
     return client.build_request(request.method, str(request.url), headers=headers, content=body, extensions=extensions)
 
 
+def _response_in(error: Exception) -> Any:
+    """Return the response of an error that an event hook has raised with ``raise_for_status()``; raise all others."""
+    if type(error).__name__ != "HTTPStatusError":  # of httpx or httpx2
+        raise error
+    return error.response  # type: ignore[attr-defined]
+
+
 def _response_of(response: Any, stream: Any) -> Any:
+    headers = response.headers.raw
+    if response.is_stream_consumed or response.is_closed:
+        # An event hook has read the body, or a client that tests replies with, such as MockTransport.
+        stream = httpx.ByteStream(_content_of(response))
+        headers = [(name, value) for name, value in headers if name.lower() != b"content-encoding"]
     kept = {name: value for name, value in response.extensions.items() if name in ("http_version", "reason_phrase")}
-    return httpx.Response(response.status_code, headers=response.headers.raw, stream=stream, extensions=kept)
+    return httpx.Response(response.status_code, headers=headers, stream=stream, extensions=kept)
+
+
+def _content_of(response: Any) -> bytes:
+    """Return the body of a response that was read, unpacked."""
+    try:
+        content: bytes = response.content
+    except Exception as error:  # ResponseNotRead, of httpx or httpx2
+        if response.status_code >= _FIRST_ERROR_STATUS:
+            return b""  # the status tells enough
+        raise ConfigurationError(
+            "An event hook of the HTTP client that was passed has used up the reply.",
+            remedy="Call response.read() in it, or await response.aread(): that keeps the reply.",
+        ) from error
+    return content
 
 
 class _Stream(httpx.SyncByteStream):  # type: ignore[misc] # the library is known only when this runs
@@ -50,8 +87,7 @@ class _Stream(httpx.SyncByteStream):  # type: ignore[misc] # the library is know
     def __iter__(self) -> Iterator[bytes]:
         response = self._response
         with _mapped_errors(self._client):
-            # A client that tests replies with, such as MockTransport, may have read the body already.
-            for chunk in response.stream if response.is_stream_consumed else response.iter_raw():
+            for chunk in response.iter_raw():
                 yield chunk
                 if (remaining(math.inf) or 0.0) <= 0:
                     raise httpx.ReadTimeout("the reply did not end in time")
@@ -66,7 +102,7 @@ class _AsyncStream(httpx.AsyncByteStream):  # type: ignore[misc]
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         response = self._response
-        chunks = aiter(response.stream if response.is_stream_consumed else response.aiter_raw())
+        chunks = aiter(response.aiter_raw())
         while True:
             with _mapped_errors(self._client), _time_limit():
                 chunk = await anext(chunks, None)
@@ -86,6 +122,11 @@ def _mapped_errors(client: Any) -> Iterator[None]:
         if client.is_closed:
             raise ConfigurationError(
                 "The HTTP client that was passed is closed.", remedy="Pass an open one."
+            ) from error
+        if isinstance(error, RuntimeError) and _OTHER_LOOP.search(str(error)):
+            raise ConfigurationError(
+                "The HTTP client that was passed belongs to another event loop.",
+                remedy="Pass a new one in each event loop, or none: this project's connections work in all of them.",
             ) from error
         # A client of httpx may be used with an SDK on httpx2, and the other way round: same names, other classes.
         same = getattr(httpx, type(error).__name__, None)

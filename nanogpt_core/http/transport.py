@@ -8,16 +8,17 @@ loop after another.
 
 from __future__ import annotations
 
-import zlib
+import contextlib
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 import openai
 
-from nanogpt_core.errors import DamagedReplyError, ReplyError
+from nanogpt_core.errors import ReplyError
 from nanogpt_core.http.connections import AsyncLease, Lease
 from nanogpt_core.http.deadline import max_reply_bytes
 from nanogpt_core.http.endpoint import Endpoint
+from nanogpt_core.http.inflater import Inflater
 from nanogpt_core.http.library import httpx
 from nanogpt_core.http.lifetime import Lifetime
 from nanogpt_core.http.own_client import asend_with, send_with
@@ -26,6 +27,7 @@ __all__ = ["SDK_HEADERS", "SDK_KEY", "AsyncBody", "AsyncTransport", "Body", "Bod
 
 _COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate"})
 _NOT_ASKED_FOR = frozenset({"br", "zstd", "compress", "x-compress", "dcb", "dcz"})
+_FIRST_ERROR_STATUS = 300
 
 
 class Transport(httpx.BaseTransport):  # type: ignore[misc] # the library is known only when this runs
@@ -109,7 +111,7 @@ async def _async_body(response: Any, lease: AsyncLease | None = None) -> AsyncBo
 
 def _reader(response: Any) -> BodyReader:
     response.encoding = "utf-8"  # as JSON is, whatever the service says: the SDK would decode by that
-    reader = BodyReader(response.headers)
+    reader = BodyReader(response.headers, is_error=response.status_code >= _FIRST_ERROR_STATUS)
     if reader.is_compressed:
         del response.headers["content-encoding"]  # unpacked here, and no longer by the HTTP client
     return reader
@@ -120,24 +122,32 @@ class BodyReader:
 
     Args:
         headers: The reply's headers.
+        is_error: True if the status tells that the request was refused: the status counts then, and whatever can be
+            read of the body.
+
+    Attributes:
+        ignored_errors: Errors of reading that end the body, and are not raised.
+        is_compressed: Whether the headers announce a compression.
 
     Raises:
-        ReplyError: The headers announce more, or another compression.
+        ReplyError: The headers announce more, or another compression. Not if ``is_error``.
     """
 
-    def __init__(self, headers: Mapping[str, str]) -> None:
+    def __init__(self, headers: Mapping[str, str], *, is_error: bool = False) -> None:
+        self.ignored_errors = (ReplyError, httpx.TransportError) if is_error else ()
         self._max_bytes = self._left = max_reply_bytes()
         length = headers.get("content-length", "")
-        if length.isdigit() and int(length) > self._max_bytes:
+        if not is_error and length.isdigit() and int(length) > self._max_bytes:
             raise self._too_large()
         encodings = {name.strip().lower() for name in headers.get("content-encoding", "").split(",")}
         others = encodings & _NOT_ASKED_FOR
-        if others:
+        if others and not is_error:
             raise ReplyError(f"The reply is compressed as {min(others)!r}, which was not asked for.")
+        if others:
+            self._left = 0  # no words that could be read
         # Some servers name a character set there, or "none".
-        self.is_compressed = not encodings.isdisjoint(_COMPRESSIONS)
-        # 32: either a gzip or a zlib header, whichever comes.
-        self._inflater = zlib.decompressobj(zlib.MAX_WBITS | 32) if self.is_compressed else None
+        self.is_compressed = bool(others) or not encodings.isdisjoint(_COMPRESSIONS)
+        self._inflater = Inflater(may_be_raw="deflate" in encodings) if self.is_compressed else None
 
     def feed(self, chunk: bytes) -> bytes:
         """Return the unpacked bytes of ``chunk``.
@@ -147,11 +157,8 @@ class BodyReader:
             ReplyError: The body is too large.
         """
         if self._inflater is not None:
-            try:
-                # A byte more than is allowed, to tell a body of the allowed size from a larger one.
-                chunk = self._inflater.decompress(chunk, self._left + 1)
-            except zlib.error as error:
-                raise DamagedReplyError(f"The reply's compression is damaged: {error}.") from error
+            # A byte more than is allowed, to tell a body of the allowed size from a larger one.
+            chunk = self._inflater.feed(chunk, self._left + 1)
         self._left -= len(chunk)
         if self._left < 0:
             raise self._too_large()
@@ -163,8 +170,8 @@ class BodyReader:
         Raises:
             DamagedReplyError: The compressed body is not complete.
         """
-        if self._inflater is not None and not self._inflater.eof:
-            raise DamagedReplyError("The compressed reply was cut off.")
+        if self._inflater is not None:
+            self._inflater.finish()
 
     def _too_large(self) -> ReplyError:
         limit = f"{self._max_bytes:,} bytes, more than what was asked for can take"
@@ -185,9 +192,10 @@ class Body(httpx.SyncByteStream):  # type: ignore[misc] # the library is known o
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield the unpacked chunks."""
-        for chunk in self._stream:
-            yield self._reader.feed(chunk)
-        self._reader.finish()
+        with contextlib.suppress(*self._reader.ignored_errors):
+            for chunk in self._stream:
+                yield self._reader.feed(chunk)
+            self._reader.finish()
 
     def close(self) -> None:
         """Close the stream below."""
@@ -206,9 +214,10 @@ class AsyncBody(httpx.AsyncByteStream):  # type: ignore[misc]
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """Yield the unpacked chunks."""
-        async for chunk in self._stream:
-            yield self._reader.feed(chunk)
-        self._reader.finish()
+        with contextlib.suppress(*self._reader.ignored_errors):
+            async for chunk in self._stream:
+                yield self._reader.feed(chunk)
+            self._reader.finish()
 
     async def aclose(self) -> None:
         """Close the stream below."""

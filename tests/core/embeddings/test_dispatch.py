@@ -396,10 +396,12 @@ def test_trickling_response_is_a_timeout(embed, serve, faults):
 
 def test_redirect_is_not_followed(embed, serve, scripted, faults):
     elsewhere = serve()
-    server = scripted(*[faults.response("", 307, Location=elsewhere.base_url + "/embeddings")] * 2)
+    location = f"{elsewhere.base_url}/embeddings?token=hidden"
+    server = scripted(*[faults.response("", 307, Location=location)] * 2)
     error = fail(embed, server.embedder(max_retries=3, default_headers={"X-Api-Key": "hunter2"}))
     assert type(error) is BadRequestError
-    assert "Redirects are not followed" in error.remedy
+    assert f"Redirects are not followed. This one leads to {elsewhere.base_url}:" in error.remedy
+    assert "hidden" not in str(error)
     assert elsewhere.connections == 0
     assert len(server.requests) == 1
 
@@ -532,7 +534,7 @@ def test_account_error_is_never_split(embed, serve, faults, status):
 
 
 def formats(requests):
-    return [seen.json["encoding_format"] for seen in requests]
+    return [seen.json.get("encoding_format") for seen in requests]
 
 
 def test_base64_is_requested(embed, serve, faults):
@@ -568,6 +570,24 @@ def test_each_form_of_base64_refusal_falls_back_to_floats(embed, serve, faults, 
     )
     assert (embed(server.embedder(), ["a"]) == right(faults, ["a"])).all()
     assert formats(server.requests) == ["base64", "float"]
+
+
+@pytest.mark.parametrize(
+    ("status", "answer"),
+    [
+        (400, body("Unrecognized request argument supplied: encoding_format")),
+        (422, {"detail": [{"loc": ["body", "encoding_format"], "msg": "Extra inputs are not permitted"}]}),
+    ],
+    ids=str,
+)
+def test_host_that_does_not_know_encoding_format_is_not_sent_it(embed, serve, faults, status, answer):
+    def without_encoding(seen):
+        return faults.response(answer, status) if "encoding_format" in seen.json else faults.good(seen)
+
+    server = serve(without_encoding)
+    for text in "ab":
+        assert (embed(server.embedder(), [text]) == right(faults, [text])).all()
+    assert formats(server.requests) == ["base64", "float", None, None]
 
 
 def test_host_that_refuses_both_encodings_is_tried_with_each_once(embed, serve, faults):

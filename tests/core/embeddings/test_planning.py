@@ -137,6 +137,14 @@ def test_entries_of_wrong_type_are_named_by_position(wrong):
     assert isinstance(caught.value, TypeError)
 
 
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_table_is_refused_and_a_column_of_it_is_accepted(library):
+    table = pytest.importorskip(library).DataFrame({"text": ["one", "two"]})
+    with pytest.raises(InvalidTypeError, match="names of its columns"):
+        check_texts(table)
+    assert check_texts(table["text"]) == ["one", "two"]
+
+
 def test_memoryview_and_2d_arrays_are_type_errors():
     for texts in (memoryview(b"text"), np.array([["a", "b"]]), np.arange(3)):
         with pytest.raises(InvalidTypeError):

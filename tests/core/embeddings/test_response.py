@@ -137,8 +137,12 @@ def test_vectors_are_writable_or_can_be_copied(encoding):
     [
         *((None, None), ({}, None), ([], None), ("12", None), (12, None), ({"prompt_tokens": None}, None)),
         *(({"prompt_tokens": "12"}, None), ({"prompt_tokens": -1}, None), ({"prompt_tokens": 1.5}, None)),
-        *(({"prompt_tokens": True}, None), ({"prompt_tokens": [1]}, None), ({"total_tokens": 3}, None)),
-        *(({"prompt_tokens": 0}, 0), ({"prompt_tokens": 12, "total_tokens": 99}, 12)),
+        *(({"prompt_tokens": True}, None), ({"prompt_tokens": [1]}, None), ({"total_tokens": 3}, 3)),
+        *(
+            ({"prompt_tokens": 0}, None),
+            ({"prompt_tokens": 0, "total_tokens": 0}, None),
+            ({"prompt_tokens": 12, "total_tokens": 99}, 12),
+        ),
     ],
     ids=str,
 )

@@ -387,7 +387,7 @@ def test_error_of_our_own_code_is_neither_a_network_failure_nor_retried(embed, s
     from nanogpt_core.http import transport
 
     made = []
-    monkeypatch.setattr(transport, "BodyReader", lambda *_: made.append(1) or None.no_such_attribute)
+    monkeypatch.setattr(transport, "BodyReader", lambda *_, **__: made.append(1) or None.no_such_attribute)
     server = serve()
     with pytest.raises(AttributeError, match="no_such_attribute"):
         embed(server.embedder(max_retries=3), ["a"])

@@ -6,9 +6,12 @@ import threading
 import zlib
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nanogpt_core._runtime.clock import fake_clock
-from nanogpt_core.errors import DamagedReplyError, NanoGPTError, ReplyError, RequestTimeoutError
+from nanogpt_core.errors import AuthenticationError, DamagedReplyError, NanoGPTError, ReplyError, RequestTimeoutError
+from nanogpt_core.http.inflater import Inflater
 
 MIB = 1 << 20
 
@@ -19,11 +22,22 @@ def answer(body, **headers):
     return f"HTTP/1.1 200 OK\r\n{head}\r\n".encode() + body
 
 
+def raw_deflate(data):
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return packer.compress(data) + packer.flush()
+
+
+def in_members(data):
+    return b"".join(gzip.compress(data[start : start + 40]) for start in range(0, len(data) or 1, 40)) + b"\0\0\0"
+
+
 @pytest.mark.parametrize(
     ("name", "packing"),
     [
         *(("gzip", gzip.compress), ("deflate", zlib.compress), ("GZIP, identity", gzip.compress)),
-        *(("utf-8", bytes), ("none", bytes)),  # mistakes of servers
+        *(("deflate", raw_deflate), ("gzip", in_members)),
+        # Mistakes of servers, and of proxies that have unpacked a reply.
+        *(("utf-8", bytes), ("none", bytes), ("gzip", bytes), ("gzip", zlib.compress)),
     ],
 )
 def test_compressed_reply_is_decompressed(embed, serve, faults, name, packing):
@@ -31,7 +45,20 @@ def test_compressed_reply_is_decompressed(embed, serve, faults, name, packing):
         return answer(packing(faults.good(seen).partition(b"\r\n\r\n")[2]), Content_Encoding=name)
 
     right = [faults.vector_of(text).tolist() for text in ("a", "b")]
-    assert embed(serve(packed).embedder(), ["a", "b"]).tolist() == right
+    server = serve(packed)
+    assert embed(server.embedder(), ["a", "b"]).tolist() == right
+    assert len(server.requests) == 1
+
+
+@settings(max_examples=50)
+@given(st.binary(max_size=300), st.sampled_from([zlib.compress, gzip.compress, raw_deflate, in_members]), st.data())
+def test_body_is_unpacked_in_any_chunks(body, packing, data):
+    inflater, packed, unpacked = Inflater(may_be_raw=packing is raw_deflate), packing(body), b""
+    while packed:
+        size = data.draw(st.integers(1, len(packed)))
+        unpacked, packed = unpacked + inflater.feed(packed[:size], 1000), packed[size:]
+    inflater.finish()
+    assert unpacked == body
 
 
 def test_decompression_bomb_is_refused_in_bounded_memory(embed, serve):
@@ -52,10 +79,30 @@ def test_too_large_reply_is_refused(embed, serve, length):
         embed(serve(lambda _: whole).embedder(), ["a"])
 
 
-def test_too_large_error_body_is_refused(embed, serve):
-    whole = answer(b"x" * (4 * MIB)).replace(b"200 OK", b"400 Bad Request")
-    with pytest.raises(NanoGPTError, match="larger than"):
-        embed(serve(lambda _: whole).embedder(), ["a"])
+class Closing(bytes):
+    close = True
+
+
+UNREADABLE = {
+    "too large": answer(b"x" * (4 * MIB)),
+    "longer than it came": Closing(b'HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n{"error": "cut'),
+    "without the last chunk": Closing(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nwords\r\n"),
+    "nothing called gzip": answer(b"", Content_Encoding="gzip"),
+    "truncated gzip": answer(gzip.compress(b"words" * 99)[:-9], Content_Encoding="gzip"),
+    "an unknown compression": answer(b"\x8b\x02\x80...\x03", Content_Encoding="br"),
+}
+
+
+@pytest.mark.parametrize("form", UNREADABLE)
+def test_unreadable_error_body_leaves_the_status(embed, serve, form):
+    server = serve(lambda _: replaced(UNREADABLE[form], b"200 OK", b"401 No"))
+    with pytest.raises(AuthenticationError, match="401"):
+        embed(server.embedder(max_retries=3), ["a"])
+    assert len(server.requests) == 1
+
+
+def replaced(whole, old, new):
+    return type(whole)(whole.replace(old, new))
 
 
 @pytest.mark.parametrize("cut", [5, 40, -4])

@@ -77,6 +77,25 @@ def test_key_invalid_in_a_header_is_refused_and_not_shown(monkeypatch, inside):
         assert "right" not in told(caught.value)
 
 
+@pytest.mark.parametrize("key", [f'"{KEY}"', f"'{KEY}'", f'"{KEY}'], ids=["double", "single", "one"])
+def test_key_in_quotes_is_refused_and_not_shown(monkeypatch, key):
+    with pytest.raises(ConfigurationError, match="api_key is in quotes") as caught:
+        resolve_key(key)
+    assert KEY not in told(caught.value)
+    monkeypatch.setenv("NANO_GPT_API_KEY", key)
+    with pytest.raises(ConfigurationError, match="NANO_GPT_API_KEY is in quotes"):
+        resolve_key(None)
+
+
+@pytest.mark.parametrize(
+    "value", ["nano-gpt.com/api/v1", "https://nano gpt.com", "http://nano-gpt.com", "https://[::1"]
+)
+def test_broken_base_url_of_the_environment_is_named_with_its_variable(monkeypatch, value):
+    monkeypatch.setenv("NANOGPT_BASE_URL", value)
+    with pytest.raises(ConfigurationError, match="NANOGPT_BASE_URL: base_url"):
+        resolve_base_url(None)
+
+
 @pytest.mark.parametrize(
     "key", [5, b"sk-nano-bytes", True, ["sk-nano-list"], object()], ids=["int", "bytes", "bool", "list", "object"]
 )

@@ -1,0 +1,83 @@
+"""Unpacks bodies that are compressed with gzip or deflate, in every form in which servers send them. No I/O."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+from nanogpt_core.errors import DamagedReplyError
+
+__all__ = ["Inflater"]
+
+_GZIP_MAGIC = b"\x1f\x8b"
+# A body of gzip may have several members, one after another. Real ones hold at least some kilobytes each; unpacking
+# very many tiny ones takes long.
+_MAX_MEMBERS = 256
+
+
+class Inflater:
+    """Unpacks one body, whose form its first two bytes tell.
+
+    They begin gzip or zlib. If not, the body is raw deflate, as some servers send it, or it is not compressed at all: a
+    proxy has unpacked it and kept the header.
+
+    Args:
+        may_be_raw: Whether the header says ``deflate``.
+    """
+
+    def __init__(self, *, may_be_raw: bool = False) -> None:
+        self._may_be_raw = may_be_raw
+        self._waiting = b""
+        self._members = 0
+        self._is_plain = False
+        self._inflater: Any = None
+
+    def feed(self, data: bytes, max_bytes: int) -> bytes:
+        """Return the unpacked bytes of ``data``, about ``max_bytes`` of them at most.
+
+        Raises:
+            DamagedReplyError: The compression is damaged.
+        """
+        if self._is_plain:
+            return data
+        unpacked = b""
+        data = self._waiting + data if self._waiting else data
+        self._waiting = b""
+        while data and len(unpacked) < max_bytes:
+            if self._inflater is None or self._inflater.eof:
+                if len(data) < len(_GZIP_MAGIC):
+                    self._waiting = bytes(data)
+                    break
+                if not self._begin(data):
+                    return data if self._is_plain else unpacked
+            try:
+                unpacked += self._inflater.decompress(data, max_bytes - len(unpacked))
+            except zlib.error as error:
+                raise DamagedReplyError(f"The reply's compression is damaged: {error}.") from error
+            data = self._inflater.unused_data
+        return unpacked
+
+    def _begin(self, data: bytes) -> bool:
+        """Make the inflater for a body or a further member; False if ``data`` is not compressed, or after the end."""
+        start = bytes(data[:2])
+        self._members += 1
+        if start == _GZIP_MAGIC and self._members <= _MAX_MEMBERS:
+            self._inflater = zlib.decompressobj(zlib.MAX_WBITS | 16)
+        elif self._members > 1:
+            return False
+        elif start[0] & 0x0F == zlib.DEFLATED and int.from_bytes(start, "big") % 31 == 0:  # RFC 1950
+            self._inflater = zlib.decompressobj(zlib.MAX_WBITS)
+        elif self._may_be_raw:
+            self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        else:
+            self._is_plain = True
+        return not self._is_plain
+
+    def finish(self) -> None:
+        """Check that the body is complete.
+
+        Raises:
+            DamagedReplyError: It is not.
+        """
+        if not self._is_plain and (self._inflater is None or not self._inflater.eof):
+            raise DamagedReplyError("The compressed reply was cut off.")
