@@ -1,12 +1,38 @@
 """NanoGPT's embedding models, without a framework.
 
-The names below are the public API. Each is imported at its first use: importing the package is quick.
+The names below are the public API. Each but the errors is imported at its first use: importing the package is quick.
 """
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING
+
+from nanogpt_core.errors import (
+    AuthenticationError,
+    BadRequestError,
+    BudgetExceededError,
+    ConfigurationError,
+    ConnectionFailedError,
+    DamagedReplyError,
+    DimensionsError,
+    InsufficientBalanceError,
+    InvalidInputError,
+    InvalidTypeError,
+    LimitsUnavailableError,
+    ModelNotFoundError,
+    NanoGPTError,
+    PermissionDeniedError,
+    QuotaExceededError,
+    RateLimitError,
+    RefusalError,
+    ReplyError,
+    RequestTimeoutError,
+    RequestTooLargeError,
+    ServerError,
+    StatusError,
+    TextTooLongError,
+)
 
 if TYPE_CHECKING:
     from nanogpt_core.cache.admin import CacheReport, clear_cache, export_cache, inspect_cache, verify_cache
@@ -15,31 +41,6 @@ if TYPE_CHECKING:
     from nanogpt_core.embeddings.embedder import Embedder
     from nanogpt_core.embeddings.estimate import Estimate
     from nanogpt_core.embeddings.stream import EmbeddedBatch
-    from nanogpt_core.errors import (
-        AuthenticationError,
-        BadRequestError,
-        BudgetExceededError,
-        ConfigurationError,
-        ConnectionFailedError,
-        DamagedReplyError,
-        DimensionsError,
-        InsufficientBalanceError,
-        InvalidInputError,
-        InvalidTypeError,
-        LimitsUnavailableError,
-        ModelNotFoundError,
-        NanoGPTError,
-        PermissionDeniedError,
-        QuotaExceededError,
-        RateLimitError,
-        RefusalError,
-        ReplyError,
-        RequestTimeoutError,
-        RequestTooLargeError,
-        ServerError,
-        StatusError,
-        TextTooLongError,
-    )
     from nanogpt_core.http.account import Balance, KeyUsage, fetch_balance, fetch_usage
     from nanogpt_core.http.limits import SharedLimits
     from nanogpt_core.models.catalog import MODELS, ModelInfo, get_model
@@ -111,7 +112,6 @@ __all__ = [
 
 __version__: str
 
-# The module of each name that is no error class.
 _MODULES = {
     "MODELS": "models.catalog",
     "Balance": "http.account",
@@ -151,8 +151,8 @@ def __getattr__(name: str) -> object:
         from importlib.metadata import version
 
         value = version("nanogpt-rag")
-    elif name in __all__:
-        value = getattr(importlib.import_module(f"{__name__}.{_MODULES.get(name, 'errors')}"), name)
+    elif name in _MODULES:
+        value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value

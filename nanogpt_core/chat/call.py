@@ -19,7 +19,7 @@ from nanogpt_core.http.error_mapping import status_error
 from nanogpt_core.http.library import httpx
 from nanogpt_core.http.redaction import redacted
 from nanogpt_core.http.retry import was_not_billed
-from nanogpt_core.observability.observer import CallObserver, RequestTimer
+from nanogpt_core.observability.observer import RequestTimer
 from nanogpt_core.observability.records import CANCELLED
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ class Call:
         self._is_chat = request.url.path.endswith("/completions")
         self._chat_request = ChatRequest.parse(request.content) if self._is_chat else ChatRequest()
         self._max_bytes = _MAX_STREAM_BYTES if self._chat_request.streams else _MAX_REPLY_BYTES
-        self._observer = self._observe() if self._is_chat else None
+        chat = self._chat_request
+        self._observer = session.observer.call(chat.model, streams=chat.streams) if self._is_chat else None
         self._timer = RequestTimer()
         self._usage: dict[str, Any] | None = None
         self._headers: Mapping[str, str] = {}  # of the response
@@ -67,10 +68,6 @@ class Call:
     def model(self) -> str:
         """Name of the model that was asked for; empty if the request is no chat request."""
         return self._chat_request.model
-
-    def _observe(self) -> CallObserver:
-        streams = {"gen_ai__request__stream": True} if self._chat_request.streams else {}
-        return self._session.observer.call(self._chat_request.model, **streams)
 
     def limits(self, seconds: float | None = None) -> contextlib.AbstractContextManager[None]:
         """Let an attempt in a block take ``seconds``, by default :attr:`timeout`."""

@@ -149,10 +149,10 @@ def _positive(value: object) -> int | None:
     return value if type(value) is int and value > 0 else None
 
 
-def _usd(pricing: object) -> float | None:
+def _usd(pricing: object, field: str = "per_million_tokens") -> float | None:
     if not isinstance(pricing, dict) or str(pricing.get("currency", "USD")).upper() != "USD":
         return None
-    price = pricing.get("per_million_tokens")
+    price = pricing.get(field)
     if not isinstance(price, (int, float)) or isinstance(price, bool):
         return None
     return float(price) if 0 <= price <= _MAX_USD_PER_MILLION_TOKENS else None
@@ -200,7 +200,7 @@ def fetch_chat_price(endpoint: Endpoint, model: str) -> tuple[float, float] | No
     pricing = rows.get(model, {}).get("pricing")
     if not isinstance(pricing, dict) or pricing.get("unit", "per_million_tokens") != "per_million_tokens":
         return None
-    prompt, answer = (_usd({**pricing, "per_million_tokens": pricing.get(name)}) for name in ("prompt", "completion"))
+    prompt, answer = _usd(pricing, "prompt"), _usd(pricing, "completion")
     return None if prompt is None or answer is None else (prompt, answer)
 
 

@@ -66,16 +66,16 @@ class Observer:
     usd_per_million_tokens: float | None = None
     _hook_failed: bool = field(default=False, init=False)
 
-    def call(self, model: str, **attributes: Any) -> CallObserver:
+    def call(self, model: str, *, streams: bool = False) -> CallObserver:
         """Return the observer of a call that begins now, in this thread or task.
 
         Args:
             model: Name of the model.
-            attributes: Further attributes of the span; dots in their names are double underscores.
+            streams: Whether the answer of a chat model is streamed, for the span.
         """
         # A program that records spans or metrics has imported OpenTelemetry.
         in_use = "opentelemetry" in sys.modules
-        telemetry = begin(self.kind, model, self.endpoint.base_url, **attributes) if in_use else None
+        telemetry = begin(self.kind, model, self.endpoint.base_url, streams=streams) if in_use else None
         return CallObserver(self, model, telemetry)
 
     def run_hook(self, record: RequestRecord, context: Context) -> None:

@@ -55,14 +55,14 @@ except PackageNotFoundError:  # the folder of the sources is on the path, and no
 _SUPPRESSED = "suppress_language_model_instrumentation"  # OpenLLMetry's key in a context
 
 
-def begin(kind: Kind, model: str, base_url: str, **more: Any) -> CallTelemetry | None:
+def begin(kind: Kind, model: str, base_url: str, *, streams: bool) -> CallTelemetry | None:
     """Begin the span of a call, and the measurement of its duration.
 
     Args:
         kind: The kind of the call.
         model: Name of the model.
         base_url: Base URL of the API.
-        more: Further attributes of the span; dots in their names are double underscores.
+        streams: Whether the answer of a chat model is streamed, for the span.
 
     Returns:
         None if nothing is recorded: OpenTelemetry is not in use, this instrumentation is switched off, or the current
@@ -85,8 +85,8 @@ def begin(kind: Kind, model: str, base_url: str, **more: Any) -> CallTelemetry |
     }
     span = None
     if trace is not None and tracer is not None:
-        named = {name.replace("__", "."): value for name, value in more.items()}
-        span = tracer.start_span(f"{kind} {model}", kind=trace.SpanKind.CLIENT, attributes={**attributes, **named})
+        more = {"gen_ai.request.stream": True} if streams else {}
+        span = tracer.start_span(f"{kind} {model}", kind=trace.SpanKind.CLIENT, attributes={**attributes, **more})
     return CallTelemetry(trace, span, instruments, attributes)
 
 
