@@ -7,26 +7,27 @@ waits for a carrier. Reasons and figures: docs/adr/0060-gathered-batches.md.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import threading
-from collections.abc import Generator
+import hashlib
+import secrets
+import weakref
+from collections.abc import Callable, Generator
 from functools import partial
 
-from nanogpt_core._runtime.workers import start_thread
+from nanogpt_core._runtime.fork import ForkSafe
+from nanogpt_core.embeddings.carrier import BatchCarrier
 from nanogpt_core.embeddings.config import EmbedderConfig
 from nanogpt_core.embeddings.dispatch import Action, Dispatcher
-from nanogpt_core.embeddings.gathered_call import Lane, WaitingCall, running_loop
-from nanogpt_core.embeddings.gatherer import SLOT_SECONDS, Gatherer, gatherer_for
+from nanogpt_core.embeddings.gathered_call import Lane, WaitingCall
+from nanogpt_core.embeddings.gatherer import SLOT_SECONDS, Gatherer
 from nanogpt_core.embeddings.planning import Batch
 from nanogpt_core.embeddings.response import EmbeddingResponse
 from nanogpt_core.embeddings.results import ResultCollector
-from nanogpt_core.embeddings.shared_batch import SharedBatch
 from nanogpt_core.errors import LimitsUnavailableError, NanoGPTError
 from nanogpt_core.http.client import HttpClient, HttpReply
-from nanogpt_core.http.limits import Admission, ProcessLimits, SharedLimits
+from nanogpt_core.http.limits import Admission, ProcessLimits
 from nanogpt_core.http.retry import CallLimits, wait_for_turn
-from nanogpt_core.http.runner import Join, Yield, run_async, run_sync
+from nanogpt_core.http.runner import Join, Yield
 from nanogpt_core.observability.observer import CallObserver
 
 __all__ = ["MAX_GATHERED_TEXTS", "Coalescer"]
@@ -73,7 +74,9 @@ class Coalescer:
             NanoGPTError: The batch cannot be answered.
         """
         gatherer, budget = self.gatherer(), self._limits.budget
-        call = WaitingCall(batch, call_limits, observer=observer, budget=budget, lane=lane, starter=self)
+        call = WaitingCall(
+            batch, call_limits, observer=observer, budget=budget, lane=lane, make_carrier=self.make_carrier
+        )
         error: NanoGPTError | None = None
         try:
             first = (yield from self._admission_of(call)) if gatherer.enter(call) else None
@@ -96,23 +99,24 @@ class Coalescer:
 
     def _admission_of(self, call: WaitingCall) -> Generator[Action, HttpReply, Admission | None]:
         """Return a confirmed admission for a call that goes by itself; None if it has joined the queue."""
-        gatherer, limits = self.gatherer(), self._limits
+        gatherer = self.gatherer()
         if call.lane is not None:
             # Calls that other tasks make in the same turn of the event loop join this one.
             yield Yield()
+        admission = None if gatherer.waiting else (yield from self._turn_for(call))
+        if admission is None:
+            gatherer.join_queue(call)
+        else:
+            gatherer.depart(call)
+        return admission
+
+    def _turn_for(self, call: WaitingCall) -> Generator[Action, HttpReply, Admission | None]:
+        """Return a confirmed admission; None if the call would have to wait, or if shared limits cannot be reached."""
         cost, shared = self._dispatcher.cost(call.batch), self._config.limits
-        if not gatherer.waiting and shared is not None:
-            with contextlib.suppress(LimitsUnavailableError):  # a carrier tries again, as often as the retries allow
-                admission = yield from wait_for_turn(shared, call.call_limits, cost)
-                gatherer.depart(call)
-                return admission
-        elif not gatherer.waiting:
-            now = limits.admit_now(cost)
-            if now is not None:
-                if gatherer.go_alone(call):
-                    return now
-                limits.release(now)
-        gatherer.join_queue(call)
+        if shared is None:
+            return self._limits.admit_now(cost)
+        with contextlib.suppress(LimitsUnavailableError):  # a carrier tries again, as often as the retries allow
+            return (yield from wait_for_turn(shared, call.call_limits, cost))
         return None
 
     def _take_delivered(self, call: WaitingCall, results: ResultCollector) -> Generator[Action, HttpReply, None]:
@@ -141,20 +145,24 @@ class Coalescer:
                 *(sorted(endpoint.headers.items()), sorted(self._dispatcher.parameters.items()), model),
                 *(config.on_overflow, config.batch_size, config.max_concurrency, config.max_retries, *map(id, objects)),
             )
-            self._gatherer = gatherer_for(
-                key,
+            make = partial(
+                Gatherer,
                 max_items=config.batch_size or model.batch_size,
                 max_tokens=model.max_request_tokens,
                 slots=min(_SLOTS, config.max_concurrency),
                 mixes_lanes=clients == (None, None),
             )
+            # The salt keeps the API key from being guessed from the digest.
+            self._gatherer = _registry.get(hashlib.blake2b(repr(key).encode(), key=_salt).digest(), make)
         return self._gatherer
 
-    def make_carrier(self, lane: Lane) -> _Carrier:
+    def make_carrier(self, lane: Lane) -> BatchCarrier:
         """Return a carrier that has not started, for an event loop, or for threads if ``lane`` is None."""
         shared = self._config.limits
         limits = self._limits.turns if shared is None else shared
-        return _Carrier(self.gatherer(), self._dispatcher, limits, self._client, lane, takes_first=shared is not None)
+        return BatchCarrier(
+            self.gatherer(), self._dispatcher, limits, self._client, lane, takes_first=shared is not None
+        )
 
 
 def _share(gatherer: Gatherer, call: WaitingCall, batch: Batch, response: EmbeddingResponse) -> None:
@@ -168,91 +176,19 @@ def _share(gatherer: Gatherer, call: WaitingCall, batch: Batch, response: Embedd
         gatherer.deliver(shared, vectors, response.model)
 
 
-class _Carrier:
-    """Sends gathered batches one after another, as long as texts wait.
+class _Registry(ForkSafe):
+    """The gatherers that are in use, by a digest of the options of their calls."""
 
-    It is no caller's own thread or task: a caller that is cancelled, interrupted or late takes no other call with it.
+    def __init__(self) -> None:
+        super().__init__()
+        self._gatherers: weakref.WeakValueDictionary[bytes, Gatherer] = weakref.WeakValueDictionary()
 
-    Args:
-        gatherer: The queue.
-        dispatcher: Sends requests.
-        limits: Rate; also the budget if ``takes_first``.
-        client: Sends requests.
-        lane: The event loop, or None for a thread.
-        takes_first: Whether to take the texts before the limits give a turn, in order to reserve their cost with it.
-            Otherwise each call reserves its own cost, and texts that come before the turn go along.
-    """
+    def get(self, digest: bytes, make: Callable[[], Gatherer]) -> Gatherer:
+        with self._lock:
+            found = self._gatherers.get(digest)
+            if found is None:
+                found = self._gatherers[digest] = make()
+            return found
 
-    def __init__(
-        self,
-        gatherer: Gatherer,
-        dispatcher: Dispatcher,
-        limits: SharedLimits,
-        client: HttpClient,
-        lane: Lane,
-        *,
-        takes_first: bool,
-    ) -> None:
-        self.lane = lane
-        self.is_cancelled = False
-        self._gatherer, self._dispatcher, self._limits, self._client = gatherer, dispatcher, limits, client
-        self._takes_first = takes_first
-        self._stop = threading.Event()
-        self._task: asyncio.Task[None] | None = None
-        self._failed = True  # until it has ended by itself
 
-    def start(self) -> None:
-        """Start the thread or task. If that is impossible, the calls go by themselves."""
-        lane = self.lane
-        try:
-            if lane is None:
-                start_thread(self._run, "nanogpt-gathered", self._stop)
-            elif lane is running_loop():
-                self._start_task()
-            else:
-                lane.call_soon_threadsafe(self._start_task)
-        except RuntimeError:  # no more threads, or the loop is closed
-            self._end()
-
-    def cancel(self) -> None:
-        """Stop: no call waits for the batch any more."""
-        self.is_cancelled = True
-        self._stop.set()
-        if self._task is not None and self.lane is not None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                self.lane.call_soon_threadsafe(self._task.cancel)
-
-    def _start_task(self) -> None:
-        assert self.lane is not None  # noqa: S101 - see start()
-        self._task = self.lane.create_task(self._run_async())
-        # Not in the task itself: one that is cancelled before its first step never runs.
-        self._task.add_done_callback(self._end)
-
-    def _run(self) -> None:
-        try:
-            run_sync(self._carry(), self._client.send, self._stop)
-        except Exception:  # noqa: BLE001, S110 - the calls send again by themselves, and get the error
-            pass
-        finally:
-            self._end()
-
-    async def _run_async(self) -> None:
-        with contextlib.suppress(Exception):  # as in _run()
-            await run_async(self._carry(), self._client.asend, parsing=asyncio.Lock())
-
-    def _end(self, _task: object = None) -> None:
-        self._gatherer.end(self, failed=self._failed)
-
-    def _carry(self) -> Generator[Action, HttpReply, None]:
-        gatherer, limits, call_limits = self._gatherer, self._limits, CallLimits(stop=self._stop)
-        while True:
-            admission = None if self._takes_first else (yield from wait_for_turn(limits, call_limits))
-            items = gatherer.take(self, departs=not self._takes_first)
-            if items:
-                batch = SharedBatch(self, gatherer, self._dispatcher, limits, call_limits=call_limits, items=items)
-                yield from batch.send(admission)
-            elif admission is not None:
-                limits.release(admission)
-            if not (items and gatherer.go_on(self)):
-                break
-        self._failed = False
+_registry, _salt = _Registry(), secrets.token_bytes(16)

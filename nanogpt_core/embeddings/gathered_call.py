@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,16 +19,23 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Carrier", "Item", "Lane", "Starter", "WaitingCall", "running_loop"]
+__all__ = ["Carrier", "Item", "Lane", "Sender", "WaitingCall", "running_loop"]
 
 Lane = asyncio.AbstractEventLoop | None
 """The event loop of a call or carrier; None for threads."""
 
 
 class Carrier(Protocol):
-    """Sends gathered batches, in a thread or in a task of one event loop."""
+    """Sends gathered batches, in a thread or in a task of one event loop.
+
+    Attributes:
+        lane: The event loop, or None for a thread.
+        items: The texts that it carries.
+        is_cancelled: True if it stops.
+    """
 
     lane: Lane
+    items: list[Item]
     is_cancelled: bool
 
     def start(self) -> None:
@@ -37,30 +45,23 @@ class Carrier(Protocol):
         """Stop, since no call waits for its batch any more."""
 
 
-class Starter(Protocol):
-    """Makes carriers. Each call brings one along."""
-
-    def make_carrier(self, lane: Lane) -> Carrier:
-        """Return a carrier that has not started."""
-
-
 @dataclass(eq=False, repr=False, slots=True)
 class Item:
     """A text under way, for one or more calls.
 
     Attributes:
         text: The text.
-        weight: Its tokens, for the size of a batch.
-        lane: The event loop of its calls, or None.
+        tokens: Its tokens, for the size of a batch.
+        lane: The event loop of its calls or of its sender, or None.
         calls: The calls that wait for it, each with the text's position in its batch.
-        carrier: The carrier, or the call by itself, that sends it; None in the queue.
+        sender: The sender that has it; None in the queue.
     """
 
     text: str
-    weight: int
+    tokens: int
     lane: Lane
     calls: dict[WaitingCall, int] = field(default_factory=dict)
-    carrier: Carrier | WaitingCall | None = None
+    sender: Sender | None = None
 
 
 @dataclass(eq=False, repr=False)
@@ -73,7 +74,7 @@ class WaitingCall:
         observer: Reports its requests.
         budget: Its budget, or None.
         lane: The event loop that it runs on, or None.
-        starter: Makes carriers.
+        make_carrier: Returns a carrier for a lane, which has not started.
         items: The texts under way.
         vectors: The vectors that have come, ``(d,)`` float32 each, by position of their text.
         model: The model that the last reply named.
@@ -87,7 +88,7 @@ class WaitingCall:
     observer: CallObserver
     budget: Budget | None
     lane: Lane
-    starter: Starter
+    make_carrier: Callable[[Lane], Carrier]
     items: list[Item] = field(default_factory=list)
     vectors: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     model: str | None = None
@@ -129,6 +130,10 @@ class WaitingCall:
             await woken
         finally:
             timer.cancel()
+
+
+Sender = Carrier | WaitingCall
+"""A carrier, or a call by itself: sends the texts of a request."""
 
 
 def _resolve(future: asyncio.Future[None]) -> None:

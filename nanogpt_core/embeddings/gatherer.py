@@ -5,28 +5,30 @@ A call goes at once, by itself, if a slot and a turn of the rate limiter are fre
 model's limits, and sends them as one batch. With limits that several processes share, it takes the texts first, since
 such limits reserve their cost together with the turn. All changes of state happen here, under one lock:
 docs/adr/0060-gathered-batches.md.
+
+A *sender*, such a call or a carrier, waits for its turn first, at most one in a lane. Then its request is in flight
+and occupies a slot.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
-import hashlib
-import secrets
+import math
 import time
-import weakref
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from nanogpt_core._runtime.fork import ForkSafe
-from nanogpt_core.embeddings.gathered_call import Carrier, Item, Lane, WaitingCall
+from nanogpt_core.embeddings.gathered_call import Carrier, Item, Lane, Sender, WaitingCall
 from nanogpt_core.errors import BudgetExceededError, NanoGPTError, TextTooLongError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["SLOT_SECONDS", "Gatherer", "gatherer_for"]
+__all__ = ["SLOT_SECONDS", "Gatherer"]
 
 SLOT_SECONDS = 0.25
 """Seconds after which a request in flight no longer occupies a slot, and a waiting call looks for one itself.
@@ -40,6 +42,119 @@ _SECONDS_FOR_A_SLOT = 0.0025
 _DURATIONS_KEPT = 16
 
 
+class _Queue:
+    """Texts that wait, and the lanes that they belong to."""
+
+    def __init__(self) -> None:
+        self._items: deque[Item] = deque()
+        self._lanes: Counter[Lane] = Counter()  # texts of each lane, at least 1
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter(self._items)
+
+    @property
+    def lanes(self) -> Collection[Lane]:
+        """The lanes of the texts."""
+        return self._lanes.keys()
+
+    def add(self, items: Iterable[Item], *, front: bool = False) -> None:
+        """Add texts that no sender has, at the end or at the front."""
+        items = list(items)
+        for item in items:
+            item.sender = None
+            self._lanes[item.lane] += 1
+        if front:
+            self._items.extendleft(reversed(items))
+        else:
+            self._items.extend(items)
+
+    def discard(self, item: Item) -> None:
+        """Remove a text, if it is in the queue."""
+        if item.sender is None and item in self._items:
+            self._items.remove(item)
+            self._count_out(item)
+
+    def move_to_threads(self, item: Item) -> None:
+        """Let a thread carry a text of the queue."""
+        self._count_out(item)
+        item.lane = None
+        self._lanes[None] += 1
+
+    def take(self, lane: Lane, *, from_all_lanes: bool, max_items: int, max_tokens: float = math.inf) -> list[Item]:
+        """Remove and return the first texts of a lane, or of all, up to ``max_items`` and ``max_tokens``.
+
+        A text with more tokens is returned by itself.
+        """
+        taken: list[Item] = []
+        passed_over: list[Item] = []
+        tokens = 0
+        while self._items:
+            item = self._items[0]
+            if not from_all_lanes and item.lane is not lane:
+                passed_over.append(self._items.popleft())
+                continue
+            tokens += item.tokens
+            if taken and (len(taken) >= max_items or tokens > max_tokens):
+                break
+            taken.append(self._items.popleft())
+        self._items.extendleft(reversed(passed_over))
+        for item in taken:
+            self._count_out(item)
+        return taken
+
+    def _count_out(self, item: Item) -> None:
+        self._lanes[item.lane] -= 1
+        if not self._lanes[item.lane]:
+            del self._lanes[item.lane]
+
+
+class _Slots:
+    """Requests in flight, and the slots that they occupy.
+
+    Args:
+        most: Maximum number of requests in flight: in threads, and on each event loop.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._starts: dict[Lane, dict[Sender, float]] = {}  # of the requests in flight, the oldest first
+        self._durations: deque[float] = deque(maxlen=_DURATIONS_KEPT)  # seconds, of the last requests
+        self._fastest = SLOT_SECONDS  # of them
+
+    def __contains__(self, sender: Sender) -> bool:
+        return sender in self._starts.get(sender.lane, ())
+
+    def has_free(self, lane: Lane) -> bool:
+        """Return whether another request may start in ``lane``."""
+        starts = self._starts.get(lane)
+        if starts is None:
+            return True
+        # A service that answers at once is not waited for: more requests would only be more work for this process.
+        slots = min(self._most, _MIN_SLOTS + int(self._fastest / _SECONDS_FOR_A_SLOT))
+        if len(starts) < slots:
+            return True
+        latest = time.monotonic() - SLOT_SECONDS
+        slow = next((number for number, start in enumerate(starts.values()) if start > latest), len(starts))
+        return len(starts) - slow < slots
+
+    def occupy(self, sender: Sender) -> None:
+        """Count a request of ``sender`` that starts now."""
+        self._starts.setdefault(sender.lane, {})[sender] = time.monotonic()
+
+    def free(self, sender: Sender) -> None:
+        """Forget the request of ``sender``, if it has one in flight."""
+        starts = self._starts.get(sender.lane, {})
+        start = starts.pop(sender, None)
+        if start is not None:
+            self._durations.append(time.monotonic() - start)
+            self._fastest = min(self._durations)
+            if not starts:
+                del self._starts[sender.lane]  # it would keep the event loop alive
+
+
 class Gatherer(ForkSafe):
     """The texts that wait, and those in flight. Thread-safe; a forked child starts with none.
 
@@ -51,21 +166,32 @@ class Gatherer(ForkSafe):
     """
 
     def __init__(self, max_items: int, max_tokens: int | None, slots: int, *, mixes_lanes: bool = True) -> None:
-        self._max_items, self._max_tokens, self._slots = max_items, max_tokens, slots
+        self._max_items = max_items
+        self._max_tokens = math.inf if max_tokens is None else max_tokens
+        self._max_slots = slots
         self._mixes_lanes = mixes_lanes
         self._in_child()
         super().__init__()
 
     def _in_child(self) -> None:
-        self._queue: deque[Item] = deque()
-        self._queued_lanes: Counter[Lane] = Counter()
-        self._under_way: dict[str, Item] = {}
-        # Those that wait for a turn of the rate limit: at most one a lane. And those in flight, with their start.
-        self._waiting_for_turn: dict[Lane, Carrier | WaitingCall] = {}
-        self._in_flight: dict[Lane, dict[Carrier | WaitingCall, float]] = {}
-        self._carried: dict[Carrier, list[Item]] = {}
-        self._durations: deque[float] = deque(maxlen=_DURATIONS_KEPT)  # seconds, of the last requests
-        self._fastest = SLOT_SECONDS  # of them
+        self._queue = _Queue()
+        self._slots = _Slots(self._max_slots)
+        self._under_way: dict[str, Item] = {}  # in the queue or with a sender, by text
+        self._waiting_for_turn: dict[Lane, Sender] = {}
+
+    @property
+    def waiting(self) -> int:
+        """Number of texts in the queue."""
+        return len(self._queue)
+
+    @contextlib.contextmanager
+    def _change(self) -> Iterator[None]:
+        """Hold the lock; then start a carrier if the queue needs one."""
+        with self._lock:
+            yield
+            carrier = self._next_carrier()
+        if carrier is not None:
+            carrier.start()
 
     # --- calls ---
 
@@ -73,106 +199,62 @@ class Gatherer(ForkSafe):
         """Register the texts of a call; a text that is under way already is not sent twice.
 
         Returns:
-            True if the call may go by itself: :meth:`go_alone`, :meth:`depart` or :meth:`join_queue` must follow. False
-            if its texts are in the queue, or under way.
+            True if the call may go by itself: :meth:`depart` or :meth:`join_queue` must follow. False if its texts are
+            in the queue, or under way.
         """
-        with self._lock:
+        with self._change():
             new = [item for position in range(len(call.batch.texts)) if (item := self._add(call, position))]
-            alone = len(new) == len(call.items) and not self._queue and self._is_idle(call.lane)
-            if alone:
+            is_idle = not self._queue and not self._waiting_for_turn and self._slots.has_free(call.lane)
+            goes_alone = is_idle and len(new) == len(call.items)
+            if goes_alone:
                 for item in new:
-                    item.carrier = call
+                    item.sender = call
                 self._waiting_for_turn[call.lane] = call
-                return True
-            self._enqueue(new)
-            carrier = self._next_carrier()
-        _start(carrier)
-        return False
+            else:
+                self._queue.add(new)
+        return goes_alone
 
     def _add(self, call: WaitingCall, position: int) -> Item | None:
         """Return a new item for a text of the call; None if the text is under way."""
         text = call.batch.texts[position]
         item, new = self._under_way.get(text), None
-        if item is not None and item.lane is not call.lane:
-            # Texts of one event loop in flight depend on that loop, which may be blocked or closed.
-            if not self._mixes_lanes or (item.carrier is not None and item.lane is not None):
-                item = None
-            elif item.carrier is None:
-                self._count_out(item)
-                self._queued_lanes[None] += 1
-                item.lane = None
-        if item is None:
+        if item is None or not self._can_share(item, call.lane):
             item = new = self._under_way[text] = Item(text, call.batch.tokens[position], call.lane)
         item.calls[call] = position
         call.items.append(item)
         return new
 
-    def _is_idle(self, lane: Lane) -> bool:
-        return not self._waiting_for_turn and self._has_slot(lane)
-
-    def _has_slot(self, lane: Lane) -> bool:
-        starts = self._in_flight.get(lane)
-        if starts is None:
+    def _can_share(self, item: Item, lane: Lane) -> bool:
+        """Return whether a call of ``lane`` can wait for a text under way."""
+        if item.lane is lane:
             return True
-        # A service that answers at once is not waited for: more requests would only be more work for this process.
-        slots = min(self._slots, _MIN_SLOTS + int(self._fastest / _SECONDS_FOR_A_SLOT))
-        if len(starts) < slots:
-            return True
-        # The oldest requests come first. They no longer occupy their slots if they take long.
-        oldest = time.monotonic() - SLOT_SECONDS
-        slow = next((number for number, start in enumerate(starts.values()) if start > oldest), len(starts))
-        return len(starts) - slow < slots
+        if self._mixes_lanes and item.sender is None:
+            self._queue.move_to_threads(item)
+        # Texts in flight on an event loop depend on that loop, which may be blocked or closed.
+        return self._mixes_lanes and item.lane is None
 
-    def _occupy_slot(self, one: Carrier | WaitingCall) -> None:
-        starts = self._in_flight.get(one.lane)
-        if starts is None:
-            starts = self._in_flight[one.lane] = {}
-        starts[one] = time.monotonic()
-
-    def _free_slot(self, one: Carrier | WaitingCall) -> None:
-        starts = self._in_flight.get(one.lane, {})
-        start = starts.pop(one, None)
-        if start is not None:
-            self._durations.append(time.monotonic() - start)
-            self._fastest = min(self._durations)
-            if not starts:
-                del self._in_flight[one.lane]  # it would keep the event loop alive
-
-    @property
-    def waiting(self) -> int:
-        """Number of texts in the queue."""
-        return len(self._queue)
-
-    def go_alone(self, call: WaitingCall) -> bool:
-        """Occupy a slot for a call that :meth:`enter` has let through; False if other calls have joined it."""
-        with self._lock:
-            if self._queue:
-                return False
-            self._waiting_for_turn.pop(call.lane, None)
-            self._occupy_slot(call)
-            return True
-
-    def depart(self, one: Carrier | WaitingCall) -> None:
+    def depart(self, sender: Sender) -> None:
         """Occupy a slot for a request that starts, and let others wait for the next turn; only the first time counts.
 
         Args:
-            one: A carrier that has taken its texts, or a call that :meth:`enter` has let through.
+            sender: A carrier that has taken its texts, or a call that :meth:`enter` has let through.
         """
-        with self._lock:
-            if self._waiting_for_turn.get(one.lane) is not one:
-                return
-            del self._waiting_for_turn[one.lane]
-            self._occupy_slot(one)
-            carrier = self._next_carrier()
-        _start(carrier)
+        with self._change():
+            if self._stop_waiting(sender):
+                self._slots.occupy(sender)
+
+    def _stop_waiting(self, sender: Sender) -> bool:
+        """Let another sender wait for the next turn; True if this one did so."""
+        is_waiting = self._waiting_for_turn.get(sender.lane) is sender
+        if is_waiting:
+            del self._waiting_for_turn[sender.lane]
+        return is_waiting
 
     def join_queue(self, call: WaitingCall) -> None:
         """Put the texts of a call that :meth:`enter` has let through at the front of the queue."""
-        with self._lock:
-            self._waiting_for_turn.pop(call.lane, None)
-            self._enqueue(call.items, front=True)
-            carrier = self._next_carrier()
-        _start(carrier)
+        with self._change():
+            self._stop_waiting(call)
+            self._queue.add(call.items, front=True)
 
     def leave(self, call: WaitingCall, error: NanoGPTError | None = None) -> None:
         """Forget a call that ends; its texts stay under way if other calls wait for them.
@@ -181,162 +263,96 @@ class Gatherer(ForkSafe):
             call: The call. It may have left before.
             error: The error of a call that went by itself.
         """
-        if call.done and call not in self._in_flight.get(call.lane, ()):
+        if call.done and call not in self._slots:
             return  # a carrier has answered it
-        with self._lock:
-            if self._waiting_for_turn.get(call.lane) is call:
-                del self._waiting_for_turn[call.lane]
-            self._free_slot(call)
-            unfinished = [item for item in call.items if item.carrier is call]
-            for idle in self._withdraw(call):
-                if not isinstance(idle, WaitingCall) and not self._items_of(idle):
-                    idle.cancel()
+        with self._change():
+            self._stop_waiting(call)
+            self._slots.free(call)
+            unfinished = [item for item in call.items if item.sender is call]
+            for sender in self._withdraw(call):
+                if not isinstance(sender, WaitingCall) and not any(item.calls for item in sender.items):
+                    sender.cancel()
             wanted = [item for item in unfinished if item.calls]
-            if wanted and error is not None and _concerns_others(error, call):
+            if error is not None and _concerns_others(error, call):
                 self.fail(wanted, error)
-            elif wanted:
-                self._enqueue(wanted, front=True)
-            carrier = self._next_carrier()
-        _start(carrier)
+            else:
+                self._queue.add(wanted, front=True)
 
-    def _items_of(self, carrier: Carrier) -> list[Item]:
-        return [item for item in self._carried.get(carrier, ()) if item.calls]
-
-    def _withdraw(self, call: WaitingCall) -> set[Carrier | WaitingCall]:
-        """Let a call wait for nothing; return those that carry a text which no other call waits for."""
-        carriers = set()
+    def _withdraw(self, call: WaitingCall) -> set[Sender]:
+        """Let a call wait for nothing; return the senders of texts that no other call waits for."""
+        senders = set()
         for item in call.items:
             item.calls.pop(call, None)
             if not item.calls:
                 self._forget(item)
-                if item.carrier is not None:
-                    carriers.add(item.carrier)
+                if item.sender is not None:
+                    senders.add(item.sender)
         call.items = []
-        return carriers
-
-    def look_again(self) -> None:
-        """Start a carrier if a slot has become free since nothing came in the time of a slot."""
-        with self._lock:
-            for lane in [lane for lane in self._waiting_for_turn if lane is not None and lane.is_closed()]:
-                del self._waiting_for_turn[lane]  # its task never ran again
-            carrier = self._next_carrier()
-        _start(carrier)
-
-    # --- the queue ---
-
-    def _enqueue(self, items: Iterable[Item], *, front: bool = False) -> None:
-        items = list(items)
-        for item in items:
-            item.carrier = None
-            self._queued_lanes[item.lane] += 1
-        if front:
-            self._queue.extendleft(reversed(items))
-        else:
-            self._queue.extend(items)
+        return senders
 
     def _forget(self, item: Item) -> None:
         if self._under_way.get(item.text) is item:
             del self._under_way[item.text]
-        if item.carrier is None and item in self._queue:
-            self._queue.remove(item)
-            self._count_out(item)
+        self._queue.discard(item)
 
-    def _count_out(self, item: Item) -> None:
-        self._queued_lanes[item.lane] -= 1
-        if not self._queued_lanes[item.lane]:
-            del self._queued_lanes[item.lane]
-
-    def _next_carrier(self, own: Carrier | None = None) -> Carrier | None:
-        """Return a carrier to start, if the queue needs one; ``own`` itself if it can go on."""
-        if not self._queue or (self._mixes_lanes and None in self._waiting_for_turn):
-            return None
-        waiting = [lane for lane in self._queued_lanes if lane not in self._waiting_for_turn]
-        if not waiting:
-            return None
-        if len(self._queued_lanes) > 1 and self._mixes_lanes:
-            waiting = [None]
-        lane = next((lane for lane in waiting if self._has_slot(lane)), waiting[0])
-        if not self._has_slot(lane):
-            return None
-        if own is None or own.lane is not lane or own.is_cancelled:
-            item = next((item for item in self._queue if item.lane is lane), self._queue[0])
-            own = next(iter(item.calls)).starter.make_carrier(lane)
-        self._waiting_for_turn[lane] = own
-        return own
+    def look_again(self) -> None:
+        """Start a carrier if a slot has become free since nothing came in the time of a slot."""
+        with self._change():
+            for lane in [lane for lane in self._waiting_for_turn if lane is not None and lane.is_closed()]:
+                del self._waiting_for_turn[lane]  # its task never ran again
 
     # --- carriers ---
 
-    def take(self, carrier: Carrier, *, departs: bool = True) -> list[Item]:
-        """Return the texts of the next batch; none if there are no more.
+    def _next_carrier(self, own: Carrier | None = None) -> Carrier | None:
+        """Return a carrier to start, if the queue needs one; ``own`` itself if it can go on."""
+        if self._mixes_lanes and None in self._waiting_for_turn:
+            return None
+        lanes: list[Lane] = [lane for lane in self._queue.lanes if lane not in self._waiting_for_turn]
+        if lanes and self._mixes_lanes and len(self._queue.lanes) > 1:
+            lanes = [None]
+        lanes = [lane for lane in lanes if self._slots.has_free(lane)]
+        if not lanes:
+            return None
+        lane = lanes[0]
+        if own is None or own.lane is not lane or own.is_cancelled:
+            of_lane = (item for item in self._queue if item.lane is lane)
+            item = next(of_lane, None) or next(iter(self._queue))
+            own = next(iter(item.calls)).make_carrier(lane)
+        self._waiting_for_turn[lane] = own
+        return own
 
-        Args:
-            carrier: The carrier.
-            departs: Whether its request starts now and occupies a slot. Otherwise :meth:`depart` must follow.
-        """
-        taken: list[Item] = []
-        passed_over: list[Item] = []
-        tokens = 0
+    def take(self, carrier: Carrier) -> list[Item]:
+        """Return the texts of the next batch; none if there are no more. :meth:`depart` must follow."""
         with self._lock:
             takes_all = carrier.lane is None and self._mixes_lanes
-            while self._queue:
-                item = self._queue[0]
-                mine = takes_all or item.lane is carrier.lane
-                if mine and taken and not self._fits(len(taken), tokens + item.weight):
-                    break
-                self._queue.popleft()
-                (taken if mine else passed_over).append(item)
-                tokens += item.weight if mine else 0
-            self._queue.extendleft(reversed(passed_over))
-            for item in taken:
-                self._count_out(item)
-                item.carrier = carrier
-                item.lane = carrier.lane
-            if taken:
-                self._carried[carrier] = taken
-            if taken and not departs:
-                return taken
-            self._stop_waiting(carrier)
-            if taken:
-                self._occupy_slot(carrier)
-            following = self._next_carrier()
-        _start(following)
-        return taken
-
-    def _stop_waiting(self, carrier: Carrier) -> bool:
-        """Let other carriers wait for the next turn; True if this one did so."""
-        is_waiting = self._waiting_for_turn.get(carrier.lane) is carrier
-        if is_waiting:
-            del self._waiting_for_turn[carrier.lane]
-        return is_waiting
-
-    def _fits(self, items: int, tokens: int) -> bool:
-        return items < self._max_items and (self._max_tokens is None or tokens <= self._max_tokens)
+            carrier.items = self._queue.take(
+                carrier.lane, from_all_lanes=takes_all, max_items=self._max_items, max_tokens=self._max_tokens
+            )
+            for item in carrier.items:
+                item.sender, item.lane = carrier, carrier.lane
+            return carrier.items
 
     def go_on(self, carrier: Carrier) -> bool:
         """Free the slot of a carrier whose batch is done; True if it should carry another one."""
         with self._lock:
             self._put_down(carrier)
             following = self._next_carrier(carrier)
-        if following is carrier:
-            return True
-        _start(following)
-        return False
+        if following is not None and following is not carrier:
+            following.start()
+        return following is carrier
 
     def end(self, carrier: Carrier, *, failed: bool) -> None:
         """Forget a carrier, also twice. If it could not start, or was stopped, its calls go by themselves."""
-        with self._lock:
+        with self._change():
             if self._stop_waiting(carrier) and failed:
-                mine = (item for item in self._queue if carrier.lane is None or item.lane is carrier.lane)
-                self.hand_back(list(mine))
+                self.hand_back([item for item in self._queue if carrier.lane is None or item.lane is carrier.lane])
             self._put_down(carrier)
-            following = self._next_carrier()
-        _start(following)
 
     def _put_down(self, carrier: Carrier) -> None:
-        self._free_slot(carrier)
+        self._slots.free(carrier)
         # The carrier was stopped; or the calls are late, or came after those had paid that have left.
-        self.hand_back(self._items_of(carrier))
-        self._carried.pop(carrier, None)
+        self.hand_back(carrier.items)
+        carrier.items = []
 
     # --- results ---
 
@@ -379,11 +395,6 @@ class Gatherer(ForkSafe):
                 call.finish()
 
 
-def _start(carrier: Carrier | None) -> None:
-    if carrier is not None:
-        carrier.start()
-
-
 def _concerns_others(error: NanoGPTError, call: WaitingCall) -> bool:
     """Return whether other calls with the same text would get the same error."""
     if len(call.batch.texts) > 1 or isinstance(error, (BudgetExceededError, TextTooLongError)):
@@ -395,28 +406,3 @@ def _copy(error: NanoGPTError) -> NanoGPTError:
     twin = copy.copy(error)
     twin.__cause__ = error.__cause__
     return twin
-
-
-class _Registry(ForkSafe):
-    def __init__(self) -> None:
-        super().__init__()
-        self._gatherers: weakref.WeakValueDictionary[bytes, Gatherer] = weakref.WeakValueDictionary()
-
-    def get(self, name: bytes, *arguments: Any, **options: Any) -> Gatherer:
-        with self._lock:
-            found = self._gatherers.get(name)
-            if found is None:
-                found = self._gatherers[name] = Gatherer(*arguments, **options)
-            return found
-
-
-_registry, _salt = _Registry(), secrets.token_bytes(16)
-
-
-def gatherer_for(
-    key: Sequence[object], max_items: int, max_tokens: int | None, slots: int, *, mixes_lanes: bool
-) -> Gatherer:
-    """Return the gatherer that this process uses for all calls with the same ``key``; for arguments see its class."""
-    # The salt keeps the API key from being guessed from the digest.
-    name = hashlib.blake2b(repr(key).encode(), key=_salt).digest()
-    return _registry.get(name, max_items, max_tokens, slots, mixes_lanes=mixes_lanes)

@@ -25,7 +25,7 @@ class NoCallLeft(Exception):  # noqa: N818 - no error: there is nothing to send
 def make_batch(items: Sequence[Item]) -> Batch:
     """Return the batch of some texts."""
     count = range(len(items))
-    return Batch([item.text for item in items], count, count, [item.weight for item in items])
+    return Batch([item.text for item in items], count, count, [item.tokens for item in items])
 
 
 class SharedAccount:
@@ -100,7 +100,7 @@ class SharedAccount:
         texts = Counter(self._payers)
         sizes: Counter[WaitingCall] = Counter()
         for item, payer in zip(self.items, self._payers, strict=True):
-            sizes[payer] += item.weight + 1
+            sizes[payer] += item.tokens + 1
         tokens = _divide(response.prompt_tokens, list(sizes.values()))
         costs = _shares(response.cost_usd, list(sizes.values()))
         for number, (call, share, cost) in enumerate(zip(sizes, tokens, costs, strict=True)):

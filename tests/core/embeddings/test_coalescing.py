@@ -749,7 +749,7 @@ from nanogpt_core.embeddings.gathered_call import WaitingCall
 # A slot is taken, so that calls queue.
 taken = WaitingCall.__new__(WaitingCall)
 taken.lane = None
-queue._occupy_slot(taken)
+queue._slots.occupy(taken)
 with ThreadPoolExecutor(4) as executor:
     calls = [executor.submit(right, text) for text in "abc"]
     while queue.waiting != 3:
@@ -759,7 +759,7 @@ with ThreadPoolExecutor(4) as executor:
         ok = right("d") and queue.waiting == 0 and asyncio.run(embedder.aembed_query("e")).shape == (8,)
         os._exit(0 if ok else 1)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    queue._free_slot(taken)
+    queue._slots.free(taken)
     queue.look_again()
     assert all(call.result(60) for call in calls)
 sys.exit(status)

@@ -23,7 +23,8 @@ from nanogpt_core import Embedder
 from nanogpt_core._runtime import clock
 from nanogpt_core._runtime.clock import Deadline, fake_clock
 from nanogpt_core.embeddings import gatherer
-from nanogpt_core.embeddings.coalescing import Coalescer, _Carrier
+from nanogpt_core.embeddings.carrier import BatchCarrier
+from nanogpt_core.embeddings.coalescing import Coalescer
 from nanogpt_core.embeddings.planning import make_plan
 from nanogpt_core.embeddings.results import ArrayOutput, ResultCollector
 from nanogpt_core.errors import (
@@ -49,7 +50,7 @@ def vector_of(text):
     return np.frombuffer(text.encode().ljust(16, b"!"), dtype=np.uint8)[:WIDTH].astype(np.float32)
 
 
-class Carrier(_Carrier):
+class Carrier(BatchCarrier):
     """A carrier that the state machine runs."""
 
     machine: "Coalescing"
@@ -147,9 +148,8 @@ class Coalescing(RuleBasedStateMachine):
             assert self.gatherer.waiting == 0
             assert not self.gatherer._under_way
             assert not self.gatherer._waiting_for_turn
-            assert not self.gatherer._in_flight
-            assert not self.gatherer._carried
-            assert not self.gatherer._queued_lanes
+            assert not self.gatherer._slots._starts
+            assert not self.gatherer._queue.lanes
         finally:
             self.contexts.close()
 

@@ -16,7 +16,7 @@ class Carrier:
     is_cancelled = False
 
     def __init__(self, lane, started):
-        self.lane, self.started = lane, started
+        self.lane, self.started, self.items = lane, started, []
 
     def start(self):
         self.started.append(self)
@@ -41,16 +41,26 @@ def started():
 def call(started):
     def call(*texts, lane=None):
         count = range(len(texts))
-        starter = SimpleNamespace(make_carrier=lambda lane: Carrier(lane, started))
         batch = Batch(list(texts), count, count, [1] * len(texts))
-        return WaitingCall(batch, CallLimits(), observer=None, budget=None, lane=lane, starter=starter)
+        options = {"observer": None, "budget": None, "make_carrier": lambda lane: Carrier(lane, started)}
+        return WaitingCall(batch, CallLimits(), lane=lane, **options)
 
     return call
 
 
 def go(gatherer, call):
     """Let a call go by itself; return whether it may."""
-    return gatherer.enter(call) and gatherer.go_alone(call)
+    alone = gatherer.enter(call)
+    if alone:
+        gatherer.depart(call)
+    return alone
+
+
+def send(gatherer, carrier):
+    """Let a carrier take its texts and send them; return the texts."""
+    items = gatherer.take(carrier)
+    gatherer.depart(carrier)
+    return [item.text for item in items]
 
 
 def slots_taken(gatherer, call):
@@ -84,7 +94,7 @@ def test_request_in_flight_for_long_occupies_no_slot(now, call, started):
     now[0] += SLOT_SECONDS
     gatherer.look_again()
     (carrier,) = started
-    assert [item.text for item in gatherer.take(carrier)] == ["waits"]
+    assert send(gatherer, carrier) == ["waits"]
 
 
 def test_carrier_takes_texts_in_order_up_to_items_and_tokens(call, started):
@@ -99,6 +109,7 @@ def test_carrier_takes_texts_in_order_up_to_items_and_tokens(call, started):
     (carrier,) = started
     taken = []
     while items := gatherer.take(carrier):
+        gatherer.depart(carrier)
         taken.append([item.text for item in items])
         gatherer.deliver(items, np.ones((len(items), 2)), None)
         gatherer.go_on(carrier)
@@ -115,7 +126,7 @@ def test_only_one_carrier_waits_for_a_turn(call, started):
     gatherer.enter(call("one more"))
     gatherer.look_again()
     assert len(started) == 1
-    assert len(gatherer.take(started[0])) == 6
+    assert len(send(gatherer, started[0])) == 6
 
 
 def test_texts_of_several_event_loops_are_carried_by_a_thread(call, started):
@@ -127,7 +138,7 @@ def test_texts_of_several_event_loops_are_carried_by_a_thread(call, started):
     gatherer.enter(call("b", lane=loops[1]))
     (carrier,) = started
     assert carrier.lane is None
-    assert [item.text for item in gatherer.take(carrier)] == ["a", "b"]
+    assert send(gatherer, carrier) == ["a", "b"]
 
 
 def test_carrier_that_has_taken_its_texts_is_the_only_one_to_wait_until_its_request_starts(call, started):
@@ -138,7 +149,7 @@ def test_carrier_that_has_taken_its_texts_is_the_only_one_to_wait_until_its_requ
     assert started == []
     gatherer.depart(first)
     (carrier,) = started
-    assert [item.text for item in gatherer.take(carrier, departs=False)] == ["a"]
+    assert [item.text for item in gatherer.take(carrier)] == ["a"]
     assert not gatherer.enter(call("b"))
     gatherer.look_again()
     assert started == [carrier]
@@ -147,7 +158,7 @@ def test_carrier_that_has_taken_its_texts_is_the_only_one_to_wait_until_its_requ
     assert started == [carrier]  # both slots are taken
     gatherer.leave(first)
     assert len(started) == 2
-    assert [item.text for item in gatherer.take(started[1], departs=False)] == ["b"]
+    assert send(gatherer, started[1]) == ["b"]
 
 
 def test_carrier_whose_request_never_started_lets_the_next_one_start(call, started):
@@ -157,9 +168,9 @@ def test_carrier_whose_request_never_started_lets_the_next_one_start(call, start
     waits = call("a")
     assert not gatherer.enter(waits)
     gatherer.depart(first)
-    gatherer.take(started[0], departs=False)
+    gatherer.take(started[0])
     assert not gatherer.enter(call("b"))
     assert not gatherer.go_on(started[0])
     gatherer.end(started[0], failed=False)
     assert waits.done  # it goes by itself
-    assert [item.text for item in gatherer.take(started[1])] == ["b"]
+    assert send(gatherer, started[1]) == ["b"]

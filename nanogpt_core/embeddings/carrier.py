@@ -1,0 +1,111 @@
+"""The carrier: a thread or a task that sends gathered batches."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Generator
+
+from nanogpt_core._runtime.workers import start_thread
+from nanogpt_core.embeddings.dispatch import Action, Dispatcher
+from nanogpt_core.embeddings.gathered_call import Item, Lane, running_loop
+from nanogpt_core.embeddings.gatherer import Gatherer
+from nanogpt_core.embeddings.shared_batch import SharedBatch
+from nanogpt_core.http.client import HttpClient, HttpReply
+from nanogpt_core.http.limits import SharedLimits
+from nanogpt_core.http.retry import CallLimits, wait_for_turn
+from nanogpt_core.http.runner import run_async, run_sync
+
+__all__ = ["BatchCarrier"]
+
+
+class BatchCarrier:
+    """Sends gathered batches one after another, as long as texts wait.
+
+    It is no caller's own thread or task: a caller that is cancelled, interrupted or late takes no other call with it.
+
+    Args:
+        gatherer: The queue.
+        dispatcher: Sends requests.
+        limits: Rate; also the budget if ``takes_first``.
+        client: Sends requests.
+        lane: The event loop, or None for a thread.
+        takes_first: Whether to take the texts before the limits give a turn, in order to reserve their cost with it.
+            Otherwise each call reserves its own cost, and texts that come before the turn go along.
+    """
+
+    def __init__(
+        self,
+        gatherer: Gatherer,
+        dispatcher: Dispatcher,
+        limits: SharedLimits,
+        client: HttpClient,
+        lane: Lane,
+        *,
+        takes_first: bool,
+    ) -> None:
+        self.lane = lane
+        self.items: list[Item] = []
+        self.is_cancelled = False
+        self._gatherer, self._dispatcher, self._limits, self._client = gatherer, dispatcher, limits, client
+        self._takes_first = takes_first
+        self._stop = threading.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._failed = True  # until it has ended by itself
+
+    def start(self) -> None:
+        """Start the thread or task. If that is impossible, the calls go by themselves."""
+        lane = self.lane
+        try:
+            if lane is None:
+                start_thread(self._run, "nanogpt-gathered", self._stop)
+            elif lane is running_loop():
+                self._start_task()
+            else:
+                lane.call_soon_threadsafe(self._start_task)
+        except RuntimeError:  # no more threads, or the loop is closed
+            self._end()
+
+    def cancel(self) -> None:
+        """Stop: no call waits for the batch any more."""
+        self.is_cancelled = True
+        self._stop.set()
+        if self._task is not None and self.lane is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self.lane.call_soon_threadsafe(self._task.cancel)
+
+    def _start_task(self) -> None:
+        assert self.lane is not None  # noqa: S101 - see start()
+        self._task = self.lane.create_task(self._run_async())
+        # Not in the task itself: one that is cancelled before its first step never runs.
+        self._task.add_done_callback(self._end)
+
+    def _run(self) -> None:
+        try:
+            run_sync(self._carry(), self._client.send, self._stop)
+        except Exception:  # noqa: BLE001, S110 - the calls send again by themselves, and get the error
+            pass
+        finally:
+            self._end()
+
+    async def _run_async(self) -> None:
+        with contextlib.suppress(Exception):  # as in _run()
+            await run_async(self._carry(), self._client.asend, parsing=asyncio.Lock())
+
+    def _end(self, _task: object = None) -> None:
+        self._gatherer.end(self, failed=self._failed)
+
+    def _carry(self) -> Generator[Action, HttpReply, None]:
+        gatherer, limits, call_limits = self._gatherer, self._limits, CallLimits(stop=self._stop)
+        while True:
+            admission = None if self._takes_first else (yield from wait_for_turn(limits, call_limits))
+            items = gatherer.take(self)
+            if items:
+                batch = SharedBatch(self, gatherer, self._dispatcher, limits, call_limits=call_limits, items=items)
+                yield from batch.send(admission)
+            elif admission is not None:
+                limits.release(admission)
+            if not (items and gatherer.go_on(self)):
+                break
+        self._failed = False
