@@ -297,8 +297,7 @@ class _AsyncStream(_StreamBase, httpcore.AsyncNetworkStream):  # type: ignore[mi
                 if isinstance(step, int):
                     step = steps.send(await self._receive(step, timeout))
                 else:
-                    with _time_limit(remaining(timeout)):
-                        await asyncio.get_running_loop().sock_sendall(self._connection.sock, step)
+                    await self._send(step, timeout)
                     step = next(steps)
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]
@@ -312,6 +311,14 @@ class _AsyncStream(_StreamBase, httpcore.AsyncNetworkStream):  # type: ignore[mi
         with contextlib.suppress(BlockingIOError):  # after the deadline, as in the sync stream
             return sock.recv(max_bytes)
         raise TimeoutError(TIMED_OUT)
+
+    async def _send(self, data: bytes, timeout: float | None) -> None:
+        sock, view = self._connection.sock, memoryview(data)
+        with contextlib.suppress(BlockingIOError):
+            view = view[sock.send(view) :]
+        if view:
+            with _time_limit(remaining(timeout)):
+                await asyncio.get_running_loop().sock_sendall(sock, view)
 
 
 @contextlib.contextmanager
