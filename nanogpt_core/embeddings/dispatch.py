@@ -101,39 +101,31 @@ class Dispatcher:
         Raises:
             NanoGPTError: The batch cannot be answered.
         """
-        accepted = yield from self._send_in_parts(batch, results, call_limits, observer, first)
-        if take:
-            for part, response in accepted:
-                take(part, response)
-        if len(accepted) > 1:
-            # Learned only now: a refusal can also concern a single text, which then ends the call.
-            self.host.learn(max((part for part, _ in accepted), key=lambda part: len(part.texts)))
-
-    def _send_in_parts(
-        self,
-        batch: Batch,
-        results: ResultCollector,
-        call_limits: CallLimits,
-        observer: CallObserver,
-        first: Admission | None = None,
-    ) -> Generator[Action, HttpReply, list[tuple[Batch, EmbeddingResponse]]]:
-        """Send a batch, in halves if needed; the result is the parts that the host accepted."""
-        if self.host.fits(batch):
+        parts, accepted = [batch], list[Batch]()
+        while parts:
+            part = parts.pop()
+            if not self.host.fits(part):
+                parts += part.halves()[::-1]
+                continue
             try:
-                response = yield from self._send_and_report(batch, call_limits, observer, results, first)
+                response = yield from self._send_and_report(part, call_limits, observer, results, first)
             except RequestTooLargeError as error:
                 first = None
-                if len(batch.texts) == 1:
-                    response = yield from self._shorten(batch, call_limits, observer, error, _MAX_HALVINGS)
-                    yield from _accept(batch, response, results)
-                    return [(batch, response)]
-                logger.info("The host refused a batch of %d texts as too large: dividing it", len(batch.texts))
+                if len(part.texts) > 1:
+                    logger.info("The host refused a batch of %d texts as too large: dividing it", len(part.texts))
+                    parts += part.halves()[::-1]
+                    continue
+                response = yield from self._shorten(part, call_limits, observer, error, _MAX_HALVINGS)
+                yield from _accept(part, response, results)
             else:
-                yield from self.collect(batch, response, results)
-                return [(batch, response)]
-        one, two = batch.halves()
-        accepted = yield from self._send_in_parts(one, results, call_limits, observer, first)
-        return accepted + (yield from self._send_in_parts(two, results, call_limits, observer))
+                first = None
+                yield from self.collect(part, response, results)
+            if take:
+                take(part, response)
+            accepted.append(part)
+        if len(accepted) > 1:
+            # Learned only now: a refusal can also concern a single text, which then ends the call.
+            self.host.learn(max(accepted, key=lambda part: len(part.texts)))
 
     def collect(
         self, batch: Batch, response: EmbeddingResponse, results: ResultCollector

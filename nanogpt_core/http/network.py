@@ -6,7 +6,7 @@ They differ from those of ``httpcore`` in four points:
   costs a turn of the HTTP parser.
 * All reads, writes, connects and TLS handshakes of an attempt share its deadline, for proxied connections too.
 * A host's second address is tried after 0.25 s without an answer from the first: :mod:`~nanogpt_core.http.addresses`.
-* A connection that holds bytes after the end of a reply is never used again; see :meth:`_Connection.read`.
+* A connection that holds bytes after the end of a reply is never used again; see :meth:`_Connection._read_steps`.
 """
 
 from __future__ import annotations
@@ -78,30 +78,30 @@ _WRITE_ERRORS = _Mapped(httpcore.WriteError, httpcore.WriteError)
 
 
 class _Connection:
-    """A socket with any number of TLS sessions inside one another.
+    """A socket with any number of TLS sessions inside one another: the common part of the sync and the async stream.
 
-    Its methods are generators of I/O steps, which :class:`_Stream` and :class:`_AsyncStream` perform.
+    Methods named ``..._steps`` are generators of I/O steps, which the streams perform.
     """
 
     def __init__(self, sock: socket.socket, sessions: tuple[TlsSession, ...] = ()) -> None:
-        self.sock = sock
+        self._sock = sock
         self._sessions = sessions
         self._held = b""
         self._answered = False
         self._read_bytes = _FIRST_READ_BYTES
 
-    def read(self, max_bytes: int) -> _Steps[bytes | memoryview]:
+    def _read_steps(self, max_bytes: int) -> _Steps[bytes | memoryview]:
         """Read all bytes that are there but the last one, which the next read returns.
 
         The parser asks for that byte if it is part of the reply. If the reply has ended before it, the byte stays, and
-        the connection is closed instead of used again; see :meth:`write`.
+        the connection is closed instead of used again; see :meth:`_write_steps`.
         """
         if self._held:
             held, self._held = self._held, b""
             return held
         if max_bytes < _MIN_HTTP_READ_BYTES:
-            return (yield from self._receive(max_bytes))
-        data = yield from self._receive(self._read_bytes)
+            return (yield from self._receive_steps(max_bytes))
+        data = yield from self._receive_steps(self._read_bytes)
         self._answered = True
         if len(data) > _FIRST_READ_BYTES // 2:
             self._read_bytes = READ_BYTES
@@ -110,7 +110,7 @@ class _Connection:
         self._held = data[-1:]
         return memoryview(data)[:-1]
 
-    def _receive(self, max_bytes: int) -> _Steps[bytes]:
+    def _receive_steps(self, max_bytes: int) -> _Steps[bytes]:
         while True:
             data = plain = yield max_bytes
             for tls in self._sessions:
@@ -118,7 +118,7 @@ class _Connection:
             if plain or not data:
                 return plain
 
-    def write(self, data: bytes) -> _Steps[None]:
+    def _write_steps(self, data: bytes) -> _Steps[None]:
         """Write ``data``. The first write of a further request checks that the connection is idle.
 
         Raises:
@@ -134,7 +134,7 @@ class _Connection:
         if self._held or any(tls.pending for tls in self._sessions):
             return False
         try:
-            self.sock.recv(1, socket.MSG_PEEK)
+            self._sock.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
             return True
         except OSError:
@@ -146,65 +146,58 @@ class _Connection:
             data = tls.encrypt(data)
         return data
 
-    def start_tls(self, context: ssl.SSLContext, server_hostname: str | None) -> _Steps[_Connection]:
-        """Return the connection with a TLS session inside it."""
+    def _tls_steps(self, context: ssl.SSLContext, server_hostname: str | None) -> _Steps[tuple[TlsSession, ...]]:
+        """Return the sessions with a further one inside them."""
         tls = TlsSession(context, server_hostname)
         done, data = tls.handshake(None)
         while not done:
             yield self._encrypt(data)
-            done, data = tls.handshake((yield from self._receive(READ_BYTES)))
+            done, data = tls.handshake((yield from self._receive_steps(READ_BYTES)))
         yield self._encrypt(data)
-        return _Connection(self.sock, (*self._sessions, tls))
+        return *self._sessions, tls
 
     def get_extra_info(self, info: str) -> Any:
         if info == "is_readable":  # asked of each idle connection at each request: write() looks at the socket
-            return bool(self._held) or self.sock.fileno() < 0
+            return bool(self._held) or self._sock.fileno() < 0
         if info == "ssl_object":
             return self._sessions[-1].object if self._sessions else None
         if info == "socket":
-            return self.sock
+            return self._sock
         if info == "client_addr":
-            return self.sock.getsockname()
+            return self._sock.getsockname()
         if info == "server_addr":
-            return self.sock.getpeername()
+            return self._sock.getpeername()
         return None
-
-
-class _StreamBase:
-    def __init__(self, connection: _Connection) -> None:
-        self._connection = connection
-
-    def get_extra_info(self, info: str) -> Any:
-        return self._connection.get_extra_info(info)
 
 
 # --- sync ---
 
 
-class _Stream(_StreamBase, httpcore.NetworkStream):  # type: ignore[misc] # the library is known only when this runs
+class _Stream(_Connection, httpcore.NetworkStream):  # type: ignore[misc] # the library is known only when this runs
     """A sync connection."""
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes | memoryview:
         with _READ_ERRORS:
-            return self._perform(self._connection.read(max_bytes), timeout)
+            return self._perform(self._read_steps(max_bytes), timeout)
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         if buffer:
             with _WRITE_ERRORS:
-                self._perform(self._connection.write(buffer), timeout)
+                self._perform(self._write_steps(buffer), timeout)
 
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> _Stream:
         try:
             with _CONNECT_ERRORS:
-                return _Stream(self._perform(self._connection.start_tls(ssl_context, server_hostname), timeout))
+                sessions = self._perform(self._tls_steps(ssl_context, server_hostname), timeout)
+                return _Stream(self._sock, sessions)
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
-        self._connection.sock.close()
+        self._sock.close()
 
     def _perform(self, steps: _Steps[T], timeout: float | None) -> T:
         try:
@@ -219,10 +212,10 @@ class _Stream(_StreamBase, httpcore.NetworkStream):  # type: ignore[misc] # the 
             return done.value  # type: ignore[no-any-return]
 
     def _receive(self, max_bytes: int, timeout: float | None) -> bytes:
-        _wait(self._connection.sock, remaining(timeout), writing=False)
+        _wait(self._sock, remaining(timeout), writing=False)
         try:
             # Bytes that have come in time are read after the deadline too: this process may have been stopped.
-            return self._connection.sock.recv(max_bytes)
+            return self._sock.recv(max_bytes)
         except BlockingIOError:
             raise TimeoutError(TIMED_OUT) from None
 
@@ -230,9 +223,9 @@ class _Stream(_StreamBase, httpcore.NetworkStream):  # type: ignore[misc] # the 
         view = memoryview(data)
         while view:
             try:
-                view = view[self._connection.sock.send(view) :]
+                view = view[self._sock.send(view) :]
             except BlockingIOError:
-                if not _wait(self._connection.sock, remaining(timeout), writing=True):
+                if not _wait(self._sock, remaining(timeout), writing=True):
                     raise TimeoutError(TIMED_OUT) from None
 
 
@@ -254,18 +247,18 @@ class Backend(httpcore.NetworkBackend):  # type: ignore[misc]
     def connect_tcp(self, host: str, port: int, timeout: float | None = None, **_: Any) -> _Stream:
         """Connect to the first of the host's addresses that answers. Our pools set no further options."""
         with _CONNECT_ERRORS:
-            return _Stream(_Connection(connect(host, port, remaining(timeout))))
+            return _Stream(connect(host, port, remaining(timeout)))
 
 
 # --- async ---
 
 
-class _AsyncStream(_StreamBase, httpcore.AsyncNetworkStream):  # type: ignore[misc]
+class _AsyncStream(_Connection, httpcore.AsyncNetworkStream):  # type: ignore[misc]
     """An async connection, of one event loop of asyncio's."""
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes | memoryview:
         with _READ_ERRORS:
-            data = await self._perform(self._connection.read(max_bytes), timeout)
+            data = await self._perform(self._read_steps(max_bytes), timeout)
         if len(data) > _BYTES_PER_TURN:
             await asyncio.sleep(0)
         return data
@@ -273,22 +266,21 @@ class _AsyncStream(_StreamBase, httpcore.AsyncNetworkStream):  # type: ignore[mi
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         if buffer:
             with _WRITE_ERRORS:
-                await self._perform(self._connection.write(buffer), timeout)
+                await self._perform(self._write_steps(buffer), timeout)
 
     async def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> _AsyncStream:
         try:
             with _CONNECT_ERRORS:
-                return _AsyncStream(
-                    await self._perform(self._connection.start_tls(ssl_context, server_hostname), timeout)
-                )
+                sessions = await self._perform(self._tls_steps(ssl_context, server_hostname), timeout)
+                return _AsyncStream(self._sock, sessions)
         except BaseException:
             await self.aclose()
             raise
 
     async def aclose(self) -> None:
-        self._connection.sock.close()
+        self._sock.close()
 
     async def _perform(self, steps: _Steps[T], timeout: float | None) -> T:
         try:
@@ -297,14 +289,13 @@ class _AsyncStream(_StreamBase, httpcore.AsyncNetworkStream):  # type: ignore[mi
                 if isinstance(step, int):
                     step = steps.send(await self._receive(step, timeout))
                 else:
-                    with _time_limit(remaining(timeout)):
-                        await asyncio.get_running_loop().sock_sendall(self._connection.sock, step)
+                    await self._send(step, timeout)
                     step = next(steps)
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]
 
     async def _receive(self, max_bytes: int, timeout: float | None) -> bytes:
-        sock = self._connection.sock
+        sock = self._sock
         with contextlib.suppress(BlockingIOError):
             return sock.recv(max_bytes)
         with anyio.move_on_after(remaining(timeout)):
@@ -312,6 +303,14 @@ class _AsyncStream(_StreamBase, httpcore.AsyncNetworkStream):  # type: ignore[mi
         with contextlib.suppress(BlockingIOError):  # after the deadline, as in the sync stream
             return sock.recv(max_bytes)
         raise TimeoutError(TIMED_OUT)
+
+    async def _send(self, data: bytes, timeout: float | None) -> None:
+        sock, view = self._sock, memoryview(data)
+        with contextlib.suppress(BlockingIOError):
+            view = view[sock.send(view) :]
+        if view:
+            with _time_limit(remaining(timeout)):
+                await asyncio.get_running_loop().sock_sendall(sock, view)
 
 
 @contextlib.contextmanager
@@ -329,4 +328,4 @@ class AsyncBackend(httpcore.AsyncNetworkBackend):  # type: ignore[misc]
     async def connect_tcp(self, host: str, port: int, timeout: float | None = None, **_: Any) -> _AsyncStream:
         """Connect to the first of the host's addresses that answers. Our pools set no further options."""
         with _CONNECT_ERRORS, _time_limit(remaining(timeout)):
-            return _AsyncStream(_Connection(await aconnect(host, port)))
+            return _AsyncStream(await aconnect(host, port))

@@ -614,18 +614,18 @@ def test_reads_of_a_long_reply_grow_and_those_of_the_next_reply_begin_small():
         connection = _Connection(ours)
 
         def read(part):
-            steps = connection.read(1 << 16)
+            steps = connection._read_steps(1 << 16)
             size = next(steps)
             with pytest.raises(StopIteration) as done:
                 steps.send(part)
             assert bytes(done.value.value) == part[:-1]
             with pytest.raises(StopIteration) as done:
-                next(connection.read(1 << 16))
+                next(connection._read_steps(1 << 16))
             assert done.value.value == part[-1:]
             return size
 
         assert read(b"query" * 1000) == 1 << 16
         assert read(b"long" * 15_000) == 1 << 16
         assert read(b"long" * 100_000) == MIB
-        assert list(connection.write(b"next request")) == [b"next request"]
+        assert list(connection._write_steps(b"next request")) == [b"next request"]
         assert read(b"query" * 1000) == 1 << 16

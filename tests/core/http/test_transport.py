@@ -11,9 +11,9 @@ from nanogpt_core.http.library import httpcore, httpx
 
 def test_requests_go_through_our_network_backend(embed, serve, monkeypatch):
     used = []
-    read = network._Connection.read
+    read = network._Connection._read_steps
     monkeypatch.setattr(
-        network._Connection, "read", lambda self, max_bytes: (used.append(max_bytes), read(self, max_bytes))[1]
+        network._Connection, "_read_steps", lambda self, max_bytes: (used.append(max_bytes), read(self, max_bytes))[1]
     )
     embed(serve().embedder(), ["a"])
     assert used
