@@ -52,23 +52,22 @@ def list_models(api_key: ApiKey = None, base_url: str | None = None) -> dict[str
     return _fetch(_EMBEDDING_MODELS, parse_model_list, endpoint)
 
 
-class _LiveLists(ForkSafe):
-    """The lists that this process has fetched, by endpoint. Other threads, and a fork, wait until one is fetched."""
+class _LiveList(ForkSafe):
+    """The list of one endpoint, fetched once. Other threads that need it, and a fork, wait until it is there."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._lists: dict[bytes, dict[str, ModelInfo]] = {}
+        self._models: dict[str, ModelInfo] | None = None
 
     def get(self, endpoint: Endpoint, http_client: Any) -> dict[str, ModelInfo]:
-        """Return the list of an endpoint."""
-        name = endpoint_digest(endpoint)
+        """Return the models."""
         with self._lock:
-            if name not in self._lists:
-                self._lists[name] = _fetch(_EMBEDDING_MODELS, parse_model_list, endpoint, http_client)
-            return self._lists[name]
+            if self._models is None:
+                self._models = _fetch(_EMBEDDING_MODELS, parse_model_list, endpoint, http_client)
+            return self._models
 
 
-_live_lists = _LiveLists()
+_live_lists: dict[bytes, _LiveList] = {}
 
 
 def live_model_info(endpoint: Endpoint, model: str, http_client: Any = None) -> ModelInfo:
@@ -83,7 +82,7 @@ def live_model_info(endpoint: Endpoint, model: str, http_client: Any = None) -> 
         ConfigurationError: The list does not have the model.
         NanoGPTError: The request for the list failed.
     """
-    models = _live_lists.get(endpoint, http_client)
+    models = _live_lists.setdefault(endpoint_digest(endpoint), _LiveList()).get(endpoint, http_client)
     if model in models:
         return models[model]
     near = difflib.get_close_matches(model, models, n=2)
