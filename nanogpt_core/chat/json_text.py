@@ -34,7 +34,7 @@ def strip_code_fence(text: str) -> str:
 
 def repair_json_text(text: str) -> str:
     """Return the text of structured output without a fence around it, and unreadable if its JSON is incomplete."""
-    return strip_code_fence(text) + _ending(text)
+    return strip_code_fence(text) + _suffix_if_incomplete(text)
 
 
 class JsonTextStream:
@@ -43,13 +43,12 @@ class JsonTextStream:
     def __init__(self) -> None:
         self._text = ""
         self._may_be_fenced = True
-        self._depth = 0
-        self._in_string = self._escaped = False
+        self._brackets = _OpenBrackets()
 
     @property
     def is_too_deep(self) -> bool:
         """True if the text is nested too deeply for the frameworks' parsers."""
-        return self._depth > _MAX_DEPTH
+        return len(self._brackets.closing) > _MAX_DEPTH
 
     def add(self, content: str | None, *, is_last: bool) -> str | None:
         """Return the text to send on.
@@ -59,28 +58,14 @@ class JsonTextStream:
             is_last: Whether the text ends with it.
         """
         self._text += content or ""
-        self._measure(content or "")
+        self._brackets.add(content or "")
         begun = self._text.strip()
         if self._may_be_fenced and not is_last and "```".startswith(begun[:3]):
             return None
         if self._may_be_fenced:
             self._may_be_fenced = False
             content = strip_code_fence(self._text)
-        return (content or "") + _ending(self._text) if is_last else content
-
-    def _measure(self, content: str) -> None:
-        for character in content:
-            if self.is_too_deep:
-                return
-            if self._in_string:
-                self._in_string = character != '"' or self._escaped
-                self._escaped = character == "\\" and not self._escaped
-            elif character == '"':
-                self._in_string = True
-            elif character in "{[":
-                self._depth += 1
-            elif character in "}]":
-                self._depth -= 1
+        return (content or "") + _suffix_if_incomplete(self._text) if is_last else content
 
 
 def is_incomplete(text: str) -> bool:
@@ -100,7 +85,7 @@ def _inner(text: str) -> str:
     return (text if fenced is None or text.lstrip().startswith(("{", "[")) else fenced[1]).strip(" \n\r\t`")
 
 
-def _ending(text: str) -> str:
+def _suffix_if_incomplete(text: str) -> str:
     """Return text that makes incomplete JSON unreadable; empty if there is none."""
     return invalidating_suffix(_inner(text)) if is_incomplete(text) else ""
 
@@ -111,18 +96,34 @@ def invalidating_suffix(text: str) -> str:
     Both frameworks complete truncated JSON, and a tool would run with a part of its arguments. A closing bracket that
     does not match makes their parsers refuse the text, and their own handling of invalid calls begins.
     """
-    expected: list[str] = []
-    in_string = escaped = False
-    for character in text:
-        if in_string:
-            if character == '"' and not escaped:
-                in_string = False
-            escaped = character == "\\" and not escaped
-        elif character == '"':
-            in_string = True
-        elif character in _CLOSING:
-            expected.append(_CLOSING[character])
-        elif expected and character == expected[-1]:
-            expected.pop()
-    wrong = "]" if expected and expected[-1] == "}" else "}"
-    return ("\\" if escaped else "") + ('"' if in_string else "") + wrong
+    brackets = _OpenBrackets()
+    brackets.add(text)
+    wrong = "]" if brackets.closing[-1:] == ["}"] else "}"
+    return ("\\" if brackets.is_escaped else "") + ('"' if brackets.is_in_string else "") + wrong
+
+
+class _OpenBrackets:
+    """The brackets that are open at the end of JSON text.
+
+    Attributes:
+        closing: The brackets that close them, the innermost last.
+        is_in_string: Whether the text ends in a string.
+        is_escaped: Whether it ends in a backslash that begins an escape.
+    """
+
+    def __init__(self) -> None:
+        self.closing: list[str] = []
+        self.is_in_string = self.is_escaped = False
+
+    def add(self, text: str) -> None:
+        """Read the next part of the text."""
+        for character in text:
+            if self.is_in_string:
+                self.is_in_string = character != '"' or self.is_escaped
+                self.is_escaped = character == "\\" and not self.is_escaped
+            elif character == '"':
+                self.is_in_string = True
+            elif character in _CLOSING:
+                self.closing.append(_CLOSING[character])
+            elif self.closing[-1:] == [character]:
+                self.closing.pop()

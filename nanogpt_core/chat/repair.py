@@ -48,22 +48,8 @@ def repair_reply(document: dict[str, Any], *, streamed: bool) -> None:
         document.pop("type", None)
         document.pop("chunk", None)
     choices = document.get("choices")
-    document["choices"] = (
-        [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
-    )
-    # Moonshot puts it into a choice, Groq into a field of its own.
-    usages = [
-        one.get("usage") for one in (document, *document["choices"], document.get("x_groq")) if isinstance(one, dict)
-    ]
-    inner = [one.pop(PRICING, None) for one in (*usages, *document["choices"]) if isinstance(one, dict)]
-    pricing = next((one for one in (document.get(PRICING), *inner) if isinstance(one, dict)), None)
-    if pricing is not None:
-        document[PRICING] = pricing
-    known = next((counted for one in usages if (counted := _counted(one)) is not None), None)
-    # In a stream it may be split over several chunks.
-    usage = known if streamed else repair_usage(known, pricing)
-    if usage is not None or "usage" in document:
-        document["usage"] = usage
+    document["choices"] = _objects(choices) if isinstance(choices, list) else []
+    _find_usage(document, streamed=streamed)
     for position, choice in enumerate(document["choices"]):
         index = _count(choice.get("index"))
         # A chunk without an index is of the only choice, unless it has several.
@@ -73,6 +59,25 @@ def repair_reply(document: dict[str, Any], *, streamed: bool) -> None:
         choice["finish_reason"] = reason if is_reason else None
         if not _is_logprobs(choice.get("logprobs")):
             choice.pop("logprobs", None)
+
+
+def _find_usage(document: dict[str, Any], *, streamed: bool) -> None:
+    """Put the token usage and the cost of a reply, or of a chunk, into its own fields; in place."""
+    # Moonshot puts the usage into a choice, Groq into a field of its own.
+    usages = [one.get("usage") for one in _objects([document, *document["choices"], document.get("x_groq")])]
+    inner = [one.pop(PRICING, None) for one in _objects([*usages, *document["choices"]])]
+    pricing = next(iter(_objects([document.get(PRICING), *inner])), None)
+    if pricing is not None:
+        document[PRICING] = pricing
+    known = next((counted for one in usages if (counted := _counted(one)) is not None), None)
+    # In a stream it may be split over several chunks.
+    usage = known if streamed else repair_usage(known, pricing)
+    if usage is not None or "usage" in document:
+        document["usage"] = usage
+
+
+def _objects(values: list[Any]) -> list[dict[str, Any]]:
+    return [value for value in values if isinstance(value, dict)]
 
 
 def repair_message(message: dict[str, Any], *, streamed: bool, tools: frozenset[str] = frozenset()) -> None:
@@ -101,21 +106,8 @@ def repair_message(message: dict[str, Any], *, streamed: bool, tools: frozenset[
     elif content is not None and not isinstance(content, str):
         raise wrong_type("a content", content)
     message.setdefault("content", None)
-    images = message.pop("images", None)  # OpenRouter
-    if isinstance(images, list) and any(isinstance(one, (dict, str)) for one in images):
-        links = [{"type": "image_url", "image_url": {"url": one}} if isinstance(one, str) else one for one in images]
-        message["content_blocks"] = [
-            *message.get("content_blocks", ()),
-            *(one for one in links if isinstance(one, dict)),
-        ]
-    call = message.pop("function_call", None)
-    if isinstance(call, dict) and isinstance(call.get("name"), str | None):
-        arguments = call.get("arguments")
-        call["arguments"] = arguments if isinstance(arguments, str) else json.dumps(arguments) if arguments else ""
-        if not tools:
-            message["function_call"] = call
-        elif call.get("name") or call["arguments"]:
-            message["tool_calls"] = message.get("tool_calls") or [{"type": "function", "index": 0, "function": call}]
+    _move_images(message)
+    _repair_function_call(message, tools)
 
 
 def _join_blocks(message: dict[str, Any], blocks: list[Any]) -> None:
@@ -147,6 +139,29 @@ def _join_blocks(message: dict[str, Any], blocks: list[Any]) -> None:
         message["content_blocks"] = others
     if calls and not message.get("tool_calls"):
         message["tool_calls"] = calls
+
+
+def _move_images(message: dict[str, Any]) -> None:
+    images = message.pop("images", None)  # OpenRouter
+    links = [
+        {"type": "image_url", "image_url": {"url": image}} if isinstance(image, str) else image
+        for image in (images if isinstance(images, list) else ())
+    ]
+    blocks = [*message.get("content_blocks", ()), *_objects(links)]
+    if blocks:
+        message["content_blocks"] = blocks
+
+
+def _repair_function_call(message: dict[str, Any], tools: frozenset[str]) -> None:
+    call = message.pop("function_call", None)
+    if not isinstance(call, dict) or not isinstance(call.get("name"), str | None):
+        return
+    arguments = call.get("arguments")
+    call["arguments"] = arguments if isinstance(arguments, str) else json.dumps(arguments) if arguments else ""
+    if not tools:
+        message["function_call"] = call
+    elif call.get("name") or call["arguments"]:
+        message["tool_calls"] = message.get("tool_calls") or [{"type": "function", "index": 0, "function": call}]
 
 
 def _refusal(value: Any) -> str | None:

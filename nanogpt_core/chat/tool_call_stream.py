@@ -21,7 +21,52 @@ __all__ = ["ToolCallAssembler"]
 _INDEX = re.compile(r"\d{1,9}", re.ASCII)
 
 
-@dataclass
+@dataclass(frozen=True)
+class _Fragment:
+    """One fragment of a tool call.
+
+    Attributes:
+        index: The index that the service gave, or None.
+        id: Its id, or None.
+        name: The name, or a piece of it.
+        arguments: A piece of the arguments.
+        fields: Provider fields.
+    """
+
+    index: int | None
+    id: str | None
+    name: str
+    arguments: str
+    fields: dict[str, Any]
+
+    @classmethod
+    def parse(cls, fragment: Any) -> _Fragment:
+        """Read a fragment in any form.
+
+        Raises:
+            ReplyError: It is not a part of a call.
+        """
+        fragment = unify_call(fragment)
+        function = fragment.get("function") if isinstance(fragment, dict) else None
+        if isinstance(fragment, dict) and function is None:
+            function = {}  # it ends a call, or has further fields of one
+        if not isinstance(function, dict):
+            raise nameless_call(fragment)
+        index, name, arguments = fragment.get("index"), function.get("name"), function.get("arguments")
+        if isinstance(index, str) and _INDEX.fullmatch(index):
+            index = int(index)
+        if not isinstance(arguments, str):
+            arguments = json.dumps(arguments) if arguments is not None else ""
+        return cls(
+            index if isinstance(index, int) else None,
+            call_id(fragment),
+            name if isinstance(name, str) else "",
+            arguments,
+            call_fields(fragment),
+        )
+
+
+@dataclass(eq=False)
 class _Call:
     """One tool call of a stream, as far as it has come.
 
@@ -40,7 +85,7 @@ class _Call:
         double_of: An earlier call with the same id and name, which this one may repeat.
     """
 
-    sources: set[int]
+    sources: set[int | None]
     id: str | None = None
     name: str = ""
     arguments: str = ""
@@ -78,29 +123,31 @@ class _Call:
         """True if the arguments may be an object; others are held back until they are complete."""
         return self.arguments.lstrip().startswith("{")
 
-    def is_repeated(self, name: str, arguments: str) -> bool:
+    def is_repeated_by(self, fragment: _Fragment) -> bool:
         """Return whether a fragment with the same id only repeats this call."""
-        return bool(arguments) and name in ("", self.name) and arguments == self.arguments and is_json(arguments)
+        is_same = fragment.name in ("", self.name) and fragment.arguments == self.arguments
+        return is_same and fragment.arguments != "" and is_json(fragment.arguments)
 
-    def is_continued_by(self, name: str, arguments: str) -> bool:
+    def is_continued_by(self, fragment: _Fragment) -> bool:
         """Return whether a fragment with the same id, but another index, is a part of this call."""
-        begins = bool(name) and (name != self.name or arguments.lstrip()[:1] in ("", "{"))
-        return not begins and not is_json(self.arguments)
+        may_begin = fragment.name != self.name or fragment.arguments.lstrip()[:1] in ("", "{")
+        return not (fragment.name and may_begin) and not is_json(self.arguments)
 
-    def is_renamed_by(self, name: str, tools: frozenset[str]) -> bool:
+    def is_renamed_by(self, fragment: _Fragment, tools: frozenset[str]) -> bool:
         """Return whether a fragment with the same id and index has the name of another tool, and no arguments came."""
-        return not self.arguments and name != self.name and {self.name, name} <= tools
+        return not self.arguments and fragment.name != self.name and {self.name, fragment.name} <= tools
 
-    def is_followed_by(self, identifier: str | None, name: str, arguments: str, tools: frozenset[str]) -> bool:
+    def is_followed_by(self, fragment: _Fragment, tools: frozenset[str]) -> bool:
         """Return whether a fragment with the same index, or none, begins another call."""
+        name, arguments = fragment.name, fragment.arguments
         if not name or not self.name:
             return False  # some hosts invent an id for every fragment
         if self.arguments == "" and self.name not in tools and self._joins(name, tools):
             return False
-        if identifier is not None and self.id not in (None, identifier):
+        if fragment.id is not None and self.id not in (None, fragment.id):
             # Some hosts invent an id for every fragment, and repeat the name.
             return name != self.name or arguments.lstrip()[:1] in ("", "{") or is_json(self.text) or not self.arguments
-        if identifier is not None and name == self.name and self.is_placeholder:
+        if fragment.id is not None and name == self.name and self.is_placeholder:
             return False
         if name != self.name:
             return self.arguments != "" or {self.name, name} <= tools
@@ -111,12 +158,18 @@ class _Call:
         repeated = name.startswith(self.name)
         return any(tool.startswith(self.name + name) or (repeated and tool.startswith(name)) for tool in tools)
 
+    def add(self, fragment: _Fragment, tools: frozenset[str]) -> None:
+        """Add a fragment."""
+        self.add_fields(fragment.fields)
+        self._add_name(fragment.name, tools)
+        self._add_arguments(fragment.arguments)
+
     def add_fields(self, fields: dict[str, Any]) -> None:
         """Add provider fields."""
         self.fields = merge_fields(self.fields, fields)
         self.pending.update({name: value for name, value in fields.items() if name != "function"})
 
-    def add_arguments(self, arguments: str) -> None:
+    def _add_arguments(self, arguments: str) -> None:
         """Add a piece of the arguments. Some hosts send the whole again at the end."""
         if self.is_placeholder and arguments.strip():
             self.arguments = self.latest = arguments
@@ -124,7 +177,7 @@ class _Call:
             self.arguments += arguments
             self.latest = arguments if self.latest is not None and arguments.startswith(self.latest) else None
 
-    def add_name(self, name: str, tools: frozenset[str]) -> None:
+    def _add_name(self, name: str, tools: frozenset[str]) -> None:
         """Add a piece of the name; some hosts repeat the name in every fragment, as a whole or as far as it came."""
         if name == self.name and self.name + name not in tools:
             return
@@ -151,13 +204,8 @@ class ToolCallAssembler:
         Raises:
             ReplyError: A fragment is not a part of a call.
         """
-        for position, fragment in enumerate(map(unify_call, [fragments] if isinstance(fragments, dict) else fragments)):
-            function = fragment.get("function") if isinstance(fragment, dict) else None
-            if isinstance(fragment, dict) and function is None:
-                function = {}  # it ends a call, or has further fields of one
-            if not isinstance(function, dict):
-                raise nameless_call(fragment)
-            self._add(position, fragment, function)
+        for position, fragment in enumerate([fragments] if isinstance(fragments, dict) else fragments):
+            self._add(position, _Fragment.parse(fragment))
         return self._take()
 
     def finish(self) -> list[dict[str, Any]]:
@@ -172,43 +220,48 @@ class ToolCallAssembler:
         """Return the provider fields of all calls, by the ids of the calls."""
         return {call.id: call.fields for call in self._calls if call.id is not None}
 
-    def _add(self, position: int, fragment: dict[str, Any], function: dict[str, Any]) -> None:
-        index, name, arguments = fragment.get("index"), function.get("name"), function.get("arguments")
-        name = name if isinstance(name, str) else ""
-        if not isinstance(arguments, str):
-            arguments = json.dumps(arguments) if arguments is not None else ""
-        index = int(index) if isinstance(index, str) and _INDEX.fullmatch(index) else index
-        source, identifier = index if isinstance(index, int) else None, call_id(fragment)
-        same = [call for call in self._calls if source is None or source in call.sources]
-        known = next((one for one in self._calls if one.id == identifier), None) if identifier else None
-        call = known if known in same else None
-        is_repeated = known is not None and known.is_repeated(name, arguments)
-        if known is not None and not same and (is_repeated or known.is_continued_by(name, arguments)):
-            known.sources.update(() if source is None else (source,))
-            call = known
-        fields = call_fields(fragment)
-        if is_repeated and known is not None:
-            known.add_fields(fields)
+    def _add(self, position: int, fragment: _Fragment) -> None:
+        known = next((call for call in self._calls if call.id == fragment.id), None) if fragment.id else None
+        same_index = [call for call in self._calls if fragment.index is None or fragment.index in call.sources]
+        if known is not None and known.is_repeated_by(fragment):
+            known.sources.update(() if same_index else (fragment.index,))
+            known.add_fields(fragment.fields)
             return
-        if call is not None and call.is_renamed_by(name, self._tools):
-            raise ReplyError(
-                f"The service sent one tool call under two names: {call.name!r} and {name!r}.",
-                remedy="Try again, or with another model.",
-            )
-        call = call or (same[-1] if same else None)
-        if call is None and not name and identifier is None and self._calls and not is_json(self._calls[-1].text):
-            call = self._calls[-1]  # the index counts fragments
-            call.sources.update(() if source is None else (source,))
-        if call is None or call.is_followed_by(identifier, name, arguments, self._tools):
-            call = _Call({len(self._calls) + position if source is None else source})
-            if known is not None and known.name == name:
+        call = self._find(fragment, known, same_index)
+        if call is None or call.is_followed_by(fragment, self._tools):
+            call = _Call({len(self._calls) + position if fragment.index is None else fragment.index})
+            if known is not None and known.name == fragment.name:
                 call.double_of = known
             self._calls.append(call)
-        if call.id is None and all(identifier != other.id for other in self._calls):
-            call.id = identifier
-        call.add_fields(fields)
-        call.add_name(name, self._tools)
-        call.add_arguments(arguments)
+        if call.id is None and all(fragment.id != other.id for other in self._calls):
+            call.id = fragment.id
+        call.add(fragment, self._tools)
+
+    def _find(self, fragment: _Fragment, known: _Call | None, same_index: list[_Call]) -> _Call | None:
+        """Return the call that a fragment may belong to, or that it follows under the same index; None for a new one.
+
+        Args:
+            fragment: The fragment.
+            known: The call with its id.
+            same_index: The calls with its index; all calls if it has none.
+        """
+        if known is not None and known in same_index:
+            if known.is_renamed_by(fragment, self._tools):
+                raise ReplyError(
+                    f"The service sent one tool call under two names: {known.name!r} and {fragment.name!r}.",
+                    remedy="Try again, or with another model.",
+                )
+            return known
+        if same_index:
+            return same_index[-1]
+        if known is not None and known.is_continued_by(fragment):
+            call = known
+        elif self._calls and not fragment.name and fragment.id is None and not is_json(self._calls[-1].text):
+            call = self._calls[-1]  # the index counts fragments
+        else:
+            return None
+        call.sources.add(fragment.index)
+        return call
 
     def _take(self, *, finishing: bool = False) -> list[dict[str, Any]]:
         taken = []
