@@ -1,13 +1,65 @@
-"""Questions to the user in a terminal, before money is spent or something is deleted."""
+"""Consent to costs and deletions: the options about costs, and questions in a terminal."""
 
 from __future__ import annotations
 
 import math
 import sys
+from dataclasses import dataclass
+from typing import Annotated
+
+from cyclopts import Group, Parameter
 
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode
 
-__all__ = ["answered_yes", "confirm_cost"]
+__all__ = ["CostOptions", "answered_yes"]
+
+
+def _check_budget(_type: object, budget: float | None) -> None:
+    if budget is not None and not 0 < budget < math.inf:
+        raise ValueError("It must be above 0 and finite.")
+
+
+@Parameter(name="*", group=Group.create_ordered("Cost"))
+@dataclass(frozen=True)
+class CostOptions:
+    """Consent to the cost.
+
+    Attributes:
+        budget: US dollars that may be spent, without a question. Nothing is sent if more is expected. For `embed`, all
+            runs for an output count.
+        yes: Accept any cost, if there is no budget.
+        ask_above: Without a budget, ask if the expected cost is above so many US dollars.
+    """
+
+    budget: Annotated[float | None, Parameter(validator=_check_budget)] = None
+    yes: Annotated[bool, Parameter(alias="-y", negative=())] = False
+    ask_above: float = 1.0
+
+    def allows(self, usd: float | None) -> bool:
+        """Return True if a cost needs no question; ``usd`` is None if it is unknown."""
+        if self.budget is not None:
+            return usd is not None and usd <= self.budget
+        return self.yes or (usd is not None and usd <= self.ask_above)
+
+    def confirm(self, cost: str, usd: float | None) -> None:
+        """Compare an expected cost with the budget, or ask if there is none and the cost is too high.
+
+        Args:
+            cost: The cost in words, a sentence without its full stop.
+            usd: US dollars; None if a price is unknown.
+
+        Raises:
+            CommandError: The cost is above the budget, or was not accepted.
+        """
+        if self.allows(usd):
+            return
+        if self.budget is not None:
+            cost, remedy = f"{cost}, more than --budget allows", "Pass a higher --budget."
+        elif answered_yes(f"{cost}. Go on?"):
+            return
+        else:
+            remedy = "Pass --yes, or a --budget."
+        raise CommandError(f"{cost}. Nothing was sent.", remedy=remedy, code=ExitCode.NOT_CONFIRMED)
 
 
 def answered_yes(question: str) -> bool:
@@ -17,31 +69,3 @@ def answered_yes(question: str) -> bool:
     sys.stderr.write(f"{question} [y/N] ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
-
-
-def confirm_cost(cost: str, usd: float | None, *, budget: float | None, ask_above: float, yes: bool) -> None:
-    """Compare an expected cost with the budget, or ask if it is above ``ask_above``.
-
-    Args:
-        cost: The cost in words, a sentence without its full stop.
-        usd: US dollars; None if a price is unknown.
-        budget: US dollars that may be spent without a question, or None.
-        ask_above: US dollars above which there is a question without a budget.
-        yes: True if any cost is accepted, without a budget.
-
-    Raises:
-        CommandError: The cost is above the budget, or was not accepted.
-    """
-    if budget is not None and not 0 < budget < math.inf:
-        raise CommandError(f"--budget must be above 0 and finite, not {budget:g}.")
-    limit = ask_above if budget is None else budget
-    if (usd is not None and usd <= limit) or (yes and budget is None):
-        return
-    if budget is not None:
-        remedy = "Pass a higher --budget."
-        raise CommandError(
-            f"{cost}, more than --budget allows. Nothing was sent.", remedy=remedy, code=ExitCode.NOT_CONFIRMED
-        )
-    if not answered_yes(f"{cost}. Go on?"):
-        remedy = "Pass --yes, or a --budget."
-        raise CommandError(f"{cost}. Nothing was sent.", remedy=remedy, code=ExitCode.NOT_CONFIRMED)

@@ -8,9 +8,10 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from nanogpt_core.cli.asking import CostOptions
 from nanogpt_core.cli.comparison.corpus import CorpusOptions
 from nanogpt_core.cli.comparison.output import as_json, print_comparison, write_report
-from nanogpt_core.cli.comparison.run import CostOptions, Run, SyntheticOptions, open_service
+from nanogpt_core.cli.comparison.run import SANDBOX_NOTICE, Run, SyntheticOptions, open_service
 from nanogpt_core.cli.console import print_json, print_warning
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode, exit_code_of
 from nanogpt_core.cli.job.progress import make_progress
@@ -101,7 +102,7 @@ def compare(
         raise CommandError(f"--tolerance must be at least 0, not {tolerance:g}.")
     progress = make_progress(quiet=quiet)
     with open_service(sandbox, base_url) as service, contextlib.closing(progress):
-        run = Run(service, cost, output, progress)
+        run = Run(service, sandbox=sandbox, cost=cost, output=output, progress=progress)
         passages = run.read_passages(corpus, reading)
         asked = run.read_questions(questions, passages, limit, synthetic)
         comparison = run.compare(
@@ -112,14 +113,15 @@ def compare(
             instructions=not no_instructions,
             tolerance=tolerance,
         )
+    notice = SANDBOX_NOTICE if sandbox else ""
     try:
-        files = write_report(comparison, output, run.notice)
+        files = write_report(comparison, output, notice)
     except OSError as problem:
         raise CommandError(f"{problem.filename or output}: {problem.strerror or problem}.") from problem
     if json:
-        print_json(as_json(comparison, run.notice))
+        print_json(as_json(comparison, notice))
     else:
-        print_comparison(comparison, files, run.notice)
+        print_comparison(comparison, files, notice)
     for name, error in comparison.failures.items():
         print_warning(f"{name} was not measured: {error or 'another model of the same server failed before.'}")
     errors = [error for error in comparison.failures.values() if error]

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
+from nanogpt_core.cli.asking import CostOptions
 from nanogpt_core.cli.console import print_json
 from nanogpt_core.cli.job.cost import format_usd, warn_about_unknown_model
 from nanogpt_core.cli.job.job import Job
@@ -47,9 +48,6 @@ def embed(
     /,
     *,
     output: Annotated[Path, Parameter(alias="-o")],
-    budget: float | None = None,
-    yes: Annotated[bool, Parameter(alias="-y")] = False,
-    ask_above: float = 1.0,
     overwrite: bool = False,
     cache: Path | None = None,
     on_overflow: Literal["error", "truncate", "split"] = "error",
@@ -58,15 +56,13 @@ def embed(
     json: JsonFlag = False,
     model: ModelOptions = ModelOptions(),  # noqa: B008 - it is frozen
     options: InputOptions = InputOptions(),  # noqa: B008 - it is frozen
+    cost: CostOptions = CostOptions(),  # noqa: B008 - it is frozen
 ) -> None:
     """Embed files and folders, into one file with passages and vectors.
 
     Args:
         inputs: Files and folders; - for standard input.
         output: The file to write. Its name ends with .parquet, .npy, .jsonl or .lance, which is the format.
-        budget: US dollars that this output may cost, over all runs. Nothing is sent if more is expected.
-        yes: Do not ask before spending money.
-        ask_above: Without a budget, ask if the expected cost is above so many US dollars.
         overwrite: Replace an output with other texts or another model.
         cache: SQLite file that keeps all vectors, also for other outputs. Default: none after the end.
         on_overflow: Texts over the model's token limit: stop, embed their beginning, or the mean of pieces.
@@ -75,6 +71,7 @@ def embed(
         json: Print the manifest as JSON.
         model: The model and its address.
         options: Reading of the input.
+        cost: Consent to the cost.
     """
     warn_about_unknown_model(model.model)
     job = Job(
@@ -86,9 +83,7 @@ def embed(
             "on_overflow": on_overflow,
             "requests_per_second": requests_per_second,
         },
-        budget=budget,
-        ask_above=ask_above,
-        yes=yes,
+        cost=cost,
         cache=cache,
         overwrite=overwrite,
     )

@@ -11,7 +11,7 @@ from cyclopts import App, Parameter
 
 from nanogpt_core.cli.console import make_table, output_console, print_json
 from nanogpt_core.cli.job.cost import ModelTally, format_usd, warn_about_unknown_model
-from nanogpt_core.cli.job.intake import Intake, take_in
+from nanogpt_core.cli.job.input import InputReport, read_input
 from nanogpt_core.cli.job.progress import make_progress
 from nanogpt_core.cli.job.spool import Spool
 from nanogpt_core.cli.options import InputOptions, JsonFlag
@@ -65,7 +65,7 @@ def estimate(
     with tempfile.TemporaryDirectory(prefix="nanogpt-") as folder:
         spool = Spool(Path(folder) / "passages.sqlite")
         try:
-            intake = take_in(inputs, options, spool, progress)
+            report = read_input(inputs, options, spool, progress)
             progress.begin("Counting tokens", spool.texts)
             done, texts = 0, spool.distinct_texts()
             while block := list(islice(texts, _TEXTS_PER_STEP)):
@@ -78,13 +78,13 @@ def estimate(
         finally:
             progress.close()
             spool.close()
-        _print(spool, intake, tallies, as_json=json)
+        _print(spool, report, tallies, as_json=json)
 
 
-def _print(spool: Spool, intake: Intake, tallies: list[ModelTally], *, as_json: bool) -> None:
+def _print(spool: Spool, report: InputReport, tallies: list[ModelTally], *, as_json: bool) -> None:
     if as_json:
-        facts: dict[str, Any] = {"files": intake.sources, "passages": spool.passages, "texts": spool.texts}
-        print_json({**facts, "skipped": intake.bad, "models": [tally.as_json(None) for tally in tallies]})
+        facts: dict[str, Any] = {"files": report.sources, "passages": spool.passages, "texts": spool.texts}
+        print_json({**facts, "skipped": report.bad, "models": [tally.as_json(None) for tally in tallies]})
         return
     console = output_console()
     repeated = spool.passages - spool.texts

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
-__all__ = ["InputOptions", "JsonFlag", "ModelOptions"]
+__all__ = ["InputOptions", "JsonFlag", "ModelOptions", "ReadingOptions"]
 
 # There is no option for the key: every user of the machine can read the arguments of a running process.
 
@@ -35,17 +35,13 @@ class ModelOptions:
         return {"model": self.model, "dimensions": self.dimensions, "base_url": self.base_url}
 
 
-@Parameter(name="*", group=Group.create_ordered("Input"))
 @dataclass(frozen=True)
-class InputOptions:
-    """Reading of the input.
+class ReadingOptions:
+    """Reading of documents and records.
 
     Attributes:
         field: Field of records (JSONL, JSON, CSV, Parquet) that holds the text. Dots lead into nested fields.
         id_field: Field of records that holds their ID. Default: file name and number.
-        keep: Field of records to keep in the column `metadata`, as JSON. May be repeated.
-        format: Format of standard input and of the files named, whatever their names say. Files in folders have that
-            of their names.
         include: Pattern of the files to read in folders, such as `*.py`. May be repeated. Default: text, Markdown,
             HTML, PDF, JSONL, CSV and Parquet.
         encoding: Encoding of text files and CSV.
@@ -57,10 +53,23 @@ class InputOptions:
 
     field: str = "text"
     id_field: str | None = None
-    keep: tuple[str, ...] = ()
-    format: Literal["text", "markdown", "html", "pdf", "jsonl", "json", "csv", "parquet"] | None = None
     include: tuple[str, ...] = ()
     encoding: str = "utf-8"
     chunk_tokens: int | None = None
     chunk_overlap: int | None = None
     skip_bad: bool = False
+
+
+@Parameter(name="*", group=Group.create_ordered("Input"))
+@dataclass(frozen=True)
+class InputOptions(ReadingOptions):
+    """Reading of the input of ``embed`` and ``estimate``.
+
+    Attributes:
+        keep: Field of records to keep in the column `metadata`, as JSON. May be repeated.
+        format: Format of standard input and of the files named, whatever their names say. Files in folders have that
+            of their names.
+    """
+
+    keep: tuple[str, ...] = ()
+    format: Literal["text", "markdown", "html", "pdf", "jsonl", "json", "csv", "parquet"] | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -170,17 +171,7 @@ def _warn_about(cited: Sequence[int], found: Found) -> None:
 
 def _document(question: str, found: Found, chat_model: str | None, base_url: str | None) -> dict[str, Any]:
     passages = [
-        {
-            "number": number,
-            "score": round(hit.score, 6),
-            "row": hit.row,
-            "id": row.id,
-            "source": row.source,
-            "line": row.line,
-            "page": row.page,
-            "text": row.text,
-            "metadata": row.metadata,
-        }
+        {"number": number, "score": round(hit.score, 6), "row": hit.row, **asdict(row)}
         for number, (row, hit) in enumerate(found, 1)
     ]
     document: dict[str, Any] = {"question": question, "passages": passages}

@@ -11,11 +11,12 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from nanogpt_core.comparison.lines import invalid_line, json_objects, read_text
 from nanogpt_core.errors import InvalidInputError
 
 __all__ = ["Question", "check_sources", "load_questions", "write_questions"]
 
-_EXAMPLE = '{"question": "...", "sources": ["..."]}'
+_REMEDY = 'Each line is JSON such as {"question": "...", "sources": ["..."]}'
 _TABLES = {".csv": ",", ".tsv": "\t"}
 
 
@@ -49,40 +50,27 @@ def load_questions(file: str | os.PathLike[str], limit: int | None = None) -> li
         OSError: The file cannot be read.
     """
     path = Path(file)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise _invalid(path, 1 + error.object.count(b"\n", 0, error.start), "is not UTF-8 text") from error
-    found = list(_from_table(path, text) if path.suffix.lower() in _TABLES else _from_lines(path, text))
+    text = read_text(path)
+    if path.suffix.lower() in _TABLES:
+        found = list(_from_table(path, text))
+    else:
+        found = [_question(path, number, row) for number, row in json_objects(path, text, _REMEDY)]
     if not found:
-        raise InvalidInputError(f"{path} has no questions.", remedy=f"Each line is JSON such as {_EXAMPLE}")
+        raise InvalidInputError(f"{path} has no questions.", remedy=_REMEDY)
     if limit is not None and limit < len(found):
         found = [found[number * len(found) // limit] for number in range(limit)]
     return found
 
 
-def _from_lines(path: Path, text: str) -> Iterator[Question]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise _invalid(path, number, f"is not JSON ({error})") from error
-        if not isinstance(row, dict):
-            raise _invalid(path, number, "is not a JSON object")
-        yield _question(path, number, row)
-
-
 def _question(path: Path, number: int, row: dict[str, Any]) -> Question:
     text, sources, language = row.get("question"), row.get("sources"), row.get("language", "")
     if not isinstance(text, str) or not text.strip():
-        raise _invalid(path, number, "has no question")
+        raise invalid_line(path, number, "has no question", _REMEDY)
     # A string in place of a list would give one source per letter.
     if not isinstance(sources, list) or not sources or not all(isinstance(s, str) and s.strip() for s in sources):
-        raise _invalid(path, number, "has no list of sources")
+        raise invalid_line(path, number, "has no list of sources", _REMEDY)
     if not isinstance(language, str):
-        raise _invalid(path, number, "has a language that is not text")
+        raise invalid_line(path, number, "has a language that is not text", _REMEDY)
     return Question(text, tuple(dict.fromkeys(sources)), language, row.get("synthetic") is True)
 
 
@@ -97,7 +85,7 @@ def _from_table(path: Path, text: str) -> list[Question]:
     for row in _rows(path, rows):
         question, source = (row["question"] or "").strip(), (row["source"] or "").strip()
         if not question or not source:
-            raise _invalid(path, rows.line_num, "has no question or no source")
+            raise invalid_line(path, rows.line_num, "has no question or no source")
         sources.setdefault((question, row.get("language") or ""), []).append(source)
     return [Question(text, tuple(dict.fromkeys(names)), language) for (text, language), names in sources.items()]
 
@@ -106,12 +94,7 @@ def _rows(path: Path, rows: csv.DictReader[str]) -> Iterator[dict[str, str | Any
     try:
         yield from rows
     except csv.Error as error:  # for example a field of more than 131,072 characters
-        raise _invalid(path, rows.line_num + 1, f"is not CSV ({error})") from error
-
-
-def _invalid(path: Path, number: int, problem: str) -> InvalidInputError:
-    remedy = "" if path.suffix.lower() in _TABLES else f"Each line is JSON such as {_EXAMPLE}"
-    return InvalidInputError(f"{path}, line {number}, {problem}.", remedy=remedy, positions=(number - 1,))
+        raise invalid_line(path, rows.line_num + 1, f"is not CSV ({error})") from error
 
 
 def check_sources(questions: Sequence[Question], sources: Collection[str]) -> None:

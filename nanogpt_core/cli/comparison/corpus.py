@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from cyclopts import Group, Parameter
 
-from nanogpt_core.cli.job.intake import take_in
+from nanogpt_core.cli.job.input import read_input
 from nanogpt_core.cli.job.progress import Progress
 from nanogpt_core.cli.job.spool import Spool
 from nanogpt_core.cli.names import name_of
-from nanogpt_core.cli.options import InputOptions
+from nanogpt_core.cli.options import InputOptions, ReadingOptions
 from nanogpt_core.cli.reading.passage import Passage as PlacedPassage
 
 if TYPE_CHECKING:
@@ -28,28 +28,14 @@ _DEFAULT_ID_FIELD = "source"
 
 @Parameter(name="*", group=Group.create_ordered("Corpus"))
 @dataclass(frozen=True)
-class CorpusOptions:
+class CorpusOptions(ReadingOptions):
     """Reading of the corpus.
 
     Attributes:
-        field: Field of records (JSONL, JSON, CSV, Parquet) that holds the text.
         id_field: Field of records that holds the name of their source. Default: `source`; in JSONL also `id`.
-        include: Pattern of the files to read in folders, such as `*.py`. May be repeated. Default: text, Markdown,
-            HTML, PDF, JSONL, CSV and Parquet.
-        encoding: Encoding of text files and CSV.
-        chunk_tokens: Most tokens of a passage; 0 for whole documents. Default: 400 for documents and pages, and whole
-            texts for records.
-        chunk_overlap: Tokens that a passage repeats of the one before it, at most. Default: a tenth of chunk-tokens.
-        skip_bad: Leave out parts of the corpus that cannot be embedded, and count them.
     """
 
-    field: str = "text"
     id_field: str | None = None
-    include: tuple[str, ...] = ()
-    encoding: str = "utf-8"
-    chunk_tokens: int | None = None
-    chunk_overlap: int | None = None
-    skip_bad: bool = False
 
 
 def read_corpus(corpus: Path, options: CorpusOptions, progress: Progress) -> list[Passage]:
@@ -73,7 +59,7 @@ def read_corpus(corpus: Path, options: CorpusOptions, progress: Progress) -> lis
         tempfile.TemporaryDirectory(prefix="nanogpt-") as folder,
         contextlib.closing(Spool(Path(folder, "passages.sqlite"))) as spool,
     ):
-        take_in([str(corpus)], reading, spool, progress)
+        read_input([str(corpus)], reading, spool, progress)
         return [Passage(row.passage.text, _source(row.passage, corpus)) for row in spool.rows()]
 
 

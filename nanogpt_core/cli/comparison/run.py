@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from cyclopts import Group, Parameter
 
-from nanogpt_core.cli.asking import confirm_cost
+from nanogpt_core.cli.asking import CostOptions
 from nanogpt_core.cli.comparison.corpus import CorpusOptions, read_corpus
 from nanogpt_core.cli.console import error_console, print_warning
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode
@@ -22,7 +22,7 @@ from nanogpt_core.cli.kept_cache import KeptCache
 if TYPE_CHECKING:
     from nanogpt_core.comparison import Candidate, Comparison, Passage, Question
 
-__all__ = ["SANDBOX_NOTICE", "CostOptions", "Run", "Service", "SyntheticOptions", "open_service"]
+__all__ = ["SANDBOX_NOTICE", "Run", "SyntheticOptions", "open_service"]
 
 SANDBOX_NOTICE = "SANDBOX: vectors made of words, without a model. These figures say nothing about the models."
 """The warning that goes with all figures of a sandbox."""
@@ -43,34 +43,9 @@ class SyntheticOptions:
     chat_model: str = "gpt-4o-mini"
 
 
-@Parameter(name="*", group=Group.create_ordered("Cost"))
-@dataclass(frozen=True)
-class CostOptions:
-    """Consent to the cost.
-
-    Attributes:
-        yes: Accept any cost.
-        budget: US dollars that may be spent, without a question. Nothing is sent if more is expected.
-        ask_above: Without a budget, ask if the expected cost is above so many US dollars.
-    """
-
-    yes: Annotated[bool, Parameter(alias="-y", negative=())] = False
-    budget: float | None = None
-    ask_above: float = 0.5
-
-
-@dataclass(frozen=True)
-class Service:
-    """Key and address; None for the environment's."""
-
-    api_key: str | None = None
-    base_url: str | None = None
-    is_sandbox: bool = False
-
-
 @contextlib.contextmanager
-def open_service(sandbox: bool, base_url: str | None) -> Iterator[Service]:
-    """Yield NanoGPT, or a sandbox that runs until the end of the block.
+def open_service(sandbox: bool, base_url: str | None) -> Iterator[dict[str, str | None]]:
+    """Yield key and address of NanoGPT, or of a sandbox that runs until the end of the block, as keyword arguments.
 
     Raises:
         CommandError: A sandbox with a base URL.
@@ -79,27 +54,36 @@ def open_service(sandbox: bool, base_url: str | None) -> Iterator[Service]:
     if not sandbox:
         from nanogpt_core.http.endpoint import resolve_base_url
 
-        yield Service(base_url=resolve_base_url(base_url))
+        yield {"api_key": None, "base_url": resolve_base_url(base_url)}
         return
     if base_url:
         raise CommandError("--sandbox has an address of its own.", remedy="Leave --base-url out.")
     from nanogpt_core import Sandbox
 
     with Sandbox() as running:
-        yield Service(running.api_key, running.base_url, is_sandbox=True)
+        yield {"api_key": running.api_key, "base_url": running.base_url}
 
 
 class Run:
-    """One run of the command: the service, the consent to costs, and the folder of the output."""
+    """One run of the command.
 
-    def __init__(self, service: Service, cost: CostOptions, output: Path, progress: Progress) -> None:
+    Args:
+        service: Key and address, from :func:`open_service`.
+        sandbox: True if they are a sandbox's: nothing costs money, and no vector is kept.
+        cost: Consent to the cost.
+        output: The folder for the report and the vectors.
+        progress: Shows the passages of each model.
+    """
+
+    def __init__(
+        self, service: dict[str, Any], *, sandbox: bool, cost: CostOptions, output: Path, progress: Progress
+    ) -> None:
         self._service = service
+        self._sandbox = sandbox
         self._cost = cost
         self._output = output
-        self._left = cost.budget
         self._progress = progress
         self._stage = ""
-        self.notice = SANDBOX_NOTICE if service.is_sandbox else ""
 
     def read_passages(self, corpus: Path, options: CorpusOptions) -> list[Passage]:
         """Read the corpus."""
@@ -133,14 +117,14 @@ class Run:
         count -= len(found)
         if count <= 0:
             return
-        options: dict[str, Any] = {"api_key": self._service.api_key, "base_url": self._service.base_url}
-        writer = QuestionWriter(passages, chat_model, done=found, **options)
+        writer = QuestionWriter(passages, chat_model, done=found, **self._service)
         count = min(count, writer.available)
         if not found and not count:
             raise CommandError("The corpus has no passage that is long enough for a question.", code=ExitCode.BAD_INPUT)
         usd = writer.most_usd(count)
         self._confirm(f"{count} questions by {chat_model} cost {_at_most(usd)}", usd)
-        self._left = None if self._left is None else self._left - (usd or 0.0)
+        if self._cost.budget is not None:
+            self._cost = replace(self._cost, budget=self._cost.budget - (usd or 0.0))
         written = 0
         self._progress.begin(f"Questions by {chat_model}", count)
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -182,14 +166,13 @@ class Run:
         from nanogpt_core.comparison.questions import check_sources
 
         check_sources(questions, {passage.source for passage in passages})
-        service: dict[str, Any] = {"api_key": self._service.api_key, "base_url": self._service.base_url}
-        candidates = find_candidates(models, **service)
+        candidates = find_candidates(models, **self._service)
         _warn_about_unused(candidates, dimensions or ())
         options["dimensions"] = DEFAULT_DIMENSIONS if dimensions is None else dimensions
         self._output.mkdir(parents=True, exist_ok=True)
         kept = self._output / "vectors.sqlite"
-        service["cache"] = None if self._service.is_sandbox else KeptCache(kept)
-        if not self._service.is_sandbox:
+        service = {**self._service, "cache": None if self._sandbox else KeptCache(kept)}
+        if not self._sandbox:
             expenses = estimate_expense(
                 candidates, questions, passages, instructions=options["instructions"], **service
             )
@@ -200,13 +183,12 @@ class Run:
             words = f"{len(candidates)} models take {tokens:,} tokens, about {format_usd(usd)}{more}"
             error_console().print(f"{words}.")
             self._confirm(words, None if unknown else usd)
+        options |= {**service, "budget_usd": self._cost.budget, "progress": self._report}
         try:
-            return compare_models(
-                candidates, questions, passages, budget_usd=self._left, progress=self._report, **options, **service
-            )
+            return compare_models(candidates, questions, passages, **options)
         except KeyboardInterrupt:
             remedy = f"The same command goes on, and pays for no text again whose vector is in {kept}."
-            remedy = "" if self._service.is_sandbox else remedy
+            remedy = "" if self._sandbox else remedy
             raise CommandError("Interrupted.", remedy=remedy, code=ExitCode.INTERRUPTED) from None
 
     def _report(self, name: str, done: int, total: int) -> None:
@@ -219,8 +201,8 @@ class Run:
             self._progress.end(f"{total:,} passages")
 
     def _confirm(self, words: str, usd: float | None) -> None:
-        if not self._service.is_sandbox:
-            confirm_cost(words, usd, budget=self._left, ask_above=self._cost.ask_above, yes=self._cost.yes)
+        if not self._sandbox:
+            self._cost.confirm(words, usd)
 
 
 def _warn_about_unused(candidates: Sequence[Candidate], dimensions: Sequence[int]) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from nanogpt_core.cli.asking import CostOptions
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode, exit_code_of
 from nanogpt_core.cli.formats.base import Facts, VectorWriter, format_module
-from nanogpt_core.cli.job.intake import Intake, take_in
+from nanogpt_core.cli.job.input import InputReport, read_input
 from nanogpt_core.cli.job.manifest import Manifest, manifest_path, read_manifest
 from nanogpt_core.cli.job.progress import Progress
 from nanogpt_core.cli.job.run import JobRun
@@ -51,9 +52,7 @@ class Job:
         output: The output.
         reading: The options of reading.
         embedder_options: Keyword arguments of :class:`nanogpt_core.Embedder`, without cache and budget.
-        budget: US dollars that all runs of the job may spend, or None.
-        ask_above: US dollars above which there is a question without a budget.
-        yes: True if the cost is accepted.
+        cost: Consent to the cost. The budget is that of all runs of the job.
         cache: Path of a cache that is kept, in place of the state's own; or None.
         overwrite: Whether an existing output may be replaced.
     """
@@ -62,9 +61,7 @@ class Job:
     output: Path
     reading: InputOptions
     embedder_options: dict[str, Any]
-    budget: float | None
-    ask_above: float
-    yes: bool
+    cost: CostOptions
     cache: Path | None
     overwrite: bool
 
@@ -87,27 +84,25 @@ class Job:
             stack.callback(kept.close)
             spool = Spool(state.folder / "passages.sqlite")
             stack.callback(spool.close)
-            embedder = Embedder(**self.embedder_options, cache=kept, budget_usd=self._left(state))
-            intake = self._take_in(embedder, spool, progress)
+            cost = replace(self.cost, budget=budget_left(self.cost.budget, state.earlier_usage.cost_usd))
+            embedder = Embedder(**self.embedder_options, cache=kept, budget_usd=cost.budget)
+            report = self._read_input(embedder, spool, progress)
             if earlier is not None and state.is_new and not self.overwrite:
                 self._check_earlier(earlier, embedder, spool)
                 return Result(earlier, was_complete=True)
             stored = len(kept) if isinstance(kept, VectorLog) else 0
             check_space(state.folder, spool, embedder.width, stored)
-            confirm(embedder, spool, progress, budget=self._left(state), ask_above=self.ask_above, yes=self.yes)
+            confirm(embedder, spool, progress, cost)
             run = JobRun(embedder, spool, state, kept, progress)
             writer, facts = self._write(run, spool, state)
             progress.end(f"{run.done:,} texts")
             writer.publish(self.output)
-            manifest = self._manifest(run, facts, spool, intake, embedder)
+            manifest = self._manifest(run, facts, spool, report, embedder)
             manifest.write(self.output)
             state.keep = False
         return Result(manifest, was_complete=False)
 
-    def _left(self, state: State) -> float | None:
-        return budget_left(self.budget, state.earlier_usage.cost_usd)
-
-    def _take_in(self, embedder: Embedder, spool: Spool, progress: Progress) -> Intake:
+    def _read_input(self, embedder: Embedder, spool: Spool, progress: Progress) -> InputReport:
         counter = TokenCounter(embedder.model_info)
         may_be_long = self.embedder_options.get("on_overflow", "error") != "error"
 
@@ -118,7 +113,7 @@ class Job:
             return f"has {tokens:,} tokens, and the model takes {counter.limit:,}; see --chunk-tokens and --on-overflow"
 
         outputs = [self.output, manifest_path(self.output)]
-        return take_in(self.inputs, self.reading, spool, progress, reason_against=reason_against, outputs=outputs)
+        return read_input(self.inputs, self.reading, spool, progress, reason_against=reason_against, outputs=outputs)
 
     def _check_places(self) -> None:
         """Check that output and manifest can be put into their places.
@@ -199,7 +194,7 @@ class Job:
             "for none of them again."
         )
 
-    def _manifest(self, run: JobRun, facts: Facts, spool: Spool, intake: Intake, embedder: Embedder) -> Manifest:
+    def _manifest(self, run: JobRun, facts: Facts, spool: Spool, report: InputReport, embedder: Embedder) -> Manifest:
         import nanogpt_core
 
         usage = run.usage
@@ -215,8 +210,8 @@ class Job:
             requests=usage.requests,
             tokens=usage.prompt_tokens,
             usd=usage.cost_usd,
-            skipped=intake.bad,
-            problems=tuple(intake.problems),
+            skipped=report.bad,
+            problems=tuple(report.problems),
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             version=nanogpt_core.__version__,
         )

@@ -33,28 +33,15 @@ class Progress(Protocol):
 
 def make_progress(*, quiet: bool) -> Progress:
     """Return the progress display for standard error."""
-    if quiet:
-        return _Silence()
     can_move_cursor = sys.stderr.isatty() and os.environ.get("TERM") not in {"dumb", "unknown"}
-    return _Bar() if can_move_cursor else _Lines()
-
-
-class _Silence:
-    def begin(self, stage: str, total: int | None) -> None:
-        pass
-
-    def advance_to(self, done: int, detail: str = "") -> None:
-        pass
-
-    def end(self, summary: str) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
+    return _Bar() if can_move_cursor and not quiet else _Lines(quiet=quiet)
 
 
 class _Lines:
-    """Prints a line when a stage begins, every 5 seconds, and when it ends."""
+    """Prints a line when a stage begins, every 5 seconds, and when it ends; or nothing."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
 
     def begin(self, stage: str, total: int | None) -> None:
         self._stage, self._total = stage, total
@@ -83,10 +70,10 @@ class _Lines:
     def close(self) -> None:
         pass
 
-    @staticmethod
-    def _print(line: str) -> None:
-        sys.stderr.write(f"{line}\n")
-        sys.stderr.flush()
+    def _print(self, line: str) -> None:
+        if not self._quiet:
+            sys.stderr.write(f"{line}\n")
+            sys.stderr.flush()
 
 
 class _Bar:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from itertools import islice
 from pathlib import Path
 
-from nanogpt_core.cli.asking import confirm_cost
+from nanogpt_core.cli.asking import CostOptions
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode
 from nanogpt_core.cli.job.cost import format_usd
 from nanogpt_core.cli.job.progress import Progress
@@ -32,8 +31,6 @@ def budget_left(budget: float | None, spent: float | None) -> float | None:
     """
     if budget is None:
         return None
-    if not 0 < budget < math.inf:
-        raise CommandError(f"--budget must be above 0 and finite, not {budget:g}.")
     if spent is None:
         raise CommandError("The cost of earlier runs is not known.", remedy="Leave --budget out.")
     if spent >= budget:
@@ -45,37 +42,29 @@ def budget_left(budget: float | None, spent: float | None) -> float | None:
     return budget - spent
 
 
-def confirm(
-    embedder: Embedder, spool: Spool, progress: Progress, *, budget: float | None, ask_above: float, yes: bool
-) -> None:
-    """Compare the expected cost with the budget, or ask if it is above ``ask_above``.
+def confirm(embedder: Embedder, spool: Spool, progress: Progress, cost: CostOptions) -> None:
+    """Compare the expected cost with the budget, or ask.
 
     Args:
         embedder: The embedder; texts in its cache cost nothing.
         spool: The texts.
         progress: Shows the counting of tokens.
-        budget: US dollars that may be spent without a question, or None.
-        ask_above: US dollars above which there is a question without a budget.
-        yes: True if the cost is accepted, without a budget.
+        cost: The options, with the budget that is left.
 
     Raises:
         CommandError: The cost is above the budget, or was not accepted.
     """
-    if yes and budget is None:
+    if cost.allows(None):
         return
-    limit = ask_above if budget is None else budget
     usd_per_million = embedder.model_info.usd_per_million_tokens
-    # A token has at least one byte. Below the limit by that measure, nothing has to be counted.
+    # A token has at least one byte. If so many cost little enough, nothing has to be counted.
     bound = TokenCounter(embedder.model_info).scale(spool.text_bytes) + _MAX_SPECIAL_TOKENS * spool.texts
     usd = price(bound, usd_per_million)
-    if usd is not None and usd <= limit:
-        return
-    if usd is not None:
+    if usd is None:
+        cost.confirm(f"The price of {embedder.model} is unknown", None)
+    elif not cost.allows(usd):
         usd = price(_tokens(embedder, spool, progress), usd_per_million)
-    if usd is not None and usd <= limit:
-        return
-    cost = f"The price of {embedder.model} is unknown" if usd is None else f"This will cost about {format_usd(usd)}"
-    confirm_cost(cost, usd, budget=budget, ask_above=ask_above, yes=yes)
+        cost.confirm(f"This will cost about {format_usd(usd)}", usd)
 
 
 def _tokens(embedder: Embedder, spool: Spool, progress: Progress) -> int:

@@ -261,7 +261,7 @@ def test_cache_is_kept_and_serves_other_outputs(embed, corpus, tmp_path):
     [
         (["--budget", "0.00001"], 6, "more than --budget allows"),
         (["--budget", "0"], 2, "--budget"),
-        (["--budget", "nan"], 2, "--budget must be above 0 and finite"),
+        (["--budget", "nan"], 2, "for --budget. It must be above 0 and finite."),
         (["--ask-above", "0.00001"], 6, "Pass --yes"),
         (["--ask-above", "0.00001", "--yes"], 0, ""),
         (["--budget", "1"], 0, ""),

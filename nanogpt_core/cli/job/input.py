@@ -16,14 +16,14 @@ from nanogpt_core.cli.reading.corpus import CorpusReader, make_reader
 from nanogpt_core.cli.reading.passage import Passage, Problem
 from nanogpt_core.cli.reading.sources import Source, find_sources
 
-__all__ = ["Intake", "take_in"]
+__all__ = ["InputReport", "read_input"]
 
 _MAX_PROBLEMS_SHOWN = 10
 _MAX_PROBLEMS_KEPT = 100
 
 
 @dataclass
-class Intake:
+class InputReport:
     """The result of a reading pass.
 
     Attributes:
@@ -43,7 +43,7 @@ class Intake:
             self.problems.append(str(problem))
 
 
-def take_in(
+def read_input(
     inputs: Sequence[str],
     options: InputOptions,
     spool: Spool,
@@ -51,7 +51,7 @@ def take_in(
     *,
     reason_against: Callable[[str], str | None] = lambda _: None,
     outputs: Collection[Path] = (),
-) -> Intake:
+) -> InputReport:
     """Read all input into the spool.
 
     Args:
@@ -68,21 +68,21 @@ def take_in(
     """
     if not inputs:
         raise CommandError("There is no input.", remedy="Name files or folders, or - for standard input.")
-    intake = Intake()
+    report = InputReport()
     reader = make_reader(options)
     sources, folders, left_out = find_sources(inputs, given_format=options.format, include=options.include)
     _check_outputs(sources, outputs)
     for problem in folders:
-        intake.add(problem)
-    intake.sources = len(sources)
+        report.add(problem)
+    report.sources = len(sources)
     progress.begin("Reading", None)
-    for count in spool.add_all(_passages(reader, sources, intake, reason_against)):
+    for count in spool.add_all(_passages(reader, sources, report, reason_against)):
         progress.advance_to(count)
     progress.end(f"{spool.passages:,} passages from {len(sources):,} {'file' if len(sources) == 1 else 'files'}")
-    _report(intake, left_out, skip_bad=options.skip_bad)
+    _print_problems(report, left_out, skip_bad=options.skip_bad)
     if not spool.passages:
         raise CommandError("The input holds no text to embed.", code=ExitCode.BAD_INPUT)
-    return intake
+    return report
 
 
 def _check_outputs(sources: Sequence[Source], outputs: Collection[Path]) -> None:
@@ -93,34 +93,34 @@ def _check_outputs(sources: Sequence[Source], outputs: Collection[Path]) -> None
 
 
 def _passages(
-    reader: CorpusReader, sources: Sequence[Source], intake: Intake, reason_against: Callable[[str], str | None]
+    reader: CorpusReader, sources: Sequence[Source], report: InputReport, reason_against: Callable[[str], str | None]
 ) -> Iterator[Passage]:
     for source in sources:
         for item in reader.read(source):
             if isinstance(item, Problem):
-                intake.add(item)
+                report.add(item)
             elif (reason := reason_against(item.text)) is not None:
-                intake.add(Problem(item.place, reason))
+                report.add(Problem(item.place, reason))
             else:
                 yield item
 
 
-def _report(intake: Intake, left_out: Counter[str], *, skip_bad: bool) -> None:
+def _print_problems(report: InputReport, left_out: Counter[str], *, skip_bad: bool) -> None:
     if left_out:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in left_out.most_common(5))
         print_warning(f"Left out in folders: {kinds}. See --include.")
-    if not intake.bad:
+    if not report.bad:
         return
     show = print_warning if skip_bad else print_error
-    for problem in intake.problems[:_MAX_PROBLEMS_SHOWN]:
+    for problem in report.problems[:_MAX_PROBLEMS_SHOWN]:
         show(problem)
-    if intake.bad > _MAX_PROBLEMS_SHOWN:
-        show(f"and {intake.bad - _MAX_PROBLEMS_SHOWN:,} more")
-    parts = "part of the input" if intake.bad == 1 else "parts of the input"
+    if report.bad > _MAX_PROBLEMS_SHOWN:
+        show(f"and {report.bad - _MAX_PROBLEMS_SHOWN:,} more")
+    parts = "part of the input" if report.bad == 1 else "parts of the input"
     if not skip_bad:
         raise CommandError(
-            f"{intake.bad:,} {parts} cannot be embedded. Nothing was sent.",
+            f"{report.bad:,} {parts} cannot be embedded. Nothing was sent.",
             remedy="Correct the input, or pass --skip-bad.",
             code=ExitCode.BAD_INPUT,
         )
-    print_warning(f"{intake.bad:,} {parts} left out.")
+    print_warning(f"{report.bad:,} {parts} left out.")

@@ -1,0 +1,54 @@
+"""Files of questions and passages: UTF-8 text, a JSON object in each line, and errors that name file and line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nanogpt_core.errors import InvalidInputError
+
+__all__ = ["invalid_line", "json_objects", "read_text"]
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file.
+
+    Raises:
+        InvalidInputError: It is not UTF-8.
+        OSError: It cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = 1 + error.object.count(b"\n", 0, error.start)
+        raise invalid_line(path, line, "is not UTF-8 text") from error
+
+
+def json_objects(path: Path, text: str, remedy: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the object of each line that is not blank, with the number of the line, counted from 1.
+
+    Args:
+        path: The file, for messages.
+        text: Its text.
+        remedy: The remedy for a line that is none.
+
+    Raises:
+        InvalidInputError: A line is not a JSON object.
+    """
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise invalid_line(path, number, f"is not JSON ({error})", remedy) from error
+        if not isinstance(row, dict):
+            raise invalid_line(path, number, "is not a JSON object", remedy)
+        yield number, row
+
+
+def invalid_line(path: Path, number: int, problem: str, remedy: str = "") -> InvalidInputError:
+    """Return the error for a line, counted from 1."""
+    return InvalidInputError(f"{path}, line {number}, {problem}.", remedy=remedy, positions=(number - 1,))
