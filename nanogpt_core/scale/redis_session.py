@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
-import math
 import os
 import re
 import secrets
@@ -103,7 +102,7 @@ class RedisSession(ForkSafe):
         self._logged_peak = 0.0
         self._client: Any = None
         self._numbers = itertools.count()
-        self._probe_at = -math.inf
+        self._next_probe: float | None = None  # of a server that is away: time of the next attempt to reach it
         self._records: list[list[Any]] = []
         self._requests: list[_Request] = []  # of threads that wait for the next round trip
         self._round_trip = threading.Lock()
@@ -149,7 +148,7 @@ class RedisSession(ForkSafe):
         with self._lock:
             requests, self._requests = self._requests, []
             records, self._records = self._records, []
-            last, was_away = self.last, self._probe_at > -math.inf
+            last, was_away = self.last, not self.is_reachable
         known = (last.generation, last.committed, last.peak) if last else ("", 0, 0)
         wanted = [request.fields for request in requests]
         arguments = [self.worker, self._requests_per_second or 0, *known, was_away, _by_length(records), wanted]
@@ -184,9 +183,8 @@ class RedisSession(ForkSafe):
 
     def _run(self, function: Callable[[Any], T]) -> T:
         self._check_reachable()
-        is_probing = self._probe_at > -math.inf
-        if is_probing:
-            self._probe_at = clock.now() + _PROBE_SECONDS  # one thread tries, and others do not wait for it
+        if not self.is_reachable:
+            self._next_probe = clock.now() + _PROBE_SECONDS  # one thread tries, and others do not wait for it
         failure: NanoGPTError
         try:
             result = self._run_connected(function)
@@ -199,10 +197,9 @@ class RedisSession(ForkSafe):
             reason = f"{type(error).__name__}: {self._address.hide_password(str(error))}"
             failure = server_error(error, self._address) or self._unavailable(reason)
             if isinstance(failure, LimitsUnavailableError):
-                self._probe_at = clock.now() + _PROBE_SECONDS
+                self._next_probe = clock.now() + _PROBE_SECONDS
         else:
-            if is_probing:
-                self._probe_at = -math.inf
+            self._next_probe = None
             return result
         try:
             raise failure  # without the cause: its text or its frames may hold the password
@@ -237,11 +234,12 @@ class RedisSession(ForkSafe):
     @property
     def is_reachable(self) -> bool:
         """True if the last request reached the server."""
-        return self._probe_at == -math.inf
+        return self._next_probe is None
 
     def probe_now(self) -> None:
         """Let the next request try to reach the server, also if it was away a moment ago."""
-        self._probe_at = -math.inf
+        if not self.is_reachable:
+            self._next_probe = clock.now()
 
     def record(self, record: list[Any], *, urgent: bool = False) -> None:
         """Queue a record for the next request, or for a moment later; does not block.
@@ -303,7 +301,7 @@ class RedisSession(ForkSafe):
                     return
 
     def _check_reachable(self) -> None:
-        if self._probe_at > -math.inf and clock.now() < self._probe_at:
+        if self._next_probe is not None and clock.now() < self._next_probe:
             raise self._unavailable("it was not reachable a second ago")
 
     def _unavailable(self, reason: str) -> LimitsUnavailableError:
