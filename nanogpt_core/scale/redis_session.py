@@ -60,7 +60,7 @@ class _Request:
     """A request of one thread, and its outcome.
 
     Args:
-        fields: Arguments of the script: action, name, amount, budget, patience, texts.
+        fields: Arguments of the script, as :meth:`RedisSession.admit` takes them.
     """
 
     __slots__ = ("fields", "outcome")
@@ -115,7 +115,15 @@ class RedisSession(ForkSafe):
         return f"{self.worker}-{next(self._numbers)}"
 
     def admit(
-        self, action: str, name: str = "", *, nano: int = -1, budget: int = -1, patience: float = 0.0, texts: int = 0
+        self,
+        action: str,
+        name: str = "",
+        *,
+        nano: int = -1,
+        budget: int = -1,
+        patience: float = 0.0,
+        texts: int = 0,
+        gathers: bool = False,
     ) -> Reply:
         """Send the records of ended requests, and reserve or confirm a start time: one round trip.
 
@@ -128,13 +136,14 @@ class RedisSession(ForkSafe):
             budget: Budget in billionths of a US dollar, or -1.
             patience: Seconds from the start time until the request counts as abandoned.
             texts: Texts of the request.
+            gathers: Whether it takes more texts along if it waits longer.
 
         Raises:
             LimitsUnavailableError: The server is not reachable. The records are kept.
             ConfigurationError: The server refuses.
         """
         self._check_reachable()
-        request = _Request([action, name, nano, budget, patience, texts])
+        request = _Request([action, name, nano, budget, patience, texts, gathers])
         with self._lock:
             self._requests.append(request)
         with self._round_trip:

@@ -734,6 +734,22 @@ def test_rate_of_redis_and_process_are_the_same(make_limits, rate):
         assert limits.ledger().requests_per_second == pytest.approx(limiter.rate, rel=0.05)
 
 
+@pytest.mark.parametrize("gathers", [False, True])
+def test_start_times_of_redis_and_process_are_the_same(make_limits, gathers):
+    limiter, limit = RateLimiter(), RateLimit(Endpoint(None, "https://limits.invalid"), 5.0)
+    limiter.join(limit)
+    limits = make_limits(5.0)
+    for one in (limiter, limits):  # all start times are after the pause, and do not depend on the time of the call
+        one.on_error(ServerError("busy", status=503, retry_after=100.0), 100.0)
+    limits.flush()
+    own = [limiter.reserve(gathers=gathers)[0] for _ in range(12)]
+    for _ in own:
+        limits.reserve(Cost(gathers=gathers))
+    found = limits._session.run(lambda client: client.zrange(limits._keys[2], 0, -1, withscores=True))
+    shared = [microseconds / 1e6 for _, microseconds in found]
+    assert [one - shared[0] for one in shared] == pytest.approx([one - own[0] for one in own], abs=1e-3)
+
+
 def test_without_redis_a_request_that_waits_keeps_its_start_time_and_notices_a_pause(own_redis, name):
     limits = RedisLimits(own_redis.url, name, 1)
     admit(limits)
