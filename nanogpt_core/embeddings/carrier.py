@@ -13,7 +13,7 @@ from nanogpt_core.embeddings.gathered_call import Item, Lane, running_loop
 from nanogpt_core.embeddings.gatherer import Gatherer
 from nanogpt_core.embeddings.shared_batch import SharedBatch
 from nanogpt_core.http.client import HttpClient, HttpReply
-from nanogpt_core.http.limits import SharedLimits
+from nanogpt_core.http.limits import GATHERED, SharedLimits
 from nanogpt_core.http.retry import CallLimits, wait_for_turn
 from nanogpt_core.http.runner import run_async, run_sync
 
@@ -99,7 +99,7 @@ class BatchCarrier:
     def _carry(self) -> Generator[Action, HttpReply, None]:
         gatherer, limits, call_limits = self._gatherer, self._limits, CallLimits(stop=self._stop)
         while True:
-            admission = None if self._takes_first else (yield from wait_for_turn(limits, call_limits))
+            admission = None if self._takes_first else (yield from wait_for_turn(limits, call_limits, GATHERED))
             items = gatherer.take(self)
             if items:
                 batch = SharedBatch(self, gatherer, self._dispatcher, limits, call_limits=call_limits, items=items)

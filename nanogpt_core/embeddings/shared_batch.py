@@ -116,7 +116,7 @@ class SharedBatch:
                 attempt,
                 limits=self._limits,
                 call_limits=call_limits,
-                cost=self._dispatcher.cost(make_batch(items)),
+                cost=replace(self._dispatcher.cost(make_batch(items)), gathers=True),
                 first=first,
                 max_retries=self._max_retries,
             )

@@ -17,6 +17,7 @@ from nanogpt_core.http.rate_limiter import RateLimiter
 
 __all__ = [
     "FREE",
+    "GATHERED",
     "Admission",
     "Budget",
     "Cost",
@@ -39,6 +40,8 @@ class Cost:
         tokens: Their tokens: exact with a budget, otherwise an upper estimate.
         usd: US dollars; None if the request is not paid for, such as a chat request: only the rate then applies.
         timeout: Seconds that the attempt may take.
+        gathers: True if the request takes more texts along when it waits longer. Its wait then does not raise the rate,
+            and it leaves starts for later requests: :meth:`RateLimiter.reserve`.
     """
 
     model: str = ""
@@ -46,10 +49,14 @@ class Cost:
     tokens: int = 0
     usd: float | None = None
     timeout: float = 0.0
+    gathers: bool = False
 
 
 FREE = Cost()
 """Cost of a request to which only the rate applies, such as a chat request."""
+
+GATHERED = Cost(gathers=True)
+"""Cost of a request whose texts are not known yet, and are paid for by their calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,23 +224,19 @@ class ProcessLimits:
     Args:
         limiter: Returns the rate limiter. Called each time, since a forked process has a limiter of its own.
         budget: The budget, or None.
-        gathers: Whether requests take more texts along if they wait longer: :meth:`RateLimiter.reserve`.
     """
 
     may_block = False
 
-    def __init__(
-        self, limiter: Callable[[], RateLimiter], budget: Budget | None = None, *, gathers: bool = False
-    ) -> None:
+    def __init__(self, limiter: Callable[[], RateLimiter], budget: Budget | None = None) -> None:
         self._limiter = limiter
-        self._gathers = gathers
         self.budget = budget
         self.budget_usd = None if budget is None else budget.limit_usd
 
     @property
     def turns(self) -> ProcessLimits:
         """The same limits without the budget, for batches whose texts are not known before their start time."""
-        return ProcessLimits(self._limiter, gathers=True)
+        return ProcessLimits(self._limiter)
 
     def admit_now(self, cost: Cost) -> Admission | None:
         """Reserve ``cost`` and confirm a start time; None, with nothing reserved, if the request has to wait.
@@ -262,7 +265,7 @@ class ProcessLimits:
         """See :meth:`SharedLimits.reserve`."""
         if self.budget is not None and cost.usd is not None:
             self.budget.reserve(cost)
-        start, delay = self._limiter().reserve(gathers=self._gathers)
+        start, delay = self._limiter().reserve(gathers=cost.gathers)
         return Admission("", start, delay, ready=False, cost=cost)
 
     def confirm(self, admission: Admission) -> Admission:
@@ -271,7 +274,7 @@ class ProcessLimits:
         start = limiter.confirm(admission.start)
         if start is not None:
             return replace(admission, start=start, delay=0.0, ready=True)
-        start, delay = limiter.reserve(gathers=self._gathers)
+        start, delay = limiter.reserve(gathers=admission.cost.gathers)
         return replace(admission, start=start, delay=delay)
 
     def release(self, admission: Admission) -> None:

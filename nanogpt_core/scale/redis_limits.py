@@ -178,6 +178,7 @@ class RedisLimits:
                 budget=-1 if self.budget_usd is None else _nano(self.budget_usd),
                 patience=cost.timeout + _PATIENCE_SECONDS,
                 texts=cost.texts,
+                gathers=cost.gathers,
             )
         except LimitsUnavailableError as error:
             # A budget fails closed; and before the first reply no share is known.
@@ -196,7 +197,8 @@ class RedisLimits:
             return self.reserve(admission.cost)  # the shares of all workers together would go on beside the rate
         if not _is_local(admission):
             with contextlib.suppress(LimitsUnavailableError):  # the start time and the cost were reserved
-                return self._admission(admission.id, self._session.admit("confirm", admission.id), admission.cost)
+                reply = self._session.admit("confirm", admission.id, gathers=admission.cost.gathers)
+                return self._admission(admission.id, reply, admission.cost)
         if last is None or not self._local.is_paused():
             return replace(admission, delay=0.0, ready=True)
         start = self._local.reserve(last.rate / last.workers)

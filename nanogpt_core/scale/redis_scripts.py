@@ -128,24 +128,33 @@ local function forget_old_starts()
   redis.call('ZREMRANGEBYSCORE', starts, '-inf', now - math.max(2 * period, HISTORY))
 end
 
-local function reserve_start(id)
+local function reserve_start(id, gathers)
   local count, period = count_and_period()
   local earliest = math.max(now, get('paused', 0))
   local start = earliest
   local half = nth_last_start(math.floor((count + 1) / 2))
   local oldest = half and nth_last_start(count)
   if oldest then start = math.max(start, oldest + period) end
-  if half and half + period > now then start = math.max(start, nth_last_start(1) + period / count) end
+  if half and half + period > now then
+    local last, spacing = nth_last_start(1), period / count
+    if gathers then
+      local used = redis.call('ZCOUNT', starts, string.format('(%.0f', last - period), last)
+      spacing = math.max(spacing, (nth_last_start(used) + period - last) / math.max(1, count - used + 1))
+    end
+    start = math.max(start, last + spacing)
+  end
   start = math.ceil(start)
-  local busy_until = get('busy_until', 0)
-  set('busy', get('busy', 0) + math.max(0, start - math.max(earliest, busy_until)) / SECOND)
-  set('busy_until', math.max(busy_until, start))
+  if not gathers or rate_at(math.huge) < math.max(get('peak', 0), DEFAULT_RATE) then
+    local busy_until = get('busy_until', 0)
+    set('busy', get('busy', 0) + math.max(0, start - math.max(earliest, busy_until)) / SECOND)
+    set('busy_until', math.max(busy_until, start))
+  end
   redis.call('ZADD', starts, start, id)
   return start
 end
 
 -- Returns the start time: now, or a later one if the caller woke early, a pause has begun or too many are late.
-local function confirm_start(id)
+local function confirm_start(id, gathers)
   local start = tonumber(redis.call('ZSCORE', starts, id))
   if start and now >= get('paused', 0) then
     if start > now + SECOND / 1000 then return start end
@@ -156,7 +165,7 @@ local function confirm_start(id)
     if redis.call('ZCOUNT', starts, first, now) <= count then return now end
   end
   redis.call('ZREM', starts, id)
-  return reserve_start(id)
+  return reserve_start(id, gathers)
 end
 
 local function most_accepted(first, last)
@@ -283,15 +292,16 @@ for _, record in ipairs(records) do
   apply[record[1]](unpack(record, 2))
 end
 
--- action ("", "reserve" or "confirm"), id, amount or -1, budget or -1, seconds to count as abandoned, texts
-local function admit(action, id, amount, budget, patience, texts)
+-- action ("", "reserve" or "confirm"), id, amount or -1, budget or -1, seconds to count as abandoned, texts, whether it
+-- takes more texts along if it waits longer
+local function admit(action, id, amount, budget, patience, texts, gathers)
   local status, start = 0, now
   local committed = get('restored', 0) + get('spent', 0) + get('uncertain_amount', 0) + get('open', 0)
   if action == 'reserve' and budget >= 0 and amount >= 0 and committed + amount > budget
       and redis.call('HEXISTS', open, id) == 0 then
     status = 2
   elseif action ~= '' then
-    start = action == 'reserve' and reserve_start(id) or confirm_start(id)
+    start = action == 'reserve' and reserve_start(id, gathers) or confirm_start(id, gathers)
     status = start > now and 1 or 0
     if amount >= 0 and action == 'reserve' then
       local entry = string.format('%.0f %s %.0f %.0f', amount, worker, start + patience * SECOND, texts)

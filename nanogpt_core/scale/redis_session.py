@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
-import math
 import os
 import re
 import secrets
@@ -61,7 +60,7 @@ class _Request:
     """A request of one thread, and its outcome.
 
     Args:
-        fields: Arguments of the script: action, name, amount, budget, patience, texts.
+        fields: Arguments of the script, as :meth:`RedisSession.admit` takes them.
     """
 
     __slots__ = ("fields", "outcome")
@@ -103,7 +102,7 @@ class RedisSession(ForkSafe):
         self._logged_peak = 0.0
         self._client: Any = None
         self._numbers = itertools.count()
-        self._probe_at = -math.inf
+        self._next_probe: float | None = None  # of a server that is away: time of the next attempt to reach it
         self._records: list[list[Any]] = []
         self._requests: list[_Request] = []  # of threads that wait for the next round trip
         self._round_trip = threading.Lock()
@@ -116,7 +115,15 @@ class RedisSession(ForkSafe):
         return f"{self.worker}-{next(self._numbers)}"
 
     def admit(
-        self, action: str, name: str = "", *, nano: int = -1, budget: int = -1, patience: float = 0.0, texts: int = 0
+        self,
+        action: str,
+        name: str = "",
+        *,
+        nano: int = -1,
+        budget: int = -1,
+        patience: float = 0.0,
+        texts: int = 0,
+        gathers: bool = False,
     ) -> Reply:
         """Send the records of ended requests, and reserve or confirm a start time: one round trip.
 
@@ -129,13 +136,14 @@ class RedisSession(ForkSafe):
             budget: Budget in billionths of a US dollar, or -1.
             patience: Seconds from the start time until the request counts as abandoned.
             texts: Texts of the request.
+            gathers: Whether it takes more texts along if it waits longer.
 
         Raises:
             LimitsUnavailableError: The server is not reachable. The records are kept.
             ConfigurationError: The server refuses.
         """
         self._check_reachable()
-        request = _Request([action, name, nano, budget, patience, texts])
+        request = _Request([action, name, nano, budget, patience, texts, gathers])
         with self._lock:
             self._requests.append(request)
         with self._round_trip:
@@ -149,7 +157,7 @@ class RedisSession(ForkSafe):
         with self._lock:
             requests, self._requests = self._requests, []
             records, self._records = self._records, []
-            last, was_away = self.last, self._probe_at > -math.inf
+            last, was_away = self.last, not self.is_reachable
         known = (last.generation, last.committed, last.peak) if last else ("", 0, 0)
         wanted = [request.fields for request in requests]
         arguments = [self.worker, self._requests_per_second or 0, *known, was_away, _by_length(records), wanted]
@@ -184,9 +192,8 @@ class RedisSession(ForkSafe):
 
     def _run(self, function: Callable[[Any], T]) -> T:
         self._check_reachable()
-        is_probing = self._probe_at > -math.inf
-        if is_probing:
-            self._probe_at = clock.now() + _PROBE_SECONDS  # one thread tries, and others do not wait for it
+        if not self.is_reachable:
+            self._next_probe = clock.now() + _PROBE_SECONDS  # one thread tries, and others do not wait for it
         failure: NanoGPTError
         try:
             result = self._run_connected(function)
@@ -199,10 +206,9 @@ class RedisSession(ForkSafe):
             reason = f"{type(error).__name__}: {self._address.hide_password(str(error))}"
             failure = server_error(error, self._address) or self._unavailable(reason)
             if isinstance(failure, LimitsUnavailableError):
-                self._probe_at = clock.now() + _PROBE_SECONDS
+                self._next_probe = clock.now() + _PROBE_SECONDS
         else:
-            if is_probing:
-                self._probe_at = -math.inf
+            self._next_probe = None
             return result
         try:
             raise failure  # without the cause: its text or its frames may hold the password
@@ -237,11 +243,12 @@ class RedisSession(ForkSafe):
     @property
     def is_reachable(self) -> bool:
         """True if the last request reached the server."""
-        return self._probe_at == -math.inf
+        return self._next_probe is None
 
     def probe_now(self) -> None:
         """Let the next request try to reach the server, also if it was away a moment ago."""
-        self._probe_at = -math.inf
+        if not self.is_reachable:
+            self._next_probe = clock.now()
 
     def record(self, record: list[Any], *, urgent: bool = False) -> None:
         """Queue a record for the next request, or for a moment later; does not block.
@@ -303,7 +310,7 @@ class RedisSession(ForkSafe):
                     return
 
     def _check_reachable(self) -> None:
-        if self._probe_at > -math.inf and clock.now() < self._probe_at:
+        if self._next_probe is not None and clock.now() < self._next_probe:
             raise self._unavailable("it was not reachable a second ago")
 
     def _unavailable(self, reason: str) -> LimitsUnavailableError:
