@@ -156,11 +156,11 @@ class HttpClient:
 
     def _call(self, client: Any, request: Send) -> Any:
         from nanogpt_core.http.library import httpx
-        from nanogpt_core.http.sdk import NO_NOTES
+        from nanogpt_core.http.sdk import OMITTED_HEADERS
 
         url = f"{self.endpoint.base_url}{request.path}"
         # The client's own values. For each that is not given, the SDK makes a deep copy of a marker: 2 % of a query.
-        options = {"headers": NO_NOTES, "max_retries": client.max_retries, "timeout": client.timeout}
+        options = {"headers": OMITTED_HEADERS, "max_retries": client.max_retries, "timeout": client.timeout}
         if request.body is None:
             return client.get(url, cast_to=httpx.Response, options=options)
         return client.post(url, cast_to=httpx.Response, options=options, content=request.body)

@@ -300,6 +300,13 @@ def test_early_error_reply_during_an_upload_is_read(send, serve, faults, status,
         send(client_of(server), b"x" * (32 * MIB))
 
 
+def test_upload_that_fills_the_socket_arrives_whole(send, serve, faults):
+    server = serve(lambda _: faults.response({}))
+    body = bytes(range(256)) * (16 * MIB // 256)
+    send(client_of(server), body)
+    assert server.requests[0].body == body
+
+
 def test_bytes_that_came_in_time_are_read_after_the_deadline_sync():
     # As if the process was stopped in between.
     with socket.create_server(("127.0.0.1", 0)) as listener:
