@@ -20,7 +20,7 @@ from langchain_nanogpt.messages import PROVIDER, ConvertedReplies, restore_reaso
 from langchain_nanogpt.profiles import as_profile
 from langchain_nanogpt.structured import checked_structured_output, map_schema_errors
 from nanogpt_core.chat.client import ChatSession, make_async_chat_client, make_chat_client, map_sdk_errors
-from nanogpt_core.chat.model_base import SESSION_FIELDS, ChatModelBase
+from nanogpt_core.chat.model_base import ChatModelBase
 from nanogpt_core.chat.options import (
     check_request_options,
     check_single_choice,
@@ -103,11 +103,10 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
     # Pydantic's errors would show the whole input, and the key with it.
     model_config = ConfigDict(hide_input_in_errors=True)
 
-    _model_field: ClassVar[str] = "model_name"
     _request_options_field: ClassVar[str] = "model_kwargs"
     _extra_body_hint: ClassVar[str] = "extra_body={}"
-    _session_fields: ClassVar[Mapping[str, str]] = {
-        **SESSION_FIELDS,
+    _field_names: ClassVar[Mapping[str, str]] = {
+        "model": "model_name",
         "api_key": "openai_api_key",
         "base_url": "openai_api_base",
         "timeout": "request_timeout",

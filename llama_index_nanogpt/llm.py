@@ -29,7 +29,7 @@ from nanogpt_core.chat.client import (
     make_chat_client,
     map_sdk_errors,
 )
-from nanogpt_core.chat.model_base import SESSION_FIELDS, ChatModelBase
+from nanogpt_core.chat.model_base import ChatModelBase
 from nanogpt_core.chat.options import (
     check_request_options,
     check_single_choice,
@@ -110,17 +110,11 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
     # Pydantic's errors would show the whole input, and the key with it.
     model_config = ConfigDict(hide_input_in_errors=True)
 
-    _model_field: ClassVar[str] = "model"
     _request_options_field: ClassVar[str] = "additional_kwargs"
     _extra_body_hint: ClassVar[str] = "additional_kwargs={'extra_body': {}}, and in a call into extra_body={}"
-    _session_fields: ClassVar[Mapping[str, str]] = {
-        **SESSION_FIELDS,
-        "api_key": "api_key",
-        "base_url": "api_base",
-        "timeout": "timeout",
-    }
+    _field_names: ClassVar[Mapping[str, str]] = {"base_url": "api_base"}
     _http_client_fields: ClassVar[tuple[str, str]] = ("http_client", "async_http_client")
-    _other_names: ClassVar[Mapping[str, str]] = {"base_url": "api_base", "max_new_tokens": "max_tokens"}
+    _other_names: ClassVar[Mapping[str, str]] = {"max_new_tokens": "max_tokens"}
 
     http_client: Any = Field(default=None, exclude=True, repr=False)
     async_http_client: Any = Field(default=None, exclude=True, repr=False)

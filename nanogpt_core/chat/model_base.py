@@ -19,16 +19,13 @@ from nanogpt_core.validation import check_model_name, with_field_names
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["SESSION_FIELDS", "ChatModelBase"]
+__all__ = ["ChatModelBase"]
 
-SESSION_FIELDS = {
-    name: name
-    for name in (
-        *("max_retries", "requests_per_second", "limits", "on_request"),
-        *("default_headers", "allow_insecure_http"),
-    )
-}
-"""Fields of both classes with the name of an argument of :meth:`~nanogpt_core.chat.client.ChatSession.connect`."""
+# The arguments of ChatSession.connect.
+_SESSION_OPTIONS = (
+    *("api_key", "base_url", "timeout", "default_headers", "allow_insecure_http"),
+    *("max_retries", "requests_per_second", "limits", "on_request"),
+)
 
 
 class ChatModelBase(Closeable, BaseModel):
@@ -37,15 +34,14 @@ class ChatModelBase(Closeable, BaseModel):
     Subclasses set ``_session`` when they are made: before that, their base classes may set any field.
     """
 
-    # Names of fields, by the arguments of ChatSession.connect. Only copies can change these and the HTTP clients.
-    _session_fields: ClassVar[Mapping[str, str]]
+    # Names of fields, by the core's names for the same option. Both are accepted.
+    _field_names: ClassVar[Mapping[str, str]]
     _http_client_fields: ClassVar[tuple[str, str]]
-    _model_field: ClassVar[str]
     # The field for further options of the SDK's requests.
     _request_options_field: ClassVar[str]
     # The argument for fields of a request that the SDK does not know, with {} for them.
     _extra_body_hint: ClassVar[str]
-    # Names of fields, by names beside their aliases.
+    # Names of fields, by further names of the framework.
     _other_names: ClassVar[Mapping[str, str]] = {}
 
     if TYPE_CHECKING:
@@ -80,8 +76,9 @@ class ChatModelBase(Closeable, BaseModel):
         if not isinstance(more, Mapping | None):
             raise InvalidTypeError(f"{cls._request_options_field} must be a mapping, not {type(more).__name__}.")
         check_request_options(more or (), extra_body_hint=cls._extra_body_hint)
-        if cls._model_field in options:
-            options[cls._model_field] = check_model_name(options[cls._model_field], EXAMPLE_MODEL)
+        model = cls._field_names.get("model", "model")
+        if model in options:
+            options[model] = check_model_name(options[model], EXAMPLE_MODEL)
 
     def _update_session(self) -> None:
         """Set the fields and the SDK's clients that follow from the session, after another one was set."""
@@ -118,35 +115,36 @@ class ChatModelBase(Closeable, BaseModel):
     @classmethod
     def _fields_by_other_name(cls) -> dict[str, str]:
         aliases = {field.alias: name for name, field in cls.model_fields.items() if field.alias}
-        return {**aliases, **cls._other_names}
+        return {**aliases, **cls._field_names, **cls._other_names}
 
     @classmethod
     def _option_names(cls) -> list[str]:
         return [*cls.model_fields, *cls._fields_by_other_name()]
 
     @classmethod
-    def _connection_options(cls) -> set[str]:
-        return {*cls._session_fields.values(), *cls._http_client_fields}
+    def _connection_fields(cls) -> set[str]:
+        """Return the names of the fields that only copies can change."""
+        return {*(cls._field_names.get(name, name) for name in _SESSION_OPTIONS), *cls._http_client_fields}
 
     @classmethod
     def _connect(cls, options: Mapping[str, Any]) -> ChatSession:
         """Return a session for options by the names of their fields; those that are None have the session's default."""
-        given = {argument: options.get(name) for argument, name in cls._session_fields.items()}
-        return ChatSession.connect(**{argument: value for argument, value in given.items() if value is not None})
+        given = {name: options.get(cls._field_names.get(name, name)) for name in _SESSION_OPTIONS}
+        return ChatSession.connect(**{name: value for name, value in given.items() if value is not None})
 
     @classmethod
     def _check_changes(cls, changes: Mapping[str, Any]) -> dict[str, Any]:
         options = with_field_names(changes, cls._fields_by_other_name())
         cls._check_names(options)
         cls._check_options(options)
-        kept = cls._connection_options()  # the session checks these
+        kept = cls._connection_fields()  # the session checks these
         return {name: value if name in kept else _validate_field(cls, name, value) for name, value in options.items()}
 
     def __setattr__(self, name: str, value: Any) -> None:
         value = hide_keys({name: value})[name]
         if not name.startswith("_") and hasattr(self, "_session"):
             name = self._fields_by_other_name().get(name, name)
-            if name in self._connection_options():
+            if name in self._connection_fields():
                 raise ConfigurationError(
                     f"{name} cannot be changed any more.", remedy=f"Use .model_copy(update={{{name!r}: ...}})."
                 )
@@ -168,11 +166,10 @@ class ChatModelBase(Closeable, BaseModel):
         changes = self._check_changes(update)
         base = copy.deepcopy(self) if deep else self  # pydantic would copy the clients too if there are changes
         twin = super(ChatModelBase, base).model_copy(update=changes)
-        if self._connection_options() & changes.keys():
-            fields = {name: getattr(twin, name) for name in self._session_fields.values()}
+        if self._connection_fields() & changes.keys():
             # The session knows if a pickle has left the key out.
-            known_key = {self._session_fields["api_key"]: self._session.endpoint.key}
-            twin._session = self._connect({**fields, **known_key, **changes})
+            known_key = {self._field_names.get("api_key", "api_key"): self._session.endpoint.key}
+            twin._session = self._connect({**twin.__dict__, **known_key, **changes})
             twin._update_session()
         twin._update_dependents(changes)
         return twin
