@@ -203,10 +203,9 @@ class Call:
     def _map_reported(self, error: ReportedError) -> NanoGPTError:
         if error.status is not None:
             return self._map_status(error.status, json.dumps(error.document).encode())
+        words = error_message(error.document) or "no words with it"
         return ReplyError(
-            as_sentence(
-                f"The service ended its answer with an error: {error_message(error.document) or 'no words with it'}"
-            ),
+            as_sentence(f"The service ended its answer with an error: {words}"),
             remedy="Try again, or with another model.",
             request_id=self._headers.get("x-request-id"),
         )
