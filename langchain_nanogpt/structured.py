@@ -113,12 +113,12 @@ class _CheckedParser(Runnable[Any, Any]):
         """Yield the structured output as far as it has come, and at last the whole; see :meth:`invoke`."""
         read: list[Any] = []
         last = None
-        for last in self._parser.transform(_noting(input, read), config):
+        for last in self._parser.transform(_record(input, read), config):
             yield last
-        for whole in _joined(read):
-            found = self.invoke(whole, config)
-            if found is not None and found != last:
-                yield found
+        if read:
+            whole = self.invoke(functools.reduce(operator.add, read), config)
+            if whole is not None and whole != last:
+                yield whole
 
     async def atransform(
         self,
@@ -129,29 +129,24 @@ class _CheckedParser(Runnable[Any, Any]):
         """Yield the structured output as far as it has come; see :meth:`transform`."""
         read: list[Any] = []
         last = None
-        async for last in self._parser.atransform(_anoting(input, read), config):
+        async for last in self._parser.atransform(_arecord(input, read), config):
             yield last
-        for whole in _joined(read):
-            found = await self.ainvoke(whole, config)
-            if found is not None and found != last:
-                yield found
+        if read:
+            whole = await self.ainvoke(functools.reduce(operator.add, read), config)
+            if whole is not None and whole != last:
+                yield whole
 
 
-def _noting(messages: Iterator[Any], read: list[Any]) -> Iterator[Any]:
+def _record(messages: Iterator[Any], read: list[Any]) -> Iterator[Any]:
     for message in messages:
         read.append(message)
         yield message
 
 
-async def _anoting(messages: AsyncIterator[Any], read: list[Any]) -> AsyncIterator[Any]:
+async def _arecord(messages: AsyncIterator[Any], read: list[Any]) -> AsyncIterator[Any]:
     async for message in messages:
         read.append(message)
         yield message
-
-
-def _joined(chunks: list[Any]) -> list[Any]:
-    """Return the message that the chunks of a stream make; empty if there are none."""
-    return [functools.reduce(operator.add, chunks)] if chunks else []
 
 
 def _check_complete(message: Any) -> None:

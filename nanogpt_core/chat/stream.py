@@ -38,17 +38,17 @@ class StreamReader:
         self._events: deque[str] = deque()
         self._ready: deque[bytes] = deque()
         self._choices: dict[int, ChoiceStream] = {}
-        self._places: dict[int, int] = {}
+        self._positions: dict[int, int] = {}
         # Choices with content that were not asked for: whether they are finished.
         self._left_out: dict[int, bool] = {}
         # Parts of the only choice under another index, or parts of another choice.
-        self._held: list[dict[str, Any]] = []
+        self._held_parts: list[dict[str, Any]] = []
         self._envelope: dict[str, Any] = {}
         self._usage: dict[str, Any] | None = None
         self._pricing: Any = None
-        self._goes_on = False
-        self._done = False
-        self._at_end = False
+        self._goes_on_after_finish = False
+        self._has_done_event = False
+        self._has_all_data = False
         self._ended = False
 
     @property
@@ -59,7 +59,7 @@ class StreamReader:
     @property
     def is_complete(self) -> bool:
         """True after ``[DONE]``, or after a finish_reason for each choice that has begun."""
-        return self._done or (bool(self._choices) and self._are_all_finished)
+        return self._has_done_event or (bool(self._choices) and self._are_all_finished)
 
     @property
     def needs_nothing(self) -> bool:
@@ -82,7 +82,7 @@ class StreamReader:
 
     def wait_seconds(self, timeout: float) -> float:
         """Return the seconds to wait for the next event: ``timeout``, or a short grace after a complete answer."""
-        if not self._has_all_choices or self._goes_on:
+        if not self._has_all_choices or self._goes_on_after_finish:
             return timeout
         return min(timeout, _GRACE_SECONDS if self.needs_nothing else _USAGE_GRACE_SECONDS)
 
@@ -91,7 +91,7 @@ class StreamReader:
         if data is not None:
             self._events.extend(self._parser.feed(data))
             return
-        self._at_end = True
+        self._has_all_data = True
         # A last event without its blank line counts if it is whole.
         events = [event for event in self._parser.finish() if is_done(event) or is_json(event)]
         if events:
@@ -111,7 +111,7 @@ class StreamReader:
         while not self._ready and not self._ended:
             if self._events:
                 self._read(self._events.popleft())
-            elif self._at_end:
+            elif self._has_all_data:
                 self._end()
             else:
                 return None
@@ -119,7 +119,7 @@ class StreamReader:
 
     def _read(self, event: str) -> None:
         if is_done(event):
-            self._done = True
+            self._has_done_event = True
             self._end()
             return
         if event.strip() in ("null", '""'):
@@ -139,7 +139,7 @@ class StreamReader:
             self._emit()
 
     def _read_choice(self, choice: dict[str, Any]) -> None:
-        index = choice["index"] = self._place(choice["index"])
+        index = choice["index"] = self._position(choice["index"])
         known = self._choices.get(index)
         choice["delta"] = find_delta(choice, accepts_message=known is None or not known.has_content)
         if not self._is_left_out(choice):
@@ -151,7 +151,7 @@ class StreamReader:
         if stream is None:
             stream = self._choices[choice["index"]] = ChoiceStream(choice["index"], self._request)
         # A host that ends each part can take long for the next one.
-        self._goes_on = self._goes_on or (stream.is_finished and has_content(choice["delta"]))
+        self._goes_on_after_finish = self._goes_on_after_finish or (stream.is_finished and has_content(choice["delta"]))
         for part in stream.add(choice):
             if not was_complete or any(part["delta"].values()):
                 self._emit(part)
@@ -166,17 +166,17 @@ class StreamReader:
         says_something = has_content(choice["delta"])
         if index < self._request.choices:
             if says_something or reason:
-                for held in self._held:
+                for held in self._held_parts:
                     self._leave_out(held)
-                self._held = []
+                self._held_parts = []
             return False
         is_finished = any(stream.is_finished for stream in self._choices.values())
         may_be_first = self._request.choices == 1 and not self._left_out and not is_finished
-        if may_be_first and not self._held and not says_something:
+        if may_be_first and not self._held_parts and not says_something:
             choice["index"] = 0  # the end of the only choice
             return False
         if may_be_first:
-            self._held.append(choice)
+            self._held_parts.append(choice)
         elif says_something or index in self._left_out:
             self._leave_out(choice)
         return True
@@ -185,16 +185,16 @@ class StreamReader:
         index = choice["index"]
         self._left_out[index] = bool(choice["finish_reason"]) or self._left_out.get(index, False)
 
-    def _place(self, index: int) -> int:
+    def _position(self, index: int) -> int:
         """Return the position of a choice; some hosts count from 1, or give a number that means something else."""
-        if index not in self._places:
-            taken = self._places.values()
+        if index not in self._positions:
+            taken = self._positions.values()
             wanted = index < self._request.choices and index not in taken
-            self._places[index] = index if wanted else next(place for place in count() if place not in taken)
-        return self._places[index]
+            self._positions[index] = index if wanted else next(free for free in count() if free not in taken)
+        return self._positions[index]
 
     def _end(self) -> None:
-        held, self._held = self._held, []
+        held, self._held_parts = self._held_parts, []
         for choice in held:
             self._send_on({**choice, "index": 0})
         self._check_end()
@@ -218,7 +218,7 @@ class StreamReader:
             )
         if not self._choices:
             raise DamagedReplyError("The service's stream ended without an answer.", remedy="Try again.")
-        if self._done and self._left_out and not (all(self._left_out.values()) and self._are_all_finished):
+        if self._has_done_event and self._left_out and not (all(self._left_out.values()) and self._are_all_finished):
             raise ReplyError(
                 "The service sent parts of its answer under several indices, and they are not whole choices.",
                 remedy="Ask without streaming, or another model.",
