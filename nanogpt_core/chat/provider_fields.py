@@ -33,13 +33,17 @@ PROVIDER_FIELDS = "nanogpt_provider_fields"
 REASONING_FIELDS = ("reasoning_content", "reasoning")
 """Fields of a message, or of a delta, with reasoning as text. The plugins read these."""
 
-_CARRIED = re.compile(r"reasoning|thinking|thought|signature|encrypted|extra_content|provider_specific", re.IGNORECASE)
-_TEXT = re.compile(r"^(text|summary|content)$|reasoning|thinking|thought", re.IGNORECASE)
-_NO_TEXT = re.compile(r"signature|encrypted|opaque|(^|_)(id|type|format)$", re.IGNORECASE)
+# Names of provider fields, of texts that a stream sends in pieces, and of texts that it sends as a whole.
+_PROVIDER_NAME = re.compile(
+    r"reasoning|thinking|thought|signature|encrypted|extra_content|provider_specific", re.IGNORECASE
+)
+_JOINED_NAME = re.compile(r"^(text|summary|content)$|reasoning|thinking|thought", re.IGNORECASE)
+_REPLACED_NAME = re.compile(r"signature|encrypted|opaque|(^|_)(id|type|format)$", re.IGNORECASE)
+
 THOUGHT_BLOCKS = ("thinking", "reasoning", "redacted_thinking")
 """Types of content blocks with reasoning."""
 
-_SEALS = ("signature", "data")  # they complete a block
+_SIGNATURE_FIELDS = ("signature", "data")  # the last fields of a block
 _REASONING_TEXTS = (*REASONING_FIELDS, "reasoning_text", "thinking", "thoughts", "reasoning_details", "thinking_blocks")
 _CALL_FIELDS = ("id", "type", "function", "index")
 _FUNCTION_FIELDS = ("name", "arguments", "description")
@@ -67,22 +71,22 @@ class ProviderFields:
         stay there.
         """
         message.pop(PROVIDER_FIELDS, None)
-        found = {name: value for name, value in message.items() if _is_carried(name, value)}
+        found = {name: value for name, value in message.items() if _is_provider_field(name, value)}
         content = message.get("content")
         blocks = content if isinstance(content, list) else [content]
         thoughts = [block for block in blocks if isinstance(block, dict) and block.get("type") in THOUGHT_BLOCKS]
         if thoughts:
             found["content"] = thoughts
-        has_usual_text = any(isinstance(message.get(name), str) and message[name] for name in REASONING_FIELDS)
+        has_text = any(isinstance(message.get(name), str) and message[name] for name in REASONING_FIELDS)
         if found:
-            self._message = merge_fields(self._message, _without_marks(found) if self._streams else found)
-            texts = filter(None, (text_of(found.get(name)) for name in _REASONING_TEXTS))
-            text = next(texts, None)
-            if not has_usual_text and (text or thoughts) and (self._is_derived or not self._has_reasoning):
+            self._message = merge_fields(self._message, _without_thought_flags(found) if self._streams else found)
+            text = next(filter(None, (text_of(found.get(name)) for name in _REASONING_TEXTS)), None)
+            is_first = self._is_derived or not self._has_reasoning
+            if (text or thoughts) and not has_text and is_first:
                 self._is_derived = True
                 if not thoughts:
                     message["reasoning_content"] = text
-        self._has_reasoning = self._has_reasoning or has_usual_text or self._is_derived
+        self._has_reasoning = self._has_reasoning or has_text or self._is_derived
 
     def add_calls(self, calls: Mapping[str, dict[str, Any]]) -> None:
         """Take the fields of tool calls, by the ids of the calls."""
@@ -102,10 +106,10 @@ class ProviderFields:
 
 def call_fields(call: Mapping[str, Any]) -> dict[str, Any]:
     """Return the provider fields of a tool call, or of a fragment of one; those of its ``function`` under that name."""
-    fields = {name: value for name, value in call.items() if name not in _CALL_FIELDS and _is_there(value)}
+    fields = {name: value for name, value in call.items() if name not in _CALL_FIELDS and _is_set(value)}
     function = call.get("function")
     inner = function if isinstance(function, dict) else {}
-    more = {name: value for name, value in inner.items() if name not in _FUNCTION_FIELDS and _is_there(value)}
+    more = {name: value for name, value in inner.items() if name not in _FUNCTION_FIELDS and _is_set(value)}
     more.pop("index", None)  # Ollama has it there
     return {**fields, "function": more} if more else fields
 
@@ -144,36 +148,35 @@ def merge_fields(known: Mapping[str, Any], further: Mapping[str, Any]) -> dict[s
     """Return the provider fields of a stream after a further delta: texts are joined, lists merged, others replaced."""
     merged = dict(known)
     for name, value in further.items():
-        if _is_there(value):
-            merged[name] = _merged(name, known[name], value) if name in known else value
+        if _is_set(value):
+            merged[name] = _merge_values(name, known[name], value) if name in known else value
     return merged
 
 
-def _merged(name: str, known: Any, further: Any) -> Any:
+def _merge_values(name: str, known: Any, further: Any) -> Any:
     if isinstance(known, dict) and isinstance(further, dict):
         return merge_fields(known, further)
     if isinstance(known, list) and isinstance(further, list):
-        return _merged_lists(known, further)
-    if isinstance(known, str) and isinstance(further, str) and _TEXT.search(name) and not _NO_TEXT.search(name):
-        return known + further
-    return further
+        return _merge_lists(known, further)
+    is_text = isinstance(known, str) and isinstance(further, str)
+    return known + further if is_text and _JOINED_NAME.search(name) and not _REPLACED_NAME.search(name) else further
 
 
-def _merged_lists(known: list[Any], further: list[Any]) -> list[Any]:
+def _merge_lists(known: list[Any], further: list[Any]) -> list[Any]:
     merged = list(known)
     for entry in further:
-        place = next((at for at in reversed(range(len(merged))) if _is_continued(merged, at, entry)), None)
+        place = next((at for at in reversed(range(len(merged))) if _continues(merged, at, entry)), None)
         if place is None:
             if entry not in merged:
                 merged.append(entry)
-        elif not _is_repeated(merged[place], entry):
+        elif not _repeats(merged[place], entry):
             merged[place] = merge_fields(merged[place], entry)
         else:
             merged[place] = {**merged[place], **entry}
     return merged
 
 
-def _is_continued(entries: list[Any], at: int, further: Any) -> bool:
+def _continues(entries: list[Any], at: int, further: Any) -> bool:
     """Return whether ``further`` is a part of the entry at ``at``: of one index, or the last and without an end."""
     known = entries[at]
     if not isinstance(known, dict) or not isinstance(further, dict):
@@ -182,30 +185,31 @@ def _is_continued(entries: list[Any], at: int, further: Any) -> bool:
         return False
     if known.get("index") is not None or further.get("index") is not None:
         return known.get("index") == further.get("index")
-    return at == len(entries) - 1 and (known == further or not any(known.get(name) for name in _SEALS))
+    return at == len(entries) - 1 and (known == further or not any(known.get(name) for name in _SIGNATURE_FIELDS))
 
 
-def _is_repeated(known: dict[str, Any], further: dict[str, Any]) -> bool:
+def _repeats(known: dict[str, Any], further: dict[str, Any]) -> bool:
     """Return whether ``further`` is the whole block again, and not its next piece."""
-    is_whole = any(further.get(name) for name in _SEALS)
-    return is_whole and all(known.get(name) in (None, value) for name, value in further.items() if name not in _SEALS)
+    is_whole = any(further.get(name) for name in _SIGNATURE_FIELDS)
+    rest = {name: value for name, value in further.items() if name not in _SIGNATURE_FIELDS}
+    return is_whole and all(known.get(name) in (None, value) for name, value in rest.items())
 
 
-def _without_marks(value: Any) -> Any:
+def _without_thought_flags(value: Any) -> Any:
     """Return a delta's fields without Gemini's ``thought: true``, which holds for the delta only."""
     if not isinstance(value, dict):
         return value
-    kept = {name: _without_marks(inner) for name, inner in value.items() if (name, inner) != ("thought", True)}
-    return {name: inner for name, inner in kept.items() if _is_there(inner)}
+    kept = {name: _without_thought_flags(inner) for name, inner in value.items() if (name, inner) != ("thought", True)}
+    return {name: inner for name, inner in kept.items() if _is_set(inner)}
 
 
-def _is_carried(name: str, value: Any) -> bool:
+def _is_provider_field(name: str, value: Any) -> bool:
     if name in REASONING_FIELDS and isinstance(value, str):
         return False
-    return bool(value) and isinstance(value, (str, list, dict)) and _CARRIED.search(name) is not None
+    return bool(value) and isinstance(value, (str, list, dict)) and _PROVIDER_NAME.search(name) is not None
 
 
-def _is_there(value: Any) -> bool:
+def _is_set(value: Any) -> bool:
     return value is not None and value not in ("", [], {})
 
 

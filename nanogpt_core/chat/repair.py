@@ -69,7 +69,7 @@ def _find_usage(document: dict[str, Any], *, streamed: bool) -> None:
     pricing = next(iter(_objects([document.get(PRICING), *inner])), None)
     if pricing is not None:
         document[PRICING] = pricing
-    known = next((counted for one in usages if (counted := _counted(one)) is not None), None)
+    known = next((counted for one in usages if (counted := _parse_counts(one)) is not None), None)
     # In a stream it may be split over several chunks.
     usage = known if streamed else repair_usage(known, pricing)
     if usage is not None or "usage" in document:
@@ -191,7 +191,7 @@ def merge_usage(known: dict[str, Any] | None, further: dict[str, Any] | None) ->
     return merged
 
 
-def _counted(usage: Any) -> dict[str, Any] | None:
+def _parse_counts(usage: Any) -> dict[str, Any] | None:
     """Return the token usage with its counts as integers, under OpenAI's names; None if there are none."""
     if not isinstance(usage, dict):
         return None
@@ -212,7 +212,7 @@ def repair_usage(usage: Any, pricing: Any = None) -> dict[str, Any] | None:
     """
     pricing = pricing if isinstance(pricing, dict) else {}
     priced = {"prompt_tokens": pricing.get("inputTokens"), "completion_tokens": pricing.get("outputTokens")}
-    usage = _counted(usage) or _counted(priced)
+    usage = _parse_counts(usage) or _parse_counts(priced)
     if usage is None:
         return None
     prompt, completion, total = map(usage.get, _COUNTS)

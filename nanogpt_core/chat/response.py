@@ -203,7 +203,7 @@ def check_no_error(document: dict[str, Any]) -> None:
         raise ReportedError(document, error_status(document))
     if inside is not None:  # as OpenRouter has it
         raise ReportedError({"error": inside["error"]}, error_status(inside))
-    failed = next((reason for reason in reasons if not _FAILED.isdisjoint(_names(reason))), None)
+    failed = next((reason for reason in reasons if not _FAILED.isdisjoint(_reason_names(reason))), None)
     if failed is not None:
         words = error_message(document) or f"finish_reason {failed!r}, no reason given"
         raise ReportedError({"error": {"message": words}}, None)
@@ -226,7 +226,7 @@ def check_truncated(reason: Any, *, has_calls: bool, structured: bool) -> None:
         ReplyError: It is a truncated tool call or structured output, or lacks a tool call that could not be read; a
             RefusalError if a content filter stopped it.
     """
-    ending = next((_TRUNCATED[name] for name in reversed(_names(reason)) if name in _TRUNCATED), None)
+    ending = next((_TRUNCATED[name] for name in reversed(_reason_names(reason)) if name in _TRUNCATED), None)
     if ending is None or not (has_calls or structured or ending is _UNREADABLE):
         return
     why, remedy = ending
@@ -236,7 +236,7 @@ def check_truncated(reason: Any, *, has_calls: bool, structured: bool) -> None:
     raise kind(f"The answer was cut off (finish_reason {reason!r}: {why}), so {effect}.", remedy=remedy)
 
 
-def _names(reason: Any) -> list[str]:
+def _reason_names(reason: Any) -> list[str]:
     """Return the names in a finish reason; Gemini's have two: ``content_filter: RECITATION``."""
     return re.split(r"\W*[:\s]\W*", reason.strip().lower()) if isinstance(reason, str) else []
 
