@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 from langchain_core.caches import BaseCache
 from langchain_core.callbacks import Callbacks
 from langchain_core.language_models import ModelProfile
 from langchain_core.rate_limiters import BaseRateLimiter
 
+from nanogpt_core.chat.client import SessionOptions
 from nanogpt_core.embeddings.config import EmbedderOptions
 from nanogpt_core.http.endpoint import ApiKey
-from nanogpt_core.http.limits import SharedLimits
-from nanogpt_core.observability.records import OnRequest
 
 __all__ = ["ChatOptions", "EmbeddingsOptions"]
 
@@ -25,7 +24,7 @@ class EmbeddingsOptions(EmbedderOptions, total=False):
     show_progress_bar: bool
 
 
-class ChatOptions(TypedDict, total=False):
+class ChatOptions(SessionOptions, total=False):
     """Keyword options of :class:`langchain_nanogpt.ChatNanoGPT`."""
 
     # The request.
@@ -55,20 +54,11 @@ class ChatOptions(TypedDict, total=False):
     extra_body: Mapping[str, Any] | None
 
     # The connection.
-    api_key: ApiKey
     openai_api_key: ApiKey
-    base_url: str | None
     openai_api_base: str | None
-    timeout: float | None
     request_timeout: float | None
-    max_retries: int | None
-    requests_per_second: float | None
-    limits: SharedLimits | None
-    on_request: OnRequest | None
-    default_headers: Mapping[str, str] | None
     http_client: Any
     http_async_client: Any
-    allow_insecure_http: bool
 
     # LangChain's.
     name: str | None

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypedDict
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.prompts import BasePromptTemplate
 from llama_index.core.types import BaseOutputParser, PydanticProgramMode
 
+from nanogpt_core.chat.client import SessionOptions
 from nanogpt_core.embeddings.config import EmbedderOptions
-from nanogpt_core.http.endpoint import ApiKey
-from nanogpt_core.http.limits import SharedLimits
 from nanogpt_core.models.catalog import ModelInfo
-from nanogpt_core.observability.records import OnRequest
 
 __all__ = ["EmbeddingOptions", "LLMOptions"]
 
@@ -31,7 +29,7 @@ class EmbeddingOptions(EmbedderOptions, total=False):
     rate_limiter: Any
 
 
-class LLMOptions(TypedDict, total=False):
+class LLMOptions(SessionOptions, total=False):
     """Keyword options of :class:`llama_index_nanogpt.NanoGPT`."""
 
     # The request.
@@ -47,18 +45,9 @@ class LLMOptions(TypedDict, total=False):
     additional_kwargs: dict[str, Any] | None
 
     # The connection.
-    api_key: ApiKey
     api_base: str | None
-    base_url: str | None
-    timeout: float | None
-    max_retries: int | None
-    requests_per_second: float | None
-    limits: SharedLimits | None
-    on_request: OnRequest | None
-    default_headers: Mapping[str, str] | None
     http_client: Any
     async_http_client: Any
-    allow_insecure_http: bool
     reuse_client: bool
 
     # LlamaIndex's.

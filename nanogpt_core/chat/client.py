@@ -15,7 +15,7 @@ import copy
 import functools
 import weakref
 from collections.abc import AsyncIterator, Generator, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import openai
 
@@ -24,7 +24,7 @@ from nanogpt_core.chat.event_stream import AsyncEventStream, EventStream, record
 from nanogpt_core.chat.transport import AsyncChatTransport, ChatTransport
 from nanogpt_core.errors import NanoGPTError, ReplyError
 from nanogpt_core.http.connections import aclose_connections, close_connections
-from nanogpt_core.http.endpoint import CHAT_TIMEOUT, ApiKey, Endpoint, hide_key
+from nanogpt_core.http.endpoint import CHAT_TIMEOUT, ApiKey, Endpoint, hide_keys
 from nanogpt_core.http.error_mapping import map_error
 from nanogpt_core.http.lifetime import Lifetime
 from nanogpt_core.http.limits import Admission, Cost, ProcessLimits, SharedLimits, check_limits
@@ -37,9 +37,13 @@ from nanogpt_core.observability.observer import Observer
 from nanogpt_core.observability.records import OnRequest, check_on_request
 from nanogpt_core.validation import MIN_REQUESTS_PER_SECOND, check_number, check_positive
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 __all__ = [
     "DEFAULT_RETRIES",
     "ChatSession",
+    "SessionOptions",
     "aiterate_stream",
     "iterate_stream",
     "make_async_chat_client",
@@ -53,6 +57,20 @@ DEFAULT_RETRIES = 2
 """Attempts after the first of a chat call: fewer than for embeddings, since each may be billed."""
 
 _TRUNCATED_ERRORS = (openai.LengthFinishReasonError, openai.ContentFilterFinishReasonError)
+
+
+class SessionOptions(TypedDict, total=False):
+    """Options of :meth:`ChatSession.connect`, which the chat classes of both plugins take."""
+
+    api_key: ApiKey
+    base_url: str | None
+    timeout: float | None
+    max_retries: int | None
+    requests_per_second: float | None
+    limits: SharedLimits | None
+    on_request: OnRequest | None
+    default_headers: Mapping[str, str] | None
+    allow_insecure_http: bool
 
 
 class ChatSession:
@@ -116,39 +134,22 @@ class ChatSession:
         return make, ()
 
     @classmethod
-    def connect(
-        cls,
-        *,
-        api_key: ApiKey = None,
-        base_url: str | None = None,
-        timeout: float = CHAT_TIMEOUT,
-        default_headers: Mapping[str, str] | None = None,
-        allow_insecure_http: bool = False,
-        **options: Any,
-    ) -> ChatSession:
-        """Return a session for options as users pass them.
-
-        Args:
-            api_key: The key; see :meth:`~nanogpt_core.http.endpoint.Endpoint.resolve` for this and the following.
-            base_url: Base URL of the API.
-            timeout: Seconds that an attempt, and then each event of a stream, may take.
-            default_headers: Headers to send beside the usual ones.
-            allow_insecure_http: Let messages and key travel unencrypted to another machine.
-            **options: The other arguments of the class.
+    def connect(cls, **options: Unpack[SessionOptions]) -> ChatSession:
+        """Return a session for options as users pass them; None stands for the default of an option.
 
         Raises:
             ConfigurationError: A value that cannot be right, or no key.
             InvalidTypeError: A value of the wrong type.
         """
-        api_key = hide_key(api_key)
+        given = {name: value for name, value in hide_keys(options).items() if value is not None}
         endpoint = Endpoint.resolve(
-            api_key=api_key,
-            base_url=base_url,
-            timeout=timeout,
-            headers=default_headers,
-            allow_insecure_http=allow_insecure_http,
+            api_key=given.pop("api_key", None),
+            base_url=given.pop("base_url", None),
+            timeout=given.pop("timeout", CHAT_TIMEOUT),
+            headers=given.pop("default_headers", None),
+            allow_insecure_http=given.pop("allow_insecure_http", False),
         )
-        return cls(endpoint, **options)
+        return cls(endpoint, **given)
 
     def for_client(self) -> ChatSession:
         """Return this session for a client of the SDK, without a reference to the rate limit.

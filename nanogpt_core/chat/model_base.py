@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model  # a dependency of the SDK
 
-from nanogpt_core.chat.client import ChatSession
+from nanogpt_core.chat.client import ChatSession, SessionOptions
 from nanogpt_core.chat.options import EXAMPLE_MODEL, check_request_options, invalid_option_error, unknown_option_error
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.http.endpoint import hide_keys
@@ -21,11 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ChatModelBase"]
 
-# The arguments of ChatSession.connect.
-_SESSION_OPTIONS = (
-    *("api_key", "base_url", "timeout", "default_headers", "allow_insecure_http"),
-    *("max_retries", "requests_per_second", "limits", "on_request"),
-)
+_SESSION_OPTIONS = tuple(SessionOptions.__annotations__)
 
 
 class ChatModelBase(Closeable, BaseModel):
@@ -129,8 +125,8 @@ class ChatModelBase(Closeable, BaseModel):
     @classmethod
     def _connect(cls, options: Mapping[str, Any]) -> ChatSession:
         """Return a session for options by the names of their fields; those that are None have the session's default."""
-        given = {name: options.get(cls._field_names.get(name, name)) for name in _SESSION_OPTIONS}
-        return ChatSession.connect(**{name: value for name, value in given.items() if value is not None})
+        given: Any = {name: options.get(cls._field_names.get(name, name)) for name in _SESSION_OPTIONS}
+        return ChatSession.connect(**given)
 
     @classmethod
     def _check_changes(cls, changes: Mapping[str, Any]) -> dict[str, Any]:

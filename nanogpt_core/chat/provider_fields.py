@@ -158,8 +158,10 @@ def _merge_values(name: str, known: Any, further: Any) -> Any:
         return merge_fields(known, further)
     if isinstance(known, list) and isinstance(further, list):
         return _merge_lists(known, further)
-    is_text = isinstance(known, str) and isinstance(further, str)
-    return known + further if is_text and _JOINED_NAME.search(name) and not _REPLACED_NAME.search(name) else further
+    is_joined = _JOINED_NAME.search(name) is not None and _REPLACED_NAME.search(name) is None
+    if isinstance(known, str) and isinstance(further, str) and is_joined:
+        return known + further
+    return further
 
 
 def _merge_lists(known: list[Any], further: list[Any]) -> list[Any]:
