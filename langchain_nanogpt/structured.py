@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import operator
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
@@ -11,11 +12,13 @@ from typing import Any
 import openai
 from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import AIMessage
+from langchain_core.messages.tool import tool_call
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, RunnableParallel, RunnableSequence
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel
 
-from nanogpt_core.chat.json_text import is_incomplete
+from nanogpt_core.chat.json_text import is_incomplete, strip_code_fence
+from nanogpt_core.chat.tool_calls import parse_arguments
 from nanogpt_core.errors import NanoGPTError, ReplyError
 from nanogpt_core.http.error_body import excerpt
 
@@ -43,7 +46,9 @@ def checked_structured_output(
         return runnable
     model, *parsers = runnable.steps
     parser: Runnable[Any, Any] = _CheckedParser(
-        RunnableSequence(*parsers) if len(parsers) > 1 else parsers[0], wants_object=is_json and not is_class
+        RunnableSequence(*parsers) if len(parsers) > 1 else parsers[0],
+        wants_object=is_json and not is_class,
+        function=convert_to_openai_tool(schema)["function"] if method == "function_calling" else None,
     )
     if is_json and is_class:
         parser = parser.with_types(output_type=schema)
@@ -78,11 +83,19 @@ class _CheckedParser(Runnable[Any, Any]):
     Args:
         parser: LangChain's parser.
         wants_object: Whether JSON that is no object is an error; LangChain's parser accepts all JSON.
+        function: The tool that the model was asked to call, if it was.
     """
 
-    def __init__(self, parser: Runnable[Any, Any], *, wants_object: bool = False) -> None:
+    def __init__(
+        self,
+        parser: Runnable[Any, Any],
+        *,
+        wants_object: bool = False,
+        function: Mapping[str, Any] | None = None,
+    ) -> None:
         self._parser = parser
         self._wants_object = wants_object
+        self._function = function
 
     @property
     def OutputType(self) -> Any:  # noqa: N802 - LangChain's name
@@ -96,12 +109,12 @@ class _CheckedParser(Runnable[Any, Any]):
             OutputParserException: Its arguments, or its JSON, are not complete, or do not follow the schema.
         """
         _check_complete(input)
-        return self._checked(self._parser.invoke(input, config), input)
+        return self._checked(self._parser.invoke(_as_call(input, self._function), config), input)
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002, ARG002
         """Return the structured output of a message; see :meth:`invoke`."""
         _check_complete(input)
-        return self._checked(await self._parser.ainvoke(input, config), input)
+        return self._checked(await self._parser.ainvoke(_as_call(input, self._function), config), input)
 
     def _checked(self, found: Any, message: Any) -> Any:
         if self._wants_object and not isinstance(found, dict):
@@ -155,6 +168,19 @@ def _check_complete(message: Any) -> None:
     text: Any = message.invalid_tool_calls[0]["args"] if message.invalid_tool_calls else message.content
     if message.invalid_tool_calls or (isinstance(text, str) and is_incomplete(text)):
         raise OutputParserException(f"The model's answer is not complete JSON: {excerpt(text)}.", llm_output=text)
+
+
+def _as_call(message: Any, function: Mapping[str, Any] | None) -> Any:
+    """Return a message with a call of ``function`` if its text is the arguments: some models answer so."""
+    if function is None or not isinstance(message, AIMessage) or message.tool_calls or message.invalid_tool_calls:
+        return message
+    text = strip_code_fence(str(message.text))
+    arguments = parse_arguments(text) if text.lstrip().startswith("{") else None
+    found = {} if arguments is None else json.loads(arguments, strict=False)
+    parameters = function.get("parameters") or {}
+    if not found.keys() & parameters.get("properties", {}) or not found.keys() >= set(parameters.get("required", ())):
+        return message
+    return message.model_copy(update={"tool_calls": [tool_call(name=function["name"], args=found, id=None)]})
 
 
 def _keep_parsing_error(parser: Runnable[Any, Any]) -> Runnable[Any, Any]:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, ToolCallBlock
 from llama_index.core.bridge.pydantic import BaseModel
+from llama_index.core.instrumentation.events.llm import LLMStructuredPredictEndEvent, LLMStructuredPredictStartEvent
+from llama_index.core.llms.llm import dispatcher
 from llama_index.core.output_parsers.pydantic import PydanticOutputParser
+from llama_index.core.output_parsers.utils import extract_json_str
 from llama_index.core.program.function_program import get_function_tool
 from llama_index.core.program.utils import process_streaming_objects
 from llama_index.core.types import PydanticProgramMode
@@ -18,7 +23,6 @@ from llama_index.llms.openai_like import OpenAILike
 from llama_index_nanogpt.errors import StructuredOutputError
 from llama_index_nanogpt.messages import finish_reason, raise_refusal
 from llama_index_nanogpt.tool_calls import with_one_call
-from nanogpt_core.chat.json_text import strip_code_fence
 from nanogpt_core.chat.response import check_truncated
 from nanogpt_core.errors import NanoGPTError
 from nanogpt_core.http.error_body import excerpt
@@ -41,25 +45,29 @@ class StructuredOutput(OpenAILike):  # type: ignore[misc] # the package ships no
         Raises:
             StructuredOutputError: The answer does not follow the schema.
         """
-        request = self._request_in_prompt(output_cls, prompt, llm_kwargs, prompt_args)
+        request = self._structured_request(output_cls, prompt, llm_kwargs, prompt_args)
         with _map_schema_errors(output_cls):
-            if request is not None:
-                answer: BaseModel = request.parse_response(self.chat(**request.arguments))
-            else:
-                answer = super().structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
-        return answer
+            if request is None:
+                answer: BaseModel = super().structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
+                return answer
+            dispatcher.event(_start_event(output_cls, prompt, prompt_args))
+            answer = _Output(self, request, output_cls).parse(self.chat(**request.arguments))
+            dispatcher.event(LLMStructuredPredictEndEvent(output=answer))
+            return answer
 
     async def astructured_predict(
         self, output_cls: type[BaseModel], prompt: Any, llm_kwargs: dict[str, Any] | None = None, **prompt_args: Any
     ) -> BaseModel:
         """Return the model's answer as an ``output_cls``; see :meth:`structured_predict`."""
-        request = self._request_in_prompt(output_cls, prompt, llm_kwargs, prompt_args)
+        request = self._structured_request(output_cls, prompt, llm_kwargs, prompt_args)
         with _map_schema_errors(output_cls):
-            if request is not None:
-                answer: BaseModel = request.parse_response(await self.achat(**request.arguments))
-            else:
-                answer = await super().astructured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
-        return answer
+            if request is None:
+                answer: BaseModel = await super().astructured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
+                return answer
+            dispatcher.event(_start_event(output_cls, prompt, prompt_args))
+            answer = _Output(self, request, output_cls).parse(await self.achat(**request.arguments))
+            dispatcher.event(LLMStructuredPredictEndEvent(output=answer))
+            return answer
 
     def _structured_stream_call(
         self, output_cls: type[BaseModel], prompt: Any, llm_kwargs: dict[str, Any] | None = None, **prompt_args: Any
@@ -68,7 +76,7 @@ class StructuredOutput(OpenAILike):  # type: ignore[misc] # the package ships no
         if request is None:
             parts: Iterator[Any] = super()._structured_stream_call(output_cls, prompt, llm_kwargs or {}, **prompt_args)
             return parts
-        return _parse_stream(self.stream_chat(**request.arguments), _StreamedOutput(self, request, output_cls))
+        return _parse_stream(self.stream_chat(**request.arguments), _Output(self, request, output_cls))
 
     async def _structured_astream_call(
         self, output_cls: type[BaseModel], prompt: Any, llm_kwargs: dict[str, Any] | None = None, **prompt_args: Any
@@ -78,7 +86,7 @@ class StructuredOutput(OpenAILike):  # type: ignore[misc] # the package ships no
             parts = super()._structured_astream_call(output_cls, prompt, llm_kwargs or {}, **prompt_args)
             stream: AsyncIterator[Any] = await parts
             return stream
-        output = _StreamedOutput(self, request, output_cls)
+        output = _Output(self, request, output_cls)
         return _aparse_stream(await self.astream_chat(**request.arguments), output)
 
     def _structured_request(
@@ -93,16 +101,17 @@ class StructuredOutput(OpenAILike):  # type: ignore[misc] # the package ships no
         if in_prompt is not None:
             return in_prompt
         options = {name: value for name, value in (llm_kwargs or {}).items() if name not in _SET_BY_PROGRAMS}
+        tool_choice = (llm_kwargs or {}).get("tool_choice") or "required"
         messages = self._extend_messages(prompt.format_messages(llm=self, **prompt_args))
         if self._should_use_structure_outputs():
             arguments = {"messages": messages, **self._prepare_schema(options, output_cls)}
         elif self.pydantic_program_mode in _TOOL_CALL_MODES:
             arguments = self._prepare_chat_with_tools(
-                [get_function_tool(output_cls)], chat_history=messages, tool_choice="required", **options
+                [get_function_tool(output_cls)], chat_history=messages, tool_choice=tool_choice, **options
             )
         else:
             return None
-        return _StructuredRequest(arguments, lambda text: output_cls.model_validate_json(strip_code_fence(text)))
+        return _StructuredRequest(arguments, partial(_parse_text, output_cls))
 
     def _request_in_prompt(
         self, output_cls: type[BaseModel], prompt: Any, llm_kwargs: dict[str, Any] | None, prompt_args: dict[str, Any]
@@ -119,7 +128,7 @@ class StructuredOutput(OpenAILike):  # type: ignore[misc] # the package ships no
         parser: PydanticOutputParser[Any] = PydanticOutputParser(output_cls=output_cls)
         prompt = prompt.model_copy(update={"output_parser": parser})
         messages = self._extend_messages(prompt.format_messages(llm=self, **prompt_args))
-        return _StructuredRequest({"messages": messages, **options}, parser.parse)
+        return _StructuredRequest({"messages": messages, **options}, partial(_parse_text, output_cls))
 
 
 @dataclass(frozen=True)
@@ -151,7 +160,7 @@ class _StructuredRequest:
         return self.parse(message.content or "")
 
 
-def _parse_stream(stream: Iterator[ChatResponse], output: _StreamedOutput) -> Iterator[Any]:
+def _parse_stream(stream: Iterator[ChatResponse], output: _Output) -> Iterator[Any]:
     """Yield structured output as far as it has come, and at last the whole.
 
     Raises:
@@ -163,7 +172,7 @@ def _parse_stream(stream: Iterator[ChatResponse], output: _StreamedOutput) -> It
     yield from output.finish()
 
 
-async def _aparse_stream(stream: AsyncIterator[ChatResponse], output: _StreamedOutput) -> AsyncIterator[Any]:
+async def _aparse_stream(stream: AsyncIterator[ChatResponse], output: _Output) -> AsyncIterator[Any]:
     """Yield structured output as far as it has come; see :func:`_parse_stream`."""
     async for response in stream:
         for part in output.add(response):
@@ -172,8 +181,8 @@ async def _aparse_stream(stream: AsyncIterator[ChatResponse], output: _StreamedO
         yield part
 
 
-class _StreamedOutput:
-    """Structured output of a stream: parts from incomplete JSON, and the whole only from complete JSON.
+class _Output:
+    """Structured output of an answer: parts of a stream from incomplete JSON, and the whole only from complete JSON.
 
     Args:
         llm: The LLM that gives the responses.
@@ -204,6 +213,11 @@ class _StreamedOutput:
             whole = self._parse()
         return [] if type(self._last) is self._output_cls and whole == self._last else [whole]
 
+    def parse(self, response: ChatResponse) -> Any:
+        """Return the output of a whole response."""
+        self._response = with_one_call(response)
+        return self._parse()
+
     def _parse(self) -> Any:
         message = ChatMessage() if self._response is None else self._response.message
         if not any(isinstance(block, ToolCallBlock) for block in message.blocks):
@@ -212,6 +226,18 @@ class _StreamedOutput:
         if selection.tool_name != get_function_tool(self._output_cls).metadata.name:
             raise _broken_schema(self._output_cls, f"it is a call of {selection.tool_name!r}")
         return self._output_cls.model_validate(selection.tool_kwargs)
+
+
+def _parse_text(output_cls: type[BaseModel], text: str) -> BaseModel:
+    """Return the JSON object in a text, which may have words or a fence around it, as an ``output_cls``."""
+    found = extract_json_str(text)
+    with contextlib.suppress(ValueError):  # control characters in strings
+        found = json.dumps(json.loads(found, strict=False))
+    return output_cls.model_validate_json(found)
+
+
+def _start_event(output_cls: type[BaseModel], prompt: Any, prompt_args: dict[str, Any]) -> Any:
+    return LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=prompt_args)
 
 
 @contextlib.contextmanager

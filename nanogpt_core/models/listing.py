@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from nanogpt_core._runtime.fork import ForkSafe
@@ -85,12 +85,15 @@ def live_model_info(endpoint: Endpoint, model: str, http_client: Any = None) -> 
     models = _live_lists.setdefault(endpoint_digest(endpoint), _LiveList()).get(endpoint, http_client)
     if model in models:
         return models[model]
-    near = difflib.get_close_matches(model, models, n=2)
-    hint = f"Did you mean {' or '.join(near)}? " if near else ""
     raise ConfigurationError(
         f"The service's list of embedding models does not have {model!r}.",
-        remedy=f'{hint}list_models() returns the list; without model_info="live" any name works.',
+        remedy=f'{_near_names(model, models)}list_models() returns the list; without model_info="live" any name works.',
     )
+
+
+def _near_names(model: str, rows: Iterable[str]) -> str:
+    near = difflib.get_close_matches(model, list(rows), n=2)
+    return f"Did you mean {' or '.join(near)}? " if near else ""
 
 
 def _fetch(path: str, parse: Callable[[bytes], Rows], endpoint: Endpoint, http_client: Any = None) -> Rows:
@@ -176,8 +179,9 @@ def fetch_chat_model(endpoint: Endpoint, model: str, http_client: Any = None) ->
         window = _positive(rows.get(name, {}).get("context_length"))
         if window is not None:
             return _chat_model(name, window, rows[name])
+    hint = "" if model in rows else _near_names(model, rows)
     raise ConfigurationError(
-        f"The service's list of models has no context length for {model!r}.", remedy="Pass it as a number."
+        f"The service's list of models has no context length for {model!r}.", remedy=f"{hint}Pass it as a number."
     )
 
 

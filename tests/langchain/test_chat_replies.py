@@ -207,6 +207,23 @@ async def test_fenced_json_is_parsed(replying, call_, form, schema, method):
     assert (found if form == "plain" else found[-1]) in (JOKE, JOKE.model_dump())
 
 
+@pytest.mark.parametrize("schema", [Joke, Joke.model_json_schema()], ids=["class", "dict"])
+@pytest.mark.parametrize("text", [JOKE.model_dump_json(), FENCED], ids=["bare", "fenced"])
+async def test_json_in_place_of_the_tool_call_that_was_asked_for_is_parsed(replying, call_, form, schema, text):
+    runnable = replying({"content": text}).chat().with_structured_output(schema)
+    found = await all_of(call_, form, runnable)
+    assert (found if form == "plain" else found[-1]) in (JOKE, JOKE.model_dump())
+    chat = replying({"content": text}).chat()
+    both = await call_(chat.with_structured_output(schema, include_raw=True), "invoke", "A joke!")
+    assert (both["raw"].content, both["parsed"] in (JOKE, JOKE.model_dump())) == (text, True)
+
+
+@pytest.mark.parametrize("text", ["Why? Because.", '{"setup": "Why?"}', "{}", "null", f"[{JOKE.model_dump_json()}]"])
+async def test_other_text_in_place_of_a_tool_call_is_no_output_as_in_langchain(replying, call_, form, text):
+    found = await all_of(call_, form, replying({"content": text}).chat().with_structured_output(Joke))
+    assert found == (None if form == "plain" else [])
+
+
 @pytest.mark.parametrize("text", ["Why? Because.", '{"setup": "Why?"}', '{"setup": "Why?", "punchl', ""])
 @pytest.mark.parametrize("method", ["json_schema", "json_mode"])
 async def test_output_that_breaks_the_schema_is_langchains_parser_error(replying, call_, form, method, text):

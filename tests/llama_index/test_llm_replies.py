@@ -5,6 +5,13 @@ import json
 
 import pytest
 from llama_index.core.agent.workflow import FunctionAgent, ToolCallResult
+from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.instrumentation.event_handlers import BaseEventHandler
+from llama_index.core.instrumentation.events.llm import (
+    LLMStructuredPredictEndEvent,
+    LLMStructuredPredictInProgressEvent,
+    LLMStructuredPredictStartEvent,
+)
 from llama_index.core.llms import ChatMessage
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.tools import FunctionTool
@@ -189,11 +196,54 @@ async def test_refusal_of_a_plain_question_is_the_answer(replying, ask, more):
     assert len(answer.message.blocks) == len(more) + 1
 
 
+JSON = JOKE.model_dump_json()
+ANSWERS = {
+    "JSON": {"content": JSON},
+    "fenced JSON": {"content": f"```json\n{JSON}\n```"},
+    "JSON between words": {"content": f"Here:\n```json\n{JSON}\n```\nEnjoy!"},
+    "JSON with a line break in a text": {"content": JSON.replace("Because.", "Be\ncause.")},
+    "tool call": {"tool_calls": [tool_call(JSON, name="Joke")]},
+}
+
+
 @ITS_OWN_WARNING
-async def test_fenced_json_is_parsed(replying, predict, form):
-    sandbox = replying({"content": f"```json\n{JOKE.model_dump_json()}\n```"})
-    found = await predict(sandbox.llm(should_use_structured_outputs=True))
-    assert (found if form == "plain" else found[-1]) == JOKE
+@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize("way", WAYS)
+async def test_structured_output_in_either_form_is_parsed(replying, predict, form, way, answer):
+    found = await predict(replying(ANSWERS[answer]).llm(**WAYS[way]))
+    found = found if form == "plain" else found[-1]
+    assert found.model_copy(update={"punchline": found.punchline.replace("\n", "")}) == JOKE
+
+
+@ITS_OWN_WARNING
+async def test_tool_choice_of_structured_output_is_sent(replying, call, form):
+    sandbox = replying({"content": JSON})
+    method = "structured_predict" if form == "plain" else "stream_structured_predict"
+    options = {"llm_kwargs": {"tool_choice": "auto"}, "animal": "cats"}
+    await drained(call, await call(sandbox.llm(), method, Joke, PROMPT, **options))
+    assert sandbox.requests[0].body["tool_choice"] == "auto"
+
+
+class Recorder(BaseEventHandler):
+    events: list
+
+    def handle(self, event, **_kwargs):
+        if type(event).__name__.startswith("LLMStructuredPredict"):
+            self.events.append(event)
+
+
+@ITS_OWN_WARNING
+async def test_structured_output_has_one_start_and_one_end_event(replying, predict):
+    recorder, root = Recorder(events=[]), get_dispatcher("root")
+    root.add_event_handler(recorder)
+    try:
+        await predict(replying({"tool_calls": [tool_call(JSON, name="Joke")]}).llm())
+    finally:
+        root.event_handlers.remove(recorder)
+    first, *others, last = recorder.events
+    assert (type(first), type(last)) == (LLMStructuredPredictStartEvent, LLMStructuredPredictEndEvent)
+    assert (first.output_cls, last.output) == (Joke, JOKE)
+    assert {type(one) for one in others} <= {LLMStructuredPredictInProgressEvent}
 
 
 IN_PROMPT = [{"is_function_calling_model": False}, {"pydantic_program_mode": "llm"}]

@@ -70,9 +70,14 @@ def test_live_profile_of_the_default_model_is_read(live):
     assert ChatNanoGPT(profile="live", **live).profile["max_input_tokens"] == 128_000
 
 
-def test_live_profile_of_a_model_that_the_list_does_not_have_is_refused(live):
-    with pytest.raises(ConfigurationError, match="lab/other"):
-        ChatNanoGPT("lab/other", profile="live", **live)
+@pytest.mark.parametrize(
+    ("name", "words"), [("lab/smal", r"'lab/smal'\. Did you mean lab/small .*Pass"), ("zzz", r"'zzz'\. Pass")]
+)
+def test_model_that_the_live_list_does_not_have_is_refused_with_near_names(live, name, words):
+    with pytest.raises(ConfigurationError, match=words):
+        ChatNanoGPT(name, profile="live", **live)
+    with pytest.raises(ConfigurationError, match=words):
+        NanoGPT(name, context_window="live", **live)
 
 
 def test_own_values_go_first():
