@@ -187,7 +187,7 @@ class Job:
 
     def _kept(self, run: JobRun, spool: Spool, state: State) -> str:
         if not state.keep:
-            return "Nothing was sent."
+            return "No text was embedded."
         kept = state.folder if self.cache is None else self.cache
         return (
             f"{run.done:,} of {spool.texts:,} texts are done and kept in {kept}. The same command goes on, and pays "
