@@ -98,7 +98,7 @@ class Job:
             progress.end(f"{run.done:,} texts")
             writer.publish(self.output)
             manifest = self._manifest(run, facts, spool, report, embedder)
-            manifest.write(self.output)
+            manifest.write(self.output, state.folder)
             state.keep = False
         return Result(manifest, was_complete=False)
 
