@@ -98,7 +98,7 @@ def compare(
         raise CommandError(f"--dimensions must be at least 1, not {min(dimensions)}.")
     if no_reduced and dimensions:
         raise CommandError("--no-reduced and --dimensions contradict each other.", remedy="Leave one of them out.")
-    if tolerance < 0:
+    if not tolerance >= 0:
         raise CommandError(f"--tolerance must be at least 0, not {tolerance:g}.")
     progress = make_progress(quiet=quiet)
     with open_service(sandbox, base_url) as service, contextlib.closing(progress):

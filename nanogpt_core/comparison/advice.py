@@ -139,6 +139,8 @@ def _reasons(
         yield f"Its {name} is {quality:.3f}; there is nothing to compare it with."
     elif chosen is best:
         yield f"It finds the right sources best: {name} is {quality:.3f}, the highest of {_variants(len(assessments))}."
+    elif chosen.difference == 0:
+        yield f"{named(best)} is no better: {name} is {quality:.3f} for both."
     else:
         low, high = chosen.difference_interval
         interval = f"(95 % interval {low:+.3f} to {high:+.3f})"

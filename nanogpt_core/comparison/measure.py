@@ -24,6 +24,7 @@ from nanogpt_core.embeddings.embedder import Embedder
 from nanogpt_core.errors import (
     AuthenticationError,
     BudgetExceededError,
+    ConfigurationError,
     ConnectionFailedError,
     InsufficientBalanceError,
     InvalidInputError,
@@ -209,6 +210,8 @@ def compare_models(
         raise InvalidInputError(f"There are no {'passages' if questions else 'questions'}.")
     for each in dimensions:
         check_number("dimensions", each, 1)
+    if not tolerance >= 0:  # nan too
+        raise ConfigurationError(f"tolerance must be at least 0, not {tolerance}.")
     check_sources(questions, {passage.source for passage in passages})
     named = [model for model in models if isinstance(model, str)]
     given = [model for model in models if isinstance(model, Candidate)]

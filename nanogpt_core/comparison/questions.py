@@ -17,7 +17,8 @@ from nanogpt_core.errors import InvalidInputError
 __all__ = ["Question", "check_sources", "load_questions", "write_questions"]
 
 _REMEDY = 'Each line is JSON such as {"question": "...", "sources": ["..."]}'
-_TABLES = {".csv": ",", ".tsv": "\t"}
+_TABLES = {".csv", ".tsv"}
+_DELIMITERS = ",;\t|"
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ def _question(path: Path, number: int, row: dict[str, Any]) -> Question:
 
 
 def _from_table(path: Path, text: str) -> list[Question]:
-    rows = csv.DictReader(text.splitlines(keepends=True), delimiter=_TABLES[path.suffix.lower()])
+    names = text.partition("\n")[0]
+    rows = csv.DictReader(text.splitlines(keepends=True), delimiter=max(_DELIMITERS, key=names.count))
     if not {"question", "source"} <= set(rows.fieldnames or ()):
         raise InvalidInputError(
             f"{path} has the columns {', '.join(rows.fieldnames or ()) or 'none'}.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -101,10 +102,12 @@ class SandboxConfig:
             raise ConfigurationError("api_key is empty.")
         if not 0 <= self.port <= _MAX_PORT:
             raise ConfigurationError(f"port is {self.port}; it must be from 0 to {_MAX_PORT}.")
-        if self.latency < 0:
-            raise ConfigurationError(f"latency is {self.latency}; it must be 0 or more seconds.")
-        if self.requests_per_second is not None and self.requests_per_second <= 0:
-            raise ConfigurationError(f"requests_per_second is {self.requests_per_second}; it must be above 0, or None.")
+        if not 0 <= self.latency < math.inf:
+            raise ConfigurationError(f"latency is {self.latency}; it must be 0 or more seconds, and finite.")
+        if self.requests_per_second is not None and not 0 < self.requests_per_second < math.inf:
+            raise ConfigurationError(
+                f"requests_per_second is {self.requests_per_second}; it must be above 0 and finite, or None."
+            )
         if self.requests_per_day is not None and self.requests_per_day < 1:
             raise ConfigurationError(f"requests_per_day is {self.requests_per_day}; it must be at least 1, or None.")
         if self.width_source not in {"true", "listed"}:

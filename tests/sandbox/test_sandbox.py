@@ -3,6 +3,7 @@
 import base64
 import http.client
 import json
+import math
 import os
 import signal
 import socket
@@ -796,6 +797,8 @@ def test_localhost_serves():
     "option",
     [
         {"latency": -1},
+        {"latency": math.nan},
+        {"requests_per_second": math.nan},
         {"requests_per_second": 0},
         {"width_source": "both"},
         {"api_key": ""},

@@ -122,7 +122,8 @@ class Run:
         if not found and not count:
             raise CommandError("The corpus has no passage that is long enough for a question.", code=ExitCode.BAD_INPUT)
         usd = writer.most_usd(count)
-        self._confirm(f"{count} questions by {chat_model} cost {_at_most(usd)}", usd)
+        if not self._sandbox:
+            self._cost.confirm(f"{count} questions by {chat_model} cost {_at_most(usd)}", usd)
         if self._cost.budget is not None:
             self._cost = replace(self._cost, budget=self._cost.budget - (usd or 0.0))
         written = 0
@@ -161,35 +162,50 @@ class Run:
         Raises:
             CommandError: The cost was not accepted, or Ctrl-C.
         """
-        from nanogpt_core.comparison import compare_models, estimate_expense
+        from nanogpt_core.comparison import compare_models
         from nanogpt_core.comparison.candidates import DEFAULT_DIMENSIONS, find_candidates
         from nanogpt_core.comparison.questions import check_sources
 
         check_sources(questions, {passage.source for passage in passages})
         candidates = find_candidates(models, **self._service)
         _warn_about_unused(candidates, dimensions or ())
-        options["dimensions"] = DEFAULT_DIMENSIONS if dimensions is None else dimensions
         self._output.mkdir(parents=True, exist_ok=True)
-        kept = self._output / "vectors.sqlite"
-        service = {**self._service, "cache": None if self._sandbox else KeptCache(kept)}
-        if not self._sandbox:
-            expenses = estimate_expense(
-                candidates, questions, passages, instructions=options["instructions"], **service
-            )
-            unknown = [each.candidate.label for each in expenses if each.cost_usd is None]
-            usd = sum(each.cost_usd or 0.0 for each in expenses)
-            tokens = sum(each.tokens for each in expenses)
-            more = f", and those of {', '.join(unknown)}, whose price is unknown" if unknown else ""
-            words = f"{len(candidates)} models take {tokens:,} tokens, about {format_usd(usd)}{more}"
-            error_console().print(f"{words}.")
-            self._confirm(words, None if unknown else usd)
-        options |= {**service, "budget_usd": self._cost.budget, "progress": self._report}
+        path = self._output / "vectors.sqlite"
+        cache = None if self._sandbox else KeptCache(path)
+        options |= {**self._service, "dimensions": DEFAULT_DIMENSIONS if dimensions is None else dimensions}
         try:
+            if not self._sandbox:
+                self._confirm_expense(candidates, questions, passages, options["instructions"], cache)
+            options |= {"cache": cache, "budget_usd": self._cost.budget, "progress": self._report}
             return compare_models(candidates, questions, passages, **options)
         except KeyboardInterrupt:
-            remedy = f"The same command goes on, and pays for no text again whose vector is in {kept}."
+            remedy = f"The same command goes on, and pays for no text again whose vector is in {path}."
             remedy = "" if self._sandbox else remedy
             raise CommandError("Interrupted.", remedy=remedy, code=ExitCode.INTERRUPTED) from None
+        finally:
+            if cache is not None:
+                cache.close()
+
+    def _confirm_expense(
+        self,
+        candidates: list[Candidate],
+        questions: list[Question],
+        passages: list[Passage],
+        instructions: bool,
+        cache: KeptCache | None,
+    ) -> None:
+        from nanogpt_core.comparison import estimate_expense
+
+        expenses = estimate_expense(
+            candidates, questions, passages, instructions=instructions, cache=cache, **self._service
+        )
+        unknown = [each.candidate.label for each in expenses if each.cost_usd is None]
+        usd = sum(each.cost_usd or 0.0 for each in expenses)
+        tokens = sum(each.tokens for each in expenses)
+        more = f", and those of {', '.join(unknown)}, whose price is unknown" if unknown else ""
+        words = f"{len(candidates)} models take {tokens:,} tokens, about {format_usd(usd)}{more}"
+        error_console().print(f"{words}.")
+        self._cost.confirm(words, None if unknown else usd)
 
     def _report(self, name: str, done: int, total: int) -> None:
         """Show the passages of one model after the other."""
@@ -199,10 +215,6 @@ class Run:
         self._progress.advance_to(done)
         if done == total:
             self._progress.end(f"{total:,} passages")
-
-    def _confirm(self, words: str, usd: float | None) -> None:
-        if not self._sandbox:
-            self._cost.confirm(words, usd)
 
 
 def _warn_about_unused(candidates: Sequence[Candidate], dimensions: Sequence[int]) -> None:

@@ -80,25 +80,25 @@ class Job:
             state = State(self.output)
             stack.callback(state.close)
             stack.callback(progress.close)
-            kept = VectorLog(state.folder / "vectors.log") if self.cache is None else KeptCache(self.cache)
-            stack.callback(kept.close)
+            cache = VectorLog(state.folder / "vectors.log") if self.cache is None else KeptCache(self.cache)
+            stack.callback(cache.close)
             spool = Spool(state.folder / "passages.sqlite")
             stack.callback(spool.close)
             cost = replace(self.cost, budget=budget_left(self.cost.budget, state.earlier_usage.cost_usd))
-            embedder = Embedder(**self.embedder_options, cache=kept, budget_usd=cost.budget)
+            embedder = Embedder(**self.embedder_options, cache=cache, budget_usd=cost.budget)
             report = self._read_input(embedder, spool, progress)
             if earlier is not None and state.is_new and not self.overwrite:
                 self._check_earlier(earlier, embedder, spool)
                 return Result(earlier, was_complete=True)
-            stored = len(kept) if isinstance(kept, VectorLog) else 0
+            stored = len(cache) if isinstance(cache, VectorLog) else 0
             check_space(state.folder, spool, embedder.width, stored)
             confirm(embedder, spool, progress, cost)
-            run = JobRun(embedder, spool, state, kept, progress)
+            run = JobRun(embedder, spool, state, cache, progress)
             writer, facts = self._write(run, spool, state)
             progress.end(f"{run.done:,} texts")
             writer.publish(self.output)
             manifest = self._manifest(run, facts, spool, report, embedder)
-            manifest.write(self.output)
+            manifest.write(self.output, state.folder)
             state.keep = False
         return Result(manifest, was_complete=False)
 
@@ -175,19 +175,20 @@ class Job:
             return run.write(lambda facts: module.Writer(state.folder, facts))
         except KeyboardInterrupt:
             raise CommandError(
-                "Interrupted.", remedy=self._kept(run, spool, state), code=ExitCode.INTERRUPTED
+                "Interrupted.", remedy=self._remedy(run, spool, state), code=ExitCode.INTERRUPTED
             ) from None
         except NanoGPTError as error:
-            remedy = _place(error, spool) + self._kept(run, spool, state)
+            remedy = _place(error, spool) + self._remedy(run, spool, state)
             raise CommandError(str(error), remedy=remedy, code=exit_code_of(error)) from error
         except OSError as error:
             raise CommandError(
-                f"{error.filename or state.folder}: {error.strerror or error}.", remedy=self._kept(run, spool, state)
+                f"{error.filename or state.folder}: {error.strerror or error}.", remedy=self._remedy(run, spool, state)
             ) from error
 
-    def _kept(self, run: JobRun, spool: Spool, state: State) -> str:
+    def _remedy(self, run: JobRun, spool: Spool, state: State) -> str:
+        """Return the sentences about finished texts, for the error that ends a run."""
         if not state.keep:
-            return "Nothing was sent."
+            return "No text was embedded."
         kept = state.folder if self.cache is None else self.cache
         return (
             f"{run.done:,} of {spool.texts:,} texts are done and kept in {kept}. The same command goes on, and pays "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -59,12 +58,11 @@ class Manifest:
         """Return the manifest as a JSON object."""
         return {"format": _FORMAT, **asdict(self)}
 
-    def write(self, output: Path) -> None:
-        """Write the manifest of ``output``: complete, or not at all."""
-        path = manifest_path(output)
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    def write(self, output: Path, folder: Path) -> None:
+        """Write the manifest of ``output``: into ``folder`` on the same disk, and from there to its place."""
+        part = folder / "manifest.json"
         part.write_text(json.dumps(self.as_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        part.replace(path)
+        part.replace(manifest_path(output))
 
 
 def manifest_path(output: Path) -> Path:

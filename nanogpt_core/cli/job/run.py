@@ -38,7 +38,7 @@ class JobRun:
         embedder: Sends the texts; its cache holds the vectors of earlier runs.
         spool: The passages.
         state: Takes the usage.
-        kept: The embedder's cache.
+        cache: The embedder's cache.
         progress: Shows the texts done.
 
     Attributes:
@@ -47,12 +47,12 @@ class JobRun:
     """
 
     def __init__(
-        self, embedder: Embedder, spool: Spool, state: State, kept: VectorLog | KeptCache, progress: Progress
+        self, embedder: Embedder, spool: Spool, state: State, cache: VectorLog | KeptCache, progress: Progress
     ) -> None:
         self._embedder = embedder
         self._spool = spool
         self._state = state
-        self._kept = kept
+        self._cache = cache
         self._progress = progress
         self._noted_at = 0.0
         self._left: list[NDArray[np.float32]] = []
@@ -139,8 +139,8 @@ class JobRun:
         """Yield the vectors of the distinct texts, as they arrive."""
         self._progress.begin("Embedding", self._spool.texts)
         for batch in self._embedder.stream(self._spool.distinct_texts()):
-            if self._kept.failure is not None:
-                raise self._kept.failure  # the embedder continues without its cache, and a kill would cost money
+            if self._cache.failure is not None:
+                raise self._cache.failure  # the embedder continues without its cache, and a kill would cost money
             self.done += len(batch.texts)
             self._note()
             yield batch.vectors

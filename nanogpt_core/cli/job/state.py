@@ -49,6 +49,9 @@ class State:
         except sqlite3.OperationalError:
             self._lock.close()
             raise CommandError(f"Another process is writing {output}.", remedy="Wait for it, or stop it.") from None
+        except sqlite3.DatabaseError as error:
+            self._lock.close()
+            raise CommandError(f"{self.folder / 'lock'} is damaged ({error}).", remedy="Delete it.") from None
         self._before = self._read_usage()
         self._run = uuid.uuid4().hex
         self._log = (self.folder / "usage.jsonl").open("a", encoding="utf-8")
@@ -60,7 +63,7 @@ class State:
             # A kill can leave half a line.
             last: dict[str, Usage] = {}
             for line in lines:
-                with contextlib.suppress(ValueError, TypeError):
+                with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
                     entry = json.loads(line)
                     run = entry.pop("run")
                     last[run] = Usage(**entry)

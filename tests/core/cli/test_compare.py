@@ -109,6 +109,7 @@ def test_accepted_cost_is_spent_without_a_question(paid, compare, words):
         (["--limit", "0"], 2, "--limit must be at least 1"),
         (["--make-questions", "0"], 2, "--make-questions must be at least 1"),
         (["--tolerance", "-1"], 2, "--tolerance must be at least 0"),
+        (["--tolerance", "nan"], 2, "--tolerance must be at least 0"),
         (["--budget", "0"], 2, "for --budget. It must be above 0"),
         (["-m", "bge-m33"], 2, "Try BAAI/bge-m3"),
         (["-d", "many"], 2, "many"),

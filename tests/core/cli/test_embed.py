@@ -183,6 +183,27 @@ def test_state_that_is_in_use_is_not_touched(embed, corpus, tmp_path):
     assert embed(corpus, "-o", tmp_path / "out.parquet").code == 0
 
 
+def test_damaged_state_is_named_and_foreign_usage_is_left_out(embed, tmp_path):
+    source, folder = records(tmp_path / "in.jsonl", ["text"]), tmp_path / "out.npy.unfinished"
+    folder.mkdir()
+    (folder / "usage.jsonl").write_text('{"other": 1}\n"text"\n[]\n')
+    (folder / "lock").write_text("no database")
+    result = embed(source, "-o", tmp_path / "out.npy")
+    assert (result.code, result.sent.total(), result.err.count("\n")) == (2, 0, 1)
+    assert "lock is damaged (file is not a database). Delete it." in result.err
+    (folder / "lock").unlink()
+    assert embed(source, "-o", tmp_path / "out.npy").code == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows limits the whole path")
+def test_longest_name_of_an_output_has_room_for_its_manifest(embed, tmp_path):
+    source = records(tmp_path / "in.jsonl", ["text"])
+    longest = "n" * (255 - len(".npy.manifest.json"))
+    assert embed(source, "-o", tmp_path / f"{longest}.npy").code == 0
+    result = embed(source, "-o", tmp_path / f"{longest}n.npy")
+    assert (result.code, result.sent.total()) == (2, 0)
+
+
 def test_full_disk_ends_the_run_before_more_money_is_spent(embed, corpus, tmp_path, monkeypatch):
     def full(self, _entries):
         self.failure = OSError(28, "No space left on device")

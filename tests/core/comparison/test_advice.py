@@ -46,6 +46,7 @@ def test_cheapest_of_equals_is_taken_with_the_reason():
     found = advice(result("dear", NOISE, price=0.13, dimensions=3072), result("cheap", NOISE, price=0.01))
     assert found.summary == "Take cheap."
     assert found.chosen.means["nDCG@10"] == pytest.approx(NOISE.mean())
+    assert found.reasons[0] == f"dear is no better: nDCG@10 is {NOISE.mean():.3f} for both."
     text = " ".join(found.reasons)
     assert "$0.01 for a million tokens in place of $0.13" in text
     assert "33% of the space" in text

@@ -18,7 +18,7 @@ def test_written_questions_are_read_back(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["questions.jsonl"]
 
 
-@pytest.mark.parametrize(("suffix", "mark"), [("csv", ","), ("tsv", "\t")])
+@pytest.mark.parametrize(("suffix", "mark"), [("csv", ","), ("csv", ";"), ("tsv", "\t")])
 def test_table_has_a_line_for_each_right_source(tmp_path, suffix, mark):
     file = tmp_path / f"questions.{suffix}"
     lines = [("question", "source", "language"), ("Which?", "a", "en"), ("Who?", "b", ""), ("Which?", "c", "en")]

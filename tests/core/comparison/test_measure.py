@@ -135,9 +135,10 @@ def test_impossible_names_are_refused(passages, questions, options, models, mess
         compare_models(models, questions, passages, **options)
 
 
-def test_dimensions_below_1_are_refused(sandbox, passages, questions, options):
-    with pytest.raises(ConfigurationError, match="dimensions"):
-        compare_models(["BAAI/bge-m3"], questions, passages, dimensions=[0], **options)
+@pytest.mark.parametrize("wrong", [{"dimensions": [0]}, {"tolerance": -1.0}, {"tolerance": float("nan")}])
+def test_impossible_numbers_are_refused(sandbox, passages, questions, options, wrong):
+    with pytest.raises(ConfigurationError, match=next(iter(wrong))):
+        compare_models(["BAAI/bge-m3"], questions, passages, **wrong, **options)
     assert sandbox.requests == []
 
 
