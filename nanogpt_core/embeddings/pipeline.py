@@ -320,6 +320,11 @@ class Pipeline:
         per_request = -(-texts // self.config.max_concurrency)
         return min(self.config.model_row.batch_size, max(_MIN_TEXTS_PER_REQUEST, per_request))
 
+    def check_lengths(self, texts: list[str]) -> None:
+        """Raise the error for checked texts that are too long, if ``on_overflow`` is ``"error"``."""
+        if self.config.on_overflow == "error":
+            make_plan(texts, self.counter)
+
     def estimate(self, texts: list[str]) -> Estimate:
         """Return tokens, cost and requests that embedding checked texts would take."""
         plan = make_plan(texts, self.counter, self.config.on_overflow)
