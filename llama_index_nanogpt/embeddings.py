@@ -18,6 +18,7 @@ from tqdm.asyncio import tqdm_asyncio
 
 from llama_index_nanogpt.batches import Batches, first_position
 from nanogpt_core import Embedder, ModelInfo
+from nanogpt_core._runtime.workers import call_in_thread
 from nanogpt_core.embeddings.inputs import check_texts
 from nanogpt_core.embeddings.model_base import EMBEDDER_DEFAULTS, EmbeddingModelBase, hidden_option
 from nanogpt_core.http.endpoint import hide_keys
@@ -185,7 +186,7 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
         """Do what :meth:`get_text_embedding_batch` does, without blocking the event loop."""
         batches = Batches(check_texts(texts), self.embed_batch_size)
         if len(batches.starts) > 1:
-            await asyncio.to_thread(self._embedder.check_lengths, batches.texts)
+            await call_in_thread(self._embedder.check_lengths, batches.texts)
         gather = partial(tqdm_asyncio.gather, desc=_PROGRESS_LABEL) if show_progress else asyncio.gather
         await batches.aembed(self._aembed_batch, self.num_workers, gather)
         return batches.result()
