@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from langchain_core.embeddings import Embeddings
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr
+from pydantic_core import PydanticUndefined, PydanticUndefinedType
 
 from nanogpt_core import Embedder, ModelInfo
-from nanogpt_core.embeddings.model_base import EMBEDDER_DEFAULTS, EmbeddingModelBase, hidden_option, option
+from nanogpt_core.embeddings.model_base import EmbeddingModelBase, hidden_option, option
 from nanogpt_core.http.endpoint import Secret, hide_keys
 
 if TYPE_CHECKING:
@@ -115,11 +116,11 @@ class NanoGPTEmbeddings(EmbeddingModelBase, Embeddings):
     _embedder: Embedder = PrivateAttr()
 
     def __init__(
-        self, model: str | ModelInfo = EMBEDDER_DEFAULTS["model"], **options: Unpack[EmbeddingsOptions]
+        self, model: str | ModelInfo | PydanticUndefinedType = PydanticUndefined, **options: Unpack[EmbeddingsOptions]
     ) -> None:
         # Tools that print the variables of a traceback's frames must not see the key.
         given = options = hide_keys(options)  # type: ignore[assignment]
-        self._set_options({"model": model, **given})
+        self._set_options(given if model is PydanticUndefined else {"model": model, **given})
 
     @classmethod
     def _embedder_options(cls, fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from llama_index.core.async_utils import run_jobs
 from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding, dispatcher
 from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
 from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent, EmbeddingStartEvent
 from llama_index.core.instrumentation.events.exception import ExceptionEvent
 from llama_index.core.utils import get_tqdm_iterable
+from tqdm.asyncio import tqdm_asyncio
 
+from llama_index_nanogpt.batches import Batches, first_position
 from nanogpt_core import Embedder, ModelInfo
+from nanogpt_core._runtime.workers import call_in_thread
 from nanogpt_core.embeddings.inputs import check_texts
 from nanogpt_core.embeddings.model_base import EMBEDDER_DEFAULTS, EmbeddingModelBase, hidden_option
 from nanogpt_core.http.endpoint import hide_keys
@@ -163,26 +166,30 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
         self, texts: Iterable[str], show_progress: bool = False, **_kwargs: Any
     ) -> list[Embedding]:
         """Embed documents. All texts are checked before the first batch is sent."""
-        embeddings: list[Embedding] = []
-        for batch in get_tqdm_iterable(self._batches(check_texts(texts)), show_progress, _PROGRESS_LABEL):
-            with self._events(batch) as done:
-                if self.rate_limiter is not None:
-                    self.rate_limiter.acquire()
-                embed = self._get_text_embeddings if self.embeddings_cache is None else self._get_text_embeddings_cached
-                done.extend(embed(batch))
-            embeddings += done
-        return embeddings
+        batches = Batches(check_texts(texts), self.embed_batch_size)
+        if len(batches.starts) > 1:
+            self._embedder.check_lengths(batches.texts)
+        batches.embed(get_tqdm_iterable(batches.starts, show_progress, _PROGRESS_LABEL), self._embed_batch)
+        return batches.result()
+
+    def _embed_batch(self, batch: list[str]) -> list[Embedding]:
+        with self._events(batch) as done:
+            if self.rate_limiter is not None:
+                self.rate_limiter.acquire()
+            embed = self._get_text_embeddings if self.embeddings_cache is None else self._get_text_embeddings_cached
+            done.extend(embed(batch))
+        return done
 
     async def aget_text_embedding_batch(
         self, texts: Iterable[str], show_progress: bool = False, **_kwargs: Any
     ) -> list[Embedding]:
         """Do what :meth:`get_text_embedding_batch` does, without blocking the event loop."""
-        jobs = [self._aembed_batch(batch) for batch in self._batches(check_texts(texts))]
-        if self.num_workers or show_progress:
-            done = await run_jobs(jobs, show_progress, self.num_workers or len(jobs), _PROGRESS_LABEL)
-        else:
-            done = await asyncio.gather(*jobs)
-        return [embedding for batch in done for embedding in batch]
+        batches = Batches(check_texts(texts), self.embed_batch_size)
+        if len(batches.starts) > 1:
+            await call_in_thread(self._embedder.check_lengths, batches.texts)
+        gather = partial(tqdm_asyncio.gather, desc=_PROGRESS_LABEL) if show_progress else asyncio.gather
+        await batches.aembed(self._aembed_batch, self.num_workers, gather)
+        return batches.result()
 
     async def _aembed_batch(self, batch: list[str]) -> list[Embedding]:
         with self._events(batch) as done:
@@ -191,10 +198,6 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
             embed = self._aget_text_embeddings if self.embeddings_cache is None else self._aget_text_embeddings_cached
             done.extend(await embed(batch))
         return done
-
-    def _batches(self, texts: list[str]) -> list[list[str]]:
-        size = self.embed_batch_size
-        return [texts[start : start + size] for start in range(0, len(texts), size)]
 
     @contextmanager
     def _events(self, batch: list[str]) -> Iterator[list[Embedding]]:
@@ -225,7 +228,7 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
         return self._embedder.embed_lists([text])[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[Embedding]:
-        return self._embedder.embed_lists(texts, batch_size=self._request_limit())
+        return self._embedder.embed_lists(texts, batch_size=self._request_limit(), first=first_position.get())
 
     def _get_query_embedding(self, query: str) -> Embedding:
         floats: Embedding = self._embedder.embed_query(query).tolist()
@@ -235,7 +238,8 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
         return (await self._embedder.aembed_lists([text]))[0]
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[Embedding]:
-        return await self._embedder.aembed_lists(texts, batch_size=self._request_limit())
+        first = first_position.get()
+        return await self._embedder.aembed_lists(texts, batch_size=self._request_limit(), first=first)
 
     async def _aget_query_embedding(self, query: str) -> Embedding:
         floats: Embedding = (await self._embedder.aembed_query(query)).tolist()

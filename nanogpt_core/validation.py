@@ -21,6 +21,7 @@ __all__ = [
     "check_number",
     "check_option_names",
     "check_positive",
+    "subclass_defaults",
     "with_field_names",
 ]
 
@@ -176,3 +177,16 @@ def with_field_names(options: Mapping[str, Any], other_names: Mapping[str, str])
             names = " and ".join(sorted(one for one in options if other_names.get(one, one) == name))
             raise ConfigurationError(f"{names} are the same option, and differ.", remedy="Pass one of them.")
     return fields
+
+
+def subclass_defaults(cls: Any, base: Any, given: Collection[str]) -> dict[str, Any]:
+    """Return the defaults that a subclass of a pydantic class has set for its fields.
+
+    Args:
+        cls: The class of an object that is being made: ``base`` or a subclass of it.
+        base: The class whose fields count.
+        given: Fields that the caller has passed: their defaults are not asked for.
+    """
+    names = [name for name in base.model_fields if name not in given] if cls is not base else []
+    pairs = [[each.model_fields[name].get_default(call_default_factory=True) for each in (cls, base)] for name in names]
+    return {name: own for name, (own, inherited) in zip(names, pairs, strict=True) if own != inherited}

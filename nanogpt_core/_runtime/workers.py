@@ -9,12 +9,21 @@ import threading
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from nanogpt_core.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from typing_extensions import ParamSpec
+
+    P = ParamSpec("P")
 
 __all__ = [
     "GRACE_SECONDS",
     "call_after_workers",
+    "call_in_thread",
     "park_if_exiting",
     "require_event_loop",
     "run_in_tasks",
@@ -22,6 +31,8 @@ __all__ = [
     "run_in_threads",
     "start_thread",
 ]
+
+T = TypeVar("T")
 
 GRACE_SECONDS = 3.0
 """Time that requests in flight get to end after their caller has gone: at exit, or when a stream is left early."""
@@ -188,11 +199,45 @@ def require_event_loop() -> asyncio.AbstractEventLoop:
 
 async def run_in_thread(function: Callable[[], None]) -> None:
     """Call ``function`` in a thread. If this coroutine is cancelled, the function still runs to its end."""
-    # Not asyncio.to_thread: cancelling that drops a function that no thread has started yet, and with it paid vectors.
-    context = contextvars.copy_context()
+    # Not call_in_thread: cancelling that drops a function that no thread has started yet, and with it paid vectors.
+    call = _CalledOnce(function)
     try:
-        future = asyncio.get_running_loop().run_in_executor(None, context.run, function)
-    except RuntimeError:  # the interpreter is exiting and starts no thread any more
-        function()
+        future = asyncio.get_running_loop().run_in_executor(None, call)
+    except RuntimeError:
+        call()
     else:
         await asyncio.shield(future)
+
+
+async def call_in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Return the result of ``function``, called in a thread as by ``asyncio.to_thread``.
+
+    If the process may not start another thread, or the interpreter is exiting, it is called in this one.
+    """
+    call = _CalledOnce(partial(function, *args, **kwargs))
+    try:
+        future = asyncio.get_running_loop().run_in_executor(None, call)
+    except RuntimeError:
+        return call()
+    return await future
+
+
+class _CalledOnce(Generic[T]):
+    """A function that is called once, in the context of its maker; further calls return the same.
+
+    An executor that could not start a thread keeps the function, and calls it when another of its threads is free.
+    """
+
+    def __init__(self, function: Callable[[], T]) -> None:
+        self._function, self._context = function, contextvars.copy_context()
+        self._lock = threading.Lock()
+        self._outcome: Future[T] = Future()
+
+    def __call__(self) -> T:
+        with self._lock:
+            if not self._outcome.done():
+                try:
+                    self._outcome.set_result(self._context.run(self._function))
+                except BaseException as error:  # noqa: BLE001 - raised below
+                    self._outcome.set_exception(error)
+        return self._outcome.result()

@@ -192,12 +192,15 @@ class Embedder(Closeable):
         vectors: NDArray[np.float32] = self._pipeline.embed(check_texts(texts), batch_size=batch_size)
         return vectors
 
-    def embed_lists(self, texts: Iterable[str], *, batch_size: int | None = None) -> list[list[float]]:
+    def embed_lists(self, texts: Iterable[str], *, batch_size: int | None = None, first: int = 0) -> list[list[float]]:
         """Embed documents as :meth:`embed` does, and return a list of d floats for each text.
 
-        Lists take ten times the memory of an array, and five times the CPU time.
+        Lists take ten times the memory of an array, and five times the CPU time. ``first`` is the position of the first
+        text if the texts are a part of a longer list: errors then give positions in that list.
         """
-        lists: list[list[float]] = self._pipeline.embed(check_texts(texts), batch_size=batch_size, as_lists=True)
+        lists: list[list[float]] = self._pipeline.embed(
+            check_texts(texts, first), batch_size=batch_size, as_lists=True, first=first
+        )
         return lists
 
     def embed_query(self, text: str) -> NDArray[np.float32]:
@@ -221,9 +224,13 @@ class Embedder(Closeable):
         vectors: NDArray[np.float32] = await self._pipeline.aembed(check_texts(texts), batch_size=batch_size)
         return vectors
 
-    async def aembed_lists(self, texts: Iterable[str], *, batch_size: int | None = None) -> list[list[float]]:
+    async def aembed_lists(
+        self, texts: Iterable[str], *, batch_size: int | None = None, first: int = 0
+    ) -> list[list[float]]:
         """Embed documents as :meth:`embed_lists` does, without blocking the event loop."""
-        lists: list[list[float]] = await self._pipeline.aembed(check_texts(texts), batch_size=batch_size, as_lists=True)
+        lists: list[list[float]] = await self._pipeline.aembed(
+            check_texts(texts, first), batch_size=batch_size, as_lists=True, first=first
+        )
         return lists
 
     async def aembed_query(self, text: str) -> NDArray[np.float32]:
@@ -265,6 +272,15 @@ class Embedder(Closeable):
         async with contextlib.aclosing(astream_chunks(self._pipeline, chunks, total)) as batches:
             async for batch in batches:
                 yield batch
+
+    def check_lengths(self, texts: Iterable[str]) -> None:
+        """Check that no text is too long for the model, unless ``on_overflow`` treats such texts; sends nothing.
+
+        Raises:
+            InvalidInputError: As for :meth:`embed`.
+            InvalidTypeError: As for :meth:`embed`.
+        """
+        self._pipeline.check_lengths(check_texts(texts))
 
     def estimate(self, texts: Iterable[str]) -> Estimate:
         """Estimate tokens, cost and requests for ``texts``; sends nothing.

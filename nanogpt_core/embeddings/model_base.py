@@ -15,7 +15,7 @@ from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.http.endpoint import Secret, hide_keys
 from nanogpt_core.http.lifetime import Closeable
 from nanogpt_core.observability.usage import Usage
-from nanogpt_core.validation import check_option_names, with_field_names
+from nanogpt_core.validation import check_option_names, subclass_defaults, with_field_names
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -60,6 +60,8 @@ class EmbeddingModelBase(Closeable, BaseModel):
         names = [*type(self).model_fields, *(field.alias for field in type(self).model_fields.values() if field.alias)]
         check_option_names(options, [*names, *self._field_names], self._foreign_names)
         fields = with_field_names(options, self._field_names)
+        base = next(cls for cls in type(self).__mro__ if "_field_names" in vars(cls))  # the framework's class
+        fields = {**hide_keys(subclass_defaults(type(self), base, fields)), **fields}
         embedder = Embedder(**self._embedder_options(fields))
         resolved = {"model": embedder.model, "base_url": embedder.base_url, "api_key": self._as_key(embedder.api_key)}
         super().__init__(**{**fields, **with_field_names(resolved, self._field_names)})

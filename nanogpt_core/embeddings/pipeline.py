@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from nanogpt_core._runtime.clock import Deadline
 from nanogpt_core._runtime.fork import import_modules
 from nanogpt_core._runtime.log import OneWarning
-from nanogpt_core._runtime.workers import require_event_loop, run_in_tasks, run_in_threads
+from nanogpt_core._runtime.workers import call_in_thread, require_event_loop, run_in_tasks, run_in_threads
 from nanogpt_core.cache.base import CacheNamespace
 from nanogpt_core.cache.lookup import CacheLookup
 from nanogpt_core.embeddings.coalescing import MAX_GATHERED_TEXTS, Coalescer
@@ -270,7 +270,7 @@ class Pipeline:
         """Do what :meth:`close` does; connections of the running event loop too."""
         await self.client.aclose()
         if self.config.own_cache is not None:
-            await asyncio.to_thread(self._close_cache_if_closed)  # may write
+            await call_in_thread(self._close_cache_if_closed)  # may write
 
     def _close_cache_if_closed(self) -> None:
         cache = self.config.own_cache
@@ -320,6 +320,11 @@ class Pipeline:
         per_request = -(-texts // self.config.max_concurrency)
         return min(self.config.model_row.batch_size, max(_MIN_TEXTS_PER_REQUEST, per_request))
 
+    def check_lengths(self, texts: list[str]) -> None:
+        """Raise the error for checked texts that are too long, if ``on_overflow`` is ``"error"``."""
+        if self.config.on_overflow == "error":
+            make_plan(texts, self.counter)
+
     def estimate(self, texts: list[str]) -> Estimate:
         """Return tokens, cost and requests that embedding checked texts would take."""
         plan = make_plan(texts, self.counter, self.config.on_overflow)
@@ -343,5 +348,5 @@ class Pipeline:
 
 async def _run(in_thread: bool, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     if in_thread:
-        return await asyncio.to_thread(function, *args, **kwargs)
+        return await call_in_thread(function, *args, **kwargs)
     return function(*args, **kwargs)

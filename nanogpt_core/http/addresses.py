@@ -97,7 +97,10 @@ def _connect_any(addresses: list[_Address], seconds: float | None) -> socket.soc
 async def _look_up(host: str, port: int) -> list[_Address]:
     with contextlib.suppress(socket.gaierror):  # a numeric address needs no thread
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-    return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    try:
+        return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except RuntimeError:  # the process may not start another thread
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
 
 
 async def _aconnect_any(addresses: list[_Address]) -> socket.socket:

@@ -5,11 +5,11 @@ Failures are raised as this project's errors, caused by the SDK's.
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nanogpt_core._runtime.fork import import_modules
+from nanogpt_core._runtime.workers import call_in_thread
 from nanogpt_core.http.deadline import request_limits
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.lifetime import Lifetime
@@ -96,7 +96,7 @@ class HttpClient:
     async def async_sdk_client(self) -> openai.AsyncOpenAI:
         """Return the SDK's async client, made at the first call; the event loop goes on meanwhile."""
         if self._async_client is None:
-            return await asyncio.to_thread(self._make_async_client)
+            return await call_in_thread(self._make_async_client)
         return self._async_client
 
     def _make_async_client(self) -> openai.AsyncOpenAI:

@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from nanogpt_core._runtime.fork import ForkSafe, delay_forks
-from nanogpt_core._runtime.workers import call_after_workers, require_event_loop
+from nanogpt_core._runtime.workers import call_after_workers, call_in_thread, require_event_loop
 from nanogpt_core.errors import causes
 from nanogpt_core.http.environment import Proxy, proxy_for, tls_context
 from nanogpt_core.http.library import httpcore, httpx
@@ -259,7 +259,7 @@ class AsyncLease:
         """
         pools = await _of_running_loop()
         if url.scheme == "https" and not tls_context.cache_info().currsize:
-            await asyncio.to_thread(tls_context)  # reads files
+            await call_in_thread(tls_context)  # reads files
         return cls(pools, pools.take(url, user), user)
 
     async def end(self) -> None:

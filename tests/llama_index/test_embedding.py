@@ -1,5 +1,6 @@
 """Features of LlamaIndex's base class: batches, events, caches, rate limiters, progress."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -16,7 +17,7 @@ from llama_index.core.rate_limiter import BaseRateLimiter
 from llama_index.core.storage.kvstore import SimpleKVStore
 
 from llama_index_nanogpt import NanoGPTEmbedding
-from nanogpt_core.errors import InvalidInputError, InvalidTypeError, ServerError
+from nanogpt_core.errors import AuthenticationError, InvalidInputError, InvalidTypeError, ServerError, TextTooLongError
 from nanogpt_core.sandbox import Fault
 
 TEXTS = [f"Text number {i}." for i in range(7)]
@@ -250,6 +251,42 @@ async def test_bad_text_is_refused_before_the_first_batch_is_sent(make, call, sa
     with pytest.raises(kind):
         await call(make(), "get_text_embedding", bad)
     assert sandbox.requests == []
+
+
+async def test_too_long_text_is_refused_before_the_first_batch_is_sent(make, call, sandbox):
+    with pytest.raises(TextTooLongError, match="position 7") as caught:
+        await call(make(embed_batch_size=2), "get_text_embedding_batch", [*TEXTS, "word " * 9000])
+    assert caught.value.positions == (7,)
+    assert sandbox.requests == []
+
+
+async def test_error_of_a_batch_keeps_the_batches_before_with_positions_in_all_texts(make, call, sandbox):
+    right = np.array(make().get_text_embedding_batch(TEXTS), dtype=np.float32)
+    sandbox.clear()
+    sandbox.add_faults(Fault(None), Fault(None), Fault(401))
+    with pytest.raises(AuthenticationError) as caught:
+        await call(make(embed_batch_size=2, num_workers=1), "get_text_embedding_batch", TEXTS)
+    assert {position: vector.tolist() for position, vector in caught.value.completed.items()} == {
+        position: right[position].tolist() for position in range(4)
+    }
+    assert caught.value.failed_positions == (4, 5, 6)
+    assert len(sandbox.requests) == 3
+
+
+async def test_text_that_the_service_finds_too_long_has_its_position_in_all_texts(make, call, sandbox):
+
+    sandbox.add_faults(Fault(None), Fault(None), Fault(None), Fault(413))
+    with pytest.raises(TextTooLongError, match="position 6") as caught:
+        await call(make(embed_batch_size=2, num_workers=1), "get_text_embedding_batch", TEXTS)
+    assert (caught.value.positions, sorted(caught.value.completed)) == ((6,), [0, 1, 2, 3, 4, 5])
+
+
+async def test_failed_batch_ends_the_batches_beside_it(make, sandbox):
+    sandbox.add_faults(Fault(401))
+    with pytest.raises(AuthenticationError):
+        await make(embed_batch_size=1, num_workers=1).aget_text_embedding_batch(TEXTS)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert len(sandbox.requests) == 1
 
 
 async def test_generator_of_texts_is_accepted(make, call):

@@ -456,6 +456,28 @@ async def test_subclass_may_add_fields(plugin, options, query, updated):
         Own(**options, tenants="a")
 
 
+async def test_subclass_may_have_other_defaults(plugin, options, query, updated):
+    name = "model" if "model" in plugin.cls.model_fields else "model_name"
+    preset = {name: "text-embedding-3-large", "dimensions": 64, "timeout": 7.0}
+    types = {name: plugin.cls.model_fields[name].annotation for name in preset}
+    own = type("Own", (plugin.cls,), {**preset, "__annotations__": types, "__module__": __name__})
+    left = {key: value for key, value in options.items() if key != "api_key"}
+    keyed = type(
+        "Keyed",
+        (own,),
+        {"api_key": Field(default_factory=lambda: options["api_key"]), "__annotations__": {"api_key": Any}},
+    )
+    for embeddings in (own(**options), keyed(**left)):
+        assert (getattr(embeddings, name), embeddings.dimensions, embeddings.timeout) == tuple(preset.values())
+        assert embeddings._embedder.model == "text-embedding-3-large"
+        assert len(await query(embeddings, "text")) == 64
+    assert options["api_key"] not in repr(keyed(**left))
+    assert own(**options, dimensions=32).dimensions == 32
+    assert own(**options, **{name: "text-embedding-3-small"})._embedder.model == "text-embedding-3-small"
+    copied = updated(own(**options), dimensions=16)
+    assert (copied._embedder.model, copied.dimensions) == ("text-embedding-3-large", 16)
+
+
 def test_dump_can_be_read_back(plugin, make, monkeypatch):
     embeddings = make(dimensions=64, on_overflow="split", query_instruction="find: ")
     dumped = {name: value for name, value in embeddings.model_dump().items() if name != "class_name"}

@@ -7,10 +7,12 @@ import subprocess
 import sys
 import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 
 import pytest
 
+from nanogpt_core import Embedder, NanoGPTError
 from nanogpt_core._runtime.workers import run_in_tasks, run_in_threads
 
 WAYS = pytest.mark.parametrize("way", ["threads", "tasks"])
@@ -133,6 +135,43 @@ def test_call_continues_with_fewer_threads_if_no_more_can_start(options, threads
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.fixture
+def loop_without_threads(monkeypatch):
+    """An event loop that can start no thread from its second call on."""
+    loop = asyncio.new_event_loop()
+
+    def start(thread, start=threading.Thread.start):
+        if thread.name.startswith("refused"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    def run(call):
+        with executors.pop(0) as executor:
+            loop.set_default_executor(executor)
+            return loop.run_until_complete(call)
+
+    executors = [ThreadPoolExecutor(), ThreadPoolExecutor(thread_name_prefix="refused")]
+    monkeypatch.setattr(threading.Thread, "start", start)
+    yield run
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
+
+
+def test_async_call_goes_on_if_no_thread_can_start(options, loop_without_threads, tmp_path):
+    embedder = Embedder(**options, dimensions=8, cache=tmp_path / "cache.db")
+    loop_without_threads(embedder.aembed(["before"]))
+    texts = [f"text {number}" for number in range(250)]
+    assert (loop_without_threads(embedder.aembed(texts)) == embedder.embed(texts)).all()
+
+
+def test_first_async_call_without_any_thread_is_a_typed_error(options, loop_without_threads):
+    loop_without_threads(asyncio.sleep(0))
+    embedder = Embedder(**options, max_retries=0)
+    with pytest.raises(NanoGPTError, match="may not start another thread") as caught:
+        loop_without_threads(embedder.aembed(["text"]))
+    assert caught.value.transient
 
 
 GREEN = """

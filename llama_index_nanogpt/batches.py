@@ -1,0 +1,99 @@
+"""The batches of one call of LlamaIndex's methods: positions in the caller's list, and what is kept if one fails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import numpy as np
+
+from nanogpt_core.errors import NanoGPTError
+
+__all__ = ["Batches", "first_position"]
+
+first_position: ContextVar[int] = ContextVar("nanogpt_first_position", default=0)
+"""Position of the batch's first text in the caller's list."""
+
+
+class Batches:
+    """The texts of one call in batches, one after another or concurrently.
+
+    Args:
+        texts: The texts, checked.
+        size: Texts in a batch.
+
+    Attributes:
+        texts: The texts.
+    """
+
+    def __init__(self, texts: list[str], size: int) -> None:
+        self.texts = texts
+        self._size = size
+        self._finished: dict[int, list[list[float]]] = {}
+
+    @property
+    def starts(self) -> range:
+        """Position of the first text of each batch."""
+        return range(0, len(self.texts), self._size)
+
+    def result(self) -> list[list[float]]:
+        """Return the vectors of all texts, in order."""
+        return [vector for start in self.starts for vector in self._finished[start]]
+
+    def embed(self, starts: Iterable[int], function: Callable[[list[str]], list[list[float]]]) -> None:
+        """Embed the batches one after another.
+
+        Raises:
+            NanoGPTError: The error of a batch, with positions in all texts, and the vectors of the batches before.
+        """
+        with self._completing_errors():
+            for start in starts:
+                token = first_position.set(start)
+                try:
+                    self._finished[start] = function(self.texts[start : start + self._size])
+                finally:
+                    first_position.reset(token)
+
+    async def aembed(
+        self, function: Callable[[list[str]], Awaitable[list[list[float]]]], workers: int | None, gather: Any
+    ) -> None:
+        """Embed the batches concurrently. The first failure ends the others.
+
+        Args:
+            function: Embeds a batch.
+            workers: Batches in progress at once; None for all.
+            gather: ``asyncio.gather``, or a function like it.
+
+        Raises:
+            NanoGPTError: As for :meth:`embed`.
+        """
+        slots = asyncio.Semaphore(workers or max(1, len(self.starts)))
+
+        async def embed(start: int) -> None:
+            async with slots:
+                first_position.set(start)  # in the context of this task
+                self._finished[start] = await function(self.texts[start : start + self._size])
+
+        tasks = [asyncio.ensure_future(embed(start)) for start in self.starts]
+        with self._completing_errors():
+            try:
+                await gather(*tasks)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+    @contextmanager
+    def _completing_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except NanoGPTError as error:
+            completed = dict(error.completed)
+            for start, vectors in self._finished.items():
+                completed |= dict(enumerate(np.array(vectors, dtype=np.float32), start))
+            error.completed = completed
+            error.failed_positions = tuple(each for each in range(len(self.texts)) if each not in completed)
+            raise
