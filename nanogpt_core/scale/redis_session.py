@@ -136,7 +136,7 @@ class RedisSession(ForkSafe):
             budget: Budget in billionths of a US dollar, or -1.
             patience: Seconds from the start time until the request counts as abandoned.
             texts: Texts of the request.
-            gathers: Whether it takes more texts along if it waits longer.
+            gathers: Whether texts gather while it waits.
 
         Raises:
             LimitsUnavailableError: The server is not reachable. The records are kept.
