@@ -12,6 +12,7 @@ import hashlib
 import secrets
 import weakref
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from functools import partial
 
 from nanogpt_core._runtime.fork import ForkSafe
@@ -116,7 +117,7 @@ class Coalescer:
         if shared is None:
             return self._limits.admit_now(cost)
         with contextlib.suppress(LimitsUnavailableError):  # a carrier tries again, as often as the retries allow
-            return (yield from wait_for_turn(shared, call.call_limits, cost))
+            return (yield from wait_for_turn(shared, call.call_limits, replace(cost, gathers=True)))
         return None
 
     def _take_delivered(self, call: WaitingCall, results: ResultCollector) -> Generator[Action, HttpReply, None]:

@@ -25,7 +25,7 @@ from nanogpt_core.http.text_errors import may_concern_one_text, named_position
 
 __all__ = ["SharedBatch"]
 
-# So many bad texts are found one after another without any request that succeeds. Then no further one is searched for.
+# After so many searches for a bad text in which no request succeeded, no further text is searched for.
 _MAX_SEARCHES_IN_VAIN = 2
 
 
@@ -58,7 +58,7 @@ class SharedBatch:
         self._call_limits = call_limits
         self._items = items
         self._requests = 0
-        self._answered = False
+        self._answered = False  # True if a request of the present search succeeded
         self._named: Item | None = None  # the text that the service named when it refused the last request
         self._has_skipped = False  # True if a request went without a text whose calls had left
         self._was_late = False  # True if the deadline of its calls ended the last request that failed
@@ -155,16 +155,16 @@ class SharedBatch:
         if rest_error is None:
             return
         error = rest_error
-        for _ in range(_MAX_SEARCHES_IN_VAIN):
-            self._answered = True
-            while self._answered:
-                self._answered = False
-                if not isinstance(error, BadRequestError):
-                    self._max_retries = 0  # the retries are used up
-                items, error_of_others = yield from self._isolate_one(items, error)
-                if error_of_others is None:
-                    return
-                error = error_of_others
+        searches_in_vain = 0
+        while searches_in_vain < _MAX_SEARCHES_IN_VAIN:
+            self._answered = False
+            if not isinstance(error, BadRequestError):
+                self._max_retries = 0  # the retries are used up
+            items, error_of_others = yield from self._isolate_one(items, error)
+            if error_of_others is None:
+                return
+            error = error_of_others
+            searches_in_vain += not self._answered
         # Hardly a matter of one text.
         if error.transient:
             self._fail(items, error)

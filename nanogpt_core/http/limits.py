@@ -40,8 +40,8 @@ class Cost:
         tokens: Their tokens: exact with a budget, otherwise an upper estimate.
         usd: US dollars; None if the request is not paid for, such as a chat request: only the rate then applies.
         timeout: Seconds that the attempt may take.
-        gathers: True if the request takes more texts along when it waits longer. Its wait then does not raise the rate,
-            and it leaves starts for later requests: :meth:`RateLimiter.reserve`.
+        gathers: True if texts gather while the request waits, for it or for the next one. Its wait then does not raise
+            the rate, and it leaves starts for later requests: :meth:`RateLimiter.reserve`.
     """
 
     model: str = ""

@@ -19,7 +19,6 @@ __all__ = [
     "URL_VARIABLE",
     "RedisAddress",
     "RedisPassword",
-    "drop_frames",
     "dropped_frames",
     "server_error",
 ]
@@ -164,16 +163,11 @@ def dropped_frames() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        drop_frames(error)
+        link: BaseException | None = error
+        while link is not None:  # its causes too
+            traceback.clear_frames(link.__traceback__)
+            link = link.__context__
         raise
-
-
-def drop_frames(error: BaseException) -> None:
-    """Drop the local variables of the frames that ``error`` and its causes have passed through."""
-    link: BaseException | None = error
-    while link is not None:
-        traceback.clear_frames(link.__traceback__)
-        link = link.__context__
 
 
 def server_error(error: Exception, address: RedisAddress) -> NanoGPTError | None:

@@ -292,8 +292,8 @@ for _, record in ipairs(records) do
   apply[record[1]](unpack(record, 2))
 end
 
--- action ("", "reserve" or "confirm"), id, amount or -1, budget or -1, seconds to count as abandoned, texts, whether it
--- takes more texts along if it waits longer
+-- action ("", "reserve" or "confirm"), id, amount or -1, budget or -1, seconds to count as abandoned, texts, whether
+-- texts gather while it waits
 local function admit(action, id, amount, budget, patience, texts, gathers)
   local status, start = 0, now
   local committed = get('restored', 0) + get('spent', 0) + get('uncertain_amount', 0) + get('open', 0)

@@ -20,7 +20,7 @@ from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core._runtime.log import logger
 from nanogpt_core._runtime.workers import start_thread
 from nanogpt_core.errors import LimitsUnavailableError, NanoGPTError
-from nanogpt_core.scale.redis_address import RedisAddress, drop_frames, server_error
+from nanogpt_core.scale.redis_address import RedisAddress, dropped_frames, server_error
 from nanogpt_core.scale.redis_scripts import ADMIT, READY
 
 __all__ = ["RedisSession", "Reply"]
@@ -136,7 +136,7 @@ class RedisSession(ForkSafe):
             budget: Budget in billionths of a US dollar, or -1.
             patience: Seconds from the start time until the request counts as abandoned.
             texts: Texts of the request.
-            gathers: Whether it takes more texts along if it waits longer.
+            gathers: Whether texts gather while it waits.
 
         Raises:
             LimitsUnavailableError: The server is not reachable. The records are kept.
@@ -196,11 +196,11 @@ class RedisSession(ForkSafe):
             self._next_probe = clock.now() + _PROBE_SECONDS  # one thread tries, and others do not wait for it
         failure: NanoGPTError
         try:
-            result = self._run_connected(function)
+            with dropped_frames():
+                result = self._run_connected(function)
         except Exception as error:
             from redis.exceptions import RedisError
 
-            drop_frames(error)
             if not isinstance(error, (RedisError, OSError)):
                 raise
             reason = f"{type(error).__name__}: {self._address.hide_password(str(error))}"
@@ -216,18 +216,14 @@ class RedisSession(ForkSafe):
             del failure  # a cycle of error and frame would keep the client and its connections
 
     def _run_connected(self, function: Callable[[Any], T]) -> T:
+        from redis.exceptions import ConnectionError  # noqa: A004
+
         if self._client is None:
             self._client = self._address.connect(keeps_connection=True)
-            return function(self._client)
-        try:
-            return function(self._client)
-        except Exception as error:
-            from redis.exceptions import ConnectionError  # noqa: A004
-
-            if not isinstance(error, ConnectionError):
-                raise
-            drop_frames(error)
-        # The server may have closed the connection in the meantime. A script that has run before changes nothing.
+        else:
+            # The server may have closed the connection meanwhile. A script that has run before changes nothing.
+            with contextlib.suppress(ConnectionError), dropped_frames():
+                return function(self._client)
         return function(self._client)
 
     def log_rate(self, reply: Reply) -> None:

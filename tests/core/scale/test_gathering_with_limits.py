@@ -102,6 +102,16 @@ def test_retried_request_reserves_for_each_attempt(together, held, faults, in_pr
     assert all(server.right(vector, text) for vector, text in zip(results, ["first", *TEXTS], strict=True))
     assert [outcome.usd is None for _, outcome in limits.ended.values()] == [False, True, False]
     assert limits.counts() == (2, 4, 20)
+    assert all(cost.gathers for cost, _ in limits.ended.values())  # also of the call that went by itself
+
+
+def test_only_requests_for_which_texts_gather_are_marked(serve, faults, in_process):
+    limits = in_process()
+    server = serve(faults.good)
+    embedder = server.embedder("text-embedding-3-small", dimensions=8, limits=limits)
+    embedder.embed(["a small call"])
+    embedder.embed([f"text {number}" for number in range(200)], batch_size=100)
+    assert sorted(cost.gathers for cost, _ in limits.ended.values()) == [False, False, True]
 
 
 # --- limits that cannot be reached ---
