@@ -22,7 +22,7 @@ from nanogpt_core.http.library import httpcore, httpx
 from nanogpt_core.http.lifetime import Lifetime
 from nanogpt_core.http.network import AsyncBackend, Backend
 
-__all__ = ["AsyncLease", "Lease", "aclose_connections", "close_connections"]
+__all__ = ["Lease", "aclose_connections", "close_connections", "take_async_lease", "take_lease"]
 
 _MAX_IDLE_CONNECTIONS = 64
 _IDLE_SECONDS = 5.0  # as httpx does; servers close connections that idle for longer
@@ -218,9 +218,10 @@ async def _close_at_end(pools: _Pools, loop: weakref.ref[asyncio.AbstractEventLo
 
 
 class Lease:
-    """The use of this process's connections by one request.
+    """The use of connections by one request; it ends with :meth:`close` or :meth:`aclose`, and only once.
 
     Args:
+        pools: The pools of the process or of the event loop.
         url: The request's URL.
         user: The object that sends it, or None for one that neither keeps connections open nor closes them.
 
@@ -228,46 +229,41 @@ class Lease:
         ConfigurationError: The environment's proxy or certificates cannot be used.
     """
 
-    def __init__(self, url: Any, user: Lifetime | None) -> None:
-        self._pools, self._user = _of_process, user
-        self._pool: _Pool | None = self._pools.take(url, user)
+    def __init__(self, pools: _Pools, url: Any, user: Lifetime | None) -> None:
+        self._pools, self._user = pools, user
+        self._pool: _Pool | None = pools.take(url, user)
         self.transport: Any = self._pool.transport
 
-    def end(self) -> None:
-        """End the use. The second time it does nothing."""
+    def close(self) -> None:
+        """End the use of this process's connections."""
+        for transport in self._end():
+            transport.close()
+
+    async def aclose(self) -> None:
+        """End the use of the event loop's connections."""
+        for transport in self._end():
+            await transport.aclose()
+
+    def _end(self) -> list[Any]:
         pool, self._pool = self._pool, None
-        if pool is not None:
-            for transport in self._pools.give_back(pool, self._user):
-                transport.close()
+        return [] if pool is None else self._pools.give_back(pool, self._user)
 
 
-class AsyncLease:
-    """The use of the running event loop's connections by one request; see :class:`Lease`. Begin with :meth:`of`."""
+def take_lease(url: Any, user: Lifetime | None) -> Lease:
+    """Return the use of this process's connections; see :class:`Lease`."""
+    return Lease(_of_process, url, user)
 
-    def __init__(self, pools: _Pools, pool: _Pool, user: Lifetime | None) -> None:
-        self._pools, self._user = pools, user
-        self._pool: _Pool | None = pool
-        self.transport: Any = pool.transport
 
-    @classmethod
-    async def of(cls, url: Any, user: Lifetime | None) -> AsyncLease:
-        """Return the lease for a request.
+async def take_async_lease(url: Any, user: Lifetime | None) -> Lease:
+    """Return the use of the running event loop's connections; see :class:`Lease`.
 
-        Raises:
-            ConfigurationError: No event loop of asyncio's is running, or the environment's proxy or certificates cannot
-                be used.
-        """
-        pools = await _of_running_loop()
-        if url.scheme == "https" and not tls_context.cache_info().currsize:
-            await call_in_thread(tls_context)  # reads files
-        return cls(pools, pools.take(url, user), user)
-
-    async def end(self) -> None:
-        """End the use. The second time it does nothing."""
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            for transport in self._pools.give_back(pool, self._user):
-                await transport.aclose()
+    Raises:
+        ConfigurationError: No event loop of asyncio's is running, or as for :class:`Lease`.
+    """
+    pools = await _of_running_loop()
+    if url.scheme == "https" and not tls_context.cache_info().currsize:
+        await call_in_thread(tls_context)  # reads files
+    return Lease(pools, url, user)
 
 
 def close_connections() -> None:

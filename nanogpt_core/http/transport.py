@@ -15,7 +15,7 @@ from typing import Any
 import openai
 
 from nanogpt_core.errors import ReplyError
-from nanogpt_core.http.connections import AsyncLease, Lease
+from nanogpt_core.http.connections import Lease, take_async_lease, take_lease
 from nanogpt_core.http.deadline import max_reply_bytes
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.inflater import Inflater
@@ -54,12 +54,12 @@ class Transport(httpx.BaseTransport):  # type: ignore[misc] # the library is kno
             response = send_with(self._client, request)
             response.stream = _body(response)
             return response
-        lease = Lease(request.url, self._user)
+        lease = take_lease(request.url, self._user)
         try:
             response = lease.transport.handle_request(request)
             response.stream = _body(response, lease)
         except BaseException:
-            lease.end()
+            lease.close()
             raise
         return response
 
@@ -80,12 +80,12 @@ class AsyncTransport(httpx.AsyncBaseTransport):  # type: ignore[misc]
             response = await asend_with(self._client, request)
             response.stream = await _async_body(response)
             return response
-        lease = await AsyncLease.of(request.url, self._user)
+        lease = await take_async_lease(request.url, self._user)
         try:
             response = await lease.transport.handle_async_request(request)
             response.stream = await _async_body(response, lease)
         except BaseException:
-            await lease.end()
+            await lease.aclose()
             raise
         return response
 
@@ -101,7 +101,7 @@ def _body(response: Any, lease: Lease | None = None) -> Body:
         raise
 
 
-async def _async_body(response: Any, lease: AsyncLease | None = None) -> AsyncBody:
+async def _async_body(response: Any, lease: Lease | None = None) -> AsyncBody:
     try:
         return AsyncBody(response.stream, _reader(response), lease)
     except BaseException:
@@ -203,13 +203,13 @@ class Body(httpx.SyncByteStream):  # type: ignore[misc] # the library is known o
             self._stream.close()
         finally:
             if self._lease is not None:
-                self._lease.end()
+                self._lease.close()
 
 
 class AsyncBody(httpx.AsyncByteStream):  # type: ignore[misc]
     """The body of an async reply; see :class:`Body`."""
 
-    def __init__(self, stream: Any, reader: BodyReader, lease: AsyncLease | None = None) -> None:
+    def __init__(self, stream: Any, reader: BodyReader, lease: Lease | None = None) -> None:
         self._stream, self._reader, self._lease = stream, reader, lease
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -225,7 +225,7 @@ class AsyncBody(httpx.AsyncByteStream):  # type: ignore[misc]
             await self._stream.aclose()
         finally:
             if self._lease is not None:
-                await self._lease.end()
+                await self._lease.aclose()
 
 
 # --- key and headers ---
