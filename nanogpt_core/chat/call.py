@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import openai
 
-from nanogpt_core.chat.response import ChatRequest, ReportedError, check_whole
+from nanogpt_core.chat.response import ChatRequest, ReportedError, parse_reply
 from nanogpt_core.chat.stream import StreamReader
 from nanogpt_core.chat.unasked_stream import first_event, is_stream, join_stream
 from nanogpt_core.errors import ConnectionFailedError, NanoGPTError, ReplyError
@@ -156,7 +156,7 @@ class Call:
         """Return whether ``response`` is to be read as a stream; its content type may be wrong."""
         return self._is_chat and self._chat_request.streams and response.status_code < _FIRST_ERROR_STATUS
 
-    def check(self, response: Any) -> Any:
+    def checked_response(self, response: Any) -> Any:
         """Return the response for the SDK, made from the service's response, which has been read.
 
         Raises:
@@ -170,7 +170,7 @@ class Call:
         if not self._is_chat:
             return make_response(response, response.headers.get("content-type"), content=response.content)
         is_events = is_stream(response.content)
-        reply = (join_stream if is_events else check_whole)(response.content, self._chat_request)
+        reply = (join_stream if is_events else parse_reply)(response.content, self._chat_request)
         self._usage = reply.get("usage")
         return make_response(response, "application/json", content=json.dumps(reply).encode())
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from nanogpt_core.chat.json_text import JsonTextStream
 from nanogpt_core.chat.provider_fields import ProviderFields
-from nanogpt_core.chat.repair import repair_message, wrong_type
+from nanogpt_core.chat.repair import repair_message, wrong_type_error
 from nanogpt_core.chat.response import ChatRequest, check_truncated
 from nanogpt_core.chat.surrogates import SurrogateJoiner
 from nanogpt_core.chat.tool_call_stream import ToolCallAssembler
@@ -101,7 +101,7 @@ class ChoiceStream:
         fragments = delta.pop("tool_calls", None)
         self._has_calls = self._has_calls or bool(fragments or delta.get("function_call"))
         if fragments and not isinstance(fragments, list | dict):
-            raise wrong_type("tool calls", fragments)
+            raise wrong_type_error("tool calls", fragments)
         return self._calls.add(fragments) if fragments else []
 
     def _add_json_text(self, content: str | None, *, is_last: bool) -> str | None:
@@ -150,5 +150,5 @@ def find_delta(choice: dict[str, Any], *, accepts_message: bool) -> dict[str, An
     if not delta and isinstance(text, str):
         delta = {"content": text}
     if delta and not isinstance(delta, dict):
-        raise wrong_type("a delta", delta)
+        raise wrong_type_error("a delta", delta)
     return delta or {}

@@ -14,7 +14,7 @@ from nanogpt_core.errors import ReplyError
 from nanogpt_core.http.error_body import excerpt
 from nanogpt_core.models.pricing import parse_cost_usd
 
-__all__ = ["PRICING", "merge_usage", "repair_message", "repair_reply", "repair_usage", "wrong_type"]
+__all__ = ["PRICING", "merge_usage", "repair_message", "repair_reply", "repair_usage", "wrong_type_error"]
 
 PRICING = "x_nanogpt_pricing"
 """The field of a reply, or of a chunk of a stream, that gives the cost of the request."""
@@ -104,7 +104,7 @@ def repair_message(message: dict[str, Any], *, streamed: bool, tools: frozenset[
     if isinstance(content, (list, dict)):
         _join_blocks(message, content if isinstance(content, list) else [content])
     elif content is not None and not isinstance(content, str):
-        raise wrong_type("a content", content)
+        raise wrong_type_error("a content", content)
     message.setdefault("content", None)
     _move_images(message)
     _repair_function_call(message, tools)
@@ -130,7 +130,7 @@ def _join_blocks(message: dict[str, Any], blocks: list[Any]) -> None:
         elif isinstance(kind, str) and kind not in _TEXT_BLOCKS:
             others += [block] if kind != "reference" else []
         else:
-            raise wrong_type("a content", blocks)
+            raise wrong_type_error("a content", blocks)
     message["content"] = "".join(texts)
     for name, parts in (("reasoning_content", thoughts), ("refusal", refusals)):
         if any(parts) and not message.get(name):
@@ -264,7 +264,7 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**_MAX_DIGITS
 
 
-def wrong_type(name: str, value: object) -> ReplyError:
+def wrong_type_error(name: str, value: object) -> ReplyError:
     """Return the error for a part of a reply that has a type without a meaning."""
     return ReplyError(
         f"The service's reply has {name} of the wrong type: {excerpt(json.dumps(value))}.",

@@ -22,7 +22,7 @@ from nanogpt_core.chat.tool_calls import repair_tool_calls
 from nanogpt_core.errors import DamagedReplyError, RefusalError, ReplyError
 from nanogpt_core.http.error_body import error_message, error_status, excerpt, remedy_of_page
 
-__all__ = ["ChatRequest", "ReportedError", "check_no_error", "check_truncated", "check_whole", "parse_object"]
+__all__ = ["ChatRequest", "ReportedError", "check_no_error", "check_truncated", "parse_object", "parse_reply"]
 
 # JSON escapes of UTF-16 surrogates, single or in pairs.
 _SURROGATE = re.compile(rb"\\ud[89a-f][0-9a-f]{2}", re.IGNORECASE)
@@ -106,8 +106,8 @@ class ReportedError(Exception):
         self.status = status
 
 
-def check_whole(body: bytes, request: ChatRequest) -> dict[str, Any]:
-    """Check and repair the reply to a request that asked for no stream.
+def parse_reply(body: bytes, request: ChatRequest) -> dict[str, Any]:
+    """Parse, check and repair the reply to a request that asked for no stream.
 
     Args:
         body: The body of the response.

@@ -13,7 +13,7 @@ from typing import Any
 from nanogpt_core.chat.json_text import invalidating_suffix, is_json
 from nanogpt_core.chat.provider_fields import call_fields, merge_fields
 from nanogpt_core.chat.surrogates import ends_in_high_surrogate, join_surrogates
-from nanogpt_core.chat.tool_calls import call_id, nameless_call, new_call_id, parse_arguments, unify_call
+from nanogpt_core.chat.tool_calls import call_id, missing_name_error, new_call_id, normalize_call, parse_arguments
 from nanogpt_core.errors import ReplyError
 
 __all__ = ["ToolCallAssembler"]
@@ -46,12 +46,12 @@ class _Fragment:
         Raises:
             ReplyError: It is not a part of a call.
         """
-        fragment = unify_call(fragment)
+        fragment = normalize_call(fragment)
         function = fragment.get("function") if isinstance(fragment, dict) else None
         if isinstance(fragment, dict) and function is None:
             function = {}  # it ends a call, or has further fields of one
         if not isinstance(function, dict):
-            raise nameless_call(fragment)
+            raise missing_name_error(fragment)
         index, name, arguments = fragment.get("index"), function.get("name"), function.get("arguments")
         if isinstance(index, str) and _INDEX.fullmatch(index):
             index = int(index)
@@ -289,7 +289,7 @@ class ToolCallAssembler:
 
     def _fragment(self, call: _Call, *, is_complete: bool) -> dict[str, Any] | None:
         if is_complete and not call.name:
-            raise nameless_call({"arguments": call.arguments})
+            raise missing_name_error({"arguments": call.arguments})
         if not call.begun and not call.name:
             return None
         may_change = call.is_placeholder or call.may_be_cumulative

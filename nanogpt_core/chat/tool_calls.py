@@ -15,7 +15,7 @@ from nanogpt_core.chat.json_text import invalidating_suffix, is_json, strip_code
 from nanogpt_core.errors import ReplyError
 from nanogpt_core.http.error_body import excerpt
 
-__all__ = ["call_id", "nameless_call", "new_call_id", "parse_arguments", "repair_tool_calls", "unify_call"]
+__all__ = ["call_id", "missing_name_error", "new_call_id", "normalize_call", "parse_arguments", "repair_tool_calls"]
 
 _ARGUMENTS = ("arguments", "parameters", "args", "input")  # other names are those of Llama, Cohere and Anthropic
 
@@ -51,10 +51,10 @@ def repair_tool_calls(calls: Any) -> list[dict[str, Any]]:
         ReplyError: A call has no name, or is not a call.
     """
     repaired: list[dict[str, Any]] = []
-    for call in map(unify_call, calls if isinstance(calls, list) else [calls] if calls else ()):
+    for call in map(normalize_call, calls if isinstance(calls, list) else [calls] if calls else ()):
         function = call.get("function") if isinstance(call, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
-            raise nameless_call(call)
+            raise missing_name_error(call)
         arguments = function.get("arguments")
         text = parse_arguments(arguments)
         if text is None:
@@ -71,7 +71,7 @@ def repair_tool_calls(calls: Any) -> list[dict[str, Any]]:
     return repaired
 
 
-def unify_call(call: Any) -> Any:
+def normalize_call(call: Any) -> Any:
     """Return a call, or a fragment of one, with its name and its arguments in ``function``, as OpenAI has them."""
     if not isinstance(call, dict):
         return call
@@ -106,7 +106,7 @@ def new_call_id() -> str:
     return f"call_{uuid.uuid4().hex[:24]}"
 
 
-def nameless_call(call: object) -> ReplyError:
+def missing_name_error(call: object) -> ReplyError:
     """Return the error for a call without a name."""
     return ReplyError(
         f"The service sent a tool call without a name: {excerpt(json.dumps(call))}.",

@@ -53,7 +53,7 @@ class ChatTransport(httpx.BaseTransport):  # type: ignore[misc] # the library is
                     stream.begin()
                     return make_response(response, "text/event-stream; charset=utf-8", stream=stream)
                 response.read()
-                return call.check(response)
+                return call.checked_response(response)
             except BaseException:
                 response.close()
                 raise
@@ -87,7 +87,7 @@ class AsyncChatTransport(httpx.AsyncBaseTransport):  # type: ignore[misc] # the 
                     await stream.begin()
                     return make_response(response, "text/event-stream; charset=utf-8", stream=stream)
                 await response.aread()
-                return call.check(response)
+                return call.checked_response(response)
             except BaseException:
                 with anyio.CancelScope(shield=True):
                     await response.aclose()

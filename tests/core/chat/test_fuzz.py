@@ -6,7 +6,7 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanogpt_core.chat.response import ChatRequest, ReportedError, check_whole
+from nanogpt_core.chat.response import ChatRequest, ReportedError, parse_reply
 from nanogpt_core.chat.stream import StreamReader
 from nanogpt_core.errors import NanoGPTError
 
@@ -83,7 +83,7 @@ def check_usage(usage):
 @given(mutated(WHOLE))
 def test_mutated_reply_is_valid_or_an_error(document):
     try:
-        reply = check_whole(json.dumps(document).encode(), ChatRequest())
+        reply = parse_reply(json.dumps(document).encode(), ChatRequest())
     except (NanoGPTError, ReportedError):
         return
     check_usage(reply.get("usage"))

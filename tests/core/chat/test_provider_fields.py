@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanogpt_core.chat.provider_fields import PROVIDER_FIELDS, ProviderFields, merge_fields, restore_fields
-from nanogpt_core.chat.response import ChatRequest, check_whole
+from nanogpt_core.chat.response import ChatRequest, parse_reply
 from nanogpt_core.chat.stream import StreamReader
 
 SIGNED = {"google": {"thought_signature": "abc"}}
@@ -24,7 +24,7 @@ def detail(text=None, **more):
 
 def whole(message):
     body = {"choices": [{"message": message, "finish_reason": "stop"}]}
-    return check_whole(json.dumps(body).encode(), ChatRequest())["choices"][0]["message"]
+    return parse_reply(json.dumps(body).encode(), ChatRequest())["choices"][0]["message"]
 
 
 def streamed(*deltas, request=None):

@@ -8,7 +8,7 @@ import pytest
 from nanogpt_core import errors
 from nanogpt_core.chat.client import ChatSession
 from nanogpt_core.chat.provider_fields import PROVIDER_FIELDS
-from nanogpt_core.chat.response import ChatRequest, ReportedError, check_no_error, check_whole
+from nanogpt_core.chat.response import ChatRequest, ReportedError, check_no_error, parse_reply
 from nanogpt_core.chat.stream import StreamReader
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.library import httpx
@@ -21,7 +21,7 @@ JSON_WANTED = ChatRequest(structured=True, wants_json=True)
 
 def whole(message, reason="stop", request=None, **more):
     body = {"choices": [{"message": message, "finish_reason": reason}], **more}
-    return check_whole(json.dumps(body).encode(), request or ChatRequest())
+    return parse_reply(json.dumps(body).encode(), request or ChatRequest())
 
 
 def chunk(delta, reason=None, **more):
@@ -99,7 +99,7 @@ def test_cost_in_usage_or_in_a_choice_is_the_cost_of_the_reply(place):
     choice = {"message": {"content": "x"}, "delta": {"content": "x"}, "finish_reason": "stop", **more}
     reply = {"choices": [choice], "usage": usage}
     expected = {**USAGE, "cost_usd": 0.25}
-    assert check_whole(json.dumps(reply).encode(), ChatRequest())["usage"] == expected
+    assert parse_reply(json.dumps(reply).encode(), ChatRequest())["usage"] == expected
     assert [event["usage"] for event in streamed(reply) if event.get("usage")] == [expected]
 
 
@@ -178,7 +178,7 @@ LOGPROB = {"token": "all", "logprob": -0.5, "bytes": [97], "top_logprobs": [{"to
 )
 def test_log_probabilities_that_frameworks_cannot_read_are_left_out(logprobs, kept):
     body = {"choices": [{"message": {"content": "x"}, "finish_reason": "stop", "logprobs": logprobs}]}
-    (choice,) = check_whole(json.dumps(body).encode(), ChatRequest())["choices"]
+    (choice,) = parse_reply(json.dumps(body).encode(), ChatRequest())["choices"]
     assert ("logprobs" in choice) == kept
 
 
@@ -206,7 +206,7 @@ BODY = json.dumps({"choices": [{"message": {"content": "all of it"}, "finish_rea
     ],
 )
 def test_answer_in_odd_bytes_is_read(body, text):
-    (choice,) = check_whole(body, ChatRequest())["choices"]
+    (choice,) = parse_reply(body, ChatRequest())["choices"]
     assert choice["message"]["content"] == text
 
 
@@ -216,7 +216,7 @@ def test_deep_nesting_is_a_damaged_reply(levels, text):
     field = b'{"a":' * levels + text + b"}" * levels
     body = BODY.replace(b'"content"', b'"extra_content": ' + field + b', "content"')
     with pytest.raises(errors.DamagedReplyError, match="not JSON"):
-        check_whole(body, ChatRequest())
+        parse_reply(body, ChatRequest())
     with pytest.raises(errors.DamagedReplyError, match="not JSON"):
         read(b"data: " + body.replace(b'"message"', b'"delta"') + b"\n\n")
 
@@ -224,7 +224,7 @@ def test_deep_nesting_is_a_damaged_reply(levels, text):
 @pytest.mark.parametrize("streams", [False, True])
 def test_page_in_place_of_an_answer_points_at_the_base_url(streams):
     with pytest.raises(errors.DamagedReplyError, match=r"Welcome.*should end in /api/v1"):
-        read(b"<html>\n<p>Welcome</p>") if streams else check_whole(b"<html>Welcome</html>", ChatRequest())
+        read(b"<html>\n<p>Welcome</p>") if streams else parse_reply(b"<html>Welcome</html>", ChatRequest())
 
 
 @pytest.mark.parametrize("indent", [None, 2])
@@ -301,7 +301,7 @@ def test_answer_that_the_host_broke_off_is_an_error(reason):
 @pytest.mark.parametrize("indices", [(0, 1), (1, 0)])
 def test_choices_of_a_reply_are_in_the_order_of_their_indices(indices):
     choices = [{"index": index, "message": {"content": str(index)}, "finish_reason": "stop"} for index in indices]
-    found = check_whole(json.dumps({"choices": choices}).encode(), ChatRequest(choices=2))["choices"]
+    found = parse_reply(json.dumps({"choices": choices}).encode(), ChatRequest(choices=2))["choices"]
     assert [choice["message"]["content"] for choice in found] == ["0", "1"]
 
 
@@ -312,7 +312,7 @@ EMPTY = [{}, {"message": "", "type": "", "param": None, "code": None}, {"code": 
 
 def test_error_in_an_array_is_an_error():
     error = {"error": {"code": 429, "message": "slow", "status": "RESOURCE_EXHAUSTED"}}
-    for ask in (lambda: check_whole(json.dumps([error]).encode(), ChatRequest()), lambda: streamed([error])):
+    for ask in (lambda: parse_reply(json.dumps([error]).encode(), ChatRequest()), lambda: streamed([error])):
         with pytest.raises(ReportedError) as caught:
             ask()
         assert caught.value.status == 429
@@ -603,7 +603,7 @@ STREAMED_TOOLS = ChatRequest(streams=True, tools=frozenset({"clean"}))
 
 def test_text_of_the_older_endpoint_is_the_content():
     body = {"choices": [{"text": "all of it", "message": None, "finish_reason": "stop"}]}
-    (choice,) = check_whole(json.dumps(body).encode(), ChatRequest())["choices"]
+    (choice,) = parse_reply(json.dumps(body).encode(), ChatRequest())["choices"]
     assert choice["message"]["content"] == choice["text"] == "all of it"
 
 
@@ -679,7 +679,7 @@ def test_error_inside_a_choice_is_the_services_error():
     choice = {"index": 0, "finish_reason": None, "error": {"code": 502, "message": "provider down"}}
     body = json.dumps({"choices": [{**choice, "message": {"content": ""}}]})
     with pytest.raises(ReportedError, match="provider down") as found:
-        check_whole(body.encode(), ChatRequest())
+        parse_reply(body.encode(), ChatRequest())
     assert found.value.status == 502
     with pytest.raises(ReportedError, match="provider down"):
         streamed(chunk({"content": "all "}), {"choices": [{**choice, "delta": {}}]})
@@ -757,6 +757,6 @@ def test_halves_of_a_character_in_arguments_are_joined():
 def test_half_of_a_character_without_the_other_is_replaced(half):
     half = half.strip('"')
     body = json.dumps({"choices": [{"message": {"content": "aHERE"}, "finish_reason": "stop"}]}).replace("HERE", half)
-    assert check_whole(body.encode(), ChatRequest())["choices"][0]["message"]["content"] == "a\ufffd"
+    assert parse_reply(body.encode(), ChatRequest())["choices"][0]["message"]["content"] == "a\ufffd"
     event = json.dumps(chunk({"content": "aHERE"}, "stop")).replace("HERE", half)
     assert joined(read(f"data: {event}\n\n"), "content") == "a\ufffd"

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from nanogpt_core.chat.response import ChatRequest, check_whole
+from nanogpt_core.chat.response import ChatRequest, parse_reply
 from nanogpt_core.chat.unasked_stream import is_stream, join_stream
 
 USAGE = {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13}
@@ -60,7 +60,7 @@ def test_events_make_the_reply_that_was_asked_for(case):
         "choices": [{"index": at, "message": one, "finish_reason": "stop"} for at, one in enumerate(messages)],
         "usage": USAGE,
     }
-    expected = check_whole(json.dumps(whole).encode(), ChatRequest(choices=count))
+    expected = parse_reply(json.dumps(whole).encode(), ChatRequest(choices=count))
     deltas = [part if isinstance(part, tuple) else (0, part) for part in parts]
     events = [{"choices": [{"index": index, "delta": delta}]} for index, delta in deltas]
     ends = [{"choices": [{"index": index, "delta": {}, "finish_reason": "stop"}]} for index in range(count)]
