@@ -23,6 +23,7 @@ _REFUSAL = "I can't help with that."
 _USAGE = {"prompt_tokens": USAGE[0], "completion_tokens": USAGE[1], "total_tokens": sum(USAGE)}
 _DONE = "data: [DONE]\n\n"
 _JSON = json.dumps(ANSWER)
+_NO_ERROR = {"message": "", "type": "", "param": None, "code": None}
 
 
 def _whole(message: Any, reason: str | None = "stop", **more: Any) -> bytes:
@@ -214,6 +215,7 @@ STRUCTURED = [
         for name, reply, task, want, words in (
             ("fenced JSON for a schema", says({"content": _FENCED}), "schema", RIGHT, _NO_JSON),
             ("fenced arguments of the tool call", _by_tool_or_text(_FENCED), "structured", RIGHT, _NO_JSON),
+            ("JSON in place of the tool call", says({"content": _JSON}), "structured", RIGHT, _NO_JSON),
             ("prose for a schema", says({"content": "Well, honey."}), "schema", ERROR, _NO_JSON),
             ("a field is missing", _by_tool_or_text('{"text": "honey"}'), "structured", ERROR, ("field required",)),
             ("cut off by max_tokens", _CUT, "structured", ERROR, _NO_JSON),
@@ -221,6 +223,8 @@ STRUCTURED = [
         )
     ),
 ]
+
+_CUSTOM = {"id": "call_1", "type": "custom", "custom": {"name": "clean", "input": "the folder x"}}
 
 TOOLS = [
     _chat("tools", "fenced arguments", _calls(_call(f"```json\n{_PATH}\n```")), "one_call", EITHER),
@@ -243,6 +247,7 @@ TOOLS = [
         "two_calls_stream",
         RIGHT,
     ),
+    _chat("tools", "a custom call with text as its input", _calls(_CUSTOM), "no_call", EITHER),
     _chat(
         "tools",
         "no index, streamed",
@@ -412,6 +417,38 @@ STREAMS = [
     ),
     _chat("streams", "no answer at all", _streamed(_DONE), "stream", most=CHAT_RETRY),
     _chat("streams", "JSON in place of a stream", _message({"role": "assistant", "content": TEXT}), "stream", EITHER),
+    _chat(
+        "streams",
+        "a stream that was not asked for",
+        _streamed(*map(_chunk, _deltas({"content": TEXT})), _chunk({}, "stop"), _usage_chunk(), _DONE),
+        "ask",
+        RIGHT,
+    ),
+    _chat(
+        "streams",
+        "an event named error, with words only",
+        _streamed(_chunk({"role": "assistant", "content": "Bees "}), "event: error\ndata: overloaded\n\n"),
+        "stream",
+        words=("overloaded",),
+    ),
+    _chat(
+        "streams",
+        "an error without content in every chunk",
+        _streamed(
+            *(_chunk(delta, error=_NO_ERROR) for delta in _deltas({"content": TEXT})),
+            _chunk({}, "stop", error=_NO_ERROR),
+            _DONE,
+        ),
+        "stream",
+        RIGHT,
+    ),
+    _chat(
+        "streams",
+        "status 403 with the error in an event",
+        always(response('data: {"error": {"message": "not this model"}}\n\n', 403, "text/event-stream")),
+        "stream",
+        words=("not this model.",),
+    ),
     _chat(
         "streams",
         "whole, without [DONE], connection left open",
