@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -71,7 +72,9 @@ class _Lines:
         pass
 
     def _print(self, line: str) -> None:
-        if not self._quiet:
+        if self._quiet:
+            return
+        with contextlib.suppress(OSError):  # a reader of the progress who has gone, or a full disk, must not end a run
             sys.stderr.write(f"{line}\n")
             sys.stderr.flush()
 

@@ -1,5 +1,6 @@
 """``nanogpt embed`` and ``verify`` against a sandbox: formats, states, money, and bad input."""
 
+import contextlib
 import importlib.util
 import io
 import json
@@ -193,6 +194,17 @@ def test_damaged_state_is_named_and_foreign_usage_is_left_out(embed, tmp_path):
     assert "lock is damaged (file is not a database). Delete it." in result.err
     (folder / "lock").unlink()
     assert embed(source, "-o", tmp_path / "out.npy").code == 0
+
+
+@pytest.mark.usefixtures("service")
+def test_reader_of_the_progress_who_has_gone_does_not_end_the_run(nanogpt, tmp_path, monkeypatch):
+    reading, writing = os.pipe()
+    os.close(reading)
+    stderr = os.fdopen(writing, "w")
+    monkeypatch.setattr(sys, "stderr", stderr)
+    assert nanogpt("embed", records(tmp_path / "in.jsonl", ["text"]), "-o", tmp_path / "out.npy").code == 0
+    with contextlib.suppress(OSError):
+        stderr.close()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows limits the whole path")
