@@ -11,7 +11,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from nanogpt_core.cli.formats.base import ROWS_PER_BLOCK, Block, Facts, VectorWriter
+from nanogpt_core.cli.formats.base import ROWS_PER_BLOCK, Block, Facts
 from nanogpt_core.cli.job.cost import format_usd
 from nanogpt_core.cli.job.progress import Progress
 from nanogpt_core.cli.job.spool import Spool, SpooledRow
@@ -64,11 +64,11 @@ class JobRun:
         """Usage of all runs."""
         return self._state.earlier_usage + self._embedder.usage
 
-    def write(self, open_writer: Callable[[Facts], VectorWriter]) -> tuple[VectorWriter, Facts]:
-        """Embed and write all passages; return the completed writer.
+    def write(self, write: Callable[[Facts, Iterator[Block]], None]) -> Facts:
+        """Embed and write all passages; return the facts about the output.
 
         Args:
-            open_writer: Opens the writer when the dimensions are known.
+            write: Writes the output; see :class:`nanogpt_core.cli.formats.base.Format`.
 
         Raises:
             NanoGPTError: As :meth:`nanogpt_core.Embedder.stream`.
@@ -79,17 +79,15 @@ class JobRun:
             for block in self._blocks():
                 if writing is None:
                     facts = self._facts(block.vectors.shape[1])
-                    writing = _Writing(open_writer, facts)
+                    writing = _Writing(partial(write, facts))
                 writing.put(block)
             assert writing is not None  # noqa: S101 - the spool is not empty
-            writer, self.vectors_sha256 = writing.finish()
-        except BaseException:
-            if writing is not None:
-                writing.abort()
-            raise
+            self.vectors_sha256 = writing.finish()
         finally:
+            if writing is not None:
+                writing.end()
             self._state.note_usage(self._embedder.usage)
-        return writer, facts
+        return facts
 
     def _facts(self, dimensions: int) -> Facts:
         return Facts(self._embedder.model, dimensions, self._spool.passages, self._spool.texts_sha256)
@@ -159,29 +157,31 @@ class _Writing:
     """Writes blocks in a thread. Requests are started by the thread that reads the stream, which must not wait.
 
     Args:
-        open_writer: Opens the writer, in the thread too: it imports Arrow, which takes about as long as a request.
-        facts: The facts about the output.
+        write: Writes an iterator of blocks. It imports Arrow, which takes about as long as a request.
     """
 
-    def __init__(self, open_writer: Callable[[Facts], VectorWriter], facts: Facts) -> None:
-        self._open = partial(open_writer, facts)
-        self._writer: VectorWriter | None = None
+    def __init__(self, write: Callable[[Iterator[Block]], None]) -> None:
+        self._write = write
         self._hash = hashlib.sha256()
         self._blocks: queue.Queue[Block | None] = queue.Queue(_MAX_WAITING_BLOCKS)
         self._failure: BaseException | None = None
+        self._has_ended = False
         self._thread = threading.Thread(target=self._run, name="nanogpt-writer", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         try:
-            self._writer = self._open()
-            for block in iter(self._blocks.get, None):
-                self._writer.write(block)
-                self._hash.update(block.vectors.astype("<f4", order="C", copy=False).data)
+            self._write(self._taken())
         except BaseException as error:  # noqa: BLE001 - raised in the thread that reads the stream
             self._failure = error
             while self._blocks.get() is not None:  # put() must not wait for a place in the queue
                 pass
+
+    def _taken(self) -> Iterator[Block]:
+        while (block := self._blocks.get()) is not None:
+            self._hash.update(block.vectors.astype("<f4", order="C", copy=False).data)
+            yield block
+        self._blocks.put(None)  # Lance reads in a thread of its own, and _run() may wait for the end too
 
     def put(self, block: Block) -> None:
         """Have a block written."""
@@ -189,22 +189,16 @@ class _Writing:
             raise self._failure
         self._blocks.put(block)
 
-    def finish(self) -> tuple[VectorWriter, str]:
-        """Wait until everything is written; return the completed writer, and the SHA-256 of the vectors."""
-        self._end()
+    def finish(self) -> str:
+        """Wait until everything is written; return the SHA-256 of the vectors."""
+        self.end()
         if self._failure is not None:
             raise self._failure
-        assert self._writer is not None  # noqa: S101 - the thread has ended without a failure
-        self._writer.close()
-        return self._writer, self._hash.hexdigest()
+        return self._hash.hexdigest()
 
-    def abort(self) -> None:
-        """Stop writing."""
-        self._end()
-        if self._writer is not None:
-            self._writer.abort()
-
-    def _end(self) -> None:
-        if self._thread.is_alive():
+    def end(self) -> None:
+        """End the blocks, and wait until the files are closed."""
+        if not self._has_ended:
+            self._has_ended = True
             self._blocks.put(None)
             self._thread.join()

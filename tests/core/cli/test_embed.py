@@ -263,11 +263,11 @@ def test_error_that_no_text_has_caused_names_no_text(embed, corpus, tmp_path):
 
 
 def test_output_that_cannot_be_written_ends_the_run_and_keeps_the_vectors(embed, corpus, tmp_path, monkeypatch):
-    def full(_self, _block):
+    def full(_folder, _facts, _blocks):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(numpy_array.Writer, "write", full)
+        patch.setattr(numpy_array, "write", full)
         failed = embed(corpus, "-o", tmp_path / "out.npy")
     assert failed.code == 2
     assert "No space left on device" in failed.err
