@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 from nanogpt_core.cli.formats.base import ROWS_PER_BLOCK, Block, Facts
 from nanogpt_core.cli.job.cost import format_usd
 from nanogpt_core.cli.job.progress import Progress
-from nanogpt_core.cli.job.spool import Spool, SpooledRow
+from nanogpt_core.cli.job.spool import Spool
 from nanogpt_core.cli.job.state import State
 from nanogpt_core.cli.job.vector_log import VectorLog
 from nanogpt_core.cli.kept_cache import KeptCache
+from nanogpt_core.cli.reading.passage import Passage
 from nanogpt_core.embeddings.embedder import Embedder
 from nanogpt_core.observability.usage import Usage
 
@@ -98,25 +99,25 @@ class JobRun:
         rows = self._spool.rows()
         known = 0  # texts whose vectors have been taken from the stream
         while block := list(islice(rows, ROWS_PER_BLOCK)):
-            new = max(row.text_id for row in block) - known
+            new = max(text_id for text_id, _ in block) - known
             taken = self._take(vectors, new) if new > 0 else None
-            yield Block([row.passage for row in block], self._assemble(block, known, taken))
+            yield Block([passage for _, passage in block], self._assemble(block, known, taken))
             known += max(new, 0)
 
-    def _assemble(self, block: list[SpooledRow], known: int, new: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    def _assemble(
+        self, block: list[tuple[int, Passage]], known: int, new: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:
         """Return the vectors of a block: of new texts, and of texts that earlier blocks held too."""
         import numpy as np
 
         if new is not None and len(new) == len(block):
             return new
-        repeated = {row.text_id: row.passage.text for row in block if row.text_id <= known}
+        repeated = {text_id: passage.text for text_id, passage in block if text_id <= known}
         # From the cache: nothing is sent.
         older = self._embedder.embed(repeated.values()) if repeated else None
         place = {text_id: number for number, text_id in enumerate(repeated)}
         parts = [part for part in (older, new) if part is not None]
-        indices = [
-            place[row.text_id] if row.text_id <= known else len(repeated) + row.text_id - known - 1 for row in block
-        ]
+        indices = [place[text_id] if text_id <= known else len(repeated) + text_id - known - 1 for text_id, _ in block]
         assembled: NDArray[np.float32] = np.concatenate(parts)[indices]
         return assembled
 
