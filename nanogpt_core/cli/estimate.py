@@ -84,7 +84,7 @@ def estimate(
 def _print(spool: Spool, report: InputReport, tallies: list[ModelTally], *, as_json: bool) -> None:
     if as_json:
         facts: dict[str, Any] = {"files": report.sources, "passages": spool.passages, "texts": spool.texts}
-        print_json({**facts, "skipped": report.bad, "models": [tally.as_json(None) for tally in tallies]})
+        print_json({**facts, "skipped": report.bad, "models": [tally.as_json() for tally in tallies]})
         return
     console = output_console()
     repeated = spool.passages - spool.texts

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
@@ -13,14 +12,8 @@ if TYPE_CHECKING:
 __all__ = ["Hit", "nearest"]
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """A row that was found.
-
-    Attributes:
-        row: Its number, counted from 0.
-        score: The cosine, at most 1.
-    """
+class Hit(NamedTuple):
+    """A row that was found: its number, counted from 0, and the cosine, at most 1."""
 
     row: int
     score: float

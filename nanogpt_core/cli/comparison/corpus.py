@@ -60,7 +60,7 @@ def read_corpus(corpus: Path, options: CorpusOptions, progress: Progress) -> lis
         contextlib.closing(Spool(Path(folder, "passages.sqlite"))) as spool,
     ):
         read_input([str(corpus)], reading, spool, progress)
-        return [Passage(row.passage.text, _source(row.passage, corpus)) for row in spool.rows()]
+        return [Passage(placed.text, _source(placed, corpus)) for _, placed in spool.rows()]
 
 
 def _source(passage: PlacedPassage, corpus: Path) -> str:

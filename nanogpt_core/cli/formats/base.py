@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode
 from nanogpt_core.cli.reading.passage import Passage
@@ -20,10 +20,10 @@ __all__ = [
     "ROWS_PER_BLOCK",
     "Block",
     "Facts",
+    "Format",
     "StoredRow",
     "VectorReader",
-    "VectorWriter",
-    "format_module",
+    "format_of",
     "open_output",
     "row_fields",
     "stored_row",
@@ -106,20 +106,27 @@ class StoredRow:
 _ROW_FIELDS = StoredRow.__dataclass_fields__
 
 
-class VectorWriter(Protocol):
-    """Writes an output into a folder, from which it is moved when it is complete."""
+class Format(Protocol):
+    """A module of this package: how to write and read one format."""
 
-    def write(self, block: Block) -> None:
-        """Write the next rows."""
+    Reader: Callable[[Path], VectorReader]
+    """Opens an output.
 
-    def close(self) -> None:
-        """Complete the files."""
+    Raises:
+        CommandError: It is of another kind, or damaged.
+    """
 
-    def abort(self) -> None:
-        """Release files and threads of an output that will not be completed."""
+    def write(self, folder: Path, facts: Facts, blocks: Iterator[Block]) -> None:
+        """Write an output into a folder, from which it is moved when it is complete.
 
-    def publish(self, output: Path) -> None:
-        """Move the complete files to their place, and replace older ones."""
+        Args:
+            folder: The folder. An earlier, incomplete output in it is replaced.
+            facts: The facts about the output.
+            blocks: The rows. If they end early, the output is incomplete.
+        """
+
+    def publish(self, folder: Path, output: Path) -> None:
+        """Move the complete files to their places, and replace older ones."""
 
 
 class VectorReader(Protocol):
@@ -142,8 +149,8 @@ class VectorReader(Protocol):
         """Yield the rows with these numbers, counted from 0 and in ascending order; None for all."""
 
 
-def format_module(output: Path) -> Any:
-    """Return the module for a file, by the end of its name. It has ``Writer`` and ``Reader``.
+def format_of(output: Path) -> Format:
+    """Return the format of a file, by the end of its name.
 
     Raises:
         CommandError: There is no such format.
@@ -154,7 +161,7 @@ def format_module(output: Path) -> Any:
         raise CommandError(f"{output}: The name of an output ends with {', '.join(_MODULES)}.")
     if package is not None and importlib.util.find_spec(package) is None:
         raise ImportError(f"{package} is not installed", name=package)
-    return importlib.import_module(f"nanogpt_core.cli.formats.{name}")
+    return cast("Format", importlib.import_module(f"nanogpt_core.cli.formats.{name}"))
 
 
 def open_output(output: Path) -> VectorReader:
@@ -165,8 +172,7 @@ def open_output(output: Path) -> VectorReader:
     """
     if not output.exists():
         raise CommandError(f"{output}: There is no such file.", remedy="Make it with nanogpt embed.")
-    reader: VectorReader = format_module(output).Reader(output)
-    return reader
+    return format_of(output).Reader(output)
 
 
 def unreadable(output: Path, reason: str) -> CommandError:

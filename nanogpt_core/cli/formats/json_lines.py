@@ -17,38 +17,29 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Reader", "Writer"]
+__all__ = ["Reader", "publish", "write"]
 
 _VECTOR = "embedding"
 _OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
 
 
-class Writer:
-    """Writes JSON Lines. The numbers are the shortest that give the same float32.
+_FILE = "output.jsonl"
 
-    Args:
-        folder: The folder for the incomplete file.
-        facts: The facts about the output, for which this format has no place.
+
+def write(folder: Path, facts: Facts, blocks: Iterator[Block]) -> None:  # noqa: ARG001 - it has no place for facts
+    """Write JSON Lines; see :class:`nanogpt_core.cli.formats.base.Format`.
+
+    The numbers are the shortest that give the same float32.
     """
+    with (folder / _FILE).open("wb") as file:
+        for block in blocks:
+            for passage, vector in zip(block.passages, block.vectors, strict=True):
+                file.write(orjson.dumps({**row_fields(passage), _VECTOR: vector}, option=_OPTIONS))
 
-    def __init__(self, folder: Path, facts: Facts) -> None:  # noqa: ARG002
-        self._path = folder / "output.jsonl"
-        self._file = self._path.open("wb")
 
-    def write(self, block: Block) -> None:
-        """Write the next rows."""
-        for passage, vector in zip(block.passages, block.vectors, strict=True):
-            self._file.write(orjson.dumps({**row_fields(passage), _VECTOR: vector}, option=_OPTIONS))
-
-    def close(self) -> None:
-        """Complete the file."""
-        self._file.close()
-
-    abort = close
-
-    def publish(self, output: Path) -> None:
-        """Move the file to its place."""
-        self._path.replace(output)
+def publish(folder: Path, output: Path) -> None:
+    """Move the file to its place."""
+    (folder / _FILE).replace(output)
 
 
 class Reader:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import queue
 import shutil
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,74 +14,30 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Reader", "Writer"]
+__all__ = ["Reader", "publish", "write"]
 
-_MAX_WAITING_BLOCKS = 2
+_FOLDER = "output.lance"
 
 
-class Writer:
-    """Writes a dataset. Lance reads its input in threads of its own, so blocks go to it through a queue.
+def write(folder: Path, facts: Facts, blocks: Iterator[Block]) -> None:
+    """Write a dataset; see :class:`nanogpt_core.cli.formats.base.Format`."""
+    import lance
+    import pyarrow as pa
 
-    Args:
-        folder: The folder for the incomplete dataset.
-        facts: The facts about the output.
-    """
+    schema = make_schema(facts)
+    batches = (batch for block in blocks for batch in make_table(block, schema).to_batches())
+    shutil.rmtree(folder / _FOLDER, ignore_errors=True)
+    lance.write_dataset(pa.RecordBatchReader.from_batches(schema, batches), str(folder / _FOLDER), mode="create")
 
-    def __init__(self, folder: Path, facts: Facts) -> None:
-        import lance  # noqa: F401 - the error for a missing package is raised here, and not in the thread
 
-        self._path = folder / "output.lance"
-        shutil.rmtree(self._path, ignore_errors=True)
-        self._schema = make_schema(facts)
-        self._blocks: queue.Queue[Any] = queue.Queue(_MAX_WAITING_BLOCKS)
-        self._failure: BaseException | None = None
-        self._ended = False
-        self._thread = threading.Thread(target=self._run, name="nanogpt-lance", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        import lance
-        import pyarrow as pa
-
-        try:
-            reader = pa.RecordBatchReader.from_batches(self._schema, self._batches())
-            lance.write_dataset(reader, str(self._path), mode="create")
-        except BaseException as error:  # noqa: BLE001 - raised in the thread of the writer
-            self._failure = error
-        # After a failure, write() must not wait for a place in the queue.
-        while self._failure is not None and not self._ended:
-            self._ended = self._blocks.get() is None
-
-    def _batches(self) -> Iterator[Any]:
-        while (table := self._blocks.get()) is not None:
-            yield from table.to_batches()
-        self._ended = True
-
-    def write(self, block: Block) -> None:
-        """Write the next rows."""
-        self._blocks.put(make_table(block, self._schema))
-        if self._failure is not None:
-            raise self._failure
-
-    def close(self) -> None:
-        """Complete the dataset."""
-        self._blocks.put(None)
-        self._thread.join()
-        if self._failure is not None:
-            raise self._failure
-
-    def abort(self) -> None:
-        """Leave the incomplete dataset; the next run removes it."""
-        self._blocks.put(None)
-
-    def publish(self, output: Path) -> None:
-        """Move the dataset to its place."""
-        older = self._path.with_name("older.lance")
-        shutil.rmtree(older, ignore_errors=True)
-        if output.exists():
-            output.replace(older)
-        self._path.replace(output)
-        shutil.rmtree(older, ignore_errors=True)
+def publish(folder: Path, output: Path) -> None:
+    """Move the dataset to its place."""
+    older = folder / "older.lance"
+    shutil.rmtree(older, ignore_errors=True)
+    if output.exists():
+        output.replace(older)
+    (folder / _FOLDER).replace(output)
+    shutil.rmtree(older, ignore_errors=True)
 
 
 class Reader(ArrowReader):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Reader", "Writer", "passages_path"]
+__all__ = ["Reader", "passages_path", "publish", "write"]
 
 
 def passages_path(output: Path) -> Path:
@@ -23,41 +23,27 @@ def passages_path(output: Path) -> Path:
     return output.with_name(output.stem + PASSAGES)
 
 
-class Writer:
-    """Writes an array and its passages.
+_ARRAY, _PASSAGES = "output.npy", "output.jsonl"
 
-    Args:
-        folder: The folder for the incomplete files.
-        facts: The facts about the output.
-    """
 
-    def __init__(self, folder: Path, facts: Facts) -> None:
-        import numpy as np
+def write(folder: Path, facts: Facts, blocks: Iterator[Block]) -> None:
+    """Write an array and its passages; see :class:`nanogpt_core.cli.formats.base.Format`."""
+    import numpy as np
 
-        self._folder = folder
-        self._array = (folder / "output.npy").open("wb")
-        self._passages = (folder / "output.jsonl").open("wb")
+    with (folder / _ARRAY).open("wb") as array, (folder / _PASSAGES).open("wb") as passages:
         header = {"descr": "<f4", "fortran_order": False, "shape": (facts.rows, facts.dimensions)}
-        np.lib.format.write_array_header_1_0(self._array, header)  # type: ignore[no-untyped-call, unused-ignore] # before numpy 2.3
+        np.lib.format.write_array_header_1_0(array, header)  # type: ignore[no-untyped-call, unused-ignore] # before numpy 2.3
+        for block in blocks:
+            array.write(block.vectors.astype("<f4", order="C", copy=False).data)
+            passages.writelines(
+                orjson.dumps(row_fields(one), option=orjson.OPT_APPEND_NEWLINE) for one in block.passages
+            )
 
-    def write(self, block: Block) -> None:
-        """Write the next rows."""
-        self._array.write(block.vectors.astype("<f4", order="C", copy=False).data)
-        self._passages.write(
-            b"".join(orjson.dumps(row_fields(one), option=orjson.OPT_APPEND_NEWLINE) for one in block.passages)
-        )
 
-    def close(self) -> None:
-        """Complete the files."""
-        self._array.close()
-        self._passages.close()
-
-    abort = close
-
-    def publish(self, output: Path) -> None:
-        """Move the files to their places."""
-        (self._folder / "output.jsonl").replace(passages_path(output))
-        (self._folder / "output.npy").replace(output)
+def publish(folder: Path, output: Path) -> None:
+    """Move the files to their places."""
+    (folder / _PASSAGES).replace(passages_path(output))
+    (folder / _ARRAY).replace(output)
 
 
 class Reader:

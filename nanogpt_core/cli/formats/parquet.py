@@ -22,43 +22,29 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Reader", "Writer"]
+__all__ = ["Reader", "publish", "write"]
 
 
-class Writer:
-    """Writes a Parquet file.
+_FILE = "output.parquet"
 
-    Args:
-        folder: The folder for the incomplete file.
-        facts: The facts about the output.
-    """
 
-    def __init__(self, folder: Path, facts: Facts) -> None:
-        import pyarrow.parquet as pq
+def write(folder: Path, facts: Facts, blocks: Iterator[Block]) -> None:
+    """Write a Parquet file; see :class:`nanogpt_core.cli.formats.base.Format`."""
+    import pyarrow.parquet as pq
 
-        self._path = folder / "output.parquet"
-        self._schema = make_schema(facts)
-        # Vectors hardly shrink: zstd saves 8 % and takes longer than writing them.
-        compression = {**dict.fromkeys(COLUMNS, "zstd"), f"{VECTORS}.list.element": "none"}
-        self._writer = pq.ParquetWriter(
-            self._path, self._schema, compression=compression, use_dictionary=["source"], write_statistics=["source"]
-        )
+    schema = make_schema(facts)
+    # Vectors hardly shrink: zstd saves 8 % and takes longer than writing them.
+    compression = {**dict.fromkeys(COLUMNS, "zstd"), f"{VECTORS}.list.element": "none"}
+    with pq.ParquetWriter(
+        folder / _FILE, schema, compression=compression, use_dictionary=["source"], write_statistics=["source"]
+    ) as writer:
+        for block in blocks:
+            writer.write_table(make_table(block, schema), row_group_size=ROWS_PER_BLOCK)
 
-    def write(self, block: Block) -> None:
-        """Write the next rows as a row group."""
-        self._writer.write_table(make_table(block, self._schema), row_group_size=ROWS_PER_BLOCK)
 
-    def close(self) -> None:
-        """Complete the file."""
-        self._writer.close()
-
-    def abort(self) -> None:
-        """Close the file, of which a part is missing."""
-        self._writer.close()
-
-    def publish(self, output: Path) -> None:
-        """Move the file to its place."""
-        self._path.replace(output)
+def publish(folder: Path, output: Path) -> None:
+    """Move the file to its place."""
+    (folder / _FILE).replace(output)
 
 
 class Reader(ArrowReader):

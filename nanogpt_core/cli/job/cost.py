@@ -75,11 +75,11 @@ class ModelTally:
         rate = min(_REQUESTS_PER_SECOND, _REQUESTS_IN_FLIGHT / _SECONDS_PER_REQUEST)
         return self.requests / rate / 60
 
-    def as_json(self, dimensions: int | None) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """Return the sums as a JSON object."""
         return {
             "model": self.model.id,
-            "dimensions": dimensions or self.model.dimensions,
+            "dimensions": self.model.dimensions,
             "tokens": self.tokens,
             "counting": self.counter.kind,
             "requests": self.requests,

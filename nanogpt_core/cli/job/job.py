@@ -6,12 +6,13 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from nanogpt_core.cli.asking import CostOptions
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode, exit_code_of
-from nanogpt_core.cli.formats.base import Facts, VectorWriter, format_module
+from nanogpt_core.cli.formats.base import Facts, format_of
 from nanogpt_core.cli.job.input import InputReport, read_input
 from nanogpt_core.cli.job.manifest import Manifest, manifest_path, read_manifest
 from nanogpt_core.cli.job.progress import Progress
@@ -72,7 +73,7 @@ class Job:
             CommandError: The job cannot be done, or was interrupted; the message says if it can go on.
             NanoGPTError: An option of the embedder is invalid.
         """
-        format_module(self.output)
+        format_of(self.output)
         Embedder(**self.embedder_options)  # an invalid option or a missing key is named before anything is read
         self._check_places()
         earlier = self._earlier_output()
@@ -94,9 +95,9 @@ class Job:
             check_space(state.folder, spool, embedder.width, stored)
             confirm(embedder, spool, progress, cost)
             run = JobRun(embedder, spool, state, cache, progress)
-            writer, facts = self._write(run, spool, state)
+            facts = self._write(run, spool, state)
             progress.end(f"{run.done:,} texts")
-            writer.publish(self.output)
+            format_of(self.output).publish(state.folder, self.output)
             manifest = self._manifest(run, facts, spool, report, embedder)
             manifest.write(self.output, state.folder)
             state.keep = False
@@ -164,15 +165,14 @@ class Job:
             f"{self.output} exists, {reason}. Nothing was sent.", remedy="Pass --overwrite, or another --output."
         )
 
-    def _write(self, run: JobRun, spool: Spool, state: State) -> tuple[VectorWriter, Facts]:
+    def _write(self, run: JobRun, spool: Spool, state: State) -> Facts:
         """Embed and write everything; an error says how much is kept.
 
         Raises:
             CommandError: An error of the service, of the disk, or Ctrl-C.
         """
-        module = format_module(self.output)
         try:
-            return run.write(lambda facts: module.Writer(state.folder, facts))
+            return run.write(partial(format_of(self.output).write, state.folder))
         except KeyboardInterrupt:
             raise CommandError(
                 "Interrupted.", remedy=self._remedy(run, spool, state), code=ExitCode.INTERRUPTED
@@ -181,8 +181,9 @@ class Job:
             remedy = _place(error, spool) + self._remedy(run, spool, state)
             raise CommandError(str(error), remedy=remedy, code=exit_code_of(error)) from error
         except OSError as error:
+            reason = (error.strerror or str(error)).partition("\n")[0]  # Lance adds lines about its own source
             raise CommandError(
-                f"{error.filename or state.folder}: {error.strerror or error}.", remedy=self._remedy(run, spool, state)
+                f"{error.filename or state.folder}: {reason}.", remedy=self._remedy(run, spool, state)
             ) from error
 
     def _remedy(self, run: JobRun, spool: Spool, state: State) -> str:

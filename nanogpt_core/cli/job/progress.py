@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
+from datetime import timedelta
 from typing import Any, Protocol
 
 from nanogpt_core.cli.console import error_console
@@ -12,7 +14,6 @@ from nanogpt_core.cli.console import error_console
 __all__ = ["Progress", "make_progress"]
 
 _SECONDS_BETWEEN_LINES = 5.0
-_SECONDS_PER_MINUTE = 60
 
 
 class Progress(Protocol):
@@ -61,7 +62,7 @@ class _Lines:
         parts = [f"{self._stage}: {done:,}" + ("" if self._total is None else f" of {self._total:,}")]
         parts += [*([f"{rate:,.0f}/s"] if rate else []), *([detail] if detail else [])]
         if self._total is not None and rate:
-            parts.append(f"{_duration((self._total - done) / rate)} left")
+            parts.append(f"{timedelta(seconds=round((self._total - done) / rate))} left")
         self._print(", ".join(parts))
 
     def end(self, summary: str) -> None:
@@ -71,7 +72,9 @@ class _Lines:
         pass
 
     def _print(self, line: str) -> None:
-        if not self._quiet:
+        if self._quiet:
+            return
+        with contextlib.suppress(OSError):  # a reader of the progress who has gone, or a full disk, must not end a run
             sys.stderr.write(f"{line}\n")
             sys.stderr.flush()
 
@@ -113,9 +116,3 @@ class _Bar:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), _SECONDS_PER_MINUTE)
-    hours, minutes = divmod(minutes, _SECONDS_PER_MINUTE)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

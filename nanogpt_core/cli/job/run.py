@@ -11,13 +11,14 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from nanogpt_core.cli.formats.base import ROWS_PER_BLOCK, Block, Facts, VectorWriter
+from nanogpt_core.cli.formats.base import ROWS_PER_BLOCK, Block, Facts
 from nanogpt_core.cli.job.cost import format_usd
 from nanogpt_core.cli.job.progress import Progress
-from nanogpt_core.cli.job.spool import Spool, SpooledRow
+from nanogpt_core.cli.job.spool import Spool
 from nanogpt_core.cli.job.state import State
 from nanogpt_core.cli.job.vector_log import VectorLog
 from nanogpt_core.cli.kept_cache import KeptCache
+from nanogpt_core.cli.reading.passage import Passage
 from nanogpt_core.embeddings.embedder import Embedder
 from nanogpt_core.observability.usage import Usage
 
@@ -64,11 +65,11 @@ class JobRun:
         """Usage of all runs."""
         return self._state.earlier_usage + self._embedder.usage
 
-    def write(self, open_writer: Callable[[Facts], VectorWriter]) -> tuple[VectorWriter, Facts]:
-        """Embed and write all passages; return the completed writer.
+    def write(self, write: Callable[[Facts, Iterator[Block]], None]) -> Facts:
+        """Embed and write all passages; return the facts about the output.
 
         Args:
-            open_writer: Opens the writer when the dimensions are known.
+            write: Writes the output; see :class:`nanogpt_core.cli.formats.base.Format`.
 
         Raises:
             NanoGPTError: As :meth:`nanogpt_core.Embedder.stream`.
@@ -79,17 +80,15 @@ class JobRun:
             for block in self._blocks():
                 if writing is None:
                     facts = self._facts(block.vectors.shape[1])
-                    writing = _Writing(open_writer, facts)
+                    writing = _Writing(partial(write, facts))
                 writing.put(block)
             assert writing is not None  # noqa: S101 - the spool is not empty
-            writer, self.vectors_sha256 = writing.finish()
-        except BaseException:
-            if writing is not None:
-                writing.abort()
-            raise
+            self.vectors_sha256 = writing.finish()
         finally:
+            if writing is not None:
+                writing.end()
             self._state.note_usage(self._embedder.usage)
-        return writer, facts
+        return facts
 
     def _facts(self, dimensions: int) -> Facts:
         return Facts(self._embedder.model, dimensions, self._spool.passages, self._spool.texts_sha256)
@@ -100,25 +99,25 @@ class JobRun:
         rows = self._spool.rows()
         known = 0  # texts whose vectors have been taken from the stream
         while block := list(islice(rows, ROWS_PER_BLOCK)):
-            new = max(row.text_id for row in block) - known
+            new = max(text_id for text_id, _ in block) - known
             taken = self._take(vectors, new) if new > 0 else None
-            yield Block([row.passage for row in block], self._assemble(block, known, taken))
+            yield Block([passage for _, passage in block], self._assemble(block, known, taken))
             known += max(new, 0)
 
-    def _assemble(self, block: list[SpooledRow], known: int, new: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    def _assemble(
+        self, block: list[tuple[int, Passage]], known: int, new: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:
         """Return the vectors of a block: of new texts, and of texts that earlier blocks held too."""
         import numpy as np
 
         if new is not None and len(new) == len(block):
             return new
-        repeated = {row.text_id: row.passage.text for row in block if row.text_id <= known}
+        repeated = {text_id: passage.text for text_id, passage in block if text_id <= known}
         # From the cache: nothing is sent.
         older = self._embedder.embed(repeated.values()) if repeated else None
         place = {text_id: number for number, text_id in enumerate(repeated)}
         parts = [part for part in (older, new) if part is not None]
-        indices = [
-            place[row.text_id] if row.text_id <= known else len(repeated) + row.text_id - known - 1 for row in block
-        ]
+        indices = [place[text_id] if text_id <= known else len(repeated) + text_id - known - 1 for text_id, _ in block]
         assembled: NDArray[np.float32] = np.concatenate(parts)[indices]
         return assembled
 
@@ -159,29 +158,31 @@ class _Writing:
     """Writes blocks in a thread. Requests are started by the thread that reads the stream, which must not wait.
 
     Args:
-        open_writer: Opens the writer, in the thread too: it imports Arrow, which takes about as long as a request.
-        facts: The facts about the output.
+        write: Writes an iterator of blocks. It imports Arrow, which takes about as long as a request.
     """
 
-    def __init__(self, open_writer: Callable[[Facts], VectorWriter], facts: Facts) -> None:
-        self._open = partial(open_writer, facts)
-        self._writer: VectorWriter | None = None
+    def __init__(self, write: Callable[[Iterator[Block]], None]) -> None:
+        self._write = write
         self._hash = hashlib.sha256()
         self._blocks: queue.Queue[Block | None] = queue.Queue(_MAX_WAITING_BLOCKS)
         self._failure: BaseException | None = None
+        self._has_ended = False
         self._thread = threading.Thread(target=self._run, name="nanogpt-writer", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         try:
-            self._writer = self._open()
-            for block in iter(self._blocks.get, None):
-                self._writer.write(block)
-                self._hash.update(block.vectors.astype("<f4", order="C", copy=False).data)
+            self._write(self._taken())
         except BaseException as error:  # noqa: BLE001 - raised in the thread that reads the stream
             self._failure = error
             while self._blocks.get() is not None:  # put() must not wait for a place in the queue
                 pass
+
+    def _taken(self) -> Iterator[Block]:
+        while (block := self._blocks.get()) is not None:
+            self._hash.update(block.vectors.astype("<f4", order="C", copy=False).data)
+            yield block
+        self._blocks.put(None)  # Lance reads in a thread of its own, and _run() may wait for the end too
 
     def put(self, block: Block) -> None:
         """Have a block written."""
@@ -189,22 +190,16 @@ class _Writing:
             raise self._failure
         self._blocks.put(block)
 
-    def finish(self) -> tuple[VectorWriter, str]:
-        """Wait until everything is written; return the completed writer, and the SHA-256 of the vectors."""
-        self._end()
+    def finish(self) -> str:
+        """Wait until everything is written; return the SHA-256 of the vectors."""
+        self.end()
         if self._failure is not None:
             raise self._failure
-        assert self._writer is not None  # noqa: S101 - the thread has ended without a failure
-        self._writer.close()
-        return self._writer, self._hash.hexdigest()
+        return self._hash.hexdigest()
 
-    def abort(self) -> None:
-        """Stop writing."""
-        self._end()
-        if self._writer is not None:
-            self._writer.abort()
-
-    def _end(self) -> None:
-        if self._thread.is_alive():
+    def end(self) -> None:
+        """End the blocks, and wait until the files are closed."""
+        if not self._has_ended:
+            self._has_ended = True
             self._blocks.put(None)
             self._thread.join()

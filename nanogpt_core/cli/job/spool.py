@@ -5,31 +5,17 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from nanogpt_core.cli.exit_codes import CommandError
 from nanogpt_core.cli.reading.passage import Passage
 
-__all__ = ["Spool", "SpooledRow"]
+__all__ = ["Spool"]
 
 _ROWS_PER_INSERT = 1000
 _CACHE_KIB = 16_384
 _DIGEST_BYTES = 16  # of SHA-256; 2**64 texts until two of them are likely to share one
-
-
-@dataclass(frozen=True, slots=True)
-class SpooledRow:
-    """A passage in the spool.
-
-    Attributes:
-        text_id: Number of its text among the distinct texts, counted from 1 in the order of first occurrence.
-        passage: The passage.
-    """
-
-    text_id: int
-    passage: Passage
 
 
 class Spool:
@@ -110,12 +96,15 @@ class Spool:
         for (text,) in self._database.execute("SELECT text FROM texts ORDER BY id"):
             yield text
 
-    def rows(self) -> Iterator[SpooledRow]:
-        """Yield all passages in order."""
+    def rows(self) -> Iterator[tuple[int, Passage]]:
+        """Yield all passages in order, each with the number of its text.
+
+        Distinct texts are numbered from 1, in the order of first occurrence.
+        """
         columns = "text_id, text, source, number, part, line, page, key, metadata"
         query = f"SELECT {columns} FROM passages JOIN texts ON texts.id = text_id ORDER BY passages.id"  # noqa: S608
         for text_id, *fields in self._database.execute(query):
-            yield SpooledRow(text_id, Passage(*fields))
+            yield text_id, Passage(*fields)
 
     def first_passage(self, text_id: int) -> Passage | None:
         """Return the first passage with a text, for messages; None if there is none."""

@@ -44,7 +44,7 @@ class Source:
     Attributes:
         name: The name in messages and in the output, by :func:`nanogpt_core.cli.names.name_of`.
         path: The file; None for standard input.
-        format: One of the values of :data:`FORMATS`; None for standard input whose format was not given.
+        format: One of the values of :data:`FORMATS`; None if neither name nor option tells it: the beginning does then.
     """
 
     name: str
@@ -84,7 +84,7 @@ def find_sources(
         elif path.is_dir():
             unreadable: list[Problem] = []
             found = [
-                Source(name_of(file), file, _format(file) or given_format or "text")
+                Source(name_of(file), file, _format(file) or given_format)
                 for file in _files(path, include, left_out, unreadable)
             ]
             sources += found
@@ -93,7 +93,7 @@ def find_sources(
                 reason = "that --include names" if include else "of a known format"
                 problems.append(Problem(name_of(path), f"the folder holds no file {reason}"))
         elif path.exists():
-            sources.append(Source(name_of(path), path, given_format or _format(path) or "text"))
+            sources.append(Source(name_of(path), path, given_format or _format(path)))
         else:
             raise CommandError(f"{name}: There is no such file or folder.")
     # A file that is named twice, or also found in a folder, is read once.

@@ -1,5 +1,6 @@
 """``nanogpt embed`` and ``verify`` against a sandbox: formats, states, money, and bad input."""
 
+import contextlib
 import importlib.util
 import io
 import json
@@ -195,6 +196,17 @@ def test_damaged_state_is_named_and_foreign_usage_is_left_out(embed, tmp_path):
     assert embed(source, "-o", tmp_path / "out.npy").code == 0
 
 
+@pytest.mark.usefixtures("service")
+def test_reader_of_the_progress_who_has_gone_does_not_end_the_run(nanogpt, tmp_path, monkeypatch):
+    reading, writing = os.pipe()
+    os.close(reading)
+    stderr = os.fdopen(writing, "w")
+    monkeypatch.setattr(sys, "stderr", stderr)
+    assert nanogpt("embed", records(tmp_path / "in.jsonl", ["text"]), "-o", tmp_path / "out.npy").code == 0
+    with contextlib.suppress(OSError):
+        stderr.close()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows limits the whole path")
 def test_longest_name_of_an_output_has_room_for_its_manifest(embed, tmp_path):
     source = records(tmp_path / "in.jsonl", ["text"])
@@ -251,11 +263,11 @@ def test_error_that_no_text_has_caused_names_no_text(embed, corpus, tmp_path):
 
 
 def test_output_that_cannot_be_written_ends_the_run_and_keeps_the_vectors(embed, corpus, tmp_path, monkeypatch):
-    def full(_self, _block):
+    def full(_folder, _facts, _blocks):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(numpy_array.Writer, "write", full)
+        patch.setattr(numpy_array, "write", full)
         failed = embed(corpus, "-o", tmp_path / "out.npy")
     assert failed.code == 2
     assert "No space left on device" in failed.err

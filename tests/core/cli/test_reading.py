@@ -187,10 +187,11 @@ def test_problem_is_named_with_its_place(tmp_path, name, content, problem):
         ('{"text": "a"}', ["a"]),
     ],
 )
-def test_json_file_and_piped_json_give_a_passage_for_each_object(tmp_path, monkeypatch, content, texts):
+def test_json_by_its_name_or_its_beginning_gives_a_passage_for_each_object(tmp_path, monkeypatch, content, texts):
     passages, problems = read(written(tmp_path, "a.json", content))
     assert ([one.text for one in passages], problems) == (texts, [])
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(content.encode()))))
+    assert [one.text for one in read(written(tmp_path, "no_ending", content))[0]] == texts
     piped = make_reader(InputOptions()).read(Source(STDIN, None, None))
     assert [one.text for one in piped] == texts
 
@@ -363,7 +364,7 @@ def test_folders_are_read_in_order_without_hidden_files_and_own_outputs(tmp_path
     assert problems == []
     assert left_out == {".png": 1, ".py": 1, ".json": 1}
     only, _, _ = find_sources([str(tmp_path)], include=["*.py"])
-    assert [(source.path.name, source.format) for source in only] == [("d.py", "text")]
+    assert [(source.path.name, source.format) for source in only] == [("d.py", None)]
 
 
 def test_folder_without_a_readable_file_is_a_problem(tmp_path):
