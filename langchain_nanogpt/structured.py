@@ -50,6 +50,7 @@ def checked_structured_output(
         wants_object=is_json and not is_class,
         function=convert_to_openai_tool(schema)["function"] if method == "function_calling" else None,
     )
+    parser.name = parsers[-1].get_name()  # in graphs and schemas
     if is_json and is_class:
         parser = parser.with_types(output_type=schema)
     if include_raw:

@@ -168,6 +168,14 @@ def test_structured_output_has_the_schema_of_its_class(replying, method):
     assert set(runnable.get_output_jsonschema()["properties"]) == {"setup", "punchline"}
 
 
+@pytest.mark.parametrize(
+    ("method", "name"), [("function_calling", "PydanticToolsParser"), ("json_mode", "PydanticOutputParser")]
+)
+def test_structured_output_has_the_name_of_langchains_parser_in_graphs(method, name):
+    runnable = ChatNanoGPT(api_key="k").with_structured_output(Joke, method=method)
+    assert name in [node.name for node in runnable.get_graph().nodes.values()]
+
+
 @pytest.mark.parametrize("method", METHODS)
 async def test_refusal_with_include_raw_is_a_parsing_error(replying, call_, form, method):
     chat = replying({"refusal": REFUSAL}).chat(streaming=form == "streamed")
