@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -216,6 +217,11 @@ def _open_cache(cache: Any) -> EmbeddingCache | None:
 
         return SQLiteCache(cache)
     if isinstance(cache, EmbeddingCache) and not isinstance(cache, type):
+        if inspect.iscoroutinefunction(cache.get_many) or inspect.iscoroutinefunction(cache.put_many):
+            raise InvalidTypeError(
+                f"cache is a {type(cache).__name__} with async methods.",
+                remedy="Give it sync ones: async calls use a cache in a thread.",
+            )
         return cache
     raise InvalidTypeError(
         f"cache must be a path or have get_many() and put_many(), not {type(cache).__name__}.",

@@ -27,6 +27,7 @@ from nanogpt_core.http.client import HttpReply, Send
 from nanogpt_core.http.limits import Admission, Cost, Outcome, SharedLimits
 from nanogpt_core.http.retry import CallLimits, send_with_retries, wait_for_turn, was_not_billed
 from nanogpt_core.http.runner import Join, Run, Wait, Yield
+from nanogpt_core.http.text_errors import named_position
 from nanogpt_core.models.catalog import near_names
 from nanogpt_core.models.pricing import price
 from nanogpt_core.observability.observer import CallObserver, RequestTimer
@@ -210,6 +211,7 @@ class Dispatcher:
                 )
             )
         except BaseException as error:
+            _name_position(error, batch)
             observer.report(timer, texts=len(batch.texts), error=error)
             raise
 
@@ -346,6 +348,13 @@ def _halves_of(batch: Batch) -> list[Batch]:
 def _refuses_encoding(error: BadRequestError, encoding: str) -> bool:
     words = f"{error.detail} {error.code} {error.param}".lower()
     return error.status in (400, 422) and ("encoding_format" in words or (encoding == "base64" and "base64" in words))
+
+
+def _name_position(error: BaseException, batch: Batch) -> None:
+    """Add to an error the caller's position of a text that the service names by its position in the request."""
+    index = named_position(error, len(batch.texts))
+    if isinstance(error, NanoGPTError) and index is not None and batch.positions[index] != index:
+        error.message += f" Of all texts it is the one at position {batch.positions[index]} (counted from 0)."
 
 
 def _suggest_names(error: ModelNotFoundError, model: str) -> None:

@@ -162,7 +162,7 @@ def status_error(status: int, content: bytes, headers: Any, request: Any) -> ope
     with contextlib.suppress(ValueError):
         document = from_json(content)
     # No Content-Encoding: the content is decoded.
-    names = ("x-request-id", "retry-after", "retry-after-ms", "location")
+    names = ("x-request-id", "retry-after", "retry-after-ms", "date", "x-should-retry", "location")
     kept = {name: headers[name] for name in names if name in headers}
     response = httpx.Response(status, content=content, headers=kept, request=request)
     return openai.APIStatusError(f"Error code: {status}", response=response, body=document)
@@ -248,6 +248,8 @@ def _from_status(error: openai.APIStatusError) -> StatusError:
         detail=detail,
         retry_after=wait,
     )
+    if response.headers.get("x-should-retry") == "false":  # the SDK heeds it too
+        failure.transient = False
     if isinstance(failure, errors.ModelNotFoundError):
         failure.wrong_base_url = bool(wrong_base_url)
     return failure

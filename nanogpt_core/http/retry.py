@@ -240,12 +240,20 @@ def parse_retry_after(headers: Mapping[str, str]) -> float | None:
         return milliseconds / 1000
     value = headers.get("retry-after")
     seconds = _parse_number((value or "").partition(",")[0])  # a header that is there twice
-    if seconds is None and value:
-        with contextlib.suppress(TypeError, ValueError, OverflowError):
-            date = parsedate_to_datetime(value)
-            date = date if date.tzinfo else date.replace(tzinfo=timezone.utc)
-            seconds = max(0.0, date.timestamp() - time.time())
+    moment = _parse_date(value)
+    if seconds is None and moment is not None:
+        # By the service's own clock if it tells the time: this machine's may be wrong.
+        now = _parse_date(headers.get("date"))
+        seconds = max(0.0, moment - (time.time() if now is None else now))
     return seconds
+
+
+def _parse_date(value: str | None) -> float | None:
+    """Return the seconds since 1970 that a date in a header stands for; None if it is none."""
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        date = parsedate_to_datetime(value or "")
+        return (date if date.tzinfo else date.replace(tzinfo=timezone.utc)).timestamp()
+    return None
 
 
 def _parse_number(value: str | None) -> float | None:

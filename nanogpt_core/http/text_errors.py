@@ -99,7 +99,7 @@ def _may_be_about_a_text(param: str, words: str) -> bool:
     return not (_OTHERS.search(words) or names_other_parameter(words))
 
 
-def named_position(error: NanoGPTError, count: int) -> int | None:
+def named_position(error: BaseException, count: int) -> int | None:
     """Return the position of the text that an error names, as ``input[3]`` does, counted from 0.
 
     Args:

@@ -523,6 +523,24 @@ def test_bad_request_that_is_not_about_size_is_not_split(embed, serve, faults, a
     assert len(server.requests) == 1
 
 
+@pytest.mark.parametrize(("texts", "place"), [(["a", "b", "bad"], "position 2"), (["a"] * 6 + ["bad"], "position 6")])
+def test_text_that_the_service_names_has_its_position_in_the_callers_list(embed, serve, faults, texts, place):
+    def refuse(seen):
+        if "bad" not in seen.texts:
+            return faults.good(seen)
+        return faults.response(body("no such language", param=f"input[{seen.texts.index('bad')}]"), 400)
+
+    error = fail(embed, serve(refuse).embedder(batch_size=2, max_concurrency=1), texts)
+    assert f"at {place} (counted from 0)" in str(error)
+
+
+def test_service_can_forbid_a_retry(embed, scripted, faults):
+    server = scripted(faults.response(body("broken for good"), 500, X_Should_Retry="false"))
+    error = fail(embed, server.embedder(max_retries=5))
+    assert (type(error), error.transient) == (ServerError, False)
+    assert len(server.requests) == 1
+
+
 @pytest.mark.parametrize("status", [401, 402, 403, 404])
 def test_account_error_is_never_split(embed, serve, faults, status):
     server = serve(lambda _: faults.response(body("maximum tokens too large, too many, too long"), status))

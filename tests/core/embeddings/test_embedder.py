@@ -141,6 +141,18 @@ def test_invalid_options_are_refused_by_the_constructor(options, kind, words):
     assert KEY not in str(caught.value)
 
 
+def test_cache_with_async_methods_is_refused_by_the_constructor():
+    class AsyncCache:
+        async def get_many(self, _keys):
+            return {}
+
+        async def put_many(self, _entries):
+            pass
+
+    with pytest.raises(InvalidTypeError, match="AsyncCache with async methods"):
+        Embedder(api_key=KEY, cache=AsyncCache())
+
+
 def test_missing_key_error_names_the_environment_variable():
     with pytest.raises(ConfigurationError, match="NANOGPT_API_KEY"):
         Embedder()

@@ -336,6 +336,13 @@ def test_retry_after_as_a_date(seconds, zone):
     assert parse_retry_after({"retry-after": value}) == pytest.approx(max(0, seconds), abs=30)
 
 
+@pytest.mark.parametrize("hours", [-2, 0, 2])
+def test_retry_after_as_a_date_is_read_by_the_clock_of_the_service(hours):
+    now = datetime.now(timezone.utc) + timedelta(hours=hours)
+    date, value = (format_datetime(now + timedelta(seconds=seconds), usegmt=True) for seconds in (0, 30))
+    assert parse_retry_after({"retry-after": value, "date": date}) == 30
+
+
 def test_retry_after_as_an_http_date():
     moment = datetime.now(timezone.utc) + timedelta(seconds=100)
     value = format_datetime(moment, usegmt=True)
@@ -355,7 +362,7 @@ def test_retry_after_as_an_http_date():
 @example(" ")
 def test_any_header_gives_none_or_a_number_from_zero(value):
     for name in ("retry-after", "retry-after-ms"):
-        seconds = parse_retry_after({name: value})
+        seconds = parse_retry_after({name: value, "date": value})
         assert seconds is None or seconds >= 0
 
 
