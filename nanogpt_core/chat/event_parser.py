@@ -10,6 +10,7 @@ from nanogpt_core.chat.json_text import is_json
 __all__ = ["EventParser", "is_done"]
 
 _FIELDS = ("", "data", "event", "id", "retry")  # an empty name begins a comment
+_PINGS = frozenset({"ping", "heartbeat", "keepalive", "keep-alive"})  # names of events, or their data
 _MAX_OTHER_LINES = 20  # of text that is no JSON
 
 
@@ -59,8 +60,10 @@ class EventParser:
     def _line(self, line: str) -> str | None:
         if not line:
             event, self._data = "\n".join(self._data), []
-            event, self._name = (_as_error(event) if self._name == "error" else event), ""
-            return event or None
+            name, self._name = self._name, ""
+            if {name, event.strip(' []"').lower()} & _PINGS:
+                return None
+            return (_as_error(event) if name == "error" else event) or None
         line = line.lstrip("\ufeff")
         name, _, value = line.partition(":")
         name = name.strip(" ").lower()

@@ -72,6 +72,14 @@ def test_other_events_are_no_end_of_a_stream(event):
     assert not is_done(event)
 
 
+@pytest.mark.parametrize(
+    "ping",
+    ["event: ping\ndata: 2026-01-01 00:00:00", "event: Heartbeat\ndata: {}", "data: ping", "data: [PING]", ": x"],
+)
+def test_events_that_keep_the_connection_open_are_passed_over(ping):
+    assert parse([f'{ping}\n\ndata: {{"a": 1}}\n\n{ping}\n\ndata: "pong"\n\n'.encode()]) == ['{"a": 1}', '"pong"']
+
+
 @pytest.mark.parametrize("cuts", [[], [3, 9, 20]])
 def test_lines_of_json_are_events(cuts):
     data = b'{"a": 1}\n{"b": 2}\n'
