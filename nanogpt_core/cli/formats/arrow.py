@@ -21,7 +21,6 @@ __all__ = [
     "make_table",
     "reading",
     "take_rows",
-    "vectors_of",
 ]
 
 VECTORS = "embedding"
@@ -121,7 +120,9 @@ class ArrowReader:
         import pyarrow as pa
 
         missing = [name for name in ("id", "text", VECTORS) if name not in schema.names]
-        if missing or not pa.types.is_fixed_size_list(schema.field(VECTORS).type):
+        # pandas and polars write lists of any length.
+        kinds = (pa.types.is_fixed_size_list, pa.types.is_list, pa.types.is_large_list)
+        if missing or not any(is_kind(schema.field(VECTORS).type) for is_kind in kinds):
             raise unreadable(output, f"was not written by nanogpt embed: it has no {', '.join(missing) or 'vectors'}")
         self._output = output
         self._columns = [name for name in COLUMNS if name in schema.names]
@@ -131,23 +132,28 @@ class ArrowReader:
     def check_complete(self) -> None:
         """Do nothing: an incomplete file cannot be opened, and each row has both."""
 
+    def _vectors(self, column: Any) -> NDArray[np.float32]:
+        """Return an array of lists as ``(n, d)`` float32; rows without a vector are NaN."""
+        import numpy as np
+
+        widths = set(column.value_lengths().drop_null().to_pylist())
+        if len(widths) > 1:
+            raise unreadable(self._output, "has vectors of different dimensions")
+        width = widths.pop() if widths else getattr(column.type, "list_size", 0)
+        numbers = column.flatten()
+        # to_numpy() imports pandas, if it is installed, which takes 35 MB.
+        values = numbers.to_numpy(zero_copy_only=False) if numbers.null_count else np.from_dlpack(numbers)
+        found: NDArray[np.float32] = values.astype(np.float32, copy=False).reshape(-1, width)
+        if not column.null_count:
+            return found
+        vectors = np.full((len(column), width), np.nan, dtype=np.float32)
+        vectors[column.is_valid().to_pylist()] = found
+        return vectors
+
     def _stored_rows(self, table: Any, first: int) -> Iterator[StoredRow]:
         """Yield the rows of a table or record batch, the first of which has number ``first``."""
         for number, fields in enumerate(table.select(self._columns).to_pylist(), first):
             yield stored_row(fields, self._output, number)
-
-
-def vectors_of(column: Any) -> NDArray[np.float32]:
-    """Return a column of vectors as ``(n, d)`` float32; rows without a vector are NaN."""
-    import numpy as np
-
-    width = column.type.list_size
-    values = column.values.slice(column.offset * width, len(column) * width)
-    vectors: NDArray[np.float32] = values.to_numpy(zero_copy_only=False).reshape(-1, width)
-    if column.null_count:
-        vectors = vectors.copy()
-        vectors[column.is_null().to_numpy(zero_copy_only=False)] = np.nan
-    return vectors
 
 
 def take_rows(table: Any, numbers: Sequence[int]) -> Any:

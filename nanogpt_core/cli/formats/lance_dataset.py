@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nanogpt_core.cli.formats.arrow import VECTORS, ArrowReader, make_schema, make_table, reading, vectors_of
+from nanogpt_core.cli.formats.arrow import VECTORS, ArrowReader, make_schema, make_table, reading
 from nanogpt_core.cli.formats.base import ROWS_PER_BLOCK, Block, Facts, StoredRow
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Reader(ArrowReader):
     def blocks(self) -> Iterator[NDArray[np.float32]]:
         """Yield the vectors in blocks."""
         for batch in self._batches([VECTORS]):
-            yield vectors_of(batch.column(VECTORS))
+            yield self._vectors(batch.column(VECTORS))
 
     def rows(self, numbers: Sequence[int] | None = None) -> Iterator[StoredRow]:
         """Yield rows."""

@@ -14,7 +14,6 @@ from nanogpt_core.cli.formats.arrow import (
     make_table,
     reading,
     take_rows,
-    vectors_of,
 )
 from nanogpt_core.cli.formats.base import ROWS_PER_BLOCK, Block, Facts, StoredRow
 
@@ -67,7 +66,7 @@ class Reader(ArrowReader):
             with reading(self._output):
                 column = self._file.read_row_group(number, columns=[VECTORS], use_threads=False).column(VECTORS)
             for chunk in column.chunks:
-                yield vectors_of(chunk)
+                yield self._vectors(chunk)
 
     def rows(self, numbers: Sequence[int] | None = None) -> Iterator[StoredRow]:
         """Yield rows; only the row groups that hold them are read."""

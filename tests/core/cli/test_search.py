@@ -182,6 +182,23 @@ def test_file_of_another_program_needs_the_name_of_its_model(nanogpt, service, t
     assert right.out.splitlines()[0].endswith("  a")
 
 
+@pytest.mark.parametrize("kind", [pa.list_(pa.float32()), pa.large_list(pa.float64())])
+def test_vectors_in_lists_as_pandas_and_polars_write_them_are_read(nanogpt, make_output, tmp_path, kind):
+    table = pq.read_table(tmp_path / make_output("parquet")).replace_schema_metadata(None)
+    rows = table.set_column(6, "embedding", table["embedding"].cast(kind)).to_pylist()
+    rows[1]["embedding"] = None
+    changed = pa.Table.from_pylist(rows, table.schema.set(6, pa.field("embedding", kind)))
+    pq.write_table(changed, tmp_path / "changed.parquet")
+    found = nanogpt("search", tmp_path / "changed.parquet", "honey of bees", "-m", "text-embedding-3-small", "--json")
+    passages = json.loads(found.out)["passages"]
+    assert (len(passages), passages[0]["row"]) == (3, 0)
+    assert "row 1 has no vector (in.jsonl:2)" in nanogpt("verify", tmp_path / "changed.parquet").err
+    rows[2]["embedding"] = [1.0]
+    pq.write_table(pa.Table.from_pylist(rows, changed.schema), tmp_path / "changed.parquet")
+    refused = nanogpt("verify", tmp_path / "changed.parquet")
+    assert refused.err.endswith("changed.parquet has vectors of different dimensions.\n")
+
+
 def test_recommended_instruction_is_put_around_the_question_only_on_request(nanogpt, service, tmp_path):
     (tmp_path / "a.txt").write_text("Bees make honey.")
     nanogpt("embed", tmp_path / "a.txt", "-o", tmp_path / "a.npy", "-q", "-m", "BAAI/bge-large-en-v1.5")
