@@ -63,7 +63,7 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
     Args:
         model: The model's name, with NanoGPT's suffixes such as ``:thinking`` and ``:online``.
         api_key: The key, as text or ``SecretStr``. Default: ``NANOGPT_API_KEY``, then ``NANO_GPT_API_KEY``.
-        base_url: Where the API begins. Default: ``NANOGPT_BASE_URL``, then ``https://nano-gpt.com/api/v1``.
+        base_url: Base URL of the API. Default: ``NANOGPT_BASE_URL``, then ``https://nano-gpt.com/api/v1``.
         timeout: Seconds that one attempt may take, and that each event of a stream may keep waiting. Default: 600.
         max_retries: Attempts beyond the first. A stream that has begun is not tried again.
         requests_per_second: Most attempts to start in a second, shared with all objects of this process that use the
@@ -240,7 +240,7 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
         return checked_structured_output(super().with_structured_output, schema, kwargs)
 
     def get_num_tokens(self, text: str) -> int:
-        """Count tokens as OpenAI's models do, and as a token for four bytes where tiktoken's file cannot be had."""
+        """Count tokens as OpenAI's models do; without tiktoken's file, a token for four bytes."""
         try:
             return super().get_num_tokens(text)
         except OSError:

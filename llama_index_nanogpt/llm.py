@@ -71,7 +71,7 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
     Args:
         model: The model's name, with NanoGPT's suffixes such as ``:thinking`` and ``:online``.
         api_key: The key, as text or ``SecretStr``. Default: ``NANOGPT_API_KEY``, then ``NANO_GPT_API_KEY``.
-        api_base: Where the API begins. Default: ``NANOGPT_BASE_URL``, then ``https://nano-gpt.com/api/v1``.
+        api_base: Base URL of the API. Default: ``NANOGPT_BASE_URL``, then ``https://nano-gpt.com/api/v1``.
         base_url: The same.
         timeout: Seconds that one attempt may take, and that each event of a stream may keep waiting. Default: 600.
         max_retries: Attempts beyond the first. A stream that has begun is not tried again.

@@ -143,7 +143,8 @@ def _certificates(base_url: str | None) -> Iterator[Finding]:
     ignored = [name for name in _IGNORED_VARIABLES if os.environ.get(name)]
     if ignored and not used:
         remedy = "If requests fail for a certificate, set SSL_CERT_FILE to the same file."
-        yield Finding("note", "certificates", f"{' and '.join(ignored)} is set, but not used here.", remedy)
+        verb = "is" if len(ignored) == 1 else "are"
+        yield Finding("note", "certificates", f"{' and '.join(ignored)} {verb} set, but not used here.", remedy)
 
 
 def _token_counts() -> Iterator[Finding]:

@@ -52,8 +52,8 @@ class Embedder(Closeable):
             for the service's list, which is fetched when the object is made, once in a process for each key and base
             URL, or a ``ModelInfo``. In an event loop, make the object in a thread: fetching blocks. Default: the
             packaged catalog.
-        dimensions: Reduce the vectors to so many dimensions, for models that support it. Default: the model's full
-            dimensions.
+        dimensions: Reduce the vectors to this number of dimensions, for models that support it. Default: the model's
+            full dimensions.
         user: Identifier that is sent with each request, for tracking usage. Default: none.
         on_overflow: Treatment of a text over the model's token limit: ``"error"`` (default) raises before anything is
             sent, ``"truncate"`` embeds its beginning, ``"split"`` embeds it in pieces and returns their mean, weighted
@@ -61,9 +61,9 @@ class Embedder(Closeable):
         query_instruction: Text to put around queries, never around documents: None (default) for nothing,
             ``"recommended"`` for the one on the model's card, or a string. The query replaces ``{query}`` in it, or is
             appended if there is no ``{query}``.
-        batch_size: Maximum number of texts in a request, 1 to 2048. Default: as many as the model's hosts are known to
-            accept, and fewer if that lets ``max_concurrency`` requests of 128 texts or more share the work.
-        max_concurrency: Maximum number of requests in flight, at least 1. Default: 16.
+        batch_size: Maximum number of texts in a request, 1 to 2048. Default: the texts of a call are spread over
+            ``max_concurrency`` requests, with at least 128 in each, up to the number that the model's hosts accept.
+        max_concurrency: Maximum number of requests of one call in flight, at least 1. Default: 16.
         coalesce: Let small calls that have to wait for a free slot or for the rate limit share a request: calls of all
             threads, tasks and objects of this process that use the same options. Usage, budgets, deadlines and errors
             stay those of each call. With ``limits``, a shared request takes one reservation. Default: True.
