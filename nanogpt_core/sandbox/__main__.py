@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         default="true",
         help="vector widths: model cards, or NanoGPT's page",
     )
-    add("--no-vendor-limits", dest="vendor_limits", action="store_false", help="2048 items a request for every model")
+    add("--no-vendor-limits", dest="vendor_limits", action="store_const", const=False, help="2048 items a request for every model")
     add("--refuse-base64", action="store_true", help='answer 400 to encoding_format="base64"')
     add("--ignore-base64", action="store_true", help="answer floats for every encoding_format")
     add("--shuffle", action="store_true", help="return embeddings out of order")

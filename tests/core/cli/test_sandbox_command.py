@@ -20,7 +20,7 @@ from nanogpt_core.sandbox.__main__ import _parser
 def test_options_and_defaults_are_those_of_the_module():
     theirs = vars(_parser().parse_args([]))
     ours = {name: parameter.default for name, parameter in inspect.signature(sandbox).parameters.items()}
-    ours["vendor_limits"] = not ours.pop("no_vendor_limits")
+    ours["vendor_limits"] = ours.pop("no_vendor_limits") or None
     assert ours == theirs
 
 
