@@ -15,7 +15,7 @@ from typing import Any
 
 from nanogpt_core import MODELS, Embedder, ModelInfo
 from nanogpt_core.sandbox import SERVICE_ERRORS, SandboxConfig
-from nanogpt_core.sandbox.__main__ import _parser
+from nanogpt_core.sandbox.__main__ import make_parser
 
 ROOT = Path(__file__).resolve().parents[1]
 _SENTENCE_END = re.compile(r"\. ")
@@ -58,7 +58,7 @@ def sandbox_table() -> str:
     """Return the options of ``Sandbox`` as a Markdown table, with those of its command line."""
     rows = ["| option | default | command line | meaning |", "|---|---|---|---|"]
     section = (inspect.getdoc(SandboxConfig) or "").split("Attributes:\n")[1]
-    flags = {action.dest: action.option_strings[0] for action in _parser()._actions}
+    flags = {action.dest: action.option_strings[0] for action in make_parser()._actions}
     for block in re.split(r"\n(?=    \w)", section.rstrip()):
         name, _, text = " ".join(block.split()).partition(": ")
         field = SandboxConfig.__dataclass_fields__[name]

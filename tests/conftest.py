@@ -112,15 +112,9 @@ def shared_sandbox() -> Iterator[object]:
 @pytest.fixture
 def sandbox(shared_sandbox):
     """The shared sandbox with an empty log and script, also after a test that failed before it used its faults."""
-    shared_sandbox.clear()
-    _remove_script(shared_sandbox)
+    shared_sandbox.reset()
     yield shared_sandbox
-    _remove_script(shared_sandbox)
-
-
-def _remove_script(sandbox):
-    sandbox._app.script = type(sandbox._app.script)()
-    sandbox._app.more_faults.clear()
+    shared_sandbox.reset()
 
 
 @pytest.fixture(scope="session")
@@ -139,8 +133,7 @@ def fresh_sandbox(_sandbox_for_scripts):
     """
     sandbox = _sandbox_for_scripts
     sandbox.config.api_key = f"sk-nano-{uuid.uuid4().hex}"
-    _remove_script(sandbox)
-    sandbox.clear()
+    sandbox.reset()
     return sandbox
 
 

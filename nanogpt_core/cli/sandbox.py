@@ -69,7 +69,7 @@ def sandbox(
         reference_page=reference_page,
         report_cost=report_cost,
         width_source=width_source,
-        vendor_limits=not no_vendor_limits,
+        vendor_limits=False if no_vendor_limits else None,
         refuse_base64=refuse_base64,
         ignore_base64=ignore_base64,
         shuffle=shuffle,

@@ -13,9 +13,9 @@ from typing import Any
 from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.sandbox import DEFAULT_API_KEY, Sandbox
 
-__all__ = ["main", "serve"]
+__all__ = ["DEFAULT_PORT", "main", "make_parser", "serve"]
 
-_DEFAULT_PORT = 8765
+DEFAULT_PORT = 8765
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 after a stop, 2 for invalid options.
     """
-    options = vars(_parser().parse_args(arguments))
+    options = vars(make_parser().parse_args(arguments))
     try:
         return serve(**options)
     except ConfigurationError as error:
@@ -71,13 +71,14 @@ def _greet(sandbox: Sandbox) -> None:
     sys.stdout.flush()
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line; its options are those of :class:`~nanogpt_core.Sandbox`."""
     parser = argparse.ArgumentParser(
         prog="python -m nanogpt_core.sandbox", description="A local NanoGPT API for demos and tests."
     )
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    add("--port", type=int, default=_DEFAULT_PORT, help="port to listen on; 0 takes a free one (default: %(default)s)")
+    add("--port", type=int, default=DEFAULT_PORT, help="port to listen on; 0 takes a free one (default: %(default)s)")
     add("--allow-remote", action="store_true", help="let --host be an address that other machines can reach")
     add("--api-key", default=DEFAULT_API_KEY, help="key that requests must carry (default: %(default)s)")
     add("--latency", type=float, default=0.0, metavar="SECONDS", help="least duration of every request")
@@ -91,7 +92,13 @@ def _parser() -> argparse.ArgumentParser:
         default="true",
         help="vector widths: model cards, or NanoGPT's page",
     )
-    add("--no-vendor-limits", dest="vendor_limits", action="store_false", help="2048 items a request for every model")
+    add(
+        "--no-vendor-limits",
+        dest="vendor_limits",
+        action="store_const",
+        const=False,
+        help="2048 items a request for every model",
+    )
     add("--refuse-base64", action="store_true", help='answer 400 to encoding_format="base64"')
     add("--ignore-base64", action="store_true", help="answer floats for every encoding_format")
     add("--shuffle", action="store_true", help="return embeddings out of order")

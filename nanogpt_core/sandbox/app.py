@@ -7,7 +7,7 @@ import contextlib
 import hmac
 import uuid
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import orjson
@@ -32,8 +32,7 @@ __all__ = ["SandboxApp"]
 
 _BASES = ("/api/v1", "/api/subscription/v1", "/api/paid/v1")
 _SMALL_BODY_BYTES = 8192  # below, a thread costs more time than it saves
-_Query = Mapping[str, str]
-_Answer = Callable[[bytes, _Query], Awaitable[Response]]
+_Answer = Callable[[Request, bytes], Awaitable[Response]]
 
 
 class SandboxApp:
@@ -86,11 +85,10 @@ class SandboxApp:
                 if not without_key:
                     self._check_key(request.headers)
                 self._check_rate()
+                _check_encoding(request.headers)
                 response = await self._fault() if faulty else None
                 await self._wait(self.config.latency)
-                response = response or await answer(body, request.query_params)
-                if isinstance(response, StreamingResponse):
-                    response.body_iterator = _until_disconnect(request, response.body_iterator)
+                response = response or await answer(request, body)
             except HTTPError as error:
                 response = _error_response(error)
             return self._finish(request, response, body)
@@ -120,14 +118,14 @@ class SandboxApp:
         self.log.add(record, len(body))
         return response
 
-    async def _embeddings(self, body: bytes, _query: _Query) -> Response:
+    async def _embeddings(self, _request: Request, body: bytes) -> Response:
         def work() -> bytes:
             return answer_embeddings(_json_object(body), self.config)
 
         reply = work() if len(body) < _SMALL_BODY_BYTES else await run_in_threadpool(work)
         return _json_response(reply)
 
-    async def _chat(self, body: bytes, _query: _Query) -> Response:
+    async def _chat(self, request: Request, body: bytes) -> Response:
         report_cost = self.config.report_cost
         answer = await run_in_threadpool(lambda: answer_chat(_json_object(body), self.script, report_cost=report_cost))
         if isinstance(answer, Fault):
@@ -136,20 +134,21 @@ class SandboxApp:
             return _fault_response(answer, answer.status)
         if not answer.streamed:
             return _json_response(answer.whole())
-        return StreamingResponse(_each(list(answer.events())), media_type="text/event-stream")
+        return StreamingResponse(_until_disconnect(request, list(answer.events())), media_type="text/event-stream")
 
-    async def _embedding_models(self, _body: bytes, _query: _Query) -> Response:
+    async def _embedding_models(self, _request: Request, _body: bytes) -> Response:
         return _json_response(orjson.dumps(model_list(self.config)))
 
-    async def _models(self, _body: bytes, query: _Query) -> Response:
-        detailed = query.get("detailed", "").lower() in {"true", "1"}
+    async def _models(self, request: Request, _body: bytes) -> Response:
+        detailed = request.query_params.get("detailed", "").lower() in {"true", "1"}
         return _json_response(orjson.dumps(chat_models(self.config.context_lengths, detailed=detailed)))
 
-    async def _balance(self, _body: bytes, _query: _Query) -> Response:
+    async def _balance(self, _request: Request, _body: bytes) -> Response:
         return _json_response(orjson.dumps({"usd_balance": "10.00000000", "nano_balance": "0.00000000"}))
 
-    async def _usage(self, _body: bytes, query: _Query) -> Response:
-        return _json_response(orjson.dumps(usage_report(self.log.snapshot(), query, self.config.all_models())))
+    async def _usage(self, request: Request, _body: bytes) -> Response:
+        report = usage_report(self.log.snapshot(), request.query_params, self.config.all_models())
+        return _json_response(orjson.dumps(report))
 
     async def _no_route(self, request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500
@@ -178,8 +177,15 @@ class SandboxApp:
     def _check_rate(self) -> None:
         seconds = self._rate.admit() if self._rate else 0
         if seconds:
-            body = {"code": "rate_limited", "message": "Too many requests; come again after Retry-After seconds."}
-            raise HTTPError(429, body["message"], body=body, headers={"Retry-After": str(seconds)})
+            message = "Too many requests; come again after Retry-After seconds."
+            raise HTTPError(
+                429,
+                message,
+                type="rate_limit_error",
+                # The reference page gives the same error object for every status; the service gives this one.
+                body=None if self.config.reference_page else {"code": "rate_limited", "message": message},
+                headers={"Retry-After": str(seconds)},
+            )
         seconds = self._daily.admit() if self._daily else 0
         if seconds:
             raise HTTPError(
@@ -203,17 +209,17 @@ class SandboxApp:
                 await asyncio.wait_for(self.closing.wait(), seconds)
 
 
-async def _each(events: list[bytes]) -> AsyncIterator[bytes]:
-    for event in events:
-        yield event
-
-
-async def _until_disconnect(request: Request, events: AsyncIterable[Any]) -> AsyncIterator[Any]:
+async def _until_disconnect(request: Request, events: Iterable[bytes]) -> AsyncIterator[bytes]:
     # Without this check each further event gives a warning in the log.
-    async for event in events:
+    for event in events:
         if await request.is_disconnected():
             return
         yield event
+
+
+def _check_encoding(headers: Mapping[str, str]) -> None:
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise HTTPError(415, "Unsupported Content-Encoding.", code="unsupported_content_encoding")
 
 
 def _json_response(content: bytes, status: int = 200) -> Response:

@@ -56,13 +56,15 @@ class SandboxConfig:
         latency: Least duration of every request, in seconds.
         requests_per_second: Requests over this rate get 429; None: no limit. 0.5 is one request in two seconds.
         requests_per_day: Requests over this number in a day (UTC) get 429 until midnight; None: no limit.
-        reference_page: Behave as NanoGPT's reference page says: its sixteen models, with its dimensions, and 400 for an
-            unknown model. By default the sandbox follows the newer documentation.
+        reference_page: Behave as NanoGPT's reference page says: its sixteen models, with its dimensions, 2048 texts in
+            a request, and its error object for an unknown model (400) and over the rate limit (429). By default the
+            sandbox follows the newer documentation.
         report_cost: Give the cost in embedding and chat replies, as ``x_nanogpt_pricing``.
         refuse_base64: Answer 400 to ``encoding_format="base64"``, as some hosts do.
         ignore_base64: Answer floats whatever ``encoding_format`` says, as some hosts do.
         shuffle: Return embeddings out of order, with the right ``index``.
-        vendor_limits: Apply the item limits of resold models (64, 16) below the general 2048.
+        vendor_limits: Apply the item limits of resold models (64, 16) below the general 2048. Default: unless
+            ``reference_page`` is set.
         item_limits: Item limits of single models by name, before any other rule.
         models: Embedding models to add, or to replace by name.
         width_source: Source of the vectors' dimensions: the model cards (``"true"``) or NanoGPT's reference page
@@ -87,7 +89,7 @@ class SandboxConfig:
     refuse_base64: bool = False
     ignore_base64: bool = False
     shuffle: bool = False
-    vendor_limits: bool = True
+    vendor_limits: bool | None = None
     item_limits: Mapping[str, int] = field(default_factory=dict)
     models: Mapping[str, ModelInfo] = field(default_factory=dict)
     width_source: Literal["true", "listed"] = "true"
@@ -135,7 +137,8 @@ class SandboxConfig:
         """Return the limit on the texts in one request to the model."""
         if model in self.item_limits:
             return self.item_limits[model]
-        prefixes = [prefix for prefix in _VENDOR_ITEMS if model.startswith(prefix)] if self.vendor_limits else []
+        vendor_limits = not self.reference_page if self.vendor_limits is None else self.vendor_limits
+        prefixes = [prefix for prefix in _VENDOR_ITEMS if model.startswith(prefix)] if vendor_limits else []
         return _VENDOR_ITEMS[max(prefixes, key=len)] if prefixes else MAX_ITEMS
 
 

@@ -96,7 +96,7 @@ def _read(body: Mapping[str, Any], config: SandboxConfig) -> _Request:
     info = _model(body, config)
     texts = _texts(body)
     _check_count(len(texts), info, config)
-    if not isinstance(body.get("user", ""), str):
+    if not isinstance(body.get("user"), (str, type(None))):
         raise invalid_value("'user' must be a string.", "user")
     return _Request(
         info=info,

@@ -143,5 +143,10 @@ class Script:
                     return self._entries.pop(position)
         return None
 
+    def clear(self) -> None:
+        """Drop all entries."""
+        with self._lock:
+            self._entries.clear()
+
     def __len__(self) -> int:
         return len(self._entries)

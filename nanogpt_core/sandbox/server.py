@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import socket
 import threading
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -51,7 +50,7 @@ class Sandbox:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
@@ -79,6 +78,12 @@ class Sandbox:
     def clear(self) -> None:
         """Clear the log of requests."""
         self._app.log.clear()
+
+    def reset(self) -> None:
+        """Clear the log of requests, and drop all replies and added faults that were not used."""
+        self._app.log.clear()
+        self._app.script.clear()
+        self._app.more_faults.clear()
 
     def add_faults(self, *faults: Fault | None) -> None:
         """Queue faults for the next embeddings and chat requests, before those of the option ``faults``."""

@@ -30,6 +30,8 @@ SERVICE_ERRORS: Mapping[str, Fault] = MappingProxyType(
     {
         # The reference page
         "invalid_model": _error(400, None, "Invalid model specified", "invalid_request_error", param="model"),
+        "invalid_api_key": _error(401, "invalid_api_key", "Invalid or missing API key.", "authentication_error"),
+        "server_error": _error(500, None, "Server error", "server_error"),
         "insufficient_balance": Fault(
             402, body={"error": "Insufficient balance", "requiredBalance": 0.0035, "status": 402}
         ),
@@ -45,6 +47,9 @@ SERVICE_ERRORS: Mapping[str, Fault] = MappingProxyType(
                 "x402Version": 1,
                 "accepts": [],
             },
+        ),
+        "model_not_found": _error(
+            404, "model_not_found", "The model does not exist.", "invalid_request_error", param="model"
         ),
         "model_not_allowed": _error(403, "model_not_allowed", "Model not allowed.", "permission_error"),
         "api_key_origin_not_allowed": _error(

@@ -1,6 +1,5 @@
 """Documentation site: it builds strictly, loads nothing from other hosts, and covers the public API."""
 
-import importlib
 import json
 import re
 import shlex
@@ -146,10 +145,10 @@ def test_guide_to_errors_names_every_class():
 
 def test_guide_to_errors_says_which_are_retried():
     guide = (DOCS / "guides" / "errors.md").read_text(encoding="utf-8")
-    retried = dict(re.findall(r"^\| `(\w+)` \|[^|]*\| (\w+)?", guide, re.MULTILINE))
-    for name, word in retried.items():
-        if word:
-            assert getattr(errors, name).transient == (word == "yes"), name
+    retried = re.findall(r"^\| `(\w+)` \|[^|]*\| (yes|no)\b", guide, re.MULTILINE)
+    assert {word for _, word in retried} == {"yes", "no"}
+    for name, word in retried:
+        assert getattr(errors, name).transient == (word == "yes"), name
 
 
 def test_home_page_names_every_extra_for_users():
@@ -206,7 +205,9 @@ def check_python(words):
     if words[0] != "-m":
         assert (ROOT / words[0]).is_file()
     elif words[1] == "nanogpt_core.sandbox":
-        importlib.import_module("nanogpt_core.sandbox.__main__")._parser().parse_args(words[2:])
+        from nanogpt_core.sandbox.__main__ import make_parser
+
+        make_parser().parse_args(words[2:])
     elif words[1] == "pip":
         check_pip(words[2:])
     else:
@@ -241,8 +242,8 @@ CHECKS = {
 @pytest.mark.parametrize("page", ["langchain", "llama_index", "plain"])
 def test_start_page_shows_the_variables_that_the_sandbox_prints(page):
     from nanogpt_core.sandbox import DEFAULT_API_KEY
-    from nanogpt_core.sandbox.__main__ import _DEFAULT_PORT
+    from nanogpt_core.sandbox.__main__ import DEFAULT_PORT
 
     text = (DOCS / "start" / f"{page}.md").read_text(encoding="utf-8")
-    assert f"$ export NANOGPT_BASE_URL=http://127.0.0.1:{_DEFAULT_PORT}/api/v1\n" in text
+    assert f"$ export NANOGPT_BASE_URL=http://127.0.0.1:{DEFAULT_PORT}/api/v1\n" in text
     assert f"$ export NANOGPT_API_KEY={DEFAULT_API_KEY}\n" in text

@@ -1,6 +1,7 @@
 """Sandbox over real HTTP."""
 
 import base64
+import gzip
 import http.client
 import json
 import math
@@ -288,6 +289,16 @@ def test_bad_embedding_requests_are_refused(sandbox, case):
     expected = "invalid_parameter_value" if param in {"dimensions", "encoding_format"} else code
     assert error["code"] == expected
     assert words in error["message"]
+
+
+@pytest.mark.parametrize("name", ["encoding_format", "dimensions", "user"])
+def test_null_of_an_optional_field_is_its_default(sandbox, name):
+    assert embeddings(sandbox, **{name: None}).raw == embeddings(sandbox).raw
+
+
+def test_compressed_body_is_refused(sandbox):
+    reply = call(sandbox, "/api/v1/embeddings", gzip.compress(b"{}"), headers={"Content-Encoding": "gzip"})
+    assert (reply.status, reply.json["error"]["code"]) == (415, "unsupported_content_encoding")
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"text"', b"\xff\xfe", b'{"model": NaN}'])
@@ -587,11 +598,16 @@ def test_request_ids_are_unique(sandbox):
 # --- rate limit and faults ---
 
 
-def test_rate_limit_is_429_with_retry_after():
-    with Sandbox(requests_per_second=0.001) as sandbox:
+@pytest.mark.parametrize("reference_page", [False, True])
+def test_rate_limit_is_429_with_retry_after(reference_page):
+    with Sandbox(requests_per_second=0.001, reference_page=reference_page) as sandbox:
         assert embeddings(sandbox).status == 200
         reply = embeddings(sandbox)
-        assert (reply.status, reply.json["code"]) == (429, "rate_limited")
+        assert reply.status == 429
+        if reference_page:
+            assert reply.json["error"]["type"] == "rate_limit_error"
+        else:
+            assert reply.json["code"] == "rate_limited"
         assert 900 < int(reply.headers["retry-after"]) <= 1000
         with (
             OpenAI(base_url=sandbox.base_url, api_key=sandbox.api_key, max_retries=0) as client,

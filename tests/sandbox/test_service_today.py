@@ -24,9 +24,12 @@ def embedder(sandbox, model="text-embedding-3-small", **options):
 
 EXPECTED = {
     "invalid_model": errors.ModelNotFoundError,
+    "invalid_api_key": errors.AuthenticationError,
+    "server_error": errors.ServerError,
     "insufficient_balance": errors.InsufficientBalanceError,
     "rate_limited": errors.RateLimitError,
     "insufficient_quota": errors.InsufficientBalanceError,
+    "model_not_found": errors.ModelNotFoundError,
     "model_not_allowed": errors.PermissionDeniedError,
     "api_key_origin_not_allowed": errors.PermissionDeniedError,
     "no_fallback_available": errors.BadRequestError,
@@ -81,6 +84,9 @@ def test_reference_page_is_served_on_request():
         assert "text-embedding-3-small" in caught.value.remedy
         with pytest.raises(errors.ModelNotFoundError):
             embedder(sandbox, "jina-embeddings-v3").embed(["one"])
+        # It names no limit below 2048 texts.
+        assert len(embedder(sandbox, "BAAI/bge-m3", batch_size=2048).embed(["one", *map(str, range(64))])) == 65
+        assert [request.status for request in sandbox.requests][-1] == 200
 
 
 def test_list_of_today_has_more_models():

@@ -14,13 +14,13 @@ pytest.importorskip("uvicorn", reason="the sandbox extra is not installed")
 
 from nanogpt_core.cli.entry import run
 from nanogpt_core.cli.sandbox import sandbox
-from nanogpt_core.sandbox.__main__ import _parser
+from nanogpt_core.sandbox.__main__ import make_parser
 
 
 def test_options_and_defaults_are_those_of_the_module():
-    theirs = vars(_parser().parse_args([]))
+    theirs = vars(make_parser().parse_args([]))
     ours = {name: parameter.default for name, parameter in inspect.signature(sandbox).parameters.items()}
-    ours["vendor_limits"] = not ours.pop("no_vendor_limits")
+    ours["vendor_limits"] = ours.pop("no_vendor_limits") or None
     assert ours == theirs
 
 

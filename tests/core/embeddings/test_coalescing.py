@@ -295,6 +295,9 @@ def test_gathered_batch_over_the_hosts_limit_is_divided_and_the_limit_learned(to
     texts = ["first", *(f"query {number:02}" for number in range(12))]
     results = together(server, [(embedder, text) for text in texts])
     assert all(server.right(vector, text) for vector, text in zip(results, texts, strict=True))
+    sent = len(server.sent)
+    assert all(server.right(vector, text) for vector, text in zip(embedder.embed(texts[1:]), texts[1:], strict=True))
+    assert max(sum(map(len, request)) for request in server.sent[sent:]) <= 60  # none is refused
 
 
 def test_wrong_key_takes_one_request_and_each_call_gets_its_own_error(together, held, faults):
@@ -589,10 +592,11 @@ async def test_calls_go_by_themselves_if_the_task_that_carries_them_is_cancelled
 
 
 def test_calls_go_by_themselves_if_no_thread_can_start(held, gathering, monkeypatch):
-    start = threading.Thread.start
+    start, refused = threading.Thread.start, []
 
     def refuse(thread):
         if thread.name.startswith("nanogpt-gathered"):
+            refused.append(thread)
             raise RuntimeError("can't start new thread")
         start(thread)
 
@@ -602,6 +606,7 @@ def test_calls_go_by_themselves_if_no_thread_can_start(held, gathering, monkeypa
     texts = ["first", "a", "b", "c"]
     results = gathering.in_threads(server, [(embedder, text) for text in texts], None)
     assert all(server.right(vector, text) for vector, text in zip(results, texts, strict=True))
+    assert refused
 
 
 class _Interrupted(Exception):  # noqa: N818

@@ -8,7 +8,7 @@ import socket
 import threading
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from nanogpt_core import Embedder
@@ -253,12 +253,17 @@ def test_any_no_proxy_is_read_without_an_error(value, host):
 
 @given(st.from_regex(r"(https?|socks5h?|socks|[a-z]{1,5})?(://)?.{0,20}", fullmatch=True))
 def test_any_proxy_is_used_or_refused(value):
-    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(ConfigurationError, ValueError):
+    assume("\0" not in value)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ALL_PROXY", value)
         try:
-            patch.setenv("ALL_PROXY", value)
-        except ValueError:
-            return
-        assert proxy_for("https", "nano-gpt.com", None) is None or value.strip()
+            proxy, refusal = proxy_for("https", "nano-gpt.com", None), None
+        except ConfigurationError as error:
+            proxy, refusal = None, error
+    if refusal is None:
+        assert (proxy is not None) == bool(value.strip())
+    else:
+        assert "ALL_PROXY" in str(refusal)
 
 
 @pytest.mark.parametrize(
