@@ -37,7 +37,7 @@ def test_tests_on_the_page_pass(tmp_path):
     assert tests >= 7
 
 
-def test_plugin_of_pytest_imports_nothing_until_a_fixture_is_used():
+def test_plugin_of_pytest_imports_only_the_errors_until_a_fixture_is_used():
     program = """
 import sys
 import pytest
@@ -46,7 +46,7 @@ import nanogpt_core.pytest_plugin
 print(sorted(name for name in set(sys.modules) - before if not name.startswith(("uuid", "_uuid", "platform"))))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=True)
-    assert done.stdout.strip() == "['nanogpt_core', 'nanogpt_core.pytest_plugin']"
+    assert done.stdout.strip() == "['nanogpt_core', 'nanogpt_core.errors', 'nanogpt_core.pytest_plugin']"
 
 
 def test_environment_is_restored_after_a_test_with_the_sandbox(nanogpt_sandbox, monkeypatch):
