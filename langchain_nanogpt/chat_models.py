@@ -272,10 +272,12 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
         complete_options(payload, kwargs)
         if payload.get("stream"):
             check_single_choice(payload)
-        reasoning = payload.pop("reasoning", None)
-        if reasoning is not None:
-            # The SDK knows it only for another endpoint.
-            payload["extra_body"] = {"reasoning": reasoning, **(payload.get("extra_body") or {})}
+        # The SDK knows reasoning only for another endpoint. With a response_format it would parse the arguments of
+        # strict tools, and end the call with a raw error if it cannot.
+        names = ["reasoning"] + ["response_format"] * isinstance(payload.get("response_format"), dict)
+        body = {name: payload.pop(name) for name in names if payload.get(name) is not None}
+        if body:
+            payload["extra_body"] = {**body, **(payload.get("extra_body") or {})}
         return payload
 
     @contextlib.contextmanager

@@ -80,9 +80,14 @@ class ChoiceStream:
         if self._refusal:
             deltas.append({"refusal": self._refusal})
         if self._request.wants_json and not self.is_finished:
-            deltas.append({"content": self._json_text.add(None, is_last=True)})
+            is_json = not self._has_expected_calls
+            deltas.append({"content": self._json_text.add(None, is_last=True, is_json=is_json)})
         fields = self._fields.document()
         return [self._part(delta) for delta in [*deltas, *([fields] if fields else ())]]
+
+    @property
+    def _has_expected_calls(self) -> bool:
+        return self._has_calls and bool(self._request.tools)
 
     def _repair(self, delta: dict[str, Any], *, is_last: bool) -> dict[str, Any]:
         self._fields.add(delta)
@@ -105,7 +110,9 @@ class ChoiceStream:
         return self._calls.add(fragments) if fragments else []
 
     def _add_json_text(self, content: str | None, *, is_last: bool) -> str | None:
-        content = self._json_text.add(content, is_last=is_last and not self.is_finished)
+        content = self._json_text.add(
+            content, is_last=is_last and not self.is_finished, is_json=not self._has_expected_calls
+        )
         if self._json_text.is_too_deep:
             raise ReplyError(
                 "The answer does not follow the schema asked for: its JSON is nested too deeply.",

@@ -50,12 +50,13 @@ class JsonTextStream:
         """True if the text is nested too deeply for the frameworks' parsers."""
         return len(self._brackets.closing) > _MAX_DEPTH
 
-    def add(self, content: str | None, *, is_last: bool) -> str | None:
+    def add(self, content: str | None, *, is_last: bool, is_json: bool = True) -> str | None:
         """Return the text to send on.
 
         Args:
             content: The next part of the text.
             is_last: Whether the text ends with it.
+            is_json: Whether the text is to be JSON; beside calls of the tools that were sent it is not.
         """
         self._text += content or ""
         self._brackets.add(content or "")
@@ -64,8 +65,8 @@ class JsonTextStream:
             return None
         if self._may_be_fenced:
             self._may_be_fenced = False
-            content = strip_code_fence(self._text)
-        return (content or "") + _suffix_if_incomplete(self._text) if is_last else content
+            content = strip_code_fence(self._text) if is_json else self._text
+        return (content or "") + _suffix_if_incomplete(self._text) if is_last and is_json else content
 
 
 def is_incomplete(text: str) -> bool:

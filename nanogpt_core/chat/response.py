@@ -139,7 +139,8 @@ def parse_reply(body: bytes, request: ChatRequest) -> dict[str, Any]:
         fields.add_calls({call["id"]: call_fields(call) for call in calls})
         message.update({"tool_calls": calls} if calls else {})
         message.update(fields.document())
-        if request.wants_json and isinstance(message["content"], str):
+        is_json = request.wants_json and not (calls and request.tools)
+        if is_json and isinstance(message["content"], str):
             message["content"] = repair_json_text(message["content"])
         check_truncated(
             choice["finish_reason"],

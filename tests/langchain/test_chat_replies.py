@@ -1,6 +1,8 @@
 """Replies as real hosts send them, in LangChain: tool calls, usage and refusals; whole and streamed, sync and async."""
 
+import functools
 import json
+import operator
 import re
 
 import pytest
@@ -213,6 +215,23 @@ async def test_fenced_json_is_parsed(replying, call_, form, schema, method):
     runnable = replying({"content": FENCED}).chat().with_structured_output(schema, method=method)
     found = await all_of(call_, form, runnable)
     assert (found if form == "plain" else found[-1]) in (JOKE, JOKE.model_dump())
+
+
+@pytest.mark.parametrize("arguments", ['{"path": "x', "the folder x", "[1]"])
+async def test_unreadable_arguments_of_strict_tools_beside_a_schema_are_an_invalid_call(
+    replying, call_, form, arguments
+):
+    """Agents with ``ProviderStrategy`` ask like this, and the SDK would parse the arguments."""
+    schema = {"type": "json_schema", "json_schema": {"name": "Joke", "schema": Joke.model_json_schema()}}
+    called = {"id": "a", "type": "function", "function": {"name": "clean", "arguments": arguments}}
+    sandbox = replying({"content": "[I clean]", "tool_calls": [called]}, reason="tool_calls")
+    tool = {"name": "clean", "description": "Clean.", "parameters": {"type": "object", "properties": {}}}
+    chat = sandbox.chat().bind_tools([tool], strict=True, response_format=schema)
+    found = await all_of(call_, form, chat)
+    answer = found if form == "plain" else functools.reduce(operator.add, found)
+    assert (answer.content, answer.tool_calls) == ("[I clean]", [])
+    assert [one["name"] for one in answer.invalid_tool_calls] == ["clean"]
+    assert sandbox.requests[0].body["response_format"]["json_schema"]["name"] == "Joke"
 
 
 @pytest.mark.parametrize("schema", [Joke, Joke.model_json_schema()], ids=["class", "dict"])

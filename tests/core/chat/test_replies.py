@@ -601,6 +601,18 @@ TOOLS = ChatRequest(tools=frozenset({"clean"}))
 STREAMED_TOOLS = ChatRequest(streams=True, tools=frozenset({"clean"}))
 
 
+@pytest.mark.parametrize("text", ["[I look it up]", "```python\nlook()\n```", "{unclear"])
+@pytest.mark.parametrize("tools", [frozenset({"look"}), frozenset()], ids=["tools", "no tools"])
+def test_text_beside_calls_of_tools_is_no_structured_output_and_stays_as_it_is(text, tools):
+    request = ChatRequest(structured=True, wants_json=True, tools=tools)
+    calls = [{"index": 0, "id": "a", "type": "function", "function": {"name": "look", "arguments": "{}"}}]
+    (choice,) = whole({"content": text, "tool_calls": calls}, "tool_calls", request=request)["choices"]
+    assert (choice["message"]["content"] == text) is bool(tools)
+    deltas = [{"content": text[:2]}, {"content": text[2:]}, {"tool_calls": calls}]
+    events = streamed(*map(chunk, deltas), chunk({}, "tool_calls"), request=request)
+    assert (joined(events, "content") == text) is bool(tools)
+
+
 def test_text_of_the_older_endpoint_is_the_content():
     body = {"choices": [{"text": "all of it", "message": None, "finish_reason": "stop"}]}
     (choice,) = parse_reply(json.dumps(body).encode(), ChatRequest())["choices"]
