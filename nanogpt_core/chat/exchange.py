@@ -25,7 +25,7 @@ from nanogpt_core.observability.records import CANCELLED
 if TYPE_CHECKING:
     from nanogpt_core.chat.client import ChatSession
 
-__all__ = ["READ_ERRORS", "Call", "make_response"]
+__all__ = ["READ_ERRORS", "ChatExchange", "make_response"]
 
 READ_ERRORS: tuple[type[Exception], ...] = (httpx.HTTPError, httpx.StreamError, OSError, TimeoutError)
 """Errors of reading a response."""
@@ -37,7 +37,7 @@ _MAX_STREAM_BYTES = 256 << 20
 _FIRST_ERROR_STATUS = 300
 
 
-class Call:
+class ChatExchange:
     """One request of the SDK: how its reply is checked, and its errors.
 
     Args:
@@ -117,17 +117,17 @@ class Call:
         self._timer.attempts += 1
         sending = self._observer.sending() if self._observer else contextlib.nullcontext()
         try:
-            with self._mapped_errors(self._map_error), self.limits(), sending:
+            with self._as_nanogpt_errors(self._map_error), self.limits(), sending:
                 yield
         except BaseException as error:
             self._timer.uncertain += not was_not_billed(error)
             raise
 
     @contextlib.contextmanager
-    def event(self) -> Iterator[None]:
-        """Raise this project's errors for those of an event; if the stream has begun, they end and report the call."""
+    def mapped_stream_errors(self) -> Iterator[None]:
+        """Raise this project's errors for those of reading an event; if the stream has begun, they end the exchange."""
         try:
-            with redacted(self._session.endpoint), self._mapped_errors(self._map_stream_error):
+            with redacted(self._session.endpoint), self._as_nanogpt_errors(self._map_stream_error):
                 yield
         except NanoGPTError as error:
             if self.has_begun:
@@ -137,7 +137,7 @@ class Call:
             raise
 
     @contextlib.contextmanager
-    def _mapped_errors(self, map_read_error: Callable[[Exception], NanoGPTError]) -> Iterator[None]:
+    def _as_nanogpt_errors(self, map_read_error: Callable[[Exception], NanoGPTError]) -> Iterator[None]:
         """Raise this project's errors for those of the network and for those that a reply reports."""
         try:
             yield
