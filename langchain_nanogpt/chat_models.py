@@ -291,6 +291,7 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
         with self._as_langchain_errors(kwargs):
             return await super()._agenerate(*args, **kwargs)
 
+    # LangChain closes its streams itself, so no iterate_stream here: docs/adr/0015.
     def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
         with self._as_langchain_errors(kwargs):
             yield from super()._stream(*args, **kwargs)

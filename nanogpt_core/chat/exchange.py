@@ -34,8 +34,6 @@ READ_ERRORS: tuple[type[Exception], ...] = (httpx.HTTPError, httpx.StreamError, 
 _MAX_REPLY_BYTES = 64 << 20
 _MAX_STREAM_BYTES = 256 << 20
 
-_FIRST_ERROR_STATUS = 300
-
 
 class ChatExchange:
     """One request of the SDK: how its reply is checked, and its errors.
@@ -154,7 +152,7 @@ class ChatExchange:
 
     def streams(self, response: Any) -> bool:
         """Return whether ``response`` is to be read as a stream; its content type may be wrong."""
-        return self._is_chat and self._chat_request.streams and response.status_code < _FIRST_ERROR_STATUS
+        return self._is_chat and self._chat_request.streams and response.is_success
 
     def checked_response(self, response: Any) -> Any:
         """Return the response for the SDK, made from the service's response, which has been read.
@@ -165,7 +163,7 @@ class ChatExchange:
         """
         # No local variable holds the body: it may repeat the key, and crash reports show local variables.
         self._headers = response.headers
-        if response.status_code >= _FIRST_ERROR_STATUS:
+        if not response.is_success:
             raise self._map_status(response.status_code, first_event(response.content))
         if not self._is_chat:
             return make_response(response, response.headers.get("content-type"), content=response.content)

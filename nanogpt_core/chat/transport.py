@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio  # a dependency of the SDK
@@ -42,7 +43,8 @@ class ChatTransport(httpx.BaseTransport):  # type: ignore[misc] # the library is
         request.read()
         exchange = ChatExchange(self._session, request)
         with exchange.observed(), redacted(self._session.endpoint):
-            return run_sync(self._session.attempts(exchange.model), lambda _: self._attempt(exchange, request))
+            steps = self._session.attempts(request, exchange.model)
+            return run_sync(steps, send=partial(self._attempt, exchange))
 
     def _attempt(self, exchange: ChatExchange, request: Any) -> Any:
         with exchange.attempt():
@@ -76,7 +78,8 @@ class AsyncChatTransport(httpx.AsyncBaseTransport):  # type: ignore[misc] # the 
         await request.aread()
         exchange = ChatExchange(self._session, request)
         with exchange.observed(), redacted(self._session.endpoint):
-            return await run_async(self._session.attempts(exchange.model), lambda _: self._attempt(exchange, request))
+            steps = self._session.attempts(request, exchange.model)
+            return await run_async(steps, send=partial(self._attempt, exchange))
 
     async def _attempt(self, exchange: ChatExchange, request: Any) -> Any:
         with exchange.attempt():
