@@ -281,24 +281,25 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
         return payload
 
     @contextlib.contextmanager
-    def _mapped_errors(self, options: Mapping[str, Any]) -> Iterator[None]:
+    def _as_langchain_errors(self, options: Mapping[str, Any]) -> Iterator[None]:
         with map_to_langchain_errors(), map_sdk_errors(self._session), map_schema_errors(options):
             yield
 
     def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
-        with self._mapped_errors(kwargs):
+        with self._as_langchain_errors(kwargs):
             return super()._generate(*args, **kwargs)
 
     async def _agenerate(self, *args: Any, **kwargs: Any) -> ChatResult:
-        with self._mapped_errors(kwargs):
+        with self._as_langchain_errors(kwargs):
             return await super()._agenerate(*args, **kwargs)
 
+    # LangChain closes its streams itself, so no iterate_stream here: docs/adr/0015.
     def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
-        with self._mapped_errors(kwargs):
+        with self._as_langchain_errors(kwargs):
             yield from super()._stream(*args, **kwargs)
 
     async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
-        with self._mapped_errors(kwargs):
+        with self._as_langchain_errors(kwargs):
             async for chunk in super()._astream(*args, **kwargs):
                 yield chunk
 

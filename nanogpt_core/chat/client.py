@@ -31,7 +31,6 @@ from nanogpt_core.http.limits import Admission, Cost, ProcessLimits, SharedLimit
 from nanogpt_core.http.rate_limiter import RateLimit, RateLimiter
 from nanogpt_core.http.redaction import redacted
 from nanogpt_core.http.retry import CallLimits, backoff_delay, send_with_retries
-from nanogpt_core.http.runner import Run, Wait
 from nanogpt_core.http.sdk import make_client
 from nanogpt_core.observability.observer import Observer
 from nanogpt_core.observability.records import OnRequest, check_on_request
@@ -184,17 +183,29 @@ class ChatSession:
             self._limit_ref = weakref.ref(limit)
         return limit.limiter()
 
-    def attempts(self, model: str) -> Generator[Wait | Run | None, Any, Any]:
-        """Run one call without I/O. Yields actions, and None for an attempt; the result is its response.
+    def attempts(self, request: Any, model: str) -> Generator[Any, Any, Any]:
+        """Send a request without doing any I/O itself: a generator for :mod:`~nanogpt_core.http.runner`.
 
         Args:
+            request: The request.
             model: Name of the model, for the log.
+
+        Yields:
+            ``request`` for each attempt, and the waits in between.
+
+        Returns:
+            The response.
 
         Raises:
             NanoGPTError: The error of the last attempt.
         """
+
+        def attempt(_admission: Admission) -> Generator[Any, Any, Any]:
+            # The price of a chat request is not known before, so no cost is reserved, and there is none to settle.
+            return (yield request)
+
         return send_with_retries(
-            _attempt, limits=self._limits, max_retries=self.max_retries, call_limits=CallLimits(), cost=Cost(model)
+            attempt, limits=self._limits, max_retries=self.max_retries, call_limits=CallLimits(), cost=Cost(model)
         )
 
     def on_stream_error(self, error: NanoGPTError) -> None:
@@ -291,10 +302,6 @@ async def aiterate_stream(session: ChatSession, stream: AsyncIterator[T]) -> Asy
     finally:
         for one in opened:
             await one.aclose()
-
-
-def _attempt(_admission: Admission) -> Generator[None, Any, Any]:
-    return (yield None)
 
 
 def _for_chat(error: NanoGPTError) -> NanoGPTError:

@@ -16,7 +16,7 @@ from typing import Any
 
 import anyio  # a dependency of the SDK
 
-from nanogpt_core.chat.call import READ_ERRORS, Call
+from nanogpt_core.chat.exchange import READ_ERRORS, ChatExchange
 from nanogpt_core.http.library import httpx
 
 __all__ = ["AsyncEventStream", "EventStream", "recorded"]
@@ -28,16 +28,16 @@ _DRAIN_SECONDS = 0.2
 class _EventStream:
     """The parts of an event stream that need no I/O."""
 
-    def __init__(self, call: Call, response: Any) -> None:
-        self._call, self._response = call, response
-        self._reader = call.reader(response)
+    def __init__(self, exchange: ChatExchange, response: Any) -> None:
+        self._exchange, self._response = exchange, response
+        self._reader = exchange.reader(response)
         self._first: bytes | None = None
         streams = _recording.get()
         if streams is not None:
             streams.append(self)
 
     def _seconds_left(self, started: float) -> float:
-        seconds = started + self._reader.wait_seconds(self._call.timeout) - time.monotonic()
+        seconds = started + self._reader.wait_seconds(self._exchange.timeout) - time.monotonic()
         if seconds <= 0:
             raise TimeoutError("no further event in time")
         return seconds
@@ -47,16 +47,16 @@ class EventStream(_EventStream, httpx.SyncByteStream):  # type: ignore[misc] # t
     """A sync byte stream of checked events.
 
     Args:
-        call: The call.
+        exchange: The request and its checks.
         response: The service's response.
-        has_deadline: Whether reads keep to their time limit. A client of the caller's own knows only its own limits;
-            a stream over it ends with the last event that is needed.
+        can_interrupt_reads: Whether a read ends when its time limit is over. A client of the caller's own knows only
+            its own limits; a stream over it ends with the last event that is needed.
     """
 
-    def __init__(self, call: Call, response: Any, has_deadline: bool) -> None:
-        super().__init__(call, response)
+    def __init__(self, exchange: ChatExchange, response: Any, can_interrupt_reads: bool) -> None:
+        super().__init__(exchange, response)
         self._source = response.iter_bytes()
-        self._has_deadline = has_deadline
+        self._can_interrupt_reads = can_interrupt_reads
 
     def begin(self) -> None:
         """Wait for the first event.
@@ -65,7 +65,7 @@ class EventStream(_EventStream, httpx.SyncByteStream):  # type: ignore[misc] # t
             NanoGPTError: The service sent an error instead, or nothing in time.
         """
         self._first = self._advance()
-        self._call.has_begun = True
+        self._exchange.has_begun = True
 
     def __iter__(self) -> Iterator[bytes]:
         """Return an iterator over the events."""
@@ -76,23 +76,23 @@ class EventStream(_EventStream, httpx.SyncByteStream):  # type: ignore[misc] # t
         return first or self._advance()
 
     def _advance(self) -> bytes | None:
-        with self._call.event():
+        with self._exchange.mapped_stream_errors():
             started = time.monotonic()
             while (event := self._reader.pop()) is None and not self._reader.has_ended:
                 self._reader.push(self._read(started))
-            if self._reader.has_ended and self._has_deadline:
+            if self._reader.has_ended and self._can_interrupt_reads:
                 # Before the last event is passed on: the SDK closes the response as soon as it has it.
-                with contextlib.suppress(Exception), self._call.limits(_DRAIN_SECONDS):
+                with contextlib.suppress(Exception), self._exchange.limits(_DRAIN_SECONDS):
                     deque(self._source, maxlen=0)
             if self._reader.has_ended:
-                self._call.end_stream(self._reader)
+                self._exchange.end_stream(self._reader)
             return event
 
     def _read(self, started: float) -> bytes | None:
-        if self._reader.needs_nothing and not self._has_deadline:
+        if self._reader.needs_nothing and not self._can_interrupt_reads:
             return None
         try:
-            with self._call.limits(self._seconds_left(started)):
+            with self._exchange.limits(self._seconds_left(started)):
                 return next(self._source, None)
         except READ_ERRORS:
             if not self._reader.is_complete:
@@ -101,7 +101,7 @@ class EventStream(_EventStream, httpx.SyncByteStream):  # type: ignore[misc] # t
 
     def close(self) -> None:
         """Close the response. Its connection is closed too unless the body was read to the end."""
-        self._call.end_stream(self._reader)
+        self._exchange.end_stream(self._reader)
         self._response.close()
 
 
@@ -112,14 +112,14 @@ class AsyncEventStream(_EventStream, httpx.AsyncByteStream):  # type: ignore[mis
     them closing another is an error.
     """
 
-    def __init__(self, call: Call, response: Any) -> None:
-        super().__init__(call, response)
+    def __init__(self, exchange: ChatExchange, response: Any) -> None:
+        super().__init__(exchange, response)
         self._source = response.aiter_bytes()
 
     async def begin(self) -> None:
         """Wait for the first event; see :meth:`EventStream.begin`."""
         self._first = await self._advance()
-        self._call.has_begun = True
+        self._exchange.has_begun = True
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         """Return an iterator over the events."""
@@ -134,7 +134,7 @@ class AsyncEventStream(_EventStream, httpx.AsyncByteStream):  # type: ignore[mis
         return event
 
     async def _advance(self) -> bytes | None:
-        with self._call.event():
+        with self._exchange.mapped_stream_errors():
             started = time.monotonic()
             while (event := self._reader.pop()) is None and not self._reader.has_ended:
                 self._reader.push(await self._read(started))
@@ -142,13 +142,13 @@ class AsyncEventStream(_EventStream, httpx.AsyncByteStream):  # type: ignore[mis
                 with contextlib.suppress(Exception), anyio.move_on_after(_DRAIN_SECONDS):
                     async for _ in self._source:
                         pass
-                self._call.end_stream(self._reader)
+                self._exchange.end_stream(self._reader)
             return event
 
     async def _read(self, started: float) -> bytes | None:
         try:
             seconds = self._seconds_left(started)
-            with self._call.limits(seconds), anyio.fail_after(seconds):
+            with self._exchange.limits(seconds), anyio.fail_after(seconds):
                 return await anext(self._source, None)
         except READ_ERRORS:
             if not self._reader.is_complete:
@@ -157,7 +157,7 @@ class AsyncEventStream(_EventStream, httpx.AsyncByteStream):  # type: ignore[mis
 
     async def aclose(self) -> None:
         """Close the response; see :meth:`EventStream.close`."""
-        self._call.end_stream(self._reader)
+        self._exchange.end_stream(self._reader)
         await self._response.aclose()
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio  # a dependency of the SDK
 
-from nanogpt_core.chat.call import Call, make_response
 from nanogpt_core.chat.event_stream import AsyncEventStream, EventStream
+from nanogpt_core.chat.exchange import ChatExchange, make_response
 from nanogpt_core.http.library import httpx
 from nanogpt_core.http.redaction import redacted
 from nanogpt_core.http.runner import run_async, run_sync
@@ -29,7 +30,7 @@ class ChatTransport(httpx.BaseTransport):  # type: ignore[misc] # the library is
 
     def __init__(self, session: ChatSession, http_client: Any = None) -> None:
         self._session = session
-        self._has_deadline = http_client is None
+        self._can_interrupt_reads = http_client is None
         self._inner = Transport(session.endpoint, http_client, session.lifetime)
 
     def handle_request(self, request: Any) -> Any:
@@ -40,20 +41,21 @@ class ChatTransport(httpx.BaseTransport):  # type: ignore[misc] # the library is
         """
         self._session.lifetime.check_open()
         request.read()
-        call = Call(self._session, request)
-        with call.observed(), redacted(self._session.endpoint):
-            return run_sync(self._session.attempts(call.model), lambda _: self._attempt(call, request))
+        exchange = ChatExchange(self._session, request)
+        with exchange.observed(), redacted(self._session.endpoint):
+            steps = self._session.attempts(request, exchange.model)
+            return run_sync(steps, send=partial(self._attempt, exchange))
 
-    def _attempt(self, call: Call, request: Any) -> Any:
-        with call.attempt():
+    def _attempt(self, exchange: ChatExchange, request: Any) -> Any:
+        with exchange.attempt():
             response = self._inner.handle_request(request)
             try:
-                if call.streams(response):
-                    stream = EventStream(call, response, self._has_deadline)
+                if exchange.streams(response):
+                    stream = EventStream(exchange, response, self._can_interrupt_reads)
                     stream.begin()
                     return make_response(response, "text/event-stream; charset=utf-8", stream=stream)
                 response.read()
-                return call.checked_response(response)
+                return exchange.checked_response(response)
             except BaseException:
                 response.close()
                 raise
@@ -74,20 +76,21 @@ class AsyncChatTransport(httpx.AsyncBaseTransport):  # type: ignore[misc] # the 
         """
         self._session.lifetime.check_open()
         await request.aread()
-        call = Call(self._session, request)
-        with call.observed(), redacted(self._session.endpoint):
-            return await run_async(self._session.attempts(call.model), lambda _: self._attempt(call, request))
+        exchange = ChatExchange(self._session, request)
+        with exchange.observed(), redacted(self._session.endpoint):
+            steps = self._session.attempts(request, exchange.model)
+            return await run_async(steps, send=partial(self._attempt, exchange))
 
-    async def _attempt(self, call: Call, request: Any) -> Any:
-        with call.attempt():
+    async def _attempt(self, exchange: ChatExchange, request: Any) -> Any:
+        with exchange.attempt():
             response = await self._inner.handle_async_request(request)
             try:
-                if call.streams(response):
-                    stream = AsyncEventStream(call, response)
+                if exchange.streams(response):
+                    stream = AsyncEventStream(exchange, response)
                     await stream.begin()
                     return make_response(response, "text/event-stream; charset=utf-8", stream=stream)
                 await response.aread()
-                return call.checked_response(response)
+                return exchange.checked_response(response)
             except BaseException:
                 with anyio.CancelScope(shield=True):
                     await response.aclose()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from typing import Any
 
@@ -12,12 +13,11 @@ from nanogpt_core.chat.stream import StreamReader
 __all__ = ["first_event", "is_stream", "join_stream"]
 
 _EVENT_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def is_stream(body: bytes) -> bool:
     """Return whether a body is server-sent events; its content type may be wrong."""
-    return body.removeprefix(_BYTE_ORDER_MARK).lstrip().lower().startswith(_EVENT_FIELDS)
+    return body.removeprefix(codecs.BOM_UTF8).lstrip().lower().startswith(_EVENT_FIELDS)
 
 
 def first_event(body: bytes) -> bytes:

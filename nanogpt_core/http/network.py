@@ -47,7 +47,7 @@ def _is_from_network(error: OSError) -> bool:
     return is_known or (isinstance(error, TimeoutError) and str(error) == TIMED_OUT)
 
 
-class _Mapped:
+class _AsHttpcoreErrors:
     """Raises errors of sockets and TLS as those of ``httpcore``, in a ``with`` block; all others pass.
 
     Args:
@@ -71,10 +71,10 @@ class _Mapped:
         raise self._other_error(str(error)) from error
 
 
-_CONNECT_ERRORS = _Mapped(httpcore.ConnectTimeout, httpcore.ConnectError)
-_READ_ERRORS = _Mapped(httpcore.ReadTimeout, httpcore.ReadError)
+_CONNECT_ERRORS = _AsHttpcoreErrors(httpcore.ConnectTimeout, httpcore.ConnectError)
+_READ_ERRORS = _AsHttpcoreErrors(httpcore.ReadTimeout, httpcore.ReadError)
 # After a WriteError, httpcore reads: the server may have answered before it had the whole request.
-_WRITE_ERRORS = _Mapped(httpcore.WriteError, httpcore.WriteError)
+_WRITE_ERRORS = _AsHttpcoreErrors(httpcore.WriteError, httpcore.WriteError)
 
 
 class _Connection:

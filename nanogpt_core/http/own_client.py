@@ -23,7 +23,7 @@ _OTHER_LOOP = re.compile(r"event loop is closed|different (?:event )?loop", re.I
 def send_with(client: Any, request: Any) -> Any:
     """Send a request with the client's own headers, cookies, authentication and event hooks."""
     own = _request_of(client, request, request.read())
-    with _mapped_errors(client):
+    with _as_httpx_errors(client):
         try:
             response = client.send(own, stream=True, follow_redirects=False)
         except Exception as error:  # noqa: BLE001 - raised again
@@ -33,7 +33,7 @@ def send_with(client: Any, request: Any) -> Any:
 
 async def asend_with(client: Any, request: Any) -> Any:
     """Do the same as :func:`send_with` on an event loop; the client is stopped at the deadline of the attempt."""
-    with _mapped_errors(client), _time_limit():
+    with _as_httpx_errors(client), _time_limit():
         own = _request_of(client, request, await request.aread())
         try:
             response = await client.send(own, stream=True, follow_redirects=False)
@@ -86,7 +86,7 @@ class _Stream(httpx.SyncByteStream):  # type: ignore[misc] # the library is know
 
     def __iter__(self) -> Iterator[bytes]:
         response = self._response
-        with _mapped_errors(self._client):
+        with _as_httpx_errors(self._client):
             for chunk in response.iter_raw():
                 yield chunk
                 if (remaining(math.inf) or 0.0) <= 0:
@@ -104,7 +104,7 @@ class _AsyncStream(httpx.AsyncByteStream):  # type: ignore[misc]
         response = self._response
         chunks = aiter(response.aiter_raw())
         while True:
-            with _mapped_errors(self._client), _time_limit():
+            with _as_httpx_errors(self._client), _time_limit():
                 chunk = await anext(chunks, None)
             if chunk is None:
                 return
@@ -115,7 +115,7 @@ class _AsyncStream(httpx.AsyncByteStream):  # type: ignore[misc]
 
 
 @contextlib.contextmanager
-def _mapped_errors(client: Any) -> Iterator[None]:
+def _as_httpx_errors(client: Any) -> Iterator[None]:
     try:
         yield
     except Exception as error:

@@ -114,7 +114,7 @@ async def run_async(
         send: Sends a request that the generator yields, and returns the reply.
         stop: Ends waits early.
         parsing: The lock under which large replies are parsed one after another. In between, the event loop gets its
-            turn. Default: replies are not parsed by the generator.
+            turn. None for chat, whose generator does not parse replies.
     """
     try:
         action = next(steps)

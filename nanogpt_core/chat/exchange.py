@@ -25,7 +25,7 @@ from nanogpt_core.observability.records import CANCELLED
 if TYPE_CHECKING:
     from nanogpt_core.chat.client import ChatSession
 
-__all__ = ["READ_ERRORS", "Call", "make_response"]
+__all__ = ["READ_ERRORS", "ChatExchange", "make_response"]
 
 READ_ERRORS: tuple[type[Exception], ...] = (httpx.HTTPError, httpx.StreamError, OSError, TimeoutError)
 """Errors of reading a response."""
@@ -34,10 +34,8 @@ READ_ERRORS: tuple[type[Exception], ...] = (httpx.HTTPError, httpx.StreamError, 
 _MAX_REPLY_BYTES = 64 << 20
 _MAX_STREAM_BYTES = 256 << 20
 
-_FIRST_ERROR_STATUS = 300
 
-
-class Call:
+class ChatExchange:
     """One request of the SDK: how its reply is checked, and its errors.
 
     Args:
@@ -117,17 +115,17 @@ class Call:
         self._timer.attempts += 1
         sending = self._observer.sending() if self._observer else contextlib.nullcontext()
         try:
-            with self._mapped_errors(self._map_error), self.limits(), sending:
+            with self._as_nanogpt_errors(self._map_error), self.limits(), sending:
                 yield
         except BaseException as error:
             self._timer.uncertain += not was_not_billed(error)
             raise
 
     @contextlib.contextmanager
-    def event(self) -> Iterator[None]:
-        """Raise this project's errors for those of an event; if the stream has begun, they end and report the call."""
+    def mapped_stream_errors(self) -> Iterator[None]:
+        """Raise this project's errors for those of reading an event; if the stream has begun, they end the exchange."""
         try:
-            with redacted(self._session.endpoint), self._mapped_errors(self._map_stream_error):
+            with redacted(self._session.endpoint), self._as_nanogpt_errors(self._map_stream_error):
                 yield
         except NanoGPTError as error:
             if self.has_begun:
@@ -137,7 +135,7 @@ class Call:
             raise
 
     @contextlib.contextmanager
-    def _mapped_errors(self, map_read_error: Callable[[Exception], NanoGPTError]) -> Iterator[None]:
+    def _as_nanogpt_errors(self, map_read_error: Callable[[Exception], NanoGPTError]) -> Iterator[None]:
         """Raise this project's errors for those of the network and for those that a reply reports."""
         try:
             yield
@@ -154,7 +152,7 @@ class Call:
 
     def streams(self, response: Any) -> bool:
         """Return whether ``response`` is to be read as a stream; its content type may be wrong."""
-        return self._is_chat and self._chat_request.streams and response.status_code < _FIRST_ERROR_STATUS
+        return self._is_chat and self._chat_request.streams and response.is_success
 
     def checked_response(self, response: Any) -> Any:
         """Return the response for the SDK, made from the service's response, which has been read.
@@ -165,7 +163,7 @@ class Call:
         """
         # No local variable holds the body: it may repeat the key, and crash reports show local variables.
         self._headers = response.headers
-        if response.status_code >= _FIRST_ERROR_STATUS:
+        if not response.is_success:
             raise self._map_status(response.status_code, first_event(response.content))
         if not self._is_chat:
             return make_response(response, response.headers.get("content-type"), content=response.content)
