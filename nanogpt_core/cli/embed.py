@@ -87,12 +87,11 @@ def embed(
         cache=cache,
         overwrite=overwrite,
     )
-    result = job.run(make_progress(quiet=quiet))
-    manifest = result.manifest
+    manifest, was_complete = job.run(make_progress(quiet=quiet))
     if json:
         print_json(manifest.as_json())
         return
-    if result.was_complete:
+    if was_complete:
         sys.stdout.write(f"{output}: complete already, {manifest.rows:,} rows. Nothing was sent.\n")
         return
     tokens = "unknown" if manifest.tokens is None else f"{manifest.tokens:,}"

@@ -7,14 +7,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nanogpt_core.cli.formats.base import Block, Facts, StoredRow, stored_row, unreadable
+from nanogpt_core.cli.formats.base import COLUMNS, Block, Facts, StoredRow, stored_row, unreadable
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 __all__ = [
-    "COLUMNS",
     "VECTORS",
     "ArrowReader",
     "make_schema",
@@ -24,7 +23,6 @@ __all__ = [
 ]
 
 VECTORS = "embedding"
-COLUMNS = ("id", "source", "line", "page", "text", "metadata")
 
 
 def make_schema(facts: Facts) -> Any:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "COLUMNS",
     "ROWS_PER_BLOCK",
     "Block",
     "Facts",
@@ -32,6 +33,9 @@ __all__ = [
 
 ROWS_PER_BLOCK = 1024
 """Rows of a block, and of a row group: 6 MiB of vectors with 1,536 dimensions."""
+
+COLUMNS = ("id", "source", "line", "page", "text", "metadata")
+"""The columns of an output, beside the vectors."""
 
 _MODULES = {".parquet": "parquet", ".npy": "numpy_array", ".jsonl": "json_lines", ".lance": "lance_dataset"}
 _NEEDS = {".parquet": "pyarrow", ".lance": "lance"}
@@ -204,11 +208,4 @@ def stored_row(fields: Any, output: Path, number: int) -> StoredRow:
 
 def row_fields(passage: Passage) -> dict[str, str | int | None]:
     """Return the fields of a row, in the order of the columns."""
-    return {
-        "id": passage.id,
-        "source": passage.source,
-        "line": passage.line,
-        "page": passage.page,
-        "text": passage.text,
-        "metadata": passage.metadata,
-    }
+    return {name: getattr(passage, name) for name in COLUMNS}

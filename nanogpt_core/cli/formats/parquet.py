@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanogpt_core.cli.formats.arrow import (
-    COLUMNS,
     VECTORS,
     ArrowReader,
     make_schema,
@@ -15,7 +14,7 @@ from nanogpt_core.cli.formats.arrow import (
     reading,
     take_rows,
 )
-from nanogpt_core.cli.formats.base import ROWS_PER_BLOCK, Block, Facts, StoredRow
+from nanogpt_core.cli.formats.base import COLUMNS, ROWS_PER_BLOCK, Block, Facts, StoredRow
 
 if TYPE_CHECKING:
     import numpy as np

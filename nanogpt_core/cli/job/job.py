@@ -28,20 +28,7 @@ from nanogpt_core.embeddings.embedder import Embedder
 from nanogpt_core.errors import BadRequestError, InvalidInputError, NanoGPTError, ReplyError
 from nanogpt_core.models.tokens import TokenCounter
 
-__all__ = ["Job", "Result"]
-
-
-@dataclass(frozen=True)
-class Result:
-    """The result of a job.
-
-    Attributes:
-        manifest: The manifest of the output.
-        was_complete: True if the output was there already, and nothing was sent.
-    """
-
-    manifest: Manifest
-    was_complete: bool
+__all__ = ["Job"]
 
 
 @dataclass(frozen=True)
@@ -66,8 +53,11 @@ class Job:
     cache: Path | None
     overwrite: bool
 
-    def run(self, progress: Progress) -> Result:
+    def run(self, progress: Progress) -> tuple[Manifest, bool]:
         """Do the job, or go on with it.
+
+        Returns:
+            The manifest of the output, and True if the output was complete already, and nothing was sent.
 
         Raises:
             CommandError: The job cannot be done, or was interrupted; the message says if it can go on.
@@ -90,7 +80,7 @@ class Job:
             report = self._read_input(embedder, spool, progress)
             if earlier is not None and state.is_new and not self.overwrite:
                 self._check_earlier(earlier, embedder, spool)
-                return Result(earlier, was_complete=True)
+                return earlier, True
             stored = len(cache) if isinstance(cache, VectorLog) else 0
             check_space(state.folder, spool, embedder.width, stored)
             confirm(embedder, spool, progress, cost)
@@ -101,7 +91,7 @@ class Job:
             manifest = self._manifest(run, facts, spool, report, embedder)
             manifest.write(self.output, state.folder)
             state.keep = False
-        return Result(manifest, was_complete=False)
+        return manifest, False
 
     def _read_input(self, embedder: Embedder, spool: Spool, progress: Progress) -> InputReport:
         counter = TokenCounter(embedder.model_info)

@@ -53,6 +53,7 @@ class Chunker:
         rest = self._units(text)
         units: list[_Unit] = []  # from the first unit of the next chunk on
         done = 0  # of them, those that the chunk before has too
+        end = 0  # of the chunk before
         while True:
             tokens = sum(unit.tokens for unit in units)
             # A unit more than the chunk can take: it is not the last one.
@@ -71,7 +72,8 @@ class Chunker:
                 else:
                     break
             start, chunk = _trimmed(text, units[first:last])
-            if chunk:
+            if chunk and start + len(chunk) > end:  # else its new units are blank
+                end = start + len(chunk)
                 yield start, chunk
             if last == len(units):
                 return

@@ -20,6 +20,7 @@ texts = st.lists(words, max_size=12).map("".join)
 @settings(max_examples=60)
 @given(texts, st.integers(16, 80), st.floats(0, 0.5))
 @example("????aa" + "word " * 30, 24, 0.0)  # "aaword" has more tokens than "aa" and "word"
+@example("word " * 30, 18, 0.34)  # the blank at the end is no chunk
 @example(" \t" * 60 + "word " * 60, 16, 0.0)  # the blanks have more tokens than a chunk
 def test_chunks_fit_keep_their_place_and_hold_every_character(text, tokens, share):
     covered = 0
