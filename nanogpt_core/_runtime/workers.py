@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "GRACE_SECONDS",
+    "NoThreadError",
     "call_after_workers",
     "call_in_thread",
+    "lacks_threads",
     "park_if_exiting",
     "require_event_loop",
     "run_in_tasks",
@@ -38,9 +40,24 @@ GRACE_SECONDS = 3.0
 """Time that requests in flight get to end after their caller has gone: at exit, or when a stream is left early."""
 
 
+# Messages of the standard library: too many threads, the interpreter is exiting (two), and the event loop is ending.
+_WITHOUT_THREADS = (
+    *("can't start new thread", "can't create new thread", "cannot schedule new futures after"),
+    "Executor shutdown has been called",
+)
+
 # Threads that may still run, each with its stop event. They are no subclass of Thread: gevent replaces that class when
 # it patches the process, and cannot join instances of a subclass that was defined before.
 _workers: weakref.WeakKeyDictionary[threading.Thread, threading.Event] = weakref.WeakKeyDictionary()
+
+
+class NoThreadError(RuntimeError):
+    """The process may not start another thread."""
+
+
+def lacks_threads(error: BaseException) -> bool:
+    """Return whether ``error`` says that no thread can be started, and not a signal handler that ran meanwhile."""
+    return isinstance(error, RuntimeError) and str(error).startswith(_WITHOUT_THREADS)
 
 
 def start_thread(work: Callable[[], None], name: str, stop: threading.Event) -> threading.Thread:
@@ -50,10 +67,13 @@ def start_thread(work: Callable[[], None], name: str, stop: threading.Event) -> 
     at once, together with vectors that are about to arrive.
 
     Raises:
-        RuntimeError: The process may not start another thread.
+        NoThreadError: The process may not start another thread.
     """
     thread = threading.Thread(target=work, name=name, daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise (NoThreadError(str(error)) if lacks_threads(error) else error) from None
     _workers[thread] = stop
     return thread
 
@@ -136,7 +156,7 @@ def _start_threads(work: Callable[[], None], count: int, stop: threading.Event) 
     for number in range(count):
         try:
             threads.append(start_thread(work, f"nanogpt-{number}", stop))
-        except RuntimeError:  # no more threads, for example because of a limit on processes
+        except NoThreadError:  # for example because of a limit on processes
             break
     return threads
 
@@ -203,7 +223,9 @@ async def run_in_thread(function: Callable[[], None]) -> None:
     call = _CalledOnce(function)
     try:
         future = asyncio.get_running_loop().run_in_executor(None, call)
-    except RuntimeError:
+    except RuntimeError as error:
+        if not lacks_threads(error):
+            raise
         call()
     else:
         await asyncio.shield(future)
@@ -217,7 +239,9 @@ async def call_in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kw
     call = _CalledOnce(partial(function, *args, **kwargs))
     try:
         future = asyncio.get_running_loop().run_in_executor(None, call)
-    except RuntimeError:
+    except RuntimeError as error:
+        if not lacks_threads(error):
+            raise
         return call()
     return await future
 

@@ -7,7 +7,7 @@ import contextlib
 import threading
 from collections.abc import Generator
 
-from nanogpt_core._runtime.workers import start_thread
+from nanogpt_core._runtime.workers import NoThreadError, start_thread
 from nanogpt_core.embeddings.dispatch import Action, Dispatcher
 from nanogpt_core.embeddings.gathered_call import Item, Lane, running_loop
 from nanogpt_core.embeddings.gatherer import Gatherer
@@ -64,8 +64,10 @@ class BatchCarrier:
                 self._start_task()
             else:
                 lane.call_soon_threadsafe(self._start_task)
-        except RuntimeError:  # no more threads, or the loop is closed
+        except RuntimeError as error:  # no more threads, or the loop is closed
             self._end()
+            if lane is None and not isinstance(error, NoThreadError):
+                raise
 
     def cancel(self) -> None:
         """Stop: no call waits for the batch any more."""

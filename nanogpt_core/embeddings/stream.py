@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from nanogpt_core._runtime.workers import GRACE_SECONDS, park_if_exiting, start_thread
+from nanogpt_core._runtime.workers import GRACE_SECONDS, NoThreadError, park_if_exiting, start_thread
 from nanogpt_core.embeddings.inputs import check_texts
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ def _start(function: Callable[[T], R], item: T, stop: threading.Event) -> Future
 
     try:
         start_thread(run, "nanogpt-stream", stop)
-    except RuntimeError:  # the process may not start another thread
+    except NoThreadError:
         run()
     return future
 

@@ -14,6 +14,8 @@ import socket
 import time
 from typing import Any
 
+from nanogpt_core._runtime.workers import lacks_threads
+
 __all__ = ["TIMED_OUT", "aconnect", "connect"]
 
 TIMED_OUT = "timed out"
@@ -99,7 +101,9 @@ async def _look_up(host: str, port: int) -> list[_Address]:
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     try:
         return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except RuntimeError:  # the process may not start another thread
+    except RuntimeError as error:
+        if not lacks_threads(error):
+            raise
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
 
 

@@ -13,6 +13,7 @@ import openai
 from jiter import from_json
 
 from nanogpt_core import errors
+from nanogpt_core._runtime.workers import lacks_threads
 from nanogpt_core.errors import NanoGPTError, StatusError
 from nanogpt_core.http.error_body import (
     as_sentence,
@@ -96,17 +97,9 @@ def foreign_error(error: BaseException) -> BaseException | None:
     exception that a signal handler raised meanwhile, such as a task queue's time limit. Neither may be retried.
     """
     cause = error.__cause__ if isinstance(error, openai.APIConnectionError) else error
-    if cause is None or isinstance(cause, _ABOUT_THE_REQUEST) or _lacks_threads(cause):
+    if cause is None or isinstance(cause, _ABOUT_THE_REQUEST) or lacks_threads(cause):
         return None
     return cause
-
-
-def _lacks_threads(error: BaseException) -> bool:
-    """Return whether the process may not start a thread, as the SDK does for the first async request of a client."""
-    # The second at exit of the interpreter.
-    return isinstance(error, RuntimeError) and str(error).startswith(
-        ("can't start new thread", "cannot schedule new futures after")
-    )
 
 
 def map_error(error: Exception, host: str, timeout: float) -> NanoGPTError:
@@ -177,7 +170,7 @@ def _mapped(error: Exception, chain: list[BaseException], host: str, timeout: fl
             f"No complete answer from {host} within {timeout:.3g} s ({type(cause).__name__}).",
             remedy="Try again, or raise timeout.",
         )
-    if _lacks_threads(error):
+    if lacks_threads(error):
         failure = NanoGPTError(
             "The process may not start another thread; nothing was sent.",
             remedy="Raise its limit (ulimit -u, or the limit of the container), or end other threads.",

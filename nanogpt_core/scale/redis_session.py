@@ -18,7 +18,7 @@ import orjson
 from nanogpt_core._runtime import clock
 from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core._runtime.log import logger
-from nanogpt_core._runtime.workers import start_thread
+from nanogpt_core._runtime.workers import NoThreadError, start_thread
 from nanogpt_core.errors import LimitsUnavailableError, NanoGPTError
 from nanogpt_core.scale.redis_address import RedisAddress, dropped_frames, server_error
 from nanogpt_core.scale.redis_scripts import ADMIT, READY
@@ -261,7 +261,7 @@ class RedisSession(ForkSafe):
         if start:
             try:
                 start_thread(self._flush, "nanogpt-limits", self._exiting)
-            except RuntimeError:  # no more threads: the next request takes the record along
+            except NoThreadError:  # the next request takes the record along
                 with self._lock:
                     self._flushing = False
 

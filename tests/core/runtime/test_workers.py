@@ -14,6 +14,7 @@ import pytest
 
 from nanogpt_core import Embedder, NanoGPTError
 from nanogpt_core._runtime.workers import run_in_tasks, run_in_threads
+from nanogpt_core.embeddings.stream import map_ordered
 
 WAYS = pytest.mark.parametrize("way", ["threads", "tasks"])
 
@@ -135,6 +136,19 @@ def test_call_continues_with_fewer_threads_if_no_more_can_start(options, threads
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_exception_of_a_signal_handler_passes_through_while_a_thread_starts(monkeypatch):
+    def start(thread, start=threading.Thread.start):
+        start(thread)
+        raise RuntimeError("time limit of the task queue")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    stop = threading.Event()
+    with pytest.raises(RuntimeError, match="time limit"):
+        run_in_threads([lambda: stop.wait(2)] * 3, 3, stop)
+    with pytest.raises(RuntimeError, match="time limit"):
+        list(map_ordered(iter("ab"), str.upper, 2, threading.Event()))
 
 
 @pytest.fixture
