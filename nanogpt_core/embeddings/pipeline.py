@@ -16,11 +16,11 @@ from nanogpt_core._runtime.log import OneWarning
 from nanogpt_core._runtime.workers import call_in_thread, require_event_loop, run_in_tasks, run_in_threads
 from nanogpt_core.cache.base import CacheNamespace
 from nanogpt_core.cache.lookup import CacheLookup
-from nanogpt_core.embeddings.coalescing import MAX_GATHERED_TEXTS, Coalescer
 from nanogpt_core.embeddings.config import EmbedderConfig
 from nanogpt_core.embeddings.dispatch import Dispatch, Dispatcher
 from nanogpt_core.embeddings.estimate import Estimate
-from nanogpt_core.embeddings.gathered_call import Lane
+from nanogpt_core.embeddings.gathering.coalescing import MAX_GATHERED_TEXTS, Coalescer
+from nanogpt_core.embeddings.gathering.gathered_call import Lane
 from nanogpt_core.embeddings.planning import Batch, Plan, make_batches, make_plan
 from nanogpt_core.embeddings.progress import reporting
 from nanogpt_core.embeddings.response import DimensionsCheck

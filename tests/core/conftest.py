@@ -11,7 +11,7 @@ import pytest
 from hypothesis import settings
 
 from nanogpt_core import Embedder
-from nanogpt_core.embeddings import coalescing, gatherer
+from nanogpt_core.embeddings.gathering import coalescing, gatherer
 
 # A Hypothesis deadline would measure the machine, not the code.
 settings.register_profile("core", deadline=None)

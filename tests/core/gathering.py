@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from nanogpt_core.embeddings.gathered_call import running_loop
+from nanogpt_core.embeddings.gathering.gathered_call import running_loop
 from nanogpt_core.errors import LimitsUnavailableError, NanoGPTError
 from nanogpt_core.http.limits import Budget, ProcessLimits
 from nanogpt_core.http.rate_limiter import RateLimiter

@@ -9,7 +9,7 @@ import pytest
 
 from nanogpt_core import Usage, track_usage
 from nanogpt_core._runtime.clock import fake_clock
-from nanogpt_core.embeddings import coalescing, gatherer
+from nanogpt_core.embeddings.gathering import coalescing, gatherer
 from nanogpt_core.errors import NanoGPTError
 
 GUARD_SECONDS = 60

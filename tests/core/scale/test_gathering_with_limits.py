@@ -7,7 +7,7 @@ import pytest
 
 from nanogpt_core import BudgetExceededError, LimitsUnavailableError, RedisLimits
 from nanogpt_core._runtime.clock import fake_clock
-from nanogpt_core.embeddings import coalescing
+from nanogpt_core.embeddings.gathering import coalescing
 from nanogpt_core.errors import BadRequestError, RequestTimeoutError
 
 GUARD_SECONDS = 60

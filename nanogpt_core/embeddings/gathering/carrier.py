@@ -9,9 +9,9 @@ from collections.abc import Generator
 
 from nanogpt_core._runtime.workers import NoThreadError, start_thread
 from nanogpt_core.embeddings.dispatch import Action, Dispatcher
-from nanogpt_core.embeddings.gathered_call import Item, Lane, running_loop
-from nanogpt_core.embeddings.gatherer import Gatherer
-from nanogpt_core.embeddings.shared_batch import SharedBatch
+from nanogpt_core.embeddings.gathering.gathered_call import Item, Lane, running_loop
+from nanogpt_core.embeddings.gathering.gatherer import Gatherer
+from nanogpt_core.embeddings.gathering.shared_batch import SharedBatch
 from nanogpt_core.http.client import HttpClient, HttpReply
 from nanogpt_core.http.limits import GATHERED, SharedLimits
 from nanogpt_core.http.retry import CallLimits, wait_for_turn

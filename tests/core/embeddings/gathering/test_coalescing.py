@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 
 from nanogpt_core._runtime.clock import fake_clock
-from nanogpt_core.embeddings import coalescing
+from nanogpt_core.embeddings.gathering import coalescing
 from nanogpt_core.errors import (
     AuthenticationError,
     BadRequestError,
@@ -750,7 +750,7 @@ def right(text):
 
 FORK = """
 held = threading.Event()
-from nanogpt_core.embeddings.gathered_call import WaitingCall
+from nanogpt_core.embeddings.gathering.gathered_call import WaitingCall
 # A slot is taken, so that calls queue.
 taken = WaitingCall.__new__(WaitingCall)
 taken.lane = None

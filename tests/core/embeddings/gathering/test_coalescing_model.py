@@ -22,9 +22,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from nanogpt_core import Embedder
 from nanogpt_core._runtime import clock
 from nanogpt_core._runtime.clock import Deadline, fake_clock
-from nanogpt_core.embeddings import gatherer
-from nanogpt_core.embeddings.carrier import BatchCarrier
-from nanogpt_core.embeddings.coalescing import Coalescer
+from nanogpt_core.embeddings.gathering import gatherer
+from nanogpt_core.embeddings.gathering.carrier import BatchCarrier
+from nanogpt_core.embeddings.gathering.coalescing import Coalescer
 from nanogpt_core.embeddings.planning import make_plan
 from nanogpt_core.embeddings.results import ArrayOutput, ResultCollector
 from nanogpt_core.errors import (

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from nanogpt_core.embeddings import gatherer as gatherer_module
-from nanogpt_core.embeddings.gathered_call import WaitingCall
-from nanogpt_core.embeddings.gatherer import SLOT_SECONDS, Gatherer
+from nanogpt_core.embeddings.gathering import gatherer as gatherer_module
+from nanogpt_core.embeddings.gathering.gathered_call import WaitingCall
+from nanogpt_core.embeddings.gathering.gatherer import SLOT_SECONDS, Gatherer
 from nanogpt_core.embeddings.planning import Batch
 from nanogpt_core.http.retry import CallLimits
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from nanogpt_core._runtime.fork import ForkSafe
-from nanogpt_core.embeddings.gathered_call import Carrier, Item, Lane, Sender, WaitingCall
+from nanogpt_core.embeddings.gathering.gathered_call import Carrier, Item, Lane, Sender, WaitingCall
 from nanogpt_core.errors import BudgetExceededError, NanoGPTError, TextTooLongError
 
 if TYPE_CHECKING:

@@ -16,11 +16,11 @@ from dataclasses import replace
 from functools import partial
 
 from nanogpt_core._runtime.fork import ForkSafe
-from nanogpt_core.embeddings.carrier import BatchCarrier
 from nanogpt_core.embeddings.config import EmbedderConfig
 from nanogpt_core.embeddings.dispatch import Action, Dispatcher
-from nanogpt_core.embeddings.gathered_call import Lane, WaitingCall
-from nanogpt_core.embeddings.gatherer import SLOT_SECONDS, Gatherer
+from nanogpt_core.embeddings.gathering.carrier import BatchCarrier
+from nanogpt_core.embeddings.gathering.gathered_call import Lane, WaitingCall
+from nanogpt_core.embeddings.gathering.gatherer import SLOT_SECONDS, Gatherer
 from nanogpt_core.embeddings.planning import Batch
 from nanogpt_core.embeddings.response import EmbeddingResponse
 from nanogpt_core.embeddings.results import ResultCollector

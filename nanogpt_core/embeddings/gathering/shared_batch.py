@@ -13,10 +13,10 @@ from dataclasses import replace
 from nanogpt_core._runtime.clock import Deadline
 from nanogpt_core._runtime.log import describe, logger
 from nanogpt_core.embeddings.dispatch import Action, Dispatcher, failed_outcome, text_too_long
-from nanogpt_core.embeddings.gathered_call import Carrier, Item
-from nanogpt_core.embeddings.gatherer import Gatherer
+from nanogpt_core.embeddings.gathering.gathered_call import Carrier, Item
+from nanogpt_core.embeddings.gathering.gatherer import Gatherer
+from nanogpt_core.embeddings.gathering.shared_account import NoCallLeft, SharedAccount, make_batch
 from nanogpt_core.embeddings.response import EmbeddingResponse
-from nanogpt_core.embeddings.shared_account import NoCallLeft, SharedAccount, make_batch
 from nanogpt_core.errors import BadRequestError, BudgetExceededError, NanoGPTError, RequestTooLargeError
 from nanogpt_core.http.client import HttpReply
 from nanogpt_core.http.limits import Admission, SharedLimits
