@@ -274,7 +274,8 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
             check_single_choice(payload)
         # The SDK knows reasoning only for another endpoint. With a response_format it would parse the arguments of
         # strict tools, and end the call with a raw error if it cannot.
-        names = ["reasoning"] + ["response_format"] * isinstance(payload.get("response_format"), dict)
+        is_parsed = bool(payload.get("tools")) and isinstance(payload.get("response_format"), dict)
+        names = ["reasoning", *(["response_format"] if is_parsed else ())]
         body = {name: payload.pop(name) for name in names if payload.get(name) is not None}
         if body:
             payload["extra_body"] = {**body, **(payload.get("extra_body") or {})}
