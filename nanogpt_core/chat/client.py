@@ -30,7 +30,7 @@ from nanogpt_core.http.lifetime import Lifetime
 from nanogpt_core.http.limits import Admission, Cost, ProcessLimits, SharedLimits, check_limits
 from nanogpt_core.http.rate_limiter import RateLimit, RateLimiter
 from nanogpt_core.http.redaction import redacted
-from nanogpt_core.http.retry import CallLimits, backoff_delay, send_with_retries
+from nanogpt_core.http.retry import Cancellation, backoff_delay, send_with_retries
 from nanogpt_core.http.runner import Run, Wait
 from nanogpt_core.http.sdk import make_client
 from nanogpt_core.observability.observer import Observer
@@ -194,7 +194,7 @@ class ChatSession:
             NanoGPTError: The error of the last attempt.
         """
         return send_with_retries(
-            _attempt, limits=self._limits, max_retries=self.max_retries, call_limits=CallLimits(), cost=Cost(model)
+            _attempt, limits=self._limits, max_retries=self.max_retries, cancellation=Cancellation(), cost=Cost(model)
         )
 
     def on_stream_error(self, error: NanoGPTError) -> None:

@@ -25,7 +25,7 @@ from nanogpt_core.errors import (
 )
 from nanogpt_core.http.client import HttpReply, Send
 from nanogpt_core.http.limits import Admission, Cost, Outcome, SharedLimits
-from nanogpt_core.http.retry import CallLimits, send_with_retries, wait_for_turn, was_not_billed
+from nanogpt_core.http.retry import Cancellation, send_with_retries, wait_for_turn, was_not_billed
 from nanogpt_core.http.runner import Join, Run, Wait, Yield
 from nanogpt_core.http.text_errors import named_position
 from nanogpt_core.models.catalog import near_names
@@ -83,7 +83,7 @@ class Dispatcher:
         self,
         batch: Batch,
         results: ResultCollector,
-        call_limits: CallLimits,
+        cancellation: Cancellation,
         observer: CallObserver,
         first: Admission | None = None,
         *,
@@ -94,7 +94,7 @@ class Dispatcher:
         Args:
             batch: The batch.
             results: Collects the vectors.
-            call_limits: Deadline and stop signal of the call.
+            cancellation: Deadline and stop signal of the call.
             observer: Reports the requests.
             first: A confirmed admission for the first attempt.
             take: Also gets each part of the batch with its response. The vectors may be those of ``results``.
@@ -109,14 +109,14 @@ class Dispatcher:
                 parts += part.halves()[::-1]
                 continue
             try:
-                response = yield from self._send_and_report(part, call_limits, observer, results, first)
+                response = yield from self._send_and_report(part, cancellation, observer, results, first)
             except RequestTooLargeError as error:
                 first = None
                 if len(part.texts) > 1:
                     logger.info("The host refused a batch of %d texts as too large: dividing it", len(part.texts))
                     parts += part.halves()[::-1]
                     continue
-                response = yield from self._shorten(part, call_limits, observer, error, _MAX_HALVINGS)
+                response = yield from self._shorten(part, cancellation, observer, error, _MAX_HALVINGS)
                 yield from _accept(part, response, results)
             else:
                 first = None
@@ -139,7 +139,12 @@ class Dispatcher:
             results.store(batch, response)
 
     def _shorten(
-        self, batch: Batch, call_limits: CallLimits, observer: CallObserver, error: RequestTooLargeError, halvings: int
+        self,
+        batch: Batch,
+        cancellation: Cancellation,
+        observer: CallObserver,
+        error: RequestTooLargeError,
+        halvings: int,
     ) -> Generator[Action, HttpReply, EmbeddingResponse]:
         """Truncate or split the single text of a batch further: its local count was an estimate.
 
@@ -154,9 +159,9 @@ class Dispatcher:
         responses = []
         for half in halves[:1] if mode == "truncate" else halves:
             try:
-                response = yield from self._send_and_report(half, call_limits, observer)
+                response = yield from self._send_and_report(half, cancellation, observer)
             except RequestTooLargeError as again:
-                response = yield from self._shorten(half, call_limits, observer, again, halvings - 1)
+                response = yield from self._shorten(half, cancellation, observer, again, halvings - 1)
             responses.append(response)
         if len(responses) == 1:
             return responses[0]
@@ -168,7 +173,7 @@ class Dispatcher:
     def _send_and_report(
         self,
         batch: Batch,
-        call_limits: CallLimits,
+        cancellation: Cancellation,
         observer: CallObserver,
         results: ResultCollector | None = None,
         first: Admission | None = None,
@@ -180,8 +185,8 @@ class Dispatcher:
         def attempt(admission: Admission) -> Generator[Action, HttpReply, EmbeddingResponse]:
             timer.attempts += 1
             try:
-                response = yield from self.request_once(batch, call_limits, observer, out)
-                yield from self.check_dimensions(response, call_limits, observer)
+                response = yield from self.request_once(batch, cancellation, observer, out)
+                yield from self.check_dimensions(response, cancellation, observer)
             except BaseException as error:
                 outcome = failed_outcome(error)
                 timer.uncertain += outcome.usd is None
@@ -204,7 +209,7 @@ class Dispatcher:
                 yield from self.send_with_encoding(
                     attempt,
                     limits=self._limits,
-                    call_limits=call_limits,
+                    cancellation=cancellation,
                     cost=cost,
                     first=first,
                     max_retries=self.config.max_retries,
@@ -220,7 +225,7 @@ class Dispatcher:
         attempt: Callable[[Admission], Generator[Action, HttpReply, EmbeddingResponse]],
         *,
         limits: SharedLimits,
-        call_limits: CallLimits,
+        cancellation: Cancellation,
         cost: Cost,
         first: Admission | None,
         max_retries: int,
@@ -230,7 +235,7 @@ class Dispatcher:
         Args:
             attempt: Makes one attempt, and settles its cost.
             limits: Rate and budget.
-            call_limits: Deadline and stop signal.
+            cancellation: Deadline and stop signal.
             cost: Expected cost of one attempt.
             first: A confirmed admission for the first attempt, or None.
             max_retries: Attempts after the first.
@@ -240,7 +245,12 @@ class Dispatcher:
             try:
                 return (
                     yield from send_with_retries(
-                        attempt, limits=limits, max_retries=max_retries, call_limits=call_limits, cost=cost, first=first
+                        attempt,
+                        limits=limits,
+                        max_retries=max_retries,
+                        cancellation=cancellation,
+                        cost=cost,
+                        first=first,
                     )
                 )
             except BadRequestError as error:
@@ -266,7 +276,7 @@ class Dispatcher:
     def request_once(
         self,
         batch: Batch,
-        call_limits: CallLimits,
+        cancellation: Cancellation,
         observer: CallObserver,
         out: Callable[[], NDArray[np.float32] | None] | None = None,
     ) -> Generator[Action, HttpReply, EmbeddingResponse]:
@@ -274,25 +284,25 @@ class Dispatcher:
 
         Args:
             batch: The batch.
-            call_limits: Deadline and stop signal.
+            cancellation: Deadline and stop signal.
             observer: The observer of the call, or of one of those that share the request.
             out: Returns memory for the vectors, ``(n, d)`` float32, or None. Called when the reply is there.
         """
         with observer.sending():
-            reply = yield self._make_send(batch, call_limits)
+            reply = yield self._make_send(batch, cancellation)
         return parse_embeddings(reply.body, len(batch.texts), None if out is None else out(), reply.request_id)
 
-    def _make_send(self, batch: Batch, call_limits: CallLimits) -> Send:
+    def _make_send(self, batch: Batch, cancellation: Cancellation) -> Send:
         import orjson
 
         encoding = {} if self.host.encoding is None else {"encoding_format": self.host.encoding}
         body = orjson.dumps({"input": list(batch.texts), **encoding, **self.parameters})
         numbers = len(batch.texts) * (self._dimensions_check.dimensions or _MAX_DIMENSIONS)
         max_bytes = _BYTES_BESIDE_NUMBERS + numbers * _BYTES_PER_NUMBER
-        return Send("/embeddings", body, call_limits.remaining(self._timeout), max_bytes)
+        return Send("/embeddings", body, cancellation.remaining(self._timeout), max_bytes)
 
     def check_dimensions(
-        self, response: EmbeddingResponse, call_limits: CallLimits, observer: CallObserver
+        self, response: EmbeddingResponse, cancellation: Cancellation, observer: CallObserver
     ) -> Generator[Action, HttpReply, None]:
         """Compare the dimensions of a response; if they differ, ask the service's live list once.
 
@@ -306,19 +316,19 @@ class Dispatcher:
             if not self._dimensions_check.needs_live_list:
                 raise
             # The catalog may be out of date; the service's own list decides.
-            self._dimensions_check.add_source((yield from self._listed_dimensions(call_limits, observer)))
+            self._dimensions_check.add_source((yield from self._listed_dimensions(cancellation, observer)))
             self._dimensions_check.accept(dimensions)
         observer.dimensions = dimensions
 
     def _listed_dimensions(
-        self, call_limits: CallLimits, observer: CallObserver
+        self, cancellation: Cancellation, observer: CallObserver
     ) -> Generator[Action, HttpReply, int | None]:
         from nanogpt_core.models.listing import MAX_LIST_BYTES, parse_model_list
 
-        yield from wait_for_turn(self._limits, call_limits)
+        yield from wait_for_turn(self._limits, cancellation)
         try:
             with observer.sending():
-                reply = yield Send("/embedding-models", None, call_limits.remaining(self._timeout), MAX_LIST_BYTES)
+                reply = yield Send("/embedding-models", None, cancellation.remaining(self._timeout), MAX_LIST_BYTES)
             row = parse_model_list(reply.body).get(self.parameters["model"])
         except NanoGPTError:
             return None

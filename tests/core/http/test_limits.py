@@ -11,7 +11,7 @@ from nanogpt_core.errors import RateLimitError, RequestTimeoutError, ServerError
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.limits import FREE, Admission, Budget, Cost, Outcome, ProcessLimits, SharedLimits
 from nanogpt_core.http.rate_limiter import RateLimit, RateLimiter
-from nanogpt_core.http.retry import CallLimits, send_with_retries, wait_for_turn
+from nanogpt_core.http.retry import Cancellation, send_with_retries, wait_for_turn
 from nanogpt_core.http.runner import Run, Wait
 
 CENT = Cost("model", texts=1, tokens=100, usd=0.01, timeout=60)
@@ -133,8 +133,8 @@ def test_limits_that_stay_away_end_the_call_before_anything_is_sent(options, cal
 
 def test_request_that_is_not_sent_costs_nothing():
     limits = limits_of(0.01, budget=0.02)
-    next(wait_for_turn(limits, CallLimits(), CENT), None)  # takes the first start time
-    steps = wait_for_turn(limits, CallLimits(), CENT)
+    next(wait_for_turn(limits, Cancellation(), CENT), None)  # takes the first start time
+    steps = wait_for_turn(limits, Cancellation(), CENT)
     assert isinstance(next(steps), Wait)
     with pytest.raises(BudgetExceededError):
         limits.reserve(CENT)
@@ -143,11 +143,11 @@ def test_request_that_is_not_sent_costs_nothing():
 
 
 def test_request_that_the_deadline_stops_costs_nothing():
-    limits, call = limits_of(0.01, budget=0.02), CallLimits()
-    next(wait_for_turn(limits, call, CENT), None)
-    steps = wait_for_turn(limits, call, CENT)
+    limits, cancellation = limits_of(0.01, budget=0.02), Cancellation()
+    next(wait_for_turn(limits, cancellation, CENT), None)
+    steps = wait_for_turn(limits, cancellation, CENT)
     next(steps)
-    call.stop.set()
+    cancellation.stop.set()
     with pytest.raises(RequestTimeoutError):
         next(steps)
     limits.reserve(CENT)
@@ -161,7 +161,7 @@ def test_budget_error_of_a_retry_is_caused_by_the_last_failure():
         limits.settle(admission, Outcome(None))
         raise failure
 
-    steps = send_with_retries(attempt, limits=limits, max_retries=3, call_limits=CallLimits(), cost=CENT)
+    steps = send_with_retries(attempt, limits=limits, max_retries=3, cancellation=Cancellation(), cost=CENT)
     with pytest.raises(BudgetExceededError) as caught:
         list(steps)
     assert caught.value.__cause__ is failure
@@ -169,7 +169,7 @@ def test_budget_error_of_a_retry_is_caused_by_the_last_failure():
 
 def test_limits_that_may_block_are_called_in_run_actions():
     limits = RecordingLimits()
-    steps = wait_for_turn(limits, CallLimits(), FREE)
+    steps = wait_for_turn(limits, Cancellation(), FREE)
     for _ in range(2):
         action = next(steps)
         assert isinstance(action, Run)
