@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nanogpt_core._runtime.log import logger
 from nanogpt_core.embeddings.config import EmbedderConfig
-from nanogpt_core.embeddings.planning import Batch, Overflow, host_limits_for, weighted_mean
+from nanogpt_core.embeddings.planning import Batch, Overflow, host_capabilities_for, weighted_mean
 from nanogpt_core.embeddings.response import DimensionsCheck, EmbeddingResponse, parse_embeddings
 from nanogpt_core.embeddings.results import ResultCollector
 from nanogpt_core.errors import (
@@ -63,7 +63,7 @@ class Dispatcher:
 
     Attributes:
         config: See ``Args``.
-        host: Limits of the host.
+        host_capabilities: Encoding and size of the requests that the host accepts.
         parameters: Fields of each request beside the texts and the encoding: ``model``, ``dimensions``, ``user``.
         usd_per_million_tokens: The model's price; None if unknown.
     """
@@ -71,7 +71,7 @@ class Dispatcher:
     def __init__(self, config: EmbedderConfig, dimensions_check: DimensionsCheck, limits: SharedLimits) -> None:
         model = config.model_row
         self.config = config
-        self.host = host_limits_for(config.endpoint.base_url, model.id)
+        self.host_capabilities = host_capabilities_for(config.endpoint.base_url, model.id)
         fields = {"model": model.id, "dimensions": config.dimensions, "user": config.user}
         self.parameters: dict[str, Any] = {name: value for name, value in fields.items() if value is not None}
         self.usd_per_million_tokens = model.usd_per_million_tokens
@@ -105,7 +105,7 @@ class Dispatcher:
         parts, accepted = [batch], list[Batch]()
         while parts:
             part = parts.pop()
-            if not self.host.fits(part):
+            if not self.host_capabilities.fits(part):
                 parts += part.halves()[::-1]
                 continue
             try:
@@ -126,7 +126,7 @@ class Dispatcher:
             accepted.append(part)
         if len(accepted) > 1:
             # Learned only now: a refusal can also concern a single text, which then ends the call.
-            self.host.learn(max(accepted, key=lambda part: len(part.texts)))
+            self.host_capabilities.learn(max(accepted, key=lambda part: len(part.texts)))
 
     def collect(
         self, batch: Batch, response: EmbeddingResponse, results: ResultCollector
@@ -241,7 +241,7 @@ class Dispatcher:
             max_retries: Attempts after the first.
         """
         while True:
-            encoding = self.host.encoding
+            encoding = self.host_capabilities.encoding
             try:
                 return (
                     yield from send_with_retries(
@@ -256,7 +256,7 @@ class Dispatcher:
             except BadRequestError as error:
                 if encoding is None or not _refuses_encoding(error, encoding):
                     raise
-                self.host.encoding, first = _NEXT_ENCODINGS[encoding], None
+                self.host_capabilities.encoding, first = _NEXT_ENCODINGS[encoding], None
             except ModelNotFoundError as error:
                 _suggest_names(error, self.parameters["model"])
                 raise
@@ -295,7 +295,9 @@ class Dispatcher:
     def _make_send(self, batch: Batch, cancellation: Cancellation) -> Send:
         import orjson
 
-        encoding = {} if self.host.encoding is None else {"encoding_format": self.host.encoding}
+        encoding = (
+            {} if self.host_capabilities.encoding is None else {"encoding_format": self.host_capabilities.encoding}
+        )
         body = orjson.dumps({"input": list(batch.texts), **encoding, **self.parameters})
         numbers = len(batch.texts) * (self._dimensions_check.dimensions or _MAX_DIMENSIONS)
         max_bytes = _BYTES_BESIDE_NUMBERS + numbers * _BYTES_PER_NUMBER

@@ -311,7 +311,7 @@ class Pipeline:
             rows,
             max_items=batch_size or self.config.batch_size or self._default_batch_size(len(rows)),
             max_tokens=self.config.model_row.max_request_tokens,
-            host=self.dispatcher.host,
+            host_capabilities=self.dispatcher.host_capabilities,
             # Only a budget needs exact counts.
             count=None if self.limits.budget_usd is None else self.counter.count,
         )

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 __all__ = [
     "OVERFLOW_MODES",
     "Batch",
-    "HostLimits",
+    "HostCapabilities",
     "Overflow",
     "Plan",
-    "host_limits_for",
+    "host_capabilities_for",
     "make_batches",
     "make_plan",
     "pack",
@@ -256,7 +256,7 @@ def make_batches(
     *,
     max_items: int,
     max_tokens: int | None,
-    host: HostLimits,
+    host_capabilities: HostCapabilities,
     count: Callable[[str], int] | None = None,
 ) -> list[Batch]:
     """Divide request texts into batches, in order.
@@ -266,7 +266,7 @@ def make_batches(
         rows: Indices of the request texts.
         max_items: Maximum number of texts in a batch.
         max_tokens: Maximum number of tokens in a batch, or None for no limit.
-        host: Limits of the host, which can be lower.
+        host_capabilities: Size of the requests that the host accepts, which can be lower.
         count: Counts tokens exactly, for a budget. Default: the plan's weights will do.
     """
     weights = _take(plan.weights, rows)
@@ -275,7 +275,7 @@ def make_batches(
         some = rows[indices.start : indices.stop]
         texts = _take(plan.request_texts, some)
         tokens = weights[indices.start : indices.stop] if count is None else [count(text) for text in texts]
-        batches += host.split(Batch(texts, some, _take(plan.positions, some), tokens))
+        batches += host_capabilities.split(Batch(texts, some, _take(plan.positions, some), tokens))
     return batches
 
 
@@ -304,8 +304,8 @@ def pack(weights: Sequence[int], max_items: int, max_tokens: int | None) -> list
     return ranges
 
 
-class HostLimits:
-    """Limits of the host behind one model, learned by this process from its refusals.
+class HostCapabilities:
+    """Encoding and size of the requests that the host of one model accepts, as this process learned from refusals.
 
     Attributes:
         encoding: The ``encoding_format`` that the host accepts: ``"base64"`` until it refuses it, then ``"float"``, and
@@ -337,12 +337,12 @@ class HostLimits:
         return [part for half in batch.halves() for part in self.split(half)]
 
 
-_hosts: dict[tuple[str, str], HostLimits] = {}
+_hosts: dict[tuple[str, str], HostCapabilities] = {}
 
 
-def host_limits_for(base_url: str, model: str) -> HostLimits:
-    """Return the limits that this process has learned for ``model`` at ``base_url``."""
-    return _hosts.setdefault((base_url, model), HostLimits())
+def host_capabilities_for(base_url: str, model: str) -> HostCapabilities:
+    """Return the capabilities that this process has learned for ``model`` at ``base_url``."""
+    return _hosts.setdefault((base_url, model), HostCapabilities())
 
 
 def _size(batch: Batch) -> int:

@@ -76,7 +76,7 @@ class SharedBatch:
         while parts:
             part = parts.pop()
             batch = make_batch(part)
-            if len(part) > 1 and not self._dispatcher.host.fits(batch):
+            if len(part) > 1 and not self._dispatcher.host_capabilities.fits(batch):
                 parts += _halves(part)[::-1]
                 continue
             error = yield from self._try(part, first)
@@ -225,7 +225,7 @@ class SharedBatch:
         if self._has_skipped or (len(refused) > 1 and not (is_certain and self._requests >= enough)):
             refusal = yield from self._try(suspects)
             if refusal is None and isinstance(error, RequestTooLargeError):
-                self._dispatcher.host.learn(make_batch(answered))
+                self._dispatcher.host_capabilities.learn(make_batch(answered))
             error = refusal or error
         if len(suspects) > 1:
             # Calls that joined meanwhile have some of these texts only, perhaps good ones.
