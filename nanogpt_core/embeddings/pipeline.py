@@ -29,7 +29,7 @@ from nanogpt_core.errors import NanoGPTError
 from nanogpt_core.http.client import HttpClient
 from nanogpt_core.http.lifetime import Lifetime
 from nanogpt_core.http.limits import Budget, ProcessLimits, Saving
-from nanogpt_core.http.rate_limiter import RateLimit
+from nanogpt_core.http.rate_limiter import RateCap
 from nanogpt_core.http.redaction import redacted
 from nanogpt_core.http.retry import Cancellation
 from nanogpt_core.http.runner import run_async, run_sync
@@ -86,7 +86,7 @@ class Pipeline:
         self.namespace = CacheNamespace(config.endpoint.base_url, model.id, config.dimensions)
         price_per_million = model.usd_per_million_tokens
         self.observer = Observer("embeddings", config.endpoint, config.on_request, meter, price_per_million)
-        process_limits = ProcessLimits(RateLimit(config.endpoint, config.requests_per_second).limiter, budget)
+        process_limits = ProcessLimits(RateCap(config.endpoint, config.requests_per_second).limiter, budget)
         self.limits = config.limits or process_limits
         # The sync client is made with the modules; the async one by itself, since it belongs to an event loop.
         self._imported = self._is_ready = False

@@ -10,7 +10,7 @@ from nanogpt_core import BudgetExceededError, ConfigurationError, Embedder, Inva
 from nanogpt_core.errors import RateLimitError, RequestTimeoutError, ServerError
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.limits import FREE, Admission, Budget, Cost, Outcome, ProcessLimits, SharedLimits
-from nanogpt_core.http.rate_limiter import RateLimit, RateLimiter
+from nanogpt_core.http.rate_limiter import RateCap, RateLimiter
 from nanogpt_core.http.retry import Cancellation, send_with_retries, wait_for_turn
 from nanogpt_core.http.runner import Run, Wait
 
@@ -65,7 +65,7 @@ class RecordingLimits:
 
 
 def limits_of(rate, budget=None):
-    limiter, limit = RateLimiter(), RateLimit(Endpoint(None, "https://limits.invalid"), rate)
+    limiter, limit = RateLimiter(), RateCap(Endpoint(None, "https://limits.invalid"), rate)
     limiter.join(limit)
     limits = ProcessLimits(lambda: limiter, None if budget is None else Budget(budget))
     limits.kept = limit

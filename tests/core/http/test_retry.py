@@ -22,7 +22,7 @@ from nanogpt_core.errors import (
 )
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.limits import ProcessLimits
-from nanogpt_core.http.rate_limiter import RateLimit, RateLimiter
+from nanogpt_core.http.rate_limiter import RateCap, RateLimiter
 from nanogpt_core.http.retry import (
     BASE_BACKOFF_SECONDS,
     MAX_BACKOFF_SECONDS,
@@ -224,7 +224,7 @@ def test_stop_signal_during_a_wait_ends_the_retries():
 @pytest.fixture
 def full():
     """A limiter whose next start time is a second away, and the limit that it keeps to."""
-    limiter, limit = RateLimiter(), RateLimit(Endpoint(None, "https://limits.invalid"), 1.0)
+    limiter, limit = RateLimiter(), RateCap(Endpoint(None, "https://limits.invalid"), 1.0)
     limiter.join(limit)
     limiter.confirm(limiter.reserve()[0])
     return limiter, limit
