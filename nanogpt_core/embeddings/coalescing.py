@@ -27,7 +27,7 @@ from nanogpt_core.embeddings.results import ResultCollector
 from nanogpt_core.errors import LimitsUnavailableError, NanoGPTError
 from nanogpt_core.http.client import HttpClient, HttpReply
 from nanogpt_core.http.limits import Admission, ProcessLimits
-from nanogpt_core.http.retry import Cancellation, wait_for_turn
+from nanogpt_core.http.retry import Cancellation, wait_for_start
 from nanogpt_core.http.runner import Join, Yield
 from nanogpt_core.observability.observer import CallObserver
 
@@ -117,7 +117,7 @@ class Coalescer:
         if shared is None:
             return self._limits.admit_now(cost)
         with contextlib.suppress(LimitsUnavailableError):  # a carrier tries again, as often as the retries allow
-            return (yield from wait_for_turn(shared, call.cancellation, replace(cost, gathers=True)))
+            return (yield from wait_for_start(shared, call.cancellation, replace(cost, gathers=True)))
         return None
 
     def _take_delivered(self, call: WaitingCall, results: ResultCollector) -> Generator[Action, HttpReply, None]:
@@ -160,7 +160,7 @@ class Coalescer:
     def make_carrier(self, lane: Lane) -> BatchCarrier:
         """Return a carrier that has not started, for an event loop, or for threads if ``lane`` is None."""
         shared = self._config.limits
-        limits = self._limits.turns if shared is None else shared
+        limits = self._limits.without_budget if shared is None else shared
         return BatchCarrier(
             self.gatherer(), self._dispatcher, limits, self._client, lane, takes_first=shared is not None
         )

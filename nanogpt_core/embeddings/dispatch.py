@@ -25,7 +25,7 @@ from nanogpt_core.errors import (
 )
 from nanogpt_core.http.client import HttpReply, Send
 from nanogpt_core.http.limits import Admission, Cost, Outcome, SharedLimits
-from nanogpt_core.http.retry import Cancellation, send_with_retries, wait_for_turn, was_not_billed
+from nanogpt_core.http.retry import Cancellation, send_with_retries, wait_for_start, was_not_billed
 from nanogpt_core.http.runner import Join, Run, Wait, Yield
 from nanogpt_core.http.text_errors import named_position
 from nanogpt_core.models.catalog import near_names
@@ -327,7 +327,7 @@ class Dispatcher:
     ) -> Generator[Action, HttpReply, int | None]:
         from nanogpt_core.models.listing import MAX_LIST_BYTES, parse_model_list
 
-        yield from wait_for_turn(self._limits, cancellation)
+        yield from wait_for_start(self._limits, cancellation)
         try:
             with observer.sending():
                 reply = yield Send("/embedding-models", None, cancellation.remaining(self._timeout), MAX_LIST_BYTES)

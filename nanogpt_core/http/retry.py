@@ -39,7 +39,7 @@ __all__ = [
     "parse_retry_after",
     "reset_message",
     "send_with_retries",
-    "wait_for_turn",
+    "wait_for_start",
     "was_not_billed",
 ]
 
@@ -138,7 +138,7 @@ def send_with_retries(
         admission, first = first, None
         try:
             if admission is None:
-                admission = yield from wait_for_turn(limits, cancellation, cost)
+                admission = yield from wait_for_start(limits, cancellation, cost)
             return (yield from attempt(admission))
         except BudgetExceededError as error:
             raise error from last
@@ -156,7 +156,7 @@ def send_with_retries(
         yield Wait(delay)
 
 
-def wait_for_turn(
+def wait_for_start(
     limits: SharedLimits, cancellation: Cancellation, cost: Cost = FREE
 ) -> Generator[Wait | Run, Any, Admission]:
     """Reserve the cost of a request in the budget, and wait for its start time.

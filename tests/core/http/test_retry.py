@@ -32,7 +32,7 @@ from nanogpt_core.http.retry import (
     parse_retry_after,
     reset_message,
     send_with_retries,
-    wait_for_turn,
+    wait_for_start,
 )
 from nanogpt_core.http.runner import Wait
 
@@ -233,7 +233,7 @@ def full():
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit, ValueError])
 def test_exception_thrown_into_a_wait_gives_the_start_time_back(full, error):
     limiter, _ = full
-    steps = wait_for_turn(ProcessLimits(lambda: limiter), Cancellation())
+    steps = wait_for_start(ProcessLimits(lambda: limiter), Cancellation())
     delay = next(steps).seconds
     assert delay > 0
     with pytest.raises(error):
@@ -252,7 +252,7 @@ def test_closed_generator_gives_the_start_time_back(full):
 def test_cancelled_call_gives_the_start_time_back(full):
     limiter, _ = full
     cancellation = Cancellation()
-    steps = wait_for_turn(ProcessLimits(lambda: limiter), cancellation)
+    steps = wait_for_start(ProcessLimits(lambda: limiter), cancellation)
     delay = next(steps).seconds
     cancellation.stop.set()
     with pytest.raises(RequestTimeoutError):
@@ -262,7 +262,7 @@ def test_cancelled_call_gives_the_start_time_back(full):
 
 def test_pause_that_begins_during_the_wait_is_waited_for_too(full):
     limiter, _ = full
-    steps = wait_for_turn(ProcessLimits(lambda: limiter), Cancellation())
+    steps = wait_for_start(ProcessLimits(lambda: limiter), Cancellation())
     clock.sleep(next(steps).seconds)
     limiter.on_error(rate_limited(20.0), 20.0)
     second = next(steps)
