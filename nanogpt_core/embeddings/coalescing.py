@@ -80,10 +80,10 @@ class Coalescer:
         )
         error: NanoGPTError | None = None
         try:
-            first = (yield from self._admission_of(call)) if gatherer.enter(call) else None
-            if first is not None:
+            admission = (yield from self._admission_of(call)) if gatherer.enter(call) else None
+            if admission is not None:
                 share = partial(_share, gatherer, call)
-                yield from self._dispatcher.dispatch(batch, results, cancellation, observer, first, take=share)
+                yield from self._dispatcher.dispatch(batch, results, cancellation, observer, admission, on_part=share)
                 return
             while not call.done:
                 yield Join(call, cancellation.remaining(SLOT_SECONDS))

@@ -85,9 +85,9 @@ class Dispatcher:
         results: ResultCollector,
         cancellation: Cancellation,
         observer: CallObserver,
-        first: Admission | None = None,
+        admission: Admission | None = None,
         *,
-        take: Callable[[Batch, EmbeddingResponse], None] | None = None,
+        on_part: Callable[[Batch, EmbeddingResponse], None] | None = None,
     ) -> Generator[Action, HttpReply, None]:
         """Send ``batch`` until ``results`` has all its vectors; in parts if the host refuses it as too large.
 
@@ -96,8 +96,8 @@ class Dispatcher:
             results: Collects the vectors.
             cancellation: Deadline and stop signal of the call.
             observer: Reports the requests.
-            first: A confirmed admission for the first attempt.
-            take: Also gets each part of the batch with its response. The vectors may be those of ``results``.
+            admission: A confirmed admission for the first attempt.
+            on_part: Also gets each part of the batch with its response. The vectors may be those of ``results``.
 
         Raises:
             NanoGPTError: The batch cannot be answered.
@@ -109,9 +109,9 @@ class Dispatcher:
                 parts += part.halves()[::-1]
                 continue
             try:
-                response = yield from self._send_and_report(part, cancellation, observer, results, first)
+                response = yield from self._send_and_report(part, cancellation, observer, results, admission)
             except RequestTooLargeError as error:
-                first = None
+                admission = None
                 if len(part.texts) > 1:
                     logger.info("The host refused a batch of %d texts as too large: dividing it", len(part.texts))
                     parts += part.halves()[::-1]
@@ -119,10 +119,10 @@ class Dispatcher:
                 response = yield from self._shorten(part, cancellation, observer, error, _MAX_HALVINGS)
                 yield from _accept(part, response, results)
             else:
-                first = None
+                admission = None
                 yield from self.collect(part, response, results)
-            if take:
-                take(part, response)
+            if on_part:
+                on_part(part, response)
             accepted.append(part)
         if len(accepted) > 1:
             # Learned only now: a refusal can also concern a single text, which then ends the call.
@@ -176,7 +176,7 @@ class Dispatcher:
         cancellation: Cancellation,
         observer: CallObserver,
         results: ResultCollector | None = None,
-        first: Admission | None = None,
+        admission: Admission | None = None,
     ) -> Generator[Action, HttpReply, EmbeddingResponse]:
         """Send a batch in one request, with retries; settle the cost of each attempt, and report the request."""
         timer = RequestTimer()
@@ -203,7 +203,7 @@ class Dispatcher:
             )
             return response
 
-        cost = self.cost(batch) if first is None else first.cost
+        cost = self.cost(batch) if admission is None else admission.cost
         try:
             return (
                 yield from self.send_with_encoding(
@@ -211,7 +211,7 @@ class Dispatcher:
                     limits=self._limits,
                     cancellation=cancellation,
                     cost=cost,
-                    first=first,
+                    admission=admission,
                     max_retries=self.config.max_retries,
                 )
             )
@@ -227,7 +227,7 @@ class Dispatcher:
         limits: SharedLimits,
         cancellation: Cancellation,
         cost: Cost,
-        first: Admission | None,
+        admission: Admission | None,
         max_retries: int,
     ) -> Generator[Action, HttpReply, EmbeddingResponse]:
         """Send one request until it is answered; if the host refuses base64, ask for float lists or for no encoding.
@@ -237,7 +237,7 @@ class Dispatcher:
             limits: Rate and budget.
             cancellation: Deadline and stop signal.
             cost: Expected cost of one attempt.
-            first: A confirmed admission for the first attempt, or None.
+            admission: A confirmed admission for the first attempt, or None.
             max_retries: Attempts after the first.
         """
         while True:
@@ -250,13 +250,13 @@ class Dispatcher:
                         max_retries=max_retries,
                         cancellation=cancellation,
                         cost=cost,
-                        first=first,
+                        admission=admission,
                     )
                 )
             except BadRequestError as error:
                 if encoding is None or not _refuses_encoding(error, encoding):
                     raise
-                self.host_capabilities.encoding, first = _NEXT_ENCODINGS[encoding], None
+                self.host_capabilities.encoding, admission = _NEXT_ENCODINGS[encoding], None
             except ModelNotFoundError as error:
                 _suggest_names(error, self.parameters["model"])
                 raise

@@ -100,7 +100,7 @@ class Pipeline:
         *,
         as_lists: bool = False,
         batch_size: int | None = None,
-        first: int = 0,
+        offset: int = 0,
         show_progress: bool = True,
         stop: threading.Event | None = None,
         stream: CallObserver | None = None,
@@ -111,7 +111,7 @@ class Pipeline:
             texts: The texts.
             as_lists: Whether to return lists of floats, not an array.
             batch_size: Maximum number of texts in a request, for this call only.
-            first: Position of the first text in the caller's list or stream.
+            offset: Position of the first text in the caller's list or stream.
             show_progress: Whether to report progress.
             stop: Set by another thread when the call should end.
             stream: The observer of the stream that this call is a part of, or None.
@@ -120,7 +120,7 @@ class Pipeline:
             check_number("batch_size", batch_size, 1, MAX_ITEMS)
         cancellation = Cancellation(self._deadline(), stop or threading.Event())
         with self._observed(stream) as observer:
-            plan = make_plan(texts, self.counter, self.config.on_overflow, first)
+            plan = make_plan(texts, self.counter, self.config.on_overflow, offset)
             with self._open_results(plan, cancellation, as_lists, show_progress) as results:
                 batches = self._prepare(plan, results, batch_size, observer)
                 if batches and not self._is_ready:
@@ -141,7 +141,7 @@ class Pipeline:
         *,
         as_lists: bool = False,
         batch_size: int | None = None,
-        first: int = 0,
+        offset: int = 0,
         show_progress: bool = True,
         parsing: asyncio.Lock | None = None,
         stream: CallObserver | None = None,
@@ -152,7 +152,7 @@ class Pipeline:
             texts: As for :meth:`embed`.
             as_lists: As for :meth:`embed`.
             batch_size: As for :meth:`embed`.
-            first: As for :meth:`embed`.
+            offset: As for :meth:`embed`.
             show_progress: As for :meth:`embed`.
             parsing: The lock under which large replies are parsed, shared by concurrent calls of a stream.
             stream: As for :meth:`embed`.
@@ -163,7 +163,7 @@ class Pipeline:
         cancellation = Cancellation(self._deadline())
         blocks = self._may_block(texts)
         with self._observed(stream) as observer:
-            plan = await _run(blocks, make_plan, texts, self.counter, self.config.on_overflow, first)
+            plan = await _run(blocks, make_plan, texts, self.counter, self.config.on_overflow, offset)
             with self._open_results(plan, cancellation, as_lists, show_progress) as results:
                 batches = await _run(blocks, self._prepare, plan, results, batch_size, observer)
                 if batches:

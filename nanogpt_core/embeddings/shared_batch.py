@@ -66,11 +66,11 @@ class SharedBatch:
         # The service may refuse each text. Then it costs no more than a request for each.
         self._most_requests = len(items)
 
-    def send(self, first: Admission | None) -> Generator[Action, HttpReply, None]:
+    def send(self, admission: Admission | None) -> Generator[Action, HttpReply, None]:
         """Send the batch, and hand out vectors and errors.
 
         Args:
-            first: A confirmed admission for the first attempt.
+            admission: A confirmed admission for the first attempt.
         """
         parts = [list(self._items)]
         while parts:
@@ -79,13 +79,13 @@ class SharedBatch:
             if len(part) > 1 and not self._dispatcher.host_capabilities.fits(batch):
                 parts += _halves(part)[::-1]
                 continue
-            error = yield from self._try(part, first)
-            first = None
+            error = yield from self._try(part, admission)
+            admission = None
             if error is not None:
                 yield from self._isolate(part, error)
 
     def _try(
-        self, items: Sequence[Item], first: Admission | None = None
+        self, items: Sequence[Item], admission: Admission | None = None
     ) -> Generator[Action, HttpReply, NanoGPTError | None]:
         """Send some of the texts in one request; return the error if it fails."""
         account = SharedAccount(self._gatherer, items, self._dispatcher.usd_per_million_tokens)
@@ -117,7 +117,7 @@ class SharedBatch:
                 limits=self._limits,
                 cancellation=cancellation,
                 cost=replace(self._dispatcher.cost(make_batch(items)), gathers=True),
-                first=first,
+                admission=admission,
                 max_retries=self._max_retries,
             )
         except BaseException as error:

@@ -108,7 +108,7 @@ def send_with_retries(
     max_retries: int,
     cancellation: Cancellation,
     cost: Cost = FREE,
-    first: Admission | None = None,
+    admission: Admission | None = None,
 ) -> Generator[Any, Any, T]:
     """Run ``attempt`` until it succeeds, each time within the budget and at a start time of the limits.
 
@@ -119,7 +119,7 @@ def send_with_retries(
         max_retries: Maximum number of attempts after the first.
         cancellation: Deadline and stop signal of the call.
         cost: Expected cost of one attempt.
-        first: A confirmed admission for the first attempt, which then starts at once.
+        admission: A confirmed admission for the first attempt, which then starts at once.
 
     Yields:
         :class:`Wait`, :class:`Run`, and everything that ``attempt`` yields.
@@ -135,7 +135,6 @@ def send_with_retries(
     """
     failed, last = 0, None
     while True:
-        admission, first = first, None
         try:
             if admission is None:
                 admission = yield from wait_for_start(limits, cancellation, cost)
@@ -153,6 +152,7 @@ def send_with_retries(
             failed += 1
             of = f" of {cost.model}" if cost.model else ""
             logger.info("Retry %d of %d%s in %.2f s after %s", failed, max_retries, of, delay, describe(error))
+        admission = None
         yield Wait(delay)
 
 
