@@ -28,9 +28,9 @@ from nanogpt_core.http.endpoint import CHAT_TIMEOUT, ApiKey, Endpoint, hide_keys
 from nanogpt_core.http.error_mapping import map_error
 from nanogpt_core.http.lifetime import Lifetime
 from nanogpt_core.http.limits import Admission, Cost, ProcessLimits, SharedLimits, check_limits
-from nanogpt_core.http.rate_limiter import RateLimit, RateLimiter
+from nanogpt_core.http.rate_limiter import RateCap, RateLimiter
 from nanogpt_core.http.redaction import redacted
-from nanogpt_core.http.retry import CallLimits, backoff_delay, send_with_retries
+from nanogpt_core.http.retry import Cancellation, backoff_delay, send_with_retries
 from nanogpt_core.http.sdk import make_client
 from nanogpt_core.observability.observer import Observer
 from nanogpt_core.observability.records import OnRequest, check_on_request
@@ -112,8 +112,8 @@ class ChatSession:
         self.lifetime = Lifetime()
         self.max_retries = max_retries
         self._requests_per_second = requests_per_second
-        self._rate_limit: RateLimit | None = RateLimit(endpoint, requests_per_second)
-        self._limit_ref = weakref.ref(self._rate_limit)
+        self._rate_cap: RateCap | None = RateCap(endpoint, requests_per_second)
+        self._rate_cap_ref = weakref.ref(self._rate_cap)
         self._shared = limits
         self.observer = Observer("chat", endpoint, on_request)
 
@@ -158,7 +158,7 @@ class ChatSession:
         """
         twin = copy.copy(self)
         twin.lifetime, twin.observer = self.lifetime, self.observer
-        twin._rate_limit, twin._limit_ref = None, self._limit_ref
+        twin._rate_cap, twin._rate_cap_ref = None, self._rate_cap_ref
         return twin
 
     def close(self) -> None:
@@ -177,11 +177,11 @@ class ChatSession:
         return ProcessLimits(self._limiter) if self._shared is None else self._shared
 
     def _limiter(self) -> RateLimiter:
-        limit = self._limit_ref()
-        if limit is None:  # the client has outlived the object that it was made for
-            limit = self._rate_limit = RateLimit(self.endpoint, self._requests_per_second)
-            self._limit_ref = weakref.ref(limit)
-        return limit.limiter()
+        cap = self._rate_cap_ref()
+        if cap is None:  # the client has outlived the object that it was made for
+            cap = self._rate_cap = RateCap(self.endpoint, self._requests_per_second)
+            self._rate_cap_ref = weakref.ref(cap)
+        return cap.limiter()
 
     def attempts(self, request: Any, model: str) -> Generator[Any, Any, Any]:
         """Send a request without doing any I/O itself: a generator for :mod:`~nanogpt_core.http.runner`.
@@ -205,7 +205,7 @@ class ChatSession:
             return (yield request)
 
         return send_with_retries(
-            attempt, limits=self._limits, max_retries=self.max_retries, call_limits=CallLimits(), cost=Cost(model)
+            attempt, limits=self._limits, max_retries=self.max_retries, cancellation=Cancellation(), cost=Cost(model)
         )
 
     def on_stream_error(self, error: NanoGPTError) -> None:

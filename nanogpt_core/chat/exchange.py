@@ -13,7 +13,7 @@ from nanogpt_core.chat.response import ChatRequest, ReportedError, parse_reply
 from nanogpt_core.chat.stream import StreamReader
 from nanogpt_core.chat.unasked_stream import first_event, is_stream, join_stream
 from nanogpt_core.errors import ConnectionFailedError, NanoGPTError, ReplyError
-from nanogpt_core.http.deadline import request_limits
+from nanogpt_core.http.deadline import attempt_limits
 from nanogpt_core.http.error_body import as_sentence, error_message, excerpt
 from nanogpt_core.http.error_mapping import status_error
 from nanogpt_core.http.library import httpx
@@ -69,7 +69,7 @@ class ChatExchange:
 
     def limits(self, seconds: float | None = None) -> contextlib.AbstractContextManager[None]:
         """Let an attempt in a block take ``seconds``, by default :attr:`timeout`."""
-        return request_limits(self.timeout if seconds is None else seconds, self._max_bytes)
+        return attempt_limits(self.timeout if seconds is None else seconds, self._max_bytes)
 
     @contextlib.contextmanager
     def observed(self) -> Iterator[None]:

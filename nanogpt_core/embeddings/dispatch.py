@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nanogpt_core._runtime.log import logger
 from nanogpt_core.embeddings.config import EmbedderConfig
-from nanogpt_core.embeddings.planning import Batch, Overflow, host_limits_for, weighted_mean
+from nanogpt_core.embeddings.planning import Batch, Overflow, host_capabilities_for, weighted_mean
 from nanogpt_core.embeddings.response import DimensionsCheck, EmbeddingResponse, parse_embeddings
 from nanogpt_core.embeddings.results import ResultCollector
 from nanogpt_core.errors import (
@@ -25,7 +25,7 @@ from nanogpt_core.errors import (
 )
 from nanogpt_core.http.client import HttpReply, Send
 from nanogpt_core.http.limits import Admission, Cost, Outcome, SharedLimits
-from nanogpt_core.http.retry import CallLimits, send_with_retries, wait_for_turn, was_not_billed
+from nanogpt_core.http.retry import Cancellation, send_with_retries, wait_for_start, was_not_billed
 from nanogpt_core.http.runner import Join, Run, Wait, Yield
 from nanogpt_core.http.text_errors import named_position
 from nanogpt_core.models.catalog import near_names
@@ -63,7 +63,7 @@ class Dispatcher:
 
     Attributes:
         config: See ``Args``.
-        host: Limits of the host.
+        host_capabilities: Encoding and size of the requests that the host accepts.
         parameters: Fields of each request beside the texts and the encoding: ``model``, ``dimensions``, ``user``.
         usd_per_million_tokens: The model's price; None if unknown.
     """
@@ -71,7 +71,7 @@ class Dispatcher:
     def __init__(self, config: EmbedderConfig, dimensions_check: DimensionsCheck, limits: SharedLimits) -> None:
         model = config.model_row
         self.config = config
-        self.host = host_limits_for(config.endpoint.base_url, model.id)
+        self.host_capabilities = host_capabilities_for(config.endpoint.base_url, model.id)
         fields = {"model": model.id, "dimensions": config.dimensions, "user": config.user}
         self.parameters: dict[str, Any] = {name: value for name, value in fields.items() if value is not None}
         self.usd_per_million_tokens = model.usd_per_million_tokens
@@ -83,21 +83,21 @@ class Dispatcher:
         self,
         batch: Batch,
         results: ResultCollector,
-        call_limits: CallLimits,
+        cancellation: Cancellation,
         observer: CallObserver,
-        first: Admission | None = None,
+        admission: Admission | None = None,
         *,
-        take: Callable[[Batch, EmbeddingResponse], None] | None = None,
+        on_part: Callable[[Batch, EmbeddingResponse], None] | None = None,
     ) -> Generator[Action, HttpReply, None]:
         """Send ``batch`` until ``results`` has all its vectors; in parts if the host refuses it as too large.
 
         Args:
             batch: The batch.
             results: Collects the vectors.
-            call_limits: Deadline and stop signal of the call.
+            cancellation: Deadline and stop signal of the call.
             observer: Reports the requests.
-            first: A confirmed admission for the first attempt.
-            take: Also gets each part of the batch with its response. The vectors may be those of ``results``.
+            admission: A confirmed admission for the first attempt.
+            on_part: Also gets each part of the batch with its response. The vectors may be those of ``results``.
 
         Raises:
             NanoGPTError: The batch cannot be answered.
@@ -105,28 +105,28 @@ class Dispatcher:
         parts, accepted = [batch], list[Batch]()
         while parts:
             part = parts.pop()
-            if not self.host.fits(part):
+            if not self.host_capabilities.fits(part):
                 parts += part.halves()[::-1]
                 continue
             try:
-                response = yield from self._send_and_report(part, call_limits, observer, results, first)
+                response = yield from self._send_and_report(part, cancellation, observer, results, admission)
             except RequestTooLargeError as error:
-                first = None
+                admission = None
                 if len(part.texts) > 1:
                     logger.info("The host refused a batch of %d texts as too large: dividing it", len(part.texts))
                     parts += part.halves()[::-1]
                     continue
-                response = yield from self._shorten(part, call_limits, observer, error, _MAX_HALVINGS)
+                response = yield from self._shorten(part, cancellation, observer, error, _MAX_HALVINGS)
                 yield from _accept(part, response, results)
             else:
-                first = None
+                admission = None
                 yield from self.collect(part, response, results)
-            if take:
-                take(part, response)
+            if on_part:
+                on_part(part, response)
             accepted.append(part)
         if len(accepted) > 1:
             # Learned only now: a refusal can also concern a single text, which then ends the call.
-            self.host.learn(max(accepted, key=lambda part: len(part.texts)))
+            self.host_capabilities.learn(max(accepted, key=lambda part: len(part.texts)))
 
     def collect(
         self, batch: Batch, response: EmbeddingResponse, results: ResultCollector
@@ -139,7 +139,12 @@ class Dispatcher:
             results.store(batch, response)
 
     def _shorten(
-        self, batch: Batch, call_limits: CallLimits, observer: CallObserver, error: RequestTooLargeError, halvings: int
+        self,
+        batch: Batch,
+        cancellation: Cancellation,
+        observer: CallObserver,
+        error: RequestTooLargeError,
+        halvings: int,
     ) -> Generator[Action, HttpReply, EmbeddingResponse]:
         """Truncate or split the single text of a batch further: its local count was an estimate.
 
@@ -154,9 +159,9 @@ class Dispatcher:
         responses = []
         for half in halves[:1] if mode == "truncate" else halves:
             try:
-                response = yield from self._send_and_report(half, call_limits, observer)
+                response = yield from self._send_and_report(half, cancellation, observer)
             except RequestTooLargeError as again:
-                response = yield from self._shorten(half, call_limits, observer, again, halvings - 1)
+                response = yield from self._shorten(half, cancellation, observer, again, halvings - 1)
             responses.append(response)
         if len(responses) == 1:
             return responses[0]
@@ -168,10 +173,10 @@ class Dispatcher:
     def _send_and_report(
         self,
         batch: Batch,
-        call_limits: CallLimits,
+        cancellation: Cancellation,
         observer: CallObserver,
         results: ResultCollector | None = None,
-        first: Admission | None = None,
+        admission: Admission | None = None,
     ) -> Generator[Action, HttpReply, EmbeddingResponse]:
         """Send a batch in one request, with retries; settle the cost of each attempt, and report the request."""
         timer = RequestTimer()
@@ -180,8 +185,8 @@ class Dispatcher:
         def attempt(admission: Admission) -> Generator[Action, HttpReply, EmbeddingResponse]:
             timer.attempts += 1
             try:
-                response = yield from self.request_once(batch, call_limits, observer, out)
-                yield from self.check_dimensions(response, call_limits, observer)
+                response = yield from self.request_once(batch, cancellation, observer, out)
+                yield from self.check_dimensions(response, cancellation, observer)
             except BaseException as error:
                 outcome = failed_outcome(error)
                 timer.uncertain += outcome.usd is None
@@ -198,15 +203,15 @@ class Dispatcher:
             )
             return response
 
-        cost = self.cost(batch) if first is None else first.cost
+        cost = self.cost(batch) if admission is None else admission.cost
         try:
             return (
                 yield from self.send_with_encoding(
                     attempt,
                     limits=self._limits,
-                    call_limits=call_limits,
+                    cancellation=cancellation,
                     cost=cost,
-                    first=first,
+                    admission=admission,
                     max_retries=self.config.max_retries,
                 )
             )
@@ -220,9 +225,9 @@ class Dispatcher:
         attempt: Callable[[Admission], Generator[Action, HttpReply, EmbeddingResponse]],
         *,
         limits: SharedLimits,
-        call_limits: CallLimits,
+        cancellation: Cancellation,
         cost: Cost,
-        first: Admission | None,
+        admission: Admission | None,
         max_retries: int,
     ) -> Generator[Action, HttpReply, EmbeddingResponse]:
         """Send one request until it is answered; if the host refuses base64, ask for float lists or for no encoding.
@@ -230,23 +235,28 @@ class Dispatcher:
         Args:
             attempt: Makes one attempt, and settles its cost.
             limits: Rate and budget.
-            call_limits: Deadline and stop signal.
+            cancellation: Deadline and stop signal.
             cost: Expected cost of one attempt.
-            first: A confirmed admission for the first attempt, or None.
+            admission: A confirmed admission for the first attempt, or None.
             max_retries: Attempts after the first.
         """
         while True:
-            encoding = self.host.encoding
+            encoding = self.host_capabilities.encoding
             try:
                 return (
                     yield from send_with_retries(
-                        attempt, limits=limits, max_retries=max_retries, call_limits=call_limits, cost=cost, first=first
+                        attempt,
+                        limits=limits,
+                        max_retries=max_retries,
+                        cancellation=cancellation,
+                        cost=cost,
+                        admission=admission,
                     )
                 )
             except BadRequestError as error:
                 if encoding is None or not _refuses_encoding(error, encoding):
                     raise
-                self.host.encoding, first = _NEXT_ENCODINGS[encoding], None
+                self.host_capabilities.encoding, admission = _NEXT_ENCODINGS[encoding], None
             except ModelNotFoundError as error:
                 _suggest_names(error, self.parameters["model"])
                 raise
@@ -266,7 +276,7 @@ class Dispatcher:
     def request_once(
         self,
         batch: Batch,
-        call_limits: CallLimits,
+        cancellation: Cancellation,
         observer: CallObserver,
         out: Callable[[], NDArray[np.float32] | None] | None = None,
     ) -> Generator[Action, HttpReply, EmbeddingResponse]:
@@ -274,25 +284,27 @@ class Dispatcher:
 
         Args:
             batch: The batch.
-            call_limits: Deadline and stop signal.
+            cancellation: Deadline and stop signal.
             observer: The observer of the call, or of one of those that share the request.
             out: Returns memory for the vectors, ``(n, d)`` float32, or None. Called when the reply is there.
         """
         with observer.sending():
-            reply = yield self._make_send(batch, call_limits)
+            reply = yield self._make_send(batch, cancellation)
         return parse_embeddings(reply.body, len(batch.texts), None if out is None else out(), reply.request_id)
 
-    def _make_send(self, batch: Batch, call_limits: CallLimits) -> Send:
+    def _make_send(self, batch: Batch, cancellation: Cancellation) -> Send:
         import orjson
 
-        encoding = {} if self.host.encoding is None else {"encoding_format": self.host.encoding}
+        encoding = (
+            {} if self.host_capabilities.encoding is None else {"encoding_format": self.host_capabilities.encoding}
+        )
         body = orjson.dumps({"input": list(batch.texts), **encoding, **self.parameters})
         numbers = len(batch.texts) * (self._dimensions_check.dimensions or _MAX_DIMENSIONS)
         max_bytes = _BYTES_BESIDE_NUMBERS + numbers * _BYTES_PER_NUMBER
-        return Send("/embeddings", body, call_limits.remaining(self._timeout), max_bytes)
+        return Send("/embeddings", body, cancellation.remaining(self._timeout), max_bytes)
 
     def check_dimensions(
-        self, response: EmbeddingResponse, call_limits: CallLimits, observer: CallObserver
+        self, response: EmbeddingResponse, cancellation: Cancellation, observer: CallObserver
     ) -> Generator[Action, HttpReply, None]:
         """Compare the dimensions of a response; if they differ, ask the service's live list once.
 
@@ -306,19 +318,19 @@ class Dispatcher:
             if not self._dimensions_check.needs_live_list:
                 raise
             # The catalog may be out of date; the service's own list decides.
-            self._dimensions_check.add_source((yield from self._listed_dimensions(call_limits, observer)))
+            self._dimensions_check.add_source((yield from self._listed_dimensions(cancellation, observer)))
             self._dimensions_check.accept(dimensions)
         observer.dimensions = dimensions
 
     def _listed_dimensions(
-        self, call_limits: CallLimits, observer: CallObserver
+        self, cancellation: Cancellation, observer: CallObserver
     ) -> Generator[Action, HttpReply, int | None]:
         from nanogpt_core.models.listing import MAX_LIST_BYTES, parse_model_list
 
-        yield from wait_for_turn(self._limits, call_limits)
+        yield from wait_for_start(self._limits, cancellation)
         try:
             with observer.sending():
-                reply = yield Send("/embedding-models", None, call_limits.remaining(self._timeout), MAX_LIST_BYTES)
+                reply = yield Send("/embedding-models", None, cancellation.remaining(self._timeout), MAX_LIST_BYTES)
             row = parse_model_list(reply.body).get(self.parameters["model"])
         except NanoGPTError:
             return None

@@ -14,12 +14,12 @@ MAX_POSITIONS_SHOWN = 10
 _MAX_NEIGHBOUR_CHARACTERS = 40
 
 
-def check_texts(texts: Iterable[str], first: int = 0) -> list[str]:
+def check_texts(texts: Iterable[str], offset: int = 0) -> list[str]:
     """Return ``texts`` as a list, after checking each of them.
 
     Args:
         texts: The texts.
-        first: Position of the first of them in the caller's list or stream.
+        offset: Position of the first of them in the caller's list or stream.
 
     Raises:
         InvalidTypeError: The argument is not an iterable of strings.
@@ -28,11 +28,11 @@ def check_texts(texts: Iterable[str], first: int = 0) -> list[str]:
     checked = list(iterate_texts(texts))
     # Here and below, all texts are tested together first. That nearly always finds nothing.
     if set(map(type, checked)) <= {str}:
-        _check_contents(checked, first)
+        _check_contents(checked, offset)
         return checked
-    wrong = [i for i, text in enumerate(checked, first) if not isinstance(text, str)]
+    wrong = [i for i, text in enumerate(checked, offset) if not isinstance(text, str)]
     if wrong:
-        kinds = ", ".join(sorted({type(checked[i - first]).__name__ for i in wrong}))
+        kinds = ", ".join(sorted({type(checked[i - offset]).__name__ for i in wrong}))
         raise InvalidTypeError(
             f"texts must contain only strings; there is {kinds} at {describe_positions(wrong)}.",
             remedy="Convert or remove these entries.",
@@ -40,7 +40,7 @@ def check_texts(texts: Iterable[str], first: int = 0) -> list[str]:
         )
     # A subclass of str may hash or encode differently; its plain characters are embedded.
     plain = [text if type(text) is str else str.__str__(text) for text in checked]
-    _check_contents(plain, first)
+    _check_contents(plain, offset)
     return plain
 
 
@@ -88,18 +88,18 @@ def iterate_texts(texts: Iterable[str]) -> Iterator[str]:
         raise InvalidTypeError(f"texts must be a list of strings, not {type(texts).__name__}.") from error
 
 
-def _check_contents(texts: Sequence[str], first: int = 0) -> None:
+def _check_contents(texts: Sequence[str], offset: int = 0) -> None:
     if not all(texts) or any(map(str.isspace, texts)):
-        blank = [i for i, text in enumerate(texts, first) if not text or text.isspace()]
+        blank = [i for i, text in enumerate(texts, offset) if not text or text.isspace()]
         raise InvalidInputError(
             f"A text is empty or blank and has no embedding: {describe_positions(blank)}"
-            f"{_describe_neighbours(texts, blank[0] - first)}.",
+            f"{_describe_neighbours(texts, blank[0] - offset)}.",
             remedy="Remove these texts, or put something in their place.",
             positions=blank,
         )
     if all(map(str.isascii, texts)):
         return
-    broken = [i for i, text in enumerate(texts, first) if not _encodes(text)]
+    broken = [i for i, text in enumerate(texts, offset) if not _encodes(text)]
     if broken:
         raise InvalidInputError(
             f"A text has an unpaired surrogate, which UTF-8 cannot encode: {describe_positions(broken)}.",

@@ -29,9 +29,9 @@ from nanogpt_core.errors import NanoGPTError
 from nanogpt_core.http.client import HttpClient
 from nanogpt_core.http.lifetime import Lifetime
 from nanogpt_core.http.limits import Budget, ProcessLimits, Saving
-from nanogpt_core.http.rate_limiter import RateLimit
+from nanogpt_core.http.rate_limiter import RateCap
 from nanogpt_core.http.redaction import redacted
-from nanogpt_core.http.retry import CallLimits
+from nanogpt_core.http.retry import Cancellation
 from nanogpt_core.http.runner import run_async, run_sync
 from nanogpt_core.models.catalog import MAX_ITEMS
 from nanogpt_core.models.pricing import price
@@ -86,7 +86,7 @@ class Pipeline:
         self.namespace = CacheNamespace(config.endpoint.base_url, model.id, config.dimensions)
         price_per_million = model.usd_per_million_tokens
         self.observer = Observer("embeddings", config.endpoint, config.on_request, meter, price_per_million)
-        process_limits = ProcessLimits(RateLimit(config.endpoint, config.requests_per_second).limiter, budget)
+        process_limits = ProcessLimits(RateCap(config.endpoint, config.requests_per_second).limiter, budget)
         self.limits = config.limits or process_limits
         # The sync client is made with the modules; the async one by itself, since it belongs to an event loop.
         self._imported = self._is_ready = False
@@ -100,7 +100,7 @@ class Pipeline:
         *,
         as_lists: bool = False,
         batch_size: int | None = None,
-        first: int = 0,
+        offset: int = 0,
         show_progress: bool = True,
         stop: threading.Event | None = None,
         stream: CallObserver | None = None,
@@ -111,28 +111,28 @@ class Pipeline:
             texts: The texts.
             as_lists: Whether to return lists of floats, not an array.
             batch_size: Maximum number of texts in a request, for this call only.
-            first: Position of the first text in the caller's list or stream.
+            offset: Position of the first text in the caller's list or stream.
             show_progress: Whether to report progress.
             stop: Set by another thread when the call should end.
             stream: The observer of the stream that this call is a part of, or None.
         """
         if batch_size is not None:
             check_number("batch_size", batch_size, 1, MAX_ITEMS)
-        call_limits = CallLimits(self._deadline(), stop or threading.Event())
+        cancellation = Cancellation(self._deadline(), stop or threading.Event())
         with self._observed(stream) as observer:
-            plan = make_plan(texts, self.counter, self.config.on_overflow, first)
-            with self._open_results(plan, call_limits, as_lists, show_progress) as results:
+            plan = make_plan(texts, self.counter, self.config.on_overflow, offset)
+            with self._open_results(plan, cancellation, as_lists, show_progress) as results:
                 batches = self._prepare(plan, results, batch_size, observer)
                 if batches and not self._is_ready:
                     self._get_ready()
                 dispatches = self._dispatches(
-                    batches, results, call_limits, observer, lane=None, joins=batch_size is None
+                    batches, results, cancellation, observer, lane=None, joins=batch_size is None
                 )
-                tasks = [partial(run_sync, dispatch, self.client.send, call_limits.stop) for dispatch in dispatches]
+                tasks = [partial(run_sync, dispatch, self.client.send, cancellation.stop) for dispatch in dispatches]
                 if len(tasks) == 1:  # as most calls have: no threads, and no file more to follow
                     tasks[0]()
                 else:
-                    run_in_threads(tasks, self.config.max_concurrency, call_limits.stop)
+                    run_in_threads(tasks, self.config.max_concurrency, cancellation.stop)
                 return results.finish()
 
     async def aembed(
@@ -141,7 +141,7 @@ class Pipeline:
         *,
         as_lists: bool = False,
         batch_size: int | None = None,
-        first: int = 0,
+        offset: int = 0,
         show_progress: bool = True,
         parsing: asyncio.Lock | None = None,
         stream: CallObserver | None = None,
@@ -152,7 +152,7 @@ class Pipeline:
             texts: As for :meth:`embed`.
             as_lists: As for :meth:`embed`.
             batch_size: As for :meth:`embed`.
-            first: As for :meth:`embed`.
+            offset: As for :meth:`embed`.
             show_progress: As for :meth:`embed`.
             parsing: The lock under which large replies are parsed, shared by concurrent calls of a stream.
             stream: As for :meth:`embed`.
@@ -160,21 +160,21 @@ class Pipeline:
         if batch_size is not None:
             check_number("batch_size", batch_size, 1, MAX_ITEMS)
         loop = require_event_loop()
-        call_limits = CallLimits(self._deadline())
+        cancellation = Cancellation(self._deadline())
         blocks = self._may_block(texts)
         with self._observed(stream) as observer:
-            plan = await _run(blocks, make_plan, texts, self.counter, self.config.on_overflow, first)
-            with self._open_results(plan, call_limits, as_lists, show_progress) as results:
+            plan = await _run(blocks, make_plan, texts, self.counter, self.config.on_overflow, offset)
+            with self._open_results(plan, cancellation, as_lists, show_progress) as results:
                 batches = await _run(blocks, self._prepare, plan, results, batch_size, observer)
                 if batches:
                     await _run(not self._imported, self._import_modules)
                     await self.client.async_sdk_client()
                 lock = parsing or asyncio.Lock()
                 dispatches = self._dispatches(
-                    batches, results, call_limits, observer, lane=loop, joins=batch_size is None
+                    batches, results, cancellation, observer, lane=loop, joins=batch_size is None
                 )
                 tasks = [partial(run_async, dispatch, self.client.asend, parsing=lock) for dispatch in dispatches]
-                await run_in_tasks(tasks, self.config.max_concurrency, call_limits.stop)
+                await run_in_tasks(tasks, self.config.max_concurrency, cancellation.stop)
                 return await _run(len(texts) > _MAX_TEXTS_PLANNED_IN_LOOP, results.finish)
 
     def observe(self) -> CallObserver:
@@ -193,7 +193,7 @@ class Pipeline:
         self,
         batches: list[Batch],
         results: ResultCollector,
-        call_limits: CallLimits,
+        cancellation: Cancellation,
         observer: CallObserver,
         *,
         lane: Lane,
@@ -201,8 +201,8 @@ class Pipeline:
     ) -> list[Dispatch]:
         """Return a generator for each batch; that of a small call may share a request with other calls."""
         if joins and self.config.coalesce and len(batches) == 1 and len(batches[0].texts) <= MAX_GATHERED_TEXTS:
-            return [self.coalescer.dispatch(batches[0], results, call_limits, observer, lane)]
-        return [self.dispatcher.dispatch(batch, results, call_limits, observer) for batch in batches]
+            return [self.coalescer.dispatch(batches[0], results, cancellation, observer, lane)]
+        return [self.dispatcher.dispatch(batch, results, cancellation, observer) for batch in batches]
 
     def _get_ready(self) -> None:
         self._import_modules()
@@ -225,9 +225,9 @@ class Pipeline:
 
     @contextlib.contextmanager
     def _open_results(
-        self, plan: Plan, call_limits: CallLimits, as_lists: bool, show_progress: bool
+        self, plan: Plan, cancellation: Cancellation, as_lists: bool, show_progress: bool
     ) -> Iterator[ResultCollector]:
-        cache = self._cache_lookup(call_limits.deadline)
+        cache = self._cache_lookup(cancellation.deadline)
         with self.reporting(plan.text_count) if show_progress else contextlib.nullcontext() as report:
             results = ResultCollector(
                 plan,
@@ -311,7 +311,7 @@ class Pipeline:
             rows,
             max_items=batch_size or self.config.batch_size or self._default_batch_size(len(rows)),
             max_tokens=self.config.model_row.max_request_tokens,
-            host=self.dispatcher.host,
+            host_capabilities=self.dispatcher.host_capabilities,
             # Only a budget needs exact counts.
             count=None if self.limits.budget_usd is None else self.counter.count,
         )

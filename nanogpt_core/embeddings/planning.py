@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 __all__ = [
     "OVERFLOW_MODES",
     "Batch",
-    "HostLimits",
+    "HostCapabilities",
     "Overflow",
     "Plan",
-    "host_limits_for",
+    "host_capabilities_for",
     "make_batches",
     "make_plan",
     "pack",
@@ -85,7 +85,7 @@ class Plan:
 
     Attributes:
         text_count: Number of texts that the caller passed.
-        first_position: Position of the first of them in the caller's list or stream.
+        offset: Position of the first of them in the caller's list or stream.
         request_texts: The distinct request texts.
         weights: For each request text, its tokens, as exactly as packing needs them.
         positions: For each request text, the first position in the caller's list that needs it.
@@ -96,7 +96,7 @@ class Plan:
     """
 
     text_count: int
-    first_position: int
+    offset: int
     request_texts: list[str]
     weights: list[int]
     positions: Sequence[int]
@@ -164,35 +164,37 @@ def weighted_mean(rows: Sequence[NDArray[np.float32]], weights: Sequence[int]) -
     return scaled.astype(np.float32)
 
 
-def make_plan(texts: Sequence[str], counter: TokenCounter, overflow: Overflow = "error", first: int = 0) -> Plan:
+def make_plan(texts: Sequence[str], counter: TokenCounter, overflow: Overflow = "error", offset: int = 0) -> Plan:
     """Plan which request texts to send for ``texts``.
 
     Args:
         texts: The caller's texts, checked by :func:`~nanogpt_core.embeddings.inputs.check_texts`.
         counter: Counts their tokens.
         overflow: What happens to texts over the model's limit.
-        first: Position of the first text in the caller's list or stream.
+        offset: Position of the first text in the caller's list or stream.
 
     Raises:
         TextTooLongError: ``overflow`` is ``"error"`` and a text has more tokens than the model takes.
     """
     distinct = list(dict.fromkeys(texts))
     index_of: Sequence[int] = range(len(texts))
-    positions: Sequence[int] = range(first, first + len(texts))
+    positions: Sequence[int] = range(offset, offset + len(texts))
     if len(distinct) < len(texts):
         indices = {text: index for index, text in enumerate(distinct)}
         index_of = [indices[text] for text in texts]
         # In reverse order, so that the first position of a repeated text is the one that stays.
-        first_positions = dict(zip(reversed(texts), range(first + len(texts) - 1, first - 1, -1), strict=True))
-        positions = [first_positions[text] for text in distinct]
+        first_seen = dict(zip(reversed(texts), range(offset + len(texts) - 1, offset - 1, -1), strict=True))
+        positions = [first_seen[text] for text in distinct]
     weights, too_long = counter.measure(distinct)
     if not too_long:
         one_to_one = len(distinct) == len(texts)
         rows = range(len(distinct))
-        return Plan(len(texts), first, distinct, weights, positions, index_of, rows, one_to_one)
+        return Plan(len(texts), offset, distinct, weights, positions, index_of, rows, one_to_one)
     if overflow == "error":
         raise _too_long_error([(positions[index], tokens) for index, tokens in too_long.items()], counter)
-    return _truncate_or_split(index_of, distinct, positions, too_long, counter, first=first, split=overflow == "split")
+    return _truncate_or_split(
+        index_of, distinct, positions, too_long, counter, offset=offset, split=overflow == "split"
+    )
 
 
 def _truncate_or_split(
@@ -202,7 +204,7 @@ def _truncate_or_split(
     too_long: Collection[int],
     counter: TokenCounter,
     *,
-    first: int,
+    offset: int,
     split: bool,
 ) -> Plan:
     """Plan the request texts if some of the distinct texts are over the limit."""
@@ -235,7 +237,7 @@ def _truncate_or_split(
     texts = list(request_indices)
     weights = counter.weights(byte_lengths(texts))
     one_to_one = len(texts) == len(index_of) and not pieces
-    return Plan(len(index_of), first, texts, weights, request_positions, index_of, rows, one_to_one, pieces)
+    return Plan(len(index_of), offset, texts, weights, request_positions, index_of, rows, one_to_one, pieces)
 
 
 def _too_long_error(found: Sequence[tuple[int, int]], counter: TokenCounter) -> TextTooLongError:
@@ -256,7 +258,7 @@ def make_batches(
     *,
     max_items: int,
     max_tokens: int | None,
-    host: HostLimits,
+    host_capabilities: HostCapabilities,
     count: Callable[[str], int] | None = None,
 ) -> list[Batch]:
     """Divide request texts into batches, in order.
@@ -266,7 +268,7 @@ def make_batches(
         rows: Indices of the request texts.
         max_items: Maximum number of texts in a batch.
         max_tokens: Maximum number of tokens in a batch, or None for no limit.
-        host: Limits of the host, which can be lower.
+        host_capabilities: Size of the requests that the host accepts, which can be lower.
         count: Counts tokens exactly, for a budget. Default: the plan's weights will do.
     """
     weights = _take(plan.weights, rows)
@@ -275,7 +277,7 @@ def make_batches(
         some = rows[indices.start : indices.stop]
         texts = _take(plan.request_texts, some)
         tokens = weights[indices.start : indices.stop] if count is None else [count(text) for text in texts]
-        batches += host.split(Batch(texts, some, _take(plan.positions, some), tokens))
+        batches += host_capabilities.split(Batch(texts, some, _take(plan.positions, some), tokens))
     return batches
 
 
@@ -304,8 +306,8 @@ def pack(weights: Sequence[int], max_items: int, max_tokens: int | None) -> list
     return ranges
 
 
-class HostLimits:
-    """Limits of the host behind one model, learned by this process from its refusals.
+class HostCapabilities:
+    """Encoding and size of the requests that the host of one model accepts, as this process learned from refusals.
 
     Attributes:
         encoding: The ``encoding_format`` that the host accepts: ``"base64"`` until it refuses it, then ``"float"``, and
@@ -337,12 +339,12 @@ class HostLimits:
         return [part for half in batch.halves() for part in self.split(half)]
 
 
-_hosts: dict[tuple[str, str], HostLimits] = {}
+_hosts: dict[tuple[str, str], HostCapabilities] = {}
 
 
-def host_limits_for(base_url: str, model: str) -> HostLimits:
-    """Return the limits that this process has learned for ``model`` at ``base_url``."""
-    return _hosts.setdefault((base_url, model), HostLimits())
+def host_capabilities_for(base_url: str, model: str) -> HostCapabilities:
+    """Return the capabilities that this process has learned for ``model`` at ``base_url``."""
+    return _hosts.setdefault((base_url, model), HostCapabilities())
 
 
 def _size(batch: Batch) -> int:

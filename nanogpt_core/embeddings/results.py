@@ -261,15 +261,15 @@ class ResultCollector:
             )
         if error.failed_positions or not self._plan.text_count:
             return
-        plan, first = self._plan, self._plan.first_position
+        plan, offset = self._plan, self._plan.offset
         complete = [plan.is_complete(index, self._done) for index in range(len(plan.rows))]
         completed = [position for position, index in enumerate(plan.index_of) if complete[index]]
         error.failed_positions = tuple(
-            first + position for position, index in enumerate(plan.index_of) if not complete[index]
+            offset + position for position, index in enumerate(plan.index_of) if not complete[index]
         )
         if completed:
             vectors = self._output.select(completed)
-            error.completed = dict(zip((first + position for position in completed), vectors, strict=True))
+            error.completed = dict(zip((offset + position for position in completed), vectors, strict=True))
 
 
 def _names_same_model(asked: str, answered: str | None) -> bool:

@@ -92,7 +92,7 @@ def stream_chunks(pipeline: Pipeline, chunks: Iterator[Chunk[str]], total: int |
 
     def embed(chunk: Chunk[str]) -> EmbeddedBatch:
         texts = check_texts(chunk[1], chunk[0])
-        options: dict[str, Any] = {"first": chunk[0], "batch_size": len(texts), "show_progress": False}
+        options: dict[str, Any] = {"offset": chunk[0], "batch_size": len(texts), "show_progress": False}
         return EmbeddedBatch(chunk[0], texts, pipeline.embed(texts, **options, stop=stop, stream=observer))
 
     with (
@@ -114,7 +114,7 @@ async def astream_chunks(
 
     async def embed(chunk: Chunk[str]) -> EmbeddedBatch:
         texts = check_texts(chunk[1], chunk[0])
-        options: dict[str, Any] = {"first": chunk[0], "batch_size": len(texts), "show_progress": False}
+        options: dict[str, Any] = {"offset": chunk[0], "batch_size": len(texts), "show_progress": False}
         return EmbeddedBatch(chunk[0], texts, await pipeline.aembed(texts, **options, parsing=parsing, stream=observer))
 
     with pipeline.observe() as observer, pipeline.reporting(total) as report:

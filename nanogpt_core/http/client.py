@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nanogpt_core._runtime.fork import import_modules
 from nanogpt_core._runtime.workers import call_in_thread
-from nanogpt_core.http.deadline import request_limits
+from nanogpt_core.http.deadline import attempt_limits
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.lifetime import Lifetime
 from nanogpt_core.http.redaction import redacted
@@ -134,7 +134,7 @@ class HttpClient:
         """
         client = self.sdk_client()
         try:
-            with request_limits(request.timeout, request.max_bytes):
+            with attempt_limits(request.timeout, request.max_bytes):
                 return _checked(self._call(client, request))
         except Exception as error:  # noqa: BLE001 - raised again
             failure = self._failure(error, request.timeout)
@@ -147,7 +147,7 @@ class HttpClient:
         """Do the same as :meth:`send`, without blocking the event loop."""
         client = await self.async_sdk_client()
         try:
-            with request_limits(request.timeout, request.max_bytes):
+            with attempt_limits(request.timeout, request.max_bytes):
                 return _checked(await self._call(client, request))
         except Exception as error:  # noqa: BLE001 - raised again
             failure = self._failure(error, request.timeout)

@@ -97,18 +97,18 @@ class _Pool:
 
     Attributes:
         transport: Holds and uses the connections.
-        users: The objects that have used them.
+        owners: The objects that have used them.
         in_flight: Number of requests in flight.
     """
 
     def __init__(self, transport: Any) -> None:
         self.transport = transport
-        self.users: weakref.WeakSet[Lifetime] = weakref.WeakSet()
+        self.owners: weakref.WeakSet[Lifetime] = weakref.WeakSet()
         self.in_flight = 0
 
     def is_unused(self) -> bool:
-        """Return whether no request is in flight and no user is open."""
-        return not self.in_flight and all(user.is_closed for user in self.users)
+        """Return whether no request is in flight and no owner is open."""
+        return not self.in_flight and all(owner.is_closed for owner in self.owners)
 
 
 class _Pools(ForkSafe):
@@ -122,7 +122,7 @@ class _Pools(ForkSafe):
         self._kind = kind
         self._by_origin: dict[tuple[str, str, int | None], _Pool] = {}
 
-    def take(self, url: Any, user: Lifetime | None) -> _Pool:
+    def take(self, url: Any, owner: Lifetime | None) -> _Pool:
         """Return the pool for a request to ``url``; :meth:`give_back` must follow.
 
         Raises:
@@ -133,8 +133,8 @@ class _Pools(ForkSafe):
         with self._lock:
             pool = self._by_origin.setdefault(origin, pool)
             pool.in_flight += 1
-            if user is not None and not user.is_closed:
-                pool.users.add(user)
+            if owner is not None and not owner.is_closed:
+                pool.owners.add(owner)
         return pool
 
     def _make(self, scheme: str, host: str, port: int | None) -> _Pool:
@@ -144,12 +144,12 @@ class _Pools(ForkSafe):
             tls = tls_context() if needs_tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             return _Pool(self._kind(proxy, tls))
 
-    def give_back(self, pool: _Pool, user: Lifetime | None) -> list[Any]:
+    def give_back(self, pool: _Pool, owner: Lifetime | None) -> list[Any]:
         """End the use of a pool by one request; return the transports that its caller must close."""
         with self._lock:
             pool.in_flight -= 1
         # The last request of an object that was closed meanwhile.
-        return self.remove_unused() if user is not None and user.is_closed else []
+        return self.remove_unused() if owner is not None and owner.is_closed else []
 
     def remove_unused(self) -> list[Any]:
         """Remove the pools that no open object uses; return their transports, which the caller must close."""
@@ -223,15 +223,15 @@ class Lease:
     Args:
         pools: The pools of the process or of the event loop.
         url: The request's URL.
-        user: The object that sends it, or None for one that neither keeps connections open nor closes them.
+        owner: The object that sends it, or None for one that neither keeps connections open nor closes them.
 
     Raises:
         ConfigurationError: The environment's proxy or certificates cannot be used.
     """
 
-    def __init__(self, pools: _Pools, url: Any, user: Lifetime | None) -> None:
-        self._pools, self._user = pools, user
-        self._pool: _Pool | None = pools.take(url, user)
+    def __init__(self, pools: _Pools, url: Any, owner: Lifetime | None) -> None:
+        self._pools, self._owner = pools, owner
+        self._pool: _Pool | None = pools.take(url, owner)
         self.transport: Any = self._pool.transport
 
     def close(self) -> None:
@@ -246,15 +246,15 @@ class Lease:
 
     def _end(self) -> list[Any]:
         pool, self._pool = self._pool, None
-        return [] if pool is None else self._pools.give_back(pool, self._user)
+        return [] if pool is None else self._pools.give_back(pool, self._owner)
 
 
-def take_lease(url: Any, user: Lifetime | None) -> Lease:
+def take_lease(url: Any, owner: Lifetime | None) -> Lease:
     """Return the use of this process's connections; see :class:`Lease`."""
-    return Lease(_of_process, url, user)
+    return Lease(_of_process, url, owner)
 
 
-async def take_async_lease(url: Any, user: Lifetime | None) -> Lease:
+async def take_async_lease(url: Any, owner: Lifetime | None) -> Lease:
     """Return the use of the running event loop's connections; see :class:`Lease`.
 
     Raises:
@@ -263,7 +263,7 @@ async def take_async_lease(url: Any, user: Lifetime | None) -> Lease:
     pools = await _of_running_loop()
     if url.scheme == "https" and not tls_context.cache_info().currsize:
         await call_in_thread(tls_context)  # reads files
-    return Lease(pools, url, user)
+    return Lease(pools, url, owner)
 
 
 def close_connections() -> None:

@@ -1,7 +1,7 @@
 """Time and size limits of one attempt.
 
 An HTTP client's own time limit is one for each read, which a reply that trickles in never reaches; and it unpacks a
-compressed reply however large that grows. Both limits are set for a block with :func:`request_limits`. The network
+compressed reply however large that grows. Both limits are set for a block with :func:`attempt_limits`. The network
 backends and transports of this package keep to them.
 """
 
@@ -12,16 +12,16 @@ import time
 from collections.abc import Iterator
 from contextvars import ContextVar
 
-__all__ = ["max_reply_bytes", "remaining", "request_limits"]
+__all__ = ["attempt_limits", "max_reply_bytes", "remaining"]
 
 _UNLIMITED_BYTES = 1 << 60
 
 # The deadline, in seconds of time.monotonic(), and the most bytes of a reply, unpacked.
-_current: ContextVar[tuple[float, int] | None] = ContextVar("nanogpt_request_limits", default=None)
+_current: ContextVar[tuple[float, int] | None] = ContextVar("nanogpt_attempt_limits", default=None)
 
 
 @contextlib.contextmanager
-def request_limits(timeout: float, max_bytes: int) -> Iterator[None]:
+def attempt_limits(timeout: float, max_bytes: int) -> Iterator[None]:
     """Limit the attempt, or the read of a stream, in this block to ``timeout`` seconds and a reply to ``max_bytes``."""
     token = _current.set((time.monotonic() + timeout, max_bytes))
     try:

@@ -234,7 +234,7 @@ class ProcessLimits:
         self.budget_usd = None if budget is None else budget.limit_usd
 
     @property
-    def turns(self) -> ProcessLimits:
+    def without_budget(self) -> ProcessLimits:
         """The same limits without the budget, for batches whose texts are not known before their start time."""
         return ProcessLimits(self._limiter)
 

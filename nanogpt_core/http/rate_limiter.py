@@ -39,7 +39,7 @@ from nanogpt_core.http.endpoint import Endpoint
 __all__ = [
     "DEFAULT_RATE",
     "MAX_DEFAULT_RATE",
-    "RateLimit",
+    "RateCap",
     "RateLimiter",
     "endpoint_digest",
 ]
@@ -82,17 +82,17 @@ class RateLimiter(ForkSafe):
     def __init__(self, now: Callable[[], float] | None = None) -> None:
         super().__init__()
         self._now = now or clock.now
-        self._limits: weakref.WeakSet[RateLimit] = weakref.WeakSet()
+        self._caps: weakref.WeakSet[RateCap] = weakref.WeakSet()
         self._starts: list[float] = []  # sorted; reserved and real ones, without those that were refused
         self._paused_until = self._busy_until = -math.inf
         self._peak: float | None = None  # None until the first refusal
         self._growth, self._busy_seconds = _MAX_GROWTH, 0.0
         self._event = _CongestionEvent(-math.inf, -math.inf, 0.0, None, _MAX_GROWTH)
 
-    def join(self, limit: RateLimit) -> None:
-        """Keep to ``limit`` as long as it lives."""
+    def join(self, cap: RateCap) -> None:
+        """Keep to ``cap`` as long as it lives."""
         with self._lock:
-            self._limits.add(limit)
+            self._caps.add(cap)
 
     @property
     def rate(self) -> float:
@@ -101,9 +101,9 @@ class RateLimiter(ForkSafe):
             return self._rate()
 
     def _rate(self, at: float = math.inf) -> float:
-        limits = [limit.requests_per_second for limit in self._limits if limit.requests_per_second is not None]
-        most = min(limits, default=MAX_DEFAULT_RATE)
-        if self._peak is None and limits:
+        caps = [cap.requests_per_second for cap in self._caps if cap.requests_per_second is not None]
+        most = min(caps, default=MAX_DEFAULT_RATE)
+        if self._peak is None and caps:
             return most
         # Without a refusal, the default is a peak that has just been reached.
         peak = self._peak or DEFAULT_RATE
@@ -226,12 +226,12 @@ class RateLimiter(ForkSafe):
         return f"RateLimiter({self.rate:.3g} requests/s, paused for {pause:.3g} s)"
 
 
-class RateLimit:
-    """The limit that one object sets on the limiter that it shares. The lowest limit of all living objects applies.
+class RateCap:
+    """The highest rate that one object allows the limiter that it shares. The lowest cap of all living objects applies.
 
     Args:
         endpoint: Base URL and key.
-        requests_per_second: The limit. None sets no limit: if no object sets one, the rate begins at
+        requests_per_second: The cap. None sets none: if no object sets one, the rate begins at
             :data:`DEFAULT_RATE` and follows the service.
     """
 

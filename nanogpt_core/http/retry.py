@@ -34,12 +34,12 @@ __all__ = [
     "BASE_BACKOFF_SECONDS",
     "MAX_BACKOFF_SECONDS",
     "MAX_RETRY_AFTER_SECONDS",
-    "CallLimits",
+    "Cancellation",
     "backoff_delay",
     "parse_retry_after",
     "reset_message",
     "send_with_retries",
-    "wait_for_turn",
+    "wait_for_start",
     "was_not_billed",
 ]
 
@@ -62,8 +62,8 @@ _MAX_DOUBLINGS = 10  # 0.5 s * 2**10 is far above MAX_BACKOFF_SECONDS; without a
 
 
 @dataclass(frozen=True)
-class CallLimits:
-    """Limits of one call, shared by its requests.
+class Cancellation:
+    """The deadline and the stop signal of one call, shared by its requests.
 
     Attributes:
         deadline: The time by which the call must end. Default: none.
@@ -106,9 +106,9 @@ def send_with_retries(
     *,
     limits: SharedLimits,
     max_retries: int,
-    call_limits: CallLimits,
+    cancellation: Cancellation,
     cost: Cost = FREE,
-    first: Admission | None = None,
+    admission: Admission | None = None,
 ) -> Generator[Any, Any, T]:
     """Run ``attempt`` until it succeeds, each time within the budget and at a start time of the limits.
 
@@ -117,9 +117,9 @@ def send_with_retries(
             settles its cost.
         limits: Rate and budget.
         max_retries: Maximum number of attempts after the first.
-        call_limits: Deadline and stop signal of the call.
+        cancellation: Deadline and stop signal of the call.
         cost: Expected cost of one attempt.
-        first: A confirmed admission for the first attempt, which then starts at once.
+        admission: A confirmed admission for the first attempt, which then starts at once.
 
     Yields:
         :class:`Wait`, :class:`Run`, and everything that ``attempt`` yields.
@@ -135,10 +135,9 @@ def send_with_retries(
     """
     failed, last = 0, None
     while True:
-        admission, first = first, None
         try:
             if admission is None:
-                admission = yield from wait_for_turn(limits, call_limits, cost)
+                admission = yield from wait_for_start(limits, cancellation, cost)
             return (yield from attempt(admission))
         except BudgetExceededError as error:
             raise error from last
@@ -148,16 +147,17 @@ def send_with_retries(
                 raise
             if admission is not None:
                 limits.on_error(error, delay, admission)
-            if failed >= max_retries or not call_limits.leaves_time_for(delay):
+            if failed >= max_retries or not cancellation.leaves_time_for(delay):
                 raise
             failed += 1
             of = f" of {cost.model}" if cost.model else ""
             logger.info("Retry %d of %d%s in %.2f s after %s", failed, max_retries, of, delay, describe(error))
+        admission = None
         yield Wait(delay)
 
 
-def wait_for_turn(
-    limits: SharedLimits, call_limits: CallLimits, cost: Cost = FREE
+def wait_for_start(
+    limits: SharedLimits, cancellation: Cancellation, cost: Cost = FREE
 ) -> Generator[Wait | Run, Any, Admission]:
     """Reserve the cost of a request in the budget, and wait for its start time.
 
@@ -178,8 +178,8 @@ def wait_for_turn(
             if admission.delay > 0:
                 if admission.delay > _LOGGED_WAIT_SECONDS:
                     logger.info("Waiting %.1f s for the rate limit", admission.delay)
-                yield Wait(call_limits.remaining(admission.delay))
-            call_limits.check()
+                yield Wait(cancellation.remaining(admission.delay))
+            cancellation.check()
             if admission.ready:
                 return admission
             admission = yield from _call(limits, partial(limits.confirm, admission))

@@ -40,12 +40,12 @@ class Transport(httpx.BaseTransport):  # type: ignore[misc] # the library is kno
         http_client: The caller's own client of ``httpx`` or ``httpx2`` to send with, with its headers, cookies,
             authentication and event hooks. It is never closed here. Default: the connections that all objects of this
             process share.
-        user: The object whose requests these are: connections stay open as long as it is open. None for single
+        owner: The object whose requests these are: connections stay open as long as it is open. None for single
             requests.
     """
 
-    def __init__(self, endpoint: Endpoint, http_client: Any = None, user: Lifetime | None = None) -> None:
-        self._endpoint, self._client, self._user = endpoint, http_client, user
+    def __init__(self, endpoint: Endpoint, http_client: Any = None, owner: Lifetime | None = None) -> None:
+        self._endpoint, self._client, self._owner = endpoint, http_client, owner
 
     def handle_request(self, request: Any) -> Any:
         """Send one request."""
@@ -54,7 +54,7 @@ class Transport(httpx.BaseTransport):  # type: ignore[misc] # the library is kno
             response = send_with(self._client, request)
             response.stream = _body(response)
             return response
-        lease = take_lease(request.url, self._user)
+        lease = take_lease(request.url, self._owner)
         try:
             response = lease.transport.handle_request(request)
             response.stream = _body(response, lease)
@@ -70,8 +70,8 @@ class AsyncTransport(httpx.AsyncBaseTransport):  # type: ignore[misc]
     Any event loop of asyncio's may use it; a caller's own client belongs to one event loop.
     """
 
-    def __init__(self, endpoint: Endpoint, http_client: Any = None, user: Lifetime | None = None) -> None:
-        self._endpoint, self._client, self._user = endpoint, http_client, user
+    def __init__(self, endpoint: Endpoint, http_client: Any = None, owner: Lifetime | None = None) -> None:
+        self._endpoint, self._client, self._owner = endpoint, http_client, owner
 
     async def handle_async_request(self, request: Any) -> Any:
         """Send one request."""
@@ -80,7 +80,7 @@ class AsyncTransport(httpx.AsyncBaseTransport):  # type: ignore[misc]
             response = await asend_with(self._client, request)
             response.stream = await _async_body(response)
             return response
-        lease = await take_async_lease(request.url, self._user)
+        lease = await take_async_lease(request.url, self._owner)
         try:
             response = await lease.transport.handle_async_request(request)
             response.stream = await _async_body(response, lease)

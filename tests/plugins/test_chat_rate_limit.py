@@ -15,7 +15,7 @@ from nanogpt_core import Sandbox
 def test_dropped_chat_object_releases_its_rate_limit_without_the_garbage_collector(make, ask, used):
     with Sandbox() as sandbox:
         chat = make(api_key=sandbox.api_key, base_url=sandbox.base_url, requests_per_second=7)
-        limit = weakref.ref(chat._session._rate_limit)
+        limit = weakref.ref(chat._session._rate_cap)
         gc.disable()
         try:
             if used:

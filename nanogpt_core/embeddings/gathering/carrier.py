@@ -14,7 +14,7 @@ from nanogpt_core.embeddings.gathering.gatherer import Gatherer
 from nanogpt_core.embeddings.gathering.shared_batch import SharedBatch
 from nanogpt_core.http.client import HttpClient, HttpReply
 from nanogpt_core.http.limits import GATHERED, SharedLimits
-from nanogpt_core.http.retry import CallLimits, wait_for_turn
+from nanogpt_core.http.retry import Cancellation, wait_for_start
 from nanogpt_core.http.runner import run_async, run_sync
 
 __all__ = ["BatchCarrier"]
@@ -99,12 +99,12 @@ class BatchCarrier:
         self._gatherer.end(self, failed=self._failed)
 
     def _carry(self) -> Generator[Action, HttpReply, None]:
-        gatherer, limits, call_limits = self._gatherer, self._limits, CallLimits(stop=self._stop)
+        gatherer, limits, cancellation = self._gatherer, self._limits, Cancellation(stop=self._stop)
         while True:
-            admission = None if self._takes_first else (yield from wait_for_turn(limits, call_limits, GATHERED))
+            admission = None if self._takes_first else (yield from wait_for_start(limits, cancellation, GATHERED))
             items = gatherer.take(self)
             if items:
-                batch = SharedBatch(self, gatherer, self._dispatcher, limits, call_limits=call_limits, items=items)
+                batch = SharedBatch(self, gatherer, self._dispatcher, limits, cancellation=cancellation, items=items)
                 yield from batch.send(admission)
             elif admission is not None:
                 limits.release(admission)

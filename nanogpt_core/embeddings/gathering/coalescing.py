@@ -27,7 +27,7 @@ from nanogpt_core.embeddings.results import ResultCollector
 from nanogpt_core.errors import LimitsUnavailableError, NanoGPTError
 from nanogpt_core.http.client import HttpClient, HttpReply
 from nanogpt_core.http.limits import Admission, ProcessLimits
-from nanogpt_core.http.retry import CallLimits, wait_for_turn
+from nanogpt_core.http.retry import Cancellation, wait_for_start
 from nanogpt_core.http.runner import Join, Yield
 from nanogpt_core.observability.observer import CallObserver
 
@@ -60,14 +60,14 @@ class Coalescer:
         self._gatherer: Gatherer | None = None
 
     def dispatch(
-        self, batch: Batch, results: ResultCollector, call_limits: CallLimits, observer: CallObserver, lane: Lane
+        self, batch: Batch, results: ResultCollector, cancellation: Cancellation, observer: CallObserver, lane: Lane
     ) -> Generator[Action, HttpReply, None]:
         """Send ``batch`` until ``results`` has all its vectors, by itself or with the texts of other calls.
 
         Args:
             batch: The batch of a small call.
             results: Collects the vectors.
-            call_limits: Deadline and stop signal of the call.
+            cancellation: Deadline and stop signal of the call.
             observer: Reports its requests.
             lane: The event loop that runs this generator, or None.
 
@@ -76,17 +76,17 @@ class Coalescer:
         """
         gatherer, budget = self.gatherer(), self._limits.budget
         call = WaitingCall(
-            batch, call_limits, observer=observer, budget=budget, lane=lane, make_carrier=self.make_carrier
+            batch, cancellation, observer=observer, budget=budget, lane=lane, make_carrier=self.make_carrier
         )
         error: NanoGPTError | None = None
         try:
-            first = (yield from self._admission_of(call)) if gatherer.enter(call) else None
-            if first is not None:
+            admission = (yield from self._admission_of(call)) if gatherer.enter(call) else None
+            if admission is not None:
                 share = partial(_share, gatherer, call)
-                yield from self._dispatcher.dispatch(batch, results, call_limits, observer, first, take=share)
+                yield from self._dispatcher.dispatch(batch, results, cancellation, observer, admission, on_part=share)
                 return
             while not call.done:
-                yield Join(call, call_limits.remaining(SLOT_SECONDS))
+                yield Join(call, cancellation.remaining(SLOT_SECONDS))
                 if not call.done:
                     gatherer.look_again()
         except NanoGPTError as failure:
@@ -117,7 +117,7 @@ class Coalescer:
         if shared is None:
             return self._limits.admit_now(cost)
         with contextlib.suppress(LimitsUnavailableError):  # a carrier tries again, as often as the retries allow
-            return (yield from wait_for_turn(shared, call.call_limits, replace(cost, gathers=True)))
+            return (yield from wait_for_start(shared, call.cancellation, replace(cost, gathers=True)))
         return None
 
     def _take_delivered(self, call: WaitingCall, results: ResultCollector) -> Generator[Action, HttpReply, None]:
@@ -129,11 +129,11 @@ class Coalescer:
             rows = [call.vectors[position] for position in found]
             vectors = rows[0][None] if len(rows) == 1 else np.stack(rows)
             response = EmbeddingResponse(vectors, None, call.model)
-            yield from self._dispatcher.check_dimensions(response, call.call_limits, call.observer)
+            yield from self._dispatcher.check_dimensions(response, call.cancellation, call.observer)
             yield from self._dispatcher.collect(call.batch.select(found), response, results)
         missing = [position for position in range(len(call.batch.texts)) if position not in call.vectors]
         if missing:
-            yield from self._dispatcher.dispatch(call.batch.select(missing), results, call.call_limits, call.observer)
+            yield from self._dispatcher.dispatch(call.batch.select(missing), results, call.cancellation, call.observer)
 
     def gatherer(self) -> Gatherer:
         """Return the gatherer that all embedders with the same options share."""
@@ -160,7 +160,7 @@ class Coalescer:
     def make_carrier(self, lane: Lane) -> BatchCarrier:
         """Return a carrier that has not started, for an event loop, or for threads if ``lane`` is None."""
         shared = self._config.limits
-        limits = self._limits.turns if shared is None else shared
+        limits = self._limits.without_budget if shared is None else shared
         return BatchCarrier(
             self.gatherer(), self._dispatcher, limits, self._client, lane, takes_first=shared is not None
         )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from nanogpt_core.embeddings.planning import Batch
 from nanogpt_core.errors import NanoGPTError
 from nanogpt_core.http.limits import Budget
-from nanogpt_core.http.retry import CallLimits
+from nanogpt_core.http.retry import Cancellation
 from nanogpt_core.observability.observer import CallObserver
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class WaitingCall:
 
     Attributes:
         batch: Its texts.
-        call_limits: Its deadline and stop signal.
+        cancellation: Its deadline and stop signal.
         observer: Reports its requests.
         budget: Its budget, or None.
         lane: The event loop that it runs on, or None.
@@ -83,7 +83,7 @@ class WaitingCall:
     """
 
     batch: Batch
-    call_limits: CallLimits
+    cancellation: Cancellation
     _: KW_ONLY
     observer: CallObserver
     budget: Budget | None
@@ -100,7 +100,7 @@ class WaitingCall:
     @property
     def is_late(self) -> bool:
         """True if its deadline has passed: it is about to end."""
-        return self.call_limits.deadline is not None and self.call_limits.deadline.remaining() <= 0
+        return self.cancellation.deadline is not None and self.cancellation.deadline.remaining() <= 0
 
     def finish(self) -> None:
         """Wake the caller. The gatherer calls it under its lock."""

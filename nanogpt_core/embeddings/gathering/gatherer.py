@@ -399,7 +399,7 @@ def _concerns_others(error: NanoGPTError, call: WaitingCall) -> bool:
     """Return whether other calls with the same text would get the same error."""
     if len(call.batch.texts) > 1 or isinstance(error, (BudgetExceededError, TextTooLongError)):
         return False
-    return call.call_limits.deadline is None or not error.transient
+    return call.cancellation.deadline is None or not error.transient
 
 
 def _copy(error: NanoGPTError) -> NanoGPTError:

@@ -20,7 +20,7 @@ from nanogpt_core.embeddings.response import EmbeddingResponse
 from nanogpt_core.errors import BadRequestError, BudgetExceededError, NanoGPTError, RequestTooLargeError
 from nanogpt_core.http.client import HttpReply
 from nanogpt_core.http.limits import Admission, SharedLimits
-from nanogpt_core.http.retry import CallLimits
+from nanogpt_core.http.retry import Cancellation
 from nanogpt_core.http.text_errors import may_concern_one_text, named_position
 
 __all__ = ["SharedBatch"]
@@ -37,7 +37,7 @@ class SharedBatch:
         gatherer: Gets the vectors and errors.
         dispatcher: Sends requests.
         limits: The rate limit; also the budget if several processes share it.
-        call_limits: The stop signal of the carrier.
+        cancellation: The stop signal of the carrier.
         items: The texts.
     """
 
@@ -48,14 +48,14 @@ class SharedBatch:
         dispatcher: Dispatcher,
         limits: SharedLimits,
         *,
-        call_limits: CallLimits,
+        cancellation: Cancellation,
         items: Sequence[Item],
     ) -> None:
         self._carrier = carrier
         self._gatherer = gatherer
         self._dispatcher = dispatcher
         self._limits = limits
-        self._call_limits = call_limits
+        self._call_limits = cancellation
         self._items = items
         self._requests = 0
         self._answered = False  # True if a request of the present search succeeded
@@ -66,30 +66,30 @@ class SharedBatch:
         # The service may refuse each text. Then it costs no more than a request for each.
         self._most_requests = len(items)
 
-    def send(self, first: Admission | None) -> Generator[Action, HttpReply, None]:
+    def send(self, admission: Admission | None) -> Generator[Action, HttpReply, None]:
         """Send the batch, and hand out vectors and errors.
 
         Args:
-            first: A confirmed admission for the first attempt.
+            admission: A confirmed admission for the first attempt.
         """
         parts = [list(self._items)]
         while parts:
             part = parts.pop()
             batch = make_batch(part)
-            if len(part) > 1 and not self._dispatcher.host.fits(batch):
+            if len(part) > 1 and not self._dispatcher.host_capabilities.fits(batch):
                 parts += _halves(part)[::-1]
                 continue
-            error = yield from self._try(part, first)
-            first = None
+            error = yield from self._try(part, admission)
+            admission = None
             if error is not None:
                 yield from self._isolate(part, error)
 
     def _try(
-        self, items: Sequence[Item], first: Admission | None = None
+        self, items: Sequence[Item], admission: Admission | None = None
     ) -> Generator[Action, HttpReply, NanoGPTError | None]:
         """Send some of the texts in one request; return the error if it fails."""
         account = SharedAccount(self._gatherer, items, self._dispatcher.usd_per_million_tokens)
-        call_limits = CallLimits(_last_deadline(items), self._call_limits.stop)
+        cancellation = Cancellation(_last_deadline(items), self._call_limits.stop)
         self._requests += 1
         self._named = None
 
@@ -102,7 +102,7 @@ class SharedBatch:
                 raise
             admission = replace(admission, cost=replace(admission.cost, texts=len(batch.texts)))  # some may have left
             try:
-                response = yield from self._dispatcher.request_once(batch, call_limits, account.first_observer)
+                response = yield from self._dispatcher.request_once(batch, cancellation, account.first_observer)
             except BaseException as error:
                 account.settle(error)
                 self._limits.settle(admission, failed_outcome(error))
@@ -115,9 +115,9 @@ class SharedBatch:
             response = yield from self._dispatcher.send_with_encoding(
                 attempt,
                 limits=self._limits,
-                call_limits=call_limits,
+                cancellation=cancellation,
                 cost=replace(self._dispatcher.cost(make_batch(items)), gathers=True),
-                first=first,
+                admission=admission,
                 max_retries=self._max_retries,
             )
         except BaseException as error:
@@ -126,7 +126,7 @@ class SharedBatch:
                 return None
             if not isinstance(error, NanoGPTError):
                 raise
-            self._was_late = call_limits.deadline is not None and call_limits.deadline.remaining() <= 0
+            self._was_late = cancellation.deadline is not None and cancellation.deadline.remaining() <= 0
             position = named_position(error, len(account.items))
             self._named = None if position is None else account.items[position]
             return error
@@ -225,7 +225,7 @@ class SharedBatch:
         if self._has_skipped or (len(refused) > 1 and not (is_certain and self._requests >= enough)):
             refusal = yield from self._try(suspects)
             if refusal is None and isinstance(error, RequestTooLargeError):
-                self._dispatcher.host.learn(make_batch(answered))
+                self._dispatcher.host_capabilities.learn(make_batch(answered))
             error = refusal or error
         if len(suspects) > 1:
             # Calls that joined meanwhile have some of these texts only, perhaps good ones.
@@ -271,7 +271,7 @@ def _halves(items: list[Item]) -> tuple[list[Item], list[Item]]:
 
 def _last_deadline(items: Sequence[Item]) -> Deadline | None:
     """Return the latest deadline of all calls; None if a call has none."""
-    deadlines = [call.call_limits.deadline for item in items for call in list(item.calls)]
+    deadlines = [call.cancellation.deadline for item in items for call in list(item.calls)]
     if not deadlines or None in deadlines:
         return None
     return max((deadline for deadline in deadlines if deadline), key=lambda deadline: deadline.at)

@@ -222,7 +222,7 @@ def test_exception_of_other_code_is_neither_hidden_nor_retried(kind, form, answe
 def test_client_does_not_keep_the_rate_limit_alive(kind, answering, used):
     """The SDK's clients are part of reference cycles; a limit must not wait for the garbage collector."""
     made = answering(requests_per_second=7)
-    limit = weakref.ref(made.caller._rate_limit)
+    limit = weakref.ref(made.caller._rate_cap)
     make = make_chat_client if kind == "sync" else make_async_chat_client
     client = make(made.caller)
     ask = client.chat.completions.create

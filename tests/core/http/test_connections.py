@@ -32,7 +32,7 @@ from nanogpt_core.errors import (
     RequestTooLargeError,
 )
 from nanogpt_core.http.client import HttpClient, Send
-from nanogpt_core.http.deadline import request_limits
+from nanogpt_core.http.deadline import attempt_limits
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.environment import tls_context
 from nanogpt_core.http.library import httpcore
@@ -309,7 +309,7 @@ def test_bytes_that_came_in_time_are_read_after_the_deadline_sync():
     # As if the process was stopped in between.
     with socket.create_server(("127.0.0.1", 0)) as listener:
         stream = Backend().connect_tcp("127.0.0.1", listener.getsockname()[1], 60.0)
-        with contextlib.closing(stream), listener.accept()[0] as peer, request_limits(-1.0, MIB):
+        with contextlib.closing(stream), listener.accept()[0] as peer, attempt_limits(-1.0, MIB):
             peer.sendall(b"reply")
             assert select.select([stream.get_extra_info("socket")], [], [], 60)[0]
             assert bytes(stream.read(MIB)) + bytes(stream.read(MIB)) == b"reply"
@@ -320,7 +320,7 @@ def test_bytes_that_came_in_time_are_read_after_the_deadline_sync():
 def test_bytes_that_came_in_time_are_read_after_the_deadline_async():
     async def run(listener):
         stream = await AsyncBackend().connect_tcp("127.0.0.1", listener.getsockname()[1], 60.0)
-        with listener.accept()[0] as peer, request_limits(-1.0, MIB):
+        with listener.accept()[0] as peer, attempt_limits(-1.0, MIB):
             reading = asyncio.ensure_future(stream.read(MIB))
             await asyncio.sleep(0)  # now it waits, and is cancelled as soon as the event loop goes on
             peer.sendall(b"reply")

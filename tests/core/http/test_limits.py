@@ -1,5 +1,5 @@
 # ruff: noqa: ARG002
-"""Shared limits in the flow of requests: order of budget, turn and send; blocking limits; the option ``limits``."""
+"""Shared limits in the flow of requests: budget, start time and send in order; blocking limits; option ``limits``."""
 
 import asyncio
 import threading
@@ -10,8 +10,8 @@ from nanogpt_core import BudgetExceededError, ConfigurationError, Embedder, Inva
 from nanogpt_core.errors import RateLimitError, RequestTimeoutError, ServerError
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.limits import FREE, Admission, Budget, Cost, Outcome, ProcessLimits, SharedLimits
-from nanogpt_core.http.rate_limiter import RateLimit, RateLimiter
-from nanogpt_core.http.retry import CallLimits, send_with_retries, wait_for_turn
+from nanogpt_core.http.rate_limiter import RateCap, RateLimiter
+from nanogpt_core.http.retry import Cancellation, send_with_retries, wait_for_start
 from nanogpt_core.http.runner import Run, Wait
 
 CENT = Cost("model", texts=1, tokens=100, usd=0.01, timeout=60)
@@ -65,7 +65,7 @@ class RecordingLimits:
 
 
 def limits_of(rate, budget=None):
-    limiter, limit = RateLimiter(), RateLimit(Endpoint(None, "https://limits.invalid"), rate)
+    limiter, limit = RateLimiter(), RateCap(Endpoint(None, "https://limits.invalid"), rate)
     limiter.join(limit)
     limits = ProcessLimits(lambda: limiter, None if budget is None else Budget(budget))
     limits.kept = limit
@@ -133,8 +133,8 @@ def test_limits_that_stay_away_end_the_call_before_anything_is_sent(options, cal
 
 def test_request_that_is_not_sent_costs_nothing():
     limits = limits_of(0.01, budget=0.02)
-    next(wait_for_turn(limits, CallLimits(), CENT), None)  # takes the first start time
-    steps = wait_for_turn(limits, CallLimits(), CENT)
+    next(wait_for_start(limits, Cancellation(), CENT), None)  # takes the first start time
+    steps = wait_for_start(limits, Cancellation(), CENT)
     assert isinstance(next(steps), Wait)
     with pytest.raises(BudgetExceededError):
         limits.reserve(CENT)
@@ -143,11 +143,11 @@ def test_request_that_is_not_sent_costs_nothing():
 
 
 def test_request_that_the_deadline_stops_costs_nothing():
-    limits, call = limits_of(0.01, budget=0.02), CallLimits()
-    next(wait_for_turn(limits, call, CENT), None)
-    steps = wait_for_turn(limits, call, CENT)
+    limits, cancellation = limits_of(0.01, budget=0.02), Cancellation()
+    next(wait_for_start(limits, cancellation, CENT), None)
+    steps = wait_for_start(limits, cancellation, CENT)
     next(steps)
-    call.stop.set()
+    cancellation.stop.set()
     with pytest.raises(RequestTimeoutError):
         next(steps)
     limits.reserve(CENT)
@@ -161,7 +161,7 @@ def test_budget_error_of_a_retry_is_caused_by_the_last_failure():
         limits.settle(admission, Outcome(None))
         raise failure
 
-    steps = send_with_retries(attempt, limits=limits, max_retries=3, call_limits=CallLimits(), cost=CENT)
+    steps = send_with_retries(attempt, limits=limits, max_retries=3, cancellation=Cancellation(), cost=CENT)
     with pytest.raises(BudgetExceededError) as caught:
         list(steps)
     assert caught.value.__cause__ is failure
@@ -169,7 +169,7 @@ def test_budget_error_of_a_retry_is_caused_by_the_last_failure():
 
 def test_limits_that_may_block_are_called_in_run_actions():
     limits = RecordingLimits()
-    steps = wait_for_turn(limits, CallLimits(), FREE)
+    steps = wait_for_start(limits, Cancellation(), FREE)
     for _ in range(2):
         action = next(steps)
         assert isinstance(action, Run)
@@ -206,7 +206,7 @@ def test_shared_budget_needs_a_model_with_a_price():
         Embedder("lab/unlisted", api_key="k", limits=RecordingLimits())
 
 
-# --- turns of gathered batches ---
+# --- start times of gathered batches ---
 
 
 def test_admit_now_reserves_nothing_if_the_request_has_to_wait():
@@ -257,5 +257,5 @@ def test_rate_of_gathered_batches_recovers_after_a_refusal():
 def test_turns_of_gathered_batches_have_no_budget():
     limits = limits_of(1000, budget=0.01)
     limits.admit_now(CENT)
-    assert limits.turns.budget_usd is None
-    limits.turns.reserve(CENT)  # spends nothing
+    assert limits.without_budget.budget_usd is None
+    limits.without_budget.reserve(CENT)  # spends nothing

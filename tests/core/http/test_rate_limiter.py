@@ -19,8 +19,8 @@ from nanogpt_core.errors import ConnectionFailedError, RateLimitError, ServerErr
 from nanogpt_core.http import rate_limiter
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.limits import ProcessLimits
-from nanogpt_core.http.rate_limiter import DEFAULT_RATE, MAX_DEFAULT_RATE, RateLimit, RateLimiter
-from nanogpt_core.http.retry import CallLimits, send_with_retries
+from nanogpt_core.http.rate_limiter import DEFAULT_RATE, MAX_DEFAULT_RATE, RateCap, RateLimiter
+from nanogpt_core.http.retry import Cancellation, send_with_retries
 from nanogpt_core.http.runner import Wait
 from nanogpt_core.sandbox.rate_limit import RateWindow
 
@@ -104,7 +104,7 @@ class Simulation:
                 raise refusal(None if retry_after is NO_HEADER else retry_after)
 
         limits = ProcessLimits(lambda: self.limiters[process])
-        steps = send_with_retries(attempt, limits=limits, max_retries=5, call_limits=CallLimits())
+        steps = send_with_retries(attempt, limits=limits, max_retries=5, cancellation=Cancellation())
         self.advance(process, steps, None)
 
     def advance(self, process, steps, result):
@@ -156,12 +156,12 @@ ENDPOINT = Endpoint.resolve(api_key="sk-nano-limits", base_url="https://limits.i
 
 
 def limit(requests_per_second=None, endpoint=ENDPOINT):
-    return RateLimit(endpoint, requests_per_second)
+    return RateCap(endpoint, requests_per_second)
 
 
 def limiter_for(endpoint):
     """Return this process's limiter for an endpoint, without a limit of its own."""
-    return RateLimit(endpoint, None).limiter()
+    return RateCap(endpoint, None).limiter()
 
 
 def refusal(retry_after=None):
@@ -544,11 +544,11 @@ from nanogpt_core._runtime import clock
 from nanogpt_core.errors import RateLimitError
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.limits import ProcessLimits
-from nanogpt_core.http.rate_limiter import RateLimit
-from nanogpt_core.http.retry import CallLimits, send_with_retries
+from nanogpt_core.http.rate_limiter import RateCap
+from nanogpt_core.http.retry import Cancellation, send_with_retries
 
 port, count = map(int, sys.argv[1:])
-limit = RateLimit(Endpoint.resolve(api_key="key", base_url=f"http://127.0.0.1:{port}"), None)
+limit = RateCap(Endpoint.resolve(api_key="key", base_url=f"http://127.0.0.1:{port}"), None)
 
 def attempt(_admission):
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
@@ -562,7 +562,8 @@ def attempt(_admission):
 
 def work():
     for _ in range(count // 8):
-        steps = send_with_retries(attempt, limits=ProcessLimits(limit.limiter), max_retries=5, call_limits=CallLimits())
+        limits = ProcessLimits(limit.limiter)
+        steps = send_with_retries(attempt, limits=limits, max_retries=5, cancellation=Cancellation())
         for action in steps:
             clock.sleep(action.seconds)
 

@@ -22,17 +22,17 @@ from nanogpt_core.errors import (
 )
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.limits import ProcessLimits
-from nanogpt_core.http.rate_limiter import RateLimit, RateLimiter
+from nanogpt_core.http.rate_limiter import RateCap, RateLimiter
 from nanogpt_core.http.retry import (
     BASE_BACKOFF_SECONDS,
     MAX_BACKOFF_SECONDS,
     MAX_RETRY_AFTER_SECONDS,
-    CallLimits,
+    Cancellation,
     backoff_delay,
     parse_retry_after,
     reset_message,
     send_with_retries,
-    wait_for_turn,
+    wait_for_start,
 )
 from nanogpt_core.http.runner import Wait
 
@@ -50,16 +50,16 @@ def rate_limited(retry_after=None):
 class Runner:
     """Runs :func:`send_with_retries`: gives each attempt the next result of a script, and records all actions."""
 
-    def __init__(self, *script, max_retries=5, limits=None, limiter=None):
+    def __init__(self, *script, max_retries=5, cancellation=None, limiter=None):
         self.script, self.actions = list(script), []
         self.limiter = limiter or RateLimiter()
-        self.limits = limits or CallLimits()
+        self.cancellation = cancellation or Cancellation()
         self.limiters_asked = 0
         self.steps = send_with_retries(
             self.attempt,
             limits=ProcessLimits(self.limiter_of_process),
             max_retries=max_retries,
-            call_limits=self.limits,
+            cancellation=self.cancellation,
         )
 
     def limiter_of_process(self):
@@ -168,23 +168,23 @@ def test_retry_after_is_waited_for_once():
 
 
 def test_retry_that_would_end_after_the_deadline_is_not_waited_for(skipped):
-    runner = Runner(server_error(30.0), limits=CallLimits(Deadline.after(20)))
+    runner = Runner(server_error(30.0), cancellation=Cancellation(Deadline.after(20)))
     with pytest.raises(ServerError):
         runner.run()
     assert skipped.seconds == 0
 
 
 def test_deadline_that_has_passed_sends_nothing():
-    limits = CallLimits(Deadline.after(1))
+    cancellation = Cancellation(Deadline.after(1))
     clock.sleep(2)
-    runner = Runner(limits=limits)
+    runner = Runner(cancellation=cancellation)
     with pytest.raises(RequestTimeoutError, match="deadline"):
         runner.run()
     assert runner.actions == []
 
 
 def test_deadline_bounds_the_wait_for_a_start_time(skipped):
-    runner = Runner(limits=CallLimits(Deadline.after(5)))
+    runner = Runner(cancellation=Cancellation(Deadline.after(5)))
     runner.limiter.on_error(rate_limited(60.0), 60.0)
     with pytest.raises(RequestTimeoutError, match="deadline"):
         runner.run()
@@ -193,7 +193,7 @@ def test_deadline_bounds_the_wait_for_a_start_time(skipped):
 
 def test_stop_signal_sends_nothing():
     runner = Runner()
-    runner.limits.stop.set()
+    runner.cancellation.stop.set()
     with pytest.raises(RequestTimeoutError, match="Cancelled"):
         runner.run()
     assert runner.actions == []
@@ -203,7 +203,7 @@ def test_stop_signal_during_an_attempt_ends_the_retries():
     runner = Runner(server_error())
     steps = runner.steps
     assert next(steps) == SEND
-    runner.limits.stop.set()
+    runner.cancellation.stop.set()
     with pytest.raises(ServerError):
         steps.send(server_error())
 
@@ -213,7 +213,7 @@ def test_stop_signal_during_a_wait_ends_the_retries():
     steps = runner.steps
     assert next(steps) == SEND
     assert isinstance(steps.send(server_error()), Wait)
-    runner.limits.stop.set()
+    runner.cancellation.stop.set()
     with pytest.raises(RequestTimeoutError, match="Cancelled"):
         next(steps)
 
@@ -224,7 +224,7 @@ def test_stop_signal_during_a_wait_ends_the_retries():
 @pytest.fixture
 def full():
     """A limiter whose next start time is a second away, and the limit that it keeps to."""
-    limiter, limit = RateLimiter(), RateLimit(Endpoint(None, "https://limits.invalid"), 1.0)
+    limiter, limit = RateLimiter(), RateCap(Endpoint(None, "https://limits.invalid"), 1.0)
     limiter.join(limit)
     limiter.confirm(limiter.reserve()[0])
     return limiter, limit
@@ -233,7 +233,7 @@ def full():
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit, ValueError])
 def test_exception_thrown_into_a_wait_gives_the_start_time_back(full, error):
     limiter, _ = full
-    steps = wait_for_turn(ProcessLimits(lambda: limiter), CallLimits())
+    steps = wait_for_start(ProcessLimits(lambda: limiter), Cancellation())
     delay = next(steps).seconds
     assert delay > 0
     with pytest.raises(error):
@@ -251,10 +251,10 @@ def test_closed_generator_gives_the_start_time_back(full):
 
 def test_cancelled_call_gives_the_start_time_back(full):
     limiter, _ = full
-    limits = CallLimits()
-    steps = wait_for_turn(ProcessLimits(lambda: limiter), limits)
+    cancellation = Cancellation()
+    steps = wait_for_start(ProcessLimits(lambda: limiter), cancellation)
     delay = next(steps).seconds
-    limits.stop.set()
+    cancellation.stop.set()
     with pytest.raises(RequestTimeoutError):
         next(steps)
     assert limiter.reserve()[1] <= delay
@@ -262,7 +262,7 @@ def test_cancelled_call_gives_the_start_time_back(full):
 
 def test_pause_that_begins_during_the_wait_is_waited_for_too(full):
     limiter, _ = full
-    steps = wait_for_turn(ProcessLimits(lambda: limiter), CallLimits())
+    steps = wait_for_start(ProcessLimits(lambda: limiter), Cancellation())
     clock.sleep(next(steps).seconds)
     limiter.on_error(rate_limited(20.0), 20.0)
     second = next(steps)

@@ -154,7 +154,7 @@ def test_nothing_is_sent_if_the_limits_of_a_call_that_goes_by_itself_are_away(qu
     assert limits.open == {}
 
 
-# --- calls that end while their batch waits for its turn ---
+# --- calls that end while their batch waits for its start time ---
 
 
 async def _gather_at_the_gate(server, limits, embedder):

@@ -34,7 +34,7 @@ from nanogpt_core._runtime.clock import fake_clock
 from nanogpt_core.errors import ConnectionFailedError, RateLimitError, ServerError
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.limits import FREE, Cost, Outcome, Saving, SharedLimits
-from nanogpt_core.http.rate_limiter import RateLimit, RateLimiter
+from nanogpt_core.http.rate_limiter import RateCap, RateLimiter
 
 CENT = Cost("model", texts=1, tokens=100, usd=0.01, timeout=60)
 PAID = Outcome(0.01, tokens=100, answered=True)
@@ -723,7 +723,7 @@ def test_url_comes_from_the_environment(redis, name, monkeypatch):
 
 @pytest.mark.parametrize("rate", [None, 3.0, 30.0])
 def test_rate_of_redis_and_process_are_the_same(make_limits, rate):
-    limiter, limit = RateLimiter(), RateLimit(Endpoint(None, "https://limits.invalid"), rate)
+    limiter, limit = RateLimiter(), RateCap(Endpoint(None, "https://limits.invalid"), rate)
     limiter.join(limit)
     limits = make_limits(rate)
     for _ in range(6):
@@ -736,7 +736,7 @@ def test_rate_of_redis_and_process_are_the_same(make_limits, rate):
 
 @pytest.mark.parametrize("gathers", [False, True])
 def test_start_times_of_redis_and_process_are_the_same(make_limits, gathers):
-    limiter, limit = RateLimiter(), RateLimit(Endpoint(None, "https://limits.invalid"), 5.0)
+    limiter, limit = RateLimiter(), RateCap(Endpoint(None, "https://limits.invalid"), 5.0)
     limiter.join(limit)
     limits = make_limits(5.0)
     for one in (limiter, limits):  # all start times are after the pause, and do not depend on the time of the call

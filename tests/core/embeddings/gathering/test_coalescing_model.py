@@ -36,7 +36,7 @@ from nanogpt_core.errors import (
     ServerError,
 )
 from nanogpt_core.http.client import HttpReply, Send
-from nanogpt_core.http.retry import CallLimits
+from nanogpt_core.http.retry import Cancellation
 from nanogpt_core.http.runner import Join, Run, Wait
 
 WIDTH = 4
@@ -77,7 +77,7 @@ class OneCall:
         embedder = machine.poor if poor else machine.embedder
         self.texts, self.lane = texts, lane
         self.poor = poor or machine.has_one_budget
-        self.limits = CallLimits(Deadline.after(deadline) if deadline else None)
+        self.cancellation = Cancellation(Deadline.after(deadline) if deadline else None)
         pipeline = embedder._pipeline
         plan = make_plan(texts, pipeline.counter)
         self.results = ResultCollector(
@@ -89,7 +89,9 @@ class OneCall:
             report=None,
         )
         (batch,) = pipeline._make_batches(plan, range(len(plan.request_texts)), None)
-        self.generator = machine.coalescers[poor].dispatch(batch, self.results, self.limits, pipeline.observe(), lane)
+        self.generator = machine.coalescers[poor].dispatch(
+            batch, self.results, self.cancellation, pipeline.observe(), lane
+        )
         self.action = None
         self.server_failed = False
         self.limits_were_away = machine.limits_are_away()
@@ -275,7 +277,7 @@ class Coalescing(RuleBasedStateMachine):
             assert one.poor
         elif isinstance(error, LimitsUnavailableError):
             assert one.limits_were_away
-        elif one.limits.deadline is not None and one.limits.deadline.remaining() <= 0:
+        elif one.cancellation.deadline is not None and one.cancellation.deadline.remaining() <= 0:
             assert isinstance(error, NanoGPTError)
         else:
             assert one.server_failed, repr(error)

@@ -9,7 +9,7 @@ from nanogpt_core.embeddings.gathering import gatherer as gatherer_module
 from nanogpt_core.embeddings.gathering.gathered_call import WaitingCall
 from nanogpt_core.embeddings.gathering.gatherer import SLOT_SECONDS, Gatherer
 from nanogpt_core.embeddings.planning import Batch
-from nanogpt_core.http.retry import CallLimits
+from nanogpt_core.http.retry import Cancellation
 
 
 class Carrier:
@@ -43,7 +43,7 @@ def call(started):
         count = range(len(texts))
         batch = Batch(list(texts), count, count, [1] * len(texts))
         options = {"observer": None, "budget": None, "make_carrier": lambda lane: Carrier(lane, started)}
-        return WaitingCall(batch, CallLimits(), lane=lane, **options)
+        return WaitingCall(batch, Cancellation(), lane=lane, **options)
 
     return call
 
