@@ -70,7 +70,7 @@ class EventParser:
         if name == "data":
             value = value.removeprefix(" ")
             # Some hosts leave the blank line between events out.
-            begins = value.startswith(("{", "[DONE]")) and is_json("\n".join(self._data))
+            begins = bool(self._data) and value.startswith(("{", "[DONE]")) and is_json("\n".join(self._data))
             ended = "\n".join(self._data) if begins else None
             self._data = [value] if begins else [*self._data, value]
             return ended
