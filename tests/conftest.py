@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+import socket
 import sys
 import uuid
 from collections.abc import Iterator
@@ -10,7 +11,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from pytest_socket import SocketConnectBlockedError
 
+LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 VARIABLES = ("NANOGPT_", "NANO_GPT_", "OPENAI_", "LANGSMITH_", "LANGCHAIN_", "TIKTOKEN_", "HTTP_PROXY", "HTTPS_PROXY")
 
 REAL = {"api_key": "API_KEY", "base_url": "BASE_URL", "model": "CHAT_MODEL"}
@@ -55,6 +58,18 @@ def _let_interrupt() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def _refuse_other_hosts() -> None:
+    # pytest-socket guards connect(); the package's own sync connections use connect_ex().
+    connect_ex = socket.socket.connect_ex
+
+    def guarded(self, address):
+        if self.family in {socket.AF_INET, socket.AF_INET6} and address[0] not in LOOPBACK:
+            raise SocketConnectBlockedError(sorted(LOOPBACK), address[0])
+        return connect_ex(self, address)
+
+    socket.socket.connect_ex = guarded
+
+
 def pytest_configure(config: pytest.Config) -> None:
     _keep_bytecode(config)
     _let_interrupt()
@@ -63,6 +78,8 @@ def pytest_configure(config: pytest.Config) -> None:
     given = {name: os.environ.get(f"NANOGPT_{variable}") for name, variable in REAL.items()}
     real_service = {name: value for name, value in given.items() if value}
     config.real_service = getattr(config, "workerinput", {}).get("real_service", real_service)
+    if "api_key" not in config.real_service:
+        _refuse_other_hosts()
     for name in list(os.environ):
         if name.upper().startswith(VARIABLES):
             del os.environ[name]

@@ -38,7 +38,6 @@ def report_index_damage(folder: Path) -> Iterator[None]:
         KeyError,
         EOFError,
         pickle.UnpicklingError,
-        sqlite3.Error,
         *_database_errors(),
     ) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

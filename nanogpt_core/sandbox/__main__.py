@@ -95,9 +95,9 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--no-vendor-limits",
         dest="vendor_limits",
-        action="store_const",
-        const=False,
-        help="2048 items a request for every model",
+        action="store_false",
+        default=None,
+        help="2048 items for any model",
     )
     add("--refuse-base64", action="store_true", help='answer 400 to encoding_format="base64"')
     add("--ignore-base64", action="store_true", help="answer floats for every encoding_format")

@@ -32,6 +32,7 @@ __all__ = ["SandboxApp"]
 
 _BASES = ("/api/v1", "/api/subscription/v1", "/api/paid/v1")
 _SMALL_BODY_BYTES = 8192  # below, a thread costs more time than it saves
+_ROUTE_PROBLEMS = {404: ("not_found", "does not exist"), 405: ("method_not_allowed", "does not take this method")}
 _Answer = Callable[[Request, bytes], Awaitable[Response]]
 
 
@@ -130,8 +131,7 @@ class SandboxApp:
         answer = await run_in_threadpool(lambda: answer_chat(_json_object(body), self.script, report_cost=report_cost))
         if isinstance(answer, Fault):
             await self._wait(answer.delay)
-            assert answer.status is not None  # noqa: S101 - checked by the script
-            return _fault_response(answer, answer.status)
+            return _fault_response(answer)
         if not answer.streamed:
             return _json_response(answer.whole())
         return StreamingResponse(_until_disconnect(request, list(answer.events())), media_type="text/event-stream")
@@ -152,14 +152,10 @@ class SandboxApp:
 
     async def _no_route(self, request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500
-        problem = "does not take this method" if status == 405 else "does not exist"  # noqa: PLR2004
-        error_answer = HTTPError(
-            status,
-            f"{request.method} {request.url.path}: this path {problem}.",
-            code="method_not_allowed" if status == 405 else "not_found",  # noqa: PLR2004
-            headers=getattr(error, "headers", None),
-        )
-        return self._finish(request, _error_response(error_answer))
+        code, problem = _ROUTE_PROBLEMS.get(status, (None, "cannot be served"))
+        message = f"{request.method} {request.url.path}: this path {problem}."
+        answer = HTTPError(status, message, code=code, headers=getattr(error, "headers", None))
+        return self._finish(request, _error_response(answer))
 
     async def _broken(self, request: Request, error: Exception) -> Response:
         answer = HTTPError(500, f"The sandbox failed: {error!r}", type="server_error")
@@ -201,7 +197,7 @@ class SandboxApp:
         if fault is None:
             return None
         await self._wait(fault.delay)
-        return None if fault.status is None else _fault_response(fault, fault.status)
+        return None if fault.status is None else _fault_response(fault)
 
     async def _wait(self, seconds: float) -> None:
         if seconds > 0:
@@ -232,7 +228,8 @@ def _error_response(error: HTTPError) -> Response:
     return response
 
 
-def _fault_response(fault: Fault, status: int) -> Response:
+def _fault_response(fault: Fault) -> Response:
+    status = fault.status or 500  # a fault that answers has one
     if isinstance(fault.body, bytes):
         response = _json_response(fault.body, status)
     elif isinstance(fault.body, str):

@@ -16,6 +16,7 @@ from nanogpt_core.sandbox.http_errors import HTTPError, invalid_value
 from nanogpt_core.sandbox.prompts import Message
 from nanogpt_core.sandbox.script import Fault, Reply, Script
 from nanogpt_core.sandbox.tokens import count_tokens, first_tokens
+from nanogpt_core.sandbox.usage import reported_cost
 
 __all__ = ["CHAT_MODEL", "ChatAnswer", "answer_chat", "chat_models"]
 
@@ -105,10 +106,9 @@ class ChatAnswer:
     def _pricing(self) -> dict[str, Any]:
         if not self.report_cost:
             return {}
-        counts = [self.usage.get(f"{name}_tokens") or 0 for name in _USD_PER_MILLION]
-        cost = sum(count * price for count, price in zip(counts, _USD_PER_MILLION.values(), strict=True)) / 1e6
-        charged = {"amount": cost, "currency": "USD", "cost": cost, "paymentSource": "USD"}
-        return {"x_nanogpt_pricing": {**charged, "inputTokens": counts[0], "outputTokens": counts[1]}}
+        counts = {name: self.usage.get(f"{name}_tokens") or 0 for name in _USD_PER_MILLION}
+        cost_usd = sum(counts[name] * price for name, price in _USD_PER_MILLION.items()) / 1e6
+        return {"x_nanogpt_pricing": reported_cost(cost_usd, *counts.values())}
 
     def _head(self, kind: str) -> dict[str, Any]:
         name = f"chatcmpl-{uuid.uuid4().hex}"
@@ -159,13 +159,12 @@ def _hint(body: Mapping[str, Any]) -> tuple[str, bool]:
 
 
 def _usage(messages: Sequence[Message], reply: Reply) -> dict[str, Any]:
-    asked, thought = sum(count_tokens(message.text) for message in messages), count_tokens(reply.reasoning)
-    said = count_tokens(reply.content) + sum(count_tokens(call.name + call.arguments_text) for call in reply.tool_calls)
-    usage: dict[str, Any] = {"prompt_tokens": asked, "completion_tokens": said + thought}
-    usage["total_tokens"] = asked + said + thought
-    if thought:
-        usage["completion_tokens_details"] = {"reasoning_tokens": thought}
-    return usage
+    prompt = sum(count_tokens(message.text) for message in messages)
+    reasoning = count_tokens(reply.reasoning)
+    calls = sum(count_tokens(call.name + call.arguments_text) for call in reply.tool_calls)
+    completion = reasoning + count_tokens(reply.content) + calls
+    usage = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    return {**usage, "completion_tokens_details": {"reasoning_tokens": reasoning}} if reasoning else usage
 
 
 def chat_models(context_lengths: Mapping[str, int], *, detailed: bool = False) -> dict[str, Any]:
@@ -176,11 +175,10 @@ def chat_models(context_lengths: Mapping[str, int], *, detailed: bool = False) -
 
 def _listed(name: str, context_length: int, detailed: bool) -> dict[str, Any]:
     row = {"id": name, "object": "model", "created": _CREATED, "owned_by": "nanogpt-sandbox"}
-    return {**row, **_details(context_length)} if detailed else row
-
-
-def _details(context_length: int) -> dict[str, Any]:
+    if not detailed:
+        return row
     return {
+        **row,
         "name": "Sandbox quotes",
         "description": "No language model: quotes the numbered passages of the messages",
         "context_length": context_length,

@@ -16,6 +16,7 @@ from nanogpt_core.sandbox.config import SandboxConfig
 from nanogpt_core.sandbox.fake_vectors import embed
 from nanogpt_core.sandbox.http_errors import HTTPError, invalid_value, too_large
 from nanogpt_core.sandbox.tokens import count_tokens
+from nanogpt_core.sandbox.usage import reported_cost
 
 __all__ = ["answer_embeddings", "model_list"]
 
@@ -54,14 +55,9 @@ def answer_embeddings(body: Mapping[str, Any], config: SandboxConfig) -> bytes:
     usage = {"prompt_tokens": request.tokens, "total_tokens": request.tokens}
     reply = {"object": "list", "data": data, "model": request.info.id, "usage": usage}
     if config.report_cost:
-        reply["x_nanogpt_pricing"] = _pricing(request)
+        cost_usd = request.tokens * (request.info.usd_per_million_tokens or 0.0) / 1e6
+        reply["x_nanogpt_pricing"] = reported_cost(cost_usd, request.tokens)
     return orjson.dumps(reply, option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-def _pricing(request: _Request) -> dict[str, Any]:
-    cost = request.tokens * (request.info.usd_per_million_tokens or 0.0) / 1e6
-    charged = {"amount": cost, "currency": "USD", "cost": cost, "paymentSource": "USD"}
-    return {**charged, "inputTokens": request.tokens, "outputTokens": 0}
 
 
 def model_list(config: SandboxConfig) -> dict[str, Any]:

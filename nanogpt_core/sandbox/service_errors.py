@@ -4,27 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
 
 from nanogpt_core.sandbox.script import Fault
 
 __all__ = ["SERVICE_ERRORS"]
 
 
-def _error(status: int, code: str | None, message: str, kind: str, **more: Any) -> Fault:
-    return Fault(
-        status,
-        body={"error": {"message": message, "type": kind, "param": more.pop("param", None), "code": code}},
-        **more,
-    )
+def _error(status: int, code: str | None, message: str, kind: str, param: str | None = None) -> Fault:
+    return Fault(status, body={"error": {"message": message, "type": kind, "param": param, "code": code}})
 
 
-_PAYMENT = {
-    "version": 1,
-    "paymentId": "pay_sandbox",
-    "amountUsd": "0.0714",
-    "accepted": [],
-}
+_PAYMENT = {"version": 1, "paymentId": "pay_sandbox", "amountUsd": "0.0714", "accepted": []}
 
 SERVICE_ERRORS: Mapping[str, Fault] = MappingProxyType(
     {

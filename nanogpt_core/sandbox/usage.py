@@ -11,11 +11,10 @@ from nanogpt_core.sandbox.http_errors import HTTPError
 from nanogpt_core.sandbox.request_log import RecordedRequest
 from nanogpt_core.sandbox.tokens import count_tokens
 
-__all__ = ["usage_report"]
+__all__ = ["reported_cost", "usage_report"]
 
 _DEFAULT_DAYS = 30
 _MAX_DAYS = 366
-_GROUPS = {"day": "day", "model": "model", "day,model": "day,model", "model,day": "day,model"}
 _COUNTERS = ("requests", "costUsd", "refundedUsd", "netCostUsd", "inputTokens", "outputTokens", "reasoningTokens")
 
 
@@ -28,8 +27,8 @@ def usage_report(
         HTTPError: The query is not accepted.
     """
     first, last = _range(query)
-    groups = _GROUPS.get(query.get("group_by", "day,model"))
-    if groups is None:
+    groups = sorted(query.get("group_by", "day,model").split(","))
+    if groups not in (["day"], ["model"], ["day", "model"]):
         raise HTTPError(400, "group_by must be day, model or day,model.", param="group_by")
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for request in requests:
@@ -43,7 +42,7 @@ def usage_report(
         "from": first.isoformat(),
         "to": last.isoformat(),
         "timezone": "UTC",
-        "groupBy": groups,
+        "groupBy": ",".join(groups),
         "totals": _sum(rows.values()),
     }
     if "day" in groups:
@@ -54,9 +53,15 @@ def usage_report(
         body["byModel"] = [
             {"model": name, **_sum(row for key, row in rows.items() if key[1] == name)} for name in names
         ]
-    if groups == "day,model":
+    if len(groups) > 1:
         body["byDayModel"] = [{"date": day, "model": model, **row} for (day, model), row in sorted(rows.items())]
     return body
+
+
+def reported_cost(cost_usd: float, input_tokens: int, output_tokens: int = 0) -> dict[str, Any]:
+    """Return the value of ``x_nanogpt_pricing`` in a reply."""
+    charged = {"amount": cost_usd, "currency": "USD", "cost": cost_usd, "paymentSource": "USD"}
+    return {**charged, "inputTokens": input_tokens, "outputTokens": output_tokens}
 
 
 def _range(query: Mapping[str, str]) -> tuple[datetime.date, datetime.date]:

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 
 import pytest
 import trustme
+from pytest_socket import SocketConnectBlockedError
 
 from nanogpt_core import Embedder
 from nanogpt_core._runtime.clock import fake_clock
@@ -414,6 +415,13 @@ def dead_address():
             filler.setblocking(False)
             filler.connect_ex(listener.getsockname())
         yield listener.getsockname()
+
+
+@pytest.mark.filterwarnings("ignore:A test tried to use socket")
+@pytest.mark.parametrize("method", ["connect", "connect_ex"])
+def test_tests_connect_to_this_machine_only(method):
+    with socket.socket() as sock, pytest.raises(SocketConnectBlockedError):
+        getattr(sock, method)(("192.0.2.1", 9))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems answer when a backlog is full")
