@@ -142,14 +142,14 @@ def _join_blocks(message: dict[str, Any], blocks: list[Any]) -> None:
 
 
 def _move_images(message: dict[str, Any]) -> None:
-    images = message.pop("images", None)  # OpenRouter
+    blocks, images = message.pop("content_blocks", None), message.pop("images", None)  # OpenRouter sends images
     links = [
         {"type": "image_url", "image_url": {"url": image}} if isinstance(image, str) else image
         for image in (images if isinstance(images, list) else ())
     ]
-    blocks = [*message.get("content_blocks", ()), *_objects(links)]
-    if blocks:
-        message["content_blocks"] = blocks
+    kept = _objects([*(blocks if isinstance(blocks, list) else ()), *links])
+    if kept:
+        message["content_blocks"] = kept
 
 
 def _repair_function_call(message: dict[str, Any], tools: frozenset[str]) -> None:

@@ -669,6 +669,15 @@ def test_images_beside_the_content_are_kept():
         assert found["content_blocks"] == [IMAGE]
 
 
+@pytest.mark.parametrize("blocks", [None, "a text", {"type": "image_url"}, [None]], ids=str)
+def test_content_blocks_of_a_wrong_type_are_left_out(blocks):
+    message = {"content": "all of it", "content_blocks": blocks}
+    events = streamed(chunk(dict(message), "stop"))
+    for found in (whole(message)["choices"][0]["message"], events[0]["choices"][0]["delta"]):
+        assert found["content"] == "all of it"
+        assert "content_blocks" not in found
+
+
 def test_call_in_the_older_form_is_a_tool_call_if_tools_were_sent():
     call = {"name": "clean", "arguments": '{"path": "x"}'}
     (choice,) = whole({"content": None, "function_call": call}, "function_call", TOOLS)["choices"]
