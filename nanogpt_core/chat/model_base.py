@@ -13,7 +13,7 @@ from nanogpt_core.chat.client import ChatSession, SessionOptions
 from nanogpt_core.chat.options import EXAMPLE_MODEL, check_request_options, invalid_option_error, unknown_option_error
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.http.endpoint import hide_keys
-from nanogpt_core.http.lifetime import Closeable
+from nanogpt_core.plugin_model import PluginModel
 from nanogpt_core.validation import check_model_name, with_field_names
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ __all__ = ["ChatModelBase"]
 _SESSION_OPTIONS = tuple(SessionOptions.__annotations__)
 
 
-class ChatModelBase(Closeable, BaseModel):
+class ChatModelBase(PluginModel):
     """A chat class of a framework: its options can be changed by attribute, ``model_copy`` and ``copy``; and closed.
 
     Subclasses set ``_session`` when they are made: before that, their base classes may set any field.
@@ -82,10 +82,6 @@ class ChatModelBase(Closeable, BaseModel):
     def _update_dependents(self, changes: Mapping[str, Any]) -> None:
         """Set fields that depend on others, of which ``changes`` have changed."""
 
-    def _shared_by_copies(self) -> Iterable[Any]:
-        """Return the objects that deep copies share, such as HTTP clients and objects that may hold a lock."""
-        return ()
-
     def __copy__(self) -> Self:
         twin = super().__copy__()
         twin._session = copy.copy(self._session)
@@ -93,8 +89,6 @@ class ChatModelBase(Closeable, BaseModel):
         return twin
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        memo = {} if memo is None else memo
-        memo.update({id(one): one for one in self._shared_by_copies()})
         twin = super().__deepcopy__(memo)
         twin._update_session()
         return twin
@@ -169,11 +163,6 @@ class ChatModelBase(Closeable, BaseModel):
             twin._update_session()
         twin._update_dependents(changes)
         return twin
-
-    def copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:  # type: ignore[override]
-        """Do what :meth:`model_copy` does; pydantic's older name for it."""
-        update = hide_keys(update or {})
-        return self.model_copy(update=update, deep=deep)
 
 
 def _validate_field(model: type[BaseModel], name: str, value: Any) -> Any:

@@ -7,14 +7,14 @@ import inspect
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import BaseModel, Field  # a dependency of the frameworks
+from pydantic import Field  # a dependency of the frameworks
 
 from nanogpt_core.embeddings.embedder import Embedder
 from nanogpt_core.embeddings.estimate import Estimate
 from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.http.endpoint import Secret, hide_keys
-from nanogpt_core.http.lifetime import Closeable
 from nanogpt_core.observability.usage import Usage
+from nanogpt_core.plugin_model import PluginModel
 from nanogpt_core.validation import check_option_names, subclass_defaults, with_field_names
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def hidden_option(name: str) -> Any:
     return option(name, exclude=True, repr=False)
 
 
-class EmbeddingModelBase(Closeable, BaseModel):
+class EmbeddingModelBase(PluginModel):
     """An embedding class of a framework: the options of an :class:`nanogpt_core.Embedder` are fields.
 
     The options do not change after construction; changed copies have an embedder of their own.
@@ -112,21 +112,13 @@ class EmbeddingModelBase(Closeable, BaseModel):
             twin.__pydantic_private__ = {**private, "_embedder": twin._embedder}
         return twin
 
-    def copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:  # type: ignore[override]
-        """Do what :meth:`model_copy` does; pydantic's older name for it."""
-        update = hide_keys(update or {})
-        return self.model_copy(update=update, deep=deep)
-
     def __copy__(self) -> Self:
         twin = super().__copy__()
         twin._embedder = copy.copy(self._embedder)
         return twin
 
-    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        memo = {} if memo is None else memo
-        shared = (getattr(self, name) for name in (*_HOLD_LOCKS, *self._shared_fields))
-        memo.update({id(one): one for one in shared})
-        return super().__deepcopy__(memo)
+    def _shared_by_copies(self) -> Iterable[Any]:
+        return (getattr(self, name) for name in (*_HOLD_LOCKS, *self._shared_fields))
 
     def __getstate__(self) -> dict[Any, Any]:
         self._embedder.__getstate__()  # refuses clients, which cannot be pickled

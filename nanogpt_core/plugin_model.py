@@ -1,0 +1,35 @@
+"""Base class of the plugins' classes: closing, and copies that hide keys and share what cannot be copied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel  # a dependency of the SDK
+
+from nanogpt_core.http.endpoint import hide_keys
+from nanogpt_core.http.lifetime import Closeable
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["PluginModel"]
+
+
+class PluginModel(Closeable, BaseModel):
+    """A pydantic model of a framework that can be closed and copied."""
+
+    def _shared_by_copies(self) -> Iterable[Any]:
+        """Return the objects that deep copies share, such as HTTP clients and objects that may hold a lock."""
+        return ()
+
+    def copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:  # type: ignore[override]
+        """Do what :meth:`model_copy` does; pydantic's older name for it."""
+        # Tools that print the variables of a traceback's frames must not see the key.
+        update = hide_keys(update or {})
+        return self.model_copy(update=update, deep=deep)
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        memo = {} if memo is None else memo
+        memo.update({id(one): one for one in self._shared_by_copies()})
+        return super().__deepcopy__(memo)
