@@ -19,8 +19,8 @@ from nanogpt_core.cache.lookup import CacheLookup
 from nanogpt_core.embeddings.config import EmbedderConfig
 from nanogpt_core.embeddings.dispatch import Dispatch, Dispatcher
 from nanogpt_core.embeddings.estimate import Estimate
-from nanogpt_core.embeddings.gathering.coalescing import MAX_GATHERED_TEXTS, Coalescer
-from nanogpt_core.embeddings.gathering.gathered_call import Lane
+from nanogpt_core.embeddings.gathering.dispatch import GatheringDispatcher
+from nanogpt_core.embeddings.gathering.waiting_call import Lane
 from nanogpt_core.embeddings.planning import Batch, Plan, make_batches, make_plan
 from nanogpt_core.embeddings.progress import reporting
 from nanogpt_core.embeddings.response import DimensionsCheck
@@ -51,8 +51,9 @@ R = TypeVar("R")
 
 # Planning fewer texts takes less time than handing the work to a thread.
 _MAX_TEXTS_PLANNED_IN_LOOP = 200
-# Several requests at once are faster than one large one, but a service needs as long for fewer texts than these.
-_MIN_TEXTS_PER_REQUEST = 128
+# A service needs as long for fewer texts. So batches are not made smaller to send several at once, and the batch of a
+# call that has no more may be gathered with those of other calls.
+_SMALL_BATCH_TEXTS = 128
 
 # Modules that requests use, imported before the first one and in no worker thread: a fork in the middle of an import
 # leaves the child with a locked module, and an import fails if the process has no file descriptors left.
@@ -92,7 +93,7 @@ class Pipeline:
         self._imported = self._is_ready = False
         self._warning = OneWarning()
         self.dispatcher = Dispatcher(config, self.dimensions_check, self.limits)
-        self.coalescer = Coalescer(config, self.dispatcher, process_limits, self.client)
+        self.gathering_dispatcher = GatheringDispatcher(config, self.dispatcher, process_limits, self.client)
 
     def embed(
         self,
@@ -200,8 +201,8 @@ class Pipeline:
         joins: bool,
     ) -> list[Dispatch]:
         """Return a generator for each batch; that of a small call may share a request with other calls."""
-        if joins and self.config.coalesce and len(batches) == 1 and len(batches[0].texts) <= MAX_GATHERED_TEXTS:
-            return [self.coalescer.dispatch(batches[0], results, cancellation, observer, lane)]
+        if joins and self.config.coalesce and len(batches) == 1 and len(batches[0].texts) <= _SMALL_BATCH_TEXTS:
+            return [self.gathering_dispatcher.dispatch(batches[0], results, cancellation, observer, lane)]
         return [self.dispatcher.dispatch(batch, results, cancellation, observer) for batch in batches]
 
     def _get_ready(self) -> None:
@@ -318,7 +319,7 @@ class Pipeline:
 
     def _default_batch_size(self, texts: int) -> int:
         per_request = -(-texts // self.config.max_concurrency)
-        return min(self.config.model_row.batch_size, max(_MIN_TEXTS_PER_REQUEST, per_request))
+        return min(self.config.model_row.batch_size, max(_SMALL_BATCH_TEXTS, per_request))
 
     def check_lengths(self, texts: list[str]) -> None:
         """Raise the error for checked texts that are too long, if ``on_overflow`` is ``"error"``."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from nanogpt_core.embeddings.gathering.gathered_call import running_loop
+from nanogpt_core.embeddings.gathering.waiting_call import running_loop
 from nanogpt_core.errors import LimitsUnavailableError, NanoGPTError
 from nanogpt_core.http.limits import Budget, ProcessLimits
 from nanogpt_core.http.rate_limiter import RateLimiter
@@ -46,7 +46,7 @@ class Held:
         return [seen.texts for seen in self.server.requests if seen.texts != ["first"]]
 
     def queue_of(self, embedder):
-        return embedder._pipeline.coalescer.gatherer()
+        return embedder._pipeline.gathering_dispatcher.gatherer()
 
     def wait_for_queue(self, embedder, count):
         until = time.monotonic() + GUARD_SECONDS

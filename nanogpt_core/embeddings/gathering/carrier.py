@@ -9,9 +9,9 @@ from collections.abc import Generator
 
 from nanogpt_core._runtime.workers import NoThreadError, start_thread
 from nanogpt_core.embeddings.dispatch import Action, Dispatcher
-from nanogpt_core.embeddings.gathering.gathered_call import Item, Lane, running_loop
 from nanogpt_core.embeddings.gathering.gatherer import Gatherer
 from nanogpt_core.embeddings.gathering.shared_batch import SharedBatch
+from nanogpt_core.embeddings.gathering.waiting_call import Item, Lane, running_loop
 from nanogpt_core.http.client import HttpClient, HttpReply
 from nanogpt_core.http.limits import GATHERED, SharedLimits
 from nanogpt_core.http.retry import Cancellation, wait_for_start
@@ -28,11 +28,11 @@ class BatchCarrier:
     Args:
         gatherer: The queue.
         dispatcher: Sends requests.
-        limits: Rate; also the budget if ``takes_first``.
+        limits: Rate; also the budget if ``takes_texts_first``.
         client: Sends requests.
         lane: The event loop, or None for a thread.
-        takes_first: Whether to take the texts before the limits give a turn, in order to reserve their cost with it.
-            Otherwise each call reserves its own cost, and texts that come before the turn go along.
+        takes_texts_first: Whether to take the texts before the limits give a start time, to reserve their cost with it.
+            Otherwise each call reserves its own cost, and texts that come before the start go along.
     """
 
     def __init__(
@@ -43,13 +43,13 @@ class BatchCarrier:
         client: HttpClient,
         lane: Lane,
         *,
-        takes_first: bool,
+        takes_texts_first: bool,
     ) -> None:
         self.lane = lane
         self.items: list[Item] = []
         self.is_cancelled = False
         self._gatherer, self._dispatcher, self._limits, self._client = gatherer, dispatcher, limits, client
-        self._takes_first = takes_first
+        self._takes_texts_first = takes_texts_first
         self._stop = threading.Event()
         self._task: asyncio.Task[None] | None = None
         self._failed = True  # until it has ended by itself
@@ -96,18 +96,18 @@ class BatchCarrier:
             await run_async(self._carry(), self._client.asend, parsing=asyncio.Lock())
 
     def _end(self, _task: object = None) -> None:
-        self._gatherer.end(self, failed=self._failed)
+        self._gatherer.remove_carrier(self, failed=self._failed)
 
     def _carry(self) -> Generator[Action, HttpReply, None]:
         gatherer, limits, cancellation = self._gatherer, self._limits, Cancellation(stop=self._stop)
         while True:
-            admission = None if self._takes_first else (yield from wait_for_start(limits, cancellation, GATHERED))
-            items = gatherer.take(self)
+            admission = None if self._takes_texts_first else (yield from wait_for_start(limits, cancellation, GATHERED))
+            items = gatherer.take_batch(self)
             if items:
                 batch = SharedBatch(self, gatherer, self._dispatcher, limits, cancellation=cancellation, items=items)
                 yield from batch.send(admission)
             elif admission is not None:
                 limits.release(admission)
-            if not (items and gatherer.go_on(self)):
+            if not (items and gatherer.finish_batch(self)):
                 break
         self._failed = False

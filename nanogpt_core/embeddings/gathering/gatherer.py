@@ -1,13 +1,27 @@
 """Gatherer: texts that wait for a request, of all calls in this process that could share one. No I/O.
 
-A call goes at once, by itself, if a slot and a turn of the rate limiter are free. Otherwise its texts join a queue. A
-*carrier*, a thread or a task, waits for the next slot and turn, takes the texts from the front of the queue up to the
-model's limits, and sends them as one batch. With limits that several processes share, it takes the texts first, since
-such limits reserve their cost together with the turn. All changes of state happen here, under one lock:
+A call goes at once, by itself, if a slot is free and the rate limiter lets it start. Otherwise its texts join a queue.
+A *carrier*, a thread or a task, waits for the next slot and start time, takes the texts from the front of the queue up
+to the model's limits, and sends them as one batch. With limits that several processes share, it takes the texts first,
+since such limits reserve their cost together with the start time. All changes of state happen here, under one lock:
 docs/adr/0060-gathered-batches.md.
 
-A *sender*, such a call or a carrier, waits for its turn first, at most one in a lane. Then its request is in flight
-and occupies a slot.
+A *sender*, such a call or a carrier, waits for its start time first, at most one in a lane. Then its request is in
+flight and occupies a slot. The states of a call, and the methods of :class:`Gatherer` that change them::
+
+    new --- register() ---> waiting to start --- start_request() ---> in flight
+     |                             |                                      |
+     |                        join_queue()                           unregister()
+     |                             v                                      v
+     +----- register() --------> queued ------ deliver(), fail() ------> done
+
+A queued call waits for its texts, in the queue or with senders; after :meth:`Gatherer.send_separately` it is done too,
+and sends the rest by itself. A call that is late or cancelled is done from any state: :meth:`Gatherer.unregister` comes
+last in each call. The states of a carrier::
+
+    new -- start() --> waiting to start -- take_batch(), start_request() --> in flight -- remove_carrier() --> done
+                              ^                                                  |
+                              +---------- finish_batch(), if texts wait ---------+
 """
 
 from __future__ import annotations
@@ -21,7 +35,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from nanogpt_core._runtime.fork import ForkSafe
-from nanogpt_core.embeddings.gathering.gathered_call import Carrier, Item, Lane, Sender, WaitingCall
+from nanogpt_core.embeddings.gathering.waiting_call import Carrier, Item, Lane, Sender, WaitingCall
 from nanogpt_core.errors import BudgetExceededError, NanoGPTError, TextTooLongError
 
 if TYPE_CHECKING:
@@ -177,7 +191,7 @@ class Gatherer(ForkSafe):
         self._queue = _Queue()
         self._slots = _Slots(self._max_slots)
         self._under_way: dict[str, Item] = {}  # in the queue or with a sender, by text
-        self._waiting_for_turn: dict[Lane, Sender] = {}
+        self._waiting_to_start: dict[Lane, Sender] = {}
 
     @property
     def waiting(self) -> int:
@@ -195,21 +209,21 @@ class Gatherer(ForkSafe):
 
     # --- calls ---
 
-    def enter(self, call: WaitingCall) -> bool:
+    def register(self, call: WaitingCall) -> bool:
         """Register the texts of a call; a text that is under way already is not sent twice.
 
         Returns:
-            True if the call may go by itself: :meth:`depart` or :meth:`join_queue` must follow. False if its texts are
-            in the queue, or under way.
+            True if the call may go by itself: :meth:`start_request` or :meth:`join_queue` must follow. False if its
+            texts are in the queue, or under way.
         """
         with self._change():
             new = [item for position in range(len(call.batch.texts)) if (item := self._add(call, position))]
-            is_idle = not self._queue and not self._waiting_for_turn and self._slots.has_free(call.lane)
+            is_idle = not self._queue and not self._waiting_to_start and self._slots.has_free(call.lane)
             goes_alone = is_idle and len(new) == len(call.items)
             if goes_alone:
                 for item in new:
                     item.sender = call
-                self._waiting_for_turn[call.lane] = call
+                self._waiting_to_start[call.lane] = call
             else:
                 self._queue.add(new)
         return goes_alone
@@ -233,30 +247,30 @@ class Gatherer(ForkSafe):
         # Texts in flight on an event loop depend on that loop, which may be blocked or closed.
         return self._mixes_lanes and item.lane is None
 
-    def depart(self, sender: Sender) -> None:
-        """Occupy a slot for a request that starts, and let others wait for the next turn; only the first time counts.
+    def start_request(self, sender: Sender) -> None:
+        """Occupy a slot for a request that starts, and let others wait for the next start; only the first time counts.
 
         Args:
-            sender: A carrier that has taken its texts, or a call that :meth:`enter` has let through.
+            sender: A carrier that has taken its texts, or a call that :meth:`register` has let through.
         """
         with self._change():
             if self._stop_waiting(sender):
                 self._slots.occupy(sender)
 
     def _stop_waiting(self, sender: Sender) -> bool:
-        """Let another sender wait for the next turn; True if this one did so."""
-        is_waiting = self._waiting_for_turn.get(sender.lane) is sender
+        """Let another sender wait for the next start; True if this one did so."""
+        is_waiting = self._waiting_to_start.get(sender.lane) is sender
         if is_waiting:
-            del self._waiting_for_turn[sender.lane]
+            del self._waiting_to_start[sender.lane]
         return is_waiting
 
     def join_queue(self, call: WaitingCall) -> None:
-        """Put the texts of a call that :meth:`enter` has let through at the front of the queue."""
+        """Put the texts of a call that :meth:`register` has let through at the front of the queue."""
         with self._change():
             self._stop_waiting(call)
             self._queue.add(call.items, front=True)
 
-    def leave(self, call: WaitingCall, error: NanoGPTError | None = None) -> None:
+    def unregister(self, call: WaitingCall, error: NanoGPTError | None = None) -> None:
         """Forget a call that ends; its texts stay under way if other calls wait for them.
 
         Args:
@@ -295,19 +309,19 @@ class Gatherer(ForkSafe):
             del self._under_way[item.text]
         self._queue.discard(item)
 
-    def look_again(self) -> None:
+    def check_slots(self) -> None:
         """Start a carrier if a slot has become free since nothing came in the time of a slot."""
         with self._change():
-            for lane in [lane for lane in self._waiting_for_turn if lane is not None and lane.is_closed()]:
-                del self._waiting_for_turn[lane]  # its task never ran again
+            for lane in [lane for lane in self._waiting_to_start if lane is not None and lane.is_closed()]:
+                del self._waiting_to_start[lane]  # its task never ran again
 
     # --- carriers ---
 
     def _next_carrier(self, own: Carrier | None = None) -> Carrier | None:
         """Return a carrier to start, if the queue needs one; ``own`` itself if it can go on."""
-        if self._mixes_lanes and None in self._waiting_for_turn:
+        if self._mixes_lanes and None in self._waiting_to_start:
             return None
-        lanes: list[Lane] = [lane for lane in self._queue.lanes if lane not in self._waiting_for_turn]
+        lanes: list[Lane] = [lane for lane in self._queue.lanes if lane not in self._waiting_to_start]
         if lanes and self._mixes_lanes and len(self._queue.lanes) > 1:
             lanes = [None]
         lanes = [lane for lane in lanes if self._slots.has_free(lane)]
@@ -318,11 +332,11 @@ class Gatherer(ForkSafe):
             of_lane = (item for item in self._queue if item.lane is lane)
             item = next(of_lane, None) or next(iter(self._queue))
             own = next(iter(item.calls)).make_carrier(lane)
-        self._waiting_for_turn[lane] = own
+        self._waiting_to_start[lane] = own
         return own
 
-    def take(self, carrier: Carrier) -> list[Item]:
-        """Return the texts of the next batch; none if there are no more. :meth:`depart` must follow."""
+    def take_batch(self, carrier: Carrier) -> list[Item]:
+        """Return the texts of the next batch; none if there are no more. :meth:`start_request` must follow."""
         with self._lock:
             takes_all = carrier.lane is None and self._mixes_lanes
             carrier.items = self._queue.take(
@@ -332,26 +346,28 @@ class Gatherer(ForkSafe):
                 item.sender, item.lane = carrier, carrier.lane
             return carrier.items
 
-    def go_on(self, carrier: Carrier) -> bool:
+    def finish_batch(self, carrier: Carrier) -> bool:
         """Free the slot of a carrier whose batch is done; True if it should carry another one."""
         with self._lock:
-            self._put_down(carrier)
+            self._end_batch(carrier)
             following = self._next_carrier(carrier)
         if following is not None and following is not carrier:
             following.start()
         return following is carrier
 
-    def end(self, carrier: Carrier, *, failed: bool) -> None:
+    def remove_carrier(self, carrier: Carrier, *, failed: bool) -> None:
         """Forget a carrier, also twice. If it could not start, or was stopped, its calls go by themselves."""
         with self._change():
             if self._stop_waiting(carrier) and failed:
-                self.hand_back([item for item in self._queue if carrier.lane is None or item.lane is carrier.lane])
-            self._put_down(carrier)
+                self.send_separately(
+                    [item for item in self._queue if carrier.lane is None or item.lane is carrier.lane]
+                )
+            self._end_batch(carrier)
 
-    def _put_down(self, carrier: Carrier) -> None:
+    def _end_batch(self, carrier: Carrier) -> None:
         self._slots.free(carrier)
         # The carrier was stopped; or the calls are late, or came after those had paid that have left.
-        self.hand_back(carrier.items)
+        self.send_separately(carrier.items)
         carrier.items = []
 
     # --- results ---
@@ -382,7 +398,7 @@ class Gatherer(ForkSafe):
             self._withdraw(call)
             call.finish()
 
-    def hand_back(self, items: Iterable[Item], which: Callable[[WaitingCall], bool] = lambda _: True) -> None:
+    def send_separately(self, items: Iterable[Item], which: Callable[[WaitingCall], bool] = lambda _: True) -> None:
         """Let the calls that wait for these texts send all that they still miss by themselves.
 
         Args:

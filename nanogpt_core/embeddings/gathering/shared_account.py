@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from nanogpt_core.embeddings.gathering.gathered_call import Item, WaitingCall
 from nanogpt_core.embeddings.gathering.gatherer import Gatherer
+from nanogpt_core.embeddings.gathering.waiting_call import Item, WaitingCall
 from nanogpt_core.embeddings.planning import Batch
 from nanogpt_core.embeddings.response import EmbeddingResponse
 from nanogpt_core.errors import BudgetExceededError

@@ -13,9 +13,9 @@ from dataclasses import replace
 from nanogpt_core._runtime.clock import Deadline
 from nanogpt_core._runtime.log import describe, logger
 from nanogpt_core.embeddings.dispatch import Action, Dispatcher, failed_outcome, text_too_long
-from nanogpt_core.embeddings.gathering.gathered_call import Carrier, Item
 from nanogpt_core.embeddings.gathering.gatherer import Gatherer
 from nanogpt_core.embeddings.gathering.shared_account import NoCallLeft, SharedAccount, make_batch
+from nanogpt_core.embeddings.gathering.waiting_call import Carrier, Item
 from nanogpt_core.embeddings.response import EmbeddingResponse
 from nanogpt_core.errors import BadRequestError, BudgetExceededError, NanoGPTError, RequestTooLargeError
 from nanogpt_core.http.client import HttpReply
@@ -55,7 +55,7 @@ class SharedBatch:
         self._gatherer = gatherer
         self._dispatcher = dispatcher
         self._limits = limits
-        self._call_limits = cancellation
+        self._cancellation = cancellation
         self._items = items
         self._requests = 0
         self._answered = False  # True if a request of the present search succeeded
@@ -89,12 +89,12 @@ class SharedBatch:
     ) -> Generator[Action, HttpReply, NanoGPTError | None]:
         """Send some of the texts in one request; return the error if it fails."""
         account = SharedAccount(self._gatherer, items, self._dispatcher.usd_per_million_tokens)
-        cancellation = Cancellation(_last_deadline(items), self._call_limits.stop)
+        cancellation = Cancellation(_last_deadline(items), self._cancellation.stop)
         self._requests += 1
         self._named = None
 
         def attempt(admission: Admission) -> Generator[Action, HttpReply, EmbeddingResponse]:
-            self._gatherer.depart(self._carrier)
+            self._gatherer.start_request(self._carrier)
             try:
                 batch = account.open()
             except NoCallLeft:
@@ -229,23 +229,23 @@ class SharedBatch:
             error = refusal or error
         if len(suspects) > 1:
             # Calls that joined meanwhile have some of these texts only, perhaps good ones.
-            self._gatherer.hand_back(suspects, lambda call: call not in owners)
+            self._gatherer.send_separately(suspects, lambda call: call not in owners)
         self._fail_one_call(suspects, error)
         return others, error_of_others
 
     def _fail(self, items: Sequence[Item], error: NanoGPTError) -> None:
         """Fail all calls with these texts; those with more time than the request had go on by themselves."""
         if isinstance(error, BudgetExceededError):
-            self._gatherer.hand_back(items)  # the shared budget may cover some of them
+            self._gatherer.send_separately(items)  # the shared budget may cover some of them
             return
         if self._was_late:
-            self._gatherer.hand_back(items, lambda call: not call.is_late)
+            self._gatherer.send_separately(items, lambda call: not call.is_late)
         self._gatherer.fail(items, error)
 
     def _fail_one_call(self, items: list[Item], error: NanoGPTError) -> None:
         """Fail the call of some texts. If another call has left one of them, that may be the bad one."""
         if len(items) > 1 and not all(item.calls for item in items):
-            self._gatherer.hand_back(items)
+            self._gatherer.send_separately(items)
         else:
             self._fail_texts(items, error)
 
@@ -258,7 +258,7 @@ class SharedBatch:
                 for call, position in list(item.calls.items()):
                     self._gatherer.fail_call(call, text_too_long(error, call.batch.positions[position]))
         else:
-            self._gatherer.hand_back(items)  # each call truncates or splits them
+            self._gatherer.send_separately(items)  # each call truncates or splits them
 
 
 def _is_one_call(items: list[Item]) -> bool:

@@ -9,7 +9,7 @@ import pytest
 
 from nanogpt_core import Usage, track_usage
 from nanogpt_core._runtime.clock import fake_clock
-from nanogpt_core.embeddings.gathering import coalescing, gatherer
+from nanogpt_core.embeddings.gathering import dispatch, gatherer
 from nanogpt_core.errors import NanoGPTError
 
 GUARD_SECONDS = 60
@@ -25,7 +25,7 @@ def gather(serve, faults, monkeypatch):
     only slot until all of them are in the queue.
     """
     monkeypatch.setattr(gatherer, "SLOT_SECONDS", GUARD_SECONDS)
-    monkeypatch.setattr(coalescing, "SLOT_SECONDS", GUARD_SECONDS)
+    monkeypatch.setattr(dispatch, "SLOT_SECONDS", GUARD_SECONDS)
 
     def run(calls, answer=None, **options):
         released = threading.Event()
@@ -52,7 +52,7 @@ def gather(serve, faults, monkeypatch):
         with fake_clock(), ThreadPoolExecutor(len(calls) + 1) as pool:
             blocked = pool.submit(first.embed, ["first"])
             server.wait_for(lambda: server.in_flight == 1)
-            running, queue = [], first._pipeline.coalescer.gatherer()
+            running, queue = [], first._pipeline.gathering_dispatcher.gatherer()
             waiting = 0
             for number, texts in enumerate(calls):
                 running.append(pool.submit(contextvars.copy_context().run, one, number))

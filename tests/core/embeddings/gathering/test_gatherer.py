@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from nanogpt_core.embeddings.gathering import gatherer as gatherer_module
-from nanogpt_core.embeddings.gathering.gathered_call import WaitingCall
 from nanogpt_core.embeddings.gathering.gatherer import SLOT_SECONDS, Gatherer
+from nanogpt_core.embeddings.gathering.waiting_call import WaitingCall
 from nanogpt_core.embeddings.planning import Batch
 from nanogpt_core.http.retry import Cancellation
 
@@ -50,16 +50,16 @@ def call(started):
 
 def go(gatherer, call):
     """Let a call go by itself; return whether it may."""
-    alone = gatherer.enter(call)
+    alone = gatherer.register(call)
     if alone:
-        gatherer.depart(call)
+        gatherer.start_request(call)
     return alone
 
 
 def send(gatherer, carrier):
     """Let a carrier take its texts and send them; return the texts."""
-    items = gatherer.take(carrier)
-    gatherer.depart(carrier)
+    items = gatherer.take_batch(carrier)
+    gatherer.start_request(carrier)
     return [item.text for item in items]
 
 
@@ -77,7 +77,7 @@ def test_slots_are_fewer_if_the_service_answers_at_once(now, call, seconds, slot
         one = call(f"earlier {number}")
         assert go(gatherer, one)
         now[0] += seconds
-        gatherer.leave(one)
+        gatherer.unregister(one)
     assert slots_taken(gatherer, call) == slots
 
 
@@ -89,10 +89,10 @@ def test_request_in_flight_for_long_occupies_no_slot(now, call, started):
     gatherer = Gatherer(64, None, 1)
     assert go(gatherer, call("hangs"))
     assert not go(gatherer, call("waits"))
-    gatherer.look_again()
+    gatherer.check_slots()
     assert started == []
     now[0] += SLOT_SECONDS
-    gatherer.look_again()
+    gatherer.check_slots()
     (carrier,) = started
     assert send(gatherer, carrier) == ["waits"]
 
@@ -104,27 +104,27 @@ def test_carrier_takes_texts_in_order_up_to_items_and_tokens(call, started):
     long = call("long")
     long.batch.tokens[0] = 3
     for one in (call("a", "b"), long, call("c"), call("d"), call("e"), call("f")):
-        assert not gatherer.enter(one)
-    gatherer.leave(first)
+        assert not gatherer.register(one)
+    gatherer.unregister(first)
     (carrier,) = started
     taken = []
-    while items := gatherer.take(carrier):
-        gatherer.depart(carrier)
+    while items := gatherer.take_batch(carrier):
+        gatherer.start_request(carrier)
         taken.append([item.text for item in items])
         gatherer.deliver(items, np.ones((len(items), 2)), None)
-        gatherer.go_on(carrier)
+        gatherer.finish_batch(carrier)
     assert taken == [["a", "b"], ["long", "c"], ["d", "e", "f"]]
 
 
-def test_only_one_carrier_waits_for_a_turn(call, started):
+def test_only_one_carrier_waits_to_start(call, started):
     gatherer = Gatherer(64, None, 1)
     first = call("first")
     go(gatherer, first)
     for number in range(5):
-        gatherer.enter(call(f"text {number}"))
-    gatherer.leave(first)
-    gatherer.enter(call("one more"))
-    gatherer.look_again()
+        gatherer.register(call(f"text {number}"))
+    gatherer.unregister(first)
+    gatherer.register(call("one more"))
+    gatherer.check_slots()
     assert len(started) == 1
     assert len(send(gatherer, started[0])) == 6
 
@@ -134,8 +134,8 @@ def test_texts_of_several_event_loops_are_carried_by_a_thread(call, started):
     first = [call("of one", lane=loops[0]), call("of two", lane=loops[1])]
     for one in first:
         assert go(gatherer, one)
-    gatherer.enter(call("a", lane=loops[0]))
-    gatherer.enter(call("b", lane=loops[1]))
+    gatherer.register(call("a", lane=loops[0]))
+    gatherer.register(call("b", lane=loops[1]))
     (carrier,) = started
     assert carrier.lane is None
     assert send(gatherer, carrier) == ["a", "b"]
@@ -144,19 +144,19 @@ def test_texts_of_several_event_loops_are_carried_by_a_thread(call, started):
 def test_carrier_that_has_taken_its_texts_is_the_only_one_to_wait_until_its_request_starts(call, started):
     gatherer = Gatherer(64, None, 2)
     first = call("first")
-    assert gatherer.enter(first)  # it waits for its turn
-    assert not gatherer.enter(call("a"))
+    assert gatherer.register(first)  # it waits to start
+    assert not gatherer.register(call("a"))
     assert started == []
-    gatherer.depart(first)
+    gatherer.start_request(first)
     (carrier,) = started
-    assert [item.text for item in gatherer.take(carrier)] == ["a"]
-    assert not gatherer.enter(call("b"))
-    gatherer.look_again()
+    assert [item.text for item in gatherer.take_batch(carrier)] == ["a"]
+    assert not gatherer.register(call("b"))
+    gatherer.check_slots()
     assert started == [carrier]
-    gatherer.depart(carrier)
-    gatherer.look_again()
+    gatherer.start_request(carrier)
+    gatherer.check_slots()
     assert started == [carrier]  # both slots are taken
-    gatherer.leave(first)
+    gatherer.unregister(first)
     assert len(started) == 2
     assert send(gatherer, started[1]) == ["b"]
 
@@ -164,13 +164,13 @@ def test_carrier_that_has_taken_its_texts_is_the_only_one_to_wait_until_its_requ
 def test_carrier_whose_request_never_started_lets_the_next_one_start(call, started):
     gatherer = Gatherer(64, None, 2)
     first = call("first")
-    assert gatherer.enter(first)
+    assert gatherer.register(first)
     waits = call("a")
-    assert not gatherer.enter(waits)
-    gatherer.depart(first)
-    gatherer.take(started[0])
-    assert not gatherer.enter(call("b"))
-    assert not gatherer.go_on(started[0])
-    gatherer.end(started[0], failed=False)
+    assert not gatherer.register(waits)
+    gatherer.start_request(first)
+    gatherer.take_batch(started[0])
+    assert not gatherer.register(call("b"))
+    assert not gatherer.finish_batch(started[0])
+    gatherer.remove_carrier(started[0], failed=False)
     assert waits.done  # it goes by itself
     assert send(gatherer, started[1]) == ["b"]

@@ -24,7 +24,7 @@ from nanogpt_core._runtime import clock
 from nanogpt_core._runtime.clock import Deadline, fake_clock
 from nanogpt_core.embeddings.gathering import gatherer
 from nanogpt_core.embeddings.gathering.carrier import BatchCarrier
-from nanogpt_core.embeddings.gathering.coalescing import Coalescer
+from nanogpt_core.embeddings.gathering.dispatch import GatheringDispatcher
 from nanogpt_core.embeddings.planning import make_plan
 from nanogpt_core.embeddings.results import ArrayOutput, ResultCollector
 from nanogpt_core.errors import (
@@ -53,7 +53,7 @@ def vector_of(text):
 class Carrier(BatchCarrier):
     """A carrier that the state machine runs."""
 
-    machine: "Coalescing"
+    machine: "Gathering"
 
     def start(self):
         self.generator = self._carry()
@@ -89,7 +89,7 @@ class OneCall:
             report=None,
         )
         (batch,) = pipeline._make_batches(plan, range(len(plan.request_texts)), None)
-        self.generator = machine.coalescers[poor].dispatch(
+        self.generator = machine.dispatchers[poor].dispatch(
             batch, self.results, self.cancellation, pipeline.observe(), lane
         )
         self.action = None
@@ -97,7 +97,7 @@ class OneCall:
         self.limits_were_away = machine.limits_are_away()
 
 
-class Coalescing(RuleBasedStateMachine):
+class Gathering(RuleBasedStateMachine):
     has_one_budget = False
 
     def __init__(self):
@@ -114,19 +114,19 @@ class Coalescing(RuleBasedStateMachine):
         self.carriers, self.calls = [], []
         machine = self
 
-        class Coalescing(Coalescer):
+        class Gathering(GatheringDispatcher):
             def make_carrier(self, lane):
                 carrier = super().make_carrier(lane)
                 carrier.__class__, carrier.machine = Carrier, machine
                 return carrier
 
-        self.coalescers = {}
+        self.dispatchers = {}
         for poor, embedder in ((False, self.embedder), (True, self.poor)):
             pipeline = embedder._pipeline
-            limits = pipeline.coalescer._limits
-            self.coalescers[poor] = Coalescing(pipeline.config, pipeline.dispatcher, limits, pipeline.client)
-        self.gatherer = self.coalescers[False].gatherer()
-        assert self.gatherer is self.coalescers[True].gatherer()
+            limits = pipeline.gathering_dispatcher._limits
+            self.dispatchers[poor] = Gathering(pipeline.config, pipeline.dispatcher, limits, pipeline.client)
+        self.gatherer = self.dispatchers[False].gatherer()
+        assert self.gatherer is self.dispatchers[True].gatherer()
         self.sent = Counter()
 
     def make_embedders(self, options):
@@ -144,12 +144,12 @@ class Coalescing(RuleBasedStateMachine):
                     break
                 for one in running:
                     self.step(one, "right")
-                self.gatherer.look_again()
+                self.gatherer.check_slots()
             assert not self.carriers
             assert not self.calls
             assert self.gatherer.waiting == 0
             assert not self.gatherer._under_way
-            assert not self.gatherer._waiting_for_turn
+            assert not self.gatherer._waiting_to_start
             assert not self.gatherer._slots._starts
             assert not self.gatherer._queue.lanes
         finally:
@@ -218,7 +218,7 @@ class Coalescing(RuleBasedStateMachine):
         action = one.action
         if isinstance(one, OneCall) and isinstance(action, Join) and not action.event.done:
             self.skipped.advance(0.01)
-            self.gatherer.look_again()
+            self.gatherer.check_slots()
         try:
             result = None if action is None else self.perform(action, outcome)
             if isinstance(result, NanoGPTError):
@@ -283,7 +283,7 @@ class Coalescing(RuleBasedStateMachine):
             assert one.server_failed, repr(error)
 
 
-class CoalescingWithLimits(Coalescing):
+class GatheringWithLimits(Gathering):
     has_one_budget = True
 
     def make_embedders(self, options):
@@ -310,10 +310,10 @@ class CoalescingWithLimits(Coalescing):
 
 @pytest.fixture(autouse=True, scope="module")
 def _limits_in_process(gathering):
-    CoalescingWithLimits.limits_in_process = gathering.LimitsInProcess
+    GatheringWithLimits.limits_in_process = gathering.LimitsInProcess
 
 
-TestCoalescing = Coalescing.TestCase
-TestCoalescing.settings = settings(max_examples=80, stateful_step_count=60, deadline=None)
-TestCoalescingWithLimits = CoalescingWithLimits.TestCase
-TestCoalescingWithLimits.settings = settings(max_examples=40, stateful_step_count=60, deadline=None)
+TestGathering = Gathering.TestCase
+TestGathering.settings = settings(max_examples=80, stateful_step_count=60, deadline=None)
+TestGatheringWithLimits = GatheringWithLimits.TestCase
+TestGatheringWithLimits.settings = settings(max_examples=40, stateful_step_count=60, deadline=None)

@@ -1,4 +1,4 @@
-"""A call that waits for its texts, and those that send them: the parts that a gatherer holds."""
+"""The parts that a gatherer holds: calls that wait, their texts under way, and the interface of carriers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Carrier(Protocol):
     is_cancelled: bool
 
     def start(self) -> None:
-        """Begin. Calls :meth:`Gatherer.end` if that is impossible."""
+        """Begin. Calls :meth:`Gatherer.remove_carrier` if that is impossible."""
 
     def cancel(self) -> None:
         """Stop, since no call waits for its batch any more."""

@@ -1,4 +1,4 @@
-"""Coalescing: small calls that wait share a request, sync and async, and stay independent of each other."""
+"""Gathering: small calls that have to wait share a request, sync and async, and stay independent of each other."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 
 from nanogpt_core._runtime.clock import fake_clock
-from nanogpt_core.embeddings.gathering import coalescing
+from nanogpt_core.embeddings.gathering import dispatch
 from nanogpt_core.errors import (
     AuthenticationError,
     BadRequestError,
@@ -337,7 +337,7 @@ def test_transient_error_of_a_gathered_batch_is_retried(together, held, faults):
 
 
 def test_deadline_of_one_call_in_flight_does_not_end_the_others(held, monkeypatch):
-    monkeypatch.setattr(coalescing, "SLOT_SECONDS", 0.01)  # waiting calls look at their deadline
+    monkeypatch.setattr(dispatch, "SLOT_SECONDS", 0.01)  # waiting calls look at their deadline
     server, second = held(), threading.Event()
     server.others = lambda seen: None if seen.texts == ["first"] else (second.wait(GUARD_SECONDS) and None)
     patient, hasty = server.embedder(), server.embedder(deadline=1000)
@@ -441,7 +441,7 @@ def test_progress_and_cache_are_those_of_each_call(together, held, tmp_path):
 
 
 def test_any_mix_of_calls_in_threads_and_tasks_gives_each_its_own_vectors_or_error(serve, faults):
-    """Random calls at the same time, over real connections. test_coalescing_model.py has every interleaving."""
+    """Random calls at the same time, over real connections. test_gathering_model.py has every interleaving."""
 
     refuse = refuses(faults, "bad")
     embedder = serve(lambda seen: refuse(seen) or faults.good(seen)).embedder(
@@ -741,7 +741,7 @@ make = lambda **options: Embedder(
     api_key=os.environ["KEY"], base_url=os.environ["URL"], dimensions=8, max_concurrency=1, requests_per_second=1000,
     **options)
 embedder = make()
-queue = embedder._pipeline.coalescer.gatherer()
+queue = embedder._pipeline.gathering_dispatcher.gatherer()
 expected = dict(zip("abcdefgh", make(coalesce=False).embed(list("abcdefgh"))))
 def right(text):
     return bool((embedder.embed_query(text) == expected[text]).all())
@@ -750,7 +750,7 @@ def right(text):
 
 FORK = """
 held = threading.Event()
-from nanogpt_core.embeddings.gathering.gathered_call import WaitingCall
+from nanogpt_core.embeddings.gathering.waiting_call import WaitingCall
 # A slot is taken, so that calls queue.
 taken = WaitingCall.__new__(WaitingCall)
 taken.lane = None
@@ -765,7 +765,7 @@ with ThreadPoolExecutor(4) as executor:
         os._exit(0 if ok else 1)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     queue._slots.free(taken)
-    queue.look_again()
+    queue.check_slots()
     assert all(call.result(60) for call in calls)
 sys.exit(status)
 """

@@ -1,8 +1,8 @@
-"""Dynamic batching: small calls that have to wait anyway share a request.
+"""Sends the batch of a small call: by itself, or gathered with the texts of other calls that have to wait too.
 
-:meth:`Coalescer.dispatch` is the part of a call, and a generator as :meth:`Dispatcher.dispatch
-<nanogpt_core.embeddings.dispatch.Dispatcher.dispatch>` is. It sends the call's batch by itself if a slot is free, or
-waits for a carrier. Reasons and figures: docs/adr/0060-gathered-batches.md.
+Known as dynamic batching. :meth:`GatheringDispatcher.dispatch` is the part of a call, and a generator as
+:meth:`Dispatcher.dispatch <nanogpt_core.embeddings.dispatch.Dispatcher.dispatch>` is. It sends the batch by itself if a
+slot is free, or waits for a carrier. Reasons and figures: docs/adr/0060-gathered-batches.md.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core.embeddings.config import EmbedderConfig
 from nanogpt_core.embeddings.dispatch import Action, Dispatcher
 from nanogpt_core.embeddings.gathering.carrier import BatchCarrier
-from nanogpt_core.embeddings.gathering.gathered_call import Lane, WaitingCall
 from nanogpt_core.embeddings.gathering.gatherer import SLOT_SECONDS, Gatherer
+from nanogpt_core.embeddings.gathering.waiting_call import Lane, WaitingCall
 from nanogpt_core.embeddings.planning import Batch
 from nanogpt_core.embeddings.response import EmbeddingResponse
 from nanogpt_core.embeddings.results import ResultCollector
@@ -31,22 +31,19 @@ from nanogpt_core.http.retry import Cancellation, wait_for_start
 from nanogpt_core.http.runner import Join, Yield
 from nanogpt_core.observability.observer import CallObserver
 
-__all__ = ["MAX_GATHERED_TEXTS", "Coalescer"]
-
-MAX_GATHERED_TEXTS = 128
-"""Most texts of a call that may share a request. A service needs as long for fewer texts as for these."""
+__all__ = ["GatheringDispatcher"]
 
 _SLOTS = 8
 """Most requests of small calls in flight, in threads and on each event loop: docs/adr/0060-gathered-batches.md."""
 
 
-class Coalescer:
+class GatheringDispatcher:
     """Sends the small calls of one embedder, together with those of others that have the same options.
 
     Args:
         config: The embedder's options.
         dispatcher: Sends batches.
-        limits: Rate, and the budget of the embedder, unless the option ``limits`` has them.
+        limits: Rate and budget; used if ``config.limits`` is None.
         client: Sends requests.
     """
 
@@ -80,7 +77,7 @@ class Coalescer:
         )
         error: NanoGPTError | None = None
         try:
-            admission = (yield from self._admission_of(call)) if gatherer.enter(call) else None
+            admission = (yield from self._start_or_queue(call)) if gatherer.register(call) else None
             if admission is not None:
                 share = partial(_share, gatherer, call)
                 yield from self._dispatcher.dispatch(batch, results, cancellation, observer, admission, on_part=share)
@@ -88,30 +85,30 @@ class Coalescer:
             while not call.done:
                 yield Join(call, cancellation.remaining(SLOT_SECONDS))
                 if not call.done:
-                    gatherer.look_again()
+                    gatherer.check_slots()
         except NanoGPTError as failure:
             error = failure
             raise
         finally:
-            gatherer.leave(call, error)
+            gatherer.unregister(call, error)
         if call.error is not None:
             raise call.error
         yield from self._take_delivered(call, results)
 
-    def _admission_of(self, call: WaitingCall) -> Generator[Action, HttpReply, Admission | None]:
-        """Return a confirmed admission for a call that goes by itself; None if it has joined the queue."""
+    def _start_or_queue(self, call: WaitingCall) -> Generator[Action, HttpReply, Admission | None]:
+        """Start the call's request and return its confirmed admission; None if it would have to wait, and is queued."""
         gatherer = self.gatherer()
         if call.lane is not None:
             # Calls that other tasks make in the same turn of the event loop join this one.
             yield Yield()
-        admission = None if gatherer.waiting else (yield from self._turn_for(call))
+        admission = None if gatherer.waiting else (yield from self._try_admission(call))
         if admission is None:
             gatherer.join_queue(call)
         else:
-            gatherer.depart(call)
+            gatherer.start_request(call)
         return admission
 
-    def _turn_for(self, call: WaitingCall) -> Generator[Action, HttpReply, Admission | None]:
+    def _try_admission(self, call: WaitingCall) -> Generator[Action, HttpReply, Admission | None]:
         """Return a confirmed admission; None if the call would have to wait, or if shared limits cannot be reached."""
         cost, shared = self._dispatcher.cost(call.batch), self._config.limits
         if shared is None:
@@ -162,7 +159,7 @@ class Coalescer:
         shared = self._config.limits
         limits = self._limits.without_budget if shared is None else shared
         return BatchCarrier(
-            self.gatherer(), self._dispatcher, limits, self._client, lane, takes_first=shared is not None
+            self.gatherer(), self._dispatcher, limits, self._client, lane, takes_texts_first=shared is not None
         )
 
 
