@@ -354,7 +354,7 @@ def _halves_of(batch: Batch) -> list[Batch]:
     blank = next((index for index in range(middle, middle - middle // 4, -1) if text[index].isspace()), None)
     cut = middle if blank is None else blank + 1
     parts = [part for part in (text[:cut], text[cut:]) if part.strip()]
-    return [Batch([part], batch.rows, batch.positions, [tokens // 2]) for part in parts]
+    return [Batch([part], batch.request_indices, batch.positions, [tokens // 2]) for part in parts]
 
 
 def _refuses_encoding(error: BadRequestError, encoding: str) -> bool:

@@ -298,19 +298,19 @@ class Pipeline:
         return batches
 
     def _record_saving(self, plan: Plan, missing: Sequence[int]) -> None:
-        cached, repeated = len(plan.request_texts) - len(missing), plan.text_count - len(plan.rows)
+        cached, repeated = len(plan.request_texts) - len(missing), plan.text_count - len(plan.request_index_of)
         if cached or repeated:
             # By the mean of the call: a repeated text can be of any length.
-            tokens = sum(plan.weights) - sum(plan.weights[row] for row in missing)
-            tokens += round(repeated * sum(plan.weights) / len(plan.rows))
+            tokens = sum(plan.weights) - sum(plan.weights[index] for index in missing)
+            tokens += round(repeated * sum(plan.weights) / len(plan.request_index_of))
             usd = price(tokens, self.config.model_row.usd_per_million_tokens)
             self.limits.add_saving(Saving(cached, repeated, tokens, usd))
 
-    def _make_batches(self, plan: Plan, rows: Sequence[int], batch_size: int | None) -> list[Batch]:
+    def _make_batches(self, plan: Plan, request_indices: Sequence[int], batch_size: int | None) -> list[Batch]:
         return make_batches(
             plan,
-            rows,
-            max_items=batch_size or self.config.batch_size or self._default_batch_size(len(rows)),
+            request_indices,
+            max_items=batch_size or self.config.batch_size or self._default_batch_size(len(request_indices)),
             max_tokens=self.config.model_row.max_request_tokens,
             host_capabilities=self.dispatcher.host_capabilities,
             # Only a budget needs exact counts.
@@ -331,15 +331,15 @@ class Pipeline:
         plan = make_plan(texts, self.counter, self.config.on_overflow)
         done = bytearray(len(plan.request_texts))
         cache = self._cache_lookup(self._deadline())
-        for rows, _ in cache.find(plan.request_texts) if cache else ():
-            for row in rows:
-                done[row] = 1
-        missing = [row for row, found in enumerate(done) if not found]
-        tokens = sum(self.counter.count(plan.request_texts[row]) for row in missing)
+        for found, _ in cache.find(plan.request_texts) if cache else ():
+            for index in found:
+                done[index] = 1
+        missing = [index for index, is_done in enumerate(done) if not is_done]
+        tokens = sum(self.counter.count(plan.request_texts[index]) for index in missing)
         return Estimate(
             texts=len(texts),
-            unique=len(plan.rows),
-            cached=sum(plan.is_complete(index, done) for index in range(len(plan.rows))),
+            unique=len(plan.request_index_of),
+            cached=sum(plan.is_complete(index, done) for index in range(len(plan.request_index_of))),
             tokens=tokens,
             cost_usd=price(tokens, self.config.model_row.usd_per_million_tokens),
             requests=len(self._make_batches(plan, missing, None)),

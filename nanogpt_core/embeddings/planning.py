@@ -47,13 +47,13 @@ class Batch:
 
     Attributes:
         texts: The request texts.
-        rows: For each text, its row in the result.
+        request_indices: For each text, its index in the plan's request texts.
         positions: For each text, its first position in the caller's list, for error messages.
         tokens: For each text, its tokens: exact with a budget, otherwise the plan's weights.
     """
 
     texts: Sequence[str]
-    rows: Sequence[int]
+    request_indices: Sequence[int]
     positions: Sequence[int]
     tokens: Sequence[int]
 
@@ -68,20 +68,21 @@ class Batch:
             return self
         return Batch(
             [self.texts[index] for index in indices],
-            [self.rows[index] for index in indices],
+            [self.request_indices[index] for index in indices],
             [self.positions[index] for index in indices],
             [self.tokens[index] for index in indices],
         )
 
     def _slice(self, part: slice) -> Batch:
-        return Batch(self.texts[part], self.rows[part], self.positions[part], self.tokens[part])
+        return Batch(self.texts[part], self.request_indices[part], self.positions[part], self.tokens[part])
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Maps the caller's texts to request texts.
 
-    Caller's text -> ``index_of`` -> distinct text -> ``rows`` -> request text, or ``pieces`` -> several request texts.
+    Caller's text -> ``index_of`` -> distinct text -> ``request_index_of`` -> request text, or ``pieces`` -> several
+    request texts.
 
     Attributes:
         text_count: Number of texts that the caller passed.
@@ -90,7 +91,7 @@ class Plan:
         weights: For each request text, its tokens, as exactly as packing needs them.
         positions: For each request text, the first position in the caller's list that needs it.
         index_of: For each of the caller's texts, the index of its distinct text.
-        rows: For each distinct text, the index of its request text; -1 if it was split.
+        request_index_of: For each distinct text, the index of its request text; -1 if it was split.
         one_to_one: True if each of the caller's texts is one request text, in the same order.
         pieces: For each distinct text that was split, its pieces: index of the request text, and tokens.
     """
@@ -101,7 +102,7 @@ class Plan:
     weights: list[int]
     positions: Sequence[int]
     index_of: Sequence[int]
-    rows: Sequence[int]
+    request_index_of: Sequence[int]
     one_to_one: bool
     pieces: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
 
@@ -122,13 +123,13 @@ class Plan:
         distinct = np.asarray(self.index_of, dtype=np.intp)
         if positions is not None:
             distinct = distinct[np.asarray(positions, dtype=np.intp)]
-        rows = np.asarray(self.rows, dtype=np.intp)
-        # The row of a text that was split is -1 at first; its mean is filled in below.
-        result: NDArray[np.float32] = vectors[rows[distinct]]
+        indices = np.asarray(self.request_index_of, dtype=np.intp)[distinct]
+        # The index of a text that was split is -1; its mean is filled in below.
+        result: NDArray[np.float32] = vectors[indices]
         if self.pieces:
-            for place in np.flatnonzero(rows[distinct] < 0).tolist():
+            for place in np.flatnonzero(indices < 0).tolist():
                 pieces = self.pieces[int(distinct[place])]
-                result[place] = weighted_mean([vectors[row] for row, _ in pieces], [tokens for _, tokens in pieces])
+                result[place] = weighted_mean([vectors[piece] for piece, _ in pieces], [tokens for _, tokens in pieces])
         return result
 
     def is_complete(self, index: int, done: Sequence[int]) -> bool:
@@ -138,15 +139,15 @@ class Plan:
             index: Index of the distinct text.
             done: For each request text, 1 if its vector is there, else 0.
         """
-        row = self.rows[index]
-        return bool(done[row]) if row >= 0 else all(done[piece] for piece, _ in self.pieces[index])
+        request_index = self.request_index_of[index]
+        return bool(done[request_index]) if request_index >= 0 else all(done[piece] for piece, _ in self.pieces[index])
 
     def texts_done(self) -> list[int]:
         """Return for each request text the number of the caller's texts that it completes."""
         if self.one_to_one:
             return [1] * self.text_count
         counts = [0] * len(self.request_texts)
-        last = [self.pieces[index][-1][0] if row < 0 else row for index, row in enumerate(self.rows)]
+        last = [self.pieces[i][-1][0] if request < 0 else request for i, request in enumerate(self.request_index_of)]
         for index in self.index_of:
             counts[last[index]] += 1
         return counts
@@ -188,8 +189,7 @@ def make_plan(texts: Sequence[str], counter: TokenCounter, overflow: Overflow = 
     weights, too_long = counter.measure(distinct)
     if not too_long:
         one_to_one = len(distinct) == len(texts)
-        rows = range(len(distinct))
-        return Plan(len(texts), offset, distinct, weights, positions, index_of, rows, one_to_one)
+        return Plan(len(texts), offset, distinct, weights, positions, index_of, range(len(distinct)), one_to_one)
     if overflow == "error":
         raise _too_long_error([(positions[index], tokens) for index, tokens in too_long.items()], counter)
     return _truncate_or_split(
@@ -215,29 +215,31 @@ def _truncate_or_split(
         "split" if split else "truncated",
         describe_positions([positions[number] for number in too_long]),
     )
-    request_indices: dict[str, int] = {}
+    index_of_text: dict[str, int] = {}
     request_positions: list[int] = []
-    rows: list[int] = []
+    request_index_of: list[int] = []
     pieces: dict[int, list[tuple[int, int]]] = {}
 
     def add(text: str, position: int) -> int:
-        index = request_indices.setdefault(text, len(request_indices))
+        index = index_of_text.setdefault(text, len(index_of_text))
         if index == len(request_positions):
             request_positions.append(position)
         return index
 
     for number, text in enumerate(distinct):
         if number not in too_long:
-            rows.append(add(text, positions[number]))
+            request_index_of.append(add(text, positions[number]))
         elif split:
             pieces[number] = [(add(piece, positions[number]), tokens) for piece, tokens in counter.split(text)]
-            rows.append(-1)
+            request_index_of.append(-1)
         else:
-            rows.append(add(next(counter.split(text))[0], positions[number]))
-    texts = list(request_indices)
+            request_index_of.append(add(next(counter.split(text))[0], positions[number]))
+    texts = list(index_of_text)
     weights = counter.weights(byte_lengths(texts))
     one_to_one = len(texts) == len(index_of) and not pieces
-    return Plan(len(index_of), offset, texts, weights, request_positions, index_of, rows, one_to_one, pieces)
+    return Plan(
+        len(index_of), offset, texts, weights, request_positions, index_of, request_index_of, one_to_one, pieces
+    )
 
 
 def _too_long_error(found: Sequence[tuple[int, int]], counter: TokenCounter) -> TextTooLongError:
@@ -254,7 +256,7 @@ def _too_long_error(found: Sequence[tuple[int, int]], counter: TokenCounter) -> 
 
 def make_batches(
     plan: Plan,
-    rows: Sequence[int],
+    request_indices: Sequence[int],
     *,
     max_items: int,
     max_tokens: int | None,
@@ -265,24 +267,26 @@ def make_batches(
 
     Args:
         plan: The plan.
-        rows: Indices of the request texts.
+        request_indices: Indices of the request texts.
         max_items: Maximum number of texts in a batch.
         max_tokens: Maximum number of tokens in a batch, or None for no limit.
         host_capabilities: Size of the requests that the host accepts, which can be lower.
         count: Counts tokens exactly, for a budget. Default: the plan's weights will do.
     """
-    weights = _take(plan.weights, rows)
+    weights = _pick(plan.weights, request_indices)
     batches = []
     for indices in pack(weights, max_items, max_tokens):
-        some = rows[indices.start : indices.stop]
-        texts = _take(plan.request_texts, some)
+        some = request_indices[indices.start : indices.stop]
+        texts = _pick(plan.request_texts, some)
         tokens = weights[indices.start : indices.stop] if count is None else [count(text) for text in texts]
-        batches += host_capabilities.split(Batch(texts, some, _take(plan.positions, some), tokens))
+        batches += host_capabilities.split(Batch(texts, some, _pick(plan.positions, some), tokens))
     return batches
 
 
-def _take(values: Sequence[T], rows: Sequence[int]) -> Sequence[T]:
-    return values[rows.start : rows.stop] if isinstance(rows, range) else [values[row] for row in rows]
+def _pick(values: Sequence[T], indices: Sequence[int]) -> Sequence[T]:
+    if isinstance(indices, range):
+        return values[indices.start : indices.stop]
+    return [values[index] for index in indices]
 
 
 def pack(weights: Sequence[int], max_items: int, max_tokens: int | None) -> list[range]:

@@ -29,7 +29,8 @@ _VECTORS_PER_TURN = 64
 class ArrayOutput:
     """A container for the vectors of one call: one array, ``(n, d)`` float32.
 
-    Several threads may call :meth:`put`, each for other rows.
+    It has a row for each request text until :meth:`result` puts them in the caller's order. Several threads may call
+    :meth:`put`, each for other rows.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -187,7 +188,7 @@ class ResultCollector:
         """Take all vectors that the cache has; may block.
 
         Returns:
-            The rows that it has no vector for.
+            The indices of the request texts that it has no vector for.
 
         Raises:
             DimensionsError: The cached vectors have other dimensions than the model's.
@@ -213,11 +214,11 @@ class ResultCollector:
     def out(self, batch: Batch) -> NDArray[np.float32] | None:
         """Return the memory for the vectors of a batch; None if the dimensions are not known yet, or for a copy."""
         dimensions = self._dimensions_check.dimensions
-        return None if dimensions is None else self._output.out(batch.rows, dimensions)
+        return None if dimensions is None else self._output.out(batch.request_indices, dimensions)
 
     def accept(self, batch: Batch, response: EmbeddingResponse) -> Iterator[None]:
         """Take the vectors of one batch, step by step while the result is iterated over."""
-        return self._put(batch.rows, response.vectors)
+        return self._put(batch.request_indices, response.vectors)
 
     def _put(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> Iterator[None]:
         yield from self._output.put(rows, vectors)
@@ -262,7 +263,7 @@ class ResultCollector:
         if error.failed_positions or not self._plan.text_count:
             return
         plan, offset = self._plan, self._plan.offset
-        complete = [plan.is_complete(index, self._done) for index in range(len(plan.rows))]
+        complete = [plan.is_complete(index, self._done) for index in range(len(plan.request_index_of))]
         completed = [position for position, index in enumerate(plan.index_of) if complete[index]]
         error.failed_positions = tuple(
             offset + position for position, index in enumerate(plan.index_of) if not complete[index]

@@ -241,7 +241,7 @@ def test_truncated_texts_are_prefixes_within_the_limit(texts):
     plan = make_plan(texts, COUNTER, "truncate")
     assert not plan.pieces
     for text, number in zip(texts, plan.index_of, strict=True):
-        sent = plan.request_texts[plan.rows[number]]
+        sent = plan.request_texts[plan.request_index_of[number]]
         assert text.startswith(sent)
         assert COUNTER.count(sent) <= 8
         assert sent == text or COUNTER.count(text) > 8
@@ -253,7 +253,7 @@ def test_pieces_of_split_texts_fit_and_join_to_the_text(texts):
     for text, number in zip(texts, plan.index_of, strict=True):
         pieces = plan.pieces.get(number)
         if pieces is None:
-            assert plan.request_texts[plan.rows[number]] == text
+            assert plan.request_texts[plan.request_index_of[number]] == text
             continue
         assert COUNTER.count(text) > 8
         assert "".join(plan.request_texts[row] for row, _ in pieces) == text
@@ -295,7 +295,7 @@ def test_assemble_returns_vectors_in_input_order_with_weighted_means(texts):
     assert result.dtype == np.float32
     for row, number in zip(result, plan.index_of, strict=True):
         if number not in plan.pieces:
-            assert (row == vectors[plan.rows[number]]).all()
+            assert (row == vectors[plan.request_index_of[number]]).all()
             continue
         # The token-weighted mean, scaled to length 1, written out.
         weights = [tokens for _, tokens in plan.pieces[number]]
