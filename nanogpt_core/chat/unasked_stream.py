@@ -21,7 +21,7 @@ def is_stream(body: bytes) -> bool:
 
 
 def first_event(body: bytes) -> bytes:
-    """Return the data of the first event of a body: the error that some hosts send so; other bodies as they are."""
+    """Return the data of the first event of a body, since some hosts send an error as an event; else the body."""
     parser = EventParser()
     events = [*parser.feed(body), *parser.finish()] if is_stream(body) else []
     return events[0].encode() if events else body
@@ -46,16 +46,21 @@ def join_stream(body: bytes, request: ChatRequest) -> dict[str, Any]:
     while (event := reader.pop()) is not None and not reader.has_ended:
         chunk = json.loads(event.removeprefix(b"data:"))
         for part in chunk.pop("choices"):
-            _add(choices.setdefault(part["index"], {"message": {}, "finish_reason": None}), part)
+            _add_part(choices.setdefault(part["index"], {"message": {}, "finish_reason": None}), part)
         reply.update(chunk)
-    return {**reply, "object": "chat.completion", "choices": [_whole(choices[index]) for index in sorted(choices)]}
+    whole = [_with_joined_texts(choices[index]) for index in sorted(choices)]
+    return {**reply, "object": "chat.completion", "choices": whole}
 
 
-class _Text(list[str]):
-    """The pieces of a text, which are joined once: there may be many."""
+class _TextParts:
+    """The parts of a text, which are joined once: there may be many."""
+
+    def __init__(self) -> None:
+        self.parts: list[str] = []
 
 
-def _add(choice: dict[str, Any], part: dict[str, Any]) -> None:
+def _add_part(choice: dict[str, Any], part: dict[str, Any]) -> None:
+    """Add the part of a choice that one event has, to the choice; in place."""
     message, delta = choice["message"], part.pop("delta")
     for fragment in delta.pop("tool_calls", ()):
         calls, index = message.setdefault("tool_calls", []), fragment.pop("index")
@@ -67,12 +72,12 @@ def _add(choice: dict[str, Any], part: dict[str, Any]) -> None:
 
 
 def _join(known: dict[str, Any], further: dict[str, Any]) -> None:
-    """Add a further part: texts, lists and objects are joined, other values replaced."""
+    """Add further fields: texts, lists and objects are joined, other values replaced; in place."""
     for name, value in further.items():
         before = known.get(name)
         if isinstance(value, str):
-            known[name] = before if isinstance(before, _Text) else _Text()
-            known[name].append(value)
+            known[name] = before if isinstance(before, _TextParts) else _TextParts()
+            known[name].parts.append(value)
         elif isinstance(value, list):
             known[name] = before if isinstance(before, list) else []
             known[name] += value
@@ -83,9 +88,10 @@ def _join(known: dict[str, Any], further: dict[str, Any]) -> None:
             known[name] = value
 
 
-def _whole(value: Any) -> Any:
-    if isinstance(value, _Text):
-        return "".join(value)
+def _with_joined_texts(value: Any) -> Any:
+    """Return a value with a text in place of each :class:`_TextParts` in it."""
+    if isinstance(value, _TextParts):
+        return "".join(value.parts)
     if isinstance(value, list):
-        return [_whole(one) for one in value]
-    return {name: _whole(one) for name, one in value.items()} if isinstance(value, dict) else value
+        return [_with_joined_texts(one) for one in value]
+    return {name: _with_joined_texts(one) for name, one in value.items()} if isinstance(value, dict) else value

@@ -80,6 +80,13 @@ def test_log_probabilities_of_all_events_are_kept():
     assert choice["logprobs"]["content"] == TOKENS
 
 
+@pytest.mark.parametrize(("first", "last"), [("a", ["b", 1]), (["a"], "b"), ("a", {"b": 1}), ({"a": 1}, "b")], ids=str)
+def test_last_value_counts_if_a_field_changes_its_type(first, last):
+    events = [{"choices": [{"delta": {"content": "all of it", "more": value}}]} for value in (first, last)]
+    (choice,) = joined(body_of(*events, {"choices": [{"delta": {}, "finish_reason": "stop"}]}))["choices"]
+    assert choice["message"]["more"] == last
+
+
 @pytest.mark.parametrize("body", [b"data: x", b"\xef\xbb\xbf\n: x", b"event: message\n", b"Data:x"])
 def test_server_sent_events_are_known(body):
     assert is_stream(body)
