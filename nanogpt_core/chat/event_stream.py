@@ -82,7 +82,7 @@ class EventStream(_EventStream, httpx.SyncByteStream):  # type: ignore[misc] # t
                 self._reader.push(self._read(started))
             if self._reader.has_ended and self._can_interrupt_reads:
                 # Before the last event is passed on: the SDK closes the response as soon as it has it.
-                with contextlib.suppress(Exception), self._exchange.limits(_DRAIN_SECONDS):
+                with contextlib.suppress(Exception), self._exchange.attempt_limits(_DRAIN_SECONDS):
                     deque(self._source, maxlen=0)
             if self._reader.has_ended:
                 self._exchange.end_stream(self._reader)
@@ -92,7 +92,7 @@ class EventStream(_EventStream, httpx.SyncByteStream):  # type: ignore[misc] # t
         if self._reader.needs_nothing and not self._can_interrupt_reads:
             return None
         try:
-            with self._exchange.limits(self._seconds_left(started)):
+            with self._exchange.attempt_limits(self._seconds_left(started)):
                 return next(self._source, None)
         except READ_ERRORS:
             if not self._reader.is_complete:
@@ -148,7 +148,7 @@ class AsyncEventStream(_EventStream, httpx.AsyncByteStream):  # type: ignore[mis
     async def _read(self, started: float) -> bytes | None:
         try:
             seconds = self._seconds_left(started)
-            with self._exchange.limits(seconds), anyio.fail_after(seconds):
+            with self._exchange.attempt_limits(seconds), anyio.fail_after(seconds):
                 return await anext(self._source, None)
         except READ_ERRORS:
             if not self._reader.is_complete:

@@ -67,7 +67,7 @@ class ChatExchange:
         """Name of the model that was asked for; empty if the request is no chat request."""
         return self._chat_request.model
 
-    def limits(self, seconds: float | None = None) -> contextlib.AbstractContextManager[None]:
+    def attempt_limits(self, seconds: float | None = None) -> contextlib.AbstractContextManager[None]:
         """Let an attempt in a block take ``seconds``, by default :attr:`timeout`."""
         return attempt_limits(self.timeout if seconds is None else seconds, self._max_bytes)
 
@@ -115,7 +115,7 @@ class ChatExchange:
         self._timer.attempts += 1
         sending = self._observer.sending() if self._observer else contextlib.nullcontext()
         try:
-            with self._as_nanogpt_errors(self._map_error), self.limits(), sending:
+            with self._as_nanogpt_errors(self._map_error), self.attempt_limits(), sending:
                 yield
         except BaseException as error:
             self._timer.uncertain += not was_not_billed(error)
