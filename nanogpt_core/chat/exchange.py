@@ -115,7 +115,7 @@ class ChatExchange:
         self._timer.attempts += 1
         sending = self._observer.sending() if self._observer else contextlib.nullcontext()
         try:
-            with self._as_nanogpt_errors(self._map_error), self.attempt_limits(), sending:
+            with self._as_nanogpt_errors(self._map_read_error), self.attempt_limits(), sending:
                 yield
         except BaseException as error:
             self._timer.uncertain += not was_not_billed(error)
@@ -135,12 +135,12 @@ class ChatExchange:
             raise
 
     @contextlib.contextmanager
-    def _as_nanogpt_errors(self, map_read_error: Callable[[Exception], NanoGPTError]) -> Iterator[None]:
+    def _as_nanogpt_errors(self, map_error: Callable[[Exception], NanoGPTError]) -> Iterator[None]:
         """Raise this project's errors for those of the network and for those that a reply reports."""
         try:
             yield
         except READ_ERRORS as error:
-            failure = map_read_error(error)
+            failure = map_error(error)
         except ReportedError as error:
             failure = self._map_reported(error)
         except ReplyError as error:
@@ -177,7 +177,7 @@ class ChatExchange:
         self._headers = response.headers
         return StreamReader(self._chat_request)
 
-    def _map_error(self, error: Exception) -> NanoGPTError:
+    def _map_read_error(self, error: Exception) -> NanoGPTError:
         # Callers know the SDK's errors as causes.
         is_late = isinstance(error, (httpx.TimeoutException, TimeoutError))
         kind = openai.APITimeoutError if is_late else openai.APIConnectionError
@@ -186,7 +186,7 @@ class ChatExchange:
         return self._session.map_error(wrapped, self.timeout)
 
     def _map_stream_error(self, error: Exception) -> NanoGPTError:
-        failure = self._map_error(error)
+        failure = self._map_read_error(error)
         if type(failure) is ConnectionFailedError:
             reason = f"{excerpt(str(error)) or 'no reason given'} ({type(error).__name__})"
             failure = ConnectionFailedError(

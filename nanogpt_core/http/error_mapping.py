@@ -114,7 +114,7 @@ def map_error(error: Exception, host: str, timeout: float) -> NanoGPTError:
     ours = next((cause for cause in chain if isinstance(cause, NanoGPTError)), None)
     if ours is not None:
         return ours
-    failure = _mapped(error, chain, host, timeout)
+    failure = _from_sdk_error(error, chain, host, timeout)
     if isinstance(error, openai.APIStatusError):
         _truncate(error)
     failure.__cause__ = error
@@ -161,7 +161,7 @@ def status_error(status: int, content: bytes, headers: Any, request: Any) -> ope
     return openai.APIStatusError(f"Error code: {status}", response=response, body=document)
 
 
-def _mapped(error: Exception, chain: list[BaseException], host: str, timeout: float) -> NanoGPTError:
+def _from_sdk_error(error: Exception, chain: list[BaseException], host: str, timeout: float) -> NanoGPTError:
     if isinstance(error, openai.APIStatusError):
         return _from_status(error)
     cause = error.__cause__ or error

@@ -8,11 +8,25 @@ from hypothesis import strategies as st
 
 from nanogpt_core.chat.response import ChatRequest, ReportedError, parse_reply
 from nanogpt_core.chat.stream import StreamReader
+from nanogpt_core.chat.unasked_stream import join_stream
 from nanogpt_core.errors import NanoGPTError
 
 CALL = {"id": "a", "type": "function", "function": {"name": "clean", "arguments": '{"path": "x"}'}}
 USAGE = {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13, "prompt_tokens_details": {"cached_tokens": 1}}
-MESSAGE = {"role": "assistant", "content": "all of it", "reasoning": "hm", "refusal": None, "tool_calls": [CALL]}
+MORE = {
+    "reasoning_details": [{"type": "reasoning.text", "text": "hm", "signature": "s", "index": 0}],
+    "images": [{"type": "image_url", "image_url": {"url": "data:"}}],
+    "content_blocks": [{"type": "image_url", "image_url": {"url": "data:"}}],
+    "audio": {"data": ""},
+}
+MESSAGE = {
+    "role": "assistant",
+    "content": "all of it",
+    "reasoning": "hm",
+    "refusal": None,
+    "tool_calls": [CALL],
+    **MORE,
+}
 WHOLE = {
     "id": "1",
     "created": 1,
@@ -22,7 +36,8 @@ WHOLE = {
 }
 DELTAS = [
     {"role": "assistant", "content": None, "reasoning_content": "hm"},
-    {"content": "all of it"},
+    {"content": "all ", **MORE},
+    {"content": "of it", **MORE},
     {"tool_calls": [{"index": 0, **CALL}]},
     {"tool_calls": [{"index": 0, "function": {"arguments": ""}}]},
     {},
@@ -84,6 +99,20 @@ def check_usage(usage):
 def test_mutated_reply_is_valid_or_an_error(document):
     try:
         reply = parse_reply(json.dumps(document).encode(), ChatRequest())
+    except (NanoGPTError, ReportedError):
+        return
+    check_usage(reply.get("usage"))
+    for choice in reply["choices"]:
+        check_message(choice["message"])
+        assert all(call["id"] and call["function"]["name"] for call in choice["message"].get("tool_calls", ()))
+
+
+@settings(max_examples=200)
+@given(mutated(CHUNKS))
+def test_mutated_stream_that_was_not_asked_for_is_a_valid_reply_or_an_error(chunks):
+    body = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks)
+    try:
+        reply = join_stream(body.encode(), ChatRequest())
     except (NanoGPTError, ReportedError):
         return
     check_usage(reply.get("usage"))
