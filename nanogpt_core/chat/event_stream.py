@@ -89,7 +89,7 @@ class EventStream(_EventStream, httpx.SyncByteStream):  # type: ignore[misc] # t
             return event
 
     def _read(self, started: float) -> bytes | None:
-        if self._reader.needs_nothing and not self._can_interrupt_reads:
+        if not self._can_interrupt_reads and self._reader.needs_nothing:
             return None
         try:
             with self._exchange.attempt_limits(self._seconds_left(started)):
