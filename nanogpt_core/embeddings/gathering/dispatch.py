@@ -19,7 +19,8 @@ from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core.embeddings.config import EmbedderConfig
 from nanogpt_core.embeddings.dispatch import Action, Dispatcher
 from nanogpt_core.embeddings.gathering.carrier import BatchCarrier
-from nanogpt_core.embeddings.gathering.gatherer import SLOT_SECONDS, Gatherer
+from nanogpt_core.embeddings.gathering.gatherer import Gatherer
+from nanogpt_core.embeddings.gathering.slots import SLOT_SECONDS
 from nanogpt_core.embeddings.gathering.waiting_call import Lane, WaitingCall
 from nanogpt_core.embeddings.planning import Batch
 from nanogpt_core.embeddings.response import EmbeddingResponse
