@@ -11,7 +11,7 @@ import pytest
 from hypothesis import settings
 
 from nanogpt_core import Embedder
-from nanogpt_core.embeddings.gathering import dispatch, gatherer
+from nanogpt_core.embeddings.gathering import dispatch, slots
 
 # A Hypothesis deadline would measure the machine, not the code.
 settings.register_profile("core", deadline=None)
@@ -134,7 +134,7 @@ def gathering():
 @pytest.fixture
 def held(serve, faults, monkeypatch):
     """Start a server that holds its first request, so that further calls gather."""
-    for module in (dispatch, gatherer):  # the request that is held occupies its slot as long as the test wants
+    for module in (dispatch, slots):  # the request that is held occupies its slot as long as the test wants
         monkeypatch.setattr(module, "SLOT_SECONDS", _gathering.GUARD_SECONDS)
     return lambda answer=None: _gathering.Held(serve, faults, answer)
 

@@ -19,7 +19,8 @@ from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core.embeddings.config import EmbedderConfig
 from nanogpt_core.embeddings.dispatch import Action, Dispatcher
 from nanogpt_core.embeddings.gathering.carrier import BatchCarrier
-from nanogpt_core.embeddings.gathering.gatherer import SLOT_SECONDS, Gatherer
+from nanogpt_core.embeddings.gathering.gatherer import Gatherer
+from nanogpt_core.embeddings.gathering.slots import SLOT_SECONDS
 from nanogpt_core.embeddings.gathering.waiting_call import Lane, WaitingCall
 from nanogpt_core.embeddings.planning import Batch
 from nanogpt_core.embeddings.response import EmbeddingResponse
@@ -77,7 +78,7 @@ class GatheringDispatcher:
         )
         error: NanoGPTError | None = None
         try:
-            admission = (yield from self._start_or_queue(call)) if gatherer.register(call) else None
+            admission = yield from self._start_or_queue(call)
             if admission is not None:
                 share = partial(_share, gatherer, call)
                 yield from self._dispatcher.dispatch(batch, results, cancellation, observer, admission, on_part=share)
@@ -96,8 +97,14 @@ class GatheringDispatcher:
         yield from self._take_delivered(call, results)
 
     def _start_or_queue(self, call: WaitingCall) -> Generator[Action, HttpReply, Admission | None]:
-        """Start the call's request and return its confirmed admission; None if it would have to wait, and is queued."""
+        """Register a call, and start its request if it need not wait.
+
+        Returns:
+            The confirmed admission of the request; None if the call is queued.
+        """
         gatherer = self.gatherer()
+        if not gatherer.register(call):
+            return None
         if call.lane is not None:
             # Calls that other tasks make in the same turn of the event loop join this one.
             yield Yield()

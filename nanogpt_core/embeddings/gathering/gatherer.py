@@ -29,12 +29,12 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-import time
-from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from nanogpt_core._runtime.fork import ForkSafe
+from nanogpt_core.embeddings.gathering.slots import Slots
+from nanogpt_core.embeddings.gathering.text_queue import TextQueue
 from nanogpt_core.embeddings.gathering.waiting_call import Carrier, Item, Lane, Sender, WaitingCall
 from nanogpt_core.errors import BudgetExceededError, NanoGPTError, TextTooLongError
 
@@ -42,131 +42,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["SLOT_SECONDS", "Gatherer"]
-
-SLOT_SECONDS = 0.25
-"""Seconds after which a request in flight no longer occupies a slot, and a waiting call looks for one itself.
-
-Slots bound the work of this process. A service that is slow, or does not answer, must not hold up other calls.
-"""
-
-# Slots grow with the time of a request, up to the maximum at 15 ms: docs/adr/0060-gathered-batches.md.
-_MIN_SLOTS = 2
-_SECONDS_FOR_A_SLOT = 0.0025
-_DURATIONS_KEPT = 16
-
-
-class _Queue:
-    """Texts that wait, and the lanes that they belong to."""
-
-    def __init__(self) -> None:
-        self._items: deque[Item] = deque()
-        self._lanes: Counter[Lane] = Counter()  # texts of each lane, at least 1
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __iter__(self) -> Iterator[Item]:
-        return iter(self._items)
-
-    @property
-    def lanes(self) -> Collection[Lane]:
-        """The lanes of the texts."""
-        return self._lanes.keys()
-
-    def add(self, items: Iterable[Item], *, front: bool = False) -> None:
-        """Add texts that no sender has, at the end or at the front."""
-        items = list(items)
-        for item in items:
-            item.sender = None
-            self._lanes[item.lane] += 1
-        if front:
-            self._items.extendleft(reversed(items))
-        else:
-            self._items.extend(items)
-
-    def discard(self, item: Item) -> None:
-        """Remove a text, if it is in the queue."""
-        if item.sender is None and item in self._items:
-            self._items.remove(item)
-            self._count_out(item)
-
-    def move_to_threads(self, item: Item) -> None:
-        """Let a thread carry a text of the queue."""
-        self._count_out(item)
-        item.lane = None
-        self._lanes[None] += 1
-
-    def take(self, lane: Lane, *, from_all_lanes: bool, max_items: int, max_tokens: float = math.inf) -> list[Item]:
-        """Remove and return the first texts of a lane, or of all, up to ``max_items`` and ``max_tokens``.
-
-        A text with more tokens is returned by itself.
-        """
-        taken: list[Item] = []
-        passed_over: list[Item] = []
-        tokens = 0
-        while self._items:
-            item = self._items[0]
-            if not from_all_lanes and item.lane is not lane:
-                passed_over.append(self._items.popleft())
-                continue
-            tokens += item.tokens
-            if taken and (len(taken) >= max_items or tokens > max_tokens):
-                break
-            taken.append(self._items.popleft())
-        self._items.extendleft(reversed(passed_over))
-        for item in taken:
-            self._count_out(item)
-        return taken
-
-    def _count_out(self, item: Item) -> None:
-        self._lanes[item.lane] -= 1
-        if not self._lanes[item.lane]:
-            del self._lanes[item.lane]
-
-
-class _Slots:
-    """Requests in flight, and the slots that they occupy.
-
-    Args:
-        most: Maximum number of requests in flight: in threads, and on each event loop.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._starts: dict[Lane, dict[Sender, float]] = {}  # of the requests in flight, the oldest first
-        self._durations: deque[float] = deque(maxlen=_DURATIONS_KEPT)  # seconds, of the last requests
-        self._fastest = SLOT_SECONDS  # of them
-
-    def __contains__(self, sender: Sender) -> bool:
-        return sender in self._starts.get(sender.lane, ())
-
-    def has_free(self, lane: Lane) -> bool:
-        """Return whether another request may start in ``lane``."""
-        starts = self._starts.get(lane)
-        if starts is None:
-            return True
-        # A service that answers at once is not waited for: more requests would only be more work for this process.
-        slots = min(self._most, _MIN_SLOTS + int(self._fastest / _SECONDS_FOR_A_SLOT))
-        if len(starts) < slots:
-            return True
-        latest = time.monotonic() - SLOT_SECONDS
-        slow = next((number for number, start in enumerate(starts.values()) if start > latest), len(starts))
-        return len(starts) - slow < slots
-
-    def occupy(self, sender: Sender) -> None:
-        """Count a request of ``sender`` that starts now."""
-        self._starts.setdefault(sender.lane, {})[sender] = time.monotonic()
-
-    def free(self, sender: Sender) -> None:
-        """Forget the request of ``sender``, if it has one in flight."""
-        starts = self._starts.get(sender.lane, {})
-        start = starts.pop(sender, None)
-        if start is not None:
-            self._durations.append(time.monotonic() - start)
-            self._fastest = min(self._durations)
-            if not starts:
-                del self._starts[sender.lane]  # it would keep the event loop alive
+__all__ = ["Gatherer"]
 
 
 class Gatherer(ForkSafe):
@@ -188,8 +64,8 @@ class Gatherer(ForkSafe):
         super().__init__()
 
     def _in_child(self) -> None:
-        self._queue = _Queue()
-        self._slots = _Slots(self._max_slots)
+        self._queue = TextQueue()
+        self._slots = Slots(self._max_slots)
         self._under_way: dict[str, Item] = {}  # in the queue or with a sender, by text
         self._waiting_to_start: dict[Lane, Sender] = {}
 

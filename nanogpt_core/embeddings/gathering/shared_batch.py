@@ -6,13 +6,14 @@ found: only its own call fails.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator, Sequence
 from dataclasses import replace
+from functools import partial
 
 from nanogpt_core._runtime.clock import Deadline
 from nanogpt_core._runtime.log import describe, logger
 from nanogpt_core.embeddings.dispatch import Action, Dispatcher, failed_outcome, text_too_long
+from nanogpt_core.embeddings.gathering.bad_text_search import BadTextSearch, Failure, Result, halves, is_one_call
 from nanogpt_core.embeddings.gathering.gatherer import Gatherer
 from nanogpt_core.embeddings.gathering.shared_account import NoCallLeft, SharedAccount, make_batch
 from nanogpt_core.embeddings.gathering.waiting_call import Carrier, Item
@@ -58,10 +59,6 @@ class SharedBatch:
         self._cancellation = cancellation
         self._items = items
         self._requests = 0
-        self._answered = False  # True if a request of the present search succeeded
-        self._named: Item | None = None  # the text that the service named when it refused the last request
-        self._has_skipped = False  # True if a request went without a text whose calls had left
-        self._was_late = False  # True if the deadline of its calls ended the last request that failed
         self._max_retries = dispatcher.config.max_retries
         # The service may refuse each text. Then it costs no more than a request for each.
         self._most_requests = len(items)
@@ -77,43 +74,23 @@ class SharedBatch:
             part = parts.pop()
             batch = make_batch(part)
             if len(part) > 1 and not self._dispatcher.host_capabilities.fits(batch):
-                parts += _halves(part)[::-1]
+                parts += halves(part)[::-1]
                 continue
-            error = yield from self._try(part, admission)
+            result = yield from self._request(part, admission)
             admission = None
-            if error is not None:
-                yield from self._isolate(part, error)
+            if result.failure is not None:
+                yield from self._isolate(part, result.failure)
 
-    def _try(
+    def _request(
         self, items: Sequence[Item], admission: Admission | None = None
-    ) -> Generator[Action, HttpReply, NanoGPTError | None]:
-        """Send some of the texts in one request; return the error if it fails."""
+    ) -> Generator[Action, HttpReply, Result]:
+        """Send some of the texts in one request, with retries, and hand out their vectors."""
         account = SharedAccount(self._gatherer, items, self._dispatcher.usd_per_million_tokens)
         cancellation = Cancellation(_last_deadline(items), self._cancellation.stop)
         self._requests += 1
-        self._named = None
-
-        def attempt(admission: Admission) -> Generator[Action, HttpReply, EmbeddingResponse]:
-            self._gatherer.start_request(self._carrier)
-            try:
-                batch = account.open()
-            except NoCallLeft:
-                self._limits.release(admission)
-                raise
-            admission = replace(admission, cost=replace(admission.cost, texts=len(batch.texts)))  # some may have left
-            try:
-                response = yield from self._dispatcher.request_once(batch, cancellation, account.first_observer)
-            except BaseException as error:
-                account.settle(error)
-                self._limits.settle(admission, failed_outcome(error))
-                raise
-            account.add_request(response)
-            self._limits.settle(admission, self._dispatcher.outcome(response))
-            return response
-
         try:
             response = yield from self._dispatcher.send_with_encoding(
-                attempt,
+                partial(self._attempt, account, cancellation),
                 limits=self._limits,
                 cancellation=cancellation,
                 cost=replace(self._dispatcher.cost(make_batch(items)), gathers=True),
@@ -123,20 +100,38 @@ class SharedBatch:
         except BaseException as error:
             account.report_failure(error)
             if isinstance(error, NoCallLeft):
-                return None
+                return Result([], None)
             if not isinstance(error, NanoGPTError):
                 raise
-            self._was_late = cancellation.deadline is not None and cancellation.deadline.remaining() <= 0
             position = named_position(error, len(account.items))
-            self._named = None if position is None else account.items[position]
-            return error
-        finally:
-            self._has_skipped = self._has_skipped or len(account.items) < len(items)
-        self._answered = True
+            named = None if position is None else account.items[position]
+            was_late = cancellation.deadline is not None and cancellation.deadline.remaining() <= 0
+            return Result(account.items, Failure(error, named, was_late))
         self._gatherer.deliver(account.items, response.vectors, response.model)
-        return None
+        return Result(account.items, None)
 
-    def _isolate(self, items: list[Item], error: NanoGPTError) -> Generator[Action, HttpReply, None]:
+    def _attempt(
+        self, account: SharedAccount, cancellation: Cancellation, admission: Admission
+    ) -> Generator[Action, HttpReply, EmbeddingResponse]:
+        """Make one attempt with the texts that calls still wait for, and settle its cost."""
+        self._gatherer.start_request(self._carrier)
+        try:
+            batch = account.open()
+        except NoCallLeft:
+            self._limits.release(admission)
+            raise
+        admission = replace(admission, cost=replace(admission.cost, texts=len(batch.texts)))
+        try:
+            response = yield from self._dispatcher.request_once(batch, cancellation, account.first_observer)
+        except BaseException as error:
+            account.settle(error)
+            self._limits.settle(admission, failed_outcome(error))
+            raise
+        account.add_request(response)
+        self._limits.settle(admission, self._dispatcher.outcome(response))
+        return response
+
+    def _isolate(self, items: list[Item], failure: Failure) -> Generator[Action, HttpReply, None]:
         """Find the texts that the service refuses; fail their calls, and answer the others.
 
         The service may name them. Otherwise binary search: a half that succeeds leaves the other one as the suspect,
@@ -144,129 +139,117 @@ class SharedBatch:
         with a bad one take at most 8 requests. Texts of one call need no search: it fails if one of them does. Nor do
         errors that no text can cause: all calls fail.
         """
-        if _is_one_call(items):
-            self._fail_one_call(items, error)
+        if is_one_call(items):
+            self._fail_one_call(items, failure)
             return
-        if not may_concern_one_text(error):
-            self._fail(items, error)
+        if not may_concern_one_text(failure.error):
+            self._fail(items, failure)
             return
-        logger.info("A batch of %d texts of several calls failed with %s: dividing it", len(items), describe(error))
-        items, rest_error = yield from self._isolate_named(items, error)
-        if rest_error is None:
-            return
-        error = rest_error
+        reason = describe(failure.error)
+        logger.info("A batch of %d texts of several calls failed with %s: dividing it", len(items), reason)
+        items, left = yield from self._isolate_named(items, failure)
         searches_in_vain = 0
-        while searches_in_vain < _MAX_SEARCHES_IN_VAIN:
-            self._answered = False
-            if not isinstance(error, BadRequestError):
+        while left is not None and searches_in_vain < _MAX_SEARCHES_IN_VAIN:
+            if not isinstance(left.error, BadRequestError):
                 self._max_retries = 0  # the retries are used up
-            items, error_of_others = yield from self._isolate_one(items, error)
-            if error_of_others is None:
-                return
-            error = error_of_others
-            searches_in_vain += not self._answered
+            search = BadTextSearch(items, left)
+            left = yield from self._isolate_one(search)
+            items = search.others
+            searches_in_vain += not search.answered
+        if left is None:
+            return
         # Hardly a matter of one text.
-        if error.transient:
-            self._fail(items, error)
+        if left.error.transient:
+            self._fail(items, left)
             return
         for item in items:
-            refusal = yield from self._try([item])
-            if refusal is not None:
-                self._fail_texts([item], refusal)
+            result = yield from self._request([item])
+            if result.failure is not None:
+                self._fail_texts([item], result.failure)
 
     def _isolate_named(
-        self, items: list[Item], error: NanoGPTError
-    ) -> Generator[Action, HttpReply, tuple[list[Item], NanoGPTError | None]]:
-        """Fail the calls of texts that the service names; return the texts that are left, and their error.
+        self, items: list[Item], failure: Failure
+    ) -> Generator[Action, HttpReply, tuple[list[Item], Failure | None]]:
+        """Fail the calls of texts that the service names; return the texts that are left, and their failure.
 
         If the others are answered, the named text was the reason. Otherwise it is sent by itself: several texts may be
         bad, or the service counts from 1. Its names are used as long as they are right.
         """
-        while (named := self._named) is not None:
+        while (named := failure.named) is not None:
             owners = set(named.calls)
             others = [item for item in items if item is not named and set(item.calls) - owners]
-            error_of_others = (yield from self._try(others)) if others else None
-            named_next, refusal = self._named, error
-            if error_of_others is not None and may_concern_one_text(error_of_others):
-                alone = yield from self._try([named])
-                if alone is None:
-                    return others, error_of_others
-                refusal = alone
+            failure_of_others = (yield from self._request(others)).failure if others else None
+            refusal = failure
+            if failure_of_others is not None and may_concern_one_text(failure_of_others.error):
+                alone = yield from self._request([named])
+                if alone.failure is None:
+                    return others, failure_of_others
+                refusal = alone.failure
             self._fail_texts([named], refusal)
-            if error_of_others is None:
+            if failure_of_others is None:
                 return [], None
-            items, error, self._named = others, error_of_others, named_next
-        return items, error
+            items, failure = others, failure_of_others
+        return items, failure
 
-    def _isolate_one(
-        self, items: list[Item], error: NanoGPTError
-    ) -> Generator[Action, HttpReply, tuple[list[Item], NanoGPTError | None]]:
-        """Fail the calls of one bad text; return the texts that are left, and the error of a request with them."""
-        suspects, others = items, list[Item]()
-        refused, answered = items, list[Item]()  # the smallest and the largest part
-        self._has_skipped = False
-        enough = self._requests + 1 + math.ceil(math.log2(len(items)))  # requests; see _isolate()
-        while not _is_one_call(suspects) and may_concern_one_text(error):
-            half, rest = _halves(suspects) if self._requests < self._most_requests else (suspects[:1], suspects[1:])
-            refusal = yield from self._try(half)
-            if refusal is None:
-                suspects, answered = rest, max(answered, half, key=len)
-            else:
-                suspects, others, refused, error = half, rest + others, half, refusal
-        if not may_concern_one_text(error):
-            self._fail([*suspects, *others], error)
-            return [], None
+    def _isolate_one(self, search: BadTextSearch) -> Generator[Action, HttpReply, Failure | None]:
+        """Fail the calls of one bad text; return the failure of a request with the other texts, if there was one."""
+        while not search.is_over:
+            one_by_one = self._requests >= self._most_requests
+            part = search.suspects[:1] if one_by_one else halves(search.suspects)[0]
+            search.narrow(part, (yield from self._request(part)))
+        suspects, others, failure = search.suspects, search.others, search.failure
+        if not may_concern_one_text(failure.error):
+            self._fail([*suspects, *others], failure)
+            return None
         owners = {call for item in suspects for call in list(item.calls)}
-        error_of_others = (yield from self._try(others)) if others else None
-        if others and error_of_others is None:
-            answered = max(answered, others, key=len)
-        # The number of texts can be the reason, or their tokens, or a temporary failure.
-        is_certain = len(answered) >= len(refused) and not (error.transient or isinstance(error, RequestTooLargeError))
-        if self._has_skipped or (len(refused) > 1 and not (is_certain and self._requests >= enough)):
-            refusal = yield from self._try(suspects)
-            if refusal is None and isinstance(error, RequestTooLargeError):
-                self._dispatcher.host_capabilities.learn(make_batch(answered))
-            error = refusal or error
+        failure_of_others: Failure | None = None
+        if others:
+            result = yield from self._request(others)
+            search.note(others, result)
+            failure_of_others = result.failure
+        if not search.is_certain:
+            failure = yield from self._confirm(search)
         if len(suspects) > 1:
             # Calls that joined meanwhile have some of these texts only, perhaps good ones.
             self._gatherer.send_separately(suspects, lambda call: call not in owners)
-        self._fail_one_call(suspects, error)
-        return others, error_of_others
+        self._fail_one_call(suspects, failure)
+        return failure_of_others
 
-    def _fail(self, items: Sequence[Item], error: NanoGPTError) -> None:
+    def _confirm(self, search: BadTextSearch) -> Generator[Action, HttpReply, Failure]:
+        """Send the suspects by themselves: if they are good, their calls are answered. Return the last failure."""
+        result = yield from self._request(search.suspects)
+        if result.failure is None and search.answered and isinstance(search.failure.error, RequestTooLargeError):
+            self._dispatcher.host_capabilities.learn(make_batch(search.answered))
+        search.note(search.suspects, result)
+        return result.failure or search.failure
+
+    def _fail(self, items: Sequence[Item], failure: Failure) -> None:
         """Fail all calls with these texts; those with more time than the request had go on by themselves."""
-        if isinstance(error, BudgetExceededError):
+        if isinstance(failure.error, BudgetExceededError):
             self._gatherer.send_separately(items)  # the shared budget may cover some of them
             return
-        if self._was_late:
+        if failure.was_late:
             self._gatherer.send_separately(items, lambda call: not call.is_late)
-        self._gatherer.fail(items, error)
+        self._gatherer.fail(items, failure.error)
 
-    def _fail_one_call(self, items: list[Item], error: NanoGPTError) -> None:
+    def _fail_one_call(self, items: list[Item], failure: Failure) -> None:
         """Fail the call of some texts. If another call has left one of them, that may be the bad one."""
         if len(items) > 1 and not all(item.calls for item in items):
             self._gatherer.send_separately(items)
         else:
-            self._fail_texts(items, error)
+            self._fail_texts(items, failure)
 
-    def _fail_texts(self, items: list[Item], error: NanoGPTError) -> None:
+    def _fail_texts(self, items: list[Item], failure: Failure) -> None:
         """Fail the calls of a single text, or the one call of several; nothing happens if they were answered."""
+        error = failure.error
         if not isinstance(error, RequestTooLargeError):
-            self._fail(items, error)
+            self._fail(items, failure)
         elif len(items) == 1 and self._dispatcher.config.on_overflow == "error":
             for item in items:
                 for call, position in list(item.calls.items()):
                     self._gatherer.fail_call(call, text_too_long(error, call.batch.positions[position]))
         else:
             self._gatherer.send_separately(items)  # each call truncates or splits them
-
-
-def _is_one_call(items: list[Item]) -> bool:
-    return len(items) <= 1 or len({call for item in items for call in list(item.calls)}) <= 1
-
-
-def _halves(items: list[Item]) -> tuple[list[Item], list[Item]]:
-    return items[: len(items) // 2], items[len(items) // 2 :]
 
 
 def _last_deadline(items: Sequence[Item]) -> Deadline | None:

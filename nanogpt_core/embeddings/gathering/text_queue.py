@@ -1,0 +1,80 @@
+"""The queue of a gatherer: texts that wait, in order, and the lanes that they belong to. No I/O, no lock."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, deque
+from collections.abc import Collection, Iterable, Iterator
+
+from nanogpt_core.embeddings.gathering.waiting_call import Item, Lane
+
+__all__ = ["TextQueue"]
+
+
+class TextQueue:
+    """Texts that wait, and the lanes that they belong to."""
+
+    def __init__(self) -> None:
+        self._items: deque[Item] = deque()
+        self._lanes: Counter[Lane] = Counter()  # texts of each lane, at least 1
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter(self._items)
+
+    @property
+    def lanes(self) -> Collection[Lane]:
+        """The lanes of the texts."""
+        return self._lanes.keys()
+
+    def add(self, items: Iterable[Item], *, front: bool = False) -> None:
+        """Add texts that no sender has, at the end or at the front."""
+        items = list(items)
+        for item in items:
+            item.sender = None
+            self._lanes[item.lane] += 1
+        if front:
+            self._items.extendleft(reversed(items))
+        else:
+            self._items.extend(items)
+
+    def discard(self, item: Item) -> None:
+        """Remove a text, if it is in the queue."""
+        if item.sender is None and item in self._items:
+            self._items.remove(item)
+            self._count_out(item)
+
+    def move_to_threads(self, item: Item) -> None:
+        """Let a thread carry a text of the queue."""
+        self._count_out(item)
+        item.lane = None
+        self._lanes[None] += 1
+
+    def take(self, lane: Lane, *, from_all_lanes: bool, max_items: int, max_tokens: float = math.inf) -> list[Item]:
+        """Remove and return the first texts of a lane, or of all, up to ``max_items`` and ``max_tokens``.
+
+        A text with more tokens is returned by itself.
+        """
+        taken: list[Item] = []
+        passed_over: list[Item] = []
+        tokens = 0
+        while self._items:
+            item = self._items[0]
+            if not from_all_lanes and item.lane is not lane:
+                passed_over.append(self._items.popleft())
+                continue
+            tokens += item.tokens
+            if taken and (len(taken) >= max_items or tokens > max_tokens):
+                break
+            taken.append(self._items.popleft())
+        self._items.extendleft(reversed(passed_over))
+        for item in taken:
+            self._count_out(item)
+        return taken
+
+    def _count_out(self, item: Item) -> None:
+        self._lanes[item.lane] -= 1
+        if not self._lanes[item.lane]:
+            del self._lanes[item.lane]
