@@ -178,31 +178,10 @@ class Dispatcher:
         results: ResultCollector | None = None,
         admission: Admission | None = None,
     ) -> Generator[Action, HttpReply, EmbeddingResponse]:
-        """Send a batch in one request, with retries; settle the cost of each attempt, and report the request."""
+        """Send a batch in one request, with retries, and report the request."""
         timer = RequestTimer()
         out = None if results is None else partial(results.out, batch)
-
-        def attempt(admission: Admission) -> Generator[Action, HttpReply, EmbeddingResponse]:
-            timer.attempts += 1
-            try:
-                response = yield from self.request_once(batch, cancellation, observer, out)
-                yield from self.check_dimensions(response, cancellation, observer)
-            except BaseException as error:
-                outcome = failed_outcome(error)
-                timer.uncertain += outcome.usd is None
-                self._limits.settle(admission, outcome)
-                raise
-            outcome = self.outcome(response)
-            self._limits.settle(admission, outcome)
-            observer.report(
-                timer,
-                texts=len(batch.texts),
-                prompt_tokens=outcome.tokens,
-                cost_usd=outcome.usd,
-                request_id=response.request_id,
-            )
-            return response
-
+        attempt = partial(self._attempt, batch, cancellation, observer, timer=timer, out=out)
         cost = self.cost(batch) if admission is None else admission.cost
         try:
             return (
@@ -219,6 +198,37 @@ class Dispatcher:
             _name_position(error, batch)
             observer.report(timer, texts=len(batch.texts), error=error)
             raise
+
+    def _attempt(
+        self,
+        batch: Batch,
+        cancellation: Cancellation,
+        observer: CallObserver,
+        admission: Admission,
+        *,
+        timer: RequestTimer,
+        out: Callable[[], NDArray[np.float32] | None] | None,
+    ) -> Generator[Action, HttpReply, EmbeddingResponse]:
+        """Make one attempt at a request, and settle its cost; report the request if it succeeds."""
+        timer.attempts += 1
+        try:
+            response = yield from self.request_once(batch, cancellation, observer, out)
+            yield from self.check_dimensions(response, cancellation, observer)
+        except BaseException as error:
+            outcome = failed_outcome(error)
+            timer.uncertain += outcome.usd is None
+            self._limits.settle(admission, outcome)
+            raise
+        outcome = self.outcome(response)
+        self._limits.settle(admission, outcome)
+        observer.report(
+            timer,
+            texts=len(batch.texts),
+            prompt_tokens=outcome.tokens,
+            cost_usd=outcome.usd,
+            request_id=response.request_id,
+        )
+        return response
 
     def send_with_encoding(
         self,
