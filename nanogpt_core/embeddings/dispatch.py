@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nanogpt_core._runtime.log import logger
 from nanogpt_core.embeddings.config import EmbedderConfig
@@ -36,10 +36,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Action", "Dispatch", "Dispatcher", "failed_outcome", "text_too_long"]
+__all__ = ["Action", "Dispatcher", "Steps", "failed_outcome", "text_too_long"]
+
+T = TypeVar("T")
 
 Action = Send | Wait | Run | Yield | Join
-Dispatch = Generator[Action, HttpReply, None]
+Steps = Generator[Action, HttpReply, T]
+"""A generator that yields actions and receives replies; it returns a ``T``."""
 
 # Maximum size of a reply: so many bytes for each number of a vector, in base64 or in digits, and for everything else.
 _BYTES_PER_NUMBER = 32
@@ -88,7 +91,7 @@ class Dispatcher:
         admission: Admission | None = None,
         *,
         on_part: Callable[[Batch, EmbeddingResponse], None] | None = None,
-    ) -> Generator[Action, HttpReply, None]:
+    ) -> Steps[None]:
         """Send ``batch`` until ``results`` has all its vectors; in parts if the host refuses it as too large.
 
         Args:
@@ -128,9 +131,7 @@ class Dispatcher:
             # Learned only now: a refusal can also concern a single text, which then ends the call.
             self.host_capabilities.learn(max(accepted, key=lambda part: len(part.texts)))
 
-    def collect(
-        self, batch: Batch, response: EmbeddingResponse, results: ResultCollector
-    ) -> Generator[Action, HttpReply, None]:
+    def collect(self, batch: Batch, response: EmbeddingResponse, results: ResultCollector) -> Steps[None]:
         """Put a response into ``results`` and the cache."""
         yield from _accept(batch, response, results)
         if results.caches:
@@ -145,7 +146,7 @@ class Dispatcher:
         observer: CallObserver,
         error: RequestTooLargeError,
         halvings: int,
-    ) -> Generator[Action, HttpReply, EmbeddingResponse]:
+    ) -> Steps[EmbeddingResponse]:
         """Truncate or split the single text of a batch further: its local count was an estimate.
 
         The result is not cached, because it depends on ``on_overflow``.
@@ -177,7 +178,7 @@ class Dispatcher:
         observer: CallObserver,
         results: ResultCollector | None = None,
         admission: Admission | None = None,
-    ) -> Generator[Action, HttpReply, EmbeddingResponse]:
+    ) -> Steps[EmbeddingResponse]:
         """Send a batch in one request, with retries, and report the request."""
         timer = RequestTimer()
         out = None if results is None else partial(results.out, batch)
@@ -208,7 +209,7 @@ class Dispatcher:
         *,
         timer: RequestTimer,
         out: Callable[[], NDArray[np.float32] | None] | None,
-    ) -> Generator[Action, HttpReply, EmbeddingResponse]:
+    ) -> Steps[EmbeddingResponse]:
         """Make one attempt at a request, and settle its cost; report the request if it succeeds."""
         timer.attempts += 1
         try:
@@ -232,14 +233,14 @@ class Dispatcher:
 
     def send_with_encoding(
         self,
-        attempt: Callable[[Admission], Generator[Action, HttpReply, EmbeddingResponse]],
+        attempt: Callable[[Admission], Steps[EmbeddingResponse]],
         *,
         limits: SharedLimits,
         cancellation: Cancellation,
         cost: Cost,
         admission: Admission | None,
         max_retries: int,
-    ) -> Generator[Action, HttpReply, EmbeddingResponse]:
+    ) -> Steps[EmbeddingResponse]:
         """Send one request until it is answered; if the host refuses base64, ask for float lists or for no encoding.
 
         Args:
@@ -289,7 +290,7 @@ class Dispatcher:
         cancellation: Cancellation,
         observer: CallObserver,
         out: Callable[[], NDArray[np.float32] | None] | None = None,
-    ) -> Generator[Action, HttpReply, EmbeddingResponse]:
+    ) -> Steps[EmbeddingResponse]:
         """Send ``batch`` once, and parse the reply.
 
         Args:
@@ -315,7 +316,7 @@ class Dispatcher:
 
     def check_dimensions(
         self, response: EmbeddingResponse, cancellation: Cancellation, observer: CallObserver
-    ) -> Generator[Action, HttpReply, None]:
+    ) -> Steps[None]:
         """Compare the dimensions of a response; if they differ, ask the service's live list once.
 
         Raises:
@@ -332,9 +333,7 @@ class Dispatcher:
             self._dimensions_check.accept(dimensions)
         observer.dimensions = dimensions
 
-    def _listed_dimensions(
-        self, cancellation: Cancellation, observer: CallObserver
-    ) -> Generator[Action, HttpReply, int | None]:
+    def _listed_dimensions(self, cancellation: Cancellation, observer: CallObserver) -> Steps[int | None]:
         from nanogpt_core.models.listing import MAX_LIST_BYTES, parse_model_list
 
         yield from wait_for_start(self._limits, cancellation)
@@ -352,7 +351,7 @@ def failed_outcome(error: BaseException) -> Outcome:
     return Outcome(0.0 if was_not_billed(error) else None, error=type(error).__name__)
 
 
-def _accept(batch: Batch, response: EmbeddingResponse, results: ResultCollector) -> Generator[Action, HttpReply, None]:
+def _accept(batch: Batch, response: EmbeddingResponse, results: ResultCollector) -> Steps[None]:
     for _ in results.accept(batch, response):
         yield Yield()
 

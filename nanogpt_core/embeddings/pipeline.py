@@ -16,7 +16,7 @@ from nanogpt_core._runtime.workers import call_in_thread, require_event_loop, ru
 from nanogpt_core.cache.base import CacheNamespace
 from nanogpt_core.cache.lookup import CacheLookup
 from nanogpt_core.embeddings.config import EmbedderConfig
-from nanogpt_core.embeddings.dispatch import Dispatch, Dispatcher
+from nanogpt_core.embeddings.dispatch import Dispatcher, Steps
 from nanogpt_core.embeddings.estimate import Estimate
 from nanogpt_core.embeddings.gathering.dispatch import GatheringDispatcher
 from nanogpt_core.embeddings.gathering.waiting_call import Lane
@@ -189,7 +189,7 @@ class Pipeline:
         *,
         lane: Lane,
         joins: bool,
-    ) -> list[Dispatch]:
+    ) -> list[Steps[None]]:
         """Return a generator for each batch; that of a small call may share a request with other calls."""
         if joins and self.config.coalesce and len(batches) == 1 and len(batches[0].texts) <= _SMALL_BATCH_TEXTS:
             return [self.gathering_dispatcher.dispatch(batches[0], results, cancellation, observer, lane)]
