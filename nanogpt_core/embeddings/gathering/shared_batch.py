@@ -7,18 +7,17 @@ found: only its own call fails.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from nanogpt_core._runtime.clock import Deadline
 from nanogpt_core._runtime.log import describe, logger
-from nanogpt_core.embeddings.dispatch import Action, Dispatcher, failed_outcome, text_too_long
+from nanogpt_core.embeddings.dispatch import Dispatcher, Steps, failed_outcome, text_too_long
 from nanogpt_core.embeddings.gathering.gatherer import Gatherer
 from nanogpt_core.embeddings.gathering.shared_account import NoCallLeft, SharedAccount, make_batch
 from nanogpt_core.embeddings.gathering.waiting_call import Carrier, Item
 from nanogpt_core.embeddings.response import EmbeddingResponse
 from nanogpt_core.errors import BadRequestError, BudgetExceededError, NanoGPTError, RequestTooLargeError
-from nanogpt_core.http.client import HttpReply
 from nanogpt_core.http.limits import Admission, SharedLimits
 from nanogpt_core.http.retry import Cancellation
 from nanogpt_core.http.text_errors import may_concern_one_text, named_position
@@ -66,7 +65,7 @@ class SharedBatch:
         # The service may refuse each text. Then it costs no more than a request for each.
         self._most_requests = len(items)
 
-    def send(self, admission: Admission | None) -> Generator[Action, HttpReply, None]:
+    def send(self, admission: Admission | None) -> Steps[None]:
         """Send the batch, and hand out vectors and errors.
 
         Args:
@@ -84,16 +83,14 @@ class SharedBatch:
             if error is not None:
                 yield from self._isolate(part, error)
 
-    def _try(
-        self, items: Sequence[Item], admission: Admission | None = None
-    ) -> Generator[Action, HttpReply, NanoGPTError | None]:
+    def _try(self, items: Sequence[Item], admission: Admission | None = None) -> Steps[NanoGPTError | None]:
         """Send some of the texts in one request; return the error if it fails."""
         account = SharedAccount(self._gatherer, items, self._dispatcher.usd_per_million_tokens)
         cancellation = Cancellation(_last_deadline(items), self._cancellation.stop)
         self._requests += 1
         self._named = None
 
-        def attempt(admission: Admission) -> Generator[Action, HttpReply, EmbeddingResponse]:
+        def attempt(admission: Admission) -> Steps[EmbeddingResponse]:
             self._gatherer.start_request(self._carrier)
             try:
                 batch = account.open()
@@ -136,7 +133,7 @@ class SharedBatch:
         self._gatherer.deliver(account.items, response.vectors, response.model)
         return None
 
-    def _isolate(self, items: list[Item], error: NanoGPTError) -> Generator[Action, HttpReply, None]:
+    def _isolate(self, items: list[Item], error: NanoGPTError) -> Steps[None]:
         """Find the texts that the service refuses; fail their calls, and answer the others.
 
         The service may name them. Otherwise binary search: a half that succeeds leaves the other one as the suspect,
@@ -174,9 +171,7 @@ class SharedBatch:
             if refusal is not None:
                 self._fail_texts([item], refusal)
 
-    def _isolate_named(
-        self, items: list[Item], error: NanoGPTError
-    ) -> Generator[Action, HttpReply, tuple[list[Item], NanoGPTError | None]]:
+    def _isolate_named(self, items: list[Item], error: NanoGPTError) -> Steps[tuple[list[Item], NanoGPTError | None]]:
         """Fail the calls of texts that the service names; return the texts that are left, and their error.
 
         If the others are answered, the named text was the reason. Otherwise it is sent by itself: several texts may be
@@ -198,9 +193,7 @@ class SharedBatch:
             items, error, self._named = others, error_of_others, named_next
         return items, error
 
-    def _isolate_one(
-        self, items: list[Item], error: NanoGPTError
-    ) -> Generator[Action, HttpReply, tuple[list[Item], NanoGPTError | None]]:
+    def _isolate_one(self, items: list[Item], error: NanoGPTError) -> Steps[tuple[list[Item], NanoGPTError | None]]:
         """Fail the calls of one bad text; return the texts that are left, and the error of a request with them."""
         suspects, others = items, list[Item]()
         refused, answered = items, list[Item]()  # the smallest and the largest part
