@@ -151,9 +151,9 @@ class ChatSession:
         return cls(endpoint, **given)
 
     def for_client(self) -> ChatSession:
-        """Return this session for a client of the SDK, without a reference to the rate limit.
+        """Return this session for a client of the SDK, without a reference to the rate cap.
 
-        The SDK's clients are part of reference cycles. A limit must end with the object that set it, and not when the
+        The SDK's clients are part of reference cycles. A cap must end with the object that set it, and not when the
         garbage collector runs.
         """
         twin = copy.copy(self)
@@ -173,7 +173,7 @@ class ChatSession:
 
     @property
     def _limits(self) -> SharedLimits:
-        # Not kept: it refers to this session, and the limit must end without the garbage collector.
+        # Not kept: it refers to this session, and the cap must end without the garbage collector.
         return ProcessLimits(self._limiter) if self._shared is None else self._shared
 
     def _limiter(self) -> RateLimiter:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nanogpt_core._runtime.log import logger
 from nanogpt_core.embeddings.config import EmbedderConfig
@@ -36,10 +36,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Action", "Dispatch", "Dispatcher", "failed_outcome", "text_too_long"]
+__all__ = ["Action", "Dispatcher", "Steps", "failed_outcome", "text_too_long"]
+
+T = TypeVar("T")
 
 Action = Send | Wait | Run | Yield | Join
-Dispatch = Generator[Action, HttpReply, None]
+Steps = Generator[Action, HttpReply, T]
+"""A generator that yields actions and receives replies; it returns a ``T``."""
 
 # Maximum size of a reply: so many bytes for each number of a vector, in base64 or in digits, and for everything else.
 _BYTES_PER_NUMBER = 32
@@ -88,7 +91,7 @@ class Dispatcher:
         admission: Admission | None = None,
         *,
         on_part: Callable[[Batch, EmbeddingResponse], None] | None = None,
-    ) -> Generator[Action, HttpReply, None]:
+    ) -> Steps[None]:
         """Send ``batch`` until ``results`` has all its vectors; in parts if the host refuses it as too large.
 
         Args:
@@ -128,9 +131,7 @@ class Dispatcher:
             # Learned only now: a refusal can also concern a single text, which then ends the call.
             self.host_capabilities.learn(max(accepted, key=lambda part: len(part.texts)))
 
-    def collect(
-        self, batch: Batch, response: EmbeddingResponse, results: ResultCollector
-    ) -> Generator[Action, HttpReply, None]:
+    def collect(self, batch: Batch, response: EmbeddingResponse, results: ResultCollector) -> Steps[None]:
         """Put a response into ``results`` and the cache."""
         yield from _accept(batch, response, results)
         if results.caches:
@@ -145,7 +146,7 @@ class Dispatcher:
         observer: CallObserver,
         error: RequestTooLargeError,
         halvings: int,
-    ) -> Generator[Action, HttpReply, EmbeddingResponse]:
+    ) -> Steps[EmbeddingResponse]:
         """Truncate or split the single text of a batch further: its local count was an estimate.
 
         The result is not cached, because it depends on ``on_overflow``.
@@ -177,32 +178,11 @@ class Dispatcher:
         observer: CallObserver,
         results: ResultCollector | None = None,
         admission: Admission | None = None,
-    ) -> Generator[Action, HttpReply, EmbeddingResponse]:
-        """Send a batch in one request, with retries; settle the cost of each attempt, and report the request."""
+    ) -> Steps[EmbeddingResponse]:
+        """Send a batch in one request, with retries, and report the request."""
         timer = RequestTimer()
         out = None if results is None else partial(results.out, batch)
-
-        def attempt(admission: Admission) -> Generator[Action, HttpReply, EmbeddingResponse]:
-            timer.attempts += 1
-            try:
-                response = yield from self.request_once(batch, cancellation, observer, out)
-                yield from self.check_dimensions(response, cancellation, observer)
-            except BaseException as error:
-                outcome = failed_outcome(error)
-                timer.uncertain += outcome.usd is None
-                self._limits.settle(admission, outcome)
-                raise
-            outcome = self.outcome(response)
-            self._limits.settle(admission, outcome)
-            observer.report(
-                timer,
-                texts=len(batch.texts),
-                prompt_tokens=outcome.tokens,
-                cost_usd=outcome.usd,
-                request_id=response.request_id,
-            )
-            return response
-
+        attempt = partial(self._attempt, batch, cancellation, observer, timer=timer, out=out)
         cost = self.cost(batch) if admission is None else admission.cost
         try:
             return (
@@ -220,16 +200,47 @@ class Dispatcher:
             observer.report(timer, texts=len(batch.texts), error=error)
             raise
 
+    def _attempt(
+        self,
+        batch: Batch,
+        cancellation: Cancellation,
+        observer: CallObserver,
+        admission: Admission,
+        *,
+        timer: RequestTimer,
+        out: Callable[[], NDArray[np.float32] | None] | None,
+    ) -> Steps[EmbeddingResponse]:
+        """Make one attempt at a request, and settle its cost; report the request if it succeeds."""
+        timer.attempts += 1
+        try:
+            response = yield from self.request_once(batch, cancellation, observer, out)
+            yield from self.check_dimensions(response, cancellation, observer)
+        except BaseException as error:
+            outcome = failed_outcome(error)
+            timer.uncertain += outcome.usd is None
+            self._limits.settle(admission, outcome)
+            raise
+        outcome = self.outcome(response)
+        self._limits.settle(admission, outcome)
+        observer.report(
+            timer,
+            texts=len(batch.texts),
+            prompt_tokens=outcome.tokens,
+            cost_usd=outcome.usd,
+            request_id=response.request_id,
+        )
+        return response
+
     def send_with_encoding(
         self,
-        attempt: Callable[[Admission], Generator[Action, HttpReply, EmbeddingResponse]],
+        attempt: Callable[[Admission], Steps[EmbeddingResponse]],
         *,
         limits: SharedLimits,
         cancellation: Cancellation,
         cost: Cost,
         admission: Admission | None,
         max_retries: int,
-    ) -> Generator[Action, HttpReply, EmbeddingResponse]:
+    ) -> Steps[EmbeddingResponse]:
         """Send one request until it is answered; if the host refuses base64, ask for float lists or for no encoding.
 
         Args:
@@ -279,7 +290,7 @@ class Dispatcher:
         cancellation: Cancellation,
         observer: CallObserver,
         out: Callable[[], NDArray[np.float32] | None] | None = None,
-    ) -> Generator[Action, HttpReply, EmbeddingResponse]:
+    ) -> Steps[EmbeddingResponse]:
         """Send ``batch`` once, and parse the reply.
 
         Args:
@@ -305,7 +316,7 @@ class Dispatcher:
 
     def check_dimensions(
         self, response: EmbeddingResponse, cancellation: Cancellation, observer: CallObserver
-    ) -> Generator[Action, HttpReply, None]:
+    ) -> Steps[None]:
         """Compare the dimensions of a response; if they differ, ask the service's live list once.
 
         Raises:
@@ -322,9 +333,7 @@ class Dispatcher:
             self._dimensions_check.accept(dimensions)
         observer.dimensions = dimensions
 
-    def _listed_dimensions(
-        self, cancellation: Cancellation, observer: CallObserver
-    ) -> Generator[Action, HttpReply, int | None]:
+    def _listed_dimensions(self, cancellation: Cancellation, observer: CallObserver) -> Steps[int | None]:
         from nanogpt_core.models.listing import MAX_LIST_BYTES, parse_model_list
 
         yield from wait_for_start(self._limits, cancellation)
@@ -342,7 +351,7 @@ def failed_outcome(error: BaseException) -> Outcome:
     return Outcome(0.0 if was_not_billed(error) else None, error=type(error).__name__)
 
 
-def _accept(batch: Batch, response: EmbeddingResponse, results: ResultCollector) -> Generator[Action, HttpReply, None]:
+def _accept(batch: Batch, response: EmbeddingResponse, results: ResultCollector) -> Steps[None]:
     for _ in results.accept(batch, response):
         yield Yield()
 

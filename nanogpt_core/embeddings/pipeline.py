@@ -11,13 +11,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nanogpt_core._runtime.clock import Deadline
-from nanogpt_core._runtime.fork import import_modules
 from nanogpt_core._runtime.log import OneWarning
 from nanogpt_core._runtime.workers import call_in_thread, require_event_loop, run_in_tasks, run_in_threads
 from nanogpt_core.cache.base import CacheNamespace
 from nanogpt_core.cache.lookup import CacheLookup
 from nanogpt_core.embeddings.config import EmbedderConfig
-from nanogpt_core.embeddings.dispatch import Dispatch, Dispatcher
+from nanogpt_core.embeddings.dispatch import Dispatcher, Steps
 from nanogpt_core.embeddings.estimate import Estimate
 from nanogpt_core.embeddings.gathering.dispatch import GatheringDispatcher
 from nanogpt_core.embeddings.gathering.waiting_call import Lane
@@ -55,14 +54,8 @@ _MAX_TEXTS_PLANNED_IN_LOOP = 200
 # call that has no more may be gathered with those of other calls.
 _SMALL_BATCH_TEXTS = 128
 
-# Modules that requests use, imported before the first one and in no worker thread: a fork in the middle of an import
-# leaves the child with a locked module, and an import fails if the process has no file descriptors left.
-_MODULES_OF_WORKERS = (
-    "jiter",
-    "numpy",
-    "orjson",
-    "pybase64",
-)
+# Modules that requests and replies use.
+_MODULES = ("jiter", "numpy", "orjson", "pybase64")
 
 
 class Pipeline:
@@ -83,14 +76,12 @@ class Pipeline:
         self.counter = TokenCounter(model)
         self.dimensions_check = DimensionsCheck(model, config.dimensions, learned)
         self.lifetime = Lifetime()
-        self.client = HttpClient(config.endpoint, config.http_client, config.http_async_client, self.lifetime)
+        self.client = HttpClient(config.endpoint, config.http_client, config.http_async_client, self.lifetime, _MODULES)
         self.namespace = CacheNamespace(config.endpoint.base_url, model.id, config.dimensions)
         price_per_million = model.usd_per_million_tokens
         self.observer = Observer("embeddings", config.endpoint, config.on_request, meter, price_per_million)
         process_limits = ProcessLimits(RateCap(config.endpoint, config.requests_per_second).limiter, budget)
         self.limits = config.limits or process_limits
-        # The sync client is made with the modules; the async one by itself, since it belongs to an event loop.
-        self._imported = self._is_ready = False
         self._warning = OneWarning()
         self.dispatcher = Dispatcher(config, self.dimensions_check, self.limits)
         self.gathering_dispatcher = GatheringDispatcher(config, self.dispatcher, process_limits, self.client)
@@ -124,8 +115,8 @@ class Pipeline:
             plan = make_plan(texts, self.counter, self.config.on_overflow, offset)
             with self._open_results(plan, cancellation, as_lists, show_progress) as results:
                 batches = self._prepare(plan, results, batch_size, observer)
-                if batches and not self._is_ready:
-                    self._get_ready()
+                if batches:
+                    self.client.get_ready()
                 dispatches = self._dispatches(
                     batches, results, cancellation, observer, lane=None, joins=batch_size is None
                 )
@@ -168,8 +159,7 @@ class Pipeline:
             with self._open_results(plan, cancellation, as_lists, show_progress) as results:
                 batches = await _run(blocks, self._prepare, plan, results, batch_size, observer)
                 if batches:
-                    await _run(not self._imported, self._import_modules)
-                    await self.client.async_sdk_client()
+                    await self.client.aget_ready()
                 lock = parsing or asyncio.Lock()
                 dispatches = self._dispatches(
                     batches, results, cancellation, observer, lane=loop, joins=batch_size is None
@@ -199,21 +189,11 @@ class Pipeline:
         *,
         lane: Lane,
         joins: bool,
-    ) -> list[Dispatch]:
+    ) -> list[Steps[None]]:
         """Return a generator for each batch; that of a small call may share a request with other calls."""
         if joins and self.config.coalesce and len(batches) == 1 and len(batches[0].texts) <= _SMALL_BATCH_TEXTS:
             return [self.gathering_dispatcher.dispatch(batches[0], results, cancellation, observer, lane)]
         return [self.dispatcher.dispatch(batch, results, cancellation, observer) for batch in batches]
-
-    def _get_ready(self) -> None:
-        self._import_modules()
-        self.client.sdk_client()
-        self._is_ready = True
-
-    def _import_modules(self) -> None:
-        if not self._imported:
-            import_modules(_MODULES_OF_WORKERS)
-            self._imported = True
 
     def _may_block(self, texts: list[str]) -> bool:
         """Return whether planning takes long, touches the disk, or may load or download a tokenizer."""

@@ -5,6 +5,7 @@ Failures are raised as this project's errors, caused by the SDK's.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["HttpClient", "HttpReply", "Send"]
 
-# Imported before the first request: an import in the moment of a failure could fail too, for lack of files.
+# Imported before the first request: a fork in the middle of an import leaves the child with a locked module, and an
+# import fails if the process has no file descriptors left.
 _MODULES = ("nanogpt_core.http.sdk", "nanogpt_core.http.error_mapping", "openai.resources.embeddings")
 _MAX_ERROR_BYTES = 1 << 16  # a larger reply of status 200 has vectors
 
@@ -65,6 +67,7 @@ class HttpClient:
         http_client: The caller's own ``httpx`` client for sync requests, or None.
         http_async_client: The caller's own ``httpx`` client for async requests, or None. It belongs to one event loop.
         lifetime: The state of the object that the requests are for; None for single requests of none.
+        modules: Further modules to import before the first request.
     """
 
     def __init__(
@@ -73,18 +76,20 @@ class HttpClient:
         http_client: Any = None,
         http_async_client: Any = None,
         lifetime: Lifetime | None = None,
+        modules: Collection[str] = (),
     ) -> None:
         self.endpoint = endpoint
         self._lifetime = lifetime
+        self._modules = (*_MODULES, *modules)
         self._http_client = http_client
         self._http_async_client = http_async_client
         self._client: openai.OpenAI | None = None
         self._async_client: openai.AsyncOpenAI | None = None
 
-    def sdk_client(self) -> openai.OpenAI:
+    def get_ready(self) -> openai.OpenAI:
         """Return the SDK's client, made at the first call; that imports the SDK, which takes most of a second."""
         if self._client is None:
-            import_modules(_MODULES)  # as a whole: a child that is forked in the middle of an import would hang
+            import_modules(self._modules)
             from nanogpt_core.http.sdk import PlainClient, make_client
             from nanogpt_core.http.transport import Transport
 
@@ -93,14 +98,14 @@ class HttpClient:
             self._client = make_client(PlainClient, self.endpoint, transport)
         return self._client
 
-    async def async_sdk_client(self) -> openai.AsyncOpenAI:
+    async def aget_ready(self) -> openai.AsyncOpenAI:
         """Return the SDK's async client, made at the first call; the event loop goes on meanwhile."""
         if self._async_client is None:
             return await call_in_thread(self._make_async_client)
         return self._async_client
 
     def _make_async_client(self) -> openai.AsyncOpenAI:
-        import_modules(_MODULES)
+        import_modules(self._modules)
         from nanogpt_core.http.sdk import AsyncPlainClient, make_client
         from nanogpt_core.http.transport import AsyncTransport
 
@@ -132,7 +137,7 @@ class HttpClient:
         Raises:
             NanoGPTError: The one of its subclasses that fits. Errors that are not about the request pass unchanged.
         """
-        client = self.sdk_client()
+        client = self.get_ready()
         try:
             with attempt_limits(request.timeout, request.max_bytes):
                 return _checked(self._call(client, request))
@@ -145,7 +150,7 @@ class HttpClient:
 
     async def asend(self, request: Send) -> HttpReply:
         """Do the same as :meth:`send`, without blocking the event loop."""
-        client = await self.async_sdk_client()
+        client = await self.aget_ready()
         try:
             with attempt_limits(request.timeout, request.max_bytes):
                 return _checked(await self._call(client, request))

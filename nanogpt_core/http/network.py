@@ -94,7 +94,7 @@ class _Connection:
         """Read all bytes that are there but the last one, which the next read returns.
 
         The parser asks for that byte if it is part of the reply. If the reply has ended before it, the byte stays, and
-        the connection is closed instead of used again; see :meth:`_write_steps`.
+        the connection is closed instead of used again: docs/adr/0002-own-network-streams.md.
         """
         if self._held:
             held, self._held = self._held, b""
@@ -157,7 +157,9 @@ class _Connection:
         return *self._sessions, tls
 
     def get_extra_info(self, info: str) -> Any:
-        if info == "is_readable":  # asked of each idle connection at each request: write() looks at the socket
+        # Asked of each idle connection at each request. write() looks at the socket:
+        # docs/adr/0002-own-network-streams.md.
+        if info == "is_readable":
             return bool(self._held) or self._sock.fileno() < 0
         if info == "ssl_object":
             return self._sessions[-1].object if self._sessions else None

@@ -16,7 +16,6 @@ from nanogpt_core.http.library import httpx
 
 __all__ = ["asend_with", "send_with"]
 
-_FIRST_ERROR_STATUS = 300
 _OTHER_LOOP = re.compile(r"event loop is closed|different (?:event )?loop", re.IGNORECASE)
 
 
@@ -69,7 +68,7 @@ def _content_of(response: Any) -> bytes:
     try:
         content: bytes = response.content
     except Exception as error:  # ResponseNotRead, of httpx or httpx2
-        if response.status_code >= _FIRST_ERROR_STATUS:
+        if not response.is_success:
             return b""  # the status tells enough
         raise ConfigurationError(
             "An event hook of the HTTP client that was passed has used up the reply.",

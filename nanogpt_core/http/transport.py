@@ -27,7 +27,6 @@ __all__ = ["SDK_HEADERS", "SDK_KEY", "AsyncBody", "AsyncTransport", "Body", "Bod
 
 _COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate"})
 _NOT_ASKED_FOR = frozenset({"br", "zstd", "compress", "x-compress", "dcb", "dcz"})
-_FIRST_ERROR_STATUS = 300
 
 
 class Transport(httpx.BaseTransport):  # type: ignore[misc] # the library is known only when this runs
@@ -111,7 +110,7 @@ async def _async_body(response: Any, lease: Lease | None = None) -> AsyncBody:
 
 def _reader(response: Any) -> BodyReader:
     response.encoding = "utf-8"  # as JSON is, whatever the service says: the SDK would decode by that
-    reader = BodyReader(response.headers, is_error=response.status_code >= _FIRST_ERROR_STATUS)
+    reader = BodyReader(response.headers, is_error=not response.is_success)
     if reader.is_compressed:
         del response.headers["content-encoding"]  # unpacked here, and no longer by the HTTP client
     return reader

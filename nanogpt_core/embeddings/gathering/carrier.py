@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Generator
 
 from nanogpt_core._runtime.workers import NoThreadError, start_thread
-from nanogpt_core.embeddings.dispatch import Action, Dispatcher
+from nanogpt_core.embeddings.dispatch import Dispatcher, Steps
 from nanogpt_core.embeddings.gathering.gatherer import Gatherer
 from nanogpt_core.embeddings.gathering.shared_batch import SharedBatch
 from nanogpt_core.embeddings.gathering.waiting_call import Item, Lane, running_loop
-from nanogpt_core.http.client import HttpClient, HttpReply
+from nanogpt_core.http.client import HttpClient
 from nanogpt_core.http.limits import GATHERED, SharedLimits
 from nanogpt_core.http.retry import Cancellation, wait_for_start
 from nanogpt_core.http.runner import run_async, run_sync
@@ -98,7 +97,7 @@ class BatchCarrier:
     def _end(self, _task: object = None) -> None:
         self._gatherer.remove_carrier(self, failed=self._failed)
 
-    def _carry(self) -> Generator[Action, HttpReply, None]:
+    def _carry(self) -> Steps[None]:
         gatherer, limits, cancellation = self._gatherer, self._limits, Cancellation(stop=self._stop)
         while True:
             admission = None if self._takes_texts_first else (yield from wait_for_start(limits, cancellation, GATHERED))

@@ -11,13 +11,13 @@ import contextlib
 import hashlib
 import secrets
 import weakref
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
 from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core.embeddings.config import EmbedderConfig
-from nanogpt_core.embeddings.dispatch import Action, Dispatcher
+from nanogpt_core.embeddings.dispatch import Dispatcher, Steps
 from nanogpt_core.embeddings.gathering.carrier import BatchCarrier
 from nanogpt_core.embeddings.gathering.gatherer import Gatherer
 from nanogpt_core.embeddings.gathering.slots import SLOT_SECONDS
@@ -26,7 +26,7 @@ from nanogpt_core.embeddings.planning import Batch
 from nanogpt_core.embeddings.response import EmbeddingResponse
 from nanogpt_core.embeddings.results import ResultCollector
 from nanogpt_core.errors import LimitsUnavailableError, NanoGPTError
-from nanogpt_core.http.client import HttpClient, HttpReply
+from nanogpt_core.http.client import HttpClient
 from nanogpt_core.http.limits import Admission, ProcessLimits
 from nanogpt_core.http.retry import Cancellation, wait_for_start
 from nanogpt_core.http.runner import Join, Yield
@@ -59,7 +59,7 @@ class GatheringDispatcher:
 
     def dispatch(
         self, batch: Batch, results: ResultCollector, cancellation: Cancellation, observer: CallObserver, lane: Lane
-    ) -> Generator[Action, HttpReply, None]:
+    ) -> Steps[None]:
         """Send ``batch`` until ``results`` has all its vectors, by itself or with the texts of other calls.
 
         Args:
@@ -96,7 +96,7 @@ class GatheringDispatcher:
             raise call.error
         yield from self._take_delivered(call, results)
 
-    def _start_or_queue(self, call: WaitingCall) -> Generator[Action, HttpReply, Admission | None]:
+    def _start_or_queue(self, call: WaitingCall) -> Steps[Admission | None]:
         """Register a call, and start its request if it need not wait.
 
         Returns:
@@ -115,7 +115,7 @@ class GatheringDispatcher:
             gatherer.start_request(call)
         return admission
 
-    def _try_admission(self, call: WaitingCall) -> Generator[Action, HttpReply, Admission | None]:
+    def _try_admission(self, call: WaitingCall) -> Steps[Admission | None]:
         """Return a confirmed admission; None if the call would have to wait, or if shared limits cannot be reached."""
         cost, shared = self._dispatcher.cost(call.batch), self._config.limits
         if shared is None:
@@ -124,7 +124,7 @@ class GatheringDispatcher:
             return (yield from wait_for_start(shared, call.cancellation, replace(cost, gathers=True)))
         return None
 
-    def _take_delivered(self, call: WaitingCall, results: ResultCollector) -> Generator[Action, HttpReply, None]:
+    def _take_delivered(self, call: WaitingCall, results: ResultCollector) -> Steps[None]:
         """Collect the vectors that carriers have brought; send the rest without other calls."""
         import numpy as np
 

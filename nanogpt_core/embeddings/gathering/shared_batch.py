@@ -6,20 +6,19 @@ found: only its own call fails.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
 from nanogpt_core._runtime.clock import Deadline
 from nanogpt_core._runtime.log import describe, logger
-from nanogpt_core.embeddings.dispatch import Action, Dispatcher, failed_outcome, text_too_long
+from nanogpt_core.embeddings.dispatch import Dispatcher, Steps, failed_outcome, text_too_long
 from nanogpt_core.embeddings.gathering.bad_text_search import BadTextSearch, Failure, Result, halves, is_one_call
 from nanogpt_core.embeddings.gathering.gatherer import Gatherer
 from nanogpt_core.embeddings.gathering.shared_account import NoCallLeft, SharedAccount, make_batch
 from nanogpt_core.embeddings.gathering.waiting_call import Carrier, Item
 from nanogpt_core.embeddings.response import EmbeddingResponse
 from nanogpt_core.errors import BadRequestError, BudgetExceededError, NanoGPTError, RequestTooLargeError
-from nanogpt_core.http.client import HttpReply
 from nanogpt_core.http.limits import Admission, SharedLimits
 from nanogpt_core.http.retry import Cancellation
 from nanogpt_core.http.text_errors import may_concern_one_text, named_position
@@ -63,7 +62,7 @@ class SharedBatch:
         # The service may refuse each text. Then it costs no more than a request for each.
         self._most_requests = len(items)
 
-    def send(self, admission: Admission | None) -> Generator[Action, HttpReply, None]:
+    def send(self, admission: Admission | None) -> Steps[None]:
         """Send the batch, and hand out vectors and errors.
 
         Args:
@@ -81,9 +80,7 @@ class SharedBatch:
             if result.failure is not None:
                 yield from self._isolate(part, result.failure)
 
-    def _request(
-        self, items: Sequence[Item], admission: Admission | None = None
-    ) -> Generator[Action, HttpReply, Result]:
+    def _request(self, items: Sequence[Item], admission: Admission | None = None) -> Steps[Result]:
         """Send some of the texts in one request, with retries, and hand out their vectors."""
         account = SharedAccount(self._gatherer, items, self._dispatcher.usd_per_million_tokens)
         cancellation = Cancellation(_last_deadline(items), self._cancellation.stop)
@@ -112,7 +109,7 @@ class SharedBatch:
 
     def _attempt(
         self, account: SharedAccount, cancellation: Cancellation, admission: Admission
-    ) -> Generator[Action, HttpReply, EmbeddingResponse]:
+    ) -> Steps[EmbeddingResponse]:
         """Make one attempt with the texts that calls still wait for, and settle its cost."""
         self._gatherer.start_request(self._carrier)
         try:
@@ -131,7 +128,7 @@ class SharedBatch:
         self._limits.settle(admission, self._dispatcher.outcome(response))
         return response
 
-    def _isolate(self, items: list[Item], failure: Failure) -> Generator[Action, HttpReply, None]:
+    def _isolate(self, items: list[Item], failure: Failure) -> Steps[None]:
         """Find the texts that the service refuses; fail their calls, and answer the others.
 
         The service may name them. Otherwise binary search: a half that succeeds leaves the other one as the suspect,
@@ -167,9 +164,7 @@ class SharedBatch:
             if result.failure is not None:
                 self._fail_texts([item], result.failure)
 
-    def _isolate_named(
-        self, items: list[Item], failure: Failure
-    ) -> Generator[Action, HttpReply, tuple[list[Item], Failure | None]]:
+    def _isolate_named(self, items: list[Item], failure: Failure) -> Steps[tuple[list[Item], Failure | None]]:
         """Fail the calls of texts that the service names; return the texts that are left, and their failure.
 
         If the others are answered, the named text was the reason. Otherwise it is sent by itself: several texts may be
@@ -191,7 +186,7 @@ class SharedBatch:
             items, failure = others, failure_of_others
         return items, failure
 
-    def _isolate_one(self, search: BadTextSearch) -> Generator[Action, HttpReply, Failure | None]:
+    def _isolate_one(self, search: BadTextSearch) -> Steps[Failure | None]:
         """Fail the calls of one bad text; return the failure of a request with the other texts, if there was one."""
         while not search.is_over:
             one_by_one = self._requests >= self._most_requests
@@ -215,7 +210,7 @@ class SharedBatch:
         self._fail_one_call(suspects, failure)
         return failure_of_others
 
-    def _confirm(self, search: BadTextSearch) -> Generator[Action, HttpReply, Failure]:
+    def _confirm(self, search: BadTextSearch) -> Steps[Failure]:
         """Send the suspects by themselves: if they are good, their calls are answered. Return the last failure."""
         result = yield from self._request(search.suspects)
         if result.failure is None and search.answered and isinstance(search.failure.error, RequestTooLargeError):

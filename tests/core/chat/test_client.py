@@ -219,7 +219,7 @@ def test_exception_of_other_code_is_neither_hidden_nor_retried(kind, form, answe
 
 
 @pytest.mark.parametrize("used", [True, False])
-def test_client_does_not_keep_the_rate_limit_alive(kind, answering, used):
+def test_client_does_not_keep_the_rate_cap_alive(kind, answering, used):
     """The SDK's clients are part of reference cycles; a limit must not wait for the garbage collector."""
     made = answering(requests_per_second=7)
     limit = weakref.ref(made.caller._rate_cap)

@@ -609,7 +609,7 @@ def test_debugging_switch_of_the_standard_library_shows_no_key(serve, capsys, mo
 def test_async_request_outside_asyncio_is_a_clear_error(serve):
     trio = pytest.importorskip("trio")
     client = client_of(serve())
-    client._async_client = asyncio.run(client.async_sdk_client())
+    client._async_client = asyncio.run(client.aget_ready())
 
     async def main():
         await client.asend(Send("/embeddings", b"{}", 5.0, MIB))
