@@ -88,13 +88,13 @@ def fault_totals() -> str:
         "chat": ("LangChain", "LlamaIndex", "langchain-openai", "LlamaIndex OpenAI"),
     }
     ours = {"core": "`Embedder`", "LangChain": "`langchain_nanogpt`", "LlamaIndex": "`llama_index_nanogpt`"}
-    rows = ["| | client | right | typed error | raw error | silently wrong | hang |", "|---|---|--:|--:|--:|--:|--:|"]
+    outcomes = ("faults", "right", "typed error", "raw error", "silently wrong", "hang")
+    rows = [f"| | client | {' | '.join(outcomes)} |", "|---|---|" + "--:|" * len(outcomes)]
     for kind, part in parts.items():
         table = [line.split("|")[1:-1] for line in part.splitlines() if line.startswith("|")]
         head, _, *body = [[cell.strip() for cell in line] for line in table]
         values = {row[0]: dict(zip(head[1:], row[1:], strict=True)) for row in body}
         for client in clients[kind]:
-            outcomes = ("right", "typed error", "raw error", "silently wrong", "hang")
             figures = " | ".join(values[outcome][client] for outcome in outcomes)
             rows.append(f"| {kind} | {ours.get(client, client)} | {figures} |")
     return "\n".join(rows)

@@ -133,7 +133,7 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
         given = options = hide_keys(options)  # type: ignore[assignment]
         if not isinstance(model, NotGiven):
             given["model"] = model
-        fields = with_field_names(given, self._fields_by_other_name())
+        fields = self._with_subclass_defaults(with_field_names(given, self._fields_by_other_name()))
         self._check_options(fields)
         session = self._connect(fields)
         has_own_profile = fields.get("profile") is not None

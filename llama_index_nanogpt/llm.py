@@ -13,6 +13,7 @@ from llama_index.core.base.llms.types import ChatMessage, ChatResponse, LLMMetad
 from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, ValidationError
 from llama_index.llms.openai.utils import O1_MODELS
 from llama_index.llms.openai_like import OpenAILike
+from openai import NOT_GIVEN, NotGiven
 
 from llama_index_nanogpt.messages import ReceivedMessage, messages_with_reasoning
 from llama_index_nanogpt.structured import StructuredOutput
@@ -112,6 +113,7 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
     _http_client_fields: ClassVar[tuple[str, str]] = ("http_client", "async_http_client")
     _other_names: ClassVar[Mapping[str, str]] = {"max_new_tokens": "max_tokens"}
 
+    model: str = Field(default="gpt-4o-mini", description="The model's name.")
     http_client: Any = Field(default=None, exclude=True, repr=False)
     async_http_client: Any = Field(default=None, exclude=True, repr=False)
     api_key: Any = Field(default=None, exclude=True, repr=False)
@@ -128,10 +130,13 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
     _client: openai.OpenAI | None = PrivateAttr(default=None)
     _aclient: openai.AsyncOpenAI | None = PrivateAttr(default=None)
 
-    def __init__(self, model: str = "gpt-4o-mini", **options: Unpack[LLMOptions]) -> None:
+    def __init__(self, model: str | NotGiven = NOT_GIVEN, **options: Unpack[LLMOptions]) -> None:
         # Tools that print the variables of a traceback's frames must not see the key.
-        given = options = hide_keys({"model": model, **options})  # type: ignore[assignment]
-        fields = with_field_names(given, self._fields_by_other_name())
+        given = options = hide_keys(options)  # type: ignore[assignment]
+        if not isinstance(model, NotGiven):
+            given["model"] = model
+        fields = self._with_subclass_defaults(with_field_names(given, self._fields_by_other_name()))
+        fields.setdefault("model", type(self).model_fields["model"].default)
         has_own_window = fields.get("context_window") is not None
         is_live = fields.get("context_window") == "live"
         if is_live:
@@ -140,14 +145,14 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
         self._check_names(fields)
         fields = {name: value for name, value in fields.items() if value is not None}
         session = self._connect({"max_retries": _DEFAULT_RETRIES, **fields})
-        model, client = fields["model"], fields.get("http_client")
-        info = fetch_chat_model(session.endpoint, model, client) if is_live else get_chat_model(model)
+        name, client = fields["model"], fields.get("http_client")
+        info = fetch_chat_model(session.endpoint, name, client) if is_live else get_chat_model(name)
         defaults: dict[str, Any] = {
             "is_chat_model": True,
             "is_function_calling_model": True,
             "context_window": _window_of(info),
         }
-        if model in O1_MODELS:
+        if name in O1_MODELS:
             defaults["temperature"] = 1.0
         # Token counts at the end of a stream come only when asked for.
         fields["additional_kwargs"] = {"stream_options": {"include_usage": True}, **fields.get("additional_kwargs", {})}
@@ -158,7 +163,7 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
             super().__init__(**{**defaults, **fields, **stand_ins})
         except ValidationError as error:
             raise invalid_option_error(error) from None
-        self.model = model
+        self.model = name
         self.api_version = None  # the base class takes it from OPENAI_API_VERSION
         # The base class keeps the clients in private attributes.
         self.__dict__.update({name: fields.get(name) for name in self._http_client_fields})

@@ -187,6 +187,11 @@ def subclass_defaults(cls: Any, base: Any, given: Collection[str]) -> dict[str, 
         base: The class whose fields count.
         given: Fields that the caller has passed: their defaults are not asked for.
     """
-    names = [name for name in base.model_fields if name not in given] if cls is not base else []
-    pairs = [[each.model_fields[name].get_default(call_default_factory=True) for each in (cls, base)] for name in names]
-    return {name: own for name, (own, inherited) in zip(names, pairs, strict=True) if own != inherited}
+    defaults: dict[str, Any] = {}
+    for name, inherited in base.model_fields.items() if cls is not base else ():
+        own = cls.model_fields[name]
+        is_inherited = own.default_factory is inherited.default_factory and own.default == inherited.default
+        # The environment is the default of some inherited fields: these are not asked for.
+        if name not in given and not is_inherited and not own.is_required():
+            defaults[name] = own.get_default(call_default_factory=True)
+    return defaults

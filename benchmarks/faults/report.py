@@ -60,6 +60,8 @@ def totals(rows: list[Row]) -> str:
         counts = [Counter(_outcomes(rows, client))[outcome] for client in clients]
         lines.append(f"| {outcome} | " + " | ".join(map(str, counts)) + " |")
     measures = {
+        "faults": lambda client: len(_results(rows, client)),
+        "not concerned": lambda client: len(rows) - len(_results(rows, client)),
         "something leaked": lambda client: sum(bool(result.leaks) for result in _results(rows, client)),
         "most requests for one fault": lambda client: max([0, *(row.requests(client) for row in rows if _single(row))]),
         "longest time until an answer, s": lambda client: (
@@ -170,6 +172,8 @@ request that is not counted. The calls share requests, and one of them that fail
 - **hang**: no end within {limit:g} s of real time.
 - **req**: requests that the server saw; connections tried, if no request can come through.
 - **s**: seconds until the outcome. Waits between attempts are virtual: they count here, and take no time.
+- **faults**: the faults that concern a client: the sum of its outcomes. **Not concerned**: faults of something that the
+  client does not have, such as LlamaIndex's events or `model_copy`; their cells have a dash.
 - Bold words at a cell's end name a leak: a key in a traceback as Python prints it, or in its frames' locals; data that
   arrived at another host, or that was meant for another service."""
 

@@ -14,7 +14,7 @@ from nanogpt_core.chat.options import EXAMPLE_MODEL, check_request_options, inva
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.http.endpoint import hide_keys
 from nanogpt_core.plugin_model import PluginModel
-from nanogpt_core.validation import check_model_name, with_field_names
+from nanogpt_core.validation import check_model_name, subclass_defaults, with_field_names
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -110,6 +110,19 @@ class ChatModelBase(PluginModel):
     @classmethod
     def _option_names(cls) -> list[str]:
         return [*cls.model_fields, *cls._fields_by_other_name()]
+
+    @classmethod
+    def _with_subclass_defaults(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return options by the names of their fields, with the defaults that a subclass has set for others.
+
+        Raises:
+            InvalidTypeError: A field of the subclass has another name of an option: it would have no effect.
+        """
+        for name, field in cls._fields_by_other_name().items():
+            if name in cls.model_fields:
+                raise InvalidTypeError(f"{name} is called {field} in a subclass.", remedy=f"Declare {field}.")
+        base = next(one for one in cls.__mro__ if "_field_names" in vars(one))  # the plugin's class
+        return {**hide_keys(subclass_defaults(cls, base, options)), **options}
 
     @classmethod
     def _connection_fields(cls) -> set[str]:

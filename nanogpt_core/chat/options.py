@@ -26,6 +26,15 @@ __all__ = [
 EXAMPLE_MODEL = "openai/gpt-4o-mini"
 """A model's name, for messages about invalid ones."""
 
+_EMBEDDING_OPTIONS = (
+    *("batch_size", "budget_usd", "cache", "coalesce", "deadline", "dimensions", "max_concurrency", "model_info"),
+    *("on_overflow", "progress", "query_instruction"),
+)
+_NO_BUDGET = (
+    "A budget counts embeddings only, since the price of an answer is not known before. Limit answers with max_tokens, "
+    "and read their cost with nanogpt_core.track_usage()."
+)
+
 _CHOICES = ("auto", "none", "required")
 
 
@@ -54,6 +63,9 @@ def check_request_options(names: Iterable[str], known: Iterable[str] = (), *, ex
 
 def unknown_option_error(name: str, known: Iterable[str], *, extra_body_hint: str) -> InvalidTypeError:
     """Return the error for an unknown option; see :func:`check_request_options`."""
+    if name in _EMBEDDING_OPTIONS:
+        remedy = _NO_BUDGET if name == "budget_usd" else "Leave it out, or pass it to an embedding class."
+        return InvalidTypeError(f"{name!r} is an option of embeddings, not of chat.", remedy=remedy)
     names = sorted(known)
     # The frameworks have some names with their words in another order.
     near = [one for one in names if sorted(one.split("_")) == sorted(name.split("_"))]

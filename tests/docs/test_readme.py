@@ -74,8 +74,9 @@ def totals(fault, column, first="core"):
 def test_fault_figures_equal_the_measured_figures():
     said = " ".join(README.split("<!-- faults: begin -->")[1].split("<!-- faults: end -->")[0].split())
     others = "langchain-openai"
-    number = sum(int(totals(outcome, "LangChain")) for outcome in OUTCOMES)
-    assert f"Of {number} measured faults" in said
+    number = totals("faults", others)
+    measured = int(number) + int(totals("not concerned", others))
+    assert f"Of {measured} measured faults, {number} concern `OpenAIEmbeddings`" in said
     wrong, hangs = totals("silently wrong", others), totals("hang", others)
     assert f"returns wrong vectors or ignores an option for {wrong} and hangs for {hangs}" in said
     assert totals("silently wrong", "core") == totals("hang", "core") == "0"
@@ -86,13 +87,26 @@ def test_fault_figures_equal_the_measured_figures():
     assert f"{totals('something leaked', others)} of the {number} faults" in said
 
 
+@pytest.mark.parametrize(("first", "number"), [("core", 0), ("LangChain", 1)], ids=["embeddings", "chat"])
+def test_fault_outcomes_add_up_to_the_number_of_faults(first, number):
+    text = (ROOT / "benchmarks" / "FAULTS.md").read_text(encoding="utf-8")
+    total = int(re.findall(r"(\d+) faults of", text)[number])
+    head = next(line for line in text.splitlines() if line.startswith(f"| | {first} |"))
+    for column in [cell.strip() for cell in head.split("|")[2:-1]]:
+        faults = sum(int(totals(outcome, column, first)) for outcome in OUTCOMES)
+        assert faults == int(totals("faults", column, first)), column
+        assert faults + int(totals("not concerned", column, first)) == total, column
+    page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    assert f"{total} faults" in page if first == "core" else f"{total} of chat" in page
+
+
 def test_chat_fault_figures_equal_the_measured_figures():
     said = " ".join(README.split("<!-- faults: begin -->")[1].split("<!-- faults: end -->")[0].split())
     figures = {
         outcome: [totals(outcome, column, "LangChain") for column in ("langchain-openai", "LlamaIndex OpenAI")]
         for outcome in OUTCOMES
     }
-    number = sum(int(totals(outcome, "LangChain", "LangChain")) for outcome in OUTCOMES)
+    number = totals("faults", "LangChain", "LangChain")
     assert f"Of {number} measured faults of chat" in said
     assert (
         "wrong results for {} and raw errors for {}".format(figures["silently wrong"][0], figures["raw error"][0])

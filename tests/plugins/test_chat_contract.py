@@ -10,6 +10,7 @@ import pytest
 
 from nanogpt_core import errors
 from nanogpt_core._runtime.clock import fake_clock
+from nanogpt_core.embeddings.model_base import EMBEDDER_DEFAULTS
 from nanogpt_core.http.library import httpx as http
 from nanogpt_core.sandbox import Fault, Reply
 
@@ -233,6 +234,17 @@ def test_unknown_and_unsupported_options_are_refused_with_a_remedy(chat_plugin, 
     with pytest.raises(errors.InvalidTypeError, match=remedy) as caught:
         chat_plugin.cls(api_key=KEY, **bad)
     assert KEY[:10] not in shown(caught.value)
+
+
+def test_option_of_embeddings_is_not_said_to_go_into_extra_body(chat_plugin):
+    known = {*chat_plugin.cls.model_fields, *chat_plugin.cls._option_names(), "user", chat_plugin.other_async_client}
+    options = sorted(EMBEDDER_DEFAULTS.keys() - known)
+    assert {"budget_usd", "dimensions", "batch_size", "max_concurrency"} <= set(options)
+    for name in options:
+        with pytest.raises(errors.InvalidTypeError, match=f"'{name}' is an option of embeddings") as caught:
+            chat_plugin.cls(api_key=KEY, **{name: 1})
+        assert "extra_body" not in str(caught.value)
+        assert ("max_tokens" in caught.value.remedy) == (name == "budget_usd")
 
 
 def test_unknown_option_error_suggests_options_of_the_class(chat_plugin):

@@ -2,6 +2,7 @@
 
 import copy
 import sys
+from typing import Any
 
 import pytest
 
@@ -9,10 +10,12 @@ pytest.importorskip("langchain_openai")
 pytest.importorskip("llama_index.llms.openai_like", exc_type=ImportError)
 
 from langchain_core.runnables import ConfigurableField
+from pydantic import Field
 
 from langchain_nanogpt import ChatNanoGPT
 from llama_index_nanogpt import NanoGPT
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError, NanoGPTError
+from nanogpt_core.sandbox import Fault
 
 
 @pytest.fixture
@@ -287,3 +290,46 @@ def test_key_is_in_no_local_variable_after_setting_it_as_an_attribute(plugin, ma
     with pytest.raises(ConfigurationError) as caught:
         setattr(chat, plugin.key, "sk-nano-very-secret")
     assert key_variables(caught.value, "sk-nano-very-secret") == []
+
+
+# --- subclasses ---
+
+
+def subclass_of(plugin, **defaults):
+    """Return a subclass whose fields have other defaults."""
+    types = {name: plugin.cls.model_fields[name].annotation for name in defaults if name in plugin.cls.model_fields}
+    types = {name: types.get(name, Any) for name in defaults}
+    return type("Ours", (plugin.cls,), {**defaults, "__annotations__": types, "__module__": __name__})
+
+
+async def test_subclass_may_have_other_defaults(plugin, sent, fresh_sandbox):
+    preset = {plugin.model: "other/model", "temperature": 0.25, "max_retries": 0, plugin.timeout: 7.0}
+    cls = subclass_of(plugin, **preset, **{plugin.base_url: fresh_sandbox.base_url})
+    chat = cls(api_key=fresh_sandbox.api_key)
+    assert {name: getattr(chat, name) for name in preset} == preset
+    body = await sent(chat)
+    assert (body["model"], body["temperature"]) == ("other/model", 0.25)
+    fresh_sandbox.add_replies(Fault(status=500))
+    with pytest.raises(NanoGPTError):
+        await sent(chat)
+    assert len(fresh_sandbox.requests) == 2
+    given = cls(api_key=fresh_sandbox.api_key, model="given/model", temperature=0.5, timeout=8.0)
+    assert (await sent(given))["model"] == "given/model"
+    assert (given.temperature, getattr(given, plugin.timeout), given.max_retries) == (0.5, 8.0, 0)
+    copied = chat.model_copy(update={"temperature": 0.75})
+    assert (await sent(copied))["model"] == "other/model"
+
+
+def test_key_of_a_subclass_is_in_no_output(plugin, fresh_sandbox):
+    cls = subclass_of(plugin, **{plugin.key: Field(default_factory=lambda: fresh_sandbox.api_key)})
+    assert fresh_sandbox.api_key not in repr(cls(base_url=fresh_sandbox.base_url))
+
+
+def test_wrong_default_of_a_subclass_is_refused(plugin, fresh_sandbox):
+    with pytest.raises(ConfigurationError, match="max_retries must be at least 0"):
+        subclass_of(plugin, max_retries=-1)(api_key=fresh_sandbox.api_key)
+
+
+def test_other_name_of_an_option_in_a_subclass_is_refused(plugin, fresh_sandbox):
+    with pytest.raises(InvalidTypeError, match=f"Declare {plugin.base_url}"):
+        subclass_of(plugin, base_url=fresh_sandbox.base_url)(api_key=fresh_sandbox.api_key)
