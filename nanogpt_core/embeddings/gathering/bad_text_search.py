@@ -52,7 +52,7 @@ class BadTextSearch:
         suspects: The texts that hold the bad one.
         others: The texts beside them that no request has answered.
         failure: The failure of the smallest request that failed.
-        answered: The texts of the largest request that was answered.
+        answered: The texts of the largest request that was answered, also those whose calls had left.
     """
 
     def __init__(self, items: list[Item], failure: Failure) -> None:
@@ -96,8 +96,8 @@ class BadTextSearch:
         """Note the result of a request with any of the texts."""
         self._spare_requests -= 1
         self._unsent_texts += len(items) - len(result.sent)
-        if result.failure is None:
-            self.answered = max(self.answered, result.sent, key=len)
+        if result.failure is None and result.sent:
+            self.answered = max(self.answered, items, key=len)
 
 
 def is_one_call(items: Sequence[Item]) -> bool:

@@ -77,6 +77,13 @@ def test_search_that_took_few_requests_is_not_certain():
     assert not found.is_certain
 
 
+def test_request_that_was_not_sent_is_not_answered():
+    found = BadTextSearch(items_of(4), Failure(REFUSAL, None, was_late=False))
+    found.narrow(found.suspects[:2], Result([], None))
+    assert found.answered == []
+    assert not found.is_certain
+
+
 def test_error_that_no_text_can_cause_ends_the_search():
     assert BadTextSearch(items_of(4), Failure(AuthenticationError("no", status=401), None, was_late=False)).is_over
 
