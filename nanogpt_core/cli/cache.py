@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
+from nanogpt_core._runtime.words import counted
 from nanogpt_core.cli.asking import answered_yes
 from nanogpt_core.cli.console import output_console, print_error, print_json
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode
@@ -63,7 +64,7 @@ def verify(file: Path, /, *, json: JsonFlag = False) -> int:
     if report.clean:
         return ExitCode.OK
     damage = f" {' '.join(report.damage)}" if report.damage else ""
-    print_error(f"{file} is damaged: {report.unsound} unsound vectors.{damage}")
+    print_error(f"{file} is damaged: {counted(report.unsound, 'unsound vector')}.{damage}")
     return ExitCode.FOUND_PROBLEM
 
 
@@ -83,7 +84,7 @@ def export(file: Path, target: Path, /) -> None:
     if target.suffix != ".npz":
         raise CommandError(f"The name of the target must end in .npz, unlike {target}.")
     count = export_cache(file, target)
-    output_console().print(f"{count:,} vectors written to {target}.")
+    output_console().print(f"{counted(count, 'vector')} written to {target}.")
 
 
 @command.command
@@ -97,9 +98,9 @@ def clear(file: Path, /, *, yes: Annotated[bool, Parameter(alias="-y")] = False)
     from nanogpt_core import clear_cache, inspect_cache
 
     count = inspect_cache(file).entries
-    if not yes and not answered_yes(f"Delete {count:,} vectors of {file}?"):
+    if not yes and not answered_yes(f"Delete {counted(count, 'vector')} of {file}?"):
         raise CommandError("Nothing was deleted.", remedy="Confirm with --yes.", code=ExitCode.NOT_CONFIRMED)
-    output_console().print(f"{clear_cache(file):,} vectors deleted.")
+    output_console().print(f"{counted(clear_cache(file), 'vector')} deleted.")
 
 
 def _print_report(report: CacheReport, json: bool) -> None:
@@ -115,8 +116,8 @@ def _print_report(report: CacheReport, json: bool) -> None:
         print_json(shown)
         return
     console = output_console()
-    console.print(f"{report.path}: {report.entries:,} vectors, {report.bytes / 1e6:,.1f} MB.")
+    console.print(f"{report.path}: {counted(report.entries, 'vector')}, {report.bytes / 1e6:,.1f} MB.")
     for width, count in sorted(report.widths.items()):
-        console.print(f"  {count:,} of {width:,} dimensions")
+        console.print(f"  {count:,} of {counted(width, 'dimension')}")
     if report.clean:
         console.print("Every vector and the file itself are sound.")

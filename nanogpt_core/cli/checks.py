@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+from nanogpt_core._runtime.words import counted
 from nanogpt_core.errors import ModelNotFoundError, NanoGPTError, StatusError
 from nanogpt_core.http.endpoint import BASE_URL_VARIABLE, KEY_VARIABLES, resolve_base_url, resolve_key
 from nanogpt_core.models.catalog import MODELS
@@ -180,13 +181,13 @@ def _cache(file: Path) -> Iterator[Finding]:
     from nanogpt_core.cache.admin import verify_cache
 
     report = verify_cache(file)
-    size = f"{report.entries:,} vectors, {report.bytes / 1e6:,.1f} MB"
+    size = f"{counted(report.entries, 'vector')}, {report.bytes / 1e6:,.1f} MB"
     if report.clean:
         yield Finding("ok", "cache", f"{file}: {size}, all sound.")
         return
     damage = f" {' '.join(report.damage)}" if report.damage else ""
     remedy = "Damaged vectors are embedded again when needed; delete the file if SQLite itself complains."
-    yield Finding("FAIL", "cache", f"{file}: {size}; {report.unsound} are damaged.{damage}", remedy)
+    yield Finding("FAIL", "cache", f"{file}: {size}; {report.unsound} damaged.{damage}", remedy)
 
 
 def _service(base_url: str | None) -> Iterator[Finding]:
@@ -198,7 +199,7 @@ def _service(base_url: str | None) -> Iterator[Finding]:
     new, gone = sorted(listed.keys() - MODELS.keys()), sorted(MODELS.keys() - listed.keys())
     differences = [f"{len(names)} {word}" for names, word in ((new, "more"), (gone, "fewer")) if names]
     differ = f" ({' and '.join(differences)} than in the packaged list)" if differences else ""
-    message = f"It answered in {seconds:.2f} s, with {len(listed)} embedding models{differ}."
+    message = f"It answered in {seconds:.2f} s, with {counted(len(listed), 'embedding model')}{differ}."
     yield Finding("note" if seconds > _SLOW_SECONDS else "ok", "service", message)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
+from nanogpt_core._runtime.words import counted
 from nanogpt_core.cli.asking import CostOptions
 from nanogpt_core.cli.console import print_json
 from nanogpt_core.cli.job.cost import format_usd, warn_about_unknown_model
@@ -92,10 +93,10 @@ def embed(
         print_json(manifest.as_json())
         return
     if was_complete:
-        sys.stdout.write(f"{output}: complete already, {manifest.rows:,} rows. Nothing was sent.\n")
+        sys.stdout.write(f"{output}: complete already, {counted(manifest.rows, 'row')}. Nothing was sent.\n")
         return
-    tokens = "unknown" if manifest.tokens is None else f"{manifest.tokens:,}"
+    tokens = "unknown tokens" if manifest.tokens is None else counted(manifest.tokens, "token")
     sys.stdout.write(
-        f"{output}: {manifest.rows:,} rows, {manifest.dimensions:,} dimensions, {manifest.model}; "
-        f"{tokens} tokens, {format_usd(manifest.usd)}\n"
+        f"{output}: {counted(manifest.rows, 'row')}, {counted(manifest.dimensions, 'dimension')}, {manifest.model}; "
+        f"{tokens}, {format_usd(manifest.usd)}\n"
     )

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
+from nanogpt_core._runtime.words import counted
 from nanogpt_core.cli.console import make_table, output_console, print_json
 from nanogpt_core.cli.job.cost import ModelTally, format_usd, warn_about_unknown_model
 from nanogpt_core.cli.job.input import InputReport, read_input
@@ -74,7 +75,7 @@ def estimate(
                     tally.add(tokens, lengths)
                 done += len(block)
                 progress.advance_to(done)
-            progress.end(f"{done:,} texts")
+            progress.end(counted(done, "text"))
         finally:
             progress.close()
             spool.close()
@@ -88,7 +89,9 @@ def _print(spool: Spool, report: InputReport, tallies: list[ModelTally], *, as_j
         return
     console = output_console()
     repeated = spool.passages - spool.texts
-    console.print(f"{spool.passages:,} passages" + (f", {repeated:,} of them repeat another" if repeated else ""))
+    console.print(
+        counted(spool.passages, "passage") + (f", {counted(repeated, 'repetition')} among them" if repeated else "")
+    )
     right = ("dimensions", "tokens", "requests", "USD", "minutes", "too long")
     table = make_table("model", *right, right=right)
     for tally in sorted(tallies, key=lambda tally: (tally.usd is None, tally.usd)):

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
+from nanogpt_core._runtime.words import counted
 from nanogpt_core.cli.console import make_table, output_console, print_json
 from nanogpt_core.cli.options import JsonFlag
 from nanogpt_core.models.catalog import MODELS, ModelInfo
@@ -153,7 +154,7 @@ def _print_table(rows: Sequence[_Row], live: bool) -> None:
     console.print(table)
     changes = sum(row.difference != "" for row in rows)
     differ = f", {changes} of them not as in the packaged list" if changes else ""
-    console.print(f"\n{len(rows)} models{differ}.")
+    console.print(f"\n{counted(len(rows), 'model')}{differ}.")
 
 
 def _cell(row: _Row, text: Callable[..., str], *fields: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cyclopts import App
 
+from nanogpt_core._runtime.words import counted
 from nanogpt_core.cli.console import print_error, print_json
 from nanogpt_core.cli.exit_codes import ExitCode
 from nanogpt_core.cli.formats.base import VectorReader, open_output
@@ -56,11 +57,13 @@ def verify(output: Path, /, *, json: JsonFlag = False) -> int:
     for number in vectors.missing[:_MAX_ROWS_SHOWN]:
         print_error(f"{output}: row {number} has no vector ({places.get(number, 'no passage')})")
     if len(vectors.missing) > _MAX_ROWS_SHOWN:
-        print_error(f"{output}: and {len(vectors.missing) - _MAX_ROWS_SHOWN:,} more rows without a vector")
+        print_error(f"{output}: and {counted(len(vectors.missing) - _MAX_ROWS_SHOWN, 'more row')} without a vector")
     if problems or vectors.missing:
         return ExitCode.FOUND_PROBLEM
     if not json:
-        sys.stdout.write(f"{output}: {rows:,} rows, each with {vectors.dimensions:,} dimensions; as in the manifest\n")
+        sys.stdout.write(
+            f"{output}: {counted(rows, 'row')} of {counted(vectors.dimensions, 'dimension')}; as in the manifest\n"
+        )
     return ExitCode.OK
 
 
@@ -94,17 +97,19 @@ def _problems(
 ) -> list[str]:
     problems = []
     if rows != vectors.rows:
-        problems.append(f"there are {rows:,} passages and {vectors.rows:,} vectors")
+        problems.append(f"it has {counted(rows, 'passage')} and {counted(vectors.rows, 'vector')}")
     if reader.facts is not None and reader.facts.texts_sha256 != texts_sha256:
         problems.append("the texts are not those of which the file itself tells")
     if manifest is None:
         return [*problems, "the manifest is missing"]
     expected = {
-        "rows": (manifest.rows, vectors.rows),
-        "dimensions": (manifest.dimensions, vectors.dimensions),
+        "row": (manifest.rows, vectors.rows),
+        "dimension": (manifest.dimensions, vectors.dimensions),
     }
     problems += [
-        f"{found:,} {name}, and the manifest says {said:,}" for name, (said, found) in expected.items() if said != found
+        f"{counted(found, name)}, and the manifest says {said:,}"
+        for name, (said, found) in expected.items()
+        if said != found
     ]
     if manifest.texts_sha256 != texts_sha256:
         problems.append("the texts are not those of the manifest")

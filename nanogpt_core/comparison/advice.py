@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nanogpt_core._runtime.words import counted
 from nanogpt_core.comparison.bootstrap import Interval, bootstrap_means, interval_of
 from nanogpt_core.comparison.ranking import MEASURES
 
@@ -183,9 +184,9 @@ def _reservations(
     if synthetic:
         yield SYNTHETIC_NOTE
     if questions < _FEW_QUESTIONS:
-        yield f"{questions} questions are few: one of them more or less can change the advice."
+        yield f"{_few(questions, 'question')}: one of them more or less can change the advice."
     if sources < _FEW_SOURCES:
-        yield f"{sources} sources are few: a right one is near the top by chance, and models look more alike."
+        yield f"{_few(sources, 'source')}: a right one is near the top by chance, and models look more alike."
     unclear = sum(each.verdict == "noise" and each not in good for each in assessments)
     if unclear:
         lose = "loses" if unclear == 1 else "lose"
@@ -195,9 +196,13 @@ def _reservations(
     if seen > _RELEVANT_DIFFERENCE:
         needed = math.ceil(questions * (seen / _RELEVANT_DIFFERENCE) ** 2 / 10) * 10
         yield (
-            f"With {questions} questions, a difference below about {seen:.2f} cannot be told from noise. To see one of "
-            f"{_RELEVANT_DIFFERENCE} takes about {needed:,} questions."
+            f"With {counted(questions, 'question')}, a difference below about {seen:.2f} cannot be told from noise. To "
+            f"see one of {_RELEVANT_DIFFERENCE} takes about {needed:,} questions."
         )
+
+
+def _few(count: int, noun: str) -> str:
+    return f"{counted(count, noun)} {'is' if count == 1 else 'are'} few"
 
 
 def _variants(count: int) -> str:

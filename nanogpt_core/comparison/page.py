@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nanogpt_core._runtime.words import counted
 from nanogpt_core.comparison.advice import SYNTHETIC_NOTE, Assessment, named
 from nanogpt_core.comparison.chart import svg_charts
 from nanogpt_core.comparison.ranking import DEPTH, MEASURES
@@ -61,9 +62,10 @@ def _sections(comparison: Comparison, notice: str) -> Iterator[str]:
         yield f'<p class="warning">{escape(notice)}</p>'
     yield _verdict(comparison)
     if synthetic:
+        questions = counted(len(comparison.questions), "question")
         yield (
-            f'<p class="warning"><strong>{synthetic} of the {len(comparison.questions)} questions are by a chat model.'
-            f"</strong> {escape(SYNTHETIC_NOTE)} Check the advice with some of your own.</p>"
+            f'<p class="warning"><strong>{synthetic} of the {questions} {"is" if synthetic == 1 else "are"} by a chat '
+            f"model.</strong> {escape(SYNTHETIC_NOTE)} Check the advice with some of your own.</p>"
         )
     yield _reservations(comparison)
     yield _quality(comparison)
@@ -78,11 +80,12 @@ def _sections(comparison: Comparison, notice: str) -> Iterator[str]:
 def _facts(comparison: Comparison) -> str:
     spent = comparison.spent
     cost = "at an unknown price" if spent.cost_usd is None else f"for ${spent.cost_usd:.4f}"
-    tokens = "an unknown number of" if spent.prompt_tokens is None else f"{spent.prompt_tokens:,}"
+    tokens = "an unknown number of tokens" if spent.prompt_tokens is None else counted(spent.prompt_tokens, "token")
     today = datetime.datetime.now(datetime.timezone.utc).date()
+    questions, passages = counted(len(comparison.questions), "question"), counted(comparison.passages, "passage")
     return (
-        f'<p class="facts">{len(comparison.questions):,} questions over {comparison.passages:,} passages of '
-        f"{comparison.sources:,} sources. Embedded {tokens} tokens {cost}. {today}, nanogpt-rag "
+        f'<p class="facts">{questions} over {passages} of '
+        f"{counted(comparison.sources, 'source')}. Embedded {tokens} {cost}. {today}, nanogpt-rag "
         f"{escape(version('nanogpt-rag'))}.</p>"
     )
 
@@ -216,8 +219,9 @@ def _missed(comparison: Comparison) -> str:
     )
     more = f"<p>And {len(missed) - _MAX_MISSED_SHOWN} more.</p>" if len(missed) > _MAX_MISSED_SHOWN else ""
     return (
-        f"<h2>Questions that it misses</h2>\n<p>For {len(missed)} of {len(comparison.questions)} questions no right "
-        f"source is in the first {_GOOD_RANK}. Does the corpus answer them as it is, or is a passage cut badly?</p>\n"
+        "<h2>Questions that it misses</h2>\n"
+        f"<p>For {len(missed)} of {counted(len(comparison.questions), 'question')} no right source is in the first "
+        f"{_GOOD_RANK}. Does the corpus answer them as it is, or is a passage cut badly?</p>\n"
         f'<ol class="missed">\n{items}\n</ol>\n{more}'
     )
 

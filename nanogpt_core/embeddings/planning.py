@@ -14,6 +14,7 @@ from itertools import accumulate, islice
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from nanogpt_core._runtime.log import logger
+from nanogpt_core._runtime.words import counted
 from nanogpt_core.embeddings.inputs import MAX_POSITIONS_SHOWN, describe_positions
 from nanogpt_core.errors import TextTooLongError
 from nanogpt_core.models.tokens import TokenCounter, byte_lengths
@@ -209,9 +210,10 @@ def _truncate_or_split(
 ) -> Plan:
     """Plan the request texts if some of the distinct texts are over the limit."""
     logger.info(
-        "%d distinct texts over the model's limit of %d tokens are %s: %s",
-        len(too_long),
+        "%s over the model's limit of %d tokens %s %s: %s",
+        counted(len(too_long), "distinct text"),
         counter.limit,
+        "is" if len(too_long) == 1 else "are",
         "split" if split else "truncated",
         describe_positions([positions[number] for number in too_long]),
     )
@@ -334,7 +336,11 @@ class HostCapabilities:
         items, size = len(accepted.texts), _size(accepted)
         self._max_items = items if self._max_items is None else min(items, self._max_items)
         self._max_bytes = size if self._max_bytes is None else min(size, self._max_bytes)
-        logger.info("Learned: the host takes %d texts, or %d bytes, in a request", self._max_items, self._max_bytes)
+        logger.info(
+            "Learned: the host takes %s, or %s, in a request",
+            counted(self._max_items, "text"),
+            counted(self._max_bytes, "byte"),
+        )
 
     def split(self, batch: Batch) -> list[Batch]:
         """Return the batch in parts that fit."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core._runtime.log import logger
+from nanogpt_core._runtime.words import counted
 from nanogpt_core.errors import ConfigurationError, DamagedReplyError, DimensionsError, ReplyError
 from nanogpt_core.http.error_body import error_message, excerpt, remedy_of_page
 from nanogpt_core.models.catalog import MODELS, ModelInfo
@@ -209,7 +210,7 @@ def _parse_json(body: bytes, count: int) -> tuple[dict[str, Any], list[Any]]:
 
 def _sort_by_index(data: list[Any], count: int) -> list[Any]:
     if len(data) != count:
-        raise ReplyError(f"The reply holds {len(data)} vectors for {count} texts.")
+        raise ReplyError(f"The reply holds {counted(len(data), 'vector')} for {counted(count, 'text')}.")
     if set(map(type, data)) != {dict}:
         raise ReplyError("An item of the reply's data is not an object.")
     indices = [item.get("index") for item in data]

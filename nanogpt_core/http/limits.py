@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 from nanogpt_core._runtime.fork import ForkSafe
+from nanogpt_core._runtime.words import counted
 from nanogpt_core.errors import BudgetExceededError, ConfigurationError, InvalidTypeError, NanoGPTError
 from nanogpt_core.http.rate_limiter import RateLimiter
 
@@ -212,8 +213,8 @@ class Budget(ForkSafe):
 def budget_exceeded(cost: Cost, limit_usd: float, committed_usd: float) -> BudgetExceededError:
     """Return the error for a request whose cost would exceed the budget."""
     return BudgetExceededError(
-        f"Sending about {cost.tokens:,} tokens (${cost.usd or 0.0:.3g}) would exceed budget_usd={limit_usd:g}; "
-        f"${committed_usd:.3g} of it are spent or may have been billed for failed attempts.",
+        f"Sending about {counted(cost.tokens, 'token')} (${cost.usd or 0.0:.3g}) would exceed "
+        f"budget_usd={limit_usd:g}; ${committed_usd:.3g} of it are spent or may have been billed for failed attempts.",
         remedy="Send less, or raise budget_usd.",
     )
 

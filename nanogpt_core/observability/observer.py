@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from nanogpt_core._runtime import clock
 from nanogpt_core._runtime.log import logger
+from nanogpt_core._runtime.words import counted
 from nanogpt_core.errors import InvalidTypeError, causes
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.redaction import without_secrets
@@ -226,13 +227,13 @@ class CallObserver:
 
 
 def _log(record: RequestRecord) -> None:
-    parts = [_count(record.texts, "text")] if record.kind == "embeddings" else []
+    parts = [counted(record.texts, "text")] if record.kind == "embeddings" else []
     if record.cached:
         parts.append("from the cache")
     elif record.error is None:
-        parts.append(_count(record.prompt_tokens, "token"))
+        parts.append(counted(record.prompt_tokens, "token"))
     if record.kind == "chat" and record.error is None:
-        parts.append(f"{_count(record.completion_tokens, 'token')} of answer")
+        parts.append(f"{counted(record.completion_tokens, 'token')} of answer")
     parts.append(f"{record.seconds:.3f} s")
     if record.attempts > 1:
         parts.append(f"{record.attempts} attempts")
@@ -241,7 +242,3 @@ def _log(record: RequestRecord) -> None:
     if record.request_id is not None:
         parts.append(f"request {record.request_id}")
     logger.debug("%s %s: %s", record.kind, record.model, ", ".join(parts))
-
-
-def _count(number: int | None, noun: str) -> str:
-    return f"{'?' if number is None else number} {noun}{'' if number == 1 else 's'}"

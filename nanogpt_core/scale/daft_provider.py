@@ -10,6 +10,7 @@ from daft.ai.protocols import TextEmbedder, TextEmbedderDescriptor
 from daft.ai.provider import Provider
 from daft.ai.typing import EmbeddingDimensions, UDFOptions
 
+from nanogpt_core._runtime.words import counted
 from nanogpt_core.errors import ConfigurationError, InvalidInputError
 from nanogpt_core.scale.embed_table import EmbedTable
 
@@ -114,6 +115,8 @@ class _Embedder:
         nulls = [row for row, one in enumerate(text) if one is None]
         if nulls:
             raise InvalidInputError(
-                f"{len(nulls)} of {len(text)} texts are null.", remedy="Filter these rows.", positions=nulls
+                f"{len(nulls)} of {counted(len(text), 'text')} {'is' if len(nulls) == 1 else 'are'} null.",
+                remedy="Filter these rows.",
+                positions=nulls,
             )
         return list(self._embed.embedder.embed(text))

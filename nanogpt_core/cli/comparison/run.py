@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cyclopts import Group, Parameter
 
+from nanogpt_core._runtime.words import counted
 from nanogpt_core.cli.asking import CostOptions
 from nanogpt_core.cli.comparison.corpus import CorpusOptions, read_corpus
 from nanogpt_core.cli.console import error_console, print_warning
@@ -123,7 +124,7 @@ class Run:
             raise CommandError("The corpus has no passage that is long enough for a question.", code=ExitCode.BAD_INPUT)
         usd = writer.most_usd(count)
         if not self._sandbox:
-            self._cost.confirm(f"{count} questions by {chat_model} cost {_at_most(usd)}", usd)
+            self._cost.confirm(f"{counted(count, 'question')} by {chat_model} will cost {_at_most(usd)}", usd)
         if self._cost.budget is not None:
             self._cost = replace(self._cost, budget=self._cost.budget - (usd or 0.0))
         written = 0
@@ -139,7 +140,9 @@ class Run:
                 self._progress.advance_to(written)
         self._progress.end(f"{written:,} of {count:,} written to {file}")
         if written < count:
-            print_warning(f"{count - written} answers of {chat_model} were no questions. The same command tries again.")
+            print_warning(
+                f"{counted(count - written, 'answer')} of {chat_model} had no question. The same command tries again."
+            )
 
     def compare(
         self,
@@ -203,7 +206,9 @@ class Run:
         usd = sum(each.cost_usd or 0.0 for each in expenses)
         tokens = sum(each.tokens for each in expenses)
         more = f", and those of {', '.join(unknown)}, whose price is unknown" if unknown else ""
-        words = f"{len(candidates)} models take {tokens:,} tokens, about {format_usd(usd)}{more}"
+        words = (
+            f"{counted(len(candidates), 'model')} will take {counted(tokens, 'token')}, about {format_usd(usd)}{more}"
+        )
         error_console().print(f"{words}.")
         self._cost.confirm(words, None if unknown else usd)
 
@@ -214,7 +219,7 @@ class Run:
             self._progress.begin(f"Embedding with {name}", total)
         self._progress.advance_to(done)
         if done == total:
-            self._progress.end(f"{total:,} passages")
+            self._progress.end(f"{counted(total, 'passage')}")
 
 
 def _warn_about_unused(candidates: Sequence[Candidate], dimensions: Sequence[int]) -> None:

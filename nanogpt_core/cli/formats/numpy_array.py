@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from nanogpt_core._runtime.words import counted
 from nanogpt_core.cli.formats.base import ROWS_PER_BLOCK, Block, Facts, StoredRow, row_fields, stored_row, unreadable
 from nanogpt_core.cli.names import PASSAGES
 
@@ -76,7 +77,9 @@ class Reader:
             for line in file:
                 lines, last = lines + 1, line
         if lines != len(self._array):
-            raise unreadable(self._path, f"has {len(self._array):,} vectors, and {path.name} {lines:,} passages")
+            raise unreadable(
+                self._path, f"has {counted(len(self._array), 'vector')}, and {path.name} {counted(lines, 'passage')}"
+            )
         if lines:
             _stored_row(last, path, lines - 1)
 

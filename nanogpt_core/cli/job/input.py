@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nanogpt_core._runtime.words import counted
 from nanogpt_core.cli.console import print_error, print_warning
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode
 from nanogpt_core.cli.job.progress import Progress
@@ -78,7 +79,7 @@ def read_input(
     progress.begin("Reading", None)
     for count in spool.add_all(_passages(reader, sources, report, reason_against)):
         progress.advance_to(count)
-    progress.end(f"{spool.passages:,} passages from {len(sources):,} {'file' if len(sources) == 1 else 'files'}")
+    progress.end(f"{counted(spool.passages, 'passage')} from {counted(len(sources), 'file')}")
     _print_problems(report, left_out, skip_bad=options.skip_bad)
     if not spool.passages:
         raise CommandError("The input holds no text to embed.", code=ExitCode.BAD_INPUT)

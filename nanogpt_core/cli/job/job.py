@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from nanogpt_core._runtime.words import counted
 from nanogpt_core.cli.asking import CostOptions
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode, exit_code_of
 from nanogpt_core.cli.formats.base import Facts, format_of
@@ -86,7 +87,7 @@ class Job:
             confirm(embedder, spool, progress, cost)
             run = JobRun(embedder, spool, state, cache, progress)
             facts = self._write(run, spool, state)
-            progress.end(f"{run.done:,} texts")
+            progress.end(counted(run.done, "text"))
             format_of(self.output).publish(state.folder, self.output)
             manifest = self._manifest(run, facts, spool, report, embedder)
             manifest.write(self.output, state.folder)
@@ -182,8 +183,8 @@ class Job:
             return "No text was embedded."
         kept = state.folder if self.cache is None else self.cache
         return (
-            f"{run.done:,} of {spool.texts:,} texts are done and kept in {kept}. The same command goes on, and pays "
-            "for none of them again."
+            f"{run.done:,} of {counted(spool.texts, 'text')} done, and kept in {kept}. The same command goes on, and "
+            "pays for none of them again."
         )
 
     def _manifest(self, run: JobRun, facts: Facts, spool: Spool, report: InputReport, embedder: Embedder) -> Manifest:

@@ -11,6 +11,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from nanogpt_core._runtime.words import counted
 from nanogpt_core.cli.formats.base import ROWS_PER_BLOCK, Block, Facts
 from nanogpt_core.cli.job.cost import format_usd
 from nanogpt_core.cli.job.progress import Progress
@@ -150,7 +151,7 @@ class JobRun:
             self._noted_at = now
             self._state.note_usage(self._embedder.usage)
             usage = self.usage
-            tokens = "" if usage.prompt_tokens is None else f"{usage.prompt_tokens:,} tokens, "
+            tokens = "" if usage.prompt_tokens is None else f"{counted(usage.prompt_tokens, 'token')}, "
             self._progress.advance_to(self.done, f"{tokens}{format_usd(usage.cost_usd)}")
 
 

@@ -6,6 +6,7 @@ import shutil
 from itertools import islice
 from pathlib import Path
 
+from nanogpt_core._runtime.words import counted
 from nanogpt_core.cli.asking import CostOptions
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode
 from nanogpt_core.cli.job.cost import format_usd
@@ -74,7 +75,7 @@ def _tokens(embedder: Embedder, spool: Spool, progress: Progress) -> int:
         tokens += embedder.estimate(block).tokens
         done += len(block)
         progress.advance_to(done)
-    progress.end(f"{tokens:,} tokens to send")
+    progress.end(f"{counted(tokens, 'token')} to send")
     return tokens
 
 

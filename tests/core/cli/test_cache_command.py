@@ -47,7 +47,7 @@ def test_verify_tells_sound_and_damaged_files_apart_by_exit_code(file, capsys):
     assert run(["cache", "verify", str(file), "--json"]) == 1
     out, err = capsys.readouterr()
     assert json.loads(out)["unsound"] == 1
-    assert err == f"nanogpt: {file} is damaged: 1 unsound vectors.\n"
+    assert err == f"nanogpt: {file} is damaged: 1 unsound vector.\n"
 
 
 def test_export_writes_the_vectors_for_numpy(file, tmp_path, capsys):

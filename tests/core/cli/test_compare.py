@@ -46,7 +46,7 @@ def inputs(sandbox):
 
 def test_report_and_figures_are_written_and_the_advice_is_printed(paid, compare, tmp_path):
     result = compare("-m", "BAAI/bge-m3", "text-embedding-3-small", "-d", "64")
-    assert (result.code, "2 models take" in result.err) == (0, True)
+    assert (result.code, "2 models will take" in result.err) == (0, True)
     assert sorted(file.name for file in (tmp_path / "out").iterdir() if "sqlite-" not in file.name) == [
         "chart.png", "chart.svg", "report.html", "results.json", "vectors.sqlite",
     ]  # fmt: skip
@@ -231,7 +231,7 @@ def test_price_of_the_questions_is_asked_for_first(paid, compare, files, monkeyp
     monkeypatch.setattr("nanogpt_core.comparison.synthetic.fetch_chat_price", lambda *_: (1000.0, 1000.0))
     result = compare("--make-questions", "3", "--budget", "0.5")
     assert result.code == 6
-    assert "3 questions by gpt-4o-mini cost at most $" in result.err
+    assert "3 questions by gpt-4o-mini will cost at most $" in result.err
     assert not files[0].exists()
     assert [request.path for request in paid.requests] == []
     assert compare("--make-questions", "3").code == 6

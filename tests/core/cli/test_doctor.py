@@ -125,7 +125,7 @@ def test_damaged_cache_fails(doctor, tmp_path, options):
     database.close()
     code, findings = doctor("--cache", str(file))
     assert (code, findings["cache"]["status"]) == (1, "FAIL")
-    assert "2 are damaged" in findings["cache"]["message"]
+    assert "2 damaged" in findings["cache"]["message"]
     code, findings = doctor("--cache", str(tmp_path / "missing.sqlite"))
     assert (code, findings["cache"]["status"]) == (1, "FAIL")
 

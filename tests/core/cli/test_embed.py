@@ -62,6 +62,20 @@ def stored(path):
     return list(reader.rows()), np.concatenate(list(reader.blocks()))
 
 
+@pytest.mark.usefixtures("service")
+def test_messages_about_one_text_are_in_the_singular(nanogpt, tmp_path):
+    source, output = records(tmp_path / "in.jsonl", ["Hello"]), tmp_path / "out.npy"
+    command = ["embed", source, "-o", output, "-d", "16"]
+    first = nanogpt(*command)
+    assert first.out.startswith(f"{output}: 1 row, 16 dimensions, ")
+    assert "; 1 token, " in first.out
+    assert "1 row. Nothing was sent." in nanogpt(*command).out
+    assert nanogpt("verify", output).out == f"{output}: 1 row of 16 dimensions; as in the manifest\n"
+    estimate = nanogpt("estimate", source)
+    assert "1 passage\n" in estimate.out
+    assert "1 passage from 1 file\n" in estimate.err
+
+
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_output_holds_passages_and_the_vectors_of_the_embedder(embed, nanogpt, service, tmp_path, suffix):
     texts = ["Red apples.", "Größe, 你好", "Red apples.", "[bold] and \x1b[31m"]
@@ -171,7 +185,7 @@ def test_interrupt_keeps_the_state_and_says_how_to_go_on(embed, corpus, tmp_path
     monkeypatch.setattr(run_module.JobRun, "_note", interrupting)
     result = embed(corpus, "-o", tmp_path / "out.parquet")
     assert result.code == 130
-    assert "256 of 700 texts are done and kept in" in result.err
+    assert "256 of 700 texts done, and kept in" in result.err
     assert "The same command goes on" in result.err
 
 
@@ -236,7 +250,7 @@ def test_cache_that_cannot_be_written_ends_the_run(embed, corpus, tmp_path, monk
         result = embed(corpus, "-o", tmp_path / "out.parquet", "--cache", tmp_path / "vectors.db")
     assert result.code == 2
     assert "The cache cannot be written" in result.err
-    assert "0 of 700 texts are done" in result.err
+    assert "0 of 700 texts done" in result.err
 
 
 def test_passages_that_do_not_fit_on_the_disk_are_one_line(embed, corpus, tmp_path, monkeypatch):

@@ -40,7 +40,7 @@ def test_table_is_sorted_by_price_and_explains_its_figures(nanogpt, corpus):
     rows = [line for line in result.out.splitlines() if line.startswith(("text-", "BAAI"))]
     assert [row.split()[0] for row in rows] == ["BAAI/bge-large-en-v1.5", "text-embedding-3-large"]
     assert rows[0].split()[2].startswith("~")
-    assert "301 passages, 1 of them repeat another" in result.out
+    assert "301 passages, 1 repetition among them" in result.out
     assert "high estimate" in result.out
 
 

@@ -79,7 +79,7 @@ def test_live_list_marks_new_changed_and_missing_models(models, capsys, monkeypa
     assert rows["jina-embeddings-v4"]["difference"] == "gone"  # the reference page does not list it
     assert rows["text-embedding-3-small"]["difference"] is None
     assert "*0.5 (0.01)" in shown
-    assert "1 models, 1 of them not as in the packaged list." in shown
+    assert "1 model, 1 of them not as in the packaged list." in shown
 
 
 def test_live_list_shows_models_that_the_catalog_does_not_have(models, sandbox, monkeypatch):

@@ -61,7 +61,7 @@ def test_page_has_a_table_by_language_and_the_missed_questions(page):
     assert re.search(
         r"For 1 of 3 questions no right source is in the first 10\. .* Where is the .* last: place 1\d", text
     )
-    assert "1 of the 3 questions are by a chat model. The questions are synthetic" in text
+    assert "1 of the 3 questions is by a chat model. The questions are synthetic" in text
 
 
 def test_page_needs_no_other_file_and_runs_no_script(page):

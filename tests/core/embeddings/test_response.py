@@ -14,6 +14,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from nanogpt_core import MODELS, get_model
+from nanogpt_core._runtime.words import counted
 from nanogpt_core.embeddings.response import DimensionsCheck, parse_embeddings
 from nanogpt_core.errors import DamagedReplyError, DimensionsError, NanoGPTError, ReplyError
 from nanogpt_core.http.error_body import error_message, excerpt
@@ -172,7 +173,7 @@ def test_model_that_is_not_a_string_is_none(model):
 def test_wrong_number_of_vectors_is_refused(rows, count):
     assume(count != len(rows))
     message = str(refused(document(rows), count))
-    assert f"{len(rows)} vectors for {count} texts" in message
+    assert f"{counted(len(rows), 'vector')} for {counted(count, 'text')}" in message
 
 
 INDEX = st.none() | st.booleans() | st.integers(-2, 5) | st.floats() | st.text(max_size=2) | st.integers(10**20, 10**60)

@@ -69,5 +69,5 @@ def test_missing_key_is_an_error_in_the_driver(monkeypatch):
 
 
 def test_null_text_is_an_error():
-    with pytest.raises(Exception, match="texts are null"):
+    with pytest.raises(Exception, match=r"texts (is|are) null"):
         embedded(["one", None]).to_pydict()

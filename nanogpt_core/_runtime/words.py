@@ -1,0 +1,15 @@
+"""Words of messages: counted nouns."""
+
+from __future__ import annotations
+
+__all__ = ["counted"]
+
+
+def counted(number: int | None, noun: str) -> str:
+    """Return a number with its noun, such as ``"1 text"`` or ``"1,024 texts"``; ``?`` for None.
+
+    Args:
+        number: The number.
+        noun: The noun in the singular; its plural ends in s.
+    """
+    return f"{'?' if number is None else f'{number:,}'} {noun}{'' if number == 1 else 's'}"
