@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from nanogpt_core.cli.console import print_error, print_warning
-from nanogpt_core.cli.exit_codes import CommandError, ExitCode, exit_code_of
+from nanogpt_core.cli.exit_codes import CommandError, ExitCode, exit_code_of, message_of
 from nanogpt_core.cli.names import STDIN
 from nanogpt_core.errors import NanoGPTError
 
@@ -136,7 +136,7 @@ def _report(error: Exception) -> int:
         print_error(str(error))
         return error.code
     if isinstance(error, NanoGPTError):
-        print_error(str(error))
+        print_error(message_of(error))
         return exit_code_of(error)
     if isinstance(error, ImportError) and (error.name or "").partition(".")[0] in _EXTRAS:
         package = (error.name or "").partition(".")[0]

@@ -1,4 +1,4 @@
-"""Exit codes of the command line, and the error that names one."""
+"""Exit codes of the command line, the error that names one, and the messages of other errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nanogpt_core.errors import (
     PermissionDeniedError,
 )
 
-__all__ = ["CommandError", "ExitCode", "exit_code_of"]
+__all__ = ["CommandError", "ExitCode", "exit_code_of", "message_of"]
 
 
 class ExitCode(IntEnum):
@@ -76,6 +76,19 @@ _CODES: tuple[tuple[type[NanoGPTError], ExitCode], ...] = (
     (PermissionDeniedError, ExitCode.REFUSED),
     (ModelNotFoundError, ExitCode.REFUSED),
 )
+
+_REMEDIES = {
+    "allow_insecure_http=": "Use https://. The command line sends nothing over plain HTTP to another machine.",
+    "on_overflow=": "Shorten it, or pass --on-overflow truncate or --on-overflow split.",
+    "budget_usd": "Pass a higher --budget.",
+}
+"""Remedies on the command line, by the option of Python that the package's remedy names."""
+
+
+def message_of(error: NanoGPTError) -> str:
+    """Return message and remedy of an error of the package, with options of the command line in place of Python's."""
+    remedy = next((own for option, own in _REMEDIES.items() if option in error.remedy), error.remedy)
+    return f"{error.message} {remedy}" if remedy else error.message
 
 
 def exit_code_of(error: NanoGPTError) -> ExitCode:

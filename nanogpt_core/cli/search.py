@@ -19,7 +19,7 @@ from nanogpt_core.cli.names import STDIN
 from nanogpt_core.cli.nearest import Hit, nearest
 from nanogpt_core.cli.options import JsonFlag
 from nanogpt_core.embeddings.embedder import Embedder
-from nanogpt_core.errors import NanoGPTError
+from nanogpt_core.errors import NanoGPTError, TextTooLongError
 from nanogpt_core.models.catalog import get_model
 
 __all__ = ["search"]
@@ -81,7 +81,12 @@ def search(
     text = (_standard_input() if question == STDIN else question).strip()
     reader = open_output(output)
     embedder = _embedder(output, reader, model, base_url, query_instruction)
-    hits = nearest(_checked(reader, embedder, output), embedder.embed_query(text), count)
+    blocks = _checked(reader, embedder, output)
+    try:
+        query = embedder.embed_query(text)
+    except TextTooLongError as error:
+        raise CommandError(error.message, remedy="Shorten the question.", code=ExitCode.BAD_INPUT) from error
+    hits = nearest(blocks, query, count)
     found = _rows(reader, hits)
     if json:
         print_json(_document(text, found, chat_model if answer else None, base_url))

@@ -12,7 +12,7 @@ from typing import Any
 
 from nanogpt_core._runtime.words import counted
 from nanogpt_core.cli.asking import CostOptions
-from nanogpt_core.cli.exit_codes import CommandError, ExitCode, exit_code_of
+from nanogpt_core.cli.exit_codes import CommandError, ExitCode, exit_code_of, message_of
 from nanogpt_core.cli.formats.base import Facts, format_of
 from nanogpt_core.cli.job.input import InputReport, read_input
 from nanogpt_core.cli.job.manifest import Manifest, manifest_path, read_manifest
@@ -170,7 +170,7 @@ class Job:
             ) from None
         except NanoGPTError as error:
             remedy = _place(error, spool) + self._remedy(run, spool, state)
-            raise CommandError(str(error), remedy=remedy, code=exit_code_of(error)) from error
+            raise CommandError(message_of(error), remedy=remedy, code=exit_code_of(error)) from error
         except OSError as error:
             reason = (error.strerror or str(error)).partition("\n")[0]  # Lance adds lines about its own source
             raise CommandError(

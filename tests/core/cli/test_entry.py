@@ -14,7 +14,9 @@ from cyclopts import App
 from nanogpt_core import errors
 from nanogpt_core.cli import app as app_module
 from nanogpt_core.cli import entry
-from nanogpt_core.cli.exit_codes import CommandError, ExitCode, exit_code_of
+from nanogpt_core.cli.exit_codes import CommandError, ExitCode, exit_code_of, message_of
+from nanogpt_core.embeddings.dispatch import text_too_long
+from nanogpt_core.http.limits import Cost, budget_exceeded
 
 COMMANDS = sorted(app_module._COMMANDS)
 
@@ -260,3 +262,12 @@ def test_exit_codes_of_the_page_are_those_of_the_program():
     assert [int(code) for code in listed if code.isdigit()] == [code.value for code in ExitCode]
     missing = [name for name, summary in app_module._COMMANDS.items() if f"nanogpt {name}`" not in page]
     assert missing == [name for name, summary in app_module._COMMANDS.items() if f" | {summary} |" not in page] == []
+
+
+def test_options_of_python_in_remedies_are_those_of_the_command_line():
+    too_long = text_too_long(errors.RequestTooLargeError("Too large.", remedy="", status=413), 3)
+    too_expensive = budget_exceeded(Cost("model", usd=1.0), 0.5, 0.0)
+    assert message_of(too_long).endswith("Shorten it, or pass --on-overflow truncate or --on-overflow split.")
+    assert message_of(too_expensive).endswith("Pass a higher --budget.")
+    assert message_of(errors.InvalidInputError("Wrong.", remedy="Do this.")) == "Wrong. Do this."
+    assert message_of(errors.InvalidInputError("Wrong.")) == "Wrong."

@@ -272,6 +272,23 @@ def test_incomplete_json_lines_are_named_before_the_question_is_sent(nanogpt, se
     assert "out.jsonl cannot be read: the last line is not JSON" in result.err
 
 
+def test_question_over_the_token_limit_is_refused_without_an_option_of_python(nanogpt, service, one_format):
+    service.clear()
+    refused = nanogpt("search", one_format, "why " * 9000)
+    assert refused.code == 3
+    assert refused.err.startswith("nanogpt: Too many tokens for the model")
+    assert refused.err.endswith(". Shorten the question.\n")
+    assert not service.requests
+
+
+@pytest.mark.usefixtures("service")
+def test_plain_http_to_another_machine_is_refused_without_an_option_of_python(nanogpt, one_format):
+    refused = nanogpt("search", one_format, "why", "--base-url", "http://lab.example/api/v1")
+    assert refused.code == 2
+    assert "to another machine. Use https://." in refused.err
+    assert "allow_insecure_http" not in refused.err
+
+
 @pytest.mark.usefixtures("service")
 def test_damaged_parquet_is_one_line_with_its_name(nanogpt, one_format, tmp_path):
     content = bytearray((tmp_path / one_format).read_bytes())
