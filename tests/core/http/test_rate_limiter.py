@@ -10,13 +10,13 @@ import random
 import subprocess
 import sys
 import threading
+import weakref
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from nanogpt_core import Embedder
 from nanogpt_core.errors import ConnectionFailedError, RateLimitError, ServerError
-from nanogpt_core.http import rate_limiter
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.limits import ProcessLimits
 from nanogpt_core.http.rate_limiter import DEFAULT_RATE, MAX_DEFAULT_RATE, RateCap, RateLimiter
@@ -481,8 +481,9 @@ def test_limiter_is_shared_by_key_and_base_url(endpoint, other):
 
 
 def test_unused_limiter_is_forgotten(endpoint):
-    limiter_for(endpoint)
-    assert not [entry for entry in rate_limiter._registry._limiters.values() if not entry._limits and not entry._starts]
+    unused = weakref.ref(limiter_for(endpoint))
+    gc.collect()
+    assert unused() is None
 
 
 def test_repr_shows_rate_and_pause_but_no_key(endpoint):
