@@ -21,6 +21,7 @@ __all__ = [
     "check_number",
     "check_option_names",
     "check_positive",
+    "check_subclass_fields",
     "subclass_defaults",
     "with_field_names",
 ]
@@ -177,6 +178,24 @@ def with_field_names(options: Mapping[str, Any], other_names: Mapping[str, str])
             names = " and ".join(sorted(one for one in options if other_names.get(one, one) == name))
             raise ConfigurationError(f"{names} are the same option, and differ.", remedy="Pass one of them.")
     return fields
+
+
+def check_subclass_fields(cls: Any, base: Any, field_names: Mapping[str, str]) -> None:
+    """Check that a subclass of a pydantic class declares no field under another name of an option.
+
+    Such a field would show its value and have no effect.
+
+    Args:
+        cls: ``base`` or a subclass of it.
+        base: The class with the options.
+        field_names: Names of the options' fields, by their other names.
+
+    Raises:
+        InvalidTypeError: There is such a field.
+    """
+    for name, field in field_names.items():
+        if name in cls.model_fields and name not in base.model_fields:
+            raise InvalidTypeError(f"{name} is called {field} in a subclass.", remedy=f"Declare {field}.")
 
 
 def subclass_defaults(cls: Any, base: Any, given: Collection[str]) -> dict[str, Any]:

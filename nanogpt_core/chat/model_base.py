@@ -14,7 +14,7 @@ from nanogpt_core.chat.options import EXAMPLE_MODEL, check_request_options, inva
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.http.endpoint import hide_keys
 from nanogpt_core.plugin_model import PluginModel
-from nanogpt_core.validation import check_model_name, subclass_defaults, with_field_names
+from nanogpt_core.validation import check_model_name, check_subclass_fields, subclass_defaults, with_field_names
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["ChatModelBase"]
 
 _SESSION_OPTIONS = tuple(SessionOptions.__annotations__)
+
+_FOREIGN_NAMES = {"model_name": "model"}
+"""Names of options in other chat classes."""
 
 
 class ChatModelBase(PluginModel):
@@ -118,10 +121,8 @@ class ChatModelBase(PluginModel):
         Raises:
             InvalidTypeError: A field of the subclass has another name of an option: it would have no effect.
         """
-        for name, field in cls._fields_by_other_name().items():
-            if name in cls.model_fields:
-                raise InvalidTypeError(f"{name} is called {field} in a subclass.", remedy=f"Declare {field}.")
         base = next(one for one in cls.__mro__ if "_field_names" in vars(one))  # the plugin's class
+        check_subclass_fields(cls, base, {**_FOREIGN_NAMES, **cls._fields_by_other_name()})
         return {**hide_keys(subclass_defaults(cls, base, options)), **options}
 
     @classmethod

@@ -333,3 +333,6 @@ def test_wrong_default_of_a_subclass_is_refused(plugin, fresh_sandbox):
 def test_other_name_of_an_option_in_a_subclass_is_refused(plugin, fresh_sandbox):
     with pytest.raises(InvalidTypeError, match=f"Declare {plugin.base_url}"):
         subclass_of(plugin, base_url=fresh_sandbox.base_url)(api_key=fresh_sandbox.api_key)
+    if plugin.model == "model":
+        with pytest.raises(InvalidTypeError, match="Declare model"):
+            subclass_of(plugin, model_name="other/model")(api_key=fresh_sandbox.api_key)

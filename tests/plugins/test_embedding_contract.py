@@ -478,6 +478,18 @@ async def test_subclass_may_have_other_defaults(plugin, options, query, updated)
     assert (copied._embedder.model, copied.dimensions) == ("text-embedding-3-large", 16)
 
 
+@pytest.mark.parametrize(
+    "name", ["model", "model_name", "api_base", "base_url", "request_timeout", "batch_size", "chunk_size"]
+)
+def test_other_name_of_an_option_in_a_subclass_is_refused(plugin, options, name):
+    own = type("Own", (plugin.cls,), {name: "x", "__annotations__": {name: Any}, "__module__": __name__})
+    if name in plugin.cls.model_fields:
+        assert own.model_fields[name].default == "x"  # an option of this class
+        return
+    with pytest.raises(InvalidTypeError, match=f"{name} is called .* Declare"):
+        own(**options)
+
+
 def test_dump_can_be_read_back(plugin, make, monkeypatch):
     embeddings = make(dimensions=64, on_overflow="split", query_instruction="find: ")
     dumped = {name: value for name, value in embeddings.model_dump().items() if name != "class_name"}
