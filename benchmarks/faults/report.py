@@ -91,10 +91,6 @@ def _results(rows: list[Row], client: str) -> list[Result]:
     return [result for row in rows if (result := row.results[client]) is not None]
 
 
-def _longest(rows: list[Row], client: str) -> float:
-    return max((result.waited for result in _results(rows, client)), default=0)
-
-
 def _outcomes(rows: list[Row], client: str) -> list[str]:
     return [result.outcome for result in _results(rows, client)]
 

@@ -56,7 +56,7 @@ PAGE_BYTES = 32_768
 _PAGE_CACHE_KIB = 16_384  # holds the index of some 300,000 keys, which are looked up all over it
 _LOG_BYTES = 64 * 1024 * 1024
 BUSY_SECONDS = 10.0
-"""How long to wait for other processes that use the file."""
+"""Time to wait for other processes that use the file, in seconds."""
 # SQLite's message about a damaged file may quote from it, and then is not UTF-8.
 FAILURES = (sqlite3.Error, OSError, UnicodeDecodeError)
 _RIGHTS_MESSAGES = ("readonly", "unable to open", "access permission")
