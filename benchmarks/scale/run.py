@@ -27,7 +27,7 @@ REPORT = ROOT / "benchmarks" / "SCALE.md"
 GRANT = 20.0  # requests per second
 SECONDS = 20.0
 
-_SPEC = importlib.util.spec_from_file_location("redis_server", ROOT / "tests" / "redis_server.py")
+_SPEC = importlib.util.spec_from_file_location("redis_server", ROOT / "tests" / "support" / "redis_server.py")
 redis_server = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(redis_server)
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import importlib.util
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,24 +9,14 @@ import certifi
 import pytest
 from hypothesis import settings
 
+import fault_server
+import gathered_calls
 from nanogpt_core import Embedder
 from nanogpt_core.embeddings.gathering import dispatch, slots
 
 # A Hypothesis deadline would measure the machine, not the code.
 settings.register_profile("core", deadline=None)
 settings.load_profile("core")
-
-
-def _load(path):
-    # Tests are not a package: a helper beside them is loaded by its path.
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-_fault_server = _load(Path(__file__).parents[1] / "fault_server.py")
-_gathering = _load(Path(__file__).parent / "gathering.py")
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -43,8 +32,8 @@ def _few_authorities(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def faults():
-    """The module ``tests/fault_server.py``."""
-    return _fault_server
+    """The module ``tests/support/fault_server.py``."""
+    return fault_server
 
 
 @pytest.fixture(params=["sync", "async"])
@@ -98,8 +87,8 @@ def serve():
     """Start a fault server; its ``embedder(**options)`` makes an embedder for it."""
     with contextlib.ExitStack() as stack:
 
-        def start(answer=_fault_server.good, tls=None, **options):
-            server = stack.enter_context(_fault_server.FaultServer(answer, tls, **options))
+        def start(answer=fault_server.good, tls=None, **options):
+            server = stack.enter_context(fault_server.FaultServer(answer, tls, **options))
             server.embedder = lambda model="lab/unlisted", **more: Embedder(
                 model, **{"api_key": server.api_key, "base_url": server.base_url, "max_retries": 0, **more}
             )
@@ -117,7 +106,7 @@ def scripted(serve):
 
         def answer(seen):
             chosen = next(left, None)
-            chosen = _fault_server.good if chosen is None else chosen
+            chosen = fault_server.good if chosen is None else chosen
             return chosen(seen) if callable(chosen) else chosen
 
         return serve(answer)
@@ -127,20 +116,20 @@ def scripted(serve):
 
 @pytest.fixture(scope="session")
 def gathering():
-    """The module ``tests/core/gathering.py``."""
-    return _gathering
+    """The module ``tests/support/gathered_calls.py``."""
+    return gathered_calls
 
 
 @pytest.fixture
 def held(serve, faults, monkeypatch):
     """Start a server that holds its first request, so that further calls gather."""
     for module in (dispatch, slots):  # the request that is held occupies its slot as long as the test wants
-        monkeypatch.setattr(module, "SLOT_SECONDS", _gathering.GUARD_SECONDS)
-    return lambda answer=None: _gathering.Held(serve, faults, answer)
+        monkeypatch.setattr(module, "SLOT_SECONDS", gathered_calls.GUARD_SECONDS)
+    return lambda answer=None: gathered_calls.Held(serve, faults, answer)
 
 
 @pytest.fixture(params=["sync", "async"])
 def together(request):
     """Return ``together(held, calls, queued=None)``: the calls' results, after all but the first have queued."""
-    run = _gathering.in_threads if request.param == "sync" else _gathering.in_tasks
+    run = gathered_calls.in_threads if request.param == "sync" else gathered_calls.in_tasks
     return lambda held, calls, queued=None: run(held, calls, queued)

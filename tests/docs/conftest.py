@@ -1,16 +1,12 @@
 """A Redis server for the snippets of pages, and the built documentation site."""
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-_PATH = Path(__file__).parents[1] / "redis_server.py"
-_SPEC = importlib.util.spec_from_file_location("nanogpt_test_redis_server", _PATH)
-redis_server = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(redis_server)
+import redis_server
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ server of the tests.
 """
 
 import ast
-import importlib.util
 import os
 import re
 import subprocess
@@ -19,10 +18,7 @@ from pathlib import Path
 
 import pytest
 
-_PATH = Path(__file__).parents[1] / "warm_process.py"
-_SPEC = importlib.util.spec_from_file_location("nanogpt_test_warm_process", _PATH)
-warm_process = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(warm_process)
+import warm_process
 
 pytestmark = pytest.mark.xdist_group("snippets")  # one warm process for all
 

@@ -1,6 +1,5 @@
 """Examples that can be copied: each runs as a new user runs it, in its own process and folder."""
 
-import importlib.util
 import os
 import re
 import shutil
@@ -10,10 +9,7 @@ from pathlib import Path
 
 import pytest
 
-_PATH = Path(__file__).parents[1] / "warm_process.py"
-_SPEC = importlib.util.spec_from_file_location("nanogpt_test_warm_process", _PATH)
-warm_process = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(warm_process)
+import warm_process
 
 pytestmark = pytest.mark.xdist_group("copied examples")  # one warm process for each example
 

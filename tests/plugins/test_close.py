@@ -3,14 +3,14 @@
 import asyncio
 import copy
 import gc
-import importlib.util
 import json
 import sys
 import threading
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
+
+import fault_server
 
 pytest.importorskip("langchain_openai")
 pytest.importorskip("llama_index.llms.openai_like", exc_type=ImportError)
@@ -20,10 +20,6 @@ from llama_index_nanogpt import NanoGPT, NanoGPTEmbedding
 from nanogpt_core import Embedder, MemoryCache
 from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.http.library import httpx
-
-_spec = importlib.util.spec_from_file_location("fault_server", Path(__file__).parents[1] / "fault_server.py")
-fault_server = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(fault_server)
 
 GUARD_SECONDS = 60
 

@@ -1,18 +1,13 @@
 """A real Redis server for the tests, one for each test process."""
 
-import importlib.util
 import sys
 import uuid
-from pathlib import Path
 
 import pytest
 
-pytest.importorskip("redis", reason="the redis extra is not installed")
+import redis_server
 
-_PATH = Path(__file__).parents[2] / "redis_server.py"
-_SPEC = importlib.util.spec_from_file_location("nanogpt_test_redis_server", _PATH)
-redis_server = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(redis_server)
+pytest.importorskip("redis", reason="the redis extra is not installed")
 
 
 @pytest.fixture(scope="session")
