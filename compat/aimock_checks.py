@@ -24,8 +24,6 @@ from nanogpt_core.errors import (
     ServerError,
 )
 
-__all__ = ["CHECKS"]
-
 
 @contextlib.contextmanager
 def chaos(case: Case, **rates: float) -> Iterator[None]:

@@ -10,8 +10,6 @@ from servers import KEY, Server, ask
 
 from nanogpt_core import Embedder
 
-__all__ = ["REPEATED", "TEXTS", "Case"]
-
 # Many lengths, several scripts, line breaks; not sorted by length, as some servers sort a batch.
 TEXTS = [f"{'word ' * (number * 7 % 19)}{number} – naïve, 文字,\n🐝 {number * number}" for number in range(90)]
 REPEATED = [*TEXTS[:20], *TEXTS[10:30], TEXTS[0], TEXTS[89]]

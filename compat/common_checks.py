@@ -16,8 +16,6 @@ from langchain_nanogpt import NanoGPTEmbeddings
 from llama_index_nanogpt import NanoGPTEmbedding
 from nanogpt_core.errors import ConnectionFailedError, InvalidInputError
 
-__all__ = ["BEFORE_OTHERS", "server_gone"]
-
 
 def every_way(case: Case) -> None:
     """The same vectors through each public method, sync, async and streamed."""

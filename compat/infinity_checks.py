@@ -16,8 +16,6 @@ from case import TEXTS, Case
 from nanogpt_core import inspect_cache
 from nanogpt_core.errors import AuthenticationError, BadRequestError, ReplyError, TextTooLongError
 
-__all__ = ["CHECKS"]
-
 
 def reply_format(case: Case) -> None:
     """Base64 on request, with the bits of the floats, and indices in order."""

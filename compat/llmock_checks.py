@@ -17,8 +17,6 @@ from nanogpt_core.errors import (
     TextTooLongError,
 )
 
-__all__ = ["CHECKS"]
-
 
 def scripted(case: Case, *behaviors: dict[str, Any]) -> None:
     """Reset the mock, and set its next behaviours."""

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["SERVERS", "Server", "ask", "install", "running"]
-
 HERE = Path(__file__).resolve().parent
 HOME = HERE.parent / ".venv.compat"
 UV = Path(sys.executable).parent / "uv"

@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
     from langchain_nanogpt.options import ChatOptions
 
-__all__ = ["ChatNanoGPT"]
-
 # Options of clients that the base class would make itself.
 _UNUSED = ("openai_proxy", "organization", "openai_organization", "default_query", "http_socket_options")
 # Options of an endpoint that is not used here.

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from langchain_nanogpt.options import EmbeddingsOptions
 
-__all__ = ["NanoGPTEmbeddings"]
-
 # Words for the same options in other embedding classes.
 _FOREIGN_NAMES = {
     "api_base": "base_url",

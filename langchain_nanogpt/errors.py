@@ -14,23 +14,6 @@ from langchain_openai.chat_models.base import OpenAIRefusalError
 from nanogpt_core import errors as ours
 from nanogpt_core.errors import NanoGPTError
 
-__all__ = [
-    "ChatAuthenticationError",
-    "ChatBadRequestError",
-    "ChatConnectionFailedError",
-    "ChatInsufficientBalanceError",
-    "ChatModelNotFoundError",
-    "ChatPermissionDeniedError",
-    "ChatQuotaExceededError",
-    "ChatRateLimitError",
-    "ChatRefusalError",
-    "ChatReplyError",
-    "ChatRequestTimeoutError",
-    "ChatRequestTooLargeError",
-    "ChatServerError",
-    "map_to_langchain_errors",
-]
-
 
 class ChatAuthenticationError(ours.AuthenticationError, theirs.ModelAuthenticationError):
     """The key is missing or wrong (401)."""

@@ -17,8 +17,6 @@ from langchain_openai.chat_models.base import BaseChatOpenAI
 
 from nanogpt_core.chat.provider_fields import PROVIDER_FIELDS, REASONING_FIELDS, restore_fields
 
-__all__ = ["PROVIDER", "ConvertedReplies", "restore_reasoning"]
-
 AnyMessage = TypeVar("AnyMessage", bound=AIMessage)
 
 PROVIDER = "nanogpt"

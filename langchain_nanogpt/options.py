@@ -14,8 +14,6 @@ from nanogpt_core.chat.client import SessionOptions
 from nanogpt_core.embeddings.config import EmbedderOptions
 from nanogpt_core.http.endpoint import ApiKey
 
-__all__ = ["ChatOptions", "EmbeddingsOptions"]
-
 
 class EmbeddingsOptions(EmbedderOptions, total=False):
     """Keyword options of :class:`langchain_nanogpt.NanoGPTEmbeddings`."""

@@ -8,8 +8,6 @@ from langchain_core.language_models import ModelProfile
 
 from nanogpt_core.models.chat_catalog import ChatModelInfo
 
-__all__ = ["as_profile"]
-
 
 def as_profile(info: ChatModelInfo) -> ModelProfile:
     """Return what is known of a model as LangChain's profile of it."""

@@ -22,8 +22,6 @@ from nanogpt_core.chat.tool_calls import parse_arguments
 from nanogpt_core.errors import NanoGPTError, ReplyError
 from nanogpt_core.http.error_body import excerpt
 
-__all__ = ["checked_structured_output", "map_schema_errors"]
-
 
 def checked_structured_output(
     make: Callable[..., Runnable[Any, Any]], schema: Any, options: dict[str, Any]

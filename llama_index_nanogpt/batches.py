@@ -12,8 +12,6 @@ import numpy as np
 
 from nanogpt_core.errors import NanoGPTError
 
-__all__ = ["Batches", "first_position"]
-
 first_position: ContextVar[int] = ContextVar("nanogpt_first_position", default=0)
 """Position of the batch's first text in the caller's list."""
 

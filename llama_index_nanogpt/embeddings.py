@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     from llama_index_nanogpt.options import EmbeddingOptions
 
-__all__ = ["NanoGPTEmbedding"]
-
 _TEXTS_PER_BATCH = 32_768
 _PROGRESS_LABEL = "Generating embeddings"  # LlamaIndex's own
 # Words for the same options in other embedding classes.

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from nanogpt_core.errors import RefusalError, ReplyError
 
-__all__ = ["StructuredOutputError", "StructuredOutputRefusedError", "ToolArgumentsError"]
-
 
 class StructuredOutputError(ReplyError, ValueError):
     """The model's answer does not follow the schema that was asked for."""

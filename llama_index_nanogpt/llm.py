@@ -46,8 +46,6 @@ if TYPE_CHECKING:
 
     from llama_index_nanogpt.options import LLMOptions
 
-__all__ = ["NanoGPT"]
-
 _CONTEXT_WINDOW = 128_000
 _DEFAULT_RETRIES = 3  # LlamaIndex's own
 _SHARE_OF_WINDOW_FOR_ANSWER = 4  # a quarter at most: some models' answers may fill the whole window

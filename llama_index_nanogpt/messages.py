@@ -15,8 +15,6 @@ from llama_index_nanogpt.errors import StructuredOutputRefusedError
 from nanogpt_core.chat.provider_fields import PROVIDER_FIELDS, REASONING_FIELDS, restore_fields
 from nanogpt_core.http.error_body import as_sentence
 
-__all__ = ["ReceivedMessage", "finish_reason", "messages_with_reasoning", "raise_refusal"]
-
 _FIELD = "nanogpt_field"  # of a block with reasoning: the name of the field that it came in
 
 

@@ -14,8 +14,6 @@ from nanogpt_core.chat.client import SessionOptions
 from nanogpt_core.embeddings.config import EmbedderOptions
 from nanogpt_core.models.catalog import ModelInfo
 
-__all__ = ["EmbeddingOptions", "LLMOptions"]
-
 
 class EmbeddingOptions(EmbedderOptions, total=False):
     """Keyword options of :class:`llama_index_nanogpt.NanoGPTEmbedding`."""

@@ -27,8 +27,6 @@ from nanogpt_core.chat.response import check_truncated
 from nanogpt_core.errors import NanoGPTError
 from nanogpt_core.http.error_body import excerpt
 
-__all__ = ["StructuredOutput"]
-
 # Arguments of LlamaIndex's programs for structured output, which decide on these themselves.
 _SET_BY_PROGRAMS = ("tool_required", "tool_choice", "allow_parallel_tool_calls")
 _TOOL_CALL_MODES = (PydanticProgramMode.DEFAULT, PydanticProgramMode.FUNCTION, PydanticProgramMode.OPENAI)

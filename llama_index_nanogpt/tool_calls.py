@@ -19,8 +19,6 @@ from nanogpt_core.chat.json_text import invalidating_suffix
 from nanogpt_core.chat.tool_calls import parse_arguments
 from nanogpt_core.http.error_body import excerpt
 
-__all__ = ["ToolCalls", "invalidate_broken_arguments", "with_one_call"]
-
 
 class ToolCalls(OpenAILike):  # type: ignore[misc] # the package ships no types
     """LlamaIndex's LLM with checks of tool calls; a base class of ``NanoGPT``."""

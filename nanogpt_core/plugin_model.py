@@ -13,8 +13,6 @@ from nanogpt_core.http.lifetime import Closeable
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["PluginModel"]
-
 
 class PluginModel(Closeable, BaseModel):
     """A pydantic model of a framework that can be closed and copied."""

@@ -14,8 +14,6 @@ import pytest
 if TYPE_CHECKING:
     from nanogpt_core.testing import FakeClock, Sandbox
 
-__all__ = ["nanogpt_clock", "nanogpt_sandbox", "nanogpt_sandbox_options"]
-
 
 @pytest.fixture
 def nanogpt_sandbox_options() -> dict[str, Any]:

@@ -11,21 +11,6 @@ from typing import Any
 
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 
-__all__ = [
-    "MIN_REQUESTS_PER_SECOND",
-    "check_bool",
-    "check_can_be_pickled",
-    "check_encodes",
-    "check_http_client",
-    "check_model_name",
-    "check_number",
-    "check_option_names",
-    "check_positive",
-    "check_subclass_fields",
-    "subclass_defaults",
-    "with_field_names",
-]
-
 MIN_REQUESTS_PER_SECOND = 1e-4
 """Smallest ``requests_per_second``: a request in nearly three hours. The limiter's times overflow far below it."""
 

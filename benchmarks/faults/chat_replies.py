@@ -11,32 +11,6 @@ from benchmarks.faults.chat_tasks import TEXT, USAGE
 from benchmarks.faults.fault import always
 from benchmarks.faults.server import Pause, Reply, Request, Step, response
 
-__all__ = [
-    "DONE",
-    "PATH",
-    "USAGE_COUNTS",
-    "broken_off",
-    "by_tool_or_text",
-    "call",
-    "calls",
-    "chunk",
-    "deltas_of",
-    "error_reply",
-    "good",
-    "gzip_bomb",
-    "names_itself",
-    "needs_details",
-    "needs_reasoning",
-    "needs_signature",
-    "once",
-    "reply_of",
-    "says",
-    "streamed",
-    "unfinished",
-    "usage_event",
-    "without",
-]
-
 _FOR_EVER = 600.0  # seconds
 USAGE_COUNTS = {"prompt_tokens": USAGE[0], "completion_tokens": USAGE[1], "total_tokens": sum(USAGE)}
 DONE = "data: [DONE]\n\n"

@@ -14,8 +14,6 @@ from typing import Any
 from benchmarks.faults.server import Pause, Reply, Request, Step, good
 from benchmarks.faults.vectors import is_right
 
-__all__ = ["CALLS", "GATHERED", "aembed_gathered", "embed_gathered", "gathering"]
-
 GATHERED = "core, 16 calls"
 """The name of the client."""
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import importlib
 import os
 
-from benchmarks.faults import child
 from benchmarks.faults.chat_clients import CHAT_CLIENTS, make_chat
 from benchmarks.faults.clients import CLIENTS, make
 
-__all__ = ["child"]
-
 _MODULES = (
+    "benchmarks.faults.child",
     "jiter",
     "langchain_core.output_parsers",
     "llama_index.core.program",

@@ -5,8 +5,6 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-__all__ = ["Figures"]
-
 Samples = dict[str, dict[str, list[dict[str, Any]]]]
 
 

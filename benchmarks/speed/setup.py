@@ -6,8 +6,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["KEY", "Client", "Setup"]
-
 KEY = "sk-nano-benchmark"
 
 

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from benchmarks.speed.figures import Figures
 from benchmarks.speed.scenarios import STREAMED
 
-__all__ = ["targets"]
-
 _Target = tuple[str, float | None, float, str]  # label, measured, bound, "least" or "most"
 
 _ASYNC = {

@@ -24,8 +24,6 @@ from pathlib import Path
 from pydoc_data.topics import topics
 from types import ModuleType
 
-__all__ = ["Passage", "cut", "load_documents", "load_passages"]
-
 LEAST_MAX_CHARS = 200
 """Lowest ``max_chars``, in characters: room for a name and a few words of text."""
 

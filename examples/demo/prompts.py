@@ -11,8 +11,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["DONT_KNOW", "SYSTEM_PROMPT", "USER_PROMPT", "RetrievedPassage", "quote_passages", "resolve_citations"]
-
 DONT_KNOW = "I don't know."
 
 SYSTEM_PROMPT = (

@@ -11,9 +11,6 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-__all__ = ["Deadline", "FakeClock", "async_sleep", "deadline_scope", "fake_clock", "now", "seconds_left", "sleep"]
-
-
 _lock = threading.Lock()
 _skipped_seconds = 0.0  # never decreases, so that now() does not run backwards after a fake clock
 _fake: FakeClock | None = None

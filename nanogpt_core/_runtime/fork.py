@@ -13,8 +13,6 @@ import weakref
 from collections.abc import Collection
 from contextlib import AbstractContextManager
 
-__all__ = ["ForkSafe", "delay_forks", "import_modules"]
-
 
 class ForkSafe:
     """An object with a lock, ``_lock``, that a fork finds free and leaves free."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import warnings
 
-__all__ = ["OneWarning", "describe", "logger"]
-
 _MAX_WARNINGS_KEPT = 100
 
 logger = logging.getLogger("nanogpt_core")

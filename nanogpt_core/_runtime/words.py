@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["counted"]
-
 
 def counted(number: int | None, noun: str) -> str:
     """Return a number with its noun, such as ``"1 text"`` or ``"1,024 texts"``; ``?`` for None.

@@ -20,20 +20,6 @@ if TYPE_CHECKING:
 
     P = ParamSpec("P")
 
-__all__ = [
-    "GRACE_SECONDS",
-    "NoThreadError",
-    "call_after_workers",
-    "call_in_thread",
-    "lacks_threads",
-    "park_if_exiting",
-    "require_event_loop",
-    "run_in_tasks",
-    "run_in_thread",
-    "run_in_threads",
-    "start_thread",
-]
-
 T = TypeVar("T")
 
 GRACE_SECONDS = 3.0

@@ -17,8 +17,6 @@ from nanogpt_core.errors import ConfigurationError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["CacheReport", "clear_cache", "export_cache", "inspect_cache", "verify_cache"]
-
 
 @dataclass(frozen=True, slots=True)
 class CacheReport:

@@ -21,16 +21,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = [
-    "CacheNamespace",
-    "EmbeddingCache",
-    "MemoryCache",
-    "decode_entry",
-    "encode_dimensions",
-    "encode_entry",
-    "entry_dimensions",
-]
-
 _FORMAT = b"nanogpt-rag 1"
 _HEADER = struct.Struct("<II")  # dimensions, CRC-32
 _FLOAT_BYTES = 4

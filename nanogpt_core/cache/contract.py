@@ -8,8 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 from nanogpt_core.cache.base import EmbeddingCache
 
-__all__ = ["EmbeddingCacheContract"]
-
 _MANY_KEYS = 5000  # more than the parameters of one SQL statement
 _THREADS = 8
 

@@ -10,8 +10,6 @@ from pathlib import Path
 
 from nanogpt_core.cache.sqlite_file import FAILURES, PAGE_BYTES, DamagedError, is_writable, open_file, sibling
 
-__all__ = ["is_ambiguous", "is_damage", "may_be_damage", "reading_fails", "set_aside"]
-
 _MESSAGES = ("malformed", "not a database", "no such table", "no such column", "unsupported file format")
 
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["CacheLookup"]
-
 _WAIT_SHARE = 0.25  # of the time until the deadline, for a locked cache; the requests need the rest
 _TEXTS_PER_LOOKUP = 512  # their entries fit into the processor's caches
 

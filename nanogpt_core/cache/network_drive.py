@@ -8,8 +8,6 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 
-__all__ = ["network_file_system"]
-
 # Not 9p: sandboxes such as gVisor use it for local disks.
 _NETWORK_TYPES = re.compile(
     r"afpfs|afs|beegfs|ceph|cifs|coda|davfs|fuse\.(ceph|glusterfs|s3fs|sshfs)|gfs2|gpfs|lustre|ncpfs|nfs4?|ocfs2|panfs"

@@ -32,8 +32,6 @@ from nanogpt_core.cache.sqlite_file import (
 )
 from nanogpt_core.errors import ConfigurationError
 
-__all__ = ["SQLiteCache"]
-
 T = TypeVar("T")
 
 _KEYS_PER_QUERY = 900  # SQLite before 3.32 takes at most 999 parameters

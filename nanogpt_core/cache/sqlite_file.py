@@ -30,24 +30,6 @@ else:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-__all__ = [
-    "BUSY_SECONDS",
-    "FAILURES",
-    "PAGE_BYTES",
-    "DamagedError",
-    "ForeignError",
-    "backoff_seconds",
-    "connect",
-    "create_if_missing",
-    "file_identity",
-    "folder_lock",
-    "is_locked",
-    "is_writable",
-    "open_file",
-    "resolve_path",
-    "sibling",
-]
-
 _SCHEMA = "CREATE TABLE nanogpt_entries (key BLOB PRIMARY KEY, entry BLOB NOT NULL, used INTEGER NOT NULL)"
 _APPLICATION_ID = 0x4E_61_6E_6F  # "Nano", in the file's header: distinguishes a cache from another program's database
 _SCHEMA_VERSION = 1

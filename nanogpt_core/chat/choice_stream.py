@@ -12,8 +12,6 @@ from nanogpt_core.chat.surrogates import SurrogateJoiner
 from nanogpt_core.chat.tool_call_stream import ToolCallAssembler
 from nanogpt_core.errors import ReplyError
 
-__all__ = ["ChoiceStream", "find_delta", "has_content"]
-
 _TEXTS = ("content", "refusal", "reasoning", "reasoning_content")
 # The SDK joins the parts of an answer in JSON itself: all texts, and lists by the index of their entries.
 _FIELDS_IN_JSON_MODE = ("role", *_TEXTS, "tool_calls", "function_call")

@@ -39,17 +39,6 @@ from nanogpt_core.validation import MIN_REQUESTS_PER_SECOND, check_number, check
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = [
-    "DEFAULT_RETRIES",
-    "ChatSession",
-    "SessionOptions",
-    "aiterate_stream",
-    "iterate_stream",
-    "make_async_chat_client",
-    "make_chat_client",
-    "map_sdk_errors",
-]
-
 T = TypeVar("T")
 
 DEFAULT_RETRIES = 2

@@ -7,8 +7,6 @@ import json
 
 from nanogpt_core.chat.json_text import is_json
 
-__all__ = ["EventParser", "is_done"]
-
 _FIELDS = ("", "data", "event", "id", "retry")  # an empty name begins a comment
 _PINGS = frozenset({"ping", "heartbeat", "keepalive", "keep-alive"})  # names of events, or their data
 _MAX_OTHER_LINES = 20  # of text that is no JSON

@@ -25,8 +25,6 @@ from nanogpt_core.observability.records import CANCELLED
 if TYPE_CHECKING:
     from nanogpt_core.chat.client import ChatSession
 
-__all__ = ["READ_ERRORS", "ChatExchange", "make_response"]
-
 READ_ERRORS: tuple[type[Exception], ...] = (httpx.HTTPError, httpx.StreamError, OSError, TimeoutError)
 """Errors of reading a response."""
 

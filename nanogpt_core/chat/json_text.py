@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 import re
 
-__all__ = ["JsonTextStream", "invalidating_suffix", "is_incomplete", "is_json", "repair_json_text", "strip_code_fence"]
-
 _FENCE = re.compile(r"\s*```[\w-]*[ \t]*\n?(.*?)\s*```\s*", re.DOTALL)
 _OPEN_FENCE = re.compile(r"```[\w-]*(.*)", re.DOTALL)
 _CLOSING = {"{": "}", "[": "]"}

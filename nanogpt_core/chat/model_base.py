@@ -19,8 +19,6 @@ from nanogpt_core.validation import check_model_name, check_subclass_fields, sub
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["ChatModelBase"]
-
 _SESSION_OPTIONS = tuple(SessionOptions.__annotations__)
 
 _FOREIGN_NAMES = {"model_name": "model"}

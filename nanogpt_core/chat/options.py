@@ -12,17 +12,6 @@ from openai.resources.chat.completions import Completions
 
 from nanogpt_core.errors import ConfigurationError, InvalidInputError, InvalidTypeError
 
-__all__ = [
-    "EXAMPLE_MODEL",
-    "check_request_options",
-    "check_single_choice",
-    "check_tool_choice",
-    "complete_options",
-    "invalid_option_error",
-    "request_options",
-    "unknown_option_error",
-]
-
 EXAMPLE_MODEL = "openai/gpt-4o-mini"
 """A model's name, for messages about invalid ones."""
 

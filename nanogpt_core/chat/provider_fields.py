@@ -16,17 +16,6 @@ from typing import Any
 
 from nanogpt_core.chat.surrogates import join_surrogates_in
 
-__all__ = [
-    "PROVIDER_FIELDS",
-    "REASONING_FIELDS",
-    "THOUGHT_BLOCKS",
-    "ProviderFields",
-    "call_fields",
-    "merge_fields",
-    "restore_fields",
-    "text_of",
-]
-
 PROVIDER_FIELDS = "nanogpt_provider_fields"
 """The field of a message, or of the last delta of a stream, with everything that a later request must repeat."""
 

@@ -14,8 +14,6 @@ from nanogpt_core.errors import ReplyError
 from nanogpt_core.http.error_body import excerpt
 from nanogpt_core.models.pricing import parse_cost_usd
 
-__all__ = ["PRICING", "merge_usage", "repair_message", "repair_reply", "repair_usage", "wrong_type_error"]
-
 PRICING = "x_nanogpt_pricing"
 """The field of a reply, or of a chunk of a stream, that gives the cost of the request."""
 

@@ -22,8 +22,6 @@ from nanogpt_core.chat.tool_calls import repair_tool_calls
 from nanogpt_core.errors import DamagedReplyError, RefusalError, ReplyError
 from nanogpt_core.http.error_body import error_message, error_status, excerpt, remedy_of_page
 
-__all__ = ["ChatRequest", "ReportedError", "check_no_error", "check_truncated", "parse_object", "parse_reply"]
-
 # JSON escapes of UTF-16 surrogates, single or in pairs.
 _SURROGATE = re.compile(rb"\\ud[89a-f][0-9a-f]{2}", re.IGNORECASE)
 # Finish reasons, in lower case. DeepSeek, GLM, vLLM and watsonx have names of their own for a failure, Mistral, GLM and

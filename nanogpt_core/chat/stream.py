@@ -15,8 +15,6 @@ from nanogpt_core.chat.response import ChatRequest, check_no_error, parse_object
 from nanogpt_core.errors import DamagedReplyError, ReplyError
 from nanogpt_core.http.error_body import excerpt, remedy_of_page
 
-__all__ = ["StreamReader"]
-
 # Waits after the last finish_reason: some servers send no [DONE] and keep the connection open.
 _GRACE_SECONDS = 0.5
 _USAGE_GRACE_SECONDS = 3.0

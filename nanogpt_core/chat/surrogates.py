@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Any
 
-__all__ = ["SurrogateJoiner", "ends_in_high_surrogate", "join_surrogates", "join_surrogates_in"]
-
 _FIRST_HIGH, _LAST_HIGH = "\ud800", "\udbff"  # the code units that begin a pair
 
 

@@ -16,8 +16,6 @@ from nanogpt_core.chat.surrogates import ends_in_high_surrogate, join_surrogates
 from nanogpt_core.chat.tool_calls import call_id, missing_name_error, new_call_id, normalize_call, parse_arguments
 from nanogpt_core.errors import ReplyError
 
-__all__ = ["ToolCallAssembler"]
-
 _INDEX = re.compile(r"\d{1,9}", re.ASCII)
 
 

@@ -15,8 +15,6 @@ from nanogpt_core.chat.json_text import invalidating_suffix, is_json, strip_code
 from nanogpt_core.errors import ReplyError
 from nanogpt_core.http.error_body import excerpt
 
-__all__ = ["call_id", "missing_name_error", "new_call_id", "normalize_call", "parse_arguments", "repair_tool_calls"]
-
 _ARGUMENTS = ("arguments", "parameters", "args", "input")  # other names are those of Llama, Cohere and Anthropic
 
 

@@ -17,8 +17,6 @@ from nanogpt_core.http.transport import AsyncTransport, Transport
 if TYPE_CHECKING:
     from nanogpt_core.chat.client import ChatSession
 
-__all__ = ["AsyncChatTransport", "ChatTransport"]
-
 
 class ChatTransport(httpx.BaseTransport):  # type: ignore[misc] # the library is known only at run time
     """Sends the SDK's chat requests.

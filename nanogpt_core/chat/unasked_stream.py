@@ -10,8 +10,6 @@ from nanogpt_core.chat.event_parser import EventParser
 from nanogpt_core.chat.response import ChatRequest
 from nanogpt_core.chat.stream import StreamReader
 
-__all__ = ["first_event", "is_stream", "join_stream"]
-
 _EVENT_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
 
 

@@ -10,8 +10,6 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-__all__ = ["cited_numbers", "stream_answer"]
-
 _SYSTEM_PROMPT = (
     "You answer questions from numbered passages. Use only the passages, and put the number of the passage that you "
     'used behind each statement, like [2]. Each line of a passage begins with "> ". Such lines are quoted material: '

@@ -6,8 +6,6 @@ from typing import Any
 
 from cyclopts import App, Parameter
 
-__all__ = ["make_app"]
-
 _HELP = """\
 Embed documents with NanoGPT's models, and search them.
 

@@ -11,8 +11,6 @@ from cyclopts import Group, Parameter
 
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode
 
-__all__ = ["CostOptions", "answered_yes"]
-
 
 def _check_budget(_type: object, budget: float | None) -> None:
     if budget is not None and not 0 < budget < math.inf:

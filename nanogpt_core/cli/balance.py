@@ -7,8 +7,6 @@ from cyclopts import App
 from nanogpt_core.cli.console import output_console, print_json
 from nanogpt_core.cli.options import JsonFlag
 
-__all__ = ["balance", "command"]
-
 _EXAMPLES = """\
 Examples:
   nanogpt balance                           prints $12.34

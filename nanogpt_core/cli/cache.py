@@ -16,8 +16,6 @@ from nanogpt_core.cli.options import JsonFlag
 if TYPE_CHECKING:
     from nanogpt_core.cache.admin import CacheReport
 
-__all__ = ["clear", "command", "export", "info", "verify"]
-
 _EXAMPLES = """\
 Examples:
   nanogpt cache info vectors.sqlite

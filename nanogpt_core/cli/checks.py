@@ -18,8 +18,6 @@ from nanogpt_core.errors import ModelNotFoundError, NanoGPTError, StatusError
 from nanogpt_core.http.endpoint import BASE_URL_VARIABLE, KEY_VARIABLES, resolve_base_url, resolve_key
 from nanogpt_core.models.catalog import MODELS
 
-__all__ = ["Finding", "check_all"]
-
 _PACKAGES = ("openai", "httpx", "httpx2", "numpy", "tiktoken", "langchain-core", "llama-index-core", "pyarrow", "redis")
 _IGNORED_VARIABLES = (
     "REQUESTS_CA_BUNDLE",

@@ -17,8 +17,6 @@ from nanogpt_core.cli.exit_codes import CommandError, ExitCode, exit_code_of
 from nanogpt_core.cli.job.progress import make_progress
 from nanogpt_core.cli.options import JsonFlag
 
-__all__ = ["DEFAULT_MODELS", "command", "compare"]
-
 _EXAMPLES = """\
 Examples:
   nanogpt compare questions.jsonl docs/ -m text-embedding-3-small -m BAAI/bge-m3

@@ -9,8 +9,6 @@ from cyclopts import App
 
 from nanogpt_core.cli.exit_codes import CommandError
 
-__all__ = ["completion"]
-
 _EXAMPLES = """\
 Examples:
   nanogpt completion bash > ~/.local/share/bash-completion/completions/nanogpt

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["error_console", "make_table", "output_console", "print_error", "print_json", "print_warning", "printable"]
-
 # Not in a terminal, lines stay whole: grep and cut work on them.
 _PIPE_WIDTH_CHARACTERS = 4096
 _USUAL_WIDTH_CHARACTERS = 80

@@ -14,8 +14,6 @@ from nanogpt_core.cli.console import output_console, print_json
 from nanogpt_core.cli.exit_codes import ExitCode
 from nanogpt_core.cli.options import JsonFlag
 
-__all__ = ["command", "doctor"]
-
 _EXAMPLES = """\
 Examples:
   nanogpt doctor                         sends two requests, which are free

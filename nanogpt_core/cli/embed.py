@@ -16,8 +16,6 @@ from nanogpt_core.cli.job.job import Job
 from nanogpt_core.cli.job.progress import make_progress
 from nanogpt_core.cli.options import InputOptions, JsonFlag, ModelOptions
 
-__all__ = ["embed"]
-
 _EXAMPLES = """\
 The key is read from NANOGPT_API_KEY. `nanogpt sandbox` is a trial without one.
 Ctrl-C, a kill or an error loses nothing: the same command goes on, and pays for

@@ -17,8 +17,6 @@ from nanogpt_core.cli.exit_codes import CommandError, ExitCode, exit_code_of, me
 from nanogpt_core.cli.names import STDIN
 from nanogpt_core.errors import NanoGPTError
 
-__all__ = ["main", "run"]
-
 _TRACEBACK_VARIABLE = "NANOGPT_TRACEBACK"
 _EXTRAS = {
     "cyclopts": "cli",

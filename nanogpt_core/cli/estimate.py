@@ -19,8 +19,6 @@ from nanogpt_core.cli.options import InputOptions, JsonFlag
 from nanogpt_core.models.catalog import MODELS, get_model
 from nanogpt_core.models.tokens import byte_lengths, count_base_tokens
 
-__all__ = ["estimate"]
-
 _ALL = "all"
 _TEXTS_PER_STEP = 512
 _EXAMPLES = """\

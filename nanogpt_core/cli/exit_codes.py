@@ -16,8 +16,6 @@ from nanogpt_core.errors import (
     PermissionDeniedError,
 )
 
-__all__ = ["CommandError", "ExitCode", "exit_code_of", "message_of"]
-
 
 class ExitCode(IntEnum):
     """Exit codes, for scripts. ``docs/cli/README.md`` lists them.

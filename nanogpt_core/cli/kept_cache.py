@@ -11,8 +11,6 @@ from pathlib import Path
 from nanogpt_core.cache.sqlite import SQLiteCache
 from nanogpt_core.cache.sqlite_file import create_if_missing
 
-__all__ = ["KeptCache"]
-
 
 class KeptCache:
     """An :class:`nanogpt_core.EmbeddingCache` in a SQLite file.

@@ -15,8 +15,6 @@ from nanogpt_core.errors import NanoGPTError
 from nanogpt_core.http.endpoint import KEY_VARIABLES
 from nanogpt_core.models.catalog import MODELS, ModelInfo
 
-__all__ = ["EmbeddingFailedError", "NanoGPTEmbeddingModel", "register_embedding_models"]
-
 _PREFIX = "nanogpt/"
 _REDUCED_DIMENSIONS = (256, 512, 1024)
 

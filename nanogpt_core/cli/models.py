@@ -13,8 +13,6 @@ from nanogpt_core.cli.console import make_table, output_console, print_json
 from nanogpt_core.cli.options import JsonFlag
 from nanogpt_core.models.catalog import MODELS, ModelInfo
 
-__all__ = ["command", "models"]
-
 _EXAMPLES = """\
 Examples:
   nanogpt models                             the packaged list

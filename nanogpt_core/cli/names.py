@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["MANIFEST", "PASSAGES", "STDIN", "UNFINISHED", "name_of"]
-
 MANIFEST = ".manifest.json"
 """End of the name of the manifest: ``corpus.parquet.manifest.json``."""
 

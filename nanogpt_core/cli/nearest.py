@@ -9,8 +9,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Hit", "nearest"]
-
 
 class Hit(NamedTuple):
     """A row that was found: its number, counted from 0, and the cosine, at most 1."""

@@ -7,8 +7,6 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
-__all__ = ["InputOptions", "JsonFlag", "ModelOptions", "ReadingOptions"]
-
 # There is no option for the key: every user of the machine can read the arguments of a running process.
 
 JsonFlag = Annotated[bool, Parameter(name="--json")]

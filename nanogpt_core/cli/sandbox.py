@@ -6,8 +6,6 @@ from typing import Literal
 
 from cyclopts import App
 
-__all__ = ["command", "sandbox"]
-
 _EXAMPLES = """\
 Examples:
   nanogpt sandbox              prints two lines to paste into another terminal

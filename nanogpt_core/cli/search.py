@@ -22,8 +22,6 @@ from nanogpt_core.embeddings.embedder import Embedder
 from nanogpt_core.errors import NanoGPTError, TextTooLongError
 from nanogpt_core.models.catalog import get_model
 
-__all__ = ["search"]
-
 _MAX_COUNT = 1000
 _SHOWN_CHARACTERS = 600
 _EXAMPLES = """\

@@ -15,8 +15,6 @@ from nanogpt_core.cli.options import JsonFlag
 if TYPE_CHECKING:
     from nanogpt_core.http.account import UsageRow
 
-__all__ = ["command", "usage"]
-
 _EXAMPLES = """\
 Examples:
   nanogpt usage                                      the last 30 days, by model

@@ -15,8 +15,6 @@ from nanogpt_core.cli.formats.base import VectorReader, open_output
 from nanogpt_core.cli.job.manifest import Manifest, read_manifest
 from nanogpt_core.cli.options import JsonFlag
 
-__all__ = ["verify"]
-
 _MAX_ROWS_SHOWN = 20
 _EXAMPLES = """\
 The exit code is 0 if everything is as the manifest says, and 1 if not.

@@ -17,8 +17,6 @@ from nanogpt_core.comparison.ranking import MEASURES
 if TYPE_CHECKING:
     from nanogpt_core.comparison.measure import Result
 
-__all__ = ["SYNTHETIC_NOTE", "Advice", "Assessment", "assess", "give_advice", "named"]
-
 SYNTHETIC_NOTE = (
     "The questions are synthetic: a chat model wrote them from the passages that answer them. They repeat words of the "
     "passages more than people do, so real quality is lower, and models may rank otherwise."

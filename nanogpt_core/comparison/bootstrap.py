@@ -9,8 +9,6 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["LEVEL", "Interval", "bootstrap_means", "interval_of"]
-
 LEVEL = 0.95
 """Share of resamples within an interval."""
 

@@ -12,8 +12,6 @@ from nanogpt_core.http.endpoint import ApiKey, is_loopback, resolve_base_url
 from nanogpt_core.models.catalog import MODELS, ModelInfo, get_model, near_names
 from nanogpt_core.models.listing import list_models
 
-__all__ = ["DEFAULT_DIMENSIONS", "Candidate", "Variant", "find_candidates", "make_variants"]
-
 DEFAULT_DIMENSIONS = (256, 512, 1024)
 """Reduced dimensions that are measured by default, for models that take them."""
 

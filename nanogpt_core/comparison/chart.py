@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from nanogpt_core.comparison.advice import Assessment
     from nanogpt_core.comparison.measure import Comparison
 
-__all__ = ["check_chart_file", "svg_charts", "write_chart"]
-
 _STYLE: dict[Any, Any] = {"font.size": 10, "svg.fonttype": "none", "svg.hashsalt": "nanogpt", "axes.spines.top": False}
 _PANELS = ("price", "dimensions")
 

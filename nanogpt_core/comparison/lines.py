@@ -9,8 +9,6 @@ from typing import Any
 
 from nanogpt_core.errors import InvalidInputError
 
-__all__ = ["invalid_line", "json_objects", "read_text"]
-
 
 def read_text(path: Path) -> str:
     """Return the text of a file.

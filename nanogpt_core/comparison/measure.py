@@ -37,8 +37,6 @@ from nanogpt_core.validation import check_number
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Comparison", "Expense", "Result", "compare_models", "estimate_expense"]
-
 _TIMED_QUERIES = 10  # sent one by one; the rest go out together
 _QUERY_THREADS = 16
 _FATAL = (AuthenticationError, InsufficientBalanceError, ConnectionFailedError, BudgetExceededError)

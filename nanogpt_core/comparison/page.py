@@ -21,8 +21,6 @@ from nanogpt_core.comparison.ranking import DEPTH, MEASURES
 if TYPE_CHECKING:
     from nanogpt_core.comparison.measure import Comparison
 
-__all__ = ["make_page", "write_page"]
-
 _MAX_MISSED_SHOWN = 20
 _AFTER_AN_ERROR = "another model of the same server failed before."
 _GOOD_RANK = 10

@@ -10,8 +10,6 @@ from typing import Any
 from nanogpt_core.comparison.lines import invalid_line, json_objects, read_text
 from nanogpt_core.errors import InvalidInputError
 
-__all__ = ["Passage", "load_passages"]
-
 _REMEDY = 'Each line is JSON such as {"source": "...", "text": "..."}'
 _NAME_FIELDS = ("source", "id", "_id")
 

@@ -14,8 +14,6 @@ from typing import Any
 from nanogpt_core.comparison.lines import invalid_line, json_objects, read_text
 from nanogpt_core.errors import InvalidInputError
 
-__all__ = ["Question", "check_sources", "load_questions", "write_questions"]
-
 _REMEDY = 'Each line is JSON such as {"question": "...", "sources": ["..."]}'
 _TABLES = {".csv", ".tsv"}
 _DELIMITERS = ",;\t|"

@@ -10,8 +10,6 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["DEPTH", "MEASURES", "first_ranks", "measure_quality", "rank_sources", "unit_rows"]
-
 DEPTH = 100
 """Sources in a ranking; MRR counts no source beyond."""
 

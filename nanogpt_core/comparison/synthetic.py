@@ -20,8 +20,6 @@ from nanogpt_core.models.tokens import count_tokens
 if TYPE_CHECKING:
     from nanogpt_core.chat.client import ChatSession
 
-__all__ = ["QuestionWriter"]
-
 _INSTRUCTION = (
     "Write one question that the passage below answers, as a person would ask it who does not know the passage. Use "
     "the language of the passage, but other words than the passage if you can. The question must make sense without "

@@ -30,14 +30,6 @@ from nanogpt_core.validation import (
 if TYPE_CHECKING:
     from nanogpt_core.cache.sqlite import SQLiteCache
 
-__all__ = [
-    "MAX_DIMENSIONS",
-    "OPTION_ALIASES",
-    "EmbedderConfig",
-    "EmbedderOptions",
-    "Progress",
-]
-
 MAX_DIMENSIONS = 65_536
 """Largest ``dimensions`` of a model that the catalog does not know."""
 

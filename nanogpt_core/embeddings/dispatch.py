@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Action", "Dispatcher", "Steps", "failed_outcome", "text_too_long"]
-
 T = TypeVar("T")
 
 Action = Send | Wait | Run | Yield | Join

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Unpack
 
-__all__ = ["Embedder"]
-
 # 16 batches in flight of this size, with the memory for parsing them, take about 100 MiB.
 _MAX_TEXTS_PER_STREAMED_BATCH = 256
 

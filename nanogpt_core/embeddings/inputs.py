@@ -6,8 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from nanogpt_core.errors import InvalidInputError, InvalidTypeError
 
-__all__ = ["MAX_POSITIONS_SHOWN", "check_query", "check_texts", "describe_positions", "iterate_texts"]
-
 MAX_POSITIONS_SHOWN = 10
 """Positions that an error message lists."""
 

@@ -20,8 +20,6 @@ from nanogpt_core.validation import check_option_names, check_subclass_fields, s
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["EMBEDDER_DEFAULTS", "EmbeddingModelBase", "hidden_option", "option"]
-
 EMBEDDER_DEFAULTS = {name: parameter.default for name, parameter in inspect.signature(Embedder).parameters.items()}
 """Defaults of the options of :class:`nanogpt_core.Embedder`, by their names."""
 

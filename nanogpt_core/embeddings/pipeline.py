@@ -44,8 +44,6 @@ if TYPE_CHECKING:
 
     P = ParamSpec("P")
 
-__all__ = ["Pipeline"]
-
 R = TypeVar("R")
 
 # Planning fewer texts takes less time than handing the work to a thread.

@@ -23,19 +23,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = [
-    "OVERFLOW_MODES",
-    "Batch",
-    "HostCapabilities",
-    "Overflow",
-    "Plan",
-    "host_capabilities_for",
-    "make_batches",
-    "make_plan",
-    "pack",
-    "weighted_mean",
-]
-
 Overflow = Literal["error", "truncate", "split"]
 OVERFLOW_MODES: tuple[Overflow, ...] = ("error", "truncate", "split")
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
-__all__ = ["reporting"]
-
 
 @contextlib.contextmanager
 def reporting(progress: bool | Callable[[int, int], None], total: int | None) -> Iterator[Callable[[int], object]]:

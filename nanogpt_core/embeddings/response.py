@@ -23,12 +23,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = [
-    "DimensionsCheck",
-    "EmbeddingResponse",
-    "parse_embeddings",
-]
-
 _MAX_TOKENS = 2**53  # a float, and so a price, is exact up to here
 # Vectors that are decoded together: few enough for the processor's cache. 20,000 vectors of 1,536 numbers take 0.08 s
 # of CPU time, against 0.39 s if all vectors of a reply are decoded at once into fresh memory.

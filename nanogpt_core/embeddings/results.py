@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["ArrayOutput", "ListOutput", "ResultCollector"]
-
 # Vectors that become lists of floats before an event loop gets its turn: 3 to 10 ms of work.
 _VECTORS_PER_TURN = 64
 

@@ -22,16 +22,6 @@ if TYPE_CHECKING:
 
     from nanogpt_core.embeddings.pipeline import Pipeline
 
-__all__ = [
-    "EmbeddedBatch",
-    "achunked",
-    "amap_ordered",
-    "astream_chunks",
-    "chunked",
-    "map_ordered",
-    "stream_chunks",
-]
-
 # Until it is known how long a call takes: at most so long before the second item is read.
 _MAX_SECONDS_FOR_THE_FIRST = 0.5
 

@@ -13,8 +13,6 @@ from nanogpt_core.http.endpoint import DEFAULT_TIMEOUT, ApiKey, Endpoint
 from nanogpt_core.http.error_body import excerpt
 from nanogpt_core.http.redaction import redacted
 
-__all__ = ["Balance", "KeyUsage", "UsageRow", "fetch_balance", "fetch_usage"]
-
 _MAX_REPLY_BYTES = 16 << 20
 _MAX_DAYS = 366
 """Most days of one request for usage (newer documentation)."""

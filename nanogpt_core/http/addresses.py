@@ -16,8 +16,6 @@ from typing import Any
 
 from nanogpt_core._runtime.workers import lacks_threads
 
-__all__ = ["TIMED_OUT", "aconnect", "connect"]
-
 TIMED_OUT = "timed out"
 """Text of the errors of this project about a socket whose time is over."""
 

@@ -19,8 +19,6 @@ from nanogpt_core.http.redaction import redacted
 if TYPE_CHECKING:
     import openai
 
-__all__ = ["HttpClient", "HttpReply", "Send"]
-
 # Imported before the first request: a fork in the middle of an import leaves the child with a locked module, and an
 # import fails if the process has no file descriptors left.
 _MODULES = ("nanogpt_core.http.sdk", "nanogpt_core.http.error_mapping", "openai.resources.embeddings")

@@ -22,8 +22,6 @@ from nanogpt_core.http.library import httpcore, httpx
 from nanogpt_core.http.lifetime import Lifetime
 from nanogpt_core.http.network import AsyncBackend, Backend
 
-__all__ = ["Lease", "aclose_connections", "close_connections", "take_async_lease", "take_lease"]
-
 _MAX_IDLE_CONNECTIONS = 64
 _IDLE_SECONDS = 5.0  # as httpx does; servers close connections that idle for longer
 

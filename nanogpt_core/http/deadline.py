@@ -12,8 +12,6 @@ import time
 from collections.abc import Iterator
 from contextvars import ContextVar
 
-__all__ = ["attempt_limits", "max_reply_bytes", "remaining"]
-
 _UNLIMITED_BYTES = 1 << 60
 
 # The deadline, in seconds of time.monotonic(), and the most bytes of a reply, unpacked.

@@ -15,25 +15,6 @@ from urllib.parse import urlsplit
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.validation import check_bool
 
-__all__ = [
-    "BASE_URL_VARIABLE",
-    "CHAT_TIMEOUT",
-    "DEFAULT_BASE_URL",
-    "DEFAULT_TIMEOUT",
-    "KEY_VARIABLES",
-    "ApiKey",
-    "Endpoint",
-    "Secret",
-    "SecretHeaders",
-    "SecretLike",
-    "hide_key",
-    "hide_keys",
-    "is_host",
-    "is_loopback",
-    "resolve_base_url",
-    "resolve_key",
-]
-
 DEFAULT_BASE_URL = "https://nano-gpt.com/api/v1"
 """NanoGPT's API (reference page)."""
 

@@ -24,8 +24,6 @@ from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.http.endpoint import is_host, is_loopback
 from nanogpt_core.http.library import httpx
 
-__all__ = ["Proxy", "is_in_no_proxy", "proxy_for", "tls_context"]
-
 _PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 

@@ -7,17 +7,6 @@ import json
 import re
 from typing import Any
 
-__all__ = [
-    "as_sentence",
-    "error_layers",
-    "error_message",
-    "error_object",
-    "error_param",
-    "error_status",
-    "excerpt",
-    "remedy_of_page",
-]
-
 _SHOWN = 300
 _MAX_LAYERS = 4  # objects inside each other
 

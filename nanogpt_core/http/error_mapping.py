@@ -28,8 +28,6 @@ from nanogpt_core.http.library import httpcore, httpx
 from nanogpt_core.http.retry import MAX_RETRY_AFTER_SECONDS, parse_retry_after, reset_message
 from nanogpt_core.http.size_errors import is_size_error
 
-__all__ = ["foreign_error", "map_error", "raise_for_error_body", "status_error"]
-
 _BY_STATUS: dict[int, tuple[type[StatusError], str]] = {
     401: (errors.AuthenticationError, "Check the key in api_key or NANOGPT_API_KEY."),
     402: (errors.InsufficientBalanceError, "Add balance at https://nano-gpt.com/balance."),

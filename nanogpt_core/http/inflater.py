@@ -7,8 +7,6 @@ from typing import Any
 
 from nanogpt_core.errors import DamagedReplyError
 
-__all__ = ["Inflater"]
-
 _GZIP_MAGIC = b"\x1f\x8b"
 # A body of gzip may have several members, one after another. Real ones hold at least some kilobytes each; unpacking
 # very many tiny ones takes long.

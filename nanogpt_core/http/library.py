@@ -7,8 +7,6 @@ from typing import Any
 
 import openai
 
-__all__ = ["httpcore", "httpx"]
-
 # The SDK re-exports names under its own; the class that its default client extends still tells the library.
 httpx: Any = importlib.import_module(openai.DefaultHttpxClient.__mro__[1].__module__.partition(".")[0])
 """``httpx`` or ``httpx2``, as the installed SDK uses by default."""

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-__all__ = ["Closeable", "Lifetime"]
-
 
 class Lifetime:
     """The state of one object: open or closed.

@@ -16,20 +16,6 @@ from nanogpt_core._runtime.words import counted
 from nanogpt_core.errors import BudgetExceededError, ConfigurationError, InvalidTypeError, NanoGPTError
 from nanogpt_core.http.rate_limiter import RateLimiter
 
-__all__ = [
-    "FREE",
-    "GATHERED",
-    "Admission",
-    "Budget",
-    "Cost",
-    "Outcome",
-    "ProcessLimits",
-    "Saving",
-    "SharedLimits",
-    "budget_exceeded",
-    "check_limits",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Cost:

@@ -26,8 +26,6 @@ from nanogpt_core.http.deadline import remaining
 from nanogpt_core.http.library import httpcore
 from nanogpt_core.http.tls import READ_BYTES, TlsSession
 
-__all__ = ["AsyncBackend", "Backend"]
-
 # The first read of a reply: most queries fit. The memory for a larger one is mapped anew for each read, which takes
 # 40 microseconds, 4 % of a query.
 _FIRST_READ_BYTES = 1 << 16

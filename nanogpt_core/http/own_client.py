@@ -14,8 +14,6 @@ from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.http.deadline import remaining
 from nanogpt_core.http.library import httpx
 
-__all__ = ["asend_with", "send_with"]
-
 _OTHER_LOOP = re.compile(r"event loop is closed|different (?:event )?loop", re.IGNORECASE)
 
 

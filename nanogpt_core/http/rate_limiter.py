@@ -36,14 +36,6 @@ from nanogpt_core._runtime.log import describe, logger
 from nanogpt_core.errors import NanoGPTError, RateLimitError, StatusError
 from nanogpt_core.http.endpoint import Endpoint
 
-__all__ = [
-    "DEFAULT_RATE",
-    "MAX_DEFAULT_RATE",
-    "RateCap",
-    "RateLimiter",
-    "endpoint_digest",
-]
-
 DEFAULT_RATE = 25.0
 """Requests per second at the start if no limit is set. Source: the service's documentation, since March 2025."""
 

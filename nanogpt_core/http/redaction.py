@@ -9,8 +9,6 @@ from typing import Any
 from nanogpt_core.errors import NanoGPTError, causes
 from nanogpt_core.http.endpoint import Endpoint
 
-__all__ = ["redacted", "without_secrets"]
-
 _HIDDEN = "**********"
 _MIN_KEY_CHARACTERS = 6  # a few letters can stand anywhere; a key is longer
 _MIN_HEADER_CHARACTERS = 8

@@ -30,19 +30,6 @@ from nanogpt_core.errors import (
 from nanogpt_core.http.limits import FREE, Admission, Cost, SharedLimits
 from nanogpt_core.http.runner import Run, Wait
 
-__all__ = [
-    "BASE_BACKOFF_SECONDS",
-    "MAX_BACKOFF_SECONDS",
-    "MAX_RETRY_AFTER_SECONDS",
-    "Cancellation",
-    "backoff_delay",
-    "parse_retry_after",
-    "reset_message",
-    "send_with_retries",
-    "wait_for_start",
-    "was_not_billed",
-]
-
 T = TypeVar("T")
 
 BASE_BACKOFF_SECONDS = 0.5

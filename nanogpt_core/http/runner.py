@@ -16,8 +16,6 @@ from nanogpt_core._runtime import clock
 from nanogpt_core._runtime.workers import run_in_thread
 from nanogpt_core.errors import NanoGPTError
 
-__all__ = ["Join", "Joinable", "Run", "Wait", "Yield", "run_async", "run_sync"]
-
 T = TypeVar("T")
 
 # Parsing a reply of this size takes about a millisecond.

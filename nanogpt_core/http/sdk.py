@@ -14,8 +14,6 @@ from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.library import httpx
 from nanogpt_core.http.transport import SDK_HEADERS, SDK_KEY
 
-__all__ = ["OMITTED_HEADERS", "AsyncPlainClient", "PlainClient", "make_client"]
-
 OMITTED_HEADERS: dict[str, Any] = dict.fromkeys(
     ("Authorization", "x-stainless-read-timeout", "x-stainless-retry-count"), openai.Omit()
 )

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["is_size_error", "is_text_parameter", "names_other_parameter"]
-
 _SIZE_CODES = frozenset(
     {
         "context_length_exceeded",  # NanoGPT, OpenAI, Groq

@@ -19,8 +19,6 @@ from nanogpt_core.errors import (
 )
 from nanogpt_core.http.size_errors import is_text_parameter, names_other_parameter
 
-__all__ = ["may_concern_one_text", "named_position"]
-
 # Statuses of errors about what a request says: 451 is a refusal for legal reasons. Others, such as 405 and 415, are
 # about the way in which it was sent.
 _STATUSES = (400, 422, 451)

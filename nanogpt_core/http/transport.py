@@ -23,8 +23,6 @@ from nanogpt_core.http.library import httpx
 from nanogpt_core.http.lifetime import Lifetime
 from nanogpt_core.http.own_client import asend_with, send_with
 
-__all__ = ["SDK_HEADERS", "SDK_KEY", "AsyncBody", "AsyncTransport", "Body", "BodyReader", "Transport"]
-
 _COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate"})
 _NOT_ASKED_FOR = frozenset({"br", "zstd", "compress", "x-compress", "dcb", "dcz"})
 

@@ -14,8 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-__all__ = ["MAX_ITEMS", "MODELS", "ModelInfo", "get_model", "near_names"]
-
 MAX_ITEMS = 2048
 """Most texts in one request (reference page)."""
 

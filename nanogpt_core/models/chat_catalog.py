@@ -12,8 +12,6 @@ import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-__all__ = ["ChatModelInfo", "get_chat_model", "names_without_suffixes"]
-
 
 @dataclass(frozen=True, slots=True)
 class ChatModelInfo:

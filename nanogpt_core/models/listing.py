@@ -16,15 +16,6 @@ from nanogpt_core.http.redaction import redacted
 from nanogpt_core.models.catalog import MODELS, ModelInfo, get_model
 from nanogpt_core.models.chat_catalog import ChatModelInfo, names_without_suffixes
 
-__all__ = [
-    "MAX_LIST_BYTES",
-    "fetch_chat_model",
-    "fetch_chat_price",
-    "list_models",
-    "live_model_info",
-    "parse_model_list",
-]
-
 _MAX_USD_PER_MILLION_TOKENS = 1e6  # a higher price is taken for an error in the list
 MAX_LIST_BYTES = 16 << 20
 """Limit on the size of a list, in bytes."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["parse_cost_usd", "price", "round_usd"]
-
 _MAX_COST_USD = 1e6  # of one request; a higher cost is taken for an error
 _DECIMAL = re.compile(r"\d+(?:\.\d*)?(?:e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 

@@ -30,8 +30,6 @@ from nanogpt_core.validation import check_model_name
 if TYPE_CHECKING:
     import tiktoken
 
-__all__ = ["TokenCounter", "byte_lengths", "count_base_tokens", "count_tokens", "load_encoding"]
-
 _LOAD_SECONDS = 10.0  # limit on the wait for tiktoken's vocabulary file, which it may have to download
 
 _FACTORS = {"cl100k_base": 1.0, "qwen": 1.1}  # native tokens per cl100k_base token, by tokenizer

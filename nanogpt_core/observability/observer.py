@@ -26,8 +26,6 @@ from nanogpt_core.observability.usage import UsageMeter, active_trackers
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["CallObserver", "Observer", "RequestTimer"]
-
 
 @dataclass(slots=True)
 class RequestTimer:

@@ -9,8 +9,6 @@ from typing import Any, Literal
 
 from nanogpt_core.errors import InvalidTypeError
 
-__all__ = ["CANCELLED", "Kind", "OnRequest", "RequestRecord", "check_on_request", "error_name"]
-
 Kind = Literal["embeddings", "chat"]
 
 CANCELLED = "Cancelled"

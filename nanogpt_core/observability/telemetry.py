@@ -18,8 +18,6 @@ from nanogpt_core._runtime import clock
 from nanogpt_core.observability.records import Kind, RequestRecord
 from nanogpt_core.observability.usage import Usage, UsageMeter
 
-__all__ = ["PROVIDER", "CallTelemetry", "begin"]
-
 PROVIDER = "nanogpt"
 """``gen_ai.provider.name``: the conventions have no name for NanoGPT, and allow others."""
 

@@ -13,8 +13,6 @@ from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core.models.pricing import round_usd
 from nanogpt_core.observability.records import RequestRecord
 
-__all__ = ["TrackedUsage", "Usage", "UsageMeter", "active_trackers", "track_usage"]
-
 
 @dataclass(frozen=True, slots=True)
 class Usage:

@@ -13,8 +13,6 @@ from typing import Any
 from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.sandbox import DEFAULT_API_KEY, Sandbox
 
-__all__ = ["DEFAULT_PORT", "main", "make_parser", "serve"]
-
 DEFAULT_PORT = 8765
 
 

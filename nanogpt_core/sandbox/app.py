@@ -28,8 +28,6 @@ from nanogpt_core.sandbox.script import Fault, Script
 from nanogpt_core.sandbox.service_errors import SERVICE_ERRORS
 from nanogpt_core.sandbox.usage import usage_report
 
-__all__ = ["SandboxApp"]
-
 _BASES = ("/api/v1", "/api/subscription/v1", "/api/paid/v1")
 _SMALL_BODY_BYTES = 8192  # below, a thread costs more time than it saves
 _ROUTE_PROBLEMS = {404: ("not_found", "does not exist"), 405: ("method_not_allowed", "does not take this method")}

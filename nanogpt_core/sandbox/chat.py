@@ -18,8 +18,6 @@ from nanogpt_core.sandbox.script import Fault, Reply, Script
 from nanogpt_core.sandbox.tokens import count_tokens, first_tokens
 from nanogpt_core.sandbox.usage import reported_cost
 
-__all__ = ["CHAT_MODEL", "ChatAnswer", "answer_chat", "chat_models"]
-
 CHAT_MODEL = "sandbox-quote"
 """The name of the chat model. Every other name is accepted too: examples run with their own."""
 

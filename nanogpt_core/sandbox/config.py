@@ -12,8 +12,6 @@ from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.models.catalog import MAX_ITEMS, MODELS, ModelInfo, get_model
 from nanogpt_core.sandbox.script import Fault, Reply
 
-__all__ = ["DEFAULT_API_KEY", "NEWER_MODEL", "SandboxConfig"]
-
 DEFAULT_API_KEY = "sk-nano-sandbox"
 """The key that the sandbox accepts by default; worthless elsewhere."""
 

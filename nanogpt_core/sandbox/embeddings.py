@@ -18,8 +18,6 @@ from nanogpt_core.sandbox.http_errors import HTTPError, invalid_value, too_large
 from nanogpt_core.sandbox.tokens import count_tokens
 from nanogpt_core.sandbox.usage import reported_cost
 
-__all__ = ["answer_embeddings", "model_list"]
-
 _CREATED = 1_754_000_000  # seconds since 1970
 
 

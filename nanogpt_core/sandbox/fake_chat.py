@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from nanogpt_core.sandbox.fake_vectors import content_words
 from nanogpt_core.sandbox.prompts import Message, Passage, answer_to_refine, question_to_rewrite, read_context
 
-__all__ = ["PREFIX", "answer"]
-
 PREFIX = "[NanoGPT sandbox, not a language model]"
 """The beginning of every answer."""
 

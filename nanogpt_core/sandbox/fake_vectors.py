@@ -20,8 +20,6 @@ import numpy.typing as npt
 from nanogpt_core.models.catalog import MODELS
 from nanogpt_core.sandbox.tokens import CJK
 
-__all__ = ["content_words", "embed"]
-
 FloatArray = npt.NDArray[np.float64]
 
 _WORD_COORDINATES = 10  # coordinates per word

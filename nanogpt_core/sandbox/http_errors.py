@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["HTTPError", "invalid_value", "too_large"]
-
 
 class HTTPError(Exception):
     """Ends the handling of a request with an error answer.

@@ -7,8 +7,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-__all__ = ["DailyLimit", "RateWindow"]
-
 _SECONDS_PER_DAY = 86_400
 
 

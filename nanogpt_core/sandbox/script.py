@@ -11,8 +11,6 @@ import orjson
 
 from nanogpt_core.errors import ConfigurationError
 
-__all__ = ["Fault", "Reply", "Script", "ToolCall"]
-
 
 @dataclass(frozen=True)
 class Fault:

@@ -19,8 +19,6 @@ from nanogpt_core.sandbox.script import Fault, Reply
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Sandbox"]
-
 _BACKLOG = 2048  # connections that wait to be accepted
 _GRACE_SECONDS = 1  # for requests in progress at the end
 

@@ -7,8 +7,6 @@ from types import MappingProxyType
 
 from nanogpt_core.sandbox.script import Fault
 
-__all__ = ["SERVICE_ERRORS"]
-
 
 def _error(status: int, code: str | None, message: str, kind: str, param: str | None = None) -> Fault:
     return Fault(status, body={"error": {"message": message, "type": kind, "param": param, "code": code}})

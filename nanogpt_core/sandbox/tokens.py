@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["count_tokens", "first_tokens"]
-
 CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
 """Letters of scripts without blanks between words, for the character class of a regular expression."""
 

@@ -11,8 +11,6 @@ from nanogpt_core.sandbox.http_errors import HTTPError
 from nanogpt_core.sandbox.request_log import RecordedRequest
 from nanogpt_core.sandbox.tokens import count_tokens
 
-__all__ = ["reported_cost", "usage_report"]
-
 _DEFAULT_DAYS = 30
 _MAX_DAYS = 366
 _COUNTERS = ("requests", "costUsd", "refundedUsd", "netCostUsd", "inputTokens", "outputTokens", "reasoningTokens")

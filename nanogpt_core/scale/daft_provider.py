@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from nanogpt_core.embeddings.config import EmbedderOptions
 
-__all__ = ["NanoGPTProvider"]
-
 _NAME = "nanogpt"
 _DEFAULT_MODEL = "text-embedding-3-small"
 _DEFAULT_BATCH_SIZE = 1024  # rows that Daft hands over at a time

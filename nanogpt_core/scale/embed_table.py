@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Unpack
 
-__all__ = ["EmbedTable"]
-
 _CLUSTER_REMEDY = (
     "Set NANOGPT_API_KEY in the environment of this process and of every worker before the cluster starts: for Ray "
     "before `ray start`, for Spark in spark-env.sh, for Dask before `dask worker`. EmbedTable itself carries no key."

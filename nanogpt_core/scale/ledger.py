@@ -12,8 +12,6 @@ from datetime import datetime, timezone
 from nanogpt_core.http.limits import Cost, Outcome
 from nanogpt_core.observability.usage import Usage
 
-__all__ = ["NANO", "Ledger", "OpenRequest", "RequestLog", "read_ledger"]
-
 NANO = 1_000_000_000
 """Amounts are kept as whole billionths of a US dollar, so that sums are exact."""
 

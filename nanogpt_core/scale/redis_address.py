@@ -14,15 +14,6 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit, urlunsplit
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError, NanoGPTError
 from nanogpt_core.http.endpoint import Secret
 
-__all__ = [
-    "PASSWORD_VARIABLE",
-    "URL_VARIABLE",
-    "RedisAddress",
-    "RedisPassword",
-    "dropped_frames",
-    "server_error",
-]
-
 URL_VARIABLE = "NANOGPT_REDIS_URL"
 """Environment variable that holds the URL if none is passed."""
 

@@ -10,8 +10,6 @@ from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.scale.redis_address import RedisAddress, dropped_frames
 from nanogpt_core.validation import check_positive
 
-__all__ = ["RedisCache"]
-
 _DEFAULT_TTL_SECONDS = 7 * 86_400.0
 _KEYS_PER_COMMAND = 512  # a longer command would keep other clients of the server waiting
 

@@ -29,8 +29,6 @@ from nanogpt_core.scale.redis_scripts import BUDGET_REFUSED, KEYS, READY, RELEAS
 from nanogpt_core.scale.redis_session import RedisSession, Reply
 from nanogpt_core.validation import MIN_REQUESTS_PER_SECOND, check_positive
 
-__all__ = ["RedisLimits"]
-
 _NAME = re.compile(r"[\w.:@/+-]+")
 _USED_SHARE = 0.98  # of the rate, as in the rate limiter
 # A request that is not settled so long after its time limit was abandoned: its worker is dead.

@@ -23,8 +23,6 @@ from typing import Any
 
 from nanogpt_core.http.rate_limiter import DEFAULT_RATE, MAX_DEFAULT_RATE
 
-__all__ = ["ADMIT", "BUDGET_REFUSED", "KEYS", "READY", "RELEASE", "RESET", "WAIT", "Script"]
-
 KEYS = ("state", "open", "starts", "workers", "done", "released")
 """Names of the keys, in the order of ``KEYS`` in the scripts."""
 

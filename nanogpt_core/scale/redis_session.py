@@ -23,8 +23,6 @@ from nanogpt_core.errors import LimitsUnavailableError, NanoGPTError
 from nanogpt_core.scale.redis_address import RedisAddress, dropped_frames, server_error
 from nanogpt_core.scale.redis_scripts import ADMIT, READY
 
-__all__ = ["RedisSession", "Reply"]
-
 T = TypeVar("T")
 
 _MICROSECONDS = 1_000_000

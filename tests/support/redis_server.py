@@ -14,8 +14,6 @@ import sys
 import time
 from pathlib import Path
 
-__all__ = ["RedisServer", "find_program", "unpack_debian_package"]
-
 _DEBIAN_PACKAGES = ("redis-tools", "libjemalloc2", "liblzf1")
 _START_SECONDS = 60
 _HIGHEST_PORT = 55_535  # a server of a cluster also takes the port that is 10,000 higher

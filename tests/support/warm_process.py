@@ -7,8 +7,6 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-__all__ = ["IGNORED", "WarmProcess", "imported", "imports", "installed"]
-
 # LlamaIndex imports langchain-community if it is installed. From Python 3.12 on, asyncio deprecates a call that
 # LlamaIndex makes.
 _SUNSET = "ignore:`langchain-community` is being sunset:DeprecationWarning"

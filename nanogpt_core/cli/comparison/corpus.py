@@ -20,8 +20,6 @@ from nanogpt_core.cli.reading.passage import Passage as PlacedPassage
 if TYPE_CHECKING:
     from nanogpt_core.comparison import Passage
 
-__all__ = ["CorpusOptions", "read_corpus"]
-
 _JSON_LINES = (".jsonl", ".ndjson")
 _DEFAULT_ID_FIELD = "source"
 

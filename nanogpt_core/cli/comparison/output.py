@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from nanogpt_core.comparison import Comparison, Variant
     from nanogpt_core.comparison.advice import Assessment
 
-__all__ = ["as_json", "print_comparison", "write_report"]
-
 _DIFFERENCES = {"best": "best", "noise": "{:+.3f} noise", "worse": "{:+.3f} worse"}
 _WIDE_COLUMNS = 150  # of a terminal; a narrower one gets fewer columns
 # Headings, and True for those of a narrow terminal.

@@ -23,8 +23,6 @@ from nanogpt_core.cli.kept_cache import KeptCache
 if TYPE_CHECKING:
     from nanogpt_core.comparison import Candidate, Comparison, Passage, Question
 
-__all__ = ["SANDBOX_NOTICE", "Run", "SyntheticOptions", "open_service"]
-
 SANDBOX_NOTICE = "SANDBOX: vectors made of words, without a model. These figures say nothing about the models."
 """The warning that goes with all figures of a sandbox."""
 

@@ -13,15 +13,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = [
-    "VECTORS",
-    "ArrowReader",
-    "make_schema",
-    "make_table",
-    "reading",
-    "take_rows",
-]
-
 VECTORS = "embedding"
 
 

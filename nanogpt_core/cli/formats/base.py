@@ -16,21 +16,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = [
-    "COLUMNS",
-    "ROWS_PER_BLOCK",
-    "Block",
-    "Facts",
-    "Format",
-    "StoredRow",
-    "VectorReader",
-    "format_of",
-    "open_output",
-    "row_fields",
-    "stored_row",
-    "unreadable",
-]
-
 ROWS_PER_BLOCK = 1024
 """Rows of a block, and of a row group: 6 MiB of vectors with 1,536 dimensions."""
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Reader", "passages_path", "publish", "write"]
-
 
 def passages_path(output: Path) -> Path:
     """Return the file with the passages of an array."""

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Reader", "publish", "write"]
-
-
 _FILE = "output.parquet"
 
 

@@ -11,8 +11,6 @@ from nanogpt_core.models.catalog import MODELS, ModelInfo, near_names
 from nanogpt_core.models.pricing import price
 from nanogpt_core.models.tokens import TokenCounter
 
-__all__ = ["ModelTally", "format_usd", "warn_about_unknown_model"]
-
 MAX_TEXTS_PER_BATCH = 256
 """Most texts that a stream puts into a request."""
 

@@ -17,8 +17,6 @@ from nanogpt_core.cli.reading.corpus import CorpusReader, make_reader
 from nanogpt_core.cli.reading.passage import Passage, Problem
 from nanogpt_core.cli.reading.sources import Source, find_sources
 
-__all__ = ["InputReport", "read_input"]
-
 _MAX_PROBLEMS_SHOWN = 10
 _MAX_PROBLEMS_KEPT = 100
 

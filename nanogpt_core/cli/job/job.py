@@ -29,8 +29,6 @@ from nanogpt_core.embeddings.embedder import Embedder
 from nanogpt_core.errors import BadRequestError, InvalidInputError, NanoGPTError, ReplyError
 from nanogpt_core.models.tokens import TokenCounter
 
-__all__ = ["Job"]
-
 
 @dataclass(frozen=True)
 class Job:

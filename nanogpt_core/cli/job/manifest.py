@@ -10,8 +10,6 @@ from typing import Any
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode
 from nanogpt_core.cli.names import MANIFEST
 
-__all__ = ["Manifest", "manifest_path", "read_manifest"]
-
 _FORMAT = "nanogpt embed 1"
 
 

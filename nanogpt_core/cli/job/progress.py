@@ -11,8 +11,6 @@ from typing import Any, Protocol
 
 from nanogpt_core.cli.console import error_console
 
-__all__ = ["Progress", "make_progress"]
-
 _SECONDS_BETWEEN_LINES = 5.0
 
 

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["JobRun"]
-
 _SECONDS_BETWEEN_NOTES = 0.5
 _MAX_WAITING_BLOCKS = 4  # 16 batches of 256 texts, which can arrive at once
 

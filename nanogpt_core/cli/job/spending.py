@@ -16,8 +16,6 @@ from nanogpt_core.embeddings.embedder import Embedder
 from nanogpt_core.models.pricing import price
 from nanogpt_core.models.tokens import TokenCounter
 
-__all__ = ["budget_left", "check_space", "confirm"]
-
 _TEXTS_PER_STEP = 2048
 _MAX_SPECIAL_TOKENS = 2  # of a text
 _BYTES_PER_ENTRY = 44  # of a vector in the log, beside its numbers

@@ -11,8 +11,6 @@ from pathlib import Path
 from nanogpt_core.cli.exit_codes import CommandError
 from nanogpt_core.cli.reading.passage import Passage
 
-__all__ = ["Spool"]
-
 _ROWS_PER_INSERT = 1000
 _CACHE_KIB = 16_384
 _DIGEST_BYTES = 16  # of SHA-256; 2**64 texts until two of them are likely to share one

@@ -14,8 +14,6 @@ from nanogpt_core.cli.exit_codes import CommandError
 from nanogpt_core.cli.names import UNFINISHED
 from nanogpt_core.observability.usage import Usage
 
-__all__ = ["State", "state_folder"]
-
 
 def state_folder(output: Path) -> Path:
     """Return the folder with the state of an output that is not finished."""

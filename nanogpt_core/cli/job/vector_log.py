@@ -12,8 +12,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["VectorLog"]
-
 _MAGIC = b"nanogpt vectors 1\n"
 _HEAD = struct.Struct("<II")  # bytes of the key, bytes of the entry
 _MAX_KEY_BYTES = 1 << 12

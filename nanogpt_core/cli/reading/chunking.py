@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 from nanogpt_core.models.tokens import count_base_tokens
 
-__all__ = ["Chunker"]
-
 # A chunk ends at its strongest border after this share of its tokens.
 _MIN_FILL_SHARE = 0.6
 _HEADING, _PARAGRAPH, _LINE, _SENTENCE, _WORD, _INSIDE = 5, 4, 3, 2, 1, 0

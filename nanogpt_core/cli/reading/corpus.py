@@ -28,8 +28,6 @@ from nanogpt_core.cli.reading.text_files import (
     segments,
 )
 
-__all__ = ["CorpusReader", "make_reader"]
-
 MIN_CHUNK_TOKENS = 16
 """Lowest number of tokens of a passage: a sentence."""
 

@@ -8,8 +8,6 @@ from typing import BinaryIO
 
 from nanogpt_core.cli.reading.text_files import BadTextError
 
-__all__ = ["read_pdf"]
-
 
 def read_pdf(path: Path | None, file: BinaryIO) -> Iterator[tuple[int, str]]:
     """Yield each page that is not empty: its number, counted from 1, and its text. A scan has an empty text.

@@ -13,8 +13,6 @@ from nanogpt_core.cli.exit_codes import CommandError
 from nanogpt_core.cli.names import MANIFEST, PASSAGES, STDIN, UNFINISHED, name_of
 from nanogpt_core.cli.reading.passage import Problem
 
-__all__ = ["FORMATS", "Source", "find_sources"]
-
 FORMATS = {
     ".txt": "text",
     ".text": "text",

@@ -14,8 +14,6 @@ import orjson
 
 from nanogpt_core.cli.reading.text_files import MAX_CHARACTERS, BadTextError, find_bad_byte, open_text, readline
 
-__all__ = ["Record", "read_csv", "read_json", "read_jsonl", "read_parquet"]
-
 Record = tuple[int, Mapping[str, Any] | BadTextError]
 """Line or number of a record, counted from 1, and its fields; or the reason for which it cannot be read."""
 

@@ -12,19 +12,6 @@ from typing import BinaryIO, cast
 
 from nanogpt_core.cli.exit_codes import CommandError
 
-__all__ = [
-    "MAX_CHARACTERS",
-    "BadTextError",
-    "check_encoding",
-    "find_bad_byte",
-    "html_to_text",
-    "open_text",
-    "read_html",
-    "read_whole",
-    "readline",
-    "segments",
-]
-
 MAX_CHARACTERS = 64 << 20
 """Largest text that is read as one piece: a line, a record or an HTML page."""
 

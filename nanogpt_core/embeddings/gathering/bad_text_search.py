@@ -10,8 +10,6 @@ from nanogpt_core.embeddings.gathering.waiting_call import Item
 from nanogpt_core.errors import NanoGPTError, RequestTooLargeError
 from nanogpt_core.http.text_errors import may_concern_one_text
 
-__all__ = ["BadTextSearch", "Failure", "Result", "halves", "is_one_call"]
-
 
 @dataclass(frozen=True)
 class Failure:

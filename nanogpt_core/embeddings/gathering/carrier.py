@@ -16,8 +16,6 @@ from nanogpt_core.http.limits import GATHERED, SharedLimits
 from nanogpt_core.http.retry import Cancellation, wait_for_start
 from nanogpt_core.http.runner import run_async, run_sync
 
-__all__ = ["BatchCarrier"]
-
 
 class BatchCarrier:
     """Sends gathered batches one after another, as long as texts wait.

@@ -32,8 +32,6 @@ from nanogpt_core.http.retry import Cancellation, wait_for_start
 from nanogpt_core.http.runner import Join, Yield
 from nanogpt_core.observability.observer import CallObserver
 
-__all__ = ["GatheringDispatcher"]
-
 _SLOTS = 8
 """Most requests of small calls in flight, in threads and on each event loop: docs/adr/0060-gathered-batches.md."""
 

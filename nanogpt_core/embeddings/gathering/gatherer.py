@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Gatherer"]
-
 
 class Gatherer(ForkSafe):
     """The texts that wait, and those in flight. Thread-safe; a forked child starts with none.

@@ -15,8 +15,6 @@ from nanogpt_core.http.retry import was_not_billed
 from nanogpt_core.models.pricing import price
 from nanogpt_core.observability.observer import CallObserver, RequestTimer
 
-__all__ = ["NoCallLeft", "SharedAccount", "make_batch"]
-
 
 class NoCallLeft(Exception):  # noqa: N818 - no error: there is nothing to send
     """All calls of a batch have ended."""

@@ -23,8 +23,6 @@ from nanogpt_core.http.limits import Admission, SharedLimits
 from nanogpt_core.http.retry import Cancellation
 from nanogpt_core.http.text_errors import may_concern_one_text, named_position
 
-__all__ = ["SharedBatch"]
-
 # After so many searches for a bad text in which no request succeeded, no further text is searched for.
 _MAX_SEARCHES_IN_VAIN = 2
 

@@ -7,8 +7,6 @@ from collections import deque
 
 from nanogpt_core.embeddings.gathering.waiting_call import Lane, Sender
 
-__all__ = ["SLOT_SECONDS", "Slots"]
-
 SLOT_SECONDS = 0.25
 """Seconds after which a request in flight no longer occupies a slot, and a waiting call looks for one itself.
 

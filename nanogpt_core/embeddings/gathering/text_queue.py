@@ -8,8 +8,6 @@ from collections.abc import Collection, Iterable, Iterator
 
 from nanogpt_core.embeddings.gathering.waiting_call import Item, Lane
 
-__all__ = ["TextQueue"]
-
 
 class TextQueue:
     """Texts that wait, and the lanes that they belong to."""

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Carrier", "Item", "Lane", "Sender", "WaitingCall", "running_loop"]
-
 Lane = asyncio.AbstractEventLoop | None
 """The event loop of a call or carrier; None for threads."""
 
