@@ -29,7 +29,7 @@ from nanogpt_core.chat.options import (
     invalid_option_error,
 )
 from nanogpt_core.errors import ConfigurationError
-from nanogpt_core.http.endpoint import hide_keys
+from nanogpt_core.http.secrets import hide_keys
 from nanogpt_core.models.chat_catalog import get_chat_model
 from nanogpt_core.models.listing import fetch_chat_model
 from nanogpt_core.validation import check_number, with_field_names

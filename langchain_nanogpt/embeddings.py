@@ -11,7 +11,7 @@ from pydantic_core import PydanticUndefined, PydanticUndefinedType
 
 from nanogpt_core import Embedder, ModelInfo
 from nanogpt_core.embeddings.model_base import EmbeddingModelBase, hidden_option, option
-from nanogpt_core.http.endpoint import Secret, hide_keys
+from nanogpt_core.http.secrets import Secret, hide_keys
 
 if TYPE_CHECKING:
     import numpy as np

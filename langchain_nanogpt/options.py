@@ -12,7 +12,7 @@ from langchain_core.rate_limiters import BaseRateLimiter
 
 from nanogpt_core.chat.client import SessionOptions
 from nanogpt_core.embeddings.config import EmbedderOptions
-from nanogpt_core.http.endpoint import ApiKey
+from nanogpt_core.http.secrets import ApiKey
 
 
 class EmbeddingsOptions(EmbedderOptions, total=False):

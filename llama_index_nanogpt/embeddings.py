@@ -21,7 +21,7 @@ from nanogpt_core import Embedder, ModelInfo
 from nanogpt_core._runtime.workers import call_in_thread
 from nanogpt_core.embeddings.inputs import check_texts
 from nanogpt_core.embeddings.model_base import EMBEDDER_DEFAULTS, EmbeddingModelBase, hidden_option
-from nanogpt_core.http.endpoint import hide_keys
+from nanogpt_core.http.secrets import hide_keys
 from nanogpt_core.validation import check_can_be_pickled, check_number
 
 if TYPE_CHECKING:

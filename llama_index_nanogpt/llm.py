@@ -36,7 +36,7 @@ from nanogpt_core.chat.options import (
     request_options,
 )
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
-from nanogpt_core.http.endpoint import hide_keys
+from nanogpt_core.http.secrets import hide_keys
 from nanogpt_core.models.chat_catalog import ChatModelInfo, get_chat_model
 from nanogpt_core.models.listing import fetch_chat_model
 from nanogpt_core.validation import check_can_be_pickled, check_number, with_field_names

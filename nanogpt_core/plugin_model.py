@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel  # a dependency of the SDK
 
-from nanogpt_core.http.endpoint import hide_keys
 from nanogpt_core.http.lifetime import Closeable
+from nanogpt_core.http.secrets import hide_keys
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -24,7 +24,7 @@ from corpus import load_passages
 from settings import DATA
 
 from nanogpt_core.cli.entry import run
-from nanogpt_core.http.endpoint import KEY_VARIABLES
+from nanogpt_core.http.secrets import KEY_VARIABLES
 
 QUESTIONS = Path(__file__).resolve().parent / "questions.jsonl"
 

@@ -14,7 +14,8 @@ from corpus import Passage
 from prompts import RetrievedPassage
 
 from nanogpt_core import Usage, get_model
-from nanogpt_core.http.endpoint import DEFAULT_BASE_URL, KEY_VARIABLES
+from nanogpt_core.http.endpoint import DEFAULT_BASE_URL
+from nanogpt_core.http.secrets import KEY_VARIABLES
 from nanogpt_core.models.tokens import TokenCounter
 
 DATA = Path(__file__).resolve().parents[2] / ".nanogpt-demo"

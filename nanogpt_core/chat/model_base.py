@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model  # a d
 from nanogpt_core.chat.client import ChatSession, SessionOptions
 from nanogpt_core.chat.options import EXAMPLE_MODEL, check_request_options, invalid_option_error, unknown_option_error
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
-from nanogpt_core.http.endpoint import hide_keys
+from nanogpt_core.http.secrets import hide_keys
 from nanogpt_core.plugin_model import PluginModel
 from nanogpt_core.validation import check_model_name, check_subclass_fields, subclass_defaults, with_field_names
 

@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 
 from nanogpt_core._runtime.words import counted
 from nanogpt_core.errors import ModelNotFoundError, NanoGPTError, StatusError
-from nanogpt_core.http.endpoint import BASE_URL_VARIABLE, KEY_VARIABLES, resolve_base_url, resolve_key
+from nanogpt_core.http.endpoint import BASE_URL_VARIABLE, resolve_base_url
+from nanogpt_core.http.secrets import KEY_VARIABLES, resolve_key
 from nanogpt_core.models.catalog import MODELS
 
 _PACKAGES = ("openai", "httpx", "httpx2", "numpy", "tiktoken", "langchain-core", "llama-index-core", "pyarrow", "redis")

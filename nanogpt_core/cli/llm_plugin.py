@@ -12,7 +12,7 @@ import click
 import llm
 
 from nanogpt_core.errors import NanoGPTError
-from nanogpt_core.http.endpoint import KEY_VARIABLES
+from nanogpt_core.http.secrets import KEY_VARIABLES
 from nanogpt_core.models.catalog import MODELS, ModelInfo
 
 _PREFIX = "nanogpt/"

@@ -8,7 +8,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from nanogpt_core.errors import ConfigurationError
-from nanogpt_core.http.endpoint import ApiKey, is_loopback, resolve_base_url
+from nanogpt_core.http.endpoint import is_loopback, resolve_base_url
+from nanogpt_core.http.secrets import ApiKey
 from nanogpt_core.models.catalog import MODELS, ModelInfo, get_model, near_names
 from nanogpt_core.models.listing import list_models
 

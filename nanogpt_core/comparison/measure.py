@@ -30,7 +30,7 @@ from nanogpt_core.errors import (
     InvalidInputError,
     NanoGPTError,
 )
-from nanogpt_core.http.endpoint import ApiKey
+from nanogpt_core.http.secrets import ApiKey
 from nanogpt_core.observability.usage import Usage
 from nanogpt_core.validation import check_number
 

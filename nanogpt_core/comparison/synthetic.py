@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from nanogpt_core.comparison.passages import Passage
 from nanogpt_core.comparison.questions import Question
-from nanogpt_core.http.endpoint import CHAT_TIMEOUT, ApiKey, Endpoint
+from nanogpt_core.http.endpoint import CHAT_TIMEOUT, Endpoint
+from nanogpt_core.http.secrets import ApiKey
 from nanogpt_core.models.listing import fetch_chat_price
 from nanogpt_core.models.pricing import price
 from nanogpt_core.models.tokens import count_tokens

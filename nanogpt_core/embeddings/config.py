@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 from nanogpt_core.cache.base import EmbeddingCache
 from nanogpt_core.embeddings.planning import OVERFLOW_MODES, Overflow
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
-from nanogpt_core.http.endpoint import DEFAULT_TIMEOUT, ApiKey, Endpoint
+from nanogpt_core.http.endpoint import DEFAULT_TIMEOUT, Endpoint
 from nanogpt_core.http.limits import SharedLimits, check_limits
+from nanogpt_core.http.secrets import ApiKey
 from nanogpt_core.models.catalog import MAX_ITEMS, ModelInfo, get_model
 from nanogpt_core.models.listing import live_model_info
 from nanogpt_core.observability.records import OnRequest, check_on_request

@@ -12,7 +12,7 @@ from pydantic import Field  # a dependency of the frameworks
 from nanogpt_core.embeddings.embedder import Embedder
 from nanogpt_core.embeddings.estimate import Estimate
 from nanogpt_core.errors import ConfigurationError
-from nanogpt_core.http.endpoint import Secret, hide_keys
+from nanogpt_core.http.secrets import Secret, hide_keys
 from nanogpt_core.observability.usage import Usage
 from nanogpt_core.plugin_model import PluginModel
 from nanogpt_core.validation import check_option_names, check_subclass_fields, subclass_defaults, with_field_names

@@ -29,9 +29,9 @@ from nanogpt_core.http.client import HttpClient
 from nanogpt_core.http.lifetime import Lifetime
 from nanogpt_core.http.limits import Budget, ProcessLimits, Saving
 from nanogpt_core.http.rate_limiter import RateCap
-from nanogpt_core.http.redaction import redacted
 from nanogpt_core.http.retry import Cancellation
 from nanogpt_core.http.runner import run_async, run_sync
+from nanogpt_core.http.secrets import redacted
 from nanogpt_core.models.catalog import MAX_ITEMS
 from nanogpt_core.models.pricing import price
 from nanogpt_core.models.tokens import TokenCounter, byte_lengths

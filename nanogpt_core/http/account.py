@@ -9,9 +9,9 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError, ReplyError
-from nanogpt_core.http.endpoint import DEFAULT_TIMEOUT, ApiKey, Endpoint
+from nanogpt_core.http.endpoint import DEFAULT_TIMEOUT, Endpoint
 from nanogpt_core.http.error_body import excerpt
-from nanogpt_core.http.redaction import redacted
+from nanogpt_core.http.secrets import ApiKey, redacted
 
 _MAX_REPLY_BYTES = 16 << 20
 _MAX_DAYS = 366

@@ -14,7 +14,7 @@ from nanogpt_core._runtime.workers import call_in_thread
 from nanogpt_core.http.deadline import attempt_limits
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.lifetime import Lifetime
-from nanogpt_core.http.redaction import redacted
+from nanogpt_core.http.secrets import redacted
 
 if TYPE_CHECKING:
     import openai

@@ -1,4 +1,4 @@
-"""Everything about reaching NanoGPT: key, base URL, headers, time limit, and the environment variables behind them."""
+"""The endpoint: base URL, key, headers and time limit, checked, and filled from the environment."""
 
 from __future__ import annotations
 
@@ -8,18 +8,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from multiprocessing import reduction
-from typing import Any, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
+from nanogpt_core.http.secrets import ApiKey, Secret, SecretHeaders, find_key, hide_key, resolve_key
 from nanogpt_core.validation import check_bool
 
 DEFAULT_BASE_URL = "https://nano-gpt.com/api/v1"
 """NanoGPT's API (reference page)."""
-
-KEY_VARIABLES = ("NANOGPT_API_KEY", "NANO_GPT_API_KEY")
-"""Environment variables that may hold the key, in the order in which they are read."""
 
 BASE_URL_VARIABLE = "NANOGPT_BASE_URL"
 """Environment variable that may hold the base URL."""
@@ -33,7 +29,6 @@ A model may think for minutes, and an attempt that is given up may be billed.
 DEFAULT_TIMEOUT = 60.0
 """Seconds that one request may take."""
 
-_KEY_OPTIONS = ("api_key", "openai_api_key", "nanogpt_api_key")
 _LONGEST_TIMEOUT = 86_400
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?\.?")
 _URL_CHARACTERS = re.compile(r"[\w.~!$&'()*+,;=:@%/-]*", re.ASCII)
@@ -41,108 +36,6 @@ _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile(r"([!-~]([ \t!-~]*[!-~])?)?")
 
 _HEADERS_OF_THE_BODY = ("content-encoding", "content-length", "content-type", "transfer-encoding")
-
-_QUOTES = ("'", '"')
-_KEY_REMEDY = "Pass api_key=... or set NANOGPT_API_KEY (see https://nano-gpt.com/api)."
-
-
-@runtime_checkable
-class SecretLike(Protocol):
-    """An object that holds a secret, such as pydantic's ``SecretStr``."""
-
-    def get_secret_value(self) -> str:
-        """Return the secret itself."""
-
-
-ApiKey = str | SecretLike | None
-"""Accepted kinds of keys: text, a ``SecretStr``, or None for the environment."""
-
-
-class Secret:
-    """An API key that no ``repr``, ``str``, dump or plain pickle shows.
-
-    A copy in this process carries the key. So does one that ``multiprocessing`` sends through its own pipe to a worker,
-    which is never written anywhere. Any other pickle leaves the key out, and reading it back takes the key from the
-    environment.
-    """
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: str) -> None:
-        self._value = value.strip() if isinstance(value, str) else value
-
-    def get_secret_value(self) -> str:
-        """Return the key.
-
-        Raises:
-            ConfigurationError: A pickle was read back, and the environment holds no key.
-        """
-        if not self._value:
-            raise ConfigurationError("No API key: a pickled object does not carry its key.", remedy=_KEY_REMEDY)
-        return self._value
-
-    def reveal_or_empty(self) -> str:
-        """Return the key, or an empty string if a pickle has left it out."""
-        return self._value
-
-    def __repr__(self) -> str:
-        return "Secret('**********')"
-
-    __str__ = __repr__
-
-    def __eq__(self, other: object) -> bool:
-        return self._value == other._value if isinstance(other, Secret) else NotImplemented
-
-    # No hash: a hash of the key would be an output of the key.
-    __hash__ = None  # type: ignore[assignment]
-
-    def __copy__(self) -> Secret:
-        return self
-
-    def __deepcopy__(self, memo: object) -> Secret:
-        return self
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return _secret_from_environment, ()
-
-
-def _secret_from_environment() -> Secret:
-    return Secret("") if _key_variable() is None else resolve_key(None)
-
-
-def _send_to_worker(secret: Secret) -> tuple[type[Secret], tuple[str]]:
-    return Secret, (secret._value,)
-
-
-reduction.register(Secret, _send_to_worker)
-
-
-class SecretHeaders(dict[str, str]):
-    """HTTP headers that no ``repr`` and no plain pickle shows, as :class:`Secret` does for the key.
-
-    Copies in this process keep them, and so does a pickle that ``multiprocessing`` sends to a worker.
-    """
-
-    def __repr__(self) -> str:
-        return f"SecretHeaders({', '.join(self)})"
-
-    __str__ = __repr__
-
-    def __copy__(self) -> SecretHeaders:
-        return self
-
-    def __deepcopy__(self, memo: object) -> SecretHeaders:
-        return self
-
-    def __reduce__(self) -> tuple[type[SecretHeaders], tuple[()]]:
-        return SecretHeaders, ()
-
-
-def _send_headers_to_worker(headers: SecretHeaders) -> tuple[type[SecretHeaders], tuple[dict[str, str]]]:
-    return SecretHeaders, (dict(headers),)
-
-
-reduction.register(SecretHeaders, _send_headers_to_worker)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +81,7 @@ class Endpoint:
         """
         api_key = hide_key(api_key)
         check_bool("allow_insecure_http", allow_insecure_http)
-        needs_key = key_required or api_key is not None or _key_variable() is not None
-        key = resolve_key(api_key) if needs_key else None
+        key = resolve_key(api_key) if key_required else find_key(api_key)
         return cls(
             key, resolve_base_url(base_url, allow_insecure_http), _check_timeout(timeout), _check_headers(headers)
         )
@@ -198,62 +90,6 @@ class Endpoint:
     def host(self) -> str:
         """The host and port that requests go to."""
         return urlsplit(self.base_url).netloc
-
-
-def hide_key(api_key: ApiKey) -> Secret | None:
-    """Return ``api_key`` as a :class:`Secret`, unchecked; None if it is None.
-
-    Constructors call it first: tools that print the variables of a traceback's frames must not see the key.
-    """
-    if api_key is None or isinstance(api_key, Secret):
-        return api_key
-    return Secret(api_key.get_secret_value() if isinstance(api_key, SecretLike) else api_key)
-
-
-def hide_keys(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``options`` with the key, under any name of its option, as a :class:`Secret`; see :func:`hide_key`."""
-    return {
-        name: hide_key(value) if name in _KEY_OPTIONS and isinstance(value, str) else value
-        for name, value in options.items()
-    }
-
-
-def resolve_key(api_key: ApiKey) -> Secret:
-    """Return the key that the argument or the environment gives.
-
-    Raises:
-        ConfigurationError: There is none, or it has characters that no header may have. It is not shown.
-        InvalidTypeError: It is neither a string nor a ``SecretStr``.
-    """
-    api_key = hide_key(api_key)
-    if api_key is not None:
-        return _check_key(api_key)
-    variable = _key_variable()
-    if variable is None:
-        raise ConfigurationError(f"No API key: {' and '.join(KEY_VARIABLES)} are unset.", remedy=_KEY_REMEDY)
-    return _check_key(Secret(os.environ[variable]), variable)
-
-
-def _key_variable() -> str | None:
-    return next((name for name in KEY_VARIABLES if os.environ.get(name, "").strip()), None)
-
-
-def _check_key(key: Secret, source: str = "api_key") -> Secret:
-    if not isinstance(key.reveal_or_empty(), str):
-        raise InvalidTypeError(f"api_key must be a str or a SecretStr, not {type(key.reveal_or_empty()).__name__}.")
-    if not key.reveal_or_empty():
-        raise ConfigurationError("api_key is empty.", remedy=_KEY_REMEDY)
-    if not all("!" <= character <= "~" for character in key.reveal_or_empty()):
-        raise ConfigurationError(
-            f"{source} has a blank, a line break or a character outside ASCII (the key is not shown).",
-            remedy="Copy it again: a key looks like sk-nano-... or a bare UUID.",
-        )
-    if key.reveal_or_empty()[0] in _QUOTES or key.reveal_or_empty()[-1] in _QUOTES:
-        raise ConfigurationError(
-            f"{source} is in quotes (the key is not shown).",
-            remedy="Remove them: Docker, for example, keeps the quotes of a file of variables.",
-        )
-    return key
 
 
 def resolve_base_url(base_url: str | None, allow_insecure_http: bool = False) -> str:

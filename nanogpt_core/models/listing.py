@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core.errors import ConfigurationError, ReplyError
-from nanogpt_core.http.endpoint import DEFAULT_TIMEOUT, ApiKey, Endpoint
+from nanogpt_core.http.endpoint import DEFAULT_TIMEOUT, Endpoint
 from nanogpt_core.http.error_body import excerpt
 from nanogpt_core.http.rate_limiter import endpoint_digest
-from nanogpt_core.http.redaction import redacted
+from nanogpt_core.http.secrets import ApiKey, redacted
 from nanogpt_core.models.catalog import MODELS, ModelInfo, get_model
 from nanogpt_core.models.chat_catalog import ChatModelInfo, names_without_suffixes
 

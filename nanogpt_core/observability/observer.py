@@ -17,7 +17,7 @@ from nanogpt_core._runtime.log import logger
 from nanogpt_core._runtime.words import counted
 from nanogpt_core.errors import InvalidTypeError, causes
 from nanogpt_core.http.endpoint import Endpoint
-from nanogpt_core.http.redaction import without_secrets
+from nanogpt_core.http.secrets import without_secrets
 from nanogpt_core.models.pricing import price
 from nanogpt_core.observability.records import Kind, OnRequest, RequestRecord, error_name
 from nanogpt_core.observability.telemetry import CallTelemetry, begin

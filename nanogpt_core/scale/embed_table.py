@@ -10,7 +10,7 @@ from nanogpt_core.embeddings.config import OPTION_ALIASES, EmbedderOptions
 from nanogpt_core.embeddings.embedder import Embedder
 from nanogpt_core.embeddings.inputs import describe_positions
 from nanogpt_core.errors import ConfigurationError, InvalidInputError, InvalidTypeError, TextTooLongError
-from nanogpt_core.http.endpoint import resolve_key
+from nanogpt_core.http.secrets import resolve_key
 from nanogpt_core.models.catalog import ModelInfo
 from nanogpt_core.validation import check_option_names
 

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit, urlunsplit
 
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError, NanoGPTError
-from nanogpt_core.http.endpoint import Secret
+from nanogpt_core.http.secrets import Secret
 
 URL_VARIABLE = "NANOGPT_REDIS_URL"
 """Environment variable that holds the URL if none is passed."""
