@@ -13,7 +13,7 @@ _MODULES = (
     "jiter",
     "langchain_core.output_parsers",
     "llama_index.core.program",
-    "nanogpt_core.http.sdk",
+    "nanogpt_core.http.transport",
     "nanogpt_core.cache.sqlite",
     "nanogpt_core.http.error_mapping",
     "numpy",

@@ -17,7 +17,7 @@ from typing import Any
 import anyio  # a dependency of the SDK
 
 from nanogpt_core.chat.exchange import READ_ERRORS, ChatExchange
-from nanogpt_core.http.library import httpx
+from nanogpt_core.http.sdk import httpx
 
 # A connection can be used again only if its body was read to the end: after the last event, a few bytes.
 _DRAIN_SECONDS = 0.2

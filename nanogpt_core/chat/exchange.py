@@ -16,8 +16,8 @@ from nanogpt_core.errors import ConnectionFailedError, NanoGPTError, ReplyError
 from nanogpt_core.http.deadline import attempt_limits
 from nanogpt_core.http.error_body import as_sentence, error_message, excerpt
 from nanogpt_core.http.error_mapping import status_error
-from nanogpt_core.http.library import httpx
 from nanogpt_core.http.retry import was_not_billed
+from nanogpt_core.http.sdk import httpx
 from nanogpt_core.http.secrets import redacted
 from nanogpt_core.observability.observer import RequestTimer
 from nanogpt_core.observability.records import CANCELLED

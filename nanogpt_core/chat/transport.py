@@ -9,8 +9,8 @@ import anyio  # a dependency of the SDK
 
 from nanogpt_core.chat.event_stream import AsyncEventStream, EventStream
 from nanogpt_core.chat.exchange import ChatExchange, make_response
-from nanogpt_core.http.library import httpx
 from nanogpt_core.http.runner import run_async, run_sync
+from nanogpt_core.http.sdk import httpx
 from nanogpt_core.http.secrets import redacted
 from nanogpt_core.http.transport import AsyncTransport, Transport
 

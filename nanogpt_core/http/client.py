@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # Imported before the first request: a fork in the middle of an import leaves the child with a locked module, and an
 # import fails if the process has no file descriptors left.
-_MODULES = ("nanogpt_core.http.sdk", "nanogpt_core.http.error_mapping", "openai.resources.embeddings")
+_MODULES = ("nanogpt_core.http.transport", "nanogpt_core.http.error_mapping", "openai.resources.embeddings")
 _MAX_ERROR_BYTES = 1 << 16  # a larger reply of status 200 has vectors
 
 
@@ -158,8 +158,7 @@ class HttpClient:
             raise failure
 
     def _call(self, client: Any, request: Send) -> Any:
-        from nanogpt_core.http.library import httpx
-        from nanogpt_core.http.sdk import OMITTED_HEADERS
+        from nanogpt_core.http.sdk import OMITTED_HEADERS, httpx
 
         url = f"{self.endpoint.base_url}{request.path}"
         # The client's own values. For each that is not given, the SDK makes a deep copy of a marker: 2 % of a query.

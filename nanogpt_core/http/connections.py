@@ -18,9 +18,9 @@ from nanogpt_core._runtime.fork import ForkSafe, delay_forks
 from nanogpt_core._runtime.workers import call_after_workers, call_in_thread, require_event_loop
 from nanogpt_core.errors import causes
 from nanogpt_core.http.environment import Proxy, proxy_for, tls_context
-from nanogpt_core.http.library import httpcore, httpx
 from nanogpt_core.http.lifetime import Lifetime
 from nanogpt_core.http.network import AsyncBackend, Backend
+from nanogpt_core.http.sdk import httpcore, httpx
 
 _MAX_IDLE_CONNECTIONS = 64
 _IDLE_SECONDS = 5.0  # as httpx does; servers close connections that idle for longer

@@ -22,7 +22,7 @@ import idna  # comes with the HTTP client of the SDK
 
 from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.http.endpoint import is_host, is_loopback
-from nanogpt_core.http.library import httpx
+from nanogpt_core.http.sdk import httpx
 
 _PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
 _DEFAULT_PORTS = {"http": 80, "https": 443}

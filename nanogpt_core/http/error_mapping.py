@@ -24,8 +24,8 @@ from nanogpt_core.http.error_body import (
     error_status,
     excerpt,
 )
-from nanogpt_core.http.library import httpcore, httpx
 from nanogpt_core.http.retry import MAX_RETRY_AFTER_SECONDS, parse_retry_after, reset_message
+from nanogpt_core.http.sdk import httpcore, httpx
 from nanogpt_core.http.size_errors import is_size_error
 
 _BY_STATUS: dict[int, tuple[type[StatusError], str]] = {

@@ -23,7 +23,7 @@ import anyio  # comes with the SDK
 
 from nanogpt_core.http.addresses import TIMED_OUT, aconnect, connect
 from nanogpt_core.http.deadline import remaining
-from nanogpt_core.http.library import httpcore
+from nanogpt_core.http.sdk import httpcore
 from nanogpt_core.http.tls import READ_BYTES, TlsSession
 
 # The first read of a reply: most queries fit. The memory for a larger one is mapped anew for each read, which takes

@@ -1,18 +1,35 @@
-"""The OpenAI SDK's clients, for NanoGPT. Imported at the first request, since the SDK takes most of a second to import.
+"""The OpenAI SDK: its clients for NanoGPT, and its HTTP library: ``httpx`` in openai 2.x, ``httpx2`` in 3.x.
 
-Works with openai 2.x, which stands on ``httpx``, and 3.x, which stands on ``httpx2``.
+Imported at the first request, since the SDK takes most of a second to import.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import Any, TypeVar
 
 import openai
 
 from nanogpt_core._runtime.fork import delay_forks
 from nanogpt_core.http.endpoint import Endpoint
-from nanogpt_core.http.library import httpx
-from nanogpt_core.http.transport import SDK_HEADERS, SDK_KEY
+
+# The SDK re-exports names under its own; the class that its default client extends still tells the library.
+httpx: Any = importlib.import_module(openai.DefaultHttpxClient.__mro__[1].__module__.partition(".")[0])
+"""``httpx`` or ``httpx2``, as the installed SDK uses by default."""
+
+httpcore: Any = importlib.import_module(httpx.__name__.replace("httpx", "httpcore"))
+"""``httpcore`` or ``httpcore2``, which :data:`httpx` stands on."""
+
+SDK_KEY = "in-the-transport"
+"""The SDK requires a key; the transports replace this one."""
+
+# Vectors in base64 hardly shrink, and a compressed reply costs both ends more than it saves.
+SDK_HEADERS = {
+    "Accept": "application/json",
+    "Accept-Encoding": "identity",
+    "User-Agent": f"nanogpt-rag openai-python/{openai.__version__}",
+}
+"""Headers of every request, for the SDK's clients. The endpoint's headers replace them."""
 
 OMITTED_HEADERS: dict[str, Any] = dict.fromkeys(
     ("Authorization", "x-stainless-read-timeout", "x-stainless-retry-count"), openai.Omit()

@@ -12,16 +12,14 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
-import openai
-
 from nanogpt_core.errors import ReplyError
 from nanogpt_core.http.connections import Lease, take_async_lease, take_lease
 from nanogpt_core.http.deadline import max_reply_bytes
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.inflater import Inflater
-from nanogpt_core.http.library import httpx
 from nanogpt_core.http.lifetime import Lifetime
 from nanogpt_core.http.own_client import asend_with, send_with
+from nanogpt_core.http.sdk import SDK_HEADERS, SDK_KEY, httpx
 
 _COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate"})
 _NOT_ASKED_FOR = frozenset({"br", "zstd", "compress", "x-compress", "dcb", "dcz"})
@@ -226,17 +224,6 @@ class AsyncBody(httpx.AsyncByteStream):  # type: ignore[misc]
 
 
 # --- key and headers ---
-
-SDK_KEY = "in-the-transport"
-"""The SDK requires a key; the transports replace this one."""
-
-# Vectors in base64 hardly shrink, and a compressed reply costs both ends more than it saves.
-SDK_HEADERS = {
-    "Accept": "application/json",
-    "Accept-Encoding": "identity",
-    "User-Agent": f"nanogpt-rag openai-python/{openai.__version__}",
-}
-"""Headers of every request, for the SDK's clients. The endpoint's headers replace them."""
 
 _REPLACEABLE = {
     **{name.lower().encode(): value.encode() for name, value in SDK_HEADERS.items()},

@@ -13,7 +13,7 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 pytest.importorskip("vcr")
 
-from nanogpt_core.http.library import httpx
+from nanogpt_core.http.sdk import httpx
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "guides" / "testing.md"
 SNIPPETS = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from llama_index_nanogpt import NanoGPT
 from nanogpt_core import errors
-from nanogpt_core.http.library import httpx as http
+from nanogpt_core.http.sdk import httpx as http
 from nanogpt_core.sandbox import Fault
 
 KEY = "sk-nano-0123abcd-very-secret"

@@ -11,7 +11,7 @@ import pytest
 from nanogpt_core import errors
 from nanogpt_core._runtime.clock import fake_clock
 from nanogpt_core.embeddings.model_base import EMBEDDER_DEFAULTS
-from nanogpt_core.http.library import httpx as http
+from nanogpt_core.http.sdk import httpx as http
 from nanogpt_core.sandbox import Fault, Reply
 
 KEY = "sk-nano-0123abcd-very-secret"

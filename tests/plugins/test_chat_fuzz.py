@@ -22,7 +22,7 @@ from langchain_nanogpt import ChatNanoGPT
 from llama_index_nanogpt import NanoGPT
 from nanogpt_core._runtime.clock import fake_clock
 from nanogpt_core.errors import NanoGPTError
-from nanogpt_core.http.library import httpx
+from nanogpt_core.http.sdk import httpx
 
 # LlamaIndex's own classes use deprecated members; langchain-openai dumps an event with a parsed object in it.
 ITS_OWN_WARNING = pytest.mark.filterwarnings(

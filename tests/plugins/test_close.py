@@ -19,7 +19,7 @@ from langchain_nanogpt import ChatNanoGPT, NanoGPTEmbeddings
 from llama_index_nanogpt import NanoGPT, NanoGPTEmbedding
 from nanogpt_core import Embedder, MemoryCache
 from nanogpt_core.errors import ConfigurationError
-from nanogpt_core.http.library import httpx
+from nanogpt_core.http.sdk import httpx
 
 GUARD_SECONDS = 60
 

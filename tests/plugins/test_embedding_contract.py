@@ -26,7 +26,7 @@ from nanogpt_core.errors import (
     ServerError,
     TextTooLongError,
 )
-from nanogpt_core.http.library import httpx as http
+from nanogpt_core.http.sdk import httpx as http
 from nanogpt_core.sandbox import Fault, Sandbox
 
 # Without LlamaIndex, which ships a vocabulary, counts are upper bounds: one warning, and the tests still hold.

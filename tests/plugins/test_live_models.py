@@ -17,7 +17,7 @@ from nanogpt_core import (
     TextTooLongError,
     list_models,
 )
-from nanogpt_core.http.library import httpx
+from nanogpt_core.http.sdk import httpx
 
 pytest.importorskip("langchain_openai")
 pytest.importorskip("llama_index.llms.openai_like")

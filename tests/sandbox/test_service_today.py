@@ -13,7 +13,7 @@ import urllib.request
 
 from nanogpt_core import MODELS, Embedder, errors, list_models
 from nanogpt_core.errors import ConfigurationError
-from nanogpt_core.http.library import httpx
+from nanogpt_core.http.sdk import httpx
 from nanogpt_core.sandbox import SERVICE_ERRORS, Reply, Sandbox
 from nanogpt_core.sandbox.rate_limit import DailyLimit
 

@@ -26,7 +26,7 @@ from nanogpt_core.chat.client import (
 )
 from nanogpt_core.errors import DamagedReplyError
 from nanogpt_core.http.endpoint import Endpoint
-from nanogpt_core.http.library import httpx
+from nanogpt_core.http.sdk import httpx
 from nanogpt_core.models.listing import fetch_chat_model
 
 KEY = "sk-nano-0123abcd-very-secret"

@@ -11,7 +11,7 @@ from nanogpt_core.chat.provider_fields import PROVIDER_FIELDS
 from nanogpt_core.chat.response import ChatRequest, ReportedError, check_no_error, parse_reply
 from nanogpt_core.chat.stream import StreamReader
 from nanogpt_core.http.endpoint import Endpoint
-from nanogpt_core.http.library import httpx
+from nanogpt_core.http.sdk import httpx
 from nanogpt_core.sandbox import SERVICE_ERRORS
 
 USAGE = {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13}

@@ -33,7 +33,7 @@ from nanogpt_core.errors import (
     NanoGPTError,
     TextTooLongError,
 )
-from nanogpt_core.http.library import httpx as http
+from nanogpt_core.http.sdk import httpx as http
 from nanogpt_core.models.tokens import TokenCounter, load_encoding
 
 KEY = "sk-nano-5ecre7-never-shown"

@@ -36,8 +36,8 @@ from nanogpt_core.http.client import HttpClient, Send
 from nanogpt_core.http.deadline import attempt_limits
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.environment import tls_context
-from nanogpt_core.http.library import httpcore
 from nanogpt_core.http.network import AsyncBackend, Backend, _Connection
+from nanogpt_core.http.sdk import httpcore
 
 MIB = 1 << 20
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError, NanoGPTError
 from nanogpt_core.http.endpoint import DEFAULT_BASE_URL, Endpoint, resolve_base_url
-from nanogpt_core.http.library import httpx as http
+from nanogpt_core.http.sdk import httpx as http
 from nanogpt_core.http.sdk import make_client
 from nanogpt_core.http.secrets import Secret
 from nanogpt_core.http.transport import Transport

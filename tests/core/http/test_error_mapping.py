@@ -14,7 +14,7 @@ from nanogpt_core import Embedder, errors
 from nanogpt_core.chat.client import ChatSession, make_async_chat_client, make_chat_client, map_sdk_errors
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.error_mapping import map_error
-from nanogpt_core.http.library import httpx
+from nanogpt_core.http.sdk import httpx
 
 BASE = "https://nano-gpt.com/api/v1"
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nanogpt_core import AuthenticationError, BadRequestError, ConfigurationError, Embedder
-from nanogpt_core.http.library import httpx
+from nanogpt_core.http.sdk import httpx
 
 
 def test_reply_that_a_mock_transport_has_in_memory_is_read(way, faults):

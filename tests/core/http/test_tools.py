@@ -9,7 +9,7 @@ import pytest
 from nanogpt_core import Embedder
 from nanogpt_core.chat.client import ChatSession, make_async_chat_client, make_chat_client
 from nanogpt_core.http.endpoint import Endpoint
-from nanogpt_core.http.library import httpx
+from nanogpt_core.http.sdk import httpx
 
 BASE_URL = "https://nano-gpt.com/api/v1"
 CHAT = {

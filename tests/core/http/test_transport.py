@@ -6,7 +6,7 @@ import ssl
 import pytest
 
 from nanogpt_core.http import network
-from nanogpt_core.http.library import httpcore, httpx
+from nanogpt_core.http.sdk import httpcore, httpx
 
 
 def test_requests_go_through_our_network_backend(embed, serve, monkeypatch):

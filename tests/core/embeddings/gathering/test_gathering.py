@@ -708,7 +708,7 @@ def test_event_loop_that_ends_does_not_disturb_calls_of_other_threads(held):
 
 
 def test_own_async_client_carries_the_calls_of_its_event_loop(held):
-    from nanogpt_core.http.library import httpx
+    from nanogpt_core.http.sdk import httpx
 
     server = held()
     sent = []
