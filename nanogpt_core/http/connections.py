@@ -8,10 +8,10 @@ down.
 from __future__ import annotations
 
 import asyncio
-import os
+import contextlib
 import ssl
 import weakref
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
 from nanogpt_core._runtime.fork import ForkSafe, delay_forks
@@ -39,11 +39,8 @@ class _SharedTransport(httpx.HTTPTransport):  # type: ignore[misc] # the library
         self._pool = httpcore.ConnectionPool(network_backend=Backend(), **_pool_options(proxy, tls))
 
     def handle_request(self, request: Any) -> Any:
-        try:
+        with _named_proxy(self._proxy):
             return super().handle_request(request)
-        except _PROXY_ERRORS as error:
-            _name_proxy(error, self._proxy)
-            raise
 
 
 class _AsyncSharedTransport(httpx.AsyncHTTPTransport):  # type: ignore[misc]
@@ -55,11 +52,8 @@ class _AsyncSharedTransport(httpx.AsyncHTTPTransport):  # type: ignore[misc]
         self._pool = httpcore.AsyncConnectionPool(network_backend=AsyncBackend(), **_pool_options(proxy, tls))
 
     async def handle_async_request(self, request: Any) -> Any:
-        try:
+        with _named_proxy(self._proxy):
             return await super().handle_async_request(request)
-        except _PROXY_ERRORS as error:
-            _name_proxy(error, self._proxy)
-            raise
 
 
 def _pool_options(proxy: Proxy | None, tls: ssl.SSLContext) -> dict[str, Any]:
@@ -80,13 +74,15 @@ def _pool_options(proxy: Proxy | None, tls: ssl.SSLContext) -> dict[str, Any]:
     return options
 
 
-_PROXY_ERRORS = (httpx.ProxyError, httpx.ConnectError, httpx.ConnectTimeout)
-
-
-def _name_proxy(error: Exception, proxy: Proxy | None) -> None:
-    """Raise an error between here and the proxy with the name of the proxy, and of the variable that it comes from."""
-    # TLS is between here and the host.
-    if proxy is not None and not any(isinstance(cause, ssl.SSLError) for cause in causes(error)):
+@contextlib.contextmanager
+def _named_proxy(proxy: Proxy | None) -> Iterator[None]:
+    """Raise errors between here and the proxy with the name of the proxy, and of the variable that it comes from."""
+    try:
+        yield
+    except (httpx.ProxyError, httpx.ConnectError, httpx.ConnectTimeout) as error:
+        # TLS is between here and the host.
+        if proxy is None or any(isinstance(cause, ssl.SSLError) for cause in causes(error)):
+            raise
         raise httpx.ProxyError(f"{proxy}: {error}") from error
 
 
@@ -119,6 +115,11 @@ class _Pools(ForkSafe):
         super().__init__()
         self._kind = kind
         self._by_origin: dict[tuple[str, str, int | None], _Pool] = {}
+
+    def _in_child(self) -> None:
+        # A child keeps its parent's connections, unused: threads of the parent may have been in the middle of them.
+        _inherited.append(self._by_origin)
+        self._by_origin = {}
 
     def take(self, url: Any, owner: Lifetime | None) -> _Pool:
         """Return the pool for a request to ``url``; :meth:`give_back` must follow.
@@ -162,9 +163,8 @@ class _Pools(ForkSafe):
         return [pool.transport for pool in self._by_origin.values()]
 
 
+_inherited: list[object] = []
 _of_process = _Pools(_SharedTransport)
-# A child keeps its parent's connections, unused: threads of the parent may have been in the middle of them.
-_inherited: list[_Pools] = []
 
 # The async generator closes the connections; see _close_at_end().
 _of_loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[_Pools, AsyncGenerator[None, None]]]
@@ -177,17 +177,6 @@ def _close_all() -> None:
 
 
 call_after_workers(_close_all)
-
-
-def _start_afresh() -> None:
-    global _of_process  # noqa: PLW0603 - there is one for each process
-    _inherited.append(_of_process)
-    _of_process = _Pools(_SharedTransport)
-    _of_loops.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_start_afresh)
 
 
 async def _of_running_loop() -> _Pools:

@@ -46,17 +46,13 @@ class Transport(httpx.BaseTransport):  # type: ignore[misc] # the library is kno
         """Send one request."""
         request = _with_headers(request, self._endpoint)
         if self._client is not None:
-            response = send_with(self._client, request)
-            response.stream = _body(response)
-            return response
+            return _with_body(send_with(self._client, request), Body)
         lease = take_lease(request.url, self._owner)
         try:
-            response = lease.transport.handle_request(request)
-            response.stream = _body(response, lease)
+            return _with_body(lease.transport.handle_request(request), Body, lease)
         except BaseException:
             lease.close()
             raise
-        return response
 
 
 class AsyncTransport(httpx.AsyncBaseTransport):  # type: ignore[misc]
@@ -72,44 +68,25 @@ class AsyncTransport(httpx.AsyncBaseTransport):  # type: ignore[misc]
         """Send one request."""
         request = _with_headers(request, self._endpoint)
         if self._client is not None:
-            response = await asend_with(self._client, request)
-            response.stream = await _async_body(response)
-            return response
+            return _with_body(await asend_with(self._client, request), AsyncBody)
         lease = await take_async_lease(request.url, self._owner)
         try:
-            response = await lease.transport.handle_async_request(request)
-            response.stream = await _async_body(response, lease)
+            return _with_body(await lease.transport.handle_async_request(request), AsyncBody, lease)
         except BaseException:
             await lease.aclose()
             raise
-        return response
 
 
 # --- bodies ---
 
 
-def _body(response: Any, lease: Lease | None = None) -> Body:
-    try:
-        return Body(response.stream, _reader(response), lease)
-    except BaseException:
-        response.stream.close()
-        raise
-
-
-async def _async_body(response: Any, lease: Lease | None = None) -> AsyncBody:
-    try:
-        return AsyncBody(response.stream, _reader(response), lease)
-    except BaseException:
-        await response.stream.aclose()
-        raise
-
-
-def _reader(response: Any) -> BodyReader:
+def _with_body(response: Any, kind: type[Body | AsyncBody], lease: Lease | None = None) -> Any:
     response.encoding = "utf-8"  # as JSON is, whatever the service says: the SDK would decode by that
     reader = BodyReader(response.headers, is_error=not response.is_success)
     if reader.is_compressed:
         del response.headers["content-encoding"]  # unpacked here, and no longer by the HTTP client
-    return reader
+    response.stream = kind(response.stream, reader, lease)
+    return response
 
 
 class BodyReader:
@@ -123,25 +100,17 @@ class BodyReader:
     Attributes:
         ignored_errors: Errors of reading that end the body, and are not raised.
         is_compressed: Whether the headers announce a compression.
-
-    Raises:
-        ReplyError: The headers announce more, or another compression. Not if ``is_error``.
     """
 
     def __init__(self, headers: Mapping[str, str], *, is_error: bool = False) -> None:
         self.ignored_errors = (ReplyError, httpx.TransportError) if is_error else ()
         self._max_bytes = self._left = max_reply_bytes()
         length = headers.get("content-length", "")
-        if not is_error and length.isdigit() and int(length) > self._max_bytes:
-            raise self._too_large()
+        self._announced_bytes = int(length) if length.isdigit() and not is_error else 0
         encodings = {name.strip().lower() for name in headers.get("content-encoding", "").split(",")}
-        others = encodings & _NOT_ASKED_FOR
-        if others and not is_error:
-            raise ReplyError(f"The reply is compressed as {min(others)!r}, which was not asked for.")
-        if others:
-            self._left = 0  # no words that could be read
         # Some servers name a character set there, or "none".
-        self.is_compressed = bool(others) or not encodings.isdisjoint(_COMPRESSIONS)
+        self.is_compressed = not encodings.isdisjoint(_COMPRESSIONS | _NOT_ASKED_FOR)
+        self._not_asked_for = min(encodings & _NOT_ASKED_FOR, default="")
         self._inflater = Inflater(may_be_raw="deflate" in encodings) if self.is_compressed else None
 
     def feed(self, chunk: bytes) -> bytes:
@@ -149,8 +118,12 @@ class BodyReader:
 
         Raises:
             DamagedReplyError: The compression is damaged.
-            ReplyError: The body is too large.
+            ReplyError: The body is too large, or compressed in a way that was not asked for.
         """
+        if self._not_asked_for:
+            raise ReplyError(f"The reply is compressed as {self._not_asked_for!r}, which was not asked for.")
+        if self._announced_bytes > self._max_bytes:
+            raise self._too_large()
         if self._inflater is not None:
             # A byte more than is allowed, to tell a body of the allowed size from a larger one.
             chunk = self._inflater.feed(chunk, self._left + 1)
