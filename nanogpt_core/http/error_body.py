@@ -30,12 +30,19 @@ _PAYMENT_REQUIRED = 402
 _FIRST_ERROR_STATUS, _LAST_STATUS = 400, 599
 
 
-def error_object(document: object) -> object:
-    """Return the object of an error body; Gemini's endpoint for the OpenAI SDK sends it in an array."""
+def parse_error_body(content: bytes) -> object:
+    """Return the object of an error body; None if it is not JSON."""
+    with contextlib.suppress(ValueError, RecursionError):
+        return _object(json.loads(content.decode("utf-8-sig", errors="replace")))
+    return None
+
+
+def _object(document: object) -> object:
+    # Gemini's endpoint for the OpenAI SDK sends it in an array.
     return document[0] if isinstance(document, list) and document else document
 
 
-def error_layers(document: object) -> list[dict[str, Any]]:
+def _layers(document: object) -> list[dict[str, Any]]:
     """Return the objects of an error body that are inside each other, the innermost first, as gateways nest them."""
     layers: list[dict[str, Any]] = []
     while isinstance(document, dict) and len(layers) < _MAX_LAYERS:
@@ -47,7 +54,7 @@ def error_layers(document: object) -> list[dict[str, Any]]:
 
 def error_message(document: object) -> str:
     """Return the message of an error body, truncated; empty if it has none."""
-    document = error_object(document)
+    document = _object(document)
     return excerpt(_words(document)) if isinstance(document, dict) else ""
 
 
@@ -65,8 +72,16 @@ def _words(value: object, layers: int = _MAX_LAYERS) -> str:
     return f"{words}: {raw}" if words and raw and raw not in words else words
 
 
-def error_param(complaints: list[object]) -> str:
-    """Return the parameter that FastAPI's list of errors names; ``input`` if one of them names that."""
+def error_field(document: object, name: str) -> str | None:
+    """Return a field of an error body, such as ``code``, as text, truncated; None if it has none."""
+    value = next((layer[name] for layer in _layers(document) if layer.get(name) is not None), None)
+    if name == "param" and isinstance(document, dict) and isinstance(document.get("detail"), list):
+        value = _param_of_complaints(document["detail"])
+    return excerpt(str(value)) if value is not None else None
+
+
+def _param_of_complaints(complaints: list[object]) -> str:
+    # FastAPI's list of errors, of which the texts are the most likely reason.
     places = [item.get("loc") for item in complaints if isinstance(item, dict)]
     names = [place[-1] if "input" not in place else "input" for place in places if isinstance(place, list) and place]
     return "input" if "input" in names or not names else str(names[0])
@@ -74,7 +89,7 @@ def error_param(complaints: list[object]) -> str:
 
 def error_status(document: dict[str, Any]) -> int | None:
     """Return the HTTP status that an error in a reply of status 200 names or implies; None if neither is clear."""
-    layers = error_layers(document)
+    layers = _layers(document)
     for value in (layer.get(name) for name in ("status", "code") for layer in layers):
         status = int(value) if isinstance(value, str) and _STATUS.fullmatch(value) else value
         if isinstance(status, int) and _FIRST_ERROR_STATUS <= status <= _LAST_STATUS:

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import codecs
-import contextlib
 import re
 import ssl
 import time
 from typing import Any
 
 import openai
-from jiter import from_json
 
 from nanogpt_core import errors
 from nanogpt_core._runtime.workers import lacks_threads
 from nanogpt_core.errors import NanoGPTError, StatusError
 from nanogpt_core.http.error_body import (
     as_sentence,
-    error_layers,
+    error_field,
     error_message,
-    error_object,
-    error_param,
     error_status,
     excerpt,
+    parse_error_body,
 )
 from nanogpt_core.http.retry import MAX_RETRY_AFTER_SECONDS, parse_retry_after, reset_message
 from nanogpt_core.http.sdk import httpcore, httpx
@@ -129,15 +125,10 @@ def raise_for_error_body(response: Any, request: Any) -> None:
     Raises:
         openai.APIStatusError: It is such a reply.
     """
-    content = response.content
-    document: Any = None
-    with contextlib.suppress(ValueError):
-        document = error_object(from_json(content.removeprefix(codecs.BOM_UTF8)))
-    if not isinstance(document, dict) or not document.get("error"):
-        return
-    status = error_status(document)
+    document = parse_error_body(response.content)
+    status = error_status(document) if isinstance(document, dict) and document.get("error") else None
     if status is not None:
-        raise status_error(status, content, response.headers, request)
+        raise status_error(status, response.content, response.headers, request)
 
 
 def status_error(status: int, content: bytes, headers: Any, request: Any) -> openai.APIStatusError:
@@ -149,14 +140,11 @@ def status_error(status: int, content: bytes, headers: Any, request: Any) -> ope
         headers: The headers of the response that it came in.
         request: The request.
     """
-    document: Any = None
-    with contextlib.suppress(ValueError):
-        document = from_json(content)
     # No Content-Encoding: the content is decoded.
     names = ("x-request-id", "retry-after", "retry-after-ms", "date", "x-should-retry", "location")
     kept = {name: headers[name] for name in names if name in headers}
     response = httpx.Response(status, content=content, headers=kept, request=request)
-    return openai.APIStatusError(f"Error code: {status}", response=response, body=document)
+    return openai.APIStatusError(f"Error code: {status}", response=response, body=parse_error_body(content))
 
 
 def _from_sdk_error(error: Exception, chain: list[BaseException], host: str, timeout: float) -> NanoGPTError:
@@ -204,13 +192,11 @@ def _from_status(error: openai.APIStatusError) -> StatusError:
     status = response.status_code
     # Not response.text, which decodes by whatever character set the service names.
     text = response.content.decode("utf-8-sig", errors="replace")
-    document: Any = None
-    with contextlib.suppress(ValueError):
-        document = error_object(from_json(text.encode()))
+    document = parse_error_body(response.content)
     wait = parse_retry_after(response.headers)
     detail = error_message(document) or excerpt(text)
-    code, param = _field(document, "code"), _field(document, "param")
-    kind, remedy = _kind(status, code or _field(document, "type"), param, detail)
+    code, param = error_field(document, "code"), error_field(document, "param")
+    kind, remedy = _kind(status, code or error_field(document, "type"), param, detail)
     if (
         kind is errors.QuotaExceededError
         and code not in _QUOTA_CODES
@@ -300,13 +286,6 @@ def _redirect_remedy(url: Any, location: str) -> str:
     endpoint = next((end for end in _ENDPOINTS if target.path.endswith(end)), "")
     base_url = f"{target.scheme}://{target.netloc.decode()}{target.path.removesuffix(endpoint)}"
     return f"Redirects are not followed. This one leads to {excerpt(base_url)}: set base_url to it if the API is there."
-
-
-def _field(document: Any, name: str) -> str | None:
-    value = next((layer[name] for layer in error_layers(document) if layer.get(name) is not None), None)
-    if name == "param" and isinstance(document, dict) and isinstance(document.get("detail"), list):
-        value = error_param(document["detail"])
-    return excerpt(str(value)) if value is not None else None
 
 
 def _kind(status: int, code: str | None, param: str | None, detail: str) -> tuple[type[StatusError], str]:
