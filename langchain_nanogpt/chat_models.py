@@ -32,7 +32,7 @@ from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.http.secrets import hide_keys
 from nanogpt_core.models.chat_catalog import get_chat_model
 from nanogpt_core.models.listing import fetch_chat_model
-from nanogpt_core.validation import check_number, with_field_names
+from nanogpt_core.validation import with_field_names
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -162,8 +162,6 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
         for name in _RESPONSES_ONLY:
             if options.get(name):
                 raise ConfigurationError(f"{name} is for OpenAI's Responses API, which is not used here.")
-        if options.get("n") is not None:
-            check_number("n", options["n"], 1)
 
     @model_validator(mode="before")
     @classmethod

@@ -12,6 +12,7 @@ from pydantic_core import PydanticUndefined, PydanticUndefinedType
 from nanogpt_core import Embedder, ModelInfo
 from nanogpt_core.embeddings.model_base import EmbeddingModelBase, hidden_option, option
 from nanogpt_core.http.secrets import Secret, hide_keys
+from nanogpt_core.validation import check_bool
 
 if TYPE_CHECKING:
     import numpy as np
@@ -123,6 +124,7 @@ class NanoGPTEmbeddings(EmbeddingModelBase, Embeddings):
     @classmethod
     def _embedder_options(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
         options = super()._embedder_options(fields)
+        check_bool("show_progress_bar", fields.get("show_progress_bar", False))
         if fields.get("show_progress_bar") and options.get("progress") is None:
             options["progress"] = True
         return options

@@ -21,6 +21,13 @@ class PluginModel(Closeable, BaseModel):
         """Return the objects that deep copies share, such as HTTP clients and objects that may hold a lock."""
         return ()
 
+    @classmethod
+    def model_construct(cls, _fields_set: set[str] | None = None, **values: Any) -> Self:
+        """Do what the constructor does, with its checks: it makes the parts that send requests."""
+        # Tools that print the variables of a traceback's frames must not see the key.
+        values = hide_keys(values)
+        return cls(**values)
+
     def copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:  # type: ignore[override]
         """Do what :meth:`model_copy` does; pydantic's older name for it."""
         # Tools that print the variables of a traceback's frames must not see the key.

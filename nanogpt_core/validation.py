@@ -14,6 +14,7 @@ from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 MIN_REQUESTS_PER_SECOND = 1e-4
 """Smallest ``requests_per_second``: a request in nearly three hours. The limiter's times overflow far below it."""
 
+_LEAST_SIMILARITY = 0.75  # of names, by difflib: "dimension" is 0.6 like "api_version"
 _MAX_SHOWN = 10**12  # larger numbers are not repeated in messages
 
 
@@ -134,12 +135,25 @@ def check_option_names(given: Iterable[str], known: Collection[str], aliases: Ma
     """
     for name in given:
         if name not in known:
-            alias = aliases.get(name)
-            near = [alias] if alias in known else difflib.get_close_matches(name, known, n=1)
+            near = closest_name(name, [*known, *(alias for alias, option in aliases.items() if option in known)])
             raise InvalidTypeError(
                 f"Unknown option {name!r}.",
-                remedy=f"Did you mean {near[0]!r}?" if near else f"The options are: {', '.join(known)}.",
+                remedy=f"Did you mean {aliases.get(near, near)!r}?"
+                if near
+                else f"The options are: {', '.join(known)}.",
             )
+
+
+def closest_name(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that was probably meant: the same words in another order, a similar name, or common words.
+
+    None if there is none: an unrelated name as a hint misleads.
+    """
+    names, words = sorted(known, key=lambda one: (len(one), one)), set(name.lower().split("_"))
+    same = [one for one in names if set(one.split("_")) == words]
+    similar = difflib.get_close_matches(name, names, n=1, cutoff=_LEAST_SIMILARITY)
+    related = [one for one in names if words <= set(one.split("_")) or words >= set(one.split("_"))]
+    return next(iter([*same, *similar, *related]), None)
 
 
 def with_field_names(options: Mapping[str, Any], other_names: Mapping[str, str]) -> dict[str, Any]:

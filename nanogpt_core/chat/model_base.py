@@ -10,11 +10,24 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model  # a dependency of the SDK
 
 from nanogpt_core.chat.client import ChatSession, SessionOptions
-from nanogpt_core.chat.options import EXAMPLE_MODEL, check_request_options, invalid_option_error, unknown_option_error
+from nanogpt_core.chat.options import (
+    EXAMPLE_MODEL,
+    check_ranges,
+    check_request_options,
+    invalid_option_error,
+    unknown_option_error,
+)
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.http.secrets import hide_keys
 from nanogpt_core.plugin_model import PluginModel
-from nanogpt_core.validation import check_model_name, check_subclass_fields, subclass_defaults, with_field_names
+from nanogpt_core.validation import (
+    check_bool,
+    check_http_client,
+    check_model_name,
+    check_subclass_fields,
+    subclass_defaults,
+    with_field_names,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -72,7 +85,12 @@ class ChatModelBase(PluginModel):
             options[cls._request_options_field] = more = {}
         if not isinstance(more, Mapping | None):
             raise InvalidTypeError(f"{cls._request_options_field} must be a mapping, not {type(more).__name__}.")
-        check_request_options(more or (), extra_body_hint=cls._extra_body_hint)
+        check_request_options(more or {}, extra_body_hint=cls._extra_body_hint)
+        check_ranges(options)
+        for name, kind in zip(cls._http_client_fields, ("Client", "AsyncClient"), strict=True):
+            check_http_client(name, options.get(name), kind)
+        if options.get("send_reasoning") is not None:
+            check_bool("send_reasoning", options["send_reasoning"])
         model = cls._field_names.get("model", "model")
         if model in options:
             options[model] = check_model_name(options[model], EXAMPLE_MODEL)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from openai.resources.chat.completions import Completions
 
 from nanogpt_core.errors import ConfigurationError, InvalidInputError, InvalidTypeError
+from nanogpt_core.validation import closest_name
 
 EXAMPLE_MODEL = "openai/gpt-4o-mini"
 """A model's name, for messages about invalid ones."""
 
 _EMBEDDING_OPTIONS = (
-    *("batch_size", "budget_usd", "cache", "coalesce", "deadline", "dimensions", "max_concurrency", "model_info"),
-    *("on_overflow", "progress", "query_instruction"),
+    *("batch_size", "budget_usd", "cache", "chunk_size", "coalesce", "deadline", "dimensions", "embed_batch_size"),
+    *("max_concurrency", "model_info", "on_overflow", "progress", "query_instruction"),
 )
 _NO_BUDGET = (
     "A budget counts embeddings only, since the price of an answer is not known before. Limit answers with max_tokens, "
@@ -26,6 +27,19 @@ _NO_BUDGET = (
 
 _CHOICES = ("auto", "none", "required")
 
+# Smallest and largest values by the service's page on chat completions; OpenAI's for n and top_logprobs, of which some
+# hosts allow more than OpenAI.
+_RANGES: dict[str, tuple[float, float | None]] = {
+    "temperature": (0, 2),
+    "top_p": (0, 1),
+    "presence_penalty": (-2, 2),
+    "frequency_penalty": (-2, 2),
+    "max_tokens": (1, None),
+    "max_completion_tokens": (1, None),
+    "n": (1, None),
+    "top_logprobs": (0, None),
+}
+
 
 @functools.cache
 def request_options() -> frozenset[str]:
@@ -33,21 +47,36 @@ def request_options() -> frozenset[str]:
     return frozenset(inspect.signature(Completions.create).parameters) - {"self"}
 
 
-def check_request_options(names: Iterable[str], known: Iterable[str] = (), *, extra_body_hint: str) -> None:
-    """Check that each name is an option of a request, or one of the ``known``.
+def check_request_options(given: Mapping[str, Any], known: Iterable[str] = (), *, extra_body_hint: str) -> None:
+    """Check that each name is an option of a request, or one of the ``known``, and that no number is out of range.
 
     Args:
-        names: The names that were given.
+        given: The options by their names.
         known: Names beside the options of a request.
         extra_body_hint: The argument for fields of the request's body that the SDK does not know, with ``{}`` for them.
 
     Raises:
-        InvalidTypeError: One is neither.
+        InvalidTypeError: A name is neither.
+        ConfigurationError: A number is out of range.
     """
     options = request_options().union(known)
-    for name in names:
+    for name in given:
         if name not in options:
             raise unknown_option_error(name, options, extra_body_hint=extra_body_hint)
+    check_ranges(given)
+
+
+def check_ranges(options: Mapping[str, Any]) -> None:
+    """Check that no number is one that the service refuses for every model.
+
+    Raises:
+        ConfigurationError: One is.
+    """
+    for name, (least, most) in _RANGES.items():
+        value = options.get(name)
+        if isinstance(value, (int, float)) and not least <= value <= (math.inf if most is None else most):
+            span = f"at least {least}" if most is None else f"from {least} to {most}"
+            raise ConfigurationError(f"{name} must be {span}, not {value!r}.")
 
 
 def unknown_option_error(name: str, known: Iterable[str], *, extra_body_hint: str) -> InvalidTypeError:
@@ -55,11 +84,11 @@ def unknown_option_error(name: str, known: Iterable[str], *, extra_body_hint: st
     if name in _EMBEDDING_OPTIONS:
         remedy = _NO_BUDGET if name == "budget_usd" else "Leave it out, or pass it to an embedding class."
         return InvalidTypeError(f"{name!r} is an option of embeddings, not of chat.", remedy=remedy)
-    names = sorted(known)
-    # The frameworks have some names with their words in another order.
-    near = [one for one in names if sorted(one.split("_")) == sorted(name.split("_"))]
-    near = near or difflib.get_close_matches(name, names, n=1)
-    meant = f"Did you mean {near[0]!r}? " if near else ""
+    names = set(known)
+    near = closest_name(name, names.union(_EMBEDDING_OPTIONS))
+    meant = f"Did you mean {near!r}? " if near else ""
+    if near is not None and near not in names:
+        meant = f"{near!r} is an option of embeddings, not of chat. "
     place = extra_body_hint.replace("{}", f"{{{name!r}: ...}}")
     return InvalidTypeError(
         f"Unknown option {name!r}.", remedy=f"{meant}Options that only the service knows go into {place}."

@@ -27,7 +27,7 @@ from nanogpt_core.http.client import HttpReply, Send
 from nanogpt_core.http.limits import Admission, Cost, Outcome, SharedLimits
 from nanogpt_core.http.retry import Cancellation, send_with_retries, wait_for_start, was_not_billed
 from nanogpt_core.http.runner import Join, Run, Wait, Yield
-from nanogpt_core.http.text_errors import named_position
+from nanogpt_core.http.text_errors import add_position, named_position
 from nanogpt_core.models.catalog import near_names
 from nanogpt_core.models.pricing import price
 from nanogpt_core.observability.observer import CallObserver, RequestTimer
@@ -372,8 +372,8 @@ def _refuses_encoding(error: BadRequestError, encoding: str) -> bool:
 def _name_position(error: BaseException, batch: Batch) -> None:
     """Add to an error the caller's position of a text that the service names by its position in the request."""
     index = named_position(error, len(batch.texts))
-    if isinstance(error, NanoGPTError) and index is not None and batch.positions[index] != index:
-        error.message += f" Of all texts it is the one at position {batch.positions[index]} (counted from 0)."
+    if isinstance(error, NanoGPTError) and index is not None:
+        add_position(error, index, batch.positions[index])
 
 
 def _suggest_names(error: ModelNotFoundError, model: str) -> None:

@@ -67,7 +67,7 @@ def iterate_texts(texts: Iterable[str]) -> Iterator[str]:
     """Return an iterator over ``texts``.
 
     Raises:
-        InvalidTypeError: The argument is a single string, a table, or not iterable.
+        InvalidTypeError: The argument is a single string, a set, a table, or not iterable.
     """
     if isinstance(texts, (str, bytes, bytearray)):
         raise InvalidTypeError(
@@ -75,6 +75,11 @@ def iterate_texts(texts: Iterable[str]) -> Iterator[str]:
         )
     if isinstance(texts, Mapping):
         raise InvalidTypeError(f"texts must be a list of strings, not {type(texts).__name__}.")
+    if isinstance(texts, (set, frozenset)):
+        raise InvalidTypeError(
+            f"texts is a {type(texts).__name__}, which has no order: vectors could not be matched to their texts.",
+            remedy="Pass a list, for example sorted(texts).",
+        )
     if hasattr(texts, "columns"):  # a DataFrame of pandas, Polars or others
         raise InvalidTypeError(
             f"texts is a {type(texts).__name__}, and iterating over a table gives the names of its columns.",

@@ -55,8 +55,7 @@ class EmbeddingModelBase(PluginModel):
 
     def _set_options(self, options: Mapping[str, Any]) -> None:
         """Make the embedder, and set all fields, from options by any of their names."""
-        names = [*type(self).model_fields, *(field.alias for field in type(self).model_fields.values() if field.alias)]
-        check_option_names(options, [*names, *self._field_names], self._foreign_names)
+        self._check_names(options)
         fields = with_field_names(options, self._field_names)
         base = next(cls for cls in type(self).__mro__ if "_field_names" in vars(cls))  # the framework's class
         check_subclass_fields(type(self), base, {**self._foreign_names, **self._field_names})
@@ -65,6 +64,12 @@ class EmbeddingModelBase(PluginModel):
         resolved = {"model": embedder.model, "base_url": embedder.base_url, "api_key": self._as_key(embedder.api_key)}
         super().__init__(**{**fields, **with_field_names(resolved, self._field_names)})
         self._embedder = embedder
+
+    @classmethod
+    def _check_names(cls, names: Iterable[str]) -> None:
+        """Check that there is an option of each name."""
+        aliases = (field.alias for field in cls.model_fields.values() if field.alias)
+        check_option_names(names, [*cls.model_fields, *aliases, *cls._field_names], cls._foreign_names)
 
     @classmethod
     def _embedder_options(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,6 +93,8 @@ class EmbeddingModelBase(PluginModel):
             )
         if name in self._fixed_fields or name in EMBEDDER_DEFAULTS or name in self._field_names.values():
             raise ConfigurationError(f"{name} cannot be changed after construction.", remedy=_copy_with(name))
+        if not name.startswith("_") and not hasattr(type(self), name):
+            self._check_names([name])
         super().__setattr__(name, value)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:

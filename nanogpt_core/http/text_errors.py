@@ -112,3 +112,17 @@ def named_position(error: BaseException, count: int) -> int | None:
     found = _POSITION.search((error.param or "").lower()) or _POSITION.search(error.detail.lower())
     position = int(found.group(1)) if found else count
     return position if position < count else None
+
+
+def add_position(error: NanoGPTError, index: int, position: int | None) -> None:
+    """Add to an error that names a text by its position in the request the position in the caller's list.
+
+    Args:
+        error: The error.
+        index: The position in the request.
+        position: The position in the caller's list; None if the text is of another call.
+    """
+    if position is None:
+        error.message += " It is a text of another call that shared the request."
+    elif position != index:
+        error.message += f" Of all texts it is the one at position {position} (counted from 0)."

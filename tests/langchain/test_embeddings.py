@@ -84,6 +84,12 @@ def test_unknown_option_error_suggests_the_langchain_name(options, given, meant)
         NanoGPTEmbeddings(**options, **{given: 1})
 
 
+@pytest.mark.parametrize("value", ["yes", 5])
+def test_progress_bar_of_the_wrong_type_is_refused(options, value):
+    with pytest.raises(InvalidTypeError, match="show_progress_bar must be True or False"):
+        NanoGPTEmbeddings(**options, show_progress_bar=value)
+
+
 def test_array_has_the_same_vectors(make):
     embeddings = make()
     array = embeddings.embed_documents_array(text for text in ("one", "two", "one"))

@@ -226,6 +226,11 @@ def test_invalid_options_are_refused_without_showing_the_key(chat_plugin, bad):
     [
         ({"temprature": 1}, "Did you mean 'temperature'"),
         ({"top_k": 4}, r"extra_body'?[=:] ?\{'top_k': ...\}"),
+        ({"dimension": 5}, "'dimensions' is an option of embeddings, not of chat"),
+        ({"batch": 5}, "'batch_size' is an option of embeddings, not of chat"),
+        ({"tokens": 5}, "Did you mean 'max_tokens'"),
+        ({"http_client": 5}, "http_client must be an httpx.Client, not int"),
+        ({"send_reasoning": "yes"}, "send_reasoning must be True or False"),
         ({"model": None}, "model must be a str"),
         ({"model": 3}, "model must be a str"),
     ],

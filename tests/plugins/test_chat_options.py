@@ -129,6 +129,8 @@ async def test_model_is_changed_by_the_name_of_the_argument(make, sent, change):
         ({"top_k": 4}, "Unknown option 'top_k'"),
         ({"temperature": "hot"}, "temperature: Input should be a valid number"),
         ({"max_tokens": "many"}, "max_tokens: Input should be a valid integer"),
+        ({"temperature": 5}, "temperature must be from 0 to 2, not 5"),
+        ({"max_tokens": -1}, "max_tokens must be at least 1, not -1"),
         ({"model": ""}, "model is empty"),
         ({"model": 5}, "model must be a str"),
     ],
@@ -138,6 +140,43 @@ async def test_invalid_change_is_refused(make, sent, change, options, words):
     with pytest.raises(NanoGPTError, match=words):
         change(chat, options)
     assert (await sent(chat))["temperature"] == 0.5
+
+
+OUT_OF_RANGE = {
+    "temperature": (-0.1, "from 0 to 2"),
+    "top_p": (1.5, "from 0 to 1"),
+    "presence_penalty": (3, "from -2 to 2"),
+    "frequency_penalty": (float("nan"), "from -2 to 2"),
+    "max_tokens": (0, "at least 1"),
+    "max_completion_tokens": (-1, "at least 1"),
+    "n": (0, "at least 1"),
+    "top_logprobs": (-1, "at least 0"),
+}
+
+
+@pytest.mark.parametrize("way", ["constructor", "more", "call"])
+async def test_number_that_every_model_refuses_is_not_sent(plugin, make, ask, fresh_sandbox, way):
+    more = "model_kwargs" if plugin.class_name == "ChatNanoGPT" else "additional_kwargs"
+    chat = make()
+    for name, (value, span) in OUT_OF_RANGE.items():
+        is_more = way == "more" or name not in plugin.cls.model_fields
+        options = {more: {name: value}} if is_more else {name: value}
+        with pytest.raises(ConfigurationError, match=f"{name} must be {span}, not {value}"):
+            await ask(chat, **{name: value}) if way == "call" else make(**options)
+    assert not fresh_sandbox.requests
+
+
+@pytest.mark.parametrize("options", [{"temperature": 0, "max_tokens": 1}, {"temperature": 2.0, "top_logprobs": 0}])
+async def test_numbers_at_the_ends_of_their_ranges_are_sent(make, sent, options):
+    body = await sent(make(**options))
+    assert body["temperature"] == options["temperature"]
+
+
+async def test_model_construct_makes_a_whole_object(plugin, sent, fresh_sandbox):
+    options = {"api_key": fresh_sandbox.api_key, plugin.base_url: fresh_sandbox.base_url, "temperature": 0.25}
+    assert (await sent(plugin.cls.model_construct(**options)))["temperature"] == 0.25
+    with pytest.raises(ConfigurationError, match="max_retries"):
+        plugin.cls.model_construct(**options, max_retries=-1)
 
 
 CONNECTION = {
@@ -186,7 +225,7 @@ def chat(fresh_sandbox):
         ({"include": ["x"]}, "Responses API"),
         ({"organization": "x"}, "not supported"),
         ({"openai_proxy": "http://127.0.0.1:9"}, "not supported"),
-        ({"n": 0}, "n must be at least 1"),
+        ({"n": 0}, "n must be at least 1, not 0"),
         ({"model_kwargs": {"top_k": 4}}, "Unknown option 'top_k'"),
         ({"model_kwargs": {"metadata": {"a": "b"}}}, "would not be sent.*extra_body"),
         ({"model_kwargs": 5}, "model_kwargs must be a mapping, not int"),

@@ -258,6 +258,7 @@ def test_every_option_is_a_field(plugin):
         ({"dimension": 64}, TypeError, "Did you mean 'dimensions'"),
         ({"async_http_client": None}, TypeError, "Did you mean 'http_async_client'"),
         ({"request_timeout": 5}, TypeError, "Did you mean 'timeout'"),
+        ({"batch": 64}, TypeError, "Did you mean 'batch_size'"),
         ({"nonsense": 1}, TypeError, "The options are: model"),
         ({"batch_size": 0}, ValueError, "batch_size"),
         ({"batch_size": 2049}, ValueError, "batch_size"),
@@ -311,7 +312,7 @@ async def test_bad_input_is_refused_before_anything_is_sent(make, documents, que
     assert sandbox.requests == []
 
 
-@pytest.mark.parametrize("bad", ["a bare string", None, 5, {"a": 1}])
+@pytest.mark.parametrize("bad", ["a bare string", None, 5, {"a": 1}, {"a"}, frozenset("a")])
 async def test_documents_that_are_not_a_list_are_refused(make, documents, sandbox, bad):
     with pytest.raises(InvalidTypeError):
         await documents(make(), bad)
@@ -370,6 +371,20 @@ def test_setting_an_attribute_by_another_name_is_refused_with_the_options_name(m
         setattr(embeddings, name, "value")
     if name not in type(embeddings).model_fields:
         assert re.search(r'"(model|base_url|timeout|default_headers)": ', caught.value.remedy)
+
+
+def test_setting_an_unknown_attribute_is_refused_with_the_name_that_was_meant(make):
+    embeddings = make()
+    with pytest.raises(InvalidTypeError, match="Did you mean 'dimensions'"):
+        embeddings.dimension = 4
+    with pytest.raises(InvalidTypeError, match="The options are: model"):
+        embeddings.nonsense = 4
+
+
+async def test_model_construct_makes_a_whole_object(plugin, options, query):
+    assert len(await query(plugin.cls.model_construct(**options, dimensions=64), "text")) == 64
+    with pytest.raises(ConfigurationError, match="dimensions"):
+        plugin.cls.model_construct(**options, dimensions=-1)
 
 
 def test_setting_an_attribute_later_is_refused(plugin, make):

@@ -29,6 +29,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,7 @@ from nanogpt_core.embeddings.gathering.slots import Slots
 from nanogpt_core.embeddings.gathering.text_queue import TextQueue
 from nanogpt_core.embeddings.gathering.waiting_call import Carrier, Item, Lane, Sender, WaitingCall
 from nanogpt_core.errors import BudgetExceededError, NanoGPTError, TextTooLongError
+from nanogpt_core.http.text_errors import add_position, named_position
 
 if TYPE_CHECKING:
     import numpy as np
@@ -258,12 +260,17 @@ class Gatherer(ForkSafe):
                     if not call.items:
                         call.finish()
 
-    def fail(self, items: Iterable[Item], error: NanoGPTError) -> None:
-        """End the calls that wait for these texts, each with an error of its own."""
+    def fail(self, items: Iterable[Item], error: NanoGPTError, named: Item | None = None) -> None:
+        """End the calls that wait for these texts, each with an error of its own; ``named`` is the text it names."""
+        index = named_position(error, sys.maxsize)
         with self._lock:
+            places = {} if named is None else {call: call.batch.positions[at] for call, at in named.calls.items()}
             for item in items:
                 for call in list(item.calls):
-                    self.fail_call(call, _copy(error))
+                    own = _copy(error)
+                    if named is not None and index is not None:
+                        add_position(own, index, places.get(call))
+                    self.fail_call(call, own)
 
     def fail_call(self, call: WaitingCall, error: NanoGPTError) -> None:
         """End one call."""

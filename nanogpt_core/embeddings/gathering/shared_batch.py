@@ -223,7 +223,7 @@ class SharedBatch:
             return
         if failure.was_late:
             self._gatherer.send_separately(items, lambda call: not call.is_late)
-        self._gatherer.fail(items, failure.error)
+        self._gatherer.fail(items, failure.error, failure.named)
 
     def _fail_one_call(self, items: list[Item], failure: Failure) -> None:
         """Fail the call of some texts. If another call has left one of them, that may be the bad one."""

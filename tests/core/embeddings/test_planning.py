@@ -113,6 +113,8 @@ def test_str_subclasses_are_checked_by_their_plain_characters(check, text):
         True,
         {"a": "b"},
         MappingProxyType({}),
+        {"a"},
+        frozenset("a"),
         object(),
         len,
         np.array("t"),

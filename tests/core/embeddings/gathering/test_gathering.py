@@ -216,10 +216,40 @@ def test_text_that_the_service_names_is_not_searched_for(together, held, faults,
     _, *results = together(server, [(embedder, text) for text in ["first", *texts]])
     for result, text in zip(results, texts, strict=True):
         assert type(result) is BadRequestError if "bad" in text else server.right(result, text)
+        if "bad" in text and not first_number:
+            assert str(result).count("It is the query.") == (result.param != "input[0]")
     if not first_number:
         assert len(server.sent) <= 2 * len(bad)
     elif len(bad) == 1:
         assert len(server.sent) <= 9  # a wrong name is followed once
+
+
+def test_named_text_has_its_position_in_the_list_of_its_own_call(together, held, faults):
+    def answer(seen):
+        error = (
+            {"message": "No such language.", "param": f"input[{seen.texts.index('bad')}]"}
+            if "bad" in seen.texts
+            else None
+        )
+        return error and faults.response({"error": error}, 400)
+
+    server = held(answer)
+    embedder = server.embedder()
+    _, a, error, d = together(server, [(embedder, texts) for texts in ["first", "a", ["b", "c", "bad"], "d"]], queued=5)
+    assert server.right(a, "a")
+    assert server.right(d, "d")
+    assert error.param == "input[3]"
+    assert "at position 2 (counted from 0)" in str(error)
+
+
+def test_error_of_all_calls_that_names_a_text_says_whose_it_is(together, held, faults):
+    error = {"message": "Not supported.", "param": "input[1]", "code": "unsupported_value"}
+    server = held(lambda seen: None if seen.texts == ["first"] else faults.response({"error": error}, 400))
+    embedder = server.embedder()
+    _, *results = together(server, [(embedder, text) for text in ["first", "a", "b", "c"]])
+    of_another_call = ["It is a text of another call" in str(result) for result in results]
+    assert sorted(of_another_call) == [False, True, True]
+    assert "It is the query." in str(results[of_another_call.index(False)])
 
 
 @pytest.mark.parametrize("bad", [(3, 4), (0, 15), range(16), range(0, 16, 2)], ids=str)
