@@ -18,7 +18,7 @@ from nanogpt_core.embeddings.estimate import Estimate
 from nanogpt_core.embeddings.inputs import check_query, check_texts, iterate_texts
 from nanogpt_core.embeddings.pipeline import Pipeline
 from nanogpt_core.embeddings.stream import EmbeddedBatch, achunked, astream_chunks, chunked, stream_chunks
-from nanogpt_core.errors import ConfigurationError, InvalidTypeError, NanoGPTError
+from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.http.lifetime import Closeable
 from nanogpt_core.http.limits import Budget
 from nanogpt_core.http.secrets import Secret, hide_key
@@ -30,15 +30,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from typing_extensions import Unpack
-
-# Words of errors about the only text of a call, and those about a query.
-_QUERY_WORDS = {
-    "Too many tokens": "The query has too many tokens",
-    "Of all texts it is the one at position 0 (counted from 0)": "It is the query",
-    " at position 0 (counted from 0)": "",
-    "the text at position 0": "the query",
-    "Split the texts": "Shorten it",
-}
 
 # 16 batches in flight of this size, with the memory for parsing them, take about 100 MiB.
 _MAX_TEXTS_PER_STREAMED_BATCH = 256
@@ -223,8 +214,7 @@ class Embedder(Closeable):
             NanoGPTError: As for :meth:`embed`.
         """
         query = self._with_instruction(text)
-        with _errors_about_query():
-            vector: NDArray[np.float32] = self._pipeline.embed([query], show_progress=False)[0]
+        vector: NDArray[np.float32] = self._pipeline.embed([query], show_progress=False)[0]
         return vector
 
     async def aembed(self, texts: Iterable[str], *, batch_size: int | None = None) -> NDArray[np.float32]:
@@ -244,8 +234,7 @@ class Embedder(Closeable):
     async def aembed_query(self, text: str) -> NDArray[np.float32]:
         """Embed a query as :meth:`embed_query` does, without blocking the event loop."""
         query = self._with_instruction(text)
-        with _errors_about_query():
-            vector: NDArray[np.float32] = (await self._pipeline.aembed([query], show_progress=False))[0]
+        vector: NDArray[np.float32] = (await self._pipeline.aembed([query], show_progress=False))[0]
         return vector
 
     def stream(self, texts: Iterable[str], *, batch_size: int | None = None) -> Iterator[EmbeddedBatch]:
@@ -363,16 +352,3 @@ class Embedder(Closeable):
 
     def __deepcopy__(self, memo: object) -> Embedder:
         return copy.copy(self)
-
-
-@contextlib.contextmanager
-def _errors_about_query() -> Iterator[None]:
-    """Let errors about a text speak of the query, which has no position in a list."""
-    try:
-        yield
-    except NanoGPTError as error:
-        for words, query_words in _QUERY_WORDS.items():
-            error.message = error.message.replace(words, query_words)
-            error.remedy = error.remedy.replace(words, query_words)
-        error.args = (error.message, error.remedy)
-        raise

@@ -238,7 +238,7 @@ def _too_long_error(found: Sequence[tuple[int, int]], counter: TokenCounter) -> 
     return TextTooLongError(
         f"Too many tokens for the model, which takes {counter.limit:,} per text: {sizes} at "
         f"{describe_positions(positions)}.",
-        remedy='Split the texts, or pass on_overflow="truncate" or on_overflow="split".',
+        remedy='Shorten or split it, or pass on_overflow="truncate" or on_overflow="split".',
         positions=positions,
     )
 

@@ -125,4 +125,4 @@ def add_position(error: NanoGPTError, index: int, position: int | None) -> None:
     if position is None:
         error.message += " It is a text of another call that shared the request."
     elif position != index:
-        error.message += f" Of all texts it is the one at position {position} (counted from 0)."
+        error.message += f" In this call it is the text at position {position} (counted from 0)."

@@ -217,7 +217,7 @@ def test_text_that_the_service_names_is_not_searched_for(together, held, faults,
     for result, text in zip(results, texts, strict=True):
         assert type(result) is BadRequestError if "bad" in text else server.right(result, text)
         if "bad" in text and not first_number:
-            assert str(result).count("It is the query.") == (result.param != "input[0]")
+            assert str(result).count("it is the text at position 0 (") == (result.param != "input[0]")
     if not first_number:
         assert len(server.sent) <= 2 * len(bad)
     elif len(bad) == 1:
@@ -249,7 +249,7 @@ def test_error_of_all_calls_that_names_a_text_says_whose_it_is(together, held, f
     _, *results = together(server, [(embedder, text) for text in ["first", "a", "b", "c"]])
     of_another_call = ["It is a text of another call" in str(result) for result in results]
     assert sorted(of_another_call) == [False, True, True]
-    assert "It is the query." in str(results[of_another_call.index(False)])
+    assert "the text at position 0 (" in str(results[of_another_call.index(False)])
 
 
 @pytest.mark.parametrize("bad", [(3, 4), (0, 15), range(16), range(0, 16, 2)], ids=str)
