@@ -19,6 +19,9 @@ from nanogpt_core.chat.exchange import READ_ERRORS, ChatExchange
 from nanogpt_core.errors import ReplyError
 from nanogpt_core.http.sdk import httpx
 
+# They do not matter if the answer is complete.
+_ERRORS_AFTER_THE_END: tuple[type[Exception], ...] = (*READ_ERRORS, ReplyError)
+
 
 class _EventStream:
     """The parts of an event stream that need no I/O."""
@@ -85,7 +88,7 @@ class EventStream(_EventStream, httpx.SyncByteStream):  # type: ignore[misc] # t
         try:
             with self._exchange.attempt_limits(self._seconds_left(started)):
                 return next(self._source, None)
-        except (*READ_ERRORS, ReplyError):
+        except _ERRORS_AFTER_THE_END:
             if not self._reader.is_complete:
                 raise
             return None
@@ -138,7 +141,7 @@ class AsyncEventStream(_EventStream, httpx.AsyncByteStream):  # type: ignore[mis
             seconds = self._seconds_left(started)
             with self._exchange.attempt_limits(seconds), anyio.fail_after(seconds):
                 return await anext(self._source, None)
-        except (*READ_ERRORS, ReplyError):
+        except _ERRORS_AFTER_THE_END:
             if not self._reader.is_complete:
                 raise
             return None
