@@ -19,7 +19,13 @@ from langchain_nanogpt.errors import map_to_langchain_errors
 from langchain_nanogpt.messages import PROVIDER, ConvertedReplies, restore_reasoning
 from langchain_nanogpt.profiles import as_profile
 from langchain_nanogpt.structured import checked_structured_output, map_schema_errors
-from nanogpt_core.chat.client import ChatSession, make_async_chat_client, make_chat_client, map_sdk_errors
+from nanogpt_core.chat.client import (
+    DEFAULT_RETRIES,
+    ChatSession,
+    make_async_chat_client,
+    make_chat_client,
+    map_sdk_errors,
+)
 from nanogpt_core.chat.model_base import ChatModelBase
 from nanogpt_core.chat.options import (
     check_request_options,
@@ -29,6 +35,7 @@ from nanogpt_core.chat.options import (
     invalid_option_error,
 )
 from nanogpt_core.errors import ConfigurationError
+from nanogpt_core.http.endpoint import CHAT_TIMEOUT, DEFAULT_BASE_URL
 from nanogpt_core.http.secrets import hide_keys
 from nanogpt_core.models.chat_catalog import get_chat_model
 from nanogpt_core.models.listing import fetch_chat_model
@@ -112,6 +119,10 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
     _http_client_fields: ClassVar[tuple[str, str]] = ("http_client", "http_async_client")
 
     model_name: str = Field(default="gpt-4o-mini", alias="model")
+    openai_api_key: Any = Field(default=None, alias="api_key", repr=False)
+    openai_api_base: str | None = Field(default=DEFAULT_BASE_URL, alias="base_url")
+    request_timeout: Any = Field(default=CHAT_TIMEOUT, alias="timeout")
+    max_retries: int | None = DEFAULT_RETRIES
     default_headers: Mapping[str, str] | None = Field(default=None, exclude=True, repr=False)
     stream_usage: bool | None = True
     send_reasoning: bool = True

@@ -148,12 +148,6 @@ class NanoGPTEmbeddings(EmbeddingModelBase, Embeddings):
             update = {"progress": None, "show_progress_bar": False, **update}
         return super().model_copy(update=update, deep=deep)
 
-    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
-        fields = type(self).model_fields
-        for name, value in super().__repr_args__():
-            if name == "model" or name not in fields or value != fields[name].default:
-                yield name, value
-
     @property
     def cache_namespace(self) -> str:
         """A safe ``namespace`` for LangChain's ``CacheBackedEmbeddings``: it differs whenever the vectors differ.

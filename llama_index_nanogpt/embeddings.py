@@ -153,13 +153,6 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
         super().__setstate__(state)
         self._embedder = state["__pydantic_private__"]["_embedder"]
 
-    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
-        fields = type(self).model_fields
-        for name, value in super().__repr_args__():
-            field = fields.get(name or "")
-            if name == "model_name" or field is None or not (field.exclude or value == field.default):
-                yield name, value
-
     def get_text_embedding_batch(
         self, texts: Iterable[str], show_progress: bool = False, **_kwargs: Any
     ) -> list[Embedding]:

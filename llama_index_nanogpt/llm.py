@@ -36,6 +36,7 @@ from nanogpt_core.chat.options import (
     request_options,
 )
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
+from nanogpt_core.http.endpoint import CHAT_TIMEOUT, DEFAULT_BASE_URL
 from nanogpt_core.http.secrets import hide_keys
 from nanogpt_core.models.chat_catalog import ChatModelInfo, get_chat_model
 from nanogpt_core.models.listing import fetch_chat_model
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from llama_index_nanogpt.options import LLMOptions
 
 _CONTEXT_WINDOW = 128_000
+_WITH_USAGE = {"stream_options": {"include_usage": True}}  # token counts at the end of a stream
 _DEFAULT_RETRIES = 3  # LlamaIndex's own
 _SHARE_OF_WINDOW_FOR_ANSWER = 4  # a quarter at most: some models' answers may fill the whole window
 
@@ -115,6 +117,12 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
     http_client: Any = Field(default=None, exclude=True, repr=False)
     async_http_client: Any = Field(default=None, exclude=True, repr=False)
     api_key: Any = Field(default=None, exclude=True, repr=False)
+    api_base: str = Field(default=DEFAULT_BASE_URL, description="The API's URL.")
+    api_version: str | None = Field(default=None, exclude=True)
+    timeout: float = Field(default=CHAT_TIMEOUT, description="Seconds that an attempt, or an event, may take.")
+    additional_kwargs: dict[str, Any] = Field(default=_WITH_USAGE, description="Further options of requests.")
+    is_chat_model: bool = True
+    is_function_calling_model: bool = True
     default_headers: dict[str, str] | None = Field(default=None, exclude=True, repr=False)
     requests_per_second: float | None = Field(default=None, description="Most attempts to start in a second.")
     limits: Any = Field(default=None, exclude=True, repr=False)
@@ -145,15 +153,8 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
         session = self._connect({"max_retries": _DEFAULT_RETRIES, **fields})
         name, client = fields["model"], fields.get("http_client")
         info = fetch_chat_model(session.endpoint, name, client) if is_live else get_chat_model(name)
-        defaults: dict[str, Any] = {
-            "is_chat_model": True,
-            "is_function_calling_model": True,
-            "context_window": _window_of(info),
-        }
-        if name in O1_MODELS:
-            defaults["temperature"] = 1.0
-        # Token counts at the end of a stream come only when asked for.
-        fields["additional_kwargs"] = {"stream_options": {"include_usage": True}, **fields.get("additional_kwargs", {})}
+        defaults = {"context_window": _window_of(info), **({"temperature": 1.0} if name in O1_MODELS else {})}
+        fields["additional_kwargs"] = {**_WITH_USAGE, **fields.get("additional_kwargs", {})}
         # A key in the argument keeps the base class from taking one out of OPENAI_API_KEY. It refuses some names that
         # OpenAI itself serves at another endpoint, so the name is set afterwards.
         stand_ins = {"model": "nanogpt", "api_key": session.endpoint.key}
@@ -199,6 +200,10 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
             self._info = get_chat_model(self.model)
             if not self._has_own_window:
                 self.__dict__["context_window"] = _window_of(self._info)
+
+    def __repr_args__(self) -> list[tuple[str | None, Any]]:
+        left_out = () if self._has_own_window else ("context_window",)
+        return [(name, value) for name, value in super().__repr_args__() if name not in left_out]
 
     @property
     def metadata(self) -> LLMMetadata:

@@ -1,9 +1,9 @@
-"""Base class of the plugins' classes: closing, and copies that hide keys and share what cannot be copied."""
+"""Base class of the plugins' classes: closing, ``repr``, and copies that hide keys and share what cannot be copied."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel  # a dependency of the SDK
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 class PluginModel(Closeable, BaseModel):
     """A pydantic model of a framework that can be closed and copied."""
 
+    # Names of fields, by the core's names for the same option. Both are accepted.
+    _field_names: ClassVar[Mapping[str, str]]
+
     def _shared_by_copies(self) -> Iterable[Any]:
         """Return the objects that deep copies share, such as HTTP clients and objects that may hold a lock."""
         return ()
@@ -27,6 +30,14 @@ class PluginModel(Closeable, BaseModel):
         # Tools that print the variables of a traceback's frames must not see the key.
         values = hide_keys(values)
         return cls(**values)
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        """Return the model, and the fields that differ from their defaults; without those that dumps leave out."""
+        fields = type(self).model_fields
+        for name, value in BaseModel.__repr_args__(self):  # LangChain's own leaves out a default model
+            field = None if name == self._field_names.get("model", "model") else fields.get(name or "")
+            if field is None or not (field.exclude or value == field.get_default(call_default_factory=True)):
+                yield name, value
 
     def copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:  # type: ignore[override]
         """Do what :meth:`model_copy` does; pydantic's older name for it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from nanogpt_core.chat.json_text import JsonTextStream
@@ -37,17 +38,33 @@ class ChoiceStream:
         self._surrogates = SurrogateJoiner()
         self._json_text = JsonTextStream()
         self._refusal = ""
+        self._said: dict[str, list[str]] = {}  # the texts of all fields of the deltas
+        self._late: list[dict[str, Any]] = []  # parts after the finish_reason, held back until the end
+        self._ends_each_part = False
         self._has_begun = self._has_calls = False
         self.is_finished = self.has_content = False
 
     def add(self, choice: dict[str, Any]) -> list[dict[str, Any]]:
         """Take a part of the choice, and return the parts to send on, each with at most one tool call.
 
+        Some hosts give every part a finish_reason. If not all have one, parts after it are held back until
+        :meth:`finish`, since they may be the answer again.
+
         Raises:
             ReplyError: It is invalid, or truncates a tool call or structured output.
         """
+        says_something = has_content(choice["delta"])
+        if says_something and not self.has_content:
+            self._ends_each_part = self.is_finished or bool(choice["finish_reason"])
+        elif says_something and self.is_finished and not self._ends_each_part:
+            self._late.append(choice)
+            return []
+        self.has_content = self.has_content or says_something
+        _add_texts(self._said, choice["delta"])
+        return self._take(choice)
+
+    def _take(self, choice: dict[str, Any]) -> list[dict[str, Any]]:
         reason = choice["finish_reason"]
-        self.has_content = self.has_content or has_content(choice["delta"])
         delta = self._repair(choice["delta"], is_last=bool(reason))
         fragments = self._add_calls(delta)
         check_truncated(reason, has_calls=self._has_calls, structured=self._request.structured)
@@ -71,8 +88,10 @@ class ChoiceStream:
         """Return the parts that complete the choice at the end of the stream.
 
         Raises:
-            ReplyError: A tool call has no name.
+            ReplyError: A tool call has no name, or a part that was held back is invalid.
         """
+        late = [] if self._is_repetition(self._late) else self._late
+        parts = [part for choice in late for part in self._take(choice)]
         deltas: list[dict[str, Any]] = [{"tool_calls": [fragment]} for fragment in self._calls.finish()]
         self._fields.add_calls(self._calls.fields())
         if self._refusal:
@@ -81,7 +100,15 @@ class ChoiceStream:
             is_json = not self._has_expected_calls
             deltas.append({"content": self._json_text.add(None, is_last=True, is_json=is_json)})
         fields = self._fields.document()
-        return [self._part(delta) for delta in [*deltas, *([fields] if fields else ())]]
+        return [*parts, *(self._part(delta) for delta in [*deltas, *([fields] if fields else ())])]
+
+    def _is_repetition(self, parts: list[dict[str, Any]]) -> bool:
+        """Return whether parts only repeat the answer, or a piece of it, once or several times."""
+        known, again = self._said, dict[str, list[str]]()
+        for part in parts:
+            _add_texts(again, part["delta"])
+        texts = [("".join(known.get(name, ())), "".join(pieces)) for name, pieces in again.items()]
+        return all(text in said or not text.replace(said, "") for said, text in texts)
 
     @property
     def _has_expected_calls(self) -> bool:
@@ -130,6 +157,13 @@ class ChoiceStream:
 
     def _part(self, delta: dict[str, Any]) -> dict[str, Any]:
         return {"index": self._index, "delta": delta, "finish_reason": None}
+
+
+def _add_texts(texts: dict[str, list[str]], delta: dict[str, Any]) -> None:
+    """Add the fields of a delta to their texts, in which chunks of different sizes can be compared; in place."""
+    for name, value in delta.items():
+        if value and name != "role":
+            texts.setdefault(name, []).append(value if isinstance(value, str) else json.dumps(value))
 
 
 def has_content(delta: dict[str, Any]) -> bool:

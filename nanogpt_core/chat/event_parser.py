@@ -28,6 +28,9 @@ class EventParser:
         self._parts: list[str] = []  # of a line that is not complete; joined only once, since a line may be long
         self._data: list[str] = []
         self._name = ""  # of the event
+        self._id = ""
+        self._known: dict[str, int] = {}  # hashes of the data of events, by their ids
+        self._are_ids_unique = True
         self._other: list[str] = []
 
     @property
@@ -59,7 +62,8 @@ class EventParser:
         if not line:
             event, self._data = "\n".join(self._data), []
             name, self._name = self._name, ""
-            if {name, event.strip(' []"').lower()} & _PINGS:
+            identifier, self._id = self._id, ""
+            if {name, event.strip(' []"').lower()} & _PINGS or self._is_repeated(identifier, event):
                 return None
             return (_as_error(event) if name == "error" else event) or None
         line = line.lstrip("\ufeff")
@@ -74,11 +78,24 @@ class EventParser:
             return ended
         if name == "event":
             self._name = value.strip().lower()
+        if name == "id":
+            self._id = value.strip()
         if line.startswith("{") and is_json(line):
             return line  # some hosts send lines of JSON, or an error as it is
         if name not in _FIELDS and (len(self._other) < _MAX_OTHER_LINES or self._other[0].startswith("{")):
             self._other.append(line)
         return None
+
+    def _is_repeated(self, identifier: str, event: str) -> bool:
+        """Return whether an event was sent before. Some hosts give all events one id, which says nothing."""
+        if not identifier:
+            return False
+        data = hash(event)
+        if identifier not in self._known:
+            self._known[identifier] = data
+            return False
+        self._are_ids_unique = self._are_ids_unique and self._known[identifier] == data
+        return self._are_ids_unique and len(self._known) > 1
 
 
 def _as_error(event: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -17,10 +16,11 @@ from typing import Any
 import anyio  # a dependency of the SDK
 
 from nanogpt_core.chat.exchange import READ_ERRORS, ChatExchange
+from nanogpt_core.errors import ReplyError
 from nanogpt_core.http.sdk import httpx
 
-# A connection can be used again only if its body was read to the end: after the last event, a few bytes.
-_DRAIN_SECONDS = 0.2
+# They do not matter if the answer is complete.
+_ERRORS_AFTER_THE_END: tuple[type[Exception], ...] = (*READ_ERRORS, ReplyError)
 
 
 class _EventStream:
@@ -78,10 +78,6 @@ class EventStream(_EventStream, httpx.SyncByteStream):  # type: ignore[misc] # t
             started = time.monotonic()
             while (event := self._reader.pop()) is None and not self._reader.has_ended:
                 self._reader.push(self._read(started))
-            if self._reader.has_ended and self._can_interrupt_reads:
-                # Before the last event is passed on: the SDK closes the response as soon as it has it.
-                with contextlib.suppress(Exception), self._exchange.attempt_limits(_DRAIN_SECONDS):
-                    deque(self._source, maxlen=0)
             if self._reader.has_ended:
                 self._exchange.end_stream(self._reader)
             return event
@@ -92,7 +88,7 @@ class EventStream(_EventStream, httpx.SyncByteStream):  # type: ignore[misc] # t
         try:
             with self._exchange.attempt_limits(self._seconds_left(started)):
                 return next(self._source, None)
-        except READ_ERRORS:
+        except _ERRORS_AFTER_THE_END:
             if not self._reader.is_complete:
                 raise
             return None
@@ -137,9 +133,6 @@ class AsyncEventStream(_EventStream, httpx.AsyncByteStream):  # type: ignore[mis
             while (event := self._reader.pop()) is None and not self._reader.has_ended:
                 self._reader.push(await self._read(started))
             if self._reader.has_ended:
-                with contextlib.suppress(Exception), anyio.move_on_after(_DRAIN_SECONDS):
-                    async for _ in self._source:
-                        pass
                 self._exchange.end_stream(self._reader)
             return event
 
@@ -148,7 +141,7 @@ class AsyncEventStream(_EventStream, httpx.AsyncByteStream):  # type: ignore[mis
             seconds = self._seconds_left(started)
             with self._exchange.attempt_limits(seconds), anyio.fail_after(seconds):
                 return await anext(self._source, None)
-        except READ_ERRORS:
+        except _ERRORS_AFTER_THE_END:
             if not self._reader.is_complete:
                 raise
             return None

@@ -44,8 +44,6 @@ class ChatModelBase(PluginModel):
     Subclasses set ``_session`` when they are made: before that, their base classes may set any field.
     """
 
-    # Names of fields, by the core's names for the same option. Both are accepted.
-    _field_names: ClassVar[Mapping[str, str]]
     _http_client_fields: ClassVar[tuple[str, str]]
     # The field for further options of the SDK's requests.
     _request_options_field: ClassVar[str]

@@ -23,6 +23,7 @@ _COUNTS = {
     "completion_tokens": ("completion_tokens", "output_tokens"),
     "total_tokens": ("total_tokens",),
 }
+_OLLAMA_COUNTS = {"prompt_tokens": "prompt_eval_count", "completion_tokens": "eval_count"}
 _MAX_DIGITS = 15  # of a count
 _DETAILS = ("prompt_tokens_details", "completion_tokens_details")
 _TEXT_BLOCKS = ("text", "output_text", "input_text", None)
@@ -57,6 +58,21 @@ def repair_reply(document: dict[str, Any], *, streamed: bool) -> None:
         choice["finish_reason"] = reason if is_reason else None
         if not _is_logprobs(choice.get("logprobs")):
             choice.pop("logprobs", None)
+
+
+def from_ollama(document: dict[str, Any], *, streamed: bool) -> dict[str, Any]:
+    """Return a reply, or a chunk of a stream, of Ollama's own API as OpenAI has it; any other one as it is.
+
+    Source: Ollama's API documentation, "Generate a chat completion". Some gateways pass these on.
+    """
+    message, done = document.get("message"), document.get("done")
+    if not isinstance(message, dict) or not isinstance(done, bool):
+        return document
+    reason = document.get("done_reason") or "stop" if done else None
+    choice = {"index": 0, "delta" if streamed else "message": message, "finish_reason": reason}
+    usage = {name: document.get(count) for name, count in _OLLAMA_COUNTS.items()}
+    kept = {name: value for name, value in document.items() if name != "message"}
+    return {"choices": [choice], "usage": usage, **kept}
 
 
 def _find_usage(document: dict[str, Any], *, streamed: bool) -> None:

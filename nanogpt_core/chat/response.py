@@ -16,7 +16,7 @@ from jiter import from_json
 
 from nanogpt_core.chat.json_text import repair_json_text
 from nanogpt_core.chat.provider_fields import ProviderFields, call_fields
-from nanogpt_core.chat.repair import repair_message, repair_reply
+from nanogpt_core.chat.repair import from_ollama, repair_message, repair_reply
 from nanogpt_core.chat.surrogates import join_surrogates_in
 from nanogpt_core.chat.tool_calls import repair_tool_calls
 from nanogpt_core.errors import DamagedReplyError, RefusalError, ReplyError
@@ -148,12 +148,13 @@ def parse_reply(body: bytes, request: ChatRequest) -> dict[str, Any]:
     return document
 
 
-def parse_object(body: bytes, *, keep_surrogates: bool = False) -> dict[str, Any]:
+def parse_object(body: bytes, *, streamed: bool = False) -> dict[str, Any]:
     """Parse a JSON object.
 
     Args:
         body: Its text.
-        keep_surrogates: Whether single surrogates stay in its texts. If not, replacement characters are in their place.
+        streamed: Whether it is a chunk of a stream. Single surrogates stay in its texts then, since the other half may
+            follow; otherwise replacement characters are in their place.
 
     Raises:
         DamagedReplyError: It is not JSON.
@@ -163,7 +164,7 @@ def parse_object(body: bytes, *, keep_surrogates: bool = False) -> dict[str, Any
     text = body.decode("utf-8-sig", errors="replace").encode()
     try:
         has_surrogates = _SURROGATE.search(text) is not None
-        document = _parse_with_surrogates(text, keep=keep_surrogates) if has_surrogates else from_json(text)
+        document = _parse_with_surrogates(text, keep=streamed) if has_surrogates else from_json(text)
     except ValueError as error:
         found = f"begins {excerpt(body)!r}" if body.strip() else "is empty"
         raise DamagedReplyError(
@@ -175,7 +176,7 @@ def parse_object(body: bytes, *, keep_surrogates: bool = False) -> dict[str, Any
         raise ReplyError(
             f"The service's reply is no JSON object; it begins {excerpt(body)!r}.", remedy="Check base_url."
         )
-    return document
+    return from_ollama(document, streamed=streamed)
 
 
 def _parse_with_surrogates(text: bytes, *, keep: bool) -> Any:

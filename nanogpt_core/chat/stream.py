@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import deque
 from itertools import count
@@ -15,7 +16,8 @@ from nanogpt_core.chat.response import ChatRequest, check_no_error, parse_object
 from nanogpt_core.errors import DamagedReplyError, ReplyError
 from nanogpt_core.http.error_body import excerpt, remedy_of_page
 
-# Waits after the last finish_reason: some servers send no [DONE] and keep the connection open.
+# Waits after the last finish_reason, since some servers send no [DONE] and keep the connection open; and after [DONE],
+# since some send the usage then, and since a connection can be used again only if all bytes were read.
 _GRACE_SECONDS = 0.5
 _USAGE_GRACE_SECONDS = 3.0
 
@@ -61,8 +63,9 @@ class StreamReader:
 
     @property
     def needs_nothing(self) -> bool:
-        """True once every choice that was asked for is complete, and the usage is there if it was asked for."""
-        return self._has_all_choices and (self._usage is not None or not self._request.wants_usage)
+        """True after ``[DONE]``, or once each choice asked for is complete, and the usage is there if asked for."""
+        has_usage = self._usage is not None or not self._request.wants_usage
+        return self._has_done_event or (self._has_all_choices and has_usage)
 
     @property
     def _are_all_finished(self) -> bool:
@@ -80,7 +83,7 @@ class StreamReader:
 
     def wait_seconds(self, timeout: float) -> float:
         """Return the seconds to wait for the next event: ``timeout``, or a short grace after a complete answer."""
-        if not self._has_all_choices or self._goes_on_after_finish:
+        if not self._has_done_event and (not self._has_all_choices or self._goes_on_after_finish):
             return timeout
         return min(timeout, _GRACE_SECONDS if self.needs_nothing else _USAGE_GRACE_SECONDS)
 
@@ -116,13 +119,16 @@ class StreamReader:
         return self._ready.popleft() if self._ready else None
 
     def _read(self, event: str) -> None:
+        if self._has_done_event:
+            self._read_late(event)
+            return
         if is_done(event):
             self._has_done_event = True
-            self._end()
+            self._finish_choices()
             return
         if event.strip() in ("null", '""'):
             return
-        chunk = parse_object(event.encode(errors="replace"), keep_surrogates=True)
+        chunk = parse_object(event.encode(errors="replace"), streamed=True)
         check_no_error(chunk)
         repair_reply(chunk, streamed=True)
         # Some hosts repeat the usage so far in every chunk, and LangChain would add it up.
@@ -136,6 +142,13 @@ class StreamReader:
         if not choices and not usage and not pricing and not self._has_all_choices:
             self._emit()
 
+    def _read_late(self, event: str) -> None:
+        """Take the usage and the cost of an event after ``[DONE]`` if there were none; the rest is no answer."""
+        with contextlib.suppress(ReplyError):
+            chunk = parse_object(event.encode(errors="replace"), streamed=True)
+            repair_reply(chunk, streamed=True)
+            self._usage, self._pricing = self._usage or chunk.get("usage"), self._pricing or chunk.get(PRICING)
+
     def _read_choice(self, choice: dict[str, Any]) -> None:
         index = choice["index"] = self._position(choice["index"])
         known = self._choices.get(index)
@@ -148,9 +161,11 @@ class StreamReader:
         stream = self._choices.get(choice["index"])
         if stream is None:
             stream = self._choices[choice["index"]] = ChoiceStream(choice["index"], self._request)
+        was_finished, parts = stream.is_finished, stream.add(choice)
         # A host that ends each part can take long for the next one.
-        self._goes_on_after_finish = self._goes_on_after_finish or (stream.is_finished and has_content(choice["delta"]))
-        for part in stream.add(choice):
+        goes_on = was_finished and any(has_content(part["delta"]) for part in parts)
+        self._goes_on_after_finish = self._goes_on_after_finish or goes_on
+        for part in parts:
             if not was_complete or any(part["delta"].values()):
                 self._emit(part)
 
@@ -191,13 +206,17 @@ class StreamReader:
             self._positions[index] = index if wanted else next(free for free in count() if free not in taken)
         return self._positions[index]
 
-    def _end(self) -> None:
+    def _finish_choices(self) -> None:
         held, self._held_parts = self._held_parts, []
         for choice in held:
             self._send_on({**choice, "index": 0})
         self._check_end()
         for part in [part for stream in self._choices.values() for part in stream.finish()]:
             self._emit(part)
+
+    def _end(self) -> None:
+        if not self._has_done_event:
+            self._finish_choices()
         if self._usage is not None or self._pricing is not None:
             more = {} if self._pricing is None else {PRICING: self._pricing}
             self._envelope.update(more, usage=self.usage)

@@ -75,6 +75,7 @@ class _Call:
         arguments: The pieces of its arguments, joined.
         latest: The latest of these pieces if each one began with the piece before it, as the whole arguments so far do
             that some hosts send in every chunk; else None.
+        again: Text after complete arguments that begins like them; held back, since some hosts send them again.
         pending: Provider fields to send with the next fragment.
         fields: All provider fields, also those that came too late to be sent with a fragment.
         sent: Length of the arguments that were sent.
@@ -88,6 +89,7 @@ class _Call:
     name: str = ""
     arguments: str = ""
     latest: str | None = ""
+    again: str = ""
     pending: dict[str, Any] = field(default_factory=dict)
     fields: dict[str, Any] = field(default_factory=dict)
     sent: int = 0
@@ -168,12 +170,20 @@ class _Call:
         self.pending.update({name: value for name, value in fields.items() if name != "function"})
 
     def _add_arguments(self, arguments: str) -> None:
-        """Add a piece of the arguments. Some hosts send the whole again at the end."""
+        """Add a piece of the arguments."""
         if self.is_placeholder and arguments.strip():
             self.arguments = self.latest = arguments
-        elif arguments and not (self.is_object and arguments == self.arguments and is_json(arguments)):
+        elif self.again or (arguments.lstrip().startswith("{") and self.is_object and is_json(self.arguments)):
+            self.again += arguments
+        elif arguments:
             self.arguments += arguments
             self.latest = arguments if self.latest is not None and arguments.startswith(self.latest) else None
+
+    def end_arguments(self) -> None:
+        """Drop :attr:`again` if it repeats the arguments, once or several times; otherwise they are unreadable."""
+        if self.again.replace(self.arguments, "").strip():
+            self.arguments, self.latest = self.arguments + self.again, None
+        self.again = ""
 
     def _add_name(self, name: str, tools: frozenset[str]) -> None:
         """Add a piece of the name; some hosts repeat the name in every fragment, as a whole or as far as it came."""
@@ -288,6 +298,8 @@ class ToolCallAssembler:
     def _fragment(self, call: _Call, *, is_complete: bool) -> dict[str, Any] | None:
         if is_complete and not call.name:
             raise missing_name_error({"arguments": call.arguments})
+        if is_complete:
+            call.end_arguments()
         if not call.begun and not call.name:
             return None
         may_change = call.is_placeholder or call.may_be_cumulative

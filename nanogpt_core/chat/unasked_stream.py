@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from nanogpt_core.chat.event_parser import EventParser
+from nanogpt_core.chat.json_text import is_json
 from nanogpt_core.chat.response import ChatRequest
 from nanogpt_core.chat.stream import StreamReader
 
@@ -14,8 +15,13 @@ _EVENT_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
 
 
 def is_stream(body: bytes) -> bool:
-    """Return whether a body is server-sent events; its content type may be wrong."""
-    return body.removeprefix(codecs.BOM_UTF8).lstrip().lower().startswith(_EVENT_FIELDS)
+    """Return whether a body is server-sent events, or lines of JSON; its content type may be wrong."""
+    body = body.removeprefix(codecs.BOM_UTF8).lstrip()
+    first_line, _, more = body.partition(b"\n")
+    has_lines = (
+        body.startswith(b"{") and more.lstrip().startswith(b"{") and is_json(first_line.decode(errors="replace"))
+    )
+    return has_lines or body.lower().startswith(_EVENT_FIELDS)
 
 
 def first_event(body: bytes) -> bytes:

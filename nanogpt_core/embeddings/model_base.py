@@ -42,8 +42,6 @@ class EmbeddingModelBase(PluginModel):
     The options do not change after construction; changed copies have an embedder of their own.
     """
 
-    # Names of fields, by the embedder's names for the same option. Both are accepted.
-    _field_names: ClassVar[Mapping[str, str]]
     # Names of fields, by words of other embedding classes for the same option: hints in errors.
     _foreign_names: ClassVar[Mapping[str, str]]
     # Further fields that only copies can change, and further fields that deep copies share.

@@ -1,6 +1,7 @@
 """Options of both chat classes that are changed later take effect or are refused."""
 
 import copy
+import pickle
 import sys
 from typing import Any
 
@@ -357,6 +358,25 @@ async def test_subclass_may_have_other_defaults(plugin, sent, fresh_sandbox):
     assert (given.temperature, getattr(given, plugin.timeout), given.max_retries) == (0.5, 8.0, 0)
     copied = chat.model_copy(update={"temperature": 0.75})
     assert (await sent(copied))["model"] == "other/model"
+
+
+def test_repr_has_the_model_and_the_options_that_were_set(plugin, monkeypatch):
+    monkeypatch.setenv("NANOGPT_API_KEY", "sk-nano-from-the-environment")
+    monkeypatch.delenv("NANOGPT_BASE_URL", raising=False)
+    name = plugin.cls.__name__
+    assert repr(plugin.cls()) == f"{name}({plugin.model}='gpt-4o-mini')"
+    url = "http://localhost:1/v1"
+    more = {"temperature": 0.5, "timeout": 8.0, "default_headers": {"X-Token": "token-of-a-proxy"}}
+    chat = plugin.cls(model="m/x", base_url=url, **more)
+    options = {plugin.model: "m/x", "temperature": 0.5, plugin.timeout: 8.0, plugin.base_url: url}
+    expected = sorted(f"{option}={value!r}" for option, value in options.items())
+    for one in (chat, copy.copy(chat), copy.deepcopy(chat), pickle.loads(pickle.dumps(chat)), chat.model_copy()):
+        shown = repr(one)
+        assert shown.startswith(f"{name}(")
+        assert sorted(shown.removeprefix(f"{name}(").removesuffix(")").split(", ")) == expected
+    chat.temperature = 0.75
+    assert "temperature=0.75" in repr(chat)
+    assert "max_retries=0" in repr(chat.model_copy(update={"max_retries": 0}))
 
 
 def test_key_of_a_subclass_is_in_no_output(plugin, fresh_sandbox):

@@ -178,6 +178,52 @@ async def test_stream_that_was_not_asked_for_is_the_answer_of_one_request(chat, 
     assert len(chat.sandbox.requests) == 1
 
 
+CHUNKS = [
+    {"id": "1", "choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]},
+    {"id": "1", "choices": [{"index": 0, "delta": fragment("clean", "", id="a")}]},
+    *({"id": "1", "choices": [{"index": 0, "delta": fragment(arguments=text)}]} for text in ('{"path": ', '"x"}')),
+    {"id": "1", "choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}]},
+]
+TOTALS = {"id": "1", "choices": [], "usage": USAGE, "x_nanogpt_pricing": PRICING}
+OLLAMA = [
+    {
+        "message": {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"function": {"name": "clean", "arguments": {"path": "x"}}}],
+        },
+        "done": False,
+    },
+    {"message": {"role": "assistant", "content": ""}, "done": True, "prompt_eval_count": 10, "eval_count": 3},
+]
+
+
+def events(*documents):
+    return "".join(f"data: {one if isinstance(one, str) else json.dumps(one)}\n\n" for one in documents)
+
+
+ODD_STREAMS = {
+    "usage after the end": events(*CHUNKS, TOTALS, "[DONE]"),
+    "usage after DONE": events(*CHUNKS, "[DONE]", TOTALS),
+    "usage twice": events(*CHUNKS, TOTALS, "[DONE]", TOTALS, "[DONE]"),
+    "stream twice": events(*CHUNKS, TOTALS, "[DONE]") * 2,
+    "stream twice before DONE": events(*CHUNKS, *CHUNKS, TOTALS, "[DONE]"),
+    "numbered events twice": "".join(f"id: {at}\n{events(one)}" * 2 for at, one in enumerate([*CHUNKS, TOTALS])),
+    "arguments twice": events(*CHUNKS[:4], *CHUNKS[2:], TOTALS, "[DONE]"),
+    "lines of JSON": "".join(f"{json.dumps(one)}\n" for one in [*CHUNKS, TOTALS]),
+    "lines of Ollama": "".join(f"{json.dumps({'model': 'm', **one})}\n" for one in OLLAMA),
+}
+
+
+@pytest.mark.parametrize("case", ODD_STREAMS)
+async def test_repeated_late_and_unframed_events_count_once(chat, case):
+    chat.sandbox.add_replies(Fault(200, body=ODD_STREAMS[case]))
+    answer = await chat.ask()
+    assert chat.calls(answer) == [("clean", {"path": "x"})]
+    assert (chat.usage(answer), chat.cost(answer)) == ([10, 3, 13], None if "Ollama" in case else 0.25)
+    assert len(chat.sandbox.requests) == 1
+
+
 @pytest.mark.parametrize("before", ["", ": wait\n\n", "event: error\n"])
 async def test_server_sent_events_with_an_error_status_are_read(chat, before):
     error = {"code": "model_not_allowed", "message": "Not for this key."}

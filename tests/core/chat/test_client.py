@@ -685,6 +685,36 @@ ENDINGS = {
 }
 
 
+@pytest.mark.parametrize("way", ["read", "held open", "own client"])
+def test_usage_after_done_is_in_the_stream(kind, answering, faults, way):
+    events = [
+        chunk({"content": "all of it"}),
+        chunk(reason="stop"),
+        "[DONE]",
+        {**chunk(), "choices": [], "usage": USAGE},
+    ]
+    over = threading.Event()
+    whole = faults.response(sse(*events, "[DONE]"), Content_Type="text/event-stream")
+    made = answering(held_open(over, *events) if way == "held open" else whole, timeout=60)
+    options = {"model": "m", "messages": MESSAGES, "stream": True, **WITH_USAGE}
+
+    async def ask():
+        async with httpx.AsyncClient() as theirs:
+            client = make_async_chat_client(made.caller, theirs if way == "own client" else None)
+            return [part async for part in await client.chat.completions.create(**options)]
+
+    if kind == "sync":
+        with httpx.Client() as theirs:
+            client = make_chat_client(made.caller, theirs if way == "own client" else None)
+            parts = list(client.chat.completions.create(**options))
+    else:
+        parts = asyncio.run(ask())
+    assert not over.is_set()
+    over.set()
+    assert [part.usage.total_tokens for part in parts if part.usage] == [13]
+    assert [part.choices[0].delta.content for part in parts if part.choices] == ["all of it", None]
+
+
 def held_open(over, *events):
     def answer(_seen):
         yield b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 1000000\r\n\r\n"
@@ -861,6 +891,14 @@ def test_reply_without_an_answer_is_a_reply_error(ask, answering, faults, case):
 def test_whole_answer_to_a_streamed_request_is_a_stream(kind, answering, faults, content_type):
     made = answering(faults.response(ANSWER, Content_Type=content_type), max_retries=0)
     assert ask_as(kind, "streamed")(made.caller) == "all of it"
+
+
+@pytest.mark.parametrize("content_type", ["application/x-ndjson", "application/json"])
+def test_lines_of_json_are_an_answer(ask, answering, faults, content_type):
+    lines = [chunk({"content": "all "}), chunk({"content": "of it"}), chunk(reason="stop")]
+    body = "".join(f"{json.dumps(line)}\n" for line in lines).encode()
+    made = answering(faults.response(body, Content_Type=content_type), max_retries=0)
+    assert ask(made.caller) == "all of it"
 
 
 # --- the live list ---

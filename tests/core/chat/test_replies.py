@@ -32,7 +32,9 @@ def streamed(*chunks, request=None, done=True):
     """Return the events that the reader makes of the chunks."""
     reader = StreamReader(request or ChatRequest(streams=True))
     reader.push("".join(f"data: {json.dumps(one)}\n\n" for one in chunks).encode())
-    reader.push(b"data: [DONE]\n\n" if done else None)
+    if done:
+        reader.push(b"data: [DONE]\n\n")
+    reader.push(None)
     events = []
     while (event := reader.pop()) is not None:
         events.append(event.removeprefix(b"data: "))

@@ -1,0 +1,284 @@
+"""Repeated events, usage after the end, and lines of JSON: habits of servers that a stream is cleaned of."""
+
+import json
+
+import pytest
+
+from nanogpt_core.chat.response import ChatRequest, ReportedError, parse_reply
+from nanogpt_core.chat.stream import StreamReader
+from nanogpt_core.chat.unasked_stream import join_stream
+from nanogpt_core.errors import DamagedReplyError, ReplyError
+
+USAGE = {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13}
+PRICING = {"x_nanogpt_pricing": {"cost": 0.25, "currency": "USD"}}
+TOOLS = frozenset({"clean"})
+DONE = "[DONE]"
+
+
+def chunk(delta, reason=None, **more):
+    return {"id": "1", "choices": [{"index": 0, "delta": delta, "finish_reason": reason}], **more}
+
+
+def sse(*events, ids=None):
+    lines = [event if isinstance(event, str) else json.dumps(event) for event in events]
+    names = ids or [None] * len(lines)
+    return "".join(
+        f"data: {line}\n\n" if name is None else f"id: {name}\ndata: {line}\n\n"
+        for name, line in zip(names, lines, strict=True)
+    )
+
+
+def joined(body, **request):
+    return join_stream(body.encode(), ChatRequest(**request))
+
+
+def message_of(body, **request):
+    (choice,) = joined(body, **request)["choices"]
+    return choice["message"]
+
+
+def read(reader, body):
+    """Return the events that the reader makes of further bytes."""
+    reader.push(body if body is None else body.encode())
+    events = []
+    while (event := reader.pop()) is not None:
+        events.append(event.removeprefix(b"data: ").strip())
+    return [json.loads(event) for event in events if event != DONE.encode()]
+
+
+# --- repeated events ---
+
+TEXT = [chunk({"role": "assistant", "content": ""}), chunk({"content": "all "}), chunk({"content": "of it"})]
+THOUGHTS = [
+    chunk({"reasoning_details": [{"type": "reasoning.text", "text": text, "index": 0}]}) for text in ("hm", ", so")
+]
+ARGUMENTS = '{"path": "x"}'
+CALL = [
+    chunk({"tool_calls": [{"index": 0, "id": "a", "function": {"name": "clean", "arguments": ""}}]}),
+    chunk({"tool_calls": [{"index": 0, "function": {"arguments": ARGUMENTS[:7]}}]}),
+    chunk({"tool_calls": [{"index": 0, "function": {"arguments": ARGUMENTS[7:]}}]}),
+]
+NAMELESS_CALL = [chunk({"tool_calls": [{"index": 0, "function": {"name": "clean", "arguments": ARGUMENTS}}]})]
+STOP = [chunk({}, "stop")]
+ANSWERS = {
+    "text": [*TEXT, *STOP],
+    "text with its end": [TEXT[1], chunk({"content": "of it"}, "stop")],
+    "reasoning": [*THOUGHTS, *TEXT, *STOP],
+    "refusal": [chunk({"refusal": "no "}), chunk({"refusal": "way"}), *STOP],
+    "tool call": [*TEXT, *CALL, chunk({}, "tool_calls")],
+    "tool call without an id": [*TEXT, *NAMELESS_CALL, chunk({}, "tool_calls")],
+    "older call": [
+        chunk({"function_call": {"name": "clean", "arguments": ""}}),
+        chunk({"function_call": {"arguments": "{}"}}),
+        chunk({}, "function_call"),
+    ],
+}
+
+
+def comparable(message):
+    """Return a message without empty fields, and without ids that were made for calls."""
+    calls = [call["function"] for call in message.pop("tool_calls", ())]
+    return {"calls": calls, **{name: value for name, value in message.items() if value}}
+
+
+@pytest.mark.parametrize("case", ANSWERS)
+@pytest.mark.parametrize("ending", ["done twice", "done once", "not done", "broken off", "three times", "last event"])
+@pytest.mark.parametrize("tools", [TOOLS, frozenset()], ids=["tools", "no tools"])
+def test_stream_that_is_sent_again_after_its_end_counts_once(case, ending, tools):
+    events = ANSWERS[case]
+    bodies = {
+        "done twice": [*events, DONE, *events, DONE],
+        "done once": [*events, *events, DONE],
+        "not done": [*events, *events],
+        "broken off": [*events, *events[:-1]],
+        "three times": [*events, *events, *events, DONE],
+        "last event": [*events, events[-1], DONE],
+    }
+    once = comparable(message_of(sse(*events, DONE), tools=tools))
+    assert comparable(message_of(sse(*bodies[ending]), tools=tools)) == once
+
+
+def test_structured_output_that_is_sent_again_counts_once():
+    events = [chunk({"content": '{"a"'}), chunk({"content": ": 1}"}), *STOP]
+    request = {"structured": True, "wants_json": True}
+    assert message_of(sse(*events, *events, DONE), **request)["content"] == '{"a": 1}'
+
+
+def test_second_answer_after_the_end_is_not_read():
+    other = [chunk({"content": "something else"}), *STOP]
+    assert message_of(sse(*TEXT, *STOP, DONE, "not json", *other, {"error": {"message": "boom"}}))["content"] == (
+        "all of it"
+    )
+
+
+def test_equal_parts_in_a_row_are_text():
+    assert message_of(sse(*[chunk({"content": "ha"})] * 3, *STOP, DONE))["content"] == "hahaha"
+
+
+def test_host_that_ends_every_part_may_repeat_a_text():
+    assert message_of(sse(*[chunk({"content": "ha"}, "stop")] * 3, DONE))["content"] == "hahaha"
+
+
+def test_text_after_the_end_that_is_no_repetition_is_not_lost():
+    late = [chunk({"content": " Or"}), chunk({"content": " not."})]
+    assert message_of(sse(*TEXT, *STOP, *late, DONE))["content"] == "all of it Or not."
+    (call,) = message_of(sse(*TEXT, *STOP, *CALL, DONE), tools=TOOLS)["tool_calls"]
+    assert call["function"] == {"name": "clean", "arguments": ARGUMENTS}
+
+
+def test_wait_stays_short_while_a_stream_is_sent_again():
+    reader = StreamReader(ChatRequest(streams=True))
+    for event in [*TEXT, *STOP, *TEXT]:
+        read(reader, sse(event))
+    assert reader.wait_seconds(60) < 5
+
+
+@pytest.mark.parametrize("pieces", [[ARGUMENTS], [ARGUMENTS[:7], ARGUMENTS[7:]], list(ARGUMENTS)], ids=len)
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("size", [1, 5, 100])
+def test_arguments_that_are_sent_again_count_once(pieces, times, size):
+    again = [ARGUMENTS[at : at + size] for at in range(0, len(ARGUMENTS), size)] * times
+    parts = [chunk({"tool_calls": [{"index": 0, "function": {"arguments": piece}}]}) for piece in (*pieces, *again)]
+    message = message_of(sse(CALL[0], *parts, chunk({}, "tool_calls"), DONE), tools=TOOLS)
+    assert [call["function"] for call in message["tool_calls"]] == [{"name": "clean", "arguments": ARGUMENTS}]
+
+
+@pytest.mark.parametrize("more", ['{"path": "y"}', "{", '{"path"', "}", ARGUMENTS + "{"])
+def test_arguments_with_another_end_than_a_repetition_are_unreadable(more):
+    parts = [chunk({"tool_calls": [{"index": 0, "function": {"arguments": piece}}]}) for piece in (ARGUMENTS, more)]
+    message = message_of(sse(CALL[0], *parts, chunk({}, "tool_calls"), DONE), tools=TOOLS)
+    (call,) = message["tool_calls"]
+    with pytest.raises(ValueError, match="Extra data"):
+        json.loads(call["function"]["arguments"])
+
+
+ALL, OF_IT, HA = TEXT[1], TEXT[2], chunk({"content": "ha"})
+
+
+@pytest.mark.parametrize(
+    ("ids", "events", "text"),
+    [
+        ("1122334455", [TEXT[0]] * 2 + [HA] * 4 + [ALL] * 2 + STOP * 2, "hahaall "),
+        ("1232345", [TEXT[0], ALL, OF_IT, ALL, OF_IT, HA, *STOP], "all of itha"),
+        ("1111", [HA, HA, HA, *STOP], "hahaha"),  # the id of the stream
+        ("12123", [ALL, OF_IT, HA, HA, *STOP], "all of ithaha"),
+    ],
+)
+def test_event_with_the_id_and_the_data_of_an_earlier_one_counts_once(ids, events, text):
+    assert message_of(sse(*events, ids=list(ids)))["content"] == text
+
+
+# --- usage after the end ---
+
+LATE_USAGE = {
+    "without choices": [{"choices": [], "usage": USAGE, **PRICING}],
+    "with an empty choice": [chunk({"role": "assistant", "content": ""}, usage=USAGE, **PRICING)],
+    "twice": [{"choices": [], "usage": USAGE, **PRICING}] * 2,
+    "in two events": [{"choices": [], "usage": USAGE}, {"choices": [], **PRICING}],
+    "in every chunk of a second answer": [{**one, "usage": USAGE, **PRICING} for one in [*TEXT, *STOP]],
+    "after words": ["bye", {"choices": [], "usage": USAGE, **PRICING}],
+}
+
+
+@pytest.mark.parametrize("case", LATE_USAGE)
+@pytest.mark.parametrize("before", [[], [DONE]], ids=["before DONE", "after DONE"])
+@pytest.mark.parametrize("after", [[], [DONE]], ids=["open", "DONE"])
+def test_usage_after_the_end_of_the_answer_is_given_once(case, before, after):
+    if case == "after words" and not before:
+        return
+    reader = StreamReader(ChatRequest(streams=True, wants_usage=True))
+    events = read(reader, sse(*TEXT, *STOP, *before))
+    assert [choice["finish_reason"] for event in events for choice in event["choices"]][-1] == "stop"
+    assert not reader.has_ended
+    assert reader.wait_seconds(60) < 5
+    events += [*read(reader, sse(*LATE_USAGE[case], *after)), *read(reader, None)]
+    assert [event["usage"] for event in events if "usage" in event] == [{**USAGE, "cost_usd": 0.25}]
+    assert reader.usage == {**USAGE, "cost_usd": 0.25}
+    assert "".join(choice["delta"].get("content") or "" for event in events for choice in event["choices"]) == (
+        "all of it"
+    )
+
+
+def test_usage_of_a_second_answer_after_the_end_is_not_added():
+    more = {"choices": [], "usage": {"prompt_tokens": 20, "completion_tokens": 6}}
+    reply = joined(sse(*TEXT, *STOP, {"choices": [], "usage": USAGE}, DONE, *TEXT, *STOP, more, DONE))
+    assert reply["usage"] == USAGE
+
+
+# --- lines of JSON ---
+
+OLLAMA_TEXT = [{"message": {"role": "assistant", "content": text}} for text in ("all ", "of it", "")]
+OLLAMA_CALL = [
+    {"message": {"role": "assistant", "content": "", "thinking": "hm"}},
+    {
+        "message": {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"function": {"name": "clean", "arguments": {"path": "x"}}}],
+        }
+    },
+    {"message": {"role": "assistant", "content": ""}},
+]
+
+
+def ollama(*documents, reason="stop"):
+    """Return the lines of JSON that Ollama's own API sends."""
+    more = {"model": "m", "created_at": "2026-01-01T00:00:00Z"}
+    end = {"done_reason": reason, "done": True, "prompt_eval_count": 10, "eval_count": 3, "total_duration": 5}
+    lines = [{**more, **one, **(end if one is documents[-1] else {"done": False})} for one in documents]
+    return "".join(f"{json.dumps(line)}\n" for line in lines)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\n\n"])
+@pytest.mark.parametrize("whole", [False, True], ids=["chunks", "whole"])
+def test_lines_of_json_for_an_unstreamed_request_are_the_answer(end, whole):
+    events = [*TEXT, *CALL, {**chunk({}, "tool_calls"), "usage": USAGE}]
+    if whole:
+        events = [{"choices": [{"message": message_of(sse(*events, DONE)), "finish_reason": "stop"}], "usage": USAGE}]
+        events.append({"choices": []})
+    reply = joined(end.join(json.dumps(one) for one in events))
+    (choice,) = reply["choices"]
+    assert choice["message"]["content"] == "all of it"
+    assert [call["function"] for call in choice["message"]["tool_calls"]] == [{"name": "clean", "arguments": ARGUMENTS}]
+    assert reply["usage"] == USAGE
+
+
+@pytest.mark.parametrize("size", [1, 1000])
+def test_lines_of_ollama_are_a_stream(size):
+    lines = ollama(*OLLAMA_TEXT)
+    reader = StreamReader(ChatRequest(streams=True, wants_usage=True))
+    events = [event for at in range(0, len(lines), size) for event in read(reader, lines[at : at + size])]
+    events += read(reader, None)
+    parts = [choice for event in events for choice in event["choices"]]
+    assert "".join(part["delta"].get("content") or "" for part in parts) == "all of it"
+    assert [part["finish_reason"] for part in parts if part["finish_reason"]] == ["stop"]
+    assert [event["usage"] for event in events if "usage" in event] == [USAGE]
+
+
+def test_lines_of_ollama_for_an_unstreamed_request_are_the_answer():
+    reply = joined(ollama(*OLLAMA_TEXT))
+    assert (reply["choices"][0]["message"]["content"], reply["usage"]) == ("all of it", USAGE)
+    message = message_of(ollama(*OLLAMA_CALL), tools=TOOLS)
+    assert [call["function"] for call in message["tool_calls"]] == [{"name": "clean", "arguments": ARGUMENTS}]
+    assert message["reasoning_content"] == "hm"
+
+
+def test_whole_answer_of_ollama_is_the_answer():
+    body = ollama({"message": {"role": "assistant", "content": "all of it"}}, reason="length")
+    reply = parse_reply(body.encode(), ChatRequest())
+    (choice,) = reply["choices"]
+    assert (choice["message"]["content"], choice["finish_reason"], reply["usage"]) == ("all of it", "length", USAGE)
+    with pytest.raises(ReplyError, match="cut off"):
+        parse_reply(body.encode(), ChatRequest(structured=True))
+
+
+def test_error_after_lines_of_ollama_is_raised():
+    with pytest.raises(ReportedError, match="model runner has stopped"):
+        joined(
+            ollama(*OLLAMA_TEXT, {"message": {}}).rpartition('{"model"')[0] + '{"error": "model runner has stopped"}'
+        )
+
+
+def test_lines_of_ollama_without_an_end_are_a_broken_answer():
+    with pytest.raises(DamagedReplyError, match="broke off"):
+        joined("".join(ollama(*OLLAMA_TEXT).splitlines(keepends=True)[:2]))
