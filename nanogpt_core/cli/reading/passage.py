@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+NO_TEXT = "holds no text"
+"""The reason against a file without a passage."""
+
 
 @dataclass(frozen=True, slots=True)
 class Passage:
