@@ -83,7 +83,7 @@ def models(
         sort: The order: as listed by NanoGPT, by name, the cheapest, the smallest vectors or the longest texts first.
         live: Ask the service for its list of now.
         base_url: Address of the API for `--live`. Default: `NANOGPT_BASE_URL`, then NanoGPT's own.
-        json: Print one JSON document.
+        json: Print one JSON document, which also has the query instruction of each model's card.
     """
     rows = _live_rows(base_url) if live else [_Row(info) for info in MODELS.values()]
     rows = [

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
+from nanogpt_core._runtime.words import counted
 from nanogpt_core.cli.answer import cited_numbers, stream_answer
 from nanogpt_core.cli.console import print_json, print_warning, printable
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode
@@ -26,7 +27,8 @@ _MAX_COUNT = 1000
 _SHOWN_CHARACTERS = 600
 _EXAMPLES = """\
 The question is embedded, with the key in NANOGPT_API_KEY; nothing else is sent.
-Scores are cosines: at most 1, higher is nearer. Every vector is compared.
+Scores are cosines: at most 1, higher is nearer. Every vector is compared, and
+only the passages found are read: `nanogpt verify` checks the whole file.
 
 Examples:
   nanogpt search docs.parquet "How are errors reported?"
@@ -84,7 +86,11 @@ def search(
         query = embedder.embed_query(text)
     except TextTooLongError as error:
         raise CommandError(error.message, remedy="Shorten the question.", code=ExitCode.BAD_INPUT) from error
-    hits = nearest(blocks, query, count)
+    hits, without_vector = nearest(blocks, query, count)
+    if without_vector:
+        print_warning(
+            f"{counted(without_vector, 'row')} of {output} cannot be found for want of a vector: see nanogpt verify."
+        )
     found = _rows(reader, hits)
     if json:
         print_json(_document(text, found, chat_model if answer else None, base_url))

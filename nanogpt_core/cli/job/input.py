@@ -14,7 +14,7 @@ from nanogpt_core.cli.job.progress import Progress
 from nanogpt_core.cli.job.spool import Spool
 from nanogpt_core.cli.options import InputOptions
 from nanogpt_core.cli.reading.corpus import CorpusReader, make_reader
-from nanogpt_core.cli.reading.passage import Passage, Problem
+from nanogpt_core.cli.reading.passage import NO_TEXT, Passage, Problem
 from nanogpt_core.cli.reading.sources import Source, find_sources
 
 _MAX_PROBLEMS_SHOWN = 10
@@ -29,10 +29,12 @@ class InputReport:
         sources: Number of files that were read.
         bad: Number of parts of the input that cannot be embedded.
         problems: The first of them.
+        empty: Number of files in folders that hold no text. They are no problem: many an ``__init__.py`` is empty.
     """
 
     sources: int = 0
     bad: int = 0
+    empty: int = 0
     problems: list[str] = field(default_factory=list)
 
     def add(self, problem: Problem) -> None:
@@ -97,7 +99,10 @@ def _passages(
     for source in sources:
         for item in reader.read(source):
             if isinstance(item, Problem):
-                report.add(item)
+                if item.reason == NO_TEXT and source.in_folder:
+                    report.empty += 1
+                else:
+                    report.add(item)
             elif (reason := reason_against(item.text)) is not None:
                 report.add(Problem(item.place, reason))
             else:
@@ -108,6 +113,8 @@ def _print_problems(report: InputReport, left_out: Counter[str], *, skip_bad: bo
     if left_out:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in left_out.most_common(5))
         print_warning(f"Left out in folders: {kinds}. See --include.")
+    if report.empty:
+        print_warning(f"Left out in folders: {counted(report.empty, 'file')} without text.")
     if not report.bad:
         return
     show = print_warning if skip_bad else print_error

@@ -16,7 +16,7 @@ import orjson
 from nanogpt_core.cli.exit_codes import CommandError
 from nanogpt_core.cli.options import InputOptions
 from nanogpt_core.cli.reading.chunking import Chunker
-from nanogpt_core.cli.reading.passage import Passage, Problem
+from nanogpt_core.cli.reading.passage import NO_TEXT, Passage, Problem
 from nanogpt_core.cli.reading.pdf import read_pdf
 from nanogpt_core.cli.reading.sources import Source
 from nanogpt_core.cli.reading.tables import Record, read_csv, read_json, read_jsonl, read_parquet
@@ -75,7 +75,7 @@ class CorpusReader:
             yield Problem(source.name, error.strerror or str(error))
         else:
             if not found:
-                yield Problem(source.name, "holds no text")
+                yield Problem(source.name, NO_TEXT)
 
     def _read(self, source: Source, file: BinaryIO) -> Iterator[Passage | Problem]:
         kind = source.format or _format_of_start(file)

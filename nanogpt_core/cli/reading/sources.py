@@ -43,11 +43,13 @@ class Source:
         name: The name in messages and in the output, by :func:`nanogpt_core.cli.names.name_of`.
         path: The file; None for standard input.
         format: One of the values of :data:`FORMATS`; None if neither name nor option tells it: the beginning does then.
+        in_folder: Whether it was found in a folder, and not named itself.
     """
 
     name: str
     path: Path | None
     format: str | None
+    in_folder: bool = False
 
 
 def find_sources(
@@ -82,7 +84,7 @@ def find_sources(
         elif path.is_dir():
             unreadable: list[Problem] = []
             found = [
-                Source(name_of(file), file, _format(file) or given_format)
+                Source(name_of(file), file, _format(file) or given_format, in_folder=True)
                 for file in _files(path, include, left_out, unreadable)
             ]
             sources += found

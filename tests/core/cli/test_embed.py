@@ -362,6 +362,20 @@ def test_skip_bad_leaves_it_out_and_counts_it(embed, tmp_path):
     assert [row.line for row in stored(tmp_path / "out.parquet")[0]] == [1, 5]
 
 
+def test_empty_file_of_a_folder_is_left_out_with_a_note_and_one_that_is_named_is_an_error(embed, tmp_path):
+    folder = tmp_path / "project"
+    folder.mkdir()
+    for name, text in (("a.md", "text"), ("empty.md", ""), ("blank.txt", " \n"), ("none.jsonl", "")):
+        (folder / name).write_text(text)
+    result = embed(folder, "-o", tmp_path / "out.parquet")
+    assert (result.code, result.sent.total()) == (0, 1)
+    assert "Left out in folders: 3 files without text." in result.err
+    assert json.loads((tmp_path / "out.parquet.manifest.json").read_text())["skipped"] == 0
+    named = embed(folder / "a.md", folder / "empty.md", "-o", tmp_path / "named.parquet")
+    assert (named.code, named.sent.total()) == (3, 0)
+    assert "empty.md: holds no text" in named.err
+
+
 def test_too_long_text_is_named_before_anything_is_sent_unless_it_may_be_cut(embed, tmp_path):
     path = records(tmp_path / "long.jsonl", ["short", "many words " * 6000])
     result = embed(path, "-o", tmp_path / "out.parquet")

@@ -32,11 +32,11 @@ def test_nearest_rows_are_those_of_a_full_sort(data):
     vectors = np.array(data.draw(numbers), dtype=np.float32).reshape(rows, width)
     query = np.array(data.draw(st.lists(st.integers(1, 3), min_size=width, max_size=width)), dtype=np.float32)
     size, count = data.draw(st.integers(1, 10)), data.draw(st.integers(1, 12))
-    found = nearest((vectors[start : start + size] for start in range(0, rows, size)), query, count)
+    found, missing = nearest((vectors[start : start + size] for start in range(0, rows, size)), query, count)
     lengths = np.linalg.norm(vectors, axis=1)
     sound = [row for row in range(rows) if lengths[row] > 0]
     cosines = {row: vectors[row] @ query / lengths[row] / np.linalg.norm(query) for row in sound}
-    assert len(found) == min(count, len(sound))
+    assert (len(found), missing) == (min(count, len(sound)), rows - len(sound))
     best = sorted(cosines.values(), reverse=True)[:count]
     assert [hit.score for hit in found] == pytest.approx(best, abs=1e-5)
     assert all(hit.score == pytest.approx(cosines[hit.row], abs=1e-5) for hit in found)
@@ -44,7 +44,8 @@ def test_nearest_rows_are_those_of_a_full_sort(data):
 
 def test_equal_scores_come_in_the_order_of_the_rows_and_missing_vectors_never():
     block = np.array([[np.nan, np.nan], [0, 0], [1, 0], [2, 0], [1, 0]], dtype=np.float32)
-    assert [hit.row for hit in nearest([block, block], np.array([1, 0], dtype=np.float32), 4)] == [2, 3, 4, 7]
+    hits, missing = nearest([block, block], np.array([1, 0], dtype=np.float32), 4)
+    assert ([hit.row for hit in hits], missing) == ([2, 3, 4, 7], 4)
 
 
 @pytest.fixture
@@ -192,6 +193,8 @@ def test_vectors_in_lists_as_pandas_and_polars_write_them_are_read(nanogpt, make
     found = nanogpt("search", tmp_path / "changed.parquet", "honey of bees", "-m", "text-embedding-3-small", "--json")
     passages = json.loads(found.out)["passages"]
     assert (len(passages), passages[0]["row"]) == (3, 0)
+    assert "1 row of" in found.err
+    assert "cannot be found for want of a vector" in found.err
     assert "row 1 has no vector (in.jsonl:2)" in nanogpt("verify", tmp_path / "changed.parquet").err
     rows[2]["embedding"] = [1.0]
     pq.write_table(pa.Table.from_pylist(rows, changed.schema), tmp_path / "changed.parquet")
