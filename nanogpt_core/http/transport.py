@@ -134,15 +134,16 @@ class BodyReader:
         length = headers.get("content-length", "")
         if not is_error and length.isdigit() and int(length) > self._max_bytes:
             raise self._too_large()
-        encodings = {name.strip().lower() for name in headers.get("content-encoding", "").split(",")}
-        others = encodings & _NOT_ASKED_FOR
+        codings = [name.strip().lower() for name in headers.get("content-encoding", "").split(",")]
+        others = _NOT_ASKED_FOR.intersection(codings)
         if others and not is_error:
             raise ReplyError(f"The reply is compressed as {min(others)!r}, which was not asked for.")
         if others:
             self._left = 0  # no words that could be read
         # Some servers name a character set there, or "none".
-        self.is_compressed = bool(others) or not encodings.isdisjoint(_COMPRESSIONS)
-        self._inflater = Inflater(may_be_raw="deflate" in encodings) if self.is_compressed else None
+        compressions = [name for name in codings if name in _COMPRESSIONS]
+        self.is_compressed = bool(others or compressions)
+        self._inflaters = [Inflater(name) for name in reversed(compressions or [""])]
 
     def feed(self, chunk: bytes) -> bytes:
         """Return the unpacked bytes of ``chunk``.
@@ -151,9 +152,9 @@ class BodyReader:
             DamagedReplyError: The compression is damaged.
             ReplyError: The body is too large.
         """
-        if self._inflater is not None:
+        for inflater in self._inflaters:
             # A byte more than is allowed, to tell a body of the allowed size from a larger one.
-            chunk = self._inflater.feed(chunk, self._left + 1)
+            chunk = inflater.feed(chunk, self._left + 1)
         self._left -= len(chunk)
         if self._left < 0:
             raise self._too_large()
@@ -165,8 +166,8 @@ class BodyReader:
         Raises:
             DamagedReplyError: The compressed body is not complete.
         """
-        if self._inflater is not None:
-            self._inflater.finish()
+        for inflater in self._inflaters:
+            inflater.finish()
 
     def _too_large(self) -> ReplyError:
         limit = f"{self._max_bytes:,} bytes, more than what was asked for can take"
