@@ -35,6 +35,16 @@ def error_object(document: object) -> object:
     return document[0] if isinstance(document, list) and document else document
 
 
+def parse_error_body(content: bytes) -> object:
+    """Return the object of an error body; None if it is not JSON.
+
+    Messages with line breaks, and with half of a surrogate pair, as JavaScript cuts texts, are read too.
+    """
+    with contextlib.suppress(ValueError, RecursionError):
+        return error_object(json.loads(content.decode("utf-8-sig", errors="replace"), strict=False))
+    return None
+
+
 def error_layers(document: object) -> list[dict[str, Any]]:
     """Return the objects of an error body that are inside each other, the innermost first, as gateways nest them."""
     layers: list[dict[str, Any]] = []

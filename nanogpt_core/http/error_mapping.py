@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import codecs
-import contextlib
 import re
 import ssl
 import time
 from typing import Any
 
 import openai
-from jiter import from_json
 
 from nanogpt_core import errors
 from nanogpt_core._runtime.workers import lacks_threads
@@ -19,10 +16,10 @@ from nanogpt_core.http.error_body import (
     as_sentence,
     error_layers,
     error_message,
-    error_object,
     error_param,
     error_status,
     excerpt,
+    parse_error_body,
 )
 from nanogpt_core.http.retry import MAX_RETRY_AFTER_SECONDS, parse_retry_after, reset_message
 from nanogpt_core.http.sdk import httpcore, httpx
@@ -33,10 +30,12 @@ _BY_STATUS: dict[int, tuple[type[StatusError], str]] = {
     402: (errors.InsufficientBalanceError, "Add balance at https://nano-gpt.com/balance."),
     403: (errors.PermissionDeniedError, "Check what the key in api_key or NANOGPT_API_KEY may do."),
     404: (errors.ModelNotFoundError, "Check the model's name and base_url; list_models() tells what there is."),
+    407: (errors.PermissionDeniedError, "A proxy asks for a login: put it into the proxy's URL, or check the proxy."),
     408: (errors.ServerError, "Try again."),
     409: (errors.BadRequestError, "The service has processed this request already, or another one is in conflict."),
     413: (errors.RequestTooLargeError, "Send less at a time: a smaller batch_size."),
     415: (errors.BadRequestError, "Remove Content-Encoding and Content-Type from default_headers."),
+    425: (errors.ServerError, "Try again."),
     429: (errors.RateLimitError, "Send fewer requests at a time, or try again later."),
 }
 # Remedies for codes of NanoGPT; the class follows from the status.
@@ -130,9 +129,7 @@ def raise_for_error_body(response: Any, request: Any) -> None:
         openai.APIStatusError: It is such a reply.
     """
     content = response.content
-    document: Any = None
-    with contextlib.suppress(ValueError):
-        document = error_object(from_json(content.removeprefix(codecs.BOM_UTF8)))
+    document = parse_error_body(content)
     if not isinstance(document, dict) or not document.get("error"):
         return
     status = error_status(document)
@@ -149,14 +146,11 @@ def status_error(status: int, content: bytes, headers: Any, request: Any) -> ope
         headers: The headers of the response that it came in.
         request: The request.
     """
-    document: Any = None
-    with contextlib.suppress(ValueError):
-        document = from_json(content)
     # No Content-Encoding: the content is decoded.
     names = ("x-request-id", "retry-after", "retry-after-ms", "date", "x-should-retry", "location")
     kept = {name: headers[name] for name in names if name in headers}
     response = httpx.Response(status, content=content, headers=kept, request=request)
-    return openai.APIStatusError(f"Error code: {status}", response=response, body=document)
+    return openai.APIStatusError(f"Error code: {status}", response=response, body=parse_error_body(content))
 
 
 def _from_sdk_error(error: Exception, chain: list[BaseException], host: str, timeout: float) -> NanoGPTError:
@@ -204,9 +198,7 @@ def _from_status(error: openai.APIStatusError) -> StatusError:
     status = response.status_code
     # Not response.text, which decodes by whatever character set the service names.
     text = response.content.decode("utf-8-sig", errors="replace")
-    document: Any = None
-    with contextlib.suppress(ValueError):
-        document = error_object(from_json(text.encode()))
+    document: Any = parse_error_body(response.content)
     wait = parse_retry_after(response.headers)
     detail = error_message(document) or excerpt(text)
     code, param = _field(document, "code"), _field(document, "param")
@@ -317,12 +309,11 @@ def _kind(status: int, code: str | None, param: str | None, detail: str) -> tupl
         return _BY_STATUS[402]
     if status in (400, 403) and (code == "invalid_api_key" or _INVALID_KEY.search(words)):
         return _BY_STATUS[401]
-    # Servers on FastAPI answer 422 instead of 400.
-    if status in (400, 422):
-        if is_size_error(code, param, detail):
-            return errors.RequestTooLargeError, "Send less at a time: a smaller batch_size, or shorter texts."
-        if _names_no_model(code, param, detail):
-            return _BY_STATUS[404]
+    # Servers on FastAPI answer 422 instead of 400; llama.cpp answers 500.
+    if status in (400, 422, 500) and is_size_error(code, param, detail, known_only=status == 500):  # noqa: PLR2004
+        return errors.RequestTooLargeError, "Send less at a time: a smaller batch_size, or shorter texts."
+    if status in (400, 422) and _names_no_model(code, param, detail):
+        return _BY_STATUS[404]
     return _BY_STATUS.get(status) or _by_range(status)
 
 
