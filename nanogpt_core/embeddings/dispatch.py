@@ -386,7 +386,7 @@ def text_too_long(error: RequestTooLargeError, position: int, on_overflow: Overf
     """Return the error for a text that the service refuses as too long, although it fits by the local count."""
     remedy = 'Shorten it, or pass on_overflow="truncate" or on_overflow="split".'
     return TextTooLongError(
-        f"The service refuses the text at position {position} as too long: {error.detail.rstrip('.')}.",
+        f"The service refuses the text at position {position} as too long: {error.detail.rstrip('.') or error.status}.",
         remedy=remedy if on_overflow == "error" else "Shorten it; a sixteenth of it was refused too.",
         positions=[position],
     )

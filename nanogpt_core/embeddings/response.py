@@ -28,6 +28,9 @@ _MAX_TOKENS = 2**53  # a float, and so a price, is exact up to here
 # of CPU time, against 0.39 s if all vectors of a reply are decoded at once into fresh memory.
 _VECTORS_PER_DECODE = 16
 _MAX_NAMES_SHOWN = 4
+# From here on, a vector that is longer than 1e19, or all of whose numbers are below 1e-22, was not little-endian: vLLM
+# sends the byte order of its machine.
+_MIN_MODEL_DIMENSIONS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +271,8 @@ def _decode_one_by_one(embeddings: list[str]) -> bytes:
 
     from pybase64 import b64decode
 
+    if any("\n" in embedding for embedding in embeddings):  # as in MIME; a blank was a plus sign, and is damage
+        embeddings = [embedding.replace("\r", "").replace("\n", "") for embedding in embeddings]
     try:
         rows = [b64decode(embedding, validate=True) for embedding in embeddings]
     except (binascii.Error, ValueError) as error:
@@ -311,6 +316,8 @@ def _check_numbers(vectors: NDArray[np.float32]) -> None:
             raise ReplyError(f"Vector {row} of the reply holds a number that is not finite.")
         if not vectors[row].any():
             raise ReplyError(f"Vector {row} of the reply is all zeros, which is no embedding.")
+        if vectors.shape[1] >= _MIN_MODEL_DIMENSIONS:
+            raise ReplyError(f"Vector {row} of the reply has numbers too large or too small for an embedding.")
 
 
 def _prompt_tokens(usage: object) -> int | None:

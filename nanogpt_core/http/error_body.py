@@ -31,9 +31,12 @@ _FIRST_ERROR_STATUS, _LAST_STATUS = 400, 599
 
 
 def parse_error_body(content: bytes) -> object:
-    """Return the object of an error body; None if it is not JSON."""
+    """Return the object of an error body; None if it is not JSON.
+
+    Messages with line breaks, and with half of a surrogate pair, as JavaScript cuts texts, are read too.
+    """
     with contextlib.suppress(ValueError, RecursionError):
-        return _object(json.loads(content.decode("utf-8-sig", errors="replace")))
+        return _object(json.loads(content.decode("utf-8-sig", errors="replace"), strict=False))
     return None
 
 

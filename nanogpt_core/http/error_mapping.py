@@ -29,10 +29,12 @@ _BY_STATUS: dict[int, tuple[type[StatusError], str]] = {
     402: (errors.InsufficientBalanceError, "Add balance at https://nano-gpt.com/balance."),
     403: (errors.PermissionDeniedError, "Check what the key in api_key or NANOGPT_API_KEY may do."),
     404: (errors.ModelNotFoundError, "Check the model's name and base_url; list_models() tells what there is."),
+    407: (errors.PermissionDeniedError, "A proxy asks for a login: put it into the proxy's URL, or check the proxy."),
     408: (errors.ServerError, "Try again."),
     409: (errors.BadRequestError, "The service has processed this request already, or another one is in conflict."),
     413: (errors.RequestTooLargeError, "Send less at a time: a smaller batch_size."),
     415: (errors.BadRequestError, "Remove Content-Encoding and Content-Type from default_headers."),
+    425: (errors.ServerError, "Try again."),
     429: (errors.RateLimitError, "Send fewer requests at a time, or try again later."),
 }
 # Remedies for codes of NanoGPT; the class follows from the status.
@@ -296,12 +298,11 @@ def _kind(status: int, code: str | None, param: str | None, detail: str) -> tupl
         return _BY_STATUS[402]
     if status in (400, 403) and (code == "invalid_api_key" or _INVALID_KEY.search(words)):
         return _BY_STATUS[401]
-    # Servers on FastAPI answer 422 instead of 400.
-    if status in (400, 422):
-        if is_size_error(code, param, detail):
-            return errors.RequestTooLargeError, "Send less at a time: a smaller batch_size, or shorter texts."
-        if _names_no_model(code, param, detail):
-            return _BY_STATUS[404]
+    # Servers on FastAPI answer 422 instead of 400; llama.cpp answers 500.
+    if status in (400, 422, 500) and is_size_error(code, param, detail, known_only=status == 500):  # noqa: PLR2004
+        return errors.RequestTooLargeError, "Send less at a time: a smaller batch_size, or shorter texts."
+    if status in (400, 422) and _names_no_model(code, param, detail):
+        return _BY_STATUS[404]
     return _BY_STATUS.get(status) or _by_range(status)
 
 

@@ -17,14 +17,15 @@ class Inflater:
     """Unpacks one body, whose form its first two bytes tell.
 
     They begin gzip or zlib. If not, the body is raw deflate, as some servers send it, or it is not compressed at all: a
-    proxy has unpacked it and kept the header.
+    proxy has unpacked it and kept the header. Deflated JSON does not begin as JSON does. Without a header, gzip is
+    unpacked too: no reply begins like that otherwise.
 
     Args:
-        may_be_raw: Whether the header says ``deflate``.
+        coding: The compression that the header names; empty if it names none.
     """
 
-    def __init__(self, *, may_be_raw: bool = False) -> None:
-        self._may_be_raw = may_be_raw
+    def __init__(self, coding: str = "") -> None:
+        self._coding = coding
         self._waiting = b""
         self._members = 0
         self._is_plain = False
@@ -43,7 +44,7 @@ class Inflater:
         self._waiting = b""
         while data and len(unpacked) < max_bytes:
             if self._inflater is None or self._inflater.eof:
-                if len(data) < len(_GZIP_MAGIC):
+                if len(data) < len(_GZIP_MAGIC) and (self._coding or data == _GZIP_MAGIC[:1]):
                     self._waiting = bytes(data)
                     break
                 if not self._begin(data):
@@ -63,9 +64,9 @@ class Inflater:
             self._inflater = zlib.decompressobj(zlib.MAX_WBITS | 16)
         elif self._members > 1:
             return False
-        elif start[0] & 0x0F == zlib.DEFLATED and int.from_bytes(start, "big") % 31 == 0:  # RFC 1950
+        elif self._coding and start[0] & 0x0F == zlib.DEFLATED and int.from_bytes(start, "big") % 31 == 0:  # RFC 1950
             self._inflater = zlib.decompressobj(zlib.MAX_WBITS)
-        elif self._may_be_raw:
+        elif self._coding == "deflate" and start[:1] not in (b"{", b"["):
             self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
         else:
             self._is_plain = True
@@ -77,5 +78,6 @@ class Inflater:
         Raises:
             DamagedReplyError: It is not.
         """
-        if not self._is_plain and (self._inflater is None or not self._inflater.eof):
+        is_begun = self._inflater is not None or self._coding or self._waiting
+        if is_begun and not self._is_plain and (self._inflater is None or not self._inflater.eof):
             raise DamagedReplyError("The compressed reply was cut off.")

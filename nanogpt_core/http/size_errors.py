@@ -107,13 +107,14 @@ _TEXT_PARAMETER = re.compile(
 )
 
 
-def is_size_error(code: str | None, param: str | None, message: str) -> bool:
+def is_size_error(code: str | None, param: str | None, message: str, *, known_only: bool = False) -> bool:
     """Return whether an error is about tokens, length or number of the texts of a request.
 
     Args:
         code: The service's error code, or None.
         param: The parameter that the service names, or None.
         message: The service's message.
+        known_only: Accept only codes and messages of known hosts.
     """
     words = message.lower()
     quoted = _QUOTED_PARAMETER.search(words)
@@ -128,7 +129,7 @@ def is_size_error(code: str | None, param: str | None, message: str) -> bool:
         return False
     if _HOST_MESSAGE.search(words):
         return True
-    return _GENERAL.search(words) is not None and not names_other_parameter(words)
+    return not known_only and _GENERAL.search(words) is not None and not names_other_parameter(words)
 
 
 def is_text_parameter(name: str) -> bool:

@@ -107,11 +107,12 @@ class BodyReader:
         self._max_bytes = self._left = max_reply_bytes()
         length = headers.get("content-length", "")
         self._announced_bytes = int(length) if length.isdigit() and not is_error else 0
-        encodings = {name.strip().lower() for name in headers.get("content-encoding", "").split(",")}
+        codings = [name.strip().lower() for name in headers.get("content-encoding", "").split(",")]
+        self._not_asked_for = min(_NOT_ASKED_FOR.intersection(codings), default="")
         # Some servers name a character set there, or "none".
-        self.is_compressed = not encodings.isdisjoint(_COMPRESSIONS | _NOT_ASKED_FOR)
-        self._not_asked_for = min(encodings & _NOT_ASKED_FOR, default="")
-        self._inflater = Inflater(may_be_raw="deflate" in encodings) if self.is_compressed else None
+        compressions = [name for name in codings if name in _COMPRESSIONS]
+        self.is_compressed = bool(self._not_asked_for or compressions)
+        self._inflaters = [Inflater(name) for name in reversed(compressions or [""])]
 
     def feed(self, chunk: bytes) -> bytes:
         """Return the unpacked bytes of ``chunk``.
@@ -124,9 +125,9 @@ class BodyReader:
             raise ReplyError(f"The reply is compressed as {self._not_asked_for!r}, which was not asked for.")
         if self._announced_bytes > self._max_bytes:
             raise self._too_large()
-        if self._inflater is not None:
+        for inflater in self._inflaters:
             # A byte more than is allowed, to tell a body of the allowed size from a larger one.
-            chunk = self._inflater.feed(chunk, self._left + 1)
+            chunk = inflater.feed(chunk, self._left + 1)
         self._left -= len(chunk)
         if self._left < 0:
             raise self._too_large()
@@ -138,8 +139,8 @@ class BodyReader:
         Raises:
             DamagedReplyError: The compressed body is not complete.
         """
-        if self._inflater is not None:
-            self._inflater.finish()
+        for inflater in self._inflaters:
+            inflater.finish()
 
     def _too_large(self) -> ReplyError:
         limit = f"{self._max_bytes:,} bytes, more than what was asked for can take"

@@ -270,8 +270,8 @@ def test_base64_and_floats_in_one_response_are_refused():
     "damage",
     [
         *(lambda text: text[:-1], lambda text: text[:-4], lambda text: text[4:], lambda text: text + "AAAA"),
-        *(lambda text: text.rstrip("="), lambda text: text[:8] + "\n" + text[8:], lambda text: " " + text),
-        *(lambda text: text + "\n", lambda _: "", lambda text: "é" + text[1:], lambda text: "*" + text[1:]),
+        *(lambda text: text.rstrip("="), lambda text: text[:8] + " " + text[8:], lambda text: " " + text),
+        *(lambda _: "", lambda _: "\n", lambda text: "é" + text[1:], lambda text: "*" + text[1:]),
         *(
             lambda text: text.replace("A", "-"),
             lambda text: "data:;base64," + text,
@@ -286,6 +286,25 @@ def test_damaged_base64_is_refused(damage):
         reply = document(rows)
         reply["data"][which]["embedding"] = damage(reply["data"][which]["embedding"])
         refused(reply, 2)
+
+
+@pytest.mark.parametrize("numbers", [3, 4, 60])
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["LF", "CRLF"])
+def test_base64_in_lines_is_accepted(numbers, end):
+    rows = [[float(row), *range(1, numbers)] for row in range(2)]
+    reply = document(rows)
+    for item in reply["data"]:
+        item["embedding"] = base64.encodebytes(base64.b64decode(item["embedding"])).decode().replace("\n", end)
+    assert read(reply, 2).vectors.tolist() == rows
+
+
+@pytest.mark.parametrize("kept_bits", [13, 24])
+def test_big_endian_numbers_are_refused(kept_bits):
+    numbers = np.linspace(-1, 1, 64, dtype=np.float32)
+    numbers = (numbers.view(np.uint32) >> (24 - kept_bits) << (24 - kept_bits)).view(np.float32)
+    reply = document([np.ones(64).tolist()] * 2)
+    reply["data"][1]["embedding"] = base64.b64encode(numbers.astype(">f4").tobytes()).decode()
+    assert "Vector 1" in str(refused(reply, 2))
 
 
 def test_base64_truncated_between_numbers_is_refused_by_known_width():

@@ -150,6 +150,7 @@ SIZE_MESSAGES = [
     ("Ollama", 400, "prompt too long; exceeded max context length by 12 tokens"),
     ("llama.cpp", 400, "the request exceeds the available context size. try increasing it"),
     ("llama.cpp", 400, "input (600 tokens) is too large to process. increase the physical batch size (current: 512)"),
+    ("llama.cpp", 500, "input is too large to process. increase the physical batch size"),
     ("LM Studio", 400, "The number of tokens to keep from the initial prompt is greater than the context length."),
     (
         "LM Studio",
@@ -197,6 +198,13 @@ def test_parameters_that_vllm_names_are_too_large(param):
     message = "This model's maximum context length is 8192 tokens. However, you requested 9000 tokens."
     assert type(mapped(400, body(message, 400, param))) is errors.RequestTooLargeError
     assert type(mapped(400, body("max_tokens must be at least 1", 400, "max_tokens"))) is errors.BadRequestError
+
+
+@pytest.mark.parametrize("cut", [rb"\ud83d", b"\n", b"\xf0\x9f"], ids=["half a pair", "line break", "half a character"])
+def test_error_body_that_is_no_strict_json_is_read(cut):
+    error = mapped(400, b'{"error": {"message": "no' + cut + b' tea", "code": "context_length_exceeded"}}')
+    assert type(error) is errors.RequestTooLargeError
+    assert str(error).encode().startswith(b"The service answered 400 (context_length_exceeded): no")
 
 
 def test_fastapi_list_of_items_is_too_large():
@@ -594,6 +602,7 @@ def test_request_for_payment_is_an_insufficient_balance():
         (503, "fallback_blocked_for_cache_consistency", errors.ServerError, "stickyProvider"),
         (402, "memory_balance_required", errors.InsufficientBalanceError, ":memory"),
         (402, "webSearch_balance_required", errors.InsufficientBalanceError, ":online"),
+        (407, None, errors.PermissionDeniedError, "asks for a login"),
         (409, None, errors.BadRequestError, "in conflict"),
         (415, "unsupported_content_encoding", errors.BadRequestError, "Content-Encoding"),
         (415, "unsupported_media_type", errors.BadRequestError, "Content-Type"),
