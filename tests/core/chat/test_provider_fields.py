@@ -33,6 +33,7 @@ def streamed(*deltas, request=None):
     chunks = [{"choices": [{"index": 0, "delta": delta}]} for delta in deltas]
     chunks.append({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
     reader.push("".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks).encode() + b"data: [DONE]\n\n")
+    reader.push(None)
     events = []
     while (event := reader.pop()) is not None:
         events.append(event.removeprefix(b"data: "))
