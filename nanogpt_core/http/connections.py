@@ -121,8 +121,12 @@ class _Pools(ForkSafe):
         _inherited.append(self._by_origin)
         self._by_origin = {}
 
-    def take(self, url: Any, owner: Lifetime | None) -> _Pool:
-        """Return the pool for a request to ``url``; :meth:`give_back` must follow.
+    def take_lease(self, url: Any, owner: Lifetime | None) -> Lease:
+        """Return the use of connections by one request.
+
+        Args:
+            url: The request's URL.
+            owner: The object that sends it, or None for one that neither keeps connections open nor closes them.
 
         Raises:
             ConfigurationError: The environment's proxy or certificates cannot be used.
@@ -134,7 +138,7 @@ class _Pools(ForkSafe):
             pool.in_flight += 1
             if owner is not None and not owner.is_closed:
                 pool.owners.add(owner)
-        return pool
+        return Lease(self, pool, owner)
 
     def _make(self, scheme: str, host: str, port: int | None) -> _Pool:
         with delay_forks():  # OpenSSL sets itself up under locks
@@ -158,8 +162,9 @@ class _Pools(ForkSafe):
                 del self._by_origin[origin]
         return [pool.transport for _, pool in unused]
 
-    def all(self) -> list[Any]:
-        """Return all transports."""
+    @property
+    def transports(self) -> list[Any]:
+        """The transports of all pools."""
         return [pool.transport for pool in self._by_origin.values()]
 
 
@@ -172,7 +177,7 @@ _of_loops = weakref.WeakKeyDictionary()
 
 
 def _close_all() -> None:
-    for transport in _of_process.all():
+    for transport in _of_process.transports:
         transport.close()
 
 
@@ -200,26 +205,17 @@ async def _close_at_end(pools: _Pools, loop: weakref.ref[asyncio.AbstractEventLo
         ending = loop()
         if ending is not None:
             _of_loops.pop(ending, None)
-        for transport in pools.all():
+        for transport in pools.transports:
             await transport.aclose()
 
 
 class Lease:
-    """The use of connections by one request; it ends with :meth:`close` or :meth:`aclose`, and only once.
+    """The use of connections by one request; it ends with :meth:`close` or :meth:`aclose`, and only once."""
 
-    Args:
-        pools: The pools of the process or of the event loop.
-        url: The request's URL.
-        owner: The object that sends it, or None for one that neither keeps connections open nor closes them.
-
-    Raises:
-        ConfigurationError: The environment's proxy or certificates cannot be used.
-    """
-
-    def __init__(self, pools: _Pools, url: Any, owner: Lifetime | None) -> None:
+    def __init__(self, pools: _Pools, pool: _Pool, owner: Lifetime | None) -> None:
         self._pools, self._owner = pools, owner
-        self._pool: _Pool | None = pools.take(url, owner)
-        self.transport: Any = self._pool.transport
+        self._pool: _Pool | None = pool
+        self.transport: Any = pool.transport
 
     def close(self) -> None:
         """End the use of this process's connections."""
@@ -236,21 +232,19 @@ class Lease:
         return [] if pool is None else self._pools.give_back(pool, self._owner)
 
 
-def take_lease(url: Any, owner: Lifetime | None) -> Lease:
-    """Return the use of this process's connections; see :class:`Lease`."""
-    return Lease(_of_process, url, owner)
+take_lease = _of_process.take_lease
 
 
 async def take_async_lease(url: Any, owner: Lifetime | None) -> Lease:
-    """Return the use of the running event loop's connections; see :class:`Lease`.
+    """Do the same as :data:`take_lease` with the connections of the running event loop.
 
     Raises:
-        ConfigurationError: No event loop of asyncio's is running, or as for :class:`Lease`.
+        ConfigurationError: No event loop of asyncio's is running, or as for :data:`take_lease`.
     """
     pools = await _of_running_loop()
     if url.scheme == "https" and not tls_context.cache_info().currsize:
         await call_in_thread(tls_context)  # reads files
-    return Lease(pools, url, owner)
+    return pools.take_lease(url, owner)
 
 
 def close_connections() -> None:

@@ -138,17 +138,13 @@ class CallObserver:
     def report_cached(self, texts: int, seconds: float) -> None:
         """Report texts whose vectors came from the cache."""
         self._report(
-            RequestRecord(
-                kind=self._observer.kind,
-                model=self.model,
-                texts=texts,
-                prompt_tokens=0,
-                completion_tokens=0,
-                cost_usd=0.0,
-                seconds=seconds,
-                attempts=0,
-                cached=True,
-            )
+            texts=texts,
+            prompt_tokens=0,
+            completion_tokens=0,
+            cost_usd=0.0,
+            seconds=seconds,
+            attempts=0,
+            cached=True,
         )
 
     def report(
@@ -188,20 +184,16 @@ class CallObserver:
         if request_id is not None:
             request_id = without_secrets(request_id, observer.endpoint) if self._is_shown else None
         self._report(
-            RequestRecord(
-                kind=observer.kind,
-                model=self.model,
-                texts=texts,
-                prompt_tokens=prompt_tokens,
-                completion_tokens=completion_tokens,
-                cost_usd=cost_usd,
-                seconds=timer.seconds,
-                attempts=timer.attempts,
-                uncertain=timer.uncertain,
-                request_id=request_id,
-                shared=shared,
-                error=name,
-            )
+            texts=texts,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            cost_usd=cost_usd,
+            seconds=timer.seconds,
+            attempts=timer.attempts,
+            uncertain=timer.uncertain,
+            request_id=request_id,
+            shared=shared,
+            error=name,
         )
 
     @property
@@ -209,8 +201,9 @@ class CallObserver:
         """True if a hook, a span or the log shows the records. Usage only adds up their numbers."""
         return self._context is not None or self._telemetry is not None or logger.isEnabledFor(logging.DEBUG)
 
-    def _report(self, record: RequestRecord) -> None:
+    def _report(self, **fields: Any) -> None:
         observer = self._observer
+        record = RequestRecord(kind=observer.kind, model=self.model, **fields)
         if observer.meter is not None:
             observer.meter.add(record)
         for tracker in self._trackers:

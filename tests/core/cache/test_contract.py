@@ -7,8 +7,8 @@ import stat
 
 import pytest
 
+from cache_contract import EmbeddingCacheContract
 from nanogpt_core.cache.base import MemoryCache
-from nanogpt_core.cache.contract import EmbeddingCacheContract
 from nanogpt_core.cache.sqlite import SQLiteCache
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 

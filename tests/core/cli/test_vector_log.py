@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from cache_contract import EmbeddingCacheContract
 from nanogpt_core import Embedder, EmbeddingCache
-from nanogpt_core.cache.contract import EmbeddingCacheContract
 from nanogpt_core.cli.job.vector_log import VectorLog
 
 ENTRIES = {bytes([number]) * 32: bytes([number]) * (20 + number) for number in range(1, 9)}

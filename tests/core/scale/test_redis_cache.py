@@ -8,8 +8,8 @@ import uuid
 import numpy as np
 import pytest
 
+from cache_contract import EmbeddingCacheContract
 from nanogpt_core import ConfigurationError, Embedder, InvalidTypeError, RedisCache
-from nanogpt_core.cache.contract import EmbeddingCacheContract
 
 
 class TestRedisCache(EmbeddingCacheContract):

@@ -1,4 +1,4 @@
-"""The contract of an embedding cache, as tests to run on any implementation with pytest."""
+"""The contract of an embedding cache, as tests that run on each implementation."""
 
 from __future__ import annotations
 
@@ -13,14 +13,7 @@ _THREADS = 8
 
 
 class EmbeddingCacheContract:
-    """Tests that every :class:`EmbeddingCache` has to pass. A subclass makes the cache.
-
-    Example::
-
-    class TestRedisCache(EmbeddingCacheContract):
-        def make_cache(self):
-            return RedisCache("redis://127.0.0.1")
-    """
+    """Tests that every :class:`EmbeddingCache` has to pass. A subclass makes the cache."""
 
     def make_cache(self) -> EmbeddingCache:
         """Return a new, empty cache without a size limit."""
