@@ -1,7 +1,8 @@
 """An embedding cache in one SQLite file, safe for threads, processes, forks and kills.
 
 In write-ahead mode readers continue while one process writes, and a commit that a kill interrupts is undone at the next
-opening. A damaged cache file is set aside and a new one is created; another program's database stays unchanged.
+opening. A damaged cache file is set aside and a new one is created; another program's file is refused, and stays
+unchanged.
 """
 
 from __future__ import annotations
@@ -10,19 +11,19 @@ import contextlib
 import os
 import sqlite3
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from nanogpt_core._runtime import clock
 from nanogpt_core._runtime.fork import ForkSafe
-from nanogpt_core._runtime.log import logger
+from nanogpt_core._runtime.log import logger, warn
 from nanogpt_core.cache.damage import is_ambiguous, is_damage, may_be_damage, reading_fails, set_aside
 from nanogpt_core.cache.network_drive import network_file_system
 from nanogpt_core.cache.sqlite_file import (
     BUSY_SECONDS,
     FAILURES,
     backoff_seconds,
+    check_not_foreign,
     connect,
     create_if_missing,
     file_identity,
@@ -44,10 +45,10 @@ _BUSY_AGAIN_SECONDS = 0.1
 class SQLiteCache(ForkSafe):
     """An embedding cache in a SQLite file, shared by threads, processes and forks.
 
-    The process may be killed at any moment. If the file cannot be read or written (missing rights, full disk, another
-    program's database), the cache warns once and the call continues without it; a read-only file is still read. A
-    damaged file is renamed to ``<name>.corrupt-<number>``, with a warning, and a new one is created. Pickles and copies
-    open the same file.
+    The process may be killed at any moment. If the file cannot be read or written (missing rights, full disk), the
+    cache warns once and the call continues without it; a read-only file is still read. A damaged file is renamed to
+    ``<name>.corrupt-<number>``, with a warning, and a new one is created. Another program's file is refused. Pickles
+    and copies open the same file.
 
     A call waits for a file that another program keeps locked for at most 10 seconds and at most a quarter of the time
     until the call's ``deadline``, and then continues without it; later calls wait 0.1 seconds, until the file is free.
@@ -55,8 +56,9 @@ class SQLiteCache(ForkSafe):
     Keep the file on a local disk: SQLite's write-ahead log needs memory that all processes share, and locks that work.
     A path on a network drive (NFS, SMB) gives a warning.
 
-    The constructor looks at the path and opens nothing: a few system calls. If a program forbids even these on an event
-    loop, as LangGraph's development server does, make the object before the loop runs, or with ``asyncio.to_thread``.
+    The constructor looks at the path, and at the beginning of a file that is there. If a program forbids that on an
+    event loop, as LangGraph's development server does, make the object before the loop runs, or with
+    ``asyncio.to_thread``.
 
     Args:
         path: The file. A missing folder is created with mode 0700, the file with mode 0600.
@@ -64,7 +66,8 @@ class SQLiteCache(ForkSafe):
             processes add are counted with a delay. Default: no limit.
 
     Raises:
-        ConfigurationError: ``path`` is a folder or cannot be a file, or ``max_bytes`` is below 1.
+        ConfigurationError: ``path`` is a folder, another program's file or cannot be a file, or ``max_bytes`` is below
+            1.
         InvalidTypeError: An argument of the wrong type.
     """
 
@@ -81,13 +84,13 @@ class SQLiteCache(ForkSafe):
         self._total_bytes: int | None = None  # of keys and entries, as far as known
         self._wait_seconds = {"read": BUSY_SECONDS, "written": BUSY_SECONDS}
         super().__init__()
+        with self._lock:  # a fork must not copy SQLite's own locks
+            check_not_foreign(self.path)
         file_system = network_file_system(self.path)
         if file_system is not None:
-            warnings.warn(
+            warn(
                 f"The embedding cache {self.path} is on a network drive ({file_system}). If several machines use the "
                 "file at once, SQLite can damage it. Use a local disk.",
-                RuntimeWarning,
-                stacklevel=2,
             )
 
     # SQLite keeps a list of the locks that the process holds. A fork copies the list, but not the locks: a child that
@@ -263,11 +266,9 @@ class SQLiteCache(ForkSafe):
                 if self._identity == file_identity(self.path):
                     aside = set_aside(self.path)
                     logger.info("The embedding cache %s is damaged, and was set aside as %s", self.path, aside)
-                    warnings.warn(
+                    warn(
                         f"The embedding cache {self.path} is damaged ({error or type(error).__name__}). It was set "
                         f"aside as {aside}; a new file is created.",
-                        RuntimeWarning,
-                        stacklevel=2,
                     )
         except BlockingIOError:
             raise
@@ -278,9 +279,7 @@ class SQLiteCache(ForkSafe):
     def _warn(self, problem: str) -> None:
         if not self._warned:
             self._warned = True
-            warnings.warn(
-                f"The embedding cache {self.path} {problem}; continuing without it.", RuntimeWarning, stacklevel=2
-            )
+            warn(f"The embedding cache {self.path} {problem}; continuing without it.")
 
     def __del__(self) -> None:
         if self._connection is not None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 import os
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
+from nanogpt_core._runtime.log import warn
 from nanogpt_core.cache.base import EmbeddingCache
 from nanogpt_core.embeddings.planning import OVERFLOW_MODES, Overflow
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
@@ -150,10 +150,9 @@ class EmbedderConfig:
         )
         model = _model_row(self.model, self.model_info, endpoint, self.http_client)
         if model.is_reranker:
-            warnings.warn(
+            warn(
                 f"{model.id} is a reranker, not an embedding model: its vectors are of no use in a search.",
                 UserWarning,
-                stacklevel=5,  # the line that calls Embedder()
             )
         _check_dimensions(model, self.dimensions)
         _check_price(self.budget_usd, model)

@@ -198,9 +198,10 @@ class Budget(ForkSafe):
 
 def budget_exceeded(cost: Cost, limit_usd: float, committed_usd: float) -> BudgetExceededError:
     """Return the error for a request whose cost would exceed the budget."""
+    spent = f"${committed_usd:.3g}" if committed_usd else "nothing"
     return BudgetExceededError(
         f"Sending about {counted(cost.tokens, 'token')} (${cost.usd or 0.0:.3g}) would exceed "
-        f"budget_usd={limit_usd:g}; ${committed_usd:.3g} of it are spent or may have been billed for failed attempts.",
+        f"budget_usd={limit_usd:g}; {spent} of it is spent or may have been billed for failed attempts.",
         remedy="Send less, or raise budget_usd.",
     )
 

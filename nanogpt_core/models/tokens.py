@@ -18,10 +18,10 @@ import bisect
 import functools
 import math
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from nanogpt_core._runtime.log import warn
 from nanogpt_core._runtime.time_limit import run_within
 from nanogpt_core.errors import InvalidTypeError
 from nanogpt_core.models.catalog import ModelInfo, get_model
@@ -57,11 +57,9 @@ def load_encoding() -> tiktoken.Encoding | None:
         return run_within(_LOAD_SECONDS, load, "nanogpt-load-cl100k_base")
     except Exception as error:  # noqa: BLE001 - tiktoken passes on every error of requests and of the disk
         problem = type(error).__name__
-    warnings.warn(
+    warn(
         f"tiktoken's cl100k_base file is not available ({problem}): token counts are estimated from the "
-        "texts' length. For exact counts, run once with network access, or point TIKTOKEN_CACHE_DIR at a copy.",
-        RuntimeWarning,
-        stacklevel=2,
+        "texts' length. For exact counts, run once with network access, or point TIKTOKEN_CACHE_DIR at a copy."
     )
     return None
 

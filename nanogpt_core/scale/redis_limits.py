@@ -7,13 +7,12 @@ import math
 import os
 import re
 import secrets
-import warnings
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from nanogpt_core._runtime import clock
 from nanogpt_core._runtime.fork import ForkSafe
-from nanogpt_core._runtime.log import describe, logger
+from nanogpt_core._runtime.log import describe, logger, warn
 from nanogpt_core.errors import (
     ConfigurationError,
     InvalidTypeError,
@@ -210,11 +209,7 @@ class RedisLimits:
         share = last.rate / last.workers
         if not self._warned:
             self._warned = True
-            warnings.warn(
-                f"{error.message} Continuing at this worker's share of the last known rate: {share:.3g} requests/s.",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+            warn(f"{error.message} Continuing at this worker's share of the last known rate: {share:.3g} requests/s.")
         start = self._local.reserve(share)
         return Admission(name, start, max(0.0, start - clock.now()), ready=False, cost=cost)
 

@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import pickle
+import re
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -226,8 +227,9 @@ def test_live_model_info_stays_in_copies_and_pickles(make_live, fresh, monkeypat
 
 def test_reranker_gives_a_warning(make, rows):
     for model in ("BAAI/bge-reranker-large", rows["BAAI/bge-reranker-large"]):
-        with pytest.warns(UserWarning, match="is a reranker, not an embedding model"):
+        with pytest.warns(UserWarning, match="is a reranker, not an embedding model") as caught:
             make(model)
+        assert not re.search("nanogpt_core|_nanogpt/", caught[0].filename)
 
 
 def test_embedding_models_give_no_warning(make, rows):

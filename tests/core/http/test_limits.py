@@ -136,7 +136,7 @@ def test_request_that_is_not_sent_costs_nothing():
     next(wait_for_start(limits, Cancellation(), CENT), None)  # takes the first start time
     steps = wait_for_start(limits, Cancellation(), CENT)
     assert isinstance(next(steps), Wait)
-    with pytest.raises(BudgetExceededError):
+    with pytest.raises(BudgetExceededError, match=r"budget_usd=0\.02; \$0\.02 of it is spent or may"):
         limits.reserve(CENT)
     steps.close()
     limits.reserve(CENT)
@@ -223,7 +223,7 @@ def test_admit_now_reserves_nothing_if_the_request_has_to_wait():
 
 def test_admit_now_without_money_reserves_no_start_time():
     limits = limits_of(1, budget=0.005)
-    with pytest.raises(BudgetExceededError):
+    with pytest.raises(BudgetExceededError, match=r"budget_usd=0\.005; nothing of it is spent or may"):
         limits.admit_now(CENT)
     assert limits._limiter()._starts == []
 

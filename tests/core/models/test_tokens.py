@@ -190,6 +190,7 @@ with warnings.catch_warnings(record=True) as caught:
         assert counter.count_if_too_long(text) or (model.max_tokens or sys.maxsize) > 8192
 assert len(caught) == 1, [str(w.message) for w in caught]
 assert "TIKTOKEN_CACHE_DIR" in str(caught[0].message)
+assert caught[0].filename == "<string>", "the warning must point at this program"
 assert dict(os.environ) == before
 """
 
