@@ -1,5 +1,6 @@
 """``nanogpt search``: exact neighbours, places, citations, and errors before anything is sent."""
 
+import errno
 import io
 import json
 import sys
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from nanogpt_core import Embedder
 from nanogpt_core.cli.answer import cited_numbers
 from nanogpt_core.cli.formats import parquet
+from nanogpt_core.cli.formats.arrow import reading
 from nanogpt_core.cli.nearest import nearest
 from nanogpt_core.sandbox import Reply
 
@@ -301,6 +303,12 @@ def test_damaged_parquet_is_one_line_with_its_name(nanogpt, one_format, tmp_path
         result = nanogpt(*words)
         assert (result.code, result.err.count("\n")) == (3, 1)
         assert "out.parquet cannot be read (" in result.err
+
+
+def test_error_of_the_system_about_a_file_keeps_its_name(tmp_path):
+    with pytest.raises(PermissionError) as refused, reading(tmp_path / "a.parquet"):
+        raise PermissionError(errno.EACCES, "Failed to open local file. Detail: [errno 13] Permission denied")
+    assert (refused.value.filename, refused.value.errno) == (str(tmp_path / "a.parquet"), errno.EACCES)
 
 
 def test_manifest_with_a_count_that_is_none_is_refused(nanogpt, one_format, tmp_path):
