@@ -14,6 +14,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from nanogpt_core._runtime.words import counted
+from nanogpt_core.cli.exit_codes import message_and_remedy_of
 from nanogpt_core.errors import ModelNotFoundError, NanoGPTError, StatusError
 from nanogpt_core.http.endpoint import BASE_URL_VARIABLE, resolve_base_url
 from nanogpt_core.http.secrets import KEY_VARIABLES, resolve_key
@@ -84,7 +85,7 @@ def _check(name: str, run: Callable[[], Iterator[Finding]]) -> Iterator[Finding]
     try:
         yield from run()
     except NanoGPTError as error:
-        yield Finding("FAIL", name, error.message, error.remedy)
+        yield Finding("FAIL", name, *message_and_remedy_of(error))
 
 
 def _versions() -> Iterator[Finding]:
@@ -211,7 +212,7 @@ def _account(base_url: str | None) -> Iterator[Finding]:
         yield Finding("note", "account", "This address does not tell a balance, so the key was not checked.")
         return
     except StatusError as error:
-        yield Finding("FAIL", "account", error.message, error.remedy)
+        yield Finding("FAIL", "account", *message_and_remedy_of(error))
         return
     if found.usd is not None and found.usd <= 0:
         yield Finding("FAIL", "account", f"The key is accepted; the balance is ${found.usd:,.2f}.", "Add to it.")

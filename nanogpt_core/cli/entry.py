@@ -124,7 +124,7 @@ def _usage_message(error: Exception) -> str:
     if isinstance(error, UnusedCliTokensError):
         message = f"Too many arguments: {' '.join(error.unused_tokens or ())}. A text with blanks needs quotes."
     command = " ".join(["nanogpt", *(getattr(error, "command_chain", None) or ())])
-    return f"{message} See {command} --help."
+    return f"{message} See {command} --help.".replace(STDIN, "-")
 
 
 def _report(error: Exception) -> int:

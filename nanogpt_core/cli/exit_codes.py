@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import IntEnum
 
 from nanogpt_core.errors import (
@@ -78,15 +79,35 @@ _CODES: tuple[tuple[type[NanoGPTError], ExitCode], ...] = (
 _REMEDIES = {
     "allow_insecure_http=": "Use https://. The command line sends nothing over plain HTTP to another machine.",
     "on_overflow=": "Shorten it, or pass --on-overflow truncate or --on-overflow split.",
+    "model_info=": "Leave --budget out, and pass --yes.",
     "budget_usd": "Pass a higher --budget.",
 }
 """Remedies on the command line, by the option of Python that the package's remedy names."""
 
+_WORDS = {
+    "Pass api_key=... or set": "Set",
+    "api_key or ": "",
+    "base_url": "--base-url",
+    "budget_usd": "--budget",
+    "query_instruction": "--query-instruction",
+    "requests_per_second": "--requests-per-second",
+}
+"""Words of the command line, by those of Python."""
 
-def message_of(error: NanoGPTError) -> str:
+# An error about NANOGPT_BASE_URL begins with the variable's name.
+_PYTHON_WORDS = re.compile(f"(?<!URL: )(?:{'|'.join(map(re.escape, _WORDS))})")
+
+
+def message_and_remedy_of(error: NanoGPTError) -> tuple[str, str]:
     """Return message and remedy of an error of the package, with options of the command line in place of Python's."""
     remedy = next((own for option, own in _REMEDIES.items() if option in error.remedy), error.remedy)
-    return f"{error.message} {remedy}" if remedy else error.message
+    message, remedy = (_PYTHON_WORDS.sub(lambda found: _WORDS[found[0]], text) for text in (error.message, remedy))
+    return message, remedy
+
+
+def message_of(error: NanoGPTError) -> str:
+    """Return the same in one text."""
+    return " ".join(filter(None, message_and_remedy_of(error)))
 
 
 def exit_code_of(error: NanoGPTError) -> ExitCode:

@@ -10,6 +10,7 @@ from cyclopts import App, Parameter
 
 from nanogpt_core._runtime.words import counted
 from nanogpt_core.cli.console import make_table, output_console, print_json
+from nanogpt_core.cli.exit_codes import CommandError
 from nanogpt_core.cli.options import JsonFlag
 from nanogpt_core.models.catalog import MODELS, ModelInfo
 
@@ -28,6 +29,7 @@ command = App(name="models", help_format="plaintext", help_epilogue=_EXAMPLES)
 
 _COMPARED = ("dimensions", "usd_per_million_tokens", "max_tokens", "min_dimensions", "max_dimensions")
 _ANY_LANGUAGE = "multilingual"
+_LETTERS_OF_A_CODE = 2  # of a language
 _WIDE_COLUMNS = 120  # of a terminal; a narrower one gets shorter headings
 _Sort = Literal["list", "name", "price", "dimensions", "tokens"]
 _KEYS: dict[str, Callable[[ModelInfo], Any]] = {
@@ -85,6 +87,8 @@ def models(
         base_url: Address of the API for `--live`. Default: `NANOGPT_BASE_URL`, then NanoGPT's own.
         json: Print one JSON document, which also has the query instruction of each model's card.
     """
+    if language and len(language) != _LETTERS_OF_A_CODE and language.lower() not in {_ANY_LANGUAGE, "code"}:
+        raise CommandError(f"--language must be a code such as de, zh or code, not {language!r}.")
     rows = _live_rows(base_url) if live else [_Row(info) for info in MODELS.values()]
     rows = [
         row

@@ -131,7 +131,9 @@ class Sandbox:
             listener = socket.create_server((host, self.config.port), family=family, backlog=_BACKLOG)
         except OSError as error:
             where = f"{host}:{self.config.port}"
-            raise ConfigurationError(f"Cannot listen on {where}: {error}", remedy="Is the port in use?") from error
+            reason = (error.strerror or str(error)).partition(" (while")[0]
+            remedy = "Choose another port; 0 takes a free one."
+            raise ConfigurationError(f"Cannot listen on {where}: {reason}.", remedy=remedy) from error
         # asyncio sets it only for its own sockets; without it each small reply waits 40 ms for the client's late ACK.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - what to call it, not a bind

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,7 +86,8 @@ def reading(output: Path) -> Iterator[None]:
         yield
     except (pa.ArrowException, ValueError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # for example missing rights: the file itself may be good
+            # For example missing rights: the file itself may be good.
+            raise OSError(error.errno, os.strerror(error.errno), str(output)) from None
         # Lance adds places in its own source: ", /home/..."
         reason = " ".join(str(error).split()).partition(", /")[0].partition(". ")[0].rstrip(".")
         raise unreadable(output, f"cannot be read ({reason})") from None

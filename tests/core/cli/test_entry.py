@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from cyclopts import App
 
-from nanogpt_core import errors
+from nanogpt_core import Embedder, errors
 from nanogpt_core.cli import app as app_module
 from nanogpt_core.cli import entry
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode, exit_code_of, message_of
@@ -94,6 +94,7 @@ def test_version_is_that_of_the_package(nanogpt):
             ["search", "a.npy", "two", "words", "more"],
             "Too many arguments: words more. A text with blanks needs quotes.",
         ),
+        (["search", "a.npy", "-", "-"], "Too many arguments: -."),
     ],
 )
 def test_wrong_command_line_is_one_line_and_code_2(nanogpt, arguments, words):
@@ -269,5 +270,14 @@ def test_options_of_python_in_remedies_are_those_of_the_command_line():
     too_expensive = budget_exceeded(Cost("model", usd=1.0), 0.5, 0.0)
     assert message_of(too_long).endswith("Shorten it, or pass --on-overflow truncate or --on-overflow split.")
     assert message_of(too_expensive).endswith("Pass a higher --budget.")
+    with pytest.raises(errors.ConfigurationError) as no_price:
+        Embedder("new-model", budget_usd=1.0, api_key="k")
+    assert message_of(no_price.value) == (
+        "--budget cannot be kept for 'new-model': its price is unknown. Leave --budget out, and pass --yes."
+    )
+    no_key = errors.AuthenticationError("No.", remedy="Check the key in api_key or NANOGPT_API_KEY.", status=401)
+    assert message_of(no_key) == "No. Check the key in NANOGPT_API_KEY."
+    address = errors.ConfigurationError("NANOGPT_BASE_URL: base_url is not a URL.", remedy="Check base_url.")
+    assert message_of(address) == "NANOGPT_BASE_URL: base_url is not a URL. Check --base-url."
     assert message_of(errors.InvalidInputError("Wrong.", remedy="Do this.")) == "Wrong. Do this."
     assert message_of(errors.InvalidInputError("Wrong.")) == "Wrong."

@@ -50,6 +50,12 @@ def test_filters_keep_only_the_models_asked_for(models, words, keeps):
     assert 0 < len(kept) < len(MODELS)
 
 
+def test_language_that_is_no_code_is_refused(nanogpt):
+    result = nanogpt("models", "--language", "german")
+    assert (result.code, result.out) == (2, "")
+    assert result.err == "nanogpt: --language must be a code such as de, zh or code, not 'german'.\n"
+
+
 def test_several_filters_must_all_hold(models):
     assert names(models("bge", "--language", "zh", "--min-tokens", "1000")) == ["BAAI/bge-m3"]
 

@@ -1,5 +1,6 @@
 """``nanogpt search``: exact neighbours, places, citations, and errors before anything is sent."""
 
+import errno
 import io
 import json
 import sys
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from nanogpt_core import Embedder
 from nanogpt_core.cli.answer import cited_numbers
 from nanogpt_core.cli.formats import parquet
+from nanogpt_core.cli.formats.arrow import reading
 from nanogpt_core.cli.nearest import nearest
 from nanogpt_core.sandbox import Reply
 
@@ -279,7 +281,7 @@ def test_question_over_the_token_limit_is_refused_without_an_option_of_python(na
     service.clear()
     refused = nanogpt("search", one_format, "why " * 9000)
     assert refused.code == 3
-    assert refused.err.startswith("nanogpt: Too many tokens for the model")
+    assert refused.err.startswith("nanogpt: The query has too many tokens for the model")
     assert refused.err.endswith(". Shorten the question.\n")
     assert not service.requests
 
@@ -301,6 +303,12 @@ def test_damaged_parquet_is_one_line_with_its_name(nanogpt, one_format, tmp_path
         result = nanogpt(*words)
         assert (result.code, result.err.count("\n")) == (3, 1)
         assert "out.parquet cannot be read (" in result.err
+
+
+def test_error_of_the_system_about_a_file_keeps_its_name(tmp_path):
+    with pytest.raises(PermissionError) as refused, reading(tmp_path / "a.parquet"):
+        raise PermissionError(errno.EACCES, "Failed to open local file. Detail: [errno 13] Permission denied")
+    assert (refused.value.filename, refused.value.errno) == (str(tmp_path / "a.parquet"), errno.EACCES)
 
 
 def test_manifest_with_a_count_that_is_none_is_refused(nanogpt, one_format, tmp_path):
