@@ -208,6 +208,7 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
         return profile if info is None else {**(profile or {}), **as_profile(info)}
 
     def _update_dependents(self, changes: Mapping[str, Any]) -> None:
+        super()._update_dependents(changes)
         if "profile" in changes:
             self._has_own_profile = changes["profile"] is not None
         if not self._has_own_profile and not changes.keys().isdisjoint(("model_name", "profile")):

@@ -194,6 +194,7 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
             check_number("context_window", options["context_window"], 1)
 
     def _update_dependents(self, changes: Mapping[str, Any]) -> None:
+        super()._update_dependents(changes)
         if "context_window" in changes:
             self._has_own_window = True
         if "model" in changes:

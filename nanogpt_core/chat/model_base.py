@@ -96,8 +96,13 @@ class ChatModelBase(PluginModel):
     def _update_session(self) -> None:
         """Set the fields and the SDK's clients that follow from the session, after another one was set."""
 
-    def _update_dependents(self, changes: Mapping[str, Any]) -> None:
-        """Set fields that depend on others, of which ``changes`` have changed."""
+    def _update_dependents(self, changes: Mapping[str, Any]) -> None:  # noqa: ARG002 - subclasses need it
+        """Set fields that depend on others, of which ``changes`` have changed, and drop cached properties.
+
+        LangChain's dump of a model is one, and a part of the keys of its caches.
+        """
+        for name in self.__dict__.keys() - type(self).model_fields:
+            del self.__dict__[name]
 
     def __copy__(self) -> Self:
         twin = super().__copy__()

@@ -10,13 +10,14 @@ import pytest
 pytest.importorskip("langchain_openai")
 pytest.importorskip("llama_index.llms.openai_like", exc_type=ImportError)
 
+from langchain_core.caches import InMemoryCache
 from langchain_core.runnables import ConfigurableField
 from pydantic import Field
 
 from langchain_nanogpt import ChatNanoGPT
 from llama_index_nanogpt import NanoGPT
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError, NanoGPTError
-from nanogpt_core.sandbox import Fault
+from nanogpt_core.sandbox import Fault, Reply
 
 
 @pytest.fixture
@@ -241,6 +242,14 @@ async def test_langchain_takes_none_for_no_further_options(call, fresh_sandbox):
     options = {"api_key": fresh_sandbox.api_key, "base_url": fresh_sandbox.base_url}
     await call(ChatNanoGPT(**options, model_kwargs=None), "invoke", "Hello")
     assert len(fresh_sandbox.requests) == 1
+
+
+async def test_langchain_cache_has_an_answer_of_its_own_after_a_change(call, change, fresh_sandbox):
+    chat = ChatNanoGPT(api_key=fresh_sandbox.api_key, base_url=fresh_sandbox.base_url, cache=InMemoryCache())
+    fresh_sandbox.add_replies(Reply("first"), Reply("second"))
+    assert [(await call(chat, "invoke", "Hello")).content for _ in range(2)] == ["first"] * 2
+    changed = change(chat, {"model": "other/model"})
+    assert [(await call(changed, "invoke", "Hello")).content for _ in range(2)] == ["second"] * 2
 
 
 async def test_langchain_with_config_changes_options(chat, call, fresh_sandbox):
