@@ -16,7 +16,7 @@ from nanogpt_core._runtime.workers import call_in_thread, require_event_loop, ru
 from nanogpt_core.cache.base import CacheNamespace
 from nanogpt_core.cache.lookup import CacheLookup
 from nanogpt_core.embeddings.config import EmbedderConfig
-from nanogpt_core.embeddings.dispatch import Dispatcher, Steps
+from nanogpt_core.embeddings.dispatch import Call, Dispatcher, Steps
 from nanogpt_core.embeddings.estimate import Estimate
 from nanogpt_core.embeddings.gathering.dispatch import GatheringDispatcher
 from nanogpt_core.embeddings.gathering.waiting_call import Lane
@@ -115,9 +115,8 @@ class Pipeline:
                 batches = self._prepare(plan, results, batch_size, observer)
                 if batches:
                     self.client.get_ready()
-                dispatches = self._dispatches(
-                    batches, results, cancellation, observer, lane=None, joins=batch_size is None
-                )
+                call = Call(results, cancellation, observer)
+                dispatches = self._dispatches(batches, call, None, joins=batch_size is None)
                 tasks = [partial(run_sync, dispatch, self.client.send, cancellation.stop) for dispatch in dispatches]
                 if len(tasks) == 1:  # as most calls have: no threads, and no file more to follow
                     tasks[0]()
@@ -159,9 +158,8 @@ class Pipeline:
                 if batches:
                     await self.client.aget_ready()
                 lock = parsing or asyncio.Lock()
-                dispatches = self._dispatches(
-                    batches, results, cancellation, observer, lane=loop, joins=batch_size is None
-                )
+                call = Call(results, cancellation, observer)
+                dispatches = self._dispatches(batches, call, loop, joins=batch_size is None)
                 tasks = [partial(run_async, dispatch, self.client.asend, parsing=lock) for dispatch in dispatches]
                 await run_in_tasks(tasks, self.config.max_concurrency, cancellation.stop)
                 return await _run(len(texts) > _MAX_TEXTS_PLANNED_IN_LOOP, results.finish)
@@ -178,20 +176,11 @@ class Pipeline:
     def _observed(self, stream: CallObserver | None) -> contextlib.AbstractContextManager[CallObserver]:
         return self.observe() if stream is None else contextlib.nullcontext(stream)
 
-    def _dispatches(
-        self,
-        batches: list[Batch],
-        results: ResultCollector,
-        cancellation: Cancellation,
-        observer: CallObserver,
-        *,
-        lane: Lane,
-        joins: bool,
-    ) -> list[Steps[None]]:
+    def _dispatches(self, batches: list[Batch], call: Call, lane: Lane, *, joins: bool) -> list[Steps[None]]:
         """Return a generator for each batch; that of a small call may share a request with other calls."""
         if joins and self.config.coalesce and len(batches) == 1 and len(batches[0].texts) <= _SMALL_BATCH_TEXTS:
-            return [self.gathering_dispatcher.dispatch(batches[0], results, cancellation, observer, lane)]
-        return [self.dispatcher.dispatch(batch, results, cancellation, observer) for batch in batches]
+            return [self.gathering_dispatcher.dispatch(batches[0], call, lane)]
+        return [self.dispatcher.dispatch(batch, call) for batch in batches]
 
     def _may_block(self, texts: list[str]) -> bool:
         """Return whether planning takes long, touches the disk, or may load or download a tokenizer."""

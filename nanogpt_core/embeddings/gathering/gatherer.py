@@ -72,7 +72,7 @@ class Gatherer(ForkSafe):
     @property
     def waiting(self) -> int:
         """Number of texts in the queue."""
-        return len(self._queue)
+        return self._queue.lanes.total()
 
     @contextlib.contextmanager
     def _change(self) -> Iterator[None]:
@@ -94,7 +94,7 @@ class Gatherer(ForkSafe):
         """
         with self._change():
             new = [item for position in range(len(call.batch.texts)) if (item := self._add(call, position))]
-            is_idle = not self._queue and not self._waiting_to_start and self._slots.has_free(call.lane)
+            is_idle = not self._queue.lanes and not self._waiting_to_start and self._slots.has_free(call.lane)
             goes_alone = is_idle and len(new) == len(call.items)
             if goes_alone:
                 for item in new:
@@ -165,7 +165,7 @@ class Gatherer(ForkSafe):
             wanted = [item for item in unfinished if item.calls]
             if error is not None and _concerns_others(error, call):
                 self.fail(wanted, error)
-            else:
+            elif wanted:
                 self._queue.add(wanted, front=True)
 
     def _withdraw(self, call: WaitingCall) -> set[Sender]:
@@ -183,7 +183,8 @@ class Gatherer(ForkSafe):
     def _forget(self, item: Item) -> None:
         if self._under_way.get(item.text) is item:
             del self._under_way[item.text]
-        self._queue.discard(item)
+        if item.sender is None:
+            self._queue.discard(item)
 
     def check_slots(self) -> None:
         """Start a carrier if a slot has become free since nothing came in the time of a slot."""

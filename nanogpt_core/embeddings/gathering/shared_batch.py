@@ -20,7 +20,7 @@ from nanogpt_core.embeddings.gathering.waiting_call import Carrier, Item
 from nanogpt_core.embeddings.response import EmbeddingResponse
 from nanogpt_core.errors import BadRequestError, BudgetExceededError, NanoGPTError, RequestTooLargeError
 from nanogpt_core.http.limits import Admission, SharedLimits
-from nanogpt_core.http.retry import Cancellation
+from nanogpt_core.http.retry import Cancellation, send_with_retries
 from nanogpt_core.http.text_errors import may_concern_one_text, named_position
 
 # After so many searches for a bad text in which no request succeeded, no further text is searched for.
@@ -83,15 +83,16 @@ class SharedBatch:
         account = SharedAccount(self._gatherer, items, self._dispatcher.usd_per_million_tokens)
         cancellation = Cancellation(_last_deadline(items), self._cancellation.stop)
         self._requests += 1
+        send = partial(
+            send_with_retries,
+            partial(self._attempt, account, cancellation),
+            limits=self._limits,
+            max_retries=self._max_retries,
+            cancellation=cancellation,
+            cost=replace(self._dispatcher.cost(make_batch(items)), gathers=True),
+        )
         try:
-            response = yield from self._dispatcher.send_with_encoding(
-                partial(self._attempt, account, cancellation),
-                limits=self._limits,
-                cancellation=cancellation,
-                cost=replace(self._dispatcher.cost(make_batch(items)), gathers=True),
-                admission=admission,
-                max_retries=self._max_retries,
-            )
+            response = yield from self._dispatcher.send_with_encoding(send, admission)
         except BaseException as error:
             account.report_failure(error)
             if isinstance(error, NoCallLeft):
