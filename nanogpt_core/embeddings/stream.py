@@ -71,19 +71,13 @@ async def achunked(items: AsyncIterable[T] | Iterator[T], size: int) -> AsyncIte
 
 
 def stream_chunks(pipeline: Pipeline, chunks: Iterator[Chunk[str]], total: int | None) -> Iterator[EmbeddedBatch]:
-    """Embed the chunks of a stream, and yield them in order.
-
-    Args:
-        pipeline: Embeds each chunk.
-        chunks: The chunks.
-        total: Number of texts, for progress reports; None if unknown.
-    """
+    """Embed the chunks of a stream, and yield them in order; ``total`` texts are expected, or None."""
     stop = threading.Event()
 
     def embed(chunk: Chunk[str]) -> EmbeddedBatch:
-        texts = check_texts(chunk[1], chunk[0])
-        options: dict[str, Any] = {"offset": chunk[0], "batch_size": len(texts), "show_progress": False}
-        return EmbeddedBatch(chunk[0], texts, pipeline.embed(texts, **options, stop=stop, stream=observer))
+        start, texts = chunk[0], check_texts(chunk[1], chunk[0])
+        vectors = pipeline.embed(texts, batch_size=len(texts), offset=start, stop=stop, stream=observer)
+        return EmbeddedBatch(start, texts, vectors)
 
     with (
         pipeline.observe() as observer,
@@ -103,9 +97,9 @@ async def astream_chunks(
     parsing = asyncio.Lock()
 
     async def embed(chunk: Chunk[str]) -> EmbeddedBatch:
-        texts = check_texts(chunk[1], chunk[0])
-        options: dict[str, Any] = {"offset": chunk[0], "batch_size": len(texts), "show_progress": False}
-        return EmbeddedBatch(chunk[0], texts, await pipeline.aembed(texts, **options, parsing=parsing, stream=observer))
+        start, texts = chunk[0], check_texts(chunk[1], chunk[0])
+        vectors = await pipeline.aembed(texts, batch_size=len(texts), offset=start, parsing=parsing, stream=observer)
+        return EmbeddedBatch(start, texts, vectors)
 
     with pipeline.observe() as observer, pipeline.reporting(total) as report:
         async with contextlib.aclosing(amap_ordered(chunks, embed, pipeline.config.max_concurrency)) as batches:
