@@ -52,8 +52,12 @@ class Batch:
 
     def select(self, indices: Sequence[int]) -> Batch:
         """Return the batch of some of the texts."""
-        parts = (self.texts, self.request_indices, self.positions, self.tokens)
-        return Batch(*(_pick(part, indices) for part in parts))
+        return Batch(
+            _pick(self.texts, indices),
+            _pick(self.request_indices, indices),
+            _pick(self.positions, indices),
+            _pick(self.tokens, indices),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,11 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Generator, Iterator
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from nanogpt_core._runtime.time_limit import call_into
 from nanogpt_core._runtime.workers import GRACE_SECONDS, NoThreadError, park_if_exiting, start_thread
 from nanogpt_core.embeddings.inputs import check_texts
 
@@ -187,13 +189,7 @@ class _Pace:
 def _start(function: Callable[[T], R], item: T, stop: threading.Event) -> Future[R]:
     # A thread for each item ends with it. The threads of an executor would stay if the consumer never came back.
     future: Future[R] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(function(item))
-        except BaseException as error:  # noqa: BLE001 - raised in the consumer's thread
-            future.set_exception(error)
-
+    run = partial(call_into, future, partial(function, item))
     try:
         start_thread(run, "nanogpt-stream", stop)
     except NoThreadError:
