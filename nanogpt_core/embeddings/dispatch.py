@@ -102,10 +102,8 @@ class Dispatcher:
         """
         parts, accepted = [batch], list[Batch]()
         while parts:
-            part = parts.pop()
-            if not self.host_capabilities.fits(part):
-                parts += part.halves()[::-1]
-                continue
+            part, *others = self.host_capabilities.split(parts.pop())
+            parts += others[::-1]
             first_admission, admission = admission, None
             try:
                 response = yield from self._send_and_report(part, call, first_admission, into=call.results)
@@ -151,11 +149,7 @@ class Dispatcher:
         return EmbeddingResponse(vectors[None], None, responses[0].model)
 
     def _send_and_report(
-        self,
-        batch: Batch,
-        call: Call,
-        admission: Admission | None = None,
-        into: ResultCollector | None = None,
+        self, batch: Batch, call: Call, admission: Admission | None = None, into: ResultCollector | None = None
     ) -> Steps[EmbeddingResponse]:
         """Send a batch in one request, with retries, and report the request."""
         timer = RequestTimer()
@@ -232,11 +226,7 @@ class Dispatcher:
         return Outcome(price(tokens, self.usd_per_million_tokens) if cost is None else cost, tokens, answered=True)
 
     def request_once(
-        self,
-        batch: Batch,
-        cancellation: Cancellation,
-        observer: CallObserver,
-        into: ResultCollector | None = None,
+        self, batch: Batch, cancellation: Cancellation, observer: CallObserver, into: ResultCollector | None = None
     ) -> Steps[EmbeddingResponse]:
         """Send ``batch`` once, and parse the reply.
 

@@ -72,7 +72,7 @@ class Pipeline:
         price_per_million = model.usd_per_million_tokens
         self.observer = Observer("embeddings", config.endpoint, config.on_request, meter, price_per_million)
         process_limits = ProcessLimits(RateCap(config.endpoint, config.requests_per_second).limiter, budget)
-        self.limits = config.limits or process_limits
+        self.limits = process_limits if config.limits is None else config.limits
         self._warning = OneWarning()
         self.dispatcher = Dispatcher(config, self.dimensions_check, self.limits)
         self.gathering_dispatcher = GatheringDispatcher(config, self.dispatcher, process_limits, self.client)
@@ -200,11 +200,9 @@ class Pipeline:
 
     def _cache_lookup(self, deadline: Deadline | None) -> CacheLookup | None:
         cache = self.config.opened_cache
-        return (
-            None
-            if cache is None
-            else CacheLookup(cache, self.namespace, deadline, self._close_cache_if_closed, self._warning)
-        )
+        if cache is None:
+            return None
+        return CacheLookup(cache, self.namespace, deadline, self._close_cache_if_closed, self._warning)
 
     def close(self) -> None:
         """Close connections that no other object uses, and a cache file that was opened here. Calls under way go on."""

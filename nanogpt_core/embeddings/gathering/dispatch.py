@@ -37,11 +37,7 @@ _SLOTS = 8
 class GatheringDispatcher:
     """Sends the small calls of one embedder, together with those of others that have the same options.
 
-    Args:
-        config: The embedder's options.
-        dispatcher: Sends batches.
-        limits: Rate and budget; used if ``config.limits`` is None.
-        client: Sends requests.
+    ``limits`` are used if ``config.limits`` is None.
     """
 
     def __init__(
@@ -94,11 +90,7 @@ class GatheringDispatcher:
         yield from self._take_delivered(waiting, call)
 
     def _start_or_queue(self, call: WaitingCall) -> Steps[Admission | None]:
-        """Register a call, and start its request if it need not wait.
-
-        Returns:
-            The confirmed admission of the request; None if the call is queued.
-        """
+        """Register a call. Return the confirmed admission of its request; None if it has to wait, and is queued."""
         gatherer = self.gatherer()
         if not gatherer.register(call):
             return None
@@ -159,11 +151,8 @@ class GatheringDispatcher:
 
     def make_carrier(self, lane: Lane) -> BatchCarrier:
         """Return a carrier that has not started, for an event loop, or for threads if ``lane`` is None."""
-        shared = self._config.limits
-        limits = self._limits.without_budget if shared is None else shared
-        return BatchCarrier(
-            self.gatherer(), self._dispatcher, limits, self._client, lane, takes_texts_first=shared is not None
-        )
+        limits = self._limits.without_budget if self._config.limits is None else self._config.limits
+        return BatchCarrier(self.gatherer(), self._dispatcher, limits, self._client, lane)
 
 
 def _share(gatherer: Gatherer, call: WaitingCall, batch: Batch, response: EmbeddingResponse) -> None:

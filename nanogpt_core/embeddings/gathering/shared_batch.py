@@ -28,16 +28,7 @@ _MAX_SEARCHES_IN_VAIN = 2
 
 
 class SharedBatch:
-    """One gathered batch.
-
-    Args:
-        carrier: Sends the batch.
-        gatherer: Gets the vectors and errors.
-        dispatcher: Sends requests.
-        limits: The rate limit; also the budget if several processes share it.
-        cancellation: The stop signal of the carrier.
-        items: The texts.
-    """
+    """One gathered batch of a carrier; the gatherer gets its vectors and errors."""
 
     def __init__(
         self,
@@ -45,28 +36,21 @@ class SharedBatch:
         gatherer: Gatherer,
         dispatcher: Dispatcher,
         limits: SharedLimits,
-        *,
         cancellation: Cancellation,
-        items: Sequence[Item],
     ) -> None:
         self._carrier = carrier
         self._gatherer = gatherer
         self._dispatcher = dispatcher
         self._limits = limits
         self._cancellation = cancellation
-        self._items = items
-        self._requests = 0
+        self._requests = self._most_requests = 0
         self._max_retries = dispatcher.config.max_retries
+
+    def send(self, items: Sequence[Item], admission: Admission | None) -> Steps[None]:
+        """Send the texts, with a confirmed admission for the first attempt, and hand out vectors and errors."""
         # The service may refuse each text. Then it costs no more than a request for each.
         self._most_requests = len(items)
-
-    def send(self, admission: Admission | None) -> Steps[None]:
-        """Send the batch, and hand out vectors and errors.
-
-        Args:
-            admission: A confirmed admission for the first attempt.
-        """
-        parts = [list(self._items)]
+        parts = [list(items)]
         while parts:
             part = parts.pop()
             batch = make_batch(part)
