@@ -86,7 +86,8 @@ class SharedBatch:
             position = named_position(error, len(account.items))
             named = None if position is None else account.items[position]
             was_late = cancellation.deadline is not None and cancellation.deadline.remaining() <= 0
-            return Result(account.items, Failure(error, named, was_late))
+            calls = {call for item in account.items for call in list(item.calls)}
+            return Result(account.items, Failure(error, calls, named=named, was_late=was_late))
         self._gatherer.deliver(account.items, response.vectors, response.model)
         return Result(account.items, None)
 
@@ -179,7 +180,6 @@ class SharedBatch:
         if not may_concern_one_text(failure.error):
             self._fail([*suspects, *others], failure)
             return None
-        owners = {call for item in suspects for call in list(item.calls)}
         failure_of_others: Failure | None = None
         if others:
             result = yield from self._request(others)
@@ -187,9 +187,6 @@ class SharedBatch:
             failure_of_others = result.failure
         if not search.is_certain:
             failure = yield from self._confirm(search)
-        if len(suspects) > 1:
-            # Calls that joined meanwhile have some of these texts only, perhaps good ones.
-            self._gatherer.send_separately(suspects, lambda call: call not in owners)
         self._fail_one_call(suspects, failure)
         return failure_of_others
 
@@ -202,12 +199,13 @@ class SharedBatch:
         return result.failure or search.failure
 
     def _fail(self, items: Sequence[Item], failure: Failure) -> None:
-        """Fail all calls with these texts; those with more time than the request had go on by themselves."""
+        """Fail all calls with these texts; those that joined since, or have more time left, go on by themselves."""
         if isinstance(failure.error, BudgetExceededError):
             self._gatherer.send_separately(items)  # the shared budget may cover some of them
             return
-        if failure.was_late:
-            self._gatherer.send_separately(items, lambda call: not call.is_late)
+        self._gatherer.send_separately(
+            items, lambda call: call not in failure.calls or (failure.was_late and not call.is_late)
+        )
         self._gatherer.fail(items, failure.error, failure.named)
 
     def _fail_one_call(self, items: list[Item], failure: Failure) -> None:
