@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from nanogpt_core._runtime.time_limit import call_into
 from nanogpt_core.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -206,15 +207,7 @@ def require_event_loop() -> asyncio.AbstractEventLoop:
 async def run_in_thread(function: Callable[[], None]) -> None:
     """Call ``function`` in a thread. If this coroutine is cancelled, the function still runs to its end."""
     # Not call_in_thread: cancelling that drops a function that no thread has started yet, and with it paid vectors.
-    call = _CalledOnce(function)
-    try:
-        future = asyncio.get_running_loop().run_in_executor(None, call)
-    except RuntimeError as error:
-        if not lacks_threads(error):
-            raise
-        call()
-    else:
-        await asyncio.shield(future)
+    await asyncio.shield(_start_in_executor(function))
 
 
 async def call_in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -222,14 +215,19 @@ async def call_in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kw
 
     If the process may not start another thread, or the interpreter is exiting, it is called in this one.
     """
-    call = _CalledOnce(partial(function, *args, **kwargs))
+    return await _start_in_executor(partial(function, *args, **kwargs))
+
+
+def _start_in_executor(function: Callable[[], T]) -> asyncio.Future[T]:
+    loop, call = asyncio.get_running_loop(), _CalledOnce(function)
     try:
-        future = asyncio.get_running_loop().run_in_executor(None, call)
+        return loop.run_in_executor(None, call)
     except RuntimeError as error:
         if not lacks_threads(error):
             raise
-        return call()
-    return await future
+    future: asyncio.Future[T] = loop.create_future()
+    future.set_result(call())
+    return future
 
 
 class _CalledOnce(Generic[T]):
@@ -239,15 +237,12 @@ class _CalledOnce(Generic[T]):
     """
 
     def __init__(self, function: Callable[[], T]) -> None:
-        self._function, self._context = function, contextvars.copy_context()
+        self._function = partial(contextvars.copy_context().run, function)
         self._lock = threading.Lock()
         self._outcome: Future[T] = Future()
 
     def __call__(self) -> T:
         with self._lock:
             if not self._outcome.done():
-                try:
-                    self._outcome.set_result(self._context.run(self._function))
-                except BaseException as error:  # noqa: BLE001 - raised below
-                    self._outcome.set_exception(error)
+                call_into(self._outcome, self._function)
         return self._outcome.result()

@@ -7,8 +7,9 @@ So sync and async share every decision.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from nanogpt_core._runtime.log import logger
 from nanogpt_core.embeddings.config import EmbedderConfig
@@ -32,10 +33,6 @@ from nanogpt_core.models.catalog import near_names
 from nanogpt_core.models.pricing import price
 from nanogpt_core.observability.observer import CallObserver, RequestTimer
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
 T = TypeVar("T")
 
 Action = Send | Wait | Run | Yield | Join
@@ -54,16 +51,20 @@ _NEXT_ENCODINGS: dict[str, str | None] = {"base64": "float", "float": None}
 _MAX_HALVINGS = 4
 
 
+@dataclass(frozen=True, slots=True)
+class Call:
+    """The parts of one call of an embedder that its batches share."""
+
+    results: ResultCollector
+    cancellation: Cancellation
+    observer: CallObserver
+
+
 class Dispatcher:
     """Sends batches for one embedder.
 
-    Args:
-        config: The embedder's options.
-        dimensions_check: Compares the dimensions of the replies.
-        limits: Rate and budget.
-
     Attributes:
-        config: See ``Args``.
+        config: The embedder's options.
         host_capabilities: Encoding and size of the requests that the host accepts.
         parameters: Fields of each request beside the texts and the encoding: ``model``, ``dimensions``, ``user``.
         usd_per_million_tokens: The model's price; None if unknown.
@@ -83,45 +84,39 @@ class Dispatcher:
     def dispatch(
         self,
         batch: Batch,
-        results: ResultCollector,
-        cancellation: Cancellation,
-        observer: CallObserver,
+        call: Call,
         admission: Admission | None = None,
         *,
         on_part: Callable[[Batch, EmbeddingResponse], None] | None = None,
     ) -> Steps[None]:
-        """Send ``batch`` until ``results`` has all its vectors; in parts if the host refuses it as too large.
+        """Send ``batch`` until the call's results have all its vectors; in parts if the host refuses it as too large.
 
         Args:
             batch: The batch.
-            results: Collects the vectors.
-            cancellation: Deadline and stop signal of the call.
-            observer: Reports the requests.
+            call: The call that it belongs to.
             admission: A confirmed admission for the first attempt.
-            on_part: Also gets each part of the batch with its response. The vectors may be those of ``results``.
+            on_part: Also gets each part of the batch with its response. The vectors may be those of the results.
 
         Raises:
             NanoGPTError: The batch cannot be answered.
         """
         parts, accepted = [batch], list[Batch]()
         while parts:
-            part = parts.pop()
-            if not self.host_capabilities.fits(part):
-                parts += part.halves()[::-1]
-                continue
+            part, *others = self.host_capabilities.split(parts.pop())
+            parts += others[::-1]
+            first_admission, admission = admission, None
             try:
-                response = yield from self._send_and_report(part, cancellation, observer, results, admission)
+                response = yield from self._send_and_report(part, call, first_admission, into=call.results)
             except RequestTooLargeError as error:
-                admission = None
                 if len(part.texts) > 1:
                     logger.info("The host refused a batch of %d texts as too large: dividing it", len(part.texts))
                     parts += part.halves()[::-1]
                     continue
-                response = yield from self._shorten(part, cancellation, observer, error, _MAX_HALVINGS)
-                yield from _accept(part, response, results)
+                response = yield from self._shorten(part, call, error, _MAX_HALVINGS)
+                # Not cached, because it depends on on_overflow.
+                yield from call.results.accept(part, response, may_cache=False)
             else:
-                admission = None
-                yield from self.collect(part, response, results)
+                yield from call.results.accept(part, response)
             if on_part:
                 on_part(part, response)
             accepted.append(part)
@@ -129,26 +124,10 @@ class Dispatcher:
             # Learned only now: a refusal can also concern a single text, which then ends the call.
             self.host_capabilities.learn(max(accepted, key=lambda part: len(part.texts)))
 
-    def collect(self, batch: Batch, response: EmbeddingResponse, results: ResultCollector) -> Steps[None]:
-        """Put a response into ``results`` and the cache."""
-        yield from _accept(batch, response, results)
-        if results.caches:
-            yield Run(lambda: results.store(batch, response))
-        else:
-            results.store(batch, response)
-
     def _shorten(
-        self,
-        batch: Batch,
-        cancellation: Cancellation,
-        observer: CallObserver,
-        error: RequestTooLargeError,
-        halvings: int,
+        self, batch: Batch, call: Call, error: RequestTooLargeError, halvings: int
     ) -> Steps[EmbeddingResponse]:
-        """Truncate or split the single text of a batch further: its local count was an estimate.
-
-        The result is not cached, because it depends on ``on_overflow``.
-        """
+        """Truncate or split the single text of a batch further: its local count was an estimate."""
         halves = _halves_of(batch) if halvings else []
         mode = self.config.on_overflow
         if mode == "error" or len(halves) < 2:  # noqa: PLR2004
@@ -158,9 +137,9 @@ class Dispatcher:
         responses = []
         for half in halves[:1] if mode == "truncate" else halves:
             try:
-                response = yield from self._send_and_report(half, cancellation, observer)
+                response = yield from self._send_and_report(half, call)
             except RequestTooLargeError as again:
-                response = yield from self._shorten(half, cancellation, observer, again, halvings - 1)
+                response = yield from self._shorten(half, call, again, halvings - 1)
             responses.append(response)
         if len(responses) == 1:
             return responses[0]
@@ -170,98 +149,62 @@ class Dispatcher:
         return EmbeddingResponse(vectors[None], None, responses[0].model)
 
     def _send_and_report(
-        self,
-        batch: Batch,
-        cancellation: Cancellation,
-        observer: CallObserver,
-        results: ResultCollector | None = None,
-        admission: Admission | None = None,
+        self, batch: Batch, call: Call, admission: Admission | None = None, into: ResultCollector | None = None
     ) -> Steps[EmbeddingResponse]:
         """Send a batch in one request, with retries, and report the request."""
         timer = RequestTimer()
-        out = None if results is None else partial(results.out, batch)
-        attempt = partial(self._attempt, batch, cancellation, observer, timer=timer, out=out)
-        cost = self.cost(batch) if admission is None else admission.cost
+        send = partial(
+            send_with_retries,
+            partial(self._attempt, batch, call, timer, into),
+            limits=self._limits,
+            max_retries=self.config.max_retries,
+            cancellation=call.cancellation,
+            cost=self.cost(batch) if admission is None else admission.cost,
+        )
         try:
-            return (
-                yield from self.send_with_encoding(
-                    attempt,
-                    limits=self._limits,
-                    cancellation=cancellation,
-                    cost=cost,
-                    admission=admission,
-                    max_retries=self.config.max_retries,
-                )
-            )
+            response = yield from self.send_with_encoding(send, admission)
         except BaseException as error:
             _name_position(error, batch)
-            observer.report(timer, texts=len(batch.texts), error=error)
+            call.observer.report(timer, texts=len(batch.texts), error=error)
             raise
+        call.observer.report(
+            timer,
+            texts=len(batch.texts),
+            prompt_tokens=response.prompt_tokens,
+            cost_usd=response.cost_usd,
+            request_id=response.request_id,
+        )
+        return response
 
     def _attempt(
-        self,
-        batch: Batch,
-        cancellation: Cancellation,
-        observer: CallObserver,
-        admission: Admission,
-        *,
-        timer: RequestTimer,
-        out: Callable[[], NDArray[np.float32] | None] | None,
+        self, batch: Batch, call: Call, timer: RequestTimer, into: ResultCollector | None, admission: Admission
     ) -> Steps[EmbeddingResponse]:
-        """Make one attempt at a request, and settle its cost; report the request if it succeeds."""
+        """Make one attempt at a request, and settle its cost."""
         timer.attempts += 1
         try:
-            response = yield from self.request_once(batch, cancellation, observer, out)
-            yield from self.check_dimensions(response, cancellation, observer)
+            response = yield from self.request_once(batch, call.cancellation, call.observer, into)
+            yield from self.check_dimensions(response, call)
         except BaseException as error:
             outcome = failed_outcome(error)
             timer.uncertain += outcome.usd is None
             self._limits.settle(admission, outcome)
             raise
-        outcome = self.outcome(response)
-        self._limits.settle(admission, outcome)
-        observer.report(
-            timer,
-            texts=len(batch.texts),
-            prompt_tokens=outcome.tokens,
-            cost_usd=outcome.usd,
-            request_id=response.request_id,
-        )
+        self._limits.settle(admission, self.outcome(response))
         return response
 
     def send_with_encoding(
-        self,
-        attempt: Callable[[Admission], Steps[EmbeddingResponse]],
-        *,
-        limits: SharedLimits,
-        cancellation: Cancellation,
-        cost: Cost,
-        admission: Admission | None,
-        max_retries: int,
+        self, send: Callable[..., Steps[EmbeddingResponse]], admission: Admission | None
     ) -> Steps[EmbeddingResponse]:
-        """Send one request until it is answered; if the host refuses base64, ask for float lists or for no encoding.
+        """Send one request; if the host refuses base64, ask for float lists, or for no encoding.
 
         Args:
-            attempt: Makes one attempt, and settles its cost.
-            limits: Rate and budget.
-            cancellation: Deadline and stop signal.
-            cost: Expected cost of one attempt.
+            send: :func:`~nanogpt_core.http.retry.send_with_retries` with all its arguments but ``admission``.
             admission: A confirmed admission for the first attempt, or None.
-            max_retries: Attempts after the first.
         """
         while True:
             encoding = self.host_capabilities.encoding
             try:
-                return (
-                    yield from send_with_retries(
-                        attempt,
-                        limits=limits,
-                        max_retries=max_retries,
-                        cancellation=cancellation,
-                        cost=cost,
-                        admission=admission,
-                    )
-                )
+                return (yield from send(admission=admission))
             except BadRequestError as error:
                 if encoding is None or not _refuses_encoding(error, encoding):
                     raise
@@ -283,11 +226,7 @@ class Dispatcher:
         return Outcome(price(tokens, self.usd_per_million_tokens) if cost is None else cost, tokens, answered=True)
 
     def request_once(
-        self,
-        batch: Batch,
-        cancellation: Cancellation,
-        observer: CallObserver,
-        out: Callable[[], NDArray[np.float32] | None] | None = None,
+        self, batch: Batch, cancellation: Cancellation, observer: CallObserver, into: ResultCollector | None = None
     ) -> Steps[EmbeddingResponse]:
         """Send ``batch`` once, and parse the reply.
 
@@ -295,26 +234,21 @@ class Dispatcher:
             batch: The batch.
             cancellation: Deadline and stop signal.
             observer: The observer of the call, or of one of those that share the request.
-            out: Returns memory for the vectors, ``(n, d)`` float32, or None. Called when the reply is there.
+            into: Gives memory for the vectors, so that they need not be copied. Default: new memory.
         """
-        with observer.sending():
-            reply = yield self._make_send(batch, cancellation)
-        return parse_embeddings(reply.body, len(batch.texts), None if out is None else out(), reply.request_id)
-
-    def _make_send(self, batch: Batch, cancellation: Cancellation) -> Send:
         import orjson
 
-        encoding = (
-            {} if self.host_capabilities.encoding is None else {"encoding_format": self.host_capabilities.encoding}
-        )
-        body = orjson.dumps({"input": list(batch.texts), **encoding, **self.parameters})
+        encoding = self.host_capabilities.encoding
+        fields = self.parameters if encoding is None else {"encoding_format": encoding, **self.parameters}
+        body = orjson.dumps({"input": list(batch.texts), **fields})
         numbers = len(batch.texts) * (self._dimensions_check.dimensions or _MAX_DIMENSIONS)
         max_bytes = _BYTES_BESIDE_NUMBERS + numbers * _BYTES_PER_NUMBER
-        return Send("/embeddings", body, cancellation.remaining(self._timeout), max_bytes)
+        with observer.sending():
+            reply = yield Send("/embeddings", body, cancellation.remaining(self._timeout), max_bytes)
+        out = None if into is None else into.out(batch)
+        return parse_embeddings(reply.body, len(batch.texts), out, reply.request_id)
 
-    def check_dimensions(
-        self, response: EmbeddingResponse, cancellation: Cancellation, observer: CallObserver
-    ) -> Steps[None]:
+    def check_dimensions(self, response: EmbeddingResponse, call: Call) -> Steps[None]:
         """Compare the dimensions of a response; if they differ, ask the service's live list once.
 
         Raises:
@@ -327,17 +261,18 @@ class Dispatcher:
             if not self._dimensions_check.needs_live_list:
                 raise
             # The catalog may be out of date; the service's own list decides.
-            self._dimensions_check.add_source((yield from self._listed_dimensions(cancellation, observer)))
+            self._dimensions_check.add_source((yield from self._listed_dimensions(call)))
             self._dimensions_check.accept(dimensions)
-        observer.dimensions = dimensions
+        call.observer.dimensions = dimensions
 
-    def _listed_dimensions(self, cancellation: Cancellation, observer: CallObserver) -> Steps[int | None]:
+    def _listed_dimensions(self, call: Call) -> Steps[int | None]:
         from nanogpt_core.models.listing import MAX_LIST_BYTES, parse_model_list
 
-        yield from wait_for_start(self._limits, cancellation)
+        yield from wait_for_start(self._limits, call.cancellation)
         try:
-            with observer.sending():
-                reply = yield Send("/embedding-models", None, cancellation.remaining(self._timeout), MAX_LIST_BYTES)
+            with call.observer.sending():
+                timeout = call.cancellation.remaining(self._timeout)
+                reply = yield Send("/embedding-models", None, timeout, MAX_LIST_BYTES)
             row = parse_model_list(reply.body).get(self.parameters["model"])
         except NanoGPTError:
             return None
@@ -347,11 +282,6 @@ class Dispatcher:
 def failed_outcome(error: BaseException) -> Outcome:
     """Return the outcome of an attempt that failed."""
     return Outcome(0.0 if was_not_billed(error) else None, error=type(error).__name__)
-
-
-def _accept(batch: Batch, response: EmbeddingResponse, results: ResultCollector) -> Steps[None]:
-    for _ in results.accept(batch, response):
-        yield Yield()
 
 
 def _halves_of(batch: Batch) -> list[Batch]:

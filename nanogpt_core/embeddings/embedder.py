@@ -9,11 +9,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Si
 from typing import TYPE_CHECKING, Any
 
 from nanogpt_core._runtime.workers import require_event_loop
-from nanogpt_core.embeddings.config import (
-    OPTION_ALIASES,
-    EmbedderConfig,
-    EmbedderOptions,
-)
+from nanogpt_core.embeddings.config import OPTION_ALIASES, EmbedderConfig, EmbedderOptions
 from nanogpt_core.embeddings.estimate import Estimate
 from nanogpt_core.embeddings.inputs import check_query, check_texts, iterate_texts
 from nanogpt_core.embeddings.pipeline import Pipeline
@@ -96,20 +92,13 @@ class Embedder(Closeable):
         if "api_key" in options:
             options["api_key"] = hide_key(options["api_key"])
         check_option_names(options, ["model", *EmbedderOptions.__annotations__], OPTION_ALIASES)
-        config = EmbedderConfig(model=model, **options)
-        budget = None if config.budget_usd is None else Budget(config.budget_usd)
-        self._start(config, UsageMeter(), budget)
+        self._config = EmbedderConfig(model=model, **options)
+        self._meter = UsageMeter()
+        self._budget = None if self._config.budget_usd is None else Budget(self._config.budget_usd)
+        self._pipeline = Pipeline(self._config, self._meter, self._budget)
 
     # Signature and help show every option with its default.
     __init__.__signature__ = inspect.signature(EmbedderConfig.__init__)  # type: ignore[attr-defined]
-
-    def _start(
-        self, config: EmbedderConfig, meter: UsageMeter, budget: Budget | None, learned: int | None = None
-    ) -> None:
-        self._config = config
-        self._meter = meter
-        self._budget = budget
-        self._pipeline = Pipeline(config, meter, budget, learned)
 
     def __setattr__(self, name: str, value: object) -> None:
         if name == "model" or name in EmbedderOptions.__annotations__:
@@ -338,10 +327,9 @@ class Embedder(Closeable):
         return {**shared, "learned": self._pipeline.dimensions_check.learned}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        settings = dict(state)
-        config, meter, budget, learned = (settings.pop(name) for name in ("_config", "_meter", "_budget", "learned"))
-        self.__dict__.update(settings)
-        self._start(config, meter, budget, learned)
+        self.__dict__.update(state)
+        learned = self.__dict__.pop("learned")
+        self._pipeline = Pipeline(self._config, self._meter, self._budget, learned)
 
     def __copy__(self) -> Embedder:
         twin = type(self).__new__(type(self))

@@ -16,7 +16,7 @@ from nanogpt_core._runtime.workers import call_in_thread, require_event_loop, ru
 from nanogpt_core.cache.base import CacheNamespace
 from nanogpt_core.cache.lookup import CacheLookup
 from nanogpt_core.embeddings.config import EmbedderConfig
-from nanogpt_core.embeddings.dispatch import Dispatcher, Steps
+from nanogpt_core.embeddings.dispatch import Call, Dispatcher, Steps
 from nanogpt_core.embeddings.estimate import Estimate
 from nanogpt_core.embeddings.gathering.dispatch import GatheringDispatcher
 from nanogpt_core.embeddings.gathering.waiting_call import Lane
@@ -57,14 +57,7 @@ _MODULES = ("jiter", "numpy", "orjson", "pybase64")
 
 
 class Pipeline:
-    """Answers the calls of one embedder. Safe in threads, after a fork, and on one event loop after another.
-
-    Args:
-        config: The embedder's options.
-        meter: Counts the usage.
-        budget: Refuses requests that would exceed ``budget_usd``; None for no limit.
-        learned: Dimensions of an earlier reply, or None.
-    """
+    """Answers the calls of one embedder. Safe in threads, after a fork, and on one event loop after another."""
 
     def __init__(
         self, config: EmbedderConfig, meter: UsageMeter, budget: Budget | None, learned: int | None = None
@@ -79,7 +72,7 @@ class Pipeline:
         price_per_million = model.usd_per_million_tokens
         self.observer = Observer("embeddings", config.endpoint, config.on_request, meter, price_per_million)
         process_limits = ProcessLimits(RateCap(config.endpoint, config.requests_per_second).limiter, budget)
-        self.limits = config.limits or process_limits
+        self.limits = process_limits if config.limits is None else config.limits
         self._warning = OneWarning()
         self.dispatcher = Dispatcher(config, self.dimensions_check, self.limits)
         self.gathering_dispatcher = GatheringDispatcher(config, self.dispatcher, process_limits, self.client)
@@ -102,28 +95,25 @@ class Pipeline:
             as_lists: Whether to return lists of floats, not an array.
             batch_size: Maximum number of texts in a request, for this call only.
             offset: Position of the first text in the caller's list or stream.
-            show_progress: Whether to report progress.
+            show_progress: Whether to report progress, unless it is part of a stream.
             stop: Set by another thread when the call should end.
             stream: The observer of the stream that this call is a part of, or None.
         """
         if batch_size is not None:
             check_number("batch_size", batch_size, 1, MAX_ITEMS)
-        cancellation = Cancellation(self._deadline(), stop or threading.Event())
+        cancellation = self._cancellation(stop)
         with self._observed(stream) as observer:
             plan = make_plan(texts, self.counter, self.config.on_overflow, offset)
-            with self._open_results(plan, cancellation, as_lists, show_progress) as results:
-                batches = self._prepare(plan, results, batch_size, observer)
-                if batches:
+            with self._open_call(plan, cancellation, observer, as_lists, show_progress and stream is None) as call:
+                dispatches = self._dispatches(plan, call, batch_size, lane=None)
+                if dispatches:
                     self.client.get_ready()
-                dispatches = self._dispatches(
-                    batches, results, cancellation, observer, lane=None, joins=batch_size is None
-                )
                 tasks = [partial(run_sync, dispatch, self.client.send, cancellation.stop) for dispatch in dispatches]
                 if len(tasks) == 1:  # as most calls have: no threads, and no file more to follow
                     tasks[0]()
                 else:
                     run_in_threads(tasks, self.config.max_concurrency, cancellation.stop)
-                return results.finish()
+                return call.results.finish()
 
     async def aembed(
         self,
@@ -138,33 +128,23 @@ class Pipeline:
     ) -> Any:
         """Embed checked texts without blocking the event loop; arguments as for :meth:`embed`.
 
-        Args:
-            texts: As for :meth:`embed`.
-            as_lists: As for :meth:`embed`.
-            batch_size: As for :meth:`embed`.
-            offset: As for :meth:`embed`.
-            show_progress: As for :meth:`embed`.
-            parsing: The lock under which large replies are parsed, shared by concurrent calls of a stream.
-            stream: As for :meth:`embed`.
+        ``parsing`` is the lock under which large replies are parsed, shared by concurrent calls of a stream.
         """
         if batch_size is not None:
             check_number("batch_size", batch_size, 1, MAX_ITEMS)
         loop = require_event_loop()
-        cancellation = Cancellation(self._deadline())
+        cancellation = self._cancellation()
         blocks = self._may_block(texts)
         with self._observed(stream) as observer:
             plan = await _run(blocks, make_plan, texts, self.counter, self.config.on_overflow, offset)
-            with self._open_results(plan, cancellation, as_lists, show_progress) as results:
-                batches = await _run(blocks, self._prepare, plan, results, batch_size, observer)
-                if batches:
+            with self._open_call(plan, cancellation, observer, as_lists, show_progress and stream is None) as call:
+                dispatches = await _run(blocks, self._dispatches, plan, call, batch_size, loop)
+                if dispatches:
                     await self.client.aget_ready()
                 lock = parsing or asyncio.Lock()
-                dispatches = self._dispatches(
-                    batches, results, cancellation, observer, lane=loop, joins=batch_size is None
-                )
                 tasks = [partial(run_async, dispatch, self.client.asend, parsing=lock) for dispatch in dispatches]
                 await run_in_tasks(tasks, self.config.max_concurrency, cancellation.stop)
-                return await _run(len(texts) > _MAX_TEXTS_PLANNED_IN_LOOP, results.finish)
+                return await _run(len(texts) > _MAX_TEXTS_PLANNED_IN_LOOP, call.results.finish)
 
     def observe(self) -> CallObserver:
         """Return the observer of a call, or of a stream, that begins now.
@@ -178,21 +158,6 @@ class Pipeline:
     def _observed(self, stream: CallObserver | None) -> contextlib.AbstractContextManager[CallObserver]:
         return self.observe() if stream is None else contextlib.nullcontext(stream)
 
-    def _dispatches(
-        self,
-        batches: list[Batch],
-        results: ResultCollector,
-        cancellation: Cancellation,
-        observer: CallObserver,
-        *,
-        lane: Lane,
-        joins: bool,
-    ) -> list[Steps[None]]:
-        """Return a generator for each batch; that of a small call may share a request with other calls."""
-        if joins and self.config.coalesce and len(batches) == 1 and len(batches[0].texts) <= _SMALL_BATCH_TEXTS:
-            return [self.gathering_dispatcher.dispatch(batches[0], results, cancellation, observer, lane)]
-        return [self.dispatcher.dispatch(batch, results, cancellation, observer) for batch in batches]
-
     def _may_block(self, texts: list[str]) -> bool:
         """Return whether planning takes long, touches the disk, or may load or download a tokenizer."""
         return (
@@ -203,9 +168,9 @@ class Pipeline:
         )
 
     @contextlib.contextmanager
-    def _open_results(
-        self, plan: Plan, cancellation: Cancellation, as_lists: bool, show_progress: bool
-    ) -> Iterator[ResultCollector]:
+    def _open_call(
+        self, plan: Plan, cancellation: Cancellation, observer: CallObserver, as_lists: bool, show_progress: bool
+    ) -> Iterator[Call]:
         cache = self._cache_lookup(cancellation.deadline)
         with self.reporting(plan.text_count) if show_progress else contextlib.nullcontext() as report:
             results = ResultCollector(
@@ -218,7 +183,7 @@ class Pipeline:
                 warning=self._warning,
             )
             try:
-                yield results
+                yield Call(results, cancellation, observer)
             except NanoGPTError as error:
                 with redacted(self.config.endpoint):
                     results.add_completed_to(error)
@@ -229,16 +194,15 @@ class Pipeline:
         progress = self.config.progress
         return reporting(progress, total) if progress else contextlib.nullcontext()
 
-    def _deadline(self) -> Deadline | None:
-        return None if self.config.deadline is None else Deadline.after(self.config.deadline)
+    def _cancellation(self, stop: threading.Event | None = None) -> Cancellation:
+        deadline = None if self.config.deadline is None else Deadline.after(self.config.deadline)
+        return Cancellation(deadline, stop or threading.Event())
 
     def _cache_lookup(self, deadline: Deadline | None) -> CacheLookup | None:
         cache = self.config.opened_cache
-        return (
-            None
-            if cache is None
-            else CacheLookup(cache, self.namespace, deadline, self._close_cache_if_closed, self._warning)
-        )
+        if cache is None:
+            return None
+        return CacheLookup(cache, self.namespace, deadline, self._close_cache_if_closed, self._warning)
 
     def close(self) -> None:
         """Close connections that no other object uses, and a cache file that was opened here. Calls under way go on."""
@@ -256,24 +220,28 @@ class Pipeline:
         if cache is not None and self.lifetime.is_closed:
             cache.close()
 
-    def _prepare(
-        self, plan: Plan, results: ResultCollector, batch_size: int | None, observer: CallObserver
-    ) -> list[Batch]:
-        """Load cached vectors, make batches of the rest, and check that the budget covers them."""
+    def _dispatches(self, plan: Plan, call: Call, batch_size: int | None, lane: Lane) -> list[Steps[None]]:
+        """Load cached vectors, check that the budget covers the rest, and return a generator for each batch of it.
+
+        That of a small call may share a request with other calls.
+        """
         missing: Sequence[int] = range(len(plan.request_texts))
         if self.config.opened_cache is not None:
             started = time.monotonic()
-            missing = results.load_cached()
+            missing = call.results.load_cached()
             cached = len(plan.request_texts) - len(missing)
             if cached:
-                observer.dimensions = self.dimensions_check.dimensions
-                observer.report_cached(cached, time.monotonic() - started)
+                call.observer.dimensions = self.dimensions_check.dimensions
+                call.observer.report_cached(cached, time.monotonic() - started)
         batches = self._make_batches(plan, missing, batch_size)
         if self.limits.budget_usd is not None and batches:
             self.limits.check(self.dispatcher.cost(*batches))
         if self.config.limits is not None:
             self._record_saving(plan, missing)
-        return batches
+        is_small = len(batches) == 1 and len(batches[0].texts) <= _SMALL_BATCH_TEXTS
+        if is_small and batch_size is None and self.config.coalesce:
+            return [self.gathering_dispatcher.dispatch(batches[0], call, lane)]
+        return [self.dispatcher.dispatch(batch, call) for batch in batches]
 
     def _record_saving(self, plan: Plan, missing: Sequence[int]) -> None:
         cached, repeated = len(plan.request_texts) - len(missing), plan.text_count - len(plan.request_index_of)
@@ -308,7 +276,7 @@ class Pipeline:
         """Return tokens, cost and requests that embedding checked texts would take."""
         plan = make_plan(texts, self.counter, self.config.on_overflow)
         done = bytearray(len(plan.request_texts))
-        cache = self._cache_lookup(self._deadline())
+        cache = self._cache_lookup(self._cancellation().deadline)
         for found, _ in cache.find(plan.request_texts) if cache else ():
             for index in found:
                 done[index] = 1

@@ -47,22 +47,17 @@ class Batch:
 
     def halves(self) -> tuple[Batch, Batch]:
         """Return the batch in two parts."""
-        middle = len(self.texts) // 2
-        return self._slice(slice(None, middle)), self._slice(slice(middle, None))
+        count = len(self.texts)
+        return self.select(range(count // 2)), self.select(range(count // 2, count))
 
     def select(self, indices: Sequence[int]) -> Batch:
         """Return the batch of some of the texts."""
-        if len(indices) == len(self.texts):
-            return self
         return Batch(
-            [self.texts[index] for index in indices],
-            [self.request_indices[index] for index in indices],
-            [self.positions[index] for index in indices],
-            [self.tokens[index] for index in indices],
+            _pick(self.texts, indices),
+            _pick(self.request_indices, indices),
+            _pick(self.positions, indices),
+            _pick(self.tokens, indices),
         )
-
-    def _slice(self, part: slice) -> Batch:
-        return Batch(self.texts[part], self.request_indices[part], self.positions[part], self.tokens[part])
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,15 +274,9 @@ def _pick(values: Sequence[T], indices: Sequence[int]) -> Sequence[T]:
 
 
 def pack(weights: Sequence[int], max_items: int, max_tokens: int | None) -> list[range]:
-    """Divide texts into batches, in order.
+    """Return the indices of the texts of each batch, in order, for texts of so many tokens.
 
-    Args:
-        weights: Tokens of each text. A text over ``max_tokens`` gets a batch of its own.
-        max_items: Maximum number of texts in a batch.
-        max_tokens: Maximum number of tokens in a batch, or None for no limit.
-
-    Returns:
-        The indices of each batch. Together they are ``range(len(weights))``.
+    A text over ``max_tokens`` gets a batch of its own.
     """
     ranges = []
     start = 0
@@ -321,8 +310,8 @@ class HostCapabilities:
     def learn(self, accepted: Batch) -> None:
         """Learn from the largest part that the host accepted of a batch that it refused as too large."""
         items, size = len(accepted.texts), _size(accepted)
-        self._max_items = items if self._max_items is None else min(items, self._max_items)
-        self._max_bytes = size if self._max_bytes is None else min(size, self._max_bytes)
+        self._max_items = min(items, self._max_items or items)
+        self._max_bytes = min(size, self._max_bytes or size)
         logger.info(
             "Learned: the host takes %s, or %s, in a request",
             counted(self._max_items, "text"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nanogpt_core._runtime.log import OneWarning
@@ -15,6 +16,7 @@ from nanogpt_core.cache.lookup import CacheLookup
 from nanogpt_core.embeddings.planning import Batch, Plan
 from nanogpt_core.embeddings.response import DimensionsCheck, EmbeddingResponse
 from nanogpt_core.errors import DimensionsError, NanoGPTError
+from nanogpt_core.http.runner import Run, Yield
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,7 +45,7 @@ class ArrayOutput:
         array = self._array(dimensions, replace=False)
         return array[rows[0] : rows[-1] + 1] if array.shape[1] == dimensions else None
 
-    def put(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> Iterable[None]:
+    def put(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> Iterable[Yield]:
         """Store ``vectors``, ``(len(rows), d)`` float32, in one step."""
         import numpy as np
 
@@ -90,15 +92,15 @@ class ListOutput:
         """Return the memory in the array, if there is one."""
         return None if self._array is None else self._array.out(rows, dimensions)
 
-    def put(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> Iterable[None]:
+    def put(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> Iterable[Yield]:
         """Store ``vectors`` while the result is iterated over, which has a step between any two parts of a few."""
         return self._put(rows, vectors) if self._array is None else self._array.put(rows, vectors)
 
-    def _put(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> Iterator[None]:
+    def _put(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> Iterator[Yield]:
         remaining = iter(rows)
         for number, lists in enumerate(_iter_lists(vectors)):
             if number:
-                yield
+                yield Yield()
             for floats, row in zip(lists, remaining, strict=False):
                 self._lists[row] = floats
 
@@ -177,11 +179,6 @@ class ResultCollector:
         self._cached_dimensions: int | None = None
         self._lock = threading.Lock()
 
-    @property
-    def caches(self) -> bool:
-        """True if :meth:`store` writes to a cache, which may block."""
-        return self._cache is not None
-
     def load_cached(self) -> Sequence[int]:
         """Take all vectors that the cache has; may block.
 
@@ -214,11 +211,24 @@ class ResultCollector:
         dimensions = self._dimensions_check.dimensions
         return None if dimensions is None else self._output.out(batch.request_indices, dimensions)
 
-    def accept(self, batch: Batch, response: EmbeddingResponse) -> Iterator[None]:
-        """Take the vectors of one batch, step by step while the result is iterated over."""
-        return self._put(batch.request_indices, response.vectors)
+    def accept(self, batch: Batch, response: EmbeddingResponse, *, may_cache: bool = True) -> Iterator[Yield | Run]:
+        """Take the vectors of one batch, and write them to the cache, unless the reply names another model.
 
-    def _put(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> Iterator[None]:
+        Yields:
+            Actions for :mod:`~nanogpt_core.http.runner`; the work is done between them.
+        """
+        yield from self._put(batch.request_indices, response.vectors)
+        if not may_cache:
+            return
+        if not _names_same_model(self._model, response.model):
+            self._warning.warn(
+                f"Asked for the model {self._model!r}, the service answered as {response.model!r}; its vectors are "
+                "returned, but not cached."
+            )
+        elif self._cache is not None:
+            yield Run(partial(self._cache.put, batch.texts, response.vectors))
+
+    def _put(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> Iterator[Yield]:
         yield from self._output.put(rows, vectors)
         with self._lock:
             if _contiguous(rows):
@@ -228,16 +238,6 @@ class ResultCollector:
                     self._done[row] = 1
             if self._report is not None:
                 self._report(sum(self._texts_done[row] for row in rows))
-
-    def store(self, batch: Batch, response: EmbeddingResponse) -> None:
-        """Write the vectors of one batch to the cache, unless the reply names another model."""
-        if not _names_same_model(self._model, response.model):
-            self._warning.warn(
-                f"Asked for the model {self._model!r}, the service answered as {response.model!r}; its vectors are "
-                "returned, but not cached."
-            )
-        elif self._cache is not None:
-            self._cache.put(batch.texts, response.vectors)
 
     def finish(self) -> Any:
         """Return all vectors in the caller's order.

@@ -10,9 +10,11 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Generator, Iterator
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from nanogpt_core._runtime.time_limit import call_into
 from nanogpt_core._runtime.workers import GRACE_SECONDS, NoThreadError, park_if_exiting, start_thread
 from nanogpt_core.embeddings.inputs import check_texts
 
@@ -71,19 +73,13 @@ async def achunked(items: AsyncIterable[T] | Iterator[T], size: int) -> AsyncIte
 
 
 def stream_chunks(pipeline: Pipeline, chunks: Iterator[Chunk[str]], total: int | None) -> Iterator[EmbeddedBatch]:
-    """Embed the chunks of a stream, and yield them in order.
-
-    Args:
-        pipeline: Embeds each chunk.
-        chunks: The chunks.
-        total: Number of texts, for progress reports; None if unknown.
-    """
+    """Embed the chunks of a stream, and yield them in order; ``total`` texts are expected, or None."""
     stop = threading.Event()
 
     def embed(chunk: Chunk[str]) -> EmbeddedBatch:
-        texts = check_texts(chunk[1], chunk[0])
-        options: dict[str, Any] = {"offset": chunk[0], "batch_size": len(texts), "show_progress": False}
-        return EmbeddedBatch(chunk[0], texts, pipeline.embed(texts, **options, stop=stop, stream=observer))
+        start, texts = chunk[0], check_texts(chunk[1], chunk[0])
+        vectors = pipeline.embed(texts, batch_size=len(texts), offset=start, stop=stop, stream=observer)
+        return EmbeddedBatch(start, texts, vectors)
 
     with (
         pipeline.observe() as observer,
@@ -103,9 +99,9 @@ async def astream_chunks(
     parsing = asyncio.Lock()
 
     async def embed(chunk: Chunk[str]) -> EmbeddedBatch:
-        texts = check_texts(chunk[1], chunk[0])
-        options: dict[str, Any] = {"offset": chunk[0], "batch_size": len(texts), "show_progress": False}
-        return EmbeddedBatch(chunk[0], texts, await pipeline.aembed(texts, **options, parsing=parsing, stream=observer))
+        start, texts = chunk[0], check_texts(chunk[1], chunk[0])
+        vectors = await pipeline.aembed(texts, batch_size=len(texts), offset=start, parsing=parsing, stream=observer)
+        return EmbeddedBatch(start, texts, vectors)
 
     with pipeline.observe() as observer, pipeline.reporting(total) as report:
         async with contextlib.aclosing(amap_ordered(chunks, embed, pipeline.config.max_concurrency)) as batches:
@@ -193,13 +189,7 @@ class _Pace:
 def _start(function: Callable[[T], R], item: T, stop: threading.Event) -> Future[R]:
     # A thread for each item ends with it. The threads of an executor would stay if the consumer never came back.
     future: Future[R] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(function(item))
-        except BaseException as error:  # noqa: BLE001 - raised in the consumer's thread
-            future.set_exception(error)
-
+    run = partial(call_into, future, partial(function, item))
     try:
         start_thread(run, "nanogpt-stream", stop)
     except NoThreadError:

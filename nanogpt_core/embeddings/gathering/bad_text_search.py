@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nanogpt_core.embeddings.gathering.waiting_call import Item
+from nanogpt_core.embeddings.gathering.waiting_call import Item, WaitingCall
 from nanogpt_core.errors import NanoGPTError, RequestTooLargeError
 from nanogpt_core.http.text_errors import may_concern_one_text
 
@@ -17,13 +17,15 @@ class Failure:
 
     Attributes:
         error: The error.
+        calls: The calls that waited for the texts at that moment.
         named: The text that the service named in it, or None.
         was_late: True if the deadline of all calls had passed.
     """
 
     error: NanoGPTError
-    named: Item | None
-    was_late: bool
+    calls: set[WaitingCall]
+    named: Item | None = None
+    was_late: bool = False
 
 
 @dataclass(frozen=True)

@@ -21,32 +21,15 @@ class BatchCarrier:
     """Sends gathered batches one after another, as long as texts wait.
 
     It is no caller's own thread or task: a caller that is cancelled, interrupted or late takes no other call with it.
-
-    Args:
-        gatherer: The queue.
-        dispatcher: Sends requests.
-        limits: Rate; also the budget if ``takes_texts_first``.
-        client: Sends requests.
-        lane: The event loop, or None for a thread.
-        takes_texts_first: Whether to take the texts before the limits give a start time, to reserve their cost with it.
-            Otherwise each call reserves its own cost, and texts that come before the start go along.
     """
 
     def __init__(
-        self,
-        gatherer: Gatherer,
-        dispatcher: Dispatcher,
-        limits: SharedLimits,
-        client: HttpClient,
-        lane: Lane,
-        *,
-        takes_texts_first: bool,
+        self, gatherer: Gatherer, dispatcher: Dispatcher, limits: SharedLimits, client: HttpClient, lane: Lane
     ) -> None:
         self.lane = lane
         self.items: list[Item] = []
         self.is_cancelled = False
         self._gatherer, self._dispatcher, self._limits, self._client = gatherer, dispatcher, limits, client
-        self._takes_texts_first = takes_texts_first
         self._stop = threading.Event()
         self._task: asyncio.Task[None] | None = None
         self._failed = True  # until it has ended by itself
@@ -97,12 +80,15 @@ class BatchCarrier:
 
     def _carry(self) -> Steps[None]:
         gatherer, limits, cancellation = self._gatherer, self._limits, Cancellation(stop=self._stop)
+        # Shared limits reserve the cost of the texts with the start time. Otherwise each call reserves its own cost,
+        # and texts that come before the start go along.
+        takes_texts_first = self._dispatcher.config.limits is not None
         while True:
-            admission = None if self._takes_texts_first else (yield from wait_for_start(limits, cancellation, GATHERED))
+            admission = None if takes_texts_first else (yield from wait_for_start(limits, cancellation, GATHERED))
             items = gatherer.take_batch(self)
             if items:
-                batch = SharedBatch(self, gatherer, self._dispatcher, limits, cancellation=cancellation, items=items)
-                yield from batch.send(admission)
+                batch = SharedBatch(self, gatherer, self._dispatcher, limits, cancellation)
+                yield from batch.send(items, admission)
             elif admission is not None:
                 limits.release(admission)
             if not (items and gatherer.finish_batch(self)):

@@ -17,20 +17,18 @@ from functools import partial
 
 from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core.embeddings.config import EmbedderConfig
-from nanogpt_core.embeddings.dispatch import Dispatcher, Steps
+from nanogpt_core.embeddings.dispatch import Call, Dispatcher, Steps
 from nanogpt_core.embeddings.gathering.carrier import BatchCarrier
 from nanogpt_core.embeddings.gathering.gatherer import Gatherer
 from nanogpt_core.embeddings.gathering.slots import SLOT_SECONDS
 from nanogpt_core.embeddings.gathering.waiting_call import Lane, WaitingCall
 from nanogpt_core.embeddings.planning import Batch
 from nanogpt_core.embeddings.response import EmbeddingResponse
-from nanogpt_core.embeddings.results import ResultCollector
 from nanogpt_core.errors import LimitsUnavailableError, NanoGPTError
 from nanogpt_core.http.client import HttpClient
 from nanogpt_core.http.limits import Admission, ProcessLimits
-from nanogpt_core.http.retry import Cancellation, wait_for_start
+from nanogpt_core.http.retry import wait_for_start
 from nanogpt_core.http.runner import Join, Yield
-from nanogpt_core.observability.observer import CallObserver
 
 _SLOTS = 8
 """Most requests of small calls in flight, in threads and on each event loop: docs/adr/0060-gathered-batches.md."""
@@ -39,11 +37,7 @@ _SLOTS = 8
 class GatheringDispatcher:
     """Sends the small calls of one embedder, together with those of others that have the same options.
 
-    Args:
-        config: The embedder's options.
-        dispatcher: Sends batches.
-        limits: Rate and budget; used if ``config.limits`` is None.
-        client: Sends requests.
+    ``limits`` are used if ``config.limits`` is None.
     """
 
     def __init__(
@@ -55,51 +49,48 @@ class GatheringDispatcher:
         self._config = config
         self._gatherer: Gatherer | None = None
 
-    def dispatch(
-        self, batch: Batch, results: ResultCollector, cancellation: Cancellation, observer: CallObserver, lane: Lane
-    ) -> Steps[None]:
-        """Send ``batch`` until ``results`` has all its vectors, by itself or with the texts of other calls.
+    def dispatch(self, batch: Batch, call: Call, lane: Lane) -> Steps[None]:
+        """Send ``batch`` until the call's results have all its vectors, by itself or with the texts of other calls.
 
         Args:
-            batch: The batch of a small call.
-            results: Collects the vectors.
-            cancellation: Deadline and stop signal of the call.
-            observer: Reports its requests.
+            batch: The only batch of a small call.
+            call: The call.
             lane: The event loop that runs this generator, or None.
 
         Raises:
             NanoGPTError: The batch cannot be answered.
         """
-        gatherer, budget = self.gatherer(), self._limits.budget
-        call = WaitingCall(
-            batch, cancellation, observer=observer, budget=budget, lane=lane, make_carrier=self.make_carrier
+        gatherer = self.gatherer()
+        waiting = WaitingCall(
+            batch,
+            call.cancellation,
+            observer=call.observer,
+            budget=self._limits.budget,
+            lane=lane,
+            make_carrier=self.make_carrier,
         )
         error: NanoGPTError | None = None
         try:
-            admission = yield from self._start_or_queue(call)
+            admission = yield from self._start_or_queue(waiting)
             if admission is not None:
-                share = partial(_share, gatherer, call)
-                yield from self._dispatcher.dispatch(batch, results, cancellation, observer, admission, on_part=share)
+                share = partial(_share, gatherer, waiting)
+                yield from self._dispatcher.dispatch(batch, call, admission, on_part=share)
                 return
-            while not call.done:
-                yield Join(call, cancellation.remaining(SLOT_SECONDS))
-                if not call.done:
+            while not waiting.done:
+                yield Join(waiting, call.cancellation.remaining(SLOT_SECONDS))
+                if not waiting.done:
                     gatherer.check_slots()
         except NanoGPTError as failure:
             error = failure
             raise
         finally:
-            gatherer.unregister(call, error)
-        if call.error is not None:
-            raise call.error
-        yield from self._take_delivered(call, results)
+            gatherer.unregister(waiting, error)
+        if waiting.error is not None:
+            raise waiting.error
+        yield from self._take_delivered(waiting, call)
 
     def _start_or_queue(self, call: WaitingCall) -> Steps[Admission | None]:
-        """Register a call, and start its request if it need not wait.
-
-        Returns:
-            The confirmed admission of the request; None if the call is queued.
-        """
+        """Register a call. Return the confirmed admission of its request; None if it has to wait, and is queued."""
         gatherer = self.gatherer()
         if not gatherer.register(call):
             return None
@@ -122,20 +113,19 @@ class GatheringDispatcher:
             return (yield from wait_for_start(shared, call.cancellation, replace(cost, gathers=True)))
         return None
 
-    def _take_delivered(self, call: WaitingCall, results: ResultCollector) -> Steps[None]:
+    def _take_delivered(self, waiting: WaitingCall, call: Call) -> Steps[None]:
         """Collect the vectors that carriers have brought; send the rest without other calls."""
         import numpy as np
 
-        found = sorted(call.vectors)
+        batch, vectors = waiting.batch, waiting.vectors
+        found = sorted(vectors)
         if found:
-            rows = [call.vectors[position] for position in found]
-            vectors = rows[0][None] if len(rows) == 1 else np.stack(rows)
-            response = EmbeddingResponse(vectors, None, call.model)
-            yield from self._dispatcher.check_dimensions(response, call.cancellation, call.observer)
-            yield from self._dispatcher.collect(call.batch.select(found), response, results)
-        missing = [position for position in range(len(call.batch.texts)) if position not in call.vectors]
+            response = EmbeddingResponse(np.array([vectors[position] for position in found]), None, waiting.model)
+            yield from self._dispatcher.check_dimensions(response, call)
+            yield from call.results.accept(batch.select(found), response)
+        missing = [position for position in range(len(batch.texts)) if position not in vectors]
         if missing:
-            yield from self._dispatcher.dispatch(call.batch.select(missing), results, call.cancellation, call.observer)
+            yield from self._dispatcher.dispatch(batch.select(missing), call)
 
     def gatherer(self) -> Gatherer:
         """Return the gatherer that all embedders with the same options share."""
@@ -161,11 +151,8 @@ class GatheringDispatcher:
 
     def make_carrier(self, lane: Lane) -> BatchCarrier:
         """Return a carrier that has not started, for an event loop, or for threads if ``lane`` is None."""
-        shared = self._config.limits
-        limits = self._limits.without_budget if shared is None else shared
-        return BatchCarrier(
-            self.gatherer(), self._dispatcher, limits, self._client, lane, takes_texts_first=shared is not None
-        )
+        limits = self._limits.without_budget if self._config.limits is None else self._config.limits
+        return BatchCarrier(self.gatherer(), self._dispatcher, limits, self._client, lane)
 
 
 def _share(gatherer: Gatherer, call: WaitingCall, batch: Batch, response: EmbeddingResponse) -> None:

@@ -72,7 +72,7 @@ class Gatherer(ForkSafe):
     @property
     def waiting(self) -> int:
         """Number of texts in the queue."""
-        return len(self._queue)
+        return self._queue.lanes.total()
 
     @contextlib.contextmanager
     def _change(self) -> Iterator[None]:
@@ -94,7 +94,7 @@ class Gatherer(ForkSafe):
         """
         with self._change():
             new = [item for position in range(len(call.batch.texts)) if (item := self._add(call, position))]
-            is_idle = not self._queue and not self._waiting_to_start and self._slots.has_free(call.lane)
+            is_idle = not self._queue.lanes and not self._waiting_to_start and self._slots.has_free(call.lane)
             goes_alone = is_idle and len(new) == len(call.items)
             if goes_alone:
                 for item in new:
@@ -126,8 +126,7 @@ class Gatherer(ForkSafe):
     def start_request(self, sender: Sender) -> None:
         """Occupy a slot for a request that starts, and let others wait for the next start; only the first time counts.
 
-        Args:
-            sender: A carrier that has taken its texts, or a call that :meth:`register` has let through.
+        Its sender is a carrier that has taken its texts, or a call that :meth:`register` has let through.
         """
         with self._change():
             if self._stop_waiting(sender):
@@ -147,11 +146,9 @@ class Gatherer(ForkSafe):
             self._queue.add(call.items, front=True)
 
     def unregister(self, call: WaitingCall, error: NanoGPTError | None = None) -> None:
-        """Forget a call that ends; its texts stay under way if other calls wait for them.
+        """Forget a call that ends, if it has not left before; its texts stay under way if other calls wait for them.
 
-        Args:
-            call: The call. It may have left before.
-            error: The error of a call that went by itself.
+        ``error`` is the error of a call that went by itself.
         """
         if call.done and call not in self._slots:
             return  # a carrier has answered it
@@ -165,7 +162,7 @@ class Gatherer(ForkSafe):
             wanted = [item for item in unfinished if item.calls]
             if error is not None and _concerns_others(error, call):
                 self.fail(wanted, error)
-            else:
+            elif wanted:
                 self._queue.add(wanted, front=True)
 
     def _withdraw(self, call: WaitingCall) -> set[Sender]:
@@ -183,7 +180,8 @@ class Gatherer(ForkSafe):
     def _forget(self, item: Item) -> None:
         if self._under_way.get(item.text) is item:
             del self._under_way[item.text]
-        self._queue.discard(item)
+        if item.sender is None:
+            self._queue.discard(item)
 
     def check_slots(self) -> None:
         """Start a carrier if a slot has become free since nothing came in the time of a slot."""
@@ -280,12 +278,7 @@ class Gatherer(ForkSafe):
             call.finish()
 
     def send_separately(self, items: Iterable[Item], which: Callable[[WaitingCall], bool] = lambda _: True) -> None:
-        """Let the calls that wait for these texts send all that they still miss by themselves.
-
-        Args:
-            items: The texts.
-            which: Returns whether a call is meant. Default: all.
-        """
+        """Let the calls that wait for these texts, or ``which`` of them, send all that they miss by themselves."""
         with self._lock:
             for call in {call for item in items for call in item.calls if which(call)}:
                 self._withdraw(call)

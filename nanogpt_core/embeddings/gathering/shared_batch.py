@@ -20,7 +20,7 @@ from nanogpt_core.embeddings.gathering.waiting_call import Carrier, Item
 from nanogpt_core.embeddings.response import EmbeddingResponse
 from nanogpt_core.errors import BadRequestError, BudgetExceededError, NanoGPTError, RequestTooLargeError
 from nanogpt_core.http.limits import Admission, SharedLimits
-from nanogpt_core.http.retry import Cancellation
+from nanogpt_core.http.retry import Cancellation, send_with_retries
 from nanogpt_core.http.text_errors import may_concern_one_text, named_position
 
 # After so many searches for a bad text in which no request succeeded, no further text is searched for.
@@ -28,16 +28,7 @@ _MAX_SEARCHES_IN_VAIN = 2
 
 
 class SharedBatch:
-    """One gathered batch.
-
-    Args:
-        carrier: Sends the batch.
-        gatherer: Gets the vectors and errors.
-        dispatcher: Sends requests.
-        limits: The rate limit; also the budget if several processes share it.
-        cancellation: The stop signal of the carrier.
-        items: The texts.
-    """
+    """One gathered batch of a carrier; the gatherer gets its vectors and errors."""
 
     def __init__(
         self,
@@ -45,28 +36,21 @@ class SharedBatch:
         gatherer: Gatherer,
         dispatcher: Dispatcher,
         limits: SharedLimits,
-        *,
         cancellation: Cancellation,
-        items: Sequence[Item],
     ) -> None:
         self._carrier = carrier
         self._gatherer = gatherer
         self._dispatcher = dispatcher
         self._limits = limits
         self._cancellation = cancellation
-        self._items = items
-        self._requests = 0
+        self._requests = self._most_requests = 0
         self._max_retries = dispatcher.config.max_retries
+
+    def send(self, items: Sequence[Item], admission: Admission | None) -> Steps[None]:
+        """Send the texts, with a confirmed admission for the first attempt, and hand out vectors and errors."""
         # The service may refuse each text. Then it costs no more than a request for each.
         self._most_requests = len(items)
-
-    def send(self, admission: Admission | None) -> Steps[None]:
-        """Send the batch, and hand out vectors and errors.
-
-        Args:
-            admission: A confirmed admission for the first attempt.
-        """
-        parts = [list(self._items)]
+        parts = [list(items)]
         while parts:
             part = parts.pop()
             batch = make_batch(part)
@@ -83,15 +67,16 @@ class SharedBatch:
         account = SharedAccount(self._gatherer, items, self._dispatcher.usd_per_million_tokens)
         cancellation = Cancellation(_last_deadline(items), self._cancellation.stop)
         self._requests += 1
+        send = partial(
+            send_with_retries,
+            partial(self._attempt, account, cancellation),
+            limits=self._limits,
+            max_retries=self._max_retries,
+            cancellation=cancellation,
+            cost=replace(self._dispatcher.cost(make_batch(items)), gathers=True),
+        )
         try:
-            response = yield from self._dispatcher.send_with_encoding(
-                partial(self._attempt, account, cancellation),
-                limits=self._limits,
-                cancellation=cancellation,
-                cost=replace(self._dispatcher.cost(make_batch(items)), gathers=True),
-                admission=admission,
-                max_retries=self._max_retries,
-            )
+            response = yield from self._dispatcher.send_with_encoding(send, admission)
         except BaseException as error:
             account.report_failure(error)
             if isinstance(error, NoCallLeft):
@@ -101,7 +86,8 @@ class SharedBatch:
             position = named_position(error, len(account.items))
             named = None if position is None else account.items[position]
             was_late = cancellation.deadline is not None and cancellation.deadline.remaining() <= 0
-            return Result(account.items, Failure(error, named, was_late))
+            calls = {call for item in account.items for call in list(item.calls)}
+            return Result(account.items, Failure(error, calls, named=named, was_late=was_late))
         self._gatherer.deliver(account.items, response.vectors, response.model)
         return Result(account.items, None)
 
@@ -194,7 +180,6 @@ class SharedBatch:
         if not may_concern_one_text(failure.error):
             self._fail([*suspects, *others], failure)
             return None
-        owners = {call for item in suspects for call in list(item.calls)}
         failure_of_others: Failure | None = None
         if others:
             result = yield from self._request(others)
@@ -202,9 +187,6 @@ class SharedBatch:
             failure_of_others = result.failure
         if not search.is_certain:
             failure = yield from self._confirm(search)
-        if len(suspects) > 1:
-            # Calls that joined meanwhile have some of these texts only, perhaps good ones.
-            self._gatherer.send_separately(suspects, lambda call: call not in owners)
         self._fail_one_call(suspects, failure)
         return failure_of_others
 
@@ -217,12 +199,13 @@ class SharedBatch:
         return result.failure or search.failure
 
     def _fail(self, items: Sequence[Item], failure: Failure) -> None:
-        """Fail all calls with these texts; those with more time than the request had go on by themselves."""
+        """Fail all calls with these texts; those that joined since, or have more time left, go on by themselves."""
         if isinstance(failure.error, BudgetExceededError):
             self._gatherer.send_separately(items)  # the shared budget may cover some of them
             return
-        if failure.was_late:
-            self._gatherer.send_separately(items, lambda call: not call.is_late)
+        self._gatherer.send_separately(
+            items, lambda call: call not in failure.calls or (failure.was_late and not call.is_late)
+        )
         self._gatherer.fail(items, failure.error, failure.named)
 
     def _fail_one_call(self, items: list[Item], failure: Failure) -> None:

@@ -20,11 +20,7 @@ _DURATIONS_KEPT = 16
 
 
 class Slots:
-    """Requests in flight, and the slots that they occupy.
-
-    Args:
-        most: Maximum number of requests in flight: in threads, and on each event loop.
-    """
+    """Requests in flight, at most ``most`` in threads and on each event loop, and the slots that they occupy."""
 
     def __init__(self, most: int) -> None:
         self._most = most

@@ -4,35 +4,31 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from nanogpt_core.embeddings.gathering.waiting_call import Item, Lane
 
 
 class TextQueue:
-    """Texts that wait, and the lanes that they belong to."""
+    """Texts that wait, and the lanes that they belong to.
+
+    Attributes:
+        lanes: The number of texts of each lane, at least 1.
+    """
 
     def __init__(self) -> None:
+        self.lanes: Counter[Lane] = Counter()
         self._items: deque[Item] = deque()
-        self._lanes: Counter[Lane] = Counter()  # texts of each lane, at least 1
-
-    def __len__(self) -> int:
-        return len(self._items)
 
     def __iter__(self) -> Iterator[Item]:
         return iter(self._items)
-
-    @property
-    def lanes(self) -> Collection[Lane]:
-        """The lanes of the texts."""
-        return self._lanes.keys()
 
     def add(self, items: Iterable[Item], *, front: bool = False) -> None:
         """Add texts that no sender has, at the end or at the front."""
         items = list(items)
         for item in items:
             item.sender = None
-            self._lanes[item.lane] += 1
+            self.lanes[item.lane] += 1
         if front:
             self._items.extendleft(reversed(items))
         else:
@@ -40,7 +36,7 @@ class TextQueue:
 
     def discard(self, item: Item) -> None:
         """Remove a text, if it is in the queue."""
-        if item.sender is None and item in self._items:
+        if item in self._items:
             self._items.remove(item)
             self._count_out(item)
 
@@ -48,7 +44,7 @@ class TextQueue:
         """Let a thread carry a text of the queue."""
         self._count_out(item)
         item.lane = None
-        self._lanes[None] += 1
+        self.lanes[None] += 1
 
     def take(self, lane: Lane, *, from_all_lanes: bool, max_items: int, max_tokens: float = math.inf) -> list[Item]:
         """Remove and return the first texts of a lane, or of all, up to ``max_items`` and ``max_tokens``.
@@ -73,6 +69,6 @@ class TextQueue:
         return taken
 
     def _count_out(self, item: Item) -> None:
-        self._lanes[item.lane] -= 1
-        if not self._lanes[item.lane]:
-            del self._lanes[item.lane]
+        self.lanes[item.lane] -= 1
+        if not self.lanes[item.lane]:
+            del self.lanes[item.lane]

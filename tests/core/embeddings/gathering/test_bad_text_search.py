@@ -20,11 +20,11 @@ def items_of(count):
 
 def search(items, fails, error=REFUSAL):
     """Run a search for a service that refuses the parts for which ``fails`` is true; return it and its requests."""
-    found, requests = BadTextSearch(items, Failure(error, None, was_late=False)), []
+    found, requests = BadTextSearch(items, Failure(error, set())), []
 
     def result(part):
         requests.append(part)
-        return Result(part, Failure(error, None, was_late=False) if fails(part) else None)
+        return Result(part, Failure(error, set()) if fails(part) else None)
 
     while not found.is_over:
         part = halves(found.suspects)[0]
@@ -62,9 +62,9 @@ def test_failure_that_can_have_another_reason_is_not_certain(error):
 
 def test_suspect_is_not_certain_after_a_request_without_all_its_texts():
     items = items_of(4)
-    found = BadTextSearch(items, Failure(REFUSAL, None, was_late=False))
-    found.narrow(items[:2], Result(items[:1], Failure(REFUSAL, None, was_late=False)))
-    found.narrow(items[:1], Result(items[:1], Failure(REFUSAL, None, was_late=False)))
+    found = BadTextSearch(items, Failure(REFUSAL, set()))
+    found.narrow(items[:2], Result(items[:1], Failure(REFUSAL, set())))
+    found.narrow(items[:1], Result(items[:1], Failure(REFUSAL, set())))
     assert found.suspects == items[:1]
     assert not found.is_certain
 
@@ -78,17 +78,17 @@ def test_search_that_took_few_requests_is_not_certain():
 
 
 def test_request_that_was_not_sent_is_not_answered():
-    found = BadTextSearch(items_of(4), Failure(REFUSAL, None, was_late=False))
+    found = BadTextSearch(items_of(4), Failure(REFUSAL, set()))
     found.narrow(found.suspects[:2], Result([], None))
     assert found.answered == []
     assert not found.is_certain
 
 
 def test_error_that_no_text_can_cause_ends_the_search():
-    assert BadTextSearch(items_of(4), Failure(AuthenticationError("no", status=401), None, was_late=False)).is_over
+    assert BadTextSearch(items_of(4), Failure(AuthenticationError("no", status=401), set())).is_over
 
 
 def test_texts_of_one_call_are_not_divided():
     call = object()
     items = [Item("one", 1, None, {call: 0}), Item("two", 1, None, {call: 1})]
-    assert BadTextSearch(items, Failure(REFUSAL, None, was_late=False)).is_over
+    assert BadTextSearch(items, Failure(REFUSAL, set())).is_over

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 
@@ -361,6 +362,30 @@ def test_transient_error_of_a_gathered_batch_is_retried(together, held, faults):
     assert all(server.right(vector, text) for vector, text in zip(results, texts, strict=True))
     assert embedder.usage.retries == 1
     assert len(server.sent) == 2
+
+
+def test_call_that_joins_a_text_after_its_failure_is_sent_by_itself(gathering, held, faults):
+    late = []
+
+    def answer(seen):
+        if seen.texts == ["b"]:  # the failure of "a" is known, and its call still waits for it
+            late.append(pool.submit(embedder.embed_query, "a"))
+            queue = server.queue_of(embedder)
+            until = time.monotonic() + GUARD_SECONDS
+            while len(queue._under_way["a"].calls) < 2 and time.monotonic() < until:
+                time.sleep(0)
+        elif not late:
+            return faults.response("", 500)
+        return None
+
+    server = held(answer)
+    embedder = server.embedder(max_retries=0)
+    with ThreadPoolExecutor(1) as pool:
+        _, a, b = gathering.in_threads(server, [(embedder, text) for text in ("first", "a", "b")], None)
+        assert isinstance(a, ServerError)
+        assert server.right(b, "b")
+        assert server.right(late[0].result(GUARD_SECONDS), "a")
+    assert server.sent == [["a", "b"], ["a"], ["b"], ["a"]]
 
 
 # --- deadlines, budgets, usage, progress ---

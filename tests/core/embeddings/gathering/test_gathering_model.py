@@ -22,6 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from nanogpt_core import Embedder
 from nanogpt_core._runtime import clock
 from nanogpt_core._runtime.clock import Deadline, fake_clock
+from nanogpt_core.embeddings.dispatch import Call
 from nanogpt_core.embeddings.gathering import slots
 from nanogpt_core.embeddings.gathering.carrier import BatchCarrier
 from nanogpt_core.embeddings.gathering.dispatch import GatheringDispatcher
@@ -89,9 +90,8 @@ class OneCall:
             report=None,
         )
         (batch,) = pipeline._make_batches(plan, range(len(plan.request_texts)), None)
-        self.generator = machine.dispatchers[poor].dispatch(
-            batch, self.results, self.cancellation, pipeline.observe(), lane
-        )
+        call = Call(self.results, self.cancellation, pipeline.observe())
+        self.generator = machine.dispatchers[poor].dispatch(batch, call, lane)
         self.action = None
         self.server_failed = False
         self.limits_were_away = machine.limits_are_away()
