@@ -17,6 +17,7 @@ from llama_index.core.utils import get_tqdm_iterable
 from tqdm.asyncio import tqdm_asyncio
 
 from llama_index_nanogpt.batches import Batches, first_position
+from llama_index_nanogpt.separated_store import SeparatedStore, as_query
 from nanogpt_core import Embedder, ModelInfo
 from nanogpt_core._runtime.workers import call_in_thread
 from nanogpt_core.embeddings.inputs import check_texts
@@ -71,7 +72,8 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
             of ``batch_size``, several at once, and smaller batches only take longer. Default: 32768.
         num_workers: Batches that LlamaIndex's async methods have under way at once. Default: all.
         callback_manager: Receives the usual events.
-        embeddings_cache: LlamaIndex's own cache of vectors, by text.
+        embeddings_cache: LlamaIndex's own cache of vectors, a key-value store. Options that change vectors have
+            collections of their own in it.
         rate_limiter: LlamaIndex's own limiter, asked once for each batch.
         **options: The other options of :class:`nanogpt_core.Embedder`, which describes them: ``model_info``,
             ``dimensions``, ``user``, ``on_overflow``, ``query_instruction``, ``batch_size``, ``max_concurrency``,
@@ -133,6 +135,8 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
         options = {name: value for name, value in options.items() if value is not None or name not in optional}
         _check_batches(options)
         super()._set_options(options)
+        if self.embeddings_cache is not None:
+            self.embeddings_cache = self.embeddings_cache  # for these options
 
     @classmethod
     def class_name(cls) -> str:
@@ -142,6 +146,8 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
     def __setattr__(self, name: str, value: Any) -> None:
         value = hide_keys({name: value})[name]
         _check_batches({name: value})
+        if name == "embeddings_cache" and value is not None:
+            value = SeparatedStore(value, self._embedder.cache_namespace, self.query_instruction)
         super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[Any, Any]:
@@ -152,6 +158,16 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._embedder = state["__pydantic_private__"]["_embedder"]
+
+    def get_query_embedding(self, query: str) -> Embedding:
+        """Embed a query."""
+        with as_query(query):
+            return super().get_query_embedding(query)
+
+    async def aget_query_embedding(self, query: str) -> Embedding:
+        """Do what :meth:`get_query_embedding` does, without blocking the event loop."""
+        with as_query(query):
+            return await super().aget_query_embedding(query)
 
     def get_text_embedding_batch(
         self, texts: Iterable[str], show_progress: bool = False, **_kwargs: Any

@@ -213,6 +213,30 @@ async def test_embeddings_cache_spares_repeated_texts(make, call, sandbox):
     assert [request.inputs for request in sandbox.requests] == [tuple(TEXTS), ("new",)]
 
 
+@pytest.mark.parametrize("way", ["constructor", "copy", "attribute"])
+async def test_embeddings_cache_separates_models_dimensions_and_queries(make, call, sandbox, way):
+    cache = SimpleKVStore()
+    for given in ({}, {"dimensions": 64}, {"model_name": "BAAI/bge-m3"}, {"query_instruction": "Find: "}):
+        if way == "copy":
+            embedding = make(embeddings_cache=cache).model_copy(update=given)
+        else:
+            embedding = make(**given, embeddings_cache=cache if way == "constructor" else None)
+            embedding.embeddings_cache = cache
+        for method in ("get_text_embedding", "get_query_embedding"):
+            right = await call(make(**given), method, TEXTS[0])
+            assert await call(embedding, method, TEXTS[0]) == right
+            sandbox.clear()
+            assert await call(embedding, method, TEXTS[0]) == right
+            assert sandbox.requests == []
+
+
+def test_embeddings_cache_of_a_wrong_type_is_refused(make):
+    with pytest.raises(TypeError, match="BaseKVStore"):
+        make(embeddings_cache={})
+    with pytest.raises(InvalidTypeError, match="BaseKVStore"):
+        make().embeddings_cache = {}
+
+
 def test_dumps_do_not_include_the_embeddings_cache(make):
     cached = make(embeddings_cache=SimpleKVStore())
     assert json.loads(cached.to_json()) == make().to_dict()
