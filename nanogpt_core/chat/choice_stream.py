@@ -7,7 +7,7 @@ from typing import Any
 
 from nanogpt_core.chat.json_text import JsonTextStream
 from nanogpt_core.chat.provider_fields import ProviderFields
-from nanogpt_core.chat.repair import repair_message, wrong_type_error
+from nanogpt_core.chat.repair import repair_delta, wrong_type_error
 from nanogpt_core.chat.response import ChatRequest, check_truncated
 from nanogpt_core.chat.surrogates import SurrogateJoiner
 from nanogpt_core.chat.tool_call_stream import ToolCallAssembler
@@ -33,8 +33,8 @@ class ChoiceStream:
     def __init__(self, index: int, request: ChatRequest) -> None:
         self._index = index
         self._request = request
-        self._calls = ToolCallAssembler(request.tools)
-        self._fields = ProviderFields(streams=True)
+        self._calls = ToolCallAssembler(request.tools, streams=request.streams)
+        self._fields = ProviderFields()
         self._surrogates = SurrogateJoiner()
         self._json_text = JsonTextStream()
         self._refusal = ""
@@ -116,14 +116,14 @@ class ChoiceStream:
 
     def _repair(self, delta: dict[str, Any], *, is_last: bool) -> dict[str, Any]:
         self._fields.add(delta)
-        repair_message(delta, streamed=True, tools=self._request.tools)
+        repair_delta(delta, self._request.tools)
         for name in _TEXTS:
             if isinstance(delta.get(name), str):
                 delta[name] = self._surrogates.join(name, delta[name], is_last=is_last)
         delta.pop("role", None)
         if not self._has_begun:
             delta["role"] = "assistant"
-        if self._request.wants_json:
+        if self._request.wants_json and self._request.streams:
             return {name: value for name, value in delta.items() if name in _FIELDS_IN_JSON_MODE}
         return delta
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import openai
 
-from nanogpt_core.chat.response import ChatRequest, ReportedError, parse_reply
+from nanogpt_core.chat.response import ChatRequest, ReportedError
 from nanogpt_core.chat.stream import StreamReader
-from nanogpt_core.chat.unasked_stream import first_event, is_stream, join_stream
+from nanogpt_core.chat.whole_reply import first_event, parse_reply
 from nanogpt_core.errors import ConnectionFailedError, NanoGPTError, ReplyError
 from nanogpt_core.http.deadline import attempt_limits
 from nanogpt_core.http.error_body import as_sentence, error_message, excerpt
@@ -165,8 +165,7 @@ class ChatExchange:
             raise self._map_status(response.status_code, first_event(response.content))
         if not self._is_chat:
             return make_response(response, response.headers.get("content-type"), content=response.content)
-        is_events = is_stream(response.content)
-        reply = (join_stream if is_events else parse_reply)(response.content, self._chat_request)
+        reply = parse_reply(response.content, self._chat_request)
         self._usage = reply.get("usage")
         return make_response(response, "application/json", content=json.dumps(reply).encode())
 

@@ -30,11 +30,6 @@ def strip_code_fence(text: str) -> str:
     return fenced[1] if fenced else text
 
 
-def repair_json_text(text: str) -> str:
-    """Return the text of structured output without a fence around it, and unreadable if its JSON is incomplete."""
-    return strip_code_fence(text) + _suffix_if_incomplete(text)
-
-
 class JsonTextStream:
     """The text of structured output in a stream; a fenced code block is held back until it is whole."""
 

@@ -41,20 +41,15 @@ _TEXT_FIELDS = ("text", "thinking", "reasoning", "summary", "refusal", "message"
 
 
 class ProviderFields:
-    """The provider fields of one message, whole or in the deltas of a stream.
+    """The provider fields of one message, in the deltas of a stream."""
 
-    Args:
-        streams: Whether the message comes in deltas.
-    """
-
-    def __init__(self, *, streams: bool) -> None:
-        self._streams = streams
+    def __init__(self) -> None:
         self._message: dict[str, Any] = {}
         self._calls: dict[str, Any] = {}
         self._has_reasoning = self._is_derived = False
 
     def add(self, message: dict[str, Any]) -> None:
-        """Take the fields of a message, or of a delta, before it is repaired.
+        """Take the fields of a delta, before it is repaired.
 
         Reasoning text that comes only in other fields is put into ``reasoning_content`` too; thoughts in content blocks
         stay there.
@@ -68,7 +63,7 @@ class ProviderFields:
             found["content"] = thoughts
         has_text = any(isinstance(message.get(name), str) and message[name] for name in REASONING_FIELDS)
         if found:
-            self._message = merge_fields(self._message, _without_thought_flags(found) if self._streams else found)
+            self._message = merge_fields(self._message, _without_thought_flags(found))
             text = next(filter(None, (text_of(found.get(name)) for name in _REASONING_TEXTS)), None)
             is_first = self._is_derived or not self._has_reasoning
             if (text or thoughts) and not has_text and is_first:

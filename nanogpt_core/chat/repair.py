@@ -27,28 +27,25 @@ _OLLAMA_COUNTS = {"prompt_tokens": "prompt_eval_count", "completion_tokens": "ev
 _MAX_DIGITS = 15  # of a count
 _DETAILS = ("prompt_tokens_details", "completion_tokens_details")
 _TEXT_BLOCKS = ("text", "output_text", "input_text", None)
-_OBJECT = {False: "chat.completion", True: "chat.completion.chunk"}
 
 
-def repair_reply(document: dict[str, Any], *, streamed: bool) -> None:
-    """Repair the parts of a reply, or of a chunk of a stream, around its messages; in place."""
+def repair_chunk(document: dict[str, Any]) -> None:
+    """Repair the parts of a chunk of a stream around its deltas; in place."""
     for name in ("id", "model"):
         if not isinstance(document.get(name), str):
             document[name] = ""
     document.pop("error", None)  # without content; the SDK and LangChain raise some of these
-    document["object"] = _OBJECT[streamed]  # the SDK leaves out other chunks if it joins an answer in JSON
+    document["object"] = "chat.completion.chunk"  # the SDK leaves out other chunks if it joins an answer in JSON
     if not _is_count(document.get("created")):
         document["created"] = 0
     for name in ("system_fingerprint", "service_tier"):
         if not isinstance(document.get(name), str):
             document.pop(name, None)
-    if streamed:
-        # LangChain takes a chunk with one of these for an event of the SDK's.
-        document.pop("type", None)
-        document.pop("chunk", None)
+    for name in ("type", "chunk"):  # LangChain takes a chunk with one of these for an event of the SDK's
+        document.pop(name, None)
     choices = document.get("choices")
     document["choices"] = _objects(choices) if isinstance(choices, list) else []
-    _find_usage(document, streamed=streamed)
+    _find_usage(document)
     for position, choice in enumerate(document["choices"]):
         index = _count(choice.get("index"))
         # A chunk without an index is of the only choice, unless it has several.
@@ -60,8 +57,8 @@ def repair_reply(document: dict[str, Any], *, streamed: bool) -> None:
             choice.pop("logprobs", None)
 
 
-def from_ollama(document: dict[str, Any], *, streamed: bool) -> dict[str, Any]:
-    """Return a reply, or a chunk of a stream, of Ollama's own API as OpenAI has it; any other one as it is.
+def from_ollama(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a reply, or a chunk of a stream, of Ollama's own API as a chunk of OpenAI's; any other one as it is.
 
     Source: Ollama's API documentation, "Generate a chat completion". Some gateways pass these on.
     """
@@ -69,33 +66,29 @@ def from_ollama(document: dict[str, Any], *, streamed: bool) -> dict[str, Any]:
     if not isinstance(message, dict) or not isinstance(done, bool):
         return document
     reason = document.get("done_reason") or "stop" if done else None
-    choice = {"index": 0, "delta" if streamed else "message": message, "finish_reason": reason}
+    choice = {"index": 0, "delta": message, "finish_reason": reason}
     usage = {name: document.get(count) for name, count in _OLLAMA_COUNTS.items()}
     kept = {name: value for name, value in document.items() if name != "message"}
     return {"choices": [choice], "usage": usage, **kept}
 
 
-def _find_usage(document: dict[str, Any], *, streamed: bool) -> None:
-    """Put the token usage and the cost of a reply, or of a chunk, into its own fields; in place."""
+def _find_usage(document: dict[str, Any]) -> None:
+    """Put the token usage and the cost of a chunk into its own fields; in place."""
     # Moonshot puts the usage into a choice, Groq into a field of its own.
     usages = [one.get("usage") for one in _objects([document, *document["choices"], document.get("x_groq")])]
     inner = [one.pop(PRICING, None) for one in _objects([*usages, *document["choices"]])]
     pricing = next(iter(_objects([document.get(PRICING), *inner])), None)
     if pricing is not None:
         document[PRICING] = pricing
-    known = next((counted for one in usages if (counted := _parse_counts(one)) is not None), None)
-    # In a stream it may be split over several chunks.
-    usage = known if streamed else repair_usage(known, pricing)
-    if usage is not None or "usage" in document:
-        document["usage"] = usage
+    document["usage"] = next((counted for one in usages if (counted := _parse_counts(one)) is not None), None)
 
 
 def _objects(values: list[Any]) -> list[dict[str, Any]]:
     return [value for value in values if isinstance(value, dict)]
 
 
-def repair_message(message: dict[str, Any], *, streamed: bool, tools: frozenset[str] = frozenset()) -> None:
-    """Repair a message, or a delta of one, without its tool calls; in place.
+def repair_delta(message: dict[str, Any], tools: frozenset[str] = frozenset()) -> None:
+    """Repair a delta, without its tool calls; in place.
 
     Content blocks, as Mistral sends them, become text, reasoning, refusal and tool calls. Blocks of other types, and
     images beside the content, are kept in ``content_blocks``. If there are ``tools``, a call in OpenAI's older form is
@@ -104,8 +97,6 @@ def repair_message(message: dict[str, Any], *, streamed: bool, tools: frozenset[
     Raises:
         ReplyError: Its content is of a type without a meaning.
     """
-    if not streamed or "role" in message:
-        message["role"] = "assistant"
     message["refusal"] = _refusal(message.get("refusal"))
     for name in ("refusal", "reasoning", "reasoning_content", "name", "id"):
         if not isinstance(message.get(name), str):
@@ -186,7 +177,7 @@ def _refusal(value: Any) -> str | None:
 
 
 def merge_usage(known: dict[str, Any] | None, further: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return the token usage of a stream after a further chunk of it; both as :func:`repair_reply` leaves them.
+    """Return the token usage of a stream after a further chunk of it; both as :func:`repair_chunk` leaves them.
 
     Hosts repeat the usage so far, split it over chunks, or end with zeros. All counts are of the whole stream, so each
     is the highest that was given.

@@ -1,7 +1,7 @@
-"""Chat replies: checks and repairs of one reply, whole or a chunk of a stream. Pure functions, without I/O.
+"""Checks of one chat reply, whole or a chunk of a stream. Pure functions, without I/O.
 
-Errors that the service sends with status 200, replies without an answer, and truncated tool calls or structured output
-are found here; :mod:`~nanogpt_core.chat.repair` and :mod:`~nanogpt_core.chat.tool_calls` repair the rest.
+Errors that the service sends with status 200, and truncated tool calls or structured output are found here;
+:mod:`~nanogpt_core.chat.repair` and :mod:`~nanogpt_core.chat.tool_calls` repair the rest.
 """
 
 from __future__ import annotations
@@ -14,11 +14,8 @@ from typing import Any
 
 from jiter import from_json
 
-from nanogpt_core.chat.json_text import repair_json_text
-from nanogpt_core.chat.provider_fields import ProviderFields, call_fields
-from nanogpt_core.chat.repair import from_ollama, repair_message, repair_reply
+from nanogpt_core.chat.repair import from_ollama
 from nanogpt_core.chat.surrogates import join_surrogates_in
-from nanogpt_core.chat.tool_calls import repair_tool_calls
 from nanogpt_core.errors import DamagedReplyError, RefusalError, ReplyError
 from nanogpt_core.http.error_body import error_message, error_status, excerpt, remedy_of_page
 
@@ -104,57 +101,12 @@ class ReportedError(Exception):
         self.status = status
 
 
-def parse_reply(body: bytes, request: ChatRequest) -> dict[str, Any]:
-    """Parse, check and repair the reply to a request that asked for no stream.
-
-    Args:
-        body: The body of the response.
-        request: The request.
-
-    Raises:
-        ReportedError: The service reports an error.
-        DamagedReplyError: It is not JSON.
-        ReplyError: It contains no answer, or a truncated tool call or structured output.
-    """
-    document = parse_object(body)
-    check_no_error(document)
-    found = document.get("choices")
-    choices = document["choices"] = [one for one in found if _is_answer(one)] if isinstance(found, list) else []
-    if not choices:
-        raise ReplyError(
-            f"The service sent no answer, but {excerpt(body)!r}.", remedy="Try again, or with another model."
-        )
-    repair_reply(document, streamed=False)
-    choices = document["choices"] = sorted(document["choices"], key=lambda choice: choice["index"])
-    for choice in choices:
-        message = choice.get("message")
-        if not isinstance(message, dict):
-            message = choice["message"] = {"content": choice["text"]}
-        fields = ProviderFields(streams=False)
-        fields.add(message)
-        repair_message(message, streamed=False, tools=request.tools)
-        calls = repair_tool_calls(message.pop("tool_calls", None))
-        fields.add_calls({call["id"]: call_fields(call) for call in calls})
-        message.update({"tool_calls": calls} if calls else {})
-        message.update(fields.document())
-        is_json = request.wants_json and not (calls and request.tools)
-        if is_json and isinstance(message["content"], str):
-            message["content"] = repair_json_text(message["content"])
-        check_truncated(
-            choice["finish_reason"],
-            has_calls=bool(message.get("tool_calls") or message.get("function_call")),
-            structured=request.structured,
-        )
-    return document
-
-
-def parse_object(body: bytes, *, streamed: bool = False) -> dict[str, Any]:
+def parse_object(body: bytes, *, keep_surrogates: bool = False) -> dict[str, Any]:
     """Parse a JSON object.
 
     Args:
         body: Its text.
-        streamed: Whether it is a chunk of a stream. Single surrogates stay in its texts then, since the other half may
-            follow; otherwise replacement characters are in their place.
+        keep_surrogates: Whether single surrogates stay in its texts. If not, replacement characters are in their place.
 
     Raises:
         DamagedReplyError: It is not JSON.
@@ -164,7 +116,7 @@ def parse_object(body: bytes, *, streamed: bool = False) -> dict[str, Any]:
     text = body.decode("utf-8-sig", errors="replace").encode()
     try:
         has_surrogates = _SURROGATE.search(text) is not None
-        document = _parse_with_surrogates(text, keep=streamed) if has_surrogates else from_json(text)
+        document = _parse_with_surrogates(text, keep=keep_surrogates) if has_surrogates else from_json(text)
     except ValueError as error:
         found = f"begins {excerpt(body)!r}" if body.strip() else "is empty"
         raise DamagedReplyError(
@@ -176,7 +128,7 @@ def parse_object(body: bytes, *, streamed: bool = False) -> dict[str, Any]:
         raise ReplyError(
             f"The service's reply is no JSON object; it begins {excerpt(body)!r}.", remedy="Check base_url."
         )
-    return from_ollama(document, streamed=streamed)
+    return from_ollama(document)
 
 
 def _parse_with_surrogates(text: bytes, *, keep: bool) -> Any:
@@ -246,8 +198,3 @@ def _tool_names(tools: Any) -> Iterator[str]:
         function = tool.get("function") if isinstance(tool, dict) else None
         if isinstance(function, dict) and isinstance(function.get("name"), str):
             yield function["name"]
-
-
-def _is_answer(choice: Any) -> bool:
-    # The older endpoint, /completions, has the text in the choice itself.
-    return isinstance(choice, dict) and (isinstance(choice.get("message"), dict) or isinstance(choice.get("text"), str))

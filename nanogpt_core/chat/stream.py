@@ -11,7 +11,7 @@ from typing import Any
 from nanogpt_core.chat.choice_stream import ChoiceStream, find_delta, has_content
 from nanogpt_core.chat.event_parser import EventParser, is_done
 from nanogpt_core.chat.json_text import is_json
-from nanogpt_core.chat.repair import PRICING, merge_usage, repair_reply, repair_usage
+from nanogpt_core.chat.repair import PRICING, merge_usage, repair_chunk, repair_usage
 from nanogpt_core.chat.response import ChatRequest, check_no_error, parse_object
 from nanogpt_core.errors import DamagedReplyError, ReplyError
 from nanogpt_core.http.error_body import excerpt, remedy_of_page
@@ -36,7 +36,7 @@ class StreamReader:
         self._request = request
         self._parser = EventParser()
         self._events: deque[str] = deque()
-        self._ready: deque[bytes] = deque()
+        self._ready: deque[dict[str, Any]] = deque()
         self._choices: dict[int, ChoiceStream] = {}
         self._positions: dict[int, int] = {}
         # Choices with content that were not asked for: whether they are finished.
@@ -102,7 +102,12 @@ class StreamReader:
             self._events += [self._parser.other_text] if self._choices else [self._parser.other_text, "[DONE]"]
 
     def pop(self) -> bytes | None:
-        """Return the next clean event; None if further bytes are needed, or at the end.
+        """Return the next clean event; None if further bytes are needed, or at the end; see :meth:`pop_chunk`."""
+        chunk = self.pop_chunk()
+        return None if chunk is None else b"data: %b\n\n" % (json.dumps(chunk).encode() if chunk else b"[DONE]")
+
+    def pop_chunk(self) -> dict[str, Any] | None:
+        """Return the next clean chunk, at last an empty one; None if further bytes are needed, or at the end.
 
         Raises:
             DamagedReplyError: An event is not JSON, or the stream broke off.
@@ -128,9 +133,17 @@ class StreamReader:
             return
         if event.strip() in ("null", '""'):
             return
-        chunk = parse_object(event.encode(errors="replace"), streamed=True)
+        self.add(parse_object(event.encode(errors="replace"), keep_surrogates=True))
+
+    def add(self, chunk: dict[str, Any]) -> None:
+        """Take a chunk, in place of its bytes.
+
+        Raises:
+            ReplyError: See :meth:`pop`.
+            ReportedError: It reports an error.
+        """
         check_no_error(chunk)
-        repair_reply(chunk, streamed=True)
+        repair_chunk(chunk)
         # Some hosts repeat the usage so far in every chunk, and LangChain would add it up.
         usage, pricing = chunk.pop("usage", None), chunk.pop(PRICING, None)
         self._usage, self._pricing = merge_usage(self._usage, usage), pricing or self._pricing
@@ -145,8 +158,8 @@ class StreamReader:
     def _read_late(self, event: str) -> None:
         """Take the usage and the cost of an event after ``[DONE]`` if there were none; the rest is no answer."""
         with contextlib.suppress(ReplyError):
-            chunk = parse_object(event.encode(errors="replace"), streamed=True)
-            repair_reply(chunk, streamed=True)
+            chunk = parse_object(event.encode(errors="replace"))
+            repair_chunk(chunk)
             self._usage, self._pricing = self._usage or chunk.get("usage"), self._pricing or chunk.get(PRICING)
 
     def _read_choice(self, choice: dict[str, Any]) -> None:
@@ -222,7 +235,7 @@ class StreamReader:
             self._envelope.update(more, usage=self.usage)
             self._emit()
         self._ended = True
-        self._ready.append(_sse("[DONE]"))
+        self._ready.append({})
 
     def _check_end(self) -> None:
         if not self.is_complete:
@@ -242,8 +255,4 @@ class StreamReader:
             )
 
     def _emit(self, *choices: dict[str, Any]) -> None:
-        self._ready.append(_sse(json.dumps({**self._envelope, "choices": choices})))
-
-
-def _sse(data: str) -> bytes:
-    return f"data: {data}\n\n".encode()
+        self._ready.append({**self._envelope, "choices": choices})

@@ -199,10 +199,13 @@ class ToolCallAssembler:
 
     Args:
         tools: Names of the tools in the request.
+        streams: Whether the frameworks get a stream. They complete arguments in streams, so those that are not JSON are
+            made unreadable; in whole replies they stay, for the frameworks' own handling of invalid calls.
     """
 
-    def __init__(self, tools: frozenset[str] = frozenset()) -> None:
+    def __init__(self, tools: frozenset[str] = frozenset(), *, streams: bool = True) -> None:
         self._tools = tools
+        self._streams = streams
         self._calls: list[_Call] = []
         self._current = 0
 
@@ -324,11 +327,10 @@ class ToolCallAssembler:
             fragment.update(id=call.id, type="function")
         return fragment
 
-    @staticmethod
-    def _ending(call: _Call) -> str:
+    def _ending(self, call: _Call) -> str:
         text = parse_arguments(call.text)
+        if text is None and not self._streams and not is_json(call.text):
+            return "" if call.is_object else call.text
         if call.is_object:
             return "" if text is not None else invalidating_suffix(call.text)
-        if text is not None:
-            return text if call.text else ""
-        return call.text + invalidating_suffix(call.text)
+        return call.text + invalidating_suffix(call.text) if text is None else text

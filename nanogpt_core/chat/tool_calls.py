@@ -1,4 +1,4 @@
-"""Tool calls of whole chat replies: names and ids are completed, and arguments are parsed or refused. Pure functions.
+"""Parts of tool calls: names, ids and arguments are found, and arguments are parsed or refused. Pure functions.
 
 A tool must never run with arguments that the model did not write. Both frameworks complete truncated JSON, and take
 falsy or unreadable arguments for none, so the checks are here.
@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from nanogpt_core.chat.json_text import invalidating_suffix, is_json, strip_code_fence
+from nanogpt_core.chat.json_text import strip_code_fence
 from nanogpt_core.errors import ReplyError
 from nanogpt_core.http.error_body import excerpt
 
@@ -39,36 +39,6 @@ def parse_arguments(arguments: object) -> str | None:
     return parse_arguments(value) if value is None or isinstance(value, str) else None
 
 
-def repair_tool_calls(calls: Any) -> list[dict[str, Any]]:
-    """Return the tool calls of a whole message, with ids and with arguments as text.
-
-    Arguments that are JSON, but not an object, are made unreadable; the frameworks would take some of them for none.
-    Arguments that are not JSON stay as they are, for the frameworks' own handling of invalid calls.
-
-    Raises:
-        ReplyError: A call has no name, or is not a call.
-    """
-    repaired: list[dict[str, Any]] = []
-    for call in map(normalize_call, calls if isinstance(calls, list) else [calls] if calls else ()):
-        function = call.get("function") if isinstance(call, dict) else None
-        if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
-            raise missing_name_error(call)
-        arguments = function.get("arguments")
-        text = parse_arguments(arguments)
-        if text is None:
-            text = arguments if isinstance(arguments, str) else json.dumps(arguments)
-            text += invalidating_suffix(text) if is_json(text) else ""
-        made = {**call, "type": "function", "function": {**function, "arguments": text}}
-        double = next((one for one in repaired if call_id(call) and _is_same_call(one, made)), None)
-        if double is not None:  # a call that is repeated with its id
-            double.update({**made, **double})
-            continue
-        if call_id(call) is None or any(other["id"] == call["id"] for other in repaired):
-            made["id"] = new_call_id()
-        repaired.append(made)
-    return repaired
-
-
 def normalize_call(call: Any) -> Any:
     """Return a call, or a fragment of one, with its name and its arguments in ``function``, as OpenAI has them."""
     if not isinstance(call, dict):
@@ -86,11 +56,6 @@ def normalize_call(call: Any) -> Any:
             rest = {name: value for name, value in function.items() if name != found}
             function = {**rest, "arguments": function[found]}
     return call if function is None else {**call, "function": function}
-
-
-def _is_same_call(call: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    names = ("name", "arguments")
-    return call["id"] == other["id"] and all(call["function"][name] == other["function"][name] for name in names)
 
 
 def call_id(call: Mapping[str, Any]) -> str | None:

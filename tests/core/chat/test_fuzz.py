@@ -6,9 +6,9 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanogpt_core.chat.response import ChatRequest, ReportedError, parse_reply
+from nanogpt_core.chat.response import ChatRequest, ReportedError
 from nanogpt_core.chat.stream import StreamReader
-from nanogpt_core.chat.unasked_stream import join_stream
+from nanogpt_core.chat.whole_reply import parse_reply
 from nanogpt_core.errors import NanoGPTError
 
 CALL = {"id": "a", "type": "function", "function": {"name": "clean", "arguments": '{"path": "x"}'}}
@@ -112,7 +112,7 @@ def test_mutated_reply_is_valid_or_an_error(document):
 def test_mutated_stream_that_was_not_asked_for_is_a_valid_reply_or_an_error(chunks):
     body = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks)
     try:
-        reply = join_stream(body.encode(), ChatRequest())
+        reply = parse_reply(body.encode(), ChatRequest())
     except (NanoGPTError, ReportedError):
         return
     check_usage(reply.get("usage"))

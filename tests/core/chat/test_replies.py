@@ -8,8 +8,9 @@ import pytest
 from nanogpt_core import errors
 from nanogpt_core.chat.client import ChatSession
 from nanogpt_core.chat.provider_fields import PROVIDER_FIELDS
-from nanogpt_core.chat.response import ChatRequest, ReportedError, check_no_error, parse_reply
+from nanogpt_core.chat.response import ChatRequest, ReportedError, check_no_error
 from nanogpt_core.chat.stream import StreamReader
+from nanogpt_core.chat.whole_reply import parse_reply
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.sdk import httpx
 from nanogpt_core.sandbox import SERVICE_ERRORS
@@ -235,8 +236,9 @@ def test_answer_that_came_whole_is_a_stream(indent):
     answer = {"choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}], "usage": USAGE}
     events = read(json.dumps(answer, indent=indent).encode())
     assert joined(events, "content") == "all of it"
-    (call,) = [one for event in events for choice in event["choices"] for one in choice["delta"].get("tool_calls", ())]
-    assert call["function"] == {"name": "clean", "arguments": ""}
+    calls = [one for event in events for choice in event["choices"] for one in choice["delta"].get("tool_calls", ())]
+    assert [one["function"].get("name") for one in calls] == ["clean", None]
+    assert "".join(one["function"]["arguments"] for one in calls) == "{}"
     assert events[-1]["usage"] == USAGE
 
 

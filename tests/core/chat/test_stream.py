@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from nanogpt_core.chat.response import ChatRequest, ReportedError, parse_reply
+from nanogpt_core.chat.response import ChatRequest, ReportedError
 from nanogpt_core.chat.stream import StreamReader
-from nanogpt_core.chat.unasked_stream import join_stream
+from nanogpt_core.chat.whole_reply import parse_reply
 from nanogpt_core.errors import DamagedReplyError, ReplyError
 
 USAGE = {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13}
@@ -29,7 +29,7 @@ def sse(*events, ids=None):
 
 
 def joined(body, **request):
-    return join_stream(body.encode(), ChatRequest(**request))
+    return parse_reply(body.encode(), ChatRequest(**request))
 
 
 def message_of(body, **request):

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from nanogpt_core import errors
 from nanogpt_core.chat.json_text import invalidating_suffix
-from nanogpt_core.chat.tool_calls import parse_arguments, repair_tool_calls
+from nanogpt_core.chat.response import ChatRequest
+from nanogpt_core.chat.tool_calls import parse_arguments
+from nanogpt_core.chat.whole_reply import parse_reply
 
 JSON_LIKE = st.text(alphabet="{}[]\":,\\ \n\tab'1`", max_size=25)
 
@@ -65,9 +67,16 @@ def call(name="clean", arguments="{}", identifier="call_a", **more):
     return {"id": identifier, "type": "function", "function": {"name": name, "arguments": arguments}, **more}
 
 
+def repaired(calls):
+    """Return the tool calls of a whole reply with these calls."""
+    choice = {"message": {"tool_calls": calls}, "finish_reason": "tool_calls"}
+    (found,) = parse_reply(json.dumps({"choices": [choice]}).encode(), ChatRequest())["choices"]
+    return found["message"]["tool_calls"]
+
+
 def test_calls_get_ids_and_text_as_arguments():
     bare = {"function": {"name": "clean", "arguments": {"path": "x"}}}
-    first, second = repair_tool_calls([bare, {**bare, "id": ""}])
+    first, second = repaired([bare, {**bare, "id": ""}])
     assert first["function"] == {"name": "clean", "arguments": '{"path": "x"}'}
     assert first["type"] == "function"
     assert first["id"].startswith("call_")
@@ -86,44 +95,44 @@ def test_calls_get_ids_and_text_as_arguments():
     ids=str,
 )
 def test_arguments_are_found_under_the_names_of_other_hosts(odd):
-    (found,) = repair_tool_calls([odd])
+    (found,) = repaired([odd])
     assert parse_arguments(found["function"].pop("arguments")) == '{"path": "x"}'
     assert found == {"id": "call_a", "type": "function", "function": {"name": "clean"}}
 
 
 def test_repeated_call_is_dropped_and_ids_are_unique():
-    assert repair_tool_calls([call(), call()]) == [call()]
-    first, second = repair_tool_calls([call(), call(arguments='{"path": "x"}')])
+    assert repaired([call(), call()]) == [call()]
+    first, second = repaired([call(), call(arguments='{"path": "x"}')])
     assert first == call()
     assert second["id"] not in ("", "call_a")
 
 
 def test_repeated_call_with_a_further_field_is_one_call():
     signed = call(extra_content={"google": {"thought_signature": "abc"}})
-    assert repair_tool_calls([call(), signed]) == [signed]
+    assert repaired([call(), signed]) == [signed]
 
 
 def test_fields_of_the_provider_are_kept():
     signed = call(extra_content={"google": {"thought_signature": "abc"}})
-    assert repair_tool_calls([signed]) == [signed]
+    assert repaired([signed]) == [signed]
 
 
 @pytest.mark.parametrize("text", ["[1]", "0", "false", '""x', '{"path": "x'])
-def test_json_arguments_that_are_not_an_object_become_unreadable(text):
-    (repaired,) = repair_tool_calls([call(arguments=text)])
+def test_arguments_that_are_not_an_object_become_unreadable(text):
+    (found,) = repaired([call(arguments=text)])
     with pytest.raises(json.JSONDecodeError):
-        json.loads(repaired["function"]["arguments"])
+        json.loads(found["function"]["arguments"])
 
 
 def test_input_of_a_custom_call_that_is_text_is_not_parsed():
     bare = {"id": "a", "type": "custom", "custom": {"name": "run", "input": "print(1)"}}
     function = {"name": "run", "arguments": "print(1)"}
-    assert repair_tool_calls([bare]) == [{"id": "a", "type": "function", "function": function}]
+    assert repaired([bare]) == [{"id": "a", "type": "function", "function": function}]
 
 
 @pytest.mark.parametrize(
     "bad", [[None], ["x"], [{}], [{"function": None}], [{"function": {"name": ""}}], "x", 3 * [[]]]
 )
 def test_calls_without_a_name_are_an_error(bad):
-    with pytest.raises(errors.ReplyError, match="without a name"):
-        repair_tool_calls(bad)
+    with pytest.raises(errors.ReplyError, match=r"without a name|tool calls of the wrong type"):
+        repaired(bad)

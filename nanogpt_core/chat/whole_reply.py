@@ -1,15 +1,17 @@
-"""Streams that come although none was asked for: their events become one whole reply. No I/O."""
+"""Whole replies: read as a stream of one chunk, or as the stream that a host sends without being asked. No I/O."""
 
 from __future__ import annotations
 
 import codecs
-import json
+from dataclasses import replace
 from typing import Any
 
 from nanogpt_core.chat.event_parser import EventParser
 from nanogpt_core.chat.json_text import is_json
-from nanogpt_core.chat.response import ChatRequest
+from nanogpt_core.chat.response import ChatRequest, check_no_error, parse_object
 from nanogpt_core.chat.stream import StreamReader
+from nanogpt_core.errors import ReplyError
+from nanogpt_core.http.error_body import excerpt
 
 _EVENT_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
 
@@ -31,29 +33,64 @@ def first_event(body: bytes) -> bytes:
     return events[0].encode() if events else body
 
 
-def join_stream(body: bytes, request: ChatRequest) -> dict[str, Any]:
-    """Return the whole reply that the events of a body make.
+def parse_reply(body: bytes, request: ChatRequest) -> dict[str, Any]:
+    """Parse, check and repair the reply to a request that asked for no stream.
 
     Args:
-        body: The body of a response, with all events.
+        body: The body of the response.
         request: The request.
 
     Raises:
-        ReplyError: See :meth:`~nanogpt_core.chat.stream.StreamReader.pop`.
-        ReportedError: An event reports an error.
+        ReportedError: The service reports an error.
+        DamagedReplyError: It is not JSON.
+        ReplyError: It contains no answer, or a truncated tool call or structured output.
     """
-    reader = StreamReader(request)
-    reader.push(body)
+    if is_stream(body):
+        reader = StreamReader(request)
+        reader.push(body)
+    else:
+        chunk = _parse_chunk(body)
+        reader = StreamReader(replace(request, choices=max(request.choices, len(chunk["choices"]))))
+        reader.add(chunk)
+        reader.push(b"data: [DONE]\n\n")
     reader.push(None)
     reply: dict[str, Any] = {}
     choices: dict[int, dict[str, Any]] = {}
-    while (event := reader.pop()) is not None and not reader.has_ended:
-        chunk = json.loads(event.removeprefix(b"data:"))
+    while chunk := reader.pop_chunk() or {}:
         for part in chunk.pop("choices"):
             _add_part(choices.setdefault(part["index"], {"message": {}, "finish_reason": None}), part)
         reply.update(chunk)
     whole = [_with_joined_texts(choices[index]) for index in sorted(choices)]
     return {**reply, "object": "chat.completion", "choices": whole}
+
+
+def _parse_chunk(body: bytes) -> dict[str, Any]:
+    """Return a whole reply as the only chunk of a stream: its choices and tool calls are numbered."""
+    document = parse_object(body)
+    check_no_error(document)
+    found = document.get("choices")
+    choices = [one for one in found if _is_answer(one)] if isinstance(found, list) else []
+    if not choices:
+        raise ReplyError(
+            f"The service sent no answer, but {excerpt(body)!r}.", remedy="Try again, or with another model."
+        )
+    if sorted(str(choice.get("index")) for choice in choices) != [str(at) for at in range(len(choices))]:
+        choices = [{**choice, "index": at} for at, choice in enumerate(choices)]
+    for choice in choices:
+        message = choice.get("message")
+        calls = message.get("tool_calls") if isinstance(message, dict) else None
+        for at, call in enumerate(calls if isinstance(calls, list) else ()):
+            if isinstance(call, dict):
+                call["index"] = at  # many hosts give all calls one
+    return {**document, "choices": choices}
+
+
+def _is_answer(choice: Any) -> bool:
+    # The older endpoint, /completions, has the text in the choice itself. A single chunk is whole if it has an end.
+    if not isinstance(choice, dict):
+        return False
+    is_message = isinstance(choice.get("message"), dict) or isinstance(choice.get("text"), str)
+    return is_message or (isinstance(choice.get("delta"), dict) and bool(choice.get("finish_reason")))
 
 
 class _TextParts:

@@ -1,11 +1,12 @@
-"""Streams in answer to requests that asked for none: their events become the reply that should have come."""
+"""Whole replies, and streams that come although none was asked for: they become the reply that should have come."""
 
 import json
 
 import pytest
 
-from nanogpt_core.chat.response import ChatRequest, parse_reply
-from nanogpt_core.chat.unasked_stream import is_stream, join_stream
+from nanogpt_core.chat.response import ChatRequest
+from nanogpt_core.chat.whole_reply import is_stream, parse_reply
+from nanogpt_core.errors import ReplyError
 
 USAGE = {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13}
 DETAIL = {"type": "reasoning.text", "text": "hm", "signature": "s", "index": 0}
@@ -49,7 +50,7 @@ def body_of(*events):
 
 
 def joined(body, **request):
-    return join_stream(body, ChatRequest(**request))
+    return parse_reply(body, ChatRequest(**request))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -85,6 +86,51 @@ def test_last_value_counts_if_a_field_changes_its_type(first, last):
     events = [{"choices": [{"delta": {"content": "all of it", "more": value}}]} for value in (first, last)]
     (choice,) = joined(body_of(*events, {"choices": [{"delta": {}, "finish_reason": "stop"}]}))["choices"]
     assert choice["message"]["more"] == last
+
+
+@pytest.mark.parametrize("indices", [[0, 1], [0, 0], [1, 2], [None, None], ["0", "1"], [7, 7]])
+def test_each_choice_of_a_whole_reply_is_a_choice_of_its_own(indices):
+    texts = ["all of it", "none"]
+    choices = [
+        {"index": index, "message": {"content": text}, "finish_reason": "stop"}
+        for index, text in zip(indices, texts, strict=True)
+    ]
+    found = parse_reply(json.dumps({"choices": choices}).encode(), ChatRequest())["choices"]
+    assert [(choice["index"], choice["message"]["content"]) for choice in found] == [(0, texts[0]), (1, texts[1])]
+
+
+@pytest.mark.parametrize("index", [None, 0])
+def test_calls_of_a_whole_reply_are_calls_of_their_own(index):
+    more = {} if index is None else {"index": index}
+    calls = [{"function": {"name": "clean"}, **more}, {"function": {"name": "clean"}, **more}]
+    body = {"choices": [{"message": {"tool_calls": calls}, "finish_reason": "tool_calls"}]}
+    (choice,) = parse_reply(json.dumps(body).encode(), ChatRequest())["choices"]
+    first, second = choice["message"]["tool_calls"]
+    assert first["function"] == second["function"] == {"name": "clean", "arguments": "{}"}
+    assert first["id"] != second["id"]
+
+
+def test_further_fields_of_structured_output_are_kept():
+    message = {"content": '{"a": 1}', "annotations": [{"type": "url_citation"}], "content_blocks": [{"type": "image"}]}
+    body = {"choices": [{"message": message, "finish_reason": "stop"}], "citations": ["x"]}
+    request = ChatRequest(structured=True, wants_json=True)
+    reply = parse_reply(json.dumps(body).encode(), request)
+    assert reply["citations"] == ["x"]
+    assert message.items() <= reply["choices"][0]["message"].items()
+
+
+def test_answer_without_a_finish_reason_is_whole():
+    body = json.dumps({"choices": [{"message": {"content": "all of it"}}]}).encode()
+    (choice,) = parse_reply(body, ChatRequest())["choices"]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("all of it", None)
+
+
+def test_single_chunk_is_an_answer_only_with_an_end():
+    choice = {"index": 0, "delta": {"content": "all of it"}, "finish_reason": "stop"}
+    found = parse_reply(json.dumps({"choices": [choice]}).encode(), ChatRequest())["choices"]
+    assert found[0]["message"]["content"] == "all of it"
+    with pytest.raises(ReplyError, match="no answer"):
+        parse_reply(json.dumps({"choices": [{**choice, "finish_reason": None}]}).encode(), ChatRequest())
 
 
 @pytest.mark.parametrize("body", [b"data: x", b"\xef\xbb\xbf\n: x", b"event: message\n", b"Data:x"])
