@@ -67,6 +67,13 @@ class ConvertedReplies(BaseChatOpenAI):
         result.llm_output = {**(result.llm_output or {}), "model_provider": PROVIDER, **cost}
         return result
 
+    def _convert_cached_generations(self, cache_val: list[Any]) -> list[Any]:
+        generations: list[Any] = super()._convert_cached_generations(cache_val)
+        for message in (one.message for one in generations):
+            if "cost_usd" in message.response_metadata:  # LangChain has made a copy of the message
+                message.response_metadata = {**message.response_metadata, "cost_usd": 0.0}
+        return generations
+
     def _combine_llm_outputs(self, llm_outputs: list[dict[str, Any] | None]) -> dict[str, Any]:
         made = [dict(output) for output in llm_outputs if output is not None]
         for output in made:

@@ -37,7 +37,7 @@ class _EventStream:
     def _seconds_left(self, started: float) -> float:
         seconds = started + self._reader.wait_seconds(self._exchange.timeout) - time.monotonic()
         if seconds <= 0:
-            raise TimeoutError("no further event in time")
+            raise httpx.ReadTimeout("no further event in time")
         return seconds
 
 
@@ -139,8 +139,9 @@ class AsyncEventStream(_EventStream, httpx.AsyncByteStream):  # type: ignore[mis
     async def _read(self, started: float) -> bytes | None:
         try:
             seconds = self._seconds_left(started)
-            with self._exchange.attempt_limits(seconds), anyio.fail_after(seconds):
+            with self._exchange.attempt_limits(seconds), anyio.move_on_after(seconds):
                 return await anext(self._source, None)
+            raise httpx.ReadTimeout("no further event in time")
         except _ERRORS_AFTER_THE_END:
             if not self._reader.is_complete:
                 raise

@@ -25,8 +25,8 @@ from nanogpt_core.observability.records import CANCELLED
 if TYPE_CHECKING:
     from nanogpt_core.chat.client import ChatSession
 
-READ_ERRORS: tuple[type[Exception], ...] = (httpx.HTTPError, httpx.StreamError, OSError, TimeoutError)
-"""Errors of reading a response."""
+READ_ERRORS: tuple[type[Exception], ...] = (httpx.HTTPError, httpx.StreamError)
+"""Errors of reading a response. A signal handler may raise an OSError, such as TimeoutError, which ends the call."""
 
 # A broken or hostile server must not fill the memory. No real reply comes near these.
 _MAX_REPLY_BYTES = 64 << 20
@@ -176,7 +176,7 @@ class ChatExchange:
 
     def _map_read_error(self, error: Exception) -> NanoGPTError:
         # Callers know the SDK's errors as causes.
-        is_late = isinstance(error, (httpx.TimeoutException, TimeoutError))
+        is_late = isinstance(error, httpx.TimeoutException)
         kind = openai.APITimeoutError if is_late else openai.APIConnectionError
         wrapped: Exception = kind(request=self._request)
         wrapped.__cause__ = error

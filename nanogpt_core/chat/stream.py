@@ -47,6 +47,7 @@ class StreamReader:
         self._usage: dict[str, Any] | None = None
         self._pricing: Any = None
         self._goes_on_after_finish = False
+        self._without_answer = ""  # the last event with no choice and no usage
         self._has_done_event = False
         self._has_all_data = False
         self._ended = False
@@ -149,6 +150,8 @@ class StreamReader:
         self._usage, self._pricing = merge_usage(self._usage, usage), pricing or self._pricing
         choices = chunk.pop("choices")
         self._envelope = chunk
+        if not choices and usage is None:
+            self._without_answer = event
         for choice in choices:
             self._read_choice(choice)
         # After the answer, an event that says nothing must not begin a new wait.
@@ -238,13 +241,15 @@ class StreamReader:
         self._ready.append({})
 
     def _check_end(self) -> None:
-        if not self.is_complete:
-            other = self._parser.other_text
+        if not self._choices and (found := self._parser.other_text or self._without_answer):
             raise DamagedReplyError(
-                f"The service sent no stream, but {excerpt(other)!r}."
-                if other and not self._choices
-                else "The service's answer broke off: its stream ended without a finish_reason and without [DONE].",
-                remedy="Try again." if self._choices else remedy_of_page(other.encode(), "Try again."),
+                f"The service sent no answer, but {excerpt(found)!r}.",
+                remedy=remedy_of_page(found.encode(), "Try again."),
+            )
+        if not self.is_complete:
+            raise DamagedReplyError(
+                "The service's answer broke off: its stream ended without a finish_reason and without [DONE].",
+                remedy="Try again.",
             )
         if not self._choices:
             raise DamagedReplyError("The service's stream ended without an answer.", remedy="Try again.")

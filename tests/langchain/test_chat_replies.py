@@ -7,6 +7,7 @@ import re
 
 import pytest
 from langchain.agents import create_agent
+from langchain_core.caches import InMemoryCache
 from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_core.tools import tool
@@ -127,6 +128,14 @@ async def test_costs_of_several_prompts_are_added_up(replying, call_):
     found = await call_(sandbox.chat(), "generate", [[HumanMessage("Hello")], [HumanMessage("you")]])
     assert found.llm_output["cost_usd"] == 0.5
     assert {name: found.llm_output["token_usage"][name] for name in USAGE} == {name: 2 * USAGE[name] for name in USAGE}
+
+
+async def test_answer_from_the_cache_costs_nothing(replying, call_, form):
+    sandbox = replying({"content": "one"}, usage=USAGE, x_nanogpt_pricing={"cost": 0.25})
+    chat = sandbox.chat(cache=InMemoryCache(), streaming=form == "streamed")
+    answers = [await call_(chat, "invoke", "Hello") for _ in range(3)]
+    assert [answer.response_metadata["cost_usd"] for answer in answers] == [0.25, 0, 0]
+    assert len(sandbox.requests) == 1
 
 
 # --- refusals ---

@@ -5,7 +5,9 @@ import copy
 import gc
 import json
 import multiprocessing
+import os
 import pickle
+import signal
 import threading
 import traceback
 import weakref
@@ -1044,3 +1046,32 @@ def test_stream_without_an_answer_is_a_damaged_reply(kind, answering, faults, ev
 def test_stream_with_a_byte_order_mark_keeps_its_first_event(kind, answering, faults):
     made = answering(faults.response(b"\xef\xbb\xbf" + ALL, Content_Type="text/event-stream"), max_retries=0)
     assert ask_as(kind, "streamed")(made.caller) == "all of it"
+
+
+# --- signals ---
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no SIGUSR1 on this system")
+@pytest.mark.parametrize("kind", ["sync"])
+@pytest.mark.parametrize("error", [TimeoutError, ConnectionResetError, RuntimeError])
+def test_exception_of_a_signal_handler_ends_the_call(answering, ask, request, error):
+    raised, done = threading.Event(), threading.Event()
+
+    def handler(*_):
+        if not raised.is_set():
+            raised.set()
+            raise error("time limit of a task queue")
+
+    def interrupt(_seen):
+        # More than once: Python runs no handler for a signal that comes just before a system call that blocks.
+        while not raised.wait(0.01):
+            os.kill(os.getpid(), signal.SIGUSR1)
+        done.set()
+        return b""
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    request.addfinalizer(lambda: done.wait(60) and signal.signal(signal.SIGUSR1, before))
+    talk = answering(interrupt)
+    with pytest.raises(error, match="time limit of a task queue"):
+        ask(talk.caller)
+    assert len(talk.server.requests) == 1

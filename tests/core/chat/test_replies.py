@@ -230,6 +230,13 @@ def test_page_in_place_of_an_answer_points_at_the_base_url(streams):
         read(b"<html>\n<p>Welcome</p>") if streams else parse_reply(b"<html>Welcome</html>", ChatRequest())
 
 
+@pytest.mark.parametrize("end", [b"", b"data: [DONE]\n\n"])
+def test_event_in_place_of_an_answer_is_quoted_in_the_error(end):
+    event = b'data: {"choices": null, "base_resp": {"status_msg": "login fail"}}\n\n'
+    with pytest.raises(errors.DamagedReplyError, match=r"no answer, but .*login fail"):
+        read(event + end)
+
+
 @pytest.mark.parametrize("indent", [None, 2])
 def test_answer_that_came_whole_is_a_stream(indent):
     message = {"role": "assistant", "content": "all of it", "tool_calls": [{"function": {"name": "clean"}}]}
