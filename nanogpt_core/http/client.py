@@ -179,5 +179,5 @@ def _checked(response: Any) -> HttpReply:
     if len(content) <= _MAX_ERROR_BYTES and b'"error"' in content:
         from nanogpt_core.http.error_mapping import raise_for_error_body
 
-        raise_for_error_body(response, response.request)
+        raise_for_error_body(response)
     return HttpReply(content, response.headers.get("x-request-id"))
