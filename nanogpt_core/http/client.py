@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from nanogpt_core._runtime.fork import import_modules
 from nanogpt_core._runtime.workers import call_in_thread
-from nanogpt_core.http.deadline import attempt_limits
 from nanogpt_core.http.endpoint import Endpoint
-from nanogpt_core.http.lifetime import Lifetime
+from nanogpt_core.http.lifetime import Lifetime, attempt_limits
 from nanogpt_core.http.secrets import redacted
 
 if TYPE_CHECKING:

@@ -14,10 +14,9 @@ from typing import Any
 
 from nanogpt_core.errors import ReplyError
 from nanogpt_core.http.connections import Lease, take_async_lease, take_lease
-from nanogpt_core.http.deadline import max_reply_bytes
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.inflater import GZIP_MAGIC, Inflater
-from nanogpt_core.http.lifetime import Lifetime
+from nanogpt_core.http.lifetime import Lifetime, max_reply_bytes
 from nanogpt_core.http.own_client import asend_with, send_with
 from nanogpt_core.http.sdk import SDK_HEADERS, SDK_KEY, httpx
 

@@ -27,8 +27,9 @@ from nanogpt_core.embeddings.response import EmbeddingResponse
 from nanogpt_core.embeddings.results import ResultCollector
 from nanogpt_core.errors import LimitsUnavailableError, NanoGPTError
 from nanogpt_core.http.client import HttpClient
+from nanogpt_core.http.lifetime import Cancellation
 from nanogpt_core.http.limits import Admission, ProcessLimits
-from nanogpt_core.http.retry import Cancellation, wait_for_start
+from nanogpt_core.http.retry import wait_for_start
 from nanogpt_core.http.runner import Join, Yield
 from nanogpt_core.observability.observer import CallObserver
 
