@@ -25,8 +25,9 @@ from nanogpt_core.errors import (
     TextTooLongError,
 )
 from nanogpt_core.http.client import HttpReply, Send
+from nanogpt_core.http.lifetime import Cancellation
 from nanogpt_core.http.limits import Admission, Cost, Outcome, SharedLimits
-from nanogpt_core.http.retry import Cancellation, send_with_retries, wait_for_start, was_not_billed
+from nanogpt_core.http.retry import send_with_retries, wait_for_start, was_not_billed
 from nanogpt_core.http.runner import Join, Run, Wait, Yield
 from nanogpt_core.http.text_errors import add_position, named_position
 from nanogpt_core.models.catalog import near_names

@@ -26,10 +26,9 @@ from nanogpt_core.embeddings.response import DimensionsCheck
 from nanogpt_core.embeddings.results import ArrayOutput, ListOutput, ResultCollector
 from nanogpt_core.errors import NanoGPTError
 from nanogpt_core.http.client import HttpClient
-from nanogpt_core.http.lifetime import Lifetime
+from nanogpt_core.http.lifetime import Cancellation, Lifetime
 from nanogpt_core.http.limits import Budget, ProcessLimits, Saving
 from nanogpt_core.http.rate_limiter import RateCap
-from nanogpt_core.http.retry import Cancellation
 from nanogpt_core.http.runner import run_async, run_sync
 from nanogpt_core.http.secrets import redacted
 from nanogpt_core.models.catalog import MAX_ITEMS

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from nanogpt_core._runtime.fork import import_modules
 from nanogpt_core._runtime.workers import call_in_thread
-from nanogpt_core.http.deadline import attempt_limits
 from nanogpt_core.http.endpoint import Endpoint
-from nanogpt_core.http.lifetime import Lifetime
+from nanogpt_core.http.lifetime import Lifetime, attempt_limits
 from nanogpt_core.http.secrets import redacted
 
 if TYPE_CHECKING:
@@ -179,5 +178,5 @@ def _checked(response: Any) -> HttpReply:
     if len(content) <= _MAX_ERROR_BYTES and b'"error"' in content:
         from nanogpt_core.http.error_mapping import raise_for_error_body
 
-        raise_for_error_body(response, response.request)
+        raise_for_error_body(response)
     return HttpReply(content, response.headers.get("x-request-id"))

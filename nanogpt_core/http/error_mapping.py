@@ -117,12 +117,8 @@ def map_error(error: Exception, host: str, timeout: float) -> NanoGPTError:
     return failure
 
 
-def raise_for_error_body(response: Any, request: Any) -> None:
-    """Raise the SDK's error for a reply of status 200 that contains an error with a status.
-
-    Args:
-        response: The response, read.
-        request: Its request.
+def raise_for_error_body(response: Any) -> None:
+    """Raise the SDK's error for a reply of status 200, read, that contains an error with a status.
 
     Raises:
         openai.APIStatusError: It is such a reply.
@@ -130,7 +126,7 @@ def raise_for_error_body(response: Any, request: Any) -> None:
     document = parse_error_body(response.content)
     status = error_status(document) if isinstance(document, dict) and document.get("error") else None
     if status is not None:
-        raise status_error(status, response.content, response.headers, request)
+        raise status_error(status, response.content, response.headers, response.request)
 
 
 def status_error(status: int, content: bytes, headers: Any, request: Any) -> openai.APIStatusError:

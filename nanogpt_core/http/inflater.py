@@ -7,7 +7,8 @@ from typing import Any
 
 from nanogpt_core.errors import DamagedReplyError
 
-_GZIP_MAGIC = b"\x1f\x8b"
+GZIP_MAGIC = b"\x1f\x8b"
+"""The first bytes of gzip."""
 # A body of gzip may have several members, one after another. Real ones hold at least some kilobytes each; unpacking
 # very many tiny ones takes long.
 _MAX_MEMBERS = 256
@@ -17,14 +18,13 @@ class Inflater:
     """Unpacks one body, whose form its first two bytes tell.
 
     They begin gzip or zlib. If not, the body is raw deflate, as some servers send it, or it is not compressed at all: a
-    proxy has unpacked it and kept the header. Deflated JSON does not begin as JSON does. Without a header, gzip is
-    unpacked too: no reply begins like that otherwise.
+    proxy has unpacked it and kept the header. Deflated JSON does not begin as JSON does.
 
     Args:
-        coding: The compression that the header names; empty if it names none.
+        coding: The compression that the header names.
     """
 
-    def __init__(self, coding: str = "") -> None:
+    def __init__(self, coding: str) -> None:
         self._coding = coding
         self._waiting = b""
         self._members = 0
@@ -44,7 +44,7 @@ class Inflater:
         self._waiting = b""
         while data and len(unpacked) < max_bytes:
             if self._inflater is None or self._inflater.eof:
-                if len(data) < len(_GZIP_MAGIC) and (self._coding or data == _GZIP_MAGIC[:1]):
+                if len(data) < len(GZIP_MAGIC):
                     self._waiting = bytes(data)
                     break
                 if not self._begin(data):
@@ -60,11 +60,11 @@ class Inflater:
         """Make the inflater for a body or a further member; False if ``data`` is not compressed, or after the end."""
         start = bytes(data[:2])
         self._members += 1
-        if start == _GZIP_MAGIC and self._members <= _MAX_MEMBERS:
+        if start == GZIP_MAGIC and self._members <= _MAX_MEMBERS:
             self._inflater = zlib.decompressobj(zlib.MAX_WBITS | 16)
         elif self._members > 1:
             return False
-        elif self._coding and start[0] & 0x0F == zlib.DEFLATED and int.from_bytes(start, "big") % 31 == 0:  # RFC 1950
+        elif start[0] & 0x0F == zlib.DEFLATED and int.from_bytes(start, "big") % 31 == 0:  # RFC 1950
             self._inflater = zlib.decompressobj(zlib.MAX_WBITS)
         elif self._coding == "deflate" and start[:1] not in (b"{", b"["):
             self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
@@ -78,6 +78,5 @@ class Inflater:
         Raises:
             DamagedReplyError: It is not.
         """
-        is_begun = self._inflater is not None or self._coding or self._waiting
-        if is_begun and not self._is_plain and (self._inflater is None or not self._inflater.eof):
+        if not self._is_plain and (self._inflater is None or not self._inflater.eof):
             raise DamagedReplyError("The compressed reply was cut off.")

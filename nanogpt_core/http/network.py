@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import anyio  # comes with the SDK
 
 from nanogpt_core.http.addresses import TIMED_OUT, aconnect, connect
-from nanogpt_core.http.deadline import remaining
+from nanogpt_core.http.lifetime import remaining
 from nanogpt_core.http.sdk import httpcore
 from nanogpt_core.http.tls import READ_BYTES, TlsSession
 

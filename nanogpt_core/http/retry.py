@@ -11,22 +11,20 @@ import random
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any, TypeVar
 
-from nanogpt_core._runtime.clock import Deadline
 from nanogpt_core._runtime.log import describe, logger
 from nanogpt_core.errors import (
     BudgetExceededError,
     NanoGPTError,
     RateLimitError,
-    RequestTimeoutError,
     ServerError,
     StatusError,
 )
+from nanogpt_core.http.lifetime import Cancellation
 from nanogpt_core.http.limits import FREE, Admission, Cost, SharedLimits
 from nanogpt_core.http.runner import Run, Wait
 
@@ -46,46 +44,6 @@ _BASE_RATE_LIMIT_BACKOFF_SECONDS = 1.0
 _LOGGED_WAIT_SECONDS = 1.0
 _MAX_RESET_SECONDS = 366 * 86_400  # one year; a longer time is not shown
 _MAX_DOUBLINGS = 10  # 0.5 s * 2**10 is far above MAX_BACKOFF_SECONDS; without a bound, floats would overflow
-
-
-@dataclass(frozen=True)
-class Cancellation:
-    """The deadline and the stop signal of one call, shared by its requests.
-
-    Attributes:
-        deadline: The time by which the call must end. Default: none.
-        stop: Set if no further attempt must be made, because the call was interrupted or another of its requests
-            failed.
-    """
-
-    deadline: Deadline | None = None
-    stop: threading.Event = field(default_factory=threading.Event)
-
-    def check(self) -> None:
-        """Check that the call may continue.
-
-        Raises:
-            RequestTimeoutError: The deadline has passed, or ``stop`` is set.
-        """
-        if self.stop.is_set():
-            raise RequestTimeoutError("Cancelled: the call was interrupted, or another of its requests failed.")
-        if self.deadline is not None and self.deadline.remaining() <= 0:
-            raise RequestTimeoutError(
-                "The call's deadline has passed.", remedy="Raise deadline, or embed fewer texts at a time."
-            )
-
-    def remaining(self, timeout: float) -> float:
-        """Return ``timeout`` in seconds, or the time until the deadline if that is less.
-
-        Raises:
-            RequestTimeoutError: See :meth:`check`.
-        """
-        self.check()
-        return timeout if self.deadline is None else self.deadline.remaining(timeout)
-
-    def leaves_time_for(self, delay: float) -> bool:
-        """Return whether another attempt in ``delay`` seconds can still end in time."""
-        return not self.stop.is_set() and (self.deadline is None or self.deadline.remaining() > delay)
 
 
 def send_with_retries(

@@ -14,10 +14,9 @@ from typing import Any
 
 from nanogpt_core.errors import ReplyError
 from nanogpt_core.http.connections import Lease, take_async_lease, take_lease
-from nanogpt_core.http.deadline import max_reply_bytes
 from nanogpt_core.http.endpoint import Endpoint
-from nanogpt_core.http.inflater import Inflater
-from nanogpt_core.http.lifetime import Lifetime
+from nanogpt_core.http.inflater import GZIP_MAGIC, Inflater
+from nanogpt_core.http.lifetime import Lifetime, max_reply_bytes
 from nanogpt_core.http.own_client import asend_with, send_with
 from nanogpt_core.http.sdk import SDK_HEADERS, SDK_KEY, httpx
 
@@ -112,7 +111,8 @@ class BodyReader:
         # Some servers name a character set there, or "none".
         compressions = [name for name in codings if name in _COMPRESSIONS]
         self.is_compressed = bool(self._not_asked_for or compressions)
-        self._inflaters = [Inflater(name) for name in reversed(compressions or [""])]
+        self._inflaters = [Inflater(name) for name in reversed(compressions)]
+        self._at_start = True
 
     def feed(self, chunk: bytes) -> bytes:
         """Return the unpacked bytes of ``chunk``.
@@ -125,6 +125,9 @@ class BodyReader:
             raise ReplyError(f"The reply is compressed as {self._not_asked_for!r}, which was not asked for.")
         if self._announced_bytes > self._max_bytes:
             raise self._too_large()
+        if self._at_start and chunk[:1] == GZIP_MAGIC[:1] and not self._inflaters:
+            self._inflaters = [Inflater("gzip")]  # without a header; no other reply begins like that
+        self._at_start = False
         for inflater in self._inflaters:
             # A byte more than is allowed, to tell a body of the allowed size from a larger one.
             chunk = inflater.feed(chunk, self._left + 1)

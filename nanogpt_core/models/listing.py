@@ -83,7 +83,7 @@ def live_model_info(endpoint: Endpoint, model: str, http_client: Any = None) -> 
 
 
 def _near_names(model: str, rows: Iterable[str]) -> str:
-    near = difflib.get_close_matches(model, list(rows), n=2)
+    near = difflib.get_close_matches(model, list(rows))
     return f"Did you mean {' or '.join(near)}? " if near else ""
 
 
@@ -188,9 +188,8 @@ def fetch_chat_price(endpoint: Endpoint, model: str) -> tuple[float, float] | No
     """
     rows = _fetch(_CHAT_MODELS, _parse_rows, endpoint)
     if not any(name in rows for name in names_without_suffixes(model)):
-        near = difflib.get_close_matches(model, rows, n=3)
-        hint = f"Did you mean {' or '.join(near)}?" if near else f"It has {', '.join(sorted(rows)[:5])} and more."
-        raise ConfigurationError(f"The service's list of chat models does not have {model!r}.", remedy=hint)
+        hint = _near_names(model, rows) or f"It has {', '.join(sorted(rows)[:5])} and more."
+        raise ConfigurationError(f"The service's list of chat models does not have {model!r}.", remedy=hint.strip())
     pricing = rows.get(model, {}).get("pricing")
     if not isinstance(pricing, dict) or pricing.get("unit", "per_million_tokens") != "per_million_tokens":
         return None

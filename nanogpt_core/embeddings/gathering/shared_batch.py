@@ -19,8 +19,9 @@ from nanogpt_core.embeddings.gathering.shared_account import NoCallLeft, SharedA
 from nanogpt_core.embeddings.gathering.waiting_call import Carrier, Item
 from nanogpt_core.embeddings.response import EmbeddingResponse
 from nanogpt_core.errors import BadRequestError, BudgetExceededError, NanoGPTError, RequestTooLargeError
+from nanogpt_core.http.lifetime import Cancellation
 from nanogpt_core.http.limits import Admission, SharedLimits
-from nanogpt_core.http.retry import Cancellation, send_with_retries
+from nanogpt_core.http.retry import send_with_retries
 from nanogpt_core.http.text_errors import may_concern_one_text, named_position
 
 # After so many searches for a bad text in which no request succeeded, no further text is searched for.

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from nanogpt_core.embeddings.planning import Batch
 from nanogpt_core.errors import NanoGPTError
+from nanogpt_core.http.lifetime import Cancellation
 from nanogpt_core.http.limits import Budget
-from nanogpt_core.http.retry import Cancellation
 from nanogpt_core.observability.observer import CallObserver
 
 if TYPE_CHECKING:

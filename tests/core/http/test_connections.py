@@ -33,9 +33,9 @@ from nanogpt_core.errors import (
     RequestTooLargeError,
 )
 from nanogpt_core.http.client import HttpClient, Send
-from nanogpt_core.http.deadline import attempt_limits
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.environment import tls_context
+from nanogpt_core.http.lifetime import attempt_limits
 from nanogpt_core.http.network import AsyncBackend, Backend, _Connection
 from nanogpt_core.http.sdk import httpcore
 

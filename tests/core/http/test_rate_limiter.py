@@ -18,9 +18,10 @@ import pytest
 from nanogpt_core import Embedder
 from nanogpt_core.errors import ConnectionFailedError, RateLimitError, ServerError
 from nanogpt_core.http.endpoint import Endpoint
+from nanogpt_core.http.lifetime import Cancellation
 from nanogpt_core.http.limits import ProcessLimits
 from nanogpt_core.http.rate_limiter import DEFAULT_RATE, MAX_DEFAULT_RATE, RateCap, RateLimiter
-from nanogpt_core.http.retry import Cancellation, send_with_retries
+from nanogpt_core.http.retry import send_with_retries
 from nanogpt_core.http.runner import Wait
 from nanogpt_core.sandbox.rate_limit import RateWindow
 
@@ -546,7 +547,8 @@ from nanogpt_core.errors import RateLimitError
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.limits import ProcessLimits
 from nanogpt_core.http.rate_limiter import RateCap
-from nanogpt_core.http.retry import Cancellation, send_with_retries
+from nanogpt_core.http.lifetime import Cancellation
+from nanogpt_core.http.retry import send_with_retries
 
 port, count = map(int, sys.argv[1:])
 limit = RateCap(Endpoint.resolve(api_key="key", base_url=f"http://127.0.0.1:{port}"), None)

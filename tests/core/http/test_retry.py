@@ -21,13 +21,13 @@ from nanogpt_core.errors import (
     ServerError,
 )
 from nanogpt_core.http.endpoint import Endpoint
+from nanogpt_core.http.lifetime import Cancellation
 from nanogpt_core.http.limits import ProcessLimits
 from nanogpt_core.http.rate_limiter import RateCap, RateLimiter
 from nanogpt_core.http.retry import (
     BASE_BACKOFF_SECONDS,
     MAX_BACKOFF_SECONDS,
     MAX_RETRY_AFTER_SECONDS,
-    Cancellation,
     backoff_delay,
     parse_retry_after,
     reset_message,

@@ -10,7 +10,7 @@ from nanogpt_core.embeddings.gathering.gatherer import Gatherer
 from nanogpt_core.embeddings.gathering.slots import SLOT_SECONDS
 from nanogpt_core.embeddings.gathering.waiting_call import WaitingCall
 from nanogpt_core.embeddings.planning import Batch
-from nanogpt_core.http.retry import Cancellation
+from nanogpt_core.http.lifetime import Cancellation
 
 
 class Carrier:

@@ -37,7 +37,7 @@ from nanogpt_core.errors import (
     ServerError,
 )
 from nanogpt_core.http.client import HttpReply, Send
-from nanogpt_core.http.retry import Cancellation
+from nanogpt_core.http.lifetime import Cancellation
 from nanogpt_core.http.runner import Join, Run, Wait
 
 WIDTH = 4
