@@ -76,7 +76,7 @@ def _pool_options(proxy: Proxy | None, tls: ssl.SSLContext) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _named_proxy(proxy: Proxy | None) -> Iterator[None]:
-    """Raise errors between here and the proxy with the name of the proxy, and of the variable that it comes from."""
+    """Raise errors between here and the proxy, and timeouts, with the proxy and the variable that it comes from."""
     try:
         yield
     except (httpx.ProxyError, httpx.ConnectError, httpx.ConnectTimeout) as error:
@@ -84,6 +84,9 @@ def _named_proxy(proxy: Proxy | None) -> Iterator[None]:
         if proxy is None or any(isinstance(cause, ssl.SSLError) for cause in causes(error)):
             raise
         raise httpx.ProxyError(f"{proxy}: {error}") from error
+    except httpx.ReadTimeout as error:
+        error.proxy = proxy  # it may be the proxy that is silent: map_error() names it
+        raise
 
 
 class _Pool:

@@ -150,9 +150,11 @@ def _from_sdk_error(error: Exception, chain: list[BaseException], host: str, tim
         return _from_status(error)
     cause = error.__cause__ or error
     if isinstance(error, (openai.APITimeoutError, TimeoutError)):
+        proxy = next(filter(None, (getattr(one, "proxy", None) for one in chain)), None)
+        through = f" through the proxy {proxy}" if proxy else ""
         return errors.RequestTimeoutError(
-            f"No complete answer from {host} within {timeout:.3g} s ({type(cause).__name__}).",
-            remedy="Try again, or raise timeout.",
+            f"No complete answer from {host}{through} within {timeout:.3g} s ({type(cause).__name__}).",
+            remedy=f"Try again, {'check the proxy, ' if proxy else ''}or raise timeout.",
         )
     if lacks_threads(error):
         failure = NanoGPTError(

@@ -40,6 +40,26 @@ NEEDS = {
 }
 
 
+# Words of install commands for packages whose names differ; all others are installed by their names.
+INSTALLED_BY = {
+    "langchain_core": "langchain",
+    "langchain_nanogpt": "langchain",
+    "langchain_openai": "langchain",
+    "llama_index": "llama-index",
+    "llama_index_nanogpt": "llama-index",
+    "nanogpt_core.sandbox": "sandbox",
+    "nanogpt_core.testing": "sandbox",
+    "nanogpt_core.comparison": "compare",
+    "pyarrow": "arrow",
+    "lance": "pylance",
+    "pydantic_ai": "pydantic-ai",
+    "pyspark": "spark",
+    "opentelemetry": "otel",
+}
+# The install command of README.md brings the base, which has these.
+BASE = sys.stdlib_module_names | {"nanogpt_core", "openai", "httpx", "numpy", "tiktoken", "certifi", "pydantic"}
+
+
 def side(kind, code, drop):
     """Return the code, and of a diff the side that is left without the lines that begin with ``drop``."""
     lines = code.splitlines(keepends=True)
@@ -151,3 +171,18 @@ def test_removed_lines_of_diffs_are_python(code):
     # Most of its packages are not needed here, and ServiceContext is gone.
     assert "openai" in code
     ast.parse(code)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_page_says_before_a_snippet_how_to_install_its_packages(page):
+    text = page.read_text(encoding="utf-8")
+    for block in BLOCK.finditer(text):
+        commands = " ".join(re.findall(r"[Ii]nstall.*", text[: block.start()])).replace(
+            "[all]", "[langchain,llama-index,sandbox]"
+        )
+        names = {name for _, names in warm_process.imported(side(*block.groups()[1:], "-")) for name in names}
+        packages = {
+            next((one for one in INSTALLED_BY if name.startswith(one)), name.partition(".")[0]) for name in names
+        }
+        words = {INSTALLED_BY.get(name, name.replace("_", "-")) for name in packages - BASE}
+        assert [word for word in sorted(words) if word not in commands] == []

@@ -12,7 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from nanogpt_core import Embedder
-from nanogpt_core.errors import ConfigurationError, ConnectionFailedError
+from nanogpt_core.errors import ConfigurationError, ConnectionFailedError, RequestTimeoutError
 from nanogpt_core.http import environment
 from nanogpt_core.http.environment import is_in_no_proxy, proxy_for, tls_context
 
@@ -67,6 +67,23 @@ def test_proxy_that_refuses_connections_is_named_with_its_variable(embed, set_va
             embed(embedder_for(f"https://behind-{port}.example/v1"), ["a"])
     assert f"behind-{port}.example through the proxy ALL_PROXY=http://**********@127.0.0.1:{port}:" in str(caught.value)
     assert "NO_PROXY" in caught.value.remedy
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_silent_proxy_is_named_with_its_variable(embed, set_variables, scheme):
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # the kernel accepts the connection, and nobody reads
+        port = silent.getsockname()[1]
+        set_variables(ALL_PROXY=f"http://me:hunter2@127.0.0.1:{port}")
+        base_url = f"{scheme}://behind-{port}.example/v1"
+        embedder = Embedder("m", api_key="k", base_url=base_url, max_retries=0, timeout=0.1, allow_insecure_http=True)
+        # On a busy machine even the connection may take too long.
+        kinds, words = (
+            (RequestTimeoutError, ConnectionFailedError),
+            rf" through the proxy ALL_PROXY=http://\*+@127.*:{port}",
+        )
+        with pytest.raises(kinds, match=words) as caught:
+            embed(embedder, ["a"])
     assert "hunter2" not in str(caught.value)
 
 

@@ -37,11 +37,48 @@ def sleep(request):
     return sync if request.param == "sync" else run_async
 
 
-@pytest.mark.parametrize("stopped", [None, False])
-def test_sleep_lasts_as_long_as_asked(sleep, stopped):
-    began = time.monotonic()
-    sleep(0.05, stopped)
-    assert time.monotonic() - began >= 0.045
+@pytest.fixture
+def waits(monkeypatch):
+    """Waits of an hour that the standard library was asked for. They are skipped; all others take their time."""
+    asked = []
+
+    def skip_hours(owner, name):
+        real = getattr(owner, name)
+
+        def wait(*arguments, **more):
+            if HOUR not in arguments:
+                return real(*arguments, **more)
+            asked.append(name)
+            return None
+
+        monkeypatch.setattr(owner, name, wait)
+
+    def skip_async_hours(name):
+        real = getattr(asyncio, name)
+
+        async def wait(*arguments, **more):
+            if HOUR not in arguments:
+                return await real(*arguments, **more)
+            asked.append(name)
+            if name == "wait_for":
+                arguments[0].close()
+                raise asyncio.TimeoutError
+            return None
+
+        monkeypatch.setattr(asyncio, name, wait)
+
+    skip_hours(time, "sleep")
+    skip_hours(threading.Event, "wait")
+    skip_async_hours("sleep")
+    skip_async_hours("wait_for")
+    return asked
+
+
+@pytest.mark.parametrize(("stopped", "names"), [(None, {"sleep"}), (False, {"wait", "wait_for"})])
+def test_sleep_lasts_as_long_as_asked(sleep, waits, stopped, names):
+    sleep(HOUR, stopped)
+    assert len(waits) == 1
+    assert names.issuperset(waits)
 
 
 @pytest.mark.parametrize("seconds", [0, -1])
@@ -126,12 +163,11 @@ def test_time_never_runs_backwards_around_fake_clocks():
     assert times[-1] - times[0] >= 2 * HOUR
 
 
-def test_sleeps_are_real_again_after_the_block_and_after_an_error_in_it(sleep):
+def test_sleeps_are_real_again_after_the_block_and_after_an_error_in_it(sleep, waits):
     with pytest.raises(ZeroDivisionError), fake_clock() as skipped:
         raise ZeroDivisionError
-    began = time.monotonic()
-    sleep(0.05)
-    assert time.monotonic() - began >= 0.045
+    sleep(HOUR)
+    assert waits == ["sleep"]
     assert skipped.seconds == 0
 
 
