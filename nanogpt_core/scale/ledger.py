@@ -101,7 +101,7 @@ def read_ledger(
     workers: int,
     requests_per_second: float,
 ) -> Ledger:
-    """Return the ledger from the hashes of :mod:`nanogpt_core.scale.redis_scripts`.
+    """Return the ledger from the hashes in Redis that ``lua/state.lua`` describes.
 
     Args:
         state: The hash ``state``.

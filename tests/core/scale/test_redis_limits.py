@@ -9,6 +9,7 @@ import logging
 import multiprocessing
 import os
 import pickle
+import re
 import ssl
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import threading
 import time
 import warnings
 import weakref
+from pathlib import Path
 
 import pytest
 import trustme
@@ -32,9 +34,11 @@ from nanogpt_core import (
 from nanogpt_core._runtime import clock
 from nanogpt_core._runtime.clock import fake_clock
 from nanogpt_core.errors import ConnectionFailedError, RateLimitError, ServerError
+from nanogpt_core.http import rate_limiter
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.limits import FREE, Cost, Outcome, Saving, SharedLimits
 from nanogpt_core.http.rate_limiter import RateCap, RateLimiter
+from nanogpt_core.scale import redis_scripts
 
 CENT = Cost("model", texts=1, tokens=100, usd=0.01, timeout=60)
 PAID = Outcome(0.01, tokens=100, answered=True)
@@ -719,6 +723,22 @@ def test_url_comes_from_the_environment(redis, name, monkeypatch):
 
 
 # --- The same algorithm as in one process
+
+
+def test_constants_of_the_rate_in_lua_are_those_of_the_rate_limiter():
+    lua = Path(redis_scripts.__file__).with_name("lua") / "admit.lua"
+    lines = re.findall(r"^local ([A-Z_, ]+) = (.+)$", lua.read_text(encoding="utf-8"), re.MULTILINE)
+    found = {
+        name: float(value.removesuffix(" * SECOND"))
+        for names, values in lines
+        for name, value in zip(names.split(", "), values.split(", "), strict=True)
+    }
+    own = {
+        name.removeprefix("_").removesuffix("_SECONDS"): value
+        for name, value in vars(rate_limiter).items()
+        if name.isupper() and isinstance(value, float | int)
+    }
+    assert found == own
 
 
 @pytest.mark.parametrize("rate", [None, 3.0, 30.0])
