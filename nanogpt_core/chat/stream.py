@@ -134,7 +134,10 @@ class StreamReader:
             return
         if event.strip() in ("null", '""'):
             return
-        self.add(parse_object(event.encode(errors="replace"), keep_surrogates=True))
+        chunk = parse_object(event.encode(errors="replace"), keep_surrogates=True)
+        if not chunk.get("choices") and not chunk.get("usage"):
+            self._without_answer = event
+        self.add(chunk)
 
     def add(self, chunk: dict[str, Any]) -> None:
         """Take a chunk, in place of its bytes.
@@ -150,8 +153,6 @@ class StreamReader:
         self._usage, self._pricing = merge_usage(self._usage, usage), pricing or self._pricing
         choices = chunk.pop("choices")
         self._envelope = chunk
-        if not choices and usage is None:
-            self._without_answer = event
         for choice in choices:
             self._read_choice(choice)
         # After the answer, an event that says nothing must not begin a new wait.
