@@ -47,6 +47,7 @@ class StreamReader:
         self._usage: dict[str, Any] | None = None
         self._pricing: Any = None
         self._goes_on_after_finish = False
+        self._event = ""  # the last one
         self._without_answer = ""  # the last event with no choice and no usage
         self._has_done_event = False
         self._has_all_data = False
@@ -134,6 +135,7 @@ class StreamReader:
             return
         if event.strip() in ("null", '""'):
             return
+        self._event = event
         self.add(parse_object(event.encode(errors="replace"), keep_surrogates=True))
 
     def add(self, chunk: dict[str, Any]) -> None:
@@ -151,7 +153,7 @@ class StreamReader:
         choices = chunk.pop("choices")
         self._envelope = chunk
         if not choices and usage is None:
-            self._without_answer = event
+            self._without_answer = self._event
         for choice in choices:
             self._read_choice(choice)
         # After the answer, an event that says nothing must not begin a new wait.
