@@ -47,6 +47,7 @@ class StreamReader:
         self._usage: dict[str, Any] | None = None
         self._pricing: Any = None
         self._goes_on_after_finish = False
+        self._event = ""  # the last one
         self._without_answer = ""  # the last event with no choice and no usage
         self._has_done_event = False
         self._has_all_data = False

@@ -16,6 +16,7 @@ import contextlib
 import select
 import socket
 import ssl
+import time
 from collections.abc import Generator, Iterator
 from typing import Any, TypeVar
 
@@ -33,6 +34,9 @@ _FIRST_READ_BYTES = 1 << 16
 _MIN_HTTP_READ_BYTES = 1 << 14
 # After so many bytes, other tasks of the event loop have a turn.
 _BYTES_PER_TURN = 1 << 16
+# Bytes that have come in time are read after the deadline too, since this process may have been stopped; but not for
+# longer, since a server may send for ever, faster than its bytes are parsed.
+_LATE_SECONDS = 1.0
 
 T = TypeVar("T")
 # Steps of I/O: a number is the most bytes to receive, bytes are to be sent.
@@ -87,6 +91,24 @@ class _Connection:
         self._held = b""
         self._answered = False
         self._read_bytes = _FIRST_READ_BYTES
+        self._late_since: float | None = None
+
+    def _time_to_receive(self, timeout: float | None) -> float | None:
+        """Return the seconds to wait for bytes, or None for ever.
+
+        Raises:
+            TimeoutError: The deadline passed a while ago.
+        """
+        seconds = remaining(timeout)
+        if seconds is None or seconds > 0:
+            self._late_since = None
+            return seconds
+        now = time.monotonic()
+        if self._late_since is None:
+            self._late_since = now
+        if now - self._late_since > _LATE_SECONDS:
+            raise TimeoutError(TIMED_OUT)
+        return 0.0
 
     def _read_steps(self, max_bytes: int) -> _Steps[bytes | memoryview]:
         """Read all bytes that are there but the last one, which the next read returns.
@@ -212,9 +234,8 @@ class _Stream(_Connection, httpcore.NetworkStream):  # type: ignore[misc] # the 
             return done.value  # type: ignore[no-any-return]
 
     def _receive(self, max_bytes: int, timeout: float | None) -> bytes:
-        _wait(self._sock, remaining(timeout), writing=False)
+        _wait(self._sock, self._time_to_receive(timeout), writing=False)
         try:
-            # Bytes that have come in time are read after the deadline too: this process may have been stopped.
             return self._sock.recv(max_bytes)
         except BlockingIOError:
             raise TimeoutError(TIMED_OUT) from None
@@ -295,10 +316,10 @@ class _AsyncStream(_Connection, httpcore.AsyncNetworkStream):  # type: ignore[mi
             return done.value  # type: ignore[no-any-return]
 
     async def _receive(self, max_bytes: int, timeout: float | None) -> bytes:
-        sock = self._sock
+        sock, seconds = self._sock, self._time_to_receive(timeout)
         with contextlib.suppress(BlockingIOError):
             return sock.recv(max_bytes)
-        with anyio.move_on_after(remaining(timeout)):
+        with anyio.move_on_after(seconds):
             return await asyncio.get_running_loop().sock_recv(sock, max_bytes)
         with contextlib.suppress(BlockingIOError):  # after the deadline, as in the sync stream
             return sock.recv(max_bytes)

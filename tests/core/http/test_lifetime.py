@@ -1,6 +1,7 @@
 """Limits of one attempt: timeout, deadline and size of the reply."""
 
 import gzip
+import itertools
 import resource
 import threading
 import zlib
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from nanogpt_core._runtime.clock import fake_clock
 from nanogpt_core.errors import AuthenticationError, DamagedReplyError, NanoGPTError, ReplyError, RequestTimeoutError
+from nanogpt_core.http import network
 from nanogpt_core.http.inflater import Inflater
 from nanogpt_core.http.transport import BodyReader
 
@@ -162,6 +164,13 @@ def test_endless_trickling_reply_is_a_timeout(embed, serve, trickle, first):
     server = serve(lambda _: trickle(first))
     with pytest.raises(RequestTimeoutError):
         embed(server.embedder(timeout=0.3), ["a"])
+
+
+def test_endless_interim_responses_are_a_timeout_even_if_they_never_pause(embed, serve, monkeypatch):
+    monkeypatch.setattr(network, "_LATE_SECONDS", 0.0)
+    server = serve(lambda _: itertools.repeat(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 9))
+    with pytest.raises(RequestTimeoutError):
+        embed(server.embedder(timeout=0.2, max_retries=0), ["a"])
 
 
 def test_deadline_is_for_the_whole_call(embed, serve, faults):
