@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import re
 import weakref
 from collections.abc import AsyncIterator, Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
@@ -44,6 +45,8 @@ T = TypeVar("T")
 DEFAULT_RETRIES = 2
 """Attempts after the first of a chat call: fewer than for embeddings, since each may be billed."""
 
+# Words of Python's encoder of JSON.
+_NO_JSON = re.compile(r"(not JSON (serializable|compliant)|^Circular reference detected)")
 _TRUNCATED_ERRORS = (openai.LengthFinishReasonError, openai.ContentFilterFinishReasonError)
 
 
@@ -240,17 +243,40 @@ def map_sdk_errors(session: ChatSession) -> Iterator[None]:
     """Raise errors of the SDK in this block as this project's errors, and an error of our own as it is.
 
     Raises:
-        NanoGPTError: The SDK raised an error.
+        NanoGPTError: The SDK raised an error, or could not write the request.
     """
     try:
         yield
     except openai.OpenAIError as error:
         cause = _wrapped_error(error)
         failure = session.map_error(error, session.endpoint.timeout) if cause is None else cause
+    except (TypeError, ValueError) as error:
+        unsendable = _unsendable_error(error)
+        if unsendable is None:
+            raise
+        failure = unsendable
     else:
         return
     with redacted(session.endpoint):
         raise failure
+
+
+def _unsendable_error(error: Exception) -> NanoGPTError | None:
+    """Return this project's error if the SDK could not write a request as JSON in UTF-8, else None."""
+    failure: NanoGPTError
+    if isinstance(error, UnicodeEncodeError):
+        failure = errors.InvalidInputError(
+            "A message or an option has an unpaired surrogate, which UTF-8 cannot encode.",
+            remedy='Clean the text: text.encode("utf-8", "replace").decode().',
+        )
+    elif _NO_JSON.search(str(error)):
+        failure = errors.InvalidTypeError(
+            f"An option or a message cannot be sent: {error}.", remedy="Pass texts, finite numbers, lists and dicts."
+        )
+    else:
+        return None
+    failure.__cause__ = error
+    return failure
 
 
 def _wrapped_error(error: BaseException) -> Exception | None:

@@ -263,6 +263,22 @@ async def test_unknown_option_of_a_call_is_refused(make, ask, fresh_sandbox):
     assert not fresh_sandbox.requests
 
 
+@pytest.mark.parametrize(
+    ("prompt", "options", "kind", "words"),
+    [
+        ("a\ud83d b", {}, errors.InvalidInputError, "unpaired surrogate"),
+        ("Hello", {"seed": {1, 2}}, errors.InvalidTypeError, "set is not JSON serializable"),
+        ("Hello", {"extra_body": {"top_k": float("inf")}}, errors.InvalidTypeError, "not JSON compliant"),
+    ],
+)
+async def test_request_that_cannot_be_written_as_json_is_refused(
+    make, ask, fresh_sandbox, prompt, options, kind, words
+):
+    with pytest.raises(kind, match=words):
+        await ask(make(), prompt, **options)
+    assert not fresh_sandbox.requests
+
+
 def test_plain_http_to_another_machine_must_be_allowed(chat_plugin):
     with pytest.raises(errors.ConfigurationError, match="allow_insecure_http"):
         chat_plugin.cls(api_key=KEY, base_url="http://lab.example/api/v1")
