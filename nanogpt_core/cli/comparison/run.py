@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -105,7 +104,7 @@ class Run:
         return load_questions(file, limit)
 
     def _make_questions(self, file: Path, passages: list[Passage], count: int, chat_model: str) -> None:
-        from nanogpt_core.comparison import load_questions
+        from nanogpt_core.comparison.questions import load_questions, question_line
         from nanogpt_core.comparison.synthetic import QuestionWriter
 
         if file.suffix.lower() != ".jsonl":
@@ -131,8 +130,7 @@ class Run:
         with file.open("a", encoding="utf-8", newline="\n") as lines:
             for question in writer.write(count):
                 # Line by line: after an interruption, the same command pays only for the rest.
-                row = {"question": question.text, "sources": question.sources, "synthetic": True}
-                lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+                lines.write(question_line(question))
                 lines.flush()
                 written += 1
                 self._progress.advance_to(written)
