@@ -18,6 +18,7 @@ from nanogpt_core.cli.exit_codes import CommandError, ExitCode
 from nanogpt_core.cli.job.cost import format_usd
 from nanogpt_core.cli.job.progress import Progress
 from nanogpt_core.cli.kept_cache import KeptCache
+from nanogpt_core.cli.names import STDIN
 
 if TYPE_CHECKING:
     from nanogpt_core.comparison import Candidate, Comparison, Passage, Question
@@ -168,6 +169,8 @@ class Run:
         check_sources(questions, {passage.source for passage in passages})
         candidates = find_candidates(models, **self._service)
         _warn_about_unused(candidates, dimensions or ())
+        if self._output.is_file():
+            raise CommandError(f"{self._output} is a file.", remedy="Pass a folder as --output.")
         self._output.mkdir(parents=True, exist_ok=True)
         path = self._output / "vectors.sqlite"
         cache = None if self._sandbox else KeptCache(path)
@@ -229,7 +232,8 @@ def _warn_about_unused(candidates: Sequence[Candidate], dimensions: Sequence[int
 
 def _check_exists(path: Path, remedy: str = "") -> None:
     if not path.exists():
-        raise CommandError(f"{path}: There is no such file or folder.", remedy=remedy)
+        name = str(path).replace(STDIN, "-")
+        raise CommandError(f"{name}: There is no such file or folder.", remedy=remedy)
 
 
 def _at_most(usd: float | None) -> str:
