@@ -120,7 +120,7 @@ def compare(
         print_json(as_json(comparison, notice))
     else:
         print_comparison(comparison, files, notice)
-    for name, error in comparison.failures.items():
-        print_warning(f"{name} was not measured: {error or 'another model of the same server failed before.'}")
+    for note in comparison.failure_notes:
+        print_warning(note)
     errors = [error for error in comparison.failures.values() if error]
     return exit_code_of(errors[0]) if errors else ExitCode.OK

@@ -94,8 +94,8 @@ _WORDS = {
 }
 """Words of the command line, by those of Python."""
 
-# An error about NANOGPT_BASE_URL begins with the variable's name.
-_PYTHON_WORDS = re.compile(f"(?<!URL: )(?:{'|'.join(map(re.escape, _WORDS))})")
+# An error about NANOGPT_BASE_URL, or the URL of MODEL@URL, begins with that name.
+_PYTHON_WORDS = re.compile(f"(?<!: )(?:{'|'.join(map(re.escape, _WORDS))})")
 
 
 def message_and_remedy_of(error: NanoGPTError) -> tuple[str, str]:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from nanogpt_core.cache.sqlite import SQLiteCache
 from nanogpt_core.cache.sqlite_file import create_if_missing
 
 
-class KeptCache:
-    """An :class:`nanogpt_core.EmbeddingCache` in a SQLite file.
+class KeptCache(SQLiteCache):
+    """A :class:`nanogpt_core.SQLiteCache` that a command relies on.
 
     Args:
         path: The file; it is created with its folder if it is missing.
@@ -26,34 +26,21 @@ class KeptCache:
         ConfigurationError: ``path`` is a folder.
     """
 
-    keeps_deadline = True
-
     def __init__(self, path: Path) -> None:
+        super().__init__(path)
         self.failure: OSError | None = None
-        self._cache = SQLiteCache(path)
         try:
-            create_if_missing(self._cache.path)
+            create_if_missing(self.path)
         except sqlite3.Error as error:
-            raise OSError(errno.EIO, f"The cache cannot be created ({error})", str(self._cache.path)) from None
-        for each in (self._cache.path, self._cache.path.parent):  # SQLite writes its log beside the file
+            raise OSError(errno.EIO, f"The cache cannot be created ({error})", str(self.path)) from None
+        for each in (self.path, self.path.parent):  # SQLite writes its log beside the file
             if not os.access(each, os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(each))
 
-    def get_many(self, keys: Sequence[bytes]) -> Mapping[bytes, bytes]:
-        """Return the entries found for ``keys``."""
-        return self._cache.get_many(keys)
-
     def put_many(self, entries: Mapping[bytes, bytes]) -> None:
         """Store entries, and check that they are there: ``SQLiteCache`` only warns if it cannot be written."""
-        self._cache.put_many(entries)
+        super().put_many(entries)
         last = next(reversed(list(entries)), None)
-        if last is not None and last not in self._cache.get_many([last]):
-            self.failure = OSError(errno.EIO, "The cache cannot be written", str(self._cache.path))
+        if last is not None and last not in self.get_many([last]):
+            self.failure = OSError(errno.EIO, "The cache cannot be written", str(self.path))
             raise self.failure
-
-    def close(self) -> None:
-        """Close the file."""
-        self._cache.close()
-
-    def __repr__(self) -> str:
-        return f"KeptCache({str(self._cache.path)!r})"

@@ -115,7 +115,10 @@ def find_candidates(names: Sequence[str], api_key: ApiKey = None, base_url: str 
 
 
 def _on_other_server(name: str, model: str, url: str) -> Candidate:
-    base_url = resolve_base_url(url)
+    try:
+        base_url = resolve_base_url(url)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{name}: {error.message}", remedy=error.remedy) from None
     parts = urlsplit(base_url)
     price = 0.0 if is_loopback(parts.hostname or "") else None
     info = dataclasses.replace(get_model(model), usd_per_million_tokens=price, source=parts.netloc)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanogpt_core.comparison.ranking import MEASURES
-from nanogpt_core.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,21 +18,6 @@ if TYPE_CHECKING:
 
 _STYLE: dict[Any, Any] = {"font.size": 10, "svg.fonttype": "none", "svg.hashsalt": "nanogpt", "axes.spines.top": False}
 _PANELS = ("price", "dimensions")
-
-
-def check_chart_file(file: Path) -> None:
-    """Check that matplotlib can write a file of this name.
-
-    Raises:
-        ConfigurationError: The end of its name is not that of a format, or its folder is not there.
-    """
-    from matplotlib.figure import Figure
-
-    kinds = sorted(Figure().canvas.get_supported_filetypes())
-    if file.suffix.lstrip(".").lower() not in kinds:
-        raise ConfigurationError(f"{file} does not end in one of .{', .'.join(kinds)}.")
-    if not file.parent.is_dir() or file.is_dir():
-        raise ConfigurationError(f"{file} is not a file in a folder that is there.")
 
 
 def write_chart(comparison: Comparison, file: str | os.PathLike[str], title: str = "") -> None:

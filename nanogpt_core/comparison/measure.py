@@ -124,6 +124,12 @@ class Comparison:
         return give_advice(self.assessments, sources=self.sources, tolerance=self.tolerance, synthetic=synthetic)
 
     @property
+    def failure_notes(self) -> list[str]:
+        """A sentence about each candidate that was not measured."""
+        after = "another model of the same server failed before."
+        return [f"{name} was not measured: {error or after}" for name, error in self.failures.items()]
+
+    @property
     def spent(self) -> Usage:
         """The usage of all candidates together."""
         return sum(self.usage.values(), Usage())

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from nanogpt_core.comparison.measure import Comparison
 
 _MAX_MISSED_SHOWN = 20
-_AFTER_AN_ERROR = "another model of the same server failed before."
 _GOOD_RANK = 10
 _FLOAT_BYTES = 4
 
@@ -116,7 +115,7 @@ def _code(chosen: Assessment) -> str:
 
 def _reservations(comparison: Comparison) -> str:
     notes = [note for note in comparison.advice.reservations if note != SYNTHETIC_NOTE]  # it stands above
-    notes += [f"{name} was not measured: {error or _AFTER_AN_ERROR}" for name, error in comparison.failures.items()]
+    notes += comparison.failure_notes
     if not notes:
         return ""
     items = "\n".join(f"<li>{escape(note)}</li>" for note in notes)

@@ -120,11 +120,12 @@ def write_questions(questions: Sequence[Question], file: str | os.PathLike[str])
     """Write questions as JSON lines, for :func:`load_questions`. The file appears as a whole or not at all."""
     path = Path(file)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text("".join(map(_line, questions)), encoding="utf-8", newline="\n")
+    part.write_text("".join(map(question_line, questions)), encoding="utf-8", newline="\n")
     part.replace(path)
 
 
-def _line(question: Question) -> str:
+def question_line(question: Question) -> str:
+    """Return the line of JSON for a question, with its end."""
     row: dict[str, Any] = {"question": question.text, "sources": list(question.sources)}
     if question.language:
         row["language"] = question.language

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from nanogpt_core.cli.exit_codes import CommandError, ExitCode
 from nanogpt_core.cli.job.cost import format_usd
 from nanogpt_core.cli.job.progress import Progress
 from nanogpt_core.cli.kept_cache import KeptCache
+from nanogpt_core.cli.names import STDIN
 
 if TYPE_CHECKING:
     from nanogpt_core.comparison import Candidate, Comparison, Passage, Question
@@ -105,7 +105,7 @@ class Run:
         return load_questions(file, limit)
 
     def _make_questions(self, file: Path, passages: list[Passage], count: int, chat_model: str) -> None:
-        from nanogpt_core.comparison import load_questions
+        from nanogpt_core.comparison.questions import load_questions, question_line
         from nanogpt_core.comparison.synthetic import QuestionWriter
 
         if file.suffix.lower() != ".jsonl":
@@ -131,8 +131,7 @@ class Run:
         with file.open("a", encoding="utf-8", newline="\n") as lines:
             for question in writer.write(count):
                 # Line by line: after an interruption, the same command pays only for the rest.
-                row = {"question": question.text, "sources": question.sources, "synthetic": True}
-                lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+                lines.write(question_line(question))
                 lines.flush()
                 written += 1
                 self._progress.advance_to(written)
@@ -170,6 +169,8 @@ class Run:
         check_sources(questions, {passage.source for passage in passages})
         candidates = find_candidates(models, **self._service)
         _warn_about_unused(candidates, dimensions or ())
+        if self._output.is_file():
+            raise CommandError(f"{self._output} is a file.", remedy="Pass a folder as --output.")
         self._output.mkdir(parents=True, exist_ok=True)
         path = self._output / "vectors.sqlite"
         cache = None if self._sandbox else KeptCache(path)
@@ -231,7 +232,8 @@ def _warn_about_unused(candidates: Sequence[Candidate], dimensions: Sequence[int
 
 def _check_exists(path: Path, remedy: str = "") -> None:
     if not path.exists():
-        raise CommandError(f"{path}: There is no such file or folder.", remedy=remedy)
+        name = str(path).replace(STDIN, "-")
+        raise CommandError(f"{name}: There is no such file or folder.", remedy=remedy)
 
 
 def _at_most(usd: float | None) -> str:

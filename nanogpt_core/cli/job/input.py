@@ -13,7 +13,7 @@ from nanogpt_core.cli.exit_codes import CommandError, ExitCode
 from nanogpt_core.cli.job.progress import Progress
 from nanogpt_core.cli.job.spool import Spool
 from nanogpt_core.cli.options import InputOptions
-from nanogpt_core.cli.reading.corpus import CorpusReader, make_reader
+from nanogpt_core.cli.reading.corpus import CorpusReader
 from nanogpt_core.cli.reading.passage import NO_TEXT, Passage, Problem
 from nanogpt_core.cli.reading.sources import Source, find_sources
 
@@ -70,7 +70,7 @@ def read_input(
     if not inputs:
         raise CommandError("There is no input.", remedy="Name files or folders, or - for standard input.")
     report = InputReport()
-    reader = make_reader(options)
+    reader = CorpusReader(options)
     sources, folders, left_out = find_sources(inputs, given_format=options.format, include=options.include)
     _check_outputs(sources, outputs)
     for problem in folders:

@@ -7,48 +7,32 @@ import os
 import sys
 import time
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any
 
 from nanogpt_core.cli.console import error_console
 
 _SECONDS_BETWEEN_LINES = 5.0
 
 
-class Progress(Protocol):
-    """Shows the progress of one stage after the other."""
+class Progress:
+    """Shows the progress of one stage after the other: a line at its beginning, every 5 seconds, and at its end.
 
-    def begin(self, stage: str, total: int | None) -> None:
-        """Begin a stage; ``total`` is None if it is not known."""
-
-    def advance_to(self, done: int, detail: str = "") -> None:
-        """Show the number of items done, and a detail such as the cost."""
-
-    def end(self, summary: str) -> None:
-        """End the stage."""
-
-    def close(self) -> None:
-        """Remove a bar that is left, after an error."""
-
-
-def make_progress(*, quiet: bool) -> Progress:
-    """Return the progress display for standard error."""
-    can_move_cursor = sys.stderr.isatty() and os.environ.get("TERM") not in {"dumb", "unknown"}
-    return _Bar() if can_move_cursor and not quiet else _Lines(quiet=quiet)
-
-
-class _Lines:
-    """Prints a line when a stage begins, every 5 seconds, and when it ends; or nothing."""
+    Args:
+        quiet: Show nothing.
+    """
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
 
     def begin(self, stage: str, total: int | None) -> None:
+        """Begin a stage; ``total`` is None if it is not known."""
         self._stage, self._total = stage, total
         self._start = self._last = time.monotonic()
         self._first_done: int | None = None
         self._print(f"{stage} ..." if total is None else f"{stage} {total:,} ...")
 
     def advance_to(self, done: int, detail: str = "") -> None:
+        """Show the number of items done, and a detail such as the cost."""
         now = time.monotonic()
         if self._first_done is None:
             self._first_done, self._start = done, now
@@ -64,10 +48,11 @@ class _Lines:
         self._print(", ".join(parts))
 
     def end(self, summary: str) -> None:
+        """End the stage."""
         self._print(f"{self._stage}: {summary}")
 
     def close(self) -> None:
-        pass
+        """Remove a bar that is left, after an error."""
 
     def _print(self, line: str) -> None:
         if self._quiet:
@@ -77,12 +62,10 @@ class _Lines:
             sys.stderr.flush()
 
 
-class _Bar:
+class _Bar(Progress):
     """A bar of ``rich``."""
 
-    def __init__(self) -> None:
-        self._bar: Any = None
-        self._task: Any = None
+    _bar: Any = None
 
     def begin(self, stage: str, total: int | None) -> None:
         from rich import progress
@@ -98,19 +81,25 @@ class _Bar:
             *([] if total is None else [progress.TimeRemainingColumn()]),
         ]
         self._bar = progress.Progress(*columns, console=error_console(), transient=True)
-        self._task = self._bar.add_task(stage, total=total, detail="", rate="")
+        self._bar.add_task(stage, total=total, detail="", rate="")
         self._bar.start()
 
     def advance_to(self, done: int, detail: str = "") -> None:
-        speed = self._bar.tasks[0].speed
-        rate = f"{speed:,.0f}/s" if speed else ""
-        self._bar.update(self._task, completed=done, detail=detail, rate=rate)
+        task = self._bar.tasks[0]
+        rate = f"{task.speed:,.0f}/s" if task.speed else ""
+        self._bar.update(task.id, completed=done, detail=detail, rate=rate)
 
     def end(self, summary: str) -> None:
         self.close()
-        sys.stderr.write(f"{self._stage}: {summary}\n")
+        super().end(summary)
 
     def close(self) -> None:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def make_progress(*, quiet: bool) -> Progress:
+    """Return the progress display for standard error."""
+    can_move_cursor = sys.stderr.isatty() and os.environ.get("TERM") not in {"dumb", "unknown"}
+    return _Bar(quiet=False) if can_move_cursor and not quiet else Progress(quiet=quiet)

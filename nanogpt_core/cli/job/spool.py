@@ -11,6 +11,10 @@ from pathlib import Path
 from nanogpt_core.cli.exit_codes import CommandError
 from nanogpt_core.cli.reading.passage import Passage
 
+_SELECT = (
+    "SELECT text_id, text, source, number, part, line, page, key, metadata "
+    "FROM passages JOIN texts ON texts.id = text_id"
+)
 _ROWS_PER_INSERT = 1000
 _CACHE_KIB = 16_384
 _DIGEST_BYTES = 16  # of SHA-256; 2**64 texts until two of them are likely to share one
@@ -99,17 +103,13 @@ class Spool:
 
         Distinct texts are numbered from 1, in the order of first occurrence.
         """
-        columns = "text_id, text, source, number, part, line, page, key, metadata"
-        query = f"SELECT {columns} FROM passages JOIN texts ON texts.id = text_id ORDER BY passages.id"  # noqa: S608
-        for text_id, *fields in self._database.execute(query):
+        for text_id, *fields in self._database.execute(f"{_SELECT} ORDER BY passages.id"):
             yield text_id, Passage(*fields)
 
     def first_passage(self, text_id: int) -> Passage | None:
         """Return the first passage with a text, for messages; None if there is none."""
-        columns = "text, source, number, part, line, page, key, metadata"
-        query = f"SELECT {columns} FROM passages JOIN texts ON texts.id = text_id WHERE text_id = ? LIMIT 1"  # noqa: S608
-        row = self._database.execute(query, (text_id,)).fetchone()
-        return None if row is None else Passage(*row)
+        row = self._database.execute(f"{_SELECT} WHERE text_id = ? LIMIT 1", (text_id,)).fetchone()
+        return None if row is None else Passage(*row[1:])
 
     def close(self) -> None:
         """Close the file."""

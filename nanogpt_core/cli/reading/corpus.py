@@ -7,7 +7,6 @@ import contextlib
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,7 +18,7 @@ from nanogpt_core.cli.reading.chunking import Chunker
 from nanogpt_core.cli.reading.passage import NO_TEXT, Passage, Problem
 from nanogpt_core.cli.reading.pdf import read_pdf
 from nanogpt_core.cli.reading.sources import Source
-from nanogpt_core.cli.reading.tables import Record, read_csv, read_json, read_jsonl, read_parquet
+from nanogpt_core.cli.reading.tables import KINDS, Record, read_csv, read_json, read_jsonl, read_parquet
 from nanogpt_core.cli.reading.text_files import (
     BadTextError,
     check_encoding,
@@ -39,27 +38,27 @@ _RECORD_FORMATS = ("jsonl", "json", "csv", "parquet")
 _LINE_FORMATS = ("jsonl", "csv")
 
 
-@dataclass(frozen=True)
 class CorpusReader:
     """Reads sources into passages.
 
-    Attributes:
-        field: Name of the field of records that holds the text; with dots, of a field in a field.
-        id_field: Name of the field that holds the ID of a record, or None.
-        keep: Names of fields that are kept beside the text.
-        encoding: Encoding of text files.
-        chunk_tokens: Most tokens of a passage of a document; 0 for whole documents and pages.
-        chunk_overlap: Tokens that a passage repeats of the one before it, at most.
-        divide_records: Whether the texts of records are divided too.
+    Args:
+        options: The options of reading.
+
+    Raises:
+        CommandError: An invalid option.
     """
 
-    field: str
-    id_field: str | None
-    keep: tuple[str, ...]
-    encoding: str
-    chunk_tokens: int
-    chunk_overlap: int
-    divide_records: bool
+    def __init__(self, options: InputOptions) -> None:
+        tokens = _DEFAULT_CHUNK_TOKENS if options.chunk_tokens is None else options.chunk_tokens
+        overlap = int(tokens * _DEFAULT_OVERLAP) if options.chunk_overlap is None else options.chunk_overlap
+        if tokens != 0 and tokens < MIN_CHUNK_TOKENS:
+            raise CommandError(f"--chunk-tokens must be 0, or at least {MIN_CHUNK_TOKENS}, not {tokens}.")
+        if not 0 <= overlap <= tokens * _MAX_OVERLAP:
+            raise CommandError(f"--chunk-overlap must be 0 to half of --chunk-tokens ({tokens}), not {overlap}.")
+        check_encoding(options.encoding)
+        self._options = options
+        self._chunker = Chunker(tokens, overlap) if tokens else None
+        self._divides_records = options.chunk_tokens is not None and tokens > 0
 
     def read(self, source: Source) -> Iterator[Passage | Problem]:
         """Yield the passages of a source in order, and its problems."""
@@ -86,10 +85,10 @@ class CorpusReader:
         if kind == "pdf":
             return self._pages(source, file)
         if kind == "html":
-            return self._divided(source, iter([(None, read_html(file, self.encoding))]))
-        if self.chunk_tokens:
-            return self._divided(source, segments(file, self.encoding))
-        return self._divided(source, iter([(1, read_whole(file, self.encoding))]))
+            return self._divided(source, iter([(None, read_html(file, self._options.encoding))]))
+        if self._chunker:
+            return self._divided(source, segments(file, self._options.encoding))
+        return self._divided(source, iter([(1, read_whole(file, self._options.encoding))]))
 
     def _divided(self, source: Source, texts: Iterator[tuple[int | None, str]]) -> Iterator[Passage]:
         """Yield the passages of texts, each of which comes with the number of its first line, or None."""
@@ -105,8 +104,8 @@ class CorpusReader:
                 yield Passage(passage, source.name, number, line=line)
 
     def _chunks(self, text: str) -> Iterator[tuple[int, str]]:
-        if self.chunk_tokens:
-            return Chunker(self.chunk_tokens, self.chunk_overlap).chunks(text)
+        if self._chunker:
+            return self._chunker.chunks(text)
         stripped = text.strip()
         return iter([(text.index(stripped), stripped)] if stripped else [])
 
@@ -131,7 +130,7 @@ class CorpusReader:
             except BadTextError as error:
                 yield Problem(place, error.reason)
                 continue
-            if not self.divide_records or not self.chunk_tokens:
+            if not self._divides_records:
                 yield Passage(text, source.name, number, line=line, key=key, metadata=metadata)
                 continue
             for part, (_, passage) in enumerate(self._chunks(text), 1):
@@ -142,58 +141,43 @@ class CorpusReader:
             return read_jsonl(file)
         if kind == "json":
             return read_json(file)
-        columns = list(dict.fromkeys([self.field, *([self.id_field] if self.id_field else []), *self.keep]))
+        columns = list(
+            dict.fromkeys(
+                [
+                    self._options.field,
+                    *([self._options.id_field] if self._options.id_field else []),
+                    *self._options.keep,
+                ]
+            )
+        )
         if kind == "csv":
-            return read_csv(file, self.encoding, columns, tabs=source.name.lower().endswith(".tsv"))
+            return read_csv(file, self._options.encoding, columns, tabs=source.name.lower().endswith(".tsv"))
         return read_parquet(source.path, file, columns)
 
     def _text(self, fields: Mapping[str, Any]) -> str:
-        text = _value(fields, self.field, "; see --field")
+        text = _value(fields, self._options.field, "; see --field")
         if not isinstance(text, str):
-            raise BadTextError(f"field {self.field!r} is {_kind(text)}, not a text")
+            raise BadTextError(f"field {self._options.field!r} is {_kind(text)}, not a text")
         if not text or text.isspace():
-            raise BadTextError(f"field {self.field!r} is {'blank' if text else 'empty'}")
+            raise BadTextError(f"field {self._options.field!r} is {'blank' if text else 'empty'}")
         return text
 
     def _key(self, fields: Mapping[str, Any]) -> str | None:
-        if self.id_field is None:
+        if self._options.id_field is None:
             return None
-        key = _value(fields, self.id_field)
+        key = _value(fields, self._options.id_field)
         if isinstance(key, bool) or not isinstance(key, (str, int)) or key == "":
-            raise BadTextError(f"field {self.id_field!r} is {_kind(key)}, not an ID")
+            raise BadTextError(f"field {self._options.id_field!r} is {_kind(key)}, not an ID")
         return str(key)
 
     def _metadata(self, fields: Mapping[str, Any]) -> str | None:
-        if not self.keep:
+        if not self._options.keep:
             return None
-        kept = {name: _value(fields, name) for name in self.keep}
+        kept = {name: _value(fields, name) for name in self._options.keep}
         try:
             return orjson.dumps(kept, default=str).decode()
         except TypeError as error:
             raise BadTextError(f"the kept fields cannot be written as JSON ({error})") from None
-
-
-def make_reader(options: InputOptions) -> CorpusReader:
-    """Return a reader for the options of a command.
-
-    Raises:
-        CommandError: An invalid option.
-    """
-    tokens = _DEFAULT_CHUNK_TOKENS if options.chunk_tokens is None else options.chunk_tokens
-    overlap = int(tokens * _DEFAULT_OVERLAP) if options.chunk_overlap is None else options.chunk_overlap
-    if tokens != 0 and tokens < MIN_CHUNK_TOKENS:
-        raise CommandError(f"--chunk-tokens must be 0, or at least {MIN_CHUNK_TOKENS}, not {tokens}.")
-    if not 0 <= overlap <= tokens * _MAX_OVERLAP:
-        raise CommandError(f"--chunk-overlap must be 0 to half of --chunk-tokens ({tokens}), not {overlap}.")
-    return CorpusReader(
-        field=options.field,
-        id_field=options.id_field,
-        keep=options.keep,
-        encoding=check_encoding(options.encoding),
-        chunk_tokens=tokens,
-        chunk_overlap=overlap,
-        divide_records=options.chunk_tokens is not None,
-    )
 
 
 def _value(fields: Mapping[str, Any], name: str, remedy: str = "") -> Any:
@@ -209,17 +193,7 @@ def _value(fields: Mapping[str, Any], name: str, remedy: str = "") -> Any:
 
 
 def _kind(value: object) -> str:
-    return _KINDS.get(type(value), f"a {type(value).__name__}")
-
-
-_KINDS: dict[type, str] = {
-    type(None): "null",
-    bool: "a boolean",
-    bytes: "binary",
-    list: "a list",
-    dict: "an object",
-    str: "empty",
-}
+    return "empty" if value == "" else KINDS.get(type(value), f"a {type(value).__name__}")
 
 
 _JSON_START = re.compile(rb'(\[\s*)?\{\s*"')

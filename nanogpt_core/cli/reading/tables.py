@@ -17,6 +17,16 @@ from nanogpt_core.cli.reading.text_files import MAX_CHARACTERS, BadTextError, fi
 Record = tuple[int, Mapping[str, Any] | BadTextError]
 """Line or number of a record, counted from 1, and its fields; or the reason for which it cannot be read."""
 
+KINDS: dict[type, str] = {
+    list: "a list",
+    dict: "an object",
+    str: "a string",
+    bool: "a boolean",
+    bytes: "binary",
+    type(None): "null",
+}
+"""Types of values in messages."""
+
 _ROWS_PER_READ = 1024
 
 
@@ -70,16 +80,13 @@ def read_json(file: BinaryIO) -> Iterator[Record]:
 def _record(value: object) -> Mapping[str, Any] | BadTextError:
     if isinstance(value, dict):
         return value
-    return BadTextError(f"is not a JSON object but {_KINDS.get(type(value), 'a number')}")
+    return BadTextError(f"is not a JSON object but {KINDS.get(type(value), 'a number')}")
 
 
 def _without_bom(start: bytes) -> bytes:
     if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise BadTextError("is UTF-16, and JSON is UTF-8; convert it with: iconv -f UTF-16 -t UTF-8")
     return start.removeprefix(codecs.BOM_UTF8)
-
-
-_KINDS: dict[type, str] = {list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
 
 
 def read_csv(file: BinaryIO, encoding: str, columns: list[str], *, tabs: bool = False) -> Iterator[Record]:

@@ -112,6 +112,7 @@ def test_accepted_cost_is_spent_without_a_question(paid, compare, words):
         (["--tolerance", "nan"], 2, "--tolerance must be at least 0"),
         (["--budget", "0"], 2, "for --budget. It must be above 0"),
         (["-m", "bge-m33"], 2, "Try BAAI/bge-m3"),
+        (["-m", "own@localhost"], 2, "nanogpt: own@localhost: base_url is not an http(s) URL."),
         (["-d", "many"], 2, "many"),
         (["-d", "0"], 2, "--dimensions must be at least 1, not 0"),
         (["-d", "64", "--no-reduced"], 2, "contradict each other"),
@@ -122,6 +123,12 @@ def test_impossible_option_is_one_line_and_embeds_nothing(paid, compare, words, 
     assert (result.code, result.out) == (code, "")
     assert message in result.err.splitlines()[-1]
     assert inputs(paid) == []
+
+
+def test_output_that_is_a_file_is_refused_before_anything_is_sent(paid, nanogpt, files):
+    result = nanogpt("compare", *files, "-m", "BAAI/bge-m3", "-o", files[0])
+    assert (result.code, inputs(paid)) == (2, [])
+    assert f"nanogpt: {files[0]} is a file. Pass a folder as --output.\n" in result.err
 
 
 @pytest.mark.parametrize(("missing", "remedy"), [(0, "--make-questions 100"), (1, "")])

@@ -281,7 +281,7 @@ def test_question_over_the_token_limit_is_refused_without_an_option_of_python(na
     service.clear()
     refused = nanogpt("search", one_format, "why " * 9000)
     assert refused.code == 3
-    assert refused.err.startswith("nanogpt: The query has too many tokens for the model")
+    assert refused.err.startswith("nanogpt: Too many tokens for the model")
     assert refused.err.endswith(". Shorten the question.\n")
     assert not service.requests
 

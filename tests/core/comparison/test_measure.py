@@ -128,7 +128,7 @@ def test_unknown_model_is_refused_before_anything_is_embedded(sandbox, passages,
 
 @pytest.mark.parametrize(
     ("models", "message"),
-    [([], "No model to compare"), (["@http://localhost"], "names no model"), (["a@x"], "base_url")],
+    [([], "No model to compare"), (["@http://localhost"], "names no model"), (["a@x"], "a@x: base_url")],
 )
 def test_impossible_names_are_refused(passages, questions, options, models, message):
     with pytest.raises(ConfigurationError, match=message):
