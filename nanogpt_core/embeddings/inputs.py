@@ -91,7 +91,7 @@ def iterate_texts(texts: Iterable[str]) -> Iterator[str]:
         raise InvalidTypeError(f"texts must be a list of strings, not {type(texts).__name__}.") from error
 
 
-def _check_contents(texts: Sequence[str], offset: int = 0) -> None:
+def _check_contents(texts: Sequence[str], offset: int) -> None:
     if not all(texts) or any(map(str.isspace, texts)):
         blank = [i for i, text in enumerate(texts, offset) if not text or text.isspace()]
         raise InvalidInputError(

@@ -21,9 +21,8 @@ from nanogpt_core.embeddings.estimate import Estimate
 from nanogpt_core.embeddings.gathering.dispatch import GatheringDispatcher
 from nanogpt_core.embeddings.gathering.waiting_call import Lane
 from nanogpt_core.embeddings.planning import Batch, Plan, make_batches, make_plan
-from nanogpt_core.embeddings.progress import reporting
 from nanogpt_core.embeddings.response import DimensionsCheck
-from nanogpt_core.embeddings.results import ArrayOutput, ListOutput, ResultCollector
+from nanogpt_core.embeddings.results import ArrayOutput, ListOutput, ResultCollector, reporting
 from nanogpt_core.errors import NanoGPTError
 from nanogpt_core.http.client import HttpClient
 from nanogpt_core.http.lifetime import Cancellation, Lifetime

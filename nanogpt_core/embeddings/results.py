@@ -5,9 +5,11 @@ Each vector belongs to a request text, a *row* here. :meth:`ResultCollector.fini
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -143,10 +145,11 @@ def _promote_new_objects() -> None:
         gc.unfreeze()
 
 
+@dataclass(eq=False, repr=False)
 class ResultCollector:
     """Collects the vectors of one call.
 
-    Args:
+    Attributes:
         plan: The plan of the call.
         output: The container for the vectors.
         dimensions_check: Compares dimensions.
@@ -156,26 +159,18 @@ class ResultCollector:
         warning: Gives the warnings of all calls of the embedder.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        output: ArrayOutput | ListOutput,
-        *,
-        dimensions_check: DimensionsCheck,
-        model: str,
-        cache: CacheLookup | None,
-        report: Callable[[int], object] | None,
-        warning: OneWarning | None = None,
-    ) -> None:
-        self._plan = plan
-        self._output = output
-        self._dimensions_check = dimensions_check
-        self._model = model
-        self._cache = cache
-        self._report = report
-        self._warning = warning or OneWarning()
-        self._texts_done = plan.texts_done() if report else ()
-        self._done = bytearray(len(plan.request_texts))
+    plan: Plan
+    output: ArrayOutput | ListOutput
+    _: KW_ONLY
+    dimensions_check: DimensionsCheck
+    model: str
+    cache: CacheLookup | None
+    report: Callable[[int], object] | None
+    warning: OneWarning = field(default_factory=OneWarning)
+
+    def __post_init__(self) -> None:
+        self._texts_done = self.plan.texts_done() if self.report else ()
+        self._done = bytearray(len(self.plan.request_texts))
         self._cached_dimensions: int | None = None
         self._lock = threading.Lock()
 
@@ -188,8 +183,8 @@ class ResultCollector:
         Raises:
             DimensionsError: The cached vectors have other dimensions than the model's.
         """
-        texts = self._plan.request_texts
-        for rows, vectors in self._cache.find(texts) if self._cache is not None and texts else ():
+        texts = self.plan.request_texts
+        for rows, vectors in self.cache.find(texts) if self.cache is not None and texts else ():
             self._accept_cached(vectors.shape[1])
             if rows:
                 for _ in self._put(rows, vectors):
@@ -198,18 +193,18 @@ class ResultCollector:
 
     def _accept_cached(self, dimensions: int) -> None:
         try:
-            self._dimensions_check.accept(dimensions, "cache")
+            self.dimensions_check.accept(dimensions, "cache")
         except DimensionsError as error:
             error.remedy = "Use another cache file, or clear this one with clear_cache()."
             # The vectors taken before may be the wrong ones.
-            self._done, self._cached_dimensions = bytearray(len(self._plan.request_texts)), None
+            self._done, self._cached_dimensions = bytearray(len(self.plan.request_texts)), None
             raise
-        self._cached_dimensions = self._dimensions_check.dimensions
+        self._cached_dimensions = self.dimensions_check.dimensions
 
     def out(self, batch: Batch) -> NDArray[np.float32] | None:
         """Return the memory for the vectors of a batch; None if the dimensions are not known yet, or for a copy."""
-        dimensions = self._dimensions_check.dimensions
-        return None if dimensions is None else self._output.out(batch.request_indices, dimensions)
+        dimensions = self.dimensions_check.dimensions
+        return None if dimensions is None else self.output.out(batch.request_indices, dimensions)
 
     def accept(self, batch: Batch, response: EmbeddingResponse, *, may_cache: bool = True) -> Iterator[Yield | Run]:
         """Take the vectors of one batch, and write them to the cache, unless the reply names another model.
@@ -220,24 +215,24 @@ class ResultCollector:
         yield from self._put(batch.request_indices, response.vectors)
         if not may_cache:
             return
-        if not _names_same_model(self._model, response.model):
-            self._warning.warn(
-                f"Asked for the model {self._model!r}, the service answered as {response.model!r}; its vectors are "
+        if not _names_same_model(self.model, response.model):
+            self.warning.warn(
+                f"Asked for the model {self.model!r}, the service answered as {response.model!r}; its vectors are "
                 "returned, but not cached."
             )
-        elif self._cache is not None:
-            yield Run(partial(self._cache.put, batch.texts, response.vectors))
+        elif self.cache is not None:
+            yield Run(partial(self.cache.put, batch.texts, response.vectors))
 
     def _put(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> Iterator[Yield]:
-        yield from self._output.put(rows, vectors)
+        yield from self.output.put(rows, vectors)
         with self._lock:
             if _contiguous(rows):
                 self._done[rows[0] : rows[-1] + 1] = b"\1" * len(rows)
             else:
                 for row in rows:
                     self._done[row] = 1
-            if self._report is not None:
-                self._report(sum(self._texts_done[row] for row in rows))
+            if self.report is not None:
+                self.report(sum(self._texts_done[row] for row in rows))
 
     def finish(self) -> Any:
         """Return all vectors in the caller's order.
@@ -250,7 +245,7 @@ class ResultCollector:
                 f"{self._done.count(0)} of {len(self._done)} vectors are missing, though no request failed.",
                 remedy="Call again; completed vectors are in .completed. Please report this.",
             )
-        return self._output.result(0 if self._done else self._dimensions_check.dimensions or 0)
+        return self.output.result(0 if self._done else self.dimensions_check.dimensions or 0)
 
     def add_completed_to(self, error: NanoGPTError) -> None:
         """Put the completed vectors and the failed positions into an error that ends the call."""
@@ -258,16 +253,16 @@ class ResultCollector:
             error.remedy += (
                 f" The cache's have {self._cached_dimensions}: if the service changed the model, clear_cache()."
             )
-        if error.failed_positions or not self._plan.text_count:
+        if error.failed_positions or not self.plan.text_count:
             return
-        plan, offset = self._plan, self._plan.offset
+        plan, offset = self.plan, self.plan.offset
         complete = [plan.is_complete(index, self._done) for index in range(len(plan.request_index_of))]
         completed = [position for position, index in enumerate(plan.index_of) if complete[index]]
         error.failed_positions = tuple(
             offset + position for position, index in enumerate(plan.index_of) if not complete[index]
         )
         if completed:
-            vectors = self._output.select(completed)
+            vectors = self.output.select(completed)
             error.completed = dict(zip((offset + position for position in completed), vectors, strict=True))
 
 
@@ -277,3 +272,31 @@ def _names_same_model(asked: str, answered: str | None) -> bool:
         return True
     mine, theirs = (name.lower().rsplit("/", 1)[-1] for name in (asked, answered))
     return theirs.startswith(mine) or (mine.startswith(theirs) and len(theirs) * 2 >= len(mine))
+
+
+@contextlib.contextmanager
+def reporting(progress: bool | Callable[[int, int], None], total: int | None) -> Iterator[Callable[[int], object]]:
+    """Yield a function to call with each number of texts that have just been embedded.
+
+    Args:
+        progress: True for a bar, or a function of (texts done, texts in total).
+        total: Texts in total. If None, the function gets the texts done in its place.
+    """
+    if callable(progress):
+        yield _counter(progress, total)
+        return
+    from tqdm.auto import tqdm  # only needed for a bar
+
+    with tqdm(total=total, unit="text", desc="Embedding") as bar:
+        yield bar.update
+
+
+def _counter(function: Callable[[int, int], None], total: int | None) -> Callable[[int], None]:
+    done = 0
+
+    def report(count: int) -> None:
+        nonlocal done
+        done += count
+        function(done, done if total is None else total)
+
+    return report

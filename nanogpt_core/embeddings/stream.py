@@ -129,7 +129,7 @@ def map_ordered(
     pace = _Pace()
     try:
         for item in pace.timed(items):
-            in_progress.append(_start(pace.timed_call(function), item, stop))
+            in_progress.append(_start(partial(pace.timed_call, function, item), stop))
             while in_progress:
                 if len(in_progress) < window and not in_progress[0].done():
                     wait([in_progress[0]], timeout=pace.seconds_to_wait)
@@ -155,25 +155,18 @@ class _Pace:
 
     def timed(self, items: Iterator[T]) -> Iterator[T]:
         """Yield the items, and note how long each took."""
-        while True:
+        start = time.monotonic()
+        for item in items:
+            self._read_seconds = time.monotonic() - start
+            yield item
             start = time.monotonic()
-            for item in items:
-                self._read_seconds = time.monotonic() - start
-                yield item
-                break
-            else:
-                return
 
-    def timed_call(self, function: Callable[[T], R]) -> Callable[[T], R]:
-        """Return a function that also notes how long a call took."""
-
-        def call(item: T) -> R:
-            start = time.monotonic()
-            result = function(item)
-            self._call_seconds = time.monotonic() - start
-            return result
-
-        return call
+    def timed_call(self, function: Callable[[T], R], item: T) -> R:
+        """Return ``function(item)``, and note how long it took."""
+        start = time.monotonic()
+        result = function(item)
+        self._call_seconds = time.monotonic() - start
+        return result
 
     @property
     def seconds_to_wait(self) -> float:
@@ -186,10 +179,10 @@ class _Pace:
         return self._read_seconds if self._read_seconds >= self._call_seconds else 0.0
 
 
-def _start(function: Callable[[T], R], item: T, stop: threading.Event) -> Future[R]:
+def _start(function: Callable[[], R], stop: threading.Event) -> Future[R]:
     # A thread for each item ends with it. The threads of an executor would stay if the consumer never came back.
     future: Future[R] = Future()
-    run = partial(call_into, future, partial(function, item))
+    run = partial(call_into, future, function)
     try:
         start_thread(run, "nanogpt-stream", stop)
     except NoThreadError:

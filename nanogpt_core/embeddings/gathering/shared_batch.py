@@ -7,7 +7,7 @@ found: only its own call fails.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from nanogpt_core._runtime.clock import Deadline
@@ -28,24 +28,19 @@ from nanogpt_core.http.text_errors import may_concern_one_text, named_position
 _MAX_SEARCHES_IN_VAIN = 2
 
 
+@dataclass(eq=False, repr=False)
 class SharedBatch:
     """One gathered batch of a carrier; the gatherer gets its vectors and errors."""
 
-    def __init__(
-        self,
-        carrier: Carrier,
-        gatherer: Gatherer,
-        dispatcher: Dispatcher,
-        limits: SharedLimits,
-        cancellation: Cancellation,
-    ) -> None:
-        self._carrier = carrier
-        self._gatherer = gatherer
-        self._dispatcher = dispatcher
-        self._limits = limits
-        self._cancellation = cancellation
+    carrier: Carrier
+    gatherer: Gatherer
+    dispatcher: Dispatcher
+    limits: SharedLimits
+    cancellation: Cancellation
+
+    def __post_init__(self) -> None:
         self._requests = self._most_requests = 0
-        self._max_retries = dispatcher.config.max_retries
+        self._max_retries = self.dispatcher.config.max_retries
 
     def send(self, items: Sequence[Item], admission: Admission | None) -> Steps[None]:
         """Send the texts, with a confirmed admission for the first attempt, and hand out vectors and errors."""
@@ -55,7 +50,7 @@ class SharedBatch:
         while parts:
             part = parts.pop()
             batch = make_batch(part)
-            if len(part) > 1 and not self._dispatcher.host_capabilities.fits(batch):
+            if len(part) > 1 and not self.dispatcher.host_capabilities.fits(batch):
                 parts += halves(part)[::-1]
                 continue
             result = yield from self._request(part, admission)
@@ -65,19 +60,19 @@ class SharedBatch:
 
     def _request(self, items: Sequence[Item], admission: Admission | None = None) -> Steps[Result]:
         """Send some of the texts in one request, with retries, and hand out their vectors."""
-        account = SharedAccount(self._gatherer, items, self._dispatcher.usd_per_million_tokens)
-        cancellation = Cancellation(_last_deadline(items), self._cancellation.stop)
+        account = SharedAccount(self.gatherer, items, self.dispatcher.usd_per_million_tokens)
+        cancellation = Cancellation(_last_deadline(items), self.cancellation.stop)
         self._requests += 1
         send = partial(
             send_with_retries,
             partial(self._attempt, account, cancellation),
-            limits=self._limits,
+            limits=self.limits,
             max_retries=self._max_retries,
             cancellation=cancellation,
-            cost=replace(self._dispatcher.cost(make_batch(items)), gathers=True),
+            cost=replace(self.dispatcher.cost(make_batch(items)), gathers=True),
         )
         try:
-            response = yield from self._dispatcher.send_with_encoding(send, admission)
+            response = yield from self.dispatcher.send_with_encoding(send, admission)
         except BaseException as error:
             account.report_failure(error)
             if isinstance(error, NoCallLeft):
@@ -89,28 +84,28 @@ class SharedBatch:
             was_late = cancellation.deadline is not None and cancellation.deadline.remaining() <= 0
             calls = {call for item in account.items for call in list(item.calls)}
             return Result(account.items, Failure(error, calls, named=named, was_late=was_late))
-        self._gatherer.deliver(account.items, response.vectors, response.model)
+        self.gatherer.deliver(account.items, response.vectors, response.model)
         return Result(account.items, None)
 
     def _attempt(
         self, account: SharedAccount, cancellation: Cancellation, admission: Admission
     ) -> Steps[EmbeddingResponse]:
         """Make one attempt with the texts that calls still wait for, and settle its cost."""
-        self._gatherer.start_request(self._carrier)
+        self.gatherer.start_request(self.carrier)
         try:
             batch = account.open()
         except NoCallLeft:
-            self._limits.release(admission)
+            self.limits.release(admission)
             raise
         admission = replace(admission, cost=replace(admission.cost, texts=len(batch.texts)))
         try:
-            response = yield from self._dispatcher.request_once(batch, cancellation, account.first_observer)
+            response = yield from self.dispatcher.request_once(batch, cancellation, account.first_observer)
         except BaseException as error:
             account.settle(error)
-            self._limits.settle(admission, failed_outcome(error))
+            self.limits.settle(admission, failed_outcome(error))
             raise
         account.add_request(response)
-        self._limits.settle(admission, self._dispatcher.outcome(response))
+        self.limits.settle(admission, self.dispatcher.outcome(response))
         return response
 
     def _isolate(self, items: list[Item], failure: Failure) -> Steps[None]:
@@ -195,24 +190,24 @@ class SharedBatch:
         """Send the suspects by themselves: if they are good, their calls are answered. Return the last failure."""
         result = yield from self._request(search.suspects)
         if result.failure is None and search.answered and isinstance(search.failure.error, RequestTooLargeError):
-            self._dispatcher.host_capabilities.learn(make_batch(search.answered))
+            self.dispatcher.host_capabilities.learn(make_batch(search.answered))
         search.note(search.suspects, result)
         return result.failure or search.failure
 
     def _fail(self, items: Sequence[Item], failure: Failure) -> None:
         """Fail all calls with these texts; those that joined since, or have more time left, go on by themselves."""
         if isinstance(failure.error, BudgetExceededError):
-            self._gatherer.send_separately(items)  # the shared budget may cover some of them
+            self.gatherer.send_separately(items)  # the shared budget may cover some of them
             return
-        self._gatherer.send_separately(
+        self.gatherer.send_separately(
             items, lambda call: call not in failure.calls or (failure.was_late and not call.is_late)
         )
-        self._gatherer.fail(items, failure.error, failure.named)
+        self.gatherer.fail(items, failure.error, failure.named)
 
     def _fail_one_call(self, items: list[Item], failure: Failure) -> None:
         """Fail the call of some texts. If another call has left one of them, that may be the bad one."""
         if len(items) > 1 and not all(item.calls for item in items):
-            self._gatherer.send_separately(items)
+            self.gatherer.send_separately(items)
         else:
             self._fail_texts(items, failure)
 
@@ -221,12 +216,12 @@ class SharedBatch:
         error = failure.error
         if not isinstance(error, RequestTooLargeError):
             self._fail(items, failure)
-        elif len(items) == 1 and self._dispatcher.config.on_overflow == "error":
+        elif len(items) == 1 and self.dispatcher.config.on_overflow == "error":
             for item in items:
                 for call, position in list(item.calls.items()):
-                    self._gatherer.fail_call(call, text_too_long(error, call.batch.positions[position]))
+                    self.gatherer.fail_call(call, text_too_long(error, call.batch.positions[position]))
         else:
-            self._gatherer.send_separately(items)  # each call truncates or splits them
+            self.gatherer.send_separately(items)  # each call truncates or splits them
 
 
 def _last_deadline(items: Sequence[Item]) -> Deadline | None:
