@@ -21,10 +21,6 @@ _FIELDS_IN_JSON_MODE = ("role", *_TEXTS, "tool_calls", "function_call")
 class ChoiceStream:
     """The deltas of one choice of a stream.
 
-    Args:
-        index: Position of the choice in the stream.
-        request: The request.
-
     Attributes:
         is_finished: True after a finish_reason.
         has_content: True after a delta with more than a role.
@@ -174,9 +170,7 @@ def has_content(delta: dict[str, Any]) -> bool:
 def find_delta(choice: dict[str, Any], *, accepts_message: bool) -> dict[str, Any]:
     """Return the delta of a part of a choice. Some hosts send a message or a text in its place; a message is removed.
 
-    Args:
-        choice: The part.
-        accepts_message: Whether a message counts: some hosts repeat the answer in one at the end.
+    Without ``accepts_message`` no message counts: some hosts repeat the answer in one at the end.
 
     Raises:
         ReplyError: The delta is of a type without a meaning.

@@ -67,24 +67,11 @@ class SessionOptions(TypedDict, total=False):
 class ChatSession:
     """Settings, rate limit and lifetime shared by the sync and the async chat client of one object.
 
-    Args:
-        endpoint: Base URL, key and headers.
-        max_retries: Attempts after the first that one call may take, at least 0.
-        requests_per_second: Maximum number of attempts to start in a second, over all objects of this process that use
-            the same key and base URL, embeddings among them; the lowest value that is set counts. Default: the rate
-            that the service documents.
-        limits: Limits that several processes share, in place of ``requests_per_second``. Their budget counts embeddings
-            only, since the price of a chat request is not known before it is sent. Default: the limits of this process.
-        on_request: Gets a record of each finished request. Default: none.
+    The arguments are options of the plugins' chat classes, which describe them.
 
     Raises:
         ConfigurationError: A number out of range, or both ``requests_per_second`` and ``limits``.
         InvalidTypeError: A value of the wrong type.
-
-    Attributes:
-        endpoint: See ``Args``.
-        max_retries: See ``Args``.
-        lifetime: The state of the object: open or closed.
     """
 
     def __init__(

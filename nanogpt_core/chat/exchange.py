@@ -34,11 +34,7 @@ _MAX_STREAM_BYTES = 256 << 20
 
 
 class ChatExchange:
-    """One request of the SDK: how its reply is checked, and its errors.
-
-    Args:
-        session: The session.
-        request: The SDK's request, which has been read and holds no key.
+    """One request of the SDK, which has been read and holds no key: the checks of its reply, and its errors.
 
     Attributes:
         timeout: Seconds that an attempt may take, and then each event of a stream.

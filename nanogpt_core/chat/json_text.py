@@ -44,13 +44,7 @@ class JsonTextStream:
         return len(self._brackets.closing) > _MAX_DEPTH
 
     def add(self, content: str | None, *, is_last: bool, is_json: bool = True) -> str | None:
-        """Return the text to send on.
-
-        Args:
-            content: The next part of the text.
-            is_last: Whether the text ends with it.
-            is_json: Whether the text is to be JSON; beside calls of the tools that were sent it is not.
-        """
+        """Return the text to send on, for the next part; beside calls of the tools that were sent it is no JSON."""
         self._text += content or ""
         self._brackets.add(content or "")
         begun = self._text.strip()

@@ -209,12 +209,7 @@ def _parse_counts(usage: Any) -> dict[str, Any] | None:
 
 
 def repair_usage(usage: Any, pricing: Any = None) -> dict[str, Any] | None:
-    """Return the token usage with its cost as ``cost_usd``; None if nothing says how many tokens were used.
-
-    Args:
-        usage: The ``usage`` of a reply.
-        pricing: Its ``x_nanogpt_pricing``, which counts the tokens too.
-    """
+    """Return the token usage with its cost as ``cost_usd``; None if nothing says how many tokens were used."""
     pricing = pricing if isinstance(pricing, dict) else {}
     priced = {"prompt_tokens": pricing.get("inputTokens"), "completion_tokens": pricing.get("outputTokens")}
     usage = _parse_counts(usage) or _parse_counts(priced)

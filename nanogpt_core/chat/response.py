@@ -102,11 +102,7 @@ class ReportedError(Exception):
 
 
 def parse_object(body: bytes, *, keep_surrogates: bool = False) -> dict[str, Any]:
-    """Parse a JSON object.
-
-    Args:
-        body: Its text.
-        keep_surrogates: Whether single surrogates stay in its texts. If not, replacement characters are in their place.
+    """Parse a JSON object. Replacement characters are in the place of single surrogates, unless these are kept.
 
     Raises:
         DamagedReplyError: It is not JSON.
@@ -168,11 +164,6 @@ def _is_error(error: Any) -> bool:
 
 def check_truncated(reason: Any, *, has_calls: bool, structured: bool) -> None:
     """Check that a truncated answer is plain text: frameworks complete truncated JSON and take it for the whole.
-
-    Args:
-        reason: The ``finish_reason``, or None.
-        has_calls: Whether the answer contains tool calls.
-        structured: Whether structured output was asked for.
 
     Raises:
         ReplyError: It is a truncated tool call or structured output, or lacks a tool call that could not be read; a

@@ -27,9 +27,6 @@ class StreamReader:
 
     :meth:`push` takes bytes as they come, :meth:`pop` returns clean events one by one: one choice and one tool call an
     event, a finish_reason once for each choice, and the usage once, at the end.
-
-    Args:
-        request: The request.
     """
 
     def __init__(self, request: ChatRequest) -> None:
@@ -141,12 +138,7 @@ class StreamReader:
         self.add(chunk)
 
     def add(self, chunk: dict[str, Any]) -> None:
-        """Take a chunk, in place of its bytes.
-
-        Raises:
-            ReplyError: See :meth:`pop`.
-            ReportedError: It reports an error.
-        """
+        """Take a chunk, in place of its bytes; it raises as :meth:`pop_chunk` does."""
         check_no_error(chunk)
         repair_chunk(chunk)
         # Some hosts repeat the usage so far in every chunk, and LangChain would add it up.

@@ -38,13 +38,7 @@ class SurrogateJoiner:
         self._held: dict[Hashable, str] = {}
 
     def join(self, key: Hashable, text: str, *, is_last: bool = False) -> str:
-        """Return the text to send on.
-
-        Args:
-            key: Names the text.
-            text: The next part of it.
-            is_last: Whether it ends with this part.
-        """
+        """Return the text to send on, for the next part of the text that ``key`` names."""
         text = self._held.pop(key, "") + text
         if ends_in_high_surrogate(text) and not is_last:
             self._held[key], text = text[-1], text[:-1]

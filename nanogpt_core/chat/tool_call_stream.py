@@ -21,15 +21,7 @@ _INDEX = re.compile(r"\d{1,9}", re.ASCII)
 
 @dataclass(frozen=True)
 class _Fragment:
-    """One fragment of a tool call.
-
-    Attributes:
-        index: The index that the service gave, or None.
-        id: Its id, or None.
-        name: The name, or a piece of it.
-        arguments: A piece of the arguments.
-        fields: Provider fields.
-    """
+    """One fragment of a tool call; name and arguments may be pieces, and ``fields`` are provider fields."""
 
     index: int | None
     id: str | None
@@ -70,8 +62,6 @@ class _Call:
 
     Attributes:
         sources: The indices that the service gave.
-        id: Its id.
-        name: Its name.
         arguments: The pieces of its arguments, joined.
         latest: The latest of these pieces if each one began with the piece before it, as the whole arguments so far do
             that some hosts send in every chunk; else None.
@@ -251,10 +241,7 @@ class ToolCallAssembler:
     def _find(self, fragment: _Fragment, known: _Call | None, same_index: list[_Call]) -> _Call | None:
         """Return the call that a fragment may belong to, or that it follows under the same index; None for a new one.
 
-        Args:
-            fragment: The fragment.
-            known: The call with its id.
-            same_index: The calls with its index; all calls if it has none.
+        ``known`` is the call with its id, ``same_index`` are those with its index; all calls if it has none.
         """
         if known is not None and known in same_index:
             if known.is_renamed_by(fragment, self._tools):

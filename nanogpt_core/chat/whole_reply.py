@@ -34,11 +34,7 @@ def first_event(body: bytes) -> bytes:
 
 
 def parse_reply(body: bytes, request: ChatRequest) -> dict[str, Any]:
-    """Parse, check and repair the reply to a request that asked for no stream.
-
-    Args:
-        body: The body of the response.
-        request: The request.
+    """Parse, check and repair the body of the reply to a request that asked for no stream.
 
     Raises:
         ReportedError: The service reports an error.
