@@ -13,6 +13,7 @@ from llama_index.llms.openai.utils import to_openai_message_dicts
 
 from llama_index_nanogpt.errors import StructuredOutputRefusedError
 from nanogpt_core.chat.provider_fields import PROVIDER_FIELDS, REASONING_FIELDS, restore_fields
+from nanogpt_core.errors import InvalidTypeError
 from nanogpt_core.http.error_body import as_sentence
 
 _FIELD = "nanogpt_field"  # of a block with reasoning: the name of the field that it came in
@@ -85,7 +86,16 @@ def messages_with_reasoning(
         messages: The conversation.
         model: The model's name.
         send_reasoning: Whether reasoning and provider fields are sent.
+
+    Raises:
+        InvalidTypeError: One is no ``ChatMessage``; LlamaIndex lets a dictionary pass.
     """
+    for message in messages:
+        if not isinstance(message, ChatMessage):
+            raise InvalidTypeError(
+                f"Messages must be ChatMessage objects, not {type(message).__name__}.",
+                remedy="Pass ChatMessage(role=..., content=...).",
+            )
     reasoning = [_reasoning(message) if send_reasoning else {} for message in messages]
     fields = [message.additional_kwargs.get(PROVIDER_FIELDS) for message in messages]
     if not any(reasoning) and not any(fields):
