@@ -30,6 +30,7 @@ class ReceivedMessage:
         self._wants_output = options.get("response_format") or options.get("tool_choice") not in (None, "auto", "none")
         self._reasoning_field: str | None = None
         self._provider_fields: Any = None
+        self._refusal: str | None = None
 
     def add_to(self, response: ChatResponse) -> ChatResponse:
         """Add them to the message of a response, or of a part of a stream, and return it.
@@ -49,13 +50,16 @@ class ReceivedMessage:
         if self._provider_fields is not None:
             message.additional_kwargs[PROVIDER_FIELDS] = self._provider_fields
         refusal = getattr(source, "refusal", None)
-        if refusal:
-            if self._wants_output:
-                raise_refusal(refusal)
-            message.additional_kwargs["refusal"] = refusal
+        if refusal and self._wants_output:
+            raise_refusal(refusal)
+        if refusal and not message.content and response.delta is not None:  # a part of a stream
+            response.delta = refusal
+        self._refusal = refusal or self._refusal
+        if self._refusal:
+            message.additional_kwargs["refusal"] = self._refusal
             if not message.content:
                 blocks = [block for block in message.blocks if not isinstance(block, TextBlock)]
-                message.blocks = [*blocks, TextBlock(text=refusal)]
+                message.blocks = [*blocks, TextBlock(text=self._refusal)]
         return response
 
 
