@@ -13,6 +13,7 @@ from llama_index.llms.openai.utils import to_openai_message_dicts
 
 from llama_index_nanogpt.errors import StructuredOutputRefusedError
 from nanogpt_core.chat.provider_fields import PROVIDER_FIELDS, REASONING_FIELDS, restore_fields
+from nanogpt_core.errors import InvalidTypeError
 from nanogpt_core.http.error_body import as_sentence
 
 _FIELD = "nanogpt_field"  # of a block with reasoning: the name of the field that it came in
@@ -29,6 +30,7 @@ class ReceivedMessage:
         self._wants_output = options.get("response_format") or options.get("tool_choice") not in (None, "auto", "none")
         self._reasoning_field: str | None = None
         self._provider_fields: Any = None
+        self._refusal: str | None = None
 
     def add_to(self, response: ChatResponse) -> ChatResponse:
         """Add them to the message of a response, or of a part of a stream, and return it.
@@ -48,13 +50,16 @@ class ReceivedMessage:
         if self._provider_fields is not None:
             message.additional_kwargs[PROVIDER_FIELDS] = self._provider_fields
         refusal = getattr(source, "refusal", None)
-        if refusal:
-            if self._wants_output:
-                raise_refusal(refusal)
-            message.additional_kwargs["refusal"] = refusal
+        if refusal and self._wants_output:
+            raise_refusal(refusal)
+        if refusal and not message.content and response.delta is not None:  # a part of a stream
+            response.delta = refusal
+        self._refusal = refusal or self._refusal
+        if self._refusal:
+            message.additional_kwargs["refusal"] = self._refusal
             if not message.content:
                 blocks = [block for block in message.blocks if not isinstance(block, TextBlock)]
-                message.blocks = [*blocks, TextBlock(text=refusal)]
+                message.blocks = [*blocks, TextBlock(text=self._refusal)]
         return response
 
 
@@ -85,7 +90,16 @@ def messages_with_reasoning(
         messages: The conversation.
         model: The model's name.
         send_reasoning: Whether reasoning and provider fields are sent.
+
+    Raises:
+        InvalidTypeError: One is no ``ChatMessage``; LlamaIndex lets a dictionary pass.
     """
+    for message in messages:
+        if not isinstance(message, ChatMessage):
+            raise InvalidTypeError(
+                f"Messages must be ChatMessage objects, not {type(message).__name__}.",
+                remedy="Pass ChatMessage(role=..., content=...).",
+            )
     reasoning = [_reasoning(message) if send_reasoning else {} for message in messages]
     fields = [message.additional_kwargs.get(PROVIDER_FIELDS) for message in messages]
     if not any(reasoning) and not any(fields):

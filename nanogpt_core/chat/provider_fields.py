@@ -85,7 +85,8 @@ class ProviderFields:
         if not self._message and not self._calls:
             return {}
         found = join_surrogates_in({"message": self._message, "calls": self._calls})
-        return {PROVIDER_FIELDS: {**found, "is_derived": self._is_derived}}
+        # Only if true: LangChain cannot merge messages of which one has another value than the other.
+        return {PROVIDER_FIELDS: {**found, **({"is_derived": True} if self._is_derived else {})}}
 
 
 def call_fields(call: Mapping[str, Any]) -> dict[str, Any]:

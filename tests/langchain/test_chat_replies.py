@@ -9,7 +9,7 @@ import pytest
 from langchain.agents import create_agent
 from langchain_core.caches import InMemoryCache
 from langchain_core.exceptions import OutputParserException
-from langchain_core.messages import HumanMessage, ToolMessage
+from langchain_core.messages import HumanMessage, ToolMessage, merge_message_runs
 from langchain_core.tools import tool
 from langchain_openai.chat_models.base import OpenAIRefusalError
 from pydantic import BaseModel, ValidationError
@@ -128,6 +128,17 @@ async def test_costs_of_several_prompts_are_added_up(replying, call_):
     found = await call_(sandbox.chat(), "generate", [[HumanMessage("Hello")], [HumanMessage("you")]])
     assert found.llm_output["cost_usd"] == 0.5
     assert {name: found.llm_output["token_usage"][name] for name in USAGE} == {name: 2 * USAGE[name] for name in USAGE}
+
+
+async def test_answers_with_reasoning_of_two_forms_can_be_merged(replying, ask):
+    details = {"reasoning_details": [{"type": "reasoning.text", "text": "hm", "signature": "s", "index": 0}]}
+    sandbox = replying({"content": "one", **details})
+    first = await ask(sandbox.chat(), "Hello")
+    replying({"content": "two", "reasoning_content": "hm", **details})
+    second = await ask(sandbox.chat(), "Hello")
+    (merged,) = merge_message_runs([first, second])
+    assert merged.content == "one\ntwo"
+    assert merged.additional_kwargs["reasoning_content"] == "hmhm"
 
 
 async def test_answer_from_the_cache_costs_nothing(replying, call_, form):

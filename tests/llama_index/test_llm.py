@@ -165,6 +165,13 @@ async def test_prompt_that_is_not_a_string_is_refused(make, call, sandbox, metho
     assert not sandbox.requests
 
 
+@pytest.mark.parametrize("method", ["chat", "stream_chat"])
+async def test_message_that_is_a_dictionary_is_refused(make, call, sandbox, method):
+    with pytest.raises(errors.InvalidTypeError, match=r"must be ChatMessage objects, not dict"):
+        await call(make(), method, [{"role": "user", "content": "Hello"}])
+    assert not sandbox.requests
+
+
 @pytest.mark.parametrize("key", [KEY, SecretStr(KEY)])
 def test_key_is_in_no_output(key):
     llm = NanoGPT(api_key=key, default_headers={"X-Token": "token-of-a-proxy"})

@@ -190,10 +190,18 @@ async def test_content_filter_is_a_refusal_error(replying, predict, way):
 
 
 @pytest.mark.parametrize("more", [{}, {"reasoning": "Hm."}, {"tool_calls": [tool_call("{}")]}], ids=str)
-async def test_refusal_of_a_plain_question_is_the_answer(replying, ask, more):
-    answer = await ask(replying({"refusal": REFUSAL, **more}).llm(), HELLO)
+@pytest.mark.parametrize("usage", [None, USAGE], ids=["no usage", "usage"])
+async def test_refusal_of_a_plain_question_is_the_answer(replying, ask, more, usage):
+    answer = await ask(replying({"refusal": REFUSAL, **more}, usage=usage).llm(), HELLO)
     assert answer.message.content == answer.message.additional_kwargs["refusal"] == REFUSAL
     assert len(answer.message.blocks) == len(more) + 1
+
+
+@pytest.mark.parametrize("form", ["streamed"])
+async def test_deltas_of_a_stream_give_the_refusal_once(replying, call):
+    parts = await call(replying({"refusal": REFUSAL}, usage=USAGE).llm(), "stream_chat", HELLO)
+    parts = list(parts) if call.kind == "sync" else [part async for part in parts]
+    assert "".join(part.delta for part in parts) == REFUSAL
 
 
 JSON = JOKE.model_dump_json()
