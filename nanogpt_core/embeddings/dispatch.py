@@ -240,8 +240,8 @@ class Dispatcher:
         import orjson
 
         encoding = self.host_capabilities.encoding
-        fields = self.parameters if encoding is None else {"encoding_format": encoding, **self.parameters}
-        body = orjson.dumps({"input": list(batch.texts), **fields})
+        parameters = self.parameters if encoding is None else {"encoding_format": encoding, **self.parameters}
+        body = orjson.dumps({"input": list(batch.texts), **parameters})
         numbers = len(batch.texts) * (self._dimensions_check.dimensions or _MAX_DIMENSIONS)
         max_bytes = _BYTES_BESIDE_NUMBERS + numbers * _BYTES_PER_NUMBER
         with observer.sending():

@@ -88,9 +88,8 @@ class Gatherer(ForkSafe):
     def register(self, call: WaitingCall) -> bool:
         """Register the texts of a call; a text that is under way already is not sent twice.
 
-        Returns:
-            True if the call may go by itself: :meth:`start_request` or :meth:`join_queue` must follow. False if its
-            texts are in the queue, or under way.
+        Return True if the call may go by itself: :meth:`start_request` or :meth:`join_queue` must follow. Otherwise its
+        texts are in the queue, or under way.
         """
         with self._change():
             new = [item for position in range(len(call.batch.texts)) if (item := self._add(call, position))]
