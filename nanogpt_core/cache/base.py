@@ -99,6 +99,7 @@ def encode_dimensions(key: bytes, dimensions: int) -> bytes:
 def entry_dimensions(key: object, entry: object) -> int | None:
     """Return the dimensions of a valid entry, with or without numbers; None if its checksum or length is wrong."""
     # A user's own cache, or a damaged file, may return values of any type.
+    entry = _as_bytes(entry)
     if not isinstance(key, bytes) or not isinstance(entry, bytes) or len(entry) < _HEADER.size:
         return None
     dimensions: int
@@ -112,11 +113,17 @@ def entry_dimensions(key: object, entry: object) -> int | None:
 
 def decode_entry(key: object, entry: object) -> NDArray[np.float32] | None:
     """Return the vector of an entry, ``(d,)`` float32, read-only; None if it is not valid, or has no numbers."""
+    entry = _as_bytes(entry)
     if not isinstance(entry, bytes) or len(entry) == _HEADER.size or entry_dimensions(key, entry) is None:
         return None
     import numpy as np
 
     return np.frombuffer(entry, dtype="<f4", offset=_HEADER.size)
+
+
+def _as_bytes(entry: object) -> object:
+    # Drivers of databases return such types, psycopg2 for one.
+    return bytes(entry) if isinstance(entry, (bytearray, memoryview)) else entry
 
 
 class MemoryCache(ForkSafe):
