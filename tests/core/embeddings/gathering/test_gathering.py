@@ -787,7 +787,7 @@ def test_own_async_client_carries_the_calls_of_its_event_loop(held):
 
 
 SCRIPT = """
-import os, sys, threading, asyncio
+import os, sys, threading, time, asyncio
 {before}
 from concurrent.futures import ThreadPoolExecutor
 from nanogpt_core import Embedder
@@ -813,7 +813,7 @@ queue._slots.occupy(taken)
 with ThreadPoolExecutor(4) as executor:
     calls = [executor.submit(right, text) for text in "abc"]
     while queue.waiting != 3:
-        os.sched_yield()
+        time.sleep(0)
     child = os.fork()
     if child == 0:
         ok = right("d") and queue.waiting == 0 and asyncio.run(embedder.aembed_query("e")).shape == (8,)
