@@ -32,15 +32,19 @@ class Run:
         times = [request.time - self.started for request in self.answered()]
         return sum(after <= one < until for one in times) / (until - after)
 
-    def peak(self) -> int:
-        """Return the most requests that were answered in any second."""
-        times = sorted(request.time for request in self.answered() if request.time >= self.started)
+    def peak(self, after: float) -> int:
+        """Return the most requests, answered and refused, that came in any second after a time."""
+        times = sorted(request.time for request in self.requests if request.time - self.started >= after)
         return max((n + 1 - bisect_left(times, one - 1.0) for n, one in enumerate(times)), default=0)
 
     def refusals(self, after: float) -> float:
         """Return the share of refused requests (429) among those after a time."""
         late = [request for request in self.requests if request.time - self.started >= max(after, 0)]
         return sum(request.status == 429 for request in late) / max(1, len(late))
+
+    def failed(self) -> int:
+        """Return the calls of the workers that failed in a way that no case expects."""
+        return sum(counts["failed"] for counts in self.counts)
 
     def billed_usd(self) -> float:
         return sum(request.tokens for request in self.answered()) * PRICE
