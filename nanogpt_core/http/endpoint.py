@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -35,6 +37,7 @@ _URL_CHARACTERS = re.compile(r"[\w.~!$&'()*+,;=:@%/-]*", re.ASCII)
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile(r"([!-~]([ \t!-~]*[!-~])?)?")
 
+_SALT = secrets.token_bytes(16)
 _HEADERS_OF_THE_BODY = ("content-encoding", "content-length", "content-type", "transfer-encoding")
 
 
@@ -90,6 +93,13 @@ class Endpoint:
     def host(self) -> str:
         """The host and port that requests go to."""
         return urlsplit(self.base_url).netloc
+
+    @property
+    def digest(self) -> bytes:
+        """A digest of base URL and key, which stands for the endpoint in this process."""
+        key = self.key.reveal_or_empty() if self.key else ""
+        # The salt keeps the key from being guessed from the digest.
+        return hashlib.blake2b(f"{self.base_url}\n{key}".encode(), key=_SALT).digest()
 
 
 def resolve_base_url(base_url: str | None, allow_insecure_http: bool = False) -> str:

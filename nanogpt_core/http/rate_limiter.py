@@ -22,9 +22,7 @@ communication: each takes the room that another's decrease leaves. Measurements:
 
 from __future__ import annotations
 
-import hashlib
 import math
-import secrets
 import weakref
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable
@@ -229,7 +227,7 @@ class RateCap:
 
     def __init__(self, endpoint: Endpoint, requests_per_second: float | None) -> None:
         self.requests_per_second = requests_per_second
-        self._name = endpoint_digest(endpoint)
+        self._name = endpoint.digest
         self._limiter: RateLimiter | None = None
 
     def limiter(self) -> RateLimiter:
@@ -257,11 +255,4 @@ class _Registry(ForkSafe):
             return limiter
 
 
-_registry, _salt = _Registry(), secrets.token_bytes(16)
-
-
-def endpoint_digest(endpoint: Endpoint) -> bytes:
-    """Return a digest of base URL and key, which stands for the endpoint in this process."""
-    key = endpoint.key.reveal_or_empty() if endpoint.key else ""
-    # The salt keeps the key from being guessed from the digest.
-    return hashlib.blake2b(f"{endpoint.base_url}\n{key}".encode(), key=_salt).digest()
+_registry = _Registry()

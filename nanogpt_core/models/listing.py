@@ -11,7 +11,6 @@ from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core.errors import ConfigurationError, ReplyError
 from nanogpt_core.http.endpoint import DEFAULT_TIMEOUT, Endpoint
 from nanogpt_core.http.error_body import excerpt
-from nanogpt_core.http.rate_limiter import endpoint_digest
 from nanogpt_core.http.secrets import ApiKey, redacted
 from nanogpt_core.models.catalog import MODELS, ModelInfo, get_model
 from nanogpt_core.models.chat_catalog import ChatModelInfo, names_without_suffixes
@@ -73,7 +72,7 @@ def live_model_info(endpoint: Endpoint, model: str, http_client: Any = None) -> 
         ConfigurationError: The list does not have the model.
         NanoGPTError: The request for the list failed.
     """
-    models = _live_lists.setdefault(endpoint_digest(endpoint), _LiveList()).get(endpoint, http_client)
+    models = _live_lists.setdefault(endpoint.digest, _LiveList()).get(endpoint, http_client)
     if model in models:
         return models[model]
     raise ConfigurationError(
