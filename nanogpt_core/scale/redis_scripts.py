@@ -6,8 +6,6 @@ import hashlib
 from importlib.resources import files
 from typing import Any
 
-__all__ = ["ADMIT", "BUDGET_REFUSED", "KEYS", "READY", "RELEASE", "RESET", "WAIT", "Script"]
-
 KEYS = ("state", "open", "starts", "workers", "done", "released")
 """Names of the keys, in the order of ``KEYS`` in the scripts; ``lua/state.lua`` explains them."""
 
