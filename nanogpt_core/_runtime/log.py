@@ -11,6 +11,7 @@ _MAX_WARNINGS_KEPT = 100
 _INNER_PACKAGES = {
     *("nanogpt_core", "langchain_nanogpt", "llama_index_nanogpt"),
     *("langchain_core", "llama_index", "llama_index_instrumentation", "pydantic", "wrapt"),
+    *("langchain_openai", "openai", "httpx", "httpx2", "httpcore", "anyio"),
     *("asyncio", "concurrent", "contextlib", "contextvars", "functools", "threading"),
 }
 
@@ -29,7 +30,7 @@ def describe(error: BaseException) -> str:
 
 
 def warn(message: str, category: type[Warning] = RuntimeWarning) -> None:
-    """Give a warning that points at the line that called this project; in a thread of its own, at the line here."""
+    """Give a warning that points at the line that called this project, or in its own threads at the line that warns."""
     frame, level = inspect.currentframe(), 1
     while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _INNER_PACKAGES:
         frame, level = frame.f_back, level + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from nanogpt_core.chat.json_text import JsonTextStream
@@ -24,6 +25,7 @@ class ChoiceStream:
     Attributes:
         is_finished: True after a finish_reason.
         has_content: True after a delta with more than a role.
+        goes_on: True if something that is new came after the finish_reason: the host can take long for the next part.
     """
 
     def __init__(self, index: int, request: ChatRequest) -> None:
@@ -35,16 +37,17 @@ class ChoiceStream:
         self._json_text = JsonTextStream()
         self._refusal = ""
         self._said: dict[str, list[str]] = {}  # the texts of all fields of the deltas
-        self._late: list[dict[str, Any]] = []  # parts after the finish_reason, held back until the end
+        self._late: list[dict[str, Any]] = []  # parts after the finish_reason that may be the answer again
+        self._said_again: dict[str, list[str]] = {}  # their texts
         self._ends_each_part = False
         self._has_begun = self._has_calls = False
-        self.is_finished = self.has_content = False
+        self.is_finished = self.has_content = self.goes_on = False
 
     def add(self, choice: dict[str, Any]) -> list[dict[str, Any]]:
         """Take a part of the choice, and return the parts to send on, each with at most one tool call.
 
-        Some hosts give every part a finish_reason. If not all have one, parts after it are held back until
-        :meth:`finish`, since they may be the answer again.
+        Some hosts give every part a finish_reason. If not all have one, parts after it are held back as long as they
+        may be the answer again.
 
         Raises:
             ReplyError: It is invalid, or truncates a tool call or structured output.
@@ -53,11 +56,27 @@ class ChoiceStream:
         if says_something and not self.has_content:
             self._ends_each_part = self.is_finished or bool(choice["finish_reason"])
         elif says_something and self.is_finished and not self._ends_each_part:
-            self._late.append(choice)
-            return []
+            return self._add_late(choice)
+        self.goes_on = self.goes_on or (says_something and self.is_finished)
         self.has_content = self.has_content or says_something
         _add_texts(self._said, choice["delta"])
         return self._take(choice)
+
+    def _add_late(self, choice: dict[str, Any]) -> list[dict[str, Any]]:
+        """Hold back a part after the finish_reason, or send on all of them, since they say something new."""
+        self._late.append(choice)
+        _add_texts(self._said_again, choice["delta"])
+        self.goes_on = not all(_repeats(said, again, whole=True) for said, again in self._late_texts())
+        if all(_may_repeat(said, again) for said, again in self._late_texts()):
+            return []
+        self._ends_each_part = True
+        late, self._late = self._late, []
+        return [part for one in late for part in self._take(one)]
+
+    def _late_texts(self) -> Iterator[tuple[str, str]]:
+        """Yield the texts of the fields of parts that are held back, each after the text of that field before."""
+        for name, again in self._said_again.items():
+            yield "".join(self._said.get(name, ())), "".join(again)
 
     def _take(self, choice: dict[str, Any]) -> list[dict[str, Any]]:
         reason = choice["finish_reason"]
@@ -66,7 +85,7 @@ class ChoiceStream:
         check_truncated(reason, has_calls=self._has_calls, structured=self._request.structured)
         if self._request.wants_json:
             delta["content"] = self._add_json_text(delta["content"], is_last=bool(reason))
-        if not self._has_begun and not fragments:
+        if self._request.streams and not self._has_begun and not fragments:
             # LlamaIndex's async stream passes over a first chunk without content.
             delta["content"] = delta["content"] or ""
         # A refusal is sent on whole: LangChain raises its first part. If there are tool calls, which can be held back
@@ -86,7 +105,8 @@ class ChoiceStream:
         Raises:
             ReplyError: A tool call has no name, or a part that was held back is invalid.
         """
-        late = [] if self._is_repetition(self._late) else self._late
+        is_repetition = all(_repeats(said, again) for said, again in self._late_texts())
+        late = [] if is_repetition else self._late
         parts = [part for choice in late for part in self._take(choice)]
         deltas: list[dict[str, Any]] = [{"tool_calls": [fragment]} for fragment in self._calls.finish()]
         self._fields.add_calls(self._calls.fields())
@@ -97,14 +117,6 @@ class ChoiceStream:
             deltas.append({"content": self._json_text.add(None, is_last=True, is_json=is_json)})
         fields = self._fields.document()
         return [*parts, *(self._part(delta) for delta in [*deltas, *([fields] if fields else ())])]
-
-    def _is_repetition(self, parts: list[dict[str, Any]]) -> bool:
-        """Return whether parts only repeat the answer, or a piece of it, once or several times."""
-        known, again = self._said, dict[str, list[str]]()
-        for part in parts:
-            _add_texts(again, part["delta"])
-        texts = [("".join(known.get(name, ())), "".join(pieces)) for name, pieces in again.items()]
-        return all(text in said or not text.replace(said, "") for said, text in texts)
 
     @property
     def _has_expected_calls(self) -> bool:
@@ -148,7 +160,8 @@ class ChoiceStream:
         first, *rest = fragments
         choice["delta"]["tool_calls"] = [first]
         parts = [choice, *(self._part({"tool_calls": [fragment]}) for fragment in rest)]
-        parts[-1]["finish_reason"], choice["finish_reason"] = choice["finish_reason"], None
+        reason, choice["finish_reason"] = choice["finish_reason"], None
+        parts[-1]["finish_reason"] = reason
         return parts
 
     def _part(self, delta: dict[str, Any]) -> dict[str, Any]:
@@ -156,10 +169,23 @@ class ChoiceStream:
 
 
 def _add_texts(texts: dict[str, list[str]], delta: dict[str, Any]) -> None:
-    """Add the fields of a delta to their texts, in which chunks of different sizes can be compared; in place."""
+    """Collect the text of each field, so that answers in chunks of different sizes can be compared; in place."""
     for name, value in delta.items():
         if value and name != "role":
             texts.setdefault(name, []).append(value if isinstance(value, str) else json.dumps(value))
+
+
+def _repeats(said: str, again: str, *, whole: bool = False) -> bool:
+    """Return whether a text repeats the end of another, or all of it, once or several times; the last time in part."""
+    if not said:
+        return False
+    times, more = divmod(len(again), len(said))
+    return said.endswith(again) or ((said * (times + 1)).startswith(again) and not (whole and more))
+
+
+def _may_repeat(said: str, again: str) -> bool:
+    """Return whether a text can still become a repetition of another."""
+    return again in said or _repeats(said, again)
 
 
 def has_content(delta: dict[str, Any]) -> bool:

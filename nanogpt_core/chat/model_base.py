@@ -102,7 +102,7 @@ class ChatModelBase(PluginModel):
         LangChain's dump of a model is one, and a part of the keys of its caches.
         """
         for name in self.__dict__.keys() - type(self).model_fields:
-            del self.__dict__[name]
+            self.__dict__.pop(name, None)
 
     def __copy__(self) -> Self:
         twin = super().__copy__()

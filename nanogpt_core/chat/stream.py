@@ -43,8 +43,6 @@ class StreamReader:
         self._envelope: dict[str, Any] = {}
         self._usage: dict[str, Any] | None = None
         self._pricing: Any = None
-        self._goes_on_after_finish = False
-        self._event = ""  # the last one
         self._without_answer = ""  # the last event with no choice and no usage
         self._has_done_event = False
         self._has_all_data = False
@@ -82,7 +80,8 @@ class StreamReader:
 
     def wait_seconds(self, timeout: float) -> float:
         """Return the seconds to wait for the next event: ``timeout``, or a short grace after a complete answer."""
-        if not self._has_done_event and (not self._has_all_choices or self._goes_on_after_finish):
+        goes_on = any(stream.goes_on for stream in self._choices.values())
+        if not self._has_done_event and (not self._has_all_choices or goes_on):
             return timeout
         return min(timeout, _GRACE_SECONDS if self.needs_nothing else _USAGE_GRACE_SECONDS)
 
@@ -171,11 +170,7 @@ class StreamReader:
         stream = self._choices.get(choice["index"])
         if stream is None:
             stream = self._choices[choice["index"]] = ChoiceStream(choice["index"], self._request)
-        was_finished, parts = stream.is_finished, stream.add(choice)
-        # A host that ends each part can take long for the next one.
-        goes_on = was_finished and any(has_content(part["delta"]) for part in parts)
-        self._goes_on_after_finish = self._goes_on_after_finish or goes_on
-        for part in parts:
+        for part in stream.add(choice):
             if not was_complete or any(part["delta"].values()):
                 self._emit(part)
 

@@ -106,7 +106,7 @@ def message_and_remedy_of(error: NanoGPTError) -> tuple[str, str]:
 
 
 def message_of(error: NanoGPTError) -> str:
-    """Return the same in one text."""
+    """Return message and remedy of an error in one text."""
     return " ".join(filter(None, message_and_remedy_of(error)))
 
 

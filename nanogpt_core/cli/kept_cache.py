@@ -23,7 +23,7 @@ class KeptCache(SQLiteCache):
 
     Raises:
         OSError: The file cannot be created or written.
-        ConfigurationError: ``path`` is a folder.
+        ConfigurationError: ``path`` is a folder, or a file of another program.
     """
 
     def __init__(self, path: Path) -> None:

@@ -89,7 +89,7 @@ def search(
     hits, without_vector = nearest(blocks, query, count)
     if without_vector:
         print_warning(
-            f"{counted(without_vector, 'row')} of {output} cannot be found for want of a vector: see nanogpt verify."
+            f"{counted(without_vector, 'row')} of {output} without a vector are not searched: see nanogpt verify."
         )
     found = _rows(reader, hits)
     if json:

@@ -84,7 +84,7 @@ def _named_proxy(proxy: Proxy | None) -> Iterator[None]:
         if proxy is None or any(isinstance(cause, ssl.SSLError) for cause in causes(error)):
             raise
         raise httpx.ProxyError(f"{proxy}: {error}") from error
-    except httpx.ReadTimeout as error:
+    except (httpx.ReadTimeout, httpx.WriteTimeout) as error:
         error.proxy = proxy  # it may be the proxy that is silent: map_error() names it
         raise
 

@@ -34,8 +34,8 @@ _FIRST_READ_BYTES = 1 << 16
 _MIN_HTTP_READ_BYTES = 1 << 14
 # After so many bytes, other tasks of the event loop have a turn.
 _BYTES_PER_TURN = 1 << 16
-# Bytes that have come in time are read after the deadline too, since this process may have been stopped; but not for
-# longer, since a server may send for ever, faster than its bytes are parsed.
+# Bytes that have come in time are read after the deadline too: this process may have been stopped. The time for it is
+# limited, since a server may send for ever, faster than its bytes are parsed.
 _LATE_SECONDS = 1.0
 
 T = TypeVar("T")

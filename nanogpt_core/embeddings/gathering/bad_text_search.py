@@ -49,6 +49,7 @@ class BadTextSearch:
         failure: Its failure.
 
     Attributes:
+        calls: The calls that waited for the texts at the first failure.
         suspects: The texts that hold the bad one.
         others: The texts beside them that no request has answered.
         failure: The failure of the smallest request that failed.
@@ -56,6 +57,7 @@ class BadTextSearch:
     """
 
     def __init__(self, items: list[Item], failure: Failure) -> None:
+        self.calls = failure.calls
         self.suspects = items
         self.others: list[Item] = []
         self.failure = failure

@@ -288,6 +288,8 @@ def _concerns_others(error: NanoGPTError, call: WaitingCall) -> bool:
     """Return whether other calls with the same text would get the same error."""
     if len(call.batch.texts) > 1 or isinstance(error, (BudgetExceededError, TextTooLongError)):
         return False
+    if named_position(error, 1) is not None and call.batch.positions[0]:
+        return False  # it gives the position in the list of this call
     return call.cancellation.deadline is None or not error.transient
 
 

@@ -174,7 +174,7 @@ class SharedBatch:
             search.narrow(part, (yield from self._request(part)))
         suspects, others, failure = search.suspects, search.others, search.failure
         if not may_concern_one_text(failure.error):
-            self._fail([*suspects, *others], failure)
+            self._fail([*suspects, *others], replace(failure, calls=search.calls | failure.calls))
             return None
         failure_of_others: Failure | None = None
         if others:

@@ -58,6 +58,30 @@ def joined(events, name):
     return "".join(choice["delta"].get(name) or "" for event in events for choice in event["choices"])
 
 
+@pytest.mark.parametrize("count", [0, 1, 2])
+@pytest.mark.parametrize("tools", [frozenset(), frozenset({"look"})], ids=["no tools", "tools"])
+def test_finish_reason_is_kept_beside_tool_calls(count, tools):
+    calls = [{"id": f"c{n}", "type": "function", "function": {"name": "look", "arguments": "{}"}} for n in range(count)]
+    reason = "tool_calls" if calls else "stop"
+    message = {"role": "assistant", "content": None if calls else "hi", **({"tool_calls": calls} if calls else {})}
+    (choice,) = whole(message, reason, ChatRequest(tools=tools))["choices"]
+    assert choice["finish_reason"] == reason
+    assert choice["message"].get("content") == message["content"]
+    assert len(choice["message"].get("tool_calls", ())) == count
+    delta = {**message, "tool_calls": [{**call, "index": at} for at, call in enumerate(calls)]}
+    events = streamed(chunk(delta, reason), request=ChatRequest(tools=tools, streams=True))
+    reasons = [part["finish_reason"] for event in events for part in event["choices"]]
+    assert reasons.count(reason) == 1
+    assert {reason, None} >= set(reasons)
+
+
+def test_finish_reason_is_kept_beside_an_older_function_call():
+    message = {"role": "assistant", "content": None, "function_call": {"name": "look", "arguments": "{}"}}
+    (choice,) = whole(message, "function_call")["choices"]
+    assert choice["finish_reason"] == "function_call"
+    assert choice["message"]["content"] is None
+
+
 # --- costs ---
 
 COSTS = [

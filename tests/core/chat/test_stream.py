@@ -126,6 +126,29 @@ def test_text_after_the_end_that_is_no_repetition_is_not_lost():
     assert call["function"] == {"name": "clean", "arguments": ARGUMENTS}
 
 
+@pytest.mark.parametrize(
+    ("pieces", "late"),
+    [(["A. B", " C"], ["."]), (["1, 2, 3, 2", ", 1"], [", 2, 3"]), (["yes"], [", yes", ", yes"])],
+    ids=str,
+)
+@pytest.mark.parametrize("end", [DONE, None])
+def test_text_after_the_end_that_is_inside_the_answer_is_not_lost(pieces, late, end):
+    *first, last = pieces
+    events = [*(chunk({"content": text}) for text in first), chunk({"content": last}, "stop")]
+    events += [chunk({"content": text}) for text in late]
+    assert message_of(sse(*events, *([end] if end else ())))["content"] == "".join([*pieces, *late])
+
+
+def test_wait_is_long_after_new_text_behind_the_end():
+    reader = StreamReader(ChatRequest(streams=True))
+    read(reader, sse(*TEXT, *STOP))
+    assert reader.wait_seconds(60) < 5
+    read(reader, sse(chunk({"content": "l o"})))
+    assert reader.wait_seconds(60) == 60
+    assert read(reader, sse(chunk({"content": "f the"})))
+    assert reader.wait_seconds(60) == 60
+
+
 def test_wait_stays_short_while_a_stream_is_sent_again():
     reader = StreamReader(ChatRequest(streams=True))
     for event in [*TEXT, *STOP, *TEXT]:

@@ -196,7 +196,7 @@ def test_vectors_in_lists_as_pandas_and_polars_write_them_are_read(nanogpt, make
     passages = json.loads(found.out)["passages"]
     assert (len(passages), passages[0]["row"]) == (3, 0)
     assert "1 row of" in found.err
-    assert "cannot be found for want of a vector" in found.err
+    assert "without a vector are not searched" in found.err
     assert "row 1 has no vector (in.jsonl:2)" in nanogpt("verify", tmp_path / "changed.parquet").err
     rows[2]["embedding"] = [1.0]
     pq.write_table(pa.Table.from_pylist(rows, changed.schema), tmp_path / "changed.parquet")

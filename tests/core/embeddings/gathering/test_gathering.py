@@ -225,6 +225,16 @@ def test_text_that_the_service_names_is_not_searched_for(together, held, faults,
         assert len(server.sent) <= 9  # a wrong name is followed once
 
 
+def test_error_during_a_search_that_no_text_can_cause_fails_all_calls(together, held, faults):
+    left = iter([faults.response({"error": {"message": "no"}}, 400)])
+    refused = faults.response({"error": {"message": "Insufficient balance"}}, 402)
+    server = held(lambda seen: None if seen.texts == ["first"] else next(left, refused))
+    embedder = server.embedder()
+    _, *results = together(server, [(embedder, text) for text in ["first", *(f"query {n}" for n in range(16))]])
+    assert all(isinstance(result, StatusError) and result.status == 402 for result in results)
+    assert len(server.sent) == 2
+
+
 def test_named_text_has_its_position_in_the_list_of_its_own_call(together, held, faults):
     def answer(seen):
         error = (
