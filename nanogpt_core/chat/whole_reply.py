@@ -10,6 +10,7 @@ from nanogpt_core.chat.event_parser import EventParser
 from nanogpt_core.chat.json_text import is_json
 from nanogpt_core.chat.response import ChatRequest, check_no_error, parse_object
 from nanogpt_core.chat.stream import StreamReader
+from nanogpt_core.chat.tool_calls import missing_name_error, normalize_call
 from nanogpt_core.errors import ReplyError
 from nanogpt_core.http.error_body import excerpt
 
@@ -76,8 +77,12 @@ def _parse_chunk(body: bytes) -> dict[str, Any]:
         message = choice.get("message")
         calls = message.get("tool_calls") if isinstance(message, dict) else None
         for at, call in enumerate(calls if isinstance(calls, list) else ()):
-            if isinstance(call, dict):
-                call["index"] = at  # many hosts give all calls one
+            if not isinstance(call, dict):
+                continue
+            function = normalize_call(call).get("function")
+            if not (isinstance(function, dict) and function.get("name")):
+                raise missing_name_error(call)  # in a stream it could be a part of the call before
+            call["index"] = at  # many hosts give all calls one
     return {**document, "choices": choices}
 
 

@@ -75,6 +75,15 @@ def test_finish_reason_is_kept_beside_tool_calls(count, tools):
     assert {reason, None} >= set(reasons)
 
 
+@pytest.mark.parametrize("function", [None, {"arguments": "{}"}, {"name": "", "arguments": '{"a": 1}'}], ids=str)
+@pytest.mark.parametrize("position", [0, 1])
+def test_call_without_a_name_beside_a_good_one_is_refused_in_whole_replies(function, position):
+    calls = [{"id": "c1", "type": "function", "function": {"name": "look", "arguments": "{}"}}]
+    calls.insert(position, {"id": "c2", "type": "function", **({"function": function} if function else {})})
+    with pytest.raises(errors.ReplyError, match="without a name"):
+        whole({"role": "assistant", "content": None, "tool_calls": calls}, "tool_calls")
+
+
 def test_finish_reason_is_kept_beside_an_older_function_call():
     message = {"role": "assistant", "content": None, "function_call": {"name": "look", "arguments": "{}"}}
     (choice,) = whole(message, "function_call")["choices"]
