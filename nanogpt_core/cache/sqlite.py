@@ -1,8 +1,7 @@
 """An embedding cache in one SQLite file, safe for threads, processes, forks and kills.
 
 In write-ahead mode readers continue while one process writes, and a commit that a kill interrupts is undone at the next
-opening. A damaged cache file is set aside and a new one is created; another program's file is refused, and stays
-unchanged.
+opening. A damaged cache file is set aside and a new one is created; another program's database stays unchanged.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ from nanogpt_core.cache.sqlite_file import (
     BUSY_SECONDS,
     FAILURES,
     backoff_seconds,
-    check_not_foreign,
     connect,
     create_if_missing,
     file_identity,
@@ -45,10 +43,10 @@ _BUSY_AGAIN_SECONDS = 0.1
 class SQLiteCache(ForkSafe):
     """An embedding cache in a SQLite file, shared by threads, processes and forks.
 
-    The process may be killed at any moment. If the file cannot be read or written (missing rights, full disk), the
-    cache warns once and the call continues without it; a read-only file is still read. A damaged file is renamed to
-    ``<name>.corrupt-<number>``, with a warning, and a new one is created. Another program's file is refused. Pickles
-    and copies open the same file.
+    The process may be killed at any moment. If the file cannot be read or written (missing rights, full disk, another
+    program's database), the cache warns once and the call continues without it; a read-only file is still read. A
+    damaged file is renamed to ``<name>.corrupt-<number>``, with a warning, and a new one is created. Pickles and copies
+    open the same file.
 
     A call waits for a file that another program keeps locked for at most 10 seconds and at most a quarter of the time
     until the call's ``deadline``, and then continues without it; later calls wait 0.1 seconds, until the file is free.
@@ -56,9 +54,8 @@ class SQLiteCache(ForkSafe):
     Keep the file on a local disk: SQLite's write-ahead log needs memory that all processes share, and locks that work.
     A path on a network drive (NFS, SMB) gives a warning.
 
-    The constructor looks at the path, and at the beginning of a file that is there. If a program forbids that on an
-    event loop, as LangGraph's development server does, make the object before the loop runs, or with
-    ``asyncio.to_thread``.
+    The constructor looks at the path and opens nothing: a few system calls. If a program forbids even these on an event
+    loop, as LangGraph's development server does, make the object before the loop runs, or with ``asyncio.to_thread``.
 
     Args:
         path: The file. A missing folder is created with mode 0700, the file with mode 0600.
@@ -66,8 +63,7 @@ class SQLiteCache(ForkSafe):
             processes add are counted with a delay. Default: no limit.
 
     Raises:
-        ConfigurationError: ``path`` is a folder, another program's file or cannot be a file, or ``max_bytes`` is below
-            1.
+        ConfigurationError: ``path`` is a folder or cannot be a file, or ``max_bytes`` is below 1.
         InvalidTypeError: An argument of the wrong type.
     """
 
@@ -84,13 +80,11 @@ class SQLiteCache(ForkSafe):
         self._total_bytes: int | None = None  # of keys and entries, as far as known
         self._wait_seconds = {"read": BUSY_SECONDS, "written": BUSY_SECONDS}
         super().__init__()
-        with self._lock:  # a fork must not copy SQLite's own locks
-            check_not_foreign(self.path)
         file_system = network_file_system(self.path)
         if file_system is not None:
             warn(
                 f"The embedding cache {self.path} is on a network drive ({file_system}). If several machines use the "
-                "file at once, SQLite can damage it. Use a local disk.",
+                "file at once, SQLite can damage it. Use a local disk."
             )
 
     # SQLite keeps a list of the locks that the process holds. A fork copies the list, but not the locks: a child that
@@ -268,7 +262,7 @@ class SQLiteCache(ForkSafe):
                     logger.info("The embedding cache %s is damaged, and was set aside as %s", self.path, aside)
                     warn(
                         f"The embedding cache {self.path} is damaged ({error or type(error).__name__}). It was set "
-                        f"aside as {aside}; a new file is created.",
+                        f"aside as {aside}; a new file is created."
                     )
         except BlockingIOError:
             raise

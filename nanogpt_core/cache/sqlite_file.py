@@ -33,7 +33,6 @@ else:
 _SCHEMA = "CREATE TABLE nanogpt_entries (key BLOB PRIMARY KEY, entry BLOB NOT NULL, used INTEGER NOT NULL)"
 _APPLICATION_ID = 0x4E_61_6E_6F  # "Nano", in the file's header: distinguishes a cache from another program's database
 _SCHEMA_VERSION = 1
-_MAGIC = b"SQLite format 3\0"  # the beginning of each SQLite file
 PAGE_BYTES = 32_768
 """Five vectors of 1,536 numbers share a page; pages of SQLite's usual 4 KiB would spread each over a chain of three."""
 _PAGE_CACHE_KIB = 16_384  # holds the index of some 300,000 keys, which are looked up all over it
@@ -50,7 +49,7 @@ class DamagedError(sqlite3.DatabaseError):
 
 
 class ForeignError(sqlite3.DatabaseError):
-    """The file is another program's, or that of a later version."""
+    """The file is another program's database, or that of a later version."""
 
 
 def resolve_path(path: str | os.PathLike[str]) -> Path:
@@ -245,38 +244,12 @@ def _refuse_foreign(path: Path) -> None:
             (application_id,) = database.execute("PRAGMA application_id").fetchone()
             tables = database.execute("SELECT count(*) FROM sqlite_master WHERE name = 'nanogpt_entries'").fetchone()
             pages = database.execute("PRAGMA page_count").fetchone()
-        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-            if "not a database" in str(error) and not _was_cache(path):
-                raise ForeignError("it is no SQLite database, and stays unchanged") from error
+        except (sqlite3.DatabaseError, UnicodeDecodeError):
             return  # unreadable in this mode; the usual way of opening reports the cause
     if pages == (0,):
         raise DamagedError("it is too short")
     if application_id != _APPLICATION_ID and tables == (0,):
         raise ForeignError("it is another program's database, and stays unchanged")
-
-
-def _was_cache(path: Path) -> bool:
-    """Return whether a file that SQLite cannot read can be a damaged cache: by its beginning, its table, or zeros."""
-    with path.open("rb") as file:
-        head = file.read(PAGE_BYTES)
-    # A power failure can leave a file of zeros.
-    return head[: len(_MAGIC)] == _MAGIC[: len(head)] or b"nanogpt_entries" in head or not any(head)
-
-
-def check_not_foreign(path: Path) -> None:
-    """Check that a file at the path of a cache is not another program's; nothing happens if it is missing or empty.
-
-    Raises:
-        ConfigurationError: It is.
-    """
-    with contextlib.suppress(OSError, sqlite3.OperationalError, DamagedError):  # the first use reports these
-        if path.stat().st_size:
-            try:
-                _refuse_foreign(path)
-            except ForeignError as error:
-                raise ConfigurationError(
-                    f"The cache's path {path} cannot be used: {error}.", remedy="Name another file."
-                ) from error
 
 
 def is_locked(error: Exception) -> bool:

@@ -116,9 +116,8 @@ def test_cache_that_is_set_aside_is_logged(tmp_path, log):
     path = tmp_path / "cache.sqlite"
     SQLiteCache(path).put_many({b"k" * 32: b"value"})
     path.write_bytes(b"SQLite format 3\0" + b"\0" * 4080)
-    with pytest.warns(RuntimeWarning, match="set aside") as caught:
+    with pytest.warns(RuntimeWarning, match="set aside"):
         SQLiteCache(path).get_many([b"k" * 32])
-    assert caught[0].filename == __file__
     (message,) = log(logging.INFO)
     assert message.startswith(f"The embedding cache {path} is damaged, and was set aside as ")
 
