@@ -79,10 +79,12 @@ class VectorLog:
         return self._file.read(key_length + length)[key_length:]
 
     def put_many(self, entries: Mapping[bytes, bytes]) -> None:
-        """Append entries with one write."""
+        """Append entries with one write; after :meth:`close`, drop them: replies still come after an interrupt."""
         parts: list[bytes] = []
         places: dict[bytes, int] = {}
         with self._lock:
+            if self._file.closed:
+                return
             end = self._end
             for key, entry in entries.items():
                 parts += (_HEAD.pack(len(key), len(entry)), key, entry)
@@ -104,7 +106,8 @@ class VectorLog:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with self._lock:
+            self._file.close()
 
     def __repr__(self) -> str:
         return f"VectorLog({self._file.name!r})"

@@ -162,7 +162,7 @@ def test_interrupt_of_a_process_is_code_130_and_one_line(server, words, start, f
         pytest.skip("The run was complete before the signal arrived.")
     assert (process.returncode, out) == (130, b"")
     assert b"Traceback" not in err
-    assert err.splitlines()[-1].startswith(b"nanogpt: Interrupted.")
+    assert err.splitlines()[-1].startswith(b"nanogpt: Interrupted."), err
     server.clear()
     kept = stored(output, server)
     finish(words(output))

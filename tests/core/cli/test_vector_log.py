@@ -95,6 +95,14 @@ def test_damaged_vector_is_embedded_again(path, options, sandbox):
     log.close()
 
 
+def test_entries_that_come_after_an_interrupt_are_dropped(path):
+    log = VectorLog(path)
+    log.close()
+    log.put_many(ENTRIES)
+    assert len(log) == 0
+    assert log.failure is None
+
+
 def test_failed_write_is_kept_for_the_command(path):
     log = VectorLog(path)
     log._file.close()

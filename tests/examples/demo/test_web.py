@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import os
+import random
 import re
 import shutil
 import socket
@@ -48,12 +49,19 @@ LONGEST_LINE = 160
 QUESTION = "How long does the battery of the X200 last?"
 
 
+def unused_port():
+    """Return a free port below those that Linux gives to clients, so that none takes it before the page does."""
+    for port in random.sample(range(20_000, 32_000), 100):
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
+    return pytest.fail("There is no free port.")
+
+
 @contextlib.contextmanager
 def served(folder, *words, **environment):
     """Run the page as a process, and yield its address as soon as it serves."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = unused_port()
     script = folder / "page.py"
     script.write_text(PROGRAM.format(examples=str(EXAMPLES), facts=FACTS))
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
