@@ -241,6 +241,10 @@ class SQLiteCache(ForkSafe):
             BlockingIOError: Another process is setting the file aside.
         """
         opened = self._connection is not None
+        if self._identity is None or self._identity != file_identity(self.path):
+            # Another process set the file aside or deleted it meanwhile.
+            self.close()
+            return True
         if is_damage(error):
             self.close()
         elif may_be_damage(error, self.path):
@@ -256,7 +260,6 @@ class SQLiteCache(ForkSafe):
             return False
         try:
             with folder_lock(self.path.parent):
-                # With another identity it is a new file already: another process set the damaged one aside.
                 if self._identity == file_identity(self.path):
                     aside = set_aside(self.path)
                     logger.info("The embedding cache %s is damaged, and was set aside as %s", self.path, aside)

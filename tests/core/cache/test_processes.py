@@ -129,6 +129,20 @@ def test_new_file_is_not_set_aside_for_old_damage(tmp_path):
     assert len(list(tmp_path.glob("*corrupt-*"))) == 1
 
 
+@pytest.mark.parametrize("seen", [True, False], ids=["after the look at the file", "before it"])
+def test_file_set_aside_while_it_is_opened_is_created_again(tmp_path, seen):
+    path = tmp_path / "c.db"
+    late = SQLiteCache(path)
+    late.put_many({b"a": b"1"})
+    late.close()
+    path.rename(tmp_path / "c.db.corrupt-1")  # by another process, after this one saw that the file exists
+    if not seen:
+        late._identity = None
+    assert late._recover(sqlite3.OperationalError("unable to open database file"), reopened=False)
+    late.put_many({b"b": b"2"})
+    assert dict(late.get_many([b"a", b"b"])) == {b"b": b"2"}
+
+
 def test_second_object_keeps_posix_locks_of_the_first(tmp_path):
     # POSIX drops a process's locks on a file when it closes it once; another process would then take the log away.
     path = tmp_path / "c.db"
