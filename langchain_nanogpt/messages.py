@@ -15,6 +15,7 @@ from langchain_core.messages.content import ContentBlock
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_openai.chat_models.base import BaseChatOpenAI
 
+from nanogpt_core.chat.annotations import ANNOTATIONS, annotations_of
 from nanogpt_core.chat.provider_fields import PROVIDER_FIELDS, REASONING_FIELDS, restore_fields
 
 AnyMessage = TypeVar("AnyMessage", bound=AIMessage)
@@ -23,15 +24,19 @@ PROVIDER = "nanogpt"
 """The name of the provider in metadata."""
 
 _FIRST_CALL_INDEX = 1000  # no message has so many blocks
+_EMPTY_TEXT = {"type": "text", "text": ""}
+_CITATION_FIELDS = {"url": str, "title": str, "start_index": int, "end_index": int}
 _REASONING_FIELD = "nanogpt_reasoning_field"
 
 
 def _translate(message: AIMessage) -> list[ContentBlock]:
-    return [*_reasoning_blocks(message), *openai_blocks.translate_content(_with_text_blocks(message))]
+    blocks = openai_blocks.translate_content(_with_text_blocks(message))
+    return [*_reasoning_blocks(message), *_with_citations(blocks, message)]
 
 
 def _translate_chunk(message: AIMessageChunk) -> list[ContentBlock]:
-    return [*_reasoning_blocks(message), *openai_blocks.translate_content_chunk(_with_text_blocks(message))]
+    blocks = openai_blocks.translate_content_chunk(_with_text_blocks(message))
+    return [*_reasoning_blocks(message), *_with_citations(blocks, message)]
 
 
 def _with_text_blocks(message: AnyMessage) -> AnyMessage:
@@ -51,6 +56,29 @@ def _reasoning_blocks(message: AIMessage) -> list[ContentBlock]:
     return [block] if isinstance(text, str) and text else []
 
 
+def _with_citations(blocks: list[ContentBlock], message: AIMessage) -> list[ContentBlock]:
+    """Return content blocks with the citations of a message in the first text; a delta with citations has no text."""
+    found: Any = [_citation(one) for one in message.additional_kwargs.get(ANNOTATIONS) or ()]
+    if not found:
+        return blocks
+    given: list[Any] = [*blocks] if any(one["type"] == "text" for one in blocks) else [_EMPTY_TEXT, *blocks]
+    at = next(at for at, one in enumerate(given) if one["type"] == "text")
+    given[at] = {**given[at], "annotations": [*given[at].get("annotations", ()), *found]}
+    return given
+
+
+def _citation(annotation: dict[str, Any]) -> Any:
+    """Return an annotation as LangChain's citation; one without a URL as LangChain's wrapper for other annotations."""
+    inner = annotation.get("url_citation")
+    fields = dict(inner if isinstance(inner, dict) else annotation)
+    if not isinstance(fields.get("url"), str):
+        return {"type": "non_standard_annotation", "value": annotation}
+    fields.pop("type", None)
+    known = {name: fields.pop(name) for name, kind in _CITATION_FIELDS.items() if isinstance(fields.get(name), kind)}
+    extras = {name: value for name, value in fields.items() if value is not None}
+    return {"type": "citation", **known, **({"extras": extras} if extras else {})}
+
+
 # LangChain raises its refusal error for a message that has a refusal among its content blocks.
 register_translator(PROVIDER, _translate, _translate_chunk)
 
@@ -63,6 +91,7 @@ class ConvertedReplies(BaseChatOpenAI):
         choices = response["choices"] if isinstance(response, dict) else response.choices
         for generation, choice in zip(result.generations, choices, strict=True):
             _add_fields(generation.message, _get_field(choice, "message"))
+            generation.message.response_metadata["model_provider"] = PROVIDER  # before content becomes blocks
         cost = _cost_of(_get_field(response, "usage"))
         result.llm_output = {**(result.llm_output or {}), "model_provider": PROVIDER, **cost}
         return result
@@ -104,7 +133,7 @@ class ConvertedReplies(BaseChatOpenAI):
 
     def _get_generation_chunk_from_completion(self, completion: Any) -> ChatGenerationChunk:
         chunk = super()._get_generation_chunk_from_completion(completion)
-        for name in ("reasoning_content", PROVIDER_FIELDS):
+        for name in ("reasoning_content", PROVIDER_FIELDS, ANNOTATIONS):
             chunk.message.additional_kwargs.pop(name, None)  # has come in chunks already
         return chunk
 
@@ -120,7 +149,10 @@ def _add_fields(message: BaseMessage, source: Any) -> None:
             more[_REASONING_FIELD] = True  # no text: LangChain joins texts of chunks
     fields = _get_field(source, PROVIDER_FIELDS)
     if fields:
-        more[PROVIDER_FIELDS] = fields
+        more[PROVIDER_FIELDS] = [fields]  # LangChain appends to lists; it would join the signatures of two answers
+    annotations = annotations_of(source)
+    if annotations:
+        more[ANNOTATIONS] = annotations
     blocks = _get_field(source, "content_blocks")
     if blocks:
         text = [{"type": "text", "text": message.content}] if message.content else []

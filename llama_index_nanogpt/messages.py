@@ -12,6 +12,7 @@ from llama_index.core.base.llms.types import ChatMessage, ChatResponse, TextBloc
 from llama_index.llms.openai.utils import to_openai_message_dicts
 
 from llama_index_nanogpt.errors import StructuredOutputRefusedError
+from nanogpt_core.chat.annotations import ANNOTATIONS, annotations_of
 from nanogpt_core.chat.provider_fields import PROVIDER_FIELDS, REASONING_FIELDS, restore_fields
 from nanogpt_core.errors import InvalidTypeError
 from nanogpt_core.http.error_body import as_sentence
@@ -30,6 +31,7 @@ class ReceivedMessage:
         self._wants_output = options.get("response_format") or options.get("tool_choice") not in (None, "auto", "none")
         self._reasoning_field: str | None = None
         self._provider_fields: Any = None
+        self._annotations: list[dict[str, Any]] = []
         self._refusal: str | None = None
 
     def add_to(self, response: ChatResponse) -> ChatResponse:
@@ -49,6 +51,10 @@ class ReceivedMessage:
                 block.additional_information[_FIELD] = self._reasoning_field
         if self._provider_fields is not None:
             message.additional_kwargs[PROVIDER_FIELDS] = self._provider_fields
+        self._annotations = annotations_of(source) or self._annotations
+        if self._annotations:
+            # LlamaIndex's class of another endpoint of OpenAI has them in the response; agents keep the message only.
+            response.additional_kwargs[ANNOTATIONS] = message.additional_kwargs[ANNOTATIONS] = self._annotations
         refusal = getattr(source, "refusal", None)
         if refusal and self._wants_output:
             raise_refusal(refusal)

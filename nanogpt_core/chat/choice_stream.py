@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from nanogpt_core.chat.annotations import ANNOTATIONS, parse_annotations
 from nanogpt_core.chat.json_text import JsonTextStream
 from nanogpt_core.chat.provider_fields import ProviderFields
 from nanogpt_core.chat.repair import repair_delta, wrong_type_error
@@ -36,6 +37,7 @@ class ChoiceStream:
         self._surrogates = SurrogateJoiner()
         self._json_text = JsonTextStream()
         self._refusal = ""
+        self._annotations: list[dict[str, Any]] = []
         self._said: dict[str, list[str]] = {}  # the texts of all fields of the deltas
         self._late: list[dict[str, Any]] = []  # parts after the finish_reason that may be the answer again
         self._said_again: dict[str, list[str]] = {}  # their texts
@@ -115,8 +117,11 @@ class ChoiceStream:
         if self._request.wants_json and not self.is_finished:
             is_json = not self._has_expected_calls
             deltas.append({"content": self._json_text.add(None, is_last=True, is_json=is_json)})
-        fields = self._fields.document()
-        return [*parts, *(self._part(delta) for delta in [*deltas, *([fields] if fields else ())])]
+        if self._annotations:
+            deltas.append({ANNOTATIONS: self._annotations})
+        if fields := self._fields.document():
+            deltas.append(fields)
+        return [*parts, *map(self._part, deltas)]
 
     @property
     def _has_expected_calls(self) -> bool:
@@ -124,6 +129,9 @@ class ChoiceStream:
 
     def _repair(self, delta: dict[str, Any], *, is_last: bool) -> dict[str, Any]:
         self._fields.add(delta)
+        # Annotations are sent on once, at the end: hosts repeat them, and LangChain would append them all.
+        found = parse_annotations(delta.pop(ANNOTATIONS, None))
+        self._annotations += [one for one in found if one not in self._annotations]
         repair_delta(delta, self._request.tools)
         for name in _TEXTS:
             if isinstance(delta.get(name), str):

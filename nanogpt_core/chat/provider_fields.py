@@ -104,23 +104,40 @@ def restore_fields(sent: dict[str, Any], fields: Any, reasoning: Mapping[str, st
 
     Args:
         sent: The message as it is sent.
-        fields: The value of :data:`PROVIDER_FIELDS`, or None.
+        fields: The value of :data:`PROVIDER_FIELDS`, or None; or a list of these, of answers made into one message.
         reasoning: Reasoning text, by the name of its field. It is not sent if it was made from ``fields``.
     """
-    fields = fields if isinstance(fields, dict) else {}
-    if not fields.get("is_derived"):
+    fields = _join_answers(fields if isinstance(fields, list) else [fields])
+    if not fields["is_derived"]:
         sent.update(reasoning)
-    more = dict(fields.get("message") or {})
+    more = fields["message"]
     thoughts = more.pop("content", None)
     if thoughts:
         content = sent.get("content")
         texts = [{"type": "text", "text": content}] if isinstance(content, str) and content else content
         sent["content"] = [*thoughts, *(texts or ())]
     sent.update(more)
-    calls = fields.get("calls") or {}
-    sent_calls = [_with_fields(call, calls.get(call.get("id"))) for call in sent.get("tool_calls") or ()]
+    sent_calls = [_with_fields(call, fields["calls"].get(call.get("id"))) for call in sent.get("tool_calls") or ()]
     if sent_calls:
         sent["tool_calls"] = sent_calls
+
+
+def _join_answers(documents: list[Any]) -> dict[str, Any]:
+    """Return the provider fields of several answers as those of one: lists are joined, other values are the last.
+
+    They are no pieces of a stream: two signatures must not become one, or one block's text another's.
+    """
+    message: dict[str, Any] = {}
+    calls: dict[str, Any] = {}
+    is_derived = False
+    for document in documents:
+        if isinstance(document, dict):
+            for name, value in (document.get("message") or {}).items():
+                known = message.get(name)
+                message[name] = [*known, *value] if isinstance(known, list) and isinstance(value, list) else value
+            calls.update(document.get("calls") or {})
+            is_derived = is_derived or bool(document.get("is_derived"))
+    return {"message": message, "calls": calls, "is_derived": is_derived}
 
 
 def _with_fields(call: dict[str, Any], fields: dict[str, Any] | None) -> dict[str, Any]:

@@ -149,6 +149,41 @@ async def test_answer_from_the_cache_costs_nothing(replying, call_, form):
     assert len(sandbox.requests) == 1
 
 
+SIGNED = {
+    name: {
+        "reasoning_content": f"{name} thought",
+        "thinking_signature": f"{name} signature",
+        "extra_content": {"google": {"thought_signature": name}},
+        "reasoning_details": [{"type": "reasoning.text", "index": 0, "text": name, "signature": f"{name} signed"}],
+        "tool_calls": [
+            {
+                "id": name,
+                "type": "function",
+                "function": {"name": "clean", "arguments": "{}"},
+                "extra_content": {"google": {"thought_signature": f"{name} call"}},
+            }
+        ],
+    }
+    for name in ("one", "two")
+}
+
+
+async def test_signatures_of_merged_answers_are_not_joined(replying, ask, form):
+    answers = []
+    for message in SIGNED.values():
+        chat = replying(message, reason="tool_calls").chat()
+        answers.append(await ask(chat, "Hello"))
+    one, two = SIGNED.values()
+    for merged in (*merge_message_runs(answers), *([operator.add(*answers)] if form == "streamed" else ())):
+        results = [ToolMessage("done", tool_call_id=identifier) for identifier in SIGNED]
+        sandbox = replying({"content": "Done."})
+        await ask(chat, [merged, *results])
+        sent = sandbox.requests[-1].body["messages"][0]
+        assert (sent["thinking_signature"], sent["extra_content"]) == ("two signature", two["extra_content"])
+        assert sent["reasoning_details"] == [*one["reasoning_details"], *two["reasoning_details"]]
+        assert sent["tool_calls"] == [*one["tool_calls"], *two["tool_calls"]]
+
+
 # --- refusals ---
 
 
@@ -347,7 +382,7 @@ async def test_include_raw_gives_the_message_with_the_output(replying, call_, fo
     assert (found["parsed"], found["parsing_error"]) == (JOKE, None)
     kept = found["raw"].additional_kwargs
     assert kept["reasoning_content"] == "hm"
-    assert kept[PROVIDER_FIELDS]["message"] == {"reasoning_details": more["reasoning_details"]}
+    assert kept[PROVIDER_FIELDS][0]["message"] == {"reasoning_details": more["reasoning_details"]}
 
 
 class Counted(BaseModel):
@@ -415,6 +450,28 @@ async def test_text_before_an_image_is_a_content_block(fresh_sandbox, ask):
     chat = ChatNanoGPT(api_key=fresh_sandbox.api_key, base_url=fresh_sandbox.base_url)
     text, other = (await ask(chat, "Draw.")).content_blocks
     assert (text, other["value"]) == ({"type": "text", "text": "Here."}, image)
+
+
+@pytest.mark.parametrize("version", ["v0", "v1"])
+async def test_citations_are_annotations_of_the_text_block(replying, ask, version):
+    page = {"url": "https://a.example", "title": "A", "start_index": 0, "end_index": 5}
+    annotations = [
+        {"type": "url_citation", "url_citation": {**page, "content": "Bees."}},
+        {"type": "url_citation", **page, "title": None},
+        {"type": "file", "file": {"hash": "b"}},
+    ]
+    sandbox = replying({"content": "Bees [1].", "annotations": annotations}, after=[Reply("Done.")])
+    chat = sandbox.chat(output_version=version)
+    answer = await ask(chat, "Search.")
+    (block,) = answer.content_blocks
+    assert (block["text"], answer.text) == ("Bees [1].", "Bees [1].")
+    assert block["annotations"] == [
+        {"type": "citation", **page, "extras": {"content": "Bees."}},
+        {"type": "citation", **{name: value for name, value in page.items() if name != "title"}},
+        {"type": "non_standard_annotation", "value": annotations[2]},
+    ]
+    await ask(chat, [answer, HumanMessage("And ants?")])
+    assert "annotations" not in json.dumps(sandbox.requests[-1].body)
 
 
 # --- reasoning of earlier turns ---

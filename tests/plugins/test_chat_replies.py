@@ -72,6 +72,9 @@ class LangChain:
     def refusal(self, answer):
         return answer.additional_kwargs.get("refusal")
 
+    def annotations(self, answer):
+        return answer.additional_kwargs.get("annotations")
+
     def with_tool_result(self, answer):
         stored = messages_from_dict(json.loads(json.dumps(messages_to_dict([answer]))))
         return [*stored, *[ToolMessage("gone", tool_call_id=one["id"]) for one in answer.tool_calls]]
@@ -112,8 +115,13 @@ class LlamaIndex:
     def refusal(self, answer):
         return answer.message.additional_kwargs.get("refusal")
 
+    def annotations(self, answer):
+        found = answer.message.additional_kwargs.get("annotations")
+        assert answer.additional_kwargs.get("annotations") == found
+        return found
+
     def with_tool_result(self, answer):
-        calls = self._llm.get_tool_calls_from_response(answer)
+        calls = self._llm.get_tool_calls_from_response(answer, error_on_no_tool_call=False)
         results = [
             ChatMessage(role="tool", content="gone", additional_kwargs={"tool_call_id": one.tool_id}) for one in calls
         ]
@@ -389,6 +397,31 @@ async def test_option_turns_reasoning_and_provider_fields_of_earlier_turns_off(c
 async def test_refusal_of_any_form_is_in_the_answer(chat, message):
     chat.reply({"role": "assistant", "content": None, **message})
     assert chat.refusal(await chat.ask()) == "no"
+
+
+CITATIONS = [
+    {"type": "url_citation", "url_citation": {"url": f"https://{name}.example", "title": name, "start_index": at}}
+    for at, name in enumerate(("bees", "ants"))
+]
+
+
+async def test_citations_of_online_search_are_in_the_answer_and_not_sent_back(chat, form):
+    deltas = [{"content": "all "}, {"content": "of it"}]
+    late = [{"annotations": found} for found in (CITATIONS[:1], None, "none", CITATIONS, CITATIONS[1])]
+    whole = {"role": "assistant", "content": "all of it", "annotations": CITATIONS}
+    chat.reply(*([*deltas, *late] if form == "streamed" else [whole]))
+    answer = await chat.ask()
+    assert chat.annotations(answer) == CITATIONS
+    chat.sandbox.add_replies(Reply("Done."))
+    await chat.ask(*chat.with_tool_result(answer))
+    assert chat.sandbox.requests[-1].body["messages"][-1] == {"role": "assistant", "content": "all of it"}
+
+
+@pytest.mark.parametrize("form", ["plain"])
+@pytest.mark.parametrize("annotations", [None, [], {}, "none", [None, 7]], ids=str)
+async def test_annotations_of_another_type_are_none(chat, annotations):
+    chat.reply({"role": "assistant", "content": "all of it", "annotations": annotations})
+    assert chat.annotations(await chat.ask()) is None
 
 
 @pytest.mark.parametrize(
