@@ -154,6 +154,29 @@ async def test_one_span_for_many_texts(make, call, spans):
     assert [span.id_.partition("-")[0] for span in spans.completed_spans] == [f"NanoGPTEmbedding.{name}"]
 
 
+class Minimal(BaseEmbedding):
+    def _get_text_embedding(self, text):
+        return [float(len(text))]
+
+    def _get_query_embedding(self, query):
+        return [float(len(query))]
+
+    async def _aget_text_embedding(self, text):
+        return [float(len(text))]
+
+    async def _aget_query_embedding(self, query):
+        return [float(len(query))]
+
+
+@pytest.mark.parametrize("name", ["get_query_embedding", "get_text_embedding"])
+async def test_single_texts_and_queries_have_the_spans_of_any_other_class(make, call, spans, name):
+    await call(make(), name, "a text")
+    await call(Minimal(), name, "a text")
+    names = [span.id_.partition("-")[0] for span in spans.completed_spans]
+    half = len(names) // 2
+    assert [name.replace("NanoGPTEmbedding", "Minimal") for name in names[:half]] == names[half:]
+
+
 async def test_failed_batch_ends_in_one_error_event(make, call, recorder, spans, sandbox):
     handler = LlamaDebugHandler(print_trace_on_end=False)
     embedding = make(callback_manager=CallbackManager([handler]), max_retries=0)

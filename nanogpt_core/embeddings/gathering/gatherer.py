@@ -72,7 +72,8 @@ class Gatherer(ForkSafe):
     @property
     def waiting(self) -> int:
         """Number of texts in the queue."""
-        return self._queue.lanes.total()
+        with self._lock:
+            return self._queue.lanes.total()
 
     @contextlib.contextmanager
     def _change(self) -> Iterator[None]:
