@@ -26,7 +26,10 @@ def check_number(name: str, value: Any, least: int, most: int | None = None) -> 
         ConfigurationError: It is out of range.
     """
     if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidTypeError(f"{name} must be a whole number, not {type(value).__name__}.")
+        raise InvalidTypeError(
+            f"{name} must be a whole number (int), not {type(value).__name__}.",
+            remedy=_conversion(int, "__index__", name, value),
+        )
     if value < least or (most is not None and value > most):
         span = f"from {least} to {most:,}" if most is not None else f"at least {least}"
         given = f"{value:,}" if abs(value) < _MAX_SHOWN else "a number of more than 12 digits"
@@ -50,13 +53,26 @@ def check_positive(name: str, value: Any, *, optional: bool = False, at_least: f
     if value is None and optional:
         return
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InvalidTypeError(f"{name} must be a number, not {type(value).__name__}.")
+        raise number_type_error(name, value)
     if value > sys.float_info.max:
         raise ConfigurationError(f"{name} must be finite; this number is too large.", remedy="Leave it out.")
     if not (value > 0 and math.isfinite(value)):
         raise ConfigurationError(f"{name} must be positive and finite, not {value!r}.")
     if value < at_least:
         raise ConfigurationError(f"{name} must be at least {at_least:g}, not {value!r}.")
+
+
+def number_type_error(name: str, value: Any) -> InvalidTypeError:
+    """Return the error for a value that is neither an int nor a float, with the conversion if there is one."""
+    return InvalidTypeError(
+        f"{name} must be a number (int or float), not {type(value).__name__}.",
+        remedy=_conversion(float, "__float__", name, value),
+    )
+
+
+def _conversion(kind: type, method: str, name: str, value: Any) -> str:
+    # Numbers of NumPy and Decimal have the method, words do not.
+    return f"Pass {kind.__name__}({name})." if hasattr(value, method) and not isinstance(value, bool) else ""
 
 
 def check_bool(name: str, value: Any) -> None:
@@ -66,7 +82,12 @@ def check_bool(name: str, value: Any) -> None:
         InvalidTypeError: It is something else.
     """
     if not isinstance(value, bool):
-        raise InvalidTypeError(f"{name} must be True or False, not {type(value).__name__}.")
+        kind = type(value)
+        is_numpy = kind.__module__ == "numpy"  # its class is called bool too
+        remedy = f"Pass bool({name})." if is_numpy else ""
+        raise InvalidTypeError(
+            f"{name} must be True or False, not {'numpy.' * is_numpy}{kind.__name__}.", remedy=remedy
+        )
 
 
 def check_model_name(model: Any, example: str = "text-embedding-3-small") -> str:

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import random
+import re
 import sqlite3
 import stat
 import time
@@ -41,6 +42,7 @@ BUSY_SECONDS = 10.0
 """Time to wait for other processes that use the file, in seconds."""
 # SQLite's message about a damaged file may quote from it, and then is not UTF-8.
 FAILURES = (sqlite3.Error, OSError, UnicodeDecodeError)
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://|file:", re.IGNORECASE)
 _RIGHTS_MESSAGES = ("readonly", "unable to open", "access permission")
 
 
@@ -62,6 +64,10 @@ def resolve_path(path: str | os.PathLike[str]) -> Path:
     if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
         raise InvalidTypeError(f"A cache's path must be a str or a Path, not {type(path).__name__}.")
     check_encodes("A cache's path", os.fspath(path))
+    if _URL.match(os.fspath(path)):
+        raise ConfigurationError(
+            "A cache's path must not be a URL.", remedy="Pass the path of a file; for Redis pass RedisCache(url)."
+        )
     if os.fspath(path) == ":memory:":
         raise ConfigurationError("A cache's path names a file.", remedy="For a cache in memory pass MemoryCache().")
     if not os.fspath(path) or "\0" in os.fspath(path):

@@ -33,7 +33,7 @@ def check_texts(texts: Iterable[str], offset: int = 0) -> list[str]:
         kinds = ", ".join(sorted({type(checked[i - offset]).__name__ for i in wrong}))
         raise InvalidTypeError(
             f"texts must contain only strings; there is {kinds} at {describe_positions(wrong)}.",
-            remedy="Convert or remove these entries.",
+            remedy=_conversion(checked[wrong[0] - offset]),
             positions=wrong,
         )
     # A subclass of str may hash or encode differently; its plain characters are embedded.
@@ -85,10 +85,28 @@ def iterate_texts(texts: Iterable[str]) -> Iterator[str]:
             f"texts is a {type(texts).__name__}, and iterating over a table gives the names of its columns.",
             remedy='Pass one column, as in table["text"].',
         )
+    if hasattr(texts, "page_content") or hasattr(texts, "get_content"):  # iterating over it gives the model's fields
+        raise InvalidTypeError(
+            f"texts is a single {type(texts).__name__}, not a list of strings.", remedy="Put its text in a list."
+        )
     try:
         return iter(texts)
     except TypeError as error:
-        raise InvalidTypeError(f"texts must be a list of strings, not {type(texts).__name__}.") from error
+        remedy = "Collect it first: [text async for text in texts]." if hasattr(texts, "__aiter__") else ""
+        raise InvalidTypeError(
+            f"texts must be a list of strings, not {type(texts).__name__}.", remedy=remedy
+        ) from error
+
+
+def _conversion(entry: object) -> str:
+    """Return the remedy for a list with an entry that is no string."""
+    if hasattr(entry, "as_py"):
+        return "Pass column.to_pylist() in place of a pyarrow column."
+    if hasattr(entry, "page_content"):
+        return "Pass [document.page_content for document in documents]."
+    if hasattr(entry, "get_content"):
+        return "Pass [node.get_content() for node in nodes]."
+    return "Convert or remove these entries."
 
 
 def _check_contents(texts: Sequence[str], offset: int) -> None:

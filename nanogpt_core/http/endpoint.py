@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.http.secrets import ApiKey, Secret, SecretHeaders, find_key, hide_key, resolve_key
-from nanogpt_core.validation import check_bool
+from nanogpt_core.validation import check_bool, number_type_error
 
 DEFAULT_BASE_URL = "https://nano-gpt.com/api/v1"
 """NanoGPT's API (reference page)."""
@@ -169,7 +169,7 @@ def is_loopback(host: str) -> bool:
 
 def _check_timeout(timeout: float) -> float:
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-        raise InvalidTypeError(f"timeout must be a number of seconds, not {type(timeout).__name__}.")
+        raise number_type_error("timeout", timeout)
     if not 0 < timeout <= _LONGEST_TIMEOUT:
         raise ConfigurationError(f"timeout must be above 0 and at most {_LONGEST_TIMEOUT:,} seconds.")
     return float(timeout)

@@ -66,6 +66,9 @@ _NO_BALANCE = re.compile(
 )
 
 _QUOTA_WORDS = re.compile(r"quota|daily|per.day|\brpd\b")
+# With Retry-After, these are refusals for a while: of too many requests by a firewall (403), or of locks (409, 423).
+_MAY_ASK_TO_WAIT = (403, 409, 423)
+_SHORT_REFUSALS = (errors.PermissionDeniedError, errors.BadRequestError)
 _DAILY_WORDS = re.compile(r"daily|per.day|\brpd\b")
 _QUOTA_CODES = ("insufficient_quota", "daily_rpd_limit_exceeded", "daily_usd_limit_exceeded")
 _SECONDS_PER_DAY = 86_400
@@ -139,7 +142,7 @@ def status_error(status: int, content: bytes, headers: Any, request: Any) -> ope
         request: The request.
     """
     # No Content-Encoding: the content is decoded.
-    names = ("x-request-id", "retry-after", "retry-after-ms", "date", "x-should-retry", "location")
+    names = ("x-request-id", "retry-after", "retry-after-ms", "date", "x-should-retry")
     kept = {name: headers[name] for name in names if name in headers}
     response = httpx.Response(status, content=content, headers=kept, request=request)
     return openai.APIStatusError(f"Error code: {status}", response=response, body=parse_error_body(content))
@@ -207,12 +210,15 @@ def _from_status(error: openai.APIStatusError) -> StatusError:
     remedy = _REMEDIES.get(code or "", remedy)
     if status == 403 and text.lstrip().startswith("<"):  # noqa: PLR2004
         remedy = "A firewall or proxy in front of the service sent this page: check the network, and base_url."
-    if "location" in response.headers and 300 <= status < 400:  # noqa: PLR2004
-        remedy = _redirect_remedy(error.request.url, response.headers["location"]) or remedy
+    if "location" in response.extensions and 300 <= status < 400:  # noqa: PLR2004
+        remedy = _redirect_remedy(error.request.url, response.extensions["location"]) or remedy
     if status == 402:  # noqa: PLR2004
         remedy = _balance_remedy(document, remedy)
     named = f"{status} ({code})" if code and code != str(status) else f"{status}"
-    if kind is errors.QuotaExceededError or (wait or 0.0) > MAX_RETRY_AFTER_SECONDS:
+    should_retry = response.headers.get("x-should-retry")  # the SDK heeds it too
+    may_pass = should_retry == "true" or (status in _MAY_ASK_TO_WAIT and wait is not None)
+    is_transient = kind.transient or (may_pass and kind in _SHORT_REFUSALS)
+    if kind is errors.QuotaExceededError or (is_transient and (wait or 0.0) > MAX_RETRY_AFTER_SECONDS):
         remedy = _quota_remedy(wait, f"{code} {detail}".lower()) or remedy
     wrong_base_url = _base_url_remedy(error.request.url) if _concerns_path(status, code, param, detail) else ""
     failure = kind(
@@ -225,8 +231,7 @@ def _from_status(error: openai.APIStatusError) -> StatusError:
         detail=detail,
         retry_after=wait,
     )
-    if response.headers.get("x-should-retry") == "false":  # the SDK heeds it too
-        failure.transient = False
+    failure.transient = is_transient and should_retry != "false"
     if isinstance(failure, errors.ModelNotFoundError):
         failure.wrong_base_url = bool(wrong_base_url)
     return failure

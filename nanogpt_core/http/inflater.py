@@ -12,13 +12,15 @@ GZIP_MAGIC = b"\x1f\x8b"
 # A body of gzip may have several members, one after another. Real ones hold at least some kilobytes each; unpacking
 # very many tiny ones takes long.
 _MAX_MEMBERS = 256
+_FIRST_BYTE_NOT_ASCII = 0x80
+_RESERVED_BLOCK_TYPE = 0b110  # RFC 1951, 3.2.3
 
 
 class Inflater:
     """Unpacks one body, whose form its first two bytes tell.
 
-    They begin gzip or zlib. If not, the body is raw deflate, as some servers send it, or it is not compressed at all: a
-    proxy has unpacked it and kept the header. Deflated JSON does not begin as JSON does.
+    They begin gzip or zlib. If not, the body is raw deflate, as some servers send it, also as gzip, or it is not
+    compressed at all: a proxy has unpacked it and kept the header. Deflated JSON does not begin as JSON does.
 
     Args:
         coding: The compression that the header names.
@@ -66,11 +68,17 @@ class Inflater:
             return False
         elif start[0] & 0x0F == zlib.DEFLATED and int.from_bytes(start, "big") % 31 == 0:  # RFC 1950
             self._inflater = zlib.decompressobj(zlib.MAX_WBITS)
-        elif self._coding == "deflate" and start[:1] not in (b"{", b"["):
+        elif self._is_raw_deflate(start[0]):
             self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
         else:
             self._is_plain = True
         return not self._is_plain
+
+    def _is_raw_deflate(self, byte: int) -> bool:
+        if self._coding == "deflate":
+            return byte not in b"{["
+        # JSON and HTML begin in ASCII or with a byte order mark, which would be of the reserved block type.
+        return byte >= _FIRST_BYTE_NOT_ASCII and byte & _RESERVED_BLOCK_TYPE != _RESERVED_BLOCK_TYPE
 
     def finish(self) -> None:
         """Check that the body is complete.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from multiprocessing import reduction
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -20,6 +21,7 @@ KEY_VARIABLES = ("NANOGPT_API_KEY", "NANO_GPT_API_KEY")
 """Environment variables that may hold the key, in the order in which they are read."""
 
 _KEY_OPTIONS = ("api_key", "openai_api_key", "nanogpt_api_key")
+_PLACEHOLDER = re.compile(r"\$\{.*\}|\$[A-Za-z_]+|\{\{.*\}\}|%[A-Za-z_]+%|<.*>")
 _QUOTES = ("'", '"')
 _KEY_REMEDY = "Pass api_key=... or set NANOGPT_API_KEY (see https://nano-gpt.com/api)."
 _HIDDEN = "**********"
@@ -183,6 +185,11 @@ def _check_key(key: Secret, source: str) -> Secret:
         raise ConfigurationError(
             f"{source} is in quotes (the key is not shown).",
             remedy="Remove them: Docker, for example, keeps the quotes of a file of variables.",
+        )
+    if _PLACEHOLDER.fullmatch(key.reveal_or_empty()):
+        raise ConfigurationError(
+            f"{source} is a placeholder that was not replaced (not shown).",
+            remedy="Some tools do not expand variables in files: put the key itself there.",
         )
     return key
 

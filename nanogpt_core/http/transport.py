@@ -82,6 +82,9 @@ class AsyncTransport(httpx.AsyncBaseTransport):  # type: ignore[misc]
 def _with_body(response: Any, kind: type[Body | AsyncBody], lease: Lease | None = None) -> Any:
     response.encoding = "utf-8"  # as JSON is, whatever the service says: the SDK would decode by that
     reader = BodyReader(response.headers, is_error=not response.is_success)
+    if "location" in response.headers:
+        # For error_mapping. From the header, the HTTP client would make the request to follow, and raise if it cannot.
+        response.extensions["location"] = response.headers.pop("location")
     if reader.is_compressed:
         del response.headers["content-encoding"]  # unpacked here, and no longer by the HTTP client
     response.stream = kind(response.stream, reader, lease)

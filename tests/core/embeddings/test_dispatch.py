@@ -406,6 +406,39 @@ def test_redirect_is_not_followed(embed, serve, scripted, faults):
     assert len(server.requests) == 1
 
 
+@pytest.mark.parametrize("location", ["http://[::1", "javascript:alert(1)", "http://" + "a" * 66_000, ""])
+def test_redirect_that_leads_nowhere_is_one_request(embed, scripted, faults, location):
+    server = scripted(*[faults.response("", 307, Location=location)] * 2)
+    error = fail(embed, server.embedder(max_retries=3))
+    assert type(error) is BadRequestError
+    assert "Redirects are not followed" in error.remedy
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "headers"),
+    [*((status, {"Retry_After": "0"}) for status in (403, 409, 423)), (409, {"x_should_retry": "true"})],
+)
+def test_refusal_with_a_short_retry_after_is_retried(embed, scripted, faults, status, headers):
+    server = scripted(faults.response(body(), status, **headers))
+    assert embed(server.embedder(max_retries=1), ["a text"]).shape == (1, faults.WIDTH)
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "after", "remedy"),
+    [
+        *((403, "7200", "Try again in 2 h"), (409, "7200", "Try again in 2 h"), (403, None, "what the key")),
+        *((401, "7200", "Check the key"), (402, "7200", "Add balance"), (400, "7200", "arguments"), (401, "0", "key")),
+    ],
+)
+def test_refusal_is_not_retried_and_keeps_its_remedy(embed, scripted, faults, status, after, remedy):
+    headers = {} if after is None else {"Retry_After": after}
+    server = scripted(faults.response(body(), status, **headers))
+    assert remedy in fail(embed, server.embedder(max_retries=3)).remedy
+    assert len(server.requests) == 1
+
+
 def test_one_failed_batch_ends_the_call(embed, serve, faults):
     server = serve(lambda _: faults.response(body(), 401))
     fail(embed, server.embedder(batch_size=1, max_concurrency=1), [f"text {i}" for i in range(10)])

@@ -16,6 +16,7 @@ import threading
 import traceback
 import warnings
 import weakref
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,12 @@ def right(faults):
         ({"dimensions": 1537}, ValueError, "1,536"),
         ({"dimensions": "256"}, TypeError, "dimensions"),
         ({"dimensions": True}, TypeError, "dimensions"),
+        ({"dimensions": np.int64(6)}, TypeError, "whole number (int), not int64. Pass int(dimensions)."),
+        ({"budget_usd": Decimal("0.5")}, TypeError, "(int or float), not Decimal. Pass float(budget_usd)."),
+        ({"timeout": np.float32(5)}, TypeError, "not float32. Pass float(timeout)."),
+        ({"coalesce": np.True_}, TypeError, "Pass bool(coalesce)."),
+        ({"cache": "redis://127.0.0.1:6379"}, ValueError, "RedisCache(url)"),
+        ({"cache": "file:vectors.db?mode=memory"}, ValueError, "must not be a URL"),
         ({"model": "BAAI/bge-m3", "dimensions": 512}, ValueError, "does not take"),
         ({"model": "BAAI/bge-m3", "dimensions": 1024}, ValueError, "does not take"),
         ({"model": "Qwen/Qwen3-Embedding-0.6B", "dimensions": 31}, ValueError, "from 32 to 1,024"),

@@ -2,7 +2,7 @@
 
 import string
 from itertools import pairwise
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -145,6 +145,22 @@ def test_table_is_refused_and_a_column_of_it_is_accepted(library):
     with pytest.raises(InvalidTypeError, match="names of its columns"):
         check_texts(table)
     assert check_texts(table["text"]) == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("make", "remedy"),
+    [
+        (lambda: pytest.importorskip("pyarrow").array(["one", "two"]), r"column\.to_pylist\(\)"),
+        (lambda: [SimpleNamespace(page_content="one")], r"document\.page_content for"),
+        (lambda: SimpleNamespace(page_content="one"), "Put its text in a list"),
+        (lambda: [SimpleNamespace(get_content=str)], r"node\.get_content\(\) for"),
+        (lambda: SimpleNamespace(__aiter__=iter), "text async for text in texts"),
+    ],
+    ids=["pyarrow column", "documents", "one document", "nodes", "async generator"],
+)
+def test_texts_in_another_container_are_refused_with_the_conversion(make, remedy):
+    with pytest.raises(InvalidTypeError, match=remedy):
+        check_texts(make())
 
 
 def test_memoryview_and_2d_arrays_are_type_errors():

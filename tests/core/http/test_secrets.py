@@ -67,6 +67,14 @@ def test_key_invalid_in_a_header_is_refused_and_not_shown(monkeypatch, inside):
         assert "right" not in told(caught.value)
 
 
+@pytest.mark.parametrize(
+    "key", ["${NANOGPT_API_KEY}", "$NANOGPT_API_KEY", "{{key}}", "%NANOGPT_API_KEY%", "<your-key>"]
+)
+def test_placeholder_in_place_of_a_key_is_refused(key):
+    with pytest.raises(ConfigurationError, match="api_key is a placeholder"):
+        resolve_key(key)
+
+
 @pytest.mark.parametrize("key", [f'"{KEY}"', f"'{KEY}'", f'"{KEY}'], ids=["double", "single", "one"])
 def test_key_in_quotes_is_refused_and_not_shown(monkeypatch, key):
     with pytest.raises(ConfigurationError, match="api_key is in quotes") as caught:
