@@ -63,7 +63,6 @@ __all__ = [
     "ServerError",
     "StatusError",
     "TextTooLongError",
-    "causes",
 ]
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-from collections.abc import Iterable
-from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 # Not 9p: sandboxes such as gVisor use it for local disks.
 _NETWORK_TYPES = re.compile(
@@ -33,18 +32,10 @@ def network_file_system(path: Path, platform: str = sys.platform, mounts: str | 
             table = _parse_mount_output(mounts or _mount_output())
     except OSError:
         return None
-    file_system = _file_system_of(PurePosixPath(path), table)
-    return file_system if file_system and _NETWORK_TYPES.fullmatch(file_system) else None
-
-
-def _file_system_of(path: PurePath, table: Iterable[tuple[str, str]]) -> str | None:
-    depth, found = -1, None
-    for mount_point, file_system in table:
-        above = PurePosixPath(mount_point)
-        # Of two mounts at one point the later one is on top.
-        if len(above.parts) >= depth and (above == path or above in path.parents):
-            depth, found = len(above.parts), file_system
-    return found
+    mounted = dict(table)  # of two mounts at one point, the later one is on top
+    place = PurePosixPath(path)
+    file_system = next((mounted[str(one)] for one in (place, *place.parents) if str(one) in mounted), "")
+    return file_system if _NETWORK_TYPES.fullmatch(file_system) else None
 
 
 def _parse_proc_mounts(text: str) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from nanogpt_core._runtime import clock
@@ -182,7 +182,8 @@ class SQLiteCache(ForkSafe):
 
     def _get(self, database: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         found: dict[bytes, bytes] = {}
-        for some_keys in _chunked(keys):
+        for start in range(0, len(keys), _KEYS_PER_QUERY):
+            some_keys = keys[start : start + _KEYS_PER_QUERY]
             marks = ",".join("?" * len(some_keys))
             # Selected by rowid, the order of the entries on the disk: each page is read once. In a damaged file an
             # entry may come up as a number or as text.
@@ -291,8 +292,3 @@ class SQLiteCache(ForkSafe):
 
 # Connections copied by a fork without a call of `_before_fork`. SQLite allows neither their use nor their closing.
 _abandoned: list[sqlite3.Connection] = []
-
-
-def _chunked(keys: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
-    for start in range(0, len(keys), _KEYS_PER_QUERY):
-        yield keys[start : start + _KEYS_PER_QUERY]

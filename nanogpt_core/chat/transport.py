@@ -12,7 +12,7 @@ from nanogpt_core.chat.exchange import ChatExchange, make_response
 from nanogpt_core.http.runner import run_async, run_sync
 from nanogpt_core.http.sdk import httpx
 from nanogpt_core.http.secrets import redacted
-from nanogpt_core.http.transport import AsyncTransport, Transport
+from nanogpt_core.http.transport import Transport
 
 if TYPE_CHECKING:
     from nanogpt_core.chat.client import ChatSession
@@ -64,7 +64,7 @@ class AsyncChatTransport(httpx.AsyncBaseTransport):  # type: ignore[misc] # the 
 
     def __init__(self, session: ChatSession, http_client: Any = None) -> None:
         self._session = session
-        self._inner = AsyncTransport(session.endpoint, http_client, session.lifetime)
+        self._inner = Transport(session.endpoint, http_client, session.lifetime)
 
     async def handle_async_request(self, request: Any) -> Any:
         """Send a request, with retries, and return its checked response.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nanogpt_core._runtime.fork import import_modules
@@ -85,31 +86,27 @@ class HttpClient:
 
     def get_ready(self) -> openai.OpenAI:
         """Return the SDK's client, made at the first call; that imports the SDK, which takes most of a second."""
-        if self._client is None:
-            import_modules(self._modules)
-            from nanogpt_core.http.sdk import PlainClient, make_client
-            from nanogpt_core.http.transport import Transport
-
-            # Two threads may make one each; either will do.
-            transport = Transport(self.endpoint, self._http_client, self._lifetime)
-            self._client = make_client(PlainClient, self.endpoint, transport)
+        if self._client is None:  # two threads may make one each; either will do
+            self._client = self._make("PlainClient", self._http_client)
         return self._client
 
     async def aget_ready(self) -> openai.AsyncOpenAI:
         """Return the SDK's async client, made at the first call; the event loop goes on meanwhile."""
-        if self._async_client is None:
-            return await call_in_thread(self._make_async_client)
-        return self._async_client
+        if self._async_client is not None:
+            return self._async_client
+        client: openai.AsyncOpenAI = await call_in_thread(
+            partial(self._make, "AsyncPlainClient", self._http_async_client)
+        )
+        self._async_client = client
+        return client
 
-    def _make_async_client(self) -> openai.AsyncOpenAI:
+    def _make(self, kind: str, http_client: Any) -> Any:
         import_modules(self._modules)
-        from nanogpt_core.http.sdk import AsyncPlainClient, make_client
-        from nanogpt_core.http.transport import AsyncTransport
+        from nanogpt_core.http import sdk
+        from nanogpt_core.http.transport import Transport
 
-        if self._async_client is None:  # two threads may make one each; either will do
-            transport = AsyncTransport(self.endpoint, self._http_async_client, self._lifetime)
-            self._async_client = make_client(AsyncPlainClient, self.endpoint, transport)
-        return self._async_client
+        transport = Transport(self.endpoint, http_client, self._lifetime)
+        return sdk.make_client(getattr(sdk, kind), self.endpoint, transport)
 
     def close(self) -> None:
         """Close the object that the requests are for, and the connections of this process that no other one uses."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import select
 import socket
 import ssl
 import time
@@ -43,17 +42,11 @@ T = TypeVar("T")
 _Steps = Generator[int | bytes, bytes, T]
 
 
-def _is_from_network(error: OSError) -> bool:
-    """Return whether a socket or TLS raised ``error``, and not a signal handler that ran meanwhile."""
-    is_known = error.errno is not None or isinstance(error, ssl.SSLError)
-    return is_known or (isinstance(error, TimeoutError) and str(error) == TIMED_OUT)
-
-
 class _AsHttpcoreErrors:
     """Raises errors of sockets and TLS as those of ``httpcore``, in a ``with`` block; all others pass.
 
     Args:
-        timeout_error: The error for a time that is over.
+        timeout_error: The error for a time that is over; a socket that does not block has an error of its own for it.
         other_error: The error for everything else.
     """
 
@@ -66,9 +59,10 @@ class _AsHttpcoreErrors:
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if not isinstance(error, (OSError, UnicodeError)):  # UnicodeError: the host's name cannot be looked up
             return
-        if isinstance(error, OSError) and not _is_from_network(error):
-            return
-        if isinstance(error, TimeoutError):
+        is_known = isinstance(error, (UnicodeError, ssl.SSLError)) or error.errno is not None
+        if not is_known and str(error) != TIMED_OUT:
+            return  # of a signal handler that ran meanwhile
+        if isinstance(error, (TimeoutError, BlockingIOError)):
             raise self._timeout_error(TIMED_OUT) from error
         raise self._other_error(str(error)) from error
 
@@ -154,6 +148,7 @@ class _Connection:
         if self._held or any(tls.pending for tls in self._sessions):
             return False
         try:
+            self._sock.setblocking(False)
             self._sock.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
             return True
@@ -185,10 +180,6 @@ class _Connection:
             return self._sessions[-1].object if self._sessions else None
         if info == "socket":
             return self._sock
-        if info == "client_addr":
-            return self._sock.getsockname()
-        if info == "server_addr":
-            return self._sock.getpeername()
         return None
 
 
@@ -222,44 +213,25 @@ class _Stream(_Connection, httpcore.NetworkStream):  # type: ignore[misc] # the 
         self._sock.close()
 
     def _perform(self, steps: _Steps[T], timeout: float | None) -> T:
-        try:
-            step = next(steps)
-            while True:
-                if isinstance(step, int):
-                    step = steps.send(self._receive(step, timeout))
-                else:
-                    self._send(step, timeout)
-                    step = next(steps)
-        except StopIteration as done:
-            return done.value  # type: ignore[no-any-return]
-
-    def _receive(self, max_bytes: int, timeout: float | None) -> bytes:
-        _wait(self._sock, self._time_to_receive(timeout), writing=False)
-        try:
-            return self._sock.recv(max_bytes)
-        except BlockingIOError:
-            raise TimeoutError(TIMED_OUT) from None
+        result: Any = None
+        while True:
+            try:
+                step = steps.send(result)
+            except StopIteration as done:
+                return done.value  # type: ignore[no-any-return]
+            if isinstance(step, int):
+                self._sock.settimeout(self._time_to_receive(timeout))
+                result = self._sock.recv(step)
+            else:
+                self._send(step, timeout)
+                result = None
 
     def _send(self, data: bytes, timeout: float | None) -> None:
         view = memoryview(data)
         while view:
-            try:
-                view = view[self._sock.send(view) :]
-            except BlockingIOError:
-                if not _wait(self._sock, remaining(timeout), writing=True):
-                    raise TimeoutError(TIMED_OUT) from None
-
-
-def _wait(sock: socket.socket, seconds: float | None, *, writing: bool) -> bool:
-    """Wait until ``sock`` can be read from or written to; False if ``seconds`` pass before."""
-    if seconds is not None:
-        seconds = max(0.0, seconds)
-    if hasattr(select, "poll"):  # select() knows only the first 1,024 files
-        poll = select.poll()
-        poll.register(sock, select.POLLOUT if writing else select.POLLIN)
-        return bool(poll.poll(None if seconds is None else seconds * 1000))
-    read, write = ([], [sock]) if writing else ([sock], [])
-    return any(select.select(read, write, [], seconds))
+            seconds = remaining(timeout)
+            self._sock.settimeout(None if seconds is None else max(0.0, seconds))
+            view = view[self._sock.send(view) :]
 
 
 class Backend(httpcore.NetworkBackend):  # type: ignore[misc]
@@ -304,16 +276,17 @@ class _AsyncStream(_Connection, httpcore.AsyncNetworkStream):  # type: ignore[mi
         self._sock.close()
 
     async def _perform(self, steps: _Steps[T], timeout: float | None) -> T:
-        try:
-            step = next(steps)
-            while True:
-                if isinstance(step, int):
-                    step = steps.send(await self._receive(step, timeout))
-                else:
-                    await self._send(step, timeout)
-                    step = next(steps)
-        except StopIteration as done:
-            return done.value  # type: ignore[no-any-return]
+        result: Any = None
+        while True:
+            try:
+                step = steps.send(result)
+            except StopIteration as done:
+                return done.value  # type: ignore[no-any-return]
+            if isinstance(step, int):
+                result = await self._receive(step, timeout)
+            else:
+                await self._send(step, timeout)
+                result = None
 
     async def _receive(self, max_bytes: int, timeout: float | None) -> bytes:
         sock, seconds = self._sock, self._time_to_receive(timeout)
@@ -321,9 +294,7 @@ class _AsyncStream(_Connection, httpcore.AsyncNetworkStream):  # type: ignore[mi
             return sock.recv(max_bytes)
         with anyio.move_on_after(seconds):
             return await asyncio.get_running_loop().sock_recv(sock, max_bytes)
-        with contextlib.suppress(BlockingIOError):  # after the deadline, as in the sync stream
-            return sock.recv(max_bytes)
-        raise TimeoutError(TIMED_OUT)
+        return sock.recv(max_bytes)  # after the deadline, as in the sync stream
 
     async def _send(self, data: bytes, timeout: float | None) -> None:
         sock, view = self._sock, memoryview(data)

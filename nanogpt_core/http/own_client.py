@@ -36,7 +36,7 @@ async def asend_with(client: Any, request: Any) -> Any:
             response = await client.send(own, stream=True, follow_redirects=False)
         except Exception as error:  # noqa: BLE001 - raised again
             response = _response_in(error)
-    return _response_of(response, _AsyncStream(client, response))
+    return _response_of(response, _Stream(client, response))
 
 
 def _request_of(client: Any, request: Any, body: bytes) -> Any:
@@ -75,16 +75,15 @@ def _content_of(response: Any) -> bytes:
     return content
 
 
-class _Stream(httpx.SyncByteStream):  # type: ignore[misc] # the library is known only when this runs
-    """The body of a reply, as it comes. The deadline is checked between its chunks."""
+class _Stream(httpx.SyncByteStream, httpx.AsyncByteStream):  # type: ignore[misc] # known only when this runs
+    """The body of a sync or async reply, as it comes. The deadline is checked between the chunks of a sync one."""
 
     def __init__(self, client: Any, response: Any) -> None:
         self._client, self._response = client, response
 
     def __iter__(self) -> Iterator[bytes]:
-        response = self._response
         with _as_httpx_errors(self._client):
-            for chunk in response.iter_raw():
+            for chunk in self._response.iter_raw():
                 yield chunk
                 if (remaining(math.inf) or 0.0) <= 0:
                     raise httpx.ReadTimeout("the reply did not end in time")
@@ -92,14 +91,8 @@ class _Stream(httpx.SyncByteStream):  # type: ignore[misc] # the library is know
     def close(self) -> None:
         self._response.close()
 
-
-class _AsyncStream(httpx.AsyncByteStream):  # type: ignore[misc]
-    def __init__(self, client: Any, response: Any) -> None:
-        self._client, self._response = client, response
-
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        response = self._response
-        chunks = aiter(response.aiter_raw())
+        chunks = aiter(self._response.aiter_raw())
         while True:
             with _as_httpx_errors(self._client), _time_limit():
                 chunk = await anext(chunks, None)

@@ -95,11 +95,7 @@ def _secret_from_environment() -> Secret:
     return find_key(None) or Secret("")
 
 
-def _send_to_worker(secret: Secret) -> tuple[type[Secret], tuple[str]]:
-    return Secret, (secret._value,)
-
-
-reduction.register(Secret, _send_to_worker)
+reduction.register(Secret, lambda secret: (Secret, (secret._value,)))
 
 
 class SecretHeaders(dict[str, str]):
@@ -123,11 +119,7 @@ class SecretHeaders(dict[str, str]):
         return SecretHeaders, ()
 
 
-def _send_headers_to_worker(headers: SecretHeaders) -> tuple[type[SecretHeaders], tuple[dict[str, str]]]:
-    return SecretHeaders, (dict(headers),)
-
-
-reduction.register(SecretHeaders, _send_headers_to_worker)
+reduction.register(SecretHeaders, lambda headers: (SecretHeaders, (dict(headers),)))
 
 
 def hide_key(api_key: ApiKey) -> Secret | None:

@@ -1,4 +1,4 @@
-"""Transports of ``httpx`` with an endpoint's key and headers, over the connections of the process or event loop.
+"""A transport of ``httpx`` with an endpoint's key and headers, over the connections of the process or event loop.
 
 Bodies of replies are unpacked, counted, and refused above the size limit of the attempt.
 
@@ -24,16 +24,17 @@ _COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate"})
 _NOT_ASKED_FOR = frozenset({"br", "zstd", "compress", "x-compress", "dcb", "dcz"})
 
 
-class Transport(httpx.BaseTransport):  # type: ignore[misc] # the library is known only when this runs
-    """Sends sync requests with an endpoint's key and headers, within the limits of the attempt.
+class Transport(httpx.BaseTransport, httpx.AsyncBaseTransport):  # type: ignore[misc] # known only when this runs
+    """Sends requests with an endpoint's key and headers, within the limits of the attempt.
 
-    Any thread may use it, and a forked process too. No client above has to hold the key.
+    Any thread and any event loop of asyncio's may use it, and a forked process too. No client above has to hold the
+    key.
 
     Args:
         endpoint: Key and headers.
-        http_client: The caller's own client of ``httpx`` or ``httpx2`` to send with, with its headers, cookies,
-            authentication and event hooks. It is never closed here. Default: the connections that all objects of this
-            process share.
+        http_client: The caller's own client of ``httpx`` or ``httpx2`` to send with, sync or async, with its headers,
+            cookies, authentication and event hooks. It is never closed here. Default: the connections that all objects
+            of this process or event loop share.
         owner: The object whose requests these are: connections stay open as long as it is open. None for single
             requests.
     """
@@ -42,35 +43,25 @@ class Transport(httpx.BaseTransport):  # type: ignore[misc] # the library is kno
         self._endpoint, self._client, self._owner = endpoint, http_client, owner
 
     def handle_request(self, request: Any) -> Any:
-        """Send one request."""
+        """Send one sync request."""
         request = _with_headers(request, self._endpoint)
         if self._client is not None:
-            return _with_body(send_with(self._client, request), Body)
+            return _with_body(send_with(self._client, request))
         lease = take_lease(request.url, self._owner)
         try:
-            return _with_body(lease.transport.handle_request(request), Body, lease)
+            return _with_body(lease.transport.handle_request(request), lease)
         except BaseException:
             lease.close()
             raise
 
-
-class AsyncTransport(httpx.AsyncBaseTransport):  # type: ignore[misc]
-    """Sends async requests; see :class:`Transport`.
-
-    Any event loop of asyncio's may use it; a caller's own client belongs to one event loop.
-    """
-
-    def __init__(self, endpoint: Endpoint, http_client: Any = None, owner: Lifetime | None = None) -> None:
-        self._endpoint, self._client, self._owner = endpoint, http_client, owner
-
     async def handle_async_request(self, request: Any) -> Any:
-        """Send one request."""
+        """Send one async request."""
         request = _with_headers(request, self._endpoint)
         if self._client is not None:
-            return _with_body(await asend_with(self._client, request), AsyncBody)
+            return _with_body(await asend_with(self._client, request))
         lease = await take_async_lease(request.url, self._owner)
         try:
-            return _with_body(await lease.transport.handle_async_request(request), AsyncBody, lease)
+            return _with_body(await lease.transport.handle_async_request(request), lease)
         except BaseException:
             await lease.aclose()
             raise
@@ -79,7 +70,7 @@ class AsyncTransport(httpx.AsyncBaseTransport):  # type: ignore[misc]
 # --- bodies ---
 
 
-def _with_body(response: Any, kind: type[Body | AsyncBody], lease: Lease | None = None) -> Any:
+def _with_body(response: Any, lease: Lease | None = None) -> Any:
     response.encoding = "utf-8"  # as JSON is, whatever the service says: the SDK would decode by that
     reader = BodyReader(response.headers, is_error=not response.is_success)
     if "location" in response.headers:
@@ -87,7 +78,7 @@ def _with_body(response: Any, kind: type[Body | AsyncBody], lease: Lease | None 
         response.extensions["location"] = response.headers.pop("location")
     if reader.is_compressed:
         del response.headers["content-encoding"]  # unpacked here, and no longer by the HTTP client
-    response.stream = kind(response.stream, reader, lease)
+    response.stream = _Body(response.stream, reader, lease)
     return response
 
 
@@ -153,8 +144,8 @@ class BodyReader:
         return ReplyError(f"The reply is larger than {limit}; it was not read.")
 
 
-class Body(httpx.SyncByteStream):  # type: ignore[misc] # the library is known only when this runs
-    """The body of a reply.
+class _Body(httpx.SyncByteStream, httpx.AsyncByteStream):  # type: ignore[misc]
+    """The body of a sync or async reply.
 
     Args:
         stream: The bytes as they come.
@@ -166,36 +157,25 @@ class Body(httpx.SyncByteStream):  # type: ignore[misc] # the library is known o
         self._stream, self._reader, self._lease = stream, reader, lease
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield the unpacked chunks."""
         with contextlib.suppress(*self._reader.ignored_errors):
             for chunk in self._stream:
                 yield self._reader.feed(chunk)
             self._reader.finish()
 
     def close(self) -> None:
-        """Close the stream below."""
         try:
             self._stream.close()
         finally:
             if self._lease is not None:
                 self._lease.close()
 
-
-class AsyncBody(httpx.AsyncByteStream):  # type: ignore[misc]
-    """The body of an async reply; see :class:`Body`."""
-
-    def __init__(self, stream: Any, reader: BodyReader, lease: Lease | None = None) -> None:
-        self._stream, self._reader, self._lease = stream, reader, lease
-
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Yield the unpacked chunks."""
         with contextlib.suppress(*self._reader.ignored_errors):
             async for chunk in self._stream:
                 yield self._reader.feed(chunk)
             self._reader.finish()
 
     async def aclose(self) -> None:
-        """Close the stream below."""
         try:
             await self._stream.aclose()
         finally:

@@ -1,4 +1,4 @@
-"""The catalog of NanoGPT's embedding models: one row per model.
+"""The catalog of NanoGPT's embedding models, in ``embedding_models.jsonl``: one row per model.
 
 The catalog is a snapshot that works offline. NanoGPT's live list (``GET /embedding-models``) is newer, and the
 dimensions of a reply overrule both: see :meth:`ModelInfo.allows_width`. Sources: "reference" is NanoGPT's reference
@@ -10,8 +10,10 @@ tokenizer, query instruction); "field" is a limit observed on hosts of the model
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 
 MAX_ITEMS = 2048
@@ -79,221 +81,22 @@ class ModelInfo:
         return not self.widths or width in self.widths
 
 
-def _openai(name: str, dimensions: int, price: float, *, reduces: bool) -> ModelInfo:
-    return ModelInfo(
-        id=name,
-        dimensions=dimensions,
-        min_dimensions=1 if reduces else None,
-        max_dimensions=dimensions if reduces else None,
-        usd_per_million_tokens=price,
-        max_tokens=8191,
-        tokenizer="cl100k_base",
-        batch_size=512,
-        max_request_tokens=300_000,
-        languages=("multilingual",),
-        unit_length=True,
-        source="reference; limits: OpenAI's API reference (8,192 tokens a text, 300,000 a request)",
-    )
+def _read_rows() -> Iterator[ModelInfo]:
+    # While the module is imported: a later read could block an event loop.
+    for line in Path(__file__).with_name("embedding_models.jsonl").read_text(encoding="utf-8").splitlines():
+        fields = json.loads(line)
+        yield ModelInfo(**{**fields, "languages": tuple(fields.get("languages", ()))})
 
 
-def _jina_v2(suffix: str, tokenizer: str, languages: tuple[str, ...], *, unit_length: bool | None = None) -> ModelInfo:
-    return ModelInfo(
-        id=f"jina-embeddings-v2-base-{suffix}",
-        dimensions=768,
-        usd_per_million_tokens=0.05,
-        max_tokens=8192,
-        tokenizer=tokenizer,
-        batch_size=128,
-        languages=languages,
-        unit_length=unit_length,
-        source="reference; card: jinaai/jina-embeddings-v2-base-" + suffix,
-    )
+_ROWS = {row.id: row for row in _read_rows()}
 
-
-_QWEN3_INSTRUCTION = (
-    "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:{query}"
-)
-
-
-def _qwen3(size: str, dimensions: int, price: float, *, listed: int | None = None) -> ModelInfo:
-    return ModelInfo(
-        id=f"Qwen/Qwen3-Embedding-{size}",
-        dimensions=dimensions,
-        listed_dimensions=listed,
-        min_dimensions=32,
-        max_dimensions=dimensions,
-        usd_per_million_tokens=price,
-        max_tokens=32768,
-        tokenizer="qwen",
-        batch_size=32,
-        query_instruction=_QWEN3_INSTRUCTION,
-        languages=("multilingual",),
-        unit_length=True,
-        source=(
-            f"{f'newer page (lists {listed})' if listed else 'reference'}; card: Qwen/Qwen3-Embedding-{size}"
-            f"{f' ({dimensions})' if listed else ''}; field: 32 or 64 items a request"
-        ),
-    )
-
-
-_TABLE = (
-    _openai("text-embedding-3-small", 1536, 0.02, reduces=True),
-    _openai("text-embedding-3-large", 3072, 0.13, reduces=True),
-    _openai("text-embedding-ada-002", 1536, 0.10, reduces=False),
-    ModelInfo(
-        id="BAAI/bge-m3",
-        dimensions=1024,
-        usd_per_million_tokens=0.01,
-        max_tokens=8192,
-        tokenizer="xlm-roberta",
-        batch_size=32,
-        max_request_tokens=8192,
-        languages=("multilingual",),
-        unit_length=True,
-        source="reference; card: BAAI/bge-m3; field: 64 or 32 items and about 8k tokens a request",
-    ),
-    ModelInfo(
-        id="jina-clip-v1",
-        dimensions=768,
-        usd_per_million_tokens=0.04,
-        max_tokens=8192,
-        tokenizer="bert",
-        batch_size=128,
-        languages=("en",),
-        unit_length=True,
-        source="reference; card: jinaai/jina-clip-v1",
-    ),
-    ModelInfo(
-        id="BAAI/bge-large-en-v1.5",
-        dimensions=1024,
-        listed_dimensions=768,
-        usd_per_million_tokens=0.01,
-        max_tokens=512,
-        tokenizer="bert",
-        batch_size=32,
-        query_instruction="Represent this sentence for searching relevant passages: {query}",
-        languages=("en",),
-        unit_length=True,
-        source="reference (lists 768); card: BAAI/bge-large-en-v1.5 (1024); field: 64 or 32 items a request",
-    ),
-    ModelInfo(
-        id="BAAI/bge-large-zh-v1.5",
-        dimensions=1024,
-        usd_per_million_tokens=0.01,
-        max_tokens=512,
-        tokenizer="bert",
-        batch_size=32,
-        query_instruction="为这个句子生成表示以用于检索相关文章：{query}",
-        languages=("zh",),
-        unit_length=True,
-        source="reference; card: BAAI/bge-large-zh-v1.5; field: 64 or 32 items a request",
-    ),
-    _jina_v2("en", "bert", ("en",), unit_length=False),
-    _jina_v2("de", "bpe", ("de", "en")),
-    _jina_v2("zh", "bpe", ("zh", "en")),
-    _jina_v2("es", "bpe", ("es", "en")),
-    _jina_v2("code", "bpe", ("code", "en")),
-    ModelInfo(
-        id="Baichuan-Text-Embedding",
-        dimensions=1024,
-        usd_per_million_tokens=0.088,
-        max_tokens=512,
-        batch_size=16,
-        languages=("zh",),
-        source="reference; card: Baichuan's API page (16 items a request)",
-    ),
-    ModelInfo(
-        id="netease-youdao/bce-embedding-base_v1",
-        dimensions=768,
-        listed_dimensions=1024,
-        usd_per_million_tokens=0.02,
-        max_tokens=512,
-        tokenizer="xlm-roberta",
-        batch_size=32,
-        languages=("zh", "en"),
-        unit_length=True,
-        source="reference (lists 1024); card: maidalun1020/bce-embedding-base_v1 (768); field: 64 or 32 items",
-    ),
-    ModelInfo(
-        id="zhipu-embedding-2",
-        dimensions=1024,
-        usd_per_million_tokens=0.07,
-        max_tokens=512,
-        batch_size=16,
-        max_request_tokens=8000,
-        languages=("zh", "en"),
-        source="reference; card: Zhipu's API page (512 tokens a text, about 8k a request)",
-    ),
-    _qwen3("0.6B", 1024, 0.01),
-    # The models below are not on the reference page, but on the newer one.
-    ModelInfo(
-        id="BAAI/bge-base-en-v1.5",
-        dimensions=768,
-        usd_per_million_tokens=0.01,
-        max_tokens=512,
-        tokenizer="bert",
-        batch_size=32,
-        query_instruction="Represent this sentence for searching relevant passages: {query}",
-        languages=("en",),
-        unit_length=True,
-        source="newer page; card: BAAI/bge-base-en-v1.5; field: 64 or 32 items a request",
-    ),
-    _qwen3("4B", 2560, 0.03, listed=1536),
-    _qwen3("8B", 4096, 0.05, listed=1536),
-    ModelInfo(
-        id="jina-embeddings-v3",
-        dimensions=1024,
-        usd_per_million_tokens=0.10,
-        max_tokens=8192,
-        tokenizer="xlm-roberta",
-        batch_size=128,
-        languages=("multilingual",),
-        source="newer page (does not list it as reducing); card: jinaai/jina-embeddings-v3",
-    ),
-    ModelInfo(
-        id="jina-embeddings-v4",
-        dimensions=2048,
-        usd_per_million_tokens=0.10,
-        max_tokens=32768,
-        tokenizer="qwen",
-        batch_size=128,
-        languages=("multilingual",),
-        source="newer page (does not list it as reducing); card: jinaai/jina-embeddings-v4; field: 512 items a request",
-    ),
-    ModelInfo(
-        id="gemini-embedding-001",
-        dimensions=3072,
-        usd_per_million_tokens=0.15,
-        max_tokens=2048,
-        batch_size=100,
-        languages=("multilingual",),
-        source="newer page (does not list it as reducing); card: Google's API page (2,048 tokens); field: 100 items",
-    ),
-    ModelInfo(
-        id="doubao-embedding-large-text-240915",
-        dimensions=4096,
-        usd_per_million_tokens=0.10,
-        languages=("zh", "en"),
-        source="newer page; card: Volcano Engine's API page (languages)",
-    ),
-)
-_RERANKER = ModelInfo(
-    id="BAAI/bge-reranker-large",
-    listed_dimensions=1024,
-    usd_per_million_tokens=0.01,
-    max_tokens=512,
-    tokenizer="xlm-roberta",
-    languages=("zh", "en"),
-    source="newer page, among the embedding models; card: BAAI/bge-reranker-large (a reranker)",
-)
-
-MODELS: Mapping[str, ModelInfo] = MappingProxyType({row.id: row for row in _TABLE})
+MODELS: Mapping[str, ModelInfo] = MappingProxyType({row.id: row for row in _ROWS.values() if not row.is_reranker})
 """The embedding models of NanoGPT's pages, by name: the sixteen of the reference page first."""
 
 
 def get_model(name: str) -> ModelInfo:
     """Return the row of ``name``; for an unknown name, a row with only the name."""
-    return MODELS.get(name) or (_RERANKER if name == _RERANKER.id else ModelInfo(id=name))
+    return _ROWS.get(name) or ModelInfo(id=name)
 
 
 def near_names(name: str) -> list[str]:

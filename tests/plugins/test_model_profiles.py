@@ -1,7 +1,9 @@
 """Context window, longest answer and abilities of chat models, for agents and chunking, in both plugins."""
 
 import copy
+import csv
 import pickle
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +18,8 @@ from llama_index.core.indices.prompt_helper import PromptHelper
 from langchain_nanogpt import ChatNanoGPT
 from llama_index_nanogpt import NanoGPT
 from nanogpt_core import ConfigurationError, Sandbox
-from nanogpt_core.models.chat_catalog import _TABLE, get_chat_model
+from nanogpt_core.models import chat_catalog
+from nanogpt_core.models.chat_catalog import CHAT_MODELS, get_chat_model
 
 WINDOW = 400
 
@@ -28,12 +31,14 @@ def live():
 
 
 def test_catalog_rows_are_unique_and_plausible():
-    names = [name for name, *_ in _TABLE]
-    assert len(set(names)) == len(names) == len({name.partition("/")[2] for name in names})
-    for _, window, longest, abilities in _TABLE:
-        assert 4_000 < window < 3_000_000
-        assert longest is None or longest < window
-        assert not set(abilities) - set("tsvr")
+    rows = list(csv.DictReader(Path(chat_catalog.__file__).with_name("chat_models.csv").read_text().splitlines()))
+    names = {row["name"] for row in rows} | {row["name"].partition("/")[2] for row in rows}
+    assert CHAT_MODELS.keys() == names
+    assert len(names) == 2 * len(rows) > 300
+    assert not {ability for row in rows for ability in row["abilities"]} - set("tsvr")
+    for row in CHAT_MODELS.values():
+        assert 4_000 < row.context_window < 3_000_000
+        assert row.max_output_tokens is None or row.max_output_tokens < row.context_window
 
 
 @pytest.mark.parametrize("name", ["openai/gpt-4o-mini", "gpt-4o-mini", "openai/gpt-4o-mini:online:memory"])
