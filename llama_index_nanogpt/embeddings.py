@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -187,7 +188,8 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
         batches = Batches(check_texts(texts), self.embed_batch_size)
         if len(batches.starts) > 1:
             self._embedder.check_lengths(batches.texts)
-        batches.embed(get_tqdm_iterable(batches.starts, show_progress, _PROGRESS_LABEL), self._embed_batch)
+        shows_bar = show_progress and sys.stderr is not None
+        batches.embed(get_tqdm_iterable(batches.starts, shows_bar, _PROGRESS_LABEL), self._embed_batch)
         return batches.result()
 
     def _embed_batch(self, batch: list[str]) -> list[Embedding]:
@@ -205,7 +207,8 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
         batches = Batches(check_texts(texts), self.embed_batch_size)
         if len(batches.starts) > 1:
             await call_in_thread(self._embedder.check_lengths, batches.texts)
-        gather = partial(tqdm_asyncio.gather, desc=_PROGRESS_LABEL) if show_progress else asyncio.gather
+        shows_bar = show_progress and sys.stderr is not None
+        gather = partial(tqdm_asyncio.gather, desc=_PROGRESS_LABEL) if shows_bar else asyncio.gather
         await batches.aembed(self._aembed_batch, self.num_workers, gather)
         return batches.result()
 

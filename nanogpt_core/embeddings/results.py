@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
@@ -287,7 +288,8 @@ def reporting(progress: bool | Callable[[int, int], None], total: int | None) ->
         return
     from tqdm.auto import tqdm  # only needed for a bar
 
-    with tqdm(total=total, unit="text", desc="Embedding") as bar:
+    # Services and windowed programs on Windows have no standard error.
+    with tqdm(total=total, unit="text", desc="Embedding", disable=sys.stderr is None) as bar:
         yield bar.update
 
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from nanogpt_core.validation import check_model_name
+
 MAX_ITEMS = 2048
 """Most texts in one request (reference page)."""
 
@@ -95,7 +97,13 @@ MODELS: Mapping[str, ModelInfo] = MappingProxyType({row.id: row for row in _ROWS
 
 
 def get_model(name: str) -> ModelInfo:
-    """Return the row of ``name``; for an unknown name, a row with only the name."""
+    """Return the row of ``name``; for an unknown name, a row with only the name.
+
+    Raises:
+        InvalidTypeError: The name is not a string.
+        ConfigurationError: It is empty.
+    """
+    name = check_model_name(name)
     return _ROWS.get(name) or ModelInfo(id=name)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from typing import Any
 
 import numpy as np
@@ -288,6 +289,11 @@ async def test_rate_limiter_is_acquired_for_each_batch(make, call):
 async def test_show_progress_shows_or_hides_the_bar(make, call, capsys, shown):
     await call(make(), "get_text_embedding_batch", TEXTS, show_progress=shown)
     assert ("Generating embeddings: 100%" in capsys.readouterr().err) is shown
+
+
+async def test_progress_bar_is_left_out_without_standard_error(make, call, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)  # as in services and windowed programs on Windows
+    assert len(await call(make(), "get_text_embedding_batch", TEXTS, show_progress=True)) == len(TEXTS)
 
 
 @pytest.mark.parametrize("bad", [None, 5, "", "  \n", b"bytes"])

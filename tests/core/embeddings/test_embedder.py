@@ -937,6 +937,11 @@ def test_progress_bar_reaches_its_end(embed, make, capsys):
     assert "3/3" in capsys.readouterr().err
 
 
+def test_progress_bar_is_left_out_without_standard_error(embed, make, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)  # as in services and windowed programs on Windows
+    assert len(embed(make(progress=True), ["one"])) == 1
+
+
 def test_nothing_is_printed_without_progress(embed, make, capsys):
     embed(make(progress=False), ["one"])
     assert capsys.readouterr() == ("", "")

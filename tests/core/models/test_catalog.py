@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanogpt_core import MODELS, ModelInfo, get_model
+from nanogpt_core.errors import NanoGPTError
 from nanogpt_core.models.catalog import MAX_ITEMS, near_names
 
 # true width, listed width, USD per million tokens, max tokens, tokenizer, (least, most) `dimensions`, unit length
@@ -151,6 +152,12 @@ def test_catalog_is_read_only():
         MODELS["new"] = ModelInfo(id="new")  # type: ignore[index]
     with pytest.raises(dataclasses.FrozenInstanceError):
         MODELS["BAAI/bge-m3"].dimensions = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", [None, 5, b"lab/new", "", " "])
+def test_name_that_is_no_text_is_refused(name):
+    with pytest.raises(NanoGPTError, match="model"):
+        get_model(name)
 
 
 def test_unknown_model_has_only_a_name():
