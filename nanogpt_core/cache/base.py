@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from zlib import crc32
 
 from nanogpt_core._runtime.fork import ForkSafe
-from nanogpt_core.errors import ConfigurationError
+from nanogpt_core.validation import check_positive
 
 if TYPE_CHECKING:
     import numpy as np
@@ -134,13 +134,13 @@ class MemoryCache(ForkSafe):
 
     Raises:
         ConfigurationError: ``max_bytes`` is below 1.
+        InvalidTypeError: It is not a number.
     """
 
     keeps_deadline = True
 
     def __init__(self, max_bytes: int | None = None) -> None:
-        if max_bytes is not None and max_bytes < 1:
-            raise ConfigurationError(f"max_bytes must be at least 1, not {max_bytes}.")
+        check_positive("max_bytes", max_bytes, optional=True, at_least=1)
         self._max_bytes = max_bytes
         self._entries: OrderedDict[bytes, bytes] = OrderedDict()
         self._bytes = 0

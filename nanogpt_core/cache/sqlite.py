@@ -29,7 +29,7 @@ from nanogpt_core.cache.sqlite_file import (
     is_locked,
     resolve_path,
 )
-from nanogpt_core.errors import ConfigurationError
+from nanogpt_core.validation import check_positive
 
 T = TypeVar("T")
 
@@ -71,8 +71,7 @@ class SQLiteCache(ForkSafe):
     _connection: sqlite3.Connection | None = None
 
     def __init__(self, path: str | os.PathLike[str], max_bytes: int | None = None) -> None:
-        if max_bytes is not None and max_bytes < 1:
-            raise ConfigurationError(f"max_bytes must be at least 1, not {max_bytes}.")
+        check_positive("max_bytes", max_bytes, optional=True, at_least=1)
         self.path = resolve_path(path)
         self._max_bytes = max_bytes
         self._warned = False

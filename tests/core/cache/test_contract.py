@@ -81,6 +81,11 @@ class Contract(EmbeddingCacheContract):
         with pytest.raises(ConfigurationError, match="max_bytes"):
             self.new(max_bytes=wrong)
 
+    @pytest.mark.parametrize("wrong", ["1000", True])
+    def test_max_bytes_of_a_wrong_type_is_refused(self, wrong):
+        with pytest.raises(InvalidTypeError, match="max_bytes must be a number"):
+            self.new(max_bytes=wrong)
+
     @pytest.mark.parametrize("twin_of", [copy.copy, copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))])
     def test_copies_and_pickles_work_independently(self, twin_of):
         cache = self.new(max_bytes=KIB)
