@@ -173,6 +173,8 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
         for name in _RESPONSES_ONLY:
             if options.get(name):
                 raise ConfigurationError(f"{name} is for OpenAI's Responses API, which is not used here.")
+        if "use_responses_api" in options:
+            options["use_responses_api"] = False  # None would let LangChain choose
 
     @model_validator(mode="before")
     @classmethod
@@ -267,9 +269,6 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         return LangSmithParams(**{**super()._get_ls_params(stop=stop, **kwargs), "ls_provider": PROVIDER})
-
-    def _use_responses_api(self, payload: dict[str, Any]) -> bool:  # noqa: ARG002
-        return False
 
     def _get_request_payload(self, input_: Any, *, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
         payload = super()._get_request_payload(input_, stop=stop, **kwargs)

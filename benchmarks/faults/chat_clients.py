@@ -36,6 +36,10 @@ class Chat(Protocol):
         """Return the text, and the tokens in and out if they are known."""
         ...
 
+    def refusal(self, streamed: bool) -> str:
+        """Return the words of a refusal, from the message's field for them or from its text."""
+        ...
+
     def structured(self, streamed: bool, by_schema: bool) -> Any:
         """Return structured output."""
         ...
@@ -71,6 +75,10 @@ class LangChainChat:
         message = self._send(self.chat, _QUESTION, streamed)
         usage = message.usage_metadata
         return message.text, (usage["input_tokens"], usage["output_tokens"]) if usage else None
+
+    def refusal(self, streamed: bool) -> str:
+        message = self._send(self.chat, _QUESTION, streamed)
+        return message.additional_kwargs.get("refusal") or message.text
 
     def structured(self, streamed: bool, by_schema: bool) -> Any:
         runnable = self.chat.with_structured_output(Answer, **({"method": "json_schema"} if by_schema else {}))
@@ -117,11 +125,18 @@ class LlamaIndexChat:
         self.llm = llm
         self._by_schema = by_schema
 
-    def ask(self, streamed: bool) -> tuple[str, tuple[int, int] | None]:
+    def _answer(self, streamed: bool) -> Any:
         from llama_index.core.llms import ChatMessage
 
         messages = [ChatMessage(role="user", content=_QUESTION)]
-        response = list(self.llm.stream_chat(messages))[-1] if streamed else self.llm.chat(messages)
+        return list(self.llm.stream_chat(messages))[-1] if streamed else self.llm.chat(messages)
+
+    def refusal(self, streamed: bool) -> str:
+        message = self._answer(streamed).message
+        return message.additional_kwargs.get("refusal") or message.content or ""
+
+    def ask(self, streamed: bool) -> tuple[str, tuple[int, int] | None]:
+        response = self._answer(streamed)
         usage = getattr(response.raw, "usage", None)
         return response.message.content or "", (usage.prompt_tokens, usage.completion_tokens) if usage else None
 

@@ -70,6 +70,18 @@ def usage_event() -> str:
 
 
 good = says({"content": TEXT})
+EVENTS = [*map(chunk, deltas_of({"content": TEXT})), chunk({}, "stop"), usage_event(), DONE]
+"""The events of the right answer, streamed."""
+
+
+def ollama_lines(text: str) -> bytes:
+    """Return a stream of Ollama's own API, which some gateways pass on."""
+    lines: list[dict[str, Any]] = [
+        {"message": {"role": "assistant", **delta}, "done": False} for delta in deltas_of({"content": text})
+    ]
+    lines.append({"message": {"role": "assistant", "content": ""}, "done": True, "done_reason": "stop"})
+    lines[-1] |= {"prompt_eval_count": USAGE[0], "eval_count": USAGE[1]}
+    return response("".join(f"{json.dumps({'model': 'm', **line})}\n" for line in lines), kind="application/x-ndjson")
 
 
 def call(arguments: Any, identifier: str = "call_1", name: str = "clean", **more: Any) -> dict[str, Any]:

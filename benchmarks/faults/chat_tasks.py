@@ -13,6 +13,7 @@ Make = Callable[..., Chat]
 TEXT = "Bees make honey."
 USAGE = (10, 3)
 ANSWER = {"text": "honey", "number": 7}
+REFUSAL = "I can't help with that."
 OTHER_MODEL = "gpt-4o"
 _SAFE = ("clean", {"path": "x"})
 _SECOND = ("clean", {"path": "y"})
@@ -61,6 +62,16 @@ def clear_repr(make: Make, _: str) -> bool:
 def usage(make: Make, _: str) -> bool:
     """Ask for a stream, and compare text and token counts."""
     return make().ask(streamed=True) == (TEXT, USAGE)
+
+
+def refusal(make: Make, _: str) -> bool:
+    """Ask, and compare the words of the refusal."""
+    return make().refusal(streamed=False) == REFUSAL
+
+
+def refusal_stream(make: Make, _: str) -> bool:
+    """Ask for a stream, and compare the words of the refusal."""
+    return make().refusal(streamed=True) == REFUSAL
 
 
 def structured(make: Make, _: str) -> bool:

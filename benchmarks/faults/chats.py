@@ -8,6 +8,7 @@ from typing import Any
 from benchmarks.faults.chat_clients import CHAT_CLIENTS
 from benchmarks.faults.chat_replies import (
     DONE,
+    EVENTS,
     PATH,
     USAGE_COUNTS,
     broken_off,
@@ -23,6 +24,7 @@ from benchmarks.faults.chat_replies import (
     needs_details,
     needs_reasoning,
     needs_signature,
+    ollama_lines,
     once,
     reply_of,
     says,
@@ -31,7 +33,7 @@ from benchmarks.faults.chat_replies import (
     usage_event,
     without,
 )
-from benchmarks.faults.chat_tasks import ANSWER, TEXT
+from benchmarks.faults.chat_tasks import ANSWER, REFUSAL, TEXT
 from benchmarks.faults.fault import EITHER, ERROR, RIGHT, Fault, always
 from benchmarks.faults.network import TIMEOUT
 from benchmarks.faults.server import End, Reply, response
@@ -41,7 +43,6 @@ from benchmarks.faults.vectors import KEY
 CHAT_RETRY = 4
 """Requests that this project's defaults of two retries (LangChain) and three (LlamaIndex) allow."""
 
-_REFUSAL = "I can't help with that."
 _JSON = json.dumps(ANSWER)
 _NO_ERROR = {"message": "", "type": "", "param": None, "code": None}
 
@@ -52,23 +53,30 @@ def _chat(  # noqa: PLR0917 - as Fault itself
     return Fault(f"Chat: {group}", name, reply, want, most, task=f"chat_{task}", clients=CHAT_CLIENTS, **more)
 
 
+_FILTERED = by_tool_or_text('{"text": "hon', "content_filter")
 _CUT = by_tool_or_text('{"text": "hon', "length")
 _FENCED = f"```json\n{_JSON}\n```"
 REFUSED = [
-    _chat("refusals", "refusal of structured output", says({"refusal": _REFUSAL}), "structured", words=("can't help",)),
+    _chat("refusals", "refusal of structured output", says({"refusal": REFUSAL}), "structured", words=("can't help",)),
     _chat(
         "refusals",
         "refusal of structured output, streamed",
-        says({"refusal": _REFUSAL}),
+        says({"refusal": REFUSAL}),
         "structured_stream",
         words=("can't help with that",),
     ),
-    _chat("refusals", "refusal of a schema", says({"refusal": _REFUSAL}), "schema", words=("can't help",)),
+    _chat("refusals", "refusal of a schema", says({"refusal": REFUSAL}), "schema", words=("can't help",)),
+    _chat("refusals", "refusal of a question", says({"refusal": REFUSAL}), "refusal", RIGHT),
+    _chat("refusals", "refusal of a question, streamed", says({"refusal": REFUSAL}), "refusal_stream", RIGHT),
+    *(
+        _chat("refusals", f"content filter in structured output{form}", _FILTERED, task, words=("filter",))
+        for form, task in (("", "structured"), (", streamed", "structured_stream"))
+    ),
     _chat(
         "refusals",
-        "content filter in structured output",
-        by_tool_or_text('{"text": "hon', "content_filter"),
-        "structured",
+        "content filter in a tool call, streamed",
+        calls(call('{"pa'), reason="content_filter"),
+        "no_call_stream",
         words=("filter",),
     ),
 ]
@@ -235,6 +243,16 @@ STREAMS = [
         "usage",
         RIGHT,
     ),
+    *(
+        _chat("streams", name, streamed(*events), "usage", RIGHT)
+        for name, events in (
+            ("each event twice, with its id", [f"id: {at}\n{one}" for at, one in enumerate(EVENTS) for _ in "12"]),
+            ("the whole answer twice", [*EVENTS[:-2], *EVENTS]),
+            ("token counts after [DONE]", [*EVENTS[:-2], DONE, usage_event()]),
+            ("lines of JSON without events", [f"{event.removeprefix('data: ').strip()}\n" for event in EVENTS[:-1]]),
+        )
+    ),
+    _chat("streams", "lines of JSON of Ollama's own API", always(ollama_lines(TEXT)), "usage", RIGHT),
     _chat(
         "streams",
         "no role in any chunk",

@@ -163,8 +163,8 @@ request that is not counted. The calls share requests, and one of them that fail
   LangChain's own, or a `ValueError` that names the cause in words.
 - **raw error**: any other: a parser's, a decoder's, an attribute that is missing.
 - **silently wrong**: something was returned, and it was not right. In chat that is an answer that the model did not
-  give or that is cut off, token counts that are too high, or a tool that was called with arguments that the model did
-  not write.
+  give or that is cut off, token counts that are missing or too high, or a tool that was called with arguments that the
+  model did not write.
 - **hang**: no end within {limit:g} s of real time.
 - **req**: requests that the server saw; connections tried, if no request can come through.
 - **s**: seconds until the outcome. Waits between attempts are virtual: they count here, and take no time.

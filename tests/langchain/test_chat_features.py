@@ -275,7 +275,7 @@ async def test_reasoning_options_are_sent_in_the_body(scripted, ask):
 @pytest.mark.parametrize("model", ["gpt-5", "o1", "gpt-5-pro", "gpt-6-mini"])
 async def test_temperature_is_sent_for_every_model(scripted, ask, model):
     sandbox = scripted()
-    await ask(sandbox.chat(model=model, temperature=0.3), "Hello")
+    await ask(sandbox.chat(model=model, temperature=0.3, use_responses_api=None), "Hello")
     await ask(sandbox.chat(model=model).bind_tools([search]), "Hello")
     first, second = (request.body for request in sandbox.requests)
     assert first["temperature"] == 0.3
@@ -300,9 +300,15 @@ async def test_batch_returns_answers_in_order(scripted, call):
     assert [answer.content for answer in answers] == [f"no. {number}" for number in range(5)]
 
 
-def test_traces_have_provider_and_model_name():
-    params = ChatNanoGPT(api_key=KEY, model="any/model")._get_ls_params()
-    assert (params["ls_provider"], params["ls_model_name"]) == ("nanogpt", "any/model")
+async def test_traces_have_provider_model_name_and_type(scripted, ask):
+    told = []
+
+    class Tracer(BaseCallbackHandler):
+        def on_chat_model_start(self, *_, metadata, invocation_params, **__):
+            told.append((metadata["ls_provider"], metadata["ls_model_name"], invocation_params["_type"]))
+
+    await ask(scripted().chat(model="any/model", callbacks=[Tracer()]), "Hello")
+    assert told == [("nanogpt", "any/model", "nanogpt-chat")]
 
 
 # --- errors ---
