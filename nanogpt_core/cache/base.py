@@ -87,8 +87,8 @@ class CacheNamespace:
 
 def encode_entry(key: bytes, vector: NDArray[np.float32]) -> bytes:
     """Return the entry for a vector: dimensions, checksum of key and numbers, numbers (little-endian)."""
-    numbers = vector.astype("<f4", copy=False).tobytes()
-    return _HEADER.pack(len(numbers) // _FLOAT_BYTES, crc32(numbers, crc32(key))) + numbers
+    numbers = vector.astype("<f4", order="C", copy=False).data
+    return b"".join((_HEADER.pack(len(numbers), crc32(numbers, crc32(key))), numbers))
 
 
 def encode_dimensions(key: bytes, dimensions: int) -> bytes:

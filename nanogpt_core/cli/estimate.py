@@ -62,7 +62,7 @@ def estimate(
     tallies = [ModelTally(get_model(name)) for name in names]
     progress = make_progress(quiet=json)
     with tempfile.TemporaryDirectory(prefix="nanogpt-") as folder:
-        spool = Spool(Path(folder) / "passages.sqlite")
+        spool = Spool(Path(folder))
         try:
             report = read_input(inputs, options, spool, progress)
             progress.begin("Counting tokens", spool.texts)

@@ -55,10 +55,10 @@ def read_corpus(corpus: Path, options: CorpusOptions, progress: Progress) -> lis
     reading = InputOptions(**{**asdict(options), "id_field": options.id_field or _DEFAULT_ID_FIELD})
     with (
         tempfile.TemporaryDirectory(prefix="nanogpt-") as folder,
-        contextlib.closing(Spool(Path(folder, "passages.sqlite"))) as spool,
+        contextlib.closing(Spool(Path(folder))) as spool,
     ):
         read_input([str(corpus)], reading, spool, progress)
-        return [Passage(placed.text, _source(placed, corpus)) for _, placed in spool.rows()]
+        return [Passage(placed.text, _source(placed, corpus)) for block in spool.blocks() for placed in block.passages]
 
 
 def _source(passage: PlacedPassage, corpus: Path) -> str:

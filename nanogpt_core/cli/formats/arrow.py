@@ -39,8 +39,8 @@ def make_table(block: Block, schema: Any) -> Any:
         )
         for name in COLUMNS
     ]
-    numbers = pa.Array.from_buffers(pa.float32(), block.vectors.size, [None, pa.py_buffer(block.vectors.ravel())])
-    vectors = pa.FixedSizeListArray.from_arrays(numbers, type=schema.field(VECTORS).type)
+    kind = schema.field(VECTORS).type
+    vectors = pa.chunked_array([_lists(part, kind) for part in block.vectors], type=kind)
     return pa.Table.from_arrays([*columns, vectors], schema=schema)
 
 
@@ -61,6 +61,13 @@ def _numbers(values: Sequence[int | None]) -> Any:
 
     numbers = np.array([value or 0 for value in values], dtype=np.int64)
     return pa.Array.from_buffers(pa.int64(), len(values), [_valid(values), pa.py_buffer(numbers)])
+
+
+def _lists(vectors: NDArray[np.float32], kind: Any) -> Any:
+    import pyarrow as pa
+
+    numbers = pa.Array.from_buffers(pa.float32(), vectors.size, [None, pa.py_buffer(vectors.ravel())])
+    return pa.FixedSizeListArray.from_arrays(numbers, type=kind)
 
 
 def _valid(values: Sequence[object]) -> Any:

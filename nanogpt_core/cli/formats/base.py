@@ -67,11 +67,11 @@ class Block:
 
     Attributes:
         passages: The passages.
-        vectors: ``(len(passages), d)`` float32.
+        vectors: Their vectors in parts as they arrived, ``(n, d)`` float32 each.
     """
 
     passages: Sequence[Passage]
-    vectors: NDArray[np.float32]
+    vectors: Sequence[NDArray[np.float32]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ def write(folder: Path, facts: Facts, blocks: Iterator[Block]) -> None:  # noqa:
     """
     with (folder / _FILE).open("wb") as file:
         for block in blocks:
-            for passage, vector in zip(block.passages, block.vectors, strict=True):
+            for passage, vector in zip(block.passages, chain(*block.vectors), strict=True):
                 file.write(orjson.dumps({**row_fields(passage), _VECTOR: vector}, option=_OPTIONS))
 
 

@@ -33,7 +33,8 @@ def write(folder: Path, facts: Facts, blocks: Iterator[Block]) -> None:
         header = {"descr": "<f4", "fortran_order": False, "shape": (facts.rows, facts.dimensions)}
         np.lib.format.write_array_header_1_0(array, header)  # type: ignore[no-untyped-call, unused-ignore] # before numpy 2.3
         for block in blocks:
-            array.write(block.vectors.astype("<f4", order="C", copy=False).data)
+            for part in block.vectors:
+                array.write(part.astype("<f4", order="C", copy=False).data)
             passages.writelines(
                 orjson.dumps(row_fields(one), option=orjson.OPT_APPEND_NEWLINE) for one in block.passages
             )

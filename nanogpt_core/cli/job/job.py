@@ -72,7 +72,7 @@ class Job:
             stack.callback(progress.close)
             cache = VectorLog(state.folder / "vectors.log") if self.cache is None else KeptCache(self.cache)
             stack.callback(cache.close)
-            spool = Spool(state.folder / "passages.sqlite")
+            spool = Spool(state.folder)
             stack.callback(spool.close)
             cost = replace(self.cost, budget=budget_left(self.cost.budget, state.earlier_usage.cost_usd))
             embedder = Embedder(**self.embedder_options, cache=cache, budget_usd=cost.budget)

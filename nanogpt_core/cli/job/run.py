@@ -6,20 +6,19 @@ import hashlib
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from nanogpt_core._runtime.words import counted
-from nanogpt_core.cli.formats.base import ROWS_PER_BLOCK, Block, Facts
+from nanogpt_core.cli.formats.base import Block, Facts
 from nanogpt_core.cli.job.cost import format_usd
 from nanogpt_core.cli.job.progress import Progress
-from nanogpt_core.cli.job.spool import Spool
+from nanogpt_core.cli.job.spool import Spool, SpooledBlock
 from nanogpt_core.cli.job.state import State
 from nanogpt_core.cli.job.vector_log import VectorLog
 from nanogpt_core.cli.kept_cache import KeptCache
-from nanogpt_core.cli.reading.passage import Passage
 from nanogpt_core.embeddings.embedder import Embedder
 from nanogpt_core.observability.usage import Usage
 
@@ -55,7 +54,6 @@ class JobRun:
         self._cache = cache
         self._progress = progress
         self._noted_at = 0.0
-        self._left: list[NDArray[np.float32]] = []
         self.done = 0
         self.vectors_sha256 = ""
 
@@ -78,7 +76,7 @@ class JobRun:
         try:
             for block in self._blocks():
                 if writing is None:
-                    facts = self._facts(block.vectors.shape[1])
+                    facts = self._facts(block.vectors[0].shape[1])
                     writing = _Writing(partial(write, facts))
                 writing.put(block)
             assert writing is not None  # noqa: S101 - the spool is not empty
@@ -95,43 +93,26 @@ class JobRun:
     def _blocks(self) -> Iterator[Block]:
         """Yield all rows in blocks of the same size in each run, so that the output is the same."""
         vectors = self._vectors()
-        rows = self._spool.rows()
-        known = 0  # texts whose vectors have been taken from the stream
-        while block := list(islice(rows, ROWS_PER_BLOCK)):
-            new = max(text_id for text_id, _ in block) - known
-            taken = self._take(vectors, new) if new > 0 else None
-            yield Block([passage for _, passage in block], self._assemble(block, known, taken))
-            known += max(new, 0)
+        parts: deque[NDArray[np.float32]] = deque()  # rows that no block has taken yet
+        for block in self._spool.blocks():
+            yield self._assemble(block, _take(block.new, parts, vectors))
 
-    def _assemble(
-        self, block: list[tuple[int, Passage]], known: int, new: NDArray[np.float32] | None
-    ) -> NDArray[np.float32]:
-        """Return the vectors of a block: of new texts, and of texts that earlier blocks held too."""
+    def _assemble(self, block: SpooledBlock, new: list[NDArray[np.float32]]) -> Block:
+        """Return a block with the vectors of its new texts, and of texts that earlier blocks held too."""
         import numpy as np
 
-        if new is not None and len(new) == len(block):
-            return new
-        repeated = {text_id: passage.text for text_id, passage in block if text_id <= known}
+        if block.new == len(block.passages):
+            return Block(block.passages, new)
+        texts = {
+            text_id: passage.text
+            for text_id, passage in zip(block.text_ids, block.passages, strict=True)
+            if text_id <= block.known
+        }
         # From the cache: nothing is sent.
-        older = self._embedder.embed(repeated.values()) if repeated else None
-        place = {text_id: number for number, text_id in enumerate(repeated)}
-        parts = [part for part in (older, new) if part is not None]
-        indices = [place[text_id] if text_id <= known else len(repeated) + text_id - known - 1 for text_id, _ in block]
-        assembled: NDArray[np.float32] = np.concatenate(parts)[indices]
-        return assembled
-
-    def _take(self, vectors: Iterator[NDArray[np.float32]], count: int) -> NDArray[np.float32]:
-        """Return the next ``count`` vectors of the stream."""
-        import numpy as np
-
-        parts = self._left
-        have = sum(map(len, parts))
-        while have < count:
-            parts.append(next(vectors))
-            have += len(parts[-1])
-        joined = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        self._left = [joined[count:]] if have > count else []
-        return joined[:count]
+        repeated = [self._embedder.embed(texts.values())] if texts else []
+        order = [*texts, *range(block.known + 1, block.known + block.new + 1)]
+        place = {text_id: number for number, text_id in enumerate(order)}
+        return Block(block.passages, [np.concatenate([*repeated, *new])[[place[one] for one in block.text_ids]]])
 
     def _vectors(self) -> Iterator[NDArray[np.float32]]:
         """Yield the vectors of the distinct texts, as they arrive."""
@@ -151,6 +132,20 @@ class JobRun:
             usage = self.usage
             tokens = "" if usage.prompt_tokens is None else f"{counted(usage.prompt_tokens, 'token')}, "
             self._progress.advance_to(self.done, f"{tokens}{format_usd(usage.cost_usd)}")
+
+
+def _take(
+    count: int, parts: deque[NDArray[np.float32]], arriving: Iterator[NDArray[np.float32]]
+) -> list[NDArray[np.float32]]:
+    """Remove ``count`` rows from ``parts``, which takes more as they arrive; no array is copied."""
+    taken = []
+    while count:
+        part = parts.popleft() if parts else next(arriving)
+        taken.append(part[:count])
+        if len(part) > count:
+            parts.append(part[count:])
+        count -= len(taken[-1])
+    return taken
 
 
 class _Writing:
@@ -179,7 +174,8 @@ class _Writing:
 
     def _taken(self) -> Iterator[Block]:
         while (block := self._blocks.get()) is not None:
-            self._hash.update(block.vectors.astype("<f4", order="C", copy=False).data)
+            for part in block.vectors:
+                self._hash.update(part.astype("<f4", order="C", copy=False).data)
             yield block
         self._blocks.put(None)  # Lance reads in a thread of its own, and _run() may wait for the end too
 

@@ -19,6 +19,7 @@ from nanogpt_core import Embedder, SQLiteCache
 from nanogpt_core.cli.formats import numpy_array
 from nanogpt_core.cli.formats.base import open_output
 from nanogpt_core.cli.job import run as run_module
+from nanogpt_core.cli.job import spool as spool_module
 from nanogpt_core.cli.job.spool import Spool
 from nanogpt_core.cli.job.state import State
 from nanogpt_core.cli.job.vector_log import VectorLog
@@ -115,7 +116,7 @@ def test_parquet_has_fixed_size_lists_and_facts_in_its_metadata(embed, corpus, t
 
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_repeated_texts_in_other_blocks_get_the_same_vector_and_are_sent_once(embed, tmp_path, suffix, monkeypatch):
-    monkeypatch.setattr(run_module, "ROWS_PER_BLOCK", 16)
+    monkeypatch.setattr(spool_module, "ROWS_PER_BLOCK", 16)
     texts = [f"Text {number % 37}." for number in range(200)] + [f"New text {number}." for number in range(50)]
     result = embed(records(tmp_path / "in.jsonl", texts), "-o", tmp_path / f"out.{suffix}")
     assert result.code == 0
