@@ -28,7 +28,7 @@ def loaded(code, *options):
     """Run ``code`` in a fresh interpreter; return the names of the top-level modules that are loaded then."""
     script = f"import sys, json\n{code}\nprint(json.dumps(sorted({{name.partition('.')[0] for name in sys.modules}})))"
     command = [sys.executable, *options, "-c", script]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     return set(json.loads(done.stdout.splitlines()[-1]))
 

@@ -16,9 +16,12 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.validation import check_encodes
+
+T = TypeVar("T")
 
 _flock: Callable[[int], None] | None
 try:
@@ -108,13 +111,21 @@ def backoff_seconds() -> float:
 # process closes it once, however often it has it open.
 
 
-def create_if_missing(path: Path) -> None:
+def create_if_missing(path: Path, seconds: float = 0.0) -> None:
     """Make the folder and an empty cache file, if they are missing.
+
+    Args:
+        path: The file.
+        seconds: How long to wait for other processes. Default: not at all.
 
     Raises:
         BlockingIOError: Another process is creating a file in the folder.
         OSError: The folder or the file cannot be made.
     """
+    _wait_for_others(lambda _: _create_if_missing(path), seconds)
+
+
+def _create_if_missing(path: Path) -> None:
     if not path.parent.is_dir():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if _is_missing(path):
@@ -170,12 +181,19 @@ def connect(path: Path, seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
         path: The file.
         seconds: How long to wait for other processes, here and in each statement. 0: not at all.
     """
+    return _wait_for_others(lambda left: _connect_once(path, left), seconds)
+
+
+def _wait_for_others(work: Callable[[float], T], seconds: float) -> T:
+    """Do ``work``, which takes the seconds left, again and again for so many seconds while the file is locked.
+
+    SQLite's own wait does not cover processes that create the file or switch on its log.
+    """
     give_up_at = time.monotonic() + seconds
     while True:
         try:
-            return _connect_once(path, max(0.0, give_up_at - time.monotonic()))
-        except sqlite3.OperationalError as error:
-            # SQLite's own wait does not cover processes that create the file or switch on its log.
+            return work(max(0.0, give_up_at - time.monotonic()))
+        except FAILURES as error:
             if not is_locked(error) or time.monotonic() >= give_up_at:
                 raise
             time.sleep(backoff_seconds())
@@ -199,6 +217,7 @@ def _connect_once(path: Path, seconds: float) -> sqlite3.Connection:
 
 
 def _checked(path: Path, mode: str, seconds: float, *, write: bool) -> sqlite3.Connection:
+    identity = file_identity(path)
     database = open_file(path, mode, seconds)
     try:
         if database.execute("PRAGMA application_id").fetchone() != (_APPLICATION_ID,):
@@ -216,6 +235,9 @@ def _checked(path: Path, mode: str, seconds: float, *, write: bool) -> sqlite3.C
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = NORMAL")
             database.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
+        # SQLite opens the log by its name, later than the file: it must not be the log of a new file.
+        if identity != file_identity(path):
+            raise BlockingIOError(errno.EAGAIN, "Another process set the file aside while it was opened")
     except BaseException:
         database.close()
         raise

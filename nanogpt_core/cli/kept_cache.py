@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from nanogpt_core.cache.sqlite import SQLiteCache
-from nanogpt_core.cache.sqlite_file import create_if_missing
+from nanogpt_core.cache.sqlite_file import BUSY_SECONDS, create_if_missing
 
 
 class KeptCache(SQLiteCache):
@@ -30,7 +30,7 @@ class KeptCache(SQLiteCache):
         super().__init__(path)
         self.failure: OSError | None = None
         try:
-            create_if_missing(self.path)
+            create_if_missing(self.path, BUSY_SECONDS)
         except sqlite3.Error as error:
             raise OSError(errno.EIO, f"The cache cannot be created ({error})", str(self.path)) from None
         for each in (self.path, self.path.parent):  # SQLite writes its log beside the file

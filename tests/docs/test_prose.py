@@ -25,7 +25,7 @@ def run(tmp_path):
     def run(name, text):
         (tmp_path / name).write_text(text, encoding="utf-8")
         command = [sys.executable, str(SCRIPT), str(tmp_path / name)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         return done.returncode, done.stdout + done.stderr
 
     return run

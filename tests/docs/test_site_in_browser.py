@@ -58,7 +58,7 @@ def address(site):
 def browser():
     root = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []  # Chromium requires it for root
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=[*QUIET, *root])
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=[*QUIET, *root], timeout=2 * GUARD)
         yield browser
         browser.close()
 

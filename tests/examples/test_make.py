@@ -26,7 +26,7 @@ def make(tmp_path):
 
     def run(*words):
         command = ["make", "--no-print-directory", f"VENV={folder}", *words]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
         assert done.stderr == ""
         return [line.lstrip("\n").split("\0") for line in done.stdout.split("\0\n") if line.strip()]
 

@@ -55,6 +55,8 @@ def execute(notebook, folder):
         notebook,
         km=AsyncKernelManager(kernel_name="this", kernel_spec_manager=specs),
         timeout=HANGS,
+        startup_timeout=HANGS,
+        iopub_timeout=HANGS,  # after this time nbclient would go on without the rest of a cell's output
         resources={"metadata": {"path": str(folder)}},
     )
     asyncio.run(client.async_execute(cleanup_kc=True))  # ends the kernel that it started

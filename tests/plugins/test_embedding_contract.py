@@ -206,7 +206,7 @@ def gated_clients(kind, width):
 
         def entering(_request):
             gate.enter()
-            assert gate.event.wait(30)
+            assert gate.event.wait(60)
 
         hooks = {"request": [entering], "response": [lambda _response: gate.leave()]}
         return gate, {"http_client": http.Client(event_hooks=hooks)}

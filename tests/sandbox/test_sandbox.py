@@ -666,10 +666,10 @@ def test_delay_affects_only_its_request_and_ends_at_close():
     with Sandbox(faults=faults()) as sandbox:
         thread = threading.Thread(target=lambda: statuses.append(embeddings(sandbox).status))
         thread.start()
-        assert arrived.wait(30)
+        assert arrived.wait(60)
         assert embeddings(sandbox).status == 200
         assert statuses == []
-    thread.join(30)
+    thread.join(60)
     assert statuses == [200]
 
 
@@ -834,7 +834,7 @@ def test_unknown_options_are_refused():
 
 def run(code):
     command = [sys.executable, "-W", "error", "-c", code]
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.parametrize("missing", ["starlette", "uvicorn"])
@@ -882,7 +882,7 @@ def test_command_serves_until_a_signal(number):
                 rows = client.embeddings.create(model=SMALL, input=["a", "b"]).data
             assert [row.index for row in rows] == [1, 0]
             process.send_signal(number)
-            _, errors = process.communicate(timeout=30)
+            _, errors = process.communicate(timeout=300)
         finally:
             process.kill()
     assert (process.returncode, errors) == (0, "")
@@ -894,7 +894,7 @@ def test_command_serves_until_a_signal(number):
 )
 def test_command_refuses_bad_options(options, words):
     with start_command(*options) as process:
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=300)
     assert process.returncode == 2
     assert words in errors
     assert "Traceback" not in errors

@@ -127,7 +127,7 @@ class FaultServer:
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(connection, socket.SHUT_RDWR)
         for thread in self._threads:
-            thread.join(10)
+            thread.join(60)
             assert not thread.is_alive(), "a handler of the fault server hangs"
         if self.errors:
             raise self.errors[0]
@@ -143,7 +143,7 @@ class FaultServer:
     def wait_for(self, condition: Callable[[], bool]) -> None:
         """Wait until ``condition`` holds; it is checked when a request begins or ends."""
         with self._changed:
-            assert self._changed.wait_for(condition, 20), "what was waited for did not come"
+            assert self._changed.wait_for(condition, 60), "what was waited for did not come"
 
     def _start(self, function: Callable[..., None], *arguments: object) -> None:
         thread = threading.Thread(target=function, args=arguments, daemon=True)

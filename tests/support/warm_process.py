@@ -14,8 +14,12 @@ _LOOP = "ignore:There is no current event loop:DeprecationWarning:llama_index.co
 IGNORED = (f"-W{_SUNSET}", f"-W{_LOOP}")
 """Options of Python that ignore warnings of the frameworks."""
 
-# Modules that openai imports with the first request.
-_LATE = "import openai.resources.chat, openai.resources.embeddings"
+# Modules that openai imports with the first request, and tiktoken's vocabulary: the product waits only 10 seconds for
+# it, too few on a very busy machine.
+_LATE = (
+    "import openai.resources.chat, openai.resources.embeddings",
+    "import os, tiktoken\nif 'TIKTOKEN_CACHE_DIR' in os.environ: tiktoken.get_encoding('cl100k_base')",
+)
 
 _WARM = """
 import gc, json, os, sys, types, warnings
@@ -77,7 +81,7 @@ class WarmProcess:
 
     def __init__(self, lines, options=IGNORED, environment=None):
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "error", *options, "-c", _WARM, json.dumps([_LATE, *sorted(lines)])],
+            [sys.executable, "-W", "error", *options, "-c", _WARM, json.dumps([*_LATE, *sorted(lines)])],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -105,4 +109,4 @@ class WarmProcess:
 
     def close(self):
         """End the process."""
-        self._process.communicate(timeout=60)
+        self._process.communicate(timeout=300)

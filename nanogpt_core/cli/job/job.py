@@ -20,7 +20,7 @@ from nanogpt_core.cli.job.progress import Progress
 from nanogpt_core.cli.job.run import JobRun
 from nanogpt_core.cli.job.spending import budget_left, check_space, confirm
 from nanogpt_core.cli.job.spool import Spool
-from nanogpt_core.cli.job.state import State, state_folder
+from nanogpt_core.cli.job.state import State
 from nanogpt_core.cli.job.vector_log import VectorLog
 from nanogpt_core.cli.kept_cache import KeptCache
 from nanogpt_core.cli.names import name_of
@@ -65,10 +65,10 @@ class Job:
         format_of(self.output)
         Embedder(**self.embedder_options)  # an invalid option or a missing key is named before anything is read
         self._check_places()
-        earlier = self._earlier_output()
         with contextlib.ExitStack() as stack:
             state = State(self.output)
             stack.callback(state.close)
+            earlier = self._earlier_output(state)  # now no other process can finish the output
             stack.callback(progress.close)
             cache = VectorLog(state.folder / "vectors.log") if self.cache is None else KeptCache(self.cache)
             stack.callback(cache.close)
@@ -77,7 +77,7 @@ class Job:
             cost = replace(self.cost, budget=budget_left(self.cost.budget, state.earlier_usage.cost_usd))
             embedder = Embedder(**self.embedder_options, cache=cache, budget_usd=cost.budget)
             report = self._read_input(embedder, spool, progress)
-            if earlier is not None and state.is_new and not self.overwrite:
+            if earlier is not None:
                 self._check_earlier(earlier, embedder, spool)
                 return earlier, True
             stored = len(cache) if isinstance(cache, VectorLog) else 0
@@ -121,13 +121,13 @@ class Job:
             if path.is_dir():
                 raise CommandError(f"{path} is a folder.", remedy="Pass another --output.")
 
-    def _earlier_output(self) -> Manifest | None:
+    def _earlier_output(self, state: State) -> Manifest | None:
         """Return the manifest of a finished output that must not be replaced; None if there is none.
 
         Raises:
             CommandError: There is a file that this program has not finished.
         """
-        if not self.output.exists() or self.overwrite or state_folder(self.output).exists():
+        if not self.output.exists() or self.overwrite or not state.is_new:
             return None
         manifest = read_manifest(self.output)
         if manifest is None:

@@ -6,10 +6,12 @@ import contextlib
 import json
 import shutil
 import sqlite3
+import sys
 import uuid
 from dataclasses import asdict
 from pathlib import Path
 
+from nanogpt_core.cache.sqlite_file import file_identity
 from nanogpt_core.cli.exit_codes import CommandError
 from nanogpt_core.cli.names import UNFINISHED
 from nanogpt_core.observability.usage import Usage
@@ -37,22 +39,47 @@ class State:
 
     def __init__(self, output: Path) -> None:
         self.folder = state_folder(output)
-        self.is_new = not self.folder.exists()
+        self._lock_file = self.folder / "lock"
+        while (lock := self._take_lock(output)) is None:
+            pass
+        self._lock = lock
+        self.is_new = not self._files()
         self.keep = not self.is_new
-        self.folder.mkdir(mode=0o700, exist_ok=True)
-        # SQLite's lock of an empty database works on every system, and ends with the process.
-        self._lock = sqlite3.connect(self.folder / "lock", isolation_level=None, timeout=0)
-        try:
-            self._lock.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError:
-            self._lock.close()
-            raise CommandError(f"Another process is writing {output}.", remedy="Wait for it, or stop it.") from None
-        except sqlite3.DatabaseError as error:
-            self._lock.close()
-            raise CommandError(f"{self.folder / 'lock'} is damaged ({error}).", remedy="Delete it.") from None
         self._before = self._read_usage()
         self._run = uuid.uuid4().hex
         self._log = (self.folder / "usage.jsonl").open("a", encoding="utf-8")
+
+    def _take_lock(self, output: Path) -> sqlite3.Connection | None:
+        """Return a connection that holds the lock; None if another process has deleted the folder meanwhile."""
+        try:
+            self.folder.mkdir(mode=0o700, exist_ok=True)
+        except FileExistsError:
+            if self.folder.is_symlink() or self.folder.is_file():
+                raise
+            return None
+        with contextlib.suppress(FileNotFoundError):
+            self._lock_file.touch(mode=0o600)
+        identity = file_identity(self._lock_file)
+        with contextlib.ExitStack() as stack:
+            try:
+                # SQLite's lock of an empty database works on every system, and ends with the process.
+                lock = sqlite3.connect(self._lock_file, isolation_level=None, timeout=0)
+                stack.callback(lock.close)
+                lock.execute("PRAGMA journal_mode = OFF")  # nothing is written: no second file
+                lock.execute("BEGIN EXCLUSIVE")
+            except sqlite3.DatabaseError as error:
+                failure: sqlite3.DatabaseError | None = error
+            else:
+                failure = None
+            # The lock of a file that was deleted after it was opened would not exclude other processes.
+            if identity is None or identity != file_identity(self._lock_file):
+                return None
+            if isinstance(failure, sqlite3.OperationalError):
+                raise CommandError(f"Another process is writing {output}.", remedy="Wait for it, or stop it.")
+            if failure is not None:
+                raise CommandError(f"{self._lock_file} is damaged ({failure}).", remedy="Delete it.")
+            stack.pop_all()
+            return lock
 
     def _read_usage(self) -> Usage:
         total = Usage()
@@ -81,8 +108,19 @@ class State:
         self._log.flush()
 
     def close(self) -> None:
-        """Release the lock; delete the folder unless it is to be kept."""
+        """Delete the folder unless it is to be kept, and release the lock."""
         self._log.close()
-        self._lock.close()
         if not self.keep:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            for file in self._files():
+                with contextlib.suppress(OSError):
+                    shutil.rmtree(file) if file.is_dir() else file.unlink()
+            if sys.platform == "win32":  # an open file cannot be deleted there
+                self._lock.close()
+            # Last, and while it is locked: until then no other process can have files in the folder.
+            with contextlib.suppress(OSError):
+                self._lock_file.unlink()
+                self.folder.rmdir()
+        self._lock.close()
+
+    def _files(self) -> list[Path]:
+        return [file for file in self.folder.iterdir() if file != self._lock_file]

@@ -223,6 +223,7 @@ def hold_lock(path):
 def fork_while_waiting(path, forks):
     """Fork while a thread waits for the locked file; say whether it still waits afterwards."""
     cache, found, ended = SQLiteCache(path), {}, threading.Event()
+    cache._wait_seconds["read"] = 600.0  # longer than the forks take on a busy machine
 
     def read():
         try:

@@ -68,7 +68,7 @@ def finish():
 
     def finish(process, more=None):
         try:
-            out, err = process.communicate(more, timeout=100)
+            out, err = process.communicate(more, timeout=300)
         except subprocess.TimeoutExpired:
             process.kill()
             pytest.fail(f"the process hangs; it printed {process.communicate()}")

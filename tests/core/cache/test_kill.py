@@ -192,7 +192,7 @@ def test_file_is_closed_before_fork(tmp_path):
         "print(os.waitpid(pid, 0)[1], dict(cache.get_many([b'a', b'b'])))"
     )
     out = subprocess.run(
-        [sys.executable, "-c", script, str(cache.path)], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", script, str(cache.path)], capture_output=True, text=True, check=True, timeout=300
     )
     assert out.stdout == "0 {b'a': b'1', b'b': b'2'}\n"
 

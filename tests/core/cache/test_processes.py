@@ -15,6 +15,7 @@ import pytest
 from nanogpt_core import Embedder
 from nanogpt_core.cache import sqlite_file
 from nanogpt_core.cache.admin import inspect_cache, verify_cache
+from nanogpt_core.cache.damage import set_aside
 from nanogpt_core.cache.sqlite import SQLiteCache
 
 pytestmark = pytest.mark.xdist_group("processes")  # kills and starts processes: never beside each other
@@ -143,6 +144,30 @@ def test_file_set_aside_while_it_is_opened_is_created_again(tmp_path, seen):
     assert dict(late.get_many([b"a", b"b"])) == {b"b": b"2"}
 
 
+def test_file_set_aside_before_its_log_was_opened_is_not_used(monkeypatch, tmp_path, entries):
+    path, many, open_file = tmp_path / "c.db", entries(300, width=1000), sqlite_file.open_file
+    late, other = SQLiteCache(path), SQLiteCache(path)
+    late.put_many({b"a": b"1"})
+    late.close()
+
+    def open_slowly(file, mode, seconds):
+        database = open_file(file, mode, seconds)
+        if mode == "mode=rw":
+            monkeypatch.undo()
+            set_aside(path)
+            other.put_many(many)
+            other.close()
+            other.put_many({b"c": b"3"})  # in the log of the new file, which has the name of the old one's
+        return database
+
+    monkeypatch.setattr(sqlite_file, "open_file", open_slowly)
+    late.put_many({b"b": b"2"})
+    other.close()
+    late.close()
+    assert dict(SQLiteCache(path).get_many([*many, b"b"])) == {**many, b"b": b"2"}
+    assert len(list(tmp_path.glob("*corrupt-*[0-9]"))) == 1
+
+
 def test_second_object_keeps_posix_locks_of_the_first(tmp_path):
     # POSIX drops a process's locks on a file when it closes it once; another process would then take the log away.
     path = tmp_path / "c.db"
@@ -159,7 +184,9 @@ def test_second_object_keeps_posix_locks_of_the_first(tmp_path):
 
 
 def _python(script):
-    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60).stdout
+    return subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=300
+    ).stdout
 
 
 def test_deleted_file_is_created_again(tmp_path):

@@ -227,7 +227,7 @@ def _overwrite(file, data):
 def _run(path, at, pairs):
     script = Path(__file__).with_name("dying.py")
     command = [sys.executable, str(script), str(path), str(at)]
-    ended = subprocess.run(command, input=pairs, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(command, input=pairs, capture_output=True, text=True, timeout=300, check=False)
     assert "Traceback" not in ended.stderr, ended.stderr
     return ended.returncode, ended.stderr
 

@@ -369,7 +369,7 @@ def test_no_reply_in_time_is_a_timeout(ask, answering):
     over = threading.Event()
 
     def never(_seen):
-        over.wait(20)
+        over.wait(60)
         return b""
 
     made = answering(never, timeout=0.2, max_retries=0)
@@ -381,7 +381,7 @@ def test_no_reply_in_time_is_a_timeout(ask, answering):
 
 def test_timeout_of_one_call_overrides_the_default(ask, answering):
     over = threading.Event()
-    made = answering(lambda _seen: [over.wait(20) and b""], max_retries=0)
+    made = answering(lambda _seen: [over.wait(60) and b""], max_retries=0)
     with pytest.raises(errors.RequestTimeoutError, match=r"0\.25 s"):
         ask(made.caller, timeout=0.25)
     over.set()
@@ -607,7 +607,7 @@ def test_chunks_are_passed_on_immediately(kind, answering, chunked):
         yield f"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n{length}\r\n\r\n".encode()
         for part in parts:
             yield b"%x\r\n%b\r\n" % (len(part), part) if chunked else part
-            assert seen_first.wait(20), "the first part was kept back"
+            assert seen_first.wait(60), "the first part was kept back"
         if chunked:
             yield b"0\r\n\r\n"
 
@@ -656,7 +656,7 @@ def test_finished_stream_does_not_wait_for_the_server_to_close(kind, answering, 
 
     def answer(_seen):
         yield b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 1000000\r\n\r\n" + ALL
-        over.wait(20)
+        over.wait(60)
 
     made = answering(answer, max_retries=0)
 
@@ -721,7 +721,7 @@ def held_open(over, *events):
     def answer(_seen):
         yield b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 1000000\r\n\r\n"
         yield sse(*events)
-        over.wait(20)
+        over.wait(60)
 
     return answer
 
@@ -764,7 +764,7 @@ def test_stream_waits_for_a_second_choice_and_late_usage(kind, answering):
         for event in late:
             over.wait(0.7)
             yield sse(event)
-        over.wait(20)
+        over.wait(60)
 
     made = answering(answer, timeout=60)
     assert ask_as(kind, "streamed")(made.caller, n=2, **WITH_USAGE) == "all of it"
@@ -1023,7 +1023,7 @@ def test_chat_works_after_a_fork(answering):
     child.start()
     assert receiver.poll(20)
     assert receiver.recv() == "all of it"
-    child.join(20)
+    child.join(60)
     assert ask_as("sync", "plain")(made.caller) == "all of it"
 
 

@@ -16,13 +16,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanogpt_core import Embedder, SQLiteCache
+from nanogpt_core.cache import sqlite_file
+from nanogpt_core.cache.sqlite_file import folder_lock
+from nanogpt_core.cli.exit_codes import CommandError
 from nanogpt_core.cli.formats import numpy_array
 from nanogpt_core.cli.formats.base import open_output
+from nanogpt_core.cli.job import job as job_module
 from nanogpt_core.cli.job import run as run_module
 from nanogpt_core.cli.job import spool as spool_module
 from nanogpt_core.cli.job.spool import Spool
 from nanogpt_core.cli.job.state import State
 from nanogpt_core.cli.job.vector_log import VectorLog
+from nanogpt_core.cli.kept_cache import KeptCache
 from nanogpt_core.sandbox import SERVICE_ERRORS
 
 FORMATS = ("parquet", "npy", "jsonl")
@@ -199,6 +204,38 @@ def test_state_that_is_in_use_is_not_touched(embed, corpus, tmp_path):
     assert embed(corpus, "-o", tmp_path / "out.parquet").code == 0
 
 
+def test_state_that_another_process_deletes_meanwhile_is_made_again(monkeypatch, tmp_path):
+    other, connect = State(tmp_path / "out.npy"), sqlite3.connect
+
+    def connect_slowly(*arguments, **more):
+        monkeypatch.undo()
+        connection = connect(*arguments, **more)
+        other.close()  # it has ended, and deletes its folder
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", connect_slowly)
+    state = State(tmp_path / "out.npy")
+    with pytest.raises(CommandError, match="Another process"):
+        State(tmp_path / "out.npy")
+    state.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_output_that_another_process_finishes_meanwhile_is_not_made_again(embed, tmp_path, monkeypatch):
+    source = records(tmp_path / "in.jsonl", ["text"])
+    (tmp_path / "out.npy.unfinished").mkdir()  # by the other process
+
+    def wait_for_the_other(output):
+        monkeypatch.setattr(job_module, "State", State)
+        assert embed(source, "-o", output).code == 0
+        return State(output)
+
+    monkeypatch.setattr(job_module, "State", wait_for_the_other)
+    result = embed(source, "-o", tmp_path / "out.npy")
+    assert (result.code, result.sent.total()) == (0, 1)  # the text was sent once, by the other process
+    assert not (tmp_path / "out.npy.unfinished").exists()
+
+
 def test_damaged_state_is_named_and_foreign_usage_is_left_out(embed, tmp_path):
     source, folder = records(tmp_path / "in.jsonl", ["text"]), tmp_path / "out.npy.unfinished"
     folder.mkdir()
@@ -209,6 +246,15 @@ def test_damaged_state_is_named_and_foreign_usage_is_left_out(embed, tmp_path):
     assert "lock is damaged (file is not a database). Delete it." in result.err
     (folder / "lock").unlink()
     assert embed(source, "-o", tmp_path / "out.npy").code == 0
+
+
+def test_cache_waits_for_another_process_that_creates_a_file_in_its_folder(tmp_path, monkeypatch):
+    ends = contextlib.ExitStack()
+    ends.enter_context(folder_lock(tmp_path))
+    monkeypatch.setattr(sqlite_file, "backoff_seconds", lambda: ends.close() or 0.0)
+    cache = KeptCache(tmp_path / "vectors.sqlite")
+    cache.put_many({b"a": b"1"})
+    cache.close()
 
 
 @pytest.mark.usefixtures("service")

@@ -49,9 +49,9 @@ def start(server):
     """Return ``start(words)``, which starts a command as a process."""
     environment = {**os.environ, "NANOGPT_API_KEY": server.api_key, "NANOGPT_BASE_URL": server.base_url}
 
-    def start(words):
+    def start(words, **more):
         command = [sys.executable, "-m", "nanogpt_core.cli", *words]
-        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more)
 
     return start
 
@@ -157,7 +157,7 @@ def test_interrupt_of_a_process_is_code_130_and_one_line(server, words, start, f
     process = start(words(output))
     wait_for_requests(server, process, 20)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     if process.returncode == 0:
         pytest.skip("The run was complete before the signal arrived.")
     assert (process.returncode, out) == (130, b"")
@@ -170,11 +170,13 @@ def test_interrupt_of_a_process_is_code_130_and_one_line(server, words, start, f
 
 
 def test_first_line_of_progress_comes_before_any_request(server, words, start, tmp_path):
-    process = start(words(tmp_path / "out.npy"))
+    # The input has no end, so that no request can follow.
+    command = ["-" if word.endswith("corpus.jsonl") else word for word in words(tmp_path / "out.npy")]
+    process = start(command, stdin=subprocess.PIPE)
     assert process.stderr.readline() == b"Reading ...\n"
     assert server.requests == []
     process.terminate()
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     if sys.platform != "win32":  # there, it is a kill
         assert process.returncode == 130
         assert b"Traceback" not in err
@@ -186,5 +188,5 @@ def test_output_into_a_closed_pipe_is_code_141_without_a_traceback():
     process.stdout.close()
     err = process.stderr.read()
     process.stderr.close()
-    process.wait(timeout=60)
+    process.wait(timeout=300)
     assert (process.returncode, err) == (141, b"")

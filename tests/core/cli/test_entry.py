@@ -51,7 +51,7 @@ def test_help_lists_every_command_and_imports_no_heavy_module():
         "sys.stderr.write(json.dumps([code, sorted(sys.modules)]))"
     )
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=300, check=False
     )
     exit_code, modules = json.loads(done.stderr)
     assert exit_code == 0
@@ -227,7 +227,7 @@ def test_warning_is_one_line_without_its_place_in_the_source():
         "app.make_app = lambda: made\n"
         "sys.exit(entry.run(['warn']))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stderr) == (0, "nanogpt: warning: The cache is slow.\n")
 
 
@@ -239,7 +239,7 @@ def test_command_line_without_its_extra_says_how_to_install_it():
         "sys.argv = ['nanogpt', 'models']\n"
         "main()"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "nanogpt: cyclopts is not installed. Run: pip install 'nanogpt-rag[cli]'\n"
 

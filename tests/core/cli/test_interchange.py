@@ -46,7 +46,7 @@ kept = duckdb.sql("SELECT embedding FROM 'docs.parquet'").fetchall()
 assert (np.array([row for (row,) in kept], dtype=np.float32) == expected).all()
 """
     code = snippet("import duckdb") + check
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -113,7 +113,7 @@ lance.write_dataset(pa.table({"a": [1]}), "other.lance")
 Path("empty.lance").mkdir()
 assert run(["verify", "other.lance"]) == run(["verify", "empty.lance"]) == 3
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
     first, second = done.stderr.splitlines()
     assert (done.returncode, first[:49]) == (0, "nanogpt: other.lance was not written by nanogpt e")
     assert second.startswith("nanogpt: empty.lance cannot be read (")

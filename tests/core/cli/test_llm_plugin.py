@@ -62,7 +62,7 @@ def invoke(configured, monkeypatch):  # noqa: ARG001
 @pytest.mark.usefixtures("configured")
 def test_llm_finds_the_plugin_by_its_entry_point_and_embeds(options):
     command = [sys.executable, "-m", "llm", "embed", "-m", "nanogpt/BAAI/bge-m3", "-c", TEXTS["1"]]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout) == pytest.approx(Embedder("BAAI/bge-m3", **options).embed_query(TEXTS["1"]).tolist())
 

@@ -36,7 +36,7 @@ def terminal(service, tmp_path):  # noqa: ARG001 - it sets the environment
         except OSError:
             pass
         os.close(master)
-        return process.wait(timeout=60), output.decode()
+        return process.wait(timeout=300), output.decode()
 
     return run
 

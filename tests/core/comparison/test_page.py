@@ -101,8 +101,9 @@ def test_page_fits_wide_and_narrow_windows_and_shows_the_advice_first(comparison
     playwright = pytest.importorskip("playwright.sync_api")
     (tmp_path / "page.html").write_text(page, encoding="utf-8")
     with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=120_000)
         tab = browser.new_page()
+        tab.set_default_timeout(120_000)
         errors = []
         tab.on("console", lambda message: errors.append(message.text))
         tab.goto((tmp_path / "page.html").as_uri())

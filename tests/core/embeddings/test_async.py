@@ -86,7 +86,7 @@ asyncio.run(main())
 """
     environment = {**os.environ, "KEY": options["api_key"], "URL": options["base_url"]}
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
 

@@ -361,7 +361,7 @@ def test_no_response_in_time_is_a_timeout(embed, serve, faults):
     gate = threading.Event()
 
     def never(_):
-        gate.wait(20)
+        gate.wait(60)
         return faults.response()
 
     server = serve(never)
@@ -695,7 +695,7 @@ def test_width_of_the_live_list_is_accepted_by_concurrent_requests(embed, serve,
         if seen.path.endswith("/embedding-models"):
             asked.release()
             return faults.response({"data": [{"id": "BAAI/bge-m3", "dimensions": 6}]})
-        together.wait(20)
+        together.wait(60)
         return faults.good(seen)
 
     server = serve(answer)

@@ -771,7 +771,7 @@ def test_forked_child_opens_its_own_connections(serve, faults):
     environment = {**os.environ, "NANOGPT_BASE_URL": server.base_url}
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK],
-        capture_output=True, text=True, timeout=60, check=False, env=environment,
+        capture_output=True, text=True, timeout=300, check=False, env=environment,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "child ok\n"
@@ -848,7 +848,7 @@ def test_max_concurrency_limits_the_requests_in_flight(embed, serve, faults, rig
 
     def answer(seen):
         # Each answer waits until the full number of requests is there.
-        together.wait(20)
+        together.wait(60)
         return faults.good(seen)
 
     server = serve(answer)
@@ -861,7 +861,7 @@ def test_embedder_works_after_a_cancelled_call(serve, faults, right):
     gate = threading.Event()
 
     def answer(seen):
-        gate.wait(20)
+        gate.wait(60)
         return faults.good(seen)
 
     server = serve(answer)

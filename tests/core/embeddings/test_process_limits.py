@@ -40,7 +40,7 @@ def run(code, options, *arguments):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
 

@@ -201,7 +201,7 @@ def authority(tmp_path_factory):
     """A certificate authority, its certificate file, and a folder in OpenSSL's layout."""
     authority, folder = trustme.CA(), tmp_path_factory.mktemp("authority")
     authority.cert_pem.write_to_path(folder / "authority.pem")
-    subprocess.run(["openssl", "rehash", folder], check=True, capture_output=True, timeout=60)
+    subprocess.run(["openssl", "rehash", folder], check=True, capture_output=True, timeout=300)
     variables = {"SSL_CERT_FILE": str(folder / "authority.pem"), "SSL_CERT_DIR": str(folder)}
     return SimpleNamespace(ca=authority, variables=variables)
 
@@ -507,7 +507,7 @@ def test_tls_with_truststore_takes_one_request_sync_and_async(serve, faults, aut
     server = serve(tls=secured(authority.ca))
     done = subprocess.run(
         [sys.executable, "-c", TRUSTSTORE_CHILD],
-        capture_output=True, text=True, timeout=120, check=False,
+        capture_output=True, text=True, timeout=300, check=False,
         env={**os.environ, "NANOGPT_API_KEY": "k", "NANOGPT_BASE_URL": server.base_url,
              "SSL_CERT_FILE": authority.variables["SSL_CERT_FILE"]},
     )  # fmt: skip
@@ -551,7 +551,7 @@ def test_tls_handshake_that_was_broken_off_is_retried(embed, serve, authority, t
                 back = threading.Thread(target=forward, args=(onward, connection), daemon=True)
                 back.start()
                 forward(connection, onward)
-                back.join(20)
+                back.join(60)
 
         thread = threading.Thread(target=break_off_then_forward, daemon=True)
         thread.start()
@@ -559,7 +559,7 @@ def test_tls_handshake_that_was_broken_off_is_retried(embed, serve, authority, t
         embed(server.embedder(base_url=url, max_retries=3), ["a"])
         with contextlib.suppress(OSError):
             opened[0].shutdown(socket.SHUT_RDWR)
-        thread.join(20)
+        thread.join(60)
     assert len(server.requests) == 1
 
 
@@ -594,7 +594,7 @@ def test_no_frame_of_a_failed_request_shows_the_key(embed):
         embedder = Embedder("lab/unlisted", api_key=KEY, base_url=url, max_retries=1)
         with fake_clock(), pytest.raises(ConnectionFailedError) as caught:
             embed(embedder, ["a" * 100])
-        thread.join(20)
+        thread.join(60)
     shown = locals_of(caught.value)  # before a variable of this frame has the key
     assert KEY not in shown
     assert "embedder = " in shown

@@ -120,7 +120,7 @@ def tunnel(handshake, target):
         for connection in opened:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
-        thread.join(20)
+        thread.join(60)
 
 
 def test_socks_proxy_is_used(embed, serve, set_variables):

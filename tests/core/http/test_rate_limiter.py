@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from nanogpt_core import Embedder
+from nanogpt_core._runtime.clock import fake_clock
 from nanogpt_core.errors import ConnectionFailedError, RateLimitError, ServerError
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.lifetime import Cancellation
@@ -488,10 +489,12 @@ def test_unused_limiter_is_forgotten(endpoint):
 
 
 def test_repr_shows_rate_and_pause_but_no_key(endpoint):
-    owner = limit(12.0, endpoint)
-    owner.limiter().on_error(refusal(7.0), 7.0)
-    assert repr(owner.limiter()).startswith("RateLimiter(12 requests/s, paused for 7")
-    assert endpoint.key.get_secret_value() not in repr(owner.limiter())
+    with fake_clock():
+        owner = limit(12.0, endpoint)
+        owner.limiter().on_error(refusal(7.0), 7.0)
+        shown = repr(owner.limiter())
+    assert shown == "RateLimiter(12 requests/s, paused for 7 s)"
+    assert endpoint.key.get_secret_value() not in shown
 
 
 # --- Threads, forks, processes
@@ -510,7 +513,7 @@ def test_threads_reserve_different_start_times():
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     later = sorted(start for start in found if start > 0)
     assert len(later) == len(set(later)) >= 1600 - 1000
     assert sum(start == 0 for start in found) == 500
@@ -525,17 +528,17 @@ def test_fork_while_another_thread_holds_the_lock_leaves_it_free(endpoint):
     def hold():
         with limiter._lock:
             held.set()
-            release.wait(30)
+            release.wait(60)
 
     thread = threading.Thread(target=hold)
     thread.start()
-    held.wait(30)
+    held.wait(60)
     threading.Timer(0.2, release.set).start()
     child = os.fork()
     if child == 0:
-        free = limiter._lock.acquire(timeout=5)
+        free = limiter._lock.acquire(timeout=60)
         os._exit(0 if free and limiter_for(endpoint) is not limiter else 1)
-    thread.join(30)
+    thread.join(60)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
@@ -614,10 +617,10 @@ def test_four_real_processes_share_the_rate_of_a_real_server():
             child.stdin.write("go\n")
             child.stdin.flush()
         for child in children:
-            child.communicate(timeout=60)
+            child.communicate(timeout=300)
     finally:
         server.shutdown()
-        serving.join(30)
+        serving.join(60)
         server.server_close()
     assert [child.returncode for child in children] == [0] * processes
     assert server.statuses.count(200) == processes * count

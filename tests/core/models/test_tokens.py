@@ -196,5 +196,5 @@ assert dict(os.environ) == before
 
 
 def test_missing_vocabulary_gives_estimates_and_one_warning():
-    done = subprocess.run([sys.executable, "-c", BOUNDS], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, "-c", BOUNDS], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr

@@ -101,7 +101,7 @@ def test_stop_signal_ends_a_sleep_that_has_begun():
     sleeper = threading.Thread(target=clock.sleep, args=(HOUR, stop))
     sleeper.start()
     stop.set()
-    sleeper.join(30)
+    sleeper.join(60)
     assert not sleeper.is_alive()
 
 
@@ -177,7 +177,7 @@ def test_fake_clock_adds_up_the_sleeps_of_all_threads():
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(30)
+            thread.join(60)
     assert skipped.seconds == 4000
 
 

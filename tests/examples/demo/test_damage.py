@@ -259,7 +259,7 @@ def killed(request, shared_sandbox, tmp_path_factory):
         note="records.update" if kind.__name__ == "LangChainPipeline" else "documents.set_document_hashes",
         runs=runs,
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     return kind, dict(zip(MOMENTS, (data for data, *_ in runs), strict=True))
 

@@ -479,7 +479,7 @@ def test_ctrl_c_during_imports_ends_a_script_quietly(module, imported, tmp_path)
         "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nwhile True: pass\n"
     )
     command = [sys.executable, "-c", f"import sys; sys.path[:0] = {[str(tmp_path), str(EXAMPLES)]}; import {module}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
@@ -501,7 +501,7 @@ def test_missing_package_ends_script_with_one_line_that_names_the_make_target(sc
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     target = {"langchain_pipeline": "demo"}.get(script, script)
@@ -522,7 +522,7 @@ def test_failed_question_does_not_end_the_session(command, monkeypatch):
 
 def test_script_runs_without_a_key():
     done = subprocess.run(
-        [sys.executable, EXAMPLES / "openai_sdk_pipeline.py"], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, EXAMPLES / "openai_sdk_pipeline.py"], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "the sandbox on this machine" in done.stdout

@@ -73,7 +73,7 @@ def served(folder, *words, **environment):
         stderr=subprocess.STDOUT,
         text=True,
     )
-    guard = Timer(120, process.kill)  # also ends the read
+    guard = Timer(300, process.kill)  # also ends the read
     guard.start()
     try:
         said = []
@@ -87,16 +87,18 @@ def served(folder, *words, **environment):
     finally:
         guard.cancel()
         process.terminate()
-        rest, _ = process.communicate(timeout=30)
+        rest, _ = process.communicate(timeout=300)
     assert [line for line in rest.splitlines() if len(line) > LONGEST_LINE or "WebSocket" in line] == []
 
 
 @pytest.fixture(scope="module")
 def browser():
     root = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []  # Chromium requires it for root
-    playwright.expect.set_options(timeout=30_000)
+    playwright.expect.set_options(timeout=120_000)
     with playwright.sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=CHROMIUM, args=[*QUIET, "--no-first-run", *root])
+        running = driver.chromium.launch(
+            executable_path=CHROMIUM, args=[*QUIET, "--no-first-run", *root], timeout=120_000
+        )
         yield running
         running.close()
 
@@ -127,7 +129,7 @@ def opened(browser):
             asked.clear()
             page.on("request", lambda request: asked.append(request.url))
             page.on("websocket", lambda web_socket: asked.append(web_socket.url))
-            page.set_default_timeout(30_000)
+            page.set_default_timeout(120_000)
             page.goto(address)
             return page
 

@@ -851,7 +851,7 @@ def run_script(options, code, before=""):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
 
