@@ -155,6 +155,22 @@ async def test_one_span_for_many_texts(make, call, spans):
     assert [span.id_.partition("-")[0] for span in spans.completed_spans] == [f"NanoGPTEmbedding.{name}"]
 
 
+@pytest.mark.parametrize("kind", ["event", "span"])
+@pytest.mark.parametrize("level", ["root", BaseEmbedding.__module__])
+async def test_handler_at_any_level_sees_a_query(make, call, level, kind, request):
+    handlers = getattr(get_dispatcher(level), f"{kind}_handlers")
+    handler = Recorder(events=[]) if kind == "event" else SimpleSpanHandler()
+    handlers.append(handler)
+    request.addfinalizer(lambda: handlers.remove(handler))
+    vector = await call(make(), "get_query_embedding", "a question")
+    if kind == "event":
+        start, end = handler.events
+        assert (type(start), end.chunks, end.embeddings) == (EmbeddingStartEvent, ["a question"], [vector])
+    else:
+        name = "aget_query_embedding" if call.kind == "async" else "get_query_embedding"
+        assert handler.completed_spans[-1].id_.startswith(f"NanoGPTEmbedding.{name}-")
+
+
 class Minimal(BaseEmbedding):
     def _get_text_embedding(self, text):
         return [float(len(text))]

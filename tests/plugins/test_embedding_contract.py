@@ -75,6 +75,18 @@ async def test_batch_size_limits_texts_per_request(plugin, make, documents, sand
         assert [request.items for request in sandbox.requests] == [3, 3, 1]
 
 
+@pytest.mark.parametrize(("coalesce", "items"), [(True, [4]), (False, [1, 1, 1, 1])])
+async def test_queries_of_one_turn_of_the_event_loop_share_a_request_unless_coalesce_is_off(
+    plugin, make, sandbox, coalesce, items
+):
+    embed = getattr(make(coalesce=coalesce), f"a{plugin.query}")
+    queries = [f"A question {number}?" for number in range(4)]
+    expected = [await embed(query) for query in queries]
+    sandbox.clear()
+    assert await asyncio.gather(*map(embed, queries)) == expected
+    assert [request.items for request in sandbox.requests] == items
+
+
 async def test_overflow_error_names_positions_and_sends_nothing(make, documents, sandbox):
     with pytest.raises(TextTooLongError) as caught:
         await documents(make(BGE), ["short", LONG])

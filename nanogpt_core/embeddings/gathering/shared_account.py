@@ -131,14 +131,15 @@ def _divide(total: int | None, sizes: Sequence[int]) -> list[int | None]:
     if total is None:
         return [None] * len(sizes)
     shares: list[int | None] = []
-    size_so_far = given = 0
+    size_so_far, given, size_of_all = 0, 0, sum(sizes)
     for size in sizes:
         size_so_far += size
-        share = total * size_so_far // sum(sizes) - given
+        share = total * size_so_far // size_of_all - given
         shares.append(share)
         given += share
     return shares
 
 
 def _shares(total: float | None, sizes: Sequence[int]) -> list[float | None]:
-    return [None if total is None else total * size / sum(sizes) for size in sizes]
+    size_of_all = sum(sizes)
+    return [None if total is None else total * size / size_of_all for size in sizes]
