@@ -144,20 +144,24 @@ def _checked_url(url: str | None) -> str:
     return given
 
 
+def drop_frames(error: BaseException | None) -> None:
+    """Drop the local variables of frames that an error of redis-py has passed through.
+
+    Its errors and frames refer to each other. They would keep the client, with open connections, until the garbage
+    collector runs; and one of them holds the password.
+    """
+    while error is not None:  # its causes too
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
+
+
 @contextlib.contextmanager
 def dropped_frames() -> Iterator[None]:
-    """Drop the local variables of frames that an error of this block has passed through.
-
-    redis-py's errors and frames refer to each other. They would keep the client, with open connections, until the
-    garbage collector runs; and one of them holds the password.
-    """
+    """Drop the local variables of frames that an error of this block has passed through: :func:`drop_frames`."""
     try:
         yield
     except Exception as error:
-        link: BaseException | None = error
-        while link is not None:  # its causes too
-            traceback.clear_frames(link.__traceback__)
-            link = link.__context__
+        drop_frames(error)
         raise
 
 

@@ -4,13 +4,62 @@ from __future__ import annotations
 
 import hashlib
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
 KEYS = ("state", "open", "starts", "workers", "done", "released")
 """Names of the keys, in the order of ``KEYS`` in the scripts; ``lua/state.lua`` explains them."""
 
 READY, WAIT, BUDGET_REFUSED = 0, 1, 2
 """Status of a request in a reply of :data:`ADMIT`."""
+
+
+MICROSECONDS = 1_000_000
+"""Microseconds of a second: the scripts' unit of time."""
+
+
+class Reply(NamedTuple):
+    """Reply of the script :data:`ADMIT`.
+
+    Attributes:
+        status: ``READY``, ``WAIT`` or ``BUDGET_REFUSED``.
+        delay: Seconds until the start time.
+        generation: Name of the server's data: another one if it has lost them.
+        committed: Billionths of a US dollar that are spent, or may be.
+        rate: Requests per second over all workers.
+        workers: Workers of the last minute, at least 1.
+        peak: Learned peak of the rate; 0 if the service has refused nothing.
+        now: The server's time, in microseconds since 1970.
+    """
+
+    status: int
+    delay: float
+    generation: str
+    committed: int
+    rate: float
+    workers: int
+    peak: float
+    now: int
+
+    @classmethod
+    def parse(cls, state: list[Any], answer: list[Any]) -> Reply:
+        """Return the reply to one request.
+
+        Args:
+            state: Values that are the same for all requests of the round trip.
+            answer: Values of the request.
+        """
+        generation, rate, workers, peak, now = state
+        status, delay, committed = answer
+        return cls(
+            status=status,
+            delay=delay / MICROSECONDS,
+            generation=generation.decode(),
+            committed=committed,
+            rate=rate / 1000,
+            workers=max(workers, 1),
+            peak=peak / 1000,
+            now=now,
+        )
 
 
 class Script:

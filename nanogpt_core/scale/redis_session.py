@@ -11,7 +11,7 @@ import secrets
 import socket
 import threading
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import orjson
 
@@ -20,38 +20,13 @@ from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core._runtime.log import logger
 from nanogpt_core._runtime.workers import NoThreadError, start_thread
 from nanogpt_core.errors import LimitsUnavailableError, NanoGPTError
-from nanogpt_core.scale.redis_address import RedisAddress, dropped_frames, server_error
-from nanogpt_core.scale.redis_scripts import ADMIT, READY
+from nanogpt_core.scale.redis_address import RedisAddress, drop_frames, server_error
+from nanogpt_core.scale.redis_scripts import ADMIT, MICROSECONDS, READY, Reply
 
 T = TypeVar("T")
 
-_MICROSECONDS = 1_000_000
 _PROBE_SECONDS = 1.0  # between attempts to reach a server that is away
 _FLUSH_SECONDS = 0.05  # records of ended requests wait so long, and at most twice, for a request that takes them along
-
-
-class Reply(NamedTuple):
-    """Reply of the script :data:`~nanogpt_core.scale.redis_scripts.ADMIT`.
-
-    Attributes:
-        status: ``READY``, ``WAIT`` or ``BUDGET_REFUSED``.
-        delay: Seconds until the start time.
-        generation: Name of the server's data: another one if it has lost them.
-        committed: Billionths of a US dollar that are spent, or may be.
-        rate: Requests per second over all workers.
-        workers: Workers of the last minute, at least 1.
-        peak: Learned peak of the rate; 0 if the service has refused nothing.
-        now: The server's time, in microseconds since 1970.
-    """
-
-    status: int
-    delay: float
-    generation: str
-    committed: int
-    rate: float
-    workers: int
-    peak: float
-    now: int
 
 
 class _Request:
@@ -59,13 +34,19 @@ class _Request:
 
     Args:
         fields: Arguments of the script, as :meth:`RedisSession.admit` takes them.
+
+    Attributes:
+        outcome: None until its round trip has ended, and if that was interrupted.
+        ended: A lock that is free once the round trip has ended, or was interrupted.
     """
 
-    __slots__ = ("fields", "outcome")
+    __slots__ = ("ended", "fields", "outcome")
 
     def __init__(self, fields: list[Any]) -> None:
         self.fields = fields
         self.outcome: Reply | NanoGPTError | None = None
+        self.ended = threading.Lock()
+        self.ended.acquire()
 
     def result(self) -> Reply:
         outcome, self.outcome = self.outcome, None
@@ -126,6 +107,7 @@ class RedisSession(ForkSafe):
         """Send the records of ended requests, and reserve or confirm a start time: one round trip.
 
         One round trip at a time carries the requests of all threads that wait: under load, fewer trips than requests.
+        A thread waits for its own trip only, and not for the lock that the next trip holds.
 
         Args:
             action: ``"reserve"``, ``"confirm"``, or ``""`` for the records only.
@@ -141,19 +123,45 @@ class RedisSession(ForkSafe):
             ConfigurationError: The server refuses.
         """
         self._check_reachable()
-        request = _Request([action, name, nano, budget, patience, texts, gathers])
-        with self._lock:
-            self._requests.append(request)
-        with self._round_trip:
-            if request.outcome is None:
-                self._send(request)
-        return request.result()
+        while True:
+            request = _Request([action, name, nano, budget, patience, texts, gathers])
+            self._carry(request)
+            if request.outcome is not None:
+                return request.result()
 
-    def _send(self, first: _Request) -> None:
-        """Send all requests and records that wait, and keep the outcome of each request."""
-        self._round_trips += 1
+    def _carry(self, request: _Request) -> None:
+        """Wait for the round trip of a request. The first of those that wait sends them all, after the trip before."""
+        carried: list[_Request] = []
+        try:
+            with self._lock:
+                self._requests.append(request)
+                is_first = self._requests[0] is request
+            if is_first:
+                with self._round_trip:
+                    carried = self._take_requests()
+                    self._send(carried)
+            else:
+                request.ended.acquire()
+        except BaseException:  # such as KeyboardInterrupt
+            with self._lock:
+                if request in self._requests:
+                    is_first = self._requests[0] is request
+                    self._requests.remove(request)
+                    carried = self._take_requests() if is_first else []
+            raise
+        finally:
+            for one in carried:  # the thread of one without an outcome begins again
+                one.ended.release()
+
+    def _take_requests(self) -> list[_Request]:
         with self._lock:
             requests, self._requests = self._requests, []
+        return requests
+
+    def _send(self, requests: list[_Request]) -> None:
+        """Send requests and all records that wait, and keep the outcome of each request."""
+        self._round_trips += 1
+        with self._lock:
             records, self._records = self._records, []
             last, was_away = self.last, not self.is_reachable
         known = (last.generation, last.committed, last.peak) if last else ("", 0, 0)
@@ -165,14 +173,13 @@ class RedisSession(ForkSafe):
             with self._lock:
                 self._records[:0] = records
             for request in requests:  # raising an error adds to its traceback: each thread gets one of its own
-                request.outcome = error if request is first else copy.copy(error)
+                request.outcome = copy.copy(error)
             return
-        except BaseException:  # such as KeyboardInterrupt: the other threads send their requests themselves
+        except BaseException:  # such as KeyboardInterrupt
             with self._lock:
                 self._records[:0] = records
-                self._requests[:0] = [request for request in requests if request is not first]
             raise
-        replies = [_reply(state, answer) for answer in answers]
+        replies = [Reply.parse(state, answer) for answer in answers]
         for request, reply in zip(requests, replies, strict=True):
             request.outcome = reply
         with self._lock:
@@ -194,9 +201,9 @@ class RedisSession(ForkSafe):
             self._next_probe = clock.now() + _PROBE_SECONDS  # one thread tries, and others do not wait for it
         failure: NanoGPTError
         try:
-            with dropped_frames():
-                result = self._run_connected(function)
+            result = self._run_connected(function)
         except Exception as error:
+            drop_frames(error)
             from redis.exceptions import RedisError
 
             if not isinstance(error, (RedisError, OSError)):
@@ -220,8 +227,10 @@ class RedisSession(ForkSafe):
             self._client = self._address.connect(keeps_connection=True)
         else:
             # The server may have closed the connection meanwhile. A script that has run before changes nothing.
-            with contextlib.suppress(ConnectionError), dropped_frames():
+            try:
                 return function(self._client)
+            except ConnectionError as error:
+                drop_frames(error)
         return function(self._client)
 
     def log_rate(self, reply: Reply) -> None:
@@ -314,25 +323,10 @@ class RedisSession(ForkSafe):
         )
 
 
-def _reply(state: list[Any], answer: list[Any]) -> Reply:
-    generation, rate, workers, peak, now = state
-    status, delay, committed = answer
-    return Reply(
-        status=status,
-        delay=delay / _MICROSECONDS,
-        generation=generation.decode(),
-        committed=committed,
-        rate=rate / 1000,
-        workers=max(workers, 1),
-        peak=peak / 1000,
-        now=now,
-    )
-
-
 def _by_length(records: list[list[Any]]) -> list[list[Any]]:
     """Replace the ends of pauses, by this process's clock, by the microseconds until then: the records have waited."""
     now = clock.now()
     return [
-        [*record[:3], max(0.0, (record[3] - now) * _MICROSECONDS)] if record[0] == "pause" else record
+        [*record[:3], max(0.0, (record[3] - now) * MICROSECONDS)] if record[0] == "pause" else record
         for record in records
     ]

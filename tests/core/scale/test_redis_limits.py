@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import copy
+import ctypes
 import gc
 import json
 import logging
@@ -606,6 +607,32 @@ def test_threads_that_share_a_failed_round_trip_get_errors_of_their_own(start_re
     for thread in threads:
         thread.join(GUARD_SECONDS)
     assert len({id(error) for error in errors}) == 3
+
+
+def test_interrupted_thread_lets_those_that_wait_with_it_continue(redis, name):
+    limits = RedisLimits(f"{redis.url}?socket_timeout={GUARD_SECONDS}", name, 1000)
+    admitted, interrupted = [limits.reserve(FREE)], []
+
+    def work():
+        try:
+            admitted.append(limits.reserve(FREE))
+        except KeyboardInterrupt:
+            interrupted.append(threading.get_ident())
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(5)]
+    with contextlib.closing(limits._session._address.connect()) as client:
+        start_while_scripts_wait(client, limits, threads[:2])
+        for thread in threads[2:]:
+            thread.start()
+        wait_until(lambda: len(limits._session._requests) == 4)
+        # The second thread will send the requests of the three that came later, once the server answers the first.
+        sender = ctypes.c_ulong(threads[1].ident)
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(sender, ctypes.py_object(KeyboardInterrupt))
+        client.client_unpause()
+        for thread in threads:
+            thread.join(GUARD_SECONDS)
+    assert interrupted == [threads[1].ident]
+    assert len({admission.start for admission in admitted}) == 5
 
 
 def test_threads_of_one_worker_get_different_start_times(make_limits):
