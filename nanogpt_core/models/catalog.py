@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from nanogpt_core.validation import check_model_name
+from nanogpt_core.errors import InvalidTypeError
 
 MAX_ITEMS = 2048
 """Most texts in one request (reference page)."""
@@ -101,9 +101,9 @@ def get_model(name: str) -> ModelInfo:
 
     Raises:
         InvalidTypeError: The name is not a string.
-        ConfigurationError: It is empty.
     """
-    name = check_model_name(name)
+    if not isinstance(name, str):
+        raise InvalidTypeError(f"model must be a str, not {type(name).__name__}.")
     return _ROWS.get(name) or ModelInfo(id=name)
 
 
