@@ -120,15 +120,16 @@ def map_ordered(
     window. After each result the next call begins: a consumer that takes its time with many finished results would
     else leave the service without requests. If reading takes longer than a call, results are waited for before it goes
     on. When the consumer stops or a call fails, ``stop`` is set, and the calls in progress get :data:`GRACE_SECONDS` to
-    end.
+    end. If reading fails, its error is raised after the results of all items that were read.
     """
     if window == 1:
         yield from map(function, items)
         return
     in_progress: deque[Future[R]] = deque()
     pace = _Pace()
+    failures: list[Exception] = []
     try:
-        for item in pace.timed(items):
+        for item in _until_failure(pace.timed(items), failures):
             in_progress.append(_start(partial(pace.timed_call, function, item), stop))
             while in_progress:
                 if len(in_progress) < window and not in_progress[0].done():
@@ -140,10 +141,20 @@ def map_ordered(
                     break
         while in_progress:
             yield in_progress.popleft().result()
+        for failure in failures:
+            raise failure
     finally:
         stop.set()
         wait(in_progress, timeout=GRACE_SECONDS)
         park_if_exiting()
+
+
+def _until_failure(items: Iterator[T], failures: list[Exception]) -> Iterator[T]:
+    """Yield the items; an error ends them, and is appended to ``failures``."""
+    try:
+        yield from items
+    except Exception as error:  # noqa: BLE001 - raised later
+        failures.append(error)
 
 
 class _Pace:
@@ -200,18 +211,25 @@ async def amap_ordered(
     in_progress: deque[asyncio.Future[R]] = deque()
     reading: asyncio.Future[T | None] | None = None
     exhausted = False
+    failure: Exception | None = None
     try:
         while True:
             if reading is None and not exhausted and len(in_progress) < window:
                 reading = asyncio.ensure_future(_next(items))
             pending: list[asyncio.Future[Any]] = [*([] if reading is None else [reading]), *islice(in_progress, 1)]
             if not pending:
+                if failure is not None:
+                    raise failure
                 return
             await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             finished = bool(in_progress) and in_progress[0].done()
             # The next call begins before a result is handed out: the consumer may take its time with it.
-            if reading is not None and reading.done() and not (finished and reading.exception()):
-                item, reading = reading.result(), None
+            if reading is not None and reading.done():
+                try:
+                    item = reading.result()
+                except Exception as error:  # noqa: BLE001 - raised after the results of the items before
+                    item, failure = None, error
+                reading = None
                 if item is None:
                     exhausted = True
                 else:

@@ -124,6 +124,32 @@ def test_exception_of_the_input_iterator_reaches_the_caller(stream, make):
         stream(make(), texts(), batch_size=1)
 
 
+def test_batches_sent_before_an_error_of_the_source_are_handed_out(way, serve, faults, monkeypatch):
+    monkeypatch.setattr(stream_module, "_MAX_SECONDS_FOR_THE_FIRST", 0.0)
+    failing, found = threading.Event(), []
+
+    def source():
+        yield from ["a", "b", "c"]
+        failing.set()
+        raise KeyError("the caller's own")
+
+    def answer(seen):
+        assert failing.wait(20)
+        return faults.good(seen)
+
+    def by_threads():
+        found.extend(batch.texts for batch in embedder.stream(source(), batch_size=1))
+
+    async def by_tasks():
+        async for batch in embedder.astream(source(), batch_size=1):
+            found.append(batch.texts)  # noqa: PERF401 - kept if the stream fails
+
+    embedder = serve(answer).embedder(max_concurrency=8)
+    with pytest.raises(KeyError, match="the caller's own"):
+        by_threads() if way.name == "sync" else asyncio.run(by_tasks())
+    assert found == [["a"], ["b"], ["c"]]
+
+
 @pytest.mark.parametrize("texts", ["a string", b"bytes", None, 5])
 def test_stream_input_that_is_not_an_iterable_of_texts_is_refused(stream, make, sandbox, texts):
     with pytest.raises(InvalidTypeError):
