@@ -92,7 +92,8 @@ def iterate_texts(texts: Iterable[str]) -> Iterator[str]:
     try:
         return iter(texts)
     except TypeError as error:
-        remedy = "Collect it first: [text async for text in texts]." if hasattr(texts, "__aiter__") else ""
+        collect = "Collect it first, [text async for text in texts], or pass it to Embedder.astream()."
+        remedy = collect if hasattr(texts, "__aiter__") else ""
         raise InvalidTypeError(
             f"texts must be a list of strings, not {type(texts).__name__}.", remedy=remedy
         ) from error
