@@ -23,8 +23,7 @@ class CostOptions:
     """Consent to the cost.
 
     Attributes:
-        budget: US dollars that may be spent, without a question. Nothing is sent if more is expected. For `embed`, all
-            runs for an output count.
+        budget: Most US dollars to spend without asking. If more is expected, nothing is sent. `embed` counts all runs.
         yes: Accept any cost, if there is no budget.
         ask_above: Without a budget, ask if the expected cost is above so many US dollars.
     """

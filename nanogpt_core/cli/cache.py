@@ -70,8 +70,9 @@ def verify(file: Path, /, *, json: JsonFlag = False) -> int:
 def export(file: Path, target: Path, /) -> None:
     """Write the valid vectors into a NumPy file.
 
-    For each number of dimensions d it has the arrays `keys_d`, 32 bytes a row, and `vectors_d`, float32. The keys are
-    hashes of the texts: a cache does not hold the texts themselves.
+    For each number of dimensions d it has the arrays `keys_d`, 32 bytes a row,
+    and `vectors_d`, float32. The keys are hashes of the texts: a cache does not
+    hold the texts themselves.
 
     Args:
         file: The cache file.

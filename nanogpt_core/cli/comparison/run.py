@@ -33,8 +33,7 @@ class SyntheticOptions:
     """Questions that a chat model writes.
 
     Attributes:
-        make_questions: Let a chat model write so many questions from the passages, into QUESTIONS. If the file has
-            some already, only the rest are written.
+        make_questions: Have a chat model write questions from the passages until QUESTIONS holds so many.
         chat_model: The chat model.
     """
 
