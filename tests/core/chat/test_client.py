@@ -414,10 +414,10 @@ def test_stream_may_take_longer_than_the_timeout(kind, answering):
         length = sum(map(len, body))
         yield f"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: {length}\r\n\r\n".encode()
         for part in body:
-            over.wait(0.6)  # three of these are longer than the timeout, and each is shorter
+            over.wait(1.5)  # three of these are longer than the timeout, and each is shorter
             yield part
 
-    made = answering(answer, timeout=1.2, max_retries=0)
+    made = answering(answer, timeout=4, max_retries=0)
     assert ask_as(kind, "streamed")(made.caller) == "all of it"
 
 
