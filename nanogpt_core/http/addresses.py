@@ -26,43 +26,22 @@ _Address = tuple[Any, ...]
 
 
 def connect(host: str, port: int, seconds: float | None) -> socket.socket:
-    """Return a connected socket, which does not block.
+    """Return a connected socket, which does not block, to the first address that answers.
+
+    Each address has a head start of 0.25 s over the next.
 
     Args:
         host: Name or address.
         port: Port.
-        seconds: Maximum time for all addresses, or None.
+        seconds: Maximum time for all addresses, once the host was looked up; or None.
 
     Raises:
         OSError: No address can be connected to.
     """
-    return _connect_any(_alternating(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)), seconds)
-
-
-async def aconnect(host: str, port: int) -> socket.socket:
-    """Return a connected socket for the running event loop; see :func:`connect`."""
-    return await _aconnect_any(_alternating(await _look_up(host, port)))
-
-
-def _alternating(addresses: list[_Address]) -> list[_Address]:
-    """Order addresses so that their families alternate, beginning with the system's first choice."""
-    families = list(dict.fromkeys(address[0] for address in addresses))
-    columns = [[address for address in addresses if address[0] == family] for family in families]
-    return [one for row in itertools.zip_longest(*columns) for one in row if one is not None]
-
-
-def _open(address: _Address) -> socket.socket:
-    sock = socket.socket(*address[:3])
-    sock.setblocking(False)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return sock
-
-
-def _connect_any(addresses: list[_Address], seconds: float | None) -> socket.socket:
-    """Connect to the first address that answers; each has a head start of 0.25 s over the next."""
+    untried = _alternating(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
     deadline = math.inf if seconds is None else time.monotonic() + seconds
     failure = OSError(errno.EADDRNOTAVAIL, "the host has no address")
-    untried, opened = list(addresses), list[socket.socket]()
+    opened = list[socket.socket]()
     try:
         with selectors.DefaultSelector() as selector:
             while untried or selector.get_map():
@@ -94,20 +73,10 @@ def _connect_any(addresses: list[_Address], seconds: float | None) -> socket.soc
             sock.close()
 
 
-async def _look_up(host: str, port: int) -> list[_Address]:
-    with contextlib.suppress(socket.gaierror):  # a numeric address needs no thread
-        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-    try:
-        return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except RuntimeError as error:
-        if not lacks_threads(error):
-            raise
-        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-
-
-async def _aconnect_any(addresses: list[_Address]) -> socket.socket:
+async def aconnect(host: str, port: int) -> socket.socket:
+    """Return a connected socket for the running event loop; see :func:`connect`."""
     failure: BaseException = OSError(errno.EADDRNOTAVAIL, "the host has no address")
-    untried, tasks = list(addresses), set[asyncio.Task[socket.socket]]()
+    untried, tasks = _alternating(await _look_up(host, port)), set[asyncio.Task[socket.socket]]()
     try:
         while untried or tasks:
             if untried:
@@ -127,6 +96,31 @@ async def _aconnect_any(addresses: list[_Address]) -> socket.socket:
         for outcome in await asyncio.gather(*tasks, return_exceptions=True):
             if isinstance(outcome, socket.socket):
                 outcome.close()
+
+
+def _alternating(addresses: list[_Address]) -> list[_Address]:
+    """Order addresses so that their families alternate, beginning with the system's first choice."""
+    families = list(dict.fromkeys(address[0] for address in addresses))
+    columns = [[address for address in addresses if address[0] == family] for family in families]
+    return [one for row in itertools.zip_longest(*columns) for one in row if one is not None]
+
+
+def _open(address: _Address) -> socket.socket:
+    sock = socket.socket(*address[:3])
+    sock.setblocking(False)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+async def _look_up(host: str, port: int) -> list[_Address]:
+    with contextlib.suppress(socket.gaierror):  # a numeric address needs no thread
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    try:
+        return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except RuntimeError as error:
+        if not lacks_threads(error):
+            raise
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
 
 
 async def _aconnect(address: _Address) -> socket.socket:

@@ -37,6 +37,11 @@ _BY_STATUS: dict[int, tuple[type[StatusError], str]] = {
     425: (errors.ServerError, "Try again."),
     429: (errors.RateLimitError, "Send fewer requests at a time, or try again later."),
 }
+_BY_HUNDREDS: dict[int, tuple[type[StatusError], str]] = {
+    3: (errors.BadRequestError, "Redirects are not followed; set base_url to where the API is."),
+    4: (errors.BadRequestError, "Check the arguments."),
+    5: (errors.ServerError, "The service failed; try again later."),
+}
 # Remedies for codes of NanoGPT; the class follows from the status.
 _REMEDIES = {
     "model_not_allowed": "This key may not use the model: take another one, or change the key's settings.",
@@ -306,15 +311,7 @@ def _kind(status: int, code: str | None, param: str | None, detail: str) -> tupl
         return errors.RequestTooLargeError, "Send less at a time: a smaller batch_size, or shorter texts."
     if status in (400, 422) and _names_no_model(code, param, detail):
         return _BY_STATUS[404]
-    return _BY_STATUS.get(status) or _by_range(status)
-
-
-def _by_range(status: int) -> tuple[type[StatusError], str]:
-    if status >= 500:  # noqa: PLR2004
-        return errors.ServerError, "The service failed; try again later."
-    if 300 <= status < 400:  # noqa: PLR2004
-        return errors.BadRequestError, "Redirects are not followed; set base_url to where the API is."
-    return errors.BadRequestError, "Check the arguments."
+    return _BY_STATUS.get(status) or _BY_HUNDREDS.get(min(status // 100, 5), _BY_HUNDREDS[4])
 
 
 def _names_no_model(code: str | None, param: str | None, detail: str) -> bool:

@@ -170,7 +170,8 @@ class Budget(ForkSafe):
             BudgetExceededError: It would exceed the limit.
         """
         with self._lock:
-            self._check(cost)
+            if self._committed + (cost.usd or 0.0) > self.limit_usd:
+                raise budget_exceeded(cost, self.limit_usd, self._committed)
 
     def reserve(self, cost: Cost) -> None:
         """Reserve ``cost``.
@@ -179,7 +180,7 @@ class Budget(ForkSafe):
             BudgetExceededError: It would exceed the limit.
         """
         with self._lock:
-            self._check(cost)
+            self.check(cost)
             self._committed += cost.usd or 0.0
 
     def settle(self, cost: Cost, usd: float | None) -> None:
@@ -187,10 +188,6 @@ class Budget(ForkSafe):
         if usd is not None:
             with self._lock:
                 self._committed += usd - (cost.usd or 0.0)
-
-    def _check(self, cost: Cost) -> None:
-        if self._committed + (cost.usd or 0.0) > self.limit_usd:
-            raise budget_exceeded(cost, self.limit_usd, self._committed)
 
     def __reduce__(self) -> tuple[type[Budget], tuple[float]]:
         return Budget, (self.limit_usd,)

@@ -14,8 +14,8 @@ from nanogpt_core.http.error_body import excerpt
 from nanogpt_core.http.secrets import ApiKey, redacted
 from nanogpt_core.models.catalog import MODELS, ModelInfo, get_model
 from nanogpt_core.models.chat_catalog import ChatModelInfo, names_without_suffixes
+from nanogpt_core.models.pricing import parse_usd
 
-_MAX_USD_PER_MILLION_TOKENS = 1e6  # a higher price is taken for an error in the list
 MAX_LIST_BYTES = 16 << 20
 """Limit on the size of a list, in bytes."""
 _EMBEDDING_MODELS = "/embedding-models"
@@ -144,10 +144,7 @@ def _positive(value: object) -> int | None:
 def _usd(pricing: object, field: str = "per_million_tokens") -> float | None:
     if not isinstance(pricing, dict) or str(pricing.get("currency", "USD")).upper() != "USD":
         return None
-    price = pricing.get(field)
-    if not isinstance(price, (int, float)) or isinstance(price, bool):
-        return None
-    return float(price) if 0 <= price <= _MAX_USD_PER_MILLION_TOKENS else None
+    return parse_usd(pricing.get(field))
 
 
 def fetch_chat_model(endpoint: Endpoint, model: str, http_client: Any = None) -> ChatModelInfo:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_MAX_COST_USD = 1e6  # of one request; a higher cost is taken for an error
+_MAX_USD = 1e6  # a higher cost of a request, or price of 1,000,000 tokens, is taken for an error
 _DECIMAL = re.compile(r"\d+(?:\.\d*)?(?:e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 
 
@@ -36,8 +36,11 @@ def parse_cost_usd(pricing: object) -> float | None:
 
 
 def _parse_cost(value: object) -> float | None:
-    if isinstance(value, str) and _DECIMAL.fullmatch(value.strip()):
-        value = float(value)
+    return parse_usd(float(value) if isinstance(value, str) and _DECIMAL.fullmatch(value.strip()) else value)
+
+
+def parse_usd(value: object) -> float | None:
+    """Return a number of US dollars from JSON; None if it is no number, or negative or impossibly high."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return None
-    return float(value) if 0 <= value <= _MAX_COST_USD else None
+    return float(value) if 0 <= value <= _MAX_USD else None
