@@ -23,7 +23,7 @@ from nanogpt_core import Embedder
 from nanogpt_core._runtime import clock
 from nanogpt_core._runtime.clock import Deadline, fake_clock
 from nanogpt_core.embeddings.dispatch import Call
-from nanogpt_core.embeddings.gathering import slots
+from nanogpt_core.embeddings.gathering import gatherer
 from nanogpt_core.embeddings.gathering.carrier import BatchCarrier
 from nanogpt_core.embeddings.gathering.dispatch import GatheringDispatcher
 from nanogpt_core.embeddings.planning import make_plan
@@ -107,7 +107,7 @@ class Gathering(RuleBasedStateMachine):
         # Only skipped time passes: a slow machine must not decide which slots are free.
         patch = self.contexts.enter_context(pytest.MonkeyPatch.context())
         patch.setattr(clock, "time", SimpleNamespace(monotonic=lambda: 0.0))
-        patch.setattr(slots, "time", SimpleNamespace(monotonic=clock.now))
+        patch.setattr(gatherer, "time", SimpleNamespace(monotonic=clock.now))
         options = {"api_key": "k", "base_url": "http://127.0.0.1:9/api/v1", "max_retries": 1}
         options |= {"dimensions": WIDTH, "max_concurrency": 1}
         self.embedder, self.poor = self.make_embedders(options)
