@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+from nanogpt_core._runtime.clock import Cancellation
 from nanogpt_core._runtime.log import logger
 from nanogpt_core.embeddings.config import EmbedderConfig
 from nanogpt_core.embeddings.planning import Batch, Overflow, host_capabilities_for, weighted_mean
@@ -25,7 +26,6 @@ from nanogpt_core.errors import (
     TextTooLongError,
 )
 from nanogpt_core.http.client import HttpReply, Send
-from nanogpt_core.http.lifetime import Cancellation
 from nanogpt_core.http.limits import Admission, Cost, Outcome, SharedLimits
 from nanogpt_core.http.retry import send_with_retries, wait_for_start, was_not_billed
 from nanogpt_core.http.runner import Join, Run, Wait, Yield

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from nanogpt_core._runtime.clock import Deadline
+from nanogpt_core._runtime.clock import Cancellation, Deadline
 from nanogpt_core._runtime.log import OneWarning
 from nanogpt_core._runtime.workers import call_in_thread, require_event_loop, run_in_tasks, run_in_threads
 from nanogpt_core.cache.base import CacheNamespace
@@ -24,10 +24,9 @@ from nanogpt_core.embeddings.planning import Batch, Plan, make_batches, make_pla
 from nanogpt_core.embeddings.response import DimensionsCheck
 from nanogpt_core.embeddings.results import ArrayOutput, ListOutput, ResultCollector, reporting
 from nanogpt_core.errors import NanoGPTError
-from nanogpt_core.http.client import HttpClient
-from nanogpt_core.http.lifetime import Cancellation, Lifetime
-from nanogpt_core.http.limits import Budget, ProcessLimits, Saving
-from nanogpt_core.http.rate_limiter import RateCap
+from nanogpt_core.http.client import HttpClient, Lifetime
+from nanogpt_core.http.limits import Budget, Saving
+from nanogpt_core.http.rate_limiter import ProcessLimits, RateCap
 from nanogpt_core.http.runner import run_async, run_sync
 from nanogpt_core.http.secrets import redacted
 from nanogpt_core.models.catalog import MAX_ITEMS

@@ -10,14 +10,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from nanogpt_core._runtime.clock import attempt_limits
 from nanogpt_core._runtime.fork import import_modules
 from nanogpt_core._runtime.workers import call_in_thread
+from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.http.endpoint import Endpoint
-from nanogpt_core.http.lifetime import Lifetime, attempt_limits
 from nanogpt_core.http.secrets import redacted
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     import openai
+    from typing_extensions import Self
 
 # Imported before the first request: a fork in the middle of an import leaves the child with a locked module, and an
 # import fails if the process has no file descriptors left.
@@ -53,6 +57,59 @@ class HttpReply:
 
     body: bytes
     request_id: str | None = None
+
+
+class Lifetime:
+    """The state of one object: open or closed.
+
+    Connections are shared. They stay open as long as an object that has used them is open.
+
+    Attributes:
+        is_closed: Whether the object was closed.
+    """
+
+    def __init__(self) -> None:
+        self.is_closed = False
+
+    def check_open(self) -> None:
+        """Check that the object is open.
+
+        Raises:
+            ConfigurationError: It was closed.
+        """
+        if self.is_closed:
+            raise ConfigurationError(
+                "This object was closed, by close() or at the end of a with block.",
+                remedy="Make a new one, or close it after the last call.",
+            )
+
+
+class Closeable:
+    """A base class of objects with :meth:`close` and :meth:`aclose`: they work in ``with`` and ``async with``."""
+
+    def close(self) -> None:
+        """Close the object."""
+        raise NotImplementedError
+
+    async def aclose(self) -> None:
+        """Close the object, without blocking the event loop."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
 
 
 class HttpClient:

@@ -11,7 +11,7 @@ from typing import Any
 import anyio  # comes with the SDK
 
 from nanogpt_core.errors import ConfigurationError
-from nanogpt_core.http.lifetime import remaining
+from nanogpt_core.http.network import remaining
 from nanogpt_core.http.sdk import httpx
 
 _OTHER_LOOP = re.compile(r"event loop is closed|different (?:event )?loop", re.IGNORECASE)

@@ -12,11 +12,12 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
+from nanogpt_core._runtime.clock import current_attempt
 from nanogpt_core.errors import ReplyError
+from nanogpt_core.http.client import Lifetime
 from nanogpt_core.http.connections import Lease, take_async_lease, take_lease
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.inflater import GZIP_MAGIC, Inflater
-from nanogpt_core.http.lifetime import Lifetime, max_reply_bytes
 from nanogpt_core.http.own_client import asend_with, send_with
 from nanogpt_core.http.sdk import SDK_HEADERS, SDK_KEY, httpx
 
@@ -97,7 +98,7 @@ class BodyReader:
 
     def __init__(self, headers: Mapping[str, str], *, is_error: bool = False) -> None:
         self.ignored_errors = (ReplyError, httpx.TransportError) if is_error else ()
-        self._max_bytes = self._left = max_reply_bytes()
+        self._max_bytes = self._left = current_attempt.get().max_bytes
         length = headers.get("content-length", "")
         self._announced_bytes = int(length) if length.isdigit() and not is_error else 0
         codings = [name.strip().lower() for name in headers.get("content-encoding", "").split(",")]

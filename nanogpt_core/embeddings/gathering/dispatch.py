@@ -25,7 +25,8 @@ from nanogpt_core.embeddings.planning import Batch
 from nanogpt_core.embeddings.response import EmbeddingResponse
 from nanogpt_core.errors import LimitsUnavailableError, NanoGPTError
 from nanogpt_core.http.client import HttpClient
-from nanogpt_core.http.limits import Admission, ProcessLimits
+from nanogpt_core.http.limits import Admission
+from nanogpt_core.http.rate_limiter import ProcessLimits
 from nanogpt_core.http.retry import wait_for_start
 from nanogpt_core.http.runner import Join, Yield
 

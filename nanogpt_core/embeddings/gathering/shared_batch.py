@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from nanogpt_core._runtime.clock import Deadline
+from nanogpt_core._runtime.clock import Cancellation, Deadline
 from nanogpt_core._runtime.log import describe, logger
 from nanogpt_core.embeddings.dispatch import Dispatcher, Steps, failed_outcome, text_too_long
 from nanogpt_core.embeddings.gathering.bad_text_search import BadTextSearch, Failure, Result, halves, is_one_call
@@ -19,7 +19,6 @@ from nanogpt_core.embeddings.gathering.shared_account import NoCallLeft, SharedA
 from nanogpt_core.embeddings.gathering.waiting_call import Carrier, Item
 from nanogpt_core.embeddings.response import EmbeddingResponse
 from nanogpt_core.errors import BadRequestError, BudgetExceededError, NanoGPTError, RequestTooLargeError
-from nanogpt_core.http.lifetime import Cancellation
 from nanogpt_core.http.limits import Admission, SharedLimits
 from nanogpt_core.http.retry import send_with_retries
 from nanogpt_core.http.text_errors import may_concern_one_text, named_position

@@ -5,11 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from nanogpt_core._runtime.clock import Cancellation
 from nanogpt_core.embeddings.gathering import gatherer as gatherer_module
 from nanogpt_core.embeddings.gathering.gatherer import SLOT_SECONDS, Gatherer
 from nanogpt_core.embeddings.gathering.waiting_call import WaitingCall
 from nanogpt_core.embeddings.planning import Batch
-from nanogpt_core.http.lifetime import Cancellation
 
 
 class Carrier:

@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from nanogpt_core import Embedder
 from nanogpt_core._runtime import clock
-from nanogpt_core._runtime.clock import Deadline, fake_clock
+from nanogpt_core._runtime.clock import Cancellation, Deadline, fake_clock
 from nanogpt_core.embeddings.dispatch import Call
 from nanogpt_core.embeddings.gathering import gatherer
 from nanogpt_core.embeddings.gathering.carrier import BatchCarrier
@@ -37,7 +37,6 @@ from nanogpt_core.errors import (
     ServerError,
 )
 from nanogpt_core.http.client import HttpReply, Send
-from nanogpt_core.http.lifetime import Cancellation
 from nanogpt_core.http.runner import Join, Run, Wait
 
 WIDTH = 4
