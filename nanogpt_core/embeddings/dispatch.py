@@ -190,7 +190,7 @@ class Dispatcher:
             timer.uncertain += outcome.usd is None
             self._limits.settle(admission, outcome)
             raise
-        self._limits.settle(admission, self.outcome(response))
+        self._limits.settle(admission, Outcome(response.cost_usd, response.prompt_tokens, answered=True))
         return response
 
     def send_with_encoding(
@@ -221,11 +221,6 @@ class Dispatcher:
         usd = price(tokens, self.usd_per_million_tokens) or 0.0
         return Cost(self.parameters["model"], texts, tokens, usd, self._timeout)
 
-    def outcome(self, response: EmbeddingResponse) -> Outcome:
-        """Return the outcome of an attempt that was answered: the cost that the reply gives, or its tokens' price."""
-        tokens, cost = response.prompt_tokens, response.cost_usd
-        return Outcome(price(tokens, self.usd_per_million_tokens) if cost is None else cost, tokens, answered=True)
-
     def request_once(
         self, batch: Batch, cancellation: Cancellation, observer: CallObserver, into: ResultCollector | None = None
     ) -> Steps[EmbeddingResponse]:
@@ -247,7 +242,7 @@ class Dispatcher:
         with observer.sending():
             reply = yield Send("/embeddings", body, cancellation.remaining(self._timeout), max_bytes)
         out = None if into is None else into.out(batch)
-        return parse_embeddings(reply.body, len(batch.texts), out, reply.request_id)
+        return parse_embeddings(reply.body, len(batch.texts), out, reply.request_id, self.usd_per_million_tokens)
 
     def check_dimensions(self, response: EmbeddingResponse, call: Call) -> Steps[None]:
         """Compare the dimensions of a response; if they differ, ask the service's live list once.

@@ -66,8 +66,7 @@ class Pipeline:
         self.lifetime = Lifetime()
         self.client = HttpClient(config.endpoint, config.http_client, config.http_async_client, self.lifetime, _MODULES)
         self.namespace = CacheNamespace(config.endpoint.base_url, model.id, config.dimensions)
-        price_per_million = model.usd_per_million_tokens
-        self.observer = Observer("embeddings", config.endpoint, config.on_request, meter, price_per_million)
+        self.observer = Observer("embeddings", config.endpoint, config.on_request, meter)
         process_limits = ProcessLimits(RateCap(config.endpoint, config.requests_per_second).limiter, budget)
         self.limits = process_limits if config.limits is None else config.limits
         self._warning = OneWarning()
