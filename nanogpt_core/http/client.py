@@ -5,7 +5,7 @@ Failures are raised as this project's errors, caused by the SDK's.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -190,8 +190,9 @@ class HttpClient:
         """
         client = self.get_ready()
         try:
+            call = self._make_call(client, request)
             with attempt_limits(request.timeout, request.max_bytes):
-                return _checked(self._call(client, request))
+                return _checked(call())
         except Exception as error:  # noqa: BLE001 - raised again
             failure = self._failure(error, request.timeout)
         # Out here: the SDK wraps our errors in its own, and causes must not run in a circle. Calls that share a request
@@ -203,22 +204,23 @@ class HttpClient:
         """Do the same as :meth:`send`, without blocking the event loop."""
         client = await self.aget_ready()
         try:
+            call = self._make_call(client, request)
             with attempt_limits(request.timeout, request.max_bytes):
-                return _checked(await self._call(client, request))
+                return _checked(await call())
         except Exception as error:  # noqa: BLE001 - raised again
             failure = self._failure(error, request.timeout)
         with redacted(self.endpoint):
             raise failure
 
-    def _call(self, client: Any, request: Send) -> Any:
+    def _make_call(self, client: Any, request: Send) -> Callable[[], Any]:
         from nanogpt_core.http.sdk import OMITTED_HEADERS, httpx
 
         url = f"{self.endpoint.base_url}{request.path}"
         # The client's own values. For each that is not given, the SDK makes a deep copy of a marker: 2 % of a query.
         options = {"headers": OMITTED_HEADERS, "max_retries": client.max_retries, "timeout": client.timeout}
         if request.body is None:
-            return client.get(url, cast_to=httpx.Response, options=options)
-        return client.post(url, cast_to=httpx.Response, options=options, content=request.body)
+            return partial(client.get, url, cast_to=httpx.Response, options=options)
+        return partial(client.post, url, cast_to=httpx.Response, options=options, content=request.body)
 
     def _failure(self, error: Exception, timeout: float) -> BaseException:
         from nanogpt_core.http.error_mapping import foreign_error, map_error
