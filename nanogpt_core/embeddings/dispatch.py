@@ -103,8 +103,10 @@ class Dispatcher:
         """
         parts, accepted = [batch], list[Batch]()
         while parts:
-            part, *others = self.host_capabilities.split(parts.pop())
-            parts += others[::-1]
+            part = parts.pop()
+            if self.host_capabilities.is_limited:  # perhaps only since the batch was made
+                part, *others = self.host_capabilities.split(part)
+                parts += others[::-1]
             first_admission, admission = admission, None
             try:
                 response = yield from self._send_and_report(part, call, first_admission, into=call.results)
