@@ -147,8 +147,8 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
         options = {name: value for name, value in options.items() if value is not None or name not in optional}
         _check_batches(options)
         super()._set_options(options)
-        if self.embeddings_cache is not None:
-            self.embeddings_cache = self.embeddings_cache  # for these options
+        if self.embeddings_cache is not None:  # pydantic's constructor does not call __setattr__()
+            super().__setattr__("embeddings_cache", self._separated(self.embeddings_cache))
 
     @classmethod
     def class_name(cls) -> str:
@@ -159,8 +159,12 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
         value = hide_keys({name: value})[name]
         _check_batches({name: value})
         if name == "embeddings_cache" and value is not None:
-            value = SeparatedStore(value, self._embedder.cache_namespace, self.query_instruction)
+            value = self._separated(value)
         super().__setattr__(name, value)
+
+    def _separated(self, store: Any) -> SeparatedStore:
+        """Return a view of a key-value store in which these options have collections of their own."""
+        return SeparatedStore(store, self._embedder.cache_namespace, self.query_instruction)
 
     def __getstate__(self) -> dict[Any, Any]:
         # The base class leaves out attributes that cannot be pickled; a function must not get lost like that.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel  # a dependency of the SDK
 
-from nanogpt_core.http.lifetime import Closeable
+from nanogpt_core.http.client import Closeable
 from nanogpt_core.http.secrets import hide_keys
 
 if TYPE_CHECKING:

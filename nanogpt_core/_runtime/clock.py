@@ -1,4 +1,9 @@
-"""Clock, sleeping and deadlines. Tests can skip all sleeps with :func:`fake_clock`."""
+"""Clock, sleeping, deadlines and cancellation. Tests can skip all sleeps with :func:`fake_clock`.
+
+An HTTP client's own time limit is one for each read, which a reply that trickles in never reaches; and it unpacks a
+compressed reply however large that grows. So time and size of an attempt are limited for a block with
+:func:`attempt_limits`. The network backends and transports of this project keep to them.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from nanogpt_core.errors import RequestTimeoutError
 
 _lock = threading.Lock()
 _skipped_seconds = 0.0  # never decreases, so that now() does not run backwards after a fake clock
@@ -83,6 +91,74 @@ class Deadline:
     def remaining(self, timeout: float = math.inf) -> float:
         """Return the seconds until the deadline, or ``timeout`` if that is less; 0 or less once it has passed."""
         return min(timeout, self.at - now())
+
+
+@dataclass(frozen=True)
+class Cancellation:
+    """The deadline and the stop signal of one call, shared by its requests.
+
+    Attributes:
+        deadline: The time by which the call must end. Default: none.
+        stop: Set if no further attempt must be made, because the call was interrupted or another of its requests
+            failed.
+    """
+
+    deadline: Deadline | None = None
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def check(self) -> None:
+        """Check that the call may continue.
+
+        Raises:
+            RequestTimeoutError: The deadline has passed, or ``stop`` is set.
+        """
+        if self.stop.is_set():
+            raise RequestTimeoutError("Cancelled: the call was interrupted, or another of its requests failed.")
+        if self.deadline is not None and self.deadline.remaining() <= 0:
+            raise RequestTimeoutError(
+                "The call's deadline has passed.", remedy="Raise deadline, or embed fewer texts at a time."
+            )
+
+    def remaining(self, timeout: float) -> float:
+        """Return ``timeout`` in seconds, or the time until the deadline if that is less.
+
+        Raises:
+            RequestTimeoutError: See :meth:`check`.
+        """
+        self.check()
+        return timeout if self.deadline is None else self.deadline.remaining(timeout)
+
+    def leaves_time_for(self, delay: float) -> bool:
+        """Return whether another attempt in ``delay`` seconds can still end in time."""
+        return not self.stop.is_set() and (self.deadline is None or self.deadline.remaining() > delay)
+
+
+class AttemptLimits(NamedTuple):
+    """Time and size of one attempt.
+
+    Attributes:
+        deadline: The time by which it must end, in seconds of ``time.monotonic``.
+        max_bytes: Maximum size of its reply, unpacked.
+    """
+
+    deadline: float = math.inf
+    max_bytes: int = 1 << 60
+
+
+_UNLIMITED = AttemptLimits()
+
+current_attempt: ContextVar[AttemptLimits] = ContextVar("nanogpt_attempt_limits", default=_UNLIMITED)
+"""The limits of the attempt that this thread or task makes."""
+
+
+@contextlib.contextmanager
+def attempt_limits(timeout: float, max_bytes: int) -> Iterator[None]:
+    """Limit the attempt, or the read of a stream, in this block to ``timeout`` seconds and a reply to ``max_bytes``."""
+    token = current_attempt.set(AttemptLimits(time.monotonic() + timeout, max_bytes))
+    try:
+        yield
+    finally:
+        current_attempt.reset(token)
 
 
 _deadline: ContextVar[Deadline | None] = ContextVar("nanogpt_deadline", default=None)

@@ -21,15 +21,16 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 import openai
 
 from nanogpt_core import errors
+from nanogpt_core._runtime.clock import Cancellation
 from nanogpt_core.chat.event_stream import AsyncEventStream, EventStream, recorded
 from nanogpt_core.chat.transport import AsyncChatTransport, ChatTransport
 from nanogpt_core.errors import NanoGPTError, ReplyError
+from nanogpt_core.http.client import Lifetime
 from nanogpt_core.http.connections import aclose_connections, close_connections
 from nanogpt_core.http.endpoint import CHAT_TIMEOUT, Endpoint
 from nanogpt_core.http.error_mapping import map_error
-from nanogpt_core.http.lifetime import Cancellation, Lifetime
-from nanogpt_core.http.limits import Admission, Cost, ProcessLimits, SharedLimits, check_limits
-from nanogpt_core.http.rate_limiter import RateCap, RateLimiter
+from nanogpt_core.http.limits import Admission, Cost, SharedLimits, check_limits
+from nanogpt_core.http.rate_limiter import ProcessLimits, RateCap, RateLimiter
 from nanogpt_core.http.retry import backoff_delay, send_with_retries
 from nanogpt_core.http.sdk import make_client
 from nanogpt_core.http.secrets import ApiKey, hide_keys, redacted

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import openai
 
+from nanogpt_core._runtime.clock import attempt_limits
 from nanogpt_core.chat.response import ChatRequest, ReportedError
 from nanogpt_core.chat.stream import StreamReader
 from nanogpt_core.chat.whole_reply import first_event, parse_reply
 from nanogpt_core.errors import ConnectionFailedError, NanoGPTError, ReplyError
 from nanogpt_core.http.error_body import as_sentence, error_message, excerpt
 from nanogpt_core.http.error_mapping import status_error
-from nanogpt_core.http.lifetime import attempt_limits
 from nanogpt_core.http.retry import was_not_billed
 from nanogpt_core.http.sdk import httpx
 from nanogpt_core.http.secrets import redacted

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+from nanogpt_core._runtime.clock import Cancellation
 from nanogpt_core._runtime.log import logger
 from nanogpt_core.embeddings.config import EmbedderConfig
 from nanogpt_core.embeddings.planning import Batch, Overflow, host_capabilities_for, weighted_mean
@@ -25,7 +26,6 @@ from nanogpt_core.errors import (
     TextTooLongError,
 )
 from nanogpt_core.http.client import HttpReply, Send
-from nanogpt_core.http.lifetime import Cancellation
 from nanogpt_core.http.limits import Admission, Cost, Outcome, SharedLimits
 from nanogpt_core.http.retry import send_with_retries, wait_for_start, was_not_billed
 from nanogpt_core.http.runner import Join, Run, Wait, Yield
@@ -103,8 +103,10 @@ class Dispatcher:
         """
         parts, accepted = [batch], list[Batch]()
         while parts:
-            part, *others = self.host_capabilities.split(parts.pop())
-            parts += others[::-1]
+            part = parts.pop()
+            if self.host_capabilities.is_limited:  # perhaps only since the batch was made
+                part, *others = self.host_capabilities.split(part)
+                parts += others[::-1]
             first_admission, admission = admission, None
             try:
                 response = yield from self._send_and_report(part, call, first_admission, into=call.results)
@@ -190,7 +192,7 @@ class Dispatcher:
             timer.uncertain += outcome.usd is None
             self._limits.settle(admission, outcome)
             raise
-        self._limits.settle(admission, self.outcome(response))
+        self._limits.settle(admission, Outcome(response.cost_usd, response.prompt_tokens, answered=True))
         return response
 
     def send_with_encoding(
@@ -221,11 +223,6 @@ class Dispatcher:
         usd = price(tokens, self.usd_per_million_tokens) or 0.0
         return Cost(self.parameters["model"], texts, tokens, usd, self._timeout)
 
-    def outcome(self, response: EmbeddingResponse) -> Outcome:
-        """Return the outcome of an attempt that was answered: the cost that the reply gives, or its tokens' price."""
-        tokens, cost = response.prompt_tokens, response.cost_usd
-        return Outcome(price(tokens, self.usd_per_million_tokens) if cost is None else cost, tokens, answered=True)
-
     def request_once(
         self, batch: Batch, cancellation: Cancellation, observer: CallObserver, into: ResultCollector | None = None
     ) -> Steps[EmbeddingResponse]:
@@ -247,7 +244,7 @@ class Dispatcher:
         with observer.sending():
             reply = yield Send("/embeddings", body, cancellation.remaining(self._timeout), max_bytes)
         out = None if into is None else into.out(batch)
-        return parse_embeddings(reply.body, len(batch.texts), out, reply.request_id)
+        return parse_embeddings(reply.body, len(batch.texts), out, reply.request_id, self.usd_per_million_tokens)
 
     def check_dimensions(self, response: EmbeddingResponse, call: Call) -> Steps[None]:
         """Compare the dimensions of a response; if they differ, ask the service's live list once.

@@ -15,7 +15,7 @@ from nanogpt_core.embeddings.inputs import check_query, check_texts, iterate_tex
 from nanogpt_core.embeddings.pipeline import Pipeline
 from nanogpt_core.embeddings.stream import EmbeddedBatch, achunked, astream_chunks, chunked, stream_chunks
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
-from nanogpt_core.http.lifetime import Closeable
+from nanogpt_core.http.client import Closeable
 from nanogpt_core.http.limits import Budget
 from nanogpt_core.http.secrets import Secret, hide_key
 from nanogpt_core.models.catalog import MAX_ITEMS, ModelInfo

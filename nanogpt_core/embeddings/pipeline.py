@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from nanogpt_core._runtime.clock import Deadline
+from nanogpt_core._runtime.clock import Cancellation, Deadline
 from nanogpt_core._runtime.log import OneWarning
 from nanogpt_core._runtime.workers import call_in_thread, require_event_loop, run_in_tasks, run_in_threads
 from nanogpt_core.cache.base import CacheNamespace
@@ -24,10 +24,9 @@ from nanogpt_core.embeddings.planning import Batch, Plan, make_batches, make_pla
 from nanogpt_core.embeddings.response import DimensionsCheck
 from nanogpt_core.embeddings.results import ArrayOutput, ListOutput, ResultCollector, reporting
 from nanogpt_core.errors import NanoGPTError
-from nanogpt_core.http.client import HttpClient
-from nanogpt_core.http.lifetime import Cancellation, Lifetime
-from nanogpt_core.http.limits import Budget, ProcessLimits, Saving
-from nanogpt_core.http.rate_limiter import RateCap
+from nanogpt_core.http.client import HttpClient, Lifetime
+from nanogpt_core.http.limits import Budget, Saving
+from nanogpt_core.http.rate_limiter import ProcessLimits, RateCap
 from nanogpt_core.http.runner import run_async, run_sync
 from nanogpt_core.http.secrets import redacted
 from nanogpt_core.models.catalog import MAX_ITEMS
@@ -67,8 +66,7 @@ class Pipeline:
         self.lifetime = Lifetime()
         self.client = HttpClient(config.endpoint, config.http_client, config.http_async_client, self.lifetime, _MODULES)
         self.namespace = CacheNamespace(config.endpoint.base_url, model.id, config.dimensions)
-        price_per_million = model.usd_per_million_tokens
-        self.observer = Observer("embeddings", config.endpoint, config.on_request, meter, price_per_million)
+        self.observer = Observer("embeddings", config.endpoint, config.on_request, meter)
         process_limits = ProcessLimits(RateCap(config.endpoint, config.requests_per_second).limiter, budget)
         self.limits = process_limits if config.limits is None else config.limits
         self._warning = OneWarning()
@@ -93,7 +91,7 @@ class Pipeline:
             as_lists: Whether to return lists of floats, not an array.
             batch_size: Maximum number of texts in a request, for this call only.
             offset: Position of the first text in the caller's list or stream.
-            show_progress: Whether to report progress, unless it is part of a stream.
+            show_progress: Whether to report progress.
             stop: Set by another thread when the call should end.
             stream: The observer of the stream that this call is a part of, or None.
         """
@@ -102,16 +100,22 @@ class Pipeline:
         cancellation = self._cancellation(stop)
         with self._observed(stream) as observer:
             plan = make_plan(texts, self.counter, self.config.on_overflow, offset)
-            with self._open_call(plan, cancellation, observer, as_lists, show_progress and stream is None) as call:
-                dispatches = self._dispatches(plan, call, batch_size, lane=None)
-                if dispatches:
-                    self.client.get_ready()
-                tasks = [partial(run_sync, dispatch, self.client.send, cancellation.stop) for dispatch in dispatches]
-                if len(tasks) == 1:  # as most calls have: no threads, and no file more to follow
-                    tasks[0]()
-                else:
-                    run_in_threads(tasks, self.config.max_concurrency, cancellation.stop)
-                return call.results.finish()
+            with self.reporting(plan.text_count) if show_progress else contextlib.nullcontext() as report:
+                call = self._make_call(plan, cancellation, observer, as_lists, report)
+                try:
+                    dispatches = self._dispatches(plan, call, batch_size, lane=None)
+                    if dispatches:
+                        self.client.get_ready()
+                    if len(dispatches) == 1:
+                        run_sync(dispatches[0], self.client.send, cancellation.stop)
+                    else:
+                        tasks = [partial(run_sync, each, self.client.send, cancellation.stop) for each in dispatches]
+                        run_in_threads(tasks, self.config.max_concurrency, cancellation.stop)
+                    return call.results.finish()
+                except NanoGPTError as error:
+                    with redacted(self.config.endpoint):
+                        call.results.add_completed_to(error)
+                        raise
 
     async def aembed(
         self,
@@ -135,14 +139,20 @@ class Pipeline:
         blocks = self._may_block(texts)
         with self._observed(stream) as observer:
             plan = await _run(blocks, make_plan, texts, self.counter, self.config.on_overflow, offset)
-            with self._open_call(plan, cancellation, observer, as_lists, show_progress and stream is None) as call:
-                dispatches = await _run(blocks, self._dispatches, plan, call, batch_size, loop)
-                if dispatches:
-                    await self.client.aget_ready()
-                lock = parsing or asyncio.Lock()
-                tasks = [partial(run_async, dispatch, self.client.asend, parsing=lock) for dispatch in dispatches]
-                await run_in_tasks(tasks, self.config.max_concurrency, cancellation.stop)
-                return await _run(len(texts) > _MAX_TEXTS_PLANNED_IN_LOOP, call.results.finish)
+            with self.reporting(plan.text_count) if show_progress else contextlib.nullcontext() as report:
+                call = self._make_call(plan, cancellation, observer, as_lists, report)
+                try:
+                    dispatches = await _run(blocks, self._dispatches, plan, call, batch_size, loop)
+                    if dispatches:
+                        await self.client.aget_ready()
+                    lock = parsing or asyncio.Lock()
+                    tasks = [partial(run_async, each, self.client.asend, parsing=lock) for each in dispatches]
+                    await run_in_tasks(tasks, self.config.max_concurrency, cancellation.stop)
+                    return await _run(len(texts) > _MAX_TEXTS_PLANNED_IN_LOOP, call.results.finish)
+                except NanoGPTError as error:
+                    with redacted(self.config.endpoint):
+                        call.results.add_completed_to(error)
+                        raise
 
     def observe(self) -> CallObserver:
         """Return the observer of a call, or of a stream, that begins now.
@@ -165,27 +175,25 @@ class Pipeline:
             or bool(self.counter.may_be_too_long(byte_lengths(texts)))
         )
 
-    @contextlib.contextmanager
-    def _open_call(
-        self, plan: Plan, cancellation: Cancellation, observer: CallObserver, as_lists: bool, show_progress: bool
-    ) -> Iterator[Call]:
+    def _make_call(
+        self,
+        plan: Plan,
+        cancellation: Cancellation,
+        observer: CallObserver,
+        as_lists: bool,
+        report: Callable[[int], object] | None,
+    ) -> Call:
         cache = self._cache_lookup(cancellation.deadline)
-        with self.reporting(plan.text_count) if show_progress else contextlib.nullcontext() as report:
-            results = ResultCollector(
-                plan,
-                ListOutput(plan) if as_lists else ArrayOutput(plan),
-                dimensions_check=self.dimensions_check,
-                model=self.config.model_row.id,
-                cache=cache,
-                report=report,
-                warning=self._warning,
-            )
-            try:
-                yield Call(results, cancellation, observer)
-            except NanoGPTError as error:
-                with redacted(self.config.endpoint):
-                    results.add_completed_to(error)
-                    raise
+        results = ResultCollector(
+            plan,
+            ListOutput(plan) if as_lists else ArrayOutput(plan),
+            dimensions_check=self.dimensions_check,
+            model=self.config.model_row.id,
+            cache=cache,
+            report=report,
+            warning=self._warning,
+        )
+        return Call(results, cancellation, observer)
 
     def reporting(self, total: int | None) -> contextlib.AbstractContextManager[Callable[[int], object] | None]:
         """Return a context with the function to report progress to, or None; ``total`` texts are expected."""
@@ -251,19 +259,17 @@ class Pipeline:
             self.limits.add_saving(Saving(cached, repeated, tokens, usd))
 
     def _make_batches(self, plan: Plan, request_indices: Sequence[int], batch_size: int | None) -> list[Batch]:
+        per_request = -(-len(request_indices) // self.config.max_concurrency)
+        default = min(self.config.model_row.batch_size, max(_SMALL_BATCH_TEXTS, per_request))
         return make_batches(
             plan,
             request_indices,
-            max_items=batch_size or self.config.batch_size or self._default_batch_size(len(request_indices)),
+            max_items=batch_size or self.config.batch_size or default,
             max_tokens=self.config.model_row.max_request_tokens,
             host_capabilities=self.dispatcher.host_capabilities,
             # Only a budget needs exact counts.
             count=None if self.limits.budget_usd is None else self.counter.count,
         )
-
-    def _default_batch_size(self, texts: int) -> int:
-        per_request = -(-texts // self.config.max_concurrency)
-        return min(self.config.model_row.batch_size, max(_SMALL_BATCH_TEXTS, per_request))
 
     def check_lengths(self, texts: list[str]) -> None:
         """Raise the error for checked texts that are too long, if ``on_overflow`` is ``"error"``."""

@@ -7,6 +7,7 @@ process learns from refusals. Counting tokens may load a vocabulary: :mod:`~nano
 
 from __future__ import annotations
 
+import sys
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -294,24 +295,23 @@ class HostCapabilities:
     Attributes:
         encoding: The ``encoding_format`` that the host accepts: ``"base64"`` until it refuses it, then ``"float"``, and
             None if it refuses the field.
+        is_limited: True if it has refused a batch as too large, although it fits the model.
     """
 
     def __init__(self) -> None:
         self.encoding: str | None = "base64"
-        self._max_items: int | None = None
-        self._max_bytes: int | None = None
+        self.is_limited = False
+        self._max_items = self._max_bytes = sys.maxsize
 
     def fits(self, batch: Batch) -> bool:
         """Return whether the host accepts the batch by what is known; its limit may be one of texts or of bytes."""
-        if self._max_items is None or self._max_bytes is None or len(batch.texts) == 1:
-            return True
-        return len(batch.texts) <= self._max_items or _size(batch) <= self._max_bytes
+        return len(batch.texts) <= max(1, self._max_items) or _size(batch) <= self._max_bytes
 
     def learn(self, accepted: Batch) -> None:
         """Learn from the largest part that the host accepted of a batch that it refused as too large."""
-        items, size = len(accepted.texts), _size(accepted)
-        self._max_items = min(items, self._max_items or items)
-        self._max_bytes = min(size, self._max_bytes or size)
+        self._max_items = min(len(accepted.texts), self._max_items)
+        self._max_bytes = min(_size(accepted), self._max_bytes)
+        self.is_limited = True
         logger.info(
             "Learned: the host takes %s, or %s, in a request",
             counted(self._max_items, "text"),

@@ -17,7 +17,7 @@ from nanogpt_core._runtime.words import counted
 from nanogpt_core.errors import ConfigurationError, DamagedReplyError, DimensionsError, ReplyError
 from nanogpt_core.http.error_body import error_message, excerpt, remedy_of_page
 from nanogpt_core.models.catalog import MODELS, ModelInfo
-from nanogpt_core.models.pricing import parse_cost_usd
+from nanogpt_core.models.pricing import parse_cost_usd, price
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,7 +41,7 @@ class EmbeddingResponse:
         vectors: ``(n, d)`` float32, in the order of the request's texts.
         prompt_tokens: Tokens billed, or None if the reply does not say.
         model: The model that the reply names, or None.
-        cost_usd: Cost of the request in US dollars, or None if the reply does not say.
+        cost_usd: Cost of the request in US dollars, as the reply gives it or at the model's price; None if unknown.
         request_id: The service's ``X-Request-ID``, or None.
     """
 
@@ -152,7 +152,11 @@ def _store_remedy(model: ModelInfo, dimensions: int) -> str:
 
 
 def parse_embeddings(
-    body: bytes, count: int, out: NDArray[np.float32] | None = None, request_id: str | None = None
+    body: bytes,
+    count: int,
+    out: NDArray[np.float32] | None = None,
+    request_id: str | None = None,
+    usd_per_million_tokens: float | None = None,
 ) -> EmbeddingResponse:
     """Parse the reply to a request of ``count`` texts; :class:`DimensionsCheck` compares its dimensions.
 
@@ -162,6 +166,7 @@ def parse_embeddings(
         out: An array to write the vectors into, ``(count, d)`` float32. It is used if the dimensions fit. Its contents
             are undefined after an error.
         request_id: The service's name for the request, for the response and for errors.
+        usd_per_million_tokens: The model's price, for a reply without a cost; None if unknown.
 
     Raises:
         DamagedReplyError: The reply is no complete JSON, or the base64 of a vector is damaged.
@@ -174,12 +179,13 @@ def parse_embeddings(
     except ReplyError as error:
         error.request_id = request_id
         raise
-    model = document.get("model")
+    model, tokens = document.get("model"), _prompt_tokens(document.get("usage"))
+    cost = parse_cost_usd(document.get("x_nanogpt_pricing"))
     return EmbeddingResponse(
         vectors,
-        prompt_tokens=_prompt_tokens(document.get("usage")),
+        prompt_tokens=tokens,
         model=model if isinstance(model, str) else None,
-        cost_usd=parse_cost_usd(document.get("x_nanogpt_pricing")),
+        cost_usd=price(tokens, usd_per_million_tokens) if cost is None else cost,
         request_id=request_id,
     )
 

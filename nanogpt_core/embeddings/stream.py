@@ -78,7 +78,9 @@ def stream_chunks(pipeline: Pipeline, chunks: Iterator[Chunk[str]], total: int |
 
     def embed(chunk: Chunk[str]) -> EmbeddedBatch:
         start, texts = chunk[0], check_texts(chunk[1], chunk[0])
-        vectors = pipeline.embed(texts, batch_size=len(texts), offset=start, stop=stop, stream=observer)
+        vectors = pipeline.embed(
+            texts, batch_size=len(texts), offset=start, show_progress=False, stop=stop, stream=observer
+        )
         return EmbeddedBatch(start, texts, vectors)
 
     with (
@@ -100,7 +102,9 @@ async def astream_chunks(
 
     async def embed(chunk: Chunk[str]) -> EmbeddedBatch:
         start, texts = chunk[0], check_texts(chunk[1], chunk[0])
-        vectors = await pipeline.aembed(texts, batch_size=len(texts), offset=start, parsing=parsing, stream=observer)
+        vectors = await pipeline.aembed(
+            texts, batch_size=len(texts), offset=start, show_progress=False, parsing=parsing, stream=observer
+        )
         return EmbeddedBatch(start, texts, vectors)
 
     with pipeline.observe() as observer, pipeline.reporting(total) as report:

@@ -5,19 +5,23 @@ Failures are raised as this project's errors, caused by the SDK's.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from nanogpt_core._runtime.clock import attempt_limits
 from nanogpt_core._runtime.fork import import_modules
 from nanogpt_core._runtime.workers import call_in_thread
+from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.http.endpoint import Endpoint
-from nanogpt_core.http.lifetime import Lifetime, attempt_limits
 from nanogpt_core.http.secrets import redacted
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     import openai
+    from typing_extensions import Self
 
 # Imported before the first request: a fork in the middle of an import leaves the child with a locked module, and an
 # import fails if the process has no file descriptors left.
@@ -53,6 +57,59 @@ class HttpReply:
 
     body: bytes
     request_id: str | None = None
+
+
+class Lifetime:
+    """The state of one object: open or closed.
+
+    Connections are shared. They stay open as long as an object that has used them is open.
+
+    Attributes:
+        is_closed: Whether the object was closed.
+    """
+
+    def __init__(self) -> None:
+        self.is_closed = False
+
+    def check_open(self) -> None:
+        """Check that the object is open.
+
+        Raises:
+            ConfigurationError: It was closed.
+        """
+        if self.is_closed:
+            raise ConfigurationError(
+                "This object was closed, by close() or at the end of a with block.",
+                remedy="Make a new one, or close it after the last call.",
+            )
+
+
+class Closeable:
+    """A base class of objects with :meth:`close` and :meth:`aclose`: they work in ``with`` and ``async with``."""
+
+    def close(self) -> None:
+        """Close the object."""
+        raise NotImplementedError
+
+    async def aclose(self) -> None:
+        """Close the object, without blocking the event loop."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
 
 
 class HttpClient:
@@ -133,8 +190,9 @@ class HttpClient:
         """
         client = self.get_ready()
         try:
+            call = self._make_call(client, request)
             with attempt_limits(request.timeout, request.max_bytes):
-                return _checked(self._call(client, request))
+                return _checked(call())
         except Exception as error:  # noqa: BLE001 - raised again
             failure = self._failure(error, request.timeout)
         # Out here: the SDK wraps our errors in its own, and causes must not run in a circle. Calls that share a request
@@ -146,22 +204,23 @@ class HttpClient:
         """Do the same as :meth:`send`, without blocking the event loop."""
         client = await self.aget_ready()
         try:
+            call = self._make_call(client, request)
             with attempt_limits(request.timeout, request.max_bytes):
-                return _checked(await self._call(client, request))
+                return _checked(await call())
         except Exception as error:  # noqa: BLE001 - raised again
             failure = self._failure(error, request.timeout)
         with redacted(self.endpoint):
             raise failure
 
-    def _call(self, client: Any, request: Send) -> Any:
+    def _make_call(self, client: Any, request: Send) -> Callable[[], Any]:
         from nanogpt_core.http.sdk import OMITTED_HEADERS, httpx
 
         url = f"{self.endpoint.base_url}{request.path}"
         # The client's own values. For each that is not given, the SDK makes a deep copy of a marker: 2 % of a query.
         options = {"headers": OMITTED_HEADERS, "max_retries": client.max_retries, "timeout": client.timeout}
         if request.body is None:
-            return client.get(url, cast_to=httpx.Response, options=options)
-        return client.post(url, cast_to=httpx.Response, options=options, content=request.body)
+            return partial(client.get, url, cast_to=httpx.Response, options=options)
+        return partial(client.post, url, cast_to=httpx.Response, options=options, content=request.body)
 
     def _failure(self, error: Exception, timeout: float) -> BaseException:
         from nanogpt_core.http.error_mapping import foreign_error, map_error

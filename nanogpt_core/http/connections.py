@@ -8,19 +8,20 @@ down.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ssl
 import weakref
-from collections.abc import AsyncGenerator, Iterator
-from typing import Any
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Any
 
 from nanogpt_core._runtime.fork import ForkSafe, delay_forks
 from nanogpt_core._runtime.workers import call_after_workers, call_in_thread, require_event_loop
 from nanogpt_core.errors import causes
 from nanogpt_core.http.environment import Proxy, proxy_for, tls_context
-from nanogpt_core.http.lifetime import Lifetime
 from nanogpt_core.http.network import AsyncBackend, Backend
 from nanogpt_core.http.sdk import httpcore, httpx
+
+if TYPE_CHECKING:
+    from nanogpt_core.http.client import Lifetime
 
 _MAX_IDLE_CONNECTIONS = 64
 _IDLE_SECONDS = 5.0  # as httpx does; servers close connections that idle for longer
@@ -39,8 +40,11 @@ class _SharedTransport(httpx.HTTPTransport):  # type: ignore[misc] # the library
         self._pool = httpcore.ConnectionPool(network_backend=Backend(), **_pool_options(proxy, tls))
 
     def handle_request(self, request: Any) -> Any:
-        with _named_proxy(self._proxy):
+        try:
             return super().handle_request(request)
+        except httpx.TransportError as error:
+            _name_proxy(error, self._proxy)
+            raise
 
 
 class _AsyncSharedTransport(httpx.AsyncHTTPTransport):  # type: ignore[misc]
@@ -52,8 +56,11 @@ class _AsyncSharedTransport(httpx.AsyncHTTPTransport):  # type: ignore[misc]
         self._pool = httpcore.AsyncConnectionPool(network_backend=AsyncBackend(), **_pool_options(proxy, tls))
 
     async def handle_async_request(self, request: Any) -> Any:
-        with _named_proxy(self._proxy):
+        try:
             return await super().handle_async_request(request)
+        except httpx.TransportError as error:
+            _name_proxy(error, self._proxy)
+            raise
 
 
 def _pool_options(proxy: Proxy | None, tls: ssl.SSLContext) -> dict[str, Any]:
@@ -74,19 +81,14 @@ def _pool_options(proxy: Proxy | None, tls: ssl.SSLContext) -> dict[str, Any]:
     return options
 
 
-@contextlib.contextmanager
-def _named_proxy(proxy: Proxy | None) -> Iterator[None]:
-    """Raise errors between here and the proxy, and timeouts, with the proxy and the variable that it comes from."""
-    try:
-        yield
-    except (httpx.ProxyError, httpx.ConnectError, httpx.ConnectTimeout) as error:
-        # TLS is between here and the host.
-        if proxy is None or any(isinstance(cause, ssl.SSLError) for cause in causes(error)):
-            raise
-        raise httpx.ProxyError(f"{proxy}: {error}") from error
-    except (httpx.ReadTimeout, httpx.WriteTimeout) as error:
+def _name_proxy(error: Any, proxy: Proxy | None) -> None:
+    """Add the proxy, and the variable that it comes from, to an error between here and the proxy, or to a timeout."""
+    if isinstance(error, (httpx.ReadTimeout, httpx.WriteTimeout)):
         error.proxy = proxy  # it may be the proxy that is silent: map_error() names it
-        raise
+        return
+    is_with_host = any(isinstance(cause, ssl.SSLError) for cause in causes(error))  # TLS is between here and the host
+    if isinstance(error, (httpx.ProxyError, httpx.ConnectError, httpx.ConnectTimeout)) and proxy and not is_with_host:
+        raise httpx.ProxyError(f"{proxy}: {error}") from error
 
 
 class _Pool:

@@ -1,20 +1,19 @@
 """Limits that requests share: rate, pauses, the grant that the service was found to give, and a budget.
 
-:class:`SharedLimits` is the interface. :class:`ProcessLimits`, the default, holds within one process;
-:class:`nanogpt_core.RedisLimits` holds over all processes and machines that use one Redis server. The order is always
-the same: the budget, then a start time, then the request. A request that was never sent costs nothing.
+:class:`SharedLimits` is the interface. The default, ``ProcessLimits`` of :mod:`~nanogpt_core.http.rate_limiter`, holds
+within one process; :class:`nanogpt_core.RedisLimits` holds over all processes and machines that use one Redis server.
+The order is always the same: the budget, then a start time, then the request. A request that was never sent costs
+nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core._runtime.words import counted
 from nanogpt_core.errors import BudgetExceededError, ConfigurationError, InvalidTypeError, NanoGPTError
-from nanogpt_core.http.rate_limiter import RateLimiter
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,83 +200,6 @@ def budget_exceeded(cost: Cost, limit_usd: float, committed_usd: float) -> Budge
         f"budget_usd={limit_usd:g}; {spent} of it is spent or may have been billed for failed attempts.",
         remedy="Send less, or raise budget_usd.",
     )
-
-
-class ProcessLimits:
-    """Limits of one process: the rate limiter that its objects share, and the budget of one object.
-
-    Args:
-        limiter: Returns the rate limiter. Called each time, since a forked process has a limiter of its own.
-        budget: The budget, or None.
-    """
-
-    may_block = False
-
-    def __init__(self, limiter: Callable[[], RateLimiter], budget: Budget | None = None) -> None:
-        self._limiter = limiter
-        self.budget = budget
-        self.budget_usd = None if budget is None else budget.limit_usd
-
-    @property
-    def without_budget(self) -> ProcessLimits:
-        """The same limits without the budget, for batches whose texts are not known before their start time."""
-        return ProcessLimits(self._limiter)
-
-    def admit_now(self, cost: Cost) -> Admission | None:
-        """Reserve ``cost`` and confirm a start time; None, with nothing reserved, if the request has to wait.
-
-        Raises:
-            BudgetExceededError: ``cost`` would exceed the budget. Nothing is reserved.
-        """
-        limiter = self._limiter()
-        start = limiter.start_now()
-        if start is None:
-            return None
-        try:
-            if self.budget is not None:
-                self.budget.reserve(cost)
-        except BudgetExceededError:
-            limiter.release(start)
-            raise
-        return Admission("", start, 0.0, ready=True, cost=cost)
-
-    def check(self, cost: Cost) -> None:
-        """See :meth:`SharedLimits.check`."""
-        if self.budget is not None:
-            self.budget.check(cost)
-
-    def reserve(self, cost: Cost) -> Admission:
-        """See :meth:`SharedLimits.reserve`."""
-        if self.budget is not None and cost.usd is not None:
-            self.budget.reserve(cost)
-        start, delay = self._limiter().reserve(gathers=cost.gathers)
-        return Admission("", start, delay, ready=False, cost=cost)
-
-    def confirm(self, admission: Admission) -> Admission:
-        """See :meth:`SharedLimits.confirm`."""
-        limiter = self._limiter()
-        start = limiter.confirm(admission.start)
-        if start is not None:
-            return replace(admission, start=start, delay=0.0, ready=True)
-        start, delay = limiter.reserve(gathers=admission.cost.gathers)
-        return replace(admission, start=start, delay=delay)
-
-    def release(self, admission: Admission) -> None:
-        """See :meth:`SharedLimits.release`."""
-        self._limiter().release(admission.start)
-        self.settle(admission, Outcome(0.0))
-
-    def settle(self, admission: Admission, outcome: Outcome) -> None:
-        """See :meth:`SharedLimits.settle`."""
-        if self.budget is not None and admission.cost.usd is not None:
-            self.budget.settle(admission.cost, outcome.usd)
-
-    def on_error(self, error: NanoGPTError, delay: float, admission: Admission | None = None) -> None:
-        """See :meth:`SharedLimits.on_error`."""
-        self._limiter().on_error(error, delay, None if admission is None else admission.start)
-
-    def add_saving(self, saving: Saving) -> None:
-        """See :meth:`SharedLimits.add_saving`; ``Usage`` counts what one object saves."""
 
 
 def check_limits(limits: Any, *, requests_per_second: float | None, budget_usd: float | None = None) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import re
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import anyio  # comes with the SDK
 
+from nanogpt_core._runtime.clock import current_attempt
 from nanogpt_core.errors import ConfigurationError
-from nanogpt_core.http.lifetime import remaining
+from nanogpt_core.http.network import remaining
 from nanogpt_core.http.sdk import httpx
 
 _OTHER_LOOP = re.compile(r"event loop is closed|different (?:event )?loop", re.IGNORECASE)
@@ -85,7 +86,7 @@ class _Stream(httpx.SyncByteStream, httpx.AsyncByteStream):  # type: ignore[misc
         with _as_httpx_errors(self._client):
             for chunk in self._response.iter_raw():
                 yield chunk
-                if (remaining(math.inf) or 0.0) <= 0:
+                if current_attempt.get().deadline <= time.monotonic():
                     raise httpx.ReadTimeout("the reply did not end in time")
 
     def close(self) -> None:

@@ -18,6 +18,8 @@ refusals of requests that started before the first of them was known are one con
 the peak is the number of requests that the service accepted in a second. Each event near the last peak makes C
 smaller, since a rate that is known needs few tests. Processes that use the same key share its rate without any other
 communication: each takes the room that another's decrease leaves. Measurements: ``docs/adr/0010-rate-limiter.md``.
+
+:class:`ProcessLimits` joins the limiter with a budget.
 """
 
 from __future__ import annotations
@@ -26,13 +28,14 @@ import math
 import weakref
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nanogpt_core._runtime import clock
 from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core._runtime.log import describe, logger
-from nanogpt_core.errors import NanoGPTError, RateLimitError, StatusError
+from nanogpt_core.errors import BudgetExceededError, NanoGPTError, RateLimitError, StatusError
 from nanogpt_core.http.endpoint import Endpoint
+from nanogpt_core.http.limits import Admission, Budget, Cost, Outcome, Saving
 
 DEFAULT_RATE = 25.0
 """Requests per second at the start if no limit is set. Source: the service's documentation, since March 2025."""
@@ -214,6 +217,83 @@ class RateLimiter(ForkSafe):
     def __repr__(self) -> str:
         pause = max(0.0, self._paused_until - self._now())
         return f"RateLimiter({self.rate:.3g} requests/s, paused for {pause:.3g} s)"
+
+
+class ProcessLimits:
+    """Limits of one process: the rate limiter that its objects share, and the budget of one object.
+
+    Args:
+        limiter: Returns the rate limiter. Called each time, since a forked process has a limiter of its own.
+        budget: The budget, or None.
+    """
+
+    may_block = False
+
+    def __init__(self, limiter: Callable[[], RateLimiter], budget: Budget | None = None) -> None:
+        self._limiter = limiter
+        self.budget = budget
+        self.budget_usd = None if budget is None else budget.limit_usd
+
+    @property
+    def without_budget(self) -> ProcessLimits:
+        """The same limits without the budget, for batches whose texts are not known before their start time."""
+        return ProcessLimits(self._limiter)
+
+    def admit_now(self, cost: Cost) -> Admission | None:
+        """Reserve ``cost`` and confirm a start time; None, with nothing reserved, if the request has to wait.
+
+        Raises:
+            BudgetExceededError: ``cost`` would exceed the budget. Nothing is reserved.
+        """
+        limiter = self._limiter()
+        start = limiter.start_now()
+        if start is None:
+            return None
+        try:
+            if self.budget is not None:
+                self.budget.reserve(cost)
+        except BudgetExceededError:
+            limiter.release(start)
+            raise
+        return Admission("", start, 0.0, ready=True, cost=cost)
+
+    def check(self, cost: Cost) -> None:
+        """See :meth:`SharedLimits.check`."""
+        if self.budget is not None:
+            self.budget.check(cost)
+
+    def reserve(self, cost: Cost) -> Admission:
+        """See :meth:`SharedLimits.reserve`."""
+        if self.budget is not None and cost.usd is not None:
+            self.budget.reserve(cost)
+        start, delay = self._limiter().reserve(gathers=cost.gathers)
+        return Admission("", start, delay, ready=False, cost=cost)
+
+    def confirm(self, admission: Admission) -> Admission:
+        """See :meth:`SharedLimits.confirm`."""
+        limiter = self._limiter()
+        start = limiter.confirm(admission.start)
+        if start is not None:
+            return replace(admission, start=start, delay=0.0, ready=True)
+        start, delay = limiter.reserve(gathers=admission.cost.gathers)
+        return replace(admission, start=start, delay=delay)
+
+    def release(self, admission: Admission) -> None:
+        """See :meth:`SharedLimits.release`."""
+        self._limiter().release(admission.start)
+        self.settle(admission, Outcome(0.0))
+
+    def settle(self, admission: Admission, outcome: Outcome) -> None:
+        """See :meth:`SharedLimits.settle`."""
+        if self.budget is not None and admission.cost.usd is not None:
+            self.budget.settle(admission.cost, outcome.usd)
+
+    def on_error(self, error: NanoGPTError, delay: float, admission: Admission | None = None) -> None:
+        """See :meth:`SharedLimits.on_error`."""
+        self._limiter().on_error(error, delay, None if admission is None else admission.start)
+
+    def add_saving(self, saving: Saving) -> None:
+        """See :meth:`SharedLimits.add_saving`; ``Usage`` counts what one object saves."""
 
 
 class RateCap:

@@ -16,6 +16,7 @@ from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any, TypeVar
 
+from nanogpt_core._runtime.clock import Cancellation
 from nanogpt_core._runtime.log import describe, logger
 from nanogpt_core.errors import (
     BudgetExceededError,
@@ -24,7 +25,6 @@ from nanogpt_core.errors import (
     ServerError,
     StatusError,
 )
-from nanogpt_core.http.lifetime import Cancellation
 from nanogpt_core.http.limits import FREE, Admission, Cost, SharedLimits
 from nanogpt_core.http.runner import Run, Wait
 

@@ -75,8 +75,16 @@ def run_sync(steps: Generator[Any, Any, T], send: Callable[[Any], Any], stop: th
     try:
         action = next(steps)
         while True:
+            result = None
             try:
-                result = _perform(action, send, stop)
+                if isinstance(action, Wait):
+                    clock.sleep(action.seconds, stop)
+                elif isinstance(action, Run):
+                    action.function()
+                elif isinstance(action, Join):
+                    action.event.wait(action.seconds)
+                elif not isinstance(action, Yield):
+                    result = send(action)
             except NanoGPTError as error:
                 action = steps.throw(error)
             else:
@@ -85,18 +93,6 @@ def run_sync(steps: Generator[Any, Any, T], send: Callable[[Any], Any], stop: th
         return done.value  # type: ignore[no-any-return]
     finally:
         steps.close()
-
-
-def _perform(action: Any, send: Callable[[Any], Any], stop: threading.Event | None) -> Any:
-    if isinstance(action, Wait):
-        clock.sleep(action.seconds, stop)
-    elif isinstance(action, Run):
-        action.function()
-    elif isinstance(action, Join):
-        action.event.wait(action.seconds)
-    elif not isinstance(action, Yield):
-        return send(action)
-    return None
 
 
 async def run_async(
@@ -117,8 +113,18 @@ async def run_async(
     try:
         action = next(steps)
         while True:
+            result = None
             try:
-                result = await _perform_async(action, send, stop)
+                if isinstance(action, Wait):
+                    await clock.async_sleep(action.seconds, stop)
+                elif isinstance(action, Run):
+                    await run_in_thread(action.function)
+                elif isinstance(action, Join):
+                    await action.event.wait_async(action.seconds)
+                elif isinstance(action, Yield):
+                    await asyncio.sleep(0)
+                else:
+                    result = await send(action)
             except NanoGPTError as error:
                 action = steps.throw(error)
                 continue
@@ -137,17 +143,3 @@ async def run_async(
         return done.value  # type: ignore[no-any-return]
     finally:
         steps.close()
-
-
-async def _perform_async(action: Any, send: Callable[[Any], Awaitable[Any]], stop: asyncio.Event | None) -> Any:
-    if isinstance(action, Wait):
-        await clock.async_sleep(action.seconds, stop)
-    elif isinstance(action, Run):
-        await run_in_thread(action.function)
-    elif isinstance(action, Join):
-        await action.event.wait_async(action.seconds)
-    elif isinstance(action, Yield):
-        await asyncio.sleep(0)
-    else:
-        return await send(action)
-    return None

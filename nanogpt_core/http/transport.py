@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
+from nanogpt_core._runtime.clock import current_attempt
 from nanogpt_core.errors import ReplyError
+from nanogpt_core.http.client import Lifetime
 from nanogpt_core.http.connections import Lease, take_async_lease, take_lease
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.inflater import GZIP_MAGIC, Inflater
-from nanogpt_core.http.lifetime import Lifetime, max_reply_bytes
 from nanogpt_core.http.own_client import asend_with, send_with
 from nanogpt_core.http.sdk import SDK_HEADERS, SDK_KEY, httpx
+from nanogpt_core.http.secrets import SecretHeaders
 
 _COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate"})
 _NOT_ASKED_FOR = frozenset({"br", "zstd", "compress", "x-compress", "dcb", "dcz"})
@@ -42,9 +45,13 @@ class Transport(httpx.BaseTransport, httpx.AsyncBaseTransport):  # type: ignore[
     def __init__(self, endpoint: Endpoint, http_client: Any = None, owner: Lifetime | None = None) -> None:
         self._endpoint, self._client, self._owner = endpoint, http_client, owner
 
+    @cached_property
+    def _headers(self) -> SecretHeaders:
+        return _headers_of(self._endpoint)
+
     def handle_request(self, request: Any) -> Any:
         """Send one sync request."""
-        request = _with_headers(request, self._endpoint)
+        request = _with_headers(request, self._headers)
         if self._client is not None:
             return _with_body(send_with(self._client, request))
         lease = take_lease(request.url, self._owner)
@@ -56,7 +63,7 @@ class Transport(httpx.BaseTransport, httpx.AsyncBaseTransport):  # type: ignore[
 
     async def handle_async_request(self, request: Any) -> Any:
         """Send one async request."""
-        request = _with_headers(request, self._endpoint)
+        request = _with_headers(request, self._headers)
         if self._client is not None:
             return _with_body(await asend_with(self._client, request))
         lease = await take_async_lease(request.url, self._owner)
@@ -97,7 +104,7 @@ class BodyReader:
 
     def __init__(self, headers: Mapping[str, str], *, is_error: bool = False) -> None:
         self.ignored_errors = (ReplyError, httpx.TransportError) if is_error else ()
-        self._max_bytes = self._left = max_reply_bytes()
+        self._max_bytes = self._left = current_attempt.get().max_bytes
         length = headers.get("content-length", "")
         self._announced_bytes = int(length) if length.isdigit() and not is_error else 0
         codings = [name.strip().lower() for name in headers.get("content-encoding", "").split(",")]
@@ -194,11 +201,17 @@ _REPLACEABLE = {
 _DROPPED_PREFIXES = (b"x-stainless-", b"openai-")  # the SDK's notes on the machine and on OpenAI's account
 
 
-def _with_headers(request: Any, endpoint: Endpoint) -> Any:
-    # A copy: the SDK reads its own request again, and its errors, which show it, must not hold the key.
-    added = {name.lower().encode(): value.encode() for name, value in endpoint.headers.items()}
+def _headers_of(endpoint: Endpoint) -> SecretHeaders:
+    """Return the headers of an endpoint, and its key as a header, by names in lower case."""
+    headers = SecretHeaders({name.lower(): value for name, value in endpoint.headers.items()})
     if endpoint.key is not None:
-        added.setdefault(b"authorization", f"Bearer {endpoint.key.get_secret_value()}".encode())
+        headers.setdefault("authorization", f"Bearer {endpoint.key.get_secret_value()}")
+    return headers
+
+
+def _with_headers(request: Any, own_headers: SecretHeaders) -> Any:
+    # A copy: the SDK reads its own request again, and its errors, which show it, must not hold the key.
+    added = {name.encode(): value.encode() for name, value in own_headers.items()}
     headers = []
     for name, value in request.headers.raw:
         lower = name.lower()

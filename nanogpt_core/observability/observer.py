@@ -18,7 +18,6 @@ from nanogpt_core._runtime.words import counted
 from nanogpt_core.errors import InvalidTypeError, causes
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.secrets import without_secrets
-from nanogpt_core.models.pricing import price
 from nanogpt_core.observability.records import Kind, OnRequest, RequestRecord, error_name
 from nanogpt_core.observability.telemetry import CallTelemetry, begin
 from nanogpt_core.observability.usage import UsageMeter, active_trackers
@@ -55,14 +54,12 @@ class Observer:
         endpoint: Base URL, key and headers.
         hook: The option ``on_request``.
         meter: Counts the usage of the object, or None.
-        usd_per_million_tokens: Price of the input, for replies without a cost; None if unknown.
     """
 
     kind: Kind
     endpoint: Endpoint
     hook: OnRequest | None = None
     meter: UsageMeter | None = None
-    usd_per_million_tokens: float | None = None
     _hook_failed: bool = field(default=False, init=False)
 
     def call(self, model: str, *, streams: bool = False) -> CallObserver:
@@ -166,7 +163,7 @@ class CallObserver:
             texts: Number of the call's texts.
             prompt_tokens: Tokens of the input, or None if unknown.
             completion_tokens: Tokens of the answer, or None if unknown.
-            cost_usd: Cost that the reply gives, or None.
+            cost_usd: US dollars, or None if unknown.
             request_id: The service's name for the request, or None.
             shared: Whether the record of another call already counts this request.
             error: The error that ended the request, or the name for one.
@@ -179,8 +176,6 @@ class CallObserver:
             request_id = request_id or getattr(error, "request_id", None)
             prompt_tokens = completion_tokens = None if timer.uncertain else 0
             cost_usd = None if timer.uncertain else 0.0
-        elif cost_usd is None:
-            cost_usd = price(prompt_tokens, observer.usd_per_million_tokens)
         if request_id is not None:
             request_id = without_secrets(request_id, observer.endpoint) if self._is_shown else None
         self._report(

@@ -12,7 +12,7 @@ from hypothesis import settings
 import fault_server
 import gathered_calls
 from nanogpt_core import Embedder
-from nanogpt_core.embeddings.gathering import dispatch, slots
+from nanogpt_core.embeddings.gathering import dispatch, gatherer
 
 # A Hypothesis deadline would measure the machine, not the code.
 settings.register_profile("core", deadline=None)
@@ -123,7 +123,7 @@ def gathering():
 @pytest.fixture
 def held(serve, faults, monkeypatch):
     """Start a server that holds its first request, so that further calls gather."""
-    for module in (dispatch, slots):  # the request that is held occupies its slot as long as the test wants
+    for module in (dispatch, gatherer):  # the request that is held occupies its slot as long as the test wants
         monkeypatch.setattr(module, "SLOT_SECONDS", gathered_calls.GUARD_SECONDS)
     return lambda answer=None: gathered_calls.Held(serve, faults, answer)
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from nanogpt_core.embeddings.gathering.waiting_call import running_loop
 from nanogpt_core.errors import LimitsUnavailableError, NanoGPTError
-from nanogpt_core.http.limits import Budget, ProcessLimits
-from nanogpt_core.http.rate_limiter import RateLimiter
+from nanogpt_core.http.limits import Budget
+from nanogpt_core.http.rate_limiter import ProcessLimits, RateLimiter
 
 GUARD_SECONDS = 60
 MODEL = "text-embedding-3-small"

@@ -19,14 +19,14 @@ from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core.embeddings.config import EmbedderConfig
 from nanogpt_core.embeddings.dispatch import Call, Dispatcher, Steps
 from nanogpt_core.embeddings.gathering.carrier import BatchCarrier
-from nanogpt_core.embeddings.gathering.gatherer import Gatherer
-from nanogpt_core.embeddings.gathering.slots import SLOT_SECONDS
+from nanogpt_core.embeddings.gathering.gatherer import SLOT_SECONDS, Gatherer
 from nanogpt_core.embeddings.gathering.waiting_call import Lane, WaitingCall
 from nanogpt_core.embeddings.planning import Batch
 from nanogpt_core.embeddings.response import EmbeddingResponse
 from nanogpt_core.errors import LimitsUnavailableError, NanoGPTError
 from nanogpt_core.http.client import HttpClient
-from nanogpt_core.http.limits import Admission, ProcessLimits
+from nanogpt_core.http.limits import Admission
+from nanogpt_core.http.rate_limiter import ProcessLimits
 from nanogpt_core.http.retry import wait_for_start
 from nanogpt_core.http.runner import Join, Yield
 
@@ -71,10 +71,9 @@ class GatheringDispatcher:
         )
         error: NanoGPTError | None = None
         try:
-            admission = yield from self._start_or_queue(waiting)
+            admission = yield from self._start_or_queue(gatherer, waiting)
             if admission is not None:
-                share = partial(_share, gatherer, waiting)
-                yield from self._dispatcher.dispatch(batch, call, admission, on_part=share)
+                yield from self._dispatcher.dispatch(batch, call, admission, on_part=partial(gatherer.share, waiting))
                 return
             while not waiting.done:
                 yield Join(waiting, call.cancellation.remaining(SLOT_SECONDS))
@@ -89,29 +88,26 @@ class GatheringDispatcher:
             raise waiting.error
         yield from self._take_delivered(waiting, call)
 
-    def _start_or_queue(self, call: WaitingCall) -> Steps[Admission | None]:
+    def _start_or_queue(self, gatherer: Gatherer, call: WaitingCall) -> Steps[Admission | None]:
         """Register a call. Return the confirmed admission of its request; None if it has to wait, and is queued."""
-        gatherer = self.gatherer()
         if not gatherer.register(call):
             return None
         if call.lane is not None:
             # Calls that other tasks make in the same turn of the event loop join this one.
             yield Yield()
-        admission = None if gatherer.waiting else (yield from self._try_admission(call))
+        admission: Admission | None = None
+        if not gatherer.waiting:
+            cost, shared = self._dispatcher.cost(call.batch), self._config.limits
+            if shared is None:
+                admission = self._limits.admit_now(cost)
+            else:
+                with contextlib.suppress(LimitsUnavailableError):  # a carrier tries again, as often as retries allow
+                    admission = yield from wait_for_start(shared, call.cancellation, replace(cost, gathers=True))
         if admission is None:
             gatherer.join_queue(call)
         else:
             gatherer.start_request(call)
         return admission
-
-    def _try_admission(self, call: WaitingCall) -> Steps[Admission | None]:
-        """Return a confirmed admission; None if the call would have to wait, or if shared limits cannot be reached."""
-        cost, shared = self._dispatcher.cost(call.batch), self._config.limits
-        if shared is None:
-            return self._limits.admit_now(cost)
-        with contextlib.suppress(LimitsUnavailableError):  # a carrier tries again, as often as the retries allow
-            return (yield from wait_for_start(shared, call.cancellation, replace(cost, gathers=True)))
-        return None
 
     def _take_delivered(self, waiting: WaitingCall, call: Call) -> Steps[None]:
         """Collect the vectors that carriers have brought; send the rest without other calls."""
@@ -153,17 +149,6 @@ class GatheringDispatcher:
         """Return a carrier that has not started, for an event loop, or for threads if ``lane`` is None."""
         limits = self._limits.without_budget if self._config.limits is None else self._config.limits
         return BatchCarrier(self.gatherer(), self._dispatcher, limits, self._client, lane)
-
-
-def _share(gatherer: Gatherer, call: WaitingCall, batch: Batch, response: EmbeddingResponse) -> None:
-    """Hand the vectors of a call that went by itself to others with the same texts."""
-    shared = [item for item in call.items if len(item.calls) > 1]
-    if shared:
-        positions = {text: position for position, text in enumerate(batch.texts)}
-        shared = [item for item in shared if item.text in positions]
-        # Copies: the caller may change its own array.
-        vectors = response.vectors[[positions[item.text] for item in shared]]
-        gatherer.deliver(shared, vectors, response.model)
 
 
 class _Registry(ForkSafe):

@@ -30,19 +30,33 @@ import contextlib
 import copy
 import math
 import sys
+import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from nanogpt_core._runtime.fork import ForkSafe
-from nanogpt_core.embeddings.gathering.slots import Slots
 from nanogpt_core.embeddings.gathering.text_queue import TextQueue
 from nanogpt_core.embeddings.gathering.waiting_call import Carrier, Item, Lane, Sender, WaitingCall
+from nanogpt_core.embeddings.planning import Batch
+from nanogpt_core.embeddings.response import EmbeddingResponse
 from nanogpt_core.errors import BudgetExceededError, NanoGPTError, TextTooLongError
 from nanogpt_core.http.text_errors import add_position, named_position
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+SLOT_SECONDS = 0.25
+"""Seconds after which a request in flight no longer occupies a slot, and a waiting call looks for one itself.
+
+Slots bound the work of this process. A service that is slow, or does not answer, must not hold up other calls.
+"""
+
+# Slots grow with the time of a request, up to the maximum at 15 ms: docs/adr/0060-gathered-batches.md.
+_MIN_SLOTS = 2
+_SECONDS_FOR_A_SLOT = 0.0025
+_DURATIONS_KEPT = 16
 
 
 class Gatherer(ForkSafe):
@@ -65,7 +79,7 @@ class Gatherer(ForkSafe):
 
     def _in_child(self) -> None:
         self._queue = TextQueue()
-        self._slots = Slots(self._max_slots)
+        self._slots = _Slots(self._max_slots)
         self._under_way: dict[str, Item] = {}  # in the queue or with a sender, by text
         self._waiting_to_start: dict[Lane, Sender] = {}
 
@@ -246,6 +260,13 @@ class Gatherer(ForkSafe):
 
     # --- results ---
 
+    def share(self, call: WaitingCall, batch: Batch, response: EmbeddingResponse) -> None:
+        """Hand the vectors of a call that went by itself to others with the same texts."""
+        rows = {text: row for row, text in enumerate(batch.texts)}
+        shared = [item for item in call.items if len(item.calls) > 1 and item.text in rows]
+        if shared:  # with copies of the rows: the caller may change its own array
+            self.deliver(shared, response.vectors[[rows[item.text] for item in shared]], response.model)
+
     def deliver(self, items: Sequence[Item], vectors: NDArray[np.float32], model: str | None) -> None:
         """Hand out the vectors of some texts, ``(len(items), d)`` float32."""
         with self._lock:
@@ -265,7 +286,8 @@ class Gatherer(ForkSafe):
             places = {} if named is None else {call: call.batch.positions[at] for call, at in named.calls.items()}
             for item in items:
                 for call in list(item.calls):
-                    own = _copy(error)
+                    own = copy.copy(error)
+                    own.__cause__ = error.__cause__
                     if named is not None and index is not None:
                         add_position(own, index, places.get(call))
                     self.fail_call(call, own)
@@ -285,6 +307,46 @@ class Gatherer(ForkSafe):
                 call.finish()
 
 
+class _Slots:
+    """Requests in flight, at most ``most`` in threads and on each event loop, and the slots that they occupy."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._starts: dict[Lane, dict[Sender, float]] = {}  # of the requests in flight, the oldest first
+        self._durations: deque[float] = deque(maxlen=_DURATIONS_KEPT)  # seconds, of the last requests
+        self._fastest = SLOT_SECONDS  # of them
+
+    def __contains__(self, sender: Sender) -> bool:
+        return sender in self._starts.get(sender.lane, ())
+
+    def has_free(self, lane: Lane) -> bool:
+        """Return whether another request may start in ``lane``."""
+        starts = self._starts.get(lane)
+        if starts is None:
+            return True
+        # A service that answers at once is not waited for: more requests would only be more work for this process.
+        slots = min(self._most, _MIN_SLOTS + int(self._fastest / _SECONDS_FOR_A_SLOT))
+        if len(starts) < slots:
+            return True
+        latest = time.monotonic() - SLOT_SECONDS
+        slow = next((number for number, start in enumerate(starts.values()) if start > latest), len(starts))
+        return len(starts) - slow < slots
+
+    def occupy(self, sender: Sender) -> None:
+        """Count a request of ``sender`` that starts now."""
+        self._starts.setdefault(sender.lane, {})[sender] = time.monotonic()
+
+    def free(self, sender: Sender) -> None:
+        """Forget the request of ``sender``, if it has one in flight."""
+        starts = self._starts.get(sender.lane, {})
+        start = starts.pop(sender, None)
+        if start is not None:
+            self._durations.append(time.monotonic() - start)
+            self._fastest = min(self._durations)
+            if not starts:
+                del self._starts[sender.lane]  # it would keep the event loop alive
+
+
 def _concerns_others(error: NanoGPTError, call: WaitingCall) -> bool:
     """Return whether other calls with the same text would get the same error."""
     if len(call.batch.texts) > 1 or isinstance(error, (BudgetExceededError, TextTooLongError)):
@@ -292,9 +354,3 @@ def _concerns_others(error: NanoGPTError, call: WaitingCall) -> bool:
     if named_position(error, 1) is not None and call.batch.positions[0]:
         return False  # it gives the position in the list of this call
     return call.cancellation.deadline is None or not error.transient
-
-
-def _copy(error: NanoGPTError) -> NanoGPTError:
-    twin = copy.copy(error)
-    twin.__cause__ = error.__cause__
-    return twin

@@ -12,7 +12,7 @@ from nanogpt_core.embeddings.response import EmbeddingResponse
 from nanogpt_core.errors import BudgetExceededError
 from nanogpt_core.http.limits import Cost
 from nanogpt_core.http.retry import was_not_billed
-from nanogpt_core.models.pricing import price
+from nanogpt_core.models.pricing import price, round_usd
 from nanogpt_core.observability.observer import CallObserver, RequestTimer
 
 
@@ -103,7 +103,7 @@ class SharedAccount:
         costs = _shares(response.cost_usd, list(sizes.values()))
         for number, (call, share, cost) in enumerate(zip(sizes, tokens, costs, strict=True)):
             if call in self._reserved and call.budget is not None:
-                call.budget.settle(self._reserved[call], price(share, self._price) if cost is None else cost)
+                call.budget.settle(self._reserved[call], cost)
             call.observer.report(
                 self._timer,
                 texts=texts[call],
@@ -142,4 +142,4 @@ def _divide(total: int | None, sizes: Sequence[int]) -> list[int | None]:
 
 def _shares(total: float | None, sizes: Sequence[int]) -> list[float | None]:
     size_of_all = sum(sizes)
-    return [None if total is None else total * size / size_of_all for size in sizes]
+    return [None if total is None else round_usd(total * size / size_of_all) for size in sizes]

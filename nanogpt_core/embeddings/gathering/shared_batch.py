@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from nanogpt_core._runtime.clock import Deadline
+from nanogpt_core._runtime.clock import Cancellation, Deadline
 from nanogpt_core._runtime.log import describe, logger
 from nanogpt_core.embeddings.dispatch import Dispatcher, Steps, failed_outcome, text_too_long
 from nanogpt_core.embeddings.gathering.bad_text_search import (
@@ -27,8 +27,7 @@ from nanogpt_core.embeddings.gathering.shared_account import NoCallLeft, SharedA
 from nanogpt_core.embeddings.gathering.waiting_call import Carrier, Item
 from nanogpt_core.embeddings.response import EmbeddingResponse
 from nanogpt_core.errors import BadRequestError, BudgetExceededError, NanoGPTError, RequestTooLargeError
-from nanogpt_core.http.lifetime import Cancellation
-from nanogpt_core.http.limits import Admission, SharedLimits
+from nanogpt_core.http.limits import Admission, Outcome, SharedLimits
 from nanogpt_core.http.retry import send_with_retries
 from nanogpt_core.http.text_errors import may_concern_one_text, named_position
 
@@ -112,7 +111,7 @@ class SharedBatch:
             self.limits.settle(admission, failed_outcome(error))
             raise
         account.add_request(response)
-        self.limits.settle(admission, self.dispatcher.outcome(response))
+        self.limits.settle(admission, Outcome(response.cost_usd, response.prompt_tokens, answered=True))
         return response
 
     def _isolate(self, items: list[Item], failure: Failure) -> Steps[None]:

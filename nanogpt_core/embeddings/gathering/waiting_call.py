@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from nanogpt_core._runtime.clock import Cancellation
 from nanogpt_core.embeddings.planning import Batch
 from nanogpt_core.errors import NanoGPTError
-from nanogpt_core.http.lifetime import Cancellation
 from nanogpt_core.http.limits import Budget
 from nanogpt_core.observability.observer import CallObserver
 

@@ -21,7 +21,7 @@ import trustme
 from pytest_socket import SocketConnectBlockedError
 
 from nanogpt_core import Embedder
-from nanogpt_core._runtime.clock import fake_clock
+from nanogpt_core._runtime.clock import attempt_limits, fake_clock
 from nanogpt_core.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -35,7 +35,6 @@ from nanogpt_core.errors import (
 from nanogpt_core.http.client import HttpClient, Send
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.environment import tls_context
-from nanogpt_core.http.lifetime import attempt_limits
 from nanogpt_core.http.network import AsyncBackend, Backend, _Connection
 from nanogpt_core.http.sdk import httpcore
 

@@ -7,11 +7,11 @@ import threading
 import pytest
 
 from nanogpt_core import BudgetExceededError, ConfigurationError, Embedder, InvalidTypeError, LimitsUnavailableError
+from nanogpt_core._runtime.clock import Cancellation
 from nanogpt_core.errors import RateLimitError, RequestTimeoutError, ServerError
 from nanogpt_core.http.endpoint import Endpoint
-from nanogpt_core.http.lifetime import Cancellation
-from nanogpt_core.http.limits import FREE, Admission, Budget, Cost, Outcome, ProcessLimits, SharedLimits
-from nanogpt_core.http.rate_limiter import RateCap, RateLimiter
+from nanogpt_core.http.limits import FREE, Admission, Budget, Cost, Outcome, SharedLimits
+from nanogpt_core.http.rate_limiter import ProcessLimits, RateCap, RateLimiter
 from nanogpt_core.http.retry import send_with_retries, wait_for_start
 from nanogpt_core.http.runner import Run, Wait
 

@@ -16,12 +16,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from nanogpt_core import Embedder
-from nanogpt_core._runtime.clock import fake_clock
+from nanogpt_core._runtime.clock import Cancellation, fake_clock
 from nanogpt_core.errors import ConnectionFailedError, RateLimitError, ServerError
 from nanogpt_core.http.endpoint import Endpoint
-from nanogpt_core.http.lifetime import Cancellation
-from nanogpt_core.http.limits import ProcessLimits
-from nanogpt_core.http.rate_limiter import DEFAULT_RATE, MAX_DEFAULT_RATE, RateCap, RateLimiter
+from nanogpt_core.http.rate_limiter import DEFAULT_RATE, MAX_DEFAULT_RATE, ProcessLimits, RateCap, RateLimiter
 from nanogpt_core.http.retry import send_with_retries
 from nanogpt_core.http.runner import Wait
 from nanogpt_core.sandbox.rate_limit import RateWindow
@@ -548,9 +546,8 @@ import http.client, sys, threading
 from nanogpt_core._runtime import clock
 from nanogpt_core.errors import RateLimitError
 from nanogpt_core.http.endpoint import Endpoint
-from nanogpt_core.http.limits import ProcessLimits
-from nanogpt_core.http.rate_limiter import RateCap
-from nanogpt_core.http.lifetime import Cancellation
+from nanogpt_core.http.rate_limiter import ProcessLimits, RateCap
+from nanogpt_core._runtime.clock import Cancellation
 from nanogpt_core.http.retry import send_with_retries
 
 port, count = map(int, sys.argv[1:])

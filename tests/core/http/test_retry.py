@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nanogpt_core._runtime import clock
-from nanogpt_core._runtime.clock import Deadline, fake_clock
+from nanogpt_core._runtime.clock import Cancellation, Deadline, fake_clock
 from nanogpt_core.errors import (
     BadRequestError,
     ConnectionFailedError,
@@ -21,9 +21,7 @@ from nanogpt_core.errors import (
     ServerError,
 )
 from nanogpt_core.http.endpoint import Endpoint
-from nanogpt_core.http.lifetime import Cancellation
-from nanogpt_core.http.limits import ProcessLimits
-from nanogpt_core.http.rate_limiter import RateCap, RateLimiter
+from nanogpt_core.http.rate_limiter import ProcessLimits, RateCap, RateLimiter
 from nanogpt_core.http.retry import (
     BASE_BACKOFF_SECONDS,
     MAX_BACKOFF_SECONDS,

@@ -9,7 +9,7 @@ import pytest
 
 from nanogpt_core import Usage, track_usage
 from nanogpt_core._runtime.clock import fake_clock
-from nanogpt_core.embeddings.gathering import dispatch, slots
+from nanogpt_core.embeddings.gathering import dispatch, gatherer
 from nanogpt_core.errors import NanoGPTError
 
 GUARD_SECONDS = 60
@@ -24,7 +24,7 @@ def gather(serve, faults, monkeypatch):
     It returns the server, the embedders, and the usage and the error of each call. A first request occupies the
     only slot until all of them are in the queue.
     """
-    monkeypatch.setattr(slots, "SLOT_SECONDS", GUARD_SECONDS)
+    monkeypatch.setattr(gatherer, "SLOT_SECONDS", GUARD_SECONDS)
     monkeypatch.setattr(dispatch, "SLOT_SECONDS", GUARD_SECONDS)
 
     def run(calls, answer=None, **options):

@@ -5,12 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from nanogpt_core.embeddings.gathering import slots as slots_module
-from nanogpt_core.embeddings.gathering.gatherer import Gatherer
-from nanogpt_core.embeddings.gathering.slots import SLOT_SECONDS
+from nanogpt_core._runtime.clock import Cancellation
+from nanogpt_core.embeddings.gathering import gatherer as gatherer_module
+from nanogpt_core.embeddings.gathering.gatherer import SLOT_SECONDS, Gatherer
 from nanogpt_core.embeddings.gathering.waiting_call import WaitingCall
 from nanogpt_core.embeddings.planning import Batch
-from nanogpt_core.http.lifetime import Cancellation
 
 
 class Carrier:
@@ -29,7 +28,7 @@ class Carrier:
 @pytest.fixture
 def now(monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr(slots_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(gatherer_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     return now
 
 

@@ -21,9 +21,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from nanogpt_core import Embedder
 from nanogpt_core._runtime import clock
-from nanogpt_core._runtime.clock import Deadline, fake_clock
+from nanogpt_core._runtime.clock import Cancellation, Deadline, fake_clock
 from nanogpt_core.embeddings.dispatch import Call
-from nanogpt_core.embeddings.gathering import slots
+from nanogpt_core.embeddings.gathering import gatherer
 from nanogpt_core.embeddings.gathering.carrier import BatchCarrier
 from nanogpt_core.embeddings.gathering.dispatch import GatheringDispatcher
 from nanogpt_core.embeddings.planning import make_plan
@@ -37,7 +37,6 @@ from nanogpt_core.errors import (
     ServerError,
 )
 from nanogpt_core.http.client import HttpReply, Send
-from nanogpt_core.http.lifetime import Cancellation
 from nanogpt_core.http.runner import Join, Run, Wait
 
 WIDTH = 4
@@ -107,7 +106,7 @@ class Gathering(RuleBasedStateMachine):
         # Only skipped time passes: a slow machine must not decide which slots are free.
         patch = self.contexts.enter_context(pytest.MonkeyPatch.context())
         patch.setattr(clock, "time", SimpleNamespace(monotonic=lambda: 0.0))
-        patch.setattr(slots, "time", SimpleNamespace(monotonic=clock.now))
+        patch.setattr(gatherer, "time", SimpleNamespace(monotonic=clock.now))
         options = {"api_key": "k", "base_url": "http://127.0.0.1:9/api/v1", "max_retries": 1}
         options |= {"dimensions": WIDTH, "max_concurrency": 1}
         self.embedder, self.poor = self.make_embedders(options)
