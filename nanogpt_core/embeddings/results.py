@@ -288,8 +288,9 @@ def reporting(progress: bool | Callable[[int, int], None], total: int | None) ->
         return
     from tqdm.auto import tqdm  # only needed for a bar
 
-    # Services and windowed programs on Windows have no standard error.
-    with tqdm(total=total, unit="text", desc="Embedding", disable=sys.stderr is None) as bar:
+    # Services and windowed programs on Windows have no standard error. Otherwise TQDM_DISABLE decides.
+    options: dict[str, Any] = {"disable": True} if sys.stderr is None else {}
+    with tqdm(total=total, unit="text", desc="Embedding", **options) as bar:
         yield bar.update
 
 

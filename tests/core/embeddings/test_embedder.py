@@ -942,6 +942,16 @@ def test_progress_bar_is_left_out_without_standard_error(embed, make, monkeypatc
     assert len(embed(make(progress=True), ["one"])) == 1
 
 
+def test_progress_bar_heeds_the_environment_variable_of_tqdm():
+    # In a fresh interpreter: tqdm reads it when it is imported.
+    code = "from nanogpt_core.embeddings.results import reporting\nwith reporting(True, 2) as report: report(2)"
+    environment = {**os.environ, "TQDM_DISABLE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_nothing_is_printed_without_progress(embed, make, capsys):
     embed(make(progress=False), ["one"])
     assert capsys.readouterr() == ("", "")
