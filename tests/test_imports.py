@@ -3,8 +3,12 @@
 import json
 import subprocess
 import sys
+import zipfile
+from pathlib import Path
 
 import pytest
+
+import nanogpt_core
 
 HEAVY = {
     "openai",
@@ -72,6 +76,26 @@ def test_importing_one_plugin_does_not_import_the_other_framework(package, other
     found = loaded(f"import {package}", "-W", "error")
     assert package in found
     assert not found & other
+
+
+def test_core_can_be_imported_from_an_archive(tmp_path):
+    # As Spark sends packages to its workers.
+    package = Path(nanogpt_core.__file__).parent
+    archive = tmp_path / "packages.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in package.rglob("*"):
+            if path.is_file() and path.suffix != ".pyc":
+                file.write(path, path.relative_to(package.parent))
+    code = (
+        f"sys.path.insert(0, {str(archive)!r})\n"
+        "import nanogpt_core\n"
+        f"assert nanogpt_core.__file__.startswith({str(archive)!r})\n"
+        "from nanogpt_core import Embedder, MODELS\n"
+        "from nanogpt_core.models.chat_catalog import CHAT_MODELS\n"
+        "assert MODELS and CHAT_MODELS\n"
+        "Embedder(api_key='k')"
+    )
+    assert "nanogpt_core" in loaded(code)
 
 
 def test_sandbox_import_error_names_its_extra():

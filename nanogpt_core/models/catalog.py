@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import difflib
 import json
+import pkgutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 
 from nanogpt_core.errors import InvalidTypeError
@@ -85,7 +85,9 @@ class ModelInfo:
 
 def _read_rows() -> Iterator[ModelInfo]:
     # While the module is imported: a later read could block an event loop.
-    for line in Path(__file__).with_name("embedding_models.jsonl").read_text(encoding="utf-8").splitlines():
+    # By the loader of the package, which may be in an archive, as Spark sends packages to its workers.
+    table = pkgutil.get_data(__name__, "embedding_models.jsonl") or b""
+    for line in table.decode().splitlines():
         fields = json.loads(line)
         yield ModelInfo(**{**fields, "languages": tuple(fields.get("languages", ()))})
 

@@ -9,9 +9,9 @@ share of the context window are left out. A host of NanoGPT's may allow less, an
 from __future__ import annotations
 
 import csv
+import pkgutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 
 
@@ -53,8 +53,8 @@ def names_without_suffixes(model: str) -> Iterator[str]:
 
 
 def _rows() -> Iterator[tuple[str, ChatModelInfo]]:
-    table = Path(__file__).with_name("chat_models.csv").read_text(encoding="utf-8")
-    for row in csv.DictReader(table.splitlines()):
+    table = pkgutil.get_data(__name__, "chat_models.csv") or b""  # also from an archive
+    for row in csv.DictReader(table.decode().splitlines()):
         name, abilities = row["name"], row["abilities"]  # t: tools, s: structured output, v: vision, r: reasoning
         info = ChatModelInfo(
             name,
