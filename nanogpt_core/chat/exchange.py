@@ -158,7 +158,8 @@ class ChatExchange:
         # No local variable holds the body: it may repeat the key, and crash reports show local variables.
         self._headers = response.headers
         if not response.is_success:
-            raise self._map_status(response.status_code, first_event(response.content))
+            location = response.extensions.get("location")
+            raise self._map_status(response.status_code, first_event(response.content), location)
         if not self._is_chat:
             return make_response(response, response.headers.get("content-type"), content=response.content)
         reply = parse_reply(response.content, self._chat_request)
@@ -188,8 +189,9 @@ class ChatExchange:
             failure.__cause__ = error
         return failure
 
-    def _map_status(self, status: int, body: bytes) -> NanoGPTError:
-        return self._session.map_error(status_error(status, body, self._headers, self._request), self.timeout)
+    def _map_status(self, status: int, body: bytes, location: str | None = None) -> NanoGPTError:
+        error = status_error(status, body, self._headers, self._request, location)
+        return self._session.map_error(error, self.timeout)
 
     def _map_reported(self, error: ReportedError) -> NanoGPTError:
         if error.status is not None:

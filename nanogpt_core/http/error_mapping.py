@@ -137,7 +137,9 @@ def raise_for_error_body(response: Any) -> None:
         raise status_error(status, response.content, response.headers, response.request)
 
 
-def status_error(status: int, content: bytes, headers: Any, request: Any) -> openai.APIStatusError:
+def status_error(
+    status: int, content: bytes, headers: Any, request: Any, location: str | None = None
+) -> openai.APIStatusError:
     """Return the SDK's error for an error body, as if it had come with ``status``.
 
     Args:
@@ -145,11 +147,13 @@ def status_error(status: int, content: bytes, headers: Any, request: Any) -> ope
         content: The error body, decoded.
         headers: The headers of the response that it came in.
         request: The request.
+        location: Where the response redirects to, or None.
     """
     # No Content-Encoding: the content is decoded.
     names = ("x-request-id", "retry-after", "retry-after-ms", "date", "x-should-retry")
     kept = {name: headers[name] for name in names if name in headers}
-    response = httpx.Response(status, content=content, headers=kept, request=request)
+    extensions = {} if location is None else {"location": location}
+    response = httpx.Response(status, content=content, headers=kept, request=request, extensions=extensions)
     return openai.APIStatusError(f"Error code: {status}", response=response, body=parse_error_body(content))
 
 

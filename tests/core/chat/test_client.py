@@ -286,6 +286,13 @@ def test_permanent_errors_are_typed_and_not_retried(ask, answering, faults, case
     assert_ours(error, repeated=KEY in str(body))
 
 
+def test_redirect_names_the_base_url_that_it_leads_to(ask, answering, faults):
+    made = answering(faults.response("", 308, Location="http://127.0.0.1:9/other/chat/completions"))
+    with pytest.raises(errors.BadRequestError) as caught:
+        ask(made.caller)
+    assert "http://127.0.0.1:9/other:" in caught.value.remedy
+
+
 async def test_own_http_client_does_not_follow_redirects(kind, answering, faults):
     made = answering(faults.response("", 307, Location="/elsewhere"))
 
