@@ -149,13 +149,14 @@ class HttpClient:
 
     async def aget_ready(self) -> openai.AsyncOpenAI:
         """Return the SDK's async client, made at the first call; the event loop goes on meanwhile."""
-        if self._async_client is not None:
-            return self._async_client
-        client: openai.AsyncOpenAI = await call_in_thread(
-            partial(self._make, "AsyncPlainClient", self._http_async_client)
-        )
-        self._async_client = client
-        return client
+        if self._async_client is None:
+            return await call_in_thread(self._make_async_client)
+        return self._async_client
+
+    def _make_async_client(self) -> openai.AsyncOpenAI:
+        if self._async_client is None:  # of many calls that begin at once, most find it made
+            self._async_client = self._make("AsyncPlainClient", self._http_async_client)
+        return self._async_client
 
     def _make(self, kind: str, http_client: Any) -> Any:
         import_modules(self._modules)

@@ -607,6 +607,16 @@ def test_debugging_switch_of_the_standard_library_shows_no_key(serve, capsys, mo
     assert server.api_key not in shown.out + shown.err
 
 
+def test_calls_that_begin_at_once_share_the_async_client():
+    client = HttpClient(Endpoint.resolve(api_key="k"))
+
+    async def begin():
+        return await asyncio.gather(*(client.aget_ready() for _ in range(64)))
+
+    clients = asyncio.run(begin())
+    assert len(set(map(id, clients))) < 64  # one, but for those of threads that began in the same moment
+
+
 def test_async_request_outside_asyncio_is_a_clear_error(serve):
     trio = pytest.importorskip("trio")
     client = client_of(serve())
