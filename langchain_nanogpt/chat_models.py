@@ -16,7 +16,7 @@ from openai import NOT_GIVEN, NotGiven
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, model_validator
 
 from langchain_nanogpt.errors import map_to_langchain_errors
-from langchain_nanogpt.messages import PROVIDER, ConvertedReplies, restore_reasoning
+from langchain_nanogpt.messages import PROVIDER, ConvertedReplies, remove_texts_of_citations, restore_reasoning
 from langchain_nanogpt.profiles import as_profile
 from langchain_nanogpt.structured import checked_structured_output, map_schema_errors
 from nanogpt_core.chat.client import (
@@ -273,8 +273,10 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
     def _get_request_payload(self, input_: Any, *, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
         payload = super()._get_request_payload(input_, stop=stop, **kwargs)
         messages = self._convert_input(input_).to_messages()
-        for message, sent in zip(messages, payload["messages"], strict=True) if self.send_reasoning else ():
-            restore_reasoning(message, sent)
+        for message, sent in zip(messages, payload["messages"], strict=True):
+            remove_texts_of_citations(message, sent)
+            if self.send_reasoning:
+                restore_reasoning(message, sent)
         check_request_options(payload, ("reasoning",), extra_body_hint=self._extra_body_hint)
         complete_options(payload, kwargs)
         if payload.get("stream"):

@@ -194,6 +194,18 @@ def restore_reasoning(message: BaseMessage, sent: dict[str, Any]) -> None:
     restore_fields(sent, more.get(PROVIDER_FIELDS), {name: text} if isinstance(text, str) else {})
 
 
+def remove_texts_of_citations(message: BaseMessage, sent: dict[str, Any]) -> None:
+    """Remove empty texts, which only hold the citations of an earlier turn; some models refuse such texts.
+
+    Args:
+        message: The message.
+        sent: The message as it is sent; changed in place.
+    """
+    content = sent.get("content")
+    if isinstance(content, list) and isinstance(message, AIMessage) and message.additional_kwargs.get(ANNOTATIONS):
+        sent["content"] = [part for part in content if part != _EMPTY_TEXT] or (None if sent.get("tool_calls") else "")
+
+
 def _get_field(source: Any, name: str) -> Any:
     """Return a field of an object of the SDK, or of a dictionary; None if it has none of this name."""
     return source.get(name) if isinstance(source, dict) else getattr(source, name, None)

@@ -474,6 +474,20 @@ async def test_citations_are_annotations_of_the_text_block(replying, ask, versio
     assert "annotations" not in json.dumps(sandbox.requests[-1].body)
 
 
+@pytest.mark.parametrize("text", ["", "I search."])
+@pytest.mark.parametrize("version", ["v0", "v1"])
+async def test_citations_of_a_tool_call_send_no_empty_text_back(replying, ask, version, text):
+    annotations = [{"type": "url_citation", "url_citation": {"url": "https://a.example"}}]
+    message = {"content": text, "tool_calls": [call("{}")], "annotations": annotations}
+    sandbox = replying(message, after=[Reply("Done.")])
+    chat = sandbox.chat(output_version=version)
+    answer = await ask(chat, "Search.")
+    assert any("annotations" in block for block in answer.content_blocks)
+    await ask(chat, [answer, ToolMessage("Bees.", tool_call_id="call_a")])
+    sent = sandbox.requests[-1].body["messages"][0]["content"]
+    assert sent in ((text, [{"type": "text", "text": text}]) if text else (None, ""))
+
+
 # --- reasoning of earlier turns ---
 
 SIGNATURE = {"google": {"thought_signature": "abc"}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -74,11 +75,19 @@ class Spool:
         """
         passages = iter(passages)
         while block := list(islice(passages, ROWS_PER_BLOCK)):
-            try:
+            with self._naming_folder():
                 self._add(block)
-            except (sqlite3.OperationalError, OSError) as error:
-                raise CommandError(f"{self._folder}: The passages cannot be stored ({error}).") from None
             yield self.passages
+        with self._naming_folder():
+            self._file.flush()  # a full disk is named here, and not where the passages are read
+
+    @contextlib.contextmanager
+    def _naming_folder(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.OperationalError, OSError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise CommandError(f"{self._folder}: The passages cannot be stored ({reason}).") from None
 
     def _add(self, passages: list[Passage]) -> None:
         encoded = [passage.text.encode() for passage in passages]
@@ -141,9 +150,12 @@ class Spool:
             if not line:
                 return
             place += len(line)
-            yield orjson.loads(line)
+            rows = orjson.loads(line)
+            del line  # as large as the texts
+            yield rows
 
     def close(self) -> None:
         """Close the files."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # closing writes what a full disk has refused already
+            self._file.close()
         self._database.close()

@@ -9,6 +9,7 @@ import sqlite3
 import sys
 import warnings
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -308,6 +309,16 @@ def test_passages_that_do_not_fit_on_the_disk_are_one_line(embed, corpus, tmp_pa
     result = embed(corpus, "-o", tmp_path / "out.parquet")
     assert (result.code, result.sent.total()) == (2, 0)
     assert result.err.endswith("out.parquet.unfinished: The passages cannot be stored (database or disk is full).\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_disk_that_is_full_when_passages_are_written_is_named_with_its_folder(embed, corpus, tmp_path):
+    folder = tmp_path / "out.parquet.unfinished"
+    folder.mkdir()
+    (folder / "passages.jsonl").symlink_to("/dev/full")
+    result = embed(corpus, "-o", tmp_path / "out.parquet")
+    assert (result.code, result.sent.total()) == (2, 0)
+    assert result.err.endswith(f"{folder}: The passages cannot be stored (No space left on device).\n")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux takes any bytes as a name")
