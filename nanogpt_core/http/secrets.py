@@ -164,17 +164,17 @@ def find_key(api_key: ApiKey) -> Secret | None:
 
 
 def _check_key(key: Secret, source: str) -> Secret:
-    value = key.reveal_or_empty()
-    if not isinstance(value, str):
-        raise InvalidTypeError(f"api_key must be a str or a SecretStr, not {type(value).__name__}.")
-    if not value:
+    # The key is in no variable here: a traceback with variables would show it.
+    if not isinstance(key.reveal_or_empty(), str):
+        raise InvalidTypeError(f"api_key must be a str or a SecretStr, not {type(key.reveal_or_empty()).__name__}.")
+    if not key.reveal_or_empty():
         raise ConfigurationError("api_key is empty.", remedy=_KEY_REMEDY)
-    if not all("!" <= character <= "~" for character in value):
+    if not all("!" <= character <= "~" for character in key.reveal_or_empty()):
         raise ConfigurationError(
             f"{source} has a blank, a line break or a character outside ASCII (the key is not shown).",
             remedy="Copy it again: a key looks like sk-nano-... or a bare UUID.",
         )
-    if value[0] in _QUOTES or value[-1] in _QUOTES:
+    if key.reveal_or_empty()[0] in _QUOTES or key.reveal_or_empty()[-1] in _QUOTES:
         raise ConfigurationError(
             f"{source} is in quotes (the key is not shown).",
             remedy="Remove them: Docker, for example, keeps the quotes of a file of variables.",
