@@ -107,20 +107,6 @@ def is_one_call(items: Sequence[Item]) -> bool:
     return len(items) <= 1 or len({call for item in items for call in list(item.calls)}) <= 1
 
 
-def by_call(items: Sequence[Item]) -> list[list[Item]]:
-    """Divide texts into runs of one call each; a text of several calls, or of none any more, is a run of its own."""
-    runs: list[list[Item]] = []
-    before: set[WaitingCall] = set()
-    for item in items:
-        calls = set(item.calls)
-        if runs and len(calls) == 1 and calls == before:
-            runs[-1].append(item)
-        else:
-            runs.append([item])
-        before = calls
-    return runs
-
-
 def halves(items: list[Item]) -> tuple[list[Item], list[Item]]:
     """Return the first and the second half of the texts; the second is larger by one if their number is odd."""
     return items[: len(items) // 2], items[len(items) // 2 :]

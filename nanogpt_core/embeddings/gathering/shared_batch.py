@@ -6,7 +6,6 @@ found: only its own call fails.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,14 +13,7 @@ from functools import partial
 from nanogpt_core._runtime.clock import Cancellation, Deadline
 from nanogpt_core._runtime.log import describe, logger
 from nanogpt_core.embeddings.dispatch import Dispatcher, Steps, failed_outcome, text_too_long
-from nanogpt_core.embeddings.gathering.bad_text_search import (
-    BadTextSearch,
-    Failure,
-    Result,
-    by_call,
-    halves,
-    is_one_call,
-)
+from nanogpt_core.embeddings.gathering.bad_text_search import BadTextSearch, Failure, Result, halves, is_one_call
 from nanogpt_core.embeddings.gathering.gatherer import Gatherer
 from nanogpt_core.embeddings.gathering.shared_account import NoCallLeft, SharedAccount, make_batch
 from nanogpt_core.embeddings.gathering.waiting_call import Carrier, Item
@@ -46,12 +38,13 @@ class SharedBatch:
     cancellation: Cancellation
 
     def __post_init__(self) -> None:
-        self._requests = 0
-        self._most_requests = 0  # of a search
+        self._requests = self._most_requests = 0
         self._max_retries = self.dispatcher.config.max_retries
 
     def send(self, items: Sequence[Item], admission: Admission | None) -> Steps[None]:
         """Send the texts, with a confirmed admission for the first attempt, and hand out vectors and errors."""
+        # The service may refuse each text. Then it costs no more than a request for each.
+        self._most_requests = len(items)
         parts = [list(items)]
         while parts:
             part = parts.pop()
@@ -130,16 +123,9 @@ class SharedBatch:
             return
         reason = describe(failure.error)
         logger.info("A batch of %d texts of several calls failed with %s: dividing it", len(items), reason)
-        # The service may refuse each call. Then a search takes few requests more than one for each.
-        count = len(by_call(items))
-        self._most_requests = self._requests + count + math.ceil(math.log2(count))
         items, left = yield from self._isolate_named(items, failure)
         searches_in_vain = 0
-        while (
-            left is not None
-            and searches_in_vain < _MAX_SEARCHES_IN_VAIN
-            and (left.error.transient or self._may_search(items))
-        ):
+        while left is not None and searches_in_vain < _MAX_SEARCHES_IN_VAIN:
             if not isinstance(left.error, BadRequestError):
                 self._max_retries = 0  # the retries are used up
             search = BadTextSearch(items, left)
@@ -152,10 +138,10 @@ class SharedBatch:
         if left.error.transient:
             self._fail(items, left)
             return
-        for texts in by_call(items):
-            result = yield from self._request(texts)
+        for item in items:
+            result = yield from self._request([item])
             if result.failure is not None:
-                self._fail_one_call(texts, result.failure)
+                self._fail_texts([item], result.failure)
 
     def _isolate_named(self, items: list[Item], failure: Failure) -> Steps[tuple[list[Item], Failure | None]]:
         """Fail the calls of texts that the service names; return the texts that are left, and their failure.
@@ -163,7 +149,7 @@ class SharedBatch:
         If the others are answered, the named text was the reason. Otherwise it is sent by itself: several texts may be
         bad, or the service counts from 1. Its names are used as long as they are right.
         """
-        while (named := failure.named) is not None and self._may_search(items):
+        while (named := failure.named) is not None:
             owners = set(named.calls)
             others = [item for item in items if item is not named and set(item.calls) - owners]
             failure_of_others = (yield from self._request(others)).failure if others else None
@@ -182,18 +168,15 @@ class SharedBatch:
     def _isolate_one(self, search: BadTextSearch) -> Steps[Failure | None]:
         """Fail the calls of one bad text; return the failure of a request with the other texts, if there was one."""
         while not search.is_over:
-            may_search = self._may_search([*search.suspects, *search.others])
-            part = halves(search.suspects)[0] if may_search else by_call(search.suspects)[0]
+            one_by_one = self._requests >= self._most_requests
+            part = search.suspects[:1] if one_by_one else halves(search.suspects)[0]
             search.narrow(part, (yield from self._request(part)))
         suspects, others, failure = search.suspects, search.others, search.failure
         if not may_concern_one_text(failure.error):
             self._fail([*suspects, *others], replace(failure, calls=search.calls | failure.calls))
             return None
         failure_of_others: Failure | None = None
-        unsettled = others if search.is_certain else [*suspects, *others]
-        if others and not failure.error.transient and not self._may_search(unsettled):
-            failure_of_others = failure  # their calls are sent one by one
-        elif others:
+        if others:
             result = yield from self._request(others)
             search.note(others, result)
             failure_of_others = result.failure
@@ -201,10 +184,6 @@ class SharedBatch:
             failure = yield from self._confirm(search)
         self._fail_one_call(suspects, failure)
         return failure_of_others
-
-    def _may_search(self, items: Sequence[Item]) -> bool:
-        """Return whether a request that settles none of the texts leaves enough requests to send each call."""
-        return self._requests + len(by_call(items)) < self._most_requests
 
     def _confirm(self, search: BadTextSearch) -> Steps[Failure]:
         """Send the suspects by themselves: if they are good, their calls are answered. Return the last failure."""
