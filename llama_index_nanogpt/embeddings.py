@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding, dispatcher
 from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
-from llama_index.core.callbacks import CBEventType, EventPayload
+from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload
 from llama_index.core.instrumentation import DISPATCHER_SPAN_DECORATED_ATTR  # type: ignore[attr-defined] # re-exported
 from llama_index.core.instrumentation.event_handlers import NullEventHandler
 from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent, EmbeddingStartEvent
@@ -196,9 +196,11 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
 
         Its span and its events take a tenth of a query's CPU time, also if no handler gets them.
         """
-        if self.callback_manager.handlers or self.embeddings_cache is not None or self.rate_limiter is not None:
+        if self.embeddings_cache is not None or self.rate_limiter is not None:
             return True
-        return _has_handlers()
+        manager = self.callback_manager
+        # One of another class may act without handlers.
+        return bool(manager.handlers) or type(manager) is not CallbackManager or _has_handlers()
 
     def get_text_embedding_batch(
         self, texts: Iterable[str], show_progress: bool = False, **_kwargs: Any

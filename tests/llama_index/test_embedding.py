@@ -133,6 +133,18 @@ async def test_one_start_and_one_end_event_for_many_texts(make, call, recorder, 
     assert max(request.items for request in sandbox.requests) == 128
 
 
+class CountingManager(CallbackManager):
+    def on_event_start(self, event_type, *args, **kwargs):
+        self.started = [*getattr(self, "started", []), event_type]
+        return super().on_event_start(event_type, *args, **kwargs)
+
+
+async def test_callback_manager_of_another_class_hears_of_a_query_without_handlers(make, call):
+    manager = CountingManager()
+    await call(make(dimensions=8, callback_manager=manager), "get_query_embedding", "What do bees make?")
+    assert manager.started == [CBEventType.EMBEDDING]
+
+
 class Watcher(BaseEventHandler):
     look: Any
     seen: list
