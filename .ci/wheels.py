@@ -61,6 +61,15 @@ PDF = "import pypdfium2"
 LANCE = """
 embed("texts.txt", "texts.lance", "--overwrite")
 """
+CLI_INDEX = """
+code = '''
+from nanogpt_core.cli import entry, vector_index
+vector_index.MIN_INDEXED_NUMBERS = 1
+raise SystemExit(entry.run(["search", "texts.parquet", "honey"]))
+'''
+subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+open("texts.parquet.index", "rb").close()
+"""
 LLM = """
 import llm
 assert llm.get_embedding_model("nanogpt/text-embedding-3-small").embed("one text") == vectors[0].tolist()
@@ -85,6 +94,7 @@ CHECKS = {
     "[cli]": CORE + CLI,
     "[pdf]": CORE + CLI + PDF,
     "[lance]": CORE + CLI + LANCE,
+    "[cli-index]": CORE + CLI + CLI_INDEX,
     "[llm]": CORE + LLM,
     "[all]": CORE + LANGCHAIN + LLAMA_INDEX + SANDBOX,
     "[demo]": CORE + DEMO,

@@ -1,4 +1,4 @@
-"""Names: standard input, and the files that ``nanogpt embed`` writes beside its output."""
+"""Names: standard input, and the files beside an output."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ PASSAGES = ".passages.jsonl"
 
 UNFINISHED = ".unfinished"
 """End of the name of the folder with the state of an output that is not finished: ``corpus.parquet.unfinished``."""
+
+INDEX = ".index"
+"""End of the name of the index of a large output: ``corpus.parquet.index``."""
 
 STDIN = "<stdin>"
 """Standard input. On the command line it is ``-``, which cyclopts would take for an option."""

@@ -19,6 +19,7 @@ from nanogpt_core.cli.job.manifest import read_manifest
 from nanogpt_core.cli.names import STDIN
 from nanogpt_core.cli.nearest import Hit, nearest
 from nanogpt_core.cli.options import JsonFlag
+from nanogpt_core.cli.vector_index import indexed_nearest
 from nanogpt_core.embeddings.embedder import Embedder
 from nanogpt_core.errors import NanoGPTError, TextTooLongError
 from nanogpt_core.models.catalog import get_model
@@ -29,6 +30,8 @@ _EXAMPLES = """\
 The question is embedded, with the key in NANOGPT_API_KEY; nothing else is sent.
 Scores are cosines: at most 1, higher is nearer. Every vector is compared, and
 only the passages found are read: `nanogpt verify` checks the whole file.
+With the extra cli-index, the first search in a .npy or Parquet file of 2 GiB
+or more makes an index, OUTPUT.index, that later ones use unless --exact.
 
 Examples:
   nanogpt search docs.parquet "How are errors reported?"
@@ -57,6 +60,7 @@ def search(
     answer: bool = False,
     chat_model: str = "gpt-4o-mini",
     full: bool = False,
+    exact: bool = False,
     query_instruction: str = "recommended",
     model: Annotated[str | None, Parameter(alias="-m")] = None,
     base_url: str | None = None,
@@ -71,6 +75,7 @@ def search(
         answer: Have a chat model answer from the passages, with citations.
         chat_model: The chat model.
         full: Print whole passages, not only their first 600 characters.
+        exact: Compare every vector, without an index.
         query_instruction: Text to put around the question; `recommended` is that of the model's card, "" none.
         model: The embedding model of a file that does not name it.
         base_url: Address of the API. Default: `NANOGPT_BASE_URL`, then NanoGPT's own.
@@ -86,7 +91,8 @@ def search(
         query = embedder.embed_query(text)
     except TextTooLongError as error:
         raise CommandError(error.message, remedy="Shorten the question.", code=ExitCode.BAD_INPUT) from error
-    hits, without_vector = nearest(blocks, query, count)
+    found_by_index = None if exact else indexed_nearest(output, reader, query, count)
+    hits, without_vector = found_by_index or nearest(blocks, query, count)
     if without_vector:
         print_warning(
             f"{counted(without_vector, 'row')} of {output} without a vector are not searched: see nanogpt verify."

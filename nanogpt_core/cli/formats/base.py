@@ -7,7 +7,7 @@ import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode
 from nanogpt_core.cli.names import STDIN
@@ -137,6 +137,22 @@ class VectorReader(Protocol):
 
     def rows(self, numbers: Sequence[int] | None = None) -> Iterator[StoredRow]:
         """Yield the rows with these numbers, counted from 0 and in ascending order; None for all."""
+
+
+@runtime_checkable
+class VectorLookup(VectorReader, Protocol):
+    """A reader that finds single vectors without reading all of them."""
+
+    @property
+    def row_count(self) -> int:
+        """Number of rows."""
+
+    def vectors(self, numbers: Sequence[int]) -> NDArray[np.float32]:
+        """Return the vectors of some rows, as ``blocks`` yields them.
+
+        Args:
+            numbers: The numbers of the rows, at least one, counted from 0 and in ascending order.
+        """
 
 
 def format_of(output: Path) -> Format:

@@ -87,6 +87,16 @@ class Reader:
         for start in range(0, len(self._array), ROWS_PER_BLOCK):
             yield self._array[start : start + ROWS_PER_BLOCK]
 
+    @property
+    def row_count(self) -> int:
+        """Number of rows."""
+        return len(self._array)
+
+    def vectors(self, numbers: Sequence[int]) -> NDArray[np.float32]:
+        """Return the vectors of some rows."""
+        found: NDArray[np.float32] = self._array[list(numbers)]
+        return found
+
     def rows(self, numbers: Sequence[int] | None = None) -> Iterator[StoredRow]:
         """Yield rows; only lines that are wanted are parsed."""
         wanted = None if numbers is None else set(numbers)

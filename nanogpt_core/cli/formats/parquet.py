@@ -59,19 +59,40 @@ class Reader(ArrowReader):
     def blocks(self) -> Iterator[NDArray[np.float32]]:
         """Yield the vectors of one row group after the other."""
         for number in range(self._file.num_row_groups):
-            with reading(self._output):
-                column = self._file.read_row_group(number, columns=[VECTORS], use_threads=False).column(VECTORS)
-            for chunk in column.chunks:
-                yield self._vectors(chunk)
+            yield from map(self._vectors, self._column(number).chunks)
+
+    @property
+    def row_count(self) -> int:
+        """Number of rows."""
+        return int(self._file.metadata.num_rows)
+
+    def vectors(self, numbers: Sequence[int]) -> NDArray[np.float32]:
+        """Return the vectors of some rows; only the row groups that hold them are read."""
+        import numpy as np
+
+        parts = []
+        for group, _, wanted in self._groups(numbers):
+            block = np.concatenate([self._vectors(chunk) for chunk in self._column(group).chunks])
+            parts.append(block[wanted])
+        return np.concatenate(parts)
 
     def rows(self, numbers: Sequence[int] | None = None) -> Iterator[StoredRow]:
         """Yield rows; only the row groups that hold them are read."""
+        for group, first, wanted in self._groups(numbers):
+            with reading(self._output):
+                table: Any = self._file.read_row_group(group, columns=self._columns)
+            yield from self._stored_rows(table if wanted is None else take_rows(table, wanted), first)
+
+    def _column(self, group: int) -> Any:
+        with reading(self._output):
+            return self._file.read_row_group(group, columns=[VECTORS], use_threads=False).column(VECTORS)
+
+    def _groups(self, numbers: Sequence[int] | None) -> Iterator[tuple[int, int, list[int] | None]]:
+        """Yield row groups with the number of their first row, and the rows wanted, counted from it; None for all."""
         first = 0
         for group in range(self._file.num_row_groups):
             count = self._file.metadata.row_group(group).num_rows
             wanted = None if numbers is None else [row - first for row in numbers if first <= row < first + count]
             if wanted is None or wanted:
-                with reading(self._output):
-                    table: Any = self._file.read_row_group(group, columns=self._columns)
-                yield from self._stored_rows(table if wanted is None else take_rows(table, wanted), first)
+                yield group, first, wanted
             first += count
