@@ -44,7 +44,7 @@ def stream(request):
 @pytest.mark.parametrize("size", [1, 7, 100])
 def test_stream_gives_the_same_vectors_as_embed(stream, make, size, concurrency):
     texts = [f"text {number % 40}" for number in range(99)]
-    embedder = make(max_concurrency=concurrency)
+    embedder = make(max_concurrency=concurrency, requests_per_second=10_000)
     batches = stream(embedder, iter(texts), batch_size=size)
     assert [batch.start for batch in batches] == list(range(0, 99, size))
     assert [text for batch in batches for text in batch.texts] == texts
