@@ -1,5 +1,6 @@
 """Fixtures of all tests: a sandbox over real HTTP, a clean environment, and no other network."""
 
+import contextlib
 import gc
 import os
 import signal
@@ -11,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from blockbuster import blockbuster_ctx
 from pytest_socket import SocketConnectBlockedError
 
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
@@ -162,12 +164,17 @@ def options(sandbox) -> dict[str, str]:
 
 @pytest.fixture(params=["sync", "async"])
 def call(request):
-    """Return a function that calls a method by its sync name, once sync and once async."""
+    """Return a function that calls a method by its sync name, once sync and once async.
+
+    Each blocking call on the event loop raises an error, unless the test has the marker ``may_block``.
+    """
+    may_block = request.node.get_closest_marker("may_block") is not None
 
     async def run(target, method, *args, **kwargs):
         if request.param == "sync":
             return getattr(target, method)(*args, **kwargs)
-        return await getattr(target, f"a{method}")(*args, **kwargs)
+        with contextlib.nullcontext() if may_block else blockbuster_ctx():
+            return await getattr(target, f"a{method}")(*args, **kwargs)
 
     run.kind = request.param
     return run

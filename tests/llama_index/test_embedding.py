@@ -230,6 +230,7 @@ class Curious(BaseEventHandler):
             self.told[:] = self.ask()
 
 
+@pytest.mark.may_block  # the handler embeds
 async def test_handler_that_embeds_gets_its_own_vectors(make, call, request):
     texts = [f"text {number}" for number in range(1100)]
     one, other = make(dimensions=32), make(dimensions=16)

@@ -403,6 +403,7 @@ def index(scripted):
     Settings._llm = None
 
 
+@pytest.mark.may_block  # LlamaIndex counts the prompt's tokens in a thread, and waits for it
 async def test_llm_of_settings_answers_a_query(index, call):
     sandbox, made = index
     Settings.llm = sandbox.llm()
