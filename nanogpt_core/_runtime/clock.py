@@ -1,8 +1,8 @@
 """Clock, sleeping, deadlines and cancellation. Tests can skip all sleeps with :func:`fake_clock`.
 
-An HTTP client's own time limit is one for each read, which a reply that trickles in never reaches; and it unpacks a
-compressed reply however large that grows. So time and size of an attempt are limited for a block with
-:func:`attempt_limits`. The network backends and transports of this project keep to them.
+:func:`attempt_limits` limits the time and the size of one attempt. HTTP clients limit only the time of each read, so a
+reply that comes in small parts can take any time; and they unpack a compressed reply of any size. The network backends
+and transports of this project keep to the limits of the attempt.
 """
 
 from __future__ import annotations

@@ -28,10 +28,11 @@ _MAX_COUNT = 1000
 _SHOWN_CHARACTERS = 600
 _EXAMPLES = """\
 The question is embedded, with the key in NANOGPT_API_KEY; nothing else is sent.
-Scores are cosines: at most 1, higher is nearer. Every vector is compared, and
-only the passages found are read: `nanogpt verify` checks the whole file.
-With the extra cli-index, the first search in a .npy or Parquet file of 2 GiB
-or more makes an index, OUTPUT.index, that later ones use unless --exact.
+Scores are cosines: at most 1, higher is nearer. Every vector is compared. Only
+the passages found are read: `nanogpt verify` checks the whole file.
+In a .npy or Parquet file of 2 GiB or more, the extra cli-index compares only
+the candidates of an index, OUTPUT.index, which the first search makes; with
+--exact, every vector.
 
 Examples:
   nanogpt search docs.parquet "How are errors reported?"

@@ -145,8 +145,8 @@ def map_ordered(
                     break
         while in_progress:
             yield in_progress.popleft().result()
-        for failure in failures:
-            raise failure
+        if failures:
+            raise failures[0]
     finally:
         stop.set()
         wait(in_progress, timeout=GRACE_SECONDS)
