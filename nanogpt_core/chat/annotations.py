@@ -13,7 +13,7 @@ ANNOTATIONS = "annotations"
 
 
 def parse_annotations(value: Any) -> list[dict[str, Any]]:
-    """Return the annotations in a field of a reply; of another type than a list or an object there are none."""
+    """Return the annotations in a field of a reply; none if it is neither a list nor an object."""
     return [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, dict) and one]
 
 

@@ -166,7 +166,14 @@ class RedisSession(ForkSafe):
             last, was_away = self.last, not self.is_reachable
         known = (last.generation, last.committed, last.peak) if last else ("", 0, 0)
         wanted = [request.fields for request in requests]
-        arguments = [self.worker, self._requests_per_second or 0, *known, was_away, _by_length(records), wanted]
+        arguments = [
+            self.worker,
+            self._requests_per_second or 0,
+            *known,
+            was_away,
+            _with_pause_lengths(records),
+            wanted,
+        ]
         try:
             state, *answers = self._run(lambda client: ADMIT.run(client, self._keys, orjson.dumps(arguments)))
         except NanoGPTError as error:
@@ -323,8 +330,8 @@ class RedisSession(ForkSafe):
         )
 
 
-def _by_length(records: list[list[Any]]) -> list[list[Any]]:
-    """Replace the ends of pauses, by this process's clock, by the microseconds until then: the records have waited."""
+def _with_pause_lengths(records: list[list[Any]]) -> list[list[Any]]:
+    """Return records with the microseconds until a pause ends, in place of its end by the clock of this process."""
     now = clock.now()
     return [
         [*record[:3], max(0.0, (record[3] - now) * MICROSECONDS)] if record[0] == "pause" else record
