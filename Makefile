@@ -14,6 +14,9 @@ EXTRAS := all,dev
 # uv would link the environment's files to its cache. NLTK, which LlamaIndex's SentenceSplitter reads its data with,
 # refuses files that have more than one name.
 export UV_LINK_MODE := copy
+# Many containers set it. Without bytecode, each of the hundreds of processes that the tests start would compile the
+# frameworks anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 # Pytest's options for the whole suite: two workers more than cores, since many tests wait for a process or a server.
 # `make tests TESTS='-k cache'` overrides them.
