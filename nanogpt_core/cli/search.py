@@ -123,24 +123,24 @@ def _embedder(
         raise CommandError(f"{output} does not name its model.", remedy="Pass --model.")
     if model is not None and model != name:
         raise CommandError(f"The vectors of {output} are of {name}, not of {model}.", remedy="Leave --model out.")
-    dimensions = _dimensions(reader) if facts is None else facts.dimensions
+    dimensions = _dimensions(output, reader) if facts is None else facts.dimensions
     info = get_model(name)
     reduced = dimensions if info.reduces and dimensions != info.dimensions else None
     return Embedder(name, dimensions=reduced, base_url=base_url, query_instruction=instruction)
 
 
-def _dimensions(reader: VectorReader) -> int:
-    return next((block.shape[1] for block in reader.blocks()), 0)
+def _dimensions(output: Path, reader: VectorReader) -> int:
+    dimensions = next((block.shape[1] for block in reader.blocks() if len(block)), 0)
+    if not dimensions:
+        raise CommandError(f"{output} has no rows.")
+    return dimensions
 
 
 def _checked(reader: VectorReader, embedder: Embedder, output: Path) -> Any:
     """Return the blocks of vectors, after checks that need not read all of them: a mistake must cost nothing."""
     reader.check_complete()
-    dimensions = _dimensions(reader)
-    if not dimensions:
-        raise CommandError(f"{output} has no rows.")
     try:
-        embedder.check_width(dimensions)
+        embedder.check_width(_dimensions(output, reader))
     except NanoGPTError as error:
         raise CommandError(f"{output}: {error}") from None
     return reader.blocks()

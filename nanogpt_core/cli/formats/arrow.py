@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +84,7 @@ def _valid(values: Sequence[object]) -> Any:
 
 @contextlib.contextmanager
 def reading(output: Path) -> Iterator[None]:
-    """Turn an error of Arrow or Lance about the content of a file into one line.
+    """Turn an error of Arrow or Lance about the content of a file, or of a value that Python lacks, into one line.
 
     Raises:
         CommandError: Such an error.
@@ -91,7 +93,7 @@ def reading(output: Path) -> Iterator[None]:
 
     try:
         yield
-    except (pa.ArrowException, ValueError, OSError) as error:
+    except (pa.ArrowException, ValueError, ArithmeticError, LookupError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             # For example missing rights: the file itself may be good.
             raise OSError(error.errno, os.strerror(error.errno), str(output)) from None
@@ -100,7 +102,7 @@ def reading(output: Path) -> Iterator[None]:
         raise unreadable(output, f"cannot be read ({reason})") from None
 
 
-class ArrowReader:
+class ArrowReader(ABC):
     """The part of a reader that Parquet and Lance share.
 
     Args:
@@ -115,45 +117,72 @@ class ArrowReader:
     """
 
     def __init__(self, output: Path, schema: Any) -> None:
-        import pyarrow as pa
-
         missing = [name for name in ("id", "text", VECTORS) if name not in schema.names]
-        # pandas and polars write lists of any length.
-        kinds = (pa.types.is_fixed_size_list, pa.types.is_list, pa.types.is_large_list)
-        if missing or not any(is_kind(schema.field(VECTORS).type) for is_kind in kinds):
+        if missing or not _holds_vectors(schema.field(VECTORS).type):
             raise unreadable(output, f"was not written by nanogpt embed: it has no {', '.join(missing) or 'vectors'}")
         self._output = output
         self._columns = [name for name in COLUMNS if name in schema.names]
-        metadata = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
+        # Other programs store bytes of any kind there.
+        metadata = {
+            key.decode(errors="replace"): value.decode(errors="replace")
+            for key, value in (schema.metadata or {}).items()
+        }
         self.facts = Facts.from_strings(metadata)
 
-    def check_complete(self) -> None:
+    def check_complete(self) -> None:  # noqa: B027 - it has nothing to do
         """Do nothing: an incomplete file cannot be opened, and each row has both."""
+
+    @abstractmethod
+    def _lists(self) -> Iterator[Any]:
+        """Yield the arrays of lists with the vectors, in order."""
+
+    @cached_property
+    def _dimensions(self) -> int:
+        """Dimensions of the first vector.
+
+        Raises:
+            CommandError: There is none.
+        """
+        lengths = (length for column in self._lists() for length in _lengths(column) if length)
+        dimensions = next(lengths, 0)
+        if not dimensions:
+            raise unreadable(self._output, "holds no vector")
+        return dimensions
 
     def _vectors(self, column: Any) -> NDArray[np.float32]:
         """Return an array of lists as ``(n, d)`` float32; rows without a vector are NaN."""
         import numpy as np
 
-        widths = set(column.value_lengths().drop_null().to_pylist())
-        if len(widths) > 1:
+        lengths = _lengths(column)
+        if set(lengths) - {0, self._dimensions}:
             raise unreadable(self._output, "has vectors of different dimensions")
-        width = widths.pop() if widths else getattr(column.type, "list_size", 0)
         numbers = column.flatten()
         # to_numpy() imports pandas, if it is installed, which takes 35 MB.
         values = numbers.to_numpy(zero_copy_only=False) if numbers.null_count else np.from_dlpack(numbers)
-        found: NDArray[np.float32] = values.astype(np.float32, copy=False).reshape(-1, width)
-        if not column.null_count:
+        with np.errstate(over="ignore"):  # of float64: infinity is no vector either
+            found: NDArray[np.float32] = values.astype(np.float32, copy=False).reshape(-1, self._dimensions)
+        if len(found) == len(column):
             return found
-        vectors = np.full((len(column), width), np.nan, dtype=np.float32)
-        vectors[column.is_valid().to_pylist()] = found
+        vectors = np.full((len(column), self._dimensions), np.nan, dtype=np.float32)
+        vectors[np.array(lengths) > 0] = found
         return vectors
 
     def _stored_rows(self, table: Any, first: int) -> Iterator[StoredRow]:
         """Yield the rows of a table or record batch, the first of which has number ``first``."""
-        for number, fields in enumerate(table.select(self._columns).to_pylist(), first):
+        with reading(self._output):
+            rows = table.select(self._columns).to_pylist()
+        for number, fields in enumerate(rows, first):
             yield stored_row(fields, self._output, number)
 
 
-def take_rows(table: Any, numbers: Sequence[int]) -> Any:
-    """Return some rows of a table, by their numbers."""
-    return table.take(_numbers(numbers))
+def _holds_vectors(kind: Any) -> bool:
+    import pyarrow as pa
+
+    # pandas and polars write lists of any length.
+    is_list = any(is_kind(kind) for is_kind in (pa.types.is_fixed_size_list, pa.types.is_list, pa.types.is_large_list))
+    return is_list and (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type))
+
+
+def _lengths(column: Any) -> list[int]:
+    """Return the length of each list of an array; 0 for null."""
+    return [length or 0 for length in column.value_lengths().to_pylist()]

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
+import orjson
+
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode
 from nanogpt_core.cli.names import STDIN
 from nanogpt_core.cli.reading.passage import Passage
@@ -94,6 +96,7 @@ class StoredRow:
 
 
 _ROW_FIELDS = StoredRow.__dataclass_fields__
+_NUMBERS = ("line", "page")
 
 
 class Format(Protocol):
@@ -205,7 +208,19 @@ def stored_row(fields: Any, output: Path, number: int) -> StoredRow:
     if not isinstance(fields, dict) or not isinstance(fields.get("text"), str) or fields.get("id") is None:
         raise unreadable(output, f"was not written by nanogpt embed: row {number} has no text or no id")
     known = {name: value for name, value in fields.items() if name in _ROW_FIELDS and value is not None}
-    return StoredRow(**{**known, "id": str(fields["id"])})
+    for name, value in known.items():  # other programs write values of other types into the same columns
+        if name in _NUMBERS:
+            known[name] = value if isinstance(value, int) else None
+        elif not isinstance(value, str):
+            known[name] = _json(value) if name == "metadata" else str(value)
+    return StoredRow(**known)
+
+
+def _json(value: object) -> str:
+    try:
+        return orjson.dumps(value, default=str).decode()
+    except TypeError:  # nested too deeply
+        return str(value)
 
 
 def row_fields(passage: Passage) -> dict[str, str | int | None]:

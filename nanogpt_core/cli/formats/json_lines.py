@@ -81,15 +81,25 @@ class Reader:
         """Yield the vectors in blocks."""
         import numpy as np
 
-        rows = (row.get(_VECTOR) or [] for row in self._lines())
-        width = 0
-        while block := list(islice(rows, ROWS_PER_BLOCK)):
-            width = width or max(map(len, block))
-            missing = [np.nan] * width
+        lists = self._lists()
+        width = next((len(each) for each in self._lists() if each), 0)
+        missing = [np.nan] * width
+        while block := list(islice(lists, ROWS_PER_BLOCK)):
+            if not width:
+                raise unreadable(self._path, "holds no vector")
+            if set(map(len, block)) - {0, width}:
+                raise unreadable(self._path, "has vectors of different dimensions")
             try:
-                yield np.array([row if len(row) == width else missing for row in block], dtype=np.float32)
+                with np.errstate(over="ignore"):  # infinity is no vector either
+                    vectors = np.array([each or missing for each in block], dtype=np.float32)
             except (ValueError, TypeError) as error:
                 raise unreadable(self._path, f"has a vector with a value that is not a number ({error})") from None
+            if vectors.ndim != 2:  # noqa: PLR2004 - rows and dimensions
+                raise unreadable(self._path, "has a vector with a value that is not a number (a list)")
+            yield vectors
+
+    def _lists(self) -> Iterator[list[Any]]:
+        return (row.get(_VECTOR) or [] for row in self._lines())
 
     def rows(self, numbers: Sequence[int] | None = None) -> Iterator[StoredRow]:
         """Yield rows."""

@@ -54,8 +54,11 @@ class Reader(ArrowReader):
 
     def blocks(self) -> Iterator[NDArray[np.float32]]:
         """Yield the vectors in blocks."""
+        yield from map(self._vectors, self._lists())
+
+    def _lists(self) -> Iterator[Any]:
         for batch in self._batches([VECTORS]):
-            yield self._vectors(batch.column(VECTORS))
+            yield batch.column(VECTORS)
 
     def rows(self, numbers: Sequence[int] | None = None) -> Iterator[StoredRow]:
         """Yield rows."""

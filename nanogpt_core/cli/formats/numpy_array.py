@@ -60,8 +60,11 @@ class Reader:
 
         self._path = path
         try:
-            self._array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError) as error:
+            with np.errstate(over="ignore"):  # of the product of a wrong shape
+                self._array = np.lib.format.open_memmap(path, mode="r")  # type: ignore[no-untyped-call, unused-ignore]
+        except OSError:
+            raise
+        except Exception as error:  # noqa: BLE001 - NumPy reads the header as Python, and raises as many kinds
             raise unreadable(path, f"is not an array of NumPy ({error})") from None
         if self._array.ndim != 2 or self._array.dtype != np.float32:  # noqa: PLR2004 - rows and dimensions
             raise unreadable(path, "was not written by nanogpt embed: it is not (rows, dimensions) float32")

@@ -12,7 +12,6 @@ from nanogpt_core.cli.formats.arrow import (
     make_schema,
     make_table,
     reading,
-    take_rows,
 )
 from nanogpt_core.cli.formats.base import COLUMNS, ROWS_PER_BLOCK, Block, Facts, StoredRow
 
@@ -58,8 +57,11 @@ class Reader(ArrowReader):
 
     def blocks(self) -> Iterator[NDArray[np.float32]]:
         """Yield the vectors of one row group after the other."""
+        yield from map(self._vectors, self._lists())
+
+    def _lists(self) -> Iterator[Any]:
         for number in range(self._file.num_row_groups):
-            yield from map(self._vectors, self._column(number).chunks)
+            yield from self._column(number).chunks
 
     @property
     def row_count(self) -> int:
@@ -78,10 +80,14 @@ class Reader(ArrowReader):
 
     def rows(self, numbers: Sequence[int] | None = None) -> Iterator[StoredRow]:
         """Yield rows; only the row groups that hold them are read."""
+        import pyarrow as pa
+
         for group, first, wanted in self._groups(numbers):
             with reading(self._output):
                 table: Any = self._file.read_row_group(group, columns=self._columns)
-            yield from self._stored_rows(table if wanted is None else take_rows(table, wanted), first)
+            if wanted is not None:  # Table.take() does not know every type
+                table = pa.concat_tables([table.slice(row, 1) for row in wanted])
+            yield from self._stored_rows(table, first)
 
     def _column(self, group: int) -> Any:
         with reading(self._output):

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode
 from nanogpt_core.cli.names import MANIFEST
 
@@ -76,7 +78,7 @@ def read_manifest(output: Path) -> Manifest | None:
     """
     path = manifest_path(output)
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = orjson.loads(path.read_bytes())  # the json module would raise a RecursionError for nested lists
         if fields.pop("format") != _FORMAT:
             raise CommandError(f"{path} is of another version of nanogpt-rag.")
         manifest = Manifest(**{**fields, "problems": tuple(fields["problems"])})

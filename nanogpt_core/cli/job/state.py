@@ -11,6 +11,8 @@ import uuid
 from dataclasses import asdict
 from pathlib import Path
 
+import orjson
+
 from nanogpt_core.cache.sqlite_file import file_identity
 from nanogpt_core.cli.exit_codes import CommandError
 from nanogpt_core.cli.names import UNFINISHED
@@ -89,7 +91,7 @@ class State:
             last: dict[str, Usage] = {}
             for line in lines:
                 with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
-                    entry = json.loads(line)
+                    entry = orjson.loads(line)
                     run = entry.pop("run")
                     last[run] = Usage(**entry)
             for usage in last.values():

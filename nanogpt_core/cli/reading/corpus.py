@@ -18,7 +18,7 @@ from nanogpt_core.cli.reading.chunking import Chunker
 from nanogpt_core.cli.reading.passage import NO_TEXT, Passage, Problem
 from nanogpt_core.cli.reading.pdf import read_pdf
 from nanogpt_core.cli.reading.sources import Source
-from nanogpt_core.cli.reading.tables import KINDS, Record, read_csv, read_json, read_jsonl, read_parquet
+from nanogpt_core.cli.reading.tables import KINDS, Record, in_words, read_csv, read_json, read_jsonl, read_parquet
 from nanogpt_core.cli.reading.text_files import (
     BadTextError,
     check_encoding,
@@ -186,8 +186,7 @@ def _value(fields: Mapping[str, Any], name: str, remedy: str = "") -> Any:
     value: Any = fields
     for part in name.split("."):
         if not isinstance(value, dict) or part not in value:
-            known = ", ".join(list(fields)[:8]) or "none"
-            raise BadTextError(f"has no field {name!r}; it has {known}{remedy}")
+            raise BadTextError(f"has no field {name!r}; it has {in_words(fields)}{remedy}")
         value = value[part]
     return value
 

@@ -6,7 +6,7 @@ import codecs
 import csv
 import io
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,6 +28,7 @@ KINDS: dict[type, str] = {
 """Types of values in messages."""
 
 _ROWS_PER_READ = 1024
+_MAX_NAMES_SHOWN, _MAX_NAME_CHARACTERS = 8, 40
 
 
 def read_jsonl(file: BinaryIO) -> Iterator[Record]:
@@ -143,6 +144,11 @@ def _lines(stream: io.TextIOWrapper) -> Iterator[str]:
         yield line
 
 
+def in_words(names: Iterable[str]) -> str:
+    """Return the first names of columns or fields in words. A text without columns can end in ``.csv``."""
+    return ", ".join(name[:_MAX_NAME_CHARACTERS] for name in itertools.islice(names, _MAX_NAMES_SHOWN)) or "none"
+
+
 def _check_columns(names: list[str], needed: list[str], line: int | None = None) -> None:
     """Check that the names of columns have each that is needed, once. The first one that is needed is the text's.
 
@@ -152,7 +158,7 @@ def _check_columns(names: list[str], needed: list[str], line: int | None = None)
     missing = [name for name in needed if name not in names]
     if missing:
         option = "; see --field" if missing[0] == needed[0] else ""
-        raise BadTextError(f"has no column {', '.join(missing)}; it has {', '.join(names) or 'none'}{option}", line)
+        raise BadTextError(f"has no column {', '.join(missing)}; it has {in_words(names)}{option}", line)
     doubled = [name for name in needed if names.count(name) > 1]
     if doubled:
         raise BadTextError(f"has the column {doubled[0]} twice", line)
@@ -178,15 +184,17 @@ def read_parquet(path: Path | None, file: BinaryIO, columns: list[str]) -> Itera
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    number = 0
     try:
         table = pq.ParquetFile(path if path is not None else io.BytesIO(file.read()))
         names = table.schema_arrow.names
         needed = list(dict.fromkeys(name if name in names else name.partition(".")[0] for name in columns))
         _check_columns(names, needed)
-        number = 0
         for batch in table.iter_batches(_ROWS_PER_READ, columns=needed):
             for row in batch.to_pylist():
                 number += 1
                 yield number, row
     except pa.ArrowException as error:
         raise BadTextError(f"is not Parquet ({str(error).partition('. ')[0]})") from None
+    except (ValueError, ArithmeticError, LookupError) as error:  # such as text that is not UTF-8, or the year 10000
+        raise BadTextError(f"has a value after row {number} that cannot be read ({error})") from None

@@ -52,7 +52,7 @@ def check_encoding(encoding: str) -> str:
         codecs.lookup(encoding)
         # Some of Python's codecs are none of text, such as base64, or have no way to go on after a wrong byte.
         io.TextIOWrapper(io.BytesIO(), encoding, errors="surrogateescape").read()
-    except (LookupError, UnicodeError):
+    except (LookupError, ValueError):
         raise CommandError(f"--encoding: {encoding!r} is unknown.", remedy="Use utf-8, cp1252 or latin-1.") from None
     return encoding
 
@@ -239,5 +239,6 @@ def html_to_text(html: str) -> str:
         parser.close()
     except AssertionError as error:
         raise BadTextError(f"is not HTML ({error})", parser.getpos()[0]) from None
-    text = re.sub(r"[^\S\n]*\n[^\S\n]*\n\s*", "\n\n", "".join(parser.parts))
-    return re.sub(r" *\n ?(?=\S)", "\n", text).strip()
+    # The conditions at the beginning keep the time linear: else each blank of a long run would be tried as the first.
+    text = re.sub(r"(?<![^\S\n])[^\S\n]*\n[^\S\n]*\n\s*", "\n\n", "".join(parser.parts))
+    return re.sub(r"(?<! ) *\n ?(?=\S)", "\n", text).strip()

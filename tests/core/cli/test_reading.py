@@ -154,6 +154,7 @@ def test_other_encoding_is_read_on_request(tmp_path):
         ("a.jsonl", '{"text": ""}', "a.jsonl:1: field 'text' is empty"),
         ("a.jsonl", '{"text": " "}', "a.jsonl:1: field 'text' is blank"),
         ("a.csv", "id,body\n1,a\n2,b\n", "a.csv:1: has no column text; it has id, body; see --field"),
+        ("a.csv", "x" * 9000 + "\n", f"a.csv:1: has no column text; it has {'x' * 40}; see --field"),
         ("a.csv", "text,text\na,b\n", "a.csv:1: has the column text twice"),
         ("a.csv", "text\n" + "a\n" * 9000 + "a\0b\n", "a.csv:9002: "),
         ("a.txt", "a line\n" * 9000 + "a\0b\n", "a.txt:9001: has a NUL byte, which is no text"),
@@ -284,6 +285,14 @@ def test_parquet_column_may_have_a_dot_in_its_name_or_hold_fields(tmp_path):
     assert [passage.text for passage in read(path, field="c.d")[0]] == ["two"]
 
 
+def test_parquet_value_that_python_cannot_hold_is_a_problem(tmp_path):
+    invalid = pa.Array.from_buffers(pa.string(), 1, pa.array([b"\xff"], pa.binary()).buffers())
+    pq.write_table(pa.table({"text": invalid}), tmp_path / "a.parquet")
+    passages, problems = read(tmp_path / "a.parquet")
+    assert (passages, len(problems)) == ([], 1)
+    assert problems[0].startswith("a.parquet: has a value after row 0 that cannot be read")
+
+
 def test_pdf_pages_are_numbered_and_empty_pages_are_left_out(tmp_path):
     path = written(tmp_path, "a.pdf", pdf("First page", "", "Third page"))
     passages, problems = read(path)
@@ -298,6 +307,11 @@ def test_html_keeps_paragraphs_and_leaves_out_scripts():
     <table><tr><td>a</td><td>b</td></tr></table><pre>x
   y</pre></body></html>"""
     assert html_to_text(html) == ("A & B\n\nHead\n\nOne bold word\nand a line.\n\nitem\nmore\n\na b\n\nx\n  y")
+
+
+def test_time_for_html_is_linear_in_a_run_of_blanks():
+    blanks = " " * 300_000  # took minutes when it grew with the square
+    assert html_to_text(f"<pre>x{blanks}y</pre>") == f"x{blanks}y"
 
 
 PAGE_IN_LATIN_1 = '<html><head><meta charset="ISO-8859-1"></head><p>Größe</p>'.encode("latin-1")

@@ -1,5 +1,6 @@
 """``nanogpt search``: exact neighbours, places, citations, and errors before anything is sent."""
 
+import datetime
 import errno
 import io
 import json
@@ -229,17 +230,105 @@ ROW_LINE = '{"id": "1", "text": "a"}\n'
         ({**ROW, "id": None}, 3, "row 0 has no text or no id"),
         ({**ROW, "embedding": ["x", "y"]}, 3, "a value that is not a number"),
         ({**ROW, "embedding": 5}, 3, "line 1 has no list of numbers in 'embedding'"),
+        ({**ROW, "embedding": [[1.0], [2.0]]}, 3, "a value that is not a number"),
+        ({**ROW, "embedding": None}, 3, "holds no vector"),
+        ({**ROW, "embedding": [1e300, 1.0]}, 1, "manifest is missing"),
         ([1], 3, "line 1 is not a JSON object"),
     ],
 )
 def test_json_lines_of_another_program_are_read_or_refused_in_one_line(nanogpt, tmp_path, row, code, words):
     (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
     result = nanogpt("verify", tmp_path / "a.jsonl")
-    assert (result.code, result.err.count("\n")) == (code, 1)
-    assert words in result.err
+    assert result.code == code
+    assert words in result.err.partition("\n")[0]
+    assert "warning" not in result.err
     found = nanogpt("search", tmp_path / "a.jsonl", "honey", "-m", "BAAI/bge-m3")
     assert found.code in {2, 3}
     assert "Internal error" not in found.err
+
+
+WIDTH = 256
+VECTOR = [1.0] * WIDTH
+
+
+@pytest.mark.usefixtures("service")
+def test_vectors_may_begin_after_more_rows_than_a_block_has_and_must_have_the_same_dimensions(nanogpt, tmp_path):
+    rows = [{**ROW, "embedding": None}] * 1030 + [{**ROW, "embedding": VECTOR}]
+    table = pa.Table.from_pylist(rows, pa.schema({"id": pa.string(), "text": pa.string(), "embedding": LISTS}))
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "a.jsonl").write_text(lines)
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=500)
+    for name in ("a.jsonl", "a.parquet"):
+        found = nanogpt("search", tmp_path / name, "honey", "-m", "text-embedding-3-small", "--json")
+        assert [passage["row"] for passage in json.loads(found.out)["passages"]] == [1030]
+    other = {**ROW, "embedding": [1.0]}
+    (tmp_path / "a.jsonl").write_text(lines + json.dumps(other) + "\n")
+    more = pa.Table.from_pylist([other], table.schema)
+    pq.write_table(pa.concat_tables([table, more]), tmp_path / "a.parquet", row_group_size=500)
+    for name in ("a.jsonl", "a.parquet"):
+        assert nanogpt("verify", tmp_path / name).err.endswith("has vectors of different dimensions.\n")
+
+
+LISTS = pa.list_(pa.float32())
+INVALID_UTF_8 = pa.Array.from_buffers(pa.string(), 1, pa.array([b"\xff"], pa.binary()).buffers())
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "words"),
+    [
+        ("embedding", pa.array([["1"] * WIDTH]), "it has no vectors"),
+        ("embedding", pa.array([[True] * WIDTH]), "it has no vectors"),
+        ("embedding", pa.array([[VECTOR]]), "it has no vectors"),
+        ("embedding", pa.array([None], LISTS), "holds no vector"),
+        ("embedding", pa.array([[]], LISTS), "holds no vector"),
+        ("text", INVALID_UTF_8, "cannot be read ('utf-8' codec"),
+        ("metadata", pa.array([3_000_000], pa.date32()), "cannot be read (date value out of range"),
+    ],
+)
+@pytest.mark.usefixtures("service")
+def test_parquet_of_another_program_is_refused_in_one_line(nanogpt, tmp_path, column, values, words):
+    columns = {"id": pa.array(["1"]), "text": pa.array(["a"]), "embedding": pa.array([VECTOR], LISTS)}
+    pq.write_table(pa.table({**columns, column: values}), tmp_path / "a.parquet")
+    for result in (
+        nanogpt("verify", tmp_path / "a.parquet"),
+        nanogpt("search", tmp_path / "a.parquet", "honey", "-m", "text-embedding-3-small"),
+    ):
+        assert (result.code, result.out, result.err.count("\n")) == (3, "", 1)
+        assert words in result.err
+
+
+@pytest.mark.usefixtures("service")
+def test_columns_of_other_types_that_another_program_wrote_are_read(nanogpt, tmp_path):
+    day = datetime.datetime(2026, 5, 31, tzinfo=datetime.timezone.utc)
+    columns = {
+        "id": pa.array([7]),
+        "text": pa.array(["a"], getattr(pa, "string_view", pa.string)()),
+        "source": pa.array([b"\xff"]),
+        "line": pa.array([float("nan")]),
+        "metadata": pa.array([{"day": day, "share": float("nan")}]),
+        "embedding": pa.array([[1e300] * WIDTH, VECTOR], pa.list_(pa.float64()))[1:],
+    }
+    table = pa.table(columns).replace_schema_metadata({b"\xff": b"\xff"})
+    pq.write_table(table, tmp_path / "a.parquet")
+    found = nanogpt("search", tmp_path / "a.parquet", "honey", "-m", "text-embedding-3-small", "--json")
+    [passage] = json.loads(found.out)["passages"]
+    assert [passage[name] for name in ("id", "text", "source", "line")] == ["7", "a", "b'\\xff'", None]
+    assert json.loads(passage["metadata"]) == {"day": "2026-05-31T00:00:00+00:00", "share": None}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"PK\x05\x06" + b"\0" * 18,
+        b"\x93NUMPY\x01\x00\x02\x00((",
+        b"\x93NUMPY\x01\x00\x4a\x00{'descr':'<f4','fortran_order':False,'shape':(99999999999999999999999,5)}      ",
+    ],
+)
+def test_file_that_is_no_array_is_refused_in_one_line(nanogpt, tmp_path, content):
+    (tmp_path / "a.npy").write_bytes(content)
+    result = nanogpt("verify", tmp_path / "a.npy")
+    assert (result.code, result.out, result.err.count("\n")) == (3, "", 1)
+    assert "a.npy is not an array of NumPy" in result.err
 
 
 @pytest.mark.parametrize(
@@ -313,10 +402,11 @@ def test_error_of_the_system_about_a_file_keeps_its_name(tmp_path):
 
 def test_manifest_with_a_count_that_is_none_is_refused(nanogpt, one_format, tmp_path):
     manifest = tmp_path / f"{one_format}.manifest.json"
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "rows": "many"}))
-    result = nanogpt("verify", one_format)
-    assert (result.code, result.err.count("\n")) == (3, 1)
-    assert "manifest.json cannot be read" in result.err
+    for content in (json.dumps({**json.loads(manifest.read_text()), "rows": "many"}), "[" * 100_000):
+        manifest.write_text(content)
+        result = nanogpt("verify", one_format)
+        assert (result.code, result.err.count("\n")) == (3, 1)
+        assert "manifest.json cannot be read" in result.err
     assert nanogpt("search", one_format, "honey").code == 0  # the file itself has all facts
 
 
