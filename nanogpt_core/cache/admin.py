@@ -114,7 +114,12 @@ def export_cache(path: str | os.PathLike[str], target: str | os.PathLike[str]) -
     import numpy as np
 
     found: dict[int, tuple[list[bytes], list[NDArray[np.float32]]]] = {}
-    with _existing(path) as (_, database):
+    with _existing(path) as (file, database):
+        written = (
+            os.fspath(target) if os.fspath(target).endswith(".npz") else f"{os.fspath(target)}.npz"
+        )  # as NumPy does
+        if os.path.realpath(written) == str(file):
+            raise ConfigurationError(f"{file} is the cache itself.", remedy="Pass another target.")
         for key, entry in database.execute("SELECT key, entry FROM nanogpt_entries ORDER BY key"):
             vector = decode_entry(key, entry)
             if vector is not None:

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from nanogpt_core.cache.sqlite import SQLiteCache
 from nanogpt_core.cache.sqlite_file import BUSY_SECONDS, create_if_missing
+from nanogpt_core.errors import ConfigurationError
+
+_SQLITE_FORMAT = b"SQLite format 3\0"
 
 
 class KeptCache(SQLiteCache):
@@ -23,12 +26,15 @@ class KeptCache(SQLiteCache):
 
     Raises:
         OSError: The file cannot be created or written.
-        ConfigurationError: ``path`` is a folder, or a file of another program.
+        ConfigurationError: ``path`` is a folder, or a file of another program. ``SQLiteCache`` would take a file of
+            another format for a damaged cache, and rename it.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.failure: OSError | None = None
+        if _format_of(self.path) not in {b"", _SQLITE_FORMAT}:
+            raise ConfigurationError(f"{self.path} is no cache: it is not of SQLite.", remedy="Pass another --cache.")
         try:
             create_if_missing(self.path, BUSY_SECONDS)
         except sqlite3.Error as error:
@@ -44,3 +50,12 @@ class KeptCache(SQLiteCache):
         if last is not None and last not in self.get_many([last]):
             self.failure = OSError(errno.EIO, "The cache cannot be written", str(self.path))
             raise self.failure
+
+
+def _format_of(path: Path) -> bytes:
+    """Return the beginning of a file, which names its format; empty if there is no file."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_SQLITE_FORMAT))
+    except FileNotFoundError:
+        return b""

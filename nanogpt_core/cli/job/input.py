@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -87,10 +88,15 @@ def read_input(
 
 
 def _check_outputs(sources: Sequence[Source], outputs: Collection[Path]) -> None:
-    written = {path.resolve() for path in outputs}
     for source in sources:
-        if source.path is not None and source.path.resolve() in written:
+        if source.path is not None and is_one_of(source.path, outputs):
             raise CommandError(f"{source.name} is an input, and the output would replace it.")
+
+
+def is_one_of(path: Path, places: Collection[Path]) -> bool:
+    """Return whether ``path`` leads to one of ``places``, or into one of them that is a folder."""
+    real = Path(os.path.realpath(path))  # Path.resolve() fails for links in a circle
+    return not {Path(os.path.realpath(place)) for place in places}.isdisjoint((real, *real.parents))
 
 
 def _passages(

@@ -14,13 +14,14 @@ from nanogpt_core._runtime.words import counted
 from nanogpt_core.cli.asking import CostOptions
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode, exit_code_of, message_of
 from nanogpt_core.cli.formats.base import Facts, format_of
-from nanogpt_core.cli.job.input import InputReport, read_input
+from nanogpt_core.cli.formats.numpy_array import passages_path
+from nanogpt_core.cli.job.input import InputReport, is_one_of, read_input
 from nanogpt_core.cli.job.manifest import Manifest, manifest_path, read_manifest
 from nanogpt_core.cli.job.progress import Progress
 from nanogpt_core.cli.job.run import JobRun
 from nanogpt_core.cli.job.spending import budget_left, check_space, confirm
 from nanogpt_core.cli.job.spool import Spool
-from nanogpt_core.cli.job.state import State
+from nanogpt_core.cli.job.state import State, state_folder
 from nanogpt_core.cli.job.vector_log import VectorLog
 from nanogpt_core.cli.kept_cache import KeptCache
 from nanogpt_core.cli.names import name_of
@@ -102,8 +103,14 @@ class Job:
                 return None
             return f"has {tokens:,} tokens, and the model takes {counter.limit:,}; see --chunk-tokens and --on-overflow"
 
-        outputs = [self.output, manifest_path(self.output)]
+        outputs = [*self._data_files, manifest_path(self.output)]
         return read_input(self.inputs, self.reading, spool, progress, reason_against=reason_against, outputs=outputs)
+
+    @property
+    def _data_files(self) -> list[Path]:
+        """The files that hold the output."""
+        is_array = self.output.suffix.lower() == ".npy"
+        return [self.output, passages_path(self.output)] if is_array else [self.output]
 
     def _check_places(self) -> None:
         """Check that output and manifest can be put into their places.
@@ -120,6 +127,12 @@ class Job:
         for path in (*([] if is_dataset else [self.output]), manifest_path(self.output)):
             if path.is_dir():
                 raise CommandError(f"{path} is a folder.", remedy="Pass another --output.")
+        if self.cache is not None:
+            written = (*self._data_files, manifest_path(self.output), state_folder(self.output))
+            if is_one_of(self.cache, written):
+                raise CommandError(
+                    f"{self.cache} is a file of the output, and would be lost.", remedy="Pass another --cache."
+                )
 
     def _earlier_output(self, state: State) -> Manifest | None:
         """Return the manifest of a finished output that must not be replaced; None if there is none.
@@ -127,11 +140,12 @@ class Job:
         Raises:
             CommandError: There is a file that this program has not finished.
         """
-        if not self.output.exists() or self.overwrite or not state.is_new:
+        existing = next((path for path in self._data_files if path.exists()), None)
+        if existing is None or self.overwrite or not state.is_new:
             return None
-        manifest = read_manifest(self.output)
+        manifest = read_manifest(self.output) if existing == self.output else None
         if manifest is None:
-            raise self._exists("and has no manifest")
+            raise _exists(existing, "and has no manifest")
         return manifest
 
     def _check_earlier(self, earlier: Manifest, embedder: Embedder, spool: Spool) -> None:
@@ -147,12 +161,7 @@ class Job:
         }
         differs = [name for name, equal in same.items() if not equal]
         if differs:
-            raise self._exists(f"with other {' and '.join(differs)}")
-
-    def _exists(self, reason: str) -> CommandError:
-        return CommandError(
-            f"{self.output} exists, {reason}. Nothing was sent.", remedy="Pass --overwrite, or another --output."
-        )
+            raise _exists(self.output, f"with other {' and '.join(differs)}")
 
     def _write(self, run: JobRun, spool: Spool, state: State) -> Facts:
         """Embed and write everything; an error says how much is kept.
@@ -206,6 +215,10 @@ class Job:
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             version=nanogpt_core.__version__,
         )
+
+
+def _exists(path: Path, reason: str) -> CommandError:
+    return CommandError(f"{path} exists, {reason}. Nothing was sent.", remedy="Pass --overwrite, or another --output.")
 
 
 def _place(error: NanoGPTError, spool: Spool) -> str:

@@ -89,6 +89,15 @@ def test_export_contains_the_vectors(filled, entries, export, tmp_path):
     assert {key: encode_entry(key, vector) for key, vector in by_key.items()} == entries(30)
 
 
+def test_export_does_not_replace_the_cache_itself(tmp_path, entries):
+    cache = SQLiteCache(tmp_path / "c.npz")
+    cache.put_many(entries(1))
+    for target in (cache.path, tmp_path / "c"):
+        with pytest.raises(ConfigurationError, match="is the cache itself"):
+            export_cache(cache.path, target)
+    assert inspect_cache(cache.path).entries == 1
+
+
 def test_export_leaves_out_invalid_entries(filled, entries, export):
     key = next(iter(entries(1)))
     filled.put_many({key: entries(1)[key][:-1] + b"\x77", b"odd": b"not an entry at all"})

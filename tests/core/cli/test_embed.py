@@ -455,17 +455,34 @@ def test_too_long_text_is_named_before_anything_is_sent_unless_it_may_be_cut(emb
         (["in.jsonl", "-o", "folder.npy", "--overwrite"], 2, "folder.npy is a folder."),
         (["in.jsonl", "-o", "out.npy"], 2, "out.npy.manifest.json is a folder."),
         (["in.jsonl", "--cache", "in.jsonl/vectors.db"], 2, "in.jsonl"),
+        (["in.jsonl", "--cache", "in.jsonl"], 2, "in.jsonl is no cache"),
+        (["in.jsonl", "--cache", "out.parquet"], 2, "out.parquet is a file of the output, and would be lost."),
+        (["in.jsonl", "--cache", "out.parquet.unfinished/vectors.db"], 2, "is a file of the output"),
+        (
+            ["in.passages.jsonl", "-o", "in.npy", "--overwrite"],
+            2,
+            "in.passages.jsonl is an input, and the output would replace it.",
+        ),
+        (["in.jsonl", "-o", "other.npy"], 2, "other.passages.jsonl exists, and has no manifest."),
+        (["circle.txt"], 2, "circle.txt: There is no such file"),
+        (["in.jsonl", "-o", "circle.jsonl", "--budget", "0.000000001"], 6, "--budget"),
     ],
 )
 def test_wrong_command_is_refused_with_the_reason(embed, tmp_path, monkeypatch, arguments, code, words):
     monkeypatch.chdir(tmp_path)
     for name in ("empty", "folder.npy", "out.npy.manifest.json"):
         (tmp_path / name).mkdir()
-    records(tmp_path / "in.jsonl", ["text"])
+    for name in ("in.jsonl", "in.passages.jsonl", "other.passages.jsonl"):
+        records(tmp_path / name, ["text"])
+    if sys.platform != "win32":
+        for name in ("circle.txt", "circle.jsonl"):
+            (tmp_path / name).symlink_to(name)
+    before = (tmp_path / "in.jsonl").read_bytes()
     output = [] if "-o" in arguments else ["-o", "out.parquet"]
     result = embed(*arguments, *output)
     assert (result.code, result.sent.total()) == (code, 0)
     assert words in result.err
+    assert (tmp_path / "in.jsonl").read_bytes() == before
 
 
 def test_missing_key_is_named_before_anything_is_read(nanogpt, tmp_path):
