@@ -145,15 +145,18 @@ class AttemptLimits(NamedTuple):
     max_bytes: int = 1 << 60
 
 
-_UNLIMITED = AttemptLimits()
+_NO_LIMITS = AttemptLimits()
 
-current_attempt: ContextVar[AttemptLimits] = ContextVar("nanogpt_attempt_limits", default=_UNLIMITED)
+current_attempt: ContextVar[AttemptLimits] = ContextVar("nanogpt_attempt_limits", default=_NO_LIMITS)
 """The limits of the attempt that this thread or task makes."""
 
 
 @contextlib.contextmanager
-def attempt_limits(timeout: float, max_bytes: int) -> Iterator[None]:
-    """Limit the attempt, or the read of a stream, in this block to ``timeout`` seconds and a reply to ``max_bytes``."""
+def attempt_limits(timeout: float, max_bytes: int = _NO_LIMITS.max_bytes) -> Iterator[None]:
+    """Limit an attempt in this block, the read of a stream, or a use of the cache: to ``timeout`` seconds and a size.
+
+    Other threads and tasks do not see the limits.
+    """
     token = current_attempt.set(AttemptLimits(time.monotonic() + timeout, max_bytes))
     try:
         yield
@@ -161,31 +164,10 @@ def attempt_limits(timeout: float, max_bytes: int) -> Iterator[None]:
         current_attempt.reset(token)
 
 
-_deadline: ContextVar[Deadline | None] = ContextVar("nanogpt_deadline", default=None)
-
-
-@contextlib.contextmanager
-def deadline_scope(deadline: Deadline) -> Iterator[None]:
-    """Set the deadline for :func:`seconds_left` in this block, for code that takes no deadline, such as a cache.
-
-    Args:
-        deadline: Replaces the deadline of an enclosing block. Other threads and tasks do not see it.
-    """
-    token = _deadline.set(deadline)
-    try:
-        yield
-    finally:
-        _deadline.reset(token)
-
-
-def seconds_left(timeout: float) -> float:
-    """Return ``timeout`` in seconds, or the time until the deadline of :func:`deadline_scope` if that is less.
-
-    Returns:
-        Seconds, at least 0.
-    """
-    deadline = _deadline.get()
-    return timeout if deadline is None else max(0.0, deadline.remaining(timeout))
+def seconds_left(timeout: float | None) -> float | None:
+    """Return ``timeout`` in seconds, or the time left of the attempt if that is less: 0 or less after its deadline."""
+    seconds = min(current_attempt.get().deadline - time.monotonic(), math.inf if timeout is None else timeout)
+    return None if seconds == math.inf else seconds
 
 
 def sleep(seconds: float, stop: threading.Event | None = None) -> None:

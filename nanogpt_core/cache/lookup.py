@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from nanogpt_core._runtime import clock
-from nanogpt_core._runtime.clock import Deadline
+from nanogpt_core._runtime.clock import Deadline, attempt_limits
 from nanogpt_core._runtime.log import OneWarning
 from nanogpt_core._runtime.time_limit import run_within
 from nanogpt_core.cache.base import (
@@ -105,7 +104,7 @@ class CacheLookup:
             if self._deadline is None:
                 work()
             elif getattr(self._cache, "keeps_deadline", False):
-                with clock.deadline_scope(Deadline.after(_WAIT_SHARE * self._deadline.remaining())):
+                with attempt_limits(_WAIT_SHARE * self._deadline.remaining()):
                     work()
             else:
                 run_within(_WAIT_SHARE * self._deadline.remaining(), work, "nanogpt-cache")
