@@ -1,7 +1,7 @@
 """Chat clients: the OpenAI SDK's own, over a transport that adds rate limit, retries, limits, checks and errors.
 
-Everything happens in the transports of :mod:`~nanogpt_core.chat.transport`, below the SDK's public API: they wait for
-the rate limiter that is shared with embeddings, send, retry, check replies and streams, and raise errors of this
+Everything happens in the transport of :mod:`~nanogpt_core.chat.transport`, below the SDK's public API: it waits for
+the rate limiter that is shared with embeddings, sends, retries, checks replies and streams, and raises errors of this
 project. The SDK wraps these; :func:`map_sdk_errors` unwraps them. See docs/adr/0015-chat-in-a-transport.md.
 
 ``timeout`` bounds an attempt until its answer is there, or until the first event of its stream, and then the wait for
@@ -22,8 +22,8 @@ import openai
 
 from nanogpt_core import errors
 from nanogpt_core._runtime.clock import Cancellation
-from nanogpt_core.chat.event_stream import AsyncEventStream, EventStream, recorded
-from nanogpt_core.chat.transport import AsyncChatTransport, ChatTransport
+from nanogpt_core.chat.event_stream import EventStream, recorded
+from nanogpt_core.chat.transport import ChatTransport
 from nanogpt_core.errors import NanoGPTError, ReplyError
 from nanogpt_core.http.client import Lifetime
 from nanogpt_core.http.connections import aclose_connections, close_connections
@@ -223,7 +223,7 @@ def make_chat_client(session: ChatSession, http_client: Any = None) -> openai.Op
 
 def make_async_chat_client(session: ChatSession, http_client: Any = None) -> openai.AsyncOpenAI:
     """Return an async client for chat; see :func:`make_chat_client`. Any event loop may use it."""
-    return make_client(openai.AsyncOpenAI, session.endpoint, AsyncChatTransport(session.for_client(), http_client))
+    return make_client(openai.AsyncOpenAI, session.endpoint, ChatTransport(session.for_client(), http_client))
 
 
 @contextlib.contextmanager
@@ -293,7 +293,7 @@ def iterate_stream(session: ChatSession, stream: Iterator[T]) -> Iterator[T]:
 
 async def aiterate_stream(session: ChatSession, stream: AsyncIterator[T]) -> AsyncIterator[T]:
     """Yield the items of a framework's async stream; see :func:`iterate_stream`."""
-    opened: list[AsyncEventStream] = []
+    opened: list[EventStream] = []
     end = object()
     try:
         while True:
