@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import random
-import threading
 import time
 from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import Future
 from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from nanogpt_core._runtime.clock import Cancellation
 from nanogpt_core._runtime.log import describe, logger
+from nanogpt_core._runtime.time_limit import call_into
 from nanogpt_core.errors import (
     BudgetExceededError,
     NanoGPTError,
@@ -136,39 +137,18 @@ def wait_for_start(
 def _call(limits: SharedLimits, function: Callable[[], Admission]) -> Generator[Run, Any, Admission]:
     if not limits.may_block:
         return function()
-    call = _BlockingCall(limits, function)
+    result: Future[Admission] = Future()
     try:
-        yield Run(call.run)
-    except BaseException:
-        call.abandon()
+        yield Run(partial(call_into, result, function))
+    except BaseException:  # the caller was cancelled, and the thread may still run
+        result.add_done_callback(partial(_release, limits))
         raise
-    assert call.admission is not None  # noqa: S101 - the runner has called it
-    return call.admission
+    return result.result()
 
 
-class _BlockingCall:
-    """A call of shared limits in a thread, whose caller may be cancelled before it ends."""
-
-    def __init__(self, limits: SharedLimits, function: Callable[[], Admission]) -> None:
-        self._limits, self._function = limits, function
-        self._lock = threading.Lock()
-        self._abandoned = False
-        self.admission: Admission | None = None
-
-    def run(self) -> None:
-        admission = self._function()
-        with self._lock:
-            self.admission = admission
-            abandoned = self._abandoned
-        if abandoned:
-            self._limits.release(admission)
-
-    def abandon(self) -> None:
-        with self._lock:
-            self._abandoned = True
-            admission = self.admission
-        if admission is not None:
-            self._limits.release(admission)
+def _release(limits: SharedLimits, result: Future[Admission]) -> None:
+    if result.exception() is None:
+        limits.release(result.result())
 
 
 def parse_retry_after(headers: Mapping[str, str]) -> float | None:
