@@ -120,11 +120,7 @@ class Cancellation:
             )
 
     def remaining(self, timeout: float) -> float:
-        """Return ``timeout`` in seconds, or the time until the deadline if that is less.
-
-        Raises:
-            RequestTimeoutError: See :meth:`check`.
-        """
+        """Return ``timeout`` in seconds, or the time until the deadline if that is less."""
         self.check()
         return timeout if self.deadline is None else self.deadline.remaining(timeout)
 
@@ -171,12 +167,7 @@ def seconds_left(timeout: float | None) -> float | None:
 
 
 def sleep(seconds: float, stop: threading.Event | None = None) -> None:
-    """Sleep for ``seconds``, or until ``stop`` is set.
-
-    Args:
-        seconds: Returns at once if 0 or negative.
-        stop: Ends the sleep early.
-    """
+    """Sleep for ``seconds``, or until ``stop`` is set; not at all if 0 or negative."""
     if seconds <= 0 or (stop is not None and stop.is_set()):
         return
     fake = _fake
@@ -192,10 +183,6 @@ async def async_sleep(seconds: float, stop: asyncio.Event | None = None) -> None
     """Sleep for ``seconds``, or until ``stop`` is set, without blocking the event loop.
 
     Other tasks run at least once, also if the sleep takes no time.
-
-    Args:
-        seconds: See :func:`sleep`.
-        stop: Ends the sleep early.
     """
     fake = _fake
     if seconds <= 0 or (stop is not None and stop.is_set()):

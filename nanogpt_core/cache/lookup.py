@@ -28,14 +28,8 @@ _TEXTS_PER_LOOKUP = 512  # their entries fit into the processor's caches
 class CacheLookup:
     """The cache as seen by one ``embed`` call; disabled, with a warning, after its first failure.
 
-    The embedder gives each warning once.
-
-    Args:
-        cache: The cache.
-        namespace: Makes the keys.
-        deadline: The deadline of the call, or None.
-        close_late: Called after each use of the cache. It closes the file again if the embedder was closed meanwhile.
-        warning: Gives the warnings of all calls of the embedder.
+    The embedder gives each warning once. ``close_late`` is called after each use of the cache: it closes the file again
+    if the embedder was closed meanwhile.
     """
 
     def __init__(

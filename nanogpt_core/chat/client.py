@@ -69,10 +69,6 @@ class ChatSession:
     """Settings, rate limit and lifetime shared by the sync and the async chat client of one object.
 
     The arguments are options of the plugins' chat classes, which describe them.
-
-    Raises:
-        ConfigurationError: A number out of range, or both ``requests_per_second`` and ``limits``.
-        InvalidTypeError: A value of the wrong type.
     """
 
     def __init__(
@@ -164,21 +160,7 @@ class ChatSession:
         return cap.limiter()
 
     def attempts(self, request: Any, model: str) -> Generator[Any, Any, Any]:
-        """Send a request without doing any I/O itself: a generator for :mod:`~nanogpt_core.http.runner`.
-
-        Args:
-            request: The request.
-            model: Name of the model, for the log.
-
-        Yields:
-            ``request`` for each attempt, and the waits in between.
-
-        Returns:
-            The response.
-
-        Raises:
-            NanoGPTError: The error of the last attempt.
-        """
+        """Send a request without doing any I/O itself: yield it for each attempt, and the waits in between."""
 
         def attempt(_admission: Admission) -> Generator[Any, Any, Any]:
             # The price of a chat request is not known before, so no cost is reserved, and there is none to settle.
@@ -195,12 +177,7 @@ class ChatSession:
             self._limits.on_error(error, delay)
 
     def map_error(self, error: Exception, seconds: float) -> NanoGPTError:
-        """Return this project's error for an error of the SDK or of the HTTP library.
-
-        Args:
-            error: The error.
-            seconds: The time that the attempt was allowed.
-        """
+        """Return this project's error for an error of the SDK or of the HTTP library; the attempt had ``seconds``."""
         if isinstance(error, _TRUNCATED_ERRORS):
             failure = ReplyError(
                 "The answer was cut off, so it does not follow the schema asked for.",
@@ -212,12 +189,7 @@ class ChatSession:
 
 
 def make_chat_client(session: ChatSession, http_client: Any = None) -> openai.OpenAI:
-    """Return a sync client for chat. Any thread may use it, and a forked process too.
-
-    Args:
-        session: Endpoint, retries and rate.
-        http_client: The caller's own ``httpx`` client, or None.
-    """
+    """Return a sync client for chat. Any thread may use it, and a forked process too."""
     return make_client(openai.OpenAI, session.endpoint, ChatTransport(session.for_client(), http_client))
 
 

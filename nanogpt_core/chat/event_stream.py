@@ -55,11 +55,7 @@ class EventStream(httpx.SyncByteStream, httpx.AsyncByteStream):  # type: ignore[
     # --- sync ---
 
     def begin(self) -> None:
-        """Wait for the first event.
-
-        Raises:
-            NanoGPTError: The service sent an error instead, or nothing in time.
-        """
+        """Wait for the first event."""
         self._first = self._advance()
         self._exchange.has_begun = True
 

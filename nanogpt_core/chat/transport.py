@@ -21,12 +21,7 @@ _STREAM_TYPE = "text/event-stream; charset=utf-8"
 
 
 class ChatTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):  # type: ignore[misc] # known only when this runs
-    """Sends the SDK's chat requests, sync and async.
-
-    Args:
-        session: The session.
-        http_client: A client of the caller's own to send with, or None for the connections of this process.
-    """
+    """Sends the SDK's chat requests, sync and async."""
 
     def __init__(self, session: ChatSession, http_client: Any = None) -> None:
         self._session = session
@@ -34,11 +29,7 @@ class ChatTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):  # type: ign
         self._inner = Transport(session.endpoint, http_client, session.lifetime)
 
     def handle_request(self, request: Any) -> Any:
-        """Send a request, with retries, and return its checked response.
-
-        Raises:
-            NanoGPTError: The error of the last attempt.
-        """
+        """Send a request, with retries, and return its checked response."""
         self._session.lifetime.check_open()
         request.read()
         exchange = ChatExchange(self._session, request)

@@ -72,11 +72,7 @@ class Lifetime:
         self.is_closed = False
 
     def check_open(self) -> None:
-        """Check that the object is open.
-
-        Raises:
-            ConfigurationError: It was closed.
-        """
+        """Raise a ConfigurationError if the object was closed."""
         if self.is_closed:
             raise ConfigurationError(
                 "This object was closed, by close() or at the end of a with block.",

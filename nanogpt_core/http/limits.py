@@ -163,21 +163,13 @@ class Budget(ForkSafe):
         super().__init__()
 
     def check(self, cost: Cost) -> None:
-        """Check that ``cost`` can be spent.
-
-        Raises:
-            BudgetExceededError: It would exceed the limit.
-        """
+        """Raise a BudgetExceededError if ``cost`` would exceed the limit."""
         with self._lock:
             if self._committed + (cost.usd or 0.0) > self.limit_usd:
                 raise budget_exceeded(cost, self.limit_usd, self._committed)
 
     def reserve(self, cost: Cost) -> None:
-        """Reserve ``cost``.
-
-        Raises:
-            BudgetExceededError: It would exceed the limit.
-        """
+        """Reserve ``cost``; raise a BudgetExceededError if it would exceed the limit."""
         with self._lock:
             self.check(cost)
             self._committed += cost.usd or 0.0

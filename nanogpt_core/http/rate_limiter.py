@@ -178,10 +178,7 @@ class RateLimiter(ForkSafe):
     def on_error(self, error: NanoGPTError, delay: float, start: float | None = None) -> None:
         """Lower the rate after a refusal (429), and pause all requests after that or a ``Retry-After``.
 
-        Args:
-            error: The error of an attempt.
-            delay: Seconds until its next attempt: the length of the pause if the service does not give one.
-            start: The real start time of the attempt. None if it is not known; the rate then stays.
+        See :meth:`SharedLimits.on_error`. Without ``start``, the real start time of the attempt, the rate stays.
         """
         retry_after = error.retry_after if isinstance(error, StatusError) else None
         if not isinstance(error, RateLimitError) and retry_after is None:

@@ -67,12 +67,6 @@ def send_with_retries(
         cost: Expected cost of one attempt.
         admission: A confirmed admission for the first attempt, which then starts at once.
 
-    Yields:
-        :class:`Wait`, :class:`Run`, and everything that ``attempt`` yields.
-
-    Returns:
-        The result of the successful attempt.
-
     Raises:
         BudgetExceededError: The next attempt would exceed the budget. Its cause is the error of the last one.
         NanoGPTError: The error of the last attempt: it is not transient, or the retries are used up, or the deadline
@@ -105,13 +99,7 @@ def send_with_retries(
 def wait_for_start(
     limits: SharedLimits, cancellation: Cancellation, cost: Cost = FREE
 ) -> Generator[Wait | Run, Any, Admission]:
-    """Reserve the cost of a request in the budget, and wait for its start time.
-
-    Yields:
-        :class:`Wait` and :class:`Run`.
-
-    Returns:
-        The confirmed admission: the request starts now.
+    """Reserve the cost of a request in the budget, and wait for its start time. The request starts now.
 
     Raises:
         BudgetExceededError: The cost would exceed the budget.

@@ -67,10 +67,7 @@ class Join:
 def run_sync(steps: Generator[Any, Any, T], send: Callable[[Any], Any], stop: threading.Event | None = None) -> T:
     """Run a generator in this thread, and return its result.
 
-    Args:
-        steps: The generator.
-        send: Sends a request that the generator yields, and returns the reply.
-        stop: Ends waits early.
+    ``send`` sends a request that the generator yields, and returns the reply; ``stop`` ends waits early.
     """
     try:
         action = next(steps)

@@ -117,10 +117,7 @@ def named_position(error: BaseException, count: int) -> int | None:
 def add_position(error: NanoGPTError, index: int, position: int | None) -> None:
     """Add to an error that names a text by its position in the request the position in the caller's list.
 
-    Args:
-        error: The error.
-        index: The position in the request.
-        position: The position in the caller's list; None if the text is of another call.
+    ``position`` is that position, and None for a text of another call; ``index`` is the one in the request.
     """
     if position is None:
         error.message += " It is a text of another call that shared the request."

@@ -56,12 +56,6 @@ _SUPPRESSED = "suppress_language_model_instrumentation"  # OpenLLMetry's key in 
 def begin(kind: Kind, model: str, base_url: str, *, streams: bool) -> CallTelemetry | None:
     """Begin the span of a call, and the measurement of its duration.
 
-    Args:
-        kind: The kind of the call.
-        model: Name of the model.
-        base_url: Base URL of the API.
-        streams: Whether the answer of a chat model is streamed, for the span.
-
     Returns:
         None if nothing is recorded: OpenTelemetry is not in use, this instrumentation is switched off, or the current
         span is about the same call.
@@ -119,12 +113,7 @@ class CallTelemetry:
         return manager
 
     def end(self, error: str | None, dimensions: int | None) -> None:
-        """End the span, and record the measurements.
-
-        Args:
-            error: Name of the error's class, or None.
-            dimensions: Dimensions of the vectors, or None.
-        """
+        """End the span, and record the measurements; ``error`` is the name of the error's class."""
         usage, is_chat = self._meter.snapshot(), self._attributes["gen_ai.operation.name"] == "chat"
         tokens = {"input": usage.prompt_tokens, **({"output": usage.completion_tokens} if is_chat else {})}
         failed = {} if error is None else {"error.type": error}
