@@ -114,12 +114,7 @@ class StructuredOutput(OpenAILike):  # type: ignore[misc] # the package ships no
 
 
 def _parse_stream(stream: Iterator[ChatResponse], output: _Output) -> Iterator[Any]:
-    """Yield structured output as far as it has come, and at last the whole.
-
-    Raises:
-        ToolArgumentsError: The arguments of the tool call are not a JSON object.
-        StructuredOutputError: The answer does not follow the schema.
-    """
+    """Yield structured output as far as it has come, and at last the whole."""
     for response in stream:
         yield from output.add(response)
     yield from output.finish()
@@ -135,12 +130,7 @@ async def _aparse_stream(stream: AsyncIterator[ChatResponse], output: _Output) -
 
 
 class _Output:
-    """Structured output of an answer: parts of a stream from incomplete JSON, and the whole only from complete JSON.
-
-    Args:
-        llm: The LLM that gives the responses.
-        output_cls: The class of the output.
-    """
+    """Structured output of an answer: parts of a stream from incomplete JSON, and the whole only from complete JSON."""
 
     def __init__(self, llm: Any, output_cls: type[BaseModel]) -> None:
         self._llm, self._output_cls = llm, output_cls

@@ -75,11 +75,7 @@ def fake_clock() -> Iterator[FakeClock]:
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """A point in time, in seconds of :func:`now`.
-
-    Attributes:
-        at: The point in time.
-    """
+    """A point in time, in seconds of :func:`now`."""
 
     at: float
 

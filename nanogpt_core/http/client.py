@@ -63,9 +63,6 @@ class Lifetime:
     """The state of one object: open or closed.
 
     Connections are shared. They stay open as long as an object that has used them is open.
-
-    Attributes:
-        is_closed: Whether the object was closed.
     """
 
     def __init__(self) -> None:

@@ -151,11 +151,7 @@ class SharedLimits(Protocol):
 
 
 class Budget(ForkSafe):
-    """Keeps the money that is spent, or may have been, within a limit. Thread-safe. Copies and pickles start at 0.
-
-    Args:
-        limit_usd: US dollars that may be spent.
-    """
+    """Keeps the money that is spent, or may have been, within a limit. Thread-safe. Copies and pickles start at 0."""
 
     def __init__(self, limit_usd: float) -> None:
         self.limit_usd = limit_usd

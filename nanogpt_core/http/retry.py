@@ -142,8 +142,7 @@ def _release(limits: SharedLimits, result: Future[Admission]) -> None:
 def parse_retry_after(headers: Mapping[str, str]) -> float | None:
     """Return the delay that ``retry-after-ms`` or ``Retry-After`` (a number or a date) asks for.
 
-    Args:
-        headers: The response's headers, with lower-case names or a case-insensitive mapping.
+    The mapping is case-insensitive, or its names are in lower case.
 
     Returns:
         Seconds, at least 0. None if there is no such header, or its value is negative or cannot be parsed.

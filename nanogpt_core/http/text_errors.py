@@ -100,12 +100,7 @@ def _may_be_about_a_text(param: str, words: str) -> bool:
 def named_position(error: BaseException, count: int) -> int | None:
     """Return the position of the text that an error names, as ``input[3]`` does, counted from 0.
 
-    Args:
-        error: The error of a request.
-        count: Number of its texts.
-
-    Returns:
-        A position below ``count``; None if the error names none. Some services count from 1.
+    Return None if it names none, or one of more than the ``count`` texts: some services count from 1.
     """
     if not isinstance(error, StatusError):
         return None

@@ -56,9 +56,8 @@ _SUPPRESSED = "suppress_language_model_instrumentation"  # OpenLLMetry's key in 
 def begin(kind: Kind, model: str, base_url: str, *, streams: bool) -> CallTelemetry | None:
     """Begin the span of a call, and the measurement of its duration.
 
-    Returns:
-        None if nothing is recorded: OpenTelemetry is not in use, this instrumentation is switched off, or the current
-        span is about the same call.
+    Return None if nothing is recorded: OpenTelemetry is not in use, this instrumentation is switched off, or the
+    current span is about the same call.
     """
     trace, metrics = sys.modules.get("opentelemetry.trace"), sys.modules.get("opentelemetry.metrics")
     if (trace is None and metrics is None) or _is_disabled():
@@ -83,14 +82,7 @@ def begin(kind: Kind, model: str, base_url: str, *, streams: bool) -> CallTeleme
 
 
 class CallTelemetry:
-    """The span and the measurements of one call.
-
-    Args:
-        trace: The module ``opentelemetry.trace``.
-        span: The span, or None.
-        instruments: The histograms of durations and tokens, or None.
-        attributes: The attributes of both.
-    """
+    """The span and the measurements of one call."""
 
     def __init__(self, trace: Any, span: Any, instruments: tuple[Any, Any] | None, attributes: dict[str, Any]) -> None:
         self._trace, self._span, self._instruments, self._attributes = trace, span, instruments, attributes
