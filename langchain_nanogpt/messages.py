@@ -181,12 +181,7 @@ def _whole_numbers(usage: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def restore_reasoning(message: BaseMessage, sent: dict[str, Any]) -> None:
-    """Add reasoning and provider fields to a message of an earlier turn.
-
-    Args:
-        message: The message.
-        sent: The message as it is sent; changed in place.
-    """
+    """Add reasoning and provider fields to a message of an earlier turn, as it is sent; in place."""
     if not isinstance(message, AIMessage):
         return
     more = message.additional_kwargs
@@ -195,12 +190,7 @@ def restore_reasoning(message: BaseMessage, sent: dict[str, Any]) -> None:
 
 
 def remove_texts_of_citations(message: BaseMessage, sent: dict[str, Any]) -> None:
-    """Remove empty texts, which only hold the citations of an earlier turn; some models refuse such texts.
-
-    Args:
-        message: The message.
-        sent: The message as it is sent; changed in place.
-    """
+    """Remove empty texts, which only hold the citations of an earlier turn; some models refuse such texts; in place."""
     content = sent.get("content")
     if isinstance(content, list) and isinstance(message, AIMessage) and message.additional_kwargs.get(ANNOTATIONS):
         sent["content"] = [part for part in content if part != _EMPTY_TEXT] or (None if sent.get("tool_calls") else "")

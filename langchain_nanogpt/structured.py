@@ -26,13 +26,7 @@ from nanogpt_core.http.error_body import excerpt
 def checked_structured_output(
     make: Callable[..., Runnable[Any, Any]], schema: Any, options: dict[str, Any]
 ) -> Runnable[Any, Any]:
-    """Return a runnable whose output follows ``schema``, with checks of the answer.
-
-    Args:
-        make: LangChain's ``with_structured_output``.
-        schema: The schema.
-        options: The other arguments of ``make``.
-    """
+    """Return a runnable whose output follows ``schema``, with checks of the answer; ``make`` is LangChain's method."""
     method = options.get("method", "function_calling")
     include_raw = options.pop("include_raw", False)
     is_class = isinstance(schema, type) and issubclass(schema, BaseModel)

@@ -21,11 +21,7 @@ _FIELD = "nanogpt_field"  # of a block with reasoning: the name of the field tha
 
 
 class ReceivedMessage:
-    """The parts of one answer that LlamaIndex leaves out, as far as it has come.
-
-    Args:
-        options: The options of the request.
-    """
+    """The parts of one answer that LlamaIndex leaves out, as far as it has come."""
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self._wants_output = options.get("response_format") or options.get("tool_choice") not in (None, "auto", "none")
@@ -91,11 +87,6 @@ def messages_with_reasoning(
     messages: Sequence[ChatMessage], model: str, *, send_reasoning: bool
 ) -> list[dict[str, Any]] | None:
     """Return the messages as they are sent, with reasoning and provider fields; None if there are none of these.
-
-    Args:
-        messages: The conversation.
-        model: The model's name.
-        send_reasoning: Whether reasoning and provider fields are sent.
 
     Raises:
         InvalidTypeError: One is no ``ChatMessage``; LlamaIndex lets a dictionary pass.

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, ToolCallBlock
@@ -49,7 +47,7 @@ class StructuredOutput(OpenAILike):  # type: ignore[misc] # the package ships no
                 answer: BaseModel = super().structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
                 return answer
             dispatcher.event(_start_event(output_cls, prompt, prompt_args))
-            answer = _Output(self, request, output_cls).parse(self.chat(**request.arguments))
+            answer = _Output(self, output_cls).parse(self.chat(**request))
             dispatcher.event(LLMStructuredPredictEndEvent(output=answer))
             return answer
 
@@ -63,7 +61,7 @@ class StructuredOutput(OpenAILike):  # type: ignore[misc] # the package ships no
                 answer: BaseModel = await super().astructured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
                 return answer
             dispatcher.event(_start_event(output_cls, prompt, prompt_args))
-            answer = _Output(self, request, output_cls).parse(await self.achat(**request.arguments))
+            answer = _Output(self, output_cls).parse(await self.achat(**request))
             dispatcher.event(LLMStructuredPredictEndEvent(output=answer))
             return answer
 
@@ -74,7 +72,7 @@ class StructuredOutput(OpenAILike):  # type: ignore[misc] # the package ships no
         if request is None:
             parts: Iterator[Any] = super()._structured_stream_call(output_cls, prompt, llm_kwargs or {}, **prompt_args)
             return parts
-        return _parse_stream(self.stream_chat(**request.arguments), _Output(self, request, output_cls))
+        return _parse_stream(self.stream_chat(**request), _Output(self, output_cls))
 
     async def _structured_astream_call(
         self, output_cls: type[BaseModel], prompt: Any, llm_kwargs: dict[str, Any] | None = None, **prompt_args: Any
@@ -84,87 +82,39 @@ class StructuredOutput(OpenAILike):  # type: ignore[misc] # the package ships no
             parts = super()._structured_astream_call(output_cls, prompt, llm_kwargs or {}, **prompt_args)
             stream: AsyncIterator[Any] = await parts
             return stream
-        output = _Output(self, request, output_cls)
-        return _aparse_stream(await self.astream_chat(**request.arguments), output)
+        return _aparse_stream(await self.astream_chat(**request), _Output(self, output_cls))
 
     def _structured_request(
         self, output_cls: type[BaseModel], prompt: Any, llm_kwargs: dict[str, Any] | None, prompt_args: dict[str, Any]
-    ) -> _StructuredRequest | None:
-        """Return a chat that asks for an ``output_cls``; None for modes that a remote API does not have.
+    ) -> dict[str, Any] | None:
+        """Return the arguments of a chat that asks for an ``output_cls``; None for modes that a remote API lacks.
 
-        LlamaIndex's own programs take the beginning of a streamed answer for the whole, and the one for tool calls
-        forgets in streams that the call is required.
+        LlamaIndex's own programs take the beginning of a streamed answer for the whole; the one for tool calls forgets
+        in streams that the call is required, and sends ``tool_choice`` for models without tools.
         """
-        in_prompt = self._request_in_prompt(output_cls, prompt, llm_kwargs, prompt_args)
-        if in_prompt is not None:
-            return in_prompt
         options = {name: value for name, value in (llm_kwargs or {}).items() if name not in _SET_BY_PROGRAMS}
+        mode, has_schemas = self.pydantic_program_mode, self._should_use_structure_outputs()
+        has_tools = self.is_function_calling_model or has_schemas
+        in_prompt = mode == PydanticProgramMode.LLM or (mode == PydanticProgramMode.DEFAULT and not has_tools)
+        if in_prompt:
+            parser: PydanticOutputParser[Any] = PydanticOutputParser(output_cls=output_cls)
+            prompt = prompt.model_copy(update={"output_parser": parser})
+        messages = self._extend_messages(prompt.format_messages(llm=self, **prompt_args))
+        if in_prompt:
+            return {"messages": messages, **options}
+        if has_schemas:
+            return {"messages": messages, **self._prepare_schema(options, output_cls)}
+        if mode not in _TOOL_CALL_MODES:
+            return None
         tool_choice = (llm_kwargs or {}).get("tool_choice") or "required"
-        messages = self._extend_messages(prompt.format_messages(llm=self, **prompt_args))
-        if self._should_use_structure_outputs():
-            arguments = {"messages": messages, **self._prepare_schema(options, output_cls)}
-        elif self.pydantic_program_mode in _TOOL_CALL_MODES:
-            arguments = self._prepare_chat_with_tools(
-                [get_function_tool(output_cls)], chat_history=messages, tool_choice=tool_choice, **options
-            )
-        else:
-            return None
-        return _StructuredRequest(arguments, partial(_parse_text, output_cls))
-
-    def _request_in_prompt(
-        self, output_cls: type[BaseModel], prompt: Any, llm_kwargs: dict[str, Any] | None, prompt_args: dict[str, Any]
-    ) -> _StructuredRequest | None:
-        """Return a chat with the schema in its prompt, for models without tools; None for others.
-
-        LlamaIndex's own program sends ``tool_choice`` without tools, which hosts refuse.
-        """
-        mode = self.pydantic_program_mode
-        has_tools = self.is_function_calling_model or self._should_use_structure_outputs()
-        if mode != PydanticProgramMode.LLM and (mode != PydanticProgramMode.DEFAULT or has_tools):
-            return None
-        options = {name: value for name, value in (llm_kwargs or {}).items() if name not in _SET_BY_PROGRAMS}
-        parser: PydanticOutputParser[Any] = PydanticOutputParser(output_cls=output_cls)
-        prompt = prompt.model_copy(update={"output_parser": parser})
-        messages = self._extend_messages(prompt.format_messages(llm=self, **prompt_args))
-        return _StructuredRequest({"messages": messages, **options}, partial(_parse_text, output_cls))
-
-
-@dataclass(frozen=True)
-class _StructuredRequest:
-    """A request for structured output.
-
-    Attributes:
-        arguments: The arguments of the chat.
-        parse: Makes the output of the text of the answer.
-    """
-
-    arguments: dict[str, Any]
-    parse: Callable[[str], Any]
-
-    def parse_response(self, response: ChatResponse | None, reason: str | None = None) -> Any:
-        """Return the output of a whole response without tool calls.
-
-        Args:
-            response: The response; None if a stream had none.
-            reason: Its ``finish_reason`` if another response of the stream had it.
-
-        Raises:
-            ReplyError: The answer was cut off; a RefusalError if a content filter stopped it, or the model refused.
-            ValueError: The answer does not follow the schema.
-        """
-        message = ChatMessage() if response is None else response.message
-        raise_refusal(message.additional_kwargs.get("refusal"))
-        check_truncated(reason or finish_reason(response), has_calls=False, structured=True)
-        return self.parse(message.content or "")
+        arguments: dict[str, Any] = self._prepare_chat_with_tools(
+            [get_function_tool(output_cls)], chat_history=messages, tool_choice=tool_choice, **options
+        )
+        return arguments
 
 
 def _parse_stream(stream: Iterator[ChatResponse], output: _Output) -> Iterator[Any]:
-    """Yield structured output as far as it has come, and at last the whole.
-
-    Raises:
-        ToolArgumentsError: The arguments of the tool call are not a JSON object.
-        StructuredOutputError: The answer does not follow the schema.
-    """
+    """Yield structured output as far as it has come, and at last the whole."""
     for response in stream:
         yield from output.add(response)
     yield from output.finish()
@@ -180,16 +130,10 @@ async def _aparse_stream(stream: AsyncIterator[ChatResponse], output: _Output) -
 
 
 class _Output:
-    """Structured output of an answer: parts of a stream from incomplete JSON, and the whole only from complete JSON.
+    """Structured output of an answer: parts of a stream from incomplete JSON, and the whole only from complete JSON."""
 
-    Args:
-        llm: The LLM that gives the responses.
-        request: The request.
-        output_cls: The class of the output.
-    """
-
-    def __init__(self, llm: Any, request: _StructuredRequest, output_cls: type[BaseModel]) -> None:
-        self._llm, self._request, self._output_cls = llm, request, output_cls
+    def __init__(self, llm: Any, output_cls: type[BaseModel]) -> None:
+        self._llm, self._output_cls = llm, output_cls
         self._response: ChatResponse | None = None
         self._last: Any = None
         self._reason: str | None = None
@@ -219,7 +163,9 @@ class _Output:
     def _parse(self) -> Any:
         message = ChatMessage() if self._response is None else self._response.message
         if not any(isinstance(block, ToolCallBlock) for block in message.blocks):
-            return self._request.parse_response(self._response, self._reason)
+            raise_refusal(message.additional_kwargs.get("refusal"))
+            check_truncated(self._reason or finish_reason(self._response), has_calls=False, structured=True)
+            return _parse_text(self._output_cls, message.content or "")
         (selection,) = self._llm.get_tool_calls_from_response(self._response)
         if selection.tool_name != get_function_tool(self._output_cls).metadata.name:
             raise _broken_schema(self._output_cls, f"it is a call of {selection.tool_name!r}")

@@ -1,4 +1,8 @@
-"""Checks of option values that embeddings, chat and the plugins share."""
+"""Checks of option values that embeddings, chat and the plugins share.
+
+They raise an :class:`InvalidTypeError` for a value of the wrong type and an unknown name, and a
+:class:`ConfigurationError` for any other value that is not accepted.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +23,7 @@ _MAX_SHOWN = 10**12  # larger numbers are not repeated in messages
 
 
 def check_number(name: str, value: Any, least: int, most: int | None = None) -> int:
-    """Return ``value`` if it is a whole number from ``least`` to ``most``.
-
-    Raises:
-        InvalidTypeError: It is not a whole number.
-        ConfigurationError: It is out of range.
-    """
+    """Return ``value`` if it is a whole number from ``least`` to ``most``."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidTypeError(
             f"{name} must be a whole number (int), not {type(value).__name__}.",
@@ -38,18 +37,7 @@ def check_number(name: str, value: Any, least: int, most: int | None = None) -> 
 
 
 def check_positive(name: str, value: Any, *, optional: bool = False, at_least: float = 0.0) -> None:
-    """Check that ``value`` is a positive number.
-
-    Args:
-        name: Name of the option.
-        value: Its value.
-        optional: Whether None is allowed.
-        at_least: Smallest value that is allowed.
-
-    Raises:
-        InvalidTypeError: It is not a number.
-        ConfigurationError: It is not positive, too small, or too large for a float.
-    """
+    """Check that ``value`` is a positive, finite number of at least ``at_least``; or None if it is ``optional``."""
     if value is None and optional:
         return
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -76,11 +64,7 @@ def _conversion(kind: type, method: str, name: str, value: Any) -> str:
 
 
 def check_bool(name: str, value: Any) -> None:
-    """Check that ``value`` is a bool: a word such as ``"false"`` would count as true.
-
-    Raises:
-        InvalidTypeError: It is something else.
-    """
+    """Check that ``value`` is a bool: a word such as ``"false"`` would count as true."""
     if not isinstance(value, bool):
         kind = type(value)
         is_numpy = kind.__module__ == "numpy"  # its class is called bool too
@@ -91,12 +75,7 @@ def check_bool(name: str, value: Any) -> None:
 
 
 def check_model_name(model: Any, example: str = "text-embedding-3-small") -> str:
-    """Return the model's name without surrounding blanks; an error shows the ``example``.
-
-    Raises:
-        InvalidTypeError: It is not a string.
-        ConfigurationError: It is empty.
-    """
+    """Return the model's name without surrounding blanks; an error shows the ``example``."""
     if not isinstance(model, str):
         raise InvalidTypeError(f"model must be a str, not {type(model).__name__}.")
     if not model.strip():
@@ -106,11 +85,7 @@ def check_model_name(model: Any, example: str = "text-embedding-3-small") -> str
 
 
 def check_encodes(name: str, value: str) -> None:
-    """Check that ``value`` can be encoded as UTF-8.
-
-    Raises:
-        ConfigurationError: It contains an unpaired surrogate.
-    """
+    """Check that ``value`` can be encoded as UTF-8."""
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -118,11 +93,7 @@ def check_encodes(name: str, value: str) -> None:
 
 
 def check_can_be_pickled(**functions: Any) -> None:
-    """Check that functions that were passed as options can be pickled, before a framework leaves them out silently.
-
-    Raises:
-        InvalidTypeError: One cannot, such as a lambda.
-    """
+    """Check that functions that were passed as options can be pickled, before a framework leaves them out silently."""
     for name, function in functions.items():
         try:
             pickle.dumps(function)
@@ -133,27 +104,14 @@ def check_can_be_pickled(**functions: Any) -> None:
 
 
 def check_http_client(name: str, client: Any, kind: str) -> None:
-    """Check that ``client`` is None or a client of ``httpx`` or ``httpx2``, without importing either.
-
-    Raises:
-        InvalidTypeError: It is something else.
-    """
+    """Check that ``client`` is None or a client of ``httpx`` or ``httpx2``, without importing either."""
     homes = {(base.__module__.partition(".")[0], base.__name__) for base in type(client).__mro__}
     if client is not None and not homes & {("httpx", kind), ("httpx2", kind)}:
         raise InvalidTypeError(f"{name} must be an httpx.{kind}, not {type(client).__name__}.")
 
 
 def check_option_names(given: Iterable[str], known: Collection[str], aliases: Mapping[str, str]) -> None:
-    """Check that each given name is a known option.
-
-    Args:
-        given: Names that the caller passed.
-        known: The options of the class, in the order in which an error lists them.
-        aliases: Words of other classes for an option of this class.
-
-    Raises:
-        InvalidTypeError: A name is unknown; the remedy suggests the option that may have been meant.
-    """
+    """Check that each given name is a known option."""
     for name in given:
         if name not in known:
             near = closest_name(name, [*known, *(alias for alias, option in aliases.items() if option in known)])
@@ -180,12 +138,7 @@ def closest_name(name: str, known: Iterable[str]) -> str | None:
 def with_field_names(options: Mapping[str, Any], other_names: Mapping[str, str]) -> dict[str, Any]:
     """Return options by the names of their fields. None under one name gives way to a value under another.
 
-    Args:
-        options: Values by any name of an option.
-        other_names: Names of fields by their other names.
-
-    Raises:
-        ConfigurationError: Two names of one field have different values.
+    Two other values under names of one field are an error.
     """
     fields: dict[str, Any] = {}
     for given, value in options.items():
@@ -204,14 +157,6 @@ def check_subclass_fields(cls: Any, base: Any, field_names: Mapping[str, str]) -
     """Check that a subclass of a pydantic class declares no field under another name of an option.
 
     Such a field would show its value and have no effect.
-
-    Args:
-        cls: ``base`` or a subclass of it.
-        base: The class with the options.
-        field_names: Names of the options' fields, by their other names.
-
-    Raises:
-        InvalidTypeError: There is such a field.
     """
     for name, field in field_names.items():
         if name in cls.model_fields and name not in base.model_fields:

@@ -75,11 +75,7 @@ def fake_clock() -> Iterator[FakeClock]:
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """A point in time, in seconds of :func:`now`.
-
-    Attributes:
-        at: The point in time.
-    """
+    """A point in time, in seconds of :func:`now`."""
 
     at: float
 
@@ -120,11 +116,7 @@ class Cancellation:
             )
 
     def remaining(self, timeout: float) -> float:
-        """Return ``timeout`` in seconds, or the time until the deadline if that is less.
-
-        Raises:
-            RequestTimeoutError: See :meth:`check`.
-        """
+        """Return ``timeout`` in seconds, or the time until the deadline if that is less."""
         self.check()
         return timeout if self.deadline is None else self.deadline.remaining(timeout)
 
@@ -145,15 +137,18 @@ class AttemptLimits(NamedTuple):
     max_bytes: int = 1 << 60
 
 
-_UNLIMITED = AttemptLimits()
+_NO_LIMITS = AttemptLimits()
 
-current_attempt: ContextVar[AttemptLimits] = ContextVar("nanogpt_attempt_limits", default=_UNLIMITED)
+current_attempt: ContextVar[AttemptLimits] = ContextVar("nanogpt_attempt_limits", default=_NO_LIMITS)
 """The limits of the attempt that this thread or task makes."""
 
 
 @contextlib.contextmanager
-def attempt_limits(timeout: float, max_bytes: int) -> Iterator[None]:
-    """Limit the attempt, or the read of a stream, in this block to ``timeout`` seconds and a reply to ``max_bytes``."""
+def attempt_limits(timeout: float, max_bytes: int = _NO_LIMITS.max_bytes) -> Iterator[None]:
+    """Limit an attempt in this block, the read of a stream, or a use of the cache: to ``timeout`` seconds and a size.
+
+    Other threads and tasks do not see the limits.
+    """
     token = current_attempt.set(AttemptLimits(time.monotonic() + timeout, max_bytes))
     try:
         yield
@@ -161,40 +156,14 @@ def attempt_limits(timeout: float, max_bytes: int) -> Iterator[None]:
         current_attempt.reset(token)
 
 
-_deadline: ContextVar[Deadline | None] = ContextVar("nanogpt_deadline", default=None)
-
-
-@contextlib.contextmanager
-def deadline_scope(deadline: Deadline) -> Iterator[None]:
-    """Set the deadline for :func:`seconds_left` in this block, for code that takes no deadline, such as a cache.
-
-    Args:
-        deadline: Replaces the deadline of an enclosing block. Other threads and tasks do not see it.
-    """
-    token = _deadline.set(deadline)
-    try:
-        yield
-    finally:
-        _deadline.reset(token)
-
-
-def seconds_left(timeout: float) -> float:
-    """Return ``timeout`` in seconds, or the time until the deadline of :func:`deadline_scope` if that is less.
-
-    Returns:
-        Seconds, at least 0.
-    """
-    deadline = _deadline.get()
-    return timeout if deadline is None else max(0.0, deadline.remaining(timeout))
+def seconds_left(timeout: float | None) -> float | None:
+    """Return ``timeout`` in seconds, or the time left of the attempt if that is less: 0 or less after its deadline."""
+    seconds = min(current_attempt.get().deadline - time.monotonic(), math.inf if timeout is None else timeout)
+    return None if seconds == math.inf else seconds
 
 
 def sleep(seconds: float, stop: threading.Event | None = None) -> None:
-    """Sleep for ``seconds``, or until ``stop`` is set.
-
-    Args:
-        seconds: Returns at once if 0 or negative.
-        stop: Ends the sleep early.
-    """
+    """Sleep for ``seconds``, or until ``stop`` is set; not at all if 0 or negative."""
     if seconds <= 0 or (stop is not None and stop.is_set()):
         return
     fake = _fake
@@ -210,10 +179,6 @@ async def async_sleep(seconds: float, stop: asyncio.Event | None = None) -> None
     """Sleep for ``seconds``, or until ``stop`` is set, without blocking the event loop.
 
     Other tasks run at least once, also if the sleep takes no time.
-
-    Args:
-        seconds: See :func:`sleep`.
-        stop: Ends the sleep early.
     """
     fake = _fake
     if seconds <= 0 or (stop is not None and stop.is_set()):

@@ -10,8 +10,11 @@ import importlib
 import os
 import threading
 import weakref
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
 
 
 class ForkSafe:
@@ -27,6 +30,22 @@ class ForkSafe:
 
     def _in_child(self) -> None:
         """Called in the child, where no other thread is."""
+
+
+class Registry(ForkSafe, Generic[T]):
+    """Objects that are in use, by a digest of their options."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._objects: weakref.WeakValueDictionary[bytes, T] = weakref.WeakValueDictionary()
+
+    def get(self, digest: bytes, make: Callable[[], T]) -> T:
+        """Return the object of a digest, which is made if there is none."""
+        with self._lock:
+            found = self._objects.get(digest)
+            if found is None:
+                found = self._objects[digest] = make()
+            return found
 
 
 _living: weakref.WeakSet[ForkSafe] = weakref.WeakSet()

@@ -57,13 +57,7 @@ class EmbeddingCache(Protocol):
 
 
 class CacheNamespace:
-    """Makes the cache keys of one model at one address.
-
-    Args:
-        base_url: The base URL of the API.
-        model: The model's name.
-        dimensions: The requested dimensions, or None.
-    """
+    """Makes the cache keys of one model at one address."""
 
     def __init__(self, base_url: str, model: str, dimensions: int | None) -> None:
         parts = (_FORMAT, base_url.encode(), model.encode(), str(dimensions or "").encode())

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from nanogpt_core._runtime import clock
-from nanogpt_core._runtime.clock import Deadline
+from nanogpt_core._runtime.clock import Deadline, attempt_limits
 from nanogpt_core._runtime.log import OneWarning
 from nanogpt_core._runtime.time_limit import run_within
 from nanogpt_core.cache.base import (
@@ -29,14 +28,8 @@ _TEXTS_PER_LOOKUP = 512  # their entries fit into the processor's caches
 class CacheLookup:
     """The cache as seen by one ``embed`` call; disabled, with a warning, after its first failure.
 
-    The embedder gives each warning once.
-
-    Args:
-        cache: The cache.
-        namespace: Makes the keys.
-        deadline: The deadline of the call, or None.
-        close_late: Called after each use of the cache. It closes the file again if the embedder was closed meanwhile.
-        warning: Gives the warnings of all calls of the embedder.
+    The embedder gives each warning once. ``close_late`` is called after each use of the cache: it closes the file again
+    if the embedder was closed meanwhile.
     """
 
     def __init__(
@@ -105,7 +98,7 @@ class CacheLookup:
             if self._deadline is None:
                 work()
             elif getattr(self._cache, "keeps_deadline", False):
-                with clock.deadline_scope(Deadline.after(_WAIT_SHARE * self._deadline.remaining())):
+                with attempt_limits(_WAIT_SHARE * self._deadline.remaining()):
                     work()
             else:
                 run_within(_WAIT_SHARE * self._deadline.remaining(), work, "nanogpt-cache")

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from nanogpt_core._runtime import clock
+from nanogpt_core._runtime.clock import seconds_left
 from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core._runtime.log import logger, warn
 from nanogpt_core.cache.damage import is_ambiguous, is_damage, may_be_damage, reading_fails, set_aside
@@ -133,7 +133,7 @@ class SQLiteCache(ForkSafe):
         Raises:
             TimeoutError: The file is still locked.
         """
-        wait = clock.seconds_left(self._wait_seconds[verb])
+        wait = _time_to_wait(self._wait_seconds[verb])
         give_up_at = time.monotonic() + wait
         cause: Exception | None = None
         while self._lock.acquire(timeout=max(0.0, give_up_at - time.monotonic())):
@@ -253,7 +253,7 @@ class SQLiteCache(ForkSafe):
                 return True
             # Once a warning was given, the file is not searched for damage again in every call.
             if is_ambiguous(error) and (
-                self._warned or not reading_fails(self.path, clock.seconds_left(BUSY_SECONDS), opened=opened)
+                self._warned or not reading_fails(self.path, _time_to_wait(BUSY_SECONDS), opened=opened)
             ):
                 return False
         else:
@@ -287,6 +287,11 @@ class SQLiteCache(ForkSafe):
 
     def __repr__(self) -> str:
         return f"SQLiteCache({str(self.path)!r})"
+
+
+def _time_to_wait(seconds: float) -> float:
+    """Return ``seconds``, or the time that the call's deadline leaves to the cache if that is less; at least 0."""
+    return max(0.0, seconds_left(seconds) or 0.0)
 
 
 # Connections copied by a fork without a call of `_before_fork`. SQLite allows neither their use nor their closing.

@@ -112,16 +112,7 @@ def backoff_seconds() -> float:
 
 
 def create_if_missing(path: Path, seconds: float = 0.0) -> None:
-    """Make the folder and an empty cache file, if they are missing.
-
-    Args:
-        path: The file.
-        seconds: How long to wait for other processes. Default: not at all.
-
-    Raises:
-        BlockingIOError: Another process is creating a file in the folder.
-        OSError: The folder or the file cannot be made.
-    """
+    """Make the folder and an empty cache file, if they are missing; wait at most ``seconds`` for other processes."""
     _wait_for_others(lambda _: _create_if_missing(path), seconds)
 
 

@@ -102,11 +102,7 @@ class ChoiceStream:
         return self._parts({**choice, "index": self._index, "delta": delta, "finish_reason": reason}, fragments)
 
     def finish(self) -> list[dict[str, Any]]:
-        """Return the parts that complete the choice at the end of the stream.
-
-        Raises:
-            ReplyError: A tool call has no name, or a part that was held back is invalid.
-        """
+        """Return the parts that complete the choice at the end of the stream."""
         is_repetition = all(_repeats(said, again) for said, again in self._late_texts())
         late = [] if is_repetition else self._late
         parts = [part for choice in late for part in self._take(choice)]
@@ -205,9 +201,6 @@ def find_delta(choice: dict[str, Any], *, accepts_message: bool) -> dict[str, An
     """Return the delta of a part of a choice. Some hosts send a message or a text in its place; a message is removed.
 
     Without ``accepts_message`` no message counts: some hosts repeat the answer in one at the end.
-
-    Raises:
-        ReplyError: The delta is of a type without a meaning.
     """
     delta, message, text = choice.get("delta"), choice.pop("message", None), choice.get("text")
     if isinstance(delta, str):

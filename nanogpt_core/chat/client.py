@@ -1,7 +1,7 @@
 """Chat clients: the OpenAI SDK's own, over a transport that adds rate limit, retries, limits, checks and errors.
 
-Everything happens in the transports of :mod:`~nanogpt_core.chat.transport`, below the SDK's public API: they wait for
-the rate limiter that is shared with embeddings, send, retry, check replies and streams, and raise errors of this
+Everything happens in the transport of :mod:`~nanogpt_core.chat.transport`, below the SDK's public API: it waits for
+the rate limiter that is shared with embeddings, sends, retries, checks replies and streams, and raises errors of this
 project. The SDK wraps these; :func:`map_sdk_errors` unwraps them. See docs/adr/0015-chat-in-a-transport.md.
 
 ``timeout`` bounds an attempt until its answer is there, or until the first event of its stream, and then the wait for
@@ -22,8 +22,8 @@ import openai
 
 from nanogpt_core import errors
 from nanogpt_core._runtime.clock import Cancellation
-from nanogpt_core.chat.event_stream import AsyncEventStream, EventStream, recorded
-from nanogpt_core.chat.transport import AsyncChatTransport, ChatTransport
+from nanogpt_core.chat.event_stream import EventStream, recorded
+from nanogpt_core.chat.transport import ChatTransport
 from nanogpt_core.errors import NanoGPTError, ReplyError
 from nanogpt_core.http.client import Lifetime
 from nanogpt_core.http.connections import aclose_connections, close_connections
@@ -69,10 +69,6 @@ class ChatSession:
     """Settings, rate limit and lifetime shared by the sync and the async chat client of one object.
 
     The arguments are options of the plugins' chat classes, which describe them.
-
-    Raises:
-        ConfigurationError: A number out of range, or both ``requests_per_second`` and ``limits``.
-        InvalidTypeError: A value of the wrong type.
     """
 
     def __init__(
@@ -164,21 +160,7 @@ class ChatSession:
         return cap.limiter()
 
     def attempts(self, request: Any, model: str) -> Generator[Any, Any, Any]:
-        """Send a request without doing any I/O itself: a generator for :mod:`~nanogpt_core.http.runner`.
-
-        Args:
-            request: The request.
-            model: Name of the model, for the log.
-
-        Yields:
-            ``request`` for each attempt, and the waits in between.
-
-        Returns:
-            The response.
-
-        Raises:
-            NanoGPTError: The error of the last attempt.
-        """
+        """Send a request without doing any I/O itself: yield it for each attempt, and the waits in between."""
 
         def attempt(_admission: Admission) -> Generator[Any, Any, Any]:
             # The price of a chat request is not known before, so no cost is reserved, and there is none to settle.
@@ -195,12 +177,7 @@ class ChatSession:
             self._limits.on_error(error, delay)
 
     def map_error(self, error: Exception, seconds: float) -> NanoGPTError:
-        """Return this project's error for an error of the SDK or of the HTTP library.
-
-        Args:
-            error: The error.
-            seconds: The time that the attempt was allowed.
-        """
+        """Return this project's error for an error of the SDK or of the HTTP library; the attempt had ``seconds``."""
         if isinstance(error, _TRUNCATED_ERRORS):
             failure = ReplyError(
                 "The answer was cut off, so it does not follow the schema asked for.",
@@ -212,18 +189,13 @@ class ChatSession:
 
 
 def make_chat_client(session: ChatSession, http_client: Any = None) -> openai.OpenAI:
-    """Return a sync client for chat. Any thread may use it, and a forked process too.
-
-    Args:
-        session: Endpoint, retries and rate.
-        http_client: The caller's own ``httpx`` client, or None.
-    """
+    """Return a sync client for chat. Any thread may use it, and a forked process too."""
     return make_client(openai.OpenAI, session.endpoint, ChatTransport(session.for_client(), http_client))
 
 
 def make_async_chat_client(session: ChatSession, http_client: Any = None) -> openai.AsyncOpenAI:
     """Return an async client for chat; see :func:`make_chat_client`. Any event loop may use it."""
-    return make_client(openai.AsyncOpenAI, session.endpoint, AsyncChatTransport(session.for_client(), http_client))
+    return make_client(openai.AsyncOpenAI, session.endpoint, ChatTransport(session.for_client(), http_client))
 
 
 @contextlib.contextmanager
@@ -293,7 +265,7 @@ def iterate_stream(session: ChatSession, stream: Iterator[T]) -> Iterator[T]:
 
 async def aiterate_stream(session: ChatSession, stream: AsyncIterator[T]) -> AsyncIterator[T]:
     """Yield the items of a framework's async stream; see :func:`iterate_stream`."""
-    opened: list[AsyncEventStream] = []
+    opened: list[EventStream] = []
     end = object()
     try:
         while True:

@@ -1,8 +1,8 @@
 """Byte streams of checked events, between the service's response and the SDK.
 
-The SDK reads a chat stream from the byte stream of a response. An :class:`EventStream` or :class:`AsyncEventStream`
-stands in front of the service's own byte stream: it bounds the wait for each event and passes on clean ones. The SDK's
-own stream classes read it, also in programs that instrument these.
+The SDK reads a chat stream from the byte stream of a response. An :class:`EventStream` stands in front of the service's
+own byte stream: it bounds the wait for each event and passes on clean ones. The SDK's own stream classes read it, also
+in programs that instrument these.
 """
 
 from __future__ import annotations
@@ -23,11 +23,23 @@ from nanogpt_core.http.sdk import httpx
 _ERRORS_AFTER_THE_END: tuple[type[Exception], ...] = (*READ_ERRORS, ReplyError)
 
 
-class _EventStream:
-    """The parts of an event stream that need no I/O."""
+class EventStream(httpx.SyncByteStream, httpx.AsyncByteStream):  # type: ignore[misc] # known only when this runs
+    """A sync or async byte stream of checked events.
 
-    def __init__(self, exchange: ChatExchange, response: Any) -> None:
-        self._exchange, self._response = exchange, response
+    As an async one it is an iterator and not an async generator: when an event loop ends, it closes all generators at
+    once, and one of them closing another is an error.
+
+    Args:
+        exchange: The request and its checks.
+        response: The service's response.
+        source: The bytes of its body, as they come.
+        can_interrupt_reads: Whether a read ends when its time limit is over. A sync client of the caller's own knows
+            only its own limits; a stream over it ends with the last event that is needed.
+    """
+
+    def __init__(self, exchange: ChatExchange, response: Any, source: Any, *, can_interrupt_reads: bool = True) -> None:
+        self._exchange, self._response, self._source = exchange, response, source
+        self._can_interrupt_reads = can_interrupt_reads
         self._reader = exchange.reader(response)
         self._first: bytes | None = None
         streams = _recording.get()
@@ -40,28 +52,10 @@ class _EventStream:
             raise httpx.ReadTimeout("no further event in time")
         return seconds
 
-
-class EventStream(_EventStream, httpx.SyncByteStream):  # type: ignore[misc] # the library is known only at run time
-    """A sync byte stream of checked events.
-
-    Args:
-        exchange: The request and its checks.
-        response: The service's response.
-        can_interrupt_reads: Whether a read ends when its time limit is over. A client of the caller's own knows only
-            its own limits; a stream over it ends with the last event that is needed.
-    """
-
-    def __init__(self, exchange: ChatExchange, response: Any, can_interrupt_reads: bool) -> None:
-        super().__init__(exchange, response)
-        self._source = response.iter_bytes()
-        self._can_interrupt_reads = can_interrupt_reads
+    # --- sync ---
 
     def begin(self) -> None:
-        """Wait for the first event.
-
-        Raises:
-            NanoGPTError: The service sent an error instead, or nothing in time.
-        """
+        """Wait for the first event."""
         self._first = self._advance()
         self._exchange.has_begun = True
 
@@ -98,21 +92,11 @@ class EventStream(_EventStream, httpx.SyncByteStream):  # type: ignore[misc] # t
         self._exchange.end_stream(self._reader)
         self._response.close()
 
+    # --- async ---
 
-class AsyncEventStream(_EventStream, httpx.AsyncByteStream):  # type: ignore[misc] # the library is known only at run time
-    """An async byte stream of checked events; see :class:`EventStream`.
-
-    It is an iterator and not an async generator: when an event loop ends, it closes all generators at once, and one of
-    them closing another is an error.
-    """
-
-    def __init__(self, exchange: ChatExchange, response: Any) -> None:
-        super().__init__(exchange, response)
-        self._source = response.aiter_bytes()
-
-    async def begin(self) -> None:
-        """Wait for the first event; see :meth:`EventStream.begin`."""
-        self._first = await self._advance()
+    async def abegin(self) -> None:
+        """Wait for the first event; see :meth:`begin`."""
+        self._first = await self._aadvance()
         self._exchange.has_begun = True
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -122,21 +106,21 @@ class AsyncEventStream(_EventStream, httpx.AsyncByteStream):  # type: ignore[mis
     async def __anext__(self) -> bytes:
         """Return the next event."""
         first, self._first = self._first, None
-        event = first or await self._advance()
+        event = first or await self._aadvance()
         if event is None:
             raise StopAsyncIteration
         return event
 
-    async def _advance(self) -> bytes | None:
+    async def _aadvance(self) -> bytes | None:
         with self._exchange.mapped_stream_errors():
             started = time.monotonic()
             while (event := self._reader.pop()) is None and not self._reader.has_ended:
-                self._reader.push(await self._read(started))
+                self._reader.push(await self._aread(started))
             if self._reader.has_ended:
                 self._exchange.end_stream(self._reader)
             return event
 
-    async def _read(self, started: float) -> bytes | None:
+    async def _aread(self, started: float) -> bytes | None:
         try:
             seconds = self._seconds_left(started)
             with self._exchange.attempt_limits(seconds), anyio.move_on_after(seconds):
@@ -148,7 +132,7 @@ class AsyncEventStream(_EventStream, httpx.AsyncByteStream):  # type: ignore[mis
             return None
 
     async def aclose(self) -> None:
-        """Close the response; see :meth:`EventStream.close`."""
+        """Close the response; see :meth:`close`."""
         self._exchange.end_stream(self._reader)
         await self._response.aclose()
 

@@ -135,11 +135,7 @@ class ChatModelBase(PluginModel):
 
     @classmethod
     def _with_subclass_defaults(cls, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return options by the names of their fields, with the defaults that a subclass has set for others.
-
-        Raises:
-            InvalidTypeError: A field of the subclass has another name of an option: it would have no effect.
-        """
+        """Return options by the names of their fields, with the defaults that a subclass has set for others."""
         base = next(one for one in cls.__mro__ if "_field_names" in vars(one))  # the plugin's class
         check_subclass_fields(cls, base, {**_FOREIGN_NAMES, **cls._fields_by_other_name()})
         return {**hide_keys(subclass_defaults(cls, base, options)), **options}
@@ -199,11 +195,7 @@ class ChatModelBase(PluginModel):
 
 
 def _validate_field(model: type[BaseModel], name: str, value: Any) -> Any:
-    """Return the value for a field, converted as at construction.
-
-    Raises:
-        ConfigurationError: The field does not take it.
-    """
+    """Return the value for a field, converted as at construction."""
     try:
         checked = getattr(_single_field(model, name).model_validate({name: value}), name)
     except ValidationError as error:

@@ -67,11 +67,7 @@ def check_request_options(given: Mapping[str, Any], known: Iterable[str] = (), *
 
 
 def check_ranges(options: Mapping[str, Any]) -> None:
-    """Check that no number is one that the service refuses for every model.
-
-    Raises:
-        ConfigurationError: One is.
-    """
+    """Check that no number is one that the service refuses for every model."""
     for name, (least, most) in _RANGES.items():
         value = options.get(name)
         if isinstance(value, (int, float)) and not least <= value <= (math.inf if most is None else most):
@@ -116,14 +112,7 @@ def check_tool_choice(choice: Any, tools: Any) -> None:
 
 
 def check_single_choice(options: Mapping[str, Any]) -> None:
-    """Check that a stream is asked for one choice: both frameworks would join the texts of several.
-
-    Args:
-        options: The options of a request for a stream.
-
-    Raises:
-        ConfigurationError: ``n`` is more than 1.
-    """
+    """Check that a stream is asked for one choice: both frameworks would join the texts of several."""
     if isinstance(options.get("n"), int) and options["n"] > 1:
         raise ConfigurationError("n must be 1 in a stream.", remedy="Ask without streaming, or several times.")
 
@@ -132,10 +121,7 @@ def complete_options(options: dict[str, Any], call: Mapping[str, Any]) -> None:
     """Keep one limit of tokens, and ask for log probabilities if ``top_logprobs`` says how many; in place.
 
     Hosts refuse both limits together, and ``top_logprobs`` without ``logprobs``. ``logprobs=False`` turns both off.
-
-    Args:
-        options: The options of a request.
-        call: Those that were passed with the call; they go before those of the object.
+    Options that were passed with the ``call`` go before those of the object.
     """
     if options.get("max_tokens") is not None and options.get("max_completion_tokens") is not None:
         is_for_call = "max_tokens" in call and "max_completion_tokens" not in call

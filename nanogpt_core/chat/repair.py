@@ -93,9 +93,6 @@ def repair_delta(message: dict[str, Any], tools: frozenset[str] = frozenset()) -
     Content blocks, as Mistral sends them, become text, reasoning, refusal and tool calls. Blocks of other types, and
     images beside the content, are kept in ``content_blocks``. If there are ``tools``, a call in OpenAI's older form is
     one of a tool.
-
-    Raises:
-        ReplyError: Its content is of a type without a meaning.
     """
     message["refusal"] = _refusal(message.get("refusal"))
     for name in ("refusal", "reasoning", "reasoning_content", "name", "id"):

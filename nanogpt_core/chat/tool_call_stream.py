@@ -31,11 +31,7 @@ class _Fragment:
 
     @classmethod
     def parse(cls, fragment: Any) -> _Fragment:
-        """Read a fragment in any form.
-
-        Raises:
-            ReplyError: It is not a part of a call.
-        """
+        """Read a fragment in any form."""
         fragment = normalize_call(fragment)
         function = fragment.get("function") if isinstance(fragment, dict) else None
         if isinstance(fragment, dict) and function is None:
@@ -200,21 +196,13 @@ class ToolCallAssembler:
         self._current = 0
 
     def add(self, fragments: Any) -> list[dict[str, Any]]:
-        """Take the fragments of one chunk, and return those that can be sent on, each for one call.
-
-        Raises:
-            ReplyError: A fragment is not a part of a call.
-        """
+        """Take the fragments of one chunk, and return those that can be sent on, each for one call."""
         for position, fragment in enumerate([fragments] if isinstance(fragments, dict) else fragments):
             self._add(position, _Fragment.parse(fragment))
         return self._take()
 
     def finish(self) -> list[dict[str, Any]]:
-        """Return the fragments that complete all calls.
-
-        Raises:
-            ReplyError: A call has no name.
-        """
+        """Return the fragments that complete all calls."""
         return self._take(finishing=True)
 
     def fields(self) -> dict[str, dict[str, Any]]:

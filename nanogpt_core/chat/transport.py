@@ -1,4 +1,4 @@
-"""Transports between the SDK and the service: rate limit, retries, limits, checks and errors of chat requests."""
+"""A transport between the SDK and the service: rate limit, retries, limits, checks and errors of chat requests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio  # a dependency of the SDK
 
-from nanogpt_core.chat.event_stream import AsyncEventStream, EventStream
+from nanogpt_core.chat.event_stream import EventStream
 from nanogpt_core.chat.exchange import ChatExchange, make_response
 from nanogpt_core.http.runner import run_async, run_sync
 from nanogpt_core.http.sdk import httpx
@@ -17,14 +17,11 @@ from nanogpt_core.http.transport import Transport
 if TYPE_CHECKING:
     from nanogpt_core.chat.client import ChatSession
 
+_STREAM_TYPE = "text/event-stream; charset=utf-8"
 
-class ChatTransport(httpx.BaseTransport):  # type: ignore[misc] # the library is known only at run time
-    """Sends the SDK's chat requests.
 
-    Args:
-        session: The session.
-        http_client: A client of the caller's own to send with, or None for the connections of this process.
-    """
+class ChatTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):  # type: ignore[misc] # known only when this runs
+    """Sends the SDK's chat requests, sync and async."""
 
     def __init__(self, session: ChatSession, http_client: Any = None) -> None:
         self._session = session
@@ -32,11 +29,7 @@ class ChatTransport(httpx.BaseTransport):  # type: ignore[misc] # the library is
         self._inner = Transport(session.endpoint, http_client, session.lifetime)
 
     def handle_request(self, request: Any) -> Any:
-        """Send a request, with retries, and return its checked response.
-
-        Raises:
-            NanoGPTError: The error of the last attempt.
-        """
+        """Send a request, with retries, and return its checked response."""
         self._session.lifetime.check_open()
         request.read()
         exchange = ChatExchange(self._session, request)
@@ -44,49 +37,38 @@ class ChatTransport(httpx.BaseTransport):  # type: ignore[misc] # the library is
             steps = self._session.attempts(request, exchange.model)
             return run_sync(steps, send=partial(self._attempt, exchange))
 
+    async def handle_async_request(self, request: Any) -> Any:
+        """Do the same as :meth:`handle_request`, without blocking the event loop."""
+        self._session.lifetime.check_open()
+        await request.aread()
+        exchange = ChatExchange(self._session, request)
+        with exchange.observed(), redacted(self._session.endpoint):
+            steps = self._session.attempts(request, exchange.model)
+            return await run_async(steps, send=partial(self._attempt_async, exchange))
+
     def _attempt(self, exchange: ChatExchange, request: Any) -> Any:
         with exchange.attempt():
             response = self._inner.handle_request(request)
             try:
                 if exchange.streams(response):
-                    stream = EventStream(exchange, response, self._can_interrupt_reads)
+                    source, can_interrupt = response.iter_bytes(), self._can_interrupt_reads
+                    stream = EventStream(exchange, response, source, can_interrupt_reads=can_interrupt)
                     stream.begin()
-                    return make_response(response, "text/event-stream; charset=utf-8", stream=stream)
+                    return make_response(response, _STREAM_TYPE, stream=stream)
                 response.read()
                 return exchange.checked_response(response)
             except BaseException:
                 response.close()
                 raise
 
-
-class AsyncChatTransport(httpx.AsyncBaseTransport):  # type: ignore[misc] # the library is known only at run time
-    """Sends the SDK's async chat requests; see :class:`ChatTransport`."""
-
-    def __init__(self, session: ChatSession, http_client: Any = None) -> None:
-        self._session = session
-        self._inner = Transport(session.endpoint, http_client, session.lifetime)
-
-    async def handle_async_request(self, request: Any) -> Any:
-        """Send a request, with retries, and return its checked response.
-
-        Raises:
-            NanoGPTError: The error of the last attempt.
-        """
-        self._session.lifetime.check_open()
-        await request.aread()
-        exchange = ChatExchange(self._session, request)
-        with exchange.observed(), redacted(self._session.endpoint):
-            steps = self._session.attempts(request, exchange.model)
-            return await run_async(steps, send=partial(self._attempt, exchange))
-
-    async def _attempt(self, exchange: ChatExchange, request: Any) -> Any:
+    async def _attempt_async(self, exchange: ChatExchange, request: Any) -> Any:
         with exchange.attempt():
             response = await self._inner.handle_async_request(request)
             try:
                 if exchange.streams(response):
-                    stream = AsyncEventStream(exchange, response)
-                    await stream.begin()
-                    return make_response(response, "text/event-stream; charset=utf-8", stream=stream)
+                    stream = EventStream(exchange, response, response.aiter_bytes())
+                    await stream.abegin()
+                    return make_response(response, _STREAM_TYPE, stream=stream)
                 await response.aread()
                 return exchange.checked_response(response)
             except BaseException:

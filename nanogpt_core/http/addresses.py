@@ -28,15 +28,7 @@ _Address = tuple[Any, ...]
 def connect(host: str, port: int, seconds: float | None) -> socket.socket:
     """Return a connected socket, which does not block, to the first address that answers.
 
-    Each address has a head start of 0.25 s over the next.
-
-    Args:
-        host: Name or address.
-        port: Port.
-        seconds: Maximum time for all addresses, once the host was looked up; or None.
-
-    Raises:
-        OSError: No address can be connected to.
+    Each address has a head start of 0.25 s over the next. All have ``seconds`` together, once the host was looked up.
     """
     untried = _alternating(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
     deadline = math.inf if seconds is None else time.monotonic() + seconds

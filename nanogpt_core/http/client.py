@@ -63,20 +63,13 @@ class Lifetime:
     """The state of one object: open or closed.
 
     Connections are shared. They stay open as long as an object that has used them is open.
-
-    Attributes:
-        is_closed: Whether the object was closed.
     """
 
     def __init__(self) -> None:
         self.is_closed = False
 
     def check_open(self) -> None:
-        """Check that the object is open.
-
-        Raises:
-            ConfigurationError: It was closed.
-        """
+        """Raise a ConfigurationError if the object was closed."""
         if self.is_closed:
             raise ConfigurationError(
                 "This object was closed, by close() or at the end of a with block.",

@@ -107,13 +107,7 @@ def foreign_error(error: BaseException) -> BaseException | None:
 
 
 def map_error(error: Exception, host: str, timeout: float) -> NanoGPTError:
-    """Return our error for ``error``, which becomes its cause.
-
-    Args:
-        error: An error of the SDK, of the HTTP client or of the limits on an attempt.
-        host: The host that should have answered.
-        timeout: Seconds that the attempt had.
-    """
+    """Return our error for ``error``, which becomes its cause."""
     chain = list(errors.causes(error))
     ours = next((cause for cause in chain if isinstance(cause, NanoGPTError)), None)
     if ours is not None:
@@ -126,11 +120,7 @@ def map_error(error: Exception, host: str, timeout: float) -> NanoGPTError:
 
 
 def raise_for_error_body(response: Any) -> None:
-    """Raise the SDK's error for a reply of status 200, read, that contains an error with a status.
-
-    Raises:
-        openai.APIStatusError: It is such a reply.
-    """
+    """Raise the SDK's error for a reply of status 200, read, that contains an error with a status."""
     document = parse_error_body(response.content)
     status = error_status(document) if isinstance(document, dict) and document.get("error") else None
     if status is not None:
@@ -140,15 +130,7 @@ def raise_for_error_body(response: Any) -> None:
 def status_error(
     status: int, content: bytes, headers: Any, request: Any, location: str | None = None
 ) -> openai.APIStatusError:
-    """Return the SDK's error for an error body, as if it had come with ``status``.
-
-    Args:
-        status: The HTTP status.
-        content: The error body, decoded.
-        headers: The headers of the response that it came in.
-        request: The request.
-        location: Where the response redirects to, or None.
-    """
+    """Return the SDK's error for an error body, as if it had come with ``status``; ``content`` is decoded."""
     # No Content-Encoding: the content is decoded.
     names = ("x-request-id", "retry-after", "retry-after-ms", "date", "x-should-retry")
     kept = {name: headers[name] for name in names if name in headers}

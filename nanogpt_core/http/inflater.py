@@ -34,11 +34,7 @@ class Inflater:
         self._inflater: Any = None
 
     def feed(self, data: bytes, max_bytes: int) -> bytes:
-        """Return the unpacked bytes of ``data``, about ``max_bytes`` of them at most.
-
-        Raises:
-            DamagedReplyError: The compression is damaged.
-        """
+        """Return the unpacked bytes of ``data``, about ``max_bytes`` of them at most."""
         if self._is_plain:
             return data
         unpacked = b""
@@ -81,10 +77,6 @@ class Inflater:
         return byte >= _FIRST_BYTE_NOT_ASCII and byte & _RESERVED_BLOCK_TYPE != _RESERVED_BLOCK_TYPE
 
     def finish(self) -> None:
-        """Check that the body is complete.
-
-        Raises:
-            DamagedReplyError: It is not.
-        """
+        """Raise a DamagedReplyError if the body is not complete."""
         if not self._is_plain and (self._inflater is None or not self._inflater.eof):
             raise DamagedReplyError("The compressed reply was cut off.")

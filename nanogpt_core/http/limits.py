@@ -151,11 +151,7 @@ class SharedLimits(Protocol):
 
 
 class Budget(ForkSafe):
-    """Keeps the money that is spent, or may have been, within a limit. Thread-safe. Copies and pickles start at 0.
-
-    Args:
-        limit_usd: US dollars that may be spent.
-    """
+    """Keeps the money that is spent, or may have been, within a limit. Thread-safe. Copies and pickles start at 0."""
 
     def __init__(self, limit_usd: float) -> None:
         self.limit_usd = limit_usd
@@ -163,21 +159,13 @@ class Budget(ForkSafe):
         super().__init__()
 
     def check(self, cost: Cost) -> None:
-        """Check that ``cost`` can be spent.
-
-        Raises:
-            BudgetExceededError: It would exceed the limit.
-        """
+        """Raise a BudgetExceededError if ``cost`` would exceed the limit."""
         with self._lock:
             if self._committed + (cost.usd or 0.0) > self.limit_usd:
                 raise budget_exceeded(cost, self.limit_usd, self._committed)
 
     def reserve(self, cost: Cost) -> None:
-        """Reserve ``cost``.
-
-        Raises:
-            BudgetExceededError: It would exceed the limit.
-        """
+        """Reserve ``cost``; raise a BudgetExceededError if it would exceed the limit."""
         with self._lock:
             self.check(cost)
             self._committed += cost.usd or 0.0

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import socket
 import ssl
 import time
@@ -22,7 +21,7 @@ from typing import Any, TypeVar
 
 import anyio  # comes with the SDK
 
-from nanogpt_core._runtime.clock import current_attempt
+from nanogpt_core._runtime.clock import seconds_left
 from nanogpt_core.http.addresses import TIMED_OUT, aconnect, connect
 from nanogpt_core.http.sdk import httpcore
 from nanogpt_core.http.tls import READ_BYTES, TlsSession
@@ -41,12 +40,6 @@ _LATE_SECONDS = 1.0
 T = TypeVar("T")
 # Steps of I/O: a number is the most bytes to receive, bytes are to be sent.
 _Steps = Generator[int | bytes, bytes, T]
-
-
-def remaining(timeout: float | None) -> float | None:
-    """Return ``timeout`` in seconds, or the time left of the attempt if that is less: 0 or less after its deadline."""
-    seconds = min(current_attempt.get().deadline - time.monotonic(), math.inf if timeout is None else timeout)
-    return None if seconds == math.inf else seconds
 
 
 class _AsHttpcoreErrors:
@@ -100,7 +93,7 @@ class _Connection:
         Raises:
             TimeoutError: The deadline passed a while ago.
         """
-        seconds = remaining(timeout)
+        seconds = seconds_left(timeout)
         if seconds is None or seconds > 0:
             self._late_since = None
             return seconds
@@ -236,7 +229,7 @@ class _Stream(_Connection, httpcore.NetworkStream):  # type: ignore[misc] # the 
     def _send(self, data: bytes, timeout: float | None) -> None:
         view = memoryview(data)
         while view:
-            seconds = remaining(timeout)
+            seconds = seconds_left(timeout)
             self._sock.settimeout(None if seconds is None else max(0.0, seconds))
             view = view[self._sock.send(view) :]
 
@@ -247,7 +240,7 @@ class Backend(httpcore.NetworkBackend):  # type: ignore[misc]
     def connect_tcp(self, host: str, port: int, timeout: float | None = None, **_: Any) -> _Stream:
         """Connect to the first of the host's addresses that answers. Our pools set no further options."""
         with _CONNECT_ERRORS:
-            return _Stream(connect(host, port, remaining(timeout)))
+            return _Stream(connect(host, port, seconds_left(timeout)))
 
 
 # --- async ---
@@ -308,7 +301,7 @@ class _AsyncStream(_Connection, httpcore.AsyncNetworkStream):  # type: ignore[mi
         with contextlib.suppress(BlockingIOError):
             view = view[sock.send(view) :]
         if view:
-            with _time_limit(remaining(timeout)):
+            with _time_limit(seconds_left(timeout)):
                 await asyncio.get_running_loop().sock_sendall(sock, view)
 
 
@@ -326,5 +319,5 @@ class AsyncBackend(httpcore.AsyncNetworkBackend):  # type: ignore[misc]
 
     async def connect_tcp(self, host: str, port: int, timeout: float | None = None, **_: Any) -> _AsyncStream:
         """Connect to the first of the host's addresses that answers. Our pools set no further options."""
-        with _CONNECT_ERRORS, _time_limit(remaining(timeout)):
+        with _CONNECT_ERRORS, _time_limit(seconds_left(timeout)):
             return _AsyncStream(await aconnect(host, port))

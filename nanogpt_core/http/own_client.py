@@ -10,9 +10,8 @@ from typing import Any
 
 import anyio  # comes with the SDK
 
-from nanogpt_core._runtime.clock import current_attempt
+from nanogpt_core._runtime.clock import current_attempt, seconds_left
 from nanogpt_core.errors import ConfigurationError
-from nanogpt_core.http.network import remaining
 from nanogpt_core.http.sdk import httpx
 
 _OTHER_LOOP = re.compile(r"event loop is closed|different (?:event )?loop", re.IGNORECASE)
@@ -129,7 +128,7 @@ def _as_httpx_errors(client: Any) -> Iterator[None]:
 @contextlib.contextmanager
 def _time_limit() -> Iterator[None]:
     """Keep to the deadline of the attempt, which a caller's own client does not know."""
-    with anyio.move_on_after(remaining(None)) as scope:
+    with anyio.move_on_after(seconds_left(None)) as scope:
         yield
     if scope.cancelled_caught:
         raise httpx.ReadTimeout("the attempt's time is over")

@@ -31,7 +31,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from nanogpt_core._runtime import clock
-from nanogpt_core._runtime.fork import ForkSafe
+from nanogpt_core._runtime.fork import ForkSafe, Registry
 from nanogpt_core._runtime.log import describe, logger
 from nanogpt_core.errors import BudgetExceededError, NanoGPTError, RateLimitError, StatusError
 from nanogpt_core.http.endpoint import Endpoint
@@ -66,7 +66,7 @@ class _CongestionEvent:
 
 
 class RateLimiter(ForkSafe):
-    """Reserves start times at an adapted rate. Thread-safe; never waits itself.
+    """Reserves start times at an adapted rate. Thread-safe; never waits itself. A forked process begins anew.
 
     Args:
         now: Returns the time in seconds. Default: :func:`nanogpt_core._runtime.clock.now`.
@@ -76,6 +76,9 @@ class RateLimiter(ForkSafe):
         super().__init__()
         self._now = now or clock.now
         self._caps: weakref.WeakSet[RateCap] = weakref.WeakSet()
+        self._in_child()
+
+    def _in_child(self) -> None:
         self._starts: list[float] = []  # sorted; reserved and real ones, without those that were refused
         self._paused_until = self._busy_until = -math.inf
         self._peak: float | None = None  # None until the first refusal
@@ -178,10 +181,7 @@ class RateLimiter(ForkSafe):
     def on_error(self, error: NanoGPTError, delay: float, start: float | None = None) -> None:
         """Lower the rate after a refusal (429), and pause all requests after that or a ``Retry-After``.
 
-        Args:
-            error: The error of an attempt.
-            delay: Seconds until its next attempt: the length of the pause if the service does not give one.
-            start: The real start time of the attempt. None if it is not known; the rate then stays.
+        See :meth:`SharedLimits.on_error`. Without ``start``, the real start time of the attempt, the rate stays.
         """
         retry_after = error.retry_after if isinstance(error, StatusError) else None
         if not isinstance(error, RateLimitError) and retry_after is None:
@@ -223,7 +223,7 @@ class ProcessLimits:
     """Limits of one process: the rate limiter that its objects share, and the budget of one object.
 
     Args:
-        limiter: Returns the rate limiter. Called each time, since a forked process has a limiter of its own.
+        limiter: Returns the rate limiter.
         budget: The budget, or None.
     """
 
@@ -311,28 +311,11 @@ class RateCap:
         self._limiter: RateLimiter | None = None
 
     def limiter(self) -> RateLimiter:
-        """Return this process's limiter. Call it for each request, since a forked process has a limiter of its own."""
-        limiter = _registry.get(self._name)
-        if limiter is not self._limiter:
-            limiter.join(self)
-            self._limiter = limiter  # the registry holds limiters only as long as they are used
-        return limiter
+        """Return the limiter; from the first use on, it keeps to this cap."""
+        if self._limiter is None:
+            self._limiter = _limiters.get(self._name, RateLimiter)
+            self._limiter.join(self)
+        return self._limiter
 
 
-class _Registry(ForkSafe):
-    def __init__(self) -> None:
-        super().__init__()
-        self._in_child()
-
-    def _in_child(self) -> None:
-        self._limiters: weakref.WeakValueDictionary[bytes, RateLimiter] = weakref.WeakValueDictionary()
-
-    def get(self, name: bytes) -> RateLimiter:
-        with self._lock:
-            limiter = self._limiters.get(name)
-            if limiter is None:
-                limiter = self._limiters[name] = RateLimiter()
-            return limiter
-
-
-_registry = _Registry()
+_limiters = Registry[RateLimiter]()

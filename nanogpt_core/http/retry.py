@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import random
-import threading
 import time
 from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import Future
 from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from nanogpt_core._runtime.clock import Cancellation
 from nanogpt_core._runtime.log import describe, logger
+from nanogpt_core._runtime.time_limit import call_into
 from nanogpt_core.errors import (
     BudgetExceededError,
     NanoGPTError,
@@ -66,12 +67,6 @@ def send_with_retries(
         cost: Expected cost of one attempt.
         admission: A confirmed admission for the first attempt, which then starts at once.
 
-    Yields:
-        :class:`Wait`, :class:`Run`, and everything that ``attempt`` yields.
-
-    Returns:
-        The result of the successful attempt.
-
     Raises:
         BudgetExceededError: The next attempt would exceed the budget. Its cause is the error of the last one.
         NanoGPTError: The error of the last attempt: it is not transient, or the retries are used up, or the deadline
@@ -104,13 +99,7 @@ def send_with_retries(
 def wait_for_start(
     limits: SharedLimits, cancellation: Cancellation, cost: Cost = FREE
 ) -> Generator[Wait | Run, Any, Admission]:
-    """Reserve the cost of a request in the budget, and wait for its start time.
-
-    Yields:
-        :class:`Wait` and :class:`Run`.
-
-    Returns:
-        The confirmed admission: the request starts now.
+    """Reserve the cost of a request in the budget, and wait for its start time. The request starts now.
 
     Raises:
         BudgetExceededError: The cost would exceed the budget.
@@ -136,46 +125,24 @@ def wait_for_start(
 def _call(limits: SharedLimits, function: Callable[[], Admission]) -> Generator[Run, Any, Admission]:
     if not limits.may_block:
         return function()
-    call = _BlockingCall(limits, function)
+    result: Future[Admission] = Future()
     try:
-        yield Run(call.run)
-    except BaseException:
-        call.abandon()
+        yield Run(partial(call_into, result, function))
+    except BaseException:  # the caller was cancelled, and the thread may still run
+        result.add_done_callback(partial(_release, limits))
         raise
-    assert call.admission is not None  # noqa: S101 - the runner has called it
-    return call.admission
+    return result.result()
 
 
-class _BlockingCall:
-    """A call of shared limits in a thread, whose caller may be cancelled before it ends."""
-
-    def __init__(self, limits: SharedLimits, function: Callable[[], Admission]) -> None:
-        self._limits, self._function = limits, function
-        self._lock = threading.Lock()
-        self._abandoned = False
-        self.admission: Admission | None = None
-
-    def run(self) -> None:
-        admission = self._function()
-        with self._lock:
-            self.admission = admission
-            abandoned = self._abandoned
-        if abandoned:
-            self._limits.release(admission)
-
-    def abandon(self) -> None:
-        with self._lock:
-            self._abandoned = True
-            admission = self.admission
-        if admission is not None:
-            self._limits.release(admission)
+def _release(limits: SharedLimits, result: Future[Admission]) -> None:
+    if result.exception() is None:
+        limits.release(result.result())
 
 
 def parse_retry_after(headers: Mapping[str, str]) -> float | None:
     """Return the delay that ``retry-after-ms`` or ``Retry-After`` (a number or a date) asks for.
 
-    Args:
-        headers: The response's headers, with lower-case names or a case-insensitive mapping.
+    The mapping is case-insensitive, or its names are in lower case.
 
     Returns:
         Seconds, at least 0. None if there is no such header, or its value is negative or cannot be parsed.

@@ -53,12 +53,7 @@ class Joinable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """Wait for work that another thread or task does.
-
-    Attributes:
-        event: The event to wait for.
-        seconds: Maximum time to wait.
-    """
+    """Wait at most ``seconds`` for work that another thread or task does."""
 
     event: Joinable
     seconds: float
@@ -67,10 +62,7 @@ class Join:
 def run_sync(steps: Generator[Any, Any, T], send: Callable[[Any], Any], stop: threading.Event | None = None) -> T:
     """Run a generator in this thread, and return its result.
 
-    Args:
-        steps: The generator.
-        send: Sends a request that the generator yields, and returns the reply.
-        stop: Ends waits early.
+    ``send`` sends a request that the generator yields, and returns the reply; ``stop`` ends waits early.
     """
     try:
         action = next(steps)
@@ -101,14 +93,10 @@ async def run_async(
     stop: asyncio.Event | None = None,
     parsing: asyncio.Lock | None = None,
 ) -> T:
-    """Run a generator on the running event loop, and return its result.
+    """Run a generator on the running event loop, and return its result; see :func:`run_sync`.
 
-    Args:
-        steps: The generator.
-        send: Sends a request that the generator yields, and returns the reply.
-        stop: Ends waits early.
-        parsing: The lock under which large replies are parsed one after another. In between, the event loop gets its
-            turn. None for chat, whose generator does not parse replies.
+    Large replies are parsed one after another, under the lock ``parsing``. In between, the event loop gets its turn.
+    Chat has no such lock, since its generator does not parse replies.
     """
     try:
         action = next(steps)

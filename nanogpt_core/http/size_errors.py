@@ -110,11 +110,7 @@ _TEXT_PARAMETER = re.compile(
 def is_size_error(code: str | None, param: str | None, message: str, *, known_only: bool = False) -> bool:
     """Return whether an error is about tokens, length or number of the texts of a request.
 
-    Args:
-        code: The service's error code, or None.
-        param: The parameter that the service names, or None.
-        message: The service's message.
-        known_only: Accept only codes and messages of known hosts.
+    With ``known_only``, only codes and messages of known hosts count.
     """
     words = message.lower()
     quoted = _QUOTED_PARAMETER.search(words)

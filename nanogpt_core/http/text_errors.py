@@ -100,12 +100,7 @@ def _may_be_about_a_text(param: str, words: str) -> bool:
 def named_position(error: BaseException, count: int) -> int | None:
     """Return the position of the text that an error names, as ``input[3]`` does, counted from 0.
 
-    Args:
-        error: The error of a request.
-        count: Number of its texts.
-
-    Returns:
-        A position below ``count``; None if the error names none. Some services count from 1.
+    Return None if it names none, or one of more than the ``count`` texts: some services count from 1.
     """
     if not isinstance(error, StatusError):
         return None
@@ -117,10 +112,7 @@ def named_position(error: BaseException, count: int) -> int | None:
 def add_position(error: NanoGPTError, index: int, position: int | None) -> None:
     """Add to an error that names a text by its position in the request the position in the caller's list.
 
-    Args:
-        error: The error.
-        index: The position in the request.
-        position: The position in the caller's list; None if the text is of another call.
+    ``position`` is that position, and None for a text of another call; ``index`` is the one in the request.
     """
     if position is None:
         error.message += " It is a text of another call that shared the request."

@@ -152,13 +152,7 @@ class BodyReader:
 
 
 class _Body(httpx.SyncByteStream, httpx.AsyncByteStream):  # type: ignore[misc]
-    """The body of a sync or async reply.
-
-    Args:
-        stream: The bytes as they come.
-        reader: Unpacks and counts them.
-        lease: The use of the connection, which ends with the body; or None.
-    """
+    """The body of a sync or async reply. The use of the connection, its ``lease``, ends with it."""
 
     def __init__(self, stream: Any, reader: BodyReader, lease: Lease | None = None) -> None:
         self._stream, self._reader, self._lease = stream, reader, lease

@@ -63,11 +63,6 @@ _live_lists: dict[bytes, _LiveList] = {}
 def live_model_info(endpoint: Endpoint, model: str, http_client: Any = None) -> ModelInfo:
     """Return the row of a model in the service's list, which is fetched once in a process for each endpoint.
 
-    Args:
-        endpoint: The endpoint.
-        model: The model's name.
-        http_client: The caller's own ``httpx.Client``, or None.
-
     Raises:
         ConfigurationError: The list does not have the model.
         NanoGPTError: The request for the list failed.
@@ -95,11 +90,7 @@ def _fetch(path: str, parse: Callable[[bytes], Rows], endpoint: Endpoint, http_c
 
 
 def parse_model_list(body: bytes) -> dict[str, ModelInfo]:
-    """Parse the reply of ``GET /embedding-models``; rows without a usable name are ignored.
-
-    Raises:
-        ReplyError: It is not a list of models.
-    """
+    """Parse the reply of ``GET /embedding-models``; rows without a usable name are ignored."""
     return {name: _merged(name, row) for name, row in _parse_rows(body).items()}
 
 
@@ -151,11 +142,6 @@ def fetch_chat_model(endpoint: Endpoint, model: str, http_client: Any = None) ->
     """Return the row of a chat model in the service's list (``GET /models``), with the context window at least.
 
     Suffixes such as ``:online`` are removed if the list does not have the name with them.
-
-    Args:
-        endpoint: The endpoint.
-        model: The model's name.
-        http_client: The caller's own ``httpx.Client``, or None.
 
     Raises:
         ConfigurationError: The list has no context length for the model.

@@ -63,12 +63,7 @@ class Observer:
     _hook_failed: bool = field(default=False, init=False)
 
     def call(self, model: str, *, streams: bool = False) -> CallObserver:
-        """Return the observer of a call that begins now, in this thread or task.
-
-        Args:
-            model: Name of the model.
-            streams: Whether the answer of a chat model is streamed, for the span.
-        """
+        """Return the observer of a call that begins now, in this thread or task."""
         # A program that records spans or metrics has imported OpenTelemetry.
         in_use = "opentelemetry" in sys.modules
         telemetry = begin(self.kind, model, self.endpoint.base_url, streams=streams) if in_use else None

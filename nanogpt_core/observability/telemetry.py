@@ -56,15 +56,8 @@ _SUPPRESSED = "suppress_language_model_instrumentation"  # OpenLLMetry's key in 
 def begin(kind: Kind, model: str, base_url: str, *, streams: bool) -> CallTelemetry | None:
     """Begin the span of a call, and the measurement of its duration.
 
-    Args:
-        kind: The kind of the call.
-        model: Name of the model.
-        base_url: Base URL of the API.
-        streams: Whether the answer of a chat model is streamed, for the span.
-
-    Returns:
-        None if nothing is recorded: OpenTelemetry is not in use, this instrumentation is switched off, or the current
-        span is about the same call.
+    Return None if nothing is recorded: OpenTelemetry is not in use, this instrumentation is switched off, or the
+    current span is about the same call.
     """
     trace, metrics = sys.modules.get("opentelemetry.trace"), sys.modules.get("opentelemetry.metrics")
     if (trace is None and metrics is None) or _is_disabled():
@@ -89,14 +82,7 @@ def begin(kind: Kind, model: str, base_url: str, *, streams: bool) -> CallTeleme
 
 
 class CallTelemetry:
-    """The span and the measurements of one call.
-
-    Args:
-        trace: The module ``opentelemetry.trace``.
-        span: The span, or None.
-        instruments: The histograms of durations and tokens, or None.
-        attributes: The attributes of both.
-    """
+    """The span and the measurements of one call."""
 
     def __init__(self, trace: Any, span: Any, instruments: tuple[Any, Any] | None, attributes: dict[str, Any]) -> None:
         self._trace, self._span, self._instruments, self._attributes = trace, span, instruments, attributes
@@ -119,12 +105,7 @@ class CallTelemetry:
         return manager
 
     def end(self, error: str | None, dimensions: int | None) -> None:
-        """End the span, and record the measurements.
-
-        Args:
-            error: Name of the error's class, or None.
-            dimensions: Dimensions of the vectors, or None.
-        """
+        """End the span, and record the measurements; ``error`` is the name of the error's class."""
         usage, is_chat = self._meter.snapshot(), self._attributes["gen_ai.operation.name"] == "chat"
         tokens = {"input": usage.prompt_tokens, **({"output": usage.completion_tokens} if is_chat else {})}
         failed = {} if error is None else {"error.type": error}

@@ -10,12 +10,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import secrets
-import weakref
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from nanogpt_core._runtime.fork import ForkSafe
+from nanogpt_core._runtime.fork import Registry
 from nanogpt_core.embeddings.config import EmbedderConfig
 from nanogpt_core.embeddings.dispatch import Call, Dispatcher, Steps
 from nanogpt_core.embeddings.gathering.carrier import BatchCarrier
@@ -151,19 +149,4 @@ class GatheringDispatcher:
         return BatchCarrier(self.gatherer(), self._dispatcher, limits, self._client, lane)
 
 
-class _Registry(ForkSafe):
-    """The gatherers that are in use, by a digest of the options of their calls."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._gatherers: weakref.WeakValueDictionary[bytes, Gatherer] = weakref.WeakValueDictionary()
-
-    def get(self, digest: bytes, make: Callable[[], Gatherer]) -> Gatherer:
-        with self._lock:
-            found = self._gatherers.get(digest)
-            if found is None:
-                found = self._gatherers[digest] = make()
-            return found
-
-
-_registry, _salt = _Registry(), secrets.token_bytes(16)
+_registry, _salt = Registry[Gatherer](), secrets.token_bytes(16)
