@@ -183,6 +183,36 @@ async def test_handler_at_any_level_sees_a_query(make, call, level, kind, reques
         assert handler.completed_spans[-1].id_.startswith(f"NanoGPTEmbedding.{name}-")
 
 
+async def test_handler_at_the_level_of_the_class_sees_a_query(make, call, request):
+    handler, handlers = SimpleSpanHandler(), get_dispatcher(NanoGPTEmbedding.__module__).span_handlers
+    handlers.append(handler)
+    request.addfinalizer(lambda: handlers.remove(handler))
+    await call(make(dimensions=8), "get_query_embedding", "a question")
+    name = "_aget_query_embedding" if call.kind == "async" else "_get_query_embedding"
+    assert [span.id_.partition("-")[0] for span in handler.completed_spans] == [f"NanoGPTEmbedding.{name}"]
+
+
+class OwnQueries(NanoGPTEmbedding):
+    def _get_query_embedding(self, query):
+        return [float(len(query))]
+
+    async def _aget_query_embedding(self, query):
+        return [float(len(query))]
+
+
+@pytest.mark.parametrize("replaced", ["in a subclass", "in the class", "in the object"])
+async def test_replaced_query_method_is_called(options, call, monkeypatch, replaced):
+    embedding = (OwnQueries if replaced == "in a subclass" else NanoGPTEmbedding)(**options)
+    if replaced != "in a subclass":
+        for name in ("_get_query_embedding", "_aget_query_embedding"):
+            method = vars(OwnQueries)[name]
+            if replaced == "in the class":
+                monkeypatch.setattr(NanoGPTEmbedding, name, method)
+            else:
+                vars(embedding)[name] = method.__get__(embedding)
+    assert await call(embedding, "get_query_embedding", "four") == [4.0]
+
+
 class Minimal(BaseEmbedding):
     def _get_text_embedding(self, text):
         return [float(len(text))]
