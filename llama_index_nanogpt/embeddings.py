@@ -201,7 +201,7 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
 
         The two spans and two events there take a quarter of a query's CPU time, also if no handler gets them.
         """
-        if self.embeddings_cache is not None or self.rate_limiter is not None or _has_other_query_methods(self):
+        if self.embeddings_cache is not None or self.rate_limiter is not None or _has_other_query_methods(type(self)):
             return True
         manager = self.callback_manager
         # One of another class may act without handlers.
@@ -300,16 +300,12 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
         return floats
 
 
-_QUERY_METHODS = {name: vars(NanoGPTEmbedding)[name] for name in ("_get_query_embedding", "_aget_query_embedding")}
+_QUERY_METHODS = {name: getattr(NanoGPTEmbedding, name) for name in ("_get_query_embedding", "_aget_query_embedding")}
 
 
-def _has_other_query_methods(embedding: NanoGPTEmbedding) -> bool:
+def _has_other_query_methods(cls: type[NanoGPTEmbedding]) -> bool:
     """Return whether a subclass, or a test, has replaced one of the methods that the base class calls for a query."""
-    holders = embedding, *type(embedding).__mro__
-    return any(
-        next(vars(holder)[name] for holder in holders if name in vars(holder)) is not method
-        for name, method in _QUERY_METHODS.items()
-    )
+    return any(getattr(cls, name) is not method for name, method in _QUERY_METHODS.items())
 
 
 def _has_handlers() -> bool:
