@@ -10,8 +10,11 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from nanogpt_core.cli.exit_codes import CommandError, ExitCode
+
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 # Not in a terminal, lines stay whole: grep and cut work on them.
 _PIPE_WIDTH_CHARACTERS = 4096
@@ -34,13 +37,17 @@ def error_console() -> Console:
 def _console(*, stderr: bool) -> Console:
     from rich.console import Console
 
+    class PrintableConsole(Console):
+        def render_str(self, text: str, **options: Any) -> Text:
+            return super().render_str(printable(text), **options)
+
     # rich takes the width of the terminal or of COLUMNS if none is given, and prints nothing if COLUMNS is 0.
     columns, width = os.environ.get("COLUMNS", ""), None
     if not (columns.isdecimal() and int(columns)):
         is_terminal = (sys.stderr if stderr else sys.stdout).isatty()
         width = (_USUAL_WIDTH_CHARACTERS if columns else None) if is_terminal else _PIPE_WIDTH_CHARACTERS
     # Without markup: a text with brackets is printed as it is.
-    return Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
+    return PrintableConsole(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
 
 
 def make_table(*columns: str, right: Sequence[str] = (), title: str | None = None) -> Any:
@@ -61,9 +68,18 @@ def make_table(*columns: str, right: Sequence[str] = (), title: str | None = Non
 
 
 def print_json(value: object) -> None:
-    """Print ``value`` as one JSON document on standard output: indented in a terminal, else in one line."""
+    """Print ``value`` as one JSON document on standard output: indented in a terminal, else in one line.
+
+    Raises:
+        CommandError: It holds a number that JSON does not have: a reply of the service may.
+    """
     indent = 2 if sys.stdout.isatty() else None
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False) + "\n")
+    try:
+        text = json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False)
+    except ValueError as error:
+        raise CommandError(f"It cannot be printed as JSON: {error}.", code=ExitCode.SERVICE) from None
+    # JSON escapes the other control characters itself.
+    sys.stdout.write(_CONTROL_CHARACTERS.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 
 
 def print_error(message: str) -> None:

@@ -10,7 +10,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from nanogpt_core.cli.checks import Finding, check_all
-from nanogpt_core.cli.console import output_console, print_json
+from nanogpt_core.cli.console import output_console, print_json, printable
 from nanogpt_core.cli.exit_codes import ExitCode
 from nanogpt_core.cli.options import JsonFlag
 
@@ -61,6 +61,6 @@ def doctor(
 
 def _row(finding: Finding) -> Table:
     row = Table.grid(Column(width=4), Column(width=12), Column(overflow="fold"), padding=(0, 1, 0, 0))
-    message = " ".join(f"{finding.message} {finding.remedy}".split())
+    message = " ".join(printable(f"{finding.message} {finding.remedy}").split())
     row.add_row(Text(finding.status, style=_STYLES[finding.status]), finding.check, Text(message))
     return row

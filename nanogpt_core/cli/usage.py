@@ -69,7 +69,10 @@ def _days(first: str | None, last: str | None) -> tuple[datetime.date | None, da
     if first is None and last is None:
         return None, None
     end = _day("--to", last) if last else datetime.datetime.now(datetime.timezone.utc).date()
-    return _day("--from", first) if first else end - datetime.timedelta(days=29), end
+    try:
+        return _day("--from", first) if first else end - datetime.timedelta(days=29), end
+    except OverflowError:
+        raise CommandError(f"There are no 29 days before {end}.", remedy="Pass --from.") from None
 
 
 def _day(option: str, text: str) -> datetime.date:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import math
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode, urlsplit, urlunsplit
@@ -136,7 +137,7 @@ def fetch_usage(
 
 def _days(first: datetime.date | None, last: datetime.date | None) -> str:
     for name, day in (("first", first), ("last", last)):
-        if day is not None and not isinstance(day, datetime.date):
+        if day is not None and (not isinstance(day, datetime.date) or isinstance(day, datetime.datetime)):
             raise InvalidTypeError(f"{name} must be a date, not {type(day).__name__}.")
     if first is None and last is None:
         return ""
@@ -202,6 +203,7 @@ def _number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     try:
-        return float(value)
-    except ValueError:
+        number = float(value)
+    except (ValueError, OverflowError):
         return None
+    return number if math.isfinite(number) else None

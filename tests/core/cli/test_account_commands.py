@@ -60,6 +60,7 @@ def test_usage_of_a_range_of_days(capsys, words, days):
     [
         (["--from", "May"], "--from must be a day such as 2026-05-31, not 'May'."),
         (["--to", "2026-13-01"], "--to must be a day"),
+        (["--to", "0001-01-05"], "There are no 29 days before 0001-01-05. Pass --from."),
         (["--from", "2026-05-02", "--to", "2026-05-01"], "is before the first"),
         (["--from", "2020-05-02", "--to", "2026-05-01"], "more than 366 days"),
     ],

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,9 @@ from cyclopts import App
 
 from nanogpt_core import Embedder, errors
 from nanogpt_core.cli import app as app_module
-from nanogpt_core.cli import entry
+from nanogpt_core.cli import doctor, entry
+from nanogpt_core.cli.checks import Finding
+from nanogpt_core.cli.console import make_table, output_console, print_json
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode, exit_code_of, message_of
 from nanogpt_core.embeddings.dispatch import text_too_long
 from nanogpt_core.http.limits import Cost, budget_exceeded
@@ -255,6 +258,24 @@ def test_completion_script_knows_every_command(nanogpt, shell):
         return
     assert result.code == 0
     assert all(name in result.out for name in COMMANDS)
+
+
+def test_control_characters_in_tables_findings_and_json_do_not_reach_the_terminal(capsys):
+    hostile = "name\x1b]0;title\x07\x9b31m\x7f"
+    table = make_table("model", hostile)
+    table.add_row(hostile, "1")
+    output_console().print(table, hostile, doctor._row(Finding("ok", hostile, hostile)))
+    assert re.findall(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", capsys.readouterr().out) == []
+    print_json({hostile: hostile})
+    out = capsys.readouterr().out
+    assert out.removesuffix("\n").isprintable()
+    assert json.loads(out) == {hostile: hostile}
+
+
+def test_number_that_json_does_not_have_is_an_error_of_the_service():
+    with pytest.raises(CommandError, match="It cannot be printed as JSON") as refused:
+        print_json({"balance": float("inf")})
+    assert refused.value.code == ExitCode.SERVICE
 
 
 def test_exit_codes_of_the_page_are_those_of_the_program():

@@ -79,9 +79,10 @@ def test_impossible_range_of_days_is_refused_before_a_request(sandbox, options, 
     assert sandbox.requests == []
 
 
-def test_day_that_is_no_date_is_refused(options):
+@pytest.mark.parametrize("first", ["2026-01-01", datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)])
+def test_day_that_is_no_date_is_refused(options, first):
     with pytest.raises(InvalidTypeError, match="first must be a date"):
-        fetch_usage(**options, first="2026-01-01", last=datetime.date(2026, 1, 1))
+        fetch_usage(**options, first=first, last=datetime.date(2026, 1, 1))
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"other": 1}', b"null"])
@@ -89,6 +90,12 @@ def test_day_that_is_no_date_is_refused(options):
 def test_reply_of_another_form_is_a_reply_error(httpserver_of, fetch, body):
     with pytest.raises(ReplyError):
         fetch("sk-nano-test", httpserver_of(body))
+
+
+@pytest.mark.parametrize("number", ['"NaN"', "NaN", "1e999", "1" + "0" * 400, "true", '"much"', "null"])
+def test_amount_that_is_no_finite_number_is_unknown(httpserver_of, number):
+    found = fetch_balance("sk-nano-test", httpserver_of(f'{{"usd_balance": {number}}}'.encode()))
+    assert found.usd is None
 
 
 @pytest.fixture
