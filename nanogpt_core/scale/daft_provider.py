@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _NAME = "nanogpt"
 _DEFAULT_MODEL = "text-embedding-3-small"
+_OPTIONS_OF_OTHERS = {"column", "model", "output", "on_error", "reason", "fixed_size", "dimensions"}
 _DEFAULT_BATCH_SIZE = 1024  # rows that Daft hands over at a time
 
 
@@ -33,8 +34,8 @@ class NanoGPTProvider(Provider):  # type: ignore[misc] # Daft is not installed e
 
     Args:
         width: Dimensions of the vectors of a model that the catalog does not know.
-        **options: Options of :class:`nanogpt_core.EmbedTable` and of :class:`nanogpt_core.Embedder`, such as ``limits``
-            and ``cache``.
+        **options: Options of :class:`nanogpt_core.Embedder`, such as ``limits`` and ``cache``, but for those that
+            :class:`nanogpt_core.EmbedTable` does not take, and ``dimensions``, which ``embed_text`` takes itself.
 
     Raises:
         ConfigurationError: An invalid option, or no key in the environment of this process.
@@ -46,6 +47,11 @@ class NanoGPTProvider(Provider):  # type: ignore[misc] # Daft is not installed e
     """
 
     def __init__(self, *, width: int | None = None, **options: Unpack[EmbedderOptions]) -> None:
+        for name in _OPTIONS_OF_OTHERS & options.keys():
+            raise ConfigurationError(
+                f"NanoGPTProvider takes no {name}.",
+                remedy="Pass model and dimensions to embed_text, which names the columns. Every row needs a text.",
+            )
         EmbedTable(**options)  # checks the options and the key
         self._options: dict[str, Any] = {**options, "width": width}
 

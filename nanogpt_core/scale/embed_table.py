@@ -135,11 +135,10 @@ class EmbedTable:
             return self._embed(data, fixed_size=self._fixed_size is not False)
         if type(data).__module__.partition(".")[0] == "pandas" and hasattr(data, "columns"):
             return self._embed_frame(data)
-        if isinstance(data, dict) or not isinstance(data, Iterable):
-            raise InvalidTypeError(
-                f"EmbedTable takes Arrow tables, record batches and pandas frames, not {type(data).__name__}.",
-                remedy='In Ray, pass batch_format="pyarrow".',
-            )
+        if isinstance(data, (dict, str, bytes)) or hasattr(data, "dtype") or not isinstance(data, Iterable):
+            raise _wrong_type(data)
+        if hasattr(data, "columns"):  # a frame of Polars for example
+            raise _wrong_type(data, "Pass frame.to_arrow().")
         return self._embed_batches(data)
 
     def schema(self, schema: Any, *, fixed_size: bool = True) -> Any:
@@ -163,7 +162,15 @@ class EmbedTable:
         import pandas as pd
         import pyarrow as pa
 
-        new = self._embed(pa.Table.from_pandas(frame[[self.column]], preserve_index=False), fixed_size=True)
+        if self.column not in frame.columns:
+            raise _missing(self.column, frame.columns)
+        try:
+            table = pa.Table.from_pandas(frame[[self.column]], preserve_index=False)
+        except pa.ArrowTypeError as error:
+            raise InvalidTypeError(f"Column {self.column!r} must hold strings: {error.args[0]}.") from error
+        except ValueError as error:  # of pandas and Arrow: the same name twice, or a text that UTF-8 cannot encode
+            raise ConfigurationError(f"Column {self.column!r} cannot be read: {error}.") from error
+        new = self._embed(table, fixed_size=True)
         columns = [self.output, self.reason] if self.on_error == "null" else [self.output]
         for name in columns:
             if name in frame.columns:
@@ -173,7 +180,11 @@ class EmbedTable:
         return frame
 
     def _embed_batches(self, batches: Iterable[Any]) -> Iterator[Any]:
+        import pyarrow as pa
+
         for batch in batches:
+            if not isinstance(batch, (pa.Table, pa.RecordBatch)):
+                raise _wrong_type(batch)
             yield self._embed(batch, fixed_size=self._fixed_size is True)
 
     def _embed(self, table: Any, *, fixed_size: bool) -> Any:
@@ -181,7 +192,10 @@ class EmbedTable:
 
         self._check_schema(table.schema)
         column = table.column(self.column)
-        texts = column.to_pylist()
+        try:
+            texts = column.to_pylist()
+        except UnicodeDecodeError:  # programs can write bytes of any kind into a column of strings
+            texts = [_text(value) for value in column]
         vectors, reasons = self._embed_texts(texts)
         mask = pa.array([one is not None for one in reasons], type=pa.bool_())
         flat = pa.array(vectors.reshape(-1), type=pa.float32())
@@ -227,10 +241,9 @@ class EmbedTable:
         import pyarrow as pa
 
         if self.column not in schema.names:
-            raise ConfigurationError(
-                f"There is no column {self.column!r}, only {', '.join(map(repr, schema.names)) or 'no columns'}.",
-                remedy="Pass its name as the first argument of EmbedTable.",
-            )
+            raise _missing(self.column, schema.names)
+        if schema.names.count(self.column) > 1:
+            raise ConfigurationError(f"There are several columns {self.column!r}.", remedy="Rename or drop one.")
         for name in (self.output, self.reason) if self.on_error == "null" else (self.output,):
             if name in schema.names:
                 raise _exists(name)
@@ -284,6 +297,28 @@ def _reason(text: str | None, error: InvalidInputError) -> str:
     if isinstance(error, TextTooLongError):
         return "too long"
     return "blank" if not text or text.isspace() else error.message
+
+
+def _text(value: Any) -> str | None:
+    """Return the text of a scalar of Arrow; a byte that is not UTF-8 is a surrogate, which is refused like others."""
+    try:
+        text: str | None = value.as_py()
+    except UnicodeDecodeError:
+        text = getattr(value, "value", value).as_buffer().to_pybytes().decode(errors="surrogateescape")
+    return text
+
+
+def _wrong_type(data: object, remedy: str = 'In Ray, pass batch_format="pyarrow".') -> InvalidTypeError:
+    return InvalidTypeError(
+        f"EmbedTable takes Arrow tables, record batches and pandas frames, not {type(data).__name__}.", remedy=remedy
+    )
+
+
+def _missing(name: str, columns: Iterable[object]) -> ConfigurationError:
+    return ConfigurationError(
+        f"There is no column {name!r}, only {', '.join(map(repr, columns)) or 'no columns'}.",
+        remedy="Pass its name as the first argument of EmbedTable.",
+    )
 
 
 def _exists(name: str) -> ConfigurationError:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import re
 import traceback
 from collections.abc import Iterator
 from multiprocessing import reduction
 from typing import Any
-from urllib.parse import parse_qs, quote, unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError, NanoGPTError
 from nanogpt_core.http.secrets import Secret
@@ -23,7 +24,10 @@ PASSWORD_VARIABLE = "NANOGPT_REDIS_PASSWORD"  # noqa: S105 - a name
 _TIMEOUT_SECONDS = 2.0  # to connect, and for a reply
 _SCHEMES = ("redis", "rediss", "unix")
 # Codes of errors of a server that runs, and cannot do the work now. redis-py has classes for some of them.
-_TEMPORARY_CODES = ("READONLY", "OOM", "LOADING", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "BUSY ", "NOREPLICAS")
+# Before Redis 7, the code of an error in a script comes after its place: "... @user_script: 12: -READONLY ...".
+_TEMPORARY_CODES = re.compile(
+    r"(?:^|-)(?:READONLY|OOM|LOADING|CLUSTERDOWN|MASTERDOWN|TRYAGAIN|BUSY|MISCONF|NOREPLICAS)\b"
+)
 
 
 class RedisPassword(Secret):
@@ -67,11 +71,27 @@ class RedisAddress:
         parts = urlsplit(_checked_url(url))
         user = f"{parts.username}@" if parts.username else ""
         host = parts.netloc.rpartition("@")[2]
-        self.url = urlunsplit(parts._replace(netloc=user + host))
+        query = f"?{parts.query}" if parts.query else ""
+        # urlunsplit() would write the URL of a socket with one slash.
+        self.url = f"{parts.scheme}://{user}{host}{parts.path}{query}"
         """The URL without its password."""
         self._password = None if parts.password is None else RedisPassword(unquote(parts.password))
         self.cluster = cluster
         """Whether it is a node of a Redis Cluster."""
+        if not cluster:
+            self._check_options()
+
+    def _check_options(self) -> None:
+        from redis import ConnectionPool
+        from redis.exceptions import RedisError
+
+        try:
+            ConnectionPool.from_url(self.url).make_connection()  # without connecting
+        except (TypeError, ValueError, RedisError) as error:
+            raise ConfigurationError(
+                f"The URL of the Redis server is not valid: {self.hide_password(str(error))}.",
+                remedy='Pass one like "redis://host:6379", with options that redis-py knows.',
+            ) from None
 
     @property
     def place(self) -> str:
@@ -129,12 +149,19 @@ def _checked_url(url: str | None) -> str:
         )
     if not isinstance(given, str):
         raise InvalidTypeError(f"url must be a str, not {type(given).__name__}.")
-    parts = urlsplit(given)
+    try:
+        parts = urlsplit(given)
+    except ValueError as error:  # such as a bracket that is not closed; its text does not show the URL
+        raise ConfigurationError(f"The URL of the Redis server is not valid: {error}.") from None
     if parts.scheme not in _SCHEMES:
         # The URL itself stays out of the message, since it may hold a password.
         raise ConfigurationError(
             f"The URL of a Redis server must begin with {', '.join(f'{name}://' for name in _SCHEMES)}.",
             remedy='Pass one like "redis://host:6379" or "rediss://:password@host:6379".',
+        )
+    if "decode_responses" in parse_qs(parts.query):
+        raise ConfigurationError(
+            "The URL of the Redis server has the option decode_responses: vectors are no text.", remedy="Leave it out."
         )
     if "password" in parse_qs(parts.query):
         raise ConfigurationError(
@@ -178,10 +205,16 @@ def server_error(error: Exception, address: RedisAddress) -> NanoGPTError | None
         exceptions.TryAgainError,
     )
     words = str(error)
-    if isinstance(error, temporary) or words.startswith(_TEMPORARY_CODES):
+    if isinstance(error, temporary) or _TEMPORARY_CODES.search(words):
         return None
-    if isinstance(error, denied) or words.startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
+    if isinstance(error, denied) or words.startswith(("NOAUTH", "WRONGPASS", "NOPERM", "AUTH called without")):
         remedy = "Check user, password and rights in its URL."
+    elif isinstance(error, exceptions.AskError):  # its subclass MovedError too
+        words, remedy = f"another node has the keys: {words}", "Pass cluster=True."
+    elif isinstance(error, exceptions.RedisClusterException) and "not enabled" in words:
+        remedy = "Leave cluster=True out."
+    elif words.startswith("WRONGTYPE"):
+        remedy = "Another program uses these keys: pass another name or prefix."
     elif isinstance(error, exceptions.ResponseError):
         remedy = "Redis 5 or later, or Valkey, is needed, with the right to run scripts."
     else:

@@ -33,6 +33,7 @@ _USED_SHARE = 0.98  # of the rate, as in the rate limiter
 # A request that is not settled so long after its time limit was abandoned: its worker is dead.
 _PATIENCE_SECONDS = 120.0
 _COMMITTED_FIELDS = ("restored", "spent", "uncertain_amount", "open")
+_FIXED = ("name", "requests_per_second", "budget_usd")  # connections, pickles and other processes have them too
 _LOCAL = "-local"  # at the end of the names of requests that were admitted without Redis
 
 
@@ -151,6 +152,11 @@ class RedisLimits:
         self._log = None if settings.request_log is None else RequestLog(settings.request_log)
         self._local = _LocalShare()
         self._warned = False
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in _FIXED and name in self.__dict__:
+            raise ConfigurationError(f"{name} cannot be changed.", remedy="Create a new object.")
+        super().__setattr__(name, value)
 
     # --- The protocol
 

@@ -211,9 +211,9 @@ class RedisSession(ForkSafe):
             result = self._run_connected(function)
         except Exception as error:
             drop_frames(error)
-            from redis.exceptions import RedisError
+            from redis.exceptions import RedisClusterException, RedisError
 
-            if not isinstance(error, (RedisError, OSError)):
+            if not isinstance(error, (RedisError, RedisClusterException, OSError)):
                 raise
             reason = f"{type(error).__name__}: {self._address.hide_password(str(error))}"
             failure = server_error(error, self._address) or self._unavailable(reason)

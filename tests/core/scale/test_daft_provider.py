@@ -62,6 +62,14 @@ def test_option_of_daft_that_would_be_ignored_is_refused(options):
         embedded(["one"], **options)
 
 
+@pytest.mark.parametrize(
+    "options", [{"on_error": "null"}, {"column": "body"}, {"dimensions": 64}, {"model": "x"}], ids=str
+)
+def test_option_that_the_provider_would_ignore_is_refused(options):
+    with pytest.raises(ConfigurationError, match="NanoGPTProvider takes no"):
+        NanoGPTProvider(**options)
+
+
 def test_missing_key_is_an_error_in_the_driver(monkeypatch):
     monkeypatch.delenv("NANOGPT_API_KEY")
     with pytest.raises(ConfigurationError, match="every worker"):

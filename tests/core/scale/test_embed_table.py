@@ -161,6 +161,18 @@ def test_texts_that_the_service_refuses_get_a_reason_and_no_text_is_paid_twice(s
     assert sorted(sent) == ["one", "three", "two"]
 
 
+def test_text_that_is_not_utf_8_gets_a_reason_or_raises_with_its_position():
+    values = pa.array([b"one", b"\xff", None], pa.binary())
+    column = pa.Array.from_buffers(pa.string(), 3, values.buffers())
+    for each in (column, column.dictionary_encode()):
+        found = EmbedTable(on_error="null")(pa.table({"text": each}))
+        assert [vector is None for vector in found["embedding"].to_pylist()] == [False, True, True]
+        assert "surrogate" in found["embedding_error"].to_pylist()[1]
+        with pytest.raises(InvalidInputError) as refused:
+            EmbedTable()(pa.table({"text": each[:2]}))
+        assert refused.value.positions == (1,)
+
+
 def test_failure_of_the_service_is_never_a_null(sandbox_with, monkeypatch):
     from nanogpt_core.sandbox import Fault
 
@@ -253,10 +265,34 @@ def test_invalid_option_is_refused_at_construction(options, error, message):
         (pa.table({"text": ["one"], "embedding": [1]}), ConfigurationError, "a column 'embedding' already"),
         ({"text": ["one"]}, InvalidTypeError, 'batch_format="pyarrow"'),
         (7, InvalidTypeError, "not int"),
+        ("text", InvalidTypeError, "not str"),
+        (["text"], InvalidTypeError, "not str"),
+        (pa.Table.from_arrays([["a"], ["b"]], ["text", "text"]), ConfigurationError, "several columns 'text'"),
     ],
-    ids=["missing", "numbers", "exists", "dict", "number"],
+    ids=["missing", "numbers", "exists", "dict", "number", "text", "list", "twice"],
 )
 def test_data_that_cannot_be_embedded_is_refused(data, error, message, sandbox):
     with pytest.raises(error, match=message):
-        EmbedTable("text")(data)
+        list(EmbedTable("text")(data))
     assert sandbox.requests == []
+
+
+def test_frame_that_cannot_be_embedded_is_refused(sandbox):
+    pd = pytest.importorskip("pandas")
+    for data, error, message in (
+        (pd.Series(["text"]), InvalidTypeError, "not Series"),
+        (pd.DataFrame({"text": ["one", 1]}), InvalidTypeError, "must hold strings: Expected bytes, got a 'int'"),
+        (pd.DataFrame([["a", "b"]], columns=["text", "text"]), ConfigurationError, "Duplicate column names"),
+        (pd.DataFrame({"other": ["one"]}), ConfigurationError, "no column 'text', only 'other'"),
+    ):
+        with pytest.raises(error, match=message):
+            EmbedTable("text")(data)
+    assert sandbox.requests == []
+
+
+def test_frame_of_another_library_is_refused_with_the_call_that_makes_a_table_of_it():
+    class Frame(list):  # Polars itself starts threads, and other tests fork
+        columns = ("text",)
+
+    with pytest.raises(InvalidTypeError, match=r"frame\.to_arrow"):
+        EmbedTable("text")(Frame())

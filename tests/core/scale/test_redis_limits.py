@@ -40,6 +40,7 @@ from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.limits import FREE, Cost, Outcome, Saving, SharedLimits
 from nanogpt_core.http.rate_limiter import RateCap, RateLimiter
 from nanogpt_core.scale import redis_scripts
+from nanogpt_core.scale.redis_address import RedisAddress, server_error
 
 CENT = Cost("model", texts=1, tokens=100, usd=0.01, timeout=60)
 PAID = Outcome(0.01, tokens=100, answered=True)
@@ -725,6 +726,11 @@ def test_tls_with_an_own_certificate_authority(redis, name, tmp_path):
         ({"url": "http://x"}, "must begin with redis://"),
         ({"url": ""}, "NANOGPT_REDIS_URL"),
         ({"url": "redis://x?password=secret"}, "before the host"),
+        ({"url": "redis://x?decode_responses=true"}, "decode_responses"),
+        ({"url": "redis://:secret@x?bogus=1"}, "is not valid: .*bogus"),
+        ({"url": "redis://:secret@x?socket_timeout=soon"}, "is not valid: .*socket_timeout"),
+        ({"url": "redis://:secret@x:99999"}, "is not valid: Port"),
+        ({"url": "redis://:secret@[::1"}, "is not valid: Invalid IPv6"),
         ({"name": "a{b}"}, "name may hold"),
         ({"name": ""}, "name may hold"),
         ({"prefix": "a b"}, "prefix may hold"),
@@ -742,6 +748,55 @@ def test_invalid_option_is_refused(options, message):
 def test_option_of_the_wrong_type_is_refused(options):
     with pytest.raises(InvalidTypeError):
         RedisLimits(**{"url": "redis://127.0.0.1", **options})
+
+
+def test_option_cannot_be_changed_later():
+    limits = RedisLimits("redis://127.0.0.1", "a", 10, 1.0)
+    for option, value in (("name", "b"), ("requests_per_second", 20), ("budget_usd", 5.0)):
+        with pytest.raises(ConfigurationError, match=f"{option} cannot be changed"):
+            setattr(limits, option, value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "remedy"),
+    [
+        ("MovedError", "5061 127.0.0.1:7001", "Pass cluster=True."),
+        ("ResponseError", "WRONGTYPE Operation against a key", "pass another name or prefix"),
+        ("ResponseError", "AUTH called without any password configured", "Check user, password"),
+        ("ResponseError", "unknown command 'EVALSHA'", "Redis 5 or later"),
+        ("ResponseError", "Error running script (call to f_1): @user_script: 2: -READONLY You can't write", None),
+        ("ResponseError", "Error running script (call to f_1): @user_script: 2: -OOM command not allowed", None),
+        ("ReadOnlyError", "You can't write against a read only replica.", None),
+        ("ResponseError", "MISCONF Redis is configured to save RDB snapshots", None),
+        ("BusyLoadingError", "Redis is loading the dataset in memory", None),
+        ("ResponseError", "BUSY Redis is busy running a script.", None),
+        ("ConnectionError", "max number of clients reached", None),
+    ],
+)
+def test_refusal_has_a_remedy_and_an_outage_is_none(kind, words, remedy):
+    from redis import exceptions
+
+    error = server_error(getattr(exceptions, kind)(words), RedisAddress("redis://127.0.0.1"))
+    if remedy is None:
+        assert error is None
+    else:
+        assert remedy in error.remedy
+
+
+def test_server_without_cluster_mode_is_named_and_a_cluster_that_is_away_is_an_outage(redis, name):
+    with pytest.raises(ConfigurationError, match="Leave cluster=True out"):
+        RedisLimits(redis.url, name, cluster=True).reserve(CENT)
+    with pytest.raises(LimitsUnavailableError):
+        RedisLimits("redis://127.0.0.1:9", name, cluster=True).reserve(CENT)
+
+
+@pytest.mark.parametrize("url", ["unix:///run/redis.sock?db=1", "unix://user@/run/redis.sock", "redis://[::1]:1/2"])
+def test_url_keeps_its_form_without_the_password(url):
+    from redis.connection import parse_url
+
+    address = RedisAddress(url.replace("user@", "user:secret@"))
+    assert address.url == url
+    assert parse_url(address.url).get("path") in {None, "/run/redis.sock"}
 
 
 def test_url_comes_from_the_environment(redis, name, monkeypatch):
