@@ -100,9 +100,7 @@ class _Pools(ForkSafe):
     def take_lease(self, url: Any, owner: Lifetime | None) -> Lease:
         """Return the use of connections by one request.
 
-        Args:
-            url: The request's URL.
-            owner: The object that sends it, or None for one that neither keeps connections open nor closes them.
+        A request without an ``owner`` neither keeps connections open nor closes them.
 
         Raises:
             ConfigurationError: The environment's proxy or certificates cannot be used.
