@@ -39,7 +39,6 @@ from nanogpt_core.http.endpoint import CHAT_TIMEOUT, DEFAULT_BASE_URL
 from nanogpt_core.http.secrets import hide_keys
 from nanogpt_core.models.chat_catalog import get_chat_model
 from nanogpt_core.models.listing import fetch_chat_model
-from nanogpt_core.validation import with_field_names
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -142,7 +141,7 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
         given = options = hide_keys(options)  # type: ignore[assignment]
         if not isinstance(model, NotGiven):
             given["model"] = model
-        fields = self._with_subclass_defaults(with_field_names(given, self._fields_by_other_name()))
+        fields = self._read_options(given)
         self._check_options(fields)
         session = self._connect(fields)
         has_own_profile = fields.get("profile") is not None

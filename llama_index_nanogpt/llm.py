@@ -40,7 +40,7 @@ from nanogpt_core.http.endpoint import CHAT_TIMEOUT, DEFAULT_BASE_URL
 from nanogpt_core.http.secrets import hide_keys
 from nanogpt_core.models.chat_catalog import ChatModelInfo, get_chat_model
 from nanogpt_core.models.listing import fetch_chat_model
-from nanogpt_core.validation import check_can_be_pickled, check_number, with_field_names
+from nanogpt_core.validation import check_can_be_pickled, check_number
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -141,7 +141,7 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
         given = options = hide_keys(options)  # type: ignore[assignment]
         if not isinstance(model, NotGiven):
             given["model"] = model
-        fields = self._with_subclass_defaults(with_field_names(given, self._fields_by_other_name()))
+        fields = self._read_options(given)
         fields.setdefault("model", type(self).model_fields["model"].default)
         has_own_window = fields.get("context_window") is not None
         is_live = fields.get("context_window") == "live"

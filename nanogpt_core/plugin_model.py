@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel  # a dependency of the SDK
 
+from nanogpt_core.errors import InvalidTypeError
 from nanogpt_core.http.client import Closeable
 from nanogpt_core.http.secrets import hide_keys
 
@@ -23,6 +24,25 @@ class PluginModel(Closeable, BaseModel):
     def _shared_by_copies(self) -> Iterable[Any]:
         """Return the objects that deep copies share, such as HTTP clients and objects that may hold a lock."""
         return ()
+
+    @classmethod
+    def _with_subclass_defaults(cls, options: Mapping[str, Any], other_names: Mapping[str, str]) -> dict[str, Any]:
+        """Return options by the names of their fields, with the defaults that a subclass has set for others.
+
+        A subclass must declare no field under another name of an option: it would show its value and have no effect.
+        """
+        base: Any = next(one for one in cls.__mro__ if "_field_names" in vars(one))  # the framework's class
+        for name, field in other_names.items():
+            if name in cls.model_fields and name not in base.model_fields:
+                raise InvalidTypeError(f"{name} is called {field} in a subclass.", remedy=f"Declare {field}.")
+        defaults: dict[str, Any] = {}
+        for name, inherited in base.model_fields.items():
+            own = cls.model_fields[name]
+            is_inherited = own.default_factory is inherited.default_factory and own.default == inherited.default
+            # The environment is the default of some inherited fields: these are not asked for.
+            if name not in options and not is_inherited and not own.is_required():
+                defaults[name] = own.get_default(call_default_factory=True)
+        return {**hide_keys(defaults), **options}
 
     @classmethod
     def model_construct(cls, _fields_set: set[str] | None = None, **values: Any) -> Self:

@@ -151,31 +151,3 @@ def with_field_names(options: Mapping[str, Any], other_names: Mapping[str, str])
             names = " and ".join(sorted(one for one in options if other_names.get(one, one) == name))
             raise ConfigurationError(f"{names} are the same option, and differ.", remedy="Pass one of them.")
     return fields
-
-
-def check_subclass_fields(cls: Any, base: Any, field_names: Mapping[str, str]) -> None:
-    """Check that a subclass of a pydantic class declares no field under another name of an option.
-
-    Such a field would show its value and have no effect.
-    """
-    for name, field in field_names.items():
-        if name in cls.model_fields and name not in base.model_fields:
-            raise InvalidTypeError(f"{name} is called {field} in a subclass.", remedy=f"Declare {field}.")
-
-
-def subclass_defaults(cls: Any, base: Any, given: Collection[str]) -> dict[str, Any]:
-    """Return the defaults that a subclass of a pydantic class has set for its fields.
-
-    Args:
-        cls: The class of an object that is being made: ``base`` or a subclass of it.
-        base: The class whose fields count.
-        given: Fields that the caller has passed: their defaults are not asked for.
-    """
-    defaults: dict[str, Any] = {}
-    for name, inherited in base.model_fields.items() if cls is not base else ():
-        own = cls.model_fields[name]
-        is_inherited = own.default_factory is inherited.default_factory and own.default == inherited.default
-        # The environment is the default of some inherited fields: these are not asked for.
-        if name not in given and not is_inherited and not own.is_required():
-            defaults[name] = own.get_default(call_default_factory=True)
-    return defaults

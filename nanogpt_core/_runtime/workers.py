@@ -100,12 +100,8 @@ def _wait_for_workers() -> None:
 def run_in_threads(tasks: Sequence[Callable[[], None]], max_workers: int, stop: threading.Event) -> None:
     """Run all tasks in threads; raise the first failure after the tasks in progress have ended.
 
-    A single task runs in the calling thread. So do all tasks if the process may not start a thread.
-
-    Args:
-        tasks: The tasks.
-        max_workers: Maximum number of threads, at least 1.
-        stop: Set after the first failure; tasks in progress should end soon, and no further task starts.
+    The failure sets ``stop``: tasks in progress should end soon, and no further task starts. A single task runs in the
+    calling thread. So do all tasks if the process may not start a thread.
     """
     queue, lock, failures = iter(tasks), threading.Lock(), list[BaseException]()
 
@@ -153,12 +149,8 @@ async def run_in_tasks(
 ) -> None:
     """Run all tasks on the running event loop; raise the first failure after the tasks in progress have ended.
 
-    Cancelling this coroutine cancels the tasks in progress.
-
-    Args:
-        tasks: Functions that return an awaitable. Each gets an event that ends its waits early.
-        max_workers: Maximum number of tasks in progress, at least 1.
-        stop: Set after the first failure or cancellation.
+    Each task gets an event that ends its waits early. The failure sets ``stop``, and so does cancelling this coroutine,
+    which cancels the tasks in progress.
     """
     queue, halt, failures = iter(tasks), asyncio.Event(), list[BaseException]()
 

@@ -168,9 +168,7 @@ def file_identity(path: Path) -> tuple[int, int] | None:
 def connect(path: Path, seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
     """Open a cache file for writing, or for reading if the rights to write are missing.
 
-    Args:
-        path: The file.
-        seconds: How long to wait for other processes, here and in each statement. 0: not at all.
+    Other processes are waited for at most ``seconds``, here and in each statement.
     """
     return _wait_for_others(lambda left: _connect_once(path, left), seconds)
 
@@ -236,12 +234,9 @@ def _checked(path: Path, mode: str, seconds: float, *, write: bool) -> sqlite3.C
 
 
 def open_file(path: Path, mode: str, seconds: float) -> sqlite3.Connection:
-    """Open a file without checking it.
+    """Open a file without checking it; each statement waits ``seconds`` for other processes.
 
-    Args:
-        path: The file.
-        mode: Parameter of SQLite's URI, such as ``mode=ro``.
-        seconds: How long each statement waits for other processes.
+    ``mode`` is a parameter of SQLite's URI, such as ``mode=ro``.
     """
     database = sqlite3.connect(
         f"{path.as_uri()}?{mode}", uri=True, timeout=seconds, isolation_level=None, check_same_thread=False

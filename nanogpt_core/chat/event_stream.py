@@ -13,10 +13,9 @@ from collections.abc import AsyncIterator, Iterator
 from contextvars import ContextVar
 from typing import Any
 
-import anyio  # a dependency of the SDK
-
 from nanogpt_core.chat.exchange import READ_ERRORS, ChatExchange
 from nanogpt_core.errors import ReplyError
+from nanogpt_core.http.network import time_limit
 from nanogpt_core.http.sdk import httpx
 
 # They do not matter if the answer is complete.
@@ -123,9 +122,8 @@ class EventStream(httpx.SyncByteStream, httpx.AsyncByteStream):  # type: ignore[
     async def _aread(self, started: float) -> bytes | None:
         try:
             seconds = self._seconds_left(started)
-            with self._exchange.attempt_limits(seconds), anyio.move_on_after(seconds):
+            with self._exchange.attempt_limits(seconds), time_limit(seconds, httpx.ReadTimeout):
                 return await anext(self._source, None)
-            raise httpx.ReadTimeout("no further event in time")
         except _ERRORS_AFTER_THE_END:
             if not self._reader.is_complete:
                 raise

@@ -53,7 +53,10 @@ class JsonTextStream:
         if self._may_be_fenced:
             self._may_be_fenced = False
             content = strip_code_fence(self._text) if is_json else self._text
-        return (content or "") + _suffix_if_incomplete(self._text) if is_last and is_json else content
+        if not (is_last and is_json):
+            return content
+        suffix = invalidating_suffix(_inner(self._text)) if is_incomplete(self._text) else ""
+        return (content or "") + suffix
 
 
 def is_incomplete(text: str) -> bool:
@@ -71,11 +74,6 @@ def is_incomplete(text: str) -> bool:
 def _inner(text: str) -> str:
     fenced = _OPEN_FENCE.search(text)
     return (text if fenced is None or text.lstrip().startswith(("{", "[")) else fenced[1]).strip(" \n\r\t`")
-
-
-def _suffix_if_incomplete(text: str) -> str:
-    """Return text that makes incomplete JSON unreadable; empty if there is none."""
-    return invalidating_suffix(_inner(text)) if is_incomplete(text) else ""
 
 
 def invalidating_suffix(text: str) -> str:

@@ -20,14 +20,7 @@ from nanogpt_core.chat.options import (
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.http.secrets import hide_keys
 from nanogpt_core.plugin_model import PluginModel
-from nanogpt_core.validation import (
-    check_bool,
-    check_http_client,
-    check_model_name,
-    check_subclass_fields,
-    subclass_defaults,
-    with_field_names,
-)
+from nanogpt_core.validation import check_bool, check_http_client, check_model_name, with_field_names
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -134,11 +127,10 @@ class ChatModelBase(PluginModel):
         return [*cls.model_fields, *cls._fields_by_other_name()]
 
     @classmethod
-    def _with_subclass_defaults(cls, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return options by the names of their fields, with the defaults that a subclass has set for others."""
-        base = next(one for one in cls.__mro__ if "_field_names" in vars(one))  # the plugin's class
-        check_subclass_fields(cls, base, {**_FOREIGN_NAMES, **cls._fields_by_other_name()})
-        return {**hide_keys(subclass_defaults(cls, base, options)), **options}
+    def _read_options(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options of the constructor by the names of their fields, and the defaults of a subclass."""
+        names = cls._fields_by_other_name()
+        return cls._with_subclass_defaults(with_field_names(given, names), {**_FOREIGN_NAMES, **names})
 
     @classmethod
     def _connection_fields(cls) -> set[str]:

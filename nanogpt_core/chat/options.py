@@ -50,14 +50,7 @@ def request_options() -> frozenset[str]:
 def check_request_options(given: Mapping[str, Any], known: Iterable[str] = (), *, extra_body_hint: str) -> None:
     """Check that each name is an option of a request, or one of the ``known``, and that no number is out of range.
 
-    Args:
-        given: The options by their names.
-        known: Names beside the options of a request.
-        extra_body_hint: The argument for fields of the request's body that the SDK does not know, with ``{}`` for them.
-
-    Raises:
-        InvalidTypeError: A name is neither.
-        ConfigurationError: A number is out of range.
+    ``extra_body_hint`` is the argument for fields that the SDK does not know, with ``{}`` for them.
     """
     options = request_options().union(known)
     for name in given:

@@ -91,10 +91,6 @@ class EmbedderConfig:
     The constructor takes the options as a user passes them, and keeps them in the form in which they are used: the key,
     base URL, timeout and headers in ``endpoint``, the row of the model in ``model_row``, an opened cache in
     ``opened_cache``.
-
-    Raises:
-        ConfigurationError: An invalid value, or no key.
-        InvalidTypeError: A value of the wrong type.
     """
 
     model: str | ModelInfo = "text-embedding-3-small"

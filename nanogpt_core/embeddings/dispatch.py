@@ -200,9 +200,7 @@ class Dispatcher:
     ) -> Steps[EmbeddingResponse]:
         """Send one request; if the host refuses base64, ask for float lists, or for no encoding.
 
-        Args:
-            send: :func:`~nanogpt_core.http.retry.send_with_retries` with all its arguments but ``admission``.
-            admission: A confirmed admission for the first attempt, or None.
+        ``send`` is :func:`~nanogpt_core.http.retry.send_with_retries` with all its arguments but ``admission``.
         """
         while True:
             encoding = self.host_capabilities.encoding
@@ -247,11 +245,7 @@ class Dispatcher:
         return parse_embeddings(reply.body, len(batch.texts), out, reply.request_id, self.usd_per_million_tokens)
 
     def check_dimensions(self, response: EmbeddingResponse, call: Call) -> Steps[None]:
-        """Compare the dimensions of a response; if they differ, ask the service's live list once.
-
-        Raises:
-            DimensionsError: They are not the expected ones.
-        """
+        """Compare the dimensions of a response; if they differ, ask the live list once, or raise a DimensionsError."""
         dimensions = response.vectors.shape[1]
         try:
             self._dimensions_check.accept(dimensions)

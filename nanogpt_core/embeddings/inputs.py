@@ -13,11 +13,7 @@ _MAX_NEIGHBOUR_CHARACTERS = 40
 
 
 def check_texts(texts: Iterable[str], offset: int = 0) -> list[str]:
-    """Return ``texts`` as a list, after checking each of them.
-
-    Args:
-        texts: The texts.
-        offset: Position of the first of them in the caller's list or stream.
+    """Return ``texts`` as a list, after checking each of them; ``offset`` is the position of the first one.
 
     Raises:
         InvalidTypeError: The argument is not an iterable of strings.
@@ -43,12 +39,7 @@ def check_texts(texts: Iterable[str], offset: int = 0) -> list[str]:
 
 
 def check_query(text: str) -> str:
-    """Return the query ``text`` after checking it.
-
-    Raises:
-        InvalidTypeError: It is not a string.
-        InvalidInputError: It is empty or blank, or has an unpaired surrogate.
-    """
+    """Return the query ``text`` after checking it."""
     if not isinstance(text, str):
         raise InvalidTypeError(f"The query must be a string, not {type(text).__name__}.")
     plain = str.__str__(text)

@@ -15,7 +15,7 @@ from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.http.secrets import Secret, hide_keys
 from nanogpt_core.observability.usage import Usage
 from nanogpt_core.plugin_model import PluginModel
-from nanogpt_core.validation import check_option_names, check_subclass_fields, subclass_defaults, with_field_names
+from nanogpt_core.validation import check_option_names, with_field_names
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -55,9 +55,7 @@ class EmbeddingModelBase(PluginModel):
         """Make the embedder, and set all fields, from options by any of their names."""
         self._check_names(options)
         fields = with_field_names(options, self._field_names)
-        base = next(cls for cls in type(self).__mro__ if "_field_names" in vars(cls))  # the framework's class
-        check_subclass_fields(type(self), base, {**self._foreign_names, **self._field_names})
-        fields = {**hide_keys(subclass_defaults(type(self), base, fields)), **fields}
+        fields = self._with_subclass_defaults(fields, {**self._foreign_names, **self._field_names})
         embedder = Embedder(**self._embedder_options(fields))
         resolved = {"model": embedder.model, "base_url": embedder.base_url, "api_key": self._as_key(embedder.api_key)}
         super().__init__(**{**fields, **with_field_names(resolved, self._field_names)})

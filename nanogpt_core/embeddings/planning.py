@@ -117,12 +117,7 @@ class Plan:
         return result
 
     def is_complete(self, index: int, done: Sequence[int]) -> bool:
-        """Return whether all request texts of the distinct text ``index`` are done.
-
-        Args:
-            index: Index of the distinct text.
-            done: For each request text, 1 if its vector is there, else 0.
-        """
+        """Return whether all request texts of the distinct text ``index`` are done."""
         request_index = self.request_index_of[index]
         return bool(done[request_index]) if request_index >= 0 else all(done[piece] for piece, _ in self.pieces[index])
 

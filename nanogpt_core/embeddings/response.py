@@ -58,11 +58,6 @@ class DimensionsCheck(ForkSafe):
     With the option ``dimensions`` that is the number asked for. Otherwise it is that of the first reply, if the catalog
     or the live list gives this number for the model, or if neither knows the model.
 
-    Args:
-        model: The model.
-        dimensions: The option, or None for the model's full dimensions.
-        learned: Dimensions of an earlier reply, or None.
-
     Attributes:
         dimensions: Dimensions of the vectors; None as long as no reply has come and the sources give none or several.
         learned: Dimensions of the first reply, or None.
@@ -95,15 +90,7 @@ class DimensionsCheck(ForkSafe):
                     self.dimensions = self._single_expectation()
 
     def accept(self, dimensions: int, source: str = "reply") -> None:
-        """Learn the dimensions from the first reply; compare those of each further reply.
-
-        Args:
-            dimensions: Those of the vectors that came.
-            source: Origin of the vectors, for the message of the error.
-
-        Raises:
-            DimensionsError: They differ from the expected ones.
-        """
+        """Learn the dimensions from the first reply; raise a DimensionsError if those of a further one differ."""
         with self._lock:
             if self.learned == dimensions:
                 return
@@ -125,8 +112,7 @@ class DimensionsCheck(ForkSafe):
     def accept_stored(self, dimensions: int) -> None:
         """Compare the dimensions of a vector store's vectors; learn them if they are not known yet.
 
-        Raises:
-            ConfigurationError: They differ. The remedy says what can be done.
+        If they differ, a ConfigurationError says what can be done.
         """
         try:
             self.accept(dimensions)

@@ -108,7 +108,7 @@ class ListOutput:
                 self._lists[row] = floats
 
     def result(self, dimensions: int) -> list[list[float]]:
-        """Return the lists of all texts in the caller's order."""
+        """Return the lists of all texts in the caller's order; raise a NanoGPTError if one is missing."""
         if self._array is None:
             return self._lists
         return [floats for lists in _iter_lists(self._array.result(dimensions)) for floats in lists]
@@ -208,11 +208,7 @@ class ResultCollector:
         return None if dimensions is None else self.output.out(batch.request_indices, dimensions)
 
     def accept(self, batch: Batch, response: EmbeddingResponse, *, may_cache: bool = True) -> Iterator[Yield | Run]:
-        """Take the vectors of one batch, and write them to the cache, unless the reply names another model.
-
-        Yields:
-            Actions for :mod:`~nanogpt_core.http.runner`; the work is done between them.
-        """
+        """Take the vectors of one batch, and write them to the cache, unless the reply names another model."""
         yield from self._put(batch.request_indices, response.vectors)
         if not may_cache:
             return
@@ -236,11 +232,7 @@ class ResultCollector:
                 self.report(sum(self._texts_done[row] for row in rows))
 
     def finish(self) -> Any:
-        """Return all vectors in the caller's order.
-
-        Raises:
-            NanoGPTError: A row has no vector, because a worker ended without a word.
-        """
+        """Return all vectors in the caller's order."""
         if not all(self._done):
             raise NanoGPTError(
                 f"{self._done.count(0)} of {len(self._done)} vectors are missing, though no request failed.",

@@ -108,14 +108,10 @@ class Closeable:
 class HttpClient:
     """Sends single requests, sync and async. Safe in threads, after a fork, and in one event loop after another.
 
-    Requests can still be sent after closing, for calls under way: each then uses a connection of its own.
+    The requests are for the object with the state ``lifetime``, or for none. ``modules`` are imported before the first
+    one. An async client of the caller's own belongs to one event loop.
 
-    Args:
-        endpoint: Base URL, key and headers.
-        http_client: The caller's own ``httpx`` client for sync requests, or None.
-        http_async_client: The caller's own ``httpx`` client for async requests, or None. It belongs to one event loop.
-        lifetime: The state of the object that the requests are for; None for single requests of none.
-        modules: Further modules to import before the first request.
+    Requests can still be sent after closing, for calls under way: each then uses a connection of its own.
     """
 
     def __init__(

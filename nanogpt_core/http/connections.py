@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import weakref
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING, Any
 
 from nanogpt_core._runtime.fork import ForkSafe, delay_forks
@@ -27,40 +27,20 @@ _MAX_IDLE_CONNECTIONS = 64
 _IDLE_SECONDS = 5.0  # as httpx does; servers close connections that idle for longer
 
 
-# Tools that record or trace requests patch the handle methods of these two base classes. They have no option for a
-# network backend, so the pool is replaced: docs/adr/0001-pool-with-own-network-backend.md.
+# Tools that record or trace requests patch the handle methods of the classes of these transports. The classes have no
+# option for a network backend, so the pool is replaced: docs/adr/0001-pool-with-own-network-backend.md.
 
 
-class _SharedTransport(httpx.HTTPTransport):  # type: ignore[misc] # the library is known only when this runs
-    """Sends sync requests, all through one proxy or all directly."""
-
-    def __init__(self, proxy: Proxy | None, tls: ssl.SSLContext) -> None:
-        super().__init__(verify=tls, trust_env=False)
-        self._proxy = proxy
-        self._pool = httpcore.ConnectionPool(network_backend=Backend(), **_pool_options(proxy, tls))
-
-    def handle_request(self, request: Any) -> Any:
-        try:
-            return super().handle_request(request)
-        except httpx.TransportError as error:
-            _name_proxy(error, self._proxy)
-            raise
+def _make_transport(proxy: Proxy | None, tls: ssl.SSLContext) -> Any:
+    transport = httpx.HTTPTransport(verify=tls, trust_env=False)
+    transport._pool = httpcore.ConnectionPool(network_backend=Backend(), **_pool_options(proxy, tls))
+    return transport
 
 
-class _AsyncSharedTransport(httpx.AsyncHTTPTransport):  # type: ignore[misc]
-    """Sends async requests, all through one proxy or all directly."""
-
-    def __init__(self, proxy: Proxy | None, tls: ssl.SSLContext) -> None:
-        super().__init__(verify=tls, trust_env=False)
-        self._proxy = proxy
-        self._pool = httpcore.AsyncConnectionPool(network_backend=AsyncBackend(), **_pool_options(proxy, tls))
-
-    async def handle_async_request(self, request: Any) -> Any:
-        try:
-            return await super().handle_async_request(request)
-        except httpx.TransportError as error:
-            _name_proxy(error, self._proxy)
-            raise
+def _make_async_transport(proxy: Proxy | None, tls: ssl.SSLContext) -> Any:
+    transport = httpx.AsyncHTTPTransport(verify=tls, trust_env=False)
+    transport._pool = httpcore.AsyncConnectionPool(network_backend=AsyncBackend(), **_pool_options(proxy, tls))
+    return transport
 
 
 def _pool_options(proxy: Proxy | None, tls: ssl.SSLContext) -> dict[str, Any]:
@@ -81,27 +61,18 @@ def _pool_options(proxy: Proxy | None, tls: ssl.SSLContext) -> dict[str, Any]:
     return options
 
 
-def _name_proxy(error: Any, proxy: Proxy | None) -> None:
-    """Add the proxy, and the variable that it comes from, to an error between here and the proxy, or to a timeout."""
-    if isinstance(error, (httpx.ReadTimeout, httpx.WriteTimeout)):
-        error.proxy = proxy  # it may be the proxy that is silent: map_error() names it
-        return
-    is_with_host = any(isinstance(cause, ssl.SSLError) for cause in causes(error))  # TLS is between here and the host
-    if isinstance(error, (httpx.ProxyError, httpx.ConnectError, httpx.ConnectTimeout)) and proxy and not is_with_host:
-        raise httpx.ProxyError(f"{proxy}: {error}") from error
-
-
 class _Pool:
     """The connections to one origin.
 
     Attributes:
-        transport: Holds and uses the connections.
+        transport: Holds and uses the connections, all through one proxy or all directly.
+        proxy: That proxy, or None.
         owners: The objects that have used them.
         in_flight: Number of requests in flight.
     """
 
-    def __init__(self, transport: Any) -> None:
-        self.transport = transport
+    def __init__(self, transport: Any, proxy: Proxy | None) -> None:
+        self.transport, self.proxy = transport, proxy
         self.owners: weakref.WeakSet[Lifetime] = weakref.WeakSet()
         self.in_flight = 0
 
@@ -116,9 +87,9 @@ class _Pools(ForkSafe):
     The environment is read when an origin is used for the first time.
     """
 
-    def __init__(self, kind: Any) -> None:
+    def __init__(self, make_transport: Callable[[Proxy | None, ssl.SSLContext], Any]) -> None:
         super().__init__()
-        self._kind = kind
+        self._make_transport = make_transport
         self._by_origin: dict[tuple[str, str, int | None], _Pool] = {}
 
     def _in_child(self) -> None:
@@ -129,9 +100,7 @@ class _Pools(ForkSafe):
     def take_lease(self, url: Any, owner: Lifetime | None) -> Lease:
         """Return the use of connections by one request.
 
-        Args:
-            url: The request's URL.
-            owner: The object that sends it, or None for one that neither keeps connections open nor closes them.
+        A request without an ``owner`` neither keeps connections open nor closes them.
 
         Raises:
             ConfigurationError: The environment's proxy or certificates cannot be used.
@@ -150,7 +119,7 @@ class _Pools(ForkSafe):
             proxy = proxy_for(scheme, host, port)
             needs_tls = scheme == "https" or (proxy is not None and proxy.url.startswith("https"))
             tls = tls_context() if needs_tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            return _Pool(self._kind(proxy, tls))
+            return _Pool(self._make_transport(proxy, tls), proxy)
 
     def give_back(self, pool: _Pool, owner: Lifetime | None) -> list[Any]:
         """End the use of a pool by one request; return the transports that its caller must close."""
@@ -174,7 +143,7 @@ class _Pools(ForkSafe):
 
 
 _inherited: list[object] = []
-_of_process = _Pools(_SharedTransport)
+_of_process = _Pools(_make_transport)
 
 # The async generator closes the connections; see _close_at_end().
 _of_loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[_Pools, AsyncGenerator[None, None]]]
@@ -196,7 +165,7 @@ async def _of_running_loop() -> _Pools:
         # Connections refer to their loop, so weak keys do not free a loop that was closed abruptly.
         for closed in [each for each in _of_loops if each.is_closed()]:
             _of_loops.pop(closed, None)
-        pools = _Pools(_AsyncSharedTransport)
+        pools = _Pools(_make_async_transport)
         found = _of_loops[loop] = pools, _close_at_end(pools, weakref.ref(loop))
         await anext(found[1])
     return found[0]
@@ -220,7 +189,17 @@ class Lease:
     def __init__(self, pools: _Pools, pool: _Pool, owner: Lifetime | None) -> None:
         self._pools, self._owner = pools, owner
         self._pool: _Pool | None = pool
-        self.transport: Any = pool.transport
+        self.transport, self._proxy = pool.transport, pool.proxy
+
+    def name_proxy(self, error: Any) -> None:
+        """Add the proxy, and the variable that it comes from, to an error on the way to the proxy, or to a timeout."""
+        if isinstance(error, (httpx.ReadTimeout, httpx.WriteTimeout)):
+            error.proxy = self._proxy  # it may be the proxy that is silent: map_error() names it
+            return
+        is_to_proxy = isinstance(error, (httpx.ProxyError, httpx.ConnectError, httpx.ConnectTimeout))
+        # TLS is between here and the host.
+        if self._proxy and is_to_proxy and not any(isinstance(cause, ssl.SSLError) for cause in causes(error)):
+            raise httpx.ProxyError(f"{self._proxy}: {error}") from error
 
     def close(self) -> None:
         """End the use of this process's connections."""

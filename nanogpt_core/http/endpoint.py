@@ -13,7 +13,7 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
-from nanogpt_core.http.secrets import ApiKey, Secret, SecretHeaders, find_key, hide_key, resolve_key
+from nanogpt_core.http.secrets import ApiKey, Secret, SecretHeaders, hide_key, resolve_key
 from nanogpt_core.validation import check_bool, number_type_error
 
 DEFAULT_BASE_URL = "https://nano-gpt.com/api/v1"
@@ -84,7 +84,7 @@ class Endpoint:
         """
         api_key = hide_key(api_key)
         check_bool("allow_insecure_http", allow_insecure_http)
-        key = resolve_key(api_key) if key_required else find_key(api_key)
+        key = resolve_key(api_key, required=key_required)
         return cls(
             key, resolve_base_url(base_url, allow_insecure_http), _check_timeout(timeout), _check_headers(headers)
         )

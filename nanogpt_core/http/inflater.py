@@ -21,9 +21,6 @@ class Inflater:
 
     They begin gzip or zlib. If not, the body is raw deflate, as some servers send it, also as gzip, or it is not
     compressed at all: a proxy has unpacked it and kept the header. Deflated JSON does not begin as JSON does.
-
-    Args:
-        coding: The compression that the header names.
     """
 
     def __init__(self, coding: str) -> None:

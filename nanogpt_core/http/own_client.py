@@ -8,10 +8,9 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-import anyio  # comes with the SDK
-
 from nanogpt_core._runtime.clock import current_attempt, seconds_left
 from nanogpt_core.errors import ConfigurationError
+from nanogpt_core.http.network import time_limit
 from nanogpt_core.http.sdk import httpx
 
 _OTHER_LOOP = re.compile(r"event loop is closed|different (?:event )?loop", re.IGNORECASE)
@@ -30,7 +29,7 @@ def send_with(client: Any, request: Any) -> Any:
 
 async def asend_with(client: Any, request: Any) -> Any:
     """Do the same as :func:`send_with` on an event loop; the client is stopped at the deadline of the attempt."""
-    with _as_httpx_errors(client), _time_limit():
+    with _as_httpx_errors(client), time_limit(seconds_left(None), httpx.ReadTimeout):
         own = _request_of(client, request, await request.aread())
         try:
             response = await client.send(own, stream=True, follow_redirects=False)
@@ -94,7 +93,7 @@ class _Stream(httpx.SyncByteStream, httpx.AsyncByteStream):  # type: ignore[misc
     async def __aiter__(self) -> AsyncIterator[bytes]:
         chunks = aiter(self._response.aiter_raw())
         while True:
-            with _as_httpx_errors(self._client), _time_limit():
+            with _as_httpx_errors(self._client), time_limit(seconds_left(None), httpx.ReadTimeout):
                 chunk = await anext(chunks, None)
             if chunk is None:
                 return
@@ -123,12 +122,3 @@ def _as_httpx_errors(client: Any) -> Iterator[None]:
         if same is None or isinstance(error, same) or not issubclass(same, httpx.TransportError):
             raise
         raise same(str(error)) from error
-
-
-@contextlib.contextmanager
-def _time_limit() -> Iterator[None]:
-    """Keep to the deadline of the attempt, which a caller's own client does not know."""
-    with anyio.move_on_after(seconds_left(None)) as scope:
-        yield
-    if scope.cancelled_caught:
-        raise httpx.ReadTimeout("the attempt's time is over")

@@ -220,12 +220,7 @@ class RateLimiter(ForkSafe):
 
 
 class ProcessLimits:
-    """Limits of one process: the rate limiter that its objects share, and the budget of one object.
-
-    Args:
-        limiter: Returns the rate limiter.
-        budget: The budget, or None.
-    """
+    """Limits of one process: the rate limiter that its objects share, and the budget of one object."""
 
     may_block = False
 

@@ -61,12 +61,8 @@ class AsyncPlainClient(openai.AsyncOpenAI):
 def make_client(kind: type[Client], endpoint: Endpoint, transport: Any) -> Client:
     """Return a client that never follows a redirect. A sync one may be used in any thread, and after a fork.
 
-    It has neither the headers of ``OPENAI_*`` variables nor those that describe this machine.
-
-    Args:
-        kind: The class of the client.
-        endpoint: Base URL and timeout. The transport adds key and headers, so no object of the SDK holds them.
-        transport: Sends the requests.
+    It has neither the headers of ``OPENAI_*`` variables nor those that describe this machine. The ``transport`` adds
+    key and headers, so no object of the SDK holds them.
     """
     http_client = httpx.AsyncClient if issubclass(kind, openai.AsyncOpenAI) else httpx.Client
     client: Any = kind(

@@ -73,8 +73,6 @@ class Secret:
     def __repr__(self) -> str:
         return "Secret('**********')"
 
-    __str__ = __repr__
-
     def __eq__(self, other: object) -> bool:
         return self._value == other._value if isinstance(other, Secret) else NotImplemented
 
@@ -92,7 +90,7 @@ class Secret:
 
 
 def _secret_from_environment() -> Secret:
-    return find_key(None) or Secret("")
+    return resolve_key(None, required=False) or Secret("")
 
 
 reduction.register(Secret, lambda secret: (Secret, (secret._value,)))
@@ -106,8 +104,6 @@ class SecretHeaders(dict[str, str]):
 
     def __repr__(self) -> str:
         return f"SecretHeaders({', '.join(self)})"
-
-    __str__ = __repr__
 
     def __copy__(self) -> SecretHeaders:
         return self
@@ -140,27 +136,22 @@ def hide_keys(options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def resolve_key(api_key: ApiKey) -> Secret:
-    """Return the key that the argument or the environment gives.
+def resolve_key(api_key: ApiKey, *, required: bool = True) -> Secret | None:
+    """Return the key that the argument or the environment gives; None if there is none, and none is ``required``.
 
     Raises:
         ConfigurationError: There is none, or it has characters that no header may have. It is not shown.
         InvalidTypeError: It is neither a string nor a ``SecretStr``.
     """
     api_key = hide_key(api_key)
-    key = find_key(api_key)
-    if key is None:
-        raise ConfigurationError(f"No API key: {' and '.join(KEY_VARIABLES)} are unset.", remedy=_KEY_REMEDY)
-    return key
-
-
-def find_key(api_key: ApiKey) -> Secret | None:
-    """Do the same as :func:`resolve_key`, but return None if there is no key."""
-    api_key = hide_key(api_key)
     if api_key is not None:
         return _check_key(api_key, "api_key")
     variable = next((name for name in KEY_VARIABLES if os.environ.get(name, "").strip()), None)
-    return None if variable is None else _check_key(Secret(os.environ[variable]), variable)
+    if variable is not None:
+        return _check_key(Secret(os.environ[variable]), variable)
+    if required:
+        raise ConfigurationError(f"No API key: {' and '.join(KEY_VARIABLES)} are unset.", remedy=_KEY_REMEDY)
+    return None
 
 
 def _check_key(key: Secret, source: str) -> Secret:

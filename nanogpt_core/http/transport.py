@@ -57,8 +57,9 @@ class Transport(httpx.BaseTransport, httpx.AsyncBaseTransport):  # type: ignore[
         lease = take_lease(request.url, self._owner)
         try:
             return _with_body(lease.transport.handle_request(request), lease)
-        except BaseException:
+        except BaseException as error:
             lease.close()
+            lease.name_proxy(error)
             raise
 
     async def handle_async_request(self, request: Any) -> Any:
@@ -69,8 +70,9 @@ class Transport(httpx.BaseTransport, httpx.AsyncBaseTransport):  # type: ignore[
         lease = await take_async_lease(request.url, self._owner)
         try:
             return _with_body(await lease.transport.handle_async_request(request), lease)
-        except BaseException:
+        except BaseException as error:
             await lease.aclose()
+            lease.name_proxy(error)
             raise
 
 

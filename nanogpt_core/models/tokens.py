@@ -65,11 +65,7 @@ def load_encoding() -> tiktoken.Encoding | None:
 
 
 class TokenCounter:
-    """Counts tokens for one model.
-
-    Args:
-        model: The model. For an unknown tokenizer the highest factor is used.
-    """
+    """Counts tokens for one model. For an unknown tokenizer the highest factor is used."""
 
     def __init__(self, model: ModelInfo) -> None:
         self.limit = model.max_tokens

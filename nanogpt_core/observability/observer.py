@@ -47,14 +47,7 @@ class RequestTimer:
 
 @dataclass(eq=False, slots=True)
 class Observer:
-    """Makes the observers of an object's calls.
-
-    Attributes:
-        kind: The kind of its requests.
-        endpoint: Base URL, key and headers.
-        hook: The option ``on_request``.
-        meter: Counts the usage of the object, or None.
-    """
+    """Makes the observers of an object's calls."""
 
     kind: Kind
     endpoint: Endpoint

@@ -48,16 +48,7 @@ class GatheringDispatcher:
         self._gatherer: Gatherer | None = None
 
     def dispatch(self, batch: Batch, call: Call, lane: Lane) -> Steps[None]:
-        """Send ``batch`` until the call's results have all its vectors, by itself or with the texts of other calls.
-
-        Args:
-            batch: The only batch of a small call.
-            call: The call.
-            lane: The event loop that runs this generator, or None.
-
-        Raises:
-            NanoGPTError: The batch cannot be answered.
-        """
+        """Send ``batch`` until the call's results have all its vectors, by itself or with the texts of other calls."""
         gatherer = self.gatherer()
         waiting = WaitingCall(
             batch,
