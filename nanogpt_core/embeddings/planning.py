@@ -145,13 +145,7 @@ def weighted_mean(rows: Sequence[NDArray[np.float32]], weights: Sequence[int]) -
 
 
 def make_plan(texts: Sequence[str], counter: TokenCounter, overflow: Overflow = "error", offset: int = 0) -> Plan:
-    """Plan which request texts to send for ``texts``.
-
-    Args:
-        texts: The caller's texts, checked by :func:`~nanogpt_core.embeddings.inputs.check_texts`.
-        counter: Counts their tokens.
-        overflow: What happens to texts over the model's limit.
-        offset: Position of the first text in the caller's list or stream.
+    """Plan which request texts to send for ``texts``, which are checked; the first has the position ``offset``.
 
     Raises:
         TextTooLongError: ``overflow`` is ``"error"`` and a text has more tokens than the model takes.

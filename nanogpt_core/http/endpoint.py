@@ -103,12 +103,7 @@ class Endpoint:
 
 
 def resolve_base_url(base_url: str | None, allow_insecure_http: bool = False) -> str:
-    """Return the base URL that the argument or the environment gives, without a slash at the end.
-
-    Raises:
-        ConfigurationError: It is not an http(s) URL that can be used, or is plain HTTP to another machine.
-        InvalidTypeError: It is not a string.
-    """
+    """Return the base URL that the argument or the environment gives, without a slash at the end."""
     if base_url is None and os.environ.get(BASE_URL_VARIABLE, "").strip():
         try:
             return resolve_base_url(os.environ[BASE_URL_VARIABLE], allow_insecure_http)

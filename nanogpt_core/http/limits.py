@@ -191,12 +191,7 @@ def budget_exceeded(cost: Cost, limit_usd: float, committed_usd: float) -> Budge
 
 
 def check_limits(limits: Any, *, requests_per_second: float | None, budget_usd: float | None = None) -> None:
-    """Check the option ``limits``.
-
-    Raises:
-        InvalidTypeError: It is not an object with the methods of :class:`SharedLimits`.
-        ConfigurationError: Another option would limit the same.
-    """
+    """Check the option ``limits``, and that no other option limits the same."""
     if limits is None:
         return
     if isinstance(limits, type) or not isinstance(limits, SharedLimits):

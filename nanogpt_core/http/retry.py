@@ -177,11 +177,7 @@ def _parse_number(value: str | None) -> float | None:
 
 
 def backoff_delay(attempt: int, error: NanoGPTError) -> float | None:
-    """Return the delay before the next attempt.
-
-    Args:
-        attempt: Failed attempts before this one, counted from 0.
-        error: The error of this attempt.
+    """Return the delay before the next attempt, after ``attempt`` failed ones before this one.
 
     Returns:
         Seconds. None if the request should not be sent again.

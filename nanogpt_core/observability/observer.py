@@ -146,15 +146,7 @@ class CallObserver:
     ) -> None:
         """Report a finished request; nothing if it was never sent.
 
-        Args:
-            timer: Time and attempts.
-            texts: Number of the call's texts.
-            prompt_tokens: Tokens of the input, or None if unknown.
-            completion_tokens: Tokens of the answer, or None if unknown.
-            cost_usd: US dollars, or None if unknown.
-            request_id: The service's name for the request, or None.
-            shared: Whether the record of another call already counts this request.
-            error: The error that ended the request, or the name for one.
+        The arguments are fields of :class:`RequestRecord`; ``error`` can also be the error that ended the request.
         """
         if not timer.attempts:
             return
