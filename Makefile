@@ -40,7 +40,7 @@ help:
 	@echo "make versions        the tests with the lowest and the highest versions that pyproject.toml admits"
 	@echo "make pythons         lint, types and tests with each Python from 3.10 on that is installed here"
 	@echo "make wheels          the wheel, installed with one extra at a time, against a sandbox elsewhere"
-	@echo "make kill            the tests of cache and command line at full length: kills, processes"
+	@echo "make kill            the tests with kills, processes and random examples at full length"
 	@echo "make faults          a table of our and other clients' results for everything that can go wrong"
 	@echo "make scale           several processes, one Redis server, kills and outages; writes benchmarks/SCALE.md"
 	@echo "make ray             EmbedTable in actors of Ray Data, in an environment with Ray"
@@ -106,7 +106,8 @@ tests: $(VENV)/dev
 	$(RUN) -m pytest $(TESTS)
 
 kill: $(VENV)/dev
-	NANOGPT_LONG=1 $(RUN) -m pytest tests/core/cache tests/core/cli/test_embed_kill.py
+	NANOGPT_LONG=1 $(RUN) -m pytest tests/core/cache tests/core/cli/test_embed_kill.py \
+		tests/core/embeddings/gathering/test_gathering_model.py tests/plugins/test_chat_fuzz.py
 
 faults: $(VENV)/dev
 	$(RUN) -m benchmarks.faults.run

@@ -15,6 +15,8 @@ import pytest
 from blockbuster import blockbuster_ctx
 from pytest_socket import SocketConnectBlockedError
 
+import warm_process
+
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 VARIABLES = ("NANOGPT_", "NANO_GPT_", "OPENAI_", "LANGSMITH_", "LANGCHAIN_", "TIKTOKEN_", "HTTP_PROXY", "HTTPS_PROXY")
 
@@ -198,6 +200,14 @@ def nothing_leaked(sandbox):
             assert not [name for name in request.headers if name.startswith("openai-")]
 
     return check
+
+
+@pytest.fixture(scope="session")
+def warm():
+    """A process that has imported the packages of earlier programs. Its tests share an xdist group."""
+    process = warm_process.WarmProcess()
+    yield process
+    process.close()
 
 
 class Telemetry:

@@ -20,7 +20,7 @@ import pytest
 
 import warm_process
 
-pytestmark = pytest.mark.xdist_group("snippets")  # one warm process for all
+pytestmark = pytest.mark.xdist_group("warm processes")
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -28,7 +28,6 @@ BLOCK = re.compile(r"(?:^<!-- snippet: (.+?) -->\n)?^```(python|diff)\n(.*?)^```
 REDIS = re.compile(r"redis://[\d.]+:63\d\d")
 # Packages that are no part of some environments, or that warn; their snippets run if they are there, with warnings.
 OPTIONAL = {"celery", "dask", "daft", "langchain_community", "lance", "pyspark", "ray"}
-FRAMEWORKS = ("langchain", "llama_index")
 # Packages that come with an extra, and are left out in some environments of CI.
 NEEDS = {
     "fastapi": "fastapi",
@@ -96,37 +95,9 @@ def missing_package(snippet):
     return next((name for name in sorted(needed) if not warm_process.installed(name)), None)
 
 
-def frameworks(snippet):
-    """Return the frameworks that a snippet imports: a process with all of them would be slow to fork."""
-    names = {name for _, names in warm_process.imported(snippet) for name in names}
-    return frozenset(each for each in FRAMEWORKS if any(name.startswith(each) for name in names))
-
-
 @pytest.fixture(scope="module")
 def environment(shared_sandbox):
-    return {
-        **os.environ,
-        "NANOGPT_API_KEY": shared_sandbox.api_key,
-        "NANOGPT_BASE_URL": shared_sandbox.base_url,
-    }
-
-
-@pytest.fixture(scope="module")
-def warm(environment):
-    """Return a process by the frameworks that are imported in it already."""
-    running = {}
-
-    def process(wanted):
-        if wanted not in running:
-            like = [code for (code,) in (param.values for param in RUN) if frameworks(code) == wanted]
-            like = [code for code in like if missing_package(code) is None]
-            lines = set().union(*map(warm_process.imports, like))
-            running[wanted] = warm_process.WarmProcess(lines, environment=environment)
-        return running[wanted]
-
-    yield process
-    for each in running.values():
-        each.close()
+    return {"NANOGPT_API_KEY": shared_sandbox.api_key, "NANOGPT_BASE_URL": shared_sandbox.base_url}
 
 
 @pytest.fixture
@@ -151,10 +122,11 @@ def test_snippet_runs_in_its_own_process(snippet, warm, environment, folder, req
         parquet.write_table(table, folder / "passages" / "part.parquet")
     if hasattr(os, "fork"):
         with_warnings = bool(optional_packages(snippet))
-        status, out, err = warm(frameworks(snippet)).run(snippet, folder, with_warnings=with_warnings)
+        status, out, err = warm.run(snippet, folder, environment=environment, with_warnings=with_warnings)
     else:
         command = [sys.executable, "-W", "error", *warm_process.IGNORED, "-c", snippet]
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        env = {**os.environ, **environment}
+        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
         status, out, err = str(done.returncode), done.stdout, done.stderr
     assert status == "0", err or status
     assert out.strip() or "print(" not in snippet

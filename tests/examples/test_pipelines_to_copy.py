@@ -11,7 +11,7 @@ import pytest
 
 import warm_process
 
-pytestmark = pytest.mark.xdist_group("copied examples")  # one warm process for each example
+pytestmark = pytest.mark.xdist_group("warm processes")
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 NEEDS = {
@@ -25,12 +25,10 @@ DOCUMENTS = {
     "x200.md": "The battery of the X200 lasts twelve hours.",
 }
 QUESTION = "How long does the battery of the X200 last?"
-IGNORED = (
-    *warm_process.IGNORED,
-    # Python 3.13 reports SQLAlchemy's pooled connection, open at exit, and one in memory that qdrant-client forgets
-    # (local/persistence.py). Ours is closed: test_cache_that_is_no_longer_used_closes_its_file.
-    "-Wignore:unclosed database:ResourceWarning",
-)
+# Python 3.13 reports SQLAlchemy's pooled connection, open at exit, and one in memory that qdrant-client forgets
+# (local/persistence.py). Ours is closed: test_cache_that_is_no_longer_used_closes_its_file.
+UNCLOSED = "unclosed database"
+IGNORE_UNCLOSED = f"import warnings; warnings.filterwarnings('ignore', {UNCLOSED!r}, ResourceWarning)\n"
 
 
 @pytest.fixture(scope="module", params=NEEDS)
@@ -59,12 +57,21 @@ def script(name, tmp_path):
 
 
 @pytest.fixture
-def run_alone(script):
-    """Run the example in its folder as a user does, and return its output."""
+def run(script, request):
+    """Run the example in its folder, and return its output."""
+    warm = request.getfixturevalue("warm") if hasattr(os, "fork") else None
+
+    def run_in_fork(*words, environment=None):
+        code = IGNORE_UNCLOSED + script.read_text(encoding="utf-8")
+        given = [str(script), *map(str, words)]
+        status, out, err = warm.run(code, script.parent, *given, environment=environment, ends=True)
+        assert (status, err) == ("0", "")
+        return out
 
     def run(*words, environment=None):
+        ignored = (*warm_process.IGNORED, f"-Wignore:{UNCLOSED}:ResourceWarning")
         done = subprocess.run(
-            [sys.executable, "-W", "error", *IGNORED, str(script), *map(str, words)],
+            [sys.executable, "-W", "error", *ignored, str(script), *map(str, words)],
             cwd=script.parent,
             env={**os.environ, **(environment or {})},
             capture_output=True,
@@ -75,35 +82,7 @@ def run_alone(script):
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout
 
-    return run
-
-
-@pytest.fixture(scope="module")
-def warm(name):
-    """A process that has imported the packages of the example; None on Windows, which has no fork."""
-    if not hasattr(os, "fork"):
-        yield None
-        return
-    lines = warm_process.imports((EXAMPLES / f"{name}.py").read_text(encoding="utf-8"))
-    process = warm_process.WarmProcess(lines, IGNORED)
-    yield process
-    process.close()
-
-
-@pytest.fixture
-def run(script, warm, run_alone):
-    """Run the example in its folder, in a process that has imported the packages already; return its output."""
-    if warm is None:
-        return run_alone
-
-    def run(*words, environment=None):
-        code = script.read_text(encoding="utf-8")
-        given = [str(script), *map(str, words)]
-        status, out, err = warm.run(code, script.parent, *given, environment=environment)
-        assert (status, err) == ("0", "")
-        return out
-
-    return run
+    return run_in_fork if warm else run
 
 
 def texts_embedded(sandbox):
@@ -116,8 +95,8 @@ def with_key(sandbox):
     return {"NANOGPT_API_KEY": sandbox.api_key, "NANOGPT_BASE_URL": sandbox.base_url}
 
 
-def test_without_key_second_run_embeds_nothing_and_answers_the_same(run_alone, run, folder):
-    first, second = run_alone(folder, QUESTION), run(folder, QUESTION)
+def test_without_key_second_run_embeds_nothing_and_answers_the_same(run, folder):
+    first, second = run(folder, QUESTION), run(folder, QUESTION)
     assert first.startswith("Index: 3 chunks embedded")
     assert second.startswith("Index: 0 chunks embedded")
     for out in (first, second):

@@ -100,7 +100,7 @@ async def test_instrumentation_gets_start_and_end_events(make, call, recorder):
     assert (end.chunks, end.embeddings) == (TEXTS, vectors)
 
 
-MANY = [f"text {number}" for number in range(1100)]
+MANY = [f"text {number}" for number in range(300)]  # three requests
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ async def test_one_start_and_one_end_event_for_many_texts(make, call, recorder, 
         assert (end.chunks, end.embeddings) == (MANY, vectors)
     ((_, ended),) = handler.get_event_pairs(CBEventType.EMBEDDING)
     assert (ended.payload[EventPayload.CHUNKS], ended.payload[EventPayload.EMBEDDINGS]) == (MANY, vectors)
-    assert max(request.items for request in sandbox.requests) == 128
+    assert sorted(request.items for request in sandbox.requests)[-2:] == [128, 128]
 
 
 class CountingManager(CallbackManager):
@@ -258,7 +258,6 @@ class Curious(BaseEventHandler):
 
 @pytest.mark.may_block  # the handler embeds
 async def test_handler_that_embeds_gets_its_own_vectors(make, call, request):
-    texts = [f"text {number}" for number in range(1100)]
     one, other = make(dimensions=32), make(dimensions=16)
     handler, root = (
         Curious(ask=lambda: [e.get_text_embedding("hello") for e in (one, other)], told=[]),
@@ -266,8 +265,8 @@ async def test_handler_that_embeds_gets_its_own_vectors(make, call, request):
     )
     root.add_event_handler(handler)
     request.addfinalizer(lambda: root.event_handlers.remove(handler))
-    vectors = await call(one, "get_text_embedding_batch", texts)
-    assert np.array_equal(vectors, make(dimensions=32)._embedder.embed(texts))
+    vectors = await call(one, "get_text_embedding_batch", MANY)
+    assert np.array_equal(vectors, make(dimensions=32)._embedder.embed(MANY))
     assert handler.told == [make(dimensions=width).get_query_embedding("hello") for width in (32, 16)]
 
 

@@ -1,4 +1,4 @@
-"""A process that has imported packages, and runs each program in a fork: importing a framework takes seconds."""
+"""A process that imports packages, and runs each program in a fork: importing a framework takes seconds."""
 
 import ast
 import json
@@ -14,20 +14,30 @@ _LOOP = "ignore:There is no current event loop:DeprecationWarning:llama_index.co
 IGNORED = (f"-W{_SUNSET}", f"-W{_LOOP}")
 """Options of Python that ignore warnings of the frameworks."""
 
-# Modules that openai imports with the first request, and tiktoken's vocabulary: the product waits only 10 seconds for
-# it, too few on a very busy machine.
+# Modules that are imported with the first request, or as the sandbox starts, and tiktoken's vocabulary: the product
+# waits only 10 seconds for it, too few on a very busy machine.
 _LATE = (
     "import openai.resources.chat, openai.resources.embeddings",
+    "import httpcore, pybase64",
+    "import anyio._backends._asyncio, uvicorn.lifespan.on, uvicorn.protocols.http.auto",
+    "import portalocker",  # qdrant-client's, which imports redis
     "import os, tiktoken\nif 'TIKTOKEN_CACHE_DIR' in os.environ: tiktoken.get_encoding('cl100k_base')",
 )
 
 _WARM = """
 import gc, json, os, sys, types, warnings
-for line in json.loads(sys.argv[1]):
-    exec(line, {})
-gc.freeze()  # or each fork would copy all of it to look at it
+imported = set()
 for line in sys.stdin:
     job = json.loads(line)
+    for statement in job["imports"]:
+        if statement in imported:
+            continue
+        imported.add(statement)
+        try:
+            exec(statement, {})
+        except Exception:
+            pass  # the program fails by itself
+        gc.freeze()  # or each fork would copy all of it to look at it
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of threads that numpy has outside of Python
         child = os.fork()
@@ -45,8 +55,9 @@ if job["with_warnings"]:
 sys.argv = job["words"]
 sys.modules["__main__"] = main = types.ModuleType("__main__")
 exec(compile(job["code"], sys.argv[0], "exec"), vars(main))
-sys.stdout.flush()
-os._exit(0)  # the end of an interpreter looks at all objects, and would copy their pages: a third of the CPU time
+if not job["ends"]:
+    sys.stdout.flush()
+    os._exit(0)  # the end of an interpreter looks at all objects, and would copy their pages: a third of the CPU time
 """
 
 
@@ -71,25 +82,18 @@ def imports(code):
 
 
 class WarmProcess:
-    """Runs programs in forks of one process. Warnings are errors.
+    """Runs programs in forks of one process, which imports their packages before. Warnings are errors."""
 
-    Args:
-        lines: The lines that import the packages.
-        options: Further options of Python.
-        environment: The environment variables. Default: those of this process.
-    """
-
-    def __init__(self, lines, options=IGNORED, environment=None):
+    def __init__(self):
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "error", *options, "-c", _WARM, json.dumps([*_LATE, *sorted(lines)])],
-            env=environment,
+            [sys.executable, "-W", "error", *IGNORED, "-c", _WARM],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
 
-    def run(self, code, folder, *words, environment=None, with_warnings=False):
+    def run(self, code, folder, *words, environment=None, with_warnings=False, ends=False):
         """Run a program in ``folder``; return its status, or an error of the process, and its output and errors.
 
         Args:
@@ -98,10 +102,12 @@ class WarmProcess:
             *words: The words of the command line, with the name of the program.
             environment: Further environment variables.
             with_warnings: Whether warnings are printed instead of being errors.
+            ends: Whether the interpreter ends as that of any program does, instead of at the last line.
         """
         out, err = (Path(folder).parent / name for name in ("out", "err"))
         job = {"code": code, "folder": str(folder), "out": str(out), "err": str(err), "words": words or ["<string>"]}
-        job |= {"environment": environment or {}, "with_warnings": with_warnings}
+        job |= {"environment": environment or {}, "with_warnings": with_warnings, "ends": ends}
+        job["imports"] = [*_LATE, *sorted(imports(code))]
         self._process.stdin.write(json.dumps(job) + "\n")
         self._process.stdin.flush()
         status = self._process.stdout.readline().strip() or self._process.communicate()[1]

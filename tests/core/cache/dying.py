@@ -1,7 +1,8 @@
-"""A second writer: ``python dying.py PATH AT`` stores the entries that it reads, and is killed at a statement.
+"""A second writer: ``python dying.py`` stores entries in forks of itself, each killed at a statement.
 
-AT counts SQLite's own statements: 0 is before the transaction begins. A large number lets it live. It needs no numpy
-and starts quickly.
+Each line of standard input is a list in JSON: the path of the file, the number of the statement, pairs of a key and an
+entry, and a path for the errors. For each, the exit status is printed. The number counts SQLite's own statements: 0 is
+before the transaction begins. A large number lets the writer live. It needs no numpy and starts quickly.
 """
 
 import json
@@ -12,10 +13,10 @@ import sys
 from nanogpt_core.cache.sqlite import SQLiteCache
 
 
-def main(path, at):
+def store(path, at, pairs):
     cache = SQLiteCache(path)
     cache.get_many([b"to open it"])
-    left = int(at)
+    left = at
 
     def count(_statement):
         nonlocal left
@@ -25,8 +26,15 @@ def main(path, at):
 
     if cache._connection is not None:
         cache._connection.set_trace_callback(count)
-    cache.put_many({bytes.fromhex(key): bytes.fromhex(entry) for key, entry in json.load(sys.stdin)})
+    cache.put_many({bytes.fromhex(key): bytes.fromhex(entry) for key, entry in pairs})
     cache.close()
 
 
-main(*sys.argv[1:])
+for line in sys.stdin:
+    *arguments, errors = json.loads(line)
+    child = os.fork()
+    if not child:
+        os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), sys.stderr.fileno())
+        store(*arguments)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)

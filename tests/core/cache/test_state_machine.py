@@ -12,6 +12,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -75,6 +76,15 @@ class CacheMachine(RuleBasedStateMachine):
         entries = self.watched(cache.get_many, keys)
         return {key: entries[key] if entry_dimensions(key, entries.get(key)) is not None else None for key in keys}
 
+    def write_in_another_process(self, at, entries):
+        errors = self.folder / "errors"
+        pairs = [(key.hex(), entry.hex()) for key, entry in entries.items()]
+        self.writer.stdin.write(json.dumps([str(self.path), at, pairs, str(errors)]) + "\n")
+        self.writer.stdin.flush()
+        status, said = int(self.writer.stdout.readline()), errors.read_text()
+        assert "Traceback" not in said, said
+        return status, said
+
     def hit(self):
         """From now on anything that was ever put under a key may come back under it, or nothing."""
         self.damaged = True
@@ -105,8 +115,7 @@ class CacheMachine(RuleBasedStateMachine):
     def get_killed(self, keys, width, at):
         """A process that puts entries dies by SIGKILL before its statement number ``at``, or has ended by then."""
         entries, was_damaged = self.new_entries(keys, width), self.damaged
-        pairs = json.dumps([(key.hex(), entry.hex()) for key, entry in entries.items()])
-        status, said = _run(self.path, at, pairs)
+        status, said = self.write_in_another_process(at, entries)
         assert status in (0, -signal.SIGKILL)
         if "set aside" in said:
             assert self.damaged
@@ -224,12 +233,13 @@ def _overwrite(file, data):
         opened.write(data)
 
 
-def _run(path, at, pairs):
-    script = Path(__file__).with_name("dying.py")
-    command = [sys.executable, str(script), str(path), str(at)]
-    ended = subprocess.run(command, input=pairs, capture_output=True, text=True, timeout=300, check=False)
-    assert "Traceback" not in ended.stderr, ended.stderr
-    return ended.returncode, ended.stderr
-
-
 TestCacheMachine = CacheMachine.TestCase
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _writer():
+    """The process that forks a writer for each process that is killed: each start of an interpreter takes long."""
+    command = [sys.executable, str(Path(__file__).with_name("dying.py"))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        CacheMachine.writer = process
+        yield

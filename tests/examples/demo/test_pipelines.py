@@ -58,9 +58,10 @@ def chats(sandbox):
 # --- ingest ---
 
 
-def test_only_changed_documents_of_1200_are_embedded_again(kind, opened, embedded):
-    # Three batches of each pipeline.
-    facts = {f"plant {number}": f"Plant {number} grows {number * 7 % 3001} leaves." for number in range(1200)}
+def test_only_changed_documents_of_three_batches_are_embedded_again(kind, opened, embedded, monkeypatch):
+    monkeypatch.setattr(sys.modules[kind.__module__], "BATCH", 50)
+    plants = range(1020, 1140)
+    facts = {f"plant {number}": f"Plant {number} grows {number * 7 % 3001} leaves." for number in plants}
 
     def ingest():
         pipeline = opened(kind)
@@ -69,18 +70,18 @@ def test_only_changed_documents_of_1200_are_embedded_again(kind, opened, embedde
         return done, embedded(), sources(pipeline.retrieve("plant 1134 and plant 1135"))
 
     first, sent, found = ingest()
-    assert (first.added, first.unchanged) == (1200, 0)
+    assert (first.added, first.unchanged) == (120, 0)
     assert sorted(sent) == sorted(f"{name}: {text}" for name, text in facts.items())
     assert set(found[:2]) == {"plant 1134", "plant 1135"}
 
     again, sent, _ = ingest()
-    assert (again.added, again.removed, again.unchanged) == (0, 0, 1200)
+    assert (again.added, again.removed, again.unchanged) == (0, 0, 120)
     assert sent == []
 
     facts["plant 1134"] = "Plant 1134 was cut down."
     del facts["plant 1135"]
     changed, sent, found = ingest()
-    assert (changed.added, changed.unchanged) == (1, 1198)
+    assert (changed.added, changed.unchanged) == (1, 118)
     assert sent == ["plant 1134: Plant 1134 was cut down."]
     assert "plant 1134" in found
     assert "plant 1135" not in found

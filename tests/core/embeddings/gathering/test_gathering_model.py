@@ -9,6 +9,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import os
 from collections import Counter
 from functools import partial
 from types import SimpleNamespace
@@ -312,7 +313,8 @@ def _limits_in_process(gathering):
     GatheringWithLimits.limits_in_process = gathering.LimitsInProcess
 
 
+TIMES = 1 if os.environ.get("NANOGPT_LONG") else 4  # the usual run has a fourth of the examples
 TestGathering = Gathering.TestCase
-TestGathering.settings = settings(max_examples=80, stateful_step_count=60, deadline=None)
+TestGathering.settings = settings(max_examples=80 // TIMES, stateful_step_count=60, deadline=None)
 TestGatheringWithLimits = GatheringWithLimits.TestCase
-TestGatheringWithLimits.settings = settings(max_examples=40, stateful_step_count=60, deadline=None)
+TestGatheringWithLimits.settings = settings(max_examples=40 // TIMES, stateful_step_count=60, deadline=None)
