@@ -69,8 +69,10 @@ class VectorLog:
 
     def get_many(self, keys: Sequence[bytes]) -> Mapping[bytes, bytes]:
         """Return the entries found for ``keys``."""
+        places = {key: self._places[key] for key in keys if key in self._places}  # waits for no other thread's write
+        if not places:
+            return {}
         with self._lock:
-            places = {key: self._places[key] for key in keys if key in self._places}
             return {key: self._read(place) for key, place in places.items()}
 
     def _read(self, place: int) -> bytes:
@@ -81,25 +83,25 @@ class VectorLog:
     def put_many(self, entries: Mapping[bytes, bytes]) -> None:
         """Append entries with one write; after :meth:`close`, drop them: replies still come after an interrupt."""
         parts: list[bytes] = []
-        places: dict[bytes, int] = {}
+        offsets: dict[bytes, int] = {}
+        length = 0
+        for key, entry in entries.items():
+            parts += (_HEAD.pack(len(key), len(entry)), key, entry)
+            offsets[key] = length
+            length += _HEAD.size + len(key) + len(entry)
+        data = memoryview(b"".join(parts))
         with self._lock:
             if self._file.closed:
                 return
-            end = self._end
-            for key, entry in entries.items():
-                parts += (_HEAD.pack(len(key), len(entry)), key, entry)
-                places[key] = end
-                end += _HEAD.size + len(key) + len(entry)
             try:
                 self._file.seek(self._end)
-                data = memoryview(b"".join(parts))
                 while data:  # a write may take only a part
                     data = data[self._file.write(data) :]
             except OSError as error:
                 self.failure = error
                 raise
-            self._places.update(places)
-            self._end = end
+            self._places.update({key: self._end + offset for key, offset in offsets.items()})
+            self._end += length
 
     def __len__(self) -> int:
         return len(self._places)
