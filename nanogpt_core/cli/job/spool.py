@@ -7,7 +7,6 @@ import hashlib
 import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,14 @@ from nanogpt_core.cli.formats.base import ROWS_PER_BLOCK
 from nanogpt_core.cli.reading.passage import Passage
 
 _BUFFER_BYTES = 1 << 20
+_MAX_CHARACTERS_PER_BLOCK = 4 << 20  # a run holds some ten blocks
 _CACHE_KIB = 16_384
 _DIGEST_BYTES = 16  # of SHA-256; 2**64 texts until two of them are likely to share one
 
 
 @dataclass(frozen=True, slots=True)
 class SpooledBlock:
-    """Passages as they were stored together, :data:`ROWS_PER_BLOCK` of them, or fewer in the last block.
+    """Passages as they were stored together: at most :data:`ROWS_PER_BLOCK`.
 
     Attributes:
         passages: The passages.
@@ -42,8 +42,9 @@ class SpooledBlock:
 class Spool:
     """Stores passages in order. One thread only.
 
-    A block is a line of JSON. With a row of SQLite for each passage, the thread that starts requests spent a third of
-    its time on them: each step of SQLite lets other threads run first.
+    A block is a line of JSON, a list for each field: with a list for each passage, the garbage collector took longer
+    than parsing. With a row of SQLite for each passage, the thread that starts requests spent a third of its time on
+    them: each step of SQLite lets other threads run first.
 
     Args:
         folder: The folder for the files ``passages.jsonl`` and ``texts.sqlite``. Existing ones are replaced.
@@ -73,8 +74,7 @@ class Spool:
         Raises:
             CommandError: The disk is full.
         """
-        passages = iter(passages)
-        while block := list(islice(passages, ROWS_PER_BLOCK)):
+        for block in _blocks(passages):
             with self._naming_folder():
                 self._add(block)
             yield self.passages
@@ -102,11 +102,11 @@ class Spool:
                 self.text_bytes += len(text)
                 known[digest] = self.texts
                 new.append((digest, self.texts))
-        rows = [(known[digest], *passage) for digest, passage in zip(short, passages, strict=True)]
+        columns = ([known[digest] for digest in short], *zip(*passages, strict=True))
         self._database.execute("BEGIN")
         self._database.executemany("INSERT INTO texts VALUES (?, ?)", new)
         self._database.execute("COMMIT")
-        self._file.write(orjson.dumps(rows, option=orjson.OPT_APPEND_NEWLINE))
+        self._file.write(orjson.dumps(columns, option=orjson.OPT_APPEND_NEWLINE))
         self.passages += len(passages)
 
     def _text_ids(self, digests: list[bytes]) -> dict[bytes, int]:
@@ -120,29 +120,29 @@ class Spool:
     def blocks(self) -> Iterator[SpooledBlock]:
         """Yield all passages in order, in blocks as they were stored."""
         known = 0
-        for rows in self._rows():
-            text_ids = [row[0] for row in rows]
+        for text_ids, *fields in self._columns():
             new = max(max(text_ids) - known, 0)
-            yield SpooledBlock([Passage(*row[1:]) for row in rows], text_ids, known, new)
+            yield SpooledBlock(list(map(Passage, *fields)), text_ids, known, new)
             known += new
 
     def distinct_texts(self) -> Iterator[str]:
         """Yield each distinct text once, in the order of first occurrence."""
         known = 0
-        for rows in self._rows():
-            for text_id, text, *_ in rows:
+        for text_ids, texts, *_ in self._columns():
+            for text_id, text in zip(text_ids, texts, strict=True):
                 if text_id > known:
                     known = text_id
                     yield text
 
     def first_passage(self, text_id: int) -> Passage | None:
         """Return the first passage with a text, for messages; None if there is none."""
-        rows = (row for rows in self._rows() for row in rows if row[0] == text_id)
-        row = next(rows, None)
-        return None if row is None else Passage(*row[1:])
+        for block in self.blocks():
+            if text_id in block.text_ids:
+                return block.passages[block.text_ids.index(text_id)]
+        return None
 
-    def _rows(self) -> Iterator[list[list[Any]]]:
-        """Yield the lines: for each passage, the number of its text and its fields."""
+    def _columns(self) -> Iterator[list[list[Any]]]:
+        """Yield the lines: for each block, the numbers of its texts, and a list for each field of its passages."""
         place = 0
         while True:
             self._file.seek(place)  # there may be several readers
@@ -150,12 +150,26 @@ class Spool:
             if not line:
                 return
             place += len(line)
-            rows = orjson.loads(line)
+            columns = orjson.loads(line)
             del line  # as large as the texts
-            yield rows
+            yield columns
 
     def close(self) -> None:
         """Close the files."""
         with contextlib.suppress(OSError):  # closing writes what a full disk has refused already
             self._file.close()
         self._database.close()
+
+
+def _blocks(passages: Iterable[Passage]) -> Iterator[list[Passage]]:
+    """Divide passages into blocks; the same passages give the same blocks in each run."""
+    block: list[Passage] = []
+    characters = 0
+    for passage in passages:
+        block.append(passage)
+        characters += len(passage.text)
+        if characters >= _MAX_CHARACTERS_PER_BLOCK or len(block) == ROWS_PER_BLOCK:
+            yield block
+            block, characters = [], 0
+    if block:
+        yield block

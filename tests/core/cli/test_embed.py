@@ -29,6 +29,7 @@ from nanogpt_core.cli.job.spool import Spool
 from nanogpt_core.cli.job.state import State
 from nanogpt_core.cli.job.vector_log import VectorLog
 from nanogpt_core.cli.kept_cache import KeptCache
+from nanogpt_core.cli.reading.passage import Passage
 from nanogpt_core.sandbox import SERVICE_ERRORS
 
 FORMATS = ("parquet", "npy", "jsonl")
@@ -131,6 +132,21 @@ def test_repeated_texts_in_other_blocks_get_the_same_vector_and_are_sent_once(em
     assert [row.text for row in rows] == texts
     by_text = {text: vectors[texts.index(text)] for text in texts}
     assert all(np.array_equal(vector, by_text[text]) for text, vector in zip(texts, vectors, strict=True))
+
+
+def test_blocks_of_long_texts_hold_fewer_passages(tmp_path, monkeypatch):
+    monkeypatch.setattr(spool_module, "ROWS_PER_BLOCK", 4)
+    monkeypatch.setattr(spool_module, "_MAX_CHARACTERS_PER_BLOCK", 100)
+    passages = [Passage(text, "in.jsonl", number) for number, text in enumerate(["short"] * 5 + ["long" * 12] * 7)]
+    with contextlib.closing(Spool(tmp_path)) as spool:
+        assert list(spool.add_all(passages)) == [4, 7, 10, 12]
+        assert [block.passages for block in spool.blocks()] == [
+            passages[:4],
+            passages[4:7],
+            passages[7:10],
+            passages[10:],
+        ]
+        assert spool.first_passage(2) == passages[5]
 
 
 def test_same_command_again_sends_nothing_and_another_one_is_refused(embed, corpus, tmp_path, texts):
