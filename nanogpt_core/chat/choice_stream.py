@@ -69,8 +69,8 @@ class ChoiceStream:
         self._late.append(choice)
         _add_texts(self._said_again, choice["delta"])
         self.goes_on = not all(_repeats(said, again, whole=True) for said, again in self._late_texts())
-        if all(_may_repeat(said, again) for said, again in self._late_texts()):
-            return []
+        if all(again in said or _repeats(said, again) for said, again in self._late_texts()):
+            return []  # it can still become a repetition
         self._ends_each_part = True
         late, self._late = self._late, []
         return [part for one in late for part in self._take(one)]
@@ -185,11 +185,6 @@ def _repeats(said: str, again: str, *, whole: bool = False) -> bool:
         return False
     times, more = divmod(len(again), len(said))
     return said.endswith(again) or ((said * (times + 1)).startswith(again) and not (whole and more))
-
-
-def _may_repeat(said: str, again: str) -> bool:
-    """Return whether a text can still become a repetition of another."""
-    return again in said or _repeats(said, again)
 
 
 def has_content(delta: dict[str, Any]) -> bool:

@@ -181,8 +181,6 @@ class _Call:
 class ToolCallAssembler:
     """Puts the fragments of one choice's tool calls in order: each call whole before the next, with its own index.
 
-    Hosts give parallel calls the same index, none at all, interleave them, or repeat ids and names.
-
     Args:
         tools: Names of the tools in the request.
         streams: Whether the frameworks get a stream. They complete arguments in streams, so those that are not JSON are

@@ -147,7 +147,7 @@ class RateLimiter(ForkSafe):
         """
         with self._lock:
             time, rate = self._now(), self._rate()
-            if not self._remove(start) or time < self._paused_until:
+            if not self.release(start) or time < self._paused_until:
                 return None
             return self._start(time, rate)
 
@@ -166,17 +166,14 @@ class RateLimiter(ForkSafe):
                 return None
             return self._start(time, rate)
 
-    def release(self, start: float) -> None:
-        """Give back a start time that will not be used."""
+    def release(self, start: float) -> bool:
+        """Give back a start time that will not be used; return whether it was reserved."""
         with self._lock:
-            self._remove(start)
-
-    def _remove(self, start: float) -> bool:
-        index = bisect_left(self._starts, start)
-        found = self._starts[index : index + 1] == [start]
-        if found:
-            del self._starts[index]
-        return found
+            index = bisect_left(self._starts, start)
+            found = self._starts[index : index + 1] == [start]
+            if found:
+                del self._starts[index]
+            return found
 
     def on_error(self, error: NanoGPTError, delay: float, start: float | None = None) -> None:
         """Lower the rate after a refusal (429), and pause all requests after that or a ``Retry-After``.
@@ -197,7 +194,7 @@ class RateLimiter(ForkSafe):
             logger.info("Pausing all requests for %.1f s after %s; rate: %.3g/s", pause, describe(error), rate)
 
     def _decrease(self, start: float, time: float) -> None:
-        self._remove(start)
+        self.release(start)
         if start > self._event.known_at:
             self._event = _CongestionEvent(time, start, self._rate(start), self._peak, self._growth)
         event = self._event

@@ -47,7 +47,11 @@ class Transport(httpx.BaseTransport, httpx.AsyncBaseTransport):  # type: ignore[
 
     @cached_property
     def _headers(self) -> SecretHeaders:
-        return _headers_of(self._endpoint)
+        """The endpoint's headers, and its key as a header, by names in lower case."""
+        headers = SecretHeaders({name.lower(): value for name, value in self._endpoint.headers.items()})
+        if self._endpoint.key is not None:
+            headers.setdefault("authorization", f"Bearer {self._endpoint.key.get_secret_value()}")
+        return headers
 
     def handle_request(self, request: Any) -> Any:
         """Send one sync request."""
@@ -195,14 +199,6 @@ _REPLACEABLE = {
     b"connection": b"keep-alive",
 }
 _DROPPED_PREFIXES = (b"x-stainless-", b"openai-")  # the SDK's notes on the machine and on OpenAI's account
-
-
-def _headers_of(endpoint: Endpoint) -> SecretHeaders:
-    """Return the headers of an endpoint, and its key as a header, by names in lower case."""
-    headers = SecretHeaders({name.lower(): value for name, value in endpoint.headers.items()})
-    if endpoint.key is not None:
-        headers.setdefault("authorization", f"Bearer {endpoint.key.get_secret_value()}")
-    return headers
 
 
 def _with_headers(request: Any, own_headers: SecretHeaders) -> Any:
