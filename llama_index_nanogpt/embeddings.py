@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from inspect import getattr_static
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding, dispatcher
@@ -300,12 +301,13 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
         return floats
 
 
-_QUERY_METHODS = {name: getattr(NanoGPTEmbedding, name) for name in ("_get_query_embedding", "_aget_query_embedding")}
+_QUERY_METHODS = {name: vars(NanoGPTEmbedding)[name] for name in ("_get_query_embedding", "_aget_query_embedding")}
 
 
 def _has_other_query_methods(cls: type[NanoGPTEmbedding]) -> bool:
     """Return whether a subclass, or a test, has replaced one of the methods that the base class calls for a query."""
-    return any(getattr(cls, name) is not method for name, method in _QUERY_METHODS.items())
+    # getattr() would return another object each time, since LlamaIndex wraps these methods.
+    return any(getattr_static(cls, name) is not method for name, method in _QUERY_METHODS.items())
 
 
 def _has_handlers() -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload, LlamaDebugHandler
-from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.instrumentation import Dispatcher, get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent, EmbeddingStartEvent
 from llama_index.core.instrumentation.events.exception import ExceptionEvent
@@ -190,6 +190,15 @@ async def test_handler_at_the_level_of_the_class_sees_a_query(make, call, reques
     await call(make(dimensions=8), "get_query_embedding", "a question")
     name = "_aget_query_embedding" if call.kind == "async" else "_get_query_embedding"
     assert [span.id_.partition("-")[0] for span in handler.completed_spans] == [f"NanoGPTEmbedding.{name}"]
+
+
+async def test_query_without_handlers_makes_no_span(make, call, monkeypatch):
+    embedding, entered = make(dimensions=8), []
+    monkeypatch.setattr(Dispatcher, "span_enter", lambda *_, **span: entered.append(span["id_"].partition("-")[0]))
+    await call(embedding, "get_query_embedding", "a question")
+    assert entered == []
+    await call(embedding, "get_text_embedding", "a text")
+    assert entered
 
 
 class OwnQueries(NanoGPTEmbedding):
