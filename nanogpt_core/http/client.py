@@ -1,12 +1,13 @@
-"""One request to the service through the HTTP library of the OpenAI SDK: one attempt, within its limits.
+"""One request to the service through the OpenAI SDK: one attempt, within its limits.
 
-Failures are raised as this project's errors, caused by the SDK's: docs/adr/0017-embeddings-without-the-sdks-client.md.
+Failures are raised as this project's errors, caused by the SDK's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nanogpt_core._runtime.clock import attempt_limits
@@ -19,11 +20,12 @@ from nanogpt_core.http.secrets import redacted
 if TYPE_CHECKING:
     from types import TracebackType
 
+    import openai
     from typing_extensions import Self
 
 # Imported before the first request: a fork in the middle of an import leaves the child with a locked module, and an
 # import fails if the process has no file descriptors left.
-_MODULES = ("nanogpt_core.http.transport", "nanogpt_core.http.error_mapping")
+_MODULES = ("nanogpt_core.http.transport", "nanogpt_core.http.error_mapping", "openai.resources.embeddings")
 _MAX_ERROR_BYTES = 1 << 16  # a larger reply of status 200 has vectors
 
 
@@ -125,34 +127,33 @@ class HttpClient:
         self._modules = (*_MODULES, *modules)
         self._http_client = http_client
         self._http_async_client = http_async_client
-        self._client: Any = None
-        self._async_client: Any = None
+        self._client: openai.OpenAI | None = None
+        self._async_client: openai.AsyncOpenAI | None = None
 
-    def get_ready(self) -> Any:
-        """Return the client of ``httpx``, made at the first call. That imports the SDK, in most of a second."""
+    def get_ready(self) -> openai.OpenAI:
+        """Return the SDK's client, made at the first call; that imports the SDK, which takes most of a second."""
         if self._client is None:  # two threads may make one each; either will do
-            self._client = self._make("Client", self._http_client)
+            self._client = self._make("PlainClient", self._http_client)
         return self._client
 
-    async def aget_ready(self) -> Any:
-        """Return the async client of ``httpx``, made at the first call; the event loop goes on meanwhile."""
+    async def aget_ready(self) -> openai.AsyncOpenAI:
+        """Return the SDK's async client, made at the first call; the event loop goes on meanwhile."""
         if self._async_client is None:
             return await call_in_thread(self._make_async_client)
         return self._async_client
 
-    def _make_async_client(self) -> Any:
+    def _make_async_client(self) -> openai.AsyncOpenAI:
         if self._async_client is None:  # of many calls that begin at once, most find it made
-            self._async_client = self._make("AsyncClient", self._http_async_client)
+            self._async_client = self._make("AsyncPlainClient", self._http_async_client)
         return self._async_client
 
     def _make(self, kind: str, http_client: Any) -> Any:
         import_modules(self._modules)
-        from nanogpt_core.http.sdk import SDK_HEADERS, httpx, timeout_of
+        from nanogpt_core.http import sdk
         from nanogpt_core.http.transport import Transport
 
         transport = Transport(self.endpoint, http_client, self._lifetime)
-        headers = {**SDK_HEADERS, "Content-Type": "application/json"}
-        return getattr(httpx, kind)(transport=transport, headers=headers, timeout=timeout_of(self.endpoint))
+        return sdk.make_client(getattr(sdk, kind), self.endpoint, transport)
 
     def close(self) -> None:
         """Close the object that the requests are for, and the connections of this process that no other one uses."""
@@ -178,44 +179,46 @@ class HttpClient:
             NanoGPTError: The one of its subclasses that fits. Errors that are not about the request pass unchanged.
         """
         client = self.get_ready()
-        http_request = self._make_request(client, request)
         try:
+            call = self._make_call(client, request)
             with attempt_limits(request.timeout, request.max_bytes):
-                return _checked(client.send(http_request))
+                return _checked(call())
         except Exception as error:  # noqa: BLE001 - raised again
-            failure = self._failure(error, http_request, request.timeout)
-        # Out here: an error of ours must not be its own cause. Calls that share a request get copies of the error, with
-        # this frame in their tracebacks: its variables must show no secret.
+            failure = self._failure(error, request.timeout)
+        # Out here: the SDK wraps our errors in its own, and causes must not run in a circle. Calls that share a request
+        # get copies of the error, with this frame in their tracebacks: its variables must show no secret.
         with redacted(self.endpoint):
             raise failure
 
     async def asend(self, request: Send) -> HttpReply:
         """Do the same as :meth:`send`, without blocking the event loop."""
         client = await self.aget_ready()
-        http_request = self._make_request(client, request)
         try:
+            call = self._make_call(client, request)
             with attempt_limits(request.timeout, request.max_bytes):
-                return _checked(await client.send(http_request))
+                return _checked(await call())
         except Exception as error:  # noqa: BLE001 - raised again
-            failure = self._failure(error, http_request, request.timeout)
+            failure = self._failure(error, request.timeout)
         with redacted(self.endpoint):
             raise failure
 
-    def _make_request(self, client: Any, request: Send) -> Any:
-        method = "GET" if request.body is None else "POST"
-        return client.build_request(method, f"{self.endpoint.base_url}{request.path}", content=request.body)
+    def _make_call(self, client: Any, request: Send) -> Callable[[], Any]:
+        from nanogpt_core.http.sdk import OMITTED_HEADERS, httpx
 
-    def _failure(self, error: Exception, http_request: Any, timeout: float) -> BaseException:
-        from nanogpt_core.http.error_mapping import as_sdk_error, foreign_error, map_error
+        url = f"{self.endpoint.base_url}{request.path}"
+        # The client's own values. For each that is not given, the SDK makes a deep copy of a marker: 2 % of a query.
+        options = {"headers": OMITTED_HEADERS, "max_retries": client.max_retries, "timeout": client.timeout}
+        if request.body is None:
+            return partial(client.get, url, cast_to=httpx.Response, options=options)
+        return partial(client.post, url, cast_to=httpx.Response, options=options, content=request.body)
 
-        return foreign_error(error) or map_error(as_sdk_error(error, http_request), self.endpoint.host, timeout)
+    def _failure(self, error: Exception, timeout: float) -> BaseException:
+        from nanogpt_core.http.error_mapping import foreign_error, map_error
+
+        return foreign_error(error) or map_error(error, self.endpoint.host, timeout)
 
 
 def _checked(response: Any) -> HttpReply:
-    if not response.is_success:
-        from nanogpt_core.http.error_mapping import refusal
-
-        raise refusal(response)
     content = response.content
     response.stream = None  # it refers to the response: without this circle, the body is released at once
     if len(content) <= _MAX_ERROR_BYTES and b'"error"' in content:

@@ -83,15 +83,6 @@ _BASE_PATH = re.compile(r"/v\d+[a-z]*")
 _ENDPOINTS = ("/embeddings", "/chat/completions", "/completions", "/embedding-models", "/models")
 
 
-_SDK_ERRORS: dict[int, type[openai.APIStatusError]] = {
-    400: openai.BadRequestError,
-    401: openai.AuthenticationError,
-    403: openai.PermissionDeniedError,
-    404: openai.NotFoundError,
-    409: openai.ConflictError,
-    422: openai.UnprocessableEntityError,
-    429: openai.RateLimitError,
-}
 # Everything that is raised about a request: by us, by the SDK, by the HTTP client, by sockets and TLS.
 _ABOUT_THE_REQUEST = (
     NanoGPTError,
@@ -113,25 +104,6 @@ def foreign_error(error: BaseException) -> BaseException | None:
     if cause is None or isinstance(cause, _ABOUT_THE_REQUEST) or lacks_threads(cause):
         return None
     return cause
-
-
-def as_sdk_error(error: Exception, request: Any) -> Exception:
-    """Return the error that the SDK's client raises for an error of a request, which becomes its cause."""
-    if isinstance(error, (NanoGPTError, openai.OpenAIError)):
-        return error
-    is_late = isinstance(error, httpx.TimeoutException)
-    failure = openai.APITimeoutError(request) if is_late else openai.APIConnectionError(request=request)
-    failure.__cause__ = error
-    return failure
-
-
-def refusal(response: Any) -> openai.APIStatusError:
-    """Return the error that the SDK's client raises for a refusal."""
-    status = response.status_code
-    document = parse_error_body(response.content)
-    body = document.get("error", document) if isinstance(document, dict) else document
-    kind = _SDK_ERRORS.get(status) or (openai.InternalServerError if status >= 500 else openai.APIStatusError)  # noqa: PLR2004
-    return kind(f"Error code: {status}", response=response, body=body)
 
 
 def map_error(error: Exception, host: str, timeout: float) -> NanoGPTError:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from nanogpt_core import Embedder, errors
 from nanogpt_core.chat.client import ChatSession, make_async_chat_client, make_chat_client, map_sdk_errors
 from nanogpt_core.http.endpoint import Endpoint
-from nanogpt_core.http.error_mapping import as_sdk_error, map_error, refusal
+from nanogpt_core.http.error_mapping import map_error
 from nanogpt_core.http.sdk import httpx
 
 BASE = "https://nano-gpt.com/api/v1"
@@ -28,39 +28,6 @@ def mapped(status, body, url=f"{BASE}/embeddings", **headers):
 
 def body(message, code=None, param=None):
     return {"error": {"message": message, "type": "invalid_request_error", "param": param, "code": code}}
-
-
-# --- the SDK's errors ---
-
-
-def error_of_the_sdk(handler):
-    with openai.OpenAI(
-        api_key="k", base_url=BASE, max_retries=0, http_client=httpx.Client(transport=httpx.MockTransport(handler))
-    ) as client:
-        with pytest.raises(openai.OpenAIError) as caught:
-            client.post("/embeddings", cast_to=httpx.Response, content=b"{}")
-        return caught.value
-
-
-@pytest.mark.parametrize("status", [302, 400, 401, 402, 403, 404, 408, 409, 413, 418, 422, 429, 500, 503, 599])
-def test_error_of_the_sdk_is_the_cause(status):
-    def answer(_=None):
-        return httpx.Response(status, json=body("no", "a_code", "input"), request=httpx.Request("POST", BASE))
-
-    sdks, ours = error_of_the_sdk(answer), refusal(answer())
-    assert type(ours) is type(sdks)
-    assert (ours.status_code, ours.code, ours.param, ours.type) == (status, "a_code", "input", sdks.type)
-
-
-@pytest.mark.parametrize("kind", [httpx.ConnectError, httpx.ReadTimeout, httpx.ConnectTimeout, OSError])
-def test_failed_connection_is_an_error_of_the_sdk(kind):
-    def fail(_):
-        raise kind("no")
-
-    sdks, ours = error_of_the_sdk(fail), as_sdk_error(kind("no"), httpx.Request("POST", f"{BASE}/embeddings"))
-    assert type(ours) is type(sdks)
-    assert type(ours.__cause__) is type(sdks.__cause__) is kind
-    assert (str(ours), ours.request.url) == (str(sdks), sdks.request.url)
 
 
 # --- words about size ---
