@@ -82,6 +82,12 @@ class Workers:
             process.stdin.flush()
         return self
 
+    def round(self) -> dict:
+        """Let the first worker embed once more, and return its counts."""
+        self.processes[0].stdin.write("\n")
+        self.processes[0].stdin.flush()
+        return json.loads(self.processes[0].stdout.readline())
+
     def kill(self, number: int) -> None:
         self.processes[number].send_signal(signal.SIGKILL)
 

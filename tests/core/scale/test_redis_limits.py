@@ -564,6 +564,16 @@ def test_forked_process_is_one_more_worker(make_limits):
     assert (ledger.answered, ledger.workers) == (2, 2)
 
 
+def test_worker_counts_again_with_its_first_request_of_a_later_second(make_limits):
+    limits = make_limits()
+    admit(limits)
+    session, workers = limits._session, limits._keys[redis_scripts.KEYS.index("workers")]
+    session.run(lambda client: client.zadd(workers, {session.worker: 0}))
+    session.last = session.last._replace(now=session.last.now - redis_scripts.MICROSECONDS)
+    admit(limits)
+    assert session.run(lambda client: client.zscore(workers, session.worker)) >= session.last.now
+
+
 def start_while_scripts_wait(client, limits, threads):
     """Start threads that reserve: the server holds the first one's script, so the others wait for the next trip."""
     client.client_pause(GUARD_SECONDS * 1000, all=False)
