@@ -44,7 +44,18 @@ def json_objects(path: Path, text: str, remedy: str) -> Iterator[tuple[int, dict
             raise invalid_line(path, number, f"is not JSON ({error})", remedy) from error
         if not isinstance(row, dict):
             raise invalid_line(path, number, "is not a JSON object", remedy)
+        # Neither requests nor the report could hold such a text.
+        if "\\u" in line and not _can_be_encoded(row):
+            raise invalid_line(path, number, "has an unpaired surrogate, which UTF-8 cannot encode", remedy)
         yield number, row
+
+
+def _can_be_encoded(row: dict[str, Any]) -> bool:
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def invalid_line(path: Path, number: int, problem: str, remedy: str = "") -> InvalidInputError:

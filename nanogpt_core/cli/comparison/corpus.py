@@ -36,13 +36,14 @@ class CorpusOptions(ReadingOptions):
     id_field: str | None = None
 
 
-def read_corpus(corpus: Path, options: CorpusOptions, progress: Progress) -> list[Passage]:
+def read_corpus(corpus: Path, options: CorpusOptions, progress: Progress, output: Path) -> list[Passage]:
     """Return the passages of a file or folder. The source of a document is its path in the folder.
 
     Args:
         corpus: The file or folder.
         options: The options of reading.
         progress: Shows the number of passages.
+        output: The folder of the report, which is not read if it is in the corpus.
 
     Raises:
         CommandError: The corpus has no text, or a part that cannot be embedded.
@@ -57,7 +58,7 @@ def read_corpus(corpus: Path, options: CorpusOptions, progress: Progress) -> lis
         tempfile.TemporaryDirectory(prefix="nanogpt-") as folder,
         contextlib.closing(Spool(Path(folder))) as spool,
     ):
-        read_input([str(corpus)], reading, spool, progress)
+        read_input([str(corpus)], reading, spool, progress, without=[output] if corpus.is_dir() else [])
         return [Passage(placed.text, _source(placed, corpus)) for block in spool.blocks() for placed in block.passages]
 
 

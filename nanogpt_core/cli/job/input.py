@@ -53,6 +53,7 @@ def read_input(
     *,
     reason_against: Callable[[str], str | None] = lambda _: None,
     outputs: Collection[Path] = (),
+    without: Collection[Path] = (),
 ) -> InputReport:
     """Read all input into the spool.
 
@@ -62,7 +63,8 @@ def read_input(
         spool: Takes the passages.
         progress: Shows the number of passages.
         reason_against: Returns the reason for which a text cannot be embedded, or None.
-        outputs: Files that the command writes.
+        outputs: Files that the command writes, and that must not be among the input.
+        without: Folders in which nothing is read.
 
     Raises:
         CommandError: An input does not exist or is an output; or there are problems and no ``--skip-bad``; or there is
@@ -73,6 +75,7 @@ def read_input(
     report = InputReport()
     reader = CorpusReader(options)
     sources, folders, left_out = find_sources(inputs, given_format=options.format, include=options.include)
+    sources = [source for source in sources if source.path is None or not is_one_of(source.path, without)]
     _check_outputs(sources, outputs)
     for problem in folders:
         report.add(problem)

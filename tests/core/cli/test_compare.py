@@ -150,6 +150,24 @@ def test_question_about_an_unknown_source_is_named_before_money_is_spent(paid, c
     assert inputs(paid) == []
 
 
+def test_report_in_the_folder_of_the_corpus_is_not_read_by_the_next_comparison(paid, nanogpt, tmp_path):
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    for source, text in PASSAGES.items():
+        (folder / f"{source}.md").write_text(text)
+    rows = ({"question": question, "sources": [f"{source}.md"]} for question, source in ASKED.items())
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = [tmp_path / "q.jsonl", folder, "-m", "text-embedding-3-small", "--no-reduced", "-q"]
+    (folder / "report").mkdir()
+    (folder / "report" / "report.html").write_text("<p>of an earlier comparison</p>")
+    assert nanogpt("compare", *words, "-o", folder / "report").code == 0
+    assert set(PASSAGES.values()) <= set(inputs(paid))
+    assert "of an earlier comparison" not in inputs(paid)
+    refused = nanogpt("compare", *words, "-o", folder)
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "docs is in the folder of the report. Pass another --output." in refused.err
+
+
 def test_folder_is_read_as_by_embed_and_its_sources_are_paths(paid, nanogpt, tmp_path):
     folder = tmp_path / "docs"
     (folder / "guide").mkdir(parents=True)

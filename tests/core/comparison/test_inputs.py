@@ -105,6 +105,8 @@ def test_lines_of_a_corpus_may_name_the_source_id_and_have_a_title(tmp_path):
         (b'{"text": "x"}', "line 1, has no source"),
         (b'{"text": "x", "source": true}\n{"text": "x", "source": ["a"]}', "line 2, has no source"),
         (b"[1]", "line 1, is not a JSON object"),
+        (b'{"text": "\\ud83d", "source": "a"}', "line 1, has an unpaired surrogate"),
+        (b'{"text": "x", "source": "\\ude00"}', "line 1, has an unpaired surrogate"),
         (b"{", "line 1, is not JSON"),
         (b"{}\n\xff", "line 2, is not UTF-8 text"),
         (b"[" * 9000, "line 1, is not JSON"),
