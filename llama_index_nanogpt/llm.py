@@ -133,6 +133,7 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
     _session: ChatSession = PrivateAttr()
     _info: ChatModelInfo | None = PrivateAttr()
     _has_own_window: bool = PrivateAttr()
+    _has_own_temperature: bool = PrivateAttr()
     _client: openai.OpenAI | None = PrivateAttr(default=None)
     _aclient: openai.AsyncOpenAI | None = PrivateAttr(default=None)
 
@@ -153,7 +154,8 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
         session = self._connect({"max_retries": _DEFAULT_RETRIES, **fields})
         name, client = fields["model"], fields.get("http_client")
         info = fetch_chat_model(session.endpoint, name, client) if is_live else get_chat_model(name)
-        defaults = {"context_window": _window_of(info), **({"temperature": 1.0} if name in O1_MODELS else {})}
+        has_own_temperature = "temperature" in fields
+        defaults = {"context_window": _window_of(info), "temperature": self._default_temperature(name)}
         fields["additional_kwargs"] = {**_WITH_USAGE, **fields.get("additional_kwargs", {})}
         # A key in the argument keeps the base class from taking one out of OPENAI_API_KEY. It refuses some names that
         # OpenAI itself serves at another endpoint, so the name is set afterwards.
@@ -167,6 +169,7 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
         # The base class keeps the clients in private attributes.
         self.__dict__.update({name: fields.get(name) for name in self._http_client_fields})
         self._info, self._has_own_window = info, has_own_window
+        self._has_own_temperature = has_own_temperature
         self._session = session
         self._update_session()
 
@@ -197,10 +200,21 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
         super()._update_dependents(changes)
         if "context_window" in changes:
             self._has_own_window = True
+        if "temperature" in changes:
+            self._has_own_temperature = True
+        if "additional_kwargs" in changes:
+            self.__dict__["additional_kwargs"] = {**_WITH_USAGE, **self.additional_kwargs}
         if "model" in changes:
             self._info = get_chat_model(self.model)
             if not self._has_own_window:
                 self.__dict__["context_window"] = _window_of(self._info)
+            if not self._has_own_temperature:
+                self.__dict__["temperature"] = self._default_temperature(self.model)
+
+    @classmethod
+    def _default_temperature(cls, model: str) -> float:
+        default: float = cls.model_fields["temperature"].default
+        return 1.0 if model in O1_MODELS else default  # these models refuse every other one
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
         left_out = () if self._has_own_window else ("context_window",)
@@ -288,6 +302,7 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
         super().__setstate__(state)  # calls the constructor, with the fields only
         private = state.get("__pydantic_private__") or {}
         self._info, self._has_own_window = private["_info"], private["_has_own_window"]
+        self._has_own_temperature = private["_has_own_temperature"]
 
     @classmethod
     def class_name(cls) -> str:

@@ -325,6 +325,27 @@ async def test_llama_index_checks_additional_options_at_construction_and_later(f
         await call(llm, "complete", "Hello", top_k=4)
 
 
+def changed_later(way, llm, name, value):
+    if way == "assignment":
+        setattr(llm, name, value)
+        return llm
+    return llm.model_copy(update={name: value}) if way == "model_copy" else pickle.loads(pickle.dumps(llm))
+
+
+@pytest.mark.parametrize("way", ["assignment", "model_copy"])
+def test_llama_index_defaults_follow_options_that_are_changed_later(fresh_sandbox, way, monkeypatch):
+    monkeypatch.setenv("NANOGPT_API_KEY", fresh_sandbox.api_key)
+    llm = changed_later(way, NanoGPT(base_url=fresh_sandbox.base_url), "model", "o1")
+    assert llm.temperature == NanoGPT("o1").temperature == 1.0
+    assert changed_later(way, llm, "model", "gpt-4o").temperature == NanoGPT("gpt-4o").temperature != 1.0
+    own = changed_later(way, NanoGPT(temperature=0.5), "model", "o1")
+    assert changed_later("pickle", own, "", "").model_copy(update={"model": "gpt-4o"}).temperature == 0.5
+    llm = changed_later(way, NanoGPT(base_url=fresh_sandbox.base_url), "additional_kwargs", {"seed": 4})
+    assert list(llm.stream_complete("Hello"))
+    body = fresh_sandbox.requests[-1].body
+    assert (body["seed"], body["stream_options"]) == (4, {"include_usage": True})
+
+
 @pytest.mark.parametrize("name", ["api_key", "openai_api_key"])
 @pytest.mark.parametrize("way", ["constructor", "model_copy", "copy"])
 def test_key_is_in_no_local_variable_of_an_option_error(plugin, make, key_variables, name, way):
