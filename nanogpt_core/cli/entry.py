@@ -144,6 +144,9 @@ def _report(error: Exception) -> int:
         place = f"{error.filename}: " if error.filename else ""
         print_error(f"{place}{_one_line(error.strerror or error)}")
         return ExitCode.USAGE
+    if isinstance(error, Warning):  # raised on request: python -W error, or PYTHONWARNINGS=error
+        print_error(f"{_one_line(error)} Warnings are errors here, by Python's options.")
+        return ExitCode.USAGE
     print_error(
         f"Internal error: {type(error).__name__}: {_one_line(error)}. This is a defect of nanogpt-rag: please report "
         f"it, with the output of the same command under {_TRACEBACK_VARIABLE}=1."

@@ -168,6 +168,12 @@ def test_missing_file_is_named_in_one_line(failing):
     assert (result.code, result.err) == (2, "nanogpt: notes.txt: No such file or directory\n")
 
 
+def test_warning_that_is_an_error_by_request_is_no_defect(failing):
+    result = failing(RuntimeWarning("Token counts are estimated."))
+    assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+    assert "Token counts are estimated. Warnings are errors here" in result.err
+
+
 def test_error_of_the_system_without_a_file_is_one_line(failing):
     assert failing(OSError("broken\nin two")).err == "nanogpt: broken in two\n"
 
