@@ -2,6 +2,8 @@
 
 import asyncio
 import errno
+import gc
+import importlib
 import json
 import os
 import resource
@@ -57,7 +59,7 @@ def put_for_ever(path, worker):
         number += 50
 
 
-def calls(path, texts, expected, *, threads, each, seed, **options):
+def calls(path, texts, expected, *, threads, calls, seed, **options):
     """Make so many calls in each of several threads, over texts that all draw on; say how many vectors were wrong."""
     embedder = Embedder(cache=path, **options)
     right, texts = np.load(expected), texts_of(texts)
@@ -65,7 +67,7 @@ def calls(path, texts, expected, *, threads, each, seed, **options):
 
     def work(number):
         dice = np.random.default_rng([seed, number])
-        for _ in range(each):
+        for _ in range(calls):
             rows = dice.choice(len(texts), size=3)
             vectors = embedder.embed([texts[row] for row in rows])
             if not np.array_equal(vectors, right[rows]):
@@ -77,6 +79,22 @@ def calls(path, texts, expected, *, threads, each, seed, **options):
     for thread in running:
         thread.join()
     say("wrong", len(wrong), "cached", embedder.usage.texts_cached)
+
+
+def in_forks(function, each, imports=(), **shared):
+    """Run a function in several forks at once, after imports that it needs; exit with the number of failures."""
+    for module in imports:
+        importlib.import_module(module)
+    gc.freeze()  # or the end of each fork would look at all that was imported, which takes longer than the work
+    children = []
+    for arguments in each:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of threads that numpy has outside of Python
+            children.append(os.fork())
+        if not children[-1]:
+            globals()[function](**shared, **arguments)
+            sys.exit()
+    sys.exit(sum(os.waitpid(child, 0)[1] != 0 for child in children))
 
 
 def said(work):

@@ -47,13 +47,14 @@ def child():
     script = Path(__file__).with_name("child.py")
     with contextlib.ExitStack() as stack:
 
-        def start(work, *, before=(), **arguments):
+        def start(work, *, before=(), start_new_session=False, **arguments):
             process = subprocess.Popen(
                 [*before, sys.executable, "-W", "error", str(script), work, json.dumps(arguments)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
+                start_new_session=start_new_session,
             )
             stack.enter_context(process)
             stack.callback(process.kill)

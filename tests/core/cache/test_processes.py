@@ -1,6 +1,8 @@
 """Several processes and threads on one cache."""
 
+import os
 import pickle
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -24,21 +26,26 @@ MODEL = "text-embedding-3-small"
 TEXTS = [f"text number {number} of the run" for number in range(400)]
 
 
-def words(result):
-    return dict(zip(result.out.split()[::2], map(int, result.out.split()[1::2]), strict=True))
+IMPORTED_BY_REQUESTS = ["openai.resources.embeddings", "httpcore", "pybase64"]
+
+
+def words(line):
+    return dict(zip(line.split()[::2], map(int, line.split()[1::2]), strict=True))
 
 
 def test_four_processes_with_eight_threads_share_a_file(options, child, finish, many, tmp_path):
     rate = {"requests_per_second": 1e6, "model": MODEL, "dimensions": 64}
     expected = tmp_path / "expected.npy"
     np.save(expected, Embedder(**options, **rate).embed(TEXTS))
-    each = many(1_200, 12_000) // 32
-    told = {"path": str(tmp_path / "c.db"), "texts": len(TEXTS), "expected": str(expected), "threads": 8, "each": each}
-    processes = [child("calls", seed=seed, **told, **options, **rate) for seed in range(4)]
-    results = [finish(process) for process in processes]
-    assert [(result.status, result.err) for result in results] == [(0, "")] * 4
-    assert [words(result)["wrong"] for result in results] == [0] * 4
-    assert sum(words(result)["cached"] for result in results) > 0
+    each = many(640, 12_000) // 32
+    told = {"path": str(tmp_path / "c.db"), "texts": len(TEXTS), "expected": str(expected), "threads": 8}
+    told["imports"] = IMPORTED_BY_REQUESTS
+    seeds = [{"seed": seed} for seed in range(4)]
+    ended = finish(child("in_forks", function="calls", each=seeds, calls=each, **told, **options, **rate))
+    assert (ended.status, ended.err) == (0, "")
+    results = list(map(words, ended.out.splitlines()))
+    assert [result["wrong"] for result in results] == [0] * 4
+    assert sum(result["cached"] for result in results) > 0
     assert verify_cache(told["path"]).clean
 
 
@@ -52,14 +59,12 @@ def test_four_processes_set_a_damaged_file_aside_once(options, child, finish, tm
     data[20_000:300_000] = bytes(280_000)
     path.write_bytes(data)
     saved = [tmp_path / f"{number}.npy" for number in range(4)]
-    processes = [
-        child("warned", path=str(path), texts=len(TEXTS), save=str(save), batch_size=16, **options, **rate)
-        for save in saved
-    ]
-    results = [finish(process) for process in processes]
-    assert [(result.status, result.err) for result in results] == [(0, "")] * 4
+    told = {"path": str(path), "texts": len(TEXTS), "batch_size": 16, "imports": IMPORTED_BY_REQUESTS}
+    each = [{"save": str(save)} for save in saved]
+    ended = finish(child("in_forks", function="warned", each=each, **told, **options, **rate))
+    assert (ended.status, ended.err) == (0, "")
     assert all(np.array_equal(np.load(save), expected) for save in saved)
-    warned = [line for result in results for line in result.out.splitlines() if line.startswith("warning")]
+    warned = [line for line in ended.out.splitlines() if line.startswith("warning")]
     assert len(warned) == 1, warned
     assert "set aside" in warned[0]
     assert verify_cache(path).clean
@@ -71,12 +76,15 @@ def test_four_processes_set_a_damaged_file_aside_once(options, child, finish, tm
 def test_four_processes_create_the_file_at_once(child, finish, tmp_path):
     for turn in range(3):
         path = tmp_path / f"{turn}.db"
-        processes = [child("put_for_ever", path=str(path), worker=worker) for worker in range(4)]
-        for process in processes:
-            assert process.stdout.readline() == "0\n"
-        for process in processes:
-            process.kill()
-        assert [finish(process).err for process in processes] == [""] * 4
+        workers = [{"worker": worker} for worker in range(4)]
+        process = child("in_forks", function="put_for_ever", each=workers, path=str(path), start_new_session=True)
+        begun = 0
+        while begun < len(workers):
+            line = process.stdout.readline()
+            assert line, finish(process).err
+            begun += line == "0\n"
+        os.killpg(process.pid, signal.SIGKILL)  # the forks too
+        assert finish(process).err == ""
         report = verify_cache(path)
         assert report.clean
         assert report.entries >= 200

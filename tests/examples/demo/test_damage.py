@@ -6,8 +6,6 @@ import os
 import re
 import shutil
 import sqlite3
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +14,7 @@ import pytest
 from nanogpt_core.errors import AuthenticationError
 from nanogpt_core.sandbox import Fault
 
-pytestmark = pytest.mark.xdist_group("processes")  # kills and starts processes: never beside each other
+pytestmark = pytest.mark.xdist_group("warm processes")
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples" / "demo"
 LONG = "\n\n".join(f"The {number}th paragraph tells of walnuts and of hazelnuts. " * 8 for number in range(30))
@@ -234,7 +232,7 @@ MOMENTS = {
 
 
 @pytest.fixture(scope="module", params=["LangChainPipeline", "LlamaIndexPipeline"])
-def killed(request, shared_sandbox, tmp_path_factory):
+def killed(request, warm, shared_sandbox, tmp_path_factory):
     """Pipeline class, and a folder for each moment at which an ingest was killed."""
     if not hasattr(os, "fork"):
         pytest.skip("there is no fork")
@@ -259,8 +257,8 @@ def killed(request, shared_sandbox, tmp_path_factory):
         note="records.update" if kind.__name__ == "LangChainPipeline" else "documents.set_document_hashes",
         runs=runs,
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
+    status, _, err = warm.run(program, folder)
+    assert status == "0", err
     return kind, dict(zip(MOMENTS, (data for data, *_ in runs), strict=True))
 
 
