@@ -42,7 +42,6 @@ class JobRun:
 
     Attributes:
         done: Number of distinct texts that have a vector.
-        vectors_sha256: SHA-256, in hexadecimal, of the vectors, after everything was written.
     """
 
     def __init__(
@@ -54,13 +53,18 @@ class JobRun:
         self._cache = cache
         self._progress = progress
         self._noted_at = 0.0
+        self._hash = hashlib.sha256()
         self.done = 0
-        self.vectors_sha256 = ""
 
     @property
     def usage(self) -> Usage:
         """Usage of all runs."""
         return self._state.earlier_usage + self._embedder.usage
+
+    @property
+    def vectors_sha256(self) -> str:
+        """SHA-256, in hexadecimal, of the vectors so far."""
+        return self._hash.hexdigest()
 
     def write(self, write: Callable[[Facts, Iterator[Block]], None]) -> Facts:
         """Embed and write all passages; return the facts about the output.
@@ -79,8 +83,11 @@ class JobRun:
                     facts = self._facts(block.vectors[0].shape[1])
                     writing = _Writing(partial(write, facts))
                 writing.put(block)
+                # Not in the thread that writes: without latency, that one is the slowest.
+                for part in block.vectors:
+                    self._hash.update(part.astype("<f4", order="C", copy=False).data)
             assert writing is not None  # noqa: S101 - the spool is not empty
-            self.vectors_sha256 = writing.finish()
+            writing.finish()
         finally:
             if writing is not None:
                 writing.end()
@@ -157,7 +164,6 @@ class _Writing:
 
     def __init__(self, write: Callable[[Iterator[Block]], None]) -> None:
         self._write = write
-        self._hash = hashlib.sha256()
         self._blocks: queue.Queue[Block | None] = queue.Queue(_MAX_WAITING_BLOCKS)
         self._failure: BaseException | None = None
         self._has_ended = False
@@ -174,8 +180,6 @@ class _Writing:
 
     def _taken(self) -> Iterator[Block]:
         while (block := self._blocks.get()) is not None:
-            for part in block.vectors:
-                self._hash.update(part.astype("<f4", order="C", copy=False).data)
             yield block
         self._blocks.put(None)  # Lance reads in a thread of its own, and _run() may wait for the end too
 
@@ -185,12 +189,11 @@ class _Writing:
             raise self._failure
         self._blocks.put(block)
 
-    def finish(self) -> str:
-        """Wait until everything is written; return the SHA-256 of the vectors."""
+    def finish(self) -> None:
+        """Wait until everything is written."""
         self.end()
         if self._failure is not None:
             raise self._failure
-        return self._hash.hexdigest()
 
     def end(self) -> None:
         """End the blocks, and wait until the files are closed."""
