@@ -83,6 +83,7 @@ def served(folder, *words, **environment):
                 break
         else:
             pytest.fail("".join(said))
+        guard.cancel()  # or it would end the page under tests that take longer on a busy machine
         yield f"http://127.0.0.1:{port}"
     finally:
         guard.cancel()
