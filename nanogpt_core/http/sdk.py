@@ -27,6 +27,7 @@ SDK_KEY = "in-the-transport"
 SDK_HEADERS = {
     "Accept": "application/json",
     "Accept-Encoding": "identity",
+    "Content-Type": "application/json",
     "User-Agent": f"nanogpt-rag openai-python/{openai.__version__}",
 }
 """Headers of every request, for the SDK's clients. The endpoint's headers replace them."""
@@ -75,7 +76,6 @@ def make_client(kind: type[Client], endpoint: Endpoint, transport: Any) -> Clien
     own: dict[str, Any] = {
         **SDK_HEADERS,
         "Authorization": f"Bearer {SDK_KEY}",  # the SDK needs one; the transport replaces it
-        "Content-Type": "application/json",
     }
     # The SDK asks the system for its headers once, under locks of the standard library before Python 3.12.
     with delay_forks():

@@ -195,7 +195,6 @@ class _Body(httpx.SyncByteStream, httpx.AsyncByteStream):  # type: ignore[misc]
 _REPLACEABLE = {
     **{name.lower().encode(): value.encode() for name, value in SDK_HEADERS.items()},
     b"authorization": f"Bearer {SDK_KEY}".encode(),
-    b"content-type": b"application/json",
     b"connection": b"keep-alive",
 }
 _DROPPED_PREFIXES = (b"x-stainless-", b"openai-")  # the SDK's notes on the machine and on OpenAI's account
