@@ -156,12 +156,6 @@ def attempt_limits(timeout: float, max_bytes: int = _NO_LIMITS.max_bytes) -> Ite
         current_attempt.reset(token)
 
 
-def seconds_left(timeout: float | None) -> float | None:
-    """Return ``timeout`` in seconds, or the time left of the attempt if that is less: 0 or less after its deadline."""
-    seconds = min(current_attempt.get().deadline - time.monotonic(), math.inf if timeout is None else timeout)
-    return None if seconds == math.inf else seconds
-
-
 def sleep(seconds: float, stop: threading.Event | None = None) -> None:
     """Sleep for ``seconds``, or until ``stop`` is set; not at all if 0 or negative."""
     if seconds <= 0 or (stop is not None and stop.is_set()):

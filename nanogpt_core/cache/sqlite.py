@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from nanogpt_core._runtime.clock import seconds_left
+from nanogpt_core._runtime.clock import current_attempt
 from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core._runtime.log import logger, warn
 from nanogpt_core.cache.damage import is_ambiguous, is_damage, may_be_damage, reading_fails, set_aside
@@ -291,7 +291,7 @@ class SQLiteCache(ForkSafe):
 
 def _time_to_wait(seconds: float) -> float:
     """Return ``seconds``, or the time that the call's deadline leaves to the cache if that is less; at least 0."""
-    return max(0.0, seconds_left(seconds) or 0.0)
+    return max(0.0, min(seconds, current_attempt.get().deadline - time.monotonic()))
 
 
 # Connections copied by a fork without a call of `_before_fork`. SQLite allows neither their use nor their closing.

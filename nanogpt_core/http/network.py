@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import socket
 import ssl
 import time
@@ -21,7 +22,7 @@ from typing import Any, TypeVar
 
 import anyio  # comes with the SDK
 
-from nanogpt_core._runtime.clock import seconds_left
+from nanogpt_core._runtime.clock import current_attempt
 from nanogpt_core.http.addresses import TIMED_OUT, aconnect, connect
 from nanogpt_core.http.sdk import httpcore
 from nanogpt_core.http.tls import READ_BYTES, TlsSession
@@ -40,6 +41,12 @@ _LATE_SECONDS = 1.0
 T = TypeVar("T")
 # Steps of I/O: a number is the most bytes to receive, bytes are to be sent.
 _Steps = Generator[int | bytes, bytes, T]
+
+
+def seconds_left(timeout: float | None) -> float | None:
+    """Return ``timeout`` in seconds, or the time left of the attempt if that is less: 0 or less after its deadline."""
+    seconds = min(current_attempt.get().deadline - time.monotonic(), math.inf if timeout is None else timeout)
+    return None if seconds == math.inf else seconds
 
 
 class _AsHttpcoreErrors:

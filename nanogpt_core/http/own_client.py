@@ -8,9 +8,9 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-from nanogpt_core._runtime.clock import current_attempt, seconds_left
+from nanogpt_core._runtime.clock import current_attempt
 from nanogpt_core.errors import ConfigurationError
-from nanogpt_core.http.network import time_limit
+from nanogpt_core.http.network import seconds_left, time_limit
 from nanogpt_core.http.sdk import httpx
 
 _OTHER_LOOP = re.compile(r"event loop is closed|different (?:event )?loop", re.IGNORECASE)

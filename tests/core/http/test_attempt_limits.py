@@ -1,5 +1,6 @@
 """Limits of one attempt: timeout, deadline and size of the reply."""
 
+import contextvars
 import gzip
 import itertools
 import resource
@@ -10,13 +11,15 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from nanogpt_core._runtime.clock import fake_clock
+from nanogpt_core._runtime.clock import attempt_limits, fake_clock
 from nanogpt_core.errors import AuthenticationError, DamagedReplyError, NanoGPTError, ReplyError, RequestTimeoutError
 from nanogpt_core.http import network
 from nanogpt_core.http.inflater import Inflater
+from nanogpt_core.http.network import seconds_left
 from nanogpt_core.http.transport import BodyReader
 
 MIB = 1 << 20
+HOUR = 3600.0
 
 
 def answer(body, **headers):
@@ -180,3 +183,33 @@ def test_deadline_is_for_the_whole_call(embed, serve, faults):
     assert waits.seconds <= 30
     assert len(server.requests) < 51
     assert caught.value.failed_positions == (0,)
+
+
+def test_attempt_limits_bound_the_timeouts_in_their_block():
+    assert seconds_left(HOUR) == HOUR
+    assert seconds_left(None) is None
+    with attempt_limits(10):
+        assert seconds_left(HOUR) <= 10
+        assert seconds_left(None) <= 10
+        assert seconds_left(1) == 1
+        with attempt_limits(HOUR):
+            assert seconds_left(60) == 60
+        assert seconds_left(60) <= 10
+    assert seconds_left(HOUR) == HOUR
+
+
+def test_attempt_limits_end_with_an_error():
+    with pytest.raises(ZeroDivisionError), attempt_limits(10):
+        raise ZeroDivisionError
+    assert seconds_left(HOUR) == HOUR
+
+
+def test_no_time_remains_after_the_deadline_of_an_attempt():
+    with attempt_limits(0):
+        assert seconds_left(HOUR) <= 0
+
+
+def test_attempt_limits_are_not_seen_by_other_contexts():
+    other = contextvars.copy_context()
+    with attempt_limits(10):
+        assert other.run(seconds_left, HOUR) == HOUR

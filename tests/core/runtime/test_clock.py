@@ -1,14 +1,13 @@
 """The clock: sleeps, the fake clock that skips them, deadlines."""
 
 import asyncio
-import contextvars
 import threading
 import time
 
 import pytest
 
 from nanogpt_core._runtime import clock
-from nanogpt_core._runtime.clock import Deadline, attempt_limits, fake_clock, seconds_left
+from nanogpt_core._runtime.clock import Deadline, fake_clock
 
 HOUR = 3600.0
 
@@ -203,33 +202,3 @@ def test_deadline_bounds_a_timeout():
     deadline = Deadline.after(10)
     assert deadline.remaining(5) == 5
     assert deadline.remaining(HOUR) <= 10
-
-
-def test_attempt_limits_bound_the_timeouts_in_their_block():
-    assert seconds_left(HOUR) == HOUR
-    assert seconds_left(None) is None
-    with attempt_limits(10):
-        assert seconds_left(HOUR) <= 10
-        assert seconds_left(None) <= 10
-        assert seconds_left(1) == 1
-        with attempt_limits(HOUR):
-            assert seconds_left(60) == 60
-        assert seconds_left(60) <= 10
-    assert seconds_left(HOUR) == HOUR
-
-
-def test_attempt_limits_end_with_an_error():
-    with pytest.raises(ZeroDivisionError), attempt_limits(10):
-        raise ZeroDivisionError
-    assert seconds_left(HOUR) == HOUR
-
-
-def test_no_time_remains_after_the_deadline_of_an_attempt():
-    with attempt_limits(0):
-        assert seconds_left(HOUR) <= 0
-
-
-def test_attempt_limits_are_not_seen_by_other_contexts():
-    other = contextvars.copy_context()
-    with attempt_limits(10):
-        assert other.run(seconds_left, HOUR) == HOUR
