@@ -54,7 +54,8 @@ assert "completion" in help.stdout
 def embed(source, output, *options):
     command = [sys.executable, "-m", "nanogpt_core.cli", "embed", source, "-o", output, "-q", *options]
     subprocess.run(command, check=True, capture_output=True)
-open("texts.txt", "w").write("one text")
+with open("texts.txt", "w") as file:
+    file.write("one text")
 embed("texts.txt", "texts.parquet", "--overwrite")
 """
 PDF = "import pypdfium2"
