@@ -305,8 +305,9 @@ class RateCap:
     def limiter(self) -> RateLimiter:
         """Return the limiter; from the first use on, it keeps to this cap."""
         if self._limiter is None:
-            self._limiter = _limiters.get(self._name, RateLimiter)
-            self._limiter.join(self)
+            limiter = _limiters.get(self._name, RateLimiter)
+            limiter.join(self)
+            self._limiter = limiter  # only now: no other thread may use it without the cap
         return self._limiter
 
 

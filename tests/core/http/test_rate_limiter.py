@@ -498,6 +498,23 @@ def test_repr_shows_rate_and_pause_but_no_key(endpoint):
 # --- Threads, forks, processes
 
 
+def test_another_thread_never_uses_the_limiter_before_its_cap_applies(monkeypatch):
+    cap, rates, joins = limit(2.0), [], []
+    join = RateLimiter.join
+
+    def interrupted(limiter, joining):
+        joins.append(joining)
+        if len(joins) == 1:
+            thread = threading.Thread(target=lambda: rates.append(cap.limiter().rate))
+            thread.start()
+            thread.join(60)
+        join(limiter, joining)
+
+    monkeypatch.setattr(RateLimiter, "join", interrupted)
+    cap.limiter()
+    assert rates == [2.0]
+
+
 def test_threads_reserve_different_start_times():
     limiter = RateLimiter(now=lambda: 0.0)
     own = limit(1000)
