@@ -378,6 +378,16 @@ async def test_llm_and_embeddings_share_a_rate(scripted, ask):
 # --- copies ---
 
 
+def test_pickle_of_a_version_without_own_temperatures_can_be_read():
+    llm = NanoGPT("gpt-4o-mini", api_key="key", temperature=0.3)
+    state = llm.__getstate__()
+    del state["__pydantic_private__"]["_has_own_temperature"]
+    twin = NanoGPT.__new__(NanoGPT)
+    twin.__setstate__({**state, "__dict__": {**state["__dict__"], "api_key": "key"}})
+    twin.model = "o1"
+    assert twin.temperature == 0.3, "kept, since it may be the user's"
+
+
 async def test_copies_and_pickles_keep_options(scripted, ask, monkeypatch):
     sandbox = scripted(*[Reply("Here.")] * 3)
     llm = sandbox.llm(model="any/model", requests_per_second=7.0, max_retries=5)
