@@ -151,8 +151,12 @@ def _checked_url(url: str | None) -> str:
         raise InvalidTypeError(f"url must be a str, not {type(given).__name__}.")
     try:
         parts = urlsplit(given)
-    except ValueError as error:  # such as a bracket that is not closed; its text does not show the URL
-        raise ConfigurationError(f"The URL of the Redis server is not valid: {error}.") from None
+        _ = parts.port
+    except ValueError:  # its text may show a part of a password that is not percent-encoded
+        raise ConfigurationError(
+            "The URL of the Redis server is not valid: its host or port cannot be read.",
+            remedy="Write / # ? [ ] and letters beyond ASCII in a password percent-encoded, for example %2F for /.",
+        ) from None
     if parts.scheme not in _SCHEMES:
         # The URL itself stays out of the message, since it may hold a password.
         raise ConfigurationError(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from cyclopts import Group, Parameter
 
-from nanogpt_core.cli.job.input import read_input
+from nanogpt_core.cli.job.input import is_one_of, read_input
 from nanogpt_core.cli.job.progress import Progress
 from nanogpt_core.cli.job.spool import Spool
 from nanogpt_core.cli.names import name_of
@@ -58,7 +58,7 @@ def read_corpus(corpus: Path, options: CorpusOptions, progress: Progress, output
         tempfile.TemporaryDirectory(prefix="nanogpt-") as folder,
         contextlib.closing(Spool(Path(folder))) as spool,
     ):
-        read_input([str(corpus)], reading, spool, progress, without=[output] if corpus.is_dir() else [])
+        read_input([str(corpus)], reading, spool, progress, without=[output] if is_one_of(output, [corpus]) else [])
         return [Passage(placed.text, _source(placed, corpus)) for block in spool.blocks() for placed in block.passages]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,6 @@ from nanogpt_core.cli.comparison.corpus import CorpusOptions, read_corpus
 from nanogpt_core.cli.console import error_console, print_warning
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode
 from nanogpt_core.cli.job.cost import format_usd
-from nanogpt_core.cli.job.input import is_one_of
 from nanogpt_core.cli.job.progress import Progress
 from nanogpt_core.cli.kept_cache import KeptCache
 from nanogpt_core.cli.names import STDIN
@@ -87,8 +87,8 @@ class Run:
     def read_passages(self, corpus: Path, options: CorpusOptions) -> list[Passage]:
         """Read the corpus."""
         _check_exists(corpus)
-        if corpus.is_dir() and is_one_of(corpus, [self._output]):
-            raise CommandError(f"{corpus} is in the folder of the report.", remedy="Pass another --output.")
+        if corpus.is_dir() and os.path.realpath(corpus) == os.path.realpath(self._output):
+            raise CommandError(f"{corpus} is the folder of the report too.", remedy="Pass another --output.")
         return read_corpus(corpus, options, self._progress, self._output)
 
     def read_questions(

@@ -210,10 +210,16 @@ def stored_row(fields: Any, output: Path, number: int) -> StoredRow:
     known = {name: value for name, value in fields.items() if name in _ROW_FIELDS and value is not None}
     for name, value in known.items():  # other programs write values of other types into the same columns
         if name in _NUMBERS:
-            known[name] = value if isinstance(value, int) else None
+            known[name] = _integer(value)
         elif not isinstance(value, str):
             known[name] = _json(value) if name == "metadata" else str(value)
     return StoredRow(**known)
+
+
+def _integer(value: object) -> int | None:
+    if isinstance(value, float) and value.is_integer():  # pandas writes integers with nulls as floats
+        return int(value)
+    return value if isinstance(value, int) else None
 
 
 def _json(value: object) -> str:

@@ -75,7 +75,9 @@ def read_input(
     report = InputReport()
     reader = CorpusReader(options)
     sources, folders, left_out = find_sources(inputs, given_format=options.format, include=options.include)
-    sources = [source for source in sources if source.path is None or not is_one_of(source.path, without)]
+    if without:
+        places = _real(without)
+        sources = [source for source in sources if source.path is None or not _leads_into(source.path, places)]
     _check_outputs(sources, outputs)
     for problem in folders:
         report.add(problem)
@@ -91,15 +93,24 @@ def read_input(
 
 
 def _check_outputs(sources: Sequence[Source], outputs: Collection[Path]) -> None:
+    places = _real(outputs)
     for source in sources:
-        if source.path is not None and is_one_of(source.path, outputs):
+        if source.path is not None and _leads_into(source.path, places):
             raise CommandError(f"{source.name} is an input, and the output would replace it.")
 
 
 def is_one_of(path: Path, places: Collection[Path]) -> bool:
     """Return whether ``path`` leads to one of ``places``, or into one of them that is a folder."""
-    real = Path(os.path.realpath(path))  # Path.resolve() fails for links in a circle
-    return not {Path(os.path.realpath(place)) for place in places}.isdisjoint((real, *real.parents))
+    return _leads_into(path, _real(places))
+
+
+def _real(paths: Collection[Path]) -> set[Path]:
+    return {Path(os.path.realpath(path)) for path in paths}  # Path.resolve() fails for links in a circle
+
+
+def _leads_into(path: Path, places: set[Path]) -> bool:
+    real = Path(os.path.realpath(path))
+    return not places.isdisjoint((real, *real.parents))
 
 
 def _passages(

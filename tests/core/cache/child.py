@@ -82,7 +82,7 @@ def calls(path, texts, expected, *, threads, calls, seed, **options):
 
 
 def in_forks(function, each, imports=(), **shared):
-    """Run a function in several forks at once, after imports that it needs; exit with the number of failures."""
+    """Run a function in several forks at once, after imports that it needs; say each failure, and exit with 1."""
     for module in imports:
         importlib.import_module(module)
     gc.freeze()  # or the end of each fork would look at all that was imported, which takes longer than the work
@@ -94,7 +94,12 @@ def in_forks(function, each, imports=(), **shared):
         if not children[-1]:
             globals()[function](**shared, **arguments)
             sys.exit()
-    sys.exit(sum(os.waitpid(child, 0)[1] != 0 for child in children))
+    failed = False
+    for _ in children:
+        if os.wait()[1]:
+            say("failed")  # for a reader that waits for words of the others
+            failed = True
+    sys.exit(failed)
 
 
 def said(work):

@@ -72,7 +72,7 @@ def finish():
             out, err = process.communicate(more, timeout=300)
         except subprocess.TimeoutExpired:
             process.kill()
-            pytest.fail(f"the process hangs; it printed {process.communicate()}")
+            pytest.fail(f"the process hangs; it printed {process.communicate(timeout=60)}")
         return SimpleNamespace(status=process.returncode, out=out, err=err)
 
     return finish

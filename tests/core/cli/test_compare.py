@@ -165,7 +165,9 @@ def test_report_in_the_folder_of_the_corpus_is_not_read_by_the_next_comparison(p
     assert "of an earlier comparison" not in inputs(paid)
     refused = nanogpt("compare", *words, "-o", folder)
     assert (refused.code, refused.err.count("\n")) == (2, 1)
-    assert "docs is in the folder of the report. Pass another --output." in refused.err
+    assert "docs is the folder of the report too. Pass another --output." in refused.err
+    beside = nanogpt("compare", *words, "-o", tmp_path, "--budget", "1e-12")
+    assert (beside.code, "--budget" in beside.err) == (6, True)  # the corpus was read
 
 
 def test_folder_is_read_as_by_embed_and_its_sources_are_paths(paid, nanogpt, tmp_path):

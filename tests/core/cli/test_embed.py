@@ -567,6 +567,7 @@ def test_verify_names_rows_without_a_vector_and_changed_texts(embed, nanogpt, tm
 def test_verify_notices_changed_vectors_and_a_missing_manifest(embed, nanogpt, corpus, tmp_path):
     output = tmp_path / "out.npy"
     embed(corpus, "-o", output)
+    assert nanogpt("verify", output).code == 0
     array = np.load(output)
     array[5] *= -1
     np.save(output, array)

@@ -305,6 +305,7 @@ def test_columns_of_other_types_that_another_program_wrote_are_read(nanogpt, tmp
         "text": pa.array(["a"], getattr(pa, "string_view", pa.string)()),
         "source": pa.array([b"\xff"]),
         "line": pa.array([float("nan")]),
+        "page": pa.array([3.0]),
         "metadata": pa.array([{"day": day, "share": float("nan")}]),
         "embedding": pa.array([[1e300] * WIDTH, VECTOR], pa.list_(pa.float64()))[1:],
     }
@@ -312,7 +313,7 @@ def test_columns_of_other_types_that_another_program_wrote_are_read(nanogpt, tmp
     pq.write_table(table, tmp_path / "a.parquet")
     found = nanogpt("search", tmp_path / "a.parquet", "honey", "-m", "text-embedding-3-small", "--json")
     [passage] = json.loads(found.out)["passages"]
-    assert [passage[name] for name in ("id", "text", "source", "line")] == ["7", "a", "b'\\xff'", None]
+    assert [passage[name] for name in ("id", "text", "source", "line", "page")] == ["7", "a", "b'\\xff'", None, 3]
     assert json.loads(passage["metadata"]) == {"day": "2026-05-31T00:00:00+00:00", "share": None}
 
 

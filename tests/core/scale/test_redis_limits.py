@@ -574,6 +574,17 @@ def test_worker_counts_again_with_its_first_request_of_a_later_second(make_limit
     assert session.run(lambda client: client.zscore(workers, session.worker)) >= session.last.now
 
 
+def test_worker_counts_at_once_and_until_a_minute_after_its_last_request(make_limits):
+    limits, other = make_limits(), make_limits()
+    admit(limits)
+    session, workers = limits._session, limits._keys[redis_scripts.KEYS.index("workers")]
+    minute = 60 * redis_scripts.MICROSECONDS
+    seen = {"gone": session.last.now - minute - 1, "not yet gone": session.last.now}
+    session.run(lambda client: client.zadd(workers, seen))
+    admit(other)
+    assert other._session.last.workers == 3
+
+
 def start_while_scripts_wait(client, limits, threads):
     """Start threads that reserve: the server holds the first one's script, so the others wait for the next trip."""
     client.client_pause(GUARD_SECONDS * 1000, all=False)
@@ -739,8 +750,10 @@ def test_tls_with_an_own_certificate_authority(redis, name, tmp_path):
         ({"url": "redis://x?decode_responses=true"}, "decode_responses"),
         ({"url": "redis://:secret@x?bogus=1"}, "is not valid: .*bogus"),
         ({"url": "redis://:secret@x?socket_timeout=soon"}, "is not valid: .*socket_timeout"),
-        ({"url": "redis://:secret@x:99999"}, "is not valid: Port"),
-        ({"url": "redis://:secret@[::1"}, "is not valid: Invalid IPv6"),
+        ({"url": "redis://:secret@x:99999"}, "its host or port cannot be read"),
+        ({"url": "redis://:secret@[::1"}, "its host or port cannot be read"),
+        ({"url": "redis://:secret/@x"}, "its host or port cannot be read"),
+        ({"url": "redis://:secret\N{FULLWIDTH NUMBER SIGN}@x"}, "its host or port cannot be read"),
         ({"name": "a{b}"}, "name may hold"),
         ({"name": ""}, "name may hold"),
         ({"prefix": "a b"}, "prefix may hold"),
