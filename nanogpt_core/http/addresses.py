@@ -83,11 +83,15 @@ async def aconnect(host: str, port: int) -> socket.socket:
                 failure = error
         raise failure
     finally:
+        # Nothing is awaited: a cancel scope of anyio's cancels that too, and the sockets would stay open.
         for task in tasks:
             task.cancel()
-        for outcome in await asyncio.gather(*tasks, return_exceptions=True):
-            if isinstance(outcome, socket.socket):
-                outcome.close()
+            task.add_done_callback(_close_unused)
+
+
+def _close_unused(task: asyncio.Task[socket.socket]) -> None:
+    if not task.cancelled() and task.exception() is None:
+        task.result().close()
 
 
 def _alternating(addresses: list[_Address]) -> list[_Address]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import http.client
 import os
 import queue
@@ -14,8 +15,10 @@ import subprocess
 import sys
 import threading
 import traceback
+import warnings
 from types import SimpleNamespace
 
+import anyio
 import pytest
 import trustme
 from pytest_socket import SocketConnectBlockedError
@@ -466,6 +469,33 @@ def test_refused_address_is_left_for_the_next(embed, serve, monkeypatch):
         found.pop()
         with pytest.raises(ConnectionFailedError, match="No answer"):
             embed(server.embedder(base_url="http://two.localhost:9/api/v1", timeout=20), ["a"])
+
+
+@pytest.mark.parametrize("cancels_once", [True, False])
+def test_connecting_that_is_cancelled_at_any_time_leaves_no_socket_open(cancels_once):
+    async def connect(port, scope):
+        with scope:
+            stream = await AsyncBackend().connect_tcp("127.0.0.1", port, 60.0)
+            await stream.aclose()
+
+    async def run(port, turns):
+        scope = anyio.CancelScope()  # unlike Task.cancel(), it cancels everything that is awaited in it
+        task = asyncio.ensure_future(connect(port, scope))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if cancels_once:
+            task.cancel()
+        else:
+            scope.cancel()
+        await asyncio.wait([task])
+
+    with socket.create_server(("127.0.0.1", 0), backlog=16) as listener:
+        for turns in range(10):
+            asyncio.run(run(listener.getsockname()[1], turns))
+    with warnings.catch_warnings(record=True) as left_open:
+        warnings.simplefilter("always")
+        gc.collect()
+    assert not left_open
 
 
 def test_host_that_is_looked_up_is_the_one_on_the_wire(embed, monkeypatch):
