@@ -102,7 +102,7 @@ class WarmProcess:
             *words: The words of the command line, with the name of the program.
             environment: Further environment variables.
             with_warnings: Whether warnings are printed instead of being errors.
-            ends: Whether the interpreter ends as that of any program does, instead of at the last line.
+            ends: Whether the interpreter shuts down as usual, instead of stopping after the last line.
         """
         out, err = (Path(folder).parent / name for name in ("out", "err"))
         job = {"code": code, "folder": str(folder), "out": str(out), "err": str(err), "words": words or ["<string>"]}
