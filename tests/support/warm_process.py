@@ -25,7 +25,7 @@ _LATE = (
 )
 
 _WARM = """
-import gc, json, os, sys, types, warnings
+import gc, json, os, signal, sys, types, warnings
 imported = set()
 for line in sys.stdin:
     job = json.loads(line)
@@ -46,6 +46,7 @@ for line in sys.stdin:
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 else:
     sys.exit()
+signal.alarm(600)  # seconds: a program that hangs is killed, and fails its test
 os.chdir(job["folder"])
 os.environ.update(job["environment"])
 for number, name in enumerate((os.devnull, job["out"], job["err"])):
