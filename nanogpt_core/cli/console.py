@@ -71,13 +71,13 @@ def print_json(value: object) -> None:
     """Print ``value`` as one JSON document on standard output: indented in a terminal, else in one line.
 
     Raises:
-        CommandError: It holds a number that JSON does not have: a reply of the service may.
+        CommandError: ``value`` holds NaN or infinity, for example from a reply of the service.
     """
     indent = 2 if sys.stdout.isatty() else None
     try:
         text = json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False)
     except ValueError as error:
-        raise CommandError(f"It cannot be printed as JSON: {error}.", code=ExitCode.SERVICE) from None
+        raise CommandError(f"The result cannot be printed as JSON: {error}.", code=ExitCode.SERVICE) from None
     # JSON escapes the other control characters itself.
     sys.stdout.write(_CONTROL_CHARACTERS.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 

@@ -34,7 +34,7 @@ class KeptCache(SQLiteCache):
         super().__init__(path)
         self.failure: OSError | None = None
         if _format_of(self.path) not in {b"", _SQLITE_FORMAT}:
-            raise ConfigurationError(f"{self.path} is no cache: it is not of SQLite.", remedy="Pass another --cache.")
+            raise ConfigurationError(f"{self.path} is no cache: it is no SQLite file.", remedy="Pass another --cache.")
         try:
             create_if_missing(self.path, BUSY_SECONDS)
         except sqlite3.Error as error:

@@ -34,8 +34,8 @@ class NanoGPTProvider(Provider):  # type: ignore[misc] # Daft is not installed e
 
     Args:
         width: Dimensions of the vectors of a model that the catalog does not know.
-        **options: Options of :class:`nanogpt_core.Embedder`, such as ``limits`` and ``cache``, but for those that
-            :class:`nanogpt_core.EmbedTable` does not take, and ``dimensions``, which ``embed_text`` takes itself.
+        **options: Options of :class:`nanogpt_core.Embedder`, such as ``limits`` and ``cache``, except those that
+            :class:`nanogpt_core.EmbedTable` refuses, and ``dimensions``, which ``embed_text`` takes itself.
 
     Raises:
         ConfigurationError: An invalid option, or no key in the environment of this process.

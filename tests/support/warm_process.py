@@ -25,7 +25,7 @@ _LATE = (
 )
 
 _WARM = """
-import gc, json, os, sys, types, warnings
+import gc, json, os, signal, sys, types, warnings
 imported = set()
 for line in sys.stdin:
     job = json.loads(line)
@@ -46,6 +46,7 @@ for line in sys.stdin:
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 else:
     sys.exit()
+signal.alarm(600)  # seconds: a program that hangs is killed, and fails its test
 os.chdir(job["folder"])
 os.environ.update(job["environment"])
 for number, name in enumerate((os.devnull, job["out"], job["err"])):
@@ -102,7 +103,7 @@ class WarmProcess:
             *words: The words of the command line, with the name of the program.
             environment: Further environment variables.
             with_warnings: Whether warnings are printed instead of being errors.
-            ends: Whether the interpreter ends as that of any program does, instead of at the last line.
+            ends: Whether the interpreter shuts down as usual, instead of stopping after the last line.
         """
         out, err = (Path(folder).parent / name for name in ("out", "err"))
         job = {"code": code, "folder": str(folder), "out": str(out), "err": str(err), "words": words or ["<string>"]}

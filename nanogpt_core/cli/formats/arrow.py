@@ -84,7 +84,7 @@ def _valid(values: Sequence[object]) -> Any:
 
 @contextlib.contextmanager
 def reading(output: Path) -> Iterator[None]:
-    """Turn an error of Arrow or Lance about the content of a file, or of a value that Python lacks, into one line.
+    """Turn an error of Arrow or Lance about a file, or about a value that Python cannot hold, into one line.
 
     Raises:
         CommandError: Such an error.

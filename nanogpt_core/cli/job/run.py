@@ -83,7 +83,7 @@ class JobRun:
                     facts = self._facts(block.vectors[0].shape[1])
                     writing = _Writing(partial(write, facts))
                 writing.put(block)
-                # Not in the thread that writes: without latency, that one is the slowest.
+                # Not in the thread that writes, which is the slowest if replies come at once.
                 for part in block.vectors:
                     self._hash.update(part.astype("<f4", order="C", copy=False).data)
             assert writing is not None  # noqa: S101 - the spool is not empty

@@ -145,7 +145,7 @@ def _lines(stream: io.TextIOWrapper) -> Iterator[str]:
 
 
 def in_words(names: Iterable[str]) -> str:
-    """Return the first names of columns or fields in words. A text without columns can end in ``.csv``."""
+    """Return the first names of columns or fields for a message, shortened: a file of prose may end in ``.csv``."""
     return ", ".join(name[:_MAX_NAME_CHARACTERS] for name in itertools.islice(names, _MAX_NAMES_SHOWN)) or "none"
 
 

@@ -239,6 +239,6 @@ def html_to_text(html: str) -> str:
         parser.close()
     except AssertionError as error:
         raise BadTextError(f"is not HTML ({error})", parser.getpos()[0]) from None
-    # The conditions at the beginning keep the time linear: else each blank of a long run would be tried as the first.
+    # The lookbehinds keep the time linear: without them, a match would be tried at each blank of a long run.
     text = re.sub(r"(?<![^\S\n])[^\S\n]*\n[^\S\n]*\n\s*", "\n\n", "".join(parser.parts))
     return re.sub(r"(?<! ) *\n ?(?=\S)", "\n", text).strip()

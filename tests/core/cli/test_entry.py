@@ -279,7 +279,7 @@ def test_control_characters_in_tables_findings_and_json_do_not_reach_the_termina
 
 
 def test_number_that_json_does_not_have_is_an_error_of_the_service():
-    with pytest.raises(CommandError, match="It cannot be printed as JSON") as refused:
+    with pytest.raises(CommandError, match="The result cannot be printed as JSON") as refused:
         print_json({"balance": float("inf")})
     assert refused.value.code == ExitCode.SERVICE
 
