@@ -107,7 +107,7 @@ tests: $(VENV)/dev
 
 kill: $(VENV)/dev
 	NANOGPT_LONG=1 $(RUN) -m pytest tests/core/cache tests/core/cli/test_embed_kill.py \
-		tests/core/embeddings/gathering/test_gathering_model.py tests/plugins/test_chat_fuzz.py
+		tests/core/embeddings/gathering/test_gathering_model.py
 
 faults: $(VENV)/dev
 	$(RUN) -m benchmarks.faults.run

@@ -3,7 +3,6 @@
 import asyncio
 import copy
 import json
-import os
 from itertools import combinations
 
 import pytest
@@ -30,7 +29,7 @@ ITS_OWN_WARNING = pytest.mark.filterwarnings(
     "ignore::pydantic.warnings.PydanticDeprecationWarning", "ignore:Pydantic serializer warnings:UserWarning"
 )
 PROMPT = PromptTemplate("Clean x.")
-EXAMPLES = 1000 if os.environ.get("NANOGPT_LONG") else 200  # of each framework
+EXAMPLES = 1000  # of each framework
 USAGE = {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13}
 DETAILS = {"prompt_tokens_details": {"cached_tokens": 1}, "completion_tokens_details": {"reasoning_tokens": 2}}
 PRICING = {"cost": 0.25, "paymentSource": "USD", "inputTokens": 10, "outputTokens": 3}
