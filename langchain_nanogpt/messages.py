@@ -181,7 +181,7 @@ def _whole_numbers(usage: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def restore_reasoning(message: BaseMessage, sent: dict[str, Any]) -> None:
-    """Add reasoning and provider fields to a message of an earlier turn, as it is sent; in place."""
+    """Add reasoning and provider fields of an earlier turn to its message as it is ``sent``, in place."""
     if not isinstance(message, AIMessage):
         return
     more = message.additional_kwargs
@@ -190,7 +190,10 @@ def restore_reasoning(message: BaseMessage, sent: dict[str, Any]) -> None:
 
 
 def remove_texts_of_citations(message: BaseMessage, sent: dict[str, Any]) -> None:
-    """Remove empty texts, which only hold the citations of an earlier turn; some models refuse such texts; in place."""
+    """Remove empty texts, which only hold citations, from the message of an earlier turn as it is ``sent``, in place.
+
+    Some models refuse empty texts.
+    """
     content = sent.get("content")
     if isinstance(content, list) and isinstance(message, AIMessage) and message.additional_kwargs.get(ANNOTATIONS):
         sent["content"] = [part for part in content if part != _EMPTY_TEXT] or (None if sent.get("tool_calls") else "")

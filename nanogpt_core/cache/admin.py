@@ -115,9 +115,8 @@ def export_cache(path: str | os.PathLike[str], target: str | os.PathLike[str]) -
 
     found: dict[int, tuple[list[bytes], list[NDArray[np.float32]]]] = {}
     with _existing(path) as (file, database):
-        written = (
-            os.fspath(target) if os.fspath(target).endswith(".npz") else f"{os.fspath(target)}.npz"
-        )  # as NumPy does
+        name = os.fspath(target)
+        written = name if name.endswith(".npz") else f"{name}.npz"  # NumPy adds the ending
         if os.path.realpath(written) == str(file):
             raise ConfigurationError(f"{file} is the cache itself.", remedy="Pass another target.")
         for key, entry in database.execute("SELECT key, entry FROM nanogpt_entries ORDER BY key"):
