@@ -72,7 +72,7 @@ class Plan:
         text_count: Number of texts that the caller passed.
         offset: Position of the first of them in the caller's list or stream.
         request_texts: The distinct request texts.
-        weights: For each request text, its tokens, as exactly as packing needs them.
+        weights: For each request text, an estimate of its tokens.
         positions: For each request text, the first position in the caller's list that needs it.
         index_of: For each of the caller's texts, the index of its distinct text.
         request_index_of: For each distinct text, the index of its request text; -1 if it was split.

@@ -87,14 +87,12 @@ class TokenCounter:
         return self.weights(lengths), {position: tokens for position, tokens in counts if tokens}
 
     def weights(self, lengths: Sequence[int]) -> list[int]:
-        """Return token counts for making batches, without counting: upper bounds for OpenAI's models, else estimates.
+        """Return estimates of tokens for making batches, without counting: a token in 3 bytes.
 
         Args:
             lengths: The texts' lengths, in bytes. A text over the model's limit counts as one of that size.
         """
         most = self.limit or sys.maxsize
-        if self._exact:
-            return list(lengths) if max(lengths, default=0) <= most else [min(length, most) for length in lengths]
         return [min(math.ceil(length * self._factor / 3) + self._special, most) for length in lengths]
 
     def count(self, text: str) -> int:
