@@ -22,7 +22,8 @@ _HEAD = """# How fast
 - Machine: {machine}.
 - Versions: {versions}.
 - {date}, {minutes:.0f} minutes, load {load}. Medians of {rounds}; the spread is the lowest and the highest.
-  Every sample is a fresh process, warmed up with 4,096 other texts; rounds go through all clients in turn. {pinned}
+  Every sample is a fresh process, warmed up with 4,096 other texts a second before; rounds go
+  through all clients in turn. {pinned}
 - Texts are about 120 tokens long, vectors have 1,536 numbers. The server sends prepared bytes. Every answer is checked.
 - CPU is the client process's own, all threads, for 1,000 texts.
 - numpy asks for huge pages by default; here it is told not to (`NUMPY_MADVISE_HUGEPAGE=0`), for all clients, but in the
