@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, PrivateAttr, SecretStr
 from pydantic_core import PydanticUndefined, PydanticUndefinedType
 
 from nanogpt_core import Embedder, ModelInfo
+from nanogpt_core.embeddings.config import OPTION_ALIASES
 from nanogpt_core.embeddings.model_base import EmbeddingModelBase, hidden_option, option
 from nanogpt_core.http.secrets import Secret, hide_keys
 from nanogpt_core.validation import check_bool
@@ -20,22 +21,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from langchain_nanogpt.options import EmbeddingsOptions
-
-# Words for the same options in other embedding classes.
-_FOREIGN_NAMES = {
-    "api_base": "base_url",
-    "openai_api_base": "base_url",
-    "openai_api_key": "api_key",
-    "nanogpt_api_key": "api_key",
-    "async_http_client": "http_async_client",
-    "deployment": "model",
-    "model_name": "model",
-    "embed_batch_size": "chunk_size",
-    "num_workers": "max_concurrency",
-    "request_timeout": "timeout",
-    "headers": "default_headers",
-    "show_progress": "show_progress_bar",
-}
 
 
 class _ApiKey(SecretStr):
@@ -109,7 +94,11 @@ class NanoGPTEmbeddings(EmbeddingModelBase, Embeddings):
     allow_insecure_http: bool = option("allow_insecure_http")
 
     _field_names: ClassVar[Mapping[str, str]] = {"batch_size": "chunk_size"}
-    _foreign_names: ClassVar[Mapping[str, str]] = _FOREIGN_NAMES
+    _foreign_names: ClassVar[Mapping[str, str]] = {
+        **OPTION_ALIASES,
+        "embed_batch_size": "chunk_size",
+        "show_progress": "show_progress_bar",
+    }
     _fixed_fields: ClassVar[tuple[str, ...]] = ("show_progress_bar",)
 
     _embedder: Embedder = PrivateAttr()

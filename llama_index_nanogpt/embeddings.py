@@ -28,6 +28,7 @@ from llama_index_nanogpt.batches import Batches, first_position
 from llama_index_nanogpt.separated_store import SeparatedStore, as_query
 from nanogpt_core import Embedder, ModelInfo
 from nanogpt_core._runtime.workers import call_in_thread
+from nanogpt_core.embeddings.config import OPTION_ALIASES
 from nanogpt_core.embeddings.inputs import check_texts
 from nanogpt_core.embeddings.model_base import EMBEDDER_DEFAULTS, EmbeddingModelBase, hidden_option
 from nanogpt_core.http.secrets import hide_keys
@@ -44,19 +45,6 @@ _own_dispatcher = get_dispatcher(__name__)
 
 _TEXTS_PER_BATCH = 32_768
 _PROGRESS_LABEL = "Generating embeddings"  # LlamaIndex's own
-# Words for the same options in other embedding classes.
-_FOREIGN_NAMES = {
-    "openai_api_base": "api_base",
-    "openai_api_key": "api_key",
-    "nanogpt_api_key": "api_key",
-    "async_http_client": "http_async_client",
-    "deployment": "model_name",
-    "chunk_size": "batch_size",
-    "request_timeout": "timeout",
-    "headers": "default_headers",
-    "show_progress": "progress",
-    "show_progress_bar": "progress",
-}
 
 
 def _in_span_of_base_class(method: F) -> F:
@@ -136,7 +124,11 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
     allow_insecure_http: bool = hidden_option("allow_insecure_http")
 
     _field_names: ClassVar[Mapping[str, str]] = {"model": "model_name", "base_url": "api_base"}
-    _foreign_names: ClassVar[Mapping[str, str]] = _FOREIGN_NAMES
+    _foreign_names: ClassVar[Mapping[str, str]] = {
+        **OPTION_ALIASES,
+        "openai_api_base": "api_base",
+        "deployment": "model_name",
+    }
     _shared_fields: ClassVar[tuple[str, ...]] = ("rate_limiter", "callback_manager", "embeddings_cache")
 
     _embedder: Embedder = PrivateAttr()

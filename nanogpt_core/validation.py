@@ -111,13 +111,13 @@ def check_http_client(name: str, client: Any, kind: str) -> None:
 
 
 def check_option_names(given: Iterable[str], known: Collection[str], aliases: Mapping[str, str]) -> None:
-    """Check that each given name is a known option."""
+    """Check that each given name is a known option; ``aliases`` are hints at others, by names that are not known."""
     for name in given:
         if name not in known:
             near = closest_name(name, [*known, *(alias for alias, option in aliases.items() if option in known)])
             raise InvalidTypeError(
                 f"Unknown option {name!r}.",
-                remedy=f"Did you mean {aliases.get(near, near)!r}?"
+                remedy=f"Did you mean {near if near in known else aliases[near]!r}?"
                 if near
                 else f"The options are: {', '.join(known)}.",
             )
