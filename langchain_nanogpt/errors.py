@@ -101,18 +101,18 @@ def map_to_langchain_errors() -> Iterator[None]:
     try:
         yield
     except NanoGPTError as error:
-        failure, trace = _twin(error), error.__traceback__
+        failure, trace = _as_langchain_error(error), error.__traceback__
     else:
         return
     raise failure.with_traceback(trace)
 
 
-def _twin(error: NanoGPTError) -> NanoGPTError:
+def _as_langchain_error(error: NanoGPTError) -> NanoGPTError:
+    """Return a copy of an error in the class here that is LangChain's too; the error itself if there is none."""
     kind = next((_KINDS[one] for one in type(error).__mro__ if one in _KINDS), None)
     if kind is None:
         return error
     twin = kind.__new__(kind, *error.args)
-    told = {"transient": error.transient, "is_retryable": error.transient}
-    twin.__dict__.update({**error.__dict__, **told})
+    twin.__dict__.update(error.__dict__, transient=error.transient, is_retryable=error.transient)
     twin.__cause__ = error.__cause__
     return twin

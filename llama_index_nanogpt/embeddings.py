@@ -270,10 +270,10 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
     def _get_text_embeddings(self, texts: list[str]) -> list[Embedding]:
         return self._embedder.embed_lists(texts, batch_size=self._request_limit(), first=first_position.get())
 
-    # The base class calls these two. LlamaIndex makes a span for each call of a method of this name.
     def _get_query_embedding(self, query: str) -> Embedding:
         return self._embed_query(query)
 
+    # LlamaIndex makes a span for each call of a method with the name above. Only the base class calls that.
     def _embed_query(self, query: str) -> Embedding:
         floats: Embedding = self._embedder.embed_query(query).tolist()
         return floats
