@@ -185,7 +185,7 @@ class ChatSession:
             )
             failure.__cause__ = error
             return failure
-        return _for_chat(map_error(error, self.endpoint.host, seconds))
+        return _with_chat_remedy(map_error(error, self.endpoint.host, seconds))
 
 
 def make_chat_client(session: ChatSession, http_client: Any = None) -> openai.OpenAI:
@@ -279,7 +279,7 @@ async def aiterate_stream(session: ChatSession, stream: AsyncIterator[T]) -> Asy
             await one.aclose()
 
 
-def _for_chat(error: NanoGPTError) -> NanoGPTError:
+def _with_chat_remedy(error: NanoGPTError) -> NanoGPTError:
     if isinstance(error, errors.ModelNotFoundError) and not error.wrong_base_url:
         error.remedy = "Check the model's name, with its suffixes, and base_url; GET /models lists what there is."
     elif isinstance(error, errors.RequestTooLargeError):
