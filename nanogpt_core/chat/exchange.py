@@ -16,7 +16,7 @@ from nanogpt_core.chat.whole_reply import first_event, parse_reply
 from nanogpt_core.errors import ConnectionFailedError, NanoGPTError, ReplyError
 from nanogpt_core.http.error_body import as_sentence, error_message, excerpt
 from nanogpt_core.http.error_mapping import status_error
-from nanogpt_core.http.retry import was_not_billed
+from nanogpt_core.http.retry import may_be_billed
 from nanogpt_core.http.sdk import httpx
 from nanogpt_core.http.secrets import redacted
 from nanogpt_core.observability.observer import RequestTimer
@@ -46,9 +46,8 @@ class ChatExchange:
         self._request = request
         # The SDK's clients can also list models, for example.
         self._is_chat = request.url.path.endswith("/completions")
-        self._chat_request = ChatRequest.parse(request.content) if self._is_chat else ChatRequest()
-        self._max_bytes = _MAX_STREAM_BYTES if self._chat_request.streams else _MAX_REPLY_BYTES
-        chat = self._chat_request
+        chat = self._chat_request = ChatRequest.parse(request.content) if self._is_chat else ChatRequest()
+        self._max_bytes = _MAX_STREAM_BYTES if chat.streams else _MAX_REPLY_BYTES
         self._observer = session.observer.call(chat.model, streams=chat.streams) if self._is_chat else None
         self._timer = RequestTimer()
         self._usage: dict[str, Any] | None = None
@@ -112,7 +111,7 @@ class ChatExchange:
             with self._as_nanogpt_errors(self._map_read_error), self.attempt_limits(), sending:
                 yield
         except BaseException as error:
-            self._timer.uncertain += not was_not_billed(error)
+            self._timer.uncertain += may_be_billed(error)
             raise
 
     @contextlib.contextmanager

@@ -27,7 +27,7 @@ from nanogpt_core.errors import (
 )
 from nanogpt_core.http.client import HttpReply, Send
 from nanogpt_core.http.limits import Admission, Cost, Outcome, SharedLimits
-from nanogpt_core.http.retry import send_with_retries, wait_for_start, was_not_billed
+from nanogpt_core.http.retry import may_be_billed, send_with_retries, wait_for_start
 from nanogpt_core.http.runner import Join, Run, Wait, Yield
 from nanogpt_core.http.text_errors import add_position, named_position
 from nanogpt_core.models.catalog import near_names
@@ -43,7 +43,7 @@ Steps = Generator[Action, HttpReply, T]
 # Maximum size of a reply: so many bytes for each number of a vector, in base64 or in digits, and for everything else.
 _BYTES_PER_NUMBER = 32
 _BYTES_BESIDE_NUMBERS = 1 << 20
-_MAX_DIMENSIONS = 8192  # as long as the dimensions are not known
+_ASSUMED_DIMENSIONS = 8192  # as long as the dimensions are not known; more than any model in the catalog has
 
 # The encoding to ask for after one that the host refuses. None leaves the field out: some hosts do not know it.
 _NEXT_ENCODINGS: dict[str, str | None] = {"base64": "float", "float": None}
@@ -237,7 +237,7 @@ class Dispatcher:
         encoding = self.host_capabilities.encoding
         parameters = self.parameters if encoding is None else {"encoding_format": encoding, **self.parameters}
         body = orjson.dumps({"input": list(batch.texts), **parameters})
-        numbers = len(batch.texts) * (self._dimensions_check.dimensions or _MAX_DIMENSIONS)
+        numbers = len(batch.texts) * (self._dimensions_check.dimensions or _ASSUMED_DIMENSIONS)
         max_bytes = _BYTES_BESIDE_NUMBERS + numbers * _BYTES_PER_NUMBER
         with observer.sending():
             reply = yield Send("/embeddings", body, cancellation.remaining(self._timeout), max_bytes)
@@ -273,7 +273,7 @@ class Dispatcher:
 
 def failed_outcome(error: BaseException) -> Outcome:
     """Return the outcome of an attempt that failed."""
-    return Outcome(0.0 if was_not_billed(error) else None, error=type(error).__name__)
+    return Outcome(None if may_be_billed(error) else 0.0, error=type(error).__name__)
 
 
 def _halves_of(batch: Batch) -> list[Batch]:

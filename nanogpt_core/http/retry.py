@@ -106,7 +106,7 @@ def wait_for_start(
         RequestTimeoutError: The call ends before the start time. Start time and cost are given back, as after every
             exception that is thrown in.
     """
-    admission = yield from _call(limits, partial(limits.reserve, cost))
+    admission = yield from _call_limits(limits, partial(limits.reserve, cost))
     try:
         while True:
             if admission.delay > 0:
@@ -116,13 +116,14 @@ def wait_for_start(
             cancellation.check()
             if admission.ready:
                 return admission
-            admission = yield from _call(limits, partial(limits.confirm, admission))
+            admission = yield from _call_limits(limits, partial(limits.confirm, admission))
     except BaseException:
         limits.release(admission)
         raise
 
 
-def _call(limits: SharedLimits, function: Callable[[], Admission]) -> Generator[Run, Any, Admission]:
+def _call_limits(limits: SharedLimits, function: Callable[[], Admission]) -> Generator[Run, Any, Admission]:
+    """Return the admission that a method of the limits gives; one that may block runs in a thread."""
     if not limits.may_block:
         return function()
     result: Future[Admission] = Future()
@@ -196,9 +197,9 @@ def backoff_delay(attempt: int, error: NanoGPTError) -> float | None:
     return retry_after + jitter if attempt else retry_after
 
 
-def was_not_billed(error: BaseException) -> bool:
-    """Return whether an attempt that failed so cost nothing."""
-    return isinstance(error, StatusError) and not isinstance(error, ServerError)
+def may_be_billed(error: BaseException) -> bool:
+    """Return whether an attempt that failed with ``error`` may have been billed; one that was refused costs nothing."""
+    return not isinstance(error, StatusError) or isinstance(error, ServerError)
 
 
 def reset_message(seconds: float | None) -> str:

@@ -11,7 +11,7 @@ from nanogpt_core.embeddings.planning import Batch
 from nanogpt_core.embeddings.response import EmbeddingResponse
 from nanogpt_core.errors import BudgetExceededError
 from nanogpt_core.http.limits import Cost
-from nanogpt_core.http.retry import was_not_billed
+from nanogpt_core.http.retry import may_be_billed
 from nanogpt_core.models.pricing import price, round_usd
 from nanogpt_core.observability.observer import CallObserver, RequestTimer
 
@@ -89,7 +89,7 @@ class SharedAccount:
     def settle(self, error: BaseException) -> None:
         """Give back the price of a failed attempt, unless it may have been billed."""
         self._last = error
-        billed = 0.0 if was_not_billed(error) else None
+        billed = None if may_be_billed(error) else 0.0
         self._timer.uncertain += billed is None
         self._settle(billed)
 
