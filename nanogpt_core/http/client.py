@@ -133,7 +133,7 @@ class HttpClient:
     def get_ready(self) -> openai.OpenAI:
         """Return the SDK's client, made at the first call; that imports the SDK, which takes most of a second."""
         if self._client is None:  # two threads may make one each; either will do
-            self._client = self._make("PlainClient", self._http_client)
+            self._client = self._make(is_async=False)
         return self._client
 
     async def aget_ready(self) -> openai.AsyncOpenAI:
@@ -144,16 +144,17 @@ class HttpClient:
 
     def _make_async_client(self) -> openai.AsyncOpenAI:
         if self._async_client is None:  # of many calls that begin at once, most find it made
-            self._async_client = self._make("AsyncPlainClient", self._http_async_client)
+            self._async_client = self._make(is_async=True)
         return self._async_client
 
-    def _make(self, kind: str, http_client: Any) -> Any:
+    def _make(self, *, is_async: bool) -> Any:
         import_modules(self._modules)
-        from nanogpt_core.http import sdk
+        from nanogpt_core.http.sdk import AsyncPlainClient, PlainClient, make_client
         from nanogpt_core.http.transport import Transport
 
+        http_client = self._http_async_client if is_async else self._http_client
         transport = Transport(self.endpoint, http_client, self._lifetime)
-        return sdk.make_client(getattr(sdk, kind), self.endpoint, transport)
+        return make_client(AsyncPlainClient if is_async else PlainClient, self.endpoint, transport)
 
     def close(self) -> None:
         """Close the object that the requests are for, and the connections of this process that no other one uses."""
