@@ -116,19 +116,19 @@ class GatheringDispatcher:
         """Return the gatherer that all embedders with the same options share."""
         if self._gatherer is None:
             config, model, endpoint = self._config, self._config.model_row, self._config.endpoint
-            clients = config.http_client, config.http_async_client
-            objects = *clients, config.limits
+            objects = config.http_client, config.http_async_client, config.limits
             key = (
-                *(endpoint.base_url, endpoint.key.reveal_or_empty() if endpoint.key else "", endpoint.timeout),
-                *(sorted(endpoint.headers.items()), sorted(self._dispatcher.parameters.items()), model),
-                *(config.on_overflow, config.batch_size, config.max_concurrency, config.max_retries, *map(id, objects)),
+                (endpoint.base_url, endpoint.key.reveal_or_empty() if endpoint.key else "", endpoint.timeout),
+                (sorted(endpoint.headers.items()), sorted(self._dispatcher.parameters.items()), model),
+                (config.on_overflow, config.batch_size, config.max_concurrency, config.max_retries),
+                tuple(map(id, objects)),
             )
             make = partial(
                 Gatherer,
                 max_items=config.batch_size or model.batch_size,
                 max_tokens=model.max_request_tokens,
                 slots=min(_SLOTS, config.max_concurrency),
-                mixes_lanes=clients == (None, None),
+                mixes_lanes=config.http_client is None and config.http_async_client is None,
             )
             # The salt keeps the API key from being guessed from the digest.
             self._gatherer = _registry.get(hashlib.blake2b(repr(key).encode(), key=_salt).digest(), make)
@@ -140,4 +140,5 @@ class GatheringDispatcher:
         return BatchCarrier(self.gatherer(), self._dispatcher, limits, self._client, lane)
 
 
-_registry, _salt = Registry[Gatherer](), secrets.token_bytes(16)
+_registry = Registry[Gatherer]()
+_salt = secrets.token_bytes(16)
