@@ -37,7 +37,7 @@ def warn(message: str, category: type[Warning] = RuntimeWarning) -> None:
     warnings.warn(message, category, stacklevel=2 if frame is None else level)
 
 
-class OneWarning:
+class DistinctWarnings:
     """Gives each warning once: a condition that lasts must not give one in every call."""
 
     def __init__(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from nanogpt_core._runtime.clock import Deadline, attempt_limits
-from nanogpt_core._runtime.log import OneWarning
+from nanogpt_core._runtime.log import DistinctWarnings
 from nanogpt_core._runtime.time_limit import run_within
 from nanogpt_core.cache.base import (
     CacheNamespace,
@@ -38,13 +38,13 @@ class CacheLookup:
         namespace: CacheNamespace,
         deadline: Deadline | None,
         close_late: Callable[[], None],
-        warning: OneWarning,
+        warnings: DistinctWarnings,
     ) -> None:
         self._cache = cache
         self._close_late = close_late
         self._namespace = namespace
         self._deadline = deadline
-        self._warning = warning
+        self._warnings = warnings
         self._failed = False
         self._dimensions_stored = False
 
@@ -104,7 +104,7 @@ class CacheLookup:
                 run_within(_WAIT_SHARE * self._deadline.remaining(), work, "nanogpt-cache")
         except Exception as error:  # noqa: BLE001 - a user's own cache may raise anything
             self._failed = True
-            self._warning.warn(
+            self._warnings.warn(
                 f"The embedding cache {self._cache!r} failed ({type(error).__name__}: {error}); continuing without it."
             )
             return False

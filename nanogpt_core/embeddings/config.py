@@ -133,7 +133,7 @@ class EmbedderConfig:
         check_positive("deadline", self.deadline, optional=True)
         check_positive("budget_usd", self.budget_usd, optional=True)
         check_limits(self.limits, requests_per_second=self.requests_per_second, budget_usd=self.budget_usd)
-        _check_words_and_progress(self)
+        _check_strings_and_progress(self)
         check_on_request(self.on_request)
         check_http_client("http_client", self.http_client, "Client")
         check_http_client("http_async_client", self.http_async_client, "AsyncClient")
@@ -233,7 +233,7 @@ def _check_dimensions(model: ModelInfo, dimensions: int | None) -> None:
         ) from None
 
 
-def _check_words_and_progress(config: EmbedderConfig) -> None:
+def _check_strings_and_progress(config: EmbedderConfig) -> None:
     if config.on_overflow not in OVERFLOW_MODES:
         raise ConfigurationError(f"on_overflow must be one of {', '.join(OVERFLOW_MODES)}, not {config.on_overflow!r}.")
     for name, value in (("query_instruction", config.query_instruction), ("user", config.user)):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 EMBEDDER_DEFAULTS = {name: parameter.default for name, parameter in inspect.signature(Embedder).parameters.items()}
 """Defaults of the options of :class:`nanogpt_core.Embedder`, by their names."""
 
-_HOLD_LOCKS = ("http_client", "http_async_client", "cache", "limits", "progress", "on_request")
+_SHARED_BY_COPIES = ("http_client", "http_async_client", "cache", "limits", "progress", "on_request")
 
 
 def option(name: str, **more: Any) -> Any:
@@ -120,7 +120,7 @@ class EmbeddingModelBase(PluginModel):
         return twin
 
     def _shared_by_copies(self) -> Iterable[Any]:
-        return (getattr(self, name) for name in (*_HOLD_LOCKS, *self._shared_fields))
+        return (getattr(self, name) for name in (*_SHARED_BY_COPIES, *self._shared_fields))
 
     def __getstate__(self) -> dict[Any, Any]:
         self._embedder.__getstate__()  # refuses clients, which cannot be pickled

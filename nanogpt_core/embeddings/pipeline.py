@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nanogpt_core._runtime.clock import Cancellation, Deadline
-from nanogpt_core._runtime.log import OneWarning
+from nanogpt_core._runtime.log import DistinctWarnings
 from nanogpt_core._runtime.workers import call_in_thread, require_event_loop, run_in_tasks, run_in_threads
 from nanogpt_core.cache.base import CacheNamespace
 from nanogpt_core.cache.lookup import CacheLookup
@@ -57,19 +57,19 @@ class Pipeline:
     """Answers the calls of one embedder. Safe in threads, after a fork, and on one event loop after another."""
 
     def __init__(
-        self, config: EmbedderConfig, meter: UsageMeter, budget: Budget | None, learned: int | None = None
+        self, config: EmbedderConfig, meter: UsageMeter, budget: Budget | None, learned_dimensions: int | None = None
     ) -> None:
         model = config.model_row
         self.config = config
         self.counter = TokenCounter(model)
-        self.dimensions_check = DimensionsCheck(model, config.dimensions, learned)
+        self.dimensions_check = DimensionsCheck(model, config.dimensions, learned_dimensions)
         self.lifetime = Lifetime()
         self.client = HttpClient(config.endpoint, config.http_client, config.http_async_client, self.lifetime, _MODULES)
         self.namespace = CacheNamespace(config.endpoint.base_url, model.id, config.dimensions)
         self.observer = Observer("embeddings", config.endpoint, config.on_request, meter)
         process_limits = ProcessLimits(RateCap(config.endpoint, config.requests_per_second).limiter, budget)
         self.limits = process_limits if config.limits is None else config.limits
-        self._warning = OneWarning()
+        self._warnings = DistinctWarnings()
         self.dispatcher = Dispatcher(config, self.dimensions_check, self.limits)
         self.gathering_dispatcher = GatheringDispatcher(config, self.dispatcher, process_limits, self.client)
 
@@ -82,7 +82,7 @@ class Pipeline:
         offset: int = 0,
         show_progress: bool = True,
         stop: threading.Event | None = None,
-        stream: CallObserver | None = None,
+        stream_observer: CallObserver | None = None,
     ) -> Any:
         """Embed checked texts.
 
@@ -93,14 +93,14 @@ class Pipeline:
             offset: Position of the first text in the caller's list or stream.
             show_progress: Whether to report progress.
             stop: Set by another thread when the call should end.
-            stream: The observer of the stream that this call is a part of, or None.
+            stream_observer: The observer of the stream that this call is a part of, or None.
         """
         if batch_size is not None:
             check_number("batch_size", batch_size, 1, MAX_ITEMS)
         cancellation = self._cancellation(stop)
-        with self._observed(stream) as observer:
+        with self._observed(stream_observer) as observer:
             plan = make_plan(texts, self.counter, self.config.on_overflow, offset)
-            with self.reporting(plan.text_count) if show_progress else contextlib.nullcontext() as report:
+            with reporting(self.config.progress if show_progress else None, plan.text_count) as report:
                 call = self._make_call(plan, cancellation, observer, as_lists, report)
                 try:
                     dispatches = self._dispatches(plan, call, batch_size, lane=None)
@@ -125,28 +125,28 @@ class Pipeline:
         batch_size: int | None = None,
         offset: int = 0,
         show_progress: bool = True,
-        parsing: asyncio.Lock | None = None,
-        stream: CallObserver | None = None,
+        parse_lock: asyncio.Lock | None = None,
+        stream_observer: CallObserver | None = None,
     ) -> Any:
         """Embed checked texts without blocking the event loop; arguments as for :meth:`embed`.
 
-        ``parsing`` is the lock under which large replies are parsed, shared by concurrent calls of a stream.
+        ``parse_lock`` is the lock under which large replies are parsed, shared by concurrent calls of a stream.
         """
         if batch_size is not None:
             check_number("batch_size", batch_size, 1, MAX_ITEMS)
         loop = require_event_loop()
         cancellation = self._cancellation()
         blocks = self._may_block(texts)
-        with self._observed(stream) as observer:
+        with self._observed(stream_observer) as observer:
             plan = await _run(blocks, make_plan, texts, self.counter, self.config.on_overflow, offset)
-            with self.reporting(plan.text_count) if show_progress else contextlib.nullcontext() as report:
+            with reporting(self.config.progress if show_progress else None, plan.text_count) as report:
                 call = self._make_call(plan, cancellation, observer, as_lists, report)
                 try:
                     dispatches = await _run(blocks, self._dispatches, plan, call, batch_size, loop)
                     if dispatches:
                         await self.client.aget_ready()
-                    lock = parsing or asyncio.Lock()
-                    tasks = [partial(run_async, each, self.client.asend, parsing=lock) for each in dispatches]
+                    lock = parse_lock or asyncio.Lock()
+                    tasks = [partial(run_async, each, self.client.asend, parse_lock=lock) for each in dispatches]
                     await run_in_tasks(tasks, self.config.max_concurrency, cancellation.stop)
                     return await _run(len(texts) > _MAX_TEXTS_PLANNED_IN_LOOP, call.results.finish)
                 except NanoGPTError as error:
@@ -163,8 +163,8 @@ class Pipeline:
         self.lifetime.check_open()
         return self.observer.call(self.config.model_row.id)
 
-    def _observed(self, stream: CallObserver | None) -> contextlib.AbstractContextManager[CallObserver]:
-        return self.observe() if stream is None else contextlib.nullcontext(stream)
+    def _observed(self, stream_observer: CallObserver | None) -> contextlib.AbstractContextManager[CallObserver]:
+        return self.observe() if stream_observer is None else contextlib.nullcontext(stream_observer)
 
     def _may_block(self, texts: list[str]) -> bool:
         """Return whether planning takes long, touches the disk, or may load or download a tokenizer."""
@@ -191,14 +191,9 @@ class Pipeline:
             model=self.config.model_row.id,
             cache=cache,
             report=report,
-            warning=self._warning,
+            warnings=self._warnings,
         )
         return Call(results, cancellation, observer)
-
-    def reporting(self, total: int | None) -> contextlib.AbstractContextManager[Callable[[int], object] | None]:
-        """Return a context with the function to report progress to, or None; ``total`` texts are expected."""
-        progress = self.config.progress
-        return reporting(progress, total) if progress else contextlib.nullcontext()
 
     def _cancellation(self, stop: threading.Event | None = None) -> Cancellation:
         deadline = None if self.config.deadline is None else Deadline.after(self.config.deadline)
@@ -208,20 +203,20 @@ class Pipeline:
         cache = self.config.opened_cache
         if cache is None:
             return None
-        return CacheLookup(cache, self.namespace, deadline, self._close_cache_if_closed, self._warning)
+        return CacheLookup(cache, self.namespace, deadline, self._close_cache_if_embedder_closed, self._warnings)
 
     def close(self) -> None:
         """Close connections that no other object uses, and a cache file that was opened here. Calls under way go on."""
         self.client.close()
-        self._close_cache_if_closed()
+        self._close_cache_if_embedder_closed()
 
     async def aclose(self) -> None:
         """Do what :meth:`close` does; connections of the running event loop too."""
         await self.client.aclose()
         if self.config.own_cache is not None:
-            await call_in_thread(self._close_cache_if_closed)  # may write
+            await call_in_thread(self._close_cache_if_embedder_closed)  # may write
 
-    def _close_cache_if_closed(self) -> None:
+    def _close_cache_if_embedder_closed(self) -> None:
         cache = self.config.own_cache
         if cache is not None and self.lifetime.is_closed:
             cache.close()

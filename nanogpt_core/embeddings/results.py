@@ -14,7 +14,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from nanogpt_core._runtime.log import OneWarning
+from nanogpt_core._runtime.log import DistinctWarnings
 from nanogpt_core.cache.lookup import CacheLookup
 from nanogpt_core.embeddings.planning import Batch, Plan
 from nanogpt_core.embeddings.response import DimensionsCheck, EmbeddingResponse
@@ -49,7 +49,7 @@ class ArrayOutput:
         return array[rows[0] : rows[-1] + 1] if array.shape[1] == dimensions else None
 
     def put(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> Iterable[Yield]:
-        """Store ``vectors``, ``(len(rows), d)`` float32, in one step."""
+        """Store ``vectors``, ``(len(rows), d)`` float32, at once; there are no steps to perform."""
         import numpy as np
 
         # All accepted vectors have the same dimensions. The array has others only if the expectation was wrong.
@@ -67,7 +67,10 @@ class ArrayOutput:
             return self._vectors
 
     def result(self, dimensions: int) -> NDArray[np.float32]:
-        """Return the vectors of all texts in the caller's order; ``dimensions`` are for a call without texts."""
+        """Return the vectors of all texts in the caller's order.
+
+        ``dimensions`` only give the shape of an array without rows, for a call without texts.
+        """
         import numpy as np
 
         if self._vectors is None:
@@ -96,7 +99,7 @@ class ListOutput:
         return None if self._array is None else self._array.out(rows, dimensions)
 
     def put(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> Iterable[Yield]:
-        """Store ``vectors`` while the result is iterated over, which has a step between any two parts of a few."""
+        """Return the steps that store ``vectors``: a few of them in each, with a turn for the event loop in between."""
         return self._put(rows, vectors) if self._array is None else self._array.put(rows, vectors)
 
     def _put(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> Iterator[Yield]:
@@ -108,7 +111,7 @@ class ListOutput:
                 self._lists[row] = floats
 
     def result(self, dimensions: int) -> list[list[float]]:
-        """Return the lists of all texts in the caller's order; raise a NanoGPTError if one is missing."""
+        """Return the lists of all texts in the caller's order."""
         if self._array is None:
             return self._lists
         return [floats for lists in _iter_lists(self._array.result(dimensions)) for floats in lists]
@@ -157,7 +160,7 @@ class ResultCollector:
         model: The model asked for.
         cache: The cache as seen by this call, or None.
         report: Called with the number of the caller's texts that have just been completed; None for no report.
-        warning: Gives the warnings of all calls of the embedder.
+        warnings: Gives the warnings of all calls of the embedder.
     """
 
     plan: Plan
@@ -167,7 +170,7 @@ class ResultCollector:
     model: str
     cache: CacheLookup | None
     report: Callable[[int], object] | None
-    warning: OneWarning = field(default_factory=OneWarning)
+    warnings: DistinctWarnings = field(default_factory=DistinctWarnings)
 
     def __post_init__(self) -> None:
         self._texts_done = self.plan.texts_done() if self.report else ()
@@ -213,7 +216,7 @@ class ResultCollector:
         if not may_cache:
             return
         if not _names_same_model(self.model, response.model):
-            self.warning.warn(
+            self.warnings.warn(
                 f"Asked for the model {self.model!r}, the service answered as {response.model!r}; its vectors are "
                 "returned, but not cached."
             )
@@ -223,11 +226,8 @@ class ResultCollector:
     def _put(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> Iterator[Yield]:
         yield from self.output.put(rows, vectors)
         with self._lock:
-            if _contiguous(rows):
-                self._done[rows[0] : rows[-1] + 1] = b"\1" * len(rows)
-            else:
-                for row in rows:
-                    self._done[row] = 1
+            for row in rows:
+                self._done[row] = 1
             if self.report is not None:
                 self.report(sum(self._texts_done[row] for row in rows))
 
@@ -238,7 +238,7 @@ class ResultCollector:
                 f"{self._done.count(0)} of {len(self._done)} vectors are missing, though no request failed.",
                 remedy="Call again; completed vectors are in .completed. Please report this.",
             )
-        return self.output.result(0 if self._done else self.dimensions_check.dimensions or 0)
+        return self.output.result(self.dimensions_check.dimensions or 0)
 
     def add_completed_to(self, error: NanoGPTError) -> None:
         """Put the completed vectors and the failed positions into an error that ends the call."""
@@ -268,13 +268,18 @@ def _names_same_model(asked: str, answered: str | None) -> bool:
 
 
 @contextlib.contextmanager
-def reporting(progress: bool | Callable[[int, int], None], total: int | None) -> Iterator[Callable[[int], object]]:
-    """Yield a function to call with each number of texts that have just been embedded.
+def reporting(
+    progress: bool | Callable[[int, int], None] | None, total: int | None
+) -> Iterator[Callable[[int], object] | None]:
+    """Yield a function to call with each number of texts that have just been embedded; None without ``progress``.
 
     Args:
-        progress: True for a bar, or a function of (texts done, texts in total).
+        progress: True for a bar, or a function of (texts done, texts in total); None or False for no report.
         total: Texts in total. If None, the function gets the texts done in its place.
     """
+    if not progress:
+        yield None
+        return
     if callable(progress):
         yield _counter(progress, total)
         return

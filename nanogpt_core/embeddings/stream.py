@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from nanogpt_core._runtime.time_limit import call_into
 from nanogpt_core._runtime.workers import GRACE_SECONDS, NoThreadError, park_if_exiting, start_thread
 from nanogpt_core.embeddings.inputs import check_texts
+from nanogpt_core.embeddings.results import reporting
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,13 +80,13 @@ def stream_chunks(pipeline: Pipeline, chunks: Iterator[Chunk[str]], total: int |
     def embed(chunk: Chunk[str]) -> EmbeddedBatch:
         start, texts = chunk[0], check_texts(chunk[1], chunk[0])
         vectors = pipeline.embed(
-            texts, batch_size=len(texts), offset=start, show_progress=False, stop=stop, stream=observer
+            texts, batch_size=len(texts), offset=start, show_progress=False, stop=stop, stream_observer=observer
         )
         return EmbeddedBatch(start, texts, vectors)
 
     with (
         pipeline.observe() as observer,
-        pipeline.reporting(total) as report,
+        reporting(pipeline.config.progress, total) as report,
         contextlib.closing(map_ordered(chunks, embed, pipeline.config.max_concurrency, stop)) as batches,
     ):
         for batch in batches:
@@ -98,16 +99,21 @@ async def astream_chunks(
     pipeline: Pipeline, chunks: AsyncIterator[Chunk[str]], total: int | None
 ) -> AsyncGenerator[EmbeddedBatch, None]:
     """Do the same as :func:`stream_chunks` on the running event loop."""
-    parsing = asyncio.Lock()
+    parse_lock = asyncio.Lock()
 
     async def embed(chunk: Chunk[str]) -> EmbeddedBatch:
         start, texts = chunk[0], check_texts(chunk[1], chunk[0])
         vectors = await pipeline.aembed(
-            texts, batch_size=len(texts), offset=start, show_progress=False, parsing=parsing, stream=observer
+            texts,
+            batch_size=len(texts),
+            offset=start,
+            show_progress=False,
+            parse_lock=parse_lock,
+            stream_observer=observer,
         )
         return EmbeddedBatch(start, texts, vectors)
 
-    with pipeline.observe() as observer, pipeline.reporting(total) as report:
+    with pipeline.observe() as observer, reporting(pipeline.config.progress, total) as report:
         async with contextlib.aclosing(amap_ordered(chunks, embed, pipeline.config.max_concurrency)) as batches:
             async for batch in batches:
                 if report:

@@ -91,11 +91,11 @@ async def run_async(
     steps: Generator[Any, Any, T],
     send: Callable[[Any], Awaitable[Any]],
     stop: asyncio.Event | None = None,
-    parsing: asyncio.Lock | None = None,
+    parse_lock: asyncio.Lock | None = None,
 ) -> T:
     """Run a generator on the running event loop, and return its result; see :func:`run_sync`.
 
-    Large replies are parsed one after another, under the lock ``parsing``. In between, the event loop gets its turn.
+    Large replies are parsed one after another, under the lock ``parse_lock``. In between, the event loop gets its turn.
     Chat has no such lock, since its generator does not parse replies.
     """
     try:
@@ -116,10 +116,10 @@ async def run_async(
             except NanoGPTError as error:
                 action = steps.throw(error)
                 continue
-            if parsing is None or result is None or len(result.body) < _LARGE_REPLY_BYTES:
+            if parse_lock is None or result is None or len(result.body) < _LARGE_REPLY_BYTES:
                 action = steps.send(result)
                 continue
-            async with parsing:
+            async with parse_lock:
                 try:
                     action = steps.send(result)
                     while isinstance(action, Yield):

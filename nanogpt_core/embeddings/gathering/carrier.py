@@ -74,7 +74,7 @@ class BatchCarrier:
 
     async def _run_async(self) -> None:
         with contextlib.suppress(Exception):  # as in _run()
-            await run_async(self._carry(), self._client.asend, parsing=asyncio.Lock())
+            await run_async(self._carry(), self._client.asend, parse_lock=asyncio.Lock())
 
     def _end(self, _task: object = None) -> None:
         self._gatherer.remove_carrier(self, failed=self._failed)
@@ -88,7 +88,7 @@ class BatchCarrier:
             admission = None if takes_texts_first else (yield from wait_for_start(limits, cancellation, GATHERED))
             items = gatherer.take_batch(self)
             if items:
-                batch = SharedBatch(self, gatherer, self._dispatcher, limits, cancellation)
+                batch = SharedBatch(self, gatherer, self._dispatcher, limits, self._stop)
                 yield from batch.send(items, admission)
             elif admission is not None:
                 limits.release(admission)

@@ -6,6 +6,7 @@ found: only its own call fails.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -35,7 +36,7 @@ class SharedBatch:
     gatherer: Gatherer
     dispatcher: Dispatcher
     limits: SharedLimits
-    cancellation: Cancellation
+    stop: threading.Event
 
     def __post_init__(self) -> None:
         self._requests = self._most_requests = 0
@@ -60,7 +61,7 @@ class SharedBatch:
     def _request(self, items: Sequence[Item], admission: Admission | None = None) -> Steps[Result]:
         """Send some of the texts in one request, with retries, and hand out their vectors."""
         account = SharedAccount(self.gatherer, items, self.dispatcher.usd_per_million_tokens)
-        cancellation = Cancellation(_last_deadline(items), self.cancellation.stop)
+        cancellation = Cancellation(_last_deadline(items), self.stop)
         self._requests += 1
         send = partial(
             send_with_retries,
