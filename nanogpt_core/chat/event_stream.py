@@ -15,7 +15,7 @@ from typing import Any
 
 from nanogpt_core.chat.exchange import READ_ERRORS, ChatExchange
 from nanogpt_core.errors import ReplyError
-from nanogpt_core.http.network import time_limit
+from nanogpt_core.http.network import cancel_after
 from nanogpt_core.http.sdk import httpx
 
 # They do not matter if the answer is complete.
@@ -122,7 +122,7 @@ class EventStream(httpx.SyncByteStream, httpx.AsyncByteStream):  # type: ignore[
     async def _aread(self, started: float) -> bytes | None:
         try:
             seconds = self._seconds_left(started)
-            with self._exchange.attempt_limits(seconds), time_limit(seconds, httpx.ReadTimeout):
+            with self._exchange.attempt_limits(seconds), cancel_after(seconds, httpx.ReadTimeout):
                 return await anext(self._source, None)
         except _ERRORS_AFTER_THE_END:
             if not self._reader.is_complete:

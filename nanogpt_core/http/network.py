@@ -308,12 +308,12 @@ class _AsyncStream(_Connection, httpcore.AsyncNetworkStream):  # type: ignore[mi
         with contextlib.suppress(BlockingIOError):
             view = view[sock.send(view) :]
         if view:
-            with time_limit(seconds_left(timeout)):
+            with cancel_after(seconds_left(timeout)):
                 await asyncio.get_running_loop().sock_sendall(sock, view)
 
 
 @contextlib.contextmanager
-def time_limit(seconds: float | None, error: type[Exception] = TimeoutError) -> Iterator[None]:
+def cancel_after(seconds: float | None, error: type[Exception] = TimeoutError) -> Iterator[None]:
     """Cancel the block after ``seconds``, and raise ``error``."""
     with anyio.move_on_after(seconds) as scope:
         yield
@@ -326,5 +326,5 @@ class AsyncBackend(httpcore.AsyncNetworkBackend):  # type: ignore[misc]
 
     async def connect_tcp(self, host: str, port: int, timeout: float | None = None, **_: Any) -> _AsyncStream:
         """Connect to the first of the host's addresses that answers. Our pools set no further options."""
-        with _CONNECT_ERRORS, time_limit(seconds_left(timeout)):
+        with _CONNECT_ERRORS, cancel_after(seconds_left(timeout)):
             return _AsyncStream(await aconnect(host, port))

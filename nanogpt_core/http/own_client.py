@@ -10,7 +10,7 @@ from typing import Any
 
 from nanogpt_core._runtime.clock import current_attempt
 from nanogpt_core.errors import ConfigurationError
-from nanogpt_core.http.network import seconds_left, time_limit
+from nanogpt_core.http.network import cancel_after, seconds_left
 from nanogpt_core.http.sdk import httpx
 
 _OTHER_LOOP = re.compile(r"event loop is closed|different (?:event )?loop", re.IGNORECASE)
@@ -29,7 +29,7 @@ def send_with(client: Any, request: Any) -> Any:
 
 async def asend_with(client: Any, request: Any) -> Any:
     """Do the same as :func:`send_with` on an event loop; the client is stopped at the deadline of the attempt."""
-    with _as_httpx_errors(client), time_limit(seconds_left(None), httpx.ReadTimeout):
+    with _as_httpx_errors(client), cancel_after(seconds_left(None), httpx.ReadTimeout):
         own = _request_of(client, request, await request.aread())
         try:
             response = await client.send(own, stream=True, follow_redirects=False)
@@ -93,7 +93,7 @@ class _Stream(httpx.SyncByteStream, httpx.AsyncByteStream):  # type: ignore[misc
     async def __aiter__(self) -> AsyncIterator[bytes]:
         chunks = aiter(self._response.aiter_raw())
         while True:
-            with _as_httpx_errors(self._client), time_limit(seconds_left(None), httpx.ReadTimeout):
+            with _as_httpx_errors(self._client), cancel_after(seconds_left(None), httpx.ReadTimeout):
                 chunk = await anext(chunks, None)
             if chunk is None:
                 return
