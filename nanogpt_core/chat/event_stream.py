@@ -88,8 +88,10 @@ class EventStream(httpx.SyncByteStream, httpx.AsyncByteStream):  # type: ignore[
 
     def close(self) -> None:
         """Close the response. Its connection is closed too unless the body was read to the end."""
-        self._exchange.end_stream(self._reader)
-        self._response.close()
+        try:
+            self._exchange.end_stream(self._reader)
+        finally:
+            self._response.close()
 
     # --- async ---
 
@@ -131,8 +133,10 @@ class EventStream(httpx.SyncByteStream, httpx.AsyncByteStream):  # type: ignore[
 
     async def aclose(self) -> None:
         """Close the response; see :meth:`close`."""
-        self._exchange.end_stream(self._reader)
-        await self._response.aclose()
+        try:
+            self._exchange.end_stream(self._reader)
+        finally:
+            await self._response.aclose()
 
 
 _recording: ContextVar[list[Any] | None] = ContextVar("nanogpt_recorded_streams", default=None)

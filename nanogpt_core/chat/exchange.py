@@ -81,15 +81,17 @@ class ChatExchange:
         if observer is None:
             return
         usage = self._usage or {}
-        observer.report(
-            self._timer,
-            prompt_tokens=usage.get("prompt_tokens"),
-            completion_tokens=usage.get("completion_tokens"),
-            cost_usd=usage.get("cost_usd"),
-            request_id=self._headers.get("x-request-id"),
-            error=error,
-        )
-        observer.end(error if isinstance(error, BaseException) else None)
+        try:
+            observer.report(
+                self._timer,
+                prompt_tokens=usage.get("prompt_tokens"),
+                completion_tokens=usage.get("completion_tokens"),
+                cost_usd=usage.get("cost_usd"),
+                request_id=self._headers.get("x-request-id"),
+                error=error,
+            )
+        finally:
+            observer.end(error if isinstance(error, BaseException) else None)
 
     def end_stream(self, reader: StreamReader) -> None:
         """Report a stream that has ended, or was left; nothing if it never began."""

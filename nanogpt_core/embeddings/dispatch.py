@@ -96,7 +96,8 @@ class Dispatcher:
             batch: The batch.
             call: The call that it belongs to.
             admission: A confirmed admission for the first attempt.
-            on_part: Also gets each part of the batch with its response. The vectors may be those of the results.
+            on_part: Also gets each part of the batch with its response, before the call does. The vectors may be those
+                of the results.
 
         Raises:
             NanoGPTError: The batch cannot be answered.
@@ -108,8 +109,9 @@ class Dispatcher:
                 part, *others = self.host_capabilities.split(part)
                 parts += others[::-1]
             first_admission, admission = admission, None
+            take = partial(_take, part, call, on_part)
             try:
-                response = yield from self._send_and_report(part, call, first_admission, into=call.results)
+                yield from self._send_and_report(part, call, first_admission, take)
             except RequestTooLargeError as error:
                 if len(part.texts) > 1:
                     logger.info("The host refused a batch of %d texts as too large: dividing it", len(part.texts))
@@ -117,11 +119,7 @@ class Dispatcher:
                     continue
                 response = yield from self._shorten(part, call, error, _MAX_HALVINGS)
                 # Not cached, because it depends on on_overflow.
-                yield from call.results.accept(part, response, may_cache=False)
-            else:
-                yield from call.results.accept(part, response)
-            if on_part:
-                on_part(part, response)
+                yield from take(response, may_cache=False)
             accepted.append(part)
         if len(accepted) > 1:
             # Learned only now: a refusal can also concern a single text, which then ends the call.
@@ -152,10 +150,17 @@ class Dispatcher:
         return EmbeddingResponse(vectors[None], None, responses[0].model)
 
     def _send_and_report(
-        self, batch: Batch, call: Call, admission: Admission | None = None, into: ResultCollector | None = None
+        self,
+        batch: Batch,
+        call: Call,
+        admission: Admission | None = None,
+        take: Callable[[EmbeddingResponse], Steps[None]] | None = None,
     ) -> Steps[EmbeddingResponse]:
-        """Send a batch in one request, with retries, and report the request."""
-        timer = RequestTimer()
+        """Send a batch in one request, with retries, let ``take`` have its response, and report the request.
+
+        The report comes last: Ctrl-C in a hook must lose no vectors.
+        """
+        timer, into = RequestTimer(), None if take is None else call.results
         send = partial(
             send_with_retries,
             partial(self._attempt, batch, call, timer, into),
@@ -170,13 +175,17 @@ class Dispatcher:
             _name_position(error, batch)
             call.observer.report(timer, texts=len(batch.texts), error=error)
             raise
-        call.observer.report(
-            timer,
-            texts=len(batch.texts),
-            prompt_tokens=response.prompt_tokens,
-            cost_usd=response.cost_usd,
-            request_id=response.request_id,
-        )
+        try:
+            if take is not None:
+                yield from take(response)
+        finally:
+            call.observer.report(
+                timer,
+                texts=len(batch.texts),
+                prompt_tokens=response.prompt_tokens,
+                cost_usd=response.cost_usd,
+                request_id=response.request_id,
+            )
         return response
 
     def _attempt(
@@ -269,6 +278,19 @@ class Dispatcher:
         except NanoGPTError:
             return None
         return row.dimensions if row else None
+
+
+def _take(
+    part: Batch,
+    call: Call,
+    on_part: Callable[[Batch, EmbeddingResponse], None] | None,
+    response: EmbeddingResponse,
+    *,
+    may_cache: bool = True,
+) -> Steps[None]:
+    if on_part:
+        on_part(part, response)
+    yield from call.results.accept(part, response, may_cache=may_cache)
 
 
 def failed_outcome(error: BaseException) -> Outcome:

@@ -211,17 +211,18 @@ class ResultCollector:
         return None if dimensions is None else self.output.out(batch.request_indices, dimensions)
 
     def accept(self, batch: Batch, response: EmbeddingResponse, *, may_cache: bool = True) -> Iterator[Yield | Run]:
-        """Take the vectors of one batch, and write them to the cache, unless the reply names another model."""
-        yield from self._put(batch.request_indices, response.vectors)
-        if not may_cache:
-            return
+        """Write the vectors of one batch to the cache, unless the reply names another model, and take them.
+
+        The cache comes first: progress may raise, and a call on an event loop may be cancelled.
+        """
         if not _names_same_model(self.model, response.model):
             self.warnings.warn(
                 f"Asked for the model {self.model!r}, the service answered as {response.model!r}; its vectors are "
                 "returned, but not cached."
             )
-        elif self.cache is not None:
+        elif may_cache and self.cache is not None:
             yield Run(partial(self.cache.put, batch.texts, response.vectors))
+        yield from self._put(batch.request_indices, response.vectors)
 
     def _put(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> Iterator[Yield]:
         yield from self.output.put(rows, vectors)

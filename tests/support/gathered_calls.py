@@ -69,7 +69,7 @@ def in_threads(held, calls, queued):
         embedder, texts = call
         try:
             return embedder.embed_query(texts) if isinstance(texts, str) else embedder.embed(texts)
-        except NanoGPTError as error:
+        except (NanoGPTError, asyncio.CancelledError) as error:
             return error
 
     with ThreadPoolExecutor(len(calls)) as executor:

@@ -70,12 +70,9 @@ class GatheringDispatcher:
                     gatherer.check_slots()
         except NanoGPTError as failure:
             error = failure
-            raise
         finally:
             gatherer.unregister(waiting, error)
-        if waiting.error is not None:
-            raise waiting.error
-        yield from self._take_delivered(waiting, call)
+        yield from self._take_delivered(waiting, call, error or waiting.error)
 
     def _start_or_queue(self, gatherer: Gatherer, call: WaitingCall) -> Steps[Admission | None]:
         """Register a call. Return the confirmed admission of its request; None if it has to wait, and is queued."""
@@ -98,8 +95,8 @@ class GatheringDispatcher:
             gatherer.start_request(call)
         return admission
 
-    def _take_delivered(self, waiting: WaitingCall, call: Call) -> Steps[None]:
-        """Collect the vectors that carriers have brought; send the rest without other calls."""
+    def _take_delivered(self, waiting: WaitingCall, call: Call, error: BaseException | None) -> Steps[None]:
+        """Collect the vectors that carriers have brought; raise the call's error, or send the rest by itself."""
         import numpy as np
 
         batch, vectors = waiting.batch, waiting.vectors
@@ -108,6 +105,8 @@ class GatheringDispatcher:
             response = EmbeddingResponse(np.array([vectors[position] for position in found]), None, waiting.model)
             yield from self._dispatcher.check_dimensions(response, call)
             yield from call.results.accept(batch.select(found), response)
+        if error is not None:
+            raise error
         missing = [position for position in range(len(batch.texts)) if position not in vectors]
         if missing:
             yield from self._dispatcher.dispatch(batch.select(missing), call)

@@ -295,7 +295,7 @@ class Gatherer(ForkSafe):
     def fail_call(self, call: WaitingCall, error: NanoGPTError) -> None:
         """End one call."""
         with self._lock:
-            call.error = error
+            call.error = call.error or error
             self._withdraw(call)
             call.finish()
 

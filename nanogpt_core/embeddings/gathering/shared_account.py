@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from nanogpt_core.embeddings.gathering.gatherer import Gatherer
 from nanogpt_core.embeddings.gathering.waiting_call import Item, WaitingCall
@@ -104,8 +105,8 @@ class SharedAccount:
         for number, (call, share, cost) in enumerate(zip(sizes, tokens, costs, strict=True)):
             if call in self._reserved and call.budget is not None:
                 call.budget.settle(self._reserved[call], cost)
-            call.observer.report(
-                self._timer,
+            self._report(
+                call,
                 texts=texts[call],
                 prompt_tokens=share,
                 cost_usd=cost,
@@ -118,7 +119,13 @@ class SharedAccount:
         if isinstance(error, NoCallLeft) and self._last is not None:
             error = self._last
         for number, (call, texts) in enumerate(Counter(self._payers).items()):
-            call.observer.report(self._timer, texts=texts, error=error, shared=number > 0)
+            self._report(call, texts=texts, error=error, shared=number > 0)
+
+    def _report(self, call: WaitingCall, **fields: Any) -> None:
+        try:
+            call.observer.report(self._timer, **fields)
+        except BaseException as error:  # noqa: BLE001 - of the call's hook, such as SystemExit: only that call ends
+            call.error = error
 
 
 def _payer_of(item: Item) -> tuple[WaitingCall, int] | None:

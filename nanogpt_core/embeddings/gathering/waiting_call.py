@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from nanogpt_core._runtime.clock import Cancellation
 from nanogpt_core.embeddings.planning import Batch
-from nanogpt_core.errors import NanoGPTError
 from nanogpt_core.http.limits import Budget
 from nanogpt_core.observability.observer import CallObserver
 
@@ -76,7 +75,7 @@ class WaitingCall:
         items: The texts under way.
         vectors: The vectors that have come, ``(d,)`` float32 each, by position of their text.
         model: The model that the last reply named.
-        error: The error that ends the call, or None.
+        error: The error that ends the call, or None. It may also be an exception of its hook.
         done: True if nothing is left to wait for.
     """
 
@@ -90,7 +89,7 @@ class WaitingCall:
     items: list[Item] = field(default_factory=list)
     vectors: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     model: str | None = None
-    error: NanoGPTError | None = None
+    error: BaseException | None = None
     done: bool = False
     # A caller in a thread waits for the lock: an Event takes three times as long to make and to wait for.
     _wakes: threading.Lock | asyncio.Future[None] | None = None

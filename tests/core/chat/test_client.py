@@ -865,6 +865,30 @@ def test_abandoned_sync_stream_closes_its_connection_at_once(answering):
     assert not over.is_set()
 
 
+def test_exception_of_a_hook_does_not_keep_the_connection_of_an_abandoned_stream(answering, kind):
+    def interrupt(_record):
+        raise KeyboardInterrupt
+
+    over = threading.Event()
+    made = answering(trickle(over, sse(chunk({"content": "all "}))), max_retries=0, on_request=interrupt)
+    options = {"model": "m", "messages": MESSAGES, "stream": True}
+
+    async def leave():
+        stream = await make_async_chat_client(made.caller).chat.completions.create(**options)
+        with pytest.raises(KeyboardInterrupt):
+            await stream.close()
+        await asyncio.to_thread(made.server.wait_for, lambda: not made.server.open_connections)
+
+    if kind == "async":
+        asyncio.run(leave())
+    else:
+        stream = make_chat_client(made.caller).chat.completions.create(**options)
+        with pytest.raises(KeyboardInterrupt):
+            stream.close()
+        made.server.wait_for(lambda: not made.server.open_connections)
+    assert not over.is_set()
+
+
 # --- replies of status 200 without an answer ---
 
 WRONG = {

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from nanogpt_core import MemoryCache
 from nanogpt_core._runtime.clock import fake_clock
 from nanogpt_core.embeddings.gathering import dispatch
 from nanogpt_core.errors import (
@@ -500,6 +501,57 @@ def test_progress_and_cache_are_those_of_each_call(together, held, tmp_path):
     assert len(server.sent) == 1
     assert one.embed(["a", "b"]).shape == (2, WIDTH)
     assert (len(server.sent), one.usage.texts_cached) == (1, 2)
+
+
+def raise_cancelled(*_):
+    raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize("callback", ["on_request", "progress"])
+def test_exception_of_a_callback_ends_only_its_own_call(together, held, callback):
+    server, cache = held(), MemoryCache()
+    bad, good = server.embedder(cache=cache, **{callback: raise_cancelled}), server.embedder()
+    others = ["a", "first", "b"]  # one of them with the text of a call that ends
+    results = together(server, [(bad, ["first"]), (bad, ["x"]), *((good, [text]) for text in others)], queued=3)
+    assert all(isinstance(result, asyncio.CancelledError) for result in results[:2])
+    assert all(server.right(vectors[0], text) for vectors, text in zip(results[2:], others, strict=True))
+    assert [sorted(texts) for texts in server.sent] == [["a", "b", "x"]]
+    assert len(cache) == 3  # both vectors were paid for; the third entry gives the dimensions
+
+
+@pytest.mark.parametrize("reason", ["refused", "late"])
+def test_vectors_that_came_before_a_call_failed_are_completed_and_cached(held, faults, reason, monkeypatch):
+    monkeypatch.setattr(dispatch, "SLOT_SECONDS", 0.01)  # waiting calls look at their deadline
+    second, cache = threading.Event(), MemoryCache()
+
+    def answer(seen):
+        if "x" not in seen.texts:
+            return None
+        assert second.wait(GUARD_SECONDS)
+        return faults.response({"error": {"message": "no"}}, 400)
+
+    server = held(answer)
+    other, mine = server.embedder(batch_size=2), server.embedder(batch_size=2, deadline=1000, cache=cache)
+    with fake_clock() as skipped, ThreadPoolExecutor(3) as executor:
+        executor.submit(other.embed, ["first"])
+        server.server.wait_for(lambda: server.server.in_flight == 1)
+        executor.submit(other.embed, ["a"])
+        server.wait_for_queue(other, 1)
+        failed = executor.submit(mine.embed, ["b", "x"])  # the first batch has room for one of them
+        server.wait_for_queue(other, 3)
+        server.released.set()
+        server.server.wait_for(lambda: len(server.sent) == 2)
+        if reason == "refused":
+            second.set()
+        else:
+            skipped.advance(1000)
+        with pytest.raises(BadRequestError if reason == "refused" else RequestTimeoutError) as caught:
+            failed.result(GUARD_SECONDS)
+        second.set()
+    assert server.sent == [["a", "b"], ["x"]]
+    assert list(caught.value.completed) == [0]
+    assert server.right(caught.value.completed[0], "b")
+    assert len(cache) == 2  # the vector, and the dimensions
 
 
 # --- all at once ---
