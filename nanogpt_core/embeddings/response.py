@@ -28,9 +28,10 @@ _MAX_TOKENS = 2**53  # a float, and so a price, is exact up to here
 # of CPU time, against 0.39 s if all vectors of a reply are decoded at once into fresh memory.
 _VECTORS_PER_DECODE = 16
 _MAX_NAMES_SHOWN = 4
-# From here on, a vector that is longer than 1e19, or all of whose numbers are below 1e-22, was not little-endian: vLLM
-# sends the byte order of its machine.
+# From so many dimensions on, a vector of another length (its square is given) was no little-endian float32: vLLM sends the
+# byte order of its machine, and numbers of 16 bits if it is asked to.
 _MIN_MODEL_DIMENSIONS = 64
+_MIN_SQUARE, _MAX_SQUARE = 1e-6, 1e16
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,11 +299,11 @@ def _check_numbers(vectors: NDArray[np.float32]) -> None:
     import numpy as np
 
     with np.errstate(all="ignore"):
-        if len(vectors) == 1 and 0.0 < np.dot(vectors[0], vectors[0]) < np.inf:
+        if len(vectors) == 1 and _MIN_SQUARE < np.dot(vectors[0], vectors[0]) < _MAX_SQUARE:
             return  # a query: 4 microseconds less
         squares = np.einsum("ij,ij->i", vectors, vectors)
-    suspect = np.flatnonzero(~(np.isfinite(squares) & (squares > 0)))
-    # The square of a valid number can overflow or vanish, so the few suspects are checked element by element.
+    suspect = np.flatnonzero(~((squares > _MIN_SQUARE) & (squares < _MAX_SQUARE)))
+    # The few suspects are checked element by element.
     for row in suspect.tolist():
         if not np.isfinite(vectors[row]).all():
             raise ReplyError(f"Vector {row} of the reply holds a number that is not finite.")

@@ -307,6 +307,17 @@ def test_big_endian_numbers_are_refused(kept_bits):
     assert "Vector 1" in str(refused(reply, 2))
 
 
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("kind", ["<f2", ">f2", ">f4", "<f8", ">f8", "<i2"])
+def test_numbers_of_another_kind_are_refused(kind, count):
+    numbers = np.linspace(-1, 1, 768) / 16  # about the length 1
+    numbers = numbers * 1000 if kind == "<i2" else numbers
+    reply = document([[1.0]] * count)
+    for item in reply["data"]:
+        item["embedding"] = base64.b64encode(numbers.astype(kind).tobytes()).decode()
+    assert "Vector 0" in str(refused(reply, count))
+
+
 def test_base64_truncated_between_numbers_is_refused_by_known_width():
     # If a response has one vector, only the known width shows that numbers are missing.
     reply = document([[1.0, 2.0, 3.0, 4.0]])
