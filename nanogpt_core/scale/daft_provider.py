@@ -10,9 +10,10 @@ from daft.ai.protocols import TextEmbedder, TextEmbedderDescriptor
 from daft.ai.provider import Provider
 from daft.ai.typing import EmbeddingDimensions, UDFOptions
 
-from nanogpt_core._runtime.words import counted
+from nanogpt_core.embeddings.inputs import describe_positions
 from nanogpt_core.errors import ConfigurationError, InvalidInputError
 from nanogpt_core.scale.embed_table import EmbedTable
+from nanogpt_core.validation import check_number
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _NAME = "nanogpt"
 _DEFAULT_MODEL = "text-embedding-3-small"
 _OPTIONS_OF_OTHERS = {"column", "model", "output", "on_error", "reason", "fixed_size", "dimensions"}
+_DAFT_OPTIONS = {"max_retries": 0, "on_error": "raise"}  # with the only values that this provider can keep to
 _DEFAULT_BATCH_SIZE = 1024  # rows that Daft hands over at a time
 
 
@@ -74,11 +76,12 @@ class NanoGPTProvider(Provider):  # type: ignore[misc] # Daft is not installed e
         Raises:
             ConfigurationError: An invalid option, or one of Daft's that would be ignored.
         """
-        rows = options.pop("batch_size", None) or _DEFAULT_BATCH_SIZE
-        if options.pop("max_retries", 0) or options.pop("on_error", "raise") != "raise" or options:
-            names = ", ".join(options) or "max_retries and on_error"
+        rows = options.pop("batch_size", None)
+        rows = _DEFAULT_BATCH_SIZE if rows is None else check_number("batch_size", rows, 1)
+        ignored = [option[0] for option in options.items() if option not in _DAFT_OPTIONS.items()]
+        if ignored:
             raise ConfigurationError(
-                f"embed_text takes no {names} with this provider.",
+                f"embed_text takes no {', '.join(ignored)} with this provider.",
                 remedy="Pass options of Embedder, such as max_retries, to NanoGPTProvider.",
             )
         embed = EmbedTable(model=model or _DEFAULT_MODEL, dimensions=dimensions, **self._options)
@@ -119,7 +122,7 @@ class _Embedder:
         nulls = [row for row, one in enumerate(text) if one is None]
         if nulls:
             raise InvalidInputError(
-                f"{len(nulls)} of {counted(len(text), 'text')} {'is' if len(nulls) == 1 else 'are'} null.",
+                f"The column is null at {describe_positions(nulls)}.",
                 remedy="Filter these rows.",
                 positions=nulls,
             )

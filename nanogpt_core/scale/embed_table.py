@@ -12,7 +12,7 @@ from nanogpt_core.embeddings.inputs import describe_positions
 from nanogpt_core.errors import ConfigurationError, InvalidInputError, InvalidTypeError, TextTooLongError
 from nanogpt_core.http.secrets import resolve_key
 from nanogpt_core.models.catalog import ModelInfo
-from nanogpt_core.validation import check_option_names
+from nanogpt_core.validation import check_number, check_option_names
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +24,7 @@ _CLUSTER_REMEDY = (
     "before `ray start`, for Spark in spark-env.sh, for Dask before `dask worker`. EmbedTable itself carries no key."
 )
 # The key, headers and functions would be written in clear into files of an engine, and connections cannot be moved.
+_FIXED = {"column", "model", "output", "on_error", "reason", "width", "fixed_size"}
 _NOT_FOR_WORKERS = ("default_headers", "http_client", "http_async_client", "progress", "on_request")
 
 
@@ -96,6 +97,12 @@ class EmbedTable:
         embedder = Embedder(model, **options)
         self._options: dict[str, Any] = {**options, "model": embedder.model_info, "base_url": embedder.base_url}
         if width is not None:
+            check_number("width", width, 1)
+            if embedder.width not in {None, width}:
+                raise ConfigurationError(
+                    f"The vectors of {embedder.model} have {embedder.width} dimensions, not width={width}.",
+                    remedy="Leave width out, or pass dimensions if the model can reduce its vectors.",
+                )
             embedder.check_width(width)
         if embedder.width is None:
             raise ConfigurationError(
@@ -104,8 +111,14 @@ class EmbedTable:
         self.width: int = embedder.width
         self._embedder: Embedder | None = None
 
+    def __setattr__(self, name: str, value: object) -> None:
+        if "_embedder" in self.__dict__ and (name in _FIXED or name in EmbedderOptions.__annotations__):
+            raise ConfigurationError(f"{name} cannot be changed.", remedy="Create a new object.")
+        super().__setattr__(name, value)
+
     def make_embedder(self) -> Embedder:
         """Return the embedder of this process. A subclass may make another one, with headers for example."""
+        _check_key()
         embedder = Embedder(**self._options)
         embedder.check_width(self.width)
         return embedder
@@ -287,6 +300,10 @@ def _check_options(options: EmbedderOptions) -> None:
                 remedy="Override make_embedder() in a subclass.",
             )
     check_option_names(options, known, OPTION_ALIASES)
+    _check_key()
+
+
+def _check_key() -> None:
     try:
         resolve_key(None)
     except ConfigurationError as error:

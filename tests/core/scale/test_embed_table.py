@@ -212,6 +212,7 @@ def test_worker_takes_the_key_from_its_environment_and_the_url_from_the_pickle(s
     assert printed == "64 1"
     _, error = run_worker(pickled)
     assert "No API key" in error
+    assert "in the environment of this process and of every worker" in error
 
 
 def test_missing_key_is_an_error_in_the_driver_with_the_remedy_for_a_cluster(monkeypatch):
@@ -235,6 +236,24 @@ def test_embedder_is_made_at_first_use_only():
 # --- Options and columns
 
 
+@pytest.mark.parametrize("option", ["column", "model", "output", "on_error", "width", "dimensions", "limits"])
+def test_option_cannot_be_changed_later(option):
+    embed = EmbedTable("text")
+    for one in (embed, pickle.loads(pickle.dumps(embed))):
+        with pytest.raises(ConfigurationError, match=f"{option} cannot be changed"):
+            setattr(one, option, "other")
+
+
+def test_subclass_may_have_attributes_of_its_own():
+    class Table(EmbedTable):
+        def __init__(self):
+            self.before = 1
+            super().__init__("text")
+            self.after = 2
+
+    assert (Table().before, Table().after) == (1, 2)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -248,7 +267,8 @@ def test_embedder_is_made_at_first_use_only():
         ({"batchsize": 7}, InvalidTypeError, "batch_size"),
         ({"max_retries": -1}, ConfigurationError, "max_retries"),
         ({"model": "lab/unlisted"}, ConfigurationError, "Pass width"),
-        ({"width": 7}, ConfigurationError, "1536"),
+        ({"width": 7}, ConfigurationError, "have 1536 dimensions, not width=7"),
+        ({"width": 0}, ConfigurationError, "^width must be at least 1"),
     ],
     ids=str,
 )
