@@ -21,6 +21,9 @@ URL_VARIABLE = "NANOGPT_REDIS_URL"
 PASSWORD_VARIABLE = "NANOGPT_REDIS_PASSWORD"  # noqa: S105 - a name
 """Environment variable from which an unpickled object takes the password."""
 
+OTHER_KEYS_REMEDY = "Another program uses these keys: pass another name or prefix."
+"""Remedy for keys that hold other things than those that this project writes."""
+
 _TIMEOUT_SECONDS = 2.0  # to connect, and for a reply
 _SCHEMES = ("redis", "rediss", "unix")
 # Codes of errors of a server that runs, and cannot do the work now. redis-py has classes for some of them.
@@ -28,6 +31,9 @@ _SCHEMES = ("redis", "rediss", "unix")
 _TEMPORARY_CODES = re.compile(
     r"(?:^|-)(?:READONLY|OOM|LOADING|CLUSTERDOWN|MASTERDOWN|TRYAGAIN|BUSY|MISCONF|NOREPLICAS)\b"
 )
+
+_OTHER_VALUES = re.compile(r"WRONGTYPE|not an? (?:valid )?(?:float|integer)|attempt to")
+"""Errors of commands and scripts that find other things than those that this project writes."""
 
 
 class RedisPassword(Secret):
@@ -163,6 +169,12 @@ def _checked_url(url: str | None) -> str:
             f"The URL of a Redis server must begin with {', '.join(f'{name}://' for name in _SCHEMES)}.",
             remedy='Pass one like "redis://host:6379" or "rediss://:password@host:6379".',
         )
+    if parts.scheme != "unix" and not re.fullmatch(r"(/\d*)?", parts.path):
+        # redis-py would take database 0. The path may hold a part of a password.
+        raise ConfigurationError(
+            "The URL of the Redis server is not valid: only the number of a database may follow its host and port.",
+            remedy="Pass one like \"redis://host:6379/1\", and write a / in a password as %2F.",
+        )
     if "decode_responses" in parse_qs(parts.query):
         raise ConfigurationError(
             "The URL of the Redis server has the option decode_responses: vectors are no text.", remedy="Leave it out."
@@ -173,6 +185,11 @@ def _checked_url(url: str | None) -> str:
             remedy=f"Write it before the host: {parts.scheme}://:password@host",
         )
     return given
+
+
+def server_words(error: Exception) -> str:
+    """Return the message without the command that redis-py puts before it in a pipeline: that may hold vectors."""
+    return str(error).rpartition(" of pipeline caused error: ")[2]
 
 
 def drop_frames(error: BaseException | None) -> None:
@@ -188,11 +205,15 @@ def drop_frames(error: BaseException | None) -> None:
 
 @contextlib.contextmanager
 def dropped_frames() -> Iterator[None]:
-    """Drop the local variables of frames that an error of this block has passed through: :func:`drop_frames`."""
+    """Drop the local variables of frames that an error of this block has passed through: :func:`drop_frames`.
+
+    And the command from its message: :func:`server_words`.
+    """
     try:
         yield
     except Exception as error:
         drop_frames(error)
+        error.args = (server_words(error),)
         raise
 
 
@@ -208,7 +229,7 @@ def server_error(error: Exception, address: RedisAddress) -> NanoGPTError | None
         exceptions.ReadOnlyError,
         exceptions.TryAgainError,
     )
-    words = str(error)
+    words = server_words(error)
     if isinstance(error, temporary) or _TEMPORARY_CODES.search(words):
         return None
     if isinstance(error, denied) or words.startswith(("NOAUTH", "WRONGPASS", "NOPERM", "AUTH called without")):
@@ -217,8 +238,10 @@ def server_error(error: Exception, address: RedisAddress) -> NanoGPTError | None
         words, remedy = f"another node has the keys: {words}", "Pass cluster=True."
     elif isinstance(error, exceptions.RedisClusterException) and "not enabled" in words:
         remedy = "Leave cluster=True out."
-    elif words.startswith("WRONGTYPE"):
-        remedy = "Another program uses these keys: pass another name or prefix."
+    elif "DB index" in words:
+        remedy = "Correct the number of the database in its URL."
+    elif _OTHER_VALUES.search(words):
+        remedy = OTHER_KEYS_REMEDY
     elif isinstance(error, exceptions.ResponseError):
         remedy = "Redis 5 or later, or Valkey, is needed, with the right to run scripts."
     else:

@@ -20,7 +20,7 @@ from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core._runtime.log import logger
 from nanogpt_core._runtime.workers import NoThreadError, start_thread
 from nanogpt_core.errors import LimitsUnavailableError, NanoGPTError
-from nanogpt_core.scale.redis_address import RedisAddress, drop_frames, server_error
+from nanogpt_core.scale.redis_address import RedisAddress, drop_frames, server_error, server_words
 from nanogpt_core.scale.redis_scripts import ADMIT, MICROSECONDS, READY, Reply
 
 T = TypeVar("T")
@@ -82,6 +82,7 @@ class RedisSession(ForkSafe):
         self._client: Any = None
         self._numbers = itertools.count()
         self._next_probe: float | None = None  # of a server that is away: time of the next attempt to reach it
+        self._reason = ""  # why it is away
         self._records: list[list[Any]] = []
         self._requests: list[_Request] = []  # of threads that wait for the next round trip
         self._round_trip = threading.Lock()
@@ -215,8 +216,8 @@ class RedisSession(ForkSafe):
 
             if not isinstance(error, (RedisError, RedisClusterException, OSError)):
                 raise
-            reason = f"{type(error).__name__}: {self._address.hide_password(str(error))}"
-            failure = server_error(error, self._address) or self._unavailable(reason)
+            self._reason = f"{type(error).__name__}: {self._address.hide_password(server_words(error))}"
+            failure = server_error(error, self._address) or self._unavailable()
             if isinstance(failure, LimitsUnavailableError):
                 self._next_probe = clock.now() + _PROBE_SECONDS
         else:
@@ -321,12 +322,12 @@ class RedisSession(ForkSafe):
 
     def _check_reachable(self) -> None:
         if self._next_probe is not None and clock.now() < self._next_probe:
-            raise self._unavailable("it was not reachable a second ago")
+            raise self._unavailable()
 
-    def _unavailable(self, reason: str) -> LimitsUnavailableError:
+    def _unavailable(self) -> LimitsUnavailableError:
         return LimitsUnavailableError(
-            f"The shared limits cannot be read, and nothing was sent: Redis at {self._address.place}: {reason}.",
-            remedy="Start Redis, or correct its URL.",
+            f"The shared limits cannot be read, and nothing was sent: Redis at {self._address.place}: {self._reason}.",
+            remedy="Check that Redis runs, has memory left and accepts writes, and that its URL is right.",
         )
 
 

@@ -83,6 +83,14 @@ def test_call_continues_without_a_server(start_redis, options, name):
     assert embedder.usage.texts_cached == 1
 
 
+def test_server_that_takes_no_entries_is_named_once_in_its_own_words(start_redis, options, name):
+    server = start_redis("--replicaof", "127.0.0.1", "1")  # cannot be written to
+    embedder = Embedder(**options, cache=RedisCache(server.url, prefix=name))
+    with pytest.warns(RuntimeWarning, match=r"failed \(ReadOnlyError: You can't write") as caught:
+        assert [len(embedder.embed([text])) for text in ("one", "two")] == [1, 1]
+    assert sum("failed" in str(one.message) for one in caught) == 1
+
+
 def test_damaged_entry_is_fetched_again(cache, options, sandbox):
     embedder = Embedder(**options, cache=cache)
     embedder.embed(["one"])
