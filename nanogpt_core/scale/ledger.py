@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
+from nanogpt_core._runtime.log import DistinctWarnings
+from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.http.limits import Cost, Outcome
 from nanogpt_core.observability.usage import Usage
 
@@ -141,14 +143,31 @@ class RequestLog:
 
     Args:
         path: The file. It is created with mode 0600.
+
+    Raises:
+        InvalidTypeError: ``path`` is not a path.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        if not isinstance(path, (str, os.PathLike)):
+            raise InvalidTypeError(f"request_log must be a path, not {type(path).__name__}.")
         self._path = os.fspath(path)
         self._lock = threading.Lock()
+        self._warning = DistinctWarnings()
+
+    def check(self) -> None:
+        """Create the file if there is none.
+
+        Raises:
+            ConfigurationError: It cannot be written.
+        """
+        try:
+            self._append(b"")
+        except (OSError, ValueError) as error:  # ValueError: a null character in its name
+            raise ConfigurationError(f"request_log cannot be written: {error}.", remedy="Pass another path.") from error
 
     def write(self, name: str, worker: str, cost: Cost, outcome: Outcome) -> None:
-        """Append a line.
+        """Append a line; if the file cannot be written, warn once, since the request has been paid for.
 
         Args:
             name: The request's name.
@@ -169,6 +188,12 @@ class RequestLog:
             "error": outcome.error or None,
         }
         data = json.dumps(line).encode() + b"\n"
+        try:
+            self._append(data)
+        except OSError as error:
+            self._warning.warn(f"The request log cannot be written: {error}; continuing without its lines.")
+
+    def _append(self, data: bytes) -> None:
         # One write in append mode: lines of several processes do not mix.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
         with self._lock:

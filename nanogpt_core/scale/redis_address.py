@@ -173,7 +173,7 @@ def _checked_url(url: str | None) -> str:
         # redis-py would take database 0. The path may hold a part of a password.
         raise ConfigurationError(
             "The URL of the Redis server is not valid: only the number of a database may follow its host and port.",
-            remedy="Pass one like \"redis://host:6379/1\", and write a / in a password as %2F.",
+            remedy='Pass one like "redis://host:6379/1", and write a / in a password as %2F.',
         )
     if "decode_responses" in parse_qs(parts.query):
         raise ConfigurationError(

@@ -7,6 +7,7 @@ import math
 import os
 import re
 import secrets
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -23,15 +24,17 @@ from nanogpt_core.errors import (
 )
 from nanogpt_core.http.limits import Admission, Cost, Outcome, Saving, budget_exceeded
 from nanogpt_core.scale.ledger import NANO, Ledger, RequestLog, read_ledger
-from nanogpt_core.scale.redis_address import RedisAddress
+from nanogpt_core.scale.redis_address import OTHER_KEYS_REMEDY, RedisAddress
 from nanogpt_core.scale.redis_scripts import BUDGET_REFUSED, KEYS, READY, RELEASE, RESET, Reply
 from nanogpt_core.scale.redis_session import RedisSession
-from nanogpt_core.validation import MIN_REQUESTS_PER_SECOND, check_positive
+from nanogpt_core.validation import MIN_REQUESTS_PER_SECOND, check_bool, check_positive
 
 _NAME = re.compile(r"[\w.:@/+-]+")
 _USED_SHARE = 0.98  # of the rate, as in the rate limiter
 # A request that is not settled so long after its time limit was abandoned: its worker is dead.
 _PATIENCE_SECONDS = 120.0
+_MAX_REQUESTS_PER_SECOND = 1_000_000
+_MAX_BUDGET_USD = 9_000_000  # the scripts count exactly up to this sum
 _COMMITTED_FIELDS = ("restored", "spent", "uncertain_amount", "open")
 _FIXED = ("name", "requests_per_second", "budget_usd")  # connections, pickles and other processes have them too
 _LOCAL = "-local"  # at the end of the names of requests that were admitted without Redis
@@ -139,7 +142,16 @@ class RedisLimits:
                 raise ConfigurationError(f"{option} may hold letters, digits and _.:@/+- only, not {value!r}.")
         check_positive("requests_per_second", requests_per_second, optional=True, at_least=MIN_REQUESTS_PER_SECOND)
         check_positive("budget_usd", budget_usd, optional=True)
+        for option, number, most in (
+            ("requests_per_second", requests_per_second, _MAX_REQUESTS_PER_SECOND),
+            ("budget_usd", budget_usd, _MAX_BUDGET_USD),
+        ):
+            if number is not None and number > most:
+                raise ConfigurationError(f"{option} must be at most {most:,}, not {number:g}.", remedy="Leave it out.")
+        check_bool("cluster", cluster)
         address = RedisAddress(url, cluster=cluster)
+        if request_log is not None:
+            RequestLog(request_log).check()
         self._connect(_Settings(address, name, requests_per_second, budget_usd, prefix, request_log))
 
     def _connect(self, settings: _Settings) -> None:
@@ -166,7 +178,8 @@ class RedisLimits:
             return
         with contextlib.suppress(LimitsUnavailableError):  # reserve() tries again
             fields = self._session.run(lambda client: client.hmget(self._keys[0], *_COMMITTED_FIELDS))
-            committed = sum(int(field or 0) for field in fields)
+            with self._reading():
+                committed = sum(int(field or 0) for field in fields)
             if committed + _nano(cost.usd) > _nano(self.budget_usd):
                 raise budget_exceeded(cost, self.budget_usd, committed / NANO)
 
@@ -275,7 +288,17 @@ class RedisLimits:
                 return list(pipeline.execute())
 
         state, opened = self._session.run(read)
-        return read_ledger(state, opened, reply.now, reply.workers, reply.rate)
+        with self._reading():
+            return read_ledger(state, opened, reply.now, reply.workers, reply.rate)
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except ValueError as error:
+            raise ConfigurationError(
+                f"The keys of {self!r} hold other values than those of limits: {error}.", remedy=OTHER_KEYS_REMEDY
+            ) from error
 
     def release_abandoned(self) -> float:
         """Take reservations that dead workers left open out of the budget, and return their sum in US dollars.

@@ -353,6 +353,19 @@ def test_request_log_has_a_line_for_each_finished_request(make_limits, tmp_path)
         assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_request_log_that_cannot_be_written_costs_no_vectors(make_limits, options, tmp_path):
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    limits = make_limits(budget=1.0, request_log=folder / "requests.jsonl")
+    (folder / "requests.jsonl").unlink()
+    folder.rmdir()
+    embedder = Embedder(**options, limits=limits)
+    with pytest.warns(RuntimeWarning, match="request log cannot be written") as caught:
+        assert embedder.embed(["one"]).shape == embedder.embed(["two"]).shape == (1, 1536)
+    assert sum("request log" in str(one.message) for one in caught) == 1
+    assert limits.ledger().answered == 2
+
+
 # --- With an embedder
 
 
@@ -439,6 +452,31 @@ def test_without_redis_at_first_use_nothing_is_sent(name, options, sandbox):
     with pytest.raises(LimitsUnavailableError, match=r"127\.0\.0\.1:1"):
         Embedder(**options, limits=limits, max_retries=0).embed(["text"])
     assert sandbox.requests == []
+
+
+def test_reason_of_an_outage_is_told_until_the_next_attempt(name):
+    limits = RedisLimits("redis://127.0.0.1:1", name)
+    for _ in range(2):
+        with pytest.raises(LimitsUnavailableError, match=r"127\.0\.0\.1:1: ConnectionError: .*refused"):
+            limits.reserve(FREE)
+
+
+@pytest.mark.parametrize("key", ["state", "open"])
+@pytest.mark.parametrize("value", [b"text", {"spent": "text", "id": "1 worker soon 1"}], ids=["text", "hash"])
+def test_keys_of_another_program_are_named(redis, name, key, value):
+    from redis import Redis
+
+    with Redis.from_url(redis.url) as client:
+        full = f"nanogpt:{{{name}}}:{key}"
+        client.hset(full, mapping=value) if isinstance(value, dict) else client.set(full, value)
+    limits = RedisLimits(redis.url, name, budget_usd=1.0)
+    with pytest.raises(ConfigurationError, match="pass another name or prefix"):
+        limits.ledger()
+    if key == "state":
+        with pytest.raises(ConfigurationError, match="pass another name or prefix"):
+            limits.check(CENT)
+    limits.reset()
+    admit(limits, CENT)
 
 
 def test_budget_survives_a_server_that_lost_its_data(own_redis, name):
@@ -754,6 +792,11 @@ def test_tls_with_an_own_certificate_authority(redis, name, tmp_path):
         ({"url": "redis://:secret@[::1"}, "its host or port cannot be read"),
         ({"url": "redis://:secret/@x"}, "its host or port cannot be read"),
         ({"url": "redis://:secret\N{FULLWIDTH NUMBER SIGN}@x"}, "its host or port cannot be read"),
+        ({"url": "redis://x/second"}, "number of a database"),
+        ({"url": "redis://:p@x/secret@x"}, "number of a database"),
+        ({"requests_per_second": 1e300}, "requests_per_second must be at most 1,000,000"),
+        ({"budget_usd": 1e300}, "budget_usd must be at most 9,000,000"),
+        ({"request_log": "/dev/null/requests.jsonl"}, "request_log cannot be written"),
         ({"name": "a{b}"}, "name may hold"),
         ({"name": ""}, "name may hold"),
         ({"prefix": "a b"}, "prefix may hold"),
@@ -767,7 +810,7 @@ def test_invalid_option_is_refused(options, message):
     assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("options", [{"url": 7}, {"name": 7}, {"budget_usd": "1"}])
+@pytest.mark.parametrize("options", [{"url": 7}, {"name": 7}, {"budget_usd": "1"}, {"request_log": 7}, {"cluster": 1}])
 def test_option_of_the_wrong_type_is_refused(options):
     with pytest.raises(InvalidTypeError):
         RedisLimits(**{"url": "redis://127.0.0.1", **options})
@@ -785,6 +828,11 @@ def test_option_cannot_be_changed_later():
     [
         ("MovedError", "5061 127.0.0.1:7001", "Pass cluster=True."),
         ("ResponseError", "WRONGTYPE Operation against a key", "pass another name or prefix"),
+        ("ResponseError", "Command # 1 (HGETALL a) of pipeline caused error: WRONGTYPE Operation", "pass another name"),
+        ("ResponseError", "min or max is not a float script: 97c0, on @user_script:74.", "pass another name or prefix"),
+        ("ResponseError", "user_script:38: attempt to compare nil with number", "pass another name or prefix"),
+        ("ResponseError", "DB index is out of range", "number of the database"),
+        ("ResponseError", "@user_script: 2: Write commands not allowed after non deterministic", "Redis 5 or later"),
         ("ResponseError", "AUTH called without any password configured", "Check user, password"),
         ("ResponseError", "unknown command 'EVALSHA'", "Redis 5 or later"),
         ("ResponseError", "Error running script (call to f_1): @user_script: 2: -READONLY You can't write", None),
