@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import threading
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
+from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core._runtime.log import DistinctWarnings
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.http.limits import Cost, Outcome
@@ -138,7 +140,7 @@ def _open_request(name: bytes, entry: bytes, now_microseconds: int) -> OpenReque
     return OpenRequest(name.decode(), worker, int(amount) / NANO, int(texts), int(abandoned_at) < now_microseconds)
 
 
-class RequestLog:
+class RequestLog(ForkSafe):
     """Appends one JSON line to a file for each request that has ended. Threads and processes may share the file.
 
     Args:
@@ -152,8 +154,12 @@ class RequestLog:
         if not isinstance(path, (str, os.PathLike)):
             raise InvalidTypeError(f"request_log must be a path, not {type(path).__name__}.")
         self._path = os.fspath(path)
-        self._lock = threading.Lock()
+        self._lines: deque[bytes] = deque()
         self._warning = DistinctWarnings()
+        super().__init__()
+
+    def _in_child(self) -> None:
+        self._lines.clear()  # the parent writes them
 
     def check(self) -> None:
         """Create the file if there is none.
@@ -167,7 +173,7 @@ class RequestLog:
             raise ConfigurationError(f"request_log cannot be written: {error}.", remedy="Pass another path.") from error
 
     def write(self, name: str, worker: str, cost: Cost, outcome: Outcome) -> None:
-        """Append a line; if the file cannot be written, warn once, since the request has been paid for.
+        """Add a line for :meth:`flush`; does not block, since event loops call it.
 
         Args:
             name: The request's name.
@@ -187,18 +193,24 @@ class RequestLog:
             "answered": outcome.answered,
             "error": outcome.error or None,
         }
-        data = json.dumps(line).encode() + b"\n"
+        self._lines.append(json.dumps(line).encode() + b"\n")
+
+    def flush(self) -> None:
+        """Write all lines; if the file cannot be written, warn once, and drop them: their requests are paid for."""
+        lines = []
+        with contextlib.suppress(IndexError):  # several threads may do this
+            while True:
+                lines.append(self._lines.popleft())
         try:
-            self._append(data)
+            if lines:
+                self._append(b"".join(lines))
         except OSError as error:
             self._warning.warn(f"The request log cannot be written: {error}; continuing without its lines.")
 
     def _append(self, data: bytes) -> None:
         # One write in append mode: lines of several processes do not mix.
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-        with self._lock:
-            file = os.open(self._path, flags, 0o600)
-            try:
-                os.write(file, data)
-            finally:
-                os.close(file)
+        file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            os.write(file, data)
+        finally:
+            os.close(file)

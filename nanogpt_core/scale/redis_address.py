@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import re
 import traceback
@@ -72,8 +71,11 @@ class RedisAddress:
     """
 
     def __init__(self, url: str | None, *, cluster: bool = False) -> None:
-        if importlib.util.find_spec("redis") is None:
-            raise ImportError("Redis needs the package redis. Install it with: pip install 'nanogpt-rag[redis]'")
+        try:
+            import redis  # noqa: F401
+        except ImportError as error:
+            words = "Redis needs the package redis. Install it with: pip install 'nanogpt-rag[redis]'"
+            raise ImportError(words) from error
         parts = urlsplit(_checked_url(url))
         user = f"{parts.username}@" if parts.username else ""
         host = parts.netloc.rpartition("@")[2]

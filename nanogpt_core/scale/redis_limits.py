@@ -160,8 +160,8 @@ class RedisLimits:
         self.requests_per_second = settings.requests_per_second
         self.budget_usd = settings.budget_usd
         self._keys = [f"{settings.prefix}:{{{settings.name}}}:{key}" for key in KEYS]
-        self._session = RedisSession(settings.address, self._keys, settings.requests_per_second)
         self._log = None if settings.request_log is None else RequestLog(settings.request_log)
+        self._session = RedisSession(settings.address, self._keys, settings.requests_per_second, self._log)
         self._local = _LocalShare()
         self._warned = False
 
@@ -245,9 +245,9 @@ class RedisLimits:
         kind = "answered" if outcome.answered else "uncertain" if outcome.usd is None else "refused"
         amount = _nano(cost.usd if outcome.usd is None else outcome.usd)
         numbers = [_nano(cost.usd), amount, outcome.tokens or 0, cost.texts, int(_is_local(admission))]
-        self._session.record(["settle", admission.id, kind, *numbers])
         if self._log is not None:
             self._log.write(admission.id, self._session.worker, cost, outcome)
+        self._session.record(["settle", admission.id, kind, *numbers])
 
     def on_error(self, error: NanoGPTError, delay: float, admission: Admission | None = None) -> None:
         """See :meth:`nanogpt_core.SharedLimits.on_error`."""
@@ -322,7 +322,7 @@ class RedisLimits:
         self._session.run(lambda client: RESET.run(client, self._keys, secrets.token_hex(8)))
 
     def flush(self) -> None:
-        """Report the ends of all requests of this process to Redis now, and not a moment later.
+        """Report the ends of all requests of this process to Redis, and write the request log: now, not a moment later.
 
         Raises:
             LimitsUnavailableError: Redis is not reachable.

@@ -20,6 +20,7 @@ from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core._runtime.log import logger
 from nanogpt_core._runtime.workers import NoThreadError, start_thread
 from nanogpt_core.errors import LimitsUnavailableError, NanoGPTError
+from nanogpt_core.scale.ledger import RequestLog
 from nanogpt_core.scale.redis_address import RedisAddress, drop_frames, server_error, server_words
 from nanogpt_core.scale.redis_scripts import ADMIT, MICROSECONDS, READY, Reply
 
@@ -65,12 +66,16 @@ class RedisSession(ForkSafe):
         address: Address of the server.
         keys: Names of the keys, as :data:`~nanogpt_core.scale.redis_scripts.KEYS`.
         requests_per_second: The rate that was set, or None.
+        log: Its lines are written when records are sent in the background.
     """
 
-    def __init__(self, address: RedisAddress, keys: list[str], requests_per_second: float | None) -> None:
+    def __init__(
+        self, address: RedisAddress, keys: list[str], requests_per_second: float | None, log: RequestLog | None
+    ) -> None:
         self._address = address
         self._keys = keys
         self._requests_per_second = requests_per_second
+        self._log = log
         self._in_child()
         super().__init__()
 
@@ -286,11 +291,17 @@ class RedisSession(ForkSafe):
         Raises:
             LimitsUnavailableError: The server is not reachable.
         """
+        self._write_log()
         self.probe_now()
         self.admit("")  # after the round trip of another thread that carries some
 
+    def _write_log(self) -> None:
+        if self._log is not None:
+            self._log.flush()
+
     def close(self) -> None:
         """Send all records if the server is reachable, and close the connection; the next request makes a new one."""
+        self._write_log()
         if self._records:
             with contextlib.suppress(LimitsUnavailableError):
                 self.flush()
@@ -316,9 +327,12 @@ class RedisSession(ForkSafe):
             except NanoGPTError:
                 delay = _PROBE_SECONDS
             with self._lock:
-                if (not self._records and not is_busy) or is_last:
-                    self._flushing = False
-                    return
+                is_last = is_last or not (self._records or is_busy)
+                self._flushing = not is_last
+            with contextlib.suppress(RuntimeWarning):  # of a log that cannot be written, under ``python -W error``
+                self._write_log()
+            if is_last:
+                return
 
     def _check_reachable(self) -> None:
         if self._next_probe is not None and clock.now() < self._next_probe:
@@ -326,8 +340,8 @@ class RedisSession(ForkSafe):
 
     def _unavailable(self) -> LimitsUnavailableError:
         return LimitsUnavailableError(
-            f"The shared limits cannot be read, and nothing was sent: Redis at {self._address.place}: {self._reason}.",
-            remedy="Check that Redis runs, has memory left and accepts writes, and that its URL is right.",
+            f"The shared limits are not available: Redis at {self._address.place}: {self._reason}.",
+            remedy="Nothing was sent. Check that Redis runs, has memory left and accepts writes, and its URL.",
         )
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import pytest
 import trustme
+from blockbuster import blockbuster_ctx
 
 from nanogpt_core import (
     BudgetExceededError,
@@ -40,6 +41,7 @@ from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.limits import FREE, Cost, Outcome, Saving, SharedLimits
 from nanogpt_core.http.rate_limiter import RateCap, RateLimiter
 from nanogpt_core.scale import redis_scripts
+from nanogpt_core.scale.ledger import RequestLog
 from nanogpt_core.scale.redis_address import RedisAddress, server_error
 
 CENT = Cost("model", texts=1, tokens=100, usd=0.01, timeout=60)
@@ -210,6 +212,41 @@ def test_clock_of_a_worker_does_not_matter(make_limits, monkeypatch):
     assert 0 < other.reserve(FREE).delay < 103
 
 
+def set_clock_back(redis, limits, seconds):
+    """Move all times that the server has given out into the future."""
+    from redis import Redis
+
+    state, _, starts = limits._keys[:3]
+    with Redis.from_url(redis.url, decode_responses=True) as client:
+        for member, score in client.zrange(starts, 0, -1, withscores=True):
+            client.zadd(starts, {member: score + seconds * 1e6})
+        for field in ("paused", "busy_until", "event_known"):
+            if value := client.hget(state, field):
+                client.hset(state, field, f"{float(value) + seconds * 1e6:.0f}")
+    session = limits._session
+    session.last = session.last._replace(now=session.last.now + int(seconds * 1e6))
+
+
+def test_server_clock_that_is_set_back_holds_up_no_request(make_limits, redis):
+    limits = make_limits(1.0)
+    for _ in range(3):
+        limits.reserve(FREE)
+    set_clock_back(redis, limits, 3600)
+    assert [limits.reserve(FREE).delay for _ in range(3)] == pytest.approx([0, 1, 2], abs=0.5)
+
+
+def test_pause_keeps_its_length_if_the_server_clock_is_set_back(make_limits, redis):
+    limits = make_limits()
+    limits.on_error(refused(30.0), 30.0, admit(limits))
+    limits.flush()
+    set_clock_back(redis, limits, 3600)
+    assert 20 < limits.reserve(FREE).delay <= 30
+    rate = limits.ledger().requests_per_second
+    limits.on_error(refused(0.0), 0.0, limits.reserve(FREE))
+    limits.flush()
+    assert limits.ledger().requests_per_second < rate
+
+
 def test_names_and_prefixes_do_not_share(redis, name):
     first, second = RedisLimits(redis.url, name, 0.01), RedisLimits(redis.url, name, 0.01, prefix="other")
     admit(first)
@@ -344,6 +381,7 @@ def test_request_log_has_a_line_for_each_finished_request(make_limits, tmp_path)
     limits.settle(admit(limits, CENT), PAID)
     limits.settle(admit(limits, CENT), Outcome(None, error="ServerError"))
     limits.release(admit(limits, CENT))
+    limits.flush()
     first, second = map(json.loads, path.read_text(encoding="utf-8").splitlines())
     assert (first["billed_usd"], first["answered"], first["error"]) == (0.01, True, None)
     assert (second["billed_usd"], second["answered"], second["error"]) == (None, False, "ServerError")
@@ -353,6 +391,31 @@ def test_request_log_has_a_line_for_each_finished_request(make_limits, tmp_path)
         assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_request_log_is_written_in_the_background_and_blocks_no_event_loop(make_limits, options, tmp_path):
+    path = tmp_path / "requests.jsonl"
+    embedder = Embedder(**options, limits=make_limits(budget=1.0, request_log=path))
+
+    async def embed():
+        with blockbuster_ctx():
+            await embedder.aembed(["text"])
+
+    asyncio.run(embed())
+    wait_until(path.read_text)
+    assert json.loads(path.read_text())["texts"] == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_forked_process_writes_no_line_of_its_parent(tmp_path):
+    log = RequestLog(tmp_path / "requests.jsonl")
+    log.write("id", "worker", CENT, PAID)
+    if not (child := os.fork()):
+        log.flush()
+        os._exit(0)
+    os.waitpid(child, 0)
+    log.flush()
+    assert len((tmp_path / "requests.jsonl").read_text().splitlines()) == 1
+
+
 def test_request_log_that_cannot_be_written_costs_no_vectors(make_limits, options, tmp_path):
     folder = tmp_path / "logs"
     folder.mkdir()
@@ -360,8 +423,13 @@ def test_request_log_that_cannot_be_written_costs_no_vectors(make_limits, option
     (folder / "requests.jsonl").unlink()
     folder.rmdir()
     embedder = Embedder(**options, limits=limits)
+
+    def embed(text):
+        assert embedder.embed([text]).shape == (1, 1536)
+        limits.flush()
+
     with pytest.warns(RuntimeWarning, match="request log cannot be written") as caught:
-        assert embedder.embed(["one"]).shape == embedder.embed(["two"]).shape == (1, 1536)
+        [embed(text) for text in ("one", "two")]
     assert sum("request log" in str(one.message) for one in caught) == 1
     assert limits.ledger().answered == 2
 
@@ -439,7 +507,7 @@ def test_without_redis_a_budget_fails_closed(own_redis, name, options, sandbox):
     embedder = Embedder(**options, limits=limits, max_retries=0)
     embedder.embed(["before"])
     own_redis.stop()
-    with pytest.raises(LimitsUnavailableError, match="nothing was sent"):
+    with pytest.raises(LimitsUnavailableError, match="Nothing was sent"):
         embedder.embed(["while it is away"])
     own_redis.start()
     limits._session.probe_now()
