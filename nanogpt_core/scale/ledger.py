@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from pathlib import Path
 
 from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core._runtime.log import DistinctWarnings
@@ -153,7 +154,8 @@ class RequestLog(ForkSafe):
     def __init__(self, path: str | os.PathLike[str]) -> None:
         if not isinstance(path, (str, os.PathLike)):
             raise InvalidTypeError(f"request_log must be a path, not {type(path).__name__}.")
-        self._path = os.fspath(path)
+        self.path = Path(path).expanduser().absolute()
+        """The path, absolute: a worker may have another working folder."""
         self._lines: deque[bytes] = deque()
         self._warning = DistinctWarnings()
         super().__init__()
@@ -209,7 +211,7 @@ class RequestLog(ForkSafe):
 
     def _append(self, data: bytes) -> None:
         # One write in append mode: lines of several processes do not mix.
-        file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
             os.write(file, data)
         finally:

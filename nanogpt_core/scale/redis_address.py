@@ -31,6 +31,9 @@ _TEMPORARY_CODES = re.compile(
     r"(?:^|-)(?:READONLY|OOM|LOADING|CLUSTERDOWN|MASTERDOWN|TRYAGAIN|BUSY|MISCONF|NOREPLICAS)\b"
 )
 
+_DENIED = re.compile(r"^(?:NOAUTH|WRONGPASS|NOPERM|AUTH called without)|no permissions|can't run this command")
+"""Errors of the password and of rights. A script passes on those of its commands in other words, by version."""
+
 _OTHER_VALUES = re.compile(r"WRONGTYPE|not an? (?:valid )?(?:float|integer)|attempt to")
 """Errors of commands and scripts that find other things than those that this project writes."""
 
@@ -234,7 +237,7 @@ def server_error(error: Exception, address: RedisAddress) -> NanoGPTError | None
     words = server_words(error)
     if isinstance(error, temporary) or _TEMPORARY_CODES.search(words):
         return None
-    if isinstance(error, denied) or words.startswith(("NOAUTH", "WRONGPASS", "NOPERM", "AUTH called without")):
+    if isinstance(error, denied) or _DENIED.search(words):
         remedy = "Check user, password and rights in its URL."
     elif isinstance(error, exceptions.AskError):  # its subclass MovedError too
         words, remedy = f"another node has the keys: {words}", "Pass cluster=True."

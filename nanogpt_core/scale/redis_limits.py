@@ -151,7 +151,9 @@ class RedisLimits:
         check_bool("cluster", cluster)
         address = RedisAddress(url, cluster=cluster)
         if request_log is not None:
-            RequestLog(request_log).check()
+            log = RequestLog(request_log)
+            log.check()
+            request_log = log.path
         self._connect(_Settings(address, name, requests_per_second, budget_usd, prefix, request_log))
 
     def _connect(self, settings: _Settings) -> None:

@@ -375,9 +375,11 @@ def test_request_that_was_released_and_ends_after_all_is_counted(make_limits):
     assert limits.ledger().spent_usd == pytest.approx(0.01)
 
 
-def test_request_log_has_a_line_for_each_finished_request(make_limits, tmp_path):
+def test_request_log_has_a_line_for_each_finished_request(make_limits, tmp_path, monkeypatch):
     path = tmp_path / "requests.jsonl"
-    limits = make_limits(request_log=path)
+    monkeypatch.chdir(tmp_path)
+    limits = pickle.loads(pickle.dumps(make_limits(request_log=path.name)))
+    monkeypatch.chdir("/")
     limits.settle(admit(limits, CENT), PAID)
     limits.settle(admit(limits, CENT), Outcome(None, error="ServerError"))
     limits.release(admit(limits, CENT))
@@ -899,6 +901,8 @@ def test_option_cannot_be_changed_later():
         ("ResponseError", "Command # 1 (HGETALL a) of pipeline caused error: WRONGTYPE Operation", "pass another name"),
         ("ResponseError", "min or max is not a float script: 97c0, on @user_script:74.", "pass another name or prefix"),
         ("ResponseError", "user_script:38: attempt to compare nil with number", "pass another name or prefix"),
+        ("ResponseError", "ACL failure in script: User a has no permissions to run the 'time' command", "Check user"),
+        ("ResponseError", "@user_script: 18: The user executing the script can't run this command", "Check user"),
         ("ResponseError", "DB index is out of range", "number of the database"),
         ("ResponseError", "@user_script: 2: Write commands not allowed after non deterministic", "Redis 5 or later"),
         ("ResponseError", "AUTH called without any password configured", "Check user, password"),
