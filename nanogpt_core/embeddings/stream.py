@@ -75,9 +75,8 @@ async def achunked(items: AsyncIterable[T] | Iterator[T], size: int) -> AsyncIte
 
 def stream_chunks(pipeline: Pipeline, chunks: Iterator[Chunk[str]], total: int | None) -> Iterator[EmbeddedBatch]:
     """Embed the chunks of a stream, and yield them in order; ``total`` texts are expected, or None."""
-    stop = threading.Event()
 
-    def embed(chunk: Chunk[str]) -> EmbeddedBatch:
+    def embed(chunk: Chunk[str], stop: threading.Event) -> EmbeddedBatch:
         start, texts = chunk[0], check_texts(chunk[1], chunk[0])
         vectors = pipeline.embed(
             texts, batch_size=len(texts), offset=start, show_progress=False, stop=stop, stream_observer=observer
@@ -87,7 +86,7 @@ def stream_chunks(pipeline: Pipeline, chunks: Iterator[Chunk[str]], total: int |
     with (
         pipeline.observe() as observer,
         reporting(pipeline.config.progress, total) as report,
-        contextlib.closing(map_ordered(chunks, embed, pipeline.config.max_concurrency, stop)) as batches,
+        contextlib.closing(map_ordered(chunks, embed, pipeline.config.max_concurrency)) as batches,
     ):
         for batch in batches:
             if report:
@@ -121,26 +120,38 @@ async def astream_chunks(
                 yield batch
 
 
+class _Call(Future[R]):
+    """A call in a thread of its own.
+
+    Attributes:
+        stop: Ends its waits early. It is for this call only: a call that fails sets it for its own requests.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stop = threading.Event()
+
+
 def map_ordered(
-    items: Iterator[T], function: Callable[[T], R], window: int, stop: threading.Event
+    items: Iterator[T], function: Callable[[T, threading.Event], R], window: int
 ) -> Generator[R, None, None]:
-    """Yield ``function(item)`` for each item, in order, with at most ``window`` calls in progress.
+    """Yield ``function(item, stop)`` for each item, in order, with at most ``window`` calls in progress.
 
     ``items`` is read in the consumer's thread, since a database cursor may belong to it, and no further than the
     window. After each result the next call begins: a consumer that takes its time with many finished results would
     else leave the service without requests. If reading takes longer than a call, results are waited for before it goes
-    on. When the consumer stops or a call fails, ``stop`` is set, and the calls in progress get :data:`GRACE_SECONDS` to
-    end. If reading fails, its error is raised after the results of all items that were read.
+    on. When the consumer stops, or gets the error of a call, ``stop`` is set for all calls in progress, and they have
+    :data:`GRACE_SECONDS` to end. If reading fails, its error is raised after the results of all items that were read.
     """
     if window == 1:
-        yield from map(function, items)
+        yield from (function(item, threading.Event()) for item in items)
         return
-    in_progress: deque[Future[R]] = deque()
+    in_progress: deque[_Call[R]] = deque()
     pace = _Pace()
     failures: list[Exception] = []
     try:
         for item in _until_failure(pace.timed(items), failures):
-            in_progress.append(_start(partial(pace.timed_call, function, item), stop))
+            in_progress.append(_start(partial(pace.timed_call, function, item)))
             while in_progress:
                 if len(in_progress) < window and not in_progress[0].done():
                     wait([in_progress[0]], timeout=pace.seconds_to_wait)
@@ -154,7 +165,8 @@ def map_ordered(
         if failures:
             raise failures[0]
     finally:
-        stop.set()
+        for call in in_progress:
+            call.stop.set()
         wait(in_progress, timeout=GRACE_SECONDS)
         park_if_exiting()
 
@@ -182,10 +194,10 @@ class _Pace:
             yield item
             start = time.monotonic()
 
-    def timed_call(self, function: Callable[[T], R], item: T) -> R:
-        """Return ``function(item)``, and note how long it took."""
+    def timed_call(self, function: Callable[[T, threading.Event], R], item: T, stop: threading.Event) -> R:
+        """Return ``function(item, stop)``, and note how long it took."""
         start = time.monotonic()
-        result = function(item)
+        result = function(item, stop)
         self._call_seconds = time.monotonic() - start
         return result
 
@@ -200,15 +212,15 @@ class _Pace:
         return self._read_seconds if self._read_seconds >= self._call_seconds else 0.0
 
 
-def _start(function: Callable[[], R], stop: threading.Event) -> Future[R]:
+def _start(function: Callable[[threading.Event], R]) -> _Call[R]:
     # A thread for each item ends with it. The threads of an executor would stay if the consumer never came back.
-    future: Future[R] = Future()
-    run = partial(call_into, future, function)
+    call = _Call[R]()
+    run = partial(call_into, call, partial(function, call.stop))
     try:
-        start_thread(run, "nanogpt-stream", stop)
+        start_thread(run, "nanogpt-stream", call.stop)
     except NoThreadError:
         run()
-    return future
+    return call
 
 
 async def amap_ordered(

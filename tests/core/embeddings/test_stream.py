@@ -10,8 +10,9 @@ import threading
 import numpy as np
 import pytest
 
+from nanogpt_core import ModelInfo
 from nanogpt_core.embeddings import stream as stream_module
-from nanogpt_core.errors import InvalidInputError, InvalidTypeError, NanoGPTError
+from nanogpt_core.errors import BadRequestError, InvalidInputError, InvalidTypeError, NanoGPTError
 
 
 async def listed(batches, most):
@@ -113,6 +114,27 @@ def test_failed_batch_names_its_positions(stream, serve, faults):
     with pytest.raises(NanoGPTError) as caught:
         stream(serve(answer).embedder(), [f"text {number}" for number in range(12)], batch_size=3)
     assert caught.value.failed_positions == (6, 7, 8)
+
+
+def test_failed_batch_of_several_requests_does_not_end_the_retries_of_a_batch_before_it(stream, serve, faults):
+    refused, attempts = threading.Event(), itertools.count()
+
+    def answer(seen):
+        if seen.texts == ["slow"] and next(attempts) == 0:
+            assert refused.wait(60)
+            return faults.response({"error": {"message": "later"}}, 503)
+        if seen.texts == ["refused"]:
+            refused.set()
+            return faults.response({"error": {"message": "no"}}, 400)
+        return faults.good(seen)
+
+    # A request takes one of the texts, and a batch two.
+    model = ModelInfo("lab/small", dimensions=faults.WIDTH, max_request_tokens=1)
+    embedder = serve(answer).embedder(model, max_retries=1)
+    with pytest.raises(BadRequestError) as caught:
+        stream(embedder, ["slow", "a", "refused", "b"], batch_size=2)
+    assert caught.value.failed_positions[0] == 2
+    assert next(attempts) == 2
 
 
 def test_exception_of_the_input_iterator_reaches_the_caller(stream, make):

@@ -148,7 +148,7 @@ def test_exception_of_a_signal_handler_passes_through_while_a_thread_starts(monk
     with pytest.raises(RuntimeError, match="time limit"):
         run_in_threads([lambda: stop.wait(2)] * 3, 3, stop)
     with pytest.raises(RuntimeError, match="time limit"):
-        list(map_ordered(iter("ab"), str.upper, 2, threading.Event()))
+        list(map_ordered(iter("ab"), lambda item, _: item.upper(), 2))
 
 
 @pytest.fixture
