@@ -143,30 +143,30 @@ class _Pools(ForkSafe):
 
 
 _inherited: list[object] = []
-_of_process = _Pools(_make_transport)
+_process_pools = _Pools(_make_transport)
 
 # The async generator closes the connections; see _close_at_end().
-_of_loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[_Pools, AsyncGenerator[None, None]]]
-_of_loops = weakref.WeakKeyDictionary()
+_pools_by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[_Pools, AsyncGenerator[None, None]]]
+_pools_by_loop = weakref.WeakKeyDictionary()
 
 
 def _close_all() -> None:
-    for transport in _of_process.transports:
+    for transport in _process_pools.transports:
         transport.close()
 
 
 call_after_workers(_close_all)
 
 
-async def _of_running_loop() -> _Pools:
+async def _running_loop_pools() -> _Pools:
     loop = require_event_loop()
-    found = _of_loops.get(loop)
+    found = _pools_by_loop.get(loop)
     if found is None:
         # Connections refer to their loop, so weak keys do not free a loop that was closed abruptly.
-        for closed in [each for each in _of_loops if each.is_closed()]:
-            _of_loops.pop(closed, None)
+        for closed in [each for each in _pools_by_loop if each.is_closed()]:
+            _pools_by_loop.pop(closed, None)
         pools = _Pools(_make_async_transport)
-        found = _of_loops[loop] = pools, _close_at_end(pools, weakref.ref(loop))
+        found = _pools_by_loop[loop] = pools, _close_at_end(pools, weakref.ref(loop))
         await anext(found[1])
     return found[0]
 
@@ -178,7 +178,7 @@ async def _close_at_end(pools: _Pools, loop: weakref.ref[asyncio.AbstractEventLo
     finally:
         ending = loop()
         if ending is not None:
-            _of_loops.pop(ending, None)
+            _pools_by_loop.pop(ending, None)
         for transport in pools.transports:
             await transport.aclose()
 
@@ -216,7 +216,7 @@ class Lease:
         return [] if pool is None else self._pools.give_back(pool, self._owner)
 
 
-take_lease = _of_process.take_lease
+take_lease = _process_pools.take_lease
 
 
 async def take_async_lease(url: Any, owner: Lifetime | None) -> Lease:
@@ -225,7 +225,7 @@ async def take_async_lease(url: Any, owner: Lifetime | None) -> Lease:
     Raises:
         ConfigurationError: No event loop of asyncio's is running, or as for :data:`take_lease`.
     """
-    pools = await _of_running_loop()
+    pools = await _running_loop_pools()
     if url.scheme == "https" and not tls_context.cache_info().currsize:
         await call_in_thread(tls_context)  # reads files
     return pools.take_lease(url, owner)
@@ -233,13 +233,13 @@ async def take_async_lease(url: Any, owner: Lifetime | None) -> Lease:
 
 def close_connections() -> None:
     """Close the connections of this process that no open object uses."""
-    for transport in _of_process.remove_unused():
+    for transport in _process_pools.remove_unused():
         transport.close()
 
 
 async def aclose_connections() -> None:
     """Close the connections of this process and of the running event loop that no open object uses."""
     close_connections()
-    found = _of_loops.get(asyncio.get_running_loop())
+    found = _pools_by_loop.get(asyncio.get_running_loop())
     for transport in found[0].remove_unused() if found else ():
         await transport.aclose()

@@ -253,7 +253,7 @@ def _quota_remedy(wait: float | None, words: str) -> str:
 def _concerns_path(status: int, code: str | None, param: str | None, detail: str) -> bool:
     if status == 405:  # noqa: PLR2004
         return True
-    about_model = _names_no_model(code, param, detail) or param == "model" or re.search(r"\bmodel\b", detail.lower())
+    about_model = _denies_model(code, param, detail) or param == "model" or re.search(r"\bmodel\b", detail.lower())
     return status == 404 and not about_model  # noqa: PLR2004
 
 
@@ -295,13 +295,13 @@ def _kind(status: int, code: str | None, param: str | None, detail: str) -> tupl
     # Servers on FastAPI answer 422 instead of 400; llama.cpp answers 500.
     if status in (400, 422, 500) and is_size_error(code, param, detail, known_only=status == 500):  # noqa: PLR2004
         return errors.RequestTooLargeError, "Send less at a time: a smaller batch_size, or shorter texts."
-    if status in (400, 422) and _names_no_model(code, param, detail):
+    if status in (400, 422) and _denies_model(code, param, detail):
         return _BY_STATUS[404]
     return _BY_STATUS.get(status) or _BY_HUNDREDS.get(min(status // 100, 5), _BY_HUNDREDS[4])
 
 
-def _names_no_model(code: str | None, param: str | None, detail: str) -> bool:
-    """Return whether a 400 says that the model does not exist."""
+def _denies_model(code: str | None, param: str | None, detail: str) -> bool:
+    """Return whether an error says that the model does not exist."""
     if code in _NO_SUCH_MODEL_CODES:
         return True
     return param in (None, "", "model") and _NO_SUCH_MODEL.search(detail.lower()) is not None

@@ -24,7 +24,7 @@ def send_with(client: Any, request: Any) -> Any:
             response = client.send(own, stream=True, follow_redirects=False)
         except Exception as error:  # noqa: BLE001 - raised again
             response = _response_in(error)
-    return _response_of(response, _Stream(client, response))
+    return _response_of(response, _Body(client, response))
 
 
 async def asend_with(client: Any, request: Any) -> Any:
@@ -35,7 +35,7 @@ async def asend_with(client: Any, request: Any) -> Any:
             response = await client.send(own, stream=True, follow_redirects=False)
         except Exception as error:  # noqa: BLE001 - raised again
             response = _response_in(error)
-    return _response_of(response, _Stream(client, response))
+    return _response_of(response, _Body(client, response))
 
 
 def _request_of(client: Any, request: Any, body: bytes) -> Any:
@@ -74,7 +74,7 @@ def _content_of(response: Any) -> bytes:
     return content
 
 
-class _Stream(httpx.SyncByteStream, httpx.AsyncByteStream):  # type: ignore[misc] # known only when this runs
+class _Body(httpx.SyncByteStream, httpx.AsyncByteStream):  # type: ignore[misc] # known only when this runs
     """The body of a sync or async reply, as it comes. The deadline is checked between the chunks of a sync one."""
 
     def __init__(self, client: Any, response: Any) -> None:
