@@ -111,8 +111,8 @@ class ChoiceStream:
         if self._refusal:
             deltas.append({"refusal": self._refusal})
         if self._request.wants_json and not self.is_finished:
-            is_json = not self._has_expected_calls
-            deltas.append({"content": self._json_text.add(None, is_last=True, is_json=is_json)})
+            expects_json = not self._has_expected_calls
+            deltas.append({"content": self._json_text.add(None, is_last=True, expects_json=expects_json)})
         if self._annotations:
             deltas.append({ANNOTATIONS: self._annotations})
         if fields := self._fields.document():
@@ -148,7 +148,7 @@ class ChoiceStream:
 
     def _add_json_text(self, content: str | None, *, is_last: bool) -> str | None:
         content = self._json_text.add(
-            content, is_last=is_last and not self.is_finished, is_json=not self._has_expected_calls
+            content, is_last=is_last and not self.is_finished, expects_json=not self._has_expected_calls
         )
         if self._json_text.is_too_deep:
             raise ReplyError(

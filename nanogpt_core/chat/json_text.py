@@ -43,8 +43,11 @@ class JsonTextStream:
         """True if the text is nested too deeply for the frameworks' parsers."""
         return len(self._brackets.closing) > _MAX_DEPTH
 
-    def add(self, content: str | None, *, is_last: bool, is_json: bool = True) -> str | None:
-        """Return the text to send on, for the next part; beside calls of the tools that were sent it is no JSON."""
+    def add(self, content: str | None, *, is_last: bool, expects_json: bool = True) -> str | None:
+        """Return the text to send on, for the next part.
+
+        ``expects_json`` is False beside calls of the tools that were sent: the text is then not the structured output.
+        """
         self._text += content or ""
         self._brackets.add(content or "")
         begun = self._text.strip()
@@ -52,8 +55,8 @@ class JsonTextStream:
             return None
         if self._may_be_fenced:
             self._may_be_fenced = False
-            content = strip_code_fence(self._text) if is_json else self._text
-        if not (is_last and is_json):
+            content = strip_code_fence(self._text) if expects_json else self._text
+        if not (is_last and expects_json):
             return content
         suffix = invalidating_suffix(_inner(self._text)) if is_incomplete(self._text) else ""
         return (content or "") + suffix

@@ -51,7 +51,7 @@ def normalize_call(call: Any) -> Any:
         function = {name: call[name] for name in ("name", *_ARGUMENTS) if name in call}
         call = {name: value for name, value in call.items() if name not in function}
     if isinstance(function, dict) and not function.get("arguments"):
-        found = next((name for name in _ARGUMENTS if function.get(name) and name in function), None)
+        found = next((name for name in _ARGUMENTS if function.get(name)), None)
         if found is not None:
             rest = {name: value for name, value in function.items() if name != found}
             function = {**rest, "arguments": function[found]}
