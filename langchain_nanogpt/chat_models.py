@@ -137,7 +137,7 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
     _has_own_profile: bool = PrivateAttr()
 
     def __init__(self, model: str | NotGiven = NOT_GIVEN, **options: Unpack[ChatOptions]) -> None:
-        # Tools that print the variables of a traceback's frames must not see the key.
+        # The argument is replaced: tools that print the variables of a traceback's frames must not see the key.
         given = options = hide_keys(options)  # type: ignore[assignment]
         if not isinstance(model, NotGiven):
             given["model"] = model

@@ -134,7 +134,7 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
     _embedder: Embedder = PrivateAttr()
 
     def __init__(self, model_name: str | ModelInfo | None = None, **options: Unpack[EmbeddingOptions]) -> None:
-        # Tools that print the variables of a traceback's frames must not see the key.
+        # The argument is replaced: tools that print the variables of a traceback's frames must not see the key.
         given = options = hide_keys({"model_name": model_name, **options})  # type: ignore[assignment]
         given.pop("class_name", None)  # dumps carry it
         self._set_options(given)

@@ -138,7 +138,7 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
     _aclient: openai.AsyncOpenAI | None = PrivateAttr(default=None)
 
     def __init__(self, model: str | NotGiven = NOT_GIVEN, **options: Unpack[LLMOptions]) -> None:
-        # Tools that print the variables of a traceback's frames must not see the key.
+        # The argument is replaced: tools that print the variables of a traceback's frames must not see the key.
         given = options = hide_keys(options)  # type: ignore[assignment]
         if not isinstance(model, NotGiven):
             given["model"] = model

@@ -106,11 +106,8 @@ class Pipeline:
                     dispatches = self._dispatches(plan, call, batch_size, lane=None)
                     if dispatches:
                         self.client.get_ready()
-                    if len(dispatches) == 1:
-                        run_sync(dispatches[0], self.client.send, cancellation.stop)
-                    else:
-                        tasks = [partial(run_sync, each, self.client.send, cancellation.stop) for each in dispatches]
-                        run_in_threads(tasks, self.config.max_concurrency, cancellation.stop)
+                    tasks = [partial(run_sync, each, self.client.send, cancellation.stop) for each in dispatches]
+                    run_in_threads(tasks, self.config.max_concurrency, cancellation.stop)
                     return call.results.finish()
                 except NanoGPTError as error:
                     with redacted(self.config.endpoint):

@@ -294,7 +294,7 @@ class HostCapabilities:
 
     def fits(self, batch: Batch) -> bool:
         """Return whether the host accepts the batch by what is known; its limit may be one of texts or of bytes."""
-        return len(batch.texts) <= max(1, self._max_items) or _size(batch) <= self._max_bytes
+        return len(batch.texts) <= self._max_items or _size(batch) <= self._max_bytes
 
     def learn(self, accepted: Batch) -> None:
         """Learn from the largest part that the host accepted of a batch that it refused as too large."""
