@@ -44,10 +44,7 @@ class JsonTextStream:
         return len(self._brackets.closing) > _MAX_DEPTH
 
     def add(self, content: str | None, *, is_last: bool, expects_json: bool = True) -> str | None:
-        """Return the text to send on, for the next part.
-
-        ``expects_json`` is False beside calls of the tools that were sent: the text is then not the structured output.
-        """
+        """Return the text to send on, for the next part; beside calls of the tools that were sent, it is no JSON."""
         self._text += content or ""
         self._brackets.add(content or "")
         begun = self._text.strip()

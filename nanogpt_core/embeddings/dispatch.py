@@ -25,12 +25,13 @@ from nanogpt_core.errors import (
     RequestTooLargeError,
     TextTooLongError,
 )
-from nanogpt_core.http.client import HttpReply, Send
+from nanogpt_core.http.client import MAX_LIST_BYTES, HttpReply, Send
 from nanogpt_core.http.limits import Admission, Cost, Outcome, SharedLimits
 from nanogpt_core.http.retry import may_be_billed, send_with_retries, wait_for_start
 from nanogpt_core.http.runner import Join, Run, Wait, Yield
 from nanogpt_core.http.text_errors import add_position, named_position
 from nanogpt_core.models.catalog import near_names
+from nanogpt_core.models.listing import parse_model_list
 from nanogpt_core.models.pricing import price
 from nanogpt_core.observability.observer import CallObserver, RequestTimer
 
@@ -267,8 +268,6 @@ class Dispatcher:
         call.observer.dimensions = dimensions
 
     def _listed_dimensions(self, call: Call) -> Steps[int | None]:
-        from nanogpt_core.models.listing import MAX_LIST_BYTES, parse_model_list
-
         yield from wait_for_start(self._limits, call.cancellation)
         try:
             with call.observer.sending():

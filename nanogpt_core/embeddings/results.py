@@ -67,10 +67,7 @@ class ArrayOutput:
             return self._vectors
 
     def result(self, dimensions: int) -> NDArray[np.float32]:
-        """Return the vectors of all texts in the caller's order.
-
-        ``dimensions`` only give the shape of an array without rows, for a call without texts.
-        """
+        """Return the vectors of all texts in the caller's order; no rows of ``dimensions`` if there are no texts."""
         import numpy as np
 
         if self._vectors is None:

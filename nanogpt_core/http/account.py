@@ -10,11 +10,11 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError, ReplyError
-from nanogpt_core.http.endpoint import DEFAULT_TIMEOUT, Endpoint
+from nanogpt_core.http.client import fetch
+from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.error_body import excerpt
-from nanogpt_core.http.secrets import ApiKey, redacted
+from nanogpt_core.http.secrets import ApiKey
 
-_MAX_REPLY_BYTES = 16 << 20
 _MAX_DAYS = 366
 """Most days of one request for usage (newer documentation)."""
 
@@ -93,7 +93,7 @@ def fetch_balance(api_key: ApiKey = None, base_url: str | None = None) -> Balanc
     # The path is not below /v1, and its documentation names another header than that of the other paths.
     headers = {**endpoint.headers, "x-api-key": endpoint.key.get_secret_value()}
     own = Endpoint.resolve(api_key=endpoint.key, base_url=_api_root(endpoint.base_url), headers=headers)
-    reply = _request(own, "/check-balance", b"{}")
+    reply = fetch(own, "/check-balance", _parse_object, body=b"{}")
     if "usd_balance" not in reply and "nano_balance" not in reply:
         raise ReplyError(f"The reply has no balance, but the fields {', '.join(sorted(reply)) or 'none'}.")
     return Balance(_number(reply.get("usd_balance")), _number(reply.get("nano_balance")), reply)
@@ -122,7 +122,7 @@ def fetch_usage(
     """
     query = _days(first, last)
     endpoint = Endpoint.resolve(api_key=api_key, base_url=base_url)
-    reply = _request(endpoint, f"/usage{query}", None)
+    reply = fetch(endpoint, f"/usage{query}", _parse_object)
     if not isinstance(reply.get("totals"), dict):
         raise ReplyError(f"The reply has no totals, but the fields {', '.join(sorted(reply)) or 'none'}.")
     return KeyUsage(
@@ -150,21 +150,16 @@ def _days(first: datetime.date | None, last: datetime.date | None) -> str:
     return "?" + urlencode({"from": first.isoformat(), "to": last.isoformat()})
 
 
-def _request(endpoint: Endpoint, path: str, body: bytes | None) -> dict[str, Any]:
-    from nanogpt_core.http.client import HttpClient, Send
+def _parse_object(content: bytes) -> dict[str, Any]:
+    from jiter import from_json  # comes with the SDK, which is imported late
 
-    with redacted(endpoint):
-        seconds = min(endpoint.timeout, DEFAULT_TIMEOUT)
-        content = HttpClient(endpoint).send(Send(path, body, seconds, _MAX_REPLY_BYTES)).body
-        from jiter import from_json  # comes with the SDK, which is imported late
-
-        try:
-            reply = from_json(content)
-        except ValueError as error:
-            raise ReplyError(f"The reply is not JSON, but begins {excerpt(content)!r}.") from error
-        if not isinstance(reply, dict):
-            raise ReplyError(f"The reply is not an object, but begins {excerpt(content)!r}.")
-        return reply
+    try:
+        reply = from_json(content)
+    except ValueError as error:
+        raise ReplyError(f"The reply is not JSON, but begins {excerpt(content)!r}.") from error
+    if not isinstance(reply, dict):
+        raise ReplyError(f"The reply is not an object, but begins {excerpt(content)!r}.")
+    return reply
 
 
 def _api_root(base_url: str) -> str:

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nanogpt_core._runtime.clock import attempt_limits
 from nanogpt_core._runtime.fork import import_modules
 from nanogpt_core._runtime.workers import call_in_thread
 from nanogpt_core.errors import ConfigurationError
-from nanogpt_core.http.endpoint import Endpoint
+from nanogpt_core.http.endpoint import DEFAULT_TIMEOUT, Endpoint
 from nanogpt_core.http.secrets import redacted
 
 if TYPE_CHECKING:
@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 # import fails if the process has no file descriptors left.
 _MODULES = ("nanogpt_core.http.transport", "nanogpt_core.http.error_mapping", "openai.resources.embeddings")
 _MAX_ERROR_BYTES = 1 << 16  # a larger reply of status 200 has vectors
+
+MAX_LIST_BYTES = 16 << 20
+"""Limit on the size of a list of models, and of facts about an account, in bytes."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +222,15 @@ class HttpClient:
         from nanogpt_core.http.error_mapping import foreign_error, map_error
 
         return foreign_error(error) or map_error(error, self.endpoint.host, timeout)
+
+
+def fetch(
+    endpoint: Endpoint, path: str, parse: Callable[[bytes], T], *, body: bytes | None = None, http_client: Any = None
+) -> T:
+    """Send one request that belongs to no object; return the reply's body as parsed, with no secret in any error."""
+    seconds = min(endpoint.timeout, DEFAULT_TIMEOUT)  # a chat model's own timeout is longer, for answers
+    with redacted(endpoint):
+        return parse(HttpClient(endpoint, http_client).send(Send(path, body, seconds, MAX_LIST_BYTES)).body)
 
 
 def _checked(response: Any) -> HttpReply:

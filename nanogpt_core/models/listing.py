@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core.errors import ConfigurationError, ReplyError
-from nanogpt_core.http.endpoint import DEFAULT_TIMEOUT, Endpoint
+from nanogpt_core.http.client import fetch
+from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.error_body import excerpt
-from nanogpt_core.http.secrets import ApiKey, redacted
+from nanogpt_core.http.secrets import ApiKey
 from nanogpt_core.models.catalog import MODELS, ModelInfo, get_model
 from nanogpt_core.models.chat_catalog import ChatModelInfo, names_without_suffixes
 from nanogpt_core.models.pricing import parse_usd
 
-MAX_LIST_BYTES = 16 << 20
-"""Limit on the size of a list, in bytes."""
 _EMBEDDING_MODELS = "/embedding-models"
 _CHAT_MODELS = "/models?detailed=true"
-
-Rows = TypeVar("Rows")
 
 
 def list_models(api_key: ApiKey = None, base_url: str | None = None) -> dict[str, ModelInfo]:
@@ -39,7 +36,7 @@ def list_models(api_key: ApiKey = None, base_url: str | None = None) -> dict[str
         NanoGPTError: The request for the list failed.
     """
     endpoint = Endpoint.resolve(api_key=api_key, base_url=base_url, key_required=False)
-    return _fetch(_EMBEDDING_MODELS, parse_model_list, endpoint)
+    return fetch(endpoint, _EMBEDDING_MODELS, parse_model_list)
 
 
 class _LiveList(ForkSafe):
@@ -53,7 +50,7 @@ class _LiveList(ForkSafe):
         """Return the models."""
         with self._lock:
             if self._models is None:
-                self._models = _fetch(_EMBEDDING_MODELS, parse_model_list, endpoint, http_client)
+                self._models = fetch(endpoint, _EMBEDDING_MODELS, parse_model_list, http_client=http_client)
             return self._models
 
 
@@ -79,14 +76,6 @@ def live_model_info(endpoint: Endpoint, model: str, http_client: Any = None) -> 
 def _near_names(model: str, rows: Iterable[str]) -> str:
     near = difflib.get_close_matches(model, list(rows))
     return f"Did you mean {' or '.join(near)}? " if near else ""
-
-
-def _fetch(path: str, parse: Callable[[bytes], Rows], endpoint: Endpoint, http_client: Any = None) -> Rows:
-    from nanogpt_core.http.client import HttpClient, Send
-
-    seconds = min(endpoint.timeout, DEFAULT_TIMEOUT)  # a chat model's own timeout is longer, for answers
-    with redacted(endpoint):
-        return parse(HttpClient(endpoint, http_client).send(Send(path, None, seconds, MAX_LIST_BYTES)).body)
 
 
 def parse_model_list(body: bytes) -> dict[str, ModelInfo]:
@@ -147,7 +136,7 @@ def fetch_chat_model(endpoint: Endpoint, model: str, http_client: Any = None) ->
         ConfigurationError: The list has no context length for the model.
         NanoGPTError: The request for the list failed.
     """
-    rows = _fetch(_CHAT_MODELS, _parse_rows, endpoint, http_client)
+    rows = fetch(endpoint, _CHAT_MODELS, _parse_rows, http_client=http_client)
     for name in names_without_suffixes(model):
         window = _positive(rows.get(name, {}).get("context_length"))
         if window is not None:
@@ -168,7 +157,7 @@ def fetch_chat_price(endpoint: Endpoint, model: str) -> tuple[float, float] | No
         ConfigurationError: The list does not have the model.
         NanoGPTError: The request for the list failed.
     """
-    rows = _fetch(_CHAT_MODELS, _parse_rows, endpoint)
+    rows = fetch(endpoint, _CHAT_MODELS, _parse_rows)
     if not any(name in rows for name in names_without_suffixes(model)):
         hint = _near_names(model, rows) or f"It has {', '.join(sorted(rows)[:5])} and more."
         raise ConfigurationError(f"The service's list of chat models does not have {model!r}.", remedy=hint.strip())
