@@ -102,6 +102,11 @@ class Cancellation:
     deadline: Deadline | None = None
     stop: threading.Event = field(default_factory=threading.Event)
 
+    @property
+    def is_late(self) -> bool:
+        """True if the deadline has passed."""
+        return self.deadline is not None and self.deadline.remaining() <= 0
+
     def check(self) -> None:
         """Check that the call may continue.
 
@@ -110,7 +115,7 @@ class Cancellation:
         """
         if self.stop.is_set():
             raise RequestTimeoutError("Cancelled: the call was interrupted, or another of its requests failed.")
-        if self.deadline is not None and self.deadline.remaining() <= 0:
+        if self.is_late:
             raise RequestTimeoutError(
                 "The call's deadline has passed.", remedy="Raise deadline, or embed fewer texts at a time."
             )

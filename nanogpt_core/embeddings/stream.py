@@ -237,7 +237,7 @@ async def amap_ordered(
     try:
         while True:
             if reading is None and not exhausted and len(in_progress) < window:
-                reading = asyncio.ensure_future(_next(items))
+                reading = asyncio.ensure_future(anext(items, None))
             pending: list[asyncio.Future[Any]] = [*([] if reading is None else [reading]), *islice(in_progress, 1)]
             if not pending:
                 if failure is not None:
@@ -263,7 +263,3 @@ async def amap_ordered(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _next(items: AsyncIterator[T]) -> T | None:
-    return await anext(items, None)

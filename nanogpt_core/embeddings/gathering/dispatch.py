@@ -115,12 +115,11 @@ class GatheringDispatcher:
         """Return the gatherer that all embedders with the same options share."""
         if self._gatherer is None:
             config, model, endpoint = self._config, self._config.model_row, self._config.endpoint
-            objects = config.http_client, config.http_async_client, config.limits
             key = (
                 (endpoint.base_url, endpoint.key.reveal_or_empty() if endpoint.key else "", endpoint.timeout),
                 (sorted(endpoint.headers.items()), sorted(self._dispatcher.parameters.items()), model),
                 (config.on_overflow, config.batch_size, config.max_concurrency, config.max_retries),
-                tuple(map(id, objects)),
+                (id(config.http_client), id(config.http_async_client), id(config.limits)),
             )
             make = partial(
                 Gatherer,

@@ -129,8 +129,9 @@ class SharedAccount:
 
 
 def _payer_of(item: Item) -> tuple[WaitingCall, int] | None:
-    """Return the first call that waits for the text, and the text's position in it."""
-    return next(((call, position) for call, position in list(item.calls.items()) if not call.is_late), None)
+    """Return the first call that waits for the text and is not about to end, and the text's position in it."""
+    calls = (each for each in list(item.calls.items()) if not each[0].cancellation.is_late)
+    return next(calls, None)
 
 
 def _divide(total: int | None, sizes: Sequence[int]) -> list[int | None]:

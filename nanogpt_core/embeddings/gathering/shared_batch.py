@@ -81,9 +81,8 @@ class SharedBatch:
                 raise
             position = named_position(error, len(account.items))
             named = None if position is None else account.items[position]
-            was_late = cancellation.deadline is not None and cancellation.deadline.remaining() <= 0
             calls = {call for item in account.items for call in list(item.calls)}
-            return Result(account.items, Failure(error, calls, named=named, was_late=was_late))
+            return Result(account.items, Failure(error, calls, named=named, was_late=cancellation.is_late))
         self.gatherer.deliver(account.items, response.vectors, response.model)
         return Result(account.items, None)
 
@@ -200,7 +199,7 @@ class SharedBatch:
             self.gatherer.send_separately(items)  # the shared budget may cover some of them
             return
         self.gatherer.send_separately(
-            items, lambda call: call not in failure.calls or (failure.was_late and not call.is_late)
+            items, lambda call: call not in failure.calls or (failure.was_late and not call.cancellation.is_late)
         )
         self.gatherer.fail(items, failure.error, failure.named)
 

@@ -94,11 +94,6 @@ class WaitingCall:
     # A caller in a thread waits for the lock: an Event takes three times as long to make and to wait for.
     _wakes: threading.Lock | asyncio.Future[None] | None = None
 
-    @property
-    def is_late(self) -> bool:
-        """True if its deadline has passed: it is about to end."""
-        return self.cancellation.deadline is not None and self.cancellation.deadline.remaining() <= 0
-
     def finish(self) -> None:
         """Wake the caller. The gatherer calls it under its lock."""
         self.done = True
