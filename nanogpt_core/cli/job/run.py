@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import queue
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_SECONDS_BETWEEN_NOTES = 0.5
 _MAX_WAITING_BLOCKS = 4  # 16 batches of 256 texts, which can arrive at once
 
 
@@ -52,7 +50,6 @@ class JobRun:
         self._state = state
         self._cache = cache
         self._progress = progress
-        self._noted_at = 0.0
         self._hash = hashlib.sha256()
         self.done = 0
 
@@ -132,13 +129,10 @@ class JobRun:
             yield batch.vectors
 
     def _note(self) -> None:
-        now = time.monotonic()
-        if now - self._noted_at >= _SECONDS_BETWEEN_NOTES or self.done == self._spool.texts:
-            self._noted_at = now
-            self._state.note_usage(self._embedder.usage)
-            usage = self.usage
-            tokens = "" if usage.prompt_tokens is None else f"{counted(usage.prompt_tokens, 'token')}, "
-            self._progress.advance_to(self.done, f"{tokens}{format_usd(usage.cost_usd)}")
+        self._state.note_usage(self._embedder.usage)  # for each batch: a kill must not hide spending from --budget
+        usage = self.usage
+        tokens = "" if usage.prompt_tokens is None else f"{counted(usage.prompt_tokens, 'token')}, "
+        self._progress.advance_to(self.done, f"{tokens}{format_usd(usage.cost_usd)}")
 
 
 def _take(
