@@ -18,7 +18,7 @@ from nanogpt_core.cli.reading.chunking import Chunker
 from nanogpt_core.cli.reading.passage import NO_TEXT, Passage, Problem
 from nanogpt_core.cli.reading.pdf import read_pdf
 from nanogpt_core.cli.reading.sources import Source
-from nanogpt_core.cli.reading.tables import KINDS, Record, in_words, read_csv, read_json, read_jsonl, read_parquet
+from nanogpt_core.cli.reading.tables import Record, in_words, kind_of, read_csv, read_json, read_jsonl, read_parquet
 from nanogpt_core.cli.reading.text_files import (
     BadTextError,
     check_encoding,
@@ -121,7 +121,7 @@ class CorpusReader:
     def _records(self, source: Source, kind: str, file: BinaryIO) -> Iterator[Passage | Problem]:
         for number, fields in self._rows(source, kind, file):
             line = number if kind in _LINE_FORMATS else None
-            place = f"{source.name}:{number}"
+            place = f"{source.name}#{number}" if line is None else f"{source.name}:{line}"
             try:
                 if isinstance(fields, BadTextError):
                     raise fields
@@ -192,7 +192,7 @@ def _value(fields: Mapping[str, Any], name: str, remedy: str = "") -> Any:
 
 
 def _kind(value: object) -> str:
-    return "empty" if value == "" else KINDS.get(type(value), f"a {type(value).__name__}")
+    return "empty" if value == "" else kind_of(value)
 
 
 _JSON_START = re.compile(rb'(\[\s*)?\{\s*"')

@@ -40,10 +40,10 @@ class Passage(NamedTuple):
 
     @property
     def place(self) -> str:
-        """The place, for messages: ``guide.md:12``, ``paper.pdf page 3``."""
+        """The place, for messages: ``guide.md:12``, ``paper.pdf page 3``, or ``page.html#2`` for the second passage."""
         if self.page is not None:
             return f"{self.source} page {self.page}"
-        return f"{self.source}:{self.line if self.line is not None else self.number}"
+        return f"{self.source}#{self.number}" if self.line is None else f"{self.source}:{self.line}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,13 +17,15 @@ from nanogpt_core.cli.reading.text_files import MAX_CHARACTERS, BadTextError, fi
 Record = tuple[int, Mapping[str, Any] | BadTextError]
 """Line or number of a record, counted from 1, and its fields; or the reason for which it cannot be read."""
 
-KINDS: dict[type, str] = {
+_KINDS: dict[type, str] = {
     list: "a list",
     dict: "an object",
     str: "a string",
     bool: "a boolean",
     bytes: "binary",
     type(None): "null",
+    int: "a number",
+    float: "a number",
 }
 """Types of values in messages."""
 
@@ -78,10 +80,15 @@ def read_json(file: BinaryIO) -> Iterator[Record]:
         yield number, _record(element)
 
 
+def kind_of(value: object) -> str:
+    """Return the type of a value for a message."""
+    return _KINDS.get(type(value)) or f"a {type(value).__name__}"  # such as a date in Parquet
+
+
 def _record(value: object) -> Mapping[str, Any] | BadTextError:
     if isinstance(value, dict):
         return value
-    return BadTextError(f"is not a JSON object but {KINDS.get(type(value), 'a number')}")
+    return BadTextError(f"is not a JSON object but {kind_of(value)}")
 
 
 def _without_bom(start: bytes) -> bytes:

@@ -145,11 +145,13 @@ def test_other_encoding_is_read_on_request(tmp_path):
         ("a.json", "", "a.json: holds no text"),
         ("a.json", "[]", "a.json: holds no text"),
         ("a.json", '[{"text": "a"},\n{"text": b}]', "a.json:2: is not JSON (unexpected character"),
-        ("a.json", '["b", {"text": "a"}]', "a.json:1: is not a JSON object but a string"),
-        ("a.json", '[{"text": "a"}, {"body": "b"}]', "a.json:2: has no field 'text'; it has body"),
+        ("a.json", '["b", {"text": "a"}]', "a.json#1: is not a JSON object but a string"),
+        ("a.json", '[{"text": "a"}, {"body": "b"}]', "a.json#2: has no field 'text'; it has body"),
         ("a.jsonl", '"text"', "a.jsonl:1: is not a JSON object but a string"),
         ("a.jsonl", '{"title": "a", "n": 1}', "a.jsonl:1: has no field 'text'; it has title, n; see --field"),
         ("a.jsonl", '{"text": null}', "a.jsonl:1: field 'text' is null, not a text"),
+        ("a.jsonl", '{"text": 5}', "a.jsonl:1: field 'text' is a number, not a text"),
+        ("a.jsonl", '{"text": true}', "a.jsonl:1: field 'text' is a boolean, not a text"),
         ("a.jsonl", '{"text": ["a"]}', "a.jsonl:1: field 'text' is a list, not a text"),
         ("a.jsonl", '{"text": ""}', "a.jsonl:1: field 'text' is empty"),
         ("a.jsonl", '{"text": " "}', "a.jsonl:1: field 'text' is blank"),
@@ -164,7 +166,7 @@ def test_other_encoding_is_read_on_request(tmp_path):
         ("a.csv", 'text\n"never closed\n', "a.csv:2: is not CSV (unexpected end of data)"),
         ("a.csv", 'text\n"closed" and more\n', "a.csv:2: is not CSV ("),
         ("a.parquet", b"nonsense", "a.parquet: is not Parquet"),
-        ("a.parquet", BINARY_COLUMN, "a.parquet:1: field 'text' is binary, not a text"),
+        ("a.parquet", BINARY_COLUMN, "a.parquet#1: field 'text' is binary, not a text"),
         ("a.pdf", b"nonsense", "a.pdf: is not a PDF that can be read"),
         ("a.pdf", pdf(None), "a.pdf page 1: has pictures and no text; a scan needs OCR first"),
         ("a.pdf", pdf(""), "a.pdf: holds no text"),
@@ -273,7 +275,7 @@ def test_parquet_reads_only_the_columns_it_needs_and_names_missing_ones(tmp_path
     pq.write_table(pa.table({"id": [1, 2], "text": ["a", None], "n": [0.5, 1.5]}), path)
     passages, problems = read(path, id_field="id", keep=("n",))
     assert [(one.text, one.id, one.metadata, one.line) for one in passages] == [("a", "1", '{"n":0.5}', None)]
-    assert problems == ["a.parquet:2: field 'text' is null, not a text"]
+    assert problems == ["a.parquet#2: field 'text' is null, not a text"]
     assert read(path, field="body")[1] == ["a.parquet: has no column body; it has id, text, n; see --field"]
     assert read(path, id_field="key")[1] == ["a.parquet: has no column key; it has id, text, n"]
 
