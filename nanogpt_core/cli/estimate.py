@@ -21,6 +21,9 @@ from nanogpt_core.models.tokens import byte_lengths, count_base_tokens
 
 _ALL = "all"
 _TEXTS_PER_STEP = 512
+_FULL_WIDTH_CHARACTERS = 100  # a narrower terminal gets the table without space between columns,
+_MEDIUM_WIDTH_CHARACTERS = 70  # and one that is narrower still only the most important columns
+_NARROW_HEADINGS = ("tokens", "USD", "too long")
 _EXAMPLES = """\
 Nothing is sent, and no key is needed. The input is read as by nanogpt embed.
 
@@ -90,19 +93,22 @@ def _print(spool: Spool, report: InputReport, tallies: list[ModelTally], *, as_j
     console.print(
         counted(spool.passages, "passage") + (f", {counted(repeated, 'repetition')} among them" if repeated else "")
     )
-    right = ("dimensions", "tokens", "requests", "USD", "minutes", "too long")
-    table = make_table("model", *right, right=right)
+    headings = ["dimensions", "tokens", "requests", "USD", "minutes", "too long"]
+    shown = [name for name in headings if console.width >= _MEDIUM_WIDTH_CHARACTERS or name in _NARROW_HEADINGS]
+    table = make_table("model", *shown, right=shown)
+    if console.width < _FULL_WIDTH_CHARACTERS:
+        table.padding = 0
     for tally in sorted(tallies, key=lambda tally: (tally.usd is None, tally.usd)):
         exact = tally.counter.kind == "exact"
-        table.add_row(
-            tally.model.id,
-            f"{tally.model.dimensions or '?'}",
-            f"{'' if exact else '~'}{tally.tokens:,}",
-            f"{tally.requests:,}",
-            format_usd(tally.usd),
-            f"{tally.minutes:,.1f}",
-            f"{tally.too_long:,}",
-        )
+        cells = {
+            "dimensions": f"{tally.model.dimensions:,}" if tally.model.dimensions else "?",
+            "tokens": f"{'' if exact else '~'}{tally.tokens:,}",
+            "requests": f"{tally.requests:,}",
+            "USD": format_usd(tally.usd),
+            "minutes": f"{tally.minutes:,.1f}",
+            "too long": f"{tally.too_long:,}",
+        }
+        table.add_row(tally.model.id, *(cells[name] for name in shown))
     console.print(table)
     notes = ["Minutes: 16 requests at once, each of 1 second, as an assumption."]
     if any(tally.counter.kind != "exact" for tally in tallies):

@@ -171,7 +171,7 @@ def _number(value: int | None) -> str:
 
 
 def _price(value: float | None) -> str:
-    return "?" if value is None else f"{value:g}"
+    return "?" if value is None else f"{value:.2f}" if round(value, 2) == value else f"{value:g}"
 
 
 def _yes_or_no(_least: int | None, most: int | None) -> str:

@@ -15,6 +15,7 @@ from nanogpt_core.cli.options import JsonFlag
 if TYPE_CHECKING:
     from nanogpt_core.http.account import UsageRow
 
+_WIDE_COLUMNS = 60  # of a terminal; a narrower one gets shorter headings
 _EXAMPLES = """\
 Examples:
   nanogpt usage                                      the last 30 days, by model
@@ -56,11 +57,14 @@ def usage(
         print_json(found.reply)
         return
     rows = found.by_model if by == "model" else found.by_day
-    columns = ("requests", "tokens in", "tokens out", "US dollars")
+    console = output_console()
+    narrow = console.width < _WIDE_COLUMNS
+    columns = ("req.", "in", "out", "USD") if narrow else ("requests", "tokens in", "tokens out", "US dollars")
     table = make_table(by, *columns, right=columns)
+    if narrow:
+        table.padding = 0
     for name, row in [*((row.model if by == "model" else row.date, row) for row in rows), ("total", found.total)]:
         table.add_row(name or "?", *_cells(row))
-    console = output_console()
     console.print(table)
     console.print(f"\n{found.first} to {found.last}, UTC.")
 

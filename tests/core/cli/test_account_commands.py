@@ -42,6 +42,19 @@ def test_usage_is_printed_by_model_by_day_or_as_the_reply(capsys):
 
 
 @pytest.mark.usefixtures("account")
+def test_table_of_usage_fits_a_narrow_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    Embedder().embed([f"text {number}" for number in range(700)])
+    assert run(["usage", "--json"]) == 0
+    totals = json.loads(capsys.readouterr().out)["totals"]
+    assert run(["usage"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 40
+    row = next(line.split() for line in lines if line.startswith("total"))
+    assert row == ["total", str(totals["requests"]), f"{totals['inputTokens']:,}", "0", f"{totals['netCostUsd']:.6f}"]
+
+
+@pytest.mark.usefixtures("account")
 @pytest.mark.parametrize(
     ("words", "days"),
     [

@@ -62,6 +62,16 @@ def test_bad_input_is_code_3(nanogpt, tmp_path):
     assert nanogpt("estimate", tmp_path).code == 3
 
 
+@pytest.mark.parametrize("columns", [40, 80, 120])
+def test_table_fits_the_terminal_and_no_number_is_divided(nanogpt, corpus, monkeypatch, columns):
+    row = json.loads(nanogpt("estimate", corpus, "-m", "BAAI/bge-m3", "--json").out)["models"][0]
+    monkeypatch.setenv("COLUMNS", str(columns))
+    out = nanogpt("estimate", corpus, "-m", "BAAI/bge-m3").out
+    assert max(map(len, out.splitlines())) <= columns
+    assert f"~{row['tokens']:,}" in out.split()
+    assert ("1,024" in out.split()) is (columns > 40)
+
+
 @pytest.mark.parametrize("columns", ["0", "-5", "many"])
 def test_table_is_printed_for_any_value_of_columns(nanogpt, tmp_path, monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", columns)

@@ -84,7 +84,7 @@ def test_live_list_marks_new_changed_and_missing_models(models, capsys, monkeypa
     assert rows["BAAI/bge-m3"]["packaged"] == {"usd_per_million_tokens": 0.01}
     assert rows["jina-embeddings-v4"]["difference"] == "gone"  # the reference page does not list it
     assert rows["text-embedding-3-small"]["difference"] is None
-    assert "*0.5 (0.01)" in shown
+    assert "*0.50 (0.01)" in shown
     assert "1 model, 1 of them not as in the packaged list." in shown
 
 
@@ -110,6 +110,8 @@ def test_table_shows_one_line_for_each_model_without_colours(capsys):
     assert rows[0] == ["Qwen/Qwen3-Embedding-0.6B", "1,024", "32", "to", "1,024", "0.01", "32,768", "multilingual"]
     assert len(rows) == 3
     assert "\x1b" not in out
+    assert run(["models", "text-embedding-ada-002"]) == 0
+    assert "0.10" in capsys.readouterr().out.split()
 
 
 def test_unreachable_service_is_one_line_and_exit_code_5(capsys, monkeypatch):
