@@ -156,7 +156,11 @@ def _print_passages(found: Found, *, full: bool) -> None:
     for number, (row, hit) in enumerate(found, 1):
         text = row.text.strip() if full else _shortened(row.text.strip())
         lines = "".join(f"    {line}\n" for line in printable(text).splitlines())
-        sys.stdout.write(f"[{number}] {hit.score:.4f}  {printable(row.place)}\n{lines}\n")
+        sys.stdout.write(f"[{number}] {hit.score:.4f}  {_in_one_line(row.place)}\n{lines}\n")
+
+
+def _in_one_line(place: str) -> str:
+    return printable(" ".join(place.splitlines()))
 
 
 def _shortened(text: str) -> str:
@@ -173,7 +177,7 @@ def _print_answer(question: str, found: Found, chat_model: str, base_url: str | 
     cited = cited_numbers("".join(parts))
     for number, (row, hit) in enumerate(found, 1):
         if number in cited:
-            sys.stdout.write(f"[{number}] {hit.score:.4f}  {printable(row.place)}\n")
+            sys.stdout.write(f"[{number}] {hit.score:.4f}  {_in_one_line(row.place)}\n")
     _warn_about(cited, found)
 
 

@@ -109,6 +109,14 @@ def test_control_characters_of_a_passage_do_not_reach_the_terminal(nanogpt, serv
     assert service.requests
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no such file names on Windows")
+def test_place_of_a_passage_is_one_line(nanogpt, service, tmp_path):
+    (tmp_path / "new\nline.txt").write_text("Text.")
+    nanogpt("embed", tmp_path / "new\nline.txt", "-o", tmp_path / "a.npy", "-q")
+    assert nanogpt("search", tmp_path / "a.npy", "text").out.splitlines()[0].endswith("/new line.txt:1")
+    assert service.requests
+
+
 def test_answer_is_streamed_with_the_places_of_its_citations(nanogpt, fresh_sandbox, one_format, monkeypatch):
     monkeypatch.setenv("NANOGPT_API_KEY", fresh_sandbox.api_key)
     monkeypatch.setenv("NANOGPT_BASE_URL", fresh_sandbox.base_url)
