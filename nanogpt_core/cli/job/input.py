@@ -16,7 +16,7 @@ from nanogpt_core.cli.job.spool import Spool
 from nanogpt_core.cli.options import InputOptions
 from nanogpt_core.cli.reading.corpus import CorpusReader
 from nanogpt_core.cli.reading.passage import NO_TEXT, Passage, Problem
-from nanogpt_core.cli.reading.sources import Source, find_sources
+from nanogpt_core.cli.reading.sources import LINKED_FOLDER, Source, find_sources
 
 _MAX_PROBLEMS_SHOWN = 10
 _MAX_PROBLEMS_KEPT = 100
@@ -130,9 +130,12 @@ def _passages(
 
 
 def _print_problems(report: InputReport, left_out: Counter[str], *, skip_bad: bool) -> None:
+    linked_folders = left_out.pop(LINKED_FOLDER, 0)
     if left_out:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in left_out.most_common(5))
         print_warning(f"Left out in folders: {kinds}. See --include.")
+    if linked_folders:
+        print_warning(f"Left out in folders: {counted(linked_folders, 'link')} to folders.")
     if report.empty:
         print_warning(f"Left out in folders: {counted(report.empty, 'file')} without text.")
     if not report.bad:

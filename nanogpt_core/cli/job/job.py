@@ -12,6 +12,7 @@ from typing import Any
 
 from nanogpt_core._runtime.words import counted
 from nanogpt_core.cli.asking import CostOptions
+from nanogpt_core.cli.console import print_warning
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode, exit_code_of, message_of
 from nanogpt_core.cli.formats.base import Facts, format_of
 from nanogpt_core.cli.formats.numpy_array import passages_path
@@ -104,7 +105,14 @@ class Job:
             return f"has {tokens:,} tokens, and the model takes {counter.limit:,}; see --chunk-tokens and --on-overflow"
 
         outputs = [*self._data_files, manifest_path(self.output)]
-        return read_input(self.inputs, self.reading, spool, progress, reason_against=reason_against, outputs=outputs)
+        report = read_input(self.inputs, self.reading, spool, progress, reason_against=reason_against, outputs=outputs)
+        if spool.repeated_ids:
+            rows = "row has" if spool.repeated_ids == 1 else "rows have"
+            print_warning(
+                f"{spool.repeated_ids:,} {rows} the ID of an earlier row: a vector store would keep only one of them. "
+                "See --id-field."
+            )
+        return report
 
     @property
     def _data_files(self) -> list[Path]:

@@ -60,8 +60,9 @@ class Spool:
         for setting in ("journal_mode = OFF", "synchronous = OFF", f"cache_size = -{_CACHE_KIB}"):
             self._database.execute(f"PRAGMA {setting}")
         self._database.execute("CREATE TABLE texts (digest BLOB PRIMARY KEY, id INTEGER) WITHOUT ROWID")
+        self._database.execute("CREATE TABLE row_ids (digest BLOB PRIMARY KEY) WITHOUT ROWID")
         self._hash = hashlib.sha256()
-        self.passages = self.texts = self.text_bytes = 0
+        self.passages = self.texts = self.text_bytes = self.repeated_ids = 0
 
     @property
     def texts_sha256(self) -> str:
@@ -105,6 +106,14 @@ class Spool:
         columns = ([known[digest] for digest in short], *zip(*passages, strict=True))
         self._database.execute("BEGIN")
         self._database.executemany("INSERT INTO texts VALUES (?, ?)", new)
+        # The other IDs are made of file and number.
+        ids = [
+            (hashlib.sha256(passage.id.encode()).digest()[:_DIGEST_BYTES],)
+            for passage in passages
+            if passage.key is not None
+        ]
+        stored = self._database.executemany("INSERT OR IGNORE INTO row_ids VALUES (?)", ids).rowcount if ids else 0
+        self.repeated_ids += len(ids) - stored
         self._database.execute("COMMIT")
         self._file.write(orjson.dumps(columns, option=orjson.OPT_APPEND_NEWLINE))
         self.passages += len(passages)

@@ -34,6 +34,9 @@ FORMATS = {
 
 _FORMATS_IN_FOLDERS = FORMATS.keys() - {".json"}  # most of these hold settings, and no records
 
+LINKED_FOLDER = "linked folder"
+"""Name of links to folders among the files that are left out."""
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -114,7 +117,7 @@ def _files(folder: Path, include: Sequence[str], left_out: Counter[str], unreada
     for root, folders, names in os.walk(folder, onerror=note):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and not name.endswith(UNFINISHED))
         # A link may lead back to a folder above it.
-        left_out["linked folder"] += sum(Path(root, name).is_symlink() for name in folders)
+        left_out[LINKED_FOLDER] += sum(Path(root, name).is_symlink() for name in folders)
         outputs = {name.removesuffix(MANIFEST) for name in names if name.endswith(MANIFEST)}
         outputs |= {output.removesuffix(".npy") + PASSAGES for output in outputs if output.endswith(".npy")}
         for name in sorted(names):

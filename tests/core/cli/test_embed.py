@@ -19,12 +19,14 @@ import pytest
 from nanogpt_core import Embedder, SQLiteCache
 from nanogpt_core.cache import sqlite_file
 from nanogpt_core.cache.sqlite_file import folder_lock
+from nanogpt_core.cli import embed as embed_module
 from nanogpt_core.cli.exit_codes import CommandError
 from nanogpt_core.cli.formats import numpy_array
 from nanogpt_core.cli.formats.base import open_output
 from nanogpt_core.cli.job import job as job_module
 from nanogpt_core.cli.job import run as run_module
 from nanogpt_core.cli.job import spool as spool_module
+from nanogpt_core.cli.job.progress import Progress
 from nanogpt_core.cli.job.spool import Spool
 from nanogpt_core.cli.job.state import State
 from nanogpt_core.cli.job.vector_log import VectorLog
@@ -410,6 +412,49 @@ def test_budget_counts_earlier_runs(embed, corpus, tmp_path):
     assert "used up" in result.err
     assert embed(corpus, "-o", tmp_path / "out.parquet", "--budget", "2").code == 0
     assert json.loads((tmp_path / "out.parquet.manifest.json").read_text())["usd"] > 0.9
+
+
+def test_usage_is_noted_before_the_next_batch_is_written(embed, corpus, tmp_path, monkeypatch):
+    output, noted = tmp_path / "out.parquet", []
+
+    class Recording(Progress):
+        def advance_to(self, done, _detail=""):
+            if self._stage == "Embedding":
+                lines = (tmp_path / "out.parquet.unfinished" / "usage.jsonl").read_text().splitlines()
+                noted.append((done, json.loads(lines[-1])["texts_sent"]))
+
+    monkeypatch.setattr(embed_module, "make_progress", lambda *, quiet: Recording(quiet=quiet))
+    assert embed(corpus, "-o", output).code == 0
+    assert [done for done, _ in noted] == [256, 512, 700]
+    assert all(texts >= done for done, texts in noted)
+
+
+@pytest.mark.parametrize(
+    ("keys", "options", "words"),
+    [
+        (["a", "b", "a", "a"], ["--id-field", "key"], "2 rows have the ID of an earlier row"),
+        (["a", "b", "b"], ["--id-field", "key"], "1 row has the ID of an earlier row"),
+        (["a", "b", "c"], ["--id-field", "key"], ""),
+        (["a", "a"], [], ""),
+    ],
+)
+def test_repeated_ids_give_a_warning_with_their_number(embed, tmp_path, keys, options, words):
+    source = tmp_path / "in.jsonl"
+    source.write_text("".join(json.dumps({"text": f"Text {n}", "key": key}) + "\n" for n, key in enumerate(keys)))
+    result = embed(source, "-o", tmp_path / "out.npy", *options)
+    assert (result.code, words in result.err, bool(result.err)) == (0, True, bool(words))
+    assert len(stored(tmp_path / "out.npy")[0]) == len(keys)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights on Windows")
+def test_links_to_folders_are_left_out_with_a_note(embed, tmp_path):
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "a.md").write_text("Text.")
+    for name in ("one", "two"):
+        (folder / name).symlink_to(tmp_path)
+    result = embed(folder, "-o", tmp_path / "out.npy")
+    assert (result.code, result.err) == (0, "nanogpt: warning: Left out in folders: 2 links to folders.\n")
 
 
 BAD = ['{"text": "good"}', '{"text": "broken', '{"title": "x"}', '{"text": ""}', '{"text": "also good"}']
