@@ -129,7 +129,7 @@ class JobRun:
             yield batch.vectors
 
     def _note(self) -> None:
-        self._state.note_usage(self._embedder.usage)  # for each batch: a kill must not hide spending from --budget
+        self._state.note_usage(self._embedder.usage)  # for each batch: a kill must hide little spending from --budget
         usage = self.usage
         tokens = "" if usage.prompt_tokens is None else f"{counted(usage.prompt_tokens, 'token')}, "
         self._progress.advance_to(self.done, f"{tokens}{format_usd(usage.cost_usd)}")
