@@ -77,7 +77,13 @@ class Job:
             spool = Spool(state.folder)
             stack.callback(spool.close)
             cost = replace(self.cost, budget=budget_left(self.cost.budget, state.earlier_usage.cost_usd))
-            embedder = Embedder(**self.embedder_options, cache=cache, budget_usd=cost.budget)
+            embedder = Embedder(
+                **self.embedder_options,
+                cache=cache,
+                budget_usd=cost.budget,
+                # After each request: the budget of the next run cannot count what has no note when this one is killed.
+                on_request=lambda _: state.note_usage(lambda: embedder.usage),
+            )
             report = self._read_input(embedder, spool, progress)
             if earlier is not None:
                 self._check_earlier(earlier, embedder, spool)

@@ -88,7 +88,7 @@ class JobRun:
         finally:
             if writing is not None:
                 writing.end()
-            self._state.note_usage(self._embedder.usage)
+            self._state.note_usage(lambda: self._embedder.usage)
         return facts
 
     def _facts(self, dimensions: int) -> Facts:
@@ -125,11 +125,10 @@ class JobRun:
             if self._cache.failure is not None:
                 raise self._cache.failure  # the embedder continues without its cache, and a kill would cost money
             self.done += len(batch.texts)
-            self._note()
+            self._show_usage()
             yield batch.vectors
 
-    def _note(self) -> None:
-        self._state.note_usage(self._embedder.usage)  # for each batch: a kill must hide little spending from --budget
+    def _show_usage(self) -> None:
         usage = self.usage
         tokens = "" if usage.prompt_tokens is None else f"{counted(usage.prompt_tokens, 'token')}, "
         self._progress.advance_to(self.done, f"{tokens}{format_usd(usage.cost_usd)}")

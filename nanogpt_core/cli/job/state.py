@@ -7,7 +7,9 @@ import json
 import shutil
 import sqlite3
 import sys
+import threading
 import uuid
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -50,6 +52,7 @@ class State:
         self._before = self._read_usage()
         self._run = uuid.uuid4().hex
         self._log = (self.folder / "usage.jsonl").open("a", encoding="utf-8")
+        self._noting = threading.Lock()
 
     def _take_lock(self, output: Path) -> sqlite3.Connection | None:
         """Return a connection that holds the lock; None if another process has deleted the folder meanwhile."""
@@ -103,11 +106,13 @@ class State:
         """Usage of earlier runs, as far as they could note it before they ended."""
         return self._before
 
-    def note_usage(self, usage: Usage) -> None:
-        """Note the usage of this run so far."""
-        self.keep = self.keep or usage.requests > 0
-        self._log.write(json.dumps({"run": self._run, **asdict(usage)}) + "\n")
-        self._log.flush()
+    def note_usage(self, read_usage: Callable[[], Usage]) -> None:
+        """Note the usage of this run so far, which ``read_usage`` returns. Thread-safe: the last note is the latest."""
+        with self._noting:
+            usage = read_usage()
+            self.keep = self.keep or usage.requests > 0
+            self._log.write(json.dumps({"run": self._run, **asdict(usage)}) + "\n")
+            self._log.flush()
 
     def close(self) -> None:
         """Delete the folder unless it is to be kept, and release the lock."""

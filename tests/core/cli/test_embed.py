@@ -7,6 +7,7 @@ import json
 import os
 import sqlite3
 import sys
+import time
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -19,14 +20,12 @@ import pytest
 from nanogpt_core import Embedder, SQLiteCache
 from nanogpt_core.cache import sqlite_file
 from nanogpt_core.cache.sqlite_file import folder_lock
-from nanogpt_core.cli import embed as embed_module
 from nanogpt_core.cli.exit_codes import CommandError
 from nanogpt_core.cli.formats import numpy_array
 from nanogpt_core.cli.formats.base import open_output
 from nanogpt_core.cli.job import job as job_module
 from nanogpt_core.cli.job import run as run_module
 from nanogpt_core.cli.job import spool as spool_module
-from nanogpt_core.cli.job.progress import Progress
 from nanogpt_core.cli.job.spool import Spool
 from nanogpt_core.cli.job.state import State
 from nanogpt_core.cli.job.vector_log import VectorLog
@@ -201,13 +200,13 @@ def test_failed_run_goes_on_and_pays_for_no_text_twice(embed, service, corpus, t
 
 
 def test_interrupt_keeps_the_state_and_says_how_to_go_on(embed, corpus, tmp_path, monkeypatch):
-    note = run_module.JobRun._note
+    note = run_module.JobRun._show_usage
 
     def interrupting(self):
         note(self)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_module.JobRun, "_note", interrupting)
+    monkeypatch.setattr(run_module.JobRun, "_show_usage", interrupting)
     result = embed(corpus, "-o", tmp_path / "out.parquet")
     assert result.code == 130
     assert "256 of 700 texts done, and kept in" in result.err
@@ -405,7 +404,7 @@ def test_budget_counts_earlier_runs(embed, corpus, tmp_path):
     from nanogpt_core import Usage
 
     state = State(tmp_path / "out.parquet")
-    state.note_usage(Usage(requests=1, prompt_tokens=45_000, cost_usd=0.9, texts_sent=5))
+    state.note_usage(lambda: Usage(requests=1, prompt_tokens=45_000, cost_usd=0.9, texts_sent=5))
     state.close()
     result = embed(corpus, "-o", tmp_path / "out.parquet", "--budget", "0.9")
     assert (result.code, result.sent.total()) == (6, 0)
@@ -414,19 +413,22 @@ def test_budget_counts_earlier_runs(embed, corpus, tmp_path):
     assert json.loads((tmp_path / "out.parquet.manifest.json").read_text())["usd"] > 0.9
 
 
-def test_usage_is_noted_before_the_next_batch_is_written(embed, corpus, tmp_path, monkeypatch):
-    output, noted = tmp_path / "out.parquet", []
+def test_usage_is_noted_as_soon_as_a_request_has_ended(nanogpt, serve, faults, corpus, texts, tmp_path, monkeypatch):
+    notes = tmp_path / "out.npy.unfinished" / "usage.jsonl"
 
-    class Recording(Progress):
-        def advance_to(self, done, _detail=""):
-            if self._stage == "Embedding":
-                lines = (tmp_path / "out.parquet.unfinished" / "usage.jsonl").read_text().splitlines()
-                noted.append((done, json.loads(lines[-1])["texts_sent"]))
+    def answer(seen):
+        if texts[0] in seen.texts:  # no batch is handed out before it
+            until = time.monotonic() + 60
+            while not notes.read_bytes() or json.loads(notes.read_text().splitlines()[-1])["texts_sent"] < 700 - 256:
+                assert time.monotonic() < until, "the other requests were not noted"
+                time.sleep(0.01)
+        return faults.good(seen)
 
-    monkeypatch.setattr(embed_module, "make_progress", lambda *, quiet: Recording(quiet=quiet))
-    assert embed(corpus, "-o", output).code == 0
-    assert [done for done, _ in noted] == [256, 512, 700]
-    assert all(texts >= done for done, texts in noted)
+    server = serve(answer)
+    monkeypatch.setenv("NANOGPT_API_KEY", "key")
+    monkeypatch.setenv("NANOGPT_BASE_URL", server.base_url)
+    assert nanogpt("embed", corpus, "-o", tmp_path / "out.npy", *OPTIONS).code == 0
+    assert sorted(len(seen.texts) for seen in server.requests) == [188, 256, 256]
 
 
 @pytest.mark.parametrize(
