@@ -14,6 +14,8 @@ from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from typing import Generic, TypeVar
 
+from nanogpt_core.errors import ConfigurationError
+
 T = TypeVar("T")
 
 
@@ -46,6 +48,18 @@ class Registry(ForkSafe, Generic[T]):
             if found is None:
                 found = self._objects[digest] = make()
             return found
+
+
+def check_process(process: int) -> None:
+    """Check that a stream goes on in the process that began it: threads and connections do not survive a fork.
+
+    Raises:
+        ConfigurationError: It goes on in another one.
+    """
+    if os.getpid() != process:
+        raise ConfigurationError(
+            "This stream was begun before a fork, in another process.", remedy="Begin a stream in this process."
+        )
 
 
 _living: weakref.WeakSet[ForkSafe] = weakref.WeakSet()

@@ -8,11 +8,13 @@ in programs that instrument these.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextvars import ContextVar
 from typing import Any
 
+from nanogpt_core._runtime.fork import check_process
 from nanogpt_core.chat.exchange import READ_ERRORS, ChatExchange
 from nanogpt_core.errors import ReplyError
 from nanogpt_core.http.network import cancel_after
@@ -41,6 +43,7 @@ class EventStream(httpx.SyncByteStream, httpx.AsyncByteStream):  # type: ignore[
         self._can_interrupt_reads = can_interrupt_reads
         self._reader = exchange.reader(response)
         self._first: bytes | None = None
+        self._process = os.getpid()
         streams = _recording.get()
         if streams is not None:
             streams.append(self)
@@ -69,6 +72,7 @@ class EventStream(httpx.SyncByteStream, httpx.AsyncByteStream):  # type: ignore[
     def _advance(self) -> bytes | None:
         with self._exchange.mapped_stream_errors():
             started = time.monotonic()
+            check_process(self._process)
             while (event := self._reader.pop()) is None and not self._reader.has_ended:
                 self._reader.push(self._read(started))
             if self._reader.has_ended:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 import time
 from collections import deque
@@ -14,6 +15,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from nanogpt_core._runtime.fork import check_process
 from nanogpt_core._runtime.time_limit import call_into
 from nanogpt_core._runtime.workers import GRACE_SECONDS, NoThreadError, park_if_exiting, start_thread
 from nanogpt_core.embeddings.inputs import check_texts
@@ -147,7 +149,7 @@ def map_ordered(
         yield from (function(item, threading.Event()) for item in items)
         return
     in_progress: deque[_Call[R]] = deque()
-    pace = _Pace()
+    process, pace = os.getpid(), _Pace()
     failures: list[Exception] = []
     try:
         for item in _until_failure(pace.timed(items), failures):
@@ -158,16 +160,19 @@ def map_ordered(
                     if not in_progress[0].done():
                         break
                 yield in_progress.popleft().result()
+                check_process(process)
                 if not pace.seconds_to_wait:
                     break
         while in_progress:
             yield in_progress.popleft().result()
+            check_process(process)
         if failures:
             raise failures[0]
     finally:
-        for call in in_progress:
-            call.stop.set()
-        wait(in_progress, timeout=GRACE_SECONDS)
+        if os.getpid() == process:
+            for call in in_progress:
+                call.stop.set()
+            wait(in_progress, timeout=GRACE_SECONDS)
         park_if_exiting()
 
 

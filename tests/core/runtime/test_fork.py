@@ -1,6 +1,7 @@
 """Locks at a fork: free in parent and child, and never a deadlock with a thread that holds one of several."""
 
 import faulthandler
+import json
 import os
 import sys
 import threading
@@ -8,6 +9,9 @@ import threading
 import pytest
 
 from nanogpt_core._runtime.fork import ForkSafe
+from nanogpt_core.chat.client import ChatSession, make_chat_client
+from nanogpt_core.errors import ConfigurationError
+from nanogpt_core.http.endpoint import Endpoint
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="This system has no fork.")
 
@@ -24,7 +28,10 @@ def fork_and_check(check):
     """Return whether ``check()`` is true in a forked child."""
     child = os.fork()
     if child == 0:
-        os._exit(0 if check() else 1)
+        try:
+            os._exit(0 if check() else 1)
+        finally:
+            os._exit(1)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
@@ -63,3 +70,46 @@ def test_fork_does_not_deadlock_with_a_thread_that_makes_objects_under_a_lock(co
         thread.join(60)
     assert not thread.is_alive()
     assert is_free(registry)
+
+
+def embeddings_stream(server):
+    return server.embedder(max_concurrency=2).stream(map(str, range(4)), batch_size=1)
+
+
+def chat_stream(server):
+    session = ChatSession(Endpoint.resolve(api_key=server.api_key, base_url=server.base_url))
+    options = {"model": "m", "messages": [{"role": "user", "content": "hello"}], "stream": True}
+    return iter(make_chat_client(session).chat.completions.create(**options))
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+@pytest.mark.parametrize(("begin", "parts"), [(embeddings_stream, 4), (chat_stream, 3)])
+def test_stream_that_a_child_inherits_is_refused_there_and_goes_on_in_the_parent(serve, faults, begin, parts):
+    released = threading.Event()
+
+    def answer(seen):
+        if seen.path.endswith("/embeddings"):
+            assert seen.texts == ["0"] or released.wait(60)
+            yield faults.good(seen)
+            return
+        yield b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+        for number, reason in enumerate([None, None, "stop"]):
+            assert not number or released.wait(60)
+            choice = {"index": 0, "delta": {"content": str(number)}, "finish_reason": reason}
+            event = b"data: %s\n\n" % json.dumps({"id": "1", "choices": [choice]}).encode()
+            yield b"%x\r\n%s\r\n" % (len(event), event)
+        yield b"0\r\n\r\n"
+
+    def is_refused():
+        faulthandler.dump_traceback_later(30, exit=True, file=sys.__stderr__)
+        with pytest.raises(ConfigurationError, match="before a fork"):
+            next(stream)
+        return True
+
+    stream = begin(serve(answer))
+    next(stream)
+    try:
+        assert fork_and_check(is_refused)
+    finally:
+        released.set()
+    assert len(list(stream)) == parts - 1
