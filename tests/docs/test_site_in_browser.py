@@ -8,9 +8,6 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra dev)")
-axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed (extra dev)")
-
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
     pytest.mark.xdist_group("site"),  # one build of the site
@@ -56,6 +53,7 @@ def address(site):
 
 @pytest.fixture(scope="module")
 def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra dev)")
     root = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []  # Chromium requires it for root
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=[*QUIET, *root], timeout=2 * GUARD)
@@ -93,6 +91,7 @@ def open_window(browser, address):
 def test_pages_fit_into_the_window_and_are_accessible_in_the_scheme_of_the_system(
     open_window, address, width, scheme, is_bright
 ):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed (extra dev)").Axe()
     window = open_window(width, scheme)
     for name in PAGES:
         window.goto(f"{address}/{name}.html")
@@ -101,7 +100,7 @@ def test_pages_fit_into_the_window_and_are_accessible_in_the_scheme_of_the_syste
         assert (colour == "rgb(255, 255, 255)") == is_bright
         if name == "reference/embedder":
             continue  # as the others, with many more elements
-        found = axe.Axe().run(window).response["violations"]
+        found = axe.run(window).response["violations"]
         assert [each["id"] for each in found if each["impact"] in {"serious", "critical"}] == []
 
 

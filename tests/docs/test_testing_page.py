@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("langchain_openai")
-pytest.importorskip("starlette")
-pytest.importorskip("uvicorn")
-pytest.importorskip("vcr")
-
+import warm_process
 from nanogpt_core.http.sdk import httpx
+
+NEEDED = ("langchain_openai", "starlette", "uvicorn", "vcr")
+pytestmark = pytest.mark.skipif(not all(map(warm_process.installed, NEEDED)), reason=f"needs {', '.join(NEEDED)}")
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "guides" / "testing.md"
 SNIPPETS = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)

@@ -6,26 +6,33 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("pydantic_ai", reason="pydantic-ai needs Python 3.11")
-
-import pydantic_ai
-from pydantic_ai.exceptions import UserError
-
+import warm_process
 from nanogpt_core import ConfigurationError, Embedder, InvalidInputError, ServerError, count_tokens
 from nanogpt_core.sandbox import Fault
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "examples" / "adapters" / "pydantic_ai_embeddings.py"
-_SPEC = importlib.util.spec_from_file_location("nanogpt_test_adapter", FILE)
-adapter = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(adapter)
+pytestmark = [
+    pytest.mark.xdist_group("pydantic-ai"),  # one import for all
+    pytest.mark.skipif(not warm_process.installed("pydantic_ai"), reason="pydantic-ai needs Python 3.11"),
+]
 
 TEXTS = ["Bees make honey.", "Honey keeps for years.", "Bees make honey."]
 MODEL = "text-embedding-3-small"
 
 
+@pytest.fixture(scope="module")
+def adapter():
+    spec = importlib.util.spec_from_file_location("nanogpt_test_adapter", FILE)
+    adapter = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(adapter)
+    return adapter
+
+
 @pytest.fixture
-def make(fresh_sandbox):
+def make(adapter, fresh_sandbox):
+    import pydantic_ai
+
     def make(**more):
         options = {"api_key": fresh_sandbox.api_key, "base_url": fresh_sandbox.base_url, "max_retries": 0}
         return pydantic_ai.Embedder(adapter.NanoGPTEmbeddingModel(MODEL, **{**options, **more}))
@@ -83,7 +90,9 @@ def test_settings_of_pydantic_ai_take_effect(make, embed, fresh_sandbox):
     assert len(embed(make(), "embed_documents", long, settings={"truncate": True}).embeddings) == 1
 
 
-def test_settings_without_a_meaning_here_are_refused(make, embed):
+def test_settings_without_a_meaning_here_are_refused(adapter, make, embed):
+    from pydantic_ai.exceptions import UserError
+
     with pytest.raises(UserError, match="extra_headers"):
         embed(make(), "embed_documents", TEXTS, settings={"extra_headers": {"a": "b"}})
     with pytest.raises(UserError, match="extra_body"):

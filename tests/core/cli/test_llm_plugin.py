@@ -6,11 +6,14 @@ import sys
 
 import pytest
 
-pytest.importorskip("llm", reason="the llm extra is not installed")
-
+import warm_process
 from nanogpt_core import MODELS, Embedder
 from nanogpt_core.sandbox import Fault
 
+pytestmark = [
+    pytest.mark.xdist_group("llm"),  # one import for all
+    pytest.mark.skipif(not warm_process.installed("llm"), reason="the llm extra is not installed"),
+]
 TEXTS = {"1": "Bees make honey.", "2": "A lock keeps a door shut.", "3": "Honey is sweet."}
 
 

@@ -17,9 +17,12 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra dev)")
+import warm_process
+
+# Each worker of pytest-xdist imports this file, and only one of them runs its tests: NiceGUI takes seconds to import.
 for needed in ("nicegui", "langchain_qdrant", "langchain_openai", "langchain_classic", "starlette", "uvicorn"):
-    pytest.importorskip(needed, exc_type=ImportError)
+    if not warm_process.installed(needed):
+        pytest.skip(f"{needed} is not installed", allow_module_level=True)
 
 from nanogpt_core.sandbox import Fault  # noqa: E402
 
@@ -95,6 +98,7 @@ def served(folder, *words, **environment):
 @pytest.fixture(scope="module")
 def browser():
     root = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []  # Chromium requires it for root
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra dev)")
     playwright.expect.set_options(timeout=120_000)
     with playwright.sync_playwright() as driver:
         running = driver.chromium.launch(
@@ -140,13 +144,20 @@ def opened(browser):
     assert {urlsplit(url).hostname for url in asked if not url.startswith("data:")} == {"127.0.0.1"}
 
 
+def expect(locator):
+    """Return Playwright's assertions about an element, which wait until they hold."""
+    from playwright.sync_api import expect
+
+    return expect(locator)
+
+
 def ask(page, question):
     """Ask with the keyboard only, and wait until the answer is complete."""
     before = page.locator(".cost").inner_text()  # every question has a cost, which the page shows last
     page.get_by_label("Your question").fill(question)
     page.keyboard.press("Enter")
-    playwright.expect(page.locator(".cost")).not_to_have_text(before)
-    playwright.expect(page.get_by_role("status")).to_have_attribute("aria-busy", "false")
+    expect(page.locator(".cost")).not_to_have_text(before)
+    expect(page.get_by_role("status")).to_have_attribute("aria-busy", "false")
     return page.get_by_role("status").inner_text()
 
 
@@ -238,10 +249,10 @@ def test_focus_stays_visible_on_the_submit_button(without_key, opened):
     page.get_by_label("Your question").fill(QUESTION)
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
-    playwright.expect(page.locator(".cost")).not_to_have_text(before)
-    playwright.expect(page.get_by_role("status")).to_have_attribute("aria-busy", "false")
-    playwright.expect(page.get_by_role("button", name="Ask")).to_be_focused()
-    playwright.expect(page.locator(".sources a").first).to_be_visible()  # before the keyboard looks for it
+    expect(page.locator(".cost")).not_to_have_text(before)
+    expect(page.get_by_role("status")).to_have_attribute("aria-busy", "false")
+    expect(page.get_by_role("button", name="Ask")).to_be_focused()
+    expect(page.locator(".sources a").first).to_be_visible()  # before the keyboard looks for it
     outline = "element => { const s = getComputedStyle(element); return [s.outlineStyle, parseFloat(s.outlineWidth)]; }"
     shadow = page.get_by_role("button", name="Ask").evaluate("element => getComputedStyle(element).boxShadow")
     assert "0px 0px 0px 5px" in shadow
@@ -249,7 +260,7 @@ def test_focus_stays_visible_on_the_submit_button(without_key, opened):
     assert page.locator(".question .q-field__control").evaluate(outline) == ["solid", 3]
     for _ in range(2):
         page.keyboard.press("Tab")
-    playwright.expect(page.locator(".sources a").first).to_be_focused()
+    expect(page.locator(".sources a").first).to_be_focused()
     assert page.locator(".sources a").first.evaluate(outline) == ["solid", 3]
 
 
