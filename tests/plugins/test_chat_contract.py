@@ -4,6 +4,7 @@ import asyncio
 import copy
 import pickle
 import traceback
+from pathlib import Path
 
 import openai
 import pytest
@@ -14,6 +15,7 @@ from nanogpt_core.embeddings.model_base import EMBEDDER_DEFAULTS
 from nanogpt_core.http.sdk import httpx as http
 from nanogpt_core.sandbox import Fault, Reply
 
+TESTS = Path(__file__).parents[1]
 KEY = "sk-nano-0123abcd-very-secret"
 FACT = "The battery of the X200 lasts twelve hours."
 PROMPT = f"[1] {FACT}\n\n[2] Shoes come in blue.\n\nQuestion: How long does the X200's battery last?"
@@ -191,7 +193,7 @@ async def test_key_that_the_service_repeats_is_in_no_error(make, ask, scripted):
     with pytest.raises(errors.BadRequestError) as caught:
         await ask(make(api_key=KEY))
     frames = [frame for frame, _ in traceback.walk_tb(caught.value.__traceback__)]
-    inner = [repr(frame.f_locals) for frame in frames if "tests" not in frame.f_code.co_filename]
+    inner = [repr(frame.f_locals) for frame in frames if not Path(frame.f_code.co_filename).is_relative_to(TESTS)]
     assert KEY not in "".join([*traceback.format_exception(caught.value), *inner, repr(caught.value.__cause__)])
     assert len(inner) > 3
 
