@@ -159,11 +159,13 @@ def map_ordered(
                     wait([in_progress[0]], timeout=pace.seconds_to_wait)
                     if not in_progress[0].done():
                         break
+                wait([in_progress[0]])  # it stays in progress meanwhile: Ctrl-C stops it too
                 yield in_progress.popleft().result()
                 check_process(process)
                 if not pace.seconds_to_wait:
                     break
         while in_progress:
+            wait([in_progress[0]])
             yield in_progress.popleft().result()
             check_process(process)
         if failures:

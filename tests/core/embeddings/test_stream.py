@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -135,6 +136,41 @@ def test_failed_batch_of_several_requests_does_not_end_the_retries_of_a_batch_be
         stream(embedder, ["slow", "a", "refused", "b"], batch_size=2)
     assert caught.value.failed_positions[0] == 2
     assert next(attempts) == 2
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="This system has no signals for a thread.")
+def test_interrupted_stream_ends_the_retries_of_all_batches_in_progress(serve, faults):
+    both, main, caught = threading.Barrier(2), threading.get_ident(), threading.Event()
+
+    def answer(_):
+        both.wait(60)  # then the stream waits for its first batch
+        return faults.response({"error": {"message": "later"}}, 503, Retry_After="30")
+
+    server = serve(answer)
+
+    def interrupt(*_):
+        if not caught.is_set():
+            raise KeyboardInterrupt
+
+    def press_ctrl_c():
+        server.wait_for(lambda: len(server.requests) == 2)
+        while not caught.wait(0.05):  # again, since an exception may be lost in a callback
+            signal.pthread_kill(main, signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    user = threading.Thread(target=press_ctrl_c)
+    user.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            list(server.embedder(max_concurrency=2, max_retries=5).stream(["a", "b"], batch_size=1))
+    finally:
+        caught.set()
+        user.join()
+        signal.signal(signal.SIGUSR1, before)
+    for thread in threading.enumerate():
+        if thread.name == "nanogpt-stream":
+            thread.join(20)
+            assert not thread.is_alive()
 
 
 def test_exception_of_the_input_iterator_reaches_the_caller(stream, make):
