@@ -266,6 +266,7 @@ class Gatherer(ForkSafe):
         shared = [item for item in call.items if len(item.calls) > 1 and item.text in rows]
         if shared:  # with copies of the rows: the caller may change its own array
             self.deliver(shared, response.vectors[[rows[item.text] for item in shared]], response.model)
+            call.vectors.clear()  # it takes them from its own response
 
     def deliver(self, items: Sequence[Item], vectors: NDArray[np.float32], model: str | None) -> None:
         """Hand out the vectors of some texts, ``(len(items), d)`` float32."""

@@ -503,6 +503,31 @@ def test_progress_and_cache_are_those_of_each_call(together, held, tmp_path):
     assert (len(server.sent), one.usage.texts_cached) == (1, 2)
 
 
+def test_vectors_that_a_failed_call_has_shared_count_once(held, faults):
+    def answer(seen):
+        if len(seen.texts) > 1:
+            return faults.response({"error": {"message": "too large"}}, 413)
+        return None if seen.texts == ["first"] else faults.response({"error": {"message": "no"}}, 400)
+
+    server, seen = held(answer), []
+    mine = server.embedder(progress=lambda done, total: seen.append((done, total)))
+    other = server.embedder()
+    with ThreadPoolExecutor(2) as executor:
+        failed = executor.submit(mine.embed, ["first", "bad"])
+        server.server.wait_for(lambda: server.server.in_flight == 1)
+        shared = executor.submit(other.embed_query, "first")
+        until = time.monotonic() + GUARD_SECONDS
+        while len(server.queue_of(mine)._under_way["first"].calls) < 2:
+            assert time.monotonic() < until, "the second call did not begin"
+            time.sleep(0)
+        server.released.set()
+        assert server.right(shared.result(GUARD_SECONDS), "first")
+        with pytest.raises(BadRequestError) as caught:
+            failed.result(GUARD_SECONDS)
+    assert list(caught.value.completed) == [0]
+    assert seen == [(1, 2)]
+
+
 def raise_cancelled(*_):
     raise asyncio.CancelledError
 
