@@ -176,6 +176,7 @@ class Dispatcher:
             _name_position(error, batch)
             call.observer.report(timer, texts=len(batch.texts), error=error)
             raise
+        timer.stop()
         try:
             if take is not None:
                 yield from take(response)

@@ -38,11 +38,16 @@ class RequestTimer:
     attempts: int = 0
     uncertain: int = 0
     _started: float = field(default_factory=clock.now)
+    _ended: float | None = None
+
+    def stop(self) -> None:
+        """End the request: what follows does not count."""
+        self._ended = clock.now()
 
     @property
     def seconds(self) -> float:
-        """Seconds since the request was begun."""
-        return clock.now() - self._started
+        """Duration of the request, so far or until :meth:`stop`."""
+        return (clock.now() if self._ended is None else self._ended) - self._started
 
 
 @dataclass(eq=False, slots=True)

@@ -11,6 +11,7 @@ from dataclasses import FrozenInstanceError
 import pytest
 
 from nanogpt_core import Embedder, MemoryCache, Usage
+from nanogpt_core._runtime import clock
 from nanogpt_core._runtime.clock import fake_clock
 from nanogpt_core.errors import InvalidTypeError, NanoGPTError, RequestTooLargeError
 from nanogpt_core.observability.usage import UsageMeter
@@ -45,6 +46,18 @@ def test_record_holds_model_tokens_cost_and_request_id(sandbox_with, embed):
     assert (record.cached, record.shared, record.error) == (False, False, None)
     with pytest.raises(FrozenInstanceError):
         record.texts = 3
+
+
+def test_duration_of_a_request_is_without_the_time_of_the_cache(make, embed):
+    class Slow(MemoryCache):
+        def put_many(self, entries):
+            clock.sleep(1000)
+            super().put_many(entries)
+
+    records = []
+    with fake_clock():
+        embed(make(on_request=records.append, cache=Slow()), ["a text"])
+    assert records[0].seconds < 1000
 
 
 def test_each_batch_of_a_call_has_a_record(make, embed):
