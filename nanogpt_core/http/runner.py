@@ -98,6 +98,7 @@ async def run_async(
     Large replies are parsed one after another, under the lock ``parse_lock``. In between, the event loop gets its turn.
     Chat has no such lock, since its generator does not parse replies.
     """
+    is_large = False
     try:
         action = next(steps)
         while True:
@@ -116,7 +117,10 @@ async def run_async(
             except NanoGPTError as error:
                 action = steps.throw(error)
                 continue
-            if parse_lock is None or result is None or len(result.body) < _LARGE_REPLY_BYTES:
+            # A large reply goes on under the lock after its vectors were cached.
+            goes_on = is_large and isinstance(action, Run)
+            is_large = goes_on if result is None else parse_lock is not None and len(result.body) >= _LARGE_REPLY_BYTES
+            if parse_lock is None or not is_large:
                 action = steps.send(result)
                 continue
             async with parse_lock:
