@@ -106,8 +106,11 @@ class Pipeline:
                     dispatches = self._dispatches(plan, call, batch_size, lane=None)
                     if dispatches:
                         self.client.get_ready()
-                    tasks = [partial(run_sync, each, self.client.send, cancellation.stop) for each in dispatches]
-                    run_in_threads(tasks, self.config.max_concurrency, cancellation.stop)
+                    if len(dispatches) == 1:
+                        run_sync(dispatches[0], self.client.send, cancellation.stop)
+                    else:
+                        tasks = [partial(run_sync, each, self.client.send, cancellation.stop) for each in dispatches]
+                        run_in_threads(tasks, self.config.max_concurrency, cancellation.stop)
                     return call.results.finish()
                 except NanoGPTError as error:
                     with redacted(self.config.endpoint):
