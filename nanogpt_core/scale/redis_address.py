@@ -174,7 +174,7 @@ def _checked_url(url: str | None) -> str:
             f"The URL of a Redis server must begin with {', '.join(f'{name}://' for name in _SCHEMES)}.",
             remedy='Pass one like "redis://host:6379" or "rediss://:password@host:6379".',
         )
-    if parts.scheme != "unix" and not re.fullmatch(r"(/\d*)?", parts.path):
+    if parts.scheme != "unix" and not re.fullmatch(r"/*\d*/*", parts.path):
         # redis-py would take database 0. The path may hold a part of a password.
         raise ConfigurationError(
             "The URL of the Redis server is not valid: only the number of a database may follow its host and port.",
