@@ -149,12 +149,17 @@ class RequestLog(ForkSafe):
 
     Raises:
         InvalidTypeError: ``path`` is not a path.
+        ConfigurationError: It names the folder of a user who does not exist.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         if not isinstance(path, (str, os.PathLike)):
             raise InvalidTypeError(f"request_log must be a path, not {type(path).__name__}.")
-        self.path = Path(path).expanduser().absolute()
+        try:
+            resolved = Path(path).expanduser().absolute()
+        except (OSError, RuntimeError) as error:  # no current folder, no such user
+            raise ConfigurationError(f"request_log cannot be resolved: {error}", remedy="Pass another path.") from error
+        self.path = resolved
         """The path, absolute: a worker may have another working folder."""
         self._lines: deque[bytes] = deque()
         self._warning = DistinctWarnings()

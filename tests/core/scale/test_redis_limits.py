@@ -869,6 +869,7 @@ def test_tls_with_an_own_certificate_authority(redis, name, tmp_path):
         ({"requests_per_second": 1e300}, "requests_per_second must be at most 1,000,000"),
         ({"budget_usd": 1e300}, "budget_usd must be at most 9,000,000"),
         ({"request_log": "/dev/null/requests.jsonl"}, "request_log cannot be written"),
+        ({"request_log": "~no-such-user/requests.jsonl"}, "request_log cannot be"),
         ({"name": "a{b}"}, "name may hold"),
         ({"name": ""}, "name may hold"),
         ({"prefix": "a b"}, "prefix may hold"),
@@ -935,7 +936,9 @@ def test_server_without_cluster_mode_is_named_and_a_cluster_that_is_away_is_an_o
         RedisLimits("redis://127.0.0.1:9", name, cluster=True).reserve(CENT)
 
 
-@pytest.mark.parametrize("url", ["unix:///run/redis.sock?db=1", "unix://user@/run/redis.sock", "redis://[::1]:1/2"])
+@pytest.mark.parametrize(
+    "url", ["unix:///run/redis.sock?db=1", "unix://user@/run/redis.sock", "redis://[::1]:1/2", "redis://x:1/2/"]
+)
 def test_url_keeps_its_form_without_the_password(url):
     from redis.connection import parse_url
 
