@@ -112,7 +112,10 @@ class EmbedTable:
         self._embedder: Embedder | None = None
 
     def __setattr__(self, name: str, value: object) -> None:
-        if "_embedder" in self.__dict__ and (name in _FIXED or name in EmbedderOptions.__annotations__):
+        # A subclass with a make_embedder() of its own may keep there what is not passed as an option.
+        is_own = name in _NOT_FOR_WORKERS and type(self).make_embedder is not EmbedTable.make_embedder
+        is_option = name in _FIXED or name in EmbedderOptions.__annotations__
+        if "_embedder" in self.__dict__ and is_option and not is_own:
             raise ConfigurationError(f"{name} cannot be changed.", remedy="Create a new object.")
         super().__setattr__(name, value)
 

@@ -250,8 +250,14 @@ def test_subclass_may_have_attributes_of_its_own():
             self.before = 1
             super().__init__("text")
             self.after = 2
+            self.default_headers = {"x-team": "bees"}  # which is no option here
 
-    assert (Table().before, Table().after) == (1, 2)
+        def make_embedder(self):
+            return Embedder(default_headers=self.default_headers)
+
+    assert (Table().before, Table().after, Table().default_headers) == (1, 2, {"x-team": "bees"})
+    with pytest.raises(ConfigurationError, match="cannot be changed"):
+        EmbedTable("text").default_headers = {}
 
 
 @pytest.mark.parametrize(
