@@ -157,14 +157,19 @@ def test_interrupted_stream_ends_the_retries_of_all_batches_in_progress(serve, f
         while not caught.wait(0.05):  # again, since an exception may be lost in a callback
             signal.pthread_kill(main, signal.SIGUSR1)
 
+    def read():
+        try:
+            list(server.embedder(max_concurrency=2, max_retries=5).stream(["a", "b"], batch_size=1))
+        finally:
+            caught.set()
+
     before = signal.signal(signal.SIGUSR1, interrupt)
     user = threading.Thread(target=press_ctrl_c)
     user.start()
     try:
         with pytest.raises(KeyboardInterrupt):
-            list(server.embedder(max_concurrency=2, max_retries=5).stream(["a", "b"], batch_size=1))
+            read()
     finally:
-        caught.set()
         user.join()
         signal.signal(signal.SIGUSR1, before)
     for thread in threading.enumerate():
