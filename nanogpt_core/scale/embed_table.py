@@ -23,8 +23,8 @@ _CLUSTER_REMEDY = (
     "Set NANOGPT_API_KEY in the environment of this process and of every worker before the cluster starts: for Ray "
     "before `ray start`, for Spark in spark-env.sh, for Dask before `dask worker`. EmbedTable itself carries no key."
 )
-# The key, headers and functions would be written in clear into files of an engine, and connections cannot be moved.
 _FIXED = {"column", "model", "output", "on_error", "reason", "width", "fixed_size"}
+# The key, headers and functions would be written in clear into files of an engine, and connections cannot be moved.
 _NOT_FOR_WORKERS = ("default_headers", "http_client", "http_async_client", "progress", "on_request")
 
 
