@@ -35,8 +35,9 @@ class ModelInfo:
         usd_per_million_tokens: Price, in US dollars per 1,000,000 input tokens.
         max_tokens: Most tokens of one text, in the model's own tokenizer.
         tokenizer: ``"cl100k_base"``, ``"bert"``, ``"xlm-roberta"``, ``"qwen"``, ``"bpe"``, or None.
-        batch_size: Most texts in one request, until a host refuses them. For OpenAI's models half of what they take:
-            as fast in measurements, and half as much to send again after a failure.
+        batch_size: Most texts in one request, until a host refuses them. For OpenAI's models fewer than the 2,048 that
+            they take: nearly as fast in measurements, less to send again after a failure, and an event loop stands
+            still for no more than 50 ms while it parses a reply.
         max_request_tokens: Most tokens of all texts of one request together.
         query_instruction: The model card's prompt for queries, with ``{query}`` in the query's place.
         languages: ISO 639-1 codes, or ``"multilingual"`` or ``"code"``.
