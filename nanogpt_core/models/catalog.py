@@ -36,8 +36,8 @@ class ModelInfo:
         max_tokens: Most tokens of one text, in the model's own tokenizer.
         tokenizer: ``"cl100k_base"``, ``"bert"``, ``"xlm-roberta"``, ``"qwen"``, ``"bpe"``, or None.
         batch_size: Most texts in one request, until a host refuses them. For OpenAI's models fewer than the 2,048 that
-            they take: nearly as fast in measurements, less to send again after a failure, and an event loop stands
-            still for no more than 50 ms while it parses a reply.
+            they take: at 25 requests per second 20,000 texts, less to send again after a failure, and an event loop
+            stands still for no more than 50 ms while it parses a reply.
         max_request_tokens: Most tokens of all texts of one request together.
         query_instruction: The model card's prompt for queries, with ``{query}`` in the query's place.
         languages: ISO 639-1 codes, or ``"multilingual"`` or ``"code"``.
