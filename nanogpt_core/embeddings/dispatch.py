@@ -110,7 +110,7 @@ class Dispatcher:
                 part, *others = self.host_capabilities.split(part)
                 parts += others[::-1]
             first_admission, admission = admission, None
-            take = partial(_take, part, call, on_part)
+            take = partial(_hand_out, part, call, on_part)
             try:
                 yield from self._send_and_report(part, call, first_admission, take)
             except RequestTooLargeError as error:
@@ -280,7 +280,7 @@ class Dispatcher:
         return row.dimensions if row else None
 
 
-def _take(
+def _hand_out(
     part: Batch,
     call: Call,
     on_part: Callable[[Batch, EmbeddingResponse], None] | None,
@@ -288,6 +288,7 @@ def _take(
     *,
     may_cache: bool = True,
 ) -> Steps[None]:
+    """Hand out the response of a part: first to ``on_part``, then to the call, whose progress function may raise."""
     if on_part:
         on_part(part, response)
     yield from call.results.accept(part, response, may_cache=may_cache)

@@ -162,7 +162,7 @@ class RequestLog(ForkSafe):
         self.path = resolved
         """The path, absolute: a worker may have another working folder."""
         self._lines: deque[bytes] = deque()
-        self._warning = DistinctWarnings()
+        self._warnings = DistinctWarnings()
         super().__init__()
 
     def _in_child(self) -> None:
@@ -212,7 +212,7 @@ class RequestLog(ForkSafe):
             if lines:
                 self._append(b"".join(lines))
         except OSError as error:
-            self._warning.warn(f"The request log cannot be written: {error}; continuing without its lines.")
+            self._warnings.warn(f"The request log cannot be written: {error}; continuing without its lines.")
 
     def _append(self, data: bytes) -> None:
         # One write in append mode: lines of several processes do not mix.
