@@ -7,11 +7,12 @@ import atexit
 import contextvars
 import threading
 import time
+import types
 import weakref
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from concurrent.futures import Future
 from functools import partial
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from nanogpt_core._runtime.time_limit import call_into
 from nanogpt_core.errors import ConfigurationError
@@ -194,6 +195,52 @@ def require_event_loop() -> asyncio.AbstractEventLoop:
             "The async methods need a running asyncio event loop.",
             remedy="Use asyncio (or uvloop); under trio, call the sync methods in a thread.",
         ) from error
+
+
+@types.coroutine
+def cancel_in_waits(coroutine: Coroutine[Any, Any, T]) -> Generator[Any, None, T]:
+    """Await ``coroutine``; a cancellation of the task interrupts its waits, but not its ``asyncio.sleep(0)``.
+
+    A cancellation that comes while it gives other tasks a turn is raised at its next wait, or the next one after it.
+    """
+    resume: Callable[[], Any] = partial(coroutine.send, None)
+    while True:
+        try:
+            waits_for = resume()
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+        resume = partial(coroutine.send, None)
+        try:
+            yield waits_for
+        except asyncio.CancelledError as error:
+            if waits_for is None:
+                _cancel_again(error)
+            else:
+                resume = partial(coroutine.throw, error)
+        except BaseException as error:  # noqa: BLE001 - thrown into the coroutine
+            resume = partial(coroutine.throw, error)
+
+
+async def finish(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Await ``coroutine`` to its end. A cancellation of the task that comes meanwhile is raised at its next wait."""
+    ending = asyncio.ensure_future(coroutine)
+    cancelled: asyncio.CancelledError | None = None
+    while not ending.done():
+        try:
+            await asyncio.wait([ending])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        _cancel_again(cancelled)
+    ending.result()
+
+
+def _cancel_again(error: asyncio.CancelledError) -> None:
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - only tasks are cancelled
+    if hasattr(task, "uncancel"):  # since Python 3.11: it counts as one cancellation
+        task.uncancel()
+    task.cancel(*error.args)
 
 
 async def run_in_thread(function: Callable[[], None]) -> None:

@@ -102,18 +102,8 @@ async def run_async(
     try:
         action = next(steps)
         while True:
-            result = None
             try:
-                if isinstance(action, Wait):
-                    await clock.async_sleep(action.seconds, stop)
-                elif isinstance(action, Run):
-                    await run_in_thread(action.function)
-                elif isinstance(action, Join):
-                    await action.event.wait_async(action.seconds)
-                elif isinstance(action, Yield):
-                    await asyncio.sleep(0)
-                else:
-                    result = await send(action)
+                result = await _perform(action, send, stop)
             except NanoGPTError as error:
                 action = steps.throw(error)
                 continue
@@ -130,8 +120,23 @@ async def run_async(
                         await asyncio.sleep(0)
                         action = next(steps)
                 finally:
-                    await asyncio.sleep(0)
+                    if not isinstance(action, Run):  # which gives a turn, and first stores paid vectors
+                        await asyncio.sleep(0)
     except StopIteration as done:
         return done.value  # type: ignore[no-any-return]
     finally:
         steps.close()
+
+
+async def _perform(action: Any, send: Callable[[Any], Awaitable[Any]], stop: asyncio.Event | None) -> Any:
+    if isinstance(action, Wait):
+        await clock.async_sleep(action.seconds, stop)
+    elif isinstance(action, Run):
+        await run_in_thread(action.function)
+    elif isinstance(action, Join):
+        await action.event.wait_async(action.seconds)
+    elif isinstance(action, Yield):
+        await asyncio.sleep(0)
+    else:
+        return await send(action)
+    return None

@@ -13,7 +13,10 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
+import anyio  # a dependency of the SDK
+
 from nanogpt_core._runtime.clock import current_attempt
+from nanogpt_core._runtime.workers import cancel_in_waits, finish
 from nanogpt_core.errors import ReplyError
 from nanogpt_core.http.client import Lifetime
 from nanogpt_core.http.connections import Lease, take_async_lease, take_lease
@@ -73,7 +76,7 @@ class Transport(httpx.BaseTransport, httpx.AsyncBaseTransport):  # type: ignore[
             return _with_body(await asend_with(self._client, request))
         lease = await take_async_lease(request.url, self._owner)
         try:
-            return _with_body(await lease.transport.handle_async_request(request), lease)
+            return _with_body(await cancel_in_waits(lease.transport.handle_async_request(request)), lease)
         except BaseException as error:
             await lease.aclose()
             lease.name_proxy(error)
@@ -184,7 +187,8 @@ class _Body(httpx.SyncByteStream, httpx.AsyncByteStream):  # type: ignore[misc]
 
     async def aclose(self) -> None:
         try:
-            await self._stream.aclose()
+            with anyio.CancelScope(shield=True):
+                await finish(self._stream.aclose())
         finally:
             if self._lease is not None:
                 await self._lease.aclose()

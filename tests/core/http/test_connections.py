@@ -16,6 +16,7 @@ import sys
 import threading
 import traceback
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import anyio
@@ -23,7 +24,7 @@ import pytest
 import trustme
 from pytest_socket import SocketConnectBlockedError
 
-from nanogpt_core import Embedder
+from nanogpt_core import Embedder, MemoryCache
 from nanogpt_core._runtime.clock import attempt_limits, fake_clock
 from nanogpt_core.errors import (
     AuthenticationError,
@@ -496,6 +497,73 @@ def test_connecting_that_is_cancelled_at_any_time_leaves_no_socket_open(cancels_
         warnings.simplefilter("always")
         gc.collect()
     assert not left_open
+
+
+class CancelledAt:
+    """Awaits a coroutine, and cancels the task when it is suspended for the ``number``-th time."""
+
+    def __init__(self, coroutine, number):
+        self.suspensions, self._number, self._steps = 0, number, coroutine.__await__()
+        self.throw, self.close = self._steps.throw, self._steps.close
+
+    def __await__(self):
+        return self
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return self.send(None)
+
+    def send(self, value):
+        waits_for = self._steps.send(value)
+        self.suspensions += 1
+        if self.suspensions == self._number:
+            asyncio.current_task().cancel()
+        return waits_for
+
+
+@pytest.mark.parametrize("dimensions", [6, 60_000], ids=["small reply", "large reply"])
+@pytest.mark.parametrize("keeps_alive", [True, False], ids=["kept connection", "new connection"])
+def test_call_cancelled_at_any_time_leaves_no_connection_in_use_and_loses_no_reply(
+    serve, faults, keeps_alive, dimensions
+):
+    def answer(seen):
+        reply = faults.good(seen)
+        return reply if keeps_alive else Closing(reply.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+
+    server = serve(answer)
+
+    async def run_cancelled(embedder, number):
+        async def run():
+            call = CancelledAt(embedder.aembed([f"text {number}"], batch_size=1), number)
+            try:
+                await call
+            finally:
+                suspensions.append(call.suspensions)
+
+        suspensions = []
+        before = server.connections
+        task = asyncio.ensure_future(run())
+        await asyncio.wait([task])
+        await embedder.aembed([f"text {number}"], batch_size=1)
+        sent = [texts for request in server.requests if f"text {number}" in (texts := request.texts)]
+        # A connection that was kept has read its reply to the end.
+        assert not keeps_alive or len(sent) == 1 or server.connections > before
+        return suspensions[0] >= number
+
+    async def main():
+        # One thread: what a call stores is there when the next one looks it up.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        async with server.embedder(cache=MemoryCache(), dimensions=dimensions) as embedder:
+            await embedder.aembed(["first"], batch_size=1)
+            number = 1
+            while await run_cancelled(embedder, number):
+                number += 1
+            assert number > 5
+            server.wait_for(lambda: server.open_connections <= keeps_alive)
+
+    asyncio.run(main())
 
 
 def test_host_that_is_looked_up_is_the_one_on_the_wire(embed, monkeypatch):

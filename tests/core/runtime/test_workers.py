@@ -13,7 +13,7 @@ from importlib.util import find_spec
 import pytest
 
 from nanogpt_core import Embedder, NanoGPTError
-from nanogpt_core._runtime.workers import run_in_tasks, run_in_threads
+from nanogpt_core._runtime.workers import cancel_in_waits, finish, run_in_tasks, run_in_threads
 from nanogpt_core.embeddings.stream import map_ordered
 
 WAYS = pytest.mark.parametrize("way", ["threads", "tasks"])
@@ -103,6 +103,83 @@ def test_cancelling_the_call_cancels_its_tasks():
             await call
         assert len(cancelled) == 3
         assert stop.is_set()
+
+    asyncio.run(main())
+
+
+async def take_turns(seen):
+    for _ in range(3):
+        await asyncio.sleep(0)
+    seen.append("turns")
+
+
+async def wait_briefly(seen):
+    await asyncio.get_running_loop().run_in_executor(None, seen.append, "waited")
+
+
+async def take_turns_and_wait(seen):
+    await take_turns(seen)
+    await wait_briefly(seen)
+
+
+@pytest.mark.parametrize(
+    ("await_it", "work", "done"),
+    [
+        (cancel_in_waits, take_turns, ["turns", "after"]),
+        (cancel_in_waits, take_turns_and_wait, ["turns", "waited"]),
+        (finish, take_turns, ["turns", "after"]),
+        (finish, wait_briefly, ["waited", "after"]),
+        (finish, take_turns_and_wait, ["turns", "waited", "after"]),
+    ],
+)
+def test_cancellation_is_raised_at_a_wait(await_it, work, done):
+    async def run(seen):
+        await await_it(work(seen))
+        seen.append("after")
+        await asyncio.sleep(0)
+        seen.append("never")
+
+    async def main():
+        seen = []
+        task = asyncio.ensure_future(run(seen))
+        await asyncio.sleep(0)
+        task.cancel("reason")
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert task.cancelled()
+        await asyncio.get_running_loop().shutdown_default_executor()
+        assert seen == done
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("await_it", [cancel_in_waits, finish])
+def test_error_of_what_is_awaited_passes(await_it):
+    async def fail():
+        await asyncio.sleep(0)
+        raise ValueError("mine")
+
+    async def main():
+        with pytest.raises(ValueError, match="mine"):
+            await await_it(fail())
+
+    asyncio.run(main())
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.timeout() came with Python 3.11")
+@pytest.mark.parametrize("await_it", [cancel_in_waits, finish])
+def test_cancellation_that_is_held_back_counts_once(await_it):
+    async def run_out_of_time():
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(None) as limit:
+            loop.call_soon(limit.reschedule, loop.time())
+            await await_it(take_turns([]))
+            await asyncio.Event().wait()
+
+    async def main():
+        with pytest.raises(TimeoutError):
+            await run_out_of_time()
+        assert asyncio.current_task().cancelling() == 0
 
     asyncio.run(main())
 
