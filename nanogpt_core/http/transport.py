@@ -50,10 +50,10 @@ class Transport(httpx.BaseTransport, httpx.AsyncBaseTransport):  # type: ignore[
 
     @cached_property
     def _headers(self) -> SecretHeaders:
-        """The endpoint's headers, and its key as a header, by names in lower case."""
-        headers = SecretHeaders({name.lower(): value for name, value in self._endpoint.headers.items()})
-        if self._endpoint.key is not None:
-            headers.setdefault("authorization", f"Bearer {self._endpoint.key.get_secret_value()}")
+        """The endpoint's headers, and its key as a header."""
+        headers = SecretHeaders(self._endpoint.headers)
+        if self._endpoint.key is not None and "authorization" not in map(str.lower, headers):
+            headers["Authorization"] = f"Bearer {self._endpoint.key.get_secret_value()}"
         return headers
 
     def handle_request(self, request: Any) -> Any:
@@ -206,24 +206,25 @@ _DROPPED_PREFIXES = (b"x-stainless-", b"openai-")  # the SDK's notes on the mach
 
 def _with_headers(request: Any, own_headers: SecretHeaders) -> Any:
     # A copy: the SDK reads its own request again, and its errors, which show it, must not hold the key.
-    added = {name.encode(): value.encode() for name, value in own_headers.items()}
+    # Names are sent as they were given: some tools for tests compare them with their case.
+    own = {name.lower().encode(): (name.encode(), value.encode()) for name, value in own_headers.items()}
     headers = []
     for name, value in request.headers.raw:
         lower = name.lower()
         if lower.startswith(_DROPPED_PREFIXES):
             continue
-        replacement = added.pop(lower, None)
+        own_name, replacement = own.pop(lower, (name, None))
         if replacement is None and lower != b"authorization":
             headers.append((name, value))
             continue
         default = request.url.netloc if lower == b"host" else _REPLACEABLE.get(lower)
         chosen = replacement if value == default else value  # a header that was given with this one call wins
         if chosen is not None:
-            headers.append((name, chosen))
+            headers.append((own_name, chosen))
     return httpx.Request(
         request.method,
         request.url,
-        headers=[*headers, *added.items()],
+        headers=[*headers, *own.values()],
         stream=request.stream,
         extensions=request.extensions,
     )

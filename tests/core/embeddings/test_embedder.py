@@ -296,8 +296,7 @@ def test_authorization_header_replaces_the_key(embed, serve):
 def test_default_headers_are_sent_beside_the_key(embed, serve):
     server = serve()
     embed(server.embedder(default_headers={"X-Tenant": "seven", "user-agent": "mine"}), ["one"])
-    assert server.requests[0].header("x-tenant") == "seven"
-    assert server.requests[0].header("authorization") == f"Bearer {server.api_key}"
+    assert {("X-Tenant", "seven"), ("Authorization", f"Bearer {server.api_key}")} < set(server.requests[0].headers)
     assert [value for name, value in server.requests[0].headers if name.lower() == "user-agent"] == ["mine"]
 
 

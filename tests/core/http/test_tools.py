@@ -63,7 +63,8 @@ def test_respx_mocks_our_requests(ask):
 def test_pytest_httpx_mocks_our_requests(ask, request):
     pytest.importorskip("pytest_httpx")
     mock = request.getfixturevalue("httpx_mock")
-    mock.add_response(url=BASE_URL + ask.path, json=ask.document)
+    # It compares the names of headers with their case.
+    mock.add_response(url=BASE_URL + ask.path, json=ask.document, match_headers={"Authorization": "Bearer k"})
     assert ask.send(BASE_URL) == ask.result
     assert len(mock.get_requests()) == 1
 
