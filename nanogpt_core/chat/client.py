@@ -28,7 +28,7 @@ from nanogpt_core.errors import NanoGPTError, ReplyError
 from nanogpt_core.http.client import Lifetime
 from nanogpt_core.http.connections import aclose_connections, close_connections
 from nanogpt_core.http.endpoint import CHAT_TIMEOUT, Endpoint
-from nanogpt_core.http.error_mapping import map_error
+from nanogpt_core.http.error_mapping import foreign_error, map_error
 from nanogpt_core.http.limits import Admission, Cost, SharedLimits, check_limits
 from nanogpt_core.http.rate_limiter import ProcessLimits, RateCap, RateLimiter
 from nanogpt_core.http.retry import backoff_delay, send_with_retries
@@ -208,8 +208,10 @@ def map_sdk_errors(session: ChatSession) -> Iterator[None]:
     try:
         yield
     except openai.OpenAIError as error:
-        cause = _wrapped_error(error)
-        failure = session.map_error(error, session.endpoint.timeout) if cause is None else cause
+        inner: BaseException = error
+        while isinstance(inner.__cause__, openai.APIConnectionError):  # LangChain wraps it once more
+            inner = inner.__cause__
+        failure = foreign_error(inner) or session.map_error(inner, session.endpoint.timeout)
     except (TypeError, ValueError) as error:
         unsendable = _unsendable_error(error)
         if unsendable is None:
@@ -237,14 +239,6 @@ def _unsendable_error(error: Exception) -> NanoGPTError | None:
         return None
     failure.__cause__ = error
     return failure
-
-
-def _wrapped_error(error: BaseException) -> Exception | None:
-    """Return the error that a transport raised, which the SDK wraps, and LangChain once more."""
-    cause: BaseException | None = error
-    while isinstance(cause, openai.APIConnectionError):
-        cause = cause.__cause__
-    return cause if isinstance(cause, Exception) and not isinstance(cause, openai.OpenAIError) else None
 
 
 def iterate_stream(session: ChatSession, stream: Iterator[T]) -> Iterator[T]:

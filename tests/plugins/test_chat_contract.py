@@ -133,6 +133,16 @@ async def test_permanent_errors_are_typed_and_not_retried(make, ask, scripted, f
         assert "$0.0035" in str(caught.value)
 
 
+@pytest.mark.skipif(http.__name__ != "httpx", reason="respx does not know httpx2")
+async def test_error_of_a_mock_that_replaces_transports_is_typed(make, ask):
+    respx = pytest.importorskip("respx")
+    with respx.mock(using="httpx") as router:  # not the default
+        router.post("https://nano-gpt.com/api/v1/chat/completions").mock(side_effect=http.ConnectError("unplugged"))
+        chat = make(base_url="https://nano-gpt.com/api/v1")
+        with pytest.raises(errors.ConnectionFailedError, match=r"nano-gpt.com: unplugged \(ConnectError\)"):
+            await ask(chat)
+
+
 async def test_transient_failure_is_retried(make, ask, scripted):
     sandbox = scripted(Fault(503), Fault(500), Reply("Here."))
     with fake_clock():
