@@ -258,7 +258,7 @@ async def call_in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kw
 
 
 def _start_in_executor(function: Callable[[], T]) -> asyncio.Future[T]:
-    loop, call = asyncio.get_running_loop(), _CalledOnce(function)
+    loop, call = require_event_loop(), _CalledOnce(function)
     try:
         return loop.run_in_executor(None, call)
     except RuntimeError as error:

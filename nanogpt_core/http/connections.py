@@ -238,8 +238,12 @@ def close_connections() -> None:
 
 
 async def aclose_connections() -> None:
-    """Close the connections of this process and of the running event loop that no open object uses."""
+    """Close the connections of this process and of the running event loop that no open object uses.
+
+    Raises:
+        ConfigurationError: No event loop of asyncio's is running.
+    """
     close_connections()
-    found = _pools_by_loop.get(asyncio.get_running_loop())
+    found = _pools_by_loop.get(require_event_loop())
     for transport in found[0].remove_unused() if found else ():
         await transport.aclose()

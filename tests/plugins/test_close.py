@@ -349,3 +349,14 @@ def test_closed_object_leaves_no_resource_warning(make, server, monkeypatch, tmp
     gc.collect()
     assert unraisable == []
     server.wait_for(lambda: server.open_connections == 0)
+
+
+@each_class
+def test_aclose_under_trio_is_refused_with_the_remedy(make, kind, tmp_path):
+    trio = pytest.importorskip("trio", reason="trio is not installed")
+    options = {"cache": tmp_path / "vectors.sqlite"} if kind in EMBEDDING_CLASSES else {}
+    instance = make(kind, **options)
+    getattr(instance, kind.method)("one")
+    with pytest.raises(ConfigurationError, match="call the sync methods in a thread"):
+        trio.run(instance.aclose)
+    instance.close()
