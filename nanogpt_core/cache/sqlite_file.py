@@ -62,7 +62,7 @@ def resolve_path(path: str | os.PathLike[str]) -> Path:
 
     Raises:
         InvalidTypeError: It is not a path.
-        ConfigurationError: No file can be at this path: it is a folder, or its name is too long.
+        ConfigurationError: No file can be at this path: it is a folder, or below a file, or its name is too long.
     """
     if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
         raise InvalidTypeError(f"A cache's path must be a str or a Path, not {type(path).__name__}.")
@@ -84,7 +84,7 @@ def resolve_path(path: str | os.PathLike[str]) -> Path:
         mode = resolved.stat().st_mode
     except OSError as error:
         # Missing files and folders are created at the first use; if that fails, a warning says so then.
-        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR):
             raise ConfigurationError(f"The cache's path {resolved} cannot be a file: {error.strerror}.") from error
         return resolved
     if stat.S_ISDIR(mode):
