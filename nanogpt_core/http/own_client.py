@@ -119,6 +119,6 @@ def _as_httpx_errors(client: Any) -> Iterator[None]:
             ) from error
         # A client of httpx may be used with an SDK on httpx2, and the other way round: same names, other classes.
         same = getattr(httpx, type(error).__name__, None)
-        if same is None or isinstance(error, same) or not issubclass(same, httpx.TransportError):
+        if same is None or isinstance(error, same) or not issubclass(same, httpx.RequestError):
             raise
         raise same(str(error)) from error

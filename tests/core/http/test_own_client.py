@@ -8,7 +8,14 @@ import json
 import numpy as np
 import pytest
 
-from nanogpt_core import AuthenticationError, BadRequestError, ConfigurationError, Embedder
+from nanogpt_core import (
+    AuthenticationError,
+    BadRequestError,
+    ConfigurationError,
+    ConnectionFailedError,
+    Embedder,
+    RequestTimeoutError,
+)
 from nanogpt_core.http.sdk import httpx
 
 
@@ -23,6 +30,32 @@ def test_reply_that_a_mock_transport_has_in_memory_is_read(way, faults):
         http_async_client=httpx.AsyncClient(transport=httpx.MockTransport(answer)),
     )
     assert np.array_equal(way.embed(embedder, ["text"]), [faults.vector_of("text")])
+
+
+@pytest.mark.parametrize("library", ["httpx", "httpx2"])
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        ("ConnectError", ConnectionFailedError),
+        ("ReadTimeout", RequestTimeoutError),
+        ("DecodingError", ConnectionFailedError),  # of a body that an event hook reads
+    ],
+)
+def test_error_of_a_client_of_either_http_library_is_typed(way, library, error, kind):
+    module = pytest.importorskip(library)
+
+    def fail(_request):
+        raise getattr(module, error)("unplugged")
+
+    embedder = Embedder(
+        "lab/unlisted",
+        api_key="k",
+        max_retries=0,
+        http_client=module.Client(transport=module.MockTransport(fail)),
+        http_async_client=module.AsyncClient(transport=module.MockTransport(fail)),
+    )
+    with pytest.raises(kind, match=error):
+        way.embed(embedder, ["text"])
 
 
 @contextlib.contextmanager
