@@ -66,9 +66,11 @@ _OTHERS = re.compile(
     r"|\bmodels?\b.{0,60}\b(?:supports?|available|unavailable|deprecated|disabled|retired|allowed|access|exists?|loaded)"
     r"|\bnot (?:a |an )?(?:supported|embeddings?) (?:model|operation)"
 )
-# input[3], $.input[3], input.3, ['body', 'input', 3], "input at index 3"
+# input[3], $.input[3], input.3, ['body', 'input', 3] and ['body', 'input', 'list[str]', 3] (vLLM), "input at index 3",
+# "input id 3" (Mistral), "example at index 3" (Voyage)
 _POSITION = re.compile(
-    r"\b(?:inputs?|texts?|contents?|documents|sentences)(?:\[|\.|['\"], |(?: item| element)? (?:at )?index )(\d{1,4})\b"
+    r"\b(?:inputs?|texts?|contents?|documents|sentences|example)"
+    r"(?:\[|\.|['\"], (?:'list\[str\]', )?|(?: item| element)? (?:at )?(?:index|id) )(\d{1,4})\b"
 )
 
 

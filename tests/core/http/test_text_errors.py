@@ -122,7 +122,10 @@ def test_parameter_without_texts_concerns_all_calls_whatever_the_message_says(me
             "Invalid '$.input[{}]': too long",
             "input.{} is bad",
             "bad (['body', 'input', {}])",
+            "Input should be a valid string (['body', 'input', 'list[str]', {}])",
             "text index {}",
+            "Input id {} has 9000 tokens, exceeding max 8192 tokens.",
+            "The example at index {} in your batch has too many tokens",
         ]
     ),
     in_param=st.booleans(),
