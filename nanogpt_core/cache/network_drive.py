@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 # Not 9p: sandboxes such as gVisor use it for local disks.
 _NETWORK_TYPES = re.compile(
-    r"afpfs|afs|beegfs|ceph|cifs|coda|davfs|fuse\.(ceph|glusterfs|s3fs|sshfs)|gfs2|gpfs|lustre|ncpfs|nfs4?|ocfs2|panfs"
-    r"|smb3|smbfs|webdav"
+    r"afpfs|afs|beegfs|ceph|cifs|coda|davfs|gfs2|gpfs|lustre|ncpfs|nfs4?|ocfs2|panfs|smb3|smbfs|webdav"
+    r"|fuse\.(ceph|drive|gcsfuse|glusterfs|juicefs|rclone|s3fs|sshfs)"  # drive: Google Drive in Colab
 )
 _DRIVE_REMOTE = 4  # a value of GetDriveTypeW of the Windows API
 

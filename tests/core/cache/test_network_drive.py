@@ -19,6 +19,8 @@ tmpfs /mnt/nfs/local tmpfs rw 0 0
 me@host: /home/me/remote fuse.sshfs rw 0 0
 /dev/vdb1 /data ext4 rw 0 0
 server:/over /data nfs rw 0 0
+drive /content/drive fuse.drive rw 0 0
+bucket /mnt/bucket fuse.gcsfuse rw 0 0
 /dev/fuse /run/user/1000/doc fuse.portal rw 0 0
 none /sandbox 9p rw,trans=fd 0 0
 """
@@ -40,6 +42,8 @@ server:/export on /private/nfs (nfs, nodev, nosuid)
         ("/mnt/nfsother/c.db", None),
         ("/mnt/my share/c.db", "cifs"),
         ("/home/me/remote/c.db", "fuse.sshfs"),
+        ("/content/drive/MyDrive/c.db", "fuse.drive"),
+        ("/mnt/bucket/c.db", "fuse.gcsfuse"),
         ("/data/c.db", "nfs"),
         ("/run/user/1000/doc/c.db", None),
         ("/sandbox/c.db", None),
