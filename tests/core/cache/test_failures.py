@@ -170,8 +170,9 @@ def test_invalid_cache_path_is_refused_by_embedder(make, wrong):
 def goes_on(embed, make, right):
     """Embed twice through a cache that does not work: one warning, right vectors. Returns the warning."""
 
-    def goes_on(path):
+    def goes_on(path, before_use=lambda: None):
         embedder = make(MODEL, cache=path)
+        before_use()
         with pytest.warns(RuntimeWarning, match="embedding cache") as caught:
             vectors = embed(embedder, TEXTS)
         again = embed(embedder, TEXTS)  # without a further warning, which would be an error
@@ -185,9 +186,8 @@ def goes_on(embed, make, right):
 
 
 def test_folder_that_cannot_be_created_gives_a_warning_and_the_vectors(goes_on, tmp_path):
-    (tmp_path / "file").write_text("mine")
-    goes_on(tmp_path / "file" / "deeper" / "c.db")
-    assert (tmp_path / "file").read_text() == "mine"
+    goes_on(tmp_path / "new" / "deeper" / "c.db", before_use=lambda: (tmp_path / "new").write_text("mine"))
+    assert (tmp_path / "new").read_text() == "mine"
 
 
 @pytest.mark.parametrize("kind", ["folder", "link to a folder", "below a file", "name too long"])
