@@ -126,4 +126,5 @@ def remedy_of_page(body: bytes, otherwise: str = "") -> str:
 
 def as_sentence(text: str) -> str:
     """Return ``text`` with a full stop at its end, unless it ends a sentence already."""
-    return text if text.endswith((".", "!", "?", "…")) else f"{text}."
+    # With the full-width characters of Chinese and Japanese.
+    return text if text.endswith(tuple(".!?\u2026\u3002\uff01\uff1f")) else f"{text}."

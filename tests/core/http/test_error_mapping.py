@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from nanogpt_core import Embedder, errors
 from nanogpt_core.chat.client import ChatSession, make_async_chat_client, make_chat_client, map_sdk_errors
 from nanogpt_core.http.endpoint import Endpoint
+from nanogpt_core.http.error_body import as_sentence
 from nanogpt_core.http.error_mapping import map_error
 from nanogpt_core.http.sdk import httpx
 
@@ -683,3 +684,9 @@ def test_any_error_document_gives_an_error_of_ours(document, status):
     assert isinstance(error, errors.StatusError)
     assert error.status == status
     assert len(str(error)) < 1500
+
+
+@pytest.mark.parametrize("end", [".", "...", "\u2026", "!", "?", "\u3002", "\uff01", "\uff1f"])
+def test_message_that_ends_a_sentence_gets_no_further_full_stop(end):
+    assert as_sentence(f"Wait{end}") == f"Wait{end}"
+    assert as_sentence(f"Wait{end} please") == f"Wait{end} please."
