@@ -15,23 +15,20 @@ import copy
 import functools
 import re
 import weakref
-from collections.abc import AsyncIterator, Generator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import openai
 
 from nanogpt_core import errors
-from nanogpt_core._runtime.clock import Cancellation
-from nanogpt_core.chat.event_stream import EventStream, recorded
-from nanogpt_core.chat.transport import ChatTransport
+from nanogpt_core.chat.transport import ChatTransport, EventStream, recorded
 from nanogpt_core.errors import NanoGPTError, ReplyError
 from nanogpt_core.http.client import Lifetime
 from nanogpt_core.http.connections import aclose_connections, close_connections
 from nanogpt_core.http.endpoint import CHAT_TIMEOUT, Endpoint
 from nanogpt_core.http.error_mapping import foreign_error, map_error
-from nanogpt_core.http.limits import Admission, Cost, SharedLimits, check_limits
+from nanogpt_core.http.limits import SharedLimits, check_limits
 from nanogpt_core.http.rate_limiter import ProcessLimits, RateCap, RateLimiter
-from nanogpt_core.http.retry import backoff_delay, send_with_retries
 from nanogpt_core.http.sdk import make_client
 from nanogpt_core.http.secrets import ApiKey, hide_keys, redacted
 from nanogpt_core.observability.observer import Observer
@@ -88,8 +85,7 @@ class ChatSession:
         self.lifetime = Lifetime()
         self.max_retries = max_retries
         self._requests_per_second = requests_per_second
-        self._rate_cap: RateCap | None = RateCap(endpoint, requests_per_second)
-        self._rate_cap_ref = weakref.ref(self._rate_cap)
+        self._rate_cap = RateCap(endpoint, requests_per_second)
         self._shared = limits
         self.observer = Observer("chat", endpoint, on_request)
 
@@ -127,14 +123,14 @@ class ChatSession:
         return cls(endpoint, **given)
 
     def for_client(self) -> ChatSession:
-        """Return this session for a client of the SDK, without a reference to the rate cap.
+        """Return this session for a client of the SDK, with a weak reference to the rate cap.
 
         The SDK's clients are part of reference cycles. A cap must end with the object that set it, and not when the
         garbage collector runs.
         """
         twin = copy.copy(self)
         twin.lifetime, twin.observer = self.lifetime, self.observer
-        twin._rate_cap, twin._rate_cap_ref = None, self._rate_cap_ref
+        twin._rate_cap = weakref.proxy(self._rate_cap)
         return twin
 
     def close(self) -> None:
@@ -148,33 +144,16 @@ class ChatSession:
         await aclose_connections()
 
     @property
-    def _limits(self) -> SharedLimits:
-        # Not kept: it refers to this session, and the cap must end without the garbage collector.
+    def limits(self) -> SharedLimits:
+        """Rate and budget of all calls with this key. Not kept: they refer to this session, and so to the cap."""
         return ProcessLimits(self._limiter) if self._shared is None else self._shared
 
     def _limiter(self) -> RateLimiter:
-        cap = self._rate_cap_ref()
-        if cap is None:  # the client has outlived the object that it was made for
-            cap = self._rate_cap = RateCap(self.endpoint, self._requests_per_second)
-            self._rate_cap_ref = weakref.ref(cap)
-        return cap.limiter()
-
-    def attempts(self, request: Any, model: str) -> Generator[Any, Any, Any]:
-        """Send a request without doing any I/O itself: yield it for each attempt, and the waits in between."""
-
-        def attempt(_admission: Admission) -> Generator[Any, Any, Any]:
-            # The price of a chat request is not known before, so no cost is reserved, and there is none to settle.
-            return (yield request)
-
-        return send_with_retries(
-            attempt, limits=self._limits, max_retries=self.max_retries, cancellation=Cancellation(), cost=Cost(model)
-        )
-
-    def on_stream_error(self, error: NanoGPTError) -> None:
-        """Pause all calls with this key if an error in the middle of a stream asks for it."""
-        delay = backoff_delay(0, error)
-        if delay is not None:
-            self._limits.on_error(error, delay)
+        try:
+            return self._rate_cap.limiter()
+        except ReferenceError:  # the client has outlived the object that it was made for
+            self._rate_cap = RateCap(self.endpoint, self._requests_per_second)
+            return self._rate_cap.limiter()
 
     def map_error(self, error: Exception, seconds: float) -> NanoGPTError:
         """Return this project's error for an error of the SDK or of the HTTP library; the attempt had ``seconds``."""
