@@ -15,8 +15,13 @@ from langchain_core.messages.content import ContentBlock
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_openai.chat_models.base import BaseChatOpenAI
 
-from nanogpt_core.chat.annotations import ANNOTATIONS, annotations_of
-from nanogpt_core.chat.provider_fields import PROVIDER_FIELDS, REASONING_FIELDS, restore_fields
+from nanogpt_core.chat.provider_fields import (
+    ANNOTATIONS,
+    PROVIDER_FIELDS,
+    REASONING_FIELDS,
+    annotations_of,
+    restore_fields,
+)
 
 AnyMessage = TypeVar("AnyMessage", bound=AIMessage)
 

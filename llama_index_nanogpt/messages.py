@@ -12,8 +12,13 @@ from llama_index.core.base.llms.types import ChatMessage, ChatResponse, TextBloc
 from llama_index.llms.openai.utils import to_openai_message_dicts
 
 from llama_index_nanogpt.errors import StructuredOutputRefusedError
-from nanogpt_core.chat.annotations import ANNOTATIONS, annotations_of
-from nanogpt_core.chat.provider_fields import PROVIDER_FIELDS, REASONING_FIELDS, restore_fields
+from nanogpt_core.chat.provider_fields import (
+    ANNOTATIONS,
+    PROVIDER_FIELDS,
+    REASONING_FIELDS,
+    annotations_of,
+    restore_fields,
+)
 from nanogpt_core.errors import InvalidTypeError
 from nanogpt_core.http.error_body import as_sentence
 

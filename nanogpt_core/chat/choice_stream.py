@@ -6,13 +6,11 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from nanogpt_core.chat.annotations import ANNOTATIONS, parse_annotations
-from nanogpt_core.chat.json_text import JsonTextStream
-from nanogpt_core.chat.provider_fields import ProviderFields
+from nanogpt_core.chat.json_text import JsonTextStream, SurrogateJoiner
+from nanogpt_core.chat.provider_fields import ANNOTATIONS, ProviderFields, parse_annotations
 from nanogpt_core.chat.repair import repair_delta, wrong_type_error
 from nanogpt_core.chat.response import ChatRequest, check_truncated
-from nanogpt_core.chat.surrogates import SurrogateJoiner
-from nanogpt_core.chat.tool_call_stream import ToolCallAssembler
+from nanogpt_core.chat.tool_calls import ToolCallAssembler
 from nanogpt_core.errors import ReplyError
 
 _TEXTS = ("content", "refusal", "reasoning", "reasoning_content")

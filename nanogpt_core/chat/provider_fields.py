@@ -6,6 +6,9 @@ its ``function``. A stream sends them in pieces, and some only after a later too
 
 Neither framework keeps them. :class:`ProviderFields` collects them. Plugins get them in one more field of a message,
 or of one delta at the end of a stream, and :func:`restore_fields` puts them into the next request.
+
+Neither framework keeps annotations of chat completions either, such as citations by models with online search:
+``{"type": "url_citation", "url_citation": {"url": ..., "title": ..., "start_index": ..., "end_index": ...}}``.
 """
 
 from __future__ import annotations
@@ -14,10 +17,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from nanogpt_core.chat.surrogates import join_surrogates_in
+from nanogpt_core.chat.json_text import join_surrogates_in
 
 PROVIDER_FIELDS = "nanogpt_provider_fields"
 """The field of a message, or of the last delta of a stream, with everything that a later request must repeat."""
+
+ANNOTATIONS = "annotations"
+"""The field of a message, or of a delta, with annotations."""
 
 REASONING_FIELDS = ("reasoning_content", "reasoning")
 """Fields of a message, or of a delta, with reasoning as text. The plugins read these."""
@@ -225,3 +231,14 @@ def text_of(value: Any) -> str | None:
         return "".join(filter(None, map(text_of, value)))
     fields = value if isinstance(value, dict) else {}
     return next((text for name in _TEXT_FIELDS if name in fields and (text := text_of(fields[name])) is not None), None)
+
+
+def parse_annotations(value: Any) -> list[dict[str, Any]]:
+    """Return the annotations in a field of a reply; none if it is neither a list nor an object."""
+    return [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, dict) and one]
+
+
+def annotations_of(source: Any) -> list[dict[str, Any]]:
+    """Return the annotations of a message, or of a delta: a dictionary, or an object of the SDK."""
+    found = source.get(ANNOTATIONS) if isinstance(source, dict) else getattr(source, ANNOTATIONS, None)
+    return [one if isinstance(one, dict) else one.to_dict(warnings=False) for one in found or ()]

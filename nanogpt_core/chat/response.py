@@ -14,8 +14,8 @@ from typing import Any
 
 from jiter import from_json
 
+from nanogpt_core.chat.json_text import join_surrogates_in
 from nanogpt_core.chat.repair import from_ollama
-from nanogpt_core.chat.surrogates import join_surrogates_in
 from nanogpt_core.errors import DamagedReplyError, RefusalError, ReplyError
 from nanogpt_core.http.error_body import error_message, error_status, excerpt, remedy_of_page
 

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from nanogpt_core import errors
 from nanogpt_core.chat.json_text import invalidating_suffix
-from nanogpt_core.chat.tool_call_stream import ToolCallAssembler
-from nanogpt_core.chat.tool_calls import parse_arguments
+from nanogpt_core.chat.tool_calls import ToolCallAssembler, parse_arguments
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanogpt_core.chat.surrogates import SurrogateJoiner, join_surrogates, join_surrogates_in
+from nanogpt_core.chat.json_text import SurrogateJoiner, join_surrogates, join_surrogates_in
 
 
 @given(st.lists(st.text(max_size=6), max_size=4), st.integers(0, 10))
