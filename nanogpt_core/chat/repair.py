@@ -80,7 +80,7 @@ def _find_usage(document: dict[str, Any]) -> None:
     pricing = next(iter(_objects([document.get(PRICING), *inner])), None)
     if pricing is not None:
         document[PRICING] = pricing
-    document["usage"] = next((counted for one in usages if (counted := _parse_counts(one)) is not None), None)
+    document["usage"] = next((parsed for one in usages if (parsed := _parse_usage(one)) is not None), None)
 
 
 def _objects(values: list[Any]) -> list[dict[str, Any]]:
@@ -182,34 +182,35 @@ def merge_usage(known: dict[str, Any] | None, further: dict[str, Any] | None) ->
     if known is None or further is None:
         return further if known is None else known
     merged = {**known, **{name: value for name, value in further.items() if value is not None}}
-    for name in _COUNTS:
-        counts = [count for one in (known, further) if (count := _count(one.get(name))) is not None]
-        merged.update({name: max(counts)} if counts else {})
-    for name in _DETAILS:
-        found = [details for one in (known, further) if isinstance(details := one.get(name), dict)]
-        if found:
-            keys = {**found[0], **found[-1]}
-            merged[name] = {key: max(_count(details.get(key)) or 0 for details in found) for key in keys}
+    for name in known.keys() & further.keys():
+        before, value = known[name], further[name]
+        if isinstance(before, dict) and isinstance(value, dict):
+            merged[name] = merge_usage(before, value)
+        elif _is_count(before) and _is_count(value):
+            merged[name] = max(before, value)
     return merged
 
 
-def _parse_counts(usage: Any) -> dict[str, Any] | None:
+def _parse_usage(usage: Any) -> dict[str, Any] | None:
     """Return the token usage with its counts as integers, under OpenAI's names; None if there are none."""
     if not isinstance(usage, dict):
         return None
-    counts = {}
+    parsed = {name: value for name, value in usage.items() if name not in (*_COUNTS, *_DETAILS, "cost_usd")}
     for name, names in _COUNTS.items():
-        found = [count for one in names if (count := _count(usage.get(one))) is not None]
-        counts.update({name: max(found)} if found else {})
-    rest = {name: value for name, value in usage.items() if name not in _COUNTS}
-    return {**rest, **counts} if counts else None
+        counts = [count for one in names if (count := _count(usage.get(one))) is not None]
+        parsed.update({name: max(counts)} if counts else {})
+    for name in _DETAILS:
+        details = usage.get(name)
+        if isinstance(details, dict):
+            parsed[name] = {key: count for key, value in details.items() if (count := _count(value)) is not None}
+    return parsed if parsed.keys() & _COUNTS.keys() else None
 
 
-def repair_usage(usage: Any, pricing: Any = None) -> dict[str, Any] | None:
+def repair_usage(usage: dict[str, Any] | None, pricing: Any) -> dict[str, Any] | None:
     """Return the token usage with its cost as ``cost_usd``; None if nothing says how many tokens were used."""
     pricing = pricing if isinstance(pricing, dict) else {}
     priced = {"prompt_tokens": pricing.get("inputTokens"), "completion_tokens": pricing.get("outputTokens")}
-    usage = _parse_counts(usage) or _parse_counts(priced)
+    usage = usage or _parse_usage(priced)
     if usage is None:
         return None
     prompt, completion, total = map(usage.get, _COUNTS)
@@ -218,14 +219,9 @@ def repair_usage(usage: Any, pricing: Any = None) -> dict[str, Any] | None:
         prompt = max(0, total - (completion or 0))
     if completion is None:
         completion = max(0, total - prompt)
-    repaired = {**usage, "prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": total}
-    for name in _DETAILS:
-        details = repaired.pop(name, None)
-        if isinstance(details, dict):
-            repaired[name] = {key: count for key, value in details.items() if (count := _count(value)) is not None}
     cost = parse_cost_usd(pricing)
-    repaired.pop("cost_usd", None)
-    return repaired if cost is None else {**repaired, "cost_usd": cost}
+    priced = {} if cost is None else {"cost_usd": cost}
+    return {**usage, "prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": total, **priced}
 
 
 def _is_logprobs(value: Any) -> bool:
