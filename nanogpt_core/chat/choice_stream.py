@@ -105,7 +105,6 @@ class ChoiceStream:
         late = [] if is_repetition else self._late
         parts = [part for choice in late for part in self._take(choice)]
         deltas: list[dict[str, Any]] = [{"tool_calls": [fragment]} for fragment in self._calls.finish()]
-        self._fields.add_calls(self._calls.fields())
         if self._refusal:
             deltas.append({"refusal": self._refusal})
         if self._request.wants_json and not self.is_finished:
@@ -113,7 +112,7 @@ class ChoiceStream:
             deltas.append({"content": self._json_text.add(None, is_last=True, expects_json=expects_json)})
         if self._annotations:
             deltas.append({ANNOTATIONS: self._annotations})
-        if fields := self._fields.document():
+        if fields := self._fields.document(self._calls.fields()):
             deltas.append(fields)
         return [*parts, *map(self._part, deltas)]
 

@@ -11,7 +11,6 @@ each further event. A stream that has begun is not retried.
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 import re
 import weakref
@@ -128,10 +127,9 @@ class ChatSession:
         The SDK's clients are part of reference cycles. A cap must end with the object that set it, and not when the
         garbage collector runs.
         """
-        twin = copy.copy(self)
-        twin.lifetime, twin.observer = self.lifetime, self.observer
-        twin._rate_cap = weakref.proxy(self._rate_cap)
-        return twin
+        session = object.__new__(ChatSession)
+        session.__dict__.update(self.__dict__, _rate_cap=weakref.proxy(self._rate_cap))
+        return session
 
     def close(self) -> None:
         """Close the object, and the connections of this process that no other object uses. Calls under way go on."""
@@ -157,14 +155,15 @@ class ChatSession:
 
     def map_error(self, error: Exception, seconds: float) -> NanoGPTError:
         """Return this project's error for an error of the SDK or of the HTTP library; the attempt had ``seconds``."""
-        if isinstance(error, _TRUNCATED_ERRORS):
-            failure = ReplyError(
-                "The answer was cut off, so it does not follow the schema asked for.",
-                remedy="Raise max_tokens, or ask for less.",
+        failure = map_error(error, self.endpoint.host, seconds)
+        if isinstance(failure, errors.ModelNotFoundError) and not failure.wrong_base_url:
+            failure.remedy = "Check the model's name, with its suffixes, and base_url; GET /models lists what there is."
+        elif isinstance(failure, errors.RequestTooLargeError):
+            failure.remedy = (
+                "Send shorter messages, ask for fewer tokens, or take a model with a larger context window."
             )
-            failure.__cause__ = error
-            return failure
-        return _with_chat_remedy(map_error(error, self.endpoint.host, seconds))
+        failure.args = (failure.message, failure.remedy)
+        return failure
 
 
 def make_chat_client(session: ChatSession, http_client: Any = None) -> openai.OpenAI:
@@ -186,26 +185,29 @@ def map_sdk_errors(session: ChatSession) -> Iterator[None]:
     """
     try:
         yield
-    except openai.OpenAIError as error:
-        inner: BaseException = error
-        while isinstance(inner.__cause__, openai.APIConnectionError):  # LangChain wraps it once more
-            inner = inner.__cause__
-        failure = foreign_error(inner) or session.map_error(inner, session.endpoint.timeout)
-    except (TypeError, ValueError) as error:
-        unsendable = _unsendable_error(error)
-        if unsendable is None:
+    except (openai.OpenAIError, TypeError, ValueError) as error:
+        failure = _as_own_error(session, error)
+        if failure is None:
             raise
-        failure = unsendable
     else:
         return
     with redacted(session.endpoint):
         raise failure
 
 
-def _unsendable_error(error: Exception) -> NanoGPTError | None:
-    """Return this project's error if the SDK could not write a request as JSON in UTF-8, else None."""
+def _as_own_error(session: ChatSession, error: Exception) -> BaseException | None:
+    """Return the error that the transport raised, or this project's one for an error of the SDK; None for others."""
     failure: NanoGPTError
-    if isinstance(error, UnicodeEncodeError):
+    if isinstance(error, _TRUNCATED_ERRORS):
+        failure = ReplyError(
+            "The answer was cut off, so it does not follow the schema asked for.",
+            remedy="Raise max_tokens, or ask for less.",
+        )
+    elif isinstance(error, openai.OpenAIError):
+        while isinstance(error.__cause__, openai.APIConnectionError):  # LangChain wraps it once more
+            error = error.__cause__
+        return foreign_error(error) or session.map_error(error, session.endpoint.timeout)
+    elif isinstance(error, UnicodeEncodeError):
         failure = errors.InvalidInputError(
             "A message or an option has an unpaired surrogate, which UTF-8 cannot encode.",
             remedy='Clean the text: text.encode("utf-8", "replace").decode().',
@@ -250,12 +252,3 @@ async def aiterate_stream(session: ChatSession, stream: AsyncIterator[T]) -> Asy
     finally:
         for one in opened:
             await one.aclose()
-
-
-def _with_chat_remedy(error: NanoGPTError) -> NanoGPTError:
-    if isinstance(error, errors.ModelNotFoundError) and not error.wrong_base_url:
-        error.remedy = "Check the model's name, with its suffixes, and base_url; GET /models lists what there is."
-    elif isinstance(error, errors.RequestTooLargeError):
-        error.remedy = "Send shorter messages, ask for fewer tokens, or take a model with a larger context window."
-    error.args = (error.message, error.remedy)
-    return error

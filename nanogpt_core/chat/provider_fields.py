@@ -51,7 +51,6 @@ class ProviderFields:
 
     def __init__(self) -> None:
         self._message: dict[str, Any] = {}
-        self._calls: dict[str, Any] = {}
         self._has_reasoning = self._is_derived = False
 
     def add(self, message: dict[str, Any]) -> None:
@@ -78,19 +77,16 @@ class ProviderFields:
                     message["reasoning_content"] = text
         self._has_reasoning = self._has_reasoning or has_text or self._is_derived
 
-    def add_calls(self, calls: Mapping[str, dict[str, Any]]) -> None:
-        """Take the fields of tool calls, by the ids of the calls."""
-        self._calls.update({identifier: fields for identifier, fields in calls.items() if fields})
-
-    def document(self) -> dict[str, Any]:
+    def document(self, calls: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
         """Return :data:`PROVIDER_FIELDS` with everything that a later request must repeat; empty if there is nothing.
 
-        It has the fields of the message, the fields of its tool calls by their ids, and ``is_derived`` if the usual
+        It has the fields of the message, the fields of its tool ``calls`` by their ids, and ``is_derived`` if the usual
         reasoning text was made from the fields, and is not to be sent as well.
         """
-        if not self._message and not self._calls:
+        calls = {identifier: fields for identifier, fields in calls.items() if fields}
+        if not self._message and not calls:
             return {}
-        found = join_surrogates_in({"message": self._message, "calls": self._calls})
+        found = join_surrogates_in({"message": self._message, "calls": calls})
         # Only if true: LangChain cannot merge messages of which one has another value than the other.
         return {PROVIDER_FIELDS: {**found, **({"is_derived": True} if self._is_derived else {})}}
 

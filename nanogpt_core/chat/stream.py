@@ -56,7 +56,7 @@ class StreamReader:
     @property
     def is_complete(self) -> bool:
         """True after ``[DONE]``, or after a finish_reason for each choice that has begun."""
-        return self._has_done_event or (bool(self._choices) and self._are_all_finished)
+        return self._has_done_event or self._are_all_finished
 
     @property
     def needs_nothing(self) -> bool:
@@ -66,12 +66,11 @@ class StreamReader:
 
     @property
     def _are_all_finished(self) -> bool:
-        return all(stream.is_finished for stream in self._choices.values())
+        return bool(self._choices) and all(stream.is_finished for stream in self._choices.values())
 
     @property
     def _has_all_choices(self) -> bool:
-        finished = sum(stream.is_finished for stream in self._choices.values())
-        return self.is_complete and finished >= self._request.choices
+        return self._are_all_finished and len(self._choices) >= self._request.choices
 
     @property
     def usage(self) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 from dataclasses import replace
+from io import StringIO
 from typing import Any
 
 from nanogpt_core.chat.event_parser import EventParser
@@ -94,13 +95,6 @@ def _is_answer(choice: Any) -> bool:
     return is_message or (isinstance(choice.get("delta"), dict) and bool(choice.get("finish_reason")))
 
 
-class _TextParts:
-    """The parts of a text, which are joined once: there may be many."""
-
-    def __init__(self) -> None:
-        self.parts: list[str] = []
-
-
 def _add_part(choice: dict[str, Any], part: dict[str, Any]) -> None:
     """Add the part of a choice that one event has, to the choice; in place."""
     message, delta = choice["message"], part.pop("delta")
@@ -114,12 +108,15 @@ def _add_part(choice: dict[str, Any], part: dict[str, Any]) -> None:
 
 
 def _join(known: dict[str, Any], further: dict[str, Any]) -> None:
-    """Add further fields: texts, lists and objects are joined, other values replaced; in place."""
+    """Add further fields: texts, lists and objects are joined, other values replaced; in place.
+
+    A text is a :class:`StringIO` until all parts are there: there may be many.
+    """
     for name, value in further.items():
         before = known.get(name)
         if isinstance(value, str):
-            known[name] = before if isinstance(before, _TextParts) else _TextParts()
-            known[name].parts.append(value)
+            known[name] = before if isinstance(before, StringIO) else StringIO()
+            known[name].write(value)
         elif isinstance(value, list):
             known[name] = before if isinstance(before, list) else []
             known[name] += value
@@ -131,9 +128,8 @@ def _join(known: dict[str, Any], further: dict[str, Any]) -> None:
 
 
 def _with_joined_texts(value: Any) -> Any:
-    """Return a value with a text in place of each :class:`_TextParts` in it."""
-    if isinstance(value, _TextParts):
-        return "".join(value.parts)
+    if isinstance(value, StringIO):
+        return value.getvalue()
     if isinstance(value, list):
         return [_with_joined_texts(one) for one in value]
     return {name: _with_joined_texts(one) for name, one in value.items()} if isinstance(value, dict) else value

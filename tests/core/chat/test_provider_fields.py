@@ -273,7 +273,7 @@ def test_fields_of_any_type_are_no_error(deltas):
     for delta in deltas:
         fields.add(delta)
     sent = {"role": "assistant", "content": "x"}
-    restore_fields(sent, fields.document().get(PROVIDER_FIELDS), {})
+    restore_fields(sent, fields.document({}).get(PROVIDER_FIELDS), {})
     json.dumps(sent)
 
 
