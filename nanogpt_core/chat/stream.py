@@ -36,10 +36,9 @@ class StreamReader:
         self._ready: deque[dict[str, Any]] = deque()
         self._choices: dict[int, ChoiceStream] = {}
         self._positions: dict[int, int] = {}
-        # Choices with content that were not asked for: whether they are finished.
-        self._left_out: dict[int, bool] = {}
-        # Parts of the only choice under another index, or parts of another choice.
-        self._held_parts: list[dict[str, Any]] = []
+        # Parts under further indices: of choices that were not asked for, or of the only choice under another index.
+        self._further_parts: list[dict[str, Any]] = []
+        self._are_further_choices = False
         self._envelope: dict[str, Any] = {}
         self._usage: dict[str, Any] | None = None
         self._pricing: Any = None
@@ -158,11 +157,26 @@ class StreamReader:
             self._usage, self._pricing = self._usage or chunk.get("usage"), self._pricing or chunk.get(PRICING)
 
     def _read_choice(self, choice: dict[str, Any]) -> None:
+        """Send a part of a choice on, unless its choice was not asked for: the frameworks would join it to the first.
+
+        But if the only choice goes no further, such parts are its own under another index; so they are kept.
+        """
         index = choice["index"] = self._position(choice["index"])
         known = self._choices.get(index)
         choice["delta"] = find_delta(choice, accepts_message=known is None or not known.has_content)
-        if not self._is_left_out(choice):
+        says_something = has_content(choice["delta"])
+        if index < self._request.choices:
+            goes_on = bool(self._further_parts) and (says_something or bool(choice["finish_reason"]))
+            self._are_further_choices = self._are_further_choices or goes_on
             self._send_on(choice)
+        elif self._may_change_index and not self._further_parts and not says_something:
+            self._send_on({**choice, "index": 0})  # the end of the only choice
+        elif self._may_change_index or says_something or any(one["index"] == index for one in self._further_parts):
+            self._further_parts.append(choice)
+
+    @property
+    def _may_change_index(self) -> bool:
+        return self._request.choices == 1 and not self._are_further_choices and not self._are_all_finished
 
     def _send_on(self, choice: dict[str, Any]) -> None:
         was_complete = self._has_all_choices
@@ -173,35 +187,6 @@ class StreamReader:
             if not was_complete or any(part["delta"].values()):
                 self._emit(part)
 
-    def _is_left_out(self, choice: dict[str, Any]) -> bool:
-        """Return whether a part of a choice is not sent on.
-
-        The frameworks would join a choice that was not asked for to the first one. But if the first one goes no
-        further, it is the first one under another index; so its parts are held until that is certain.
-        """
-        index, reason = choice["index"], choice["finish_reason"]
-        says_something = has_content(choice["delta"])
-        if index < self._request.choices:
-            if says_something or reason:
-                for held in self._held_parts:
-                    self._leave_out(held)
-                self._held_parts = []
-            return False
-        is_finished = any(stream.is_finished for stream in self._choices.values())
-        may_be_first = self._request.choices == 1 and not self._left_out and not is_finished
-        if may_be_first and not self._held_parts and not says_something:
-            choice["index"] = 0  # the end of the only choice
-            return False
-        if may_be_first:
-            self._held_parts.append(choice)
-        elif says_something or index in self._left_out:
-            self._leave_out(choice)
-        return True
-
-    def _leave_out(self, choice: dict[str, Any]) -> None:
-        index = choice["index"]
-        self._left_out[index] = bool(choice["finish_reason"]) or self._left_out.get(index, False)
-
     def _position(self, index: int) -> int:
         """Return the position of a choice; some hosts count from 1, or give a number that means something else."""
         if index not in self._positions:
@@ -211,9 +196,10 @@ class StreamReader:
         return self._positions[index]
 
     def _finish_choices(self) -> None:
-        held, self._held_parts = self._held_parts, []
-        for choice in held:
-            self._send_on({**choice, "index": 0})
+        if self._may_change_index:
+            for choice in self._further_parts:
+                self._send_on({**choice, "index": 0})
+            self._further_parts = []
         self._check_end()
         for part in [part for stream in self._choices.values() for part in stream.finish()]:
             self._emit(part)
@@ -241,7 +227,9 @@ class StreamReader:
             )
         if not self._choices:
             raise DamagedReplyError("The service's stream ended without an answer.", remedy="Try again.")
-        if self._has_done_event and self._left_out and not (all(self._left_out.values()) and self._are_all_finished):
+        ended = {one["index"] for one in self._further_parts if one["finish_reason"]}
+        are_whole = self._are_all_finished and all(one["index"] in ended for one in self._further_parts)
+        if self._has_done_event and self._further_parts and not are_whole:
             raise ReplyError(
                 "The service sent parts of its answer under several indices, and they are not whole choices.",
                 remedy="Ask without streaming, or another model.",
