@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator
+from io import StringIO
 from typing import Any
 
 from nanogpt_core.chat.json_text import JsonTextStream, SurrogateJoiner
@@ -11,7 +13,6 @@ from nanogpt_core.chat.provider_fields import ANNOTATIONS, ProviderFields, parse
 from nanogpt_core.chat.repair import repair_delta, wrong_type_error
 from nanogpt_core.chat.response import ChatRequest, check_truncated
 from nanogpt_core.chat.tool_calls import ToolCallAssembler
-from nanogpt_core.errors import ReplyError
 
 _TEXTS = ("content", "refusal", "reasoning", "reasoning_content")
 # The SDK joins the parts of an answer in JSON itself: all texts, and lists by the index of their entries.
@@ -36,9 +37,9 @@ class ChoiceStream:
         self._json_text = JsonTextStream()
         self._refusal = ""
         self._annotations: list[dict[str, Any]] = []
-        self._said: dict[str, list[str]] = {}  # the texts of all fields of the deltas
+        self._said: dict[str, StringIO] = defaultdict(StringIO)  # the texts of all fields of the deltas
         self._late: list[dict[str, Any]] = []  # parts after the finish_reason that may be the answer again
-        self._said_again: dict[str, list[str]] = {}  # their texts
+        self._said_again: dict[str, StringIO] = defaultdict(StringIO)  # their texts
         self._ends_each_part = False
         self._has_begun = self._has_calls = False
         self.is_finished = self.has_content = self.goes_on = False
@@ -76,15 +77,20 @@ class ChoiceStream:
     def _late_texts(self) -> Iterator[tuple[str, str]]:
         """Yield the texts of the fields of parts that are held back, each after the text of that field before."""
         for name, again in self._said_again.items():
-            yield "".join(self._said.get(name, ())), "".join(again)
+            yield self._said[name].getvalue(), again.getvalue()
 
     def _take(self, choice: dict[str, Any]) -> list[dict[str, Any]]:
         reason = choice["finish_reason"]
         delta = self._repair(choice["delta"], is_last=bool(reason))
-        fragments = self._add_calls(delta)
+        calls = delta.pop("tool_calls", None)
+        self._has_calls = self._has_calls or bool(calls or delta.get("function_call"))
+        fragments = self._calls.add(calls or ())
         check_truncated(reason, has_calls=self._has_calls, structured=self._request.structured)
         if self._request.wants_json:
-            delta["content"] = self._add_json_text(delta["content"], is_last=bool(reason))
+            is_last = bool(reason) and not self.is_finished
+            delta["content"] = self._json_text.add(
+                delta["content"], is_last=is_last, expects_json=not self._has_expected_calls
+            )
         if self._request.streams and not self._has_begun and not fragments:
             # LlamaIndex's async stream passes over a first chunk without content.
             delta["content"] = delta["content"] or ""
@@ -136,24 +142,6 @@ class ChoiceStream:
             return {name: value for name, value in delta.items() if name in _FIELDS_IN_JSON_MODE}
         return delta
 
-    def _add_calls(self, delta: dict[str, Any]) -> list[dict[str, Any]]:
-        fragments = delta.pop("tool_calls", None)
-        self._has_calls = self._has_calls or bool(fragments or delta.get("function_call"))
-        if fragments and not isinstance(fragments, list | dict):
-            raise wrong_type_error("tool calls", fragments)
-        return self._calls.add(fragments) if fragments else []
-
-    def _add_json_text(self, content: str | None, *, is_last: bool) -> str | None:
-        content = self._json_text.add(
-            content, is_last=is_last and not self.is_finished, expects_json=not self._has_expected_calls
-        )
-        if self._json_text.is_too_deep:
-            raise ReplyError(
-                "The answer does not follow the schema asked for: its JSON is nested too deeply.",
-                remedy="Ask again, or another model.",
-            )
-        return content
-
     def _parts(self, choice: dict[str, Any], fragments: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if not fragments:
             return [choice]
@@ -169,11 +157,11 @@ class ChoiceStream:
         return {"index": self._index, "delta": delta, "finish_reason": None}
 
 
-def _add_texts(texts: dict[str, list[str]], delta: dict[str, Any]) -> None:
+def _add_texts(texts: dict[str, StringIO], delta: dict[str, Any]) -> None:
     """Collect the text of each field, so that answers in chunks of different sizes can be compared; in place."""
     for name, value in delta.items():
         if value and name != "role":
-            texts.setdefault(name, []).append(value if isinstance(value, str) else json.dumps(value))
+            texts[name].write(value if isinstance(value, str) else json.dumps(value))
 
 
 def _repeats(said: str, again: str, *, whole: bool = False) -> bool:

@@ -13,6 +13,8 @@ import re
 from collections.abc import Hashable
 from typing import Any
 
+from nanogpt_core.errors import ReplyError
+
 _FENCE = re.compile(r"\s*```[\w-]*[ \t]*\n?(.*?)\s*```\s*", re.DOTALL)
 _OPEN_FENCE = re.compile(r"```[\w-]*(.*)", re.DOTALL)
 _CLOSING = {"{": "}", "[": "]"}
@@ -44,25 +46,28 @@ class JsonTextStream:
         self._may_be_fenced = True
         self._brackets = _OpenBrackets()
 
-    @property
-    def is_too_deep(self) -> bool:
-        """True if the text is nested too deeply for the frameworks' parsers."""
-        return len(self._brackets.closing) > _MAX_DEPTH
+    def add(self, content: str | None, *, is_last: bool, expects_json: bool) -> str | None:
+        """Return the text to send on, for the next part; beside calls of the tools that were sent, it is no JSON.
 
-    def add(self, content: str | None, *, is_last: bool, expects_json: bool = True) -> str | None:
-        """Return the text to send on, for the next part; beside calls of the tools that were sent, it is no JSON."""
+        Raises:
+            ReplyError: It is nested too deeply for the frameworks' parsers.
+        """
         self._text += content or ""
         self._brackets.add(content or "")
-        begun = self._text.strip()
-        if self._may_be_fenced and not is_last and "```".startswith(begun[:3]):
-            return None
+        if len(self._brackets.closing) > _MAX_DEPTH:
+            raise ReplyError(
+                "The answer does not follow the schema asked for: its JSON is nested too deeply.",
+                remedy="Ask again, or another model.",
+            )
         if self._may_be_fenced:
+            if not is_last and "```".startswith(self._text.strip()[:3]):
+                return None
             self._may_be_fenced = False
             content = strip_code_fence(self._text) if expects_json else self._text
-        if not (is_last and expects_json):
-            return content
-        suffix = invalidating_suffix(_inner(self._text)) if is_incomplete(self._text) else ""
-        return (content or "") + suffix
+        if is_last and expects_json:
+            suffix = invalidating_suffix(_inner(self._text)) if is_incomplete(self._text) else ""
+            content = (content or "") + suffix
+        return content
 
 
 def is_incomplete(text: str) -> bool:

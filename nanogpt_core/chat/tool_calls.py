@@ -23,6 +23,7 @@ from nanogpt_core.chat.json_text import (
     strip_code_fence,
 )
 from nanogpt_core.chat.provider_fields import call_fields, merge_fields
+from nanogpt_core.chat.repair import wrong_type_error
 from nanogpt_core.errors import ReplyError
 from nanogpt_core.http.error_body import excerpt
 
@@ -265,7 +266,10 @@ class ToolCallAssembler:
 
     def add(self, fragments: Any) -> list[dict[str, Any]]:
         """Take the fragments of one chunk, and return those that can be sent on, each for one call."""
-        for position, fragment in enumerate([fragments] if isinstance(fragments, dict) else fragments):
+        fragments = [fragments] if isinstance(fragments, dict) else fragments
+        if not isinstance(fragments, (list, tuple)):
+            raise wrong_type_error("tool calls", fragments)
+        for position, fragment in enumerate(fragments):
             self._add(position, _Fragment.parse(fragment))
         return self._take()
 
