@@ -71,17 +71,6 @@ def normalize_call(call: Any) -> Any:
     return call if function is None else {**call, "function": function}
 
 
-def call_id(call: Mapping[str, Any]) -> str | None:
-    """Return the id of a call, or of a fragment of one; None if it has none."""
-    identifier = call.get("id")
-    return identifier if isinstance(identifier, str) and identifier else None
-
-
-def new_call_id() -> str:
-    """Return a new id; the frameworks match results to calls by their ids."""
-    return f"call_{uuid.uuid4().hex[:24]}"
-
-
 def missing_name_error(call: object) -> ReplyError:
     """Return the error for a call without a name."""
     return ReplyError(
@@ -109,14 +98,15 @@ class _Fragment:
             function = {}  # it ends a call, or has further fields of one
         if not isinstance(function, dict):
             raise missing_name_error(fragment)
-        index, name, arguments = fragment.get("index"), function.get("name"), function.get("arguments")
+        index, identifier = fragment.get("index"), fragment.get("id")
+        name, arguments = function.get("name"), function.get("arguments")
         if isinstance(index, str) and _INDEX.fullmatch(index):
             index = int(index)
         if not isinstance(arguments, str):
             arguments = json.dumps(arguments) if arguments is not None else ""
         return cls(
             index if isinstance(index, int) else None,
-            call_id(fragment),
+            identifier if isinstance(identifier, str) and identifier else None,
             name if isinstance(name, str) else "",
             arguments,
             call_fields(fragment),
@@ -136,8 +126,7 @@ class _Call:
         pending: Provider fields to send with the next fragment.
         fields: All provider fields, also those that came too late to be sent with a fragment.
         sent: Length of the arguments that were sent.
-        sent_name: Length of the name that was sent.
-        begun: Whether a fragment was sent.
+        sent_name: Length of the name that was sent: 0 before the first fragment of the call.
         double_of: An earlier call with the same id and name, which this one may repeat.
     """
 
@@ -151,7 +140,6 @@ class _Call:
     fields: dict[str, Any] = field(default_factory=dict)
     sent: int = 0
     sent_name: int = 0
-    begun: bool = False
     double_of: _Call | None = None
 
     @property
@@ -350,7 +338,7 @@ class ToolCallAssembler:
             raise missing_name_error({"arguments": call.arguments})
         if is_complete:
             call.end_arguments()
-        if not call.begun and not call.name:
+        if not call.name:
             return None
         may_change = call.is_placeholder or call.may_be_cumulative
         is_held_back = not call.is_object or (may_change and not is_complete)
@@ -360,24 +348,23 @@ class ToolCallAssembler:
         if is_complete:
             text += self._ending(call)
         text = join_surrogates(text)
-        name = call.name[call.sent_name :]
+        is_first, name = call.sent_name == 0, call.name[call.sent_name :]
         call.sent_name += len(name)
-        if call.begun and not text and not name and not call.pending:
+        if not text and not name and not call.pending:
             return None
         fragment: dict[str, Any] = {**call.pending, "index": self._current, "function": {"arguments": text}}
         call.pending = {}
         if name:
             fragment["function"]["name"] = name
-        if not call.begun:
-            call.begun = True
-            call.id = call.id or new_call_id()
+        if is_first:
+            # The frameworks match results to calls by their ids.
+            call.id = call.id or f"call_{uuid.uuid4().hex[:24]}"
             fragment.update(id=call.id, type="function")
         return fragment
 
     def _ending(self, call: _Call) -> str:
-        text = parse_arguments(call.text)
-        if text is None and not self._streams and not is_json(call.text):
-            return "" if call.is_object else call.text
-        if call.is_object:
-            return "" if text is not None else invalidating_suffix(call.text)
-        return call.text + invalidating_suffix(call.text) if text is None else text
+        parsed = parse_arguments(call.text)
+        if parsed is not None:
+            return "" if call.is_object else parsed
+        is_kept = not self._streams and not is_json(call.text)
+        return ("" if call.is_object else call.text) + ("" if is_kept else invalidating_suffix(call.text))
