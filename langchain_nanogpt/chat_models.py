@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from langchain_core.language_models import LangSmithParams, ModelProfile
 from langchain_core.messages import AIMessage, BaseMessage
@@ -17,7 +17,6 @@ from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, ValidationError,
 
 from langchain_nanogpt.errors import map_to_langchain_errors
 from langchain_nanogpt.messages import PROVIDER, ConvertedReplies, remove_texts_of_citations, restore_reasoning
-from langchain_nanogpt.profiles import as_profile
 from langchain_nanogpt.structured import checked_structured_output, map_schema_errors
 from nanogpt_core.chat.client import (
     DEFAULT_RETRIES,
@@ -37,7 +36,7 @@ from nanogpt_core.chat.options import (
 from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.http.endpoint import CHAT_TIMEOUT, DEFAULT_BASE_URL
 from nanogpt_core.http.secrets import hide_keys
-from nanogpt_core.models.chat_catalog import get_chat_model
+from nanogpt_core.models.chat_catalog import ChatModelInfo, get_chat_model
 from nanogpt_core.models.listing import fetch_chat_model
 
 if TYPE_CHECKING:
@@ -147,7 +146,7 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
         has_own_profile = fields.get("profile") is not None
         if fields.get("profile") == "live":
             name = fields.get("model_name", type(self).model_fields["model_name"].default)
-            fields["profile"] = as_profile(fetch_chat_model(session.endpoint, name, fields.get("http_client")))
+            fields["profile"] = _as_profile(fetch_chat_model(session.endpoint, name, fields.get("http_client")))
         # With clients in place, the base class makes none; with no proxy, it does not read OPENAI_PROXY.
         clients = (fields.get(name) for name in self._http_client_fields)
         fields |= {"openai_proxy": None, **_fields_of_session(session, *clients)}
@@ -206,7 +205,7 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
     def _resolve_model_profile(self) -> ModelProfile | None:
         info = get_chat_model(self.model_name)
         profile: ModelProfile | None = super()._resolve_model_profile()
-        return profile if info is None else {**(profile or {}), **as_profile(info)}
+        return profile if info is None else {**(profile or {}), **_as_profile(info)}
 
     def _update_dependents(self, changes: Mapping[str, Any]) -> None:
         super()._update_dependents(changes)
@@ -327,3 +326,18 @@ def _fields_of_session(session: ChatSession, http_client: Any, http_async_client
         "async_client": async_client.chat.completions,
         "root_async_client": async_client,
     }
+
+
+def _as_profile(info: ChatModelInfo) -> ModelProfile:
+    """Return what is known of a model as LangChain's profile of it."""
+    known = {
+        "max_input_tokens": info.context_window,
+        "max_output_tokens": info.max_output_tokens,
+        "tool_calling": info.tool_calling,
+        "structured_output": info.structured_output,
+        "image_inputs": info.image_inputs,
+        "pdf_inputs": info.pdf_inputs,
+        "reasoning_output": info.reasoning,
+    }
+    given = {name: value for name, value in known.items() if value is not None}
+    return cast("ModelProfile", {"text_inputs": True, "text_outputs": True, **given})

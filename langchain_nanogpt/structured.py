@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import operator
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -14,6 +15,7 @@ from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import AIMessage
 from langchain_core.messages.tool import tool_call
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, RunnableParallel, RunnableSequence
+from langchain_core.utils.aiter import atee
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel
 
@@ -117,12 +119,12 @@ class _CheckedParser(Runnable[Any, Any]):
 
     def transform(self, input: Iterator[Any], config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:  # noqa: A002, ARG002
         """Yield the structured output as far as it has come, and at last the whole; see :meth:`invoke`."""
-        read: list[Any] = []
+        parsed, kept = itertools.tee(input)
         last = None
-        for last in self._parser.transform(_record(input, read), config):
+        for last in self._parser.transform(parsed, config):
             yield last
-        if read:
-            whole = self.invoke(functools.reduce(operator.add, read), config)
+        if messages := list(kept):
+            whole = self.invoke(functools.reduce(operator.add, messages), config)
             if whole is not None and whole != last:
                 yield whole
 
@@ -133,26 +135,14 @@ class _CheckedParser(Runnable[Any, Any]):
         **kwargs: Any,  # noqa: ARG002
     ) -> AsyncIterator[Any]:
         """Yield the structured output as far as it has come; see :meth:`transform`."""
-        read: list[Any] = []
+        parsed, kept = atee(input)
         last = None
-        async for last in self._parser.atransform(_arecord(input, read), config):
+        async for last in self._parser.atransform(parsed, config):
             yield last
-        if read:
-            whole = await self.ainvoke(functools.reduce(operator.add, read), config)
+        if messages := [message async for message in kept]:
+            whole = await self.ainvoke(functools.reduce(operator.add, messages), config)
             if whole is not None and whole != last:
                 yield whole
-
-
-def _record(messages: Iterator[Any], read: list[Any]) -> Iterator[Any]:
-    for message in messages:
-        read.append(message)
-        yield message
-
-
-async def _arecord(messages: AsyncIterator[Any], read: list[Any]) -> AsyncIterator[Any]:
-    async for message in messages:
-        read.append(message)
-        yield message
 
 
 def _check_complete(message: Any) -> None:
