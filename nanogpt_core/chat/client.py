@@ -15,7 +15,7 @@ import functools
 import re
 import weakref
 from collections.abc import AsyncIterator, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import openai
 
@@ -24,18 +24,15 @@ from nanogpt_core.chat.transport import ChatTransport, EventStream, recorded
 from nanogpt_core.errors import NanoGPTError, ReplyError
 from nanogpt_core.http.client import Lifetime
 from nanogpt_core.http.connections import aclose_connections, close_connections
-from nanogpt_core.http.endpoint import CHAT_TIMEOUT, Endpoint
+from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.error_mapping import foreign_error, map_error
 from nanogpt_core.http.limits import SharedLimits, check_limits
 from nanogpt_core.http.rate_limiter import ProcessLimits, RateCap, RateLimiter
 from nanogpt_core.http.sdk import make_client
-from nanogpt_core.http.secrets import ApiKey, hide_keys, redacted
+from nanogpt_core.http.secrets import ApiKey, redacted
 from nanogpt_core.observability.observer import Observer
 from nanogpt_core.observability.records import OnRequest, check_on_request
 from nanogpt_core.validation import MIN_REQUESTS_PER_SECOND, check_number, check_positive
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 T = TypeVar("T")
 
@@ -48,7 +45,7 @@ _TRUNCATED_ERRORS = (openai.LengthFinishReasonError, openai.ContentFilterFinishR
 
 
 class SessionOptions(TypedDict, total=False):
-    """Options of :meth:`ChatSession.connect`, which the chat classes of both plugins take."""
+    """Options of a session and of its endpoint, which the chat classes of both plugins take."""
 
     api_key: ApiKey
     base_url: str | None
@@ -102,24 +99,6 @@ class ChatSession:
             on_request=self.observer.hook,
         )
         return make, ()
-
-    @classmethod
-    def connect(cls, **options: Unpack[SessionOptions]) -> ChatSession:
-        """Return a session for options as users pass them; None stands for the default of an option.
-
-        Raises:
-            ConfigurationError: A value that cannot be right, or no key.
-            InvalidTypeError: A value of the wrong type.
-        """
-        given = {name: value for name, value in hide_keys(options).items() if value is not None}
-        endpoint = Endpoint.resolve(
-            api_key=given.pop("api_key", None),
-            base_url=given.pop("base_url", None),
-            timeout=given.pop("timeout", CHAT_TIMEOUT),
-            headers=given.pop("default_headers", None),
-            allow_insecure_http=given.pop("allow_insecure_http", False),
-        )
-        return cls(endpoint, **given)
 
     def for_client(self) -> ChatSession:
         """Return this session for a client of the SDK, with a weak reference to the rate cap.

@@ -60,9 +60,8 @@ class EventParser:
 
     def _line(self, line: str) -> str | None:
         if not line:
-            event, self._data = "\n".join(self._data), []
-            name, self._name = self._name, ""
-            identifier, self._id = self._id, ""
+            event, name, identifier = "\n".join(self._data), self._name, self._id
+            self._data, self._name, self._id = [], "", ""
             if {name, event.strip(' []"').lower()} & _PINGS or self._is_repeated(identifier, event):
                 return None
             return (_as_error(event) if name == "error" else event) or None
@@ -72,9 +71,11 @@ class EventParser:
         if name == "data":
             value = value.removeprefix(" ")
             # Some hosts leave the blank line between events out.
-            begins = bool(self._data) and value.startswith(("{", "[DONE]")) and is_json("\n".join(self._data))
-            ended = "\n".join(self._data) if begins else None
-            self._data = [value] if begins else [*self._data, value]
+            ended = "\n".join(self._data) if self._data and value.startswith(("{", "[DONE]")) else ""
+            if not is_json(ended):
+                self._data.append(value)
+                return None
+            self._data = [value]
             return ended
         if name == "event":
             self._name = value.strip().lower()

@@ -18,6 +18,7 @@ from nanogpt_core.chat.options import (
     unknown_option_error,
 )
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
+from nanogpt_core.http.endpoint import CHAT_TIMEOUT, Endpoint
 from nanogpt_core.http.secrets import hide_keys
 from nanogpt_core.plugin_model import PluginModel
 from nanogpt_core.validation import check_bool, check_http_client, check_model_name, with_field_names
@@ -139,9 +140,17 @@ class ChatModelBase(PluginModel):
 
     @classmethod
     def _connect(cls, options: Mapping[str, Any]) -> ChatSession:
-        """Return a session for options by the names of their fields; those that are None have the session's default."""
-        given: Any = {name: options.get(cls._field_names.get(name, name)) for name in _SESSION_OPTIONS}
-        return ChatSession.connect(**given)
+        """Return a session for options by the names of their fields; None stands for the default of an option."""
+        names = {name: cls._field_names.get(name, name) for name in _SESSION_OPTIONS}
+        given = {name: options[field] for name, field in names.items() if options.get(field) is not None}
+        endpoint = Endpoint.resolve(
+            api_key=given.pop("api_key", None),
+            base_url=given.pop("base_url", None),
+            timeout=given.pop("timeout", CHAT_TIMEOUT),
+            headers=given.pop("default_headers", None),
+            allow_insecure_http=given.pop("allow_insecure_http", False),
+        )
+        return ChatSession(endpoint, **given)
 
     @classmethod
     def _check_changes(cls, changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -53,6 +53,15 @@ def test_events_without_a_blank_line_between_them_are_separate(cuts):
     assert parse(divide(data, cuts)) == parse(divide(data + b"\n", cuts)) == expected
 
 
+def test_data_lines_of_one_event_are_collected_in_one_list():
+    parser = EventParser()
+    parser.feed(b"data: x\n")
+    lines = parser._data
+    parser.feed(b"data: x\n" * 1000)
+    assert parser._data is lines, "a copy for each line takes minutes if there are many"
+    assert parser.feed(b"\n") == ["\n".join(["x"] * 1001)]
+
+
 def test_long_line_is_joined_once():
     parser = EventParser()
     for _ in range(1000):
