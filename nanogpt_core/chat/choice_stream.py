@@ -37,9 +37,9 @@ class ChoiceStream:
         self._json_text = JsonTextStream()
         self._refusal = ""
         self._annotations: list[dict[str, Any]] = []
-        self._said: dict[str, StringIO] = defaultdict(StringIO)  # the texts of all fields of the deltas
+        self._texts: dict[str, StringIO] = defaultdict(StringIO)  # the texts of all fields of the deltas
         self._late: list[dict[str, Any]] = []  # parts after the finish_reason that may be the answer again
-        self._said_again: dict[str, StringIO] = defaultdict(StringIO)  # their texts
+        self._late_texts: dict[str, StringIO] = defaultdict(StringIO)  # their texts
         self._ends_each_part = False
         self._has_begun = self._has_calls = False
         self.is_finished = self.has_content = self.goes_on = False
@@ -60,24 +60,24 @@ class ChoiceStream:
             return self._add_late(choice)
         self.goes_on = self.goes_on or (says_something and self.is_finished)
         self.has_content = self.has_content or says_something
-        _add_texts(self._said, choice["delta"])
+        _add_texts(self._texts, choice["delta"])
         return self._take(choice)
 
     def _add_late(self, choice: dict[str, Any]) -> list[dict[str, Any]]:
         """Hold back a part after the finish_reason, or send on all of them, since they say something new."""
         self._late.append(choice)
-        _add_texts(self._said_again, choice["delta"])
-        self.goes_on = not all(_repeats(said, again, whole=True) for said, again in self._late_texts())
-        if all(again in said or _repeats(said, again) for said, again in self._late_texts()):
+        _add_texts(self._late_texts, choice["delta"])
+        self.goes_on = not all(_repeats(said, again, whole=True) for said, again in self._compared_texts())
+        if all(again in said or _repeats(said, again) for said, again in self._compared_texts()):
             return []  # it can still become a repetition
         self._ends_each_part = True
         late, self._late = self._late, []
         return [part for one in late for part in self._take(one)]
 
-    def _late_texts(self) -> Iterator[tuple[str, str]]:
+    def _compared_texts(self) -> Iterator[tuple[str, str]]:
         """Yield the texts of the fields of parts that are held back, each after the text of that field before."""
-        for name, again in self._said_again.items():
-            yield self._said[name].getvalue(), again.getvalue()
+        for name, again in self._late_texts.items():
+            yield self._texts[name].getvalue(), again.getvalue()
 
     def _take(self, choice: dict[str, Any]) -> list[dict[str, Any]]:
         reason = choice["finish_reason"]
@@ -107,7 +107,7 @@ class ChoiceStream:
 
     def finish(self) -> list[dict[str, Any]]:
         """Return the parts that complete the choice at the end of the stream."""
-        is_repetition = all(_repeats(said, again) for said, again in self._late_texts())
+        is_repetition = all(_repeats(said, again) for said, again in self._compared_texts())
         late = [] if is_repetition else self._late
         parts = [part for choice in late for part in self._take(choice)]
         deltas: list[dict[str, Any]] = [{"tool_calls": [fragment]} for fragment in self._calls.finish()]

@@ -118,29 +118,29 @@ class _Call:
     """One tool call of a stream, as far as it has come.
 
     Attributes:
-        sources: The indices that the service gave.
+        indices: The indices that the service gave.
         arguments: The pieces of its arguments, joined.
         latest: The latest of these pieces if each one began with the piece before it, as the whole arguments so far do
             that some hosts send in every chunk; else None.
-        again: Text after complete arguments that begins like them; held back, since some hosts send them again.
+        repetition: Text after complete arguments that begins like them; held back, since some hosts send them again.
         pending: Provider fields to send with the next fragment.
         fields: All provider fields, also those that came too late to be sent with a fragment.
         sent: Length of the arguments that were sent.
         sent_name: Length of the name that was sent: 0 before the first fragment of the call.
-        double_of: An earlier call with the same id and name, which this one may repeat.
+        duplicate_of: An earlier call with the same id and name, which this one may repeat.
     """
 
-    sources: set[int | None]
+    indices: set[int | None]
     id: str | None = None
     name: str = ""
     arguments: str = ""
     latest: str | None = ""
-    again: str = ""
+    repetition: str = ""
     pending: dict[str, Any] = field(default_factory=dict)
     fields: dict[str, Any] = field(default_factory=dict)
     sent: int = 0
     sent_name: int = 0
-    double_of: _Call | None = None
+    duplicate_of: _Call | None = None
 
     @property
     def may_be_cumulative(self) -> bool:
@@ -159,9 +159,9 @@ class _Call:
         return self.sent == 0 and self.arguments.strip() in ("{}", "null")
 
     @property
-    def is_double(self) -> bool:
+    def is_duplicate(self) -> bool:
         """True if this call repeats an earlier one as far as it has come; it is held back until it is complete."""
-        return self.double_of is not None and self.text in ("", self.double_of.text)
+        return self.duplicate_of is not None and self.text in ("", self.duplicate_of.text)
 
     @property
     def is_object(self) -> bool:
@@ -218,17 +218,17 @@ class _Call:
         """Add a piece of the arguments."""
         if self.is_placeholder and arguments.strip():
             self.arguments = self.latest = arguments
-        elif self.again or (arguments.lstrip().startswith("{") and self.is_object and is_json(self.arguments)):
-            self.again += arguments
+        elif self.repetition or (arguments.lstrip().startswith("{") and self.is_object and is_json(self.arguments)):
+            self.repetition += arguments
         elif arguments:
             self.arguments += arguments
             self.latest = arguments if self.latest is not None and arguments.startswith(self.latest) else None
 
     def end_arguments(self) -> None:
-        """Drop :attr:`again` if it repeats the arguments, once or several times; otherwise they are unreadable."""
-        if self.again.replace(self.arguments, "").strip():
-            self.arguments, self.latest = self.arguments + self.again, None
-        self.again = ""
+        """Drop :attr:`repetition` if it repeats the arguments, once or several times; otherwise they are unreadable."""
+        if self.repetition.replace(self.arguments, "").strip():
+            self.arguments, self.latest = self.arguments + self.repetition, None
+        self.repetition = ""
 
     def _add_name(self, name: str, tools: frozenset[str]) -> None:
         """Add a piece of the name; some hosts repeat the name in every fragment, as a whole or as far as it came."""
@@ -271,16 +271,16 @@ class ToolCallAssembler:
 
     def _add(self, position: int, fragment: _Fragment) -> None:
         known = next((call for call in self._calls if call.id == fragment.id), None) if fragment.id else None
-        same_index = [call for call in self._calls if fragment.index is None or fragment.index in call.sources]
+        same_index = [call for call in self._calls if fragment.index is None or fragment.index in call.indices]
         if known is not None and known.is_repeated_by(fragment):
-            known.sources.update(() if same_index else (fragment.index,))
+            known.indices.update(() if same_index else (fragment.index,))
             known.add_fields(fragment.fields)
             return
         call = self._find(fragment, known, same_index)
         if call is None or call.is_followed_by(fragment, self._tools):
             call = _Call({len(self._calls) + position if fragment.index is None else fragment.index})
             if known is not None and known.name == fragment.name:
-                call.double_of = known
+                call.duplicate_of = known
             self._calls.append(call)
         if call.id is None and all(fragment.id != other.id for other in self._calls):
             call.id = fragment.id
@@ -306,7 +306,7 @@ class ToolCallAssembler:
             call = self._calls[-1]  # the index counts fragments
         else:
             return None
-        call.sources.add(fragment.index)
+        call.indices.add(fragment.index)
         return call
 
     def _take(self, *, finishing: bool = False) -> list[dict[str, Any]]:
@@ -315,11 +315,11 @@ class ToolCallAssembler:
             call = self._calls[self._current]
             is_last = self._current == len(self._calls) - 1
             is_complete = finishing or (not is_last and not call.is_placeholder and is_json(call.text))
-            if call.double_of is not None and not is_complete:
+            if call.duplicate_of is not None and not is_complete:
                 break
-            if call.double_of is not None and call.is_double:
-                call.double_of.sources |= call.sources
-                call.double_of.add_fields(call.fields)
+            if call.duplicate_of is not None and call.is_duplicate:
+                call.duplicate_of.indices |= call.indices
+                call.duplicate_of.add_fields(call.fields)
                 del self._calls[self._current]
                 continue
             if finishing and len(self._calls) > 1 and not call.name and not call.arguments:
