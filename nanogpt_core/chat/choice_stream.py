@@ -9,7 +9,7 @@ from io import StringIO
 from typing import Any
 
 from nanogpt_core.chat.json_text import JsonTextStream, SurrogateJoiner
-from nanogpt_core.chat.provider_fields import ANNOTATIONS, ProviderFields, parse_annotations
+from nanogpt_core.chat.provider_fields import ANNOTATIONS, ProviderFields
 from nanogpt_core.chat.repair import repair_delta, wrong_type_error
 from nanogpt_core.chat.response import ChatRequest, check_truncated
 from nanogpt_core.chat.tool_calls import ToolCallAssembler
@@ -103,7 +103,7 @@ class ChoiceStream:
             reason = None  # LangChain would join the two
         self._has_begun = True
         self.is_finished = self.is_finished or bool(reason)
-        return self._parts({**choice, "index": self._index, "delta": delta, "finish_reason": reason}, fragments)
+        return self._parts({**choice, "delta": delta, "finish_reason": reason}, fragments)
 
     def finish(self) -> list[dict[str, Any]]:
         """Return the parts that complete the choice at the end of the stream."""
@@ -129,8 +129,10 @@ class ChoiceStream:
     def _repair(self, delta: dict[str, Any], *, is_last: bool) -> dict[str, Any]:
         self._fields.add(delta)
         # Annotations are sent on once, at the end: hosts repeat them, and LangChain would append them all.
-        found = parse_annotations(delta.pop(ANNOTATIONS, None))
-        self._annotations += [one for one in found if one not in self._annotations]
+        found = delta.pop(ANNOTATIONS, None)
+        for one in found if isinstance(found, list) else [found]:
+            if isinstance(one, dict) and one and one not in self._annotations:
+                self._annotations.append(one)
         repair_delta(delta, self._request.tools)
         for name in _TEXTS:
             if isinstance(delta.get(name), str):

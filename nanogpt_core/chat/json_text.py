@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Hashable
 from typing import Any
 
 from nanogpt_core.errors import ReplyError
@@ -152,9 +151,9 @@ class SurrogateJoiner:
     """Holds a high surrogate at the end of a part of a text back until the next part."""
 
     def __init__(self) -> None:
-        self._held: dict[Hashable, str] = {}
+        self._held: dict[str, str] = {}
 
-    def join(self, key: Hashable, text: str, *, is_last: bool = False) -> str:
+    def join(self, key: str, text: str, *, is_last: bool = False) -> str:
         """Return the text to send on, for the next part of the text that ``key`` names."""
         text = self._held.pop(key, "") + text
         if ends_in_high_surrogate(text) and not is_last:

@@ -83,7 +83,6 @@ class ProviderFields:
         It has the fields of the message, the fields of its tool ``calls`` by their ids, and ``is_derived`` if the usual
         reasoning text was made from the fields, and is not to be sent as well.
         """
-        calls = {identifier: fields for identifier, fields in calls.items() if fields}
         if not self._message and not calls:
             return {}
         found = join_surrogates_in({"message": self._message, "calls": calls})
@@ -227,11 +226,6 @@ def text_of(value: Any) -> str | None:
         return "".join(filter(None, map(text_of, value)))
     fields = value if isinstance(value, dict) else {}
     return next((text for name in _TEXT_FIELDS if name in fields and (text := text_of(fields[name])) is not None), None)
-
-
-def parse_annotations(value: Any) -> list[dict[str, Any]]:
-    """Return the annotations in a field of a reply; none if it is neither a list nor an object."""
-    return [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, dict) and one]
 
 
 def annotations_of(source: Any) -> list[dict[str, Any]]:

@@ -266,8 +266,8 @@ class ToolCallAssembler:
         return self._take(finishing=True)
 
     def fields(self) -> dict[str, dict[str, Any]]:
-        """Return the provider fields of all calls, by the ids of the calls."""
-        return {call.id: call.fields for call in self._calls if call.id is not None}
+        """Return the provider fields of the calls that have some, by the ids of the calls."""
+        return {call.id: call.fields for call in self._calls if call.id is not None and call.fields}
 
     def _add(self, position: int, fragment: _Fragment) -> None:
         known = next((call for call in self._calls if call.id == fragment.id), None) if fragment.id else None

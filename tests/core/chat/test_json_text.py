@@ -13,14 +13,14 @@ def test_text_cut_between_code_units_is_joined(texts, place):
     at = 2 * min(place, len(units) // 2)
     parts = [units[:at].decode("utf-16-le", "surrogatepass"), units[at:].decode("utf-16-le", "surrogatepass")]
     joiner = SurrogateJoiner()
-    joined = joiner.join(0, parts[0]) + joiner.join(0, parts[1], is_last=True)
+    joined = joiner.join("content", parts[0]) + joiner.join("content", parts[1], is_last=True)
     assert joined == text
 
 
 def test_texts_are_joined_by_their_keys():
     joiner = SurrogateJoiner()
     first, second = "\ud83d", "\udc1d"
-    assert [joiner.join(key, text) for key, text in ((0, f"a{first}"), (1, "b"), (0, f"{second}c"))] == [
+    assert [joiner.join(key, text) for key, text in (("x", f"a{first}"), ("y", "b"), ("x", f"{second}c"))] == [
         "a",
         "b",
         "\U0001f41dc",
