@@ -58,7 +58,7 @@ class StreamReader:
         return self._has_done_event or self._are_all_finished
 
     @property
-    def needs_nothing(self) -> bool:
+    def has_everything(self) -> bool:
         """True after ``[DONE]``, or once each choice asked for is complete, and the usage is there if asked for."""
         has_usage = self._usage is not None or not self._request.wants_usage
         return self._has_done_event or (self._has_all_choices and has_usage)
@@ -81,7 +81,7 @@ class StreamReader:
         goes_on = any(stream.goes_on for stream in self._choices.values())
         if not self._has_done_event and (not self._has_all_choices or goes_on):
             return timeout
-        return min(timeout, _GRACE_SECONDS if self.needs_nothing else _USAGE_GRACE_SECONDS)
+        return min(timeout, _GRACE_SECONDS if self.has_everything else _USAGE_GRACE_SECONDS)
 
     def push(self, data: bytes | None) -> None:
         """Take the next bytes; None at the end."""

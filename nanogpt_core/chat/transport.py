@@ -338,7 +338,7 @@ class EventStream(httpx.SyncByteStream, httpx.AsyncByteStream):  # type: ignore[
             return event
 
     def _read(self, started: float) -> bytes | None:
-        if not self._can_interrupt_reads and self._reader.needs_nothing:
+        if not self._can_interrupt_reads and self._reader.has_everything:
             return None
         try:
             with attempt_limits(self._seconds_left(started)):
