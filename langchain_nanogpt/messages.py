@@ -6,7 +6,7 @@ Importing this registers the provider's content blocks: LangChain's of OpenAI, w
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.block_translators import openai as openai_blocks
@@ -23,8 +23,6 @@ from nanogpt_core.chat.provider_fields import (
     restore_fields,
 )
 
-AnyMessage = TypeVar("AnyMessage", bound=AIMessage)
-
 PROVIDER = "nanogpt"
 """The name of the provider in metadata."""
 
@@ -35,16 +33,13 @@ _REASONING_FIELD = "nanogpt_reasoning_field"
 
 
 def _translate(message: AIMessage) -> list[ContentBlock]:
-    blocks = openai_blocks.translate_content(_with_text_blocks(message))
-    return [*_reasoning_blocks(message), *_with_citations(blocks, message)]
+    message = _with_text_blocks(message)
+    is_chunk = isinstance(message, AIMessageChunk)
+    translate: Any = openai_blocks.translate_content_chunk if is_chunk else openai_blocks.translate_content
+    return [*_reasoning_blocks(message), *_with_citations(translate(message), message)]
 
 
-def _translate_chunk(message: AIMessageChunk) -> list[ContentBlock]:
-    blocks = openai_blocks.translate_content_chunk(_with_text_blocks(message))
-    return [*_reasoning_blocks(message), *_with_citations(blocks, message)]
-
-
-def _with_text_blocks(message: AnyMessage) -> AnyMessage:
+def _with_text_blocks(message: AIMessage) -> AIMessage:
     """Return a message without texts among its content blocks, which LangChain would pass over.
 
     A joined stream has such texts if other blocks came after them.
@@ -85,7 +80,7 @@ def _citation(annotation: dict[str, Any]) -> Any:
 
 
 # LangChain raises its refusal error for a message that has a refusal among its content blocks.
-register_translator(PROVIDER, _translate, _translate_chunk)
+register_translator(PROVIDER, _translate, _translate)
 
 
 class ConvertedReplies(BaseChatOpenAI):
