@@ -9,7 +9,7 @@ from nanogpt_core.chat.json_text import is_json
 
 _FIELDS = ("", "data", "event", "id", "retry")  # an empty name begins a comment
 _PINGS = frozenset({"ping", "heartbeat", "keepalive", "keep-alive"})  # names of events, or their data
-_MAX_OTHER_LINES = 20  # of text that is no JSON
+_MAX_LINES = 20  # of an event that may end without a blank line, and of text that is no JSON
 
 
 def is_done(event: str) -> bool:
@@ -71,7 +71,8 @@ class EventParser:
         if name == "data":
             value = value.removeprefix(" ")
             # Some hosts leave the blank line between events out.
-            ended = "\n".join(self._data) if self._data and value.startswith(("{", "[DONE]")) else ""
+            may_end = 0 < len(self._data) <= _MAX_LINES and value.startswith(("{", "[DONE]"))
+            ended = "\n".join(self._data) if may_end else ""
             if not is_json(ended):
                 self._data.append(value)
                 return None
@@ -83,7 +84,7 @@ class EventParser:
             self._id = value.strip()
         if line.startswith("{") and is_json(line):
             return line  # some hosts send lines of JSON, or an error as it is
-        if name not in _FIELDS and (len(self._other) < _MAX_OTHER_LINES or self._other[0].startswith("{")):
+        if name not in _FIELDS and (len(self._other) < _MAX_LINES or self._other[0].startswith("{")):
             self._other.append(line)
         return None
 

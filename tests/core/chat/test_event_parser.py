@@ -53,6 +53,15 @@ def test_events_without_a_blank_line_between_them_are_separate(cuts):
     assert parse(divide(data, cuts)) == parse(divide(data + b"\n", cuts)) == expected
 
 
+@pytest.mark.parametrize("lines", [20, 21])
+def test_end_without_a_blank_line_is_found_in_an_event_of_few_lines(lines):
+    """At each line that may begin another event, all lines before it are parsed: that would take hours if many do."""
+    values = ["{", *['"a": 1,'] * (lines - 2), '"b": 2}']
+    data = "".join(f"data: {value}\n" for value in [*values, "[DONE]"]).encode()
+    whole = "\n".join(values)
+    assert parse([data]) == ([whole, "[DONE]"] if lines == 20 else [f"{whole}\n[DONE]"])
+
+
 def test_data_lines_of_one_event_are_collected_in_one_list():
     parser = EventParser()
     parser.feed(b"data: x\n")
