@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import contextvars
 import threading
 import time
 import types
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Sequence
 from concurrent.futures import Future
+from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -197,42 +199,54 @@ def require_event_loop() -> asyncio.AbstractEventLoop:
         ) from error
 
 
+_is_interruptible: ContextVar[bool] = ContextVar("nanogpt_interruptible", default=False)
+_held_back: ContextVar[asyncio.CancelledError | None] = ContextVar("nanogpt_held_back", default=None)
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Let a cancellation interrupt this part of a coroutine that :func:`cancel_in_waits` awaits."""
+    if (cancelled := _held_back.get()) is not None:
+        _held_back.set(None)
+        raise cancelled
+    _is_interruptible.set(True)
+    try:
+        yield
+    finally:
+        _is_interruptible.set(False)
+
+
 @types.coroutine
 def cancel_in_waits(coroutine: Coroutine[Any, Any, T]) -> Generator[Any, None, T]:
-    """Await ``coroutine``; a cancellation of the task interrupts its waits, but not its ``asyncio.sleep(0)``.
+    """Await ``coroutine``; a cancellation of the task interrupts only its :func:`interruptible` parts.
 
-    A cancellation that comes while it gives other tasks a turn is raised at its next wait, or the next one after it.
+    One that comes at another time is raised at the beginning of the next such part, or at the next wait after the
+    coroutine.
     """
     resume: Callable[[], Any] = partial(coroutine.send, None)
-    while True:
-        try:
+    try:
+        while True:
             waits_for = resume()
-        except StopIteration as done:
-            return done.value  # type: ignore[no-any-return]
-        resume = partial(coroutine.send, None)
-        try:
-            yield waits_for
-        except asyncio.CancelledError as error:
-            if waits_for is None:
-                _cancel_again(error)
-            else:
-                resume = partial(coroutine.throw, error)
-        except BaseException as error:  # noqa: BLE001 - thrown into the coroutine
-            resume = partial(coroutine.throw, error)
-
-
-async def finish(coroutine: Coroutine[Any, Any, None]) -> None:
-    """Await ``coroutine`` to its end. A cancellation of the task that comes meanwhile is raised at its next wait."""
-    ending = asyncio.ensure_future(coroutine)
-    cancelled: asyncio.CancelledError | None = None
-    while not ending.done():
-        try:
-            await asyncio.wait([ending])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        _cancel_again(cancelled)
-    ending.result()
+            resume = partial(coroutine.send, None)
+            if _is_interruptible.get():
+                try:
+                    yield waits_for
+                except BaseException as error:  # noqa: BLE001 - thrown into the coroutine
+                    resume = partial(coroutine.throw, error)
+                continue
+            is_over = False
+            while not is_over:
+                try:
+                    yield from (asyncio.sleep(0) if waits_for is None else asyncio.wait([waits_for])).__await__()
+                except asyncio.CancelledError as error:
+                    _held_back.set(error)
+                is_over = waits_for is None or waits_for.done()
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
+    finally:
+        if (cancelled := _held_back.get()) is not None:
+            _held_back.set(None)
+            _cancel_again(cancelled)
 
 
 def _cancel_again(error: asyncio.CancelledError) -> None:

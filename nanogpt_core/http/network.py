@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 import anyio  # comes with the SDK
 
 from nanogpt_core._runtime.clock import current_attempt
+from nanogpt_core._runtime.workers import interruptible
 from nanogpt_core.http.addresses import TIMED_OUT, aconnect, connect
 from nanogpt_core.http.sdk import httpcore
 from nanogpt_core.http.tls import READ_BYTES, TlsSession
@@ -299,17 +300,18 @@ class _AsyncStream(_Connection, httpcore.AsyncNetworkStream):  # type: ignore[mi
         sock, seconds = self._sock, self._time_to_receive(timeout)
         with contextlib.suppress(BlockingIOError):
             return sock.recv(max_bytes)
-        with anyio.move_on_after(seconds):
+        with anyio.move_on_after(seconds), interruptible():
             return await asyncio.get_running_loop().sock_recv(sock, max_bytes)
         return sock.recv(max_bytes)  # after the deadline, as in the sync stream
 
     async def _send(self, data: bytes, timeout: float | None) -> None:
         sock, view = self._sock, memoryview(data)
-        with contextlib.suppress(BlockingIOError):
-            view = view[sock.send(view) :]
-        if view:
-            with cancel_after(seconds_left(timeout)):
-                await asyncio.get_running_loop().sock_sendall(sock, view)
+        with interruptible():
+            with contextlib.suppress(BlockingIOError):
+                view = view[sock.send(view) :]
+            if view:
+                with cancel_after(seconds_left(timeout)):
+                    await asyncio.get_running_loop().sock_sendall(sock, view)
 
 
 @contextlib.contextmanager
@@ -326,5 +328,5 @@ class AsyncBackend(httpcore.AsyncNetworkBackend):  # type: ignore[misc]
 
     async def connect_tcp(self, host: str, port: int, timeout: float | None = None, **_: Any) -> _AsyncStream:
         """Connect to the first of the host's addresses that answers. Our pools set no further options."""
-        with _CONNECT_ERRORS, cancel_after(seconds_left(timeout)):
+        with _CONNECT_ERRORS, cancel_after(seconds_left(timeout)), interruptible():
             return _AsyncStream(await aconnect(host, port))

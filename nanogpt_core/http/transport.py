@@ -16,7 +16,7 @@ from typing import Any
 import anyio  # a dependency of the SDK
 
 from nanogpt_core._runtime.clock import current_attempt
-from nanogpt_core._runtime.workers import cancel_in_waits, finish
+from nanogpt_core._runtime.workers import cancel_in_waits
 from nanogpt_core.errors import ReplyError
 from nanogpt_core.http.client import Lifetime
 from nanogpt_core.http.connections import Lease, take_async_lease, take_lease
@@ -188,7 +188,7 @@ class _Body(httpx.SyncByteStream, httpx.AsyncByteStream):  # type: ignore[misc]
     async def aclose(self) -> None:
         try:
             with anyio.CancelScope(shield=True):
-                await finish(self._stream.aclose())
+                await cancel_in_waits(self._stream.aclose())
         finally:
             if self._lease is not None:
                 await self._lease.aclose()

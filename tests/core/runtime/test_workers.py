@@ -1,6 +1,7 @@
 """Workers: a fixed number of threads or tasks, failures, and threads that cannot be started."""
 
 import asyncio
+import contextlib
 import gc
 import os
 import subprocess
@@ -13,7 +14,7 @@ from importlib.util import find_spec
 import pytest
 
 from nanogpt_core import Embedder, NanoGPTError
-from nanogpt_core._runtime.workers import cancel_in_waits, finish, run_in_tasks, run_in_threads
+from nanogpt_core._runtime.workers import cancel_in_waits, interruptible, run_in_tasks, run_in_threads
 from nanogpt_core.embeddings.stream import map_ordered
 
 WAYS = pytest.mark.parametrize("way", ["threads", "tasks"])
@@ -117,24 +118,23 @@ async def wait_briefly(seen):
     await asyncio.get_running_loop().run_in_executor(None, seen.append, "waited")
 
 
-async def take_turns_and_wait(seen):
+async def wait_in_an_interruptible_part(seen):
     await take_turns(seen)
-    await wait_briefly(seen)
+    with interruptible():
+        await asyncio.Event().wait()
 
 
 @pytest.mark.parametrize(
-    ("await_it", "work", "done"),
+    ("work", "done"),
     [
-        (cancel_in_waits, take_turns, ["turns", "after"]),
-        (cancel_in_waits, take_turns_and_wait, ["turns", "waited"]),
-        (finish, take_turns, ["turns", "after"]),
-        (finish, wait_briefly, ["waited", "after"]),
-        (finish, take_turns_and_wait, ["turns", "waited", "after"]),
+        (take_turns, ["turns", "after"]),
+        (wait_briefly, ["waited", "after"]),
+        (wait_in_an_interruptible_part, ["turns"]),
     ],
 )
-def test_cancellation_is_raised_at_a_wait(await_it, work, done):
+def test_cancellation_is_raised_in_an_interruptible_part_or_at_the_next_wait(work, done):
     async def run(seen):
-        await await_it(work(seen))
+        await cancel_in_waits(work(seen))
         seen.append("after")
         await asyncio.sleep(0)
         seen.append("never")
@@ -153,27 +153,46 @@ def test_cancellation_is_raised_at_a_wait(await_it, work, done):
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("await_it", [cancel_in_waits, finish])
-def test_error_of_what_is_awaited_passes(await_it):
+def test_error_of_what_is_awaited_passes():
     async def fail():
         await asyncio.sleep(0)
         raise ValueError("mine")
 
     async def main():
         with pytest.raises(ValueError, match="mine"):
-            await await_it(fail())
+            await cancel_in_waits(fail())
+
+    asyncio.run(main())
+
+
+def test_error_does_not_swallow_a_cancellation_that_is_held_back():
+    async def fail():
+        await asyncio.sleep(0)
+        raise ValueError("mine")
+
+    async def run():
+        with contextlib.suppress(ValueError):
+            await cancel_in_waits(fail())
+        await asyncio.Event().wait()
+
+    async def main():
+        task = asyncio.ensure_future(run())
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(asyncio.shield(task), 60)
 
     asyncio.run(main())
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.timeout() came with Python 3.11")
-@pytest.mark.parametrize("await_it", [cancel_in_waits, finish])
-def test_cancellation_that_is_held_back_counts_once(await_it):
+@pytest.mark.parametrize("work", [take_turns, wait_in_an_interruptible_part])
+def test_cancellation_that_is_held_back_counts_once(work):
     async def run_out_of_time():
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(None) as limit:
             loop.call_soon(limit.reschedule, loop.time())
-            await await_it(take_turns([]))
+            await cancel_in_waits(work([]))
             await asyncio.Event().wait()
 
     async def main():
