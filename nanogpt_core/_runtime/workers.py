@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import contextlib
 import contextvars
 import threading
 import time
-import types
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
-from contextvars import ContextVar
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from nanogpt_core._runtime.time_limit import call_into
 from nanogpt_core.errors import ConfigurationError
@@ -197,64 +194,6 @@ def require_event_loop() -> asyncio.AbstractEventLoop:
             "The async methods need a running asyncio event loop.",
             remedy="Use asyncio (or uvloop); under trio, call the sync methods in a thread.",
         ) from error
-
-
-_is_interruptible: ContextVar[bool] = ContextVar("nanogpt_interruptible", default=False)
-_held_back: ContextVar[asyncio.CancelledError | None] = ContextVar("nanogpt_held_back", default=None)
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Let a cancellation interrupt this part of a coroutine that :func:`cancel_in_waits` awaits."""
-    if (cancelled := _held_back.get()) is not None:
-        _held_back.set(None)
-        raise cancelled
-    _is_interruptible.set(True)
-    try:
-        yield
-    finally:
-        _is_interruptible.set(False)
-
-
-@types.coroutine
-def cancel_in_waits(coroutine: Coroutine[Any, Any, T]) -> Generator[Any, None, T]:
-    """Await ``coroutine``; a cancellation of the task interrupts only its :func:`interruptible` parts.
-
-    One that comes at another time is raised at the beginning of the next such part, or at the next wait after the
-    coroutine.
-    """
-    resume: Callable[[], Any] = partial(coroutine.send, None)
-    try:
-        while True:
-            waits_for = resume()
-            resume = partial(coroutine.send, None)
-            if _is_interruptible.get():
-                try:
-                    yield waits_for
-                except BaseException as error:  # noqa: BLE001 - thrown into the coroutine
-                    resume = partial(coroutine.throw, error)
-                continue
-            is_over = False
-            while not is_over:
-                try:
-                    yield from (asyncio.sleep(0) if waits_for is None else asyncio.wait([waits_for])).__await__()
-                except asyncio.CancelledError as error:
-                    _held_back.set(error)
-                is_over = waits_for is None or waits_for.done()
-    except StopIteration as done:
-        return done.value  # type: ignore[no-any-return]
-    finally:
-        if (cancelled := _held_back.get()) is not None:
-            _held_back.set(None)
-            _cancel_again(cancelled)
-
-
-def _cancel_again(error: asyncio.CancelledError) -> None:
-    task = asyncio.current_task()
-    assert task is not None  # noqa: S101 - only tasks are cancelled
-    if hasattr(task, "uncancel"):  # since Python 3.11: it counts as one cancellation
-        task.uncancel()
-    task.cancel(*error.args)
 
 
 async def run_in_thread(function: Callable[[], None]) -> None:

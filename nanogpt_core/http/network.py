@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import anyio  # comes with the SDK
 
 from nanogpt_core._runtime.clock import current_attempt
-from nanogpt_core._runtime.workers import interruptible
+from nanogpt_core._runtime.task_cancellation import interruptible
 from nanogpt_core.http.addresses import TIMED_OUT, aconnect, connect
 from nanogpt_core.http.sdk import httpcore
 from nanogpt_core.http.tls import READ_BYTES, TlsSession

@@ -16,7 +16,7 @@ from typing import Any
 import anyio  # a dependency of the SDK
 
 from nanogpt_core._runtime.clock import current_attempt
-from nanogpt_core._runtime.workers import cancel_in_waits
+from nanogpt_core._runtime.task_cancellation import hold_cancellation
 from nanogpt_core.errors import ReplyError
 from nanogpt_core.http.client import Lifetime
 from nanogpt_core.http.connections import Lease, take_async_lease, take_lease
@@ -76,7 +76,7 @@ class Transport(httpx.BaseTransport, httpx.AsyncBaseTransport):  # type: ignore[
             return _with_body(await asend_with(self._client, request))
         lease = await take_async_lease(request.url, self._owner)
         try:
-            return _with_body(await cancel_in_waits(lease.transport.handle_async_request(request)), lease)
+            return _with_body(await hold_cancellation(lease.transport.handle_async_request(request)), lease)
         except BaseException as error:
             await lease.aclose()
             lease.name_proxy(error)
@@ -188,7 +188,7 @@ class _Body(httpx.SyncByteStream, httpx.AsyncByteStream):  # type: ignore[misc]
     async def aclose(self) -> None:
         try:
             with anyio.CancelScope(shield=True):
-                await cancel_in_waits(self._stream.aclose())
+                await hold_cancellation(self._stream.aclose())
         finally:
             if self._lease is not None:
                 await self._lease.aclose()

@@ -1,7 +1,6 @@
 """Workers: a fixed number of threads or tasks, failures, and threads that cannot be started."""
 
 import asyncio
-import contextlib
 import gc
 import os
 import subprocess
@@ -14,7 +13,7 @@ from importlib.util import find_spec
 import pytest
 
 from nanogpt_core import Embedder, NanoGPTError
-from nanogpt_core._runtime.workers import cancel_in_waits, interruptible, run_in_tasks, run_in_threads
+from nanogpt_core._runtime.workers import run_in_tasks, run_in_threads
 from nanogpt_core.embeddings.stream import map_ordered
 
 WAYS = pytest.mark.parametrize("way", ["threads", "tasks"])
@@ -104,101 +103,6 @@ def test_cancelling_the_call_cancels_its_tasks():
             await call
         assert len(cancelled) == 3
         assert stop.is_set()
-
-    asyncio.run(main())
-
-
-async def take_turns(seen):
-    for _ in range(3):
-        await asyncio.sleep(0)
-    seen.append("turns")
-
-
-async def wait_briefly(seen):
-    await asyncio.get_running_loop().run_in_executor(None, seen.append, "waited")
-
-
-async def wait_in_an_interruptible_part(seen):
-    await take_turns(seen)
-    with interruptible():
-        await asyncio.Event().wait()
-
-
-@pytest.mark.parametrize(
-    ("work", "done"),
-    [
-        (take_turns, ["turns", "after"]),
-        (wait_briefly, ["waited", "after"]),
-        (wait_in_an_interruptible_part, ["turns"]),
-    ],
-)
-def test_cancellation_is_raised_in_an_interruptible_part_or_at_the_next_wait(work, done):
-    async def run(seen):
-        await cancel_in_waits(work(seen))
-        seen.append("after")
-        await asyncio.sleep(0)
-        seen.append("never")
-
-    async def main():
-        seen = []
-        task = asyncio.ensure_future(run(seen))
-        await asyncio.sleep(0)
-        task.cancel("reason")
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert task.cancelled()
-        await asyncio.get_running_loop().shutdown_default_executor()
-        assert seen == done
-
-    asyncio.run(main())
-
-
-def test_error_of_what_is_awaited_passes():
-    async def fail():
-        await asyncio.sleep(0)
-        raise ValueError("mine")
-
-    async def main():
-        with pytest.raises(ValueError, match="mine"):
-            await cancel_in_waits(fail())
-
-    asyncio.run(main())
-
-
-def test_error_does_not_swallow_a_cancellation_that_is_held_back():
-    async def fail():
-        await asyncio.sleep(0)
-        raise ValueError("mine")
-
-    async def run():
-        with contextlib.suppress(ValueError):
-            await cancel_in_waits(fail())
-        await asyncio.Event().wait()
-
-    async def main():
-        task = asyncio.ensure_future(run())
-        await asyncio.sleep(0)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await asyncio.wait_for(asyncio.shield(task), 60)
-
-    asyncio.run(main())
-
-
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.timeout() came with Python 3.11")
-@pytest.mark.parametrize("work", [take_turns, wait_in_an_interruptible_part])
-def test_cancellation_that_is_held_back_counts_once(work):
-    async def run_out_of_time():
-        loop = asyncio.get_running_loop()
-        async with asyncio.timeout(None) as limit:
-            loop.call_soon(limit.reschedule, loop.time())
-            await cancel_in_waits(work([]))
-            await asyncio.Event().wait()
-
-    async def main():
-        with pytest.raises(TimeoutError):
-            await run_out_of_time()
-        assert asyncio.current_task().cancelling() == 0
 
     asyncio.run(main())
 

@@ -1,0 +1,129 @@
+"""Cancellations that are held back: raised once, at a wait for the network or after the coroutine."""
+
+import asyncio
+import contextlib
+import sys
+
+import pytest
+
+from nanogpt_core._runtime import task_cancellation
+from nanogpt_core._runtime.task_cancellation import hold_cancellation, interruptible
+
+
+async def take_turns(seen):
+    for _ in range(3):
+        await asyncio.sleep(0)
+    seen.append("turns")
+
+
+async def wait_briefly(seen):
+    await asyncio.get_running_loop().run_in_executor(None, seen.append, "waited")
+
+
+async def wait_in_an_interruptible_part(seen):
+    await take_turns(seen)
+    with interruptible():
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize(
+    ("work", "done"),
+    [
+        (take_turns, ["turns", "after"]),
+        (wait_briefly, ["waited", "after"]),
+        (wait_in_an_interruptible_part, ["turns"]),
+    ],
+)
+def test_cancellation_is_raised_in_an_interruptible_part_or_at_the_next_wait(work, done):
+    async def run(seen):
+        await hold_cancellation(work(seen))
+        seen.append("after")
+        await asyncio.sleep(0)
+        seen.append("never")
+
+    async def main():
+        seen = []
+        task = asyncio.ensure_future(run(seen))
+        await asyncio.sleep(0)
+        task.cancel("reason")
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert task.cancelled()
+        await asyncio.get_running_loop().shutdown_default_executor()
+        assert seen == done
+
+    asyncio.run(main())
+
+
+def test_long_wait_is_interrupted_after_a_while(monkeypatch):
+    # As in a mock of a slow service, in place of the network.
+    monkeypatch.setattr(task_cancellation, "_MAX_HOLD_SECONDS", 0.01)
+
+    async def answer_slowly(seen):
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            seen.append("interrupted")
+            raise
+
+    async def main():
+        seen = []
+        task = asyncio.ensure_future(hold_cancellation(answer_slowly(seen)))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(asyncio.shield(task), 60)
+        assert task.cancelled()
+        assert seen == ["interrupted"]
+
+    asyncio.run(main())
+
+
+def test_error_of_what_is_awaited_passes():
+    async def fail():
+        await asyncio.sleep(0)
+        raise ValueError("mine")
+
+    async def main():
+        with pytest.raises(ValueError, match="mine"):
+            await hold_cancellation(fail())
+
+    asyncio.run(main())
+
+
+def test_error_does_not_swallow_a_cancellation_that_is_held_back():
+    async def fail():
+        await asyncio.sleep(0)
+        raise ValueError("mine")
+
+    async def run():
+        with contextlib.suppress(ValueError):
+            await hold_cancellation(fail())
+        await asyncio.Event().wait()
+
+    async def main():
+        task = asyncio.ensure_future(run())
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(asyncio.shield(task), 60)
+
+    asyncio.run(main())
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.timeout() came with Python 3.11")
+@pytest.mark.parametrize("work", [take_turns, wait_in_an_interruptible_part])
+def test_cancellation_that_is_held_back_counts_once(work):
+    async def run_out_of_time():
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(None) as limit:
+            loop.call_soon(limit.reschedule, loop.time())
+            await hold_cancellation(work([]))
+            await asyncio.Event().wait()
+
+    async def main():
+        with pytest.raises(TimeoutError):
+            await run_out_of_time()
+        assert asyncio.current_task().cancelling() == 0
+
+    asyncio.run(main())
