@@ -68,21 +68,29 @@ _living_lock = threading.Lock()
 
 def _before_fork() -> None:
     """Acquire every lock. Never wait for one while another is held: the thread that holds it may want that other."""
-    while (busy := _acquire_all()) is not None:
-        with busy:
-            pass
+    busy: ForkSafe | None = None
+    while (busy := _acquire_all(busy)) is not None:
+        busy._lock.acquire()
 
 
-def _acquire_all() -> AbstractContextManager[bool | None] | None:
-    """Acquire every lock. Return None, or, if another thread holds one of them, that lock, with none acquired."""
+def _acquire_all(held: ForkSafe | None) -> ForkSafe | None:
+    """Acquire every lock but that of ``held``, which this thread has waited for.
+
+    It is kept, since a thread that uses it all the time would take it again before this one.
+
+    Returns:
+        None; or, if another thread holds one of the locks, its object, with no lock acquired.
+    """
     _living_lock.acquire()
-    acquired: list[ForkSafe] = []
+    acquired = [] if held is None else [held]
     for one in _living:
+        if one is held:
+            continue
         if not one._lock.acquire(blocking=False):
             for other in acquired:
                 other._lock.release()
             _living_lock.release()
-            return one._lock
+            return one
         acquired.append(one)
     for one in acquired:
         one._before_fork()
