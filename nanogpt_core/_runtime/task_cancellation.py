@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import types
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextvars import ContextVar
@@ -72,16 +73,18 @@ async def _wait_out(future: asyncio.Future[Any] | None) -> None:
         except asyncio.CancelledError as error:
             _held_back.set(error)
         return
+    until = math.inf
     while not future.done():
-        was_held = _held_back.get() is not None
+        now = asyncio.get_running_loop().time()
+        if _held_back.get() is not None:
+            until = min(until, now + _MAX_HOLD_SECONDS)  # anyio cancels again in each turn
+        if until <= now:
+            future.cancel()
+            _raise_held_back()
         try:
-            await asyncio.wait([future], timeout=_MAX_HOLD_SECONDS if was_held else None)
+            await asyncio.wait([future], timeout=None if until == math.inf else until - now)
         except asyncio.CancelledError as error:
             _held_back.set(error)
-        else:
-            if not future.done():
-                future.cancel()
-                _raise_held_back()
 
 
 def _raise_held_back() -> None:
