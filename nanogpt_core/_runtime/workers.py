@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import contextvars
 import threading
 import time
@@ -88,10 +89,11 @@ def _wait_for_workers() -> None:
     until = time.monotonic() + GRACE_SECONDS
     workers = dict(_workers)
     try:
-        for stop in workers.values():
-            stop.set()
-        for worker in workers:
-            worker.join(max(0.0, until - time.monotonic()))
+        with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl-C ends the wait
+            for stop in workers.values():
+                stop.set()
+            for worker in workers:
+                worker.join(max(0.0, until - time.monotonic()))
     finally:
         for function in _after_workers:
             function()

@@ -1,6 +1,5 @@
 """Kills, forks and interpreter exits: finished batches are kept, and paid for once."""
 
-import contextlib
 import json
 import random
 import signal
@@ -9,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -133,8 +133,9 @@ def test_ctrl_c_keeps_finished_batches(sandbox, run, start, finish, tmp_path):
     assert sum(number - 1 for number in sent(sandbox).values()) <= BATCH * CONCURRENCY
 
 
-@pytest.mark.parametrize("work", [{"work": "embed"}, {"work": "embed", "way": "async"}, {"work": "stream"}])
-def test_ctrl_c_does_not_wait_for_a_hanging_service(serve, faults, child, finish, tmp_path, work):
+@pytest.fixture
+def start_hanging(serve, faults, child, tmp_path):
+    """Start a process whose first batch is done, and whose next three requests hang."""
     hangs = threading.Event()
 
     def answer(seen):
@@ -142,19 +143,41 @@ def test_ctrl_c_does_not_wait_for_a_hanging_service(serve, faults, child, finish
             hangs.wait()
         return faults.good(seen)
 
-    server = serve(answer)
-    with contextlib.ExitStack() as stack:
-        stack.callback(hangs.set)
+    def start(**work):
+        server = serve(answer)
         options = {"model": "lab/unlisted", "api_key": server.api_key, "base_url": server.base_url, "timeout": 3600}
         options |= {"batch_size": 10, "max_concurrency": 3, "max_retries": 0, "cache": str(tmp_path / "c.db")}
         process = child(**work, texts=100, announce=True, **options)
         assert process.stdout.readline().startswith("done")
         server.wait_for(lambda: server.in_flight == 3)
-        process.send_signal(signal.SIGINT)
-        ended = finish(process)  # long before the hour is over
-        assert ended.err.strip().endswith("KeyboardInterrupt")
-        assert "Exception ignored" not in ended.err
+        return process
+
+    yield start
+    hangs.set()
+
+
+@pytest.mark.parametrize("work", [{"work": "embed"}, {"work": "embed", "way": "async"}, {"work": "stream"}])
+def test_ctrl_c_does_not_wait_for_a_hanging_service(start_hanging, finish, tmp_path, work):
+    process = start_hanging(**work)
+    process.send_signal(signal.SIGINT)
+    ended = finish(process)  # long before the hour is over
+    assert ended.err.strip().endswith("KeyboardInterrupt")
+    assert "Exception ignored" not in ended.err
     assert verify_cache(tmp_path / "c.db").entries == 10
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Only Linux tells without privileges whether a process sleeps.")
+def test_second_ctrl_c_ends_the_wait_at_exit_silently(start_hanging, finish):
+    process, tick = start_hanging(work="embed"), threading.Event()
+    process.send_signal(signal.SIGINT)
+    while not process.stderr.readline().startswith("KeyboardInterrupt"):
+        pass
+    state = Path(f"/proc/{process.pid}/stat")
+    while state.read_text().rpartition(") ")[2][0] != "S":
+        tick.wait(0.002)
+    process.send_signal(signal.SIGINT)
+    ended = finish(process)
+    assert (ended.status in (1, 130, -signal.SIGINT), ended.err) == (True, "")
 
 
 def test_daemon_thread_does_not_delay_exit(sandbox, start, finish, tmp_path):
