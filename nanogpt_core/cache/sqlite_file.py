@@ -85,7 +85,9 @@ def resolve_path(path: str | os.PathLike[str]) -> Path:
     except OSError as error:
         # Missing files and folders are created at the first use; if that fails, a warning says so then.
         if error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR):
-            raise ConfigurationError(f"The cache's path {resolved} cannot be a file: {error.strerror}.") from error
+            raise ConfigurationError(
+                f"The cache's path {resolved} cannot be a file: {error.strerror}.", remedy="Name a file in a folder."
+            ) from error
         return resolved
     if stat.S_ISDIR(mode):
         raise ConfigurationError(
