@@ -79,7 +79,10 @@ def make_client(kind: type[Client], endpoint: Endpoint, transport: Any) -> Clien
     }
     # The SDK asks the system for its headers once, under locks of the standard library before Python 3.12.
     with delay_forks():
-        foreign = client.default_headers.keys() - own.keys()
-    copy: Client = client.copy(default_headers={**dict.fromkeys(foreign, openai.Omit()), **own})
+        names = client.default_headers.keys() - own.keys()
+    # OPENAI_CUSTOM_HEADERS may name one of our own with another case, which openai 3 takes for the same name.
+    values = {name.lower(): value for name, value in own.items()}
+    foreign = {name: values.get(name.lower(), openai.Omit()) for name in names}
+    copy: Client = client.copy(default_headers={**foreign, **own})
     copy.organization = copy.project = copy.webhook_secret = copy.admin_api_key = None
     return copy

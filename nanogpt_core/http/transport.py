@@ -208,11 +208,12 @@ def _with_headers(request: Any, own_headers: SecretHeaders) -> Any:
     # A copy: the SDK reads its own request again, and its errors, which show it, must not hold the key.
     # Names are sent as they were given: some tools for tests compare them with their case.
     own = {name.lower().encode(): (name.encode(), value.encode()) for name, value in own_headers.items()}
-    headers = []
+    headers, seen = [], set()
     for name, value in request.headers.raw:
         lower = name.lower()
-        if lower.startswith(_DROPPED_PREFIXES):
+        if lower.startswith(_DROPPED_PREFIXES) or (lower, value) in seen:
             continue
+        seen.add((lower, value))
         own_name, replacement = own.pop(lower, (name, None))
         if replacement is None and lower != b"authorization":
             headers.append((name, value))

@@ -5,6 +5,9 @@ import weakref
 
 import pytest
 
+pytest.importorskip("langchain_openai")
+pytest.importorskip("llama_index.llms.openai_like", exc_type=ImportError)
+
 from langchain_nanogpt import ChatNanoGPT
 from llama_index_nanogpt import NanoGPT
 from nanogpt_core import Sandbox

@@ -6,6 +6,9 @@ import copy
 
 import pytest
 
+pytest.importorskip("langchain_openai")
+pytest.importorskip("llama_index.llms.openai_like", exc_type=ImportError)
+
 from langchain_nanogpt import ChatNanoGPT, NanoGPTEmbeddings
 from llama_index_nanogpt import NanoGPT, NanoGPTEmbedding
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
