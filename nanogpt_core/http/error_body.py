@@ -58,15 +58,19 @@ def _layers(document: object) -> list[dict[str, Any]]:
 def error_message(document: object) -> str:
     """Return the message of an error body, truncated; empty if it has none."""
     document = _object(document)
-    return excerpt(_words(document)) if isinstance(document, dict) else ""
+    with contextlib.suppress(RecursionError):  # Python 3.13 parses JSON that is too deep for it to print
+        return excerpt(_words(document)) if isinstance(document, dict) else ""
+    return ""
 
 
 def _words(value: object, layers: int = _MAX_LAYERS) -> str:
     if isinstance(value, str) and value.lstrip().startswith("{"):
         with contextlib.suppress(ValueError, RecursionError):
             return _words(json.loads(value), layers) or value
-    if not isinstance(value, dict) or layers == 0:
-        return "; ".join(map(_complaint, value)) if isinstance(value, list) else str(value) if value else ""
+    if isinstance(value, list) and layers:
+        return "; ".join(_complaint(item, layers - 1) for item in value)
+    if not isinstance(value, dict) or not layers:
+        return str(value) if value else ""
     found = (value[name] for name in ("error", "message", "detail", "errors") if value.get(name))
     words = next((words for one in found if (words := _words(one, layers - 1) or str(one))), "")
     # OpenRouter's message is a general one, with the host's own words beside it.
@@ -80,7 +84,9 @@ def error_field(document: object, name: str) -> str | None:
     value = next((layer[name] for layer in _layers(document) if layer.get(name) is not None), None)
     if name == "param" and isinstance(document, dict) and isinstance(document.get("detail"), list):
         value = _param_of_complaints(document["detail"])
-    return excerpt(str(value)) if value is not None else None
+    with contextlib.suppress(RecursionError):
+        return excerpt(str(value)) if value is not None else None
+    return None
 
 
 def _param_of_complaints(complaints: list[object]) -> str:
@@ -103,11 +109,11 @@ def error_status(document: dict[str, Any]) -> int | None:
     return next((_STATUSES[code] for code in codes if isinstance(code, str) and code in _STATUSES), None)
 
 
-def _complaint(item: object) -> str:
+def _complaint(item: object, layers: int) -> str:
     # FastAPI repeats the request's texts, which must not be logged or searched for words.
     if isinstance(item, dict) and "msg" in item:
         return f"{item['msg']} ({item.get('loc')})"
-    return _words(item) or str(item)
+    return _words(item, layers) or str(item)
 
 
 def excerpt(text: bytes | str) -> str:
