@@ -30,21 +30,23 @@ def interruptible() -> Iterator[None]:
     Raises:
         CancelledError: A cancellation was held back until now.
     """
-    _raise_held_back()
-    _is_interruptible.set(True)
+    raise_held_back()
+    token = _is_interruptible.set(True)
     try:
         yield
     finally:
-        _is_interruptible.set(False)
+        _is_interruptible.reset(token)
 
 
 @types.coroutine
 def hold_cancellation(coroutine: Coroutine[Any, Any, T]) -> Generator[Any, None, T]:
     """Await ``coroutine``; a cancellation of the task interrupts only its :func:`interruptible` parts.
 
-    A cancellation that comes at another time is raised when the next such part begins, or after a wait of a second, or
-    at the task's first wait after the coroutine.
+    A cancellation that comes at another time is raised when the next such part begins, or after a wait of a second. If
+    it is still held back at the end, the caller must raise it: with :func:`raise_held_back`, once it has stored or
+    closed the result.
     """
+    token = _is_interruptible.set(False)
     resume: Callable[[], Any] = partial(coroutine.send, None)
     try:
         while True:
@@ -60,9 +62,27 @@ def hold_cancellation(coroutine: Coroutine[Any, Any, T]) -> Generator[Any, None,
     except StopIteration as done:
         return done.value  # type: ignore[no-any-return]
     finally:
-        if (cancelled := _held_back.get()) is not None:
-            _held_back.set(None)
-            _cancel_again(cancelled)
+        _is_interruptible.reset(token)
+
+
+@contextlib.contextmanager
+def raising_held_back() -> Iterator[None]:
+    """Raise a cancellation that is still held back at the end of the block.
+
+    One from before the block is another task's, whose context this one has copied.
+    """
+    _held_back.set(None)
+    try:
+        yield
+    finally:
+        raise_held_back()
+
+
+def raise_held_back() -> None:
+    """Raise the cancellation that is held back, if there is one."""
+    if (cancelled := _held_back.get()) is not None:
+        _held_back.set(None)
+        raise cancelled
 
 
 async def _wait_out(future: asyncio.Future[Any] | None) -> None:
@@ -80,22 +100,8 @@ async def _wait_out(future: asyncio.Future[Any] | None) -> None:
             until = min(until, now + _MAX_HOLD_SECONDS)  # anyio cancels again in each turn
         if until <= now:
             future.cancel()
-            _raise_held_back()
+            raise_held_back()
         try:
             await asyncio.wait([future], timeout=None if until == math.inf else until - now)
         except asyncio.CancelledError as error:
             _held_back.set(error)
-
-
-def _raise_held_back() -> None:
-    if (cancelled := _held_back.get()) is not None:
-        _held_back.set(None)
-        raise cancelled
-
-
-def _cancel_again(error: asyncio.CancelledError) -> None:
-    task = asyncio.current_task()
-    assert task is not None  # noqa: S101 - only tasks are cancelled
-    if hasattr(task, "uncancel"):  # since Python 3.11: it counts as one cancellation
-        task.uncancel()
-    task.cancel(*error.args)

@@ -20,6 +20,7 @@ import openai
 
 from nanogpt_core._runtime.clock import Cancellation, attempt_limits
 from nanogpt_core._runtime.fork import check_process
+from nanogpt_core._runtime.task_cancellation import raise_held_back
 from nanogpt_core.chat.response import ChatRequest, ReportedError
 from nanogpt_core.chat.stream import StreamReader
 from nanogpt_core.chat.whole_reply import first_event, parse_reply
@@ -92,8 +93,10 @@ class ChatTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):  # type: ign
                 if exchange.begins_stream(response):
                     stream = EventStream(exchange, response)
                     await stream.abegin()
+                    raise_held_back()
                     return _make_response(response, _STREAM_TYPE, stream=stream)
                 await response.aread()
+                raise_held_back()
                 return exchange.checked_response(response)
             except BaseException:
                 with anyio.CancelScope(shield=True):
@@ -400,6 +403,7 @@ class EventStream(httpx.SyncByteStream, httpx.AsyncByteStream):  # type: ignore[
             self._exchange.end_stream()
         finally:
             await self._response.aclose()
+            raise_held_back()
 
 
 def _make_response(response: Any, content_type: str | None, **content: Any) -> Any:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from nanogpt_core._runtime import clock
+from nanogpt_core._runtime.task_cancellation import raise_held_back, raising_held_back
 from nanogpt_core._runtime.workers import run_in_thread
 from nanogpt_core.errors import NanoGPTError
 
@@ -99,36 +100,41 @@ async def run_async(
     Chat has no such lock, since its generator does not parse replies.
     """
     is_large = False
-    try:
-        action = next(steps)
-        while True:
-            try:
-                result = await _perform(action, send, stop)
-            except NanoGPTError as error:
-                action = steps.throw(error)
-                continue
-            # A large reply goes on under the lock after its vectors were cached.
-            goes_on = is_large and isinstance(action, Run)
-            is_large = goes_on if result is None else parse_lock is not None and len(result.body) >= _LARGE_REPLY_BYTES
-            if parse_lock is None or not is_large:
-                action = steps.send(result)
-                continue
-            async with parse_lock:
+    with raising_held_back():
+        try:
+            action = next(steps)
+            while True:
                 try:
+                    result = await _perform(action, send, stop)
+                except NanoGPTError as error:
+                    action = steps.throw(error)
+                    continue
+                # A large reply goes on under the lock after its vectors were cached.
+                goes_on = is_large and isinstance(action, Run)
+                is_large = (
+                    goes_on if result is None else parse_lock is not None and len(result.body) >= _LARGE_REPLY_BYTES
+                )
+                if parse_lock is None or not is_large:
                     action = steps.send(result)
-                    while isinstance(action, Yield):
-                        await asyncio.sleep(0)
-                        action = next(steps)
-                finally:
-                    if not isinstance(action, Run):  # which gives a turn, and first stores paid vectors
-                        await asyncio.sleep(0)
-    except StopIteration as done:
-        return done.value  # type: ignore[no-any-return]
-    finally:
-        steps.close()
+                    continue
+                async with parse_lock:
+                    try:
+                        action = steps.send(result)
+                        while isinstance(action, Yield):
+                            await asyncio.sleep(0)
+                            action = next(steps)
+                    finally:
+                        if not isinstance(action, Run):  # which gives a turn, and first stores paid vectors
+                            await asyncio.sleep(0)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+        finally:
+            steps.close()
 
 
 async def _perform(action: Any, send: Callable[[Any], Awaitable[Any]], stop: asyncio.Event | None) -> Any:
+    if not isinstance(action, (Run, Yield)):  # paid vectors are stored first
+        raise_held_back()
     if isinstance(action, Wait):
         await clock.async_sleep(action.seconds, stop)
     elif isinstance(action, Run):

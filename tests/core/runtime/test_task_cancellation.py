@@ -1,14 +1,13 @@
-"""Cancellations that are held back: raised once, at a wait for the network or after the coroutine."""
+"""Cancellations that are held back: raised once, at a wait for the network or at the end."""
 
 import asyncio
-import contextlib
 import sys
 
 import anyio
 import pytest
 
 from nanogpt_core._runtime import task_cancellation
-from nanogpt_core._runtime.task_cancellation import hold_cancellation, interruptible
+from nanogpt_core._runtime.task_cancellation import hold_cancellation, interruptible, raising_held_back
 
 
 async def take_turns(seen):
@@ -35,11 +34,11 @@ async def wait_in_an_interruptible_part(seen):
         (wait_in_an_interruptible_part, ["turns"]),
     ],
 )
-def test_cancellation_is_raised_in_an_interruptible_part_or_at_the_next_wait(work, done):
+def test_cancellation_is_raised_in_an_interruptible_part_or_at_the_end_of_the_block(work, done):
     async def run(seen):
-        await hold_cancellation(work(seen))
-        seen.append("after")
-        await asyncio.sleep(0)
+        with raising_held_back():
+            await hold_cancellation(work(seen))
+            seen.append("after")
         seen.append("never")
 
     async def main():
@@ -52,6 +51,44 @@ def test_cancellation_is_raised_in_an_interruptible_part_or_at_the_next_wait(wor
         assert task.cancelled()
         await asyncio.get_running_loop().shutdown_default_executor()
         assert seen == done
+
+    asyncio.run(main())
+
+
+def test_hold_in_an_interruptible_part_holds_back_too():
+    async def run(seen):
+        with raising_held_back(), interruptible():
+            await hold_cancellation(take_turns(seen))
+
+    async def main():
+        seen = []
+        task = asyncio.ensure_future(run(seen))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        assert (task.cancelled(), seen) == (True, ["turns"])
+
+    asyncio.run(main())
+
+
+def test_task_does_not_inherit_a_cancellation_that_is_held_back():
+    async def run_in_child():
+        with raising_held_back():
+            return "went on"
+
+    async def run(children):
+        with raising_held_back():
+            await hold_cancellation(take_turns([]))
+            children.append(asyncio.ensure_future(run_in_child()))
+
+    async def main():
+        children = []
+        task = asyncio.ensure_future(run(children))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        assert await children[0] == "went on"
 
     asyncio.run(main())
 
@@ -104,9 +141,8 @@ def test_error_does_not_swallow_a_cancellation_that_is_held_back():
         raise ValueError("mine")
 
     async def run():
-        with contextlib.suppress(ValueError):
+        with raising_held_back():
             await hold_cancellation(fail())
-        await asyncio.Event().wait()
 
     async def main():
         task = asyncio.ensure_future(run())
@@ -125,12 +161,13 @@ def test_cancellation_that_is_held_back_counts_once(work):
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(None) as limit:
             loop.call_soon(limit.reschedule, loop.time())
-            await hold_cancellation(work([]))
-            await asyncio.Event().wait()
+            with raising_held_back():
+                await hold_cancellation(work([]))
 
     async def main():
         with pytest.raises(TimeoutError):
             await run_out_of_time()
         assert asyncio.current_task().cancelling() == 0
+        await asyncio.sleep(0)  # raises a cancellation that was left behind
 
     asyncio.run(main())
