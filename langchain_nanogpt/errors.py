@@ -75,11 +75,23 @@ class ChatRefusalError(ours.RefusalError, _RefusalError):
     """The model, or a content filter, refused structured output or a tool call."""
 
 
-# The classes above, by this project's class.
 _KINDS: dict[type[NanoGPTError], type[NanoGPTError]] = {
     kind.__bases__[0]: kind
-    for kind in list(globals().values())
-    if isinstance(kind, type) and issubclass(kind, NanoGPTError) and kind.__module__ == __name__
+    for kind in (
+        ChatAuthenticationError,
+        ChatBadRequestError,
+        ChatRequestTooLargeError,
+        ChatInsufficientBalanceError,
+        ChatPermissionDeniedError,
+        ChatModelNotFoundError,
+        ChatRateLimitError,
+        ChatQuotaExceededError,
+        ChatServerError,
+        ChatConnectionFailedError,
+        ChatRequestTimeoutError,
+        ChatRefusalError,
+        ChatReplyError,
+    )
 }
 
 
