@@ -123,13 +123,17 @@ def test_chat_fault_figures_equal_the_measured_figures():
 PLACES = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")})
 
 
+# Pages name files by their paths from one of these.
+FOLDERS = (ROOT, ROOT / "nanogpt_core", ROOT / "tests")
+
+
 @pytest.mark.parametrize("page", PLACES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_links_and_named_test_files_exist(page):
+def test_links_and_named_files_exist(page):
     text = page.read_text(encoding="utf-8")
     links = [link.partition("#")[0] for link in re.findall(r"\]\((?!https?:|#)([^)\s]+)\)", text)]
-    named = re.findall(r"`(tests/[\w/]+(?:\.py)?|examples/[\w/]+\.py)`", text)
+    named = re.findall(r"`(tests/[\w/]+|[\w.]+/[\w./]+\.py)`", text)
     missing = [link for link in links if link and not (page.parent / link).exists()]
-    missing += [name for name in named if not (ROOT / name).exists()]
+    missing += [name for name in named if not any((folder / name).exists() for folder in FOLDERS)]
     assert missing == []
 
 
