@@ -99,37 +99,45 @@ async def run_async(
     Large replies are parsed one after another, under the lock ``parse_lock``. In between, the event loop gets its turn.
     Chat has no such lock, since its generator does not parse replies.
     """
-    is_large = False
     with raising_held_back():
         try:
-            action = next(steps)
-            while True:
-                try:
-                    result = await _perform(action, send, stop)
-                except NanoGPTError as error:
-                    action = steps.throw(error)
-                    continue
-                # A large reply goes on under the lock after its vectors were cached.
-                goes_on = is_large and isinstance(action, Run)
-                is_large = (
-                    goes_on if result is None else parse_lock is not None and len(result.body) >= _LARGE_REPLY_BYTES
-                )
-                if parse_lock is None or not is_large:
-                    action = steps.send(result)
-                    continue
-                async with parse_lock:
-                    try:
-                        action = steps.send(result)
-                        while isinstance(action, Yield):
-                            await asyncio.sleep(0)
-                            action = next(steps)
-                    finally:
-                        if not isinstance(action, Run):  # which gives a turn, and first stores paid vectors
-                            await asyncio.sleep(0)
-        except StopIteration as done:
-            return done.value  # type: ignore[no-any-return]
+            return await _run_steps(steps, send, stop, parse_lock)
         finally:
             steps.close()
+
+
+async def _run_steps(
+    steps: Generator[Any, Any, T],
+    send: Callable[[Any], Awaitable[Any]],
+    stop: asyncio.Event | None,
+    parse_lock: asyncio.Lock | None,
+) -> T:
+    is_large = False
+    try:
+        action = next(steps)
+        while True:
+            try:
+                result = await _perform(action, send, stop)
+            except NanoGPTError as error:
+                action = steps.throw(error)
+                continue
+            # A large reply goes on under the lock after its vectors were cached.
+            goes_on = is_large and isinstance(action, Run)
+            is_large = goes_on if result is None else parse_lock is not None and len(result.body) >= _LARGE_REPLY_BYTES
+            if parse_lock is None or not is_large:
+                action = steps.send(result)
+                continue
+            async with parse_lock:
+                try:
+                    action = steps.send(result)
+                    while isinstance(action, Yield):
+                        await asyncio.sleep(0)
+                        action = next(steps)
+                finally:
+                    if not isinstance(action, Run):  # which gives a turn, and first stores paid vectors
+                        await asyncio.sleep(0)
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
 
 
 async def _perform(action: Any, send: Callable[[Any], Awaitable[Any]], stop: asyncio.Event | None) -> Any:

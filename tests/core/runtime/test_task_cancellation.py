@@ -123,11 +123,12 @@ def test_long_wait_is_interrupted_after_a_while(monkeypatch, cancels):
     asyncio.run(main())
 
 
-def test_error_of_what_is_awaited_passes():
-    async def fail():
-        await asyncio.sleep(0)
-        raise ValueError("mine")
+async def fail():
+    await asyncio.sleep(0)
+    raise ValueError("mine")
 
+
+def test_error_of_what_is_awaited_passes():
     async def main():
         with pytest.raises(ValueError, match="mine"):
             await hold_cancellation(fail())
@@ -136,10 +137,6 @@ def test_error_of_what_is_awaited_passes():
 
 
 def test_error_does_not_swallow_a_cancellation_that_is_held_back():
-    async def fail():
-        await asyncio.sleep(0)
-        raise ValueError("mine")
-
     async def run():
         with raising_held_back():
             await hold_cancellation(fail())
