@@ -69,7 +69,7 @@ def hold_cancellation(coroutine: Coroutine[Any, Any, T]) -> Generator[Any, None,
 def raising_held_back() -> Iterator[None]:
     """Raise a cancellation that is still held back at the end of the block.
 
-    One from before the block is another task's, whose context this one has copied.
+    One that was held back before the block belongs to the task whose context this one has copied, and is dropped.
     """
     _held_back.set(None)
     try:

@@ -1,12 +1,14 @@
 """Network backends for ``httpcore``, sync and async, over plain sockets.
 
-They differ from those of ``httpcore`` in four points:
+They differ from those of ``httpcore`` in five points:
 
 * A read takes up to 1 MiB instead of 64 KiB, once a reply is known to be long. Vectors come in megabytes, and each read
   costs a turn of the HTTP parser.
 * All reads, writes, connects and TLS handshakes of an attempt share its deadline, for proxied connections too.
 * A host's second address is tried after 0.25 s without an answer from the first: :mod:`~nanogpt_core.http.addresses`.
 * A connection that holds bytes after the end of a reply is never used again; see :meth:`_Connection._read_steps`.
+* Async connects, reads and writes are the only parts of a request that a cancellation may interrupt:
+  :mod:`~nanogpt_core._runtime.task_cancellation`.
 """
 
 from __future__ import annotations

@@ -141,7 +141,8 @@ async def _run_steps(
 
 
 async def _perform(action: Any, send: Callable[[Any], Awaitable[Any]], stop: asyncio.Event | None) -> Any:
-    if not isinstance(action, (Run, Yield)):  # paid vectors are stored first
+    # Not before a Run, which stores vectors that are paid for, or the Yield in front of it.
+    if not isinstance(action, (Run, Yield)):
         raise_held_back()
     if isinstance(action, Wait):
         await clock.async_sleep(action.seconds, stop)

@@ -187,7 +187,7 @@ class _Body(httpx.SyncByteStream, httpx.AsyncByteStream):  # type: ignore[misc]
 
     async def aclose(self) -> None:
         try:
-            with anyio.CancelScope(shield=True):
+            with anyio.CancelScope(shield=True):  # a scope of anyio's would cancel in each turn of the event loop
                 await hold_cancellation(self._stream.aclose())
         finally:
             if self._lease is not None:
@@ -206,7 +206,8 @@ _DROPPED_PREFIXES = (b"x-stainless-", b"openai-")  # the SDK's notes on the mach
 
 def _with_headers(request: Any, own_headers: SecretHeaders) -> Any:
     # A copy: the SDK reads its own request again, and its errors, which show it, must not hold the key.
-    # Names are sent as they were given: some tools for tests compare them with their case.
+    # Names are sent as they were given: some tools for tests compare them with their case. The SDK may send a header of
+    # make_client() twice, with another case.
     own = {name.lower().encode(): (name.encode(), value.encode()) for name, value in own_headers.items()}
     headers, seen = [], set()
     for name, value in request.headers.raw:
