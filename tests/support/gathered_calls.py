@@ -20,7 +20,7 @@ WIDTH = 8
 
 
 class Held:
-    """A fault server that holds the request with the text "first" until :meth:`release`."""
+    """A fault server that holds the request with the text "first" until ``released`` is set."""
 
     def __init__(self, serve, faults, answer=None):
         self.faults = faults

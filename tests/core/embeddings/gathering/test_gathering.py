@@ -716,7 +716,8 @@ async def test_batch_is_stopped_when_all_its_calls_are_cancelled(held):
 
 
 async def test_calls_go_by_themselves_if_the_task_that_carries_them_is_cancelled(held):
-    server = held()
+    forever = threading.Event()
+    server = held(lambda seen: None if len(seen.texts) == 1 else (forever.wait(GUARD_SECONDS) and None))
     embedder = server.embedder()
     first = asyncio.ensure_future(embedder.aembed_query("first"))
     await asyncio.to_thread(server.server.wait_for, lambda: server.server.in_flight == 1)
@@ -726,11 +727,14 @@ async def test_calls_go_by_themselves_if_the_task_that_carries_them_is_cancelled
     await server.await_queue(embedder, 3)
     server.released.set()
     await first  # its end starts the carrier
+    await asyncio.to_thread(server.server.wait_for, lambda: len(server.sent) == 1)
     for carrier in asyncio.all_tasks() - mine - set(calls):
         carrier.cancel()
     results = await asyncio.gather(*calls)
+    forever.set()
     assert all(server.right(vector, text) for vector, text in zip(results, texts, strict=True))
-    assert sorted(server.sent)[-3:] == [["a"], ["b"], ["c"]]
+    assert server.sent[0] == texts
+    assert sorted(server.sent[1:]) == [["a"], ["b"], ["c"]]
 
 
 def test_calls_go_by_themselves_if_no_thread_can_start(held, gathering, monkeypatch):
