@@ -45,6 +45,10 @@ class Seen:
         return next((value for key, value in self.headers if key.lower() == name.lower()), None)
 
 
+class Closing(bytes):
+    """Bytes after which the server closes the connection."""
+
+
 def vector_of(text: str, width: int = WIDTH) -> np.ndarray:
     """Return the vector that :func:`good` gives ``text``: different for each text, and never zero."""
     digest = hashlib.sha256(text.encode()).digest() * (width // 16 + 1)
@@ -90,7 +94,7 @@ class FaultServer:
 
     Args:
         answer: Gets each request, in the connection's own thread so that it may wait for an event, and returns the
-            bytes to send, an iterable of such, or RESET. Bytes with a true attribute ``close`` end the connection.
+            bytes to send, an iterable of such, or RESET. The connection is kept, unless they are :class:`Closing`.
         tls: The server's certificate, if connections are to be secured.
         reads_body: False to answer as soon as the head of a request is there, and then to close the connection.
     """
@@ -198,7 +202,9 @@ class FaultServer:
             raise OSError("reset on purpose")
         for part in [answer] if isinstance(answer, bytes) else answer:
             connection.sendall(part)
-        if getattr(answer, "close", False) or not self._reads_body:
+            if isinstance(part, Closing):
+                raise OSError("closed on purpose")
+        if not self._reads_body:
             raise OSError("closed on purpose")
 
     def _read(self, connection: socket.socket, number: int) -> Seen | None:

@@ -17,6 +17,7 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionChunk
 
+from fault_server import Closing
 from nanogpt_core import Embedder, errors
 from nanogpt_core._runtime.clock import fake_clock, now
 from nanogpt_core.chat.client import (
@@ -489,10 +490,6 @@ def lost_in_the_middle(_seen):
     yield b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 100000\r\n\r\n"
     yield sse(chunk({"content": "all "}))
     yield Closing(b"data: {")
-
-
-class Closing(bytes):
-    close = True
 
 
 def test_connection_lost_in_mid_stream_is_a_typed_error(kind, answering):

@@ -9,6 +9,7 @@ import numpy as np
 import openai
 import pytest
 
+from fault_server import Closing
 from nanogpt_core import Embedder, ModelInfo
 from nanogpt_core._runtime.clock import fake_clock
 from nanogpt_core.errors import (
@@ -239,12 +240,6 @@ def test_header_values_echoed_by_the_service_are_redacted(embed, scripted, fault
 
 
 # --- retries ---
-
-
-class Closing(bytes):
-    """Bytes after which the server closes the connection, before the end of the announced length."""
-
-    close = True
 
 
 def test_transient_statuses_are_retried(embed, scripted, faults):

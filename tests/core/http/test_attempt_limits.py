@@ -11,6 +11,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from fault_server import Closing
 from nanogpt_core._runtime.clock import attempt_limits, fake_clock
 from nanogpt_core.errors import AuthenticationError, DamagedReplyError, NanoGPTError, ReplyError, RequestTimeoutError
 from nanogpt_core.http import network
@@ -100,10 +101,6 @@ def test_too_large_reply_is_refused(embed, serve, length):
     whole = answer(body) if length else b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + body
     with pytest.raises(ReplyError, match="larger than"):
         embed(serve(lambda _: whole).embedder(), ["a"])
-
-
-class Closing(bytes):
-    close = True
 
 
 UNREADABLE = {

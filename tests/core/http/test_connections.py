@@ -24,6 +24,7 @@ import pytest
 import trustme
 from pytest_socket import SocketConnectBlockedError
 
+from fault_server import Closing
 from nanogpt_core import Embedder, MemoryCache
 from nanogpt_core._runtime.clock import attempt_limits, fake_clock
 from nanogpt_core.errors import (
@@ -43,10 +44,6 @@ from nanogpt_core.http.network import AsyncBackend, Backend, _Connection
 from nanogpt_core.http.sdk import httpcore
 
 MIB = 1 << 20
-
-
-class Closing(bytes):
-    close = True
 
 
 def chunked(body, size=100):
