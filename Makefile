@@ -106,8 +106,8 @@ tests: $(VENV)/dev
 	$(RUN) -m pytest $(TESTS)
 
 kill: $(VENV)/dev
-	NANOGPT_LONG=1 $(RUN) -m pytest tests/core/cache tests/core/cli/test_embed_kill.py \
-		tests/core/embeddings/gathering/test_gathering_model.py
+	LONG_TESTS=1 $(RUN) -m pytest tests/core/cache tests/core/chat/test_fuzz.py tests/core/cli/test_embed_kill.py \
+		tests/core/embeddings/gathering/test_gathering_model.py tests/plugins/test_chat_fuzz.py
 
 faults: $(VENV)/dev
 	$(RUN) -m benchmarks.faults.run

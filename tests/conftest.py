@@ -13,9 +13,17 @@ from pathlib import Path
 
 import pytest
 from blockbuster import blockbuster_ctx
+from hypothesis import HealthCheck, settings
 from pytest_socket import SocketConnectBlockedError
 
 import warm_process
+from length import many
+
+# A deadline would measure the machine, not the code. Slow examples of real files and servers are no fault.
+settings.register_profile(
+    "nanogpt", deadline=None, max_examples=many(30, 400), suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("nanogpt")
 
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 VARIABLES = ("NANOGPT_", "NANO_GPT_", "OPENAI_", "LANGSMITH_", "LANGCHAIN_", "TIKTOKEN_", "HTTP_PROXY", "HTTPS_PROXY")
@@ -101,8 +109,6 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         grouped = [item for item in session.items if item.get_closest_marker("xdist_group")]
         if not all("@" in item.nodeid for item in grouped):
             raise pytest.UsageError("Groups of pytest-xdist have no effect with this version of pytest.")
-    import hypothesis  # noqa: F401 - as it is imported, it counts referrers of an object, and would find no frozen ones
-
     gc.collect()
     gc.freeze()
 

@@ -7,16 +7,11 @@ from types import SimpleNamespace
 
 import certifi
 import pytest
-from hypothesis import settings
 
 import fault_server
 import gathered_calls
 from nanogpt_core import Embedder
 from nanogpt_core.embeddings.gathering import dispatch, gatherer
-
-# A Hypothesis deadline would measure the machine, not the code.
-settings.register_profile("core", deadline=None)
-settings.load_profile("core")
 
 
 @pytest.fixture(scope="package", autouse=True)

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,23 +9,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, settings
 
 from nanogpt_core.cache.base import CacheNamespace, encode_entry
-
-LONG = bool(os.environ.get("NANOGPT_LONG"))
-
-# A deadline measures the machine, not the code.
-settings.register_profile(
-    "cache", deadline=None, max_examples=400 if LONG else 30, suppress_health_check=[HealthCheck.too_slow]
-)
-settings.load_profile("cache")
-
-
-@pytest.fixture(scope="session")
-def many():
-    """Return the first number in the usual run and the second in the long one (NANOGPT_LONG=1)."""
-    return lambda few, lots: lots if LONG else few
 
 
 @pytest.fixture(scope="session")

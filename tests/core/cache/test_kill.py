@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from length import many
 from nanogpt_core import Embedder
 from nanogpt_core.cache.admin import verify_cache
 from nanogpt_core.cache.base import CacheNamespace, decode_entry
@@ -55,7 +56,7 @@ def start(request, child, run, tmp_path):
     return start
 
 
-def test_kill_costs_only_requests_in_flight(sandbox, run, start, many, tmp_path):
+def test_kill_costs_only_requests_in_flight(sandbox, run, start, tmp_path):
     count = 5000
     texts = texts_of(count)
     undisturbed = Embedder(**run).embed(texts)
@@ -87,7 +88,7 @@ def test_kill_costs_only_requests_in_flight(sandbox, run, start, many, tmp_path)
     assert mid_run, "every process had ended before it was killed"
 
 
-def test_kill_leaves_whole_transactions(child, finish, many, tmp_path):
+def test_kill_leaves_whole_transactions(child, finish, tmp_path):
     path = tmp_path / "c.db"
     said = Counter()
     dice = random.Random("kill in commit")
@@ -193,7 +194,7 @@ def test_daemon_thread_does_not_delay_exit(sandbox, start, finish, tmp_path):
     assert answered < len(texts), "the program went on to the end of its work"
 
 
-def test_fork_while_threads_use_the_cache(child, finish, many, tmp_path):
+def test_fork_while_threads_use_the_cache(child, finish, tmp_path):
     path = tmp_path / "c.db"
     ended = finish(child("fork", path=str(path), forks=many(10, 100)))
     assert (ended.status, ended.out, ended.err) == (0, "states {0} kept True\n", "")

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from length import many
 from nanogpt_core import Embedder
 from nanogpt_core.cache import sqlite_file
 from nanogpt_core.cache.admin import inspect_cache, verify_cache
@@ -33,7 +34,7 @@ def words(line):
     return dict(zip(line.split()[::2], map(int, line.split()[1::2]), strict=True))
 
 
-def test_four_processes_with_eight_threads_share_a_file(options, child, finish, many, tmp_path):
+def test_four_processes_with_eight_threads_share_a_file(options, child, finish, tmp_path):
     rate = {"requests_per_second": 1e6, "model": MODEL, "dimensions": 64}
     expected = tmp_path / "expected.npy"
     np.save(expected, Embedder(**options, **rate).embed(TEXTS))

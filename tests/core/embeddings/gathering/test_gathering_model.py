@@ -9,7 +9,6 @@ import asyncio
 import base64
 import contextlib
 import json
-import os
 from collections import Counter
 from functools import partial
 from types import SimpleNamespace
@@ -20,6 +19,7 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from length import many
 from nanogpt_core import Embedder
 from nanogpt_core._runtime import clock
 from nanogpt_core._runtime.clock import Cancellation, Deadline, fake_clock
@@ -313,8 +313,7 @@ def _limits_in_process(gathering):
     GatheringWithLimits.limits_in_process = gathering.LimitsInProcess
 
 
-TIMES = 1 if os.environ.get("NANOGPT_LONG") else 4  # the usual run has a fourth of the examples
 TestGathering = Gathering.TestCase
-TestGathering.settings = settings(max_examples=80 // TIMES, stateful_step_count=60, deadline=None)
+TestGathering.settings = settings(max_examples=many(20, 80), stateful_step_count=60, deadline=None)
 TestGatheringWithLimits = GatheringWithLimits.TestCase
-TestGatheringWithLimits.settings = settings(max_examples=40 // TIMES, stateful_step_count=60, deadline=None)
+TestGatheringWithLimits.settings = settings(max_examples=many(10, 40), stateful_step_count=60, deadline=None)

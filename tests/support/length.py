@@ -1,0 +1,11 @@
+"""Length of tests with kills or random examples: `make kill` sets LONG_TESTS."""
+
+import os
+
+# Not a variable of the product's: conftest.py removes those.
+LONG = bool(os.environ.get("LONG_TESTS"))
+
+
+def many(few, lots):
+    """Return the first number in the usual run, and the second in the long one."""
+    return lots if LONG else few
