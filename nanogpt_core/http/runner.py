@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from nanogpt_core._runtime import clock
-from nanogpt_core._runtime.task_cancellation import raise_held_back, raising_held_back
+from nanogpt_core._runtime.task_cancellation import hold_cancellation, raise_held_back, raising_held_back
 from nanogpt_core._runtime.workers import run_in_thread
 from nanogpt_core.errors import NanoGPTError
 
@@ -127,15 +127,16 @@ async def _run_steps(
             if parse_lock is None or not is_large:
                 action = steps.send(result)
                 continue
-            async with parse_lock:
-                try:
-                    action = steps.send(result)
-                    while isinstance(action, Yield):
-                        await asyncio.sleep(0)
-                        action = next(steps)
-                finally:
-                    if not isinstance(action, Run):  # which gives a turn, and first stores paid vectors
-                        await asyncio.sleep(0)
+            await hold_cancellation(parse_lock.acquire())  # a cancellation here would lose vectors that are paid for
+            try:
+                action = steps.send(result)
+                while isinstance(action, Yield):
+                    await asyncio.sleep(0)
+                    action = next(steps)
+                if not isinstance(action, Run):  # which gives a turn, and first stores paid vectors
+                    await asyncio.sleep(0)
+            finally:
+                parse_lock.release()
     except StopIteration as done:
         return done.value  # type: ignore[no-any-return]
 

@@ -30,3 +30,31 @@ async def test_large_replies_are_parsed_one_after_another_also_after_they_were_c
 
     await asyncio.gather(*(run_async(parse(name), send, parse_lock=lock) for name in "ab"))
     assert sorted(order[:3]) in (["a"] * 3, ["b"] * 3)
+
+
+async def test_cancelled_task_stores_a_reply_that_waits_to_be_parsed():
+    lock, stored = asyncio.Lock(), []
+    received = asyncio.Event()
+
+    async def send(_request):
+        received.set()
+        return HttpReply(b"x" * LARGE, None)
+
+    def parse():
+        reply = yield "request"
+        yield Run(lambda: stored.append(len(reply.body)))
+        yield "another request"
+
+    await lock.acquire()  # as while the lists of another reply are made
+    task = asyncio.ensure_future(run_async(parse(), send, parse_lock=lock))
+    await received.wait()
+    await asyncio.sleep(0)
+    received.clear()
+    task.cancel()
+    await asyncio.sleep(0)
+    lock.release()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert stored == [LARGE]
+    assert not received.is_set()
+    assert not lock.locked()
