@@ -1,4 +1,4 @@
-"""Runs the batches of one call concurrently: in a fixed set of threads, or in tasks of the running event loop."""
+"""Runs work in threads and tasks: batches of one call, functions that block, and functions with a time limit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from nanogpt_core._runtime.time_limit import call_into
 from nanogpt_core.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -48,11 +47,11 @@ def lacks_threads(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and str(error).startswith(_WITHOUT_THREADS)
 
 
-def start_thread(work: Callable[[], None], name: str, stop: threading.Event) -> threading.Thread:
+def start_thread(work: Callable[[], None], name: str, stop: threading.Event | None) -> threading.Thread:
     """Start a daemon thread; at exit the interpreter sets ``stop`` and waits :data:`GRACE_SECONDS` for it.
 
     A thread that is no daemon would delay the exit until its request times out. A plain daemon thread would be killed
-    at once, together with vectors that are about to arrive.
+    at once, together with vectors that are about to arrive. Without ``stop`` it is killed.
 
     Raises:
         NoThreadError: The process may not start another thread.
@@ -62,8 +61,36 @@ def start_thread(work: Callable[[], None], name: str, stop: threading.Event) -> 
         thread.start()
     except RuntimeError as error:
         raise (NoThreadError(str(error)) if lacks_threads(error) else error) from None
-    _workers[thread] = stop
+    if stop is not None:
+        _workers[thread] = stop
     return thread
+
+
+def call_into(future: Future[T], function: Callable[[], T]) -> None:
+    """Call ``function``, and put its result or its error into ``future``."""
+    try:
+        future.set_result(function())
+    except BaseException as error:  # noqa: BLE001 - raised by future.result()
+        future.set_exception(error)
+
+
+def run_within(seconds: float, function: Callable[[], T], name: str) -> T:
+    """Return the result of ``function``. It runs in a thread, which is left behind if it takes longer than ``seconds``.
+
+    Raises:
+        TimeoutError: It takes longer.
+        Exception: An error of ``function``.
+    """
+    result: Future[T] = Future()
+    work = partial(call_into, result, function)
+    try:
+        # Without a stop event: a function that never returns must not delay the exit.
+        start_thread(work, name, stop=None).join(max(0.0, seconds))
+    except NoThreadError:
+        work()
+    if not result.done():
+        raise TimeoutError(f"no answer within {seconds:.3g} seconds")
+    return result.result()
 
 
 _exiting = threading.Event()
