@@ -20,6 +20,7 @@ import socket
 import ssl
 import time
 from collections.abc import Generator, Iterator
+from functools import partial
 from typing import Any, TypeVar
 
 import anyio  # comes with the SDK
@@ -52,35 +53,29 @@ def seconds_left(timeout: float | None) -> float | None:
     return None if seconds == math.inf else seconds
 
 
-class _AsHttpcoreErrors:
-    """Raises errors of sockets and TLS as those of ``httpcore``, in a ``with`` block; all others pass.
+@contextlib.contextmanager
+def _as_httpcore_errors(timeout_error: type[Exception], other_error: type[Exception]) -> Iterator[None]:
+    """Raise errors of sockets and TLS in this block as those of ``httpcore``; all others pass.
 
     Args:
         timeout_error: The error for a time that is over; a socket that does not block has an error of its own for it.
         other_error: The error for everything else.
     """
-
-    def __init__(self, timeout_error: type[Exception], other_error: type[Exception]) -> None:
-        self._timeout_error, self._other_error = timeout_error, other_error
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if not isinstance(error, (OSError, UnicodeError)):  # UnicodeError: the host's name cannot be looked up
-            return
+    try:
+        yield
+    except (OSError, UnicodeError) as error:  # UnicodeError: the host's name cannot be looked up
         is_known = isinstance(error, (UnicodeError, ssl.SSLError)) or error.errno is not None
         if not is_known and str(error) != TIMED_OUT:
-            return  # of a signal handler that ran meanwhile
+            raise  # of a signal handler that ran meanwhile
         if isinstance(error, (TimeoutError, BlockingIOError)):
-            raise self._timeout_error(TIMED_OUT) from error
-        raise self._other_error(str(error)) from error
+            raise timeout_error(TIMED_OUT) from error
+        raise other_error(str(error)) from error
 
 
-_CONNECT_ERRORS = _AsHttpcoreErrors(httpcore.ConnectTimeout, httpcore.ConnectError)
-_READ_ERRORS = _AsHttpcoreErrors(httpcore.ReadTimeout, httpcore.ReadError)
+_connect_errors = partial(_as_httpcore_errors, httpcore.ConnectTimeout, httpcore.ConnectError)
+_read_errors = partial(_as_httpcore_errors, httpcore.ReadTimeout, httpcore.ReadError)
 # After a WriteError, httpcore reads: the server may have answered before it had the whole request.
-_WRITE_ERRORS = _AsHttpcoreErrors(httpcore.WriteError, httpcore.WriteError)
+_write_errors = partial(_as_httpcore_errors, httpcore.WriteError, httpcore.WriteError)
 
 
 class _Connection:
@@ -200,19 +195,19 @@ class _Stream(_Connection, httpcore.NetworkStream):  # type: ignore[misc] # the 
     """A sync connection."""
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes | memoryview:
-        with _READ_ERRORS:
+        with _read_errors():
             return self._perform(self._read_steps(max_bytes), timeout)
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         if buffer:
-            with _WRITE_ERRORS:
+            with _write_errors():
                 self._perform(self._write_steps(buffer), timeout)
 
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> _Stream:
         try:
-            with _CONNECT_ERRORS:
+            with _connect_errors():
                 sessions = self._perform(self._tls_steps(ssl_context, server_hostname), timeout)
                 return _Stream(self._sock, sessions)
         except BaseException:
@@ -249,7 +244,7 @@ class Backend(httpcore.NetworkBackend):  # type: ignore[misc]
 
     def connect_tcp(self, host: str, port: int, timeout: float | None = None, **_: Any) -> _Stream:
         """Connect to the first of the host's addresses that answers. Our pools set no further options."""
-        with _CONNECT_ERRORS:
+        with _connect_errors():
             return _Stream(connect(host, port, seconds_left(timeout)))
 
 
@@ -260,7 +255,7 @@ class _AsyncStream(_Connection, httpcore.AsyncNetworkStream):  # type: ignore[mi
     """An async connection, of one event loop of asyncio's."""
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes | memoryview:
-        with _READ_ERRORS:
+        with _read_errors():
             data = await self._perform(self._read_steps(max_bytes), timeout)
         if len(data) > _BYTES_PER_TURN:
             await asyncio.sleep(0)
@@ -268,14 +263,14 @@ class _AsyncStream(_Connection, httpcore.AsyncNetworkStream):  # type: ignore[mi
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         if buffer:
-            with _WRITE_ERRORS:
+            with _write_errors():
                 await self._perform(self._write_steps(buffer), timeout)
 
     async def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> _AsyncStream:
         try:
-            with _CONNECT_ERRORS:
+            with _connect_errors():
                 sessions = await self._perform(self._tls_steps(ssl_context, server_hostname), timeout)
                 return _AsyncStream(self._sock, sessions)
         except BaseException:
@@ -330,5 +325,5 @@ class AsyncBackend(httpcore.AsyncNetworkBackend):  # type: ignore[misc]
 
     async def connect_tcp(self, host: str, port: int, timeout: float | None = None, **_: Any) -> _AsyncStream:
         """Connect to the first of the host's addresses that answers. Our pools set no further options."""
-        with _CONNECT_ERRORS, cancel_after(seconds_left(timeout)), interruptible():
+        with _connect_errors(), cancel_after(seconds_left(timeout)), interruptible():
             return _AsyncStream(await aconnect(host, port))

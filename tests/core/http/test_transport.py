@@ -21,7 +21,7 @@ def test_requests_go_through_our_network_backend(embed, serve, monkeypatch):
 
 def test_certificate_error_without_a_number_is_a_connect_error():
     # truststore raises such errors on macOS and Windows.
-    mapped = network._AsHttpcoreErrors(httpcore.ConnectTimeout, httpcore.ConnectError)
+    mapped = network._as_httpcore_errors(httpcore.ConnectTimeout, httpcore.ConnectError)
     with pytest.raises(httpcore.ConnectError, match="not trusted"), mapped:
         raise ssl.SSLCertVerificationError("the certificate is not trusted")
 
