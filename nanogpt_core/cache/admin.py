@@ -7,11 +7,20 @@ import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanogpt_core.cache.base import decode_entry, entry_dimensions
-from nanogpt_core.cache.sqlite_file import FAILURES, ForeignError, connect, resolve_path, sibling
+from nanogpt_core.cache.sqlite_file import (
+    BUSY_SECONDS,
+    FAILURES,
+    ForeignError,
+    connect,
+    resolve_path,
+    sibling,
+    wait_while_locked,
+)
 from nanogpt_core.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -52,7 +61,7 @@ def _existing(path: str | os.PathLike[str]) -> Iterator[tuple[Path, sqlite3.Conn
     try:
         if not file.stat().st_size:
             raise ForeignError("it is empty")
-        with contextlib.closing(connect(file)) as database:
+        with contextlib.closing(wait_while_locked(partial(connect, file), BUSY_SECONDS)) as database:
             yield file, database
     except FAILURES as error:
         raise ConfigurationError(f"The cache file {file} cannot be used: {error}.") from error

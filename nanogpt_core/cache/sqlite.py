@@ -11,6 +11,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 from nanogpt_core._runtime.clock import current_attempt
@@ -21,13 +22,13 @@ from nanogpt_core.cache.network_drive import network_file_system
 from nanogpt_core.cache.sqlite_file import (
     BUSY_SECONDS,
     FAILURES,
-    backoff_seconds,
     connect,
     create_if_missing,
     file_identity,
     folder_lock,
     is_locked,
     resolve_path,
+    wait_while_locked,
 )
 from nanogpt_core.validation import check_positive
 
@@ -134,39 +135,35 @@ class SQLiteCache(ForkSafe):
             TimeoutError: The file is still locked.
         """
         wait = _time_to_wait(self._wait_seconds[verb])
-        give_up_at = time.monotonic() + wait
-        cause: Exception | None = None
-        while self._lock.acquire(timeout=max(0.0, give_up_at - time.monotonic())):
-            try:
-                result = self._run_locked(work, default, verb)
-            except FAILURES as error:
-                if not is_locked(error):
-                    raise
-                cause = error
-            else:
-                self._wait_seconds[verb] = BUSY_SECONDS
-                return result
-            finally:
-                self._lock.release()
-            if time.monotonic() >= give_up_at:
+        try:
+            result = wait_while_locked(partial(self._run_once, work, default, verb), wait)
+        except FAILURES as error:
+            if is_locked(error):
                 self._wait_seconds[verb] = _BUSY_AGAIN_SECONDS
-                break
-            time.sleep(min(backoff_seconds(), max(0.0, give_up_at - time.monotonic())))
-        raise TimeoutError(
-            f"{self.path} is kept locked by another program, for more than {wait:.2g} seconds"
-        ) from cause
+            elif not isinstance(error, TimeoutError):
+                raise
+            raise TimeoutError(
+                f"{self.path} is kept locked by another program, for more than {wait:.2g} seconds"
+            ) from error
+        self._wait_seconds[verb] = BUSY_SECONDS
+        return result
 
-    def _run_locked(self, work: Callable[[sqlite3.Connection], T], default: T, verb: str) -> T:
-        for attempt in range(_ATTEMPTS):
-            try:
-                return work(self._open())
-            except FAILURES as error:
-                if is_locked(error):
-                    raise
-                if attempt == _ATTEMPTS - 1 or not self._recover(error, reopened=attempt > 0):
-                    self._warn(f"cannot be {verb} ({getattr(error, 'strerror', None) or error})")
-                    break
-        return default
+    def _run_once(self, work: Callable[[sqlite3.Connection], T], default: T, verb: str, seconds: float) -> T:
+        if not self._lock.acquire(timeout=seconds):
+            raise TimeoutError("Another thread uses the file")
+        try:
+            for attempt in range(_ATTEMPTS):
+                try:
+                    return work(self._open())
+                except FAILURES as error:
+                    if is_locked(error):
+                        raise
+                    if attempt == _ATTEMPTS - 1 or not self._recover(error, reopened=attempt > 0):
+                        self._warn(f"cannot be {verb} ({getattr(error, 'strerror', None) or error})")
+                        break
+            return default
+        finally:
+            self._lock.release()
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is not None and self._identity != file_identity(self.path):

@@ -1,13 +1,14 @@
-"""The file of a SQLite cache: creating, opening and checking it, and setting a damaged one aside.
+"""The file of a SQLite cache: creating, opening and checking it.
 
-No function here waits for other processes unless it is told how long: a caller that holds a lock must not keep a fork
-waiting.
+Only :func:`wait_while_locked` waits for other processes, and a connection that was opened with seconds to wait: a
+caller that holds a lock must not keep a fork waiting.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import importlib.util
 import os
 import random
 import re
@@ -16,23 +17,15 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.validation import check_encodes
 
 T = TypeVar("T")
 
-_flock: Callable[[int], None] | None
-try:
-    import fcntl
-except ImportError:  # Windows, where a file in use can be neither deleted nor renamed
-    _flock = None
-else:
-
-    def _flock(handle: int) -> None:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
+# None on Windows, where a file in use can be neither deleted nor renamed.
+fcntl: Any = importlib.import_module("fcntl") if importlib.util.find_spec("fcntl") else None
 
 _SCHEMA = "CREATE TABLE nanogpt_entries (key BLOB PRIMARY KEY, entry BLOB NOT NULL, used INTEGER NOT NULL)"
 _APPLICATION_ID = 0x4E_61_6E_6F  # "Nano", in the file's header: distinguishes a cache from another program's database
@@ -113,12 +106,8 @@ def backoff_seconds() -> float:
 # process closes it once, however often it has it open.
 
 
-def create_if_missing(path: Path, seconds: float = 0.0) -> None:
-    """Make the folder and an empty cache file, if they are missing; wait at most ``seconds`` for other processes."""
-    _wait_for_others(lambda _: _create_if_missing(path), seconds)
-
-
-def _create_if_missing(path: Path) -> None:
+def create_if_missing(path: Path) -> None:
+    """Make the folder and an empty cache file, if they are missing."""
     if not path.parent.is_dir():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if _is_missing(path):
@@ -145,7 +134,7 @@ def _create(path: Path) -> None:
             sibling(path, suffix).unlink(missing_ok=True)
         os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))  # SQLite gives its log the same mode
     except (FileExistsError, PermissionError) as error:
-        if _flock is None:  # no lock on the folder: another process may be creating the file
+        if fcntl is None:  # no lock on the folder: another process may be creating the file
             raise BlockingIOError(errno.EAGAIN, "Another process is creating the file") from error
         raise
     with contextlib.closing(open_file(new, "mode=rw", BUSY_SECONDS)) as database:
@@ -167,15 +156,7 @@ def file_identity(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def connect(path: Path, seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
-    """Open a cache file for writing, or for reading if the rights to write are missing.
-
-    Other processes are waited for at most ``seconds``, here and in each statement.
-    """
-    return _wait_for_others(lambda left: _connect_once(path, left), seconds)
-
-
-def _wait_for_others(work: Callable[[float], T], seconds: float) -> T:
+def wait_while_locked(work: Callable[[float], T], seconds: float) -> T:
     """Do ``work``, which takes the seconds left, again and again for so many seconds while the file is locked.
 
     SQLite's own wait does not cover processes that create the file or switch on its log.
@@ -185,12 +166,17 @@ def _wait_for_others(work: Callable[[float], T], seconds: float) -> T:
         try:
             return work(max(0.0, give_up_at - time.monotonic()))
         except FAILURES as error:
-            if not is_locked(error) or time.monotonic() >= give_up_at:
+            left = give_up_at - time.monotonic()
+            if left <= 0 or not is_locked(error):
                 raise
-            time.sleep(backoff_seconds())
+        time.sleep(min(backoff_seconds(), left))
 
 
-def _connect_once(path: Path, seconds: float) -> sqlite3.Connection:
+def connect(path: Path, seconds: float) -> sqlite3.Connection:
+    """Open a cache file for writing, or for reading if the rights to write are missing.
+
+    Each statement waits for other processes, at most ``seconds``.
+    """
     _refuse_foreign(path)
     try:
         return _checked(path, "mode=rw", seconds, write=True)
@@ -289,13 +275,13 @@ def folder_lock(folder: Path) -> Iterator[None]:
     Raises:
         BlockingIOError: Another process holds it.
     """
-    if _flock is None:
+    if fcntl is None:
         yield
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:
-            _flock(handle)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise
         except OSError:

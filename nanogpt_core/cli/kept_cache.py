@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from nanogpt_core.cache.sqlite import SQLiteCache
-from nanogpt_core.cache.sqlite_file import BUSY_SECONDS, create_if_missing
+from nanogpt_core.cache.sqlite_file import BUSY_SECONDS, create_if_missing, wait_while_locked
 from nanogpt_core.errors import ConfigurationError
 
 _SQLITE_FORMAT = b"SQLite format 3\0"
@@ -36,7 +36,7 @@ class KeptCache(SQLiteCache):
         if _format_of(self.path) not in {b"", _SQLITE_FORMAT}:
             raise ConfigurationError(f"{self.path} is no cache: it is no SQLite file.", remedy="Pass another --cache.")
         try:
-            create_if_missing(self.path, BUSY_SECONDS)
+            wait_while_locked(lambda _seconds: create_if_missing(self.path), BUSY_SECONDS)
         except sqlite3.Error as error:
             raise OSError(errno.EIO, f"The cache cannot be created ({error})", str(self.path)) from None
         for each in (self.path, self.path.parent):  # SQLite writes its log beside the file

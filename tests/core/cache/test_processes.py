@@ -249,7 +249,7 @@ async def test_sync_and_async_calls_in_a_running_loop(make, sandbox, tmp_path):
 
 
 def test_file_is_created_and_set_aside_without_fcntl(monkeypatch, tmp_path, entries):
-    monkeypatch.setattr(sqlite_file, "_flock", None)
+    monkeypatch.setattr(sqlite_file, "fcntl", None)
     path = tmp_path / "c.db"
     cache = SQLiteCache(path)
     cache.put_many(entries(300, width=1000))
@@ -271,7 +271,7 @@ def test_file_in_creation_by_another_process_is_waited_for_without_fcntl(monkeyp
             raise PermissionError(13, "The process cannot access the file because it is being used by another process")
         unlink(path, **more)
 
-    monkeypatch.setattr(sqlite_file, "_flock", None)
+    monkeypatch.setattr(sqlite_file, "fcntl", None)
     monkeypatch.setattr(Path, "unlink", refuse_first)
     cache = SQLiteCache(tmp_path / "c.db")
     cache.put_many({b"a": b"1"})
