@@ -14,7 +14,7 @@ import socket
 import time
 from typing import Any
 
-from nanogpt_core._runtime.workers import lacks_threads
+from nanogpt_core._runtime.workers import call_in_thread
 
 TIMED_OUT = "timed out"
 """Text of the errors of this project about a socket whose time is over."""
@@ -111,12 +111,7 @@ def _open(address: _Address) -> socket.socket:
 async def _look_up(host: str, port: int) -> list[_Address]:
     with contextlib.suppress(socket.gaierror):  # a numeric address needs no thread
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-    try:
-        return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except RuntimeError as error:
-        if not lacks_threads(error):
-            raise
-        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return await call_in_thread(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
 
 
 async def _aconnect(address: _Address) -> socket.socket:

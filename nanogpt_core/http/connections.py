@@ -52,12 +52,8 @@ def _pool_options(proxy: Proxy | None, tls: ssl.SSLContext) -> dict[str, Any]:
     }
     if proxy is not None:
         parsed = httpx.Proxy(proxy.url)
-        url = parsed.url
-        options["proxy"] = httpcore.Proxy(
-            httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
-            auth=parsed.raw_auth,
-            ssl_context=tls if url.scheme == "https" else None,
-        )
+        proxy_tls = tls if parsed.url.scheme == "https" else None
+        options["proxy"] = httpcore.Proxy(str(parsed.url), auth=parsed.raw_auth, ssl_context=proxy_tls)
     return options
 
 
