@@ -18,8 +18,6 @@ from nanogpt_core.http.endpoint import DEFAULT_TIMEOUT, Endpoint
 from nanogpt_core.http.secrets import redacted
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     import openai
     from typing_extensions import Self
 
@@ -96,17 +94,13 @@ class Closeable:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
 
@@ -191,8 +185,8 @@ class HttpClient:
                 return _checked(call())
         except Exception as error:  # noqa: BLE001 - raised again
             failure = self._failure(error, request.timeout)
-        # Out here: the SDK wraps our errors in its own, and causes must not run in a circle. Calls that share a request
-        # get copies of the error, with this frame in their tracebacks: its variables must show no secret.
+        # After the except clause: the SDK wraps our errors in its own, and causes must not run in a circle. Calls that
+        # share a request get copies of the error, with this frame in their tracebacks: no variable may show a secret.
         with redacted(self.endpoint):
             raise failure
 

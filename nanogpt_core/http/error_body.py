@@ -26,8 +26,6 @@ _STATUS_BY_CODE = {
 }
 _STATUSES = {code: status for status, codes in _STATUS_BY_CODE.items() for code in codes.split()}
 _STATUS = re.compile(r"[45]\d\d", re.ASCII)
-_PAYMENT_REQUIRED = 402
-_FIRST_ERROR_STATUS, _LAST_STATUS = 400, 599
 
 
 def parse_error_body(content: bytes) -> object:
@@ -79,6 +77,13 @@ def _words(value: object, layers: int = _MAX_LAYERS) -> str:
     return f"{words}: {raw}" if words and raw and raw not in words else words
 
 
+def _complaint(item: object, layers: int) -> str:
+    # FastAPI repeats the request's texts, which must not be logged or searched for words.
+    if isinstance(item, dict) and "msg" in item:
+        return f"{item['msg']} ({item.get('loc')})"
+    return _words(item, layers) or str(item)
+
+
 def error_field(document: object, name: str) -> str | None:
     """Return a field of an error body, such as ``code``, as text, truncated; None if it has none."""
     value = next((layer[name] for layer in _layers(document) if layer.get(name) is not None), None)
@@ -101,19 +106,12 @@ def error_status(document: dict[str, Any]) -> int | None:
     layers = _layers(document)
     for value in (layer.get(name) for name in ("status", "code") for layer in layers):
         status = int(value) if isinstance(value, str) and _STATUS.fullmatch(value) else value
-        if isinstance(status, int) and _FIRST_ERROR_STATUS <= status <= _LAST_STATUS:
+        if isinstance(status, int) and 400 <= status <= 599:
             return status
     if any({"payment", "requiredBalance"} & layer.keys() for layer in layers):
-        return _PAYMENT_REQUIRED
+        return 402
     codes = (layer.get(name) for name in ("code", "type") for layer in layers)
     return next((_STATUSES[code] for code in codes if isinstance(code, str) and code in _STATUSES), None)
-
-
-def _complaint(item: object, layers: int) -> str:
-    # FastAPI repeats the request's texts, which must not be logged or searched for words.
-    if isinstance(item, dict) and "msg" in item:
-        return f"{item['msg']} ({item.get('loc')})"
-    return _words(item, layers) or str(item)
 
 
 def excerpt(text: bytes | str) -> str:

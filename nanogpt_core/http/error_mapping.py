@@ -191,19 +191,15 @@ def _from_status(error: openai.APIStatusError) -> StatusError:
     detail = error_message(document) or excerpt(text)
     code, param = error_field(document, "code"), error_field(document, "param")
     kind, remedy = _kind(status, code or error_field(document, "type"), param, detail)
-    if (
-        kind is errors.QuotaExceededError
-        and code not in _QUOTA_CODES
-        and wait is not None
-        and wait <= MAX_RETRY_AFTER_SECONDS
-    ):
+    is_short = wait is not None and wait <= MAX_RETRY_AFTER_SECONDS
+    if kind is errors.QuotaExceededError and is_short and code not in _QUOTA_CODES:
         kind, remedy = _BY_STATUS[status]  # a quota for a minute
     remedy = _REMEDIES.get(code or "", remedy)
-    if status == 403 and text.lstrip().startswith("<"):  # noqa: PLR2004
+    if status == 403 and text.lstrip().startswith("<"):
         remedy = "A firewall or proxy in front of the service sent this page: check the network, and base_url."
-    if "location" in response.extensions and 300 <= status < 400:  # noqa: PLR2004
+    if "location" in response.extensions and 300 <= status < 400:
         remedy = _redirect_remedy(error.request.url, response.extensions["location"]) or remedy
-    if status == 402:  # noqa: PLR2004
+    if status == 402:
         remedy = _balance_remedy(document, remedy)
     named = f"{status} ({code})" if code and code != str(status) else f"{status}"
     should_retry = response.headers.get("x-should-retry")  # the SDK heeds it too
@@ -251,10 +247,10 @@ def _quota_remedy(wait: float | None, words: str) -> str:
 
 
 def _concerns_path(status: int, code: str | None, param: str | None, detail: str) -> bool:
-    if status == 405:  # noqa: PLR2004
+    if status == 405:
         return True
     about_model = _denies_model(code, param, detail) or param == "model" or re.search(r"\bmodel\b", detail.lower())
-    return status == 404 and not about_model  # noqa: PLR2004
+    return status == 404 and not about_model
 
 
 def _base_url_remedy(url: Any) -> str:
@@ -286,14 +282,14 @@ def _redirect_remedy(url: Any, location: str) -> str:
 
 def _kind(status: int, code: str | None, param: str | None, detail: str) -> tuple[type[StatusError], str]:
     words = f"{code or ''} {detail}".lower()
-    if status == 429 and (code in _QUOTA_CODES or _QUOTA_WORDS.search(words)):  # noqa: PLR2004
+    if status == 429 and (code in _QUOTA_CODES or _QUOTA_WORDS.search(words)):
         return errors.QuotaExceededError, "Wait until the quota resets, or raise it."
     if status in (400, 403, 429) and _NO_BALANCE.search(words):
         return _BY_STATUS[402]
     if status in (400, 403) and (code == "invalid_api_key" or _INVALID_KEY.search(words)):
         return _BY_STATUS[401]
     # Servers on FastAPI answer 422 instead of 400; llama.cpp answers 500.
-    if status in (400, 422, 500) and is_size_error(code, param, detail, known_only=status == 500):  # noqa: PLR2004
+    if status in (400, 422, 500) and is_size_error(code, param, detail, known_only=status == 500):
         return errors.RequestTooLargeError, "Send less at a time: a smaller batch_size, or shorter texts."
     if status in (400, 422) and _denies_model(code, param, detail):
         return _BY_STATUS[404]
