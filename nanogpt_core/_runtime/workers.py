@@ -102,12 +102,10 @@ def park_if_exiting() -> None:
         threading.Event().wait()
 
 
-_after_workers: list[Callable[[], None]] = []
+_after_workers = contextlib.ExitStack()
 
-
-def call_after_workers(function: Callable[[], None]) -> None:
-    """Call ``function`` at exit when workers have ended: one that still runs could open another connection."""
-    _after_workers.append(function)
+call_after_workers = _after_workers.callback
+"""Call a function at exit when workers have ended: one that still runs could open another connection."""
 
 
 @atexit.register
@@ -115,15 +113,11 @@ def _wait_for_workers() -> None:
     _exiting.set()
     until = time.monotonic() + GRACE_SECONDS
     workers = dict(_workers)
-    try:
-        with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl-C ends the wait
-            for stop in workers.values():
-                stop.set()
-            for worker in workers:
-                worker.join(max(0.0, until - time.monotonic()))
-    finally:
-        for function in _after_workers:
-            function()
+    with _after_workers, contextlib.suppress(KeyboardInterrupt):  # a second Ctrl-C ends the wait
+        for stop in workers.values():
+            stop.set()
+        for worker in workers:
+            worker.join(max(0.0, until - time.monotonic()))
 
 
 def run_in_threads(tasks: Sequence[Callable[[], None]], max_workers: int, stop: threading.Event) -> None:

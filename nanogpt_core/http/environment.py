@@ -131,7 +131,7 @@ def _exempts(entry: str, host: str, port: int) -> bool:
         address = ip_address(host)
     with contextlib.suppress(ValueError):
         network = ip_network(entry.strip("[]"), strict=False)
-        return address is not None and address.version == network.version and address in network
+        return address is not None and address in network
     bracketed = re.fullmatch(r"(?:\[([^]]+)\]|([^:]+))(?::(\d+))?", entry.partition("/")[0])
     if bracketed is None:
         return False
@@ -155,23 +155,22 @@ def tls_context() -> ssl.SSLContext:
     """
     file, folders = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
     if not file and folders and not any(Path(one).is_dir() for one in folders.split(os.pathsep)):
-        raise ConfigurationError(f"SSL_CERT_DIR={folders} is not a folder.", remedy="Correct it, or unset it.")
+        raise _unusable(f"SSL_CERT_DIR={folders} is not a folder.")
     log = os.environ.get("SSLKEYLOGFILE")
     if log:
         try:
             with Path(log).open("ab"):
                 pass
         except OSError as error:
-            raise ConfigurationError(
-                f"SSLKEYLOGFILE={log} cannot be written ({error.strerror}).", remedy="Correct it, or unset it."
-            ) from error
+            raise _unusable(f"SSLKEYLOGFILE={log} cannot be written ({error.strerror}).") from error
     try:
         context: ssl.SSLContext = httpx.create_ssl_context()
     except (OSError, ValueError) as error:
         if not file:
             raise
-        raise ConfigurationError(
-            f"SSL_CERT_FILE={file} is not a readable file of certificates ({error}).",
-            remedy="Correct it, or unset it.",
-        ) from error
+        raise _unusable(f"SSL_CERT_FILE={file} is not a readable file of certificates ({error}).") from error
     return context
+
+
+def _unusable(message: str) -> ConfigurationError:
+    return ConfigurationError(message, remedy="Correct it, or unset it.")
