@@ -89,23 +89,27 @@ class Deadline:
         return min(timeout, self.at - now())
 
 
+NO_DEADLINE = Deadline(math.inf)
+"""The deadline of a call that may take any time."""
+
+
 @dataclass(frozen=True)
 class Cancellation:
     """The deadline and the stop signal of one call, shared by its requests.
 
     Attributes:
-        deadline: The time by which the call must end. Default: none.
+        deadline: The time by which the call must end.
         stop: Set if no further attempt must be made, because the call was interrupted or another of its requests
             failed.
     """
 
-    deadline: Deadline | None = None
+    deadline: Deadline = NO_DEADLINE
     stop: threading.Event = field(default_factory=threading.Event)
 
     @property
     def is_late(self) -> bool:
         """True if the deadline has passed."""
-        return self.deadline is not None and self.deadline.remaining() <= 0
+        return self.deadline.remaining() <= 0
 
     def check(self) -> None:
         """Check that the call may continue.
@@ -123,11 +127,11 @@ class Cancellation:
     def remaining(self, timeout: float) -> float:
         """Return ``timeout`` in seconds, or the time until the deadline if that is less."""
         self.check()
-        return timeout if self.deadline is None else self.deadline.remaining(timeout)
+        return self.deadline.remaining(timeout)
 
     def leaves_time_for(self, delay: float) -> bool:
         """Return whether another attempt in ``delay`` seconds can still end in time."""
-        return not self.stop.is_set() and (self.deadline is None or self.deadline.remaining() > delay)
+        return not self.stop.is_set() and self.deadline.remaining() > delay
 
 
 class AttemptLimits(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from nanogpt_core._runtime.clock import Deadline, attempt_limits
+from nanogpt_core._runtime.clock import NO_DEADLINE, Deadline, attempt_limits
 from nanogpt_core._runtime.log import DistinctWarnings
 from nanogpt_core._runtime.workers import run_within
 from nanogpt_core.cache.base import (
@@ -36,7 +36,7 @@ class CacheLookup:
         self,
         cache: EmbeddingCache,
         namespace: CacheNamespace,
-        deadline: Deadline | None,
+        deadline: Deadline,
         close_late: Callable[[], None],
         warnings: DistinctWarnings,
     ) -> None:
@@ -86,7 +86,7 @@ class CacheLookup:
     def _get(self, keys: Sequence[bytes]) -> Mapping[bytes, bytes]:
         found: dict[bytes, bytes] = {}
         # The call ends with its deadline, and a cache of many slow lookups must not delay it.
-        if self._deadline is not None and self._deadline.remaining() <= 0:
+        if self._deadline.remaining() <= 0:
             return found
         self._attempt(lambda: found.update(self._cache.get_many(keys)))
         return found
@@ -95,13 +95,12 @@ class CacheLookup:
         if self._failed:
             return False
         try:
-            if self._deadline is None:
-                work()
-            elif getattr(self._cache, "keeps_deadline", False):
-                with attempt_limits(_WAIT_SHARE * self._deadline.remaining()):
+            seconds = _WAIT_SHARE * self._deadline.remaining()
+            if self._deadline == NO_DEADLINE or getattr(self._cache, "keeps_deadline", False):
+                with attempt_limits(seconds):
                     work()
             else:
-                run_within(_WAIT_SHARE * self._deadline.remaining(), work, "nanogpt-cache")
+                run_within(seconds, work, "nanogpt-cache")
         except Exception as error:  # noqa: BLE001 - a user's own cache may raise anything
             self._failed = True
             self._warnings.warn(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -196,10 +197,9 @@ class Pipeline:
         return Call(results, cancellation, observer)
 
     def _cancellation(self, stop: threading.Event | None = None) -> Cancellation:
-        deadline = None if self.config.deadline is None else Deadline.after(self.config.deadline)
-        return Cancellation(deadline, stop or threading.Event())
+        return Cancellation(Deadline.after(self.config.deadline or math.inf), stop or threading.Event())
 
-    def _cache_lookup(self, deadline: Deadline | None) -> CacheLookup | None:
+    def _cache_lookup(self, deadline: Deadline) -> CacheLookup | None:
         cache = self.config.opened_cache
         if cache is None:
             return None

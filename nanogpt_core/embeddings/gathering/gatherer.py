@@ -35,6 +35,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from nanogpt_core._runtime.clock import NO_DEADLINE
 from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core.embeddings.gathering.text_queue import TextQueue
 from nanogpt_core.embeddings.gathering.waiting_call import Carrier, Item, Lane, Sender, WaitingCall
@@ -354,4 +355,4 @@ def _concerns_others(error: NanoGPTError, call: WaitingCall) -> bool:
         return False
     if named_position(error, 1) is not None and call.batch.positions[0]:
         return False  # it gives the position in the list of this call
-    return call.cancellation.deadline is None or not error.transient
+    return call.cancellation.deadline == NO_DEADLINE or not error.transient

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from nanogpt_core._runtime.clock import Cancellation, Deadline
+from nanogpt_core._runtime.clock import NO_DEADLINE, Cancellation, Deadline
 from nanogpt_core._runtime.log import describe, logger
 from nanogpt_core.embeddings.dispatch import Dispatcher, Steps, failed_outcome, text_too_long
 from nanogpt_core.embeddings.gathering.bad_text_search import BadTextSearch, Failure, Result, halves, is_one_call
@@ -223,9 +223,7 @@ class SharedBatch:
             self.gatherer.send_separately(items)  # each call truncates or splits them
 
 
-def _last_deadline(items: Sequence[Item]) -> Deadline | None:
-    """Return the latest deadline of all calls; None if a call has none."""
+def _last_deadline(items: Sequence[Item]) -> Deadline:
+    """Return the latest deadline of all calls."""
     deadlines = [call.cancellation.deadline for item in items for call in list(item.calls)]
-    if not deadlines or None in deadlines:
-        return None
-    return max((deadline for deadline in deadlines if deadline), key=lambda deadline: deadline.at)
+    return max(deadlines, key=lambda deadline: deadline.at, default=NO_DEADLINE)

@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from length import many
 from nanogpt_core import Embedder
 from nanogpt_core._runtime import clock
-from nanogpt_core._runtime.clock import Cancellation, Deadline, fake_clock
+from nanogpt_core._runtime.clock import NO_DEADLINE, Cancellation, Deadline, fake_clock
 from nanogpt_core.embeddings.dispatch import Call
 from nanogpt_core.embeddings.gathering import gatherer
 from nanogpt_core.embeddings.gathering.carrier import BatchCarrier
@@ -78,7 +78,7 @@ class OneCall:
         embedder = machine.poor if poor else machine.embedder
         self.texts, self.lane = texts, lane
         self.poor = poor or machine.has_one_budget
-        self.cancellation = Cancellation(Deadline.after(deadline) if deadline else None)
+        self.cancellation = Cancellation(Deadline.after(deadline) if deadline else NO_DEADLINE)
         pipeline = embedder._pipeline
         plan = make_plan(texts, pipeline.counter)
         self.results = ResultCollector(
@@ -277,7 +277,7 @@ class Gathering(RuleBasedStateMachine):
             assert one.poor
         elif isinstance(error, LimitsUnavailableError):
             assert one.limits_were_away
-        elif one.cancellation.deadline is not None and one.cancellation.deadline.remaining() <= 0:
+        elif one.cancellation.is_late:
             assert isinstance(error, NanoGPTError)
         else:
             assert one.server_failed, repr(error)
