@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from nanogpt_core._runtime.clock import NO_DEADLINE, Deadline, attempt_limits
 from nanogpt_core._runtime.log import DistinctWarnings
-from nanogpt_core._runtime.workers import run_within
+from nanogpt_core._runtime.threads import run_within
 from nanogpt_core.cache.base import (
     CacheNamespace,
     EmbeddingCache,

@@ -16,7 +16,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nanogpt_core._runtime.fork import check_process
-from nanogpt_core._runtime.workers import GRACE_SECONDS, NoThreadError, call_into, park_if_exiting, start_thread
+from nanogpt_core._runtime.threads import GRACE_SECONDS, NoThreadError, call_into, park_if_exiting, start_thread
 from nanogpt_core.embeddings.inputs import check_texts
 from nanogpt_core.embeddings.results import reporting
 

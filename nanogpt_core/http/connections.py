@@ -14,7 +14,8 @@ from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING, Any
 
 from nanogpt_core._runtime.fork import ForkSafe, delay_forks
-from nanogpt_core._runtime.workers import call_after_workers, call_in_thread, require_event_loop
+from nanogpt_core._runtime.threads import call_after_workers
+from nanogpt_core._runtime.workers import call_in_thread, require_event_loop
 from nanogpt_core.errors import causes
 from nanogpt_core.http.environment import Proxy, proxy_for, tls_context
 from nanogpt_core.http.network import AsyncBackend, Backend

@@ -10,7 +10,7 @@ from typing import Any
 import openai
 
 from nanogpt_core import errors
-from nanogpt_core._runtime.workers import lacks_threads
+from nanogpt_core._runtime.threads import lacks_threads
 from nanogpt_core.errors import NanoGPTError, StatusError
 from nanogpt_core.http.error_body import (
     as_sentence,

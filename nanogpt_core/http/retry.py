@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from nanogpt_core._runtime.clock import Cancellation
 from nanogpt_core._runtime.log import describe, logger
-from nanogpt_core._runtime.workers import call_into
+from nanogpt_core._runtime.threads import call_into
 from nanogpt_core.errors import (
     BudgetExceededError,
     NanoGPTError,

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from nanogpt_core._runtime.log import warn
-from nanogpt_core._runtime.workers import run_within
+from nanogpt_core._runtime.threads import run_within
 from nanogpt_core.errors import InvalidTypeError
 from nanogpt_core.models.catalog import ModelInfo, get_model
 from nanogpt_core.validation import check_model_name

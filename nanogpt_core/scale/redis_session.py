@@ -18,7 +18,7 @@ import orjson
 from nanogpt_core._runtime import clock
 from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core._runtime.log import logger
-from nanogpt_core._runtime.workers import NoThreadError, start_thread
+from nanogpt_core._runtime.threads import NoThreadError, start_thread
 from nanogpt_core.errors import LimitsUnavailableError, NanoGPTError
 from nanogpt_core.scale.ledger import RequestLog
 from nanogpt_core.scale.redis_address import RedisAddress, drop_frames, server_error, server_words

@@ -7,7 +7,7 @@ import contextlib
 import threading
 
 from nanogpt_core._runtime.clock import Cancellation
-from nanogpt_core._runtime.workers import NoThreadError, start_thread
+from nanogpt_core._runtime.threads import NoThreadError, start_thread
 from nanogpt_core.embeddings.dispatch import Dispatcher, Steps
 from nanogpt_core.embeddings.gathering.gatherer import Gatherer
 from nanogpt_core.embeddings.gathering.shared_batch import SharedBatch

@@ -1,4 +1,4 @@
-"""Workers: a fixed number of threads or tasks, failures, time limits, and threads that cannot be started."""
+"""Workers: a fixed number of threads or tasks, failures, and threads that cannot be started."""
 
 import asyncio
 import gc
@@ -13,10 +13,10 @@ from importlib.util import find_spec
 import pytest
 
 from nanogpt_core import Embedder, NanoGPTError
-from nanogpt_core._runtime.workers import run_in_tasks, run_in_threads, run_within
+from nanogpt_core._runtime.threads import run_within
+from nanogpt_core._runtime.workers import run_in_tasks, run_in_threads
 from nanogpt_core.embeddings.stream import map_ordered
 
-GUARD_SECONDS = 60
 WAYS = pytest.mark.parametrize("way", ["threads", "tasks"])
 
 
@@ -147,7 +147,7 @@ def test_exception_of_a_signal_handler_passes_through_while_a_thread_starts(monk
     with pytest.raises(RuntimeError, match="time limit"):
         list(map_ordered(iter("ab"), lambda item, _: item.upper(), 2))
     with pytest.raises(RuntimeError, match="time limit"):
-        run_within(GUARD_SECONDS, stop.set, "limited")
+        run_within(60, stop.set, "limited")
 
 
 @pytest.fixture
@@ -249,41 +249,3 @@ def test_embedder_is_freed_without_the_garbage_collector(make):
         assert pipeline() is None
     finally:
         gc.enable()
-
-
-# --- functions with a time limit ---
-
-
-def test_result_of_a_limited_function_is_returned():
-    assert run_within(GUARD_SECONDS, lambda: threading.current_thread().name, "limited") == "limited"
-
-
-@pytest.mark.parametrize("error", [LookupError("away"), TimeoutError("its own"), SystemExit(3)])
-def test_error_of_a_limited_function_is_raised(error):
-    def fail():
-        raise error
-
-    with pytest.raises(type(error)) as caught:
-        run_within(GUARD_SECONDS, fail, "limited")
-    assert caught.value is error
-
-
-def test_function_that_takes_longer_is_left_behind():
-    over, ended = threading.Event(), threading.Event()
-
-    def wait():
-        over.wait(GUARD_SECONDS)
-        ended.set()
-
-    with pytest.raises(TimeoutError, match="no answer within 0 seconds"):
-        run_within(0, wait, "limited")
-    over.set()
-    assert ended.wait(GUARD_SECONDS)
-
-
-def test_limited_function_runs_in_the_calling_thread_if_no_more_threads_can_be_started(monkeypatch):
-    def refuse(_thread):
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(threading.Thread, "start", refuse)
-    assert run_within(GUARD_SECONDS, threading.current_thread, "limited") is threading.current_thread()
