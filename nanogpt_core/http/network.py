@@ -140,7 +140,7 @@ class _Connection:
     def __init__(self, sock: socket.socket, sessions: tuple[_TlsSession, ...] = ()) -> None:
         self._sock = sock
         self._sessions = sessions
-        self._held = b""
+        self._held_byte = b""
         self._answered = False
         self._read_bytes = _FIRST_READ_BYTES
         self._late_since: float | None = None
@@ -168,8 +168,8 @@ class _Connection:
         The parser asks for that byte if it is part of the reply. If the reply has ended before it, the byte stays, and
         the connection is closed instead of used again: docs/adr/0002-own-network-streams.md.
         """
-        if self._held:
-            held, self._held = self._held, b""
+        if self._held_byte:
+            held, self._held_byte = self._held_byte, b""
             return held
         if max_bytes < _MIN_HTTP_READ_BYTES:
             return (yield from self._receive_steps(max_bytes))
@@ -179,7 +179,7 @@ class _Connection:
             self._read_bytes = _READ_BYTES
         if len(data) < 2:  # noqa: PLR2004
             return data
-        self._held = data[-1:]
+        self._held_byte = data[-1:]
         return memoryview(data)[:-1]
 
     def _receive_steps(self, max_bytes: int) -> _Steps[bytes]:
@@ -203,7 +203,7 @@ class _Connection:
         yield self._encrypt(data)
 
     def _is_idle(self) -> bool:
-        if self._held or any(tls.pending for tls in self._sessions):
+        if self._held_byte or any(tls.pending for tls in self._sessions):
             return False
         try:
             self._sock.setblocking(False)
@@ -233,7 +233,7 @@ class _Connection:
         # Asked of each idle connection at each request. write() looks at the socket:
         # docs/adr/0002-own-network-streams.md.
         if info == "is_readable":
-            return bool(self._held) or self._sock.fileno() < 0
+            return bool(self._held_byte) or self._sock.fileno() < 0
         if info == "ssl_object":
             return self._sessions[-1].object if self._sessions else None
         if info == "socket":

@@ -187,7 +187,7 @@ class _Body(httpx.SyncByteStream, httpx.AsyncByteStream):  # type: ignore[misc]
 
     async def aclose(self) -> None:
         try:
-            with anyio.CancelScope(shield=True):  # a scope of anyio's would cancel in each turn of the event loop
+            with anyio.CancelScope(shield=True):  # anyio would cancel again in each turn of the event loop
                 await hold_cancellation(self._stream.aclose())
         finally:
             if self._lease is not None:
@@ -215,12 +215,10 @@ def _with_headers(request: Any, own_headers: SecretHeaders) -> Any:
         if lower.startswith(_DROPPED_PREFIXES) or (lower, value) in seen:
             continue
         seen.add((lower, value))
-        own_name, replacement = own.pop(lower, (name, None))
-        if replacement is None and lower != b"authorization":
-            headers.append((name, value))
-            continue
+        # The SDK's placeholder for the key goes, if there is no key.
+        own_name, own_value = own.pop(lower, (name, None if lower == b"authorization" else value))
         default = request.url.netloc if lower == b"host" else _REPLACEABLE.get(lower)
-        chosen = replacement if value == default else value  # a header that was given with this one call wins
+        chosen = own_value if value == default else value  # a header that was given with this one call wins
         if chosen is not None:
             headers.append((own_name, chosen))
     return httpx.Request(
