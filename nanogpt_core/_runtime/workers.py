@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import threading
 from collections.abc import Awaitable, Callable, Sequence
@@ -42,8 +43,11 @@ def run_in_threads(tasks: Sequence[Callable[[], None]], max_workers: int, stop: 
             stop.set()
 
     count = min(max_workers, len(tasks))
+    threads = list[threading.Thread]()
     try:
-        threads = _start_threads(work, count, stop) if count > 1 else []
+        with contextlib.suppress(NoThreadError):  # for example because of a limit on processes
+            for number in range(count) if count > 1 else ():
+                threads.append(start_thread(work, f"nanogpt-{number}", stop))
         if not threads:
             work()
         for thread in threads:
@@ -56,16 +60,6 @@ def run_in_threads(tasks: Sequence[Callable[[], None]], max_workers: int, stop: 
     if failures:
         park_if_exiting()
         raise failures[0]
-
-
-def _start_threads(work: Callable[[], None], count: int, stop: threading.Event) -> list[threading.Thread]:
-    threads: list[threading.Thread] = []
-    for number in range(count):
-        try:
-            threads.append(start_thread(work, f"nanogpt-{number}", stop))
-        except NoThreadError:  # for example because of a limit on processes
-            break
-    return threads
 
 
 async def run_in_tasks(
