@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import importlib.util
 import os
 import random
 import re
@@ -17,15 +16,17 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.validation import check_encodes
 
 T = TypeVar("T")
 
-# None on Windows, where a file in use can be neither deleted nor renamed.
-fcntl: Any = importlib.import_module("fcntl") if importlib.util.find_spec("fcntl") else None
+try:
+    import fcntl
+except ImportError:  # Windows, where a file in use can be neither deleted nor renamed
+    fcntl = None  # type: ignore[assignment]
 
 _SCHEMA = "CREATE TABLE nanogpt_entries (key BLOB PRIMARY KEY, entry BLOB NOT NULL, used INTEGER NOT NULL)"
 _APPLICATION_ID = 0x4E_61_6E_6F  # "Nano", in the file's header: distinguishes a cache from another program's database
@@ -276,7 +277,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
         BlockingIOError: Another process holds it.
     """
     if fcntl is None:
-        yield
+        yield  # type: ignore[unreachable]
         return
     handle = os.open(folder, os.O_RDONLY)
     try:

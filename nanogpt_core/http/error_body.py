@@ -9,6 +9,8 @@ from typing import Any
 
 _SHOWN = 300
 _MAX_LAYERS = 4  # objects inside each other
+# In the order in which they are looked for. The last two are those of some hosts in China, such as Baidu.
+_MESSAGE_FIELDS = ("error", "message", "detail", "errors", "msg", "error_msg")
 
 # The status that the service documents for a code, or that OpenAI and Anthropic have for a type: an error in a stream
 # does not always repeat its status.
@@ -69,7 +71,7 @@ def _words(value: object, layers: int = _MAX_LAYERS) -> str:
         return "; ".join(_complaint(item, layers - 1) for item in value)
     if not isinstance(value, dict) or not layers:
         return str(value) if value else ""
-    found = (value[name] for name in ("error", "message", "detail", "errors") if value.get(name))
+    found = (value[name] for name in _MESSAGE_FIELDS if value.get(name))
     words = next((words for one in found if (words := _words(one, layers - 1) or str(one))), "")
     # OpenRouter's message is a general one, with the host's own words beside it.
     metadata = value.get("metadata")
@@ -79,8 +81,8 @@ def _words(value: object, layers: int = _MAX_LAYERS) -> str:
 
 def _complaint(item: object, layers: int) -> str:
     # FastAPI repeats the request's texts, which must not be logged or searched for words.
-    if isinstance(item, dict) and "msg" in item:
-        return f"{item['msg']} ({item.get('loc')})"
+    if isinstance(item, dict) and "msg" in item and "loc" in item:
+        return f"{item['msg']} ({item['loc']})"
     return _words(item, layers) or str(item)
 
 

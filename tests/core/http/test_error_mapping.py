@@ -523,6 +523,9 @@ NESTED = [
     {"error": json.dumps(INSIDE)},
     {"error": {"message": "Provider returned error", "code": 400, "metadata": {"raw": json.dumps(INSIDE)}}},
     {"success": False, "errors": [{"code": 7003, "message": LONG}], "result": None},
+    {"code": 1, "msg": LONG, "data": None},
+    {"errors": [{"msg": LONG}]},
+    {"error_code": 336003, "error_msg": LONG},
 ]
 
 
