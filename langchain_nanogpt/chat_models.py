@@ -40,7 +40,7 @@ from nanogpt_core.models.chat_catalog import ChatModelInfo, get_chat_model
 from nanogpt_core.models.listing import fetch_chat_model
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
+    from typing_extensions import Self, Unpack
 
     from langchain_nanogpt.options import ChatOptions
 
@@ -117,7 +117,7 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
     _http_client_fields: ClassVar[tuple[str, str]] = ("http_client", "http_async_client")
 
     model_name: str = Field(default="gpt-4o-mini", alias="model")
-    openai_api_key: Any = Field(default=None, alias="api_key", repr=False)
+    openai_api_key: Any = Field(default=None, alias="api_key", exclude=True, repr=False)
     openai_api_base: str | None = Field(default=DEFAULT_BASE_URL, alias="base_url")
     request_timeout: Any = Field(default=CHAT_TIMEOUT, alias="timeout")
     max_retries: int | None = DEFAULT_RETRIES
@@ -181,8 +181,14 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
         return values
 
     @model_validator(mode="after")
-    def _forget_environment(self) -> ChatNanoGPT:
-        self.openai_organization = None
+    def validate_environment(self) -> Self:
+        """Let the base class complete a new object, and take no organization from the environment.
+
+        Pydantic also validates a complete object: one that is a field of a model, or was made by ``model_validate``.
+        """
+        if not hasattr(self, "_session"):
+            super().validate_environment()  # type: ignore[operator] # pydantic replaces the decorator by the method
+            self.openai_organization = None
         return self
 
     def _update_session(self) -> None:

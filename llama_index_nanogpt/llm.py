@@ -140,6 +140,7 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
     def __init__(self, model: str | NotGiven = NOT_GIVEN, **options: Unpack[LLMOptions]) -> None:
         # The argument is replaced: tools that print the variables of a traceback's frames must not see the key.
         given = options = hide_keys(options)  # type: ignore[assignment]
+        given.pop("class_name", None)  # dumps carry it
         if not isinstance(model, NotGiven):
             given["model"] = model
         fields = self._read_options(given)

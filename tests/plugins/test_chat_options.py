@@ -1,6 +1,7 @@
 """Options of both chat classes that are changed later take effect or are refused."""
 
 import copy
+import json
 import pickle
 import sys
 from typing import Any
@@ -12,7 +13,7 @@ pytest.importorskip("llama_index.llms.openai_like", exc_type=ImportError)
 
 from langchain_core.caches import InMemoryCache
 from langchain_core.runnables import ConfigurableField
-from pydantic import Field
+from pydantic import Field, create_model
 
 from langchain_nanogpt import ChatNanoGPT
 from llama_index_nanogpt import NanoGPT
@@ -360,6 +361,30 @@ def test_key_is_in_no_local_variable_after_setting_it_as_an_attribute(plugin, ma
     with pytest.raises(ConfigurationError) as caught:
         setattr(chat, plugin.key, "sk-nano-very-secret")
     assert key_variables(caught.value, "sk-nano-very-secret") == []
+
+
+# --- pydantic ---
+
+
+async def test_object_is_unchanged_as_a_field_of_a_pydantic_model(plugin, make, sent, monkeypatch):
+    monkeypatch.setenv("OPENAI_ORG_ID", "organization-of-openai")
+    chat = make(temperature=0.25)
+    holder = create_model("Holder", chat=(plugin.cls, ...))(chat=chat)
+    assert holder.chat is chat
+    assert (await sent(holder.chat))["temperature"] == 0.25
+    assert "organization-of-openai" not in repr(chat.__dict__)
+
+
+@pytest.mark.parametrize("form", ["python", "json"])
+async def test_dump_is_validated_back_without_the_key(plugin, make, sent, fresh_sandbox, monkeypatch, form):
+    chat = make(model="any/model", temperature=0.25, timeout=7.0, max_retries=0)
+    dump = chat.model_dump() if form == "python" else json.loads(chat.model_dump_json())
+    assert plugin.key not in dump
+    monkeypatch.setenv("NANOGPT_API_KEY", fresh_sandbox.api_key)
+    for twin in (plugin.cls.model_validate(dump), plugin.cls(**dump)):
+        body = await sent(twin)
+        assert (body["model"], body["temperature"]) == ("any/model", 0.25)
+        assert (getattr(twin, plugin.timeout), twin.max_retries) == (7.0, 0)
 
 
 # --- subclasses ---
