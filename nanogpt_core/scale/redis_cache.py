@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nanogpt_core._runtime.fork import ForkSafe
@@ -70,7 +71,7 @@ class RedisCache(ForkSafe):
         if not keys:
             return {}
         names = [self._name(key) for key in keys]
-        with dropped_frames(), self._connected().pipeline(transaction=False) as pipeline:
+        with self._pipeline(transaction=False) as pipeline:
             if self._cluster:
                 for name in names:
                     pipeline.get(name)
@@ -86,7 +87,7 @@ class RedisCache(ForkSafe):
         if not entries:
             return
         milliseconds = None if self._ttl is None else max(1, round(self._ttl * 1000))
-        with dropped_frames(), self._connected().pipeline(transaction=not self._cluster) as pipeline:
+        with self._pipeline(transaction=not self._cluster) as pipeline:
             for key, entry in entries.items():
                 pipeline.set(self._name(key), entry, px=milliseconds)
             pipeline.execute()
@@ -100,6 +101,21 @@ class RedisCache(ForkSafe):
 
     def _name(self, key: bytes) -> bytes:
         return self._prefix.encode() + b":" + key
+
+    @contextlib.contextmanager
+    def _pipeline(self, *, transaction: bool) -> Iterator[Any]:
+        from redis.exceptions import RedisError
+
+        client = self._connected()
+        try:
+            with dropped_frames(), client.pipeline(transaction=transaction) as pipeline:
+                yield pipeline
+        except BaseException as error:
+            # A signal handler may raise before all replies are read: no later command may read them.
+            if not isinstance(error, RedisError):
+                with self._lock:  # other threads may still use the client, which ends with the last of them
+                    self._client = None if self._client is client else self._client
+            raise
 
     def _connected(self) -> Any:
         with self._lock:  # a second client that is dropped would close its connections while they are used

@@ -215,7 +215,9 @@ class RedisSession(ForkSafe):
         failure: NanoGPTError
         try:
             result = self._run_connected(function)
-        except Exception as error:
+        except BaseException as error:
+            # A signal handler may raise before a reply is read: no later command may read it.
+            self._disconnect()
             drop_frames(error)
             from redis.exceptions import RedisClusterException, RedisError
 
@@ -306,9 +308,12 @@ class RedisSession(ForkSafe):
             with contextlib.suppress(LimitsUnavailableError):
                 self.flush()
         with self._round_trip:
-            client, self._client = self._client, None
-            if client is not None:
-                client.close()
+            self._disconnect()
+
+    def _disconnect(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
 
     def _flush(self) -> None:
         """Send records that no request takes along, until none comes. Without the server, try again; at exit, once."""

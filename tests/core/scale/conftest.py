@@ -1,5 +1,7 @@
 """A real Redis server for the tests, one for each test process."""
 
+import contextlib
+import itertools
 import sys
 import uuid
 
@@ -45,6 +47,32 @@ def start_redis(redis_program):
 def name():
     """Name of limits that no other test uses."""
     return uuid.uuid4().hex
+
+
+class InterruptionError(Exception):
+    """Raised by a signal handler, such as that of a time limit of Celery."""
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """``with interrupted(after=n)``: a signal handler raises in the block when n replies of Redis have been read."""
+    from redis.connection import Connection
+
+    @contextlib.contextmanager
+    def interrupt(after):
+        read, numbers = Connection.read_response, itertools.count()
+
+        def read_or_raise(*arguments, **options):
+            if next(numbers) == after:
+                raise InterruptionError
+            return read(*arguments, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Connection, "read_response", read_or_raise)
+            with pytest.raises(InterruptionError):
+                yield
+
+    return interrupt
 
 
 @pytest.fixture

@@ -51,6 +51,16 @@ def test_close_ends_the_connection_until_the_next_call(cache, start_redis, name)
     observer.close()
 
 
+@pytest.mark.parametrize("after", [0, 1, 3])
+def test_interrupted_call_leaves_its_replies_to_no_other_call(cache, interrupted, after):
+    entries = {bytes([number]) * 32: bytes([number]) for number in range(6)}
+    cache.put_many(entries)
+    with interrupted(after):
+        cache.put_many(entries)
+    for _ in range(3):
+        assert cache.get_many(list(entries)) == entries
+
+
 def test_entries_expire_after_ttl(cache, name):
     cache.put_many({b"key": b"entry"})
     assert 0 < cache._client.pttl(f"{name}:key") <= 1_000_000

@@ -767,6 +767,26 @@ def test_interrupted_thread_lets_those_that_wait_with_it_continue(redis, name):
     assert len({admission.start for admission in admitted}) == 5
 
 
+def test_interrupted_request_leaves_its_reply_to_no_other_request(make_limits, interrupted):
+    limits = make_limits(budget=1.0)
+    limits.settle(admit(limits, CENT), PAID)
+    limits.flush()
+    with interrupted(after=0):
+        limits.reserve(CENT)
+    with pytest.raises(BudgetExceededError):
+        limits.reserve(Cost("model", texts=1, tokens=100, usd=2.0, timeout=60))
+    assert limits.reserve(CENT).ready
+
+
+def test_interrupted_ledger_can_be_read_again(make_limits, interrupted):
+    limits = make_limits(budget=1.0)
+    limits.settle(admit(limits, CENT), PAID)
+    limits.flush()
+    with interrupted(after=2):  # that of the records, and the first one of the ledger
+        limits.ledger()
+    assert [limits.ledger().answered for _ in range(2)] == [1, 1]
+
+
 def test_threads_of_one_worker_get_different_start_times(make_limits):
     limits = make_limits(50)
     starts, barrier = [], threading.Barrier(8)
