@@ -10,7 +10,9 @@ import re
 import secrets
 import socket
 import threading
+import weakref
 from collections.abc import Callable
+from multiprocessing import parent_process, util
 from typing import Any, TypeVar, cast
 
 import orjson
@@ -78,6 +80,7 @@ class RedisSession(ForkSafe):
         self._log = log
         self._in_child()
         super().__init__()
+        _sessions.add(self)
 
     def _in_child(self) -> None:
         host = re.sub(r"[^\w.-]", "-", socket.gethostname())
@@ -357,3 +360,24 @@ def _with_pause_lengths(records: list[list[Any]]) -> list[list[Any]]:
         [*record[:3], max(0.0, (record[3] - now) * MICROSECONDS)] if record[0] == "pause" else record
         for record in records
     ]
+
+
+_sessions: weakref.WeakSet[RedisSession] = weakref.WeakSet()
+
+
+def _send_records_at_end(_: object = None) -> None:
+    """Send all records when this process ends: a forked one of ``multiprocessing`` does not wait for their thread."""
+    util.Finalize(None, _close_sessions, exitpriority=0)
+
+
+def _close_sessions() -> None:
+    for session in list(_sessions):
+        if session.is_reachable:
+            with contextlib.suppress(NanoGPTError, RuntimeWarning):
+                session.close()
+
+
+# Such a process forgets the finalizers that were registered before it began.
+util.register_after_fork(_sessions, _send_records_at_end)
+if parent_process() is not None:
+    _send_records_at_end()

@@ -674,6 +674,20 @@ def test_forked_process_is_one_more_worker(make_limits):
     assert (ledger.answered, ledger.workers) == (2, 2)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_forked_process_that_ends_at_once_reports_its_last_request(make_limits, tmp_path):
+    limits = make_limits(request_log=tmp_path / "requests.jsonl")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # fork with threads
+        process = multiprocessing.get_context("fork").Process(target=lambda: limits.settle(limits.reserve(CENT), PAID))
+        process.start()
+        process.join(GUARD_SECONDS)
+    assert process.exitcode == 0
+    ledger = limits.ledger()
+    assert (ledger.answered, ledger.open) == (1, ())
+    assert len((tmp_path / "requests.jsonl").read_text().splitlines()) == 1
+
+
 def test_worker_counts_again_with_its_first_request_of_a_later_second(make_limits):
     limits = make_limits()
     admit(limits)
