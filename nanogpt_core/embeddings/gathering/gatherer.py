@@ -124,9 +124,11 @@ class Gatherer(ForkSafe):
         text = call.batch.texts[position]
         item, new = self._under_way.get(text), None
         if item is None or not self._can_share(item, call.lane):
-            item = new = self._under_way[text] = Item(text, call.batch.tokens[position], call.lane)
+            item = new = Item(text, call.batch.tokens[position], call.lane)
         item.calls[call] = position
         call.items.append(item)
+        # Last: a signal handler may raise, and a call that ends forgets its own items only.
+        self._under_way[text] = item
         return new
 
     def _can_share(self, item: Item, lane: Lane) -> bool:
