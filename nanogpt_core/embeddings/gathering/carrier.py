@@ -45,9 +45,9 @@ class BatchCarrier:
                 self._start_task()
             else:
                 lane.call_soon_threadsafe(self._start_task)
-        except RuntimeError as error:  # no more threads, or the loop is closed
+        except BaseException as error:  # no more threads, the loop is closed, or a signal handler raised
             self._end()
-            if lane is None and not isinstance(error, NoThreadError):
+            if not isinstance(error, RuntimeError) or (lane is None and not isinstance(error, NoThreadError)):
                 raise
 
     def cancel(self) -> None:

@@ -71,7 +71,11 @@ class GatheringDispatcher:
         except NanoGPTError as failure:
             error = failure
         finally:
-            gatherer.unregister(waiting, error)
+            try:
+                gatherer.unregister(waiting, error)
+            except BaseException:  # of a signal handler: once more, or later calls would wait for this one
+                gatherer.unregister(waiting, error)
+                raise
         yield from self._take_delivered(waiting, call, error or waiting.error)
 
     def _start_or_queue(self, gatherer: Gatherer, call: WaitingCall) -> Steps[Admission | None]:

@@ -93,11 +93,14 @@ class Gatherer(ForkSafe):
     @contextlib.contextmanager
     def _change(self) -> Iterator[None]:
         """Hold the lock; then start a carrier if the queue needs one."""
-        with self._lock:
-            yield
-            carrier = self._next_carrier()
-        if carrier is not None:
-            carrier.start()
+        carrier: Carrier | None = None
+        try:
+            with self._lock:
+                yield
+                carrier = self._next_carrier()
+        finally:  # also if a signal handler raises
+            if carrier is not None:
+                carrier.start()
 
     # --- calls ---
 

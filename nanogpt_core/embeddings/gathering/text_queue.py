@@ -10,15 +10,18 @@ from nanogpt_core.embeddings.gathering.waiting_call import Item, Lane
 
 
 class TextQueue:
-    """Texts that wait, and the lanes that they belong to.
-
-    Attributes:
-        lanes: The number of texts of each lane, at least 1.
-    """
+    """Texts that wait, and the lanes that they belong to."""
 
     def __init__(self) -> None:
-        self.lanes: Counter[Lane] = Counter()
+        self._lanes: Counter[Lane] = Counter()
         self._items: deque[Item] = deque()
+
+    @property
+    def lanes(self) -> Counter[Lane]:
+        """The number of texts of each lane, at least 1."""
+        if not self._items:
+            self._lanes.clear()  # a signal handler may have raised before a text was counted out
+        return self._lanes
 
     def __iter__(self) -> Iterator[Item]:
         return iter(self._items)
@@ -28,11 +31,11 @@ class TextQueue:
         items = list(items)
         for item in items:
             item.sender = None
-            self.lanes[item.lane] += 1
         if front:
             self._items.extendleft(reversed(items))
         else:
             self._items.extend(items)
+        self._lanes.update(item.lane for item in items)
 
     def discard(self, item: Item) -> None:
         """Remove a text, if it is in the queue."""
@@ -44,7 +47,7 @@ class TextQueue:
         """Let a thread carry a text of the queue."""
         self._count_out(item)
         item.lane = None
-        self.lanes[None] += 1
+        self._lanes[None] += 1
 
     def take(self, lane: Lane, *, from_all_lanes: bool, max_items: int, max_tokens: float = math.inf) -> list[Item]:
         """Remove and return the first texts of a lane, or of all, up to ``max_items`` and ``max_tokens``.
@@ -69,6 +72,6 @@ class TextQueue:
         return taken
 
     def _count_out(self, item: Item) -> None:
-        self.lanes[item.lane] -= 1
-        if not self.lanes[item.lane]:
-            del self.lanes[item.lane]
+        self._lanes[item.lane] -= 1
+        if self._lanes[item.lane] <= 0:
+            del self._lanes[item.lane]

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import itertools
+import linecache
 import os
 import signal
 import subprocess
@@ -10,6 +12,7 @@ import threading
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import hypothesis.strategies as st
 import numpy as np
@@ -18,7 +21,7 @@ from hypothesis import given, settings
 
 from nanogpt_core import MemoryCache
 from nanogpt_core._runtime.clock import fake_clock
-from nanogpt_core.embeddings.gathering import dispatch
+from nanogpt_core.embeddings.gathering import dispatch, gatherer
 from nanogpt_core.errors import (
     AuthenticationError,
     BadRequestError,
@@ -757,6 +760,64 @@ def test_calls_go_by_themselves_if_no_thread_can_start(held, gathering, monkeypa
 
 class _Interrupted(Exception):  # noqa: N818
     pass
+
+
+def raising_at_line(number):
+    """Return a function for ``sys.settrace`` that raises in the line of the gatherer with this number, and the line."""
+    seen, reached = itertools.count(1), []
+
+    def in_frame(frame, event, _):
+        if event == "line" and not reached and next(seen) >= number:
+            line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+            # Python runs signal handlers at neither of these. A lock that was not released would stay so.
+            if not line.startswith(("with ", "try:")):
+                reached.append(line)
+                raise _Interrupted
+        return in_frame
+
+    def trace(frame, _event, _argument):
+        name = Path(frame.f_code.co_filename).name
+        return in_frame if name in {"gatherer.py", "text_queue.py"} and frame.f_code.co_name != "waiting" else None
+
+    return trace, reached
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_call_that_is_interrupted_in_the_gatherer_holds_up_no_later_call(held, monkeypatch, waits):
+    server, interrupted = held(), set()
+    for module in (dispatch, gatherer):
+        monkeypatch.setattr(module, "SLOT_SECONDS", 0.01)  # a slot that stays occupied
+    server.embedder().embed_query("not traced")  # imports the SDK
+
+    def release_when_queued(embedder):
+        while not server.released.is_set() and not server.queue_of(embedder).waiting:
+            time.sleep(0)
+        server.released.set()
+
+    for number in itertools.count(1):
+        server.released.clear()
+        embedder = server.embedder(user=str(number), deadline=GUARD_SECONDS)  # a gatherer of its own
+        with ThreadPoolExecutor(4) as executor:
+            calls = []
+            if waits:
+                calls.append(executor.submit(embedder.embed_query, "first"))
+                server.server.wait_for(lambda: server.server.in_flight == 1)
+                executor.submit(release_when_queued, embedder)
+            trace, reached = raising_at_line(number)
+            before = sys.gettrace()
+            sys.settrace(trace)
+            try:
+                with contextlib.suppress(_Interrupted):
+                    embedder.embed_query("text")
+            finally:
+                sys.settrace(before)
+                server.released.set()
+            calls += [executor.submit(embedder.embed_query, text) for text in ("text", "other")]
+            assert all(len(call.result(GUARD_SECONDS)) == WIDTH for call in calls), reached
+        if not reached:
+            break
+        interrupted.update(reached)
+    assert len(interrupted) > 20
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="This system has no signals for a thread.")
