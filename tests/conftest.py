@@ -17,11 +17,11 @@ from hypothesis import HealthCheck, settings
 from pytest_socket import SocketConnectBlockedError
 
 import warm_process
-from length import many
+from length import usual_or_long
 
 # A deadline would measure the machine, not the code. Slow examples of real files and servers are no fault.
 settings.register_profile(
-    "nanogpt", deadline=None, max_examples=many(30, 400), suppress_health_check=[HealthCheck.too_slow]
+    "nanogpt", deadline=None, max_examples=usual_or_long(30, 400), suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("nanogpt")
 

@@ -19,7 +19,7 @@ from llama_index.core.tools import FunctionTool
 from pydantic import BaseModel
 
 from langchain_nanogpt import ChatNanoGPT
-from length import many
+from length import usual_or_long
 from llama_index_nanogpt import NanoGPT
 from nanogpt_core._runtime.clock import fake_clock
 from nanogpt_core.errors import NanoGPTError
@@ -30,7 +30,7 @@ ITS_OWN_WARNING = pytest.mark.filterwarnings(
     "ignore::pydantic.warnings.PydanticDeprecationWarning", "ignore:Pydantic serializer warnings:UserWarning"
 )
 PROMPT = PromptTemplate("Clean x.")
-EXAMPLES = many(250, 1000)  # of each framework
+EXAMPLES = usual_or_long(250, 1000)  # of each framework
 USAGE = {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13}
 DETAILS = {"prompt_tokens_details": {"cached_tokens": 1}, "completion_tokens_details": {"reasoning_tokens": 2}}
 PRICING = {"cost": 0.25, "paymentSource": "USD", "inputTokens": 10, "outputTokens": 3}

@@ -6,6 +6,6 @@ import os
 LONG = bool(os.environ.get("LONG_TESTS"))
 
 
-def many(few, lots):
+def usual_or_long(usual, long):
     """Return the first number in the usual run, and the second in the long one."""
-    return lots if LONG else few
+    return long if LONG else usual

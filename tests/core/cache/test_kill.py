@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from length import many
+from length import usual_or_long
 from nanogpt_core import Embedder
 from nanogpt_core.cache.admin import verify_cache
 from nanogpt_core.cache.base import CacheNamespace, decode_entry
@@ -62,7 +62,7 @@ def test_kill_costs_only_requests_in_flight(sandbox, run, start, tmp_path):
     undisturbed = Embedder(**run).embed(texts)
     dice = random.Random("kill")
     mid_run = 0
-    for turn in range(many(1, 20)):
+    for turn in range(usual_or_long(1, 20)):
         sandbox.clear()
         path = tmp_path / f"{turn}.db"
         process = start("embed", count, f"{turn}.db", announce=True)
@@ -92,7 +92,7 @@ def test_kill_leaves_whole_transactions(child, finish, tmp_path):
     path = tmp_path / "c.db"
     said = Counter()
     dice = random.Random("kill in commit")
-    for turn in range(many(3, 30)):
+    for turn in range(usual_or_long(3, 30)):
         process = child("put_for_ever", path=str(path), worker=turn)
         for _ in range(dice.randrange(2, 8)):
             said[turn] = int(process.stdout.readline()) + 50
@@ -196,7 +196,7 @@ def test_daemon_thread_does_not_delay_exit(sandbox, start, finish, tmp_path):
 
 def test_fork_while_threads_use_the_cache(child, finish, tmp_path):
     path = tmp_path / "c.db"
-    ended = finish(child("fork", path=str(path), forks=many(10, 100)))
+    ended = finish(child("fork", path=str(path), forks=usual_or_long(10, 100)))
     assert (ended.status, ended.out, ended.err) == (0, "states {0} kept True\n", "")
     assert verify_cache(path).clean
 

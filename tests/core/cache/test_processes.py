@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from length import many
+from length import usual_or_long
 from nanogpt_core import Embedder
 from nanogpt_core.cache import sqlite_file
 from nanogpt_core.cache.admin import inspect_cache, verify_cache
@@ -38,7 +38,7 @@ def test_four_processes_with_eight_threads_share_a_file(options, child, finish, 
     rate = {"requests_per_second": 1e6, "model": MODEL, "dimensions": 64}
     expected = tmp_path / "expected.npy"
     np.save(expected, Embedder(**options, **rate).embed(TEXTS))
-    each = many(640, 12_000) // 32
+    each = usual_or_long(640, 12_000) // 32
     told = {"path": str(tmp_path / "c.db"), "texts": len(TEXTS), "expected": str(expected), "threads": 8}
     told["imports"] = IMPORTED_BY_REQUESTS
     seeds = [{"seed": seed} for seed in range(4)]

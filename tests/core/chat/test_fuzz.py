@@ -6,7 +6,7 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from length import many
+from length import usual_or_long
 from nanogpt_core.chat.response import ChatRequest, ReportedError
 from nanogpt_core.chat.stream import StreamReader
 from nanogpt_core.chat.whole_reply import parse_reply
@@ -95,7 +95,7 @@ def check_usage(usage):
     )
 
 
-@settings(max_examples=many(150, 500))
+@settings(max_examples=usual_or_long(150, 500))
 @given(mutated(WHOLE))
 def test_mutated_reply_is_valid_or_an_error(document):
     try:
@@ -108,7 +108,7 @@ def test_mutated_reply_is_valid_or_an_error(document):
         assert all(call["id"] and call["function"]["name"] for call in choice["message"].get("tool_calls", ()))
 
 
-@settings(max_examples=many(60, 200))
+@settings(max_examples=usual_or_long(60, 200))
 @given(mutated(CHUNKS))
 def test_mutated_stream_that_was_not_asked_for_is_a_valid_reply_or_an_error(chunks):
     body = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks)
@@ -122,7 +122,7 @@ def test_mutated_stream_that_was_not_asked_for_is_a_valid_reply_or_an_error(chun
         assert all(call["id"] and call["function"]["name"] for call in choice["message"].get("tool_calls", ()))
 
 
-@settings(max_examples=many(150, 500))
+@settings(max_examples=usual_or_long(150, 500))
 @given(mutated(CHUNKS), st.booleans(), st.integers(1, 200))
 def test_mutated_stream_is_valid_or_an_error(chunks, done, size):
     reader = StreamReader(ChatRequest(streams=True))

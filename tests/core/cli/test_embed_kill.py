@@ -11,7 +11,7 @@ from collections import Counter
 
 import pytest
 
-from length import many
+from length import usual_or_long
 from nanogpt_core import Sandbox
 from nanogpt_core.cache.base import CacheNamespace
 from nanogpt_core.cache.sqlite import SQLiteCache
@@ -19,7 +19,7 @@ from nanogpt_core.cli.job.vector_log import VectorLog
 
 pytestmark = pytest.mark.xdist_group("processes")  # kills and starts processes: never beside each other
 
-KILLS = many(2, 10)
+KILLS = usual_or_long(2, 10)
 MODEL, DIMENSIONS, BATCH, CONCURRENCY = "Qwen/Qwen3-Embedding-0.6B", 32, 32, 16
 TEXTS = 1600
 ALL_TEXTS = [f"Text number {number}." for number in range(TEXTS)]

@@ -63,22 +63,6 @@ def send(gatherer, carrier):
     return [item.text for item in items]
 
 
-class InterruptingList(list):
-    """A list whose ``append`` is interrupted by a signal handler."""
-
-    def append(self, _):
-        raise KeyboardInterrupt
-
-
-def test_call_that_is_interrupted_while_it_registers_leaves_no_text_under_way(call):
-    gatherer, interrupted = Gatherer(64, None, 8), call("text")
-    interrupted.items = InterruptingList()
-    with pytest.raises(KeyboardInterrupt):
-        gatherer.register(interrupted)
-    gatherer.unregister(interrupted)
-    assert gatherer.register(call("text"))  # otherwise it would wait forever
-
-
 def slots_taken(gatherer, call):
     count = 0
     while go(gatherer, call(f"text {count}")):

@@ -763,7 +763,10 @@ class _Interrupted(Exception):  # noqa: N818
 
 
 def raising_at_line(number):
-    """Return a function for ``sys.settrace`` that raises in the line of the gatherer with this number, and the line."""
+    """Return a function for ``sys.settrace``, and a list.
+
+    The function raises before the gatherer runs its ``number``-th line of code, and appends that line to the list.
+    """
     seen, reached = itertools.count(1), []
 
     def in_frame(frame, event, _):

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from length import many
+from length import usual_or_long
 from nanogpt_core import Embedder
 from nanogpt_core._runtime import clock
 from nanogpt_core._runtime.clock import NO_DEADLINE, Cancellation, Deadline, fake_clock
@@ -314,6 +314,6 @@ def _limits_in_process(gathering):
 
 
 TestGathering = Gathering.TestCase
-TestGathering.settings = settings(max_examples=many(20, 80), stateful_step_count=60, deadline=None)
+TestGathering.settings = settings(max_examples=usual_or_long(20, 80), stateful_step_count=60, deadline=None)
 TestGatheringWithLimits = GatheringWithLimits.TestCase
-TestGatheringWithLimits.settings = settings(max_examples=many(10, 40), stateful_step_count=60, deadline=None)
+TestGatheringWithLimits.settings = settings(max_examples=usual_or_long(10, 40), stateful_step_count=60, deadline=None)
