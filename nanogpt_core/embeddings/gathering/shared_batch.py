@@ -204,8 +204,9 @@ class SharedBatch:
         self.gatherer.fail(items, failure.error, failure.named)
 
     def _fail_one_call(self, items: list[Item], failure: Failure) -> None:
-        """Fail the call of some texts. If another call has left one of them, that may be the bad one."""
-        if len(items) > 1 and not all(item.calls for item in items):
+        """Fail the call of some texts. If another call has left or joined one, each sends its own again."""
+        failed = failure.calls.intersection(call for item in items for call in list(item.calls))
+        if len(items) > 1 and (len(failed) > 1 or not all(item.calls for item in items)):
             self.gatherer.send_separately(items)
         else:
             self._fail_texts(items, failure)

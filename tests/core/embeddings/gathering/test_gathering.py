@@ -698,6 +698,32 @@ async def test_bad_text_of_a_cancelled_call_fails_no_other_call(held, faults):
     assert server.sent == [["a", "bad"], ["a"]]
 
 
+async def test_call_that_joins_a_good_text_beside_a_bad_one_is_answered(held, faults):
+    joined = threading.Event()
+
+    def answer(seen):
+        if seen.texts == ["bad", "good"]:  # the last texts under suspicion, of one call
+            assert joined.wait(GUARD_SECONDS)
+        return faults.response({"error": {"message": "bad text"}}, 400) if "bad" in seen.texts else None
+
+    server = held(answer)
+    embedder = server.embedder()
+    first = asyncio.ensure_future(embedder.aembed_query("first"))
+    await asyncio.to_thread(server.server.wait_for, lambda: server.server.in_flight == 1)
+    calls = [asyncio.ensure_future(embedder.aembed(texts)) for texts in (["a"], ["bad", "good"])]
+    await server.await_queue(embedder, 3)
+    server.released.set()
+    await first
+    await asyncio.to_thread(server.server.wait_for, lambda: ["bad", "good"] in server.sent)
+    joining = asyncio.ensure_future(embedder.aembed_query("good"))
+    await asyncio.sleep(0)
+    joined.set()
+    assert server.right(await joining, "good")
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert server.right(results[0][0], "a")
+    assert isinstance(results[1], BadRequestError)
+
+
 async def test_batch_is_stopped_when_all_its_calls_are_cancelled(held):
     server = held()
     embedder = server.embedder()
