@@ -9,7 +9,7 @@ from typing import Any
 
 _SHOWN = 300
 _MAX_LAYERS = 4  # objects inside each other
-# In the order in which they are looked for. The last two are those of some hosts in China, such as Baidu.
+# In the order in which they are looked for. error_msg is Baidu's: https://cloud.baidu.com/doc/WENXINWORKSHOP/s/tlmyncueh
 _MESSAGE_FIELDS = ("error", "message", "detail", "errors", "msg", "error_msg")
 
 # The status that the service documents for a code, or that OpenAI and Anthropic have for a type: an error in a stream

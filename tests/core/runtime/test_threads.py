@@ -1,4 +1,4 @@
-"""Functions that know no time limit, called within one."""
+"""Functions without a time limit of their own, run in a thread with one."""
 
 import threading
 
