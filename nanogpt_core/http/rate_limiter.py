@@ -5,8 +5,9 @@
 
     ``start = max(now, end of the pause, starts[-n] + period, starts[-1] + period / n)``
 
-The third term allows n starts in any period. The fourth spaces them evenly, and applies only after n / 2 starts in a
-period, so a few requests after an idle time start at once.
+The third term allows n starts in any period. The fourth spaces them evenly. It applies after n / 2 starts in a period;
+until the service has refused a request, only after n starts in two periods. So requests after an idle time start at
+once.
 
 **CUBIC** (RFC 9438), the congestion control of TCP, also used by the AWS SDKs in their adaptive retry mode. When the
 service refuses requests (429) at a rate of ``peak``, and requests then had to wait for their start time for t seconds,
@@ -112,27 +113,29 @@ class RateLimiter(ForkSafe):
 
         Args:
             gathers: Whether the request takes more texts along if it waits longer. Then its wait does not raise the
-                rate over the peak, or over :data:`DEFAULT_RATE`, since a refusal would pause all requests. And the
-                starts that are left in a period are spread over it: otherwise, calls that come after the last of them
-                would wait for up to half a second.
+                rate over the peak, or over :data:`DEFAULT_RATE`, since a refusal would pause all requests. And after
+                n / 2 starts in a period, those that are left are spread over it: otherwise, calls that come after the
+                last of them would wait for up to a second.
         """
         with self._lock:
             time, rate = self._now(), self._rate()
             earliest = max(time, self._paused_until)
-            start = max(earliest, self._next_start(time, rate, gathers=gathers))
+            burst = not gathers and self._peak is None
+            start = max(earliest, self._next_start(time, rate, burst=burst, gathers=gathers))
             if not gathers or rate < max(self._peak or 0.0, DEFAULT_RATE):
                 self._busy_seconds += max(0.0, start - max(earliest, self._busy_until))
                 self._busy_until = max(self._busy_until, start)
             insort(self._starts, start)
             return start, start - time
 
-    def _next_start(self, time: float, rate: float, *, gathers: bool = False) -> float:
+    def _next_start(self, time: float, rate: float, *, burst: bool, gathers: bool = False) -> float:
         count = math.ceil(rate)
         period = count / rate / _USED_SHARE
         starts, half = self._starts, (count + 1) // 2
         del starts[: bisect_left(starts, time - max(2 * period, _HISTORY_SECONDS))]
         start = starts[-count] + period if len(starts) >= count else -math.inf
-        if len(starts) >= half and starts[-half] + period > time:
+        burst = burst and (len(starts) < count or starts[-count] + 2 * period <= time)
+        if not burst and len(starts) >= half and starts[-half] + period > time:
             spacing = period / count
             if gathers:
                 used = len(starts) - bisect_right(starts, starts[-1] - period)
@@ -162,7 +165,7 @@ class RateLimiter(ForkSafe):
         """Start now, as :meth:`reserve` and :meth:`confirm` together; None if the request would have to wait."""
         with self._lock:
             time, rate = self._now(), self._rate()
-            if max(self._paused_until, self._next_start(time, rate)) > time:
+            if max(self._paused_until, self._next_start(time, rate, burst=False)) > time:
                 return None
             return self._start(time, rate)
 
