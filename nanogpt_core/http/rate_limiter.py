@@ -16,9 +16,10 @@ service refuses requests (429) at a rate of ``peak``, and requests then had to w
 
 The rate falls by 5 %, returns to the peak after K seconds, stays near it, and then grows faster and faster. All
 refusals of requests that started before the first of them was known are one congestion event. After a large overshoot
-the peak is the number of requests that the service accepted in a second. Each event near the last peak makes C
-smaller, since a rate that is known needs few tests. Processes that use the same key share its rate without any other
-communication: each takes the room that another's decrease leaves. Measurements: ``docs/adr/0010-rate-limiter.md``.
+the peak is the number of requests that the service accepted in a second. Each event near the last peak (at first, the
+default rate) makes C smaller, since a rate that is known needs few tests. Processes that use the same key share its
+rate without any other communication: each takes the room that another's decrease leaves. Measurements:
+``docs/adr/0010-rate-limiter.md``.
 
 :class:`ProcessLimits` joins the limiter with a budget.
 """
@@ -47,7 +48,7 @@ MAX_DEFAULT_RATE = 100.0
 _MIN_RATE = 0.2  # requests per second
 _USED_SHARE = 0.98  # of the rate: requests arrive with jitter
 _DECREASE_FACTOR = 0.95
-# C in requests per second, per second cubed. At a peak of 20 requests/s, K is 3, 12, 47 and then 58 s.
+# C in requests per second, per second cubed. At a peak of 20 requests/s, K is 12, 47 and then 58 s.
 _MAX_GROWTH, _MIN_GROWTH = 0.04, 5e-6
 _GROWTH_DIVISOR = 64
 _NEAR_PEAK_FACTOR = 1.5
@@ -210,7 +211,7 @@ class RateLimiter(ForkSafe):
         if accepted + event.refusals >= least:
             least = min(least, 1.0)
         self._peak = max(least, _MIN_RATE, min(event.rate, accepted))
-        near = event.peak is not None and 1 / _NEAR_PEAK_FACTOR < self._peak / event.peak < _NEAR_PEAK_FACTOR
+        near = 1 / _NEAR_PEAK_FACTOR < self._peak / (event.peak or DEFAULT_RATE) < _NEAR_PEAK_FACTOR
         self._growth = max(event.growth / _GROWTH_DIVISOR, _MIN_GROWTH) if near else _MAX_GROWTH
         self._busy_seconds, self._busy_until = 0.0, -math.inf
 

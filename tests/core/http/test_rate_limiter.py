@@ -225,6 +225,12 @@ def test_processes_share_a_rate_without_shared_state(service, processes, seed):
     assert not simulation.failed_calls
 
 
+def test_documented_rate_is_used_from_the_first_second_and_tested_twice_in_90_seconds():
+    simulation = Simulation(SlidingWindow(25)).run(90)
+    assert sum(simulation.rates(0)) >= 0.945 * 25
+    assert len(simulation.refused[0]) <= 2
+
+
 @pytest.mark.parametrize("latency", [0.02, 0.5])
 def test_share_of_a_rate_does_not_depend_on_latency(latency):
     simulation = Simulation(SlidingWindow(20), latency=latency, jitter=0.01).run(150)
