@@ -20,7 +20,7 @@ from nanogpt_core.embeddings.config import EmbedderConfig
 from nanogpt_core.embeddings.dispatch import Call, Dispatcher, Steps
 from nanogpt_core.embeddings.estimate import Estimate
 from nanogpt_core.embeddings.gathering.dispatch import GatheringDispatcher
-from nanogpt_core.embeddings.gathering.waiting_call import Lane
+from nanogpt_core.embeddings.gathering.waiting import Lane
 from nanogpt_core.embeddings.planning import Batch, Plan, make_batches, make_plan
 from nanogpt_core.embeddings.response import DimensionsCheck
 from nanogpt_core.embeddings.results import ArrayOutput, ListOutput, ResultCollector, reporting

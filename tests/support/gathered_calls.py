@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from nanogpt_core.embeddings.gathering.waiting_call import running_loop
+from nanogpt_core.embeddings.gathering.waiting import running_loop
 from nanogpt_core.errors import LimitsUnavailableError, NanoGPTError
 from nanogpt_core.http.limits import Budget
 from nanogpt_core.http.rate_limiter import ProcessLimits, RateLimiter

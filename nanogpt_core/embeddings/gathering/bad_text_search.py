@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nanogpt_core.embeddings.gathering.waiting_call import Item, WaitingCall
+from nanogpt_core.embeddings.gathering.waiting import Item, WaitingCall
 from nanogpt_core.errors import NanoGPTError, RequestTooLargeError
 from nanogpt_core.http.text_errors import may_concern_one_text
 

@@ -11,7 +11,7 @@ from nanogpt_core._runtime.threads import NoThreadError, start_thread
 from nanogpt_core.embeddings.dispatch import Dispatcher, Steps
 from nanogpt_core.embeddings.gathering.gatherer import Gatherer
 from nanogpt_core.embeddings.gathering.shared_batch import SharedBatch
-from nanogpt_core.embeddings.gathering.waiting_call import Item, Lane, running_loop
+from nanogpt_core.embeddings.gathering.waiting import Item, Lane, running_loop
 from nanogpt_core.http.client import HttpClient
 from nanogpt_core.http.limits import GATHERED, SharedLimits
 from nanogpt_core.http.retry import wait_for_start

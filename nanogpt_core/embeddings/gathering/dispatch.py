@@ -18,7 +18,7 @@ from nanogpt_core.embeddings.config import EmbedderConfig
 from nanogpt_core.embeddings.dispatch import Call, Dispatcher, Steps
 from nanogpt_core.embeddings.gathering.carrier import BatchCarrier
 from nanogpt_core.embeddings.gathering.gatherer import SLOT_SECONDS, Gatherer
-from nanogpt_core.embeddings.gathering.waiting_call import Lane, WaitingCall
+from nanogpt_core.embeddings.gathering.waiting import Lane, WaitingCall
 from nanogpt_core.embeddings.planning import Batch
 from nanogpt_core.embeddings.response import EmbeddingResponse
 from nanogpt_core.errors import LimitsUnavailableError, NanoGPTError

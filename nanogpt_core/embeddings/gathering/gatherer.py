@@ -37,8 +37,7 @@ from typing import TYPE_CHECKING
 
 from nanogpt_core._runtime.clock import NO_DEADLINE
 from nanogpt_core._runtime.fork import ForkSafe
-from nanogpt_core.embeddings.gathering.text_queue import TextQueue
-from nanogpt_core.embeddings.gathering.waiting_call import Carrier, Item, Lane, Sender, WaitingCall
+from nanogpt_core.embeddings.gathering.waiting import Carrier, Item, Lane, Sender, TextQueue, WaitingCall
 from nanogpt_core.embeddings.planning import Batch
 from nanogpt_core.embeddings.response import EmbeddingResponse
 from nanogpt_core.errors import BudgetExceededError, NanoGPTError, TextTooLongError
@@ -87,8 +86,7 @@ class Gatherer(ForkSafe):
     @property
     def waiting(self) -> int:
         """Number of texts in the queue."""
-        with self._lock:
-            return self._queue.lanes.total()
+        return len(self._queue.items)
 
     @contextlib.contextmanager
     def _change(self) -> Iterator[None]:
@@ -112,7 +110,7 @@ class Gatherer(ForkSafe):
         """
         with self._change():
             new = [item for position in range(len(call.batch.texts)) if (item := self._add(call, position))]
-            is_idle = not self._queue.lanes and not self._waiting_to_start and self._slots.has_free(call.lane)
+            is_idle = not self._queue.items and not self._waiting_to_start and self._slots.has_free(call.lane)
             goes_alone = is_idle and len(new) == len(call.items)
             if goes_alone:
                 for item in new:
@@ -213,7 +211,7 @@ class Gatherer(ForkSafe):
 
     def _next_carrier(self, own: Carrier | None = None) -> Carrier | None:
         """Return a carrier to start, if the queue needs one; ``own`` itself if it can go on."""
-        if self._mixes_lanes and None in self._waiting_to_start:
+        if not self._queue.items or (self._mixes_lanes and None in self._waiting_to_start):
             return None
         lanes: list[Lane] = [lane for lane in self._queue.lanes if lane not in self._waiting_to_start]
         if lanes and self._mixes_lanes and len(self._queue.lanes) > 1:
@@ -223,8 +221,8 @@ class Gatherer(ForkSafe):
             return None
         lane = lanes[0]
         if own is None or own.lane is not lane or own.is_cancelled:
-            of_lane = (item for item in self._queue if item.lane is lane)
-            item = next(of_lane, None) or next(iter(self._queue))
+            of_lane = (item for item in self._queue.items if item.lane is lane)
+            item = next(of_lane, None) or self._queue.items[0]
             own = next(iter(item.calls)).make_carrier(lane)
         self._waiting_to_start[lane] = own
         return own
@@ -254,7 +252,7 @@ class Gatherer(ForkSafe):
         with self._change():
             if self._stop_waiting(carrier) and failed:
                 self.send_separately(
-                    [item for item in self._queue if carrier.lane is None or item.lane is carrier.lane]
+                    [item for item in self._queue.items if carrier.lane is None or item.lane is carrier.lane]
                 )
             self._end_batch(carrier)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nanogpt_core.embeddings.gathering.gatherer import Gatherer
-from nanogpt_core.embeddings.gathering.waiting_call import Item, WaitingCall
+from nanogpt_core.embeddings.gathering.waiting import Item, WaitingCall
 from nanogpt_core.embeddings.planning import Batch
 from nanogpt_core.embeddings.response import EmbeddingResponse
 from nanogpt_core.errors import BudgetExceededError

@@ -17,7 +17,7 @@ from nanogpt_core.embeddings.dispatch import Dispatcher, Steps, failed_outcome, 
 from nanogpt_core.embeddings.gathering.bad_text_search import BadTextSearch, Failure, Result, halves, is_one_call
 from nanogpt_core.embeddings.gathering.gatherer import Gatherer
 from nanogpt_core.embeddings.gathering.shared_account import NoCallLeft, SharedAccount, make_batch
-from nanogpt_core.embeddings.gathering.waiting_call import Carrier, Item
+from nanogpt_core.embeddings.gathering.waiting import Carrier, Item
 from nanogpt_core.embeddings.response import EmbeddingResponse
 from nanogpt_core.errors import BadRequestError, BudgetExceededError, NanoGPTError, RequestTooLargeError
 from nanogpt_core.http.limits import Admission, Outcome, SharedLimits

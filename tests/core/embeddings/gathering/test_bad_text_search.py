@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 
 from nanogpt_core.embeddings.gathering.bad_text_search import BadTextSearch, Failure, Result, halves
-from nanogpt_core.embeddings.gathering.waiting_call import Item
+from nanogpt_core.embeddings.gathering.waiting import Item
 from nanogpt_core.errors import AuthenticationError, BadRequestError, RequestTooLargeError, ServerError
 
 REFUSAL = BadRequestError("bad text", status=400)

@@ -8,7 +8,7 @@ import pytest
 from nanogpt_core._runtime.clock import Cancellation
 from nanogpt_core.embeddings.gathering import gatherer as gatherer_module
 from nanogpt_core.embeddings.gathering.gatherer import SLOT_SECONDS, Gatherer
-from nanogpt_core.embeddings.gathering.waiting_call import WaitingCall
+from nanogpt_core.embeddings.gathering.waiting import Item, TextQueue, WaitingCall
 from nanogpt_core.embeddings.planning import Batch
 
 
@@ -174,3 +174,11 @@ def test_carrier_whose_request_never_started_lets_the_next_one_start(call, start
     gatherer.remove_carrier(started[0], failed=False)
     assert waits.done  # it goes by itself
     assert send(gatherer, started[1]) == ["b"]
+
+
+def test_queue_counts_no_lane_of_texts_that_an_interrupt_has_removed():
+    queue, loops = TextQueue(), [object(), object()]
+    queue.add([Item("interrupted", 1, loops[0])])
+    queue.items.popleft()  # and a signal handler raises here
+    queue.add([Item("later", 1, loops[1])])
+    assert queue.lanes == {loops[1]: 1}

@@ -806,7 +806,7 @@ def raising_at_line(number):
 
     def trace(frame, _event, _argument):
         name = Path(frame.f_code.co_filename).name
-        return in_frame if name in {"gatherer.py", "text_queue.py"} and frame.f_code.co_name != "waiting" else None
+        return in_frame if name in {"gatherer.py", "waiting.py"} and frame.f_code.co_name != "waiting" else None
 
     return trace, reached
 
@@ -986,7 +986,7 @@ def right(text):
 
 FORK = """
 held = threading.Event()
-from nanogpt_core.embeddings.gathering.waiting_call import WaitingCall
+from nanogpt_core.embeddings.gathering.waiting import WaitingCall
 # A slot is taken, so that calls queue.
 taken = WaitingCall.__new__(WaitingCall)
 taken.lane = None

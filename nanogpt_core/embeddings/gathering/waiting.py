@@ -1,11 +1,13 @@
-"""The parts that a gatherer holds: calls that wait, their texts under way, and the interface of carriers."""
+"""The parts that a gatherer holds: calls that wait, the queue of their texts, and the interface of carriers."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import threading
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -126,6 +128,71 @@ class WaitingCall:
 
 Sender = Carrier | WaitingCall
 """A carrier, or a call by itself: sends the texts of a request."""
+
+
+class TextQueue:
+    """Texts that wait, in order, without a lock.
+
+    Attributes:
+        items: The texts, to be read only.
+        lanes: The number of texts of each lane, at least 1.
+    """
+
+    def __init__(self) -> None:
+        self.items: deque[Item] = deque()
+        self.lanes: Counter[Lane] = Counter()
+
+    def add(self, items: Iterable[Item], *, front: bool = False) -> None:
+        """Add texts that no sender has, at the end or at the front."""
+        if not self.items:
+            self.lanes.clear()  # a signal handler may have raised before a text was counted out
+        items = list(items)
+        for item in items:
+            item.sender = None
+        if front:
+            self.items.extendleft(reversed(items))
+        else:
+            self.items.extend(items)
+        self.lanes.update(item.lane for item in items)
+
+    def discard(self, item: Item) -> None:
+        """Remove a text, if it is in the queue."""
+        if item in self.items:
+            self.items.remove(item)
+            self._count_out(item)
+
+    def move_to_threads(self, item: Item) -> None:
+        """Let a thread carry a text of the queue."""
+        self._count_out(item)
+        item.lane = None
+        self.lanes[None] += 1
+
+    def take(self, lane: Lane, *, from_all_lanes: bool, max_items: int, max_tokens: float = math.inf) -> list[Item]:
+        """Remove and return the first texts of a lane, or of all, up to ``max_items`` and ``max_tokens``.
+
+        A text with more tokens is returned by itself.
+        """
+        taken: list[Item] = []
+        passed_over: list[Item] = []
+        tokens = 0
+        while self.items:
+            item = self.items[0]
+            if not from_all_lanes and item.lane is not lane:
+                passed_over.append(self.items.popleft())
+                continue
+            tokens += item.tokens
+            if taken and (len(taken) >= max_items or tokens > max_tokens):
+                break
+            taken.append(self.items.popleft())
+        self.items.extendleft(reversed(passed_over))
+        for item in taken:
+            self._count_out(item)
+        return taken
+
+    def _count_out(self, item: Item) -> None:
+        self.lanes[item.lane] -= 1
+        if self.lanes[item.lane] <= 0:
+            del self.lanes[item.lane]
 
 
 def _resolve(future: asyncio.Future[None]) -> None:
