@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from nanogpt_core.cache.base import EmbeddingCache, MemoryCache
     from nanogpt_core.cache.sqlite import SQLiteCache
     from nanogpt_core.embeddings.embedder import Embedder
-    from nanogpt_core.embeddings.estimate import Estimate
+    from nanogpt_core.embeddings.pipeline import Estimate
     from nanogpt_core.embeddings.stream import EmbeddedBatch
     from nanogpt_core.http.account import Balance, KeyUsage, fetch_balance, fetch_usage
     from nanogpt_core.http.limits import SharedLimits
@@ -72,7 +72,7 @@ _NAMES = {
     "cache.base": ["EmbeddingCache", "MemoryCache"],
     "cache.sqlite": ["SQLiteCache"],
     "embeddings.embedder": ["Embedder"],
-    "embeddings.estimate": ["Estimate"],
+    "embeddings.pipeline": ["Estimate"],
     "embeddings.stream": ["EmbeddedBatch"],
     "http.account": ["Balance", "KeyUsage", "fetch_balance", "fetch_usage"],
     "http.limits": ["SharedLimits"],

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from nanogpt_core._runtime.workers import require_event_loop
 from nanogpt_core.embeddings.config import OPTION_ALIASES, EmbedderConfig, EmbedderOptions
-from nanogpt_core.embeddings.estimate import Estimate
 from nanogpt_core.embeddings.inputs import check_query, check_texts, iterate_texts
-from nanogpt_core.embeddings.pipeline import Pipeline
+from nanogpt_core.embeddings.pipeline import Estimate, Pipeline
 from nanogpt_core.embeddings.stream import EmbeddedBatch, achunked, astream_chunks, chunked, stream_chunks
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.http.client import Closeable

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field  # a dependency of the frameworks
 
 from nanogpt_core.embeddings.embedder import Embedder
-from nanogpt_core.embeddings.estimate import Estimate
+from nanogpt_core.embeddings.pipeline import Estimate
 from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.http.secrets import Secret, hide_keys
 from nanogpt_core.observability.usage import Usage

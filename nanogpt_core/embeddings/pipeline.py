@@ -8,6 +8,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,7 +19,6 @@ from nanogpt_core.cache.base import CacheNamespace
 from nanogpt_core.cache.lookup import CacheLookup
 from nanogpt_core.embeddings.config import EmbedderConfig
 from nanogpt_core.embeddings.dispatch import Call, Dispatcher, Steps
-from nanogpt_core.embeddings.estimate import Estimate
 from nanogpt_core.embeddings.gathering.dispatch import GatheringDispatcher
 from nanogpt_core.embeddings.gathering.waiting import Lane
 from nanogpt_core.embeddings.planning import Batch, Plan, make_batches, make_plan
@@ -290,6 +290,30 @@ class Pipeline:
             requests=len(self._make_batches(plan, missing, None)),
             counting=self.counter.kind,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Tokens, cost and requests that embedding some texts would take.
+
+    Attributes:
+        texts: Texts passed.
+        unique: Distinct texts among them.
+        cached: Distinct texts whose vectors are in the cache.
+        tokens: Tokens of the texts that would be sent.
+        cost_usd: ``tokens`` at the model's price, in US dollars; None if the price is unknown.
+        requests: Requests that would be sent.
+        counting: The method behind ``tokens``: ``"exact"`` (the model's own tokenizer), ``"scaled"`` (the count of
+            another tokenizer, scaled up) or ``"bound"`` (from the texts' length).
+    """
+
+    texts: int
+    unique: int
+    cached: int
+    tokens: int
+    cost_usd: float | None
+    requests: int
+    counting: str
 
 
 async def _run(in_thread: bool, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
