@@ -68,6 +68,7 @@ class Dispatcher:
     Attributes:
         config: The embedder's options.
         host_capabilities: Encoding and size of the requests that the host accepts.
+        limits: Rate and budget: those of the process, or the option ``limits``.
         parameters: Fields of each request beside the texts and the encoding: ``model``, ``dimensions``, ``user``.
         usd_per_million_tokens: The model's price; None if unknown.
     """
@@ -80,7 +81,7 @@ class Dispatcher:
         self.parameters: dict[str, Any] = {name: value for name, value in fields.items() if value is not None}
         self.usd_per_million_tokens = model.usd_per_million_tokens
         self._dimensions_check = dimensions_check
-        self._limits = limits
+        self.limits = limits
         self._timeout = config.endpoint.timeout
 
     def dispatch(
@@ -165,7 +166,7 @@ class Dispatcher:
         send = partial(
             send_with_retries,
             partial(self._attempt, batch, call, timer, into),
-            limits=self._limits,
+            limits=self.limits,
             max_retries=self.config.max_retries,
             cancellation=call.cancellation,
             cost=self.cost(batch) if admission is None else admission.cost,
@@ -201,9 +202,9 @@ class Dispatcher:
         except BaseException as error:
             outcome = failed_outcome(error)
             timer.uncertain += outcome.usd is None
-            self._limits.settle(admission, outcome)
+            self.limits.settle(admission, outcome)
             raise
-        self._limits.settle(admission, Outcome(response.cost_usd, response.prompt_tokens, answered=True))
+        self.limits.settle(admission, Outcome(response.cost_usd, response.prompt_tokens, answered=True))
         return response
 
     def send_with_encoding(
@@ -269,7 +270,7 @@ class Dispatcher:
         call.observer.dimensions = dimensions
 
     def _listed_dimensions(self, call: Call) -> Steps[int | None]:
-        yield from wait_for_start(self._limits, call.cancellation)
+        yield from wait_for_start(self.limits, call.cancellation)
         try:
             with call.observer.sending():
                 timeout = call.cancellation.remaining(self._timeout)

@@ -72,7 +72,7 @@ class Pipeline:
         self.limits = process_limits if config.limits is None else config.limits
         self._warnings = DistinctWarnings()
         self.dispatcher = Dispatcher(config, self.dimensions_check, self.limits)
-        self.gathering_dispatcher = GatheringDispatcher(config, self.dispatcher, process_limits, self.client)
+        self.gathering_dispatcher = GatheringDispatcher(self.dispatcher, process_limits, self.client)
 
     def embed(
         self,

@@ -24,7 +24,8 @@ class Cost:
         model: Name of the model.
         texts: Number of texts.
         tokens: Their tokens: exact with a budget, otherwise an upper estimate.
-        usd: US dollars; None if the request is not paid for, such as a chat request: only the rate then applies.
+        usd: US dollars; None if only the rate applies: to a chat request, whose price is not known before, and to a
+            request of several calls, each of which reserves for its own texts.
         timeout: Seconds that the attempt may take.
         gathers: True if texts gather while the request waits, for it or for the next one. Its wait then does not raise
             the rate, and it leaves starts for later requests: :meth:`RateLimiter.reserve`.

@@ -230,11 +230,6 @@ class ProcessLimits:
         self.budget = budget
         self.budget_usd = None if budget is None else budget.limit_usd
 
-    @property
-    def without_budget(self) -> ProcessLimits:
-        """The same limits without the budget, for batches whose texts are not known before their start time."""
-        return ProcessLimits(self._limiter)
-
     def admit_now(self, cost: Cost) -> Admission | None:
         """Reserve ``cost`` and confirm a start time; None, with nothing reserved, if the request has to wait.
 

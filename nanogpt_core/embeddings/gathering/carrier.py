@@ -13,7 +13,7 @@ from nanogpt_core.embeddings.gathering.gatherer import Gatherer
 from nanogpt_core.embeddings.gathering.shared_batch import SharedBatch
 from nanogpt_core.embeddings.gathering.waiting import Item, Lane, running_loop
 from nanogpt_core.http.client import HttpClient
-from nanogpt_core.http.limits import GATHERED, SharedLimits
+from nanogpt_core.http.limits import GATHERED
 from nanogpt_core.http.retry import wait_for_start
 from nanogpt_core.http.runner import run_async, run_sync
 
@@ -24,13 +24,11 @@ class BatchCarrier:
     It is no caller's own thread or task: a caller that is cancelled, interrupted or late takes no other call with it.
     """
 
-    def __init__(
-        self, gatherer: Gatherer, dispatcher: Dispatcher, limits: SharedLimits, client: HttpClient, lane: Lane
-    ) -> None:
+    def __init__(self, gatherer: Gatherer, dispatcher: Dispatcher, client: HttpClient, lane: Lane) -> None:
         self.lane = lane
         self.items: list[Item] = []
         self.is_cancelled = False
-        self._gatherer, self._dispatcher, self._limits, self._client = gatherer, dispatcher, limits, client
+        self._gatherer, self._dispatcher, self._client = gatherer, dispatcher, client
         self._stop = threading.Event()
         self._task: asyncio.Task[None] | None = None
         self._failed = True  # until it has ended by itself
@@ -80,7 +78,7 @@ class BatchCarrier:
         self._gatherer.remove_carrier(self, failed=self._failed)
 
     def _carry(self) -> Steps[None]:
-        gatherer, limits, cancellation = self._gatherer, self._limits, Cancellation(stop=self._stop)
+        gatherer, limits, cancellation = self._gatherer, self._dispatcher.limits, Cancellation(stop=self._stop)
         # Shared limits reserve the cost of the texts with the start time. Otherwise each call reserves its own cost,
         # and texts that come before the start go along.
         takes_texts_first = self._dispatcher.config.limits is not None
@@ -88,7 +86,7 @@ class BatchCarrier:
             admission = None if takes_texts_first else (yield from wait_for_start(limits, cancellation, GATHERED))
             items = gatherer.take_batch(self)
             if items:
-                batch = SharedBatch(self, gatherer, self._dispatcher, limits, self._stop)
+                batch = SharedBatch(self, gatherer, self._dispatcher, self._stop)
                 yield from batch.send(items, admission)
             elif admission is not None:
                 limits.release(admission)

@@ -14,7 +14,6 @@ from dataclasses import replace
 from functools import partial
 
 from nanogpt_core._runtime.fork import Registry
-from nanogpt_core.embeddings.config import EmbedderConfig
 from nanogpt_core.embeddings.dispatch import Call, Dispatcher, Steps
 from nanogpt_core.embeddings.gathering.carrier import BatchCarrier
 from nanogpt_core.embeddings.gathering.gatherer import SLOT_SECONDS, Gatherer
@@ -35,16 +34,14 @@ _SLOTS = 8
 class GatheringDispatcher:
     """Sends the small calls of one embedder, together with those of others that have the same options.
 
-    ``limits`` are used if ``config.limits`` is None.
+    ``process_limits`` have the budget of this embedder, and let its calls start if ``limits`` is not set.
     """
 
-    def __init__(
-        self, config: EmbedderConfig, dispatcher: Dispatcher, limits: ProcessLimits, client: HttpClient
-    ) -> None:
+    def __init__(self, dispatcher: Dispatcher, process_limits: ProcessLimits, client: HttpClient) -> None:
         self._dispatcher = dispatcher
-        self._limits = limits
+        self._config = dispatcher.config
+        self._process_limits = process_limits
         self._client = client
-        self._config = config
         self._gatherer: Gatherer | None = None
 
     def dispatch(self, batch: Batch, call: Call, lane: Lane) -> Steps[None]:
@@ -54,7 +51,7 @@ class GatheringDispatcher:
             batch,
             call.cancellation,
             observer=call.observer,
-            budget=self._limits.budget,
+            budget=self._process_limits.budget,
             lane=lane,
             make_carrier=self.make_carrier,
         )
@@ -89,7 +86,7 @@ class GatheringDispatcher:
         if not gatherer.waiting:
             cost, shared = self._dispatcher.cost(call.batch), self._config.limits
             if shared is None:
-                admission = self._limits.admit_now(cost)
+                admission = self._process_limits.admit_now(cost)
             else:
                 with contextlib.suppress(LimitsUnavailableError):  # a carrier tries again, as often as retries allow
                     admission = yield from wait_for_start(shared, call.cancellation, replace(cost, gathers=True))
@@ -138,8 +135,7 @@ class GatheringDispatcher:
 
     def make_carrier(self, lane: Lane) -> BatchCarrier:
         """Return a carrier that has not started, for an event loop, or for threads if ``lane`` is None."""
-        limits = self._limits.without_budget if self._config.limits is None else self._config.limits
-        return BatchCarrier(self.gatherer(), self._dispatcher, limits, self._client, lane)
+        return BatchCarrier(self.gatherer(), self._dispatcher, self._client, lane)
 
 
 _registry = Registry[Gatherer]()

@@ -20,7 +20,7 @@ from nanogpt_core.embeddings.gathering.shared_account import NoCallLeft, SharedA
 from nanogpt_core.embeddings.gathering.waiting import Carrier, Item
 from nanogpt_core.embeddings.response import EmbeddingResponse
 from nanogpt_core.errors import BadRequestError, BudgetExceededError, NanoGPTError, RequestTooLargeError
-from nanogpt_core.http.limits import Admission, Outcome, SharedLimits
+from nanogpt_core.http.limits import Admission, Outcome
 from nanogpt_core.http.retry import send_with_retries
 from nanogpt_core.http.text_errors import may_concern_one_text, named_position
 
@@ -35,11 +35,11 @@ class SharedBatch:
     carrier: Carrier
     gatherer: Gatherer
     dispatcher: Dispatcher
-    limits: SharedLimits
     stop: threading.Event
 
     def __post_init__(self) -> None:
         self._requests = self._most_requests = 0
+        self._limits = self.dispatcher.limits
         self._max_retries = self.dispatcher.config.max_retries
 
     def send(self, items: Sequence[Item], admission: Admission | None) -> Steps[None]:
@@ -62,14 +62,17 @@ class SharedBatch:
         """Send some of the texts in one request, with retries, and hand out their vectors."""
         account = SharedAccount(self.gatherer, items, self.dispatcher.usd_per_million_tokens)
         cancellation = Cancellation(_last_deadline(items), self.stop)
+        cost = replace(self.dispatcher.cost(make_batch(items)), gathers=True)
+        if self.dispatcher.config.limits is None:
+            cost = replace(cost, usd=None)  # each call reserves for its own texts: SharedAccount
         self._requests += 1
         send = partial(
             send_with_retries,
             partial(self._attempt, account, cancellation),
-            limits=self.limits,
+            limits=self._limits,
             max_retries=self._max_retries,
             cancellation=cancellation,
-            cost=replace(self.dispatcher.cost(make_batch(items)), gathers=True),
+            cost=cost,
         )
         try:
             response = yield from self.dispatcher.send_with_encoding(send, admission)
@@ -94,17 +97,17 @@ class SharedBatch:
         try:
             batch = account.open()
         except NoCallLeft:
-            self.limits.release(admission)
+            self._limits.release(admission)
             raise
         admission = replace(admission, cost=replace(admission.cost, texts=len(batch.texts)))
         try:
             response = yield from self.dispatcher.request_once(batch, cancellation, account.first_observer)
         except BaseException as error:
             account.settle(error)
-            self.limits.settle(admission, failed_outcome(error))
+            self._limits.settle(admission, failed_outcome(error))
             raise
         account.add_request(response)
-        self.limits.settle(admission, Outcome(response.cost_usd, response.prompt_tokens, answered=True))
+        self._limits.settle(admission, Outcome(response.cost_usd, response.prompt_tokens, answered=True))
         return response
 
     def _isolate(self, items: list[Item], failure: Failure) -> Steps[None]:

@@ -10,7 +10,7 @@ from nanogpt_core import BudgetExceededError, ConfigurationError, Embedder, Inva
 from nanogpt_core._runtime.clock import Cancellation
 from nanogpt_core.errors import RateLimitError, RequestTimeoutError, ServerError
 from nanogpt_core.http.endpoint import Endpoint
-from nanogpt_core.http.limits import FREE, Admission, Budget, Cost, Outcome, SharedLimits
+from nanogpt_core.http.limits import FREE, GATHERED, Admission, Budget, Cost, Outcome, SharedLimits
 from nanogpt_core.http.rate_limiter import ProcessLimits, RateCap, RateLimiter
 from nanogpt_core.http.retry import send_with_retries, wait_for_start
 from nanogpt_core.http.runner import Run, Wait
@@ -258,5 +258,4 @@ def test_rate_of_gathered_batches_recovers_after_a_refusal():
 def test_turns_of_gathered_batches_have_no_budget():
     limits = limits_of(1000, budget=0.01)
     limits.admit_now(CENT)
-    assert limits.without_budget.budget_usd is None
-    limits.without_budget.reserve(CENT)  # spends nothing
+    limits.reserve(GATHERED)  # spends nothing

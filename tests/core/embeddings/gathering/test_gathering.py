@@ -459,6 +459,17 @@ def test_budget_refuses_only_the_call_that_would_exceed_it(together, held):
     assert len(server.sent[0]) == 3
 
 
+def test_retry_of_a_shared_request_reserves_only_its_own_price_of_each_call(together, held, faults):
+    refusals = iter([faults.response(status=429, retry_after="0")])
+    server = held(lambda seen: None if seen.texts == ["first"] else next(refusals, None))
+    texts = [f"five words are in here {number}" for number in range(3)]
+    price = server.embedder().estimate(texts[:1]).cost_usd
+    calls = [(server.embedder(budget_usd=1.5 * price, max_retries=1), text) for text in ["first", *texts]]
+    _, *results = together(server, calls, queued=3)
+    assert all(server.right(result, text) for result, text in zip(results, texts, strict=True))
+    assert [sorted(sent) for sent in server.sent] == [texts, texts]
+
+
 def test_usage_of_objects_that_share_requests_adds_up_to_the_services_count(together, held, faults):
     server = held(lambda seen: faults.response(faults.document(seen.texts, "base64", WIDTH, tokens=1001)))
     embedders = [server.embedder(), server.embedder(deadline=60), server.embedder(max_concurrency=1)]

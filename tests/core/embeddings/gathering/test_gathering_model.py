@@ -126,8 +126,8 @@ class Gathering(RuleBasedStateMachine):
         self.dispatchers = {}
         for poor, embedder in ((False, self.embedder), (True, self.poor)):
             pipeline = embedder._pipeline
-            limits = pipeline.gathering_dispatcher._limits
-            self.dispatchers[poor] = Gathering(pipeline.config, pipeline.dispatcher, limits, pipeline.client)
+            limits = pipeline.gathering_dispatcher._process_limits
+            self.dispatchers[poor] = Gathering(pipeline.dispatcher, limits, pipeline.client)
         self.gatherer = self.dispatchers[False].gatherer()
         assert self.gatherer is self.dispatchers[True].gatherer()
         self.sent = Counter()
