@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from nanogpt_core._runtime.clock import Cancellation
+from nanogpt_core._runtime.clock import Cancellation, now
 from nanogpt_core._runtime.log import logger
 from nanogpt_core.embeddings.config import EmbedderConfig
 from nanogpt_core.embeddings.planning import Batch, Overflow, host_capabilities_for, weighted_mean
@@ -84,22 +84,13 @@ class Dispatcher:
         self.limits = limits
         self._timeout = config.endpoint.timeout
 
-    def dispatch(
-        self,
-        batch: Batch,
-        call: Call,
-        admission: Admission | None = None,
-        *,
-        on_part: Callable[[Batch, EmbeddingResponse], None] | None = None,
-    ) -> Steps[None]:
+    def dispatch(self, batch: Batch, call: Call, admission: Admission | None = None) -> Steps[None]:
         """Send ``batch`` until the call's results have all its vectors; in parts if the host refuses it as too large.
 
         Args:
             batch: The batch.
             call: The call that it belongs to.
             admission: A confirmed admission for the first attempt.
-            on_part: Also gets each part of the batch with its response, before the call does. The vectors may be those
-                of the results.
 
         Raises:
             NanoGPTError: The batch cannot be answered.
@@ -111,9 +102,8 @@ class Dispatcher:
                 part, *others = self.host_capabilities.split(part)
                 parts += others[::-1]
             first_admission, admission = admission, None
-            take = partial(_hand_out, part, call, on_part)
             try:
-                yield from self._send_and_report(part, call, first_admission, take)
+                yield from self._send_and_report(part, call, first_admission)
             except RequestTooLargeError as error:
                 if len(part.texts) > 1:
                     logger.info("The host refused a batch of %d texts as too large: dividing it", len(part.texts))
@@ -121,7 +111,7 @@ class Dispatcher:
                     continue
                 response = yield from self._shorten(part, call, error, _MAX_HALVINGS)
                 # Not cached, because it depends on on_overflow.
-                yield from take(response, may_cache=False)
+                yield from call.results.accept(part, response, may_cache=False)
             accepted.append(part)
         if len(accepted) > 1:
             # Learned only now: a refusal can also concern a single text, which then ends the call.
@@ -140,7 +130,7 @@ class Dispatcher:
         responses = []
         for half in halves[:1] if mode == "truncate" else halves:
             try:
-                response = yield from self._send_and_report(half, call)
+                response = yield from self._send_and_report(half, call, collects=False)
             except RequestTooLargeError as again:
                 response = yield from self._shorten(half, call, again, halvings - 1)
             responses.append(response)
@@ -152,35 +142,29 @@ class Dispatcher:
         return EmbeddingResponse(vectors[None], None, responses[0].model)
 
     def _send_and_report(
-        self,
-        batch: Batch,
-        call: Call,
-        admission: Admission | None = None,
-        take: Callable[[EmbeddingResponse], Steps[None]] | None = None,
+        self, batch: Batch, call: Call, admission: Admission | None = None, *, collects: bool = True
     ) -> Steps[EmbeddingResponse]:
-        """Send a batch in one request, with retries, let ``take`` have its response, and report the request.
+        """Send a batch in one request, with retries, and report it. The call takes the vectors if it ``collects`` them.
 
         The report comes last: Ctrl-C in a hook must lose no vectors.
         """
-        timer, into = RequestTimer(), None if take is None else call.results
-        send = partial(
-            send_with_retries,
-            partial(self._attempt, batch, call, timer, into),
-            limits=self.limits,
-            max_retries=self.config.max_retries,
-            cancellation=call.cancellation,
-            cost=self.cost(batch) if admission is None else admission.cost,
-        )
+        timer = RequestTimer()
         try:
-            response = yield from self.send_with_encoding(send, admission)
+            response = yield from self.send_with_encoding(
+                partial(self._attempt, batch, call, timer, call.results if collects else None),
+                call.cancellation,
+                self.cost(batch) if admission is None else admission.cost,
+                self.config.max_retries,
+                admission,
+            )
         except BaseException as error:
             _name_position(error, batch)
             call.observer.report(timer, texts=len(batch.texts), error=error)
             raise
-        timer.stop()
+        timer.ended = now()
         try:
-            if take is not None:
-                yield from take(response)
+            if collects:
+                yield from call.results.accept(batch, response)
         finally:
             call.observer.report(
                 timer,
@@ -208,16 +192,30 @@ class Dispatcher:
         return response
 
     def send_with_encoding(
-        self, send: Callable[..., Steps[EmbeddingResponse]], admission: Admission | None
+        self,
+        attempt: Callable[[Admission], Steps[EmbeddingResponse]],
+        cancellation: Cancellation,
+        cost: Cost,
+        max_retries: int,
+        admission: Admission | None,
     ) -> Steps[EmbeddingResponse]:
-        """Send one request; if the host refuses base64, ask for float lists, or for no encoding.
+        """Send one request with retries, as :func:`~nanogpt_core.http.retry.send_with_retries` does.
 
-        ``send`` is :func:`~nanogpt_core.http.retry.send_with_retries` with all its arguments but ``admission``.
+        If the host refuses base64, ask for float lists, or for no encoding.
         """
         while True:
             encoding = self.host_capabilities.encoding
             try:
-                return (yield from send(admission=admission))
+                return (
+                    yield from send_with_retries(
+                        attempt,
+                        limits=self.limits,
+                        max_retries=max_retries,
+                        cancellation=cancellation,
+                        cost=cost,
+                        admission=admission,
+                    )
+                )
             except BadRequestError as error:
                 if encoding is None or not _refuses_encoding(error, encoding):
                     raise
@@ -279,20 +277,6 @@ class Dispatcher:
         except NanoGPTError:
             return None
         return row.dimensions if row else None
-
-
-def _hand_out(
-    part: Batch,
-    call: Call,
-    on_part: Callable[[Batch, EmbeddingResponse], None] | None,
-    response: EmbeddingResponse,
-    *,
-    may_cache: bool = True,
-) -> Steps[None]:
-    """Hand out the response of a part: first to ``on_part``, then to the call, whose progress function may raise."""
-    if on_part:
-        on_part(part, response)
-    yield from call.results.accept(part, response, may_cache=may_cache)
 
 
 def failed_outcome(error: BaseException) -> Outcome:

@@ -158,6 +158,7 @@ class ResultCollector:
         cache: The cache as seen by this call, or None.
         report: Called with the number of the caller's texts that have just been completed; None for no report.
         warnings: Gives the warnings of all calls of the embedder.
+        on_response: Gets each batch with its response before the vectors are taken; None for nothing.
     """
 
     plan: Plan
@@ -168,6 +169,7 @@ class ResultCollector:
     cache: CacheLookup | None
     report: Callable[[int], object] | None
     warnings: DistinctWarnings = field(default_factory=DistinctWarnings)
+    on_response: Callable[[Batch, EmbeddingResponse], None] | None = None
 
     def __post_init__(self) -> None:
         self._texts_done = self.plan.texts_done() if self.report else ()
@@ -210,8 +212,11 @@ class ResultCollector:
     def accept(self, batch: Batch, response: EmbeddingResponse, *, may_cache: bool = True) -> Iterator[Yield | Run]:
         """Write the vectors of one batch to the cache, unless the reply names another model, and take them.
 
-        The cache comes first: progress may raise, and a call on an event loop may be cancelled.
+        The other calls that wait for them come first, and then the cache: progress may raise, and a call on an event
+        loop may be cancelled.
         """
+        if self.on_response is not None:
+            self.on_response(batch, response)
         if not _names_same_model(self.model, response.model):
             self.warnings.warn(
                 f"Asked for the model {self.model!r}, the service answered as {response.model!r}; its vectors are "

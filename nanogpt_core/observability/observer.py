@@ -33,21 +33,18 @@ class RequestTimer:
     Attributes:
         attempts: HTTP requests so far.
         uncertain: Those that failed and may have been billed.
+        ended: The time by the clock at which the request ended; None as long as it goes on.
     """
 
     attempts: int = 0
     uncertain: int = 0
+    ended: float | None = None
     _started: float = field(default_factory=clock.now)
-    _ended: float | None = None
-
-    def stop(self) -> None:
-        """End the request: what follows does not count."""
-        self._ended = clock.now()
 
     @property
     def seconds(self) -> float:
-        """Duration of the request, so far or until :meth:`stop`."""
-        return (clock.now() if self._ended is None else self._ended) - self._started
+        """Duration of the request, so far if it goes on."""
+        return (clock.now() if self.ended is None else self.ended) - self._started
 
 
 @dataclass(eq=False, slots=True)

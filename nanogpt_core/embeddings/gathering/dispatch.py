@@ -59,7 +59,8 @@ class GatheringDispatcher:
         try:
             admission = yield from self._start_or_queue(gatherer, waiting)
             if admission is not None:
-                yield from self._dispatcher.dispatch(batch, call, admission, on_part=partial(gatherer.share, waiting))
+                call.results.on_response = partial(gatherer.share, waiting)
+                yield from self._dispatcher.dispatch(batch, call, admission)
                 return
             while not waiting.done:
                 yield Join(waiting, call.cancellation.remaining(SLOT_SECONDS))

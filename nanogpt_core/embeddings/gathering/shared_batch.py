@@ -21,7 +21,6 @@ from nanogpt_core.embeddings.gathering.waiting import Carrier, Item
 from nanogpt_core.embeddings.response import EmbeddingResponse
 from nanogpt_core.errors import BadRequestError, BudgetExceededError, NanoGPTError, RequestTooLargeError
 from nanogpt_core.http.limits import Admission, Outcome
-from nanogpt_core.http.retry import send_with_retries
 from nanogpt_core.http.text_errors import may_concern_one_text, named_position
 
 # After so many searches for a bad text in which no request succeeded, no further text is searched for.
@@ -66,16 +65,10 @@ class SharedBatch:
         if self.dispatcher.config.limits is None:
             cost = replace(cost, usd=None)  # each call reserves for its own texts: SharedAccount
         self._requests += 1
-        send = partial(
-            send_with_retries,
-            partial(self._attempt, account, cancellation),
-            limits=self._limits,
-            max_retries=self._max_retries,
-            cancellation=cancellation,
-            cost=cost,
-        )
         try:
-            response = yield from self.dispatcher.send_with_encoding(send, admission)
+            response = yield from self.dispatcher.send_with_encoding(
+                partial(self._attempt, account, cancellation), cancellation, cost, self._max_retries, admission
+            )
         except BaseException as error:
             account.report_failure(error)
             if isinstance(error, NoCallLeft):
