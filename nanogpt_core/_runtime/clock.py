@@ -80,9 +80,9 @@ class Deadline:
     at: float
 
     @classmethod
-    def after(cls, seconds: float) -> Deadline:
-        """Return the deadline that is ``seconds`` from now."""
-        return cls(now() + seconds)
+    def after(cls, seconds: float | None) -> Deadline:
+        """Return the deadline that is ``seconds`` from now; :data:`NO_DEADLINE` for None."""
+        return NO_DEADLINE if seconds is None else cls(now() + seconds)
 
     def remaining(self, timeout: float = math.inf) -> float:
         """Return the seconds until the deadline, or ``timeout`` if that is less; 0 or less once it has passed."""

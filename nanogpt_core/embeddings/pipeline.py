@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -98,14 +97,14 @@ class Pipeline:
         """
         if batch_size is not None:
             check_number("batch_size", batch_size, 1, MAX_ITEMS)
-        cancellation = self._cancellation(stop)
         with self._observed(stream_observer) as observer:
+            cancellation = Cancellation(Deadline.after(self.config.deadline), stop or threading.Event())
             plan = make_plan(texts, self.counter, self.config.on_overflow, offset)
             with reporting(self.config.progress if show_progress else None, plan.text_count) as report:
                 call = self._make_call(plan, cancellation, observer, as_lists, report)
                 try:
                     dispatches = self._dispatches(plan, call, batch_size, lane=None)
-                    if dispatches:
+                    if dispatches:  # importing the SDK must not take time of a slot, an attempt or a start
                         self.client.get_ready()
                     if len(dispatches) == 1:
                         run_sync(dispatches[0], self.client.send, cancellation.stop)
@@ -136,9 +135,9 @@ class Pipeline:
         if batch_size is not None:
             check_number("batch_size", batch_size, 1, MAX_ITEMS)
         loop = require_event_loop()
-        cancellation = self._cancellation()
         blocks = self._may_block(texts)
         with self._observed(stream_observer) as observer:
+            cancellation = Cancellation(Deadline.after(self.config.deadline))
             plan = await _run(blocks, make_plan, texts, self.counter, self.config.on_overflow, offset)
             with reporting(self.config.progress if show_progress else None, plan.text_count) as report:
                 call = self._make_call(plan, cancellation, observer, as_lists, report)
@@ -195,9 +194,6 @@ class Pipeline:
             warnings=self._warnings,
         )
         return Call(results, cancellation, observer)
-
-    def _cancellation(self, stop: threading.Event | None = None) -> Cancellation:
-        return Cancellation(Deadline.after(self.config.deadline or math.inf), stop or threading.Event())
 
     def _cache_lookup(self, deadline: Deadline) -> CacheLookup | None:
         cache = self.config.opened_cache
@@ -275,7 +271,7 @@ class Pipeline:
         """Return tokens, cost and requests that embedding checked texts would take."""
         plan = make_plan(texts, self.counter, self.config.on_overflow)
         done = bytearray(len(plan.request_texts))
-        cache = self._cache_lookup(self._cancellation().deadline)
+        cache = self._cache_lookup(Deadline.after(self.config.deadline))
         for found, _ in cache.find(plan.request_texts) if cache else ():
             for index in found:
                 done[index] = 1

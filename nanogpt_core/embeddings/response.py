@@ -299,8 +299,6 @@ def _check_numbers(vectors: NDArray[np.float32]) -> None:
     import numpy as np
 
     with np.errstate(all="ignore"):
-        if len(vectors) == 1 and _MIN_SQUARE < np.dot(vectors[0], vectors[0]) < _MAX_SQUARE:
-            return  # a query: 4 microseconds less
         squares = np.einsum("ij,ij->i", vectors, vectors)
     suspect = np.flatnonzero(~((squares > _MIN_SQUARE) & (squares < _MAX_SQUARE)))
     # The few suspects are checked element by element.
