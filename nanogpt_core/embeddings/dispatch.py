@@ -98,7 +98,7 @@ class Dispatcher:
         parts, accepted = [batch], list[Batch]()
         while parts:
             part = parts.pop()
-            if self.host_capabilities.is_limited:  # perhaps only since the batch was made
+            if self.host_capabilities.is_limited:  # another request can have shown it since the batch was made
                 part, *others = self.host_capabilities.split(part)
                 parts += others[::-1]
             first_admission, admission = admission, None

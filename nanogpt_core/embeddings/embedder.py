@@ -322,6 +322,7 @@ class Embedder(Closeable):
         return self._state()
 
     def _state(self) -> dict[str, Any]:
+        """Return the state of a copy: all but the pipeline, which each object makes for itself."""
         shared = {name: value for name, value in self.__dict__.items() if name != "_pipeline"}
         return {**shared, "learned": self._pipeline.dimensions_check.learned}
 

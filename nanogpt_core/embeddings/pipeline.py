@@ -49,7 +49,7 @@ _MAX_TEXTS_PLANNED_IN_LOOP = 200
 # call that has no more may be gathered with those of other calls.
 _SMALL_BATCH_TEXTS = 128
 
-# Modules that requests and replies use.
+# Imported before the first request, as those of HttpClient are: requests and replies use them.
 _MODULES = ("jiter", "numpy", "orjson", "pybase64")
 
 
