@@ -50,7 +50,8 @@ local function reserve_start(id, gathers)
   local half = nth_last_start(math.floor((count + 1) / 2))
   local oldest = half and nth_last_start(count)
   if oldest then start = math.max(start, oldest + period) end
-  if half and half + period > now then
+  local burst = not gathers and get('peak', 0) == 0 and (not oldest or oldest + 2 * period <= now)
+  if not burst and half and half + period > now then
     local last, spacing = nth_last_start(1), period / count
     if gathers then
       local used = redis.call('ZCOUNT', starts, string.format('(%.0f', last - period), last)
@@ -109,8 +110,9 @@ local function decrease(start)
   local least = rate / 2
   if accepted + get('event_refusals', 1) >= least then least = math.min(least, 1) end
   local peak, before = math.max(least, MIN_RATE, math.min(rate, accepted)), get('event_peak', 0)
+  if before == 0 then before = DEFAULT_RATE end
   local growth = MAX_GROWTH
-  if before > 0 and peak / before < NEAR_PEAK_FACTOR and before / peak < NEAR_PEAK_FACTOR then
+  if peak / before < NEAR_PEAK_FACTOR and before / peak < NEAR_PEAK_FACTOR then
     growth = math.max(get('event_growth', MAX_GROWTH) / GROWTH_DIVISOR, MIN_GROWTH)
   end
   set('event_first', first)

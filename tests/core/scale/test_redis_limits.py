@@ -1018,6 +1018,18 @@ def test_rate_of_redis_and_process_are_the_same(make_limits, rate):
         assert limits.ledger().requests_per_second == pytest.approx(limiter.rate, rel=0.05)
 
 
+@pytest.mark.parametrize("accepted", [3, 20])
+def test_growth_after_a_first_refusal_is_that_of_the_process(make_limits, accepted):
+    limiter, limits = RateLimiter(), make_limits()
+    for _ in range(accepted + 1):
+        (own, _), shared = limiter.reserve(), limits.reserve(FREE)
+    limiter.on_error(refused(0.0), 0.0, own)
+    limits.on_error(refused(0.0), 0.0, shared)
+    limits.flush()
+    growth = limits._session.run(lambda client: client.hget(limits._keys[0], "growth"))
+    assert float(growth) == pytest.approx(limiter._growth)
+
+
 @pytest.mark.parametrize("gathers", [False, True])
 def test_start_times_of_redis_and_process_are_the_same(make_limits, gathers):
     limiter, limit = RateLimiter(), RateCap(Endpoint(None, "https://limits.invalid"), 5.0)
