@@ -10,9 +10,7 @@ server of the tests.
 """
 
 import ast
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -100,16 +98,8 @@ def environment(shared_sandbox):
     return {"NANOGPT_API_KEY": shared_sandbox.api_key, "NANOGPT_BASE_URL": shared_sandbox.base_url}
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """The folder that a snippet runs in."""
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    return folder
-
-
 @pytest.mark.parametrize("snippet", RUN)
-def test_snippet_runs_in_its_own_process(snippet, warm, environment, folder, request):
+def test_snippet_runs_in_its_own_process(snippet, warm, environment, tmp_path, request):
     if name := missing_package(snippet):
         pytest.skip(f"{name} is not installed")
     if REDIS.search(snippet):
@@ -118,17 +108,11 @@ def test_snippet_runs_in_its_own_process(snippet, warm, environment, folder, req
         parquet = pytest.importorskip("pyarrow.parquet")
         columns = {"id": [1, 2], "source": ["bees.md", "honey.md"], "text": ["Bees make honey.", "Honey keeps."]}
         table = pytest.importorskip("pyarrow").table(columns)
-        (folder / "passages").mkdir()
-        parquet.write_table(table, folder / "passages" / "part.parquet")
-    if hasattr(os, "fork"):
-        with_warnings = bool(optional_packages(snippet))
-        status, out, err = warm.run(snippet, folder, environment=environment, with_warnings=with_warnings)
-    else:
-        command = [sys.executable, "-W", "error", *warm_process.IGNORED, "-c", snippet]
-        env = {**os.environ, **environment}
-        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
-        status, out, err = str(done.returncode), done.stdout, done.stderr
-    assert status == "0", err or status
+        (tmp_path / "passages").mkdir()
+        parquet.write_table(table, tmp_path / "passages" / "part.parquet")
+    with_warnings = bool(optional_packages(snippet))
+    status, out, err = warm.run(snippet, tmp_path, environment=environment, with_warnings=with_warnings)
+    assert status == 0, err or status
     assert out.strip() or "print(" not in snippet
 
 

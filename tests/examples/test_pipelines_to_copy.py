@@ -1,10 +1,7 @@
 """Examples that can be copied: each runs as a new user runs it, in its own process and folder."""
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -57,32 +54,17 @@ def script(name, tmp_path):
 
 
 @pytest.fixture
-def run(script, request):
+def run(script, warm):
     """Run the example in its folder, and return its output."""
-    warm = request.getfixturevalue("warm") if hasattr(os, "fork") else None
 
-    def run_in_fork(*words, environment=None):
+    def run(*words, environment=None):
         code = IGNORE_UNCLOSED + script.read_text(encoding="utf-8")
         given = [str(script), *map(str, words)]
         status, out, err = warm.run(code, script.parent, *given, environment=environment, ends=True)
-        assert (status, err) == ("0", "")
+        assert (status, err) == (0, "")
         return out
 
-    def run(*words, environment=None):
-        ignored = (*warm_process.IGNORED, f"-Wignore:{UNCLOSED}:ResourceWarning")
-        done = subprocess.run(
-            [sys.executable, "-W", "error", *ignored, str(script), *map(str, words)],
-            cwd=script.parent,
-            env={**os.environ, **(environment or {})},
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        assert (done.returncode, done.stderr) == (0, "")
-        return done.stdout
-
-    return run_in_fork if warm else run
+    return run
 
 
 def texts_embedded(sandbox):

@@ -1,11 +1,17 @@
 """A process that imports packages, and runs each program in a fork: importing a framework takes seconds."""
 
 import ast
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Timer
 
 # LlamaIndex imports langchain-community if it is installed. From Python 3.12 on, asyncio deprecates a call that
 # LlamaIndex makes.
@@ -29,6 +35,9 @@ import gc, json, os, signal, sys, types, warnings
 imported = set()
 for line in sys.stdin:
     job = json.loads(line)
+    if "wait" in job:
+        print(os.waitstatus_to_exitcode(os.waitpid(job["wait"], 0)[1]), flush=True)
+        continue
     for statement in job["imports"]:
         if statement in imported:
             continue
@@ -43,14 +52,19 @@ for line in sys.stdin:
         child = os.fork()
     if not child:
         break
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    print(child, flush=True)
 else:
     sys.exit()
 signal.alarm(600)  # seconds: a program that hangs is killed, and fails its test
+os.setsid()  # a kill ends the program's own forks too
+for number, name in enumerate(job["pipes"]):
+    opened = os.open(name, os.O_WRONLY if number else os.O_RDONLY)
+    os.dup2(opened, number)
+    os.close(opened)
+sys.stdin = open(0, closefd=False)  # without lines of the next jobs
 os.chdir(job["folder"])
+os.environ.clear()
 os.environ.update(job["environment"])
-for number, name in enumerate((os.devnull, job["out"], job["err"])):
-    os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC * (number > 0)), number)
 if job["with_warnings"]:
     warnings.simplefilter("default")
 sys.argv = job["words"]
@@ -82,37 +96,106 @@ def imports(code):
     return {line for line, names in imported(code) if all(map(installed, names))}
 
 
-class WarmProcess:
-    """Runs programs in forks of one process, which imports their packages before. Warnings are errors."""
+class Program:
+    """A program that runs in a fork, with the pipes and methods of ``subprocess.Popen``."""
 
-    def __init__(self):
-        self._process = subprocess.Popen(
-            [sys.executable, "-W", "error", *IGNORED, "-c", _WARM],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+    def __init__(self, pid, wait, pipes):
+        self.pid, self.returncode, self._wait = pid, None, wait
+        self.stdin, self.stdout, self.stderr = (
+            Path(pipe).open(mode, encoding="utf-8")  # noqa: SIM115 - closed at the end of a block
+            for pipe, mode in zip(pipes, "wrr", strict=True)
         )
 
-    def run(self, code, folder, *words, environment=None, with_warnings=False, ends=False):
-        """Run a program in ``folder``; return its status, or an error of the process, and its output and errors.
+    def send_signal(self, number):
+        os.kill(self.pid, number)
+
+    def kill(self):
+        """Kill the program and its own forks."""
+        if self.returncode is None:
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def wait(self):
+        if self.returncode is None:
+            self.returncode = self._wait(self.pid)
+        return self.returncode
+
+    def communicate(self, given=""):
+        guard = Timer(300, self.kill)  # seconds: a program's own forks could keep the pipes open
+        guard.start()
+        with ThreadPoolExecutor(1) as executor:
+            err = executor.submit(self.stderr.read)
+            with contextlib.suppress(BrokenPipeError):
+                self.stdin.write(given)
+                self.stdin.close()
+            out = self.stdout.read()
+        guard.cancel()
+        self.wait()
+        return out, err.result()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for pipe in (self.stdin, self.stdout, self.stderr):
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
+        self.wait()
+
+
+class WarmProcess:
+    """Runs programs in forks of one process, which imports their packages before. Warnings are errors.
+
+    Without ``fork``, as on Windows, each program has a process of its own.
+    """
+
+    def __init__(self):
+        self._process = self._python(_WARM)
+
+    @staticmethod
+    def _python(code, *words, with_warnings=False, **options):
+        command = [sys.executable, "-W", "default" if with_warnings else "error", *IGNORED, "-c", code, *words]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, encoding="utf-8", **options)
+
+    def _ask(self, **job):
+        self._process.stdin.write(json.dumps(job) + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise RuntimeError(self._process.communicate()[1])
+        return int(answer)
+
+    def start(self, code, folder, *words, environment=None, with_warnings=False, ends=False):
+        """Start a program in ``folder``. A program that hangs is killed after ten minutes.
 
         Args:
             code: The program.
-            folder: The folder, in one that has room for files with the outputs.
+            folder: The folder.
             *words: The words of the command line, with the name of the program.
-            environment: Further environment variables.
+            environment: Environment variables beside those of this process.
             with_warnings: Whether warnings are printed instead of being errors.
             ends: Whether the interpreter shuts down as usual, instead of stopping after the last line.
         """
-        out, err = (Path(folder).parent / name for name in ("out", "err"))
-        job = {"code": code, "folder": str(folder), "out": str(out), "err": str(err), "words": words or ["<string>"]}
-        job |= {"environment": environment or {}, "with_warnings": with_warnings, "ends": ends}
-        job["imports"] = [*_LATE, *sorted(imports(code))]
-        self._process.stdin.write(json.dumps(job) + "\n")
-        self._process.stdin.flush()
-        status = self._process.stdout.readline().strip() or self._process.communicate()[1]
-        return status, *(file.read_text(encoding="utf-8") if file.exists() else "" for file in (out, err))
+        environment = {**os.environ, **(environment or {})}
+        if not hasattr(os, "fork"):
+            return self._python(code, *words[1:], cwd=folder, env=environment, with_warnings=with_warnings)
+        with tempfile.TemporaryDirectory() as place:
+            pipes = [str(Path(place, name)) for name in ("in", "out", "err")]
+            for pipe in pipes:
+                os.mkfifo(pipe)
+            job = {"code": code, "folder": str(folder), "words": words or ["<string>"], "environment": environment}
+            job |= {"with_warnings": with_warnings, "ends": ends, "pipes": pipes}
+            pid = self._ask(imports=[*_LATE, *sorted(imports(code))], **job)
+            return Program(pid, lambda pid: self._ask(wait=pid), pipes)
+
+    def run(self, code, folder, *words, **options):
+        """Run a program to its end, with the arguments of ``start``; return its status, output and errors."""
+        with self.start(code, folder, *words, **options) as program:
+            try:
+                out, err = program.communicate()
+            finally:
+                program.kill()
+        return program.returncode, out, err
 
     def close(self):
         """End the process."""

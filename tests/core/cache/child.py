@@ -1,9 +1,7 @@
-"""Functions that tests run in a separate process: ``python child.py FUNCTION JSON``. Each prints its results."""
+"""Functions that tests run as a program: ``child.py FUNCTION JSON``. Each prints its results."""
 
 import asyncio
 import errno
-import gc
-import importlib
 import json
 import os
 import resource
@@ -81,11 +79,8 @@ def calls(path, texts, expected, *, threads, calls, seed, **options):
     say("wrong", len(wrong), "cached", embedder.usage.texts_cached)
 
 
-def in_forks(function, each, imports=(), **shared):
-    """Run a function in several forks at once, after imports that it needs; say each failure, and exit with 1."""
-    for module in imports:
-        importlib.import_module(module)
-    gc.freeze()  # or the end of each fork would look at all that was imported, which takes longer than the work
+def in_forks(function, each, **shared):
+    """Run a function in several forks at once; say each failure, and exit with 1."""
     children = []
     for arguments in each:
         with warnings.catch_warnings():

@@ -2,8 +2,6 @@
 
 import contextlib
 import json
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,20 +24,14 @@ def entries():
 
 
 @pytest.fixture
-def child():
-    """Start ``child.py`` in a process of its own; processes that still run at the test's end are killed."""
+def child(warm, tmp_path):
+    """Start a function of ``child.py`` as a program; programs that still run at the test's end are killed."""
     script = Path(__file__).with_name("child.py")
     with contextlib.ExitStack() as stack:
 
-        def start(work, *, before=(), start_new_session=False, **arguments):
-            process = subprocess.Popen(
-                [*before, sys.executable, "-W", "error", str(script), work, json.dumps(arguments)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                start_new_session=start_new_session,
-            )
+        def start(work, **arguments):
+            code = script.read_text(encoding="utf-8")
+            process = warm.start(code, tmp_path, str(script), work, json.dumps(arguments), ends=True)
             stack.enter_context(process)
             stack.callback(process.kill)
             return process
@@ -49,14 +41,10 @@ def child():
 
 @pytest.fixture
 def finish():
-    """Wait for a process, and return its status and output; one that hangs fails the test."""
+    """Wait for a process, and return its status and output."""
 
-    def finish(process, more=None):
-        try:
-            out, err = process.communicate(more, timeout=300)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            pytest.fail(f"the process hangs; it printed {process.communicate(timeout=60)}")
+    def finish(process, more=""):
+        out, err = process.communicate(more)
         return SimpleNamespace(status=process.returncode, out=out, err=err)
 
     return finish

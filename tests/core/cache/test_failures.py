@@ -234,6 +234,7 @@ def test_file_replaced_by_a_folder_later_costs_a_warning(embed, make, right, tmp
 # --- no file descriptors left ---
 
 
+@pytest.mark.xdist_group("processes")
 def test_file_descriptor_exhaustion_costs_a_warning(child, finish, tmp_path):
     path = tmp_path / "c.db"
     cache = SQLiteCache(path)
@@ -250,6 +251,7 @@ def test_file_descriptor_exhaustion_costs_a_warning(child, finish, tmp_path):
 
 
 @pytest.mark.parametrize("way", ["sync", "async"])
+@pytest.mark.xdist_group("processes")
 def test_file_descriptor_exhaustion_does_not_fail_the_call(child, finish, options, right, tmp_path, way):
     told = {"path": str(tmp_path / "c.db"), "save": str(tmp_path / "v.npy"), "texts": len(TEXTS), "model": MODEL}
     ended = finish(child("embed_out_of_descriptors", way=way, **told, **options))
@@ -284,6 +286,7 @@ def common():
         ((0o777, 0o666), "{b'a': b'1', b'b': b'2'}"),
     ],
 )
+@pytest.mark.xdist_group("processes")
 def test_read_only_cache_is_still_read(child, finish, common, modes, found_after):
     folder_mode, file_mode = modes
     cache = SQLiteCache(common / "c.db")
@@ -303,6 +306,7 @@ def test_read_only_cache_is_still_read(child, finish, common, modes, found_after
 
 
 @pytest.mark.parametrize("hidden", ["file", "folder"])
+@pytest.mark.xdist_group("processes")
 def test_unreadable_cache_warns_once(child, finish, common, hidden):
     inner = common / "inner"
     inner.mkdir(mode=0o700 if hidden == "folder" else 0o755)
@@ -321,6 +325,7 @@ def test_unreadable_cache_warns_once(child, finish, common, hidden):
 # --- a full disk ---
 
 
+@pytest.mark.xdist_group("processes")
 def test_full_disk_costs_a_warning(child, finish, options, right, tmp_path):
     path, save = tmp_path / "c.db", tmp_path / "v.npy"
     told = {"texts": len(TEXTS), "model": MODEL, "batch_size": 5, **options}

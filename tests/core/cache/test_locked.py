@@ -73,6 +73,7 @@ def test_busy_thread_does_not_block_other_threads(embed, make, tmp_path):
         thread.join()
 
 
+@pytest.mark.xdist_group("processes")
 def test_fork_does_not_wait_for_a_locked_file(child, finish, tmp_path):
     path = tmp_path / "c.db"
     cache = SQLiteCache(path)

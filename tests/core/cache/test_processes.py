@@ -1,8 +1,6 @@
 """Several processes and threads on one cache."""
 
-import os
 import pickle
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -27,9 +25,6 @@ MODEL = "text-embedding-3-small"
 TEXTS = [f"text number {number} of the run" for number in range(400)]
 
 
-IMPORTED_BY_REQUESTS = ["openai.resources.embeddings", "httpcore", "pybase64"]
-
-
 def words(line):
     return dict(zip(line.split()[::2], map(int, line.split()[1::2]), strict=True))
 
@@ -40,7 +35,6 @@ def test_four_processes_with_eight_threads_share_a_file(options, child, finish, 
     np.save(expected, Embedder(**options, **rate).embed(TEXTS))
     each = usual_or_long(640, 12_000) // 32
     told = {"path": str(tmp_path / "c.db"), "texts": len(TEXTS), "expected": str(expected), "threads": 8}
-    told["imports"] = IMPORTED_BY_REQUESTS
     seeds = [{"seed": seed} for seed in range(4)]
     ended = finish(child("in_forks", function="calls", each=seeds, calls=each, **told, **options, **rate))
     assert (ended.status, ended.err) == (0, "")
@@ -60,7 +54,7 @@ def test_four_processes_set_a_damaged_file_aside_once(options, child, finish, tm
     data[20_000:300_000] = bytes(280_000)
     path.write_bytes(data)
     saved = [tmp_path / f"{number}.npy" for number in range(4)]
-    told = {"path": str(path), "texts": len(TEXTS), "batch_size": 16, "imports": IMPORTED_BY_REQUESTS}
+    told = {"path": str(path), "texts": len(TEXTS), "batch_size": 16}
     each = [{"save": str(save)} for save in saved]
     ended = finish(child("in_forks", function="warned", each=each, **told, **options, **rate))
     assert (ended.status, ended.err) == (0, "")
@@ -78,11 +72,11 @@ def test_four_processes_create_the_file_at_once(child, finish, tmp_path):
     for turn in range(3):
         path = tmp_path / f"{turn}.db"
         workers = [{"worker": worker} for worker in range(4)]
-        process = child("in_forks", function="put_for_ever", each=workers, path=str(path), start_new_session=True)
+        process = child("in_forks", function="put_for_ever", each=workers, path=str(path))
         begun = 0
         while begun < len(workers) and (line := process.stdout.readline()) not in {"", "failed\n"}:
             begun += line == "0\n"
-        os.killpg(process.pid, signal.SIGKILL)  # the forks too
+        process.kill()  # and the forks
         assert (finish(process).err, begun) == ("", len(workers))
         report = verify_cache(path)
         assert report.clean

@@ -749,7 +749,8 @@ def test_spawned_workers_receive_the_key(serve, right):
 
 
 FORK = """
-import os, sys, asyncio
+import os, sys, asyncio, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
 from nanogpt_core import Embedder
 embedder = Embedder("lab/unlisted", api_key="k", max_retries=0)
 first = embedder.embed(["before"])
@@ -769,7 +770,8 @@ assert (embedder.embed(["before"]) == first).all()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-def test_forked_child_opens_its_own_connections(serve, faults):
+@pytest.mark.xdist_group("processes")
+def test_forked_child_opens_its_own_connections(serve, faults, warm, tmp_path):
     used = {}
 
     def answer(seen):
@@ -777,13 +779,8 @@ def test_forked_child_opens_its_own_connections(serve, faults):
         return faults.good(seen)
 
     server = serve(answer)
-    environment = {**os.environ, "NANOGPT_BASE_URL": server.base_url}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK],
-        capture_output=True, text=True, timeout=300, check=False, env=environment,
-    )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "child ok\n"
+    environment = {"NANOGPT_BASE_URL": server.base_url}
+    assert warm.run(FORK, tmp_path, environment=environment, ends=True) == (0, "child ok\n", "")
     # No connection served both parent and child.
     for texts in used.values():
         assert len({text.startswith("child") for text in texts}) == 1

@@ -33,21 +33,11 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
-def run(code, options, *arguments):
-    environment = {**os.environ, "KEY": options["api_key"], "URL": options["base_url"]}
-    return subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code, *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-
-
 @pytest.mark.parametrize("module", ["openai", "numpy", "pybase64"])
 def test_child_forked_during_the_first_import_gets_the_right_vectors(options, module):
-    done = run(FORK_DURING_IMPORT, options, module)
+    environment = {**os.environ, "KEY": options["api_key"], "URL": options["base_url"]}
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK_DURING_IMPORT, module]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
@@ -88,12 +78,14 @@ else:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on a process's descriptors.")
-def test_without_file_descriptors_the_error_keeps_the_completed_vectors(serve, faults):
+@pytest.mark.xdist_group("processes")
+def test_without_file_descriptors_the_error_keeps_the_completed_vectors(serve, faults, warm, tmp_path):
     # Each reply closes its connection, so the second request needs a new one.
     def answer(seen):
         asked = seen.json
         return faults.response(faults.document(asked["input"], width=8), Connection="close")
 
     server = serve(answer)
-    done = run(NO_DESCRIPTORS, {"api_key": server.api_key, "base_url": server.base_url})
-    assert done.returncode == 0, done.stderr[-2000:]
+    environment = {"KEY": server.api_key, "URL": server.base_url}
+    status, _, err = warm.run(NO_DESCRIPTORS, tmp_path, environment=environment, ends=True)
+    assert status == 0, err[-2000:]

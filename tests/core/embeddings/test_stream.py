@@ -2,10 +2,7 @@
 
 import asyncio
 import itertools
-import os
 import signal
-import subprocess
-import sys
 import threading
 
 import numpy as np
@@ -253,13 +250,10 @@ print(len(next(batches).texts), flush=True)
 """
 
 
-def test_interpreter_exits_with_an_unfinished_stream(serve):
-    done = subprocess.run(
-        [sys.executable, "-c", ABANDONED],
-        capture_output=True, text=True, timeout=300, check=False,
-        env={**os.environ, "NANOGPT_BASE_URL": serve().base_url},
-    )  # fmt: skip
-    assert (done.returncode, done.stdout, done.stderr) == (0, "2\n", "")
+@pytest.mark.xdist_group("processes")
+def test_interpreter_exits_with_an_unfinished_stream(serve, warm, tmp_path):
+    environment = {"NANOGPT_BASE_URL": serve().base_url}
+    assert warm.run(ABANDONED, tmp_path, environment=environment, ends=True) == (0, "2\n", "")
 
 
 @pytest.mark.parametrize("way", ["sync", "async"])

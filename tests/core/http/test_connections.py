@@ -354,40 +354,37 @@ for kind in (Exception, BaseException, TimeoutError, OSError, ConnectionError):
 """
 
 
+@pytest.mark.xdist_group("processes")
 @pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="no SIGALRM on this system")
-def test_exception_of_a_signal_handler_passes_through(serve):
+def test_exception_of_a_signal_handler_passes_through(serve, warm, tmp_path):
     over, lines = threading.Event(), queue.SimpleQueue()
     server = serve(lambda _: (over.wait(60), b"")[1])
-    child = subprocess.Popen(
-        [sys.executable, "-c", SIGNAL_CHILD],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "NANOGPT_API_KEY": "k", "NANOGPT_BASE_URL": server.base_url},
-    )  # fmt: skip
-    reader = threading.Thread(target=lambda: [lines.put(line) for line in child.stdout])
-    reader.start()
-    try:
-        for number, kind in enumerate(("Exception", "BaseException", "TimeoutError", "OSError", "ConnectionError"), 1):
-            server.wait_for(lambda number=number: len(server.requests) == server.in_flight == number)
-            said = None
-            for _ in range(60):
-                # More than once: Python runs no handler for a signal that comes just before a system call that blocks.
-                child.send_signal(signal.SIGALRM)
-                with contextlib.suppress(queue.Empty):
-                    said = lines.get(timeout=1)
-                    break
-            assert said == f"{kind} time limit of a task\n"
-            child.stdin.write("\n")
-            child.stdin.flush()
-        child.stdin.close()
-        assert child.wait(60) == 0
-        assert child.stderr.read() == ""
-    finally:
-        over.set()
-        child.kill()
-        child.wait()
-        reader.join()
-        child.stdout.close()
-        child.stderr.close()
+    environment = {"NANOGPT_API_KEY": "k", "NANOGPT_BASE_URL": server.base_url}
+    with warm.start(SIGNAL_CHILD, tmp_path, environment=environment, ends=True) as child:
+        reader = threading.Thread(target=lambda: [lines.put(line) for line in child.stdout])
+        reader.start()
+        try:
+            for number, kind in enumerate(
+                ("Exception", "BaseException", "TimeoutError", "OSError", "ConnectionError"), 1
+            ):
+                server.wait_for(lambda number=number: len(server.requests) == server.in_flight == number)
+                said = None
+                for _ in range(60):
+                    # More than once: Python runs no handler for a signal just before a system call that blocks.
+                    child.send_signal(signal.SIGALRM)
+                    with contextlib.suppress(queue.Empty):
+                        said = lines.get(timeout=1)
+                        break
+                assert said == f"{kind} time limit of a task\n"
+                child.stdin.write("\n")
+                child.stdin.flush()
+            child.stdin.close()
+            assert child.stderr.read() == ""
+            assert child.wait() == 0
+        finally:
+            over.set()
+            child.kill()
+            reader.join()
     assert len(server.requests) == 5
 
 

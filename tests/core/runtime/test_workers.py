@@ -128,11 +128,9 @@ assert all((batch.vectors[0] == vector).all() for batch, vector in zip(batches, 
 @pytest.mark.skipif(sys.platform != "linux", reason="Only Linux lets a test limit the threads of its own process.")
 @pytest.mark.parametrize("threads", [0, 2])
 def test_call_continues_with_fewer_threads_if_no_more_can_start(options, threads, warm, tmp_path):
-    folder = tmp_path / "current"
-    folder.mkdir()
     environment = {"KEY": options["api_key"], "URL": options["base_url"]}
-    status, _, err = warm.run(LIMITED, folder, "limited.py", str(threads), environment=environment)
-    assert status == "0", err[-2000:]
+    status, _, err = warm.run(LIMITED, tmp_path, "limited.py", str(threads), environment=environment)
+    assert status == 0, err[-2000:]
 
 
 def test_exception_of_a_signal_handler_passes_through_while_a_thread_starts(monkeypatch):

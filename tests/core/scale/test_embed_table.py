@@ -1,9 +1,6 @@
 """``EmbedTable``: columns of Arrow tables, record batches and pandas frames, without holes and without a key."""
 
-import os
 import pickle
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -21,7 +18,6 @@ from nanogpt_core import (
 pa = pytest.importorskip("pyarrow", reason="the arrow extra is not installed")
 
 TEXTS = ["one", "two", "one", "three"]
-GUARD_SECONDS = 120
 
 
 @pytest.fixture(autouse=True)
@@ -186,31 +182,27 @@ def test_failure_of_the_service_is_never_a_null(sandbox_with, monkeypatch):
 
 
 WORKER = """
-import pickle, sys
+import pickle
+from pathlib import Path
 import pyarrow as pa
-embed = pickle.loads(sys.stdin.buffer.read())
+embed = pickle.loads(Path("embed.pickle").read_bytes())
 table = embed(pa.table({"text": ["one", "two"]}))
 print(table.column("embedding").type.list_size, embed.embedder.usage.requests)
 """
 
 
-def run_worker(pickled, **environment):
-    keep = {name: value for name, value in os.environ.items() if not name.startswith("NANOGPT_")}
-    command = [sys.executable, "-c", WORKER]
-    done = subprocess.run(
-        command, input=pickled, capture_output=True, timeout=GUARD_SECONDS, env=keep | environment, check=False
-    )
-    return done.stdout.decode().strip(), done.stderr.decode()
-
-
-def test_worker_takes_the_key_from_its_environment_and_the_url_from_the_pickle(sandbox):
+@pytest.mark.xdist_group("processes")
+def test_worker_takes_the_key_from_its_environment_and_the_url_from_the_pickle(sandbox, warm, monkeypatch, tmp_path):
     embed = EmbedTable("text", dimensions=64)
     embed(pa.table({"text": ["one"]}))
     pickled = pickle.dumps(embed)
     assert sandbox.api_key.encode() not in pickled
-    printed, _ = run_worker(pickled, NANOGPT_API_KEY=sandbox.api_key)
-    assert printed == "64 1"
-    _, error = run_worker(pickled)
+    (tmp_path / "embed.pickle").write_bytes(pickled)
+    monkeypatch.delenv("NANOGPT_API_KEY")
+    monkeypatch.delenv("NANOGPT_BASE_URL")
+    _, printed, _ = warm.run(WORKER, tmp_path, environment={"NANOGPT_API_KEY": sandbox.api_key})
+    assert printed == "64 1\n"
+    _, _, error = warm.run(WORKER, tmp_path)
     assert "No API key" in error
     assert "in the environment of this process and of every worker" in error
 

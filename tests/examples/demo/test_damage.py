@@ -258,7 +258,7 @@ def killed(request, warm, shared_sandbox, tmp_path_factory):
         runs=runs,
     )
     status, _, err = warm.run(program, folder)
-    assert status == "0", err or status
+    assert status == 0, err or status
     return kind, dict(zip(MOMENTS, (data for data, *_ in runs), strict=True))
 
 

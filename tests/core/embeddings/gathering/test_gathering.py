@@ -996,6 +996,8 @@ def right(text):
 """
 
 FORK = """
+import warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
 held = threading.Event()
 from nanogpt_core.embeddings.gathering.waiting import WaitingCall
 # A slot is taken, so that calls queue.
@@ -1008,7 +1010,7 @@ with ThreadPoolExecutor(4) as executor:
         time.sleep(0)
     child = os.fork()
     if child == 0:
-        ok = right("d") and queue.waiting == 0 and asyncio.run(embedder.aembed_query("e")).shape == (8,)
+        ok = queue.waiting == 0 and right("d") and asyncio.run(embedder.aembed_query("e")).shape == (8,)
         os._exit(0 if ok else 1)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     queue._slots.free(taken)
@@ -1026,25 +1028,18 @@ assert embedder.usage.requests < 32, embedder.usage
 """
 
 
-def run_script(options, code, before=""):
-    environment = {**os.environ, "KEY": options["api_key"], "URL": options["base_url"]}
-    return subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", SCRIPT.format(code=code, before=before)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-
-
+@pytest.mark.xdist_group("processes")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="This system has no fork.")
-def test_child_that_is_forked_while_calls_are_gathered_starts_with_an_empty_queue(options):
-    done = run_script(options, FORK)
-    assert done.returncode == 0, done.stderr[-2000:]
+def test_child_that_is_forked_while_calls_are_gathered_starts_with_an_empty_queue(options, warm, tmp_path):
+    environment = {"KEY": options["api_key"], "URL": options["base_url"]}
+    status, _, err = warm.run(SCRIPT.format(before="", code=FORK), tmp_path, environment=environment, ends=True)
+    assert status == 0, err[-2000:]
 
 
 def test_greenlets_of_gevent_share_requests(options):
     pytest.importorskip("gevent")
-    done = run_script(options, GEVENT, before="from gevent import monkey; monkey.patch_all()")
+    script = SCRIPT.format(before="from gevent import monkey; monkey.patch_all()", code=GEVENT)
+    environment = {**os.environ, "KEY": options["api_key"], "URL": options["base_url"]}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
