@@ -12,7 +12,7 @@ from nanogpt_core._runtime.workers import require_event_loop
 from nanogpt_core.embeddings.config import OPTION_ALIASES, EmbedderConfig, EmbedderOptions
 from nanogpt_core.embeddings.inputs import check_query, check_texts, iterate_texts
 from nanogpt_core.embeddings.pipeline import Estimate, Pipeline
-from nanogpt_core.embeddings.stream import EmbeddedBatch, achunked, astream_chunks, chunked, stream_chunks
+from nanogpt_core.embeddings.stream import Chunk, EmbeddedBatch, achunked, astream_chunks, chunked, stream_chunks
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.http.client import Closeable
 from nanogpt_core.http.limits import Budget
@@ -253,7 +253,8 @@ class Embedder(Closeable):
         """Embed documents as :meth:`stream` does, without blocking the event loop; ``texts`` may be asynchronous."""
         require_event_loop()
         size = self._streamed_batch_size(batch_size)
-        chunks = achunked(texts if isinstance(texts, AsyncIterable) else iterate_texts(texts), size)
+        chunks: AsyncIterator[Chunk[str]] | Iterator[Chunk[str]]
+        chunks = achunked(texts, size) if isinstance(texts, AsyncIterable) else chunked(iterate_texts(texts), size)
         total = len(texts) if isinstance(texts, Sized) else None
         async with contextlib.aclosing(astream_chunks(self._pipeline, chunks, total)) as batches:
             async for batch in batches:

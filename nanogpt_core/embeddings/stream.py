@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # Until it is known how long a call takes: at most so long before the second item is read.
 _MAX_SECONDS_FOR_THE_FIRST = 0.5
+# Time for the requests in flight between two items whose reading blocks the event loop: replies are read in it.
+_MAX_LOOP_SECONDS = 0.05
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -58,12 +60,8 @@ def chunked(items: Iterator[T], size: int) -> Iterator[Chunk[T]]:
         start += len(chunk)
 
 
-async def achunked(items: AsyncIterable[T] | Iterator[T], size: int) -> AsyncIterator[Chunk[T]]:
-    """Yield the items in chunks of ``size``; the items may be asynchronous."""
-    if not isinstance(items, AsyncIterable):
-        for chunk in chunked(items, size):
-            yield chunk
-        return
+async def achunked(items: AsyncIterable[T], size: int) -> AsyncIterator[Chunk[T]]:
+    """Yield asynchronous items in chunks of ``size``."""
     start, collected = 0, []
     async for item in items:
         collected.append(item)
@@ -96,7 +94,7 @@ def stream_chunks(pipeline: Pipeline, chunks: Iterator[Chunk[str]], total: int |
 
 
 async def astream_chunks(
-    pipeline: Pipeline, chunks: AsyncIterator[Chunk[str]], total: int | None
+    pipeline: Pipeline, chunks: AsyncIterator[Chunk[str]] | Iterator[Chunk[str]], total: int | None
 ) -> AsyncGenerator[EmbeddedBatch, None]:
     """Do the same as :func:`stream_chunks` on the running event loop."""
     parse_lock = asyncio.Lock()
@@ -150,9 +148,14 @@ def map_ordered(
     in_progress: deque[_Call[R]] = deque()
     process, pace = os.getpid(), _Pace()
     failures: list[Exception] = []
+
+    def timed(item: T, stop: threading.Event) -> R:
+        with pace.timing_call():
+            return function(item, stop)
+
     try:
         for item in _until_failure(pace.timed(items), failures):
-            in_progress.append(_start(partial(pace.timed_call, function, item)))
+            in_progress.append(_start(partial(timed, item)))
             while in_progress:
                 if len(in_progress) < window and not in_progress[0].done():
                     wait([in_progress[0]], timeout=pace.seconds_to_wait)
@@ -200,12 +203,12 @@ class _Pace:
             yield item
             start = time.monotonic()
 
-    def timed_call(self, function: Callable[[T, threading.Event], R], item: T, stop: threading.Event) -> R:
-        """Return ``function(item, stop)``, and note how long it took."""
+    @contextlib.contextmanager
+    def timing_call(self) -> Iterator[None]:
+        """Note how long the call in this block takes."""
         start = time.monotonic()
-        result = function(item, stop)
+        yield
         self._call_seconds = time.monotonic() - start
-        return result
 
     @property
     def seconds_to_wait(self) -> float:
@@ -216,6 +219,11 @@ class _Pace:
         if self._call_seconds is None:
             return max(self._read_seconds, _MAX_SECONDS_FOR_THE_FIRST)
         return self._read_seconds if self._read_seconds >= self._call_seconds else 0.0
+
+    @property
+    def seconds_for_loop(self) -> float:
+        """The same if reading has blocked an event loop, which then gets a short time in any case."""
+        return self.seconds_to_wait or min(self._read_seconds, _MAX_LOOP_SECONDS)
 
 
 def _start(function: Callable[[threading.Event], R]) -> _Call[R]:
@@ -230,20 +238,34 @@ def _start(function: Callable[[threading.Event], R]) -> _Call[R]:
 
 
 async def amap_ordered(
-    items: AsyncIterator[T], function: Callable[[T], Awaitable[R]], window: int
+    items: AsyncIterator[T] | Iterator[T], function: Callable[[T], Awaitable[R]], window: int
 ) -> AsyncGenerator[R, None]:
     """Do the same as :func:`map_ordered` with tasks; those in progress are cancelled when the consumer stops.
 
-    Results are handed out while the next item is awaited.
+    Results are handed out while the next item is awaited. Reading an item that is not asynchronous blocks the event
+    loop, which gets time for the calls in progress afterwards.
     """
     in_progress: deque[asyncio.Future[R]] = deque()
+    pace = _Pace()
+
+    async def timed(item: T) -> R:
+        with pace.timing_call():
+            return await function(item)
+
+    async def paced(items: Iterator[T]) -> AsyncIterator[T]:
+        for item in pace.timed(items):
+            yield item
+            if in_progress and not in_progress[0].done():
+                await asyncio.wait([in_progress[0]], timeout=pace.seconds_for_loop)
+
+    source = items if isinstance(items, AsyncIterator) else paced(items)
     reading: asyncio.Future[T | None] | None = None
     exhausted = False
     failure: Exception | None = None
     try:
         while True:
             if reading is None and not exhausted and len(in_progress) < window:
-                reading = asyncio.ensure_future(anext(items, None))
+                reading = asyncio.ensure_future(anext(source, None))
             pending: list[asyncio.Future[Any]] = [*([] if reading is None else [reading]), *islice(in_progress, 1)]
             if not pending:
                 if failure is not None:
@@ -261,7 +283,7 @@ async def amap_ordered(
                 if item is None:
                     exhausted = True
                 else:
-                    in_progress.append(asyncio.ensure_future(function(item)))
+                    in_progress.append(asyncio.ensure_future(timed(item)))
             elif finished:
                 yield in_progress.popleft().result()
     finally:

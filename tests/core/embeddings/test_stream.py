@@ -366,3 +366,21 @@ def test_stream_waits_for_results_only_if_reading_is_slower_than_a_call(read_sec
     pace = stream_module._Pace()
     pace._read_seconds, pace._call_seconds = read_seconds, call_seconds
     assert pace.seconds_to_wait == expected
+
+
+def test_result_is_handed_out_before_the_next_item_blocks_the_event_loop(make, monkeypatch):
+    monkeypatch.setattr(stream_module._Pace, "seconds_to_wait", 60.0)  # as for a source that is slower than a call
+
+    async def main():
+        received = []
+
+        def source():
+            for number in range(4):
+                assert len(received) >= number - 1
+                yield f"text {number}"
+
+        async for batch in make().astream(source(), batch_size=1):
+            received.append(batch.texts)  # noqa: PERF401 - the source looks at it
+        return received
+
+    assert asyncio.run(main()) == [[f"text {number}"] for number in range(4)]
