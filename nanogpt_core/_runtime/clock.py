@@ -126,8 +126,9 @@ class Cancellation:
 
     def remaining(self, timeout: float) -> float:
         """Return ``timeout`` in seconds, or the time until the deadline if that is less."""
-        self.check()
-        return self.deadline.remaining(timeout)
+        seconds = self.deadline.remaining(timeout)
+        self.check()  # last: time passes, and a lock refuses to wait for less than 0 seconds
+        return seconds
 
     def leaves_time_for(self, delay: float) -> bool:
         """Return whether another attempt in ``delay`` seconds can still end in time."""

@@ -7,7 +7,8 @@ import time
 import pytest
 
 from nanogpt_core._runtime import clock
-from nanogpt_core._runtime.clock import Deadline, fake_clock
+from nanogpt_core._runtime.clock import Cancellation, Deadline, fake_clock
+from nanogpt_core.errors import RequestTimeoutError
 
 HOUR = 3600.0
 
@@ -202,3 +203,10 @@ def test_deadline_bounds_a_timeout():
     deadline = Deadline.after(10)
     assert deadline.remaining(5) == 5
     assert deadline.remaining(HOUR) <= 10
+
+
+def test_time_that_remains_is_never_negative(monkeypatch):
+    times = iter([0.0, 10.0])  # the deadline passes in between
+    monkeypatch.setattr(clock, "now", lambda: next(times))
+    with pytest.raises(RequestTimeoutError):
+        Cancellation(Deadline(9.0)).remaining(HOUR)
