@@ -32,6 +32,10 @@ class NoThreadError(RuntimeError):
     """The process may not start another thread."""
 
 
+class LateError(TimeoutError):
+    """A function took longer than :func:`run_within` waits."""
+
+
 def lacks_threads(error: BaseException) -> bool:
     """Return whether ``error`` says that no thread can be started, and not a signal handler that ran meanwhile."""
     return isinstance(error, RuntimeError) and str(error).startswith(_WITHOUT_THREADS)
@@ -68,7 +72,7 @@ def run_within(seconds: float, function: Callable[[], T], name: str) -> T:
     """Return the result of ``function``. It runs in a thread, which is left behind if it takes longer than ``seconds``.
 
     Raises:
-        TimeoutError: It takes longer.
+        LateError: It takes longer.
         Exception: An error of ``function``.
     """
     result: Future[T] = Future()
@@ -79,7 +83,7 @@ def run_within(seconds: float, function: Callable[[], T], name: str) -> T:
     except NoThreadError:
         work()
     if not result.done():
-        raise TimeoutError(f"no answer within {seconds:.3g} seconds")
+        raise LateError(f"no answer within {seconds:.3g} seconds")
     return result.result()
 
 

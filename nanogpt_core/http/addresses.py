@@ -12,8 +12,10 @@ import os
 import selectors
 import socket
 import time
+from functools import partial
 from typing import Any
 
+from nanogpt_core._runtime.threads import run_within
 from nanogpt_core._runtime.workers import call_in_thread
 
 TIMED_OUT = "timed out"
@@ -28,10 +30,10 @@ _Address = tuple[Any, ...]
 def connect(host: str, port: int, seconds: float | None) -> socket.socket:
     """Return a connected socket, which does not block, to the first address that answers.
 
-    Each address has a head start of 0.25 s over the next. All have ``seconds`` together, once the host was looked up.
+    Each address has a head start of 0.25 s over the next. All have ``seconds`` together, with the look-up of the host.
     """
-    untried = _alternating(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
     deadline = math.inf if seconds is None else time.monotonic() + seconds
+    untried = _alternating(_look_up(host, port, seconds))
     failure = OSError(errno.EADDRNOTAVAIL, "the host has no address")
     opened = list[socket.socket]()
     try:
@@ -68,7 +70,8 @@ def connect(host: str, port: int, seconds: float | None) -> socket.socket:
 async def aconnect(host: str, port: int) -> socket.socket:
     """Return a connected socket for the running event loop; see :func:`connect`."""
     failure: BaseException = OSError(errno.EADDRNOTAVAIL, "the host has no address")
-    untried, tasks = _alternating(await _look_up(host, port)), set[asyncio.Task[socket.socket]]()
+    found = _numeric(host, port) or await call_in_thread(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    untried, tasks = _alternating(found), set[asyncio.Task[socket.socket]]()
     try:
         while untried or tasks:
             if untried:
@@ -108,10 +111,19 @@ def _open(address: _Address) -> socket.socket:
     return sock
 
 
-async def _look_up(host: str, port: int) -> list[_Address]:
-    with contextlib.suppress(socket.gaierror):  # a numeric address needs no thread
+def _numeric(host: str, port: int) -> list[_Address]:
+    """Return the address of a host that is one; nothing for a name, whose look-up needs a thread."""
+    with contextlib.suppress(socket.gaierror):
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-    return await call_in_thread(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    return []
+
+
+def _look_up(host: str, port: int, seconds: float | None) -> list[_Address]:
+    # The system's resolver knows no time limit of ours: without an answer, it takes half a minute.
+    look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    if seconds is None:
+        return look_up()
+    return _numeric(host, port) or run_within(seconds, look_up, "nanogpt-look-up")
 
 
 async def _aconnect(address: _Address) -> socket.socket:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from nanogpt_core._runtime.fork import ForkSafe, delay_forks
 from nanogpt_core._runtime.threads import call_after_workers
 from nanogpt_core._runtime.workers import call_in_thread, require_event_loop
-from nanogpt_core.errors import causes
 from nanogpt_core.http.environment import Proxy, proxy_for, tls_context
 from nanogpt_core.http.network import AsyncBackend, Backend
 from nanogpt_core.http.sdk import httpcore, httpx
@@ -103,9 +102,9 @@ class _Pools(ForkSafe):
             ConfigurationError: The environment's proxy or certificates cannot be used.
         """
         origin = (url.scheme, url.host, url.port)
-        pool = self._by_origin.get(origin) or self._make(*origin)
-        with self._lock:
-            pool = self._by_origin.setdefault(origin, pool)
+        with self._lock:  # also while it is made: a pool that another thread removes and closes must not come back
+            pool = self._by_origin.get(origin) or self._make(*origin)
+            self._by_origin[origin] = pool
             pool.in_flight += 1
             if owner is not None and not owner.is_closed:
                 pool.owners.add(owner)
@@ -114,7 +113,7 @@ class _Pools(ForkSafe):
     def _make(self, scheme: str, host: str, port: int | None) -> _Pool:
         with delay_forks():  # OpenSSL sets itself up under locks
             proxy = proxy_for(scheme, host, port)
-            needs_tls = scheme == "https" or (proxy is not None and proxy.url.startswith("https"))
+            needs_tls = scheme == "https" or (proxy is not None and proxy.url.lower().startswith("https"))
             tls = tls_context() if needs_tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             return _Pool(self._make_transport(proxy, tls), proxy)
 
@@ -189,14 +188,13 @@ class Lease:
         self.transport, self._proxy = pool.transport, pool.proxy
 
     def name_proxy(self, error: Any) -> None:
-        """Add the proxy, and the variable that it comes from, to an error on the way to the proxy, or to a timeout."""
-        if isinstance(error, (httpx.ReadTimeout, httpx.WriteTimeout)):
-            error.proxy = self._proxy  # it may be the proxy that is silent: map_error() names it
-            return
-        is_to_proxy = isinstance(error, (httpx.ProxyError, httpx.ConnectError, httpx.ConnectTimeout))
-        # TLS is between here and the host.
-        if self._proxy and is_to_proxy and not any(isinstance(cause, ssl.SSLError) for cause in causes(error)):
-            raise httpx.ProxyError(f"{self._proxy}: {error}") from error
+        """Note the proxy in an error, since it may be the reason: map_error() names it, and where it comes from."""
+        if type(error).__module__.startswith("socksio"):  # httpcore passes this on as it is
+            failure = httpx.ProxyError(f"no SOCKS proxy answers there: {error}")
+            failure.proxy = self._proxy
+            raise failure from error
+        if self._proxy is not None and isinstance(error, httpx.TransportError):
+            error.proxy = self._proxy
 
     def close(self) -> None:
         """End the use of this process's connections."""

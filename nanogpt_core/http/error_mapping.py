@@ -70,7 +70,12 @@ _NO_BALANCE = re.compile(
     r"insufficient (?:account )?(?:balance|credits?|funds)|balance is (?:too low|insufficient)|can only afford|余额不足"
 )
 
-_QUOTA_WORDS = re.compile(r"quota|daily|per.day|\brpd\b")
+# Answers of HTTP and SOCKS proxies that trying again does not change: the login, and hosts that are not allowed.
+_REFUSED_BY_PROXY = re.compile(
+    r"4(?!08|25|29)\d\d |Requested |Invalid username/password|.*not allowed by ruleset", re.ASCII
+)
+# Google and Azure call limits for a minute quotas too.
+_SHORT_WORDS = re.compile(r"per.(?:second|minute)|\b[rt]pm\b|(?:retry|try again) (?:after|in) \d+(?:\.\d+)? ?s")
 # With Retry-After, these are refusals for a while: of too many requests by a firewall (403), or of locks (409, 423).
 _MAY_ASK_TO_WAIT = (403, 409, 423)
 _SHORT_REFUSALS = (errors.PermissionDeniedError, errors.BadRequestError)
@@ -143,13 +148,16 @@ def _from_sdk_error(error: Exception, chain: list[BaseException], host: str, tim
     if isinstance(error, openai.APIStatusError):
         return _from_status(error)
     cause = error.__cause__ or error
+    proxy = next(filter(None, (getattr(one, "proxy", None) for one in chain)), None)
+    through = f" through the proxy {proxy}" if proxy else ""
     if isinstance(error, (openai.APITimeoutError, TimeoutError)):
-        proxy = next(filter(None, (getattr(one, "proxy", None) for one in chain)), None)
-        through = f" through the proxy {proxy}" if proxy else ""
-        return errors.RequestTimeoutError(
-            f"No complete answer from {host}{through} within {timeout:.3g} s ({type(cause).__name__}).",
-            remedy=f"Try again, {'check the proxy, ' if proxy else ''}or raise timeout.",
-        )
+        message = f"No complete answer from {host}{through} within {timeout:.3g} s ({type(cause).__name__})."
+        remedy = f"Try again, {'check the proxy, ' if proxy else ''}or raise timeout."
+        if isinstance(error, openai.APITimeoutError) and isinstance(cause, httpx.ConnectTimeout):
+            seconds = min(timeout, error.request.extensions.get("timeout", {}).get("connect") or timeout)
+            message = f"No connection to {host}{through} within {seconds:.3g} s."
+            remedy = f"Check {'the proxy' if proxy else 'base_url'} and the network."
+        return errors.RequestTimeoutError(message, remedy=remedy)
     if lacks_threads(error):
         failure = NanoGPTError(
             "The process may not start another thread; nothing was sent.",
@@ -160,16 +168,19 @@ def _from_sdk_error(error: Exception, chain: list[BaseException], host: str, tim
     told = f"{excerpt(str(cause)) or 'no reason given'} ({type(cause).__name__})"
     if any(isinstance(each, ssl.SSLError) for each in chain):
         refused = errors.ConnectionFailedError(
-            f"No secure connection to {host}: {told}.", remedy="Check the certificate, the clock and base_url."
+            f"No secure connection to {host}{through}: {told}.",
+            remedy=f"Check the certificate, the clock{', the proxy' if proxy else ''} and base_url.",
         )
         # A handshake that was broken off may succeed a moment later.
         refused.transient = not any(isinstance(each, ssl.SSLCertVerificationError) for each in chain)
         return refused
-    if isinstance(cause, httpx.ProxyError):
-        return errors.ConnectionFailedError(
-            f"No connection to {host} through the proxy {told}.",
+    if proxy or isinstance(cause, httpx.ProxyError):
+        failed = errors.ConnectionFailedError(
+            f"No answer from {host}{through}: {told}.",
             remedy="Check the proxy, unset the variable, or add the host to NO_PROXY.",
         )
+        failed.transient = _REFUSED_BY_PROXY.match(told) is None
+        return failed
     return errors.ConnectionFailedError(f"No answer from {host}: {told}.", remedy="Check base_url and the network.")
 
 
@@ -282,7 +293,8 @@ def _redirect_remedy(url: Any, location: str) -> str:
 
 def _kind(status: int, code: str | None, param: str | None, detail: str) -> tuple[type[StatusError], str]:
     words = f"{code or ''} {detail}".lower()
-    if status == 429 and (code in _QUOTA_CODES or _QUOTA_WORDS.search(words)):
+    is_long = _DAILY_WORDS.search(words) or ("quota" in words and not _SHORT_WORDS.search(words))
+    if status == 429 and (code in _QUOTA_CODES or is_long):
         return errors.QuotaExceededError, "Wait until the quota resets, or raise it."
     if status in (400, 403, 429) and _NO_BALANCE.search(words):
         return _BY_STATUS[402]

@@ -27,6 +27,7 @@ import anyio  # comes with the SDK
 
 from nanogpt_core._runtime.clock import current_attempt
 from nanogpt_core._runtime.task_cancellation import interruptible
+from nanogpt_core._runtime.threads import LateError
 from nanogpt_core.http.addresses import TIMED_OUT, aconnect, connect
 from nanogpt_core.http.sdk import httpcore
 
@@ -66,7 +67,7 @@ def _as_httpcore_errors(timeout_error: type[Exception], other_error: type[Except
     try:
         yield
     except (OSError, UnicodeError) as error:  # UnicodeError: the host's name cannot be looked up
-        is_known = isinstance(error, (UnicodeError, ssl.SSLError)) or error.errno is not None
+        is_known = isinstance(error, (UnicodeError, ssl.SSLError, LateError)) or error.errno is not None
         if not is_known and str(error) != TIMED_OUT:
             raise  # of a signal handler that ran meanwhile
         if isinstance(error, (TimeoutError, BlockingIOError)):
@@ -85,11 +86,16 @@ class _TlsSession:
 
     It uses ``SSLContext.wrap_bio``, as asyncio does. So any kind of ``SSLContext`` works, such as truststore's,
     gevent's and eventlet's.
+
+    Attributes:
+        object: The session's ``SSLObject``.
+        has_ended: True after the other side has said that it sends no more.
     """
 
     def __init__(self, context: ssl.SSLContext, server_hostname: str | None) -> None:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.object = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_hostname)
+        self.has_ended = False
 
     @property
     def pending(self) -> int:
@@ -98,8 +104,10 @@ class _TlsSession:
 
     def handshake(self, data: bytes | None) -> tuple[bool, bytes]:
         """Go on with the handshake, after ``data`` from the server; return whether it is done, and bytes to send."""
-        if data is not None:
-            self._feed(data)
+        if data:
+            self._incoming.write(data)
+        elif data is not None:
+            self._incoming.write_eof()
         try:
             self.object.do_handshake()
         except ssl.SSLWantReadError:
@@ -114,21 +122,14 @@ class _TlsSession:
         return self._outgoing.read()
 
     def decrypt(self, data: bytes) -> bytes:
-        """Return the bytes that ``data`` completes; none if it completes none, or at the end."""
-        self._feed(data)
+        """Return the bytes that ``data`` completes; there may be none."""
+        self._incoming.write(data)
         parts = []
-        try:
+        with contextlib.suppress(ssl.SSLWantReadError):
             while part := self.object.read(_READ_BYTES):
                 parts.append(part)
-        except (ssl.SSLWantReadError, ssl.SSLZeroReturnError, ssl.SSLEOFError):
-            pass  # all was read; if too little came, the HTTP parser notices
+            self.has_ended = True
         return b"".join(parts)
-
-    def _feed(self, data: bytes) -> None:
-        if data:
-            self._incoming.write(data)
-        else:
-            self._incoming.write_eof()
 
 
 class _Connection:
@@ -183,12 +184,16 @@ class _Connection:
         return memoryview(data)[:-1]
 
     def _receive_steps(self, max_bytes: int) -> _Steps[bytes]:
-        while True:
-            data = plain = yield max_bytes
+        """Receive bytes; none at the end of the connection or a TLS session: the HTTP parser notices missing ones."""
+        while not any(tls.has_ended for tls in self._sessions):
+            data = yield max_bytes
+            if not data:
+                break
             for tls in self._sessions:
-                plain = tls.decrypt(plain)
-            if plain or not data:
-                return plain
+                data = tls.decrypt(data)
+            if data:
+                return data
+        return b""
 
     def _write_steps(self, data: bytes) -> _Steps[None]:
         """Write ``data``. The first write of a further request checks that the connection is idle.
@@ -203,7 +208,7 @@ class _Connection:
         yield self._encrypt(data)
 
     def _is_idle(self) -> bool:
-        if self._held_byte or any(tls.pending for tls in self._sessions):
+        if self._held_byte or any(tls.pending or tls.has_ended for tls in self._sessions):
             return False
         try:
             self._sock.setblocking(False)

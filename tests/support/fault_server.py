@@ -89,6 +89,13 @@ def good(seen: Seen) -> bytes:
     return response(document(asked["input"], asked.get("encoding_format", "float"), asked.get("dimensions", WIDTH)))
 
 
+def secured(authority: Any, name: str = "127.0.0.1") -> ssl.SSLContext:
+    """Return the settings of a server with a certificate of trustme's ``authority`` for ``name``."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(name).configure_cert(context)
+    return context
+
+
 class FaultServer:
     """Serves on loopback while in its ``with`` block; a thread a connection.
 

@@ -17,14 +17,13 @@ import threading
 import traceback
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 
 import anyio
 import pytest
 import trustme
 from pytest_socket import SocketConnectBlockedError
 
-from fault_server import Closing
+from fault_server import Closing, secured
 from nanogpt_core import Embedder, MemoryCache
 from nanogpt_core._runtime.clock import attempt_limits, fake_clock
 from nanogpt_core.errors import (
@@ -37,9 +36,9 @@ from nanogpt_core.errors import (
     RequestTimeoutError,
     RequestTooLargeError,
 )
+from nanogpt_core.http import sdk
 from nanogpt_core.http.client import HttpClient, Send
 from nanogpt_core.http.endpoint import Endpoint
-from nanogpt_core.http.environment import tls_context
 from nanogpt_core.http.network import AsyncBackend, Backend, _Connection
 from nanogpt_core.http.sdk import httpcore
 
@@ -188,35 +187,6 @@ def test_idle_connection_that_the_server_closed_costs_no_attempt(way, serve, fau
             embedder.embed([text])
             wait_until_closed()
     assert len(server.requests) == server.connections == 3
-
-
-def secured(authority, name="127.0.0.1"):
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert(name).configure_cert(context)
-    return context
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory):
-    """A certificate authority, its certificate file, and a folder in OpenSSL's layout."""
-    authority, folder = trustme.CA(), tmp_path_factory.mktemp("authority")
-    authority.cert_pem.write_to_path(folder / "authority.pem")
-    subprocess.run(["openssl", "rehash", folder], check=True, capture_output=True, timeout=300)
-    variables = {"SSL_CERT_FILE": str(folder / "authority.pem"), "SSL_CERT_DIR": str(folder)}
-    return SimpleNamespace(ca=authority, variables=variables)
-
-
-@pytest.fixture
-def trust(monkeypatch):
-    """Trust an authority, by one of the variables of certificates."""
-
-    def trust(authority, variable="SSL_CERT_FILE"):
-        for name, value in authority.variables.items():
-            monkeypatch.setenv(name, value if name == variable else "")
-        tls_context.cache_clear()
-
-    yield trust
-    tls_context.cache_clear()
 
 
 STALE = {
@@ -466,6 +436,39 @@ def test_refused_address_is_left_for_the_next(embed, serve, monkeypatch):
             embed(server.embedder(base_url="http://two.localhost:9/api/v1", timeout=20), ["a"])
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems answer when a backlog is full")
+def test_host_that_does_not_answer_is_named_with_the_time_for_connecting(embed, monkeypatch, dead_address):
+    monkeypatch.setattr(sdk, "_CONNECT_SECONDS", 0.1)
+    url = f"http://127.0.0.1:{dead_address[1]}/v1"
+    with pytest.raises(RequestTimeoutError, match=r"No connection to 127\.0\.0\.1:\d+ within 0\.1 s\."):
+        embed(Embedder("lab/unlisted", api_key="k", base_url=url, max_retries=0, timeout=30), ["a"])
+
+
+def test_look_up_of_a_host_keeps_to_the_time_limit(way, monkeypatch):
+    over, look_up = threading.Event(), socket.getaddrinfo
+
+    def unanswered(host, *more, **options):
+        if host != "slow.localhost" or options.get("flags", 0) & socket.AI_NUMERICHOST:
+            return look_up(host, *more, **options)
+        over.wait(60)
+        raise socket.gaierror(socket.EAI_AGAIN, "too late")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unanswered)
+    embedder = Embedder("m", api_key="k", base_url="http://slow.localhost:9/v1", max_retries=0, timeout=0.1)
+
+    async def aembed():
+        try:
+            await embedder.aembed(["a"])
+        finally:
+            over.set()  # an event loop waits for its threads before it ends
+
+    try:
+        with pytest.raises(RequestTimeoutError, match=r"No connection to slow\.localhost:9"):
+            embedder.embed(["a"]) if way.name == "sync" else asyncio.run(aembed())
+    finally:
+        over.set()
+
+
 @pytest.mark.parametrize("cancels_once", [True, False])
 def test_connecting_that_is_cancelled_at_any_time_leaves_no_socket_open(cancels_once):
     async def connect(port, scope):
@@ -657,6 +660,31 @@ def test_tls_handshake_that_was_broken_off_is_retried(embed, serve, authority, t
             opened[0].shutdown(socket.SHUT_RDWR)
         thread.join(60)
     assert len(server.requests) == 1
+
+
+def test_end_of_a_tls_session_ends_a_reply_before_the_connection_closes(embed, authority, trust, faults):
+    trust(authority)
+    context, over = secured(authority.ca), threading.Event()
+
+    def answer():
+        with listener.accept()[0] as plain, context.wrap_socket(plain, server_side=True) as connection:
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + head_and_body(faults.response(faults.document(["a"])))[1])
+            connection.settimeout(0)
+            with contextlib.suppress(ssl.SSLError):
+                connection.unwrap()  # says that no more comes
+            over.wait(60)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}/v1"
+        try:
+            vectors = embed(Embedder("lab/unlisted", api_key="k", base_url=url, max_retries=0, timeout=30), ["a"])
+        finally:
+            over.set()
+        thread.join(60)
+    assert vectors.tolist() == [faults.vector_of("a").tolist()]
 
 
 def forward(source, target):

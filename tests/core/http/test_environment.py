@@ -3,7 +3,9 @@
 import asyncio
 import base64
 import contextlib
+import gc
 import os
+import select
 import socket
 import threading
 
@@ -11,9 +13,11 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from fault_server import secured
 from nanogpt_core import Embedder
+from nanogpt_core._runtime.clock import fake_clock
 from nanogpt_core.errors import ConfigurationError, ConnectionFailedError, RequestTimeoutError
-from nanogpt_core.http import environment
+from nanogpt_core.http import environment, network
 from nanogpt_core.http.environment import is_in_no_proxy, proxy_for, tls_context
 
 
@@ -37,8 +41,8 @@ def set_variables(monkeypatch):
     tls_context.cache_clear()
 
 
-def embedder_for(base_url):
-    return Embedder("lab/unlisted", api_key="k", base_url=base_url, max_retries=0, allow_insecure_http=True)
+def embedder_for(base_url, max_retries=0):
+    return Embedder("lab/unlisted", api_key="k", base_url=base_url, max_retries=max_retries, allow_insecure_http=True)
 
 
 def port_of(server):
@@ -87,40 +91,95 @@ def test_silent_proxy_is_named_with_its_variable(embed, set_variables, scheme):
     assert "hunter2" not in str(caught.value)
 
 
-def test_refusal_of_a_proxy_names_the_proxy(embed, serve, faults, set_variables):
-    proxy = serve(lambda _: faults.response("who are you?", 407))
+@pytest.mark.parametrize(("status", "attempts"), [(407, 1), (403, 1), (408, 3), (429, 3), (502, 3)])
+def test_refusal_of_a_proxy_names_the_proxy(embed, serve, faults, set_variables, status, attempts):
+    proxy = serve(lambda _: faults.response("who are you?", status))
     set_variables(ALL_PROXY=f"http://127.0.0.1:{port_of(proxy)}")
-    with pytest.raises(ConnectionFailedError, match=r"example through the proxy ALL_PROXY=http://127.*: 407"):
-        embed(embedder_for(f"https://behind-{port_of(proxy)}.example/v1"), ["a"])
+    embedder = embedder_for(f"https://behind-{port_of(proxy)}.example/v1", max_retries=2)
+    with fake_clock(), pytest.raises(ConnectionFailedError, match=rf"example through the proxy ALL_PROXY=.*: {status}"):
+        embed(embedder, ["a"])
+    assert len(proxy.requests) == attempts
 
 
 @contextlib.contextmanager
-def tunnel(handshake, target):
-    """Serve one proxy connection: ``handshake(connection)``, then bytes both ways to ``target``."""
+def tunnel(handshake, target=None, tls=None):
+    """Serve one proxy connection: ``handshake(connection)``, then bytes both ways to the port ``target``."""
     opened = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def forward(source, sink):
-            with contextlib.suppress(OSError):
-                while data := source.recv(65536):
-                    sink.sendall(data)
 
         def work():
             connection, _ = listener.accept()
             opened.append(connection)
-            with connection:
+            with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+                stack.enter_context(connection)
+                if tls is not None:
+                    connection = stack.enter_context(tls.wrap_socket(connection, server_side=True))
+                    opened.append(connection)
                 handshake(connection)
-                with socket.create_connection(("127.0.0.1", target)) as onward:
-                    threading.Thread(target=forward, args=(onward, connection), daemon=True).start()
-                    forward(connection, onward)
+                if target is not None:
+                    relay(connection, stack.enter_context(socket.create_connection(("127.0.0.1", target))))
 
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
         yield listener.getsockname()[1]
         for connection in opened:
             with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)
         thread.join(60)
+
+
+def relay(one, other):
+    while True:
+        for source in select.select([one, other], [], [], 60)[0]:
+            data = source.recv(65536)
+            if not data:
+                return
+            (other if source is one else one).sendall(data)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("read_bytes", [1 << 16, 1000], ids=["whole", "in parts"])
+def test_host_with_tls_is_reached_through_a_proxy(
+    embed, serve, faults, set_variables, authority, monkeypatch, scheme, read_bytes
+):
+    for name in ("_FIRST_READ_BYTES", "_READ_BYTES"):  # of a network: less than a record of TLS
+        monkeypatch.setattr(network, name, read_bytes)
+    texts = list(map(str, range(20)))  # one request
+    asked = []
+
+    def handshake(connection):
+        asked.append(connection.recv(65536))
+        connection.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+
+    server = serve(tls=secured(authority.ca, "service.example"))
+    tls = secured(authority.ca) if scheme == "https" else None
+    with tunnel(handshake, port_of(server), tls) as port:
+        set_variables(HTTPS_PROXY=f"{scheme}://me:s3cret@127.0.0.1:{port}", **authority.variables)
+        vectors = embed(embedder_for(f"https://service.example:{port}/v1"), texts)
+    assert vectors.tolist() == [faults.vector_of(text).tolist() for text in texts]
+    assert asked[0].startswith(b"CONNECT service.example:%d HTTP/1.1\r\n" % port)
+    assert base64.b64encode(b"me:s3cret") in asked[0]
+
+
+# The package for SOCKS leaves the socket to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x05\xff"], ids=["nothing", "http", "no"])
+@pytest.mark.parametrize("scheme", ["http", "https", "socks5"])
+def test_proxy_of_another_kind_is_named_with_its_variable(embed, set_variables, scheme, said):
+    pytest.importorskip("socksio")
+
+    def handshake(connection):
+        connection.recv(65536)
+        connection.sendall(said)
+
+    with tunnel(handshake) as port:
+        set_variables(ALL_PROXY=f"{scheme}://me:s3cret@127.0.0.1:{port}")
+        shown = rf"through the proxy ALL_PROXY={scheme}://\*+@127.0.0.1:{port}: "
+        with pytest.raises(ConnectionFailedError, match=shown) as caught:
+            embed(embedder_for(f"https://behind-{port}.example/v1"), ["a"])
+    assert "s3cret" not in str(caught.value)
+    del caught
+    gc.collect()
 
 
 def test_socks_proxy_is_used(embed, serve, set_variables):

@@ -693,3 +693,22 @@ def test_any_error_document_gives_an_error_of_ours(document, status):
 def test_message_that_ends_a_sentence_gets_no_further_full_stop(end):
     assert as_sentence(f"Wait{end}") == f"Wait{end}"
     assert as_sentence(f"Wait{end} please") == f"Wait{end} please."
+
+
+@pytest.mark.parametrize(
+    ("message", "transient"),
+    [
+        # Azure
+        ("exceeded call rate limit. Please retry after 1 second. See https://aka.ms/oai/quotaincrease", True),
+        ("Quota exceeded for quota metric 'Embed requests' and limit 'EmbedRequests per minute'", True),  # Google
+        ("You exceeded your current quota, please check your plan. Please retry in 27.9s.", True),  # Gemini
+        ("Rate limit reached on tokens per day (TPD): Limit 100000. Please try again in 14m24s.", False),  # Groq
+        ("Rate limit reached on tokens per day (TPD): Limit 100000. Please try again in 14.4s.", False),
+        ("You exceeded your current quota, please check your plan and billing details.", False),  # OpenAI
+        ("Your monthly quota is used up", False),
+    ],
+)
+def test_quota_of_a_minute_is_a_rate_limit(message, transient):
+    error = mapped(429, body(message))
+    assert error.transient is transient
+    assert type(error) is (errors.RateLimitError if transient else errors.QuotaExceededError)
