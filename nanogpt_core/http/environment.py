@@ -98,7 +98,7 @@ def _broken(variable: str, shown: str, fault: str, advice: str) -> Configuration
 
 def _without_credentials(url: str) -> str:
     scheme, _, rest = url.partition("://")
-    return f"{scheme}://{re.sub(r'^.*@', '**********@', rest)}"
+    return f"{scheme}://{re.sub(r'(?s)^.*@', '**********@', rest)}"
 
 
 def is_in_no_proxy(no_proxy: str, host: str, port: int) -> bool:

@@ -235,8 +235,9 @@ def test_broken_proxy_is_a_configuration_error_that_names_the_variable(monkeypat
     assert value.partition("://")[2] in str(caught.value)
 
 
-def test_broken_proxy_fails_at_once(embed, set_variables):
-    set_variables(ALL_PROXY="socks://me:s3cret@127.0.0.1:1080")
+@pytest.mark.parametrize("password", ["s3cret", "\ns3cret", "s3cret\nand more"])
+def test_broken_proxy_fails_at_once(embed, set_variables, password):
+    set_variables(ALL_PROXY=f"socks://me:{password}@127.0.0.1:1080")
     with pytest.raises(ConfigurationError) as caught:
         embed(embedder_for("https://service.example/v1"), ["a"])
     assert str(caught.value).startswith("ALL_PROXY=socks://**********@127.0.0.1:1080 has the unknown scheme")
