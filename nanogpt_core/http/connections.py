@@ -102,8 +102,10 @@ class _Pools(ForkSafe):
             ConfigurationError: The environment's proxy or certificates cannot be used.
         """
         origin = (url.scheme, url.host, url.port)
-        with self._lock:  # also while it is made: a pool that another thread removes and closes must not come back
-            pool = self._by_origin.get(origin) or self._make(*origin)
+        made = None if origin in self._by_origin else self._make(*origin)
+        with self._lock:
+            # Looked up again: another thread may have made one, or removed and closed the one that was there.
+            pool = self._by_origin.get(origin) or made or self._make(*origin)
             self._by_origin[origin] = pool
             pool.in_flight += 1
             if owner is not None and not owner.is_closed:
