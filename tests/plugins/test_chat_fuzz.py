@@ -30,7 +30,7 @@ ITS_OWN_WARNING = pytest.mark.filterwarnings(
     "ignore::pydantic.warnings.PydanticDeprecationWarning", "ignore:Pydantic serializer warnings:UserWarning"
 )
 PROMPT = PromptTemplate("Clean x.")
-EXAMPLES = usual_or_long(100, 1000)  # of each framework
+EXAMPLES = usual_or_long(250, 1000)  # of each framework
 USAGE = {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13}
 DETAILS = {"prompt_tokens_details": {"cached_tokens": 1}, "completion_tokens_details": {"reasoning_tokens": 2}}
 PRICING = {"cost": 0.25, "paymentSource": "USD", "inputTokens": 10, "outputTokens": 3}
