@@ -174,7 +174,7 @@ def test_second_ctrl_c_ends_the_wait_at_exit_silently(start_hanging, finish):
     while not process.stderr.readline().startswith("KeyboardInterrupt"):
         pass
     state = Path(f"/proc/{process.pid}/stat")
-    while state.read_text().rpartition(") ")[2][0] != "S":
+    while state.read_text().rpartition(") ")[2][0] not in "SZ":
         tick.wait(0.002)
     process.send_signal(signal.SIGINT)
     ended = finish(process)
