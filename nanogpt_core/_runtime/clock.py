@@ -125,7 +125,11 @@ class Cancellation:
             )
 
     def remaining(self, timeout: float) -> float:
-        """Return ``timeout`` in seconds, or the time until the deadline if that is less."""
+        """Return ``timeout`` in seconds, or the time until the deadline if that is less.
+
+        Raises:
+            RequestTimeoutError: As :meth:`check`.
+        """
         seconds = self.deadline.remaining(timeout)
         self.check()  # last: time passes, and a lock refuses to wait for less than 0 seconds
         return seconds

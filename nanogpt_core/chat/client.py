@@ -113,11 +113,13 @@ class ChatSession:
     def close(self) -> None:
         """Close the object, and the connections of this process that no other object uses. Calls under way go on."""
         self.lifetime.is_closed = True
+        self._rate_cap.lift()
         close_connections()
 
     async def aclose(self) -> None:
         """Do the same as :meth:`close`, and close the connections of the running event loop that no other one uses."""
         self.lifetime.is_closed = True
+        self._rate_cap.lift()
         await aclose_connections()
 
     @property

@@ -22,6 +22,7 @@ from nanogpt_core.errors import (
     DimensionsError,
     ModelNotFoundError,
     NanoGPTError,
+    RequestTimeoutError,
     RequestTooLargeError,
     TextTooLongError,
 )
@@ -249,8 +250,19 @@ class Dispatcher:
         body = orjson.dumps({"input": list(batch.texts), **parameters})
         numbers = len(batch.texts) * (self._dimensions_check.dimensions or _ASSUMED_DIMENSIONS)
         max_bytes = _BYTES_BESIDE_NUMBERS + numbers * _BYTES_PER_NUMBER
-        with observer.sending():
-            reply = yield Send("/embeddings", body, cancellation.remaining(self._timeout), max_bytes)
+        try:
+            seconds = cancellation.remaining(self._timeout)
+        except RequestTimeoutError as error:
+            error.unsent = True
+            raise
+        try:
+            with observer.sending():
+                reply = yield Send("/embeddings", body, seconds, max_bytes)
+        except RequestTimeoutError as error:
+            if seconds < self._timeout and cancellation.is_late:
+                error.message = f"The call's deadline has passed. {error.message}"
+                error.remedy = "Raise deadline, or embed fewer texts at a time."
+            raise
         out = None if into is None else into.out(batch)
         return parse_embeddings(reply.body, len(batch.texts), out, reply.request_id, self.usd_per_million_tokens)
 

@@ -60,9 +60,9 @@ class Embedder(Closeable):
         coalesce: Let small calls that have to wait for a free slot or for the rate limit share a request: calls of all
             threads, tasks and objects of this process that use the same options. Usage, budgets, deadlines and errors
             stay those of each call. With ``limits``, a shared request takes one reservation. Default: True.
-        requests_per_second: Maximum number of attempts to start in a second, over all objects of this process that use
-            the same key and base URL; the lowest value that is set counts. If the service grants less, the rate
-            follows it. Default: begins at the documented rate, 25, and follows the service, up to 100.
+        requests_per_second: Maximum number of attempts to start in a second, over all open objects of this process
+            that use the same key and base URL; the lowest value that is set counts. If the service grants less, the
+            rate follows it. Default: begins at the documented rate, 25, and follows the service, up to 100.
         max_retries: Attempts after the first, for one request, at least 0. Default: 5. An attempt that fails for a
             temporary reason is repeated after a random, growing delay, or after the delay that the service asks for if
             that is at most 60 seconds; if it is longer, the call fails at once.

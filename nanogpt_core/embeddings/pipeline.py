@@ -67,7 +67,8 @@ class Pipeline:
         self.client = HttpClient(config.endpoint, config.http_client, config.http_async_client, self.lifetime, _MODULES)
         self.namespace = CacheNamespace(config.endpoint.base_url, model.id, config.dimensions)
         self.observer = Observer("embeddings", config.endpoint, config.on_request, meter)
-        process_limits = ProcessLimits(RateCap(config.endpoint, config.requests_per_second).limiter, budget)
+        self._rate_cap = RateCap(config.endpoint, config.requests_per_second)
+        process_limits = ProcessLimits(self._rate_cap.limiter, budget)
         self.limits = process_limits if config.limits is None else config.limits
         self._warnings = DistinctWarnings()
         self.dispatcher = Dispatcher(config, self.dimensions_check, self.limits)
@@ -98,6 +99,8 @@ class Pipeline:
         if batch_size is not None:
             check_number("batch_size", batch_size, 1, MAX_ITEMS)
         with self._observed(stream_observer) as observer:
+            if self.config.deadline is not None:  # which begins after the SDK was imported, at the first call
+                self.client.get_ready()
             cancellation = Cancellation(Deadline.after(self.config.deadline), stop or threading.Event())
             plan = make_plan(texts, self.counter, self.config.on_overflow, offset)
             with reporting(self.config.progress if show_progress else None, plan.text_count) as report:
@@ -137,6 +140,8 @@ class Pipeline:
         loop = require_event_loop()
         blocks = self._may_block(texts)
         with self._observed(stream_observer) as observer:
+            if self.config.deadline is not None:
+                await self.client.aget_ready()
             cancellation = Cancellation(Deadline.after(self.config.deadline))
             plan = await _run(blocks, make_plan, texts, self.counter, self.config.on_overflow, offset)
             with reporting(self.config.progress if show_progress else None, plan.text_count) as report:
@@ -203,11 +208,13 @@ class Pipeline:
 
     def close(self) -> None:
         """Close connections that no other object uses, and a cache file that was opened here. Calls under way go on."""
+        self._rate_cap.lift()
         self.client.close()
         self._close_cache_if_embedder_closed()
 
     async def aclose(self) -> None:
         """Do what :meth:`close` does; connections of the running event loop too."""
+        self._rate_cap.lift()
         await self.client.aclose()
         if self.config.own_cache is not None:
             await call_in_thread(self._close_cache_if_embedder_closed)  # may write

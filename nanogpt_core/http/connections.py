@@ -190,7 +190,11 @@ class Lease:
         self.transport, self._proxy = pool.transport, pool.proxy
 
     def name_proxy(self, error: Any) -> None:
-        """Note the proxy in an error, since it may be the reason: map_error() names it, and where it comes from."""
+        """Note the proxy in an error, since it may be the reason: map_error() names it, and where it comes from.
+
+        Raises:
+            httpx.ProxyError: In place of an error of the SOCKS library.
+        """
         if type(error).__module__.startswith("socksio"):  # httpcore passes this on as it is
             failure = httpx.ProxyError(f"no SOCKS proxy answers there: {error}")
             failure.proxy = self._proxy

@@ -99,6 +99,16 @@ _ABOUT_THE_REQUEST = (
 )
 
 
+# Without a connection, nothing was sent.
+_BEFORE_SENDING = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    httpx.UnsupportedProtocol,
+)
+
+
 def foreign_error(error: BaseException) -> BaseException | None:
     """Return the error at the bottom of an SDK error that is not about the request, or None.
 
@@ -118,6 +128,7 @@ def map_error(error: Exception, host: str, timeout: float) -> NanoGPTError:
     if ours is not None:
         return ours
     failure = _from_sdk_error(error, chain, host, timeout)
+    failure.unsent = isinstance(error.__cause__ or error, _BEFORE_SENDING) or lacks_threads(error)
     if isinstance(error, openai.APIStatusError):
         _truncate(error)
     failure.__cause__ = error

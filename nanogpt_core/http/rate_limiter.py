@@ -288,7 +288,7 @@ class ProcessLimits:
 
 
 class RateCap:
-    """The highest rate that one object allows the limiter that it shares. The lowest cap of all living objects applies.
+    """The highest rate that one object allows the limiter that it shares. The lowest cap of all open objects applies.
 
     Args:
         endpoint: Base URL and key.
@@ -300,6 +300,10 @@ class RateCap:
         self.requests_per_second = requests_per_second
         self._name = endpoint.digest
         self._limiter: RateLimiter | None = None
+
+    def lift(self) -> None:
+        """Set no cap any more, since the object was closed."""
+        self.requests_per_second = None
 
     def limiter(self) -> RateLimiter:
         """Return the limiter; from the first use on, it keeps to this cap."""

@@ -198,7 +198,12 @@ def backoff_delay(attempt: int, error: NanoGPTError) -> float | None:
 
 
 def may_be_billed(error: BaseException) -> bool:
-    """Return whether an attempt that failed with ``error`` may have been billed; one that was refused costs nothing."""
+    """Return whether an attempt that failed with ``error`` may have been billed.
+
+    One that was refused, or never sent, costs nothing.
+    """
+    if isinstance(error, NanoGPTError) and error.unsent:
+        return False
     return not isinstance(error, StatusError) or isinstance(error, ServerError)
 
 

@@ -150,7 +150,7 @@ def resolve_key(api_key: ApiKey, *, required: bool = True) -> Secret | None:
     if variable is not None:
         return _check_key(Secret(os.environ[variable]), variable)
     if required:
-        raise ConfigurationError(f"No API key: {' and '.join(KEY_VARIABLES)} are unset.", remedy=_KEY_REMEDY)
+        raise ConfigurationError(f"No API key: {' and '.join(KEY_VARIABLES)} are unset or empty.", remedy=_KEY_REMEDY)
     return None
 
 

@@ -19,6 +19,8 @@ from langchain_nanogpt import ChatNanoGPT, NanoGPTEmbeddings
 from llama_index_nanogpt import NanoGPT, NanoGPTEmbedding
 from nanogpt_core import Embedder, MemoryCache
 from nanogpt_core.errors import ConfigurationError
+from nanogpt_core.http.endpoint import Endpoint
+from nanogpt_core.http.rate_limiter import DEFAULT_RATE, RateCap
 from nanogpt_core.http.sdk import httpx
 
 GUARD_SECONDS = 60
@@ -93,6 +95,16 @@ async def test_call_after_close_raises(make, call, close, server, kind):
     with pytest.raises(ConfigurationError, match="closed"):
         await call(target, kind.method, "text")
     assert len(server.requests) == 1
+
+
+@each_class
+async def test_closed_object_limits_the_rate_of_no_other(make, call, close, server, kind):
+    target = make(kind, requests_per_second=2)
+    await call(target, kind.method, "text")
+    limiter = RateCap(Endpoint.resolve(api_key=server.api_key, base_url=server.base_url), None).limiter()
+    assert limiter.rate == 2
+    await close(target)
+    assert limiter.rate == DEFAULT_RATE
 
 
 @each_class

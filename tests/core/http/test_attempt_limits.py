@@ -3,7 +3,10 @@
 import contextvars
 import gzip
 import itertools
+import os
 import resource
+import subprocess
+import sys
 import threading
 import zlib
 
@@ -180,6 +183,46 @@ def test_deadline_is_for_the_whole_call(embed, serve, faults):
     assert waits.seconds <= 30
     assert len(server.requests) < 51
     assert caught.value.failed_positions == (0,)
+
+
+SLOW_IMPORT = """
+import asyncio, sys
+from nanogpt_core import Embedder
+from nanogpt_core._runtime import clock
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "openai":
+            clock.sleep(60)
+
+sys.meta_path.insert(0, Finder())
+with clock.fake_clock() as skipped:
+    embedder = Embedder("lab/unlisted", deadline=10)
+    print(len({call}), skipped.seconds)
+"""
+
+
+@pytest.mark.parametrize("call", ["embedder.embed(['a'])", "asyncio.run(embedder.aembed(['a']))"])
+def test_deadline_begins_after_the_sdk_was_imported(serve, call):
+    server = serve()
+    environment = {**os.environ, "NANOGPT_API_KEY": server.api_key, "NANOGPT_BASE_URL": server.base_url}
+    command = [sys.executable, "-c", SLOW_IMPORT.format(call=call)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert (done.stdout, done.stderr) == ("1 60.0\n", "")
+
+
+def test_timeout_that_the_deadline_causes_names_the_deadline(embed, serve):
+    over = threading.Event()
+    server = serve(lambda _: (over.wait(60), b"")[1])
+    try:
+        with pytest.raises(RequestTimeoutError, match=r"The call's deadline has passed\. .*Raise deadline") as caught:
+            embed(server.embedder(deadline=0.3), ["a"])
+        assert "raise timeout" not in str(caught.value)
+        with pytest.raises(RequestTimeoutError, match="raise timeout") as caught:
+            embed(server.embedder(deadline=60, timeout=0.3), ["a"])
+        assert "deadline" not in str(caught.value)
+    finally:
+        over.set()
 
 
 def test_attempt_limits_bound_the_timeouts_in_their_block():

@@ -2,13 +2,21 @@
 """Shared limits in the flow of requests: budget, start time and send in order; blocking limits; option ``limits``."""
 
 import asyncio
+import socket
 import threading
 
 import pytest
 
-from nanogpt_core import BudgetExceededError, ConfigurationError, Embedder, InvalidTypeError, LimitsUnavailableError
-from nanogpt_core._runtime.clock import Cancellation
-from nanogpt_core.errors import RateLimitError, RequestTimeoutError, ServerError
+from nanogpt_core import (
+    BudgetExceededError,
+    ConfigurationError,
+    Embedder,
+    InvalidTypeError,
+    LimitsUnavailableError,
+    ModelInfo,
+)
+from nanogpt_core._runtime.clock import Cancellation, fake_clock
+from nanogpt_core.errors import ConnectionFailedError, RateLimitError, RequestTimeoutError, ServerError
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.limits import FREE, GATHERED, Admission, Budget, Cost, Outcome, SharedLimits
 from nanogpt_core.http.rate_limiter import ProcessLimits, RateCap, RateLimiter
@@ -17,6 +25,8 @@ from nanogpt_core.http.runner import Run, Wait
 
 CENT = Cost("model", texts=1, tokens=100, usd=0.01, timeout=60)
 GUARD_SECONDS = 60
+PRICED = ModelInfo("lab/priced", usd_per_million_tokens=10.0)
+BUDGET = 1.5 * Embedder(PRICED, api_key="k").estimate(["text"]).cost_usd  # of one attempt, and no second one
 
 
 class RecordingLimits:
@@ -152,6 +162,40 @@ def test_request_that_the_deadline_stops_costs_nothing():
     with pytest.raises(RequestTimeoutError):
         next(steps)
     limits.reserve(CENT)
+
+
+@pytest.mark.parametrize("coalesce", [True, False])
+def test_attempts_without_a_connection_cost_nothing(call_embed, coalesce):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        port = taken.getsockname()[1]
+        url = f"http://127.0.0.1:{port}/v1"
+        embedder = Embedder(PRICED, api_key="k", base_url=url, budget_usd=BUDGET, coalesce=coalesce, max_retries=3)
+        for _ in range(2):
+            with fake_clock(), pytest.raises(ConnectionFailedError) as caught:
+                call_embed(embedder, ["text"])
+            assert caught.value.unsent
+        assert embedder.usage.uncertain == 0
+
+
+@pytest.mark.parametrize("coalesce", [True, False])
+def test_calls_whose_deadline_passes_before_they_send_cost_nothing(options, call_embed, coalesce):
+    embedder = Embedder(PRICED, **options, deadline=1e-6, budget_usd=BUDGET, coalesce=coalesce)
+    for _ in range(3):
+        with pytest.raises(RequestTimeoutError, match="deadline"):
+            call_embed(embedder, ["text"])
+    assert embedder.usage.uncertain == 0
+
+
+def test_reset_during_a_reply_may_be_billed(call_embed, serve):
+    server = serve(lambda _: b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{")
+    embedder = server.embedder(PRICED, budget_usd=BUDGET)
+    with pytest.raises(ConnectionFailedError) as caught:
+        call_embed(embedder, ["text"])
+    assert not caught.value.unsent
+    assert embedder.usage.uncertain == 1
+    with pytest.raises(BudgetExceededError):
+        call_embed(embedder, ["text"])
 
 
 def test_budget_error_of_a_retry_is_caused_by_the_last_failure():
