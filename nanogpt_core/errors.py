@@ -73,7 +73,7 @@ class NanoGPTError(Exception):
         message: The problem.
         remedy: The remedy, or an empty string if there is no general one.
         transient: True if the same request is likely to succeed a little later.
-        unsent: True if the last attempt ended before anything was sent to the service, which so cannot bill it.
+        unsent: True if the last attempt ended before anything was sent to the service: that attempt costs nothing.
         completed: The vectors that a failed call had by then, ``(d,)`` float32 each, by position in the caller's list,
             counted from 0.
         failed_positions: The positions without a vector.

@@ -112,7 +112,7 @@ def _open(address: _Address) -> socket.socket:
 
 
 def _numeric(host: str, port: int) -> list[_Address]:
-    """Return the address of a host that is one; nothing for a name, whose look-up needs a thread."""
+    """Return the address of a numeric host; an empty list for a name, which must be looked up."""
     with contextlib.suppress(socket.gaierror):
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     return []

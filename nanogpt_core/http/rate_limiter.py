@@ -121,22 +121,22 @@ class RateLimiter(ForkSafe):
         with self._lock:
             time, rate = self._now(), self._rate()
             earliest = max(time, self._paused_until)
-            burst = not gathers and self._peak is None
-            start = max(earliest, self._next_start(time, rate, burst=burst, gathers=gathers))
+            may_burst = not gathers and self._peak is None
+            start = max(earliest, self._next_start(time, rate, may_burst=may_burst, gathers=gathers))
             if not gathers or rate < max(self._peak or 0.0, DEFAULT_RATE):
                 self._busy_seconds += max(0.0, start - max(earliest, self._busy_until))
                 self._busy_until = max(self._busy_until, start)
             insort(self._starts, start)
             return start, start - time
 
-    def _next_start(self, time: float, rate: float, *, burst: bool, gathers: bool = False) -> float:
+    def _next_start(self, time: float, rate: float, *, may_burst: bool, gathers: bool = False) -> float:
         count = math.ceil(rate)
         period = count / rate / _USED_SHARE
         starts, half = self._starts, (count + 1) // 2
         del starts[: bisect_left(starts, time - max(2 * period, _HISTORY_SECONDS))]
         start = starts[-count] + period if len(starts) >= count else -math.inf
-        burst = burst and (len(starts) < count or starts[-count] + 2 * period <= time)
-        if not burst and len(starts) >= half and starts[-half] + period > time:
+        is_burst = may_burst and (len(starts) < count or starts[-count] + 2 * period <= time)
+        if not is_burst and len(starts) >= half and starts[-half] + period > time:
             spacing = period / count
             if gathers:
                 used = len(starts) - bisect_right(starts, starts[-1] - period)
@@ -166,7 +166,7 @@ class RateLimiter(ForkSafe):
         """Start now, as :meth:`reserve` and :meth:`confirm` together; None if the request would have to wait."""
         with self._lock:
             time, rate = self._now(), self._rate()
-            if max(self._paused_until, self._next_start(time, rate, burst=False)) > time:
+            if max(self._paused_until, self._next_start(time, rate, may_burst=False)) > time:
                 return None
             return self._start(time, rate)
 

@@ -50,13 +50,13 @@ class Held:
 
     def wait_for_queue(self, embedder, count):
         until = time.monotonic() + GUARD_SECONDS
-        while self.queue_of(embedder).waiting != count:
+        while self.queue_of(embedder).queued_texts != count:
             assert time.monotonic() < until, "the calls did not queue"
             time.sleep(0)
 
     async def await_queue(self, embedder, count):
         until = time.monotonic() + GUARD_SECONDS
-        while self.queue_of(embedder).waiting != count:
+        while self.queue_of(embedder).queued_texts != count:
             assert time.monotonic() < until, "the calls did not queue"
             await asyncio.sleep(0)
 

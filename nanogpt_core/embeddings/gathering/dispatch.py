@@ -47,7 +47,7 @@ class GatheringDispatcher:
     def dispatch(self, batch: Batch, call: Call, lane: Lane) -> Steps[None]:
         """Send ``batch`` until the call's results have all its vectors, by itself or with the texts of other calls."""
         gatherer = self.gatherer()
-        waiting = WaitingCall(
+        waiting_call = WaitingCall(
             batch,
             call.cancellation,
             observer=call.observer,
@@ -57,54 +57,56 @@ class GatheringDispatcher:
         )
         error: NanoGPTError | None = None
         try:
-            admission = yield from self._start_or_queue(gatherer, waiting)
+            admission = yield from self._start_or_queue(gatherer, waiting_call)
             if admission is not None:
-                call.results.on_response = partial(gatherer.share, waiting)
+                call.results.on_response = partial(gatherer.share, waiting_call)
                 yield from self._dispatcher.dispatch(batch, call, admission)
                 return
-            while not waiting.done:
-                yield Join(waiting, call.cancellation.remaining(SLOT_SECONDS))
-                if not waiting.done:
+            while not waiting_call.done:
+                yield Join(waiting_call, call.cancellation.remaining(SLOT_SECONDS))
+                if not waiting_call.done:
                     gatherer.check_slots()
         except NanoGPTError as failure:
             error = failure
         finally:
             try:
-                gatherer.unregister(waiting, error)
+                gatherer.unregister(waiting_call, error)
             except BaseException:  # of a signal handler: once more, or later calls would wait for this one
-                gatherer.unregister(waiting, error)
+                gatherer.unregister(waiting_call, error)
                 raise
-        yield from self._take_delivered(waiting, call, error or waiting.error)
+        yield from self._take_delivered(waiting_call, call, error or waiting_call.error)
 
-    def _start_or_queue(self, gatherer: Gatherer, call: WaitingCall) -> Steps[Admission | None]:
+    def _start_or_queue(self, gatherer: Gatherer, waiting_call: WaitingCall) -> Steps[Admission | None]:
         """Register a call. Return the confirmed admission of its request; None if it has to wait, and is queued."""
-        if not gatherer.register(call):
+        if not gatherer.register(waiting_call):
             return None
-        if call.lane is not None:
+        if waiting_call.lane is not None:
             # Calls that other tasks make in the same turn of the event loop join this one.
             yield Yield()
         admission: Admission | None = None
-        if not gatherer.waiting:
-            cost, shared = self._dispatcher.cost(call.batch), self._config.limits
+        if not gatherer.queued_texts:
+            cost, shared = self._dispatcher.cost(waiting_call.batch), self._config.limits
             if shared is None:
                 admission = self._process_limits.admit_now(cost)
             else:
                 with contextlib.suppress(LimitsUnavailableError):  # a carrier tries again, as often as retries allow
-                    admission = yield from wait_for_start(shared, call.cancellation, replace(cost, gathers=True))
+                    admission = yield from wait_for_start(
+                        shared, waiting_call.cancellation, replace(cost, gathers=True)
+                    )
         if admission is None:
-            gatherer.join_queue(call)
+            gatherer.join_queue(waiting_call)
         else:
-            gatherer.start_request(call)
+            gatherer.start_request(waiting_call)
         return admission
 
-    def _take_delivered(self, waiting: WaitingCall, call: Call, error: BaseException | None) -> Steps[None]:
+    def _take_delivered(self, waiting_call: WaitingCall, call: Call, error: BaseException | None) -> Steps[None]:
         """Collect the vectors that carriers have brought; raise the call's error, or send the rest by itself."""
         import numpy as np
 
-        batch, vectors = waiting.batch, waiting.vectors
+        batch, vectors = waiting_call.batch, waiting_call.vectors
         found = sorted(vectors)
         if found:
-            response = EmbeddingResponse(np.array([vectors[position] for position in found]), None, waiting.model)
+            response = EmbeddingResponse(np.array([vectors[position] for position in found]), None, waiting_call.model)
             yield from self._dispatcher.check_dimensions(response, call)
             yield from call.results.accept(batch.select(found), response)
         if error is not None:

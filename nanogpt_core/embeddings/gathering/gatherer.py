@@ -84,7 +84,7 @@ class Gatherer(ForkSafe):
         self._waiting_to_start: dict[Lane, Sender] = {}
 
     @property
-    def waiting(self) -> int:
+    def queued_texts(self) -> int:
         """Number of texts in the queue."""
         return len(self._queue.items)
 

@@ -58,7 +58,7 @@ def gather(serve, faults, monkeypatch):
                 running.append(pool.submit(contextvars.copy_context().run, one, number))
                 waiting += len(texts)
                 until = time.monotonic() + GUARD_SECONDS
-                while queue.waiting != waiting:
+                while queue.queued_texts != waiting:
                     assert time.monotonic() < until, "the call did not queue"
                     time.sleep(0)
             released.set()

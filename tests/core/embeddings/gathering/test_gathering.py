@@ -437,7 +437,7 @@ def test_late_call_leaves_the_queue_with_a_timeout_and_its_text_is_not_sent(held
         server.wait_for_queue(patient, 1)
         with pytest.raises(RequestTimeoutError, match="deadline"):
             way.query(hasty, "b")
-        assert server.queue_of(patient).waiting == 1
+        assert server.queue_of(patient).queued_texts == 1
         server.released.set()
         assert server.right(first.result(GUARD_SECONDS), "first")
         assert server.right(other.result(GUARD_SECONDS), "a")
@@ -817,7 +817,7 @@ def raising_at_line(number):
 
     def trace(frame, _event, _argument):
         name = Path(frame.f_code.co_filename).name
-        return in_frame if name in {"gatherer.py", "waiting.py"} and frame.f_code.co_name != "waiting" else None
+        return in_frame if name in {"gatherer.py", "waiting.py"} and frame.f_code.co_name != "queued_texts" else None
 
     return trace, reached
 
@@ -830,7 +830,7 @@ def test_call_that_is_interrupted_in_the_gatherer_holds_up_no_later_call(held, m
     server.embedder().embed_query("not traced")  # imports the SDK
 
     def release_when_queued(embedder):
-        while not server.released.is_set() and not server.queue_of(embedder).waiting:
+        while not server.released.is_set() and not server.queue_of(embedder).queued_texts:
             time.sleep(0)
         server.released.set()
 
@@ -1006,11 +1006,11 @@ taken.lane = None
 queue._slots.occupy(taken)
 with ThreadPoolExecutor(4) as executor:
     calls = [executor.submit(right, text) for text in "abc"]
-    while queue.waiting != 3:
+    while queue.queued_texts != 3:
         time.sleep(0)
     child = os.fork()
     if child == 0:
-        ok = queue.waiting == 0 and right("d") and asyncio.run(embedder.aembed_query("e")).shape == (8,)
+        ok = queue.queued_texts == 0 and right("d") and asyncio.run(embedder.aembed_query("e")).shape == (8,)
         os._exit(0 if ok else 1)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     queue._slots.free(taken)

@@ -150,7 +150,7 @@ class Gathering(RuleBasedStateMachine):
                 self.gatherer.check_slots()
             assert not self.carriers
             assert not self.calls
-            assert self.gatherer.waiting == 0
+            assert self.gatherer.queued_texts == 0
             assert not self.gatherer._under_way
             assert not self.gatherer._waiting_to_start
             assert not self.gatherer._slots._starts
