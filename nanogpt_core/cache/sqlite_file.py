@@ -56,7 +56,7 @@ def resolve_path(path: str | os.PathLike[str]) -> Path:
 
     Raises:
         InvalidTypeError: It is not a path.
-        ConfigurationError: No file can be at this path: it is a folder, or below a file, or its name is too long.
+        ConfigurationError: No file can be at this path: it is a folder, or its name is too long.
     """
     if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
         raise InvalidTypeError(f"A cache's path must be a str or a Path, not {type(path).__name__}.")
@@ -77,8 +77,8 @@ def resolve_path(path: str | os.PathLike[str]) -> Path:
     try:
         mode = resolved.stat().st_mode
     except OSError as error:
-        # Missing files and folders are created at the first use; if that fails, a warning says so then.
-        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR):
+        # Missing files and folders are created at the first use. If that fails, as below a file, a warning says so.
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
             raise ConfigurationError(
                 f"The cache's path {resolved} cannot be a file: {error.strerror}.", remedy="Name a file in a folder."
             ) from error
@@ -110,7 +110,10 @@ def backoff_seconds() -> float:
 def create_if_missing(path: Path) -> None:
     """Make the folder and an empty cache file, if they are missing."""
     if not path.parent.is_dir():
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except FileExistsError as error:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from error
     if _is_missing(path):
         with folder_lock(path.parent):
             if _is_missing(path):

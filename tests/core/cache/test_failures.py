@@ -190,11 +190,18 @@ def test_folder_that_cannot_be_created_gives_a_warning_and_the_vectors(goes_on, 
     assert (tmp_path / "new").read_text() == "mine"
 
 
-@pytest.mark.parametrize("kind", ["folder", "link to a folder", "below a file", "name too long"])
+@pytest.mark.parametrize("below", ["c.db", "deeper/c.db"])
+def test_path_below_a_file_gives_a_warning_and_the_vectors(goes_on, tmp_path, below):
+    (tmp_path / "file").write_text("mine")
+    assert "Not a directory" in goes_on(tmp_path / "file" / below)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("kind", ["folder", "link to a folder", "name too long"])
 def test_path_that_cannot_be_a_file_is_refused_at_construction(make, tmp_path, kind):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path)
-    paths = {"folder": "", "link to a folder": "link", "below a file": "file/new/x", "name too long": "x" * 300}
+    paths = {"folder": "", "link to a folder": "link", "name too long": "x" * 300}
     before = sorted(tmp_path.iterdir())
     for build in (SQLiteCache, lambda path: make(MODEL, cache=path), lambda path: make(MODEL, cache=str(path))):
         with pytest.raises(ConfigurationError, match="folder" if "folder" in kind else "cannot be a file") as caught:

@@ -470,7 +470,7 @@ def test_damaged_index_ends_the_demo_with_a_message(command, tmp_path, damaged):
 @pytest.mark.parametrize("kind", ["LangChainPipeline", "LlamaIndexPipeline"], indirect=True)
 def test_file_in_place_of_the_folder_ends_the_demo_with_a_message(command, tmp_path):
     (tmp_path / "data").write_text("a file, and no folder")
-    with pytest.raises(SystemExit, match=r"data/paid\.sqlite cannot be a file: Not a directory\. Name a file"):
+    with pytest.raises(SystemExit, match="data is damaged or cannot be written"):
         command(QUESTION)
 
 
