@@ -133,10 +133,9 @@ async def _run_steps(
                 while isinstance(action, Yield):
                     await asyncio.sleep(0)
                     action = next(steps)
-                if not isinstance(action, Run):  # which gives a turn, and first stores paid vectors
-                    await asyncio.sleep(0)
             finally:
-                parse_lock.release()
+                # In the next turn: another reply that is there would be parsed in this one.
+                asyncio.get_running_loop().call_soon(parse_lock.release)
     except StopIteration as done:
         return done.value  # type: ignore[no-any-return]
 

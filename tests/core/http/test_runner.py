@@ -57,4 +57,39 @@ async def test_cancelled_task_stores_a_reply_that_waits_to_be_parsed():
         await task
     assert stored == [LARGE]
     assert not received.is_set()
+    await asyncio.sleep(0)
     assert not lock.locked()
+
+
+@pytest.mark.parametrize("then", ["end", "error", "request", "run"])
+async def test_event_loop_has_a_turn_after_each_large_reply_that_was_parsed(then):
+    loop, lock, arrived, turns = asyncio.get_running_loop(), asyncio.Lock(), asyncio.Event(), [0]
+
+    def count_turns():
+        turns[0] += 1
+        counting[0] = loop.call_soon(count_turns)
+
+    counting = [loop.call_soon(count_turns)]
+
+    async def send(request):
+        await arrived.wait()  # all replies arrive in one turn
+        return HttpReply(b"x" * (LARGE if request == "large" else 1), None)
+
+    def parse():
+        yield "large"
+        parsed_in.append(turns[0])
+        if then == "error":
+            raise ValueError
+        if then == "request":
+            yield "small"
+        if then == "run":
+            yield Run(lambda: None)
+
+    parsed_in = []
+    tasks = [asyncio.ensure_future(run_async(parse(), send, parse_lock=lock)) for _ in range(4)]
+    await asyncio.sleep(0)
+    arrived.set()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    counting[0].cancel()
+    assert len(set(parsed_in)) == 4
+    assert {type(result) for result in results} == {ValueError if then == "error" else type(None)}
