@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import threading
 import time
@@ -128,13 +127,9 @@ class Pipeline:
         batch_size: int | None = None,
         offset: int = 0,
         show_progress: bool = True,
-        parse_lock: asyncio.Lock | None = None,
         stream_observer: CallObserver | None = None,
     ) -> Any:
-        """Embed checked texts without blocking the event loop; arguments as for :meth:`embed`.
-
-        ``parse_lock`` is the lock under which large replies are parsed, shared by concurrent calls of a stream.
-        """
+        """Embed checked texts without blocking the event loop; arguments as for :meth:`embed`."""
         if batch_size is not None:
             check_number("batch_size", batch_size, 1, MAX_ITEMS)
         loop = require_event_loop()
@@ -150,8 +145,7 @@ class Pipeline:
                     dispatches = await _run(blocks, self._dispatches, plan, call, batch_size, loop)
                     if dispatches:
                         await self.client.aget_ready()
-                    lock = parse_lock or asyncio.Lock()
-                    tasks = [partial(run_async, each, self.client.asend, parse_lock=lock) for each in dispatches]
+                    tasks = [partial(run_async, each, self.client.asend) for each in dispatches]
                     await run_in_tasks(tasks, self.config.max_concurrency, cancellation.stop)
                     return await _run(len(texts) > _MAX_TEXTS_PLANNED_IN_LOOP, call.results.finish)
                 except NanoGPTError as error:

@@ -97,17 +97,11 @@ async def astream_chunks(
     pipeline: Pipeline, chunks: AsyncIterator[Chunk[str]] | Iterator[Chunk[str]], total: int | None
 ) -> AsyncGenerator[EmbeddedBatch, None]:
     """Do the same as :func:`stream_chunks` on the running event loop."""
-    parse_lock = asyncio.Lock()
 
     async def embed(chunk: Chunk[str]) -> EmbeddedBatch:
         start, texts = chunk[0], check_texts(chunk[1], chunk[0])
         vectors = await pipeline.aembed(
-            texts,
-            batch_size=len(texts),
-            offset=start,
-            show_progress=False,
-            parse_lock=parse_lock,
-            stream_observer=observer,
+            texts, batch_size=len(texts), offset=start, show_progress=False, stream_observer=observer
         )
         return EmbeddedBatch(start, texts, vectors)
 

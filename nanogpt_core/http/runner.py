@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -16,6 +17,7 @@ from nanogpt_core._runtime import clock
 from nanogpt_core._runtime.task_cancellation import hold_cancellation, raise_held_back, raising_held_back
 from nanogpt_core._runtime.workers import run_in_thread
 from nanogpt_core.errors import NanoGPTError
+from nanogpt_core.http.client import HttpReply
 
 T = TypeVar("T")
 
@@ -92,25 +94,20 @@ async def run_async(
     steps: Generator[Any, Any, T],
     send: Callable[[Any], Awaitable[Any]],
     stop: asyncio.Event | None = None,
-    parse_lock: asyncio.Lock | None = None,
 ) -> T:
     """Run a generator on the running event loop, and return its result; see :func:`run_sync`.
 
-    Large replies are parsed one after another, under the lock ``parse_lock``. In between, the event loop gets its turn.
-    Chat has no such lock, since its generator does not parse replies.
+    Large replies to embedding requests are parsed one after another. In between, the event loop gets its turn.
     """
     with raising_held_back():
         try:
-            return await _run_steps(steps, send, stop, parse_lock)
+            return await _run_steps(steps, send, stop)
         finally:
             steps.close()
 
 
 async def _run_steps(
-    steps: Generator[Any, Any, T],
-    send: Callable[[Any], Awaitable[Any]],
-    stop: asyncio.Event | None,
-    parse_lock: asyncio.Lock | None,
+    steps: Generator[Any, Any, T], send: Callable[[Any], Awaitable[Any]], stop: asyncio.Event | None
 ) -> T:
     is_large = False
     try:
@@ -122,12 +119,13 @@ async def _run_steps(
                 action = steps.throw(error)
                 continue
             # A large reply goes on under the lock after its vectors were cached.
-            goes_on = is_large and isinstance(action, Run)
-            is_large = goes_on if result is None else parse_lock is not None and len(result.body) >= _LARGE_REPLY_BYTES
-            if parse_lock is None or not is_large:
+            if result is not None or not isinstance(action, Run):
+                is_large = isinstance(result, HttpReply) and len(result.body) >= _LARGE_REPLY_BYTES
+            if not is_large:
                 action = steps.send(result)
                 continue
-            await hold_cancellation(parse_lock.acquire())  # a cancellation here would lose vectors that are paid for
+            loop, lock = asyncio.get_running_loop(), _parse_lock()
+            await hold_cancellation(lock.acquire())  # a cancellation here would lose vectors that are paid for
             try:
                 action = steps.send(result)
                 while isinstance(action, Yield):
@@ -135,9 +133,23 @@ async def _run_steps(
                     action = next(steps)
             finally:
                 # In the next turn: another reply that is there would be parsed in this one.
-                asyncio.get_running_loop().call_soon(parse_lock.release)
+                loop.call_soon(lock.release)
     except StopIteration as done:
         return done.value  # type: ignore[no-any-return]
+
+
+_parse_locks: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = weakref.WeakKeyDictionary()
+
+
+def _parse_lock() -> asyncio.Lock:
+    """Return the lock under which the running event loop parses large replies, those of all its calls."""
+    loop = asyncio.get_running_loop()
+    if loop not in _parse_locks:
+        # A lock refers to its loop, so weak keys do not free a loop that was closed.
+        for closed in [each for each in _parse_locks if each.is_closed()]:
+            _parse_locks.pop(closed, None)
+        _parse_locks[loop] = asyncio.Lock()
+    return _parse_locks[loop]
 
 
 async def _perform(action: Any, send: Callable[[Any], Awaitable[Any]], stop: asyncio.Event | None) -> Any:

@@ -72,7 +72,7 @@ class BatchCarrier:
 
     async def _run_async(self) -> None:
         with contextlib.suppress(Exception):  # as in _run()
-            await run_async(self._carry(), self._client.asend, parse_lock=asyncio.Lock())
+            await run_async(self._carry(), self._client.asend)
 
     def _end(self, _task: object = None) -> None:
         self._gatherer.remove_carrier(self, failed=self._failed)

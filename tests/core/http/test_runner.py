@@ -13,7 +13,7 @@ LARGE = 1 << 20
 
 @pytest.mark.parametrize("caches", [True, False])
 async def test_large_replies_are_parsed_one_after_another_also_after_they_were_cached(caches):
-    order, lock, cached = [], asyncio.Lock(), threading.Barrier(2)
+    order, cached = [], threading.Barrier(2)
 
     async def send(_request):
         await asyncio.sleep(0)
@@ -28,42 +28,51 @@ async def test_large_replies_are_parsed_one_after_another_also_after_they_were_c
             order.append(name)
             yield Yield()
 
-    await asyncio.gather(*(run_async(parse(name), send, parse_lock=lock) for name in "ab"))
+    await asyncio.gather(*(run_async(parse(name), send) for name in "ab"))
     assert sorted(order[:3]) in (["a"] * 3, ["b"] * 3)
 
 
 async def test_cancelled_task_stores_a_reply_that_waits_to_be_parsed():
-    lock, stored = asyncio.Lock(), []
+    stored, made = [], []
     received = asyncio.Event()
 
     async def send(_request):
         received.set()
         return HttpReply(b"x" * LARGE, None)
 
+    def make_lists():
+        yield "request"
+        while not made:
+            yield Yield()
+
     def parse():
         reply = yield "request"
         yield Run(lambda: stored.append(len(reply.body)))
         yield "another request"
 
-    await lock.acquire()  # as while the lists of another reply are made
-    task = asyncio.ensure_future(run_async(parse(), send, parse_lock=lock))
+    other = asyncio.ensure_future(run_async(make_lists(), send))
+    await received.wait()
+    received.clear()
+    task = asyncio.ensure_future(run_async(parse(), send))
     await received.wait()
     await asyncio.sleep(0)
     received.clear()
     task.cancel()
     await asyncio.sleep(0)
-    lock.release()
+    assert stored == []
+    made.append(True)
     with pytest.raises(asyncio.CancelledError):
         await task
     assert stored == [LARGE]
     assert not received.is_set()
-    await asyncio.sleep(0)
-    assert not lock.locked()
+    await other
+    await run_async(parse(), send)  # the next reply is parsed, too
+    assert stored == [LARGE, LARGE]
 
 
 @pytest.mark.parametrize("then", ["end", "error", "request", "run"])
 async def test_event_loop_has_a_turn_after_each_large_reply_that_was_parsed(then):
-    loop, lock, arrived, turns = asyncio.get_running_loop(), asyncio.Lock(), asyncio.Event(), [0]
+    loop, arrived, turns = asyncio.get_running_loop(), asyncio.Event(), [0]
 
     def count_turns():
         turns[0] += 1
@@ -86,7 +95,7 @@ async def test_event_loop_has_a_turn_after_each_large_reply_that_was_parsed(then
             yield Run(lambda: None)
 
     parsed_in = []
-    tasks = [asyncio.ensure_future(run_async(parse(), send, parse_lock=lock)) for _ in range(4)]
+    tasks = [asyncio.ensure_future(run_async(parse(), send)) for _ in range(4)]
     await asyncio.sleep(0)
     arrived.set()
     results = await asyncio.gather(*tasks, return_exceptions=True)
