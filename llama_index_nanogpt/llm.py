@@ -296,8 +296,7 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
         check_can_be_pickled(on_request=self.on_request)
         # A copy has no clients, which cannot be pickled.
         state = super(NanoGPT, copy.copy(self)).__getstate__()
-        # A header may hold a secret; the session leaves them out too.
-        return {**state, "__dict__": {**state["__dict__"], "default_headers": None}}
+        return {**state, "__dict__": {**state["__dict__"], "default_headers": self._session.endpoint.headers or None}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # calls the constructor, with the fields only

@@ -21,6 +21,7 @@ import openai
 from nanogpt_core._runtime.clock import Cancellation, attempt_limits
 from nanogpt_core._runtime.fork import check_process
 from nanogpt_core._runtime.task_cancellation import raise_held_back
+from nanogpt_core._runtime.workers import require_event_loop
 from nanogpt_core.chat.response import ChatRequest, ReportedError
 from nanogpt_core.chat.stream import StreamReader
 from nanogpt_core.chat.whole_reply import first_event, parse_reply
@@ -67,6 +68,7 @@ class ChatTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):  # type: ign
 
     async def handle_async_request(self, request: Any) -> Any:
         """Do the same as :meth:`handle_request`, without blocking the event loop."""
+        require_event_loop()
         await request.aread()
         exchange = ChatExchange(self._session, request)
         with exchange.observed():

@@ -12,7 +12,7 @@ from pydantic import Field  # a dependency of the frameworks
 from nanogpt_core.embeddings.embedder import Embedder
 from nanogpt_core.embeddings.pipeline import Estimate
 from nanogpt_core.errors import ConfigurationError
-from nanogpt_core.http.secrets import Secret, hide_keys
+from nanogpt_core.http.secrets import Secret, SecretHeaders, hide_keys
 from nanogpt_core.observability.usage import Usage
 from nanogpt_core.plugin_model import PluginModel
 from nanogpt_core.validation import check_option_names, with_field_names
@@ -125,8 +125,8 @@ class EmbeddingModelBase(PluginModel):
     def __getstate__(self) -> dict[Any, Any]:
         self._embedder.__getstate__()  # refuses clients, which cannot be pickled
         state: dict[Any, Any] = super().__getstate__()
-        # A header may hold a secret; the embedder leaves them out too.
-        return {**state, "__dict__": {**state["__dict__"], "default_headers": None}}
+        headers = self.default_headers  # type: ignore[attr-defined] # a field of the subclass
+        return {**state, "__dict__": {**state["__dict__"], "default_headers": headers and SecretHeaders(headers)}}
 
     def close(self) -> None:
         """Close the object, as :meth:`nanogpt_core.Embedder.close` does: later calls raise, calls under way go on."""

@@ -4,6 +4,7 @@ import asyncio
 import copy
 import pickle
 import traceback
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import openai
@@ -400,6 +401,14 @@ async def test_pickle_has_no_key_and_reads_it_from_the_environment(chat_plugin, 
     assert (getattr(twin, chat_plugin.model), getattr(twin, chat_plugin.timeout)) == ("any/model", 7)
     assert await ask(twin) == "second"
     assert ["x-team" in request.headers for request in sandbox.requests] == [True, False]
+
+
+async def test_pickle_for_a_worker_process_carries_key_and_headers(make, ask, scripted):
+    sandbox = scripted(*[Reply("fine")] * 3)
+    twin = pickle.loads(ForkingPickler.dumps(make(default_headers={"X-Team": "search"})))
+    for one in (twin, twin.model_copy(update={"max_retries": 1}), pickle.loads(ForkingPickler.dumps(twin))):
+        assert await ask(one) == "fine"
+    assert [request.headers["x-team"] for request in sandbox.requests] == ["search"] * 3
 
 
 def test_object_with_an_own_http_client_is_not_pickled(make):

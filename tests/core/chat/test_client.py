@@ -11,6 +11,7 @@ import signal
 import threading
 import traceback
 import weakref
+from functools import partial
 from types import SimpleNamespace
 
 import openai
@@ -929,6 +930,20 @@ def test_lines_of_json_are_an_answer(ask, answering, faults, content_type):
     body = "".join(f"{json.dumps(line)}\n" for line in lines).encode()
     made = answering(faults.response(body, Content_Type=content_type), max_retries=0)
     assert ask(made.caller) == "all of it"
+
+
+# --- other event loops ---
+
+
+@pytest.mark.parametrize("rate", [None, 0.1])
+def test_async_calls_under_trio_are_refused_with_the_remedy(form, answering, rate):
+    trio = pytest.importorskip("trio", reason="trio is not installed")
+    made = answering(requests_per_second=rate)
+    chat = make_async_chat_client(made.caller).chat.completions
+    for _ in range(2):  # the second has to wait for the rate
+        with pytest.raises(errors.ConfigurationError, match="asyncio"), map_sdk_errors(made.caller):
+            trio.run(partial(chat.create, model="m", messages=MESSAGES, stream=form == "streamed"))
+    assert made.server.requests == []
 
 
 # --- the live list ---
