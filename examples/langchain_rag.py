@@ -1,6 +1,6 @@
 """RAG with LangChain over a folder of text files: incremental index on disk, streamed answer with citations.
 
-    pip install "nanogpt-rag[langchain,sandbox]" langchain-classic langchain-qdrant langchain-text-splitters
+    pip install ".[langchain,sandbox]" langchain-classic langchain-qdrant langchain-text-splitters
     python langchain_rag.py [FOLDER] [QUESTION]
 
 Without NANOGPT_API_KEY it runs on the sandbox, a local NanoGPT API that quotes passages instead of using a model.

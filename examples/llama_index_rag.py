@@ -1,6 +1,6 @@
 """RAG with LlamaIndex over a folder of text files: incremental index on disk, streamed answer with citations.
 
-    pip install "nanogpt-rag[llama-index,sandbox]" llama-index-vector-stores-qdrant
+    pip install ".[llama-index,sandbox]" llama-index-vector-stores-qdrant
     python llama_index_rag.py [FOLDER] [QUESTION]
 
 Without NANOGPT_API_KEY it runs on the sandbox, a local NanoGPT API that quotes passages instead of using a model.

@@ -1,6 +1,6 @@
 """RAG with the OpenAI SDK over a folder of text files: incremental index on disk, streamed answer with citations.
 
-    pip install "nanogpt-rag[sandbox]"
+    pip install ".[sandbox]"
     python openai_sdk_rag.py [FOLDER] [QUESTION]
 
 Without NANOGPT_API_KEY it runs on the sandbox, a local NanoGPT API that quotes passages instead of using a model. The

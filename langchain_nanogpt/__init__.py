@@ -7,7 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from langchain_nanogpt.embeddings import NanoGPTEmbeddings
+from nanogpt_core._runtime.extras import missing_extra
+
+try:
+    from langchain_nanogpt.embeddings import NanoGPTEmbeddings
+except ImportError as error:
+    raise missing_extra("langchain_nanogpt", "langchain", error) from error
 
 if TYPE_CHECKING:
     from langchain_nanogpt.chat_models import ChatNanoGPT
@@ -17,8 +22,10 @@ __all__ = ["ChatNanoGPT", "NanoGPTEmbeddings"]
 
 def __getattr__(name: str) -> object:
     if name == "ChatNanoGPT":
-        from langchain_nanogpt.chat_models import ChatNanoGPT
-
+        try:
+            from langchain_nanogpt.chat_models import ChatNanoGPT
+        except ImportError as error:
+            raise missing_extra("ChatNanoGPT", "langchain", error) from error
         return ChatNanoGPT
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

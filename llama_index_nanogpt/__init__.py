@@ -7,7 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llama_index_nanogpt.embeddings import NanoGPTEmbedding
+from nanogpt_core._runtime.extras import missing_extra
+
+try:
+    from llama_index_nanogpt.embeddings import NanoGPTEmbedding
+except ImportError as error:
+    raise missing_extra("llama_index_nanogpt", "llama-index", error) from error
 
 if TYPE_CHECKING:
     from llama_index_nanogpt.llm import NanoGPT
@@ -17,8 +22,10 @@ __all__ = ["NanoGPT", "NanoGPTEmbedding"]
 
 def __getattr__(name: str) -> object:
     if name == "NanoGPT":
-        from llama_index_nanogpt.llm import NanoGPT
-
+        try:
+            from llama_index_nanogpt.llm import NanoGPT
+        except ImportError as error:
+            raise missing_extra("NanoGPT", "llama-index", error) from error
         return NanoGPT
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -98,16 +98,33 @@ def test_core_can_be_imported_from_an_archive(tmp_path):
     assert "nanogpt_core" in loaded(code)
 
 
-def test_sandbox_import_error_names_its_extra():
-    code = """
-import sys
-sys.modules["starlette"] = None
-sys.modules["starlette.applications"] = None
+@pytest.mark.parametrize(
+    ("missing", "statement", "extra"),
+    [
+        ("starlette", "from nanogpt_core import Sandbox", "sandbox"),
+        ("uvicorn", "from nanogpt_core.testing import Sandbox", "sandbox"),
+        ("langchain_core", "import langchain_nanogpt", "langchain"),
+        ("langchain_openai", "from langchain_nanogpt import ChatNanoGPT", "langchain"),
+        ("llama_index.core", "import llama_index_nanogpt", "llama-index"),
+        ("llama_index.llms.openai_like", "from llama_index_nanogpt import NanoGPT", "llama-index"),
+        ("daft", "import nanogpt_core.scale.daft_provider", "daft"),
+        ("pyarrow", "from nanogpt_core import EmbedTable; EmbedTable()", "arrow"),
+        ("redis", "from nanogpt_core import RedisLimits; RedisLimits('redis://localhost', 'name')", "redis"),
+        ("redis", "from nanogpt_core import RedisCache; RedisCache('redis://localhost')", "redis"),
+    ],
+)
+def test_missing_package_is_an_import_error_with_the_command_of_its_extra(missing, statement, extra):
+    importorskip({"langchain": "langchain_openai", "llama-index": "llama_index"}.get(extra, "json"))
+    code = f"""
+sys.modules[{missing!r}] = None
 try:
-    from nanogpt_core import Sandbox
-except ImportError as error:
-    assert "nanogpt-rag[sandbox]" in str(error), error
+    {statement}
+except ModuleNotFoundError as error:
+    message = str(error)
 else:
     raise SystemExit("no error")
+from nanogpt_core._runtime.extras import install_command
+assert " needs {missing}" in message and ", which is not installed. Run: pip " in message, message
+assert message.endswith(install_command({extra!r})), message
 """
     loaded(code)

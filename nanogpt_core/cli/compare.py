@@ -34,7 +34,7 @@ paths in it, such as guide/install.md; or a file with {"source": "...", "text":
 
 The folder comparison/ gets report.html, which says which model to take and why,
 chart.png, chart.svg, results.json, and the vectors, which are not paid for
-again. Needs: pip install 'nanogpt-rag[compare]'
+again. It needs the packages of the extra "compare".
 """
 DEFAULT_MODELS = ("text-embedding-3-small", "text-embedding-3-large", "BAAI/bge-m3", "Qwen/Qwen3-Embedding-0.6B")
 

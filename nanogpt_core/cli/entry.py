@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
+from nanogpt_core._runtime.extras import install_command
 from nanogpt_core.cli.console import print_error, print_warning
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode, exit_code_of, message_of
 from nanogpt_core.cli.names import STDIN
@@ -138,7 +139,7 @@ def _report(error: Exception) -> int:
         return exit_code_of(error)
     if isinstance(error, ImportError) and (error.name or "").partition(".")[0] in _EXTRAS:
         package = (error.name or "").partition(".")[0]
-        print_error(f"{package} is not installed. Run: pip install 'nanogpt-rag[{_EXTRAS[package]}]'")
+        print_error(f"{package} is not installed. Run: {install_command(_EXTRAS[package])}")
         return ExitCode.USAGE
     if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""

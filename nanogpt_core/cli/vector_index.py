@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from nanogpt_core._runtime.extras import install_command
 from nanogpt_core._runtime.words import counted
 from nanogpt_core.cli.console import print_warning
 from nanogpt_core.cli.formats.base import VectorLookup, VectorReader
@@ -70,7 +71,7 @@ def indexed_nearest(
     try:
         faiss = importlib.import_module("faiss")
     except ImportError:
-        print_warning(f'every vector of {output} is compared; pip install "nanogpt-rag[cli-index]" for an index.')
+        print_warning(f"every vector of {output} is compared. For an index, run: {install_command('cli-index')}")
         return None
     path = index_path(output)
     try:

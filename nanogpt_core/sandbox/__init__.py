@@ -13,13 +13,12 @@ The service's documented errors are faults: ``Sandbox(faults=[SERVICE_ERRORS["in
 
 from __future__ import annotations
 
+from nanogpt_core._runtime.extras import missing_extra
+
 try:
     from nanogpt_core.sandbox.server import Sandbox
 except ImportError as error:
-    if (error.name or "").split(".")[0] not in {"starlette", "uvicorn"}:
-        raise
-    message = f'The sandbox needs {error.name}, which is not installed. Run: pip install "nanogpt-rag[sandbox]"'
-    raise ImportError(message, name=error.name) from error
+    raise missing_extra("The sandbox", "sandbox", error) from error
 
 from nanogpt_core.sandbox.config import DEFAULT_API_KEY, SandboxConfig
 from nanogpt_core.sandbox.request_log import RecordedRequest

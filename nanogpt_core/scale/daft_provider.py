@@ -5,10 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from daft import DataType
-from daft.ai.protocols import TextEmbedder, TextEmbedderDescriptor
-from daft.ai.provider import Provider
-from daft.ai.typing import EmbeddingDimensions, UDFOptions
+from nanogpt_core._runtime.extras import missing_extra
+
+try:
+    from daft import DataType
+    from daft.ai.protocols import TextEmbedder, TextEmbedderDescriptor
+    from daft.ai.provider import Provider
+    from daft.ai.typing import EmbeddingDimensions, UDFOptions
+except ImportError as error:
+    raise missing_extra("NanoGPTProvider", "daft", error) from error
 
 from nanogpt_core.embeddings.inputs import describe_positions
 from nanogpt_core.errors import ConfigurationError, InvalidInputError

@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from nanogpt_core._runtime.extras import missing_extra
 from nanogpt_core.embeddings.config import OPTION_ALIASES, EmbedderOptions
 from nanogpt_core.embeddings.embedder import Embedder
 from nanogpt_core.embeddings.inputs import describe_positions
@@ -81,7 +82,7 @@ class EmbedTable:
         **options: Unpack[EmbedderOptions],
     ) -> None:
         if importlib.util.find_spec("pyarrow") is None:
-            raise ImportError("EmbedTable needs pyarrow. Install it with: pip install 'nanogpt-rag[arrow]'")
+            raise missing_extra("EmbedTable", "arrow", ModuleNotFoundError(name="pyarrow"))
         _check_names(column=column, output=output, reason=reason)
         if on_error not in {"raise", "null"}:
             raise ConfigurationError(f'on_error must be "raise" or "null", not {on_error!r}.')

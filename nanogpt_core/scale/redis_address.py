@@ -11,6 +11,7 @@ from multiprocessing import reduction
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
+from nanogpt_core._runtime.extras import missing_extra
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError, NanoGPTError
 from nanogpt_core.http.secrets import Secret
 
@@ -77,8 +78,7 @@ class RedisAddress:
         try:
             import redis  # noqa: F401
         except ImportError as error:
-            words = "Redis needs the package redis. Install it with: pip install 'nanogpt-rag[redis]'"
-            raise ImportError(words) from error
+            raise missing_extra("Redis", "redis", error) from error
         parts = urlsplit(_checked_url(url))
         user = f"{parts.username}@" if parts.username else ""
         host = parts.netloc.rpartition("@")[2]

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanogpt_core import Embedder, SQLiteCache
+from nanogpt_core._runtime.extras import install_command
 from nanogpt_core.cache import sqlite_file
 from nanogpt_core.cache.sqlite_file import folder_lock
 from nanogpt_core.cli.exit_codes import CommandError
@@ -368,7 +369,7 @@ def test_missing_package_of_a_format_is_named_before_anything_is_sent(embed, cor
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     result = embed(corpus, "-o", tmp_path / "out.lance")
     assert (result.code, result.sent.total()) == (2, 0)
-    assert "pip install 'nanogpt-rag[lance]'" in result.err
+    assert install_command("lance") in result.err
 
 
 def test_cache_is_kept_and_serves_other_outputs(embed, corpus, tmp_path):

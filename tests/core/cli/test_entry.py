@@ -13,6 +13,7 @@ import pytest
 from cyclopts import App
 
 from nanogpt_core import Embedder, errors
+from nanogpt_core._runtime.extras import install_command
 from nanogpt_core.cli import app as app_module
 from nanogpt_core.cli import doctor, entry
 from nanogpt_core.cli.checks import Finding
@@ -160,7 +161,7 @@ def test_traceback_is_printed_on_request(failing, monkeypatch):
 def test_missing_package_names_its_extra(failing):
     result = failing(ImportError("No module named 'pypdfium2'", name="pypdfium2"))
     assert result.code == 2
-    assert "pip install 'nanogpt-rag[pdf]'" in result.err
+    assert install_command("pdf") in result.err
 
 
 def test_missing_file_is_named_in_one_line(failing):
@@ -250,7 +251,7 @@ def test_command_line_without_its_extra_says_how_to_install_it():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "nanogpt: cyclopts is not installed. Run: pip install 'nanogpt-rag[cli]'\n"
+    assert done.stderr == f"nanogpt: cyclopts is not installed. Run: {install_command('cli')}\n"
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "powershell"])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from nanogpt_core import Embedder
+from nanogpt_core._runtime.extras import install_command
 from nanogpt_core.cli import vector_index
 from nanogpt_core.cli.formats.base import open_output
 from nanogpt_core.cli.nearest import nearest
@@ -150,7 +151,7 @@ def test_search_without_faiss_is_exact_and_names_the_extra(nanogpt, make_output,
     found = nanogpt("search", output, "bee number 17")
     assert found.out == nanogpt("search", output, "bee number 17", "--exact").out
     assert found.err == (
-        f'nanogpt: warning: every vector of {output} is compared; pip install "nanogpt-rag[cli-index]" for an index.\n'
+        f"nanogpt: warning: every vector of {output} is compared. For an index, run: {install_command('cli-index')}\n"
     )
 
 

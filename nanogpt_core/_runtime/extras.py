@@ -1,0 +1,44 @@
+"""Optional packages: the command that installs an extra, and the error for a package that only an extra brings."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib.metadata import PackageNotFoundError, distribution
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+_NAME = "nanogpt-rag"
+_CREDENTIALS = re.compile(r"(?<=//)(?!git@)[^/@]*@")
+
+
+def install_command(extra: str) -> str:
+    """Return the command that adds an extra to this installation, from its own origin: a folder, a URL or an index."""
+    origin = _origin()
+    url = _CREDENTIALS.sub("", origin.get("url", ""))
+    wanted = f"{_NAME}[{extra}]"
+    if "dir_info" in origin:
+        editable = "-e " if origin["dir_info"].get("editable") else ""
+        return f'pip install {editable}"{url2pathname(urlsplit(url).path)}[{extra}]"'
+    if "vcs_info" in origin:
+        vcs = origin["vcs_info"]
+        return f'pip install "{wanted} @ {vcs["vcs"]}+{url}@{vcs["commit_id"]}"'
+    return f'pip install "{wanted} @ {url}"' if url else f'pip install "{wanted}"'
+
+
+def _origin() -> dict[str, Any]:
+    """Return the origin of this installation as installers record it, by PEP 610; empty if it came from an index."""
+    try:
+        record = distribution(_NAME).read_text("direct_url.json")
+    except PackageNotFoundError:  # not installed, but on the path
+        record = None
+    return json.loads(record) if record else {}
+
+
+def missing_extra(feature: str, extra: str, error: ImportError) -> ImportError:
+    """Return the error for an import that fails since a package is missing, or has another version than the extra's."""
+    remedy = f"Run: {install_command(extra)}"
+    if isinstance(error, ModuleNotFoundError):
+        return ModuleNotFoundError(f"{feature} needs {error.name}, which is not installed. {remedy}", name=error.name)
+    return ImportError(f"{feature} needs another version of {error.name}: {error}. {remedy}", name=error.name)
