@@ -212,12 +212,14 @@ def _from_status(error: openai.APIStatusError) -> StatusError:
     wait = parse_retry_after(response.headers)
     detail = error_message(document) or excerpt(text)
     code, param = error_field(document, "code"), error_field(document, "param")
-    kind, remedy = _kind(status, code or error_field(document, "type"), param, detail)
+    is_page = text.lstrip().startswith("<")
+    words = "" if is_page else detail  # the words of a web page are not about the request
+    kind, remedy = _kind(status, code or error_field(document, "type"), param, words)
     is_short = wait is not None and wait <= MAX_RETRY_AFTER_SECONDS
     if kind is errors.QuotaExceededError and is_short and code not in _QUOTA_CODES:
         kind, remedy = _BY_STATUS[status]  # a quota for a minute
     remedy = _REMEDIES.get(code or "", remedy)
-    if status == 403 and text.lstrip().startswith("<"):
+    if status in (403, 404) and is_page:
         remedy = "A firewall or proxy in front of the service sent this page: check the network, and base_url."
     if "location" in response.extensions and 300 <= status < 400:
         remedy = _redirect_remedy(error.request.url, response.extensions["location"]) or remedy
@@ -228,11 +230,11 @@ def _from_status(error: openai.APIStatusError) -> StatusError:
     may_pass = should_retry == "true" or (status in _MAY_ASK_TO_WAIT and wait is not None)
     is_transient = kind.transient or (may_pass and kind in _SHORT_REFUSALS)
     if kind is errors.QuotaExceededError or (is_transient and (wait or 0.0) > MAX_RETRY_AFTER_SECONDS):
-        remedy = _quota_remedy(wait, f"{code} {detail}".lower()) or remedy
-    wrong_base_url = _base_url_remedy(error.request.url) if _concerns_path(status, code, param, detail) else ""
+        remedy = _quota_remedy(wait, f"{code} {words}".lower()) or remedy
+    base_url_remedy = _base_url_remedy(error.request.url) if _concerns_path(status, code, param, words) else ""
     failure = kind(
         as_sentence(f"The service answered {named}: {detail or 'no words with it'}"),
-        remedy=wrong_base_url or remedy,
+        remedy=base_url_remedy or remedy,
         status=status,
         code=code,
         param=param,
@@ -242,7 +244,7 @@ def _from_status(error: openai.APIStatusError) -> StatusError:
     )
     failure.transient = is_transient and should_retry != "false"
     if isinstance(failure, errors.ModelNotFoundError):
-        failure.wrong_base_url = bool(wrong_base_url)
+        failure.wrong_base_url = bool(base_url_remedy) or is_page
     return failure
 
 

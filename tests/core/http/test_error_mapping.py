@@ -446,7 +446,13 @@ def test_other_messages_about_models_stay_bad_requests(message, param):
 
 # --- a wrong base URL ---
 
-NO_PATH = [(404, b"<html>404: This page could not be found</html>"), (404, {"detail": "Not Found"}), (405, b"")]
+MODEL_RAILWAYS = b"<html>Model railways. 404: the model was not found, or this page.</html>"
+NO_PATH = [
+    (404, b"<html>404: This page could not be found</html>"),
+    (404, MODEL_RAILWAYS),
+    (404, {"detail": "Not Found"}),
+    (405, b""),
+]
 WRONG = ["", "/api", "/dashboard"]
 
 
@@ -497,7 +503,20 @@ def test_base_urls_that_look_right(base, wrong):
     assert not mapped(404, body("gone", "model_not_found"), f"{base}/embeddings").wrong_base_url
 
 
-@pytest.mark.parametrize("answer", [{"detail": "Not Found"}, b"<html>404</html>", b""], ids=str)
+def test_page_with_status_404_points_at_the_base_url_also_if_it_looks_right():
+    error = mapped(404, MODEL_RAILWAYS, "https://nano-gpt.com/api/v1/embeddings")
+    assert error.wrong_base_url
+    assert "check the network, and base_url" in error.remedy
+
+
+def test_words_of_a_page_are_not_taken_for_those_of_the_service():
+    assert (
+        type(mapped(400, b"<html>Unknown model. Too many tokens: maximum context length</html>"))
+        is errors.BadRequestError
+    )
+
+
+@pytest.mark.parametrize("answer", [{"detail": "Not Found"}, b"<html>404</html>", MODEL_RAILWAYS, b""], ids=str)
 @pytest.mark.parametrize("path", ["/v1", "/api/v2", "/api/v1"])
 def test_404_of_another_host_that_names_no_model_points_at_the_base_url(embed, scripted, faults, path, answer):
     server = scripted(faults.response(answer, 404))
