@@ -123,6 +123,23 @@ def check_option_names(given: Iterable[str], known: Collection[str], aliases: Ma
             )
 
 
+def fixed_option_error(name: str, name_in_copy: str | None = None) -> ConfigurationError:
+    """Return the error for setting an option that has another value only in a new object, or in a copy."""
+    copied = f'Use .model_copy(update={{"{name_in_copy}": ...}}).'
+    return ConfigurationError(
+        f"{name} cannot be changed after construction.", remedy=copied if name_in_copy else "Create a new object."
+    )
+
+
+def check_attribute(cls: type, name: str, options: Collection[str]) -> None:
+    """Check that objects of ``cls`` have an attribute ``name``, or an option of that name."""
+    if not (name.startswith("_") or name in options or hasattr(cls, name)):
+        near = closest_name(name, [*options, *(one for one in dir(cls) if not one.startswith("_"))])
+        raise AttributeError(
+            f"{cls.__name__} has no attribute {name!r}.{f' Did you mean {near!r}?' if near else ''}", name=name
+        )
+
+
 def closest_name(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that was probably meant: the same words in another order, a similar name, or common words.
 

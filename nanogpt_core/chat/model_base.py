@@ -17,11 +17,17 @@ from nanogpt_core.chat.options import (
     invalid_option_error,
     unknown_option_error,
 )
-from nanogpt_core.errors import ConfigurationError, InvalidTypeError
+from nanogpt_core.errors import InvalidTypeError
 from nanogpt_core.http.endpoint import CHAT_TIMEOUT, Endpoint
 from nanogpt_core.http.secrets import hide_keys
 from nanogpt_core.plugin_model import PluginModel
-from nanogpt_core.validation import check_bool, check_http_client, check_model_name, with_field_names
+from nanogpt_core.validation import (
+    check_bool,
+    check_http_client,
+    check_model_name,
+    fixed_option_error,
+    with_field_names,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -163,11 +169,9 @@ class ChatModelBase(PluginModel):
     def __setattr__(self, name: str, value: Any) -> None:
         value = hide_keys({name: value})[name]
         if not name.startswith("_") and hasattr(self, "_session"):
-            name = self._fields_by_other_name().get(name, name)
+            given, name = name, self._fields_by_other_name().get(name, name)
             if name in self._connection_fields():
-                raise ConfigurationError(
-                    f"{name} cannot be changed any more.", remedy=f"Use .model_copy(update={{{name!r}: ...}})."
-                )
+                raise fixed_option_error(given, given)
             value = self._check_changes({name: value})[name]
             super().__setattr__(name, value)
             self._update_dependents({name: value})

@@ -13,13 +13,13 @@ from nanogpt_core.embeddings.config import OPTION_ALIASES, EmbedderConfig, Embed
 from nanogpt_core.embeddings.inputs import check_query, check_texts, iterate_texts
 from nanogpt_core.embeddings.pipeline import Estimate, Pipeline
 from nanogpt_core.embeddings.stream import Chunk, EmbeddedBatch, achunked, astream_chunks, chunked, stream_chunks
-from nanogpt_core.errors import ConfigurationError, InvalidTypeError
+from nanogpt_core.errors import InvalidTypeError
 from nanogpt_core.http.client import Closeable
 from nanogpt_core.http.limits import Budget
 from nanogpt_core.http.secrets import Secret, hide_key
 from nanogpt_core.models.catalog import MAX_ITEMS, ModelInfo
 from nanogpt_core.observability.usage import Usage, UsageMeter
-from nanogpt_core.validation import check_number, check_option_names
+from nanogpt_core.validation import check_attribute, check_number, check_option_names, fixed_option_error
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,7 +101,9 @@ class Embedder(Closeable):
 
     def __setattr__(self, name: str, value: object) -> None:
         if name == "model" or name in EmbedderOptions.__annotations__:
-            raise ConfigurationError(f"{name} cannot be changed.", remedy="Create a new object.")
+            raise fixed_option_error(name)
+        if type(self) is Embedder:  # a subclass may have attributes of its own
+            check_attribute(Embedder, name, EmbedderOptions.__annotations__)
         super().__setattr__(name, value)
 
     @property

@@ -11,11 +11,10 @@ from pydantic import Field  # a dependency of the frameworks
 
 from nanogpt_core.embeddings.embedder import Embedder
 from nanogpt_core.embeddings.pipeline import Estimate
-from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.http.secrets import Secret, SecretHeaders, hide_keys
 from nanogpt_core.observability.usage import Usage
 from nanogpt_core.plugin_model import PluginModel
-from nanogpt_core.validation import check_option_names, with_field_names
+from nanogpt_core.validation import check_option_names, fixed_option_error, with_field_names
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -81,14 +80,10 @@ class EmbeddingModelBase(PluginModel):
 
     def __setattr__(self, name: str, value: Any) -> None:
         value = hide_keys({name: value})[name]
-        known = name in type(self).model_fields
-        if not known and name in self._foreign_names:
-            field = self._foreign_names[name]
-            raise ConfigurationError(
-                f"{name} is called {field} here, and cannot be changed after construction.", remedy=_copy_with(field)
-            )
+        if name not in type(self).model_fields and name in self._foreign_names:
+            raise fixed_option_error(name, self._foreign_names[name])
         if name in self._fixed_fields or name in EMBEDDER_DEFAULTS or name in self._field_names.values():
-            raise ConfigurationError(f"{name} cannot be changed after construction.", remedy=_copy_with(name))
+            raise fixed_option_error(name, name)
         if not name.startswith("_") and not hasattr(type(self), name):
             self._check_names([name])
         super().__setattr__(name, value)
@@ -154,7 +149,3 @@ class EmbeddingModelBase(PluginModel):
             ConfigurationError: Store and model do not fit; the message names the remedy. It is a ``ValueError``.
         """
         self._embedder.check_width(stored_width)
-
-
-def _copy_with(field: str) -> str:
-    return f'Use .model_copy(update={{"{field}": ...}}).'

@@ -13,7 +13,7 @@ from nanogpt_core.embeddings.inputs import describe_positions
 from nanogpt_core.errors import ConfigurationError, InvalidInputError, InvalidTypeError, TextTooLongError
 from nanogpt_core.http.secrets import resolve_key
 from nanogpt_core.models.catalog import ModelInfo
-from nanogpt_core.validation import check_number, check_option_names
+from nanogpt_core.validation import check_attribute, check_number, check_option_names, fixed_option_error
 
 if TYPE_CHECKING:
     import numpy as np
@@ -117,7 +117,9 @@ class EmbedTable:
         is_own = name in _NOT_FOR_WORKERS and type(self).make_embedder is not EmbedTable.make_embedder
         is_option = name in _FIXED or name in EmbedderOptions.__annotations__
         if "_embedder" in self.__dict__ and is_option and not is_own:
-            raise ConfigurationError(f"{name} cannot be changed.", remedy="Create a new object.")
+            raise fixed_option_error(name)
+        if type(self) is EmbedTable:  # a subclass may have attributes of its own
+            check_attribute(EmbedTable, name, [*_FIXED, *EmbedderOptions.__annotations__])
         super().__setattr__(name, value)
 
     def make_embedder(self) -> Embedder:

@@ -27,7 +27,13 @@ from nanogpt_core.scale.ledger import NANO, Ledger, RequestLog, read_ledger
 from nanogpt_core.scale.redis_address import OTHER_KEYS_REMEDY, RedisAddress
 from nanogpt_core.scale.redis_scripts import BUDGET_REFUSED, KEYS, READY, RELEASE, RESET, Reply
 from nanogpt_core.scale.redis_session import RedisSession
-from nanogpt_core.validation import MIN_REQUESTS_PER_SECOND, check_bool, check_positive
+from nanogpt_core.validation import (
+    MIN_REQUESTS_PER_SECOND,
+    check_attribute,
+    check_bool,
+    check_positive,
+    fixed_option_error,
+)
 
 _NAME = re.compile(r"[\w.:@/+-]+")
 _USED_SHARE = 0.98  # of the rate, as in the rate limiter
@@ -169,7 +175,9 @@ class RedisLimits:
 
     def __setattr__(self, name: str, value: object) -> None:
         if name in _FIXED and name in self.__dict__:
-            raise ConfigurationError(f"{name} cannot be changed.", remedy="Create a new object.")
+            raise fixed_option_error(name)
+        if type(self) is RedisLimits:  # a subclass may have attributes of its own
+            check_attribute(RedisLimits, name, _FIXED)
         super().__setattr__(name, value)
 
     # --- The protocol

@@ -317,7 +317,7 @@ def test_plain_http_to_another_machine_must_be_allowed(chat_plugin):
 async def test_options_of_the_http_clients_cannot_be_changed(chat_plugin, make, ask, fresh_sandbox, name, value):
     chat = make()
     name = getattr(chat_plugin, name, name)
-    with pytest.raises(errors.ConfigurationError, match=f"^{name} cannot be changed any more"):
+    with pytest.raises(errors.ConfigurationError, match=f"^{name} cannot be changed after construction"):
         setattr(chat, name, value)
     chat.temperature = 0.25
     await ask(chat)

@@ -193,12 +193,20 @@ CONNECTION = {
 @pytest.mark.parametrize("name", CONNECTION)
 def test_option_of_the_connection_is_changed_in_a_copy_only(make, name):
     chat = make()
-    with pytest.raises(ConfigurationError, match=rf"^{name} cannot be changed any more.*update=\{{'{name}': "):
+    with pytest.raises(ConfigurationError, match=rf'^{name} cannot be changed .*update=\{{"{name}": '):
         setattr(chat, name, CONNECTION[name])
     twins = [chat.model_copy(update={name: CONNECTION[name]}), chat.copy(update={name: CONNECTION[name]})]
     assert [getattr(twin, name) for twin in twins] == [CONNECTION[name]] * 2
     assert getattr(chat, name) != CONNECTION[name]
     assert all(twin._session is not chat._session for twin in twins)
+
+
+@pytest.mark.parametrize("name", ["api_key", "base_url", "timeout"])
+def test_error_for_setting_an_option_names_it_as_the_caller_did(make, name):
+    with pytest.raises(ConfigurationError) as caught:
+        setattr(make(), name, "other")
+    remedy = f'Use .model_copy(update={{"{name}": ...}}).'
+    assert str(caught.value) == f"{name} cannot be changed after construction. {remedy}"
 
 
 async def test_key_timeout_and_headers_of_a_copy_take_effect(plugin, make, sent, fresh_sandbox):

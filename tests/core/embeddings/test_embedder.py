@@ -986,8 +986,31 @@ def test_input_errors_are_invalid_type_errors(method):
 @pytest.mark.parametrize("name", [name for name in inspect.signature(Embedder).parameters if name != "self"])
 def test_option_that_is_set_later_is_refused(make, name):
     embedder = make()
-    with pytest.raises(ConfigurationError, match=name):
+    with pytest.raises(ConfigurationError, match=f"^{name} cannot be changed after construction. Create"):
         setattr(embedder, name, None)
+
+
+@pytest.mark.parametrize(("name", "meant"), [("max_retry", "max_retries"), ("embed_querys", "embed_query")])
+def test_unknown_attribute_is_refused_with_the_name_that_was_meant(make, name, meant):
+    embedder = make()
+    for one in (embedder, copy.copy(embedder), pickle.loads(pickle.dumps(embedder))):
+        with pytest.raises(AttributeError, match=rf"^Embedder has no attribute '{name}'\. Did you mean '{meant}'\?$"):
+            setattr(one, name, 3)
+
+
+def test_attributes_of_a_subclass_and_replaced_methods_can_be_set(make, monkeypatch):
+    class Own(Embedder):
+        def __init__(self):
+            self.before = 1
+            super().__init__(api_key=KEY)
+            self.after = 2
+
+    assert (Own().before, Own().after) == (1, 2)
+    embedder = make()
+    with monkeypatch.context() as patch:
+        patch.setattr(embedder, "embed", len)
+        assert embedder.embed("abc") == 3
+    assert embedder.embed.__func__ is Embedder.embed
 
 
 @pytest.mark.parametrize("text", ["", " ", "\n\t"])

@@ -252,6 +252,11 @@ def test_subclass_may_have_attributes_of_its_own():
         EmbedTable("text").default_headers = {}
 
 
+def test_unknown_attribute_is_refused_with_the_name_that_was_meant():
+    with pytest.raises(AttributeError, match=r"^EmbedTable has no attribute 'on_eror'\. Did you mean 'on_error'\?$"):
+        EmbedTable("text").on_eror = "null"
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [

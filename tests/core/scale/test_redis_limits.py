@@ -930,6 +930,11 @@ def test_option_cannot_be_changed_later():
             setattr(limits, option, value)
 
 
+def test_unknown_attribute_is_refused_with_the_name_that_was_meant():
+    with pytest.raises(AttributeError, match=r"^RedisLimits has no attribute 'budget'\. Did you mean 'budget_usd'\?$"):
+        RedisLimits("redis://127.0.0.1", "a").budget = 5
+
+
 @pytest.mark.parametrize(
     ("kind", "words", "remedy"),
     [
