@@ -29,7 +29,7 @@ from llama_index_nanogpt.separated_store import SeparatedStore, as_query
 from nanogpt_core import Embedder, ModelInfo
 from nanogpt_core._runtime.workers import call_in_thread
 from nanogpt_core.embeddings.config import OPTION_ALIASES
-from nanogpt_core.embeddings.inputs import check_texts
+from nanogpt_core.embeddings.inputs import check_text, check_texts
 from nanogpt_core.embeddings.model_base import EMBEDDER_DEFAULTS, EmbeddingModelBase, hidden_option
 from nanogpt_core.http.secrets import hide_keys
 from nanogpt_core.validation import check_can_be_pickled, check_number
@@ -265,7 +265,7 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
         return self.embed_batch_size if self.embed_batch_size < usual else None
 
     def _get_text_embedding(self, text: str) -> Embedding:
-        return self._embedder.embed_lists([text])[0]
+        return self._embedder.embed_lists([check_text(text)])[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[Embedding]:
         return self._embedder.embed_lists(texts, batch_size=self._request_limit(), first=first_position.get())
@@ -279,7 +279,7 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
         return floats
 
     async def _aget_text_embedding(self, text: str) -> Embedding:
-        return (await self._embedder.aembed_lists([text]))[0]
+        return (await self._embedder.aembed_lists([check_text(text)]))[0]
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[Embedding]:
         first = first_position.get()

@@ -66,6 +66,21 @@ def _checks_prompt(method: Callable[..., Any]) -> Callable[..., Any]:
     return checked
 
 
+def _checks_messages(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def checked(self: NanoGPT, messages: Sequence[ChatMessage], **kwargs: Any) -> Any:
+        is_list = isinstance(messages, Sequence) and not isinstance(messages, str)
+        wrong = [one for one in messages if not isinstance(one, ChatMessage)] if is_list else [messages]
+        if wrong:
+            raise InvalidTypeError(
+                f"messages must be a list of ChatMessage objects, not {'of ' * is_list}{type(wrong[0]).__name__}.",
+                remedy="A text goes to complete() and stream_complete(), or into [ChatMessage(content=...)].",
+            )
+        return method(self, messages, **kwargs)
+
+    return checked
+
+
 class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
     """NanoGPT's chat models in LlamaIndex, for ``Settings.llm``.
 
@@ -267,6 +282,10 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
         ours, of_call = self.additional_kwargs.get("extra_body") or {}, options.get("extra_body") or {}
         return {**options, "extra_body": {"messages": sent, **ours, **of_call}}
 
+    chat = _checks_messages(OpenAILike.chat)
+    achat = _checks_messages(OpenAILike.achat)
+    stream_chat = _checks_messages(OpenAILike.stream_chat)
+    astream_chat = _checks_messages(OpenAILike.astream_chat)
     complete = _checks_prompt(OpenAILike.complete)
     acomplete = _checks_prompt(OpenAILike.acomplete)
     stream_complete = _checks_prompt(OpenAILike.stream_complete)

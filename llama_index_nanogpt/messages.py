@@ -19,7 +19,6 @@ from nanogpt_core.chat.provider_fields import (
     annotations_of,
     restore_fields,
 )
-from nanogpt_core.errors import InvalidTypeError
 from nanogpt_core.http.error_body import as_sentence
 
 _FIELD = "nanogpt_field"  # of a block with reasoning: the name of the field that it came in
@@ -91,17 +90,7 @@ def _first_choice(response: ChatResponse | None) -> Any:
 def messages_with_reasoning(
     messages: Sequence[ChatMessage], model: str, *, send_reasoning: bool
 ) -> list[dict[str, Any]] | None:
-    """Return the messages as they are sent, with reasoning and provider fields; None if there are none of these.
-
-    Raises:
-        InvalidTypeError: One is no ``ChatMessage``; LlamaIndex lets a dictionary pass.
-    """
-    for message in messages:
-        if not isinstance(message, ChatMessage):
-            raise InvalidTypeError(
-                f"Messages must be ChatMessage objects, not {type(message).__name__}.",
-                remedy="Pass ChatMessage(role=..., content=...).",
-            )
+    """Return the messages as they are sent, with reasoning and provider fields; None if there are none of these."""
     reasoning = [_reasoning(message) if send_reasoning else {} for message in messages]
     fields = [message.additional_kwargs.get(PROVIDER_FIELDS) for message in messages]
     if not any(reasoning) and not any(fields):

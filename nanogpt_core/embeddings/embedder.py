@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nanogpt_core._runtime.workers import require_event_loop
 from nanogpt_core.embeddings.config import OPTION_ALIASES, EmbedderConfig, EmbedderOptions
-from nanogpt_core.embeddings.inputs import check_query, check_texts, iterate_texts
+from nanogpt_core.embeddings.inputs import check_text, check_texts, iterate_texts
 from nanogpt_core.embeddings.pipeline import Estimate, Pipeline
 from nanogpt_core.embeddings.stream import Chunk, EmbeddedBatch, achunked, astream_chunks, chunked, stream_chunks
 from nanogpt_core.errors import InvalidTypeError
@@ -296,7 +296,7 @@ class Embedder(Closeable):
         await self._pipeline.aclose()
 
     def _with_instruction(self, text: str) -> str:
-        query = check_query(text)
+        query = check_text(text, "query")
         instruction = self._config.query_instruction
         if instruction == "recommended":
             instruction = self._config.model_row.query_instruction

@@ -38,16 +38,21 @@ def check_texts(texts: Iterable[str], offset: int = 0) -> list[str]:
     return plain
 
 
-def check_query(text: str) -> str:
-    """Return the query ``text`` after checking it."""
+def check_text(text: str, noun: str = "text") -> str:
+    """Return a single text after checking it; errors call it the ``noun``.
+
+    Raises:
+        InvalidTypeError: It is not a string.
+        InvalidInputError: It is empty or blank, or has an unpaired surrogate.
+    """
     if not isinstance(text, str):
-        raise InvalidTypeError(f"The query must be a string, not {type(text).__name__}.")
+        raise InvalidTypeError(f"The {noun} must be a string, not {type(text).__name__}.")
     plain = str.__str__(text)
     if not plain or plain.isspace():
-        raise InvalidInputError("The query is empty or blank, and has no embedding.", positions=[0])
+        raise InvalidInputError(f"The {noun} is empty or blank, and has no embedding.", positions=[0])
     if not _encodes(plain):
         raise InvalidInputError(
-            "The query has an unpaired surrogate, which UTF-8 cannot encode.",
+            f"The {noun} has an unpaired surrogate, which UTF-8 cannot encode.",
             remedy='Clean it, for example with text.encode("utf-8", "replace").decode().',
             positions=[0],
         )

@@ -364,7 +364,7 @@ async def test_bad_text_is_refused_before_the_first_batch_is_sent(make, call, sa
     kind = InvalidInputError if isinstance(bad, str) else InvalidTypeError
     with pytest.raises(kind):
         await call(make(embed_batch_size=2), "get_text_embedding_batch", [*TEXTS, bad])
-    with pytest.raises(kind):
+    with pytest.raises(kind, match=r"^The text "):
         await call(make(), "get_text_embedding", bad)
     assert sandbox.requests == []
 

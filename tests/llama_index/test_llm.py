@@ -165,10 +165,22 @@ async def test_prompt_that_is_not_a_string_is_refused(make, call, sandbox, metho
     assert not sandbox.requests
 
 
+@pytest.mark.parametrize(
+    ("messages", "found"),
+    [
+        ("Hello", "str"),
+        (None, "NoneType"),
+        (MESSAGES[0], "ChatMessage"),
+        ((message for message in MESSAGES), "generator"),
+        (["Hello"], "of str"),
+        ([*MESSAGES, None], "of NoneType"),
+        ([{"role": "user", "content": "Hello"}], "of dict"),
+    ],
+)
 @pytest.mark.parametrize("method", ["chat", "stream_chat"])
-async def test_message_that_is_a_dictionary_is_refused(make, call, sandbox, method):
-    with pytest.raises(errors.InvalidTypeError, match=r"must be ChatMessage objects, not dict"):
-        await call(make(), method, [{"role": "user", "content": "Hello"}])
+async def test_messages_that_are_no_list_of_messages_are_refused(make, call, sandbox, method, messages, found):
+    with pytest.raises(errors.InvalidTypeError, match=rf"list of ChatMessage objects, not {found}\. .*complete\(\)"):
+        await call(make(), method, messages)
     assert not sandbox.requests
 
 

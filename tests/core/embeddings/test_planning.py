@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from nanogpt_core.embeddings.inputs import check_query, check_texts
+from nanogpt_core.embeddings.inputs import check_text, check_texts
 from nanogpt_core.embeddings.planning import make_plan, pack
 from nanogpt_core.errors import InvalidInputError, InvalidTypeError, NanoGPTError, TextTooLongError
 from nanogpt_core.models.catalog import ModelInfo
@@ -56,7 +56,7 @@ def test_check_texts_returns_texts_unchanged(texts):
 )
 def test_control_and_combining_characters_are_accepted(text):
     assert check_texts([text]) == [text]
-    assert check_query(text) == text
+    assert check_text(text) == text
 
 
 class Loud(str):
@@ -90,11 +90,11 @@ def test_str_subclasses_become_plain_str():
     checked = check_texts([Loud("quiet"), np.str_("numpy"), *np.array(["array", "of"])])
     assert checked == ["quiet", "numpy", "array", "of"]
     assert {type(text) for text in checked} == {str}
-    query = check_query(Loud("quiet"))
+    query = check_text(Loud("quiet"))
     assert (query, type(query)) == ("quiet", str)
 
 
-@pytest.mark.parametrize("check", [lambda text: check_texts([text]), check_query], ids=["texts", "query"])
+@pytest.mark.parametrize("check", [lambda text: check_texts([text]), check_text], ids=["texts", "query"])
 @pytest.mark.parametrize("text", ["", "  ", "\ud800"])
 def test_str_subclasses_are_checked_by_their_plain_characters(check, text):
     with pytest.raises(InvalidInputError):
@@ -210,20 +210,20 @@ def test_lone_surrogate_is_refused_by_position(before, half, after):
     assert caught.value.positions == (1,)
     str(caught.value).encode()
     with pytest.raises(InvalidInputError):
-        check_query(half + after)
+        check_text(half + after)
 
 
 @pytest.mark.parametrize("query", ["", " ", "\n", "\u3000"])
 def test_blank_query_is_refused(query):
     with pytest.raises(InvalidInputError) as caught:
-        check_query(query)
+        check_text(query)
     assert isinstance(caught.value, ValueError)
 
 
 @pytest.mark.parametrize("query", [None, b"text", 5, ["text"]])
 def test_query_that_is_not_a_string_is_a_type_error(query):
     with pytest.raises(InvalidTypeError) as caught:
-        check_query(query)
+        check_text(query)
     assert isinstance(caught.value, TypeError)
 
 
