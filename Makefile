@@ -62,6 +62,8 @@ evaluate: export EVALUATE_MODELS := $(value MODELS)
 DEMO_OPTIONS = $${DEMO_DATA:+--data "$$DEMO_DATA"} $${DEMO_PRICE:+--chat-price $$DEMO_PRICE}
 
 demo: $(VENV)/demo
+	@echo "Two pipelines, LangChain and then LlamaIndex. At its first run, each embeds all documents into an index of its own."
+	@echo
 	@set -f; $(RUN) examples/demo/langchain_pipeline.py $(DEMO_OPTIONS) -- $${DEMO_QUESTION:+"$$DEMO_QUESTION"}
 	@echo
 	@set -f; $(RUN) examples/demo/llama_index_pipeline.py $(DEMO_OPTIONS) -- $${DEMO_QUESTION:+"$$DEMO_QUESTION"}

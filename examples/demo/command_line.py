@@ -169,7 +169,7 @@ def open_pipeline(
         print("Reading the documents ...", flush=True)
         with report_index_damage(settings.data):
             documents = load() if load else load_documents(settings.data)
-            print(f"Opening the index, and embedding new ones of {len(documents):,} documents ...", flush=True)
+            print(f"Embedding those of {len(documents):,} documents that are not in the index yet ...", flush=True)
             pipeline = open_now.enter_context(contextlib.closing(make(service, settings)))
             done = pipeline.ingest(documents)
         sys.stderr.flush()  # the progress bar

@@ -402,7 +402,7 @@ def test_each_step_is_printed_before_it_begins(command):
     steps = [line for line in first if line.endswith(" ...")]
     assert steps == [
         "Reading the documents ...",
-        f"Opening the index, and embedding new ones of {len(FACTS)} documents ...",
+        f"Embedding those of {len(FACTS)} documents that are not in the index yet ...",
     ]
     assert first.index(steps[1]) < next(number for number, line in enumerate(first) if line.startswith("Index: 5 "))
 
