@@ -18,7 +18,8 @@ from nanogpt_core.sandbox import SERVICE_ERRORS, SandboxConfig
 from nanogpt_core.sandbox.__main__ import make_parser
 
 ROOT = Path(__file__).resolve().parents[1]
-_SENTENCE_END = re.compile(r"\. ")
+_CLAUSE_END = re.compile(r"\. |: |; |, (?:and|so|such|with) ")
+_SHORT_MODEL_COLUMNS = (0, 1, 3, 4, 5)
 
 
 def options_table() -> str:
@@ -34,11 +35,12 @@ def options_table() -> str:
 
 
 def short_options_table() -> str:
-    """Return the options with the first sentence of each meaning."""
+    """Return the options with the first clause of each default and meaning."""
     rows = []
     for row in options_table().splitlines():
         name, default, meaning = row.strip("|").split(" | ", 2) if row.startswith("| ") else ("", "", "")
-        rows.append(f"|{name} | {default} | {re.split(_SENTENCE_END, meaning)[0].strip(' |.:')} |" if name else row)
+        short = (re.split(_CLAUSE_END, part)[0].strip(" |.:") for part in (default, meaning))
+        rows.append(f"|{name} | {' | '.join(short)} |" if name else row)
     return "\n".join(rows)
 
 
@@ -46,6 +48,12 @@ def models_table() -> str:
     """Return the models of the catalog as a Markdown table."""
     head = "| model | dimensions | reduces to | price | tokens per text | languages | instruction |"
     return "\n".join([head, "|---|---|---|---|---|---|---|", *map(_model_row, MODELS.values())])
+
+
+def short_models_table() -> str:
+    """Return the models with the columns that most readers need."""
+    rows = [row.strip("| ").split("|") for row in models_table().splitlines()]
+    return "\n".join(f"| {' | '.join(row[i].strip() for i in _SHORT_MODEL_COLUMNS)} |" for row in rows)
 
 
 def sources_table() -> str:
@@ -165,7 +173,7 @@ def adr_index() -> str:
 
 
 PARTS = {
-    "README.md": {"options": short_options_table, "models": models_table},
+    "README.md": {"options": short_options_table, "models": short_models_table},
     "docs/reference/options.md": {"options": options_table},
     "docs/reference/models.md": {"models": models_table, "sources": sources_table},
     "docs/sandbox.md": {"sandbox": sandbox_table, "service errors": service_errors_table},
