@@ -65,18 +65,18 @@ class CacheLookup:
             keys = self._namespace.keys(texts[start : start + _TEXTS_PER_LOOKUP])
             entries = self._get(keys)
             by_dimensions: dict[int, tuple[list[int], list[NDArray[np.float32]]]] = {}
-            for row, key in enumerate(keys, start):
+            for position, key in enumerate(keys, start):
                 vector = decode_entry(key, entries.get(key))
                 if vector is not None:
-                    rows, vectors = by_dimensions.setdefault(len(vector), ([], []))
-                    rows.append(row)
+                    positions, vectors = by_dimensions.setdefault(len(vector), ([], []))
+                    positions.append(position)
                     vectors.append(vector)
-            for rows, vectors in by_dimensions.values():
-                yield rows, np.stack(vectors)
+            for positions, vectors in by_dimensions.values():
+                yield positions, np.stack(vectors)
 
     def put(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
         """Store vectors, ``(n, d)`` float32, in the cache."""
-        entries = {key: encode_entry(key, row) for key, row in zip(self._namespace.keys(texts), vectors, strict=True)}
+        entries = {key: encode_entry(key, one) for key, one in zip(self._namespace.keys(texts), vectors, strict=True)}
         if not self._dimensions_stored:
             key = self._namespace.dimensions_key
             entries[key] = encode_dimensions(key, vectors.shape[1])

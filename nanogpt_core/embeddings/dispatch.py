@@ -6,7 +6,7 @@ So sync and async share every decision.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -26,7 +26,7 @@ from nanogpt_core.errors import (
     RequestTooLargeError,
     TextTooLongError,
 )
-from nanogpt_core.http.client import MAX_LIST_BYTES, HttpReply, Send
+from nanogpt_core.http.client import MAX_LIST_BYTES, HttpReply, HttpRequest
 from nanogpt_core.http.limits import Admission, Cost, Outcome, SharedLimits
 from nanogpt_core.http.retry import may_be_billed, send_with_retries, wait_for_start
 from nanogpt_core.http.runner import Join, Run, Wait, Yield
@@ -38,7 +38,7 @@ from nanogpt_core.observability.observer import CallObserver, RequestTimer
 
 T = TypeVar("T")
 
-Action = Send | Wait | Run | Yield | Join
+Action = HttpRequest | Wait | Run | Yield | Join
 Steps = Generator[Action, HttpReply, T]
 """A generator that yields actions and receives replies; it returns a ``T``."""
 
@@ -56,11 +56,25 @@ _MAX_HALVINGS = 4
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """The parts of one call of an embedder that its batches share."""
+    """The parts of one call of an embedder that its batches share.
+
+    Attributes:
+        results: The vectors.
+        cancellation: Deadline and stop signal.
+        observer: Reports the requests.
+        on_response: Gets each batch with its response, before the call itself takes the vectors; None for nothing.
+    """
 
     results: ResultCollector
     cancellation: Cancellation
     observer: CallObserver
+    on_response: Callable[[Batch, EmbeddingResponse], None] | None = None
+
+    def accept(self, batch: Batch, response: EmbeddingResponse, *, may_cache: bool = True) -> Iterator[Yield | Run]:
+        """Take the vectors of one batch, after the other calls that wait for them: progress may raise."""
+        if self.on_response is not None:
+            self.on_response(batch, response)
+        yield from self.results.accept(batch, response, may_cache=may_cache)
 
 
 class Dispatcher:
@@ -112,7 +126,7 @@ class Dispatcher:
                     continue
                 response = yield from self._shorten(part, call, error, _MAX_HALVINGS)
                 # Not cached, because it depends on on_overflow.
-                yield from call.results.accept(part, response, may_cache=False)
+                yield from call.accept(part, response, may_cache=False)
             accepted.append(part)
         if len(accepted) > 1:
             # Learned only now: a refusal can also concern a single text, which then ends the call.
@@ -165,7 +179,7 @@ class Dispatcher:
         timer.ended = now()
         try:
             if collects:
-                yield from call.results.accept(batch, response)
+                yield from call.accept(batch, response)
         finally:
             call.observer.report(
                 timer,
@@ -257,7 +271,7 @@ class Dispatcher:
             raise
         try:
             with observer.sending():
-                reply = yield Send("/embeddings", body, seconds, max_bytes)
+                reply = yield HttpRequest("/embeddings", body, seconds, max_bytes)
         except RequestTimeoutError as error:
             if seconds < self._timeout and cancellation.is_late:
                 error.message = f"The call's deadline has passed. {error.message}"
@@ -284,7 +298,7 @@ class Dispatcher:
         try:
             with call.observer.sending():
                 timeout = call.cancellation.remaining(self._timeout)
-                reply = yield Send("/embedding-models", None, timeout, MAX_LIST_BYTES)
+                reply = yield HttpRequest("/embedding-models", None, timeout, MAX_LIST_BYTES)
             row = parse_model_list(reply.body).get(self.parameters["model"])
         except NanoGPTError:
             return None

@@ -187,7 +187,7 @@ class Embedder(Closeable):
         text if the texts are a part of a longer list: errors then give positions in that list.
         """
         lists: list[list[float]] = self._pipeline.embed(
-            check_texts(texts, first), batch_size=batch_size, as_lists=True, offset=first
+            check_texts(texts, first), batch_size=batch_size, as_lists=True, first_position=first
         )
         return lists
 
@@ -217,7 +217,7 @@ class Embedder(Closeable):
     ) -> list[list[float]]:
         """Embed documents as :meth:`embed_lists` does, without blocking the event loop."""
         lists: list[list[float]] = await self._pipeline.aembed(
-            check_texts(texts, first), batch_size=batch_size, as_lists=True, offset=first
+            check_texts(texts, first), batch_size=batch_size, as_lists=True, first_position=first
         )
         return lists
 

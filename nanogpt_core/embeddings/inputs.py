@@ -12,8 +12,8 @@ MAX_POSITIONS_SHOWN = 10
 _MAX_NEIGHBOUR_CHARACTERS = 40
 
 
-def check_texts(texts: Iterable[str], offset: int = 0) -> list[str]:
-    """Return ``texts`` as a list, after checking each of them; ``offset`` is the position of the first one.
+def check_texts(texts: Iterable[str], first_position: int = 0) -> list[str]:
+    """Return ``texts`` as a list, after checking each of them; ``first_position`` is the position of the first one.
 
     Raises:
         InvalidTypeError: The argument is not an iterable of strings.
@@ -22,19 +22,19 @@ def check_texts(texts: Iterable[str], offset: int = 0) -> list[str]:
     checked = list(iterate_texts(texts))
     # Here and below, all texts are tested together first. That nearly always finds nothing.
     if set(map(type, checked)) <= {str}:
-        _check_contents(checked, offset)
+        _check_contents(checked, first_position)
         return checked
-    wrong = [i for i, text in enumerate(checked, offset) if not isinstance(text, str)]
+    wrong = [i for i, text in enumerate(checked, first_position) if not isinstance(text, str)]
     if wrong:
-        kinds = ", ".join(sorted({type(checked[i - offset]).__name__ for i in wrong}))
+        kinds = ", ".join(sorted({type(checked[i - first_position]).__name__ for i in wrong}))
         raise InvalidTypeError(
             f"texts must contain only strings; there is {kinds} at {describe_positions(wrong)}.",
-            remedy=_conversion(checked[wrong[0] - offset]),
+            remedy=_conversion(checked[wrong[0] - first_position]),
             positions=wrong,
         )
     # A subclass of str may hash or encode differently; its plain characters are embedded.
     plain = [text if type(text) is str else str.__str__(text) for text in checked]
-    _check_contents(plain, offset)
+    _check_contents(plain, first_position)
     return plain
 
 
@@ -106,18 +106,18 @@ def _conversion(entry: object) -> str:
     return "Convert or remove these entries."
 
 
-def _check_contents(texts: Sequence[str], offset: int) -> None:
+def _check_contents(texts: Sequence[str], first_position: int) -> None:
     if not all(texts) or any(map(str.isspace, texts)):
-        blank = [i for i, text in enumerate(texts, offset) if not text or text.isspace()]
+        blank = [i for i, text in enumerate(texts, first_position) if not text or text.isspace()]
         raise InvalidInputError(
             f"A text is empty or blank and has no embedding: {describe_positions(blank)}"
-            f"{_describe_neighbours(texts, blank[0] - offset)}.",
+            f"{_describe_neighbours(texts, blank[0] - first_position)}.",
             remedy="Remove these texts, or put something in their place.",
             positions=blank,
         )
     if all(map(str.isascii, texts)):
         return
-    broken = [i for i, text in enumerate(texts, offset) if not _encodes(text)]
+    broken = [i for i, text in enumerate(texts, first_position) if not _encodes(text)]
     if broken:
         raise InvalidInputError(
             f"A text has an unpaired surrogate, which UTF-8 cannot encode: {describe_positions(broken)}.",

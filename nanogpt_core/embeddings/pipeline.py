@@ -17,7 +17,7 @@ from nanogpt_core.cache.base import CacheNamespace
 from nanogpt_core.cache.lookup import CacheLookup
 from nanogpt_core.embeddings.config import EmbedderConfig
 from nanogpt_core.embeddings.dispatch import Call, Dispatcher, Steps
-from nanogpt_core.embeddings.gathering.dispatch import GatheringDispatcher
+from nanogpt_core.embeddings.gathering.small_call import GatheringDispatcher
 from nanogpt_core.embeddings.gathering.waiting import Lane
 from nanogpt_core.embeddings.planning import Batch, Plan, make_batches, make_plan
 from nanogpt_core.embeddings.response import DimensionsCheck
@@ -79,7 +79,7 @@ class Pipeline:
         *,
         as_lists: bool = False,
         batch_size: int | None = None,
-        offset: int = 0,
+        first_position: int = 0,
         show_progress: bool = True,
         stop: threading.Event | None = None,
         stream_observer: CallObserver | None = None,
@@ -90,7 +90,7 @@ class Pipeline:
             texts: The texts.
             as_lists: Whether to return lists of floats, not an array.
             batch_size: Maximum number of texts in a request, for this call only.
-            offset: Position of the first text in the caller's list or stream.
+            first_position: Position of the first text in the caller's list or stream.
             show_progress: Whether to report progress.
             stop: Set by another thread when the call should end.
             stream_observer: The observer of the stream that this call is a part of, or None.
@@ -101,11 +101,11 @@ class Pipeline:
             if self.config.deadline is not None:  # which begins after the SDK was imported, at the first call
                 self.client.get_ready()
             cancellation = Cancellation(Deadline.after(self.config.deadline), stop or threading.Event())
-            plan = make_plan(texts, self.counter, self.config.on_overflow, offset)
+            plan = make_plan(texts, self.counter, self.config.on_overflow, first_position)
             with reporting(self.config.progress if show_progress else None, plan.text_count) as report:
                 call = self._make_call(plan, cancellation, observer, as_lists, report)
                 try:
-                    dispatches = self._dispatches(plan, call, batch_size, lane=None)
+                    dispatches = self._make_dispatches(plan, call, batch_size, lane=None)
                     if dispatches:  # importing the SDK must not take time of a slot, an attempt or a start
                         self.client.get_ready()
                     if len(dispatches) == 1:
@@ -125,7 +125,7 @@ class Pipeline:
         *,
         as_lists: bool = False,
         batch_size: int | None = None,
-        offset: int = 0,
+        first_position: int = 0,
         show_progress: bool = True,
         stream_observer: CallObserver | None = None,
     ) -> Any:
@@ -138,11 +138,11 @@ class Pipeline:
             if self.config.deadline is not None:
                 await self.client.aget_ready()
             cancellation = Cancellation(Deadline.after(self.config.deadline))
-            plan = await _run(blocks, make_plan, texts, self.counter, self.config.on_overflow, offset)
+            plan = await _run(blocks, make_plan, texts, self.counter, self.config.on_overflow, first_position)
             with reporting(self.config.progress if show_progress else None, plan.text_count) as report:
                 call = self._make_call(plan, cancellation, observer, as_lists, report)
                 try:
-                    dispatches = await _run(blocks, self._dispatches, plan, call, batch_size, loop)
+                    dispatches = await _run(blocks, self._make_dispatches, plan, call, batch_size, loop)
                     if dispatches:
                         await self.client.aget_ready()
                     tasks = [partial(run_async, each, self.client.asend) for each in dispatches]
@@ -218,7 +218,7 @@ class Pipeline:
         if cache is not None and self.lifetime.is_closed:
             cache.close()
 
-    def _dispatches(self, plan: Plan, call: Call, batch_size: int | None, lane: Lane) -> list[Steps[None]]:
+    def _make_dispatches(self, plan: Plan, call: Call, batch_size: int | None, lane: Lane) -> list[Steps[None]]:
         """Load cached vectors, check that the budget covers the rest, and return a generator for each batch of it.
 
         That of a small call may share a request with other calls.

@@ -70,7 +70,7 @@ class Plan:
 
     Attributes:
         text_count: Number of texts that the caller passed.
-        offset: Position of the first of them in the caller's list or stream.
+        first_position: Position of the first of them in the caller's list or stream.
         request_texts: The distinct request texts.
         weights: For each request text, an estimate of its tokens.
         positions: For each request text, the first position in the caller's list that needs it.
@@ -81,7 +81,7 @@ class Plan:
     """
 
     text_count: int
-    offset: int
+    first_position: int
     request_texts: list[str]
     weights: list[int]
     positions: Sequence[int]
@@ -132,11 +132,11 @@ class Plan:
         return counts
 
 
-def weighted_mean(rows: Sequence[NDArray[np.float32]], weights: Sequence[int]) -> NDArray[np.float32]:
-    """Return the mean of ``rows``, ``(d,)`` float32 each, scaled to length 1: ``(d,)`` float32."""
+def weighted_mean(vectors: Sequence[NDArray[np.float32]], weights: Sequence[int]) -> NDArray[np.float32]:
+    """Return the mean of ``vectors``, ``(d,)`` float32 each, scaled to length 1: ``(d,)`` float32."""
     import numpy as np
 
-    exact = np.asarray(rows, dtype=np.float64)
+    exact = np.asarray(vectors, dtype=np.float64)
     mean = np.average(exact, axis=0, weights=weights)
     # Pieces that point in opposite directions cancel out; then the first one represents the text.
     norm = float(np.linalg.norm(mean))
@@ -144,29 +144,35 @@ def weighted_mean(rows: Sequence[NDArray[np.float32]], weights: Sequence[int]) -
     return scaled.astype(np.float32)
 
 
-def make_plan(texts: Sequence[str], counter: TokenCounter, overflow: Overflow = "error", offset: int = 0) -> Plan:
-    """Plan which request texts to send for ``texts``, which are checked; the first has the position ``offset``.
+def make_plan(
+    texts: Sequence[str], counter: TokenCounter, overflow: Overflow = "error", first_position: int = 0
+) -> Plan:
+    """Plan which request texts to send for ``texts``, which are checked; the first has the position ``first_position``.
 
     Raises:
         TextTooLongError: ``overflow`` is ``"error"`` and a text has more tokens than the model takes.
     """
     distinct = list(dict.fromkeys(texts))
     index_of: Sequence[int] = range(len(texts))
-    positions: Sequence[int] = range(offset, offset + len(texts))
+    positions: Sequence[int] = range(first_position, first_position + len(texts))
     if len(distinct) < len(texts):
         indices = {text: index for index, text in enumerate(distinct)}
         index_of = [indices[text] for text in texts]
         # In reverse order, so that the first position of a repeated text is the one that stays.
-        first_seen = dict(zip(reversed(texts), range(offset + len(texts) - 1, offset - 1, -1), strict=True))
+        first_seen = dict(
+            zip(reversed(texts), range(first_position + len(texts) - 1, first_position - 1, -1), strict=True)
+        )
         positions = [first_seen[text] for text in distinct]
     weights, too_long = counter.measure(distinct)
     if not too_long:
         one_to_one = len(distinct) == len(texts)
-        return Plan(len(texts), offset, distinct, weights, positions, index_of, range(len(distinct)), one_to_one)
+        return Plan(
+            len(texts), first_position, distinct, weights, positions, index_of, range(len(distinct)), one_to_one
+        )
     if overflow == "error":
         raise _too_long_error([(positions[index], tokens) for index, tokens in too_long.items()], counter)
     return _truncate_or_split(
-        index_of, distinct, positions, too_long, counter, offset=offset, split=overflow == "split"
+        index_of, distinct, positions, too_long, counter, first_position=first_position, split=overflow == "split"
     )
 
 
@@ -177,7 +183,7 @@ def _truncate_or_split(
     too_long: Collection[int],
     counter: TokenCounter,
     *,
-    offset: int,
+    first_position: int,
     split: bool,
 ) -> Plan:
     """Plan the request texts if some of the distinct texts are over the limit."""
@@ -212,7 +218,7 @@ def _truncate_or_split(
     weights = counter.weights(byte_lengths(texts))
     one_to_one = len(texts) == len(index_of) and not pieces
     return Plan(
-        len(index_of), offset, texts, weights, request_positions, index_of, request_index_of, one_to_one, pieces
+        len(index_of), first_position, texts, weights, request_positions, index_of, request_index_of, one_to_one, pieces
     )
 
 
@@ -293,7 +299,8 @@ class HostCapabilities:
         self._max_items = self._max_bytes = sys.maxsize
 
     def fits(self, batch: Batch) -> bool:
-        """Return whether the host accepts the batch by what is known; its limit may be one of texts or of bytes."""
+        """Return whether the host can accept the batch, by what is known."""
+        # The limit is one of texts or one of bytes, and refusals do not say which: only over both is a refusal sure.
         return len(batch.texts) <= self._max_items or _size(batch) <= self._max_bytes
 
     def learn(self, accepted: Batch) -> None:

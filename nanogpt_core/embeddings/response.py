@@ -267,16 +267,16 @@ def _decode_one_by_one(embeddings: list[str]) -> bytes:
     if any("\n" in embedding for embedding in embeddings):  # as in MIME; a blank was a plus sign, and is damage
         embeddings = [embedding.replace("\r", "").replace("\n", "") for embedding in embeddings]
     try:
-        rows = [b64decode(embedding, validate=True) for embedding in embeddings]
+        decoded = [b64decode(embedding, validate=True) for embedding in embeddings]
     except (binascii.Error, ValueError) as error:
         raise DamagedReplyError(f"A vector's base64 is damaged: {error}.") from error
-    size = len(rows[0])
-    uneven = next((i for i, row in enumerate(rows) if len(row) != size), None)
+    size = len(decoded[0])
+    uneven = next((i for i, one in enumerate(decoded) if len(one) != size), None)
     if uneven is not None:
-        raise ReplyError(f"The reply's vectors differ in length: {size} and {len(rows[uneven])} bytes.")
+        raise ReplyError(f"The reply's vectors differ in length: {size} and {len(decoded[uneven])} bytes.")
     if size == 0 or size % 4:
         raise DamagedReplyError(f"A vector of {size} bytes is not a row of float32 numbers.")
-    return b"".join(rows)
+    return b"".join(decoded)
 
 
 def _convert_lists(embeddings: list[list[Any]]) -> NDArray[np.float32]:

@@ -1,6 +1,6 @@
 """Results of one call: vectors from the cache and from replies, collected into an array or lists in the caller's order.
 
-Each vector belongs to a request text, a *row* here. :meth:`ResultCollector.finish` raises if a row is missing.
+Each vector belongs to a request text. :meth:`ResultCollector.finish` raises if the vector of one is missing.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class ArrayOutput:
     """A container for the vectors of one call: one array, ``(n, d)`` float32.
 
     It has a row for each request text until :meth:`result` puts them in the caller's order. Several threads may call
-    :meth:`put`, each for other rows.
+    :meth:`put`, each for other request texts.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -41,21 +41,29 @@ class ArrayOutput:
         self._vectors: NDArray[np.float32] | None = None
         self._lock = threading.Lock()
 
-    def out(self, rows: Sequence[int], dimensions: int) -> NDArray[np.float32] | None:
-        """Return the memory for ``rows``, ``(len(rows), dimensions)`` float32; None if :meth:`put` has to copy."""
-        if not _contiguous(rows):
+    def out(self, indices: Sequence[int], dimensions: int) -> NDArray[np.float32] | None:
+        """Return the memory for the vectors of some request texts; None if :meth:`put` has to copy them.
+
+        Args:
+            indices: Indices of the request texts.
+            dimensions: Dimensions of the vectors.
+
+        Returns:
+            ``(len(indices), dimensions)`` float32.
+        """
+        if not _contiguous(indices):
             return None
         array = self._array(dimensions, replace=False)
-        return array[rows[0] : rows[-1] + 1] if array.shape[1] == dimensions else None
+        return array[indices[0] : indices[-1] + 1] if array.shape[1] == dimensions else None
 
-    def put(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> Iterable[Yield]:
-        """Store ``vectors``, ``(len(rows), d)`` float32, at once; there are no steps to perform."""
+    def put(self, indices: Sequence[int], vectors: NDArray[np.float32]) -> Iterable[Yield]:
+        """Store ``vectors``, ``(len(indices), d)`` float32, at once; there are no steps to perform."""
         import numpy as np
 
         # All accepted vectors have the same dimensions. The array has others only if the expectation was wrong.
         array = self._array(vectors.shape[1], replace=True)
         if not np.may_share_memory(array, vectors):
-            array[slice(rows[0], rows[-1] + 1) if _contiguous(rows) else list(rows)] = vectors
+            array[slice(indices[0], indices[-1] + 1) if _contiguous(indices) else list(indices)] = vectors
         return ()
 
     def _array(self, dimensions: int, *, replace: bool) -> NDArray[np.float32]:
@@ -76,7 +84,7 @@ class ArrayOutput:
 
     def select(self, positions: Sequence[int]) -> NDArray[np.float32]:
         """Return the vectors of some of the caller's texts, ``(len(positions), d)`` float32."""
-        assert self._vectors is not None  # noqa: S101 - some rows are done
+        assert self._vectors is not None  # noqa: S101 - some texts are done
         return self._plan.assemble(self._vectors, positions)
 
 
@@ -91,21 +99,21 @@ class ListOutput:
         self._array = None if plan.one_to_one else ArrayOutput(plan)
         self._lists: list[list[float]] = [[]] * len(plan.request_texts) if plan.one_to_one else []
 
-    def out(self, rows: Sequence[int], dimensions: int) -> NDArray[np.float32] | None:
+    def out(self, indices: Sequence[int], dimensions: int) -> NDArray[np.float32] | None:
         """Return the memory in the array, if there is one."""
-        return None if self._array is None else self._array.out(rows, dimensions)
+        return None if self._array is None else self._array.out(indices, dimensions)
 
-    def put(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> Iterable[Yield]:
+    def put(self, indices: Sequence[int], vectors: NDArray[np.float32]) -> Iterable[Yield]:
         """Return the steps that store ``vectors``: a few of them in each, with a turn for the event loop in between."""
-        return self._put(rows, vectors) if self._array is None else self._array.put(rows, vectors)
+        return self._put(indices, vectors) if self._array is None else self._array.put(indices, vectors)
 
-    def _put(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> Iterator[Yield]:
-        remaining = iter(rows)
+    def _put(self, indices: Sequence[int], vectors: NDArray[np.float32]) -> Iterator[Yield]:
+        remaining = iter(indices)
         for number, lists in enumerate(_iter_lists(vectors)):
             if number:
                 yield Yield()
-            for floats, row in zip(lists, remaining, strict=False):
-                self._lists[row] = floats
+            for floats, index in zip(lists, remaining, strict=False):
+                self._lists[index] = floats
 
     def result(self, dimensions: int) -> list[list[float]]:
         """Return the lists of all texts in the caller's order."""
@@ -122,8 +130,8 @@ class ListOutput:
         return np.array([self._lists[position] for position in positions], dtype=np.float32)
 
 
-def _contiguous(rows: Sequence[int]) -> bool:
-    return rows[-1] + 1 - rows[0] == len(rows)
+def _contiguous(indices: Sequence[int]) -> bool:
+    return indices[-1] + 1 - indices[0] == len(indices)
 
 
 def _iter_lists(vectors: NDArray[np.float32]) -> Iterator[list[list[float]]]:
@@ -158,7 +166,6 @@ class ResultCollector:
         cache: The cache as seen by this call, or None.
         report: Called with the number of the caller's texts that have just been completed; None for no report.
         warnings: Gives the warnings of all calls of the embedder.
-        on_response: Gets each batch with its response before the vectors are taken; None for nothing.
     """
 
     plan: Plan
@@ -169,7 +176,6 @@ class ResultCollector:
     cache: CacheLookup | None
     report: Callable[[int], object] | None
     warnings: DistinctWarnings = field(default_factory=DistinctWarnings)
-    on_response: Callable[[Batch, EmbeddingResponse], None] | None = None
 
     def __post_init__(self) -> None:
         self._texts_done = self.plan.texts_done() if self.report else ()
@@ -187,12 +193,12 @@ class ResultCollector:
             DimensionsError: The cached vectors have other dimensions than the model's.
         """
         texts = self.plan.request_texts
-        for rows, vectors in self.cache.find(texts) if self.cache is not None and texts else ():
+        for indices, vectors in self.cache.find(texts) if self.cache is not None and texts else ():
             self._accept_cached(vectors.shape[1])
-            if rows:
-                for _ in self._put(rows, vectors):
+            if indices:
+                for _ in self._put(indices, vectors):
                     pass
-        return [row for row, done in enumerate(self._done) if not done] if any(self._done) else range(len(texts))
+        return [index for index, done in enumerate(self._done) if not done] if any(self._done) else range(len(texts))
 
     def _accept_cached(self, dimensions: int) -> None:
         try:
@@ -212,11 +218,8 @@ class ResultCollector:
     def accept(self, batch: Batch, response: EmbeddingResponse, *, may_cache: bool = True) -> Iterator[Yield | Run]:
         """Write the vectors of one batch to the cache, unless the reply names another model, and take them.
 
-        The other calls that wait for them come first, and then the cache: progress may raise, and a call on an event
-        loop may be cancelled.
+        The cache comes first: progress may raise, and a call on an event loop may be cancelled.
         """
-        if self.on_response is not None:
-            self.on_response(batch, response)
         if not _names_same_model(self.model, response.model):
             self.warnings.warn(
                 f"Asked for the model {self.model!r}, the service answered as {response.model!r}; its vectors are "
@@ -226,13 +229,13 @@ class ResultCollector:
             yield Run(partial(self.cache.put, batch.texts, response.vectors))
         yield from self._put(batch.request_indices, response.vectors)
 
-    def _put(self, rows: Sequence[int], vectors: NDArray[np.float32]) -> Iterator[Yield]:
-        yield from self.output.put(rows, vectors)
+    def _put(self, indices: Sequence[int], vectors: NDArray[np.float32]) -> Iterator[Yield]:
+        yield from self.output.put(indices, vectors)
         with self._lock:
-            for row in rows:
-                self._done[row] = 1
+            for index in indices:
+                self._done[index] = 1
             if self.report is not None:
-                self.report(sum(self._texts_done[row] for row in rows))
+                self.report(sum(self._texts_done[index] for index in indices))
 
     def finish(self) -> Any:
         """Return all vectors in the caller's order."""
@@ -251,15 +254,15 @@ class ResultCollector:
             )
         if error.failed_positions or not self.plan.text_count:
             return
-        plan, offset = self.plan, self.plan.offset
+        plan, first_position = self.plan, self.plan.first_position
         complete = [plan.is_complete(index, self._done) for index in range(len(plan.request_index_of))]
         completed = [position for position, index in enumerate(plan.index_of) if complete[index]]
         error.failed_positions = tuple(
-            offset + position for position, index in enumerate(plan.index_of) if not complete[index]
+            first_position + position for position, index in enumerate(plan.index_of) if not complete[index]
         )
         if completed:
             vectors = self.output.select(completed)
-            error.completed = dict(zip((offset + position for position in completed), vectors, strict=True))
+            error.completed = dict(zip((first_position + position for position in completed), vectors, strict=True))
 
 
 def _names_same_model(asked: str, answered: str | None) -> bool:

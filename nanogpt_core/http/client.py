@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Send:
+class HttpRequest:
     """A request to send; the result is the reply.
 
     Attributes:
@@ -172,7 +172,7 @@ class HttpClient:
 
             await aclose_connections()
 
-    def send(self, request: Send) -> HttpReply:
+    def send(self, request: HttpRequest) -> HttpReply:
         """Send a request, and return the reply.
 
         Raises:
@@ -190,7 +190,7 @@ class HttpClient:
         with redacted(self.endpoint):
             raise failure
 
-    async def asend(self, request: Send) -> HttpReply:
+    async def asend(self, request: HttpRequest) -> HttpReply:
         """Do the same as :meth:`send`, without blocking the event loop."""
         client = await self.aget_ready()
         try:
@@ -202,7 +202,7 @@ class HttpClient:
         with redacted(self.endpoint):
             raise failure
 
-    def _make_call(self, client: Any, request: Send) -> Callable[[], Any]:
+    def _make_call(self, client: Any, request: HttpRequest) -> Callable[[], Any]:
         from nanogpt_core.http.sdk import OMITTED_HEADERS, httpx
 
         url = f"{self.endpoint.base_url}{request.path}"
@@ -224,7 +224,7 @@ def fetch(
     """Send one request that belongs to no object; return the reply's body as parsed, with no secret in any error."""
     seconds = min(endpoint.timeout, DEFAULT_TIMEOUT)  # a chat model's own timeout is longer, for answers
     with redacted(endpoint):
-        return parse(HttpClient(endpoint, http_client).send(Send(path, body, seconds, MAX_LIST_BYTES)).body)
+        return parse(HttpClient(endpoint, http_client).send(HttpRequest(path, body, seconds, MAX_LIST_BYTES)).body)
 
 
 def _checked(response: Any) -> HttpReply:

@@ -189,8 +189,8 @@ class Lease:
         self._pool: _Pool | None = pool
         self.transport, self._proxy = pool.transport, pool.proxy
 
-    def name_proxy(self, error: Any) -> None:
-        """Note the proxy in an error, since it may be the reason: map_error() names it, and where it comes from.
+    def add_proxy_to(self, error: Any) -> None:
+        """Put the proxy into an error as ``error.proxy``, since it may be the reason: map_error() names it.
 
         Raises:
             httpx.ProxyError: In place of an error of the SOCKS library.

@@ -207,10 +207,10 @@ class RateLimiter(ForkSafe):
         begin = bisect_left(self._starts, event.first_start - _LOOK_BACK_SECONDS)
         starts = self._starts[begin : bisect_right(self._starts, event.known_at)]
         accepted = max((bisect_right(starts, at + _WINDOW_SECONDS) - n for n, at in enumerate(starts)), default=0)
-        least = event.rate / 2  # one event halves the rate at most, unless many requests were sent
-        if accepted + event.refusals >= least:
-            least = min(least, 1.0)
-        self._peak = max(least, _MIN_RATE, min(event.rate, accepted))
+        lowest_peak = event.rate / 2  # one event halves the rate at most, unless many requests were sent
+        if accepted + event.refusals >= lowest_peak:
+            lowest_peak = min(lowest_peak, 1.0)
+        self._peak = max(lowest_peak, _MIN_RATE, min(event.rate, accepted))
         near = 1 / _NEAR_PEAK_FACTOR < self._peak / (event.peak or DEFAULT_RATE) < _NEAR_PEAK_FACTOR
         self._growth = max(event.growth / _GROWTH_DIVISOR, _MIN_GROWTH) if near else _MAX_GROWTH
         self._busy_seconds, self._busy_until = 0.0, -math.inf

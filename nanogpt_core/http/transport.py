@@ -66,7 +66,7 @@ class Transport(httpx.BaseTransport, httpx.AsyncBaseTransport):  # type: ignore[
             return _with_body(lease.transport.handle_request(request), lease)
         except BaseException as error:
             lease.close()
-            lease.name_proxy(error)
+            lease.add_proxy_to(error)
             raise
 
     async def handle_async_request(self, request: Any) -> Any:
@@ -79,7 +79,7 @@ class Transport(httpx.BaseTransport, httpx.AsyncBaseTransport):  # type: ignore[
             return _with_body(await hold_cancellation(lease.transport.handle_async_request(request)), lease)
         except BaseException as error:
             await lease.aclose()
-            lease.name_proxy(error)
+            lease.add_proxy_to(error)
             raise
 
 

@@ -11,7 +11,7 @@ import pytest
 import fault_server
 import gathered_calls
 from nanogpt_core import Embedder
-from nanogpt_core.embeddings.gathering import dispatch, gatherer
+from nanogpt_core.embeddings.gathering import gatherer, small_call
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -118,7 +118,7 @@ def gathering():
 @pytest.fixture
 def held(serve, faults, monkeypatch):
     """Start a server that holds its first request, so that further calls gather."""
-    for module in (dispatch, gatherer):  # the request that is held occupies its slot as long as the test wants
+    for module in (small_call, gatherer):  # the request that is held occupies its slot as long as the test wants
         monkeypatch.setattr(module, "SLOT_SECONDS", gathered_calls.GUARD_SECONDS)
     return lambda answer=None: gathered_calls.Held(serve, faults, answer)
 

@@ -266,10 +266,10 @@ class Gatherer(ForkSafe):
 
     def share(self, call: WaitingCall, batch: Batch, response: EmbeddingResponse) -> None:
         """Hand the vectors of a call that went by itself to others with the same texts."""
-        rows = {text: row for row, text in enumerate(batch.texts)}
-        shared = [item for item in call.items if len(item.calls) > 1 and item.text in rows]
-        if shared:  # with copies of the rows: the caller may change its own array
-            self.deliver(shared, response.vectors[[rows[item.text] for item in shared]], response.model)
+        index_of = {text: index for index, text in enumerate(batch.texts)}
+        shared = [item for item in call.items if len(item.calls) > 1 and item.text in index_of]
+        if shared:  # with copies of the vectors: the caller may change its own array
+            self.deliver(shared, response.vectors[[index_of[item.text] for item in shared]], response.model)
             call.vectors.clear()  # it takes them from its own response
 
     def deliver(self, items: Sequence[Item], vectors: NDArray[np.float32], model: str | None) -> None:

@@ -107,9 +107,9 @@ local function decrease(start)
   add('event_refusals', 1)
   local first, rate = math.min(get('event_first', start), start), get('event_rate', MAX_DEFAULT_RATE)
   local accepted = most_accepted(first - LOOK_BACK, get('event_known', now))
-  local least = rate / 2
-  if accepted + get('event_refusals', 1) >= least then least = math.min(least, 1) end
-  local peak, before = math.max(least, MIN_RATE, math.min(rate, accepted)), get('event_peak', 0)
+  local lowest_peak = rate / 2
+  if accepted + get('event_refusals', 1) >= lowest_peak then lowest_peak = math.min(lowest_peak, 1) end
+  local peak, before = math.max(lowest_peak, MIN_RATE, math.min(rate, accepted)), get('event_peak', 0)
   if before == 0 then before = DEFAULT_RATE end
   local growth = MAX_GROWTH
   if peak / before < NEAR_PEAK_FACTOR and before / peak < NEAR_PEAK_FACTOR then

@@ -37,7 +37,7 @@ from nanogpt_core.errors import (
     RequestTooLargeError,
 )
 from nanogpt_core.http import sdk
-from nanogpt_core.http.client import HttpClient, Send
+from nanogpt_core.http.client import HttpClient, HttpRequest
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.network import AsyncBackend, Backend, _Connection
 from nanogpt_core.http.sdk import httpcore
@@ -250,8 +250,8 @@ def send(way):
 
     def send(client, body, seconds=30.0):
         if way.name == "sync":
-            return client.send(Send("/embeddings", body, seconds, MIB))
-        return asyncio.run(client.asend(Send("/embeddings", body, seconds, MIB)))
+            return client.send(HttpRequest("/embeddings", body, seconds, MIB))
+        return asyncio.run(client.asend(HttpRequest("/embeddings", body, seconds, MIB)))
 
     return send
 
@@ -748,7 +748,7 @@ def test_async_request_outside_asyncio_is_a_clear_error(serve):
     client._async_client = asyncio.run(client.aget_ready())
 
     async def main():
-        await client.asend(Send("/embeddings", b"{}", 5.0, MIB))
+        await client.asend(HttpRequest("/embeddings", b"{}", 5.0, MIB))
 
     with pytest.raises(ConfigurationError, match="asyncio"):
         trio.run(main)

@@ -9,7 +9,7 @@ import pytest
 
 from nanogpt_core import Usage, track_usage
 from nanogpt_core._runtime.clock import fake_clock
-from nanogpt_core.embeddings.gathering import dispatch, gatherer
+from nanogpt_core.embeddings.gathering import gatherer, small_call
 from nanogpt_core.errors import NanoGPTError
 
 GUARD_SECONDS = 60
@@ -25,7 +25,7 @@ def gather(serve, faults, monkeypatch):
     only slot until all of them are in the queue.
     """
     monkeypatch.setattr(gatherer, "SLOT_SECONDS", GUARD_SECONDS)
-    monkeypatch.setattr(dispatch, "SLOT_SECONDS", GUARD_SECONDS)
+    monkeypatch.setattr(small_call, "SLOT_SECONDS", GUARD_SECONDS)
 
     def run(calls, answer=None, **options):
         released = threading.Event()

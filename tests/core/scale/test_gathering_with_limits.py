@@ -7,7 +7,7 @@ import pytest
 
 from nanogpt_core import BudgetExceededError, LimitsUnavailableError, RedisLimits
 from nanogpt_core._runtime.clock import fake_clock
-from nanogpt_core.embeddings.gathering import dispatch
+from nanogpt_core.embeddings.gathering import small_call
 from nanogpt_core.errors import BadRequestError, RequestTimeoutError
 
 GUARD_SECONDS = 60
@@ -230,7 +230,7 @@ async def test_closing_disturbs_no_call_that_waits_for_its_turn(held, in_process
 
 def test_deadline_of_a_call_ends_it_while_its_batch_waits_for_its_turn(held, in_process, monkeypatch):
     server, limits = held(), in_process()
-    monkeypatch.setattr(dispatch, "SLOT_SECONDS", 0.01)  # waiting calls look at their deadline
+    monkeypatch.setattr(small_call, "SLOT_SECONDS", 0.01)  # waiting calls look at their deadline
     patient, hasty = server.embedder(limits=limits), server.embedder(limits=limits, deadline=1000)
     with fake_clock() as skipped, ThreadPoolExecutor(3) as executor:
         first = executor.submit(patient.embed_query, "first")

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 
 from nanogpt_core import MemoryCache
 from nanogpt_core._runtime.clock import fake_clock
-from nanogpt_core.embeddings.gathering import dispatch, gatherer
+from nanogpt_core.embeddings.gathering import gatherer, small_call
 from nanogpt_core.errors import (
     AuthenticationError,
     BadRequestError,
@@ -406,7 +406,7 @@ def test_call_that_joins_a_text_after_its_failure_is_sent_by_itself(gathering, h
 
 
 def test_deadline_of_one_call_in_flight_does_not_end_the_others(held, monkeypatch):
-    monkeypatch.setattr(dispatch, "SLOT_SECONDS", 0.01)  # waiting calls look at their deadline
+    monkeypatch.setattr(small_call, "SLOT_SECONDS", 0.01)  # waiting calls look at their deadline
     server, second = held(), threading.Event()
     server.others = lambda seen: None if seen.texts == ["first"] else (second.wait(GUARD_SECONDS) and None)
     patient, hasty = server.embedder(), server.embedder(deadline=1000)
@@ -560,7 +560,7 @@ def test_exception_of_a_callback_ends_only_its_own_call(together, held, callback
 
 @pytest.mark.parametrize("reason", ["refused", "late"])
 def test_vectors_that_came_before_a_call_failed_are_completed_and_cached(held, faults, reason, monkeypatch):
-    monkeypatch.setattr(dispatch, "SLOT_SECONDS", 0.01)  # waiting calls look at their deadline
+    monkeypatch.setattr(small_call, "SLOT_SECONDS", 0.01)  # waiting calls look at their deadline
     second, cache = threading.Event(), MemoryCache()
 
     def answer(seen):
@@ -825,7 +825,7 @@ def raising_at_line(number):
 @pytest.mark.parametrize("waits", [False, True])
 def test_call_that_is_interrupted_in_the_gatherer_holds_up_no_later_call(held, monkeypatch, waits):
     server, interrupted = held(), set()
-    for module in (dispatch, gatherer):
+    for module in (small_call, gatherer):
         monkeypatch.setattr(module, "SLOT_SECONDS", 0.01)  # a slot that stays occupied
     server.embedder().embed_query("not traced")  # imports the SDK
 

@@ -27,7 +27,7 @@ from nanogpt_core._runtime.clock import NO_DEADLINE, Cancellation, Deadline, fak
 from nanogpt_core.embeddings.dispatch import Call
 from nanogpt_core.embeddings.gathering import gatherer
 from nanogpt_core.embeddings.gathering.carrier import BatchCarrier
-from nanogpt_core.embeddings.gathering.dispatch import GatheringDispatcher
+from nanogpt_core.embeddings.gathering.small_call import GatheringDispatcher
 from nanogpt_core.embeddings.planning import make_plan
 from nanogpt_core.embeddings.results import ArrayOutput, ResultCollector
 from nanogpt_core.errors import (
@@ -38,7 +38,7 @@ from nanogpt_core.errors import (
     RequestTimeoutError,
     ServerError,
 )
-from nanogpt_core.http.client import HttpReply, Send
+from nanogpt_core.http.client import HttpReply, HttpRequest
 from nanogpt_core.http.runner import Join, Run, Wait
 
 WIDTH = 4
@@ -235,7 +235,7 @@ class Gathering(RuleBasedStateMachine):
 
     def perform(self, action, outcome):
         """Return the result of an action, or its error."""
-        if isinstance(action, Send):
+        if isinstance(action, HttpRequest):
             return self.answer(action, outcome)
         if isinstance(action, Run):
             try:

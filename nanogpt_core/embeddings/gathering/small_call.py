@@ -59,8 +59,8 @@ class GatheringDispatcher:
         try:
             admission = yield from self._start_or_queue(gatherer, waiting_call)
             if admission is not None:
-                call.results.on_response = partial(gatherer.share, waiting_call)
-                yield from self._dispatcher.dispatch(batch, call, admission)
+                sharing = replace(call, on_response=partial(gatherer.share, waiting_call))
+                yield from self._dispatcher.dispatch(batch, sharing, admission)
                 return
             while not waiting_call.done:
                 yield Join(waiting_call, call.cancellation.remaining(SLOT_SECONDS))
