@@ -64,30 +64,33 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
     ``additional_kwargs["reasoning_content"]`` and, as a block, in ``content_blocks``.
 
     Args:
-        model: The model's name, with NanoGPT's suffixes such as ``:thinking`` and ``:online``.
+        model: The model's name, with NanoGPT's suffixes such as ``:thinking`` and ``:online``. Default:
+            ``"gpt-4o-mini"``.
         api_key: The key, as text or ``SecretStr``. Default: ``NANOGPT_API_KEY``, then ``NANO_GPT_API_KEY``.
         base_url: Base URL of the API. Default: ``NANOGPT_BASE_URL``, then ``https://nano-gpt.com/api/v1``.
         timeout: Seconds that one attempt may take, and that each event of a stream may keep waiting. Default: 600.
-        max_retries: Attempts beyond the first. A stream that has begun is not tried again.
+        max_retries: Attempts beyond the first, at least 0. A stream that has begun is not tried again. Default: 2.
         requests_per_second: Most attempts to start in a second, shared with all objects of this process that use the
-            same key at the same address. Default: the service's rate; see
+            same key at the same address. Default: begins at 25, and follows the service, as in
             :class:`~nanogpt_core.Embedder`.
         limits: Limits that several processes share, such as :class:`nanogpt_core.RedisLimits`, in place of
-            ``requests_per_second``. Their budget counts embeddings only. Dumps leave them out.
+            ``requests_per_second``. Their budget counts embeddings only. Dumps leave them out. Default: the
+            limits of this process.
         on_request: A function that gets a :class:`nanogpt_core.RequestRecord` of each finished request. Its errors are
-            logged, and do not end a call. Dumps leave it out.
+            logged, and do not end a call. Dumps leave it out. Default: none.
         profile: LangChain's profile of the model: its context window, for middleware such as
             ``SummarizationMiddleware(trigger=("fraction", 0.8))``, its longest answer and its abilities. Default: the
             packaged catalog's. ``"live"`` asks the service's list of models for it, now; in an event loop, make the
             object in a thread.
-        reasoning: NanoGPT's options of reasoning, such as ``{"exclude": True}``.
+        reasoning: NanoGPT's options of reasoning, such as ``{"exclude": True}``. Default: none.
         send_reasoning: Send the reasoning of earlier turns back, under the name it came in, and provider fields such as
             ``reasoning_details`` and thought signatures. Default: True; some thinking models require it after tool
             calls.
-        default_headers: HTTP headers to send beside the usual ones. Dumps leave them out.
-        http_client: An ``httpx.Client`` (``httpx2`` with openai 3.x) to send sync requests with.
-        http_async_client: An ``httpx.AsyncClient`` to send async requests with.
-        allow_insecure_http: Allow a plain ``http://`` base URL of another machine.
+        default_headers: HTTP headers to send beside the usual ones. Dumps leave them out. Default: none.
+        http_client: An ``httpx.Client`` (``httpx2`` with openai 3.x) to send sync requests with. Default: none; then
+            objects of this process share connections.
+        http_async_client: An ``httpx.AsyncClient`` to send async requests with. Default: none.
+        allow_insecure_http: Allow a plain ``http://`` base URL of another machine. Default: False.
         **options: Options of ``ChatOpenAI``, which describes them. For the request: ``temperature``, ``top_p``, ``n``,
             ``seed``, ``max_tokens``, ``stop`` (or ``stop_sequences``), ``presence_penalty``, ``frequency_penalty``,
             ``logit_bias``, ``logprobs``, ``top_logprobs``, ``reasoning_effort``, ``verbosity``, ``service_tier``,

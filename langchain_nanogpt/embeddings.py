@@ -46,11 +46,12 @@ class NanoGPTEmbeddings(EmbeddingModelBase, Embeddings):
         documents = [document for document in documents if document.page_content.strip()]
 
     Args:
-        model: The model's name.
+        model: The model's name, or a row of :func:`nanogpt_core.list_models`. Default: ``"text-embedding-3-small"``.
         api_key: The key, as text or ``SecretStr``. Default: ``NANOGPT_API_KEY``, then ``NANO_GPT_API_KEY``.
         base_url: The API's URL. Default: ``NANOGPT_BASE_URL``, then ``https://nano-gpt.com/api/v1``.
         chunk_size: LangChain's word for ``batch_size``, which is accepted too: most texts per request, 1 to 2048.
-        show_progress_bar: LangChain's word for ``progress=True``.
+            Default: as for ``batch_size`` of :class:`nanogpt_core.Embedder`.
+        show_progress_bar: LangChain's word for ``progress=True``. Default: False.
         **options: The other options of :class:`nanogpt_core.Embedder`, which describes them: ``model_info``,
             ``dimensions``, ``user``, ``on_overflow``, ``query_instruction``, ``batch_size``, ``max_concurrency``,
             ``coalesce``, ``requests_per_second``, ``max_retries``, ``timeout``, ``deadline``, ``cache``,
@@ -150,10 +151,10 @@ class NanoGPTEmbeddings(EmbeddingModelBase, Embeddings):
 
         Args:
             texts: The texts.
-            chunk_size: Most texts per request, for this call only.
+            chunk_size: Most texts per request, 1 to 2048, for this call only. Default: as for the object.
 
         Returns:
-            A list of d floats for each text, in order.
+            A list of d floats for each text, in order; d are the dimensions of the model's vectors.
 
         Raises:
             NanoGPTError: As :meth:`nanogpt_core.Embedder.embed`.
@@ -161,11 +162,22 @@ class NanoGPTEmbeddings(EmbeddingModelBase, Embeddings):
         return self._embedder.embed_lists(texts, batch_size=chunk_size)
 
     def embed_documents_array(self, texts: Iterable[str]) -> NDArray[np.float32]:
-        """Embed documents into a matrix of shape ``(n, d)``, float32: a tenth of the memory of lists."""
+        """Embed documents into an array, ``(n, d)`` float32, a row for each: a tenth of the memory of lists.
+
+        Raises:
+            NanoGPTError: As :meth:`nanogpt_core.Embedder.embed`.
+        """
         return self._embedder.embed(texts)
 
     def embed_query(self, text: str) -> list[float]:
-        """Embed a query, with ``query_instruction`` around it; d floats."""
+        """Embed a query, with ``query_instruction`` around it.
+
+        Returns:
+            d floats.
+
+        Raises:
+            NanoGPTError: As :meth:`nanogpt_core.Embedder.embed`.
+        """
         vector: list[float] = self._embedder.embed_query(text).tolist()
         return vector
 

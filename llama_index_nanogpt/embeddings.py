@@ -77,10 +77,10 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
         embed_batch_size: Texts that LlamaIndex hands over at a time, one batch after another. Each is sent in requests
             of ``batch_size``, several at once, and smaller batches only take longer. Default: 32768.
         num_workers: Batches that LlamaIndex's async methods have under way at once. Default: all.
-        callback_manager: Receives the usual events.
+        callback_manager: Receives the usual events. Default: one without handlers.
         embeddings_cache: LlamaIndex's own cache of vectors, a key-value store. Options that change vectors have
-            collections of their own in it.
-        rate_limiter: LlamaIndex's own limiter, asked once for each batch.
+            collections of their own in it. Default: none.
+        rate_limiter: LlamaIndex's own limiter, asked once for each batch. Default: none.
         **options: The other options of :class:`nanogpt_core.Embedder`, which describes them: ``model_info``,
             ``dimensions``, ``user``, ``on_overflow``, ``query_instruction``, ``batch_size``, ``max_concurrency``,
             ``coalesce``, ``requests_per_second``, ``max_retries``, ``timeout``, ``deadline``, ``cache``,
@@ -175,7 +175,14 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
 
     @_in_span_of_base_class
     def get_query_embedding(self, query: str) -> Embedding:
-        """Embed a query."""
+        """Embed a query, with ``query_instruction`` around it.
+
+        Returns:
+            d floats; d are the dimensions of the model's vectors.
+
+        Raises:
+            NanoGPTError: As :meth:`nanogpt_core.Embedder.embed`.
+        """
         if not self._needs_base_class():
             return self._embed_query(query)
         with as_query(query):
@@ -203,7 +210,18 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
     def get_text_embedding_batch(
         self, texts: Iterable[str], show_progress: bool = False, **_kwargs: Any
     ) -> list[Embedding]:
-        """Embed documents. All texts are checked before the first batch is sent."""
+        """Embed documents. All texts are checked before the first batch is sent.
+
+        Args:
+            texts: The texts.
+            show_progress: Show a progress bar over the batches of ``embed_batch_size`` texts. Default: False.
+
+        Returns:
+            A list of d floats for each text, in order.
+
+        Raises:
+            NanoGPTError: As :meth:`nanogpt_core.Embedder.embed`. ``.completed`` has the vectors of finished batches.
+        """
         batches = Batches(check_texts(texts), self.embed_batch_size)
         if len(batches.starts) > 1:
             self._embedder.check_lengths(batches.texts)

@@ -53,7 +53,7 @@ _DEFAULT_RETRIES = 3  # LlamaIndex's own
 _SHARE_OF_WINDOW_FOR_ANSWER = 4  # a quarter at most: some models' answers may fill the whole window
 
 
-def _checks_prompt(method: Callable[..., Any]) -> Callable[..., Any]:
+def _checks_prompt(method: Callable[..., Any], summary: str) -> Callable[..., Any]:
     @functools.wraps(method)
     def checked(self: NanoGPT, prompt: str, formatted: bool = False, **kwargs: Any) -> Any:
         if not isinstance(prompt, str):
@@ -63,10 +63,21 @@ def _checks_prompt(method: Callable[..., Any]) -> Callable[..., Any]:
             )
         return method(self, prompt, formatted, **kwargs)
 
+    checked.__doc__ = f"""{summary}
+
+    Args:
+        prompt: The text, which is sent as one message of the user.
+        formatted: True if the prompt is not to be changed by ``completion_to_prompt``. Default: False.
+        **kwargs: Options of this request, such as ``temperature``; they go before those of the object.
+
+    Raises:
+        InvalidTypeError: ``prompt`` is not a string. It is a ``TypeError``.
+        NanoGPTError: The request failed, or the reply is damaged.
+    """
     return checked
 
 
-def _checks_messages(method: Callable[..., Any]) -> Callable[..., Any]:
+def _checks_messages(method: Callable[..., Any], summary: str) -> Callable[..., Any]:
     @functools.wraps(method)
     def checked(self: NanoGPT, messages: Sequence[ChatMessage], **kwargs: Any) -> Any:
         is_list = isinstance(messages, Sequence) and not isinstance(messages, str)
@@ -78,6 +89,16 @@ def _checks_messages(method: Callable[..., Any]) -> Callable[..., Any]:
             )
         return method(self, messages, **kwargs)
 
+    checked.__doc__ = f"""{summary}
+
+    Args:
+        messages: The conversation: a list of ``ChatMessage``.
+        **kwargs: Options of this request, such as ``temperature``; they go before those of the object.
+
+    Raises:
+        InvalidTypeError: ``messages`` is no list of ``ChatMessage``. It is a ``TypeError``.
+        NanoGPTError: The request failed, or the reply is damaged.
+    """
     return checked
 
 
@@ -85,27 +106,29 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
     """NanoGPT's chat models in LlamaIndex, for ``Settings.llm``.
 
     Args:
-        model: The model's name, with NanoGPT's suffixes such as ``:thinking`` and ``:online``.
+        model: The model's name, with NanoGPT's suffixes such as ``:thinking`` and ``:online``. Default:
+            ``"gpt-4o-mini"``.
         api_key: The key, as text or ``SecretStr``. Default: ``NANOGPT_API_KEY``, then ``NANO_GPT_API_KEY``.
         api_base: Base URL of the API. Default: ``NANOGPT_BASE_URL``, then ``https://nano-gpt.com/api/v1``.
         base_url: The same.
         timeout: Seconds that one attempt may take, and that each event of a stream may keep waiting. Default: 600.
-        max_retries: Attempts beyond the first. A stream that has begun is not tried again.
+        max_retries: Attempts beyond the first, at least 0. A stream that has begun is not tried again. Default: 3.
         requests_per_second: Most attempts to start in a second, shared with all objects of this process that use the
-            same key at the same address. Default: the service's rate; see
+            same key at the same address. Default: begins at 25, and follows the service, as in
             :class:`~nanogpt_core.Embedder`.
         limits: Limits that several processes share, such as :class:`nanogpt_core.RedisLimits`, in place of
-            ``requests_per_second``. Their budget counts embeddings only. Dumps leave them out.
+            ``requests_per_second``. Their budget counts embeddings only. Dumps leave them out. Default: the
+            limits of this process.
         on_request: A function that gets a :class:`nanogpt_core.RequestRecord` of each finished request. Its errors are
-            logged, and do not end a call. Dumps leave it out.
+            logged, and do not end a call. Dumps leave it out. Default: none.
         context_window: Tokens that the model takes in all. Default: the packaged catalog's number for the model, or
             128,000 for an unknown one. ``"live"`` asks the service's list of models for it, now, and keeps the number.
             The longest answer comes from the same place, unless ``max_tokens`` is set.
         send_reasoning: Send the reasoning of earlier turns back, under the name it came in, and provider fields such as
             ``reasoning_details`` and thought signatures. Default: True; some thinking models require it after tool
             calls.
-        default_headers: HTTP headers to send beside the usual ones. Dumps leave them out.
-        allow_insecure_http: Allow a plain ``http://`` base URL of another machine.
+        default_headers: HTTP headers to send beside the usual ones. Dumps leave them out. Default: none.
+        allow_insecure_http: Allow a plain ``http://`` base URL of another machine. Default: False.
         **options: Options of ``OpenAILike``, which describes them. For the request: ``temperature``, ``max_tokens``,
             ``logprobs``, ``top_logprobs``, ``strict``, ``reasoning_effort``, ``modalities``, ``audio_config``;
             ``additional_kwargs`` for all other options of the SDK. For the connection: ``http_client`` and
@@ -282,14 +305,23 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
         ours, of_call = self.additional_kwargs.get("extra_body") or {}, options.get("extra_body") or {}
         return {**options, "extra_body": {"messages": sent, **ours, **of_call}}
 
-    chat = _checks_messages(OpenAILike.chat)
-    achat = _checks_messages(OpenAILike.achat)
-    stream_chat = _checks_messages(OpenAILike.stream_chat)
-    astream_chat = _checks_messages(OpenAILike.astream_chat)
-    complete = _checks_prompt(OpenAILike.complete)
-    acomplete = _checks_prompt(OpenAILike.acomplete)
-    stream_complete = _checks_prompt(OpenAILike.stream_complete)
-    astream_complete = _checks_prompt(OpenAILike.astream_complete)
+    chat = _checks_messages(OpenAILike.chat, "Return the answer to a conversation: ``.message.content`` is its text.")
+    achat = _checks_messages(OpenAILike.achat, "Do what ``chat`` does, without blocking the event loop.")
+    stream_chat = _checks_messages(
+        OpenAILike.stream_chat, "Stream the answer to a conversation: ``.delta`` is the new text of each response."
+    )
+    astream_chat = _checks_messages(
+        OpenAILike.astream_chat,
+        "Do what ``stream_chat`` does, without blocking: await it, then iterate.",
+    )
+    complete = _checks_prompt(OpenAILike.complete, "Return the answer to a prompt: ``.text`` is its text.")
+    acomplete = _checks_prompt(OpenAILike.acomplete, "Do what ``complete`` does, without blocking the event loop.")
+    stream_complete = _checks_prompt(
+        OpenAILike.stream_complete, "Stream the answer to a prompt: ``.delta`` is the new text of each response."
+    )
+    astream_complete = _checks_prompt(
+        OpenAILike.astream_complete, "Do what ``stream_complete`` does, without blocking: await it, then iterate."
+    )
 
     def _get_response_token_counts(self, raw_response: Any) -> dict[str, Any]:
         counts: dict[str, Any] = super()._get_response_token_counts(raw_response)

@@ -98,15 +98,11 @@ class NanoGPTError(Exception):
 
 
 class ConfigurationError(NanoGPTError, ValueError):
-    """An invalid key, URL or option."""
+    """An invalid key, URL or option, or a closed object. Also a ``ValueError``."""
 
 
 class _PositionedError(NanoGPTError):
-    """An error about some of the given texts.
-
-    Attributes:
-        positions: Indices, counted from 0, into the list that the caller gave.
-    """
+    """An error about some of the given texts."""
 
     def __init__(self, message: str, *, remedy: str = "", positions: Sequence[int] = ()) -> None:
         super().__init__(message, remedy=remedy)
@@ -114,19 +110,27 @@ class _PositionedError(NanoGPTError):
 
 
 class InvalidInputError(_PositionedError, ValueError):
-    """An argument has a value that is not accepted."""
+    """An argument has a value that is not accepted. Also a ``ValueError``.
+
+    Attributes:
+        positions: Indices of the texts that it is about, counted from 0, in the caller's list; empty if about none.
+    """
 
 
 class TextTooLongError(InvalidInputError):
-    """A text has more tokens than the model takes."""
+    """A text has more tokens than the model takes; ``positions`` says which."""
 
 
 class InvalidTypeError(_PositionedError, TypeError):
-    """An argument of the wrong type."""
+    """An argument of the wrong type. Also a ``TypeError``.
+
+    Attributes:
+        positions: Indices of the texts that it is about, counted from 0, in the caller's list; empty if about none.
+    """
 
 
 class BudgetExceededError(NanoGPTError):
-    """The next requests would exceed ``budget_usd``; none of them was sent."""
+    """The next requests would exceed ``budget_usd``, of the object or of shared limits; none of them was sent."""
 
 
 class LimitsUnavailableError(NanoGPTError):

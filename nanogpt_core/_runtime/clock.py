@@ -59,10 +59,10 @@ def fake_clock() -> Iterator[FakeClock]:
         The clock, which adds up the skipped seconds.
 
     Example:
-        >>> with fake_clock() as skipped:
-        ...     sleep(60)
-        >>> skipped.seconds
-        60.0
+        >>> with fake_clock() as clock:
+        ...     embedder.embed(texts)  # the service asks for a pause of 20 seconds, which takes no time
+        >>> clock.seconds
+        20.0
     """
     global _fake  # noqa: PLW0603 - there is one clock in a process
     outer = _fake

@@ -31,10 +31,11 @@ _MAX_TEXTS_PER_STREAMED_BATCH = 256
 
 
 class Embedder(Closeable):
-    """Embeds texts with one model. Thread-safe; works on any event loop; can be pickled and copied.
+    """Embeds texts with one model. Thread-safe; works on any event loop of asyncio; can be copied and pickled.
 
-    Use it in ``with`` or ``async with``, or call :meth:`close` or :meth:`aclose` at the end. Without that, connections
-    stay open until the process ends, or for async calls until the event loop shuts down.
+    A pickle holds no key: reading it back takes the key from the environment. Use the object in ``with`` or
+    ``async with``, or call :meth:`close` or :meth:`aclose` at the end. Without that, connections stay open until the
+    process ends, or for async calls until the event loop shuts down.
 
     Args:
         model: Name of the model, or a row of :func:`nanogpt_core.list_models`. Unknown names work: their dimensions are
@@ -77,9 +78,10 @@ class Embedder(Closeable):
         progress: True for a progress bar, or a function of (texts done, texts in total). Default: none.
         on_request: A function that gets a :class:`nanogpt_core.RequestRecord` of each finished request: model, texts,
             tokens, cost, seconds, attempts. Its errors are logged, and do not end a call. Default: none.
-        default_headers: HTTP headers to send with each request.
-        http_client: An ``httpx.Client`` (``httpx2`` with openai 3.x) for sync requests.
-        http_async_client: An ``httpx.AsyncClient`` for async requests.
+        default_headers: HTTP headers to send with each request. Default: none.
+        http_client: An ``httpx.Client`` (``httpx2`` with openai 3.x) for sync requests. Default: none; then objects of
+            this process share connections.
+        http_async_client: An ``httpx.AsyncClient`` for async requests. Default: none.
         allow_insecure_http: Allow a base URL with plain ``http://`` that is not on this machine. Default: False.
 
     Raises:
@@ -148,7 +150,7 @@ class Embedder(Closeable):
 
     @property
     def cache_namespace(self) -> str:
-        """A namespace for a cache outside of this object: equal if the same document text gives the same vector.
+        """A namespace for a cache of your own: equal for objects that give the same document the same vector.
 
         It depends on base URL, model, dimensions and ``on_overflow``.
         """
@@ -164,7 +166,7 @@ class Embedder(Closeable):
 
         Args:
             texts: The texts. Repeated texts are sent once.
-            batch_size: Maximum number of texts in a request, for this call only.
+            batch_size: Maximum number of texts in a request, 1 to 2048, for this call only. Default: as for the object.
 
         Returns:
             ``(n, d)`` float32, a row for each text, in order. ``(0, d)`` for no texts, with d = 0 if the dimensions are
@@ -173,18 +175,31 @@ class Embedder(Closeable):
         Raises:
             InvalidInputError: A text is empty, blank, too long or cannot be encoded; see ``.positions``. Nothing was
                 sent.
-            InvalidTypeError: An element is not a string. Nothing was sent.
-            NanoGPTError: The service was not reached, refused, or sent an invalid reply. ``.completed`` holds the
-                vectors that were finished.
+            InvalidTypeError: ``texts`` is not an iterable of strings. Nothing was sent.
+            ConfigurationError: The object was closed.
+            BudgetExceededError: The next requests would exceed ``budget_usd``.
+            NanoGPTError: The service was not reached, refused, or sent an invalid reply. All errors here are of this
+                class; ``.completed`` holds the vectors that were finished.
         """
         vectors: NDArray[np.float32] = self._pipeline.embed(check_texts(texts), batch_size=batch_size)
         return vectors
 
     def embed_lists(self, texts: Iterable[str], *, batch_size: int | None = None, first: int = 0) -> list[list[float]]:
-        """Embed documents as :meth:`embed` does, and return a list of d floats for each text.
+        """Embed documents as :meth:`embed` does, into lists of floats, as both frameworks use them.
 
-        Lists take ten times the memory of an array, and five times the CPU time. ``first`` is the position of the first
-        text if the texts are a part of a longer list: errors then give positions in that list.
+        Lists take ten times the memory of an array, and five times the CPU time.
+
+        Args:
+            texts: The texts.
+            batch_size: As for :meth:`embed`.
+            first: Position of the first text if the texts are a part of a longer list: errors then give positions in
+                that list. Default: 0.
+
+        Returns:
+            A list of d floats for each text, in order.
+
+        Raises:
+            NanoGPTError: As for :meth:`embed`.
         """
         lists: list[list[float]] = self._pipeline.embed(
             check_texts(texts, first), batch_size=batch_size, as_lists=True, first_position=first
@@ -198,7 +213,7 @@ class Embedder(Closeable):
             text: The query.
 
         Returns:
-            ``(d,)`` float32.
+            ``(d,)`` float32, d being the dimensions of the model's vectors.
 
         Raises:
             NanoGPTError: As for :meth:`embed`.
@@ -230,17 +245,16 @@ class Embedder(Closeable):
     def stream(self, texts: Iterable[str], *, batch_size: int | None = None) -> Iterator[EmbeddedBatch]:
         """Embed any number of documents in constant memory.
 
-        Batches come in order, each as soon as it and all before it are complete; if ``texts`` is read more slowly than
-        the service answers, before the next ones are read. ``max_concurrency`` batches are in flight at once, and
-        ``texts`` is read no further. Repeated texts are sent once per batch; with a cache, once in
-        total. ``deadline`` applies to each batch.
+        Batches come in order, each as soon as it and all before it are complete; a slow source does not hold them
+        back. At most ``max_concurrency`` batches are in flight at once, and ``texts`` is read no further ahead.
+        Repeated texts are sent once per batch; with a cache, once in total. ``deadline`` applies to each batch.
 
         Args:
             texts: Any iterable, also an endless one.
             batch_size: Texts in a batch, 1 to 2048. Default: as for :meth:`embed`, but at most 256, to save memory.
 
         Yields:
-            The batches.
+            The batches: :class:`EmbeddedBatch`, with the texts, their vectors and the position of the first one.
 
         Raises:
             NanoGPTError: As for :meth:`embed`; positions are those in the whole stream.
@@ -272,7 +286,9 @@ class Embedder(Closeable):
         self._pipeline.check_lengths(check_texts(texts))
 
     def estimate(self, texts: Iterable[str]) -> Estimate:
-        """Estimate tokens, cost and requests for ``texts``; sends nothing.
+        """Estimate tokens, cost in US dollars and requests for ``texts``; sends nothing.
+
+        Texts whose vectors are in the cache cost nothing.
 
         Raises:
             InvalidInputError: As for :meth:`embed`.

@@ -77,7 +77,7 @@ class KeyUsage:
 
 
 def fetch_balance(api_key: ApiKey = None, base_url: str | None = None) -> Balance:
-    """Return the balance of the account that a key belongs to.
+    """Return the balance of the account that a key belongs to. Blocks: on an event loop, call it in a thread.
 
     Args:
         api_key: The key. Default: the environment's.
@@ -106,7 +106,7 @@ def fetch_usage(
     first: datetime.date | None = None,
     last: datetime.date | None = None,
 ) -> KeyUsage:
-    """Return the usage of a key over days of UTC, by day and by model.
+    """Return the usage of a key over days of UTC, by day and by model. Blocks: on an event loop, call it in a thread.
 
     Args:
         api_key: The key. Default: the environment's.

@@ -103,6 +103,10 @@ class Saving:
 class SharedLimits(Protocol):
     """The interface of limits: rate, pauses, learned grant and budget. Its methods are called from several threads.
 
+    For each attempt, an embedder calls ``reserve``, waits the ``delay`` of the :class:`Admission`, calls ``confirm``
+    until it is ``ready``, sends, and calls ``settle``; or ``release`` if it sends nothing. ``Cost``, ``Admission``,
+    ``Outcome`` and ``Saving`` are in ``nanogpt_core.http.limits``.
+
     ``check``, ``reserve`` and ``confirm`` may wait for a network if ``may_block`` is True: async code then calls them
     in a thread. The other methods must return at once.
 

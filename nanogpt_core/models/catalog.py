@@ -101,7 +101,7 @@ MODELS: Mapping[str, ModelInfo] = MappingProxyType({row.id: row for row in _ROWS
 
 
 def get_model(name: str) -> ModelInfo:
-    """Return the row of ``name``; for an unknown name, a row with only the name.
+    """Return the facts about a model from the packaged catalog; for an unknown name, only the name. Sends nothing.
 
     Raises:
         InvalidTypeError: The name is not a string.

@@ -22,10 +22,10 @@ _CHAT_MODELS = "/models?detailed=true"
 
 
 def list_models(api_key: ApiKey = None, base_url: str | None = None) -> dict[str, ModelInfo]:
-    """Return the embedding models that the service offers now, by name.
+    """Return the embedding models that the service offers now, by name. Blocks: on an event loop, call it in a thread.
 
-    Dimensions, token limit and price of a row come from the service (``GET /embedding-models``), the rest from the
-    catalog. The result has exactly the models that the service lists.
+    Dimensions, token limit and price of each come from the service (``GET /embedding-models``), the rest from the
+    catalog. The result has exactly the models that the service lists; each can be passed as ``model``.
 
     Args:
         api_key: The key. Default: the environment's; the service also answers without one.

@@ -129,11 +129,13 @@ class track_usage:  # noqa: N801 - used as a function
     ``asyncio.to_thread`` inherit it, and so do the threads that this project starts. Other threads do not; start them
     with ``contextvars.copy_context().run``. A call that is in progress when the block ends still counts.
 
+    ``usage`` is a :class:`Usage` that grows with each request, and stays readable after the block.
+
     Example:
         >>> with track_usage() as usage:
-        ...     pass
-        >>> usage.cost_usd
-        0.0
+        ...     embedder.embed(["Bees make honey."])
+        >>> usage.requests, usage.cost_usd
+        (1, 8e-08)
     """
 
     def __init__(self) -> None:

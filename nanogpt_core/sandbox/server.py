@@ -24,13 +24,22 @@ _GRACE_SECONDS = 1  # for requests in progress at the end
 
 
 class Sandbox:
-    """A local NanoGPT API, served inside of a ``with`` block.
+    """A local NanoGPT API: it answers from a thread of this process, inside of a ``with`` block.
 
     Args:
-        **options: The fields of :class:`SandboxConfig`.
+        **options: The fields of :class:`SandboxConfig`, by their names.
 
     Attributes:
         config: The options.
+
+    Raises:
+        ConfigurationError: An option has an impossible value. It is a ``ValueError``.
+        TypeError: An option is unknown.
+
+    Example:
+        >>> with Sandbox() as sandbox:
+        ...     embedder = Embedder(api_key=sandbox.api_key, base_url=sandbox.base_url)
+        ...     embedder.embed(["Bees make honey."])
     """
 
     def __init__(self, **options: Any) -> None:

@@ -43,13 +43,14 @@ class EmbedTable:
 
     Args:
         column: Name of the column with the texts: strings, large strings, string views or a dictionary of them.
+            Default: ``"text"``.
         model: As for :class:`nanogpt_core.Embedder`.
-        output: Name of the new column.
+        output: Name of the new column. Default: ``"embedding"``.
         on_error: Treatment of a row that cannot be embedded because it is null, blank, too long or cannot be encoded:
             ``"raise"`` (default) raises before anything is sent for the table, ``"null"`` gives it a null vector, and
             the reason in the column ``reason``. Failures of the service always raise.
         reason: Name of the column with the reasons ``"null"``, ``"blank"`` and ``"too long"``, null for rows with a
-            vector. Only with ``on_error="null"``.
+            vector. Only with ``on_error="null"``. Default: ``"embedding_error"``.
         width: Dimensions of the vectors of a model that the catalog does not know. Default: the model's.
         fixed_size: Whether the new column has lists of a fixed size. Default: yes, except for an iterator of record
             batches.
@@ -123,7 +124,11 @@ class EmbedTable:
         super().__setattr__(name, value)
 
     def make_embedder(self) -> Embedder:
-        """Return the embedder of this process. A subclass may make another one, with headers for example."""
+        """Return a new embedder, for this process. A subclass may make another one, with headers for example.
+
+        Raises:
+            ConfigurationError: No key in the environment of this process.
+        """
         _check_key()
         embedder = Embedder(**self._options)
         embedder.check_width(self.width)
@@ -163,6 +168,10 @@ class EmbedTable:
     def schema(self, schema: Any, *, fixed_size: bool = True) -> Any:
         """Return the ``pyarrow.Schema`` of the output for the schema of the input.
 
+        Args:
+            schema: The ``pyarrow.Schema`` of the input.
+            fixed_size: Whether the new column has lists of a fixed size. Default: True.
+
         Raises:
             ConfigurationError: The column is missing, or the new one exists.
             InvalidTypeError: The column does not hold strings.
@@ -174,7 +183,7 @@ class EmbedTable:
         return schema.append(pa.field(self.reason, pa.string())) if self.on_error == "null" else schema
 
     def meta(self, frame: Any) -> Any:
-        """Return an empty ``pandas.DataFrame`` with the columns of the output: Dask's ``meta``."""
+        """Return an empty ``pandas.DataFrame`` with the columns of the output for ``frame``: Dask's ``meta``."""
         return self._embed_frame(frame.iloc[:0])
 
     def _embed_frame(self, frame: Any) -> Any:

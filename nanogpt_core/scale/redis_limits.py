@@ -107,7 +107,7 @@ class RedisLimits:
     Args:
         url: ``redis://host:6379``, ``rediss://`` with TLS, or ``unix://``; redis-py's options work in the URL, such as
             ``?ssl_ca_certs=ca.pem``. Redis 5 or later, or Valkey. Default: ``NANOGPT_REDIS_URL``.
-        name: Name of the limits: letters, digits and ``_.:@/+-``.
+        name: Name of the limits: letters, digits and ``_.:@/+-``. Default: ``"default"``.
         requests_per_second: Maximum number of attempts to start in a second, over all workers. Default: begins at 25,
             and follows the service, up to 100.
         budget_usd: US dollars that all workers together may spend on embeddings. Default: no limit.
