@@ -144,7 +144,7 @@ class AttemptLimits(NamedTuple):
 
     Attributes:
         deadline: The time by which it must end, in seconds of ``time.monotonic``.
-        max_bytes: Maximum size of its reply, unpacked.
+        max_bytes: Maximum size of its unpacked reply, in bytes.
     """
 
     deadline: float = math.inf

@@ -34,7 +34,7 @@ class CacheReport:
     Attributes:
         path: The file.
         entries: Number of vectors.
-        bytes: Size of the file and of its log.
+        bytes: Size of the file and of its log, in bytes.
         widths: Number of vectors by their dimensions.
         unsound: Number of entries with a wrong checksum or length; None if they were not checked.
         damage: Messages of SQLite's own check, empty if it finds nothing; None if it was not run.
@@ -49,7 +49,7 @@ class CacheReport:
 
     @property
     def clean(self) -> bool:
-        """Return whether a check was run and found nothing."""
+        """True if a check was run and found nothing; False without a check."""
         return self.unsound == 0 and self.damage == ()
 
 

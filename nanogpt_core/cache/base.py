@@ -30,6 +30,9 @@ _FLOAT_BYTES = 4
 class EmbeddingCache(Protocol):
     """The interface of an embedding cache. Its methods are called from several threads at once.
 
+    A key has 32 bytes; an entry has 4 bytes for each dimension of its vector, and a short header. A cache need not know
+    more of either.
+
     If a method raises, the call warns and continues without the cache. So it does if the call has a ``deadline`` and a
     method takes longer than a quarter of the time until then: for that, each method runs in a thread of its own. A
     cache whose methods never wait long says so with an attribute ``keeps_deadline = True``, and needs no such threads.

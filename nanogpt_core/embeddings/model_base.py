@@ -137,7 +137,12 @@ class EmbeddingModelBase(PluginModel):
         return self._embedder.usage
 
     def estimate(self, texts: Iterable[str]) -> Estimate:
-        """Estimate requests, tokens and cost of embedding ``texts``, without sending anything."""
+        """Estimate requests, tokens and cost in US dollars of embedding ``texts``; sends nothing.
+
+        Raises:
+            InvalidInputError: A text is empty, blank, too long or cannot be encoded. It is a ``ValueError``.
+            InvalidTypeError: ``texts`` is not an iterable of strings. It is a ``TypeError``.
+        """
         return self._embedder.estimate(texts)
 
     def check_width(self, stored_width: int) -> None:

@@ -238,7 +238,11 @@ class ResultCollector:
                 self.report(sum(self._texts_done[index] for index in indices))
 
     def finish(self) -> Any:
-        """Return all vectors in the caller's order."""
+        """Return all vectors in the caller's order: an array, ``(n, d)`` float32, or lists of floats.
+
+        Raises:
+            NanoGPTError: A vector is missing.
+        """
         if not all(self._done):
             raise NanoGPTError(
                 f"{self._done.count(0)} of {len(self._done)} vectors are missing, though no request failed.",

@@ -31,6 +31,9 @@ def connect(host: str, port: int, seconds: float | None) -> socket.socket:
     """Return a connected socket, which does not block, to the first address that answers.
 
     Each address has a head start of 0.25 s over the next. All have ``seconds`` together, with the look-up of the host.
+
+    Raises:
+        OSError: No address answers: the error of the last one to fail. It is a ``TimeoutError`` if the time is over.
     """
     deadline = math.inf if seconds is None else time.monotonic() + seconds
     untried = _alternating(_look_up(host, port, seconds))

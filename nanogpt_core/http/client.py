@@ -40,7 +40,7 @@ class HttpRequest:
         path: Path below the base URL.
         body: JSON to POST; None for a GET.
         timeout: Seconds from the first byte sent to the last received.
-        max_bytes: Maximum size of the reply.
+        max_bytes: Maximum size of the unpacked reply, in bytes.
     """
 
     path: str
@@ -221,7 +221,13 @@ class HttpClient:
 def fetch(
     endpoint: Endpoint, path: str, parse: Callable[[bytes], T], *, body: bytes | None = None, http_client: Any = None
 ) -> T:
-    """Send one request that belongs to no object; return the reply's body as parsed, with no secret in any error."""
+    """Send one request that belongs to no object; return the reply's body as parsed, with no secret in any error.
+
+    ``path`` is below the base URL; ``body`` is JSON to POST, or None for a GET.
+
+    Raises:
+        NanoGPTError: The request failed, or ``parse`` raised it.
+    """
     seconds = min(endpoint.timeout, DEFAULT_TIMEOUT)  # a chat model's own timeout is longer, for answers
     with redacted(endpoint):
         return parse(HttpClient(endpoint, http_client).send(HttpRequest(path, body, seconds, MAX_LIST_BYTES)).body)

@@ -41,7 +41,7 @@ class ChatModelInfo:
 
 
 def get_chat_model(name: str) -> ChatModelInfo | None:
-    """Return the row of a model, with or without its vendor and NanoGPT's suffixes; None for an unknown one."""
+    """Return the facts about a model, with or without its vendor and NanoGPT's suffixes; None for an unknown one."""
     return next((CHAT_MODELS[known] for known in names_without_suffixes(name) if known in CHAT_MODELS), None)
 
 
