@@ -42,7 +42,7 @@ _VENDOR_ITEMS = {
 }
 
 
-@dataclass
+@dataclass(slots=True)  # an attribute that does not exist cannot be set
 class SandboxConfig:
     """The options of a sandbox.
 

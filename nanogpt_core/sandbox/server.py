@@ -30,7 +30,8 @@ class Sandbox:
         **options: The fields of :class:`SandboxConfig`, by their names.
 
     Attributes:
-        config: The options.
+        config: The options. Those of replies may change while it runs, as in ``sandbox.config.latency = 0.1``. Faults
+            and replies of a script are added with :meth:`add_faults` and :meth:`add_replies`.
 
     Raises:
         ConfigurationError: An option has an impossible value. It is a ``ValueError``.

@@ -831,6 +831,8 @@ def test_invalid_option_values_are_refused(option):
 def test_unknown_options_are_refused():
     with pytest.raises(TypeError, match="latencies"):
         Sandbox(latencies=1)
+    with pytest.raises(AttributeError, match="latencies"):
+        Sandbox().config.latencies = 1
 
 
 def run(code):
