@@ -79,6 +79,7 @@ _SHORT_WORDS = re.compile(r"per.(?:second|minute)|\b[rt]pm\b|(?:retry|try again)
 # With Retry-After, these are refusals for a while: of too many requests by a firewall (403), or of locks (409, 423).
 _MAY_ASK_TO_WAIT = (403, 409, 423)
 _SHORT_REFUSALS = (errors.PermissionDeniedError, errors.BadRequestError)
+_TELLS_WHEN = re.compile(r"(?:retry|try again) (?:after|in) \d")
 _DAILY_WORDS = re.compile(r"daily|per.day|\brpd\b")
 _QUOTA_CODES = ("insufficient_quota", "daily_rpd_limit_exceeded", "daily_usd_limit_exceeded")
 _SECONDS_PER_DAY = 86_400
@@ -263,7 +264,7 @@ def _balance_remedy(document: Any, remedy: str) -> str:
 
 
 def _quota_remedy(wait: float | None, words: str) -> str:
-    if _DAILY_WORDS.search(words) is None:
+    if _DAILY_WORDS.search(words) is None or (wait is None and _TELLS_WHEN.search(words)):
         return reset_message(wait)
     # NanoGPT's daily limits reset at midnight UTC, also if no Retry-After says so.
     left = _SECONDS_PER_DAY - time.time() % _SECONDS_PER_DAY

@@ -126,25 +126,26 @@ class TokenCounter:
         Pieces end at a blank if there is one near the end: words stay whole. Pieces of only blanks are left out, since
         no model embeds them.
         """
-        rest = text
-        while rest:
-            piece = self._longest_prefix(rest)
+        start = 0
+        while start < len(text):
+            piece = self._longest_piece(text, start)
             if piece.strip():
                 yield piece, self.count(piece)
-            rest = rest[len(piece) :]
+            start += len(piece)
 
-    def _longest_prefix(self, text: str) -> str:
+    def _longest_piece(self, text: str, start: int) -> str:
         if self.limit is None:
             return text
-        # Without this window, each piece would count the whole rest of the text.
-        window = text[: self.limit * _MAX_CHARACTERS_PER_TOKEN]
-        if len(window) == len(text) and self.count_if_too_long(text) is None:
-            return text
+        # Without this window, each piece would copy and count the whole rest of the text.
+        window = text[start : start + self.limit * _MAX_CHARACTERS_PER_TOKEN]
+        if start + len(window) == len(text) and self.count_if_too_long(window) is None:
+            return window
         prefix = self._first_tokens(window, int((self.limit - self._special) / self._factor))
         # A text that ends within a token can have a few more tokens than it was made of.
         while self.count(prefix) > self.limit and len(prefix) > 1:
             prefix = prefix[: -max(1, len(prefix) // 64)]
-        return _end_at_blank(prefix, text[len(prefix) : len(prefix) + 1])
+        end = start + len(prefix)
+        return _end_at_blank(prefix, text[end : end + 1])
 
     @staticmethod
     def _first_tokens(text: str, tokens: int) -> str:

@@ -659,6 +659,14 @@ def test_quota_error_that_is_not_daily_does_not_mention_midnight():
     assert "midnight" not in mapped(429, body("no", "insufficient_quota")).remedy
 
 
+@pytest.mark.parametrize("words", ["Please try again in 14m24s.", "Please retry in 2h."])
+def test_daily_limit_with_its_own_time_does_not_mention_midnight(words):
+    error = mapped(429, body(f"Rate limit reached on tokens per day (TPD): Limit 100000. {words}"))
+    assert isinstance(error, errors.QuotaExceededError)
+    assert "midnight" not in error.remedy
+    assert "midnight UTC" in mapped(429, body("Rate limit reached on tokens per day (TPD): Limit 100000.")).remedy
+
+
 @pytest.mark.parametrize("status", [400, 403, 429])
 @pytest.mark.parametrize(
     "message",

@@ -172,6 +172,25 @@ def test_splitting_takes_linear_time(monkeypatch):
     assert work[8_000] < work[1_000] * 2
 
 
+class Sliced(str):
+    """A text that counts the characters of its parts that were copied, of those parts too."""
+
+    copied = 0
+
+    def __getitem__(self, key):
+        part = super().__getitem__(key)
+        Sliced.copied += len(part)
+        return Sliced(part)
+
+
+def test_splitting_copies_no_more_than_a_few_times_the_text(monkeypatch):
+    monkeypatch.setattr(Sliced, "copied", 0)
+    text = Sliced("word " * 16_000)
+    pieces = list(TokenCounter(ModelInfo(id="x", max_tokens=50)).split(text))
+    assert len(pieces) > 100
+    assert Sliced.copied < 50 * len(text)
+
+
 BOUNDS = """
 import os, sys, warnings, tiktoken
 os.environ.pop("TIKTOKEN_CACHE_DIR", None)
