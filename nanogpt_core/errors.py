@@ -193,6 +193,8 @@ class StatusError(NanoGPTError):
         request_id: The service's ``X-Request-ID``, or None.
         detail: The service's own message, truncated.
         retry_after: Seconds to wait before the next request, by the service; or None.
+        positions: The index, counted from 0, into the list that the caller gave, of the text that the service names, as
+            in ``input[3]``; empty if it names none.
     """
 
     def __init__(
@@ -214,6 +216,7 @@ class StatusError(NanoGPTError):
         self.request_id = request_id
         self.detail = detail
         self.retry_after = retry_after
+        self.positions: tuple[int, ...] = ()
 
 
 class BadRequestError(StatusError):

@@ -24,6 +24,7 @@ from nanogpt_core.errors import (
     NanoGPTError,
     RequestTimeoutError,
     RequestTooLargeError,
+    StatusError,
     TextTooLongError,
 )
 from nanogpt_core.http.client import MAX_LIST_BYTES, HttpReply, HttpRequest
@@ -328,7 +329,7 @@ def _refuses_encoding(error: BadRequestError, encoding: str) -> bool:
 def _name_position(error: BaseException, batch: Batch) -> None:
     """Add to an error the caller's position of a text that the service names by its position in the request."""
     index = named_position(error, len(batch.texts))
-    if isinstance(error, NanoGPTError) and index is not None:
+    if isinstance(error, StatusError) and index is not None:
         add_position(error, index, batch.positions[index])
 
 

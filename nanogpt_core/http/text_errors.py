@@ -111,12 +111,14 @@ def named_position(error: BaseException, count: int) -> int | None:
     return position if position < count else None
 
 
-def add_position(error: NanoGPTError, index: int, position: int | None) -> None:
+def add_position(error: StatusError, index: int, position: int | None) -> None:
     """Add to an error that names a text by its position in the request the position in the caller's list.
 
     ``position`` is that position, and None for a text of another call; ``index`` is the one in the request.
     """
     if position is None:
         error.message += " It is a text of another call that shared the request."
-    elif position != index:
+        return
+    error.positions = (position,)
+    if position != index:
         error.message += f" In this call it is the text at position {position} (counted from 0)."

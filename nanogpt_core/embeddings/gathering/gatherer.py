@@ -40,7 +40,7 @@ from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core.embeddings.gathering.waiting import Carrier, Item, Lane, Sender, TextQueue, WaitingCall
 from nanogpt_core.embeddings.planning import Batch
 from nanogpt_core.embeddings.response import EmbeddingResponse
-from nanogpt_core.errors import BudgetExceededError, NanoGPTError, TextTooLongError
+from nanogpt_core.errors import BudgetExceededError, NanoGPTError, StatusError, TextTooLongError
 from nanogpt_core.http.text_errors import add_position, named_position
 
 if TYPE_CHECKING:
@@ -293,7 +293,7 @@ class Gatherer(ForkSafe):
                 for call in list(item.calls):
                     own = copy.copy(error)
                     own.__cause__ = error.__cause__
-                    if named is not None and index is not None:
+                    if isinstance(own, StatusError) and named is not None and index is not None:
                         add_position(own, index, places.get(call))
                     self.fail_call(call, own)
 

@@ -346,6 +346,19 @@ def test_output_whose_name_is_not_utf_8_is_refused(embed, corpus, tmp_path):
     assert "caf\\xe9.parquet: Arrow and SQLite take only paths in UTF-8." in result.err
 
 
+def test_place_of_a_text_that_the_service_names_is_shown(nanogpt, serve, faults, corpus, texts, tmp_path, monkeypatch):
+    def refuse(seen):
+        if texts[300] not in seen.texts:
+            return faults.good(seen)
+        return faults.response({"error": {"message": f"input[{seen.texts.index(texts[300])}] is invalid"}}, 400)
+
+    monkeypatch.setenv("NANOGPT_API_KEY", "key")
+    monkeypatch.setenv("NANOGPT_BASE_URL", serve(refuse).base_url)
+    result = nanogpt("embed", corpus, "-o", tmp_path / "out.npy", *OPTIONS)
+    assert result.code == 5
+    assert f"First text concerned: {corpus.as_posix()}:301. " in result.err
+
+
 def test_error_that_no_text_has_caused_names_no_text(embed, corpus, tmp_path):
     result = embed(corpus, "-o", tmp_path / "out.parquet", "--base-url", "http://127.0.0.1:9/v1")
     assert result.code == 5

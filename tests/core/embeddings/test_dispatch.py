@@ -560,6 +560,7 @@ def test_text_that_the_service_names_has_its_position_in_the_callers_list(embed,
 
     error = fail(embed, serve(refuse).embedder(batch_size=2, max_concurrency=1), texts)
     assert f"at {place} (counted from 0)" in str(error)
+    assert error.positions == (texts.index("bad"),)
 
 
 def test_service_can_forbid_a_retry(embed, scripted, faults):

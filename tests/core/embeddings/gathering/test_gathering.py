@@ -255,6 +255,7 @@ def test_named_text_has_its_position_in_the_list_of_its_own_call(together, held,
     assert server.right(d, "d")
     assert error.param == "input[3]"
     assert "at position 2 (counted from 0)" in str(error)
+    assert error.positions == (2,)
 
 
 def test_error_of_all_calls_that_names_a_text_says_whose_it_is(together, held, faults):
