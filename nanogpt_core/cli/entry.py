@@ -18,6 +18,8 @@ from nanogpt_core.cli.exit_codes import CommandError, ExitCode, exit_code_of, me
 from nanogpt_core.cli.names import STDIN
 from nanogpt_core.errors import NanoGPTError
 
+# Windows has no SIGHUP, which a closed terminal or connection sends.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 _TRACEBACK_VARIABLE = "NANOGPT_TRACEBACK"
 _EXTRAS = {
     "cyclopts": "cli",
@@ -61,14 +63,14 @@ def _open_closed_streams() -> None:
 
 
 def _handle_signals() -> None:
-    """Let SIGTERM end a command as Ctrl-C does, and a second signal end it at once, without a traceback."""
-    for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
-        if signal.getsignal(number) == default:  # else it is ignored, as under nohup
+    """Let SIGTERM, and closing the terminal, end a command as Ctrl-C does; a second signal ends it at once."""
+    for number in _SIGNALS:
+        if signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL):  # else it is ignored: nohup
             signal.signal(number, _interrupt)
 
 
 def _interrupt(_number: int, _frame: object) -> NoReturn:
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _SIGNALS:
         if signal.getsignal(number) is _interrupt:
             signal.signal(number, signal.SIG_DFL)
     raise KeyboardInterrupt

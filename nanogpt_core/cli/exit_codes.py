@@ -30,7 +30,7 @@ class ExitCode(IntEnum):
         SERVICE: The service was not reached, or failed. The same command may succeed later.
         NOT_CONFIRMED: The command would spend more than was allowed, and nobody confirmed it.
         INTERNAL: A defect of this program.
-        INTERRUPTED: Ctrl-C, or SIGTERM.
+        INTERRUPTED: Ctrl-C, SIGTERM, or a closed terminal.
         OUTPUT_CLOSED: The reader of the output has gone, as in ``nanogpt search ... | head``.
     """
 

@@ -38,6 +38,7 @@ class VectorLog:
 
     def __init__(self, path: Path) -> None:
         self.failure: OSError | None = None
+        self._path = path
         self._lock = threading.Lock()
         self._places: dict[bytes, int] = {}  # by key, the beginning of the entry's head
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
@@ -112,4 +113,4 @@ class VectorLog:
             self._file.close()
 
     def __repr__(self) -> str:
-        return f"VectorLog({self._file.name!r})"
+        return f"VectorLog({str(self._path)!r})"

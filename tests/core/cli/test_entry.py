@@ -200,16 +200,17 @@ def test_streams_that_the_caller_has_closed_are_empty_or_discard(monkeypatch):
         assert (stdin.read(), stdout.write("a"), stderr.write("b")) == ("", 1, 1)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", entry._SIGNALS)
 def test_first_signal_interrupts_and_the_next_one_ends_the_process(number):
-    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    before = {each: signal.getsignal(each) for each in entry._SIGNALS}
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for each in entry._SIGNALS[1:]:
+            signal.signal(each, signal.SIG_DFL)
         entry._handle_signals()
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(number)
-        assert signal.getsignal(signal.SIGINT) == signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        assert {signal.getsignal(each) for each in entry._SIGNALS} == {signal.SIG_DFL}
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         entry._handle_signals()
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN

@@ -28,6 +28,7 @@ def test_entries_are_there_when_the_file_is_opened_again(path):
     assert isinstance(log, EmbeddingCache)
     assert log.get_many([*ENTRIES, b"x" * 32]) == ENTRIES
     assert len(log) == len(ENTRIES)
+    assert repr(log) == f"VectorLog({str(path)!r})"  # in the warning that it failed
     log.close()
 
 
