@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import weakref
 from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -118,38 +117,54 @@ async def _run_steps(
             except NanoGPTError as error:
                 action = steps.throw(error)
                 continue
-            # A large reply goes on under the lock after its vectors were cached.
+            # A large reply waits for a turn again after its vectors were cached.
             if result is not None or not isinstance(action, Run):
                 is_large = isinstance(result, HttpReply) and len(result.body) >= _LARGE_REPLY_BYTES
             if not is_large:
                 action = steps.send(result)
                 continue
-            loop, lock = asyncio.get_running_loop(), _parse_lock()
-            await hold_cancellation(lock.acquire())  # a cancellation here would lose vectors that are paid for
-            try:
-                action = steps.send(result)
-                while isinstance(action, Yield):
-                    await asyncio.sleep(0)
-                    action = next(steps)
-            finally:
-                # In the next turn: another reply that is there would be parsed in this one.
-                loop.call_soon(lock.release)
+            if result is None:
+                raise_held_back()  # the vectors are stored
+                await _take_turn()
+            else:
+                await hold_cancellation(_take_turn())  # a cancellation here would lose vectors that are paid for
+            action = steps.send(result)
+            while isinstance(action, Yield):
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # other calls that wait for a turn go first
+                await _take_turn()
+                action = next(steps)
     except StopIteration as done:
         return done.value  # type: ignore[no-any-return]
 
 
-_parse_locks: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = weakref.WeakKeyDictionary()
+class _ThreadState(threading.local):
+    """The state of one thread, and so of the event loop that runs in it.
+
+    Attributes:
+        busy_loop: The event loop, if it has parsed a large reply in its present turn.
+    """
+
+    busy_loop: asyncio.AbstractEventLoop | None = None
 
 
-def _parse_lock() -> asyncio.Lock:
-    """Return the lock under which the running event loop parses large replies, those of all its calls."""
+_thread_state = _ThreadState()
+
+
+async def _take_turn() -> None:
+    """Wait for a turn of the running event loop in which no other large reply has been parsed, of any of its calls.
+
+    No lock: the work of a turn can end with the loop, and a hook in it may run the loop again, as nest_asyncio allows.
+    """
     loop = asyncio.get_running_loop()
-    if loop not in _parse_locks:
-        # A lock refers to its loop, so weak keys do not free a loop that was closed.
-        for closed in [each for each in _parse_locks if each.is_closed()]:
-            _parse_locks.pop(closed, None)
-        _parse_locks[loop] = asyncio.Lock()
-    return _parse_locks[loop]
+    while _thread_state.busy_loop is loop:  # noqa: ASYNC110 - nothing tells of the next turn but that it comes
+        await asyncio.sleep(0)
+    _thread_state.busy_loop = loop
+    loop.call_soon(_end_turn)
+
+
+def _end_turn() -> None:
+    _thread_state.busy_loop = None
 
 
 async def _perform(action: Any, send: Callable[[Any], Awaitable[Any]], stop: asyncio.Event | None) -> Any:
