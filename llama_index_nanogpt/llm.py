@@ -53,53 +53,61 @@ _DEFAULT_RETRIES = 3  # LlamaIndex's own
 _SHARE_OF_WINDOW_FOR_ANSWER = 4  # a quarter at most: some models' answers may fill the whole window
 
 
-def _checks_prompt(method: Callable[..., Any], summary: str) -> Callable[..., Any]:
-    @functools.wraps(method)
-    def checked(self: NanoGPT, prompt: str, formatted: bool = False, **kwargs: Any) -> Any:
-        if not isinstance(prompt, str):
-            raise InvalidTypeError(
-                f"prompt must be a str, not {type(prompt).__name__}.",
-                remedy="Messages go to chat() and stream_chat().",
-            )
-        return method(self, prompt, formatted, **kwargs)
+def _checked(method: Callable[..., Any], check: Callable[..., None], summary: str, arguments: str) -> Any:
+    """Return a method of the base class that first calls ``check`` with its arguments: LlamaIndex's errors are raw."""
+    if inspect.iscoroutinefunction(method):
+
+        @functools.wraps(method)
+        async def checked(self: NanoGPT, *args: Any, **kwargs: Any) -> Any:
+            check(*args, **kwargs)
+            return await method(self, *args, **kwargs)
+    else:
+
+        @functools.wraps(method)
+        def checked(self: NanoGPT, *args: Any, **kwargs: Any) -> Any:
+            check(*args, **kwargs)
+            return method(self, *args, **kwargs)
 
     checked.__doc__ = f"""{summary}
 
     Args:
+{arguments}
+        **kwargs: Options of this request, such as ``temperature``; they go before those of the object.
+
+    Raises:
+        InvalidTypeError: The argument has another type. It is a ``TypeError``.
+        NanoGPTError: The request failed, or the reply is damaged.
+    """
+    return checked
+
+
+def _check_messages(messages: Any, **_: Any) -> None:
+    is_list = isinstance(messages, Sequence) and not isinstance(messages, str)
+    wrong = [one for one in messages if not isinstance(one, ChatMessage)] if is_list else [messages]
+    if wrong:
+        raise InvalidTypeError(
+            f"messages must be a list of ChatMessage objects, not {'of ' * is_list}{type(wrong[0]).__name__}.",
+            remedy="A text goes to complete() and stream_complete(), or into [ChatMessage(content=...)].",
+        )
+
+
+def _check_prompt(prompt: Any, *_: Any, **__: Any) -> None:
+    if not isinstance(prompt, str):
+        raise InvalidTypeError(
+            f"prompt must be a str, not {type(prompt).__name__}.", remedy="Messages go to chat() and stream_chat()."
+        )
+
+
+_chat_method = functools.partial(
+    _checked, check=_check_messages, arguments="        messages: The conversation: a list of ``ChatMessage``."
+)
+_completion_method = functools.partial(
+    _checked,
+    check=_check_prompt,
+    arguments="""\
         prompt: The text, which is sent as one message of the user.
-        formatted: True if the prompt is not to be changed by ``completion_to_prompt``. Default: False.
-        **kwargs: Options of this request, such as ``temperature``; they go before those of the object.
-
-    Raises:
-        InvalidTypeError: ``prompt`` is not a string. It is a ``TypeError``.
-        NanoGPTError: The request failed, or the reply is damaged.
-    """
-    return checked
-
-
-def _checks_messages(method: Callable[..., Any], summary: str) -> Callable[..., Any]:
-    @functools.wraps(method)
-    def checked(self: NanoGPT, messages: Sequence[ChatMessage], **kwargs: Any) -> Any:
-        is_list = isinstance(messages, Sequence) and not isinstance(messages, str)
-        wrong = [one for one in messages if not isinstance(one, ChatMessage)] if is_list else [messages]
-        if wrong:
-            raise InvalidTypeError(
-                f"messages must be a list of ChatMessage objects, not {'of ' * is_list}{type(wrong[0]).__name__}.",
-                remedy="A text goes to complete() and stream_complete(), or into [ChatMessage(content=...)].",
-            )
-        return method(self, messages, **kwargs)
-
-    checked.__doc__ = f"""{summary}
-
-    Args:
-        messages: The conversation: a list of ``ChatMessage``.
-        **kwargs: Options of this request, such as ``temperature``; they go before those of the object.
-
-    Raises:
-        InvalidTypeError: ``messages`` is no list of ``ChatMessage``. It is a ``TypeError``.
-        NanoGPTError: The request failed, or the reply is damaged.
-    """
-    return checked
+        formatted: True if the prompt is not to be changed by ``completion_to_prompt``. Default: False.""",
+)
 
 
 class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
@@ -305,22 +313,28 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
         ours, of_call = self.additional_kwargs.get("extra_body") or {}, options.get("extra_body") or {}
         return {**options, "extra_body": {"messages": sent, **ours, **of_call}}
 
-    chat = _checks_messages(OpenAILike.chat, "Return the answer to a conversation: ``.message.content`` is its text.")
-    achat = _checks_messages(OpenAILike.achat, "Do what ``chat`` does, without blocking the event loop.")
-    stream_chat = _checks_messages(
-        OpenAILike.stream_chat, "Stream the answer to a conversation: ``.delta`` is the new text of each response."
+    chat = _chat_method(
+        OpenAILike.chat, summary="Return the answer to a conversation: ``.message.content`` is its text."
     )
-    astream_chat = _checks_messages(
-        OpenAILike.astream_chat,
-        "Do what ``stream_chat`` does, without blocking: await it, then iterate.",
+    achat = _chat_method(OpenAILike.achat, summary="Do what ``chat`` does, without blocking the event loop.")
+    stream_chat = _chat_method(
+        OpenAILike.stream_chat,
+        summary="Stream the answer to a conversation: ``.delta`` is the new text of each response.",
     )
-    complete = _checks_prompt(OpenAILike.complete, "Return the answer to a prompt: ``.text`` is its text.")
-    acomplete = _checks_prompt(OpenAILike.acomplete, "Do what ``complete`` does, without blocking the event loop.")
-    stream_complete = _checks_prompt(
-        OpenAILike.stream_complete, "Stream the answer to a prompt: ``.delta`` is the new text of each response."
+    astream_chat = _chat_method(
+        OpenAILike.astream_chat, summary="Do what ``stream_chat`` does, without blocking: await it, then iterate."
     )
-    astream_complete = _checks_prompt(
-        OpenAILike.astream_complete, "Do what ``stream_complete`` does, without blocking: await it, then iterate."
+    complete = _completion_method(OpenAILike.complete, summary="Return the answer to a prompt: ``.text`` is its text.")
+    acomplete = _completion_method(
+        OpenAILike.acomplete, summary="Do what ``complete`` does, without blocking the event loop."
+    )
+    stream_complete = _completion_method(
+        OpenAILike.stream_complete,
+        summary="Stream the answer to a prompt: ``.delta`` is the new text of each response.",
+    )
+    astream_complete = _completion_method(
+        OpenAILike.astream_complete,
+        summary="Do what ``stream_complete`` does, without blocking: await it, then iterate.",
     )
 
     def _get_response_token_counts(self, raw_response: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """LlamaIndex LLM over HTTP to the sandbox, which quotes the numbered passages of the prompt."""
 
 import copy
+import inspect
 import logging
 import pickle
 import traceback
@@ -224,3 +225,9 @@ async def test_pickle_reads_the_key_from_the_environment(make, call, sandbox, mo
     assert twin.timeout == 7
     assert "x-team" not in sandbox.requests[0].headers
     assert caplog.records == []
+
+
+@pytest.mark.parametrize("name", ["achat", "astream_chat", "acomplete", "astream_complete"])
+def test_async_methods_are_coroutine_functions(name):
+    # Mocks and retry decorators look at it.
+    assert inspect.iscoroutinefunction(getattr(NanoGPT, name))

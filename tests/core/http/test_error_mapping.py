@@ -509,11 +509,8 @@ def test_page_with_status_404_points_at_the_base_url_also_if_it_looks_right():
     assert "check the network, and base_url" in error.remedy
 
 
-def test_words_of_a_page_are_not_taken_for_those_of_the_service():
-    assert (
-        type(mapped(400, b"<html>Unknown model. Too many tokens: maximum context length</html>"))
-        is errors.BadRequestError
-    )
+def test_page_of_a_proxy_with_status_400_can_say_that_the_request_is_too_large():
+    assert type(mapped(400, b"<html>400: Request Entity Too Large</html>")) is errors.RequestTooLargeError
 
 
 @pytest.mark.parametrize("answer", [{"detail": "Not Found"}, b"<html>404</html>", MODEL_RAILWAYS, b""], ids=str)

@@ -6,7 +6,7 @@ import shlex
 import pytest
 from packaging.requirements import Requirement
 
-from nanogpt_core._runtime.extras import install_command
+from nanogpt_core._runtime.extras import install_command, missing_extra
 
 ARCHIVE = "https://example.org/nanogpt_rag-0.1.0-py3-none-any.whl"
 
@@ -38,7 +38,16 @@ def installed(tmp_path, monkeypatch):
             {"url": "ssh://git@example.org/rag.git", "vcs_info": {"vcs": "git", "commit_id": "0123abc"}},
             "nanogpt-rag[cli] @ git+ssh://git@example.org/rag.git@0123abc",
         ),
+        (
+            {"url": "file:///src/rag", "vcs_info": {"vcs": "git", "commit_id": "0123abc"}},
+            "nanogpt-rag[cli] @ git+file://localhost/src/rag@0123abc",
+        ),
+        (
+            {"url": "ssh://KEY@example.org/rag.git", "vcs_info": {"vcs": "git", "commit_id": "0123abc"}},
+            "nanogpt-rag[cli] @ git+ssh://KEY@example.org/rag.git@0123abc",
+        ),
         ({"url": ARCHIVE, "archive_info": {}}, f"nanogpt-rag[cli] @ {ARCHIVE}"),
+        ({"url": f"{ARCHIVE}?token=secret", "archive_info": {}}, "nanogpt-rag[cli]"),
     ],
 )
 def test_command_installs_the_extra_from_the_origin_of_the_installation(installed, origin, wanted):
@@ -60,3 +69,15 @@ def test_command_of_a_checkout_names_its_folder(installed, tmp_path, info, optio
 def test_command_does_not_show_the_credentials_of_the_address(installed, user):
     installed({"url": f"https://{user}@example.org/rag.git", "vcs_info": {"vcs": "git", "commit_id": "0123abc"}})
     assert install_command("cli") == 'pip install "nanogpt-rag[cli] @ git+https://example.org/rag.git@0123abc"'
+
+
+def test_import_that_fails_for_another_reason_than_a_package_gets_no_command():
+    error = missing_extra("The sandbox", "sandbox", ImportError("DLL load failed: not found."))
+    assert str(error) == "The sandbox cannot be imported: DLL load failed: not found."
+
+
+def test_package_of_another_version_is_named():
+    cause = ImportError("cannot import name 'x' from 'uvicorn'.", name="uvicorn")
+    assert "another version of uvicorn: cannot import name 'x' from 'uvicorn'. Run: pip" in str(
+        missing_extra("The sandbox", "sandbox", cause)
+    )
