@@ -28,7 +28,7 @@ from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.error_mapping import foreign_error, map_error
 from nanogpt_core.http.limits import SharedLimits, check_limits
 from nanogpt_core.http.rate_limiter import ProcessLimits, RateCap, RateLimiter
-from nanogpt_core.http.sdk import make_client
+from nanogpt_core.http.sdk import AsyncChatClient, ChatClient, make_client
 from nanogpt_core.http.secrets import ApiKey, redacted
 from nanogpt_core.observability.observer import Observer
 from nanogpt_core.observability.records import OnRequest, check_on_request
@@ -149,12 +149,12 @@ class ChatSession:
 
 def make_chat_client(session: ChatSession, http_client: Any = None) -> openai.OpenAI:
     """Return a sync client for chat. Any thread may use it, and a forked process too."""
-    return make_client(openai.OpenAI, session.endpoint, ChatTransport(session.for_client(), http_client))
+    return make_client(ChatClient, session.endpoint, ChatTransport(session.for_client(), http_client))
 
 
 def make_async_chat_client(session: ChatSession, http_client: Any = None) -> openai.AsyncOpenAI:
     """Return an async client for chat; see :func:`make_chat_client`. Any event loop may use it."""
-    return make_client(openai.AsyncOpenAI, session.endpoint, ChatTransport(session.for_client(), http_client))
+    return make_client(AsyncChatClient, session.endpoint, ChatTransport(session.for_client(), http_client))
 
 
 @contextlib.contextmanager

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 import openai
 
-from nanogpt_core._runtime.fork import delay_forks
 from nanogpt_core.http.endpoint import Endpoint
 
 # The SDK re-exports names under its own; the class that its default client extends still tells the library.
@@ -43,7 +42,23 @@ _CONNECT_SECONDS = 10.0
 Client = TypeVar("Client", bound="openai.OpenAI | openai.AsyncOpenAI")
 
 
-class PlainClient(openai.OpenAI):
+class _NoMachineHeaders:
+    """A part of clients: without the SDK's headers that describe this machine, for which it would read files."""
+
+    def platform_headers(self) -> dict[str, str]:
+        """Return no headers."""
+        return {}
+
+
+class ChatClient(_NoMachineHeaders, openai.OpenAI):
+    """A client for chat."""
+
+
+class AsyncChatClient(_NoMachineHeaders, openai.AsyncOpenAI):
+    """An async client for chat. To make it does not block an event loop."""
+
+
+class PlainClient(_NoMachineHeaders, openai.OpenAI):
     """A client for requests whose bodies are bytes.
 
     Instrumentation of other packages replaces ``openai.OpenAI.request``, and reads the model from bodies that are
@@ -53,7 +68,7 @@ class PlainClient(openai.OpenAI):
     request = super(openai.OpenAI, openai.OpenAI).request
 
 
-class AsyncPlainClient(openai.AsyncOpenAI):
+class AsyncPlainClient(_NoMachineHeaders, openai.AsyncOpenAI):
     """An async client for requests whose bodies are bytes; see :class:`PlainClient`."""
 
     request = super(openai.AsyncOpenAI, openai.AsyncOpenAI).request
@@ -77,9 +92,7 @@ def make_client(kind: type[Client], endpoint: Endpoint, transport: Any) -> Clien
         **SDK_HEADERS,
         "Authorization": f"Bearer {SDK_KEY}",  # the SDK needs one; the transport replaces it
     }
-    # The SDK asks the system for its headers once, under locks of the standard library before Python 3.12.
-    with delay_forks():
-        names = client.default_headers.keys() - own.keys()
+    names = client.default_headers.keys() - own.keys()  # those of OPENAI_* variables too
     # OPENAI_CUSTOM_HEADERS may name one of our own with another case, which openai 3 takes for the same name.
     values = {name.lower(): value for name, value in own.items()}
     foreign = {name: values.get(name.lower(), openai.Omit()) for name in names}

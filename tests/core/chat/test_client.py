@@ -932,6 +932,12 @@ def test_lines_of_json_are_an_answer(ask, answering, faults, content_type):
     assert ask(made.caller) == "all of it"
 
 
+@pytest.mark.parametrize("make", [make_chat_client, make_async_chat_client])
+def test_client_reads_no_files_to_describe_the_machine(answering, make):
+    # Those would block an event loop: LlamaIndex makes its async client in the first call.
+    assert make(answering().caller).platform_headers() == {}
+
+
 # --- other event loops ---
 
 
