@@ -113,7 +113,7 @@ class InvalidInputError(_PositionedError, ValueError):
     """An argument has a value that is not accepted. Also a ``ValueError``.
 
     Attributes:
-        positions: Indices of the texts that it is about, counted from 0, in the caller's list; empty if about none.
+        positions: Positions in the caller's list, counted from 0, of the texts that it is about; empty if about none.
     """
 
 
@@ -125,7 +125,7 @@ class InvalidTypeError(_PositionedError, TypeError):
     """An argument of the wrong type. Also a ``TypeError``.
 
     Attributes:
-        positions: Indices of the texts that it is about, counted from 0, in the caller's list; empty if about none.
+        positions: Positions in the caller's list, counted from 0, of the texts that it is about; empty if about none.
     """
 
 
@@ -193,8 +193,8 @@ class StatusError(NanoGPTError):
         request_id: The service's ``X-Request-ID``, or None.
         detail: The service's own message, truncated.
         retry_after: Seconds to wait before the next request, by the service; or None.
-        positions: The index, counted from 0, into the list that the caller gave, of the text that the service names, as
-            in ``input[3]``; empty if it names none.
+        positions: The position in the caller's list, counted from 0, of the text that the service names, as in
+            ``input[3]``; empty if it names none.
     """
 
     def __init__(

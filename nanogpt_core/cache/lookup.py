@@ -49,7 +49,7 @@ class CacheLookup:
         self._dimensions_stored = False
 
     def find(self, texts: Sequence[str]) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
-        """Yield the valid vectors found: positions in ``texts``, and ``(n, d)`` float32.
+        """Yield the valid vectors found: indices into ``texts``, and ``(n, d)`` float32.
 
         The first array may have no rows, and only give the dimensions of the namespace.
         """
@@ -65,14 +65,14 @@ class CacheLookup:
             keys = self._namespace.keys(texts[start : start + _TEXTS_PER_LOOKUP])
             entries = self._get(keys)
             by_dimensions: dict[int, tuple[list[int], list[NDArray[np.float32]]]] = {}
-            for position, key in enumerate(keys, start):
+            for index, key in enumerate(keys, start):
                 vector = decode_entry(key, entries.get(key))
                 if vector is not None:
-                    positions, vectors = by_dimensions.setdefault(len(vector), ([], []))
-                    positions.append(position)
+                    indices, vectors = by_dimensions.setdefault(len(vector), ([], []))
+                    indices.append(index)
                     vectors.append(vector)
-            for positions, vectors in by_dimensions.values():
-                yield positions, np.stack(vectors)
+            for indices, vectors in by_dimensions.values():
+                yield indices, np.stack(vectors)
 
     def put(self, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
         """Store vectors, ``(n, d)`` float32, in the cache."""
