@@ -29,6 +29,9 @@ _MAX_ERROR_BYTES = 1 << 16  # a larger reply of status 200 has vectors
 MAX_LIST_BYTES = 16 << 20
 """Limit on the size of a list of models, and of facts about an account, in bytes."""
 
+LARGE_REPLY_BYTES = 1 << 18
+"""Size of a reply that takes about a millisecond to parse: on an event loop, such work takes turns."""
+
 T = TypeVar("T")
 
 

@@ -2,8 +2,8 @@
 
 They differ from those of ``httpcore`` in five points:
 
-* A read takes up to 1 MiB instead of 64 KiB, once a reply is known to be long. Vectors come in megabytes, and each read
-  costs a turn of the HTTP parser.
+* A read takes up to 1 MiB, on an event loop 256 KiB, instead of 64 KiB, once a reply is known to be long. Vectors come
+  in megabytes, and each read costs a turn of the HTTP parser.
 * All reads, writes, connects and TLS handshakes of an attempt share its deadline, for proxied connections too.
 * A host's second address is tried after 0.25 s without an answer from the first: :mod:`~nanogpt_core.http.addresses`.
 * A connection that holds bytes after the end of a reply is never used again; see :meth:`_Connection._read_steps`.
@@ -32,8 +32,9 @@ from nanogpt_core.http.addresses import TIMED_OUT, aconnect, connect
 from nanogpt_core.http.sdk import httpcore
 
 # Most bytes of a read. CPU ms per 1,000 vectors of 1,536 dimensions on a quiet machine: 24.6; with 256 KiB 25.9, with
-# 64 KiB 35.2.
+# 64 KiB 35.2. On an event loop less: all connections of a call can have bytes in the same turn, and 1 MiB takes 4 ms.
 _READ_BYTES = 1 << 20
+_ASYNC_READ_BYTES = 1 << 18
 # The first read of a reply: most queries fit. The memory for a larger one is mapped anew for each read, which takes
 # 40 microseconds, 4 % of a query.
 _FIRST_READ_BYTES = 1 << 16
@@ -138,6 +139,8 @@ class _Connection:
     Methods named ``..._steps`` are generators of I/O steps, which the streams perform.
     """
 
+    _long_read_bytes = _READ_BYTES
+
     def __init__(self, sock: socket.socket, sessions: tuple[_TlsSession, ...] = ()) -> None:
         self._sock = sock
         self._sessions = sessions
@@ -177,7 +180,7 @@ class _Connection:
         data = yield from self._receive_steps(self._read_bytes)
         self._answered = True
         if len(data) > _FIRST_READ_BYTES // 2:
-            self._read_bytes = _READ_BYTES
+            self._read_bytes = self._long_read_bytes
         if len(data) < 2:  # noqa: PLR2004
             return data
         self._held_byte = data[-1:]
@@ -311,6 +314,8 @@ class Backend(httpcore.NetworkBackend):  # type: ignore[misc]
 
 class _AsyncStream(_Connection, httpcore.AsyncNetworkStream):  # type: ignore[misc]
     """An async connection, of one event loop of asyncio's."""
+
+    _long_read_bytes = _ASYNC_READ_BYTES
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes | memoryview:
         with _read_errors():

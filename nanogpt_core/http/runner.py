@@ -13,15 +13,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from nanogpt_core._runtime import clock
+from nanogpt_core._runtime.loop_turns import take_turn
 from nanogpt_core._runtime.task_cancellation import hold_cancellation, raise_held_back, raising_held_back
 from nanogpt_core._runtime.workers import run_in_thread
 from nanogpt_core.errors import NanoGPTError
-from nanogpt_core.http.client import HttpReply
+from nanogpt_core.http.client import LARGE_REPLY_BYTES, HttpReply
 
 T = TypeVar("T")
-
-# Parsing a reply of this size takes about a millisecond.
-_LARGE_REPLY_BYTES = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,52 +117,23 @@ async def _run_steps(
                 continue
             # A large reply waits for a turn again after its vectors were cached.
             if result is not None or not isinstance(action, Run):
-                is_large = isinstance(result, HttpReply) and len(result.body) >= _LARGE_REPLY_BYTES
+                is_large = isinstance(result, HttpReply) and len(result.body) >= LARGE_REPLY_BYTES
             if not is_large:
                 action = steps.send(result)
                 continue
             if result is None:
                 raise_held_back()  # the vectors are stored
-                await _take_turn()
+                await take_turn()
             else:
-                await hold_cancellation(_take_turn())  # a cancellation here would lose vectors that are paid for
+                await hold_cancellation(take_turn())  # a cancellation here would lose vectors that are paid for
             action = steps.send(result)
             while isinstance(action, Yield):
                 await asyncio.sleep(0)
                 await asyncio.sleep(0)  # other calls that wait for a turn go first
-                await _take_turn()
+                await take_turn()
                 action = next(steps)
     except StopIteration as done:
         return done.value  # type: ignore[no-any-return]
-
-
-class _ThreadState(threading.local):
-    """The state of one thread, and so of the event loop that runs in it.
-
-    Attributes:
-        busy_loop: The event loop, if it has parsed a large reply in its present turn.
-    """
-
-    busy_loop: asyncio.AbstractEventLoop | None = None
-
-
-_thread_state = _ThreadState()
-
-
-async def _take_turn() -> None:
-    """Wait for a turn of the running event loop in which no other large reply has been parsed, of any of its calls.
-
-    No lock: the work of a turn can end with the loop, and a hook in it may run the loop again, as nest_asyncio allows.
-    """
-    loop = asyncio.get_running_loop()
-    while _thread_state.busy_loop is loop:  # noqa: ASYNC110 - nothing tells of the next turn but that it comes
-        await asyncio.sleep(0)
-    _thread_state.busy_loop = loop
-    loop.call_soon(_end_turn)
-
-
-def _end_turn() -> None:
-    _thread_state.busy_loop = None
 
 
 async def _perform(action: Any, send: Callable[[Any], Awaitable[Any]], stop: asyncio.Event | None) -> Any:

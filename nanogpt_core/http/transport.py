@@ -16,9 +16,10 @@ from typing import Any
 import anyio  # a dependency of the SDK
 
 from nanogpt_core._runtime.clock import current_attempt
+from nanogpt_core._runtime.loop_turns import take_turn
 from nanogpt_core._runtime.task_cancellation import hold_cancellation
 from nanogpt_core.errors import ReplyError
-from nanogpt_core.http.client import Lifetime
+from nanogpt_core.http.client import LARGE_REPLY_BYTES, Lifetime
 from nanogpt_core.http.connections import Lease, take_async_lease, take_lease
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.inflater import GZIP_MAGIC, Inflater
@@ -146,6 +147,11 @@ class BodyReader:
             raise self._too_large()
         return chunk
 
+    @property
+    def byte_count(self) -> int:
+        """Unpacked bytes until now."""
+        return self._max_bytes - self._left
+
     def finish(self) -> None:
         """Check that nothing is missing at the end.
 
@@ -192,6 +198,9 @@ class _Body(httpx.SyncByteStream, httpx.AsyncByteStream):  # type: ignore[misc]
         finally:
             if self._lease is not None:
                 await self._lease.aclose()
+        if self._reader.byte_count >= LARGE_REPLY_BYTES:
+            # The HTTP client joins the parts next: 6 ms for 10 MB. A cancellation here would lose a paid reply.
+            await hold_cancellation(take_turn())
 
 
 # --- key and headers ---
