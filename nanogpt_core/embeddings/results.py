@@ -181,7 +181,7 @@ class ResultCollector:
         self._texts_done = self.plan.texts_done() if self.report else ()
         self._done = bytearray(len(self.plan.request_texts))
         self._cached_dimensions: int | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # progress may run the event loop again, as nest_asyncio allows
 
     def load_cached(self) -> Sequence[int]:
         """Take all vectors that the cache has; may block.

@@ -175,10 +175,11 @@ async def _close_at_end(pools: _Pools, loop: weakref.ref[asyncio.AbstractEventLo
         yield
     finally:
         ending = loop()
-        if ending is not None:
+        # Loops of nest_asyncio do not shut down. The interpreter ends this generator then, when no loop runs any more.
+        if ending is not None and ending.is_running():
             _pools_by_loop.pop(ending, None)
-        for transport in pools.transports:
-            await transport.aclose()
+            for transport in pools.transports:
+                await transport.aclose()
 
 
 class Lease:

@@ -8,6 +8,7 @@ import sys
 import pytest
 from blockbuster import blockbuster_ctx
 
+import warm_process
 from nanogpt_core import MemoryCache
 from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.models.tokens import load_encoding
@@ -96,3 +97,28 @@ def test_async_calls_under_trio_are_refused_with_the_remedy(make, call):
     trio = pytest.importorskip("trio", reason="trio is not installed")
     with pytest.raises(ConfigurationError, match="asyncio"):
         trio.run(CALLS[call], make(on_overflow="split"))
+
+
+NESTED = """
+import asyncio, nest_asyncio, warnings
+from nanogpt_core import Embedder
+
+warnings.simplefilter("ignore", ResourceWarning)  # nothing closes the sockets, as usual: a loop that does not shut down
+
+nest_asyncio.apply()
+
+def progress(done, total):
+    print(done, total)
+    asyncio.get_event_loop().run_until_complete(asyncio.sleep(0.05))  # other replies arrive meanwhile
+
+embedder = Embedder("lab/unlisted", api_key="sk-nano-nested", batch_size=1, progress=progress)
+print(len(asyncio.run(embedder.aembed(["one", "two", "three"]))))
+"""
+
+
+@pytest.mark.skipif(not warm_process.installed("nest_asyncio"), reason="nest_asyncio is not installed")
+@pytest.mark.xdist_group("processes")
+def test_progress_may_run_the_event_loop_again_as_nest_asyncio_allows(serve, warm, tmp_path):
+    # In a process of its own, which has to end without the clean-up of event loops, and without a word.
+    ended = warm.run(NESTED, tmp_path, environment={"NANOGPT_BASE_URL": serve().base_url}, ends=True)
+    assert ended == (0, "1 3\n2 3\n3 3\n3\n", "")
