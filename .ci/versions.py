@@ -14,6 +14,12 @@ ROOT = Path(__file__).resolve().parent.parent
 UV = Path(sys.executable).parent / "uv"
 os.environ["UV_LINK_MODE"] = "copy"  # NLTK refuses files that are linked to uv's cache
 
+# Types of old versions of numpy and redis differ from those of current ones.
+WITHOUT_MYPY = [
+    "--deselect",
+    "tests/docs/test_types.py::test_mypy_accepts_packages_and_snippets_and_marks_exactly_the_wrong_options",
+]
+
 RUNS = {
     "lowest": [".[all,dev]", "--resolution", "lowest-direct"],
     "highest": [".[all,dev]", "--upgrade"],
@@ -38,9 +44,8 @@ def run(name: str, requirements: list[str]) -> int:
     subprocess.run(install, check=True, cwd=ROOT)
     print(f"--- {name}", flush=True)
     subprocess.run([UV, "pip", "list", "--quiet", "--python", python], check=True, cwd=ROOT)
-    return subprocess.run(
-        [python, "-m", "pytest", "-q", "-n", "logical", "--dist", "loadgroup"], check=False, cwd=ROOT
-    ).returncode
+    options = ["-q", "-n", "logical", "--dist", "loadgroup", *(WITHOUT_MYPY if name == "lowest" else [])]
+    return subprocess.run([python, "-m", "pytest", *options], check=False, cwd=ROOT).returncode
 
 
 if __name__ == "__main__":

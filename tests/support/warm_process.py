@@ -14,10 +14,11 @@ from pathlib import Path
 from threading import Timer
 
 # LlamaIndex imports langchain-community if it is installed. From Python 3.12 on, asyncio deprecates a call that
-# LlamaIndex makes.
+# LlamaIndex makes. anyio 4.16 deprecates a name that Starlette used before 1.8.
 _SUNSET = "ignore:`langchain-community` is being sunset:DeprecationWarning"
 _LOOP = "ignore:There is no current event loop:DeprecationWarning:llama_index.core.async_utils"
-IGNORED = (f"-W{_SUNSET}", f"-W{_LOOP}")
+_PORTAL = "ignore:The anyio.abc.BlockingPortal alias is deprecated:DeprecationWarning"
+IGNORED = (f"-W{_SUNSET}", f"-W{_LOOP}", f"-W{_PORTAL}")
 """Options of Python that ignore warnings of the frameworks."""
 
 # Modules that are imported with the first request, or as the sandbox starts, and tiktoken's vocabulary: the product
