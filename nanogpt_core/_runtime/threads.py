@@ -106,9 +106,9 @@ call_after_workers = _after_workers.callback
 def _wait_for_workers() -> None:
     _exiting.set()
     until = time.monotonic() + GRACE_SECONDS
-    workers = dict(_workers)
+    workers = [worker for reference in _workers.keyrefs() if (worker := reference()) is not None]
     with _after_workers, contextlib.suppress(KeyboardInterrupt):  # a second Ctrl-C ends the wait
-        for stop in workers.values():
-            stop.set()
+        for worker in workers:
+            _workers[worker].set()
         for worker in workers:
             worker.join(max(0.0, until - time.monotonic()))

@@ -161,8 +161,10 @@ async def _running_loop_pools() -> _Pools:
     found = _pools_by_loop.get(loop)
     if found is None:
         # Connections refer to their loop, so weak keys do not free a loop that was closed abruptly.
-        for closed in [each for each in _pools_by_loop if each.is_closed()]:
-            _pools_by_loop.pop(closed, None)
+        # Not the mapping itself: loops of other threads come and go meanwhile.
+        for other in [reference() for reference in _pools_by_loop.keyrefs()]:
+            if other is not None and other.is_closed():
+                _pools_by_loop.pop(other, None)
         pools = _Pools(_make_async_transport)
         found = _pools_by_loop[loop] = pools, _close_at_end(pools, weakref.ref(loop))
         await anext(found[1])

@@ -742,6 +742,30 @@ def test_calls_that_begin_at_once_share_the_async_client():
     assert len(set(map(id, clients))) < 64  # one, but for those of threads that began in the same moment
 
 
+def test_event_loops_of_other_threads_may_begin_while_a_new_one_looks_for_closed_ones(serve):
+    client = client_of(serve())
+
+    async def ask():
+        assert (await client.asend(HttpRequest("/embeddings", b'{"input": ["a"]}', 5.0, MIB))).body
+
+    class Loop(asyncio.SelectorEventLoop):
+        def is_closed(self):
+            if others and not is_open.is_set():
+                is_open.set()
+                others[0].start()
+                others[0].join()
+            return super().is_closed()
+
+    loops, others, is_open = [Loop(), asyncio.new_event_loop()], [], threading.Event()
+    loops[0].run_until_complete(ask())
+    others.append(threading.Thread(target=loops[1].run_until_complete, args=[ask()]))
+    asyncio.run(ask())
+    assert is_open.is_set()
+    for loop in loops:
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
+
+
 def test_async_request_outside_asyncio_is_a_clear_error(serve):
     trio = pytest.importorskip("trio")
     client = client_of(serve())
