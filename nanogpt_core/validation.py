@@ -114,12 +114,10 @@ def check_option_names(given: Iterable[str], known: Collection[str], aliases: Ma
     """Check that each given name is a known option; ``aliases`` are hints at others, by names that are not known."""
     for name in given:
         if name not in known:
-            near = closest_name(name, [*known, *(alias for alias, option in aliases.items() if option in known)])
+            meant = _meant_name(name, known, aliases)
             raise InvalidTypeError(
                 f"Unknown option {name!r}.",
-                remedy=f"Did you mean {near if near in known else aliases[near]!r}?"
-                if near
-                else f"The options are: {', '.join(known)}.",
+                remedy=f"Did you mean {meant!r}?" if meant else f"The options are: {', '.join(known)}.",
             )
 
 
@@ -131,13 +129,19 @@ def fixed_option_error(name: str, name_in_copy: str | None = None) -> Configurat
     )
 
 
-def check_attribute(cls: type, name: str, options: Collection[str]) -> None:
-    """Check that objects of ``cls`` have an attribute ``name``, or an option of that name."""
+def check_attribute(cls: type, name: str, options: Collection[str], aliases: Mapping[str, str]) -> None:
+    """Check that objects of ``cls`` have an attribute ``name``, or an option of that name; ``aliases`` are hints."""
     if not (name.startswith("_") or name in options or hasattr(cls, name)):
-        near = closest_name(name, [*options, *(one for one in dir(cls) if not one.startswith("_"))])
+        meant = _meant_name(name, [*options, *(one for one in dir(cls) if not one.startswith("_"))], aliases)
         raise AttributeError(
-            f"{cls.__name__} has no attribute {name!r}.{f' Did you mean {near!r}?' if near else ''}", name=name
+            f"{cls.__name__} has no attribute {name!r}.{f' Did you mean {meant!r}?' if meant else ''}", name=name
         )
+
+
+def _meant_name(name: str, known: Collection[str], aliases: Mapping[str, str]) -> str | None:
+    """Return the known name that was probably meant, also by one of the ``aliases``; None if there is none."""
+    near = closest_name(name, [*known, *(alias for alias, option in aliases.items() if option in known)])
+    return near if near is None or near in known else aliases[near]
 
 
 def closest_name(name: str, known: Iterable[str]) -> str | None:

@@ -105,7 +105,7 @@ class Embedder(Closeable):
         if name == "model" or name in EmbedderOptions.__annotations__:
             raise fixed_option_error(name)
         if type(self) is Embedder:  # a subclass may have attributes of its own
-            check_attribute(Embedder, name, EmbedderOptions.__annotations__)
+            check_attribute(Embedder, name, EmbedderOptions.__annotations__, OPTION_ALIASES)
         super().__setattr__(name, value)
 
     @property

@@ -120,7 +120,7 @@ class EmbedTable:
         if "_embedder" in self.__dict__ and is_option and not is_own:
             raise fixed_option_error(name)
         if type(self) is EmbedTable:  # a subclass may have attributes of its own
-            check_attribute(EmbedTable, name, [*_FIXED, *EmbedderOptions.__annotations__])
+            check_attribute(EmbedTable, name, [*_FIXED, *EmbedderOptions.__annotations__], OPTION_ALIASES)
         super().__setattr__(name, value)
 
     def make_embedder(self) -> Embedder:

@@ -177,7 +177,7 @@ class RedisLimits:
         if name in _FIXED and name in self.__dict__:
             raise fixed_option_error(name)
         if type(self) is RedisLimits:  # a subclass may have attributes of its own
-            check_attribute(RedisLimits, name, _FIXED)
+            check_attribute(RedisLimits, name, _FIXED, {})
         super().__setattr__(name, value)
 
     # --- The protocol

@@ -255,6 +255,8 @@ def test_subclass_may_have_attributes_of_its_own():
 def test_unknown_attribute_is_refused_with_the_name_that_was_meant():
     with pytest.raises(AttributeError, match=r"^EmbedTable has no attribute 'on_eror'\. Did you mean 'on_error'\?$"):
         EmbedTable("text").on_eror = "null"
+    with pytest.raises(AttributeError, match=r"^EmbedTable has no attribute 'api_base'\. Did you mean 'base_url'\?$"):
+        EmbedTable("text").api_base = "https://example.org"
 
 
 @pytest.mark.parametrize(
