@@ -22,10 +22,8 @@ __all__ = ["ChatNanoGPT", "NanoGPTEmbeddings"]
 
 def __getattr__(name: str) -> object:
     if name == "ChatNanoGPT":
-        try:
-            from langchain_nanogpt.chat_models import ChatNanoGPT
-        except ImportError as error:
-            raise missing_extra("ChatNanoGPT", "langchain", error) from error
+        from langchain_nanogpt.chat_models import ChatNanoGPT
+
         return ChatNanoGPT
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

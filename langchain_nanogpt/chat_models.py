@@ -15,8 +15,14 @@ from langchain_core.runnables import Runnable
 from openai import NOT_GIVEN, NotGiven
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, model_validator
 
-from langchain_nanogpt.errors import map_to_langchain_errors
-from langchain_nanogpt.messages import PROVIDER, ConvertedReplies, remove_texts_of_citations, restore_reasoning
+from nanogpt_core._runtime.extras import missing_extra
+
+try:
+    from langchain_nanogpt.errors import map_to_langchain_errors
+    from langchain_nanogpt.messages import PROVIDER, ConvertedReplies, remove_texts_of_citations, restore_reasoning
+except ImportError as error:
+    raise missing_extra("ChatNanoGPT", "langchain", error) from error
+
 from langchain_nanogpt.structured import checked_structured_output, map_schema_errors
 from nanogpt_core.chat.client import (
     DEFAULT_RETRIES,

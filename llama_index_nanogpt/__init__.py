@@ -22,10 +22,8 @@ __all__ = ["NanoGPT", "NanoGPTEmbedding"]
 
 def __getattr__(name: str) -> object:
     if name == "NanoGPT":
-        try:
-            from llama_index_nanogpt.llm import NanoGPT
-        except ImportError as error:
-            raise missing_extra("NanoGPT", "llama-index", error) from error
+        from llama_index_nanogpt.llm import NanoGPT
+
         return NanoGPT
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -11,9 +11,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import openai
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, LLMMetadata
 from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, ValidationError
-from llama_index.llms.openai.utils import O1_MODELS
-from llama_index.llms.openai_like import OpenAILike
 from openai import NOT_GIVEN, NotGiven
+
+from nanogpt_core._runtime.extras import missing_extra
+
+try:
+    from llama_index.llms.openai.utils import O1_MODELS
+    from llama_index.llms.openai_like import OpenAILike
+except ImportError as error:
+    raise missing_extra("NanoGPT", "llama-index", error) from error
 
 from llama_index_nanogpt.messages import ReceivedMessage, messages_with_reasoning
 from llama_index_nanogpt.structured import StructuredOutput
