@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from nanogpt_core._runtime.clock import Cancellation, now
 from nanogpt_core._runtime.log import logger
 from nanogpt_core.embeddings.config import EmbedderConfig
-from nanogpt_core.embeddings.planning import Batch, Overflow, host_capabilities_for, weighted_mean
+from nanogpt_core.embeddings.planning import Batch, Overflow, host_capabilities_for, is_only_text, weighted_mean
 from nanogpt_core.embeddings.response import DimensionsCheck, EmbeddingResponse, parse_embeddings
 from nanogpt_core.embeddings.results import ResultCollector
 from nanogpt_core.errors import (
@@ -140,7 +140,9 @@ class Dispatcher:
         halves = _halves_of(batch) if halvings else []
         mode = self.config.on_overflow
         if mode == "error" or len(halves) < 2:  # noqa: PLR2004
-            raise text_too_long(error, batch.positions[0], mode) from error
+            plan = call.results.plan
+            is_only = is_only_text(plan.text_count, plan.first_position)
+            raise text_too_long(error, batch.positions[0], mode, is_only=is_only) from error
         verb = "truncating" if mode == "truncate" else "splitting"
         logger.info("The host refused the text at position %d as too long: %s it", batch.positions[0], verb)
         responses = []
@@ -339,11 +341,17 @@ def _suggest_names(error: ModelNotFoundError, model: str) -> None:
         error.remedy = f"Did you mean {' or '.join(near)}? list_models() returns all models."
 
 
-def text_too_long(error: RequestTooLargeError, position: int, on_overflow: Overflow = "error") -> TextTooLongError:
-    """Return the error for a text that the service refuses as too long, although it fits by the local count."""
+def text_too_long(
+    error: RequestTooLargeError, position: int, on_overflow: Overflow = "error", *, is_only: bool = False
+) -> TextTooLongError:
+    """Return the error for a text that the service refuses as too long, although it fits by the local count.
+
+    The only text of a call needs no position.
+    """
+    place = "" if is_only else f" at position {position}"
     remedy = 'Shorten it, or pass on_overflow="truncate" or on_overflow="split".'
     return TextTooLongError(
-        f"The service refuses the text at position {position} as too long: {error.detail.rstrip('.') or error.status}.",
+        f"The service refuses the text{place} as too long: {error.detail.rstrip('.') or error.status}.",
         remedy=remedy if on_overflow == "error" else "Shorten it; a sixteenth of it was refused too.",
         positions=[position],
     )

@@ -170,7 +170,8 @@ def make_plan(
             len(texts), first_position, distinct, weights, positions, index_of, range(len(distinct)), one_to_one
         )
     if overflow == "error":
-        raise _too_long_error([(positions[index], tokens) for index, tokens in too_long.items()], counter)
+        found = [(positions[index], tokens) for index, tokens in too_long.items()]
+        raise _too_long_error(found, counter, is_only=is_only_text(len(texts), first_position))
     return _truncate_or_split(
         index_of, distinct, positions, too_long, counter, first_position=first_position, split=overflow == "split"
     )
@@ -222,13 +223,18 @@ def _truncate_or_split(
     )
 
 
-def _too_long_error(found: Sequence[tuple[int, int]], counter: TokenCounter) -> TextTooLongError:
+def is_only_text(text_count: int, first_position: int) -> bool:
+    """Return whether a call has one text, such as a query: errors need not name its position."""
+    return text_count == 1 and not first_position  # a stream's last batch may have one text too
+
+
+def _too_long_error(found: Sequence[tuple[int, int]], counter: TokenCounter, *, is_only: bool) -> TextTooLongError:
     positions = [position for position, _ in found]
     about = "" if counter.kind == "exact" else "about "
     sizes = ", ".join(f"{about}{tokens:,}" for _, tokens in islice(found, MAX_POSITIONS_SHOWN))
+    place = "" if is_only else f" at {describe_positions(positions)}"
     return TextTooLongError(
-        f"Too many tokens for the model, which takes {counter.limit:,} per text: {sizes} at "
-        f"{describe_positions(positions)}.",
+        f"Too many tokens for the model, which takes {counter.limit:,} per text: {sizes}{place}.",
         remedy='Shorten or split it, or pass on_overflow="truncate" or on_overflow="split".',
         positions=positions,
     )

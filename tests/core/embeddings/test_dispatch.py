@@ -531,6 +531,7 @@ def test_text_that_is_always_too_long_ends_after_a_few_requests(embed, serve, fa
     error = fail(embed, server.embedder(on_overflow=on_overflow), ["word " * 100])
     assert type(error) is TextTooLongError
     assert error.positions == (0,)
+    assert str(error).startswith("The service refuses the text as too long: ")
     assert len(server.requests) <= 5
 
 

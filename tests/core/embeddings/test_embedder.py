@@ -446,8 +446,9 @@ def test_too_long_texts_raise_with_their_positions(embed, make, sandbox):
 
 
 def test_on_overflow_applies_to_queries(query, make, sandbox):
-    with pytest.raises(TextTooLongError, match="Shorten or split it"):
+    with pytest.raises(TextTooLongError, match="Shorten or split it") as caught:
         query(make("BAAI/bge-large-en-v1.5"), LONG)
+    assert "position" not in str(caught.value)  # there is only one text
     assert sandbox.requests == []
     vector = query(make("BAAI/bge-large-en-v1.5", on_overflow="truncate"), LONG)
     (sent,) = sandbox.requests[0].inputs
@@ -990,7 +991,16 @@ def test_option_that_is_set_later_is_refused(make, name):
         setattr(embedder, name, None)
 
 
-@pytest.mark.parametrize(("name", "meant"), [("max_retry", "max_retries"), ("embed_querys", "embed_query")])
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("max_retry", "max_retries"),
+        ("embed_querys", "embed_query"),
+        ("openai_api_base", "base_url"),
+        ("request_timeout", "timeout"),
+        ("model_name", "model"),
+    ],
+)
 def test_unknown_attribute_is_refused_with_the_name_that_was_meant(make, name, meant):
     embedder = make()
     for one in (embedder, copy.copy(embedder), pickle.loads(pickle.dumps(embedder))):
