@@ -51,6 +51,11 @@ class Sandbox:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._root = ""
 
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in SandboxConfig.__slots__:
+            raise AttributeError(f"{name} is an option. Set it as sandbox.config.{name}.", name=name)
+        super().__setattr__(name, value)
+
     def __repr__(self) -> str:
         return f"<Sandbox {self._root or 'not started'}>"
 

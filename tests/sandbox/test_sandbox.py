@@ -835,6 +835,11 @@ def test_unknown_options_are_refused():
         Sandbox().config.latencies = 1
 
 
+def test_option_that_is_set_on_the_sandbox_is_refused_with_its_place():
+    with pytest.raises(AttributeError, match=r"^latency is an option\. Set it as sandbox\.config\.latency\.$"):
+        Sandbox().latency = 1
+
+
 def run(code):
     command = [sys.executable, "-W", "error", "-c", code]
     return subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
