@@ -81,6 +81,8 @@ _REMEDIES = {
     "on_overflow=": "Shorten it, or pass --on-overflow truncate or --on-overflow split.",
     "model_info=": "Leave --budget out, and pass --yes.",
     "budget_usd": "Pass a higher --budget.",
+    "default_headers": "Leave them out. The key is read from NANOGPT_API_KEY.",
+    "text.encode(": "Pass it in UTF-8.",
 }
 """Remedies on the command line, by the option of Python that the package's remedy names."""
 
@@ -88,7 +90,12 @@ _WORDS = {
     "Pass api_key=... or set": "Set",
     "api_key or ": "",
     "base_url": "--base-url",
+    "batch_size": "--chunk-tokens",
     "budget_usd": "--budget",
+    "clear_cache()": "`nanogpt cache clear`",
+    "list_models()": "`nanogpt models`",
+    ", or raise timeout": "",
+    "`dimensions`": "--dimensions",
     "query_instruction": "--query-instruction",
     "requests_per_second": "--requests-per-second",
 }

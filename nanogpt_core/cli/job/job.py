@@ -202,10 +202,11 @@ class Job:
         """Return the sentences about finished texts, for the error that ends a run."""
         if not state.keep:
             return "No text was embedded."
-        kept = state.folder if self.cache is None else self.cache
+        done = max(run.done, min(run.kept, spool.texts))
+        place = state.folder if self.cache is None else self.cache
         return (
-            f"{run.done:,} of {counted(spool.texts, 'text')} done, and kept in {kept}. The same command goes on, and "
-            "pays for none of them again."
+            f"{'At least ' if done else ''}{done:,} of {counted(spool.texts, 'text')} are done, and kept in {place}. "
+            "The same command goes on, and pays for none of them again."
         )
 
     def _manifest(self, run: JobRun, facts: Facts, spool: Spool, report: InputReport, embedder: Embedder) -> Manifest:

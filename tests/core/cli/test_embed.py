@@ -5,6 +5,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 import sqlite3
 import sys
 import time
@@ -210,8 +211,25 @@ def test_interrupt_keeps_the_state_and_says_how_to_go_on(embed, corpus, tmp_path
     monkeypatch.setattr(run_module.JobRun, "_show_usage", interrupting)
     result = embed(corpus, "-o", tmp_path / "out.parquet")
     assert result.code == 130
-    assert "256 of 700 texts done, and kept in" in result.err
+    assert re.search(r"At least \d+ of 700 texts are done, and kept in", result.err)
     assert "The same command goes on" in result.err
+
+
+def test_error_of_the_first_batch_counts_the_texts_of_later_ones_that_are_kept(
+    nanogpt, corpus, texts, tmp_path, serve, faults, monkeypatch
+):
+    def answer(seen):
+        if seen.texts[0] != texts[0]:
+            return faults.good(seen)
+        server.wait_for(lambda: len(server.requests) == 3 and server.in_flight == 1)
+        return faults.response({"error": {"message": "empty", "code": "insufficient_balance"}}, 402)
+
+    server = serve(answer)
+    monkeypatch.setenv("NANOGPT_API_KEY", server.api_key)
+    monkeypatch.setenv("NANOGPT_BASE_URL", server.base_url)
+    result = nanogpt("embed", corpus, "-o", tmp_path / "out.npy", *OPTIONS)
+    assert result.code == 4
+    assert "At least 444 of 700 texts are done, and kept in" in result.err
 
 
 def test_state_that_is_in_use_is_not_touched(embed, corpus, tmp_path):
@@ -316,7 +334,7 @@ def test_cache_that_cannot_be_written_ends_the_run(embed, corpus, tmp_path, monk
         result = embed(corpus, "-o", tmp_path / "out.parquet", "--cache", tmp_path / "vectors.db")
     assert result.code == 2
     assert "The cache cannot be written" in result.err
-    assert "0 of 700 texts done" in result.err
+    assert "0 of 700 texts are done" in result.err
 
 
 def test_passages_that_do_not_fit_on_the_disk_are_one_line(embed, corpus, tmp_path, monkeypatch):

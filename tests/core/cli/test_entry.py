@@ -20,6 +20,7 @@ from nanogpt_core.cli.checks import Finding
 from nanogpt_core.cli.console import make_table, output_console, print_json
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode, exit_code_of, message_of
 from nanogpt_core.embeddings.dispatch import text_too_long
+from nanogpt_core.embeddings.inputs import check_text
 from nanogpt_core.http.limits import Cost, budget_exceeded
 
 COMMANDS = sorted(app_module._COMMANDS)
@@ -308,5 +309,20 @@ def test_options_of_python_in_remedies_are_those_of_the_command_line():
     assert message_of(no_key) == "No. Check the key in NANOGPT_API_KEY."
     address = errors.ConfigurationError("NANOGPT_BASE_URL: base_url is not a URL.", remedy="Check base_url.")
     assert message_of(address) == "NANOGPT_BASE_URL: base_url is not a URL. Check --base-url."
+    no_model = errors.ModelNotFoundError("No.", remedy="Did you mean X? list_models() returns all models.", status=404)
+    assert message_of(no_model) == "No. Did you mean X? `nanogpt models` returns all models."
+    late = errors.RequestTimeoutError("Late.", remedy="Try again, or raise timeout.")
+    assert message_of(late) == "Late. Try again."
+    with pytest.raises(errors.ConfigurationError) as no_reduction:
+        Embedder("BAAI/bge-m3", dimensions=3, api_key="k")
+    assert message_of(no_reduction.value) == (
+        "BAAI/bge-m3 does not take --dimensions; its vectors have 1024. Leave it out."
+    )
+    with pytest.raises(errors.ConfigurationError) as with_password:
+        Embedder(base_url="https://user:pass@example.org/api/v1", api_key="k")
+    assert message_of(with_password.value).endswith("Leave them out. The key is read from NANOGPT_API_KEY.")
+    with pytest.raises(errors.InvalidInputError) as surrogate:
+        check_text("caf\udce9", "query")
+    assert message_of(surrogate.value).endswith("which UTF-8 cannot encode. Pass it in UTF-8.")
     assert message_of(errors.InvalidInputError("Wrong.", remedy="Do this.")) == "Wrong. Do this."
     assert message_of(errors.InvalidInputError("Wrong.")) == "Wrong."
