@@ -213,14 +213,15 @@ def _from_status(error: openai.APIStatusError) -> StatusError:
     wait = parse_retry_after(response.headers)
     detail = error_message(document) or excerpt(text)
     code, param = error_field(document, "code"), error_field(document, "param")
-    is_page = status in (403, 404) and text.lstrip().startswith("<")
-    words = "" if is_page else detail  # the words of such a page are not about the request
+    is_page = status in (400, 403, 404) and text.lstrip().startswith("<")
+    # The words of such a page are not about the request, but for its size.
+    words = "" if is_page and status != 400 else detail
     kind, remedy = _kind(status, code or error_field(document, "type"), param, words)
     is_short = wait is not None and wait <= MAX_RETRY_AFTER_SECONDS
     if kind is errors.QuotaExceededError and is_short and code not in _QUOTA_CODES:
         kind, remedy = _BY_STATUS[status]  # a quota for a minute
     remedy = _REMEDIES.get(code or "", remedy)
-    if is_page:
+    if is_page and kind is not errors.RequestTooLargeError:
         remedy = "A firewall or proxy in front of the service sent this page: check the network, and base_url."
     if "location" in response.extensions and 300 <= status < 400:
         remedy = _redirect_remedy(error.request.url, response.extensions["location"]) or remedy

@@ -686,6 +686,13 @@ def test_invalid_key_in_a_400_is_an_authentication_error():
     assert type(mapped(400, answer)) is errors.AuthenticationError
 
 
+@pytest.mark.parametrize("page", [b"<html><h1>400 Bad Request</h1><hr>nginx</html>", b"<!DOCTYPE html>ERR_REQ"])
+def test_page_of_a_proxy_with_status_400_does_not_blame_the_arguments(page):
+    error = mapped(400, page)
+    assert type(error) is errors.BadRequestError
+    assert error.remedy.startswith("A firewall or proxy")
+
+
 def test_page_of_a_firewall_does_not_blame_the_key():
     error = mapped(403, b"\n<!DOCTYPE html><title>Attention Required! | Cloudflare</title>")
     assert type(error) is errors.PermissionDeniedError
