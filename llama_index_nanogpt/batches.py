@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+import uuid
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -12,8 +13,60 @@ import numpy as np
 
 from nanogpt_core.errors import NanoGPTError
 
-first_position: ContextVar[int] = ContextVar("nanogpt_first_position", default=0)
-"""Position of the batch's first text in the caller's list."""
+first_position: ContextVar[int | Sequence[int]] = ContextVar("nanogpt_first_position", default=0)
+"""Position of the batch's first text in the caller's list, or the position of each."""
+
+
+class StoredBatch:
+    """A batch of which LlamaIndex's ``embeddings_cache`` has some vectors.
+
+    LlamaIndex's own method loses all new vectors of a batch if one text fails, and the positions of the texts.
+
+    Args:
+        texts: The texts of the batch.
+        found: For each of them, the value in the store, or None.
+
+    Attributes:
+        missing: The texts without a value.
+    """
+
+    def __init__(self, texts: list[str], found: Iterable[dict[str, list[float]] | None]) -> None:
+        start = first_position.get()
+        assert isinstance(start, int)  # noqa: S101 - Batches sets it
+        self._vectors = {
+            position: next(iter(value.values())) for position, value in enumerate(found, start) if value is not None
+        }
+        self._missing = {position: text for position, text in enumerate(texts, start) if position not in self._vectors}
+        self.missing = list(self._missing.values())
+
+    @contextmanager
+    def embedding(self) -> Iterator[None]:
+        """Let errors in this block name positions in the caller's list, and take the vectors that they bring."""
+        token = first_position.set([*self._missing])
+        try:
+            yield
+        except NanoGPTError as error:
+            self._vectors |= {position: vector.tolist() for position, vector in error.completed.items()}
+            error.completed = {
+                position: np.array(vector, dtype=np.float32) for position, vector in sorted(self._vectors.items())
+            }
+            raise
+        finally:
+            first_position.reset(token)
+
+    def add(self, vectors: Iterable[list[float]]) -> None:
+        """Take the vectors of the missing texts."""
+        self._vectors.update(zip(self._missing, vectors, strict=True))
+
+    def new_values(self) -> Iterator[tuple[str, dict[str, list[float]]]]:
+        """Yield the texts that have got a vector, and their values for the store."""
+        for position, text in self._missing.items():
+            if position in self._vectors:
+                yield text, {str(uuid.uuid4()): self._vectors[position]}  # as LlamaIndex stores them
+
+    def result(self) -> list[list[float]]:
+        """Return all vectors, in order."""
+        return [self._vectors[position] for position in sorted(self._vectors)]
 
 
 class Batches:

@@ -24,7 +24,7 @@ from llama_index.core.instrumentation.span_handlers import NullSpanHandler
 from llama_index.core.utils import get_tqdm_iterable
 from tqdm.asyncio import tqdm_asyncio
 
-from llama_index_nanogpt.batches import Batches, first_position
+from llama_index_nanogpt.batches import Batches, StoredBatch, first_position
 from llama_index_nanogpt.separated_store import SeparatedStore, as_query
 from nanogpt_core import Embedder, ModelInfo
 from nanogpt_core._runtime.workers import call_in_thread
@@ -44,6 +44,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _own_dispatcher = get_dispatcher(__name__)
 
 _TEXTS_PER_BATCH = 32_768
+_COLLECTION = "embeddings"  # LlamaIndex's own, of its embeddings_cache
 _PROGRESS_LABEL = "Generating embeddings"  # LlamaIndex's own
 
 
@@ -233,9 +234,20 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
         with self._events(batch) as done:
             if self.rate_limiter is not None:
                 self.rate_limiter.acquire()
-            embed = self._get_text_embeddings if self.embeddings_cache is None else self._get_text_embeddings_cached
+            embed = self._get_text_embeddings if self.embeddings_cache is None else self._embed_stored_batch
             done.extend(embed(batch))
         return done
+
+    def _embed_stored_batch(self, batch: list[str]) -> list[Embedding]:
+        store = self.embeddings_cache
+        stored = StoredBatch(batch, [store.get(text, _COLLECTION) for text in batch])
+        try:
+            with stored.embedding():
+                stored.add(self._get_text_embeddings(stored.missing) if stored.missing else ())
+        finally:
+            for text, value in stored.new_values():
+                store.put(text, value, _COLLECTION)
+        return stored.result()
 
     async def aget_text_embedding_batch(
         self, texts: Iterable[str], show_progress: bool = False, **_kwargs: Any
@@ -253,9 +265,20 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
         with self._events(batch) as done:
             if self.rate_limiter is not None:
                 await self.rate_limiter.async_acquire()
-            embed = self._aget_text_embeddings if self.embeddings_cache is None else self._aget_text_embeddings_cached
+            embed = self._aget_text_embeddings if self.embeddings_cache is None else self._aembed_stored_batch
             done.extend(await embed(batch))
         return done
+
+    async def _aembed_stored_batch(self, batch: list[str]) -> list[Embedding]:
+        store = self.embeddings_cache
+        stored = StoredBatch(batch, [await store.aget(text, _COLLECTION) for text in batch])
+        try:
+            with stored.embedding():
+                stored.add(await self._aget_text_embeddings(stored.missing) if stored.missing else ())
+        finally:
+            for text, value in stored.new_values():
+                await store.aput(text, value, _COLLECTION)
+        return stored.result()
 
     @contextmanager
     def _events(self, batch: list[str]) -> Iterator[list[Embedding]]:

@@ -140,8 +140,7 @@ class Dispatcher:
         halves = _halves_of(batch) if halvings else []
         mode = self.config.on_overflow
         if mode == "error" or len(halves) < 2:  # noqa: PLR2004
-            plan = call.results.plan
-            is_only = is_only_text(plan.text_count, plan.first_position)
+            is_only = is_only_text(call.results.plan.text_positions)
             raise text_too_long(error, batch.positions[0], mode, is_only=is_only) from error
         verb = "truncating" if mode == "truncate" else "splitting"
         logger.info("The host refused the text at position %d as too long: %s it", batch.positions[0], verb)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sized
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence, Sized
 from typing import TYPE_CHECKING, Any
 
 from nanogpt_core._runtime.workers import require_event_loop
@@ -161,12 +161,16 @@ class Embedder(Closeable):
         """Usage of this object so far: a snapshot. A copy of the object starts at 0."""
         return self._meter.snapshot()
 
-    def embed(self, texts: Iterable[str], *, batch_size: int | None = None) -> NDArray[np.float32]:
+    def embed(
+        self, texts: Iterable[str], *, batch_size: int | None = None, first: int | Sequence[int] = 0
+    ) -> NDArray[np.float32]:
         """Embed documents.
 
         Args:
             texts: The texts. Repeated texts are sent once.
             batch_size: Maximum number of texts in a request, 1 to 2048, for this call only. Default: as for the object.
+            first: Position of the first text if the texts are a part of a longer list, or the position of each: errors
+                then give positions in that list. Default: 0.
 
         Returns:
             ``(n, d)`` float32, a row for each text, in order. ``(0, d)`` for no texts, with d = 0 if the dimensions are
@@ -181,10 +185,14 @@ class Embedder(Closeable):
             NanoGPTError: The service was not reached, refused, or sent an invalid reply. All errors here are of this
                 class; ``.completed`` holds the vectors that were finished.
         """
-        vectors: NDArray[np.float32] = self._pipeline.embed(check_texts(texts), batch_size=batch_size)
+        vectors: NDArray[np.float32] = self._pipeline.embed(
+            check_texts(texts, first), batch_size=batch_size, first=first
+        )
         return vectors
 
-    def embed_lists(self, texts: Iterable[str], *, batch_size: int | None = None, first: int = 0) -> list[list[float]]:
+    def embed_lists(
+        self, texts: Iterable[str], *, batch_size: int | None = None, first: int | Sequence[int] = 0
+    ) -> list[list[float]]:
         """Embed documents as :meth:`embed` does, into lists of floats, as both frameworks use them.
 
         Lists take ten times the memory of an array, and five times the CPU time.
@@ -192,8 +200,7 @@ class Embedder(Closeable):
         Args:
             texts: The texts.
             batch_size: As for :meth:`embed`.
-            first: Position of the first text if the texts are a part of a longer list: errors then give positions in
-                that list. Default: 0.
+            first: As for :meth:`embed`.
 
         Returns:
             A list of d floats for each text, in order.
@@ -202,7 +209,7 @@ class Embedder(Closeable):
             NanoGPTError: As for :meth:`embed`.
         """
         lists: list[list[float]] = self._pipeline.embed(
-            check_texts(texts, first), batch_size=batch_size, as_lists=True, first_position=first
+            check_texts(texts, first), batch_size=batch_size, as_lists=True, first=first
         )
         return lists
 
@@ -222,17 +229,21 @@ class Embedder(Closeable):
         vector: NDArray[np.float32] = self._pipeline.embed([query], show_progress=False)[0]
         return vector
 
-    async def aembed(self, texts: Iterable[str], *, batch_size: int | None = None) -> NDArray[np.float32]:
+    async def aembed(
+        self, texts: Iterable[str], *, batch_size: int | None = None, first: int | Sequence[int] = 0
+    ) -> NDArray[np.float32]:
         """Embed documents as :meth:`embed` does, without blocking the event loop."""
-        vectors: NDArray[np.float32] = await self._pipeline.aembed(check_texts(texts), batch_size=batch_size)
+        vectors: NDArray[np.float32] = await self._pipeline.aembed(
+            check_texts(texts, first), batch_size=batch_size, first=first
+        )
         return vectors
 
     async def aembed_lists(
-        self, texts: Iterable[str], *, batch_size: int | None = None, first: int = 0
+        self, texts: Iterable[str], *, batch_size: int | None = None, first: int | Sequence[int] = 0
     ) -> list[list[float]]:
         """Embed documents as :meth:`embed_lists` does, without blocking the event loop."""
         lists: list[list[float]] = await self._pipeline.aembed(
-            check_texts(texts, first), batch_size=batch_size, as_lists=True, first_position=first
+            check_texts(texts, first), batch_size=batch_size, as_lists=True, first=first
         )
         return lists
 
@@ -247,7 +258,8 @@ class Embedder(Closeable):
 
         Batches come in order, each as soon as it and all before it are complete; a slow source does not hold them
         back. At most ``max_concurrency`` batches are in flight at once, and ``texts`` is read no further ahead.
-        Repeated texts are sent once per batch; with a cache, once in total. ``deadline`` applies to each batch.
+        Repeated texts are sent once per batch; with a cache, not again once they are answered. ``deadline`` applies to
+        each batch.
 
         Args:
             texts: Any iterable, also an endless one.

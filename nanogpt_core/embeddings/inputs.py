@@ -12,30 +12,48 @@ MAX_POSITIONS_SHOWN = 10
 _MAX_NEIGHBOUR_CHARACTERS = 40
 
 
-def check_texts(texts: Iterable[str], first_position: int = 0) -> list[str]:
-    """Return ``texts`` as a list, after checking each of them; ``first_position`` is the position of the first one.
+def check_texts(texts: Iterable[str], first: int | Sequence[int] = 0) -> list[str]:
+    """Return ``texts`` as a list, after checking each of them.
+
+    ``first`` is the position of the first one in the caller's list, or has the position of each.
 
     Raises:
         InvalidTypeError: The argument is not an iterable of strings.
-        InvalidInputError: A text is empty or blank, or has an unpaired surrogate.
+        InvalidInputError: A text is empty or blank, or has an unpaired surrogate; or ``first`` has another number of
+            positions.
     """
     checked = list(iterate_texts(texts))
+    positions = positions_of(len(checked), first)
     # Here and below, all texts are tested together first. That nearly always finds nothing.
     if set(map(type, checked)) <= {str}:
-        _check_contents(checked, first_position)
+        _check_contents(checked, positions)
         return checked
-    wrong = [i for i, text in enumerate(checked, first_position) if not isinstance(text, str)]
+    wrong = [index for index, text in enumerate(checked) if not isinstance(text, str)]
     if wrong:
-        kinds = ", ".join(sorted({type(checked[i - first_position]).__name__ for i in wrong}))
+        kinds = ", ".join(sorted({type(checked[index]).__name__ for index in wrong}))
+        found = [positions[index] for index in wrong]
         raise InvalidTypeError(
-            f"texts must contain only strings; there is {kinds} at {describe_positions(wrong)}.",
-            remedy=_conversion(checked[wrong[0] - first_position]),
-            positions=wrong,
+            f"texts must contain only strings; there is {kinds} at {describe_positions(found)}.",
+            remedy=_conversion(checked[wrong[0]]),
+            positions=found,
         )
     # A subclass of str may hash or encode differently; its plain characters are embedded.
     plain = [text if type(text) is str else str.__str__(text) for text in checked]
-    _check_contents(plain, first_position)
+    _check_contents(plain, positions)
     return plain
+
+
+def positions_of(count: int, first: int | Sequence[int]) -> Sequence[int]:
+    """Return the positions of ``count`` texts in the caller's list: from ``first`` on, or those that it has.
+
+    Raises:
+        InvalidInputError: It has another number of positions.
+    """
+    if not isinstance(first, Sequence):
+        return range(first, first + count)
+    if len(first) != count:
+        raise InvalidInputError(f"first has {len(first)} positions for {count} texts.")
+    return first
 
 
 def check_text(text: str, noun: str = "text") -> str:
@@ -106,18 +124,19 @@ def _conversion(entry: object) -> str:
     return "Convert or remove these entries."
 
 
-def _check_contents(texts: Sequence[str], first_position: int) -> None:
+def _check_contents(texts: Sequence[str], positions: Sequence[int]) -> None:
     if not all(texts) or any(map(str.isspace, texts)):
-        blank = [i for i, text in enumerate(texts, first_position) if not text or text.isspace()]
+        blank = [index for index, text in enumerate(texts) if not text or text.isspace()]
+        found = [positions[index] for index in blank]
         raise InvalidInputError(
-            f"A text is empty or blank and has no embedding: {describe_positions(blank)}"
-            f"{_describe_neighbours(texts, blank[0] - first_position)}.",
+            f"A text is empty or blank and has no embedding: {describe_positions(found)}"
+            f"{_describe_neighbours(texts, blank[0])}.",
             remedy="Remove these texts, or put something in their place.",
-            positions=blank,
+            positions=found,
         )
     if all(map(str.isascii, texts)):
         return
-    broken = [i for i, text in enumerate(texts, first_position) if not _encodes(text)]
+    broken = [position for position, text in zip(positions, texts, strict=True) if not _encodes(text)]
     if broken:
         raise InvalidInputError(
             f"A text has an unpaired surrogate, which UTF-8 cannot encode: {describe_positions(broken)}.",

@@ -79,7 +79,7 @@ class Pipeline:
         *,
         as_lists: bool = False,
         batch_size: int | None = None,
-        first_position: int = 0,
+        first: int | Sequence[int] = 0,
         show_progress: bool = True,
         stop: threading.Event | None = None,
         stream_observer: CallObserver | None = None,
@@ -90,7 +90,7 @@ class Pipeline:
             texts: The texts.
             as_lists: Whether to return lists of floats, not an array.
             batch_size: Maximum number of texts in a request, for this call only.
-            first_position: Position of the first text in the caller's list or stream.
+            first: Position of the first text in the caller's list or stream, or the position of each.
             show_progress: Whether to report progress.
             stop: Set by another thread when the call should end.
             stream_observer: The observer of the stream that this call is a part of, or None.
@@ -101,7 +101,7 @@ class Pipeline:
             if self.config.deadline is not None:  # which begins after the SDK was imported, at the first call
                 self.client.get_ready()
             cancellation = Cancellation(Deadline.after(self.config.deadline), stop or threading.Event())
-            plan = make_plan(texts, self.counter, self.config.on_overflow, first_position)
+            plan = make_plan(texts, self.counter, self.config.on_overflow, first)
             with reporting(self.config.progress if show_progress else None, plan.text_count) as report:
                 call = self._make_call(plan, cancellation, observer, as_lists, report)
                 try:
@@ -125,7 +125,7 @@ class Pipeline:
         *,
         as_lists: bool = False,
         batch_size: int | None = None,
-        first_position: int = 0,
+        first: int | Sequence[int] = 0,
         show_progress: bool = True,
         stream_observer: CallObserver | None = None,
     ) -> Any:
@@ -138,7 +138,7 @@ class Pipeline:
             if self.config.deadline is not None:
                 await self.client.aget_ready()
             cancellation = Cancellation(Deadline.after(self.config.deadline))
-            plan = await _run(blocks, make_plan, texts, self.counter, self.config.on_overflow, first_position)
+            plan = await _run(blocks, make_plan, texts, self.counter, self.config.on_overflow, first)
             with reporting(self.config.progress if show_progress else None, plan.text_count) as report:
                 call = self._make_call(plan, cancellation, observer, as_lists, report)
                 try:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from nanogpt_core._runtime.log import logger
 from nanogpt_core._runtime.words import counted
-from nanogpt_core.embeddings.inputs import MAX_POSITIONS_SHOWN, describe_positions
+from nanogpt_core.embeddings.inputs import MAX_POSITIONS_SHOWN, describe_positions, positions_of
 from nanogpt_core.errors import TextTooLongError
 from nanogpt_core.models.tokens import TokenCounter, byte_lengths
 
@@ -69,19 +69,17 @@ class Plan:
     request texts.
 
     Attributes:
-        text_count: Number of texts that the caller passed.
-        first_position: Position of the first of them in the caller's list or stream.
+        text_positions: For each text of the call, its position in the caller's list or stream.
         request_texts: The distinct request texts.
         weights: For each request text, an estimate of its tokens.
         positions: For each request text, the first position in the caller's list that needs it.
-        index_of: For each of the caller's texts, the index of its distinct text.
+        index_of: For each text of the call, the index of its distinct text.
         request_index_of: For each distinct text, the index of its request text; -1 if it was split.
         one_to_one: True if each of the caller's texts is one request text, in the same order.
         pieces: For each distinct text that was split, its pieces: index of the request text, and tokens.
     """
 
-    text_count: int
-    first_position: int
+    text_positions: Sequence[int]
     request_texts: list[str]
     weights: list[int]
     positions: Sequence[int]
@@ -116,6 +114,11 @@ class Plan:
                 result[place] = weighted_mean([vectors[piece] for piece, _ in pieces], [tokens for _, tokens in pieces])
         return result
 
+    @property
+    def text_count(self) -> int:
+        """Number of texts of the call."""
+        return len(self.text_positions)
+
     def is_complete(self, index: int, done: Sequence[int]) -> bool:
         """Return whether all request texts of the distinct text ``index`` are done."""
         request_index = self.request_index_of[index]
@@ -145,35 +148,36 @@ def weighted_mean(vectors: Sequence[NDArray[np.float32]], weights: Sequence[int]
 
 
 def make_plan(
-    texts: Sequence[str], counter: TokenCounter, overflow: Overflow = "error", first_position: int = 0
+    texts: Sequence[str],
+    counter: TokenCounter,
+    overflow: Overflow = "error",
+    first: int | Sequence[int] = 0,
 ) -> Plan:
-    """Plan which request texts to send for ``texts``, which are checked; the first has the position ``first_position``.
+    """Plan which request texts to send for ``texts``, which are checked.
+
+    ``first`` is the position of the first one in the caller's list, or has the position of each.
 
     Raises:
         TextTooLongError: ``overflow`` is ``"error"`` and a text has more tokens than the model takes.
     """
     distinct = list(dict.fromkeys(texts))
     index_of: Sequence[int] = range(len(texts))
-    positions: Sequence[int] = range(first_position, first_position + len(texts))
+    positions = text_positions = positions_of(len(texts), first)
     if len(distinct) < len(texts):
         indices = {text: index for index, text in enumerate(distinct)}
         index_of = [indices[text] for text in texts]
         # In reverse order, so that the first position of a repeated text is the one that stays.
-        first_seen = dict(
-            zip(reversed(texts), range(first_position + len(texts) - 1, first_position - 1, -1), strict=True)
-        )
+        first_seen = dict(zip(reversed(texts), reversed(text_positions), strict=True))
         positions = [first_seen[text] for text in distinct]
     weights, too_long = counter.measure(distinct)
     if not too_long:
         one_to_one = len(distinct) == len(texts)
-        return Plan(
-            len(texts), first_position, distinct, weights, positions, index_of, range(len(distinct)), one_to_one
-        )
+        return Plan(text_positions, distinct, weights, positions, index_of, range(len(distinct)), one_to_one)
     if overflow == "error":
         found = [(positions[index], tokens) for index, tokens in too_long.items()]
-        raise _too_long_error(found, counter, is_only=is_only_text(len(texts), first_position))
+        raise _too_long_error(found, counter, is_only=is_only_text(text_positions))
     return _truncate_or_split(
-        index_of, distinct, positions, too_long, counter, first_position=first_position, split=overflow == "split"
+        index_of, distinct, positions, too_long, counter, text_positions=text_positions, split=overflow == "split"
     )
 
 
@@ -184,7 +188,7 @@ def _truncate_or_split(
     too_long: Collection[int],
     counter: TokenCounter,
     *,
-    first_position: int,
+    text_positions: Sequence[int],
     split: bool,
 ) -> Plan:
     """Plan the request texts if some of the distinct texts are over the limit."""
@@ -218,14 +222,12 @@ def _truncate_or_split(
     texts = list(index_of_text)
     weights = counter.weights(byte_lengths(texts))
     one_to_one = len(texts) == len(index_of) and not pieces
-    return Plan(
-        len(index_of), first_position, texts, weights, request_positions, index_of, request_index_of, one_to_one, pieces
-    )
+    return Plan(text_positions, texts, weights, request_positions, index_of, request_index_of, one_to_one, pieces)
 
 
-def is_only_text(text_count: int, first_position: int) -> bool:
+def is_only_text(text_positions: Sequence[int]) -> bool:
     """Return whether a call has one text, such as a query: errors need not name its position."""
-    return text_count == 1 and not first_position  # a stream's last batch may have one text too
+    return list(text_positions) == [0]  # a stream's last batch may have one text too
 
 
 def _too_long_error(found: Sequence[tuple[int, int]], counter: TokenCounter, *, is_only: bool) -> TextTooLongError:

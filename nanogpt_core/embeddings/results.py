@@ -258,15 +258,15 @@ class ResultCollector:
             )
         if error.failed_positions or not self.plan.text_count:
             return
-        plan, first_position = self.plan, self.plan.first_position
+        plan = self.plan
         complete = [plan.is_complete(index, self._done) for index in range(len(plan.request_index_of))]
         completed = [position for position, index in enumerate(plan.index_of) if complete[index]]
         error.failed_positions = tuple(
-            first_position + position for position, index in enumerate(plan.index_of) if not complete[index]
+            position for position, index in zip(plan.text_positions, plan.index_of, strict=True) if not complete[index]
         )
         if completed:
             vectors = self.output.select(completed)
-            error.completed = dict(zip((first_position + position for position in completed), vectors, strict=True))
+            error.completed = dict(zip((plan.text_positions[index] for index in completed), vectors, strict=True))
 
 
 def _names_same_model(asked: str, answered: str | None) -> bool:

@@ -76,16 +76,16 @@ def stream_chunks(pipeline: Pipeline, chunks: Iterator[Chunk[str]], total: int |
     """Embed the chunks of a stream, and yield them in order; ``total`` texts are expected, or None."""
 
     def embed(chunk: Chunk[str], stop: threading.Event) -> EmbeddedBatch:
-        first_position, texts = chunk[0], check_texts(chunk[1], chunk[0])
+        first, texts = chunk[0], check_texts(chunk[1], chunk[0])
         vectors = pipeline.embed(
             texts,
             batch_size=len(texts),
-            first_position=first_position,
+            first=first,
             show_progress=False,
             stop=stop,
             stream_observer=observer,
         )
-        return EmbeddedBatch(first_position, texts, vectors)
+        return EmbeddedBatch(first, texts, vectors)
 
     with (
         pipeline.observe() as observer,
@@ -104,11 +104,11 @@ async def astream_chunks(
     """Do the same as :func:`stream_chunks` on the running event loop."""
 
     async def embed(chunk: Chunk[str]) -> EmbeddedBatch:
-        first_position, texts = chunk[0], check_texts(chunk[1], chunk[0])
+        first, texts = chunk[0], check_texts(chunk[1], chunk[0])
         vectors = await pipeline.aembed(
-            texts, batch_size=len(texts), first_position=first_position, show_progress=False, stream_observer=observer
+            texts, batch_size=len(texts), first=first, show_progress=False, stream_observer=observer
         )
-        return EmbeddedBatch(first_position, texts, vectors)
+        return EmbeddedBatch(first, texts, vectors)
 
     with pipeline.observe() as observer, reporting(pipeline.config.progress, total) as report:
         async with contextlib.aclosing(amap_ordered(chunks, embed, pipeline.config.max_concurrency)) as batches:

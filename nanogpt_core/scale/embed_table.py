@@ -10,7 +10,13 @@ from nanogpt_core._runtime.extras import missing_extra
 from nanogpt_core.embeddings.config import OPTION_ALIASES, EmbedderOptions
 from nanogpt_core.embeddings.embedder import Embedder
 from nanogpt_core.embeddings.inputs import describe_positions
-from nanogpt_core.errors import ConfigurationError, InvalidInputError, InvalidTypeError, TextTooLongError
+from nanogpt_core.errors import (
+    ConfigurationError,
+    InvalidInputError,
+    InvalidTypeError,
+    NanoGPTError,
+    TextTooLongError,
+)
 from nanogpt_core.http.secrets import resolve_key
 from nanogpt_core.models.catalog import ModelInfo
 from nanogpt_core.validation import check_attribute, check_number, check_option_names, fixed_option_error
@@ -249,20 +255,22 @@ class EmbedTable:
                 positions=nulls,
             )
         left = [row for row, reason in enumerate(reasons) if reason is None]
+        completed: dict[int, NDArray[np.float32]] = {}
         while left:
             try:
-                vectors[left] = self.embedder.embed([texts[row] or "" for row in left])
+                vectors[left] = self.embedder.embed([texts[row] or "" for row in left], first=left)
                 break
-            except InvalidInputError as error:
-                if self.on_error == "raise" or not error.positions:
-                    raise
+            except NanoGPTError as error:
                 # Some of them may have been sent before the service refused another one.
-                for position, vector in error.completed.items():
-                    vectors[left[position]] = vector
-                for position in error.positions:
-                    reasons[left[position]] = _reason(texts[left[position]], error)
-                done = {*error.completed, *error.positions}
-                left = [row for position, row in enumerate(left) if position not in done]
+                error.completed = completed = {**completed, **error.completed}
+                if self.on_error == "raise" or not isinstance(error, InvalidInputError) or not error.positions:
+                    raise
+                for row, vector in completed.items():
+                    vectors[row] = vector
+                for row in error.positions:
+                    reasons[row] = _reason(texts[row], error)
+                done = {*completed, *error.positions}
+                left = [row for row in left if row not in done]
         return vectors, reasons
 
     def _check_schema(self, schema: Any) -> None:

@@ -18,7 +18,14 @@ from llama_index.core.rate_limiter import BaseRateLimiter
 from llama_index.core.storage.kvstore import SimpleKVStore
 
 from llama_index_nanogpt import NanoGPTEmbedding
-from nanogpt_core.errors import AuthenticationError, InvalidInputError, InvalidTypeError, ServerError, TextTooLongError
+from nanogpt_core.errors import (
+    AuthenticationError,
+    BadRequestError,
+    InvalidInputError,
+    InvalidTypeError,
+    ServerError,
+    TextTooLongError,
+)
 from nanogpt_core.sandbox import Fault
 
 TEXTS = [f"Text number {i}." for i in range(7)]
@@ -298,6 +305,24 @@ async def test_embeddings_cache_spares_repeated_texts(make, call, sandbox):
     assert again[1:] == first
     assert single == first[2]
     assert [request.inputs for request in sandbox.requests] == [tuple(TEXTS), ("new",)]
+
+
+async def test_failed_batch_with_an_embeddings_cache_keeps_all_vectors_at_their_positions(make, call, sandbox):
+    cache, texts = SimpleKVStore(), [*TEXTS[:2], "new", "refused", TEXTS[2], "last"]
+    right = np.array(make().get_text_embedding_batch(texts), dtype=np.float32)
+    embedding = make(embeddings_cache=cache, batch_size=1, max_concurrency=1)
+    await call(embedding, "get_text_embedding_batch", TEXTS)
+    sandbox.clear()
+    sandbox.add_faults(None, Fault(400, body={"error": {"message": "input[0] is not allowed"}}))
+    with pytest.raises(BadRequestError, match="the text at position 3 ") as caught:
+        await call(embedding, "get_text_embedding_batch", texts)
+    assert (caught.value.positions, caught.value.failed_positions) == ((3,), (3, 5))
+    for position, vector in caught.value.completed.items():
+        assert np.array_equal(vector, right[position])
+    assert sorted(caught.value.completed) == [0, 1, 2, 4]
+    sandbox.clear()
+    assert np.array_equal(np.float32(await call(embedding, "get_text_embedding_batch", texts)), right)
+    assert [request.inputs for request in sandbox.requests] == [("refused",), ("last",)]
 
 
 @pytest.mark.parametrize("way", ["constructor", "copy", "attribute"])

@@ -27,6 +27,7 @@ from pydantic import SecretStr
 
 from nanogpt_core import MODELS, Embedder, Estimate, Usage, list_models
 from nanogpt_core.errors import (
+    AuthenticationError,
     BadRequestError,
     ConfigurationError,
     InvalidInputError,
@@ -443,6 +444,35 @@ def test_too_long_texts_raise_with_their_positions(embed, make, sandbox):
     assert caught.value.positions == (1, 4)
     assert "on_overflow" in caught.value.remedy
     assert sandbox.requests == []
+
+
+@pytest.mark.parametrize("method", ["embed", "embed_lists"])
+def test_errors_give_the_positions_in_a_longer_list(method, way, serve, faults):
+    def answer(seen):
+        return faults.response("", status=401) if seen.texts == ["bad"] else faults.good(seen)
+
+    embedder = serve(answer).embedder(batch_size=1, max_concurrency=1)
+
+    def call(texts, first):
+        if way.name == "sync":
+            getattr(embedder, method)(texts, first=first)
+        else:
+            asyncio.run(getattr(embedder, f"a{method}")(texts, first=first))
+
+    def positions(texts, first, error):
+        with pytest.raises(error) as caught:
+            call(texts, first)
+        found = caught.value
+        return getattr(found, "positions", ()), sorted(found.completed), found.failed_positions
+
+    assert positions(["a", " ", "b"], 7, InvalidInputError) == ((8,), [], ())
+    assert positions(["a", " ", "\ud800"], [9, 4, 6], InvalidInputError) == ((4,), [], ())
+    assert positions(["a", "\ud800"], [9, 4], InvalidInputError) == ((4,), [], ())
+    assert positions(["a", 5], [9, 4], InvalidTypeError) == ((4,), [], ())
+    assert positions(["a", "b", "a", "bad"], 7, AuthenticationError) == ((), [7, 8, 9], (10,))
+    assert positions(["a", "b", "a", "bad"], [9, 4, 6, 2], AuthenticationError) == ((), [4, 6, 9], (2,))
+    with pytest.raises(InvalidInputError, match=r"^first has 1 positions for 2 texts\.$"):
+        embedder.embed(["a", "b"], first=[3])
 
 
 def test_on_overflow_applies_to_queries(query, make, sandbox):

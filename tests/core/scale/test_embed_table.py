@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from nanogpt_core import (
+    AuthenticationError,
     ConfigurationError,
     Embedder,
     EmbedTable,
@@ -155,6 +156,25 @@ def test_texts_that_the_service_refuses_get_a_reason_and_no_text_is_paid_twice(s
     assert result.column("embedding_error").to_pylist() == [None, "too long", None, "too long", None]
     assert [vector is None for vector in result.column("embedding").to_pylist()] == [False, True, False, True, False]
     assert sorted(sent) == ["one", "three", "two"]
+
+
+def test_error_of_the_service_gives_rows_of_the_table(serve, faults, monkeypatch):
+    def answer(seen):
+        if seen.texts[0].startswith("huge"):
+            return faults.response({"error": {"message": "maximum context length exceeded"}}, status=400)
+        return faults.response("", status=401) if seen.texts == ["refused"] else faults.good(seen)
+
+    server = serve(answer)
+    monkeypatch.setenv("NANOGPT_BASE_URL", server.base_url)
+    embed = EmbedTable(
+        "text", model="lab/unlisted", width=faults.WIDTH, on_error="null", batch_size=1, max_concurrency=1
+    )
+    with pytest.raises(AuthenticationError) as caught:
+        embed(pa.table({"text": [None, "one", " ", "huge", "two", "refused", "three"]}))
+    assert caught.value.failed_positions == (5, 6)
+    assert sorted(caught.value.completed) == [1, 4]
+    for row, text in ((1, "one"), (4, "two")):
+        assert np.array_equal(caught.value.completed[row], faults.vector_of(text))
 
 
 def test_text_that_is_not_utf_8_gets_a_reason_or_raises_with_its_position():
