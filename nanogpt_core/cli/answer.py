@@ -20,13 +20,7 @@ _CITATIONS = re.compile(r"\[(\d{1,3}(?:\s*[,;]\s*\d{1,3})*)\]")
 
 
 def stream_answer(question: str, passages: Sequence[str], model: str, base_url: str | None) -> Iterator[str]:
-    """Yield the answer of a chat model in pieces.
-
-    Args:
-        question: The question.
-        passages: The passages; the first has number 1.
-        model: The chat model.
-        base_url: Address of the API, or None for the environment's.
+    """Yield the answer of a chat model in pieces; the first of the ``passages`` has number 1.
 
     Raises:
         NanoGPTError: The service was not reached, refused, or sent an invalid reply.

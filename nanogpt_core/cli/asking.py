@@ -41,9 +41,7 @@ class CostOptions:
     def confirm(self, cost: str, usd: float | None) -> None:
         """Compare an expected cost with the budget, or ask if there is none and the cost is too high.
 
-        Args:
-            cost: The cost in words, a sentence without its full stop.
-            usd: US dollars; None if a price is unknown.
+        ``cost`` is a sentence without its full stop; ``usd`` is None if a price is unknown.
 
         Raises:
             CommandError: The cost is above the budget, or was not accepted.

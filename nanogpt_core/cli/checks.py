@@ -30,14 +30,7 @@ _SLOW_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class Finding:
-    """The outcome of one check.
-
-    Attributes:
-        status: ``"ok"``, ``"note"`` for something to look at, ``"FAIL"``.
-        check: The name of the check.
-        message: The outcome, in one sentence.
-        remedy: The remedy, or an empty string.
-    """
+    """The outcome of one check, in a sentence. The status ``"note"`` is for something to look at."""
 
     status: Literal["ok", "note", "FAIL"]
     check: str
@@ -46,13 +39,7 @@ class Finding:
 
 
 def check_all(base_url: str | None, cache: Path | None, *, offline: bool) -> Iterator[Finding]:
-    """Run every check, and yield each finding as it is known.
-
-    Args:
-        base_url: Base URL of the API; None for the environment's.
-        cache: A cache file to verify, or None.
-        offline: Send nothing.
-    """
+    """Run every check, and yield each finding as it is known; send nothing if ``offline``."""
     yield from _check("versions", _versions)
     key = list(_check("key", _key))
     yield from key

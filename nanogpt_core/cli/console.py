@@ -51,13 +51,7 @@ def _console(*, stderr: bool) -> Console:
 
 
 def make_table(*columns: str, right: Sequence[str] = (), title: str | None = None) -> Any:
-    """Return an empty table, a ``rich.table.Table``.
-
-    Args:
-        *columns: The headings.
-        right: The headings of the columns with numbers, which are aligned to the right.
-        title: A line above the table.
-    """
+    """Return an empty ``rich.table.Table``; the columns named in ``right`` are aligned to the right, as numbers are."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 

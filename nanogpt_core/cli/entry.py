@@ -77,14 +77,7 @@ def _interrupt(_number: int, _frame: object) -> NoReturn:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command.
-
-    Args:
-        arguments: The command line without the program's name.
-
-    Returns:
-        The exit code.
-    """
+    """Run one command, and return its exit code; ``arguments`` do not have the program's name."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal may not have every character

@@ -49,10 +49,7 @@ class ExitCode(IntEnum):
 class CommandError(Exception):
     """Ends a command with one line on standard error.
 
-    Args:
-        message: The problem, with its place. One line, or one line for each of several places.
-        remedy: The remedy, or an empty string.
-        code: The exit code.
+    ``message`` is the problem with its place: one line, or one line for each of several places.
     """
 
     def __init__(self, message: str, *, remedy: str = "", code: ExitCode = ExitCode.USAGE) -> None:

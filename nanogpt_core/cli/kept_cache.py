@@ -16,10 +16,7 @@ _SQLITE_FORMAT = b"SQLite format 3\0"
 
 
 class KeptCache(SQLiteCache):
-    """A :class:`nanogpt_core.SQLiteCache` that a command relies on.
-
-    Args:
-        path: The file; it is created with its folder if it is missing.
+    """A :class:`nanogpt_core.SQLiteCache` that a command relies on; it is created with its folder if it is missing.
 
     Attributes:
         failure: The error of the first write that failed, or None. The embedder continues without a cache then.

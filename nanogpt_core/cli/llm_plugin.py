@@ -24,12 +24,7 @@ class EmbeddingFailedError(llm.ModelError, click.ClickException):
 
 
 class NanoGPTEmbeddingModel(llm.EmbeddingModel):  # type: ignore[misc, name-defined] # documented, but not in __all__
-    """One embedding model.
-
-    Args:
-        model: The row of the catalog.
-        dimensions: Reduce the vectors to so many dimensions; None for full vectors.
-    """
+    """One embedding model, with full vectors or with vectors reduced to so many ``dimensions``."""
 
     needs_key = "nanogpt"
     batch_size = None  # the texts of a call go to the Embedder as one stream, which sends batches concurrently
@@ -56,9 +51,7 @@ class NanoGPTEmbeddingModel(llm.EmbeddingModel):  # type: ignore[misc, name-defi
     def embed_batch(self, items: Iterable[str | bytes], *, key: str | None = None) -> Iterator[list[float]]:
         """Yield a vector for each text, in order; requests are sent while the texts are read.
 
-        Args:
-            items: The texts.
-            key: The key. Default: that of ``llm keys set nanogpt``, then the environment's.
+        The default of ``key`` is that of ``llm keys set nanogpt``, then the environment's.
 
         Raises:
             EmbeddingFailedError: A text is not accepted, or the service was not reached or refused.

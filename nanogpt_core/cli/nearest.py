@@ -18,13 +18,10 @@ class Hit(NamedTuple):
 
 
 def nearest(blocks: Iterable[NDArray[np.float32]], query: NDArray[np.float32], count: int) -> tuple[list[Hit], int]:
-    """Find the rows with the highest cosines.
+    """Find the ``count`` rows with the highest cosines.
 
-    Args:
-        blocks: The vectors, ``(n, d)`` float32 each. One block is in memory at a time. A row of NaN or of zeros is
-            never found.
-        query: The question's vector, ``(d,)`` float32.
-        count: Number of rows wanted.
+    ``blocks`` are the vectors, ``(n, d)`` float32 each; one block is in memory at a time. A row of NaN or of zeros is
+    never found. ``query`` is the question's vector, ``(d,)`` float32.
 
     Returns:
         The rows, the best first, equal ones in the order of the rows; and the number of rows that are never found.

@@ -55,12 +55,6 @@ def indexed_nearest(
 ) -> tuple[list[Hit], int] | None:
     """Find the rows with the highest cosines among the candidates of the index, which is made if there is none.
 
-    Args:
-        output: The output.
-        reader: Its reader.
-        query: The question's vector, ``(d,)`` float32.
-        count: Number of rows wanted.
-
     Returns:
         The rows with exact scores, as :func:`nanogpt_core.cli.nearest.nearest` returns them, and the number of rows
         without a vector. None if the exact search has to be taken: the output is small, of a format without access to

@@ -69,8 +69,6 @@ class _Vectors:
     """Reads all vectors.
 
     Attributes:
-        rows: Number of rows.
-        dimensions: Their dimensions.
         missing: Numbers of the rows without a vector, or with one that is not finite or has only zeros.
         sha256: SHA-256 of all vectors, in hexadecimal.
     """

@@ -39,11 +39,7 @@ class CorpusOptions(ReadingOptions):
 def read_corpus(corpus: Path, options: CorpusOptions, progress: Progress, output: Path) -> list[Passage]:
     """Return the passages of a file or folder. The source of a document is its path in the folder.
 
-    Args:
-        corpus: The file or folder.
-        options: The options of reading.
-        progress: Shows the number of passages.
-        output: The folder of the report, which is not read if it is in the corpus.
+    The folder of the report, ``output``, is not read if it is in the corpus.
 
     Raises:
         CommandError: The corpus has no text, or a part that cannot be embedded.

@@ -64,14 +64,9 @@ def open_service(sandbox: bool, base_url: str | None) -> Iterator[dict[str, str 
 
 
 class Run:
-    """One run of the command.
+    """One run of the command, with key and address from :func:`open_service`.
 
-    Args:
-        service: Key and address, from :func:`open_service`.
-        sandbox: True if they are a sandbox's: nothing costs money, and no vector is kept.
-        cost: Consent to the cost.
-        output: The folder for the report and the vectors.
-        progress: Shows the passages of each model.
+    With a ``sandbox``, nothing costs money, and no vector is kept.
     """
 
     def __init__(
@@ -154,12 +149,8 @@ class Run:
     ) -> Comparison:
         """Show the expected cost, ask, and measure.
 
-        Args:
-            questions: The questions.
-            passages: The passages.
-            models: The models.
-            dimensions: Reduced dimensions to try; None for the default ones.
-            **options: Further options of :func:`nanogpt_core.comparison.compare_models`.
+        If ``dimensions`` is None, the default ones are tried. Further ``options`` are those of
+        :func:`nanogpt_core.comparison.compare_models`.
 
         Raises:
             CommandError: The cost was not accepted, or Ctrl-C.

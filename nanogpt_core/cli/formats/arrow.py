@@ -105,15 +105,11 @@ def reading(output: Path) -> Iterator[None]:
 class ArrowReader(ABC):
     """The part of a reader that Parquet and Lance share.
 
-    Args:
-        output: The file or dataset.
-        schema: Its ``pyarrow.Schema``.
-
     Attributes:
         facts: Facts in the metadata of the schema, or None.
 
     Raises:
-        CommandError: It does not hold passages and vectors.
+        CommandError: The file does not hold passages and vectors.
     """
 
     def __init__(self, output: Path, schema: Any) -> None:

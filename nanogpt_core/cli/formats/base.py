@@ -34,9 +34,6 @@ class Facts:
     """Facts about an output, in the file itself if its format has a place for them.
 
     Attributes:
-        model: The model.
-        dimensions: Dimensions of the vectors.
-        rows: Number of rows.
         texts_sha256: SHA-256, in hexadecimal, over the SHA-256 of each row's text, in order.
     """
 
@@ -65,12 +62,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Rows to write.
-
-    Attributes:
-        passages: The passages.
-        vectors: Their vectors in parts as they arrived, ``(n, d)`` float32 each.
-    """
+    """Rows to write: passages, and their vectors in parts as they arrived, ``(n, d)`` float32 each."""
 
     passages: Sequence[Passage]
     vectors: Sequence[NDArray[np.float32]]
@@ -112,10 +104,7 @@ class Format(Protocol):
     def write(self, folder: Path, facts: Facts, blocks: Iterator[Block]) -> None:
         """Write an output into a folder, from which it is moved when it is complete.
 
-        Args:
-            folder: The folder. An earlier, incomplete output in it is replaced.
-            facts: The facts about the output.
-            blocks: The rows. If they end early, the output is incomplete.
+        An earlier, incomplete output in the folder is replaced. If the ``blocks`` end early, the output is incomplete.
         """
 
     def publish(self, folder: Path, output: Path) -> None:
@@ -151,11 +140,7 @@ class VectorLookup(VectorReader, Protocol):
         """Number of rows."""
 
     def vectors(self, numbers: Sequence[int]) -> NDArray[np.float32]:
-        """Return the vectors of some rows, as ``blocks`` yields them.
-
-        Args:
-            numbers: The numbers of the rows, at least one, counted from 0 and in ascending order.
-        """
+        """Return the vectors of at least one row, as ``blocks`` yields them; the numbers are as for ``rows``."""
 
 
 def format_of(output: Path) -> Format:
@@ -185,22 +170,14 @@ def open_output(output: Path) -> VectorReader:
 
 
 def unreadable(output: Path, reason: str) -> CommandError:
-    """Return the error for a file that is damaged, or that another program has written.
-
-    Args:
-        output: The file.
-        reason: The reason, after the name of the file.
-    """
+    """Return the error for a file that is damaged, or of another program; the ``reason`` stands after its name."""
     return CommandError(f"{output} {reason}.", code=ExitCode.BAD_INPUT)
 
 
 def stored_row(fields: Any, output: Path, number: int) -> StoredRow:
     """Return a row from the fields that a file holds; fields that :class:`StoredRow` does not have are left out.
 
-    Args:
-        fields: The fields, as a dictionary. Every other value, such as None, is an error.
-        output: The file, for messages.
-        number: Number of the row, counted from 0.
+    ``fields`` can be any value: if it is no dictionary, that is an error. ``number`` counts from 0.
 
     Raises:
         CommandError: It has no text or no ID.

@@ -41,11 +41,7 @@ def publish(folder: Path, output: Path) -> None:
 
 
 class Reader:
-    """Reads JSON Lines.
-
-    Args:
-        path: The file.
-    """
+    """Reads JSON Lines."""
 
     facts = None
 

@@ -39,11 +39,7 @@ def publish(folder: Path, output: Path) -> None:
 
 
 class Reader(ArrowReader):
-    """Reads a dataset.
-
-    Args:
-        path: The folder of the dataset.
-    """
+    """Reads a dataset."""
 
     def __init__(self, path: Path) -> None:
         import lance

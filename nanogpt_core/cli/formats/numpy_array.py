@@ -47,11 +47,7 @@ def publish(folder: Path, output: Path) -> None:
 
 
 class Reader:
-    """Reads an array, mapped into memory, and its passages.
-
-    Args:
-        path: The array.
-    """
+    """Reads an array, mapped into memory, and its passages."""
 
     facts = None
 

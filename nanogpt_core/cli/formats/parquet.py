@@ -42,11 +42,7 @@ def publish(folder: Path, output: Path) -> None:
 
 
 class Reader(ArrowReader):
-    """Reads a Parquet file row group by row group.
-
-    Args:
-        path: The file.
-    """
+    """Reads a Parquet file row group by row group."""
 
     def __init__(self, path: Path) -> None:
         import pyarrow.parquet as pq

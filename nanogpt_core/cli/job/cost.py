@@ -22,12 +22,8 @@ _SECONDS_PER_REQUEST = 1.0  # assumed
 class ModelTally:
     """Adds up texts for one model.
 
-    Args:
-        model: The model.
-
     Attributes:
         tokens: Tokens of the texts.
-        requests: Requests for full batches.
         too_long: Number of texts over the model's token limit.
     """
 
@@ -39,11 +35,9 @@ class ModelTally:
         self._weights: list[int] = []
 
     def add(self, base_tokens: Sequence[int], lengths: Sequence[int]) -> None:
-        """Add texts.
+        """Add texts, by their tokens and their lengths in bytes.
 
-        Args:
-            base_tokens: Their tokens by :func:`nanogpt_core.models.tokens.count_base_tokens`.
-            lengths: Their lengths in UTF-8, in bytes.
+        The tokens are those of :func:`nanogpt_core.models.tokens.count_base_tokens`.
         """
         limit = self.model.max_tokens
         for tokens in map(self.counter.scale, base_tokens):

@@ -57,14 +57,8 @@ def read_input(
 ) -> InputReport:
     """Read all input into the spool.
 
-    Args:
-        inputs: Files, folders, and ``<stdin>``.
-        options: The options of reading.
-        spool: Takes the passages.
-        progress: Shows the number of passages.
-        reason_against: Returns the reason for which a text cannot be embedded, or None.
-        outputs: Files that the command writes, and that must not be among the input.
-        without: Folders in which nothing is read.
+    ``reason_against`` returns the reason for which a text cannot be embedded, or None. ``outputs`` are files that the
+    command writes, and that must not be among the input. In the folders ``without`` nothing is read.
 
     Raises:
         CommandError: An input does not exist or is an output; or there are problems and no ``--skip-bad``; or there is

@@ -37,13 +37,9 @@ class Job:
     """Embeds inputs into one output.
 
     Attributes:
-        inputs: Files, folders, and ``<stdin>``.
-        output: The output.
-        reading: The options of reading.
         embedder_options: Keyword arguments of :class:`nanogpt_core.Embedder`, without cache and budget.
         cost: Consent to the cost. The budget is that of all runs of the job.
         cache: Path of a cache that is kept, in place of the state's own; or None.
-        overwrite: Whether an existing output may be replaced.
     """
 
     inputs: Sequence[str]

@@ -15,11 +15,7 @@ _SECONDS_BETWEEN_LINES = 5.0
 
 
 class Progress:
-    """Shows the progress of one stage after the other: a line at its beginning, every 5 seconds, and at its end.
-
-    Args:
-        quiet: Show nothing.
-    """
+    """Shows the progress of one stage after the other: a line at its beginning, every 5 seconds, and at its end."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet

@@ -29,14 +29,7 @@ _MAX_WAITING_BLOCKS = 4  # 16 batches of 256 texts, which can arrive at once
 
 
 class JobRun:
-    """One run of a job.
-
-    Args:
-        embedder: Sends the texts; its cache holds the vectors of earlier runs.
-        spool: The passages.
-        state: Takes the usage.
-        cache: The embedder's cache.
-        progress: Shows the texts done.
+    """One run of a job. The cache of the embedder holds the vectors of earlier runs.
 
     Attributes:
         done: Number of distinct texts that have a vector.
@@ -69,10 +62,7 @@ class JobRun:
         return self._hash.hexdigest()
 
     def write(self, write: Callable[[Facts, Iterator[Block]], None]) -> Facts:
-        """Embed and write all passages; return the facts about the output.
-
-        Args:
-            write: Writes the output; see :class:`nanogpt_core.cli.formats.base.Format`.
+        """Embed all passages, and ``write`` them in a format; return the facts about the output.
 
         Raises:
             NanoGPTError: As :meth:`nanogpt_core.Embedder.stream`.
@@ -156,8 +146,7 @@ def _take(
 class _Writing:
     """Writes blocks in a thread. Requests are started by the thread that reads the stream, which must not wait.
 
-    Args:
-        write: Writes an iterator of blocks. It imports Arrow, which takes about as long as a request.
+    ``write`` imports Arrow, which takes about as long as a request.
     """
 
     def __init__(self, write: Callable[[Iterator[Block]], None]) -> None:

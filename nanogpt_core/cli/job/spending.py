@@ -42,13 +42,7 @@ def budget_left(budget: float | None, spent: float | None) -> float | None:
 
 
 def confirm(embedder: Embedder, spool: Spool, progress: Progress, cost: CostOptions) -> None:
-    """Compare the expected cost with the budget, or ask.
-
-    Args:
-        embedder: The embedder; texts in its cache cost nothing.
-        spool: The texts.
-        progress: Shows the counting of tokens.
-        cost: The options, with the budget that is left.
+    """Compare the expected cost with the budget that is left, or ask. Texts in the embedder's cache cost nothing.
 
     Raises:
         CommandError: The cost is above the budget, or was not accepted.
@@ -78,13 +72,9 @@ def _tokens(embedder: Embedder, spool: Spool, progress: Progress) -> int:
 
 
 def check_space(folder: Path, spool: Spool, dimensions: int | None, stored: int) -> None:
-    """Check that the disk has room for the vectors and the output.
+    """Check that the disk of a folder has room for the vectors and the output.
 
-    Args:
-        folder: A folder on the disk.
-        spool: The passages.
-        dimensions: Dimensions of the vectors; None if they are not known yet.
-        stored: Number of vectors that the state holds already.
+    ``dimensions`` is None if they are not known yet; ``stored`` vectors are there already.
 
     Raises:
         CommandError: It has not.

@@ -27,7 +27,6 @@ class SpooledBlock:
     """Passages as they were stored together: at most :data:`ROWS_PER_BLOCK`.
 
     Attributes:
-        passages: The passages.
         text_ids: The numbers of their texts. Distinct texts are numbered from 1, in the order of first occurrence.
         known: Number of distinct texts in the blocks before.
         new: Number of distinct texts that no block before holds.
@@ -40,14 +39,11 @@ class SpooledBlock:
 
 
 class Spool:
-    """Stores passages in order. One thread only.
+    """Stores passages in order, in ``passages.jsonl`` and ``texts.sqlite``, which are replaced. One thread only.
 
     A block is a line of JSON, a list for each field: with a list for each passage, the garbage collector took longer
     than parsing. With a row of SQLite for each passage, the thread that starts requests spent a third of its time on
     them: each step of SQLite lets other threads run first.
-
-    Args:
-        folder: The folder for the files ``passages.jsonl`` and ``texts.sqlite``. Existing ones are replaced.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -29,9 +29,6 @@ def state_folder(output: Path) -> Path:
 class State:
     """The state of one output. Only one process at a time can have it open; a kill releases it.
 
-    Args:
-        output: The output.
-
     Attributes:
         is_new: True if no earlier run has left a state.
         keep: Whether the folder stays: True once a request was answered, until the output is in its place.

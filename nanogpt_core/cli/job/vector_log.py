@@ -23,10 +23,7 @@ class VectorLog:
     """An :class:`nanogpt_core.EmbeddingCache` in a file that only grows. One process at a time; safe in threads.
 
     A kill can leave an incomplete entry at the end, which is cut off when the file is opened. Entries carry checksums
-    of their own; one that is damaged counts as missing.
-
-    Args:
-        path: The file; it is created with mode 0600.
+    of their own; one that is damaged counts as missing. The file is created with mode 0600.
 
     Attributes:
         failure: The error of the first write that failed, or None. The embedder continues without a cache then; the

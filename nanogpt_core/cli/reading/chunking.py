@@ -19,14 +19,7 @@ _MAX_CHARACTERS_PER_WORD = 64  # a longer run without a blank is divided
 
 @dataclass(frozen=True, slots=True)
 class _Unit:
-    """A sentence or line, or a part of a long one.
-
-    Attributes:
-        start: Its first character.
-        end: The character after it.
-        tokens: Its tokens.
-        border: Strength of the border after it.
-    """
+    """A sentence or line, or a part of a long one, in characters; ``border`` is the strength of the border after it."""
 
     start: int
     end: int
@@ -35,11 +28,9 @@ class _Unit:
 
 
 class Chunker:
-    """Divides texts. Tokens are those of ``cl100k_base``, for all models: the same passages are compared.
+    """Divides texts into chunks of at most ``tokens``, of which at most ``overlap`` repeat the end of the chunk before.
 
-    Args:
-        tokens: Most tokens of a chunk.
-        overlap: Tokens that a chunk repeats of the one before it, at most.
+    Tokens are those of ``cl100k_base``, for all models: the same passages are compared.
     """
 
     def __init__(self, tokens: int, overlap: int) -> None:

@@ -41,9 +41,6 @@ _LINE_FORMATS = ("jsonl", "csv")
 class CorpusReader:
     """Reads sources into passages.
 
-    Args:
-        options: The options of reading.
-
     Raises:
         CommandError: An invalid option.
     """

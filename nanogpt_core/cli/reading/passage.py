@@ -13,7 +13,6 @@ class Passage(NamedTuple):
     """A text to embed, and its place. A tuple, since a frozen dataclass takes three times as long to make.
 
     Attributes:
-        text: The text.
         source: The file, as it was given; ``<stdin>`` for standard input.
         number: Number of the passage in its source, counted from 1; for a record, the number of the record.
         part: Number of the part of a record that was divided, counted from 1; else 0.
@@ -48,12 +47,7 @@ class Passage(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A part of the input that cannot be embedded.
-
-    Attributes:
-        place: The file, with the line, page or record if it is known.
-        reason: The problem, in a few words.
-    """
+    """A part of the input that cannot be embedded: the file, with line, page or record if known, and the reason."""
 
     place: str
     reason: str

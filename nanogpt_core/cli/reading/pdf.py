@@ -12,9 +12,7 @@ from nanogpt_core.cli.reading.text_files import BadTextError
 def read_pdf(path: Path | None, file: BinaryIO) -> Iterator[tuple[int, str]]:
     """Yield each page that is not empty: its number, counted from 1, and its text. A scan has an empty text.
 
-    Args:
-        path: The file; None for standard input.
-        file: The opened file.
+    ``path`` is None for standard input.
 
     Raises:
         BadTextError: The file is not a PDF, needs a password, or has a damaged page.

@@ -58,15 +58,11 @@ class Source:
 def find_sources(
     inputs: Sequence[str], *, given_format: str | None = None, include: Sequence[str] = ()
 ) -> tuple[list[Source], list[Problem], Counter[str]]:
-    """Return the files to read.
+    """Return the files to read. Files that ``nanogpt embed`` has written are left out.
 
-    Args:
-        inputs: Files, folders, and :data:`STDIN`.
-        given_format: Format of standard input and named files, and of files in folders whose names do not tell it.
-        include: Patterns of files in folders, such as ``*.py``. Default: files with an end in
-            :data:`FORMATS` but ``.json``.
-
-    Files that ``nanogpt embed`` has written are left out.
+    ``given_format`` is that of standard input and named files, and of files in folders whose names do not tell it.
+    ``include`` are patterns of files in folders, such as ``*.py``; by default those with an end in :data:`FORMATS`
+    but ``.json``.
 
     Returns:
         The sources, folders in alphabetical order; folders without any; and the number of other files in folders, by

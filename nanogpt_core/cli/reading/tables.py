@@ -98,15 +98,10 @@ def _without_bom(start: bytes) -> bytes:
 
 
 def read_csv(file: BinaryIO, encoding: str, columns: list[str], *, tabs: bool = False) -> Iterator[Record]:
-    """Yield the rows of a CSV file, by the names in its first row. Blank rows are left out.
+    """Yield the rows of a CSV file that are not blank, by the names in its first row, which must have the ``columns``.
 
-    The delimiter is a comma, or a semicolon, tab or vertical bar if the first row has more of them.
-
-    Args:
-        file: The file.
-        encoding: Its encoding.
-        columns: The columns that are needed.
-        tabs: True if tabs separate the fields.
+    The delimiter is a tab if ``tabs``; else a comma, or a semicolon, tab or vertical bar if the first row has more of
+    them.
 
     Raises:
         BadTextError: The file is not a text, or a column is missing or there twice.
@@ -178,12 +173,9 @@ def _csv_record(row: list[str], names: list[str]) -> Mapping[str, Any] | BadText
 
 
 def read_parquet(path: Path | None, file: BinaryIO, columns: list[str]) -> Iterator[Record]:
-    """Yield the rows of a Parquet file.
+    """Yield the rows of a Parquet file; ``path`` is None for standard input.
 
-    Args:
-        path: The file; None for standard input.
-        file: The opened file.
-        columns: The columns to read; with dots, of a field in a column.
+    A name with dots in ``columns`` is that of a field in a column.
 
     Raises:
         BadTextError: The file is not Parquet, or a column is missing or there twice.

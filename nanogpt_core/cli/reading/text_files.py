@@ -29,12 +29,7 @@ _NOT_TEXT = re.compile("[\0\udc80-\udcff]")
 
 
 class BadTextError(Exception):
-    """A text cannot be read.
-
-    Attributes:
-        reason: The problem, in a few words.
-        line: The line, counted from 1, or None.
-    """
+    """A text cannot be read: the reason, in a few words, and the line, counted from 1, or None."""
 
     def __init__(self, reason: str, line: int | None = None) -> None:
         super().__init__(reason)
@@ -154,11 +149,9 @@ def _declared_encoding(page: bytes) -> str | None:
 
 
 def readline(stream: io.TextIOWrapper, line: int) -> str:
-    """Return the next line, with its end; empty after the last one.
+    """Return the next line of a stream of :func:`open_text`, with its end; empty after the last one.
 
-    Args:
-        stream: A stream of :func:`open_text`.
-        line: Number of lines before it, for messages.
+    ``line`` is the number of lines before it, for messages.
 
     Raises:
         BadTextError: It cannot be decoded, or is too long.
