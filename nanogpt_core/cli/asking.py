@@ -29,7 +29,7 @@ class CostOptions:
     """
 
     budget: Annotated[float | None, Parameter(validator=_check_budget)] = None
-    yes: Annotated[bool, Parameter(alias="-y", negative=())] = False
+    yes: Annotated[bool, Parameter(alias="-y")] = False
     ask_above: float = 1.0
 
     def allows(self, usd: float | None) -> bool:

@@ -50,12 +50,12 @@ def _console(*, stderr: bool) -> Console:
     return PrintableConsole(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
 
 
-def make_table(*columns: str, right: Sequence[str] = (), title: str | None = None) -> Any:
+def make_table(*columns: str, right: Sequence[str], narrow: bool) -> Any:
     """Return an empty ``rich.table.Table``; the columns named in ``right`` are aligned to the right, as numbers are."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table = Table(box=SIMPLE_HEAD, padding=0 if narrow else (0, 1), pad_edge=False, show_edge=False)
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     return table

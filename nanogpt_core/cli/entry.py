@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from nanogpt_core._runtime.extras import install_command
@@ -82,7 +81,8 @@ def run(arguments: Sequence[str]) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal may not have every character
     try:
-        with _short_warnings():
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
             return _run(arguments)
     except KeyboardInterrupt:
         print_error("Interrupted.")
@@ -154,16 +154,5 @@ def _one_line(error: object) -> str:
     return " ".join(str(error).split())
 
 
-@contextlib.contextmanager
-def _short_warnings() -> Iterator[None]:
-    """Print warnings in one line, without the place in the source."""
-    before = warnings.showwarning
-
-    def show(message: Warning | str, *_place: Any, **_more: Any) -> None:
-        print_warning(str(message))
-
-    warnings.showwarning = show
-    try:
-        yield
-    finally:
-        warnings.showwarning = before
+def _show_warning(message: Warning | str, *_place: Any, **_more: Any) -> None:
+    print_warning(str(message))

@@ -95,9 +95,7 @@ def _print(spool: Spool, report: InputReport, tallies: list[ModelTally], *, as_j
     )
     headings = ["dimensions", "tokens", "requests", "USD", "minutes", "too long"]
     shown = [name for name in headings if console.width >= _MEDIUM_WIDTH_CHARACTERS or name in _NARROW_HEADINGS]
-    table = make_table("model", *shown, right=shown)
-    if console.width < _FULL_WIDTH_CHARACTERS:
-        table.padding = 0
+    table = make_table("model", *shown, right=shown, narrow=console.width < _FULL_WIDTH_CHARACTERS)
     for tally in sorted(tallies, key=lambda tally: (tally.usd is None, tally.usd)):
         exact = tally.counter.kind == "exact"
         cells = {

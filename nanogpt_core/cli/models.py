@@ -140,9 +140,7 @@ def _print_table(rows: Sequence[_Row], live: bool) -> None:
     narrow = console.width < _WIDE_COLUMNS
     if narrow:
         columns = ["model", "width", "reduces", "$/1M", "tokens", "languages"]
-    table = make_table(*columns, *(["list"] if live else []), right=columns[1:5])
-    if narrow:
-        table.padding = 0
+    table = make_table(*columns, *(["list"] if live else []), right=columns[1:5], narrow=narrow)
     for row in rows:
         cells = [
             row.info.id,

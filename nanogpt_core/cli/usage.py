@@ -60,9 +60,7 @@ def usage(
     console = output_console()
     narrow = console.width < _WIDE_COLUMNS
     columns = ("req.", "in", "out", "USD") if narrow else ("requests", "tokens in", "tokens out", "US dollars")
-    table = make_table(by, *columns, right=columns)
-    if narrow:
-        table.padding = 0
+    table = make_table(by, *columns, right=columns, narrow=narrow)
     for name, row in [*((row.model if by == "model" else row.date, row) for row in rows), ("total", found.total)]:
         table.add_row(name or "?", *_cells(row))
     console.print(table)

@@ -48,9 +48,7 @@ def print_comparison(comparison: Comparison, files: list[Path], notice: str) -> 
         console.print(f"{notice}\n")
     wide = console.width >= _WIDE_COLUMNS
     columns = [heading for heading, is_short in _COLUMNS.items() if wide or is_short]
-    table = make_table("variant", *columns, right=columns)
-    if not wide:
-        table.padding = 0
+    table = make_table("variant", *columns, right=columns, narrow=not wide)
     for each in sorted(comparison.assessments, key=lambda each: -each.means["nDCG@10"]):
         cells = _cells(each)
         table.add_row(each.result.variant.label, *(cells[heading] for heading in columns))

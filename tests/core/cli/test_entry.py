@@ -271,7 +271,7 @@ def test_completion_script_knows_every_command(nanogpt, shell):
 
 def test_control_characters_in_tables_findings_and_json_do_not_reach_the_terminal(capsys):
     hostile = "name\x1b]0;title\x07\x9b31m\x7f"
-    table = make_table("model", hostile)
+    table = make_table("model", hostile, right=[hostile], narrow=False)
     table.add_row(hostile, "1")
     output_console().print(table, hostile, doctor._row(Finding("ok", hostile, hostile)))
     assert re.findall(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", capsys.readouterr().out) == []
