@@ -42,12 +42,9 @@ def is_ambiguous(error: Exception) -> bool:
 
 
 def reading_fails(path: Path, seconds: float, *, opened: bool) -> bool:
-    """Return whether SQLite fails to read the file.
+    """Return whether SQLite fails to read the file; one that takes longer than ``seconds`` counts as readable.
 
-    Args:
-        path: The file.
-        seconds: Limit on the time for reading; a file that takes longer counts as readable.
-        opened: True if SQLite could open the file. If it could not, only a full disk is ruled out.
+    If SQLite could not open it, only a full disk is ruled out.
     """
     if not opened:
         return _has_space(path.parent)

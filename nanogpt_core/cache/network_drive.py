@@ -16,12 +16,9 @@ _DRIVE_REMOTE = 4  # a value of GetDriveTypeW of the Windows API
 
 
 def network_file_system(path: Path, platform: str = sys.platform, mounts: str | None = None) -> str | None:
-    """Return the type of the network file system that ``path`` is on; None if it is local or unknown.
+    """Return the type of the network file system that an absolute path is on; None if it is local or unknown.
 
-    Args:
-        path: An absolute path; the file need not exist.
-        platform: A value of ``sys.platform``.
-        mounts: The table of mounts, as the platform prints it. Default: this machine's.
+    The file need not exist. ``mounts`` is the table of mounts, as the ``platform`` prints it; default: this machine's.
     """
     if platform == "win32":
         return "SMB" if _windows_drive_type(path) == _DRIVE_REMOTE else None

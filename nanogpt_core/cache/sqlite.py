@@ -124,12 +124,8 @@ class SQLiteCache(ForkSafe):
     def _run(self, work: Callable[[sqlite3.Connection], T], default: T, verb: str) -> T:
         """Run ``work`` on the open file, and wait while another process has it locked.
 
-        The wait is here and not in SQLite, which would keep ``_lock`` meanwhile: a fork handler needs that lock.
-
-        Args:
-            work: Reads or writes entries.
-            default: Returned, with a warning, if the file cannot be used.
-            verb: ``"read"`` or ``"written"``, for messages and for the time to wait.
+        The wait is here and not in SQLite, which would keep ``_lock`` meanwhile: a fork handler needs that lock. If the
+        file cannot be used, the result is ``default``, with a warning.
 
         Raises:
             TimeoutError: The file is still locked.

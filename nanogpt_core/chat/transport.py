@@ -292,11 +292,8 @@ class EventStream(httpx.SyncByteStream, httpx.AsyncByteStream):  # type: ignore[
     As an async one it is an iterator and not an async generator: when an event loop ends, it closes all generators at
     once, and one of them closing another is an error.
 
-    Args:
-        exchange: The request and its checks.
-        response: The service's response.
-        can_interrupt_reads: Whether a sync read ends when its time limit is over. A client of the caller's own knows
-            only its own limits; a stream over it ends with the last event that is needed.
+    A client of the caller's own knows only its own limits, and ``can_interrupt_reads`` is False: a sync stream over it
+    ends with the last event that is needed.
     """
 
     def __init__(self, exchange: ChatExchange, response: Any, *, can_interrupt_reads: bool = True) -> None:

@@ -59,11 +59,7 @@ _MAX_HALVINGS = 4
 class Call:
     """The parts of one call of an embedder that its batches share.
 
-    Attributes:
-        results: The vectors.
-        cancellation: Deadline and stop signal.
-        observer: Reports the requests.
-        on_response: Gets each batch with its response, before the call itself takes the vectors; None for nothing.
+    ``on_response`` gets each batch with its response, before the call itself takes the vectors.
     """
 
     results: ResultCollector
@@ -82,11 +78,8 @@ class Dispatcher:
     """Sends batches for one embedder.
 
     Attributes:
-        config: The embedder's options.
-        host_capabilities: Encoding and size of the requests that the host accepts.
         limits: Rate and budget: those of the process, or the option ``limits``.
         parameters: Fields of each request beside the texts and the encoding: ``model``, ``dimensions``, ``user``.
-        usd_per_million_tokens: The model's price; None if unknown.
     """
 
     def __init__(self, config: EmbedderConfig, dimensions_check: DimensionsCheck, limits: SharedLimits) -> None:
@@ -103,10 +96,7 @@ class Dispatcher:
     def dispatch(self, batch: Batch, call: Call, admission: Admission | None = None) -> Steps[None]:
         """Send ``batch`` until the call's results have all its vectors; in parts if the host refuses it as too large.
 
-        Args:
-            batch: The batch.
-            call: The call that it belongs to.
-            admission: A confirmed admission for the first attempt.
+        With a confirmed ``admission``, the first attempt starts at once.
 
         Raises:
             NanoGPTError: The batch cannot be answered.
@@ -253,11 +243,7 @@ class Dispatcher:
     ) -> Steps[EmbeddingResponse]:
         """Send ``batch`` once, and parse the reply.
 
-        Args:
-            batch: The batch.
-            cancellation: Deadline and stop signal.
-            observer: The observer of the call, or of one of those that share the request.
-            into: Gives memory for the vectors, so that they need not be copied. Default: new memory.
+        ``into`` gives memory for the vectors, so that they need not be copied.
         """
         import orjson
 

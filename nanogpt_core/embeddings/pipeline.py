@@ -86,14 +86,9 @@ class Pipeline:
     ) -> Any:
         """Embed checked texts.
 
-        Args:
-            texts: The texts.
-            as_lists: Whether to return lists of floats, not an array.
-            batch_size: Maximum number of texts in a request, for this call only.
-            first: Position of the first text in the caller's list or stream, or the position of each.
-            show_progress: Whether to report progress.
-            stop: Set by another thread when the call should end.
-            stream_observer: The observer of the stream that this call is a part of, or None.
+        ``first`` is the position of the first text in the caller's list or stream, or the position of each. Another
+        thread sets ``stop`` when the call should end. ``stream_observer`` is the observer of the stream that this call
+        is a part of.
         """
         if batch_size is not None:
             check_number("batch_size", batch_size, 1, MAX_ITEMS)

@@ -89,14 +89,9 @@ class Plan:
     pieces: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
 
     def assemble(self, vectors: NDArray[np.float32], positions: Sequence[int] | None = None) -> NDArray[np.float32]:
-        """Return the vectors of the caller's texts.
+        """Return the vectors of the caller's texts, ``(n, d)`` float32, or of those at the ``positions``.
 
-        Args:
-            vectors: ``(len(request_texts), d)`` float32, a row for each request text.
-            positions: Indices of the caller's texts that are wanted. Default: all.
-
-        Returns:
-            ``(n, d)`` float32, a row for each text wanted. The same array if no text was repeated or split.
+        ``vectors`` has a row for each request text. It is returned itself if no text was repeated or split.
         """
         if positions is None and self.one_to_one:
             return vectors
@@ -253,13 +248,8 @@ def make_batches(
 ) -> list[Batch]:
     """Divide request texts into batches, in order.
 
-    Args:
-        plan: The plan.
-        request_indices: Indices of the request texts.
-        max_items: Maximum number of texts in a batch.
-        max_tokens: Maximum number of tokens in a batch, or None for no limit.
-        host_capabilities: Size of the requests that the host accepts, which can be lower.
-        count: Counts tokens exactly, for a budget. Default: the plan's weights will do.
+    The host may accept less than ``max_items`` and ``max_tokens``. With a budget, ``count`` counts tokens exactly;
+    otherwise the plan's weights will do.
     """
     weights = _pick(plan.weights, request_indices)
     batches = []

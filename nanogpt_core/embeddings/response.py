@@ -147,13 +147,8 @@ def parse_embeddings(
 ) -> EmbeddingResponse:
     """Parse the reply to a request of ``count`` texts; :class:`DimensionsCheck` compares its dimensions.
 
-    Args:
-        body: The reply.
-        count: Texts in the request.
-        out: An array to write the vectors into, ``(count, d)`` float32. It is used if the dimensions fit. Its contents
-            are undefined after an error.
-        request_id: The service's name for the request, for the response and for errors.
-        usd_per_million_tokens: The model's price, for a reply without a cost; None if unknown.
+    The vectors are written into ``out``, ``(count, d)`` float32, if the dimensions fit; after an error its contents are
+    undefined. The price counts for a reply without a cost.
 
     Raises:
         DamagedReplyError: The reply is no complete JSON, or the base64 of a vector is damaged.

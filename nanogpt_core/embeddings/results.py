@@ -42,14 +42,9 @@ class ArrayOutput:
         self._lock = threading.Lock()
 
     def out(self, indices: Sequence[int], dimensions: int) -> NDArray[np.float32] | None:
-        """Return the memory for the vectors of some request texts; None if :meth:`put` has to copy them.
+        """Return the memory for the vectors of some request texts, ``(len(indices), dimensions)`` float32.
 
-        Args:
-            indices: Indices of the request texts.
-            dimensions: Dimensions of the vectors.
-
-        Returns:
-            ``(len(indices), dimensions)`` float32.
+        None if :meth:`put` has to copy them.
         """
         if not _contiguous(indices):
             return None
@@ -159,11 +154,6 @@ class ResultCollector:
     """Collects the vectors of one call.
 
     Attributes:
-        plan: The plan of the call.
-        output: The container for the vectors.
-        dimensions_check: Compares dimensions.
-        model: The model asked for.
-        cache: The cache as seen by this call, or None.
         report: Called with the number of the caller's texts that have just been completed; None for no report.
         warnings: Gives the warnings of all calls of the embedder.
     """
@@ -184,10 +174,7 @@ class ResultCollector:
         self._lock = threading.RLock()  # progress may run the event loop again, as nest_asyncio allows
 
     def load_cached(self) -> Sequence[int]:
-        """Take all vectors that the cache has; may block.
-
-        Returns:
-            The indices of the request texts that it has no vector for.
+        """Take all vectors that the cache has; return the indices of the other request texts. May block.
 
         Raises:
             DimensionsError: The cached vectors have other dimensions than the model's.
@@ -283,9 +270,7 @@ def reporting(
 ) -> Iterator[Callable[[int], object] | None]:
     """Yield a function to call with each number of texts that have just been embedded; None without ``progress``.
 
-    Args:
-        progress: True for a bar, or a function of (texts done, texts in total); None or False for no report.
-        total: Texts in total. If None, the function gets the texts done in its place.
+    If the ``total`` is None, a function of (texts done, texts in total) gets the texts done in its place.
     """
     if not progress:
         yield None

@@ -61,9 +61,7 @@ def seconds_left(timeout: float | None) -> float | None:
 def _as_httpcore_errors(timeout_error: type[Exception], other_error: type[Exception]) -> Iterator[None]:
     """Raise errors of sockets and TLS in this block as those of ``httpcore``; all others pass.
 
-    Args:
-        timeout_error: The error for a time that is over; a socket that does not block has an error of its own for it.
-        other_error: The error for everything else.
+    A socket that does not block has an error of its own for a time that is over.
     """
     try:
         yield

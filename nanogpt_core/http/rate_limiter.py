@@ -70,8 +70,7 @@ class _CongestionEvent:
 class RateLimiter(ForkSafe):
     """Reserves start times at an adapted rate. Thread-safe; never waits itself. A forked process begins anew.
 
-    Args:
-        now: Returns the time in seconds. Default: :func:`nanogpt_core._runtime.clock.now`.
+    ``now`` returns the time in seconds, by default that of :func:`nanogpt_core._runtime.clock.now`.
     """
 
     def __init__(self, now: Callable[[], float] | None = None) -> None:
@@ -112,11 +111,10 @@ class RateLimiter(ForkSafe):
     def reserve(self, *, gathers: bool = False) -> tuple[float, float]:
         """Reserve the next start time; return it, and the seconds until then.
 
-        Args:
-            gathers: Whether the request takes more texts along if it waits longer. Then its wait does not raise the
-                rate over the peak, or over :data:`DEFAULT_RATE`, since a refusal would pause all requests. And after
-                n / 2 starts in a period, those that are left are spread over it: otherwise, calls that come after the
-                last of them would wait for up to a second.
+        A request that ``gathers`` takes more texts along if it waits longer. Its wait does not raise the rate over the
+        peak, or over :data:`DEFAULT_RATE`, since a refusal would pause all requests. And after n / 2 starts in a
+        period, those that are left are spread over it: otherwise, calls that come after the last of them would wait for
+        up to a second.
         """
         with self._lock:
             time, rate = self._now(), self._rate()
@@ -290,10 +288,7 @@ class ProcessLimits:
 class RateCap:
     """The highest rate that one object allows the limiter that it shares. The lowest cap of all open objects applies.
 
-    Args:
-        endpoint: Base URL and key.
-        requests_per_second: The cap. None sets none: if no object sets one, the rate begins at
-            :data:`DEFAULT_RATE` and follows the service.
+    None sets no cap: if no object sets one, the rate begins at :data:`DEFAULT_RATE` and follows the service.
     """
 
     def __init__(self, endpoint: Endpoint, requests_per_second: float | None) -> None:

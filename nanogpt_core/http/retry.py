@@ -58,14 +58,8 @@ def send_with_retries(
 ) -> Generator[Any, Any, T]:
     """Run ``attempt`` until it succeeds, each time within the budget and at a start time of the limits.
 
-    Args:
-        attempt: Returns the generator of one attempt, which raises :class:`~nanogpt_core.NanoGPTError` if it fails, and
-            settles its cost.
-        limits: Rate and budget.
-        max_retries: Maximum number of attempts after the first.
-        cancellation: Deadline and stop signal of the call.
-        cost: Expected cost of one attempt.
-        admission: A confirmed admission for the first attempt, which then starts at once.
+    ``attempt`` returns the generator of one attempt, which raises :class:`~nanogpt_core.NanoGPTError` if it fails, and
+    settles its ``cost``. With a confirmed ``admission``, the first attempt starts at once.
 
     Raises:
         BudgetExceededError: The next attempt would exceed the budget. Its cause is the error of the last one.
@@ -141,12 +135,10 @@ def _release(limits: SharedLimits, result: Future[Admission]) -> None:
 
 
 def parse_retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the delay that ``retry-after-ms`` or ``Retry-After`` (a number or a date) asks for.
+    """Return the seconds that ``retry-after-ms`` or ``Retry-After`` (a number or a date) asks for, at least 0.
 
-    The mapping is case-insensitive, or its names are in lower case.
-
-    Returns:
-        Seconds, at least 0. None if there is no such header, or its value is negative or cannot be parsed.
+    None if there is no such header, or its value is negative or cannot be parsed. The mapping is case-insensitive, or
+    its names are in lower case.
     """
     milliseconds = _parse_number(headers.get("retry-after-ms"))
     if milliseconds is not None:
@@ -178,11 +170,7 @@ def _parse_number(value: str | None) -> float | None:
 
 
 def backoff_delay(attempt: int, error: NanoGPTError) -> float | None:
-    """Return the delay before the next attempt, after ``attempt`` failed ones before this one.
-
-    Returns:
-        Seconds. None if the request should not be sent again.
-    """
+    """Return the seconds until the next attempt, after ``attempt`` failed ones before this one; None for no more."""
     if not error.transient:
         return None
     retry_after = error.retry_after if isinstance(error, StatusError) else None

@@ -102,10 +102,7 @@ def _with_body(response: Any, lease: Lease | None = None) -> Any:
 class BodyReader:
     """Unpacks the body of a reply, and keeps it to the size limit of the attempt.
 
-    Args:
-        headers: The reply's headers.
-        is_error: True if the status tells that the request was refused: the status counts then, and whatever can be
-            read of the body.
+    If the status tells an error, it counts, and whatever can be read of the body.
 
     Attributes:
         ignored_errors: Errors of reading that end the body, and are not raised.

@@ -87,10 +87,9 @@ class TokenCounter:
         return self.weights(lengths), {position: tokens for position, tokens in counts if tokens}
 
     def weights(self, lengths: Sequence[int]) -> list[int]:
-        """Return estimates of tokens for making batches, without counting: a token in 3 bytes.
+        """Return estimates of tokens for making batches, from lengths in bytes: a token in 3 bytes.
 
-        Args:
-            lengths: The texts' lengths, in bytes. A text over the model's limit counts as one of that size.
+        A text over the model's limit counts as one of that size.
         """
         most = self.limit or sys.maxsize
         return [min(math.ceil(length * self._factor / 3) + self._special, most) for length in lengths]

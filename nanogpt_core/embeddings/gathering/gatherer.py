@@ -62,11 +62,8 @@ _DURATIONS_KEPT = 16
 class Gatherer(ForkSafe):
     """The texts that wait, and those in flight. Thread-safe; a forked child starts with none.
 
-    Args:
-        max_items: Maximum number of texts in a batch.
-        max_tokens: Maximum number of tokens in a batch, or None.
-        slots: Maximum number of requests in flight: in threads, and on each event loop.
-        mixes_lanes: Whether a thread may carry the texts of event loops. Not so if the caller's own client sends.
+    At most ``slots`` requests are in flight in threads, and on each event loop. With ``mixes_lanes``, a thread may
+    carry the texts of event loops: not so if the caller's own client sends.
     """
 
     def __init__(self, max_items: int, max_tokens: int | None, slots: int, *, mixes_lanes: bool = True) -> None:

@@ -49,8 +49,6 @@ class Item:
     """A text under way, for one or more calls.
 
     Attributes:
-        text: The text.
-        tokens: Its tokens, for the size of a batch.
         lane: The event loop of its calls or of its sender, or None.
         calls: The calls that wait for it, each with the text's position in its batch.
         sender: The sender that has it; None in the queue.
@@ -68,10 +66,6 @@ class WaitingCall:
     """One call, as long as it waits for its texts.
 
     Attributes:
-        batch: Its texts.
-        cancellation: Its deadline and stop signal.
-        observer: Reports its requests.
-        budget: Its budget, or None.
         lane: The event loop that it runs on, or None.
         make_carrier: Returns a carrier for a lane, which has not started.
         items: The texts under way.
