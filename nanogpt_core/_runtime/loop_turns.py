@@ -3,20 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import threading
+import weakref
 
-
-class _ThreadState(threading.local):
-    """The state of one thread, and so of the event loop that runs in it.
-
-    Attributes:
-        busy_loop: The event loop, if its present turn is taken.
-    """
-
-    busy_loop: asyncio.AbstractEventLoop | None = None
-
-
-_thread_state = _ThreadState()
+# Event loops whose present turn is taken.
+_busy_loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
 
 
 async def take_turn() -> None:
@@ -25,11 +15,7 @@ async def take_turn() -> None:
     No lock: the work of a turn can end with the loop, and a hook in it may run the loop again, as nest_asyncio allows.
     """
     loop = asyncio.get_running_loop()
-    while _thread_state.busy_loop is loop:  # noqa: ASYNC110 - nothing tells of the next turn but that it comes
+    while loop in _busy_loops:  # noqa: ASYNC110 - nothing tells of the next turn but that it comes
         await asyncio.sleep(0)
-    _thread_state.busy_loop = loop
-    loop.call_soon(_end_turn)
-
-
-def _end_turn() -> None:
-    _thread_state.busy_loop = None
+    _busy_loops.add(loop)
+    loop.call_soon(_busy_loops.discard, loop)
