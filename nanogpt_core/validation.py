@@ -36,9 +36,9 @@ def check_number(name: str, value: Any, least: int, most: int | None = None) -> 
     return value
 
 
-def check_positive(name: str, value: Any, *, optional: bool = False, at_least: float = 0.0) -> None:
-    """Check that ``value`` is a positive, finite number of at least ``at_least``; or None if it is ``optional``."""
-    if value is None and optional:
+def check_positive(name: str, value: Any, *, at_least: float = 0.0) -> None:
+    """Check that ``value`` is a positive, finite number of at least ``at_least``, or None."""
+    if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise number_type_error(name, value)

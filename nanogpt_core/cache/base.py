@@ -137,7 +137,7 @@ class MemoryCache(ForkSafe):
     keeps_deadline = True
 
     def __init__(self, max_bytes: int | None = None) -> None:
-        check_positive("max_bytes", max_bytes, optional=True, at_least=1)
+        check_positive("max_bytes", max_bytes, at_least=1)
         self._max_bytes = max_bytes
         self._entries: OrderedDict[bytes, bytes] = OrderedDict()
         self._bytes = 0

@@ -72,7 +72,7 @@ class SQLiteCache(ForkSafe):
     _connection: sqlite3.Connection | None = None
 
     def __init__(self, path: str | os.PathLike[str], max_bytes: int | None = None) -> None:
-        check_positive("max_bytes", max_bytes, optional=True, at_least=1)
+        check_positive("max_bytes", max_bytes, at_least=1)
         self.path = resolve_path(path)
         self._max_bytes = max_bytes
         self._warned = False

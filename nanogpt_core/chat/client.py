@@ -74,7 +74,7 @@ class ChatSession:
         on_request: OnRequest | None = None,
     ) -> None:
         check_number("max_retries", max_retries, 0)
-        check_positive("requests_per_second", requests_per_second, optional=True, at_least=MIN_REQUESTS_PER_SECOND)
+        check_positive("requests_per_second", requests_per_second, at_least=MIN_REQUESTS_PER_SECOND)
         check_limits(limits, requests_per_second=requests_per_second)
         check_on_request(on_request)
         self.endpoint = endpoint

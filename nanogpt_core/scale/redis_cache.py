@@ -51,7 +51,7 @@ class RedisCache(ForkSafe):
         prefix: str = "nanogpt-cache",
         cluster: bool = False,
     ) -> None:
-        check_positive("ttl", ttl, optional=True, at_least=0.001)
+        check_positive("ttl", ttl, at_least=0.001)
         if not isinstance(prefix, str):
             raise InvalidTypeError(f"prefix must be a str, not {type(prefix).__name__}.")
         if not prefix:

@@ -146,8 +146,8 @@ class RedisLimits:
                 raise InvalidTypeError(f"{option} must be a str, not {type(value).__name__}.")
             if not _NAME.fullmatch(value):
                 raise ConfigurationError(f"{option} may hold letters, digits and _.:@/+- only, not {value!r}.")
-        check_positive("requests_per_second", requests_per_second, optional=True, at_least=MIN_REQUESTS_PER_SECOND)
-        check_positive("budget_usd", budget_usd, optional=True)
+        check_positive("requests_per_second", requests_per_second, at_least=MIN_REQUESTS_PER_SECOND)
+        check_positive("budget_usd", budget_usd)
         for option, number, most in (
             ("requests_per_second", requests_per_second, _MAX_REQUESTS_PER_SECOND),
             ("budget_usd", budget_usd, _MAX_BUDGET_USD),
