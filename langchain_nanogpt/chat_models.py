@@ -41,6 +41,7 @@ from nanogpt_core.chat.options import (
 )
 from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.http.endpoint import CHAT_TIMEOUT, DEFAULT_BASE_URL
+from nanogpt_core.http.sdk import ChatClient
 from nanogpt_core.http.secrets import hide_keys
 from nanogpt_core.models.chat_catalog import ChatModelInfo, get_chat_model
 from nanogpt_core.models.listing import fetch_chat_model
@@ -50,11 +51,15 @@ if TYPE_CHECKING:
 
     from langchain_nanogpt.options import ChatOptions
 
-# Options of clients that the base class would make itself.
-_UNUSED = ("openai_proxy", "organization", "openai_organization", "default_query", "http_socket_options")
 # Options of an endpoint that is not used here.
 _RESPONSES_ONLY = ("use_responses_api", "use_previous_response_id", "include", "truncation", "context_management")
 _CLIENTS = ("client", "root_client", "async_client", "root_async_client")
+# Options of clients that the base class would make itself, with what to do instead.
+_UNUSED = {
+    **dict.fromkeys((*_CLIENTS, "openai_proxy", "http_socket_options"), "Pass http_client and http_async_client."),
+    "openai_organization": "Leave it out: NanoGPT has no organizations.",
+    "default_query": "Leave it out: the service's API has no such parameters.",
+}
 _BYTES_PER_TOKEN = 4
 _SHARED_BY_COPIES = (
     *(*_CLIENTS, "http_client", "http_async_client", "rate_limiter", "limits"),
@@ -174,9 +179,11 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
                 "metadata in model_kwargs would not be sent: LangChain takes it for its own.",
                 remedy="Pass extra_body={'metadata': ...}.",
             )
-        for name in _UNUSED:
-            if options.get(name) is not None:
-                raise ConfigurationError(f"{name} is not supported.", remedy="Pass http_client and http_async_client.")
+        # configurable_fields() passes all fields of an object, and so the clients that were made for it.
+        own = _CLIENTS if isinstance(options.get("root_client"), ChatClient) else ()
+        for name, remedy in _UNUSED.items():
+            if options.get(name) is not None and name not in own:
+                raise ConfigurationError(f"{cls.model_fields[name].alias or name} is not supported.", remedy=remedy)
         for name in _RESPONSES_ONLY:
             if options.get(name):
                 raise ConfigurationError(f"{name} is for OpenAI's Responses API, which is not used here.")

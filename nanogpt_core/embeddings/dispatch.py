@@ -189,7 +189,7 @@ class Dispatcher:
         timer.attempts += 1
         try:
             response = yield from self.request_once(batch, call.cancellation, call.observer, into)
-            yield from self.check_dimensions(response, call)
+            yield from self.check_dimensions(response, call.cancellation, call.observer)
         except BaseException as error:
             outcome = failed_outcome(error)
             timer.uncertain += outcome.usd is None
@@ -268,7 +268,9 @@ class Dispatcher:
         out = None if into is None else into.out(batch)
         return parse_embeddings(reply.body, len(batch.texts), out, reply.request_id, self.usd_per_million_tokens)
 
-    def check_dimensions(self, response: EmbeddingResponse, call: Call) -> Steps[None]:
+    def check_dimensions(
+        self, response: EmbeddingResponse, cancellation: Cancellation, observer: CallObserver
+    ) -> Steps[None]:
         """Compare the dimensions of a response; if they differ, ask the live list once, or raise a DimensionsError."""
         dimensions = response.vectors.shape[1]
         try:
@@ -277,15 +279,15 @@ class Dispatcher:
             if not self._dimensions_check.needs_live_list:
                 raise
             # The catalog may be out of date; the service's own list decides.
-            self._dimensions_check.add_source((yield from self._listed_dimensions(call)))
+            self._dimensions_check.add_source((yield from self._listed_dimensions(cancellation, observer)))
             self._dimensions_check.accept(dimensions)
-        call.observer.dimensions = dimensions
+        observer.dimensions = dimensions
 
-    def _listed_dimensions(self, call: Call) -> Steps[int | None]:
-        yield from wait_for_start(self.limits, call.cancellation)
+    def _listed_dimensions(self, cancellation: Cancellation, observer: CallObserver) -> Steps[int | None]:
+        yield from wait_for_start(self.limits, cancellation)
         try:
-            with call.observer.sending():
-                timeout = call.cancellation.remaining(self._timeout)
+            with observer.sending():
+                timeout = cancellation.remaining(self._timeout)
                 reply = yield HttpRequest("/embedding-models", None, timeout, MAX_LIST_BYTES)
             row = parse_model_list(reply.body).get(self.parameters["model"])
         except NanoGPTError:

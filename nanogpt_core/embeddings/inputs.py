@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from nanogpt_core.errors import InvalidInputError, InvalidTypeError
+from nanogpt_core.validation import check_number
 
 MAX_POSITIONS_SHOWN = 10
 """Positions that an error message lists."""
@@ -48,8 +49,11 @@ def positions_of(count: int, first: int | Sequence[int]) -> Sequence[int]:
 
     Raises:
         InvalidInputError: It has another number of positions.
+        ConfigurationError: It is a negative number.
+        InvalidTypeError: It is neither a number nor a sequence of numbers.
     """
-    if not isinstance(first, Sequence):
+    if isinstance(first, str) or not isinstance(first, Sequence):
+        check_number("first", first, 0)
         return range(first, first + count)
     if len(first) != count:
         raise InvalidInputError(f"first has {len(first)} positions for {count} texts.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from nanogpt_core.errors import ConfigurationError
+from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.sandbox.app import SandboxApp
 from nanogpt_core.sandbox.config import SandboxConfig
 from nanogpt_core.sandbox.request_log import RecordedRequest
@@ -35,7 +35,7 @@ class Sandbox:
 
     Raises:
         ConfigurationError: An option has an impossible value. It is a ``ValueError``.
-        TypeError: An option is unknown.
+        InvalidTypeError: An option is unknown. It is a ``TypeError``.
 
     Example:
         >>> with Sandbox() as sandbox:
@@ -44,6 +44,10 @@ class Sandbox:
     """
 
     def __init__(self, **options: Any) -> None:
+        for name in options:
+            if name not in SandboxConfig.__slots__:
+                known = ", ".join(SandboxConfig.__slots__)
+                raise InvalidTypeError(f"Unknown option {name!r}.", remedy=f"The options are: {known}.")
         self.config = SandboxConfig(**options)
         self._app = SandboxApp(self.config)
         self._thread: threading.Thread | None = None

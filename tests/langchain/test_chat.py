@@ -81,9 +81,17 @@ def test_key_is_in_no_message_about_validated_data():
     assert KEY[:10] not in shown(caught.value)
 
 
-@pytest.mark.parametrize("name", ["openai_proxy", "organization", "default_query", "http_socket_options"])
-def test_options_that_would_be_ignored_are_refused(name):
-    with pytest.raises(errors.ConfigurationError, match=name):
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        *((name, "Pass http_client and http_async_client.") for name in ("openai_proxy", "http_socket_options")),
+        *((name, "Pass http_client and http_async_client.") for name in ("client", "root_async_client")),
+        ("organization", "Leave it out: NanoGPT has no organizations."),
+        ("default_query", "Leave it out: the service's API has no such parameters."),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(name, remedy):
+    with pytest.raises(errors.ConfigurationError, match=f"^{name} is not supported. {remedy}$"):
         ChatNanoGPT(api_key=KEY, **{name: "value"})
 
 

@@ -24,7 +24,7 @@ pytest.importorskip("uvicorn")
 from openai import AuthenticationError, NotFoundError, OpenAI, RateLimitError
 
 from nanogpt_core._runtime.extras import install_command
-from nanogpt_core.errors import ConfigurationError
+from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.models.catalog import MODELS, ModelInfo
 from nanogpt_core.sandbox import DEFAULT_API_KEY, Fault, Sandbox, SandboxConfig
 from nanogpt_core.sandbox.fake_chat import PREFIX, answer
@@ -829,7 +829,7 @@ def test_invalid_option_values_are_refused(option):
 
 
 def test_unknown_options_are_refused():
-    with pytest.raises(TypeError, match="latencies"):
+    with pytest.raises(InvalidTypeError, match=r"^Unknown option 'latencies'\. The options are: host, port, "):
         Sandbox(latencies=1)
     with pytest.raises(AttributeError, match="latencies"):
         Sandbox().config.latencies = 1

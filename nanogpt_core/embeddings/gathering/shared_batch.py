@@ -6,6 +6,7 @@ found: only its own call fails.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -96,6 +97,9 @@ class SharedBatch:
             named = None if position is None else account.items[position]
             calls = {call for item in account.items for call in list(item.calls)}
             return account.items, Failure(error, calls, named, cancellation.is_late)
+        with contextlib.suppress(NanoGPTError):  # each call gets the same error
+            # Before the calls do, which would all ask the live list at once.
+            yield from self.dispatcher.check_dimensions(response, cancellation, account.first_observer)
         self.gatherer.deliver(account.items, response.vectors, response.model)
         return account.items, None
 

@@ -107,7 +107,7 @@ class GatheringDispatcher:
         found = sorted(vectors)
         if found:
             response = EmbeddingResponse(np.array([vectors[position] for position in found]), None, waiting_call.model)
-            yield from self._dispatcher.check_dimensions(response, call)
+            yield from self._dispatcher.check_dimensions(response, call.cancellation, call.observer)
             yield from call.results.accept(batch.select(found), response)
         if error is not None:
             raise error

@@ -473,6 +473,10 @@ def test_errors_give_the_positions_in_a_longer_list(method, way, serve, faults):
     assert positions(["a", "b", "a", "bad"], [9, 4, 6, 2], AuthenticationError) == ((), [4, 6, 9], (2,))
     with pytest.raises(InvalidInputError, match=r"^first has 1 positions for 2 texts\.$"):
         embedder.embed(["a", "b"], first=[3])
+    with pytest.raises(ConfigurationError, match=r"^first must be at least 0, not -1\.$"):
+        embedder.embed(["a", "b"], first=-1)
+    with pytest.raises(InvalidTypeError, match=r"^first must be a whole number \(int\), not str\.$"):
+        embedder.embed(["a", "b"], first="ab")
 
 
 def test_on_overflow_applies_to_queries(query, make, sandbox):

@@ -132,6 +132,23 @@ def test_tasks_of_one_turn_of_the_event_loop_share_a_request_though_slots_are_fr
     assert [len(seen.texts) for seen in server.requests] == [1, 30]
 
 
+def test_calls_that_share_a_request_ask_the_live_list_for_the_dimensions_once(serve, faults):
+    def answer(seen):
+        if seen.path.endswith("/embedding-models"):
+            return faults.response({"data": [{"id": "BAAI/bge-m3", "dimensions": 6}]})
+        return faults.good(seen)  # 6 dimensions; the catalog says 1024
+
+    async def main():
+        await embedder._pipeline.client.aget_ready()  # in other turns of the event loop
+        return await asyncio.gather(*(embedder.aembed_query(f"query {number}") for number in range(20)))
+
+    server = serve(answer)
+    embedder = server.embedder("BAAI/bge-m3")
+    vectors = asyncio.run(main())
+    assert all(np.array_equal(vector, faults.vector_of(f"query {number}")) for number, vector in enumerate(vectors))
+    assert [seen.path.rpartition("/")[2] for seen in server.requests] == ["embeddings", "embedding-models"]
+
+
 def test_same_text_under_way_is_sent_once(together, held):
     server = held()
     embedder = server.embedder()
