@@ -220,28 +220,35 @@ def compare_models(
     named = [model for model in models if isinstance(model, str)]
     given = [model for model in models if isinstance(model, Candidate)]
     candidates = given + (find_candidates(named, api_key, base_url) if named or not given else [])
-    task = _Task(questions, passages, dimensions=dimensions, instructions=instructions, cache=cache, progress=progress)
+    task = _Task(
+        questions,
+        passages,
+        api_key=api_key,
+        base_url=base_url,
+        dimensions=dimensions,
+        instructions=instructions,
+        cache=cache,
+        budget_usd=budget_usd,
+        progress=progress,
+    )
+    for candidate in candidates:
+        task.make_embedder(candidate)  # an invalid option is named before anything is sent
     results: list[Result] = []
     failures: dict[str, NanoGPTError | None] = {}
-    usage: dict[str, Usage] = {}
     down: set[str | None] = set()
     for candidate in candidates:
         if candidate.base_url in down:
             failures[candidate.name] = None
             continue
-        left = None if budget_usd is None else budget_usd - sum(each.cost_usd or 0.0 for each in usage.values())
-        embedders = task.embedders(candidate, api_key, base_url, left)
         try:
-            results += task.measure(candidate, embedders)
+            results += task.measure(candidate)
         except NanoGPTError as error:
             failures[candidate.name] = error
             if isinstance(error, _FATAL):
                 down.add(candidate.base_url)
-        finally:
-            usage[candidate.name] = sum((each.usage for each in embedders.values()), Usage())
     if not results:
         raise next(error for error in failures.values() if error is not None)
-    return Comparison(list(questions), len(passages), len(task.starts), results, failures, usage, tolerance)
+    return Comparison(list(questions), len(passages), len(task.starts), results, failures, task.usage, tolerance)
 
 
 def _instructions(candidate: Candidate, wanted: bool) -> list[str | None]:
@@ -257,9 +264,12 @@ class _Task:
         questions: Sequence[Question],
         passages: Sequence[Passage],
         *,
+        api_key: ApiKey,
+        base_url: str | None,
         dimensions: Sequence[int],
         instructions: bool,
         cache: EmbeddingCache | str | os.PathLike[str] | None,
+        budget_usd: float | None,
         progress: Progress | None,
     ) -> None:
         # Passages of a source stand together: its best one is then a maximum over a range of columns.
@@ -270,31 +280,39 @@ class _Task:
         self._texts = [passage.text for passage in ordered]
         self._questions = [question.text for question in questions]
         self._right = [[names[name] for name in question.sources] for question in questions]
+        self._api_key, self._base_url = api_key, base_url
         self._dimensions = dimensions
         self._instructions = instructions
         self._cache = cache
+        self._budget_usd = budget_usd
         self._progress = progress
+        self._embedders: dict[str, list[Embedder]] = {}
 
-    def embedders(
-        self, candidate: Candidate, api_key: ApiKey, base_url: str | None, budget_usd: float | None
-    ) -> dict[bool, Embedder]:
-        """Return an embedder without query instruction, and one with it if the model has one."""
-        options: dict[str, Any] = {**candidate.options(api_key, base_url), "on_overflow": "truncate"}
-        cache = None if candidate.is_own else self._cache
-        if budget_usd is not None:
-            options["budget_usd"] = max(budget_usd, 1e-12)
-        report = self._progress
+    @property
+    def usage(self) -> dict[str, Usage]:
+        """The usage of each candidate that was measured, by its name."""
+        return {name: sum((each.usage for each in some), Usage()) for name, some in self._embedders.items()}
+
+    def make_embedder(self, candidate: Candidate, query_instruction: str | None = None) -> Embedder:
+        """Return an embedder with the part of the budget that is left."""
+        options: dict[str, Any] = {**candidate.options(self._api_key, self._base_url), "on_overflow": "truncate"}
+        if self._budget_usd is not None:
+            left = self._budget_usd - sum(each.cost_usd or 0.0 for each in self.usage.values())
+            options["budget_usd"] = max(left, 1e-12)
+        cache, report = None if candidate.is_own else self._cache, self._progress
         progress = (lambda done, total: report(candidate.name, done, total)) if report else None
-        return {
-            bool(instruction): Embedder(**options, cache=cache, query_instruction=instruction, progress=progress)
-            for instruction in _instructions(candidate, self._instructions)
-        }
+        return Embedder(**options, cache=cache, query_instruction=query_instruction, progress=progress)
 
-    def measure(self, candidate: Candidate, embedders: dict[bool, Embedder]) -> list[Result]:
+    def measure(self, candidate: Candidate) -> list[Result]:
         """Measure every variant of a candidate."""
+        embedders = self._embedders[candidate.name] = []
+        queries = {}
         # Questions first: the first request opens a connection, and would slow down the passages.
-        queries = {instruction: self._embed_questions(embedder) for instruction, embedder in embedders.items()}
-        plain, cached = embedders[False], embedders[False].usage.texts_cached
+        for instruction in reversed(_instructions(candidate, self._instructions)):
+            embedders.append(self.make_embedder(candidate, instruction))
+            queries[bool(instruction)] = self._embed_questions(embedders[-1])
+        plain = embedders[-1]  # without an instruction
+        cached = plain.usage.texts_cached
         began = time.perf_counter()
         full = plain.embed(self._texts)
         seconds = time.perf_counter() - began

@@ -174,6 +174,21 @@ def test_budget_holds_over_all_models(passages, questions, options):
     assert found.spent.cost_usd <= first * 2
 
 
+def test_budget_holds_for_questions_with_and_without_instruction_together(sandbox, passages, questions, options):
+    cost = compare_models([QWEN], questions, passages, **options).spent.cost_usd
+    sandbox.clear()
+    with pytest.raises(BudgetExceededError):
+        compare_models([QWEN], questions, passages, budget_usd=cost * 0.9, **options)
+    assert not set(inputs(sandbox)) & {passage.text for passage in passages}
+
+
+def test_budget_of_a_model_without_a_price_is_refused_before_anything_is_sent(sandbox, passages, questions, options):
+    models = ["text-embedding-3-small", "lab/model@https://models.example/v1"]
+    with pytest.raises(ConfigurationError, match="budget_usd cannot be kept for 'lab/model'"):
+        compare_models(models, questions, passages, budget_usd=1.0, **options)
+    assert sandbox.requests == []
+
+
 def test_progress_is_reported_for_each_model(passages, questions, options):
     seen = []
     compare_models(["BAAI/bge-m3"], questions, passages, progress=lambda *report: seen.append(report), **options)
