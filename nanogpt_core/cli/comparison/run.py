@@ -126,6 +126,8 @@ class Run:
         self._progress.begin(f"Questions by {chat_model}", count)
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("a", encoding="utf-8", newline="\n") as lines:
+            if found and not file.read_bytes().endswith(b"\n"):  # an editor may have left the last line without an end
+                lines.write("\n")
             for question in writer.write(count):
                 # Line by line: after an interruption, the same command pays only for the rest.
                 lines.write(question_line(question))

@@ -253,6 +253,15 @@ def test_chat_model_writes_questions_and_goes_on_after_an_interruption(paid, com
     assert "The questions are synthetic" in result.out
 
 
+def test_questions_are_appended_to_a_file_whose_last_line_has_no_end(paid, compare, files):
+    mine = files[0].read_text().splitlines()[0]
+    files[0].write_text(mine)
+    paid.add_replies(Reply("What is sweet?"), Reply("Who sleeps?"))
+    assert compare("--make-questions", "3", "-m", "BAAI/bge-m3").code == 0
+    lines = files[0].read_text().splitlines()
+    assert (len(lines), lines[0]) == (3, mine)
+
+
 def test_price_of_the_questions_is_asked_for_first(paid, compare, files, monkeypatch):
     files[0].unlink()
     monkeypatch.setattr("nanogpt_core.comparison.synthetic.fetch_chat_price", lambda *_: (1000.0, 1000.0))
