@@ -13,7 +13,7 @@ from cyclopts import App, Parameter
 from nanogpt_core._runtime.words import counted
 from nanogpt_core.cli.answer import cited_numbers, stream_answer
 from nanogpt_core.cli.console import print_json, print_warning, printable
-from nanogpt_core.cli.exit_codes import CommandError, ExitCode, message_of
+from nanogpt_core.cli.exit_codes import CommandError, ExitCode
 from nanogpt_core.cli.formats.base import StoredRow, VectorReader, open_output
 from nanogpt_core.cli.job.manifest import read_manifest
 from nanogpt_core.cli.names import STDIN
@@ -96,7 +96,7 @@ def search(
     hits, without_vector = found_by_index or nearest(blocks, query, count)
     if without_vector:
         print_warning(
-            f"{counted(without_vector, 'row')} of {output} without a vector are not searched: see nanogpt verify."
+            f"{counted(without_vector, 'row')} of {output} without a vector: not searched. See nanogpt verify."
         )
     found = _rows(reader, hits)
     if json:
@@ -142,7 +142,7 @@ def _checked(reader: VectorReader, embedder: Embedder, output: Path) -> Any:
     try:
         embedder.check_width(_dimensions(output, reader))
     except NanoGPTError as error:
-        raise CommandError(f"{output}: {message_of(error)}") from None
+        raise CommandError(f"{output}: {error.message}", remedy="See nanogpt verify.") from None
     return reader.blocks()
 
 

@@ -194,6 +194,18 @@ def test_file_of_another_program_needs_the_name_of_its_model(nanogpt, service, t
     assert right.out.splitlines()[0].endswith("  a")
 
 
+def test_vectors_of_other_dimensions_than_the_manifests_are_refused_before_anything_is_sent(
+    nanogpt, service, make_output, tmp_path
+):
+    path = tmp_path / make_output("npy")
+    np.save(path, np.load(path)[:, :32])
+    service.clear()
+    refused = nanogpt("search", path, "honey")
+    assert (refused.code, service.requests) == (2, [])
+    assert refused.err.startswith(f"nanogpt: {path}: The store holds vectors of 32 dimensions")
+    assert refused.err.endswith(" See nanogpt verify.\n")
+
+
 @pytest.mark.parametrize("kind", [pa.list_(pa.float32()), pa.large_list(pa.float64())])
 def test_vectors_in_lists_as_pandas_and_polars_write_them_are_read(nanogpt, make_output, tmp_path, kind):
     table = pq.read_table(tmp_path / make_output("parquet")).replace_schema_metadata(None)
@@ -205,7 +217,7 @@ def test_vectors_in_lists_as_pandas_and_polars_write_them_are_read(nanogpt, make
     passages = json.loads(found.out)["passages"]
     assert (len(passages), passages[0]["row"]) == (3, 0)
     assert "1 row of" in found.err
-    assert "without a vector are not searched" in found.err
+    assert "without a vector: not searched" in found.err
     assert "row 1 has no vector (in.jsonl:2)" in nanogpt("verify", tmp_path / "changed.parquet").err
     rows[2]["embedding"] = [1.0]
     pq.write_table(pa.Table.from_pylist(rows, changed.schema), tmp_path / "changed.parquet")

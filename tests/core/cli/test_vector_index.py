@@ -123,7 +123,7 @@ def test_index_counts_rows_without_a_vector(nanogpt, make_output, tmp_path):
     np.save(tmp_path / output, vectors)
     for count in (5, 5, ROWS):  # with a new index, and with a stored one
         found = nanogpt("search", output, "bee number 17", "-k", count, "--json")
-        assert f"3 rows of {output} without a vector are not searched" in found.err
+        assert f"3 rows of {output} without a vector: not searched" in found.err
     rows = [passage["row"] for passage in json.loads(found.out)["passages"]]
     assert sorted(rows) == sorted(set(range(ROWS)) - {3, 40, 50})
 
