@@ -12,7 +12,7 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError, ReplyError
 from nanogpt_core.http.client import fetch
 from nanogpt_core.http.endpoint import Endpoint
-from nanogpt_core.http.error_body import excerpt
+from nanogpt_core.http.error_body import as_sentence, error_message, excerpt
 from nanogpt_core.http.secrets import ApiKey
 
 _MAX_DAYS = 366
@@ -159,6 +159,8 @@ def _parse_object(content: bytes) -> dict[str, Any]:
         raise ReplyError(f"The reply is not JSON, but begins {excerpt(content)!r}.") from error
     if not isinstance(reply, dict):
         raise ReplyError(f"The reply is not an object, but begins {excerpt(content)!r}.")
+    if words := error_message({"error": reply.get("error")}):
+        raise ReplyError(f"The service answered 200 with an error: {as_sentence(words)}")
     return reply
 
 

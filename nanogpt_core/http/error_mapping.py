@@ -86,7 +86,8 @@ _SECONDS_PER_DAY = 86_400
 
 # The end of a base URL: NanoGPT's /api/v1, /api/paid/v1 or /api/v1legacy; a gateway's may be /v1.
 _BASE_PATH = re.compile(r"/v\d+[a-z]*")
-_ENDPOINTS = ("/embeddings", "/chat/completions", "/completions", "/embedding-models", "/models")
+_BALANCE = "/check-balance"  # below the base URL without its version
+_ENDPOINTS = ("/embeddings", "/chat/completions", "/completions", "/embedding-models", "/models", "/usage", _BALANCE)
 
 
 # Everything that is raised about a request: by us, by the SDK, by the HTTP client, by sockets and TLS.
@@ -285,6 +286,8 @@ def _base_url_remedy(url: Any) -> str:
     endpoint = next((end for end in _ENDPOINTS if path.endswith(end)), "")
     base = path.removesuffix(endpoint)
     is_nanogpt = url.host == "nano-gpt.com" or url.host.endswith(".nano-gpt.com")
+    if endpoint == _BALANCE:
+        return "" if is_nanogpt else f"Check base_url, as {url.scheme}://{url.netloc.decode()}{path} may not be there."
     has_version = _BASE_PATH.fullmatch(f"/{base.rpartition('/')[2]}") is not None
     port = f":{url.port}" if url.port else ""
     base_url = f"{url.scheme}://{url.host}{port}{base or '/'}"

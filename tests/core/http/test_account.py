@@ -6,7 +6,13 @@ import json
 import pytest
 
 from nanogpt_core import Embedder
-from nanogpt_core.errors import AuthenticationError, ConfigurationError, InvalidTypeError, ReplyError
+from nanogpt_core.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    InvalidTypeError,
+    ModelNotFoundError,
+    ReplyError,
+)
 from nanogpt_core.http.account import _api_root, fetch_balance, fetch_usage
 
 TODAY = datetime.datetime.now(datetime.timezone.utc).date
@@ -140,3 +146,24 @@ def test_net_cost_goes_before_gross_cost(httpserver_of, row, usd):
     found = fetch_usage("sk-nano-test", httpserver_of(body))
     assert found.total.usd == usd
     assert (len(found.by_day), found.by_model) == (1, ())
+
+
+@pytest.mark.parametrize("fetch", [fetch_balance, fetch_usage])
+def test_error_in_a_reply_of_status_200_is_told(httpserver_of, fetch):
+    with pytest.raises(ReplyError, match=r"^The service answered 200 with an error: No such account\.$"):
+        fetch("sk-nano-test", httpserver_of(b'{"error": {"message": "No such account"}}'))
+
+
+@pytest.mark.parametrize(
+    ("fetch", "path", "words"),
+    [
+        (fetch_balance, "/api/v1", "Check base_url, as {host}/api/check-balance may not be there."),
+        (fetch_usage, "/api/v1", "Check base_url, as {host}/api/v1 may have no /usage, "),
+        (fetch_usage, "/api", "The base URL looks wrong: {host}/api. It should end in "),
+    ],
+)
+def test_missing_path_points_at_the_base_url(fetch, path, words, scripted, faults):
+    host = (server := scripted(faults.response("", 404))).base_url.removesuffix("/api/v1")
+    with pytest.raises(ModelNotFoundError) as caught:
+        fetch(server.api_key, f"{host}{path}")
+    assert caught.value.remedy.startswith(words.format(host=host))
