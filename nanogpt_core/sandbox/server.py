@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import threading
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -119,18 +120,22 @@ class Sandbox:
         """Start the server; it accepts connections when this method returns.
 
         Raises:
-            ConfigurationError: The sandbox is running already, or its address is not available.
+            ConfigurationError: The sandbox is running already, its address is not available, or the process has no file
+                descriptors left.
         """
         if self._thread is not None:
             raise ConfigurationError("The sandbox is running already.")
         listener = self._listen()
-        self._server = uvicorn.Server(self._uvicorn_config())
-        ready = threading.Event()
-        self._thread = threading.Thread(
-            target=self._run, args=(self._server, listener, ready), name="nanogpt-sandbox", daemon=True
+        server, started = uvicorn.Server(self._uvicorn_config()), Future[asyncio.AbstractEventLoop]()
+        thread = threading.Thread(
+            target=self._run, args=(server, listener, started), name="nanogpt-sandbox", daemon=True
         )
-        self._thread.start()
-        ready.wait()
+        thread.start()
+        try:
+            self._loop = started.result()
+        except OSError as error:
+            raise ConfigurationError(f"The sandbox cannot start: {error.strerror or error}.") from error
+        self._server, self._thread = server, thread
 
     def close(self) -> None:
         """Stop the server, if it runs. The recorded requests stay readable."""
@@ -174,12 +179,16 @@ class Sandbox:
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )
 
-    def _run(self, server: uvicorn.Server, listener: socket.socket, ready: threading.Event) -> None:
+    def _run(self, server: uvicorn.Server, listener: socket.socket, started: Future[asyncio.AbstractEventLoop]) -> None:
         async def serve() -> None:
-            self._loop = asyncio.get_running_loop()
             self._app.closing = asyncio.Event()
-            ready.set()
+            started.set_result(asyncio.get_running_loop())
             await server.serve(sockets=[listener])
 
-        with listener:
-            asyncio.run(serve())
+        with listener, contextlib.closing(serve()) as serving:
+            try:
+                asyncio.run(serving)
+            except OSError as error:  # no event loop could be made
+                if started.done():
+                    raise
+                started.set_exception(error)

@@ -1,6 +1,8 @@
 """Sandbox over real HTTP."""
 
+import asyncio
 import base64
+import errno
 import gzip
 import http.client
 import json
@@ -833,6 +835,19 @@ def test_unknown_options_are_refused():
         Sandbox(latencies=1)
     with pytest.raises(AttributeError, match="latencies"):
         Sandbox().config.latencies = 1
+
+
+def test_sandbox_that_gets_no_event_loop_is_an_error_and_can_be_started_later(monkeypatch):
+    def refuse():
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    sandbox = Sandbox()
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncio.events, "new_event_loop", refuse)
+        with pytest.raises(ConfigurationError, match=r"^The sandbox cannot start: Too many open files\.$"):
+            sandbox.start()
+    with sandbox:
+        assert embeddings(sandbox).status == 200
 
 
 def test_option_that_is_set_on_the_sandbox_is_refused_with_its_place():
