@@ -156,14 +156,14 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
             given["model"] = model
         fields = self._read_options(given)
         self._check_options(fields)
-        session = self._connect(fields)
+        session = self._make_session(fields)
         has_own_profile = fields.get("profile") is not None
         if fields.get("profile") == "live":
             name = fields.get("model_name", type(self).model_fields["model_name"].default)
             fields["profile"] = _as_profile(fetch_chat_model(session.endpoint, name, fields.get("http_client")))
         # With clients in place, the base class makes none; with no proxy, it does not read OPENAI_PROXY.
         clients = (fields.get(name) for name in self._http_client_fields)
-        fields |= {"openai_proxy": None, **_fields_of_session(session, *clients)}
+        fields |= {"openai_proxy": None, **_make_session_fields(session, *clients)}
         try:
             super().__init__(**fields)
         except ValidationError as error:
@@ -207,8 +207,8 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
             self.openai_organization = None
         return self
 
-    def _update_session(self) -> None:
-        self.__dict__.update(_fields_of_session(self._session, self.http_client, self.http_async_client))
+    def _set_session_fields(self) -> None:
+        self.__dict__.update(_make_session_fields(self._session, self.http_client, self.http_async_client))
 
     def _shared_by_copies(self) -> list[Any]:
         handlers = self.callbacks if isinstance(self.callbacks, list) else [self.callbacks]
@@ -221,7 +221,7 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
         super().__setstate__(state)
-        self._update_session()
+        self._set_session_fields()
         self.__dict__["default_headers"] = self._session.endpoint.headers or None
 
     def _resolve_model_profile(self) -> ModelProfile | None:
@@ -334,7 +334,7 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
                 yield chunk
 
 
-def _fields_of_session(session: ChatSession, http_client: Any, http_async_client: Any) -> dict[str, Any]:
+def _make_session_fields(session: ChatSession, http_client: Any, http_async_client: Any) -> dict[str, Any]:
     """Return the fields that follow from a session: its options, and the SDK's clients."""
     endpoint = session.endpoint
     client, async_client = make_chat_client(session, http_client), make_async_chat_client(session, http_async_client)

@@ -204,7 +204,7 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
         self._check_options(fields)
         self._check_names(fields)
         fields = {name: value for name, value in fields.items() if value is not None}
-        session = self._connect({"max_retries": _DEFAULT_RETRIES, **fields})
+        session = self._make_session({"max_retries": _DEFAULT_RETRIES, **fields})
         name, client = fields["model"], fields.get("http_client")
         info = fetch_chat_model(session.endpoint, name, client) if is_live else get_chat_model(name)
         has_own_temperature = "temperature" in fields
@@ -224,7 +224,7 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
         self._info, self._has_own_window = info, has_own_window
         self._has_own_temperature = has_own_temperature
         self._session = session
-        self._update_session()
+        self._set_session_fields()
 
     @classmethod
     def _check_names(cls, names: Iterable[str]) -> None:
@@ -348,7 +348,7 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
         cost = getattr(getattr(raw_response, "usage", None), "cost_usd", None)
         return counts if cost is None else {**counts, "cost_usd": cost}
 
-    def _update_session(self) -> None:
+    def _set_session_fields(self) -> None:
         self._client = self._aclient = None  # made when they are needed
         endpoint = self._session.endpoint
         self.__dict__.update(

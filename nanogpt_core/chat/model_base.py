@@ -93,7 +93,7 @@ class ChatModelBase(PluginModel):
         if model in options:
             options[model] = check_model_name(options[model], EXAMPLE_MODEL)
 
-    def _update_session(self) -> None:
+    def _set_session_fields(self) -> None:
         """Set the fields and the SDK's clients that follow from the session, after another one was set."""
 
     def _update_dependents(self, changes: Mapping[str, Any]) -> None:  # noqa: ARG002 - subclasses need it
@@ -107,12 +107,12 @@ class ChatModelBase(PluginModel):
     def __copy__(self) -> Self:
         twin = super().__copy__()
         twin._session = copy.copy(self._session)
-        twin._update_session()
+        twin._set_session_fields()
         return twin
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         twin = super().__deepcopy__(memo)
-        twin._update_session()
+        twin._set_session_fields()
         return twin
 
     def __getstate__(self) -> dict[Any, Any]:
@@ -145,7 +145,7 @@ class ChatModelBase(PluginModel):
         return {*(cls._field_names.get(name, name) for name in _SESSION_OPTIONS), *cls._http_client_fields}
 
     @classmethod
-    def _connect(cls, options: Mapping[str, Any]) -> ChatSession:
+    def _make_session(cls, options: Mapping[str, Any]) -> ChatSession:
         """Return a session for options by the names of their fields; None stands for the default of an option."""
         names = {name: cls._field_names.get(name, name) for name in _SESSION_OPTIONS}
         given = {name: options[field] for name, field in names.items() if options.get(field) is not None}
@@ -193,8 +193,8 @@ class ChatModelBase(PluginModel):
         if self._connection_fields() & changes.keys():
             # The session knows if a pickle has left the key out.
             known_key = {self._field_names.get("api_key", "api_key"): self._session.endpoint.key}
-            twin._session = self._connect({**twin.__dict__, **known_key, **changes})
-            twin._update_session()
+            twin._session = self._make_session({**twin.__dict__, **known_key, **changes})
+            twin._set_session_fields()
         twin._update_dependents(changes)
         return twin
 

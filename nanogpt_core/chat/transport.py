@@ -75,7 +75,7 @@ class ChatTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):  # type: ign
             return await run_async(exchange.attempts(), send=partial(self._attempt_async, exchange))
 
     def _attempt(self, exchange: ChatExchange, request: Any) -> Any:
-        with exchange.attempt():
+        with exchange.within_limits():
             response = self._inner.handle_request(request)
             try:
                 if exchange.begins_stream(response):
@@ -89,7 +89,7 @@ class ChatTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):  # type: ign
                 raise
 
     async def _attempt_async(self, exchange: ChatExchange, request: Any) -> Any:
-        with exchange.attempt():
+        with exchange.within_limits():
             response = await self._inner.handle_async_request(request)
             try:
                 if exchange.begins_stream(response):
@@ -132,14 +132,14 @@ class ChatExchange:
         self.timeout: float = request.extensions.get("timeout", {}).get("read") or session.endpoint.timeout
 
     def attempts(self) -> Generator[Any, Any, Any]:
-        """Send the request without doing any I/O itself: yield it for each attempt, and the waits in between."""
+        """Return the steps of all attempts: the request for each of them, and the waits in between."""
 
-        def attempt(_admission: Admission) -> Generator[Any, Any, Any]:
+        def send(_admission: Admission) -> Generator[Any, Any, Any]:
             # The price of a chat request is not known before, so no cost is reserved, and there is none to settle.
             return (yield self._request)
 
         return send_with_retries(
-            attempt,
+            send,
             limits=self._session.limits,
             max_retries=self._session.max_retries,
             cancellation=Cancellation(),
@@ -188,7 +188,7 @@ class ChatExchange:
             self._end(CANCELLED)
 
     @contextlib.contextmanager
-    def attempt(self) -> Iterator[None]:
+    def within_limits(self) -> Iterator[None]:
         """Keep an attempt to its limits, and raise this project's errors."""
         self._timer.attempts += 1
         self.reader = None

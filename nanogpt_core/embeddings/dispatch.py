@@ -127,7 +127,7 @@ class Dispatcher:
         self, batch: Batch, call: Call, error: RequestTooLargeError, halvings: int
     ) -> Steps[EmbeddingResponse]:
         """Truncate or split the single text of a batch further: its local count was an estimate."""
-        halves = _halves_of(batch) if halvings else []
+        halves = _split_text(batch) if halvings else []
         mode = self.config.on_overflow
         if mode == "error" or len(halves) < 2:  # noqa: PLR2004
             is_only = is_only_text(call.results.plan.text_positions)
@@ -300,7 +300,7 @@ def failed_outcome(error: BaseException) -> Outcome:
     return Outcome(None if may_be_billed(error) else 0.0, error=type(error).__name__)
 
 
-def _halves_of(batch: Batch) -> list[Batch]:
+def _split_text(batch: Batch) -> list[Batch]:
     """Return the single text of a batch in two parts, divided at a blank if there is one near the middle."""
     text, tokens = batch.texts[0], sum(batch.tokens)
     middle = len(text) // 2

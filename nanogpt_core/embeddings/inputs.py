@@ -52,7 +52,7 @@ def positions_of(count: int, first: int | Sequence[int]) -> Sequence[int]:
         ConfigurationError: It is a negative number.
         InvalidTypeError: It is neither a number nor a sequence of numbers.
     """
-    if isinstance(first, str) or not isinstance(first, Sequence):
+    if not isinstance(first, Sequence):
         check_number("first", first, 0)
         return range(first, first + count)
     if len(first) != count:

@@ -93,17 +93,17 @@ class Pipeline:
         if batch_size is not None:
             check_number("batch_size", batch_size, 1, MAX_ITEMS)
         with self._observed(stream_observer) as observer:
-            if self.config.deadline is not None:  # which begins after the SDK was imported, at the first call
+            if self.config.deadline is not None:  # the import of the SDK, most of a second, must not take its time
                 self.client.get_ready()
             cancellation = Cancellation(Deadline.after(self.config.deadline), stop or threading.Event())
             plan = make_plan(texts, self.counter, self.config.on_overflow, first)
             with reporting(self.config.progress if show_progress else None, plan.text_count) as report:
                 call = self._make_call(plan, cancellation, observer, as_lists, report)
                 try:
-                    dispatches = self._make_dispatches(plan, call, batch_size, lane=None)
+                    dispatches = self._prepare_dispatches(plan, call, batch_size, lane=None)
                     if dispatches:  # importing the SDK must not take time of a slot, an attempt or a start
                         self.client.get_ready()
-                    if len(dispatches) == 1:
+                    if len(dispatches) == 1:  # as run_in_threads() does, without its queue
                         run_sync(dispatches[0], self.client.send, cancellation.stop)
                     else:
                         tasks = [partial(run_sync, each, self.client.send, cancellation.stop) for each in dispatches]
@@ -137,7 +137,7 @@ class Pipeline:
             with reporting(self.config.progress if show_progress else None, plan.text_count) as report:
                 call = self._make_call(plan, cancellation, observer, as_lists, report)
                 try:
-                    dispatches = await _run(blocks, self._make_dispatches, plan, call, batch_size, loop)
+                    dispatches = await _run(blocks, self._prepare_dispatches, plan, call, batch_size, loop)
                     if dispatches:
                         await self.client.aget_ready()
                     tasks = [partial(run_async, each, self.client.asend) for each in dispatches]
@@ -213,19 +213,12 @@ class Pipeline:
         if cache is not None and self.lifetime.is_closed:
             cache.close()
 
-    def _make_dispatches(self, plan: Plan, call: Call, batch_size: int | None, lane: Lane) -> list[Steps[None]]:
+    def _prepare_dispatches(self, plan: Plan, call: Call, batch_size: int | None, lane: Lane) -> list[Steps[None]]:
         """Load cached vectors, check that the budget covers the rest, and return a generator for each batch of it.
 
         That of a small call may share a request with other calls.
         """
-        missing: Sequence[int] = range(len(plan.request_texts))
-        if self.config.opened_cache is not None:
-            started = time.monotonic()
-            missing = call.results.load_cached()
-            cached = len(plan.request_texts) - len(missing)
-            if cached:
-                call.observer.dimensions = self.dimensions_check.dimensions
-                call.observer.report_cached(cached, time.monotonic() - started)
+        missing = self._load_cached(plan, call)
         batches = self._make_batches(plan, missing, batch_size)
         if self.limits.budget_usd is not None and batches:
             self.limits.check(self.dispatcher.cost(*batches))
@@ -235,6 +228,18 @@ class Pipeline:
         if is_small and batch_size is None and self.config.coalesce:
             return [self.gathering_dispatcher.dispatch(batches[0], call, lane)]
         return [self.dispatcher.dispatch(batch, call) for batch in batches]
+
+    def _load_cached(self, plan: Plan, call: Call) -> Sequence[int]:
+        """Let the call take the vectors that the cache has; return the indices of the request texts without one."""
+        if self.config.opened_cache is None:
+            return range(len(plan.request_texts))
+        started = time.monotonic()
+        missing = call.results.load_cached()
+        cached = len(plan.request_texts) - len(missing)
+        if cached:
+            call.observer.dimensions = self.dimensions_check.dimensions
+            call.observer.report_cached(cached, time.monotonic() - started)
+        return missing
 
     def _record_saving(self, plan: Plan, missing: Sequence[int]) -> None:
         cached, repeated = len(plan.request_texts) - len(missing), plan.text_count - len(plan.request_index_of)

@@ -298,7 +298,7 @@ class HostCapabilities:
 
     def fits(self, batch: Batch) -> bool:
         """Return whether the host can accept the batch, by what is known."""
-        # The limit is one of texts or one of bytes, and refusals do not say which: only over both is a refusal sure.
+        # The limit is on texts or on bytes; which one is unknown. A batch over both is refused for certain.
         return len(batch.texts) <= self._max_items or _size(batch) <= self._max_bytes
 
     def learn(self, accepted: Batch) -> None:

@@ -238,7 +238,7 @@ def fetch(
 
 def _checked(response: Any) -> HttpReply:
     content = response.content
-    response.stream = None  # it refers to the response: without this circle, the body is released at once
+    response.stream = None  # breaks a reference cycle, so that the body is freed at once
     if len(content) <= _MAX_ERROR_BYTES and b'"error"' in content:
         from nanogpt_core.http.error_mapping import raise_for_error_body
 

@@ -28,7 +28,7 @@ from nanogpt_core.http.sdk import SDK_HEADERS, SDK_KEY, httpx
 from nanogpt_core.http.secrets import SecretHeaders
 
 _COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate"})
-_NOT_ASKED_FOR = frozenset({"br", "zstd", "compress", "x-compress", "dcb", "dcz"})
+_UNSUPPORTED_COMPRESSIONS = frozenset({"br", "zstd", "compress", "x-compress", "dcb", "dcz"})
 
 
 class Transport(httpx.BaseTransport, httpx.AsyncBaseTransport):  # type: ignore[misc] # known only when this runs
@@ -115,7 +115,7 @@ class BodyReader:
         length = headers.get("content-length", "")
         self._announced_bytes = int(length) if length.isdigit() and not is_error else 0
         codings = [name.strip().lower() for name in headers.get("content-encoding", "").split(",")]
-        self._not_asked_for = min(_NOT_ASKED_FOR.intersection(codings), default="")
+        self._not_asked_for = min(_UNSUPPORTED_COMPRESSIONS.intersection(codings), default="")
         # Some servers name a character set there, or "none".
         compressions = [name for name in codings if name in _COMPRESSIONS]
         self.is_compressed = bool(self._not_asked_for or compressions)
@@ -211,6 +211,7 @@ _DROPPED_PREFIXES = (b"x-stainless-", b"openai-")  # the SDK's notes on the mach
 
 
 def _with_headers(request: Any, own_headers: SecretHeaders) -> Any:
+    """Return the request with the headers of this one call, then of the endpoint, then of the SDK."""
     # A copy: the SDK reads its own request again, and its errors, which show it, must not hold the key.
     # Names are sent as they were given: some tools for tests compare them with their case. The SDK may send a header of
     # make_client() twice, with another case.

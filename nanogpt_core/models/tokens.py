@@ -81,10 +81,10 @@ class TokenCounter:
         return "exact" if self._exact else "scaled"
 
     def measure(self, texts: Sequence[str]) -> tuple[list[int], dict[int, int]]:
-        """Return for each text its weight, see :meth:`weights`, and the tokens of those over the limit, by position."""
+        """Return for each text its weight, see :meth:`weights`, and the tokens of those over the limit, by index."""
         lengths = byte_lengths(texts)
-        counts = ((position, self.count_if_too_long(texts[position])) for position in self.may_be_too_long(lengths))
-        return self.weights(lengths), {position: tokens for position, tokens in counts if tokens}
+        counts = ((index, self.count_if_too_long(texts[index])) for index in self.may_be_too_long(lengths))
+        return self.weights(lengths), {index: tokens for index, tokens in counts if tokens}
 
     def weights(self, lengths: Sequence[int]) -> list[int]:
         """Return estimates of tokens for making batches, from lengths in bytes: a token in 3 bytes.
@@ -103,7 +103,7 @@ class TokenCounter:
         return math.ceil(base_tokens * self._factor) + self._special
 
     def may_be_too_long(self, lengths: Sequence[int]) -> list[int]:
-        """Return the positions of texts that may be over the model's limit, by their lengths in bytes."""
+        """Return the indices of texts that may be over the model's limit, by their lengths in bytes."""
         if self.limit is None:
             return []
         # Word-piece and sentence-piece tokenizers normalize first, which can lengthen a text; the factor covers that.

@@ -87,7 +87,10 @@ class Gatherer(ForkSafe):
 
     @contextlib.contextmanager
     def _change(self) -> Iterator[None]:
-        """Hold the lock; then start a carrier if the queue needs one."""
+        """Hold the lock; then start a carrier if the queue needs one.
+
+        Methods that neither queue a text nor free a start or a slot need only the lock.
+        """
         carrier: Carrier | None = None
         try:
             with self._lock:
@@ -106,7 +109,7 @@ class Gatherer(ForkSafe):
         texts are in the queue, or under way.
         """
         with self._change():
-            new = [item for position in range(len(call.batch.texts)) if (item := self._add(call, position))]
+            new = [item for index in range(len(call.batch.texts)) if (item := self._add(call, index))]
             is_idle = not self._queue.items and not self._waiting_to_start and self._slots.has_free(call.lane)
             goes_alone = is_idle and len(new) == len(call.items)
             if goes_alone:
@@ -117,13 +120,13 @@ class Gatherer(ForkSafe):
                 self._queue.add(new)
         return goes_alone
 
-    def _add(self, call: WaitingCall, position: int) -> Item | None:
+    def _add(self, call: WaitingCall, index: int) -> Item | None:
         """Return a new item for a text of the call; None if the text is under way."""
-        text = call.batch.texts[position]
+        text = call.batch.texts[index]
         item, new = self._under_way.get(text), None
         if item is None or not self._can_share(item, call.lane):
-            item = new = Item(text, call.batch.tokens[position], call.lane)
-        item.calls[call] = position
+            item = new = Item(text, call.batch.tokens[index], call.lane)
+        item.calls[call] = index
         call.items.append(item)
         # Last: a signal handler may raise, and a call that ends forgets its own items only.
         self._under_way[text] = item
@@ -255,7 +258,8 @@ class Gatherer(ForkSafe):
 
     def _end_batch(self, carrier: Carrier) -> None:
         self._slots.free(carrier)
-        # The carrier was stopped; or the calls are late, or came after those had paid that have left.
+        # Texts that are left were not sent: the carrier was stopped, their calls are past the deadline, or the calls
+        # joined after those had left that would have paid.
         self.send_separately(carrier.items)
         carrier.items = []
 
@@ -275,23 +279,23 @@ class Gatherer(ForkSafe):
             for item, vector in zip(items, vectors, strict=True):
                 calls, item.calls = item.calls, {}
                 self._forget(item)
-                for call, position in calls.items():
-                    call.vectors[position], call.model = vector, model
+                for call, index in calls.items():
+                    call.vectors[index], call.model = vector, model
                     call.items.remove(item)
                     if not call.items:
                         call.finish()
 
     def fail(self, items: Iterable[Item], error: NanoGPTError, named: Item | None = None) -> None:
         """End the calls that wait for these texts, each with an error of its own; ``named`` is the text it names."""
-        index = named_position(error, sys.maxsize)
+        named_index = named_position(error, sys.maxsize)
         with self._lock:
-            places = {} if named is None else {call: call.batch.positions[at] for call, at in named.calls.items()}
+            places = {} if named is None else {call: call.batch.positions[index] for call, index in named.calls.items()}
             for item in items:
                 for call in list(item.calls):
                     own = copy.copy(error)
                     own.__cause__ = error.__cause__
-                    if isinstance(own, StatusError) and named is not None and index is not None:
-                        add_position(own, index, places.get(call))
+                    if isinstance(own, StatusError) and named is not None and named_index is not None:
+                        add_position(own, named_index, places.get(call))
                     self.fail_call(call, own)
 
     def fail_call(self, call: WaitingCall, error: NanoGPTError) -> None:

@@ -59,7 +59,7 @@ class SharedAccount:
             shares = [(item, *share) for item in self._all_items if (share := _payer_of(item)) is not None]
             if not shares:
                 raise NoCallLeft
-            if self._reserve([(payer, position) for _, payer, position in shares]):
+            if self._reserve([(payer, index) for _, payer, index in shares]):
                 self.items, self._payers = [item for item, _, _ in shares], [payer for _, payer, _ in shares]
                 self._timer.attempts += 1
                 return make_batch(self.items)
@@ -67,9 +67,9 @@ class SharedAccount:
     def _reserve(self, shares: list[tuple[WaitingCall, int]]) -> bool:
         """Reserve each call's price; False if a call could not pay, and so has left."""
         tokens: dict[WaitingCall, int] = {}
-        for call, position in shares:
+        for call, index in shares:
             if call.budget is not None:
-                tokens[call] = tokens.get(call, 0) + call.batch.tokens[position]
+                tokens[call] = tokens.get(call, 0) + call.batch.tokens[index]
         self._reserved = {}
         for call, count in tokens.items():
             cost = Cost(tokens=count, usd=price(count, self._price))
@@ -129,7 +129,7 @@ class SharedAccount:
 
 
 def _payer_of(item: Item) -> tuple[WaitingCall, int] | None:
-    """Return the first call that waits for the text and is not about to end, and the text's position in it."""
+    """Return the first call that waits for the text and is not about to end, and the text's index in its batch."""
     calls = (each for each in list(item.calls.items()) if not each[0].cancellation.is_late)
     return next(calls, None)
 

@@ -93,8 +93,8 @@ class SharedBatch:
                 return [], None
             if not isinstance(error, NanoGPTError):
                 raise
-            position = named_position(error, len(account.items))
-            named = None if position is None else account.items[position]
+            index = named_position(error, len(account.items))
+            named = None if index is None else account.items[index]
             calls = {call for item in account.items for call in list(item.calls)}
             return account.items, Failure(error, calls, named, cancellation.is_late)
         with contextlib.suppress(NanoGPTError):  # each call gets the same error
@@ -214,8 +214,8 @@ class SharedBatch:
             self._fail(items, failure)
         elif len(items) == 1 and self.dispatcher.config.on_overflow == "error":
             for item in items:
-                for call, position in list(item.calls.items()):
-                    self.gatherer.fail_call(call, text_too_long(error, call.batch.positions[position]))
+                for call, index in list(item.calls.items()):
+                    self.gatherer.fail_call(call, text_too_long(error, call.batch.positions[index]))
         else:
             self.gatherer.send_separately(items)  # each call truncates or splits them
 

@@ -106,12 +106,12 @@ class GatheringDispatcher:
         batch, vectors = waiting_call.batch, waiting_call.vectors
         found = sorted(vectors)
         if found:
-            response = EmbeddingResponse(np.array([vectors[position] for position in found]), None, waiting_call.model)
+            response = EmbeddingResponse(np.array([vectors[index] for index in found]), None, waiting_call.model)
             yield from self._dispatcher.check_dimensions(response, call.cancellation, call.observer)
             yield from call.results.accept(batch.select(found), response)
         if error is not None:
             raise error
-        missing = [position for position in range(len(batch.texts)) if position not in vectors]
+        missing = [index for index in range(len(batch.texts)) if index not in vectors]
         if missing:
             yield from self._dispatcher.dispatch(batch.select(missing), call)
 

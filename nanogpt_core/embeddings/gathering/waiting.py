@@ -25,7 +25,7 @@ Lane = asyncio.AbstractEventLoop | None
 
 
 class Carrier(Protocol):
-    """Sends gathered batches, in a thread or in a task of one event loop.
+    """Sends gathered batches, in a thread or in a task of one event loop: the part of a carrier that a gatherer uses.
 
     Attributes:
         lane: The event loop, or None for a thread.
@@ -50,7 +50,7 @@ class Item:
 
     Attributes:
         lane: The event loop of its calls or of its sender, or None.
-        calls: The calls that wait for it, each with the text's position in its batch.
+        calls: The calls that wait for it, each with the text's index in its batch.
         sender: The sender that has it; None in the queue.
     """
 
@@ -69,7 +69,7 @@ class WaitingCall:
         lane: The event loop that it runs on, or None.
         make_carrier: Returns a carrier for a lane, which has not started.
         items: The texts under way.
-        vectors: The vectors that have come, ``(d,)`` float32 each, by position of their text.
+        vectors: The vectors that have come, ``(d,)`` float32 each, by index of their text in the batch.
         model: The model that the last reply named.
         error: The error that ends the call, or None. It may also be an exception of its hook.
         done: True if nothing is left to wait for.
