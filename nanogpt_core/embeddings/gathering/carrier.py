@@ -27,7 +27,7 @@ class BatchCarrier:
     def __init__(self, gatherer: Gatherer, dispatcher: Dispatcher, client: HttpClient, lane: Lane) -> None:
         self.lane = lane
         self.items: list[Item] = []
-        self.is_cancelled = False
+        self.has_started = self.is_cancelled = False
         self._gatherer, self._dispatcher, self._client = gatherer, dispatcher, client
         self._stop = threading.Event()
         self._task: asyncio.Task[None] | None = None
@@ -35,7 +35,7 @@ class BatchCarrier:
 
     def start(self) -> None:
         """Start the thread or task. If that is impossible, the calls go by themselves."""
-        lane = self.lane
+        lane, self.has_started = self.lane, True
         try:
             if lane is None:
                 start_thread(self._run, "nanogpt-gathered", self._stop)

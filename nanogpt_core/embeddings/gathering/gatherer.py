@@ -204,8 +204,11 @@ class Gatherer(ForkSafe):
     def check_slots(self) -> None:
         """Start a carrier if a slot has become free since nothing came in the time of a slot."""
         with self._change():
-            for lane in [lane for lane in self._waiting_to_start if lane is not None and lane.is_closed()]:
-                del self._waiting_to_start[lane]  # its task never ran again
+            for lane, sender in list(self._waiting_to_start.items()):
+                # The task never ran again; or a signal handler raised between making the carrier and starting it.
+                is_lost = not isinstance(sender, WaitingCall) and not sender.has_started
+                if is_lost or (lane is not None and lane.is_closed()):
+                    del self._waiting_to_start[lane]
 
     # --- carriers ---
 

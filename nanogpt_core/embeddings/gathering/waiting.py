@@ -30,11 +30,13 @@ class Carrier(Protocol):
     Attributes:
         lane: The event loop, or None for a thread.
         items: The texts that it carries.
+        has_started: True once :meth:`start` was called.
         is_cancelled: True if it stops.
     """
 
     lane: Lane
     items: list[Item]
+    has_started: bool
     is_cancelled: bool
 
     def start(self) -> None:

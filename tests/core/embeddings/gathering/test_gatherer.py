@@ -16,9 +16,10 @@ class Carrier:
     is_cancelled = False
 
     def __init__(self, lane, started):
-        self.lane, self.started, self.items = lane, started, []
+        self.lane, self.started, self.items, self.has_started = lane, started, [], False
 
     def start(self):
+        self.has_started = True
         self.started.append(self)
 
     def cancel(self):
@@ -95,6 +96,25 @@ def test_request_in_flight_for_long_occupies_no_slot(now, call, started):
     gatherer.check_slots()
     (carrier,) = started
     assert send(gatherer, carrier) == ["waits"]
+
+
+def test_carrier_whose_start_a_signal_handler_prevents_is_replaced(call, started, monkeypatch):
+    def interrupt(_carrier):
+        raise KeyboardInterrupt
+
+    gatherer = Gatherer(64, None, 1)
+    first, second = call("first"), call("second")
+    assert go(gatherer, first)
+    assert not gatherer.register(second)
+    with monkeypatch.context() as patched:
+        patched.setattr(Carrier, "start", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            gatherer.unregister(first)
+    gatherer.check_slots()
+    (carrier,) = started
+    gatherer.check_slots()
+    assert started == [carrier]
+    assert send(gatherer, carrier) == ["second"]
 
 
 def test_carrier_takes_texts_in_order_up_to_items_and_tokens(call, started):

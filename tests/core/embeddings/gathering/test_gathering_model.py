@@ -59,6 +59,7 @@ class Carrier(BatchCarrier):
     machine: "Gathering"
 
     def start(self):
+        self.has_started = True
         self.generator = self._carry()
         self.machine.carriers.append(self)
         self.action = None
