@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -75,26 +76,22 @@ def _question(path: Path, number: int, row: dict[str, Any]) -> Question:
 
 def _from_table(path: Path, text: str) -> list[Question]:
     names = text.partition("\n")[0]
-    rows = csv.DictReader(text.splitlines(keepends=True), delimiter=max(_DELIMITERS, key=names.count))
-    if not {"question", "source"} <= set(rows.fieldnames or ()):
-        raise InvalidInputError(
-            f"{path} has the columns {', '.join(rows.fieldnames or ()) or 'none'}.",
-            remedy="It needs the columns question and source.",
-        )
+    rows = csv.DictReader(io.StringIO(text), delimiter=max(_DELIMITERS, key=names.count), strict=True)
     sources: dict[tuple[str, str], list[str]] = {}
-    for row in _rows(path, rows):
-        question, source = (row["question"] or "").strip(), (row["source"] or "").strip()
-        if not question or not source:
-            raise invalid_line(path, rows.line_num, "has no question or no source")
-        sources.setdefault((question, row.get("language") or ""), []).append(source)
-    return [Question(text, tuple(dict.fromkeys(names)), language) for (text, language), names in sources.items()]
-
-
-def _rows(path: Path, rows: csv.DictReader[str]) -> Iterator[dict[str, str | Any]]:
     try:
-        yield from rows
+        if not {"question", "source"} <= set(rows.fieldnames or ()):
+            raise InvalidInputError(
+                f"{path} has the columns {', '.join(rows.fieldnames or ()) or 'none'}.",
+                remedy="It needs the columns question and source.",
+            )
+        for row in rows:
+            question, source = (row["question"] or "").strip(), (row["source"] or "").strip()
+            if not question or not source:
+                raise invalid_line(path, rows.line_num, "has no question or no source")
+            sources.setdefault((question, row.get("language") or ""), []).append(source)
     except csv.Error as error:  # for example a field of more than 131,072 characters
         raise invalid_line(path, rows.line_num + 1, f"is not CSV ({error})") from error
+    return [Question(text, tuple(dict.fromkeys(names)), language) for (text, language), names in sources.items()]
 
 
 def check_sources(questions: Sequence[Question], sources: Collection[str]) -> None:

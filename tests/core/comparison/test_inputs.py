@@ -62,12 +62,19 @@ def test_invalid_question_is_named_by_file_and_line(tmp_path, row):
         ("q.csv", b"question,answer\n", "has the columns question, answer. It needs the columns question and source"),
         ("q.csv", b"question,source\nWhich?,\n", "line 2, has no question or no source"),
         ("q.csv", b"", "has the columns none"),
+        ("q.csv", b'question,source\nOne?,a\n"Two?,b\nThree?,c\n', r"line 3, is not CSV \(unexpected end of data\)"),
+        ("q.csv", b'"question,source\n', r"line 1, is not CSV \(unexpected end of data\)"),
     ],
 )
 def test_unusable_file_of_questions_is_refused(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InvalidInputError, match=message):
         load_questions(tmp_path / name)
+
+
+def test_line_separators_of_unicode_do_not_end_a_row(tmp_path):
+    (tmp_path / "q.csv").write_text("question,source\nWhich\u2028one\x85is\x0cit?,a\x1cb\n", encoding="utf-8")
+    assert load_questions(tmp_path / "q.csv") == [Question("Which\u2028one\x85is\x0cit?", ("a\x1cb",))]
 
 
 def test_row_that_the_reader_of_csv_refuses_is_named(tmp_path):
