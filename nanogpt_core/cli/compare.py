@@ -13,7 +13,7 @@ from nanogpt_core.cli.comparison.corpus import CorpusOptions
 from nanogpt_core.cli.comparison.output import as_json, print_comparison, write_report
 from nanogpt_core.cli.comparison.run import SANDBOX_NOTICE, Run, SyntheticOptions, open_service
 from nanogpt_core.cli.console import print_json, print_warning
-from nanogpt_core.cli.exit_codes import CommandError, ExitCode, exit_code_of
+from nanogpt_core.cli.exit_codes import CommandError, ExitCode, exit_code_of, message_of
 from nanogpt_core.cli.job.progress import make_progress
 from nanogpt_core.cli.options import JsonFlag
 
@@ -120,7 +120,7 @@ def compare(
         print_json(as_json(comparison, notice))
     else:
         print_comparison(comparison, files, notice)
-    for note in comparison.failure_notes:
-        print_warning(note)
+    for error, note in zip(comparison.failures.values(), comparison.failure_notes, strict=True):
+        print_warning(note.replace(str(error), message_of(error)) if error else note)
     errors = [error for error in comparison.failures.values() if error]
     return exit_code_of(errors[0]) if errors else ExitCode.OK

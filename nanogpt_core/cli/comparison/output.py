@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanogpt_core.cli.console import make_table, output_console
+from nanogpt_core.cli.exit_codes import message_of
 
 if TYPE_CHECKING:
     from nanogpt_core.comparison import Comparison, Variant
@@ -90,7 +91,7 @@ def as_json(comparison: Comparison, notice: str) -> dict[str, Any]:
             "reasons": list(advice.reasons),
             "reservations": list(advice.reservations),
         },
-        "failures": {name: str(error) if error else None for name, error in comparison.failures.items()},
+        "failures": {name: message_of(error) if error else None for name, error in comparison.failures.items()},
         "variants": [
             {
                 **_variant(each.result.variant),

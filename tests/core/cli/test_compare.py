@@ -227,6 +227,7 @@ def test_failed_model_is_a_warning_and_the_exit_code(paid, compare):
     result = compare("-m", "BAAI/bge-m3", "text-embedding-3-small", "--no-reduced")
     assert result.code == 4
     assert "warning: BAAI/bge-m3 was not measured" in result.err
+    assert "not for this key. Check what the key in NANOGPT_API_KEY may do.\n" in result.err  # not: in api_key
     assert "Take text-embedding-3-small." in result.out
 
 
