@@ -76,7 +76,7 @@ if __name__ == "__main__":
     INDEX.mkdir(parents=True, exist_ok=True)
     with nullcontext() if HAS_KEY else Sandbox() as sandbox:
         endpoint = {"api_key": sandbox.api_key, "base_url": sandbox.base_url} if sandbox else {}
-        # The cache keeps each vector as soon as it is paid for, also if the run is interrupted.
+        # The cache keeps each vector as soon as it is paid for, even if the run is interrupted.
         embeddings = NanoGPTEmbeddings("text-embedding-3-small", cache=INDEX / "vectors.sqlite", **endpoint)
         store = QdrantVectorStore.construct_instance(
             embeddings, collection_name="documents", client_options={"path": str(INDEX / "qdrant")}

@@ -81,7 +81,7 @@ if __name__ == "__main__":
     client = QdrantClient(path=str(INDEX / "qdrant"))
     with nullcontext() if HAS_KEY else Sandbox() as sandbox, closing(client):
         endpoint = {"api_key": sandbox.api_key, "base_url": sandbox.base_url} if sandbox else {}
-        # The cache keeps each vector as soon as it is paid for, also if the run is interrupted.
+        # The cache keeps each vector as soon as it is paid for, even if the run is interrupted.
         embed_model = NanoGPTEmbedding("text-embedding-3-small", cache=INDEX / "vectors.sqlite", **endpoint)
         store = QdrantVectorStore("documents", client=client, index_doc_id=False)
         ingest(folder, store, embed_model)
