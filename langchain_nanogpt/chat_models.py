@@ -77,12 +77,13 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
     Args:
         model: The model's name, with NanoGPT's suffixes such as ``:thinking`` and ``:online``. Default:
             ``"gpt-4o-mini"``.
-        api_key: The key, as text or ``SecretStr``. Default: ``NANOGPT_API_KEY``, then ``NANO_GPT_API_KEY``.
+        api_key: The key, a ``str`` or ``SecretStr``. Default: ``NANOGPT_API_KEY``, then ``NANO_GPT_API_KEY``.
         base_url: Base URL of the API. Default: ``NANOGPT_BASE_URL``, then ``https://nano-gpt.com/api/v1``.
         timeout: Seconds that one attempt may take, and that each event of a stream may keep waiting. Default: 600.
-        max_retries: Attempts beyond the first, at least 0. A stream that has begun is not tried again. Default: 2.
-        requests_per_second: Most attempts to start in a second, shared with all objects of this process that use the
-            same key at the same address. Default: begins at 25, and follows the service, as in
+        max_retries: Attempts after the first, at least 0. A stream that has begun is not tried again. Default: 2, as in
+            ``ChatOpenAI``.
+        requests_per_second: Maximum number of attempts to start in a second, shared with all objects of this process
+            that use the same key at the same address. Default: begins at 25, and follows the service, as in
             :class:`~nanogpt_core.Embedder`.
         limits: Limits that several processes share, such as :class:`nanogpt_core.RedisLimits`, in place of
             ``requests_per_second``. Their budget counts embeddings only. Dumps leave them out. Default: the
@@ -113,7 +114,7 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
             ``openai_api_key``, ``openai_api_base``, ``request_timeout``.
 
     Raises:
-        ConfigurationError: No key, or an option that cannot be right. It is a ``ValueError``.
+        ConfigurationError: An invalid option, or no key. It is a ``ValueError``.
         InvalidTypeError: An option of the wrong type. It is a ``TypeError``.
     """
 
@@ -323,7 +324,7 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
         with self._as_langchain_errors(kwargs):
             return await super()._agenerate(*args, **kwargs)
 
-    # LangChain closes its streams itself, so no iterate_stream here: docs/adr/0015.
+    # LangChain closes its streams itself, so no iterate_stream here: docs/adr/0015-chat-in-a-transport.md.
     def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
         with self._as_langchain_errors(kwargs):
             yield from super()._stream(*args, **kwargs)

@@ -12,6 +12,7 @@ from pydantic_core import PydanticUndefined, PydanticUndefinedType
 from nanogpt_core import Embedder, ModelInfo
 from nanogpt_core.embeddings.config import OPTION_ALIASES
 from nanogpt_core.embeddings.model_base import EmbeddingModelBase, hidden_option, option
+from nanogpt_core.embeddings.planning import Overflow
 from nanogpt_core.http.secrets import Secret, hide_keys
 from nanogpt_core.validation import check_bool
 
@@ -47,10 +48,10 @@ class NanoGPTEmbeddings(EmbeddingModelBase, Embeddings):
 
     Args:
         model: The model's name, or a row of :func:`nanogpt_core.list_models`. Default: ``"text-embedding-3-small"``.
-        api_key: The key, as text or ``SecretStr``. Default: ``NANOGPT_API_KEY``, then ``NANO_GPT_API_KEY``.
+        api_key: The key, a ``str`` or ``SecretStr``. Default: ``NANOGPT_API_KEY``, then ``NANO_GPT_API_KEY``.
         base_url: The API's URL. Default: ``NANOGPT_BASE_URL``, then ``https://nano-gpt.com/api/v1``.
-        chunk_size: LangChain's word for ``batch_size``, which is accepted too: most texts per request, 1 to 2048.
-            Default: as for ``batch_size`` of :class:`nanogpt_core.Embedder`.
+        chunk_size: LangChain's word for ``batch_size``, which is accepted too: maximum number of texts in a request, 1
+            to 2048. Default: as for ``batch_size`` of :class:`nanogpt_core.Embedder`.
         show_progress_bar: LangChain's word for ``progress=True``. Default: False.
         **options: The other options of :class:`nanogpt_core.Embedder`, which describes them: ``model_info``,
             ``dimensions``, ``user``, ``on_overflow``, ``query_instruction``, ``batch_size``, ``max_concurrency``,
@@ -59,7 +60,7 @@ class NanoGPTEmbeddings(EmbeddingModelBase, Embeddings):
             ``http_async_client`` and ``allow_insecure_http``; and the fields of a subclass.
 
     Raises:
-        ConfigurationError: An option has an impossible value, or there is no key. It is a ``ValueError``.
+        ConfigurationError: An invalid option, or no key. It is a ``ValueError``.
         InvalidTypeError: An option is unknown or of the wrong type. It is a ``TypeError``.
     """
 
@@ -74,7 +75,7 @@ class NanoGPTEmbeddings(EmbeddingModelBase, Embeddings):
     base_url: str = Field(default="")
     api_key: SecretStr = Field(default=SecretStr(""), exclude=True, repr=False)
     user: str | None = option("user")
-    on_overflow: str = option("on_overflow")
+    on_overflow: Overflow = option("on_overflow")
     query_instruction: str | None = option("query_instruction")
     chunk_size: int | None = option("batch_size")
     max_concurrency: int = option("max_concurrency")
@@ -129,7 +130,7 @@ class NanoGPTEmbeddings(EmbeddingModelBase, Embeddings):
         A copy with other options counts its usage and its budget from zero. Copies share clients and caches.
 
         Raises:
-            ConfigurationError: A value is impossible. It is a ``ValueError``.
+            ConfigurationError: An option is invalid. It is a ``ValueError``.
             InvalidTypeError: A name is unknown, or a value has the wrong type. It is a ``TypeError``.
         """
         # The two are one option.
@@ -151,7 +152,7 @@ class NanoGPTEmbeddings(EmbeddingModelBase, Embeddings):
 
         Args:
             texts: The texts.
-            chunk_size: Most texts per request, 1 to 2048, for this call only. Default: as for the object.
+            chunk_size: Maximum number of texts in a request, 1 to 2048, for this call only. Default: as for the object.
 
         Returns:
             A list of d floats for each text, in order; d are the dimensions of the model's vectors.
@@ -182,10 +183,18 @@ class NanoGPTEmbeddings(EmbeddingModelBase, Embeddings):
         return vector
 
     async def aembed_documents(self, texts: list[str], chunk_size: int | None = None) -> list[list[float]]:
-        """Do what :meth:`embed_documents` does, without blocking the event loop."""
+        """Embed documents as :meth:`embed_documents` does, without blocking the event loop.
+
+        Returns:
+            A list of d floats for each text, in order.
+        """
         return await self._embedder.aembed_lists(texts, batch_size=chunk_size)
 
     async def aembed_query(self, text: str) -> list[float]:
-        """Do what :meth:`embed_query` does, without blocking the event loop."""
+        """Embed a query as :meth:`embed_query` does, without blocking the event loop.
+
+        Returns:
+            d floats.
+        """
         vector: list[float] = (await self._embedder.aembed_query(text)).tolist()
         return vector

@@ -31,6 +31,7 @@ from nanogpt_core._runtime.workers import call_in_thread
 from nanogpt_core.embeddings.config import OPTION_ALIASES
 from nanogpt_core.embeddings.inputs import check_text, check_texts
 from nanogpt_core.embeddings.model_base import EMBEDDER_DEFAULTS, EmbeddingModelBase, hidden_option
+from nanogpt_core.embeddings.planning import Overflow
 from nanogpt_core.http.secrets import hide_keys
 from nanogpt_core.validation import check_can_be_pickled, check_number
 
@@ -72,7 +73,7 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
     Args:
         model_name: The model's name. Default: ``text-embedding-3-small``.
         model: The same.
-        api_key: The key, as text or ``SecretStr``. Default: ``NANOGPT_API_KEY``, then ``NANO_GPT_API_KEY``.
+        api_key: The key, a ``str`` or ``SecretStr``. Default: ``NANOGPT_API_KEY``, then ``NANO_GPT_API_KEY``.
         api_base: The API's URL. Default: ``NANOGPT_BASE_URL``, then ``https://nano-gpt.com/api/v1``.
         base_url: The same.
         embed_batch_size: Texts that LlamaIndex hands over at a time, one batch after another. Each is sent in requests
@@ -89,7 +90,7 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
             ``http_async_client`` and ``allow_insecure_http``; and the fields of a subclass.
 
     Raises:
-        ConfigurationError: An option has an impossible value, or there is no key. It is a ``ValueError``.
+        ConfigurationError: An invalid option, or no key. It is a ``ValueError``.
         InvalidTypeError: An option is unknown or of the wrong type. It is a ``TypeError``.
     """
 
@@ -102,7 +103,7 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
     embeddings_cache: Any = Field(default=None, exclude=True)
     api_base: str = Field(default="", description="The API's URL.")
     dimensions: int | None = Field(default=None, description="Dimensions that vectors are reduced to.")
-    on_overflow: str = Field(default="error", description="Treatment of a text over the model's token limit.")
+    on_overflow: Overflow = Field(default="error", description="Treatment of a text over the model's token limit.")
     query_instruction: str | None = Field(default=None, description="Text that is put before queries.")
     model_info: Any = hidden_option("model_info")
     api_key: Any = hidden_option("api_key")
@@ -200,7 +201,7 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
     def _needs_base_class(self) -> bool:
         """Return whether more happens to a query in the base class than that it is embedded.
 
-        The two spans and two events there take a quarter of a query's CPU time, also if no handler gets them.
+        The two spans and two events there take a quarter of a query's CPU time, even if no handler gets them.
         """
         if self.embeddings_cache is not None or self.rate_limiter is not None or _has_other_query_methods(type(self)):
             return True

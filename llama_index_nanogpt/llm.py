@@ -122,13 +122,14 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
     Args:
         model: The model's name, with NanoGPT's suffixes such as ``:thinking`` and ``:online``. Default:
             ``"gpt-4o-mini"``.
-        api_key: The key, as text or ``SecretStr``. Default: ``NANOGPT_API_KEY``, then ``NANO_GPT_API_KEY``.
+        api_key: The key, a ``str`` or ``SecretStr``. Default: ``NANOGPT_API_KEY``, then ``NANO_GPT_API_KEY``.
         api_base: Base URL of the API. Default: ``NANOGPT_BASE_URL``, then ``https://nano-gpt.com/api/v1``.
         base_url: The same.
         timeout: Seconds that one attempt may take, and that each event of a stream may keep waiting. Default: 600.
-        max_retries: Attempts beyond the first, at least 0. A stream that has begun is not tried again. Default: 3.
-        requests_per_second: Most attempts to start in a second, shared with all objects of this process that use the
-            same key at the same address. Default: begins at 25, and follows the service, as in
+        max_retries: Attempts after the first, at least 0. A stream that has begun is not tried again. Default: 3, as in
+            LlamaIndex's ``OpenAI``.
+        requests_per_second: Maximum number of attempts to start in a second, shared with all objects of this process
+            that use the same key at the same address. Default: begins at 25, and follows the service, as in
             :class:`~nanogpt_core.Embedder`.
         limits: Limits that several processes share, such as :class:`nanogpt_core.RedisLimits`, in place of
             ``requests_per_second``. Their budget counts embeddings only. Dumps leave them out. Default: the
@@ -152,7 +153,7 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
             ``is_chat_model``, ``is_function_calling_model``, ``should_use_structured_outputs``, ``tokenizer``.
 
     Raises:
-        ConfigurationError: No key, or an option that cannot be right. It is a ``ValueError``.
+        ConfigurationError: An invalid option, or no key. It is a ``ValueError``.
         InvalidTypeError: An option of the wrong type. It is a ``TypeError``.
     """
 
@@ -176,7 +177,7 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
     is_chat_model: bool = True
     is_function_calling_model: bool = True
     default_headers: dict[str, str] | None = Field(default=None, exclude=True, repr=False)
-    requests_per_second: float | None = Field(default=None, description="Most attempts to start in a second.")
+    requests_per_second: float | None = Field(default=None, description="Maximum number of attempts in a second.")
     limits: Any = Field(default=None, exclude=True, repr=False)
     on_request: Any = Field(default=None, exclude=True, repr=False)
     send_reasoning: bool = Field(default=True, description="Whether reasoning and signatures are sent back.")

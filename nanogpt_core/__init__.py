@@ -1,4 +1,4 @@
-"""NanoGPT's embedding models, without a framework.
+"""NanoGPT's embedding models without a framework, and the base of both plugins, for embeddings and chat.
 
 The names below are the public API. Each but the errors is imported at its first use: importing the package is quick.
 """
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from nanogpt_core.embeddings.embedder import Embedder
     from nanogpt_core.embeddings.pipeline import Estimate
     from nanogpt_core.embeddings.stream import EmbeddedBatch
-    from nanogpt_core.http.account import Balance, KeyUsage, fetch_balance, fetch_usage
+    from nanogpt_core.http.account import Balance, KeyUsage, UsageRow, fetch_balance, fetch_usage
     from nanogpt_core.http.limits import SharedLimits
     from nanogpt_core.models.catalog import MODELS, ModelInfo, get_model
     from nanogpt_core.models.listing import list_models
     from nanogpt_core.models.tokens import count_tokens
     from nanogpt_core.observability.records import RequestRecord
-    from nanogpt_core.observability.usage import Usage, track_usage
+    from nanogpt_core.observability.usage import TrackedUsage, Usage, track_usage
     from nanogpt_core.sandbox import Sandbox
     from nanogpt_core.scale.embed_table import EmbedTable
-    from nanogpt_core.scale.ledger import Ledger
+    from nanogpt_core.scale.ledger import Ledger, OpenRequest
     from nanogpt_core.scale.redis_cache import RedisCache
     from nanogpt_core.scale.redis_limits import RedisLimits
 
@@ -44,13 +44,16 @@ __all__ = [
     "Ledger",
     "MemoryCache",
     "ModelInfo",
+    "OpenRequest",
     "RedisCache",
     "RedisLimits",
     "RequestRecord",
     "SQLiteCache",
     "Sandbox",
     "SharedLimits",
+    "TrackedUsage",
     "Usage",
+    "UsageRow",
     "__version__",
     "clear_cache",
     "count_tokens",
@@ -74,16 +77,16 @@ _NAMES = {
     "embeddings.embedder": ["Embedder"],
     "embeddings.pipeline": ["Estimate"],
     "embeddings.stream": ["EmbeddedBatch"],
-    "http.account": ["Balance", "KeyUsage", "fetch_balance", "fetch_usage"],
+    "http.account": ["Balance", "KeyUsage", "UsageRow", "fetch_balance", "fetch_usage"],
     "http.limits": ["SharedLimits"],
     "models.catalog": ["MODELS", "ModelInfo", "get_model"],
     "models.listing": ["list_models"],
     "models.tokens": ["count_tokens"],
     "observability.records": ["RequestRecord"],
-    "observability.usage": ["Usage", "track_usage"],
+    "observability.usage": ["TrackedUsage", "Usage", "track_usage"],
     "sandbox": ["Sandbox"],
     "scale.embed_table": ["EmbedTable"],
-    "scale.ledger": ["Ledger"],
+    "scale.ledger": ["Ledger", "OpenRequest"],
     "scale.redis_cache": ["RedisCache"],
     "scale.redis_limits": ["RedisLimits"],
 }

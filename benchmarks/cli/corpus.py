@@ -14,7 +14,7 @@ from nanogpt_core.cli.reading.chunking import Chunker
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = (16, 18, 20, 22, 24, 28, 32, 36, 40, 48, 56, 64, 80, 96, 128, 160, 192, 256, 384)
-"""Most tokens of a passage."""
+"""Maximum number of tokens of a passage."""
 
 # The benchmark's server counts texts by their quotes.
 _PLAIN = str.maketrans({'"': "'", "[": "(", "]": ")", "\\": "/"})

@@ -186,7 +186,7 @@ def sleep(seconds: float, stop: threading.Event | None = None) -> None:
 async def async_sleep(seconds: float, stop: asyncio.Event | None = None) -> None:
     """Sleep for ``seconds``, or until ``stop`` is set, without blocking the event loop.
 
-    Other tasks run at least once, also if the sleep takes no time.
+    Other tasks run at least once, even if the sleep takes no time.
     """
     fake = _fake
     if seconds <= 0 or (stop is not None and stop.is_set()):

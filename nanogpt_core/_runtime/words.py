@@ -1,4 +1,4 @@
-"""Words of messages: counted nouns."""
+"""Plural forms for messages."""
 
 from __future__ import annotations
 

@@ -127,7 +127,8 @@ class MemoryCache(ForkSafe):
     """An embedding cache in this process's memory. A copy or a pickle of it is empty.
 
     Args:
-        max_bytes: Most bytes of keys and entries to keep; the least recently used are evicted first. Default: no limit.
+        max_bytes: Maximum number of bytes of keys and entries to keep; the least recently used are evicted first.
+            Default: no limit.
 
     Raises:
         ConfigurationError: ``max_bytes`` is below 1.

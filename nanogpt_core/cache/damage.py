@@ -34,9 +34,10 @@ def may_be_damage(error: Exception, path: Path) -> bool:
 
 
 def is_ambiguous(error: Exception) -> bool:
-    """Return whether damage or a full disk can be the cause: Python 3.10 has no error codes, see docs/adr/0021.
+    """Return whether damage or a full disk can be the cause.
 
-    :func:`reading_fails` then tells damage from a full disk.
+    :func:`reading_fails` then tells damage from a full disk. Python 3.10 has no error codes:
+    docs/adr/0021-damaged-cache-files-without-error-codes.md.
     """
     return not hasattr(error, "sqlite_errorname") and "disk I/O error" in str(error)
 

@@ -60,8 +60,8 @@ class SQLiteCache(ForkSafe):
 
     Args:
         path: The file. A missing folder is created with mode 0700, the file with mode 0600.
-        max_bytes: Most bytes of keys and entries to keep; the least recently used are evicted first. Entries that other
-            processes add are counted with a delay. Default: no limit.
+        max_bytes: Maximum number of bytes of keys and entries to keep; the least recently used are evicted first.
+            Entries that other processes add are counted with a delay. Default: no limit.
 
     Raises:
         ConfigurationError: ``path`` is a folder or cannot be a file, or ``max_bytes`` is below 1.

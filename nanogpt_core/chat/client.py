@@ -37,7 +37,7 @@ from nanogpt_core.validation import MIN_REQUESTS_PER_SECOND, check_number, check
 T = TypeVar("T")
 
 DEFAULT_RETRIES = 2
-"""Attempts after the first of a chat call: fewer than for embeddings, since each may be billed."""
+"""Attempts after the first of a chat call, as in ``ChatOpenAI``: fewer than for embeddings, as each may be billed."""
 
 # Words of Python's encoder of JSON.
 _NO_JSON = re.compile(r"(not JSON (serializable|compliant)|^Circular reference detected)")

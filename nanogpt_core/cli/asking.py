@@ -23,7 +23,8 @@ class CostOptions:
     """Consent to the cost.
 
     Attributes:
-        budget: Most US dollars to spend without asking. If more is expected, nothing is sent. `embed` counts all runs.
+        budget: Maximum number of US dollars to spend without asking. If more is expected, nothing is sent. `embed`
+            counts all runs.
         yes: Accept any cost, if there is no budget.
         ask_above: Without a budget, ask if the expected cost is above so many US dollars.
     """

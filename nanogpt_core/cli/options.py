@@ -43,8 +43,8 @@ class ReadingOptions:
         include: Pattern of the files to read in folders, such as `*.py`. May be repeated. Default: text, Markdown,
             HTML, PDF, JSONL, CSV and Parquet.
         encoding: Encoding of text files and CSV.
-        chunk_tokens: Most tokens of a passage; 0 for whole documents. Default: 400 for documents and pages, and whole
-            texts for records. Passages end between paragraphs, lines or sentences.
+        chunk_tokens: Maximum number of tokens of a passage; 0 for whole documents. Default: 400 for documents and
+            pages, and whole texts for records. Passages end between paragraphs, lines or sentences.
         chunk_overlap: Tokens that a passage repeats of the one before it, at most. Default: a tenth of chunk-tokens.
         skip_bad: Leave out parts of the input that cannot be embedded, and count them.
     """

@@ -43,7 +43,7 @@ def sandbox(
         port: Port to listen on; 0 takes a free one.
         allow_remote: Let `--host` be an address that other machines can reach.
         api_key: Key that requests must carry. It is worth nothing elsewhere.
-        latency: Least duration of every request, in seconds.
+        latency: Minimum duration of every request, in seconds.
         requests_per_second: Answer 429 over this rate. Default: no limit.
         requests_per_day: Answer 429 over this number in a day. Default: no limit.
         reference_page: The models and errors of NanoGPT's reference page.

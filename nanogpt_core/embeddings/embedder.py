@@ -55,8 +55,9 @@ class Embedder(Closeable):
         query_instruction: Text to put around queries, never around documents: None (default) for nothing,
             ``"recommended"`` for the one on the model's card, or a string. The query replaces ``{query}`` in it, or is
             appended if there is no ``{query}``.
-        batch_size: Maximum number of texts in a request, 1 to 2048. Default: the texts of a call are spread over
-            ``max_concurrency`` requests, with at least 128 in each, up to the number that the model's hosts accept.
+        batch_size: Maximum number of texts in a request, 1 to 2048. Default: automatic, 128 up to the model's limit:
+            the texts of a call are spread over ``max_concurrency`` requests of at least 128 texts, or of the number
+            that the model's hosts accept if that is lower.
         max_concurrency: Maximum number of requests of one call in flight, at least 1. Default: 16.
         coalesce: Let small calls that have to wait for a free slot or for the rate limit share a request: calls of all
             threads, tasks and objects of this process that use the same options. Usage, budgets, deadlines and errors
@@ -179,8 +180,9 @@ class Embedder(Closeable):
         Raises:
             InvalidInputError: A text is empty, blank, too long or cannot be encoded; see ``.positions``. Nothing was
                 sent.
-            InvalidTypeError: ``texts`` is not an iterable of strings. Nothing was sent.
-            ConfigurationError: The object was closed.
+            InvalidTypeError: ``texts`` is not an iterable of strings, or ``batch_size`` is not a whole number. Nothing
+                was sent.
+            ConfigurationError: ``batch_size`` is out of range, or the object was closed. Nothing was sent.
             BudgetExceededError: The next requests would exceed ``budget_usd``.
             NanoGPTError: The service was not reached, refused, or sent an invalid reply. All errors here are of this
                 class; ``.completed`` holds the vectors that were finished.
@@ -232,7 +234,11 @@ class Embedder(Closeable):
     async def aembed(
         self, texts: Iterable[str], *, batch_size: int | None = None, first: int | Sequence[int] = 0
     ) -> NDArray[np.float32]:
-        """Embed documents as :meth:`embed` does, without blocking the event loop."""
+        """Embed documents as :meth:`embed` does, without blocking the event loop.
+
+        Returns:
+            ``(n, d)`` float32, a row for each text, in order.
+        """
         vectors: NDArray[np.float32] = await self._pipeline.aembed(
             check_texts(texts, first), batch_size=batch_size, first=first
         )
@@ -241,14 +247,22 @@ class Embedder(Closeable):
     async def aembed_lists(
         self, texts: Iterable[str], *, batch_size: int | None = None, first: int | Sequence[int] = 0
     ) -> list[list[float]]:
-        """Embed documents as :meth:`embed_lists` does, without blocking the event loop."""
+        """Embed documents as :meth:`embed_lists` does, without blocking the event loop.
+
+        Returns:
+            A list of d floats for each text, in order.
+        """
         lists: list[list[float]] = await self._pipeline.aembed(
             check_texts(texts, first), batch_size=batch_size, as_lists=True, first=first
         )
         return lists
 
     async def aembed_query(self, text: str) -> NDArray[np.float32]:
-        """Embed a query as :meth:`embed_query` does, without blocking the event loop."""
+        """Embed a query as :meth:`embed_query` does, without blocking the event loop.
+
+        Returns:
+            ``(d,)`` float32.
+        """
         query = self._with_instruction(text)
         vector: NDArray[np.float32] = (await self._pipeline.aembed([query], show_progress=False))[0]
         return vector
@@ -262,7 +276,7 @@ class Embedder(Closeable):
         each batch.
 
         Args:
-            texts: Any iterable, also an endless one.
+            texts: Any iterable, even an endless one.
             batch_size: Texts in a batch, 1 to 2048. Default: as for :meth:`embed`, but at most 256, to save memory.
 
         Yields:
@@ -278,7 +292,11 @@ class Embedder(Closeable):
     async def astream(
         self, texts: Iterable[str] | AsyncIterable[str], *, batch_size: int | None = None
     ) -> AsyncIterator[EmbeddedBatch]:
-        """Embed documents as :meth:`stream` does, without blocking the event loop; ``texts`` may be asynchronous."""
+        """Embed documents as :meth:`stream` does, without blocking the event loop; ``texts`` may be asynchronous.
+
+        Yields:
+            The batches: :class:`EmbeddedBatch`.
+        """
         require_event_loop()
         size = self._streamed_batch_size(batch_size)
         chunks: AsyncIterator[Chunk[str]] | Iterator[Chunk[str]]

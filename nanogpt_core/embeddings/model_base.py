@@ -94,7 +94,7 @@ class EmbeddingModelBase(PluginModel):
         A copy with other options counts its usage and its budget from zero. Copies share clients and caches.
 
         Raises:
-            ConfigurationError: A value is impossible. It is a ``ValueError``.
+            ConfigurationError: An option is invalid. It is a ``ValueError``.
             InvalidTypeError: A name is unknown, or a value has the wrong type. It is a ``TypeError``.
         """
         update = hide_keys(update or {})

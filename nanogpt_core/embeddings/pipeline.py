@@ -30,7 +30,7 @@ from nanogpt_core.http.runner import run_async, run_sync
 from nanogpt_core.http.secrets import redacted
 from nanogpt_core.models.catalog import MAX_ITEMS
 from nanogpt_core.models.pricing import price
-from nanogpt_core.models.tokens import TokenCounter, byte_lengths
+from nanogpt_core.models.tokens import Counting, TokenCounter, byte_lengths
 from nanogpt_core.observability.observer import CallObserver, Observer
 from nanogpt_core.observability.usage import UsageMeter
 from nanogpt_core.validation import check_number
@@ -310,7 +310,7 @@ class Estimate:
     tokens: int
     cost_usd: float | None
     requests: int
-    counting: str
+    counting: Counting
 
 
 async def _run(in_thread: bool, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

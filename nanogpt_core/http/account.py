@@ -16,7 +16,7 @@ from nanogpt_core.http.error_body import as_sentence, error_message, excerpt
 from nanogpt_core.http.secrets import ApiKey
 
 _MAX_DAYS = 366
-"""Most days of one request for usage (newer documentation)."""
+"""Maximum number of days of one request for usage (newer documentation)."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

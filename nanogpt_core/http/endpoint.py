@@ -79,7 +79,7 @@ class Endpoint:
             key_required: False for calls that the service answers without a key.
 
         Raises:
-            ConfigurationError: A value that cannot be right, or no key although one is needed.
+            ConfigurationError: An invalid value, or no key although one is needed.
             InvalidTypeError: A value of the wrong type.
         """
         api_key = hide_key(api_key)

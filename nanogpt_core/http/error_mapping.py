@@ -268,7 +268,7 @@ def _balance_remedy(document: Any, remedy: str) -> str:
 def _quota_remedy(wait: float | None, words: str) -> str:
     if _DAILY_WORDS.search(words) is None or (wait is None and _TELLS_WHEN.search(words)):
         return reset_message(wait)
-    # NanoGPT's daily limits reset at midnight UTC, also if no Retry-After says so.
+    # NanoGPT's daily limits reset at midnight UTC, even if no Retry-After says so.
     left = _SECONDS_PER_DAY - time.time() % _SECONDS_PER_DAY
     return f"Daily limits reset at midnight UTC. {reset_message(left if wait is None else wait)}".rstrip()
 

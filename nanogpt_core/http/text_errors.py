@@ -44,7 +44,7 @@ _CODES = {
 }
 _CONCERNS_ONE_TEXT = {code: concerns for codes, concerns in _CODES.items() for code in codes.split()}
 
-# The account is the reason, also if one of its texts was the reason for that.
+# The account is the reason, even if one of its texts was the reason for that.
 _ACCOUNT_IS_CLOSED = re.compile(
     r"\b(?:account|api.?key|organi[sz]ation|project|user)\b.{0,40}"
     r"\b(?:block|suspend|disabl|deactivat|banned|restrict|terminat|flagged|closed|on hold|inactive|not active|overdue)"

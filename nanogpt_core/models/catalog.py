@@ -19,7 +19,7 @@ from types import MappingProxyType
 from nanogpt_core.errors import InvalidTypeError
 
 MAX_ITEMS = 2048
-"""Most texts in one request (reference page)."""
+"""Maximum number of texts in one request (reference page)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +30,15 @@ class ModelInfo:
         id: The name in requests.
         dimensions: Dimensions of a full vector.
         listed_dimensions: Dimensions on NanoGPT's pages if they differ from ``dimensions``; else None.
-        min_dimensions: Least value of the ``dimensions`` option; None if the model does not take it.
-        max_dimensions: Greatest value of the ``dimensions`` option; None if the model does not take it.
+        min_dimensions: Minimum value of the ``dimensions`` option; None if the model does not take it.
+        max_dimensions: Maximum value of the ``dimensions`` option; None if the model does not take it.
         usd_per_million_tokens: Price, in US dollars per 1,000,000 input tokens.
-        max_tokens: Most tokens of one text, in the model's own tokenizer.
+        max_tokens: Maximum number of tokens of one text, in the model's own tokenizer.
         tokenizer: ``"cl100k_base"``, ``"bert"``, ``"xlm-roberta"``, ``"qwen"``, ``"bpe"``, or None.
-        batch_size: Most texts in one request, until a host refuses them. For OpenAI's models fewer than the 2,048 that
-            they take: at 25 requests per second 20,000 texts, less to send again after a failure, and an event loop
-            stands still for no more than 50 ms while it parses a reply.
-        max_request_tokens: Most tokens of all texts of one request together.
+        batch_size: Default maximum number of texts in a request; lowered if a host refuses more. For OpenAI's models
+            fewer than the 2,048 that they take: at 25 requests per second 20,000 texts, less to send again after a
+            failure, and an event loop stands still for no more than 50 ms while it parses a reply.
+        max_request_tokens: Maximum number of tokens of all texts of one request together.
         query_instruction: The model card's prompt for queries, with ``{query}`` in the query's place.
         languages: ISO 639-1 codes, or ``"multilingual"`` or ``"code"``.
         unit_length: True if vectors have Euclidean length 1.

@@ -21,8 +21,8 @@ class ChatModelInfo:
 
     Attributes:
         id: The name in requests.
-        context_window: Most tokens of a request.
-        max_output_tokens: Most tokens of an answer.
+        context_window: Maximum number of tokens of a request.
+        max_output_tokens: Maximum number of tokens of an answer.
         tool_calling: True if the model calls tools.
         structured_output: True if the model's answers can be made to follow a JSON schema.
         image_inputs: True if messages may have images.

@@ -19,7 +19,7 @@ import functools
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from nanogpt_core._runtime.log import warn
 from nanogpt_core._runtime.threads import run_within
@@ -29,6 +29,9 @@ from nanogpt_core.validation import check_model_name
 
 if TYPE_CHECKING:
     import tiktoken
+
+Counting = Literal["exact", "scaled", "bound"]
+"""The kind of a token count."""
 
 _LOAD_SECONDS = 10.0  # limit on the wait for tiktoken's vocabulary file, which it may have to download
 
@@ -74,8 +77,8 @@ class TokenCounter:
         self._special = 0 if self._exact else _SPECIAL_TOKENS
 
     @property
-    def kind(self) -> str:
-        """The kind of count: ``"exact"``, ``"scaled"`` or ``"bound"``."""
+    def kind(self) -> Counting:
+        """The kind of count."""
         if load_encoding() is None:
             return "bound"
         return "exact" if self._exact else "scaled"

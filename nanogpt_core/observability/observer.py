@@ -86,7 +86,7 @@ class Observer:
 class CallObserver:
     """Reports the requests of one call, from any thread, also after its end.
 
-    The hook runs in the context of the caller, also if another thread or task sends the request: a context variable
+    The hook runs in the context of the caller, even if another thread or task sends the request: a context variable
     with the user's name, for example, has the value of the call.
 
     Attributes:

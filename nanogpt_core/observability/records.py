@@ -36,8 +36,7 @@ class RequestRecord:
         uncertain: Attempts that failed and may have been billed; their tokens and cost are not known.
         request_id: The service's ``X-Request-ID``, or None.
         cached: True for the texts of a call whose vectors came from the cache.
-        shared: True if the record of another call counts the request, and this one is about the texts that it carried
-            as well.
+        shared: True if another call's record counts this HTTP request, which carried the texts of both.
         error: Name of the error's class, ``"Cancelled"`` if the caller was cancelled or left a stream before its end,
             or None.
     """

@@ -79,7 +79,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--port", type=int, default=DEFAULT_PORT, help="port to listen on; 0 takes a free one (default: %(default)s)")
     add("--allow-remote", action="store_true", help="let --host be an address that other machines can reach")
     add("--api-key", default=DEFAULT_API_KEY, help="key that requests must carry (default: %(default)s)")
-    add("--latency", type=float, default=0.0, metavar="SECONDS", help="least duration of every request")
+    add("--latency", type=float, default=0.0, metavar="SECONDS", help="minimum duration of every request")
     add("--requests-per-second", type=float, metavar="N", help="answer 429 over this rate (default: no limit)")
     add("--requests-per-day", type=int, metavar="N", help="answer 429 over this number in a day (default: no limit)")
     add("--reference-page", action="store_true", help="the models and errors of NanoGPT's reference page")

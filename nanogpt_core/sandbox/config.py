@@ -51,7 +51,7 @@ class SandboxConfig:
         port: Port to listen on; 0 takes a free one.
         allow_remote: Allow a ``host`` that other machines can reach.
         api_key: The key that requests must carry.
-        latency: Least duration of every request, in seconds.
+        latency: Minimum duration of every request, in seconds.
         requests_per_second: Requests over this rate get 429; None: no limit. 0.5 is one request in two seconds.
         requests_per_day: Requests over this number in a day (UTC) get 429 until midnight; None: no limit.
         reference_page: Behave as NanoGPT's reference page says: its sixteen models, with its dimensions, 2048 texts in
@@ -71,8 +71,8 @@ class SandboxConfig:
         script: Replies to chat requests in place of quotes. Each is used once, in order, for the first request that
             matches its ``model`` and ``when``; a fault matches any request. Other requests get quotes.
         context_lengths: Chat models to list beside the sandbox's own, with their context lengths in tokens.
-        keep_requests: Most requests to keep in the log.
-        keep_bytes: Most bytes of request bodies to keep in the log.
+        keep_requests: Maximum number of requests to keep in the log.
+        keep_bytes: Maximum number of bytes of request bodies to keep in the log.
     """
 
     host: str = "127.0.0.1"

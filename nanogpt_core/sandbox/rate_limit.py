@@ -39,7 +39,7 @@ class DailyLimit:
     """A limit on the requests of a day; it resets at midnight UTC. For use in one event loop.
 
     Args:
-        requests_per_day: Most requests of a day.
+        requests_per_day: Maximum number of requests in a day.
         clock: Returns the time, in seconds since 1970.
     """
 

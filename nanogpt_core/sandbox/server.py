@@ -35,7 +35,7 @@ class Sandbox:
             and replies of a script are added with :meth:`add_faults` and :meth:`add_replies`.
 
     Raises:
-        ConfigurationError: An option has an impossible value. It is a ``ValueError``.
+        ConfigurationError: An invalid option. It is a ``ValueError``.
         InvalidTypeError: An option is unknown. It is a ``TypeError``.
 
     Example:

@@ -24,8 +24,8 @@ class RedisCache(ForkSafe):
     14.4 kB at 3072; of Valkey 9.1, about 15 % less.
 
     Each method is one pipeline, and so one round trip. All entries of a call are stored in one transaction; in a
-    cluster, each by itself. If the server is away, the call warns once and continues without the cache. A server with
-    ``maxmemory-policy allkeys-lru`` evicts the entries that are used least; do not keep
+    cluster, each by itself. If the server is unreachable, the call warns once and continues without the cache. A server
+    with ``maxmemory-policy allkeys-lru`` evicts the entries that are used least; do not keep
     :class:`nanogpt_core.RedisLimits` on it. A pickle leaves the password out, as that of ``RedisLimits`` does.
 
     Args:

@@ -56,7 +56,7 @@ class _Settings(NamedTuple):
 
 
 class _LocalShare(ForkSafe):
-    """Even start times at this worker's share of the rate, while Redis is away."""
+    """Even start times at this worker's share of the rate, while Redis is unreachable."""
 
     def __init__(self) -> None:
         self._in_child()
@@ -93,9 +93,9 @@ class RedisLimits:
     sees pauses all. If no rate is set, the rate begins at 25 requests per second and follows the service's refusals,
     for all workers together.
 
-    **Redis is away**: with a budget, requests fail with :class:`nanogpt_core.LimitsUnavailableError`, and are retried
-    as after other temporary failures. Without one, each worker warns once and continues at its share: the last known
-    rate, divided by the last known number of workers. When Redis is back, work goes on without a restart, after a
+    **Redis is unreachable**: with a budget, requests fail with :class:`nanogpt_core.LimitsUnavailableError`, and are
+    retried as after other temporary failures. Without one, each worker warns once and continues at its share: the last
+    known rate, divided by the last known number of workers. When Redis is back, work goes on without a restart, after a
     second in which all workers return. If it has lost its data, the highest amount that a worker knows counts as
     committed. Set ``maxmemory-policy noeviction``: a server that evicts keys would lose the budget.
 
@@ -115,6 +115,10 @@ class RedisLimits:
         cluster: Whether ``url`` is a node of a Redis Cluster. All keys of a name are in one slot. Default: False.
         request_log: A file to which each process appends one JSON line for each finished embedding request. Default:
             none.
+
+    Attributes:
+        may_block: True: methods wait for the server, so async code calls them in a thread.
+        budget_usd: The budget, or None.
 
     Raises:
         ConfigurationError: An invalid value. It is a ``ValueError``.

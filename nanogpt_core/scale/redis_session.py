@@ -267,7 +267,7 @@ class RedisSession(ForkSafe):
         return self._next_probe is None
 
     def probe_now(self) -> None:
-        """Let the next request try to reach the server, also if it was away a moment ago."""
+        """Let the next request try to reach the server, even if it was away a moment ago."""
         if not self.is_reachable:
             self._next_probe = clock.now()
 

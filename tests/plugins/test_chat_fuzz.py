@@ -274,7 +274,7 @@ def strings(value, name):
 
 
 def parsed(text):
-    """Return the JSON object in a text, also if it is fenced or encoded twice; None if there is none."""
+    """Return the JSON object in a text, even if it is fenced or encoded twice; None if there is none."""
     try:
         value = json.loads(text.strip().removeprefix("```json").removesuffix("```"), strict=False)
     except (ValueError, AttributeError):

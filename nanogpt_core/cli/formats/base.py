@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ROWS_PER_BLOCK = 1024
-"""Most rows of a block, and of a row group: 6 MiB of vectors with 1,536 dimensions."""
+"""Maximum number of rows of a block, and of a row group: 6 MiB of vectors with 1,536 dimensions."""
 
 COLUMNS = ("id", "source", "line", "page", "text", "metadata")
 """The columns of an output, beside the vectors."""

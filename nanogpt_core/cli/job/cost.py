@@ -12,7 +12,7 @@ from nanogpt_core.models.pricing import price
 from nanogpt_core.models.tokens import TokenCounter
 
 MAX_TEXTS_PER_BATCH = 256
-"""Most texts that a stream puts into a request."""
+"""Maximum number of texts that a stream puts into a request."""
 
 _REQUESTS_PER_SECOND = 25  # documented by the service
 _REQUESTS_IN_FLIGHT = 16
