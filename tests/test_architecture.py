@@ -5,6 +5,7 @@ import copy
 import importlib
 import inspect
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,19 @@ def test_each_public_name_is_documented(package):
 def test_each_module_has_a_docstring():
     for module, path in MODULES.items():
         assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), module
+
+
+def test_methods_that_the_architecture_page_names_exist():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    methods = {}
+    for path in MODULES.values():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                methods.setdefault(node.name, set()).update(getattr(part, "name", "") for part in node.body)
+    others = {("VectorStoreIndex", "from_documents"), ("EmbeddedBatch", "start")}  # LlamaIndex's, and an attribute
+    said = set(re.findall(r"`(_?[A-Z]\w+)\.(\w+)", page)) - others
+    assert len(said) > 50
+    assert [f"{kind}.{name}" for kind, name in sorted(said) if name not in methods.get(kind, ())] == []
 
 
 def test_private_names_are_imported_by_no_other_module():

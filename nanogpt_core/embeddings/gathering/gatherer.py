@@ -1,6 +1,9 @@
 """Gatherer: texts that wait for a request, of all calls in this process that could share one. No I/O.
 
-A call goes at once, by itself, if a slot is free and the rate limiter lets it start. Otherwise its texts join a queue.
+A call goes by itself if a slot is free, no other call or carrier waits to start, the queue is empty and the rate
+limiter admits it. On an event loop it lets the other tasks run once first, so calls made in the same turn share one
+request. Otherwise its texts join a queue.
+
 A *carrier*, a thread or a task, waits for the next slot and start time, takes the texts from the front of the queue up
 to the model's limits, and sends them as one batch. With limits that several processes share, it takes the texts first,
 since such limits reserve their cost together with the start time. All changes of state happen here, under one lock:

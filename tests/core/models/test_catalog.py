@@ -85,8 +85,8 @@ HOSTS_TAKE = {
 
 
 def test_catalog_has_the_models_of_both_pages_in_order():
-    assert set(MODELS) == set(FACTS)
-    assert list(MODELS) == list(FACTS)
+    assert set(MODELS) == set(FACTS), "add the values of a new model to FACTS and LANGUAGES above"
+    assert list(MODELS) == list(FACTS), "FACTS has the order of the catalog"
 
 
 @pytest.mark.parametrize("name", FACTS)
@@ -104,14 +104,14 @@ def test_catalog_row_has_the_published_values(name):
     assert row.reduces is bool(reduces)
     assert row.unit_length is unit
     assert row.languages == LANGUAGES[name]
-    assert row.query_instruction == INSTRUCTIONS.get(name)
+    assert row.query_instruction == INSTRUCTIONS.get(name), "add the instruction to INSTRUCTIONS above"
 
 
 @pytest.mark.parametrize("name", FACTS)
 def test_default_batch_size_is_accepted_by_hosts(name):
     row = MODELS[name]
     most = next((items for start, items in HOSTS_TAKE.items() if name.startswith(start)), MAX_ITEMS)
-    assert 1 <= row.batch_size <= most
+    assert 1 <= row.batch_size <= most, "HOSTS_TAKE above has the largest batch that a host was seen to accept"
 
 
 def test_max_request_tokens_is_set_if_a_limit_is_known():
@@ -120,12 +120,13 @@ def test_max_request_tokens_is_set_if_a_limit_is_known():
     assert all(bounds[name] == 300_000 for name in list(FACTS)[:3])
     assert 7_500 <= bounds["BAAI/bge-m3"] <= 8_192
     assert 7_500 <= bounds["zhipu-embedding-2"] <= 8_192
-    assert len(bounds) == 5
+    assert len(bounds) == 5, f"add a check of a new max_request_tokens above: {bounds}"
 
 
 def test_every_row_names_its_sources():
     for row in MODELS.values():
-        assert row.source.startswith(("reference", "newer page"))
+        said = f"{row.id}: source begins with the page that lists the model: 'reference' or 'newer page'"
+        assert row.source.startswith(("reference", "newer page")), said
     assert [row.id for row in MODELS.values() if row.source.startswith("reference")] == list(FACTS)[:16]
 
 
