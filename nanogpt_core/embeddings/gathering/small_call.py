@@ -55,14 +55,14 @@ class GatheringDispatcher:
             lane=lane,
             make_carrier=self.make_carrier,
         )
+        admission: Admission | None = None
         error: NanoGPTError | None = None
         try:
             admission = yield from self._start_or_queue(gatherer, waiting_call)
             if admission is not None:
                 sharing = replace(call, on_response=partial(gatherer.share, waiting_call))
                 yield from self._dispatcher.dispatch(batch, sharing, admission)
-                return
-            while not waiting_call.done:
+            while admission is None and not waiting_call.done:
                 yield Join(waiting_call, call.cancellation.remaining(SLOT_SECONDS))
                 if not waiting_call.done:
                     gatherer.check_slots()
@@ -74,7 +74,8 @@ class GatheringDispatcher:
             except BaseException:  # of a signal handler: once more, or later calls would wait for this one
                 gatherer.unregister(waiting_call, error)
                 raise
-        yield from self._take_delivered(waiting_call, call, error or waiting_call.error)
+        if admission is None or error is not None:
+            yield from self._take_delivered(waiting_call, call, error or waiting_call.error)
 
     def _start_or_queue(self, gatherer: Gatherer, waiting_call: WaitingCall) -> Steps[Admission | None]:
         """Register a call. Return the confirmed admission of its request; None if it has to wait, and is queued."""

@@ -845,7 +845,11 @@ def raising_at_line(number):
 
     def trace(frame, _event, _argument):
         name = Path(frame.f_code.co_filename).name
-        return in_frame if name in {"gatherer.py", "waiting.py"} and frame.f_code.co_name != "queued_texts" else None
+        return (
+            in_frame
+            if name in {"gatherer.py", "small_call.py", "waiting.py"} and frame.f_code.co_name != "queued_texts"
+            else None
+        )
 
     return trace, reached
 
