@@ -15,33 +15,17 @@ from functools import partial
 from nanogpt_core._runtime.clock import NO_DEADLINE, Cancellation, Deadline
 from nanogpt_core._runtime.log import describe, logger
 from nanogpt_core.embeddings.dispatch import Dispatcher, Steps, failed_outcome, text_too_long
+from nanogpt_core.embeddings.gathering.bad_text_search import BadTextSearch, Failure, Result, halves, is_one_call
 from nanogpt_core.embeddings.gathering.gatherer import Gatherer
 from nanogpt_core.embeddings.gathering.shared_account import NoCallLeft, SharedAccount, make_batch
-from nanogpt_core.embeddings.gathering.waiting import Carrier, Item, WaitingCall
+from nanogpt_core.embeddings.gathering.waiting import Carrier, Item
 from nanogpt_core.embeddings.response import EmbeddingResponse
 from nanogpt_core.errors import BadRequestError, BudgetExceededError, NanoGPTError, RequestTooLargeError
 from nanogpt_core.http.limits import Admission, Outcome
 from nanogpt_core.http.text_errors import may_concern_one_text, named_position
 
-# After so many calls have failed one after another, without an answer in between, hardly a text is the reason.
-_MAX_FAILED_IN_A_ROW = 3
-
-
-@dataclass(frozen=True)
-class Failure:
-    """The failure of a request.
-
-    Attributes:
-        error: The error.
-        calls: The calls that waited for the texts at that moment.
-        named: The text that the service named in it, or None.
-        was_late: True if the deadline of all calls had passed.
-    """
-
-    error: NanoGPTError
-    calls: set[WaitingCall]
-    named: Item | None
-    was_late: bool
+# After so many searches for a bad text in which no request succeeded, no further text is searched for.
+_MAX_SEARCHES_IN_VAIN = 2
 
 
 @dataclass(eq=False, repr=False)
@@ -54,35 +38,34 @@ class SharedBatch:
     stop: threading.Event
 
     def __post_init__(self) -> None:
+        self._requests = self._most_requests = 0
         self._limits = self.dispatcher.limits
         self._max_retries = self.dispatcher.config.max_retries
 
     def send(self, items: Sequence[Item], admission: Admission | None) -> Steps[None]:
         """Send the texts, with a confirmed admission for the first attempt, and hand out vectors and errors."""
+        # The service may refuse each text. Then it costs no more than a request for each.
+        self._most_requests = len(items)
         parts = [list(items)]
         while parts:
             part = parts.pop()
             batch = make_batch(part)
             if len(part) > 1 and not self.dispatcher.host_capabilities.fits(batch):
-                parts += _halves(part)[::-1]
+                parts += halves(part)[::-1]
                 continue
-            _, failure = yield from self._request(part, admission)
+            result = yield from self._request(part, admission)
             admission = None
-            if failure is not None:
-                yield from self._isolate(part, failure)
+            if result.failure is not None:
+                yield from self._isolate(part, result.failure)
 
-    def _request(
-        self, items: Sequence[Item], admission: Admission | None = None
-    ) -> Steps[tuple[Sequence[Item], Failure | None]]:
-        """Send some of the texts in one request, with retries, and hand out their vectors.
-
-        Return the texts of the last attempt, those that calls still waited for; and the failure if it failed.
-        """
+    def _request(self, items: Sequence[Item], admission: Admission | None = None) -> Steps[Result]:
+        """Send some of the texts in one request, with retries, and hand out their vectors."""
         account = SharedAccount(self.gatherer, items, self.dispatcher.usd_per_million_tokens)
         cancellation = Cancellation(_last_deadline(items), self.stop)
         cost = replace(self.dispatcher.cost(make_batch(items)), gathers=True)
         if self.dispatcher.config.limits is None:
             cost = replace(cost, usd=None)  # each call reserves for its own texts: SharedAccount
+        self._requests += 1
         try:
             response = yield from self.dispatcher.send_with_encoding(
                 partial(self._attempt, account, cancellation), cancellation, cost, self._max_retries, admission
@@ -90,18 +73,18 @@ class SharedBatch:
         except BaseException as error:
             account.report_failure(error)
             if isinstance(error, NoCallLeft):
-                return [], None
+                return Result([], None)
             if not isinstance(error, NanoGPTError):
                 raise
             index = named_position(error, len(account.items))
             named = None if index is None else account.items[index]
             calls = {call for item in account.items for call in list(item.calls)}
-            return account.items, Failure(error, calls, named, cancellation.is_late)
+            return Result(account.items, Failure(error, calls, named=named, was_late=cancellation.is_late))
         with contextlib.suppress(NanoGPTError):  # each call gets the same error
             # Before the calls do, which would all ask the live list at once.
             yield from self.dispatcher.check_dimensions(response, cancellation, account.first_observer)
         self.gatherer.deliver(account.items, response.vectors, response.model)
-        return account.items, None
+        return Result(account.items, None)
 
     def _attempt(
         self, account: SharedAccount, cancellation: Cancellation, admission: Admission
@@ -127,16 +110,38 @@ class SharedBatch:
     def _isolate(self, items: list[Item], failure: Failure) -> Steps[None]:
         """Find the texts that the service refuses; fail their calls, and answer the others.
 
-        The service may name them. Otherwise the texts are halved until a part that is refused belongs to one call: 13
-        requests for 64 calls with a bad text. An error that no text can cause fails all calls.
+        The service may name them. Otherwise binary search: a half that succeeds leaves the other one as the suspect,
+        without a request for it, and the halves beside the suspects go together in one request at the end. 64 texts
+        with a bad one take at most 8 requests. Texts of one call need no search: it fails if one of them does. Nor do
+        errors that no text can cause: all calls fail.
         """
-        left: Failure | None = failure
-        if may_concern_one_text(failure.error) and not _is_one_call(items):
-            reason = describe(failure.error)
-            logger.info("A batch of %d texts of several calls failed with %s: dividing it", len(items), reason)
-            items, left = yield from self._isolate_named(items, failure)
-        if left is not None:
-            yield from self._divide(items, left)
+        if is_one_call(items):
+            self._fail_one_call(items, failure)
+            return
+        if not may_concern_one_text(failure.error):
+            self._fail(items, failure)
+            return
+        reason = describe(failure.error)
+        logger.info("A batch of %d texts of several calls failed with %s: dividing it", len(items), reason)
+        items, left = yield from self._isolate_named(items, failure)
+        searches_in_vain = 0
+        while left is not None and searches_in_vain < _MAX_SEARCHES_IN_VAIN:
+            if not isinstance(left.error, BadRequestError):
+                self._max_retries = 0  # the retries are used up
+            search = BadTextSearch(items, left)
+            left = yield from self._isolate_one(search)
+            items = search.others
+            searches_in_vain += not search.answered
+        if left is None:
+            return
+        # Hardly a matter of one text.
+        if left.error.transient:
+            self._fail(items, left)
+            return
+        for item in items:
+            result = yield from self._request([item])
+            if result.failure is not None:
+                self._fail_texts([item], result.failure)
 
     def _isolate_named(self, items: list[Item], failure: Failure) -> Steps[tuple[list[Item], Failure | None]]:
         """Fail the calls of texts that the service names; return the texts that are left, and their failure.
@@ -147,47 +152,46 @@ class SharedBatch:
         while (named := failure.named) is not None:
             owners = set(named.calls)
             others = [item for item in items if item is not named and set(item.calls) - owners]
-            failure_of_others = (yield from self._request(others))[1] if others else None
+            failure_of_others = (yield from self._request(others)).failure if others else None
             refusal = failure
             if failure_of_others is not None and may_concern_one_text(failure_of_others.error):
-                _, own_failure = yield from self._request([named])
-                if own_failure is None:
+                alone = yield from self._request([named])
+                if alone.failure is None:
                     return others, failure_of_others
-                refusal = own_failure
+                refusal = alone.failure
             self._fail_texts([named], refusal)
             if failure_of_others is None:
                 return [], None
             items, failure = others, failure_of_others
         return items, failure
 
-    def _divide(self, items: list[Item], refusal: Failure) -> Steps[None]:
-        """Send refused texts in halves, and those that are refused again in halves of these."""
-        if not isinstance(refusal.error, BadRequestError):
-            self._max_retries = 0  # the retries are used up
-        parts: list[tuple[list[Item], Failure | None]] = [(items, refusal)]  # each with its failure, if it was sent
-        largest: Sequence[Item] = []  # of the parts that were answered
-        failed_calls = failed_in_a_row = 0
-        while parts:
-            part, failure = parts.pop()
-            if failure is None:
-                sent, failure = yield from self._request(part)
-                if failure is None and sent:
-                    largest, failed_in_a_row = max(largest, sent, key=len), 0
-            if failure is None:
-                continue
-            is_hardly_about_texts = failed_in_a_row >= _MAX_FAILED_IN_A_ROW
-            if not may_concern_one_text(failure.error) or (is_hardly_about_texts and failure.error.transient):
-                rest = [item for one, _ in reversed(parts) for item in one]
-                self._fail([*part, *rest], replace(failure, calls=refusal.calls | failure.calls))
-                return
-            if _is_one_call(part):
-                self._fail_one_call(part, failure)
-                failed_calls, failed_in_a_row = failed_calls + 1, failed_in_a_row + 1
-            else:
-                smaller = [[item] for item in part] if is_hardly_about_texts else _halves(part)
-                parts += [(one, None) for one in reversed(smaller)]
-        if largest and not failed_calls and isinstance(refusal.error, RequestTooLargeError):
-            self.dispatcher.host_capabilities.learn(make_batch(largest))
+    def _isolate_one(self, search: BadTextSearch) -> Steps[Failure | None]:
+        """Fail the calls of one bad text; return the failure of a request with the other texts, if there was one."""
+        while not search.is_over:
+            one_by_one = self._requests >= self._most_requests
+            part = search.suspects[:1] if one_by_one else halves(search.suspects)[0]
+            search.narrow(part, (yield from self._request(part)))
+        suspects, others, failure = search.suspects, search.others, search.failure
+        if not may_concern_one_text(failure.error):
+            self._fail([*suspects, *others], replace(failure, calls=search.calls | failure.calls))
+            return None
+        failure_of_others: Failure | None = None
+        if others:
+            result = yield from self._request(others)
+            search.note(others, result)
+            failure_of_others = result.failure
+        if not search.is_certain:
+            failure = yield from self._confirm(search)
+        self._fail_one_call(suspects, failure)
+        return failure_of_others
+
+    def _confirm(self, search: BadTextSearch) -> Steps[Failure]:
+        """Send the suspects by themselves: if they are good, their calls are answered. Return the last failure."""
+        result = yield from self._request(search.suspects)
+        if result.failure is None and search.answered and isinstance(search.failure.error, RequestTooLargeError):
+            self.dispatcher.host_capabilities.learn(make_batch(search.answered))
+        search.note(search.suspects, result)
+        return result.failure or search.failure
 
     def _fail(self, items: Sequence[Item], failure: Failure) -> None:
         """Fail all calls with these texts; those that joined since, or have more time left, go on by themselves."""
@@ -224,12 +228,3 @@ def _last_deadline(items: Sequence[Item]) -> Deadline:
     """Return the latest deadline of all calls."""
     deadlines = [call.cancellation.deadline for item in items for call in list(item.calls)]
     return max(deadlines, key=lambda deadline: deadline.at, default=NO_DEADLINE)
-
-
-def _is_one_call(items: Sequence[Item]) -> bool:
-    """Return whether at most one call waits for the texts, or there is only one text."""
-    return len(items) <= 1 or len({call for item in items for call in list(item.calls)}) <= 1
-
-
-def _halves(items: list[Item]) -> list[list[Item]]:
-    return [items[: len(items) // 2], items[len(items) // 2 :]]
