@@ -9,16 +9,12 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, ParamSpec, TypeVar
 
 from nanogpt_core._runtime.threads import NoThreadError, call_into, lacks_threads, park_if_exiting, start_thread
 from nanogpt_core.errors import ConfigurationError
 
-if TYPE_CHECKING:
-    from typing_extensions import ParamSpec
-
-    P = ParamSpec("P")
-
+P = ParamSpec("P")
 T = TypeVar("T")
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from nanogpt_core._runtime.clock import Cancellation, Deadline
 from nanogpt_core._runtime.log import DistinctWarnings
@@ -35,11 +35,7 @@ from nanogpt_core.observability.observer import CallObserver, Observer
 from nanogpt_core.observability.usage import UsageMeter
 from nanogpt_core.validation import check_number
 
-if TYPE_CHECKING:
-    from typing_extensions import ParamSpec
-
-    P = ParamSpec("P")
-
+P = ParamSpec("P")
 R = TypeVar("R")
 
 # Planning fewer texts takes less time than handing the work to a thread.
