@@ -12,7 +12,7 @@ from __future__ import annotations
 import difflib
 import json
 import pkgutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -111,10 +111,10 @@ def get_model(name: str) -> ModelInfo:
     return _ROWS.get(name) or ModelInfo(id=name)
 
 
-def near_names(name: str) -> list[str]:
-    """Return at most three names of known models that resemble ``name``, the most similar first."""
-    folded = {known.lower(): known for known in MODELS}
-    tails = {known.lower().rsplit("/", 1)[-1]: known for known in MODELS}
+def near_names(name: str, known: Collection[str] = MODELS.keys()) -> list[str]:
+    """Return at most three of the ``known`` names that resemble ``name``, the most similar first."""
+    folded = {one.lower(): one for one in known}
+    tails = {one.lower().rsplit("/", 1)[-1]: one for one in known}
     candidates = {**tails, **folded}
     hits = difflib.get_close_matches(name.lower(), candidates, n=6, cutoff=0.6)
     return list(dict.fromkeys(candidates[hit] for hit in hits))[:3]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from nanogpt_core._runtime.fork import ForkSafe
@@ -13,7 +12,7 @@ from nanogpt_core.http.client import fetch
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.error_body import excerpt
 from nanogpt_core.http.secrets import ApiKey
-from nanogpt_core.models.catalog import MODELS, ModelInfo, get_model
+from nanogpt_core.models.catalog import MODELS, ModelInfo, get_model, near_names
 from nanogpt_core.models.chat_catalog import ChatModelInfo, names_without_suffixes
 from nanogpt_core.models.pricing import parse_usd
 
@@ -73,8 +72,8 @@ def live_model_info(endpoint: Endpoint, model: str, http_client: Any = None) -> 
     )
 
 
-def _near_names(model: str, rows: Iterable[str]) -> str:
-    near = difflib.get_close_matches(model, list(rows))
+def _near_names(model: str, rows: Collection[str]) -> str:
+    near = near_names(model, rows)
     return f"Did you mean {' or '.join(near)}? " if near else ""
 
 

@@ -201,6 +201,10 @@ def test_near_names_finds_misspelled_models(slip, meant):
     assert near_names(slip)[0] == meant
 
 
+def test_near_names_of_other_lists_need_no_vendor():
+    assert near_names("gpt-4o-mni", ["openai/gpt-4o-mini", "mistral/large"]) == ["openai/gpt-4o-mini"]
+
+
 def test_near_names_of_unrelated_names_is_empty():
     assert near_names("gpt-4o") == []
     assert near_names("") == []
