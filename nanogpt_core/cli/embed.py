@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -79,7 +80,7 @@ def embed(
         output=output,
         reading=options,
         embedder_options={
-            **model.for_embedder(),
+            **asdict(model),
             "on_overflow": on_overflow,
             "requests_per_second": requests_per_second,
         },

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Group, Parameter
 
@@ -27,10 +27,6 @@ class ModelOptions:
     model: Annotated[str, Parameter(alias="-m")] = "text-embedding-3-small"
     dimensions: Annotated[int | None, Parameter(alias="-d")] = None
     base_url: str | None = None
-
-    def for_embedder(self) -> dict[str, Any]:
-        """Return the options as keyword arguments of :class:`nanogpt_core.Embedder`."""
-        return {"model": self.model, "dimensions": self.dimensions, "base_url": self.base_url}
 
 
 @dataclass(frozen=True)

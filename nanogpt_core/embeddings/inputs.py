@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from nanogpt_core.errors import InvalidInputError, InvalidTypeError
+from nanogpt_core.http.error_body import excerpt
 from nanogpt_core.validation import check_number
 
 MAX_POSITIONS_SHOWN = 10
@@ -153,16 +154,11 @@ def _describe_neighbours(texts: Sequence[str], index: int) -> str:
     """Return the beginnings of the texts around ``index``, in words: frameworks hide positions from their users."""
     around = (("after", index - 1), ("before", index + 1))
     shown = [
-        f"{word} the text {_beginning(texts[place])!r}"
+        f"{word} the text {excerpt(texts[place], _MAX_NEIGHBOUR_CHARACTERS)!r}"
         for word, place in around
         if 0 <= place < len(texts) and texts[place].strip()
     ]
     return f"; the first is {' and '.join(shown)}" if shown else ""
-
-
-def _beginning(text: str) -> str:
-    line = " ".join(text[: 4 * _MAX_NEIGHBOUR_CHARACTERS].split())
-    return line if len(line) <= _MAX_NEIGHBOUR_CHARACTERS else f"{line[:_MAX_NEIGHBOUR_CHARACTERS]}…"
 
 
 def _encodes(text: str) -> bool:

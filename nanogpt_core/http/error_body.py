@@ -7,7 +7,6 @@ import json
 import re
 from typing import Any
 
-_SHOWN = 300
 _MAX_LAYERS = 4  # objects inside each other
 # In the order in which they are looked for. error_msg is Baidu's: https://cloud.baidu.com/doc/WENXINWORKSHOP/s/tlmyncueh
 _MESSAGE_FIELDS = ("error", "message", "detail", "errors", "msg", "error_msg")
@@ -116,13 +115,13 @@ def error_status(document: dict[str, Any]) -> int | None:
     return next((_STATUSES[code] for code in codes if isinstance(code, str) and code in _STATUSES), None)
 
 
-def excerpt(text: bytes | str) -> str:
-    """Return the beginning of ``text`` in one line, for an error message."""
+def excerpt(text: bytes | str, most: int = 300) -> str:
+    """Return the beginning of ``text``, ``most`` characters in one line, for an error message."""
     if isinstance(text, bytes):
-        text = text[: _SHOWN * 4].decode(errors="replace")
+        text = text[: most * 4].decode(errors="replace")
     # Half a surrogate pair can be said in JSON, but not written out.
-    line = " ".join(text[: _SHOWN * 4].encode(errors="replace").decode().split())
-    return line if len(line) <= _SHOWN else line[:_SHOWN] + "…"
+    line = " ".join(text[: most * 4].encode(errors="replace").decode().split())
+    return line if len(line) <= most else line[:most] + "…"
 
 
 def remedy_of_page(body: bytes, otherwise: str = "") -> str:
