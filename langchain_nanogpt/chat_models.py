@@ -23,6 +23,7 @@ try:
 except ImportError as error:
     raise missing_extra("ChatNanoGPT", "langchain", error) from error
 
+from langchain_nanogpt.options import ChatOptions
 from langchain_nanogpt.structured import checked_structured_output, map_schema_errors
 from nanogpt_core.chat.client import (
     DEFAULT_RETRIES,
@@ -45,11 +46,10 @@ from nanogpt_core.http.sdk import ChatClient
 from nanogpt_core.http.secrets import hide_keys
 from nanogpt_core.models.chat_catalog import ChatModelInfo, get_chat_model
 from nanogpt_core.models.listing import fetch_chat_model
+from nanogpt_core.plugin_model import ConstructorSignature
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
-
-    from langchain_nanogpt.options import ChatOptions
 
 # Options of an endpoint that is not used here.
 _RESPONSES_ONLY = ("use_responses_api", "use_previous_response_id", "include", "truncation", "context_management")
@@ -364,3 +364,6 @@ def _as_profile(info: ChatModelInfo) -> ModelProfile:
     }
     given = {name: value for name, value in known.items() if value is not None}
     return cast("ModelProfile", {"text_inputs": True, "text_outputs": True, **given})
+
+
+ChatNanoGPT.__signature__ = ConstructorSignature("str", lambda: ChatOptions)  # type: ignore[assignment]

@@ -14,6 +14,7 @@ from nanogpt_core.embeddings.config import OPTION_ALIASES
 from nanogpt_core.embeddings.model_base import EmbeddingModelBase, hidden_option, option
 from nanogpt_core.embeddings.planning import Overflow
 from nanogpt_core.http.secrets import Secret, hide_keys
+from nanogpt_core.plugin_model import ConstructorSignature
 from nanogpt_core.validation import check_bool
 
 if TYPE_CHECKING:
@@ -198,3 +199,12 @@ class NanoGPTEmbeddings(EmbeddingModelBase, Embeddings):
         """
         vector: list[float] = (await self._embedder.aembed_query(text)).tolist()
         return vector
+
+
+def _options() -> type:
+    from langchain_nanogpt.options import EmbeddingsOptions  # imports LangChain's chat models
+
+    return EmbeddingsOptions
+
+
+NanoGPTEmbeddings.__signature__ = ConstructorSignature("str | ModelInfo", _options)  # type: ignore[assignment]

@@ -33,6 +33,7 @@ from nanogpt_core.embeddings.inputs import check_text, check_texts
 from nanogpt_core.embeddings.model_base import EMBEDDER_DEFAULTS, EmbeddingModelBase, hidden_option
 from nanogpt_core.embeddings.planning import Overflow
 from nanogpt_core.http.secrets import hide_keys
+from nanogpt_core.plugin_model import ConstructorSignature
 from nanogpt_core.validation import check_can_be_pickled, check_number
 
 if TYPE_CHECKING:
@@ -72,10 +73,10 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
 
     Args:
         model_name: The model's name. Default: ``text-embedding-3-small``.
-        model: The same.
+        model: Another name of ``model_name``; a row of :func:`nanogpt_core.list_models` is accepted too.
         api_key: The key, a ``str`` or ``SecretStr``. Default: ``NANOGPT_API_KEY``, then ``NANO_GPT_API_KEY``.
         api_base: The API's URL. Default: ``NANOGPT_BASE_URL``, then ``https://nano-gpt.com/api/v1``.
-        base_url: The same.
+        base_url: Another name of ``api_base``.
         embed_batch_size: Texts that LlamaIndex hands over at a time, one batch after another. Each is sent in requests
             of ``batch_size``, several at once, and smaller batches only take longer. Default: 32768.
         num_workers: Batches that LlamaIndex's async methods have under way at once. Default: all.
@@ -363,3 +364,12 @@ def _check_batches(fields: Mapping[str, Any]) -> None:
         check_number("embed_batch_size", fields["embed_batch_size"], 1)
     if fields.get("num_workers") is not None:
         check_number("num_workers", fields["num_workers"], 1)
+
+
+def _options() -> type:
+    from llama_index_nanogpt.options import EmbeddingOptions  # imports the SDK
+
+    return EmbeddingOptions
+
+
+NanoGPTEmbedding.__signature__ = ConstructorSignature("str | ModelInfo", _options)  # type: ignore[assignment]

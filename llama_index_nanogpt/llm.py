@@ -22,6 +22,7 @@ except ImportError as error:
     raise missing_extra("NanoGPT", "llama-index", error) from error
 
 from llama_index_nanogpt.messages import ReceivedMessage, messages_with_reasoning
+from llama_index_nanogpt.options import LLMOptions
 from llama_index_nanogpt.structured import StructuredOutput
 from llama_index_nanogpt.tool_calls import ToolCalls, invalidate_broken_arguments
 from nanogpt_core.chat.client import (
@@ -46,12 +47,11 @@ from nanogpt_core.http.endpoint import CHAT_TIMEOUT, DEFAULT_BASE_URL
 from nanogpt_core.http.secrets import hide_keys
 from nanogpt_core.models.chat_catalog import ChatModelInfo, get_chat_model
 from nanogpt_core.models.listing import fetch_chat_model
+from nanogpt_core.plugin_model import ConstructorSignature
 from nanogpt_core.validation import check_can_be_pickled, check_number
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-    from llama_index_nanogpt.options import LLMOptions
 
 _CONTEXT_WINDOW = 128_000
 _WITH_USAGE = {"stream_options": {"include_usage": True}}  # token counts at the end of a stream
@@ -124,7 +124,7 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
             ``"gpt-4o-mini"``.
         api_key: The key, a ``str`` or ``SecretStr``. Default: ``NANOGPT_API_KEY``, then ``NANO_GPT_API_KEY``.
         api_base: Base URL of the API. Default: ``NANOGPT_BASE_URL``, then ``https://nano-gpt.com/api/v1``.
-        base_url: The same.
+        base_url: Another name of ``api_base``.
         timeout: Seconds that one attempt may take, and that each event of a stream may keep waiting. Default: 600.
         max_retries: Attempts after the first, at least 0. A stream that has begun is not tried again. Default: 3, as in
             LlamaIndex's ``OpenAI``.
@@ -415,3 +415,6 @@ def _without_retries(method: Callable[..., Any]) -> Callable[..., Any]:
 def _window_of(info: ChatModelInfo | None) -> int:
     window = info.context_window if info else None
     return _CONTEXT_WINDOW if window is None else window
+
+
+NanoGPT.__signature__ = ConstructorSignature("str", lambda: LLMOptions, context_window=None)  # type: ignore[assignment]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel  # a dependency of the SDK
@@ -69,3 +70,40 @@ class PluginModel(Closeable, BaseModel):
         memo = {} if memo is None else memo
         memo.update({id(one): one for one in self._shared_by_copies()})
         return super().__deepcopy__(memo)
+
+
+class ConstructorSignature:
+    """The ``__signature__`` of a plugin's class, for ``help()`` and notebooks.
+
+    Pydantic's has the fields of all base classes, even those that are refused, and no other names of options.
+
+    Args:
+        model_type: Type of the model, which comes first, as text.
+        load_options: Imports and returns the ``TypedDict`` of the other options.
+        defaults: Defaults that differ from those of the fields.
+    """
+
+    def __init__(self, model_type: str, load_options: Callable[[], type], **defaults: Any) -> None:
+        self._model_type = model_type
+        self._load_options = load_options
+        self._defaults = defaults
+
+    def __get__(self, instance: object, cls: type[PluginModel]) -> inspect.Signature:
+        if instance is not None:
+            raise AttributeError("__signature__")  # a callable object has a signature of its own
+        aliases = {field.alias: name for name, field in cls.model_fields.items() if field.alias}
+        fields = {**aliases, **cls._field_names}
+        from_environment = {fields.get(name, name) for name in ("api_key", "base_url")}
+
+        def parameter(name: str, annotation: Any, kind: Any) -> inspect.Parameter:
+            field = fields.get(name, name)
+            info = cls.model_fields[field]
+            default = None if field in from_environment or info.default_factory else info.default
+            return inspect.Parameter(name, kind, default=self._defaults.get(name, default), annotation=annotation)
+
+        _, first, *_ = inspect.signature(cls.__init__).parameters
+        parameters = [parameter(first, self._model_type, inspect.Parameter.POSITIONAL_OR_KEYWORD)]
+        for name, annotation in self._load_options().__annotations__.items():
+            written = getattr(annotation, "__forward_arg__", annotation)
+            parameters.append(parameter(name, written, inspect.Parameter.KEYWORD_ONLY))
+        return inspect.Signature(parameters)

@@ -14,6 +14,9 @@ import pytest
 pytest.importorskip("langchain_openai")
 pytest.importorskip("llama_index.llms.openai_like", exc_type=ImportError)
 
+from openai import NotGiven
+from pydantic_core import PydanticUndefinedType
+
 from langchain_nanogpt import ChatNanoGPT, NanoGPTEmbeddings, chat_models
 from langchain_nanogpt.options import ChatOptions, EmbeddingsOptions
 from llama_index_nanogpt import NanoGPT, NanoGPTEmbedding
@@ -51,12 +54,43 @@ def options_for_type_checkers(cls, listed):
 @each_plugin_class
 def test_options_for_type_checkers_are_the_fields(cls):
     listed, other_names, refused = OPTIONS[cls]
-    fields = {*cls.model_fields, *(field.alias for field in cls.model_fields.values() if field.alias)}
-    accepted = (fields | other_names) - refused
+    fields = {name: field for name, field in cls.model_fields.items() if name not in refused}
+    accepted = {*fields, *(field.alias for field in fields.values() if field.alias), *other_names}
     options = options_for_type_checkers(cls, listed)
     assert options <= accepted
     if all(version(name).startswith(known) for name, known in KNOWN_VERSIONS.items()):
         assert accepted <= options
+
+
+@each_plugin_class
+def test_signature_shows_the_options_with_their_defaults(cls):
+    listed, _, _ = OPTIONS[cls]
+    shown = inspect.signature(cls).parameters
+    assert shown.keys() == options_for_type_checkers(cls, listed)
+    assert shown["api_key"].default is shown["base_url"].default is None
+    assert shown[next(iter(shown))].default in {"text-embedding-3-small", "gpt-4o-mini"}
+    assert not any(isinstance(one.default, (NotGiven, PydanticUndefinedType)) for one in shown.values())
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "default"),
+    [
+        (NanoGPTEmbeddings, "batch_size", None),
+        (NanoGPTEmbeddings, "max_concurrency", 16),
+        (ChatNanoGPT, "stop", None),
+        (ChatNanoGPT, "timeout", 600),
+        (NanoGPTEmbedding, "model", "text-embedding-3-small"),
+        (NanoGPTEmbedding, "embed_batch_size", 32_768),
+        (NanoGPT, "context_window", None),
+        (NanoGPT, "max_retries", 3),
+    ],
+)
+def test_signature_shows_the_default_of_an_option(cls, name, default):
+    assert inspect.signature(cls).parameters[name].default == default
+
+
+def test_signature_of_a_callable_object_is_its_own():
+    assert list(inspect.signature(NanoGPTEmbedding(api_key="k")).parameters) == ["nodes", "kwargs"]
 
 
 def test_options_of_the_embedder_are_those_of_its_configuration():
