@@ -107,6 +107,10 @@ class EmbeddingModelBase(PluginModel):
             private = dict(twin.__pydantic_private__ or {})
             twin._set_options({**kept, **with_field_names(update, self._field_names)})
             twin.__pydantic_private__ = {**private, "_embedder": twin._embedder}
+            old, new = self._embedder, twin._embedder
+            asked = [(one.model_info, one.base_url, one._config.dimensions) for one in (old, new)]
+            if old.width is not None and asked[0] == asked[1]:
+                new.check_width(old.width)  # as any other copy
         return twin
 
     def __copy__(self) -> Self:

@@ -426,6 +426,16 @@ async def test_copy_with_another_model_embeds_with_it(plugin, make, documents, q
     assert names == [("BAAI/bge-m3", 2), ("BAAI/bge-m3", 1), ("BAAI/bge-m3", 1), ("text-embedding-3-small", 1)]
 
 
+def test_copy_expects_the_dimensions_of_the_store_unless_it_asks_for_other_vectors(plugin, make, updated):
+    old = make(**{plugin.model: "lab/unlisted"})
+    old.check_width(64)
+    for changes in ({"timeout": 5.0}, {"user": "me", "cache": None}):
+        with pytest.raises(ConfigurationError, match="The store holds vectors of 32 dimensions"):
+            updated(old, **changes).check_width(32)
+    updated(old, **{plugin.model: "lab/other"}).check_width(32)
+    updated(old, dimensions=32).check_width(32)
+
+
 def test_copy_takes_every_option(plugin, make, updated):
     for name, value in changes(plugin).items():
         copied = updated(make(), **{name: value})
