@@ -25,7 +25,7 @@ from llama_index.core.utils import get_tqdm_iterable
 from tqdm.asyncio import tqdm_asyncio
 
 from llama_index_nanogpt.batches import Batches, StoredBatch, first_position
-from llama_index_nanogpt.separated_store import SeparatedStore, as_query
+from llama_index_nanogpt.separated_store import SeparatedStore, as_query, warning_if_not_stored
 from nanogpt_core import Embedder, ModelInfo
 from nanogpt_core._runtime.workers import call_in_thread
 from nanogpt_core.embeddings.config import OPTION_ALIASES
@@ -247,8 +247,9 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
             with stored.embedding():
                 stored.add(self._get_text_embeddings(stored.missing) if stored.missing else ())
         finally:
-            for text, value in stored.new_values():
-                store.put(text, value, _COLLECTION)
+            with warning_if_not_stored(store):
+                for text, value in stored.new_values():
+                    store.put(text, value, _COLLECTION)
         return stored.result()
 
     async def aget_text_embedding_batch(
@@ -278,8 +279,9 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
             with stored.embedding():
                 stored.add(await self._aget_text_embeddings(stored.missing) if stored.missing else ())
         finally:
-            for text, value in stored.new_values():
-                await store.aput(text, value, _COLLECTION)
+            with warning_if_not_stored(store):
+                for text, value in stored.new_values():
+                    await store.aput(text, value, _COLLECTION)
         return stored.result()
 
     @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 
 from llama_index.core.storage.kvstore.types import DEFAULT_COLLECTION, BaseKVStore
 
+from nanogpt_core._runtime.log import warn
 from nanogpt_core.errors import InvalidTypeError
 
 _query: ContextVar[object] = ContextVar("nanogpt_query", default=None)
@@ -81,6 +82,17 @@ class SeparatedStore(BaseKVStore):
     async def adelete(self, key: str, collection: str = DEFAULT_COLLECTION) -> bool:
         """Delete a value; return whether it was there."""
         return await self.store.adelete(**self._at(key, collection))
+
+
+@contextmanager
+def warning_if_not_stored(store: SeparatedStore) -> Iterator[None]:
+    """Turn an error of storing vectors into a warning: they are paid for, and must reach the caller."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - a store may raise anything
+        # Without the error's message: drivers of databases repeat the key, which is a text.
+        kind, failure = type(store.store).__name__, type(error).__name__
+        warn(f"The embeddings_cache, a {kind}, failed to store vectors ({failure}); continuing without storing.")
 
 
 def _digest(name: str) -> str:

@@ -325,6 +325,19 @@ async def test_failed_batch_with_an_embeddings_cache_keeps_all_vectors_at_their_
     assert [request.inputs for request in sandbox.requests] == [("refused",), ("last",)]
 
 
+async def test_vectors_that_an_embeddings_cache_does_not_take_are_returned_with_a_warning(make, call):
+    class FullStore(SimpleKVStore):
+        def put(self, *_args, **_kwargs):
+            raise OSError("No space left on device")
+
+        async def aput(self, *_args, **_kwargs):
+            self.put()
+
+    right = make().get_text_embedding_batch(TEXTS)
+    with pytest.warns(RuntimeWarning, match=r"a FullStore, failed to store vectors \(OSError\)"):
+        assert await call(make(embeddings_cache=FullStore()), "get_text_embedding_batch", TEXTS) == right
+
+
 @pytest.mark.parametrize("way", ["constructor", "copy", "attribute"])
 async def test_embeddings_cache_separates_models_dimensions_and_queries(make, call, sandbox, way):
     cache = SimpleKVStore()
