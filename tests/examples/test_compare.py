@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("wordllama", reason="WordLlama is not installed")
-pytest.importorskip("ir_measures", reason="the compare extra is not installed")
 pytest.importorskip("cyclopts", reason="the cli extra is not installed")
 
+import warm_process
 from nanogpt_core.cli.entry import run
 from nanogpt_core.comparison import load_passages, load_questions
 from nanogpt_core.comparison.questions import check_sources
 
+NEEDED = ("wordllama", "ir_measures")
+pytestmark = pytest.mark.skipif(not all(map(warm_process.installed, NEEDED)), reason=f"needs {', '.join(NEEDED)}")
 FOLDER = Path(__file__).resolve().parents[2] / "examples" / "compare"
 FILES = FOLDER / "xquad" / "questions.jsonl", FOLDER / "xquad" / "passages.jsonl"
 

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
-nbformat = pytest.importorskip("nbformat", reason="nbclient is not installed")
-nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")
-pytest.importorskip("ipykernel", reason="ipykernel is not installed")
+import warm_process
 
-pytestmark = pytest.mark.xdist_group("notebooks")  # each notebook runs once for all
+NEEDED = ("nbformat", "nbclient", "ipykernel")
+pytestmark = [
+    pytest.mark.xdist_group("notebooks"),  # each notebook runs once for all
+    pytest.mark.skipif(not all(map(warm_process.installed, NEEDED)), reason=f"needs {', '.join(NEEDED)}"),
+]
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "notebooks"
 NEEDS = {
@@ -36,6 +38,8 @@ SOURCE = "Python's language reference, try"
 
 
 def read(name):
+    import nbformat
+
     return nbformat.read(FOLDER / f"{name}.ipynb", as_version=nbformat.NO_CONVERT)
 
 
@@ -43,6 +47,7 @@ def execute(notebook, folder):
     """Run all cells in ``folder`` with this interpreter, independent of the installed kernels."""
     from jupyter_client.kernelspec import KernelSpecManager
     from jupyter_client.manager import AsyncKernelManager
+    from nbclient import NotebookClient
 
     kernels = folder / "kernels"
     (kernels / "this").mkdir(parents=True)
@@ -51,7 +56,7 @@ def execute(notebook, folder):
     spec = {"argv": command, "display_name": "This environment", "language": "python"}
     (kernels / "this" / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
     specs = KernelSpecManager(kernel_dirs=[str(kernels)], ensure_native_kernel=False)
-    client = nbclient.NotebookClient(
+    client = NotebookClient(
         notebook,
         km=AsyncKernelManager(kernel_name="this", kernel_spec_manager=specs),
         timeout=HANGS,
@@ -141,8 +146,10 @@ def test_number_of_concurrent_requests_is_the_default(name):
 
 @pytest.mark.parametrize("name", NEEDS)
 def test_notebooks_are_saved_without_outputs(name):
+    from nbformat import validate
+
     text = (FOLDER / f"{name}.ipynb").read_text(encoding="utf-8")
-    nbformat.validate(read(name))
+    validate(read(name))
     notebook = json.loads(text)
     assert text == json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
     assert set(notebook["metadata"]) == {"kernelspec", "language_info"}

@@ -6,10 +6,8 @@ import pytest
 
 pytest.importorskip("langchain_openai")
 pytest.importorskip("llama_index.llms.openai_like", exc_type=ImportError)
-pytest.importorskip("langchain_classic")
 
 from langchain.agents import create_agent
-from langchain_classic.chains import RetrievalQA
 from langchain_core.exceptions import OutputParserException
 from langchain_core.tools import tool
 from langchain_core.vectorstores import InMemoryVectorStore
@@ -65,8 +63,9 @@ def test_query_engines_of_llama_index_find_the_context(index, options, mode):
 
 @pytest.mark.parametrize("kind", ["stuff", "refine", "map_reduce"])
 def test_chains_of_langchain_find_the_context(options, kind):
+    chains = pytest.importorskip("langchain_classic.chains")
     store = InMemoryVectorStore.from_texts(TEXTS, NanoGPTEmbeddings(**options))
-    chain = RetrievalQA.from_chain_type(ChatNanoGPT(**options), retriever=store.as_retriever(), chain_type=kind)
+    chain = chains.RetrievalQA.from_chain_type(ChatNanoGPT(**options), retriever=store.as_retriever(), chain_type=kind)
     assert FACT in chain.invoke(QUESTION)["result"]
 
 

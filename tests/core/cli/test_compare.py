@@ -4,12 +4,13 @@ import json
 
 import pytest
 
-pytest.importorskip("ir_measures", reason="the compare extra is not installed")
-pytest.importorskip("matplotlib", reason="the compare extra is not installed")
-
+import warm_process
 from nanogpt_core.cli.comparison.run import SANDBOX_NOTICE, Run
 from nanogpt_core.sandbox import Fault, Reply
 
+pytestmark = pytest.mark.skipif(
+    not all(map(warm_process.installed, ("ir_measures", "matplotlib"))), reason="the compare extra is not installed"
+)
 PASSAGES = {
     "bees": "Bees make honey, which is sweet, and they keep it in a hive of wax for the winter.",
     "cats": "Cats sleep all day long, and hunt at night, when mice come out of their holes to eat.",

@@ -73,16 +73,6 @@ def pdf(*pages):
     return out.getvalue()
 
 
-def parquet(table):
-    """Return a Parquet file."""
-    out = io.BytesIO()
-    pq.write_table(table, out)
-    return out.getvalue()
-
-
-BINARY_COLUMN = parquet(pa.table({"text": [b"a"]}))
-
-
 def test_text_is_divided_and_each_passage_knows_its_line(tmp_path):
     lines = [f"Line {number} has a few words in it." for number in range(1, 101)]
     passages, problems = read(written(tmp_path, "a.txt", "\n".join(lines)), chunk_tokens=64, chunk_overlap=16)
@@ -166,7 +156,6 @@ def test_other_encoding_is_read_on_request(tmp_path):
         ("a.csv", 'text\n"never closed\n', "a.csv:2: is not CSV (unexpected end of data)"),
         ("a.csv", 'text\n"closed" and more\n', "a.csv:2: is not CSV ("),
         ("a.parquet", b"nonsense", "a.parquet: is not Parquet"),
-        ("a.parquet", BINARY_COLUMN, "a.parquet#1: field 'text' is binary, not a text"),
         ("a.pdf", b"nonsense", "a.pdf: is not a PDF that can be read"),
         ("a.pdf", pdf(None), "a.pdf page 1: has pictures and no text; a scan needs OCR first"),
         ("a.pdf", pdf(""), "a.pdf: holds no text"),
@@ -177,6 +166,12 @@ def test_problem_is_named_with_its_place(tmp_path, name, content, problem):
     assert [found for found in problems if not found.startswith(problem)] == []
     assert len(problems) == 1
     assert all(passage.text in {"ok", "a"} for passage in passages)
+
+
+def test_binary_column_is_named_with_its_place(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": [b"a"]}), path)
+    assert read(path) == ([], ["a.parquet#1: field 'text' is binary, not a text"])
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,6 @@ import json
 
 import pytest
 
-pytest.importorskip("ir_measures", reason="the compare extra is not installed")
-pytest.importorskip("matplotlib", reason="the compare extra is not installed")
-
 from nanogpt_core.comparison import Passage, Question
 
 TEXTS = {
@@ -21,6 +18,12 @@ ASKED = {
     "Was machen wasps, paper?": ("wasps", "de"),
     "How do I keep a door shut?": ("locks", "en"),
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _packages():
+    for name in ("ir_measures", "matplotlib"):
+        pytest.importorskip(name, reason="the compare extra is not installed")
 
 
 @pytest.fixture

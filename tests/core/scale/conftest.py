@@ -9,7 +9,10 @@ import pytest
 
 import redis_server
 
-pytest.importorskip("redis", reason="the redis extra is not installed")
+
+@pytest.fixture(scope="session", autouse=True)
+def _package():
+    pytest.importorskip("redis", reason="the redis extra is not installed")
 
 
 @pytest.fixture(scope="session")

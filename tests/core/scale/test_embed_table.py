@@ -115,7 +115,7 @@ def test_null_rows_get_null_vectors_and_a_reason(expected):
     assert np.array_equal(np.array([vector for vector in vectors if vector], dtype=np.float32), expected)
 
 
-@pytest.mark.parametrize("texts", [[None, None], [" ", None], pa.array([None, None], type=pa.null())], ids=str)
+@pytest.mark.parametrize("texts", [[None, None], [" ", None]], ids=str)
 def test_table_without_any_text_sends_nothing(texts, sandbox):
     result = EmbedTable("text", on_error="null")(pa.table({"text": texts}))
     assert result.column("embedding").null_count == 2
@@ -305,20 +305,32 @@ def test_invalid_option_is_refused_at_construction(options, error, message):
 @pytest.mark.parametrize(
     ("data", "error", "message"),
     [
-        (pa.table({"other": ["one"]}), ConfigurationError, "no column 'text', only 'other'"),
-        (pa.table({"text": [1]}), InvalidTypeError, "must hold strings, not int64"),
-        (pa.table({"text": ["one"], "embedding": [1]}), ConfigurationError, "a column 'embedding' already"),
         ({"text": ["one"]}, InvalidTypeError, 'batch_format="pyarrow"'),
         (7, InvalidTypeError, "not int"),
         ("text", InvalidTypeError, "not str"),
         (["text"], InvalidTypeError, "not str"),
-        (pa.Table.from_arrays([["a"], ["b"]], ["text", "text"]), ConfigurationError, "several columns 'text'"),
     ],
-    ids=["missing", "numbers", "exists", "dict", "number", "text", "list", "twice"],
+    ids=["dict", "number", "text", "list"],
 )
 def test_data_that_cannot_be_embedded_is_refused(data, error, message, sandbox):
     with pytest.raises(error, match=message):
         list(EmbedTable("text")(data))
+    assert sandbox.requests == []
+
+
+@pytest.mark.parametrize(
+    ("columns", "names", "error", "message"),
+    [
+        ([["one"]], ["other"], ConfigurationError, "no column 'text', only 'other'"),
+        ([[1]], ["text"], InvalidTypeError, "must hold strings, not int64"),
+        ([["one"], [1]], ["text", "embedding"], ConfigurationError, "a column 'embedding' already"),
+        ([["a"], ["b"]], ["text", "text"], ConfigurationError, "several columns 'text'"),
+    ],
+    ids=["missing", "numbers", "exists", "twice"],
+)
+def test_table_that_cannot_be_embedded_is_refused(columns, names, error, message, sandbox):
+    with pytest.raises(error, match=message):
+        EmbedTable("text")(pa.table(columns, names))
     assert sandbox.requests == []
 
 

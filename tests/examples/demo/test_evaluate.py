@@ -4,12 +4,13 @@ import json
 
 import pytest
 
-pytest.importorskip("ir_measures", reason="the compare extra is not installed")
-pytest.importorskip("matplotlib", reason="the compare extra is not installed")
-pytest.importorskip("cyclopts", reason="the cli extra is not installed")
+import warm_process
 
-pytestmark = pytest.mark.xdist_group("corpus")  # one reading of the corpus for all
-
+NEEDED = ("ir_measures", "matplotlib", "cyclopts")
+pytestmark = [
+    pytest.mark.xdist_group("corpus"),  # one reading of the corpus for all
+    pytest.mark.skipif(not all(map(warm_process.installed, NEEDED)), reason=f"needs {', '.join(NEEDED)}"),
+]
 MODELS = ["text-embedding-3-small", "BAAI/bge-large-en-v1.5"]
 
 
