@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+import certifi
 import pytest
 from blockbuster import blockbuster_ctx
 from hypothesis import HealthCheck, settings
@@ -126,6 +127,23 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def pytest_configure_node(node) -> None:
     """Hand the real service's key to a worker of pytest-xdist."""
     node.workerinput["real_service"] = node.config.real_service
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_authorities(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Leave one certificate authority: each HTTP client loads all of them in 30 ms, and tests with TLS have their own.
+
+    The real service, which some tests use if there is a key, has a certificate of another one.
+    """
+    if "api_key" in pytestconfig.real_service:
+        yield
+        return
+    first, end, _ = Path(certifi.where()).read_text(encoding="utf-8").partition("-----END CERTIFICATE-----")
+    one = tmp_path_factory.mktemp("tls") / "one.pem"
+    one.write_text(first + end, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(one))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -2,27 +2,14 @@
 
 import asyncio
 import contextlib
-from pathlib import Path
 from types import SimpleNamespace
 
-import certifi
 import pytest
 
 import fault_server
 import gathered_calls
 from nanogpt_core import Embedder
 from nanogpt_core.embeddings.gathering import gatherer, small_call
-
-
-@pytest.fixture(scope="package", autouse=True)
-def _few_authorities(tmp_path_factory):
-    # Every HTTP client loads all certificate authorities, 30 ms each time, and none of these tests uses TLS.
-    first, end, _ = Path(certifi.where()).read_text(encoding="utf-8").partition("-----END CERTIFICATE-----")
-    one = tmp_path_factory.mktemp("tls") / "one.pem"
-    one.write_text(first + end, encoding="utf-8")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SSL_CERT_FILE", str(one))
-        yield
 
 
 @pytest.fixture(scope="session")
