@@ -2,13 +2,12 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import fresh_process
 from nanogpt_core.cli.formats.base import open_output
 
 PAGE = Path(__file__).parents[3] / "docs" / "cli" / "embed.md"
@@ -46,7 +45,7 @@ kept = duckdb.sql("SELECT embedding FROM 'docs.parquet'").fetchall()
 assert (np.array([row for (row,) in kept], dtype=np.float32) == expected).all()
 """
     code = snippet("import duckdb") + check
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    done = fresh_process.run(code)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -113,7 +112,7 @@ lance.write_dataset(pa.table({"a": [1]}), "other.lance")
 Path("empty.lance").mkdir()
 assert run(["verify", "other.lance"]) == run(["verify", "empty.lance"]) == 3
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    done = fresh_process.run(code)
     first, second = done.stderr.splitlines()
     assert (done.returncode, first[:49]) == (0, "nanogpt: other.lance was not written by nanogpt e")
     assert second.startswith("nanogpt: empty.lance cannot be read (")

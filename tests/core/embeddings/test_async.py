@@ -1,13 +1,11 @@
 """Async methods: no blocking call on the event loop, and a clear error without one."""
 
 import asyncio
-import os
-import subprocess
-import sys
 
 import pytest
 from blockbuster import blockbuster_ctx
 
+import fresh_process
 import warm_process
 from nanogpt_core import MemoryCache
 from nanogpt_core.errors import ConfigurationError
@@ -85,10 +83,8 @@ async def main():
 
 asyncio.run(main())
 """
-    environment = {**os.environ, "KEY": options["api_key"], "URL": options["base_url"]}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
+    environment = {"KEY": options["api_key"], "URL": options["base_url"]}
+    done = fresh_process.run(code, environment=environment)
     assert done.returncode == 0, done.stderr[-2000:]
 
 

@@ -3,10 +3,7 @@
 import contextvars
 import gzip
 import itertools
-import os
 import resource
-import subprocess
-import sys
 import threading
 import zlib
 
@@ -14,6 +11,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+import fresh_process
 from fault_server import Closing
 from nanogpt_core._runtime.clock import attempt_limits, fake_clock
 from nanogpt_core.errors import AuthenticationError, DamagedReplyError, NanoGPTError, ReplyError, RequestTimeoutError
@@ -205,9 +203,8 @@ with clock.fake_clock() as skipped:
 @pytest.mark.parametrize("call", ["embedder.embed(['a'])", "asyncio.run(embedder.aembed(['a']))"])
 def test_deadline_begins_after_the_sdk_was_imported(serve, call):
     server = serve()
-    environment = {**os.environ, "NANOGPT_API_KEY": server.api_key, "NANOGPT_BASE_URL": server.base_url}
-    command = [sys.executable, "-c", SLOW_IMPORT.format(call=call)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    environment = {"NANOGPT_API_KEY": server.api_key, "NANOGPT_BASE_URL": server.base_url}
+    done = fresh_process.run(SLOW_IMPORT.format(call=call), environment=environment)
     assert (done.stdout, done.stderr) == ("1 60.0\n", "")
 
 

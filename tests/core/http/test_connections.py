@@ -11,7 +11,6 @@ import signal
 import socket
 import ssl
 import struct
-import subprocess
 import sys
 import threading
 import traceback
@@ -23,6 +22,7 @@ import pytest
 import trustme
 from pytest_socket import SocketConnectBlockedError
 
+import fresh_process
 from fault_server import Closing, secured
 from nanogpt_core import Embedder, MemoryCache
 from nanogpt_core._runtime.clock import attempt_limits, fake_clock
@@ -604,12 +604,12 @@ def test_tls_with_an_own_authority_takes_one_request(embed, serve, authority, tr
 
 def test_tls_with_truststore_takes_one_request_sync_and_async(serve, faults, authority):
     server = serve(tls=secured(authority.ca))
-    done = subprocess.run(
-        [sys.executable, "-c", TRUSTSTORE_CHILD],
-        capture_output=True, text=True, timeout=300, check=False,
-        env={**os.environ, "NANOGPT_API_KEY": "k", "NANOGPT_BASE_URL": server.base_url,
-             "SSL_CERT_FILE": authority.variables["SSL_CERT_FILE"]},
-    )  # fmt: skip
+    environment = {
+        "NANOGPT_API_KEY": "k",
+        "NANOGPT_BASE_URL": server.base_url,
+        "SSL_CERT_FILE": authority.variables["SSL_CERT_FILE"],
+    }
+    done = fresh_process.run(TRUSTSTORE_CHILD, environment=environment)
     assert (done.stdout, done.stderr) == (f"{[faults.vector_of('a').tolist()]}\n" * 2, "")
     assert len(server.requests) == 2
 

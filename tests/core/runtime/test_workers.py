@@ -2,8 +2,6 @@
 
 import asyncio
 import gc
-import os
-import subprocess
 import sys
 import threading
 import weakref
@@ -12,6 +10,7 @@ from importlib.util import find_spec
 
 import pytest
 
+import fresh_process
 from nanogpt_core import Embedder, NanoGPTError
 from nanogpt_core._runtime.threads import run_within
 from nanogpt_core._runtime.workers import run_in_tasks, run_in_threads
@@ -222,15 +221,8 @@ def test_green_threads_give_the_right_vectors(options, library, when):
     # Imported here, eventlet would warn of each fork in later tests.
     if find_spec(library) is None:
         pytest.skip(f"{library} is not installed")
-    environment = {**os.environ, "KEY": options["api_key"], "URL": options["base_url"]}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", GREEN, library, when],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    environment = {"KEY": options["api_key"], "URL": options["base_url"]}
+    done = fresh_process.run(GREEN, library, when, environment=environment, options=["-Wignore"])
     assert done.returncode == 0, done.stderr[-2000:]
 
 

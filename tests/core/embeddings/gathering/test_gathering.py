@@ -6,7 +6,6 @@ import itertools
 import linecache
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -19,6 +18,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+import fresh_process
 from nanogpt_core import MemoryCache
 from nanogpt_core._runtime.clock import fake_clock
 from nanogpt_core.embeddings.gathering import gatherer, small_call
@@ -1061,7 +1061,5 @@ def test_child_that_is_forked_while_calls_are_gathered_starts_with_an_empty_queu
 def test_greenlets_of_gevent_share_requests(options):
     pytest.importorskip("gevent")
     script = SCRIPT.format(before="from gevent import monkey; monkey.patch_all()", code=GEVENT)
-    environment = {**os.environ, "KEY": options["api_key"], "URL": options["base_url"]}
-    command = [sys.executable, "-c", script]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = fresh_process.run(script, environment={"KEY": options["api_key"], "URL": options["base_url"]})
     assert done.returncode == 0, done.stderr[-2000:]
