@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import heapq
 import os
 import re
 import shutil
@@ -521,10 +522,15 @@ def test_failed_question_does_not_end_the_session(command, monkeypatch):
     assert "twelve hours" in out.partition("error: ")[2]
 
 
-def test_script_runs_without_a_key():
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / "openai_sdk_pipeline.py"], capture_output=True, text=True, timeout=300, check=False
-    )
+def test_script_runs_without_a_key(monkeypatch, tmp_path):
+    import corpus
+
+    # The script reads them from the file of an earlier run. All documents would take ten seconds of CPU time.
+    few = {f"heapq.{each.__name__}": each.__doc__ for each in (heapq.heapify, heapq.merge, heapq.nlargest)}
+    monkeypatch.setattr(corpus, "_documents", lambda: few)
+    corpus.load_documents(tmp_path)
+    command = [sys.executable, EXAMPLES / "openai_sdk_pipeline.py", "--data", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert "the sandbox on this machine" in done.stdout
     assert "  [1] = heapq.merge\n" in done.stdout
