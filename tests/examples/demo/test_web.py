@@ -6,9 +6,8 @@ import os
 import random
 import re
 import shutil
+import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from threading import Timer
 from urllib.error import HTTPError
@@ -36,7 +35,14 @@ pytestmark = [
 ]
 QUIET = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-gpu"]
 PROGRAM = """
-import sys
+import nicegui, langchain_qdrant, langchain_openai, langchain_classic.indexes
+import llama_index.llms.openai_like, llama_index.vector_stores.qdrant
+import os, sys, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # of the packages, as Python does by default
+for name in [*os.environ]:
+    if name.startswith("PYTEST"):
+        del os.environ[name]  # NiceGUI would serve another page
+sys.stderr = sys.stdout
 sys.path.insert(0, {examples!r})
 import web
 from corpus import Passage
@@ -62,36 +68,28 @@ def unused_port():
 
 
 @contextlib.contextmanager
-def served(folder, *words, **environment):
+def served(warm, folder, *words, **environment):
     """Run the page as a process, and yield its address as soon as it serves."""
     port = unused_port()
-    script = folder / "page.py"
-    script.write_text(PROGRAM.format(examples=str(EXAMPLES), facts=FACTS))
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
-    process = subprocess.Popen(
-        [sys.executable, str(script), "--port", str(port), "--data", str(folder / "data"), *words],
-        env={**clean, **environment},
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    guard = Timer(300, process.kill)  # also ends the read
-    guard.start()
-    try:
-        said = []
-        for line in process.stdout:
-            said.append(line)
-            if f"running on http://127.0.0.1:{port} " in line:
-                break
-        else:
-            pytest.fail("".join(said))
-        guard.cancel()  # or it would end the page under tests that take longer on a busy machine
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        guard.cancel()
-        process.terminate()
-        rest, _ = process.communicate(timeout=300)
+    program = PROGRAM.format(examples=str(EXAMPLES), facts=FACTS)
+    words = ("page.py", "--port", str(port), "--data", str(folder / "data"), *words)
+    with warm.start(program, folder, *words, environment=environment, with_warnings=True) as process:
+        guard = Timer(300, process.kill)  # also ends the read
+        guard.start()
+        try:
+            said = []
+            for line in process.stdout:
+                said.append(line)
+                if f"running on http://127.0.0.1:{port} " in line:
+                    break
+            else:
+                pytest.fail("".join(said) + process.stderr.read())
+            guard.cancel()  # or it would end the page under tests that take longer on a busy machine
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            guard.cancel()
+            process.send_signal(signal.SIGTERM)
+            rest, _ = process.communicate()
     assert [line for line in rest.splitlines() if len(line) > LONGEST_LINE or "WebSocket" in line] == []
 
 
@@ -109,12 +107,12 @@ def browser():
 
 
 @pytest.fixture(scope="module", params=["langchain", "llama-index"])
-def without_key(request, tmp_path_factory):
+def without_key(request, warm, tmp_path_factory):
     if request.param == "llama-index":
         for package in ("llama_index.vector_stores.qdrant", "llama_index.llms.openai_like"):
             pytest.importorskip(package, exc_type=ImportError)
     folder = tmp_path_factory.mktemp("web")
-    with served(folder, "--framework", request.param) as address:
+    with served(warm, folder, "--framework", request.param) as address:
         yield address
 
 
@@ -282,9 +280,9 @@ def test_port_in_use_ends_before_anything_is_embedded(sandbox, monkeypatch, caps
     assert sandbox.requests == []
 
 
-def test_answer_streams_and_errors_are_readable(sandbox, opened, tmp_path):
+def test_answer_streams_and_errors_are_readable(sandbox, warm, opened, tmp_path):
     key = {"NANOGPT_API_KEY": sandbox.api_key, "NANOGPT_BASE_URL": sandbox.base_url}
-    with served(tmp_path, "--min-score", "0.28", **key) as address:
+    with served(warm, tmp_path, "--min-score", "0.28", **key) as address:
         page = opened(address)
         assert f"NanoGPT at {sandbox.base_url}" in page.locator(".service").inner_text()
 
