@@ -147,6 +147,16 @@ def _few_authorities(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempP
 
 
 @pytest.fixture(autouse=True)
+def _freeze_imported_modules() -> Iterator[None]:
+    """Freeze what a test has imported, as after collection, if it is more than a few modules."""
+    before = len(sys.modules)
+    yield
+    if len(sys.modules) > before + 50:
+        gc.collect()
+        gc.freeze()
+
+
+@pytest.fixture(autouse=True)
 def _forget_hosts() -> Iterator[None]:
     """Forget limits and live lists of hosts after each test: the next server may get the same port."""
     yield
