@@ -300,25 +300,21 @@ def test_plain_http_to_another_machine_must_be_allowed(chat_plugin):
 
 
 @pytest.mark.usefixtures("foreign_environment")
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("key", "another"),
-        ("base_url", "https://example.org/v1"),
-        ("timeout", 3),
-        ("max_retries", 7),
-        ("requests_per_second", 1),
-        ("default_headers", {"X-Team": "search"}),
-        ("allow_insecure_http", True),
-        ("http_client", None),
-        ("async_client", None),
-    ],
-)
-async def test_options_of_the_http_clients_cannot_be_changed(chat_plugin, make, ask, fresh_sandbox, name, value):
+async def test_options_of_the_http_clients_cannot_be_changed(chat_plugin, make, ask, fresh_sandbox):
     chat = make()
-    name = getattr(chat_plugin, name, name)
-    with pytest.raises(errors.ConfigurationError, match=f"^{name} cannot be changed after construction"):
-        setattr(chat, name, value)
+    for name, value in {
+        chat_plugin.key: "another",
+        chat_plugin.base_url: "https://example.org/v1",
+        chat_plugin.timeout: 3,
+        "max_retries": 7,
+        "requests_per_second": 1,
+        "default_headers": {"X-Team": "search"},
+        "allow_insecure_http": True,
+        "http_client": None,
+        chat_plugin.async_client: None,
+    }.items():
+        with pytest.raises(errors.ConfigurationError, match=f"^{name} cannot be changed after construction"):
+            setattr(chat, name, value)
     chat.temperature = 0.25
     await ask(chat)
     assert fresh_sandbox.requests[0].body["temperature"] == 0.25
