@@ -181,9 +181,12 @@ $(VENV)/notebooks: $(VENV)/bin/uv pyproject.toml
 	@$(VENV)/bin/uv pip install --quiet --python $(RUN) --editable ".[all,notebooks]"
 	@touch $@
 
+# Compiled here, on all cores: the workers of the tests import them at the same time, and each would compile them.
+COMPILED := hypothesis langchain_core langchain_openai langgraph langsmith llama_index openai pydantic sqlalchemy
 $(VENV)/dev: $(VENV)/bin/uv pyproject.toml
 	@echo "Setting up $(VENV) ..."
 	@$(VENV)/bin/uv pip install --quiet --python $(RUN) --editable ".[$(EXTRAS)]"
+	@cd $(VENV)/lib/python*/site-packages && "$(CURDIR)/$(RUN)" -m compileall -qq -j 0 $(COMPILED) || true
 	@touch $@ $(VENV)/demo $(VENV)/web $(VENV)/evaluate
 
 clean:
