@@ -210,27 +210,26 @@ def _collect(namespace):
 
 
 @pytest.fixture
-def run(monkeypatch):
-    """Return a function that runs a program against a sandbox of its own, and returns the requests that it saw."""
-    sandboxes = pytest.importorskip("nanogpt_core.sandbox", reason="the sandbox extra is not installed")
+def run(monkeypatch, fresh_sandbox):
+    """Return a function that runs a program against a sandbox, and returns the requests that it saw."""
+    from nanogpt_core.sandbox import Reply, ToolCall
 
     def reply(answer):
         if isinstance(answer, str):
-            return sandboxes.Reply(answer)
-        calls = [sandboxes.ToolCall(name, arguments) for name, arguments in answer["tool_calls"]]
-        return sandboxes.Reply(tool_calls=calls)
+            return Reply(answer)
+        return Reply(tool_calls=[ToolCall(name, arguments) for name, arguments in answer["tool_calls"]])
 
     def run_program(name, source):
-        with sandboxes.Sandbox(script=[reply(answer) for answer in REPLIES.get(name, ())]) as sandbox:
-            monkeypatch.setenv("NANOGPT_API_KEY", sandbox.api_key)
-            monkeypatch.setenv("NANOGPT_BASE_URL", sandbox.base_url)
-            namespace = {"__name__": "__main__"}
-            try:
-                exec(compile(source, FOLDER / f"{name}.py", "exec"), namespace)
-            finally:
-                _collect(namespace)
-            assert sandbox.replies_left == 0
-            return sandbox.requests
+        fresh_sandbox.add_replies(*map(reply, REPLIES.get(name, ())))
+        monkeypatch.setenv("NANOGPT_API_KEY", fresh_sandbox.api_key)
+        monkeypatch.setenv("NANOGPT_BASE_URL", fresh_sandbox.base_url)
+        namespace = {"__name__": "__main__"}
+        try:
+            exec(compile(source, FOLDER / f"{name}.py", "exec"), namespace)
+        finally:
+            _collect(namespace)
+        assert fresh_sandbox.replies_left == 0
+        return fresh_sandbox.requests
 
     return run_program
 
