@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import sys
 import uuid
 
 import pytest
@@ -76,9 +75,3 @@ def interrupted(monkeypatch):
                 yield
 
     return interrupt
-
-
-@pytest.fixture
-def run_python():
-    """Run Python code in a process of its own."""
-    return [sys.executable, "-c"]
