@@ -42,7 +42,7 @@ from nanogpt_core.chat.options import (
 )
 from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.http.endpoint import CHAT_TIMEOUT, DEFAULT_BASE_URL
-from nanogpt_core.http.sdk import ChatClient
+from nanogpt_core.http.sdk import AsyncChatClient, ChatClient
 from nanogpt_core.http.secrets import hide_keys
 from nanogpt_core.models.chat_catalog import ChatModelInfo, get_chat_model
 from nanogpt_core.models.listing import fetch_chat_model
@@ -181,7 +181,7 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
                 remedy="Pass extra_body={'metadata': ...}.",
             )
         # configurable_fields() passes all fields of an object, and so the clients that were made for it.
-        own = _CLIENTS if isinstance(options.get("root_client"), ChatClient) else ()
+        own = _CLIENTS if _are_own_clients(*map(options.get, _CLIENTS)) else ()
         for name, remedy in _UNUSED.items():
             if options.get(name) is not None and name not in own:
                 raise ConfigurationError(f"{cls.model_fields[name].alias or name} is not supported.", remedy=remedy)
@@ -333,6 +333,15 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
         with self._as_langchain_errors(kwargs):
             async for chunk in super()._astream(*args, **kwargs):
                 yield chunk
+
+
+def _are_own_clients(client: Any, root: Any, async_client: Any, async_root: Any) -> bool:
+    """Return whether these are the clients of another object of this class."""
+    return (
+        (isinstance(root, ChatClient) and isinstance(async_root, AsyncChatClient))
+        and client is root.chat.completions
+        and async_client is async_root.chat.completions
+    )
 
 
 def _make_session_fields(session: ChatSession, http_client: Any, http_async_client: Any) -> dict[str, Any]:

@@ -17,6 +17,12 @@ first_position: ContextVar[int | Sequence[int]] = ContextVar("nanogpt_first_posi
 """Position of the batch's first text in the caller's list, or the position of each."""
 
 
+def positions_of_batch(texts: Sequence[str]) -> int | Sequence[int]:
+    """Return the value of :data:`first_position`; 0 if a subclass passes on other texts than those of the batch."""
+    first = first_position.get()
+    return first if isinstance(first, int) or len(first) == len(texts) else 0
+
+
 class StoredBatch:
     """A batch of which LlamaIndex's ``embeddings_cache`` has some vectors.
 
@@ -46,7 +52,10 @@ class StoredBatch:
         try:
             yield
         except NanoGPTError as error:
-            self._vectors |= {position: vector.tolist() for position, vector in error.completed.items()}
+            if {*error.completed, *error.failed_positions} == {*self._missing}:
+                self._vectors |= {position: vector.tolist() for position, vector in error.completed.items()}
+            elif error.failed_positions:  # a subclass embeds parts of the batch, or in a thread without its context
+                error.failed_positions = tuple(self._missing)
             error.completed = {
                 position: np.array(vector, dtype=np.float32) for position, vector in sorted(self._vectors.items())
             }

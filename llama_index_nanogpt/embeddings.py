@@ -24,7 +24,7 @@ from llama_index.core.instrumentation.span_handlers import NullSpanHandler
 from llama_index.core.utils import get_tqdm_iterable
 from tqdm.asyncio import tqdm_asyncio
 
-from llama_index_nanogpt.batches import Batches, StoredBatch, first_position
+from llama_index_nanogpt.batches import Batches, StoredBatch, positions_of_batch
 from llama_index_nanogpt.separated_store import SeparatedStore, as_query, warning_if_not_stored
 from nanogpt_core import Embedder, ModelInfo
 from nanogpt_core._runtime.workers import call_in_thread
@@ -313,7 +313,8 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
         return self._embedder.embed_lists([check_text(text)])[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[Embedding]:
-        return self._embedder.embed_lists(texts, batch_size=self._request_limit(), first=first_position.get())
+        first = positions_of_batch(texts)
+        return self._embedder.embed_lists(texts, batch_size=self._request_limit(), first=first)
 
     def _get_query_embedding(self, query: str) -> Embedding:
         return self._embed_query(query)
@@ -327,7 +328,7 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
         return (await self._embedder.aembed_lists([check_text(text)]))[0]
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[Embedding]:
-        first = first_position.get()
+        first = positions_of_batch(texts)
         return await self._embedder.aembed_lists(texts, batch_size=self._request_limit(), first=first)
 
     async def _aget_query_embedding(self, query: str) -> Embedding:

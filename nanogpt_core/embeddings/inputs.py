@@ -53,9 +53,11 @@ def positions_of(count: int, first: int | Sequence[int]) -> Sequence[int]:
         ConfigurationError: It is a negative number.
         InvalidTypeError: It is neither a number nor a sequence of numbers.
     """
-    if not isinstance(first, Sequence):
+    if isinstance(first, int):
         check_number("first", first, 0)
         return range(first, first + count)
+    if not isinstance(first, Sequence) or not all(type(position) is int for position in first):
+        raise InvalidTypeError("first must be a whole number, or a list of them.")
     if len(first) != count:
         raise InvalidInputError(f"first has {len(first)} positions for {count} texts.")
     return first

@@ -59,6 +59,8 @@ class Sandbox:
     def __setattr__(self, name: str, value: object) -> None:
         if name in SandboxConfig.__slots__:
             raise AttributeError(f"{name} is an option. Set it as sandbox.config.{name}.", name=name)
+        if type(self) is Sandbox and name != "config" and not name.startswith("_"):
+            raise AttributeError(f"Sandbox has no attribute {name!r} to set.", name=name)
         super().__setattr__(name, value)
 
     def __repr__(self) -> str:
@@ -130,12 +132,16 @@ class Sandbox:
         thread = threading.Thread(
             target=self._run, args=(server, listener, started), name="nanogpt-sandbox", daemon=True
         )
+        self._server, self._thread = server, thread
         thread.start()
         try:
             self._loop = started.result()
-        except OSError as error:
-            raise ConfigurationError(f"The sandbox cannot start: {error.strerror or error}.") from error
-        self._server, self._thread = server, thread
+        except BaseException as error:
+            server.should_exit = True  # after Ctrl-C
+            self._server = self._thread = None
+            if isinstance(error, OSError):
+                raise ConfigurationError(f"The sandbox cannot start: {error.strerror or error}.") from error
+            raise
 
     def close(self) -> None:
         """Stop the server, if it runs. The recorded requests stay readable."""
@@ -188,7 +194,7 @@ class Sandbox:
         with listener, contextlib.closing(serve()) as serving:
             try:
                 asyncio.run(serving)
-            except OSError as error:  # no event loop could be made
+            except BaseException as error:  # no event loop could be made
                 if started.done():
                     raise
                 started.set_exception(error)

@@ -198,12 +198,10 @@ class Job:
         """Return the sentences about finished texts, for the error that ends a run."""
         if not state.keep:
             return "No text was embedded."
-        done = max(run.done, min(run.kept, spool.texts))
         place = state.folder if self.cache is None else self.cache
-        return (
-            f"{'At least ' if done else ''}{done:,} of {counted(spool.texts, 'text')} are done, and kept in {place}. "
-            "The same command goes on, and pays for none of them again."
-        )
+        # Replies come in any order: more vectors than those in order may be there.
+        done = f"At least {run.done:,} of {counted(spool.texts, 'text')} are done. " if run.done else ""
+        return f"{done}The same command goes on: vectors in {place} are not paid for again."
 
     def _manifest(self, run: JobRun, facts: Facts, spool: Spool, report: InputReport, embedder: Embedder) -> Manifest:
         import nanogpt_core

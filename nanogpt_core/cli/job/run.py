@@ -47,11 +47,6 @@ class JobRun:
         self.done = 0
 
     @property
-    def kept(self) -> int:
-        """Number of texts, or of parts of split ones, that the cache got in this run: replies come in any order."""
-        return 0 if self._cache.failure is not None else self._embedder.usage.texts_sent
-
-    @property
     def usage(self) -> Usage:
         """Usage of all runs."""
         return self._state.earlier_usage + self._embedder.usage

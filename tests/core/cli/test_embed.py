@@ -211,11 +211,10 @@ def test_interrupt_keeps_the_state_and_says_how_to_go_on(embed, corpus, tmp_path
     monkeypatch.setattr(run_module.JobRun, "_show_usage", interrupting)
     result = embed(corpus, "-o", tmp_path / "out.parquet")
     assert result.code == 130
-    assert re.search(r"At least \d+ of 700 texts are done, and kept in", result.err)
-    assert "The same command goes on" in result.err
+    assert re.search(r"At least \d+ of 700 texts are done\. The same command goes on: vectors in ", result.err)
 
 
-def test_error_of_the_first_batch_counts_the_texts_of_later_ones_that_are_kept(
+def test_error_of_the_first_batch_keeps_the_texts_of_later_ones(
     nanogpt, corpus, texts, tmp_path, serve, faults, monkeypatch
 ):
     def answer(seen):
@@ -229,7 +228,12 @@ def test_error_of_the_first_batch_counts_the_texts_of_later_ones_that_are_kept(
     monkeypatch.setenv("NANOGPT_BASE_URL", server.base_url)
     result = nanogpt("embed", corpus, "-o", tmp_path / "out.npy", *OPTIONS)
     assert result.code == 4
-    assert "At least 444 of 700 texts are done, and kept in" in result.err
+    assert " are done" not in result.err  # none in order
+    assert "The same command goes on: vectors in " in result.err
+    server.answer = faults.good
+    before = len(server.requests)
+    assert nanogpt("embed", corpus, "-o", tmp_path / "out.npy", *OPTIONS).code == 0
+    assert sum(len(seen.texts) for seen in server.requests[before:]) == 256
 
 
 def test_state_that_is_in_use_is_not_touched(embed, corpus, tmp_path):
@@ -334,7 +338,7 @@ def test_cache_that_cannot_be_written_ends_the_run(embed, corpus, tmp_path, monk
         result = embed(corpus, "-o", tmp_path / "out.parquet", "--cache", tmp_path / "vectors.db")
     assert result.code == 2
     assert "The cache cannot be written" in result.err
-    assert "0 of 700 texts are done" in result.err
+    assert " are done" not in result.err
 
 
 def test_passages_that_do_not_fit_on_the_disk_are_one_line(embed, corpus, tmp_path, monkeypatch):

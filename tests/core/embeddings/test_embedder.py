@@ -475,8 +475,9 @@ def test_errors_give_the_positions_in_a_longer_list(method, way, serve, faults):
         embedder.embed(["a", "b"], first=[3])
     with pytest.raises(ConfigurationError, match=r"^first must be at least 0, not -1\.$"):
         embedder.embed(["a", "b"], first=-1)
-    with pytest.raises(InvalidTypeError, match=r"^first must be a whole number \(int\), not float\."):
-        embedder.embed(["a", "b"], first=1.5)
+    for wrong in (1.5, "01", [0.5, 1.5], [None, None]):
+        with pytest.raises(InvalidTypeError, match=r"^first must be a whole number, or a list of them\.$"):
+            embedder.embed(["a", "b"], first=wrong)
 
 
 def test_on_overflow_applies_to_queries(query, make, sandbox):
