@@ -221,8 +221,8 @@ def _truncate_or_split(
 
 
 def is_only_text(text_positions: Sequence[int]) -> bool:
-    """Return whether a call has one text, such as a query: errors need not name its position."""
-    return list(text_positions) == [0]  # a stream's last batch may have one text too
+    """Return whether a call has one text, such as a query, and no list of positions: errors need not name its own."""
+    return text_positions == range(1)
 
 
 def _too_long_error(found: Sequence[tuple[int, int]], counter: TokenCounter, *, is_only: bool) -> TextTooLongError:

@@ -325,6 +325,35 @@ async def test_failed_batch_with_an_embeddings_cache_keeps_all_vectors_at_their_
     assert [request.inputs for request in sandbox.requests] == [("refused",), ("last",)]
 
 
+class InParts(NanoGPTEmbedding):
+    """Embeds two texts at a time, and the async method in a thread."""
+
+    def _get_text_embeddings(self, texts):
+        return [vector for start in range(0, len(texts), 2) for vector in self._two(texts[start : start + 2])]
+
+    def _two(self, texts):
+        return super()._get_text_embeddings(texts)
+
+    async def _aget_text_embeddings(self, texts):
+        # In a thread without the context of this task.
+        return await asyncio.get_running_loop().run_in_executor(None, self._two, texts)
+
+
+async def test_subclass_that_embeds_in_parts_stores_no_vector_of_another_text(sandbox, call):
+    cache, texts = SimpleKVStore(), ["in store", "one", "two", "refused", "four"]
+    options = {"api_key": sandbox.api_key, "base_url": sandbox.base_url, "max_retries": 0, "batch_size": 1}
+    right = np.array(NanoGPTEmbedding(**options).get_text_embedding_batch(texts), dtype=np.float32)
+    embedding = InParts(**options, embeddings_cache=cache, max_concurrency=1)
+    await call(embedding, "get_text_embedding_batch", texts[:1])
+    sandbox.clear()
+    sandbox.add_faults(None, None, Fault(400, body={"error": {"message": "refused"}}))
+    with pytest.raises(BadRequestError) as caught:
+        await call(embedding, "get_text_embedding_batch", texts)
+    assert sorted(caught.value.completed) == [0]
+    assert caught.value.failed_positions == (1, 2, 3, 4)
+    assert np.array_equal(np.float32(await call(embedding, "get_text_embedding_batch", texts)), right)
+
+
 async def test_vectors_that_an_embeddings_cache_does_not_take_are_returned_with_a_warning(make, call):
     class FullStore(SimpleKVStore):
         def put(self, *_args, **_kwargs):

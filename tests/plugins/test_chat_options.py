@@ -267,6 +267,9 @@ async def test_langchain_with_config_changes_options(chat, call, fresh_sandbox):
     assert request.headers["x-a"] == "b"
     with pytest.raises(ConfigurationError, match="temperature"):
         await call(runnable.with_config(configurable={"t": "hot"}), "invoke", "Hello")
+    client = chat.configurable_fields(client=ConfigurableField("client"))
+    with pytest.raises(ConfigurationError, match=r"^client is not supported\."):
+        await call(client.with_config(configurable={"client": object()}), "invoke", "Hello")
 
 
 async def test_langchain_bind_changes_options_of_a_request(chat, call, fresh_sandbox):
