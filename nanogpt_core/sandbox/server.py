@@ -59,8 +59,6 @@ class Sandbox:
     def __setattr__(self, name: str, value: object) -> None:
         if name in SandboxConfig.__slots__:
             raise AttributeError(f"{name} is an option. Set it as sandbox.config.{name}.", name=name)
-        if type(self) is Sandbox and name != "config" and not name.startswith("_"):
-            raise AttributeError(f"Sandbox has no attribute {name!r} to set.", name=name)
         super().__setattr__(name, value)
 
     def __repr__(self) -> str:
