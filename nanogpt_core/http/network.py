@@ -2,7 +2,7 @@
 
 They differ from those of ``httpcore`` in five points:
 
-* A read takes up to 1 MiB, on an event loop 256 KiB, instead of 64 KiB, once a reply is known to be long. Vectors come
+* A read takes up to 1 MiB, on an event loop 512 KiB, instead of 64 KiB, once a reply is known to be long. Vectors come
   in megabytes, and each read costs a turn of the HTTP parser.
 * All reads, writes, connects and TLS handshakes of an attempt share its deadline, for proxied connections too.
 * A host's second address is tried after 0.25 s without an answer from the first: :mod:`~nanogpt_core.http.addresses`.
@@ -34,7 +34,7 @@ from nanogpt_core.http.sdk import httpcore
 # Most bytes of a read. CPU ms per 1,000 vectors of 1,536 dimensions on a quiet machine: 24.6; with 256 KiB 25.9, with
 # 64 KiB 35.2. On an event loop less: all connections of a call can have bytes in the same turn, and 1 MiB takes 4 ms.
 _READ_BYTES = 1 << 20
-_ASYNC_READ_BYTES = 1 << 18
+_ASYNC_READ_BYTES = 1 << 19
 # The first read of a reply: most queries fit. The memory for a larger one is mapped anew for each read, which takes
 # 40 microseconds, 4 % of a query.
 _FIRST_READ_BYTES = 1 << 16
