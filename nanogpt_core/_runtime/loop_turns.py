@@ -15,7 +15,7 @@ async def take_turn() -> None:
     No lock: the work of a turn can end with the loop, and a hook in it may run the loop again, as nest_asyncio allows.
     """
     loop = asyncio.get_running_loop()
-    while loop in _busy_loops:  # noqa: ASYNC110 - nothing tells of the next turn but that it comes
+    while loop in _busy_loops:  # noqa: ASYNC110 - no event tells when the next turn begins
         await asyncio.sleep(0)
     _busy_loops.add(loop)
     loop.call_soon(_busy_loops.discard, loop)

@@ -17,12 +17,12 @@ _MAX_NEIGHBOUR_CHARACTERS = 40
 def check_texts(texts: Iterable[str], first: int | Sequence[int] = 0) -> list[str]:
     """Return ``texts`` as a list, after checking each of them.
 
-    ``first`` is the position of the first one in the caller's list, or has the position of each.
+    ``first`` is the position of the first one in the caller's list, or a sequence with the position of each.
 
     Raises:
         InvalidTypeError: The argument is not an iterable of strings.
-        InvalidInputError: A text is empty or blank, or has an unpaired surrogate; or ``first`` has another number of
-            positions.
+        InvalidInputError: A text is empty or blank, or has an unpaired surrogate; or ``first`` is a sequence of another
+            length.
     """
     checked = list(iterate_texts(texts))
     positions = positions_of(len(checked), first)
@@ -46,12 +46,12 @@ def check_texts(texts: Iterable[str], first: int | Sequence[int] = 0) -> list[st
 
 
 def positions_of(count: int, first: int | Sequence[int]) -> Sequence[int]:
-    """Return the positions of ``count`` texts in the caller's list: from ``first`` on, or those that it has.
+    """Return the positions of ``count`` texts in the caller's list: from ``first`` on, or ``first``, a sequence.
 
     Raises:
-        InvalidInputError: It has another number of positions.
-        ConfigurationError: It is a negative number.
-        InvalidTypeError: It is neither a number nor a sequence of numbers.
+        InvalidInputError: ``first`` is a sequence of another length.
+        ConfigurationError: ``first`` is negative.
+        InvalidTypeError: ``first`` is neither a whole number nor a sequence of them.
     """
     if isinstance(first, int):
         check_number("first", first, 0)

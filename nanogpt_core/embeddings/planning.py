@@ -150,7 +150,7 @@ def make_plan(
 ) -> Plan:
     """Plan which request texts to send for ``texts``, which are checked.
 
-    ``first`` is the position of the first one in the caller's list, or has the position of each.
+    ``first`` is the position of the first one in the caller's list, or a sequence with the position of each.
 
     Raises:
         TextTooLongError: ``overflow`` is ``"error"`` and a text has more tokens than the model takes.

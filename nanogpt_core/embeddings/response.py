@@ -148,7 +148,7 @@ def parse_embeddings(
     """Parse the reply to a request of ``count`` texts; :class:`DimensionsCheck` compares its dimensions.
 
     The vectors are written into ``out``, ``(count, d)`` float32, if the dimensions fit; after an error its contents are
-    undefined. The price counts for a reply without a cost.
+    undefined. The price is used for a reply that names no cost.
 
     Raises:
         DamagedReplyError: The reply is no complete JSON, or the base64 of a vector is damaged.

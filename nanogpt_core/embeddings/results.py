@@ -270,7 +270,8 @@ def reporting(
 ) -> Iterator[Callable[[int], object] | None]:
     """Yield a function to call with each number of texts that have just been embedded; None without ``progress``.
 
-    If the ``total`` is None, a function of (texts done, texts in total) gets the texts done in its place.
+    ``progress`` is True for a bar, or a function of (texts done, texts in total). If ``total`` is None, the function
+    gets the texts done for both.
     """
     if not progress:
         yield None

@@ -215,7 +215,7 @@ def _from_status(error: openai.APIStatusError) -> StatusError:
     detail = error_message(document) or excerpt(text)
     code, param = error_field(document, "code"), error_field(document, "param")
     is_page = status in (400, 403, 404) and text.lstrip().startswith("<")
-    # The words of such a page are not about the request, but for its size.
+    # The words of such a page are not about the request. With status 400 they may be about its size.
     words = "" if is_page and status != 400 else detail
     kind, remedy = _kind(status, code or error_field(document, "type"), param, words)
     is_short = wait is not None and wait <= MAX_RETRY_AFTER_SECONDS

@@ -61,7 +61,8 @@ def seconds_left(timeout: float | None) -> float | None:
 def _as_httpcore_errors(timeout_error: type[Exception], other_error: type[Exception]) -> Iterator[None]:
     """Raise errors of sockets and TLS in this block as those of ``httpcore``; all others pass.
 
-    A socket that does not block has an error of its own for a time that is over.
+    ``timeout_error`` is raised if the time limit has passed. Of a socket that does not block, that is a
+    ``BlockingIOError``.
     """
     try:
         yield

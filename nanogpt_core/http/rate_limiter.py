@@ -288,7 +288,8 @@ class ProcessLimits:
 class RateCap:
     """The highest rate that one object allows the limiter that it shares. The lowest cap of all open objects applies.
 
-    None sets no cap: if no object sets one, the rate begins at :data:`DEFAULT_RATE` and follows the service.
+    If ``requests_per_second`` is None, it sets no cap. If no object sets one, the rate begins at :data:`DEFAULT_RATE`
+    and follows the service.
     """
 
     def __init__(self, endpoint: Endpoint, requests_per_second: float | None) -> None:

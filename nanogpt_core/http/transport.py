@@ -102,7 +102,7 @@ def _with_body(response: Any, lease: Lease | None = None) -> Any:
 class BodyReader:
     """Unpacks the body of a reply, and keeps it to the size limit of the attempt.
 
-    If the status tells an error, it counts, and whatever can be read of the body.
+    If the status is an error (``is_error``), the body is read as far as possible, and its own errors are ignored.
 
     Attributes:
         ignored_errors: Errors of reading that end the body, and are not raised.

@@ -131,8 +131,8 @@ class Sandbox:
             target=self._run, args=(server, listener, started), name="nanogpt-sandbox", daemon=True
         )
         self._server, self._thread = server, thread
-        thread.start()
         try:
+            thread.start()
             self._loop = started.result()
         except BaseException as error:
             server.should_exit = True  # after Ctrl-C

@@ -92,7 +92,7 @@ class Gatherer(ForkSafe):
     def _change(self) -> Iterator[None]:
         """Hold the lock; then start a carrier if the queue needs one.
 
-        Methods that neither queue a text nor free a start or a slot need only the lock.
+        Methods that add no text to the queue, end no wait for a start and free no slot need only the lock.
         """
         carrier: Carrier | None = None
         try:
@@ -265,7 +265,7 @@ class Gatherer(ForkSafe):
     def _end_batch(self, carrier: Carrier) -> None:
         self._slots.free(carrier)
         # Texts that are left were not sent: the carrier was stopped, their calls are past the deadline, or the calls
-        # joined after those had left that would have paid.
+        # that would have paid for them left before others joined.
         self.send_separately(carrier.items)
         carrier.items = []
 

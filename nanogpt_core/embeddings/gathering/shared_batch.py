@@ -81,7 +81,7 @@ class SharedBatch:
             calls = {call for item in account.items for call in list(item.calls)}
             return Result(account.items, Failure(error, calls, named=named, was_late=cancellation.is_late))
         with contextlib.suppress(NanoGPTError):  # each call gets the same error
-            # Before the calls do, which would all ask the live list at once.
+            # Checked here too: otherwise, all calls would ask the live list at once.
             yield from self.dispatcher.check_dimensions(response, cancellation, account.first_observer)
         self.gatherer.deliver(account.items, response.vectors, response.model)
         return Result(account.items, None)
