@@ -1,4 +1,4 @@
-"""The batches of one call of LlamaIndex's methods: positions in the caller's list, and what is kept if one fails."""
+"""The batches of one call of LlamaIndex's methods: positions in the caller's list, and vectors kept if one fails."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class StoredBatch:
         self._vectors.update(zip(self._missing, vectors, strict=True))
 
     def new_values(self) -> Iterator[tuple[str, dict[str, list[float]]]]:
-        """Yield the texts that have got a vector, and their values for the store."""
+        """Yield the new texts that have a vector now, each with its value for the store."""
         for position, text in self._missing.items():
             if position in self._vectors:
                 yield text, {str(uuid.uuid4()): self._vectors[position]}  # as LlamaIndex stores them

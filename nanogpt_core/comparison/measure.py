@@ -298,14 +298,14 @@ class _Task:
         options: dict[str, Any] = {**candidate.options(self._api_key, self._base_url), "on_overflow": "truncate"}
         if self._budget_usd is not None:
             left = self._budget_usd - sum(each.cost_usd or 0.0 for each in self.usage.values())
-            options["budget_usd"] = max(left, 1e-12)
+            options["budget_usd"] = max(left, 1e-12)  # 0 is no valid budget
         cache, report = None if candidate.is_own else self._cache, self._progress
         progress = (lambda done, total: report(candidate.name, done, total)) if report else None
         return Embedder(**options, cache=cache, query_instruction=query_instruction, progress=progress)
 
     def measure(self, candidate: Candidate) -> list[Result]:
         """Measure every variant of a candidate."""
-        embedders = self._embedders[candidate.name] = []
+        embedders = self._embedders.setdefault(candidate.name, [])  # two candidates may have one name
         queries = {}
         # Questions first: the first request opens a connection, and would slow down the passages.
         for instruction in reversed(_instructions(candidate, self._instructions)):

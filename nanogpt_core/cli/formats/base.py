@@ -177,10 +177,10 @@ def unreadable(output: Path, reason: str) -> CommandError:
 def stored_row(fields: Any, output: Path, number: int) -> StoredRow:
     """Return a row from the fields that a file holds; fields that :class:`StoredRow` does not have are left out.
 
-    ``fields`` can be any value: if it is no dictionary, that is an error. ``number`` counts from 0.
+    ``fields`` is any value of the file: one that is not a dictionary is an error. ``number`` counts from 0.
 
     Raises:
-        CommandError: It has no text or no ID.
+        CommandError: The row has no text or no ID.
     """
     if not isinstance(fields, dict) or not isinstance(fields.get("text"), str) or fields.get("id") is None:
         raise unreadable(output, f"was not written by nanogpt embed: row {number} has no text or no id")

@@ -74,10 +74,10 @@ def _tokens(embedder: Embedder, spool: Spool, progress: Progress) -> int:
 def check_space(folder: Path, spool: Spool, dimensions: int | None, stored: int) -> None:
     """Check that the disk of a folder has room for the vectors and the output.
 
-    ``dimensions`` is None if they are not known yet; ``stored`` vectors are there already.
+    ``dimensions`` is None if they are not known yet; ``stored`` is the number of vectors in it already.
 
     Raises:
-        CommandError: It has not.
+        CommandError: There is not enough room.
     """
     if dimensions is None:
         return
