@@ -83,9 +83,20 @@ def _refuse_other_hosts() -> None:
     socket.socket.connect_ex = guarded
 
 
+def _leave_contexts_of_other_threads() -> None:
+    # On Python 3.10, pytest-asyncio's Runner replaces contextvars.copy_context() in all threads while it makes a task.
+    # An event loop in another thread that then sets a timer gives it the context of the test, and two threads cannot
+    # be in one context: the timer is lost, and a sandbox that waits for it never stops.
+    if sys.version_info < (3, 11):
+        from backports.asyncio.runner import runner
+
+        runner._patch_object = lambda *_: contextlib.nullcontext()
+
+
 def pytest_configure(config: pytest.Config) -> None:
     _keep_bytecode(config)
     _let_interrupt()
+    _leave_contexts_of_other_threads()
     # For the few tests that use the real service, if there is a key. It is removed from the environment, and a worker
     # of pytest-xdist starts with that environment.
     given = {name: os.environ.get(f"NANOGPT_{variable}") for name, variable in REAL.items()}

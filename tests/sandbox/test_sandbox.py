@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextvars
 import errno
 import gzip
 import http.client
@@ -848,6 +849,24 @@ def test_sandbox_that_gets_no_event_loop_is_an_error_and_can_be_started_later(mo
             sandbox.start()
     with sandbox:
         assert embeddings(sandbox).status == 200
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 11), reason="Since Python 3.11, asyncio has a Runner of its own.")
+def test_start_of_an_async_test_leaves_the_contexts_of_other_threads():
+    from backports.asyncio.runner import Runner
+
+    copies = []
+
+    class Loop(asyncio.SelectorEventLoop):
+        def create_task(self, coroutine):
+            copies.append(contextvars.copy_context())
+            return super().create_task(coroutine)
+
+    context = contextvars.copy_context()
+    with Runner(loop_factory=Loop) as runner:
+        runner.run(asyncio.sleep(0), context=context)
+    assert copies
+    assert all(copy is not context for copy in copies)
 
 
 def test_option_that_is_set_on_the_sandbox_is_refused_with_its_place():
