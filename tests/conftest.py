@@ -86,7 +86,8 @@ def _refuse_other_hosts() -> None:
 def _leave_contexts_of_other_threads() -> None:
     # On Python 3.10, pytest-asyncio's Runner replaces contextvars.copy_context() in all threads while it makes a task.
     # An event loop in another thread that then sets a timer gives it the context of the test, and two threads cannot
-    # be in one context: the timer is lost, and a sandbox that waits for it never stops.
+    # be in one context: the timer is lost, and a sandbox that waits for it never stops:
+    # docs/adr/0095-contexts-of-other-threads-on-python-3-10.md.
     if sys.version_info < (3, 11):
         from backports.asyncio.runner import runner
 
