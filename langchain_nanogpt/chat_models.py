@@ -39,6 +39,7 @@ from nanogpt_core.chat.options import (
     check_tool_choice,
     complete_options,
     invalid_option_error,
+    request_options,
 )
 from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.http.endpoint import CHAT_TIMEOUT, DEFAULT_BASE_URL
@@ -172,8 +173,23 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
         self._session, self._has_own_profile = session, has_own_profile
 
     @classmethod
+    def _read_options(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        # LangChain moves options that are fields too, after the session is made, out of the caller's dictionary.
+        more = given.get("model_kwargs")
+        if isinstance(more, Mapping):
+            names = request_options().intersection(cls._option_names()) - {"metadata"}
+            fields = {name: value for name, value in more.items() if name in names}
+            for name in fields.keys() & given.keys():
+                raise ConfigurationError(f"{name} is in model_kwargs too.", remedy="Pass it once.")
+            rest = {name: value for name, value in more.items() if name not in fields}
+            given = {**given, **fields, "model_kwargs": rest}
+        return super()._read_options(given)
+
+    @classmethod
     def _check_options(cls, options: dict[str, Any]) -> None:
         super()._check_options(options)
+        if (options.get("model_kwargs") or {}).get("stream_options", {}) is None:
+            raise ConfigurationError("stream_options is None.", remedy="Pass stream_usage=False.")
         check_request_options(options, cls._option_names(), extra_body_hint=cls._extra_body_hint)
         if "metadata" in (options.get("model_kwargs") or ()):
             raise ConfigurationError(
@@ -309,6 +325,9 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
         body = {name: payload.pop(name) for name in names if payload.get(name) is not None}
         if body:
             payload["extra_body"] = {**body, **(payload.get("extra_body") or {})}
+        for name in ("reasoning", "response_format"):  # the SDK refuses None
+            if payload.get(name) is None:
+                payload.pop(name, None)
         return payload
 
     @contextlib.contextmanager
@@ -327,12 +346,18 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
     # LangChain closes its streams itself, so no iterate_stream here: docs/adr/0015-chat-in-a-transport.md.
     def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
         with self._as_langchain_errors(kwargs):
-            yield from super()._stream(*args, **kwargs)
+            yield from super()._stream(*args, **_checked_stream_options(kwargs))
 
     async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
         with self._as_langchain_errors(kwargs):
-            async for chunk in super()._astream(*args, **kwargs):
+            async for chunk in super()._astream(*args, **_checked_stream_options(kwargs)):
                 yield chunk
+
+
+def _checked_stream_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a stream with a mapping as ``stream_options``, or none: LangChain reads it at once."""
+    check_request_options({"stream_options": options.get("stream_options")}, extra_body_hint="")
+    return {name: value for name, value in options.items() if name != "stream_options" or value is not None}
 
 
 def _are_own_clients(client: Any, root: Any, async_client: Any, async_root: Any) -> bool:

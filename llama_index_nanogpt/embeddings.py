@@ -34,7 +34,7 @@ from nanogpt_core.embeddings.model_base import EMBEDDER_DEFAULTS, EmbeddingModel
 from nanogpt_core.embeddings.planning import Overflow
 from nanogpt_core.http.secrets import hide_keys
 from nanogpt_core.plugin_model import ConstructorSignature
-from nanogpt_core.validation import check_can_be_pickled, check_number
+from nanogpt_core.validation import check_can_be_pickled, check_methods, check_number
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -146,7 +146,7 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
         # None is the default of the model and of the URL.
         optional = {*self._field_names, *self._field_names.values()}
         options = {name: value for name, value in options.items() if value is not None or name not in optional}
-        _check_batches(options)
+        _check_own_fields(options)
         super()._set_options(options)
         if self.embeddings_cache is not None:  # pydantic's constructor does not call __setattr__()
             super().__setattr__("embeddings_cache", self._separated(self.embeddings_cache))
@@ -158,7 +158,7 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
 
     def __setattr__(self, name: str, value: Any) -> None:
         value = hide_keys({name: value})[name]
-        _check_batches({name: value})
+        _check_own_fields({name: value})
         if name == "embeddings_cache" and value is not None:
             value = self._separated(value)
         super().__setattr__(name, value)
@@ -362,11 +362,12 @@ def _has_handlers() -> bool:
     return False
 
 
-def _check_batches(fields: Mapping[str, Any]) -> None:
+def _check_own_fields(fields: Mapping[str, Any]) -> None:
     if "embed_batch_size" in fields:
         check_number("embed_batch_size", fields["embed_batch_size"], 1)
     if fields.get("num_workers") is not None:
         check_number("num_workers", fields["num_workers"], 1)
+    check_methods("rate_limiter", fields.get("rate_limiter"), "acquire", "async_acquire")
 
 
 def _options() -> type:

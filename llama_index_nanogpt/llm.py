@@ -48,7 +48,7 @@ from nanogpt_core.http.secrets import hide_keys
 from nanogpt_core.models.chat_catalog import ChatModelInfo, get_chat_model
 from nanogpt_core.models.listing import fetch_chat_model
 from nanogpt_core.plugin_model import ConstructorSignature
-from nanogpt_core.validation import check_can_be_pickled, check_number
+from nanogpt_core.validation import check_bool, check_can_be_pickled, check_methods, check_number
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -87,7 +87,13 @@ def _checked(method: Callable[..., Any], check: Callable[..., None], summary: st
     return checked
 
 
-def _check_messages(messages: Any, **_: Any) -> None:
+def _check_call(options: Mapping[str, Any]) -> None:
+    if "stream" in options:
+        raise InvalidTypeError("stream is no option of a call.", remedy="Call stream_chat() or stream_complete().")
+
+
+def _check_messages(messages: Any, **options: Any) -> None:
+    _check_call(options)
     is_list = isinstance(messages, Sequence) and not isinstance(messages, str)
     wrong = [one for one in messages if not isinstance(one, ChatMessage)] if is_list else [messages]
     if wrong:
@@ -97,7 +103,8 @@ def _check_messages(messages: Any, **_: Any) -> None:
         )
 
 
-def _check_prompt(prompt: Any, *_: Any, **__: Any) -> None:
+def _check_prompt(prompt: Any, *_: Any, **options: Any) -> None:
+    _check_call(options)
     if not isinstance(prompt, str):
         raise InvalidTypeError(
             f"prompt must be a str, not {type(prompt).__name__}.", remedy="Messages go to chat() and stream_chat()."
@@ -245,6 +252,9 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
                 raise ConfigurationError(f"{name} is not supported.", remedy="Pass http_client or async_http_client.")
         if options.get("api_version") is not None:
             raise ConfigurationError("api_version has no meaning here.", remedy="Leave it out; it is Azure's.")
+        if options.get("is_chat_model") is not None:
+            check_bool("is_chat_model", options["is_chat_model"])
+        check_methods("rate_limiter", options.get("rate_limiter"), "acquire", "async_acquire")
         if options.get("is_chat_model") is False:
             raise ConfigurationError("is_chat_model=False is not supported.", remedy="NanoGPT has only chat models.")
         if options.get("context_window") is not None:

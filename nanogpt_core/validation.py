@@ -110,6 +110,13 @@ def check_http_client(name: str, client: Any, kind: str) -> None:
         raise InvalidTypeError(f"{name} must be an httpx.{kind}, not {type(client).__name__}.")
 
 
+def check_methods(name: str, value: Any, *methods: str) -> None:
+    """Check that ``value`` is None or has the ``methods``."""
+    if value is not None and not all(callable(getattr(value, method, None)) for method in methods):
+        words = " and ".join(f"{method}()" for method in methods)
+        raise InvalidTypeError(f"{name} must have {words}, not {type(value).__name__}.")
+
+
 def check_option_names(given: Iterable[str], known: Collection[str], aliases: Mapping[str, str]) -> None:
     """Check that each given name is a known option; ``aliases`` are hints at others, by names that are not known."""
     for name in given:

@@ -60,20 +60,21 @@ def resolve_path(path: str | os.PathLike[str]) -> Path:
     """
     if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
         raise InvalidTypeError(f"A cache's path must be a str or a Path, not {type(path).__name__}.")
-    check_encodes("A cache's path", os.fspath(path))
-    if _URL.match(os.fspath(path)):
+    name = str.__str__(os.fspath(path))  # pathlib would take the name of a member of a string enum
+    check_encodes("A cache's path", name)
+    if _URL.match(name):
         raise ConfigurationError(
             "A cache's path must not be a URL.", remedy="Pass the path of a file; for Redis pass RedisCache(url)."
         )
-    if os.fspath(path) == ":memory:":
+    if name == ":memory:":
         raise ConfigurationError("A cache's path names a file.", remedy="For a cache in memory pass MemoryCache().")
-    if not os.fspath(path) or "\0" in os.fspath(path):
+    if not name or "\0" in name:
         raise ConfigurationError("A cache's path is empty or contains a null character.")
     try:
         # SQLite's log is beside the file that a link leads to.
-        resolved = Path(path).expanduser().resolve()
+        resolved = Path(name).expanduser().resolve()
     except (OSError, RuntimeError) as error:  # no such user, no current folder, links in a circle
-        raise ConfigurationError(f"The cache's path {os.fspath(path)!r} cannot be resolved: {error}") from error
+        raise ConfigurationError(f"The cache's path {name!r} cannot be resolved: {error}") from error
     try:
         mode = resolved.stat().st_mode
     except OSError as error:

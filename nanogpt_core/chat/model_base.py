@@ -84,6 +84,9 @@ class ChatModelBase(PluginModel):
         if not isinstance(more, Mapping | None):
             raise InvalidTypeError(f"{cls._request_options_field} must be a mapping, not {type(more).__name__}.")
         check_request_options(more or {}, extra_body_hint=cls._extra_body_hint)
+        for name in ("messages", "stream"):
+            if name in (more or {}):
+                raise InvalidTypeError(f"{name} must not be in {cls._request_options_field}: a call says it.")
         check_ranges(options)
         for name, kind in zip(cls._http_client_fields, ("Client", "AsyncClient"), strict=True):
             check_http_client(name, options.get(name), kind)

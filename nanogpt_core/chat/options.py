@@ -8,9 +8,11 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import openai
 from openai.resources.chat.completions import Completions
 
 from nanogpt_core.errors import ConfigurationError, InvalidInputError, InvalidTypeError
+from nanogpt_core.http.endpoint import check_headers, check_timeout
 from nanogpt_core.validation import closest_name
 
 EXAMPLE_MODEL = "openai/gpt-4o-mini"
@@ -40,6 +42,14 @@ _RANGES: dict[str, tuple[float, float | None]] = {
     "top_logprobs": (0, None),
 }
 
+# Options of a request that are no numbers, with their types in words.
+_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
+    **dict.fromkeys(("extra_body", "extra_headers", "extra_query", "stream_options"), ((Mapping,), "a mapping")),
+    "response_format": ((Mapping, type), "a mapping or a class"),
+    "tools": ((list, tuple), "a list"),
+}
+_NOT_GIVEN = (type(None), openai.NotGiven, openai.Omit)
+
 
 @functools.cache
 def request_options() -> frozenset[str]:
@@ -48,15 +58,30 @@ def request_options() -> frozenset[str]:
 
 
 def check_request_options(given: Mapping[str, Any], known: Iterable[str] = (), *, extra_body_hint: str) -> None:
-    """Check that each name is an option of a request, or one of the ``known``, and that no number is out of range.
+    """Check that each name is an option of a request, or one of the ``known``, and check some of the values.
 
     ``extra_body_hint`` is the argument for fields that the SDK does not know, with ``{}`` for them.
     """
     options = request_options().union(known)
     for name in given:
+        if not isinstance(name, str):
+            raise InvalidTypeError(f"The name of an option must be a str, not {type(name).__name__}.")
         if name not in options:
             raise unknown_option_error(name, options, extra_body_hint=extra_body_hint)
     check_ranges(given)
+    _check_types({name: value for name, value in given.items() if not isinstance(value, _NOT_GIVEN)})
+
+
+def _check_types(options: Mapping[str, Any]) -> None:
+    """Check options for which the SDK's errors are raw, or would be taken for errors of the network."""
+    for name, (types, words) in _TYPES.items():
+        if name in options and not isinstance(options[name], types):
+            raise InvalidTypeError(f"{name} must be {words}, not {type(options[name]).__name__}.")
+    headers = options.get("extra_headers", {}).items()
+    # With Omit, the SDK leaves out a header of its own.
+    check_headers({name: value for name, value in headers if not isinstance(value, openai.Omit)}, "extra_headers")
+    if "timeout" in options and not isinstance(options["timeout"], openai.Timeout):
+        check_timeout(options["timeout"])
 
 
 def check_ranges(options: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Generator, Iterator, Mapping
 from contextvars import ContextVar
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ from nanogpt_core.http.network import cancel_after
 from nanogpt_core.http.retry import backoff_delay, may_be_billed, send_with_retries
 from nanogpt_core.http.runner import run_async, run_sync
 from nanogpt_core.http.sdk import httpx
-from nanogpt_core.http.secrets import redacted
+from nanogpt_core.http.secrets import SecretHeaders, redacted
 from nanogpt_core.http.transport import Transport
 from nanogpt_core.observability.observer import RequestTimer
 from nanogpt_core.observability.records import CANCELLED
@@ -107,7 +108,7 @@ class ChatTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):  # type: ign
 
 
 class ChatExchange:
-    """One request of the SDK, which has been read and holds no key: its attempts, checks, errors and its report.
+    """One request of the SDK, which has been read and lacks the endpoint's key: attempts, checks, errors and report.
 
     Attributes:
         timeout: Seconds that an attempt may take, and then each event of a stream.
@@ -118,6 +119,9 @@ class ChatExchange:
     def __init__(self, session: ChatSession, request: Any) -> None:
         session.lifetime.check_open()
         self._session = session
+        # Headers of this one call may be secrets too.
+        headers = SecretHeaders({**session.endpoint.headers, **request.headers})
+        self._endpoint = replace(session.endpoint, headers=headers)
         self._request = request
         # The SDK's clients can also list models, for example.
         self._is_chat = request.url.path.endswith("/completions")
@@ -150,7 +154,7 @@ class ChatExchange:
     def observed(self) -> Iterator[None]:
         """Report the request at the end of the block that makes its attempts; a stream reports its end itself."""
         try:
-            with redacted(self._session.endpoint):
+            with redacted(self._endpoint):
                 yield
         except BaseException as error:
             self._end(error)
@@ -205,7 +209,7 @@ class ChatExchange:
     def reading_event(self) -> Iterator[None]:
         """Raise this project's errors for those of reading an event; after the first event, they end the exchange."""
         try:
-            with redacted(self._session.endpoint), self._as_nanogpt_errors():
+            with redacted(self._endpoint), self._as_nanogpt_errors():
                 yield
         except NanoGPTError as error:
             if self.has_begun:

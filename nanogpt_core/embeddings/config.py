@@ -159,6 +159,7 @@ class EmbedderConfig:
             "model_row": model,
             "endpoint": endpoint,
             "opened_cache": _open_cache(self.cache),
+            "on_overflow": str.__str__(self.on_overflow),  # without the class of a string enum
             # Secrets are in the endpoint only, which hides them.
             "api_key": None,
             "default_headers": None,

@@ -85,9 +85,7 @@ class Endpoint:
         api_key = hide_key(api_key)
         check_bool("allow_insecure_http", allow_insecure_http)
         key = resolve_key(api_key, required=key_required)
-        return cls(
-            key, resolve_base_url(base_url, allow_insecure_http), _check_timeout(timeout), _check_headers(headers)
-        )
+        return cls(key, resolve_base_url(base_url, allow_insecure_http), check_timeout(timeout), check_headers(headers))
 
     @property
     def host(self) -> str:
@@ -162,7 +160,8 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _check_timeout(timeout: float) -> float:
+def check_timeout(timeout: float) -> float:
+    """Return ``timeout`` as a float if it is a number of seconds that an attempt may take."""
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
         raise number_type_error("timeout", timeout)
     if not 0 < timeout <= _LONGEST_TIMEOUT:
@@ -170,21 +169,20 @@ def _check_timeout(timeout: float) -> float:
     return float(timeout)
 
 
-def _check_headers(headers: Mapping[str, str] | None) -> SecretHeaders:
+def check_headers(headers: Mapping[str, str] | None, option: str = "default_headers") -> SecretHeaders:
+    """Return the headers of an option if all of them are legal."""
     if headers is None:
         return SecretHeaders()
     if not isinstance(headers, Mapping):
-        raise InvalidTypeError(f"default_headers must be a mapping of str to str, not {type(headers).__name__}.")
+        raise InvalidTypeError(f"{option} must be a mapping of str to str, not {type(headers).__name__}.")
     for name, value in headers.items():
         if not isinstance(name, str) or not isinstance(value, str):
-            raise InvalidTypeError(f"default_headers must map str to str; the entry {name!r} does not.")
+            raise InvalidTypeError(f"{option} must map str to str; the entry {name!r} does not.")
         if name.lower() in _HEADERS_OF_THE_BODY:
             raise ConfigurationError(
-                f"default_headers: {name!r} describes the body of a request, which this package writes.",
+                f"{option}: {name!r} describes the body of a request, which this package writes.",
                 remedy="Leave it out.",
             )
         if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
-            raise ConfigurationError(
-                f"default_headers: the entry {name!r} is not a legal HTTP header (value not shown)."
-            )
+            raise ConfigurationError(f"{option}: the entry {name!r} is not a legal HTTP header (value not shown).")
     return SecretHeaders(headers)

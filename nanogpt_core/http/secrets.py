@@ -28,7 +28,12 @@ _HIDDEN = "**********"
 _MIN_KEY_CHARACTERS = 6  # a few letters can stand anywhere; a key is longer
 _MIN_HEADER_CHARACTERS = 8
 # Headers without secrets. Their values, such as a URL, may stand in our own messages.
-_PUBLIC_HEADERS = frozenset({"accept", "accept-language", "http-referer", "origin", "referer", "user-agent", "x-title"})
+_PUBLIC_HEADERS = frozenset(
+    (
+        *("accept", "accept-encoding", "accept-language", "connection", "content-length", "content-type", "host"),
+        *("http-referer", "origin", "referer", "user-agent", "x-title"),
+    )
+)
 
 
 @runtime_checkable

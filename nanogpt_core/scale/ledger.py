@@ -156,7 +156,7 @@ class RequestLog(ForkSafe):
         if not isinstance(path, (str, os.PathLike)):
             raise InvalidTypeError(f"request_log must be a path, not {type(path).__name__}.")
         try:
-            resolved = Path(path).expanduser().absolute()
+            resolved = Path(str.__str__(os.fspath(path))).expanduser().absolute()
         except (OSError, RuntimeError) as error:  # no current folder, no such user
             raise ConfigurationError(f"request_log cannot be resolved: {error}", remedy="Pass another path.") from error
         self.path = resolved

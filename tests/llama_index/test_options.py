@@ -111,6 +111,17 @@ def test_copies_share_the_rate_limiter_and_pickles_keep_the_batch_size(options):
     assert pickle.loads(pickle.dumps(NanoGPTEmbedding(**options, embed_batch_size=7))).embed_batch_size == 7
 
 
+def test_wrong_rate_limiter_is_refused(options):
+    embedding = NanoGPTEmbedding(**options)
+    for use in (
+        lambda **wrong: NanoGPTEmbedding(**options, **wrong),
+        lambda **wrong: embedding.model_copy(update={**wrong}),
+        lambda rate_limiter: setattr(embedding, "rate_limiter", rate_limiter),
+    ):
+        with pytest.raises(InvalidTypeError, match=r"rate_limiter must have acquire\(\) and async_acquire"):
+            use(rate_limiter=5)
+
+
 class SkipBlank(TransformComponent):
     """The transformation in the docstring of NanoGPTEmbedding."""
 

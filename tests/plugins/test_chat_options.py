@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("langchain_openai")
 pytest.importorskip("llama_index.llms.openai_like", exc_type=ImportError)
 
+import openai
 from langchain_core.caches import InMemoryCache
 from langchain_core.runnables import ConfigurableField
 from pydantic import Field, create_model
@@ -172,6 +173,49 @@ async def test_numbers_at_the_ends_of_their_ranges_are_sent(make, sent, options)
     assert body["temperature"] == options["temperature"]
 
 
+@pytest.mark.parametrize("way", ["constructor", "attributes", "call"])
+async def test_wrong_value_that_the_sdk_takes_is_not_sent(plugin, make, ask, fresh_sandbox, way):
+    more = "model_kwargs" if plugin.cls is ChatNanoGPT else "additional_kwargs"
+
+    async def use(options):
+        if way == "constructor":
+            make(**{more: options})
+        elif way == "attributes":
+            setattr(make(), more, options)
+        else:
+            await ask(make(), **options)
+
+    for name, value, words in (
+        ("timeout", -1, r"^timeout must be above 0"),
+        ("timeout", "5", r"^timeout must be a number"),
+        ("extra_headers", {"X-Team": "a\nb"}, r"^extra_headers: the entry 'X-Team' is not a legal"),
+        ("extra_headers", {"Content-Length": "5"}, r"^extra_headers: 'Content-Length' describes the body"),
+        ("extra_headers", 5, r"^extra_headers must be a mapping, not int"),
+        ("extra_query", "a=b", r"^extra_query must be a mapping, not str"),
+        ("extra_body", [1], r"^extra_body must be a mapping, not list"),
+        ("stream_options", True, r"^stream_options must be a mapping, not bool"),
+        ("response_format", "json", r"^response_format must be a mapping or a class, not str"),
+        ("tools", 5, r"^tools must be a list, not int"),
+    ):
+        with pytest.raises(NanoGPTError, match=words):
+            await use({name: value})
+    assert not fresh_sandbox.requests
+
+
+async def test_values_of_the_sdk_for_no_option_are_taken(make, ask, fresh_sandbox):
+    for value in (openai.NOT_GIVEN, None):
+        await ask(make(), timeout=value, extra_headers=value and {"X-Team": "search"}, extra_query=None)
+    await ask(make(), timeout=openai.Timeout(5), extra_headers={"Accept": openai.Omit()}, response_format=None)
+    assert len(fresh_sandbox.requests) == 3
+
+
+@pytest.mark.parametrize("options", [{"stream": True}, {"messages": []}, {5: 5}])
+def test_what_a_call_decides_is_refused_among_further_options(plugin, make, options):
+    more = "model_kwargs" if plugin.cls is ChatNanoGPT else "additional_kwargs"
+    with pytest.raises(InvalidTypeError, match=r"(messages|stream) must not|name of an option must be a str"):
+        make(**{more: options})
+
+
 async def test_model_construct_makes_a_whole_object(plugin, sent, fresh_sandbox):
     options = {"api_key": fresh_sandbox.api_key, plugin.base_url: fresh_sandbox.base_url, "temperature": 0.25}
     assert (await sent(plugin.cls.model_construct(**options)))["temperature"] == 0.25
@@ -250,6 +294,29 @@ async def test_langchain_takes_none_for_no_further_options(call, fresh_sandbox):
     assert len(fresh_sandbox.requests) == 1
 
 
+async def test_langchain_model_kwargs_take_effect_as_fields_and_stay_the_callers(call, fresh_sandbox):
+    options = {"api_key": fresh_sandbox.api_key, "base_url": fresh_sandbox.base_url}
+    more = {"seed": 5, "timeout": 3}
+    for _ in range(2):
+        chat = ChatNanoGPT(**options, model_kwargs=more)
+        await call(chat, "invoke", "Hello")
+        assert fresh_sandbox.requests[-1].body["seed"] == 5
+        assert chat.request_timeout == chat.root_client.timeout.read == 3
+    assert more == {"seed": 5, "timeout": 3}
+    with pytest.raises(ConfigurationError, match="seed is in model_kwargs too"):
+        ChatNanoGPT(**options, model_kwargs=more, seed=5)
+    with pytest.raises(ConfigurationError, match=r"stream_options is None\. Pass stream_usage=False"):
+        ChatNanoGPT(**options, model_kwargs={"stream_options": None})
+
+
+async def test_langchain_takes_none_for_options_of_a_call(chat, fresh_sandbox):
+    options = {"reasoning": None, "response_format": None, "stream_options": None}
+    chat.invoke("Hello", **options)
+    assert list(chat.stream("Hello", **options))
+    assert [part async for part in chat.astream("Hello", **options)]
+    assert all({"reasoning", "response_format"}.isdisjoint(request.body) for request in fresh_sandbox.requests)
+
+
 async def test_langchain_cache_has_an_answer_of_its_own_after_a_change(call, change, fresh_sandbox):
     chat = ChatNanoGPT(api_key=fresh_sandbox.api_key, base_url=fresh_sandbox.base_url, cache=InMemoryCache())
     fresh_sandbox.add_replies(Reply("first"), Reply("second"))
@@ -287,6 +354,8 @@ async def test_langchain_bind_changes_options_of_a_request(chat, call, fresh_san
     ("options", "words"),
     [
         ({"is_chat_model": False}, "is_chat_model=False is not supported"),
+        ({"is_chat_model": 0}, "is_chat_model must be True or False, not int"),
+        ({"rate_limiter": 5}, r"rate_limiter must have acquire\(\) and async_acquire\(\), not int"),
         ({"api_version": "1"}, "api_version"),
         ({"context_window": "live"}, "context_window must be a whole number"),
         ({"context_window": 0}, "context_window must be at least 1"),
@@ -296,6 +365,12 @@ async def test_langchain_bind_changes_options_of_a_request(chat, call, fresh_san
 def test_llama_index_refuses_changes_that_would_be_ignored(change, options, words):
     with pytest.raises(NanoGPTError, match=words):
         change(NanoGPT(api_key="k"), options)
+
+
+@pytest.mark.parametrize("method", ["chat", "complete", "stream_chat", "stream_complete"])
+async def test_llama_index_refuses_stream_as_an_option_of_a_call(call, method):
+    with pytest.raises(InvalidTypeError, match=r"stream is no option of a call\. Call stream_chat\(\)"):
+        await call(NanoGPT(api_key="k"), method, [] if method.endswith("chat") else "Hello", stream=True)
 
 
 def test_llama_index_context_window_can_be_changed(change):

@@ -171,6 +171,16 @@ def test_only_our_headers_are_sent(kind, answering, monkeypatch):
     assert len(names) == len(set(names))
 
 
+def test_headers_of_one_call_are_in_no_error(ask, answering, faults):
+    words = "No application/json for gateway-secret and other-secret at 127.0.0.1"
+    made = answering(faults.response({"error": {"message": words}}, 400))
+    headers = {"X-Gateway-Token": "gateway-secret", "Authorization": "Bearer other-secret"}
+    with pytest.raises(errors.BadRequestError) as caught:
+        ask(made.caller, extra_headers=headers)
+    assert "No application/json for ********** and ********** at 127.0.0.1" in caught.value.message
+    assert "secret" not in shown(caught.value).replace("very-secret", "")
+
+
 def test_streams_are_of_the_sdk_class_that_the_caller_gives(kind, answering):
     """Instrumentation such as logfire's passes a stream class of its own."""
     made = answering()

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import copy
+import enum
 import gc
 import inspect
 import itertools
@@ -37,6 +38,7 @@ from nanogpt_core.errors import (
 )
 from nanogpt_core.http.sdk import httpx as http
 from nanogpt_core.models.tokens import TokenCounter, load_encoding
+from nanogpt_core.scale.ledger import RequestLog
 
 KEY = "sk-nano-5ecre7-never-shown"
 ODD_TEXTS = [
@@ -1086,6 +1088,19 @@ def test_odd_values_of_options_are_refused_or_work(options, name, value, monkeyp
     # Any other error would fail the test.
     with contextlib.suppress(NanoGPTError):
         Embedder(**{**options, "max_retries": 0, name: value}).embed(["a text"])
+
+
+def test_member_of_a_string_enum_stands_for_its_value(options, tmp_path):
+    class Setting(str, enum.Enum):
+        CACHE = str(tmp_path / "vectors.db")
+        LOG = str(tmp_path / "requests.jsonl")
+        OVERFLOW = "truncate"
+
+    embedder = Embedder(**options, cache=Setting.CACHE, on_overflow=Setting.OVERFLOW)
+    assert embedder.cache_namespace == Embedder(**options, on_overflow="truncate").cache_namespace
+    embedder.embed(["a text"])
+    assert (tmp_path / "vectors.db").exists()
+    assert RequestLog(Setting.LOG).path == tmp_path / "requests.jsonl"
 
 
 def test_insecure_http_is_allowed_only_by_true():
