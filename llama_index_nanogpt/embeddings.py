@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from inspect import getattr_static
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding, dispatcher
 from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
 from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload
-from llama_index.core.instrumentation import (  # type: ignore[attr-defined] # re-exported
-    DISPATCHER_SPAN_DECORATED_ATTR,
-    get_dispatcher,
-)
-from llama_index.core.instrumentation.event_handlers import NullEventHandler
+from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined] # re-exported
 from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent, EmbeddingStartEvent
 from llama_index.core.instrumentation.events.exception import ExceptionEvent
-from llama_index.core.instrumentation.span_handlers import NullSpanHandler
 from llama_index.core.utils import get_tqdm_iterable
 from tqdm.asyncio import tqdm_asyncio
 
 from llama_index_nanogpt.batches import Batches, StoredBatch, positions_of_batch
 from llama_index_nanogpt.separated_store import SeparatedStore, as_query, warning_if_not_stored
+from llama_index_nanogpt.spans import has_handlers, in_span_of_base_class
 from nanogpt_core import Embedder, ModelInfo
 from nanogpt_core._runtime.workers import call_in_thread
 from nanogpt_core.embeddings.config import OPTION_ALIASES
@@ -41,19 +37,10 @@ if TYPE_CHECKING:
 
     from llama_index_nanogpt.options import EmbeddingOptions
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-_own_dispatcher = get_dispatcher(__name__)
-
+_own_dispatcher = get_dispatcher(__name__)  # LlamaIndex's, for spans of methods that the class here overrides
 _TEXTS_PER_BATCH = 32_768
 _COLLECTION = "embeddings"  # LlamaIndex's own, of its embeddings_cache
 _PROGRESS_LABEL = "Generating embeddings"  # LlamaIndex's own
-
-
-def _in_span_of_base_class(method: F) -> F:
-    """Keep LlamaIndex from making a span for a method that calls the base class's, which makes one of that name."""
-    setattr(method, DISPATCHER_SPAN_DECORATED_ATTR, True)
-    return method
 
 
 class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
@@ -176,7 +163,7 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
         super().__setstate__(state)
         self._embedder = state["__pydantic_private__"]["_embedder"]
 
-    @_in_span_of_base_class
+    @in_span_of_base_class
     def get_query_embedding(self, query: str) -> Embedding:
         """Embed a query, with ``query_instruction`` around it.
 
@@ -191,7 +178,7 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
         with as_query(query):
             return super().get_query_embedding(query)
 
-    @_in_span_of_base_class
+    @in_span_of_base_class
     async def aget_query_embedding(self, query: str) -> Embedding:
         """Do what :meth:`get_query_embedding` does, without blocking the event loop."""
         if not self._needs_base_class():
@@ -208,7 +195,8 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
             return True
         manager = self.callback_manager
         # One of another class may act without handlers.
-        return bool(manager.handlers) or type(manager) is not CallbackManager or _has_handlers()
+        is_observed = bool(manager.handlers) or type(manager) is not CallbackManager
+        return is_observed or has_handlers(dispatcher, _own_dispatcher)
 
     def get_text_embedding_batch(
         self, texts: Iterable[str], show_progress: bool = False, **_kwargs: Any
@@ -346,20 +334,6 @@ def _has_other_query_methods(cls: type[NanoGPTEmbedding]) -> bool:
     """Return whether a subclass, or a test, has replaced one of the methods that the base class calls for a query."""
     # getattr() would return another object each time, since LlamaIndex wraps these methods.
     return any(getattr_static(cls, name) is not method for name, method in _QUERY_METHODS.items())
-
-
-def _has_handlers() -> bool:
-    """Return whether a handler gets the events and spans of a query: those of the base class, and of the class here."""
-    levels = [dispatcher, _own_dispatcher]
-    while levels:
-        level = levels.pop()
-        handlers = *level.event_handlers, *level.span_handlers
-        # LlamaIndex's own, which do nothing, are always there.
-        if not all(type(handler) in (NullEventHandler, NullSpanHandler) for handler in handlers):
-            return True
-        if level.propagate:
-            levels.append(level.parent)
-    return False
 
 
 def _check_own_fields(fields: Mapping[str, Any]) -> None:

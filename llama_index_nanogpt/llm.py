@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-import functools
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import openai
-from llama_index.core.base.llms.types import ChatMessage, ChatResponse, LLMMetadata
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, LLMMetadata
 from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, ValidationError
 from openai import NOT_GIVEN, NotGiven
 
@@ -23,6 +22,7 @@ except ImportError as error:
 
 from llama_index_nanogpt.messages import ReceivedMessage, messages_with_reasoning
 from llama_index_nanogpt.options import LLMOptions
+from llama_index_nanogpt.spans import in_span_of_base_class
 from llama_index_nanogpt.structured import StructuredOutput
 from llama_index_nanogpt.tool_calls import ToolCalls, invalidate_broken_arguments
 from nanogpt_core.chat.client import (
@@ -59,40 +59,12 @@ _DEFAULT_RETRIES = 3  # LlamaIndex's own
 _SHARE_OF_WINDOW_FOR_ANSWER = 4  # a quarter at most: some models' answers may fill the whole window
 
 
-def _checked(method: Callable[..., Any], check: Callable[..., None], summary: str, arguments: str) -> Any:
-    """Return a method of the base class that first calls ``check`` with its arguments: LlamaIndex's errors are raw."""
-    if inspect.iscoroutinefunction(method):
-
-        @functools.wraps(method)
-        async def checked(self: NanoGPT, *args: Any, **kwargs: Any) -> Any:
-            check(*args, **kwargs)
-            return await method(self, *args, **kwargs)
-    else:
-
-        @functools.wraps(method)
-        def checked(self: NanoGPT, *args: Any, **kwargs: Any) -> Any:
-            check(*args, **kwargs)
-            return method(self, *args, **kwargs)
-
-    checked.__doc__ = f"""{summary}
-
-    Args:
-{arguments}
-        **kwargs: Options of this request, such as ``temperature``; they go before those of the object.
-
-    Raises:
-        InvalidTypeError: The argument has another type. It is a ``TypeError``.
-        NanoGPTError: The request failed, or the reply is damaged.
-    """
-    return checked
-
-
 def _check_call(options: Mapping[str, Any]) -> None:
     if "stream" in options:
         raise InvalidTypeError("stream is no option of a call.", remedy="Call stream_chat() or stream_complete().")
 
 
-def _check_messages(messages: Any, **options: Any) -> None:
+def _check_messages(messages: Any, options: Mapping[str, Any]) -> None:
     _check_call(options)
     is_list = isinstance(messages, Sequence) and not isinstance(messages, str)
     wrong = [one for one in messages if not isinstance(one, ChatMessage)] if is_list else [messages]
@@ -103,24 +75,12 @@ def _check_messages(messages: Any, **options: Any) -> None:
         )
 
 
-def _check_prompt(prompt: Any, *_: Any, **options: Any) -> None:
+def _check_prompt(prompt: Any, options: Mapping[str, Any]) -> None:
     _check_call(options)
     if not isinstance(prompt, str):
         raise InvalidTypeError(
             f"prompt must be a str, not {type(prompt).__name__}.", remedy="Messages go to chat() and stream_chat()."
         )
-
-
-_chat_method = functools.partial(
-    _checked, check=_check_messages, arguments="        messages: The conversation: a list of ``ChatMessage``."
-)
-_completion_method = functools.partial(
-    _checked,
-    check=_check_prompt,
-    arguments="""\
-        prompt: The text, which is sent as one message of the user.
-        formatted: True if the prompt is not to be changed by ``completion_to_prompt``. Default: False.""",
-)
 
 
 class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
@@ -330,29 +290,83 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
         ours, of_call = self.additional_kwargs.get("extra_body") or {}, options.get("extra_body") or {}
         return {**options, "extra_body": {"messages": sent, **ours, **of_call}}
 
-    chat = _chat_method(
-        OpenAILike.chat, summary="Return the answer to a conversation: ``.message.content`` is its text."
-    )
-    achat = _chat_method(OpenAILike.achat, summary="Do what ``chat`` does, without blocking the event loop.")
-    stream_chat = _chat_method(
-        OpenAILike.stream_chat,
-        summary="Stream the answer to a conversation: ``.delta`` is the new text of each response.",
-    )
-    astream_chat = _chat_method(
-        OpenAILike.astream_chat, summary="Do what ``stream_chat`` does, without blocking: await it, then iterate."
-    )
-    complete = _completion_method(OpenAILike.complete, summary="Return the answer to a prompt: ``.text`` is its text.")
-    acomplete = _completion_method(
-        OpenAILike.acomplete, summary="Do what ``complete`` does, without blocking the event loop."
-    )
-    stream_complete = _completion_method(
-        OpenAILike.stream_complete,
-        summary="Stream the answer to a prompt: ``.delta`` is the new text of each response.",
-    )
-    astream_complete = _completion_method(
-        OpenAILike.astream_complete,
-        summary="Do what ``stream_complete`` does, without blocking: await it, then iterate.",
-    )
+    # LlamaIndex's errors for other types are raw.
+    @in_span_of_base_class
+    def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        """Return the answer to a conversation: ``.message.content`` is its text.
+
+        Args:
+            messages: The conversation: a list of ``ChatMessage``.
+            **kwargs: Options of this request, such as ``temperature``; they go before those of the object.
+
+        Raises:
+            InvalidTypeError: ``messages`` has another type. It is a ``TypeError``.
+            NanoGPTError: The request failed, or the reply is damaged.
+        """
+        _check_messages(messages, kwargs)
+        response: ChatResponse = super().chat(messages, **kwargs)
+        return response
+
+    @in_span_of_base_class
+    async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        """Do what :meth:`chat` does, without blocking the event loop."""
+        _check_messages(messages, kwargs)
+        response: ChatResponse = await super().achat(messages, **kwargs)
+        return response
+
+    @in_span_of_base_class
+    def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> Iterator[ChatResponse]:
+        """Stream the answer to a conversation: ``.delta`` is the new text of each response; see :meth:`chat`."""
+        _check_messages(messages, kwargs)
+        stream: Iterator[ChatResponse] = super().stream_chat(messages, **kwargs)
+        return stream
+
+    @in_span_of_base_class
+    async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> AsyncIterator[ChatResponse]:
+        """Do what :meth:`stream_chat` does, without blocking: await it, then iterate."""
+        _check_messages(messages, kwargs)
+        stream: AsyncIterator[ChatResponse] = await super().astream_chat(messages, **kwargs)
+        return stream
+
+    @in_span_of_base_class
+    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        """Return the answer to a prompt: ``.text`` is its text.
+
+        Args:
+            prompt: The text, which is sent as one message of the user.
+            formatted: True if the prompt is not to be changed by ``completion_to_prompt``. Default: False.
+            **kwargs: Options of this request, such as ``temperature``; they go before those of the object.
+
+        Raises:
+            InvalidTypeError: ``prompt`` is no text. It is a ``TypeError``.
+            NanoGPTError: The request failed, or the reply is damaged.
+        """
+        _check_prompt(prompt, kwargs)
+        response: CompletionResponse = super().complete(prompt, formatted, **kwargs)
+        return response
+
+    @in_span_of_base_class
+    async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        """Do what :meth:`complete` does, without blocking the event loop."""
+        _check_prompt(prompt, kwargs)
+        response: CompletionResponse = await super().acomplete(prompt, formatted, **kwargs)
+        return response
+
+    @in_span_of_base_class
+    def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> Iterator[CompletionResponse]:
+        """Stream the answer to a prompt: ``.delta`` is the new text of each response; see :meth:`complete`."""
+        _check_prompt(prompt, kwargs)
+        stream: Iterator[CompletionResponse] = super().stream_complete(prompt, formatted, **kwargs)
+        return stream
+
+    @in_span_of_base_class
+    async def astream_complete(
+        self, prompt: str, formatted: bool = False, **kwargs: Any
+    ) -> AsyncIterator[CompletionResponse]:
+        """Do what :meth:`stream_complete` does, without blocking: await it, then iterate."""
+        _check_prompt(prompt, kwargs)
+        stream: AsyncIterator[CompletionResponse] = await super().astream_complete(prompt, formatted, **kwargs)
+        return stream
 
     def _get_response_token_counts(self, raw_response: Any) -> dict[str, Any]:
         counts: dict[str, Any] = super()._get_response_token_counts(raw_response)
