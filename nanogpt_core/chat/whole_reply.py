@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 from dataclasses import replace
-from io import StringIO
 from typing import Any
 
 from nanogpt_core.chat.event_parser import EventParser
@@ -58,8 +57,7 @@ def parse_reply(body: bytes, request: ChatRequest) -> dict[str, Any]:
         for part in chunk.pop("choices"):
             _add_part(choices.setdefault(part["index"], {"message": {}, "finish_reason": None}), part)
         reply.update(chunk)
-    whole = [_with_joined_texts(choices[index]) for index in sorted(choices)]
-    return {**reply, "object": "chat.completion", "choices": whole}
+    return {**reply, "object": "chat.completion", "choices": [choices[index] for index in sorted(choices)]}
 
 
 def _parse_chunk(body: bytes) -> dict[str, Any]:
@@ -108,28 +106,14 @@ def _add_part(choice: dict[str, Any], part: dict[str, Any]) -> None:
 
 
 def _join(known: dict[str, Any], further: dict[str, Any]) -> None:
-    """Add further fields: texts, lists and objects are joined, other values replaced; in place.
-
-    A text is a :class:`StringIO` until all parts are there: there may be many.
-    """
+    """Add further fields: texts, lists and objects are joined, other values replaced; in place."""
     for name, value in further.items():
         before = known.get(name)
-        if isinstance(value, str):
-            known[name] = before if isinstance(before, StringIO) else StringIO()
-            known[name].write(value)
-        elif isinstance(value, list):
-            known[name] = before if isinstance(before, list) else []
-            known[name] += value
-        elif isinstance(value, dict):
-            known[name] = before if isinstance(before, dict) else {}
-            _join(known[name], value)
+        if isinstance(before, dict) and isinstance(value, dict):
+            _join(before, value)
+        elif isinstance(before, str) and isinstance(value, str):
+            known[name] = before + value
+        elif isinstance(before, list) and isinstance(value, list):
+            before += value
         elif value is not None or before is None:
             known[name] = value
-
-
-def _with_joined_texts(value: Any) -> Any:
-    if isinstance(value, StringIO):
-        return value.getvalue()
-    if isinstance(value, list):
-        return [_with_joined_texts(one) for one in value]
-    return {name: _with_joined_texts(one) for name, one in value.items()} if isinstance(value, dict) else value
