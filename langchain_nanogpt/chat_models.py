@@ -13,7 +13,7 @@ from langchain_core.messages.utils import count_tokens_approximately
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from openai import NOT_GIVEN, NotGiven
-from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, model_validator
+from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, model_validator
 
 from nanogpt_core._runtime.extras import missing_extra
 
@@ -38,7 +38,6 @@ from nanogpt_core.chat.options import (
     check_single_choice,
     check_tool_choice,
     complete_options,
-    invalid_option_error,
     request_options,
 )
 from nanogpt_core.errors import ConfigurationError
@@ -152,7 +151,6 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
     _has_own_profile: bool = PrivateAttr()
 
     def __init__(self, model: str | NotGiven = NOT_GIVEN, **options: Unpack[ChatOptions]) -> None:
-        # The argument is replaced: tools that print the variables of a traceback's frames must not see the key.
         given = options = hide_keys(options)  # type: ignore[assignment]
         if not isinstance(model, NotGiven):
             given["model"] = model
@@ -166,10 +164,7 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
         # With clients in place, the base class makes none; with no proxy, it does not read OPENAI_PROXY.
         clients = (fields.get(name) for name in self._http_client_fields)
         fields |= {"openai_proxy": None, **_make_session_fields(session, *clients)}
-        try:
-            super().__init__(**fields)
-        except ValidationError as error:
-            raise invalid_option_error(error) from None
+        self._set_fields(fields)
         self._session, self._has_own_profile = session, has_own_profile
 
     @classmethod

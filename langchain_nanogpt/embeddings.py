@@ -109,7 +109,6 @@ class NanoGPTEmbeddings(EmbeddingModelBase, Embeddings):
     def __init__(
         self, model: str | ModelInfo | PydanticUndefinedType = PydanticUndefined, **options: Unpack[EmbeddingsOptions]
     ) -> None:
-        # The argument is replaced: tools that print the variables of a traceback's frames must not see the key.
         given = options = hide_keys(options)  # type: ignore[assignment]
         self._set_options(given if model is PydanticUndefined else {"model": model, **given})
 

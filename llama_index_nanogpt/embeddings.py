@@ -28,7 +28,7 @@ from nanogpt_core.embeddings.config import OPTION_ALIASES
 from nanogpt_core.embeddings.inputs import check_text, check_texts
 from nanogpt_core.embeddings.model_base import EMBEDDER_DEFAULTS, EmbeddingModelBase, hidden_option
 from nanogpt_core.embeddings.planning import Overflow
-from nanogpt_core.http.secrets import hide_keys
+from nanogpt_core.http.secrets import hide_if_key, hide_keys
 from nanogpt_core.plugin_model import ConstructorSignature
 from nanogpt_core.validation import check_can_be_pickled, check_methods, check_number
 
@@ -124,7 +124,6 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
     _embedder: Embedder = PrivateAttr()
 
     def __init__(self, model_name: str | ModelInfo | None = None, **options: Unpack[EmbeddingOptions]) -> None:
-        # The argument is replaced: tools that print the variables of a traceback's frames must not see the key.
         given = options = hide_keys({"model_name": model_name, **options})  # type: ignore[assignment]
         given.pop("class_name", None)  # dumps carry it
         self._set_options(given)
@@ -144,7 +143,7 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
         return "NanoGPTEmbedding"
 
     def __setattr__(self, name: str, value: Any) -> None:
-        value = hide_keys({name: value})[name]
+        value = hide_if_key(name, value)
         _check_own_fields({name: value})
         if name == "embeddings_cache" and value is not None:
             value = self._separated(value)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import openai
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, LLMMetadata
-from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, ValidationError
+from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
 from openai import NOT_GIVEN, NotGiven
 
 from nanogpt_core._runtime.extras import missing_extra
@@ -39,7 +39,6 @@ from nanogpt_core.chat.options import (
     check_single_choice,
     check_tool_choice,
     complete_options,
-    invalid_option_error,
     request_options,
 )
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
@@ -129,9 +128,8 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
 
     _request_options_field: ClassVar[str] = "additional_kwargs"
     _extra_body_hint: ClassVar[str] = "additional_kwargs={'extra_body': {}}, and in a call into extra_body={}"
-    _field_names: ClassVar[Mapping[str, str]] = {"base_url": "api_base"}
+    _field_names: ClassVar[Mapping[str, str]] = {"base_url": "api_base", "max_new_tokens": "max_tokens"}
     _http_client_fields: ClassVar[tuple[str, str]] = ("http_client", "async_http_client")
-    _other_names: ClassVar[Mapping[str, str]] = {"max_new_tokens": "max_tokens"}
 
     model: str = Field(default="gpt-4o-mini", description="The model's name.")
     http_client: Any = Field(default=None, exclude=True, repr=False)
@@ -158,7 +156,6 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
     _aclient: openai.AsyncOpenAI | None = PrivateAttr(default=None)
 
     def __init__(self, model: str | NotGiven = NOT_GIVEN, **options: Unpack[LLMOptions]) -> None:
-        # The argument is replaced: tools that print the variables of a traceback's frames must not see the key.
         given = options = hide_keys(options)  # type: ignore[assignment]
         given.pop("class_name", None)  # dumps carry it
         if not isinstance(model, NotGiven):
@@ -181,10 +178,7 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
         # A key in the argument keeps the base class from taking one out of OPENAI_API_KEY. It refuses some names that
         # OpenAI itself serves at another endpoint, so the name is set afterwards.
         stand_ins = {"model": "nanogpt", "api_key": session.endpoint.key}
-        try:
-            super().__init__(**{**defaults, **fields, **stand_ins})
-        except ValidationError as error:
-            raise invalid_option_error(error) from None
+        self._set_fields({**defaults, **fields, **stand_ins})
         self.model = name
         self.api_version = None  # the base class takes it from OPENAI_API_VERSION
         # The base class keeps the clients in private attributes.
@@ -396,10 +390,9 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # calls the constructor, with the fields only
-        private = state.get("__pydantic_private__") or {}
+        private = state["__pydantic_private__"]
         self._info, self._has_own_window = private["_info"], private["_has_own_window"]
-        # Pickles of earlier versions do not have it.
-        self._has_own_temperature = private.get("_has_own_temperature", True)
+        self._has_own_temperature = private["_has_own_temperature"]
 
     @classmethod
     def class_name(cls) -> str:

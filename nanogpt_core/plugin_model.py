@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 class PluginModel(Closeable, BaseModel):
     """A pydantic model of a framework that can be closed and copied."""
 
-    # Names of fields, by the core's names for the same option. Both are accepted.
+    # Names of fields, by other names of the same option: the core's, and further ones of the framework. Both are
+    # accepted.
     _field_names: ClassVar[Mapping[str, str]]
 
     def _shared_by_copies(self) -> Iterable[Any]:
@@ -48,7 +49,6 @@ class PluginModel(Closeable, BaseModel):
     @classmethod
     def model_construct(cls, _fields_set: set[str] | None = None, **values: Any) -> Self:
         """Do what the constructor does, with its checks: it makes the parts that send requests."""
-        # Tools that print the variables of a traceback's frames must not see the key.
         values = hide_keys(values)
         return cls(**values)
 
@@ -62,7 +62,6 @@ class PluginModel(Closeable, BaseModel):
 
     def copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:  # type: ignore[override]
         """Do what :meth:`model_copy` does; pydantic's older name for it."""
-        # Tools that print the variables of a traceback's frames must not see the key.
         update = hide_keys(update or {})
         return self.model_copy(update=update, deep=deep)
 

@@ -10,16 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model  # a dependency of the SDK
 
 from nanogpt_core.chat.client import ChatSession, SessionOptions
-from nanogpt_core.chat.options import (
-    EXAMPLE_MODEL,
-    check_ranges,
-    check_request_options,
-    invalid_option_error,
-    unknown_option_error,
-)
-from nanogpt_core.errors import InvalidTypeError
+from nanogpt_core.chat.options import EXAMPLE_MODEL, check_ranges, check_request_options, unknown_option_error
+from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.http.endpoint import CHAT_TIMEOUT, Endpoint
-from nanogpt_core.http.secrets import hide_keys
+from nanogpt_core.http.secrets import hide_if_key, hide_keys
 from nanogpt_core.plugin_model import PluginModel
 from nanogpt_core.validation import (
     check_bool,
@@ -49,8 +43,6 @@ class ChatModelBase(PluginModel):
     _request_options_field: ClassVar[str]
     # The argument for fields of a request that the SDK does not know, with {} for them.
     _extra_body_hint: ClassVar[str]
-    # Names of fields, by further names of the framework.
-    _other_names: ClassVar[Mapping[str, str]] = {}
 
     if TYPE_CHECKING:
         _session: ChatSession  # a private attribute of pydantic must be declared in the subclass
@@ -96,6 +88,17 @@ class ChatModelBase(PluginModel):
         if model in options:
             options[model] = check_model_name(options[model], EXAMPLE_MODEL)
 
+    def _set_fields(self, fields: Mapping[str, Any]) -> None:
+        """Call the framework's constructor.
+
+        Raises:
+            ConfigurationError: A value is invalid.
+        """
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise _invalid_option_error(error) from None
+
     def _set_session_fields(self) -> None:
         """Set the fields and the SDK's clients that follow from the session, after another one was set."""
 
@@ -130,7 +133,7 @@ class ChatModelBase(PluginModel):
     @classmethod
     def _fields_by_other_name(cls) -> dict[str, str]:
         aliases = {field.alias: name for name, field in cls.model_fields.items() if field.alias}
-        return {**aliases, **cls._field_names, **cls._other_names}
+        return {**aliases, **cls._field_names}
 
     @classmethod
     def _option_names(cls) -> list[str]:
@@ -170,7 +173,7 @@ class ChatModelBase(PluginModel):
         return {name: value if name in kept else _validate_field(cls, name, value) for name, value in options.items()}
 
     def __setattr__(self, name: str, value: Any) -> None:
-        value = hide_keys({name: value})[name]
+        value = hide_if_key(name, value)
         if not name.startswith("_") and hasattr(self, "_session"):
             given, name = name, self._fields_by_other_name().get(name, name)
             if name in self._connection_fields():
@@ -188,7 +191,6 @@ class ChatModelBase(PluginModel):
             ConfigurationError: An option is invalid.
             InvalidTypeError: An option is unknown, or of the wrong type.
         """
-        # Tools that print the variables of a traceback's frames must not see the key.
         update = hide_keys(update or {})
         changes = self._check_changes(update)
         base = copy.deepcopy(self) if deep else self  # pydantic would copy the clients too if there are changes
@@ -207,7 +209,7 @@ def _validate_field(model: type[BaseModel], name: str, value: Any) -> Any:
     try:
         checked = getattr(_single_field(model, name).model_validate({name: value}), name)
     except ValidationError as error:
-        raise invalid_option_error(error) from None
+        raise _invalid_option_error(error) from None
     return value if type(checked) is type(value) else checked
 
 
@@ -218,3 +220,10 @@ def _single_field(model: type[BaseModel], name: str) -> type[BaseModel]:
     config = ConfigDict(arbitrary_types_allowed=True, hide_input_in_errors=True, protected_namespaces=())
     fields: dict[str, Any] = {name: (field.annotation, field)}
     return create_model(model.__name__, __config__=config, **fields)
+
+
+def _invalid_option_error(error: ValidationError) -> ConfigurationError:
+    """Return this project's error for pydantic's, with names and reasons only: a value may be a secret."""
+    complaints = error.errors(include_url=False, include_context=False, include_input=False)
+    words = "; ".join(": ".join(filter(None, (".".join(map(str, one["loc"])), one["msg"]))) for one in complaints)
+    return ConfigurationError(f"An option is invalid. {words.rstrip('.')}.")

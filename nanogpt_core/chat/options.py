@@ -146,10 +146,3 @@ def complete_options(options: dict[str, Any], call: Mapping[str, Any]) -> None:
         del options["max_completion_tokens" if is_for_call else "max_tokens"]
     if options.get("top_logprobs") and options.setdefault("logprobs", True) is False:
         del options["top_logprobs"]
-
-
-def invalid_option_error(error: Any) -> ConfigurationError:
-    """Return this project's error for pydantic's, with names and reasons only: a value may be a secret."""
-    complaints = error.errors(include_url=False, include_context=False, include_input=False)
-    words = "; ".join(": ".join(filter(None, (".".join(map(str, one["loc"])), one["msg"]))) for one in complaints)
-    return ConfigurationError(f"An option is invalid. {words.rstrip('.')}.")

@@ -11,7 +11,7 @@ from pydantic import Field  # a dependency of the frameworks
 
 from nanogpt_core.embeddings.embedder import Embedder
 from nanogpt_core.embeddings.pipeline import Estimate
-from nanogpt_core.http.secrets import Secret, SecretHeaders, hide_keys
+from nanogpt_core.http.secrets import Secret, SecretHeaders, hide_if_key, hide_keys
 from nanogpt_core.observability.usage import Usage
 from nanogpt_core.plugin_model import PluginModel
 from nanogpt_core.validation import check_option_names, fixed_option_error, with_field_names
@@ -79,7 +79,7 @@ class EmbeddingModelBase(PluginModel):
         return key
 
     def __setattr__(self, name: str, value: Any) -> None:
-        value = hide_keys({name: value})[name]
+        value = hide_if_key(name, value)
         if name not in type(self).model_fields and name in self._foreign_names:
             raise fixed_option_error(name, self._foreign_names[name])
         if name in self._fixed_fields or name in EMBEDDER_DEFAULTS or name in self._field_names.values():

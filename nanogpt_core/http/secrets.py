@@ -133,12 +133,14 @@ def hide_key(api_key: ApiKey) -> Secret | None:
     return Secret(api_key.get_secret_value() if isinstance(api_key, SecretLike) else api_key)
 
 
+def hide_if_key(name: str, value: Any) -> Any:
+    """Return the value of an option: as a :class:`Secret` if ``name`` is a name of the key's option."""
+    return hide_key(value) if name in _KEY_OPTIONS and isinstance(value, str) else value
+
+
 def hide_keys(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``options`` with the key, under any name of its option, as a :class:`Secret`; see :func:`hide_key`."""
-    return {
-        name: hide_key(value) if name in _KEY_OPTIONS and isinstance(value, str) else value
-        for name, value in options.items()
-    }
+    """Return ``options`` with the key as a :class:`Secret`. Callers replace their variable: see :func:`hide_key`."""
+    return {name: hide_if_key(name, value) for name, value in options.items()}
 
 
 def resolve_key(api_key: ApiKey, *, required: bool = True) -> Secret | None:
