@@ -13,7 +13,7 @@ from langchain_core.messages.utils import count_tokens_approximately
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from openai import NOT_GIVEN, NotGiven
-from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, model_validator
+from pydantic import Field, PrivateAttr, SecretStr, model_validator
 
 from nanogpt_core._runtime.extras import missing_extra
 
@@ -117,9 +117,6 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
         ConfigurationError: An invalid option, or no key. It is a ``ValueError``.
         InvalidTypeError: An option of the wrong type. It is a ``TypeError``.
     """
-
-    # Pydantic's errors would show the whole input, and the key with it.
-    model_config = ConfigDict(hide_input_in_errors=True)
 
     _request_options_field: ClassVar[str] = "model_kwargs"
     _extra_body_hint: ClassVar[str] = "extra_body={}"

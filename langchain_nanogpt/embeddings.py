@@ -11,7 +11,7 @@ from pydantic_core import PydanticUndefined, PydanticUndefinedType
 
 from nanogpt_core import Embedder, ModelInfo
 from nanogpt_core.embeddings.config import OPTION_ALIASES
-from nanogpt_core.embeddings.model_base import EmbeddingModelBase, hidden_option, option
+from nanogpt_core.embeddings.model_base import EmbeddingModelBase, option
 from nanogpt_core.embeddings.planning import Overflow
 from nanogpt_core.http.secrets import Secret, hide_keys
 from nanogpt_core.plugin_model import ConstructorSignature
@@ -65,13 +65,9 @@ class NanoGPTEmbeddings(EmbeddingModelBase, Embeddings):
         InvalidTypeError: An option is unknown or of the wrong type. It is a ``TypeError``.
     """
 
-    # Pydantic's errors would show the whole input, and the key with it.
-    model_config = ConfigDict(
-        arbitrary_types_allowed=True, hide_input_in_errors=True, populate_by_name=True, protected_namespaces=()
-    )
+    model_config = ConfigDict(arbitrary_types_allowed=True)
 
     model: str = option("model")
-    model_info: Any = hidden_option("model_info")
     dimensions: int | None = option("dimensions")
     base_url: str = Field(default="")
     api_key: SecretStr = Field(default=SecretStr(""), exclude=True, repr=False)
@@ -85,15 +81,8 @@ class NanoGPTEmbeddings(EmbeddingModelBase, Embeddings):
     max_retries: int = option("max_retries")
     timeout: float = option("timeout")
     deadline: float | None = option("deadline")
-    cache: Any = hidden_option("cache")
     budget_usd: float | None = option("budget_usd")
-    limits: Any = hidden_option("limits")
     show_progress_bar: bool = False
-    progress: Any = hidden_option("progress")
-    on_request: Any = hidden_option("on_request")
-    default_headers: Mapping[str, str] | None = hidden_option("default_headers")
-    http_client: Any = hidden_option("http_client")
-    http_async_client: Any = hidden_option("http_async_client")
     allow_insecure_http: bool = option("allow_insecure_http")
 
     _field_names: ClassVar[Mapping[str, str]] = {"batch_size": "chunk_size"}

@@ -11,7 +11,7 @@ from inspect import getattr_static
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding, dispatcher
-from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
+from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload
 from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined] # re-exported
 from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent, EmbeddingStartEvent
@@ -82,9 +82,6 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
         InvalidTypeError: An option is unknown or of the wrong type. It is a ``TypeError``.
     """
 
-    # Pydantic's errors would show the whole input, and the key with it.
-    model_config = ConfigDict(hide_input_in_errors=True, populate_by_name=True)
-
     model_name: str = Field(default=EMBEDDER_DEFAULTS["model"], description="The model's name.")
     embed_batch_size: int = Field(default=_TEXTS_PER_BATCH, gt=0, exclude=True)
     num_workers: int | None = Field(default=None, exclude=True)
@@ -93,7 +90,6 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
     dimensions: int | None = Field(default=None, description="Dimensions that vectors are reduced to.")
     on_overflow: Overflow = Field(default="error", description="Treatment of a text over the model's token limit.")
     query_instruction: str | None = Field(default=None, description="Text that is put before queries.")
-    model_info: Any = hidden_option("model_info")
     api_key: Any = hidden_option("api_key")
     user: str | None = hidden_option("user")
     batch_size: int | None = hidden_option("batch_size")
@@ -103,14 +99,7 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
     max_retries: int = hidden_option("max_retries")
     timeout: float = hidden_option("timeout")
     deadline: float | None = hidden_option("deadline")
-    cache: Any = hidden_option("cache")
     budget_usd: float | None = hidden_option("budget_usd")
-    limits: Any = hidden_option("limits")
-    progress: Any = hidden_option("progress")
-    on_request: Any = hidden_option("on_request")
-    default_headers: Any = hidden_option("default_headers")
-    http_client: Any = hidden_option("http_client")
-    http_async_client: Any = hidden_option("http_async_client")
     allow_insecure_http: bool = hidden_option("allow_insecure_http")
 
     _field_names: ClassVar[Mapping[str, str]] = {"model": "model_name", "base_url": "api_base"}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import openai
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, LLMMetadata
-from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
+from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from openai import NOT_GIVEN, NotGiven
 
 from nanogpt_core._runtime.extras import missing_extra
@@ -122,9 +122,6 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
         ConfigurationError: An invalid option, or no key. It is a ``ValueError``.
         InvalidTypeError: An option of the wrong type. It is a ``TypeError``.
     """
-
-    # Pydantic's errors would show the whole input, and the key with it.
-    model_config = ConfigDict(hide_input_in_errors=True)
 
     _request_options_field: ClassVar[str] = "additional_kwargs"
     _extra_body_hint: ClassVar[str] = "additional_kwargs={'extra_body': {}}, and in a call into extra_body={}"

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import BaseModel  # a dependency of the SDK
+from pydantic import BaseModel, ConfigDict  # a dependency of the SDK
 
 from nanogpt_core.errors import InvalidTypeError
 from nanogpt_core.http.client import Closeable
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 class PluginModel(Closeable, BaseModel):
     """A pydantic model of a framework that can be closed and copied."""
+
+    # Pydantic's errors would show the whole input, and the key with it.
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     # Names of fields, by other names of the same option: the core's, and further ones of the framework. Both are
     # accepted.

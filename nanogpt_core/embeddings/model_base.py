@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field  # a dependency of the frameworks
+from pydantic import ConfigDict, Field  # a dependency of the frameworks
 
 from nanogpt_core.embeddings.embedder import Embedder
 from nanogpt_core.embeddings.pipeline import Estimate
@@ -38,8 +38,20 @@ def hidden_option(name: str) -> Any:
 class EmbeddingModelBase(PluginModel):
     """An embedding class of a framework: the options of an :class:`nanogpt_core.Embedder` are fields.
 
-    The options do not change after construction; changed copies have an embedder of their own.
+    The fields here are left out of dumps by both classes. The options do not change after construction; changed copies
+    have an embedder of their own.
     """
+
+    model_config = ConfigDict(populate_by_name=True, protected_namespaces=())
+
+    model_info: Any = hidden_option("model_info")
+    cache: Any = hidden_option("cache")
+    limits: Any = hidden_option("limits")
+    progress: Any = hidden_option("progress")
+    on_request: Any = hidden_option("on_request")
+    default_headers: Any = hidden_option("default_headers")
+    http_client: Any = hidden_option("http_client")
+    http_async_client: Any = hidden_option("http_async_client")
 
     # Names of fields, by words of other embedding classes for the same option: hints in errors.
     _foreign_names: ClassVar[Mapping[str, str]]
@@ -102,7 +114,7 @@ class EmbeddingModelBase(PluginModel):
         if update:
             kept = {name: getattr(twin, name) for name in twin.model_fields_set}
             # A row that is no option was looked up by its name, or passed as the model.
-            if twin.model_info is None:  # type: ignore[attr-defined] # a field of the subclass
+            if twin.model_info is None:
                 kept[self._field_names.get("model", "model")] = twin._embedder.model_info
             private = dict(twin.__pydantic_private__ or {})
             twin._set_options({**kept, **with_field_names(update, self._field_names)})
@@ -124,8 +136,8 @@ class EmbeddingModelBase(PluginModel):
     def __getstate__(self) -> dict[Any, Any]:
         self._embedder.__getstate__()  # refuses clients, which cannot be pickled
         state: dict[Any, Any] = super().__getstate__()
-        headers = self.default_headers  # type: ignore[attr-defined] # a field of the subclass
-        return {**state, "__dict__": {**state["__dict__"], "default_headers": headers and SecretHeaders(headers)}}
+        headers = self.default_headers and SecretHeaders(self.default_headers)
+        return {**state, "__dict__": {**state["__dict__"], "default_headers": headers}}
 
     def close(self) -> None:
         """Close the object, as :meth:`nanogpt_core.Embedder.close` does: later calls raise, calls under way go on."""
