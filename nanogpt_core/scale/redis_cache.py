@@ -56,13 +56,13 @@ class RedisCache(ForkSafe):
             raise InvalidTypeError(f"prefix must be a str, not {type(prefix).__name__}.")
         if not prefix:
             raise ConfigurationError("prefix is empty.")
-        self._start(RedisAddress(url, cluster=cluster), ttl, prefix, cluster=cluster)
+        self.__setstate__((RedisAddress(url, cluster=cluster), ttl, prefix))
 
-    def _start(self, address: RedisAddress, ttl: float | None, prefix: str, *, cluster: bool) -> None:
-        self._address = address
-        self._ttl = ttl
-        self._prefix = prefix
-        self._cluster = cluster
+    def __getstate__(self) -> tuple[RedisAddress, float | None, str]:
+        return self._address, self._ttl, self._prefix
+
+    def __setstate__(self, state: tuple[RedisAddress, float | None, str]) -> None:
+        self._address, self._ttl, self._prefix = state
         self._client: Any = None
         super().__init__()
 
@@ -72,7 +72,7 @@ class RedisCache(ForkSafe):
             return {}
         names = [self._name(key) for key in keys]
         with self._pipeline(transaction=False) as pipeline:
-            if self._cluster:
+            if self._address.cluster:
                 for name in names:
                     pipeline.get(name)
                 entries = pipeline.execute()
@@ -87,7 +87,7 @@ class RedisCache(ForkSafe):
         if not entries:
             return
         milliseconds = None if self._ttl is None else max(1, round(self._ttl * 1000))
-        with self._pipeline(transaction=not self._cluster) as pipeline:
+        with self._pipeline(transaction=not self._address.cluster) as pipeline:
             for key, entry in entries.items():
                 pipeline.set(self._name(key), entry, px=milliseconds)
             pipeline.execute()
@@ -125,12 +125,3 @@ class RedisCache(ForkSafe):
 
     def __repr__(self) -> str:
         return f"RedisCache({self._address.url!r})"
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return _restore, (self._address, self._ttl, self._prefix, self._cluster)
-
-
-def _restore(address: RedisAddress, ttl: float | None, prefix: str, cluster: bool) -> RedisCache:
-    cache = RedisCache.__new__(RedisCache)
-    cache._start(address, ttl, prefix, cluster=cluster)
-    return cache

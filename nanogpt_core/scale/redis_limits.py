@@ -164,9 +164,9 @@ class RedisLimits:
             log = RequestLog(request_log)
             log.check()
             request_log = log.path
-        self._connect(_Settings(address, name, requests_per_second, budget_usd, prefix, request_log))
+        self.__setstate__(_Settings(address, name, requests_per_second, budget_usd, prefix, request_log))
 
-    def _connect(self, settings: _Settings) -> None:
+    def __setstate__(self, settings: _Settings) -> None:
         self._settings = settings
         self.name = settings.name
         self.requests_per_second = settings.requests_per_second
@@ -354,20 +354,14 @@ class RedisLimits:
         budget = "" if self.budget_usd is None else f", budget_usd={self.budget_usd:g}"
         return f"RedisLimits({self._settings.address.url!r}, {self.name!r}{budget})"
 
-    def __reduce__(self) -> tuple[object, ...]:
-        return _restore, (self._settings,)
+    def __getstate__(self) -> _Settings:
+        return self._settings
 
     def __copy__(self) -> RedisLimits:
         return self
 
     def __deepcopy__(self, memo: object) -> RedisLimits:
         return self
-
-
-def _restore(settings: _Settings) -> RedisLimits:
-    limits = RedisLimits.__new__(RedisLimits)
-    limits._connect(settings)
-    return limits
 
 
 def _is_local(admission: Admission) -> bool:
