@@ -173,8 +173,10 @@ def check_truncated(reason: Any, *, has_calls: bool, structured: bool) -> None:
     if ending is None or not (has_calls or structured or ending is _UNREADABLE):
         return
     why, remedy = ending
-    effect = "its tool calls are incomplete" if has_calls else "it does not follow the schema asked for"
-    effect = effect if has_calls or structured else "it lacks a tool call"
+    if has_calls:
+        effect = "its tool calls are incomplete"
+    else:
+        effect = "it does not follow the schema asked for" if structured else "it lacks a tool call"
     kind = RefusalError if ending is _FILTERED else ReplyError
     raise kind(f"The answer was cut off (finish_reason {reason!r}: {why}), so {effect}.", remedy=remedy)
 

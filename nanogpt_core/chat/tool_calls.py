@@ -120,8 +120,8 @@ class _Call:
     Attributes:
         indices: The indices that the service gave.
         arguments: The pieces of its arguments, joined.
-        latest: The latest of these pieces if each one began with the piece before it, as the whole arguments so far do
-            that some hosts send in every chunk; else None.
+        latest: The latest piece, as long as each piece has begun with the one before it: some hosts send the whole
+            arguments so far in every chunk. None if one has not.
         repetition: Text after complete arguments that begins like them; held back, since some hosts send them again.
         pending: Provider fields to send with the next fragment.
         fields: All provider fields, also those that came too late to be sent with a fragment.

@@ -79,8 +79,9 @@ class ChatTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):  # type: ign
         with exchange.within_limits():
             response = self._inner.handle_request(request)
             try:
-                if exchange.begins_stream(response):
-                    stream = EventStream(exchange, response, can_interrupt_reads=self._can_interrupt_reads)
+                reader = exchange.open_reader(response)
+                if reader is not None:
+                    stream = EventStream(exchange, reader, response, can_interrupt_reads=self._can_interrupt_reads)
                     stream.begin()
                     return _make_response(response, _STREAM_TYPE, stream=stream)
                 response.read()
@@ -93,8 +94,9 @@ class ChatTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):  # type: ign
         with exchange.within_limits():
             response = await self._inner.handle_async_request(request)
             try:
-                if exchange.begins_stream(response):
-                    stream = EventStream(exchange, response)
+                reader = exchange.open_reader(response)
+                if reader is not None:
+                    stream = EventStream(exchange, reader, response)
                     await stream.abegin()
                     raise_held_back()
                     return _make_response(response, _STREAM_TYPE, stream=stream)
@@ -112,7 +114,6 @@ class ChatExchange:
 
     Attributes:
         timeout: Seconds that an attempt may take, and then each event of a stream.
-        reader: Checks the events of the stream that was answered; None before that, and for a whole reply.
         has_begun: True if a stream has begun; it reports its end itself.
     """
 
@@ -131,7 +132,7 @@ class ChatExchange:
         self._timer = RequestTimer()
         self._usage: dict[str, Any] | None = None
         self._headers: Mapping[str, str] = {}  # of the response
-        self.reader: StreamReader | None = None
+        self._reader: StreamReader | None = None  # of a stream, once it is answered
         self.has_begun = False
         self.timeout: float = request.extensions.get("timeout", {}).get("read") or session.endpoint.timeout
 
@@ -182,10 +183,10 @@ class ChatExchange:
 
     def end_stream(self) -> None:
         """Report a stream that has ended, or was left; nothing if it never began."""
-        if self.reader is None or not self.has_begun:
+        if self._reader is None or not self.has_begun:
             return
-        self._usage = self.reader.usage
-        if self.reader.has_ended or (self.reader.is_complete and self._usage):
+        self._usage = self._reader.usage
+        if self._reader.has_ended or (self._reader.is_complete and self._usage):
             self._end()
         else:
             self._timer.uncertain += 1
@@ -195,7 +196,7 @@ class ChatExchange:
     def within_limits(self) -> Iterator[None]:
         """Keep an attempt to its limits, and raise this project's errors."""
         self._timer.attempts += 1
-        self.reader = None
+        self._reader = None
         max_bytes = _MAX_STREAM_BYTES if self._chat_request.streams else _MAX_REPLY_BYTES
         sending = self._observer.sending() if self._observer else contextlib.nullcontext()
         try:
@@ -236,12 +237,15 @@ class ChatExchange:
             return
         raise failure
 
-    def begins_stream(self, response: Any) -> bool:
-        """Return whether ``response`` is to be read as a stream; its content type may be wrong."""
+    def open_reader(self, response: Any) -> StreamReader | None:
+        """Return a reader of the events of a response; None if it is not to be read as a stream.
+
+        The content type does not matter: it may be wrong.
+        """
         self._headers = response.headers
         if self._chat_request.streams and response.is_success:
-            self.reader = StreamReader(self._chat_request)
-        return self.reader is not None
+            self._reader = StreamReader(self._chat_request)
+        return self._reader
 
     def checked_response(self, response: Any) -> Any:
         """Return the response for the SDK, made from the service's response, which has been read.
@@ -267,7 +271,7 @@ class ChatExchange:
         wrapped: Exception = kind(request=self._request)
         wrapped.__cause__ = error
         failure = self._session.map_error(wrapped, self.timeout)
-        if self.reader is not None and type(failure) is ConnectionFailedError:
+        if self._reader is not None and type(failure) is ConnectionFailedError:
             reason = f"{excerpt(str(error)) or 'no reason given'} ({type(error).__name__})"
             failure = ConnectionFailedError(
                 f"The answer of {self._session.endpoint.host} broke off: {reason}.", remedy="Try again."
@@ -300,9 +304,10 @@ class EventStream(httpx.SyncByteStream, httpx.AsyncByteStream):  # type: ignore[
     ends with the last event that is needed.
     """
 
-    def __init__(self, exchange: ChatExchange, response: Any, *, can_interrupt_reads: bool = True) -> None:
-        assert exchange.reader is not None  # noqa: S101 - the exchange reads the response as a stream
-        self._exchange, self._reader, self._response = exchange, exchange.reader, response
+    def __init__(
+        self, exchange: ChatExchange, reader: StreamReader, response: Any, *, can_interrupt_reads: bool = True
+    ) -> None:
+        self._exchange, self._reader, self._response = exchange, reader, response
         self._can_interrupt_reads = can_interrupt_reads
         self._source: Any = None
         self._first: bytes | None = None

@@ -60,11 +60,9 @@ def begin(kind: Kind, model: str, base_url: str, *, streams: bool) -> CallTeleme
     current span is about the same call.
     """
     trace, metrics = sys.modules.get("opentelemetry.trace"), sys.modules.get("opentelemetry.metrics")
-    if (trace is None and metrics is None) or _is_disabled():
+    if _is_disabled() or (trace is not None and _is_recorded_already(trace, kind)):
         return None
     tracer = None if trace is None else _tracer(trace)
-    if trace is not None and _is_recorded_already(trace, kind):
-        return None
     instruments = None if metrics is None else _instruments_of(metrics.get_meter_provider())
     if tracer is None and instruments is None:
         return None
