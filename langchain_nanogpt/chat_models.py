@@ -133,16 +133,10 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
     openai_api_base: str | None = Field(default=DEFAULT_BASE_URL, alias="base_url")
     request_timeout: Any = Field(default=CHAT_TIMEOUT, alias="timeout")
     max_retries: int | None = DEFAULT_RETRIES
-    default_headers: Mapping[str, str] | None = Field(default=None, exclude=True, repr=False)
     stream_usage: bool | None = True
-    send_reasoning: bool = True
     use_responses_api: bool | None = False
     # The time for each event is ``timeout``, in sync streams too.
     stream_chunk_timeout: float | None = Field(default=None, exclude=True)
-    requests_per_second: float | None = None
-    limits: Any = Field(default=None, exclude=True, repr=False)
-    on_request: Any = Field(default=None, exclude=True, repr=False)
-    allow_insecure_http: bool = False
 
     _session: ChatSession = PrivateAttr()
     _has_own_profile: bool = PrivateAttr()

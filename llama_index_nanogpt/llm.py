@@ -138,12 +138,6 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
     additional_kwargs: dict[str, Any] = Field(default=_WITH_USAGE, description="Further options of requests.")
     is_chat_model: bool = True
     is_function_calling_model: bool = True
-    default_headers: dict[str, str] | None = Field(default=None, exclude=True, repr=False)
-    requests_per_second: float | None = Field(default=None, description="Maximum number of attempts in a second.")
-    limits: Any = Field(default=None, exclude=True, repr=False)
-    on_request: Any = Field(default=None, exclude=True, repr=False)
-    send_reasoning: bool = Field(default=True, description="Whether reasoning and signatures are sent back.")
-    allow_insecure_http: bool = Field(default=False, description="Whether plain HTTP to another machine is allowed.")
 
     _session: ChatSession = PrivateAttr()
     _info: ChatModelInfo | None = PrivateAttr()

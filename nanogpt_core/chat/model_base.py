@@ -7,7 +7,7 @@ import functools
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model  # a dependency of the SDK
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model  # a dependency of the SDK
 
 from nanogpt_core.chat.client import ChatSession, SessionOptions
 from nanogpt_core.chat.options import EXAMPLE_MODEL, check_ranges, check_request_options, unknown_option_error
@@ -37,6 +37,13 @@ class ChatModelBase(PluginModel):
 
     Subclasses set ``_session`` when they are made: before that, their base classes may set any field.
     """
+
+    requests_per_second: float | None = Field(default=None, description="Maximum number of attempts in a second.")
+    limits: Any = Field(default=None, exclude=True, repr=False)
+    on_request: Any = Field(default=None, exclude=True, repr=False)
+    default_headers: Mapping[str, str] | None = Field(default=None, exclude=True, repr=False)
+    send_reasoning: bool = Field(default=True, description="Whether reasoning and signatures are sent back.")
+    allow_insecure_http: bool = Field(default=False, description="Whether plain HTTP to another machine is allowed.")
 
     _http_client_fields: ClassVar[tuple[str, str]]
     # The field for further options of the SDK's requests.
