@@ -20,6 +20,7 @@ from nanogpt_core.chat.provider_fields import (
     PROVIDER_FIELDS,
     REASONING_FIELDS,
     annotations_of,
+    get_field,
     restore_fields,
 )
 
@@ -90,9 +91,9 @@ class ConvertedReplies(BaseChatOpenAI):
         result = super()._create_chat_result(response, generation_info)
         choices = response["choices"] if isinstance(response, dict) else response.choices
         for generation, choice in zip(result.generations, choices, strict=True):
-            _add_fields(generation.message, _get_field(choice, "message"))
+            _add_fields(generation.message, get_field(choice, "message"))
             generation.message.response_metadata["model_provider"] = PROVIDER  # before content becomes blocks
-        cost = _cost_of(_get_field(response, "usage"))
+        cost = _cost_of(get_field(response, "usage"))
         result.llm_output = {**(result.llm_output or {}), "model_provider": PROVIDER, **cost}
         return result
 
@@ -141,19 +142,19 @@ class ConvertedReplies(BaseChatOpenAI):
 def _add_fields(message: BaseMessage, source: Any) -> None:
     """Add the parts of a message, or of a delta, that LangChain leaves out: reasoning, and fields of the provider."""
     more = message.additional_kwargs
-    found = {name: _get_field(source, name) for name in REASONING_FIELDS}
+    found = {name: get_field(source, name) for name in REASONING_FIELDS}
     name = next((name for name, text in found.items() if isinstance(text, str) and text), None)
     if name is not None:
         more["reasoning_content"] = found[name]
         if name == "reasoning":
             more[_REASONING_FIELD] = True  # no text: LangChain joins texts of chunks
-    fields = _get_field(source, PROVIDER_FIELDS)
+    fields = get_field(source, PROVIDER_FIELDS)
     if fields:
         more[PROVIDER_FIELDS] = [fields]  # LangChain appends to lists; it would join the signatures of two answers
     annotations = annotations_of(source)
     if annotations:
         more[ANNOTATIONS] = annotations
-    blocks = _get_field(source, "content_blocks")
+    blocks = get_field(source, "content_blocks")
     if blocks:
         text = [{"type": "text", "text": message.content}] if message.content else []
         message.content = [*text, *blocks]
@@ -170,7 +171,7 @@ def _separate_calls(message: BaseMessage) -> None:
 
 def _cost_of(usage: Any) -> dict[str, float]:
     """Return the cost of a reply in US dollars, as metadata; empty if its usage gives none."""
-    cost = _get_field(usage, "cost_usd")
+    cost = get_field(usage, "cost_usd")
     return {} if cost is None else {"cost_usd": cost}
 
 
@@ -197,8 +198,3 @@ def remove_texts_of_citations(message: BaseMessage, sent: dict[str, Any]) -> Non
     content = sent.get("content")
     if isinstance(content, list) and isinstance(message, AIMessage) and message.additional_kwargs.get(ANNOTATIONS):
         sent["content"] = [part for part in content if part != _EMPTY_TEXT] or (None if sent.get("tool_calls") else "")
-
-
-def _get_field(source: Any, name: str) -> Any:
-    """Return a field of an object of the SDK, or of a dictionary; None if it has none of this name."""
-    return source.get(name) if isinstance(source, dict) else getattr(source, name, None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import json
 import operator
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
@@ -158,8 +157,7 @@ def _as_call(message: Any, function: Mapping[str, Any] | None) -> Any:
     if function is None or not isinstance(message, AIMessage) or message.tool_calls or message.invalid_tool_calls:
         return message
     text = strip_code_fence(str(message.text))
-    arguments = parse_arguments(text) if text.lstrip().startswith("{") else None
-    found = {} if arguments is None else json.loads(arguments, strict=False)
+    found = (parse_arguments(text) if text.lstrip().startswith("{") else None) or {}
     parameters = function.get("parameters") or {}
     if not found.keys() & parameters.get("properties", {}) or not found.keys() >= set(parameters.get("required", ())):
         return message

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
@@ -148,8 +147,9 @@ def _selection(identifier: str, name: str, arguments: Any, *, error_on_invalid: 
     Raises:
         ToolArgumentsError: The arguments are not a JSON object.
     """
-    text = parse_arguments(arguments)
-    values = _parse_beginning(arguments) if text is None else json.loads(text, strict=False)
+    values = parse_arguments(arguments)
+    if values is None:
+        values = _parse_beginning(arguments)
     if values is None and error_on_invalid:
         raise ToolArgumentsError(
             f"The model called {name!r} with arguments that are not a JSON object: {excerpt(str(arguments))}.",

@@ -228,7 +228,12 @@ def text_of(value: Any) -> str | None:
     return next((text for name in _TEXT_FIELDS if name in fields and (text := text_of(fields[name])) is not None), None)
 
 
+def get_field(source: Any, name: str) -> Any:
+    """Return a field of a dictionary, or of an object of the SDK; None if it has none of this name."""
+    return source.get(name) if isinstance(source, dict) else getattr(source, name, None)
+
+
 def annotations_of(source: Any) -> list[dict[str, Any]]:
     """Return the annotations of a message, or of a delta: a dictionary, or an object of the SDK."""
-    found = source.get(ANNOTATIONS) if isinstance(source, dict) else getattr(source, ANNOTATIONS, None)
+    found = get_field(source, ANNOTATIONS)
     return [one if isinstance(one, dict) else one.to_dict(warnings=False) for one in found or ()]

@@ -31,7 +31,7 @@ _INDEX = re.compile(r"\d{1,9}", re.ASCII)
 _ARGUMENTS = ("arguments", "parameters", "args", "input")  # other names are those of Llama, Cohere and Anthropic
 
 
-def parse_arguments(arguments: object) -> str | None:
+def normalize_arguments(arguments: object) -> str | None:
     """Return the arguments of a tool call as the text of a JSON object; None if they are not one.
 
     A fenced code block, an object that was encoded twice, and an object in place of its text are accepted. No text and
@@ -49,7 +49,14 @@ def parse_arguments(arguments: object) -> str | None:
         return None
     if isinstance(value, dict):
         return text if text.strip() else "{}"
-    return parse_arguments(value) if value is None or isinstance(value, str) else None
+    return normalize_arguments(value) if value is None or isinstance(value, str) else None
+
+
+def parse_arguments(arguments: object) -> dict[str, Any] | None:
+    """Return the arguments of a tool call; None if they are not a JSON object. See :func:`normalize_arguments`."""
+    text = normalize_arguments(arguments)
+    values: dict[str, Any] | None = None if text is None else json.loads(text, strict=False)
+    return values
 
 
 def normalize_call(call: Any) -> Any:
@@ -363,8 +370,8 @@ class ToolCallAssembler:
         return fragment
 
     def _ending(self, call: _Call) -> str:
-        parsed = parse_arguments(call.text)
-        if parsed is not None:
-            return "" if call.is_object else parsed
+        text = normalize_arguments(call.text)
+        if text is not None:
+            return "" if call.is_object else text
         is_kept = not self._streams and not is_json(call.text)
         return ("" if call.is_object else call.text) + ("" if is_kept else invalidating_suffix(call.text))
