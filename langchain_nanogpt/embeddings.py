@@ -10,7 +10,6 @@ from pydantic import ConfigDict, Field, PrivateAttr, SecretStr
 from pydantic_core import PydanticUndefined, PydanticUndefinedType
 
 from nanogpt_core import Embedder, ModelInfo
-from nanogpt_core.embeddings.config import OPTION_ALIASES
 from nanogpt_core.embeddings.model_base import EmbeddingModelBase, option
 from nanogpt_core.embeddings.planning import Overflow
 from nanogpt_core.http.secrets import Secret, hide_keys
@@ -86,11 +85,6 @@ class NanoGPTEmbeddings(EmbeddingModelBase, Embeddings):
     allow_insecure_http: bool = option("allow_insecure_http")
 
     _field_names: ClassVar[Mapping[str, str]] = {"batch_size": "chunk_size"}
-    _foreign_names: ClassVar[Mapping[str, str]] = {
-        **OPTION_ALIASES,
-        "embed_batch_size": "chunk_size",
-        "show_progress": "show_progress_bar",
-    }
     _fixed_fields: ClassVar[tuple[str, ...]] = ("show_progress_bar",)
 
     _embedder: Embedder = PrivateAttr()

@@ -24,7 +24,6 @@ from llama_index_nanogpt.separated_store import SeparatedStore, as_query, warnin
 from llama_index_nanogpt.spans import has_handlers, in_span_of_base_class
 from nanogpt_core import Embedder, ModelInfo
 from nanogpt_core._runtime.workers import call_in_thread
-from nanogpt_core.embeddings.config import OPTION_ALIASES
 from nanogpt_core.embeddings.inputs import check_text, check_texts
 from nanogpt_core.embeddings.model_base import EMBEDDER_DEFAULTS, EmbeddingModelBase, hidden_option
 from nanogpt_core.embeddings.planning import Overflow
@@ -103,11 +102,6 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
     allow_insecure_http: bool = hidden_option("allow_insecure_http")
 
     _field_names: ClassVar[Mapping[str, str]] = {"model": "model_name", "base_url": "api_base"}
-    _foreign_names: ClassVar[Mapping[str, str]] = {
-        **OPTION_ALIASES,
-        "openai_api_base": "api_base",
-        "deployment": "model_name",
-    }
     _shared_fields: ClassVar[tuple[str, ...]] = ("rate_limiter", "callback_manager", "embeddings_cache")
 
     _embedder: Embedder = PrivateAttr()

@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 
 _SESSION_OPTIONS = tuple(SessionOptions.__annotations__)
 
-_FOREIGN_NAMES = {"model_name": "model"}
-"""Names of options in other chat classes."""
-
 
 class ChatModelBase(PluginModel):
     """A chat class of a framework: its options can be changed by attribute, ``model_copy`` and ``copy``; and closed.
@@ -150,7 +147,8 @@ class ChatModelBase(PluginModel):
     def _read_options(cls, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return the options of the constructor by the names of their fields, and the defaults of a subclass."""
         names = cls._fields_by_other_name()
-        return cls._with_subclass_defaults(with_field_names(given, names), {**_FOREIGN_NAMES, **names})
+        # model_name is the name in other chat classes.
+        return cls._with_subclass_defaults(with_field_names(given, names), {"model_name": "model", **names})
 
     @classmethod
     def _connection_fields(cls) -> set[str]:

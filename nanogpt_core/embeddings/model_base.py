@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import ConfigDict, Field  # a dependency of the frameworks
 
+from nanogpt_core.embeddings.config import OPTION_ALIASES
 from nanogpt_core.embeddings.embedder import Embedder
 from nanogpt_core.embeddings.pipeline import Estimate
 from nanogpt_core.http.secrets import Secret, SecretHeaders, hide_if_key, hide_keys
@@ -53,8 +54,6 @@ class EmbeddingModelBase(PluginModel):
     http_client: Any = hidden_option("http_client")
     http_async_client: Any = hidden_option("http_async_client")
 
-    # Names of fields, by words of other embedding classes for the same option: hints in errors.
-    _foreign_names: ClassVar[Mapping[str, str]]
     # Further fields that only copies can change, and further fields that deep copies share.
     _fixed_fields: ClassVar[tuple[str, ...]] = ()
     _shared_fields: ClassVar[tuple[str, ...]] = ()
@@ -66,7 +65,7 @@ class EmbeddingModelBase(PluginModel):
         """Make the embedder, and set all fields, from options by any of their names."""
         self._check_names(options)
         fields = with_field_names(options, self._field_names)
-        fields = self._with_subclass_defaults(fields, {**self._foreign_names, **self._field_names})
+        fields = self._with_subclass_defaults(fields, {**self._foreign_names(), **self._field_names})
         embedder = Embedder(**self._embedder_options(fields))
         resolved = {"model": embedder.model, "base_url": embedder.base_url, "api_key": self._as_key(embedder.api_key)}
         super().__init__(**{**fields, **with_field_names(resolved, self._field_names)})
@@ -76,7 +75,12 @@ class EmbeddingModelBase(PluginModel):
     def _check_names(cls, names: Iterable[str]) -> None:
         """Check that there is an option of each name."""
         aliases = (field.alias for field in cls.model_fields.values() if field.alias)
-        check_option_names(names, [*cls.model_fields, *aliases, *cls._field_names], cls._foreign_names)
+        check_option_names(names, [*cls.model_fields, *aliases, *cls._field_names], cls._foreign_names())
+
+    @classmethod
+    def _foreign_names(cls) -> dict[str, str]:
+        """Return the names of fields, by words of other embedding classes for the same option: hints in errors."""
+        return {alias: cls._field_names.get(name, name) for alias, name in OPTION_ALIASES.items()}
 
     @classmethod
     def _embedder_options(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,8 +96,8 @@ class EmbeddingModelBase(PluginModel):
 
     def __setattr__(self, name: str, value: Any) -> None:
         value = hide_if_key(name, value)
-        if name not in type(self).model_fields and name in self._foreign_names:
-            raise fixed_option_error(name, self._foreign_names[name])
+        if name not in type(self).model_fields and name in OPTION_ALIASES:
+            raise fixed_option_error(name, self._foreign_names()[name])
         if name in self._fixed_fields or name in EMBEDDER_DEFAULTS or name in self._field_names.values():
             raise fixed_option_error(name, name)
         if not name.startswith("_") and not hasattr(type(self), name):
