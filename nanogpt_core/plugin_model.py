@@ -31,6 +31,17 @@ class PluginModel(Closeable, BaseModel):
         return ()
 
     @classmethod
+    def _fields_by_other_name(cls) -> dict[str, str]:
+        """Return the names of fields, by their aliases and by other names of the same option."""
+        aliases = {field.alias: name for name, field in cls.model_fields.items() if field.alias}
+        return {**aliases, **cls._field_names}
+
+    @classmethod
+    def _option_names(cls) -> list[str]:
+        """Return all names that the constructor takes."""
+        return [*cls.model_fields, *cls._fields_by_other_name()]
+
+    @classmethod
     def _with_subclass_defaults(cls, options: Mapping[str, Any], other_names: Mapping[str, str]) -> dict[str, Any]:
         """Return options by the names of their fields, with the defaults that a subclass has set for others.
 
@@ -93,8 +104,7 @@ class ConstructorSignature:
     def __get__(self, instance: object, cls: type[PluginModel]) -> inspect.Signature:
         if instance is not None:
             raise AttributeError("__signature__")  # a callable object has a signature of its own
-        aliases = {field.alias: name for name, field in cls.model_fields.items() if field.alias}
-        fields = {**aliases, **cls._field_names}
+        fields = cls._fields_by_other_name()
         from_environment = {fields.get(name, name) for name in ("api_key", "base_url")}
 
         def parameter(name: str, annotation: Any, kind: Any) -> inspect.Parameter:

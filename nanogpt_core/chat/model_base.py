@@ -135,15 +135,6 @@ class ChatModelBase(PluginModel):
         return state
 
     @classmethod
-    def _fields_by_other_name(cls) -> dict[str, str]:
-        aliases = {field.alias: name for name, field in cls.model_fields.items() if field.alias}
-        return {**aliases, **cls._field_names}
-
-    @classmethod
-    def _option_names(cls) -> list[str]:
-        return [*cls.model_fields, *cls._fields_by_other_name()]
-
-    @classmethod
     def _read_options(cls, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return the options of the constructor by the names of their fields, and the defaults of a subclass."""
         names = cls._fields_by_other_name()

@@ -74,8 +74,7 @@ class EmbeddingModelBase(PluginModel):
     @classmethod
     def _check_names(cls, names: Iterable[str]) -> None:
         """Check that there is an option of each name."""
-        aliases = (field.alias for field in cls.model_fields.values() if field.alias)
-        check_option_names(names, [*cls.model_fields, *aliases, *cls._field_names], cls._foreign_names())
+        check_option_names(names, cls._option_names(), cls._foreign_names())
 
     @classmethod
     def _foreign_names(cls) -> dict[str, str]:
