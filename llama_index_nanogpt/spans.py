@@ -1,4 +1,4 @@
-"""LlamaIndex's spans and events: one span for a method that calls the base class's, and whether anyone gets them."""
+"""LlamaIndex's spans and events: one span for a method that calls the base class's, and a search for handlers."""
 
 from __future__ import annotations
 
