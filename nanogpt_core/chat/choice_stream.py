@@ -11,7 +11,8 @@ from typing import Any
 from nanogpt_core.chat.json_text import JsonTextStream, SurrogateJoiner
 from nanogpt_core.chat.provider_fields import ANNOTATIONS, ProviderFields
 from nanogpt_core.chat.repair import repair_delta, wrong_type_error
-from nanogpt_core.chat.response import ChatRequest, check_truncated
+from nanogpt_core.chat.request import ChatRequest
+from nanogpt_core.chat.response import check_truncated
 from nanogpt_core.chat.tool_calls import ToolCallAssembler
 
 _TEXTS = ("content", "refusal", "reasoning", "reasoning_content")

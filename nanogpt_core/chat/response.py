@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from jiter import from_json
@@ -40,51 +38,6 @@ _TRUNCATED = {
     **dict.fromkeys(("malformed_function_call", "malformed_tool_use", "malformed_model_output"), _UNREADABLE),
     **dict.fromkeys(("unexpected_tool_call", "too_many_tool_calls"), _UNREADABLE),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class ChatRequest:
-    """The parts of a request's body that decide how its reply is checked.
-
-    Attributes:
-        streams: Whether a stream was asked for.
-        structured: Whether the reply must be structured: JSON, or a tool call in any case.
-        wants_json: Whether the text of the reply must be JSON.
-        choices: Number of choices asked for.
-        wants_usage: Whether a stream should end with the token usage.
-        tools: Names of the tools.
-        model: Name of the model.
-    """
-
-    streams: bool = False
-    structured: bool = False
-    wants_json: bool = False
-    choices: int = 1
-    wants_usage: bool = False
-    tools: frozenset[str] = frozenset()
-    model: str = ""
-
-    @classmethod
-    def parse(cls, body: bytes) -> ChatRequest:
-        """Read a request's body, as it is sent."""
-        try:
-            document = from_json(body)
-        except ValueError:
-            document = None
-        if not isinstance(document, dict):
-            return cls()
-        response_format, tool_choice = document.get("response_format"), document.get("tool_choice")
-        wants_json = isinstance(response_format, Mapping) and response_format.get("type") != "text"
-        stream_options, choices = document.get("stream_options"), document.get("n")
-        return cls(
-            streams=document.get("stream") is True,
-            structured=wants_json or isinstance(tool_choice, Mapping) or tool_choice == "required",
-            wants_json=wants_json,
-            choices=choices if isinstance(choices, int) else 1,
-            wants_usage=isinstance(stream_options, Mapping) and bool(stream_options.get("include_usage")),
-            tools=frozenset(_tool_names(document.get("tools"))),
-            model=str(document.get("model", "")),
-        )
 
 
 class ReportedError(Exception):
@@ -184,10 +137,3 @@ def check_truncated(reason: Any, *, has_calls: bool, structured: bool) -> None:
 def _reason_names(reason: Any) -> list[str]:
     """Return the names in a finish reason; Gemini's have two: ``content_filter: RECITATION``."""
     return re.split(r"\W*[:\s]\W*", reason.strip().lower()) if isinstance(reason, str) else []
-
-
-def _tool_names(tools: Any) -> Iterator[str]:
-    for tool in tools if isinstance(tools, list) else ():
-        function = tool.get("function") if isinstance(tool, dict) else None
-        if isinstance(function, dict) and isinstance(function.get("name"), str):
-            yield function["name"]

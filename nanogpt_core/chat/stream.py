@@ -12,7 +12,8 @@ from nanogpt_core.chat.choice_stream import ChoiceStream, find_delta, has_conten
 from nanogpt_core.chat.event_parser import EventParser, is_done
 from nanogpt_core.chat.json_text import is_json
 from nanogpt_core.chat.repair import PRICING, merge_usage, repair_chunk, repair_usage
-from nanogpt_core.chat.response import ChatRequest, check_no_error, parse_object
+from nanogpt_core.chat.request import ChatRequest
+from nanogpt_core.chat.response import check_no_error, parse_object
 from nanogpt_core.errors import DamagedReplyError, ReplyError
 from nanogpt_core.http.error_body import excerpt, remedy_of_page
 

@@ -23,7 +23,8 @@ from nanogpt_core._runtime.clock import Cancellation, attempt_limits
 from nanogpt_core._runtime.fork import check_process
 from nanogpt_core._runtime.task_cancellation import raise_held_back
 from nanogpt_core._runtime.workers import require_event_loop
-from nanogpt_core.chat.response import ChatRequest, ReportedError
+from nanogpt_core.chat.request import ChatRequest
+from nanogpt_core.chat.response import ReportedError
 from nanogpt_core.chat.stream import StreamReader
 from nanogpt_core.chat.whole_reply import first_event, parse_reply
 from nanogpt_core.errors import ConnectionFailedError, NanoGPTError, ReplyError

@@ -8,7 +8,8 @@ from typing import Any
 
 from nanogpt_core.chat.event_parser import EventParser
 from nanogpt_core.chat.json_text import is_json
-from nanogpt_core.chat.response import ChatRequest, check_no_error, parse_object
+from nanogpt_core.chat.request import ChatRequest
+from nanogpt_core.chat.response import check_no_error, parse_object
 from nanogpt_core.chat.stream import StreamReader
 from nanogpt_core.chat.tool_calls import missing_name_error, normalize_call
 from nanogpt_core.errors import ReplyError

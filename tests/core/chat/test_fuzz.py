@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from length import usual_or_long
-from nanogpt_core.chat.response import ChatRequest, ReportedError
+from nanogpt_core.chat.request import ChatRequest
+from nanogpt_core.chat.response import ReportedError
 from nanogpt_core.chat.stream import StreamReader
 from nanogpt_core.chat.whole_reply import parse_reply
 from nanogpt_core.errors import NanoGPTError

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanogpt_core.chat.provider_fields import PROVIDER_FIELDS, ProviderFields, merge_fields, restore_fields
-from nanogpt_core.chat.response import ChatRequest
+from nanogpt_core.chat.request import ChatRequest
 from nanogpt_core.chat.stream import StreamReader
 from nanogpt_core.chat.whole_reply import parse_reply
 

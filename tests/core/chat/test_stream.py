@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from nanogpt_core.chat.response import ChatRequest, ReportedError
+from nanogpt_core.chat.request import ChatRequest
+from nanogpt_core.chat.response import ReportedError
 from nanogpt_core.chat.stream import StreamReader
 from nanogpt_core.chat.whole_reply import parse_reply
 from nanogpt_core.errors import DamagedReplyError, ReplyError

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from nanogpt_core import errors
 from nanogpt_core.chat.json_text import invalidating_suffix
-from nanogpt_core.chat.response import ChatRequest
+from nanogpt_core.chat.request import ChatRequest
 from nanogpt_core.chat.tool_calls import parse_arguments
 from nanogpt_core.chat.whole_reply import parse_reply
 

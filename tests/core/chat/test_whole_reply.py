@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from nanogpt_core.chat.response import ChatRequest
+from nanogpt_core.chat.request import ChatRequest
 from nanogpt_core.chat.whole_reply import is_stream, parse_reply
 from nanogpt_core.errors import ReplyError
 
