@@ -25,13 +25,7 @@ except ImportError as error:
 
 from langchain_nanogpt.options import ChatOptions
 from langchain_nanogpt.structured import checked_structured_output, map_schema_errors
-from nanogpt_core.chat.client import (
-    DEFAULT_RETRIES,
-    ChatSession,
-    make_async_chat_client,
-    make_chat_client,
-    map_sdk_errors,
-)
+from nanogpt_core.chat.client import make_async_chat_client, make_chat_client, map_sdk_errors
 from nanogpt_core.chat.model_base import ChatModelBase
 from nanogpt_core.chat.options import (
     check_request_options,
@@ -40,6 +34,7 @@ from nanogpt_core.chat.options import (
     complete_options,
     request_options,
 )
+from nanogpt_core.chat.session import DEFAULT_RETRIES, ChatSession
 from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.http.endpoint import CHAT_TIMEOUT, DEFAULT_BASE_URL
 from nanogpt_core.http.sdk import AsyncChatClient, ChatClient

@@ -10,7 +10,7 @@ from langchain_core.callbacks import Callbacks
 from langchain_core.language_models import ModelProfile
 from langchain_core.rate_limiters import BaseRateLimiter
 
-from nanogpt_core.chat.client import SessionOptions
+from nanogpt_core.chat.session import SessionOptions
 from nanogpt_core.embeddings.config import EmbedderOptions
 from nanogpt_core.http.secrets import ApiKey
 

@@ -26,7 +26,6 @@ from llama_index_nanogpt.spans import in_span_of_base_class
 from llama_index_nanogpt.structured import StructuredOutput
 from llama_index_nanogpt.tool_calls import ToolCalls, invalidate_broken_arguments
 from nanogpt_core.chat.client import (
-    ChatSession,
     aiterate_stream,
     iterate_stream,
     make_async_chat_client,
@@ -41,6 +40,7 @@ from nanogpt_core.chat.options import (
     complete_options,
     request_options,
 )
+from nanogpt_core.chat.session import ChatSession
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.http.endpoint import CHAT_TIMEOUT, DEFAULT_BASE_URL
 from nanogpt_core.http.secrets import hide_keys

@@ -10,7 +10,7 @@ from llama_index.core.callbacks import CallbackManager
 from llama_index.core.prompts import BasePromptTemplate
 from llama_index.core.types import BaseOutputParser, PydanticProgramMode
 
-from nanogpt_core.chat.client import SessionOptions
+from nanogpt_core.chat.session import SessionOptions
 from nanogpt_core.embeddings.config import EmbedderOptions
 from nanogpt_core.models.catalog import ModelInfo
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model  # a dependency of the SDK
 
-from nanogpt_core.chat.client import ChatSession, SessionOptions
 from nanogpt_core.chat.options import EXAMPLE_MODEL, check_ranges, check_request_options, unknown_option_error
+from nanogpt_core.chat.session import ChatSession, SessionOptions
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.http.endpoint import CHAT_TIMEOUT, Endpoint
 from nanogpt_core.http.secrets import hide_if_key, hide_keys

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Generator, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio  # a dependency of the SDK
 import openai
@@ -25,6 +25,7 @@ from nanogpt_core._runtime.task_cancellation import raise_held_back
 from nanogpt_core._runtime.workers import require_event_loop
 from nanogpt_core.chat.request import ChatRequest
 from nanogpt_core.chat.response import ReportedError
+from nanogpt_core.chat.session import ChatSession
 from nanogpt_core.chat.stream import StreamReader
 from nanogpt_core.chat.whole_reply import first_event, parse_reply
 from nanogpt_core.errors import ConnectionFailedError, NanoGPTError, ReplyError
@@ -39,9 +40,6 @@ from nanogpt_core.http.secrets import SecretHeaders, redacted
 from nanogpt_core.http.transport import Transport
 from nanogpt_core.observability.observer import RequestTimer
 from nanogpt_core.observability.records import CANCELLED
-
-if TYPE_CHECKING:
-    from nanogpt_core.chat.client import ChatSession
 
 # A broken or hostile server must not fill the memory. No real reply comes near these.
 _MAX_REPLY_BYTES = 64 << 20

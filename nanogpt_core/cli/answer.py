@@ -25,7 +25,8 @@ def stream_answer(question: str, passages: Sequence[str], model: str, base_url: 
     Raises:
         NanoGPTError: The service was not reached, refused, or sent an invalid reply.
     """
-    from nanogpt_core.chat.client import ChatSession, iterate_stream, make_chat_client, map_sdk_errors
+    from nanogpt_core.chat.client import iterate_stream, make_chat_client, map_sdk_errors
+    from nanogpt_core.chat.session import ChatSession
     from nanogpt_core.http.endpoint import CHAT_TIMEOUT, Endpoint
 
     session = ChatSession(Endpoint.resolve(base_url=base_url, timeout=CHAT_TIMEOUT))

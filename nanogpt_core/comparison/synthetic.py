@@ -19,7 +19,7 @@ from nanogpt_core.models.pricing import price
 from nanogpt_core.models.tokens import count_tokens
 
 if TYPE_CHECKING:
-    from nanogpt_core.chat.client import ChatSession
+    from nanogpt_core.chat.session import ChatSession
 
 _INSTRUCTION = (
     "Write one question that the passage below answers, as a person would ask it who does not know the passage. Use "
@@ -95,7 +95,8 @@ class QuestionWriter:
         Raises:
             NanoGPTError: A request failed; after the questions of the requests that had begun.
         """
-        from nanogpt_core.chat.client import ChatSession, make_chat_client
+        from nanogpt_core.chat.client import make_chat_client
+        from nanogpt_core.chat.session import ChatSession
 
         session = ChatSession(self._endpoint)
         client = make_chat_client(session)

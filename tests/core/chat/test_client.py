@@ -21,13 +21,8 @@ from openai.types.chat import ChatCompletionChunk
 from fault_server import Closing
 from nanogpt_core import Embedder, errors
 from nanogpt_core._runtime.clock import fake_clock, now
-from nanogpt_core.chat.client import (
-    ChatSession,
-    iterate_stream,
-    make_async_chat_client,
-    make_chat_client,
-    map_sdk_errors,
-)
+from nanogpt_core.chat.client import iterate_stream, make_async_chat_client, make_chat_client, map_sdk_errors
+from nanogpt_core.chat.session import ChatSession
 from nanogpt_core.errors import DamagedReplyError
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.sdk import httpx

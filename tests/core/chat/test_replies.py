@@ -6,10 +6,10 @@ import openai
 import pytest
 
 from nanogpt_core import errors
-from nanogpt_core.chat.client import ChatSession
 from nanogpt_core.chat.provider_fields import PROVIDER_FIELDS
 from nanogpt_core.chat.request import ChatRequest
 from nanogpt_core.chat.response import ReportedError, check_no_error
+from nanogpt_core.chat.session import ChatSession
 from nanogpt_core.chat.stream import StreamReader
 from nanogpt_core.chat.whole_reply import parse_reply
 from nanogpt_core.http.endpoint import Endpoint

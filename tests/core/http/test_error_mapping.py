@@ -11,7 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nanogpt_core import Embedder, errors
-from nanogpt_core.chat.client import ChatSession, make_async_chat_client, make_chat_client, map_sdk_errors
+from nanogpt_core.chat.client import make_async_chat_client, make_chat_client, map_sdk_errors
+from nanogpt_core.chat.session import ChatSession
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.error_body import as_sentence
 from nanogpt_core.http.error_mapping import map_error

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from nanogpt_core import Embedder
-from nanogpt_core.chat.client import ChatSession, make_async_chat_client, make_chat_client
+from nanogpt_core.chat.client import make_async_chat_client, make_chat_client
+from nanogpt_core.chat.session import ChatSession
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.sdk import httpx
 

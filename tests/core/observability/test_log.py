@@ -9,7 +9,8 @@ import pytest
 
 from nanogpt_core import Embedder, MemoryCache, ModelInfo, SQLiteCache
 from nanogpt_core._runtime.clock import fake_clock
-from nanogpt_core.chat.client import ChatSession, make_chat_client, map_sdk_errors
+from nanogpt_core.chat.client import make_chat_client, map_sdk_errors
+from nanogpt_core.chat.session import ChatSession
 from nanogpt_core.errors import NanoGPTError
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.sandbox import Fault

@@ -9,7 +9,8 @@ import threading
 
 import pytest
 
-from nanogpt_core.chat.client import ChatSession, make_chat_client
+from nanogpt_core.chat.client import make_chat_client
+from nanogpt_core.chat.session import ChatSession
 from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.http.endpoint import Endpoint
 
