@@ -383,7 +383,8 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
         super().__setstate__(state)  # calls the constructor, with the fields only
         private = state["__pydantic_private__"]
         self._info, self._has_own_window = private["_info"], private["_has_own_window"]
-        self._has_own_temperature = private["_has_own_temperature"]
+        # Pickles of earlier versions do not have it.
+        self._has_own_temperature = private.get("_has_own_temperature", True)
 
     @classmethod
     def class_name(cls) -> str:

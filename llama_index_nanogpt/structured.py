@@ -22,7 +22,7 @@ from llama_index_nanogpt.errors import StructuredOutputError
 from llama_index_nanogpt.messages import finish_reason, raise_refusal
 from llama_index_nanogpt.tool_calls import with_one_call
 from nanogpt_core.chat.response import check_truncated
-from nanogpt_core.errors import NanoGPTError
+from nanogpt_core.errors import ConfigurationError, NanoGPTError
 from nanogpt_core.http.error_body import excerpt
 
 # Arguments of LlamaIndex's programs for structured output, which decide on these themselves.
@@ -43,11 +43,8 @@ class StructuredOutput(OpenAILike):  # type: ignore[misc] # the package ships no
         """
         request = self._structured_request(output_cls, prompt, llm_kwargs, prompt_args)
         with _map_schema_errors(output_cls):
-            if request is None:
-                answer: BaseModel = super().structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
-                return answer
             dispatcher.event(_start_event(output_cls, prompt, prompt_args))
-            answer = _Output(self, output_cls).parse(self.chat(**request))
+            answer: BaseModel = _Output(self, output_cls).parse(self.chat(**request))
             dispatcher.event(LLMStructuredPredictEndEvent(output=answer))
             return answer
 
@@ -57,11 +54,8 @@ class StructuredOutput(OpenAILike):  # type: ignore[misc] # the package ships no
         """Return the model's answer as an ``output_cls``; see :meth:`structured_predict`."""
         request = self._structured_request(output_cls, prompt, llm_kwargs, prompt_args)
         with _map_schema_errors(output_cls):
-            if request is None:
-                answer: BaseModel = await super().astructured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
-                return answer
             dispatcher.event(_start_event(output_cls, prompt, prompt_args))
-            answer = _Output(self, output_cls).parse(await self.achat(**request))
+            answer: BaseModel = _Output(self, output_cls).parse(await self.achat(**request))
             dispatcher.event(LLMStructuredPredictEndEvent(output=answer))
             return answer
 
@@ -69,28 +63,24 @@ class StructuredOutput(OpenAILike):  # type: ignore[misc] # the package ships no
         self, output_cls: type[BaseModel], prompt: Any, llm_kwargs: dict[str, Any] | None = None, **prompt_args: Any
     ) -> Iterator[Any]:
         request = self._structured_request(output_cls, prompt, llm_kwargs, prompt_args)
-        if request is None:
-            parts: Iterator[Any] = super()._structured_stream_call(output_cls, prompt, llm_kwargs or {}, **prompt_args)
-            return parts
         return _parse_stream(self.stream_chat(**request), _Output(self, output_cls))
 
     async def _structured_astream_call(
         self, output_cls: type[BaseModel], prompt: Any, llm_kwargs: dict[str, Any] | None = None, **prompt_args: Any
     ) -> AsyncIterator[Any]:
         request = self._structured_request(output_cls, prompt, llm_kwargs, prompt_args)
-        if request is None:
-            parts = super()._structured_astream_call(output_cls, prompt, llm_kwargs or {}, **prompt_args)
-            stream: AsyncIterator[Any] = await parts
-            return stream
         return _aparse_stream(await self.astream_chat(**request), _Output(self, output_cls))
 
     def _structured_request(
         self, output_cls: type[BaseModel], prompt: Any, llm_kwargs: dict[str, Any] | None, prompt_args: dict[str, Any]
-    ) -> dict[str, Any] | None:
-        """Return the arguments of a chat that asks for an ``output_cls``; None for modes that a remote API lacks.
+    ) -> dict[str, Any]:
+        """Return the arguments of a chat that asks for an ``output_cls``.
 
         LlamaIndex's own programs take the beginning of a streamed answer for the whole; the one for tool calls forgets
         in streams that the call is required, and sends ``tool_choice`` for models without tools.
+
+        Raises:
+            ConfigurationError: The mode is one for models that run in the same process.
         """
         options = {name: value for name, value in (llm_kwargs or {}).items() if name not in _SET_BY_PROGRAMS}
         mode, has_schemas = self.pydantic_program_mode, self._should_use_structure_outputs()
@@ -105,7 +95,9 @@ class StructuredOutput(OpenAILike):  # type: ignore[misc] # the package ships no
         if has_schemas:
             return {"messages": messages, **self._prepare_schema(options, output_cls)}
         if mode not in _TOOL_CALL_MODES:
-            return None
+            raise ConfigurationError(
+                f"pydantic_program_mode {mode.value!r} is for models that run in this process.", remedy="Leave it out."
+            )
         tool_choice = (llm_kwargs or {}).get("tool_choice") or "required"
         arguments: dict[str, Any] = self._prepare_chat_with_tools(
             [get_function_tool(output_cls)], chat_history=messages, tool_choice=tool_choice, **options

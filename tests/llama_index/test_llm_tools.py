@@ -8,11 +8,12 @@ from llama_index.core.llms import ChatMessage
 from llama_index.core.program import FunctionCallingProgram
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.tools import FunctionTool
+from llama_index.core.types import PydanticProgramMode
 from pydantic import BaseModel
 
 from llama_index_nanogpt import NanoGPT
 from llama_index_nanogpt.errors import StructuredOutputError, ToolArgumentsError
-from nanogpt_core.errors import NanoGPTError
+from nanogpt_core.errors import ConfigurationError, NanoGPTError
 from nanogpt_core.sandbox import Fault, Reply, ToolCall
 
 ITS_OWN_WARNING = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecationWarning")
@@ -227,3 +228,12 @@ async def test_service_error_of_structured_output_is_not_wrapped(scripted, call,
     llm = scripted(Fault(401, body={"error": {"message": "no"}})).llm
     with pytest.raises(NanoGPTError, match="401"):
         await predicted(call, llm, streamed=streamed)
+
+
+@STREAMED
+@pytest.mark.parametrize("mode", [PydanticProgramMode.GUIDANCE, PydanticProgramMode.LM_FORMAT_ENFORCER])
+async def test_mode_for_models_in_this_process_is_a_configuration_error(scripted, call, streamed, mode):
+    sandbox = scripted(pydantic_program_mode=mode)
+    with pytest.raises(ConfigurationError, match=f"'{mode.value}' is for models that run in this process"):
+        await predicted(call, sandbox.llm, streamed=streamed)
+    assert sandbox.requests == []
