@@ -81,6 +81,7 @@ class ChoiceStream:
             yield self._texts[name].getvalue(), again.getvalue()
 
     def _take(self, choice: dict[str, Any]) -> list[dict[str, Any]]:
+        """Repair a part of the choice, and return the parts to send on."""
         reason = choice["finish_reason"]
         delta = self._repair(choice["delta"], is_last=bool(reason))
         calls = delta.pop("tool_calls", None)
@@ -104,7 +105,7 @@ class ChoiceStream:
             reason = None  # LangChain would join the two
         self._has_begun = True
         self.is_finished = self.is_finished or bool(reason)
-        return self._parts({**choice, "delta": delta, "finish_reason": reason}, fragments)
+        return self._split_by_call({**choice, "delta": delta, "finish_reason": reason}, fragments)
 
     def finish(self) -> list[dict[str, Any]]:
         """Return the parts that complete the choice at the end of the stream."""
@@ -121,13 +122,14 @@ class ChoiceStream:
             deltas.append({ANNOTATIONS: self._annotations})
         if fields := self._fields.document(self._calls.fields()):
             deltas.append(fields)
-        return [*parts, *map(self._part, deltas)]
+        return [*parts, *map(self._make_part, deltas)]
 
     @property
     def _has_expected_calls(self) -> bool:
         return self._has_calls and bool(self._request.tools)
 
     def _repair(self, delta: dict[str, Any], *, is_last: bool) -> dict[str, Any]:
+        """Return a delta with the fields to send on, and keep those that are sent at the end."""
         self._fields.add(delta)
         # Annotations are sent on once, at the end: hosts repeat them, and LangChain would append them all.
         found = delta.pop(ANNOTATIONS, None)
@@ -145,18 +147,19 @@ class ChoiceStream:
             return {name: value for name, value in delta.items() if name in _FIELDS_IN_JSON_MODE}
         return delta
 
-    def _parts(self, choice: dict[str, Any], fragments: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def _split_by_call(self, choice: dict[str, Any], fragments: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return parts with one tool call each: LlamaIndex looks only at the first one of a chunk."""
         if not fragments:
             return [choice]
-        # LlamaIndex looks only at the first tool call of a chunk. The last part has the finish_reason.
+        # The last part has the finish_reason.
         first, *rest = fragments
         choice["delta"]["tool_calls"] = [first]
-        parts = [choice, *(self._part({"tool_calls": [fragment]}) for fragment in rest)]
+        parts = [choice, *(self._make_part({"tool_calls": [fragment]}) for fragment in rest)]
         reason, choice["finish_reason"] = choice["finish_reason"], None
         parts[-1]["finish_reason"] = reason
         return parts
 
-    def _part(self, delta: dict[str, Any]) -> dict[str, Any]:
+    def _make_part(self, delta: dict[str, Any]) -> dict[str, Any]:
         return {"index": self._index, "delta": delta, "finish_reason": None}
 
 

@@ -277,6 +277,7 @@ class ToolCallAssembler:
         return {call.id: call.fields for call in self._calls if call.id is not None and call.fields}
 
     def _add(self, position: int, fragment: _Fragment) -> None:
+        """Add a fragment to its call, or begin a call with it."""
         known = next((call for call in self._calls if call.id == fragment.id), None) if fragment.id else None
         same_index = [call for call in self._calls if fragment.index is None or fragment.index in call.indices]
         if known is not None and known.is_repeated_by(fragment):
@@ -317,6 +318,7 @@ class ToolCallAssembler:
         return call
 
     def _take(self, *, finishing: bool = False) -> list[dict[str, Any]]:
+        """Return the fragments that can be sent on: of the current call, and of the next ones if it is complete."""
         taken = []
         while self._current < len(self._calls):
             call = self._calls[self._current]
@@ -341,6 +343,7 @@ class ToolCallAssembler:
         return taken
 
     def _fragment(self, call: _Call, *, is_complete: bool) -> dict[str, Any] | None:
+        """Return a fragment with the parts of a call that were not sent yet; None if there is nothing to send."""
         if is_complete and not call.name:
             raise missing_name_error({"arguments": call.arguments})
         if is_complete:
@@ -370,6 +373,7 @@ class ToolCallAssembler:
         return fragment
 
     def _ending(self, call: _Call) -> str:
+        """Return the last text of the arguments of a call: the rest, or text that makes them unreadable."""
         text = normalize_arguments(call.text)
         if text is not None:
             return "" if call.is_object else text
