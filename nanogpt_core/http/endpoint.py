@@ -32,7 +32,7 @@ DEFAULT_TIMEOUT = 60.0
 """Seconds that one request may take."""
 
 _LONGEST_TIMEOUT = 86_400
-_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?\.?")
+_HOST = re.compile(r"(?!-)([A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{0,62}[A-Za-z0-9_]\.?")
 _URL_CHARACTERS = re.compile(r"[\w.~!$&'()*+,;=:@%/-]*", re.ASCII)
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile(r"([!-~]([ \t!-~]*[!-~])?)?")
@@ -119,9 +119,11 @@ def resolve_base_url(base_url: str | None, allow_insecure_http: bool = False) ->
         host, _ = parts.hostname, parts.port
     except ValueError as error:
         raise ConfigurationError("base_url is not a URL.", remedy=f"Use one like {DEFAULT_BASE_URL}.") from error
-    if parts.username or parts.password:
+    if "@" in parts.netloc:
         raise ConfigurationError("base_url must not hold a user or password.", remedy="Use api_key or default_headers.")
-    plain = not parts.query and not parts.fragment and _URL_CHARACTERS.fullmatch(parts.path)
+    if "?" in url or "#" in url:
+        raise ConfigurationError("base_url must not have a query or a fragment.", remedy="Leave out what follows ? or #.")
+    plain = _URL_CHARACTERS.fullmatch(parts.path)
     if parts.scheme not in ("http", "https") or not host or not is_host(host) or not plain:
         # Not shown: it may well be a key in the wrong place.
         raise ConfigurationError("base_url is not an http(s) URL.", remedy=f"Use one like {DEFAULT_BASE_URL}.")

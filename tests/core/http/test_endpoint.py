@@ -81,6 +81,7 @@ def test_base_url_precedence_is_argument_variable_default(monkeypatch):
         *("https://host:99999999/v1", "https://host:x/v1", "https://[::1", "https://nano-gpt.com/api/v1?a=b"),
         *("https://nano-gpt.com/api/v1#a", "https://nano-gpt.com/api/v1/embeddings", "https://a/v1/chat/completions/"),
         *("https://a/v1/completions", "https://a/api/v1/embedding-models"),
+        *("https://@a/v1", "https://a..b/v1", f"https://{'a' * 64}.com/v1"),
         *("javascript:alert(1)", "https://exa\nmple.com/v1", "https://a/\x7f", "https://h\x00/", "https://a b.com/v1"),
     ],
 )
@@ -88,6 +89,12 @@ def test_invalid_base_url_is_refused(url):
     with pytest.raises(ConfigurationError) as caught:
         resolve_base_url(url)
     assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize("end", ["?", "/?", "#", "?a=b", "#a"])
+def test_query_and_fragment_of_a_base_url_are_named(end):
+    with pytest.raises(ConfigurationError, match=r"must not have a query or a fragment\. Leave out what follows"):
+        resolve_base_url(f"https://nano-gpt.com/api/v1{end}")
 
 
 @pytest.mark.parametrize("url", [5, b"https://nano-gpt.com", ["https://nano-gpt.com"], True])
