@@ -207,9 +207,9 @@ def _checked(path: Path, mode: str, seconds: float, *, write: bool) -> sqlite3.C
         try:
             database.execute("SELECT key, entry, used FROM nanogpt_entries LIMIT 1")
         except sqlite3.OperationalError as error:
-            # Later versions of the schema have another table.
+            # Later versions of the schema have another table, or other columns.
             version = database.execute("PRAGMA user_version").fetchone()
-            if "no such table" in str(error) and version > (_SCHEMA_VERSION,):
+            if "no such" in str(error) and version > (_SCHEMA_VERSION,):
                 raise ForeignError("it was made by a later version of nanogpt-rag, and stays unchanged") from error
             raise
         database.execute(f"PRAGMA cache_size = {-_PAGE_CACHE_KIB}")

@@ -483,12 +483,13 @@ def test_foreign_database_is_not_changed(goes_on, tmp_path, journal, ours):
     theirs.close()
 
 
-def test_later_schema_version_is_not_changed(goes_on, tmp_path):
+@pytest.mark.parametrize("change", ["TO nanogpt_entries_2", "COLUMN entry TO vector"])
+def test_later_schema_version_is_not_changed(goes_on, tmp_path, change):
     path = tmp_path / "c.db"
     SQLiteCache(path).put_many({b"a": b"1"})
     with sqlite3.connect(path) as database:
         database.execute("PRAGMA user_version = 2")
-        database.execute("ALTER TABLE nanogpt_entries RENAME TO nanogpt_entries_2")
+        database.execute(f"ALTER TABLE nanogpt_entries RENAME {change}")
     database.close()
     assert "version" in goes_on(path)
     assert not list(tmp_path.glob("*corrupt*"))
