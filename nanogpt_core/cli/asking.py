@@ -17,6 +17,11 @@ def _check_budget(_type: object, budget: float | None) -> None:
         raise ValueError("It must be above 0 and finite.")
 
 
+def _check_ask_above(_type: object, usd: float) -> None:
+    if not usd >= 0:
+        raise ValueError("It must be at least 0.")
+
+
 @Parameter(name="*", group=Group.create_ordered("Cost"))
 @dataclass(frozen=True)
 class CostOptions:
@@ -31,7 +36,7 @@ class CostOptions:
 
     budget: Annotated[float | None, Parameter(validator=_check_budget)] = None
     yes: Annotated[bool, Parameter(alias="-y")] = False
-    ask_above: float = 1.0
+    ask_above: Annotated[float, Parameter(validator=_check_ask_above)] = 1.0
 
     def allows(self, usd: float | None) -> bool:
         """Return True if a cost needs no question; ``usd`` is None if it is unknown."""

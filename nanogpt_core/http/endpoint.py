@@ -122,7 +122,7 @@ def resolve_base_url(base_url: str | None, allow_insecure_http: bool = False) ->
     if "@" in parts.netloc:
         raise ConfigurationError("base_url must not hold a user or password.", remedy="Use api_key or default_headers.")
     if "?" in url or "#" in url:
-        raise ConfigurationError("base_url must not have a query or a fragment.", remedy="Leave out what follows ? or #.")
+        raise ConfigurationError("base_url must not have a query or a fragment.", remedy="Leave out what follows.")
     plain = _URL_CHARACTERS.fullmatch(parts.path)
     if parts.scheme not in ("http", "https") or not host or not is_host(host) or not plain:
         # Not shown: it may well be a key in the wrong place.

@@ -14,7 +14,7 @@ from nanogpt_core._runtime.words import counted
 from nanogpt_core.cli.asking import CostOptions
 from nanogpt_core.cli.console import print_warning
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode, exit_code_of, message_of
-from nanogpt_core.cli.formats.base import Facts, format_of
+from nanogpt_core.cli.formats.base import Facts, VectorLookup, format_of, open_output
 from nanogpt_core.cli.formats.numpy_array import passages_path
 from nanogpt_core.cli.job.input import InputReport, is_one_of, read_input
 from nanogpt_core.cli.job.manifest import Manifest, manifest_path, read_manifest
@@ -159,10 +159,10 @@ class Job:
         return manifest
 
     def _check_earlier(self, earlier: Manifest, embedder: Embedder, spool: Spool) -> None:
-        """Check that the existing output is the one that this job would make.
+        """Check that the existing output is the one that this job would make, and complete.
 
         Raises:
-            CommandError: It is another one.
+            CommandError: It is another one, or damaged.
         """
         same = {
             "texts": earlier.texts_sha256 == spool.texts_sha256,
@@ -172,6 +172,14 @@ class Job:
         differs = [name for name, equal in same.items() if not equal]
         if differs:
             raise _exists(self.output, f"with other {' and '.join(differs)}")
+        try:
+            reader = open_output(self.output)
+            reader.check_complete()
+            rows = reader.row_count if isinstance(reader, VectorLookup) else earlier.rows
+        except CommandError as error:
+            raise _exists(self.output, "and is damaged") from error
+        if rows != earlier.rows:
+            raise _exists(self.output, f"with {counted(rows, 'row')} of {earlier.rows:,}")
 
     def _write(self, run: JobRun, spool: Spool, state: State) -> Facts:
         """Embed and write everything; an error says how much is kept.

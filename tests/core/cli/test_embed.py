@@ -170,6 +170,24 @@ def test_same_command_again_sends_nothing_and_another_one_is_refused(embed, corp
     assert (replaced.code, replaced.sent.total()) == (0, 701)
 
 
+@pytest.mark.parametrize(
+    ("name", "damage", "words"),
+    [
+        ("out.npy", lambda path: os.truncate(path, 1000), "and is damaged"),
+        ("out.npy", lambda path: np.save(path, np.load(path)[:600]), "and is damaged"),
+        ("out.parquet", lambda path: os.truncate(path, 1000), "and is damaged"),
+        ("out.parquet", lambda path: pq.write_table(pq.read_table(path)[:600], path), "with 600 rows of 700"),
+        ("out.jsonl", lambda path: os.truncate(path, path.stat().st_size - 5), "and is damaged"),
+    ],
+)
+def test_damaged_output_is_not_called_complete(embed, corpus, tmp_path, name, damage, words):
+    embed(corpus, "-o", tmp_path / name)
+    damage(tmp_path / name)
+    again = embed(corpus, "-o", tmp_path / name)
+    assert (again.code, again.out, again.sent.total()) == (2, "", 0)
+    assert f"exists, {words}. Nothing was sent. Pass --overwrite" in again.err
+
+
 def test_file_of_another_program_is_not_replaced(embed, corpus, tmp_path):
     (tmp_path / "out.parquet").write_text("mine")
     result = embed(corpus, "-o", tmp_path / "out.parquet")
@@ -421,6 +439,7 @@ def test_cache_is_kept_and_serves_other_outputs(embed, corpus, tmp_path):
         (["--budget", "0"], 2, "--budget"),
         (["--budget", "nan"], 2, "for --budget. It must be above 0 and finite."),
         (["--ask-above", "0.00001"], 6, "Pass --yes"),
+        (["--ask-above", "nan"], 2, "It must be at least 0"),
         (["--ask-above", "0.00001", "--yes"], 0, ""),
         (["--budget", "1"], 0, ""),
         (["--model", "unknown/model", "--yes"], 4, "unknown/model"),
