@@ -682,6 +682,24 @@ def test_words_about_the_balance_are_an_insufficient_balance(status, message):
     assert not error.transient
 
 
+@pytest.mark.parametrize(
+    ("cause", "words"),
+    [
+        (
+            httpx.ReadTimeout,
+            "No complete answer from nano-gpt.com within 60 s (ReadTimeout). Try again, or raise timeout.",
+        ),
+        (httpx.ConnectTimeout, "No connection to nano-gpt.com within 60 s. Check base_url and the network."),
+    ],
+)
+def test_timeouts_have_a_fitting_remedy(cause, words):
+    error = openai.APITimeoutError(httpx.Request("POST", BASE))
+    error.__cause__ = cause("late")
+    timeout = map_error(error, "nano-gpt.com", 60.0)
+    assert type(timeout) is errors.RequestTimeoutError
+    assert str(timeout) == words
+
+
 def test_invalid_key_in_a_400_is_an_authentication_error():
     answer = {"error": {"code": 400, "message": "API key not valid. Please pass a valid API key."}}
     assert type(mapped(400, answer)) is errors.AuthenticationError
