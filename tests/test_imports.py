@@ -1,14 +1,14 @@
 """Modules that our packages import, in a fresh interpreter."""
 
 import json
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 
+import fresh_process
 import nanogpt_core
+import warm_process
 
 HEAVY = {
     "openai",
@@ -31,15 +31,13 @@ LLAMA = {"llama_index", "llama_index_nanogpt", "llama_index_instrumentation", "l
 def loaded(code, *options):
     """Run ``code`` in a fresh interpreter; return the names of the top-level modules that are loaded then."""
     script = f"import sys, json\n{code}\nprint(json.dumps(sorted({{name.partition('.')[0] for name in sys.modules}})))"
-    command = [sys.executable, *options, "-c", script]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = fresh_process.run(script, options=options)
     assert (done.returncode, done.stderr) == (0, "")
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
 def importorskip(package):
-    code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({package!r}) is None)"
-    if subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode:
+    if not warm_process.installed(package):
         pytest.skip(f"{package} is not installed")
 
 

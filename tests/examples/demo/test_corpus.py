@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -14,6 +11,7 @@ from pydoc_data.topics import topics
 import numpy as np
 import pytest
 
+import fresh_process
 import nanogpt_core
 
 pytestmark = pytest.mark.xdist_group("corpus")  # one reading of the corpus for all
@@ -97,15 +95,9 @@ def test_parts_of_a_topic_are_complete(passages, topic):
 
 def test_corpus_is_reproducible_and_imports_no_module_with_side_effects():
     # In two processes of their own: other tests of this process patch modules that are in the corpus.
-    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES), "PYTHONIOENCODING": "utf-8"}
+    environment = {"PYTHONPATH": str(EXAMPLES), "PYTHONIOENCODING": "utf-8"}
     shown = [
-        subprocess.run(
-            [sys.executable, "-c", PRINT_DIGEST],
-            env={**environment, "PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.splitlines()
+        fresh_process.run(PRINT_DIGEST, environment={**environment, "PYTHONHASHSEED": seed}).stdout.splitlines()
         for seed in ("7", "8")
     ]
     assert shown[0] == shown[1]
