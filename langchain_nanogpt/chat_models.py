@@ -12,8 +12,8 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.utils import count_tokens_approximately
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
-from openai import NOT_GIVEN, NotGiven
 from pydantic import Field, PrivateAttr, SecretStr, model_validator
+from pydantic_core import PydanticUndefined, PydanticUndefinedType
 
 from nanogpt_core._runtime.extras import missing_extra
 
@@ -136,9 +136,9 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
     _session: ChatSession = PrivateAttr()
     _has_own_profile: bool = PrivateAttr()
 
-    def __init__(self, model: str | NotGiven = NOT_GIVEN, **options: Unpack[ChatOptions]) -> None:
+    def __init__(self, model: str | PydanticUndefinedType = PydanticUndefined, **options: Unpack[ChatOptions]) -> None:
         given = options = hide_keys(options)  # type: ignore[assignment]
-        if not isinstance(model, NotGiven):
+        if model is not PydanticUndefined:
             given["model"] = model
         fields = self._read_options(given)
         self._check_options(fields)

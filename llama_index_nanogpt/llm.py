@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import openai
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, LLMMetadata
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
-from openai import NOT_GIVEN, NotGiven
+from pydantic_core import PydanticUndefined, PydanticUndefinedType
 
 from nanogpt_core._runtime.extras import missing_extra
 
@@ -146,10 +146,10 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
     _client: openai.OpenAI | None = PrivateAttr(default=None)
     _aclient: openai.AsyncOpenAI | None = PrivateAttr(default=None)
 
-    def __init__(self, model: str | NotGiven = NOT_GIVEN, **options: Unpack[LLMOptions]) -> None:
+    def __init__(self, model: str | PydanticUndefinedType = PydanticUndefined, **options: Unpack[LLMOptions]) -> None:
         given = options = hide_keys(options)  # type: ignore[assignment]
         given.pop("class_name", None)  # dumps carry it
-        if not isinstance(model, NotGiven):
+        if model is not PydanticUndefined:
             given["model"] = model
         fields = self._read_options(given)
         fields.setdefault("model", type(self).model_fields["model"].default)
