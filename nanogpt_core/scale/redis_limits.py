@@ -307,6 +307,7 @@ class RedisLimits:
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
+        """Raise a ConfigurationError in the block if the keys hold values of another program."""
         try:
             yield
         except ValueError as error:
