@@ -95,19 +95,18 @@ def check_no_error(document: dict[str, Any]) -> None:
     """
     found = document.get("choices")
     choices = found if isinstance(found, list) else []
-    parts = [choice for choice in choices if isinstance(choice, dict)]
-    reasons = [choice.get("finish_reason") for choice in parts]
-    inside = next((choice for choice in parts if _is_error(choice.get("error"))), None)
     is_error = _is_error(document.get("error"))
     words = "" if choices else error_message({**document, "error": document["error"] if is_error else None})
     if is_error or words:
         raise ReportedError(document, error_status(document))
-    if inside is not None:  # as OpenRouter has it
-        raise ReportedError({"error": inside["error"]}, error_status(inside))
-    failed = next((reason for reason in reasons if not _FAILED.isdisjoint(_reason_names(reason))), None)
-    if failed is not None:
-        words = error_message(document) or f"finish_reason {failed!r}, no reason given"
-        raise ReportedError({"error": {"message": words}}, None)
+    for choice in choices:
+        fields = choice if isinstance(choice, dict) else {}
+        if _is_error(fields.get("error")):  # as OpenRouter has it
+            raise ReportedError({"error": fields["error"]}, error_status(fields))
+        reason = fields.get("finish_reason")
+        if not _FAILED.isdisjoint(_reason_names(reason)):
+            words = error_message(document) or f"finish_reason {reason!r}, no reason given"
+            raise ReportedError({"error": {"message": words}}, None)
 
 
 def _is_error(error: Any) -> bool:
