@@ -15,7 +15,7 @@ from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.http.endpoint import DEFAULT_TIMEOUT, Endpoint
 from nanogpt_core.http.limits import SharedLimits, check_limits
 from nanogpt_core.http.secrets import ApiKey
-from nanogpt_core.models.catalog import MAX_ITEMS, ModelInfo, get_model
+from nanogpt_core.models.catalog import MAX_DIMENSIONS, MAX_ITEMS, ModelInfo, get_model
 from nanogpt_core.models.listing import live_model_info
 from nanogpt_core.observability.records import OnRequest, check_on_request
 from nanogpt_core.validation import (
@@ -30,9 +30,6 @@ from nanogpt_core.validation import (
 
 if TYPE_CHECKING:
     from nanogpt_core.cache.sqlite import SQLiteCache
-
-MAX_DIMENSIONS = 65_536
-"""Largest ``dimensions`` of a model that the catalog does not know."""
 
 Progress = bool | Callable[[int, int], None] | None
 """None or False for no report, True for a bar, or a function of (texts done, texts in total)."""
@@ -176,7 +173,7 @@ class EmbedderConfig:
 
 def _model_row(model: str | ModelInfo, info: object, endpoint: Endpoint, http_client: Any) -> ModelInfo:
     """Return the facts about the model: the caller's, the service's, or the catalog's."""
-    name = model.id if isinstance(model, ModelInfo) else check_model_name(model)
+    name = check_model_name(model.id if isinstance(model, ModelInfo) else model)
     if isinstance(info, ModelInfo):
         if info.id != name:
             raise ConfigurationError(

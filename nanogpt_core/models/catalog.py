@@ -11,15 +11,26 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import pkgutil
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from nanogpt_core.errors import InvalidTypeError
+from nanogpt_core.errors import ConfigurationError, InvalidTypeError
+from nanogpt_core.validation import check_number, number_type_error
 
 MAX_ITEMS = 2048
 """Maximum number of texts in one request (reference page)."""
+
+MAX_DIMENSIONS = 65_536
+"""Largest number of dimensions that is taken for one, of a model that the catalog does not know."""
+
+_LARGEST = {
+    **dict.fromkeys(("dimensions", "listed_dimensions", "min_dimensions", "max_dimensions"), MAX_DIMENSIONS),
+    **dict.fromkeys(("max_tokens", "max_request_tokens")),
+    "batch_size": MAX_ITEMS,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +54,10 @@ class ModelInfo:
         languages: ISO 639-1 codes, or ``"multilingual"`` or ``"code"``.
         unit_length: True if vectors have Euclidean length 1.
         source: The sources of the row.
+
+    Raises:
+        ConfigurationError: A number is out of range.
+        InvalidTypeError: A value has the wrong type.
     """
 
     id: str
@@ -59,6 +74,21 @@ class ModelInfo:
     languages: tuple[str, ...] = ()
     unit_length: bool | None = None
     source: str = "unknown model: not in the packaged table"
+
+    def __post_init__(self) -> None:
+        for name, most in _LARGEST.items():
+            value = getattr(self, name)
+            if value is not None or name == "batch_size":
+                check_number(name, value, 1, most)
+        for name in ("id", "tokenizer", "query_instruction"):
+            value = getattr(self, name)
+            if not isinstance(value, str) and (value is not None or name == "id"):
+                raise InvalidTypeError(f"{name} must be a str, not {type(value).__name__}.")
+        price = self.usd_per_million_tokens
+        if price is not None and (isinstance(price, bool) or not isinstance(price, (int, float))):
+            raise number_type_error("usd_per_million_tokens", price)
+        if price is not None and not 0 <= price < math.inf:
+            raise ConfigurationError(f"usd_per_million_tokens must be at least 0 and finite, not {price!r}.")
 
     @property
     def reduces(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from nanogpt_core.http.client import fetch
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.error_body import excerpt
 from nanogpt_core.http.secrets import ApiKey
-from nanogpt_core.models.catalog import MODELS, ModelInfo, get_model, near_names
+from nanogpt_core.models.catalog import MAX_DIMENSIONS, MODELS, ModelInfo, get_model, near_names
 from nanogpt_core.models.chat_catalog import ChatModelInfo, names_without_suffixes
 from nanogpt_core.models.pricing import parse_usd
 
@@ -97,7 +98,7 @@ def _parse_rows(body: bytes) -> dict[str, Mapping[str, Any]]:
 
 def _merged(name: str, row: Mapping[str, Any]) -> ModelInfo:
     known = get_model(name)
-    dimensions = _positive(row.get("dimensions"))
+    dimensions = _positive(row.get("dimensions"), MAX_DIMENSIONS)
     reduces = row.get("supports_dimensions")
     changes: dict[str, Any] = {
         "dimensions": dimensions,
@@ -107,7 +108,7 @@ def _merged(name: str, row: Mapping[str, Any]) -> ModelInfo:
     if dimensions is not None and known.dimensions not in (None, dimensions):
         changes["listed_dimensions"] = known.dimensions
     if reduces is True:
-        changes["max_dimensions"] = _positive(row.get("max_dimensions")) or dimensions
+        changes["max_dimensions"] = _positive(row.get("max_dimensions"), MAX_DIMENSIONS) or dimensions
         changes["min_dimensions"] = known.min_dimensions or 1
     given = {key: value for key, value in changes.items() if value is not None}
     if name not in MODELS:
@@ -116,8 +117,8 @@ def _merged(name: str, row: Mapping[str, Any]) -> ModelInfo:
     return dataclasses.replace(merged, min_dimensions=None, max_dimensions=None) if reduces is False else merged
 
 
-def _positive(value: object) -> int | None:
-    return value if type(value) is int and value > 0 else None
+def _positive(value: object, most: int = sys.maxsize) -> int | None:
+    return value if type(value) is int and 0 < value <= most else None
 
 
 def _usd(pricing: object, field: str = "per_million_tokens") -> float | None:

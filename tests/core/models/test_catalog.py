@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanogpt_core import MODELS, ModelInfo, get_model
-from nanogpt_core.errors import InvalidTypeError
+from nanogpt_core import MODELS, Embedder, ModelInfo, get_model
+from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.models.catalog import MAX_ITEMS, near_names
 
 # true width, listed width, USD per million tokens, max tokens, tokenizer, (least, most) `dimensions`, unit length
@@ -146,6 +146,40 @@ def test_query_instructions_end_with_the_query():
         if row.query_instruction is not None:
             assert row.query_instruction.count("{query}") == 1
             assert row.query_instruction.endswith("{query}")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"batch_size": 0}, "batch_size must be from 1 to 2,048, not 0"),  # the plan of a call would never end
+        ({"batch_size": None}, "batch_size must be a whole number"),
+        ({"dimensions": -1}, "dimensions must be from 1 to 65,536, not -1"),
+        ({"dimensions": 10**15}, "dimensions must be from 1 to 65,536"),
+        ({"max_dimensions": "64"}, "max_dimensions must be a whole number"),
+        ({"max_tokens": "8"}, "max_tokens must be a whole number"),
+        ({"max_request_tokens": 0}, "max_request_tokens must be at least 1"),
+        ({"usd_per_million_tokens": float("nan")}, "usd_per_million_tokens must be at least 0 and finite, not nan"),
+        ({"usd_per_million_tokens": -1}, "usd_per_million_tokens must be at least 0"),
+        ({"usd_per_million_tokens": "1"}, "usd_per_million_tokens must be a number"),
+        ({"query_instruction": 5}, "query_instruction must be a str"),
+        ({"id": None}, "id must be a str"),
+    ],
+)
+def test_wrong_facts_are_refused(wrong, words):
+    with pytest.raises((ConfigurationError, InvalidTypeError), match=words):
+        ModelInfo(**{"id": "lab/own", **wrong})
+    with pytest.raises((ConfigurationError, InvalidTypeError), match=words):
+        dataclasses.replace(get_model("BAAI/bge-m3"), **wrong)
+
+
+def test_own_model_may_cost_nothing():
+    assert ModelInfo("lab/own", usd_per_million_tokens=0).usd_per_million_tokens == 0
+
+
+@pytest.mark.parametrize("name", ["", " ", "\ud800"])
+def test_row_without_a_usable_name_is_refused(name):
+    with pytest.raises(ConfigurationError, match="model"):
+        Embedder(ModelInfo(name), api_key="sk-nano-test")
 
 
 def test_catalog_is_read_only():

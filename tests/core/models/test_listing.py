@@ -115,6 +115,13 @@ def test_invalid_price_is_ignored(pricing):
     assert read({"id": "lab/new", "pricing": pricing})["lab/new"].usd_per_million_tokens is None
 
 
+@pytest.mark.parametrize("dimensions", [10**15, 10**30, 0, -1, 1.5, "6", True])
+def test_impossible_dimensions_are_ignored(dimensions):
+    row = {"id": "lab/new", "dimensions": dimensions, "supports_dimensions": True, "max_dimensions": dimensions}
+    found = read(row)["lab/new"]
+    assert (found.dimensions, found.max_dimensions) == (None, None)
+
+
 def test_bare_list_is_accepted_and_rows_without_name_ignored():
     body = json.dumps([{"id": "a/b"}, {"name": "x"}, {"id": 5}, None, "c", {"id": "d", "extra": {}}]).encode()
     assert list(parse_model_list(body)) == ["a/b", "d"]
