@@ -224,10 +224,12 @@ def run(monkeypatch, fresh_sandbox):
         monkeypatch.setenv("NANOGPT_API_KEY", fresh_sandbox.api_key)
         monkeypatch.setenv("NANOGPT_BASE_URL", fresh_sandbox.base_url)
         namespace = {"__name__": "__main__"}
+        gc.disable()  # until _collect, which ignores the warning
         try:
             exec(compile(source, FOLDER / f"{name}.py", "exec"), namespace)
         finally:
             _collect(namespace)
+            gc.enable()
         assert fresh_sandbox.replies_left == 0
         return fresh_sandbox.requests
 
