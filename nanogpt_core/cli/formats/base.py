@@ -117,6 +117,10 @@ class VectorReader(Protocol):
     facts: Facts | None
     """Facts that the file itself holds; None if its format has no place for them."""
 
+    @property
+    def row_count(self) -> int:
+        """Number of rows."""
+
     def check_complete(self) -> None:
         """Check that the end of each file is there, and a passage for each vector, without reading the vectors.
 
@@ -134,10 +138,6 @@ class VectorReader(Protocol):
 @runtime_checkable
 class VectorLookup(VectorReader, Protocol):
     """A reader that finds single vectors without reading all of them."""
-
-    @property
-    def row_count(self) -> int:
-        """Number of rows."""
 
     def vectors(self, numbers: Sequence[int]) -> NDArray[np.float32]:
         """Return the vectors of at least one row, as ``blocks`` yields them; the numbers are as for ``rows``."""

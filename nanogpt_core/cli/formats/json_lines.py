@@ -50,6 +50,12 @@ class Reader:
         if _VECTOR not in next(self._lines(), {_VECTOR: None}):
             raise unreadable(path, f"was not written by nanogpt embed: line 1 has no {_VECTOR!r}")
 
+    @property
+    def row_count(self) -> int:
+        """Number of rows."""
+        with self._path.open("rb") as file:
+            return sum(1 for _ in file)
+
     def check_complete(self) -> None:
         """Check that the last line is complete."""
         with self._path.open("rb") as file:

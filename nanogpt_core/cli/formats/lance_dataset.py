@@ -48,6 +48,11 @@ class Reader(ArrowReader):
             self._dataset = lance.dataset(str(path))
         super().__init__(path, self._dataset.schema)
 
+    @property
+    def row_count(self) -> int:
+        """Number of rows."""
+        return int(self._dataset.count_rows())
+
     def blocks(self) -> Iterator[NDArray[np.float32]]:
         """Yield the vectors in blocks."""
         yield from map(self._vectors, self._lists())

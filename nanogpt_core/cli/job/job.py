@@ -14,7 +14,7 @@ from nanogpt_core._runtime.words import counted
 from nanogpt_core.cli.asking import CostOptions
 from nanogpt_core.cli.console import print_warning
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode, exit_code_of, message_of
-from nanogpt_core.cli.formats.base import Facts, VectorLookup, format_of, open_output
+from nanogpt_core.cli.formats.base import Facts, format_of, open_output
 from nanogpt_core.cli.formats.numpy_array import passages_path
 from nanogpt_core.cli.job.input import InputReport, is_one_of, read_input
 from nanogpt_core.cli.job.manifest import Manifest, manifest_path, read_manifest
@@ -175,11 +175,10 @@ class Job:
         try:
             reader = open_output(self.output)
             reader.check_complete()
-            rows = reader.row_count if isinstance(reader, VectorLookup) else earlier.rows
         except CommandError as error:
             raise _exists(self.output, "and is damaged") from error
-        if rows != earlier.rows:
-            raise _exists(self.output, f"with {counted(rows, 'row')} of {earlier.rows:,}")
+        if reader.row_count != earlier.rows:
+            raise _exists(self.output, f"with {counted(reader.row_count, 'row')} of {earlier.rows:,}")
 
     def _write(self, run: JobRun, spool: Spool, state: State) -> Facts:
         """Embed and write everything; an error says how much is kept.

@@ -178,6 +178,11 @@ def test_same_command_again_sends_nothing_and_another_one_is_refused(embed, corp
         ("out.parquet", lambda path: os.truncate(path, 1000), "and is damaged"),
         ("out.parquet", lambda path: pq.write_table(pq.read_table(path)[:600], path), "with 600 rows of 700"),
         ("out.jsonl", lambda path: os.truncate(path, path.stat().st_size - 5), "and is damaged"),
+        (
+            "out.jsonl",
+            lambda path: path.write_text("\n".join(path.read_text().split("\n")[:600])),
+            "with 600 rows of 700",
+        ),
     ],
 )
 def test_damaged_output_is_not_called_complete(embed, corpus, tmp_path, name, damage, words):
