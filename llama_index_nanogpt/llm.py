@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import openai
@@ -300,17 +300,17 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
         return response
 
     @in_span_of_base_class
-    def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> Iterator[ChatResponse]:
+    def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> Generator[ChatResponse, None, None]:
         """Stream the answer to a conversation: ``.delta`` is the new text of each response; see :meth:`chat`."""
         _check_messages(messages, kwargs)
-        stream: Iterator[ChatResponse] = super().stream_chat(messages, **kwargs)
+        stream: Generator[ChatResponse, None, None] = super().stream_chat(messages, **kwargs)
         return stream
 
     @in_span_of_base_class
-    async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> AsyncIterator[ChatResponse]:
+    async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> AsyncGenerator[ChatResponse, None]:
         """Do what :meth:`stream_chat` does, without blocking: await it, then iterate."""
         _check_messages(messages, kwargs)
-        stream: AsyncIterator[ChatResponse] = await super().astream_chat(messages, **kwargs)
+        stream: AsyncGenerator[ChatResponse, None] = await super().astream_chat(messages, **kwargs)
         return stream
 
     @in_span_of_base_class
@@ -338,19 +338,21 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
         return response
 
     @in_span_of_base_class
-    def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> Iterator[CompletionResponse]:
+    def stream_complete(
+        self, prompt: str, formatted: bool = False, **kwargs: Any
+    ) -> Generator[CompletionResponse, None, None]:
         """Stream the answer to a prompt: ``.delta`` is the new text of each response; see :meth:`complete`."""
         _check_prompt(prompt, kwargs)
-        stream: Iterator[CompletionResponse] = super().stream_complete(prompt, formatted, **kwargs)
+        stream: Generator[CompletionResponse, None, None] = super().stream_complete(prompt, formatted, **kwargs)
         return stream
 
     @in_span_of_base_class
     async def astream_complete(
         self, prompt: str, formatted: bool = False, **kwargs: Any
-    ) -> AsyncIterator[CompletionResponse]:
+    ) -> AsyncGenerator[CompletionResponse, None]:
         """Do what :meth:`stream_complete` does, without blocking: await it, then iterate."""
         _check_prompt(prompt, kwargs)
-        stream: AsyncIterator[CompletionResponse] = await super().astream_complete(prompt, formatted, **kwargs)
+        stream: AsyncGenerator[CompletionResponse, None] = await super().astream_complete(prompt, formatted, **kwargs)
         return stream
 
     def _get_response_token_counts(self, raw_response: Any) -> dict[str, Any]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 
+from llama_index.core.base.llms.types import ChatResponse
 from pydantic import SecretStr
 
 from langchain_nanogpt import ChatNanoGPT, NanoGPTEmbeddings
@@ -66,3 +68,8 @@ async def close() -> list[Usage]:
         chat.close()
         await llm.aclose()
     return spent
+
+
+async def stream() -> tuple[Generator[ChatResponse, None, None], AsyncGenerator[ChatResponse, None]]:
+    """Return streams of LlamaIndex, which callers may close."""
+    return NanoGPT().stream_chat([]), await NanoGPT().astream_chat([])
