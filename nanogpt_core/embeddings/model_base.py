@@ -74,7 +74,8 @@ class EmbeddingModelBase(PluginModel):
     @classmethod
     def _check_names(cls, names: Iterable[str]) -> None:
         """Check that there is an option of each name."""
-        check_option_names(names, cls._option_names(), cls._foreign_names())
+        own_first = sorted(cls._option_names(), key=EmbeddingModelBase.model_fields.__contains__)  # such as model
+        check_option_names(names, own_first, cls._foreign_names())
 
     @classmethod
     def _foreign_names(cls) -> dict[str, str]:
