@@ -156,8 +156,8 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
     @classmethod
     def _read_options(cls, given: Mapping[str, Any]) -> dict[str, Any]:
         # LangChain moves options that are fields too, after the session is made, out of the caller's dictionary.
-        more = given.get("model_kwargs")
-        if isinstance(more, Mapping):
+        more = given.get("model_kwargs", cls.model_fields["model_kwargs"].get_default(call_default_factory=True))
+        if more and isinstance(more, Mapping):
             names = request_options().intersection(cls._option_names()) - {"metadata"}
             fields = {name: value for name, value in more.items() if name in names}
             for name in fields.keys() & given.keys():
@@ -338,7 +338,7 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
 def _checked_stream_options(options: dict[str, Any]) -> dict[str, Any]:
     """Return the options of a stream with a mapping as ``stream_options``, or none: LangChain reads it at once."""
     check_request_options({"stream_options": options.get("stream_options")}, extra_body_hint="")
-    return {name: value for name, value in options.items() if name != "stream_options" or value is not None}
+    return {name: value for name, value in options.items() if name != "stream_options" or isinstance(value, Mapping)}
 
 
 def _are_own_clients(client: Any, root: Any, async_client: Any, async_root: Any) -> bool:

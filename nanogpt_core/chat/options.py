@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, ValuesView
 from typing import Any
 
 import openai
@@ -46,7 +46,7 @@ _RANGES: dict[str, tuple[float, float | None]] = {
 _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     **dict.fromkeys(("extra_body", "extra_headers", "extra_query", "stream_options"), ((Mapping,), "a mapping")),
     "response_format": ((Mapping, type), "a mapping or a class"),
-    "tools": ((list, tuple), "a list"),
+    "tools": ((list, tuple, ValuesView), "a list"),  # not an iterator, which one request uses up
 }
 _NOT_GIVEN = (type(None), openai.NotGiven, openai.Omit)
 
@@ -80,8 +80,10 @@ def _check_types(options: Mapping[str, Any]) -> None:
     headers = options.get("extra_headers", {}).items()
     # With Omit, the SDK leaves out a header of its own.
     check_headers({name: value for name, value in headers if not isinstance(value, openai.Omit)}, "extra_headers")
-    if "timeout" in options and not isinstance(options["timeout"], openai.Timeout):
-        check_timeout(options["timeout"])
+    timeout = options.get("timeout")
+    seconds = timeout.read if isinstance(timeout, openai.Timeout) else timeout
+    if seconds is not None:
+        check_timeout(seconds)
 
 
 def check_ranges(options: Mapping[str, Any]) -> None:

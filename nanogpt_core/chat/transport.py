@@ -251,7 +251,7 @@ class ChatExchange:
 
         Raises:
             NanoGPTError: The service sent an error, or no answer.
-            ReportedError: The reply reports an error; :meth:`attempt` maps it.
+            ReportedError: The reply reports an error; :meth:`within_limits` maps it.
         """
         # No local variable holds the body: it may repeat the key, and crash reports show local variables.
         if not response.is_success:

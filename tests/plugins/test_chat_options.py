@@ -188,6 +188,7 @@ async def test_wrong_value_that_the_sdk_takes_is_not_sent(plugin, make, ask, fre
     for name, value, words in (
         ("timeout", -1, r"^timeout must be above 0"),
         ("timeout", "5", r"^timeout must be a number"),
+        ("timeout", openai.Timeout(-1), r"^timeout must be (above 0|a number)"),
         ("extra_headers", {"X-Team": "a\nb"}, r"^extra_headers: the entry 'X-Team' is not a legal"),
         ("extra_headers", {"Content-Length": "5"}, r"^extra_headers: 'Content-Length' describes the body"),
         ("extra_headers", 5, r"^extra_headers must be a mapping, not int"),
@@ -204,9 +205,22 @@ async def test_wrong_value_that_the_sdk_takes_is_not_sent(plugin, make, ask, fre
 
 async def test_values_of_the_sdk_for_no_option_are_taken(make, ask, fresh_sandbox):
     for value in (openai.NOT_GIVEN, None):
-        await ask(make(), timeout=value, extra_headers=value and {"X-Team": "search"}, extra_query=None)
+        headers = value and {"X-Team": "search"}
+        await ask(make(), timeout=value, stream_options=value, extra_headers=headers, extra_query=None)
     await ask(make(), timeout=openai.Timeout(5), extra_headers={"Accept": openai.Omit()}, response_format=None)
     assert len(fresh_sandbox.requests) == 3
+
+
+@pytest.mark.parametrize("kind", [list, tuple, lambda tools: dict(enumerate(tools)).values()])
+async def test_tools_of_one_call_may_be_any_collection(make, ask, fresh_sandbox, kind):
+    tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
+    await ask(make(), tools=kind([tool]))
+    assert fresh_sandbox.requests[0].body["tools"] == [tool]
+
+
+async def test_tools_that_one_request_would_use_up_are_refused(make, ask):
+    with pytest.raises(InvalidTypeError, match="tools must be a list, not generator"):
+        await ask(make(), tools=(tool for tool in [{}]))
 
 
 @pytest.mark.parametrize("options", [{"stream": True}, {"messages": []}, {5: 5}])
@@ -307,6 +321,17 @@ async def test_langchain_model_kwargs_take_effect_as_fields_and_stay_the_callers
         ChatNanoGPT(**options, model_kwargs=more, seed=5)
     with pytest.raises(ConfigurationError, match=r"stream_options is None\. Pass stream_usage=False"):
         ChatNanoGPT(**options, model_kwargs={"stream_options": None})
+
+
+async def test_langchain_model_kwargs_of_a_subclass_take_effect(call, fresh_sandbox):
+    class Quick(ChatNanoGPT):
+        model_kwargs: dict[str, Any] = {"seed": 5, "timeout": 3, "user": "me"}  # noqa: RUF012 - pydantic copies it
+
+    for _ in range(2):
+        chat = Quick(api_key=fresh_sandbox.api_key, base_url=fresh_sandbox.base_url)
+        await call(chat, "invoke", "Hello")
+        assert {name: fresh_sandbox.requests[-1].body[name] for name in ("seed", "user")} == {"seed": 5, "user": "me"}
+        assert chat.request_timeout == chat.root_client.timeout.read == 3
 
 
 async def test_langchain_takes_none_for_options_of_a_call(chat, fresh_sandbox):
