@@ -18,10 +18,11 @@ export UV_LINK_MODE := copy
 # frameworks anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-# Pytest's options for the whole suite: two workers more than cores, since many tests wait for a process or a server.
+# Pytest's options for the whole suite: one worker more than cores, since many tests wait for a process or a server. Each
+# further one costs more, to import the frameworks and the tests, than it gains.
 # `make tests TESTS='-k cache'` overrides them.
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
-TESTS := -n $(shell expr $(CORES) + 2) --dist loadgroup
+TESTS := -n $(shell expr $(CORES) + 1) --dist loadgroup
 
 .PHONY: help demo web evaluate notebooks test lint types tests kill faults ray scale bench cli-bench compat pgvector \
   logfire versions pythons wheels readme prose docs docs-serve clean
