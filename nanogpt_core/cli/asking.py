@@ -18,7 +18,7 @@ def _check_budget(_type: object, budget: float | None) -> None:
 
 
 def _check_ask_above(_type: object, usd: float) -> None:
-    if not usd >= 0:
+    if not usd >= 0:  # nan too
         raise ValueError("It must be at least 0.")
 
 

@@ -61,8 +61,8 @@ def seconds_left(timeout: float | None) -> float | None:
 def _as_httpcore_errors(timeout_error: type[Exception], other_error: type[Exception]) -> Iterator[None]:
     """Raise errors of sockets and TLS in this block as those of ``httpcore``; all others pass.
 
-    ``timeout_error`` is raised if the time limit has passed. Of a socket that does not block, that is a
-    ``BlockingIOError``.
+    ``timeout_error`` is raised if the time limit has passed. A socket that does not block raises ``BlockingIOError``
+    then.
     """
     try:
         yield

@@ -170,7 +170,7 @@ def _parse_number(value: str | None) -> float | None:
 
 
 def backoff_delay(attempt: int, error: NanoGPTError) -> float | None:
-    """Return the seconds until the next attempt, after ``attempt`` failed ones before this one; None for the end."""
+    """Return the seconds until the next attempt, after ``attempt`` failed ones before this one; None to stop."""
     if not error.transient:
         return None
     retry_after = error.retry_after if isinstance(error, StatusError) else None

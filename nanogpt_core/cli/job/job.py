@@ -175,10 +175,11 @@ class Job:
         try:
             reader = open_output(self.output)
             reader.check_complete()
+            rows = reader.row_count
         except CommandError as error:
             raise _exists(self.output, "and is damaged") from error
-        if reader.row_count != earlier.rows:
-            raise _exists(self.output, f"with {counted(reader.row_count, 'row')} of {earlier.rows:,}")
+        if rows != earlier.rows:
+            raise _exists(self.output, f"with {counted(rows, 'row')} of {earlier.rows:,}")
 
     def _write(self, run: JobRun, spool: Spool, state: State) -> Facts:
         """Embed and write everything; an error says how much is kept.
