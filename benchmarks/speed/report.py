@@ -22,7 +22,7 @@ _HEAD = """# How fast
 - Machine: {machine}.
 - Versions: {versions}.
 - {date}, {minutes:.0f} minutes, load {load}. Medians of {rounds}; the spread is the lowest and the highest.
-  Every sample is a fresh process, warmed up with 4,096 other texts a second before; rounds go
+  Every sample is a fresh process, warmed up with 4,096 other texts two seconds before; rounds go
   through all clients in turn. {pinned}
 - Texts are about 120 tokens long, vectors have 1,536 numbers. The server sends prepared bytes. Every answer is checked.
 - CPU is the client process's own, all threads, for 1,000 texts.
