@@ -10,6 +10,7 @@ from typing import Any
 
 import openai
 from openai.resources.chat.completions import Completions
+from pydantic import BaseModel
 
 from nanogpt_core.errors import ConfigurationError, InvalidInputError, InvalidTypeError
 from nanogpt_core.http.endpoint import check_headers, check_timeout
@@ -48,7 +49,6 @@ _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "response_format": ((Mapping, type), "a mapping or a class"),
     "tools": ((list, tuple, ValuesView), "a list"),  # not an iterator, which one request uses up
 }
-_NOT_GIVEN = (type(None), openai.NotGiven, openai.Omit)
 
 
 @functools.cache
@@ -69,7 +69,14 @@ def check_request_options(given: Mapping[str, Any], known: Iterable[str] = (), *
         if name not in options:
             raise unknown_option_error(name, options, extra_body_hint=extra_body_hint)
     check_ranges(given)
-    _check_types({name: value for name, value in given.items() if not isinstance(value, _NOT_GIVEN)})
+    _check_types({name: value for name, value in given.items() if not _is_left_out(name, value)})
+
+
+def _is_left_out(name: str, value: Any) -> bool:
+    """Return whether the SDK takes ``value`` for an option that was not given."""
+    if isinstance(value, openai.Omit):
+        return name not in ("extra_body", "extra_query", "timeout")
+    return value is None or (isinstance(value, openai.NotGiven) and name not in ("extra_body", "extra_query"))
 
 
 def _check_types(options: Mapping[str, Any]) -> None:
@@ -77,6 +84,12 @@ def _check_types(options: Mapping[str, Any]) -> None:
     for name, (types, words) in _TYPES.items():
         if name in options and not isinstance(options[name], types):
             raise InvalidTypeError(f"{name} must be {words}, not {type(options[name]).__name__}.")
+    form = options.get("response_format")
+    if isinstance(form, type) and not (issubclass(form, BaseModel) or hasattr(form, "__pydantic_config__")):
+        raise InvalidTypeError(
+            f"response_format must be a mapping or a class of pydantic, not the class {form.__name__}.",
+            remedy="Make it a pydantic.BaseModel, or pass the class to the framework's structured output.",
+        )
     headers = options.get("extra_headers", {}).items()
     # With Omit, the SDK leaves out a header of its own.
     check_headers({name: value for name, value in headers if not isinstance(value, openai.Omit)}, "extra_headers")

@@ -4,7 +4,7 @@ import copy
 import json
 import pickle
 import sys
-from typing import Any
+from typing import Any, TypedDict
 
 import pytest
 
@@ -173,6 +173,10 @@ async def test_numbers_at_the_ends_of_their_ranges_are_sent(make, sent, options)
     assert body["temperature"] == options["temperature"]
 
 
+class NotOfPydantic(TypedDict):
+    """A class of which the SDK makes no JSON schema."""
+
+
 @pytest.mark.parametrize("way", ["constructor", "attributes", "call"])
 async def test_wrong_value_that_the_sdk_takes_is_not_sent(plugin, make, ask, fresh_sandbox, way):
     more = "model_kwargs" if plugin.cls is ChatNanoGPT else "additional_kwargs"
@@ -196,6 +200,10 @@ async def test_wrong_value_that_the_sdk_takes_is_not_sent(plugin, make, ask, fre
         ("extra_body", [1], r"^extra_body must be a mapping, not list"),
         ("stream_options", True, r"^stream_options must be a mapping, not bool"),
         ("response_format", "json", r"^response_format must be a mapping or a class, not str"),
+        ("response_format", NotOfPydantic, r"^response_format must be .* of pydantic, not the class NotOfPydantic"),
+        ("timeout", openai.Omit(), r"^timeout must be a number"),
+        ("extra_query", openai.NOT_GIVEN, r"^extra_query must be a mapping, not NotGiven"),
+        ("extra_body", openai.Omit(), r"^extra_body must be a mapping, not Omit"),
         ("tools", 5, r"^tools must be a list, not int"),
     ):
         with pytest.raises(NanoGPTError, match=words):
