@@ -25,7 +25,7 @@ def check_texts(texts: Iterable[str], first: int | Sequence[int] = 0) -> list[st
             length.
     """
     checked = list(iterate_texts(texts))
-    positions = positions_of(len(checked), first)
+    positions = _positions_of(len(checked), first)
     # Here and below, all texts are tested together first. That nearly always finds nothing.
     if set(map(type, checked)) <= {str}:
         _check_contents(checked, positions)
@@ -45,7 +45,7 @@ def check_texts(texts: Iterable[str], first: int | Sequence[int] = 0) -> list[st
     return plain
 
 
-def positions_of(count: int, first: int | Sequence[int]) -> Sequence[int]:
+def _positions_of(count: int, first: int | Sequence[int]) -> Sequence[int]:
     """Return the positions of ``count`` texts in the caller's list: from ``first`` on, or ``first``, a sequence.
 
     Raises:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from nanogpt_core._runtime.log import logger
 from nanogpt_core._runtime.words import counted
-from nanogpt_core.embeddings.inputs import MAX_POSITIONS_SHOWN, describe_positions, positions_of
+from nanogpt_core.embeddings.inputs import MAX_POSITIONS_SHOWN, describe_positions
 from nanogpt_core.errors import TextTooLongError
 from nanogpt_core.models.tokens import TokenCounter, byte_lengths
 
@@ -148,7 +148,7 @@ def make_plan(
     overflow: Overflow = "error",
     first: int | Sequence[int] = 0,
 ) -> Plan:
-    """Plan which request texts to send for ``texts``, which are checked.
+    """Plan which request texts to send for ``texts``, which are checked, as is ``first``.
 
     ``first`` is the position of the first one in the caller's list, or a sequence with the position of each.
 
@@ -157,7 +157,7 @@ def make_plan(
     """
     distinct = list(dict.fromkeys(texts))
     index_of: Sequence[int] = range(len(texts))
-    positions = text_positions = positions_of(len(texts), first)
+    positions = text_positions = range(first, first + len(texts)) if isinstance(first, int) else first
     if len(distinct) < len(texts):
         indices = {text: index for index, text in enumerate(distinct)}
         index_of = [indices[text] for text in texts]
