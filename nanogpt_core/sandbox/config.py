@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
-from nanogpt_core.errors import ConfigurationError
+from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.models.catalog import MAX_ITEMS, MODELS, ModelInfo, get_model
-from nanogpt_core.sandbox.script import Fault, Reply
+from nanogpt_core.sandbox.script import Fault, Reply, check_faults, check_seconds, check_type
+from nanogpt_core.validation import check_bool, check_number, check_positive
 
 DEFAULT_API_KEY = "sk-nano-sandbox"
 """The key that the sandbox accepts by default; worthless elsewhere."""
@@ -98,25 +99,19 @@ class SandboxConfig:
     keep_bytes: int = 64 * 1024 * 1024
 
     def __post_init__(self) -> None:
-        if not self.api_key:
-            raise ConfigurationError("api_key is empty.")
-        if not 0 <= self.port <= _MAX_PORT:
-            raise ConfigurationError(f"port is {self.port}; it must be from 0 to {_MAX_PORT}.")
-        if not 0 <= self.latency < math.inf:
-            raise ConfigurationError(f"latency is {self.latency}; it must be 0 or more seconds, and finite.")
-        if self.requests_per_second is not None and not 0 < self.requests_per_second < math.inf:
-            raise ConfigurationError(
-                f"requests_per_second is {self.requests_per_second}; it must be above 0 and finite, or None."
-            )
-        if self.requests_per_day is not None and self.requests_per_day < 1:
-            raise ConfigurationError(f"requests_per_day is {self.requests_per_day}; it must be at least 1, or None.")
-        if self.width_source not in {"true", "listed"}:
-            raise ConfigurationError(f'width_source is {self.width_source!r}; it must be "true" or "listed".')
         if not self.allow_remote and not _is_loopback(self.host):
             raise ConfigurationError(
                 f"host {self.host!r} can be reached from other machines, and the sandbox has no protection.",
                 remedy="Use 127.0.0.1, or pass allow_remote=True (--allow-remote).",
             )
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in _FIXED and hasattr(self, name):
+            remedy = _REMEDIES.get(name, "Start another sandbox.")
+            raise ConfigurationError(f"{name} cannot be changed after construction.", remedy=remedy)
+        if name in _CHECKS:
+            _CHECKS[name](name, value)
+        object.__setattr__(self, name, value)
 
     def all_models(self) -> dict[str, ModelInfo]:
         """Return every embedding model that the sandbox serves, by name."""
@@ -138,6 +133,68 @@ class SandboxConfig:
         vendor_limits = not self.reference_page if self.vendor_limits is None else self.vendor_limits
         prefixes = [prefix for prefix in _VENDOR_ITEMS if model.startswith(prefix)] if vendor_limits else []
         return _VENDOR_ITEMS[max(prefixes, key=len)] if prefixes else MAX_ITEMS
+
+
+def _check_text(name: str, value: Any) -> None:
+    check_type(name, value, str)
+    if not value and name != "host":  # an empty host is every address of the machine
+        raise ConfigurationError(f"{name} is empty.")
+
+
+def _check_numbers(name: str, value: Any) -> None:
+    check_type(name, value, Mapping)
+    for model, number in value.items():
+        check_type(f"A name in {name}", model, str)
+        check_number(f"{name}[{model!r}]", number, 1)
+
+
+def _check_models(name: str, value: Any) -> None:
+    check_type(name, value, Mapping)
+    for model, info in value.items():
+        check_type(f"A name in {name}", model, str)
+        check_type(f"{name}[{model!r}]", info, ModelInfo)
+
+
+def _check_width_source(name: str, value: Any) -> None:
+    if value not in ("true", "listed"):
+        raise ConfigurationError(f'{name} is {value!r}; it must be "true" or "listed".')
+
+
+def _unless_none(check: Callable[[str, Any], object]) -> Callable[[str, Any], object]:
+    return lambda name, value: None if value is None else check(name, value)
+
+
+def _check_script(name: str, value: Any) -> None:
+    check_type(name, value, Iterable)
+    if isinstance(value, (str, Mapping)):
+        raise InvalidTypeError(f"{name} must be a list of replies, not {type(value).__name__}.")
+
+
+_CHECKS: dict[str, Callable[[str, Any], object]] = {
+    "host": _check_text,
+    "port": partial(check_number, least=0, most=_MAX_PORT),
+    "api_key": _check_text,
+    "latency": check_seconds,
+    "requests_per_second": check_positive,
+    "requests_per_day": _unless_none(partial(check_number, least=1)),
+    "vendor_limits": _unless_none(check_bool),
+    "item_limits": _check_numbers,
+    "models": _check_models,
+    "width_source": _check_width_source,
+    "faults": check_faults,
+    "script": _check_script,
+    "context_lengths": _check_numbers,
+    **dict.fromkeys(("keep_requests", "keep_bytes"), partial(check_number, least=0)),
+    **dict.fromkeys(
+        ("allow_remote", "reference_page", "report_cost", "refuse_base64", "ignore_base64", "shuffle"), check_bool
+    ),
+}
+
+# The server reads them once.
+_REMEDIES = {"faults": "Call add_faults().", "script": "Call add_replies()."}
+_FIXED = frozenset(
+    ("host", "port", "allow_remote", "requests_per_second", "requests_per_day", "keep_requests", "keep_bytes")
+).union(_REMEDIES)
 
 
 def _is_loopback(host: str) -> bool:

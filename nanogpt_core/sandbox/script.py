@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,40 @@ from typing import Any, Literal
 
 import orjson
 
-from nanogpt_core.errors import ConfigurationError
+from nanogpt_core.errors import ConfigurationError, InvalidTypeError
+from nanogpt_core.validation import check_number, number_type_error
+
+_MIN_STATUS, _MAX_STATUS = 200, 599
+_WORDS: dict[Any, str] = {
+    str: "a str",
+    Mapping: "a mapping",
+    Iterable: "a list",
+    Sequence: "a list",
+    Callable: "a function",
+}
+
+
+def check_type(name: str, value: Any, kind: Any) -> None:
+    """Check that ``value`` is an object of ``kind``."""
+    if not isinstance(value, kind):
+        raise InvalidTypeError(f"{name} must be {_WORDS.get(kind, kind.__name__)}, not {type(value).__name__}.")
+
+
+def check_seconds(name: str, value: Any) -> None:
+    """Check that ``value`` is a finite number of at least 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise number_type_error(name, value)
+    if not 0 <= value < math.inf:
+        raise ConfigurationError(f"{name} must be at least 0 and finite, not {value!r}.")
+
+
+def check_faults(name: str, value: Any) -> None:
+    """Check that ``value`` is an iterable, and if it is a sequence, that it holds faults and None only."""
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+        raise InvalidTypeError(f"{name} must be a list of Fault objects and None, not {type(value).__name__}.")
+    for fault in value if isinstance(value, Sequence) else ():  # not of an iterator, which may be endless
+        if fault is not None and not isinstance(fault, Fault):
+            raise InvalidTypeError(f"{name} must hold Fault objects and None, not {type(fault).__name__}.")
 
 
 @dataclass(frozen=True)
@@ -17,7 +51,7 @@ class Fault:
     """The answer to one ``/embeddings`` or ``/chat/completions`` request in place of the normal one.
 
     Attributes:
-        status: HTTP status; None gives the normal answer, after ``delay``.
+        status: HTTP status, 200 to 599; None gives the normal answer, after ``delay``.
         headers: Response headers, for example ``{"Retry-After": "1"}``.
         body: Bytes and text are sent unchanged, other values as JSON; None gives an error object.
         delay: Seconds to wait before answering.
@@ -27,6 +61,15 @@ class Fault:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | str | Mapping[str, Any] | list[Any] | None = None
     delay: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.status is not None:
+            check_number("status", self.status, _MIN_STATUS, _MAX_STATUS)
+        check_seconds("delay", self.delay)
+        check_type("headers", self.headers, Mapping)
+        for name, value in self.headers.items():
+            check_type("A name in headers", name, str)
+            check_type(f"headers[{name!r}]", value, str)
 
 
 @dataclass(frozen=True)
@@ -42,6 +85,11 @@ class ToolCall:
     name: str
     arguments: Mapping[str, Any] | str = field(default_factory=dict)
     id: str | None = None
+
+    def __post_init__(self) -> None:
+        check_type("name", self.name, str)
+        if not isinstance(self.arguments, str):
+            check_type("arguments", self.arguments, Mapping)
 
     @property
     def arguments_text(self) -> str:
@@ -87,6 +135,10 @@ class Reply:
     def __post_init__(self) -> None:
         if self.text and self.json is not None:
             raise ConfigurationError("A reply has text or json, not both.")
+        for name, kind in _REPLY_TYPES.items():
+            value = getattr(self, name)
+            if value is not None or name in ("text", "reasoning", "tool_calls"):
+                check_type(name, value, kind)
         if not all(isinstance(call, ToolCall) for call in self.tool_calls):
             raise ConfigurationError("tool_calls must hold ToolCall objects.")
         if self.reasoning_field not in {"reasoning", "reasoning_content"}:
@@ -105,6 +157,14 @@ class Reply:
     def answers(self, body: Mapping[str, Any]) -> bool:
         """Return True if this reply answers the request with this decoded body."""
         return (self.model is None or self.model == body.get("model")) and (self.when is None or self.when(body))
+
+
+_REPLY_TYPES: dict[str, Any] = {
+    **dict.fromkeys(("text", "reasoning", "finish_reason", "model"), str),
+    **dict.fromkeys(("usage", "error"), Mapping),
+    "tool_calls": Sequence,
+    "when": Callable,
+}
 
 
 class Script:

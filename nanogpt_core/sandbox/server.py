@@ -15,7 +15,7 @@ from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.sandbox.app import SandboxApp
 from nanogpt_core.sandbox.config import SandboxConfig
 from nanogpt_core.sandbox.request_log import RecordedRequest
-from nanogpt_core.sandbox.script import Fault, Reply
+from nanogpt_core.sandbox.script import Fault, Reply, check_faults
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -31,12 +31,13 @@ class Sandbox:
         **options: The fields of :class:`SandboxConfig`, by their names.
 
     Attributes:
-        config: The options. Those of replies may change while it runs, as in ``sandbox.config.latency = 0.1``. Faults
-            and replies of a script are added with :meth:`add_faults` and :meth:`add_replies`.
+        config: The options. Those of replies may change while it runs, as in ``sandbox.config.latency = 0.1``; setting
+            one that the server has read is an error. Faults and replies of a script are added with :meth:`add_faults`
+            and :meth:`add_replies`.
 
     Raises:
         ConfigurationError: An invalid option. It is a ``ValueError``.
-        InvalidTypeError: An option is unknown. It is a ``TypeError``.
+        InvalidTypeError: An option is unknown or of the wrong type. It is a ``TypeError``.
 
     Example:
         >>> with Sandbox() as sandbox:
@@ -105,6 +106,7 @@ class Sandbox:
 
     def add_faults(self, *faults: Fault | None) -> None:
         """Queue faults for the next embeddings and chat requests, before those of the option ``faults``."""
+        check_faults("faults", faults)
         self._app.more_faults.extend(faults)
 
     def add_replies(self, *replies: Reply | Fault) -> None:

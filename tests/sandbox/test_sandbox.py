@@ -27,9 +27,9 @@ pytest.importorskip("uvicorn")
 from openai import AuthenticationError, NotFoundError, OpenAI, RateLimitError
 
 from nanogpt_core._runtime.extras import install_command
-from nanogpt_core.errors import ConfigurationError, InvalidTypeError
+from nanogpt_core.errors import ConfigurationError, InvalidTypeError, NanoGPTError
 from nanogpt_core.models.catalog import MODELS, ModelInfo
-from nanogpt_core.sandbox import DEFAULT_API_KEY, Fault, Sandbox, SandboxConfig
+from nanogpt_core.sandbox import DEFAULT_API_KEY, Fault, Reply, Sandbox, SandboxConfig, ToolCall
 from nanogpt_core.sandbox.fake_chat import PREFIX, answer
 from nanogpt_core.sandbox.fake_vectors import embed
 from nanogpt_core.sandbox.prompts import Message
@@ -824,11 +824,75 @@ def test_localhost_serves():
         {"api_key": ""},
         {"port": 65_536},
         {"port": -1},
+        {"requests_per_day": 0},
+        {"keep_requests": -1},
+        {"keep_bytes": -1},
     ],
 )
 def test_invalid_option_values_are_refused(option):
     with pytest.raises(ConfigurationError, match=next(iter(option))):
         Sandbox(**option)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"host": 5},
+        {"port": "8080"},
+        {"api_key": None},
+        {"latency": "0.1"},
+        {"requests_per_second": "5"},
+        {"requests_per_day": 1.5},
+        {"shuffle": "yes"},
+        {"vendor_limits": "no"},
+        {"item_limits": 64},
+        {"item_limits": {"a": "64"}},
+        {"models": ["a"]},
+        {"models": {"a": 64}},
+        {"faults": Fault(500)},
+        {"faults": [500]},
+        {"script": "Hello"},
+        {"script": Reply("Hello")},
+        {"context_lengths": {5: 5}},
+        {"keep_bytes": None},
+    ],
+    ids=str,
+)
+def test_options_of_wrong_types_are_refused(option):
+    name, value = next(iter(option.items()))
+    with pytest.raises(InvalidTypeError, match=name):
+        Sandbox(**option)
+    if name not in ("host", "port", "requests_per_second", "requests_per_day", "faults", "script", "keep_bytes"):
+        with pytest.raises(InvalidTypeError, match=name):
+            setattr(Sandbox().config, name, value)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Fault("500"), "status must be a whole number"),
+        (lambda: Fault(99), "status must be from 200 to 599"),
+        (lambda: Fault(delay=-1), "delay must be at least 0"),
+        (lambda: Fault(headers={"Retry-After": 1}), r"headers\['Retry-After'\] must be a str"),
+        (lambda: ToolCall(None), "name must be a str"),
+        (lambda: ToolCall("look", ["a"]), "arguments must be a mapping"),
+        (lambda: Reply(None), "text must be a str"),
+        (lambda: Reply(tool_calls=ToolCall("look")), "tool_calls must be a list"),
+        (lambda: Reply(usage=5), "usage must be a mapping"),
+        (lambda: Reply(when="tea"), "when must be a function"),
+        (lambda: Sandbox().add_faults([Fault(500)]), "faults must hold Fault objects and None, not list"),
+    ],
+)
+def test_scripted_answer_of_a_wrong_type_is_refused_when_it_is_made(make, words):
+    with pytest.raises(NanoGPTError, match=words):
+        make()
+
+
+def test_option_that_the_server_has_read_cannot_be_changed(sandbox):
+    with pytest.raises(ConfigurationError, match=r"^requests_per_second cannot be changed after construction\."):
+        sandbox.config.requests_per_second = 5.0
+    with pytest.raises(ConfigurationError, match=r"Call add_faults\(\)\.$"):
+        sandbox.config.faults = [Fault(500)]
 
 
 def test_unknown_options_are_refused():

@@ -25,7 +25,8 @@ def test_options_and_defaults_are_those_of_the_module():
 
 
 @pytest.mark.parametrize(
-    ("words", "message"), [(["--host", "0.0.0.0"], "--allow-remote"), (["--port", "70000"], "port is 70000")]
+    ("words", "message"),
+    [(["--host", "0.0.0.0"], "--allow-remote"), (["--port", "70000"], "not 70,000")],
 )
 def test_unusable_option_is_one_line_and_exit_code_2(capsys, words, message):
     assert run(["sandbox", *words]) == 2
