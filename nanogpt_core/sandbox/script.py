@@ -141,7 +141,7 @@ class Reply:
                 check_type(name, value, kind)
         if not all(isinstance(call, ToolCall) for call in self.tool_calls):
             raise ConfigurationError("tool_calls must hold ToolCall objects.")
-        if self.reasoning_field not in {"reasoning", "reasoning_content"}:
+        if self.reasoning_field not in ("reasoning", "reasoning_content"):
             raise ConfigurationError(f'reasoning_field is {self.reasoning_field!r}, not "reasoning" or the like.')
 
     @property

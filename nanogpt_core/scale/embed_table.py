@@ -91,7 +91,7 @@ class EmbedTable:
         if importlib.util.find_spec("pyarrow") is None:
             raise missing_extra("EmbedTable", "arrow", ModuleNotFoundError(name="pyarrow"))
         _check_names(column=column, output=output, reason=reason)
-        if on_error not in {"raise", "null"}:
+        if on_error not in ("raise", "null"):
             raise ConfigurationError(f'on_error must be "raise" or "null", not {on_error!r}.')
         if fixed_size is not None and not isinstance(fixed_size, bool):
             raise InvalidTypeError(f"fixed_size must be True, False or None, not {type(fixed_size).__name__}.")

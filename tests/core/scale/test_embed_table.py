@@ -283,6 +283,7 @@ def test_unknown_attribute_is_refused_with_the_name_that_was_meant():
     ("options", "error", "message"),
     [
         ({"on_error": "skip"}, ConfigurationError, "on_error must be"),
+        ({"on_error": []}, ConfigurationError, "on_error must be"),
         ({"output": "text"}, ConfigurationError, "different names"),
         ({"column": ""}, ConfigurationError, "column is empty"),
         ({"output": 7}, InvalidTypeError, "output must be a str"),
