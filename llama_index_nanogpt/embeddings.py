@@ -16,6 +16,7 @@ from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayloa
 from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined] # re-exported
 from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent, EmbeddingStartEvent
 from llama_index.core.instrumentation.events.exception import ExceptionEvent
+from llama_index.core.storage.kvstore.types import BaseKVStore
 from llama_index.core.utils import get_tqdm_iterable
 from tqdm.asyncio import tqdm_asyncio
 
@@ -27,6 +28,7 @@ from nanogpt_core._runtime.workers import call_in_thread
 from nanogpt_core.embeddings.inputs import check_text, check_texts
 from nanogpt_core.embeddings.model_base import EMBEDDER_DEFAULTS, EmbeddingModelBase, hidden_option
 from nanogpt_core.embeddings.planning import Overflow
+from nanogpt_core.errors import InvalidTypeError
 from nanogpt_core.http.secrets import hide_if_key, hide_keys
 from nanogpt_core.plugin_model import ConstructorSignature
 from nanogpt_core.validation import check_can_be_pickled, check_methods, check_number
@@ -324,6 +326,10 @@ def _check_own_fields(fields: Mapping[str, Any]) -> None:
     if fields.get("num_workers") is not None:
         check_number("num_workers", fields["num_workers"], 1)
     check_methods("rate_limiter", fields.get("rate_limiter"), "acquire", "async_acquire")
+    check_methods("callback_manager", fields.get("callback_manager"), "event")
+    store = fields.get("embeddings_cache")
+    if store is not None and not isinstance(store, BaseKVStore):
+        raise InvalidTypeError(f"embeddings_cache must be a BaseKVStore, not {type(store).__name__}.")
 
 
 def _options() -> type:

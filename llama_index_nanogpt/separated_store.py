@@ -11,7 +11,6 @@ from typing import Any
 from llama_index.core.storage.kvstore.types import DEFAULT_COLLECTION, BaseKVStore
 
 from nanogpt_core._runtime.log import warn
-from nanogpt_core.errors import InvalidTypeError
 
 _query: ContextVar[object] = ContextVar("nanogpt_query", default=None)
 
@@ -36,14 +35,9 @@ class SeparatedStore(BaseKVStore):
 
     Attributes:
         store: The store of the caller.
-
-    Raises:
-        InvalidTypeError: It is no store.
     """
 
     def __init__(self, store: BaseKVStore, namespace: str, query_instruction: str | None) -> None:
-        if not isinstance(store, BaseKVStore):
-            raise InvalidTypeError(f"embeddings_cache must be a BaseKVStore, not {type(store).__name__}.")
         self.store: BaseKVStore = store.store if isinstance(store, SeparatedStore) else store
         self._documents, self._queries = _digest(namespace), _digest(namespace + (query_instruction or ""))
 

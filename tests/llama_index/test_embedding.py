@@ -472,6 +472,25 @@ async def test_failed_batch_ends_the_batches_beside_it(make, sandbox):
     assert len(sandbox.requests) == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("callback_manager", r"^callback_manager must have event\(\), not str\."),
+        ("embeddings_cache", r"^embeddings_cache must be a BaseKVStore, not str\."),
+        ("rate_limiter", r"^rate_limiter must have acquire\(\) and async_acquire\(\), not str\."),
+    ],
+)
+def test_object_of_the_framework_that_is_none_is_refused(make, name, words):
+    embedding = make()
+    for use in (
+        lambda: make(**{name: "none"}),
+        lambda: setattr(embedding, name, "none"),
+        lambda: embedding.model_copy(update={name: "none"}),
+    ):
+        with pytest.raises(InvalidTypeError, match=words):
+            use()
+
+
 async def test_generator_of_texts_is_accepted(make, call):
     vectors = await call(make(embed_batch_size=2), "get_text_embedding_batch", (text for text in TEXTS))
     assert len(vectors) == 7
