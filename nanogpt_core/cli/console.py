@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import os
@@ -68,8 +69,10 @@ def print_json(value: object) -> None:
         CommandError: ``value`` holds NaN or infinity, for example from a reply of the service.
     """
     indent = 2 if sys.stdout.isatty() else None
+    # In another encoding than UTF-8, a character that is not in it would be replaced by a question mark.
+    is_utf_8 = codecs.lookup(sys.stdout.encoding or "utf-8").name == "utf-8"
     try:
-        text = json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False)
+        text = json.dumps(value, ensure_ascii=not is_utf_8, indent=indent, allow_nan=False)
     except ValueError as error:
         raise CommandError(f"The result cannot be printed as JSON: {error}.", code=ExitCode.SERVICE) from None
     # JSON escapes the other control characters itself.
@@ -77,20 +80,25 @@ def print_json(value: object) -> None:
 
 
 def print_error(message: str) -> None:
-    """Print a message on standard error, after the program's name."""
-    _print_message(printable(message))
+    """Print a message on standard error, in one line, after the program's name."""
+    _print_message(message)
 
 
 def print_warning(message: str) -> None:
-    """Print a warning on standard error, after the program's name."""
-    _print_message(f"warning: {printable(message)}")
+    """Print a warning on standard error, in one line, after the program's name."""
+    _print_message(f"warning: {message}")
 
 
 def _print_message(message: str) -> None:
     with contextlib.suppress(OSError):  # the exit code tells the rest if nobody reads standard error
-        sys.stderr.write(f"nanogpt: {message}\n")
+        sys.stderr.write(f"nanogpt: {one_line(message)}\n")
 
 
 def printable(text: str) -> str:
     """Return ``text`` with a replacement character for each control character but tabs and line breaks."""
     return _CONTROL_CHARACTERS.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def one_line(text: str) -> str:
+    """Return ``text`` in one line, without control characters: names of files and replies may hold line breaks."""
+    return printable(" ".join(filter(None, map(str.strip, text.splitlines()))))

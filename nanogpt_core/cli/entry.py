@@ -109,10 +109,11 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _usage_message(error: Exception) -> str:
-    from cyclopts import UnusedCliTokensError
+    from cyclopts import MissingArgumentError, UnusedCliTokensError
 
-    message = _one_line(error)
-    if "--api-key" in message:
+    message = str(error)
+    # `nanogpt sandbox` has such an option, whose value may be missing.
+    if "--api-key" in message and not isinstance(error, MissingArgumentError):
         return (
             "There is no option for the key, since every user of this machine can read the arguments of a process. "
             "Set NANOGPT_API_KEY in the environment."
@@ -138,20 +139,16 @@ def _report(error: Exception) -> int:
         return ExitCode.USAGE
     if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
-        print_error(f"{place}{_one_line(error.strerror or error)}")
+        print_error(f"{place}{error.strerror or error}")
         return ExitCode.USAGE
     if isinstance(error, Warning):  # raised on request: python -W error, or PYTHONWARNINGS=error
-        print_error(f"{_one_line(error)} Warnings are errors here, by Python's options.")
+        print_error(f"{error} Warnings are errors here, by Python's options.")
         return ExitCode.USAGE
     print_error(
-        f"Internal error: {type(error).__name__}: {_one_line(error)}. This is a defect of nanogpt-rag: please report "
+        f"Internal error: {type(error).__name__}: {error}. This is a defect of nanogpt-rag: please report "
         f"it, with the output of the same command under {_TRACEBACK_VARIABLE}=1."
     )
     return ExitCode.INTERNAL
-
-
-def _one_line(error: object) -> str:
-    return " ".join(str(error).split())
 
 
 def _show_warning(message: Warning | str, *_place: Any, **_more: Any) -> None:

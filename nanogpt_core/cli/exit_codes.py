@@ -47,10 +47,7 @@ class ExitCode(IntEnum):
 
 
 class CommandError(Exception):
-    """Ends a command with one line on standard error.
-
-    ``message`` is the problem with its place: one line, or one line for each of several places.
-    """
+    """Ends a command with one line on standard error: ``message``, the problem with its place, and the remedy."""
 
     def __init__(self, message: str, *, remedy: str = "", code: ExitCode = ExitCode.USAGE) -> None:
         super().__init__(message)

@@ -12,7 +12,7 @@ from cyclopts import App, Parameter
 
 from nanogpt_core._runtime.words import counted
 from nanogpt_core.cli.answer import cited_numbers, stream_answer
-from nanogpt_core.cli.console import print_json, print_warning, printable
+from nanogpt_core.cli.console import one_line, print_json, print_warning, printable
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode
 from nanogpt_core.cli.formats.base import StoredRow, VectorReader, open_output
 from nanogpt_core.cli.job.manifest import read_manifest
@@ -156,11 +156,7 @@ def _print_passages(found: Found, *, full: bool) -> None:
     for number, (row, hit) in enumerate(found, 1):
         text = row.text.strip() if full else _shortened(row.text.strip())
         lines = "".join(f"    {line}\n" for line in printable(text).splitlines())
-        sys.stdout.write(f"[{number}] {hit.score:.4f}  {_in_one_line(row.place)}\n{lines}\n")
-
-
-def _in_one_line(place: str) -> str:
-    return printable(" ".join(place.splitlines()))
+        sys.stdout.write(f"[{number}] {hit.score:.4f}  {one_line(row.place)}\n{lines}\n")
 
 
 def _shortened(text: str) -> str:
@@ -177,7 +173,7 @@ def _print_answer(question: str, found: Found, chat_model: str, base_url: str | 
     cited = cited_numbers("".join(parts))
     for number, (row, hit) in enumerate(found, 1):
         if number in cited:
-            sys.stdout.write(f"[{number}] {hit.score:.4f}  {_in_one_line(row.place)}\n")
+            sys.stdout.write(f"[{number}] {hit.score:.4f}  {one_line(row.place)}\n")
     _warn_about(cited, found)
 
 

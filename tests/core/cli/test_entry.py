@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import re
 import signal
 import subprocess
@@ -117,6 +118,13 @@ def test_api_key_option_is_refused_with_the_name_of_the_variable(nanogpt):
     assert "sk-nano-secret" not in result.err
 
 
+def test_missing_value_of_the_sandboxs_api_key_is_named(nanogpt):
+    result = nanogpt("sandbox", "--api-key")
+    assert (result.code, result.out) == (2, "")
+    assert "--api-key requires an argument" in result.err
+    assert "NANOGPT_API_KEY" not in result.err
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [
@@ -178,6 +186,11 @@ def test_warning_that_is_an_error_by_request_is_no_defect(failing):
 
 def test_error_of_the_system_without_a_file_is_one_line(failing):
     assert failing(OSError("broken\nin two")).err == "nanogpt: broken in two\n"
+
+
+def test_line_breaks_of_a_reply_or_a_name_do_not_divide_a_message(failing):
+    error = errors.ServerError("The host said: no\nroom.\r\n", remedy="Try\u2028again.", status=503)
+    assert failing(error).err == "nanogpt: The host said: no room. Try again.\n"
 
 
 def test_exit_of_rich_after_its_reader_has_gone_is_code_141(failing):
@@ -279,6 +292,20 @@ def test_control_characters_in_tables_findings_and_json_do_not_reach_the_termina
     out = capsys.readouterr().out
     assert out.removesuffix("\n").isprintable()
     assert json.loads(out) == {hostile: hostile}
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_json_loses_no_character_in_any_encoding_of_standard_output(encoding):
+    code = "from nanogpt_core.cli import console; console.print_json({'Größe': '你好 \U0001f41d'})"
+    done = subprocess.run(
+        [sys.executable, "-X", "utf8=0", "-c", code],
+        env={**os.environ, "PYTHONIOENCODING": f"{encoding}:replace"},
+        capture_output=True,
+        timeout=300,
+        check=True,
+    )
+    assert json.loads(done.stdout.decode(encoding)) == {"Größe": "你好 \U0001f41d"}
+    assert ("你好".encode() in done.stdout) is (encoding == "utf-8")
 
 
 def test_number_that_json_does_not_have_is_an_error_of_the_service():
