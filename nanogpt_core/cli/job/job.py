@@ -68,7 +68,7 @@ class Job:
             stack.callback(state.close)
             earlier = self._earlier_output(state)  # now no other process can finish the output
             stack.callback(progress.close)
-            cache = VectorLog(state.folder / "vectors.log") if self.cache is None else KeptCache(self.cache)
+            cache = self._open_cache(state)
             stack.callback(cache.close)
             spool = Spool(state.folder)
             stack.callback(spool.close)
@@ -83,6 +83,11 @@ class Job:
             report = self._read_input(embedder, spool, progress)
             if earlier is not None:
                 self._check_earlier(earlier, embedder, spool)
+                if state.keep:
+                    print_warning(
+                        f"{state.folder} is left from an unfinished run with --overwrite, which the same command "
+                        "continues. Delete it if you do not want that output."
+                    )
                 return earlier, True
             stored = len(cache) if isinstance(cache, VectorLog) else 0
             check_space(state.folder, spool, embedder.width, stored)
@@ -95,6 +100,17 @@ class Job:
             manifest.write(self.output, state.folder)
             state.keep = False
         return manifest, False
+
+    def _open_cache(self, state: State) -> VectorLog | KeptCache:
+        """Return the cache of the embedder, with the vectors of earlier runs."""
+        path = state.folder / "vectors.log"
+        if self.cache is None:
+            return VectorLog(path)
+        cache = KeptCache(self.cache)
+        if path.exists():  # an earlier run had no --cache
+            with contextlib.closing(VectorLog(path)) as log:
+                log.copy_to(cache)
+        return cache
 
     def _read_input(self, embedder: Embedder, spool: Spool, progress: Progress) -> InputReport:
         counter = TokenCounter(embedder.model_info)
@@ -151,10 +167,10 @@ class Job:
             CommandError: There is a file that this program has not finished.
         """
         existing = next((path for path in self._data_files if path.exists()), None)
-        if existing is None or self.overwrite or not state.is_new:
+        if existing is None or self.overwrite:
             return None
         manifest = read_manifest(self.output) if existing == self.output else None
-        if manifest is None:
+        if manifest is None and state.is_new:  # else a kill may have come between the output and its manifest
             raise _exists(existing, "and has no manifest")
         return manifest
 

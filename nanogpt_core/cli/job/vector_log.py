@@ -10,13 +10,17 @@ import os
 import struct
 import threading
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
+
+from nanogpt_core.cache.base import EmbeddingCache
 
 _MAGIC = b"nanogpt vectors 1\n"
 _HEAD = struct.Struct("<II")  # bytes of the key, bytes of the entry
 _MAX_KEY_BYTES = 1 << 12
 _MAX_ENTRY_BYTES = 1 << 20
 _READ_BYTES = 1 << 20
+_ENTRIES_PER_COPY = 1024
 
 
 class VectorLog:
@@ -100,6 +104,12 @@ class VectorLog:
                 raise
             self._places.update({key: self._end + offset for key, offset in offsets.items()})
             self._end += length
+
+    def copy_to(self, cache: EmbeddingCache) -> None:
+        """Store all entries in another cache."""
+        keys = iter(list(self._places))
+        while part := list(islice(keys, _ENTRIES_PER_COPY)):
+            cache.put_many(self.get_many(part))
 
     def __len__(self) -> int:
         return len(self._places)

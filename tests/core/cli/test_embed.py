@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from nanogpt_core import Embedder, SQLiteCache
+from nanogpt_core import Embedder, SQLiteCache, Usage
 from nanogpt_core._runtime.extras import install_command
 from nanogpt_core.cache import sqlite_file
 from nanogpt_core.cache.sqlite_file import folder_lock
@@ -168,6 +168,32 @@ def test_same_command_again_sends_nothing_and_another_one_is_refused(embed, corp
     assert not (tmp_path / "out.parquet.unfinished").exists()
     replaced = embed(corpus, "-o", output, "--overwrite")
     assert (replaced.code, replaced.sent.total()) == (0, 701)
+
+
+def test_unfinished_replacement_leaves_the_complete_output_as_it_is(embed, service, corpus, tmp_path):
+    output, other_model = tmp_path / "out.parquet", ("--overwrite", "-m", "text-embedding-3-large")
+    embed(corpus, "-o", output)
+    before = output.read_bytes()
+    service.add_faults(None, SERVICE_ERRORS["insufficient_quota"])
+    failed = embed(corpus, "-o", output, *other_model)
+    assert failed.code in {4, 5}
+    again = embed(corpus, "-o", output)
+    assert (again.code, again.sent.total(), output.read_bytes() == before) == (0, 0, True)
+    assert f"{output}.unfinished is left from an unfinished run with --overwrite" in again.err
+    replaced = embed(corpus, "-o", output, *other_model)
+    assert (replaced.code, (failed.sent + replaced.sent).total()) == (0, 700)
+    assert not (tmp_path / "out.parquet.unfinished").exists()
+
+
+def test_output_whose_manifest_a_kill_prevented_gets_it_without_overwrite(embed, corpus, tmp_path):
+    output = tmp_path / "out.npy"
+    embed(corpus, "-o", output)
+    (tmp_path / "out.npy.manifest.json").unlink()
+    state = State(output)
+    state.note_usage(lambda: Usage(requests=1))
+    state.close()
+    assert embed(corpus, "-o", output).code == 0
+    assert (tmp_path / "out.npy.manifest.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -437,6 +463,17 @@ def test_cache_is_kept_and_serves_other_outputs(embed, corpus, tmp_path):
     assert np.array_equal(stored(tmp_path / "a.parquet")[1], stored(tmp_path / "b.npy")[1])
 
 
+def test_cache_takes_over_the_vectors_of_an_interrupted_run_without_one(embed, service, corpus, tmp_path):
+    cache = tmp_path / "vectors.db"
+    service.add_faults(None, None, SERVICE_ERRORS["insufficient_quota"])
+    first = embed(corpus, "-o", tmp_path / "out.npy")
+    assert first.code in {4, 5}
+    second = embed(corpus, "-o", tmp_path / "out.npy", "--cache", cache)
+    assert (second.code, first.sent.total() > 0) == (0, True)
+    assert max((first.sent + second.sent).values()) == 1
+    assert embed(corpus, "-o", tmp_path / "other.npy", "--cache", cache).sent.total() == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -461,8 +498,6 @@ def test_money_is_spent_only_as_allowed(embed, corpus, tmp_path, arguments, code
 
 
 def test_budget_counts_earlier_runs(embed, corpus, tmp_path):
-    from nanogpt_core import Usage
-
     state = State(tmp_path / "out.parquet")
     state.note_usage(lambda: Usage(requests=1, prompt_tokens=45_000, cost_usd=0.9, texts_sent=5))
     state.close()
