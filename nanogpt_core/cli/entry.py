@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from nanogpt_core._runtime.extras import install_command
 from nanogpt_core.cli.console import print_error, print_warning
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode, exit_code_of, message_of
-from nanogpt_core.cli.names import STDIN
+from nanogpt_core.cli.paths import STDIN
 from nanogpt_core.errors import NanoGPTError
 
 # Windows has no SIGHUP, which a closed terminal or connection sends.

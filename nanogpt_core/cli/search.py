@@ -16,9 +16,9 @@ from nanogpt_core.cli.console import one_line, print_json, print_warning, printa
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode
 from nanogpt_core.cli.formats.base import StoredRow, VectorReader, open_output
 from nanogpt_core.cli.job.manifest import read_manifest
-from nanogpt_core.cli.names import STDIN
 from nanogpt_core.cli.nearest import Hit, nearest
 from nanogpt_core.cli.options import JsonFlag
+from nanogpt_core.cli.paths import STDIN
 from nanogpt_core.cli.vector_index import indexed_nearest
 from nanogpt_core.embeddings.embedder import Embedder
 from nanogpt_core.errors import NanoGPTError, TextTooLongError

@@ -15,10 +15,9 @@ from nanogpt_core._runtime.extras import install_command
 from nanogpt_core._runtime.words import counted
 from nanogpt_core.cli.console import print_warning
 from nanogpt_core.cli.formats.base import VectorLookup, VectorReader
-from nanogpt_core.cli.job.manifest import manifest_path
 from nanogpt_core.cli.job.progress import Progress, make_progress
-from nanogpt_core.cli.names import INDEX, UNFINISHED
 from nanogpt_core.cli.nearest import Hit, nearest
+from nanogpt_core.cli.paths import UNFINISHED, index_path, manifest_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,11 +42,6 @@ _CANDIDATES_PER_HIT = 4
 class _Index(NamedTuple):
     vectors: Any  # faiss.Index
     without_vector: int
-
-
-def index_path(output: Path) -> Path:
-    """Return the path of the index of ``output``."""
-    return output.with_name(output.name + INDEX)
 
 
 def indexed_nearest(

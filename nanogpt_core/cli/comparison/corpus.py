@@ -13,8 +13,8 @@ from cyclopts import Group, Parameter
 from nanogpt_core.cli.job.input import is_one_of, read_input
 from nanogpt_core.cli.job.progress import Progress
 from nanogpt_core.cli.job.spool import Spool
-from nanogpt_core.cli.names import name_of
 from nanogpt_core.cli.options import InputOptions, ReadingOptions
+from nanogpt_core.cli.paths import path_as_text
 from nanogpt_core.cli.reading.passage import Passage as PlacedPassage
 
 if TYPE_CHECKING:
@@ -62,4 +62,4 @@ def _source(passage: PlacedPassage, corpus: Path) -> str:
     if passage.key is not None:
         return passage.key
     path = Path(passage.source)
-    return path.relative_to(name_of(corpus)).as_posix() if corpus.is_dir() else path.name
+    return path.relative_to(path_as_text(corpus)).as_posix() if corpus.is_dir() else path.name

@@ -19,7 +19,7 @@ from nanogpt_core.cli.exit_codes import CommandError, ExitCode
 from nanogpt_core.cli.job.cost import format_usd
 from nanogpt_core.cli.job.progress import Progress
 from nanogpt_core.cli.kept_cache import KeptCache
-from nanogpt_core.cli.names import STDIN
+from nanogpt_core.cli.paths import STDIN
 
 if TYPE_CHECKING:
     from nanogpt_core.comparison import Candidate, Comparison, Passage, Question

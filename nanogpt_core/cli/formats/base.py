@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 import orjson
 
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode
-from nanogpt_core.cli.names import STDIN
+from nanogpt_core.cli.paths import STDIN
 from nanogpt_core.cli.reading.passage import Passage
 
 if TYPE_CHECKING:

@@ -10,16 +10,11 @@ import orjson
 
 from nanogpt_core._runtime.words import counted
 from nanogpt_core.cli.formats.base import ROWS_PER_BLOCK, Block, Facts, StoredRow, row_fields, stored_row, unreadable
-from nanogpt_core.cli.names import PASSAGES
+from nanogpt_core.cli.paths import passages_path
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-
-def passages_path(output: Path) -> Path:
-    """Return the file with the passages of an array."""
-    return output.with_name(output.stem + PASSAGES)
 
 
 _ARRAY, _PASSAGES = "output.npy", "output.jsonl"

@@ -15,18 +15,17 @@ from nanogpt_core.cli.asking import CostOptions
 from nanogpt_core.cli.console import print_warning
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode, exit_code_of, message_of
 from nanogpt_core.cli.formats.base import Facts, format_of, open_output
-from nanogpt_core.cli.formats.numpy_array import passages_path
 from nanogpt_core.cli.job.input import InputReport, is_one_of, read_input
-from nanogpt_core.cli.job.manifest import Manifest, manifest_path, read_manifest
+from nanogpt_core.cli.job.manifest import Manifest, read_manifest
 from nanogpt_core.cli.job.progress import Progress
 from nanogpt_core.cli.job.run import JobRun
 from nanogpt_core.cli.job.spending import budget_left, check_space, confirm
 from nanogpt_core.cli.job.spool import Spool
-from nanogpt_core.cli.job.state import State, state_folder
+from nanogpt_core.cli.job.state import State
 from nanogpt_core.cli.job.vector_log import VectorLog
 from nanogpt_core.cli.kept_cache import KeptCache
-from nanogpt_core.cli.names import name_of
 from nanogpt_core.cli.options import InputOptions
+from nanogpt_core.cli.paths import data_files, manifest_path, path_as_text, state_folder
 from nanogpt_core.embeddings.embedder import Embedder
 from nanogpt_core.errors import BadRequestError, InvalidInputError, NanoGPTError, ReplyError
 from nanogpt_core.models.tokens import TokenCounter
@@ -122,7 +121,7 @@ class Job:
                 return None
             return f"has {tokens:,} tokens, and the model takes {counter.limit:,}; see --chunk-tokens and --on-overflow"
 
-        outputs = [*self._data_files, manifest_path(self.output)]
+        outputs = [*data_files(self.output), manifest_path(self.output)]
         report = read_input(self.inputs, self.reading, spool, progress, reason_against=reason_against, outputs=outputs)
         if spool.repeated_ids:
             rows = "row has" if spool.repeated_ids == 1 else "rows have"
@@ -132,33 +131,25 @@ class Job:
             )
         return report
 
-    @property
-    def _data_files(self) -> list[Path]:
-        """The files that hold the output."""
-        is_array = self.output.suffix.lower() == ".npy"
-        return [self.output, passages_path(self.output)] if is_array else [self.output]
-
     def _check_places(self) -> None:
         """Check that output and manifest can be put into their places.
 
         Raises:
             CommandError: The folder is missing, a folder is in one of the places, or a byte of the path is not UTF-8.
         """
-        if name_of(self.output) != self.output.as_posix():
-            raise CommandError(f"{name_of(self.output)}: Arrow and SQLite take only paths in UTF-8.")
+        if path_as_text(self.output) != self.output.as_posix():
+            raise CommandError(f"{path_as_text(self.output)}: Arrow and SQLite take only paths in UTF-8.")
         folder = self.output.parent
         if not folder.is_dir():
             raise CommandError(f"{folder}: There is no such folder.", remedy="Make it, or pass another --output.")
-        is_dataset = self.output.suffix.lower() == ".lance"
-        for path in (*([] if is_dataset else [self.output]), manifest_path(self.output)):
-            if path.is_dir():
+        files = [*data_files(self.output), manifest_path(self.output)]
+        for path in files:
+            if path.is_dir() and path.suffix.lower() != ".lance":
                 raise CommandError(f"{path} is a folder.", remedy="Pass another --output.")
-        if self.cache is not None:
-            written = (*self._data_files, manifest_path(self.output), state_folder(self.output))
-            if is_one_of(self.cache, written):
-                raise CommandError(
-                    f"{self.cache} is a file of the output, and would be lost.", remedy="Pass another --cache."
-                )
+        if self.cache is not None and is_one_of(self.cache, [*files, state_folder(self.output)]):
+            raise CommandError(
+                f"{self.cache} is a file of the output, and would be lost.", remedy="Pass another --cache."
+            )
 
     def _earlier_output(self, state: State) -> Manifest | None:
         """Return the manifest of a finished output that must not be replaced; None if there is none.
@@ -166,7 +157,7 @@ class Job:
         Raises:
             CommandError: There is a file that this program has not finished.
         """
-        existing = next((path for path in self._data_files if path.exists()), None)
+        existing = next((path for path in data_files(self.output) if path.exists()), None)
         if existing is None or self.overwrite:
             return None
         manifest = read_manifest(self.output) if existing == self.output else None

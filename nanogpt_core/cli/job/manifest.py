@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode
-from nanogpt_core.cli.names import MANIFEST
+from nanogpt_core.cli.paths import manifest_path
 
 _FORMAT = "nanogpt embed 1"
 
@@ -63,11 +63,6 @@ class Manifest:
         part = folder / "manifest.json"
         part.write_text(json.dumps(self.as_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         part.replace(manifest_path(output))
-
-
-def manifest_path(output: Path) -> Path:
-    """Return the path of the manifest of ``output``."""
-    return output.with_name(output.name + MANIFEST)
 
 
 def read_manifest(output: Path) -> Manifest | None:

@@ -17,13 +17,8 @@ import orjson
 
 from nanogpt_core.cache.sqlite_file import file_identity
 from nanogpt_core.cli.exit_codes import CommandError
-from nanogpt_core.cli.names import UNFINISHED
+from nanogpt_core.cli.paths import state_folder
 from nanogpt_core.observability.usage import Usage
-
-
-def state_folder(output: Path) -> Path:
-    """Return the folder with the state of an output that is not finished."""
-    return output.with_name(output.name + UNFINISHED)
 
 
 class State:

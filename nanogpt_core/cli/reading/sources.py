@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanogpt_core.cli.exit_codes import CommandError
-from nanogpt_core.cli.names import MANIFEST, PASSAGES, STDIN, UNFINISHED, name_of
+from nanogpt_core.cli.paths import MANIFEST, STDIN, UNFINISHED, data_files, index_path, manifest_path, path_as_text
 from nanogpt_core.cli.reading.passage import Problem
 
 FORMATS = {
@@ -43,7 +43,7 @@ class Source:
     """A file to read, or standard input.
 
     Attributes:
-        name: The name in messages and in the output, by :func:`nanogpt_core.cli.names.name_of`.
+        name: The name in messages and in the output, by :func:`nanogpt_core.cli.paths.path_as_text`.
         path: The file; None for standard input.
         format: One of the values of :data:`FORMATS`; None if neither name nor option tells it: the beginning does then.
         in_folder: Whether it was found in a folder, and not named itself.
@@ -83,16 +83,16 @@ def find_sources(
         elif path.is_dir():
             unreadable: list[Problem] = []
             found = [
-                Source(name_of(file), file, _format(file) or given_format, in_folder=True)
+                Source(path_as_text(file), file, _format(file) or given_format, in_folder=True)
                 for file in _files(path, include, left_out, unreadable)
             ]
             sources += found
             problems += unreadable
             if not found and not unreadable:
                 reason = "that --include names" if include else "of a known format"
-                problems.append(Problem(name_of(path), f"the folder holds no file {reason}"))
+                problems.append(Problem(path_as_text(path), f"the folder holds no file {reason}"))
         elif path.exists():
-            sources.append(Source(name_of(path), path, given_format or _format(path)))
+            sources.append(Source(path_as_text(path), path, given_format or _format(path)))
         else:
             raise CommandError(f"{name}: There is no such file or folder.")
     # A file that is named twice, or also found in a folder, is read once.
@@ -108,25 +108,32 @@ def _format(path: Path) -> str | None:
 
 def _files(folder: Path, include: Sequence[str], left_out: Counter[str], unreadable: list[Problem]) -> Iterator[Path]:
     def note(error: OSError) -> None:
-        unreadable.append(Problem(name_of(Path(error.filename)), error.strerror or str(error)))
+        unreadable.append(Problem(path_as_text(Path(error.filename)), error.strerror or str(error)))
 
     for root, folders, names in os.walk(folder, onerror=note):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and not name.endswith(UNFINISHED))
+        own = _own_files(Path(root), names)
+        folders[:] = sorted(name for name in folders if name not in own and not _is_hidden(name))
         # A link may lead back to a folder above it.
         left_out[LINKED_FOLDER] += sum(Path(root, name).is_symlink() for name in folders)
-        outputs = {name.removesuffix(MANIFEST) for name in names if name.endswith(MANIFEST)}
-        outputs |= {output.removesuffix(".npy") + PASSAGES for output in outputs if output.endswith(".npy")}
-        for name in sorted(names):
+        for name in sorted(name for name in names if name not in own and not _is_hidden(name)):
             path = Path(root, name)
-            if name.startswith(".") or name.endswith(MANIFEST) or name in outputs:
-                continue
             if include:
                 wanted = any(fnmatch.fnmatch(name, pattern) for pattern in include)
             else:
                 wanted = path.suffix.lower() in _FORMATS_IN_FOLDERS
             if not wanted:
-                left_out[name_of(Path(path.suffix or name))] += path.is_file()
+                left_out[path_as_text(Path(path.suffix or name))] += path.is_file()
             elif path.is_file():
                 yield path
             elif path.is_symlink():
-                unreadable.append(Problem(name_of(path), "the link leads to no file"))
+                unreadable.append(Problem(path_as_text(path), "the link leads to no file"))
+
+
+def _own_files(folder: Path, names: Sequence[str]) -> set[str]:
+    """Return the names of outputs, which have a manifest, and of the files beside them."""
+    outputs = [folder / name.removesuffix(MANIFEST) for name in names if name.endswith(MANIFEST) and name != MANIFEST]
+    return {path.name for each in outputs for path in (*data_files(each), manifest_path(each), index_path(each))}
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name.endswith(UNFINISHED)

@@ -612,6 +612,7 @@ def test_too_long_text_is_named_before_anything_is_sent_unless_it_may_be_cut(emb
         (["in.jsonl", "-o", "gone/out.parquet"], 2, "gone: There is no such folder."),
         (["in.jsonl", "-o", "folder.npy", "--overwrite"], 2, "folder.npy is a folder."),
         (["in.jsonl", "-o", "out.npy"], 2, "out.npy.manifest.json is a folder."),
+        (["in.jsonl", "-o", "array.npy", "--overwrite"], 2, "array.passages.jsonl is a folder."),
         (["in.jsonl", "--cache", "in.jsonl/vectors.db"], 2, "in.jsonl"),
         (["in.jsonl", "--cache", "in.jsonl"], 2, "in.jsonl is no cache"),
         (["in.jsonl", "--cache", "out.parquet"], 2, "out.parquet is a file of the output, and would be lost."),
@@ -628,7 +629,7 @@ def test_too_long_text_is_named_before_anything_is_sent_unless_it_may_be_cut(emb
 )
 def test_wrong_command_is_refused_with_the_reason(embed, tmp_path, monkeypatch, arguments, code, words):
     monkeypatch.chdir(tmp_path)
-    for name in ("empty", "folder.npy", "out.npy.manifest.json"):
+    for name in ("empty", "folder.npy", "out.npy.manifest.json", "array.passages.jsonl"):
         (tmp_path / name).mkdir()
     for name in ("in.jsonl", "in.passages.jsonl", "other.passages.jsonl"):
         records(tmp_path / name, ["text"])

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanogpt_core.cli.exit_codes import CommandError
-from nanogpt_core.cli.names import STDIN
+from nanogpt_core.cli.paths import STDIN
 from nanogpt_core.cli.options import InputOptions
 from nanogpt_core.cli.reading import tables, text_files
 from nanogpt_core.cli.reading.corpus import CorpusReader
@@ -366,16 +366,21 @@ def test_folders_are_read_in_order_without_hidden_files_and_own_outputs(tmp_path
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_text("Text.")
-    for name in ("old.jsonl.manifest.json", "e.npy.manifest.json", "e.passages.jsonl"):
+    for name in ("old.jsonl", "e.npy", "f.lance"):
+        (tmp_path / f"{name}.manifest.json").write_text("{}")
+    for name in ("e.passages.jsonl", "e.npy.index", "e.npy.index.7.unfinished", ".manifest.json"):
         (tmp_path / name).write_text("{}")
-    (tmp_path / "x.parquet.unfinished").mkdir()
-    (tmp_path / "x.parquet.unfinished" / "output.jsonl").write_text("{}")
+    for name in ("x.parquet.unfinished", "f.lance"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "output.jsonl").write_text("{}")
     sources, problems, left_out = find_sources([str(tmp_path), str(tmp_path / "a.md")])
     assert [source.path.relative_to(tmp_path).as_posix() for source in sources] == ["a.md", "b/a.txt", "b/z.md"]
     assert problems == []
     assert left_out == {".png": 1, ".py": 1, ".json": 1}
     only, _, _ = find_sources([str(tmp_path)], include=["*.py"])
     assert [(source.path.name, source.format) for source in only] == [("d.py", None)]
+    every, _, _ = find_sources([str(tmp_path)], include=["*"])
+    assert [source.path.name for source in every] == ["a.md", "c.png", "d.py", "e.json", "a.txt", "z.md"]
 
 
 def test_folder_without_a_readable_file_is_a_problem(tmp_path):
