@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import io
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -36,6 +37,7 @@ _MAX_OVERLAP = 0.5
 
 _RECORD_FORMATS = ("jsonl", "json", "csv", "parquet")
 _LINE_FORMATS = ("jsonl", "csv")
+_FORMATS_WITH_OFFSETS = ("pdf", "parquet")  # of parts of the file: a pipe has to be read as a whole first
 
 
 class CorpusReader:
@@ -77,6 +79,8 @@ class CorpusReader:
         kind = source.format or _format_of_start(file)
         if kind == "json" and _format_of_start(file) == "jsonl":
             kind = "jsonl"  # many programs write JSON Lines into a file that ends in .json
+        if kind in _FORMATS_WITH_OFFSETS and not file.seekable():
+            file = io.BytesIO(file.read())
         if kind in _RECORD_FORMATS:
             return self._records(source, kind, file)
         if kind == "pdf":
@@ -108,7 +112,7 @@ class CorpusReader:
 
     def _pages(self, source: Source, file: BinaryIO) -> Iterator[Passage | Problem]:
         number = 0
-        for page, text in read_pdf(source.path, file):
+        for page, text in read_pdf(file):
             if not text.strip():
                 yield Problem(f"{source.name} page {page}", "has pictures and no text; a scan needs OCR first")
             for _, passage in self._chunks(text):
@@ -138,18 +142,11 @@ class CorpusReader:
             return read_jsonl(file)
         if kind == "json":
             return read_json(file)
-        columns = list(
-            dict.fromkeys(
-                [
-                    self._options.field,
-                    *([self._options.id_field] if self._options.id_field else []),
-                    *self._options.keep,
-                ]
-            )
-        )
+        names = (self._options.field, self._options.id_field, *self._options.keep)
+        columns = list(dict.fromkeys(name for name in names if name is not None))
         if kind == "csv":
             return read_csv(file, self._options.encoding, columns, tabs=source.name.lower().endswith(".tsv"))
-        return read_parquet(source.path, file, columns)
+        return read_parquet(file, columns)
 
     def _text(self, fields: Mapping[str, Any]) -> str:
         text = _value(fields, self._options.field, "; see --field")

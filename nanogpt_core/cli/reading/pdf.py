@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import BinaryIO
 
 from nanogpt_core.cli.reading.text_files import BadTextError
 
 
-def read_pdf(path: Path | None, file: BinaryIO) -> Iterator[tuple[int, str]]:
+def read_pdf(file: BinaryIO) -> Iterator[tuple[int, str]]:
     """Yield each page that is not empty: its number, counted from 1, and its text. A scan has an empty text.
-
-    ``path`` is None for standard input.
 
     Raises:
         BadTextError: The file is not a PDF, needs a password, or has a damaged page.
@@ -20,7 +17,7 @@ def read_pdf(path: Path | None, file: BinaryIO) -> Iterator[tuple[int, str]]:
     import pypdfium2
 
     try:
-        document = pypdfium2.PdfDocument(path if path is not None else file.read())
+        document = pypdfium2.PdfDocument(file)
     except pypdfium2.PdfiumError as error:
         reason = "needs a password" if "password" in str(error).lower() else "is not a PDF that can be read"
         raise BadTextError(reason) from None

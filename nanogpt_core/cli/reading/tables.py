@@ -7,7 +7,6 @@ import csv
 import io
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import orjson
@@ -172,10 +171,8 @@ def _csv_record(row: list[str], names: list[str]) -> Mapping[str, Any] | BadText
     return dict(zip(names, row, strict=True))
 
 
-def read_parquet(path: Path | None, file: BinaryIO, columns: list[str]) -> Iterator[Record]:
-    """Yield the rows of a Parquet file; ``path`` is None for standard input.
-
-    A name with dots in ``columns`` is that of a field in a column.
+def read_parquet(file: BinaryIO, columns: list[str]) -> Iterator[Record]:
+    """Yield the rows of a Parquet file. A name with dots in ``columns`` is that of a field in a column.
 
     Raises:
         BadTextError: The file is not Parquet, or a column is missing or there twice.
@@ -185,7 +182,7 @@ def read_parquet(path: Path | None, file: BinaryIO, columns: list[str]) -> Itera
 
     number = 0
     try:
-        table = pq.ParquetFile(path if path is not None else io.BytesIO(file.read()))
+        table = pq.ParquetFile(file)
         names = table.schema_arrow.names
         needed = list(dict.fromkeys(name if name in names else name.partition(".")[0] for name in columns))
         _check_columns(names, needed)

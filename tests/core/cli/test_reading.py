@@ -5,14 +5,15 @@ import io
 import json
 import os
 import sys
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from nanogpt_core.cli.exit_codes import CommandError
-from nanogpt_core.cli.paths import STDIN
 from nanogpt_core.cli.options import InputOptions
+from nanogpt_core.cli.paths import STDIN
 from nanogpt_core.cli.reading import tables, text_files
 from nanogpt_core.cli.reading.corpus import CorpusReader
 from nanogpt_core.cli.reading.passage import Passage, Problem
@@ -290,6 +291,24 @@ def test_parquet_value_that_python_cannot_hold_is_a_problem(tmp_path):
     assert problems[0].startswith("a.parquet: has a value after row 0 that cannot be read")
 
 
+def parquet(*texts):
+    """Return a Parquet file with these texts."""
+    out = io.BytesIO()
+    pq.write_table(pa.table({"text": list(texts)}), out)
+    return out.getvalue()
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="Windows has no files for open pipes")
+@pytest.mark.parametrize(("kind", "content"), [("parquet", parquet), ("pdf", pdf)])
+def test_pipe_in_the_place_of_a_file_is_read_in_formats_that_need_a_whole_file(kind, content):
+    reading, writing = os.pipe()
+    with os.fdopen(reading), os.fdopen(writing, "wb") as file:
+        file.write(content("Text."))
+        file.close()
+        passages, problems = read(Path(f"/dev/fd/{reading}"), format=kind)
+    assert ([passage.text for passage in passages], problems) == (["Text."], [])
+
+
 def test_pdf_pages_are_numbered_and_empty_pages_are_left_out(tmp_path):
     path = written(tmp_path, "a.pdf", pdf("First page", "", "Third page"))
     passages, problems = read(path)
@@ -398,6 +417,11 @@ def test_name_that_is_not_utf_8_is_escaped(tmp_path):
     sources, problems, _ = find_sources([str(tmp_path)])
     assert ([source.name for source in sources], problems) == ([f"{tmp_path.as_posix()}/caf\\xe9.txt"], [])
     assert [passage.id.encode() for passage in read(path)[0]] == [f"{tmp_path.as_posix()}/caf\\xe9.txt#1".encode()]
+    for kind, content in (("parquet", parquet("Tea.")), ("pdf", pdf("Tea."))):
+        other = tmp_path / os.fsdecode(b"th\xe9." + kind.encode())
+        other.write_bytes(content)
+        passages, problems = read(other)
+        assert ([passage.text for passage in passages], problems) == (["Tea."], [])
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need rights on Windows")
