@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,10 +41,22 @@ def load_passages(file: str | os.PathLike[str]) -> list[Passage]:
 
 
 def _passage(path: Path, number: int, row: dict[str, Any]) -> Passage:
-    name = next((row[field] for field in _NAME_FIELDS if row.get(field) not in (None, "")), None)
-    text, title = row.get("text"), row.get("title")
+    record = as_record(row)
+    text, name = record.get("text"), record.get("source")
     if not isinstance(text, str) or not text.strip():
         raise invalid_line(path, number, "has no text", _REMEDY)
     if not isinstance(name, str | int):
         raise invalid_line(path, number, "has no source", _REMEDY)
-    return Passage(f"{title}\n{text}" if isinstance(title, str) and title.strip() else text, str(name))
+    return Passage(text, str(name))
+
+
+def as_record(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an object of JSON lines with its name, if it has one, as ``source``, and its title before its ``text``."""
+    record = dict(row)
+    name = next((row[field] for field in _NAME_FIELDS if row.get(field) not in (None, "")), None)
+    if name is not None:
+        record["source"] = name
+    text, title = row.get("text"), row.get("title")
+    if isinstance(text, str) and text.strip() and isinstance(title, str) and title.strip():
+        record["text"] = f"{title}\n{text}"
+    return record

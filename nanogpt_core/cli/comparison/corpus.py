@@ -43,18 +43,23 @@ def read_corpus(corpus: Path, options: CorpusOptions, progress: Progress, output
 
     Raises:
         CommandError: The corpus has no text, or a part that cannot be embedded.
-        InvalidInputError: A line of JSON is not a passage.
     """
-    from nanogpt_core.comparison import Passage, load_passages
+    from nanogpt_core.comparison import Passage
+    from nanogpt_core.comparison.passages import as_record
 
-    if corpus.suffix.lower() in _JSON_LINES and options == CorpusOptions():
-        return load_passages(corpus)
     reading = InputOptions(**{**asdict(options), "id_field": options.id_field or _DEFAULT_ID_FIELD})
     with (
         tempfile.TemporaryDirectory(prefix="nanogpt-") as folder,
         contextlib.closing(Spool(Path(folder))) as spool,
     ):
-        read_input([str(corpus)], reading, spool, progress, without=[output] if is_one_of(output, [corpus]) else [])
+        read_input(
+            [str(corpus)],
+            reading,
+            spool,
+            progress,
+            adapt_record=as_record if corpus.suffix.lower() in _JSON_LINES else None,
+            without=[output] if is_one_of(output, [corpus]) else [],
+        )
         return [Passage(placed.text, _source(placed, corpus)) for block in spool.blocks() for placed in block.passages]
 
 

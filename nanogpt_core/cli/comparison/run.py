@@ -74,7 +74,7 @@ class Run:
     ) -> None:
         self._service = service
         self._sandbox = sandbox
-        self._cost = cost
+        self._cost = CostOptions(yes=True) if sandbox else cost
         self._output = output
         self._progress = progress
         self._stage = ""
@@ -118,8 +118,7 @@ class Run:
         if not found and not count:
             raise CommandError("The corpus has no passage that is long enough for a question.", code=ExitCode.BAD_INPUT)
         usd = writer.most_usd(count)
-        if not self._sandbox:
-            self._cost.confirm(f"{counted(count, 'question')} by {chat_model} will cost {_at_most(usd)}", usd)
+        self._cost.confirm(f"{counted(count, 'question')} by {chat_model} will cost {_at_most(usd)}", usd)
         if self._cost.budget is not None:
             self._cost = replace(self._cost, budget=self._cost.budget - (usd or 0.0))
         written = 0

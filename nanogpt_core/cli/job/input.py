@@ -14,7 +14,7 @@ from nanogpt_core.cli.exit_codes import CommandError, ExitCode
 from nanogpt_core.cli.job.progress import Progress
 from nanogpt_core.cli.job.spool import Spool
 from nanogpt_core.cli.options import InputOptions
-from nanogpt_core.cli.reading.corpus import CorpusReader
+from nanogpt_core.cli.reading.corpus import CorpusReader, RecordAdapter
 from nanogpt_core.cli.reading.passage import NO_TEXT, Passage, Problem
 from nanogpt_core.cli.reading.sources import LINKED_FOLDER, Source, find_sources
 
@@ -52,13 +52,15 @@ def read_input(
     progress: Progress,
     *,
     reason_against: Callable[[str], str | None] = lambda _: None,
+    adapt_record: RecordAdapter | None = None,
     outputs: Collection[Path] = (),
     without: Collection[Path] = (),
 ) -> InputReport:
     """Read all input into the spool.
 
-    ``reason_against`` returns the reason for which a text cannot be embedded, or None. ``outputs`` are files that the
-    command writes, and that must not be among the input. In the folders ``without`` nothing is read.
+    ``reason_against`` returns the reason for which a text cannot be embedded, or None. ``adapt_record`` returns the
+    fields of a record under the names that ``options`` has. ``outputs`` are files that the command writes, and that
+    must not be among the input. In the folders ``without`` nothing is read.
 
     Raises:
         CommandError: An input does not exist or is an output; or there are problems and no ``--skip-bad``; or there is
@@ -67,7 +69,7 @@ def read_input(
     if not inputs:
         raise CommandError("There is no input.", remedy="Name files or folders, or - for standard input.")
     report = InputReport()
-    reader = CorpusReader(options)
+    reader = CorpusReader(options, adapt_record)
     sources, folders, left_out = find_sources(inputs, given_format=options.format, include=options.include)
     if without:
         places = _real(without)

@@ -7,7 +7,7 @@ import contextlib
 import io
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -40,6 +40,10 @@ _LINE_FORMATS = ("jsonl", "csv")
 _FORMATS_WITH_OFFSETS = ("pdf", "parquet")  # of parts of the file: a pipe has to be read as a whole first
 
 
+RecordAdapter = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+"""A function of a record's fields that returns them under other names."""
+
+
 class CorpusReader:
     """Reads sources into passages.
 
@@ -47,7 +51,7 @@ class CorpusReader:
         CommandError: An invalid option.
     """
 
-    def __init__(self, options: InputOptions) -> None:
+    def __init__(self, options: InputOptions, adapt_record: RecordAdapter | None = None) -> None:
         tokens = _DEFAULT_CHUNK_TOKENS if options.chunk_tokens is None else options.chunk_tokens
         overlap = int(tokens * _DEFAULT_OVERLAP) if options.chunk_overlap is None else options.chunk_overlap
         if tokens != 0 and tokens < MIN_CHUNK_TOKENS:
@@ -56,6 +60,7 @@ class CorpusReader:
             raise CommandError(f"--chunk-overlap must be 0 to half of --chunk-tokens ({tokens}), not {overlap}.")
         check_encoding(options.encoding)
         self._options = options
+        self._adapt_record = adapt_record
         self._chunker = Chunker(tokens, overlap) if tokens else None
         self._divides_records = options.chunk_tokens is not None and tokens > 0
 
@@ -126,8 +131,8 @@ class CorpusReader:
             try:
                 if isinstance(fields, BadTextError):
                     raise fields
-                text, key = self._text(fields), self._key(fields)
-                metadata = self._metadata(fields)
+                record = fields if self._adapt_record is None else self._adapt_record(fields)
+                text, key, metadata = self._text(record), self._key(record), self._metadata(record)
             except BadTextError as error:
                 yield Problem(place, error.reason)
                 continue

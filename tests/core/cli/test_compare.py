@@ -74,6 +74,7 @@ def test_sandbox_needs_no_key_and_says_so(compare):
     result = compare("--sandbox", "-m", "BAAI/bge-m3")
     assert result.code == 0
     assert result.out.startswith(SANDBOX_NOTICE)
+    assert compare("--sandbox", "-m", "BAAI/bge-m3", "--budget", "1e-12").code == 0  # nothing costs money
     assert compare("-m", "BAAI/bge-m3").code == 2
     assert compare("--sandbox", "--base-url", "http://127.0.0.1:9/v1").code == 2
 
@@ -211,6 +212,25 @@ def test_records_are_named_by_a_field(paid, nanogpt, tmp_path, files, field, wor
     assert result.code == 0
     assert json.loads(result.out)["sources"] == 3
     assert sorted(inputs(paid)[-3:]) == sorted(PASSAGES.values())
+
+
+@pytest.mark.parametrize("words", [[], ["--skip-bad"], ["--chunk-tokens", "100"], ["--id-field", "_id"]])
+def test_names_and_titles_of_json_lines_count_with_any_option_of_reading(paid, nanogpt, tmp_path, files, words):
+    rows = ({"_id": source, "title": source.title(), "text": text} for source, text in PASSAGES.items())
+    files[1].write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = nanogpt("compare", *files, "-o", tmp_path / "out", "-m", "BAAI/bge-m3", "--json", *words)
+    assert (result.code, json.loads(result.out)["sources"]) == (0, 3)
+    assert sorted(inputs(paid)[-3:]) == sorted(f"{source.title()}\n{text}" for source, text in PASSAGES.items())
+
+
+def test_bad_line_of_the_corpus_is_named_and_left_out_on_request(paid, compare, files):
+    with files[1].open("a") as corpus:
+        corpus.write('{"source": "d"}\n{"text": "Dogs bark."}\n')
+    refused = compare("-m", "BAAI/bge-m3")
+    assert (refused.code, paid.requests) == (3, [])
+    assert "corpus.jsonl:4: has no field 'text'; it has source" in refused.err
+    assert "corpus.jsonl:5: has no field 'source'; it has text" in refused.err
+    assert compare("-m", "BAAI/bge-m3", "--skip-bad").code == 0
 
 
 def test_dimensions_that_no_model_takes_are_named(paid, compare):
