@@ -11,7 +11,7 @@ Embed documents with NanoGPT's models, and search them.
 
 The key is read from NANOGPT_API_KEY, the address from NANOGPT_BASE_URL."""
 
-# The first lines appear in the list of commands. The rest of a command's help is in its module.
+# The docstrings of the commands, which a list of them shows without an import. Further text is in their epilogues.
 _COMMANDS = {
     "estimate": "Show tokens, requests, cost and time of embedding files, and send nothing.",
     "embed": "Embed files and folders, into one file with passages and vectors.",

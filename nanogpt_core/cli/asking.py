@@ -28,8 +28,7 @@ class CostOptions:
     """Consent to the cost.
 
     Attributes:
-        budget: Maximum number of US dollars to spend without asking. If more is expected, nothing is sent. `embed`
-            counts all runs.
+        budget: Most US dollars to spend, in all runs of `embed`. If more is expected, nothing is sent. Never asks.
         yes: Accept any cost, if there is no budget.
         ask_above: Without a budget, ask if the expected cost is above so many US dollars.
     """

@@ -11,6 +11,8 @@ _EXAMPLES = """\
 Examples:
   nanogpt balance                           prints $12.34
   nanogpt balance --json | jq .usd_balance  for a script
+
+Asking is free.
 """
 
 command = App(name="balance", help_format="plaintext", help_epilogue=_EXAMPLES)
@@ -19,8 +21,6 @@ command = App(name="balance", help_format="plaintext", help_epilogue=_EXAMPLES)
 @command.default
 def balance(*, base_url: str | None = None, json: JsonFlag = False) -> None:
     """Print the balance of the account that the key belongs to.
-
-    Asking is free.
 
     Args:
         base_url: Address of the API. Default: `NANOGPT_BASE_URL`, then NanoGPT's own.

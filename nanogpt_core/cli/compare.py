@@ -26,6 +26,10 @@ Examples:
   nanogpt compare questions.jsonl docs/ -m BAAI/bge-m3 \\
       -m nomic-embed-text@http://localhost:11434/v1    a model of your own, here
 
+Each model embeds the corpus once, and each question with and without the query
+instruction of its model card. Reduced dimensions cost nothing more. A
+difference that these questions do not show is called noise.
+
 QUESTIONS has a line for each question: {"question": "...", "sources": ["..."]},
 and "language" if you like; or the columns question and source of a CSV file.
 CORPUS is a folder of text, Markdown, HTML or PDF files, whose sources are the
@@ -48,8 +52,7 @@ def compare(
     /,
     *,
     models: Annotated[
-        tuple[str, ...],
-        Parameter(name=("--models", "--model", "-m"), consume_multiple=True, show_default=False),
+        tuple[str, ...], Parameter(name=("--models", "--model", "-m"), consume_multiple=True)
     ] = DEFAULT_MODELS,
     dimensions: Annotated[tuple[int, ...] | None, Parameter(alias="-d", consume_multiple=True)] = None,
     no_reduced: bool = False,
@@ -67,14 +70,10 @@ def compare(
 ) -> int:
     """Compare models on your own questions: quality, price, dimensions and time.
 
-    Each model embeds the corpus once, and each question with and without the query instruction of its model card.
-    Reduced dimensions cost nothing more. A difference that these questions do not show is called noise.
-
     Args:
         questions: File with the questions.
         corpus: Folder or file with the passages.
-        models: The models, or MODEL@URL for a model on another OpenAI-compatible server, which does not get the key.
-            Default: text-embedding-3-small, text-embedding-3-large, BAAI/bge-m3 and Qwen/Qwen3-Embedding-0.6B.
+        models: The models, or MODEL@URL for one on another OpenAI-compatible server, which does not get the key.
         dimensions: Reduced dimensions to try, for models that take them. Default: 256, 512 and 1024.
         no_reduced: Try full dimensions only.
         no_instructions: Leave query instructions out.

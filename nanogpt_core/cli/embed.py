@@ -66,8 +66,7 @@ def embed(
         overwrite: Replace an output with other texts or another model.
         cache: SQLite file that keeps all vectors, also for other outputs. Default: none after the end.
         on_overflow: Texts over the model's token limit: stop, embed their beginning, or the mean of pieces.
-        requests_per_second: Maximum number of requests to start in a second. Default: begins at 25, and follows the
-            service.
+        requests_per_second: Maximum number of requests to start in a second. Default: 25, then as the service allows.
         quiet: Show no progress.
         json: Print the manifest as JSON.
         model: The model and its address.

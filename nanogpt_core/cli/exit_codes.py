@@ -23,8 +23,9 @@ class ExitCode(IntEnum):
 
     Attributes:
         OK: The command did its work.
-        FOUND_PROBLEM: A check ran, and found a problem: ``verify`` or ``doctor``.
-        USAGE: The command line or the configuration is wrong. Nothing was sent.
+        FOUND_PROBLEM: A check ran, and found a problem: ``verify``, ``doctor`` or ``cache verify``.
+        USAGE: The command line, the configuration or the environment is wrong. Nothing was sent, unless a file could
+            not be written.
         BAD_INPUT: A file cannot be read, or a text cannot be embedded. Nothing was sent for it.
         REFUSED: The service refuses the key, the balance, the rights or the model. Repeating does not help.
         SERVICE: The service was not reached, or failed. The same command may succeed later.

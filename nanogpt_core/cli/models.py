@@ -21,6 +21,8 @@ Examples:
   nanogpt models qwen --reduces              names with "qwen" that reduce
   nanogpt models --live                      the service's list of now
 
+Prices are in US dollars for a million tokens. With --live, a value that differs
+from the packaged list has a star, and the packaged value follows in brackets.
 The live list needs no key. `nanogpt compare` finds the best model for your own
 questions.
 """
@@ -71,9 +73,6 @@ def models(
     json: JsonFlag = False,
 ) -> None:
     """List the embedding models: dimensions, price, longest text and languages.
-
-    Prices are in US dollars for a million tokens. With `--live`, a value that differs from the packaged list has a
-    star, and the packaged value follows in brackets.
 
     Args:
         pattern: Part of the name. Default: all models.

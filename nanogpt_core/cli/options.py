@@ -36,11 +36,9 @@ class ReadingOptions:
     Attributes:
         field: Field of records (JSONL, JSON, CSV, Parquet) that holds the text. Dots lead into nested fields.
         id_field: Field of records that holds their ID. Default: file name and number.
-        include: Pattern of the files to read in folders, such as `*.py`. May be repeated. Default: text, Markdown,
-            HTML, PDF, JSONL, CSV and Parquet.
+        include: Pattern of files to read in folders, such as `*.py`. May be repeated. Default: all formats but JSON.
         encoding: Encoding of text files and CSV.
-        chunk_tokens: Maximum number of tokens of a passage; 0 for whole documents. Default: 400 for documents and
-            pages, and whole texts for records. Passages end between paragraphs, lines or sentences.
+        chunk_tokens: Most tokens of a passage; 0 for whole documents. Default: 400, and whole texts for records.
         chunk_overlap: Tokens that a passage repeats of the one before it, at most. Default: a tenth of chunk-tokens.
         skip_bad: Leave out parts of the input that cannot be embedded, and count them.
     """
@@ -61,8 +59,7 @@ class InputOptions(ReadingOptions):
 
     Attributes:
         keep: Field of records to keep in the column `metadata`, as JSON. May be repeated.
-        format: Format of standard input and of the files named, whatever their names say. Files in folders have that
-            of their names.
+        format: Format of standard input and of the files named. Files in folders have that of their names.
     """
 
     keep: tuple[str, ...] = ()

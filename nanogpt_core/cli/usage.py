@@ -22,7 +22,7 @@ Examples:
   nanogpt usage --by day --from 2026-05-01 --to 2026-05-31
   nanogpt usage --json | jq .totals.netCostUsd
 
-Days are those of UTC. The service counts the key that asks, not the account's
+Asking is free. Days are those of UTC. The service counts the key that asks, not the account's
 other keys, and may be a minute late.
 """
 
@@ -39,8 +39,6 @@ def usage(
     json: JsonFlag = False,
 ) -> None:
     """Print requests, tokens and cost of the key, as the service counted them.
-
-    Asking is free.
 
     Args:
         by: A row for each model, or for each day.

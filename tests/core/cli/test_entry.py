@@ -76,11 +76,19 @@ def test_help_of_each_command_has_its_summary_and_examples(nanogpt, name):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_summary_of_each_command_is_the_first_line_of_its_docstring(name):
+def test_summary_of_each_command_is_the_docstring_which_the_help_does_not_show(name):
     app = importlib.import_module(f"nanogpt_core.cli.{name}").command
     # A command with commands of its own does nothing itself.
     text = app.default_command.__doc__ if app.default_command else app.help
-    assert text.splitlines()[0] == app_module._COMMANDS[name]
+    assert text.partition("Args:")[0].strip() == app_module._COMMANDS[name]
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, "cache info", "cache verify", "cache export", "cache clear"])
+def test_help_of_each_option_is_one_line_in_a_wide_terminal(nanogpt, monkeypatch, name):
+    monkeypatch.setenv("COLUMNS", "400")
+    result = nanogpt(*name.split(), "--help")
+    assert result.out.count("╭") >= 1
+    assert re.findall("(?m)^│ {8,}[^ │].*", result.out) == []  # the line breaks of a docstring, which stay
 
 
 def test_version_is_that_of_the_package(nanogpt):
