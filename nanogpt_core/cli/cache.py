@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 
 from nanogpt_core._runtime.words import counted
-from nanogpt_core.cli.asking import answered_yes
-from nanogpt_core.cli.console import output_console, print_error, print_json
+from nanogpt_core.cli.console import answered_yes, output_console, print_error, print_json
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode
 from nanogpt_core.cli.options import JsonFlag
 

@@ -8,14 +8,14 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from nanogpt_core.cli.asking import CostOptions
 from nanogpt_core.cli.comparison.corpus import CorpusOptions
 from nanogpt_core.cli.comparison.output import as_json, print_comparison, write_report
 from nanogpt_core.cli.comparison.run import SANDBOX_NOTICE, Run, SyntheticOptions, open_service
 from nanogpt_core.cli.console import print_json, print_warning
+from nanogpt_core.cli.cost import CostOptions
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode, exit_code_of, message_of
-from nanogpt_core.cli.job.progress import make_progress
 from nanogpt_core.cli.options import JsonFlag
+from nanogpt_core.cli.progress import make_progress
 
 _EXAMPLES = """\
 Examples:

@@ -1,4 +1,4 @@
-"""Standard output and standard error: text, tables and JSON, in a terminal, a pipe or a file."""
+"""Standard output and standard error, in a terminal, a pipe or a file: tables, JSON, messages and questions."""
 
 from __future__ import annotations
 
@@ -92,6 +92,15 @@ def print_warning(message: str) -> None:
 def _print_message(message: str) -> None:
     with contextlib.suppress(OSError):  # the exit code tells the rest if nobody reads standard error
         sys.stderr.write(f"nanogpt: {one_line(message)}\n")
+
+
+def answered_yes(question: str) -> bool:
+    """Ask on standard error, and return True for "y" or "yes". Without a terminal the answer is no."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 
 def printable(text: str) -> str:

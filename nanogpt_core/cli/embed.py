@@ -10,12 +10,11 @@ from typing import Annotated, Literal
 from cyclopts import App, Parameter
 
 from nanogpt_core._runtime.words import counted
-from nanogpt_core.cli.asking import CostOptions
 from nanogpt_core.cli.console import print_json
-from nanogpt_core.cli.job.cost import format_usd, warn_about_unknown_model
+from nanogpt_core.cli.cost import CostOptions, format_usd
 from nanogpt_core.cli.job.job import Job
-from nanogpt_core.cli.job.progress import make_progress
-from nanogpt_core.cli.options import InputOptions, JsonFlag, ModelOptions
+from nanogpt_core.cli.options import InputOptions, JsonFlag, ModelOptions, warn_about_unknown_model
+from nanogpt_core.cli.progress import make_progress
 
 _EXAMPLES = """\
 The key is read from NANOGPT_API_KEY. `nanogpt sandbox` is a trial without one.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,16 +12,20 @@ from cyclopts import App, Parameter
 
 from nanogpt_core._runtime.words import counted
 from nanogpt_core.cli.console import make_table, output_console, print_json
-from nanogpt_core.cli.job.cost import ModelTally, format_usd, warn_about_unknown_model
-from nanogpt_core.cli.job.input import InputReport, read_input
-from nanogpt_core.cli.job.progress import make_progress
-from nanogpt_core.cli.job.spool import Spool
-from nanogpt_core.cli.options import InputOptions, JsonFlag
-from nanogpt_core.models.catalog import MODELS, get_model
-from nanogpt_core.models.tokens import byte_lengths, count_base_tokens
+from nanogpt_core.cli.cost import format_usd
+from nanogpt_core.cli.options import InputOptions, JsonFlag, warn_about_unknown_model
+from nanogpt_core.cli.progress import make_progress
+from nanogpt_core.cli.reading.input import InputReport, read_input
+from nanogpt_core.cli.reading.spool import Spool
+from nanogpt_core.embeddings.planning import pack
+from nanogpt_core.models.catalog import MODELS, ModelInfo, get_model
+from nanogpt_core.models.pricing import price
+from nanogpt_core.models.tokens import TokenCounter, byte_lengths, count_base_tokens
 
 _ALL = "all"
 _TEXTS_PER_STEP = 512
+_MAX_TEXTS_PER_BATCH = 256  # of a stream
+_REQUESTS_PER_SECOND = 16  # assumed: 16 are in flight, and each takes a second
 _FULL_WIDTH_CHARACTERS = 100  # a narrower terminal gets the table without space between columns,
 _MEDIUM_WIDTH_CHARACTERS = 70  # and one that is narrower still only the most important columns
 _NARROW_HEADINGS = ("tokens", "USD", "too long")
@@ -62,7 +67,7 @@ def estimate(
     names = list(MODELS) if _ALL in model else list(dict.fromkeys(model))
     for name in names:
         warn_about_unknown_model(name)
-    tallies = [ModelTally(get_model(name)) for name in names]
+    tallies = [_Tally(get_model(name)) for name in names]
     progress = make_progress(quiet=json)
     with tempfile.TemporaryDirectory(prefix="nanogpt-") as folder:
         spool = Spool(Path(folder))
@@ -83,7 +88,68 @@ def estimate(
         _print(spool, report, tallies, as_json=json)
 
 
-def _print(spool: Spool, report: InputReport, tallies: list[ModelTally], *, as_json: bool) -> None:
+class _Tally:
+    """Adds up texts for one model.
+
+    Attributes:
+        tokens: Tokens of the texts.
+        too_long: Number of texts over the model's token limit.
+    """
+
+    def __init__(self, model: ModelInfo) -> None:
+        self.model = model
+        self.counter = TokenCounter(model)
+        self.tokens = self.too_long = self._requests = 0
+        self._batch_size = min(model.batch_size, _MAX_TEXTS_PER_BATCH)
+        self._weights: list[int] = []
+
+    def add(self, base_tokens: Sequence[int], lengths: Sequence[int]) -> None:
+        """Add texts, by their tokens and their lengths in bytes.
+
+        The tokens are those of :func:`nanogpt_core.models.tokens.count_base_tokens`.
+        """
+        limit = self.model.max_tokens
+        for tokens in map(self.counter.scale, base_tokens):
+            self.tokens += tokens
+            self.too_long += limit is not None and tokens > limit
+        self._weights += self.counter.weights(lengths)
+        while len(self._weights) >= self._batch_size:
+            self._requests += self._packed(self._weights[: self._batch_size])
+            del self._weights[: self._batch_size]
+
+    def _packed(self, weights: Sequence[int]) -> int:
+        return sum(1 for _ in pack(weights, self._batch_size, self.model.max_request_tokens))
+
+    @property
+    def requests(self) -> int:
+        """Number of requests."""
+        return self._requests + self._packed(self._weights)
+
+    @property
+    def usd(self) -> float | None:
+        """Cost in US dollars; None if the price is unknown."""
+        return price(self.tokens, self.model.usd_per_million_tokens)
+
+    @property
+    def minutes(self) -> float:
+        """Time in minutes, at the assumed rate."""
+        return self.requests / _REQUESTS_PER_SECOND / 60
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the sums as a JSON object."""
+        return {
+            "model": self.model.id,
+            "dimensions": self.model.dimensions,
+            "tokens": self.tokens,
+            "counting": self.counter.kind,
+            "requests": self.requests,
+            "usd": self.usd,
+            "minutes": round(self.minutes, 3),
+            "too_long": self.too_long,
+        }
+
+
+def _print(spool: Spool, report: InputReport, tallies: list[_Tally], *, as_json: bool) -> None:
     if as_json:
         facts: dict[str, Any] = {"files": report.sources, "passages": spool.passages, "texts": spool.texts}
         print_json({**facts, "skipped": report.bad, "models": [tally.as_json() for tally in tallies]})

@@ -64,3 +64,15 @@ class InputOptions(ReadingOptions):
 
     keep: tuple[str, ...] = ()
     format: Literal["text", "markdown", "html", "pdf", "jsonl", "json", "csv", "parquet"] | None = None
+
+
+def warn_about_unknown_model(name: str) -> None:
+    """Print a warning if the catalog does not know a model, with names that are near."""
+    from nanogpt_core.cli.console import print_warning
+    from nanogpt_core.models.catalog import MODELS, near_names
+
+    if name in MODELS:
+        return
+    near = near_names(name)
+    hint = f" Near names: {', '.join(near)}." if near else ""
+    print_warning(f"{name} is not in the packaged list of models: its price and limits are unknown.{hint}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 STDIN = "<stdin>"
@@ -43,3 +44,14 @@ def index_path(output: Path) -> Path:
 def path_as_text(path: Path) -> str:
     r"""Return a path as text: ``/`` between folders, and an escape such as ``\xe9`` for a byte that is not UTF-8."""
     return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
+
+
+def real_paths(paths: Iterable[Path]) -> set[Path]:
+    """Return the paths, with all links followed."""
+    return {Path(os.path.realpath(path)) for path in paths}  # Path.resolve() fails for links in a circle
+
+
+def leads_into(path: Path, places: set[Path]) -> bool:
+    """Return True if ``path`` leads to one of ``places``, by :func:`real_paths`, or into one that is a folder."""
+    (real,) = real_paths([path])
+    return not places.isdisjoint((real, *real.parents))

@@ -15,9 +15,9 @@ from nanogpt_core._runtime.extras import install_command
 from nanogpt_core._runtime.words import counted
 from nanogpt_core.cli.console import print_warning
 from nanogpt_core.cli.formats.base import VectorLookup, VectorReader
-from nanogpt_core.cli.job.progress import Progress, make_progress
 from nanogpt_core.cli.nearest import Hit, nearest
 from nanogpt_core.cli.paths import UNFINISHED, index_path, manifest_path
+from nanogpt_core.cli.progress import Progress, make_progress
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from cyclopts import Group, Parameter
 
-from nanogpt_core.cli.job.input import is_one_of, read_input
-from nanogpt_core.cli.job.progress import Progress
-from nanogpt_core.cli.job.spool import Spool
 from nanogpt_core.cli.options import InputOptions, ReadingOptions
-from nanogpt_core.cli.paths import path_as_text
+from nanogpt_core.cli.paths import leads_into, path_as_text, real_paths
+from nanogpt_core.cli.progress import Progress
+from nanogpt_core.cli.reading.input import read_input
 from nanogpt_core.cli.reading.passage import Passage as PlacedPassage
+from nanogpt_core.cli.reading.spool import Spool
 
 if TYPE_CHECKING:
     from nanogpt_core.comparison import Passage
@@ -58,7 +58,7 @@ def read_corpus(corpus: Path, options: CorpusOptions, progress: Progress, output
             spool,
             progress,
             adapt_record=as_record if corpus.suffix.lower() in _JSON_LINES else None,
-            without=[output] if is_one_of(output, [corpus]) else [],
+            without=[output] if leads_into(output, real_paths([corpus])) else [],
         )
         return [Passage(placed.text, _source(placed, corpus)) for block in spool.blocks() for placed in block.passages]
 

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 from cyclopts import Group, Parameter
 
 from nanogpt_core._runtime.words import counted
-from nanogpt_core.cli.asking import CostOptions
 from nanogpt_core.cli.comparison.corpus import CorpusOptions, read_corpus
 from nanogpt_core.cli.console import error_console, print_warning
+from nanogpt_core.cli.cost import CostOptions, format_usd
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode
-from nanogpt_core.cli.job.cost import format_usd
-from nanogpt_core.cli.job.progress import Progress
 from nanogpt_core.cli.kept_cache import KeptCache
 from nanogpt_core.cli.paths import STDIN
+from nanogpt_core.cli.progress import Progress
 
 if TYPE_CHECKING:
     from nanogpt_core.comparison import Candidate, Comparison, Passage, Question

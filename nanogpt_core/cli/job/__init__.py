@@ -1,1 +1,1 @@
-"""The state of a run of ``nanogpt embed``: passages, finished vectors, and the money that was spent."""
+"""The parts of ``nanogpt embed``: a job, its state between runs, the requests, the money and the manifest."""

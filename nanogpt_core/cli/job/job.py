@@ -11,21 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from nanogpt_core._runtime.words import counted
-from nanogpt_core.cli.asking import CostOptions
 from nanogpt_core.cli.console import print_warning
+from nanogpt_core.cli.cost import CostOptions
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode, exit_code_of, message_of
 from nanogpt_core.cli.formats.base import Facts, format_of, open_output
-from nanogpt_core.cli.job.input import InputReport, is_one_of, read_input
 from nanogpt_core.cli.job.manifest import Manifest, read_manifest
-from nanogpt_core.cli.job.progress import Progress
 from nanogpt_core.cli.job.run import JobRun
 from nanogpt_core.cli.job.spending import budget_left, check_space, confirm
-from nanogpt_core.cli.job.spool import Spool
 from nanogpt_core.cli.job.state import State
 from nanogpt_core.cli.job.vector_log import VectorLog
 from nanogpt_core.cli.kept_cache import KeptCache
 from nanogpt_core.cli.options import InputOptions
-from nanogpt_core.cli.paths import data_files, manifest_path, path_as_text, state_folder
+from nanogpt_core.cli.paths import data_files, leads_into, manifest_path, path_as_text, real_paths, state_folder
+from nanogpt_core.cli.progress import Progress
+from nanogpt_core.cli.reading.input import InputReport, read_input
+from nanogpt_core.cli.reading.spool import Spool
 from nanogpt_core.embeddings.embedder import Embedder
 from nanogpt_core.errors import BadRequestError, InvalidInputError, NanoGPTError, ReplyError
 from nanogpt_core.models.tokens import TokenCounter
@@ -146,7 +146,7 @@ class Job:
         for path in files:
             if path.is_dir() and path.suffix.lower() != ".lance":
                 raise CommandError(f"{path} is a folder.", remedy="Pass another --output.")
-        if self.cache is not None and is_one_of(self.cache, [*files, state_folder(self.output)]):
+        if self.cache is not None and leads_into(self.cache, real_paths([*files, state_folder(self.output)])):
             raise CommandError(
                 f"{self.cache} is a file of the output, and would be lost.", remedy="Pass another --cache."
             )

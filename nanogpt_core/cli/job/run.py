@@ -11,13 +11,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from nanogpt_core._runtime.words import counted
+from nanogpt_core.cli.cost import format_usd
 from nanogpt_core.cli.formats.base import Block, Facts
-from nanogpt_core.cli.job.cost import format_usd
-from nanogpt_core.cli.job.progress import Progress
-from nanogpt_core.cli.job.spool import Spool, SpooledBlock
 from nanogpt_core.cli.job.state import State
 from nanogpt_core.cli.job.vector_log import VectorLog
 from nanogpt_core.cli.kept_cache import KeptCache
+from nanogpt_core.cli.progress import Progress
+from nanogpt_core.cli.reading.spool import Spool, SpooledBlock
 from nanogpt_core.embeddings.embedder import Embedder
 from nanogpt_core.observability.usage import Usage
 

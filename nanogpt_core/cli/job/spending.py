@@ -7,11 +7,10 @@ from itertools import islice
 from pathlib import Path
 
 from nanogpt_core._runtime.words import counted
-from nanogpt_core.cli.asking import CostOptions
+from nanogpt_core.cli.cost import CostOptions, format_usd
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode
-from nanogpt_core.cli.job.cost import format_usd
-from nanogpt_core.cli.job.progress import Progress
-from nanogpt_core.cli.job.spool import Spool
+from nanogpt_core.cli.progress import Progress
+from nanogpt_core.cli.reading.spool import Spool
 from nanogpt_core.embeddings.embedder import Embedder
 from nanogpt_core.models.pricing import price
 from nanogpt_core.models.tokens import TokenCounter

@@ -27,12 +27,12 @@ from nanogpt_core.cli.formats import numpy_array
 from nanogpt_core.cli.formats.base import open_output
 from nanogpt_core.cli.job import job as job_module
 from nanogpt_core.cli.job import run as run_module
-from nanogpt_core.cli.job import spool as spool_module
-from nanogpt_core.cli.job.spool import Spool
 from nanogpt_core.cli.job.state import State
 from nanogpt_core.cli.job.vector_log import VectorLog
 from nanogpt_core.cli.kept_cache import KeptCache
+from nanogpt_core.cli.reading import spool as spool_module
 from nanogpt_core.cli.reading.passage import Passage
+from nanogpt_core.cli.reading.spool import Spool
 from nanogpt_core.sandbox import SERVICE_ERRORS
 
 FORMATS = ("parquet", "npy", "jsonl")

@@ -15,8 +15,8 @@ from nanogpt_core.cli.exit_codes import CommandError
 from nanogpt_core.cli.options import InputOptions
 from nanogpt_core.cli.paths import STDIN
 from nanogpt_core.cli.reading import tables, text_files
-from nanogpt_core.cli.reading.corpus import CorpusReader
 from nanogpt_core.cli.reading.passage import Passage, Problem
+from nanogpt_core.cli.reading.source_reader import SourceReader
 from nanogpt_core.cli.reading.sources import Source, find_sources
 from nanogpt_core.cli.reading.text_files import html_to_text
 
@@ -24,7 +24,7 @@ from nanogpt_core.cli.reading.text_files import html_to_text
 def read(path, **options):
     """Return the passages and problems of a file."""
     sources, problems, _ = find_sources([str(path)], given_format=options.get("format"))
-    found = [*problems, *(item for source in sources for item in CorpusReader(InputOptions(**options)).read(source))]
+    found = [*problems, *(item for source in sources for item in SourceReader(InputOptions(**options)).read(source))]
     passages = [item for item in found if isinstance(item, Passage)]
     return passages, [
         str(item).replace(f"{path.parent.as_posix()}/", "") for item in found if isinstance(item, Problem)
@@ -191,7 +191,7 @@ def test_json_by_its_name_or_its_beginning_gives_a_passage_for_each_object(tmp_p
     assert ([one.text for one in passages], problems) == (texts, [])
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(content.encode()))))
     assert [one.text for one in read(written(tmp_path, "no_ending", content))[0]] == texts
-    piped = CorpusReader(InputOptions()).read(Source(STDIN, None, None))
+    piped = SourceReader(InputOptions()).read(Source(STDIN, None, None))
     assert [one.text for one in piped] == texts
 
 
@@ -204,7 +204,7 @@ def test_json_over_the_limit_names_the_way_to_json_lines(tmp_path, monkeypatch):
 def test_bad_first_line_of_piped_json_lines_is_one_problem(monkeypatch):
     content = b'{"text": "a\n{"text": "b"}\n'
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(content))))
-    problem, passage = CorpusReader(InputOptions()).read(Source(STDIN, None, None))
+    problem, passage = SourceReader(InputOptions()).read(Source(STDIN, None, None))
     assert (problem.place, passage.text) == ("<stdin>:1", "b")
 
 
@@ -481,4 +481,4 @@ def test_compressed_file_is_binary(tmp_path):
 )
 def test_invalid_option_is_named(options, words):
     with pytest.raises(CommandError, match=words):
-        CorpusReader(InputOptions(**options))
+        SourceReader(InputOptions(**options))

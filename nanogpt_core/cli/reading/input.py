@@ -1,8 +1,7 @@
-"""The reading pass of a command: all passages into a spool, and all problems named, before anything is sent."""
+"""Reading of all input of a command into a spool; all problems are named before anything is sent."""
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,12 +10,13 @@ from pathlib import Path
 from nanogpt_core._runtime.words import counted
 from nanogpt_core.cli.console import print_error, print_warning
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode
-from nanogpt_core.cli.job.progress import Progress
-from nanogpt_core.cli.job.spool import Spool
 from nanogpt_core.cli.options import InputOptions
-from nanogpt_core.cli.reading.corpus import CorpusReader, RecordAdapter
+from nanogpt_core.cli.paths import leads_into, real_paths
+from nanogpt_core.cli.progress import Progress
 from nanogpt_core.cli.reading.passage import NO_TEXT, Passage, Problem
+from nanogpt_core.cli.reading.source_reader import RecordAdapter, SourceReader
 from nanogpt_core.cli.reading.sources import LINKED_FOLDER, Source, find_sources
+from nanogpt_core.cli.reading.spool import Spool
 
 _MAX_PROBLEMS_SHOWN = 10
 _MAX_PROBLEMS_KEPT = 100
@@ -69,11 +69,11 @@ def read_input(
     if not inputs:
         raise CommandError("There is no input.", remedy="Name files or folders, or - for standard input.")
     report = InputReport()
-    reader = CorpusReader(options, adapt_record)
+    reader = SourceReader(options, adapt_record)
     sources, folders, left_out = find_sources(inputs, given_format=options.format, include=options.include)
     if without:
-        places = _real(without)
-        sources = [source for source in sources if source.path is None or not _leads_into(source.path, places)]
+        places = real_paths(without)
+        sources = [source for source in sources if source.path is None or not leads_into(source.path, places)]
     _check_outputs(sources, outputs)
     for problem in folders:
         report.add(problem)
@@ -89,28 +89,14 @@ def read_input(
 
 
 def _check_outputs(sources: Sequence[Source], outputs: Collection[Path]) -> None:
-    places = _real(outputs)
+    places = real_paths(outputs)
     for source in sources:
-        if source.path is not None and _leads_into(source.path, places):
+        if source.path is not None and leads_into(source.path, places):
             raise CommandError(f"{source.name} is an input, and the output would replace it.")
 
 
-def is_one_of(path: Path, places: Collection[Path]) -> bool:
-    """Return whether ``path`` leads to one of ``places``, or into one of them that is a folder."""
-    return _leads_into(path, _real(places))
-
-
-def _real(paths: Collection[Path]) -> set[Path]:
-    return {Path(os.path.realpath(path)) for path in paths}  # Path.resolve() fails for links in a circle
-
-
-def _leads_into(path: Path, places: set[Path]) -> bool:
-    real = Path(os.path.realpath(path))
-    return not places.isdisjoint((real, *real.parents))
-
-
 def _passages(
-    reader: CorpusReader, sources: Sequence[Source], report: InputReport, reason_against: Callable[[str], str | None]
+    reader: SourceReader, sources: Sequence[Source], report: InputReport, reason_against: Callable[[str], str | None]
 ) -> Iterator[Passage]:
     for source in sources:
         for item in reader.read(source):

@@ -1,14 +1,14 @@
-"""Consent to costs and deletions: the options about costs, and questions in a terminal."""
+"""Consent to costs, and their amounts for people."""
 
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import dataclass
 from typing import Annotated
 
 from cyclopts import Group, Parameter
 
+from nanogpt_core.cli.console import answered_yes
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode
 
 
@@ -62,10 +62,11 @@ class CostOptions:
         raise CommandError(f"{cost}. Nothing was sent.", remedy=remedy, code=ExitCode.NOT_CONFIRMED)
 
 
-def answered_yes(question: str) -> bool:
-    """Ask on standard error, and return True for "y" or "yes". Without a terminal the answer is no."""
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        return False
-    sys.stderr.write(f"{question} [y/N] ")
-    sys.stderr.flush()
-    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+def format_usd(usd: float | None) -> str:
+    """Return an amount for people: two digits above a dollar, and else the first two that count."""
+    if usd is None:
+        return "unknown"
+    if usd >= 1 or usd == 0:
+        return f"${usd:,.2f}"
+    digits = max(2, 1 - int(f"{usd:.1e}".partition("e")[2]))
+    return f"${usd:.{digits}f}"

@@ -1,4 +1,4 @@
-"""The reading pass: every passage of the input, and every part that cannot be embedded, in a fixed order."""
+"""Reading of one source: its passages in order, and every part of it that cannot be embedded."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ RecordAdapter = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 """A function of a record's fields that returns them under other names."""
 
 
-class CorpusReader:
+class SourceReader:
     """Reads sources into passages.
 
     Raises:
