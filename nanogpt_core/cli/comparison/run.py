@@ -145,12 +145,10 @@ class Run:
         *,
         models: Sequence[str],
         dimensions: Sequence[int] | None,
-        **options: Any,
+        instructions: bool,
+        tolerance: float,
     ) -> Comparison:
-        """Show the expected cost, ask, and measure.
-
-        If ``dimensions`` is None, the default ones are tried. Further ``options`` are those of
-        :func:`nanogpt_core.comparison.compare_models`.
+        """Show the expected cost, ask, and measure; if ``dimensions`` is None, the default ones are tried.
 
         Raises:
             CommandError: The cost was not accepted, or Ctrl-C.
@@ -167,12 +165,21 @@ class Run:
         self._output.mkdir(parents=True, exist_ok=True)
         path = self._output / "vectors.sqlite"
         cache = None if self._sandbox else KeptCache(path)
-        options |= {**self._service, "dimensions": DEFAULT_DIMENSIONS if dimensions is None else dimensions}
         try:
             if not self._sandbox:
-                self._confirm_expense(candidates, questions, passages, options["instructions"], cache)
-            options |= {"cache": cache, "budget_usd": self._cost.budget, "progress": self._report}
-            return compare_models(candidates, questions, passages, **options)
+                self._confirm_expense(candidates, questions, passages, instructions, cache)
+            return compare_models(
+                candidates,
+                questions,
+                passages,
+                **self._service,
+                dimensions=DEFAULT_DIMENSIONS if dimensions is None else dimensions,
+                instructions=instructions,
+                cache=cache,
+                budget_usd=self._cost.budget,
+                tolerance=tolerance,
+                progress=self._report,
+            )
         except KeyboardInterrupt:
             remedy = f"The same command goes on, and pays for no text again whose vector is in {path}."
             remedy = "" if self._sandbox else remedy

@@ -92,10 +92,10 @@ class Job:
             check_space(state.folder, spool, embedder.width, stored)
             confirm(embedder, spool, progress, cost)
             run = JobRun(embedder, spool, state, cache, progress)
-            facts = self._write(run, spool, state)
+            facts = self._write(run)
             progress.end(counted(run.done, "text"))
             format_of(self.output).publish(state.folder, self.output)
-            manifest = self._manifest(run, facts, spool, report, embedder)
+            manifest = self._manifest(run, facts, report)
             manifest.write(self.output, state.folder)
             state.keep = False
         return manifest, False
@@ -188,47 +188,44 @@ class Job:
         if rows != earlier.rows:
             raise _exists(self.output, f"with {counted(rows, 'row')} of {earlier.rows:,}")
 
-    def _write(self, run: JobRun, spool: Spool, state: State) -> Facts:
+    def _write(self, run: JobRun) -> Facts:
         """Embed and write everything; an error says how much is kept.
 
         Raises:
             CommandError: An error of the service, of the disk, or Ctrl-C.
         """
         try:
-            return run.write(partial(format_of(self.output).write, state.folder))
+            return run.write(partial(format_of(self.output).write, run.state.folder))
         except KeyboardInterrupt:
-            raise CommandError(
-                "Interrupted.", remedy=self._remedy(run, spool, state), code=ExitCode.INTERRUPTED
-            ) from None
+            raise CommandError("Interrupted.", remedy=self._remedy(run), code=ExitCode.INTERRUPTED) from None
         except NanoGPTError as error:
-            remedy = _place(error, spool) + self._remedy(run, spool, state)
+            remedy = _place(error, run.spool) + self._remedy(run)
             raise CommandError(message_of(error), remedy=remedy, code=exit_code_of(error)) from error
         except OSError as error:
             reason = (error.strerror or str(error)).partition("\n")[0]  # Lance adds lines about its own source
-            raise CommandError(
-                f"{error.filename or state.folder}: {reason}.", remedy=self._remedy(run, spool, state)
-            ) from error
+            place = error.filename or run.state.folder
+            raise CommandError(f"{place}: {reason}.", remedy=self._remedy(run)) from error
 
-    def _remedy(self, run: JobRun, spool: Spool, state: State) -> str:
+    def _remedy(self, run: JobRun) -> str:
         """Return the sentences about finished texts, for the error that ends a run."""
-        if not state.keep:
+        if not run.state.keep:
             return "No text was embedded."
-        place = state.folder if self.cache is None else self.cache
+        place = run.state.folder if self.cache is None else self.cache
         # Replies come in any order: more vectors than those in order may be there.
-        done = f"At least {run.done:,} of {counted(spool.texts, 'text')} are done. " if run.done else ""
+        done = f"At least {run.done:,} of {counted(run.spool.texts, 'text')} are done. " if run.done else ""
         return f"{done}The same command goes on: vectors in {place} are not paid for again."
 
-    def _manifest(self, run: JobRun, facts: Facts, spool: Spool, report: InputReport, embedder: Embedder) -> Manifest:
+    def _manifest(self, run: JobRun, facts: Facts, report: InputReport) -> Manifest:
         import nanogpt_core
 
         usage = run.usage
         return Manifest(
             output=self.output.name,
             rows=facts.rows,
-            distinct_texts=spool.texts,
+            distinct_texts=run.spool.texts,
             model=facts.model,
             dimensions=facts.dimensions,
-            base_url=embedder.base_url,
+            base_url=run.embedder.base_url,
             texts_sha256=facts.texts_sha256,
             vectors_sha256=run.vectors_sha256,
             requests=usage.requests,

@@ -29,7 +29,7 @@ _MAX_WAITING_BLOCKS = 4  # 16 batches of 256 texts, which can arrive at once
 
 
 class JobRun:
-    """One run of a job. The cache of the embedder holds the vectors of earlier runs.
+    """One run of a job: its embedder, whose ``cache`` holds the vectors of earlier runs, its spool and its state.
 
     Attributes:
         done: Number of distinct texts that have a vector.
@@ -38,9 +38,9 @@ class JobRun:
     def __init__(
         self, embedder: Embedder, spool: Spool, state: State, cache: VectorLog | KeptCache, progress: Progress
     ) -> None:
-        self._embedder = embedder
-        self._spool = spool
-        self._state = state
+        self.embedder = embedder
+        self.spool = spool
+        self.state = state
         self._cache = cache
         self._progress = progress
         self._hash = hashlib.sha256()
@@ -49,7 +49,7 @@ class JobRun:
     @property
     def usage(self) -> Usage:
         """Usage of all runs."""
-        return self._state.earlier_usage + self._embedder.usage
+        return self.state.earlier_usage + self.embedder.usage
 
     @property
     def vectors_sha256(self) -> str:
@@ -78,17 +78,17 @@ class JobRun:
         finally:
             if writing is not None:
                 writing.end()
-            self._state.note_usage(lambda: self._embedder.usage)
+            self.state.note_usage(lambda: self.embedder.usage)
         return facts
 
     def _facts(self, dimensions: int) -> Facts:
-        return Facts(self._embedder.model, dimensions, self._spool.passages, self._spool.texts_sha256)
+        return Facts(self.embedder.model, dimensions, self.spool.passages, self.spool.texts_sha256)
 
     def _blocks(self) -> Iterator[Block]:
         """Yield all rows in blocks of the same size in each run, so that the output is the same."""
         vectors = self._vectors()
         parts: deque[NDArray[np.float32]] = deque()  # rows that no block has taken yet
-        for block in self._spool.blocks():
+        for block in self.spool.blocks():
             yield self._assemble(block, _take(block.new, parts, vectors))
 
     def _assemble(self, block: SpooledBlock, new: list[NDArray[np.float32]]) -> Block:
@@ -103,15 +103,15 @@ class JobRun:
             if text_id <= block.known
         }
         # From the cache: nothing is sent.
-        repeated = [self._embedder.embed(texts.values())] if texts else []
+        repeated = [self.embedder.embed(texts.values())] if texts else []
         order = [*texts, *range(block.known + 1, block.known + block.new + 1)]
         place = {text_id: number for number, text_id in enumerate(order)}
         return Block(block.passages, [np.concatenate([*repeated, *new])[[place[one] for one in block.text_ids]]])
 
     def _vectors(self) -> Iterator[NDArray[np.float32]]:
         """Yield the vectors of the distinct texts, as they arrive."""
-        self._progress.begin("Embedding", self._spool.texts)
-        for batch in self._embedder.stream(self._spool.distinct_texts()):
+        self._progress.begin("Embedding", self.spool.texts)
+        for batch in self.embedder.stream(self.spool.distinct_texts()):
             if self._cache.failure is not None:
                 raise self._cache.failure  # the embedder continues without its cache, and a kill would cost money
             self.done += len(batch.texts)
