@@ -16,6 +16,7 @@ import numpy as np
 from nanogpt_core._runtime.words import counted
 from nanogpt_core.comparison.advice import SYNTHETIC_NOTE, Assessment, named
 from nanogpt_core.comparison.chart import svg_charts
+from nanogpt_core.comparison.files import write_text
 from nanogpt_core.comparison.ranking import DEPTH, MEASURES
 
 if TYPE_CHECKING:
@@ -28,10 +29,7 @@ _FLOAT_BYTES = 4
 
 def write_page(comparison: Comparison, file: str | os.PathLike[str], *, notice: str = "") -> None:
     """Write the page; see :func:`make_page`. The file appears as a whole or not at all."""
-    path = Path(file)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(make_page(comparison, notice=notice), encoding="utf-8")
-    part.replace(path)
+    write_text(Path(file), make_page(comparison, notice=notice))
 
 
 def make_page(comparison: Comparison, *, notice: str = "") -> str:

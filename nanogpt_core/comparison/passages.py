@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nanogpt_core.comparison.lines import invalid_line, json_objects, read_text
+from nanogpt_core.comparison.files import invalid_line, json_objects, read_text
 from nanogpt_core.errors import InvalidInputError
 
 _REMEDY = 'Each line is JSON such as {"source": "...", "text": "..."}'

@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from nanogpt_core.comparison.lines import invalid_line, json_objects, read_text
+from nanogpt_core.comparison.files import invalid_line, json_objects, read_text, write_text
 from nanogpt_core.errors import InvalidInputError
 
 _REMEDY = 'Each line is JSON such as {"question": "...", "sources": ["..."]}'
@@ -115,10 +115,7 @@ def check_sources(questions: Sequence[Question], sources: Collection[str]) -> No
 
 def write_questions(questions: Sequence[Question], file: str | os.PathLike[str]) -> None:
     """Write questions as JSON lines, for :func:`load_questions`. The file appears as a whole or not at all."""
-    path = Path(file)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text("".join(map(question_line, questions)), encoding="utf-8", newline="\n")
-    part.replace(path)
+    write_text(Path(file), "".join(map(question_line, questions)))
 
 
 def question_line(question: Question) -> str:

@@ -31,6 +31,7 @@ _COLUMNS = {
 def write_report(comparison: Comparison, folder: Path, notice: str) -> list[Path]:
     """Write page, charts and figures into a folder, and return the files."""
     from nanogpt_core.comparison.chart import write_chart
+    from nanogpt_core.comparison.files import write_text
     from nanogpt_core.comparison.page import write_page
 
     files = [folder / name for name in ("report.html", "chart.png", "chart.svg", "results.json")]
@@ -38,7 +39,7 @@ def write_report(comparison: Comparison, folder: Path, notice: str) -> list[Path
     for chart in files[1:3]:
         write_chart(comparison, chart, notice)
     document = json.dumps(as_json(comparison, notice), ensure_ascii=False, indent=1)
-    files[3].write_text(document + "\n", encoding="utf-8")
+    write_text(files[3], document + "\n")
     return files
 
 

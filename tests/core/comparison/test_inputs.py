@@ -96,6 +96,15 @@ def test_source_that_the_corpus_does_not_have_is_named_with_near_ones():
     assert e.value.positions == (1,)
 
 
+def test_file_that_cannot_be_written_leaves_nothing_beside_it(tmp_path):
+    (tmp_path / "q.jsonl").mkdir()
+    with pytest.raises(OSError):  # noqa: PT011 - the class depends on the system
+        write_questions([Question("One?", ("a",))], tmp_path / "q.jsonl")
+    with pytest.raises(UnicodeEncodeError):
+        write_questions([Question("\ud83d?", ("a",))], tmp_path / "r.jsonl")
+    assert [path.name for path in tmp_path.iterdir()] == ["q.jsonl"]
+
+
 def test_lines_of_a_corpus_may_name_the_source_id_and_have_a_title(tmp_path):
     file = tmp_path / "corpus.jsonl"
     file.write_text(

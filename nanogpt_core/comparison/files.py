@@ -1,8 +1,9 @@
-"""Files of questions and passages: UTF-8 text, a JSON object in each line, and errors that name file and line."""
+"""Files of a comparison: UTF-8 text, JSON lines, errors that name file and line, and writing as a whole."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,20 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = 1 + error.object.count(b"\n", 0, error.start)
         raise invalid_line(path, line, "is not UTF-8 text") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file in UTF-8. It appears as a whole or not at all.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8", newline="\n")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def json_objects(path: Path, text: str, remedy: str) -> Iterator[tuple[int, dict[str, Any]]]:
