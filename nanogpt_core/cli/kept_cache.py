@@ -9,7 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from nanogpt_core.cache.sqlite import SQLiteCache
-from nanogpt_core.cache.sqlite_file import BUSY_SECONDS, create_if_missing, wait_while_locked
+from nanogpt_core.cache.sqlite_file import (
+    BUSY_SECONDS,
+    ForeignError,
+    connect,
+    create_if_missing,
+    wait_while_locked,
+)
 from nanogpt_core.errors import ConfigurationError
 
 _SQLITE_FORMAT = b"SQLite format 3\0"
@@ -23,8 +29,8 @@ class KeptCache(SQLiteCache):
 
     Raises:
         OSError: The file cannot be created or written.
-        ConfigurationError: ``path`` is a folder, or a file of another program. ``SQLiteCache`` would take a file of
-            another format for a damaged cache, and rename it.
+        ConfigurationError: ``path`` is a folder, or a file of another program. ``SQLiteCache`` would warn of another
+            program's database, and take a file of another format for a damaged cache, and rename it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,12 +39,23 @@ class KeptCache(SQLiteCache):
         if _format_of(self.path) not in {b"", _SQLITE_FORMAT}:
             raise ConfigurationError(f"{self.path} is no cache: it is no SQLite file.", remedy="Pass another --cache.")
         try:
-            wait_while_locked(lambda _seconds: create_if_missing(self.path), BUSY_SECONDS)
+            wait_while_locked(self._create_and_check, BUSY_SECONDS)
+        except ForeignError as error:
+            raise ConfigurationError(f"{self.path} is no cache: {error}.", remedy="Pass another --cache.") from None
         except sqlite3.Error as error:
             raise OSError(errno.EIO, f"The cache cannot be created ({error})", str(self.path)) from None
         for each in (self.path, self.path.parent):  # SQLite writes its log beside the file
             if not os.access(each, os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(each))
+
+    def _create_and_check(self, seconds: float) -> None:
+        create_if_missing(self.path)
+        try:
+            connect(self.path, seconds).close()
+        except (ForeignError, sqlite3.OperationalError):
+            raise
+        except (sqlite3.DatabaseError, UnicodeDecodeError):
+            pass  # damage: ``SQLiteCache`` sets the file aside when it is used
 
     def put_many(self, entries: Mapping[bytes, bytes]) -> None:
         """Store entries, and check that they are there: ``SQLiteCache`` only warns if it cannot be written."""

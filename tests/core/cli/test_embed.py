@@ -463,6 +463,20 @@ def test_cache_is_kept_and_serves_other_outputs(embed, corpus, tmp_path):
     assert np.array_equal(stored(tmp_path / "a.parquet")[1], stored(tmp_path / "b.npy")[1])
 
 
+@pytest.mark.parametrize("damage", [b"\0" * 200, bytes(range(256)) * 40], ids=["header", "pages"])
+def test_damaged_cache_is_set_aside_and_the_run_goes_on(embed, tmp_path, damage):
+    source, cache = records(tmp_path / "in.jsonl", ["text"]), tmp_path / "vectors.db"
+    embed(source, "-o", tmp_path / "a.npy", "--cache", cache)
+    content = bytearray(cache.read_bytes())
+    content[16 : 16 + len(damage)] = damage
+    cache.write_bytes(content)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        result = embed(source, "-o", tmp_path / "b.npy", "--cache", cache)
+    assert (result.code, result.sent.total()) == (0, 1)
+    assert embed(source, "-o", tmp_path / "c.npy", "--cache", cache).sent.total() == 0
+
+
 def test_cache_takes_over_the_vectors_of_an_interrupted_run_without_one(embed, service, corpus, tmp_path):
     cache = tmp_path / "vectors.db"
     service.add_faults(None, None, SERVICE_ERRORS["insufficient_quota"])
@@ -615,6 +629,7 @@ def test_too_long_text_is_named_before_anything_is_sent_unless_it_may_be_cut(emb
         (["in.jsonl", "-o", "array.npy", "--overwrite"], 2, "array.passages.jsonl is a folder."),
         (["in.jsonl", "--cache", "in.jsonl/vectors.db"], 2, "in.jsonl"),
         (["in.jsonl", "--cache", "in.jsonl"], 2, "in.jsonl is no cache"),
+        (["in.jsonl", "--cache", "other.db"], 2, "other.db is no cache: it is another program's database"),
         (["in.jsonl", "--cache", "out.parquet"], 2, "out.parquet is a file of the output, and would be lost."),
         (["in.jsonl", "--cache", "out.parquet.unfinished/vectors.db"], 2, "is a file of the output"),
         (
@@ -636,6 +651,8 @@ def test_wrong_command_is_refused_with_the_reason(embed, tmp_path, monkeypatch, 
     if sys.platform != "win32":
         for name in ("circle.txt", "circle.jsonl"):
             (tmp_path / name).symlink_to(name)
+    with contextlib.closing(sqlite3.connect(tmp_path / "other.db")) as database:
+        database.execute("CREATE TABLE vectors (text)")
     before = (tmp_path / "in.jsonl").read_bytes()
     output = [] if "-o" in arguments else ["-o", "out.parquet"]
     result = embed(*arguments, *output)
