@@ -88,8 +88,8 @@ class Job:
                         "continues. Delete it if you do not want that output."
                     )
                 return earlier, True
-            stored = len(cache) if isinstance(cache, VectorLog) else 0
-            check_space(state.folder, spool, embedder.width, stored)
+            new = max(0, spool.texts - len(cache)) if isinstance(cache, VectorLog) else 0  # a cache may be elsewhere
+            check_space(state.folder, spool, embedder.width, new)
             confirm(embedder, spool, progress, cost)
             run = JobRun(embedder, spool, state, cache, progress)
             facts = self._write(run)

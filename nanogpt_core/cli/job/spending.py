@@ -70,10 +70,10 @@ def _tokens(embedder: Embedder, spool: Spool, progress: Progress) -> int:
     return tokens
 
 
-def check_space(folder: Path, spool: Spool, dimensions: int | None, stored: int) -> None:
-    """Check that the disk of a folder has room for the vectors and the output.
+def check_space(folder: Path, spool: Spool, dimensions: int | None, new_vectors: int) -> None:
+    """Check that the disk of a folder has room for the output, and for ``new_vectors`` in the log.
 
-    ``dimensions`` is None if they are not known yet; ``stored`` is the number of vectors in it already.
+    ``dimensions`` is None if they are not known yet.
 
     Raises:
         CommandError: There is not enough room.
@@ -81,7 +81,7 @@ def check_space(folder: Path, spool: Spool, dimensions: int | None, stored: int)
     if dimensions is None:
         return
     vector = dimensions * _FLOAT_BYTES
-    needed = max(0, spool.texts - stored) * (vector + _BYTES_PER_ENTRY) + spool.passages * vector + spool.text_bytes
+    needed = new_vectors * (vector + _BYTES_PER_ENTRY) + spool.passages * vector + spool.text_bytes
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise CommandError(

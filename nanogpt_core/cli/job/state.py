@@ -41,6 +41,9 @@ class State:
         self._lock = lock
         self.is_new = not self._files()
         self.keep = not self.is_new
+        for file in self._files():
+            if file.name.startswith("output."):  # a part of an output, which is written again: its space is free
+                _remove(file)
         self._before = self._read_usage()
         self._run = uuid.uuid4().hex
         self._log = (self.folder / "usage.jsonl").open("a", encoding="utf-8")
@@ -112,7 +115,7 @@ class State:
         if not self.keep:
             for file in self._files():
                 with contextlib.suppress(OSError):
-                    shutil.rmtree(file) if file.is_dir() else file.unlink()
+                    _remove(file)
             if sys.platform == "win32":  # an open file cannot be deleted there
                 self._lock.close()
             # Last, and while it is locked: until then no other process can have files in the folder.
@@ -123,3 +126,7 @@ class State:
 
     def _files(self) -> list[Path]:
         return [file for file in self.folder.iterdir() if file != self._lock_file]
+
+
+def _remove(file: Path) -> None:
+    shutil.rmtree(file) if file.is_dir() else file.unlink()

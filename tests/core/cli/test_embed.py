@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import sqlite3
 import sys
 import time
@@ -388,6 +389,23 @@ def test_cache_that_cannot_be_written_ends_the_run(embed, corpus, tmp_path, monk
     assert result.code == 2
     assert "The cache cannot be written" in result.err
     assert " are done" not in result.err
+
+
+def test_disk_without_room_is_named_before_anything_is_sent(embed, corpus, tmp_path, monkeypatch):
+    free = 100_000  # 45,000 for the vectors of the output, 25,000 for its texts, and 75,000 for the log of vectors
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    refused = embed(corpus, "-o", tmp_path / "out.npy")
+    assert (refused.code, refused.sent.total()) == (2, 0)
+    assert "0 MiB are free, and vectors and output need 0 MiB. Nothing was sent." in refused.err
+    assert embed(corpus, "-o", tmp_path / "out.npy", "--cache", tmp_path / "vectors.db").code == 0  # without a log
+
+
+def test_space_of_a_part_that_an_earlier_run_wrote_counts_as_free(embed, corpus, tmp_path, monkeypatch):
+    part = tmp_path / "out.npy.unfinished" / "output.npy"
+    part.parent.mkdir()
+    part.write_bytes(b"part of an array")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0 if part.exists() else 1_000_000))
+    assert embed(corpus, "-o", tmp_path / "out.npy").code == 0
 
 
 def test_passages_that_do_not_fit_on_the_disk_are_one_line(embed, corpus, tmp_path, monkeypatch):
