@@ -48,7 +48,7 @@ command = App(
     help_epilogue=_EXAMPLES,
 )
 
-Found = Sequence[tuple[StoredRow, Hit]]
+_Found = Sequence[tuple[StoredRow, Hit]]
 
 
 @command.default
@@ -87,13 +87,13 @@ def search(
     text = (_standard_input() if question == STDIN else question).strip()
     reader = open_output(output)
     embedder = _embedder(output, reader, model, base_url, query_instruction)
-    blocks = _checked(reader, embedder, output)
+    _check(reader, embedder, output)
     try:
         query = embedder.embed_query(text)
     except TextTooLongError as error:
         raise CommandError(error.message, remedy="Shorten the question.", code=ExitCode.BAD_INPUT) from error
     found_by_index = None if exact else indexed_nearest(output, reader, query, count)
-    hits, without_vector = found_by_index or nearest(blocks, query, count)
+    hits, without_vector = found_by_index or nearest(reader.blocks(), query, count)
     if without_vector:
         print_warning(
             f"{counted(without_vector, 'row')} of {output} without a vector: not searched. See nanogpt verify."
@@ -136,23 +136,26 @@ def _dimensions(output: Path, reader: VectorReader) -> int:
     return dimensions
 
 
-def _checked(reader: VectorReader, embedder: Embedder, output: Path) -> Any:
-    """Return the blocks of vectors, after checks that need not read all of them: a mistake must cost nothing."""
+def _check(reader: VectorReader, embedder: Embedder, output: Path) -> None:
+    """Check an output, as far as not all vectors have to be read: a mistake must cost nothing.
+
+    Raises:
+        CommandError: Its end is missing, or its vectors are not the embedder's.
+    """
     reader.check_complete()
     try:
         embedder.check_width(_dimensions(output, reader))
     except NanoGPTError as error:
         raise CommandError(f"{output}: {error.message}", remedy="See nanogpt verify.") from None
-    return reader.blocks()
 
 
-def _rows(reader: VectorReader, hits: list[Hit]) -> Found:
+def _rows(reader: VectorReader, hits: list[Hit]) -> _Found:
     numbers = sorted(hit.row for hit in hits)
     rows = dict(zip(numbers, reader.rows(numbers), strict=True))
     return [(rows[hit.row], hit) for hit in hits]
 
 
-def _print_passages(found: Found, *, full: bool) -> None:
+def _print_passages(found: _Found, *, full: bool) -> None:
     for number, (row, hit) in enumerate(found, 1):
         text = row.text.strip() if full else _shortened(row.text.strip())
         lines = "".join(f"    {line}\n" for line in printable(text).splitlines())
@@ -163,7 +166,7 @@ def _shortened(text: str) -> str:
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS].rstrip()} ..."
 
 
-def _print_answer(question: str, found: Found, chat_model: str, base_url: str | None) -> None:
+def _print_answer(question: str, found: _Found, chat_model: str, base_url: str | None) -> None:
     parts = []
     for part in stream_answer(question, [row.text for row, _ in found], chat_model, base_url):
         parts.append(part)
@@ -177,7 +180,7 @@ def _print_answer(question: str, found: Found, chat_model: str, base_url: str | 
     _warn_about(cited, found)
 
 
-def _warn_about(cited: Sequence[int], found: Found) -> None:
+def _warn_about(cited: Sequence[int], found: _Found) -> None:
     unknown = [f"[{number}]" for number in cited if not 1 <= number <= len(found)]
     if unknown:
         print_warning(f"The answer cites {', '.join(unknown)}, and there is no such passage.")
@@ -185,7 +188,7 @@ def _warn_about(cited: Sequence[int], found: Found) -> None:
         print_warning("The answer cites no passage.")
 
 
-def _document(question: str, found: Found, chat_model: str | None, base_url: str | None) -> dict[str, Any]:
+def _document(question: str, found: _Found, chat_model: str | None, base_url: str | None) -> dict[str, Any]:
     passages = [
         {"number": number, "score": round(hit.score, 6), "row": hit.row, **asdict(row)}
         for number, (row, hit) in enumerate(found, 1)

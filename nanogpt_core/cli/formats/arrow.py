@@ -132,6 +132,10 @@ class ArrowReader(ABC):
     def _lists(self) -> Iterator[Any]:
         """Yield the arrays of lists with the vectors, in order."""
 
+    def blocks(self) -> Iterator[NDArray[np.float32]]:
+        """Yield the vectors in blocks."""
+        yield from map(self._vectors, self._lists())
+
     @cached_property
     def _dimensions(self) -> int:
         """Dimensions of the first vector.

@@ -5,14 +5,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nanogpt_core.cli.formats.arrow import VECTORS, ArrowReader, make_schema, make_table, reading
 from nanogpt_core.cli.formats.base import ROWS_PER_BLOCK, Block, Facts, StoredRow
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 _FOLDER = "output.lance"
 
@@ -52,10 +48,6 @@ class Reader(ArrowReader):
     def row_count(self) -> int:
         """Number of rows."""
         return int(self._dataset.count_rows())
-
-    def blocks(self) -> Iterator[NDArray[np.float32]]:
-        """Yield the vectors in blocks."""
-        yield from map(self._vectors, self._lists())
 
     def _lists(self) -> Iterator[Any]:
         for batch in self._batches([VECTORS]):

@@ -51,10 +51,6 @@ class Reader(ArrowReader):
             self._file = pq.ParquetFile(path, memory_map=True)
         super().__init__(path, self._file.schema_arrow)
 
-    def blocks(self) -> Iterator[NDArray[np.float32]]:
-        """Yield the vectors of one row group after the other."""
-        yield from map(self._vectors, self._lists())
-
     def _lists(self) -> Iterator[Any]:
         for number in range(self._file.num_row_groups):
             yield from self._column(number).chunks
