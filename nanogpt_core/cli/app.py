@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from cyclopts import App, Parameter
+
+from nanogpt_core.cli.paths import STDIN
 
 _HELP = """\
 Embed documents with NanoGPT's models, and search them.
@@ -35,7 +38,7 @@ def make_app() -> App:
         help=_HELP,
         help_format="plaintext",
         version=_version,
-        default_parameter=Parameter(negative=(), show_default=_shown_default),
+        default_parameter=Parameter(negative=(), show_default=_shown_default, validator=_refuse_standard_stream),
         result_action="return_value",
         suppress_keyboard_interrupt=False,
     )
@@ -49,6 +52,11 @@ def _version() -> str:
     import nanogpt_core
 
     return f"nanogpt {nanogpt_core.__version__}"
+
+
+def _refuse_standard_stream(_type: object, value: object) -> None:
+    if isinstance(value, Path) and str(value) == STDIN:  # inputs and questions, which may be it, are text
+        raise ValueError("Name a file.")
 
 
 def _shown_default(value: Any) -> str | None:

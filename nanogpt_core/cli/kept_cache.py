@@ -19,6 +19,7 @@ from nanogpt_core.cache.sqlite_file import (
 from nanogpt_core.errors import ConfigurationError
 
 _SQLITE_FORMAT = b"SQLite format 3\0"
+_REMEDY = "Move it away, or name another file."
 
 
 class KeptCache(SQLiteCache):
@@ -37,11 +38,11 @@ class KeptCache(SQLiteCache):
         super().__init__(path)
         self.failure: OSError | None = None
         if _format_of(self.path) not in {b"", _SQLITE_FORMAT}:
-            raise ConfigurationError(f"{self.path} is no cache: it is no SQLite file.", remedy="Pass another --cache.")
+            raise ConfigurationError(f"{self.path} is no cache: it is no SQLite file.", remedy=_REMEDY)
         try:
             wait_while_locked(self._create_and_check, BUSY_SECONDS)
         except ForeignError as error:
-            raise ConfigurationError(f"{self.path} is no cache: {error}.", remedy="Pass another --cache.") from None
+            raise ConfigurationError(f"{self.path} is no cache: {error}.", remedy=_REMEDY) from None
         except sqlite3.Error as error:
             raise OSError(errno.EIO, f"The cache cannot be created ({error})", str(self.path)) from None
         for each in (self.path, self.path.parent):  # SQLite writes its log beside the file

@@ -72,7 +72,7 @@ def search(
     Args:
         output: A file that `nanogpt embed` has written.
         question: The question; - for standard input.
-        count: Number of passages.
+        count: Number of passages, at most 1,000.
         answer: Have a chat model answer from the passages, with citations.
         chat_model: The chat model.
         full: Print whole passages, not only their first 600 characters.

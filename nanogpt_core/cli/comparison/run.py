@@ -17,7 +17,6 @@ from nanogpt_core.cli.console import error_console, print_warning
 from nanogpt_core.cli.cost import CostOptions, format_usd
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode
 from nanogpt_core.cli.kept_cache import KeptCache
-from nanogpt_core.cli.paths import STDIN
 from nanogpt_core.cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -232,8 +231,7 @@ def _warn_about_unused(candidates: Sequence[Candidate], dimensions: Sequence[int
 
 def _check_exists(path: Path, remedy: str = "") -> None:
     if not path.exists():
-        name = str(path).replace(STDIN, "-")
-        raise CommandError(f"{name}: There is no such file or folder.", remedy=remedy)
+        raise CommandError(f"{path}: There is no such file or folder.", remedy=remedy)
 
 
 def _at_most(usd: float | None) -> str:

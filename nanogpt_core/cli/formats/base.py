@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 import orjson
 
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode
-from nanogpt_core.cli.paths import STDIN
 from nanogpt_core.cli.reading.passage import Passage
 
 if TYPE_CHECKING:
@@ -152,7 +151,7 @@ def format_of(output: Path) -> Format:
     """
     name, package = _MODULES.get(output.suffix.lower()), _NEEDS.get(output.suffix.lower())
     if name is None:
-        raise CommandError(f"{str(output).replace(STDIN, '-')}: The name of an output ends with {', '.join(_MODULES)}.")
+        raise CommandError(f"{output}: The name of an output ends with {', '.join(_MODULES)}.")
     if package is not None and importlib.util.find_spec(package) is None:
         raise ImportError(f"{package} is not installed", name=package)
     return cast("Format", importlib.import_module(f"nanogpt_core.cli.formats.{name}"))

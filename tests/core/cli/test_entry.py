@@ -109,6 +109,9 @@ def test_version_is_that_of_the_package(nanogpt):
             "Too many arguments: words more. A text with blanks needs quotes.",
         ),
         (["search", "a.npy", "-", "-"], "Too many arguments: -."),
+        (["embed", "a.txt", "-o", "a.npy", "--cache", "-"], 'Invalid value "-" for --cache. Name a file.'),
+        (["embed", "a.txt", "-o", "-"], 'Invalid value "-" for -o. Name a file.'),
+        (["verify", "-"], 'Invalid value "-" for OUTPUT. Name a file.'),
     ],
 )
 def test_wrong_command_line_is_one_line_and_code_2(nanogpt, arguments, words):
