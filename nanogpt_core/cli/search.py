@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from cyclopts import App, Parameter
 
@@ -22,6 +23,7 @@ from nanogpt_core.cli.paths import STDIN
 from nanogpt_core.cli.vector_index import indexed_nearest
 from nanogpt_core.embeddings.embedder import Embedder
 from nanogpt_core.errors import NanoGPTError, TextTooLongError
+from nanogpt_core.http.endpoint import is_loopback
 from nanogpt_core.models.catalog import get_model
 
 _MAX_COUNT = 1000
@@ -88,6 +90,7 @@ def search(
     reader = open_output(output)
     embedder = _embedder(output, reader, model, base_url, query_instruction)
     _check(reader, embedder, output)
+    _warn_about_other_server(output, embedder)
     try:
         query = embedder.embed_query(text)
     except TextTooLongError as error:
@@ -147,6 +150,23 @@ def _check(reader: VectorReader, embedder: Embedder, output: Path) -> None:
         embedder.check_width(_dimensions(output, reader))
     except NanoGPTError as error:
         raise CommandError(f"{output}: {error.message}", remedy="See nanogpt verify.") from None
+
+
+def _warn_about_other_server(output: Path, embedder: Embedder) -> None:
+    """Warn if either the vectors or the question's vector is of a server on this machine, such as a sandbox."""
+    try:
+        manifest = read_manifest(output)
+    except CommandError:  # nor does a search in Parquet need it
+        manifest = None
+    if manifest is not None and _is_here(manifest.base_url) != _is_here(embedder.base_url):
+        print_warning(
+            f"the vectors of {output} are from {manifest.base_url}, and the question goes to {embedder.base_url}: "
+            "scores mean nothing unless both have the same model."
+        )
+
+
+def _is_here(base_url: str) -> bool:
+    return is_loopback(urlsplit(base_url).hostname or "")
 
 
 def _rows(reader: VectorReader, hits: list[Hit]) -> _Found:

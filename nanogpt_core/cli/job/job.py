@@ -175,6 +175,7 @@ class Job:
             "texts": earlier.texts_sha256 == spool.texts_sha256,
             "model": earlier.model == embedder.model,
             "dimensions": embedder.width in (None, earlier.dimensions),
+            "address": earlier.base_url == embedder.base_url,  # for example that of a sandbox
         }
         differs = [name for name, equal in same.items() if not equal]
         if differs:

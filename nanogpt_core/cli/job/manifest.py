@@ -79,6 +79,8 @@ def read_manifest(output: Path) -> Manifest | None:
         manifest = Manifest(**{**fields, "problems": tuple(fields["problems"])})
         if not all(isinstance(value, int) for value in (manifest.rows, manifest.distinct_texts, manifest.dimensions)):
             raise TypeError("a count is not a number")
+        if not all(isinstance(value, str) for value in (manifest.model, manifest.base_url)):
+            raise TypeError("the model or its address is not a text")
         return manifest
     except FileNotFoundError:
         return None

@@ -110,6 +110,18 @@ def test_control_characters_of_a_passage_do_not_reach_the_terminal(nanogpt, serv
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such file names on Windows")
+def test_vectors_of_a_sandbox_and_a_question_to_another_server_give_a_warning(nanogpt, service, one_format, tmp_path):
+    words, manifest = ["search", one_format, TEXTS[0], "-k", 1], tmp_path / f"{one_format}.manifest.json"
+    assert "scores mean nothing" not in nanogpt(*words).err
+    facts = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**facts, "base_url": "https://nano-gpt.com/api/v1"}))
+    warned = nanogpt(*words)
+    assert warned.code == 0
+    assert f"are from https://nano-gpt.com/api/v1, and the question goes to {service.base_url}: scores" in warned.err
+    manifest.write_text(json.dumps({**facts, "base_url": None}))  # Parquet holds the facts itself
+    assert (nanogpt(*words).code, nanogpt("verify", one_format).code) == (0, 3)
+
+
 def test_place_of_a_passage_is_one_line(nanogpt, service, tmp_path):
     (tmp_path / "new\nline.txt").write_text("Text.")
     nanogpt("embed", tmp_path / "new\nline.txt", "-o", tmp_path / "a.npy", "-q")
