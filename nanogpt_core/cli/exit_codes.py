@@ -29,7 +29,7 @@ class ExitCode(IntEnum):
         BAD_INPUT: A file cannot be read, or a text cannot be embedded. Nothing was sent for it.
         REFUSED: The service refuses the key, the balance, the rights or the model. Repeating does not help.
         SERVICE: The service was not reached, or failed. The same command may succeed later.
-        NOT_CONFIRMED: The command would spend more than was allowed, and nobody confirmed it.
+        NOT_CONFIRMED: The command would spend more than was allowed, or delete vectors, and nobody confirmed it.
         INTERNAL: A defect of this program.
         INTERRUPTED: Ctrl-C, SIGTERM, or a closed terminal.
         OUTPUT_CLOSED: The reader of the output has gone, as in ``nanogpt search ... | head``.

@@ -94,6 +94,7 @@ class Job:
             run = JobRun(embedder, spool, state, cache, progress)
             facts = self._write(run)
             progress.end(counted(run.done, "text"))
+            state.sync_output()
             format_of(self.output).publish(state.folder, self.output)
             manifest = self._manifest(run, facts, report)
             manifest.write(self.output, state.folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import sqlite3
 import sys
@@ -41,9 +42,8 @@ class State:
         self._lock = lock
         self.is_new = not self._files()
         self.keep = not self.is_new
-        for file in self._files():
-            if file.name.startswith("output."):  # a part of an output, which is written again: its space is free
-                _remove(file)
+        for file in self._parts_of_output():  # they are written again: their space is free
+            _remove(file)
         self._before = self._read_usage()
         self._run = uuid.uuid4().hex
         self._log = (self.folder / "usage.jsonl").open("a", encoding="utf-8")
@@ -108,6 +108,17 @@ class State:
             self.keep = self.keep or usage.requests > 0
             self._log.write(json.dumps({"run": self._run, **asdict(usage)}) + "\n")
             self._log.flush()
+
+    def sync_output(self) -> None:
+        """Have the disk store the output, before the vectors are deleted: a power failure must not take both."""
+        for path in self._parts_of_output():
+            for file in path.rglob("*") if path.is_dir() else [path]:
+                if file.is_file():
+                    with file.open("rb+") as opened:  # Windows needs the right to write
+                        os.fsync(opened.fileno())
+
+    def _parts_of_output(self) -> list[Path]:
+        return [file for file in self._files() if file.name.startswith("output.")]
 
     def close(self) -> None:
         """Delete the folder unless it is to be kept, and release the lock."""

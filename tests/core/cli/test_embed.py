@@ -416,6 +416,22 @@ def test_space_of_a_part_that_an_earlier_run_wrote_counts_as_free(embed, corpus,
     assert embed(corpus, "-o", tmp_path / "out.npy").code == 0
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell the name of an open file")
+@pytest.mark.parametrize(
+    ("suffix", "names"), [("npy", {"output.npy", "output.jsonl"}), ("parquet", {"output.parquet"})]
+)
+def test_output_is_on_the_disk_before_the_vectors_are_deleted(embed, corpus, tmp_path, monkeypatch, suffix, names):
+    synced = set()
+
+    def fsync(number):
+        path = Path(f"/proc/self/fd/{number}").readlink()
+        synced.add((path.name, path.stat().st_size > 10_000, (path.parent / "vectors.log").exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert embed(corpus, "-o", tmp_path / f"out.{suffix}").code == 0
+    assert synced == {(name, True, True) for name in names}
+
+
 def test_passages_that_do_not_fit_on_the_disk_are_one_line(embed, corpus, tmp_path, monkeypatch):
     def full(*_):
         raise sqlite3.OperationalError("database or disk is full")
