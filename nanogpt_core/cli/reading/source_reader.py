@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import codecs
-import contextlib
 import io
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from contextlib import nullcontext
 from typing import Any, BinaryIO
 
 import orjson
@@ -68,7 +67,7 @@ class SourceReader:
         """Yield the passages of a source in order, and its problems."""
         found = False
         try:
-            with _opened(source) as file:
+            with nullcontext(sys.stdin.buffer) if source.path is None else source.path.open("rb") as file:
                 for item in self._read(source, file):
                     found = True
                     yield item
@@ -81,16 +80,16 @@ class SourceReader:
                 yield Problem(source.name, NO_TEXT)
 
     def _read(self, source: Source, file: BinaryIO) -> Iterator[Passage | Problem]:
-        kind = source.format or _format_of_start(file)
-        if kind == "json" and _format_of_start(file) == "jsonl":
-            kind = "jsonl"  # many programs write JSON Lines into a file that ends in .json
-        if kind in _FORMATS_WITH_OFFSETS and not file.seekable():
+        file_format = source.format or _format_of_start(file)
+        if file_format == "json" and _format_of_start(file) == "jsonl":
+            file_format = "jsonl"  # many programs write JSON Lines into a file that ends in .json
+        if file_format in _FORMATS_WITH_OFFSETS and not file.seekable():
             file = io.BytesIO(file.read())
-        if kind in _RECORD_FORMATS:
-            return self._records(source, kind, file)
-        if kind == "pdf":
+        if file_format in _RECORD_FORMATS:
+            return self._records(source, file_format, file)
+        if file_format == "pdf":
             return self._pages(source, file)
-        if kind == "html":
+        if file_format == "html":
             return self._divided(source, iter([(None, read_html(file, self._options.encoding))]))
         if self._chunker:
             return self._divided(source, segments(file, self._options.encoding))
@@ -124,9 +123,9 @@ class SourceReader:
                 number += 1
                 yield Passage(passage, source.name, number, page=page)
 
-    def _records(self, source: Source, kind: str, file: BinaryIO) -> Iterator[Passage | Problem]:
-        for number, fields in self._rows(source, kind, file):
-            line = number if kind in _LINE_FORMATS else None
+    def _records(self, source: Source, file_format: str, file: BinaryIO) -> Iterator[Passage | Problem]:
+        for number, fields in self._rows(source, file_format, file):
+            line = number if file_format in _LINE_FORMATS else None
             place = f"{source.name}#{number}" if line is None else f"{source.name}:{line}"
             try:
                 if isinstance(fields, BadTextError):
@@ -142,14 +141,14 @@ class SourceReader:
             for part, (_, passage) in enumerate(self._chunks(text), 1):
                 yield Passage(passage, source.name, number, part, line, key=key, metadata=metadata)
 
-    def _rows(self, source: Source, kind: str, file: BinaryIO) -> Iterator[Record]:
-        if kind == "jsonl":
+    def _rows(self, source: Source, file_format: str, file: BinaryIO) -> Iterator[Record]:
+        if file_format == "jsonl":
             return read_jsonl(file)
-        if kind == "json":
+        if file_format == "json":
             return read_json(file)
         names = (self._options.field, self._options.id_field, *self._options.keep)
         columns = list(dict.fromkeys(name for name in names if name is not None))
-        if kind == "csv":
+        if file_format == "csv":
             return read_csv(file, self._options.encoding, columns, tabs=source.name.lower().endswith(".tsv"))
         return read_parquet(file, columns)
 
@@ -213,12 +212,3 @@ def _format_of_start(file: BinaryIO) -> str:
     except orjson.JSONDecodeError:
         return "json"
     return "jsonl"
-
-
-@contextlib.contextmanager
-def _opened(source: Source) -> Iterator[BinaryIO]:
-    if source.path is None:
-        yield sys.stdin.buffer
-        return
-    with Path(source.path).open("rb") as file:
-        yield file
