@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
@@ -14,15 +14,16 @@ from nanogpt_core._runtime.words import counted
 from nanogpt_core.cli.console import print_warning
 from nanogpt_core.cli.cost import CostOptions
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode, exit_code_of, message_of
-from nanogpt_core.cli.formats.base import Facts, format_of, open_output
-from nanogpt_core.cli.job.manifest import Manifest, read_manifest
+from nanogpt_core.cli.formats.base import Facts, format_of
+from nanogpt_core.cli.job.destination import check_destination, check_finished, find_finished
+from nanogpt_core.cli.job.manifest import Manifest
 from nanogpt_core.cli.job.run import JobRun
 from nanogpt_core.cli.job.spending import budget_left, check_space, confirm
 from nanogpt_core.cli.job.state import State
 from nanogpt_core.cli.job.vector_log import VectorLog
 from nanogpt_core.cli.kept_cache import KeptCache
 from nanogpt_core.cli.options import InputOptions
-from nanogpt_core.cli.paths import data_files, leads_into, manifest_path, path_as_text, real_paths, state_folder
+from nanogpt_core.cli.paths import data_files, manifest_path
 from nanogpt_core.cli.progress import Progress
 from nanogpt_core.cli.reading.input import InputReport, read_input
 from nanogpt_core.cli.reading.spool import Spool
@@ -61,11 +62,12 @@ class Job:
         """
         format_of(self.output)
         Embedder(**self.embedder_options)  # an invalid option or a missing key is named before anything is read
-        self._check_places()
+        check_destination(self.output, self.cache)
         with contextlib.ExitStack() as stack:
             state = State(self.output)
             stack.callback(state.close)
-            earlier = self._earlier_output(state)  # now no other process can finish the output
+            # Now no other process can finish the output.
+            earlier = None if self.overwrite else find_finished(self.output, state)
             stack.callback(progress.close)
             cache = self._open_cache(state)
             stack.callback(cache.close)
@@ -81,7 +83,7 @@ class Job:
             )
             report = self._read_input(embedder, spool, progress)
             if earlier is not None:
-                self._check_earlier(earlier, embedder, spool)
+                check_finished(self.output, earlier, embedder, spool)
                 if state.keep:
                     print_warning(
                         f"{state.folder} is left from an unfinished run with --overwrite, which the same command "
@@ -92,12 +94,13 @@ class Job:
             check_space(state.folder, spool, embedder.width, new)
             confirm(embedder, spool, progress, cost)
             run = JobRun(embedder, spool, state, cache, progress)
-            facts = self._write(run)
-            progress.end(counted(run.done, "text"))
-            state.sync_output()
-            format_of(self.output).publish(state.folder, self.output)
-            manifest = self._manifest(run, facts, report)
-            manifest.write(self.output, state.folder)
+            with self._error_with_remedy(run):
+                facts = run.write(partial(format_of(self.output).write, state.folder))
+                progress.end(counted(run.done, "text"))
+                state.sync_output()
+                format_of(self.output).publish(state.folder, self.output)
+                manifest = self._manifest(run, facts, report)
+                manifest.write(self.output, state.folder)
             state.keep = False
         return manifest, False
 
@@ -132,72 +135,15 @@ class Job:
             )
         return report
 
-    def _check_places(self) -> None:
-        """Check that output and manifest can be put into their places.
-
-        Raises:
-            CommandError: The folder is missing, a folder is in one of the places, or a byte of the path is not UTF-8.
-        """
-        if path_as_text(self.output) != self.output.as_posix():
-            raise CommandError(f"{path_as_text(self.output)}: Arrow and SQLite take only paths in UTF-8.")
-        folder = self.output.parent
-        if not folder.is_dir():
-            raise CommandError(f"{folder}: There is no such folder.", remedy="Make it, or pass another --output.")
-        files = [*data_files(self.output), manifest_path(self.output)]
-        for path in files:
-            if path.is_dir() and path.suffix.lower() != ".lance":
-                raise CommandError(f"{path} is a folder.", remedy="Pass another --output.")
-        if self.cache is not None and leads_into(self.cache, real_paths([*files, state_folder(self.output)])):
-            raise CommandError(
-                f"{self.cache} is a file of the output, and would be lost.", remedy="Pass another --cache."
-            )
-
-    def _earlier_output(self, state: State) -> Manifest | None:
-        """Return the manifest of a finished output that must not be replaced; None if there is none.
-
-        Raises:
-            CommandError: There is a file that this program has not finished.
-        """
-        existing = next((path for path in data_files(self.output) if path.exists()), None)
-        if existing is None or self.overwrite:
-            return None
-        manifest = read_manifest(self.output) if existing == self.output else None
-        if manifest is None and state.is_new:  # else a kill may have come between the output and its manifest
-            raise _exists(existing, "and has no manifest")
-        return manifest
-
-    def _check_earlier(self, earlier: Manifest, embedder: Embedder, spool: Spool) -> None:
-        """Check that the existing output is the one that this job would make, and complete.
-
-        Raises:
-            CommandError: It is another one, or damaged.
-        """
-        same = {
-            "texts": earlier.texts_sha256 == spool.texts_sha256,
-            "model": earlier.model == embedder.model,
-            "dimensions": embedder.width in (None, earlier.dimensions),
-            "address": earlier.base_url == embedder.base_url,  # for example that of a sandbox
-        }
-        differs = [name for name, equal in same.items() if not equal]
-        if differs:
-            raise _exists(self.output, f"with other {' and '.join(differs)}")
-        try:
-            reader = open_output(self.output)
-            reader.check_complete()
-            rows = reader.row_count
-        except CommandError as error:
-            raise _exists(self.output, "and is damaged") from error
-        if rows != earlier.rows:
-            raise _exists(self.output, f"with {counted(rows, 'row')} of {earlier.rows:,}")
-
-    def _write(self, run: JobRun) -> Facts:
-        """Embed and write everything; an error says how much is kept.
+    @contextlib.contextmanager
+    def _error_with_remedy(self, run: JobRun) -> Iterator[None]:
+        """Add to an error how much is kept.
 
         Raises:
             CommandError: An error of the service, of the disk, or Ctrl-C.
         """
         try:
-            return run.write(partial(format_of(self.output).write, run.state.folder))
+            yield
         except KeyboardInterrupt:
             raise CommandError("Interrupted.", remedy=self._remedy(run), code=ExitCode.INTERRUPTED) from None
         except NanoGPTError as error:
@@ -238,10 +184,6 @@ class Job:
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             version=nanogpt_core.__version__,
         )
-
-
-def _exists(path: Path, reason: str) -> CommandError:
-    return CommandError(f"{path} exists, {reason}. Nothing was sent.", remedy="Pass --overwrite, or another --output.")
 
 
 def _place(error: NanoGPTError, spool: Spool) -> str:

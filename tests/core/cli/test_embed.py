@@ -416,6 +416,18 @@ def test_space_of_a_part_that_an_earlier_run_wrote_counts_as_free(embed, corpus,
     assert embed(corpus, "-o", tmp_path / "out.npy").code == 0
 
 
+def test_error_while_the_output_is_put_into_its_place_says_how_to_go_on(embed, corpus, tmp_path, monkeypatch):
+    def full(_number):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        failed = embed(corpus, "-o", tmp_path / "out.npy")
+    assert (failed.code, failed.sent.total()) == (2, 700)
+    assert "No space left on device. At least 700 of 700 texts are done. The same command goes on: " in failed.err
+    assert embed(corpus, "-o", tmp_path / "out.npy").sent.total() == 0
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell the name of an open file")
 @pytest.mark.parametrize(
     ("suffix", "names"), [("npy", {"output.npy", "output.jsonl"}), ("parquet", {"output.parquet"})]

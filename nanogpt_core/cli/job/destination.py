@@ -1,0 +1,75 @@
+"""The place of an output: checks of it, and of a finished output that is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nanogpt_core._runtime.words import counted
+from nanogpt_core.cli.exit_codes import CommandError
+from nanogpt_core.cli.formats.base import open_output
+from nanogpt_core.cli.job.manifest import Manifest, read_manifest
+from nanogpt_core.cli.job.state import State
+from nanogpt_core.cli.paths import data_files, leads_into, manifest_path, path_as_text, real_paths, state_folder
+from nanogpt_core.cli.reading.spool import Spool
+from nanogpt_core.embeddings.embedder import Embedder
+
+
+def check_destination(output: Path, cache: Path | None) -> None:
+    """Check that an output and its manifest can be put into their places, and that a cache is not in one of them.
+
+    Raises:
+        CommandError: The folder is missing, a folder is in one of the places, or a byte of the path is not UTF-8.
+    """
+    if path_as_text(output) != output.as_posix():
+        raise CommandError(f"{path_as_text(output)}: Arrow and SQLite take only paths in UTF-8.")
+    if not output.parent.is_dir():
+        raise CommandError(f"{output.parent}: There is no such folder.", remedy="Make it, or pass another --output.")
+    files = [*data_files(output), manifest_path(output)]
+    for path in files:
+        if path.is_dir() and path.suffix.lower() != ".lance":
+            raise CommandError(f"{path} is a folder.", remedy="Pass another --output.")
+    if cache is not None and leads_into(cache, real_paths([*files, state_folder(output)])):
+        raise CommandError(f"{cache} is a file of the output, and would be lost.", remedy="Pass another --cache.")
+
+
+def find_finished(output: Path, state: State) -> Manifest | None:
+    """Return the manifest of a finished output; None if there is none.
+
+    Raises:
+        CommandError: There is a file that this program has not finished.
+    """
+    existing = next((path for path in data_files(output) if path.exists()), None)
+    manifest = read_manifest(output) if existing == output else None
+    # With a state, a kill may have come between the output and its manifest.
+    if existing is not None and manifest is None and state.is_new:
+        raise _exists(existing, "and has no manifest")
+    return manifest
+
+
+def check_finished(output: Path, manifest: Manifest, embedder: Embedder, spool: Spool) -> None:
+    """Check that a finished output is complete, and the one of an embedder and the texts of a spool.
+
+    Raises:
+        CommandError: It is another one, or damaged.
+    """
+    same = {
+        "texts": manifest.texts_sha256 == spool.texts_sha256,
+        "model": manifest.model == embedder.model,
+        "dimensions": embedder.width in (None, manifest.dimensions),
+        "address": manifest.base_url == embedder.base_url,  # for example that of a sandbox
+    }
+    differs = [name for name, equal in same.items() if not equal]
+    if differs:
+        raise _exists(output, f"with other {' and '.join(differs)}")
+    try:
+        reader = open_output(output)
+        reader.check_complete()
+        rows = reader.row_count
+    except CommandError as error:
+        raise _exists(output, "and is damaged") from error
+    if rows != manifest.rows:
+        raise _exists(output, f"with {counted(rows, 'row')} of {manifest.rows:,}")
+
+
+def _exists(path: Path, reason: str) -> CommandError:
+    return CommandError(f"{path} exists, {reason}. Nothing was sent.", remedy="Pass --overwrite, or another --output.")
