@@ -28,6 +28,7 @@ class State:
     Attributes:
         is_new: True if no earlier run has left a state.
         keep: Whether the folder stays: True once a request was answered, until the output is in its place.
+        earlier_usage: Usage of earlier runs, as far as they could note it before they ended.
 
     Raises:
         CommandError: Another process has it open.
@@ -44,7 +45,7 @@ class State:
         self.keep = not self.is_new
         for file in self._parts_of_output():  # they are written again: their space is free
             _remove(file)
-        self._before = self._read_usage()
+        self.earlier_usage = self._read_usage()
         self._run = uuid.uuid4().hex
         self._log = (self.folder / "usage.jsonl").open("a", encoding="utf-8")
         self._noting = threading.Lock()
@@ -95,11 +96,6 @@ class State:
             for usage in last.values():
                 total += usage
         return total
-
-    @property
-    def earlier_usage(self) -> Usage:
-        """Usage of earlier runs, as far as they could note it before they ended."""
-        return self._before
 
     def note_usage(self, read_usage: Callable[[], Usage]) -> None:
         """Note the usage of this run so far, which ``read_usage`` returns. Thread-safe: the last note is the latest."""
