@@ -81,17 +81,13 @@ def print_json(value: object) -> None:
 
 def print_error(message: str) -> None:
     """Print a message on standard error, in one line, after the program's name."""
-    _print_message(message)
+    with contextlib.suppress(OSError):  # the exit code tells the rest if nobody reads standard error
+        sys.stderr.write(f"nanogpt: {one_line(message)}\n")
 
 
 def print_warning(message: str) -> None:
     """Print a warning on standard error, in one line, after the program's name."""
-    _print_message(f"warning: {message}")
-
-
-def _print_message(message: str) -> None:
-    with contextlib.suppress(OSError):  # the exit code tells the rest if nobody reads standard error
-        sys.stderr.write(f"nanogpt: {one_line(message)}\n")
+    print_error(f"warning: {message}")
 
 
 def answered_yes(question: str) -> bool:
