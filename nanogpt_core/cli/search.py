@@ -216,5 +216,7 @@ def _document(question: str, found: _Found, chat_model: str | None, base_url: st
     document: dict[str, Any] = {"question": question, "passages": passages}
     if chat_model is not None:
         text = "".join(stream_answer(question, [row.text for row, _ in found], chat_model, base_url))
-        document.update(answer=text, cited=cited_numbers(text), chat_model=chat_model)
+        cited = cited_numbers(text)
+        document.update(answer=text, cited=cited, chat_model=chat_model)
+        _warn_about(cited, found)
     return document

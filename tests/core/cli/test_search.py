@@ -150,11 +150,14 @@ def test_answer_is_streamed_with_the_places_of_its_citations(nanogpt, fresh_sand
 def test_invented_and_missing_citations_give_a_warning(nanogpt, fresh_sandbox, one_format, monkeypatch):
     monkeypatch.setenv("NANOGPT_API_KEY", fresh_sandbox.api_key)
     monkeypatch.setenv("NANOGPT_BASE_URL", fresh_sandbox.base_url)
-    fresh_sandbox.add_replies(Reply("One line [1, 7]."), Reply("One line."), Reply("One line [2]."))
+    answers = ("One line [1, 7].", "One line.", "One line [2].", "One line [8].")
+    fresh_sandbox.add_replies(*map(Reply, answers))
     assert "cites [7]" in nanogpt("search", one_format, "errors", "--answer").err
     assert "cites no passage" in nanogpt("search", one_format, "errors", "--answer").err
-    found = json.loads(nanogpt("search", one_format, "errors", "--answer", "--json").out)
-    assert (found["answer"], found["cited"]) == ("One line [2].", [2])
+    result = nanogpt("search", one_format, "errors", "--answer", "--json")
+    found = json.loads(result.out)
+    assert (found["answer"], found["cited"], result.err) == ("One line [2].", [2], "")
+    assert "cites [8]" in nanogpt("search", one_format, "errors", "--answer", "--json").err
 
 
 def test_citations_are_numbers_in_brackets():
