@@ -82,7 +82,7 @@ def run(arguments: Sequence[str]) -> int:
             stream.reconfigure(errors="replace")  # a terminal may not have every character
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
+            warnings.showwarning = _WarningPrinter()
             return _run(arguments)
     except KeyboardInterrupt:
         print_error("Interrupted.")
@@ -151,5 +151,13 @@ def _report(error: Exception) -> int:
     return ExitCode.INTERNAL
 
 
-def _show_warning(message: Warning | str, *_place: Any, **_more: Any) -> None:
-    print_warning(str(message))
+class _WarningPrinter:
+    """Prints each warning once, wherever it comes from: Python would repeat it for each line of a source."""
+
+    def __init__(self) -> None:
+        self._printed: set[str] = set()
+
+    def __call__(self, message: Warning | str, *_place: Any, **_more: Any) -> None:
+        if str(message) not in self._printed:
+            self._printed.add(str(message))
+            print_warning(str(message))

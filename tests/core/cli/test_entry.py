@@ -253,13 +253,16 @@ def test_closed_output_is_code_141_and_silent(failing):
     assert (result.code, result.err) == (141, "")
 
 
-def test_warning_is_one_line_without_its_place_in_the_source():
+def test_warning_is_one_line_without_its_place_in_the_source_and_comes_once():
     code = (
         "import sys, warnings\n"
         "from cyclopts import App\n"
         "from nanogpt_core.cli import app, entry\n"
         "made = App(name='nanogpt')\n"
-        "made.command(lambda: warnings.warn('The cache is slow.', RuntimeWarning), name='warn')\n"
+        "def warn():\n"
+        "    warnings.warn('The cache is slow.', RuntimeWarning)\n"
+        "    warnings.warn('The cache is slow.', RuntimeWarning)\n"
+        "made.command(warn)\n"
         "app.make_app = lambda: made\n"
         "sys.exit(entry.run(['warn']))"
     )
