@@ -196,8 +196,7 @@ class EmbedTable:
         import pandas as pd
         import pyarrow as pa
 
-        if self.column not in frame.columns:
-            raise _missing(self.column, frame.columns)
+        self._check_columns(frame.columns)
         try:
             table = pa.Table.from_pandas(frame[[self.column]], preserve_index=False)
         except pa.ArrowTypeError as error:
@@ -205,10 +204,7 @@ class EmbedTable:
         except ValueError as error:  # of pandas and Arrow: the same name twice, or a text that UTF-8 cannot encode
             raise ConfigurationError(f"Column {self.column!r} cannot be read: {error}.") from error
         new = self._embed(table, fixed_size=True)
-        columns = [self.output, self.reason] if self.on_error == "null" else [self.output]
-        for name in columns:
-            if name in frame.columns:
-                raise _exists(name)
+        for name in self._new_columns:
             array = pd.arrays.ArrowExtensionArray(new.column(name).combine_chunks())
             frame = frame.assign(**{name: pd.Series(array, index=frame.index)})
         return frame
@@ -273,16 +269,23 @@ class EmbedTable:
                 left = [row for row in left if row not in done]
         return vectors, reasons
 
+    @property
+    def _new_columns(self) -> list[str]:
+        return [self.output, self.reason] if self.on_error == "null" else [self.output]
+
+    def _check_columns(self, names: Any) -> None:
+        if self.column not in names:
+            raise _missing(self.column, names)
+        for name in self._new_columns:
+            if name in names:
+                raise _exists(name)
+
     def _check_schema(self, schema: Any) -> None:
         import pyarrow as pa
 
-        if self.column not in schema.names:
-            raise _missing(self.column, schema.names)
+        self._check_columns(schema.names)
         if schema.names.count(self.column) > 1:
             raise ConfigurationError(f"There are several columns {self.column!r}.", remedy="Rename or drop one.")
-        for name in (self.output, self.reason) if self.on_error == "null" else (self.output,):
-            if name in schema.names:
-                raise _exists(name)
         kind = schema.field(self.column).type
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         views = getattr(pa.types, "is_string_view", lambda _: False)

@@ -342,6 +342,7 @@ def test_frame_that_cannot_be_embedded_is_refused(sandbox):
         (pd.DataFrame({"text": ["one", 1]}), InvalidTypeError, "must hold strings: Expected bytes, got a 'int'"),
         (pd.DataFrame([["a", "b"]], columns=["text", "text"]), ConfigurationError, "Duplicate column names"),
         (pd.DataFrame({"other": ["one"]}), ConfigurationError, "no column 'text', only 'other'"),
+        (pd.DataFrame({"text": ["one"], "embedding": [1]}), ConfigurationError, "a column 'embedding' already"),
     ):
         with pytest.raises(error, match=message):
             EmbedTable("text")(data)
