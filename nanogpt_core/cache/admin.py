@@ -155,4 +155,5 @@ def clear_cache(path: str | os.PathLike[str]) -> int:
         count = _report(file, database).entries
         database.execute("DELETE FROM nanogpt_entries")
         database.execute("VACUUM")
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # otherwise only once no other process has the file open
         return count

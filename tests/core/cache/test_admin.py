@@ -125,6 +125,14 @@ def test_clear_shrinks_the_file(filled, entries):
     assert not filled.get_many(list(entries(10)))
 
 
+def test_clear_releases_the_space_while_the_file_is_open(filled, entries):
+    filled.put_many(entries(2000, width=100))
+    before = inspect_cache(filled.path).bytes
+    assert clear_cache(filled.path) == 2020
+    assert inspect_cache(filled.path).bytes < before / 3
+    assert not filled.get_many(list(entries(10)))
+
+
 def test_open_cache_keeps_working_during_admin_functions(filled, entries, export):
     assert len(filled.get_many(list(entries(30)))) == 30
     for function in functions(export):
