@@ -248,7 +248,7 @@ class RedisLimits:
 
     def release(self, admission: Admission) -> None:
         """See :meth:`nanogpt_core.SharedLimits.release`."""
-        self._session.record(["settle", admission.id, "unsent", _nano(admission.cost.usd), 0, 0, 0, 0])
+        self._session.give_back(admission.id, _nano(admission.cost.usd))
 
     def settle(self, admission: Admission, outcome: Outcome) -> None:
         """See :meth:`nanogpt_core.SharedLimits.settle`."""

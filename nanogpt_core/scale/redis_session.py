@@ -21,7 +21,7 @@ from nanogpt_core._runtime import clock
 from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core._runtime.log import logger
 from nanogpt_core._runtime.threads import NoThreadError, start_thread
-from nanogpt_core.errors import LimitsUnavailableError, NanoGPTError
+from nanogpt_core.errors import ConfigurationError, LimitsUnavailableError, NanoGPTError
 from nanogpt_core.scale.ledger import RequestLog
 from nanogpt_core.scale.redis_address import RedisAddress, drop_frames, server_error, server_words
 from nanogpt_core.scale.redis_scripts import ADMIT, MICROSECONDS, READY, Reply
@@ -132,11 +132,27 @@ class RedisSession(ForkSafe):
             ConfigurationError: The server refuses.
         """
         self._check_reachable()
-        while True:
-            request = _Request([action, name, nano, budget, patience, texts, gathers])
-            self._carry(request)
-            if request.outcome is not None:
-                return request.result()
+        try:
+            while True:
+                request = _Request([action, name, nano, budget, patience, texts, gathers])
+                self._carry(request)
+                if request.outcome is not None:
+                    return request.result()
+        except ConfigurationError:
+            raise
+        except BaseException:
+            if action == "reserve":  # the server may have done it, and only the reply is missing
+                self.give_back(name, nano)
+            raise
+
+    def give_back(self, name: str, nano: int) -> None:
+        """Queue a record that gives back the start time and the cost of a request that is not sent.
+
+        Args:
+            name: Name of the request; nothing is given back if it has reserved nothing.
+            nano: Reserved amount in billionths of a US dollar, or -1.
+        """
+        self.record(["settle", name, "unsent", max(nano, 0), 0, 0, 0, 0])
 
     def _carry(self, request: _Request) -> None:
         """Wait for the round trip of a request. The first of those that wait sends them all, after the trip before."""

@@ -106,6 +106,10 @@ class RedisServer:
             self._process.wait()
             self._process = None
 
+    def signal(self, number):
+        """Send a signal to the server: SIGSTOP lets it stall, and SIGCONT go on."""
+        self._process.send_signal(number)
+
     def restart(self):
         """Start the server again, at the same port."""
         self.stop()

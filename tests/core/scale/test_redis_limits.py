@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import pickle
 import re
+import signal
 import ssl
 import subprocess
 import sys
@@ -790,6 +791,33 @@ def test_interrupted_request_leaves_its_reply_to_no_other_request(make_limits, i
     with pytest.raises(BudgetExceededError):
         limits.reserve(Cost("model", texts=1, tokens=100, usd=2.0, timeout=60))
     assert limits.reserve(CENT).ready
+
+
+def test_interrupted_request_gives_its_reservation_back(make_limits, interrupted):
+    limits = make_limits(budget=1.0)
+    admit(limits, FREE)
+    with interrupted(after=0):  # after the server has done it
+        limits.reserve(CENT)
+    assert limits.ledger().open == ()
+    assert limits.ledger().may_have_been_billed_usd == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGSTOP")
+@pytest.mark.parametrize("budget", [None, 1.0], ids=["no budget", "budget"])
+def test_request_whose_reply_comes_too_late_gives_its_reservation_back(start_redis, name, budget):
+    server = start_redis()
+    limits, observer = RedisLimits(f"{server.url}?socket_timeout=0.3", name, 10, budget), RedisLimits(server.url, name)
+    admit(limits)
+    server.signal(signal.SIGSTOP)
+    try:
+        with warnings.catch_warnings(), contextlib.suppress(LimitsUnavailableError):
+            warnings.simplefilter("ignore")
+            limits.release(limits.reserve(CENT))
+    finally:
+        server.signal(signal.SIGCONT)
+    limits.flush()  # on a new connection: the server reads the old one first
+    assert observer.ledger().open == ()
+    assert observer.ledger().may_have_been_billed_usd == 0
 
 
 def test_interrupted_ledger_can_be_read_again(make_limits, interrupted):
