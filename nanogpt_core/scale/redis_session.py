@@ -20,7 +20,7 @@ import orjson
 from nanogpt_core._runtime import clock
 from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core._runtime.log import logger
-from nanogpt_core._runtime.threads import NoThreadError, start_thread
+from nanogpt_core._runtime.threads import NoThreadError, call_after_workers, start_thread
 from nanogpt_core.errors import ConfigurationError, LimitsUnavailableError, NanoGPTError
 from nanogpt_core.scale.ledger import RequestLog
 from nanogpt_core.scale.redis_address import RedisAddress, drop_frames, server_error, server_words
@@ -96,7 +96,7 @@ class RedisSession(ForkSafe):
         self._round_trip = threading.Lock()
         self._round_trips = 0
         self._flushing = False
-        self._urgent, self._exiting = threading.Event(), threading.Event()
+        self._urgent = threading.Event()
 
     def new_name(self) -> str:
         """Return a name that no other request of any worker has."""
@@ -301,8 +301,8 @@ class RedisSession(ForkSafe):
             self._urgent.set()
         if start:
             try:
-                start_thread(self._flush, "nanogpt-limits", self._exiting)
-            except NoThreadError:  # the next request takes the record along
+                start_thread(self._flush, "nanogpt-limits", stop=None)
+            except NoThreadError:  # the next request takes the record along, or close() at exit
                 with self._lock:
                     self._flushing = False
 
@@ -335,15 +335,15 @@ class RedisSession(ForkSafe):
             client.close()
 
     def _flush(self) -> None:
-        """Send records that no request takes along, until none comes. Without the server, try again; at exit, once."""
+        """Send records that no request takes along, until none comes. Without the server, try again."""
         delay, trips = _FLUSH_SECONDS, self._round_trips
-        while True:
+        is_last = False
+        while not is_last:
             is_urgent = self._urgent.wait(delay)
             self._urgent.clear()
-            is_last = self._exiting.is_set()
             trips_before, trips = trips, self._round_trips
             # A request has just taken all records along, and the next one will take those that came later.
-            is_busy = trips > trips_before and not is_urgent and not is_last
+            is_busy = trips > trips_before and not is_urgent
             delay = _FLUSH_SECONDS
             try:
                 if self._records and not is_busy:
@@ -351,12 +351,10 @@ class RedisSession(ForkSafe):
             except NanoGPTError:
                 delay = _PROBE_SECONDS
             with self._lock:
-                is_last = is_last or not (self._records or is_busy)
-                self._flushing = not is_last
+                self._flushing = bool(self._records) or is_busy
+                is_last = not self._flushing
             with contextlib.suppress(RuntimeWarning):  # of a log that cannot be written, under ``python -W error``
                 self._write_log()
-            if is_last:
-                return
 
     def _check_reachable(self) -> None:
         if self._next_probe is not None and clock.now() < self._next_probe:
@@ -381,19 +379,22 @@ def _with_pause_lengths(records: list[list[Any]]) -> list[list[Any]]:
 _sessions: weakref.WeakSet[RedisSession] = weakref.WeakSet()
 
 
-def _send_records_at_end(_: object = None) -> None:
-    """Send all records when this process ends: a forked one of ``multiprocessing`` does not wait for their thread."""
+def _close_sessions() -> None:
+    """Send the records of all sessions at the end of this process, and close their connections."""
+    for session in list(_sessions):
+        with contextlib.suppress(NanoGPTError, RuntimeWarning):
+            session.close()
+
+
+call_after_workers(_close_sessions)
+
+
+def _close_sessions_at_end(_: object = None) -> None:
     util.Finalize(None, _close_sessions, exitpriority=0)
 
 
-def _close_sessions() -> None:
-    for session in list(_sessions):
-        if session.is_reachable:
-            with contextlib.suppress(NanoGPTError, RuntimeWarning):
-                session.close()
-
-
-# Such a process forgets the finalizers that were registered before it began.
-util.register_after_fork(_sessions, _send_records_at_end)
+# A process of ``multiprocessing`` ends without functions of ``atexit``, and forgets the finalizers that were registered
+# before it began.
+util.register_after_fork(_sessions, _close_sessions_at_end)
 if parent_process() is not None:
-    _send_records_at_end()
+    _close_sessions_at_end()

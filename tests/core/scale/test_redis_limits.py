@@ -351,6 +351,28 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+ENDED = """
+import sys, threading
+from nanogpt_core import RedisLimits
+from nanogpt_core._runtime.threads import start_thread
+from nanogpt_core.http.limits import Cost, Outcome
+limits = RedisLimits(sys.argv[1], sys.argv[2], request_log=sys.argv[3])
+admission, exiting = limits.reserve(Cost("model", 1, 100, 0.01, timeout=60.0)), threading.Event()
+def end_request():
+    exiting.wait()
+    limits.settle(admission, Outcome(0.01, tokens=100, answered=True))
+start_thread(end_request, "worker", exiting)
+"""
+
+
+def test_request_that_ends_while_the_program_exits_is_reported(make_limits, redis, name, tmp_path):
+    log = tmp_path / "requests.jsonl"
+    subprocess.run([sys.executable, "-c", ENDED, redis.url, name, log], check=True, timeout=GUARD_SECONDS)
+    ledger = make_limits().ledger()
+    assert (ledger.answered, ledger.open) == (1, ())
+    assert len(log.read_text().splitlines()) == 1
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 def test_reservations_of_a_killed_worker_are_shown_apart_and_can_be_released(make_limits, redis, name):
     subprocess.run([sys.executable, "-c", KILLED, redis.url, name], check=False, timeout=GUARD_SECONDS)
