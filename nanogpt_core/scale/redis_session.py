@@ -29,6 +29,7 @@ from nanogpt_core.scale.redis_scripts import ADMIT, MICROSECONDS, READY, Reply
 T = TypeVar("T")
 
 _PROBE_SECONDS = 1.0  # between attempts to reach a server that is away
+_MAX_RECORDS = 1000  # of one round trip: the server works for 6 ms. After an outage of hours, all would take seconds
 _FLUSH_SECONDS = 0.05  # records of ended requests wait so long, and at most twice, for a request that takes them along
 
 
@@ -184,10 +185,10 @@ class RedisSession(ForkSafe):
         return requests
 
     def _send(self, requests: list[_Request]) -> None:
-        """Send requests and all records that wait, and keep the outcome of each request."""
+        """Send requests and the records that wait, and keep the outcome of each request."""
         self._round_trips += 1
         with self._lock:
-            records, self._records = self._records, []
+            records, self._records = self._records[:_MAX_RECORDS], self._records[_MAX_RECORDS:]
             last, was_away = self.last, not self.is_reachable
         known = (last.generation, last.committed, last.peak, last.now) if last else ("", 0, 0, 0)
         wanted = [request.fields for request in requests]
@@ -315,6 +316,8 @@ class RedisSession(ForkSafe):
         self._write_log()
         self.probe_now()
         self.admit("")  # after the round trip of another thread that carries some
+        while self._records:
+            self.admit("")
 
     def _write_log(self) -> None:
         if self._log is not None:
@@ -342,7 +345,7 @@ class RedisSession(ForkSafe):
             is_urgent = self._urgent.wait(delay)
             self._urgent.clear()
             trips_before, trips = trips, self._round_trips
-            # A request has just taken all records along, and the next one will take those that came later.
+            # A request has just taken records along, and the next one will take more.
             is_busy = trips > trips_before and not is_urgent
             delay = _FLUSH_SECONDS
             try:

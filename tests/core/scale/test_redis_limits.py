@@ -602,6 +602,19 @@ def test_ends_of_requests_are_kept_until_redis_is_back(own_redis, name):
     assert limits.ledger().answered == 1
 
 
+def test_records_of_a_long_outage_take_several_round_trips(own_redis, name):
+    limits, observer = RedisLimits(own_redis.url, name), RedisLimits(own_redis.url, name)
+    limits.flush()
+    own_redis.stop()
+    for _ in range(5500):
+        limits.add_saving(Saving(cached=1, repeated=0, tokens=1, usd=1e-9))
+    own_redis.start()
+    limits.flush()
+    commands = observer._session.run(lambda client: client.info("commandstats"))
+    assert commands["cmdstat_evalsha"]["calls"] >= 6
+    assert observer.ledger().texts_cached == 5500
+
+
 def test_learned_rate_survives_a_server_that_lost_its_data(own_redis, name):
     limits = RedisLimits(own_redis.url, name)
     limits.on_error(refused(0.0), 0.0, admit(limits))
