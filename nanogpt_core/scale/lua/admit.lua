@@ -182,14 +182,17 @@ if generation ~= '' and generation ~= current and not state.was_reset then
   if known_amount > get('restored', 0) then set('restored', known_amount) end
   if get('peak', 0) == 0 and known_peak > 0 then set('peak', known_peak) end
 end
-if generation == current and known_time > now + SECOND then
+local last_time = get('time', now)
+if last_time > now + SECOND then
   -- The server's clock was set back, for example by a failover: the times that it has given out are in the future.
   redis.call('ZREMRANGEBYSCORE', starts, string.format('(%.0f', now), '+inf')
-  set('paused', math.min(get('paused', 0), now + math.max(0, get('paused', 0) - known_time)))
+  set('paused', math.min(get('paused', 0), now + math.max(0, get('paused', 0) - last_time)))
   set('busy_until', math.min(get('busy_until', 0), now))
   set('event_known', math.min(get('event_known', 0), now))
+  set('time', now) -- once, and not for each worker
 end
-if generation ~= current or math.floor(now / SECOND) > math.floor(known_time / SECOND) then
+if generation ~= current or math.floor(now / SECOND) ~= math.floor(known_time / SECOND) then
+  set('time', now)
   redis.call('ZADD', workers, now, worker)
   redis.call('ZREMRANGEBYSCORE', workers, '-inf', now - 60 * SECOND)
   set('workers', redis.call('ZCARD', workers))

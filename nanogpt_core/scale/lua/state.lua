@@ -2,7 +2,8 @@
 -- Times are microseconds since 1970 by TIME. Amounts are whole billionths of a US dollar: sums are exact. Lua's numbers
 -- are exact up to 2^53: nine million US dollars.
 -- All keys of one name share a hash tag, which puts them into one slot of a cluster:
---   state     hash        "generation", sums of the ledger, the learned rate, the end of the pause, number of workers
+--   state     hash        "generation", sums of the ledger, the learned rate, the end of the pause, number of workers, and
+--                         the time of a request of the last second in which there was one
 --   open      hash        attempts that are not settled: amount, worker, time to count as abandoned, texts
 --   starts    sorted set  start times of the last ten seconds, and reserved ones, by attempt
 --   workers   sorted set  workers, by the time of their last request

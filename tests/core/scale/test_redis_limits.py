@@ -213,26 +213,27 @@ def test_clock_of_a_worker_does_not_matter(make_limits, monkeypatch):
     assert 0 < other.reserve(FREE).delay < 103
 
 
-def set_clock_back(redis, limits, seconds):
+def set_clock_back(redis, seconds, *workers):
     """Move all times that the server has given out into the future."""
     from redis import Redis
 
-    state, _, starts = limits._keys[:3]
+    state, _, starts = workers[0]._keys[:3]
     with Redis.from_url(redis.url, decode_responses=True) as client:
         for member, score in client.zrange(starts, 0, -1, withscores=True):
             client.zadd(starts, {member: score + seconds * 1e6})
-        for field in ("paused", "busy_until", "event_known"):
+        for field in ("paused", "busy_until", "event_known", "time"):
             if value := client.hget(state, field):
                 client.hset(state, field, f"{float(value) + seconds * 1e6:.0f}")
-    session = limits._session
-    session.last = session.last._replace(now=session.last.now + int(seconds * 1e6))
+    for limits in workers:
+        session = limits._session
+        session.last = session.last._replace(now=session.last.now + int(seconds * 1e6))
 
 
 def test_server_clock_that_is_set_back_holds_up_no_request(make_limits, redis):
     limits = make_limits(1.0)
     for _ in range(3):
         limits.reserve(FREE)
-    set_clock_back(redis, limits, 3600)
+    set_clock_back(redis, 3600, limits)
     delays = [limits.reserve(FREE).delay for _ in range(3)]
     assert 0 < delays[2] < 3  # two after the first, less the time that the test itself has taken
     assert max(delays) == delays[2]
@@ -242,12 +243,22 @@ def test_pause_keeps_its_length_if_the_server_clock_is_set_back(make_limits, red
     limits = make_limits()
     limits.on_error(refused(30.0), 30.0, admit(limits))
     limits.flush()
-    set_clock_back(redis, limits, 3600)
-    assert 20 < limits.reserve(FREE).delay <= 30
+    set_clock_back(redis, 3600, limits)
+    assert 20 < limits.reserve(FREE).delay <= 31
     rate = limits.ledger().requests_per_second
     limits.on_error(refused(0.0), 0.0, limits.reserve(FREE))
     limits.flush()
     assert limits.ledger().requests_per_second < rate
+
+
+def test_pause_outlasts_a_clock_set_back_that_several_workers_notice(make_limits, redis):
+    first, second, new = (make_limits() for _ in range(3))
+    first.on_error(refused(30.0), 30.0, admit(first))
+    first.flush()
+    second.flush()
+    set_clock_back(redis, 3600, first, second)
+    for limits in (new, first, second):
+        assert 20 < limits.reserve(FREE).delay <= 31
 
 
 def test_names_and_prefixes_do_not_share(redis, name):
