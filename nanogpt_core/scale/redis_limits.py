@@ -7,7 +7,6 @@ import math
 import os
 import re
 import secrets
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -41,7 +40,6 @@ _USED_SHARE = 0.98  # of the rate, as in the rate limiter
 _PATIENCE_SECONDS = 120.0
 _MAX_REQUESTS_PER_SECOND = 1_000_000
 _MAX_BUDGET_USD = 9_000_000  # the scripts count exactly up to this sum
-_COMMITTED_FIELDS = ("restored", "spent", "uncertain_amount", "open")
 _FIXED = ("name", "requests_per_second", "budget_usd")  # connections, pickles and other processes have them too
 _LOCAL = "-local"  # at the end of the names of requests that were admitted without Redis
 
@@ -191,9 +189,7 @@ class RedisLimits:
         if self.budget_usd is None:
             return
         with contextlib.suppress(LimitsUnavailableError):  # reserve() tries again
-            fields = self._session.run(lambda client: client.hmget(self._keys[0], *_COMMITTED_FIELDS))
-            with self._reading():
-                committed = sum(int(field or 0) for field in fields)
+            committed = self._session.admit("").committed
             if committed + _nano(cost.usd) > _nano(self.budget_usd):
                 raise budget_exceeded(cost, self.budget_usd, committed / NANO)
 
@@ -302,14 +298,8 @@ class RedisLimits:
                 return list(pipeline.execute())
 
         state, opened = self._session.run(read)
-        with self._reading():
-            return read_ledger(state, opened, reply.now, reply.workers, reply.rate)
-
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[None]:
-        """Raise a ConfigurationError in the block if the keys hold values of another program."""
         try:
-            yield
+            return read_ledger(state, opened, reply.now, reply.workers, reply.rate)
         except ValueError as error:
             raise ConfigurationError(
                 f"The keys of {self!r} hold other values than those of limits: {error}.", remedy=OTHER_KEYS_REMEDY

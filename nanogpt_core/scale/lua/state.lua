@@ -18,7 +18,7 @@ local now = clock[1] * SECOND + clock[2]
 local state, changed = {}, {}
 local fields = redis.call('HGETALL', state_key)
 for n = 1, #fields, 2 do state[fields[n]] = fields[n + 1] end
-local function get(name, default) return tonumber(state[name]) or default end
+local function get(name, default) return (state[name] or default) + 0 end -- an error if it is no number
 local function set(name, value) state[name], changed[name] = value, true end
 local function add(name, amount) set(name, get(name, 0) + amount) end
 local function save()
