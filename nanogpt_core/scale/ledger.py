@@ -51,7 +51,8 @@ class Ledger:
             committed before Redis lost its data. ``spent_usd`` and this count against the budget.
         saved_usd: US dollars that cache and deduplication saved, by upper estimates of tokens.
         answered: Requests that were answered with vectors.
-        refused: Attempts that the service refused with an error status below 500; they are not billed.
+        refused: Attempts that are not billed: the service refused them with an error status below 500, or no connection
+            was made.
         uncertain: Attempts that failed otherwise; they may have been billed.
         tokens: Tokens that were billed for the answered requests.
         texts_sent: Texts that were answered.
@@ -162,6 +163,7 @@ class RequestLog(ForkSafe):
         self.path = resolved
         """The path, absolute: a worker may have another working folder."""
         self._lines: deque[bytes] = deque()
+        self._is_torn = False
         self._warnings = DistinctWarnings()
         super().__init__()
 
@@ -203,7 +205,10 @@ class RequestLog(ForkSafe):
         self._lines.append(json.dumps(line).encode() + b"\n")
 
     def flush(self) -> None:
-        """Write all lines; if the file cannot be written, warn once, and drop them: their requests are paid for."""
+        """Write all lines; if the file cannot be written, warn once, and drop them: their requests are paid for.
+
+        A line that was written in part stays, and the next one begins after it.
+        """
         lines = []
         with contextlib.suppress(IndexError):  # several threads may do this
             while True:
@@ -215,9 +220,13 @@ class RequestLog(ForkSafe):
             self._warnings.warn(f"The request log cannot be written: {error}; continuing without its lines.")
 
     def _append(self, data: bytes) -> None:
-        # One write in append mode: lines of several processes do not mix.
+        # One write in append mode: lines of several processes do not mix, unless the disk is full.
         file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
-            os.write(file, data)
+            if self._is_torn and data:
+                data = b"\n" + data
+            while data:
+                data = data[os.write(file, data) :]
+                self._is_torn = bool(data)  # if the next write fails, the file ends within a line
         finally:
             os.close(file)

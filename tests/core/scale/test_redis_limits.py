@@ -472,6 +472,37 @@ def test_request_log_that_cannot_be_written_costs_no_vectors(make_limits, option
     assert limits.ledger().answered == 2
 
 
+FULL_DISK = """
+import resource, sys, warnings
+from nanogpt_core.http.limits import Cost, Outcome
+from nanogpt_core.scale.ledger import RequestLog
+def write(count):
+    for _ in range(count):
+        log.write("id", "worker", Cost("model"), Outcome(0.01))
+    log.flush()
+log = RequestLog(sys.argv[1])
+write(1)
+_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (700, hard))
+with warnings.catch_warnings(record=True) as caught:
+    write(5)
+print(len(caught), caught[0].message)
+resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+write(1)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit of the size of files")
+def test_request_log_on_a_full_disk_warns_and_breaks_one_line(tmp_path):
+    path, command = tmp_path / "requests.jsonl", [sys.executable, "-c", FULL_DISK]
+    done = subprocess.run([*command, path], check=True, capture_output=True, text=True, timeout=GUARD_SECONDS)
+    assert "1 The request log cannot be written" in done.stdout
+    first, *_, torn, last = path.read_text().splitlines()
+    assert json.loads(first)["model"] == json.loads(last)["model"] == "model"
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(torn)
+
+
 # --- With an embedder
 
 
