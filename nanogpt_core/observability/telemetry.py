@@ -86,11 +86,11 @@ class CallTelemetry:
         self._trace, self._span, self._instruments, self._attributes = trace, span, instruments, attributes
         self._started = clock.now()
         self._meter = UsageMeter()
-        self._has_requests = False
+        self._is_answered = False
 
     def add(self, record: RequestRecord) -> None:
         """Count a record of the call."""
-        self._has_requests |= not record.cached
+        self._is_answered |= not record.cached and record.error is None
         self._meter.add(record)
 
     def current(self) -> contextlib.AbstractContextManager[Any]:
@@ -120,7 +120,7 @@ class CallTelemetry:
             durations, token_counts = self._instruments
             durations.record(clock.now() - self._started, {**self._attributes, **failed})
             for name, count in tokens.items():
-                if count is not None and self._has_requests:
+                if count is not None and self._is_answered:
                     token_counts.record(count, {**self._attributes, "gen_ai.token.type": name})
 
 

@@ -98,6 +98,7 @@ def test_failed_call_has_the_type_of_its_error(telemetry, scripted, faults, embe
     assert span.status.status_code is trace.StatusCode.ERROR
     (duration,) = telemetry.points("gen_ai.client.operation.duration")
     assert duration.attributes["error.type"] == "AuthenticationError"
+    assert telemetry.points("gen_ai.client.token.usage") == []
 
 
 def test_cached_call_has_a_span_without_tokens(telemetry, make, embed):
@@ -316,6 +317,7 @@ async def test_chat_stream_that_is_left_ends_its_span_without_an_error(telemetry
     assert span.status.status_code is trace.StatusCode.UNSET
     assert "gen_ai.usage.input_tokens" in span.attributes
     assert span.attributes["nanogpt.usage.uncertain"] == 1
+    assert telemetry.points("gen_ai.client.token.usage") == []
 
 
 # --- secrets, other instrumentation, and no instrumentation ---
