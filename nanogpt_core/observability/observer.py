@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -55,32 +55,39 @@ class Observer:
     endpoint: Endpoint
     hook: OnRequest | None = None
     meter: UsageMeter | None = None
-    _hook_failed: bool = field(default=False, init=False)
+    _failed: set[str] = field(default_factory=set, init=False)  # parts of the user's that have raised
 
     def call(self, model: str, *, streams: bool = False) -> CallObserver:
         """Return the observer of a call that begins now, in this thread or task."""
-        # A program that records spans or metrics has imported OpenTelemetry.
-        in_use = "opentelemetry" in sys.modules
-        telemetry = begin(self.kind, model, self.endpoint.base_url, streams=streams) if in_use else None
+        telemetry = None
+        if "opentelemetry" in sys.modules:  # a program that records spans or metrics has imported it
+            with self.surviving("OpenTelemetry"):
+                telemetry = begin(self.kind, model, self.endpoint.base_url, streams=streams)
         return CallObserver(self, model, telemetry)
 
     def run_hook(self, record: RequestRecord, context: Context) -> None:
-        """Call the hook, in a copy of ``context``; its first error is logged, and none ends a call."""
+        """Call the hook, in a copy of ``context``."""
         assert self.hook is not None  # noqa: S101 - the caller has checked
-        failure = sys.exc_info()[1]  # the error of the request, if it failed
-        try:
+        with self.surviving("The hook on_request"):
             # A context cannot be entered twice, and two requests of a call may end at the same time.
             result = context.copy().run(self.hook, record)
             if inspect.iscoroutine(result):
                 result.close()
                 raise InvalidTypeError("on_request returned a coroutine, which is never run: pass a plain function.")
-        except Exception as error:  # noqa: BLE001 - the hook is the user's
+
+    @contextlib.contextmanager
+    def surviving(self, name: str) -> Iterator[None]:
+        """Run code of the user: its first error is logged under ``name``, and none ends a call."""
+        failure = sys.exc_info()[1]  # the error of the request, if it failed
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - the code is the user's
             for cause in causes(error):
                 if cause.__context__ is failure:
                     cause.__context__ = None  # its message may repeat the key or a text, and must not be logged
-            if not self._hook_failed:
-                self._hook_failed = True
-                logger.warning("The hook on_request failed; later failures are not logged.", exc_info=True)
+            if name not in self._failed:
+                self._failed.add(name)
+                logger.warning("%s failed; later failures are not logged.", name, exc_info=True)
 
 
 class CallObserver:
@@ -120,7 +127,8 @@ class CallObserver:
         if telemetry is not None:
             self.sending = contextlib.nullcontext
             is_failed = error is not None and not isinstance(error, GeneratorExit)
-            telemetry.end(error_name(error) if error is not None and is_failed else None, self.dimensions)
+            with self._observer.surviving("OpenTelemetry"):
+                telemetry.end(error_name(error) if error is not None and is_failed else None, self.dimensions)
 
     def report_cached(self, texts: int, seconds: float) -> None:
         """Report texts whose vectors came from the cache."""

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import contextvars
+import logging
 import threading
 
 import pytest
@@ -11,7 +12,7 @@ from nanogpt_core import Embedder, MemoryCache
 from nanogpt_core._runtime.clock import fake_clock
 from nanogpt_core.chat.client import make_async_chat_client, make_chat_client, map_sdk_errors
 from nanogpt_core.chat.session import ChatSession
-from nanogpt_core.errors import NanoGPTError
+from nanogpt_core.errors import AuthenticationError, NanoGPTError
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.sdk import httpx
 from nanogpt_core.observability import telemetry as module
@@ -19,7 +20,7 @@ from nanogpt_core.observability.observer import RequestTimer
 from nanogpt_core.sandbox import Fault, Reply
 
 trace = pytest.importorskip("opentelemetry.trace")
-pytest.importorskip("opentelemetry.sdk")
+SpanProcessor = pytest.importorskip("opentelemetry.sdk.trace").SpanProcessor
 
 MODEL = "text-embedding-3-small"
 KEY = "sk-nano-a-very-secret-key"
@@ -390,6 +391,27 @@ def test_embeddings_bypass_instrumentation_of_the_sdk(make, monkeypatch, way):
     for cls in (openai.OpenAI, openai.AsyncOpenAI):
         monkeypatch.setattr(cls, "request", request)
     assert len(way.embed(make(), ["a text"])) == 1
+
+
+@pytest.mark.parametrize("method", ["on_start", "on_end"])
+def test_span_processor_that_raises_breaks_no_call_and_is_logged_once(
+    telemetry, make, scripted, faults, embed, caplog, method
+):
+    def fail(*_args, **_kwargs):
+        raise RuntimeError("the processor's own")
+
+    processor = SpanProcessor()
+    setattr(processor, method, fail)
+    telemetry.tracer_provider.add_span_processor(processor)
+    embedder, failing = make(), scripted(faults.response({"error": TEXT}, 401)).embedder()
+    for text in "ab":
+        assert len(embed(embedder, [text])) == 1
+    with pytest.raises(AuthenticationError):
+        embed(failing, ["a"])
+    warnings = [one for one in caplog.records if one.levelno == logging.WARNING]
+    assert [one.message.partition(" failed")[0] for one in warnings] == ["OpenTelemetry"] * 2  # of each embedder
+    assert "the processor's own" in caplog.text
+    assert TEXT not in caplog.text
 
 
 def test_program_without_a_tracer_provider_records_nothing(make):
