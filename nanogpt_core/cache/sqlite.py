@@ -216,9 +216,13 @@ class SQLiteCache(ForkSafe):
         ).fetchone()
         # More than necessary is deleted: otherwise each later entry would cause an eviction of its own.
         excess, evicted = total - int(max_bytes * _KEPT_SHARE) if total > max_bytes else 0, []
-        for row, length in database.execute(
-            "SELECT rowid, coalesce(length(key) + length(entry), 0) FROM nanogpt_entries ORDER BY used, rowid"
-        ):
+        # Times in the future come first: a clock that was ahead must not make its entries outlast all later ones.
+        oldest_first = database.execute(
+            "SELECT rowid, coalesce(length(key) + length(entry), 0) FROM nanogpt_entries "
+            "ORDER BY used <= ?, used, rowid",
+            (time.time_ns(),),
+        )
+        for row, length in oldest_first:
             if excess <= 0:
                 break
             evicted.append((row,))

@@ -129,6 +129,15 @@ class TestSQLiteCache(Contract):
             cache.close()
         assert set(cache.get_many([bytes([name]) for name in b"abcdef"])) == {b"e", b"f"}
 
+    def test_clock_that_was_ahead_keeps_no_old_entries_in_place_of_new_ones(self, tmp_path, monkeypatch):
+        cache = SQLiteCache(tmp_path / "c.db", max_bytes=3 * KIB)
+        with monkeypatch.context() as patch:
+            patch.setattr("time.time_ns", lambda: 2**62)
+            cache.put_many({b"a": b"x" * KIB, b"b": b"x" * KIB})
+        for name in b"cdef":
+            cache.put_many({bytes([name]): b"x" * KIB})
+        assert set(cache.get_many([bytes([name]) for name in b"abcdef"])) == {b"e", b"f"}
+
     def test_file_is_created_at_first_use(self, tmp_path):
         SQLiteCache(tmp_path / "folder" / "c.db")
         assert not (tmp_path / "folder").exists()
