@@ -214,8 +214,10 @@ class SQLiteCache(ForkSafe):
         (total,) = database.execute(
             "SELECT coalesce(sum(length(key) + length(entry)), 0) FROM nanogpt_entries"
         ).fetchone()
+        if total <= max_bytes:
+            return total
         # More than necessary is deleted: otherwise each later entry would cause an eviction of its own.
-        excess, evicted = total - int(max_bytes * _KEPT_SHARE) if total > max_bytes else 0, []
+        excess, evicted = total - int(max_bytes * _KEPT_SHARE), []
         # Times in the future come first: a clock that was ahead must not make its entries outlast all later ones.
         oldest_first = database.execute(
             "SELECT rowid, coalesce(length(key) + length(entry), 0) FROM nanogpt_entries "
