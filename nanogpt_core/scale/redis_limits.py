@@ -189,13 +189,13 @@ class RedisLimits:
         if self.budget_usd is None:
             return
         with contextlib.suppress(LimitsUnavailableError):  # reserve() tries again
-            committed = self._session.admit("").committed
+            committed = self._session.send_records().committed
             if committed + _nano(cost.usd) > _nano(self.budget_usd):
                 raise budget_exceeded(cost, self.budget_usd, committed / NANO)
 
     def reserve(self, cost: Cost) -> Admission:
         """See :meth:`nanogpt_core.SharedLimits.reserve`."""
-        name, last = self._session.new_name(), self._session.last
+        name, last = self._session.new_name(), self._session.last_reply
         try:
             reply = self._session.admit(
                 "reserve",
@@ -218,16 +218,16 @@ class RedisLimits:
 
     def confirm(self, admission: Admission) -> Admission:
         """See :meth:`nanogpt_core.SharedLimits.confirm`."""
-        last = self._session.last
-        if _is_local(admission) and self._session.is_reachable:
-            return self.reserve(admission.cost)  # the shares of all workers together would go on beside the rate
         if not _is_local(admission):
             with contextlib.suppress(LimitsUnavailableError):  # the start time and the cost were reserved
                 reply = self._session.admit("confirm", admission.id, gathers=admission.cost.gathers)
                 return self._admission(admission.id, reply, admission.cost)
+        elif self._session.is_reachable:
+            return self.reserve(admission.cost)  # the shares of all workers together would go on beside the rate
+        last = self._session.last_reply
         if last is None or not self._local.is_paused():
             return replace(admission, delay=0.0, ready=True)
-        start = self._local.reserve(last.rate / last.workers)
+        start = self._local.reserve(last.share)
         return replace(admission, start=start, delay=max(0.0, start - clock.now()))
 
     def _admission(self, name: str, reply: Reply, cost: Cost) -> Admission:
@@ -235,11 +235,11 @@ class RedisLimits:
         return Admission(name, clock.now() + reply.delay, reply.delay, ready=reply.status == READY, cost=cost)
 
     def _reserve_locally(self, name: str, cost: Cost, last: Reply, error: NanoGPTError) -> Admission:
-        share = last.rate / last.workers
         if not self._warned:
             self._warned = True
-            warn(f"{error.message} Continuing at this worker's share of the last known rate: {share:.3g} requests/s.")
-        start = self._local.reserve(share)
+            rate = f"{last.share:.3g} requests/s"
+            warn(f"{error.message} Continuing at this worker's share of the last known rate: {rate}.")
+        start = self._local.reserve(last.share)
         return Admission(name, start, max(0.0, start - clock.now()), ready=False, cost=cost)
 
     def release(self, admission: Admission) -> None:
@@ -287,7 +287,7 @@ class RedisLimits:
             ConfigurationError: Redis refuses, for example because of a wrong password.
         """
         self._session.probe_now()
-        reply = self._session.admit("")
+        reply = self._session.send_records()
         state_key, open_key = self._keys[:2]
 
         def read(client: Any) -> list[Any]:

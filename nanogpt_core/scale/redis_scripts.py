@@ -40,6 +40,11 @@ class Reply(NamedTuple):
     peak: float
     now: int
 
+    @property
+    def share(self) -> float:
+        """Requests per second of one worker."""
+        return self.rate / self.workers
+
     @classmethod
     def parse(cls, state: list[Any], answer: list[Any]) -> Reply:
         """Return the reply to one request.

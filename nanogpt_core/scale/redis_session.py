@@ -86,7 +86,7 @@ class RedisSession(ForkSafe):
     def _in_child(self) -> None:
         host = re.sub(r"[^\w.-]", "-", socket.gethostname())
         self.worker = f"{host}:{os.getpid()}:{secrets.token_hex(4)}"
-        self.last: Reply | None = None
+        self.last_reply: Reply | None = None
         self._logged_peak = 0.0
         self._client: Any = None
         self._numbers = itertools.count()
@@ -120,7 +120,7 @@ class RedisSession(ForkSafe):
         A thread waits for its own trip only, and not for the lock that the next trip holds.
 
         Args:
-            action: ``"reserve"``, ``"confirm"``, or ``""`` for the records only.
+            action: ``"reserve"`` or ``"confirm"``; ``""`` as in :meth:`send_records`.
             name: Name of the request.
             nano: Amount to reserve in billionths of a US dollar, or -1.
             budget: Budget in billionths of a US dollar, or -1.
@@ -145,6 +145,10 @@ class RedisSession(ForkSafe):
             if action == "reserve":  # the server may have done it, and only the reply is missing
                 self.give_back(name, nano)
             raise
+
+    def send_records(self) -> Reply:
+        """Send the records of ended requests, at most 1,000, and return the state; errors as those of :meth:`admit`."""
+        return self.admit("")
 
     def give_back(self, name: str, nano: int) -> None:
         """Queue a record that gives back the start time and the cost of a request that is not sent.
@@ -189,7 +193,7 @@ class RedisSession(ForkSafe):
         self._round_trips += 1
         with self._lock:
             records, self._records = self._records[:_MAX_RECORDS], self._records[_MAX_RECORDS:]
-            last, was_away = self.last, not self.is_reachable
+            last, was_away = self.last_reply, not self.is_reachable
         known = (last.generation, last.committed, last.peak, last.now) if last else ("", 0, 0, 0)
         wanted = [request.fields for request in requests]
         arguments = [
@@ -216,7 +220,7 @@ class RedisSession(ForkSafe):
         for request, reply in zip(requests, replies, strict=True):
             request.outcome = reply
         with self._lock:
-            self.last = replies[-1]
+            self.last_reply = replies[-1]
 
     def run(self, function: Callable[[Any], T]) -> T:
         """Return the result of ``function`` of a client of redis-py, when no other thread uses it.
@@ -315,9 +319,9 @@ class RedisSession(ForkSafe):
         """
         self._write_log()
         self.probe_now()
-        self.admit("")  # after the round trip of another thread that carries some
+        self.send_records()  # after the round trip of another thread that carries some
         while self._records:
-            self.admit("")
+            self.send_records()
 
     def _write_log(self) -> None:
         if self._log is not None:
@@ -350,7 +354,7 @@ class RedisSession(ForkSafe):
             delay = _FLUSH_SECONDS
             try:
                 if self._records and not is_busy:
-                    self.admit("")
+                    self.send_records()
             except NanoGPTError:
                 delay = _PROBE_SECONDS
             with self._lock:

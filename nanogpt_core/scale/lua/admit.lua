@@ -4,7 +4,7 @@
 
 -- One JSON array: worker, rate that was set or 0; generation, committed amount, peak and time of the last reply to the
 -- worker; whether it could not reach the server, records, requests.
-local worker, told, generation, known_amount, known_peak, known_time, was_away, records, requests =
+local worker, given_rate, generation, known_amount, known_peak, known_time, was_away, records, requests =
   unpack(cjson.decode(ARGV[1]))
 
 -- Rate: the same algorithm and constants as in nanogpt_core/http/rate_limiter.py, which explains them.
@@ -16,8 +16,8 @@ local WINDOW, LOOK_BACK, HISTORY = 0.99 * SECOND, 1.1 * SECOND, 10 * SECOND
 
 local function rate_at(time)
   local peak = get('peak', 0)
-  local most = told > 0 and told or MAX_DEFAULT_RATE
-  if peak == 0 and told > 0 then return told end
+  local most = given_rate > 0 and given_rate or MAX_DEFAULT_RATE
+  if peak == 0 and given_rate > 0 then return given_rate end
   local growth, plateau = get('growth', MAX_GROWTH), 0
   if peak > 0 then
     plateau = (peak * (1 - DECREASE_FACTOR) / growth) ^ (1 / 3)

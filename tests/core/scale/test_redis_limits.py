@@ -226,7 +226,7 @@ def set_clock_back(redis, seconds, *workers):
                 client.hset(state, field, f"{float(value) + seconds * 1e6:.0f}")
     for limits in workers:
         session = limits._session
-        session.last = session.last._replace(now=session.last.now + int(seconds * 1e6))
+        session.last_reply = session.last_reply._replace(now=session.last_reply.now + int(seconds * 1e6))
 
 
 def test_server_clock_that_is_set_back_holds_up_no_request(make_limits, redis):
@@ -771,9 +771,9 @@ def test_worker_counts_again_with_its_first_request_of_a_later_second(make_limit
     admit(limits)
     session, workers = limits._session, limits._keys[redis_scripts.KEYS.index("workers")]
     session.run(lambda client: client.zadd(workers, {session.worker: 0}))
-    session.last = session.last._replace(now=session.last.now - redis_scripts.MICROSECONDS)
+    session.last_reply = session.last_reply._replace(now=session.last_reply.now - redis_scripts.MICROSECONDS)
     admit(limits)
-    assert session.run(lambda client: client.zscore(workers, session.worker)) >= session.last.now
+    assert session.run(lambda client: client.zscore(workers, session.worker)) >= session.last_reply.now
 
 
 def test_worker_counts_at_once_and_until_a_minute_after_its_last_request(make_limits):
@@ -781,10 +781,10 @@ def test_worker_counts_at_once_and_until_a_minute_after_its_last_request(make_li
     admit(limits)
     session, workers = limits._session, limits._keys[redis_scripts.KEYS.index("workers")]
     minute = 60 * redis_scripts.MICROSECONDS
-    seen = {"gone": session.last.now - minute - 1, "not yet gone": session.last.now}
+    seen = {"gone": session.last_reply.now - minute - 1, "not yet gone": session.last_reply.now}
     session.run(lambda client: client.zadd(workers, seen))
     admit(other)
-    assert other._session.last.workers == 3
+    assert other._session.last_reply.workers == 3
 
 
 def start_while_scripts_wait(client, limits, threads):
