@@ -8,7 +8,8 @@ from typing import Any
 
 from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
-from nanogpt_core.scale.redis_address import RedisAddress, dropped_frames
+from nanogpt_core.scale.redis_address import RedisAddress
+from nanogpt_core.scale.redis_errors import dropped_frames
 from nanogpt_core.validation import check_positive
 
 _DEFAULT_TTL_SECONDS = 7 * 86_400.0

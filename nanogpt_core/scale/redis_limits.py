@@ -23,7 +23,8 @@ from nanogpt_core.errors import (
 )
 from nanogpt_core.http.limits import Admission, Cost, Outcome, Saving, budget_exceeded
 from nanogpt_core.scale.ledger import NANO, Ledger, RequestLog, read_ledger
-from nanogpt_core.scale.redis_address import OTHER_KEYS_REMEDY, RedisAddress
+from nanogpt_core.scale.redis_address import RedisAddress
+from nanogpt_core.scale.redis_errors import OTHER_KEYS_REMEDY
 from nanogpt_core.scale.redis_scripts import BUDGET_REFUSED, KEYS, READY, RELEASE, RESET, Reply
 from nanogpt_core.scale.redis_session import RedisSession
 from nanogpt_core.validation import (

@@ -43,7 +43,8 @@ from nanogpt_core.http.limits import FREE, Cost, Outcome, Saving, SharedLimits
 from nanogpt_core.http.rate_limiter import RateCap, RateLimiter
 from nanogpt_core.scale import redis_scripts
 from nanogpt_core.scale.ledger import RequestLog
-from nanogpt_core.scale.redis_address import RedisAddress, server_error
+from nanogpt_core.scale.redis_address import RedisAddress
+from nanogpt_core.scale.redis_errors import server_error
 
 CENT = Cost("model", texts=1, tokens=100, usd=0.01, timeout=60)
 PAID = Outcome(0.01, tokens=100, answered=True)
