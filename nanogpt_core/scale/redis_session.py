@@ -193,7 +193,7 @@ class RedisSession(ForkSafe):
         """Send requests and the records that wait, and keep the outcome of each request."""
         self._round_trips += 1
         with self._lock:
-            records, self._records = self._records[:_MAX_RECORDS], self._records[_MAX_RECORDS:]
+            records = self._records[:_MAX_RECORDS]  # kept until the reply: to apply one again changes nothing
             last, was_away = self.last_reply, not self.is_reachable
         known = (last.generation, last.committed, last.peak, last.now) if last else ("", 0, 0, 0)
         wanted = [request.fields for request in requests]
@@ -208,19 +208,14 @@ class RedisSession(ForkSafe):
         try:
             state, *answers = self._run(lambda client: ADMIT.run(client, self._keys, orjson.dumps(arguments)))
         except NanoGPTError as error:
-            with self._lock:
-                self._records[:0] = records
             for request in requests:  # raising an error adds to its traceback: each thread gets one of its own
                 request.outcome = copy.copy(error)
             return
-        except BaseException:  # such as KeyboardInterrupt
-            with self._lock:
-                self._records[:0] = records
-            raise
         replies = [Reply.parse(state, answer) for answer in answers]
         for request, reply in zip(requests, replies, strict=True):
             request.outcome = reply
         with self._lock:
+            del self._records[: len(records)]
             self.last_reply = replies[-1]
 
     def run(self, function: Callable[[Any], T]) -> T:
