@@ -126,9 +126,9 @@ class CallObserver:
         telemetry, self._telemetry = self._telemetry, None
         if telemetry is not None:
             self.sending = contextlib.nullcontext
-            is_failed = error is not None and not isinstance(error, GeneratorExit)
+            failure = None if error is None or isinstance(error, GeneratorExit) else error_name(error)
             with self._observer.surviving("OpenTelemetry"):
-                telemetry.end(error_name(error) if error is not None and is_failed else None, self.dimensions)
+                telemetry.end(failure, self.dimensions)
 
     def report_cached(self, texts: int, seconds: float) -> None:
         """Report texts whose vectors came from the cache."""
