@@ -55,15 +55,15 @@ class CacheLookup:
         """
         import numpy as np
 
-        key = self._namespace.dimensions_key
-        entry = self._get([key]).get(key)
-        dimensions = None if entry is None else entry_dimensions(key, entry)
-        if dimensions is not None:
-            self._dimensions_stored = True
-            yield [], np.empty((0, dimensions), dtype=np.float32)
+        dimensions_key = self._namespace.dimensions_key
         for start in range(0, len(texts), _TEXTS_PER_LOOKUP):
             keys = self._namespace.keys(texts[start : start + _TEXTS_PER_LOOKUP])
-            entries = self._get(keys)
+            # The dimensions come with the first part: a query is one round trip to a cache on another machine.
+            entries = self._get(keys if start else [dimensions_key, *keys])
+            dimensions = entry_dimensions(dimensions_key, entries.get(dimensions_key))
+            if dimensions is not None:
+                self._dimensions_stored = True
+                yield [], np.empty((0, dimensions), dtype=np.float32)
             by_dimensions: dict[int, tuple[list[int], list[NDArray[np.float32]]]] = {}
             for index, key in enumerate(keys, start):
                 vector = decode_entry(key, entries.get(key))

@@ -79,6 +79,15 @@ def test_hundreds_of_keys_take_few_round_trips(cache, call):
     assert client.info("stats")["total_reads_processed"] - before < 30
 
 
+def test_cached_query_takes_one_round_trip(cache, options):
+    embedder = Embedder(**options, cache=cache)
+    embedder.embed_query("one")
+    before = cache._client.info("commandstats")["cmdstat_mget"]["calls"]
+    embedder.embed_query("one")
+    assert cache._client.info("commandstats")["cmdstat_mget"]["calls"] - before == 1
+    assert embedder.usage.texts_cached == 1
+
+
 def test_call_continues_without_a_server(start_redis, options, name):
     server = start_redis()
     cache = RedisCache(server.url, prefix=name)
