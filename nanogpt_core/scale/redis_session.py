@@ -338,24 +338,28 @@ class RedisSession(ForkSafe):
             client.close()
 
     def _flush(self) -> None:
-        """Send records that no request takes along, until none comes. Without the server, try again."""
+        """Send records that no request takes along, until none comes. Without the server, try again.
+
+        A server that refuses is asked again only with the next request or record: a password does not become right.
+        """
         delay, trips = _FLUSH_SECONDS, self._round_trips
-        is_last = False
-        while not is_last:
+        goes_on = True
+        while goes_on:
             is_urgent = self._urgent.wait(delay)
             self._urgent.clear()
             trips_before, trips = trips, self._round_trips
             # A request has just taken records along, and the next one will take more.
             is_busy = trips > trips_before and not is_urgent
-            delay = _FLUSH_SECONDS
+            delay, is_refused = _FLUSH_SECONDS, False
             try:
                 if self._records and not is_busy:
                     self.send_records()
-            except NanoGPTError:
+            except LimitsUnavailableError:
                 delay = _PROBE_SECONDS
+            except ConfigurationError:
+                is_refused = True
             with self._lock:
-                self._flushing = bool(self._records) or is_busy
-                is_last = not self._flushing
+                goes_on = self._flushing = is_busy or (bool(self._records) and not is_refused)
             with contextlib.suppress(RuntimeWarning):  # of a log that cannot be written, under ``python -W error``
                 self._write_log()
 

@@ -617,6 +617,19 @@ def test_keys_of_another_program_are_named(redis, name, key, value):
     admit(limits, CENT)
 
 
+def test_server_that_refuses_is_not_asked_again_and_again(redis, name):
+    from redis import Redis
+
+    done = f"nanogpt:{{{name}}}:done"
+    with Redis.from_url(redis.url) as client:
+        client.set(done, b"of another program")
+        limits = RedisLimits(redis.url, name)
+        limits.add_saving(Saving(cached=1, repeated=0, tokens=1, usd=1e-9))
+        wait_until(lambda: not limits._session._flushing)
+        client.delete(done)
+    assert limits.ledger().texts_cached == 1
+
+
 def test_budget_survives_a_server_that_lost_its_data(own_redis, name):
     limits = RedisLimits(own_redis.url, name, 100, budget_usd=0.03)
     limits.settle(admit(limits, CENT), PAID)
