@@ -22,11 +22,12 @@ from nanogpt_core.errors import (
     StatusError,
 )
 from nanogpt_core.http.limits import Admission, Cost, Outcome, Saving, budget_exceeded
-from nanogpt_core.scale.ledger import NANO, Ledger, RequestLog, read_ledger
+from nanogpt_core.scale.ledger import NANO, Ledger, read_ledger
 from nanogpt_core.scale.redis_address import RedisAddress
 from nanogpt_core.scale.redis_errors import OTHER_KEYS_REMEDY
 from nanogpt_core.scale.redis_scripts import BUDGET_REFUSED, KEYS, READY, RELEASE, RESET, Reply
 from nanogpt_core.scale.redis_session import RedisSession
+from nanogpt_core.scale.request_log import RequestLog
 from nanogpt_core.validation import (
     MIN_REQUESTS_PER_SECOND,
     check_attribute,

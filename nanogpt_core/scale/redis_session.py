@@ -22,10 +22,10 @@ from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core._runtime.log import logger
 from nanogpt_core._runtime.threads import NoThreadError, call_after_workers, start_thread
 from nanogpt_core.errors import ConfigurationError, LimitsUnavailableError, NanoGPTError
-from nanogpt_core.scale.ledger import RequestLog
 from nanogpt_core.scale.redis_address import RedisAddress
 from nanogpt_core.scale.redis_errors import drop_frames, server_error, server_words
 from nanogpt_core.scale.redis_scripts import ADMIT, MICROSECONDS, READY, Reply
+from nanogpt_core.scale.request_log import RequestLog
 
 T = TypeVar("T")
 

@@ -38,7 +38,7 @@ from nanogpt_core.errors import (
 )
 from nanogpt_core.http.sdk import httpx as http
 from nanogpt_core.models.tokens import TokenCounter, load_encoding
-from nanogpt_core.scale.ledger import RequestLog
+from nanogpt_core.scale.request_log import RequestLog
 
 KEY = "sk-nano-5ecre7-never-shown"
 ODD_TEXTS = [

@@ -42,9 +42,9 @@ from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.limits import FREE, Cost, Outcome, Saving, SharedLimits
 from nanogpt_core.http.rate_limiter import RateCap, RateLimiter
 from nanogpt_core.scale import redis_scripts
-from nanogpt_core.scale.ledger import RequestLog
 from nanogpt_core.scale.redis_address import RedisAddress
 from nanogpt_core.scale.redis_errors import server_error
+from nanogpt_core.scale.request_log import RequestLog
 
 CENT = Cost("model", texts=1, tokens=100, usd=0.01, timeout=60)
 PAID = Outcome(0.01, tokens=100, answered=True)
@@ -476,7 +476,7 @@ def test_request_log_that_cannot_be_written_costs_no_vectors(make_limits, option
 FULL_DISK = """
 import resource, sys, warnings
 from nanogpt_core.http.limits import Cost, Outcome
-from nanogpt_core.scale.ledger import RequestLog
+from nanogpt_core.scale.request_log import RequestLog
 def write(count):
     for _ in range(count):
         log.write("id", "worker", Cost("model"), Outcome(0.01))
