@@ -55,7 +55,7 @@ class Observer:
     endpoint: Endpoint
     hook: OnRequest | None = None
     meter: UsageMeter | None = None
-    _failed: set[str] = field(default_factory=set, init=False)  # parts of the user's that have raised
+    _failed: set[str] = field(default_factory=set, init=False)  # names of code of the user that has raised
 
     def call(self, model: str, *, streams: bool = False) -> CallObserver:
         """Return the observer of a call that begins now, in this thread or task."""
