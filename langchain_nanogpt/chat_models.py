@@ -38,7 +38,7 @@ from nanogpt_core.chat.session import DEFAULT_RETRIES, ChatSession
 from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.http.endpoint import CHAT_TIMEOUT, DEFAULT_BASE_URL
 from nanogpt_core.http.sdk import AsyncChatClient, ChatClient
-from nanogpt_core.http.secrets import hide_keys
+from nanogpt_core.http.secrets import hide_secrets
 from nanogpt_core.models.chat_catalog import ChatModelInfo, get_chat_model
 from nanogpt_core.models.listing import fetch_chat_model
 from nanogpt_core.plugin_model import ConstructorSignature
@@ -137,7 +137,7 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
     _has_own_profile: bool = PrivateAttr()
 
     def __init__(self, model: str | PydanticUndefinedType = PydanticUndefined, **options: Unpack[ChatOptions]) -> None:
-        given = options = hide_keys(options)  # type: ignore[assignment]
+        given = options = hide_secrets(options)  # type: ignore[assignment]
         if model is not PydanticUndefined:
             given["model"] = model
         fields = self._read_options(given)

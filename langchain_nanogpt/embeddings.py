@@ -12,7 +12,7 @@ from pydantic_core import PydanticUndefined, PydanticUndefinedType
 from nanogpt_core import Embedder, ModelInfo
 from nanogpt_core.embeddings.model_base import EmbeddingModelBase, option
 from nanogpt_core.embeddings.planning import Overflow
-from nanogpt_core.http.secrets import Secret, hide_keys
+from nanogpt_core.http.secrets import Secret, hide_secrets
 from nanogpt_core.plugin_model import ConstructorSignature
 from nanogpt_core.validation import check_bool
 
@@ -92,7 +92,7 @@ class NanoGPTEmbeddings(EmbeddingModelBase, Embeddings):
     def __init__(
         self, model: str | ModelInfo | PydanticUndefinedType = PydanticUndefined, **options: Unpack[EmbeddingsOptions]
     ) -> None:
-        given = options = hide_keys(options)  # type: ignore[assignment]
+        given = options = hide_secrets(options)  # type: ignore[assignment]
         self._set_options(given if model is PydanticUndefined else {"model": model, **given})
 
     @classmethod
@@ -117,7 +117,7 @@ class NanoGPTEmbeddings(EmbeddingModelBase, Embeddings):
             InvalidTypeError: A name is unknown, or a value has the wrong type. It is a ``TypeError``.
         """
         # The two are one option.
-        update = hide_keys(update or {})
+        update = hide_secrets(update or {})
         if not {"progress", "show_progress_bar"}.isdisjoint(update):
             update = {"progress": None, "show_progress_bar": False, **update}
         return super().model_copy(update=update, deep=deep)

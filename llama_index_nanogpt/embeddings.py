@@ -29,7 +29,7 @@ from nanogpt_core.embeddings.inputs import check_text, check_texts
 from nanogpt_core.embeddings.model_base import EMBEDDER_DEFAULTS, EmbeddingModelBase, hidden_option
 from nanogpt_core.embeddings.planning import Overflow
 from nanogpt_core.errors import InvalidTypeError
-from nanogpt_core.http.secrets import hide_if_key, hide_keys
+from nanogpt_core.http.secrets import hide_if_secret, hide_secrets
 from nanogpt_core.plugin_model import ConstructorSignature
 from nanogpt_core.validation import check_can_be_pickled, check_methods, check_number
 
@@ -109,7 +109,7 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
     _embedder: Embedder = PrivateAttr()
 
     def __init__(self, model_name: str | ModelInfo | None = None, **options: Unpack[EmbeddingOptions]) -> None:
-        given = options = hide_keys({"model_name": model_name, **options})  # type: ignore[assignment]
+        given = options = hide_secrets({"model_name": model_name, **options})  # type: ignore[assignment]
         given.pop("class_name", None)  # dumps carry it
         self._set_options(given)
 
@@ -128,7 +128,7 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
         return "NanoGPTEmbedding"
 
     def __setattr__(self, name: str, value: Any) -> None:
-        value = hide_if_key(name, value)
+        value = hide_if_secret(name, value)
         _check_own_fields({name: value})
         if name == "embeddings_cache" and value is not None:
             value = self._separated(value)

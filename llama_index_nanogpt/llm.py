@@ -43,7 +43,7 @@ from nanogpt_core.chat.options import (
 from nanogpt_core.chat.session import ChatSession
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.http.endpoint import CHAT_TIMEOUT, DEFAULT_BASE_URL
-from nanogpt_core.http.secrets import hide_keys
+from nanogpt_core.http.secrets import hide_secrets
 from nanogpt_core.models.chat_catalog import ChatModelInfo, get_chat_model
 from nanogpt_core.models.listing import fetch_chat_model
 from nanogpt_core.plugin_model import ConstructorSignature
@@ -147,7 +147,7 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
     _aclient: openai.AsyncOpenAI | None = PrivateAttr(default=None)
 
     def __init__(self, model: str | PydanticUndefinedType = PydanticUndefined, **options: Unpack[LLMOptions]) -> None:
-        given = options = hide_keys(options)  # type: ignore[assignment]
+        given = options = hide_secrets(options)  # type: ignore[assignment]
         given.pop("class_name", None)  # dumps carry it
         if model is not PydanticUndefined:
             given["model"] = model

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict  # a dependency of the SDK
 
 from nanogpt_core.errors import InvalidTypeError
 from nanogpt_core.http.client import Closeable
-from nanogpt_core.http.secrets import hide_keys
+from nanogpt_core.http.secrets import hide_secrets
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -58,12 +58,12 @@ class PluginModel(Closeable, BaseModel):
             # The environment is the default of some inherited fields: these are not asked for.
             if name not in options and not is_inherited and not own.is_required():
                 defaults[name] = own.get_default(call_default_factory=True)
-        return {**hide_keys(defaults), **options}
+        return {**hide_secrets(defaults), **options}
 
     @classmethod
     def model_construct(cls, _fields_set: set[str] | None = None, **values: Any) -> Self:
         """Do what the constructor does, with its checks: it makes the parts that send requests."""
-        values = hide_keys(values)
+        values = hide_secrets(values)
         return cls(**values)
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
@@ -76,7 +76,7 @@ class PluginModel(Closeable, BaseModel):
 
     def copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:  # type: ignore[override]
         """Do what :meth:`model_copy` does; pydantic's older name for it."""
-        update = hide_keys(update or {})
+        update = hide_secrets(update or {})
         return self.model_copy(update=update, deep=deep)
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:

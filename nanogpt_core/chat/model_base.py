@@ -13,7 +13,7 @@ from nanogpt_core.chat.options import EXAMPLE_MODEL, check_ranges, check_request
 from nanogpt_core.chat.session import ChatSession, SessionOptions
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.http.endpoint import CHAT_TIMEOUT, Endpoint
-from nanogpt_core.http.secrets import hide_if_key, hide_keys
+from nanogpt_core.http.secrets import hide_if_secret, hide_secrets
 from nanogpt_core.plugin_model import PluginModel
 from nanogpt_core.validation import (
     check_bool,
@@ -38,7 +38,7 @@ class ChatModelBase(PluginModel):
     requests_per_second: float | None = Field(default=None, description="Maximum number of attempts in a second.")
     limits: Any = Field(default=None, exclude=True, repr=False)
     on_request: Any = Field(default=None, exclude=True, repr=False)
-    default_headers: Mapping[str, str] | None = Field(default=None, exclude=True, repr=False)
+    default_headers: Any = Field(default=None, exclude=True, repr=False)
     send_reasoning: bool = Field(default=True, description="Whether reasoning and signatures are sent back.")
     allow_insecure_http: bool = Field(default=False, description="Whether plain HTTP to another machine is allowed.")
 
@@ -169,7 +169,7 @@ class ChatModelBase(PluginModel):
         return {name: value if name in kept else _validate_field(cls, name, value) for name, value in options.items()}
 
     def __setattr__(self, name: str, value: Any) -> None:
-        value = hide_if_key(name, value)
+        value = hide_if_secret(name, value)
         if not name.startswith("_") and hasattr(self, "_session"):
             given, name = name, self._fields_by_other_name().get(name, name)
             if name in self._connection_fields():
@@ -187,7 +187,7 @@ class ChatModelBase(PluginModel):
             ConfigurationError: An option is invalid.
             InvalidTypeError: An option is unknown, or of the wrong type.
         """
-        update = hide_keys(update or {})
+        update = hide_secrets(update or {})
         changes = self._check_changes(update)
         base = copy.deepcopy(self) if deep else self  # pydantic would copy the clients too if there are changes
         twin = super(ChatModelBase, base).model_copy(update=changes)

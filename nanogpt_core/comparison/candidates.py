@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from nanogpt_core.errors import ConfigurationError
 from nanogpt_core.http.endpoint import is_loopback, resolve_base_url
-from nanogpt_core.http.secrets import ApiKey
+from nanogpt_core.http.secrets import ApiKey, hide_key
 from nanogpt_core.models.catalog import MODELS, ModelInfo, get_model, near_names
 from nanogpt_core.models.listing import list_models
 
@@ -92,6 +92,7 @@ def find_candidates(names: Sequence[str], api_key: ApiKey = None, base_url: str 
         ConfigurationError: No name, or a model that the service does not offer.
         NanoGPTError: The request for the live list failed.
     """
+    api_key = hide_key(api_key)
     if not names:
         raise ConfigurationError("No model to compare.", remedy="Name one or more; `nanogpt models` lists them.")
     live: dict[str, ModelInfo] | None = None

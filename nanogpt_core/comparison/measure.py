@@ -30,7 +30,7 @@ from nanogpt_core.errors import (
     InvalidInputError,
     NanoGPTError,
 )
-from nanogpt_core.http.secrets import ApiKey
+from nanogpt_core.http.secrets import ApiKey, hide_key
 from nanogpt_core.observability.usage import Usage
 from nanogpt_core.validation import check_number
 
@@ -160,6 +160,7 @@ def estimate_expense(
         InvalidInputError: A text cannot be embedded.
         ConfigurationError: An invalid argument.
     """
+    api_key = hide_key(api_key)
     found = []
     for candidate in candidates:
         texts = [passage.text for passage in passages]
@@ -210,6 +211,7 @@ def compare_models(
         ConfigurationError: An invalid argument. Nothing was sent.
         NanoGPTError: No model could be measured; the error of the first.
     """
+    api_key = hide_key(api_key)
     if not questions or not passages:
         raise InvalidInputError(f"There are no {'passages' if questions else 'questions'}.")
     for each in dimensions:

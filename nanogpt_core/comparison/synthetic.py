@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from nanogpt_core.comparison.passages import Passage
 from nanogpt_core.comparison.questions import Question
 from nanogpt_core.http.endpoint import CHAT_TIMEOUT, Endpoint
-from nanogpt_core.http.secrets import ApiKey
+from nanogpt_core.http.secrets import ApiKey, hide_key
 from nanogpt_core.models.listing import fetch_chat_price
 from nanogpt_core.models.pricing import price
 from nanogpt_core.models.tokens import count_tokens
@@ -67,6 +67,7 @@ class QuestionWriter:
         api_key: ApiKey = None,
         base_url: str | None = None,
     ) -> None:
+        api_key = hide_key(api_key)
         self._endpoint = Endpoint.resolve(api_key=api_key, base_url=base_url, timeout=CHAT_TIMEOUT)
         self._model = chat_model
         self._passages = list(_choose(passages, Counter(source for question in done for source in question.sources)))

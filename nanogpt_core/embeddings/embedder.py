@@ -16,7 +16,7 @@ from nanogpt_core.embeddings.stream import Chunk, EmbeddedBatch, achunked, astre
 from nanogpt_core.errors import InvalidTypeError
 from nanogpt_core.http.client import Closeable
 from nanogpt_core.http.limits import Budget
-from nanogpt_core.http.secrets import Secret, hide_key
+from nanogpt_core.http.secrets import Secret, hide_secrets
 from nanogpt_core.models.catalog import MAX_ITEMS, ModelInfo
 from nanogpt_core.observability.usage import Usage, UsageMeter
 from nanogpt_core.validation import check_attribute, check_number, check_option_names, fixed_option_error
@@ -91,8 +91,7 @@ class Embedder(Closeable):
     """
 
     def __init__(self, model: str | ModelInfo = "text-embedding-3-small", **options: Unpack[EmbedderOptions]) -> None:
-        if "api_key" in options:
-            options["api_key"] = hide_key(options["api_key"])
+        options = hide_secrets(options)  # type: ignore[assignment]
         check_option_names(options, ["model", *EmbedderOptions.__annotations__], OPTION_ALIASES)
         self._config = EmbedderConfig(model=model, **options)
         self._meter = UsageMeter()

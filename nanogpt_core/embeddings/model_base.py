@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field  # a dependency of the frameworks
 from nanogpt_core.embeddings.config import OPTION_ALIASES
 from nanogpt_core.embeddings.embedder import Embedder
 from nanogpt_core.embeddings.pipeline import Estimate
-from nanogpt_core.http.secrets import Secret, SecretHeaders, hide_if_key, hide_keys
+from nanogpt_core.http.secrets import Secret, SecretHeaders, hide_if_secret, hide_secrets
 from nanogpt_core.observability.usage import Usage
 from nanogpt_core.plugin_model import PluginModel
 from nanogpt_core.validation import check_option_names, fixed_option_error, with_field_names
@@ -95,7 +95,7 @@ class EmbeddingModelBase(PluginModel):
         return key
 
     def __setattr__(self, name: str, value: Any) -> None:
-        value = hide_if_key(name, value)
+        value = hide_if_secret(name, value)
         if name not in type(self).model_fields and name in OPTION_ALIASES:
             raise fixed_option_error(name, self._foreign_names()[name])
         if name in self._fixed_fields or name in EMBEDDER_DEFAULTS or name in self._field_names.values():
@@ -113,7 +113,7 @@ class EmbeddingModelBase(PluginModel):
             ConfigurationError: An option is invalid. It is a ``ValueError``.
             InvalidTypeError: A name is unknown, or a value has the wrong type. It is a ``TypeError``.
         """
-        update = hide_keys(update or {})
+        update = hide_secrets(update or {})
         twin = super().model_copy(deep=deep)
         if update:
             kept = {name: getattr(twin, name) for name in twin.model_fields_set}

@@ -13,7 +13,7 @@ from nanogpt_core.errors import ConfigurationError, InvalidTypeError, ReplyError
 from nanogpt_core.http.client import fetch
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.error_body import as_sentence, error_message, excerpt
-from nanogpt_core.http.secrets import ApiKey
+from nanogpt_core.http.secrets import ApiKey, SecretHeaders, hide_key
 
 _MAX_DAYS = 366
 """Maximum number of days of one request for usage (newer documentation)."""
@@ -88,10 +88,11 @@ def fetch_balance(api_key: ApiKey = None, base_url: str | None = None) -> Balanc
         ReplyError: The reply is not a balance.
         NanoGPTError: The request failed.
     """
+    api_key = hide_key(api_key)
     endpoint = Endpoint.resolve(api_key=api_key, base_url=base_url)
     assert endpoint.key is not None  # noqa: S101 - resolve raises without one
     # The path is not below /v1, and its documentation names another header than that of the other paths.
-    headers = {**endpoint.headers, "x-api-key": endpoint.key.get_secret_value()}
+    headers = SecretHeaders({**endpoint.headers, "x-api-key": endpoint.key.get_secret_value()})
     own = Endpoint.resolve(api_key=endpoint.key, base_url=_api_root(endpoint.base_url), headers=headers)
     reply = fetch(own, "/check-balance", _parse_object, body=b"{}")
     if "usd_balance" not in reply and "nano_balance" not in reply:
@@ -120,6 +121,7 @@ def fetch_usage(
         ReplyError: The reply is not a usage.
         NanoGPTError: The request failed.
     """
+    api_key = hide_key(api_key)
     query = _days(first, last)
     endpoint = Endpoint.resolve(api_key=api_key, base_url=base_url)
     reply = fetch(endpoint, f"/usage{query}", _parse_object)

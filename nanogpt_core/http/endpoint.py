@@ -177,14 +177,15 @@ def check_headers(headers: Mapping[str, str] | None, option: str = "default_head
         return SecretHeaders()
     if not isinstance(headers, Mapping):
         raise InvalidTypeError(f"{option} must be a mapping of str to str, not {type(headers).__name__}.")
-    for name, value in headers.items():
-        if not isinstance(name, str) or not isinstance(value, str):
+    for name in headers:
+        # No variable holds a value: a traceback with variables would show it.
+        if not isinstance(name, str) or not isinstance(headers[name], str):
             raise InvalidTypeError(f"{option} must map str to str; the entry {name!r} does not.")
         if name.lower() in _HEADERS_OF_THE_BODY:
             raise ConfigurationError(
                 f"{option}: {name!r} describes the body of a request, which this package writes.",
                 remedy="Leave it out.",
             )
-        if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+        if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(headers[name]):
             raise ConfigurationError(f"{option}: the entry {name!r} is not a legal HTTP header (value not shown).")
     return SecretHeaders(headers)

@@ -21,6 +21,7 @@ KEY_VARIABLES = ("NANOGPT_API_KEY", "NANO_GPT_API_KEY")
 """Environment variables that may hold the key, in the order in which they are read."""
 
 _KEY_OPTIONS = ("api_key", "openai_api_key", "nanogpt_api_key")
+_HEADERS_OPTION = "default_headers"
 _PLACEHOLDER = re.compile(r"\$\{.*\}|\$[A-Za-z_]+|\{\{.*\}\}|%[A-Za-z_]+%|<.*>")
 _QUOTES = ("'", '"')
 _KEY_REMEDY = "Pass api_key=... or set NANOGPT_API_KEY (see https://nano-gpt.com/api)."
@@ -108,7 +109,7 @@ class SecretHeaders(dict[str, str]):
     """
 
     def __repr__(self) -> str:
-        return f"SecretHeaders({', '.join(self)})"
+        return f"SecretHeaders({', '.join(map(str, self))})"
 
     def __copy__(self) -> SecretHeaders:
         return self
@@ -133,14 +134,16 @@ def hide_key(api_key: ApiKey) -> Secret | None:
     return Secret(api_key.get_secret_value() if isinstance(api_key, SecretLike) else api_key)
 
 
-def hide_if_key(name: str, value: Any) -> Any:
-    """Return the value of an option: as a :class:`Secret` if ``name`` is a name of the key's option."""
-    return hide_key(value) if name in _KEY_OPTIONS and isinstance(value, str) else value
+def hide_if_secret(name: str, value: Any) -> Any:
+    """Return the value of an option; the key as a :class:`Secret`, and headers as :class:`SecretHeaders`."""
+    if name in _KEY_OPTIONS and isinstance(value, str):
+        return hide_key(value)
+    return SecretHeaders(value) if name == _HEADERS_OPTION and isinstance(value, Mapping) else value
 
 
-def hide_keys(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``options`` with the key as a :class:`Secret`. Callers replace their variable: see :func:`hide_key`."""
-    return {name: hide_if_key(name, value) for name, value in options.items()}
+def hide_secrets(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``options`` without a secret that ``repr`` shows. Callers replace their variable: see :func:`hide_key`."""
+    return {name: hide_if_secret(name, value) for name, value in options.items()}
 
 
 def resolve_key(api_key: ApiKey, *, required: bool = True) -> Secret | None:

@@ -12,7 +12,7 @@ from nanogpt_core.errors import ConfigurationError, ReplyError
 from nanogpt_core.http.client import fetch
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.error_body import excerpt
-from nanogpt_core.http.secrets import ApiKey
+from nanogpt_core.http.secrets import ApiKey, hide_key
 from nanogpt_core.models.catalog import MAX_DIMENSIONS, MODELS, ModelInfo, get_model, near_names
 from nanogpt_core.models.chat_catalog import ChatModelInfo, names_without_suffixes
 from nanogpt_core.models.pricing import parse_usd
@@ -35,6 +35,7 @@ def list_models(api_key: ApiKey = None, base_url: str | None = None) -> dict[str
         ConfigurationError: An invalid argument.
         NanoGPTError: The request for the list failed.
     """
+    api_key = hide_key(api_key)
     endpoint = Endpoint.resolve(api_key=api_key, base_url=base_url, key_required=False)
     return fetch(endpoint, _EMBEDDING_MODELS, parse_model_list)
 

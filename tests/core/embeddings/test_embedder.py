@@ -1069,8 +1069,17 @@ def test_blank_query_is_refused_as_a_query(query, make, text):
 @pytest.mark.parametrize("key", ["sk-nano-secret\nX: y", "sk-nano-sécret", "sk-nano-secret key"])
 @pytest.mark.parametrize("more", [{}, {"base_url": "http://elsewhere.example"}], ids=["key", "key and url"])
 def test_key_is_in_no_variable_of_our_frames(key, more):
-    with pytest.raises(ConfigurationError) as caught:
-        Embedder(api_key=key, **more)
+    assert_not_in_variables({"api_key": key, **more})
+
+
+@pytest.mark.parametrize("more", [{}, {"dimension": 1}, {"batch_size": 0}], ids=["headers", "name", "value"])
+def test_headers_are_in_no_variable_of_our_frames(more):
+    assert_not_in_variables({"api_key": KEY, "default_headers": {"X": "a secret" if more else "a secret\n"}, **more})
+
+
+def assert_not_in_variables(options):
+    with pytest.raises(NanoGPTError) as caught:
+        Embedder(**options)
     traceback = caught.value.__traceback__.tb_next  # the first frame is this test's
     while traceback is not None:
         assert "secret" not in repr(traceback.tb_frame.f_locals).replace("SecretLike", ""), traceback.tb_frame

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import traceback
 
 import pytest
 
@@ -11,9 +12,11 @@ from nanogpt_core.errors import (
     ConfigurationError,
     InvalidTypeError,
     ModelNotFoundError,
+    NanoGPTError,
     ReplyError,
 )
 from nanogpt_core.http.account import _api_root, fetch_balance, fetch_usage
+from nanogpt_core.models.listing import list_models
 
 TODAY = datetime.datetime.now(datetime.timezone.utc).date
 
@@ -46,6 +49,17 @@ def test_wrong_key_is_an_authentication_error_that_does_not_show_it(sandbox):
         with pytest.raises(AuthenticationError) as caught:
             fetch("sk-nano-wrong", sandbox.base_url)
         assert "sk-nano-wrong" not in repr(caught.value)
+
+
+@pytest.mark.parametrize("fetch", [fetch_balance, fetch_usage, list_models])
+@pytest.mark.parametrize("is_sent", [True, False], ids=["refused", "wrong URL"])
+def test_key_is_in_no_local_variable_of_an_error(scripted, faults, fetch, is_sent):
+    server = scripted(faults.response({"error": {"message": "no"}}, 401))
+    with pytest.raises(NanoGPTError) as caught:
+        fetch("sk-nano-wrong", server.base_url if is_sent else "no URL")
+    frames = [frame for frame, _ in traceback.walk_tb(caught.value.__traceback__)]
+    assert len(frames) > 1
+    assert "sk-nano-wrong" not in "".join(repr(frame.f_locals) for frame in frames[1:])
 
 
 def test_usage_is_summed_by_model_and_by_day(fresh_sandbox):
