@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nanogpt_core.errors import NanoGPTError
+from nanogpt_core.errors import DimensionsError, NanoGPTError
 
 first_position: ContextVar[int | Sequence[int]] = ContextVar("nanogpt_first_position", default=0)
 """Position of the batch's first text in the caller's list, or the position of each."""
@@ -74,8 +74,20 @@ class StoredBatch:
                 yield text, {str(uuid.uuid4()): self._vectors[position]}  # as LlamaIndex stores them
 
     def result(self) -> list[list[float]]:
-        """Return all vectors, in order."""
-        return [self._vectors[position] for position in sorted(self._vectors)]
+        """Return all vectors, in order.
+
+        Raises:
+            DimensionsError: Those in the store have other dimensions than the new ones, or each other.
+        """
+        vectors = [self._vectors[position] for position in sorted(self._vectors)]
+        odd = next((vector for vector in vectors if len(vector) != len(vectors[0])), None)
+        if odd is not None:
+            raise DimensionsError(
+                f"The embeddings_cache has vectors of {len(vectors[0])} and {len(odd)} dimensions for one model.",
+                remedy="Nothing was returned. Use another embeddings_cache, or remove its vectors of this model.",
+                width=len(odd),
+            )
+        return vectors
 
 
 class Batches:

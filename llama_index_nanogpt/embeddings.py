@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from inspect import getattr_static
@@ -21,20 +21,20 @@ from llama_index.core.utils import get_tqdm_iterable
 from tqdm.asyncio import tqdm_asyncio
 
 from llama_index_nanogpt.batches import Batches, StoredBatch, positions_of_batch
-from llama_index_nanogpt.separated_store import SeparatedStore, as_query, warning_if_not_stored
+from llama_index_nanogpt.separated_store import SeparatedStore, as_query
 from llama_index_nanogpt.spans import has_handlers, in_span_of_base_class
 from nanogpt_core import Embedder, ModelInfo
 from nanogpt_core._runtime.workers import call_in_thread
 from nanogpt_core.embeddings.inputs import check_text, check_texts
 from nanogpt_core.embeddings.model_base import EMBEDDER_DEFAULTS, EmbeddingModelBase, hidden_option
 from nanogpt_core.embeddings.planning import Overflow
-from nanogpt_core.errors import InvalidTypeError
+from nanogpt_core.errors import InvalidInputError, InvalidTypeError
 from nanogpt_core.http.secrets import hide_if_secret, hide_secrets
 from nanogpt_core.plugin_model import ConstructorSignature
 from nanogpt_core.validation import check_can_be_pickled, check_methods, check_number
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
+    from typing_extensions import Self, Unpack
 
     from llama_index_nanogpt.options import EmbeddingOptions
 
@@ -119,8 +119,7 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
         options = {name: value for name, value in options.items() if value is not None or name not in optional}
         _check_own_fields(options)
         super()._set_options(options)
-        if self.embeddings_cache is not None:  # pydantic's constructor does not call __setattr__()
-            super().__setattr__("embeddings_cache", self._separated(self.embeddings_cache))
+        self._separate_store()
 
     @classmethod
     def class_name(cls) -> str:
@@ -130,13 +129,29 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
     def __setattr__(self, name: str, value: Any) -> None:
         value = hide_if_secret(name, value)
         _check_own_fields({name: value})
-        if name == "embeddings_cache" and value is not None:
-            value = self._separated(value)
+        if name == "callback_manager" and value is None:
+            value = CallbackManager()  # as the constructor does
         super().__setattr__(name, value)
+        if name == "embeddings_cache":
+            self._separate_store()
 
-    def _separated(self, store: Any) -> SeparatedStore:
-        """Return a view of a key-value store in which these options have collections of their own."""
-        return SeparatedStore(store, self._embedder.cache_namespace, self.query_instruction)
+    def _separate_store(self) -> None:
+        """Replace ``embeddings_cache`` by a view of it in which these options have collections of their own."""
+        store = self.embeddings_cache
+        if store is not None:
+            width = partial(getattr, self._embedder, "width")
+            view = SeparatedStore(store, self._embedder.cache_namespace, self.query_instruction, width)
+            super().__setattr__("embeddings_cache", view)  # __setattr__() here would do the same again
+
+    def __copy__(self) -> Self:
+        twin = super().__copy__()
+        twin._separate_store()  # with the dimensions of its own embedder
+        return twin
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        twin = super().__deepcopy__(memo)
+        twin._separate_store()
+        return twin
 
     def __getstate__(self) -> dict[Any, Any]:
         # The base class leaves out attributes that cannot be pickled; a function must not get lost like that.
@@ -169,6 +184,35 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
             return await self._aembed_query(query)
         with as_query(query):
             return await super().aget_query_embedding(query)
+
+    # LlamaIndex's own would pay for the queries before one that is refused, and take a text for a list of letters.
+    def get_agg_embedding_from_queries(
+        self, queries: Iterable[str], agg_fn: Callable[..., Embedding] | None = None
+    ) -> Embedding:
+        """Embed queries, and return the mean of their vectors, or the result of ``agg_fn``.
+
+        Args:
+            queries: The queries, at least one. All are checked before the first is sent.
+            agg_fn: A function of a list of vectors. Default: the mean.
+
+        Returns:
+            d floats; d are the dimensions of the model's vectors.
+
+        Raises:
+            InvalidInputError: There is no query, or one cannot be embedded. Nothing was sent.
+            NanoGPTError: As :meth:`nanogpt_core.Embedder.embed`.
+        """
+        checked = _check_queries(queries, agg_fn)
+        self._embedder.check_lengths(checked)
+        return super().get_agg_embedding_from_queries(checked, agg_fn)
+
+    async def aget_agg_embedding_from_queries(
+        self, queries: Iterable[str], agg_fn: Callable[..., Embedding] | None = None
+    ) -> Embedding:
+        """Do what :meth:`get_agg_embedding_from_queries` does, without blocking the event loop."""
+        checked = _check_queries(queries, agg_fn)
+        await call_in_thread(self._embedder.check_lengths, checked)
+        return await super().aget_agg_embedding_from_queries(checked, agg_fn)
 
     def _needs_base_class(self) -> bool:
         """Return whether more happens to a query in the base class than that it is embedded.
@@ -214,14 +258,12 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
 
     def _embed_stored_batch(self, batch: list[str]) -> list[Embedding]:
         store = self.embeddings_cache
-        stored = StoredBatch(batch, [store.get(text, _COLLECTION) for text in batch])
+        stored = StoredBatch(batch, store.find(batch, _COLLECTION))
         try:
             with stored.embedding():
                 stored.add(self._get_text_embeddings(stored.missing) if stored.missing else ())
         finally:
-            with warning_if_not_stored(store):
-                for text, value in stored.new_values():
-                    store.put(text, value, _COLLECTION)
+            store.store_all(stored.new_values(), _COLLECTION)
         return stored.result()
 
     async def aget_text_embedding_batch(
@@ -246,14 +288,12 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
 
     async def _aembed_stored_batch(self, batch: list[str]) -> list[Embedding]:
         store = self.embeddings_cache
-        stored = StoredBatch(batch, [await store.aget(text, _COLLECTION) for text in batch])
+        stored = StoredBatch(batch, await store.afind(batch, _COLLECTION))
         try:
             with stored.embedding():
                 stored.add(await self._aget_text_embeddings(stored.missing) if stored.missing else ())
         finally:
-            with warning_if_not_stored(store):
-                for text, value in stored.new_values():
-                    await store.aput(text, value, _COLLECTION)
+            await store.astore_all(stored.new_values(), _COLLECTION)
         return stored.result()
 
     @contextmanager
@@ -318,6 +358,15 @@ def _has_other_query_methods(cls: type[NanoGPTEmbedding]) -> bool:
     """Return whether a subclass, or a test, has replaced one of the methods that the base class calls for a query."""
     # getattr() would return another object each time, since LlamaIndex wraps these methods.
     return any(getattr_static(cls, name) is not method for name, method in _QUERY_METHODS.items())
+
+
+def _check_queries(queries: Iterable[str], agg_fn: Any) -> list[str]:
+    checked = check_texts(queries)
+    if not checked:
+        raise InvalidInputError("There are no queries.", remedy="Pass at least one.")
+    if agg_fn is not None and not callable(agg_fn):
+        raise InvalidTypeError(f"agg_fn must be a function of a list of vectors, not {type(agg_fn).__name__}.")
+    return checked
 
 
 def _check_own_fields(fields: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import openai
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, LLMMetadata
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
+from llama_index.core.callbacks import CallbackManager
 from pydantic_core import PydanticUndefined, PydanticUndefinedType
 
 from nanogpt_core._runtime.extras import missing_extra
@@ -200,6 +201,9 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
         if options.get("is_chat_model") is not None:
             check_bool("is_chat_model", options["is_chat_model"])
         check_methods("rate_limiter", options.get("rate_limiter"), "acquire", "async_acquire")
+        check_methods("callback_manager", options.get("callback_manager"), "event")
+        if "callback_manager" in options and options["callback_manager"] is None:
+            options["callback_manager"] = CallbackManager()
         if options.get("is_chat_model") is False:
             raise ConfigurationError("is_chat_model=False is not supported.", remedy="NanoGPT has only chat models.")
         if options.get("context_window") is not None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+import warnings
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,11 @@ from llama_index.core.rate_limiter import BaseRateLimiter
 from llama_index.core.storage.kvstore import SimpleKVStore
 
 from llama_index_nanogpt import NanoGPTEmbedding
+from nanogpt_core import ModelInfo
 from nanogpt_core.errors import (
     AuthenticationError,
     BadRequestError,
+    DimensionsError,
     InvalidInputError,
     InvalidTypeError,
     ServerError,
@@ -363,8 +366,117 @@ async def test_vectors_that_an_embeddings_cache_does_not_take_are_returned_with_
             self.put()
 
     right = make().get_text_embedding_batch(TEXTS)
-    with pytest.warns(RuntimeWarning, match=r"a FullStore, failed to store vectors \(OSError\)"):
-        assert await call(make(embeddings_cache=FullStore()), "get_text_embedding_batch", TEXTS) == right
+    for method, given, expected in ways_to_one_text(right[0]):
+        with pytest.warns(RuntimeWarning, match=r"a FullStore, failed to store vectors \(OSError\)"):
+            assert await call(make(embeddings_cache=FullStore()), method, given) == expected
+
+
+def ways_to_one_text(vector):
+    """Return methods that embed the first text, with their argument and their result."""
+    whole = ("get_text_embedding_batch", TEXTS[:1], [vector])
+    return [whole, ("get_text_embedding", TEXTS[0], vector), ("get_query_embedding", TEXTS[0], vector)]
+
+
+class OddStore(SimpleKVStore):
+    """A store with one value for all keys, or one that fails."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value, self.asked = value, 0
+
+    def get(self, *_args, **_kwargs):
+        self.asked += 1
+        if isinstance(self.value, Exception):
+            raise self.value
+        return self.value
+
+    async def aget(self, *_args, **_kwargs):
+        return self.get()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *({}, "text", [[1.0]], {"x": None}, {"x": "text"}, {"x": []}, {"x": [0.5] * 6}, {"x": [0.0] * 1536}),
+        *({"x": [float("nan")] * 1536}, {"x": [10**400] * 1536}, {"x": ["1"] * 1536}, {"x": [True] * 1536}),
+    ],
+    ids=lambda value: repr(value)[:14],
+)
+async def test_damaged_value_in_an_embeddings_cache_is_never_a_vector(make, call, value):
+    right = make().get_text_embedding(TEXTS[0])
+    for method, given, expected in ways_to_one_text(right):
+        with pytest.warns(RuntimeWarning, match="a OddStore, holds values that are no vectors"):
+            assert await call(make(embeddings_cache=OddStore(value)), method, given) == expected
+
+
+async def test_embeddings_cache_that_cannot_be_read_gives_one_warning_and_is_asked_once_for_a_batch(make, call):
+    right = make().get_text_embedding_batch(TEXTS)
+    store = OddStore(ConnectionError(f"no connection for {TEXTS[0]}"))
+    embedding = make(embeddings_cache=store)
+    with pytest.warns(RuntimeWarning, match=r"a OddStore, failed to read vectors \(ConnectionError\)") as warned:
+        assert await call(embedding, "get_text_embedding_batch", TEXTS) == right
+    assert store.asked == 1
+    assert TEXTS[0] not in str(warned[0].message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for method, given, expected in ways_to_one_text(right[0]):
+            assert await call(embedding, method, given) == expected
+
+
+async def test_stored_vectors_of_other_dimensions_than_the_new_ones_are_an_error(make, call, sandbox):
+    class Known(SimpleKVStore):
+        def get(self, key, *_args, **_kwargs):
+            return {"x": [0.5] * 6} if key == TEXTS[0] else None
+
+        async def aget(self, key, *_args, **_kwargs):
+            return self.get(key)
+
+    embedding = make(model=ModelInfo("text-embedding-3-small"), embeddings_cache=Known())
+    with pytest.raises(DimensionsError, match="6 and 1536 dimensions"):
+        await call(embedding, "get_text_embedding_batch", TEXTS)
+    assert [request.inputs for request in sandbox.requests] == [tuple(TEXTS[1:])]
+    for twin in (embedding, embedding.model_copy(), embedding.model_copy(deep=True)):  # the dimensions are known now
+        with pytest.warns(RuntimeWarning, match="holds values that are no vectors"):
+            (vector,) = await call(twin, "get_text_embedding_batch", TEXTS[:1])
+        assert len(vector) == 1536
+
+
+@pytest.mark.parametrize(
+    ("queries", "agg_fn", "error"),
+    [
+        (["one", 2], None, InvalidTypeError),
+        (["one", " "], None, InvalidInputError),
+        (["one", "word " * 9000], None, TextTooLongError),
+        ("one", None, InvalidTypeError),
+        (None, None, InvalidTypeError),
+        ([], None, InvalidInputError),
+        (["one"], "mean", InvalidTypeError),
+    ],
+    ids=["number", "blank", "long", "one text", "none", "nothing", "no function"],
+)
+async def test_all_queries_of_a_mean_are_checked_before_the_first_is_sent(make, call, sandbox, queries, agg_fn, error):
+    with pytest.raises(error):
+        await call(make(), "get_agg_embedding_from_queries", queries, agg_fn)
+    assert sandbox.requests == []
+
+
+async def test_mean_of_queries_is_that_of_their_vectors(make, call):
+    embedding = make(query_instruction="Find: ")
+    vectors = [embedding.get_query_embedding(text) for text in TEXTS[:2]]
+    found = await call(embedding, "get_agg_embedding_from_queries", (text for text in TEXTS[:2]))
+    assert np.allclose(found, np.mean(vectors, axis=0))
+    assert await call(embedding, "get_agg_embedding_from_queries", TEXTS[:2], max) == max(vectors)
+
+
+async def test_callback_manager_is_checked_and_none_is_one_without_handlers(make, call):
+    for bad in (3, "manager", object()):
+        with pytest.raises(InvalidTypeError, match="callback_manager must have event"):
+            make(callback_manager=bad)
+        with pytest.raises(InvalidTypeError, match="callback_manager must have event"):
+            make().callback_manager = bad
+    embedding = make()
+    embedding.callback_manager = None
+    assert len(await call(embedding, "get_query_embedding", TEXTS[0])) == 1536
 
 
 @pytest.mark.parametrize("way", ["constructor", "copy", "attribute"])
@@ -385,7 +497,7 @@ async def test_embeddings_cache_separates_models_dimensions_and_queries(make, ca
 
 
 def test_embeddings_cache_of_a_wrong_type_is_refused(make):
-    with pytest.raises(TypeError, match="BaseKVStore"):
+    with pytest.raises(InvalidTypeError, match="BaseKVStore"):
         make(embeddings_cache={})
     with pytest.raises(InvalidTypeError, match="BaseKVStore"):
         make().embeddings_cache = {}

@@ -53,6 +53,26 @@ def ask(request, call):
     return run
 
 
+@pytest.mark.parametrize("bad", [3, "manager", object()], ids=["number", "text", "object"])
+def test_callback_manager_without_its_methods_is_refused(scripted, bad):
+    make = scripted().llm
+    for use in (
+        lambda: make(callback_manager=bad),
+        lambda: setattr(make(), "callback_manager", bad),
+        lambda: make().model_copy(update={"callback_manager": bad}),
+    ):
+        with pytest.raises(errors.InvalidTypeError, match="callback_manager must have event"):
+            use()
+
+
+async def test_no_callback_manager_is_one_without_handlers(scripted, ask):
+    sandbox = scripted()
+    llm = sandbox.llm()
+    llm.callback_manager = None
+    for one in (llm, sandbox.llm(callback_manager=None), llm.model_copy(update={"callback_manager": None})):
+        assert (await ask(one, HELLO)).message.content
+
+
 def search(query: str, most: int = 3) -> str:
     """Search the handbook."""
     return f"{most} passages about {query}"
