@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import json
 import operator
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
@@ -18,6 +19,7 @@ from langchain_core.utils.aiter import atee
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel
 
+from nanogpt_core.chat.json_schema import schema_violation
 from nanogpt_core.chat.json_text import is_incomplete, strip_code_fence
 from nanogpt_core.chat.tool_calls import parse_arguments
 from nanogpt_core.errors import NanoGPTError, ReplyError
@@ -38,10 +40,13 @@ def checked_structured_output(
     if not isinstance(runnable, RunnableSequence):
         return runnable
     model, *parsers = runnable.steps
+    # A tool call has this schema too; in JSON mode, LangChain sends none.
+    function = convert_to_openai_tool(schema)["function"] if method != "json_mode" else None
     parser: Runnable[Any, Any] = _CheckedParser(
         RunnableSequence(*parsers) if len(parsers) > 1 else parsers[0],
         wants_object=is_json and not is_class,
-        function=convert_to_openai_tool(schema)["function"] if method == "function_calling" else None,
+        function=function if method == "function_calling" else None,
+        schema=None if function is None or is_class else function.get("parameters"),
     )
     parser.name = parsers[-1].get_name()  # in graphs and schemas
     if is_json and is_class:
@@ -78,6 +83,7 @@ class _CheckedParser(Runnable[Any, Any]):
         parser: LangChain's parser.
         wants_object: Whether JSON that is no object is an error; LangChain's parser accepts all JSON.
         function: The tool that the model was asked to call, if it was.
+        schema: The JSON schema of output that is a dictionary; LangChain does not look into these.
     """
 
     def __init__(
@@ -86,10 +92,12 @@ class _CheckedParser(Runnable[Any, Any]):
         *,
         wants_object: bool = False,
         function: Mapping[str, Any] | None = None,
+        schema: Mapping[str, Any] | None = None,
     ) -> None:
         self._parser = parser
         self._wants_object = wants_object
         self._function = function
+        self._schema = schema
 
     @property
     def OutputType(self) -> Any:  # noqa: N802 - LangChain's name
@@ -114,6 +122,11 @@ class _CheckedParser(Runnable[Any, Any]):
         if self._wants_object and not isinstance(found, dict):
             text = str(message.content)
             raise OutputParserException(f"The model's answer is no JSON object: {excerpt(text)}.", llm_output=text)
+        violation = schema_violation(found, self._schema) if isinstance(found, dict) else None
+        if violation is not None:
+            raise OutputParserException(
+                f"The model's answer does not follow the schema: {violation}.", llm_output=json.dumps(found)
+            )
         return found
 
     def transform(self, input: Iterator[Any], config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:  # noqa: A002, ARG002

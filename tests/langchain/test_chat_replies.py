@@ -4,6 +4,7 @@ import functools
 import json
 import operator
 import re
+from typing import Annotated
 
 import pytest
 from langchain.agents import create_agent
@@ -13,6 +14,7 @@ from langchain_core.messages import HumanMessage, ToolMessage, merge_message_run
 from langchain_core.tools import tool
 from langchain_openai.chat_models.base import OpenAIRefusalError
 from pydantic import BaseModel, ValidationError
+from typing_extensions import TypedDict
 
 from langchain_nanogpt import ChatNanoGPT
 from nanogpt_core.chat.provider_fields import PROVIDER_FIELDS
@@ -198,12 +200,12 @@ METHODS = ["function_calling", "json_schema", "json_mode"]
 REFUSAL = "I can't help with that."
 
 
-async def all_of(call_, form, runnable):
+async def all_of(call_, form, runnable, given="A joke!"):
     if form == "plain":
-        return await call_(runnable, "invoke", "A joke!")
+        return await call_(runnable, "invoke", given)
     if call_.kind == "sync":
-        return list(runnable.stream("A joke!"))
-    return [part async for part in runnable.astream("A joke!")]
+        return list(runnable.stream(given))
+    return [part async for part in runnable.astream(given)]
 
 
 @pytest.mark.parametrize("schema", [Joke, Joke.model_json_schema()], ids=["class", "dict"])
@@ -336,6 +338,65 @@ async def test_json_that_is_no_object_is_a_parser_error(replying, call_, form, m
     runnable = replying({"content": text}).chat().with_structured_output(Joke.model_json_schema(), method=method)
     with pytest.raises(OutputParserException, match="no JSON object"):
         await all_of(call_, form, runnable)
+
+
+class Rated(TypedDict):
+    """A joke with a rating."""
+
+    joke: str
+    stars: int
+    tags: Annotated[list[str] | None, None, "Words about it."]
+
+
+RATED = {
+    "title": "Rated",
+    "type": "object",
+    "properties": {
+        "joke": {"type": "string"},
+        "stars": {"type": "integer"},
+        "tags": {"type": "array", "items": {"type": "string"}},
+    },
+    "required": ["joke", "stars"],
+}
+
+
+@pytest.mark.parametrize("schema", [Rated, RATED], ids=["TypedDict", "dict"])
+@pytest.mark.parametrize("method", ["function_calling", "json_schema"])
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ({"joke": "Why?"}, "stars is missing"),
+        ({"joke": 5, "stars": 5}, "joke is 5, and not of type string"),
+        ({"joke": "Why?", "stars": "five"}, 'stars is "five", and not of type integer'),
+        ({"joke": "Why?", "stars": 5, "tags": ["dry", 1]}, r"tags\[1\] is 1, and not of type string"),
+        ({"joke": None, "stars": 5}, "joke is null, and not of type string"),
+        ({}, "joke is missing"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_dictionary_that_breaks_its_schema_is_langchains_parser_error(
+    replying, call_, form, schema, method, answer, words
+):
+    text = json.dumps(answer)
+    message = {"tool_calls": [call(text, name="Rated")]} if method == "function_calling" else {"content": text}
+    runnable = replying(message).chat().with_structured_output(schema, method=method)
+    with pytest.raises(OutputParserException, match=f"does not follow the schema: {words}"):
+        await all_of(call_, form, runnable)
+    chat = replying(message).chat()
+    both = await call_(chat.with_structured_output(schema, method=method, include_raw=True), "invoke", "A joke!")
+    assert both["parsed"] is None
+    assert isinstance(both["parsing_error"], OutputParserException)
+
+
+@pytest.mark.parametrize("schema", [Rated, RATED], ids=["TypedDict", "dict"])
+@pytest.mark.parametrize("method", ["function_calling", "json_schema"])
+@pytest.mark.parametrize("more", [{}, {"tags": []}, {"tags": None}, {"tags": ["dry"]}, {"more": 1}], ids=str)
+async def test_dictionary_that_follows_its_schema_is_returned(replying, call_, form, schema, method, more):
+    answer = {"joke": "Why?", "stars": 5.0, **more}
+    message = {"tool_calls": [call(json.dumps(answer), name="Rated")]}
+    message = message if method == "function_calling" else {"content": json.dumps(answer)}
+    found = await all_of(call_, form, replying(message).chat().with_structured_output(schema, method=method))
+    assert (found if form == "plain" else found[-1]) == answer
 
 
 class Options(BaseModel):
