@@ -26,6 +26,7 @@ except ImportError as error:
 from langchain_nanogpt.options import ChatOptions
 from langchain_nanogpt.structured import checked_structured_output, map_schema_errors
 from nanogpt_core.chat.client import make_async_chat_client, make_chat_client, map_sdk_errors
+from nanogpt_core.chat.messages import naming_bad_message
 from nanogpt_core.chat.model_base import ChatModelBase
 from nanogpt_core.chat.options import (
     check_request_options,
@@ -289,8 +290,9 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
         return LangSmithParams(**{**super()._get_ls_params(stop=stop, **kwargs), "ls_provider": PROVIDER})
 
     def _get_request_payload(self, input_: Any, *, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
-        payload = super()._get_request_payload(input_, stop=stop, **kwargs)
-        messages = self._convert_input(input_).to_messages()
+        messages, make_payload = self._convert_input(input_).to_messages(), super()._get_request_payload
+        with naming_bad_message(messages, lambda message: make_payload([message])):
+            payload = make_payload(messages, stop=stop, **kwargs)
         for message, sent in zip(messages, payload["messages"], strict=True):
             remove_texts_of_citations(message, sent)
             if self.send_reasoning:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import inspect
+import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import openai
-from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, LLMMetadata
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, LLMMetadata, ToolCallBlock
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.callbacks import CallbackManager
 from pydantic_core import PydanticUndefined, PydanticUndefinedType
@@ -16,7 +17,7 @@ from pydantic_core import PydanticUndefined, PydanticUndefinedType
 from nanogpt_core._runtime.extras import missing_extra
 
 try:
-    from llama_index.llms.openai.utils import O1_MODELS
+    from llama_index.llms.openai.utils import O1_MODELS, to_openai_message_dict
     from llama_index.llms.openai_like import OpenAILike
 except ImportError as error:
     raise missing_extra("NanoGPT", "llama-index", error) from error
@@ -33,6 +34,7 @@ from nanogpt_core.chat.client import (
     make_chat_client,
     map_sdk_errors,
 )
+from nanogpt_core.chat.messages import naming_bad_message
 from nanogpt_core.chat.model_base import ChatModelBase
 from nanogpt_core.chat.options import (
     check_request_options,
@@ -68,11 +70,30 @@ def _check_messages(messages: Any, options: Mapping[str, Any]) -> None:
     _check_call(options)
     is_list = isinstance(messages, Sequence) and not isinstance(messages, str)
     wrong = [one for one in messages if not isinstance(one, ChatMessage)] if is_list else [messages]
-    if wrong:
+    if not wrong:
+        _check_tool_calls(messages)
+    else:
         raise InvalidTypeError(
             f"messages must be a list of ChatMessage objects, not {'of ' * is_list}{type(wrong[0]).__name__}.",
             remedy="A text goes to complete() and stream_complete(), or into [ChatMessage(content=...)].",
         )
+
+
+def _check_tool_calls(messages: Sequence[ChatMessage]) -> None:
+    """Check that the arguments of earlier tool calls can be sent: LlamaIndex leaves out a call that cannot."""
+    blocks = [(position, block) for position, message in enumerate(messages) for block in message.blocks]
+    for position, call in blocks:
+        if not isinstance(call, ToolCallBlock):
+            continue
+        try:
+            json.dumps(call.tool_kwargs)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InvalidTypeError(
+                f"The message at position {position} (counted from 0) has a call of {call.tool_name!r} with arguments "
+                f"that cannot be sent: {error}.",
+                remedy="Pass texts, finite numbers, lists and dicts.",
+                positions=[position],
+            ) from error
 
 
 def _check_prompt(prompt: Any, options: Mapping[str, Any]) -> None:
@@ -245,13 +266,13 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
 
     def _chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         received = ReceivedMessage(self._get_model_kwargs(**kwargs))
-        with map_sdk_errors(self._session):
+        with naming_bad_message(messages, to_openai_message_dict), map_sdk_errors(self._session):
             response = _without_retries(OpenAILike._chat)(self, messages, **self._with_reasoning(messages, kwargs))
         return invalidate_broken_arguments(received.add_to(response))
 
     async def _achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         received = ReceivedMessage(self._get_model_kwargs(**kwargs))
-        with map_sdk_errors(self._session):
+        with naming_bad_message(messages, to_openai_message_dict), map_sdk_errors(self._session):
             sent = self._with_reasoning(messages, kwargs)
             response = await _without_retries(OpenAILike._achat)(self, messages, **sent)
         return invalidate_broken_arguments(received.add_to(response))
@@ -259,15 +280,19 @@ class NanoGPT(ChatModelBase, ToolCalls, StructuredOutput):
     def _stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> Iterator[ChatResponse]:
         options = self._get_model_kwargs(**kwargs)
         check_single_choice(options)
-        received, sent = ReceivedMessage(options), self._with_reasoning(messages, kwargs)
-        stream = iterate_stream(self._session, _without_retries(OpenAILike._stream_chat)(self, messages, **sent))
-        return (received.add_to(part) for part in stream)
+        received = ReceivedMessage(options)
+        with naming_bad_message(messages, to_openai_message_dict):
+            sent = self._with_reasoning(messages, kwargs)
+            stream = _without_retries(OpenAILike._stream_chat)(self, messages, **sent)
+        return (received.add_to(part) for part in iterate_stream(self._session, stream))
 
     async def _astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> AsyncIterator[ChatResponse]:
         options = self._get_model_kwargs(**kwargs)
         check_single_choice(options)
-        received, sent = ReceivedMessage(options), self._with_reasoning(messages, kwargs)
-        stream = await _without_retries(OpenAILike._astream_chat)(self, messages, **sent)
+        received = ReceivedMessage(options)
+        with naming_bad_message(messages, to_openai_message_dict):
+            sent = self._with_reasoning(messages, kwargs)
+            stream = await _without_retries(OpenAILike._astream_chat)(self, messages, **sent)
         return (received.add_to(part) async for part in aiterate_stream(self._session, stream))
 
     def _with_reasoning(self, messages: Sequence[ChatMessage], options: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from nanogpt_core.errors import ConfigurationError, InvalidInputError, InvalidTypeError
 from nanogpt_core.http.endpoint import check_headers, check_timeout
+from nanogpt_core.http.error_body import excerpt
 from nanogpt_core.validation import closest_name
 
 EXAMPLE_MODEL = "openai/gpt-4o-mini"
@@ -90,6 +91,7 @@ def _check_types(options: Mapping[str, Any]) -> None:
             f"response_format must be a mapping or a class of pydantic, not the class {form.__name__}.",
             remedy="Make it a pydantic.BaseModel, or pass the class to the framework's structured output.",
         )
+    _check_tools(options.get("tools", ()))
     headers = options.get("extra_headers", {}).items()
     # With Omit, the SDK leaves out a header of its own.
     check_headers({name: value for name, value in headers if not isinstance(value, openai.Omit)}, "extra_headers")
@@ -97,6 +99,17 @@ def _check_types(options: Mapping[str, Any]) -> None:
     seconds = timeout.read if isinstance(timeout, openai.Timeout) else timeout
     if seconds is not None:
         check_timeout(seconds)
+
+
+def _check_tools(tools: Iterable[Any]) -> None:
+    for position, tool in enumerate(tools):
+        function = tool.get("function", {"name": ""}) if isinstance(tool, Mapping) else None
+        if not (isinstance(function, Mapping) and isinstance(function.get("name"), str)):
+            raise InvalidTypeError(
+                f"The tool at position {position} (counted from 0) is not one that can be sent: {excerpt(repr(tool))}.",
+                remedy='Pass dictionaries such as {"type": "function", "function": {"name": ...}}.',
+                positions=[position],
+            )
 
 
 def check_ranges(options: Mapping[str, Any]) -> None:

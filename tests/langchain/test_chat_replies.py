@@ -10,7 +10,7 @@ import pytest
 from langchain.agents import create_agent
 from langchain_core.caches import InMemoryCache
 from langchain_core.exceptions import OutputParserException
-from langchain_core.messages import HumanMessage, ToolMessage, merge_message_runs
+from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage, ToolMessage, merge_message_runs
 from langchain_core.tools import tool
 from langchain_openai.chat_models.base import OpenAIRefusalError
 from pydantic import BaseModel, ValidationError
@@ -18,7 +18,7 @@ from typing_extensions import TypedDict
 
 from langchain_nanogpt import ChatNanoGPT
 from nanogpt_core.chat.provider_fields import PROVIDER_FIELDS
-from nanogpt_core.errors import ReplyError
+from nanogpt_core.errors import InvalidInputError, ReplyError
 from nanogpt_core.sandbox import Fault, Reply
 
 USAGE = {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13}
@@ -397,6 +397,24 @@ async def test_dictionary_that_follows_its_schema_is_returned(replying, call_, f
     message = message if method == "function_calling" else {"content": json.dumps(answer)}
     found = await all_of(call_, form, replying(message).chat().with_structured_output(schema, method=method))
     assert (found if form == "plain" else found[-1]) == answer
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        (AIMessage([{"type": "text"}]), "'text' is missing"),
+        (HumanMessage([{"type": "video", "url": "https://example.com/1"}]), "Block of type video is not supported"),
+        (RemoveMessage(id="1"), "Got unknown type"),
+        (AIMessage("", additional_kwargs={"tool_calls": [1]}), "no attribute"),
+    ],
+    ids=["field", "video", "kind", "call"],
+)
+async def test_message_that_cannot_be_sent_is_named_by_its_position(replying, call_, form, message, words):
+    sandbox = replying({"content": "Hi"})
+    with pytest.raises(InvalidInputError, match=rf"^The message at position 1 \(counted from 0\) .*{words}") as caught:
+        await all_of(call_, form, sandbox.chat(), [HumanMessage("Hello"), message])
+    assert caught.value.positions == (1,)
+    assert sandbox.requests == []
 
 
 class Options(BaseModel):

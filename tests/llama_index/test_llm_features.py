@@ -8,7 +8,7 @@ import traceback
 import pytest
 from llama_index.core import Document, Settings, VectorStoreIndex
 from llama_index.core.agent.workflow import AgentStream, FunctionAgent, ToolCallResult
-from llama_index.core.base.llms.types import ThinkingBlock
+from llama_index.core.base.llms.types import ImageBlock, ThinkingBlock, ToolCallBlock, VideoBlock
 from llama_index.core.llms import ChatMessage
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.tools import FunctionTool
@@ -51,6 +51,33 @@ def ask(request, call):
 
     run.form = request.param
     return run
+
+
+@pytest.mark.parametrize(
+    ("blocks", "words"),
+    [
+        ([VideoBlock(video=b"moving")], "Unsupported content block type: VideoBlock"),
+        ([ImageBlock()], "No valid source provided"),
+    ],
+    ids=["video", "nothing"],
+)
+async def test_message_that_cannot_be_sent_is_named_by_its_position(scripted, ask, blocks, words):
+    sandbox = scripted()
+    with pytest.raises(errors.InvalidInputError, match=words) as caught:
+        await ask(sandbox.llm(), [*HELLO, ChatMessage(role="user", blocks=blocks)])
+    assert "message at position 1 (counted from 0)" in str(caught.value)
+    assert caught.value.positions == (1,)
+    assert sandbox.requests == []
+
+
+async def test_arguments_of_an_earlier_call_that_cannot_be_sent_are_an_error(scripted, ask):
+    """LlamaIndex leaves the call out."""
+    sandbox = scripted()
+    block = ToolCallBlock(tool_name="search", tool_kwargs={"query": object()}, tool_call_id="call_1")
+    with pytest.raises(errors.InvalidTypeError, match=r"position 1 .* a call of 'search' with arguments") as caught:
+        await ask(sandbox.llm(), [*HELLO, ChatMessage(role="assistant", blocks=[block])])
+    assert caught.value.positions == (1,)
+    assert sandbox.requests == []
 
 
 @pytest.mark.parametrize("bad", [3, "manager", object()], ids=["number", "text", "object"])

@@ -205,6 +205,9 @@ async def test_wrong_value_that_the_sdk_takes_is_not_sent(plugin, make, ask, fre
         ("extra_query", openai.NOT_GIVEN, r"^extra_query must be a mapping, not NotGiven"),
         ("extra_body", openai.Omit(), r"^extra_body must be a mapping, not Omit"),
         ("tools", 5, r"^tools must be a list, not int"),
+        ("tools", [{"type": "web_search"}, "look"], r"^The tool at position 1 \(counted from 0\) is not one"),
+        ("tools", [{"type": "function", "function": {}}], r"^The tool at position 0 .* {'type': 'function'"),
+        ("tools", [{"type": "function", "function": {"name": 5}}], r"^The tool at position 0 "),
     ):
         with pytest.raises(NanoGPTError, match=words):
             await use({name: value})
