@@ -77,6 +77,9 @@ class RateLimiter(ForkSafe):
         super().__init__()
         self._now = now or clock.now
         self._caps: weakref.WeakSet[RateCap] = weakref.WeakSet()
+        # Programs freeze the clock in tests. One that has not moved since the last reservation, although a caller has
+        # waited for its start time, stands still: the limiter's own time then goes ahead to that.
+        self._read_at, self._ahead = math.nan, 0.0
         self._in_child()
 
     def _in_child(self) -> None:
@@ -85,6 +88,9 @@ class RateLimiter(ForkSafe):
         self._peak: float | None = None  # None until the first refusal
         self._growth, self._busy_seconds = _MAX_GROWTH, 0.0
         self._event = _CongestionEvent(-math.inf, -math.inf, 0.0, None, _MAX_GROWTH)
+
+    def _time(self) -> float:
+        return self._now() + self._ahead
 
     def join(self, cap: RateCap) -> None:
         """Keep to ``cap`` as long as it lives."""
@@ -117,7 +123,8 @@ class RateLimiter(ForkSafe):
         up to a second.
         """
         with self._lock:
-            time, rate = self._now(), self._rate()
+            time, rate = self._time(), self._rate()
+            self._read_at = self._now()
             earliest = max(time, self._paused_until)
             may_burst = not gathers and self._peak is None
             start = max(earliest, self._next_start(time, rate, may_burst=may_burst, gathers=gathers))
@@ -148,7 +155,9 @@ class RateLimiter(ForkSafe):
         It must if a pause has begun, or if too many requests are late and would start at the same time.
         """
         with self._lock:
-            time, rate = self._now(), self._rate()
+            if self._now() == self._read_at:
+                self._ahead = max(self._ahead, start - self._read_at)
+            time, rate = self._time(), self._rate()
             if not self.release(start) or time < self._paused_until:
                 return None
             return self._start(time, rate)
@@ -163,7 +172,7 @@ class RateLimiter(ForkSafe):
     def start_now(self) -> float | None:
         """Start now, as :meth:`reserve` and :meth:`confirm` together; None if the request would have to wait."""
         with self._lock:
-            time, rate = self._now(), self._rate()
+            time, rate = self._time(), self._rate()
             if max(self._paused_until, self._next_start(time, rate, may_burst=False)) > time:
                 return None
             return self._start(time, rate)
@@ -186,7 +195,7 @@ class RateLimiter(ForkSafe):
         if not isinstance(error, RateLimitError) and retry_after is None:
             return
         with self._lock:
-            time, paused = self._now(), self._paused_until
+            time, paused = self._time(), self._paused_until
             if isinstance(error, RateLimitError) and start is not None:
                 self._decrease(start, time)
             self._paused_until = max(paused, time + (delay if retry_after is None else retry_after))
@@ -214,7 +223,7 @@ class RateLimiter(ForkSafe):
         self._busy_seconds, self._busy_until = 0.0, -math.inf
 
     def __repr__(self) -> str:
-        pause = max(0.0, self._paused_until - self._now())
+        pause = max(0.0, self._paused_until - self._time())
         return f"RateLimiter({self.rate:.3g} requests/s, paused for {pause:.3g} s)"
 
 

@@ -3,10 +3,14 @@
 import contextlib
 import sqlite3
 import threading
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from nanogpt_core._runtime.threads import run_within
+from nanogpt_core.cache import sqlite_file
 from nanogpt_core.cache.admin import verify_cache
 from nanogpt_core.cache.sqlite import SQLiteCache
 
@@ -50,6 +54,20 @@ def test_wait_for_locked_file_ends_with_the_deadline(embed, make, tmp_path, how)
     embed(embedder, TEXTS)
     assert verify_cache(path).entries == len(TEXTS)
     assert cache._wait_seconds["written"] == 10, "free again, it is waited for again"
+
+
+def test_wait_for_locked_file_ends_even_if_the_clock_stands_still(monkeypatch, tmp_path):
+    cache = SQLiteCache(tmp_path / "c.db")
+    cache.put_many({b"a": b"1"})
+    cache._wait_seconds = {"read": 0.1, "written": 0.1}
+    monkeypatch.setattr(sqlite_file, "time", SimpleNamespace(monotonic=lambda: 5.0, sleep=time.sleep))
+
+    def put():
+        with pytest.raises(TimeoutError, match="kept locked"):
+            cache.put_many({b"b": b"1"})
+
+    with another_program(tmp_path / "c.db", "against writers"):
+        run_within(20, put, "put")
 
 
 def test_busy_thread_does_not_block_other_threads(embed, make, tmp_path):

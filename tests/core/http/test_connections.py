@@ -16,6 +16,7 @@ import threading
 import traceback
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import anyio
 import pytest
@@ -26,6 +27,7 @@ import fresh_process
 from fault_server import Closing, secured
 from nanogpt_core import Embedder, MemoryCache
 from nanogpt_core._runtime.clock import attempt_limits, fake_clock
+from nanogpt_core._runtime.threads import run_within
 from nanogpt_core.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -36,7 +38,7 @@ from nanogpt_core.errors import (
     RequestTimeoutError,
     RequestTooLargeError,
 )
-from nanogpt_core.http import sdk
+from nanogpt_core.http import addresses, sdk
 from nanogpt_core.http.client import HttpClient, HttpRequest
 from nanogpt_core.http.endpoint import Endpoint
 from nanogpt_core.http.network import AsyncBackend, Backend, _Connection
@@ -442,6 +444,17 @@ def test_host_that_does_not_answer_is_named_with_the_time_for_connecting(embed, 
     url = f"http://127.0.0.1:{dead_address[1]}/v1"
     with pytest.raises(RequestTimeoutError, match=r"No connection to 127\.0\.0\.1:\d+ within 0\.1 s\."):
         embed(Embedder("lab/unlisted", api_key="k", base_url=url, max_retries=0, timeout=30), ["a"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems answer when a backlog is full")
+def test_host_that_does_not_answer_is_given_up_even_if_the_clock_stands_still(monkeypatch, dead_address):
+    monkeypatch.setattr(addresses, "time", SimpleNamespace(monotonic=lambda: 5.0))
+
+    def connect():
+        with pytest.raises(TimeoutError, match="timed out"):
+            addresses.connect("127.0.0.1", dead_address[1], 0.1)
+
+    run_within(20, connect, "connect")
 
 
 def test_look_up_of_a_host_keeps_to_the_time_limit(way, monkeypatch):

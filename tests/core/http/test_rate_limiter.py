@@ -667,3 +667,33 @@ def test_four_real_processes_share_the_rate_of_a_real_server():
     second_half = server.statuses[len(server.statuses) // 2 :]
     assert second_half.count(429) <= 0.1 * len(second_half)
     assert server.statuses.count(429) <= 0.35 * len(server.statuses)
+
+
+# --- a clock that stands still, as in tests of programs that freeze it ---
+
+
+def test_clock_that_stands_still_holds_up_no_request_for_ever():
+    limiter = RateLimiter(now=lambda: 5.0)
+
+    def begin():
+        for _ in range(3):
+            start, delay = limiter.reserve()
+            if limiter.confirm(start) is not None:
+                return delay
+        pytest.fail("no start time comes")
+
+    waits = [begin() for _ in range(200)]
+    assert max(waits) < 1.5, "each request waits for its own part of the time, and not for all before it"
+    assert 200 / DEFAULT_RATE - 1.5 < sum(waits) < 200 / DEFAULT_RATE + 1.5
+    for _ in range(2):
+        limiter.on_error(refusal(retry_after=7.0), 7.0, limiter.reserve()[0])
+        assert 7.0 <= begin() < 8.0
+        assert begin() < 1.0
+
+
+def test_threads_wait_in_turn_if_the_clock_stands_still():
+    limiter = RateLimiter(now=lambda: 5.0)
+    reserved = [limiter.reserve() for _ in range(60)]
+    started = [limiter.confirm(start) for start, _ in sorted(reserved)]
+    assert started == sorted(start for start, _ in reserved)
+    assert limiter.reserve()[1] < 1.0
