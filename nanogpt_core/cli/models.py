@@ -88,6 +88,8 @@ def models(
     """
     if language and len(language) != _LETTERS_OF_A_CODE and language.lower() not in {_ANY_LANGUAGE, "code"}:
         raise CommandError(f"--language must be a code such as de, zh or code, not {language!r}.")
+    if base_url is not None and not live:
+        raise CommandError("--base-url has no effect without --live.")
     rows = _live_rows(base_url) if live else [_Row(info) for info in MODELS.values()]
     rows = [
         row

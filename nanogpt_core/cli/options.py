@@ -12,6 +12,9 @@ from cyclopts import Group, Parameter
 JsonFlag = Annotated[bool, Parameter(name="--json")]
 """Type of the option ``--json``: print one JSON document and nothing else on standard output."""
 
+DEFAULT_CHAT_MODEL = "gpt-4o-mini"
+"""The chat model of commands that ask one."""
+
 
 @Parameter(name="*", group=Group.create_ordered("Model"))
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from nanogpt_core.cli.exit_codes import CommandError, ExitCode
 from nanogpt_core.cli.formats.base import StoredRow, VectorReader, open_output
 from nanogpt_core.cli.job.manifest import read_manifest
 from nanogpt_core.cli.nearest import Hit, nearest
-from nanogpt_core.cli.options import JsonFlag
+from nanogpt_core.cli.options import DEFAULT_CHAT_MODEL, JsonFlag
 from nanogpt_core.cli.paths import STDIN
 from nanogpt_core.cli.vector_index import indexed_nearest
 from nanogpt_core.embeddings.embedder import Embedder
@@ -61,7 +61,7 @@ def search(
     *,
     count: Annotated[int, Parameter(alias="-k")] = 5,
     answer: bool = False,
-    chat_model: str = "gpt-4o-mini",
+    chat_model: str | None = None,
     full: bool = False,
     exact: bool = False,
     query_instruction: str = "recommended",
@@ -76,7 +76,7 @@ def search(
         question: The question; - for standard input.
         count: Number of passages, at most 1,000.
         answer: Have a chat model answer from the passages, with citations.
-        chat_model: The chat model.
+        chat_model: The chat model of `--answer`. Default: gpt-4o-mini.
         full: Print whole passages, not only their first 600 characters.
         exact: Compare every vector, without an index.
         query_instruction: Text to put around the question; `recommended` is that of the model's card, "" none.
@@ -86,6 +86,10 @@ def search(
     """
     if not 1 <= count <= _MAX_COUNT:
         raise CommandError(f"--count must be 1 to {_MAX_COUNT:,}, not {count}.")
+    if chat_model is not None and not answer:
+        raise CommandError("--chat-model has no effect without --answer.")
+    if full and answer:
+        raise CommandError("--full has no effect with --answer, which prints no passages.")
     text = (_standard_input() if question == STDIN else question).strip()
     reader = open_output(output)
     embedder = _embedder(output, reader, model, base_url, query_instruction)
@@ -102,6 +106,10 @@ def search(
             f"{counted(without_vector, 'row')} of {output} without a vector: not searched. See nanogpt verify."
         )
     found = _rows(reader, hits)
+    if answer and not found:
+        words = f"No row of {output} has a vector: there is nothing to answer from."
+        raise CommandError(words, code=ExitCode.BAD_INPUT)
+    chat_model = chat_model or DEFAULT_CHAT_MODEL
     if json:
         print_json(_document(text, found, chat_model if answer else None, base_url))
     elif answer:

@@ -17,6 +17,7 @@ from nanogpt_core.cli.console import error_console, print_warning
 from nanogpt_core.cli.cost import CostOptions, format_usd
 from nanogpt_core.cli.exit_codes import CommandError, ExitCode
 from nanogpt_core.cli.kept_cache import KeptCache
+from nanogpt_core.cli.options import DEFAULT_CHAT_MODEL
 from nanogpt_core.cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -33,11 +34,11 @@ class SyntheticOptions:
 
     Attributes:
         make_questions: Have a chat model write questions from the passages until QUESTIONS holds so many.
-        chat_model: The chat model.
+        chat_model: The chat model of `--make-questions`. Default: gpt-4o-mini.
     """
 
     make_questions: int | None = None
-    chat_model: str = "gpt-4o-mini"
+    chat_model: str | None = None
 
 
 @contextlib.contextmanager
@@ -94,9 +95,11 @@ class Run:
             if number is not None and number < 1:
                 raise CommandError(f"{option} must be at least 1, not {number}.")
         if synthetic.make_questions is None:
+            if synthetic.chat_model is not None:
+                raise CommandError("--chat-model has no effect without --make-questions.")
             _check_exists(file, "A chat model can write questions: --make-questions 100")
         else:
-            self._make_questions(file, passages, synthetic.make_questions, synthetic.chat_model)
+            self._make_questions(file, passages, synthetic.make_questions, synthetic.chat_model or DEFAULT_CHAT_MODEL)
         return load_questions(file, limit)
 
     def _make_questions(self, file: Path, passages: list[Passage], count: int, chat_model: str) -> None:

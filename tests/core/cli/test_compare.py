@@ -79,6 +79,12 @@ def test_sandbox_needs_no_key_and_says_so(compare):
     assert compare("--sandbox", "--base-url", "http://127.0.0.1:9/v1").code == 2
 
 
+def test_chat_model_that_writes_no_questions_is_refused(paid, compare):
+    result = compare("-m", "BAAI/bge-m3", "--chat-model", "gpt-4o-mini")
+    assert (result.code, paid.requests) == (2, [])
+    assert "--chat-model has no effect without --make-questions" in result.err
+
+
 @pytest.fixture
 def _no_key(monkeypatch):
     monkeypatch.delenv("NANOGPT_API_KEY", raising=False)

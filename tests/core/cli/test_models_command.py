@@ -25,6 +25,11 @@ def names(rows):
     return [row["id"] for row in rows]
 
 
+def test_address_without_a_live_list_is_refused(capsys):
+    assert run(["models", "--base-url", "http://127.0.0.1:9/v1"]) == 2
+    assert "--base-url has no effect without --live" in capsys.readouterr().err
+
+
 def test_all_models_of_the_catalog_are_listed_in_its_order(models):
     rows = models()
     assert names(rows) == list(MODELS)

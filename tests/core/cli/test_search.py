@@ -160,6 +160,17 @@ def test_invented_and_missing_citations_give_a_warning(nanogpt, fresh_sandbox, o
     assert "cites [8]" in nanogpt("search", one_format, "errors", "--answer", "--json").err
 
 
+def test_no_answer_is_asked_for_without_a_passage(nanogpt, service, one_format):
+    table = pq.read_table(one_format)
+    vectors = table.column("embedding").combine_chunks()
+    empty = pa.FixedSizeListArray.from_arrays(np.zeros(len(vectors) * 256, dtype=np.float32), 256)
+    pq.write_table(table.set_column(table.column_names.index("embedding"), "embedding", empty), one_format)
+    result = nanogpt("search", one_format, "errors", "--answer")
+    assert (result.code, result.out) == (3, "")
+    assert "nothing to answer from" in result.err
+    assert not any(request.path.endswith("/chat/completions") for request in service.requests)
+
+
 def test_citations_are_numbers_in_brackets():
     assert cited_numbers("a [2][1], b [3, 4]; c [x] d[0:2] [12;1]") == [1, 2, 3, 4, 12]
 
@@ -186,6 +197,8 @@ def test_row_groups_without_a_hit_are_not_read_for_passages(nanogpt, service, tm
         (["", "-k", 3], 3, "empty"),
         (["errors", "-k", 0], 2, "--count"),
         (["errors", "--model", "BAAI/bge-m3"], 2, "are of text-embedding-3-small"),
+        (["errors", "--chat-model", "gpt-4o-mini"], 2, "--chat-model has no effect without --answer"),
+        (["errors", "--answer", "--full"], 2, "--full has no effect with --answer"),
     ],
 )
 def test_mistakes_are_named_before_anything_is_sent(nanogpt, service, one_format, arguments, code, words):
