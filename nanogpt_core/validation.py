@@ -84,6 +84,20 @@ def check_model_name(model: Any, example: str = "text-embedding-3-small") -> str
     return model.strip()
 
 
+def check_list(name: str, values: Any, *kinds: type) -> list[Any]:
+    """Return ``values`` as a list, after checking that it is an iterable of objects of one of the ``kinds``."""
+    words = " or ".join(kind.__name__ for kind in kinds)
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+        raise InvalidTypeError(f"{name} must be a list of {words}, not {type(values).__name__}.")
+    found = list(values)
+    for position, value in enumerate(found):
+        if not isinstance(value, kinds):
+            raise InvalidTypeError(
+                f"{name} must be a list of {words}; at position {position} is {type(value).__name__}."
+            )
+    return found
+
+
 def check_encodes(name: str, value: str) -> None:
     """Check that ``value`` can be encoded as UTF-8."""
     try:

@@ -32,7 +32,14 @@ from nanogpt_core.errors import (
 )
 from nanogpt_core.http.secrets import ApiKey, hide_key
 from nanogpt_core.observability.usage import Usage
-from nanogpt_core.validation import check_number
+from nanogpt_core.validation import (
+    check_bool,
+    check_list,
+    check_methods,
+    check_number,
+    check_positive,
+    number_type_error,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -161,6 +168,10 @@ def estimate_expense(
         ConfigurationError: An invalid argument.
     """
     api_key = hide_key(api_key)
+    candidates = check_list("candidates", candidates, Candidate)
+    questions = check_list("questions", questions, Question)
+    passages = check_list("passages", passages, Passage)
+    check_bool("instructions", instructions)
     found = []
     for candidate in candidates:
         texts = [passage.text for passage in passages]
@@ -208,14 +219,24 @@ def compare_models(
 
     Raises:
         InvalidInputError: No questions, no passages, or a question's source is not in the corpus. Nothing was sent.
+        InvalidTypeError: An argument is of the wrong type. Nothing was sent.
         ConfigurationError: An invalid argument. Nothing was sent.
         NanoGPTError: No model could be measured; the error of the first.
     """
     api_key = hide_key(api_key)
+    models = check_list("models", models, str, Candidate)
+    questions = check_list("questions", questions, Question)
+    passages = check_list("passages", passages, Passage)
     if not questions or not passages:
         raise InvalidInputError(f"There are no {'passages' if questions else 'questions'}.")
+    dimensions = check_list("dimensions", dimensions, int)
     for each in dimensions:
         check_number("dimensions", each, 1)
+    check_bool("instructions", instructions)
+    check_positive("budget_usd", budget_usd)
+    check_methods("progress", progress, "__call__")
+    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)):
+        raise number_type_error("tolerance", tolerance)
     if not tolerance >= 0:  # nan too
         raise ConfigurationError(f"tolerance must be at least 0, not {tolerance}.")
     check_sources(questions, {passage.source for passage in passages})

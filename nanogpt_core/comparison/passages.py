@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nanogpt_core.comparison.files import invalid_line, json_objects, read_text
-from nanogpt_core.errors import InvalidInputError
+from nanogpt_core.errors import InvalidInputError, InvalidTypeError
 
 _REMEDY = 'Each line is JSON such as {"source": "...", "text": "..."}'
 _NAME_FIELDS = ("source", "id", "_id")
@@ -21,6 +21,12 @@ class Passage:
 
     text: str
     source: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, str) or not self.text.strip():
+            raise InvalidInputError(f"A passage needs a text, not {self.text!r}.")
+        if not isinstance(self.source, str):
+            raise InvalidTypeError(f"The source of a passage must be a str, not {type(self.source).__name__}.")
 
 
 def load_passages(file: str | os.PathLike[str]) -> list[Passage]:

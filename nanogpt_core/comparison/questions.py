@@ -14,6 +14,7 @@ from typing import Any
 
 from nanogpt_core.comparison.files import invalid_line, json_objects, read_text, write_text
 from nanogpt_core.errors import InvalidInputError
+from nanogpt_core.validation import check_list
 
 _REMEDY = 'Each line is JSON such as {"question": "...", "sources": ["..."]}'
 _TABLES = {".csv", ".tsv"}
@@ -35,6 +36,12 @@ class Question:
     sources: tuple[str, ...]
     language: str = ""
     synthetic: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, str) or not self.text.strip():
+            raise InvalidInputError(f"A question needs a text, not {self.text!r}.")
+        if not check_list("sources", self.sources, str):
+            raise InvalidInputError(f"The question {self.text!r} names no source.")
 
 
 def load_questions(file: str | os.PathLike[str], limit: int | None = None) -> list[Question]:
@@ -115,6 +122,7 @@ def check_sources(questions: Sequence[Question], sources: Collection[str]) -> No
 
 def write_questions(questions: Sequence[Question], file: str | os.PathLike[str]) -> None:
     """Write questions as JSON lines, for :func:`load_questions`. The file appears as a whole or not at all."""
+    questions = check_list("questions", questions, Question)
     write_text(Path(file), "".join(map(question_line, questions)))
 
 

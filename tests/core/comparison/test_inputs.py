@@ -6,7 +6,7 @@ import pytest
 
 from nanogpt_core.comparison import Passage, Question, load_passages, load_questions, write_questions
 from nanogpt_core.comparison.questions import check_sources
-from nanogpt_core.errors import InvalidInputError
+from nanogpt_core.errors import InvalidInputError, InvalidTypeError
 
 ROW = '{"question": "Which?", "sources": ["a"], "language": "en"}'
 
@@ -94,6 +94,22 @@ def test_source_that_the_corpus_does_not_have_is_named_with_near_ones():
     ) as e:
         check_sources(asked, ["guide/install.md", "other.md"])
     assert e.value.positions == (1,)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Question(" ", ("bees",)), "needs a text"),
+        (lambda: Question("What do bees make?", "bees"), "sources must be a list of str, not str"),
+        (lambda: Question("What do bees make?", ()), "names no source"),
+        (lambda: Passage("", "bees"), "needs a text"),
+        (lambda: Passage("Bees make honey.", 5), "source of a passage must be a str"),
+        (lambda: write_questions("questions.jsonl", []), "questions must be a list of Question"),
+    ],
+)
+def test_question_or_passage_that_is_none_is_refused(make, words):
+    with pytest.raises((InvalidInputError, InvalidTypeError), match=words):
+        make()
 
 
 def test_file_that_cannot_be_written_leaves_nothing_beside_it(tmp_path):

@@ -9,7 +9,13 @@ from nanogpt_core import Embedder, MemoryCache
 from nanogpt_core.comparison import Question, compare_models, estimate_expense, make_variants
 from nanogpt_core.comparison.candidates import find_candidates
 from nanogpt_core.comparison.ranking import unit_rows
-from nanogpt_core.errors import AuthenticationError, BudgetExceededError, ConfigurationError, InvalidInputError
+from nanogpt_core.errors import (
+    AuthenticationError,
+    BudgetExceededError,
+    ConfigurationError,
+    InvalidInputError,
+    InvalidTypeError,
+)
 from nanogpt_core.sandbox import Fault
 
 QWEN = "Qwen/Qwen3-Embedding-0.6B"
@@ -140,6 +146,34 @@ def test_impossible_numbers_are_refused(sandbox, passages, questions, options, w
     with pytest.raises(ConfigurationError, match=next(iter(wrong))):
         compare_models(["BAAI/bge-m3"], questions, passages, **wrong, **options)
     assert sandbox.requests == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"models": QWEN},
+        {"models": [5]},
+        {"questions": ["What do bees make?"]},
+        {"passages": {"bees": "Bees make honey."}},
+        {"dimensions": 256},
+        {"dimensions": ["256"]},
+        {"instructions": "no"},
+        {"budget_usd": "1"},
+        {"tolerance": "0.02"},
+        {"progress": True},
+    ],
+    ids=str,
+)
+def test_argument_of_a_wrong_type_is_refused_before_anything_is_sent(sandbox, passages, questions, options, wrong):
+    arguments = {"models": [QWEN], "questions": questions, "passages": passages, **wrong}
+    with pytest.raises(InvalidTypeError, match=next(iter(wrong))):
+        compare_models(**arguments, **options)
+    assert not sandbox.requests
+
+
+def test_questions_and_passages_may_be_iterators(passages, questions, options):
+    found = compare_models(iter([QWEN]), iter(questions), iter(passages), dimensions=(), **options)
+    assert (len(found.questions), found.passages) == (len(questions), len(passages))
 
 
 def test_comparison_without_texts_or_with_unknown_sources_is_refused(sandbox, passages, questions, options):
