@@ -139,7 +139,7 @@ class SQLiteCache(ForkSafe):
             elif not isinstance(error, TimeoutError):
                 raise
             raise TimeoutError(
-                f"{self.path} is kept locked by another program, for more than {wait:.2g} seconds"
+                f"{self.path} is kept locked by another program or thread, for more than {wait:.2g} seconds"
             ) from error
         self._wait_seconds[verb] = BUSY_SECONDS
         return result
