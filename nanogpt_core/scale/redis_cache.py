@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+from nanogpt_core._runtime import clock
 from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.scale.redis_address import RedisAddress
@@ -14,6 +17,8 @@ from nanogpt_core.validation import check_positive
 
 _DEFAULT_TTL_SECONDS = 7 * 86_400.0
 _KEYS_PER_COMMAND = 512  # a longer command would keep other clients of the server waiting
+_SLOW_SECONDS = 0.25  # a failure that takes longer would delay each call while the server does not answer
+_AWAY_SECONDS = 10.0
 
 
 class RedisCache(ForkSafe):
@@ -25,8 +30,9 @@ class RedisCache(ForkSafe):
     14.4 kB at 3072; of Valkey 9.1, about 15 % less.
 
     Each method is one pipeline, and so one round trip. All entries of a call are stored in one transaction; in a
-    cluster, each by itself. If the server is unreachable, the call warns once and continues without the cache. A server
-    with ``maxmemory-policy allkeys-lru`` evicts the entries that are used least; do not keep
+    cluster, each by itself. If the server is unreachable, the call warns once and continues without the cache. It waits
+    2 seconds for an answer, or the ``socket_timeout`` of the URL; the calls of the next 10 seconds then do not ask. A
+    server with ``maxmemory-policy allkeys-lru`` evicts the entries that are used least; do not keep
     :class:`nanogpt_core.RedisLimits` on it. A pickle leaves the password out, as that of ``RedisLimits`` does.
 
     Args:
@@ -65,6 +71,8 @@ class RedisCache(ForkSafe):
     def __setstate__(self, state: tuple[RedisAddress, float | None, str]) -> None:
         self._address, self._ttl, self._prefix = state
         self._client: Any = None
+        self._away_until = -math.inf
+        self._failure: Callable[[], Exception] = RuntimeError  # makes the error of a server that did not answer
         super().__init__()
 
     def get_many(self, keys: Sequence[bytes]) -> Mapping[bytes, bytes]:
@@ -105,18 +113,32 @@ class RedisCache(ForkSafe):
 
     @contextlib.contextmanager
     def _pipeline(self, *, transaction: bool) -> Iterator[Any]:
-        from redis.exceptions import RedisError
+        from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
-        client = self._connected()
+        began, client = clock.now(), None
+        if began < self._away_until:
+            raise self._failure()
         try:
+            client = self._connected()
             with dropped_frames(), client.pipeline(transaction=transaction) as pipeline:
                 yield pipeline
+        except RedisError as error:
+            if not isinstance(error, ResponseError):
+                self._note_outage(error, clock.now() - began)
+            raise
         except BaseException as error:
             # A signal handler may raise before all replies are read: no later command may read them.
-            if not isinstance(error, RedisError):
-                with self._lock:  # other threads may still use the client, which ends with the last of them
-                    self._client = None if self._client is client else self._client
+            with self._lock:  # other threads may still use the client, which ends with the last of them
+                self._client = None if self._client is client else self._client
+            if isinstance(error, RedisClusterException):
+                self._note_outage(error, clock.now() - began)
             raise
+
+    def _note_outage(self, error: Exception, seconds: float) -> None:
+        """Let the next calls fail with this error without asking the server, if it took long."""
+        if seconds > _SLOW_SECONDS:
+            self._failure = partial(type(error), str(error))
+            self._away_until = clock.now() + _AWAY_SECONDS
 
     def _connected(self) -> Any:
         with self._lock:  # a second client that is dropped would close its connections while they are used

@@ -1,15 +1,19 @@
 """``RedisCache`` against a real server: the contract of caches, expiry, outages, pickles and password."""
 
 import pickle
+import signal
+import sys
 import threading
 import time
 import uuid
+import warnings
 
 import numpy as np
 import pytest
 
 from cache_contract import EmbeddingCacheContract
 from nanogpt_core import ConfigurationError, Embedder, InvalidTypeError, RedisCache
+from nanogpt_core._runtime.clock import fake_clock
 
 
 class TestRedisCache(EmbeddingCacheContract):
@@ -99,6 +103,26 @@ def test_call_continues_without_a_server(start_redis, options, name):
     server.start()
     embedder.embed(["one"])
     embedder.embed(["one"])
+    assert embedder.usage.texts_cached == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGSTOP")
+def test_server_that_does_not_answer_is_not_asked_for_ten_seconds(start_redis, options, name):
+    server = start_redis()
+    cache = RedisCache(f"{server.url}?socket_timeout=0.5", prefix=name)
+    embedder = Embedder(**options, cache=cache)
+    embedder.embed(["one"])
+    server.signal(signal.SIGSTOP)
+    with pytest.warns(RuntimeWarning, match="TimeoutError"):
+        embedder.embed(["one"])
+    server.signal(signal.SIGCONT)
+    with warnings.catch_warnings():  # the same warning is not given again
+        warnings.simplefilter("error")
+        embedder.embed(["one"])
+    assert embedder.usage.texts_cached == 0
+    with fake_clock() as clock:
+        clock.advance(10)
+        embedder.embed(["one"])
     assert embedder.usage.texts_cached == 1
 
 
