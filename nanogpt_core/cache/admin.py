@@ -125,8 +125,8 @@ def export_cache(path: str | os.PathLike[str], target: str | os.PathLike[str]) -
     found: dict[int, tuple[list[bytes], list[NDArray[np.float32]]]] = {}
     with _existing(path) as (file, database):
         name = os.fspath(target)
-        written = name if name.endswith(".npz") else f"{name}.npz"  # NumPy adds the ending
-        if os.path.realpath(written) == str(file):
+        written = Path(os.path.realpath(name if name.endswith(".npz") else f"{name}.npz"))  # as NumPy names it
+        if written == file:
             raise ConfigurationError(f"{file} is the cache itself.", remedy="Pass another target.")
         for key, entry in database.execute("SELECT key, entry FROM nanogpt_entries ORDER BY key"):
             vector = decode_entry(key, entry)
@@ -138,9 +138,16 @@ def export_cache(path: str | os.PathLike[str], target: str | os.PathLike[str]) -
     for dimensions, (keys, vectors) in found.items():
         arrays[f"keys_{dimensions}"] = np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(len(keys), -1)
         arrays[f"vectors_{dimensions}"] = np.stack(vectors)
+    new = sibling(written, ".new")
     try:
-        np.savez(target, **arrays)  # type: ignore[arg-type] # the stub types every keyword as savez's own
-    except OSError as error:
+        with new.open("wb") as archive:
+            np.savez(archive, **arrays)  # type: ignore[arg-type] # the stub types every keyword as savez's own
+        new.replace(written)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            new.unlink()
+        if not isinstance(error, OSError):
+            raise
         raise ConfigurationError(f"Cannot write to {os.fspath(target)}: {error}.") from error
     return sum(len(keys) for keys, _ in found.values())
 

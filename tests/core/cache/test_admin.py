@@ -1,6 +1,8 @@
 """The functions for a cache's file: inspect, verify, export, clear."""
 
 import sqlite3
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -112,6 +114,29 @@ def test_export_of_empty_cache_is_empty(tmp_path, export):
 def test_unwritable_export_target_is_a_configuration_error(filled, tmp_path):
     with pytest.raises(ConfigurationError, match="missing"):
         export_cache(filled.path, tmp_path / "missing" / "export.npz")
+
+
+FULL_DISK = """
+import resource, sys
+from nanogpt_core import ConfigurationError, export_cache
+resource.setrlimit(resource.RLIMIT_FSIZE, (70_000, resource.RLIM_INFINITY))  # SQLite takes 32 KiB
+try:
+    export_cache(*sys.argv[1:])
+except ConfigurationError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit of the size of files")
+def test_export_on_a_full_disk_leaves_an_earlier_one_as_it_was(filled, entries, export, tmp_path):
+    filled.put_many(entries(500, width=100))
+    filled.close()
+    export(filled.path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    command = [sys.executable, "-c", FULL_DISK, filled.path, tmp_path / "export.npz"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    assert "Cannot write to" in done.stdout
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 def test_clear_shrinks_the_file(filled, entries):
