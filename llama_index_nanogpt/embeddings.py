@@ -161,6 +161,7 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._embedder = state["__pydantic_private__"]["_embedder"]
+        self._separate_store()
 
     @in_span_of_base_class
     def get_query_embedding(self, query: str) -> Embedding:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+import numpy as np
 from llama_index.core.storage.kvstore.types import DEFAULT_COLLECTION, BaseKVStore
 
 from nanogpt_core._runtime.log import DistinctWarnings
@@ -145,12 +145,13 @@ def _is_vector(vector: Any, width: int | None) -> bool:
     """Return whether an object is a list of ``width`` numbers, finite and not all zero; of any length if it is None."""
     if not isinstance(vector, list) or len(vector) != (len(vector) if width is None else width):
         return False
-    if not {type(number) for number in vector} <= {float, int}:
-        return False
     try:
-        return any(vector) and all(map(math.isfinite, vector))
-    except OverflowError:  # an int that is no float
+        numbers = np.array(vector)
+    except ValueError:  # lists of different lengths
         return False
+    # Other kinds are text, bools, and objects such as None and an int that is no float.
+    is_numeric = numbers.ndim == 1 and numbers.dtype.kind in "fi"
+    return is_numeric and bool(numbers.any() and np.isfinite(numbers).all())
 
 
 def _digest(name: str) -> str:

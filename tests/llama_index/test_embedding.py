@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import pickle
 import sys
 import warnings
 from typing import Any
@@ -423,19 +424,24 @@ async def test_embeddings_cache_that_cannot_be_read_gives_one_warning_and_is_ask
             assert await call(embedding, method, given) == expected
 
 
-async def test_stored_vectors_of_other_dimensions_than_the_new_ones_are_an_error(make, call, sandbox):
-    class Known(SimpleKVStore):
-        def get(self, key, *_args, **_kwargs):
-            return {"x": [0.5] * 6} if key == TEXTS[0] else None
+class OneVector(SimpleKVStore):
+    """A store with a vector of six numbers for the first text."""
 
-        async def aget(self, key, *_args, **_kwargs):
-            return self.get(key)
+    def get(self, key, *_args, **_kwargs):
+        return {"x": [0.5] * 6} if key == TEXTS[0] else None
 
-    embedding = make(model=ModelInfo("text-embedding-3-small"), embeddings_cache=Known())
+    async def aget(self, key, *_args, **_kwargs):
+        return self.get(key)
+
+
+async def test_stored_vectors_of_other_dimensions_than_the_new_ones_are_an_error(make, call, sandbox, monkeypatch):
+    embedding = make(model=ModelInfo("text-embedding-3-small"), embeddings_cache=OneVector())
     with pytest.raises(DimensionsError, match="6 and 1536 dimensions"):
         await call(embedding, "get_text_embedding_batch", TEXTS)
     assert [request.inputs for request in sandbox.requests] == [tuple(TEXTS[1:])]
-    for twin in (embedding, embedding.model_copy(), embedding.model_copy(deep=True)):  # the dimensions are known now
+    monkeypatch.setenv("NANOGPT_API_KEY", sandbox.api_key)
+    twins = [embedding.model_copy(), embedding.model_copy(deep=True), pickle.loads(pickle.dumps(embedding))]
+    for twin in (embedding, *twins):  # the dimensions are known now
         with pytest.warns(RuntimeWarning, match="holds values that are no vectors"):
             (vector,) = await call(twin, "get_text_embedding_batch", TEXTS[:1])
         assert len(vector) == 1536
