@@ -11,11 +11,12 @@ from langchain_core.language_models import LangSmithParams, ModelProfile
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.utils import count_tokens_approximately
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable
+from langchain_core.runnables import Runnable, RunnableConfig
 from pydantic import Field, PrivateAttr, SecretStr, model_validator
 from pydantic_core import PydanticUndefined, PydanticUndefinedType
 
 from nanogpt_core._runtime.extras import missing_extra
+from nanogpt_core._runtime.workers import require_event_loop
 
 try:
     from langchain_nanogpt.errors import map_to_langchain_errors
@@ -36,7 +37,7 @@ from nanogpt_core.chat.options import (
     request_options,
 )
 from nanogpt_core.chat.session import DEFAULT_RETRIES, ChatSession
-from nanogpt_core.errors import ConfigurationError
+from nanogpt_core.errors import ConfigurationError, InvalidTypeError
 from nanogpt_core.http.endpoint import CHAT_TIMEOUT, DEFAULT_BASE_URL
 from nanogpt_core.http.sdk import AsyncChatClient, ChatClient
 from nanogpt_core.http.secrets import hide_secrets
@@ -57,6 +58,7 @@ _UNUSED = {
     "default_query": "Leave it out: the service's API has no such parameters.",
 }
 _BYTES_PER_TOKEN = 4
+_SETTINGS_OF_A_RUN = ("callbacks", "tags", "metadata", "run_name", "run_id")
 _SHARED_BY_COPIES = (
     *(*_CLIENTS, "http_client", "http_async_client", "rate_limiter", "limits"),
     *("on_request", "cache", "custom_get_token_ids"),
@@ -313,6 +315,42 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
                 payload.pop(name, None)
         return payload
 
+    def invoke(
+        self,
+        input: Any,  # noqa: A002 - LangChain's name
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AIMessage:
+        """Return the answer; ``.content`` or ``.text`` is its text.
+
+        Args:
+            input: A text, a list of messages or a prompt's value.
+            config: LangChain's settings of this run, such as callbacks, tags and metadata.
+            stop: Texts that end the answer.
+            **kwargs: Options of this request, such as ``temperature``; they go before those of the object.
+
+        Raises:
+            InvalidTypeError: A setting of the run is among the options. It is a ``TypeError``.
+            NanoGPTError: The request failed, or the reply is damaged.
+        """
+        _check_call(kwargs)
+        return super().invoke(input, config, stop=stop, **kwargs)
+
+    async def ainvoke(
+        self,
+        input: Any,  # noqa: A002
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AIMessage:
+        """Do what :meth:`invoke` does, without blocking the event loop."""
+        require_event_loop()
+        _check_call(kwargs)
+        return await super().ainvoke(input, config, stop=stop, **kwargs)
+
     @contextlib.contextmanager
     def _as_langchain_errors(self, options: Mapping[str, Any]) -> Iterator[None]:
         with map_to_langchain_errors(), map_sdk_errors(self._session), map_schema_errors(options):
@@ -335,6 +373,14 @@ class ChatNanoGPT(ChatModelBase, ConvertedReplies):
         with self._as_langchain_errors(kwargs):
             async for chunk in super()._astream(*args, **_checked_stream_options(kwargs)):
                 yield chunk
+
+
+def _check_call(options: Mapping[str, Any]) -> None:
+    """Check that no option of a call is a setting of LangChain's run, for which LangChain's error is raw."""
+    name = next((name for name in _SETTINGS_OF_A_RUN if name in options), None)
+    if name is not None:
+        more = ", or extra_body={'metadata': ...} for the service's" if name == "metadata" else ""
+        raise InvalidTypeError(f"{name} is no option of a call.", remedy=f"Pass config={{{name!r}: ...}}{more}.")
 
 
 def _checked_stream_options(options: dict[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from llama_index_nanogpt.batches import Batches, StoredBatch, positions_of_batch
 from llama_index_nanogpt.separated_store import SeparatedStore, as_query
 from llama_index_nanogpt.spans import has_handlers, in_span_of_base_class
 from nanogpt_core import Embedder, ModelInfo
-from nanogpt_core._runtime.workers import call_in_thread
+from nanogpt_core._runtime.workers import call_in_thread, require_event_loop
 from nanogpt_core.embeddings.inputs import check_text, check_texts
 from nanogpt_core.embeddings.model_base import EMBEDDER_DEFAULTS, EmbeddingModelBase, hidden_option
 from nanogpt_core.embeddings.planning import Overflow
@@ -271,6 +271,7 @@ class NanoGPTEmbedding(EmbeddingModelBase, BaseEmbedding):
         self, texts: Iterable[str], show_progress: bool = False, **_kwargs: Any
     ) -> list[Embedding]:
         """Do what :meth:`get_text_embedding_batch` does, without blocking the event loop."""
+        require_event_loop()
         batches = Batches(check_texts(texts), self.embed_batch_size)
         if len(batches.starts) > 1:
             await call_in_thread(self._embedder.check_lengths, batches.texts)

@@ -96,6 +96,25 @@ def of_a_schema(kind):
 # --- tools ---
 
 
+@pytest.mark.parametrize("name", ["callbacks", "tags", "metadata", "run_name", "run_id"])
+async def test_setting_of_a_run_among_the_options_of_a_call_is_refused(scripted, call, name):
+    sandbox = scripted()
+    for runnable, given in ((sandbox.chat(), {name: None}), (sandbox.chat().bind(**{name: None}), {})):
+        with pytest.raises(errors.InvalidTypeError, match=rf"{name} is no option of a call\. Pass config={{'{name}'"):
+            await call(runnable, "invoke", "Hello", **given)
+    assert sandbox.requests == []
+    config = {"metadata": {"team": "search"}, "tags": ["a"], "run_name": "hello"}
+    answer = await call(sandbox.chat(), "invoke", "Hello", config, extra_body={"metadata": {"team": "search"}})
+    assert answer.content
+    assert sandbox.requests[0].body["metadata"] == {"team": "search"}
+
+
+def test_async_answer_under_trio_is_refused_with_the_remedy(scripted):
+    trio = pytest.importorskip("trio", reason="trio is not installed")
+    with pytest.raises(errors.ConfigurationError, match="asyncio"):
+        trio.run(scripted().chat().ainvoke, "Hello")
+
+
 async def test_parallel_tool_calls_are_returned(scripted, ask):
     calls = [ToolCall("search", {"query": "größe", "most": 2}, id="call_x"), ToolCall("weather", {"place": "Graz"})]
     sandbox = scripted(Reply("Let me look.", tool_calls=calls))

@@ -24,6 +24,7 @@ from nanogpt_core import ModelInfo
 from nanogpt_core.errors import (
     AuthenticationError,
     BadRequestError,
+    ConfigurationError,
     DimensionsError,
     InvalidInputError,
     InvalidTypeError,
@@ -472,6 +473,13 @@ async def test_mean_of_queries_is_that_of_their_vectors(make, call):
     found = await call(embedding, "get_agg_embedding_from_queries", (text for text in TEXTS[:2]))
     assert np.allclose(found, np.mean(vectors, axis=0))
     assert await call(embedding, "get_agg_embedding_from_queries", TEXTS[:2], max) == max(vectors)
+
+
+@pytest.mark.parametrize("method", ["aget_text_embedding_batch", "aget_agg_embedding_from_queries"])
+def test_async_methods_under_trio_are_refused_with_the_remedy(make, method):
+    trio = pytest.importorskip("trio", reason="trio is not installed")
+    with pytest.raises(ConfigurationError, match="asyncio"):
+        trio.run(getattr(make(), method), TEXTS)
 
 
 async def test_callback_manager_is_checked_and_none_is_one_without_handlers(make, call):
