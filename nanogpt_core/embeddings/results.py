@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 # Vectors that become lists of floats before an event loop gets its turn: 3 to 10 ms of work.
 _VECTORS_PER_TURN = 64
+_PUNCTUATION = re.compile(r"[\W_]")
 
 
 class ArrayOutput:
@@ -257,10 +259,15 @@ class ResultCollector:
 
 
 def _names_same_model(asked: str, answered: str | None) -> bool:
-    """Return whether both names mean the same model: the vendor's prefix, case and version suffix may differ."""
+    """Return whether both names mean the same model: prefix, case, punctuation and a version's suffix may differ.
+
+    No name, or an empty one, says nothing.
+    """
     if answered is None or answered == asked:
         return True
-    mine, theirs = (name.lower().rsplit("/", 1)[-1] for name in (asked, answered))
+    mine, theirs = (_PUNCTUATION.sub("", name.lower().rsplit("/", 1)[-1]) for name in (asked, answered))
+    if not theirs:
+        return True
     return theirs.startswith(mine) or (mine.startswith(theirs) and len(theirs) * 2 >= len(mine))
 
 

@@ -261,6 +261,16 @@ def test_reply_of_another_model_warns_and_is_not_cached(embed, serve, faults):
     assert len(server.requests) == 2
 
 
+@pytest.mark.parametrize("answered", ["", " ", None, "models/big-model:0.6b", "Big_Model-0.6B-v1", "BigModel 0.6b"])
+def test_reply_with_another_spelling_of_the_model_or_none_is_cached_without_a_warning(embed, serve, faults, answered):
+    cache = MemoryCache()
+    server = serve(lambda seen: changed(faults, seen, lambda document: document.update(model=answered)))
+    for _ in range(2):
+        embed(server.embedder("lab/Big-Model-0.6B", cache=cache), TEXTS[:3])
+    assert len(cache) == 4  # and the note of the width
+    assert len(server.requests) == 1
+
+
 def test_batches_are_cached_as_they_arrive(embed, serve, faults):
     cache = MemoryCache()
     seen_in_cache = []
