@@ -140,14 +140,14 @@ class LimitsUnavailableError(NanoGPTError):
 
 
 class ReplyError(NanoGPTError):
-    """The service answered 200 with an invalid reply.
+    """The service answered 200 with an invalid reply. Without another ``remedy``, it has a general one.
 
     Attributes:
         request_id: The service's ``X-Request-ID``, or None.
     """
 
     def __init__(self, message: str, *, remedy: str = "", request_id: str | None = None) -> None:
-        super().__init__(message, remedy=remedy)
+        super().__init__(message, remedy=remedy or "Try again later; if it stays so, check the model and base_url.")
         self.request_id = request_id
 
 

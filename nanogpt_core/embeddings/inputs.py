@@ -74,7 +74,9 @@ def check_text(text: str, noun: str = "text") -> str:
         raise InvalidTypeError(f"The {noun} must be a string, not {type(text).__name__}.")
     plain = str.__str__(text)
     if not plain or plain.isspace():
-        raise InvalidInputError(f"The {noun} is empty or blank, and has no embedding.", positions=[0])
+        raise InvalidInputError(
+            f"The {noun} is empty or blank, and has no embedding.", remedy=f"Pass a {noun} with words.", positions=[0]
+        )
     if not _encodes(plain):
         raise InvalidInputError(
             f"The {noun} has an unpaired surrogate, which UTF-8 cannot encode.",

@@ -725,6 +725,29 @@ def test_width_in_no_source_is_refused(embed, serve, faults, answer):
     assert embedder.usage.requests == 0
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b"\0",
+        b'{"data": []}',
+        b'{"data": [5]}',
+        b'{"data": [{"embedding": "AAAA"}]}',
+        b'{"data": [{"embedding": [0.0]}]}',
+        b'{"data": [{"index": 5, "embedding": [1.0]}]}',
+        b'{"error": {"message": "no"}}',
+    ],
+    ids=lambda answer: answer.decode()[:30] or "nothing",
+)
+def test_each_refused_reply_names_a_remedy(embed, serve, faults, answer):
+    error = fail(embed, serve(lambda _: faults.response(answer)).embedder(max_retries=0))
+    assert isinstance(error, ReplyError)
+    assert error.remedy
+    assert " ".join(error.args) == str(error) == f"{error.message} {error.remedy}"
+
+
 def test_response_that_ignores_dimensions_is_refused(embed, serve, faults):
     server = serve(
         lambda seen: (

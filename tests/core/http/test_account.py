@@ -164,7 +164,7 @@ def test_net_cost_goes_before_gross_cost(httpserver_of, row, usd):
 
 @pytest.mark.parametrize("fetch", [fetch_balance, fetch_usage])
 def test_error_in_a_reply_of_status_200_is_told(httpserver_of, fetch):
-    with pytest.raises(ReplyError, match=r"^The service answered 200 with an error: No such account\.$"):
+    with pytest.raises(ReplyError, match=r"^The service answered 200 with an error: No such account\. Try again"):
         fetch("sk-nano-test", httpserver_of(b'{"error": {"message": "No such account"}}'))
 
 
