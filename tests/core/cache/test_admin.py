@@ -10,7 +10,7 @@ import pytest
 from nanogpt_core.cache.admin import clear_cache, export_cache, inspect_cache, verify_cache
 from nanogpt_core.cache.base import CacheNamespace, encode_dimensions, encode_entry
 from nanogpt_core.cache.sqlite import SQLiteCache
-from nanogpt_core.errors import ConfigurationError
+from nanogpt_core.errors import ConfigurationError, NanoGPTError
 
 NAMESPACE = CacheNamespace("https://example.invalid", "a model", None)
 
@@ -214,3 +214,12 @@ def test_symbolic_link_is_followed(entries, tmp_path):
     assert (tmp_path / "link.db").is_symlink()
     assert inspect_cache(tmp_path / "real.db").entries == 3
     assert dict(SQLiteCache(tmp_path / "real.db").get_many(list(entries(3)))) == entries(3)
+
+
+@pytest.mark.parametrize("target", [None, 5, b"export.npz", "", "\ud800", "a\0b"], ids=repr)
+def test_target_that_is_no_path_is_refused_before_anything_is_written(filled, tmp_path, monkeypatch, target):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(NanoGPTError, match=r"^target "):
+        export_cache(filled.path, target)
+    assert sorted(tmp_path.iterdir()) == before
