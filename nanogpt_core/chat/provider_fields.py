@@ -133,17 +133,23 @@ def _join_answers(documents: list[Any]) -> dict[str, Any]:
     is_derived = False
     for document in documents:
         if isinstance(document, dict):
-            for name, value in (document.get("message") or {}).items():
+            for name, value in _dict_of(document, "message").items():
                 known = message.get(name)
                 message[name] = [*known, *value] if isinstance(known, list) and isinstance(value, list) else value
-            calls.update(document.get("calls") or {})
+            calls.update(_dict_of(document, "calls"))
             is_derived = is_derived or bool(document.get("is_derived"))
     return {"message": message, "calls": calls, "is_derived": is_derived}
 
 
-def _with_fields(call: dict[str, Any], fields: dict[str, Any] | None) -> dict[str, Any]:
-    fields = fields or {}
-    function = {**call.get("function", {}), **fields.get("function", {})}
+def _dict_of(document: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return a field that is an object; empty if it is anything else: programs store messages, and may change them."""
+    value = document.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def _with_fields(call: dict[str, Any], fields: Any) -> dict[str, Any]:
+    fields = fields if isinstance(fields, dict) else {}
+    function = {**_dict_of(call, "function"), **_dict_of(fields, "function")}
     return {**call, **fields, "function": function}
 
 

@@ -283,3 +283,24 @@ def test_joined_text_is_the_text_that_was_cut(text, size):
     for at in range(0, len(text), size):
         merged = merge_fields(merged, {"reasoning_details": [detail(text[at : at + size], index=0)]})
     assert merged["reasoning_details"] == [detail(text, index=0)]
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        5,
+        "text",
+        [5, None],
+        {"message": 5},
+        [{"message": [1]}],
+        {"calls": [1]},
+        {"calls": {"a": 5}},
+        {"calls": {"a": {}}},
+    ],
+    ids=repr,
+)
+def test_fields_that_a_program_has_damaged_leave_the_message_as_it_is(stored):
+    call = {"id": "a", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    sent = {"role": "assistant", "content": "Hi", "tool_calls": [call]}
+    restore_fields(sent, stored, {"reasoning": "so"})
+    assert sent == {"role": "assistant", "content": "Hi", "tool_calls": [call], "reasoning": "so"}
