@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import math
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -47,6 +48,13 @@ from nanogpt_core.plugin_model import ConstructorSignature
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
+
+# LangChain imports these in its first call: a child that another thread forks meanwhile would wait for ever for the
+# lock of a module.
+for _name in ("tracers.context", "tracers.langchain", "tracers.run_collector", "tracers.stdout"):
+    importlib.import_module(f"langchain_core.{_name}")
+with contextlib.suppress(ImportError):  # not in all versions
+    importlib.import_module("langchain_core.messages.block_translators.langchain_v0")
 
 # Options of an endpoint that is not used here.
 _RESPONSES_ONLY = ("use_responses_api", "use_previous_response_id", "include", "truncation", "context_management")

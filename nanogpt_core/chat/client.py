@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any, TypeVar
 
 import openai
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from nanogpt_core import errors
 from nanogpt_core.chat.session import ChatSession
@@ -26,6 +27,11 @@ from nanogpt_core.http.sdk import AsyncChatClient, ChatClient, make_client
 from nanogpt_core.http.secrets import redacted
 
 T = TypeVar("T")
+
+# Pydantic builds the models of the SDK at their first use, under a lock: a child that another thread forks meanwhile
+# would wait for it for ever. It takes 5 ms.
+for _model in (ChatCompletion, ChatCompletionChunk):
+    _model.model_rebuild()
 
 # Words of Python's encoder of JSON.
 _NO_JSON = re.compile(r"(not JSON (serializable|compliant)|^Circular reference detected)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import encodings.utf_8_sig  # noqa: F401 - the first decoding would import it, which fails without free files
 import json
 import re
 from typing import Any

@@ -10,6 +10,7 @@ from pathlib import Path
 import openai
 import pytest
 
+import fresh_process
 from nanogpt_core import errors
 from nanogpt_core._runtime.clock import fake_clock
 from nanogpt_core.embeddings.model_base import EMBEDDER_DEFAULTS
@@ -43,6 +44,28 @@ def scripted(fresh_sandbox):
 
 def shown(error):
     return "".join(traceback.format_exception(error))
+
+
+FIRST_CALL = """
+import os, sys
+from {module} import {name}
+chat = {name}(api_key=os.environ["KEY"], base_url=os.environ["URL"])
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+assert ChatCompletion.__pydantic_complete__ and ChatCompletionChunk.__pydantic_complete__
+before = set(sys.modules)
+chat.{method}("Hello")
+list(chat.{stream}("Hello"))
+print(sorted(set(sys.modules) - before))
+"""
+
+
+def test_first_call_imports_no_module_and_builds_no_model(chat_plugin, fresh_sandbox):
+    """A child that is forked meanwhile by another thread would wait for ever for the lock of that module or model."""
+    names = {"module": chat_plugin.module, "name": chat_plugin.class_name}
+    code = FIRST_CALL.format(**names, method=chat_plugin.method, stream=chat_plugin.stream)
+    environment = {"KEY": fresh_sandbox.api_key, "URL": fresh_sandbox.base_url}
+    done = fresh_process.run(code, environment=environment)
+    assert done.stdout.strip() == "[]", done.stderr[-2000:]
 
 
 # --- requests and replies ---
