@@ -24,7 +24,9 @@ ROWS_PER_BLOCK = 1024
 COLUMNS = ("id", "source", "line", "page", "text", "metadata")
 """The columns of an output, beside the vectors."""
 
-_MODULES = {".parquet": "parquet", ".npy": "numpy_array", ".jsonl": "json_lines", ".lance": "lance_dataset"}
+MODULES = {".parquet": "parquet", ".npy": "numpy_array", ".jsonl": "json_lines", ".lance": "lance_dataset"}
+"""Modules of the formats, by the ends of the outputs' names."""
+
 _NEEDS = {".parquet": "pyarrow", ".lance": "lance"}
 
 
@@ -149,9 +151,9 @@ def format_of(output: Path) -> Format:
         CommandError: There is no such format.
         ImportError: Its package is not installed.
     """
-    name, package = _MODULES.get(output.suffix.lower()), _NEEDS.get(output.suffix.lower())
+    name, package = MODULES.get(output.suffix.lower()), _NEEDS.get(output.suffix.lower())
     if name is None:
-        raise CommandError(f"{output}: The name of an output ends with {', '.join(_MODULES)}.")
+        raise CommandError(f"{output}: The name of an output ends with {', '.join(MODULES)}.")
     if package is not None and importlib.util.find_spec(package) is None:
         raise ImportError(f"{package} is not installed", name=package)
     return cast("Format", importlib.import_module(f"nanogpt_core.cli.formats.{name}"))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanogpt_core.cli.exit_codes import CommandError
+from nanogpt_core.cli.formats.base import MODULES
 from nanogpt_core.cli.paths import MANIFEST, STDIN, UNFINISHED, data_files, index_path, manifest_path, path_as_text
 from nanogpt_core.cli.reading.passage import Problem
 
@@ -132,7 +133,12 @@ def _files(folder: Path, include: Sequence[str], left_out: Counter[str], unreada
 def _own_files(folder: Path, names: Sequence[str]) -> set[str]:
     """Return the names of outputs, which have a manifest, and of the files beside them."""
     outputs = [folder / name.removesuffix(MANIFEST) for name in names if name.endswith(MANIFEST) and name != MANIFEST]
-    return {path.name for each in outputs for path in (*data_files(each), manifest_path(each), index_path(each))}
+    return {
+        path.name
+        for each in outputs
+        if each.suffix.lower() in MODULES  # other programs write manifests too, also beside a folder
+        for path in (*data_files(each), manifest_path(each), index_path(each))
+    }
 
 
 def _is_hidden(name: str) -> bool:

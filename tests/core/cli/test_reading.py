@@ -402,6 +402,16 @@ def test_folders_are_read_in_order_without_hidden_files_and_own_outputs(tmp_path
     assert [source.path.name for source in every] == ["a.md", "c.png", "d.py", "e.json", "a.txt", "z.md"]
 
 
+def test_manifest_of_another_program_hides_neither_a_folder_nor_a_file(tmp_path):
+    for name in ("app.manifest.json", "app/a.txt", "notes.md.manifest.json", "notes.md"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("{}")
+    sources, _, left_out = find_sources([str(tmp_path)])
+    assert [source.path.relative_to(tmp_path).as_posix() for source in sources] == ["notes.md", "app/a.txt"]
+    assert left_out == {".json": 2}
+
+
 def test_folder_without_a_readable_file_is_a_problem(tmp_path):
     (tmp_path / "empty").mkdir()
     _, problems, _ = find_sources([str(tmp_path / "empty")])
