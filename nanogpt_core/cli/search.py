@@ -88,7 +88,7 @@ def search(
         raise CommandError(f"--count must be 1 to {_MAX_COUNT:,}, not {count}.")
     if chat_model is not None and not answer:
         raise CommandError("--chat-model has no effect without --answer.")
-    if full and answer:
+    if full and answer and not json:  # JSON holds whole passages anyway
         raise CommandError("--full has no effect with --answer, which prints no passages.")
     text = (_standard_input() if question == STDIN else question).strip()
     reader = open_output(output)
@@ -164,7 +164,7 @@ def _warn_about_other_server(output: Path, embedder: Embedder) -> None:
     """Warn if either the vectors or the question's vector is of a server on this machine, such as a sandbox."""
     try:
         manifest = read_manifest(output)
-    except CommandError:  # nor does a search in Parquet need it
+    except (CommandError, OSError):  # nor does a search in Parquet need it
         manifest = None
     if manifest is not None and _is_here(manifest.base_url) != _is_here(embedder.base_url):
         print_warning(
@@ -174,7 +174,10 @@ def _warn_about_other_server(output: Path, embedder: Embedder) -> None:
 
 
 def _is_here(base_url: str) -> bool:
-    return is_loopback(urlsplit(base_url).hostname or "")
+    try:
+        return is_loopback(urlsplit(base_url).hostname or "")
+    except ValueError:  # a manifest that was changed
+        return False
 
 
 def _rows(reader: VectorReader, hits: list[Hit]) -> _Found:

@@ -101,6 +101,11 @@ def test_json_holds_whole_passages_and_exact_cosines(nanogpt, service, output):
     assert found["passages"][0]["id"] == "in.jsonl#2"
 
 
+def test_full_changes_nothing_in_json_and_is_no_mistake(nanogpt, one_format):
+    words = ["search", one_format, "errors", "--json", "--answer"]
+    assert json.loads(nanogpt(*words, "--full").out)["passages"] == json.loads(nanogpt(*words).out)["passages"]
+
+
 def test_control_characters_of_a_passage_do_not_reach_the_terminal(nanogpt, service, tmp_path):
     (tmp_path / "a.txt").write_text("Title \x1b]0;changed\x07 and \x9b31m red")
     nanogpt("embed", tmp_path / "a.txt", "-o", tmp_path / "a.npy", "-q")
@@ -109,7 +114,6 @@ def test_control_characters_of_a_passage_do_not_reach_the_terminal(nanogpt, serv
     assert service.requests
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no such file names on Windows")
 def test_vectors_of_a_sandbox_and_a_question_to_another_server_give_a_warning(nanogpt, service, one_format, tmp_path):
     words, manifest = ["search", one_format, TEXTS[0], "-k", 1], tmp_path / f"{one_format}.manifest.json"
     assert "scores mean nothing" not in nanogpt(*words).err
@@ -118,10 +122,16 @@ def test_vectors_of_a_sandbox_and_a_question_to_another_server_give_a_warning(na
     warned = nanogpt(*words)
     assert warned.code == 0
     assert f"are from https://nano-gpt.com/api/v1, and the question goes to {service.base_url}: scores" in warned.err
+    manifest.write_text(json.dumps({**facts, "base_url": "http://[::1"}))
+    assert "are from http://[::1, and" in nanogpt(*words).err
     manifest.write_text(json.dumps({**facts, "base_url": None}))  # Parquet holds the facts itself
     assert (nanogpt(*words).code, nanogpt("verify", one_format).code) == (0, 3)
+    manifest.unlink()
+    manifest.mkdir()
+    assert nanogpt(*words).code == 0
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no such file names on Windows")
 def test_place_of_a_passage_is_one_line(nanogpt, service, tmp_path):
     (tmp_path / "new\nline.txt").write_text("Text.")
     nanogpt("embed", tmp_path / "new\nline.txt", "-o", tmp_path / "a.npy", "-q")
