@@ -53,14 +53,14 @@ def check_finished(output: Path, manifest: Manifest, embedder: Embedder, spool: 
         CommandError: It is another one, or damaged.
     """
     same = {
-        "texts": manifest.texts_sha256 == spool.texts_sha256,
-        "model": manifest.model == embedder.model,
-        "dimensions": embedder.width in (None, manifest.dimensions),
-        "address": manifest.base_url == embedder.base_url,  # for example that of a sandbox
+        "other texts": manifest.texts_sha256 == spool.texts_sha256,
+        f"the model {manifest.model}": manifest.model == embedder.model,
+        f"{manifest.dimensions:,} dimensions": embedder.width in (None, manifest.dimensions),
+        f"the address {manifest.base_url}": manifest.base_url == embedder.base_url,  # for example that of a sandbox
     }
-    differs = [name for name, equal in same.items() if not equal]
+    differs = [words for words, equal in same.items() if not equal]
     if differs:
-        raise _exists(output, f"with other {' and '.join(differs)}")
+        raise _exists(output, f"with {' and '.join(differs)}")
     try:
         reader = open_output(output)
         reader.check_complete()

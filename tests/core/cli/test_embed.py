@@ -171,12 +171,20 @@ def test_same_command_again_sends_nothing_and_another_one_is_refused(embed, corp
     assert (replaced.code, replaced.sent.total()) == (0, 701)
 
 
-def test_output_of_another_address_such_as_a_sandbox_is_not_called_complete(embed, corpus, tmp_path):
+def test_output_of_another_address_such_as_a_sandbox_is_not_called_complete(embed, service, corpus, tmp_path):
     output = tmp_path / "out.parquet"
     embed(corpus, "-o", output)
     other = embed(corpus, "-o", output, "--base-url", "http://127.0.0.1:9/v1")
     assert (other.code, other.out) == (2, "")
-    assert "exists, with other address. Nothing was sent. Pass --overwrite" in other.err
+    assert f"exists, with the address {service.base_url}. Nothing was sent. Pass --overwrite" in other.err
+
+
+def test_output_of_another_model_is_refused_with_the_name_of_its_own(embed, corpus, tmp_path):
+    output = tmp_path / "out.parquet"
+    embed(corpus, "-o", output)
+    other = embed(corpus, "-o", output, "-m", "text-embedding-3-large")
+    assert (other.code, other.sent.total()) == (2, 0)
+    assert "exists, with the model text-embedding-3-small. Nothing was sent." in other.err
 
 
 def test_unfinished_replacement_leaves_the_complete_output_as_it_is(embed, service, corpus, tmp_path):
