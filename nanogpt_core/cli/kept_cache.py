@@ -8,9 +8,11 @@ import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
 
+from nanogpt_core.cache.damage import is_damage, may_be_damage
 from nanogpt_core.cache.sqlite import SQLiteCache
 from nanogpt_core.cache.sqlite_file import (
     BUSY_SECONDS,
+    FAILURES,
     ForeignError,
     connect,
     create_if_missing,
@@ -44,7 +46,7 @@ class KeptCache(SQLiteCache):
         except ForeignError as error:
             raise ConfigurationError(f"{self.path} is no cache: {error}.", remedy=_REMEDY) from None
         except sqlite3.Error as error:
-            raise OSError(errno.EIO, f"The cache cannot be created ({error})", str(self.path)) from None
+            raise OSError(errno.EIO, f"The cache cannot be used ({error})", str(self.path)) from None
         for each in (self.path, self.path.parent):  # SQLite writes its log beside the file
             if not os.access(each, os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(each))
@@ -53,10 +55,10 @@ class KeptCache(SQLiteCache):
         create_if_missing(self.path)
         try:
             connect(self.path, seconds).close()
-        except (ForeignError, sqlite3.OperationalError):
-            raise
-        except (sqlite3.DatabaseError, UnicodeDecodeError):
-            pass  # damage: ``SQLiteCache`` sets the file aside when it is used
+        except FAILURES as error:
+            if not (is_damage(error) or may_be_damage(error, self.path)):
+                raise
+            # ``SQLiteCache`` sets a damaged file aside when it is used.
 
     def put_many(self, entries: Mapping[bytes, bytes]) -> None:
         """Store entries, and check that they are there: ``SQLiteCache`` only warns if it cannot be written."""

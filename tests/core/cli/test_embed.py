@@ -539,6 +539,21 @@ def test_damaged_cache_is_set_aside_and_the_run_goes_on(embed, tmp_path, damage)
     assert embed(source, "-o", tmp_path / "c.npy", "--cache", cache).sent.total() == 0
 
 
+@pytest.mark.parametrize("schema", ["CREATE TABLE others (text)", "CREATE TABLE nanogpt_entries (key BLOB)"])
+def test_cache_without_its_table_or_a_column_is_set_aside_and_the_run_goes_on(embed, tmp_path, schema):
+    source, cache = records(tmp_path / "in.jsonl", ["text"]), tmp_path / "vectors.db"
+    embed(source, "-o", tmp_path / "a.npy", "--cache", cache)
+    with contextlib.closing(sqlite3.connect(cache)) as database:
+        database.execute("DROP TABLE nanogpt_entries")
+        database.execute(schema)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        result = embed(source, "-o", tmp_path / "b.npy", "--cache", cache)
+    assert (result.code, result.sent.total()) == (0, 1)
+    assert "It was set aside as vectors.db.corrupt-" in result.err
+    assert embed(source, "-o", tmp_path / "c.npy", "--cache", cache).sent.total() == 0
+
+
 def test_cache_takes_over_the_vectors_of_an_interrupted_run_without_one(embed, service, corpus, tmp_path):
     cache = tmp_path / "vectors.db"
     service.add_faults(None, None, SERVICE_ERRORS["insufficient_quota"])
