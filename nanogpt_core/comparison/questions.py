@@ -40,7 +40,8 @@ class Question:
     def __post_init__(self) -> None:
         if not isinstance(self.text, str) or not self.text.strip():
             raise InvalidInputError(f"A question needs a text, not {self.text!r}.")
-        if not check_list("sources", self.sources, str):
+        object.__setattr__(self, "sources", tuple(check_list("sources", self.sources, str)))
+        if not self.sources:
             raise InvalidInputError(f"The question {self.text!r} names no source.")
 
 

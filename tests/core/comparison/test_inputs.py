@@ -112,6 +112,10 @@ def test_question_or_passage_that_is_none_is_refused(make, words):
         make()
 
 
+def test_sources_of_a_question_may_be_any_iterable():
+    assert Question("Which?", iter(["a", "b"])) == Question("Which?", ("a", "b"))
+
+
 def test_file_that_cannot_be_written_leaves_nothing_beside_it(tmp_path):
     (tmp_path / "q.jsonl").mkdir()
     with pytest.raises(OSError):  # noqa: PT011 - the class depends on the system
