@@ -84,7 +84,9 @@ class Job:
             report = self._read_input(embedder, spool, progress)
             if earlier is not None:
                 check_finished(self.output, earlier, embedder, spool)
-                if state.keep:
+                if state.is_rest:
+                    state.keep = False
+                elif state.keep:
                     print_warning(
                         f"{state.folder} is left from an unfinished run with --overwrite, which the same command "
                         "continues. Delete it if you do not want that output."

@@ -27,6 +27,7 @@ class State:
 
     Attributes:
         is_new: True if no earlier run has left a state.
+        is_rest: True if a kill has left a part of a state that was being deleted, since its output was in its place.
         keep: Whether the folder stays: True once a request was answered, until the output is in its place.
         earlier_usage: Usage of earlier runs, as far as they could note it before they ended.
 
@@ -38,16 +39,18 @@ class State:
     def __init__(self, output: Path) -> None:
         self.folder = state_folder(output)
         self._lock_file = self.folder / "lock"
+        self._usage_file = self.folder / "usage.jsonl"
         while (lock := self._take_lock(output)) is None:
             pass
         self._lock = lock
         self.is_new = not self._files()
+        self.is_rest = not self.is_new and not self._usage_file.exists()
         self.keep = not self.is_new
         for file in self._parts_of_output():  # they are written again: their space is free
             _remove(file)
         self.earlier_usage = self._read_usage()
         self._run = uuid.uuid4().hex
-        self._log = (self.folder / "usage.jsonl").open("a", encoding="utf-8")
+        self._log = self._usage_file.open("a", encoding="utf-8")
         self._noting = threading.Lock()
 
     def _take_lock(self, output: Path) -> sqlite3.Connection | None:
@@ -85,7 +88,7 @@ class State:
     def _read_usage(self) -> Usage:
         total = Usage()
         with contextlib.suppress(FileNotFoundError):
-            lines = (self.folder / "usage.jsonl").read_text(encoding="utf-8").splitlines()
+            lines = self._usage_file.read_text(encoding="utf-8").splitlines()
             # A kill can leave half a line.
             last: dict[str, Usage] = {}
             for line in lines:
@@ -120,7 +123,8 @@ class State:
         """Delete the folder unless it is to be kept, and release the lock."""
         self._log.close()
         if not self.keep:
-            for file in self._files():
+            # The usage goes first: without it, a kill leaves a rest, and no state of an unfinished output.
+            for file in sorted(self._files(), key=lambda file: file != self._usage_file):
                 with contextlib.suppress(OSError):
                     _remove(file)
             if sys.platform == "win32":  # an open file cannot be deleted there

@@ -202,6 +202,24 @@ def test_unfinished_replacement_leaves_the_complete_output_as_it_is(embed, servi
     assert not (tmp_path / "out.parquet.unfinished").exists()
 
 
+def test_rest_of_the_state_of_a_complete_output_is_deleted_by_the_next_run(embed, corpus, tmp_path, monkeypatch):
+    output, state, unlink, seen = tmp_path / "out.npy", tmp_path / "out.npy.unfinished", Path.unlink, []
+
+    def unlink_others(path, missing_ok=False):
+        if path.name == "vectors.log":  # a kill may come now, too
+            seen.append((path.parent / "usage.jsonl").exists())
+            raise PermissionError(13, "Another program has it open", str(path))
+        unlink(path, missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", unlink_others)
+        assert embed(corpus, "-o", output).code == 0
+    assert (seen, (state / "vectors.log").exists()) == ([False], True)
+    again = embed(corpus, "-o", output)
+    assert (again.code, again.sent.total(), again.err) == (0, 0, "")
+    assert not state.exists()
+
+
 def test_output_whose_manifest_a_kill_prevented_gets_it_without_overwrite(embed, corpus, tmp_path):
     output = tmp_path / "out.npy"
     embed(corpus, "-o", output)
