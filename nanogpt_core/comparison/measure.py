@@ -28,6 +28,7 @@ from nanogpt_core.errors import (
     ConnectionFailedError,
     InsufficientBalanceError,
     InvalidInputError,
+    InvalidTypeError,
     NanoGPTError,
 )
 from nanogpt_core.http.secrets import ApiKey, hide_key
@@ -35,7 +36,6 @@ from nanogpt_core.observability.usage import Usage
 from nanogpt_core.validation import (
     check_bool,
     check_list,
-    check_methods,
     check_number,
     check_positive,
     number_type_error,
@@ -234,7 +234,8 @@ def compare_models(
         check_number("dimensions", each, 1)
     check_bool("instructions", instructions)
     check_positive("budget_usd", budget_usd)
-    check_methods("progress", progress, "__call__")
+    if progress is not None and not callable(progress):
+        raise InvalidTypeError(f"progress must be a function, not {type(progress).__name__}.")
     if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)):
         raise number_type_error("tolerance", tolerance)
     if not tolerance >= 0:  # nan too
