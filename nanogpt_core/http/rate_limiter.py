@@ -54,6 +54,7 @@ _GROWTH_DIVISOR = 64
 _NEAR_PEAK_FACTOR = 1.5
 _WINDOW_SECONDS = 0.99  # a little less than the second in which the service counts
 _LOOK_BACK_SECONDS = 1.1  # before the first refusal
+_RESOLUTION_SECONDS = 0.02  # of a coarse clock, by which callers wake early: 15.6 ms on Windows until Python 3.12
 _HISTORY_SECONDS = 10.0  # a refusal that arrives later halves the rate
 
 
@@ -78,7 +79,8 @@ class RateLimiter(ForkSafe):
         self._now = now or clock.now
         self._caps: weakref.WeakSet[RateCap] = weakref.WeakSet()
         # Programs freeze the clock in tests. One that has not moved since the last reservation, although a caller has
-        # waited for its start time, stands still: the limiter's own time then goes ahead to that.
+        # waited for its start time, stands still: the limiter's own time then goes ahead to that. A program that ends
+        # the frozen time may set the clock back: the limiter's own time goes on.
         self._read_at, self._ahead = math.nan, 0.0
         self._in_child()
 
@@ -90,7 +92,11 @@ class RateLimiter(ForkSafe):
         self._event = _CongestionEvent(-math.inf, -math.inf, 0.0, None, _MAX_GROWTH)
 
     def _time(self) -> float:
-        return self._now() + self._ahead
+        now = self._now()
+        if now < self._read_at:
+            self._ahead += self._read_at - now
+            self._read_at = now
+        return now + self._ahead
 
     def join(self, cap: RateCap) -> None:
         """Keep to ``cap`` as long as it lives."""
@@ -155,12 +161,14 @@ class RateLimiter(ForkSafe):
         It must if a pause has begun, or if too many requests are late and would start at the same time.
         """
         with self._lock:
-            if self._now() == self._read_at:
-                self._ahead = max(self._ahead, start - self._read_at)
             time, rate = self._time(), self._rate()
-            if not self.release(start) or time < self._paused_until:
+            if not self.release(start):
                 return None
-            return self._start(time, rate)
+            is_early = start > time + _RESOLUTION_SECONDS or time < min(start, self._paused_until)
+            if is_early and self._now() == self._read_at:
+                self._ahead += start - time
+                time = start
+            return None if time < self._paused_until else self._start(time, rate)
 
     def _start(self, time: float, rate: float) -> float | None:
         count = math.ceil(rate)
@@ -223,7 +231,8 @@ class RateLimiter(ForkSafe):
         self._busy_seconds, self._busy_until = 0.0, -math.inf
 
     def __repr__(self) -> str:
-        pause = max(0.0, self._paused_until - self._time())
+        with self._lock:
+            pause = max(0.0, self._paused_until - self._time())
         return f"RateLimiter({self.rate:.3g} requests/s, paused for {pause:.3g} s)"
 
 

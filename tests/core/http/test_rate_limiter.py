@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import weakref
+from bisect import bisect_right
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -697,3 +698,41 @@ def test_threads_wait_in_turn_if_the_clock_stands_still():
     started = [limiter.confirm(start) for start, _ in sorted(reserved)]
     assert started == sorted(start for start, _ in reserved)
     assert limiter.reserve()[1] < 1.0
+
+
+def test_pause_of_a_moment_ends_if_the_clock_stands_still():
+    limiter = RateLimiter(now=lambda: 5.0)
+    limiter.on_error(refusal(retry_after=0.001), 0.001, limiter.confirm(limiter.reserve()[0]))
+    assert limiter.confirm(limiter.reserve()[0]) is not None
+
+
+def test_clock_that_is_set_back_after_it_stood_still_holds_up_no_request():
+    time = 1e9
+    limiter = RateLimiter(now=lambda: time)
+    for _ in range(30):
+        limiter.confirm(limiter.reserve()[0])
+    limiter.on_error(refusal(retry_after=2.0), 2.0, limiter.confirm(limiter.reserve()[0]))
+    time = 7.0
+    start, delay = limiter.reserve()
+    assert 0.0 < delay <= 2.0, "the pause keeps its length"
+    time += delay
+    assert limiter.confirm(start) == start
+
+
+@pytest.mark.parametrize("callers", [1, 16])
+def test_clock_that_moves_in_steps_starts_no_request_too_early(callers):
+    """As on Windows until Python 3.12, whose event loop also wakes callers up to a step too early."""
+    time, step, rate, started = 0.0, 1 / 64, 100, []
+    events, cap = [(0.0, caller, None) for caller in range(callers)], limit(rate)
+    limiter = RateLimiter(now=lambda: time // step * step)
+    limiter.join(cap)
+    while len(started) < 5 * rate:
+        due, caller, start = heapq.heappop(events)
+        time = max(time, due)
+        if start is not None and limiter.confirm(start) is not None:
+            started.append(time)
+        start, delay = limiter.reserve()
+        wake = (time // step + (delay + 1e-9) // step) * step
+        heapq.heappush(events, (max(wake, time + 1e-4), caller, start))
+    most = max(bisect_right(started, begin + 1.0 - step) - at for at, begin in enumerate(started))
+    assert most <= rate
