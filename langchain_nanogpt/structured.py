@@ -8,7 +8,7 @@ import itertools
 import json
 import operator
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import openai
 from langchain_core.exceptions import OutputParserException
@@ -18,6 +18,7 @@ from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, R
 from langchain_core.utils.aiter import atee
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel
+from typing_extensions import get_type_hints, is_typeddict
 
 from nanogpt_core.chat.json_schema import schema_violation
 from nanogpt_core.chat.json_text import is_incomplete, strip_code_fence
@@ -46,7 +47,7 @@ def checked_structured_output(
         RunnableSequence(*parsers) if len(parsers) > 1 else parsers[0],
         wants_object=is_json and not is_class,
         function=function if method == "function_calling" else None,
-        schema=None if function is None or is_class else function.get("parameters"),
+        schema=None if function is None or is_class else _with_optional_parts(function.get("parameters"), schema),
     )
     parser.name = parsers[-1].get_name()  # in graphs and schemas
     if is_json and is_class:
@@ -54,6 +55,29 @@ def checked_structured_output(
     if include_raw:
         return RunnableParallel(raw=model) | _keep_parsing_error(parser)
     return model | parser
+
+
+def _with_optional_parts(json_schema: Any, kind: Any) -> Any:
+    """Return LangChain's schema of a type with the fields that may be left out and the values that may be null.
+
+    LangChain lists all fields of a ``TypedDict`` as required, also with ``total=False``, and leaves out None in types.
+    """
+    if not isinstance(json_schema, dict):
+        return json_schema
+    args = get_args(kind)
+    if is_typeddict(kind):
+        hints = get_type_hints(kind)
+        properties = {
+            name: _with_optional_parts(part, hints.get(name)) for name, part in json_schema["properties"].items()
+        }
+        required = [name for name in json_schema.get("required", ()) if name in kind.__required_keys__]
+        return {**json_schema, "properties": properties, "required": required}
+    if type(None) in args or None in args:  # the latter in a Literal
+        kinds = [one for one in args if one not in (type(None), None)]
+        return {**_with_optional_parts(json_schema, kinds[0] if len(kinds) == 1 else None), "nullable": True}
+    if "items" in json_schema and args:
+        return {**json_schema, "items": _with_optional_parts(json_schema["items"], args[0])}
+    return json_schema
 
 
 def _as_json_schema(schema: type[BaseModel], options: dict[str, Any]) -> dict[str, Any]:

@@ -26,12 +26,15 @@ _IS_OF_TYPE: dict[str, Callable[[Any], bool]] = {
 def schema_violation(value: Any, schema: Any, place: str = "") -> str | None:
     """Return how a JSON document breaks a schema, in words; None if it does not, as far as the keywords here tell.
 
-    A field that is not required may be null: schemas that are made from classes do not say so.
+    A field that is not required may be null: schemas that are made from classes do not say so. So may one whose list of
+    types has null, even if its enum has not, and one that is ``nullable``, as in OpenAPI.
     """
     if not isinstance(schema, dict):
         return None
     kind = schema.get("type")
     names = kind if isinstance(kind, list) else [kind]
+    if value is None and (schema.get("nullable") is True or "null" in names):
+        return None
     checks = [_IS_OF_TYPE[name] for name in names if isinstance(name, str) and name in _IS_OF_TYPE]
     if checks and not any(is_of_type(value) for is_of_type in checks):
         return f"{place or 'it'} is {excerpt(json.dumps(value))}, and not of type {kind}"
@@ -39,7 +42,8 @@ def schema_violation(value: Any, schema: Any, place: str = "") -> str | None:
         return f"{place or 'it'} is {excerpt(json.dumps(value))}, and none of {excerpt(json.dumps(schema['enum']))}"
     inner = []
     if isinstance(value, dict):
-        required, properties = schema.get("required") or (), schema.get("properties") or {}
+        required = schema["required"] if isinstance(schema.get("required"), list) else []
+        properties = schema["properties"] if isinstance(schema.get("properties"), dict) else {}
         missing = next((name for name in required if name not in value), None)
         if missing is not None:
             return f"{_join(place, missing)} is missing"

@@ -4,7 +4,7 @@ import functools
 import json
 import operator
 import re
-from typing import Annotated
+from typing import Annotated, Literal, Optional
 
 import pytest
 from langchain.agents import create_agent
@@ -397,6 +397,52 @@ async def test_dictionary_that_follows_its_schema_is_returned(replying, call_, f
     message = message if method == "function_calling" else {"content": json.dumps(answer)}
     found = await all_of(call_, form, replying(message).chat().with_structured_output(schema, method=method))
     assert (found if form == "plain" else found[-1]) == answer
+
+
+class Source(TypedDict, total=False):
+    """The source of a joke."""
+
+    page: int
+
+
+class Told(TypedDict):
+    """A joke with fields whose values, or parts of them, may be missing."""
+
+    joke: str
+    stars: Optional[int]  # noqa: UP045 - the older form is another class
+    teller: str | None
+    mood: Literal["dry", None]  # noqa: PYI061 - LangChain reads it in another way
+    words: list[str | None]
+    sources: list[Source] | None
+
+
+TOLD = {"joke": "Why?", "stars": None, "teller": None, "mood": None, "words": ["a", None], "sources": [{}, {"page": 5}]}
+
+
+@pytest.mark.parametrize("method", ["function_calling", "json_schema"])
+@pytest.mark.parametrize("more", [{}, {"sources": None}, {"stars": 5, "teller": "Ann"}], ids=str)
+async def test_parts_that_a_typed_dict_lets_be_missing_may_be_missing(replying, call_, form, method, more):
+    answer = {**TOLD, **more}
+    text = json.dumps(answer)
+    message = {"tool_calls": [call(text, name="Told")]} if method == "function_calling" else {"content": text}
+    found = await all_of(call_, form, replying(message).chat().with_structured_output(Told, method=method))
+    assert (found if form == "plain" else found[-1]) == answer
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"joke": None}, "joke is null, and not of type string"),
+        ({"stars": "five"}, 'stars is "five", and not of type integer'),
+        ({"words": ["a", 5]}, r"words\[1\] is 5, and not of type string"),
+        ({"sources": [{"page": "five"}]}, r'sources\[0\].page is "five", and not of type integer'),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_other_parts_of_a_typed_dict_may_not(replying, call_, form, more, words):
+    runnable = replying({"content": json.dumps({**TOLD, **more})}).chat()
+    with pytest.raises(OutputParserException, match=f"does not follow the schema: {words}"):
+        await all_of(call_, form, runnable.with_structured_output(Told, method="json_schema"))
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,25 @@ def test_violation_names_the_place_and_the_reason(document, words):
     assert schema_violation(document, PERSON) == words
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "string", "nullable": True},
+        {"type": ["string", "null"], "enum": ["dry", "wry"]},
+        {"enum": ["dry", None]},
+    ],
+    ids=str,
+)
+def test_required_field_may_be_null_if_its_schema_says_so(schema):
+    assert schema_violation({"mood": None}, {"properties": {"mood": schema}, "required": ["mood"]}) is None
+
+
+@pytest.mark.parametrize("schema", [{"required": True}, {"required": "name"}, {"properties": ["name"]}], ids=str)
+def test_keyword_with_a_wrong_value_checks_nothing(schema):
+    assert schema_violation({"name": 5}, schema) is None
+    assert schema_violation({}, schema) is None
+
+
 @pytest.mark.parametrize("schema", [None, {}, True, {"type": "date"}, {"type": 5}, {"$ref": "#/$defs/Person"}])
 def test_schema_that_says_nothing_here_is_followed(schema):
     assert schema_violation({"name": 5}, schema) is None
