@@ -103,7 +103,9 @@ def _check_types(options: Mapping[str, Any]) -> None:
 
 def _check_tools(tools: Iterable[Any]) -> None:
     for position, tool in enumerate(tools):
-        function = tool.get("function", {"name": ""}) if isinstance(tool, Mapping) else None
+        # The SDK writes objects of pydantic, such as its own ChatCompletionFunctionTool, as dictionaries.
+        fields = tool.model_dump() if isinstance(tool, BaseModel) and hasattr(tool, "function") else tool
+        function = fields.get("function", {"name": ""}) if isinstance(fields, Mapping) else None
         if not (isinstance(function, Mapping) and isinstance(function.get("name"), str)):
             raise InvalidTypeError(
                 f"The tool at position {position} (counted from 0) is not one that can be sent: {excerpt(repr(tool))}.",

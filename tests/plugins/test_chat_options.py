@@ -7,6 +7,7 @@ import sys
 from typing import Any, TypedDict
 
 import pytest
+from openai.types.chat import ChatCompletionFunctionTool
 
 pytest.importorskip("langchain_openai")
 pytest.importorskip("llama_index.llms.openai_like", exc_type=ImportError)
@@ -226,6 +227,12 @@ async def test_values_of_the_sdk_for_no_option_are_taken(make, ask, fresh_sandbo
 async def test_tools_of_one_call_may_be_any_collection(make, ask, fresh_sandbox, kind):
     tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
     await ask(make(), tools=kind([tool]))
+    assert fresh_sandbox.requests[0].body["tools"] == [tool]
+
+
+async def test_tool_may_be_an_object_of_the_sdk(make, ask, fresh_sandbox):
+    tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
+    await ask(make(), tools=[ChatCompletionFunctionTool.model_validate(tool)])
     assert fresh_sandbox.requests[0].body["tools"] == [tool]
 
 
