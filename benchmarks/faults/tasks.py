@@ -8,6 +8,7 @@ import os
 import pickle
 import resource
 import signal
+import sys
 import threading
 import time
 import urllib.request
@@ -184,6 +185,7 @@ def _ended(make: Make, url: str, by: signal.Signals) -> bool:
 def disk_full(make: Make, url: str) -> bool:
     """Embed with a file size limit of zero."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    sys.dont_write_bytecode = True  # Python would write a part of a module's bytecode, and later fail to read it
     resource.setrlimit(resource.RLIMIT_FSIZE, (16384, 16384))
     return embed(make, url)
 

@@ -110,6 +110,7 @@ def said(work):
 def warned(path, texts, save, most_bytes=None, **options):
     """Embed twice, optionally with a limit on the size of files; print each warning."""
     if most_bytes is not None:
+        sys.dont_write_bytecode = True  # Python would write a part of a module's bytecode, and later fail to read it
         resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
     texts = texts_of(texts)
     embedder = Embedder(cache=path, **options)

@@ -119,6 +119,7 @@ def test_unwritable_export_target_is_a_configuration_error(filled, tmp_path):
 FULL_DISK = """
 import resource, sys
 from nanogpt_core import ConfigurationError, export_cache
+sys.dont_write_bytecode = True  # Python would write a part of a module's bytecode, and later fail to read it
 resource.setrlimit(resource.RLIMIT_FSIZE, (70_000, resource.RLIM_INFINITY))  # SQLite takes 32 KiB
 try:
     export_cache(*sys.argv[1:])

@@ -483,6 +483,7 @@ def write(count):
     log.flush()
 log = RequestLog(sys.argv[1])
 write(1)
+sys.dont_write_bytecode = True  # Python would write a part of a module's bytecode, and later fail to read it
 _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (700, hard))
 with warnings.catch_warnings(record=True) as caught:
