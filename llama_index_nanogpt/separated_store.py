@@ -111,8 +111,11 @@ class SeparatedStore(BaseKVStore):
             self._warn(f"failed to {verb} vectors ({type(error).__name__}); continuing without it.")
 
     def _checked(self, value: Any) -> Any:
-        if value is None or _is_vector(_vector_in(value), self._get_width()):
-            return value
+        if value is None:
+            return None
+        vector = _vector_in(value)
+        if _is_vector(vector, self._get_width()):
+            return {next(iter(value)): vector}
         self._warn("holds values that are no vectors of the model; their texts are embedded again.")
         return None
 
@@ -137,8 +140,12 @@ class SeparatedStore(BaseKVStore):
 
 
 def _vector_in(value: Any) -> Any:
-    """Return the vector in a value as LlamaIndex stores it, under a random key; None if the value has another form."""
-    return next(iter(value.values()), None) if isinstance(value, dict) else None
+    """Return the vector in a value as LlamaIndex stores it, under a random key; None if the value has another form.
+
+    A store may give a tuple or an array in place of a list.
+    """
+    vector = next(iter(value.values()), None) if isinstance(value, dict) else None
+    return list(vector) if isinstance(vector, tuple) else vector.tolist() if isinstance(vector, np.ndarray) else vector
 
 
 def _is_vector(vector: Any, width: int | None) -> bool:

@@ -411,6 +411,15 @@ async def test_damaged_value_in_an_embeddings_cache_is_never_a_vector(make, call
             assert await call(make(embeddings_cache=OddStore(value)), method, given) == expected
 
 
+@pytest.mark.parametrize("kind", [tuple, np.array])
+async def test_embeddings_cache_may_give_tuples_and_arrays(make, call, sandbox, kind):
+    stored = [0.5] * 1536
+    sandbox.clear()
+    for method, given, expected in ways_to_one_text(stored):
+        assert await call(make(embeddings_cache=OddStore({"x": kind(stored)})), method, given) == expected
+    assert not sandbox.requests
+
+
 async def test_embeddings_cache_that_cannot_be_read_gives_one_warning_and_is_asked_once_for_a_batch(make, call):
     right = make().get_text_embedding_batch(TEXTS)
     store = OddStore(ConnectionError(f"no connection for {TEXTS[0]}"))
