@@ -50,6 +50,8 @@ _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "response_format": ((Mapping, type), "a mapping or a class"),
     "tools": ((list, tuple, ValuesView), "a list"),  # not an iterator, which one request uses up
 }
+# Options for which the SDK takes fewer of its two markers of an option that was not given.
+_MARKERS: dict[str, tuple[type, ...]] = {"extra_body": (), "extra_query": (), "timeout": (openai.NotGiven,)}
 
 
 @functools.cache
@@ -75,9 +77,7 @@ def check_request_options(given: Mapping[str, Any], known: Iterable[str] = (), *
 
 def _is_left_out(name: str, value: Any) -> bool:
     """Return whether the SDK takes ``value`` for an option that was not given."""
-    if isinstance(value, openai.Omit):
-        return name not in ("extra_body", "extra_query", "timeout")
-    return value is None or (isinstance(value, openai.NotGiven) and name not in ("extra_body", "extra_query"))
+    return value is None or isinstance(value, _MARKERS.get(name, (openai.NotGiven, openai.Omit)))
 
 
 def _check_types(options: Mapping[str, Any]) -> None:
