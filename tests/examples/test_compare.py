@@ -35,7 +35,8 @@ def local_model():
             await super().startup(sockets)
             started.set()
 
-    server = Server(uvicorn.Config(module.make_app(), port=0, log_level="error"))
+    # Old versions of uvicorn import deprecated modules for WebSockets, and set uvloop's policy for the whole process.
+    server = Server(uvicorn.Config(module.make_app(), port=0, log_level="error", ws="none", loop="none"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     assert started.wait(60)
