@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import concurrent.futures.thread  # noqa: F401 - the SDK imports it at the first call, which fails at exit
 import contextlib
 import threading
 import time

@@ -172,6 +172,11 @@ def _from_sdk_error(error: Exception, chain: list[BaseException], host: str, tim
             remedy = f"Check {'the proxy' if proxy else 'base_url'} and the network."
         return errors.RequestTimeoutError(message, remedy=remedy)
     if lacks_threads(error):
+        if "interpreter shutdown" in str(error):
+            return NanoGPTError(
+                "The program is ending, so no other thread can start; nothing was sent.",
+                remedy="Make the first async call before the main thread ends, or use the sync methods.",
+            )
         failure = NanoGPTError(
             "The process may not start another thread; nothing was sent.",
             remedy="Raise its limit (ulimit -u, or the limit of the container), or end other threads.",

@@ -184,6 +184,41 @@ def test_first_async_call_without_any_thread_is_a_typed_error(options, loop_with
     assert caught.value.transient
 
 
+LATE = """
+import asyncio, atexit, os, sys, threading
+from nanogpt_core import Embedder, NanoGPTError
+
+def first_calls():
+    options = {"api_key": os.environ["KEY"], "base_url": os.environ["URL"], "dimensions": 8}
+    print(Embedder(batch_size=2, **options).embed(["one", "two", "three"]).shape)
+    try:
+        asyncio.run(Embedder(**options).aembed(["one"]))
+    except NanoGPTError as error:
+        print(type(error).__name__, error.transient, error)
+
+def after_the_main_thread():
+    threading.main_thread().join()
+    first_calls()
+
+if sys.argv[1] == "thread":
+    threading.Thread(target=after_the_main_thread).start()
+else:
+    atexit.register(first_calls)
+sys.exit()
+"""
+
+
+@pytest.mark.parametrize("place", ["thread", "atexit"])
+def test_first_call_may_come_after_the_main_thread_has_ended(options, place):
+    environment = {"KEY": options["api_key"], "URL": options["base_url"]}
+    done = fresh_process.run(LATE, place, environment=environment)
+    vectors, error = done.stdout.splitlines() or ["", done.stderr[-2000:]]
+    assert vectors == "(3, 8)"
+    # The SDK's first async call needs a thread.
+    assert error.startswith("NanoGPTError False The program is ending")
+    assert "main thread" in error
+
+
 GREEN = """
 import os, sys
 library, when = sys.argv[1:]
