@@ -15,7 +15,7 @@ from nanogpt_core._runtime.fork import ForkSafe
 from nanogpt_core._runtime.log import logger
 from nanogpt_core._runtime.words import counted
 from nanogpt_core.errors import ConfigurationError, DamagedReplyError, DimensionsError, ReplyError
-from nanogpt_core.http.error_body import error_message, excerpt, remedy_of_page
+from nanogpt_core.http.error_body import as_sentence, error_message, excerpt, remedy_of_page
 from nanogpt_core.models.catalog import MODELS, ModelInfo
 from nanogpt_core.models.pricing import parse_cost_usd, price
 
@@ -187,9 +187,9 @@ def _parse_json(body: bytes, count: int) -> tuple[dict[str, Any], list[Any]]:
     data = document.get("data")
     if not isinstance(data, list) or document.get("error"):
         words = error_message(document)
-        raise ReplyError(
-            f"The service answered 200 with an error: {words}" if words else f"No data in reply: {excerpt(body)!r}."
-        )
+        if words:
+            raise ReplyError(f"The service answered 200 with an error: {as_sentence(words)}")
+        raise ReplyError(f"No data in reply: {excerpt(body)!r}.")
     return document, _sort_by_index(data, count)
 
 

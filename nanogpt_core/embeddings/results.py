@@ -20,6 +20,7 @@ from nanogpt_core.cache.lookup import CacheLookup
 from nanogpt_core.embeddings.planning import Batch, Plan
 from nanogpt_core.embeddings.response import DimensionsCheck, EmbeddingResponse
 from nanogpt_core.errors import DimensionsError, NanoGPTError
+from nanogpt_core.http.error_body import excerpt
 from nanogpt_core.http.runner import Run, Yield
 
 if TYPE_CHECKING:
@@ -211,8 +212,8 @@ class ResultCollector:
         """
         if not _names_same_model(self.model, response.model):
             self.warnings.warn(
-                f"Asked for the model {self.model!r}, the service answered as {response.model!r}; its vectors are "
-                "returned, but not cached."
+                f"Asked for the model {self.model!r}, the service answered as {excerpt(str(response.model))!r}; its "
+                "vectors are returned, but not cached."
             )
         elif may_cache and self.cache is not None:
             yield Run(partial(self.cache.put, batch.texts, response.vectors))

@@ -250,12 +250,14 @@ def test_invalid_reply_is_not_cached(embed, serve, faults, change):
     assert len(cache) == 4  # and the note of the width
 
 
-def test_reply_of_another_model_warns_and_is_not_cached(embed, serve, faults):
+@pytest.mark.parametrize("answered", ["another/thing", "another/thing " * 10_000], ids=["short", "long"])
+def test_reply_of_another_model_warns_and_is_not_cached(embed, serve, faults, answered):
     cache = MemoryCache()
-    server = serve(lambda seen: changed(faults, seen, lambda document: document.update(model="another/thing")))
+    server = serve(lambda seen: changed(faults, seen, lambda document: document.update(model=answered)))
     for _ in range(2):
-        with pytest.warns(RuntimeWarning, match=r"answered as 'another/thing'.*not cached"):
+        with pytest.warns(RuntimeWarning, match=r"answered as 'another/thing.*not cached") as given:
             vectors = embed(server.embedder("lab/model", cache=cache), TEXTS[:3])
+        assert len(str(given[0].message)) < 1000
         assert np.array_equal(vectors, [faults.vector_of(text) for text in TEXTS[:3]])
     assert len(cache) == 0
     assert len(server.requests) == 2
